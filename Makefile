@@ -1,0 +1,102 @@
+# Every task of the project. `make` alone prints them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+NODE := node_modules/.bin
+PYTHON ?= python3
+PROTOS := $(wildcard protos/sightline/v1/*.proto)
+LOCK := protos/lock.binpb
+# What pip has installed depends on these; so do the stubs, which it generates.
+INSTALLED_FROM := pyproject.toml constraints.txt hatch_build.py
+SOURCES := $(wildcard sightline services tests tools bench) hatch_build.py
+
+.PHONY: help
+help: ## Print the tasks
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+##
+## Setting up. Each step leaves a stamp and runs again only when what it depends on has changed.
+##
+
+.PHONY: setup-run
+setup-run: ## Install what running needs: .venv with the command and the services, nats-server
+	@tools/system-packages run
+	@$(MAKE) --no-print-directory .venv/installed-run $(BIN)/.stubs
+
+.PHONY: setup
+setup: ## Install everything: what running, checks and tests need
+	@tools/system-packages run dev
+	@$(MAKE) --no-print-directory .venv/installed-dev node_modules/.installed $(BIN)/.stubs
+
+$(BIN)/python:
+	@tools/make-venv $(PYTHON)
+
+.venv/installed-run: $(INSTALLED_FROM) | $(BIN)/python
+	@echo "Installing Sightline into .venv; the first time this fetches several gigabytes (torch)."
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[all]'
+	@touch $@
+
+.venv/installed-dev: $(INSTALLED_FROM) | $(BIN)/python
+	@echo "Installing Sightline and its tools into .venv; the first time this fetches several gigabytes (torch)."
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
+	@touch .venv/installed-run $@
+
+node_modules/.installed: package.json package-lock.json
+	@npm ci --silent --no-audit --no-fund
+	@touch $@
+
+$(BIN)/.stubs: $(PROTOS) hatch_build.py | $(BIN)/python
+	@$(BIN)/pip install --quiet -c constraints.txt grpcio-tools mypy-protobuf googleapis-common-protos
+	@$(BIN)/python hatch_build.py
+	@touch $@
+
+.PHONY: proto
+proto: $(BIN)/python ## Generate the Python stubs in sightline/v1 from protos/
+	@rm -f $(BIN)/.stubs
+	@$(MAKE) --no-print-directory $(BIN)/.stubs
+
+##
+## Working
+##
+
+.PHONY: check
+check: setup ## Check formatting, lint, types, directions of imports, protos and docs
+	@tools/check
+
+.PHONY: fmt
+fmt: setup ## Format Python and protos, and mend what the linter can mend
+	@$(BIN)/ruff format --quiet $(SOURCES)
+	@$(BIN)/ruff check --quiet --fix-only $(SOURCES)
+	@$(NODE)/buf format --write protos
+
+.PHONY: test
+test: setup ## Run every test
+	@$(BIN)/python -m pytest
+
+.PHONY: test-fast
+test-fast: setup ## Run the tests without I/O
+	@$(BIN)/python -m pytest tests/unit
+
+.PHONY: proto-lock
+proto-lock: setup ## Accept the protos as they are: later changes must not break them
+	@$(NODE)/buf build protos -o $(LOCK)
+
+.PHONY: bench
+bench: setup ## Run the benchmarks; each prints ratios measured side by side
+	@for file in bench/bench_*.py; do $(BIN)/python "$$file"; done
+
+##
+## Running
+##
+
+.PHONY: demo
+demo: setup-run ## Register, train, evaluate and predict on real images, in about five minutes
+	@$(BIN)/python -m sightline.demo
+
+.PHONY: clean
+clean: ## Remove what was installed and generated
+	rm -rf .venv node_modules sightline/v1 dist build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,81 @@
+"""Generate the Python stubs in sightline/v1 from protos/: at every build by hatch, and by `make proto`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import sysconfig
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # `make proto` runs this file in an environment that needs no hatchling
+    BuildHookInterface = object  # type: ignore[assignment,misc]
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = "sightline/v1"
+
+
+class StubsHook(BuildHookInterface):  # type: ignore[misc,valid-type]
+    """Put fresh stubs where both an editable install and a wheel find them."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Generate before hatch collects files; a failure of the compiler fails the build."""
+        if self.target_name == "sdist":  # type: ignore[attr-defined]
+            return
+        generate(ROOT)
+
+
+def generate(root: Path) -> None:
+    """Replace sightline/v1 by the stubs of every proto under protos/sightline/v1.
+
+    What is generated depends on the protos and the compiler alone: stubs of a removed file disappear. Raises
+    RuntimeError, with the compiler's own message already on stderr, when a proto does not compile.
+    """
+    from grpc_tools import protoc
+
+    protos = sorted((root / "protos" / PACKAGE).glob("*.proto"))
+    if not protos:
+        raise RuntimeError(f"no protos in {root / 'protos' / PACKAGE}")
+    target = root / PACKAGE
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    (target / "__init__.py").write_text('"""The contract, generated from protos/sightline/v1."""\n')
+    status = protoc.main(
+        [
+            "protoc",
+            f"--proto_path={root / 'protos'}",
+            *(f"--proto_path={folder}" for folder in _includes()),
+            *(f"--plugin=protoc-gen-{name}={_plugin(name)}" for name in ("mypy", "mypy_grpc")),
+            *(f"--{name}_out={root}" for name in ("python", "grpc_python", "mypy", "mypy_grpc")),
+            *(str(proto) for proto in protos),
+        ]
+    )
+    if status != 0:
+        shutil.rmtree(target)
+        raise RuntimeError(f"protoc ended with status {status}")
+
+
+def _includes() -> list[Path]:
+    """The folders that hold google/protobuf (with the compiler) and google/rpc (with googleapis-common-protos)."""
+    spec = find_spec("google.rpc")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("googleapis-common-protos is not installed")
+    return [Path(str(resources.files("grpc_tools") / "_proto")), Path(spec.submodule_search_locations[0]).parents[1]]
+
+
+def _plugin(name: str) -> str:
+    """The plugin beside this interpreter first: its environment need not be on PATH."""
+    command = f"protoc-gen-{name}"
+    folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
+    found = next((hit for folder in folders if (hit := shutil.which(command, path=folder))), shutil.which(command))
+    if found is None:
+        raise RuntimeError(f"{command} is not installed (PyPI: mypy-protobuf)")
+    return found
+
+
+if __name__ == "__main__":
+    generate(ROOT)
