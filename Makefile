@@ -37,12 +37,12 @@ $(BIN)/python:
 .venv/installed-run: $(INSTALLED_FROM) | $(BIN)/python
 	@echo "Installing Sightline into .venv; the first time this fetches several gigabytes (torch)."
 	@$(BIN)/pip install --quiet -c constraints.txt -e '.[all]'
-	@touch $@
+	@touch $@ $(BIN)/.stubs
 
 .venv/installed-dev: $(INSTALLED_FROM) | $(BIN)/python
 	@echo "Installing Sightline and its tools into .venv; the first time this fetches several gigabytes (torch)."
 	@$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
-	@touch .venv/installed-run $@
+	@touch .venv/installed-run $@ $(BIN)/.stubs
 
 node_modules/.installed: package.json package-lock.json
 	@npm ci --silent --no-audit --no-fund

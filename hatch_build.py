@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import sysconfig
+import tempfile
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,31 +33,32 @@ class StubsHook(BuildHookInterface):  # type: ignore[misc,valid-type]
 def generate(root: Path) -> None:
     """Replace sightline/v1 by the stubs of every proto under protos/sightline/v1.
 
-    What is generated depends on the protos and the compiler alone: stubs of a removed file disappear. Raises
-    RuntimeError, with the compiler's own message already on stderr, when a proto does not compile.
+    What is generated depends on the protos and the compiler alone: stubs of a removed file disappear. When a proto
+    does not compile, the old stubs stay, the compiler's message is on stderr, and RuntimeError is raised.
     """
     from grpc_tools import protoc
 
     protos = sorted((root / "protos" / PACKAGE).glob("*.proto"))
     if not protos:
         raise RuntimeError(f"no protos in {root / 'protos' / PACKAGE}")
-    target = root / PACKAGE
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    (target / "__init__.py").write_text('"""The contract, generated from protos/sightline/v1."""\n')
-    status = protoc.main(
-        [
-            "protoc",
-            f"--proto_path={root / 'protos'}",
-            *(f"--proto_path={folder}" for folder in _includes()),
-            *(f"--plugin=protoc-gen-{name}={_plugin(name)}" for name in ("mypy", "mypy_grpc")),
-            *(f"--{name}_out={root}" for name in ("python", "grpc_python", "mypy", "mypy_grpc")),
-            *(str(proto) for proto in protos),
-        ]
-    )
-    if status != 0:
-        shutil.rmtree(target)
-        raise RuntimeError(f"protoc ended with status {status}")
+    with tempfile.TemporaryDirectory(prefix="stubs-", dir=root) as folder:
+        status = protoc.main(
+            [
+                "protoc",
+                f"--proto_path={root / 'protos'}",
+                *(f"--proto_path={include}" for include in _includes()),
+                *(f"--plugin=protoc-gen-{name}={_plugin(name)}" for name in ("mypy", "mypy_grpc")),
+                *(f"--{name}_out={folder}" for name in ("python", "grpc_python", "mypy", "mypy_grpc")),
+                *(str(proto) for proto in protos),
+            ]
+        )
+        if status != 0:
+            raise RuntimeError(f"protoc ended with status {status}")
+        fresh, target = Path(folder) / PACKAGE, root / PACKAGE
+        (fresh / "__init__.py").write_text('"""The contract, generated from protos/sightline/v1."""\n')
+        if target.exists():
+            target.rename(Path(folder) / "old")
+        fresh.rename(target)
 
 
 def _includes() -> list[Path]:

@@ -1,0 +1,143 @@
+"""A real nats-server for tests: started on a free port, stopped, killed and started again on the same store."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+START_SECONDS = 20.0
+
+
+class ServerMissing(RuntimeError):
+    """A server that the tests need is not installed; the message says how to install it."""
+
+
+class ServerFailed(RuntimeError):
+    """A server ended, or did not answer in time; the message ends with its log."""
+
+
+def find_program(name: str, package: str) -> str:
+    """Return the program's path, or raise ServerMissing. Looks where distributions put servers, off PATH or not."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin")
+    if found is None:
+        raise ServerMissing(f"'{name}' is not installed: run `make setup`, or `sudo apt-get install {package}`")
+    return found
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once `ready` holds; raise ServerFailed if the process ends first or START_SECONDS pass."""
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        if process.poll() is not None:
+            raise ServerFailed(f"{log.stem} ended with status {process.returncode}:\n{tail(log)}")
+        if time.monotonic() > deadline:
+            raise ServerFailed(f"{log.stem} did not answer within {START_SECONDS:.0f} s:\n{tail(log)}")
+        time.sleep(0.01)
+
+
+def tail(log: Path, lines: int = 20) -> str:
+    """The log's last lines, or nothing when it was never written."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+
+
+def stop(process: subprocess.Popen[bytes] | None, seconds: float = 10.0) -> None:
+    """Ask the process to end, insist after `seconds`, and reap it. Does nothing to one that has ended."""
+    if process is None or process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class NatsServer:
+    """One nats-server with JetStream in `folder`; port and store outlive stop, kill and start."""
+
+    def __init__(self, folder: Path, *, config: str = "") -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._config = config
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """What a client connects to."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The running process; raises ServerFailed when none runs."""
+        if self._process is None or self._process.poll() is not None:
+            raise ServerFailed("nats-server is not running")
+        return self._process.pid
+
+    def start(self) -> Self:
+        """Start, and return once clients are greeted. Does nothing when it runs already."""
+        if self._process is not None and self._process.poll() is None:
+            return self
+        program = find_program("nats-server", "nats-server")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings, log = self.folder / "nats.conf", self.folder / "nats-server.log"
+        settings.write_text(
+            f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder / "store"}" }}\n{self._config}\n'
+        )
+        with log.open("ab") as output:
+            self._process = subprocess.Popen([program, "-c", settings], stdout=output, stderr=output)
+        wait_until(self._greets, self._process, log)
+        return self
+
+    def stop(self) -> None:
+        """End in good order: what was written is on disk afterwards."""
+        stop(self._process)
+
+    def kill(self) -> None:
+        """End as a crash does (SIGKILL), and return once the process is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def pause(self) -> None:
+        """Freeze the process (SIGSTOP): connections stay open, nothing answers."""
+        self._process_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen process go on."""
+        self._process_signal(signal.SIGCONT)
+
+    def restart(self) -> Self:
+        """Stop in good order and start on the same port and store."""
+        self.stop()
+        return self.start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _process_signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def _greets(self) -> bool:
+        """A nats-server speaks first: it greets with INFO once it takes clients."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
+                return connection.recv(5) == b"INFO "
+        except OSError:
+            return False
