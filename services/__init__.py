@@ -1,0 +1,1 @@
+"""The three services of Sightline and what they share."""

@@ -1,0 +1,1 @@
+"""Vocabulary and ports: what every service speaks, independent of any system outside."""

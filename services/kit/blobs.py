@@ -1,0 +1,100 @@
+"""The port to the blob store: immutable bytes under keys."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from services.kit.errors import UnreadableUri
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """What the store knows of a blob without reading it."""
+
+    key: str
+    size_bytes: int
+
+
+class Blobs(Protocol):
+    """A flat space of keys in one bucket.
+
+    Law: a put is atomic (a reader sees the whole blob or none, and a put that dies leaves nothing visible) and is
+    seen by every get that starts after it; putting a key again replaces it. Keys are `/`-separated, relative and
+    normal: no empty, `.` or `..` segment (ValueError). A missing key raises BlobNotFound from get, get_file and
+    stat, and is fine for delete. An unreachable store raises Unavailable.
+    """
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name, as uris carry it."""
+        ...
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Stores the bytes."""
+        ...
+
+    async def put_file(self, key: str, path: Path) -> None:
+        """Stores a file's content, in bounded memory."""
+        ...
+
+    async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """The bytes, or `length` of them from `start` (fewer at the end of the blob)."""
+        ...
+
+    async def get_file(self, key: str, path: Path) -> None:
+        """Writes the blob to a file, in bounded memory; the file appears whole or not at all."""
+        ...
+
+    async def stat(self, key: str) -> BlobInfo:
+        """The blob's size."""
+        ...
+
+    def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
+        """Every blob whose key starts with the prefix, in the order of keys."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Removes the blob if it is there."""
+        ...
+
+    async def ping(self) -> None:
+        """Returns if the store answers and the bucket is there; Unavailable otherwise."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """The key itself; ValueError if it is empty, absolute or not normal."""
+    if not key or "\\" in key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+        raise ValueError(f"{key!r} is not a normal relative key")
+    return key
+
+
+def to_uri(bucket: str, key: str) -> str:
+    """The uri by which a caller names a blob."""
+    return f"s3://{bucket}/{key}"
+
+
+def from_uri(uri: str, bucket: str) -> str:
+    """The key that a caller's uri names; UnreadableUri unless it is `s3://{bucket}/KEY` with a normal key."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        raise UnreadableUri(uri=uri, problem="it has no scheme", bucket=bucket)
+    if scheme != "s3":
+        raise UnreadableUri(uri=uri, problem=f"the scheme {scheme!r} is not s3", bucket=bucket)
+    found, _, key = rest.partition("/")
+    if found != bucket:
+        raise UnreadableUri(uri=uri, problem=f"the bucket {found!r} is not the store's", bucket=bucket)
+    try:
+        return check_key(key)
+    except ValueError:
+        raise UnreadableUri(uri=uri, problem="its key has an empty, '.' or '..' part", bucket=bucket) from None
+
+
+async def delete_prefix(blobs: Blobs, prefix: str) -> int:
+    """Deletes every blob under the prefix; returns how many. Safe to repeat."""
+    count = 0
+    async for blob in blobs.list(prefix):
+        await blobs.delete(blob.key)
+        count += 1
+    return count

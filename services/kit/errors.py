@@ -1,0 +1,389 @@
+"""The one tree of errors, each with its gRPC code, its reason and the variables of its message.
+
+    SightlineError
+    ├── InvalidArgument (INVALID_ARGUMENT)
+    │   ├── InvalidRequest, InvalidName, InvalidPageToken, UnreadableUri
+    │   ├── DatasetInvalidAnnotationUri, IncorrectModelKind, DatasetAnnotationsInvalid, DatasetEmpty
+    │   └── InvalidImage: InvalidImageFormat, InvalidImageSize
+    ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists
+    ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound,
+    │   RecordNotFound, BlobNotFound
+    ├── FailedPrecondition (FAILED_PRECONDITION)
+    │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState
+    │   └── Diverged, DatasetCorrupt, OutOfMemory, PoisonWork
+    ├── Conflict (ABORTED): EtagMismatch, LeaseLost
+    ├── QuotaExceeded (RESOURCE_EXHAUSTED)
+    ├── NotServedYet (UNIMPLEMENTED)
+    ├── Unavailable (UNAVAILABLE): Draining
+    └── Internal (INTERNAL): InternalServerError, UnknownTrainingError
+
+They are translated in two places only: `infra.server` on the way out and `infra.channel` on the way in.
+"""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import IntEnum
+from typing import ClassVar
+
+DOMAIN = "sightline"
+
+
+class Code(IntEnum):
+    """The gRPC status codes that Sightline answers with; the numbers are gRPC's own."""
+
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as a resource keeps it in its record: the content of a `google.rpc.Status`."""
+
+    code: int
+    reason: str
+    message: str
+    metadata: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class SightlineError(Exception):
+    """Whatever Sightline refuses or fails at.
+
+    A subclass's `template` is its message; every variable in it is given by name and becomes metadata, so that
+    a program finds in the metadata whatever a person reads in the message. `retry` says that the same call may
+    succeed later without a change.
+    """
+
+    code: ClassVar[Code] = Code.INTERNAL
+    reason: ClassVar[str] = "internalServerError"
+    template: ClassVar[str] = "{message}"
+    retry: ClassVar[bool] = False
+    field_name: ClassVar[str] = ""  # The request's field at fault, where it is always the same one.
+    resource_type: ClassVar[str] = ""  # "dataset", "model", ... where the error is about one resource.
+
+    def __init__(self, **variables: object) -> None:
+        self.metadata = {name: str(value) for name, value in variables.items()}
+        self.message = self.template.format(**self.metadata)
+        super().__init__(self.message)
+
+    def failure(self) -> Failure:
+        """The error as a value that a record can keep."""
+        return Failure(int(self.code), self.reason, self.message, self.metadata)
+
+
+# Asked wrongly: change the request.
+
+
+class InvalidArgument(SightlineError):
+    """The request can never succeed as it is."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class InvalidRequest(InvalidArgument):
+    """A field is missing, malformed or contradicts another; `field` names it."""
+
+    reason = "InvalidRequest"
+    template = "{field}: {problem}"
+
+
+class InvalidName(InvalidArgument):
+    """A resource name or id does not have the form that its collection asks for."""
+
+    reason = "InvalidName"
+    template = "{field}: {value!r} is not a valid name; expected {expected}."
+
+
+class InvalidPageToken(InvalidArgument):
+    """A page token was not made by this list, or for other parameters."""
+
+    reason = "InvalidPageToken"
+    template = "page_token: {token!r} does not belong to this list; ask again without a token."
+    field_name = "page_token"
+
+
+class UnreadableUri(InvalidArgument):
+    """A uri that is not `s3://bucket/key` inside the store."""
+
+    reason = "InvalidUri"
+    template = (
+        "{uri}: {problem}. Nothing outside the store is read: upload the file, then name it as s3://{bucket}/KEY."
+    )
+
+
+class DatasetInvalidAnnotationUri(InvalidArgument):
+    """An annotation file's uri cannot be resolved to an object of the store."""
+
+    reason = "DatasetInvalidAnnotationUri"
+    template = "annotation_file_uris: {uri}: {problem}"
+    field_name = "dataset.annotation_file_uris"
+
+
+class DatasetAnnotationsInvalid(InvalidArgument):
+    """A COCO file cannot be used; says which file, where in it, and what to change."""
+
+    reason = "datasetAnnotationsInvalid"
+    template = "{file}: {problem}"
+
+
+class DatasetEmpty(InvalidArgument):
+    """A dataset holds no image that can be used."""
+
+    reason = "datasetEmpty"
+    template = "{dataset} has no usable image{detail}."
+
+
+class IncorrectModelKind(InvalidArgument):
+    """A model and a dataset of different kinds were put together."""
+
+    reason = "incorrectModelKind"
+    template = "{model_kind} cannot use {dataset}, whose annotations are {annotation_kind}."
+
+
+class InvalidImage(InvalidArgument):
+    """An image that cannot be decoded."""
+
+    reason = "InvalidImageFormat"
+    template = "{file}: {problem}"
+
+
+class InvalidImageFormat(InvalidImage):
+    """Not one of the eight formats, or broken inside."""
+
+
+class InvalidImageSize(InvalidImage):
+    """Too many bytes, or a side out of range."""
+
+    reason = "InvalidImageSize"
+
+
+# About a resource.
+
+
+class AlreadyExists(SightlineError):
+    """The id is taken."""
+
+    code = Code.ALREADY_EXISTS
+    reason = "AlreadyExists"
+    template = "{name} exists already; choose another id, or delete it first."
+
+
+class DatasetAlreadyExists(AlreadyExists):
+    """A dataset of this id exists."""
+
+    reason = "DatasetAlreadyExists"
+    resource_type = "dataset"
+
+
+class ModelAlreadyExists(AlreadyExists):
+    """A model of this id exists."""
+
+    reason = "ModelAlreadyExists"
+    resource_type = "model"
+
+
+class EvaluationAlreadyExists(AlreadyExists):
+    """An evaluation of this id exists."""
+
+    reason = "EvaluationAlreadyExists"
+    resource_type = "evaluation"
+
+
+class RecordExists(AlreadyExists):
+    """A create found the key taken."""
+
+
+class NotFound(SightlineError):
+    """There is no such resource."""
+
+    code = Code.NOT_FOUND
+    reason = "NotFound"
+    template = "{name} does not exist."
+
+
+class DatasetNotFound(NotFound):
+    """There is no such dataset."""
+
+    reason = "datasetNotFound"
+    resource_type = "dataset"
+
+
+class ModelNotFound(NotFound):
+    """There is no such model."""
+
+    reason = "ModelNotFound"
+    resource_type = "model"
+
+
+class TrialNotFound(NotFound):
+    """There is no such trial."""
+
+    reason = "TrialNotFound"
+    resource_type = "trial"
+
+
+class EvaluationNotFound(NotFound):
+    """There is no such evaluation."""
+
+    reason = "EvaluationNotFound"
+    resource_type = "evaluation"
+
+
+class RecordNotFound(NotFound):
+    """There is no record at the key."""
+
+
+class BlobNotFound(NotFound):
+    """There is no blob at the key."""
+
+    reason = "BlobNotFound"
+
+
+class FailedPrecondition(SightlineError):
+    """The system is not in the state that the request needs."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "FailedPrecondition"
+
+
+class NotEnoughBudget(FailedPrecondition):
+    """The budget does not even pay for the cheapest model; nothing was started."""
+
+    reason = "notEnoughBudget"
+    template = (
+        "A budget of {budget_seconds} s is not enough for {dataset} ({image_count} images): "
+        "the minimum is {minimum_seconds} s, {suggested_seconds} s is suggested."
+    )
+    field_name = "model.training_parameters.time_budget"
+
+
+class ModelNotReady(FailedPrecondition):
+    """The model has no weights to predict with, yet or ever."""
+
+    reason = "ModelNotReady"
+    template = "{name} is {state} and has no weights to predict with; {remedy}."
+    resource_type = "model"
+
+
+class DatasetNotReady(FailedPrecondition):
+    """The dataset has not been validated, or its validation failed."""
+
+    reason = "datasetNotReady"
+    template = "{name} is {state}; only a READY dataset can be used."
+    resource_type = "dataset"
+
+
+class WrongState(FailedPrecondition):
+    """A verb was asked for in a state that it does not start from."""
+
+    reason = "WrongState"
+    template = "{name} is {state}; {verb} is possible in {allowed} only."
+
+
+class Diverged(FailedPrecondition):
+    """A training's loss stopped being finite, at every rate that was tried."""
+
+    reason = "diverged"
+    template = (
+        "The loss of {trial} became {loss} at step {step}, at learning rate {learning_rate}, after {retries} retries."
+    )
+
+
+class DatasetCorrupt(FailedPrecondition):
+    """Too many images of a snapshot cannot be read."""
+
+    reason = "datasetCorrupt"
+    template = "{unreadable} of {image_count} images of {dataset} cannot be read, among them {files}."
+
+
+class OutOfMemory(FailedPrecondition):
+    """Not even the smallest micro-batch fits in memory."""
+
+    reason = "outOfMemory"
+    template = "{trial} does not fit in memory, not even with a micro-batch of {batch_size}."
+
+
+class PoisonWork(FailedPrecondition):
+    """Work whose every attempt died; it is given up rather than tried for ever."""
+
+    reason = "unknown"
+    template = "{name} was given up after {attempts} attempts that ended without progress; the last one: {last}."
+
+
+class Conflict(SightlineError):
+    """Somebody else changed the thing first; read it again, then decide again."""
+
+    code = Code.ABORTED
+    reason = "Conflict"
+    template = "{name} was changed by somebody else."
+
+
+class EtagMismatch(Conflict):
+    """The etag is not the resource's present one."""
+
+    reason = "EtagMismatch"
+    template = "{name} has changed since etag {etag} was read (it is now {current}); get it again and repeat."
+
+
+class LeaseLost(Conflict):
+    """A worker's lease was taken over; it must stop without another write."""
+
+    reason = "LeaseLost"
+    template = "The lease of {name} at epoch {epoch} was lost."
+
+
+class QuotaExceeded(SightlineError):
+    """A limit that is a setting was reached."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "QuotaExceeded"
+    template = "{subject}: {value} is more than the limit of {limit} ({setting})."
+
+
+class NotServedYet(SightlineError):
+    """The contract has this rpc; this version of the service does not serve it."""
+
+    code = Code.UNIMPLEMENTED
+    reason = "NotServedYet"
+    template = "{rpc} is part of the contract but not served by this version: {detail}."
+
+
+class Unavailable(SightlineError):
+    """A part that is needed does not answer at the moment."""
+
+    code = Code.UNAVAILABLE
+    reason = "Unavailable"
+    template = "{what} does not answer: {problem}."
+    retry = True
+    retry_after: ClassVar[timedelta] = timedelta(seconds=1)
+
+
+class Draining(Unavailable):
+    """The process is shutting down; another replica will answer."""
+
+    reason = "Draining"
+    template = "The {service} service is shutting down."
+
+
+class Internal(SightlineError):
+    """A defect of ours; the id is in the log too."""
+
+    code = Code.INTERNAL
+    reason = "internalServerError"
+    template = "An internal error occurred; its id in the log is {error_id}."
+
+
+class UnknownTrainingError(Internal):
+    """A training child ended in a way that no named failure covers."""
+
+    reason = "unknown"
+    template = "{name} failed: {problem}"

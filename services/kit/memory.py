@@ -1,0 +1,176 @@
+"""In-memory doubles of the ports: for unit tests, held to the same contract suites as the real adapters."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+from services.kit.blobs import BlobInfo, check_key
+from services.kit.clock import Clock, SystemClock
+from services.kit.errors import BlobNotFound, Conflict, RecordExists, RecordNotFound
+from services.kit.queue import Delivery
+from services.kit.records import Change, Deleted, Record, Synced
+
+
+class MemoryBlobs:
+    """A bucket in a dictionary."""
+
+    def __init__(self, bucket: str = "sightline") -> None:
+        self._bucket = bucket
+        self._data: dict[str, bytes] = {}
+
+    @property
+    def bucket(self) -> str:
+        return self._bucket
+
+    def _find(self, key: str) -> bytes:
+        try:
+            return self._data[check_key(key)]
+        except KeyError:
+            raise BlobNotFound(name=key) from None
+
+    async def put(self, key: str, data: bytes) -> None:
+        self._data[check_key(key)] = bytes(data)
+
+    async def put_file(self, key: str, path: Path) -> None:
+        await self.put(key, path.read_bytes())
+
+    async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        return self._find(key)[start : None if length is None else start + length]
+
+    async def get_file(self, key: str, path: Path) -> None:
+        path.write_bytes(self._find(key))
+
+    async def stat(self, key: str) -> BlobInfo:
+        return BlobInfo(key, len(self._find(key)))
+
+    async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
+        for key in sorted(self._data):
+            if key.startswith(prefix):
+                yield BlobInfo(key, len(self._data[key]))
+
+    async def delete(self, key: str) -> None:
+        self._data.pop(check_key(key), None)
+
+    async def ping(self) -> None:
+        return
+
+
+def belongs(key: str, collections: tuple[str, ...]) -> bool:
+    """Whether a record's key names a resource of exactly these nested collections."""
+    parts = key.split("/")
+    return len(parts) == 2 * len(collections) and tuple(parts[::2]) == collections
+
+
+class MemoryRecords:
+    """Records in a dictionary."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+        self._revision = 0
+        self._watchers: list[tuple[tuple[str, ...], asyncio.Queue[Change]]] = []
+
+    def _write(self, key: str, value: bytes | None) -> int:
+        self._revision += 1
+        if value is None:
+            del self._records[key]
+            change: Change = Deleted(key, self._revision)
+        else:
+            change = self._records[key] = Record(key, value, self._revision)
+        for collections, changes in self._watchers:
+            if belongs(key, collections):
+                changes.put_nowait(change)
+        return self._revision
+
+    async def get(self, key: str) -> Record:
+        try:
+            return self._records[key]
+        except KeyError:
+            raise RecordNotFound(name=key) from None
+
+    async def create(self, key: str, value: bytes) -> int:
+        if key in self._records:
+            raise RecordExists(name=key)
+        return self._write(key, value)
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        self._check(key, revision)
+        return self._write(key, value)
+
+    async def delete(self, key: str, revision: int) -> int:
+        self._check(key, revision)
+        return self._write(key, None)
+
+    def _check(self, key: str, revision: int) -> None:
+        present = self._records.get(key)
+        if present is None or present.revision != revision:
+            raise Conflict(name=key)
+
+    async def watch(self, *collections: str) -> AsyncIterator[Change]:
+        entry: tuple[tuple[str, ...], asyncio.Queue[Change]] = (collections, asyncio.Queue())
+        existing = [record for key, record in sorted(self._records.items()) if belongs(key, collections)]
+        self._watchers.append(entry)
+        try:
+            for record in existing:
+                yield record
+            yield Synced()
+            while True:
+                yield await entry[1].get()
+        finally:
+            self._watchers.remove(entry)
+
+
+class _Job:
+    """One delivery of the in-memory queue; its lease is a moment of the queue's clock."""
+
+    def __init__(self, queue: "MemoryQueue", kind: str, body: bytes) -> None:
+        self._queue = queue
+        self.kind = kind
+        self.body = body
+        self.deliveries = 0
+        self.due = queue.clock.monotonic()
+
+    async def ack(self) -> None:
+        jobs = self._queue.jobs[self.kind]
+        if self in jobs:
+            jobs.remove(self)
+
+    async def nak(self, delay: timedelta = timedelta(0)) -> None:
+        self.due = self._queue.clock.monotonic() + delay.total_seconds()
+
+    async def extend(self) -> None:
+        self.due = self._queue.clock.monotonic() + self._queue.ack_wait.total_seconds()
+
+
+class MemoryQueue:
+    """Jobs in lists."""
+
+    def __init__(self, clock: Clock | None = None, ack_wait: timedelta = timedelta(seconds=30)) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self.ack_wait = ack_wait
+        self.jobs: dict[str, list[_Job]] = defaultdict(list)
+        self._published: set[tuple[str, str]] = set()
+
+    async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
+        if dedup_id:
+            if (kind, dedup_id) in self._published:
+                return
+            self._published.add((kind, dedup_id))
+        self.jobs[kind].append(_Job(self, kind, body))
+
+    async def fetch(self, kind: str, wait: timedelta) -> Delivery | None:
+        end = self.clock.monotonic() + wait.total_seconds()
+        while True:
+            now = self.clock.monotonic()
+            for job in self.jobs[kind]:
+                if job.due <= now:
+                    job.deliveries += 1
+                    await job.extend()
+                    return job
+            if now >= end:
+                return None
+            await self.clock.sleep(0.01)
+
+    async def depth(self, kind: str) -> int:
+        return len(self.jobs[kind])

@@ -1,0 +1,224 @@
+"""The port to the records, the truth about every resource, and the typed table and view built on it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from services.kit import codec
+from services.kit.errors import Conflict, EtagMismatch, InvalidRequest, RecordNotFound, Unavailable
+
+T = TypeVar("T")
+MAX_RECORD_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A value and the revision that wrote it."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Seen by a watch: the record is gone, at this revision."""
+
+    key: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """Seen by a watch once: everything that existed when it began has been yielded."""
+
+
+Change = Record | Deleted | Synced
+
+
+class Records(Protocol):
+    """Small values under resource names (`datasets/a`, `models/m/trials/t0`), changed by compare-and-set only.
+
+    Law: revisions rise with every write of any key and are never reused, also over a deletion. Of several writers
+    with the same expected revision one wins, the others get Conflict. A write that failed with Unavailable may
+    have happened: read before deciding. A create after a deletion succeeds.
+    """
+
+    async def get(self, key: str) -> Record:
+        """The present record, never an older one than any write that returned before; RecordNotFound."""
+        ...
+
+    async def create(self, key: str, value: bytes) -> int:
+        """The new revision; RecordExists if the key has a record."""
+        ...
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        """The new revision; Conflict unless the record's revision is the given one."""
+        ...
+
+    async def delete(self, key: str, revision: int) -> int:
+        """The deletion's revision; Conflict unless the record's revision is the given one."""
+        ...
+
+    def watch(self, *collections: str) -> AsyncIterator[Change]:
+        """Every record of the collections (`"models", "trials"`: all models' trials), Synced, then every change.
+
+        Of several quick changes to one key only the last may be seen. Unavailable when the store is lost or the
+        watch may have missed a change; the caller begins again. Closing the iterator ends the watch.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned(Generic[T]):
+    """A resource and the revision it was read at."""
+
+    value: T
+    revision: int
+
+    @property
+    def etag(self) -> str:
+        """The revision as callers see it."""
+        return str(self.revision)
+
+
+class Table(Generic[T]):
+    """Resources of one type: typed reads and compare-and-set writes."""
+
+    def __init__(self, records: Records, type_: type[T]) -> None:
+        self._records = records
+        self._type = type_
+
+    def _decode(self, record: Record) -> Versioned[T]:
+        return Versioned(codec.decode(record.value, self._type), record.revision)
+
+    @staticmethod
+    def _encode(name: str, value: object) -> bytes:
+        data = codec.encode(value)
+        if len(data) > MAX_RECORD_BYTES:
+            raise InvalidRequest(field=name, problem=f"{len(data)} bytes are more than a record's {MAX_RECORD_BYTES}")
+        return data
+
+    async def get(self, name: str) -> Versioned[T]:
+        """The resource as of now; RecordNotFound."""
+        return self._decode(await self._records.get(name))
+
+    async def create(self, name: str, value: T) -> Versioned[T]:
+        """Adds the resource; RecordExists."""
+        return Versioned(value, await self._records.create(name, self._encode(name, value)))
+
+    async def update(self, name: str, value: T, revision: int) -> Versioned[T]:
+        """Replaces the resource as it was at the revision; Conflict."""
+        return Versioned(value, await self._records.update(name, self._encode(name, value), revision))
+
+    async def change(self, name: str, decide: Callable[[T], T], etag: str = "") -> Versioned[T]:
+        """Applies a pure decision to the present value, again after every lost race, until it is written.
+
+        `decide` raises to refuse, or returns its very argument to leave all as it is. With an etag the change is
+        made to that revision only: EtagMismatch otherwise. A crash between write and answer may apply it twice,
+        so a decision must be idempotent.
+        """
+        while True:
+            present = await self.get(name)
+            if etag and etag != present.etag:
+                raise EtagMismatch(name=name, etag=etag, current=present.etag)
+            decided = decide(present.value)
+            if decided is present.value:
+                return present
+            try:
+                return await self.update(name, decided, present.revision)
+            except Conflict:
+                continue
+
+    async def delete(self, name: str, etag: str = "") -> int:
+        """Removes the resource; RecordNotFound, or EtagMismatch if an etag is given and is not the present one."""
+        while True:
+            present = await self._records.get(name)
+            if etag and etag != str(present.revision):
+                raise EtagMismatch(name=name, etag=etag, current=present.revision)
+            try:
+                return await self._records.delete(name, present.revision)
+            except Conflict:
+                continue
+
+
+class View(Generic[T]):
+    """All resources of one type, kept in memory by watching; what List, Watch and the reconcilers read.
+
+    `run` keeps it until cancelled; when the store is lost it keeps what it knew, and resynchronises from nothing
+    when the store is back. A reader that has just written waits with `caught_up(revision)`.
+    """
+
+    def __init__(self, records: Records, type_: type[T], *collections: str, retry_seconds: float = 0.5) -> None:
+        self._records = records
+        self._type = type_
+        self._collections = collections
+        self._retry_seconds = retry_seconds
+        self._items: dict[str, Versioned[T]] = {}
+        self._revision = 0
+        self._synced = asyncio.Event()
+        self._moved = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Watches for ever."""
+        while True:
+            try:
+                await self._watch()
+            except Unavailable:
+                await asyncio.sleep(self._retry_seconds)
+
+    async def _watch(self) -> None:
+        fresh: dict[str, Versioned[T]] | None = {}
+        revision = 0
+        async for change in self._records.watch(*self._collections):
+            items = self._items if fresh is None else fresh
+            match change:
+                case Record(key, value, revision):
+                    items[key] = Versioned(codec.decode(value, self._type), revision)
+                case Deleted(key, revision):
+                    items.pop(key, None)
+                case Synced():
+                    self._items, fresh = items, None
+                    self._synced.set()
+            if fresh is None:
+                async with self._moved:
+                    self._revision = max(self._revision, revision)
+                    self._moved.notify_all()
+
+    async def synced(self) -> None:
+        """Returns once the view holds everything that existed when it began."""
+        await self._synced.wait()
+
+    async def caught_up(self, revision: int, timeout_seconds: float = 5) -> None:
+        """Returns once the view has seen the revision, which must be of a key in it; Unavailable after the timeout."""
+        try:
+            async with asyncio.timeout(timeout_seconds), self._moved:
+                await self._moved.wait_for(lambda: self._revision >= revision)
+        except TimeoutError:
+            raise Unavailable(
+                what="the view of " + "/".join(self._collections), problem="it has not caught up"
+            ) from None
+
+    def find(self, name: str) -> Versioned[T] | None:
+        """The resource as last seen, or None."""
+        return self._items.get(name)
+
+    def get(self, name: str) -> Versioned[T]:
+        """The resource as last seen; RecordNotFound."""
+        found = self._items.get(name)
+        if found is None:
+            raise RecordNotFound(name=name)
+        return found
+
+    def all(self, prefix: str = "") -> list[Versioned[T]]:
+        """Every resource whose name starts with the prefix, in the order of names."""
+        return [self._items[name] for name in sorted(self._items) if name.startswith(prefix)]
+
+    async def changed(self, timeout_seconds: float) -> None:
+        """Returns after the next change of any resource in the view, or after the timeout."""
+        try:
+            async with asyncio.timeout(timeout_seconds), self._moved:
+                await self._moved.wait()
+        except TimeoutError:
+            return
