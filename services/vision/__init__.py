@@ -1,0 +1,1 @@
+"""What ingest, training and serving must agree on: pixels, networks, metrics and the formats between them."""

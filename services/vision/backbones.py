@@ -1,0 +1,186 @@
+"""The networks that classifiers are built on: one table, one shape (features, neck, pool, linear head)."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import cast
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from services.vision.preprocess import InputRule
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A network by name: where it comes from, what it wants and what it costs."""
+
+    name: str
+    torchvision_model: str
+    torchvision_weights: str  # name in the model's Weights enum; empty where torchvision has none
+    feature_dim: int
+    licence: str  # of the pretrained weights
+    rule: InputRule
+    gflops: float  # multiply-adds of one forward pass at the rule's size, in 1e9
+    stage_starts: tuple[int, ...]  # indices of the children of `features` that begin a stage
+    end_padding: bool = False  # stride-2 convolutions pad (0, 1), as Keras does, rather than (1, 1)
+
+    @property
+    def file_name(self) -> str:
+        """Of its weights, in a folder or in the store."""
+        return f"{self.name}.safetensors"
+
+
+_BSD = "BSD-3-Clause"
+_APACHE = "Apache-2.0"
+_V1, _V2 = InputRule(size=224, resize=256), InputRule(size=224, resize=232)
+_BICUBIC = InputRule(size=224, resize=256, interpolation="bicubic")
+
+_TABLE = (
+    Backbone("mobilenet_v3_small", "mobilenet_v3_small", "IMAGENET1K_V1", 576, _BSD, _V1, 0.057, (0, 2, 4, 9)),
+    Backbone("mobilenet_v3_large", "mobilenet_v3_large", "IMAGENET1K_V2", 960, _BSD, _V2, 0.217, (0, 4, 7, 13)),
+    Backbone("mobilenet_v2", "mobilenet_v2", "IMAGENET1K_V1", 1280, _BSD, _V1, 0.301, (0, 4, 7, 14)),
+    Backbone("mobilenet_v2_keras", "mobilenet_v2", "", 1280, _APACHE, _V1, 0.301, (0, 4, 7, 14), end_padding=True),
+    Backbone("squeezenet1_1", "squeezenet1_1", "IMAGENET1K_V1", 512, _BSD, _V1, 0.349, (0, 3, 6, 9)),
+    Backbone("efficientnet_b0", "efficientnet_b0", "IMAGENET1K_V1", 1280, _BSD, _BICUBIC, 0.386, (0, 3, 4, 6)),
+    Backbone("resnet18", "resnet18", "IMAGENET1K_V1", 512, _BSD, _V1, 1.814, (0, 5, 6, 7)),
+    Backbone("resnet50", "resnet50", "IMAGENET1K_V2", 2048, _BSD, _V2, 4.089, (0, 5, 6, 7)),
+    Backbone(
+        "convnext_tiny",
+        "convnext_tiny",
+        "IMAGENET1K_V1",
+        768,
+        _BSD,
+        InputRule(size=224, resize=236),
+        4.456,
+        (0, 2, 4, 6),
+    ),
+)
+BACKBONES: Mapping[str, Backbone] = MappingProxyType({backbone.name: backbone for backbone in _TABLE})
+
+State = Mapping[str, Tensor]
+
+
+class Network(nn.Module):
+    """Features, pooled to one vector per image, then a linear head.
+
+    `depth` says how much of it trains: 0 the head alone, k the last k stages too. What does not train takes no
+    gradient and stays in evaluation mode, so that its running statistics stand still.
+    """
+
+    def __init__(self, backbone: Backbone, features: nn.Sequential, norm: nn.Module, categories: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.features = features
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.norm = norm
+        self.head = nn.Linear(backbone.feature_dim, categories)
+        self.depth = len(backbone.stage_starts)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """[n, 3, h, w] into pooled features [n, feature_dim]."""
+        return torch.flatten(self.norm(self.pool(self.features(images))), 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[n, 3, h, w] into logits [n, categories]."""
+        return self.head(self.embed(images))
+
+    def stages(self) -> tuple[nn.Module, ...]:
+        """The stages of the features from the output to the input; the first takes the norm with it."""
+        starts = self.backbone.stage_starts
+        ends = (*starts[1:], len(self.features))
+        stages = [self.features[start:end] for start, end in zip(starts, ends, strict=True)]
+        return (nn.Sequential(stages[-1], self.norm), *reversed(stages[:-1]))
+
+    def unfreeze(self, depth: int) -> None:
+        """Lets the head and the last `depth` stages train, and nothing else."""
+        self.depth = depth
+        for index, stage in enumerate(self.stages()):
+            stage.requires_grad_(index < depth)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Network":
+        """Training mode for what trains."""
+        super().train(mode)
+        for stage in self.stages()[self.depth :]:
+            stage.eval()
+        return self
+
+
+def build(name: str, categories: int, *, seed: int | None = None) -> Network:
+    """A network with random weights, the same for the same seed; on the device of the context (meta included).
+
+    Raises KeyError for a name that BACKBONES does not have.
+    """
+    backbone = BACKBONES[name]
+    if seed is None:
+        return _assembled(backbone, categories)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _assembled(backbone, categories)
+
+
+def load_weights(network: Network, state: State) -> None:
+    """Puts pretrained weights, under torchvision's names, into features and norm; the head stays.
+
+    Strict: raises RuntimeError for a missing, unknown or misshapen tensor. A classifier's tensors are dropped.
+    """
+    own = network.state_dict()
+    renamed = {new: tensor for key, tensor in state.items() if (new := _renamed(network.backbone, key)) is not None}
+    heads = {key: own[key] for key in own if key.startswith("head.")}
+    network.load_state_dict({**renamed, **heads}, strict=True)
+
+
+@torch.inference_mode()
+def embed(network: Network, images: Tensor) -> Tensor:
+    """Pooled features [n, dim] in evaluation mode, channels last; leaves the network's mode as it was."""
+    was_training = network.training
+    network.eval()
+    features = network.embed(images.contiguous(memory_format=torch.channels_last))
+    network.train(was_training)
+    return features
+
+
+def _assembled(backbone: Backbone, categories: int) -> Network:
+    model = torchvision.models.get_model(backbone.torchvision_model, weights=None)
+    norm: nn.Module = nn.Identity()
+    if backbone.torchvision_model.startswith("resnet"):
+        children = OrderedDict((name, child) for name, child in model.named_children() if name not in ("avgpool", "fc"))
+        features = nn.Sequential(children)
+    else:
+        features = cast(nn.Sequential, model.features)
+    if backbone.torchvision_model.startswith("convnext"):
+        norm = cast(nn.Sequential, model.classifier)[0]
+    if backbone.end_padding:
+        _pad_at_end(features)
+    return Network(backbone, features, norm, categories).to(memory_format=torch.channels_last)
+
+
+def _renamed(backbone: Backbone, key: str) -> str | None:
+    """The name in our network of a tensor of torchvision's; None for the classifier's, which we have no use for."""
+    if backbone.torchvision_model.startswith("resnet"):
+        return None if key.startswith("fc.") else f"features.{key}"
+    if backbone.torchvision_model.startswith("convnext") and key.startswith("classifier.0."):
+        return key.replace("classifier.0.", "norm.", 1)
+    return None if key.startswith("classifier.") else key
+
+
+class _EndPaddedConv2d(nn.Conv2d):
+    """A convolution of stride 2 whose padding lies right and below only."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base's name
+        return super().forward(nn.functional.pad(input, (0, 1, 0, 1)))
+
+
+def _pad_at_end(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d) and child.stride == (2, 2) and child.kernel_size == (3, 3):
+            padded = _EndPaddedConv2d(
+                child.in_channels, child.out_channels, 3, stride=2, padding=0, groups=child.groups, bias=False
+            )
+            padded.weight = child.weight
+            setattr(module, name, padded)
+        else:
+            _pad_at_end(child)

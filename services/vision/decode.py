@@ -1,0 +1,216 @@
+"""Bytes of an image into upright RGB pixels, under limits; the only place where orientation is applied.
+
+Nothing here needs torch, so that ingest, training and serving share it. Colour profiles are ignored, as the
+pretrained networks' own training did.
+"""
+
+import math
+import struct
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from services.kit.errors import InvalidImage, InvalidImageFormat, InvalidImageSize
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "ICO", "TIFF", "MPO")
+MIN_SIDE = 50  # pixels
+MAX_SIDE = 16_000  # pixels
+SCALED_SIDE = 10_240  # pixels; a longer side is scaled down to this
+MAX_ICON_SIDE = 1_024  # pixels; an icon's directory can name 256 at most, and icons are decoded on opening
+GIANT_PIXELS = 64_000_000  # above this, one at a time in a process: 16,000 x 16,000 RGB takes 1 GB in Pillow
+STRIP_PIXELS = 8_000_000  # pixels converted at a time, so that a giant costs little beyond its own bytes
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_giant_turn = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What an image's header says.
+
+    `width` and `height` are those of the upright picture, before any scaling; `stored_width` and `stored_height`
+    are those of the file. `animated` says that pictures after the first exist, all of which are ignored.
+    """
+
+    format: str  # one of FORMATS
+    width: int
+    height: int
+    orientation: int  # EXIF, 1..8
+    stored_width: int
+    stored_height: int
+    animated: bool
+
+
+def inspect(data: bytes, name: str = "image", *, min_side: int = MIN_SIDE, max_side: int = MAX_SIDE) -> ImageInfo:
+    """Reads the header only; no pixel is decoded (an icon's, at most 1,024 a side, is).
+
+    Raises InvalidImageFormat unless it is one of the eight formats, InvalidImageSize unless both sides lie within
+    `min_side`..`max_side`.
+    """
+    with _opened(data, name) as image:
+        info = _info_of(image)
+    _require_sides(info, name, min_side, max_side)
+    return info
+
+
+def decode(
+    data: bytes,
+    max_side: int = SCALED_SIDE,
+    *,
+    name: str = "image",
+    min_side: int = 1,
+    at_least: int | None = None,
+) -> NDArray[np.uint8]:
+    """The first picture as uint8 [height, width, 3] RGB: upright, composited on white, scaled down to `max_side`.
+
+    With `at_least`, a JPEG may come smaller by 2, 4 or 8 (its own transform's scaling, many times faster) so long
+    as its shorter side stays at or above `at_least`; training and serving must then pass the same value.
+    Sixteen-bit samples keep their high byte. Raises InvalidImageSize for a side outside `min_side`..16,000, and
+    InvalidImageFormat, with its cause, for bytes that are no image, truncated or broken.
+    """
+    with _opened(data, name) as image:
+        info = _info_of(image)
+        _require_sides(info, name, min_side, MAX_SIDE)
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
+        with _giant_turn if image.width * image.height > GIANT_PIXELS else nullcontext():
+            image.load()
+            pixels = _rgb(image, _scaled(image.size, max_side))
+    if info.format == "TIFF" or info.orientation == 1:  # Pillow turns a TIFF itself when it loads.
+        return pixels
+    return np.asarray(Image.fromarray(pixels).transpose(_TURNS[info.orientation]))
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Generator[Image.Image]:
+    """The image, its header read; whatever Pillow raises on hostile bytes in the block becomes InvalidImageFormat."""
+    try:
+        _require_small_icon(data, name)
+        # Our own limits are on sides; Pillow's guard (179 MPix) would refuse what the quotas allow.
+        Image.MAX_IMAGE_PIXELS = MAX_SIDE * MAX_SIDE
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            yield image
+    except InvalidImage:
+        raise
+    except Image.UnidentifiedImageError as fault:
+        problem = f"is not a readable image; expected one of {', '.join(FORMATS)}"
+        raise InvalidImageFormat(file=name, problem=problem) from fault
+    except Image.DecompressionBombError as fault:
+        raise InvalidImageSize(file=name, problem=f"a side is above {MAX_SIDE} pixels; scale it down") from fault
+    except Exception as fault:  # Pillow's plugins raise a dozen types on hostile bytes
+        raise InvalidImageFormat(file=name, problem=f"cannot be decoded ({fault}); replace the file") from fault
+
+
+def _info_of(image: Image.Image) -> ImageInfo:
+    width, height = image.size
+    orientation = _orientation(image)
+    across = orientation >= 5
+    if across and image.format == "TIFF":  # Pillow reports a TIFF's size as upright.
+        stored_width, stored_height = height, width
+    else:
+        stored_width, stored_height = width, height
+        width, height = (height, width) if across else (width, height)
+    return ImageInfo(
+        format=image.format or "",
+        width=width,
+        height=height,
+        orientation=orientation,
+        stored_width=stored_width,
+        stored_height=stored_height,
+        animated=_animated(image),
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 where there is none, or none that can be read: a broken tag is no reason to refuse."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - Pillow's plugins raise a dozen types on hostile bytes
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def _animated(image: Image.Image) -> bool:
+    """An MPO's further pictures are previews or the other eye, not an animation."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # noqa: BLE001 - the first picture may be sound where the second is not
+        return False
+
+
+def _require_sides(info: ImageInfo, name: str, smallest: int, largest: int) -> None:
+    if smallest <= min(info.width, info.height) and max(info.width, info.height) <= largest:
+        return
+    problem = f"is {info.width} x {info.height} pixels; each side must be {smallest} to {largest} pixels"
+    raise InvalidImageSize(file=name, problem=problem)
+
+
+def _require_small_icon(data: bytes, name: str) -> None:
+    """Looks into an icon's pictures before Pillow does, which decodes the largest as soon as it opens the file."""
+    if data[:4] != b"\0\0\1\0":
+        return
+    (count,) = struct.unpack_from("<H", data, 4)
+    for entry in range(count):
+        (offset,) = struct.unpack_from("<I", data, 6 + 16 * entry + 12)
+        if data[offset : offset + 8] == _PNG_SIGNATURE:
+            width, height = struct.unpack_from(">II", data, offset + 16)
+        else:
+            width, height = struct.unpack_from("<ii", data, offset + 4)
+            width, height = abs(width), abs(height) // 2  # colours, then as many rows of mask
+        if max(width, height) > MAX_ICON_SIDE:
+            problem = f"holds an icon of {width} x {height} pixels; an icon's side is {MAX_ICON_SIDE} at most"
+            raise InvalidImageSize(file=name, problem=problem)
+
+
+def _scaled(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    longer = max(size)
+    if longer <= max_side:
+        return size
+    return max(1, round(size[0] * max_side / longer)), max(1, round(size[1] * max_side / longer))
+
+
+def _rgb(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The loaded image as RGB pixels of `size`, a strip at a time; strips overlap, so that none shows."""
+    width, height = size
+    ratio = image.height / height
+    margin = 2 * math.ceil(ratio) + 2
+    rows = max(1, STRIP_PIXELS // image.width)
+    out = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        first = max(0, math.floor(top * ratio) - margin) if ratio != 1 else top
+        last = min(image.height, math.ceil(bottom * ratio) + margin) if ratio != 1 else bottom
+        whole = first == 0 and last == image.height
+        piece = _flattened(image if whole else image.crop((0, first, image.width, last)))
+        if size != image.size:
+            box = (0.0, top * ratio - first, float(image.width), min(bottom * ratio - first, float(piece.height)))
+            piece = piece.resize((width, bottom - top), Image.Resampling.BILINEAR, box=box)
+        out[top:bottom] = np.asarray(piece)
+    return out
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """The image in mode RGB: transparency over white, 16-bit samples by their high byte."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("samples of 32 bits have no agreed white; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

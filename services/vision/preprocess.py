@@ -1,0 +1,162 @@
+"""Upright pixels into a network's input by one rule, the same for training and prediction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from services.vision.decode import decode
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+GREY = 114  # what letterboxing fills with
+
+
+@dataclass(frozen=True, slots=True)
+class InputRule:
+    """How a network wants its input; part of the model's card, so that serving does as training did.
+
+    `resize` is the shorter side before the centre crop of `size` x `size` (fit `crop`), or ignored where the whole
+    image is scaled into `size` x `size` and padded with grey (fit `letterbox`). A sample becomes
+    (sample * scale - mean) / std.
+    """
+
+    size: int
+    resize: int
+    fit: Literal["crop", "letterbox"] = "crop"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    scale: float = 1 / 255
+
+    @property
+    def at_least(self) -> int:
+        """The shorter side below which a JPEG must not be decoded: twice what is needed keeps the detail."""
+        return 2 * max(self.size, self.resize)
+
+    def resized(self, size: int) -> "InputRule":
+        """The same rule at another size, the margin of the crop in proportion."""
+        return replace(self, size=size, resize=round(self.resize * size / self.size))
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How far training views may stray from the picture; zeros change nothing but the framing."""
+
+    min_area: float = 0.35  # share of the picture that a random crop keeps at least
+    max_aspect: float = 4 / 3  # of a crop, either way
+    flip: float = 0.5  # probability
+    brightness: float = 0.3  # factors lie in 1 - x .. 1 + x
+    contrast: float = 0.3
+    saturation: float = 0.3
+    hue: float = 0.02  # turns
+
+
+def load(data: bytes, rule: InputRule, name: str = "image") -> Tensor:
+    """Bytes into input: what serving does with a request's image, and evaluation with a packed one."""
+    return apply(decode(data, name=name, at_least=rule.at_least), rule)
+
+
+def apply(rgb: NDArray[np.uint8], rule: InputRule) -> Tensor:
+    """uint8 [height, width, 3] into float32 [3, size, size]; deterministic."""
+    image = _channels_first(rgb)
+    if rule.fit == "letterbox":
+        return normalise(_letterboxed(image, rule), rule)
+    height, width = image.shape[-2:]
+    ratio = rule.resize / min(height, width)
+    size = [max(rule.size, round(height * ratio)), max(rule.size, round(width * ratio))]
+    image = functional.resize(image, size, _interpolation(rule), antialias=True)
+    return normalise(functional.center_crop(image, [rule.size, rule.size]), rule)
+
+
+def augment(rgb: NDArray[np.uint8], rule: InputRule, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """A random view of the picture as input of the rule's size; the generator's state alone decides which."""
+    image = _channels_first(rgb)
+    top, left, height, width = _random_box(image.shape[-2], image.shape[-1], how, generator)
+    size = [rule.size, rule.size]
+    image = functional.resized_crop(image, top, left, height, width, size, _interpolation(rule), antialias=True)
+    if _uniform(generator, 0, 1) < how.flip:
+        image = functional.horizontal_flip(image)
+    return normalise(_jittered(image, how, generator), rule)
+
+
+def view(rgb: NDArray[np.uint8], rule: InputRule, index: int) -> Tensor:
+    """The index-th of a few fixed views, for cached features: 0 as served, 1 mirrored, then seeded random ones."""
+    if index == 0:
+        return apply(rgb, rule)
+    if index == 1:
+        return apply(np.ascontiguousarray(rgb[:, ::-1]), rule)
+    return augment(rgb, rule, Augmentation(), torch.Generator().manual_seed(index))
+
+
+def normalise(image: Tensor, rule: InputRule) -> Tensor:
+    """uint8 [3, h, w] RGB into the float32 that the network was trained on."""
+    if rule.channel_order == "BGR":
+        image = image.flip(0)
+    mean = torch.tensor(rule.mean).view(3, 1, 1)
+    std = torch.tensor(rule.std).view(3, 1, 1)
+    return image.float().mul_(rule.scale).sub_(mean).div_(std)
+
+
+def input_size(pretrained: bool, pretrained_size: int, longer_sides: Sequence[int]) -> int:
+    """The side to train at.
+
+    Pretrained weights want the size they were trained at. Random ones have no habit, and small pictures train
+    faster at their own size: the median longer side rounded up to a multiple of 32, within 64..224.
+    """
+    if pretrained or not longer_sides:
+        return pretrained_size
+    median = sorted(longer_sides)[len(longer_sides) // 2]
+    return min(max(-(-median // 32) * 32, 64), 224)
+
+
+def _channels_first(rgb: NDArray[np.uint8]) -> Tensor:
+    if not rgb.flags.writeable:  # torch warns of memory that it must not write to; nothing here does
+        rgb = rgb.copy()
+    return torch.from_numpy(rgb).permute(2, 0, 1)
+
+
+def _interpolation(rule: InputRule) -> InterpolationMode:
+    return InterpolationMode(rule.interpolation)
+
+
+def _letterboxed(image: Tensor, rule: InputRule) -> Tensor:
+    height, width = image.shape[-2:]
+    ratio = rule.size / max(height, width)
+    size = [max(1, round(height * ratio)), max(1, round(width * ratio))]
+    image = functional.resize(image, size, _interpolation(rule), antialias=True)
+    return functional.pad(image, [0, 0, rule.size - size[1], rule.size - size[0]], fill=[GREY])
+
+
+def _uniform(generator: torch.Generator, low: float, high: float) -> float:
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def _random_box(height: int, width: int, how: Augmentation, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop by area and aspect, cut to the picture where it sticks out."""
+    area = height * width * _uniform(generator, how.min_area, 1)
+    aspect = how.max_aspect ** _uniform(generator, -1, 1)
+    crop_width = min(width, max(1, round((area * aspect) ** 0.5)))
+    crop_height = min(height, max(1, round((area / aspect) ** 0.5)))
+    top = int(_uniform(generator, 0, height - crop_height + 1))
+    left = int(_uniform(generator, 0, width - crop_width + 1))
+    return min(top, height - crop_height), min(left, width - crop_width), crop_height, crop_width
+
+
+def _jittered(image: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    if how.brightness:
+        image = functional.adjust_brightness(image, _uniform(generator, 1 - how.brightness, 1 + how.brightness))
+    if how.contrast:
+        image = functional.adjust_contrast(image, _uniform(generator, 1 - how.contrast, 1 + how.contrast))
+    if how.saturation:
+        image = functional.adjust_saturation(image, _uniform(generator, 1 - how.saturation, 1 + how.saturation))
+    if how.hue:
+        image = functional.adjust_hue(image, _uniform(generator, -how.hue, how.hue))
+    return image
