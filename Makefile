@@ -8,7 +8,7 @@ BIN := .venv/bin
 NODE := node_modules/.bin
 PYTHON ?= python3
 PROTOS := $(wildcard protos/sightline/v1/*.proto)
-LOCK := protos/lock.binpb
+LOCK := protos/sightline.binpb
 # What pip has installed depends on these; so do the stubs, which it generates.
 INSTALLED_FROM := pyproject.toml constraints.txt hatch_build.py
 SOURCES := $(wildcard sightline services tests tools bench) hatch_build.py
@@ -45,11 +45,11 @@ $(BIN)/python:
 	@touch .venv/installed-run $@ $(BIN)/.stubs
 
 node_modules/.installed: package.json package-lock.json
-	@npm ci --silent --no-audit --no-fund
+	@npm ci --ignore-scripts --silent --no-audit --no-fund
 	@touch $@
 
 $(BIN)/.stubs: $(PROTOS) hatch_build.py | $(BIN)/python
-	@$(BIN)/pip install --quiet -c constraints.txt grpcio-tools mypy-protobuf googleapis-common-protos
+	@$(BIN)/pip install --quiet -c constraints.txt grpcio-tools mypy-protobuf
 	@$(BIN)/python hatch_build.py
 	@touch $@
 
@@ -83,6 +83,13 @@ test-fast: setup ## Run the tests without I/O
 .PHONY: proto-lock
 proto-lock: setup ## Accept the protos as they are: later changes must not break them
 	@$(NODE)/buf build protos -o $(LOCK)
+
+.PHONY: lock
+lock: $(BIN)/python ## Write the versions that .venv holds into constraints.txt, after a change in pyproject.toml
+	@$(BIN)/pip install --quiet -e '.[all,dev]'
+	@sed -n '/^#/p' constraints.txt > constraints.new
+	@$(BIN)/pip freeze --exclude-editable | sed -n '/^[A-Za-z0-9._-]*==/p' >> constraints.new
+	@mv constraints.new constraints.txt
 
 .PHONY: bench
 bench: setup ## Run the benchmarks; each prints ratios measured side by side

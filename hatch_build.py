@@ -7,7 +7,6 @@ import sys
 import sysconfig
 import tempfile
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,10 @@ def generate(root: Path) -> None:
             [
                 "protoc",
                 f"--proto_path={root / 'protos'}",
-                *(f"--proto_path={include}" for include in _includes()),
+                f"--proto_path={resources.files('grpc_tools') / '_proto'}",
                 *(f"--plugin=protoc-gen-{name}={_plugin(name)}" for name in ("mypy", "mypy_grpc")),
-                *(f"--{name}_out={folder}" for name in ("python", "grpc_python", "mypy", "mypy_grpc")),
+                *(f"--{name}_out={folder}" for name in ("python", "grpc_python")),
+                *(f"--{name}_out=quiet:{folder}" for name in ("mypy", "mypy_grpc")),
                 *(str(proto) for proto in protos),
             ]
         )
@@ -56,17 +56,10 @@ def generate(root: Path) -> None:
             raise RuntimeError(f"protoc ended with status {status}")
         fresh, target = Path(folder) / PACKAGE, root / PACKAGE
         (fresh / "__init__.py").write_text('"""The contract, generated from protos/sightline/v1."""\n')
+        target.parent.mkdir(exist_ok=True)
         if target.exists():
             target.rename(Path(folder) / "old")
         fresh.rename(target)
-
-
-def _includes() -> list[Path]:
-    """The folders that hold google/protobuf (with the compiler) and google/rpc (with googleapis-common-protos)."""
-    spec = find_spec("google.rpc")
-    if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError("googleapis-common-protos is not installed")
-    return [Path(str(resources.files("grpc_tools") / "_proto")), Path(spec.submodule_search_locations[0]).parents[1]]
 
 
 def _plugin(name: str) -> str:
