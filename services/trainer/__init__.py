@@ -1,0 +1,1 @@
+"""A snapshot into the best model that the budget buys."""

@@ -1,0 +1,72 @@
+"""How well a model does, as records, cards and the child's messages carry it: the contract's ModelPerformance."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Source(StrEnum):
+    """On which images the numbers were measured."""
+
+    TEST_DATASET = "TEST_DATASET"
+    HOLD_OUT = "HOLD_OUT"
+    CROSS_VALIDATION = "CROSS_VALIDATION"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Where a metric's true value lies, with a confidence of `level`."""
+
+    low: float
+    high: float
+    level: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class TagPerformance:
+    """One category; None where a number is not defined, as recall is without ground truth."""
+
+    support: int
+    accuracy: float | None = None  # recall at top 1
+    average_precision_50: float | None = None  # of a classifier: average precision
+    precision: float | None = None  # these three at `suggested_threshold`
+    recall: float | None = None
+    f1: float | None = None
+    suggested_threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusionEntry:
+    """So many images of category `row` were taken for category `col`."""
+
+    row: int
+    col: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Precision against recall by falling threshold; three lists of one length."""
+
+    thresholds: tuple[float, ...]
+    precisions: tuple[float, ...]
+    recalls: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """A model's metrics; None where one does not apply, never 0."""
+
+    source: Source
+    image_count: int
+    average_precision: float | None = None
+    accuracy_top1: float | None = None
+    accuracy_top5: float | None = None
+    calibration_ece: float | None = None
+    mean_average_precision_30: float | None = None
+    mean_average_precision_50: float | None = None
+    mean_average_precision_75: float | None = None
+    intervals: dict[str, Interval] = field(default_factory=dict[str, Interval])
+    tag_performance: dict[str, TagPerformance] = field(default_factory=dict[str, TagPerformance])
+    categories: tuple[str, ...] = ()  # what the confusion matrix's rows and columns count through
+    confusion_matrix: tuple[ConfusionEntry, ...] = ()
+    precision_recall_curves: dict[str, Curve] = field(default_factory=dict[str, Curve])

@@ -1,0 +1,46 @@
+"""What a trial predicted for each image that it had not trained on: a small file for paired comparisons. No torch."""
+
+from pathlib import Path
+
+import msgspec
+
+
+class Predictions(msgspec.Struct, frozen=True, kw_only=True):
+    """Parallel to each other, ascending by image id. Top-1 accuracy is the mean of `correct`."""
+
+    categories: tuple[str, ...]
+    image_ids: tuple[int, ...]
+    labels: tuple[int, ...]  # true category, by index
+    predicted: tuple[int, ...]
+    correct: tuple[bool, ...]
+    log_losses: tuple[float, ...]
+    probabilities: tuple[tuple[float, ...], ...] = ()  # calibrated; left empty above a million numbers
+
+    def correct_by_id(self) -> dict[int, bool]:
+        """Whether each image was recognised."""
+        return dict(zip(self.image_ids, self.correct, strict=True))
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Writes the file."""
+    path.write_bytes(msgspec.msgpack.encode(predictions))
+
+
+def read_predictions(data: bytes) -> Predictions:
+    """Inverse of `write_predictions`; msgspec.ValidationError for anything else."""
+    return msgspec.msgpack.decode(data, type=Predictions)
+
+
+def paired_gain(old: Predictions, new: Predictions) -> tuple[float, float, int]:
+    """(gain in top-1 accuracy, its standard error, images) of `new` over `old` on the images that both predicted.
+
+    Pairing removes what the images' own difficulty adds to the noise; without a common image it is (0, inf, 0).
+    """
+    before, after = old.correct_by_id(), new.correct_by_id()
+    gains = [int(after[id_]) - int(before[id_]) for id_ in after if id_ in before]
+    if not gains:
+        return 0.0, float("inf"), 0
+    count = len(gains)
+    mean = sum(gains) / count
+    variance = sum((gain - mean) ** 2 for gain in gains) / max(1, count - 1)
+    return mean, (variance / count) ** 0.5, count

@@ -1,0 +1,204 @@
+"""Work: what trials and evaluations have in common, from the queue through attempts and segments to an end.
+
+                 a           c (beat, commit)
+      QUEUED ────────▶ RUNNING ◀─┐
+        │  ▲            │  │ └───┘
+        │  └── b ───────┘  ├── d ──▶ SUCCEEDED   the child delivered
+        │  (released, or   ├── e ──▶ FAILED      a named failure, or too many attempts without progress
+        │   taken anew     ├── f ──▶ STOPPED     the allowance is used up
+        │   after a death) │
+        └──────────┬───────┘
+                   └── g ──▶ CANCELLED
+
+A segment is a stretch of one attempt that ended with a commit, and only commits are charged. What an attempt did
+after its last commit is lost with it; it is written down uncharged, so that the ledger shows it and the budget does
+not pay for it. The sum of charged segments never exceeds the allowance.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from services.kit.errors import Failure, LeaseLost, PoisonWork
+from services.kit.leases import Lease
+
+MAX_BARREN_ATTEMPTS = 5
+MAX_SEGMENTS_PER_ATTEMPT = 32  # later checkpoints extend the last one, so that a record stays small
+
+
+class WorkState(StrEnum):
+    """Where a piece of work is in its life."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+    CANCELLED = "CANCELLED"
+
+
+_NEXT: dict[WorkState, frozenset[WorkState]] = {
+    WorkState.QUEUED: frozenset({WorkState.RUNNING, WorkState.CANCELLED, WorkState.FAILED}),
+    WorkState.RUNNING: frozenset(WorkState),
+    WorkState.SUCCEEDED: frozenset(),
+    WorkState.FAILED: frozenset(),
+    WorkState.STOPPED: frozenset(),
+    WorkState.CANCELLED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A line of the ledger."""
+
+    attempt: int
+    number: int
+    seconds: float  # of the reference device
+    charged: bool
+    reason: str  # `checkpoint`, `finished`, `stopped`, `failed`, `cancelled`; uncharged: `workerLost`, `released`
+    end_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One piece of work and everything that happened to it."""
+
+    create_time: datetime
+    allowance_seconds: float
+    state: WorkState = WorkState.QUEUED
+    lease: Lease = Lease()
+    attempt: int = 0
+    barren_attempts: int = 0  # attempts begun since the last commit
+    segments: tuple[Segment, ...] = ()
+    pending_seconds: float = 0.0  # done by the present attempt since its last commit
+    checkpoint_key: str = ""
+    progress: float = 0.0
+    phase: str = ""
+    cancel_requested: bool = False
+    error: Failure | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return not _NEXT[self.state]
+
+    @property
+    def charged_seconds(self) -> float:
+        """What the budget pays so far."""
+        return sum(segment.seconds for segment in self.segments if segment.charged)
+
+    @property
+    def remaining_seconds(self) -> float:
+        """What of the allowance is left."""
+        return max(0.0, self.allowance_seconds - self.charged_seconds)
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether a worker should take it: not ended, and nobody is at it."""
+        return not self.ended and not self.lease.is_live(now)
+
+    # What a worker does.
+
+    def taken(self, holder: str, now: datetime, ttl: timedelta) -> "Work":
+        """Arrows a and b: a new attempt of `holder`; LeaseLost while another holder is alive."""
+        lease = self.lease.taken(holder, now, ttl)
+        closed = self._closed("workerLost", now)
+        return replace(
+            closed,
+            state=self._next(WorkState.RUNNING),
+            lease=lease,
+            attempt=self.attempt + 1,
+            barren_attempts=self.barren_attempts + 1,
+            start_time=self.start_time or now,
+        )
+
+    def check_epoch(self, name: str, epoch: int) -> None:
+        """LeaseLost if the writer is not, or no longer, the one at work."""
+        if self.ended or self.lease.epoch != epoch or not self.lease.holder:
+            raise LeaseLost(name=name, epoch=epoch)
+
+    def beaten(self, now: datetime, ttl: timedelta, *, pending_seconds: float, progress: float, phase: str) -> "Work":
+        """Arrow c: still at it."""
+        return replace(
+            self,
+            lease=self.lease.renewed(now, ttl),
+            pending_seconds=min(pending_seconds, self.remaining_seconds),
+            progress=max(self.progress, min(progress, 1.0)),
+            phase=phase,
+        )
+
+    def committed(self, now: datetime, ttl: timedelta, *, seconds: float, checkpoint_key: str) -> "Work":
+        """Arrow c: the checkpoint is in the store, so the seconds up to it are earned."""
+        return replace(
+            self._charged(seconds, "checkpoint", now),
+            lease=self.lease.renewed(now, ttl),
+            checkpoint_key=checkpoint_key,
+            barren_attempts=0,
+        )
+
+    def released(self, now: datetime) -> "Work":
+        """Arrow b: the holder gives it up, unharmed; somebody else goes on from the last commit."""
+        closed = self._closed("released", now)
+        return replace(closed, state=self._next(WorkState.QUEUED), lease=self.lease.released())
+
+    def lost(self, now: datetime, name: str, problem: str) -> "Work":
+        """Arrow b after the child died under a living worker, or e after too many such deaths in a row."""
+        closed = replace(self._closed("workerLost", now), lease=self.lease.released())
+        if self.barren_attempts < MAX_BARREN_ATTEMPTS:
+            return replace(closed, state=self._next(WorkState.QUEUED))
+        return closed.poisoned(now, name, problem)
+
+    def poisoned(self, now: datetime, name: str, problem: str) -> "Work":
+        """Arrow e: given up, because every attempt ends without progress."""
+        error = PoisonWork(name=name, attempts=self.barren_attempts, last=problem)
+        return replace(self._closed("workerLost", now), **_end(self, WorkState.FAILED, now), error=error.failure())
+
+    def succeeded(self, now: datetime, seconds: float) -> "Work":
+        """Arrow d: the result is in the store."""
+        return replace(self._charged(seconds, "finished", now), **_end(self, WorkState.SUCCEEDED, now), progress=1.0)
+
+    def stopped(self, now: datetime) -> "Work":
+        """Arrow f: the allowance is used up; all of it is charged, for the device was kept busy as asked."""
+        return replace(self._charged(self.remaining_seconds, "stopped", now), **_end(self, WorkState.STOPPED, now))
+
+    def failed(self, now: datetime, error: Failure) -> "Work":
+        """Arrow e: a named failure that another attempt would only repeat. What was not committed is not charged."""
+        return replace(self._closed("failed", now), **_end(self, WorkState.FAILED, now), error=error)
+
+    def cancelled(self, now: datetime, pending_seconds: float = 0.0) -> "Work":
+        """Arrow g: ended by the caller, who pays for what was done."""
+        charged = (
+            self._charged(pending_seconds, "cancelled", now) if pending_seconds > 0 else self._closed("cancelled", now)
+        )
+        return replace(charged, **_end(self, WorkState.CANCELLED, now))
+
+    # Bookkeeping.
+
+    def _next(self, state: WorkState) -> WorkState:
+        if state not in _NEXT[self.state]:
+            raise ValueError(f"work does not go from {self.state} to {state}")
+        return state
+
+    def _charged(self, seconds: float, reason: str, now: datetime) -> "Work":
+        return self._with_segment(min(seconds, self.remaining_seconds), True, reason, now)
+
+    def _closed(self, reason: str, now: datetime) -> "Work":
+        """What was done since the last commit, written down as lost."""
+        return self._with_segment(self.pending_seconds, False, reason, now) if self.pending_seconds > 0 else self
+
+    def _with_segment(self, seconds: float, charged: bool, reason: str, now: datetime) -> "Work":
+        segments = self.segments
+        number = sum(segment.attempt == self.attempt for segment in segments)
+        if number >= MAX_SEGMENTS_PER_ATTEMPT and (last := segments[-1]).charged and charged:
+            merged = replace(last, seconds=last.seconds + seconds, reason=reason, end_time=now)
+            return replace(self, segments=(*segments[:-1], merged), pending_seconds=0.0)
+        segment = Segment(
+            attempt=self.attempt, number=number, seconds=seconds, charged=charged, reason=reason, end_time=now
+        )
+        return replace(self, segments=(*segments, segment), pending_seconds=0.0)
+
+
+def _end(work: Work, state: WorkState, now: datetime) -> dict[str, object]:
+    """The fields that every end sets."""
+    return {"state": work._next(state), "lease": work.lease.released(), "end_time": now}  # pyright: ignore[reportPrivateUsage]
