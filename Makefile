@@ -8,7 +8,7 @@ BIN := .venv/bin
 NODE := node_modules/.bin
 PYTHON ?= python3
 PROTOS := $(wildcard protos/sightline/v1/*.proto)
-LOCK := protos/sightline.binpb
+LOCK := protos/lock.binpb
 # What pip has installed depends on these; so do the stubs, which it generates.
 INSTALLED_FROM := pyproject.toml constraints.txt hatch_build.py
 SOURCES := $(wildcard sightline services tests tools bench) hatch_build.py
@@ -24,12 +24,12 @@ help: ## Print the tasks
 .PHONY: setup-run
 setup-run: ## Install what running needs: .venv with the command and the services, nats-server
 	@tools/system-packages run
-	@$(MAKE) --no-print-directory .venv/installed-run $(BIN)/.stubs
+	@$(MAKE) --silent --no-print-directory .venv/installed-run $(BIN)/.stubs
 
 .PHONY: setup
 setup: ## Install everything: what running, checks and tests need
 	@tools/system-packages run dev
-	@$(MAKE) --no-print-directory .venv/installed-dev node_modules/.installed $(BIN)/.stubs
+	@$(MAKE) --silent --no-print-directory .venv/installed-dev node_modules/.installed $(BIN)/.stubs
 
 $(BIN)/python:
 	@tools/make-venv $(PYTHON)
@@ -56,7 +56,7 @@ $(BIN)/.stubs: $(PROTOS) hatch_build.py | $(BIN)/python
 .PHONY: proto
 proto: $(BIN)/python ## Generate the Python stubs in sightline/v1 from protos/
 	@rm -f $(BIN)/.stubs
-	@$(MAKE) --no-print-directory $(BIN)/.stubs
+	@$(MAKE) --silent --no-print-directory $(BIN)/.stubs
 
 ##
 ## Working
@@ -81,8 +81,9 @@ test-fast: setup ## Run the tests without I/O
 	@$(BIN)/python -m pytest tests/unit
 
 .PHONY: proto-lock
-proto-lock: setup ## Accept the protos as they are: later changes must not break them
-	@$(NODE)/buf build protos -o $(LOCK)
+proto-lock: setup ## Take additions to the protos into the lock; refuses what breaks callers
+	@$(NODE)/buf breaking protos --against $(LOCK)
+	@$(NODE)/buf build protos --exclude-source-info -o $(LOCK)
 
 .PHONY: lock
 lock: $(BIN)/python ## Write the versions that .venv holds into constraints.txt, after a change in pyproject.toml
