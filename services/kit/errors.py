@@ -13,9 +13,10 @@
     │   └── Diverged, DatasetCorrupt, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
     ├── QuotaExceeded (RESOURCE_EXHAUSTED)
-    ├── NotServedYet (UNIMPLEMENTED)
-    ├── Unavailable (UNAVAILABLE): Draining
-    └── Internal (INTERNAL): InternalServerError, UnknownTrainingError
+    ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
+    ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired
+    ├── Internal (INTERNAL): InternalServerError, UnknownTrainingError
+    └── RemoteError (any code): what another service answered and this tree has no class for
 
 They are translated in two places only: `infra.server` on the way out and `infra.channel` on the way in.
 """
@@ -23,13 +24,13 @@ They are translated in two places only: `infra.server` on the way out and `infra
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 DOMAIN = "sightline"
 
 
 class Code(IntEnum):
-    """The gRPC status codes that Sightline answers with; the numbers are gRPC's own."""
+    """The gRPC status codes of a call that failed; the numbers are gRPC's own."""
 
     CANCELLED = 1
     UNKNOWN = 2
@@ -37,12 +38,16 @@ class Code(IntEnum):
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
     ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     ABORTED = 10
+    OUT_OF_RANGE = 11
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +68,10 @@ class SightlineError(Exception):
     succeed later without a change.
     """
 
-    code: ClassVar[Code] = Code.INTERNAL
-    reason: ClassVar[str] = "internalServerError"
+    code: Code = Code.INTERNAL
+    reason: str = "internalServerError"
     template: ClassVar[str] = "{message}"
-    retry: ClassVar[bool] = False
+    retry: bool = False
     field_name: ClassVar[str] = ""  # The request's field at fault, where it is always the same one.
     resource_type: ClassVar[str] = ""  # "dataset", "model", ... where the error is about one resource.
 
@@ -74,6 +79,14 @@ class SightlineError(Exception):
         self.metadata = {name: str(value) for name, value in variables.items()}
         self.message = self.template.format(**self.metadata)
         super().__init__(self.message)
+
+    @classmethod
+    def restore(cls, failure: Failure) -> Self:
+        """An error of this class with a failure's words and variables as they are, whatever the template says."""
+        error = cls.__new__(cls)
+        Exception.__init__(error, failure.message)
+        error.message, error.metadata = failure.message, dict(failure.metadata)
+        return error
 
     def failure(self) -> Failure:
         """The error as a value that a record can keep."""
@@ -357,6 +370,14 @@ class NotServedYet(SightlineError):
     template = "{rpc} is part of the contract but not served by this version: {detail}."
 
 
+class UnknownMethod(SightlineError):
+    """No service of this server has such an rpc."""
+
+    code = Code.UNIMPLEMENTED
+    reason = "UnknownMethod"
+    template = "{method} is not an rpc of this server."
+
+
 class Unavailable(SightlineError):
     """A part that is needed does not answer at the moment."""
 
@@ -374,6 +395,20 @@ class Draining(Unavailable):
     template = "The {service} service is shutting down."
 
 
+class Overloaded(Unavailable):
+    """As many calls are in hand as may be; another replica, or this one a moment later, will answer."""
+
+    reason = "Overloaded"
+    template = "The {service} service already answers {limit} calls, as many as it may."
+
+
+class StreamExpired(Unavailable):
+    """A stream was open for as long as one may be; the caller opens it again."""
+
+    reason = "StreamExpired"
+    template = "{method} was open for {limit_seconds} s, as long as a stream may be; open it again."
+
+
 class Internal(SightlineError):
     """A defect of ours; the id is in the log too."""
 
@@ -387,3 +422,17 @@ class UnknownTrainingError(Internal):
 
     reason = "unknown"
     template = "{name} failed: {problem}"
+
+
+class RemoteError(SightlineError):
+    """What another service answered, where no class of this tree has its reason and code."""
+
+    reason = "RemoteError"
+
+    @classmethod
+    def restore(cls, failure: Failure) -> Self:
+        """Keeps the failure's code and reason too."""
+        error = super().restore(failure)
+        error.code, error.reason = Code(failure.code), failure.reason or cls.reason
+        error.retry = error.code is Code.UNAVAILABLE
+        return error

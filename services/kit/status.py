@@ -1,0 +1,109 @@
+"""Errors, times and durations in the well-known protobuf messages: the only part of kit that imports protobuf.
+
+A status carries exactly one `ErrorInfo` (domain `sightline`, the reason, the variables of the message); an error
+that answers a call gets the other details of `google.rpc` beside it where they fit.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from services.kit.errors import DOMAIN, Code, Failure, InvalidArgument, QuotaExceeded, SightlineError, Unavailable
+
+# A status travels in the trailers, of which gRPC accepts 8 KiB by default; base64 adds a third to these.
+MAX_STATUS_BYTES = 4096
+_LIMITS = (1024, 400, 150, 50)  # bytes of the message and of each variable, tried in turn
+
+
+def failure_to_status(failure: Failure) -> Status:
+    """A stored failure as the `error` of a resource, nothing cut."""
+    return _status(failure.code, failure.message, _info(failure.reason, failure.metadata))
+
+
+def status_to_failure(status: Status) -> Failure:
+    """The failure back; without an ErrorInfo of ours the reason is empty."""
+    info = ErrorInfo()
+    for detail in status.details:
+        if detail.Is(ErrorInfo.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN:
+            return Failure(status.code, info.reason, status.message, dict(info.metadata))
+    return Failure(status.code, "", status.message)
+
+
+def status_of(error: SightlineError) -> Status:
+    """The answer to a call that ended with the error; long texts are cut so that it fits into the trailers."""
+    status = Status()
+    for limit in _LIMITS:
+        status = _answer(error, limit)
+        if status.ByteSize() <= MAX_STATUS_BYTES:
+            break
+    return status
+
+
+def _answer(error: SightlineError, limit: int) -> Status:
+    message = _cut(error.message, limit)
+    metadata = {name: _cut(value, limit) for name, value in error.metadata.items()}
+    details: list[Message] = [_info(error.reason, metadata)]
+    field = error.field_name or metadata.get("field", "")
+    if field and isinstance(error, InvalidArgument) or error.field_name:
+        details.append(BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=message)]))
+    if isinstance(error, QuotaExceeded):
+        violation = QuotaFailure.Violation(
+            subject=metadata.get("subject", ""), description=message, quota_id=metadata.get("setting", "")
+        )
+        details.append(QuotaFailure(violations=[violation]))
+    if isinstance(error, Unavailable):
+        details.append(RetryInfo(retry_delay=to_duration(error.retry_after)))
+    if error.resource_type:
+        name = metadata.get("name", "")
+        details.append(ResourceInfo(resource_type=error.resource_type, resource_name=name, description=message))
+    return _status(error.code, message, *details)
+
+
+def _info(reason: str, metadata: dict[str, str]) -> ErrorInfo:
+    return ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+
+
+def _status(code: int, message: str, *details: Message) -> Status:
+    status = Status(code=code, message=message)
+    for detail in details:
+        packed = Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def _cut(text: str, limit: int) -> str:
+    """The text, at most `limit` bytes of UTF-8; a cut shows as an ellipsis."""
+    data = text.encode(errors="replace")
+    return data.decode() if len(data) <= limit else data[: limit - 3].decode(errors="ignore") + "…"
+
+
+def to_timestamp(moment: datetime | None) -> Timestamp | None:
+    """For a message's field; None leaves it unset."""
+    if moment is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp
+
+
+def from_timestamp(timestamp: Timestamp) -> datetime:
+    """The moment, aware, in UTC."""
+    return timestamp.ToDatetime(UTC)
+
+
+def to_duration(span: timedelta) -> Duration:
+    """For a message's field."""
+    duration = Duration()
+    duration.FromTimedelta(span)
+    return duration
+
+
+def from_duration(duration: Duration) -> timedelta:
+    """The span, to the microsecond."""
+    return duration.ToTimedelta()
