@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from services.vision.preprocess import InputRule
+from services.vision.card import InputRule
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,49 +1,17 @@
 """Upright pixels into a network's input by one rule, the same for training and prediction."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2 import InterpolationMode, functional
 
+from services.vision.card import InputRule
 from services.vision.decode import decode
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 GREY = 114  # what letterboxing fills with
-
-
-@dataclass(frozen=True, slots=True)
-class InputRule:
-    """How a network wants its input; part of the model's card, so that serving does as training did.
-
-    `resize` is the shorter side before the centre crop of `size` x `size` (fit `crop`), or ignored where the whole
-    image is scaled into `size` x `size` and padded with grey (fit `letterbox`). A sample becomes
-    (sample * scale - mean) / std.
-    """
-
-    size: int
-    resize: int
-    fit: Literal["crop", "letterbox"] = "crop"
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    channel_order: Literal["RGB", "BGR"] = "RGB"
-    scale: float = 1 / 255
-
-    @property
-    def at_least(self) -> int:
-        """The shorter side below which a JPEG must not be decoded: twice what is needed keeps the detail."""
-        return 2 * max(self.size, self.resize)
-
-    def resized(self, size: int) -> "InputRule":
-        """The same rule at another size, the margin of the crop in proportion."""
-        return replace(self, size=size, resize=round(self.resize * size / self.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +71,6 @@ def normalise(image: Tensor, rule: InputRule) -> Tensor:
     mean = torch.tensor(rule.mean).view(3, 1, 1)
     std = torch.tensor(rule.std).view(3, 1, 1)
     return image.float().mul_(rule.scale).sub_(mean).div_(std)
-
-
-def input_size(pretrained: bool, pretrained_size: int, longer_sides: Sequence[int]) -> int:
-    """The side to train at.
-
-    Pretrained weights want the size they were trained at. Random ones have no habit, and small pictures train
-    faster at their own size: the median longer side rounded up to a multiple of 32, within 64..224.
-    """
-    if pretrained or not longer_sides:
-        return pretrained_size
-    median = sorted(longer_sides)[len(longer_sides) // 2]
-    return min(max(-(-median // 32) * 32, 64), 224)
 
 
 def _channels_first(rgb: NDArray[np.uint8]) -> Tensor:

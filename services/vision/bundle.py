@@ -1,0 +1,75 @@
+"""A trained model as a folder: `weights.safetensors`, `card.json`, and `digests.json` over every other file.
+
+Further files (exported graphs) may lie beside them; `seal` covers them too. Nothing in it is ever a pickle.
+"""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+
+from services.vision.card import ModelCard, read_card, write_card
+from services.vision.classifier import Classifier
+
+WEIGHTS, CARD, DIGESTS = "weights.safetensors", "card.json", "digests.json"
+
+
+class BundleCorrupt(ValueError):
+    """A bundle's files are not those that were written, or do not fit together; says which file and why."""
+
+
+def write(directory: Path, classifier: Classifier) -> str:
+    """Writes the bundle into the folder, made if need be, and returns its digest; the same model, the same bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(classifier.state(), directory / WEIGHTS)
+    (directory / CARD).write_bytes(write_card(classifier.card))
+    return seal(directory)
+
+
+def seal(directory: Path) -> str:
+    """Writes the digests of the folder's files anew, and returns the digest of them all: `sha256:...`."""
+    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != DIGESTS)
+    data = msgspec.json.encode({path.name: _sha256(path) for path in files}, order="deterministic")
+    (directory / DIGESTS).write_bytes(data)
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def verify(directory: Path) -> None:
+    """Raises BundleCorrupt unless every file named in `digests.json` is there and unchanged."""
+    try:
+        digests = msgspec.json.decode((directory / DIGESTS).read_bytes(), type=dict[str, str])
+        for name in (WEIGHTS, CARD):
+            if name not in digests:
+                raise BundleCorrupt(f"{DIGESTS} does not name {name}")
+        for name, digest in digests.items():
+            if Path(name).name != name or _sha256(directory / name) != digest:
+                raise BundleCorrupt(f"{name} is not the file that was written; fetch the bundle again")
+    except (OSError, msgspec.MsgspecError) as fault:
+        raise BundleCorrupt(f"{DIGESTS}: {fault}") from fault
+
+
+def load_card(directory: Path) -> ModelCard:
+    """The card alone, unverified; raises BundleCorrupt."""
+    try:
+        return read_card((directory / CARD).read_bytes())
+    except (OSError, ValueError) as fault:
+        raise BundleCorrupt(f"{CARD}: {fault}") from fault
+
+
+def load(directory: Path, device: torch.device | str = "cpu") -> Classifier:
+    """The model, its files verified, its weights mapped rather than copied on a CPU; raises BundleCorrupt."""
+    verify(directory)
+    card = load_card(directory)
+    try:
+        state = safetensors.torch.load_file(directory / WEIGHTS)
+        return Classifier.from_state(card, state, device)
+    except (OSError, RuntimeError, KeyError, safetensors.SafetensorError) as fault:
+        raise BundleCorrupt(f"{WEIGHTS} does not fit {CARD}: {fault}") from fault
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,103 @@
+"""What a network takes in, and a model's card: everything about a trained model but its numbers. No torch here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+FORMAT_VERSION = 1
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+@dataclass(frozen=True, slots=True)
+class InputRule:
+    """How a network wants its input; serving follows the card's, so that it does as training did.
+
+    `resize` is the shorter side before the centre crop of `size` x `size` (fit `crop`), or ignored where the whole
+    image is scaled into `size` x `size` and padded with grey (fit `letterbox`). A sample becomes
+    (sample * scale - mean) / std.
+    """
+
+    size: int
+    resize: int
+    fit: Literal["crop", "letterbox"] = "crop"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    scale: float = 1 / 255
+
+    @property
+    def at_least(self) -> int:
+        """The shorter side below which no JPEG may be decoded: twice what is needed, in steps that rules share."""
+        return -(-2 * max(self.size, self.resize) // 128) * 128
+
+    def resized(self, size: int) -> "InputRule":
+        """The same rule at another size, the margin of the crop in proportion."""
+        return replace(self, size=size, resize=round(self.resize * size / self.size))
+
+
+def input_size(pretrained: bool, pretrained_size: int, longer_sides: Sequence[int]) -> int:
+    """The side to train at.
+
+    Pretrained weights want the size they were trained at. Random ones have no habit, and small pictures train
+    faster at their own size: the median longer side rounded up to a multiple of 32, within 64..224.
+    """
+    if pretrained or not longer_sides:
+        return pretrained_size
+    median = sorted(longer_sides)[len(longer_sides) // 2]
+    return min(max(-(-median // 32) * 32, 64), 224)
+
+
+@dataclass(frozen=True, slots=True)
+class CardCategory:
+    """A category in the order of the model's outputs."""
+
+    id: int  # as in the training dataset's COCO file
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CardBackbone:
+    """One of the networks whose features the model's head reads, in the head's order."""
+
+    name: str
+    rule: InputRule
+    weights_source: str  # where its training began: a WeightsSource
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What a caller may want to know of a model without loading it."""
+
+    format_version: int = FORMAT_VERSION
+    kind: str  # GENERIC_CLASSIFIER or GENERIC_DETECTOR
+    categories: tuple[CardCategory, ...]
+    backbones: tuple[CardBackbone, ...]
+    temperature: float = 1.0  # logits are divided by it
+    thresholds: tuple[float, ...] = ()  # suggested, one a category; empty where none were fitted
+    data_digest: str = ""  # of the training snapshot
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    metrics_source: str = ""  # TEST_DATASET, HOLD_OUT or CROSS_VALIDATION
+    ledger: dict[str, float] = field(default_factory=dict[str, float])  # what training cost, in seconds
+    warnings: tuple[str, ...] = ()  # what a user should know, e.g. a start from random weights
+    created: datetime
+
+
+def write_card(card: ModelCard) -> bytes:
+    """Deterministic JSON."""
+    return _encoder.encode(card)
+
+
+def read_card(data: bytes) -> ModelCard:
+    """Inverse of `write_card`; ValueError for anything else, or for a version that this code does not know."""
+    card = msgspec.json.decode(data, type=ModelCard)
+    if card.format_version != FORMAT_VERSION:
+        raise ValueError(f"card format {card.format_version} is not {FORMAT_VERSION}")
+    return card

@@ -1,0 +1,113 @@
+"""A trained classifier: pixels in, probabilities out."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from services.vision import preprocess
+from services.vision.backbones import Network, build
+from services.vision.card import InputRule, ModelCard
+from services.vision.decode import decode
+
+BATCH_SIZE = 16  # images a forward pass; more gain nothing on a CPU
+
+Prepared = tuple[Tensor, ...]  # one image's input for each backbone, in order; equal rules share one tensor
+
+
+class ClassifierNetwork(nn.Module):
+    """The features of one or more backbones, side by side, then one linear head.
+
+    A head fitted on standardised features ships with the standardisation folded into its weights.
+    """
+
+    def __init__(self, trunks: Sequence[Network], head: nn.Linear) -> None:
+        super().__init__()
+        for trunk in trunks:
+            if hasattr(trunk, "head"):
+                del trunk.head  # only its features count here
+        self.trunks = nn.ModuleList(trunks)
+        self.head = head
+
+    def forward(self, *images: Tensor) -> Tensor:
+        """One batch per trunk into logits [n, categories]."""
+        features = [trunk.embed(batch) for trunk, batch in zip(self._networks(), images, strict=True)]
+        return self.head(torch.cat(features, dim=1))
+
+    def _networks(self) -> list[Network]:
+        return [trunk for trunk in self.trunks if isinstance(trunk, Network)]
+
+
+class Classifier:
+    """A network and its card, ready to predict; immutable, and safe to use from several threads.
+
+    An image's probabilities do not depend on the images beside it: within 1e-5, as a kernel may add in another
+    order for another batch size.
+    """
+
+    def __init__(self, card: ModelCard, network: ClassifierNetwork, device: torch.device | str = "cpu") -> None:
+        self.card = card
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval().requires_grad_(False)
+
+    @classmethod
+    def from_network(cls, card: ModelCard, network: Network) -> "Classifier":
+        """Takes over one fine-tuned network, its head included; the network must not be used any more."""
+        return cls(card, ClassifierNetwork([network], network.head))
+
+    @classmethod
+    def from_state(
+        cls, card: ModelCard, state: Mapping[str, Tensor], device: torch.device | str = "cpu"
+    ) -> "Classifier":
+        """Around existing tensors, without copying them on a CPU; RuntimeError unless they fit the card exactly."""
+        with torch.device("meta"):
+            trunks = [build(backbone.name, 1) for backbone in card.backbones]
+            width = sum(trunk.backbone.feature_dim for trunk in trunks)
+            network = ClassifierNetwork(trunks, nn.Linear(width, len(card.categories)))
+        network.load_state_dict(state, strict=True, assign=True)
+        return cls(card, network, device)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its tensors in memory."""
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors by name, contiguous, on the CPU."""
+        return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+
+    def prepare(self, data: bytes, name: str = "image") -> Prepared:
+        """An image file's input, exactly as training made it; raises InvalidImage. Needs no network: any thread."""
+        pixels: dict[int, NDArray[np.uint8]] = {}
+        for rule in self._rules():
+            if rule.at_least not in pixels:
+                pixels[rule.at_least] = decode(data, name=name, at_least=rule.at_least)
+        inputs = {rule: preprocess.apply(pixels[rule.at_least], rule) for rule in set(self._rules())}
+        return tuple(inputs[rule] for rule in self._rules())
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Upright RGB pixels into probabilities [images, categories], each row summing to 1."""
+        prepared: list[Prepared] = []
+        for image in images:
+            inputs = {rule: preprocess.apply(image, rule) for rule in set(self._rules())}
+            prepared.append(tuple(inputs[rule] for rule in self._rules()))
+        return self.predict_prepared(prepared)
+
+    def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
+        """As `predict`, from what `prepare` returned."""
+        rows = [self._probabilities(images[i : i + BATCH_SIZE]) for i in range(0, len(images), BATCH_SIZE)]
+        empty = np.empty((0, len(self.card.categories)), np.float32)
+        return np.concatenate(rows) if rows else empty
+
+    def _rules(self) -> list[InputRule]:
+        return [backbone.rule for backbone in self.card.backbones]
+
+    @torch.inference_mode()
+    def _probabilities(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
+        columns = [torch.stack(column) for column in zip(*images, strict=True)]
+        batches = [column.to(self.device, memory_format=torch.channels_last) for column in columns]
+        logits: Tensor = self.network(*batches)
+        return torch.softmax(logits.float() / self.card.temperature, dim=1).cpu().numpy()

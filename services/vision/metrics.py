@@ -1,0 +1,235 @@
+"""How good a classifier is, in the definitions that the contract promises, each with its interval.
+
+Scores are [images, categories] probabilities, targets [images] category indices: one category an image. Average
+precision is scikit-learn's `average_precision_score`, averaged over the categories that have ground truth.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CALIBRATION_BINS = 15
+CURVE_POINTS = 100  # at most, of one category's precision-recall curve
+CONFIDENCE_Z = 1.959964  # of the standard normal distribution, for two-sided 95 %
+BOOTSTRAP_CELLS = 400_000_000  # scores looked at in all; some seconds
+
+Scores = NDArray[np.floating[Any]]
+Targets = NDArray[np.integer[Any]]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Two-sided, 95 %."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """What accepting scores at or above `threshold` gives."""
+
+    threshold: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryReport:
+    """One category. Precision, recall and F1 are of the top-1 decision; all are 0 where they are undefined."""
+
+    support: int  # images of this category
+    recall: float  # also the tag's accuracy
+    precision: float
+    f1: float
+    average_precision: float
+    suggested_threshold: float  # of the best F1 when this category is decided alone; 0.5 without support
+    recall_interval: Interval
+    curve: tuple[CurvePoint, ...]  # by ascending threshold
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusionCell:
+    """How many images of category `actual` were taken for `predicted`; only cells that are not zero are kept."""
+
+    actual: int
+    predicted: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationReport:
+    """A classifier's performance on one set of images."""
+
+    image_count: int
+    average_precision: float
+    accuracy_top1: float
+    accuracy_top5: float
+    calibration_ece: float
+    intervals: dict[str, Interval]  # of average_precision, accuracy_top1 and accuracy_top5
+    categories: tuple[CategoryReport, ...]  # in the order of the scores' columns
+    confusion: tuple[ConfusionCell, ...]  # by actual, then predicted
+
+
+def classification_report(scores: Scores, targets: Targets, *, seed: int = 0) -> ClassificationReport:
+    """Everything at once; the seed decides the bootstrap alone. Raises ValueError for input without meaning."""
+    _require_sound(scores, targets)
+    count = len(targets)
+    top1, top5 = accuracy(scores, targets, 1), accuracy(scores, targets, 5)
+    precision_interval = bootstrap_interval(scores, targets, seed=seed)
+    cells = confusion(scores, targets)
+    return ClassificationReport(
+        image_count=count,
+        average_precision=average_precision(scores, targets),
+        accuracy_top1=top1,
+        accuracy_top5=top5,
+        calibration_ece=calibration_error(scores, targets),
+        intervals={
+            "average_precision": precision_interval,
+            "accuracy_top1": wilson_interval(round(top1 * count), count),
+            "accuracy_top5": wilson_interval(round(top5 * count), count),
+        },
+        categories=_category_reports(scores, targets, cells),
+        confusion=cells,
+    )
+
+
+def average_precision(scores: Scores, targets: Targets) -> float:
+    """The mean over categories with ground truth; 0 without any."""
+    values = [float(precision.mean()) for _, _, precision, _ in _curves(scores, targets)]
+    return float(np.mean(values)) if values else 0.0
+
+
+def accuracy(scores: Scores, targets: Targets, k: int) -> float:
+    """The share of images whose category is among the k highest scores; of equal scores the lower index is higher."""
+    if not len(targets):
+        return 0.0
+    own = scores[np.arange(len(targets)), targets][:, None]
+    earlier = np.arange(scores.shape[1])[None, :] < targets[:, None]
+    rank = (scores > own).sum(axis=1) + ((scores == own) & earlier).sum(axis=1)
+    return float((rank < k).mean())
+
+
+def calibration_error(scores: Scores, targets: Targets, bins: int = CALIBRATION_BINS) -> float:
+    """Expected calibration error on top-1 confidence, bins of equal width (low, high] (Guo et al., 2017)."""
+    if not len(targets):
+        return 0.0
+    predicted = scores.argmax(axis=1)
+    confidence = scores[np.arange(len(targets)), predicted].astype(np.float64)
+    bin_of = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    surplus = np.bincount(bin_of, weights=confidence - (predicted == targets), minlength=bins)
+    return float(np.abs(surplus).sum() / len(targets))
+
+
+def confusion(scores: Scores, targets: Targets) -> tuple[ConfusionCell, ...]:
+    """The confusion matrix of the top-1 decision, without its zeros."""
+    categories = scores.shape[1]
+    codes, counts = np.unique(targets.astype(np.int64) * categories + scores.argmax(axis=1), return_counts=True)
+    return tuple(
+        ConfusionCell(*divmod(int(code), categories), count=int(count))
+        for code, count in zip(codes, counts, strict=True)
+    )
+
+
+def wilson_interval(successes: int, trials: int) -> Interval:
+    """Of a proportion (Wilson, 1927); 0..1 where nothing was tried."""
+    if trials == 0:
+        return Interval(0.0, 1.0)
+    z2 = CONFIDENCE_Z**2
+    share = successes / trials
+    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = CONFIDENCE_Z / (1 + z2 / trials) * (share * (1 - share) / trials + z2 / (4 * trials**2)) ** 0.5
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def bootstrap_interval(scores: Scores, targets: Targets, *, seed: int = 0) -> Interval:
+    """Of the average precision, by resampling images; 20 to 500 times, as the size of the scores allows.
+
+    The percentiles of at least 100 resamples; of fewer, 1.96 standard deviations around the value itself.
+    """
+    if not len(targets):
+        return Interval(0.0, 1.0)
+    random = np.random.default_rng(seed)
+    rounds = min(500, max(20, BOOTSTRAP_CELLS // max(1, scores.size)))
+    values: list[float] = []
+    for _ in range(rounds):
+        chosen = random.integers(0, len(targets), len(targets))
+        values.append(average_precision(scores[chosen], targets[chosen]))
+    if rounds >= 100:
+        low, high = np.percentile(values, [2.5, 97.5])
+        return Interval(float(low), float(high))
+    centre, half = average_precision(scores, targets), CONFIDENCE_Z * float(np.std(values))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def _curves(scores: Scores, targets: Targets) -> Iterator[tuple[int, Scores, Floats, Floats]]:
+    """(category, thresholds, precision, recall) of each category with ground truth, one point per positive image.
+
+    Only the positives are sorted: a threshold between two of them changes no recall, so adds nothing to the average
+    precision. Its value is the mean of the precisions, ties included, as each positive adds the same recall.
+    """
+    columns = np.ascontiguousarray(scores.T)
+    for category in np.unique(targets):
+        column = columns[category]
+        positives = np.sort(column[targets == category])
+        below = np.bincount(np.searchsorted(positives, column, side="right"), minlength=len(positives) + 1)
+        accepted = len(column) - np.cumsum(below)[:-1]
+        right = len(positives) - np.searchsorted(positives, positives, side="left")
+        yield int(category), positives, right / accepted, right / len(positives)
+
+
+def _category_reports(scores: Scores, targets: Targets, cells: tuple[ConfusionCell, ...]) -> tuple[CategoryReport, ...]:
+    categories = scores.shape[1]
+    support = np.bincount(targets, minlength=categories)
+    predicted, right = np.zeros(categories, np.int64), np.zeros(categories, np.int64)
+    for cell in cells:
+        predicted[cell.predicted] += cell.count
+        right[cell.actual] += cell.count if cell.actual == cell.predicted else 0
+    nothing = (np.empty(0), np.empty(0), np.empty(0))
+    curves = {category: (thresholds, p, r) for category, thresholds, p, r in _curves(scores, targets)}
+    reports: list[CategoryReport] = []
+    for index in range(categories):
+        thresholds, precision, recall = curves.get(index, nothing)
+        reports.append(
+            CategoryReport(
+                support=int(support[index]),
+                recall=_ratio(right[index], support[index]),
+                precision=_ratio(right[index], predicted[index]),
+                f1=_ratio(2 * right[index], support[index] + predicted[index]),
+                average_precision=float(precision.mean()) if len(precision) else 0.0,
+                suggested_threshold=_best_threshold(thresholds, precision, recall),
+                recall_interval=wilson_interval(int(right[index]), int(support[index])),
+                curve=_thinned(thresholds, precision, recall),
+            )
+        )
+    return tuple(reports)
+
+
+def _best_threshold(thresholds: Scores, precision: Floats, recall: Floats) -> float:
+    if not len(thresholds):
+        return 0.5
+    return float(thresholds[np.argmax(2 * precision * recall / (precision + recall))])
+
+
+def _thinned(thresholds: Scores, precision: Floats, recall: Floats) -> tuple[CurvePoint, ...]:
+    _, first = np.unique(thresholds, return_index=True)
+    if len(first) > CURVE_POINTS:
+        first = first[np.linspace(0, len(first) - 1, CURVE_POINTS).round().astype(np.int64)]
+    return tuple(CurvePoint(float(thresholds[i]), float(precision[i]), float(recall[i])) for i in first)
+
+
+def _ratio(part: np.integer[Any], whole: np.integer[Any]) -> float:
+    return float(part / whole) if whole else 0.0
+
+
+def _require_sound(scores: Scores, targets: Targets) -> None:
+    if scores.ndim != 2 or targets.shape != scores.shape[:1]:
+        raise ValueError(f"scores {scores.shape} and targets {targets.shape} do not belong together")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite")
+    if len(targets) and not (targets.min() >= 0 and targets.max() < scores.shape[1]):
+        raise ValueError(f"targets must lie in 0..{scores.shape[1] - 1}")
