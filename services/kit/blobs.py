@@ -21,8 +21,9 @@ class Blobs(Protocol):
 
     Law: a put is atomic (a reader sees the whole blob or none, and a put that dies leaves nothing visible) and is
     seen by every get that starts after it; putting a key again replaces it. Keys are `/`-separated, relative and
-    normal: no empty, `.` or `..` segment (ValueError). A missing key raises BlobNotFound from get, get_file and
-    stat, and is fine for delete. An unreachable store raises Unavailable.
+    normal: no empty, `.` or `..` segment (ValueError), and no key is another's folder (`a` beside `a/b`). A missing
+    key raises BlobNotFound from get, get_file and stat, and is fine for delete. An unreachable store raises
+    Unavailable, one that refuses StoreRefused.
     """
 
     @property
@@ -39,7 +40,10 @@ class Blobs(Protocol):
         ...
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        """The bytes, or `length` of them from `start` (fewer at the end of the blob)."""
+        """The bytes, or `length` of them from `start`: fewer at the end of the blob, none behind it.
+
+        A negative start or length raises ValueError.
+        """
         ...
 
     async def get_file(self, key: str, path: Path) -> None:
@@ -68,6 +72,12 @@ def check_key(key: str) -> str:
     if not key or "\\" in key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
         raise ValueError(f"{key!r} is not a normal relative key")
     return key
+
+
+def check_range(start: int, length: int | None) -> None:
+    """ValueError if either is negative."""
+    if start < 0 or (length is not None and length < 0):
+        raise ValueError(f"the range from {start}, {length} bytes long, is negative")
 
 
 def to_uri(bucket: str, key: str) -> str:

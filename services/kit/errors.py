@@ -9,10 +9,11 @@
     ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound,
     │   RecordNotFound, BlobNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
-    │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState
+    │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused
     │   └── Diverged, DatasetCorrupt, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
-    ├── QuotaExceeded (RESOURCE_EXHAUSTED)
+    ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull
+    ├── DeadlineExceeded (DEADLINE_EXCEEDED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
     ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired
     ├── Internal (INTERNAL): InternalServerError, UnknownTrainingError
@@ -302,6 +303,13 @@ class WrongState(FailedPrecondition):
     template = "{name} is {state}; {verb} is possible in {allowed} only."
 
 
+class StoreRefused(FailedPrecondition):
+    """The store answers, and will go on refusing: wrong credentials, a missing permission, an impossible key."""
+
+    reason = "StoreRefused"
+    template = "The store refused {what}: {code}; check its address, credentials and permissions."
+
+
 class Diverged(FailedPrecondition):
     """A training's loss stopped being finite, at every rate that was tried."""
 
@@ -360,6 +368,23 @@ class QuotaExceeded(SightlineError):
     code = Code.RESOURCE_EXHAUSTED
     reason = "QuotaExceeded"
     template = "{subject}: {value} is more than the limit of {limit} ({setting})."
+
+
+class QueueFull(QuotaExceeded):
+    """Every place of a bounded queue is taken; some are free again in a moment."""
+
+    template = "{subject}: {value} are waiting already, as many as may ({setting} is {limit}); ask again in a moment."
+    retry = True
+    retry_after: ClassVar[timedelta] = timedelta(seconds=1)
+
+
+class DeadlineExceeded(SightlineError):
+    """The caller's own deadline passed before the work was begun; nothing was done."""
+
+    code = Code.DEADLINE_EXCEEDED
+    reason = "DeadlineExceeded"
+    template = "{what} did not get its turn before the call's deadline; give it more time, or ask less at once."
+    retry = True
 
 
 class NotServedYet(SightlineError):

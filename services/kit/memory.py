@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
-from services.kit.blobs import BlobInfo, check_key
+from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import BlobNotFound, Conflict, RecordExists, RecordNotFound
 from services.kit.queue import Delivery
@@ -34,9 +34,11 @@ class MemoryBlobs:
         self._data[check_key(key)] = bytes(data)
 
     async def put_file(self, key: str, path: Path) -> None:
+        check_key(key)
         await self.put(key, path.read_bytes())
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        check_range(start, length)
         return self._find(key)[start : None if length is None else start + length]
 
     async def get_file(self, key: str, path: Path) -> None:

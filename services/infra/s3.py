@@ -1,0 +1,195 @@
+"""Blobs in a bucket of any S3 server: SigV4, multipart, ranges and list-v2, nothing that only one vendor has."""
+
+import io
+import shutil
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from minio import Minio
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from urllib3 import PoolManager, Retry, Timeout
+from urllib3.exceptions import HTTPError
+from urllib3.response import BaseHTTPResponse
+
+from services.infra.files import COPY_BYTES, write_whole
+from services.infra.threads import Threads
+from services.kit.blobs import BlobInfo, check_key, check_range
+from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
+
+T = TypeVar("T")
+WORKERS = 16
+MIN_PART_BYTES = 5 * 1024**2  # S3's own limit
+MAX_SINGLE_PUT_BYTES = 5 * 1024**3
+READ_ATTEMPTS = 3
+_MISSING = {"NoSuchKey", "NoSuchObject"}
+_BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests", "NoSuchBucket"}
+_OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+
+
+def s3_client(
+    endpoint: str,
+    access_key: str,
+    secret_key: str,
+    *,
+    secure: bool = True,
+    region: str = "us-east-1",
+    connect_seconds: float = 3.0,
+    read_seconds: float = 30.0,
+    retries: int = 3,
+) -> Minio:
+    """A client that gives up on a silent server, and repeats what met a lost connection or a 5xx."""
+    retry = Retry(total=retries, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False)
+    pool = PoolManager(maxsize=WORKERS, timeout=Timeout(connect=connect_seconds, read=read_seconds), retries=retry)
+    return Minio(endpoint, access_key, secret_key, secure=secure, region=region, http_client=pool)
+
+
+class S3Blobs:
+    """The Blobs law over one bucket; the client is shared by a bounded number of threads."""
+
+    def __init__(self, client: Minio, bucket: str = "sightline", threads: Threads | None = None) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._threads = threads or Threads(WORKERS, "s3")
+
+    @property
+    def bucket(self) -> str:
+        return self._bucket
+
+    async def ensure_bucket(self) -> None:
+        """Makes the bucket if it is missing; of several services that start at once each succeeds."""
+        await self._threads.run(self._make_bucket)
+
+    async def put(self, key: str, data: bytes) -> None:
+        check_key(key)
+        await self._threads.run(self._put, key, data)
+
+    async def put_file(self, key: str, path: Path) -> None:
+        check_key(key)
+        await self._threads.run(self._put_file, key, path)
+
+    async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        check_key(key)
+        check_range(start, length)
+        return await self._threads.run(self._get, key, start, length)
+
+    async def get_file(self, key: str, path: Path) -> None:
+        check_key(key)
+        await self._threads.run(self._get_file, key, path)
+
+    async def stat(self, key: str) -> BlobInfo:
+        check_key(key)
+        return await self._threads.run(self._stat, key)
+
+    async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
+        async for blob in self._threads.iterate(self._list(prefix)):
+            yield blob
+
+    async def delete(self, key: str) -> None:
+        check_key(key)
+        await self._threads.run(self._remove, key)
+
+    async def ping(self) -> None:
+        if not await self._threads.run(self._exists):
+            raise Unavailable(what=f"the bucket {self._bucket}", problem="it does not exist")
+
+    def _exists(self) -> bool:
+        with self._failing(""):
+            return self._client.bucket_exists(self._bucket)
+
+    def _make_bucket(self) -> None:
+        if self._exists():
+            return
+        with self._failing(""):
+            try:
+                self._client.make_bucket(self._bucket)
+            except S3Error as error:
+                if error.code not in _OWNED or not self._client.bucket_exists(self._bucket):
+                    raise
+
+    def _put(self, key: str, data: bytes) -> None:
+        part = min(max(len(data), MIN_PART_BYTES), MAX_SINGLE_PUT_BYTES)  # One request: no multipart below 5 GiB.
+        with self._failing(key):
+            self._client.put_object(self._bucket, key, io.BytesIO(data), len(data), part_size=part)
+
+    def _put_file(self, key: str, path: Path) -> None:
+        size = path.stat().st_size
+        with path.open("rb") as source, self._failing(key):
+            self._client.put_object(self._bucket, key, source, size)
+
+    def _get(self, key: str, start: int, length: int | None) -> bytes:
+        if length == 0:  # HTTP has no empty range.
+            self._stat(key)
+            return b""
+        try:
+            return self._read(key, start, length, lambda response: response.read())
+        except _BehindTheEnd:
+            return b""
+
+    def _get_file(self, key: str, path: Path) -> None:
+        def fill(response: BaseHTTPResponse) -> None:
+            write_whole(path, lambda target: shutil.copyfileobj(response, target, COPY_BYTES))
+
+        self._read(key, 0, None, fill)
+
+    def _read(self, key: str, start: int, length: int | None, consume: Callable[[BaseHTTPResponse], T]) -> T:
+        """What `consume` makes of the blob's body, from the start again when the connection broke on the way."""
+        for _ in range(READ_ATTEMPTS - 1):
+            with suppress(Unavailable), self._reading(key, start, length) as response:
+                return consume(response)
+        with self._reading(key, start, length) as response:
+            return consume(response)
+
+    @contextmanager
+    def _reading(self, key: str, start: int, length: int | None) -> Generator[BaseHTTPResponse]:
+        """The blob's body; a connection that breaks before its end raises Unavailable, never a short read."""
+        with self._failing(key):
+            response = self._client.get_object(self._bucket, key, offset=start, length=length or 0)
+            try:
+                yield response
+            finally:
+                response.close()
+                response.release_conn()
+
+    def _stat(self, key: str) -> BlobInfo:
+        with self._failing(key):
+            return BlobInfo(key, self._client.stat_object(self._bucket, key).size or 0)
+
+    def _list(self, prefix: str) -> Iterator[BlobInfo]:
+        with self._failing(prefix):
+            for found in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
+                if found.object_name and not found.object_name.endswith("/"):  # a console's marker of a folder
+                    yield BlobInfo(found.object_name, found.size or 0)
+
+    def _remove(self, key: str) -> None:
+        with self._failing(key):
+            self._client.remove_object(self._bucket, key)
+
+    @contextmanager
+    def _failing(self, key: str) -> Generator[None]:
+        """The client's errors as ours."""
+        store = f"the store's bucket {self._bucket}"
+        try:
+            yield
+        except S3Error as error:
+            if error.code in _MISSING and key:
+                raise BlobNotFound(name=key) from None
+            if error.code == "InvalidRange":
+                raise _BehindTheEnd from None
+            if error.code in _BUSY or error.response.status >= 500:
+                raise Unavailable(what=store, problem=f"{error.code}: {error.message}") from error
+            raise StoreRefused(what=f"{self._bucket}/{key}", code=f"{error.code}: {error.message}") from error
+        except (ServerError, InvalidResponseError, HTTPError) as error:
+            raise Unavailable(what=store, problem=_brief(error)) from error
+        except MinioException as error:
+            raise StoreRefused(what=f"{self._bucket}/{key}", code=_brief(error)) from error
+
+
+class _BehindTheEnd(Exception):
+    """A range that begins where the blob has ended."""
+
+
+def _brief(error: Exception) -> str:
+    """The error's first line; a client's message may carry a whole response."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,17 @@
+"""Which blob store the settings ask for."""
+
+from services.infra.files import FolderBlobs
+from services.infra.s3 import S3Blobs, s3_client
+from services.kit.settings import Settings
+
+
+async def open_blobs(settings: Settings) -> FolderBlobs | S3Blobs:
+    """The folder if one is set, otherwise S3; its bucket is there when this returns. Unavailable, StoreRefused."""
+    if settings.store_directory is not None:
+        blobs = FolderBlobs(settings.store_directory, settings.bucket)
+    else:
+        access, secret = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
+        client = s3_client(settings.s3_endpoint, access, secret, secure=settings.s3_secure, region=settings.s3_region)
+        blobs = S3Blobs(client, settings.bucket)
+    await blobs.ensure_bucket()
+    return blobs

@@ -1,0 +1,363 @@
+"""The law of Blobs, over the double, a folder and a real S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import uuid
+from pathlib import Path
+
+import pytest
+
+from services.infra.files import TEMPORARY, FolderBlobs
+from services.infra.s3 import S3Blobs, s3_client
+from services.kit.blobs import BlobInfo, Blobs, delete_prefix
+from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
+from services.kit.memory import MemoryBlobs
+from tests.support.ceph import CephGateway
+from tests.support.servers import free_port
+
+BIG = 20 * 1024**2 + 17
+
+
+async def s3_blobs(server: CephGateway, bucket: str) -> S3Blobs:
+    client = s3_client(server.endpoint, server.access_key, server.secret_key, secure=False)
+    blobs = S3Blobs(client, bucket)
+    await blobs.ensure_bucket()
+    return blobs
+
+
+@pytest.fixture(params=["memory", "folder", "s3"])
+async def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    """An empty bucket named `bucket-...`."""
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    if request.param == "memory":
+        return MemoryBlobs(name)
+    if request.param == "folder":
+        folder = FolderBlobs(tmp_path / "store", name)
+        await folder.ensure_bucket()
+        return folder
+    return await s3_blobs(request.getfixturevalue("s3_server"), name)
+
+
+async def keys(blobs: Blobs, prefix: str = "") -> list[str]:
+    return [blob.key async for blob in blobs.list(prefix)]
+
+
+async def test_what_was_put_is_got(blobs: Blobs) -> None:
+    await blobs.put("datasets/a/1.bin", b"\0content")
+    await blobs.put("empty", b"")
+    assert await blobs.get("datasets/a/1.bin") == b"\0content"
+    assert await blobs.get("empty") == b""
+    assert await blobs.stat("datasets/a/1.bin") == BlobInfo("datasets/a/1.bin", 8)
+
+
+async def test_a_bucket_says_its_name_and_answers_a_ping(blobs: Blobs) -> None:
+    assert blobs.bucket.startswith("bucket-")
+    await blobs.ping()
+
+
+async def test_putting_a_key_again_replaces_the_blob(blobs: Blobs) -> None:
+    await blobs.put("key", b"a long first value")
+    await blobs.put("key", b"second")
+    assert await blobs.get("key") == b"second"
+    assert await keys(blobs) == ["key"]
+
+
+@pytest.mark.parametrize("key", ["plain", "with space/and+plus", "ünï/cödé.jpg", "a=b&c?d#e%41", "x" * 200])
+async def test_a_normal_key_may_hold_any_character(blobs: Blobs, key: str) -> None:
+    await blobs.put(key, b"1")
+    assert await blobs.get(key) == b"1"
+    assert await keys(blobs) == [key]
+    await blobs.delete(key)
+    assert await keys(blobs) == []
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", ".", "..", "a/../b", "../x", "a/./b", "a\\b", "a\0b"])
+async def test_a_key_that_is_not_normal_is_a_value_error(blobs: Blobs, key: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    for call in (
+        blobs.put(key, b""),
+        blobs.put_file(key, file),
+        blobs.get(key),
+        blobs.get_file(key, tmp_path / "out"),
+        blobs.stat(key),
+        blobs.delete(key),
+    ):
+        with pytest.raises(ValueError, match="not a normal relative key"):
+            await call
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "expected"),
+    [
+        (0, None, b"0123456789"),
+        (4, None, b"456789"),
+        (4, 3, b"456"),
+        (0, 10, b"0123456789"),
+        (8, 5, b"89"),
+        (10, 1, b""),
+        (99, None, b""),
+        (99, 5, b""),
+        (3, 0, b""),
+        (0, 0, b""),
+    ],
+)
+async def test_a_range_gives_what_the_blob_has_of_it(
+    blobs: Blobs, start: int, length: int | None, expected: bytes
+) -> None:
+    await blobs.put("key", b"0123456789")
+    assert await blobs.get("key", start, length) == expected
+
+
+async def test_a_negative_range_is_a_value_error(blobs: Blobs) -> None:
+    await blobs.put("key", b"0123456789")
+    for start, length in ((-1, None), (0, -1)):
+        with pytest.raises(ValueError, match="negative"):
+            await blobs.get("key", start, length)
+
+
+async def test_a_missing_key_is_blob_not_found_and_fine_to_delete(blobs: Blobs, tmp_path: Path) -> None:
+    await blobs.put("folder/blob", b"1")
+    for key in ("missing", "folder", "folder/missing", "folder/blob/below"):
+        for call in (blobs.get(key), blobs.get(key, 0, 0), blobs.get_file(key, tmp_path / "out"), blobs.stat(key)):
+            with pytest.raises(BlobNotFound, match=key):
+                await call
+        await blobs.delete(key)
+    assert not (tmp_path / "out").exists()
+    assert await keys(blobs) == ["folder/blob"]
+
+
+async def test_a_deleted_blob_is_gone_and_may_come_again(blobs: Blobs) -> None:
+    await blobs.put("a/b/c", b"1")
+    await blobs.delete("a/b/c")
+    await blobs.delete("a/b/c")
+    with pytest.raises(BlobNotFound):
+        await blobs.get("a/b/c")
+    await blobs.put("a/b/c", b"2")
+    assert await blobs.get("a/b/c") == b"2"
+
+
+async def test_a_listing_is_in_the_order_of_whole_keys(blobs: Blobs) -> None:
+    names = ["a/z", "a-b", "a.b/c", "a0", "B", "a/b/c", "a/b-c", "ä", "z/1", "z/10", "z/2"]
+    for index, name in enumerate(names):
+        await blobs.put(name, b"x" * index)
+    assert await keys(blobs) == sorted(names)
+    assert {b.key: b.size_bytes async for b in blobs.list("")} == {name: i for i, name in enumerate(names)}
+
+
+async def test_a_prefix_selects_by_characters_not_by_folders(blobs: Blobs) -> None:
+    for name in ("up/one", "up/on/two", "up/other", "upper", "down"):
+        await blobs.put(name, b"")
+    assert await keys(blobs, "up/") == ["up/on/two", "up/one", "up/other"]
+    assert await keys(blobs, "up/on") == ["up/on/two", "up/one"]
+    assert await keys(blobs, "up") == ["up/on/two", "up/one", "up/other", "upper"]
+    assert await keys(blobs, "up/one") == ["up/one"]
+    assert await keys(blobs, "up/one/") == []
+    assert await keys(blobs, "nothing/here") == []
+
+
+async def test_a_long_listing_is_complete(blobs: Blobs) -> None:
+    names = [f"many/{i:04}" for i in range(1205)]  # more than a page of S3, and than a batch of ours
+    limit = asyncio.Semaphore(16)
+
+    async def put(name: str) -> None:
+        async with limit:
+            await blobs.put(name, b"")
+
+    await asyncio.gather(*(put(name) for name in names))
+    assert await keys(blobs, "many/") == names
+    assert await delete_prefix(blobs, "many/") == len(names)
+    assert await keys(blobs) == []
+
+
+async def test_a_large_file_goes_in_and_comes_out_whole(blobs: Blobs, tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.write_bytes(os.urandom(BIG))
+    await blobs.put_file("packs/0.tar", source)
+    assert (await blobs.stat("packs/0.tar")).size_bytes == BIG
+    copy.write_bytes(b"an older file")
+    await blobs.get_file("packs/0.tar", copy)
+    assert copy.read_bytes() == source.read_bytes()
+    assert await blobs.get("packs/0.tar", 6 * 1024**2, 100) == source.read_bytes()[6 * 1024**2 :][:100]
+    assert sorted(name for name in os.listdir(tmp_path) if name != "store") == ["copy", "source"]
+
+
+async def test_large_bytes_go_in_whole(blobs: Blobs) -> None:
+    data = os.urandom(BIG)
+    await blobs.put("big", data)
+    assert await blobs.get("big") == data
+
+
+async def test_an_empty_file_is_a_blob(blobs: Blobs, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    await blobs.put_file("empty", tmp_path / "empty")
+    await blobs.get_file("empty", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+async def test_a_source_file_that_is_missing_is_the_callers_fault(blobs: Blobs, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        await blobs.put_file("key", tmp_path / "missing")
+    assert await keys(blobs) == []
+
+
+async def test_readers_beside_writers_see_whole_blobs_only(blobs: Blobs) -> None:
+    await blobs.put("key", b"0" * 300_000)
+
+    async def write(digit: int) -> None:
+        await blobs.put("key", str(digit).encode() * 300_000)
+
+    async def read() -> None:
+        data = await blobs.get("key")
+        assert len(data) == 300_000
+        assert len(set(data)) == 1
+
+    await asyncio.gather(*(step for i in range(8) for step in (write(i), read())))
+
+
+# What only a folder can meet.
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> FolderBlobs:
+    blobs = FolderBlobs(tmp_path / "store")
+    await blobs.ensure_bucket()
+    return blobs
+
+
+async def test_a_put_that_fails_midway_leaves_nothing_and_names_a_full_disk(
+    folder: FolderBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await folder.put("key", b"before")
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Unavailable, match="no space is left on its disk"):
+        await folder.put("key", b"after")
+    with pytest.raises(Unavailable, match="no space"):
+        await folder.put("other", b"after")
+    monkeypatch.undo()
+    assert await folder.get("key") == b"before"
+    assert await keys(folder) == ["key"]
+    assert list((tmp_path / "store" / TEMPORARY).iterdir()) == []
+
+
+async def test_what_a_crashed_writer_left_is_neither_listed_nor_kept_for_ever(
+    folder: FolderBlobs, tmp_path: Path
+) -> None:
+    old, young = (tmp_path / "store" / TEMPORARY / name for name in ("old", "young"))
+    old.write_bytes(b"half")
+    young.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert await keys(folder) == []
+    assert await keys(folder, ".s") == []
+    await folder.ensure_bucket()
+    assert (old.exists(), young.exists()) == (False, True)
+    with pytest.raises(ValueError, match="store's own"):
+        await folder.get(f"{TEMPORARY}/young")
+
+
+async def test_symbolic_links_are_not_followed(folder: FolderBlobs, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    (tmp_path / "store" / "folder").symlink_to(outside)
+    (tmp_path / "store" / "file").symlink_to(outside / "secret")
+    for key in ("folder/secret", "file"):
+        with pytest.raises(BlobNotFound):
+            await folder.get(key)
+        with pytest.raises(BlobNotFound):
+            await folder.stat(key)
+    with pytest.raises(StoreRefused, match="symbolic link"):
+        await folder.put("folder/new", b"x")
+    await folder.delete("folder/secret")
+    assert await keys(folder) == []
+    assert await keys(folder, "folder/") == []
+    assert [p.name for p in outside.iterdir()] == ["secret"]
+
+
+async def test_a_key_below_a_blob_is_refused_in_words(folder: FolderBlobs) -> None:
+    await folder.put("a", b"")
+    await folder.put("b/c", b"")
+    for key in ("a/b", "b"):
+        with pytest.raises(StoreRefused, match="both a blob and a folder"):
+            await folder.put(key, b"")
+
+
+async def test_deleting_leaves_no_empty_folders(folder: FolderBlobs, tmp_path: Path) -> None:
+    await folder.put("a/b/c/d", b"")
+    await folder.put("a/e", b"")
+    await folder.delete("a/b/c/d")
+    assert sorted(p.name for p in (tmp_path / "store" / "a").iterdir()) == ["e"]
+
+
+async def test_a_folder_that_is_gone_does_not_answer(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="missing"):
+        await FolderBlobs(tmp_path / "nowhere").ping()
+
+
+async def test_putting_beside_deleting_in_one_folder_never_fails(folder: FolderBlobs) -> None:
+    async def cycle(name: str) -> None:
+        for _ in range(20):
+            await folder.put(f"shared/deep/{name}", b"x")
+            await folder.delete(f"shared/deep/{name}")
+
+    await asyncio.gather(*(cycle(str(i)) for i in range(4)))
+    assert await keys(folder) == []
+
+
+# What only S3 can meet.
+
+
+async def test_a_wrong_secret_is_refused_by_name(s3_server: CephGateway) -> None:
+    blobs = await s3_blobs(s3_server, f"bucket-{uuid.uuid4().hex[:8]}")
+    await blobs.put("key", b"1")
+    stranger = S3Blobs(s3_client(s3_server.endpoint, s3_server.access_key, "wrong", secure=False), blobs.bucket)
+    with pytest.raises(StoreRefused, match="SignatureDoesNotMatch"):
+        await stranger.get("key")
+    with pytest.raises(StoreRefused, match="SignatureDoesNotMatch"):
+        await stranger.put("key", b"2")
+    with pytest.raises(StoreRefused):
+        await stranger.ping()
+    assert await blobs.get("key") == b"1"
+
+
+async def test_a_missing_bucket_does_not_answer_until_it_is_made_by_all_at_once(s3_server: CephGateway) -> None:
+    client = s3_client(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
+    blobs = S3Blobs(client, f"bucket-{uuid.uuid4().hex[:8]}")
+    with pytest.raises(Unavailable, match="does not exist"):
+        await blobs.ping()
+    with pytest.raises(Unavailable, match="NoSuchBucket"):
+        await blobs.put("key", b"")
+    await asyncio.gather(*(blobs.ensure_bucket() for _ in range(4)))
+    await blobs.ping()
+
+
+async def test_a_server_that_is_away_does_not_answer() -> None:
+    blobs = S3Blobs(s3_client(f"127.0.0.1:{free_port()}", "a", "b", secure=False, retries=1))
+    for call in (blobs.put("key", b""), blobs.get("key"), blobs.stat("key"), blobs.ping(), keys(blobs)):
+        with pytest.raises(Unavailable):
+            await call
+
+
+async def test_a_body_that_breaks_off_is_never_taken_for_the_blob(tmp_path: Path) -> None:
+    async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: "e"\r\n\r\nhalf')
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(half, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    blobs = S3Blobs(s3_client(f"127.0.0.1:{port}", "a", "b", secure=False, retries=0))
+    with pytest.raises(Unavailable):
+        await blobs.get("key")
+    with pytest.raises(Unavailable):
+        await blobs.get_file("key", tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+    server.close()
