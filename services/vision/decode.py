@@ -26,6 +26,7 @@ MAX_ICON_SIDE = 1_024  # pixels; an icon's directory can name 256 at most, and i
 GIANT_PIXELS = 64_000_000  # above this, one at a time in a process: 16,000 x 16,000 RGB takes 1 GB in Pillow
 STRIP_PIXELS = 8_000_000  # pixels converted at a time, so that a giant costs little beyond its own bytes
 
+_OPENED = tuple(format_ for format_ in FORMATS if format_ != "MPO")  # Pillow opens those as JPEG, then looks closer
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -103,7 +104,7 @@ def _opened(data: bytes, name: str) -> Generator[Image.Image]:
         _require_small_icon(data, name)
         # Our own limits are on sides; Pillow's guard (179 MPix) would refuse what the quotas allow.
         Image.MAX_IMAGE_PIXELS = MAX_SIDE * MAX_SIDE
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        with Image.open(BytesIO(data), formats=_OPENED) as image:
             yield image
     except InvalidImage:
         raise
@@ -139,7 +140,8 @@ def _info_of(image: Image.Image) -> ImageInfo:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 where there is none, or none that can be read: a broken tag is no reason to refuse."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # The base's method: a PNG's own would decode every pixel to see whether EXIF follows them.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - Pillow's plugins raise a dozen types on hostile bytes
         return 1
     return value if isinstance(value, int) and value in _TURNS else 1

@@ -1,0 +1,309 @@
+"""Every way an image may lie, and the one array that must come out."""
+
+import contextlib
+import random
+import struct
+import zlib
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from services.kit.errors import InvalidImageFormat, InvalidImageSize
+from services.vision import decode as decode_module
+from services.vision.decode import FORMATS, decode, inspect
+from services.vision.repack import encode_for_pack
+
+T = Image.Transpose
+# How a camera stores an upright picture for each EXIF orientation: the inverse of what a viewer must do.
+STORED = {
+    1: None,
+    2: T.FLIP_LEFT_RIGHT,
+    3: T.ROTATE_180,
+    4: T.FLIP_TOP_BOTTOM,
+    5: T.TRANSPOSE,
+    6: T.ROTATE_90,
+    7: T.TRANSVERSE,
+    8: T.ROTATE_270,
+}
+
+
+def picture(width: int = 96, height: int = 128) -> Image.Image:
+    """Blocks of 16 pixels in colours that differ everywhere, so that every turn shows."""
+    colours = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+    return Image.fromarray(colours).resize((width, height), Image.Resampling.NEAREST)
+
+
+def encoded(image: Image.Image, format_: str, **options: Any) -> bytes:
+    out = BytesIO()
+    image.save(out, format_, **options)
+    return out.getvalue()
+
+
+def turned(orientation: int, format_: str, **options: Any) -> bytes:
+    transpose = STORED[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = picture() if transpose is None else picture().transpose(transpose)
+    return encoded(image, format_, exif=exif, **options)
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG whose header promises more pixels than its data holds."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize(
+    ("format_", "options"),
+    [
+        ("PNG", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("WEBP", {"lossless": True}),
+    ],
+)
+def test_the_eight_exif_orientations_give_the_same_pixels(format_: str, options: dict[str, Any]) -> None:
+    for orientation in range(1, 9):
+        data = turned(orientation, format_, **options)
+        info = inspect(data)
+        assert (info.orientation, info.width, info.height) == (orientation, 96, 128)
+        assert (info.stored_width, info.stored_height) == ((128, 96) if orientation >= 5 else (96, 128))
+        np.testing.assert_array_equal(decode(data), pixels_of(picture()), err_msg=f"orientation {orientation}")
+
+
+def test_the_eight_exif_orientations_of_a_jpeg_agree() -> None:
+    for orientation in range(1, 9):
+        pixels = decode(turned(orientation, "JPEG", quality=95, subsampling=0))
+        difference = np.abs(pixels.astype(int) - pixels_of(picture()).astype(int))
+        assert difference.mean() < 4, f"orientation {orientation}"
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 4711])
+def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture(), "PNG", exif=exif)
+    assert inspect(data).orientation == 1
+    np.testing.assert_array_equal(decode(data), pixels_of(picture()))
+
+
+def test_each_of_the_eight_formats_is_recognised_and_decoded() -> None:
+    for format_ in FORMATS:
+        options: dict[str, Any] = {
+            "MPO": {"save_all": True, "append_images": [picture()]},
+            "ICO": {"sizes": [(96, 128)]},
+        }.get(format_, {})
+        data = encoded(picture(), format_, **options)
+        assert inspect(data).format == format_
+        assert decode(data).shape == (128, 96, 3), format_
+
+
+@pytest.mark.parametrize("format_", ["PPM", "TGA", "SGI"])
+def test_another_format_is_refused_by_name(format_: str) -> None:
+    with pytest.raises(InvalidImageFormat, match="JPEG, PNG, GIF") as caught:
+        inspect(encoded(picture(), format_), "a/b.img")
+    assert caught.value.metadata["file"] == "a/b.img"
+    assert caught.value.reason == "InvalidImageFormat"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0\0\1\0", b"\0\0\1\0\1\0", b"GIF89a", b"\xff\xd8\xff", b"II*\0", b"not an image"]
+)
+def test_bytes_that_are_no_image_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidImageFormat):
+        decode(data)
+
+
+def test_an_image_smaller_than_50_pixels_is_refused_with_its_size() -> None:
+    with pytest.raises(InvalidImageSize, match="40 x 40") as caught:
+        inspect(encoded(Image.new("RGB", (40, 40)), "PNG"))
+    assert caught.value.reason == "InvalidImageSize"
+    with pytest.raises(InvalidImageSize):
+        inspect(encoded(Image.new("RGB", (49, 200)), "PNG"))
+    assert inspect(encoded(Image.new("RGB", (50, 50)), "PNG")).width == 50
+
+
+def test_a_side_above_16000_is_refused_before_decoding() -> None:
+    for width, height in ((16_001, 60), (60, 16_001), (2_000_000_000, 2_000_000_000)):
+        data = png_claiming(width, height)
+        with pytest.raises((InvalidImageSize, InvalidImageFormat)):
+            inspect(data)
+        with pytest.raises((InvalidImageSize, InvalidImageFormat)):
+            decode(data)
+
+
+def test_a_header_of_15000_pixels_a_side_passes_inspection_and_its_missing_pixels_are_named() -> None:
+    data = png_claiming(15_000, 15_000)
+    assert inspect(data).width == 15_000
+    with pytest.raises(InvalidImageFormat) as caught:
+        decode(data)
+    assert caught.value.__cause__ is not None
+
+
+def test_inspection_decodes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    # An icon is decoded when it is opened (and is small); a WEBP's decoder sees the header only.
+    files = [encoded(picture(), format_) for format_ in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    for data in files:
+        assert inspect(data).width == 96
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF"])
+def test_a_truncated_file_is_refused_with_its_cause(format_: str) -> None:
+    data = encoded(picture(480, 480), format_)
+    with pytest.raises(InvalidImageFormat) as caught:
+        decode(data[: len(data) // 2], name="half")
+    assert caught.value.__cause__ is not None
+    assert "half" in str(caught.value)
+
+
+def test_damaged_files_either_decode_or_raise_the_one_error() -> None:
+    randomness = random.Random(0)
+    for format_ in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "ICO", "TIFF"):
+        data = encoded(picture(), format_)
+        for _ in range(40):
+            damaged = bytearray(data)
+            for _ in range(randomness.randint(1, 8)):
+                damaged[randomness.randrange(len(damaged))] = randomness.randrange(256)
+            with contextlib.suppress(InvalidImageFormat, InvalidImageSize):
+                assert decode(bytes(damaged)).ndim == 3
+
+
+def test_a_cmyk_jpeg_becomes_rgb() -> None:
+    data = encoded(Image.new("RGB", (64, 64), (255, 0, 0)).convert("CMYK"), "JPEG", quality=95)
+    assert np.abs(decode(data).astype(int) - [255, 0, 0]).max() < 12
+
+
+def test_a_sixteen_bit_png_keeps_its_high_byte() -> None:
+    ramp = np.linspace(0, 65_535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    pixels = decode(encoded(Image.fromarray(ramp), "PNG"))
+    np.testing.assert_array_equal(pixels[:, :, 0], ramp >> 8)
+    np.testing.assert_array_equal(pixels[:, :, 0], pixels[:, :, 2])
+
+
+def test_a_sixteen_bit_tiff_is_read_in_either_byte_order() -> None:
+    ramp = np.linspace(0, 65_535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    for order in ("<", ">"):
+        image = (
+            Image.fromarray(ramp.astype(f"{order}u2"))
+            if order == "<"
+            else Image.frombytes("I;16B", (64, 64), ramp.astype(">u2").tobytes())
+        )
+        np.testing.assert_array_equal(decode(encoded(image, "TIFF"))[:, :, 1], ramp >> 8)
+
+
+def test_samples_of_32_bits_are_refused_rather_than_guessed() -> None:
+    for array in (np.zeros((64, 64), np.int32), np.zeros((64, 64), np.float32)):
+        with pytest.raises(InvalidImageFormat, match="32 bits"):
+            decode(encoded(Image.fromarray(array), "TIFF"))
+
+
+def test_transparency_is_composited_on_white_in_every_mode() -> None:
+    red = Image.new("RGBA", (64, 64), (255, 0, 0, 255))
+    red.paste((0, 0, 255, 0), (0, 0, 32, 64))
+    half = Image.new("LA", (64, 64), (0, 128))
+    palette = red.convert("P")
+    palette.putpixel((0, 0), 0)
+    transparent = Image.new("P", (64, 64), 1)
+    transparent.putpalette([255, 0, 0, 0, 255, 0])
+    transparent.paste(0, (0, 0, 32, 64))
+    assert decode(encoded(red, "PNG"))[0, 0].tolist() == [255, 255, 255]
+    assert decode(encoded(red, "PNG"))[0, 63].tolist() == [255, 0, 0]
+    assert decode(encoded(half, "PNG"))[5, 5].tolist() == [127, 127, 127]
+    pixels = decode(encoded(transparent, "PNG", transparency=0))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[0, 63].tolist() == [0, 255, 0]
+
+
+def test_only_the_first_frame_of_an_animation_is_used_and_the_rest_is_flagged() -> None:
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
+    for format_ in ("GIF", "PNG", "WEBP", "TIFF"):
+        data = encoded(frames[0], format_, save_all=True, append_images=frames[1:])
+        assert inspect(data).animated, format_
+        assert np.abs(decode(data).astype(int) - [255, 0, 0]).max() < 6, format_
+    assert not inspect(encoded(frames[0], "GIF")).animated
+
+
+def test_an_mpo_gives_its_first_picture_and_is_no_animation() -> None:
+    data = encoded(Image.new("RGB", (64, 64), "red"), "MPO", save_all=True, append_images=[Image.new("RGB", (64, 64))])
+    assert inspect(data).format == "MPO"
+    assert not inspect(data).animated
+    assert np.abs(decode(data).astype(int) - [255, 0, 0]).max() < 6
+
+
+def test_an_icon_that_hides_a_huge_picture_is_refused_before_it_is_decoded() -> None:
+    inner = png_claiming(15_000, 15_000)
+    icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, len(inner), 22) + inner
+    with pytest.raises(InvalidImageSize, match="15000 x 15000"):
+        inspect(icon)
+
+
+def test_a_long_side_is_scaled_down_without_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (600, 500, 3), dtype=np.uint8))
+    data = encoded(noise, "PNG")
+    whole = decode(data, max_side=300)
+    assert whole.shape == (300, 250, 3)
+    np.testing.assert_array_equal(whole, pixels_of(noise.resize((250, 300), Image.Resampling.BILINEAR)))
+    monkeypatch.setattr(decode_module, "STRIP_PIXELS", 500 * 37)
+    assert np.abs(decode(data, max_side=300).astype(int) - whole).max() <= 1
+    np.testing.assert_array_equal(decode(data), pixels_of(noise))
+
+
+def test_a_jpeg_may_come_smaller_but_not_below_what_was_asked() -> None:
+    data = encoded(picture(1600, 960), "JPEG")
+    assert decode(data, at_least=256).shape == (480, 800, 3) or decode(data, at_least=256).shape == (320, 534, 3)
+    assert min(decode(data, at_least=256).shape[:2]) >= 256
+    assert decode(data).shape == (960, 1600, 3)
+    assert decode(turned(6, "JPEG"), at_least=48).shape == (64, 48, 3)
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG"])
+def test_a_plain_jpeg_or_png_goes_into_the_pack_as_it_is(format_: str) -> None:
+    data = encoded(picture(), format_)
+    packed = encode_for_pack(data, inspect(data))
+    assert packed.data is data
+    assert (packed.extension, packed.width, packed.height) == ({"JPEG": "jpg", "PNG": "png"}[format_], 96, 128)
+
+
+def test_what_is_not_upright_still_or_plain_is_re_encoded_and_looks_the_same() -> None:
+    animated = encoded(picture(), "PNG", save_all=True, append_images=[Image.new("RGB", (96, 128))])
+    cases = [(turned(6, "JPEG", quality=95), "jpg"), (turned(5, "PNG"), "png"), (animated, "png")]
+    cases += [(encoded(picture(), format_), "png") for format_ in ("BMP", "GIF", "TIFF")]
+    cases += [(encoded(picture(), "WEBP"), "jpg")]
+    for data, extension in cases:
+        packed = encode_for_pack(data, inspect(data))
+        again = inspect(packed.data)
+        assert packed.reencoded
+        assert packed.extension == extension
+        assert (again.orientation, again.animated, again.width, again.height) == (1, False, 96, 128)
+        difference = np.abs(decode(packed.data).astype(int) - decode(data)).mean()
+        assert difference == 0 if extension == "png" else difference < 3
+        assert encode_for_pack(data, inspect(data)).data == packed.data
+
+
+def test_an_image_above_10240_pixels_is_scaled_for_the_pack() -> None:
+    data = encoded(Image.new("RGB", (12_000, 60), "red"), "PNG")
+    packed = encode_for_pack(data, inspect(data))
+    assert (packed.width, packed.height, packed.extension) == (10_240, 51, "jpg")
+    assert inspect(packed.data).width == 10_240
+
+
+def test_a_broken_image_never_reaches_a_pack() -> None:
+    data = encoded(picture(), "JPEG")
+    with pytest.raises(InvalidImageFormat):
+        encode_for_pack(data[: len(data) // 2], inspect(data))
