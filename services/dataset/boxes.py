@@ -1,0 +1,83 @@
+"""Boxes from the numbers of an annotation file to pixels of the packed, upright image."""
+
+from dataclasses import dataclass
+
+Box = tuple[float, float, float, float]  # x, y, width, height
+EDGE = 1e-3  # of a side: so far a box may reach out without a word
+KEPT = 0.5  # of its area: a box with less inside the image is wrong rather than cut
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The sides, in pixels, that boxes refer to."""
+
+    width: float
+    height: float
+
+    def holds(self, box: Box) -> bool:
+        """Whether the box lies inside, give or take the tolerance at the edge."""
+        x, y, w, h = box
+        dx, dy = EDGE * self.width, EDGE * self.height
+        return x >= -dx and y >= -dy and x + w <= self.width + dx and y + h <= self.height + dy
+
+    def clipped(self, box: Box) -> Box:
+        """The part of the box that lies inside; its area may be 0."""
+        x, y, w, h = box
+        left, top = min(max(x, 0.0), self.width), min(max(y, 0.0), self.height)
+        right, bottom = max(min(x + w, self.width), left), max(min(y + h, self.height), top)
+        return left, top, right - left, bottom - top
+
+    @property
+    def swapped(self) -> "Frame":
+        """The frame lying on its side."""
+        return Frame(self.height, self.width)
+
+
+def fault(box: Box, frame: Frame) -> str:
+    """The code of the finding about a box in pixels; "" if nothing is wrong, "boxClipped" if it can be kept."""
+    _, _, w, h = box
+    if w <= 0 or h <= 0:
+        return "boxEmpty"
+    _, _, inside_w, inside_h = frame.clipped(box)
+    if frame.holds(box) and inside_w > 0 and inside_h > 0:
+        return ""
+    if inside_w * inside_h >= KEPT * w * h and not _is_corners(box, frame):
+        return "boxClipped"
+    if frame.swapped.holds(box):
+        return "boxSidesSwapped"
+    return "boxAsCorners" if _is_corners(box, frame) else "boxOutOfFrame"
+
+
+def _is_corners(box: Box, frame: Frame) -> bool:
+    """Whether the four numbers make sense as two opposite corners, and as nothing else."""
+    x, y, w, h = box
+    return not frame.holds(box) and frame.holds((x, y, w - x, h - y)) and x > 0 and y > 0 and w > x and h > y
+
+
+def scaled(box: Box, across: float, down: float) -> Box:
+    """The box with its x-values multiplied by `across` and its y-values by `down`."""
+    x, y, w, h = box
+    return x * across, y * down, w * across, h * down
+
+
+def turned(box: Box, orientation: int, frame: Frame) -> Box:
+    """A box drawn on the picture as stored, in `frame`, where it lies once EXIF orientation 1..8 has been applied."""
+    x, y, w, h = box
+    left, top, right, bottom = x, y, frame.width - x - w, frame.height - y - h
+    match orientation:
+        case 2:
+            return right, top, w, h
+        case 3:
+            return right, bottom, w, h
+        case 4:
+            return left, bottom, w, h
+        case 5:
+            return top, left, h, w
+        case 6:
+            return bottom, left, h, w
+        case 7:
+            return bottom, right, h, w
+        case 8:
+            return top, right, h, w
+        case _:
+            return box

@@ -1,0 +1,166 @@
+"""Checks one image and fits its annotations: a pure function of its bytes and its row, run off the event loop."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from msgspec import structs
+
+from services.dataset import boxes
+from services.dataset.boxes import Frame
+from services.dataset.coco import Mark, Row
+from services.dataset.domain import BoxConvention
+from services.dataset.findings import FindingLog
+from services.kit.errors import InvalidImage, InvalidImageSize
+from services.vision.decode import MAX_SIDE, MIN_SIDE, SCALED_SIDE, ImageInfo, inspect
+from services.vision.repack import PackImage, encode_for_pack
+from services.vision.snapshot import AnnotationKind, Box, Entry
+
+SIDES_ALIKE = 0.01  # relative difference of the aspect ratios of two sizes of one picture
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a dataset asks of each of its images."""
+
+    kind: AnnotationKind
+    convention: BoxConvention
+    categories: Sequence[str]
+    max_regions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An image that goes into the snapshot."""
+
+    entry: Entry
+    image: PackImage
+
+
+def check_image(data: bytes, row: Row, rules: Rules, log: FindingLog) -> Packed | None:
+    """The image as the snapshot holds it, or None and a finding of severity ERROR."""
+    try:
+        info = inspect(data, row.file, min_side=MIN_SIDE, max_side=MAX_SIDE)
+        entry = _entry(row, info, rules, log)
+        if entry is None:
+            return None
+        image = encode_for_pack(data, info, name=row.file)
+    except InvalidImage as fault:
+        code = "imageSidesInvalid" if isinstance(fault, InvalidImageSize) else "imageUndecodable"
+        log.add(code, row.file, row.id, problem=fault.metadata["problem"])
+        return None
+    _remark(row, info, log)
+    if (image.width, image.height) != (entry.width, entry.height):
+        entry = _resized(entry, image.width, image.height)
+    return Packed(entry, image)
+
+
+def _remark(row: Row, info: ImageInfo, log: FindingLog) -> None:
+    if info.orientation != 1:
+        log.add("imageOriented", row.file, row.id, orientation=info.orientation)
+    if info.animated:
+        log.add("imageAnimated", row.file, row.id)
+    if max(info.width, info.height) > SCALED_SIDE:
+        log.add("imageScaled", row.file, row.id, width=info.width, height=info.height, limit=SCALED_SIDE)
+
+
+def _entry(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> Entry | None:
+    """The annotations of the upright image before any scaling."""
+    entry = Entry(image_id=row.snapshot_id, file_name=row.file, width=info.width, height=info.height)
+    if rules.kind is AnnotationKind.IMAGE_CLASSIFICATION:
+        label = _label(row, rules, log)
+        return None if label is None else structs.replace(entry, labels=(label,))
+    if len(row.marks) > rules.max_regions:
+        log.add("imageTooManyBoxes", row.file, row.id, count=len(row.marks), limit=rules.max_regions)
+        return None
+    found = _boxes(row, info, rules, log)
+    return None if found is None else structs.replace(entry, boxes=found)
+
+
+def _label(row: Row, rules: Rules, log: FindingLog) -> int | None:
+    found = sorted({mark.category for mark in row.marks})
+    if not found:
+        log.add("imageUntagged", row.file, row.id)
+        return None
+    if len(found) > 1:
+        names = ", ".join(rules.categories[index] for index in found[:5])
+        log.add("imageSeveralTags", row.file, row.id, count=len(found), categories=names)
+        return None
+    if len(row.marks) > 1:
+        log.add("tagRepeated", row.file, row.id, row.marks[1].id, category=rules.categories[found[0]])
+    return found[0]
+
+
+def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Box, ...] | None:
+    """The boxes in pixels of the upright image; None if it is unknown what their numbers refer to."""
+    upright = Frame(info.width, info.height)
+    frame, orientation, across, down = upright, 1, 1.0, 1.0
+    declared = Frame(row.width or 0, row.height or 0)
+    if rules.convention is BoxConvention.RELATIVE:
+        across, down = upright.width, upright.height
+    drawn = [mark.bbox for mark in row.marks if mark.bbox]
+    if row.width and row.height and declared != upright and drawn:
+        stored = Frame(info.stored_width, info.stored_height)
+        if declared == stored and _drawn_before_turning(drawn, stored, upright, rules):
+            log.add("imageBoxesTurned", row.file, row.id, orientation=info.orientation)
+            frame, orientation = stored, info.orientation
+            across, down = (stored.width, stored.height) if across != 1 else (1.0, 1.0)
+        elif declared != stored and rules.convention is not BoxConvention.RELATIVE:
+            if not _alike(declared, upright):
+                log.add("imageFrameUnknown", row.file, row.id, **_sides(declared, upright))
+                return None
+            log.add("imageSidesDiffer", row.file, row.id, **_sides(declared, upright), done="its boxes were scaled")
+            across, down = upright.width / declared.width, upright.height / declared.height
+    found: list[Box] = []
+    for mark in row.marks:
+        box = _fit(mark, row, frame, (across, down), log)
+        if box:
+            found.append(Box(*boxes.turned(box, orientation, frame), mark.category, mark.iscrowd))
+    return tuple(found)
+
+
+def _drawn_before_turning(
+    drawn: Iterable[boxes.Box], stored: Frame, upright: Frame, rules: Rules
+) -> bool:
+    """Whether boxes refer to the picture as stored: what the file declares, unless they only fit the upright one."""
+    if rules.convention is BoxConvention.RELATIVE:
+        return True
+    listed = list(drawn)
+    return all(stored.holds(box) for box in listed) or not all(upright.holds(box) for box in listed)
+
+
+def _alike(one: Frame, other: Frame) -> bool:
+    return abs(one.width * other.height / (one.height * other.width) - 1) <= SIDES_ALIKE
+
+
+def _sides(declared: Frame, upright: Frame) -> dict[str, object]:
+    return {
+        "declared_width": f"{declared.width:g}",
+        "declared_height": f"{declared.height:g}",
+        "width": f"{upright.width:g}",
+        "height": f"{upright.height:g}",
+    }
+
+
+def _fit(mark: Mark, row: Row, frame: Frame, scale: tuple[float, float], log: FindingLog) -> boxes.Box | None:
+    """The box in pixels, cut to the frame; None and a finding if it cannot be right."""
+    if mark.bbox is None:
+        return None
+    box = boxes.scaled(mark.bbox, *scale)
+    code = boxes.fault(box, frame)
+    cut = frame.clipped(box)
+    if code:
+        shown = {"box": _shown(mark.bbox), "clipped": _shown(cut), "width": frame.width, "height": frame.height}
+        log.add(code, row.file, row.id, mark.id, **shown)
+    return cut if code in ("", "boxClipped") else None
+
+
+def _shown(box: boxes.Box) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in box) + "]"
+
+
+def _resized(entry: Entry, width: int, height: int) -> Entry:
+    across, down = width / entry.width, height / entry.height
+    moved = tuple(
+        Box(*boxes.scaled((box.x, box.y, box.w, box.h), across, down), box.category, box.iscrowd) for box in entry.boxes
+    )
+    return structs.replace(entry, width=width, height=height, boxes=moved)

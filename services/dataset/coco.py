@@ -1,0 +1,288 @@
+"""Reads and checks a COCO file: untrusted bytes into rows of work, or findings that say what is wrong where."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Annotated
+
+import msgspec
+
+from services.dataset.domain import BoxConvention
+from services.dataset.findings import FindingLog
+from services.kit.blobs import check_key, from_uri
+from services.kit.errors import UnreadableUri
+from services.vision.snapshot import AnnotationKind
+
+MAX_NAME = 256  # characters of a category's name
+EDGE = 1e-3  # how far a relative box may reach beyond 1 and still be one
+
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class CocoImage(msgspec.Struct, frozen=True, gc=False):
+    """An entry of `images`; what is not listed here is ignored."""
+
+    id: Id
+    file_name: str = ""
+    coco_url: str | None = None
+    absolute_url: str | None = None
+    width: float | None = None
+    height: float | None = None
+
+
+class CocoAnnotation(msgspec.Struct, frozen=True):
+    """An entry of `annotations`."""
+
+    image_id: Id
+    id: Id | None = None
+    category_id: Id | None = None
+    bbox: list[float] | None = None
+    iscrowd: int | bool = 0
+
+
+class CocoCategory(msgspec.Struct, frozen=True):
+    """An entry of `categories`."""
+
+    id: Id
+    name: str = ""
+
+
+class CocoFile(msgspec.Struct, frozen=True):
+    """A COCO file."""
+
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation] = []
+    categories: list[CocoCategory] = []
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An annotation as a chunk's worker needs it; its box as the file has it."""
+
+    id: int | None
+    category: int  # index into the snapshot's categories
+    bbox: tuple[float, float, float, float] | None = None
+    iscrowd: bool = False
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """An image to check."""
+
+    snapshot_id: int  # unique over all files of the dataset, ascending
+    id: int  # as in its file
+    file: str  # the image, as its file names it
+    key: str  # in the store
+    width: float | None  # as declared
+    height: float | None
+    marks: list[Mark]
+
+
+_decoder = msgspec.json.Decoder(CocoFile)
+
+
+def parse(data: bytes, uri: str, log: FindingLog) -> CocoFile | None:
+    """The file, or None and a fatal finding that names line and column."""
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return _decoder.decode(data)
+    except msgspec.ValidationError as fault:
+        log.add("annotationFileNotCoco", uri, problem=str(fault))
+    except msgspec.DecodeError as fault:
+        _not_json(data, str(fault), uri, log)
+    except RecursionError:
+        log.add("annotationFileNotCoco", uri, problem="its values are nested too deeply")
+    except UnicodeDecodeError as fault:
+        _not_json(data, f"not UTF-8 (byte {fault.start})", uri, log)
+    return None
+
+
+def _not_json(data: bytes, fault: str, uri: str, log: FindingLog) -> None:
+    problem, _, place = fault.partition(" (byte ")
+    offset = int(place.removesuffix(")")) if place else len(data)
+    before = data[:offset]
+    line = before.count(b"\n") + 1
+    column = offset - (before.rfind(b"\n") + 1) + 1
+    found = data[offset : offset + 8]
+    if data[offset - 1 : offset] == b"-":
+        found, column = b"-" + found, column - 1
+    for token in (b"NaN", b"Infinity", b"-Infinity", b"-NaN"):
+        if found.startswith(token[:8]):
+            log.add("annotationFileNotFinite", uri, token=token.decode(), line=line, column=column)
+            return
+    problem = problem.removeprefix("JSON is malformed: ")
+    log.add("annotationFileNotJson", uri, line=line, column=column, problem=problem)
+
+
+class Categories:
+    """The categories of all files, merged by name: the first file's in the order of ids, then what others add."""
+
+    def __init__(self) -> None:
+        self.names: list[tuple[int, str]] = []
+        self._index: dict[str, int] = {}
+
+    def merge(self, declared: list[CocoCategory], uri: str, log: FindingLog) -> dict[int, int]:
+        """The index in the snapshot for each id of a file."""
+        if not declared:
+            log.add("categoriesMissing", uri)
+        by_id: dict[int, CocoCategory] = {}
+        by_name: dict[str, int] = {}
+        for category in declared:
+            if not category.name.strip() or len(category.name) > MAX_NAME:
+                log.add("categoryNameMissing", uri, category_id=category.id)
+            if category.id in by_id:
+                first = by_id[category.id].name
+                log.add("categoryDuplicateId", uri, category_id=category.id, first=first, second=category.name)
+            elif category.name in by_name:
+                first, second = by_name[category.name], category.id
+                log.add("categoryDuplicateName", uri, category=category.name, first=first, second=second)
+            by_id.setdefault(category.id, category)
+            by_name.setdefault(category.name, category.id)
+        return {id_: self._place(by_id[id_]) for id_ in sorted(by_id)}
+
+    def _place(self, category: CocoCategory) -> int:
+        if category.name not in self._index:
+            taken = {id_ for id_, _ in self.names}
+            id_ = category.id if category.id not in taken else max(taken) + 1
+            self._index[category.name] = len(self.names)
+            self.names.append((id_, category.name))
+        return self._index[category.name]
+
+
+def check_ids(file: CocoFile, uri: str, categories: dict[int, int], log: FindingLog) -> None:
+    """Every id is used once, and every annotation's category is declared."""
+    images: dict[int, str] = {}
+    for image in file.images:
+        if image.id in images:
+            log.add(
+                "imageDuplicateId", uri, image.id, image=image.id, first=images[image.id], second=image.file_name
+            )
+        images.setdefault(image.id, image.file_name)
+    seen: set[int] = set()
+    for mark in file.annotations:
+        if mark.id is not None and mark.id in seen:
+            log.add("annotationDuplicateId", uri, mark.image_id, mark.id, annotation=mark.id)
+        elif mark.id is not None:
+            seen.add(mark.id)
+        if mark.category_id is None:
+            log.add("annotationWithoutCategory", images.get(mark.image_id, uri), mark.image_id, mark.id)
+        elif mark.category_id not in categories:
+            file_name = images.get(mark.image_id, uri)
+            log.add("categoryUndeclared", file_name, mark.image_id, mark.id, category_id=mark.category_id)
+        if mark.image_id not in images:
+            log.add("annotationUnknownImage", uri, mark.image_id, mark.id, image=mark.image_id)
+
+
+def check_convention(file: CocoFile, uri: str, expected: BoxConvention, log: FindingLog) -> BoxConvention:
+    """In which unit the boxes are written; fatal findings for the minority where both occur.
+
+    A box with a value above 1 is in pixels; one within 0..1 that is not made of whole numbers is relative; the box
+    [0, 0, 1, 1] alone tells nothing and follows the others.
+    """
+    pixels, fractions, whole = [], [], 0
+    for mark in file.annotations:
+        if mark.bbox is None or len(mark.bbox) != 4:
+            continue
+        if max(mark.bbox) > 1 + EDGE:
+            pixels.append(mark)
+        elif any(value != int(value) for value in mark.bbox):
+            fractions.append(mark)
+        else:
+            whole += 1
+    if not pixels and not fractions and not whole:
+        return expected
+    relative = len(fractions) >= len(pixels) if expected is BoxConvention.UNKNOWN else expected is BoxConvention.RELATIVE
+    words = "pixels", "fractions of the image's sides"
+    for mark in pixels if relative else fractions:
+        log.add(
+            "boxUnitsMixed", uri, mark.image_id, mark.id, box=mark.bbox, found=words[not relative], expected=words[relative]
+        )
+    return BoxConvention.RELATIVE if relative else BoxConvention.ABSOLUTE
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a COCO file lies, which decides where its images lie."""
+
+    uri: str
+    key: str
+    bucket: str
+
+    def locate(self, image: CocoImage) -> str:
+        """The image's key; UnreadableUri or ValueError, which says what is wrong with its path.
+
+        A uri of the store in absolute_url or coco_url comes first; otherwise file_name, below the file's folder.
+        """
+        for uri in (image.absolute_url, image.coco_url):
+            if uri and (uri.startswith("s3://") or not image.file_name):
+                return from_uri(uri, self.bucket)
+        name = image.file_name
+        if "://" in name:
+            return from_uri(name, self.bucket)
+        if "\\" in name:
+            raise ValueError("has a backslash")
+        if name.startswith("/") or name[1:2] == ":":
+            raise ValueError("is absolute")
+        if any(ord(char) < 32 or ord(char) == 127 for char in name):
+            raise ValueError("has a control character")
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise ValueError("leaves the annotation file's folder by '..'")
+        if len(name.encode("utf-8", "replace")) > 1024:
+            raise ValueError("is longer than 1024 bytes")
+        folder = self.key.rpartition("/")[0]
+        return check_key("/".join([folder, *parts] if folder else parts))
+
+
+def rows(
+    file: CocoFile, place: Place, kind: AnnotationKind, categories: dict[int, int], shift: int, log: FindingLog
+) -> Iterator[Row]:
+    """The images in the order of their ids, each with its annotations; images without a usable path are left out."""
+    marks = sorted(file.annotations, key=attrgetter("image_id"))
+    position, foreign = 0, 0
+    for image in sorted(file.images, key=attrgetter("id")):
+        while position < len(marks) and marks[position].image_id < image.id:
+            position += 1
+        own: list[Mark] = []
+        while position < len(marks) and marks[position].image_id == image.id:
+            mark = _mark(marks[position], image, kind, categories, log)
+            own += [mark] if mark else []
+            position += 1
+        key = _locate(place, image, log)
+        foreign += sum(1 for uri in (image.coco_url, image.absolute_url) if uri and not uri.startswith("s3://"))
+        if key:
+            name = image.file_name or image.absolute_url or image.coco_url or ""
+            yield Row(shift + image.id, image.id, name, key, image.width, image.height, own)
+    if foreign:
+        log.add("imageUriIgnored", place.uri, count=foreign)
+
+
+def _locate(place: Place, image: CocoImage, log: FindingLog) -> str:
+    if not (image.file_name or image.coco_url or image.absolute_url):
+        log.add("imagePathMissing", place.uri, image.id)
+        return ""
+    path = image.file_name or image.absolute_url or image.coco_url or ""
+    try:
+        return place.locate(image)
+    except UnreadableUri as fault:
+        path, problem = fault.metadata["uri"], f"cannot be read: {fault.metadata['problem']}"
+    except ValueError as fault:
+        problem = str(fault)
+    log.add("imagePathInvalid", path, image.id, path=path, problem=problem)
+    return ""
+
+
+def _mark(
+    mark: CocoAnnotation, image: CocoImage, kind: AnnotationKind, categories: dict[int, int], log: FindingLog
+) -> Mark | None:
+    category = categories.get(-1 if mark.category_id is None else mark.category_id)
+    if category is None:
+        return None  # Found already.
+    if kind is AnnotationKind.IMAGE_CLASSIFICATION:
+        return Mark(mark.id, category)
+    if mark.bbox is None:
+        log.add("boxMissing", image.file_name, image.id, mark.id)
+        return None
+    if len(mark.bbox) != 4:
+        log.add("boxMalformed", image.file_name, image.id, mark.id, count=len(mark.bbox))
+        return None
+    x, y, w, h = mark.bbox
+    return Mark(mark.id, category, (x, y, w, h), bool(mark.iscrowd))

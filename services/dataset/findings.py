@@ -1,0 +1,241 @@
+"""Findings: what registration noticed, where, and what to do about it; their codes in one table."""
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from services.dataset.domain import FindingCounts
+
+
+class Severity(StrEnum):
+    """ERROR: left out of the snapshot. WARNING: kept or repaired, may harm training. INFO: worth knowing."""
+
+    ERROR = "ERROR"
+    WARNING = "WARNING"
+    INFO = "INFO"
+
+
+class Rule(NamedTuple):
+    """What a code means. A fatal one makes the whole annotation file unusable."""
+
+    severity: Severity
+    message: str  # a template over the variables given to `FindingLog.add`
+    remedy: str
+    fatal: bool = False
+
+
+_E, _W, _I = Severity.ERROR, Severity.WARNING, Severity.INFO
+
+RULES: dict[str, Rule] = {
+    # The annotation file as a whole.
+    "annotationFileMissing": Rule(_E, "The annotation file is no longer in the store.", "Upload it again.", True),
+    "annotationFileTooLarge": Rule(
+        _E, "The annotation file has {size_bytes} bytes, more than {limit}.", "Split it into up to 10 files.", True
+    ),
+    "annotationFileNotJson": Rule(
+        _E, "Not JSON at line {line}, column {column}: {problem}.", "Repair or re-export the file.", True
+    ),
+    "annotationFileNotFinite": Rule(
+        _E,
+        "{token} at line {line}, column {column} is not a JSON number.",
+        "Replace it by a finite number, or leave the field out.",
+        True,
+    ),
+    "annotationFileNotCoco": Rule(
+        _E, "Not a COCO file: {problem}.", "Write `images`, `annotations` and `categories` as COCO defines them.", True
+    ),
+    "categoriesMissing": Rule(_E, "The file declares no categories.", "List them under `categories`.", True),
+    "categoryNameMissing": Rule(
+        _E, "Category {category_id} has no name, or one of more than 256 characters.", "Name it.", True
+    ),
+    "categoryDuplicateId": Rule(
+        _E, "Category id {category_id} is declared twice, as {first!r} and as {second!r}.", "Use each id once.", True
+    ),
+    "categoryDuplicateName": Rule(
+        _E, "Category {category!r} is declared twice, as ids {first} and {second}.", "Keep one and relabel.", True
+    ),
+    "tooManyCategories": Rule(
+        _E, "{count} categories are more than the {limit} that {kind} allows.", "Merge or drop categories.", True
+    ),
+    "imageDuplicateId": Rule(
+        _E, "Image id {image} is used by {first!r} and again by {second!r}.", "Give every image its own id.", True
+    ),
+    "annotationDuplicateId": Rule(
+        _E, "Annotation id {annotation} is used more than once.", "Give every annotation its own id.", True
+    ),
+    "categoryUndeclared": Rule(
+        _E,
+        "The annotation's category {category_id} is not declared under `categories`.",
+        "Declare the category, or correct the annotation's category_id.",
+        True,
+    ),
+    "boxUnitsMixed": Rule(
+        _E,
+        "Box {box} is written in {found}, while most boxes here are in {expected}.",
+        "Write all boxes in pixels, or all as fractions 0..1.",
+        True,
+    ),
+    # Single annotations.
+    "annotationUnknownImage": Rule(
+        _E, "The annotation belongs to image {image}, which is not listed.", "List the image, or drop the annotation."
+    ),
+    "annotationWithoutCategory": Rule(_E, "The annotation has no category_id.", "Give it a category_id."),
+    "boxMissing": Rule(_E, "The annotation has no bbox.", "Give it `bbox: [x, y, width, height]`."),
+    "boxMalformed": Rule(_E, "bbox has {count} numbers.", "Write `[x, y, width, height]`."),
+    "boxEmpty": Rule(_E, "Box {box} has a width or height that is not positive.", "Draw the box again, or drop it."),
+    "boxOutOfFrame": Rule(
+        _E, "Box {box} lies mostly outside the image of {width} x {height}.", "Draw the box again, or drop it."
+    ),
+    "boxSidesSwapped": Rule(
+        _E,
+        "Box {box} does not fit the image of {width} x {height} but fits {height} x {width}: sides are swapped.",
+        "Write x and width along the image's width, as it is shown upright.",
+    ),
+    "boxAsCorners": Rule(
+        _E,
+        "Box {box} does not fit the image of {width} x {height}; it looks like corners [x1, y1, x2, y2].",
+        "Write `[x, y, width, height]`.",
+    ),
+    "boxClipped": Rule(_W, "Box {box} reached out of the image and was cut to {clipped}.", "Check the box."),
+    "tagRepeated": Rule(_W, "The image has the category {category!r} twice.", "Keep one of the annotations."),
+    # Single images.
+    "imagePathMissing": Rule(_E, "The image has no file_name.", "Give it a file_name relative to the COCO file."),
+    "imagePathInvalid": Rule(
+        _E,
+        "The path {path!r} {problem}.",
+        "Use a path below the COCO file's folder with `/` between its parts, or an s3:// uri of the store.",
+    ),
+    "imageMissing": Rule(
+        _E, "There is no such file in the store at {uri}.", "Upload it, or correct its path."
+    ),
+    "imageTooLarge": Rule(_E, "The image has more than {limit} bytes.", "Save it smaller."),
+    "imageSidesInvalid": Rule(_E, "The image {problem}.", "Scale or pad it, or drop it."),
+    "imageUndecodable": Rule(_E, "The image {problem}.", "Replace it by an intact file of a supported format."),
+    "imageUntagged": Rule(_E, "The image has no usable tag.", "Annotate it with one category, or drop it."),
+    "imageSeveralTags": Rule(
+        _E, "The image has {count} different tags: {categories}.", "Keep one, or register it for object detection."
+    ),
+    "imageTooManyBoxes": Rule(_E, "The image has {count} boxes, more than {limit}.", "Split the image into tiles."),
+    "imageFrameUnknown": Rule(
+        _E,
+        "The file says {declared_width} x {declared_height}, the image is {width} x {height}: its boxes fit neither.",
+        "Annotate the image as it is.",
+    ),
+    "imageSidesDiffer": Rule(
+        _W,
+        "The file says {declared_width} x {declared_height}, the image is {width} x {height}; {done}.",
+        "Correct width and height in the file.",
+    ),
+    "imageBoxesTurned": Rule(
+        _W,
+        "The boxes were drawn before EXIF orientation {orientation} was applied, and were turned with the image.",
+        "Check a few boxes of this image.",
+    ),
+    "imageOriented": Rule(_I, "EXIF orientation {orientation} was applied.", "Nothing to do."),
+    "imageAnimated": Rule(_W, "The image is an animation; only its first picture is used.", "Save one picture of it."),
+    "imageScaled": Rule(_I, "The image of {width} x {height} was scaled down to fit {limit}.", "Nothing to do."),
+    "imageUriIgnored": Rule(
+        _I, "{count} uris outside the store were ignored in favour of file_name.", "Nothing to do."
+    ),
+    # The whole dataset.
+    "exactDuplicate": Rule(_W, "The image equals {other!r} (image {other_id}){labels}.", "Keep one of the two."),
+    "categoryWithoutImages": Rule(_W, "No usable image shows the category {category!r}.", "Add images, or drop it."),
+    "categoryTooFewImages": Rule(
+        _W,
+        "The category {category!r} has {count} usable image; training needs at least {minimum} per category.",
+        "Add images of it, or drop it.",
+    ),
+    "tooFewCategories": Rule(
+        _W, "{count} category is fewer than the {minimum} that training needs.", "Add images of something else."
+    ),
+    "imagesWithoutBoxes": Rule(
+        _I, "{count} images have no box; they count as background.", "Nothing to do if that is meant."
+    ),
+    "imageIdsShifted": Rule(
+        _I, "Image ids overlap with an earlier file's; in the snapshot, {shift} is added to them.", "Nothing to do."
+    ),
+}
+
+
+class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that was noticed."""
+
+    severity: Severity
+    code: str
+    message: str
+    remedy: str
+    file: str = ""
+    image_id: int | None = None
+    annotation_id: int | None = None
+
+
+def make(
+    code: str, file: str = "", image_id: int | None = None, annotation_id: int | None = None, **variables: object
+) -> Finding:
+    """A finding by its code; KeyError for an unknown code or a variable that its message needs."""
+    rule = RULES[code]
+    return Finding(
+        rule.severity, code, rule.message.format(**variables), rule.remedy, file, image_id, annotation_id
+    )
+
+
+class FindingLog:
+    """Collects findings, at most `limit` of one code, so that a wholly wrong dataset stays within memory."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: list[Finding] = []
+        self._seen: Counter[str] = Counter()
+
+    def add(
+        self, code: str, file: str = "", image_id: int | None = None, annotation_id: int | None = None, **variables: object
+    ) -> None:
+        """Notices one thing; past the limit of its code it is only counted."""
+        if self._seen[code] < self._limit:
+            self._kept.append(make(code, file, image_id, annotation_id, **variables))
+        self._seen[code] += 1
+
+    def take(self, findings: Iterable[Finding], more: dict[str, int] | None = None) -> None:
+        """Notices what another log noticed."""
+        for finding in findings:
+            if self._seen[finding.code] < self._limit:
+                self._kept.append(finding)
+            self._seen[finding.code] += 1
+        self._seen.update(more or {})
+
+    def count(self, code: str) -> int:
+        """How often the code was noticed."""
+        return self._seen[code]
+
+    @property
+    def fatal(self) -> Finding | None:
+        """The first finding that makes an annotation file unusable."""
+        return next((finding for finding in self._kept if RULES[finding.code].fatal), None)
+
+    @property
+    def kept(self) -> list[Finding]:
+        """The findings within the limits, as they came."""
+        return list(self._kept)
+
+    @property
+    def more(self) -> dict[str, int]:
+        """How many were only counted, by code."""
+        listed = Counter(finding.code for finding in self._kept)
+        return {code: count - listed[code] for code, count in self._seen.items() if count > listed[code]}
+
+    def ordered(self) -> list[Finding]:
+        """Worst first, then as they came; for every code that went over its limit one line says by how many."""
+        extra = [
+            Finding(RULES[code].severity, code, f"{count} more like these are not listed.", RULES[code].remedy)
+            for code, count in sorted(self.more.items())
+        ]
+        return sorted(self._kept + extra, key=lambda finding: list(Severity).index(finding.severity))
+
+
+def count(findings: Iterable[Finding]) -> FindingCounts:
+    """How many there are, by severity."""
+    found = Counter(finding.severity for finding in findings)
+    return FindingCounts(found[Severity.ERROR], found[Severity.WARNING], found[Severity.INFO])
