@@ -58,7 +58,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     label_smoothing: float = 0.1
     augmentation: float = 0.5  # 0 none .. 1 strong
     average_decay: float = 0.98  # of the moving average of the weights, per step; 0: the last weights
-    init_from: str | None = None  # directory of a rung-0 bundle with the same single backbone, for its head
+
+
+    linear_head: bool = True  # start from the head that rung 0 would fit on the training folds alone (LP-FT)
+    init_from: str | None = None  # directory of a bundle of this backbone, whose features to start from
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +81,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Train one trial. Paths are absolute; every directory exists and is the child's to write in, but `directory`."""
 
     trial: str  # resource name, for messages
+    dataset: str = ""  # resource name, for messages
     directory: str  # the snapshot: manifest, packs and indexes
     recipe: Recipe
     allowance_seconds: float  # for this attempt, from the task's arrival to its Result; never exceeded
@@ -97,6 +101,7 @@ class EvaluateTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Measure a bundle on a snapshot."""
 
     evaluation: str  # resource name, for messages
+    dataset: str = ""  # resource name, for messages
     bundle_directory: str
     directory: str
     output_directory: str

@@ -1,0 +1,135 @@
+"""A snapshot on the local disk as a list of labelled images, and which of them cannot be read."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.kit.errors import (
+    DatasetAnnotationsInvalid,
+    DatasetCorrupt,
+    DatasetEmpty,
+    IncorrectModelKind,
+    InvalidImage,
+)
+from services.trainer.protocol import MANIFEST_FILE, local_name
+from services.vision.decode import decode
+from services.vision.snapshot import AnnotationKind, Manifest, Record, read_index, read_manifest, read_record
+
+MAX_UNREADABLE = 0.05  # share of a snapshot's images
+LISTED_UNREADABLE = 100
+CLASSIFIER = "GENERIC_CLASSIFIER"
+
+Pixels = NDArray[np.uint8]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image and its category; `label` is -1 where it has none."""
+
+    record: Record
+    shard: Path
+    label: int
+
+
+@dataclass(slots=True)
+class Images:
+    """The images of a classification snapshot, ascending by image id; remembers those that proved unreadable."""
+
+    dataset: str
+    manifest: Manifest
+    samples: tuple[Sample, ...]
+    unreadable: dict[int, str] = field(default_factory=dict[int, str])  # index: file name and problem
+
+    @property
+    def labels(self) -> Indices:
+        """[images]"""
+        return np.array([sample.label for sample in self.samples], np.int64)
+
+    @property
+    def ids(self) -> Indices:
+        """[images]"""
+        return np.array([sample.record.image_id for sample in self.samples], np.int64)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names, in the order of the labels."""
+        return tuple(category.name for category in self.manifest.categories)
+
+    def read(self, index: int) -> bytes:
+        """The packed bytes; ValueError or OSError where the shard does not hold them."""
+        sample = self.samples[index]
+        return read_record(sample.shard, sample.record)
+
+    def pixels(self, index: int, at_least: int | None) -> Pixels | None:
+        """Upright RGB; None, and remembered, where the image cannot be read. Safe from several threads."""
+        sample = self.samples[index]
+        try:
+            return decode(self.read(index), name=sample.record.file_name, at_least=at_least)
+        except (InvalidImage, ValueError, OSError) as fault:
+            self.unreadable[index] = f"{sample.record.file_name} ({fault})"
+            return None
+
+    def require_readable(self) -> None:
+        """Raises DatasetCorrupt once more than a twentieth proved unreadable."""
+        if len(self.unreadable) <= MAX_UNREADABLE * len(self.samples):
+            return
+        files = ", ".join(self.unreadable[index] for index in sorted(self.unreadable)[:LISTED_UNREADABLE])
+        raise DatasetCorrupt(
+            unreadable=len(self.unreadable), image_count=len(self.samples), dataset=self.dataset, files=files
+        )
+
+    def unreadable_files(self) -> tuple[str, ...]:
+        """At most a hundred names."""
+        indices = sorted(self.unreadable)[:LISTED_UNREADABLE]
+        return tuple(self.samples[index].record.file_name for index in indices)
+
+    def longer_sides(self) -> list[int]:
+        """Of each image, in pixels."""
+        return [max(sample.record.width, sample.record.height) for sample in self.samples]
+
+
+def open_images(directory: Path, dataset: str) -> Images:
+    """Reads manifest and indexes, no image.
+
+    An image with no label, or (against the rule of one tag an image) with several different ones, is left out.
+    Raises IncorrectModelKind for detection, DatasetEmpty without any image.
+    """
+    manifest = read_manifest((directory / MANIFEST_FILE).read_bytes())
+    if manifest.kind is not AnnotationKind.IMAGE_CLASSIFICATION:
+        raise IncorrectModelKind(model_kind=CLASSIFIER, dataset=dataset, annotation_kind=manifest.kind.value)
+    samples: list[Sample] = []
+    for shard in manifest.shards:
+        index = read_index((directory / local_name(shard.index_key)).read_bytes())
+        pack = directory / local_name(shard.key)
+        samples.extend(_labelled(index.records, pack))
+    if not samples:
+        raise DatasetEmpty(dataset=dataset, detail=f": none of its {manifest.image_count} images has one label")
+    return Images(dataset, manifest, tuple(samples))
+
+
+def require_trainable(images: Images) -> None:
+    """Raises DatasetAnnotationsInvalid unless two categories have two images each."""
+    counts = np.bincount(images.labels, minlength=len(images.categories))
+    few = [name for name, count in zip(images.categories, counts, strict=True) if count < 2]
+    if len(images.categories) < 2 or few:
+        problem = f"needs at least two categories of two images each; too few images: {', '.join(few[:20]) or '-'}"
+        raise DatasetAnnotationsInvalid(file=images.dataset, problem=problem)
+
+
+def cache_key(*parts: object) -> str:
+    """A file name that stands for all of the parts."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _labelled(records: Sequence[Record], pack: Path) -> list[Sample]:
+    samples: list[Sample] = []
+    for record in records:
+        labels = set(record.labels)
+        if len(labels) == 1:
+            samples.append(Sample(record, pack, labels.pop()))
+    return samples

@@ -1,0 +1,57 @@
+"""The task's own clock and voice: seconds used since it arrived, and messages to the worker."""
+
+import time
+from collections.abc import Callable
+
+from services.trainer.protocol import Message, Progress
+
+PROGRESS_SECONDS = 0.25  # between two Progress messages, at least
+
+
+class Meter:
+    """Seconds since the task arrived, against its allowance."""
+
+    def __init__(self, allowance_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start = clock()
+        self.allowance_seconds = allowance_seconds
+
+    def used(self) -> float:
+        """Seconds since the task arrived."""
+        return self._clock() - self._start
+
+    def remaining(self) -> float:
+        """Seconds left of the allowance; negative once it is overdrawn."""
+        return self.allowance_seconds - self.used()
+
+
+class Session:
+    """What every part of a task may use: the meter and the way to the worker.
+
+    Progress never falls: each phase has its share of the whole, from `low` to `high`.
+    """
+
+    def __init__(self, meter: Meter, send: Callable[[Message], None]) -> None:
+        self.meter = meter
+        self.send = send
+        self._fraction = 0.0
+        self._last = float("-inf")
+
+    def progress(
+        self,
+        phase: str,
+        done: float,
+        low: float = 0.0,
+        high: float = 1.0,
+        metric_name: str | None = None,
+        metric: float | None = None,
+    ) -> None:
+        """Says that `done` (0..1) of the phase is over; drops what comes too fast and brings no metric."""
+        self._fraction = max(self._fraction, low + (high - low) * min(1.0, max(0.0, done)))
+        used = self.meter.used()
+        if metric is None and used - self._last < PROGRESS_SECONDS:
+            return
+        self._last = used
+        self.send(
+            Progress(fraction=self._fraction, phase=phase, seconds_used=used, metric_name=metric_name, metric=metric)
+        )
