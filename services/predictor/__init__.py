@@ -1,0 +1,1 @@
+"""The predictor: answers with a trained model, quickly."""

@@ -1,0 +1,25 @@
+"""The trainer as the predictor sees it, over gRPC."""
+
+from services.kit.errors import ModelNotFound, SightlineError, Unavailable
+from services.predictor import wire
+from services.predictor.domain import ModelInfo
+from sightline.v1 import model_service_pb2 as pb
+from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+
+TIMEOUT_SECONDS = 2.0  # a prediction waits for it, once in a while
+
+
+class TrainerModels:
+    """The port `Models` by the trainer's ModelService; the channel has turned statuses into errors of our tree."""
+
+    def __init__(self, stub: ModelServiceAsyncStub) -> None:
+        self._stub = stub
+
+    async def get(self, name: str) -> ModelInfo:
+        try:
+            model = await self._stub.GetModel(pb.GetModelRequest(name=name), timeout=TIMEOUT_SECONDS)
+        except (ModelNotFound, Unavailable):
+            raise
+        except SightlineError as fault:  # too late, or an error of its own: either way it cannot say
+            raise Unavailable(what="The trainer", problem=fault.message) from fault
+        return wire.model_from(model)

@@ -1,0 +1,79 @@
+"""What the trainer says of each model, remembered for a moment."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from services.kit.clock import Clock
+from services.kit.errors import ModelNotFound, Unavailable
+from services.kit.log import Log
+from services.predictor.domain import ModelInfo, Models
+
+log = Log(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    info: ModelInfo
+    until: float  # monotonic; older than this it is asked for again
+    stale: bool = False  # the last question had no answer
+
+
+class ModelLookup:
+    """Asks the trainer at most once per model and `fresh_seconds`, however many want to know.
+
+    A deletion or a new bundle is seen within `fresh_seconds`. While the trainer does not answer, what it said last
+    holds, without anybody waiting: an outage of training must not become an outage of prediction.
+    """
+
+    def __init__(self, models: Models, clock: Clock, fresh_seconds: float, on_gone: Callable[[str], None]) -> None:
+        self._models = models
+        self._clock = clock
+        self._fresh_seconds = fresh_seconds
+        self._on_gone = on_gone  # called with the name of a model that no longer exists
+        self._known: dict[str, _Known] = {}
+        self._asking: dict[str, asyncio.Task[ModelInfo]] = {}
+
+    async def find(self, name: str) -> ModelInfo:
+        """The model; ModelNotFound, or Unavailable if the trainer does not answer and never told of the model."""
+        known = self._known.get(name)
+        if known is not None and self._clock.monotonic() < known.until:
+            return known.info
+        asking = self._asking.get(name)
+        if asking is None:
+            asking = asyncio.create_task(self._ask(name), name=f"look up {name}")
+            self._asking[name] = asking
+            asking.add_done_callback(lambda task: self._asked(name, task))
+        if known is not None and known.stale:
+            return known.info
+        return await asyncio.shield(asking)  # the answer is for everybody: one caller's leaving must not end it
+
+    def forget_except(self, names: Collection[str]) -> None:
+        """Forgets every other model, so that memory is bounded by what is in use."""
+        self._known = {name: known for name, known in self._known.items() if name in names}
+
+    async def _ask(self, name: str) -> ModelInfo:
+        try:
+            info = await self._models.get(name)
+        except ModelNotFound:
+            self._known.pop(name, None)
+            self._on_gone(name)
+            raise
+        except Unavailable as fault:
+            return self._last_said(name, fault)
+        self._known[name] = _Known(info, self._clock.monotonic() + self._fresh_seconds)
+        return info
+
+    def _last_said(self, name: str, fault: Unavailable) -> ModelInfo:
+        known = self._known.get(name)
+        if known is None:
+            raise fault
+        if not known.stale:
+            log.warning("trainer_unreachable", model=name, problem=fault.message)
+        self._known[name] = _Known(known.info, self._clock.monotonic() + self._fresh_seconds, stale=True)
+        return known.info
+
+    def _asked(self, name: str, task: asyncio.Task[ModelInfo]) -> None:
+        del self._asking[name]
+        if not task.cancelled():
+            task.exception()  # retrieved here too: all who asked may have left

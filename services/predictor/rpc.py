@@ -1,0 +1,87 @@
+"""The PredictionService: messages in, use cases, messages out."""
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+from google.protobuf.empty_pb2 import Empty
+from grpc import aio
+
+from services.kit import paging
+from services.kit.clock import Clock
+from services.kit.errors import NotServedYet
+from services.predictor import wire
+from services.predictor.app import Predictor
+from sightline.v1 import batch_prediction_pb2, prediction_pb2
+from sightline.v1 import prediction_service_pb2 as pb
+from sightline.v1.prediction_service_pb2_grpc import PredictionServiceServicer
+
+Context = aio.ServicerContext[Any, Any]
+
+ONE_BY_ONE = "call AnalyzeImage for each image until it is"
+NOT_EXPLAINED = "AnalyzeImage gives the confidences alone"
+
+
+class PredictionServicer(PredictionServiceServicer):
+    """Raises the errors of our tree; the server runtime makes statuses of them."""
+
+    def __init__(self, predictor: Predictor, clock: Clock) -> None:
+        self._predictor = predictor
+        self._clock = clock
+
+    async def AnalyzeImage(
+        self, request: pb.AnalyzeImageRequest, context: Context
+    ) -> prediction_pb2.AnalyzeImageResponse:
+        remaining = cast(float | None, context.time_remaining())  # None for a call without a deadline
+        deadline = None if remaining is None else self._clock.monotonic() + remaining
+        return wire.analysis_to(await self._predictor.analyze_image(wire.query_from(request), deadline))
+
+    async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> prediction_pb2.LoadedModel:
+        return wire.loaded_model_to(await self._predictor.load_model(request.model_name))
+
+    async def UnloadModel(self, request: pb.UnloadModelRequest, context: Context) -> Empty:
+        self._predictor.unload_model(request.model_name)
+        return Empty()
+
+    async def ListLoadedModels(
+        self, request: pb.ListLoadedModelsRequest, context: Context
+    ) -> pb.ListLoadedModelsResponse:
+        models = self._predictor.list_loaded_models()
+        chosen, token = paging.page(models, "loadedModels", request.page_size, request.page_token)
+        return pb.ListLoadedModelsResponse(
+            loaded_models=[wire.loaded_model_to(model) for model in chosen], next_page_token=token
+        )
+
+    async def AnalyzeImages(
+        self, request_iterator: AsyncIterator[pb.AnalyzeImagesRequest], context: Context
+    ) -> AsyncIterator[pb.AnalyzeImagesResponse]:
+        raise NotServedYet(rpc="AnalyzeImages", detail=ONE_BY_ONE)
+        yield  # the rpc is a stream
+
+    async def CreateBatchPrediction(
+        self, request: pb.CreateBatchPredictionRequest, context: Context
+    ) -> batch_prediction_pb2.BatchPrediction:
+        raise NotServedYet(rpc="CreateBatchPrediction", detail=ONE_BY_ONE)
+
+    async def GetBatchPrediction(
+        self, request: pb.GetBatchPredictionRequest, context: Context
+    ) -> batch_prediction_pb2.BatchPrediction:
+        raise NotServedYet(rpc="GetBatchPrediction", detail=ONE_BY_ONE)
+
+    async def ListBatchPredictions(
+        self, request: pb.ListBatchPredictionsRequest, context: Context
+    ) -> pb.ListBatchPredictionsResponse:
+        raise NotServedYet(rpc="ListBatchPredictions", detail=ONE_BY_ONE)
+
+    async def CancelBatchPrediction(
+        self, request: pb.CancelBatchPredictionRequest, context: Context
+    ) -> batch_prediction_pb2.BatchPrediction:
+        raise NotServedYet(rpc="CancelBatchPrediction", detail=ONE_BY_ONE)
+
+    async def WatchBatchPrediction(
+        self, request: pb.WatchBatchPredictionRequest, context: Context
+    ) -> AsyncIterator[pb.WatchBatchPredictionResponse]:
+        raise NotServedYet(rpc="WatchBatchPrediction", detail=ONE_BY_ONE)
+        yield  # the rpc is a stream
+
+    async def ExplainImage(self, request: pb.ExplainImageRequest, context: Context) -> pb.ExplainImageResponse:
+        raise NotServedYet(rpc="ExplainImage", detail=NOT_EXPLAINED)

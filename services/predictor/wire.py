@@ -1,0 +1,53 @@
+"""Protobuf messages into the predictor's nouns and back."""
+
+from services.kit.errors import InvalidRequest, Unavailable
+from services.kit.status import to_timestamp
+from services.predictor.domain import Analysis, ImageQuery, LoadedModel, ModelInfo, ModelKind, ModelState
+from sightline.v1 import model_pb2, prediction_pb2, prediction_service_pb2
+
+
+def model_from(message: model_pb2.Model) -> ModelInfo:
+    """What the trainer says of a model; Unavailable for a state or kind that this version does not know."""
+    try:
+        state = ModelState(model_pb2.Model.State.Name(message.state))
+        kind = ModelKind(model_pb2.TrainingParameters.ModelKind.Name(message.training_parameters.model_kind))
+    except ValueError as fault:
+        raise Unavailable(
+            what="The trainer", problem=f"what it says of {message.name} is not known: {fault}"
+        ) from fault
+    return ModelInfo(message.name, state, kind, message.model_version, message.bundle_uri)
+
+
+def query_from(message: prediction_service_pb2.AnalyzeImageRequest) -> ImageQuery:
+    """The question; InvalidRequest if it has no image."""
+    if message.WhichOneof("image_source") is None:
+        raise InvalidRequest(field="image", problem="neither image nor uri is set; set one of them")
+    return ImageQuery(
+        model_name=message.model_name,
+        image=message.image if message.HasField("image") else None,
+        uri=message.uri,
+        score_threshold=message.score_threshold if message.HasField("score_threshold") else None,
+        max_results=message.max_results if message.HasField("max_results") else None,
+    )
+
+
+def analysis_to(analysis: Analysis) -> prediction_pb2.AnalyzeImageResponse:
+    """The answer; its protobuf JSON is what Azure's callers parse."""
+    tags = [prediction_pb2.Tag(name=tag.name, confidence=tag.confidence) for tag in analysis.tags]
+    return prediction_pb2.AnalyzeImageResponse(
+        model_version=analysis.model_version,
+        metadata=prediction_pb2.ImageMetadata(width=analysis.width, height=analysis.height),
+        custom_model_result=prediction_pb2.CustomModelResult(tags_result=prediction_pb2.TagsResult(values=tags)),
+    )
+
+
+def loaded_model_to(model: LoadedModel) -> prediction_pb2.LoadedModel:
+    """A model in memory."""
+    return prediction_pb2.LoadedModel(
+        model_name=model.name,
+        model_version=model.version,
+        size_bytes=model.size_bytes,
+        load_time=to_timestamp(model.load_time),
+        last_used_time=to_timestamp(model.last_used_time),
+        use_count=model.use_count,
+    )
