@@ -18,6 +18,7 @@ not pay for it. The sum of charged segments never exceeds the allowance.
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from services.kit.errors import Failure, LeaseLost, PoisonWork
 from services.kit.leases import Lease
@@ -36,6 +37,8 @@ class WorkState(StrEnum):
     STOPPED = "STOPPED"
     CANCELLED = "CANCELLED"
 
+
+FREE = Lease()
 
 _NEXT: dict[WorkState, frozenset[WorkState]] = {
     WorkState.QUEUED: frozenset({WorkState.RUNNING, WorkState.CANCELLED, WorkState.FAILED}),
@@ -66,7 +69,7 @@ class Work:
     create_time: datetime
     allowance_seconds: float
     state: WorkState = WorkState.QUEUED
-    lease: Lease = Lease()
+    lease: Lease = FREE
     attempt: int = 0
     barren_attempts: int = 0  # attempts begun since the last commit
     segments: tuple[Segment, ...] = ()
@@ -118,20 +121,22 @@ class Work:
         if self.ended or self.lease.epoch != epoch or not self.lease.holder:
             raise LeaseLost(name=name, epoch=epoch)
 
-    def beaten(self, now: datetime, ttl: timedelta, *, pending_seconds: float, progress: float, phase: str) -> "Work":
-        """Arrow c: still at it."""
+    def beaten(self, now: datetime, ttl: timedelta, *, seconds_used: float, progress: float, phase: str) -> "Work":
+        """Arrow c: still at it. `seconds_used` counts since the attempt began, here and below."""
         return replace(
             self,
             lease=self.lease.renewed(now, ttl),
-            pending_seconds=min(pending_seconds, self.remaining_seconds),
+            pending_seconds=min(self._uncharged(seconds_used), self.remaining_seconds),
             progress=max(self.progress, min(progress, 1.0)),
             phase=phase,
         )
 
-    def committed(self, now: datetime, ttl: timedelta, *, seconds: float, checkpoint_key: str) -> "Work":
-        """Arrow c: the checkpoint is in the store, so the seconds up to it are earned."""
+    def committed(self, now: datetime, ttl: timedelta, *, seconds_used: float, checkpoint_key: str) -> "Work":
+        """Arrow c: the checkpoint is in the store, so the seconds up to it are earned; once, if it is repeated."""
+        if checkpoint_key == self.checkpoint_key:
+            return self
         return replace(
-            self._charged(seconds, "checkpoint", now),
+            self._charged(self._uncharged(seconds_used), "checkpoint", now),
             lease=self.lease.renewed(now, ttl),
             checkpoint_key=checkpoint_key,
             barren_attempts=0,
@@ -152,33 +157,39 @@ class Work:
     def poisoned(self, now: datetime, name: str, problem: str) -> "Work":
         """Arrow e: given up, because every attempt ends without progress."""
         error = PoisonWork(name=name, attempts=self.barren_attempts, last=problem)
-        return replace(self._closed("workerLost", now), **_end(self, WorkState.FAILED, now), error=error.failure())
+        return replace(self._closed("workerLost", now), **self._end(WorkState.FAILED, now), error=error.failure())
 
-    def succeeded(self, now: datetime, seconds: float) -> "Work":
+    def succeeded(self, now: datetime, seconds_used: float) -> "Work":
         """Arrow d: the result is in the store."""
-        return replace(self._charged(seconds, "finished", now), **_end(self, WorkState.SUCCEEDED, now), progress=1.0)
+        charged = self._charged(self._uncharged(seconds_used), "finished", now)
+        return replace(charged, **self._end(WorkState.SUCCEEDED, now), progress=1.0)
 
     def stopped(self, now: datetime) -> "Work":
         """Arrow f: the allowance is used up; all of it is charged, for the device was kept busy as asked."""
-        return replace(self._charged(self.remaining_seconds, "stopped", now), **_end(self, WorkState.STOPPED, now))
+        return replace(self._charged(self.remaining_seconds, "stopped", now), **self._end(WorkState.STOPPED, now))
 
     def failed(self, now: datetime, error: Failure) -> "Work":
         """Arrow e: a named failure that another attempt would only repeat. What was not committed is not charged."""
-        return replace(self._closed("failed", now), **_end(self, WorkState.FAILED, now), error=error)
+        return replace(self._closed("failed", now), **self._end(WorkState.FAILED, now), error=error)
 
-    def cancelled(self, now: datetime, pending_seconds: float = 0.0) -> "Work":
+    def cancelled(self, now: datetime) -> "Work":
         """Arrow g: ended by the caller, who pays for what was done."""
-        charged = (
-            self._charged(pending_seconds, "cancelled", now) if pending_seconds > 0 else self._closed("cancelled", now)
-        )
-        return replace(charged, **_end(self, WorkState.CANCELLED, now))
+        charged = self._charged(self.pending_seconds, "cancelled", now) if self.pending_seconds > 0 else self
+        return replace(charged, **self._end(WorkState.CANCELLED, now))
 
     # Bookkeeping.
+
+    def _end(self, state: WorkState, now: datetime) -> dict[str, Any]:
+        return {"state": self._next(state), "lease": self.lease.released(), "end_time": now}
 
     def _next(self, state: WorkState) -> WorkState:
         if state not in _NEXT[self.state]:
             raise ValueError(f"work does not go from {self.state} to {state}")
         return state
+
+    def _uncharged(self, seconds_used: float) -> float:
+        """What of the present attempt's seconds no segment holds yet."""
+        return max(0.0, seconds_used - sum(s.seconds for s in self.segments if s.attempt == self.attempt))
 
     def _charged(self, seconds: float, reason: str, now: datetime) -> "Work":
         return self._with_segment(min(seconds, self.remaining_seconds), True, reason, now)
@@ -197,8 +208,3 @@ class Work:
             attempt=self.attempt, number=number, seconds=seconds, charged=charged, reason=reason, end_time=now
         )
         return replace(self, segments=(*segments, segment), pending_seconds=0.0)
-
-
-def _end(work: Work, state: WorkState, now: datetime) -> dict[str, object]:
-    """The fields that every end sets."""
-    return {"state": work._next(state), "lease": work.lease.released(), "end_time": now}  # pyright: ignore[reportPrivateUsage]

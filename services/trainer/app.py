@@ -1,0 +1,309 @@
+"""The trainer's use cases: what callers ask of models and evaluations, over ports only."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from services.kit import codec, paging
+from services.kit.blobs import Blobs, delete_prefix
+from services.kit.clock import Clock
+from services.kit.errors import (
+    AlreadyExists,
+    DatasetNotReady,
+    EvaluationAlreadyExists,
+    InvalidRequest,
+    ModelAlreadyExists,
+    ModelNotReady,
+    NotFound,
+    RecordExists,
+    WrongState,
+)
+from services.kit.records import Versioned
+from services.trainer import ladder
+from services.trainer.domain import (
+    FINAL_EVALUATION,
+    MAX_BUDGET_SECONDS,
+    NEXT,
+    Dataset,
+    Evaluation,
+    Model,
+    ModelState,
+    StopReason,
+    Trial,
+    check_test_dataset,
+    check_training_dataset,
+)
+from services.trainer.performance import Performance
+from services.trainer.store import Collection, Store
+from services.trainer.work import Work
+
+EVALUATION_SECONDS = 24 * 3600.0  # what a caller's own evaluation may take
+MAX_PROPERTIES = 10
+MAX_TEXT = 256
+WATCH_SECONDS = 2.0  # a watch looks again after so long, should no change have come
+
+T = TypeVar("T", Model, Trial, Evaluation)
+R = TypeVar("R", Model, Evaluation)
+
+
+class Datasets(Protocol):
+    """The dataset service as seen from here."""
+
+    async def get(self, name: str) -> Dataset:
+        """The dataset; DatasetNotFound, or Unavailable."""
+        ...
+
+
+class Models:
+    """Everything that callers do to models and read of them."""
+
+    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock) -> None:
+        self._store = store
+        self._datasets = datasets
+        self._blobs = blobs
+        self._clock = clock
+
+    async def create(self, model: Model, *, validate_only: bool) -> Versioned[Model]:
+        """Checks the request against the datasets as they are now, and writes the model in NOT_STARTED.
+
+        A dataset that is still VALIDATING is accepted; the coordinator checks again when it is READY.
+        """
+        check_texts(model.display_name, model.custom_properties)
+        if not 0 < model.budget_seconds <= MAX_BUDGET_SECONDS:
+            problem = f"{model.budget_seconds:g} s is not above 0 and at most {MAX_BUDGET_SECONDS / 3600:g} hours."
+            raise InvalidRequest(field="model.training_parameters.time_budget", problem=problem)
+        return await _created(
+            self._store.models,
+            model,
+            ModelAlreadyExists(name=model.name),
+            check=lambda: self._check_datasets(model),
+            validate_only=validate_only,
+        )
+
+    async def _check_datasets(self, model: Model) -> None:
+        training = await usable(self._datasets, model.training_dataset)
+        test = await usable(self._datasets, model.test_dataset) if model.test_dataset else None
+        if training.state == "READY":
+            check_training_dataset(training, model.model_kind)
+        if test is not None and test.state == "READY":
+            check_test_dataset(test, model.model_kind)
+        if training.state == "READY" and (test is None or test.state == "READY"):
+            ladder.check_budget(model, training.image_count, test.image_count if test else 0)
+
+    async def get(self, name: str) -> Versioned[Model]:
+        """The model as of now; ModelNotFound."""
+        return await self._store.models.get(name)
+
+    def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[Model]], str]:
+        """One page of all models, by name."""
+        return page_of(self._store.models.view.all(), "models", page_size, page_token)
+
+    async def trials(self, model: str, page_size: int, page_token: str) -> tuple[list[Versioned[Trial]], str]:
+        """One page of a model's trials in the order in which they were planned; ModelNotFound."""
+        await self.get(model)
+        return page_of(self._store.trials.view.all(f"{model}/trials/"), model, page_size, page_token)
+
+    async def update(self, name: str, changes: dict[str, Any], etag: str) -> Versioned[Model]:
+        """Changes what a caller may change: `display_name` and `custom_properties`."""
+        now = self._clock.now()
+
+        def decide(model: Model) -> Model:
+            changed = replace(model, update_time=now, **changes)
+            check_texts(changed.display_name, changed.custom_properties)
+            return changed
+
+        return await self._store.models.change(name, decide, etag)
+
+    async def cancel(self, name: str) -> Versioned[Model]:
+        """NOT_STARTED or TRAINING to CANCELLING; nothing to do where that has been asked for already."""
+        now = self._clock.now()
+
+        def decide(model: Model) -> Model:
+            if model.state in (ModelState.CANCELLING, ModelState.CANCELLED):
+                return model
+            if ModelState.CANCELLING not in NEXT[model.state]:
+                raise WrongState(name=name, state=model.state, verb="cancelling", allowed="NOT_STARTED and TRAINING")
+            return model.moved(ModelState.CANCELLING, now, stop_reason=StopReason.CANCELLED_BY_CALLER)
+
+        return await self._store.models.change(name, decide)
+
+    async def delete(self, name: str, etag: str) -> None:
+        """Removes a model whose training is over: its trials and evaluations, itself, then its blobs.
+
+        Should it die in between, deleting again finishes the work, or only blobs that nothing names are left.
+        """
+        found = await self.get(name)
+        if not found.value.ended:
+            allowed = "SUCCEEDED, FAILED and CANCELLED (cancel it first)"
+            raise WrongState(name=name, state=found.value.state, verb="deleting", allowed=allowed)
+        for trial in self._store.trials.view.all(f"{name}/"):
+            await _deleted(self._store.trials, trial.value.name)
+        for evaluation in self._store.evaluations.view.all(f"{name}/"):
+            await _deleted(self._store.evaluations, evaluation.value.name)
+        await self._store.models.delete(name, etag)
+        await delete_prefix(self._blobs, found.value.blob_prefix)
+
+    async def performance(self, model: Model) -> Performance | None:
+        """The whole performance of the served bundle, curves and matrix included; None before there is one."""
+        if model.served is None:
+            return None
+        return codec.decode(await self._blobs.get(model.served.performance_key), Performance)
+
+    async def watch(self, name: str) -> AsyncIterator[Versioned[Model]]:
+        """The model now and after each change, its trials' reports included, until its training is over."""
+        found = await self.get(name)
+        while True:
+            yield found
+            if found.value.ended:
+                return
+            await self._store.changed(WATCH_SECONDS)
+            found = await self.get(name)
+
+
+class Evaluations:
+    """Everything that callers do to evaluations and read of them."""
+
+    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock) -> None:
+        self._store = store
+        self._datasets = datasets
+        self._blobs = blobs
+        self._clock = clock
+
+    async def create(self, model: str, draft: "Draft", *, validate_only: bool) -> Versioned[Evaluation]:
+        """Writes an evaluation, in NOT_STARTED, of the bundle that the model serves now on a READY dataset."""
+        check_texts(draft.display_name, {}, prefix="evaluation")
+        if draft.id == FINAL_EVALUATION:
+            problem = f"{FINAL_EVALUATION!r} is kept for the evaluation that ends a training; choose another id."
+            raise InvalidRequest(field="evaluation_id", problem=problem)
+        subject = (await self._store.models.get(model)).value
+        dataset = await self._datasets.get(draft.test_dataset)
+        evaluation = self._drafted(subject, dataset, draft)
+
+        async def check() -> None:
+            check_test_dataset(dataset, subject.model_kind)
+
+        taken = EvaluationAlreadyExists(name=evaluation.name)
+        return await _created(self._store.evaluations, evaluation, taken, check=check, validate_only=validate_only)
+
+    def _drafted(self, model: Model, dataset: Dataset, draft: "Draft") -> Evaluation:
+        if model.served is None:
+            remedy = "train another model" if model.ended else "wait until its training has a first result"
+            raise ModelNotReady(name=model.name, state=model.state, remedy=remedy)
+        now = self._clock.now()
+        return Evaluation(
+            name=f"{model.name}/evaluations/{draft.id}",
+            model_uid=model.uid,
+            test_dataset=draft.test_dataset,
+            test=dataset.snapshot(),
+            model_version=model.served.version,
+            bundle_key=model.served.bundle_key,
+            model_kind=model.model_kind,
+            work=Work(create_time=now, allowance_seconds=EVALUATION_SECONDS),
+            update_time=now,
+            display_name=draft.display_name,
+            request_id=draft.request_id,
+        )
+
+    async def get(self, name: str) -> Versioned[Evaluation]:
+        """The evaluation as of now; EvaluationNotFound."""
+        return await self._store.evaluations.get(name)
+
+    async def page(self, model: str, page_size: int, page_token: str) -> tuple[list[Versioned[Evaluation]], str]:
+        """One page of a model's evaluations, by name; ModelNotFound."""
+        await self._store.models.get(model)
+        return page_of(self._store.evaluations.view.all(f"{model}/evaluations/"), model, page_size, page_token)
+
+    async def delete(self, name: str, etag: str) -> None:
+        """Removes an evaluation in any state; a worker that is at it stops at its next report."""
+        found = await self.get(name)
+        await self._store.evaluations.delete(name, etag)
+        await delete_prefix(self._blobs, found.value.blob_prefix)
+
+    async def performance(self, evaluation: Evaluation) -> Performance | None:
+        """The whole performance; None before there is one."""
+        if not evaluation.performance_key:
+            return None
+        return codec.decode(await self._blobs.get(evaluation.performance_key), Performance)
+
+    async def watch(self, name: str) -> AsyncIterator[Versioned[Evaluation]]:
+        """The evaluation now and after each change, until it has ended."""
+        found = await self.get(name)
+        while True:
+            yield found
+            if found.value.work.ended:
+                return
+            await self._store.changed(WATCH_SECONDS)
+            found = await self.get(name)
+
+
+def check_texts(display_name: str, properties: dict[str, str], prefix: str = "model") -> None:
+    """InvalidRequest for a display name or custom properties beyond their limits."""
+    if len(display_name) > MAX_TEXT:
+        problem = f"{len(display_name)} characters are more than {MAX_TEXT}."
+        raise InvalidRequest(field=f"{prefix}.display_name", problem=problem)
+    if len(properties) > MAX_PROPERTIES:
+        problem = f"{len(properties)} entries are more than {MAX_PROPERTIES}."
+        raise InvalidRequest(field=f"{prefix}.custom_properties", problem=problem)
+    for key, value in properties.items():
+        if not key or len(key) > MAX_TEXT or len(value) > MAX_TEXT:
+            problem = f"the entry {key[:40]!r} is empty or has more than {MAX_TEXT} characters."
+            raise InvalidRequest(field=f"{prefix}.custom_properties", problem=problem)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An evaluation as its caller asks for it."""
+
+    id: str
+    test_dataset: str
+    display_name: str = ""
+    request_id: str = ""
+
+
+async def usable(datasets: Datasets, name: str) -> Dataset:
+    """A dataset that is READY or may become so; DatasetNotFound, DatasetNotReady."""
+    dataset = await datasets.get(name)
+    if dataset.state not in ("READY", "VALIDATING"):
+        raise DatasetNotReady(name=name, state=dataset.state)
+    return dataset
+
+
+def page_of(found: list[Versioned[T]], scope: str, page_size: int, page_token: str) -> tuple[list[Versioned[T]], str]:
+    """One page of resources, by name."""
+    versions = {version.value.name: version for version in found}
+    values, token = paging.page((version.value for version in found), scope, page_size, page_token)
+    return [versions[value.name] for value in values], token
+
+
+async def _created(
+    collection: Collection[R],
+    resource: R,
+    taken: AlreadyExists,
+    *,
+    check: Callable[[], Awaitable[None]],
+    validate_only: bool,
+) -> Versioned[R]:
+    """Adds a resource that passes its check; a repeat of the same request gets what the first call made."""
+    try:
+        return _repeated(await collection.get(resource.name), resource, taken)
+    except NotFound:
+        pass
+    await check()
+    if validate_only:
+        return Versioned(resource, 0)
+    try:
+        return await collection.create(resource)
+    except RecordExists:
+        return _repeated(await collection.get(resource.name), resource, taken)
+
+
+def _repeated(present: Versioned[R], resource: R, taken: AlreadyExists) -> Versioned[R]:
+    if resource.request_id and resource.request_id == present.value.request_id:
+        return present
+    raise taken
+
+
+async def _deleted(collection: Collection[T], name: str) -> None:
+    with suppress(NotFound):
+        await collection.delete(name)

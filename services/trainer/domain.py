@@ -1,0 +1,306 @@
+"""The trainer's nouns: models, their trials and evaluations, and the rules of a model's life.
+
+  create        a              b
+─────────▶ NOT_STARTED ───▶ TRAINING ───▶ SUCCEEDED
+             │    │           │   │  c
+             │    │ e         │ e └─────▶ FAILED
+             │    └────┬──────┘             ▲
+             │ c       ▼           f        │
+             │     CANCELLING ───▶ CANCELLED│
+             └──────────────────────────────┘
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from services.kit.errors import (
+    DatasetAnnotationsInvalid,
+    DatasetEmpty,
+    DatasetNotReady,
+    Failure,
+    IncorrectModelKind,
+    QuotaExceeded,
+    WrongState,
+)
+from services.trainer.performance import Performance
+from services.trainer.protocol import ModelKind, Recipe, Throughput
+from services.trainer.work import Work
+
+FINAL_EVALUATION = "final"  # the id of the evaluation that is part of a training and paid by its budget
+MAX_BUDGET_SECONDS = 288 * 3600.0
+MAX_EVALUATION_IMAGES = 100_000
+MAX_TRAINING_IMAGES = {ModelKind.GENERIC_CLASSIFIER: 1_000_000, ModelKind.GENERIC_DETECTOR: 200_000}
+CATEGORY_RANGE = {ModelKind.GENERIC_CLASSIFIER: (2, 2500), ModelKind.GENERIC_DETECTOR: (1, 1000)}
+MIN_IMAGES_PER_CATEGORY = 2
+ANNOTATION_KIND = {
+    ModelKind.GENERIC_CLASSIFIER: "IMAGE_CLASSIFICATION",
+    ModelKind.GENERIC_DETECTOR: "OBJECT_DETECTION",
+}
+
+
+class ModelState(StrEnum):
+    """Where a model is in its life."""
+
+    NOT_STARTED = "NOT_STARTED"
+    TRAINING = "TRAINING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLING = "CANCELLING"
+    CANCELLED = "CANCELLED"
+
+
+NEXT: dict[ModelState, frozenset[ModelState]] = {
+    ModelState.NOT_STARTED: frozenset({ModelState.TRAINING, ModelState.FAILED, ModelState.CANCELLING}),
+    ModelState.TRAINING: frozenset({ModelState.SUCCEEDED, ModelState.FAILED, ModelState.CANCELLING}),
+    ModelState.CANCELLING: frozenset({ModelState.CANCELLED}),
+    ModelState.SUCCEEDED: frozenset(),
+    ModelState.FAILED: frozenset(),
+    ModelState.CANCELLED: frozenset(),
+}
+
+
+class StopReason(StrEnum):
+    """Why a training ended when it did."""
+
+    BUDGET_REACHED = "BUDGET_REACHED"
+    CONVERGED = "CONVERGED"
+    NO_FURTHER_GAIN = "NO_FURTHER_GAIN"
+    LADDER_COMPLETED = "LADDER_COMPLETED"
+    CANCELLED_BY_CALLER = "CANCELLED_BY_CALLER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A dataset as the dataset service describes it."""
+
+    name: str
+    state: str
+    annotation_kind: str
+    image_count: int
+    categories: tuple[tuple[str, int], ...]  # name, images with it
+    digest: str
+    manifest_key: str
+
+    def snapshot(self) -> "Snapshot":
+        """What training needs of it; DatasetNotReady unless it is READY."""
+        if self.state != "READY":
+            raise DatasetNotReady(name=self.name, state=self.state)
+        return Snapshot(
+            dataset=self.name, digest=self.digest, manifest_key=self.manifest_key, image_count=self.image_count
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The immutable images of one dataset."""
+
+    dataset: str
+    digest: str
+    manifest_key: str
+    image_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hyperparameters:
+    """What the caller narrows the search to; 0, empty and None leave it open."""
+
+    seed: int = 0
+    backbones: tuple[str, ...] = ()
+    max_rung: int | None = None
+    max_trials: int | None = None
+    resolution: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """The bundle that a model predicts with now."""
+
+    trial: str
+    version: str
+    bundle_key: str  # prefix, ending in "/"
+    performance: Performance  # without curves and matrix
+    performance_key: str  # the whole of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model: what was asked for, and what became of it."""
+
+    name: str
+    uid: str
+    training_dataset: str
+    budget_seconds: float
+    model_kind: ModelKind
+    create_time: datetime
+    update_time: datetime
+    test_dataset: str = ""
+    base_model: str = ""
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    display_name: str = ""
+    custom_properties: dict[str, str] = field(default_factory=dict[str, str])
+    request_id: str = ""
+    state: ModelState = ModelState.NOT_STARTED
+    training: Snapshot | None = None
+    test: Snapshot | None = None
+    categories: tuple[str, ...] = ()
+    served: Served | None = None
+    warnings: tuple[str, ...] = ()
+    training_cost_seconds: float = 0.0
+    stop_reason: StopReason | None = None
+    error: Failure | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its training is over."""
+        return not NEXT[self.state]
+
+    def moved(self, state: ModelState, now: datetime, **changes: Any) -> "Model":
+        """The model in its next state; WrongState if there is no such arrow."""
+        if state not in NEXT[self.state]:
+            allowed = ", ".join(s for s, following in NEXT.items() if state in following)
+            raise WrongState(name=self.name, state=self.state, verb=f"going to {state}", allowed=allowed)
+        if not NEXT[state]:
+            changes.setdefault("end_time", now)
+        return replace(self, state=state, update_time=now, **changes)
+
+    @property
+    def blob_prefix(self) -> str:
+        """Where all blobs of this creation lie."""
+        return f"{self.name}/{self.uid}/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """What a trial that succeeded brought."""
+
+    score: float  # top-1 accuracy on images that training has not seen
+    standard_error: float
+    bundle_key: str
+    predictions_key: str
+    performance_key: str
+    performance: Performance  # without curves and matrix
+    weights_source: str
+    resolution: int
+    throughput: Throughput
+    backbones: tuple[str, ...] = ()  # with pretrained weights within the worker's reach
+    stop_reason: str = ""
+    epochs: int = 0
+    categories: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """`models/{model}/trials/{trial}`: one recipe, carried out by one worker at a time."""
+
+    name: str
+    model_uid: str
+    number: int
+    training: Snapshot
+    recipe: Recipe
+    holdout_fraction: float
+    seed: int
+    init_bundle_key: str = ""  # the bundle that the recipe's `init_from` will be
+    expected_seconds: float = 0.0
+    work: Work
+    result: TrialResult | None = None
+    update_time: datetime
+
+    @property
+    def blob_prefix(self) -> str:
+        """Where its blobs lie: under its model's, so that they go with it."""
+        model, _, id_ = self.name.partition("/trials/")
+        return f"{model}/{self.model_uid}/trials/{id_}/"
+
+    def with_work(self, work: Work, now: datetime) -> "Trial":
+        """The trial with its work moved on."""
+        return replace(self, work=work, update_time=now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """`models/{model}/evaluations/{evaluation}`: one bundle measured on one snapshot."""
+
+    name: str
+    model_uid: str
+    test_dataset: str
+    test: Snapshot
+    model_version: str
+    bundle_key: str
+    model_kind: ModelKind
+    work: Work
+    update_time: datetime
+    display_name: str = ""
+    request_id: str = ""
+    performance: Performance | None = None  # without curves and matrix
+    performance_key: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def blob_prefix(self) -> str:
+        """Where its blobs lie: under its model's, so that they go with it."""
+        model, _, id_ = self.name.partition("/evaluations/")
+        return f"{model}/{self.model_uid}/evaluations/{id_}/"
+
+    def with_work(self, work: Work, now: datetime) -> "Evaluation":
+        """The evaluation with its work moved on."""
+        return replace(self, work=work, update_time=now)
+
+
+def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:
+    """Raises what makes a READY dataset unfit to train a model of the kind on."""
+    check_kind(dataset, kind)
+    limit = MAX_TRAINING_IMAGES[kind]
+    if dataset.image_count > limit:
+        raise QuotaExceeded(
+            subject=f"images of {dataset.name}", value=dataset.image_count, limit=limit, setting="training images"
+        )
+    low, high = CATEGORY_RANGE[kind]
+    used = [(name, count) for name, count in dataset.categories if count]
+    if not low <= len(used) <= high:
+        problem = f"it has {len(used)} categories with images; a {kind} needs {low} to {high}."
+        raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
+    poor = [name for name, count in used if count < MIN_IMAGES_PER_CATEGORY]
+    if poor:
+        listed = ", ".join(repr(name) for name in poor[:10])
+        problem = (
+            f"{len(poor)} of its categories have fewer than {MIN_IMAGES_PER_CATEGORY} images: {listed}; "
+            "add images of them, or leave them out."
+        )
+        raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
+
+
+def check_test_dataset(dataset: Dataset, kind: ModelKind) -> None:
+    """Raises what makes a READY dataset unfit to measure a model of the kind on."""
+    check_kind(dataset, kind)
+    if dataset.image_count > MAX_EVALUATION_IMAGES:
+        raise QuotaExceeded(
+            subject=f"images of {dataset.name}",
+            value=dataset.image_count,
+            limit=MAX_EVALUATION_IMAGES,
+            setting="evaluation images",
+        )
+
+
+def check_kind(dataset: Dataset, kind: ModelKind) -> None:
+    """IncorrectModelKind unless the dataset's annotations are what the kind needs; DatasetEmpty without images."""
+    if dataset.annotation_kind != ANNOTATION_KIND[kind]:
+        raise IncorrectModelKind(model_kind=kind, dataset=dataset.name, annotation_kind=dataset.annotation_kind)
+    if not dataset.image_count:
+        raise DatasetEmpty(dataset=dataset.name, detail="")
+
+
+def training_cost(trials: list[Trial], final: Evaluation | None) -> float:
+    """Seconds of the reference device that the budget has paid: the sum of the ledger's charged entries."""
+    works = [trial.work for trial in trials] + ([final.work] if final else [])
+    return sum(work.charged_seconds for work in works)
+
+
+def granted(trials: list[Trial], final: Evaluation | None) -> float:
+    """What the budget has paid, or has promised to work that has not ended."""
+    works = [trial.work for trial in trials] + ([final.work] if final else [])
+    return sum(work.charged_seconds if work.ended else work.allowance_seconds for work in works)

@@ -1,0 +1,109 @@
+"""The trainer's records: models, trials and evaluations, each as a table to write and a view to list and follow."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from services.kit.errors import (
+    EvaluationNotFound,
+    ModelNotFound,
+    NotFound,
+    RecordNotFound,
+    TrialNotFound,
+)
+from services.kit.records import Records, Table, Versioned, View
+from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial
+
+T = TypeVar("T", Model, Trial, Evaluation)
+
+
+class Collection(Generic[T]):
+    """One kind of resource. Every write returns once the view has it, so that a list shows what was just answered."""
+
+    def __init__(self, records: Records, type_: type[T], missing: type[NotFound], *collections: str) -> None:
+        self.table = Table(records, type_)
+        self.view = View(records, type_, *collections)
+        self._missing = missing
+
+    async def get(self, name: str) -> Versioned[T]:
+        """The resource as of now; its own kind of NotFound."""
+        try:
+            return await self.table.get(name)
+        except RecordNotFound:
+            raise self._missing(name=name) from None
+
+    async def create(self, resource: T) -> Versioned[T]:
+        """Adds it; RecordExists."""
+        created = await self.table.create(resource.name, resource)
+        await self.view.caught_up(created.revision)
+        return created
+
+    async def change(self, name: str, decide: Callable[[T], T], etag: str = "") -> Versioned[T]:
+        """Applies a decision, as `Table.change` does; its own kind of NotFound."""
+        try:
+            changed = await self.table.change(name, decide, etag)
+        except RecordNotFound:
+            raise self._missing(name=name) from None
+        await self.view.caught_up(changed.revision)
+        return changed
+
+    async def delete(self, name: str, etag: str = "") -> None:
+        """Removes it; its own kind of NotFound."""
+        try:
+            revision = await self.table.delete(name, etag)
+        except RecordNotFound:
+            raise self._missing(name=name) from None
+        await self.view.caught_up(revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """All that the trainer keeps."""
+
+    models: Collection[Model]
+    trials: Collection[Trial]
+    evaluations: Collection[Evaluation]
+
+    @classmethod
+    def over(cls, records: Records) -> "Store":
+        """The store in these records; its views are empty until `run`."""
+        return cls(
+            Collection(records, Model, ModelNotFound, "models"),
+            Collection(records, Trial, TrialNotFound, "models", "trials"),
+            Collection(records, Evaluation, EvaluationNotFound, "models", "evaluations"),
+        )
+
+    @property
+    def _views(self) -> tuple[View[Model], View[Trial], View[Evaluation]]:
+        return self.models.view, self.trials.view, self.evaluations.view
+
+    async def run(self) -> None:
+        """Keeps the views, for ever."""
+        async with asyncio.TaskGroup() as group:
+            for view in self._views:
+                group.create_task(view.run(), name="view")
+
+    async def synced(self) -> None:
+        """Returns once the views hold everything that existed when they began."""
+        for view in self._views:
+            await view.synced()
+
+    async def changed(self, timeout_seconds: float) -> None:
+        """Returns after the next change of anything, or after the timeout."""
+        waits = [asyncio.ensure_future(view.changed(timeout_seconds)) for view in self._views]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def trials_of(self, model: str) -> list[Trial]:
+        """The trials that the view has of a model, by number."""
+        found = [trial.value for trial in self.trials.view.all(f"{model}/trials/")]
+        return sorted(found, key=lambda trial: trial.number)
+
+    def final_of(self, model: str) -> Evaluation | None:
+        """The evaluation that is part of a model's training, if it has begun."""
+        found = self.evaluations.view.find(f"{model}/evaluations/{FINAL_EVALUATION}")
+        return found.value if found else None
