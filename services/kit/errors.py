@@ -16,7 +16,7 @@
     ├── DeadlineExceeded (DEADLINE_EXCEEDED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
     ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired
-    ├── Internal (INTERNAL): InternalServerError, UnknownTrainingError
+    ├── Internal (INTERNAL): InternalServerError, UnknownTrainingError, BundleUnusable
     └── RemoteError (any code): what another service answered and this tree has no class for
 
 They are translated in two places only: `infra.server` on the way out and `infra.channel` on the way in.
@@ -440,6 +440,14 @@ class Internal(SightlineError):
     code = Code.INTERNAL
     reason = "internalServerError"
     template = "An internal error occurred; its id in the log is {error_id}."
+
+
+class BundleUnusable(Internal):
+    """A bundle's files are damaged or do not fit together, though training wrote them whole."""
+
+    reason = "bundleUnusable"
+    template = "{name}: bundle {version} cannot be loaded: {problem}. If asking again does not help, train it again."
+    resource_type = "model"
 
 
 class UnknownTrainingError(Internal):

@@ -5,7 +5,7 @@ the rules of the standard library's logging.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -21,25 +21,25 @@ class Log:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
-    def debug(self, event: str, **fields: object) -> None:
+    def debug(self, event: str, /, **fields: object) -> None:
         """For whoever looks into one case."""
         self._logger.debug(event, extra={FIELDS: fields})
 
-    def info(self, event: str, **fields: object) -> None:
+    def info(self, event: str, /, **fields: object) -> None:
         """Something happened that belongs to the story of a request or resource."""
         self._logger.info(event, extra={FIELDS: fields})
 
-    def warning(self, event: str, **fields: object) -> None:
+    def warning(self, event: str, /, **fields: object) -> None:
         """Something went wrong that Sightline deals with by itself."""
         self._logger.warning(event, extra={FIELDS: fields})
 
-    def error(self, event: str, error: BaseException | None = None, **fields: object) -> None:
+    def error(self, event: str, error: BaseException | None = None, /, **fields: object) -> None:
         """Somebody should look; with the error's traceback if it is given."""
         self._logger.error(event, exc_info=error, extra={FIELDS: fields})
 
 
 @contextmanager
-def about(name: str) -> Iterator[None]:
+def about(name: str) -> Generator[None]:
     """While it is open, every event of this task says that it is about the resource."""
     token = resource.set(name)
     try:

@@ -28,6 +28,8 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     drain_seconds: float = 1.0  # between NOT_SERVING and refusing new calls
     grace_seconds: float = 30.0  # for calls in flight
+    max_calls: int = 1000  # at once; more are refused
+    max_stream_seconds: float = 3600.0  # that a streaming call may last
 
     @classmethod
     def settings_customise_sources(

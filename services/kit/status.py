@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from services.kit.errors import DOMAIN, Code, Failure, InvalidArgument, QuotaExceeded, SightlineError, Unavailable
+from services.kit.errors import DOMAIN, Failure, InvalidArgument, QueueFull, QuotaExceeded, SightlineError, Unavailable
 
 # A status travels in the trailers, of which gRPC accepts 8 KiB by default; base64 adds a third to these.
 MAX_STATUS_BYTES = 4096
@@ -27,9 +27,9 @@ def failure_to_status(failure: Failure) -> Status:
 
 def status_to_failure(status: Status) -> Failure:
     """The failure back; without an ErrorInfo of ours the reason is empty."""
-    info = ErrorInfo()
     for detail in status.details:
-        if detail.Is(ErrorInfo.DESCRIPTOR) and detail.Unpack(info) and info.domain == DOMAIN:
+        info = ErrorInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN:
             return Failure(status.code, info.reason, status.message, dict(info.metadata))
     return Failure(status.code, "", status.message)
 
@@ -49,14 +49,14 @@ def _answer(error: SightlineError, limit: int) -> Status:
     metadata = {name: _cut(value, limit) for name, value in error.metadata.items()}
     details: list[Message] = [_info(error.reason, metadata)]
     field = error.field_name or metadata.get("field", "")
-    if field and isinstance(error, InvalidArgument) or error.field_name:
+    if error.field_name or (field and isinstance(error, InvalidArgument)):
         details.append(BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=message)]))
     if isinstance(error, QuotaExceeded):
         violation = QuotaFailure.Violation(
             subject=metadata.get("subject", ""), description=message, quota_id=metadata.get("setting", "")
         )
         details.append(QuotaFailure(violations=[violation]))
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | QueueFull):
         details.append(RetryInfo(retry_delay=to_duration(error.retry_after)))
     if error.resource_type:
         name = metadata.get("name", "")

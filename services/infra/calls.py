@@ -1,0 +1,259 @@
+"""What surrounds every call of a server: its id, its limits, its errors as statuses, its metrics and its log line."""
+
+import asyncio
+import inspect
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc import StatusCode
+
+from services.infra import measure
+from services.infra.measure import Rpc
+from services.kit import log
+from services.kit.errors import (
+    Draining,
+    Internal,
+    InvalidRequest,
+    Overloaded,
+    SightlineError,
+    StreamExpired,
+    UnknownMethod,
+)
+from services.kit.status import status_of
+from services.kit.telemetry import Telemetry
+
+REQUEST_ID = "x-request-id"
+DETAILS = "grpc-status-details-bin"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
+
+_log = log.Log(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One call in hand. `timeout` cancels it from within; moving it to the present ends it as the drain or a limit."""
+
+    rpc: Rpc
+    path: str
+    context: Context
+    timeout: asyncio.Timeout
+    request_id: str
+    started: float = field(default_factory=time.perf_counter)
+    code: StatusCode = StatusCode.OK
+    reason: str = ""
+
+    def expire(self) -> None:
+        """Ends the call as soon as its handler can be interrupted; no effect on one that has ended."""
+        if not self.timeout.expired():
+            self.timeout.reschedule(asyncio.get_running_loop().time())
+
+
+class Calls(grpc.aio.ServerInterceptor):
+    """The one interceptor of a server.
+
+    Law: a call that fails is answered with one status that carries exactly one ErrorInfo; the words of an unknown
+    exception stay in the log, under the id that the answer names. A handler's own `context.abort` and a
+    cancellation pass through untouched. Handlers read requests from what they are given, never by `context.read`.
+    """
+
+    def __init__(self, service: str, telemetry: Telemetry, max_calls: int, max_stream_seconds: float) -> None:
+        self._service = service
+        self._telemetry = telemetry
+        self._max_calls = max_calls
+        self._max_stream_seconds = max_stream_seconds
+        self._wrapped: dict[str, Handler] = {}
+        self._live: set[Call] = set()  # in hand, but for the next ones
+        self._housekeeping: set[Call] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    def drain(self) -> None:
+        """From now on new calls are refused, and those that never end by themselves are ended."""
+        self._draining = True
+        for call in (*self._live, *self._housekeeping):
+            if call.rpc.is_endless or call.rpc.is_housekeeping:
+                call.expire()
+
+    def expire(self) -> None:
+        """Ends every call in hand."""
+        for call in self._live:
+            call.expire()
+
+    async def idle(self) -> None:
+        """Returns when no call is in hand."""
+        await self._idle.wait()
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Handler | None]], handler_call_details: Any
+    ) -> Handler:
+        path = str(handler_call_details.method)
+        if path not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return self._missing(path)
+            self._wrapped[path] = self._wrap(path, handler)
+        return self._wrapped[path]
+
+    def _missing(self, path: str) -> Handler:
+        async def refuse(_requests: Any, context: Context) -> None:
+            async with self._around(measure.UNKNOWN_RPC, path[:200], context):
+                raise UnknownMethod(method=path[:200])
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def _wrap(self, path: str, handler: Handler) -> Handler:
+        """The handler in this class's care; it parses requests itself, so that a bad one is answered properly."""
+        streams = handler.request_streaming, handler.response_streaming
+        rpc = Rpc.of(path, request_streaming=streams[0], response_streaming=streams[1])
+        behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+        def parse(raw: bytes) -> Any:
+            self._telemetry.add(measure.RECEIVED, 1, **rpc.labels)
+            try:
+                return handler.request_deserializer(raw) if handler.request_deserializer else raw
+            except DecodeError:
+                raise InvalidRequest(field="request", problem=f"its bytes are not what {path} takes.") from None
+
+        def requests(incoming: Any) -> Any:
+            return _Parsed(incoming, parse) if streams[0] else parse(incoming)
+
+        async def one_response(incoming: Any, context: Context) -> bytes:
+            async with self._around(rpc, path, context):
+                response = await behaviour(requests(incoming), context)
+                data = handler.response_serializer(response) if handler.response_serializer else response
+                self._telemetry.add(measure.SENT, 1, **rpc.labels)
+                return data
+
+        async def many_responses(incoming: Any, context: Context) -> None:
+            async with self._around(rpc, path, context):
+                answer = behaviour(requests(incoming), context)
+                if inspect.isawaitable(answer):  # A handler that writes by itself.
+                    await answer
+                    return
+                async with aclosing(answer) as responses:
+                    async for response in responses:
+                        await context.write(response)
+                        self._telemetry.add(measure.SENT, 1, **rpc.labels)
+
+        match streams:
+            case False, False:
+                return grpc.unary_unary_rpc_method_handler(one_response)
+            case True, False:
+                return grpc.stream_unary_rpc_method_handler(one_response)
+            case False, True:
+                return grpc.unary_stream_rpc_method_handler(many_responses, None, handler.response_serializer)
+            case _:
+                return grpc.stream_stream_rpc_method_handler(many_responses, None, handler.response_serializer)
+
+    @asynccontextmanager
+    async def _around(self, rpc: Rpc, path: str, context: Context) -> AsyncGenerator[None]:
+        limit = None if rpc.kind == "unary" else self._max_stream_seconds
+        call = Call(rpc, path, context, asyncio.timeout(limit), _request_id(context))
+        log.request_id.set(call.request_id)
+        context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
+        self._telemetry.add(measure.STARTED, 1, **rpc.labels)
+        try:
+            async with call.timeout:
+                with self._admitted(call):
+                    yield
+        except grpc.aio.AbortError:
+            call.code = context.code()
+            raise
+        except asyncio.CancelledError:
+            late = context.time_remaining() == 0
+            call.code = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises must become a status
+            await self._refuse(call, error)
+        finally:
+            self._record(call)
+
+    @contextmanager
+    def _admitted(self, call: Call) -> Generator[None]:
+        """Keeps the call among those in hand; Draining or Overloaded if there is no place for it."""
+        place = self._housekeeping if call.rpc.is_housekeeping else self._live
+        if place is self._live:
+            if self._draining:
+                raise Draining(service=self._service)
+            if len(self._live) >= self._max_calls:
+                raise Overloaded(service=self._service, limit=self._max_calls)
+            self._idle.clear()
+        place.add(call)
+        try:
+            yield
+        finally:
+            place.remove(call)
+            if not self._live:
+                self._idle.set()
+
+    async def _refuse(self, call: Call, error: Exception) -> None:
+        """Ends the call with the status of the error; raises what gRPC raises for that."""
+        known = self._understand(call, error)
+        status = status_of(known)
+        call.code, call.reason = _CODES[status.code], known.reason
+        trailers = ((REQUEST_ID, call.request_id), (DETAILS, status.SerializeToString()))
+        await call.context.abort(call.code, status.message, trailers)
+
+    def _understand(self, call: Call, error: Exception) -> SightlineError:
+        if isinstance(error, TimeoutError) and call.timeout.expired():
+            if self._draining:
+                return Draining(service=self._service)
+            return StreamExpired(method=call.path, limit_seconds=self._max_stream_seconds)
+        if known := _single(error):
+            return known
+        error_id = secrets.token_hex(8)
+        _log.error("internal_error", error, error_id=error_id, method=call.path)
+        return Internal(error_id=error_id)
+
+    def _record(self, call: Call) -> None:
+        seconds = time.perf_counter() - call.started
+        labels = call.rpc.labels
+        self._telemetry.add(measure.HANDLED, 1, **labels, grpc_code=measure.code_name(call.code))
+        self._telemetry.observe(measure.SECONDS, seconds, **labels)
+        write = _log.debug if call.rpc.is_housekeeping else _log.info
+        about = {"reason": call.reason} if call.reason else {}
+        write(
+            "call", method=call.path, code=call.code.name, seconds=round(seconds, 6), peer=call.context.peer(), **about
+        )
+
+
+class _Parsed:
+    """A caller's stream of requests, parsed one by one as the handler asks for them."""
+
+    def __init__(self, incoming: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> None:
+        self._incoming = incoming
+        self._parse = parse
+
+    def __aiter__(self) -> "_Parsed":
+        return self
+
+    async def __anext__(self) -> Any:
+        return self._parse(await anext(self._incoming))
+
+
+def _request_id(context: Context) -> str:
+    """The caller's id if it is one that logs and headers can carry, otherwise a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return secrets.token_hex(16)
+
+
+def _single(error: Exception) -> SightlineError | None:
+    """The error of ours that this is, also where a task group wrapped it; None if anything else is among it."""
+    if isinstance(error, ExceptionGroup):
+        inner = [_single(one) for one in error.exceptions]
+        return inner[0] if all(inner) else None
+    return error if isinstance(error, SightlineError) else None

@@ -1,0 +1,145 @@
+"""What operators see: JSON lines on stderr, and metrics for Prometheus."""
+
+import logging
+import platform
+import sys
+from importlib.metadata import version
+from typing import Any, TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import start_http_server as start_metrics_server
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from services.kit import log
+from services.kit.telemetry import Metric, MetricKind
+
+BUILD_INFO = Metric(
+    "sightline_build_info",
+    MetricKind.GAUGE,
+    "Always 1; its labels say what is running.",
+    ("service", "version", "python"),
+)
+
+_log = log.Log(__name__)
+
+
+def configure_logging(service: str, level: str = "INFO", stream: TextIO | None = None) -> None:
+    """From now on every log record of the process is one JSON line with `time`, `level`, `service` and `event`.
+
+    Replaces what was configured before. Records of libraries, whose words vary, have the event `library_message` and
+    their text in `message`; they are kept from WARNING on.
+    """
+
+    def add_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        return {**event, "service": service}
+
+    chain: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _unfold,
+        add_service,
+        _explain,
+    ]
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
+            ],
+            foreign_pre_chain=chain,
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for package in ("services", "sightline"):
+        logging.getLogger(package).setLevel(level.upper())
+
+
+def _unfold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """A record's fields beside its event; a field whose name is taken gets an underscore."""
+    record: logging.LogRecord = event["_record"]
+    fields: dict[str, Any] | None = getattr(record, log.FIELDS, None)
+    if fields is None:
+        fields = {"logger": record.name, "message": event["event"]}
+        event["event"] = "library_message"
+    ids = {"request_id": log.request_id.get(), "resource": log.resource.get()}
+    event.update({name: value for name, value in ids.items() if value})
+    for name, value in fields.items():
+        event[f"{name}_" if name in event or name == "service" else name] = value
+    return event
+
+
+def _explain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """An exception as its type, its words and its traceback."""
+    exc_info = event.pop("exc_info", None)
+    if exc_info and exc_info[1]:
+        kind, error, _ = exc_info
+        event["exception"] = {"type": kind.__qualname__, "message": str(error), "traceback": _traceback(exc_info)}
+    return event
+
+
+def _traceback(exc_info: Any) -> str:
+    return logging.Formatter().formatException(exc_info)
+
+
+class PrometheusTelemetry:
+    """The telemetry port over a registry of its own; a wrong use is logged, never raised."""
+
+    def __init__(self, service: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._metrics: dict[Metric, Counter | Gauge | Histogram] = {}
+        self.set(BUILD_INFO, 1, service=service, version=version("sightline"), python=platform.python_version())
+
+    def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
+        self._call("inc", metric, amount, labels)
+
+    def set(self, metric: Metric, value: float, **labels: str) -> None:
+        self._call("set", metric, value, labels)
+
+    def observe(self, metric: Metric, value: float, **labels: str) -> None:
+        self._call("observe", metric, value, labels)
+
+    def _call(self, verb: str, metric: Metric, value: float, labels: dict[str, str]) -> None:
+        try:
+            known = self._metrics.get(metric) or self._declare(metric)
+            getattr(known.labels(**labels) if metric.labels else known, verb)(value)
+        except (ValueError, AttributeError, TypeError) as error:
+            _log.error("metric_misused", error, metric=metric.name, verb=verb, labels=labels)
+
+    def _declare(self, metric: Metric) -> Counter | Gauge | Histogram:
+        registry, labels = self.registry, metric.labels
+        match metric.kind:
+            case MetricKind.COUNTER:
+                made: Counter | Gauge | Histogram = Counter(metric.name, metric.help, labels, registry=registry)
+            case MetricKind.GAUGE:
+                made = Gauge(metric.name, metric.help, labels, registry=registry)
+            case MetricKind.HISTOGRAM:
+                buckets = metric.buckets or Histogram.DEFAULT_BUCKETS
+                made = Histogram(metric.name, metric.help, labels, registry=registry, buckets=buckets)
+        self._metrics[metric] = made
+        return made
+
+
+class MetricsEndpoint:
+    """`/metrics` over HTTP, from a thread of its own, so that it answers while the event loop is busy."""
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+        """Listens when it returns; port 0 takes a free one. OSError if the port is taken."""
+        self._server, self._thread = start_metrics_server(port, addr=host, registry=registry)
+        self.port = int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> MetricsEndpoint:
+    """The registry's metrics at http://host:port/metrics until the endpoint is closed."""
+    return MetricsEndpoint(registry, host, port)

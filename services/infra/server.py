@@ -1,0 +1,139 @@
+"""The one gRPC server that every service runs on: health, reflection, limits, and an end that loses no call."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.infra import measure
+from services.infra.calls import Calls
+from services.kit.log import Log
+from services.kit.settings import Settings
+from services.kit.telemetry import Telemetry
+from sightline.channel import MAX_MESSAGE_BYTES
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # A port in use is an error, not a port to share.
+    ("grpc.keepalive_time_ms", 60_000),  # A caller that vanished is noticed, and its streams with it.
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_connection_age_ms", 600_000),  # Callers look up the addresses anew, and so find new replicas.
+)
+# What gRPC itself refuses beyond the calls that Calls refuses with a proper status, health checks included.
+_SPARE_CALLS = 200
+_LAST_SECONDS = 2.0  # For the answers to calls that the drain ended.
+
+_log = Log(__name__)
+
+Ready = Callable[[], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A servicer, its service, and the generated function that adds the one to a server.
+
+    The descriptor is `dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"]`, for example.
+    """
+
+    descriptor: ServiceDescriptor
+    add: Callable[[Any, Any], None]
+    servicer: Any
+
+
+class Server:
+    """Serves until it is told to stop.
+
+    Law: health says SERVING only while `ready` does, for "" and for each service. The end: NOT_SERVING, then
+    `drain_seconds` in which calls are still taken, as balancers need time to hear of it; then new calls and Watch
+    streams end with Draining, and the others have `grace_seconds` to finish before they do too.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        telemetry: Telemetry,
+        services: Sequence[Service],
+        ready: Ready | None = None,
+        ready_every_seconds: float = 2.0,
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._ready = ready
+        self._ready_every_seconds = ready_every_seconds
+        self._names = [service.descriptor.full_name for service in services]
+        self._calls = Calls(name, telemetry, settings.max_calls, settings.max_stream_seconds)
+        self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - defined in an if
+        self._grpc = grpc.aio.server(
+            interceptors=[self._calls], options=_OPTIONS, maximum_concurrent_rpcs=settings.max_calls + _SPARE_CALLS
+        )
+        for service in services:
+            service.add(service.servicer, self._grpc)
+            measure.declare(telemetry, service.descriptor)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._grpc)
+        self._readiness: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listens; returns the port. RuntimeError if it is taken."""
+        port = self._grpc.add_insecure_port(f"{self._settings.host}:{self._settings.port}")
+        await self._set_health(serving=self._ready is None)
+        await self._grpc.start()
+        if self._ready:
+            self._readiness = asyncio.create_task(self._follow(self._ready), name="readiness")
+        _log.info("server_started", port=port, services=self._names)
+        return port
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Serves what `start` began until the event is set, then drains."""
+        await stop.wait()
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Ends as the class says; returns when no call is left."""
+        if self._readiness:
+            self._readiness.cancel()
+        await self._health.enter_graceful_shutdown()
+        _log.info("server_draining")
+        await asyncio.sleep(self._settings.drain_seconds)
+        self._calls.drain()
+        stopping = asyncio.create_task(
+            self._grpc.stop(self._settings.grace_seconds + _LAST_SECONDS), name="stop server"
+        )
+        try:
+            async with asyncio.timeout(self._settings.grace_seconds):
+                await self._calls.idle()
+        except TimeoutError:
+            self._calls.expire()
+        await stopping
+        _log.info("server_stopped")
+
+    async def _follow(self, ready: Ready) -> None:
+        """Keeps the health what `ready` says; an exception of it means no."""
+        serving: bool | None = None
+        while True:
+            try:
+                now = await ready()
+            except Exception as error:  # noqa: BLE001 - a check that breaks is a check that fails
+                _log.error("readiness_check_failed", error)
+                now = False
+            if now is not serving:
+                serving = now
+                await self._set_health(serving=now)
+                _log.info("readiness_changed", serving=now)
+            await asyncio.sleep(self._ready_every_seconds)
+
+    async def _set_health(self, *, serving: bool) -> None:
+        response = health_pb2.HealthCheckResponse
+        status = response.SERVING if serving else response.NOT_SERVING
+        for name in ("", *self._names):
+            await self._health.set(name, status)

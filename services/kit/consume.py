@@ -1,0 +1,156 @@
+"""The loop of every worker: takes jobs of one kind from the queue, handles them, and settles each in one way."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from services.kit.clock import Clock
+from services.kit.errors import Conflict, SightlineError
+from services.kit.log import Log
+from services.kit.queue import MAX_DELIVERIES, Delivery, Queue, is_poison
+from services.kit.telemetry import Metric, MetricKind, Telemetry
+
+JOBS = Metric(
+    "sightline_jobs_total", MetricKind.COUNTER, "Deliveries of jobs, by how they were settled.", ("kind", "result")
+)
+RUNNING = Metric("sightline_jobs_running", MetricKind.GAUGE, "Jobs that this process is at work on.", ("kind",))
+
+_FETCH_WAIT = timedelta(seconds=2)  # also how long an idle worker takes to stop
+_FIRST_DELAY_SECONDS = 5.0
+_LONGEST_DELAY_SECONDS = 300.0
+
+Handler = Callable[[bytes], Awaitable[None]]
+
+_log = Log(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to do with the bodies of one kind of job.
+
+    `handle` returns once the record says that the work is done. It must be idempotent, as a body may come twice, even
+    at the same time. `poison` marks the resource as failed; it must leave one alone that has a live lease.
+    """
+
+    kind: str
+    handle: Handler
+    poison: Handler
+
+
+def delay_after(deliveries: int) -> timedelta:
+    """How long a job rests after its n-th failed delivery: 5 s, 20 s, 80 s, then 5 min."""
+    return timedelta(seconds=min(_FIRST_DELAY_SECONDS * 4 ** (deliveries - 1), _LONGEST_DELAY_SECONDS))
+
+
+async def consume(
+    queue: Queue,
+    job: Job,
+    *,
+    clock: Clock,
+    telemetry: Telemetry,
+    stop: asyncio.Event,
+    concurrency: int = 1,
+    extend_every: timedelta = timedelta(seconds=10),
+    grace: timedelta = timedelta(seconds=20),
+) -> None:
+    """Handles jobs, `concurrency` at a time, until `stop` is set; then gives the handlers in hand `grace` to finish.
+
+    A job is acked when its handler returns, and when it raises Conflict: somebody else has the record's lease, and
+    a reconciler publishes the job anew should they die. It rests and comes again when the handler raises anything
+    else, and comes again at once when the handler was cancelled by the stop. A job that failed MAX_DELIVERIES times
+    goes to `poison`; but an outage is not the job's fault, so an error that a retry may cure starts its count anew.
+    """
+    worker = _Worker(queue, job, clock, telemetry, stop, extend_every, grace)
+    async with asyncio.TaskGroup() as group:
+        for number in range(concurrency):
+            group.create_task(worker.run(), name=f"{job.kind} jobs {number}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    queue: Queue
+    job: Job
+    clock: Clock
+    telemetry: Telemetry
+    stop: asyncio.Event
+    extend_every: timedelta
+    grace: timedelta
+
+    async def run(self) -> None:
+        while not self.stop.is_set():
+            if delivery := await self.queue.fetch(self.job.kind, _FETCH_WAIT):
+                result = await self._settle(delivery)
+                self.telemetry.add(JOBS, 1, kind=self.job.kind, result=result)
+
+    async def _settle(self, delivery: Delivery) -> str:
+        """Handles the delivery and tells the queue; returns the result as the metric names it. Never raises."""
+        try:
+            return await self._attempt(delivery)
+        except Exception as error:  # noqa: BLE001 - an unsettled job comes again by itself
+            _log.warning("job_unsettled", kind=self.job.kind, problem=str(error))
+            return "unsettled"
+
+    async def _attempt(self, delivery: Delivery) -> str:
+        poisoned = is_poison(delivery)
+        try:
+            finished = await self._handle(self.job.poison if poisoned else self.job.handle, delivery)
+        except Conflict as error:
+            _log.info("job_superseded", kind=self.job.kind, problem=error.message)
+            await delivery.ack()
+            return "superseded"
+        except Exception as error:  # noqa: BLE001 - one job's failure must not end the worker
+            return await self._retry(delivery, error)
+        if not finished:
+            await delivery.nak()
+            return "released"
+        await delivery.ack()
+        return "poisoned" if poisoned else "done"
+
+    async def _retry(self, delivery: Delivery, error: Exception) -> str:
+        """Lets the job rest; one that an outage brought near its end goes back as a new one."""
+        outage = isinstance(error, SightlineError) and error.retry
+        if outage:
+            _log.warning("job_waits", kind=self.job.kind, deliveries=delivery.deliveries, problem=str(error))
+        else:
+            _log.error("job_failed", error, kind=self.job.kind, deliveries=delivery.deliveries)
+        if outage and delivery.deliveries >= MAX_DELIVERIES:
+            await self.queue.publish(self.job.kind, delivery.body)
+            await delivery.ack()
+        else:
+            await delivery.nak(delay_after(delivery.deliveries))
+        return "retried" if outage else "failed"
+
+    async def _handle(self, handler: Handler, delivery: Delivery) -> bool:
+        """Runs the handler under a heartbeat; False if the stop cancelled it. Raises what the handler raises."""
+        self.telemetry.add(RUNNING, 1, kind=self.job.kind)
+        work = asyncio.ensure_future(handler(delivery.body))
+        beside = [
+            asyncio.create_task(self._extend(delivery), name=f"extend {self.job.kind}"),
+            asyncio.create_task(self._cancel_after_stop(work), name=f"stop {self.job.kind}"),
+        ]
+        try:
+            await asyncio.wait([work])
+        finally:  # Also when this worker itself is cancelled.
+            for task in (work, *beside):
+                task.cancel()
+            await asyncio.gather(work, *beside, return_exceptions=True)
+            self.telemetry.add(RUNNING, -1, kind=self.job.kind)
+        if work.cancelled():
+            return False
+        await work
+        return True
+
+    async def _extend(self, delivery: Delivery) -> None:
+        """Keeps the job invisible to others; a failure harms nothing, as the record's lease decides."""
+        while True:
+            await self.clock.sleep(self.extend_every.total_seconds())
+            try:
+                await delivery.extend()
+            except Exception as error:  # noqa: BLE001 - see above
+                _log.warning("job_extend_failed", kind=self.job.kind, problem=str(error))
+
+    async def _cancel_after_stop(self, work: "asyncio.Future[None]") -> None:
+        await self.stop.wait()
+        await self.clock.sleep(self.grace.total_seconds())
+        work.cancel()

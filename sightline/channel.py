@@ -1,0 +1,106 @@
+"""How Sightline's services are called: message sizes, retries and deadlines, and what a failed call says."""
+
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
+
+DOMAIN = "sightline"
+MAX_MESSAGE_BYTES = 24 * 1024 * 1024
+DEADLINE_SECONDS = 30.0  # of a unary call, unless the caller says otherwise
+_DETAILS = "grpc-status-details-bin"
+
+
+def service_config() -> str:
+    """The service config of gRPC: calls spread over all replicas, and UNAVAILABLE is tried again, four times in all."""
+    retry = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.2s",
+        "maxBackoff": "3s",
+        "backoffMultiplier": 3,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return json.dumps(
+        {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "retryPolicy": retry}]}
+    )
+
+
+OPTIONS: tuple[tuple[str, str | int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.service_config", service_config()),
+    # A call whose message is larger than this buffer would never be tried again.
+    ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 60_000),  # A server that vanished is noticed while a stream waits for it.
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RichError:
+    """What a failed call says. `reason` is empty where the answer did not come from Sightline itself."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    fields: dict[str, str] = field(default_factory=dict[str, str])  # what is wrong, by the request's field
+    metadata: dict[str, str] = field(default_factory=dict[str, str])  # the variables of the message
+
+
+def describe(error: grpc.RpcError) -> RichError:
+    """The content of an error that a stub raised, blocking or asyncio; never raises."""
+    call: _Failed = error  # type: ignore[assignment]  # every error that a call raises is one
+    reason, metadata, fields = "", dict[str, str](), dict[str, str]()
+    for detail in _status(call).details:
+        info, bad = ErrorInfo(), BadRequest()
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            reason, metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(bad):
+            fields = {violation.field: violation.description for violation in bad.field_violations}
+    return RichError(call.code(), reason, call.details() or call.code().name, fields, metadata)
+
+
+class _Failed(Protocol):
+    """The part of grpc.Call and grpc.aio.AioRpcError that matters here."""
+
+    def code(self) -> grpc.StatusCode: ...
+    def details(self) -> str | None: ...
+    def trailing_metadata(self) -> "tuple[tuple[str, str | bytes], ...] | None": ...
+
+
+def _status(call: _Failed) -> Status:
+    for key, value in call.trailing_metadata() or ():
+        if key == _DETAILS and isinstance(value, bytes):
+            try:
+                return Status.FromString(value)
+            except DecodeError:
+                break
+    return Status()
+
+
+class _Cancellable(Protocol):
+    def cancel(self) -> bool: ...
+
+
+C = TypeVar("C", bound=_Cancellable)
+
+
+@contextmanager
+def streaming(call: C) -> Generator[C]:
+    """Ends the call however the block is left.
+
+    A stream that is merely no longer read stays open, as gRPC collects none; so write
+    `with streaming(stub.WatchModel(request)) as updates:`.
+    """
+    try:
+        yield call
+    finally:
+        call.cancel()
