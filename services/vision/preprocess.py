@@ -38,8 +38,9 @@ def apply(rgb: NDArray[np.uint8], rule: InputRule) -> Tensor:
     if rule.fit == "letterbox":
         return normalise(_letterboxed(image, rule), rule)
     height, width = image.shape[-2:]
-    ratio = rule.resize / min(height, width)
-    size = [max(rule.size, round(height * ratio)), max(rule.size, round(width * ratio))]
+    shorter = min(height, width)
+    # Rounded down, as torchvision does, whose weights were trained so.
+    size = [max(rule.size, rule.resize * height // shorter), max(rule.size, rule.resize * width // shorter)]
     image = functional.resize(image, size, _interpolation(rule), antialias=True)
     return normalise(functional.center_crop(image, [rule.size, rule.size]), rule)
 

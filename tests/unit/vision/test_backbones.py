@@ -1,0 +1,137 @@
+"""The table of backbones, and networks built from it."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+from services.vision.backbones import BACKBONES, build, embed, load_weights
+from services.vision.card import InputRule
+
+NAMES = sorted(BACKBONES)
+
+
+def images(count: int = 2, size: int = 64) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_backbone_embeds_into_its_dimension_and_its_stages_are_all_of_it(name: str) -> None:
+    network = build(name, 3, seed=0)
+    features = embed(network, images())
+    assert features.shape == (2, BACKBONES[name].feature_dim)
+    assert network.eval()(images()).shape == (2, 3)
+    staged = [id(parameter) for stage in network.stages() for parameter in stage.parameters()]
+    assert len(staged) == len(set(staged))
+    assert {*staged, *map(id, network.head.parameters())} == {id(parameter) for parameter in network.parameters()}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if BACKBONES[name].torchvision_weights])
+def test_the_table_agrees_with_torchvision_s_weights(name: str) -> None:
+    backbone = BACKBONES[name]
+    weights = torchvision.models.get_model_weights(backbone.torchvision_model)[backbone.torchvision_weights]
+    transform = weights.transforms()
+    rule = backbone.rule
+    assert (rule.size, rule.resize) == (transform.crop_size[0], transform.resize_size[0])
+    assert (list(rule.mean), list(rule.std)) == (transform.mean, transform.std)
+    assert rule.interpolation == transform.interpolation.value
+    assert backbone.gflops == weights.meta["_ops"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not BACKBONES[name].end_padding])
+def test_a_network_embeds_what_torchvision_s_own_gives_its_classifier(name: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        reference = torchvision.models.get_model(BACKBONES[name].torchvision_model, weights=None).eval()
+    network = build(name, 3, seed=0)
+    load_weights(network, reference.state_dict())
+    seen: list[torch.Tensor] = []
+    classifier = dict(reference.named_modules()).get("classifier") or dict(reference.named_modules())["fc"]
+    classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        reference(images())
+        expected = seen[0].mean(dim=(2, 3), keepdim=True) if seen[0].ndim == 4 else seen[0]
+        expected = torch.flatten(network.norm(expected), 1)
+    torch.testing.assert_close(embed(network, images()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_network_and_leaves_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    first, second = build("squeezenet1_1", 3, seed=5), build("squeezenet1_1", 3, seed=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_unfreezing_trains_the_head_and_the_last_stages_only() -> None:
+    network = build("mobilenet_v3_small", 3, seed=0)
+    for depth in range(5):
+        network.unfreeze(depth)
+        network.train()
+        trained = [all(p.requires_grad for p in stage.parameters()) for stage in network.stages()]
+        assert trained == [index < depth for index in range(4)]
+        assert all(parameter.requires_grad for parameter in network.head.parameters())
+        first_trained = [*BACKBONES["mobilenet_v3_small"].stage_starts, len(network.features)][4 - depth]
+        assert [child.training for child in network.features] == [
+            index >= first_trained for index in range(len(network.features))
+        ]
+
+
+def test_frozen_running_statistics_stand_still_while_the_rest_trains() -> None:
+    network = build("mobilenet_v2", 3, seed=0)
+    network.unfreeze(1)
+    network.train()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network(images(4)).sum().backward()
+    changed = {name for name, buffer in network.named_buffers() if not torch.equal(buffer, before[name])}
+    assert changed
+    assert all(int(name.split(".")[1]) >= 14 for name in changed)
+
+
+def test_embedding_leaves_the_network_as_it_was() -> None:
+    network = build("mobilenet_v2", 3, seed=0)
+    network.train()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    embed(network, images())
+    assert network.training
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    network = build("squeezenet1_1", 3, seed=0)
+    state = torchvision.models.squeezenet1_1(weights=None).state_dict()
+    load_weights(network, state)
+    with pytest.raises(RuntimeError, match="Unexpected"):
+        load_weights(network, {**state, "features.99.weight": torch.zeros(1)})
+    state.pop("features.0.weight")
+    with pytest.raises(RuntimeError, match="Missing"):
+        load_weights(network, state)
+
+
+def test_keras_padding_reads_right_and_below() -> None:
+    """An even picture whose last row and column alone differ must differ in the last outputs of the first layer."""
+    network = build("mobilenet_v2_keras", 3, seed=0).eval()
+    plain = build("mobilenet_v2", 3, seed=0).eval()
+    load_weights(plain, {k: v for k, v in network.state_dict().items() if k.startswith("features.")})
+    first, other = network.features[0], plain.features[0]
+    picture = images(1)
+    with torch.inference_mode():
+        shifted = torch.nn.functional.pad(picture, (0, 1, 0, 1))[:, :, 1:, 1:]
+        assert first(picture).shape == other(picture).shape
+        inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+        torch.testing.assert_close(first(picture)[inner], other(shifted)[inner])
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v2_keras", "squeezenet1_1"])
+def test_the_published_weights_load_strictly(name: str, weights_dir: Path) -> None:
+    state = safetensors.torch.load_file(weights_dir / f"{name}.safetensors")
+    network = build(name, 3, seed=0)
+    load_weights(network, state)
+    own = network.state_dict()
+    assert all(torch.equal(own[key], tensor) for key, tensor in state.items() if key.startswith("features."))
+
+
+def test_rules_are_hashable_data() -> None:
+    assert len({BACKBONES[name].rule for name in NAMES}) < len(NAMES)
+    assert isinstance(BACKBONES["resnet18"].rule, InputRule)
