@@ -118,9 +118,7 @@ def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Bo
     return tuple(found)
 
 
-def _drawn_before_turning(
-    drawn: Iterable[boxes.Box], stored: Frame, upright: Frame, rules: Rules
-) -> bool:
+def _drawn_before_turning(drawn: Iterable[boxes.Box], stored: Frame, upright: Frame, rules: Rules) -> bool:
     """Whether boxes refer to the picture as stored: what the file declares, unless they only fit the upright one."""
     if rules.convention is BoxConvention.RELATIVE:
         return True

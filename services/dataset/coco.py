@@ -152,9 +152,7 @@ def check_ids(file: CocoFile, uri: str, categories: dict[int, int], log: Finding
     images: dict[int, str] = {}
     for image in file.images:
         if image.id in images:
-            log.add(
-                "imageDuplicateId", uri, image.id, image=image.id, first=images[image.id], second=image.file_name
-            )
+            log.add("imageDuplicateId", uri, image.id, image=image.id, first=images[image.id], second=image.file_name)
         images.setdefault(image.id, image.file_name)
     seen: set[int] = set()
     for mark in file.annotations:
@@ -189,11 +187,19 @@ def check_convention(file: CocoFile, uri: str, expected: BoxConvention, log: Fin
             whole += 1
     if not pixels and not fractions and not whole:
         return expected
-    relative = len(fractions) >= len(pixels) if expected is BoxConvention.UNKNOWN else expected is BoxConvention.RELATIVE
+    relative = (
+        len(fractions) >= len(pixels) if expected is BoxConvention.UNKNOWN else expected is BoxConvention.RELATIVE
+    )
     words = "pixels", "fractions of the image's sides"
     for mark in pixels if relative else fractions:
         log.add(
-            "boxUnitsMixed", uri, mark.image_id, mark.id, box=mark.bbox, found=words[not relative], expected=words[relative]
+            "boxUnitsMixed",
+            uri,
+            mark.image_id,
+            mark.id,
+            box=mark.bbox,
+            found=words[not relative],
+            expected=words[relative],
         )
     return BoxConvention.RELATIVE if relative else BoxConvention.ABSOLUTE
 

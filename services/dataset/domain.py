@@ -19,8 +19,8 @@ from services.kit.leases import Lease
 from services.vision.snapshot import AnnotationKind
 
 COLLECTION = "datasets"
-ADVANCE = "ingest.dataset"  # job: do whatever is due for a dataset; its name is `datasets/{dataset}`
-CHECK = "ingest.chunk"  # job: check one chunk of images; its name is `datasets/{dataset}/chunks/{number}`
+ADVANCE = "ingest-dataset"  # job: do whatever is due for a dataset; its name is `datasets/{dataset}`
+CHECK = "ingest-chunk"  # job: check one chunk of images; its name is `datasets/{dataset}/chunks/{number}`
 INLINE_CATEGORIES = 100  # more categories than this stand in the manifest only, so that records stay small
 
 

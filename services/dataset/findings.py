@@ -108,9 +108,7 @@ RULES: dict[str, Rule] = {
         "The path {path!r} {problem}.",
         "Use a path below the COCO file's folder with `/` between its parts, or an s3:// uri of the store.",
     ),
-    "imageMissing": Rule(
-        _E, "There is no such file in the store at {uri}.", "Upload it, or correct its path."
-    ),
+    "imageMissing": Rule(_E, "There is no such file in the store at {uri}.", "Upload it, or correct its path."),
     "imageTooLarge": Rule(_E, "The image has more than {limit} bytes.", "Save it smaller."),
     "imageSidesInvalid": Rule(_E, "The image {problem}.", "Scale or pad it, or drop it."),
     "imageUndecodable": Rule(_E, "The image {problem}.", "Replace it by an intact file of a supported format."),
@@ -177,9 +175,7 @@ def make(
 ) -> Finding:
     """A finding by its code; KeyError for an unknown code or a variable that its message needs."""
     rule = RULES[code]
-    return Finding(
-        rule.severity, code, rule.message.format(**variables), rule.remedy, file, image_id, annotation_id
-    )
+    return Finding(rule.severity, code, rule.message.format(**variables), rule.remedy, file, image_id, annotation_id)
 
 
 class FindingLog:
@@ -191,7 +187,12 @@ class FindingLog:
         self._seen: Counter[str] = Counter()
 
     def add(
-        self, code: str, file: str = "", image_id: int | None = None, annotation_id: int | None = None, **variables: object
+        self,
+        code: str,
+        file: str = "",
+        image_id: int | None = None,
+        annotation_id: int | None = None,
+        **variables: object,
     ) -> None:
         """Notices one thing; past the limit of its code it is only counted."""
         if self._seen[code] < self._limit:

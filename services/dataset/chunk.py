@@ -1,0 +1,173 @@
+"""One chunk of images: read from the store, checked, packed, and reported; safe to repeat at any point."""
+
+import asyncio
+import hashlib
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from services.dataset import metrics, store
+from services.dataset.check import Packed, Rules, check_image
+from services.dataset.coco import Row
+from services.dataset.domain import ADVANCE, Chunks, DatasetRecord, Plan, State
+from services.dataset.findings import FindingLog, Severity
+from services.dataset.limits import Limits
+from services.dataset.work import Tools, publish
+from services.kit.blobs import to_uri
+from services.kit.errors import BlobNotFound, RecordNotFound
+from services.vision.snapshot import PackWriter, Shard, write_index
+
+
+class Abandoned(Exception):  # noqa: N818 - an outcome, not a fault
+    """The dataset is no longer being validated; what this worker does is of no use."""
+
+
+async def check_chunk(tools: Tools, limits: Limits, dataset: str, number: int) -> None:
+    """Checks the chunk unless that is done, marks it, and announces the last one.
+
+    Returns without a trace if the dataset is gone or no longer VALIDATING. An attempt that dies leaves blobs that
+    the next one replaces or that deletion removes.
+    """
+    try:
+        record = (await tools.table.get(dataset)).value
+        plan = _planned(record, record.uid)
+        if number < plan.chunk_count and not record.chunks.has(number):
+            started = tools.clock.monotonic()
+            result = await _check(tools, limits, record, plan, number)
+            await store.put(tools.blobs, store.result_key(plan.prefix, number), result)
+            record = await _report(tools, record, lambda chunks: chunks.finished(number, result.image_count))
+            tools.telemetry.add(metrics.IMAGES, result.refused_images, outcome="refused")
+            tools.telemetry.add(metrics.IMAGES, result.image_count - result.refused_images, outcome="accepted")
+            tools.telemetry.observe(metrics.CHUNK_SECONDS, tools.clock.monotonic() - started)
+    except (Abandoned, RecordNotFound):
+        return
+    if record.is_checked:
+        await publish(tools.queue, ADVANCE, record.name, record.generation, f"{record.uid}:checked")
+
+
+def _planned(record: DatasetRecord, uid: str) -> Plan:
+    if record.uid != uid or record.state is not State.VALIDATING or record.plan is None:
+        raise Abandoned
+    return record.plan
+
+
+async def _report(tools: Tools, record: DatasetRecord, move: Callable[[Chunks], Chunks]) -> DatasetRecord:
+    def decide(now: DatasetRecord) -> DatasetRecord:
+        if _planned(now, record.uid) != record.plan:
+            raise Abandoned
+        return now.checked(move(now.chunks), tools.clock.now())
+
+    return (await tools.table.change(record.name, decide)).value
+
+
+async def _check(tools: Tools, limits: Limits, record: DatasetRecord, plan: Plan, number: int) -> store.ChunkResult:
+    rows = await store.get_rows(tools.blobs, plan.prefix, number)
+    names = [name for _, name in (await store.get_plan(tools.blobs, plan.prefix)).categories]
+    rules = Rules(record.annotation_kind, record.box_convention, names, limits.max_regions)
+    log, reported = FindingLog(limits.findings_per_code), tools.clock.monotonic()
+    images, refused, byte_count = 0, 0, 0
+    with tempfile.TemporaryDirectory(prefix="sightline-chunk-", dir=limits.scratch_directory) as folder:
+        packs = _Packs(tools, record, number, Path(folder))
+        async for checked in _checked(tools, limits, rows, rules):
+            log.take(checked.log.kept, checked.log.more)
+            images += 1
+            refused += checked.packed is None
+            if checked.packed:
+                byte_count += checked.size_bytes
+                await packs.add(checked.packed)
+            if tools.clock.monotonic() - reported >= limits.progress_seconds:
+                reported, done = tools.clock.monotonic(), images
+                await _report(tools, record, lambda chunks, done=done: chunks.moved(number, done))
+        shards = await packs.close()
+    bad = sum(1 for found in log.kept if found.annotation_id is not None and found.severity is Severity.ERROR)
+    return store.ChunkResult(shards, log.kept, log.more, images, refused, bad, byte_count)
+
+
+class _Packs:
+    """The shards of one chunk, written one after another in a folder and stored as each is full."""
+
+    def __init__(self, tools: Tools, record: DatasetRecord, number: int, folder: Path) -> None:
+        self._tools = tools
+        self._record = record
+        self._number = number
+        self._path = folder / "pack.tar"
+        self._file: BinaryIO | None = None
+        self._writer: PackWriter | None = None
+        self._shards: list[Shard] = []
+
+    async def add(self, packed: Packed) -> None:
+        """Appends one image."""
+        if self._writer is None:
+            self._file = await self._tools.compute(lambda: self._path.open("wb"))
+            self._writer = PackWriter(self._file)
+        writer = self._writer
+        await self._tools.compute(lambda: writer.add(packed.entry, packed.image.data, packed.image.extension))
+        if writer.full:
+            await self._store()
+
+    async def close(self) -> list[Shard]:
+        """Every shard of the chunk, all stored."""
+        await self._store()
+        return self._shards
+
+    async def _store(self) -> None:
+        if self._writer is None or self._file is None:
+            return
+        index = self._writer.close()
+        self._file.close()
+        self._writer = self._file = None
+        encoded = write_index(index)
+        key = store.pack_key(self._record, self._number, index.sha256, "tar")
+        index_key = store.pack_key(self._record, self._number, hashlib.sha256(encoded).hexdigest(), "json")
+        await self._tools.blobs.put_file(key, self._path)
+        await self._tools.blobs.put(index_key, encoded)
+        self._shards.append(
+            Shard(
+                key=key,
+                index_key=index_key,
+                sha256=index.sha256,
+                size_bytes=index.size_bytes,
+                record_count=len(index.records),
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    packed: Packed | None
+    log: FindingLog
+    size_bytes: int
+
+
+async def _checked(tools: Tools, limits: Limits, rows: list[Row], rules: Rules) -> AsyncIterator[_Checked]:
+    """The rows in their order, several at work at once; memory holds `images_in_flight` images at most."""
+    waiting: deque[asyncio.Task[_Checked]] = deque()
+    try:
+        for row in rows:
+            task = asyncio.create_task(_check_row(tools, limits, row, rules), name=f"check {row.key}")
+            waiting.append(task)
+            if len(waiting) >= limits.images_in_flight:
+                yield await waiting.popleft()
+        while waiting:
+            yield await waiting.popleft()
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def _check_row(tools: Tools, limits: Limits, row: Row, rules: Rules) -> _Checked:
+    log = FindingLog(limits.findings_per_code)
+    try:
+        data = await tools.blobs.get(row.key, 0, limits.max_image_bytes + 1)
+    except BlobNotFound:
+        log.add("imageMissing", row.file, row.id, uri=to_uri(tools.blobs.bucket, row.key))
+        return _Checked(None, log, 0)
+    if len(data) > limits.max_image_bytes:
+        log.add("imageTooLarge", row.file, row.id, limit=limits.max_image_bytes)
+        return _Checked(None, log, 0)
+    packed = await tools.compute(lambda: check_image(data, row, rules, log))
+    return _Checked(packed, log, len(data))

@@ -1,0 +1,186 @@
+"""From checked chunks to a verdict: the snapshot's manifest, or the reasons why there is none."""
+
+from array import array
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.dataset import store
+from services.dataset.domain import INLINE_CATEGORIES, CategoryCount, DatasetRecord, Plan, Stats
+from services.dataset.findings import FindingLog
+from services.dataset.limits import Limits
+from services.dataset.work import Tools
+from services.kit.errors import DatasetAnnotationsInvalid, DatasetEmpty
+from services.vision.snapshot import (
+    AnnotationKind,
+    Category,
+    Manifest,
+    Record,
+    Shard,
+    SnapshotDigest,
+    count_categories,
+    read_index,
+)
+
+MIN_IMAGES = 2  # of a category, for training
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A snapshot that stands."""
+
+    manifest: Manifest
+    stats: Stats
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What the chunks came to together."""
+
+    shards: list[Shard]
+    images: int = 0
+    refused_images: int = 0
+    refused_annotations: int = 0
+    byte_count: int = 0
+
+
+async def judge(tools: Tools, limits: Limits, record: DatasetRecord, plan: Plan, log: FindingLog) -> Verdict:
+    """Adds up the chunks; raises DatasetEmpty, or DatasetAnnotationsInvalid for too many faults.
+
+    `log` receives the findings of all steps, in the order of the files, then those about the whole.
+    """
+    planned = await store.get_plan(tools.blobs, plan.prefix)
+    log.take(planned.findings, planned.more)
+    sums = _Sums([], plan.image_count, plan.refused_count, planned.refused_annotations)
+    for number in range(plan.chunk_count):
+        result = await store.get_result(tools.blobs, plan.prefix, number)
+        log.take(result.findings, result.more)
+        sums.shards += result.shards
+        sums.refused_images += result.refused_images
+        sums.refused_annotations += result.refused_annotations
+        sums.byte_count += result.byte_count
+    _require_enough(limits, record, planned.annotation_count, sums, log)
+    manifest, background = await _manifest(tools, record, planned.categories, sums.shards)
+    await _find_duplicates(tools, sums.shards, [name for _, name in planned.categories], log)
+    _find_imbalance(manifest, log)
+    if background:
+        log.add("imagesWithoutBoxes", count=background)
+    return Verdict(manifest, _stats(manifest, sums.byte_count))
+
+
+def _require_enough(limits: Limits, record: DatasetRecord, annotations: int, sums: _Sums, log: FindingLog) -> None:
+    usable = sums.images - sums.refused_images
+    worst = log.ordered()[:1]
+    example = f", for example {worst[0].file}: {worst[0].message}" if worst else ""
+    if usable == 0:
+        detail = f"; all {sums.images} were refused{example}" if sums.images else "; the annotation files list none"
+        raise DatasetEmpty(dataset=record.name, detail=detail)
+    for bad, total, what in (
+        (sums.refused_images, sums.images, "images"),
+        (sums.refused_annotations, annotations, "annotations"),
+    ):
+        if bad > limits.max_bad_share * total:
+            problem = (
+                f"{bad} of {total} {what} cannot be used, more than the {limits.max_bad_share:.0%} that is allowed"
+                f"{example} See ListFindings."
+            )
+            raise DatasetAnnotationsInvalid(file=record.name, problem=problem)
+
+
+async def _indexes(tools: Tools, shards: list[Shard]) -> AsyncIterator[tuple[Record, ...]]:
+    for shard in shards:
+        yield read_index(await tools.blobs.get(shard.index_key)).records
+
+
+async def _manifest(
+    tools: Tools, record: DatasetRecord, names: list[tuple[int, str]], shards: list[Shard]
+) -> tuple[Manifest, int]:
+    """The manifest, and how many images have no annotation."""
+    declared = [Category(id=id_, name=name, image_count=0, annotation_count=0) for id_, name in names]
+    digest = SnapshotDigest(record.annotation_kind, declared)
+    images, annotations = [0] * len(names), [0] * len(names)
+    total, background = 0, 0
+    for shard in shards:
+        index = read_index(await tools.blobs.get(shard.index_key))
+        digest.add(index.records)
+        for number, found in enumerate(count_categories(names, [index])):
+            images[number] += found.image_count
+            annotations[number] += found.annotation_count
+        total += len(index.records)
+        background += sum(1 for one in index.records if not one.labels and not one.boxes)
+    categories = tuple(
+        Category(id=id_, name=name, image_count=images[i], annotation_count=annotations[i])
+        for i, (id_, name) in enumerate(names)
+    )
+    manifest = Manifest(
+        kind=record.annotation_kind,
+        categories=categories,
+        shards=tuple(shards),
+        image_count=total,
+        digest=digest.hexdigest(),
+    )
+    return manifest, background
+
+
+async def _find_duplicates(tools: Tools, shards: list[Shard], categories: list[str], log: FindingLog) -> None:
+    """Images whose packed bytes are equal. Two passes, so that a million images need 8 MB rather than 200."""
+    prefixes = array("Q")
+    async for records in _indexes(tools, shards):
+        prefixes.extend(int(record.sha256[:16], 16) for record in records)
+    values, counts = np.unique(np.frombuffer(prefixes, np.uint64), return_counts=True)
+    repeated = {int(value) for value in values[counts > 1]}
+    if not repeated:
+        return
+    first: dict[str, Record] = {}
+    async for records in _indexes(tools, shards):
+        for record in records:
+            if int(record.sha256[:16], 16) not in repeated:
+                continue
+            other = first.setdefault(record.sha256, record)
+            if other is not record:
+                labels = _difference(other, record, categories)
+                log.add(
+                    "exactDuplicate",
+                    record.file_name,
+                    record.image_id,
+                    other=other.file_name,
+                    other_id=other.image_id,
+                    labels=labels,
+                )
+
+
+def _difference(one: Record, other: Record, categories: list[str]) -> str:
+    if one.labels == other.labels or not one.labels or not other.labels:
+        return ""
+    return f", but is labelled {categories[other.labels[0]]!r} rather than {categories[one.labels[0]]!r}"
+
+
+def _find_imbalance(manifest: Manifest, log: FindingLog) -> None:
+    used = Counter[bool]()
+    for category in manifest.categories:
+        used[category.image_count > 0] += 1
+        if category.image_count == 0:
+            log.add("categoryWithoutImages", category=category.name)
+        elif category.image_count < MIN_IMAGES:
+            log.add("categoryTooFewImages", category=category.name, count=category.image_count, minimum=MIN_IMAGES)
+    minimum = Limits.min_categories(AnnotationKind(manifest.kind))
+    if used[True] < minimum:
+        log.add("tooFewCategories", count=used[True], minimum=minimum)
+
+
+def _stats(manifest: Manifest, byte_count: int) -> Stats:
+    listed = manifest.categories if len(manifest.categories) <= INLINE_CATEGORIES else ()
+    return Stats(
+        image_count=manifest.image_count,
+        annotation_count=sum(category.annotation_count for category in manifest.categories),
+        category_count=len(manifest.categories),
+        byte_count=byte_count,
+        categories=category_counts(listed),
+    )
+
+
+def category_counts(categories: tuple[Category, ...]) -> tuple[CategoryCount, ...]:
+    """The manifest's categories as the record and the answers have them."""
+    return tuple(CategoryCount(c.name, c.image_count, c.annotation_count) for c in categories)

@@ -1,0 +1,120 @@
+"""Reads a dataset's annotation files and cuts its images into chunks of work."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from services.dataset import coco, store
+from services.dataset.coco import Categories, Place, Row
+from services.dataset.domain import BoxConvention, DatasetRecord, Plan
+from services.dataset.findings import FindingLog, Severity
+from services.dataset.limits import Limits
+from services.dataset.work import Tools
+from services.kit.blobs import from_uri
+from services.kit.errors import BlobNotFound, DatasetAnnotationsInvalid, QuotaExceeded
+
+
+@dataclass(slots=True)
+class Reading:
+    """What the files read so far came to."""
+
+    log: FindingLog
+    categories: Categories = field(default_factory=Categories)
+    convention: BoxConvention = BoxConvention.UNKNOWN
+    last_id: int = -1  # the largest id in the snapshot so far
+    images: int = 0
+    annotations: int = 0
+    chunks: int = 0
+    pending: list[Row] = field(default_factory=list[Row])
+    planned: int = 0  # images that lie in a chunk
+
+
+async def make_plan(tools: Tools, limits: Limits, record: DatasetRecord, reading: Reading) -> Plan:
+    """Writes the chunks' inputs, one file in memory at a time; the snapshot's image ids ascend over all files.
+
+    Raises DatasetAnnotationsInvalid if a file is unusable as a whole, and QuotaExceeded for too many images; in both
+    cases `reading.log` has everything that was noticed.
+    """
+    prefix = store.plan_prefix(record)
+    for uri in record.annotation_file_uris:
+        place = Place(uri, from_uri(uri, tools.blobs.bucket), tools.blobs.bucket)
+        data = await _fetch(tools, limits, place, reading.log)
+        rows = await tools.compute(lambda data=data, place=place: _read(data, place, record, limits, reading))
+        del data
+        for chunk in _cut(rows, reading, limits.chunk_images):
+            await _put_chunk(tools, prefix, reading, chunk)
+    if reading.pending:
+        await _put_chunk(tools, prefix, reading, reading.pending)
+    log = reading.log
+    bad = sum(1 for found in log.kept if found.annotation_id is not None and found.severity is Severity.ERROR)
+    blob = store.PlanBlob(reading.categories.names, log.kept, log.more, reading.annotations, bad)
+    await store.put(tools.blobs, store.plan_key(prefix), blob)
+    return Plan(prefix, reading.chunks, reading.images, reading.images - reading.planned)
+
+
+async def _fetch(tools: Tools, limits: Limits, place: Place, log: FindingLog) -> bytes:
+    try:
+        size = (await tools.blobs.stat(place.key)).size_bytes
+        if size <= limits.max_coco_bytes:
+            return await tools.blobs.get(place.key)
+        log.add("annotationFileTooLarge", place.uri, size_bytes=size, limit=limits.max_coco_bytes)
+    except BlobNotFound:
+        log.add("annotationFileMissing", place.uri)
+    raise refusal(log)
+
+
+def _read(data: bytes, place: Place, record: DatasetRecord, limits: Limits, reading: Reading) -> Iterator[Row]:
+    """Checks one file as a whole; its rows, yet to be walked. Raises as `make_plan` does."""
+    log, kind = reading.log, record.annotation_kind
+    file = coco.parse(data, place.uri, log)
+    if file is None:
+        raise refusal(log)
+    categories = reading.categories.merge(file.categories, place.uri, log)
+    count, limit = len(reading.categories.names), limits.max_categories(kind)
+    if count > limit:
+        log.add("tooManyCategories", place.uri, count=count, limit=limit, kind=kind)
+    coco.check_ids(file, place.uri, categories, log)
+    if kind == "OBJECT_DETECTION":
+        reading.convention = coco.check_convention(file, place.uri, reading.convention, log)
+    if log.fatal:
+        raise refusal(log)
+    reading.images += len(file.images)
+    reading.annotations += len(file.annotations)
+    most, setting = limits.max_images(kind)
+    if reading.images > most:
+        raise QuotaExceeded(subject=f"images of {record.name}", value=reading.images, limit=most, setting=setting)
+    return coco.rows(file, place, kind, categories, _shift(file, place, reading), log)
+
+
+def _shift(file: coco.CocoFile, place: Place, reading: Reading) -> int:
+    """What to add to a file's image ids so that they come after those of the files before."""
+    if not file.images:
+        return 0
+    first, last = min(image.id for image in file.images), max(image.id for image in file.images)
+    shift = 0 if first > reading.last_id else reading.last_id + 1 - first
+    if shift:
+        reading.log.add("imageIdsShifted", place.uri, shift=shift)
+    reading.last_id = last + shift
+    return shift
+
+
+def _cut(rows: Iterator[Row], reading: Reading, size: int) -> Iterator[list[Row]]:
+    """Full chunks; what is left of the last one stays in `reading.pending`."""
+    for row in rows:
+        reading.pending.append(row)
+        if len(reading.pending) == size:
+            chunk, reading.pending = reading.pending, []
+            yield chunk
+
+
+async def _put_chunk(tools: Tools, prefix: str, reading: Reading, chunk: list[Row]) -> None:
+    await store.put(tools.blobs, store.rows_key(prefix, reading.chunks), chunk)
+    reading.chunks += 1
+    reading.planned += len(chunk)
+
+
+def refusal(log: FindingLog) -> DatasetAnnotationsInvalid:
+    """The error that a dataset keeps whose annotation files are unusable; names the first fault in full."""
+    found = log.fatal
+    assert found is not None
+    where = "" if found.annotation_id is None else f" (annotation {found.annotation_id})"
+    return DatasetAnnotationsInvalid(file=found.file, problem=f"{found.message} {found.remedy}{where}")

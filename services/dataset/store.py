@@ -1,0 +1,130 @@
+"""What a dataset keeps in blobs beside its record, and under which keys."""
+
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from services.dataset.coco import Row
+from services.dataset.domain import DatasetRecord, FindingCounts
+from services.dataset.findings import Finding, FindingLog, Severity, count
+from services.kit.blobs import Blobs
+from services.vision.snapshot import Manifest, Shard, read_manifest
+
+BLOCK = 1000  # findings in a blob
+
+
+class PlanBlob(msgspec.Struct, frozen=True):
+    """What reading the annotation files gave, beside the chunks' inputs."""
+
+    categories: list[tuple[int, str]]
+    findings: list[Finding]
+    more: dict[str, int]  # findings that were only counted, by code
+    annotation_count: int
+    refused_annotations: int
+
+
+class ChunkResult(msgspec.Struct, frozen=True):
+    """What checking one chunk gave; written last, so that whoever reads it finds everything that it names."""
+
+    shards: list[Shard]
+    findings: list[Finding]
+    more: dict[str, int]
+    image_count: int
+    refused_images: int
+    refused_annotations: int
+    byte_count: int
+
+
+class FindingBlock(msgspec.Struct, frozen=True):
+    """One blob of findings of one severity."""
+
+    key: str
+    severity: Severity
+    codes: list[str]
+    count: int
+
+
+def plan_prefix(record: DatasetRecord) -> str:
+    """Of one attempt at reading the annotation files; the epoch tells attempts apart."""
+    return f"{record.prefix}/plan/{record.lease.epoch}"
+
+
+def rows_key(prefix: str, number: int) -> str:
+    """A chunk's input."""
+    return f"{prefix}/rows/{number:05d}.json"
+
+
+def plan_key(prefix: str) -> str:
+    """The PlanBlob of an attempt."""
+    return f"{prefix}/plan.json"
+
+
+def result_key(prefix: str, number: int) -> str:
+    """A chunk's result; attempts at one chunk may replace each other's, all are true."""
+    return f"{prefix}/results/{number:05d}.json"
+
+
+def pack_key(record: DatasetRecord, number: int, sha256: str, extension: str) -> str:
+    """A shard or its index, named by content so that attempts at one chunk never disturb each other."""
+    return f"{record.prefix}/packs/{number:05d}-{sha256[:24]}.{extension}"
+
+
+async def put(blobs: Blobs, key: str, value: object) -> None:
+    """Stores a value as JSON."""
+    await blobs.put(key, msgspec.json.encode(value, order="deterministic"))
+
+
+async def get_rows(blobs: Blobs, prefix: str, number: int) -> list[Row]:
+    """A chunk's input."""
+    return msgspec.json.decode(await blobs.get(rows_key(prefix, number)), type=list[Row])
+
+
+async def get_plan(blobs: Blobs, prefix: str) -> PlanBlob:
+    """What planning found."""
+    return msgspec.json.decode(await blobs.get(plan_key(prefix)), type=PlanBlob)
+
+
+async def get_result(blobs: Blobs, prefix: str, number: int) -> ChunkResult:
+    """What checking found."""
+    return msgspec.json.decode(await blobs.get(result_key(prefix, number)), type=ChunkResult)
+
+
+async def put_manifest(blobs: Blobs, record: DatasetRecord, manifest: Manifest) -> str:
+    """The key of the manifest, named by the snapshot's digest."""
+    key = f"{record.prefix}/snapshot/{manifest.digest.removeprefix('sha256:')}.json"
+    await blobs.put(key, manifest.encode())
+    return key
+
+
+async def get_manifest(blobs: Blobs, key: str) -> Manifest:
+    """The manifest."""
+    return read_manifest(await blobs.get(key))
+
+
+async def put_findings(blobs: Blobs, record: DatasetRecord, log: FindingLog) -> tuple[str, FindingCounts]:
+    """Writes everything noticed, worst first, in blocks of one severity; the key of their index, and the counts."""
+    prefix = f"{record.prefix}/findings/{record.lease.epoch}"
+    ordered, blocks = log.ordered(), list[FindingBlock]()
+    for severity in Severity:
+        chosen = [finding for finding in ordered if finding.severity is severity]
+        for start in range(0, len(chosen), BLOCK):
+            block = chosen[start : start + BLOCK]
+            key = f"{prefix}/{len(blocks):05d}.json"
+            await put(blobs, key, block)
+            blocks.append(FindingBlock(key, severity, sorted({finding.code for finding in block}), len(block)))
+    await put(blobs, f"{prefix}/index.json", blocks)
+    return f"{prefix}/index.json", count(ordered)
+
+
+async def list_findings(
+    blobs: Blobs, key: str, severity: Severity | None, codes: Sequence[str], start: tuple[int, int]
+) -> AsyncIterator[tuple[tuple[int, int], Finding]]:
+    """The findings that pass the filters, from a place on, each with its place (block, offset)."""
+    blocks = msgspec.json.decode(await blobs.get(key), type=list[FindingBlock])
+    for number, block in enumerate(blocks):
+        foreign = (severity and block.severity is not severity) or (codes and not set(codes) & set(block.codes))
+        if number < start[0] or foreign:
+            continue
+        for offset, finding in enumerate(msgspec.json.decode(await blobs.get(block.key), type=list[Finding])):
+            if (number, offset) >= start and (not codes or finding.code in codes):
+                yield (number, offset), finding

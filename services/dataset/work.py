@@ -1,0 +1,59 @@
+"""What the workers of the dataset service share: their ports, and how a job is written."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from services.dataset.domain import CHECK, COLLECTION, DatasetRecord
+from services.kit import codec
+from services.kit.blobs import Blobs
+from services.kit.clock import Clock
+from services.kit.names import parse
+from services.kit.queue import Queue
+from services.kit.records import Table
+from services.kit.telemetry import Telemetry
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What travels on the queue: a hint that the named resource may have work due."""
+
+    name: str
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The ports of a worker."""
+
+    table: Table[DatasetRecord]
+    blobs: Blobs
+    queue: Queue
+    clock: Clock
+    telemetry: Telemetry
+    executor: Executor  # where images are decoded and files parsed
+    holder: str  # this process, as leases name it
+
+    async def compute(self, function: Callable[[], T]) -> T:
+        """The function's value, computed off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.executor, function)
+
+
+async def publish(queue: Queue, kind: str, name: str, generation: int, dedup_id: str = "") -> None:
+    """Announces work."""
+    await queue.publish(kind, codec.encode(Job(name, generation)), dedup_id)
+
+
+async def publish_chunk(queue: Queue, record: DatasetRecord, number: int, dedup_id: str = "") -> None:
+    """Announces one chunk of a dataset."""
+    await publish(queue, CHECK, f"{record.name}/chunks/{number}", record.generation, dedup_id)
+
+
+def parse_chunk(name: str) -> tuple[str, int]:
+    """The dataset's name and the chunk's number; InvalidName for anything else."""
+    dataset, number = parse(name, COLLECTION, "chunks")
+    return f"{COLLECTION}/{dataset}", int(number)

@@ -1,0 +1,39 @@
+"""The two kinds of work that an ingest worker takes from the queue."""
+
+import asyncio
+
+from services.dataset.chunk import check_chunk
+from services.dataset.domain import ADVANCE, CHECK
+from services.dataset.ingest import advance, give_up
+from services.dataset.limits import Limits
+from services.dataset.work import Job, Tools, parse_chunk
+from services.kit import codec, consume
+
+
+def jobs(tools: Tools, limits: Limits) -> list[consume.Job]:
+    """What to do with each kind of job."""
+
+    async def on_advance(body: bytes) -> None:
+        await advance(tools, limits, codec.decode(body, Job).name)
+
+    async def on_chunk(body: bytes) -> None:
+        await check_chunk(tools, limits, *parse_chunk(codec.decode(body, Job).name))
+
+    async def no_advance(body: bytes) -> None:
+        await give_up(tools, codec.decode(body, Job).name, "reading its annotation files, or writing its snapshot")
+
+    async def no_chunk(body: bytes) -> None:
+        dataset, number = parse_chunk(codec.decode(body, Job).name)
+        await give_up(tools, dataset, f"checking chunk {number} of its images")
+
+    return [consume.Job(ADVANCE, on_advance, no_advance), consume.Job(CHECK, on_chunk, no_chunk)]
+
+
+async def run(tools: Tools, limits: Limits, concurrency: int, stop: asyncio.Event) -> None:
+    """Works until the event is set, then finishes what is in hand or gives it back."""
+    async with asyncio.TaskGroup() as group:
+        for job in jobs(tools, limits):
+            loop = consume.consume(
+                tools.queue, job, clock=tools.clock, telemetry=tools.telemetry, stop=stop, concurrency=concurrency
+            )
+            group.create_task(loop, name=f"{job.kind} worker")
