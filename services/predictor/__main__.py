@@ -1,27 +1,63 @@
-"""Runs one predictor replica: `python -m services.predictor`; `--settings` prints its settings instead."""
+"""Runs one predictor replica: `python -m services.predictor`; with `--settings` it prints its settings instead."""
 
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import torch
 
 from services.infra import observe, processes
+from services.infra.channel import open_channel
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
-from services.kit import settings as kit_settings
 from services.kit.clock import SystemClock
-from services.predictor.app import Limits, Predictor
-from services.predictor.batching import Batcher
-from services.predictor.bundles import BundleSource
-from services.predictor.cache import ModelCache
+from services.kit.settings import load
+from services.predictor import replica
 from services.predictor.clients import TrainerModels
-from services.predictor.lookup import ModelLookup
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
 from services.vision import bundle
-from sightline.v1 import prediction_service_pb2, prediction_service_pb2_grpc
+from sightline.v1 import prediction_service_pb2 as pb
+from sightline.v1.model_service_pb2_grpc import ModelServiceStub
+from sightline.v1.prediction_service_pb2_grpc import add_PredictionServiceServicer_to_server
+
+DESCRIPTOR = pb.DESCRIPTOR.services_by_name["PredictionService"]
+
+
+def main() -> None:
+    """Serves until SIGTERM or SIGINT, then finishes the calls in hand."""
+    settings = load(PredictorSettings)
+    if "--settings" in sys.argv[1:]:
+        sys.stdout.write(settings.masked() + "\n")
+        return
+    observe.configure_logging("predictor", settings.log_level)
+    torch.set_num_threads(settings.torch_threads)
+    processes.run(lambda stop: serve(settings, stop))
+
+
+async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
+    """The replica and its server. It is ready as soon as it listens: what is loaded needs neither store nor trainer."""
+    telemetry, clock = observe.PrometheusTelemetry("predictor"), SystemClock()
+    async with AsyncExitStack() as stack:
+        if settings.metrics_port:
+            endpoint = observe.serve_metrics(telemetry.registry, settings.host, settings.metrics_port)
+            stack.enter_context(closing(endpoint))
+        channel = await stack.enter_async_context(open_channel(settings.trainer_address))
+        directory = settings.model_cache_directory or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-bundles-"))
+        )
+        models, blobs = TrainerModels(ModelServiceStub(channel)), await open_blobs(settings)
+        predictor = await stack.enter_async_context(
+            replica.running(settings, directory / "bundles", models, blobs, bundle.load, clock, telemetry)
+        )
+        servicer = PredictionServicer(predictor, clock)
+        service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer)
+        server = Server("predictor", settings, telemetry, [service])
+        await server.start()
+        await server.run_until(stop)
+
+
+if __name__ == "__main__":
+    main()

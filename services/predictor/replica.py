@@ -1,0 +1,50 @@
+"""A predictor without its network: its parts wired to the ports that it is given, and running."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from services.kit.blobs import Blobs
+from services.kit.clock import Clock
+from services.kit.telemetry import Telemetry
+from services.predictor.app import Limits, Predictor
+from services.predictor.batching import Batcher
+from services.predictor.bundles import BundleSource
+from services.predictor.cache import ModelCache
+from services.predictor.domain import Loader, Models
+from services.predictor.lookup import ModelLookup
+from services.predictor.settings import PredictorSettings
+
+
+@asynccontextmanager
+async def running(
+    settings: PredictorSettings,
+    directory: Path,
+    models: Models,
+    blobs: Blobs,
+    loader: Loader,
+    clock: Clock,
+    telemetry: Telemetry,
+) -> AsyncGenerator[Predictor]:
+    """A predictor that answers within the block; `directory` is emptied. Leave it only when no call is in hand."""
+    workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+    batcher = Batcher(clock, telemetry, settings.max_batch)
+    source = BundleSource(blobs, directory, loader, workers, batcher.call)
+    cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry)
+    lookup = ModelLookup(models, clock, settings.model_fresh_seconds, on_gone=cache.discard)
+    limits = Limits(settings.max_image_bytes, settings.max_requests)
+    predictor = Predictor(lookup, cache, batcher, blobs, workers, clock, telemetry, limits)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            own = [
+                tasks.create_task(batcher.run(), name="batches"),
+                tasks.create_task(predictor.sweep_for_ever(settings.model_sweep_seconds), name="sweep"),
+            ]
+            yield predictor
+            await cache.close()
+            for task in own:
+                task.cancel()
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,133 @@
+"""Doubles of the predictor's ports, and tiny real bundles."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from services.kit.errors import ModelNotFound, SightlineError
+from services.kit.memory import MemoryBlobs
+from services.predictor.cache import Loaded
+from services.predictor.domain import Bundle, ModelInfo, ModelKind, ModelState
+from services.vision import bundle as bundles
+from services.vision.backbones import build
+from services.vision.card import CardBackbone, CardCategory, InputRule, ModelCard
+from services.vision.classifier import Classifier, Prepared
+
+NAMES = ("cat", "dog", "owl")
+
+
+def card(thresholds: tuple[float, ...] = (), names: Sequence[str] = NAMES) -> ModelCard:
+    return ModelCard(
+        kind="GENERIC_CLASSIFIER",
+        categories=tuple(CardCategory(index, name) for index, name in enumerate(names)),
+        backbones=(CardBackbone("mobilenet_v3_small", InputRule(size=64, resize=72), "random"),),
+        thresholds=thresholds,
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+def info(model: str = "m", version: str = "v1", uri: str = "", **changes: object) -> ModelInfo:
+    values: dict[str, object] = {
+        "name": f"models/{model}",
+        "state": ModelState.SUCCEEDED,
+        "kind": ModelKind.CLASSIFIER,
+        "version": version,
+        "bundle_uri": uri or f"s3://sightline/models/{model}/{version}/",
+    }
+    return ModelInfo(**{**values, **changes})  # type: ignore[arg-type]
+
+
+async def put_bundle(blobs: MemoryBlobs, folder: Path, model: ModelInfo, seed: int = 1) -> Classifier:
+    """Writes a small network with random weights where the model says that its bundle lies."""
+    classifier = Classifier.from_network(card(), build("mobilenet_v3_small", len(NAMES), seed=seed))
+    bundles.write(folder, classifier)
+    key = model.bundle_uri.removeprefix("s3://sightline/")
+    for path in folder.iterdir():
+        await blobs.put_file(key + path.name, path)
+    return classifier
+
+
+def picture(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:
+    """Smooth colours that differ from corner to corner, so that a turn shows."""
+    corners = np.random.default_rng(seed).integers(0, 255, (3, 4, 3), np.uint8)
+    return Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def file_of(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+class FakeModels:
+    """The trainer as a dictionary; `fault` is raised instead while it is set."""
+
+    def __init__(self, *models: ModelInfo) -> None:
+        self.models = {model.name: model for model in models}
+        self.fault: SightlineError | None = None
+        self.calls = 0
+
+    async def get(self, name: str) -> ModelInfo:
+        self.calls += 1
+        await asyncio.sleep(0)
+        if self.fault:
+            raise self.fault
+        if name not in self.models:
+            raise ModelNotFound(name=name)
+        return self.models[name]
+
+
+class FakeClassifier:
+    """Gives each image its own number back as a probability; `gate` holds the forward passes up while it is clear."""
+
+    def __init__(self) -> None:
+        self.card = card(names=["only"])
+        self.batches: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.fault: Exception | None = None
+
+    def prepare(self, data: bytes, name: str = "image") -> Prepared:
+        return (torch.tensor(float(data[0])),)
+
+    def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
+        self.entered.set()
+        assert self.gate.wait(10)
+        self.batches.append(len(images))
+        if self.fault:
+            raise self.fault
+        return np.array([[image[0].item()] for image in images], np.float32)
+
+
+class FakeSource:
+    """Models of given sizes; `gate` holds loads up while it is clear."""
+
+    def __init__(self, **sizes: int) -> None:
+        self.sizes = sizes
+        self.loads: list[Bundle] = []
+        self.discarded: list[Path] = []
+        self.fault: SightlineError | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def size_bytes(self, bundle: Bundle) -> int:
+        return self.sizes[bundle.model_name]
+
+    async def load(self, bundle: Bundle) -> Loaded:
+        self.loads.append(bundle)
+        await self.gate.wait()
+        if self.fault:
+            raise self.fault
+        return Loaded(FakeClassifier(), Path(f"{bundle.model_name}-{bundle.version}"))
+
+    def discard(self, loaded: Loaded) -> None:
+        self.discarded.append(loaded.directory)

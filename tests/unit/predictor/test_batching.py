@@ -1,0 +1,119 @@
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+import torch
+
+from services.kit.clock import ManualClock
+from services.kit.errors import DeadlineExceeded, Draining
+from services.kit.telemetry import MemoryTelemetry
+from services.predictor import metrics
+from services.predictor.batching import Batcher
+from tests.unit.predictor.support import FakeClassifier
+
+
+class Case:
+    """A batcher of at most four images a pass, and two models."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.telemetry = MemoryTelemetry()
+        self.batcher = Batcher(self.clock, self.telemetry, max_batch=4)
+        self.one, self.other = FakeClassifier(), FakeClassifier()
+
+    def ask(self, number: float, model: FakeClassifier | None = None, deadline: float | None = None):
+        answer = self.batcher.predict(model or self.one, (torch.tensor(number),), deadline)
+        return asyncio.create_task(answer)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
+        task = asyncio.create_task(self.batcher.run())
+        yield task
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def busy(self) -> asyncio.Task[object]:
+        """Holds the thread up in a pass of one image until the gate is set."""
+        self.one.gate.clear()
+        first = self.ask(0)
+        await asyncio.to_thread(self.one.entered.wait, 10)
+        return first
+
+
+async def test_what_waits_when_the_thread_becomes_free_is_the_next_batch_and_each_gets_its_own_row():
+    case = Case()
+    async with case.running():
+        first = await case.busy()
+        rest = [case.ask(number) for number in range(1, 7)]
+        await asyncio.sleep(0)
+        case.one.gate.set()
+        rows = await asyncio.gather(first, *rest)
+    assert [float(row[0]) for row in rows] == [0, 1, 2, 3, 4, 5, 6]
+    assert case.one.batches == [1, 4, 2]
+    assert case.telemetry.observed["predictor_batch_images", ()] == [1, 4, 2]
+
+
+async def test_models_are_not_mixed_and_the_oldest_image_decides_whose_turn_it_is():
+    case = Case()
+    async with case.running():
+        first = await case.busy()
+        answers = [case.ask(1, case.other), case.ask(2, case.one), case.ask(3, case.other)]
+        await asyncio.sleep(0)
+        case.one.gate.set()
+        rows = await asyncio.gather(first, *answers)
+    assert [float(row[0]) for row in rows] == [0, 1, 2, 3]
+    assert (case.one.batches, case.other.batches) == ([1, 1], [2])
+
+
+async def test_an_image_whose_deadline_passed_costs_no_forward_pass():
+    case = Case()
+    async with case.running():
+        first = await case.busy()
+        late, in_time = case.ask(1, deadline=5), case.ask(2, deadline=50)
+        await asyncio.sleep(0)
+        case.clock.advance(10)
+        case.one.gate.set()
+        await first
+        with pytest.raises(DeadlineExceeded):
+            await late
+        await in_time
+    assert case.one.batches == [1, 1]
+    assert case.telemetry.value(metrics.DROPPED, reason="late") == 1
+
+
+async def test_an_image_whose_caller_has_gone_costs_no_forward_pass():
+    case = Case()
+    async with case.running():
+        first = await case.busy()
+        gone = case.ask(1)
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        case.one.gate.set()
+        await first
+        await case.ask(2)
+    assert case.one.batches == [1, 1]
+
+
+async def test_a_pass_that_breaks_fails_its_own_batch_only():
+    case = Case()
+    async with case.running():
+        case.one.fault = RuntimeError("shapes differ")
+        with pytest.raises(RuntimeError, match="shapes differ"):
+            await case.ask(1)
+        case.one.fault = None
+        assert float((await case.ask(2))[0]) == 2
+
+
+async def test_the_end_answers_everybody_who_waits():
+    case = Case()
+    async with case.running() as task:
+        first = await case.busy()
+        waiting = case.ask(1)
+        await asyncio.sleep(0)
+        task.cancel()
+        for answer in (first, waiting):
+            with pytest.raises(Draining):
+                await answer
+        case.one.gate.set()

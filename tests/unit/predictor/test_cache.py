@@ -1,0 +1,140 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from services.kit.clock import ManualClock
+from services.kit.errors import ModelNotFound, QuotaExceeded, Unavailable
+from services.kit.telemetry import MemoryTelemetry
+from services.predictor import metrics
+from services.predictor.cache import ModelCache
+from services.predictor.domain import Bundle
+from tests.unit.predictor.support import FakeSource
+
+
+class Case:
+    """A cache of 100 bytes."""
+
+    def __init__(self, **sizes: int) -> None:
+        self.source = FakeSource(**sizes)
+        self.telemetry = MemoryTelemetry()
+        self.cache = ModelCache(self.source, 100, ManualClock(), self.telemetry)
+
+    async def touch(self, name: str, version: str = "v1") -> None:
+        async with self.cache.use(Bundle(name, version, "")):
+            pass
+
+    @property
+    def used_bytes(self) -> float:
+        return self.telemetry.value(metrics.LOADED_BYTES)
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_fifty_first_uses_load_a_model_once():
+    case = Case(a=40)
+    case.source.gate.clear()
+    uses = [asyncio.create_task(case.touch("a")) for _ in range(50)]
+    await settle()
+    case.source.gate.set()
+    await asyncio.gather(*uses)
+    assert len(case.source.loads) == 1
+    assert case.telemetry.value(metrics.CACHE_REQUESTS, result="miss") == 1
+    assert case.telemetry.value(metrics.CACHE_REQUESTS, result="joined") == 49
+    await case.touch("a")
+    assert case.telemetry.value(metrics.CACHE_REQUESTS, result="hit") == 1
+
+
+async def test_a_load_outlives_the_callers_that_gave_up():
+    case = Case(a=40)
+    case.source.gate.clear()
+    use = asyncio.create_task(case.touch("a"))
+    await settle()
+    use.cancel()
+    await settle()
+    case.source.gate.set()
+    await case.touch("a")
+    assert len(case.source.loads) == 1
+
+
+async def test_a_failed_load_fails_all_who_wait_and_the_next_caller_tries_again():
+    case = Case(a=40)
+    case.source.fault = Unavailable(what="The store", problem="gone")
+    results = await asyncio.gather(case.touch("a"), case.touch("a"), return_exceptions=True)
+    assert results == [case.source.fault] * 2
+    assert (case.cache.names(), case.used_bytes) == ([], 0)
+    case.source.fault = None
+    await case.touch("a")
+    assert len(case.source.loads) == 2
+
+
+async def test_the_least_recently_used_model_leaves_first_with_its_files():
+    case = Case(a=40, b=40, c=40)
+    for name in ("a", "b", "a", "c"):
+        await case.touch(name)
+    assert case.cache.names() == ["a", "c"]
+    assert case.source.discarded == [Path("b-v1")]
+    assert case.used_bytes == 80
+    assert case.telemetry.value(metrics.CACHE_EVICTIONS, reason="capacity") == 1
+
+
+async def test_a_model_in_use_is_not_evicted_and_what_does_not_fit_beside_it_is_refused():
+    case = Case(a=40, b=40, c=90)
+    await case.touch("b")
+    async with case.cache.use(Bundle("a", "v1", "")):
+        with pytest.raises(QuotaExceeded) as refusal:
+            await case.touch("c")
+        assert case.cache.names() == ["b", "a"], "nothing is evicted for what would not fit anyway"
+    assert refusal.value.metadata["value"] == "90"
+    await case.touch("c")
+    assert case.cache.names() == ["c"]
+
+
+async def test_a_new_bundle_replaces_the_old_one_and_waits_for_its_last_user():
+    case = Case(a=60)
+    async with case.cache.use(Bundle("a", "v1", "")) as old:
+        new = asyncio.create_task(case.touch("a", "v2"))
+        await settle()
+        assert not new.done(), "both do not fit"
+        assert old.classifier is not None
+        assert case.source.discarded == []
+    await new
+    assert case.source.discarded == [Path("a-v1")]
+    assert [model.version for model in case.cache.loaded()] == ["v2"]
+    assert case.used_bytes == 60
+
+
+async def test_a_model_dropped_while_in_use_is_freed_when_its_user_is_done():
+    case = Case(a=40)
+    async with case.cache.use(Bundle("a", "v1", "")):
+        case.cache.drop("a", "unloaded")
+        assert (case.cache.names(), case.used_bytes, case.source.discarded) == ([], 40, [])
+    assert (case.used_bytes, case.source.discarded) == (0, [Path("a-v1")])
+    with pytest.raises(ModelNotFound):
+        case.cache.drop("a", "unloaded")
+
+
+async def test_a_model_dropped_while_it_loads_still_answers_who_waits_and_then_leaves():
+    case = Case(a=40)
+    case.source.gate.clear()
+    use = asyncio.create_task(case.touch("a"))
+    await settle()
+    case.cache.discard("a")
+    case.source.gate.set()
+    await use
+    await settle()
+    assert (case.cache.names(), case.used_bytes, case.source.discarded) == ([], 0, [Path("a-v1")])
+
+
+async def test_closing_ends_loads_and_frees_everything():
+    case = Case(a=40, b=40)
+    await case.touch("a")
+    case.source.gate.clear()
+    use = asyncio.create_task(case.touch("b"))
+    await settle()
+    await case.cache.close()
+    await asyncio.gather(use, return_exceptions=True)
+    assert (case.cache.names(), case.used_bytes, case.source.discarded) == ([], 0, [Path("a-v1")])

@@ -1,0 +1,94 @@
+import asyncio
+import logging
+
+import pytest
+
+from services.kit.clock import ManualClock
+from services.kit.errors import ModelNotFound, Unavailable
+from services.predictor.lookup import ModelLookup
+from tests.unit.predictor.support import FakeModels, info
+
+FRESH_SECONDS = 2.0
+
+
+class Case:
+    """A trainer with the model `models/m`."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.models = FakeModels(info())
+        self.gone: list[str] = []
+        self.lookup = ModelLookup(self.models, self.clock, FRESH_SECONDS, self.gone.append)
+
+    async def version(self) -> str:
+        return (await self.lookup.find("models/m")).version
+
+
+async def test_many_questions_at_once_ask_the_trainer_once():
+    case = Case()
+    await asyncio.gather(*(case.version() for _ in range(50)))
+    await case.version()
+    assert case.models.calls == 1
+
+
+async def test_a_new_bundle_is_seen_when_the_answer_is_no_longer_fresh():
+    case = Case()
+    assert await case.version() == "v1"
+    case.models.models["models/m"] = info(version="v2")
+    case.clock.advance(FRESH_SECONDS - 0.1)
+    assert await case.version() == "v1"
+    case.clock.advance(0.1)
+    assert await case.version() == "v2"
+
+
+async def test_a_deleted_model_is_told_of_once_its_answer_is_no_longer_fresh():
+    case = Case()
+    await case.version()
+    case.models.models.clear()
+    case.clock.advance(FRESH_SECONDS)
+    with pytest.raises(ModelNotFound):
+        await case.version()
+    assert case.gone == ["models/m"]
+
+
+async def test_while_the_trainer_is_silent_its_last_word_holds_and_the_log_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+):
+    case = Case()
+    await case.version()
+    case.models.fault = Unavailable(what="The trainer", problem="gone")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            case.clock.advance(FRESH_SECONDS)
+            assert await case.version() == "v1"
+            await asyncio.sleep(0.01)
+    assert [record.message for record in caplog.records] == ["trainer_unreachable"]
+
+
+async def test_after_an_outage_the_trainers_word_counts_again():
+    case = Case()
+    await case.version()
+    case.models.fault = Unavailable(what="The trainer", problem="gone")
+    case.clock.advance(FRESH_SECONDS)
+    await case.version()
+    case.models.fault = None
+    case.models.models["models/m"] = info(version="v2")
+    case.clock.advance(FRESH_SECONDS)
+    assert await case.version() == "v1", "nobody waits for a trainer that was silent"
+    await asyncio.sleep(0.01)
+    assert await case.version() == "v2"
+
+
+async def test_a_model_that_the_trainer_never_told_of_is_unavailable_while_it_is_silent():
+    case = Case()
+    case.models.fault = Unavailable(what="The trainer", problem="gone")
+    with pytest.raises(Unavailable):
+        await case.version()
+
+
+async def test_a_forgotten_model_is_asked_for_again():
+    case = Case()
+    await case.version()
+    case.lookup.forget_except(["models/other"])
+    await case.version()
+    assert case.models.calls == 2
