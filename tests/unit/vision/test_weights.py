@@ -1,0 +1,135 @@
+"""Where weights come from, in order; no test here touches a network."""
+
+import hashlib
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+
+from services.vision.backbones import BACKBONES
+from services.vision.weights import WeightsResolver, WeightsSource, pretrained_network
+
+SQUEEZENET = BACKBONES["squeezenet1_1"]
+Opener = Callable[[str], AbstractContextManager[BinaryIO]]
+
+
+def save(path: Path, value: float) -> Path:
+    state = {key: torch.full_like(t, value) for key, t in torchvision.models.squeezenet1_1().state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(state, path)
+    return path
+
+
+def serving(data: bytes, asked: list[str]) -> Opener:
+    @contextmanager
+    def open_(url: str) -> Generator[BinaryIO]:
+        asked.append(url)
+        yield BytesIO(data)
+
+    return open_
+
+
+def unreachable(asked: list[str]) -> Opener:
+    def open_(url: str) -> AbstractContextManager[BinaryIO]:
+        asked.append(url)
+        raise OSError("no route to host")
+
+    return open_
+
+
+def published(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A file as torchvision publishes them, and a table whose entry carries its digest."""
+    out = BytesIO()
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), out)
+    data = out.getvalue()
+    url = f"https://example.invalid/squeezenet1_1-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+
+    class Entry:
+        def __init__(self) -> None:
+            self.url = url
+
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda _: {"IMAGENET1K_V1": Entry()})
+    return data
+
+
+def test_the_folder_comes_before_the_store_s_copy(tmp_path: Path) -> None:
+    folder, cache = tmp_path / "folder", tmp_path / "cache"
+    path = save(folder / SQUEEZENET.file_name, 1.0)
+    save(cache / SQUEEZENET.file_name, 2.0)
+    weights = WeightsResolver(folder, cache, download=False).resolve(SQUEEZENET)
+    assert (weights.source, weights.note, weights.pretrained) == (WeightsSource.FOLDER, "", True)
+    assert weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert WeightsResolver(None, cache, download=False).resolve(SQUEEZENET).source is WeightsSource.STORE
+
+
+def test_without_any_the_weights_are_random_and_the_note_says_why(tmp_path: Path) -> None:
+    resolver = WeightsResolver(tmp_path, tmp_path, download=False)
+    weights = resolver.resolve(SQUEEZENET)
+    assert (weights.source, weights.state, weights.sha256) == (WeightsSource.RANDOM, {}, "")
+    assert "switched off" in weights.note
+    assert "random weights" in weights.note
+    assert not resolver.available(SQUEEZENET)
+    assert "publishes none" in resolver.resolve(BACKBONES["mobilenet_v2_keras"]).note
+
+
+def test_an_unreachable_site_is_asked_once(tmp_path: Path) -> None:
+    asked: list[str] = []
+    resolver = WeightsResolver(None, tmp_path, opener=unreachable(asked))
+    for name in ("squeezenet1_1", "resnet18", "squeezenet1_1"):
+        weights = resolver.resolve(BACKBONES[name])
+        assert weights.source is WeightsSource.RANDOM
+        assert "no route to host" in weights.note
+    assert len(asked) == 1
+
+
+def test_a_download_is_checked_converted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    opener = serving(published(monkeypatch), asked)
+    resolver = WeightsResolver(None, tmp_path / "cache", opener=opener)
+    first = resolver.resolve(SQUEEZENET)
+    again = WeightsResolver(None, tmp_path / "cache", opener=opener).resolve(SQUEEZENET)
+    assert first.source is again.source is WeightsSource.TORCHVISION
+    assert first.sha256 == again.sha256
+    assert len(asked) == 1
+    assert resolver.available(SQUEEZENET)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["squeezenet1_1.torchvision.safetensors"]
+    uncached = WeightsResolver(opener=opener).resolve(SQUEEZENET)
+    assert uncached.source is WeightsSource.TORCHVISION
+
+
+def test_a_download_with_another_digest_is_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published(monkeypatch)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
+    weights = WeightsResolver(None, tmp_path, opener=serving(b"something else", [])).resolve(SQUEEZENET)
+    assert weights.source is WeightsSource.RANDOM
+    assert "digest" in weights.note
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_file_in_the_folder_is_an_error_not_a_reason_to_start_at_random(tmp_path: Path) -> None:
+    (tmp_path / SQUEEZENET.file_name).write_bytes(b"no safetensors")
+    with pytest.raises(safetensors.SafetensorError):
+        WeightsResolver(tmp_path, download=False).resolve(SQUEEZENET)
+
+
+def test_a_network_takes_the_weights_and_keeps_its_seeded_head(tmp_path: Path) -> None:
+    save(tmp_path / SQUEEZENET.file_name, 0.5)
+    first, weights = pretrained_network("squeezenet1_1", 3, WeightsResolver(tmp_path, download=False), seed=1)
+    second, _ = pretrained_network("squeezenet1_1", 3, WeightsResolver(tmp_path, download=False), seed=1)
+    assert weights.source is WeightsSource.FOLDER
+    assert all(bool((parameter == 0.5).all()) for parameter in first.features.parameters())
+    assert torch.equal(first.state_dict()["head.weight"], second.state_dict()["head.weight"])
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v2_keras", "squeezenet1_1"])
+def test_the_real_folder_serves_its_networks(name: str, weights_dir: Path) -> None:
+    _, weights = pretrained_network(name, 3, WeightsResolver(weights_dir, download=False))
+    assert weights.source is WeightsSource.FOLDER
+    assert weights.state
