@@ -17,6 +17,7 @@ from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
 TEMPORARY = ".sightline-tmp"  # a folder on the same file system, so that a rename out of it is atomic
 ABANDONED_SECONDS = 24 * 3600.0
 COPY_BYTES = 1 << 20
+PLACE_ATTEMPTS = 50
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 Fill = Callable[[BinaryIO], object]  # writes a file's content
@@ -102,21 +103,22 @@ class FolderBlobs:
                 temporary.unlink(missing_ok=True)
 
     def _place(self, temporary: Path, path: Path) -> None:
-        """Renames into place; a delete may prune the parent folder in between, so it is made again if it must."""
-        for attempt in range(10):
+        """Renames into place; deletes may prune the parent folder at any moment, so it is made again if they do."""
+        for attempt in reversed(range(PLACE_ATTEMPTS)):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._refuse_links(path.parent)
                 temporary.replace(path)
                 break
-            except FileNotFoundError:
-                if attempt == 9:
+            except (FileNotFoundError, FileExistsError):
+                if not attempt:
                     raise
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with suppress(FileNotFoundError):  # The blob was deleted, its folder with it.
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def _copy_in(self, key: str, target: Path, path: Path) -> None:
         with path.open("rb") as source:

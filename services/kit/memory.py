@@ -9,8 +9,8 @@ from pathlib import Path
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import BlobNotFound, Conflict, RecordExists, RecordNotFound
-from services.kit.queue import Delivery
-from services.kit.records import Change, Deleted, Record, Synced
+from services.kit.queue import DUPLICATE_WINDOW, Delivery, check_kind
+from services.kit.records import Change, Deleted, Record, Synced, check_record_key
 
 
 class MemoryBlobs:
@@ -87,12 +87,12 @@ class MemoryRecords:
 
     async def get(self, key: str) -> Record:
         try:
-            return self._records[key]
+            return self._records[check_record_key(key)]
         except KeyError:
             raise RecordNotFound(name=key) from None
 
     async def create(self, key: str, value: bytes) -> int:
-        if key in self._records:
+        if check_record_key(key) in self._records:
             raise RecordExists(name=key)
         return self._write(key, value)
 
@@ -105,18 +105,19 @@ class MemoryRecords:
         return self._write(key, None)
 
     def _check(self, key: str, revision: int) -> None:
-        present = self._records.get(key)
+        present = self._records.get(check_record_key(key))
         if present is None or present.revision != revision:
             raise Conflict(name=key)
 
     async def watch(self, *collections: str) -> AsyncIterator[Change]:
         entry: tuple[tuple[str, ...], asyncio.Queue[Change]] = (collections, asyncio.Queue())
         existing = [record for key, record in sorted(self._records.items()) if belongs(key, collections)]
+        revision = self._revision
         self._watchers.append(entry)
         try:
             for record in existing:
                 yield record
-            yield Synced()
+            yield Synced(revision)
             while True:
                 yield await entry[1].get()
         finally:
@@ -124,25 +125,34 @@ class MemoryRecords:
 
 
 class _Job:
-    """One delivery of the in-memory queue; its lease is a moment of the queue's clock."""
+    """A published job; it may be handed out when its `due` moment, by the queue's clock, has come."""
 
-    def __init__(self, queue: "MemoryQueue", kind: str, body: bytes) -> None:
-        self._queue = queue
-        self.kind = kind
+    def __init__(self, body: bytes, due: float) -> None:
         self.body = body
+        self.due = due
         self.deliveries = 0
-        self.due = queue.clock.monotonic()
+
+
+class _Delivery:
+    """One handing out of a job."""
+
+    def __init__(self, queue: "MemoryQueue", kind: str, job: _Job) -> None:
+        self._queue = queue
+        self._job = job
+        self.kind = kind
+        self.body = job.body
+        self.deliveries = job.deliveries
 
     async def ack(self) -> None:
         jobs = self._queue.jobs[self.kind]
-        if self in jobs:
-            jobs.remove(self)
+        if self._job in jobs:
+            jobs.remove(self._job)
 
     async def nak(self, delay: timedelta = timedelta(0)) -> None:
-        self.due = self._queue.clock.monotonic() + delay.total_seconds()
+        self._job.due = self._queue.clock.monotonic() + delay.total_seconds()
 
     async def extend(self) -> None:
-        self.due = self._queue.clock.monotonic() + self._queue.ack_wait.total_seconds()
+        self._job.due = self._queue.clock.monotonic() + self._queue.ack_wait.total_seconds()
 
 
 class MemoryQueue:
@@ -152,27 +162,31 @@ class MemoryQueue:
         self.clock: Clock = clock or SystemClock()
         self.ack_wait = ack_wait
         self.jobs: dict[str, list[_Job]] = defaultdict(list)
-        self._published: set[tuple[str, str]] = set()
+        self._published: dict[tuple[str, str], float] = {}
 
     async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
+        check_kind(kind)
+        now = self.clock.monotonic()
         if dedup_id:
-            if (kind, dedup_id) in self._published:
+            published = self._published.get((kind, dedup_id))
+            if published is not None and now < published + DUPLICATE_WINDOW.total_seconds():
                 return
-            self._published.add((kind, dedup_id))
-        self.jobs[kind].append(_Job(self, kind, body))
+            self._published[kind, dedup_id] = now
+        self.jobs[kind].append(_Job(body, now))
 
     async def fetch(self, kind: str, wait: timedelta) -> Delivery | None:
+        check_kind(kind)
         end = self.clock.monotonic() + wait.total_seconds()
         while True:
             now = self.clock.monotonic()
             for job in self.jobs[kind]:
                 if job.due <= now:
                     job.deliveries += 1
-                    await job.extend()
-                    return job
+                    job.due = now + self.ack_wait.total_seconds()
+                    return _Delivery(self, kind, job)
             if now >= end:
                 return None
             await self.clock.sleep(0.01)
 
     async def depth(self, kind: str) -> int:
-        return len(self.jobs[kind])
+        return len(self.jobs[check_kind(kind)])

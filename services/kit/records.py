@@ -1,6 +1,7 @@
 """The port to the records, the truth about every resource, and the typed table and view built on it."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -10,6 +11,7 @@ from services.kit.errors import Conflict, EtagMismatch, InvalidRequest, RecordNo
 
 T = TypeVar("T")
 MAX_RECORD_BYTES = 256 * 1024
+_KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,9 @@ class Deleted:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """Seen by a watch once: everything that existed when it began has been yielded."""
+    """Seen by a watch once: everything that existed when it began, at this revision, has been yielded."""
+
+    revision: int = 0
 
 
 Change = Record | Deleted | Synced
@@ -42,7 +46,8 @@ class Records(Protocol):
 
     Law: revisions rise with every write of any key and are never reused, also over a deletion. Of several writers
     with the same expected revision one wins, the others get Conflict. A write that failed with Unavailable may
-    have happened: read before deciding. A create after a deletion succeeds.
+    have happened: read before deciding. A create after a deletion succeeds. Keys are resource names: parts of
+    letters, digits, `.`, `_` and `-`, joined by `/` (ValueError).
     """
 
     async def get(self, key: str) -> Record:
@@ -58,7 +63,7 @@ class Records(Protocol):
         ...
 
     async def delete(self, key: str, revision: int) -> int:
-        """The deletion's revision; Conflict unless the record's revision is the given one."""
+        """The deletion's revision, to wait for and never to write at; Conflict unless the record's is the given one."""
         ...
 
     def watch(self, *collections: str) -> AsyncIterator[Change]:
@@ -68,6 +73,13 @@ class Records(Protocol):
         watch may have missed a change; the caller begins again. Closing the iterator ends the watch.
         """
         ...
+
+
+def check_record_key(key: str) -> str:
+    """The key itself; ValueError unless it has the form of a resource name."""
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is not a record's key")
+    return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +185,11 @@ class View(Generic[T]):
         revision = 0
         async for change in self._records.watch(*self._collections):
             items = self._items if fresh is None else fresh
+            revision = max(revision, change.revision)
             match change:
-                case Record(key, value, revision):
-                    items[key] = Versioned(codec.decode(value, self._type), revision)
-                case Deleted(key, revision):
+                case Record(key, value):
+                    items[key] = Versioned(codec.decode(value, self._type), change.revision)
+                case Deleted(key):
                     items.pop(key, None)
                 case Synced():
                     self._items, fresh = items, None

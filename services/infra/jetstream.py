@@ -1,0 +1,163 @@
+"""The connection to NATS JetStream, and what its two adapters share: asking, and making streams that are missing."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client, ServerVersion
+from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
+
+from services.kit.errors import Unavailable
+from services.kit.log import Log
+
+T = TypeVar("T")
+RECONNECT_SECONDS = 0.5  # between two attempts
+PATIENCE_SECONDS = 3.0  # that a call waits for a connection that is just coming back
+REQUEST_SECONDS = 5.0
+PAUSE_SECONDS = 0.2
+ATTEMPTS = 5
+STREAM_MISSING = {10059, 10014}  # JetStream's codes: no such stream, no such consumer
+NAME_IN_USE = 10058
+
+log = Log(__name__)
+
+
+async def connect(
+    url: str,
+    name: str,
+    *,
+    deadline_seconds: float = 30.0,
+    credentials_file: Path | None = None,
+    ca_file: Path | None = None,
+) -> Client:
+    """A connection that comes back by itself for ever; several urls are separated by commas.
+
+    Until the deadline the first connection is tried again and again, so that services and nats-server may start in
+    any order; then Unavailable, with the last fault. Warns of a server that cannot write each record through to disk.
+    """
+    problem = "no answer"
+
+    async def on_error(error: Exception) -> None:
+        nonlocal problem
+        problem = str(error) or type(error).__name__
+        log.debug("nats.error", problem=problem)  # twice a second while the server is away
+
+    async def on_disconnect() -> None:
+        log.warning("nats.disconnected")
+
+    async def on_reconnect() -> None:
+        log.info("nats.reconnected", url=masked(url))
+
+    connection = Client()
+    try:
+        async with asyncio.timeout(deadline_seconds):
+            await connection.connect(
+                servers=url.split(","),
+                name=name,
+                error_cb=on_error,
+                disconnected_cb=on_disconnect,
+                reconnected_cb=on_reconnect,
+                connect_timeout=2,
+                reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]  # annotated int, used as a float
+                max_reconnect_attempts=-1,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                user_credentials=str(credentials_file) if credentials_file else None,
+                tls=ssl.create_default_context(cafile=ca_file) if ca_file else None,
+            )
+    except (TimeoutError, OSError, nats.errors.Error) as error:
+        await connection.close()
+        raise Unavailable(what=f"nats-server at {masked(url)}", problem=problem) from error
+    warn_of_old_server(connection.connected_server_version)
+    return connection
+
+
+def masked(url: str) -> str:
+    """The url without its user and password."""
+    parts = [urlsplit(one) for one in url.split(",")]
+    return ",".join(f"{one.scheme}://{one.netloc.rpartition('@')[2]}" for one in parts)
+
+
+def knows_sync_interval(version: ServerVersion) -> bool:
+    """Whether the server can be told to flush each write to disk: 2.10 and later."""
+    return (version.major, version.minor) >= (2, 10)
+
+
+def warn_of_old_server(version: ServerVersion) -> None:
+    """Logs what a server before 2.10 does not promise."""
+    if not knows_sync_interval(version):
+        found = f"{version.major}.{version.minor}.{version.patch}"
+        remedy = "a power failure may lose its last two minutes of writes; use 2.10 or later with sync_interval: always"
+        log.warning("nats.no_sync_interval", version=found, remedy=remedy)
+
+
+def server_config(store: Path, version: ServerVersion, *, host: str = "127.0.0.1", port: int = 4222) -> str:
+    """The configuration of a single nats-server for Sightline; each write reaches the disk where the server can."""
+    sync = "  sync_interval: always\n" if knows_sync_interval(version) else ""
+    return f'listen: "{host}:{port}"\nmax_payload: 1048576\njetstream {{\n  store_dir: "{store}"\n{sync}}}\n'
+
+
+async def is_back(connection: Client, seconds: float) -> bool:
+    """Whether the connection stands, now or within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not connection.is_connected:
+        if connection.is_closed or time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(0.05)
+    return True
+
+
+async def ask(
+    connection: Client, what: str, call: Callable[[], Awaitable[T]], restore: Callable[[], Awaitable[object]]
+) -> T:
+    """What the call returns; a stream or consumer that is missing is restored first, and the call repeated.
+
+    Unavailable when there is no connection or no answer, and then the call may have had its effect. Other errors of
+    JetStream (a wrong sequence, a message not found) pass as they are.
+    """
+    problem = "it is missing and cannot be made"
+    for _ in range(ATTEMPTS):
+        if not await is_back(connection, PATIENCE_SECONDS):
+            raise Unavailable(what=what, problem="there is no connection to nats-server")
+        try:
+            return await call()
+        except nats.js.errors.Error as error:
+            if not is_missing(error):
+                raise
+        except (nats.errors.TimeoutError, nats.errors.ConnectionClosedError, OSError) as error:
+            raise Unavailable(what=what, problem=str(error) or type(error).__name__) from error
+        try:
+            await restore()
+        except (nats.errors.Error, OSError) as error:  # JetStream itself may still be starting.
+            problem = str(error) or type(error).__name__
+            await asyncio.sleep(PAUSE_SECONDS)
+    raise Unavailable(what=what, problem=problem)
+
+
+def is_missing(error: nats.js.errors.Error) -> bool:
+    """Whether the error says that nobody serves the stream or the consumer."""
+    if isinstance(error, nats.js.errors.APIError):
+        return isinstance(error, nats.js.errors.ServiceUnavailableError) or error.err_code in STREAM_MISSING
+    return isinstance(error, nats.js.errors.NoStreamResponseError)
+
+
+async def ensure_stream(js: JetStreamContext, config: StreamConfig) -> None:
+    """Makes the stream if there is none; one that exists keeps the configuration that its operator gave it."""
+    assert config.name is not None
+    try:
+        await js.stream_info(config.name)
+    except nats.js.errors.NotFoundError:
+        try:
+            await js.add_stream(config)
+        except nats.js.errors.BadRequestError as error:
+            if error.err_code != NAME_IN_USE:  # Another process was faster.
+                raise
+        else:
+            log.warning("nats.stream_made", stream=config.name)  # A surprise, unless this is the first start.

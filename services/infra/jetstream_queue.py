@@ -1,0 +1,183 @@
+"""Jobs in a JetStream work-queue stream: one subject and one durable pull consumer per kind."""
+
+import asyncio
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig, Header, RetentionPolicy, StorageType, StreamConfig
+
+from services.infra.jetstream import PAUSE_SECONDS, REQUEST_SECONDS, ask, ensure_stream, is_back
+from services.kit.errors import Unavailable
+from services.kit.log import Log
+from services.kit.queue import DUPLICATE_WINDOW, check_kind
+
+STREAM = "SIGHTLINE_JOBS"
+PULL_SECONDS = 5.0  # one request to the server waits no longer, so that a deleted stream is noticed
+GRACE_SECONDS = 0.5  # the server ends a request, not we: an answer on its way is not lost
+_GONE = {"503", "409"}
+
+log = Log(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JetStreamDelivery:
+    """One message in hand. Settling never raises: what the server did not hear comes again when the lease runs out."""
+
+    kind: str
+    message: Msg
+
+    @property
+    def body(self) -> bytes:
+        return self.message.data
+
+    @property
+    def deliveries(self) -> int:
+        return self.message.metadata.num_delivered
+
+    async def ack(self) -> None:
+        try:
+            await self.message.ack_sync(timeout=REQUEST_SECONDS)
+        except (nats.errors.Error, OSError) as error:
+            log.warning("queue.ack_lost", kind=self.kind, problem=str(error))
+
+    async def nak(self, delay: timedelta = timedelta(0)) -> None:
+        with suppress(nats.errors.Error, OSError):
+            await self.message.nak(delay.total_seconds() or None)
+
+    async def extend(self) -> None:
+        with suppress(nats.errors.Error, OSError):
+            await self.message.in_progress()
+
+
+class JetStreamQueue:
+    """The Queue law over one stream; the stream and a kind's consumer are made by the first call that needs them.
+
+    A kind's jobs are at the subject `jobs.{kind}`, its consumer is called `{kind}`: autoscalers read their number
+    there (pending and unacknowledged). Nothing is given up by the server (`max_deliver` -1): the handler counts.
+    """
+
+    def __init__(
+        self,
+        connection: Client,
+        *,
+        ack_wait: timedelta = timedelta(seconds=30),
+        stream: str = STREAM,
+        subjects: str = "jobs",
+        replicas: int = 1,
+    ) -> None:
+        self._connection = connection
+        self._js = connection.jetstream(timeout=REQUEST_SECONDS)
+        self._ack_wait = ack_wait.total_seconds()
+        self._stream = stream
+        self._subjects = subjects
+        self._replicas = replicas
+        self._ready: set[str] = set()
+
+    async def ensure_stream(self) -> None:
+        """Makes the stream if it is missing."""
+        config = StreamConfig(
+            name=self._stream,
+            description="Sightline's jobs: hints that some work is due",
+            subjects=[f"{self._subjects}.>"],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=StorageType.FILE,
+            num_replicas=self._replicas,
+            duplicate_window=DUPLICATE_WINDOW.total_seconds(),
+        )
+        await ensure_stream(self._js, config)
+
+    async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
+        subject = self._subject(kind)
+        headers = {Header.MSG_ID.value: f"{kind}/{dedup_id}"} if dedup_id else None
+        try:
+            await ask(
+                self._connection,
+                "the queue",
+                lambda: self._js.publish(subject, body, headers=headers),
+                self.ensure_stream,
+            )
+        except nats.js.errors.Error as error:
+            raise Unavailable(what="the queue", problem=str(error)) from error
+
+    async def fetch(self, kind: str, wait: timedelta) -> JetStreamDelivery | None:
+        subject = self._subject(kind)
+        end = time.monotonic() + wait.total_seconds()
+        while True:
+            left = end - time.monotonic()
+            message = None
+            if await is_back(self._connection, left):
+                with suppress(nats.errors.Error, OSError, TimeoutError):  # An outage: nothing has come.
+                    if kind not in self._ready:
+                        await self._ensure_consumer(kind, subject)
+                    message = await self._pull(kind, min(left, PULL_SECONDS))
+            if message is not None:
+                return JetStreamDelivery(kind, message)
+            left = end - time.monotonic()
+            if left <= 0:
+                return None
+            if kind not in self._ready:
+                await asyncio.sleep(min(PAUSE_SECONDS, left))
+
+    async def depth(self, kind: str) -> int:
+        subject = self._subject(kind)
+        try:
+            info = await ask(
+                self._connection,
+                "the queue",
+                lambda: self._js.consumer_info(self._stream, kind),
+                lambda: self._ensure_consumer(kind, subject),
+            )
+        except nats.js.errors.Error as error:
+            raise Unavailable(what="the queue", problem=str(error)) from error
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+    def _subject(self, kind: str) -> str:
+        return f"{self._subjects}.{check_kind(kind)}"
+
+    async def _ensure_consumer(self, kind: str, subject: str) -> None:
+        """Makes the consumer, or brings its ack_wait up to date; its place in the stream stays."""
+        await self.ensure_stream()
+        config = ConsumerConfig(
+            durable_name=kind,
+            filter_subject=subject,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=self._ack_wait,
+            max_deliver=-1,
+            max_ack_pending=-1,  # jobs put off by nak count as unacknowledged and must not stop the others
+        )
+        await self._js.add_consumer(self._stream, config)
+        self._ready.add(kind)
+
+    async def _pull(self, kind: str, seconds: float) -> Msg | None:
+        """Asks for one message and waits for it; forgets the consumer if it turns out to be missing."""
+        request: dict[str, object] = {"batch": 1}
+        request.update({"expires": int(seconds * 1e9)} if seconds > 0.001 else {"no_wait": True})
+        inbox = self._connection.new_inbox()
+        subscription = await self._connection.subscribe(inbox)
+        try:
+            subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{kind}"
+            await self._connection.publish(subject, json.dumps(request).encode(), reply=inbox)
+            reconnects = self._connection.stats["reconnects"]
+            end = time.monotonic() + max(seconds, 0) + GRACE_SECONDS
+            while (left := end - time.monotonic()) > 0 and self._connection.stats["reconnects"] == reconnects:
+                with suppress(nats.errors.TimeoutError):
+                    message = await subscription.next_msg(timeout=min(left, 1.0))
+                    return self._judge(kind, message)
+            self._ready.discard(kind)  # No answer at all: the server may have lost everything.
+        finally:
+            with suppress(nats.errors.Error, OSError):
+                await subscription.unsubscribe()
+        return None
+
+    def _judge(self, kind: str, message: Msg) -> Msg | None:
+        status = (message.headers or {}).get("Status")
+        if status in _GONE:
+            self._ready.discard(kind)
+        return None if status else message
