@@ -1,5 +1,7 @@
 """What surrounds every call of a server: its id, its limits, its errors as statuses, its metrics and its log line."""
 
+from __future__ import annotations
+
 import asyncio
 import inspect
 import re
@@ -8,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -36,8 +38,8 @@ _CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 
 _log = log.Log(__name__)
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 @dataclass(eq=False, slots=True)
@@ -236,7 +238,7 @@ class _Parsed:
         self._incoming = incoming
         self._parse = parse
 
-    def __aiter__(self) -> "_Parsed":
+    def __aiter__(self) -> _Parsed:
         return self
 
     async def __anext__(self) -> Any:

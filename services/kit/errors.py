@@ -73,6 +73,7 @@ class SightlineError(Exception):
     reason: str = "internalServerError"
     template: ClassVar[str] = "{message}"
     retry: bool = False
+    retry_after: ClassVar[timedelta] = timedelta(seconds=1)  # where a retry may help
     field_name: ClassVar[str] = ""  # The request's field at fault, where it is always the same one.
     resource_type: ClassVar[str] = ""  # "dataset", "model", ... where the error is about one resource.
 
@@ -375,7 +376,6 @@ class QueueFull(QuotaExceeded):
 
     template = "{subject}: {value} are waiting already, as many as may ({setting} is {limit}); ask again in a moment."
     retry = True
-    retry_after: ClassVar[timedelta] = timedelta(seconds=1)
 
 
 class DeadlineExceeded(SightlineError):
@@ -410,7 +410,6 @@ class Unavailable(SightlineError):
     reason = "Unavailable"
     template = "{what} does not answer: {problem}."
     retry = True
-    retry_after: ClassVar[timedelta] = timedelta(seconds=1)
 
 
 class Draining(Unavailable):

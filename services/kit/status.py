@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from services.kit.errors import DOMAIN, Failure, InvalidArgument, QueueFull, QuotaExceeded, SightlineError, Unavailable
+from services.kit.errors import DOMAIN, Failure, InvalidArgument, QuotaExceeded, SightlineError
 
 # A status travels in the trailers, of which gRPC accepts 8 KiB by default; base64 adds a third to these.
 MAX_STATUS_BYTES = 4096
@@ -56,7 +56,7 @@ def _answer(error: SightlineError, limit: int) -> Status:
             subject=metadata.get("subject", ""), description=message, quota_id=metadata.get("setting", "")
         )
         details.append(QuotaFailure(violations=[violation]))
-    if isinstance(error, Unavailable | QueueFull):
+    if error.retry:
         details.append(RetryInfo(retry_delay=to_duration(error.retry_after)))
     if error.resource_type:
         name = metadata.get("name", "")

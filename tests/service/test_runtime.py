@@ -1,0 +1,400 @@
+"""The server runtime and the channel, over real sockets: errors, ids, metrics, limits, health."""
+
+import asyncio
+import inspect
+import json
+import logging
+import string
+from collections.abc import Iterator
+from io import StringIO
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from grpc_status.rpc_status import from_call
+
+from services.infra.channel import open_channel
+from services.infra.observe import configure_logging
+from services.kit import errors, log
+from services.kit.errors import SightlineError
+from sightline.channel import describe
+from sightline.v1 import dataset_service_pb2, prediction_service_pb2
+from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
+from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
+from tests.support.runtime import bare_channel, serving
+
+GET = dataset_service_pb2.GetDatasetRequest(name="datasets/birds")
+WATCH = dataset_service_pb2.WatchDatasetRequest(name="datasets/birds")
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def every_error() -> list[SightlineError]:
+    """One error of each class that has a template of its own variables."""
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, SightlineError)]
+    return [
+        kind(**{name: f"the {name}" for _, name, _, _ in string.Formatter().parse(kind.template) if name})
+        for kind in kinds
+        if kind not in {SightlineError, errors.RemoteError}
+    ]
+
+
+def raising(error: BaseException):
+    async def act(_request, _context):
+        raise error
+
+    return act
+
+
+@pytest.fixture
+def lines() -> Iterator[StringIO]:
+    """What the process logs, as JSON lines."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = StringIO()
+    configure_logging("test", "DEBUG", stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def events(stream: StringIO, event: str) -> list[dict]:
+    return [line for line in map(json.loads, stream.getvalue().splitlines()) if line["event"] == event]
+
+
+async def failure(call) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+def details_of(error: grpc.aio.AioRpcError, kind):
+    found = []
+    for detail in from_call(error).details:
+        message = kind()
+        if detail.Unpack(message):
+            found.append(message)
+    return found
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
+async def test_an_error_arrives_with_its_code_reason_words_and_variables(error):
+    async with serving(raising(error)) as running, bare_channel(running.address) as channel:
+        caught = await failure(DatasetServiceStub(channel).GetDataset(GET))
+    assert caught.code().value[0] == error.code
+    assert caught.details() == error.message
+    (info,) = details_of(caught, ErrorInfo)
+    assert (info.domain, info.reason, dict(info.metadata)) == ("sightline", error.reason, error.metadata)
+    assert bool(details_of(caught, RetryInfo)) == error.retry
+    assert bool(details_of(caught, QuotaFailure)) == isinstance(error, errors.QuotaExceeded)
+    assert [info.resource_type for info in details_of(caught, ResourceInfo)] == [error.resource_type][
+        : bool(error.resource_type)
+    ]
+    has_field = bool(error.field_name) or isinstance(error, errors.InvalidRequest | errors.InvalidName)
+    assert bool(details_of(caught, BadRequest)) == has_field
+
+
+@pytest.mark.parametrize(
+    "error", [error for error in every_error() if not error.retry], ids=lambda error: type(error).__name__
+)
+async def test_our_channel_raises_what_the_other_service_raised(error):
+    async with serving(raising(error)) as running, open_channel(running.address) as channel:
+        with pytest.raises(SightlineError) as caught:
+            await DatasetServiceStub(channel).GetDataset(GET)
+    assert caught.value.failure() == error.failure()
+    assert isinstance(error, type(caught.value)) or isinstance(caught.value, type(error))
+    if type(error).__name__.lower() == error.reason.lower():
+        assert type(caught.value) is type(error)
+
+
+async def test_an_error_amid_a_stream_follows_what_was_sent_before():
+    error = errors.DatasetNotFound(name="datasets/birds")
+    async with serving(raising(error)) as running, open_channel(running.address) as channel:
+        updates = aiter(DatasetServiceStub(channel).WatchDataset(WATCH))
+        assert (await anext(updates)).dataset.name == "datasets/birds"
+        with pytest.raises(errors.DatasetNotFound):
+            await anext(updates)
+
+
+async def test_the_caller_side_describes_an_error_in_plain_values():
+    error = errors.InvalidRequest(field="model.display_name", problem="is longer than 63 characters.")
+    async with serving(raising(error)) as running, bare_channel(running.address) as channel:
+        rich = describe(await failure(DatasetServiceStub(channel).GetDataset(GET)))
+    assert (rich.code, rich.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "InvalidRequest")
+    assert rich.fields == {"model.display_name": error.message}
+    assert rich.metadata == error.metadata
+
+
+async def test_an_error_with_endless_variables_still_arrives():
+    error = errors.InvalidRequest(field="x", problem="ü" * 100_000)
+    async with serving(raising(error)) as running, bare_channel(running.address) as channel:
+        rich = describe(await failure(DatasetServiceStub(channel).GetDataset(GET)))
+    assert rich.reason == "InvalidRequest"
+    assert rich.message.endswith("…")
+
+
+async def test_an_unknown_exception_says_nothing_but_the_id_under_which_the_log_has_it(lines):
+    async with serving(raising(ValueError("password=hunter2"))) as running, bare_channel(running.address) as channel:
+        rich = describe(await failure(DatasetServiceStub(channel).GetDataset(GET)))
+    assert rich.code is grpc.StatusCode.INTERNAL
+    assert "hunter2" not in str(rich)
+    (event,) = events(lines, "internal_error")
+    assert event["error_id"] == rich.metadata["error_id"]
+    assert event["exception"]["message"] == "password=hunter2"
+    assert "runtime.py" in event["exception"]["traceback"]
+    assert len(events(lines, "call")) == 1
+    assert not events(lines, "library_message")
+
+
+async def test_an_error_of_ours_inside_a_task_group_is_that_error():
+    group = ExceptionGroup("tasks", [errors.ModelNotFound(name="models/m")])
+    async with serving(raising(group)) as running, bare_channel(running.address) as channel:
+        assert describe(await failure(DatasetServiceStub(channel).GetDataset(GET))).reason == "ModelNotFound"
+
+
+async def test_a_handlers_own_abort_passes_through(lines):
+    async def act(_request, context):
+        await context.abort(grpc.StatusCode.DATA_LOSS, "as it was")
+
+    async with serving(act) as running, bare_channel(running.address) as channel:
+        caught = await failure(DatasetServiceStub(channel).GetDataset(GET))
+    assert (caught.code(), caught.details()) == (grpc.StatusCode.DATA_LOSS, "as it was")
+    assert [line["code"] for line in events(lines, "call")] == ["DATA_LOSS"]
+    assert not events(lines, "internal_error")
+
+
+async def test_bytes_that_are_no_request_are_the_callers_mistake():
+    async with serving() as running, bare_channel(running.address) as channel:
+        call = channel.unary_unary("/sightline.v1.DatasetService/GetDataset")
+        rich = describe(await failure(call(b"\xff\xff\xff")))
+    assert (rich.code, rich.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "InvalidRequest")
+
+
+async def test_a_request_id_goes_from_caller_to_handler_to_the_next_service_and_back(lines):
+    seen = []
+
+    async def inner_act(_request, _context):
+        seen.append(log.request_id.get())
+
+    async with serving(inner_act) as inner, open_channel(inner.address) as onward:
+
+        async def outer_act(_request, _context):
+            await DatasetServiceStub(onward).GetDataset(GET)
+
+        async with serving(outer_act) as outer, bare_channel(outer.address) as channel:
+            call = DatasetServiceStub(channel).GetDataset(GET, metadata=[("x-request-id", "from-the-caller")])
+            await call
+            assert (await call.trailing_metadata())["x-request-id"] == "from-the-caller"
+    assert seen == ["from-the-caller"]
+    assert {line["request_id"] for line in events(lines, "call")} == {"from-the-caller"}
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, '"}{'])
+async def test_a_request_id_that_no_log_should_carry_is_replaced(given):
+    async with serving() as running, bare_channel(running.address) as channel:
+        call = DatasetServiceStub(channel).GetDataset(GET, metadata=[("x-request-id", given)])
+        await call
+        assert len((await call.trailing_metadata())["x-request-id"]) == 32
+
+
+async def test_each_type_of_rpc_is_counted_under_the_names_of_go_grpc_middleware():
+    async def act(request, _context):
+        if "bad" in str(request):
+            raise errors.InvalidRequest(field="name", problem="is bad.")
+
+    async with serving(act) as running, bare_channel(running.address) as channel:
+        datasets, predictions = DatasetServiceStub(channel), PredictionServiceStub(channel)
+        for name in ("good", "bad"):
+            upload = [
+                dataset_service_pb2.UploadFilesRequest(header=dataset_service_pb2.UploadFilesHeader(upload_id=name))
+            ]
+            images = [prediction_service_pb2.AnalyzeImagesRequest(id=name)]
+            for run in (
+                lambda name=name: datasets.GetDataset(dataset_service_pb2.GetDatasetRequest(name=name)),
+                lambda upload=upload: datasets.UploadFiles(iter(upload)),
+                lambda name=name: drained(datasets.WatchDataset(dataset_service_pb2.WatchDatasetRequest(name=name))),
+                lambda images=images: drained(predictions.AnalyzeImages(iter(images))),
+            ):
+                if name == "good":
+                    await run()
+                else:
+                    assert (await failure(run())).code() is grpc.StatusCode.INVALID_ARGUMENT
+
+        for kind, service, method, sent in (
+            ("unary", "DatasetService", "GetDataset", 1),
+            ("client_stream", "DatasetService", "UploadFiles", 1),
+            ("server_stream", "DatasetService", "WatchDataset", 3),
+            ("bidi_stream", "PredictionService", "AnalyzeImages", 1),
+        ):
+            labels = {"grpc_type": kind, "grpc_service": f"sightline.v1.{service}", "grpc_method": method}
+            assert running.metric("grpc_server_started_total", **labels) == 2
+            assert running.metric("grpc_server_handled_total", **labels, grpc_code="OK") == 1
+            assert running.metric("grpc_server_handled_total", **labels, grpc_code="InvalidArgument") == 1
+            assert running.metric("grpc_server_handling_seconds_count", **labels) == 2
+            assert running.metric("grpc_server_msg_received_total", **labels) == 2
+            assert running.metric("grpc_server_msg_sent_total", **labels) == sent
+
+
+async def drained(call):
+    return [message async for message in call]
+
+
+async def test_a_cancelled_call_is_counted_as_canceled_and_its_handler_is_cancelled():
+    entered, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def act(_request, _context):
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async with serving(act) as running, bare_channel(running.address) as channel:
+        call = DatasetServiceStub(channel).GetDataset(GET)
+        await entered.wait()
+        call.cancel()
+        await asyncio.wait_for(cancelled.wait(), 5)
+        labels = {"grpc_type": "unary", "grpc_service": "sightline.v1.DatasetService", "grpc_method": "GetDataset"}
+        assert running.metric("grpc_server_handled_total", **labels, grpc_code="Canceled") == 1
+
+
+async def test_methods_that_do_not_exist_share_one_time_series():
+    async with serving() as running, bare_channel(running.address) as channel:
+        for number in range(5):
+            rich = describe(await failure(channel.unary_unary(f"/made.Up/Method{number}")(b"")))
+            assert (rich.code, rich.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UnknownMethod")
+        labels = {"grpc_type": "unary", "grpc_service": "unknown", "grpc_method": "unknown"}
+        assert running.metric("grpc_server_handled_total", **labels, grpc_code="Unimplemented") == 5
+
+
+async def test_a_message_of_nearly_24_mib_passes_and_one_of_25_does_not():
+    async with serving() as running, bare_channel(running.address) as channel:
+        stub = PredictionServiceStub(channel)
+        mib = 1024 * 1024
+        request = prediction_service_pb2.AnalyzeImageRequest(image=bytes(24 * mib - 100))
+        assert (await stub.AnalyzeImage(request)).model_version == str(24 * mib - 100)
+        too_large = prediction_service_pb2.AnalyzeImageRequest(image=bytes(25 * mib))
+        assert (await failure(stub.AnalyzeImage(too_large))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_unavailable_is_tried_again_even_with_a_large_message():
+    attempts = []
+
+    async def act(_request, _context):
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise errors.Unavailable(what="the store", problem="no route")
+
+    async with serving(act) as running, open_channel(running.address) as channel:
+        request = prediction_service_pb2.AnalyzeImageRequest(image=bytes(6_000_000))
+        await PredictionServiceStub(channel).AnalyzeImage(request)
+    assert len(attempts) == 3
+
+
+async def test_a_service_that_nobody_runs_is_unavailable():
+    async with open_channel("127.0.0.1:1") as channel:
+        with pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1:1"):
+            await DatasetServiceStub(channel).GetDataset(GET)
+
+
+async def test_a_unary_call_has_a_deadline_by_itself():
+    async with serving(lambda *_: asyncio.sleep(60)) as running, open_channel(running.address, 0.2) as channel:
+        with pytest.raises(errors.RemoteError) as caught:
+            await DatasetServiceStub(channel).GetDataset(GET)
+    assert caught.value.code is errors.Code.DEADLINE_EXCEEDED
+
+
+async def test_a_stream_ends_at_the_longest_duration_that_one_may_have():
+    async with (
+        serving(lambda *_: asyncio.sleep(60), max_stream_seconds=0.2) as running,
+        bare_channel(running.address) as channel,
+    ):
+        rich = describe(await failure(drained(DatasetServiceStub(channel).WatchDataset(WATCH))))
+    assert (rich.code, rich.reason) == (grpc.StatusCode.UNAVAILABLE, "StreamExpired")
+
+
+async def test_more_calls_than_may_be_are_refused_but_health_is_answered():
+    free = asyncio.Event()
+    async with (
+        serving(lambda *_: free.wait(), max_calls=2) as running,
+        bare_channel(running.address) as channel,
+    ):
+        stub = DatasetServiceStub(channel)
+        calls = [asyncio.ensure_future(stub.GetDataset(GET)) for _ in range(3)]
+        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        rich = describe(await failure(done.pop()))
+        assert (rich.code, rich.reason) == (grpc.StatusCode.UNAVAILABLE, "Overloaded")
+        await HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        free.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(result, Exception) for result in results) == 1
+
+
+async def test_health_follows_readiness_for_the_whole_and_for_each_service(lines):
+    state = {"ready": False}
+
+    async def ready():
+        return state["ready"]
+
+    async with serving(ready=ready) as running, bare_channel(running.address) as channel:
+        stub = HealthStub(channel)
+
+        async def status(service=""):
+            return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
+
+        assert await status() == NOT_SERVING
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service="sightline.v1.DatasetService"))
+        assert (await watch.read()).status == NOT_SERVING
+        state["ready"] = True
+        assert (await watch.read()).status == SERVING
+        assert await status() == SERVING
+    assert all(line["level"] == "debug" for line in events(lines, "call"))
+
+
+async def test_reflection_lists_the_services():
+    async with serving() as running, bare_channel(running.address) as channel:
+        asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
+        (answer,) = await drained(ServerReflectionStub(channel).ServerReflectionInfo(iter(asked)))
+    names = {service.name for service in answer.list_services_response.service}
+    assert {"sightline.v1.DatasetService", "sightline.v1.PredictionService", "grpc.health.v1.Health"} <= names
+
+
+async def test_draining_says_so_then_finishes_what_runs_ends_watches_and_takes_nothing_new():
+    entered, free = asyncio.Event(), asyncio.Event()
+
+    async def act(_request, _context):
+        entered.set()
+        await free.wait()
+
+    async with (
+        serving(act, drain_seconds=0.3, grace_seconds=5) as running,
+        bare_channel(running.address) as channel,
+    ):
+        stub = DatasetServiceStub(channel)
+        running_call = asyncio.ensure_future(stub.GetDataset(GET))
+        watch = asyncio.ensure_future(drained(stub.WatchDataset(WATCH)))
+        await entered.wait()
+        running.stop.set()
+        await asyncio.sleep(0.1)
+        assert (await HealthStub(channel).Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
+        assert describe(await failure(watch)).reason == "Draining"
+        async with bare_channel(running.address) as late:
+            caught = await failure(DatasetServiceStub(late).GetDataset(GET, timeout=2))
+        assert caught.code() is grpc.StatusCode.UNAVAILABLE
+        assert not running_call.done()
+        free.set()
+        assert (await running_call).name == "datasets/birds"
+
+
+async def test_a_call_that_outlasts_the_grace_ends_as_draining():
+    async with (
+        serving(lambda *_: asyncio.sleep(60), grace_seconds=0.2) as running,
+        bare_channel(running.address) as channel,
+    ):
+        call = asyncio.ensure_future(DatasetServiceStub(channel).GetDataset(GET))
+        await asyncio.sleep(0.1)
+        running.stop.set()
+        assert describe(await failure(call)).reason == "Draining"

@@ -1,0 +1,102 @@
+"""Log lines and metrics as operators read them."""
+
+import json
+import logging
+import urllib.request
+from collections.abc import Iterator
+from io import StringIO
+
+import pytest
+
+from services.infra.observe import PrometheusTelemetry, configure_logging, serve_metrics
+from services.kit import log
+from services.kit.telemetry import Metric, MetricKind
+
+IMAGES = Metric("test_images_total", MetricKind.COUNTER, "Images.", ("format",))
+DEPTH = Metric("test_depth", MetricKind.GAUGE, "Depth.")
+SECONDS = Metric("test_seconds", MetricKind.HISTOGRAM, "Seconds.", (), (0.1, 1))
+
+
+@pytest.fixture
+def stream() -> Iterator[StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = StringIO()
+    configure_logging("dataset", "INFO", stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def lines(stream: StringIO) -> list[dict]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_an_event_is_one_line_with_its_fields_and_the_ids_at_hand(stream):
+    log.request_id.set("r1")
+    with log.about("datasets/birds"):
+        log.Log("services.test").info("dataset_ready", image_count=3, note="two\nlines")
+    (line,) = lines(stream)
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "event": "dataset_ready",
+        "level": "info",
+        "service": "dataset",
+        "request_id": "r1",
+        "resource": "datasets/birds",
+        "image_count": 3,
+        "note": "two\nlines",
+    }
+
+
+def test_a_field_never_replaces_what_every_line_has(stream):
+    log.Log("services.test").info("tried", event="x", level="y", service="z", time="w", name=object())
+    (line,) = lines(stream)
+    assert (line["event"], line["level"], line["service"]) == ("tried", "info", "dataset")
+    assert (line["event_"], line["level_"], line["service_"], line["time_"]) == ("x", "y", "z", "w")
+
+
+def test_an_exception_is_told_with_its_traceback(stream):
+    try:
+        raise KeyError("lost")
+    except KeyError as error:
+        log.Log("services.test").error("went_wrong", error)
+    (line,) = lines(stream)
+    assert line["exception"]["type"] == "KeyError"
+    assert line["exception"]["message"] == "'lost'"
+    assert "test_observe.py" in line["exception"]["traceback"]
+
+
+def test_a_librarys_words_are_a_field_of_a_constant_event(stream):
+    logging.getLogger("nats").warning("slow consumer on %s", "jobs")
+    logging.getLogger("nats").info("chatter")
+    log.Log("services.test").debug("detail")
+    (line,) = lines(stream)
+    assert (line["event"], line["logger"], line["message"]) == ("library_message", "nats", "slow consumer on jobs")
+
+
+def test_a_scrape_shows_what_was_measured_and_what_runs():
+    telemetry = PrometheusTelemetry("dataset")
+    telemetry.add(IMAGES, 2, format="JPEG")
+    telemetry.add(DEPTH, 5)
+    telemetry.add(DEPTH, -2)
+    telemetry.observe(SECONDS, 0.5)
+    endpoint = serve_metrics(telemetry.registry, "127.0.0.1", 0)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{endpoint.port}/metrics") as response:
+            text = response.read().decode()
+    finally:
+        endpoint.close()
+    assert 'test_images_total{format="JPEG"} 2.0' in text
+    assert "test_depth 3.0" in text
+    assert 'test_seconds_bucket{le="1.0"} 1.0' in text
+    assert 'sightline_build_info{python="' in text
+    assert "process_resident_memory_bytes" in text
+    assert "_created" not in text
+
+
+def test_a_metric_that_is_used_wrongly_is_logged_and_harms_nobody(stream):
+    telemetry = PrometheusTelemetry("dataset")
+    telemetry.add(IMAGES)
+    telemetry.set(IMAGES, 1, format="PNG")
+    assert [line["event"] for line in lines(stream)] == ["metric_misused"] * 2

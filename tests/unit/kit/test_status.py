@@ -1,0 +1,47 @@
+"""Failures, times and durations survive the trip through protobuf."""
+
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.status_pb2 import Status
+
+from services.kit.errors import Code, Failure, InvalidRequest, ModelNotFound, RemoteError
+from services.kit.status import (
+    MAX_STATUS_BYTES,
+    failure_to_status,
+    from_duration,
+    from_timestamp,
+    status_of,
+    status_to_failure,
+    to_duration,
+    to_timestamp,
+)
+
+
+def test_a_failure_comes_back_whole():
+    failure = ModelNotFound(name="models/" + "ü" * 5000).failure()
+    assert status_to_failure(failure_to_status(failure)) == failure
+
+
+def test_a_strangers_status_has_no_reason():
+    assert status_to_failure(Status(code=5, message="gone")) == Failure(5, "", "gone")
+
+
+def test_an_answer_is_cut_to_what_the_trailers_hold():
+    status = status_of(InvalidRequest(field="f" * 9999, problem="💥" * 9999))
+    assert status.ByteSize() <= MAX_STATUS_BYTES
+    assert status_to_failure(status).reason == "InvalidRequest"
+
+
+def test_an_error_of_an_unknown_reason_keeps_all_that_it_says():
+    failure = Failure(Code.UNAVAILABLE, "NewReason", "words", {"a": "b"})
+    error = RemoteError.restore(failure)
+    assert error.failure() == failure
+    assert error.retry
+
+
+def test_moments_and_spans_come_back():
+    moment = datetime(2026, 11, 23, 16, 15, 16, 123456, tzinfo=UTC)
+    assert from_timestamp(to_timestamp(moment) or Timestamp()) == moment
+    assert to_timestamp(None) is None
+    assert from_duration(to_duration(timedelta(hours=288, microseconds=7))) == timedelta(hours=288, microseconds=7)
