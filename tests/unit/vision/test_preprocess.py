@@ -1,5 +1,6 @@
 """One rule for input: training and serving see the same pixels."""
 
+import dataclasses
 from io import BytesIO
 
 import numpy as np
@@ -79,6 +80,29 @@ def test_an_augmentation_of_nothing_is_the_picture_itself() -> None:
     nothing = Augmentation(min_area=1, max_aspect=1, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
     rule = InputRule(size=224, resize=224)
     assert torch.equal(preprocess.augment(rgb, rule, nothing, generator(0)), preprocess.apply(rgb, rule))
+
+
+def jittered(**strength: float) -> torch.Tensor:
+    still = Augmentation(min_area=1, max_aspect=1, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
+    rule = InputRule(size=64, resize=64, mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)
+    picture = np.full((64, 64, 3), (100, 60, 140), np.uint8)
+    picture[:, 32:] = (60, 100, 20)
+    return preprocess.augment(picture, rule, dataclasses.replace(still, **strength), generator(3))
+
+
+def test_jitter_changes_what_it_is_named_after_and_nothing_else() -> None:
+    still = jittered()
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    factors = jittered(brightness=0.3) / still
+    assert factors.unique().numel() >= 1
+    assert (factors - factors.mean()).abs().max() < 1e-4
+    assert 0.7 <= factors.mean() <= 1.3
+    for chroma in (jittered(saturation=0.5), jittered(hue=0.05)):
+        assert not torch.allclose(chroma, still, atol=1)
+        torch.testing.assert_close(luma @ chroma.flatten(1), luma @ still.flatten(1), atol=0.5, rtol=0)
+    contrast = jittered(contrast=0.3)
+    assert not torch.allclose(contrast, still, atol=1)
+    torch.testing.assert_close(luma @ contrast.mean(dim=(1, 2)), luma @ still.mean(dim=(1, 2)), atol=0.1, rtol=0)
 
 
 def test_flips_come_as_often_as_asked() -> None:
