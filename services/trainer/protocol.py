@@ -47,7 +47,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     backbones: tuple[str, ...]  # several: rung 0 only, features concatenated
     pretrained: bool = True  # False: random weights on purpose, even where a file is at hand
     views: int = 1  # of each training image: 1 plain, 2 mirrored too, 3 and more closer crops as well
-    resolution: int = 0  # pixels; 0: the backbone's own, or smaller by its rule for small images
+    resolution: int = 0  # pixels, the whole picture; 0: the backbone's own rule, or less for small images, untrained
     depth: Depth = Depth.ALL  # from here on rung 1 only
     learning_rate: float = 1e-3  # of the changed layers; the peak of the schedule
     weight_decay: float = 1e-4
@@ -57,8 +57,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     patience: int = 0  # epochs without a better validation loss before it stops; 0: never stops early
     label_smoothing: float = 0.1
     augmentation: float = 0.5  # 0 none .. 1 strong
+    mirror: bool = True  # training pictures may be mirrored; not where left and right differ, as in text
     average_decay: float = 0.98  # of the moving average of the weights, per step; 0: the last weights
-
 
     linear_head: bool = True  # start from the head that rung 0 would fit on the training folds alone (LP-FT)
     init_from: str | None = None  # directory of a bundle of this backbone, whose features to start from
@@ -88,6 +88,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     output_directory: str
     cache_directory: str  # shared by the trials of a snapshot; may be lost, empty or written by others at any time
     weights_directory: str | None = None
+    download_weights: bool = False  # from torchvision's site, where neither that nor the cache has them
     checkpoint_path: str | None = None  # from a Checkpoint of an earlier attempt: continue there
     checkpoint_seconds: float = 5.0  # work between two checkpoints, at least
     split: Split = Split()
@@ -171,6 +172,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     image_count: int
     category_count: int
     throughput: Throughput
+    backbones: tuple[str, ...] = ()  # whose pretrained weights lie within this worker's reach
     warnings: tuple[str, ...] = ()  # for a person: random weights, unreadable images, few images
     unreadable: tuple[str, ...] = ()  # file names, at most 100
     epochs: int = 0

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from services.trainer.engine.data import Indices
 
-STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001)  # of the penalty per standardised feature, falling: each starts the next
+STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)  # of the penalty per standardised feature; each starts the next
 CELLS = 3e11  # rows x features x categories x folds: beyond this fewer folds are solved
 MAX_STEPS = 60  # of L-BFGS, while choosing
 FINAL_STEPS = 200

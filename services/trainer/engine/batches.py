@@ -1,0 +1,117 @@
+"""Batches for training: decoded pictures kept small in memory, augmented on the fly ahead of the step.
+
+Everything random is a function of (seed, epoch, image), so that a resumed training sees what it would have seen.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from services.trainer.engine.data import Images, Indices, Pixels
+from services.vision import preprocess
+from services.vision.card import InputRule
+from services.vision.preprocess import Augmentation
+
+KEPT_BYTES = 2 * 1024**3  # of decoded pictures
+MARGIN = 1.15  # of a kept picture's shorter side over the input's, for crops to draw detail from
+LOOKAHEAD = 3
+
+Job = tuple[int, Indices]  # epoch, rows
+Make = Callable[[int, Indices], tuple[Tensor, Tensor]]
+
+
+def augmentation(strength: float, *, mirror: bool) -> Augmentation:
+    """From 0, nothing but the centre's neighbourhood, to 1, crops of a quarter of the picture."""
+    return Augmentation(
+        min_area=1 - 0.75 * strength,
+        max_aspect=(4 / 3) ** strength,
+        flip=0.5 if mirror else 0.0,
+        brightness=0.4 * strength,
+        contrast=0.4 * strength,
+        saturation=0.4 * strength,
+        hue=0.0,  # ten times the cost of the others
+    )
+
+
+@dataclass(slots=True)
+class Batches:
+    """Serves inputs by image index; None-free: an image that cannot be read is replaced by a grey one and counted."""
+
+    images: Images
+    rule: InputRule
+    how: Augmentation
+    seed: int
+    threads: int = 1
+    _kept: dict[int, Pixels] = field(default_factory=dict[int, Pixels])
+    _kept_bytes: int = 0
+
+    def order(self, rows: Indices, epoch: int) -> Indices:
+        """The epoch's permutation of the rows."""
+        return rows[np.random.default_rng((self.seed, epoch)).permutation(len(rows))]
+
+    def training(self, batches: list[Job]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(inputs, labels) of each (epoch, rows), in order."""
+        return self._ahead(batches, self._augmented)
+
+    def plain(self, rows: Indices, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(inputs, labels) of the rows as serving will see them."""
+        return self._ahead([(0, rows[i : i + size]) for i in range(0, len(rows), size)], self._plain)
+
+    def _ahead(self, batches: list[Job], make: Make) -> Iterator[tuple[Tensor, Tensor]]:
+        with ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="augment") as pool:
+            ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
+            try:
+                for epoch, rows in batches:
+                    ahead.append(pool.submit(make, epoch, rows))
+                    if len(ahead) >= LOOKAHEAD:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _augmented(self, epoch: int, rows: Indices) -> tuple[Tensor, Tensor]:
+        inputs: list[Tensor] = []
+        for index in rows.tolist():
+            generator = torch.Generator().manual_seed(hash((self.seed, epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF)
+            inputs.append(preprocess.augment(self.small(index), self.rule, self.how, generator))
+        return self._together(inputs, rows)
+
+    def _plain(self, _epoch: int, rows: Indices) -> tuple[Tensor, Tensor]:
+        pictures = [self._whole(index) for index in rows.tolist()]
+        return self._together([preprocess.apply(rgb, self.rule) for rgb in pictures], rows)
+
+    def _together(self, inputs: list[Tensor], rows: Indices) -> tuple[Tensor, Tensor]:
+        labels = torch.from_numpy(self.images.labels[rows])
+        return torch.stack(inputs).contiguous(memory_format=torch.channels_last), labels
+
+    def _whole(self, index: int) -> Pixels:
+        pixels = self.images.pixels(index, self.rule.at_least)
+        return np.full((self.rule.size, self.rule.size, 3), 128, np.uint8) if pixels is None else pixels
+
+    def small(self, index: int) -> Pixels:
+        """The picture for augmentation, decoded at its first use only, as long as memory lasts."""
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        pixels = _scaled(self._whole(index), round(MARGIN * self.rule.resize))
+        if self._kept_bytes + pixels.nbytes <= KEPT_BYTES:
+            self._kept[index] = pixels
+            self._kept_bytes += pixels.nbytes
+        return pixels
+
+
+def _scaled(rgb: Pixels, shorter: int) -> Pixels:
+    height, width = rgb.shape[:2]
+    if min(height, width) <= shorter:
+        return rgb.copy()
+    image = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)
+    small = functional.resize(image, [shorter], antialias=True)
+    return np.ascontiguousarray(small.permute(1, 2, 0).numpy())

@@ -1,0 +1,110 @@
+"""An evaluation: a bundle's predictions for a snapshot, by the code that serves, into the contract's numbers."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.kit.errors import DatasetAnnotationsInvalid, InvalidImage
+from services.trainer.engine.data import Images, open_images
+from services.trainer.engine.measure import measure, predictions
+from services.trainer.engine.session import Session
+from services.trainer.performance import Source
+from services.trainer.predictions import write_predictions
+from services.trainer.protocol import EvaluateTask, EvaluationResult, Started
+from services.vision.bundle import load
+from services.vision.classifier import BATCH_SIZE, Classifier, Prepared
+
+LOOKAHEAD = 3
+
+
+def evaluate(task: EvaluateTask, session: Session) -> EvaluationResult:
+    """Categories are matched by name; images of a category that the model does not know are left out, and counted.
+
+    Raises DatasetAnnotationsInvalid without a common category, DatasetCorrupt for too many unreadable images.
+    """
+    images = open_images(Path(task.directory), task.dataset)
+    session.send(Started(image_count=len(images.samples), seconds_used=session.meter.used()))
+    classifier = load(Path(task.bundle_directory), task.device)
+    names = tuple(category.name for category in classifier.card.categories)
+    of_model = _matched(images, names)
+    labels = of_model[images.labels]
+    known = np.flatnonzero(labels >= 0)
+    scores = _predicted(classifier, images, known, task.threads, session)
+    images.require_readable()
+    sound = ~np.isnan(scores).any(axis=1)
+    rows, scores = known[sound], scores[sound]
+    path = Path(task.output_directory) / "predictions.msgpack"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logits = np.log(np.maximum(scores, 1e-12))
+    write_predictions(path, predictions(names, images.ids[rows], labels[rows], logits))
+    return EvaluationResult(
+        performance=measure(scores, labels[rows], names, Source.TEST_DATASET),
+        seconds=session.meter.used(),
+        predictions_path=str(path),
+        unreadable=images.unreadable_files(),
+        warnings=_warnings(images, of_model, len(images.samples) - len(known)),
+    )
+
+
+def _matched(images: Images, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """For each of the dataset's categories the model's of the same name, -1 where it has none."""
+    position = {name: index for index, name in enumerate(names)}
+    matched = np.array([position.get(name, -1) for name in images.categories], np.int64)
+    if not (matched[images.labels] >= 0).any():
+        theirs, ours = ", ".join(images.categories[:10]), ", ".join(names[:10])
+        problem = f"none of its images has a category of the model's: it has {theirs}; the model knows {ours}"
+        raise DatasetAnnotationsInvalid(file=images.dataset, problem=problem)
+    return matched
+
+
+def _predicted(
+    classifier: Classifier, images: Images, rows: NDArray[np.int64], threads: int, session: Session
+) -> NDArray[np.float32]:
+    """[rows, categories]; NaN for an image that cannot be read. Decodes ahead of the forward."""
+    scores = np.full((len(rows), len(classifier.card.categories)), np.nan, np.float32)
+    done = 0
+    for batch in _prepared(classifier, images, rows, threads):
+        sound = [offset for offset, prepared in enumerate(batch) if prepared is not None]
+        inputs = [prepared for prepared in batch if prepared is not None]
+        scores[[done + offset for offset in sound]] = classifier.predict_prepared(inputs)
+        done += len(batch)
+        session.progress("evaluate", done / len(rows))
+    return scores
+
+
+def _prepared(
+    classifier: Classifier, images: Images, rows: NDArray[np.int64], threads: int
+) -> Iterator[list[Prepared | None]]:
+    def prepare(index: int) -> Prepared | None:
+        name = images.samples[index].record.file_name
+        try:
+            return classifier.prepare(images.read(index), name)
+        except (InvalidImage, ValueError, OSError) as fault:
+            images.unreadable[index] = f"{name} ({fault})"
+            return None
+
+    def batch_of(start: int) -> list[Prepared | None]:
+        return [prepare(int(index)) for index in rows[start : start + BATCH_SIZE]]
+
+    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode") as pool:
+        ahead: deque[Future[list[Prepared | None]]] = deque()
+        for start in range(0, len(rows), BATCH_SIZE):
+            ahead.append(pool.submit(batch_of, start))
+            if len(ahead) >= LOOKAHEAD:
+                yield ahead.popleft().result()
+        for future in ahead:
+            yield future.result()
+
+
+def _warnings(images: Images, of_model: NDArray[np.int64], left_out: int) -> tuple[str, ...]:
+    unknown = [name for name, index in zip(images.categories, of_model, strict=True) if index < 0]
+    found: list[str] = []
+    if unknown:
+        found.append(f"{left_out} images are of categories that the model does not know: {', '.join(unknown[:10])}.")
+    if images.unreadable:
+        found.append(f"{len(images.unreadable)} images cannot be read: {', '.join(images.unreadable_files()[:5])}.")
+    return tuple(found)

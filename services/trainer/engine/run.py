@@ -1,0 +1,64 @@
+"""One task from its arrival to its last message: every failure becomes a named one."""
+
+import gc
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from services.kit.errors import OutOfMemory, SightlineError, UnknownTrainingError
+from services.trainer.engine.evaluate import evaluate
+from services.trainer.engine.rung0 import train_head
+from services.trainer.engine.rung1 import fine_tune
+from services.trainer.engine.session import Meter, Session
+from services.trainer.protocol import (
+    EvaluateTask,
+    EvaluationResult,
+    Failed,
+    Message,
+    ModelKind,
+    Result,
+    Task,
+    TrainTask,
+)
+from services.vision.backbones import build
+
+
+def warm_up() -> tuple[str, str]:
+    """Pays once, before any task, what the first use of torch costs; returns the device and its name."""
+    torch.set_num_threads(1)
+    network = build("mobilenet_v2", 2, seed=0).eval()
+    with torch.inference_mode():
+        network(torch.zeros(2, 3, 64, 64).contiguous(memory_format=torch.channels_last))
+    gc.collect()
+    gc.freeze()  # what is imported by now stays; collections need not look at it again
+    if torch.cuda.is_available():
+        torch.zeros(1, device="cuda")
+        return "cuda", torch.cuda.get_device_name()
+    return "cpu", "cpu"
+
+
+def run(task: Task, send: Callable[[Message], None]) -> Result | EvaluationResult | Failed:
+    """The last message of the task; says the others on the way."""
+    session = Session(Meter(task.allowance_seconds), send)
+    torch.set_num_threads(max(1, task.threads))
+    try:
+        return _work(task, session)
+    except SightlineError as error:
+        return Failed(failure=error.failure(), seconds_used=session.meter.used(), traceback=traceback.format_exc())
+    except (MemoryError, torch.OutOfMemoryError):
+        name = task.trial if isinstance(task, TrainTask) else task.evaluation
+        failure = OutOfMemory(trial=name, batch_size=1).failure()
+        return Failed(failure=failure, seconds_used=session.meter.used(), traceback=traceback.format_exc())
+    except Exception as error:  # noqa: BLE001 - the process ends after this; the worker must hear why
+        name = task.trial if isinstance(task, TrainTask) else task.evaluation
+        failure = UnknownTrainingError(name=name, problem=f"{type(error).__name__}: {error}").failure()
+        return Failed(failure=failure, seconds_used=session.meter.used(), traceback=traceback.format_exc())
+
+
+def _work(task: Task, session: Session) -> Result | EvaluationResult:
+    if not isinstance(task, TrainTask):
+        return evaluate(task, session)
+    if task.recipe.kind is not ModelKind.GENERIC_CLASSIFIER:
+        raise UnknownTrainingError(name=task.trial, problem="this version trains no detectors yet")
+    return train_head(task, session) if task.recipe.rung == 0 else fine_tune(task, session)

@@ -1,0 +1,106 @@
+"""The frozen networks that a recipe names, with their weights and the rule by which they want their input."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import safetensors
+import torch
+
+from services.kit.errors import InvalidRequest
+from services.trainer.engine.data import Images
+from services.trainer.protocol import Recipe, TrainTask
+from services.vision.backbones import BACKBONES, Network, build
+from services.vision.bundle import BundleCorrupt, load
+from services.vision.card import CardBackbone, InputRule, input_size
+from services.vision.weights import PretrainedWeights, WeightsResolver, WeightsSource, pretrained_network
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """One backbone, ready to embed."""
+
+    network: Network
+    rule: InputRule
+    weights: PretrainedWeights
+
+    @property
+    def name(self) -> str:
+        """Of the backbone."""
+        return self.network.backbone.name
+
+    @property
+    def width(self) -> int:
+        """Of its features."""
+        return self.network.backbone.feature_dim
+
+    @property
+    def identity(self) -> str:
+        """Stands for the features it gives: the same identity and image, the same features."""
+        return f"{self.name} {self.weights.sha256 or 'random'} {self.rule}"
+
+    def card(self) -> CardBackbone:
+        """As the model's card names it."""
+        return CardBackbone(self.name, self.rule, self.weights.source.value, self.weights.sha256)
+
+
+def load_trunks(task: TrainTask, images: Images) -> list[Trunk]:
+    """One for each backbone of the recipe. Random weights depend on the task's seed alone.
+
+    Raises InvalidRequest for a backbone that is not known.
+    """
+    resolver = _resolver(task)
+    categories = len(images.categories)
+    return [_trunk(name, categories, task, resolver, images) for name in task.recipe.backbones]
+
+
+def within_reach(task: TrainTask) -> tuple[str, ...]:
+    """The backbones whose pretrained weights lie on this machine."""
+    resolver = _resolver(task)
+    return tuple(name for name, backbone in BACKBONES.items() if resolver.available(backbone))
+
+
+def _resolver(task: TrainTask) -> WeightsResolver:
+    folder = Path(task.weights_directory) if task.weights_directory else None
+    return WeightsResolver(folder, Path(task.cache_directory), download=task.download_weights)
+
+
+def _trunk(name: str, categories: int, task: TrainTask, resolver: WeightsResolver, images: Images) -> Trunk:
+    if name not in BACKBONES:
+        problem = f"{name!r} is no backbone; known are {', '.join(BACKBONES)}"
+        raise InvalidRequest(field="recipe.backbones", problem=problem)
+    note = f"{name} started from random weights, as its recipe asks."
+    weights = PretrainedWeights({}, WeightsSource.RANDOM, f"seed {task.seed}", note)
+    if not task.recipe.pretrained:
+        network = build(name, categories, seed=task.seed)
+    else:
+        try:
+            network, weights = pretrained_network(name, categories, resolver, seed=task.seed)
+        except (safetensors.SafetensorError, RuntimeError) as fault:
+            raise InvalidRequest(field="weights", problem=f"those of {name} are broken: {fault}") from fault
+        if not weights.pretrained:
+            weights = replace(weights, sha256=f"seed {task.seed}")
+    if task.recipe.init_from:
+        _start_from(network, Path(task.recipe.init_from))
+    weights = replace(weights, state={})  # the network has them now
+    return Trunk(network, _rule(network, task.recipe, weights.pretrained, images), weights)
+
+
+def _rule(network: Network, recipe: Recipe, pretrained: bool, images: Images) -> InputRule:
+    """The backbone's own rule, or, where the recipe or small images ask for another size, the whole picture at it."""
+    rule = network.backbone.rule
+    size = recipe.resolution or input_size(pretrained, rule.size, images.longer_sides())
+    if not recipe.resolution and size == rule.size:
+        return rule
+    return replace(rule, size=size, resize=size)
+
+
+def _start_from(network: Network, bundle: Path) -> None:
+    """Takes the features over from a bundle of the one same backbone; InvalidRequest for any other."""
+    try:
+        trunks = load(bundle).network.trunks
+        (source,) = (trunk for trunk in trunks if isinstance(trunk, Network))
+        with torch.no_grad():
+            network.features.load_state_dict(source.features.state_dict())
+            network.norm.load_state_dict(source.norm.state_dict())
+    except (BundleCorrupt, RuntimeError, ValueError) as fault:
+        raise InvalidRequest(field="recipe.init_from", problem=f"does not fit the backbone: {fault}") from fault
