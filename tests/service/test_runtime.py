@@ -7,6 +7,7 @@ import logging
 import string
 from collections.abc import Iterator
 from io import StringIO
+from typing import Any
 
 import grpc
 import pytest
@@ -71,9 +72,18 @@ async def failure(call) -> grpc.aio.AioRpcError:
     return caught.value
 
 
+def health_of(channel) -> Any:
+    return HealthStub(channel)
+
+
+def reflection_of(channel) -> Any:
+    return ServerReflectionStub(channel)
+
+
 def details_of(error: grpc.aio.AioRpcError, kind):
     found = []
-    for detail in from_call(error).details:
+    call: Any = error
+    for detail in from_call(call).details:
         message = kind()
         if detail.Unpack(message):
             found.append(message)
@@ -327,7 +337,7 @@ async def test_more_calls_than_may_be_are_refused_but_health_is_answered():
         done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         rich = describe(await failure(done.pop()))
         assert (rich.code, rich.reason) == (grpc.StatusCode.UNAVAILABLE, "Overloaded")
-        await HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        await health_of(channel).Check(health_pb2.HealthCheckRequest())
         free.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert sum(isinstance(result, Exception) for result in results) == 1
@@ -340,7 +350,7 @@ async def test_health_follows_readiness_for_the_whole_and_for_each_service(lines
         return state["ready"]
 
     async with serving(ready=ready) as running, bare_channel(running.address) as channel:
-        stub = HealthStub(channel)
+        stub = health_of(channel)
 
         async def status(service=""):
             return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
@@ -357,7 +367,7 @@ async def test_health_follows_readiness_for_the_whole_and_for_each_service(lines
 async def test_reflection_lists_the_services():
     async with serving() as running, bare_channel(running.address) as channel:
         asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
-        (answer,) = await drained(ServerReflectionStub(channel).ServerReflectionInfo(iter(asked)))
+        (answer,) = await drained(reflection_of(channel).ServerReflectionInfo(iter(asked)))
     names = {service.name for service in answer.list_services_response.service}
     assert {"sightline.v1.DatasetService", "sightline.v1.PredictionService", "grpc.health.v1.Health"} <= names
 
@@ -379,7 +389,7 @@ async def test_draining_says_so_then_finishes_what_runs_ends_watches_and_takes_n
         await entered.wait()
         running.stop.set()
         await asyncio.sleep(0.1)
-        assert (await HealthStub(channel).Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
+        assert (await health_of(channel).Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
         assert describe(await failure(watch)).reason == "Draining"
         async with bare_channel(running.address) as late:
             caught = await failure(DatasetServiceStub(late).GetDataset(GET, timeout=2))

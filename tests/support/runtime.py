@@ -15,7 +15,7 @@ from sightline.v1 import dataset_pb2, dataset_service_pb2, prediction_pb2, predi
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceServicer, add_DatasetServiceServicer_to_server
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceServicer, add_PredictionServiceServicer_to_server
 
-Act = Callable[[Any, Any], Awaitable[None]]
+Act = Callable[[Any, Any], Awaitable[object]]
 
 
 async def succeed(_request: Any, _context: Any) -> None:
@@ -83,16 +83,16 @@ async def serving(
         Service(
             dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"],
             add_DatasetServiceServicer_to_server,
-            Datasets(act),
+            Datasets(act),  # pyright: ignore[reportAbstractUsage] - the other rpcs are not called
         ),
         Service(
             prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"],
             add_PredictionServiceServicer_to_server,
-            Predictions(act),
+            Predictions(act),  # pyright: ignore[reportAbstractUsage]
         ),
     ]
-    chosen = Settings(**{"port": 0, "drain_seconds": 0.0, "grace_seconds": 0.5, **settings})
-    server = Server("test", chosen, telemetry, services, ready, ready_every_seconds)
+    chosen: dict[str, Any] = {"port": 0, "drain_seconds": 0.0, "grace_seconds": 0.5, **settings}
+    server = Server("test", Settings(**chosen), telemetry, services, ready, ready_every_seconds)
     port = await server.start()
     running = Serving(server, f"127.0.0.1:{port}", telemetry)
     task = asyncio.create_task(server.run_until(running.stop))
