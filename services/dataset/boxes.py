@@ -14,6 +14,9 @@ class Frame:
     width: float
     height: float
 
+    def __str__(self) -> str:
+        return f"{self.width:g} x {self.height:g}"
+
     def holds(self, box: Box) -> bool:
         """Whether the box lies inside, give or take the tolerance at the edge."""
         x, y, w, h = box

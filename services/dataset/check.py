@@ -106,9 +106,9 @@ def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Bo
             across, down = (stored.width, stored.height) if across != 1 else (1.0, 1.0)
         elif declared != stored and rules.convention is not BoxConvention.RELATIVE:
             if not _alike(declared, upright):
-                log.add("imageFrameUnknown", row.file, row.id, **_sides(declared, upright))
+                log.add("imageFrameUnknown", row.file, row.id, declared=declared, actual=upright)
                 return None
-            log.add("imageSidesDiffer", row.file, row.id, **_sides(declared, upright), done="its boxes were scaled")
+            log.add("imageSidesDiffer", row.file, row.id, declared=declared, actual=upright)
             across, down = upright.width / declared.width, upright.height / declared.height
     found: list[Box] = []
     for mark in row.marks:
@@ -130,15 +130,6 @@ def _alike(one: Frame, other: Frame) -> bool:
     return abs(one.width * other.height / (one.height * other.width) - 1) <= SIDES_ALIKE
 
 
-def _sides(declared: Frame, upright: Frame) -> dict[str, object]:
-    return {
-        "declared_width": f"{declared.width:g}",
-        "declared_height": f"{declared.height:g}",
-        "width": f"{upright.width:g}",
-        "height": f"{upright.height:g}",
-    }
-
-
 def _fit(mark: Mark, row: Row, frame: Frame, scale: tuple[float, float], log: FindingLog) -> boxes.Box | None:
     """The box in pixels, cut to the frame; None and a finding if it cannot be right."""
     if mark.bbox is None:
@@ -147,8 +138,8 @@ def _fit(mark: Mark, row: Row, frame: Frame, scale: tuple[float, float], log: Fi
     code = boxes.fault(box, frame)
     cut = frame.clipped(box)
     if code:
-        shown = {"box": _shown(mark.bbox), "clipped": _shown(cut), "width": frame.width, "height": frame.height}
-        log.add(code, row.file, row.id, mark.id, **shown)
+        shown = _shown(mark.bbox)
+        log.add(code, row.file, row.id, mark.id, box=shown, clipped=_shown(cut), frame=frame, swapped=frame.swapped)
     return cut if code in ("", "boxClipped") else None
 
 

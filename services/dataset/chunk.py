@@ -13,15 +13,15 @@ from services.dataset import metrics, store
 from services.dataset.check import Packed, Rules, check_image
 from services.dataset.coco import Row
 from services.dataset.domain import ADVANCE, Chunks, DatasetRecord, Plan, State
-from services.dataset.findings import FindingLog, Severity
+from services.dataset.findings import FindingLog
 from services.dataset.limits import Limits
 from services.dataset.work import Tools, publish
-from services.kit.blobs import to_uri
+from services.kit.blobs import delete_prefix, to_uri
 from services.kit.errors import BlobNotFound, RecordNotFound
 from services.vision.snapshot import PackWriter, Shard, write_index
 
 
-class Abandoned(Exception):  # noqa: N818 - an outcome, not a fault
+class Abandoned(Exception):
     """The dataset is no longer being validated; what this worker does is of no use."""
 
 
@@ -31,6 +31,7 @@ async def check_chunk(tools: Tools, limits: Limits, dataset: str, number: int) -
     Returns without a trace if the dataset is gone or no longer VALIDATING. An attempt that dies leaves blobs that
     the next one replaces or that deletion removes.
     """
+    record = None
     try:
         record = (await tools.table.get(dataset)).value
         plan = _planned(record, record.uid)
@@ -43,9 +44,22 @@ async def check_chunk(tools: Tools, limits: Limits, dataset: str, number: int) -
             tools.telemetry.add(metrics.IMAGES, result.image_count - result.refused_images, outcome="accepted")
             tools.telemetry.observe(metrics.CHUNK_SECONDS, tools.clock.monotonic() - started)
     except (Abandoned, RecordNotFound):
+        if record:
+            await _clean(tools, record)
         return
     if record.is_checked:
         await publish(tools.queue, ADVANCE, record.name, record.generation, f"{record.uid}:checked")
+
+
+async def _clean(tools: Tools, record: DatasetRecord) -> None:
+    """Removes what this attempt may have stored behind the back of the dataset's deletion."""
+    try:
+        now = (await tools.table.get(record.name)).value
+        if now.uid == record.uid and now.state is not State.DELETING:
+            return
+    except RecordNotFound:
+        pass
+    await delete_prefix(tools.blobs, f"{record.prefix}/")
 
 
 def _planned(record: DatasetRecord, uid: str) -> Plan:
@@ -82,8 +96,7 @@ async def _check(tools: Tools, limits: Limits, record: DatasetRecord, plan: Plan
                 reported, done = tools.clock.monotonic(), images
                 await _report(tools, record, lambda chunks, done=done: chunks.moved(number, done))
         shards = await packs.close()
-    bad = sum(1 for found in log.kept if found.annotation_id is not None and found.severity is Severity.ERROR)
-    return store.ChunkResult(shards, log.kept, log.more, images, refused, bad, byte_count)
+    return store.ChunkResult(shards, log.kept, log.more, images, refused, log.refused_annotations, byte_count)
 
 
 class _Packs:

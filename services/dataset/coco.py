@@ -175,7 +175,7 @@ def check_convention(file: CocoFile, uri: str, expected: BoxConvention, log: Fin
     A box with a value above 1 is in pixels; one within 0..1 that is not made of whole numbers is relative; the box
     [0, 0, 1, 1] alone tells nothing and follows the others.
     """
-    pixels, fractions, whole = [], [], 0
+    pixels, fractions, whole = list[CocoAnnotation](), list[CocoAnnotation](), 0
     for mark in file.annotations:
         if mark.bbox is None or len(mark.bbox) != 4:
             continue
@@ -187,20 +187,14 @@ def check_convention(file: CocoFile, uri: str, expected: BoxConvention, log: Fin
             whole += 1
     if not pixels and not fractions and not whole:
         return expected
-    relative = (
-        len(fractions) >= len(pixels) if expected is BoxConvention.UNKNOWN else expected is BoxConvention.RELATIVE
-    )
-    words = "pixels", "fractions of the image's sides"
+    relative = expected is BoxConvention.RELATIVE
+    if expected is BoxConvention.UNKNOWN:
+        relative = len(fractions) >= len(pixels)
+    found, usual = "fractions of the image's sides", "pixels"
+    if relative:
+        found, usual = usual, found
     for mark in pixels if relative else fractions:
-        log.add(
-            "boxUnitsMixed",
-            uri,
-            mark.image_id,
-            mark.id,
-            box=mark.bbox,
-            found=words[not relative],
-            expected=words[relative],
-        )
+        log.add("boxUnitsMixed", uri, mark.image_id, mark.id, box=mark.bbox, found=found, expected=usual)
     return BoxConvention.RELATIVE if relative else BoxConvention.ABSOLUTE
 
 

@@ -159,13 +159,13 @@ class DatasetRecord:
     request_id: str = ""
     state: State = State.VALIDATING
     generation: int = 1  # jobs of an older one are dropped
-    lease: Lease = Lease()
+    lease: Lease = field(default_factory=Lease)
     phase: Phase = Phase.WAITING
     plan: Plan | None = None
-    chunks: Chunks = Chunks()
+    chunks: Chunks = field(default_factory=Chunks)
     box_convention: BoxConvention = BoxConvention.UNKNOWN
     stats: Stats | None = None
-    finding_counts: FindingCounts = FindingCounts()
+    finding_counts: FindingCounts = field(default_factory=FindingCounts)
     findings_key: str = ""  # of the findings' index
     manifest_key: str = ""
     snapshot_digest: str = ""

@@ -86,17 +86,15 @@ RULES: dict[str, Rule] = {
     "boxMissing": Rule(_E, "The annotation has no bbox.", "Give it `bbox: [x, y, width, height]`."),
     "boxMalformed": Rule(_E, "bbox has {count} numbers.", "Write `[x, y, width, height]`."),
     "boxEmpty": Rule(_E, "Box {box} has a width or height that is not positive.", "Draw the box again, or drop it."),
-    "boxOutOfFrame": Rule(
-        _E, "Box {box} lies mostly outside the image of {width} x {height}.", "Draw the box again, or drop it."
-    ),
+    "boxOutOfFrame": Rule(_E, "Box {box} lies mostly outside the image of {frame}.", "Draw the box again, or drop it."),
     "boxSidesSwapped": Rule(
         _E,
-        "Box {box} does not fit the image of {width} x {height} but fits {height} x {width}: sides are swapped.",
+        "Box {box} does not fit the image of {frame} but fits {swapped}: sides are swapped.",
         "Write x and width along the image's width, as it is shown upright.",
     ),
     "boxAsCorners": Rule(
         _E,
-        "Box {box} does not fit the image of {width} x {height}; it looks like corners [x1, y1, x2, y2].",
+        "Box {box} does not fit the image of {frame}; it looks like corners [x1, y1, x2, y2].",
         "Write `[x, y, width, height]`.",
     ),
     "boxClipped": Rule(_W, "Box {box} reached out of the image and was cut to {clipped}.", "Check the box."),
@@ -119,12 +117,12 @@ RULES: dict[str, Rule] = {
     "imageTooManyBoxes": Rule(_E, "The image has {count} boxes, more than {limit}.", "Split the image into tiles."),
     "imageFrameUnknown": Rule(
         _E,
-        "The file says {declared_width} x {declared_height}, the image is {width} x {height}: its boxes fit neither.",
+        "The file says {declared}, the image is {actual}: what its boxes refer to is unknown.",
         "Annotate the image as it is.",
     ),
     "imageSidesDiffer": Rule(
         _W,
-        "The file says {declared_width} x {declared_height}, the image is {width} x {height}; {done}.",
+        "The file says {declared}, the image is {actual}; its boxes were scaled.",
         "Correct width and height in the file.",
     ),
     "imageBoxesTurned": Rule(
@@ -156,6 +154,19 @@ RULES: dict[str, Rule] = {
         _I, "Image ids overlap with an earlier file's; in the snapshot, {shift} is added to them.", "Nothing to do."
     ),
 }
+
+
+# An annotation with one of these is left out of the snapshot.
+ANNOTATION_ERRORS = (
+    "annotationUnknownImage",
+    "annotationWithoutCategory",
+    "boxMissing",
+    "boxMalformed",
+    "boxEmpty",
+    "boxOutOfFrame",
+    "boxSidesSwapped",
+    "boxAsCorners",
+)
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -210,6 +221,11 @@ class FindingLog:
     def count(self, code: str) -> int:
         """How often the code was noticed."""
         return self._seen[code]
+
+    @property
+    def refused_annotations(self) -> int:
+        """How many annotations were left out."""
+        return sum(self._seen[code] for code in ANNOTATION_ERRORS)
 
     @property
     def fatal(self) -> Finding | None:

@@ -1,7 +1,7 @@
 """Holding a dataset: one worker at a time, fenced by the lease's epoch, renewed while it works."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -42,6 +42,12 @@ class Hold:
         """Moves the lease's expiry."""
         await self.write(lambda now: replace(now, lease=now.lease.renewed(self._clock.now(), self._ttl)))
 
+    async def delete(self) -> None:
+        """Removes the record; LeaseLost if it is no longer this holder's."""
+        await self.renew()
+        present = await self._table.get(self.record.name)
+        await self._table.delete(self.record.name, present.etag)
+
     async def release(self) -> None:
         """Lets go, whatever became of the dataset; a lease that somebody else has is left alone."""
 
@@ -58,7 +64,7 @@ class Hold:
 @asynccontextmanager
 async def holding(
     table: Table[DatasetRecord], name: str, holder: str, clock: Clock, ttl: timedelta
-) -> AsyncIterator[Hold]:
+) -> AsyncGenerator[Hold]:
     """Takes the dataset for the block, and renews the lease while the block runs.
 
     Raises LeaseLost if somebody else holds it, or takes it meanwhile: then the block is cancelled. RecordNotFound if

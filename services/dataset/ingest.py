@@ -15,10 +15,12 @@ from services.kit.blobs import delete_prefix
 from services.kit.errors import (
     DatasetAnnotationsInvalid,
     DatasetEmpty,
+    LeaseLost,
     PoisonWork,
     QuotaExceeded,
     RecordNotFound,
     SightlineError,
+    WrongState,
 )
 from services.kit.log import Log, about
 from services.kit.queue import MAX_DELIVERIES
@@ -43,18 +45,32 @@ async def advance(tools: Tools, limits: Limits, name: str) -> None:
 
 
 async def _validate(tools: Tools, limits: Limits, name: str) -> None:
-    async with holding(tools.table, name, tools.holder, tools.clock, limits.lease) as hold:
-        if hold.record.plan is None:
-            record = await _plan(tools, limits, hold)
-        elif hold.record.is_checked:
-            record = await _finish(tools, limits, hold, hold.record.plan)
-        else:
-            record = hold.record
+    try:
+        async with holding(tools.table, name, tools.holder, tools.clock, limits.lease) as hold:
+            if hold.record.plan is None:
+                record = await _plan(tools, limits, hold)
+            elif hold.record.is_checked:
+                record = await _finish(tools, limits, hold, hold.record.plan)
+            else:
+                record = hold.record
+    except (LeaseLost, WrongState):
+        await _yield_to_deletion(tools, name)
+        return
     if record.state is State.VALIDATING:
         await _hand_out(tools, record)
     else:
         tools.telemetry.add(metrics.VALIDATED, state=record.state)
         _log.info("dataset_validated", state=record.state, images=record.images_total)
+
+
+async def _yield_to_deletion(tools: Tools, name: str) -> None:
+    """A deletion that came while this worker held the dataset waited for it to let go."""
+    try:
+        record = (await tools.table.get(name)).value
+    except RecordNotFound:
+        return
+    if record.state is State.DELETING and not record.lease.is_live(tools.clock.now()):
+        await publish(tools.queue, ADVANCE, record.name, record.generation)
 
 
 async def _plan(tools: Tools, limits: Limits, hold: Hold) -> DatasetRecord:
@@ -99,7 +115,7 @@ async def _remove(tools: Tools, limits: Limits, name: str) -> None:
     """Deletes every blob of every creation of the name, then the record: the id is free only when all is gone."""
     async with holding(tools.table, name, tools.holder, tools.clock, limits.lease) as hold:
         count = await delete_prefix(tools.blobs, hold.record.root)
-        await tools.table.delete(name, (await tools.table.get(name)).etag)
+        await hold.delete()
     _log.info("dataset_deleted", blobs=count)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from services.dataset import coco, store
 from services.dataset.coco import Categories, Place, Row
 from services.dataset.domain import BoxConvention, DatasetRecord, Plan
-from services.dataset.findings import FindingLog, Severity
+from services.dataset.findings import FindingLog
 from services.dataset.limits import Limits
 from services.dataset.work import Tools
 from services.kit.blobs import from_uri
@@ -45,8 +45,7 @@ async def make_plan(tools: Tools, limits: Limits, record: DatasetRecord, reading
     if reading.pending:
         await _put_chunk(tools, prefix, reading, reading.pending)
     log = reading.log
-    bad = sum(1 for found in log.kept if found.annotation_id is not None and found.severity is Severity.ERROR)
-    blob = store.PlanBlob(reading.categories.names, log.kept, log.more, reading.annotations, bad)
+    blob = store.PlanBlob(reading.categories.names, log.kept, log.more, reading.annotations, log.refused_annotations)
     await store.put(tools.blobs, store.plan_key(prefix), blob)
     return Plan(prefix, reading.chunks, reading.images, reading.images - reading.planned)
 

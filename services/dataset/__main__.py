@@ -1,0 +1,129 @@
+"""Runs a dataset process: `python -m services.dataset api|worker`; with `--settings` it prints its settings instead."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import dataclass, fields
+
+from services.dataset import worker
+from services.dataset.app import Datasets
+from services.dataset.domain import COLLECTION, DatasetRecord
+from services.dataset.limits import Limits
+from services.dataset.reconcile import Reconciler
+from services.dataset.rpc import DatasetServicer
+from services.dataset.settings import DatasetSettings
+from services.dataset.upload import Uploads
+from services.dataset.work import Tools
+from services.infra import observe, processes
+from services.infra.jetstream import connect
+from services.infra.jetstream_queue import JetStreamQueue
+from services.infra.jetstream_records import JetStreamRecords
+from services.infra.server import Server, Service
+from services.infra.store import open_blobs
+from services.kit.blobs import Blobs
+from services.kit.clock import SystemClock
+from services.kit.names import new_uid
+from services.kit.queue import Queue
+from services.kit.records import Records, Table, View
+from services.kit.settings import load
+from services.kit.telemetry import Telemetry
+from sightline.v1 import dataset_service_pb2 as pb
+from sightline.v1.dataset_service_pb2_grpc import add_DatasetServiceServicer_to_server
+
+DESCRIPTOR = pb.DESCRIPTOR.services_by_name["DatasetService"]
+ROLES = ("api", "worker")
+
+
+def main() -> None:
+    """Runs until SIGTERM or SIGINT, then finishes what is in hand."""
+    settings = load(DatasetSettings)
+    if "--settings" in sys.argv[1:]:
+        sys.stdout.write(settings.masked() + "\n")
+        return
+    role = sys.argv[1] if len(sys.argv) == 2 else ""
+    if role not in ROLES:
+        raise SystemExit(f"usage: python -m services.dataset {'|'.join(ROLES)} | --settings")
+    observe.configure_logging(f"dataset-{role}", settings.log_level)
+    processes.run(lambda stop: (serve if role == "api" else work)(settings, stop))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    """The outside world of one process."""
+
+    blobs: Blobs
+    records: Records
+    queue: Queue
+    telemetry: Telemetry
+
+
+@asynccontextmanager
+async def _ports(settings: DatasetSettings, role: str) -> AsyncGenerator[_Ports]:
+    name = f"dataset-{role}"
+    telemetry = observe.PrometheusTelemetry(name)
+    async with AsyncExitStack() as stack:
+        if settings.metrics_port:
+            endpoint = observe.serve_metrics(telemetry.registry, settings.host, settings.metrics_port)
+            stack.enter_context(closing(endpoint))
+        blobs = await open_blobs(settings)
+        connection = await connect(settings.nats_url, name)
+        stack.push_async_callback(connection.close)
+        yield _Ports(blobs, JetStreamRecords(connection), JetStreamQueue(connection), telemetry)
+
+
+def _limits(settings: DatasetSettings) -> Limits:
+    return Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
+
+
+async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
+    """The api: no image is decoded here, so it answers while every worker is busy or dead."""
+    async with _ports(settings, "api") as ports:
+        limits, clock = _limits(settings), SystemClock()
+        view = View(ports.records, DatasetRecord, COLLECTION)
+        datasets = Datasets(Table(ports.records, DatasetRecord), view, ports.blobs, ports.queue, clock, limits)
+        uploads = Uploads(ports.blobs, ports.telemetry, limits)
+        servicer = DatasetServicer(datasets, uploads, ports.blobs.bucket)
+        service = Service(DESCRIPTOR, add_DatasetServiceServicer_to_server, servicer)
+
+        async def ready() -> bool:
+            async with asyncio.timeout(1):
+                await view.synced()
+            await ports.blobs.ping()
+            return True
+
+        reconciler = Reconciler(view, ports.queue, clock, ports.telemetry, limits)
+        server = Server("dataset", settings, ports.telemetry, [service], ready)
+        beside = [
+            asyncio.create_task(view.run(), name="view of datasets"),
+            asyncio.create_task(reconciler.keep_going(settings.reconcile_seconds), name="reconciler"),
+        ]
+        try:
+            await server.start()
+            await server.run_until(stop)
+        finally:
+            for task in beside:
+                task.cancel()
+
+
+async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:
+    """A worker: reads, checks and packs images."""
+    async with _ports(settings, "worker") as ports:
+        with ThreadPoolExecutor(settings.ingest_threads, "ingest") as executor:
+            tools = Tools(
+                table=Table(ports.records, DatasetRecord),
+                blobs=ports.blobs,
+                queue=ports.queue,
+                clock=SystemClock(),
+                telemetry=ports.telemetry,
+                executor=executor,
+                holder=f"{socket.gethostname()}-{os.getpid()}-{new_uid()}",
+            )
+            await worker.run(tools, _limits(settings), settings.ingest_jobs, stop)
+
+
+if __name__ == "__main__":
+    main()

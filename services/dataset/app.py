@@ -1,0 +1,281 @@
+"""What callers can do with datasets: the use cases of the api, free of gRPC."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from services.dataset import store
+from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, State
+from services.dataset.findings import Finding, Severity
+from services.dataset.limits import Limits
+from services.dataset.work import publish
+from services.kit import paging
+from services.kit.blobs import Blobs, from_uri
+from services.kit.clock import Clock
+from services.kit.errors import (
+    BlobNotFound,
+    DatasetAlreadyExists,
+    DatasetInvalidAnnotationUri,
+    DatasetNotFound,
+    InvalidPageToken,
+    InvalidRequest,
+    QuotaExceeded,
+    RecordExists,
+    RecordNotFound,
+    UnreadableUri,
+)
+from services.kit.log import Log
+from services.kit.names import check_id, new_uid, parse
+from services.kit.paging import check_page_size, decode_token, encode_token
+from services.kit.queue import Queue
+from services.kit.records import Table, Versioned, View
+from services.vision.snapshot import AnnotationKind, Category
+
+MAX_URIS = 10
+MAX_PROPERTIES = 10
+MAX_TEXT = 256  # characters of a display name, of a property's key or value
+MAX_REQUEST_ID = 128
+UPDATABLE = ("display_name", "custom_properties")
+
+_log = Log(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NewDataset:
+    """What a caller asks to register."""
+
+    dataset_id: str
+    annotation_kind: AnnotationKind | None
+    annotation_file_uris: tuple[str, ...]
+    display_name: str = ""
+    custom_properties: dict[str, str] | None = None
+    request_id: str = ""
+
+
+class _Item(NamedTuple):
+    name: str
+    found: Versioned[DatasetRecord]
+
+
+class Datasets:
+    """The use cases; a raised error says what the caller can do about it."""
+
+    def __init__(
+        self,
+        table: Table[DatasetRecord],
+        view: View[DatasetRecord],
+        blobs: Blobs,
+        queue: Queue,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self._table = table
+        self._view = view
+        self._blobs = blobs
+        self._queue = queue
+        self._clock = clock
+        self._limits = limits
+        self._written = 0  # the last revision that this process wrote
+
+    async def create(self, new: NewDataset, *, validate_only: bool = False) -> Versioned[DatasetRecord]:
+        """Registers a dataset and announces its validation; a crash between the two is mended by `reconcile`."""
+        record = self._draft(new)
+        repeated = await self._repeat_of(record)
+        if repeated:
+            return repeated
+        await self._check_uris(record.annotation_file_uris)
+        if validate_only:
+            await self._require_free(record.name)
+            return Versioned(record, 0)
+        try:
+            created = self._wrote(await self._table.create(record.name, record))
+        except RecordExists:
+            repeated = await self._repeat_of(record)
+            if repeated:
+                return repeated
+            raise DatasetAlreadyExists(name=record.name) from None
+        await publish(self._queue, ADVANCE, record.name, record.generation, f"{record.uid}:created")
+        _log.info("dataset_created", dataset=record.name, kind=record.annotation_kind)
+        return created
+
+    def _draft(self, new: NewDataset) -> DatasetRecord:
+        check_id(new.dataset_id, "dataset_id")
+        if new.annotation_kind is None:
+            problem = "choose IMAGE_CLASSIFICATION or OBJECT_DETECTION."
+            raise InvalidRequest(field="dataset.annotation_kind", problem=problem)
+        uris = new.annotation_file_uris
+        if not 1 <= len(uris) <= MAX_URIS or len(set(uris)) != len(uris):
+            problem = f"{len(uris)} uris given; name 1 to {MAX_URIS} different COCO files."
+            raise InvalidRequest(field="dataset.annotation_file_uris", problem=problem)
+        if len(new.request_id) > MAX_REQUEST_ID:
+            raise InvalidRequest(field="request_id", problem=f"longer than {MAX_REQUEST_ID} characters.")
+        properties = new.custom_properties or {}
+        check_text(new.display_name, properties)
+        now = self._clock.now()
+        return DatasetRecord(
+            name=f"{COLLECTION}/{new.dataset_id}",
+            uid=new_uid(),
+            annotation_kind=new.annotation_kind,
+            annotation_file_uris=uris,
+            create_time=now,
+            update_time=now,
+            display_name=new.display_name,
+            custom_properties=properties,
+            request_id=new.request_id,
+        )
+
+    async def _repeat_of(self, record: DatasetRecord) -> Versioned[DatasetRecord] | None:
+        """The dataset that the same request made before; DatasetAlreadyExists if it asked for something else."""
+        if not record.request_id:
+            return None
+        try:
+            found = await self._table.get(record.name)
+        except RecordNotFound:
+            return None
+        first = found.value
+        asked = (record.request_id, record.annotation_kind, record.annotation_file_uris)
+        if asked == (first.request_id, first.annotation_kind, first.annotation_file_uris):
+            return found
+        return None
+
+    async def _require_free(self, name: str) -> None:
+        try:
+            await self._table.get(name)
+        except RecordNotFound:
+            return
+        raise DatasetAlreadyExists(name=name)
+
+    async def _check_uris(self, uris: Sequence[str]) -> None:
+        for uri in uris:
+            try:
+                info = await self._blobs.stat(from_uri(uri, self._blobs.bucket))
+            except UnreadableUri as fault:
+                advice = f"upload the file, then name it as s3://{self._blobs.bucket}/KEY"
+                raise DatasetInvalidAnnotationUri(uri=uri, problem=f"{fault.metadata['problem']}; {advice}.") from None
+            except BlobNotFound:
+                problem = "there is no such file in the store; upload it first, or correct the uri."
+                raise DatasetInvalidAnnotationUri(uri=uri, problem=problem) from None
+            limit = self._limits.max_coco_bytes
+            if info.size_bytes > limit:
+                setting = "SIGHTLINE_MAX_COCO_BYTES"
+                raise QuotaExceeded(subject=f"bytes of {uri}", value=info.size_bytes, limit=limit, setting=setting)
+
+    async def get(self, name: str) -> Versioned[DatasetRecord]:
+        """The dataset as of now; DatasetNotFound."""
+        parse(name, COLLECTION)
+        try:
+            return await self._table.get(name)
+        except RecordNotFound:
+            raise DatasetNotFound(name=name) from None
+
+    async def categories(self, record: DatasetRecord) -> tuple[Category, ...]:
+        """All categories of a READY dataset, however many."""
+        if not record.manifest_key:
+            return ()
+        return (await store.get_manifest(self._blobs, record.manifest_key)).categories
+
+    async def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[DatasetRecord]], str]:
+        """A page by name, and the next page's token; sees what this process wrote."""
+        await self._view.synced()
+        await self._view.caught_up(self._written)
+        items = [_Item(found.value.name, found) for found in self._view.all()]
+        chosen, token = paging.page(items, COLLECTION, page_size, page_token)
+        return [item.found for item in chosen], token
+
+    async def update(
+        self, name: str, paths: Sequence[str], display_name: str, custom_properties: dict[str, str], etag: str
+    ) -> Versioned[DatasetRecord]:
+        """Changes the caller's own fields; EtagMismatch, InvalidRequest for other paths, WrongState in DELETING."""
+        parse(name, COLLECTION, field="dataset.name")
+        given = {"display_name": display_name, "custom_properties": custom_properties}
+        for path in paths:
+            if path not in UPDATABLE:
+                problem = f"{path!r} cannot be updated; only {' and '.join(UPDATABLE)} can."
+                raise InvalidRequest(field="update_mask", problem=problem)
+        chosen = {key: value for key, value in given.items() if (key in paths if paths else value)}
+        check_text(display_name, custom_properties)
+
+        def decide(record: DatasetRecord) -> DatasetRecord:
+            changed = record.updated(record.update_time, **chosen)
+            return record if changed == record else replace(changed, update_time=self._clock.now())
+
+        return await self._change(name, decide, etag)
+
+    async def delete(self, name: str, etag: str) -> None:
+        """Marks the dataset DELETING and announces its removal; again while DELETING, does so again."""
+        parse(name, COLLECTION)
+        record = (await self._change(name, lambda record: record.deleting(self._clock.now()), etag)).value
+        await publish(self._queue, ADVANCE, name, record.generation)
+        _log.info("dataset_deletion_asked", dataset=name)
+
+    async def _change(
+        self, name: str, decide: Callable[[DatasetRecord], DatasetRecord], etag: str
+    ) -> Versioned[DatasetRecord]:
+        try:
+            return self._wrote(await self._table.change(name, decide, etag))
+        except RecordNotFound:
+            raise DatasetNotFound(name=name) from None
+
+    def _wrote(self, written: Versioned[DatasetRecord]) -> Versioned[DatasetRecord]:
+        self._written = max(self._written, written.revision)
+        return written
+
+    async def watch(self, name: str) -> AsyncIterator[Versioned[DatasetRecord]]:
+        """The dataset now and after each change, until it is READY or FAILED; DatasetNotFound once it is gone."""
+        now = await self.get(name)
+        await self._view.synced()
+        await self._view.caught_up(now.revision)
+        uid, sent = now.value.uid, 0
+        while True:
+            if now.revision > sent:
+                sent = now.revision
+                yield now
+            if now.value.state in (State.READY, State.FAILED):
+                return
+            found = self._view.find(name)
+            if found is None or found.value.uid != uid:
+                raise DatasetNotFound(name=name)
+            if found.revision > sent:
+                now = found
+            else:
+                await self._view.changed(1.0)
+
+    async def list_findings(
+        self, name: str, page_size: int, page_token: str, severity: Severity | None, codes: Sequence[str]
+    ) -> tuple[list[Finding], str]:
+        """A page of findings, worst first, and the next page's token; none before validation has ended."""
+        record = (await self.get(name)).value
+        size = check_page_size(page_size)
+        scope = "|".join((name, record.uid, severity or "", *sorted(set(codes))))
+        after = decode_token(scope, page_token)
+        if not record.findings_key:
+            return [], ""
+        chosen: list[Finding] = []
+        start = _place(after, page_token)
+        async for place, finding in store.list_findings(self._blobs, record.findings_key, severity, codes, start):
+            if len(chosen) == size:
+                return chosen, encode_token(scope, f"{place[0]}:{place[1]}")
+            chosen.append(finding)
+        return chosen, ""
+
+
+def _place(after: str, token: str) -> tuple[int, int]:
+    if not after:
+        return 0, 0
+    try:
+        block, offset = after.split(":")
+        return int(block), int(offset)
+    except ValueError:
+        raise InvalidPageToken(token=token) from None
+
+
+def check_text(display_name: str, properties: dict[str, str]) -> None:
+    """InvalidRequest for more or longer text of the caller's own than a dataset may carry."""
+    if len(display_name) > MAX_TEXT:
+        raise InvalidRequest(field="dataset.display_name", problem=f"longer than {MAX_TEXT} characters.")
+    if len(properties) > MAX_PROPERTIES:
+        problem = f"{len(properties)} entries are more than {MAX_PROPERTIES}."
+        raise InvalidRequest(field="dataset.custom_properties", problem=problem)
+    if any(len(text) > MAX_TEXT for pair in properties.items() for text in pair):
+        problem = f"a key or value is longer than {MAX_TEXT} characters."
+        raise InvalidRequest(field="dataset.custom_properties", problem=problem)

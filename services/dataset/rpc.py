@@ -1,0 +1,86 @@
+"""The servicer of DatasetService: a message in, a use case, a message out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+
+from services.dataset import wire
+from services.dataset.app import Datasets
+from services.dataset.finish import category_counts
+from services.dataset.upload import Part, Uploads
+from services.kit.errors import NotServedYet
+from sightline.v1 import dataset_pb2 as pb
+from sightline.v1 import dataset_service_pb2 as service_pb
+from sightline.v1 import dataset_service_pb2_grpc as service_grpc
+
+Context = Any  # grpc.aio's context, which nothing here needs
+
+
+class DatasetServicer(service_grpc.DatasetServiceServicer):
+    """Errors pass through: `infra.server` turns them into statuses."""
+
+    def __init__(self, datasets: Datasets, uploads: Uploads, bucket: str) -> None:
+        self._datasets = datasets
+        self._uploads = uploads
+        self._bucket = bucket
+
+    async def CreateDataset(self, request: service_pb.CreateDatasetRequest, context: Context) -> pb.Dataset:
+        new = wire.new_dataset(request)
+        created = await self._datasets.create(new, validate_only=request.validate_only)
+        return wire.dataset_message(created, self._bucket)
+
+    async def GetDataset(self, request: service_pb.GetDatasetRequest, context: Context) -> pb.Dataset:
+        found = await self._datasets.get(request.name)
+        if request.view != pb.Dataset.FULL:
+            return wire.dataset_message(found, self._bucket)
+        categories = category_counts(await self._datasets.categories(found.value))
+        return wire.dataset_message(found, self._bucket, categories)
+
+    async def ListDatasets(
+        self, request: service_pb.ListDatasetsRequest, context: Context
+    ) -> service_pb.ListDatasetsResponse:
+        found, token = await self._datasets.page(request.page_size, request.page_token)
+        datasets = [wire.dataset_message(one, self._bucket) for one in found]
+        return service_pb.ListDatasetsResponse(datasets=datasets, next_page_token=token)
+
+    async def UpdateDataset(self, request: service_pb.UpdateDatasetRequest, context: Context) -> pb.Dataset:
+        new = request.dataset
+        properties = dict(new.custom_properties)
+        paths = request.update_mask.paths
+        updated = await self._datasets.update(new.name, paths, new.display_name, properties, new.etag)
+        return wire.dataset_message(updated, self._bucket)
+
+    async def DeleteDataset(self, request: service_pb.DeleteDatasetRequest, context: Context) -> Empty:
+        await self._datasets.delete(request.name, request.etag)
+        return Empty()
+
+    async def WatchDataset(
+        self, request: service_pb.WatchDatasetRequest, context: Context
+    ) -> AsyncIterator[service_pb.WatchDatasetResponse]:
+        async for found in self._datasets.watch(request.name):
+            yield service_pb.WatchDatasetResponse(dataset=wire.dataset_message(found, self._bucket))
+
+    async def UploadFiles(
+        self, request_iterator: AsyncIterator[service_pb.UploadFilesRequest], context: Context
+    ) -> service_pb.UploadFilesResponse:
+        async def parts() -> AsyncIterator[Part]:
+            async for request in request_iterator:
+                yield wire.part(request)
+
+        return wire.uploaded_message(await self._uploads.store(parts()))
+
+    async def ListFindings(
+        self, request: service_pb.ListFindingsRequest, context: Context
+    ) -> service_pb.ListFindingsResponse:
+        severity = wire.severity(request.severity)
+        found, token = await self._datasets.list_findings(
+            request.parent, request.page_size, request.page_token, severity, request.codes
+        )
+        findings = [wire.finding_message(finding) for finding in found]
+        return service_pb.ListFindingsResponse(findings=findings, next_page_token=token)
+
+    async def CompareDatasets(
+        self, request: service_pb.CompareDatasetsRequest, context: Context
+    ) -> service_pb.CompareDatasetsResponse:
+        raise NotServedYet(rpc="CompareDatasets", detail="comparing a training set with a test set comes later")

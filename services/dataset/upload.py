@@ -1,0 +1,180 @@
+"""Stores a caller's files: each is checked against its announced size and digest before anything of it is visible."""
+
+import asyncio
+import hashlib
+import re
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from services.dataset import metrics
+from services.dataset.limits import Limits
+from services.kit.blobs import Blobs, check_key, to_uri
+from services.kit.errors import InvalidRequest, QuotaExceeded
+from services.kit.names import check_id, new_uid
+from services.kit.telemetry import Telemetry
+
+MAX_CHUNK = 1 << 20
+MAX_PATH = 1024  # bytes
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Opens an upload."""
+
+    upload_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Announces a file."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+Part = Header | File | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file in the store."""
+
+    file: File
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """What an upload stored."""
+
+    upload_id: str
+    base_uri: str
+    files: tuple[Stored, ...]
+
+
+class Uploads:
+    """Takes the parts of one stream after another."""
+
+    def __init__(self, blobs: Blobs, telemetry: Telemetry, limits: Limits) -> None:
+        self._blobs = blobs
+        self._telemetry = telemetry
+        self._limits = limits
+
+    async def store(self, parts: AsyncIterator[Part]) -> Uploaded:
+        """Stores the files of a stream in order; a fault ends it, and the files before it stay.
+
+        Raises InvalidRequest for parts out of order, a bad path, a wrong size or digest, and QuotaExceeded.
+        """
+        first = await anext(parts, None)
+        if not isinstance(first, Header):
+            raise InvalidRequest(field="header", problem="the first message must be the header.")
+        upload_id = check_id(first.upload_id, "header.upload_id") if first.upload_id else new_uid()
+        prefix, stored = f"uploads/{upload_id}", list[Stored]()
+        with tempfile.TemporaryDirectory(prefix="sightline-upload-", dir=self._limits.scratch_directory) as folder:
+            receiving: _Receiving | None = None
+            try:
+                async for part in parts:
+                    if isinstance(part, Header):
+                        raise InvalidRequest(field="header", problem="only the first message may be a header.")
+                    if isinstance(part, File):
+                        if receiving:
+                            stored.append(await self._keep(prefix, receiving))
+                        self._check(part, len(stored))
+                        receiving = _Receiving(part, Path(folder) / "file")
+                    elif receiving is None:
+                        raise InvalidRequest(field="chunk", problem="a file must be announced before its bytes.")
+                    else:
+                        await receiving.write(part)
+                if receiving:
+                    stored.append(await self._keep(prefix, receiving))
+            finally:
+                if receiving:
+                    receiving.close()
+        return Uploaded(upload_id, to_uri(self._blobs.bucket, prefix), tuple(stored))
+
+    def _check(self, file: File, count: int) -> None:
+        if count >= self._limits.max_upload_files:
+            limit, setting = self._limits.max_upload_files, "SIGHTLINE_MAX_UPLOAD_FILES"
+            raise QuotaExceeded(subject="files in one stream", value=count + 1, limit=limit, setting=setting)
+        check_path(file.path)
+        if not _SHA256.fullmatch(file.sha256):
+            problem = f"{file.path}: {file.sha256!r} is not 64 lower-case hex digits."
+            raise InvalidRequest(field="file.sha256", problem=problem)
+        limit, setting = self._limits.max_image_bytes, "SIGHTLINE_MAX_IMAGE_BYTES"
+        if file.path.lower().endswith(".json"):
+            limit, setting = self._limits.max_coco_bytes, "SIGHTLINE_MAX_COCO_BYTES"
+        if file.size_bytes > limit:
+            raise QuotaExceeded(subject=f"bytes of {file.path}", value=file.size_bytes, limit=limit, setting=setting)
+        if file.size_bytes < 0:
+            raise InvalidRequest(field="file.size_bytes", problem=f"{file.path}: {file.size_bytes} is negative.")
+
+    async def _keep(self, prefix: str, receiving: "_Receiving") -> Stored:
+        receiving.check()
+        key = f"{prefix}/{receiving.file.path}"
+        await self._blobs.put_file(key, receiving.path)
+        self._telemetry.add(metrics.UPLOADED, receiving.file.size_bytes)
+        return Stored(receiving.file, to_uri(self._blobs.bucket, key))
+
+
+class _Receiving:
+    """A file on its way in."""
+
+    def __init__(self, file: File, path: Path) -> None:
+        self.file = file
+        self.path = path
+        self._target: BinaryIO = path.open("wb")
+        self._sha256 = hashlib.sha256()
+        self._size = 0
+
+    async def write(self, chunk: bytes) -> None:
+        """Takes the next bytes; InvalidRequest for more than announced."""
+        if len(chunk) > MAX_CHUNK:
+            problem = f"{self.file.path}: a chunk of {len(chunk)} bytes is larger than {MAX_CHUNK}."
+            raise InvalidRequest(field="chunk", problem=problem)
+        self._size += len(chunk)
+        if self._size > self.file.size_bytes:
+            problem = f"{self.file.path}: more bytes follow than the {self.file.size_bytes} announced."
+            raise InvalidRequest(field="file.size_bytes", problem=problem)
+        await asyncio.to_thread(self._write, chunk)
+
+    def _write(self, chunk: bytes) -> None:
+        self._target.write(chunk)
+        self._sha256.update(chunk)
+
+    def check(self) -> None:
+        """Closes the file; InvalidRequest unless size and digest are those announced."""
+        self.close()
+        if self._size != self.file.size_bytes:
+            problem = f"{self.file.path}: {self._size} bytes came, {self.file.size_bytes} were announced."
+            raise InvalidRequest(field="file.size_bytes", problem=problem)
+        if self._sha256.hexdigest() != self.file.sha256:
+            found = self._sha256.hexdigest()
+            problem = f"{self.file.path}: the digest of what came is {found}, not {self.file.sha256} as announced."
+            raise InvalidRequest(field="file.sha256", problem=problem)
+
+    def close(self) -> None:
+        """Takes no more bytes."""
+        self._target.close()
+
+
+def check_path(path: str) -> None:
+    """InvalidRequest unless the path stays within its upload and means the same on every system."""
+    problem = ""
+    if len(path.encode(errors="replace")) > MAX_PATH:
+        problem = f"is longer than {MAX_PATH} bytes"
+    elif any(ord(char) < 32 or ord(char) == 127 for char in path):
+        problem = "has a control character"
+    elif "\\" in path:
+        problem = "has a backslash; write / between parts"
+    else:
+        try:
+            check_key(path)
+        except ValueError:
+            problem = "is absolute, or has an empty, '.' or '..' part"
+    if problem:
+        raise InvalidRequest(field="file.path", problem=f"{path!r} {problem}.")

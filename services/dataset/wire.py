@@ -1,0 +1,132 @@
+"""Datasets and findings as the contract writes them, and requests as the use cases read them."""
+
+from services.dataset.app import NewDataset
+from services.dataset.domain import CategoryCount, DatasetRecord, Stats
+from services.dataset.findings import Finding, Severity
+from services.dataset.upload import File, Header, Part, Uploaded
+from services.kit.blobs import to_uri
+from services.kit.errors import InvalidRequest
+from services.kit.records import Versioned
+from services.kit.status import failure_to_status, to_timestamp
+from services.vision.snapshot import AnnotationKind
+from sightline.v1 import dataset_pb2 as pb
+from sightline.v1 import dataset_service_pb2 as service_pb
+from sightline.v1 import finding_pb2
+
+
+def dataset_message(
+    found: Versioned[DatasetRecord], bucket: str, categories: tuple[CategoryCount, ...] | None = None
+) -> pb.Dataset:
+    """A dataset; with `categories` in place of those that its record has."""
+    record = found.value
+    return pb.Dataset(
+        name=record.name,
+        display_name=record.display_name,
+        annotation_kind=pb.Dataset.AnnotationKind.Value(record.annotation_kind),
+        annotation_file_uris=record.annotation_file_uris,
+        custom_properties=record.custom_properties,
+        state=pb.Dataset.State.Value(record.state),
+        progress=pb.DatasetProgress(
+            phase=pb.DatasetProgress.Phase.Value(record.phase),
+            images_done=record.images_done,
+            images_total=record.images_total,
+            fraction=record.fraction,
+        ),
+        stats=_stats(record.stats, categories) if record.stats else None,
+        finding_counts=pb.FindingCounts(
+            error=record.finding_counts.error,
+            warning=record.finding_counts.warning,
+            info=record.finding_counts.info,
+        ),
+        snapshot_digest=record.snapshot_digest,
+        box_convention=pb.Dataset.BoxConvention.Value(record.box_convention),
+        error=failure_to_status(record.error) if record.error else None,
+        create_time=to_timestamp(record.create_time),
+        update_time=to_timestamp(record.update_time),
+        etag=found.etag if found.revision else "",
+        snapshot_uri=to_uri(bucket, record.manifest_key) if record.manifest_key else "",
+    )
+
+
+def _stats(stats: Stats, categories: tuple[CategoryCount, ...] | None) -> pb.DatasetStats:
+    listed = stats.categories if categories is None else categories
+    return pb.DatasetStats(
+        image_count=stats.image_count,
+        annotation_count=stats.annotation_count,
+        category_count=stats.category_count,
+        byte_count=stats.byte_count,
+        categories=[
+            pb.CategoryStats(name=c.name, image_count=c.image_count, annotation_count=c.annotation_count)
+            for c in listed
+        ],
+    )
+
+
+def new_dataset(request: service_pb.CreateDatasetRequest) -> NewDataset:
+    """What a caller asks to register."""
+    dataset = request.dataset
+    return NewDataset(
+        dataset_id=request.dataset_id,
+        annotation_kind=_kind(dataset.annotation_kind),
+        annotation_file_uris=tuple(dataset.annotation_file_uris),
+        display_name=dataset.display_name,
+        custom_properties=dict(dataset.custom_properties),
+        request_id=request.request_id,
+    )
+
+
+def _kind(value: pb.Dataset.AnnotationKind.ValueType) -> AnnotationKind | None:
+    kinds = {
+        pb.Dataset.IMAGE_CLASSIFICATION: AnnotationKind.IMAGE_CLASSIFICATION,
+        pb.Dataset.OBJECT_DETECTION: AnnotationKind.OBJECT_DETECTION,
+    }
+    return kinds.get(value)
+
+
+def finding_message(finding: Finding) -> finding_pb2.Finding:
+    """A finding."""
+    return finding_pb2.Finding(
+        severity=finding_pb2.Finding.Severity.Value(finding.severity),
+        code=finding.code,
+        file=finding.file,
+        image_id=finding.image_id,
+        annotation_id=finding.annotation_id,
+        message=finding.message,
+        remedy=finding.remedy,
+    )
+
+
+def severity(value: finding_pb2.Finding.Severity.ValueType) -> Severity | None:
+    """The filter; None lets every severity through. InvalidRequest for a number that means nothing."""
+    if value == finding_pb2.Finding.SEVERITY_UNSPECIFIED:
+        return None
+    if value not in finding_pb2.Finding.Severity.values():
+        raise InvalidRequest(field="severity", problem=f"{value} is no severity.")
+    return Severity(finding_pb2.Finding.Severity.Name(value))
+
+
+def part(request: service_pb.UploadFilesRequest) -> Part:
+    """One message of an upload."""
+    match request.WhichOneof("part"):
+        case "header":
+            return Header(request.header.upload_id)
+        case "file":
+            return File(request.file.path, request.file.sha256, request.file.size_bytes)
+        case "chunk":
+            return request.chunk
+        case _:
+            raise InvalidRequest(field="part", problem="a message must carry header, file or chunk.")
+
+
+def uploaded_message(uploaded: Uploaded) -> service_pb.UploadFilesResponse:
+    """What an upload stored."""
+    return service_pb.UploadFilesResponse(
+        upload_id=uploaded.upload_id,
+        base_uri=uploaded.base_uri,
+        files=[
+            service_pb.UploadedFile(
+                path=stored.file.path, uri=stored.uri, size_bytes=stored.file.size_bytes, sha256=stored.file.sha256
+            )
+            for stored in uploaded.files
+        ],
+    )
