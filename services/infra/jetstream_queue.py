@@ -20,6 +20,8 @@ from services.kit.queue import DUPLICATE_WINDOW, check_kind
 
 STREAM = "SIGHTLINE_JOBS"
 PULL_SECONDS = 5.0  # one request to the server waits no longer, so that a deleted stream is noticed
+HEARTBEAT_SECONDS = 1.0  # from the server while a request waits
+SILENCE_SECONDS = 2.5  # after which nobody is believed to be there
 GRACE_SECONDS = 0.5  # the server ends a request, not we: an answer on its way is not lost
 _GONE = {"503", "409"}
 
@@ -156,21 +158,32 @@ class JetStreamQueue:
         self._ready.add(kind)
 
     async def _pull(self, kind: str, seconds: float) -> Msg | None:
-        """Asks for one message and waits for it; forgets the consumer if it turns out to be missing."""
+        """Asks for one message and waits for it; forgets the consumer if it turns out to be missing.
+
+        An old server says nothing at all for a missing consumer; a present one sends heartbeats, or ends the request.
+        """
         request: dict[str, object] = {"batch": 1}
         request.update({"expires": int(seconds * 1e9)} if seconds > 0.001 else {"no_wait": True})
+        silence = max(seconds, 0) + GRACE_SECONDS
+        if seconds > SILENCE_SECONDS:
+            request["idle_heartbeat"] = int(HEARTBEAT_SECONDS * 1e9)
+            silence = SILENCE_SECONDS
         inbox = self._connection.new_inbox()
         subscription = await self._connection.subscribe(inbox)
         try:
+            reconnects = self._connection.stats["reconnects"]
             subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{kind}"
             await self._connection.publish(subject, json.dumps(request).encode(), reply=inbox)
-            reconnects = self._connection.stats["reconnects"]
-            end = time.monotonic() + max(seconds, 0) + GRACE_SECONDS
-            while (left := end - time.monotonic()) > 0 and self._connection.stats["reconnects"] == reconnects:
+            heard = time.monotonic()
+            while (left := heard + silence - time.monotonic()) > 0:
                 with suppress(nats.errors.TimeoutError):
-                    message = await subscription.next_msg(timeout=min(left, 1.0))
-                    return self._judge(kind, message)
-            self._ready.discard(kind)  # No answer at all: the server may have lost everything.
+                    message = await subscription.next_msg(timeout=min(left, HEARTBEAT_SECONDS))
+                    if (message.headers or {}).get("Status") != "100":
+                        return self._judge(kind, message)
+                    heard = time.monotonic()
+                if self._connection.stats["reconnects"] != reconnects:
+                    return None  # The server has forgotten the request.
+            self._ready.discard(kind)
         finally:
             with suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()

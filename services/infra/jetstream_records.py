@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -213,12 +215,13 @@ class _Feed:
         self._subject = subject
         self._heartbeat = heartbeat
         self._messages: asyncio.Queue[Msg] = asyncio.Queue()
+        self._subscription: Subscription | None = None
+        self._reconnects = connection.stats["reconnects"]
         self._seen = 0
         self.pending = 0  # messages that existed when the feed was opened
 
     async def open(self) -> None:
         """Begins with the last message of every subject."""
-        self._reconnects = self._connection.stats["reconnects"]
         inbox = self._connection.new_inbox()
         self._subscription = await self._connection.subscribe(inbox, cb=self._messages.put)
         config = ConsumerConfig(
@@ -238,12 +241,9 @@ class _Feed:
 
     async def close(self) -> None:
         """Ends the interest; the server forgets the consumer soon after."""
-        subscription = getattr(self, "_subscription", None)
-        if subscription is not None and not self._connection.is_closed:
-            try:
-                await subscription.unsubscribe()
-            except (nats.errors.Error, OSError):
-                return
+        if self._subscription is not None:
+            with suppress(nats.errors.Error, OSError):
+                await self._subscription.unsubscribe()
 
     async def next(self) -> Msg | None:
         """The next message, or None once the server has nothing more to tell for the moment."""

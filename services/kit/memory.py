@@ -177,6 +177,7 @@ class MemoryQueue:
     async def fetch(self, kind: str, wait: timedelta) -> Delivery | None:
         check_kind(kind)
         end = self.clock.monotonic() + wait.total_seconds()
+        await asyncio.sleep(0)  # Others get their turn, as with a real queue.
         while True:
             now = self.clock.monotonic()
             for job in self.jobs[kind]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -19,6 +19,7 @@ from services.kit.errors import Conflict, RecordExists, RecordNotFound, Unavaila
 from services.kit.memory import MemoryRecords
 from services.kit.records import MAX_RECORD_BYTES, Change, Deleted, Record, Records, Synced, Table, View
 from tests.support.servers import NatsServer
+from tests.support.waiting import eventually
 
 BEAT = timedelta(milliseconds=200)
 
@@ -47,12 +48,6 @@ async def until_synced(watch: AsyncIterator[Change]) -> list[Change]:
 async def take(watch: AsyncIterator[Change], count: int) -> list[Change]:
     async with asyncio.timeout(10):
         return [await anext(watch) for _ in range(count)]
-
-
-async def eventually(holds: Callable[[], bool], seconds: float = 15) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.02)
 
 
 # Reading and writing.
@@ -138,7 +133,7 @@ async def test_a_record_holds_256_kib(records: Records) -> None:
     assert (await records.get("models/m")).value == value
 
 
-@pytest.mark.parametrize("name", ["birds.v1", "a.", "a..", "a.b.c", "x_y-z.", "0", "A" * 255, "a=b".replace("=", "--")])
+@pytest.mark.parametrize("name", ["birds.v1", "a.", "a..", "a.b.c", "x_y-z.", "0", "A" * 255])
 async def test_an_id_may_hold_dots_also_at_its_end(records: Records, name: str) -> None:
     key = f"models/{name}/trials/{name}"
     revision = await records.create(key, b"1")
@@ -268,23 +263,30 @@ async def test_each_watch_tells_all_of_it_in_the_order_of_revisions(records: Rec
 
 
 async def test_a_watch_that_begins_amid_writes_misses_no_record(records: Records) -> None:
-    for i in range(300):
-        await records.create(f"models/m{i}", b"0" * 1000)
-    stop = asyncio.Event()
+    names = [f"models/m{i}" for i in range(256)]
+    for name in names:
+        await records.create(name, b"0" * 1000)
+    written = 0
 
     async def write() -> None:
-        while not stop.is_set():
+        nonlocal written
+        while written < 1000:
             record = await records.get(f"models/m{os.urandom(1)[0]}")
-            await records.update(record.key, b"1" * 1000, record.revision)
+            with contextlib.suppress(Conflict):
+                await records.update(record.key, b"1" * 1000, record.revision)
+                written += 1
             await asyncio.sleep(0)
 
-    writer = asyncio.create_task(write())
-    for _ in range(10):
-        async with asyncio.timeout(10):
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(write())
+        watches = 0
+        while written < 1000:
             existing = await until_synced(records.watch("models"))
-        assert {change.key for change in existing if isinstance(change, Record)} == {f"models/m{i}" for i in range(300)}
-    stop.set()
-    await writer
+            assert {change.key for change in existing if isinstance(change, Record)} == set(names)
+            watches += 1
+            await asyncio.sleep(0)
+    assert watches > 5
 
 
 async def test_a_closed_watch_stands_in_nobodys_way(records: Records) -> None:
@@ -304,7 +306,7 @@ class Thing:
 
 
 @contextlib.asynccontextmanager
-async def running(view: View[Thing]) -> AsyncIterator[View[Thing]]:
+async def running(view: View[Thing]) -> AsyncGenerator[View[Thing]]:
     task = asyncio.create_task(view.run())
     try:
         async with asyncio.timeout(60):
@@ -431,7 +433,7 @@ async def test_a_bucket_that_is_deleted_ends_the_watch_and_is_made_again(own_con
 async def test_a_first_connection_waits_for_the_server_and_then_gives_up_in_words(own_nats_server: NatsServer) -> None:
     own_nats_server.stop()
     url = own_nats_server.url.replace("nats://", "nats://user:secret@")
-    with pytest.raises(Unavailable, match="nats-server at nats://127.0.0.1") as failed:
+    with pytest.raises(Unavailable, match=r"nats-server at nats://127\.0\.0\.1") as failed:
         await connect(url, "test", deadline_seconds=0.5)
     assert "secret" not in str(failed.value)
     opening = asyncio.create_task(connect(own_nats_server.url, "test", deadline_seconds=20))

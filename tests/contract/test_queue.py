@@ -1,0 +1,396 @@
+"""The law of Queue, over the double and a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from nats.aio.client import Client
+from nats.js.errors import NotFoundError
+
+from services.infra.jetstream import connect, knows_sync_interval, server_config
+from services.infra.jetstream_queue import STREAM, JetStreamQueue
+from services.infra.jetstream_records import JetStreamRecords
+from services.kit.clock import ManualClock
+from services.kit.errors import RecordExists, Unavailable
+from services.kit.memory import MemoryQueue
+from services.kit.queue import MAX_DELIVERIES, Queue, is_poison
+from services.kit.records import Table, View
+from tests.support.servers import NatsServer, find_program, free_port, stop
+from tests.support.waiting import eventually
+
+ACK_WAIT = timedelta(milliseconds=600)
+SOON = timedelta(seconds=5)
+BRIEFLY = timedelta(milliseconds=250)
+NOW = timedelta(0)
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def queue(request: pytest.FixtureRequest) -> AsyncIterator[Queue]:
+    """An empty queue whose leases last 0.6 s."""
+    if request.param == "memory":
+        yield MemoryQueue(ack_wait=ACK_WAIT)
+        return
+    server: NatsServer = request.getfixturevalue("nats_server")
+    connection = await connect(server.url, "test")
+    name = f"T{uuid.uuid4().hex[:8]}"
+    yield JetStreamQueue(connection, ack_wait=ACK_WAIT, stream=name, subjects=name)
+    with contextlib.suppress(NotFoundError):
+        await connection.jetstream().delete_stream(name)
+    await connection.close()
+
+
+async def drain(queue: Queue, kind: str, wait: timedelta = BRIEFLY) -> list[bytes]:
+    bodies: list[bytes] = []
+    while (job := await queue.fetch(kind, wait)) is not None:
+        bodies.append(job.body)
+        await job.ack()
+    return bodies
+
+
+async def test_a_published_job_is_fetched_once_and_gone_after_its_ack(queue: Queue) -> None:
+    await queue.publish("train", b"body")
+    job = await queue.fetch("train", SOON)
+    assert job is not None
+    assert (job.kind, job.body, job.deliveries) == ("train", b"body", 1)
+    assert await queue.fetch("train", NOW) is None
+    await job.ack()
+    await asyncio.sleep(ACK_WAIT.total_seconds() * 1.3)
+    assert await queue.fetch("train", BRIEFLY) is None
+    assert await queue.depth("train") == 0
+
+
+async def test_an_empty_queue_gives_nothing_in_about_the_time_asked(queue: Queue) -> None:
+    await queue.fetch("train", NOW)
+    for wait in (0.0, 0.4):
+        began = time.monotonic()
+        assert await queue.fetch("train", timedelta(seconds=wait)) is None
+        assert wait * 0.9 <= time.monotonic() - began < wait + 1.5
+
+
+async def test_a_waiting_fetch_gets_a_job_as_soon_as_it_is_published(queue: Queue) -> None:
+    fetching = asyncio.create_task(queue.fetch("train", timedelta(seconds=30)))
+    await asyncio.sleep(0.3)
+    began = time.monotonic()
+    await queue.publish("train", b"1")
+    job = await fetching
+    assert job is not None
+    assert time.monotonic() - began < 1
+    await job.ack()
+
+
+async def test_kinds_are_kept_apart(queue: Queue) -> None:
+    for kind in ("train", "ingest", "train-big"):
+        await queue.publish(kind, kind.encode())
+    assert await drain(queue, "train") == [b"train"]
+    assert await drain(queue, "train-big") == [b"train-big"]
+    assert await queue.depth("ingest") == 1
+    assert await queue.depth("other") == 0
+
+
+@pytest.mark.parametrize("kind", ["", "a.b", "a b", "*", ">", "a/b", "ä"])
+async def test_a_kind_of_other_characters_is_a_value_error(queue: Queue, kind: str) -> None:
+    for call in (queue.publish(kind, b""), queue.fetch(kind, NOW), queue.depth(kind)):
+        with pytest.raises(ValueError, match="not a kind"):
+            await call
+
+
+async def test_a_job_comes_again_when_its_lease_runs_out_and_counts(queue: Queue) -> None:
+    await queue.publish("train", b"1")
+    first = await queue.fetch("train", SOON)
+    second = await queue.fetch("train", SOON)
+    assert first is not None
+    assert second is not None
+    assert (first.deliveries, second.deliveries) == (1, 2)
+    assert first.body == second.body
+    await second.ack()
+    assert await queue.fetch("train", ACK_WAIT * 1.5) is None
+
+
+async def test_a_late_ack_ends_the_job_for_good(queue: Queue) -> None:
+    await queue.publish("train", b"1")
+    first = await queue.fetch("train", SOON)
+    second = await queue.fetch("train", SOON)
+    assert first is not None
+    assert second is not None
+    await first.ack()  # its lease has run out; acks are not fenced
+    await second.ack()
+    assert await queue.depth("train") == 0
+
+
+async def test_extending_keeps_the_job_in_hand(queue: Queue) -> None:
+    await queue.publish("train", b"1")
+    job = await queue.fetch("train", SOON)
+    assert job is not None
+    for _ in range(6):
+        await asyncio.sleep(ACK_WAIT.total_seconds() / 3)
+        await job.extend()
+        assert await queue.fetch("train", NOW) is None
+    again = await queue.fetch("train", SOON)  # not extended any more
+    assert again is not None
+    assert again.deliveries == 2
+    await again.ack()
+
+
+async def test_a_nak_brings_the_job_back_at_once(queue: Queue) -> None:
+    await queue.publish("train", b"1")
+    job = await queue.fetch("train", SOON)
+    assert job is not None
+    await job.nak()
+    again = await queue.fetch("train", ACK_WAIT / 2)
+    assert again is not None
+    assert again.deliveries == 2
+
+
+async def test_a_nak_with_a_delay_brings_it_back_after_the_delay(queue: Queue) -> None:
+    await queue.publish("train", b"1")
+    job = await queue.fetch("train", SOON)
+    assert job is not None
+    began = time.monotonic()
+    await job.nak(ACK_WAIT * 2)
+    await queue.publish("train", b"2")
+    assert await drain(queue, "train", NOW) in ([b"2"], [])  # it does not block the others
+    assert await queue.depth("train") >= 1
+    while (again := await queue.fetch("train", SOON)) is not None and again.body == b"2":
+        await again.ack()
+    assert again is not None
+    assert time.monotonic() - began >= ACK_WAIT.total_seconds() * 1.9
+    await again.ack()
+
+
+async def test_a_job_that_nobody_settles_becomes_poison_after_five_deliveries_and_stays(queue: Queue) -> None:
+    await queue.publish("train", b"1")
+    for delivery in range(1, MAX_DELIVERIES + 1):
+        job = await queue.fetch("train", SOON)
+        assert job is not None
+        assert (job.deliveries, is_poison(job)) == (delivery, False)
+        await job.nak()
+    job = await queue.fetch("train", SOON)
+    assert job is not None
+    assert is_poison(job)
+    assert await queue.depth("train") == 1
+    await job.ack()
+    assert await queue.depth("train") == 0
+
+
+async def test_an_id_used_again_publishes_nothing_even_after_the_ack(queue: Queue) -> None:
+    await queue.publish("train", b"1", dedup_id="models/m:1")
+    await queue.publish("train", b"2", dedup_id="models/m:1")
+    await queue.publish("train", b"3", dedup_id="models/m:2")
+    await queue.publish("ingest", b"4", dedup_id="models/m:1")
+    assert await drain(queue, "train") == [b"1", b"3"]
+    assert await drain(queue, "ingest") == [b"4"]
+    await queue.publish("train", b"5", dedup_id="models/m:1")
+    assert await drain(queue, "train", NOW) == []
+
+
+async def test_the_double_forgets_an_id_after_two_minutes() -> None:
+    clock = ManualClock()
+    queue = MemoryQueue(clock)
+    for seconds, depth in ((0, 1), (119, 1), (2, 2)):
+        clock.advance(seconds)
+        await queue.publish("train", b"", dedup_id="1")
+        assert await queue.depth("train") == depth
+
+
+async def test_depth_counts_what_waits_and_what_is_in_hand(queue: Queue) -> None:
+    assert await queue.depth("train") == 0
+    for i in range(3):
+        await queue.publish("train", str(i).encode())
+    assert await queue.depth("train") == 3
+    job = await queue.fetch("train", SOON)
+    assert job is not None
+    assert await queue.depth("train") == 3
+    await job.ack()
+    assert await queue.depth("train") == 2
+
+
+async def test_consumers_share_the_jobs_and_each_is_done_once(queue: Queue) -> None:
+    for i in range(40):
+        await queue.publish("train", str(i).encode())
+    shares = await asyncio.gather(*(drain(queue, "train") for _ in range(4)))
+    assert sorted(int(body) for share in shares for body in share) == list(range(40))
+    assert sum(bool(share) for share in shares) > 1
+
+
+async def test_a_cancelled_fetch_takes_no_job_with_it(queue: Queue) -> None:
+    for _ in range(3):
+        fetching = asyncio.create_task(queue.fetch("train", timedelta(seconds=30)))
+        await asyncio.sleep(0.1)
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)
+    await queue.publish("train", b"1")
+    job = await queue.fetch("train", BRIEFLY)
+    assert job is not None
+    assert job.deliveries == 1
+    await job.ack()
+
+
+# What only a real server can do.
+
+
+@pytest.fixture
+async def own_connection(own_nats_server: NatsServer) -> AsyncIterator[Client]:
+    connection = await connect(own_nats_server.url, "test")
+    yield connection
+    await connection.close()
+
+
+@dataclass(frozen=True)
+class Thing:
+    text: str
+
+
+async def test_a_killed_server_loses_nothing_acked_and_everything_goes_on(
+    own_nats_server: NatsServer, own_connection: Client
+) -> None:
+    records, queue = JetStreamRecords(own_connection), JetStreamQueue(own_connection, ack_wait=ACK_WAIT)
+    table, view = Table(records, Thing), View(records, Thing, "models", retry_seconds=0.1)
+    stored: set[str] = set()
+    done: set[str] = set()
+    written: dict[str, int] = {}
+    finished = asyncio.Event()
+
+    async def produce() -> None:
+        for i in range(200):
+            name = f"models/m{i}"
+            while name not in stored:
+                try:
+                    await queue.publish("train", name.encode(), dedup_id=name)
+                    stored.add(name)
+                except Unavailable:
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.005)
+
+    async def consume() -> None:
+        while not finished.is_set():
+            if (job := await queue.fetch("train", BRIEFLY)) is None:
+                continue
+            name = job.body.decode()
+            try:
+                written[name] = (await table.create(name, Thing("done"))).revision
+            except Unavailable:
+                continue  # comes again
+            except RecordExists:
+                pass  # done before, but the ack was lost
+            done.add(name)
+            await job.ack()
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        watching = group.create_task(view.run())
+        consumers = [group.create_task(consume()) for _ in range(3)]
+        producing = group.create_task(produce())
+        await eventually(lambda: len(done) > 40)
+        own_nats_server.kill()
+        await asyncio.sleep(0.3)
+        own_nats_server.start()
+        await producing
+        await eventually(lambda: len(done) == 200)
+        await view.caught_up(max(written.values()), timeout_seconds=10)
+        finished.set()
+        await asyncio.gather(*consumers)
+        watching.cancel()
+
+    assert done == stored == {f"models/m{i}" for i in range(200)}
+    assert {name: found.revision for name in written if (found := view.find(name))} == written
+    assert len(view.all()) == 200
+    await drain(queue, "train", ACK_WAIT * 2)  # acks that the crash has swallowed
+    assert await queue.depth("train") == 0
+
+
+async def test_a_deleted_stream_comes_back_by_publishing_and_by_fetching(own_connection: Client) -> None:
+    queue, js = JetStreamQueue(own_connection, ack_wait=ACK_WAIT), own_connection.jetstream()
+    await queue.publish("train", b"1")
+    assert await drain(queue, "train") == [b"1"]
+
+    await js.delete_stream(STREAM)
+    await queue.publish("train", b"2")
+    job = await queue.fetch("train", timedelta(seconds=20))
+    assert job is not None
+    assert job.body == b"2"
+
+    fetching = asyncio.create_task(queue.fetch("train", timedelta(seconds=20)))
+    await asyncio.sleep(0.3)
+    await js.delete_stream(STREAM)
+    await queue.publish("train", b"3")
+    job = await fetching
+    assert job is not None
+    assert job.body == b"3"
+
+    await js.delete_stream(STREAM)
+    assert await queue.depth("train") == 0
+    await js.delete_stream(STREAM)
+    assert await queue.fetch("train", timedelta(seconds=4)) is None
+    assert (await js.consumer_info(STREAM, "train")).config.ack_wait == ACK_WAIT.total_seconds()
+
+
+async def test_an_outage_counts_as_none_having_come_and_publishing_says_it(
+    own_nats_server: NatsServer, own_connection: Client
+) -> None:
+    queue = JetStreamQueue(own_connection, ack_wait=ACK_WAIT)
+    await queue.publish("train", b"1")
+    job = await queue.fetch("train", SOON)
+    assert job is not None
+    own_nats_server.stop()
+    await eventually(lambda: not own_connection.is_connected)
+    began = time.monotonic()
+    assert await queue.fetch("train", timedelta(seconds=1)) is None
+    assert time.monotonic() - began >= 0.9  # a loop of fetches does not spin
+    with pytest.raises(Unavailable):
+        await queue.publish("train", b"2")
+    with pytest.raises(Unavailable):
+        await queue.depth("train")
+    own_nats_server.start()
+    again = await queue.fetch("train", SOON)
+    assert again is not None
+    assert (again.body, again.deliveries) == (b"1", 2)
+    await again.ack()
+
+
+async def test_an_existing_consumer_takes_a_new_ack_wait_and_keeps_its_jobs(own_connection: Client) -> None:
+    await JetStreamQueue(own_connection).publish("train", b"1")
+    await JetStreamQueue(own_connection).fetch("other", NOW)
+    assert await JetStreamQueue(own_connection).depth("train") == 1
+    queue = JetStreamQueue(own_connection, ack_wait=ACK_WAIT)
+    assert await drain(queue, "train") == [b"1"]
+    info = await own_connection.jetstream().consumer_info(STREAM, "train")
+    assert info.config.ack_wait == ACK_WAIT.total_seconds()
+    assert info.config.max_deliver == -1
+
+
+async def test_an_old_server_is_warned_of_and_a_new_one_is_told_to_flush(
+    own_nats_server: NatsServer, own_connection: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = own_connection.connected_server_version
+    caplog.clear()
+    again = await connect(own_nats_server.url, "test")
+    await again.close()
+    warned = "nats.no_sync_interval" in caplog.text
+    config = server_config(own_nats_server.folder, version)
+    assert warned is not knows_sync_interval(version)
+    assert ("sync_interval: always" in config) is knows_sync_interval(version)
+
+
+async def test_the_configuration_for_one_machine_starts_a_server(tmp_path: Path) -> None:
+    with NatsServer(tmp_path / "probe") as probe:
+        connection = await connect(probe.url, "test")
+        version = connection.connected_server_version
+        await connection.close()
+    config, port = tmp_path / "nats.conf", free_port()
+    config.write_text(server_config(tmp_path / "store", version, port=port))
+    program = find_program("nats-server", "nats-server")
+    process = subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL)  # noqa: ASYNC220  # starts at once
+    try:
+        connection = await connect(f"nats://127.0.0.1:{port}", "test")
+        assert await JetStreamRecords(connection).create("models/m", b"") == 1
+        await connection.close()
+    finally:
+        stop(process)

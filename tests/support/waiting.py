@@ -1,0 +1,13 @@
+"""Waiting for what another process does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+async def eventually(holds: Callable[[], bool], seconds: float = 15.0) -> None:
+    """Returns once it holds; TimeoutError if it does not in time."""
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110  # what is waited for happens outside of this process
+            await asyncio.sleep(0.02)
