@@ -203,6 +203,11 @@ class View(Generic[T]):
         """Returns once the view holds everything that existed when it began."""
         await self._synced.wait()
 
+    @property
+    def is_synced(self) -> bool:
+        """Whether `synced` would return at once."""
+        return self._synced.is_set()
+
     async def caught_up(self, revision: int, timeout_seconds: float = 5) -> None:
         """Returns once the view has seen the revision, which must be of a key in it; Unavailable after the timeout."""
         try:

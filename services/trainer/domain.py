@@ -217,8 +217,8 @@ class Trial:
         return f"{model}/{self.model_uid}/trials/{id_}/"
 
     def with_work(self, work: Work, now: datetime) -> "Trial":
-        """The trial with its work moved on."""
-        return replace(self, work=work, update_time=now)
+        """The trial with its work moved on; itself if the work is where it was."""
+        return self if work is self.work else replace(self, work=work, update_time=now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,8 +247,8 @@ class Evaluation:
         return f"{model}/{self.model_uid}/evaluations/{id_}/"
 
     def with_work(self, work: Work, now: datetime) -> "Evaluation":
-        """The evaluation with its work moved on."""
-        return replace(self, work=work, update_time=now)
+        """The evaluation with its work moved on; itself if the work is where it was."""
+        return self if work is self.work else replace(self, work=work, update_time=now)
 
 
 def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:

@@ -89,6 +89,10 @@ class Store:
         for view in self._views:
             await view.synced()
 
+    async def is_synced(self) -> bool:
+        """Whether the views are complete; what readiness means."""
+        return all(view.is_synced for view in self._views)
+
     async def changed(self, timeout_seconds: float) -> None:
         """Returns after the next change of anything, or after the timeout."""
         waits = [asyncio.ensure_future(view.changed(timeout_seconds)) for view in self._views]

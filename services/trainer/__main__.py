@@ -1,0 +1,134 @@
+"""Runs a part of the trainer: `python -m services.trainer api` or `worker`; `--settings` prints its settings."""
+
+import asyncio
+import os
+import socket
+import sys
+import tempfile
+from contextlib import AsyncExitStack, closing
+from datetime import timedelta
+from pathlib import Path
+
+from services.infra import jetstream, observe, processes
+from services.infra.channel import open_channel
+from services.infra.jetstream_queue import JetStreamQueue
+from services.infra.jetstream_records import JetStreamRecords
+from services.infra.server import Server, Service
+from services.infra.store import open_blobs
+from services.kit import consume, names
+from services.kit.clock import SystemClock
+from services.kit.settings import load
+from services.trainer import jobs
+from services.trainer.app import Evaluations, Models
+from services.trainer.children import Nursery
+from services.trainer.clients import GrpcDatasets
+from services.trainer.coordinator import Coordinator
+from services.trainer.rpc import EvaluationServicer, ModelServicer
+from services.trainer.settings import TrainerSettings
+from services.trainer.store import Store
+from services.trainer.worker import Worker
+from services.trainer.workspace import Workspace
+from sightline.v1 import evaluation_service_pb2, model_service_pb2
+from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
+from sightline.v1.evaluation_service_pb2_grpc import add_EvaluationServiceServicer_to_server
+from sightline.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+
+USAGE = "usage: python -m services.trainer api | worker [--settings]"
+EXTEND_EVERY = timedelta(seconds=10)  # well within the queue's lease
+
+
+def main() -> None:
+    """Runs until SIGTERM or SIGINT, then ends in its own time."""
+    settings = load(TrainerSettings)
+    arguments = sys.argv[1:]
+    if "--settings" in arguments:
+        sys.stdout.write(settings.masked() + "\n")
+        return
+    if arguments not in (["api"], ["worker"]):
+        raise SystemExit(USAGE)
+    observe.configure_logging(f"trainer-{arguments[0]}", settings.log_level)
+    part = serve if arguments == ["api"] else work
+    processes.run(lambda stop: part(settings, stop))
+
+
+async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
+    """The api: ModelService, EvaluationService, and the coordinator. It holds no torch."""
+    telemetry, clock = observe.PrometheusTelemetry("trainer-api"), SystemClock()
+    async with AsyncExitStack() as stack:
+        _expose_metrics(settings, telemetry, stack)
+        store, queue = await _records_and_queue(settings, "trainer-api", stack)
+        blobs = await open_blobs(settings)
+        channel = await stack.enter_async_context(open_channel(settings.dataset_address))
+        datasets = GrpcDatasets(DatasetServiceStub(channel), blobs.bucket)
+        models = Models(store, datasets, blobs, clock)
+        evaluations = Evaluations(store, datasets, blobs, clock)
+        server = Server(
+            "trainer",
+            settings,
+            telemetry,
+            [
+                Service(
+                    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
+                    add_ModelServiceServicer_to_server,
+                    ModelServicer(models, store, queue, blobs.bucket, clock),
+                ),
+                Service(
+                    evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"],
+                    add_EvaluationServiceServicer_to_server,
+                    EvaluationServicer(evaluations),
+                ),
+            ],
+            store.is_synced,
+        )
+        async with asyncio.TaskGroup() as group:
+            coordinator = Coordinator(store, datasets, blobs, queue, clock)
+            background = [
+                group.create_task(store.run(), name="views"),
+                group.create_task(coordinator.run(), name="coordinator"),
+            ]
+            await server.start()
+            await server.run_until(stop)
+            for task in background:
+                task.cancel()
+
+
+async def work(settings: TrainerSettings, stop: asyncio.Event) -> None:
+    """A worker: one trial or evaluation at a time, each in a child process that alone holds torch."""
+    telemetry, clock = observe.PrometheusTelemetry("trainer-worker"), SystemClock()
+    async with AsyncExitStack() as stack:
+        _expose_metrics(settings, telemetry, stack)
+        nursery = Nursery(settings.threads)
+        stack.push_async_callback(nursery.close)
+        nursery.prepare()
+        store, queue = await _records_and_queue(settings, "trainer-worker", stack)
+        root = settings.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-worker-")))
+        workspace = Workspace(root, await open_blobs(settings))
+        workspace.clear()
+        holder = f"{socket.gethostname()}-{os.getpid()}-{names.new_uid()}"
+        worker = Worker(holder, store, workspace, nursery, settings, clock, telemetry)
+        job = consume.Job(jobs.KIND, worker.handle, worker.give_up)
+        await consume.consume(
+            queue, job, clock=clock, telemetry=telemetry, stop=stop, grace=timedelta(0), extend_every=EXTEND_EVERY
+        )
+
+
+def _expose_metrics(settings: TrainerSettings, telemetry: observe.PrometheusTelemetry, stack: AsyncExitStack) -> None:
+    if settings.metrics_port:
+        endpoint = observe.serve_metrics(telemetry.registry, settings.host, settings.metrics_port)
+        stack.enter_context(closing(endpoint))
+
+
+async def _records_and_queue(
+    settings: TrainerSettings, name: str, stack: AsyncExitStack
+) -> tuple[Store, JetStreamQueue]:
+    connection = await jetstream.connect(settings.nats_url, name)
+    stack.push_async_callback(connection.close)
+    records = JetStreamRecords(connection)
+    await records.ensure()
+    queue = JetStreamQueue(connection)
+    await queue.ensure_stream()
+    return Store.over(records), queue
+
+
+if __name__ == "__main__":
+    main()

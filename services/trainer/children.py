@@ -1,0 +1,119 @@
+"""Training children as the worker sees them: processes that take one task, started ahead of time.
+
+Importing torch takes seconds; a spare child that has done so waits for the next task, so that a trial begins at once.
+"""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+
+from services.kit.log import Log
+from services.trainer.protocol import Message, Ready, Task, frame, receive_message_async
+
+SPARE_DELAY_SECONDS = 5.0  # a new spare is not started beside a trial's first seconds, which it would slow down
+
+_log = Log(__name__)
+
+
+class ChildDied(Exception):
+    """The child ended, or spoke nonsense, before it delivered."""
+
+
+class Child:
+    """One process; Ready has been received."""
+
+    def __init__(self, process: Process, ready: Ready) -> None:
+        self._process = process
+        self.ready = ready
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.returncode is None
+
+    async def run(self, task: Task) -> AsyncGenerator[Message]:
+        """Gives it the task and yields what it says, until the caller has the last message; ChildDied."""
+        assert self._process.stdin is not None, "the pipe was asked for"
+        try:
+            self._process.stdin.write(frame(task))
+            await self._process.stdin.drain()
+            while True:
+                yield await self._receive()
+        except (EOFError, ConnectionError, ValueError) as error:
+            status = await self.end()
+            raise ChildDied(f"the training process ended with status {status} ({type(error).__name__})") from error
+
+    async def _receive(self) -> Message:
+        assert self._process.stdout is not None, "the pipe was asked for"
+        return await receive_message_async(self._process.stdout)
+
+    async def end(self) -> int:
+        """Kills it if it still runs, and returns its exit status."""
+        if self.alive:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        return await self._process.wait()
+
+
+class Nursery:
+    """Starts children, and keeps one spare. Law: after `close` no spare runs; a taken child is the taker's to end."""
+
+    def __init__(self, threads: int) -> None:
+        self._environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        self._spare: asyncio.Task[Child] | None = None
+        self._hurry = asyncio.Event()
+
+    def prepare(self, delay_seconds: float = 0.0) -> None:
+        """Begins to start a spare after the delay, unless there is one."""
+        if self._spare is None:
+            self._hurry = asyncio.Event()
+            self._spare = asyncio.create_task(self._start(delay_seconds, self._hurry), name="spare child")
+
+    async def take(self) -> Child:
+        """A child that is ready: the spare, or a new one if that has died; ChildDied if none can be started."""
+        self.prepare()
+        self._hurry.set()
+        spare, self._spare = self._spare, None
+        assert spare is not None, "one was prepared"
+        child = await spare
+        return child if child.alive else await self._start(0.0, self._hurry)
+
+    async def close(self) -> None:
+        """Ends the spare."""
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return
+        spare.cancel()
+        with suppress(asyncio.CancelledError, ChildDied):
+            await (await spare).end()
+
+    async def _start(self, delay_seconds: float, hurry: asyncio.Event) -> Child:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_seconds):
+                await hurry.wait()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.trainer.child", stdin=PIPE, stdout=PIPE, env=self._environment
+        )
+        assert process.stdout is not None, "the pipe was asked for"
+        try:
+            ready = await receive_message_async(process.stdout)
+            if not isinstance(ready, Ready):
+                raise ChildDied(f"the training process began with {type(ready).__name__}")
+        except (EOFError, ValueError) as error:
+            await Child(process, NOT_READY).end()
+            raise ChildDied(f"the training process did not start; its status is {process.returncode}") from error
+        except BaseException:
+            await Child(process, NOT_READY).end()
+            raise
+        return Child(process, ready)
+
+
+NOT_READY = Ready(device="", device_name="", import_seconds=0.0)

@@ -1,0 +1,36 @@
+"""The dataset service as the trainer sees it, over gRPC."""
+
+from services.kit.blobs import from_uri
+from services.kit.errors import DatasetNotFound, SightlineError, Unavailable
+from services.trainer.domain import Dataset
+from sightline.v1 import dataset_pb2
+from sightline.v1 import dataset_service_pb2 as pb
+from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
+
+TIMEOUT_SECONDS = 5.0
+
+
+class GrpcDatasets:
+    """The port `Datasets` by the DatasetService; the channel has turned statuses into errors of our tree."""
+
+    def __init__(self, stub: DatasetServiceAsyncStub, bucket: str) -> None:
+        self._stub = stub
+        self._bucket = bucket
+
+    async def get(self, name: str) -> Dataset:
+        request = pb.GetDatasetRequest(name=name, view=dataset_pb2.Dataset.FULL)
+        try:
+            message = await self._stub.GetDataset(request, timeout=TIMEOUT_SECONDS)
+        except (DatasetNotFound, Unavailable):
+            raise
+        except SightlineError as error:  # too late, or an error of its own: either way it cannot say
+            raise Unavailable(what="The dataset service", problem=error.message) from error
+        return Dataset(
+            name=message.name,
+            state=dataset_pb2.Dataset.State.Name(message.state),
+            annotation_kind=dataset_pb2.Dataset.AnnotationKind.Name(message.annotation_kind),
+            image_count=message.stats.image_count,
+            categories=tuple((category.name, category.image_count) for category in message.stats.categories),
+            digest=message.snapshot_digest,
+            manifest_key=from_uri(message.snapshot_uri, self._bucket) if message.snapshot_uri else "",
+        )

@@ -1,0 +1,268 @@
+"""Moves every model through its training: looks at its records, decides the next step, writes it. Level-triggered.
+
+It keeps nothing of its own, so any number of replicas may run and any of them may die: a decision is a function of
+the records, trials are numbered and created, never overwritten, and a model is changed by compare-and-set only.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from services.kit.blobs import Blobs
+from services.kit.clock import Clock
+from services.kit.errors import (
+    Conflict,
+    DatasetNotFound,
+    NotFound,
+    RecordExists,
+    SightlineError,
+    Unavailable,
+)
+from services.kit.log import Log, about
+from services.kit.names import join
+from services.kit.queue import Queue
+from services.trainer import jobs, ladder
+from services.trainer.app import Datasets, usable
+from services.trainer.domain import (
+    FINAL_EVALUATION,
+    Dataset,
+    Evaluation,
+    Model,
+    ModelState,
+    Served,
+    StopReason,
+    Trial,
+    check_test_dataset,
+    check_training_dataset,
+    training_cost,
+)
+from services.trainer.selection import Selection
+from services.trainer.store import Store
+from services.trainer.work import Work
+
+HOLDOUT_FRACTION = 0.2  # of the training images, where no test dataset is given
+TICK_SECONDS = 1.0
+
+_log = Log(__name__)
+
+
+class Coordinator:
+    """Reconciles models, trials and evaluations with what should be."""
+
+    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, queue: Queue, clock: Clock) -> None:
+        self._store = store
+        self._datasets = datasets
+        self._queue = queue
+        self._clock = clock
+        self._selection = Selection(blobs)
+
+    async def run(self) -> None:
+        """Reconciles after every change and every tick, for ever."""
+        await self._store.synced()
+        while True:
+            await self.reconcile()
+            await self._store.changed(TICK_SECONDS)
+
+    async def reconcile(self) -> None:
+        """One look at everything; what fails for one model is logged and tried again at the next look."""
+        for found in self._store.models.view.all():
+            if found.value.ended:
+                continue
+            with about(found.value.name):
+                try:
+                    await self._step(found.value)
+                except (Conflict, RecordExists, NotFound, Unavailable) as error:
+                    _log.info("reconcile_postponed", problem=str(error))  # the world moved, or is away: look again
+                except Exception as error:  # noqa: BLE001 - one model's defect must not stop the others
+                    _log.error("reconcile_failed", error)
+        await self._announce_due()
+
+    async def _announce_due(self) -> None:
+        now = self._clock.now()
+        for found in (*self._store.trials.view.all(), *self._store.evaluations.view.all()):
+            if found.value.work.is_due(now):
+                await jobs.announce(self._queue, found.value.name, found.value.work)
+
+    async def _step(self, model: Model) -> None:
+        match model.state:
+            case ModelState.NOT_STARTED:
+                await self._start(model)
+            case ModelState.TRAINING:
+                await self._train(model)
+            case ModelState.CANCELLING:
+                await self._cancel(model)
+            case _:
+                return
+
+    # NOT_STARTED
+
+    async def _start(self, model: Model) -> None:
+        """TRAINING once the datasets are READY, FAILED if they never will be fit for it."""
+        try:
+            training = await usable(self._datasets, model.training_dataset)
+            test = await usable(self._datasets, model.test_dataset) if model.test_dataset else None
+            if any(dataset and dataset.state == "VALIDATING" for dataset in (training, test)):
+                return
+            started = self._started(model, training, test)
+        except Unavailable:
+            raise
+        except SightlineError as error:
+            failure = replace(error.failure(), reason=_training_reason(error))
+            await self._move(model, ModelState.FAILED, error=failure)
+            return
+        await self._store.models.change(model.name, lambda present: started if present == model else present)
+
+    def _started(self, model: Model, training: Dataset, test: Dataset | None) -> Model:
+        check_training_dataset(training, model.model_kind)
+        if test is not None:
+            check_test_dataset(test, model.model_kind)
+        ladder.check_budget(model, training.image_count, test.image_count if test else 0)
+        now = self._clock.now()
+        return model.moved(
+            ModelState.TRAINING,
+            now,
+            start_time=now,
+            training=training.snapshot(),
+            test=test.snapshot() if test else None,
+            categories=tuple(name for name, _ in training.categories),
+        )
+
+    # TRAINING
+
+    async def _train(self, model: Model) -> None:
+        trials = self._store.trials_of(model.name)
+        model = await self._serve_best(model, trials)
+        step = ladder.plan(model, trials, self._store.final_of(model.name))
+        match step:
+            case ladder.StartTrial():
+                await self._start_trial(model, len(trials), step)
+            case ladder.StartEvaluation(allowance_seconds):
+                await self._start_final(model, allowance_seconds)
+            case ladder.Finish(reason):
+                await self._finish(model, trials, reason)
+            case ladder.Fail(error):
+                await self._move(model, ModelState.FAILED, error=error)
+            case ladder.Wait():
+                return
+
+    async def _start_trial(self, model: Model, number: int, step: ladder.StartTrial) -> None:
+        now = self._clock.now()
+        assert model.training is not None, "a model in TRAINING has its snapshot"
+        trial = Trial(
+            name=join(model.name, "trials", f"t{number:03d}"),
+            model_uid=model.uid,
+            number=number,
+            training=model.training,
+            recipe=step.recipe,
+            holdout_fraction=0.0 if model.test else HOLDOUT_FRACTION,
+            seed=model.hyperparameters.seed,
+            init_bundle_key=step.init_bundle_key,
+            expected_seconds=step.expected_seconds,
+            work=Work(create_time=now, allowance_seconds=step.allowance_seconds),
+            update_time=now,
+        )
+        await self._store.trials.create(trial)
+        _log.info("trial_planned", name=trial.name, recipe=step.recipe.name, allowance_seconds=step.allowance_seconds)
+        await jobs.announce(self._queue, trial.name, trial.work)
+
+    async def _start_final(self, model: Model, allowance_seconds: float) -> None:
+        now = self._clock.now()
+        assert model.test is not None, "only a model with a test dataset is measured on one"
+        assert model.served is not None, "only a bundle can be measured"
+        evaluation = Evaluation(
+            name=join(model.name, "evaluations", FINAL_EVALUATION),
+            model_uid=model.uid,
+            test_dataset=model.test_dataset,
+            test=model.test,
+            model_version=model.served.version,
+            bundle_key=model.served.bundle_key,
+            model_kind=model.model_kind,
+            work=Work(create_time=now, allowance_seconds=allowance_seconds),
+            update_time=now,
+        )
+        await self._store.evaluations.create(evaluation)
+        await jobs.announce(self._queue, evaluation.name, evaluation.work)
+
+    async def _finish(self, model: Model, trials: list[Trial], reason: StopReason) -> None:
+        """SUCCEEDED, with the performance on the test dataset where there is one and it could be measured."""
+        final = self._store.final_of(model.name)
+        served, warnings = model.served, model.warnings
+        if final is not None and served is not None:
+            if final.performance is not None:
+                served = replace(served, performance=final.performance, performance_key=final.performance_key)
+            else:
+                problem = final.work.error.message if final.work.error else f"it is {final.work.state}"
+                warnings = (*warnings, f"The evaluation on {model.test_dataset} did not succeed: {problem}")
+        cost = training_cost(trials, final)
+        await self._move(
+            model,
+            ModelState.SUCCEEDED,
+            served=served,
+            warnings=warnings,
+            stop_reason=reason,
+            training_cost_seconds=cost,
+        )
+
+    async def _serve_best(self, model: Model, trials: list[Trial]) -> Model:
+        """The model with the best trial so far as the one it predicts with."""
+        best = await self._selection.best(trials)
+        if best is None or best.result is None or (model.served and model.served.trial == best.name):
+            return model
+        result = best.result
+        served = Served(
+            trial=best.name,
+            version=f"{best.name.rsplit('/', 1)[-1]}.{best.work.attempt}-{model.uid}",
+            bundle_key=result.bundle_key,
+            performance=result.performance,
+            performance_key=result.performance_key,
+        )
+        now = self._clock.now()
+
+        def decide(present: Model) -> Model:
+            if present.state is not ModelState.TRAINING:
+                return present
+            warnings = tuple(dict.fromkeys((*present.warnings, *result.warnings)))
+            return replace(present, served=served, warnings=warnings, update_time=now)
+
+        changed = await self._store.models.change(model.name, decide)
+        _log.info("bundle_served", trial=best.name, score=result.score)
+        return changed.value
+
+    # CANCELLING and every end
+
+    async def _cancel(self, model: Model) -> None:
+        """Asks running work to stop; CANCELLED once all of it has."""
+        now = self._clock.now()
+        trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
+        for trial in trials:
+            await self._store.trials.change(trial.name, lambda t: t.with_work(_asked_to_stop(t.work, now), now))
+        if final is not None:
+            await self._store.evaluations.change(final.name, lambda e: e.with_work(_asked_to_stop(e.work, now), now))
+        trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
+        if all(work.ended for work in (*(t.work for t in trials), *((final.work,) if final else ()))):
+            await self._move(model, ModelState.CANCELLED, training_cost_seconds=training_cost(trials, final))
+
+    async def _move(self, model: Model, state: ModelState, **changes: object) -> None:
+        """The model's next state, unless somebody else moved it first."""
+        now = self._clock.now()
+        if state is ModelState.FAILED:
+            trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
+            changes["training_cost_seconds"] = training_cost(trials, final)
+        await self._store.models.change(
+            model.name,
+            lambda present: present.moved(state, now, **changes) if present.state is model.state else present,
+        )
+        _log.info("model_moved", state=state)
+
+
+def _asked_to_stop(work: Work, now: datetime) -> Work:
+    """Work that ends: at once if nobody is at it, at its worker's next report otherwise."""
+    if work.ended or work.cancel_requested:
+        return work
+    return replace(work, cancel_requested=True) if work.lease.is_live(now) else work.cancelled(now)
+
+
+def _training_reason(error: SightlineError) -> str:
+    """The reason as DESIGN names it for a model that fails before its first trial."""
+    if isinstance(error, DatasetNotFound):
+        return "datasetNotFound"
+    return error.reason

@@ -1,0 +1,159 @@
+"""The ModelService and the EvaluationService: messages in, use cases, messages out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from google.protobuf.empty_pb2 import Empty
+from grpc import aio
+
+from services.kit import names
+from services.kit.clock import Clock
+from services.kit.errors import InvalidRequest, NotServedYet
+from services.kit.queue import Queue
+from services.kit.records import Versioned
+from services.trainer import jobs, wire
+from services.trainer.app import Draft, Evaluations, Models
+from services.trainer.domain import Evaluation, Model
+from services.trainer.store import Store
+from services.trainer.work import WorkState
+from sightline.v1 import evaluation_pb2, model_pb2
+from sightline.v1 import evaluation_service_pb2 as epb
+from sightline.v1 import model_service_pb2 as pb
+from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceServicer
+from sightline.v1.model_service_pb2_grpc import ModelServiceServicer
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class ModelServicer(ModelServiceServicer):
+    """Raises the errors of our tree; the server runtime makes statuses of them."""
+
+    def __init__(self, models: Models, store: Store, queue: Queue, bucket: str, clock: Clock) -> None:
+        self._models = models
+        self._store = store
+        self._queue = queue
+        self._bucket = bucket
+        self._clock = clock
+
+    async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> model_pb2.Model:
+        draft = wire.model_from(request, self._clock)
+        return self._basic(await self._models.create(draft, validate_only=request.validate_only))
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> model_pb2.Model:
+        found = await self._models.get(_model_name(request.name))
+        if request.view != model_pb2.Model.FULL:
+            return await self._reported(found)
+        performance = await self._models.performance(found.value)
+        trials, final = self._store.trials_of(found.value.name), self._store.final_of(found.value.name)
+        return wire.model_message(found, trials, final, performance, bucket=self._bucket, full=True)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        found, token = self._models.page(request.page_size, request.page_token)
+        return pb.ListModelsResponse(models=[self._basic(model) for model in found], next_page_token=token)
+
+    async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> model_pb2.Model:
+        name = _model_name(request.model.name, "model.name")
+        changes = wire.changes_from(request.model, request.update_mask)
+        return self._basic(await self._models.update(name, changes, request.model.etag))
+
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> Empty:
+        await self._models.delete(_model_name(request.name), request.etag)
+        return Empty()
+
+    async def CancelModel(self, request: pb.CancelModelRequest, context: Context) -> model_pb2.Model:
+        return self._basic(await self._models.cancel(_model_name(request.name)))
+
+    async def WatchModel(self, request: pb.WatchModelRequest, context: Context) -> AsyncIterator[pb.WatchModelResponse]:
+        sent = None
+        async for found in self._models.watch(_model_name(request.name)):
+            message = pb.WatchModelResponse(model=await self._reported(found))
+            if message != sent:
+                yield message
+            sent = message
+
+    async def ListTrials(self, request: pb.ListTrialsRequest, context: Context) -> pb.ListTrialsResponse:
+        parent = _model_name(request.parent, "parent")
+        found, token = await self._models.trials(parent, request.page_size, request.page_token)
+        return pb.ListTrialsResponse(trials=[wire.trial_message(trial) for trial in found], next_page_token=token)
+
+    async def EstimateTraining(
+        self, request: pb.EstimateTrainingRequest, context: Context
+    ) -> pb.EstimateTrainingResponse:
+        detail = "CreateModel with validate_only says whether a budget suffices, and the minimum"
+        raise NotServedYet(rpc="EstimateTraining", detail=detail)
+
+    async def ExportModel(
+        self, request: pb.ExportModelRequest, context: Context
+    ) -> AsyncIterator[pb.ExportModelResponse]:
+        raise NotServedYet(rpc="ExportModel", detail="the bundle at bundle_uri holds the weights as safetensors")
+        yield  # the rpc is a stream
+
+    def _basic(self, found: Versioned[Model], queue_position: int | None = None) -> model_pb2.Model:
+        trials, final = self._store.trials_of(found.value.name), self._store.final_of(found.value.name)
+        return wire.model_message(found, trials, final, queue_position=queue_position, bucket=self._bucket)
+
+    async def _reported(self, found: Versioned[Model]) -> model_pb2.Model:
+        """With the queue position while the model waits for a worker: how many pieces of work were planned before."""
+        works = [trial.work for trial in self._store.trials_of(found.value.name)]
+        if found.value.ended or not any(work.state is WorkState.QUEUED for work in works):
+            return self._basic(found)
+        return self._basic(found, max(0, await self._queue.depth(jobs.KIND) - 1))
+
+
+class EvaluationServicer(EvaluationServiceServicer):
+    """Raises the errors of our tree; the server runtime makes statuses of them."""
+
+    def __init__(self, evaluations: Evaluations) -> None:
+        self._evaluations = evaluations
+
+    async def CreateEvaluation(
+        self, request: epb.CreateEvaluationRequest, context: Context
+    ) -> evaluation_pb2.Evaluation:
+        draft = Draft(
+            id=names.check_id(request.evaluation_id, "evaluation_id"),
+            test_dataset=wire.dataset_name(request.evaluation.test_dataset, "evaluation.test_dataset"),
+            display_name=request.evaluation.display_name,
+            request_id=wire.check_request_id(request.request_id),
+        )
+        parent = _model_name(request.parent, "parent")
+        found = await self._evaluations.create(parent, draft, validate_only=request.validate_only)
+        return wire.evaluation_message(found)
+
+    async def GetEvaluation(self, request: epb.GetEvaluationRequest, context: Context) -> evaluation_pb2.Evaluation:
+        found = await self._evaluations.get(_evaluation_name(request.name))
+        if request.view != evaluation_pb2.Evaluation.FULL:
+            return wire.evaluation_message(found)
+        return wire.evaluation_message(found, await self._evaluations.performance(found.value), full=True)
+
+    async def ListEvaluations(
+        self, request: epb.ListEvaluationsRequest, context: Context
+    ) -> epb.ListEvaluationsResponse:
+        parent = _model_name(request.parent, "parent")
+        found, token = await self._evaluations.page(parent, request.page_size, request.page_token)
+        messages = [wire.evaluation_message(evaluation) for evaluation in found]
+        return epb.ListEvaluationsResponse(evaluations=messages, next_page_token=token)
+
+    async def DeleteEvaluation(self, request: epb.DeleteEvaluationRequest, context: Context) -> Empty:
+        await self._evaluations.delete(_evaluation_name(request.name), request.etag)
+        return Empty()
+
+    async def WatchEvaluation(
+        self, request: epb.WatchEvaluationRequest, context: Context
+    ) -> AsyncIterator[epb.WatchEvaluationResponse]:
+        sent: Versioned[Evaluation] | None = None
+        async for found in self._evaluations.watch(_evaluation_name(request.name)):
+            if sent is None or found.revision != sent.revision:
+                yield epb.WatchEvaluationResponse(evaluation=wire.evaluation_message(found))
+            sent = found
+
+
+def _model_name(name: str, field: str = "name") -> str:
+    if not name:
+        raise InvalidRequest(field=field, problem="say which model, as models/{model}.")
+    names.parse(name, "models", field=field)
+    return name
+
+
+def _evaluation_name(name: str) -> str:
+    names.parse(name, "models", "evaluations")
+    return name

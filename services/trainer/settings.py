@@ -1,0 +1,26 @@
+"""The trainer's settings, each from `SIGHTLINE_<FIELD>`."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from services.kit.settings import Settings
+
+
+class TrainerSettings(Settings):
+    """Of the api and of the workers."""
+
+    port: int = 50052
+    dataset_address: str = "127.0.0.1:50051"
+    lease_seconds: float = 15.0  # after which the work of a silent worker is somebody else's
+    heartbeat_seconds: float = 2.0
+    # Of the workers only.
+    weights_dir: Path | None = None  # pretrained weights as safetensors, for machines without a network
+    work_dir: Path | None = None  # snapshots and features are cached here; a temporary folder by default
+    device_factor: float = 1.0  # seconds of the reference device that one second of this worker's device is charged as
+    threads: int = max(1, os.cpu_count() or 1)  # of the training child
+
+    @property
+    def lease(self) -> timedelta:
+        """For how long a heartbeat holds the lease."""
+        return timedelta(seconds=self.lease_seconds)

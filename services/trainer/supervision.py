@@ -1,0 +1,157 @@
+"""What the worker does while a child is at work: reports, keeps checkpoints and results, and enforces the allowance."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from services.kit import codec
+from services.kit.blobs import delete_prefix
+from services.kit.clock import Clock
+from services.kit.errors import SightlineError, Unavailable
+from services.kit.log import Log
+from services.trainer.attempt import AnyAttempt
+from services.trainer.children import Child, ChildDied
+from services.trainer.domain import TrialResult
+from services.trainer.performance import Performance
+from services.trainer.protocol import Checkpoint, EvaluationResult, Failed, Message, Progress, Result, Task, TrainTask
+from services.trainer.workspace import Workspace, backbones_in
+
+MAX_TAGS_IN_RECORD = 100
+OUTAGE_SECONDS = 2.0  # between two tries to write down what must not be lost
+
+_log = Log(__name__)
+
+Last = Result | EvaluationResult | Failed
+
+
+class Supervision:
+    """Of one attempt. What a child has delivered is kept through outages of the store and the records."""
+
+    def __init__(self, attempt: AnyAttempt, workspace: Workspace, clock: Clock) -> None:
+        self._attempt = attempt
+        self._workspace = workspace
+        self._clock = clock
+        self._prefix = f"{attempt.record.blob_prefix}{attempt.record.work.attempt}/"
+        self._began: float | None = None
+        self._fraction = 0.0
+        self._phase = "preparing"
+
+    async def beat(self, every_seconds: float) -> None:
+        """Reports for ever; an outage is waited out, for the lease decides. CancelRequested, LeaseLost."""
+        while True:
+            used = 0.0 if self._began is None else self._clock.monotonic() - self._began
+            try:
+                await self._attempt.beat(used, self._fraction, self._phase)
+            except Unavailable as error:
+                _log.warning("heartbeat_failed", problem=str(error))
+            await self._clock.sleep(every_seconds)
+
+    async def run(self, child: Child, task: Task) -> str:
+        """Gives the child its task and ends the attempt by what comes of it; returns how it ended. ChildDied."""
+        self._began = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(self._attempt.allowance_seconds), aclosing(child.run(task)) as messages:
+                last = await self._listen(messages)
+        except TimeoutError:
+            await self._attempt.end(lambda work: work.stopped(self._clock.now()))
+            return "stopped"
+        match last:
+            case Failed(failure=failure, traceback=traceback):
+                _log.warning("task_failed", reason=failure.reason, problem=failure.message, traceback=traceback)
+                await self._attempt.end(lambda work: work.failed(self._clock.now(), failure))
+                return "failed"
+            case Result():
+                await self._through_outages(lambda: self._keep_trial(last, task))
+            case EvaluationResult():
+                await self._through_outages(lambda: self._keep_evaluation(last))
+        return "succeeded"
+
+    async def _listen(self, messages: AsyncGenerator[Message]) -> Last:
+        """Follows the child to its last message, keeping every checkpoint on the way."""
+        async for message in messages:
+            match message:
+                case Progress(fraction=fraction, phase=phase):
+                    self._fraction, self._phase = fraction, phase
+                case Checkpoint():
+                    await self._keep_checkpoint(message)
+                case Result() | EvaluationResult() | Failed():
+                    return message
+                case _:  # Ready and Started say nothing that is kept
+                    pass
+        raise ChildDied("the training process ended without a result")
+
+    async def _keep_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Uploads, then commits; the one before is no longer needed. An outage skips it: the next one covers more."""
+        key = f"{self._prefix}checkpoint-{checkpoint.step}/"
+        before = self._attempt.record.work.checkpoint_key
+        try:
+            await self._workspace.upload(Path(checkpoint.path), key)
+            await self._attempt.commit(checkpoint.seconds_used, key)
+        except Unavailable as error:
+            _log.warning("checkpoint_skipped", step=checkpoint.step, problem=str(error))
+            return
+        if before and before != key:
+            await self._forget(before)
+
+    async def _keep_trial(self, result: Result, task: Task) -> None:
+        assert isinstance(task, TrainTask), "only trainings have such a result"
+        keys = await self._upload(result.predictions_path, result.performance)
+        await self._workspace.upload(Path(result.bundle_directory), f"{self._prefix}bundle/")
+        weights = Path(task.weights_directory) if task.weights_directory else None
+        kept = TrialResult(
+            score=result.selection_score,
+            standard_error=result.standard_error,
+            bundle_key=f"{self._prefix}bundle/",
+            predictions_key=keys[0],
+            performance_key=keys[1],
+            performance=_summary(result.performance),
+            weights_source=result.weights_source,
+            resolution=result.resolution,
+            throughput=result.throughput,
+            backbones=backbones_in(weights, Path(task.cache_directory)),
+            stop_reason=result.stop_reason,
+            epochs=result.epochs,
+            warnings=result.warnings,
+        )
+        checkpoint = self._attempt.record.work.checkpoint_key
+        await self._attempt.succeed(result.seconds, result=kept)
+        if checkpoint:
+            await self._forget(checkpoint)
+
+    async def _keep_evaluation(self, result: EvaluationResult) -> None:
+        _, performance_key = await self._upload(result.predictions_path, result.performance)
+        await self._attempt.succeed(
+            result.seconds,
+            performance=_summary(result.performance),
+            performance_key=performance_key,
+            warnings=result.warnings,
+        )
+
+    async def _upload(self, predictions_path: str, performance: Performance) -> tuple[str, str]:
+        """Stores what both kinds of work bring; returns the keys of predictions and performance."""
+        keys = f"{self._prefix}predictions.msgpack", f"{self._prefix}performance.json"
+        await self._workspace.blobs.put_file(keys[0], Path(predictions_path))
+        await self._workspace.blobs.put(keys[1], codec.encode(performance))
+        return keys
+
+    async def _through_outages(self, keep: Callable[[], Awaitable[None]]) -> None:
+        """Repeats what must not be lost until it is kept; the heartbeat ends it should the lease be lost meanwhile."""
+        while True:
+            try:
+                return await keep()
+            except Unavailable as error:
+                _log.warning("result_waits", problem=str(error))
+                await self._clock.sleep(OUTAGE_SECONDS)
+
+    async def _forget(self, prefix: str) -> None:
+        """Deletes blobs that nothing names any more; those that an outage saves go with the model."""
+        with suppress(SightlineError):
+            await delete_prefix(self._workspace.blobs, prefix)
+
+
+def _summary(performance: Performance) -> Performance:
+    """What fits into a record: no curves, no matrix, per-tag numbers of at most a hundred categories."""
+    tags = performance.tag_performance if len(performance.tag_performance) <= MAX_TAGS_IN_RECORD else {}
+    return replace(performance, confusion_matrix=(), precision_recall_curves={}, categories=(), tag_performance=tags)

@@ -1,0 +1,345 @@
+"""Protobuf messages to the trainer's nouns and back."""
+
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from services.kit import names
+from services.kit.blobs import to_uri
+from services.kit.clock import Clock
+from services.kit.errors import InvalidRequest, NotServedYet
+from services.kit.records import Versioned
+from services.kit.status import failure_to_status, from_duration, to_duration, to_timestamp
+from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, training_cost
+from services.trainer.ladder import FORWARD_SECONDS
+from services.trainer.performance import Performance
+from services.trainer.protocol import Depth, ModelKind, Recipe
+from services.trainer.work import WorkState
+from sightline.v1 import evaluation_pb2, model_pb2, model_service_pb2, performance_pb2, trial_pb2
+
+MAX_BASIC_TAGS = 100
+SCORE_METRIC = "accuracy_top1"
+UPDATABLE = ("display_name", "custom_properties")
+_RESOLUTIONS = (32, 1024)
+_SINGLE_METRICS = (
+    "average_precision",
+    "accuracy_top1",
+    "accuracy_top5",
+    "calibration_ece",
+    "mean_average_precision_30",
+    "mean_average_precision_50",
+    "mean_average_precision_75",
+)
+_TAG_METRICS = ("accuracy", "average_precision_50", "precision", "recall", "f1", "suggested_threshold")
+_EVALUATION_STATES = {
+    WorkState.QUEUED: "NOT_STARTED",
+    WorkState.RUNNING: "RUNNING",
+    WorkState.SUCCEEDED: "SUCCEEDED",
+    WorkState.FAILED: "FAILED",
+    WorkState.STOPPED: "FAILED",
+    WorkState.CANCELLED: "FAILED",
+}
+
+
+def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> Model:
+    """The model that a request asks for, in NOT_STARTED; InvalidRequest or InvalidName for a field that is wrong."""
+    message, id_ = request.model, names.check_id(request.model_id, "model_id")
+    parameters = message.training_parameters
+    kind = _model_kind(parameters.model_kind)
+    if parameters.base_model:
+        raise NotServedYet(
+            rpc="training_parameters.base_model", detail="leave it empty to start from pretrained weights"
+        )
+    training = dataset_name(parameters.training_dataset, "model.training_parameters.training_dataset")
+    test = ""
+    if message.HasField("evaluation_parameters"):
+        test = dataset_name(message.evaluation_parameters.test_dataset, "model.evaluation_parameters.test_dataset")
+    now = clock.now()
+    return Model(
+        name=names.join("models", id_),
+        uid=names.new_uid(),
+        training_dataset=training,
+        budget_seconds=from_duration(parameters.time_budget).total_seconds(),
+        model_kind=kind,
+        create_time=now,
+        update_time=now,
+        test_dataset=test,
+        hyperparameters=_hyperparameters(parameters.hyperparameters),
+        display_name=message.display_name,
+        custom_properties=dict(message.custom_properties),
+        request_id=check_request_id(request.request_id),
+    )
+
+
+def check_request_id(request_id: str) -> str:
+    """The id itself; InvalidRequest if it is too long."""
+    if len(request_id) > 128:
+        raise InvalidRequest(field="request_id", problem=f"{len(request_id)} characters are more than 128.")
+    return request_id
+
+
+def dataset_name(name: str, field: str) -> str:
+    """A dataset's name as given; InvalidName if it is not `datasets/{dataset}`."""
+    names.parse(name, "datasets", field=field)
+    return name
+
+
+def _model_kind(kind: model_pb2.TrainingParameters.ModelKind.ValueType) -> ModelKind:
+    field = "model.training_parameters.model_kind"
+    if kind == model_pb2.TrainingParameters.GENERIC_DETECTOR:
+        raise NotServedYet(rpc=f"{field} GENERIC_DETECTOR", detail="classifiers are")
+    if kind != model_pb2.TrainingParameters.GENERIC_CLASSIFIER:
+        raise InvalidRequest(field=field, problem="say GENERIC_CLASSIFIER or GENERIC_DETECTOR.")
+    return ModelKind.GENERIC_CLASSIFIER
+
+
+def _hyperparameters(message: model_pb2.Hyperparameters) -> Hyperparameters:
+    prefix = "model.training_parameters.hyperparameters"
+    unknown = [name for name in message.backbones if name not in FORWARD_SECONDS]
+    if unknown:
+        problem = f"{unknown[0]!r} is none of {', '.join(sorted(FORWARD_SECONDS))}."
+        raise InvalidRequest(field=f"{prefix}.backbones", problem=problem)
+    low, high = _RESOLUTIONS
+    if message.HasField("resolution") and not low <= message.resolution <= high:
+        raise InvalidRequest(field=f"{prefix}.resolution", problem=f"{message.resolution} is not {low} to {high}.")
+    for name in ("max_rung", "max_trials"):
+        least = 0 if name == "max_rung" else 1
+        if message.HasField(name) and getattr(message, name) < least:
+            raise InvalidRequest(field=f"{prefix}.{name}", problem=f"{getattr(message, name)} is less than {least}.")
+    return Hyperparameters(
+        seed=message.seed,
+        backbones=tuple(message.backbones),
+        max_rung=message.max_rung if message.HasField("max_rung") else None,
+        max_trials=message.max_trials if message.HasField("max_trials") else None,
+        resolution=message.resolution if message.HasField("resolution") else None,
+    )
+
+
+def changes_from(message: model_pb2.Model, mask: FieldMask) -> dict[str, object]:
+    """What an update changes; InvalidRequest for a field that no caller may change."""
+    values: dict[str, object] = {
+        "display_name": message.display_name,
+        "custom_properties": dict(message.custom_properties),
+    }
+    for path in mask.paths:
+        if path not in UPDATABLE:
+            raise InvalidRequest(field="update_mask", problem=f"{path!r} cannot be changed; {UPDATABLE} can.")
+    return {name: values[name] for name in (mask.paths or [n for n in UPDATABLE if values[n]])}
+
+
+def model_message(
+    version: Versioned[Model],
+    trials: list[Trial],
+    final: Evaluation | None,
+    performance: Performance | None = None,
+    queue_position: int | None = None,
+    bucket: str = "",
+    *,
+    full: bool = False,
+) -> model_pb2.Model:
+    """A model as callers see it; with its whole performance and its ledger in view FULL."""
+    model, served = version.value, version.value.served
+    cost = model.training_cost_seconds if model.ended else training_cost(trials, final)
+    message = model_pb2.Model(
+        name=model.name,
+        display_name=model.display_name,
+        training_parameters=_parameters_message(model),
+        state=model_pb2.Model.State.Value(model.state),
+        progress=_progress_message(model, trials, final, queue_position),
+        training_cost=_seconds(cost),
+        create_time=to_timestamp(model.create_time),
+        start_time=to_timestamp(model.start_time),
+        end_time=to_timestamp(model.end_time),
+        update_time=to_timestamp(model.update_time),
+        etag=version.etag if version.revision else "",
+        custom_properties=model.custom_properties,
+        categories=model.categories,
+        warnings=model.warnings,
+        snapshot_digest=model.training.digest if model.training else "",
+    )
+    if model.test_dataset:
+        message.evaluation_parameters.test_dataset = model.test_dataset
+    if model.stop_reason:
+        message.stop_reason = model_pb2.Model.StopReason.Value(model.stop_reason)
+    if model.error:
+        message.error.CopyFrom(failure_to_status(model.error))
+    if served:
+        message.performance.CopyFrom(performance_message(performance or served.performance, full=full))
+        message.model_version, message.best_trial = served.version, served.trial
+        message.bundle_uri = to_uri(bucket, served.bundle_key)
+    if full:
+        message.ledger.extend(_ledger(trials, final))
+    return message
+
+
+def _parameters_message(model: Model) -> model_pb2.TrainingParameters:
+    given = model.hyperparameters
+    return model_pb2.TrainingParameters(
+        training_dataset=model.training_dataset,
+        time_budget=_seconds(model.budget_seconds),
+        model_kind=model_pb2.TrainingParameters.ModelKind.Value(model.model_kind),
+        hyperparameters=model_pb2.Hyperparameters(
+            seed=given.seed,
+            backbones=given.backbones,
+            max_rung=given.max_rung,
+            max_trials=given.max_trials,
+            resolution=given.resolution,
+        ),
+    )
+
+
+def _progress_message(
+    model: Model, trials: list[Trial], final: Evaluation | None, queue_position: int | None
+) -> model_pb2.TrainingProgress:
+    works = [trial.work for trial in trials] + ([final.work] if final else [])
+    used = sum(work.charged_seconds + (0.0 if work.ended else work.pending_seconds) for work in works)
+    reported = [trial for trial in trials if trial.work.state is not WorkState.QUEUED]
+    best = next((t.result for t in trials if model.served and t.name == model.served.trial), None)
+    return model_pb2.TrainingProgress(
+        phase=model_pb2.TrainingProgress.Phase.Value(phase_of(model, trials, final)),
+        trial=reported[-1].name if reported else "",
+        metric_name=SCORE_METRIC if best else "",
+        metric_value=best.score if best else None,
+        budget_used=_seconds(min(used, model.budget_seconds)),
+        queue_position=queue_position,
+        fraction=1.0 if model.ended else min(1.0, used / model.budget_seconds),
+        trials_done=sum(trial.work.ended for trial in trials),
+    )
+
+
+def phase_of(model: Model, trials: list[Trial], final: Evaluation | None) -> str:
+    """What a training is doing, as `TrainingProgress.Phase` names it."""
+    if model.ended:
+        return "FINISHED"
+    if model.state is ModelState.NOT_STARTED:
+        return "WAITING_FOR_DATASET"
+    if final is not None:
+        return "WAITING_FOR_WORKER" if final.work.state is WorkState.QUEUED else "EVALUATING"
+    if not trials or all(trial.work.ended for trial in trials):
+        return "PREPARING"
+    return "WAITING_FOR_WORKER" if trials[-1].work.state is WorkState.QUEUED else "SEARCHING"
+
+
+def _ledger(trials: list[Trial], final: Evaluation | None) -> list[model_pb2.LedgerEntry]:
+    rows = [(trial.name, segment) for trial in trials for segment in trial.work.segments]
+    if final is not None:
+        rows += [(final.name, segment) for segment in final.work.segments]
+    rows.sort(key=lambda row: row[1].end_time)
+    return [
+        model_pb2.LedgerEntry(
+            trial=name,
+            attempt=segment.attempt,
+            segment=segment.number,
+            duration=_seconds(segment.seconds),
+            charged=segment.charged,
+            reason=segment.reason,
+            end_time=to_timestamp(segment.end_time),
+        )
+        for name, segment in rows
+    ]
+
+
+def trial_message(version: Versioned[Trial]) -> trial_pb2.Trial:
+    """A trial as callers see it."""
+    trial, work, result = version.value, version.value.work, version.value.result
+    message = trial_pb2.Trial(
+        name=trial.name,
+        state=trial_pb2.Trial.State.Value(work.state),
+        rung=trial.recipe.rung,
+        recipe=_recipe_message(trial),
+        score=result.score if result else None,
+        score_metric=SCORE_METRIC if result else "",
+        standard_error=result.standard_error if result else None,
+        cost=_seconds(work.charged_seconds),
+        attempts=work.attempt,
+        progress=work.progress,
+        create_time=to_timestamp(work.create_time),
+        start_time=to_timestamp(work.start_time),
+        end_time=to_timestamp(work.end_time),
+        update_time=to_timestamp(trial.update_time),
+        etag=version.etag,
+    )
+    if result:
+        message.weights_source = trial_pb2.Trial.WeightsSource.Value(result.weights_source)
+    if work.error:
+        message.error.CopyFrom(failure_to_status(work.error))
+    return message
+
+
+def _recipe_message(trial: Trial) -> trial_pb2.Recipe:
+    recipe: Recipe = trial.recipe
+    tuned = recipe.rung > 0
+    depth = recipe.depth if tuned else Depth.HEAD
+    return trial_pb2.Recipe(
+        backbones=recipe.backbones,
+        head="linear" if tuned else "logistic",
+        depth=trial_pb2.Recipe.Depth.Value(depth),
+        resolution=trial.result.resolution if trial.result else recipe.resolution,
+        augmentation="light" if tuned else ("none" if recipe.views == 1 else f"{recipe.views} views"),
+        learning_rate=recipe.learning_rate if tuned else None,
+        weight_decay=recipe.weight_decay if tuned else None,
+        batch_size=recipe.batch_size if tuned else None,
+        epochs=trial.result.epochs if tuned and trial.result else None,
+        seed=trial.seed,
+    )
+
+
+def evaluation_message(
+    version: Versioned[Evaluation], performance: Performance | None = None, *, full: bool = False
+) -> evaluation_pb2.Evaluation:
+    """An evaluation as callers see it."""
+    evaluation, work = version.value, version.value.work
+    message = evaluation_pb2.Evaluation(
+        name=evaluation.name,
+        display_name=evaluation.display_name,
+        test_dataset=evaluation.test_dataset,
+        state=evaluation_pb2.Evaluation.State.Value(_EVALUATION_STATES[work.state]),
+        progress=work.progress,
+        model_version=evaluation.model_version,
+        cost=_seconds(work.charged_seconds),
+        create_time=to_timestamp(work.create_time),
+        start_time=to_timestamp(work.start_time),
+        end_time=to_timestamp(work.end_time),
+        update_time=to_timestamp(evaluation.update_time),
+        etag=version.etag if version.revision else "",
+    )
+    if evaluation.performance:
+        message.performance.CopyFrom(performance_message(performance or evaluation.performance, full=full))
+    if work.error:
+        message.error.CopyFrom(failure_to_status(work.error))
+    return message
+
+
+def performance_message(performance: Performance, *, full: bool) -> performance_pb2.ModelPerformance:
+    """The metrics; curves, matrix and more than 100 tags in view FULL only."""
+    message = performance_pb2.ModelPerformance(
+        source=performance_pb2.ModelPerformance.Source.Value(performance.source), image_count=performance.image_count
+    )
+    for name in _SINGLE_METRICS:
+        if (value := getattr(performance, name)) is not None:
+            setattr(message, name, value)
+    for name, interval in performance.intervals.items():
+        message.intervals[name].low, message.intervals[name].high = interval.low, interval.high
+        message.intervals[name].level = interval.level
+    if full or len(performance.tag_performance) <= MAX_BASIC_TAGS:
+        for name, tag in performance.tag_performance.items():
+            entry = message.tag_performance[name]
+            entry.support = tag.support
+            for metric in _TAG_METRICS:
+                if (value := getattr(tag, metric)) is not None:
+                    setattr(entry, metric, value)
+    if full:
+        message.confusion_matrix.categories.extend(performance.categories)
+        for cell in performance.confusion_matrix:
+            message.confusion_matrix.entries.add(row=cell.row, col=cell.col, count=cell.count)
+        for name, curve in performance.precision_recall_curves.items():
+            entry = message.precision_recall_curves[name]
+            entry.thresholds.extend(curve.thresholds)
+            entry.precisions.extend(curve.precisions)
+            entry.recalls.extend(curve.recalls)
+    return message
+
+
+def _seconds(seconds: float) -> Duration:
+    return to_duration(timedelta(seconds=seconds))
