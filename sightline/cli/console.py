@@ -1,0 +1,138 @@
+"""Where output goes: results to standard output, progress and errors to standard error."""
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Annotated, Protocol
+
+import typer
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+PLAIN_WIDTH = 200  # columns where no terminal says how many there are
+PLAIN_STEP = 0.1  # how far a bar moves between two plain lines
+
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as protobuf JSON and nothing else.")]
+
+STATE_STYLES = {
+    "READY": "green",
+    "SUCCEEDED": "green",
+    "FAILED": "bold red",
+    "CANCELLED": "yellow",
+    "CANCELLING": "yellow",
+    "STOPPED": "yellow",
+    "DELETING": "yellow",
+}
+
+
+def output() -> Console:
+    """Standard output as it is now (tests and pipes replace it)."""
+    return _console(stderr=False)
+
+
+def notes() -> Console:
+    """Standard error as it is now."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    return console
+
+
+def to_json(message: Message) -> str:
+    """The message's protobuf JSON."""
+    return json_format.MessageToJson(message, ensure_ascii=False)
+
+
+def print_json(message: Message) -> None:
+    """The one JSON document of a command."""
+    print(to_json(message))
+
+
+def state(name: str) -> str:
+    """A state in its colour."""
+    style = STATE_STYLES.get(name, "cyan")
+    return f"[{style}]{name}[/]"
+
+
+def table(*columns: str, right: Iterable[str] = ()) -> Table:
+    """An empty table with these columns, those in `right` flush right."""
+    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    numbers = set(right)
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return made
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> Table:
+    """Pairs of a name and a value, one under the other; empty values are left out."""
+    made = Table.grid(padding=(0, 2))
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        if value:
+            made.add_row(name, value)
+    return made
+
+
+class Bar(Protocol):
+    """What a long task tells of itself."""
+
+    def update(self, fraction: float, doing: str, detail: str = "") -> None:
+        """So much is done (0..1); this is being done now."""
+        ...
+
+
+@contextmanager
+def progress_bar(title: str) -> Generator[Bar]:
+    """A bar on standard error while the block runs; plain lines, few of them, where that is no terminal."""
+    console = notes()
+    if not console.is_terminal:
+        yield _Lines(console, title)
+        return
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("[bold]{task.description}[/]"),
+        BarColumn(bar_width=28),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[doing]}[dim]{task.fields[detail]}[/]"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _Live(progress, title)
+
+
+class _Live:
+    """A bar that is drawn anew."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(escape(title), total=1.0, doing="", detail="")
+
+    def update(self, fraction: float, doing: str, detail: str = "") -> None:
+        shown = f"  {escape(detail)}" if detail else ""
+        self._progress.update(self._task, completed=fraction, doing=escape(doing), detail=shown)
+
+
+class _Lines:
+    """A line whenever something else is being done or the work has moved on by a tenth."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console, self._title = console, title
+        self._doing, self._fraction = "", -1.0
+
+    def update(self, fraction: float, doing: str, detail: str = "") -> None:
+        if doing == self._doing and fraction < min(1.0, self._fraction + PLAIN_STEP):
+            return
+        if (doing, fraction) == (self._doing, self._fraction):
+            return
+        self._doing, self._fraction = doing, fraction
+        text = f"{self._title}: {100 * fraction:3.0f} %  {doing}  {detail}".rstrip()
+        self._console.print(text, markup=False, soft_wrap=True)

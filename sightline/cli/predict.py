@@ -1,0 +1,157 @@
+"""`sightline predict`: what a model sees in image files."""
+
+import json as jsonlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+from google.protobuf import json_format
+from PIL import UnidentifiedImageError
+from rich.markup import escape
+
+from sightline import pictures
+from sightline.cli.console import Json, notes, output, print_json, progress_bar, table
+from sightline.cli.failures import CommandError, report, status_of
+from sightline.cli.formats import full_name, percent
+from sightline.cli.session import session
+from sightline.client import Client
+from sightline.v1 import prediction_service_pb2 as service
+from sightline.v1.prediction_pb2 import AnalyzeImageResponse
+
+IN_FLIGHT = 8
+SHOWN_TAGS = 3
+UNAVAILABLE = 14
+STOPPING = frozenset({5, 9, 12, 13, UNAVAILABLE, 16})  # with these codes the next image would fare no better
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """An image with what the model sees in it, or with the error of the call."""
+
+    file: Path
+    answer: AnalyzeImageResponse | None = None
+    error: grpc.RpcError | None = None
+
+
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", exists=True, dir_okay=False)],
+    draw: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each image with its tags into this folder.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what a model sees in images.
+
+    --json prints the response for one image; for several a list of {"id": file, "response" or "error": ...}.
+    """
+    with session() as client:
+        predictions = list(_with_progress(client, full_name("models", model), images))
+        drawn = _draw_all(draw, predictions) if draw else {}
+        failed = [made for made in predictions if made.error]
+        if json and len(images) > 1:
+            print(jsonlib.dumps([_entry(made) for made in predictions], indent=2, ensure_ascii=False))
+        elif json and predictions[0].answer:
+            print_json(predictions[0].answer)
+        elif not json:
+            _print_table([made for made in predictions if made.answer], drawn)
+        code = 0
+        for made in failed:
+            notes().print(f"[bold]{escape(str(made.file))}[/]", soft_wrap=True)
+            assert made.error is not None
+            code = report(made.error, notes(), client.addresses)
+    raise typer.Exit(code)
+
+
+def analyze(client: Client, model: str, images: list[Path]) -> Iterator[Prediction]:
+    """What the model sees in each image, in the order of the images; several are under way at once.
+
+    Ends early with an error that concerns every image, such as a model that does not exist.
+    """
+
+    def ask(file: Path) -> Prediction:
+        request = service.AnalyzeImageRequest(model_name=model, image=file.read_bytes())
+        try:
+            return Prediction(file, client.predictions.AnalyzeImage(request))
+        except grpc.RpcError as error:
+            return Prediction(file, error=error)
+
+    with ThreadPoolExecutor(IN_FLIGHT) as threads:
+        waiting = [threads.submit(ask, file) for file in images]
+        for future in waiting:
+            made = future.result()
+            yield made
+            if made.error and status_of(made.error).code in STOPPING:
+                threads.shutdown(wait=False, cancel_futures=True)
+                return
+
+
+def _with_progress(client: Client, model: str, images: list[Path]) -> Iterator[Prediction]:
+    if len(images) == 1:
+        yield from analyze(client, model, images)
+        return
+    with progress_bar("predict") as bar:
+        for number, made in enumerate(analyze(client, model, images), 1):
+            bar.update(number / len(images), f"{number} of {len(images)} images")
+            yield made
+
+
+def _draw_all(folder: Path, predictions: list[Prediction]) -> dict[Path, Path]:
+    """Writes each answered image into the folder; returns where it lies. Names that occur twice get a number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for made in predictions:
+        if made.answer:
+            stem, number = made.file.stem, 1
+            while f"{stem}.png" in taken:
+                number += 1
+                stem = f"{made.file.stem}-{number}"
+            taken.add(f"{stem}.png")
+            target = folder / f"{stem}.png"
+            try:
+                pictures.draw(made.file, made.answer).save(target)
+            except (OSError, UnidentifiedImageError) as error:
+                raise CommandError(f"{target} cannot be written: {error}", fix="choose another folder") from error
+            drawn[made.file] = target
+    return drawn
+
+
+def _print_table(predictions: list[Prediction], drawn: dict[Path, Path]) -> None:
+    if not predictions:
+        return
+    rows = table("IMAGE", "SEEN", "CONFIDENCE", "AND THEN", *(["DRAWN"] if drawn else []), right=("CONFIDENCE",))
+    for made in predictions:
+        assert made.answer is not None
+        seen = _seen(made.answer)
+        (name, confidence), rest = (seen[0] if seen else ("nothing above the threshold", None)), seen[1:SHOWN_TAGS]
+        cells = [
+            escape(str(made.file)),
+            f"[bold]{escape(name)}[/]" if seen else f"[dim]{name}[/]",
+            percent(confidence) if confidence is not None else "",
+            "[dim]" + escape(", ".join(f"{tag} {percent(score)}" for tag, score in rest)) + "[/]",
+        ]
+        rows.add_row(*cells, *([escape(str(drawn[made.file]))] if drawn else []))
+    output().print(rows)
+
+
+def _seen(answer: AnalyzeImageResponse) -> list[tuple[str, float]]:
+    """Tags, or the tags of the objects, the most confident first."""
+    result = answer.custom_model_result
+    if result.HasField("objects_result"):
+        return [(tag.name, tag.confidence) for found in result.objects_result.values for tag in found.tags[:1]]
+    return [(tag.name, tag.confidence) for tag in result.tags_result.values]
+
+
+def _entry(made: Prediction) -> dict[str, object]:
+    """One image as an AnalyzeImagesResponse."""
+    message = service.AnalyzeImagesResponse(id=str(made.file))
+    if made.answer:
+        message.response.CopyFrom(made.answer)
+    elif made.error:
+        message.error.CopyFrom(status_of(made.error))
+    return dict(json_format.MessageToDict(message))

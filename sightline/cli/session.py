@@ -1,0 +1,28 @@
+"""One command's connection to the services, and how every failure of it ends."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import grpc
+import typer
+
+from sightline.addresses import Addresses
+from sightline.cli.console import notes
+from sightline.cli.failures import CommandError, ResourceFailed, report
+from sightline.client import Client
+
+INTERRUPTED = 130
+
+
+@contextmanager
+def session() -> Generator[Client]:
+    """A client for the block. Failures are reported on standard error, and end the command with their exit code."""
+    addresses = Addresses.from_environment()
+    try:
+        with Client(addresses) as client:
+            yield client
+    except (grpc.RpcError, CommandError, ResourceFailed) as error:
+        raise typer.Exit(report(error, notes(), addresses)) from None
+    except KeyboardInterrupt:
+        notes().print("[yellow]interrupted[/]; what the services were asked for goes on without this command")
+        raise typer.Exit(INTERRUPTED) from None

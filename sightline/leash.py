@@ -1,0 +1,27 @@
+"""Runs a command that the kernel kills when the process that asked for it is gone: `leash.py PARENT COMMAND...`.
+
+A parent that is killed with -9 can stop nobody. So a child asks the kernel, before it becomes the command, to be
+killed when its parent ends. (Done here and not between fork and exec in the parent, where Python code is unsafe
+once there are threads.) Linux only; elsewhere the command runs without a leash.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    """Becomes the command; ends at once if the parent is gone already."""
+    parent, command = int(sys.argv[1]), sys.argv[2:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
+    os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+if __name__ == "__main__":
+    main()

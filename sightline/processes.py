@@ -1,0 +1,140 @@
+"""Programs that run as children: started, restarted when they die, stopped, and never left behind."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sightline import leash
+
+PAUSE_SECONDS = (0.2, 30.0)  # before a restart: after the first death, and at most
+STEADY_SECONDS = 60.0  # a program that lived so long starts anew with the first pause
+MAX_LOG_BYTES = 16 * 1024 * 1024
+TAIL_LINES = 12
+TAIL_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run, and how to see that it works."""
+
+    name: str
+    command: tuple[str, ...]
+    ready: Callable[[], Awaitable[bool]]
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """A program ended that should have gone on."""
+
+    name: str
+    how: str  # `status 1`, `SIGKILL`
+    pause_seconds: float  # until it is started again
+    last_words: str  # the end of its log
+
+
+class Child:
+    """Keeps one program running from `start` to `stop`.
+
+    Law: it has its own process group, of which nothing is left once the program has ended; it dies with this
+    process, however that ends; its output is appended to the log, which is set aside when it is too long. A program
+    that dies is started again after a pause, which doubles from death to death up to half a minute; it is never
+    given up.
+    """
+
+    def __init__(self, program: Program, log: Path, tell: Callable[[Died], None]) -> None:
+        self.program, self.log = program, log
+        self.deaths = 0
+        self._tell = tell
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """The running process; None between a death and the next start."""
+        running = self._process is not None and self._process.returncode is None
+        return self._process.pid if self._process and running else None
+
+    async def start(self) -> None:
+        """Starts the program and keeps it running; OSError if it cannot be started at all."""
+        await self._spawn()
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.program.name}")
+
+    async def stop(self, grace_seconds: float) -> None:
+        """SIGTERM, then SIGKILL to the whole group after the grace; returns when nothing is left of it."""
+        self._stopping = True
+        process, keeper = self._process, self._keeper
+        if process and process.returncode is None:
+            process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), grace_seconds)
+            _kill_group(process.pid)
+            await process.wait()
+        if keeper:
+            keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+
+    def last_words(self) -> str:
+        """The end of the log."""
+        return tail(self.log)
+
+    async def _keep(self) -> None:
+        pause_seconds = PAUSE_SECONDS[0]
+        while self._process:
+            began = time.monotonic()
+            status = await self._process.wait()
+            _kill_group(self._process.pid)
+            if self._stopping:
+                return
+            self.deaths += 1
+            if time.monotonic() - began >= STEADY_SECONDS:
+                pause_seconds = PAUSE_SECONDS[0]
+            self._tell(Died(self.program.name, _how(status), pause_seconds, self.last_words()))
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS[1])
+            await self._spawn()
+
+    async def _spawn(self) -> None:
+        """A new process, unless a stop came first."""
+        if self._stopping:
+            return
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self.log.exists() and self.log.stat().st_size > MAX_LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        leashed = (sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *self.program.command)
+        with self.log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *leashed,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(self.program.environment),
+                start_new_session=True,
+            )
+
+
+def tail(log: Path, lines: int = TAIL_LINES) -> str:
+    """The last lines of a log; nothing if there is none."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as content:
+        content.seek(max(0, content.seek(0, os.SEEK_END) - TAIL_BYTES))
+        return "\n".join(content.read().decode(errors="replace").splitlines()[-lines:])
+
+
+def _kill_group(pid: int) -> None:
+    """Whatever is left of a program's process group ends."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _how(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"status {status}"
