@@ -1,0 +1,175 @@
+"""Servicers that answer from dictionaries, and fail with rich statuses when told so."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.protobuf import empty_pb2
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from sightline.v1 import dataset_service_pb2 as ds
+from sightline.v1 import dataset_service_pb2_grpc as ds_grpc
+from sightline.v1 import model_service_pb2 as ms
+from sightline.v1 import model_service_pb2_grpc as ms_grpc
+from sightline.v1 import prediction_service_pb2 as ps
+from sightline.v1 import prediction_service_pb2_grpc as ps_grpc
+from sightline.v1.dataset_pb2 import Dataset
+from sightline.v1.finding_pb2 import Finding
+from sightline.v1.model_pb2 import Model
+from sightline.v1.prediction_pb2 import AnalyzeImageResponse, CustomModelResult, ImageMetadata, Tag, TagsResult
+
+
+def status(code: grpc.StatusCode, reason: str, message: str, *details: Message, **metadata: str) -> Status:
+    """A rich status as the services send it."""
+    made = Status(code=code.value[0], message=message)
+    for detail in (ErrorInfo(domain="sightline", reason=reason, metadata=metadata), *details):
+        packed = AnyMessage()
+        packed.Pack(detail)
+        made.details.append(packed)
+    return made
+
+
+class Fakes:
+    """What the fake services hold, and the errors that they answer with, by rpc."""
+
+    def __init__(self) -> None:
+        self.datasets: dict[str, Dataset] = {}
+        self.models: dict[str, Model] = {}
+        self.findings: list[Finding] = []
+        self.files: dict[str, bytes] = {}
+        self.page_size = 2
+        self.errors: dict[str, list[Status]] = {}
+        self.requests: list[Message] = []
+
+    def check(self, context: grpc.ServicerContext, rpc: str, request: Message) -> None:
+        """Fails with the next error that was planned for the rpc."""
+        self.requests.append(request)
+        if self.errors.get(rpc):
+            context.abort_with_status(rpc_status.to_status(self.errors[rpc].pop(0)))
+
+    def page(self, items: list[Any], token: str) -> tuple[list[Any], str]:
+        start = int(token or 0)
+        end = start + self.page_size
+        return items[start:end], str(end) if end < len(items) else ""
+
+
+class DatasetFake(ds_grpc.DatasetServiceServicer):
+    def __init__(self, fakes: Fakes) -> None:
+        self.fakes = fakes
+
+    def UploadFiles(self, request_iterator: Iterator[ds.UploadFilesRequest], context: grpc.ServicerContext) -> Any:
+        answer, current, announced = ds.UploadFilesResponse(base_uri="s3://sightline/uploads/u"), b"", None
+        files: list[tuple[ds.FileHeader, bytes]] = []
+        for message in request_iterator:
+            kind = message.WhichOneof("part")
+            if kind == "file":
+                if announced is not None:
+                    files.append((announced, current))
+                announced, current = message.file, b""
+            elif kind == "chunk":
+                assert len(message.chunk) <= 1024 * 1024
+                current += message.chunk
+        self.fakes.check(context, "UploadFiles", ds.UploadFilesRequest())
+        if announced is not None:
+            files.append((announced, current))
+        for header, content in files:
+            assert hashlib.sha256(content).hexdigest() == header.sha256
+            assert len(content) == header.size_bytes
+            self.fakes.files[header.path] = content
+            answer.files.add(path=header.path, uri=f"s3://sightline/uploads/u/{header.path}")
+        return answer
+
+    def CreateDataset(self, request: ds.CreateDatasetRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "CreateDataset", request)
+        made = Dataset(name=f"datasets/{request.dataset_id}", state=Dataset.VALIDATING)
+        made.annotation_kind = request.dataset.annotation_kind
+        self.fakes.datasets[made.name] = made
+        return made
+
+    def GetDataset(self, request: ds.GetDatasetRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "GetDataset", request)
+        if request.name not in self.fakes.datasets:
+            missing = status(grpc.StatusCode.NOT_FOUND, "datasetNotFound", f"{request.name} does not exist.")
+            context.abort_with_status(rpc_status.to_status(missing))
+        return self.fakes.datasets[request.name]
+
+    def ListDatasets(self, request: ds.ListDatasetsRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "ListDatasets", request)
+        items, token = self.fakes.page(list(self.fakes.datasets.values()), request.page_token)
+        return ds.ListDatasetsResponse(datasets=items, next_page_token=token)
+
+    def ListFindings(self, request: ds.ListFindingsRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "ListFindings", request)
+        items, token = self.fakes.page(self.fakes.findings, request.page_token)
+        return ds.ListFindingsResponse(findings=items, next_page_token=token)
+
+    def WatchDataset(self, request: ds.WatchDatasetRequest, context: grpc.ServicerContext) -> Any:
+        dataset = self.fakes.datasets[request.name]
+        yield ds.WatchDatasetResponse(dataset=dataset)
+        self.fakes.check(context, "WatchDataset", request)
+        if dataset.state == Dataset.VALIDATING:
+            dataset.state = Dataset.READY
+        yield ds.WatchDatasetResponse(dataset=dataset)
+
+    def DeleteDataset(self, request: ds.DeleteDatasetRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "DeleteDataset", request)
+        del self.fakes.datasets[request.name]
+        return empty_pb2.Empty()
+
+
+class ModelFake(ms_grpc.ModelServiceServicer):
+    def __init__(self, fakes: Fakes) -> None:
+        self.fakes = fakes
+
+    def CreateModel(self, request: ms.CreateModelRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "CreateModel", request)
+        made = Model(name=f"models/{request.model_id}", state=Model.NOT_STARTED)
+        made.training_parameters.CopyFrom(request.model.training_parameters)
+        made.evaluation_parameters.CopyFrom(request.model.evaluation_parameters)
+        self.fakes.models[made.name] = made
+        return made
+
+    def GetModel(self, request: ms.GetModelRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "GetModel", request)
+        return self.fakes.models[request.name]
+
+    def WatchModel(self, request: ms.WatchModelRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "WatchModel", request)
+        yield ms.WatchModelResponse(model=self.fakes.models[request.name])
+
+
+class PredictionFake(ps_grpc.PredictionServiceServicer):
+    def __init__(self, fakes: Fakes) -> None:
+        self.fakes = fakes
+
+    def AnalyzeImage(self, request: ps.AnalyzeImageRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "AnalyzeImage", request)
+        values = [Tag(name="cat", confidence=0.75), Tag(name="dog", confidence=0.25)]
+        result = CustomModelResult(tags_result=TagsResult(values=values))
+        return AnalyzeImageResponse(
+            model_version="v1", metadata=ImageMetadata(width=64, height=48), custom_model_result=result
+        )
+
+
+@contextmanager
+def serving(fakes: Fakes) -> Iterator[str]:
+    """The fakes on a free port of this machine."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    ds_grpc.add_DatasetServiceServicer_to_server(DatasetFake(fakes), server)
+    ms_grpc.add_ModelServiceServicer_to_server(ModelFake(fakes), server)
+    ps_grpc.add_PredictionServiceServicer_to_server(PredictionFake(fakes), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()

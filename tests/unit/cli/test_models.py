@@ -1,0 +1,112 @@
+"""`sightline models` against fake services."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import grpc
+import pytest
+import typer
+
+from sightline.cli.formats import duration, parse_duration
+from sightline.v1.dataset_pb2 import Dataset
+from sightline.v1.model_pb2 import Model, TrainingParameters
+from sightline.v1.performance_pb2 import ModelPerformance
+from tests.unit.cli.conftest import Command
+from tests.unit.cli.fakes import Fakes, status
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("1h1m1s", 3661), ("1S", 1)]
+)
+def test_durations_are_read_as_people_write_them(text: str, seconds: int) -> None:
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "ten minutes", "-5m", "5m1h", "1d"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="10m"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (8.44, "8.4s"), (59.99, "1m"), (90, "1m30s"), (7500, "2h05m"), (3600, "1h00m")]
+)
+def test_durations_are_written_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("annotations", "kind"),
+    [
+        (Dataset.IMAGE_CLASSIFICATION, TrainingParameters.GENERIC_CLASSIFIER),
+        (Dataset.OBJECT_DETECTION, TrainingParameters.GENERIC_DETECTOR),
+    ],
+)
+def test_a_model_is_of_the_kind_that_fits_its_dataset(
+    sightline: Command, fakes: Fakes, annotations: Dataset.AnnotationKind.ValueType, kind: int
+) -> None:
+    fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets", annotation_kind=annotations)
+    outcome = sightline(
+        "models", "train", "m", "--dataset", "pets", "--test-dataset", "held", "--budget", "1h30m", "--json"
+    )
+    assert outcome.code == 0, outcome.err
+    model = fakes.models["models/m"]
+    assert model.training_parameters.model_kind == kind
+    assert model.training_parameters.time_budget.seconds == 5400
+    assert model.training_parameters.training_dataset == "datasets/pets"
+    assert model.evaluation_parameters.test_dataset == "datasets/held"
+
+
+def test_too_small_a_budget_is_answered_with_the_budget_to_repeat_with(sightline: Command, fakes: Fakes) -> None:
+    fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets")
+    message = "A budget of 1 s is not enough for datasets/pets: the minimum is 8 s, 59.2 s is suggested."
+    fakes.errors["CreateModel"] = [
+        status(grpc.StatusCode.FAILED_PRECONDITION, "notEnoughBudget", message, suggested_seconds="59.2")
+    ]
+    outcome = sightline("models", "train", "m", "--dataset", "pets", "--budget", "1s")
+    assert outcome.code == 9
+    assert "notEnoughBudget" in outcome.err
+    assert "the minimum is 8 s" in outcome.err
+    assert "--budget 60s" in outcome.err
+
+
+def test_a_training_that_fails_while_it_is_watched_ends_with_the_code_of_its_error(
+    sightline: Command, fakes: Fakes
+) -> None:
+    fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets")
+    original = Fakes.check
+
+    def check(context, rpc, request) -> None:
+        original(fakes, context, rpc, request)
+        if rpc == "WatchModel":
+            fakes.models["models/m"].state = Model.FAILED
+            failed = status(grpc.StatusCode.FAILED_PRECONDITION, "diverged", "The loss became nan.")
+            fakes.models["models/m"].error.CopyFrom(failed)
+
+    fakes.check = check  # type: ignore[method-assign]
+    outcome = sightline("models", "train", "m", "--dataset", "pets", "--budget", "5m", "--watch")
+    assert outcome.code == 9
+    assert "diverged" in outcome.err
+    assert "The loss became nan." in outcome.err
+
+
+def test_a_model_is_shown_with_its_metrics_its_interval_and_its_worst_category(
+    sightline: Command, fakes: Fakes
+) -> None:
+    performance = ModelPerformance(accuracy_top1=0.971, image_count=100, source=ModelPerformance.TEST_DATASET)
+    performance.intervals["accuracy_top1"].low, performance.intervals["accuracy_top1"].high = 0.95, 0.984
+    performance.intervals["accuracy_top1"].level = 0.95
+    performance.tag_performance["cat"].accuracy, performance.tag_performance["cat"].support = 0.5, 50
+    performance.confusion_matrix.categories.extend(["cat", "dog"])
+    performance.confusion_matrix.entries.add(row=0, col=1, count=25)
+    fakes.models["models/m"] = Model(name="models/m", state=Model.SUCCEEDED, performance=performance, warnings=["Hm."])
+    outcome = sightline("models", "show", "m")
+    assert outcome.code == 0, outcome.err
+    for part in ("97.1 %", "95.0 % to 98.4 %", "the test dataset", "25 × cat taken for dog", "Hm.", "50.0 %"):
+        assert part in outcome.out
+
+
+def test_markup_in_names_is_printed_and_not_obeyed(sightline: Command, fakes: Fakes) -> None:
+    fakes.models["models/m"] = Model(name="models/m", warnings=["[bold]not bold[/bold]"])
+    assert "[bold]not bold[/bold]" in sightline("models", "show", "m").out

@@ -1,0 +1,118 @@
+"""`sightline predict` against a fake predictor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import grpc
+import pytest
+from PIL import Image
+
+from sightline.addresses import VARIABLES
+from sightline.client import PAUSE_SECONDS
+from sightline.pictures import Cell, contact_sheet, draw
+from sightline.v1.prediction_pb2 import AnalyzeImageResponse
+from tests.unit.cli.conftest import Command
+from tests.unit.cli.fakes import Fakes, status
+
+ORIENTATION = 0x0112  # EXIF tag
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    file = tmp_path / "p.jpg"
+    Image.new("RGB", (64, 48), "blue").save(file)
+    return file
+
+
+def test_one_image_is_answered_with_the_response_as_azure_writes_it(sightline: Command, picture: Path) -> None:
+    answer = sightline("predict", "m", picture, "--json").json
+    assert answer["customModelResult"] == {
+        "tagsResult": {"values": [{"name": "cat", "confidence": 0.75}, {"name": "dog", "confidence": 0.25}]}
+    }
+
+
+def test_several_images_are_one_json_document(sightline: Command, fakes: Fakes, picture: Path) -> None:
+    fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.INVALID_ARGUMENT, "InvalidImageFormat", "No image.")]
+    outcome = sightline("predict", "m", picture, picture, "--json")
+    assert outcome.code == 3
+    answers = json.loads(outcome.out)
+    assert [answer["id"] for answer in answers] == [str(picture)] * 2
+    assert sorted(key for answer in answers for key in answer if key != "id") == ["error", "response"]
+    assert "InvalidImageFormat" in outcome.err
+
+
+def test_an_error_that_concerns_every_image_is_said_once(sightline: Command, fakes: Fakes, picture: Path) -> None:
+    fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.NOT_FOUND, "ModelNotFound", "models/m does not exist.")] * 9
+    outcome = sightline("predict", "m", *[picture] * 9)
+    assert outcome.code == 5
+    assert outcome.err.count("ModelNotFound") == 1
+
+
+def test_draw_writes_each_picture_upright_with_its_tags_below(
+    sightline: Command, fakes: Fakes, picture: Path, tmp_path: Path
+) -> None:
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.new("RGB", (400, 300), "blue").save(turned, exif=exif)
+    outcome = sightline("predict", "m", turned, picture, "--draw", tmp_path / "drawn")
+    assert outcome.code == 0, outcome.err
+    with Image.open(tmp_path / "drawn" / "turned.png") as drawn:
+        assert drawn.width == 320
+        assert drawn.height > 427
+        bottom = drawn.crop((0, 430, drawn.width, drawn.height))
+        assert (255, 255, 255) in {colour for _, colour in bottom.getcolors(1 << 20) or []}
+    assert (tmp_path / "drawn" / "p.png").exists()
+
+
+def test_objects_are_framed(picture: Path) -> None:
+    answer = AnalyzeImageResponse()
+    found = answer.custom_model_result.objects_result.values.add(id="1")
+    found.bounding_box.x, found.bounding_box.y, found.bounding_box.w, found.bounding_box.h = 0, 0, 32, 24
+    found.tags.add(name="cat", confidence=0.9)
+    drawn = draw(picture, answer)
+    assert drawn.getpixel((drawn.width // 2, drawn.height // 4)) != (0, 0, 255)
+
+
+def test_a_contact_sheet_frames_right_and_wrong_differently(picture: Path) -> None:
+    cells = [Cell(picture, "cat", 0.9, "cat"), Cell(picture, "dog", 0.6, "a very long name that does not fit at all")]
+    colours = {colour for _, colour in contact_sheet(cells, "Title").getcolors(1 << 20) or []}
+    assert {(34, 160, 84), (214, 48, 49)} <= colours
+
+
+def test_a_service_that_is_not_there_is_named_with_its_address_its_variable_and_the_remedy(
+    sightline: Command, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLES["predictor"], "127.0.0.1:1")
+    outcome = sightline("predict", "m", picture)
+    assert outcome.code == 14
+    assert "predictor" in outcome.err
+    assert "127.0.0.1:1" in outcome.err
+    assert "SIGHTLINE_PREDICTOR_ADDRESS" in outcome.err
+    assert "sightline up" in outcome.err
+    assert "SIGHTLINE_DATASET_ADDRESS" not in outcome.err
+
+
+def test_a_wait_grows_longer_up_to_its_limit_and_then_gives_up() -> None:
+    from sightline.client import Patience
+
+    class Away(grpc.RpcError, grpc.Call):  # type: ignore[misc]
+        def code(self):
+            return grpc.StatusCode.UNAVAILABLE
+
+    Away.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+    now, pauses = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        now[0] += seconds
+
+    patience = Patience(10.0, lambda: now[0], sleep)
+    with pytest.raises(Away):
+        while True:
+            patience.bear(Away())
+    assert pauses[0] == PAUSE_SECONDS[0]
+    assert max(pauses) == PAUSE_SECONDS[1]
+    assert 10.0 < now[0] < 13.0
