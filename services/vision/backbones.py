@@ -58,6 +58,7 @@ _TABLE = (
         (0, 2, 4, 6),
     ),
 )
+RANDOM_START = "resnet18"  # what learns fastest where no backbone's pretrained weights can be had
 BACKBONES: Mapping[str, Backbone] = MappingProxyType({backbone.name: backbone for backbone in _TABLE})
 
 State = Mapping[str, Tensor]
@@ -155,6 +156,9 @@ def _assembled(backbone: Backbone, categories: int) -> Network:
         norm = cast(nn.Sequential, model.classifier)[0]
     if backbone.end_padding:
         _pad_at_end(features)
+    for module in features.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # some have 0.01, whose statistics lag behind all of a short training
     return Network(backbone, features, norm, categories).to(memory_format=torch.channels_last)
 
 

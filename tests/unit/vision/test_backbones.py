@@ -89,6 +89,12 @@ def test_frozen_running_statistics_stand_still_while_the_rest_trains() -> None:
     assert all(int(name.split(".")[1]) >= 14 for name in changed)
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0"])
+def test_running_statistics_follow_within_a_short_training(name: str) -> None:
+    momenta = {module.momentum for module in build(name, 3).modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    assert momenta == {0.1}
+
+
 def test_embedding_leaves_the_network_as_it_was() -> None:
     network = build("mobilenet_v2", 3, seed=0)
     network.train()

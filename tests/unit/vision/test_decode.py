@@ -3,8 +3,11 @@
 import contextlib
 import random
 import struct
+import subprocess
+import sys
 import zlib
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,14 +54,15 @@ def turned(orientation: int, format_: str, **options: Any) -> bytes:
     return encoded(image, format_, exif=exif, **options)
 
 
-def png_claiming(width: int, height: int) -> bytes:
-    """A PNG whose header promises more pixels than its data holds."""
+def png_claiming(width: int, height: int, data: bytes = b"", colour_type: int = 2) -> bytes:
+    """A PNG of the header's size, whose rows are `data`, compressed; by default it promises what it does not hold."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0))
+    rows = chunk(b"IDAT", data or zlib.compress(b""))
+    return b"\x89PNG\r\n\x1a\n" + header + rows + chunk(b"IEND", b"")
 
 
 def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
@@ -262,6 +266,24 @@ def test_a_long_side_is_scaled_down_without_seams(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(decode_module, "STRIP_PIXELS", 500 * 37)
     assert np.abs(decode(data, max_side=300).astype(int) - whole).max() <= 1
     np.testing.assert_array_equal(decode(data), pixels_of(noise))
+
+
+def test_a_picture_of_15000_pixels_a_side_is_scaled_in_bounded_memory(tmp_path: Path) -> None:
+    compressor = zlib.compressobj(1)
+    rows = b"".join(compressor.compress(bytes(1 + 15_000)) for _ in range(15_000)) + compressor.flush()
+    path = tmp_path / "giant.png"
+    path.write_bytes(png_claiming(15_000, 15_000, rows, colour_type=0))
+    # The kernel's own high-water mark: getrusage would carry over that of the process which started this one.
+    program = (
+        "import pathlib, re, sys; from services.vision.decode import decode;"
+        "pixels = decode(pathlib.Path(sys.argv[1]).read_bytes());"
+        "peak = re.search(r'VmHWM:\\s*(\\d+)', pathlib.Path('/proc/self/status').read_text())[1];"
+        "print(*pixels.shape, peak)"
+    )
+    output = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    height, width, channels, peak_kib = map(int, output.stdout.split())
+    assert (height, width, channels) == (10_240, 10_240, 3)
+    assert peak_kib < 1_000_000  # 225 MB of grey samples, 315 MB of result, and the strips between
 
 
 def test_a_jpeg_may_come_smaller_but_not_below_what_was_asked() -> None:
