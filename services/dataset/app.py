@@ -1,11 +1,11 @@
 """What callers can do with datasets: the use cases of the api, free of gRPC."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from services.dataset import store
-from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, State
+from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, NewDataset, State
 from services.dataset.findings import Finding, Severity
 from services.dataset.limits import Limits
 from services.dataset.work import publish
@@ -29,7 +29,7 @@ from services.kit.names import check_id, new_uid, parse
 from services.kit.paging import check_page_size, decode_token, encode_token
 from services.kit.queue import Queue
 from services.kit.records import Table, Versioned, View
-from services.vision.snapshot import AnnotationKind, Category
+from services.vision.snapshot import Category
 
 MAX_URIS = 10
 MAX_PROPERTIES = 10
@@ -38,18 +38,6 @@ MAX_REQUEST_ID = 128
 UPDATABLE = ("display_name", "custom_properties")
 
 _log = Log(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class NewDataset:
-    """What a caller asks to register."""
-
-    dataset_id: str
-    annotation_kind: AnnotationKind | None
-    annotation_file_uris: tuple[str, ...]
-    display_name: str = ""
-    custom_properties: dict[str, str] | None = None
-    request_id: str = ""
 
 
 class _Item(NamedTuple):

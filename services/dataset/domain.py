@@ -145,6 +145,18 @@ class Chunks:
 
 
 @dataclass(frozen=True, slots=True)
+class NewDataset:
+    """What a caller asks to register."""
+
+    dataset_id: str
+    annotation_kind: AnnotationKind | None
+    annotation_file_uris: tuple[str, ...]
+    display_name: str = ""
+    custom_properties: dict[str, str] | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetRecord:
     """Everything that is known of a dataset, save what lies in blobs under `prefix`."""
 

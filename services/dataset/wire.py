@@ -1,7 +1,6 @@
 """Datasets and findings as the contract writes them, and requests as the use cases read them."""
 
-from services.dataset.app import NewDataset
-from services.dataset.domain import CategoryCount, DatasetRecord, Stats
+from services.dataset.domain import CategoryCount, DatasetRecord, NewDataset, Stats
 from services.dataset.findings import Finding, Severity
 from services.dataset.upload import File, Header, Part, Uploaded
 from services.kit.blobs import to_uri

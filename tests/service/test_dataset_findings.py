@@ -1,0 +1,357 @@
+"""Every fault that a caller's files may have: what the service says, where it says it is, and what becomes of the set."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from grpc import StatusCode
+from PIL import Image
+
+from sightline.v1 import dataset_pb2 as pb
+from sightline.v1 import finding_pb2
+from tests.support.datasets import World, coco, picture, refused, rotated, running, tagged
+
+ERROR, WARNING, INFO = finding_pb2.Finding.ERROR, finding_pb2.Finding.WARNING, finding_pb2.Finding.INFO
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with running(World()) as world:
+        yield world
+
+
+def box(*numbers: float, image: int = 1, mark: int = 1, category: int = 1) -> dict[str, object]:
+    return {"id": mark, "image_id": image, "category_id": category, "bbox": numbers}
+
+
+def one_image(width: int | None = None, height: int | None = None) -> list[dict[str, object]]:
+    sides = {"width": width, "height": height} if width else {}
+    return [{"id": 1, "file_name": "a.png", **sides}]
+
+
+# The file as a whole.
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "says"),
+    [
+        (b'{"images": [],\n  oops', "annotationFileNotJson", "line 2, column 3"),
+        (b'{"images": [', "annotationFileNotJson", "truncated"),
+        (b'{"images":\n [{"id": 1, "width": NaN}]}', "annotationFileNotFinite", "NaN at line 2, column 22"),
+        (b'{"images": [{"id": 1, "width": -Infinity}]}', "annotationFileNotFinite", "-Infinity at line 1, column 32"),
+        (b'{"images": [{"id": 1}, {"id": "x"}]}', "annotationFileNotCoco", "$.images[1].id"),
+        (b'{"images": [{"id": 1, "width": 1e999}]}', "annotationFileNotCoco", "$.images[0].width"),
+        (b"[]", "annotationFileNotCoco", "Expected `object`"),
+        (b"{}", "annotationFileNotCoco", "`images`"),
+        (b'{"images": ' + b"[" * 100_000, "annotationFileNot", ""),
+        (b'{"images": [], "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "annotationFileNotCoco", "too deeply"),
+        (b'{"images": [{"id": 1, "file_name": "\xff"}]}', "annotationFileNotJson", "UTF-8"),
+        (coco([], [], []), "categoriesMissing", "no categories"),
+    ],
+)
+async def test_an_unreadable_coco_file_fails_and_says_where(world: World, data: bytes, code: str, says: str) -> None:
+    dataset = await world.register(data)
+    assert dataset.state == pb.Dataset.FAILED
+    finding = (await world.findings())[0]
+    assert finding.severity == ERROR
+    assert finding.code.startswith(code)
+    assert says in finding.message
+    assert finding.file == "s3://sightline/uploads/u1/train.json"
+    assert finding.remedy
+    assert finding.message in dataset.error.message
+    assert dataset.finding_counts.error == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations", "code", "says"),
+    [
+        ([(1, "a.png"), (1, "b.png")], [], "imageDuplicateId", "Image id 1 is used by 'a.png' and again by 'b.png'"),
+        ([(1, "a.png")], [(7, 1, 1), (7, 1, 2)], "annotationDuplicateId", "Annotation id 7 is used more than once"),
+        ([(1, "a.png")], [(1, 1, 99)], "categoryUndeclared", "category 99 is not declared"),
+    ],
+)
+async def test_ids_that_contradict_each_other_fail_the_dataset(
+    world: World, images: list[tuple[int, str]], annotations: list[tuple[int, int, int]], code: str, says: str
+) -> None:
+    listed = [{"id": number, "file_name": name} for number, name in images]
+    marks = [{"id": a, "image_id": b, "category_id": c} for a, b, c in annotations]
+    dataset = await world.register(coco(listed, marks))
+    assert dataset.state == pb.Dataset.FAILED
+    assert says in dataset.error.message
+    assert says in (await world.found(code)).message
+
+
+async def test_a_category_declared_twice_fails_the_dataset(world: World) -> None:
+    data = json.loads(coco([], []))
+    data["categories"].append({"id": 1, "name": "cow"})
+    dataset = await world.register(json.dumps(data).encode())
+    assert "Category id 1 is declared twice, as 'cat' and as 'cow'" in dataset.error.message
+
+
+async def test_too_many_categories_fail_the_dataset(world: World) -> None:
+    dataset = await world.register(coco([], [], [f"c{n}" for n in range(2501)]))
+    assert "2501 categories are more than the 2500" in dataset.error.message
+
+
+async def test_a_dataset_without_images_fails_as_empty(world: World) -> None:
+    dataset = await world.register(coco([], []))
+    assert dataset.state == pb.Dataset.FAILED
+    assert "the annotation files list none" in dataset.error.message
+
+
+async def test_a_file_with_a_byte_order_mark_is_read(world: World) -> None:
+    data, files = tagged(4)
+    assert (await world.register(b"\xef\xbb\xbf" + data, files)).state == pb.Dataset.READY
+
+
+# Images.
+
+
+async def with_one_bad(world: World, path: str, data: bytes | None, code: str) -> finding_pb2.Finding:
+    """Nine good images and one bad one: the set is READY without it."""
+    described, files = tagged(9)
+    file = json.loads(described)
+    file["images"].append({"id": 10, "file_name": path})
+    file["annotations"].append({"id": 10, "image_id": 10, "category_id": 1})
+    if data is not None:
+        files[path] = data
+    dataset = await world.register(json.dumps(file).encode(), files)
+    assert dataset.state == pb.Dataset.READY, dataset.error
+    assert (dataset.stats.image_count, dataset.finding_counts.error) == (9, 1)
+    finding = await world.found(code)
+    assert (finding.severity, finding.image_id, finding.file) == (ERROR, 10, path)
+    assert finding.remedy
+    return finding
+
+
+async def test_a_missing_image_is_named(world: World) -> None:
+    finding = await with_one_bad(world, "images/gone.png", None, "imageMissing")
+    assert "s3://sightline/uploads/u1/images/gone.png" in finding.message
+
+
+async def test_a_truncated_image_is_named(world: World) -> None:
+    noise = Image.effect_noise((200, 200), 80)
+    noise.save("/dev/null", "PNG")
+    from io import BytesIO
+
+    out = BytesIO()
+    noise.save(out, "JPEG")
+    finding = await with_one_bad(
+        world, "images/cut.jpg", out.getvalue()[: len(out.getvalue()) // 2], "imageUndecodable"
+    )
+    assert "truncated" in finding.message
+
+
+async def test_a_file_that_is_no_image_is_named(world: World) -> None:
+    finding = await with_one_bad(world, "images/x.txt", b"hello", "imageUndecodable")
+    assert "expected one of JPEG, PNG" in finding.message
+
+
+async def test_an_image_of_40_x_40_is_too_small(world: World) -> None:
+    finding = await with_one_bad(world, "images/tiny.png", picture(40, 40), "imageSidesInvalid")
+    assert finding.message == "The image is 40 x 40 pixels; each side must be 50 to 16000 pixels."
+
+
+async def test_an_image_of_too_many_bytes_is_refused() -> None:
+    from services.dataset.limits import Limits
+
+    async with running(World(limits=Limits(max_image_bytes=5000))) as world:
+        noise = picture(60, 60, form="BMP")
+        finding = await with_one_bad(world, "images/fat.bmp", noise, "imageTooLarge")
+        assert "more than 5000 bytes" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("../../secret.png", "leaves the annotation file's folder by '..'"),
+        ("/etc/passwd", "is absolute"),
+        ("C:/a.png", "is absolute"),
+        ("images\\a.png", "has a backslash"),
+        ("http://example.com/a.png", "the scheme 'http' is not s3"),
+        ("s3://other/a.png", "the bucket 'other' is not the store's"),
+        ("a\u0000b.png", "control character"),
+    ],
+)
+async def test_a_path_that_leaves_the_store_is_refused(world: World, path: str, says: str) -> None:
+    finding = await with_one_bad(world, path, None, "imagePathInvalid")
+    assert says in finding.message
+
+
+async def test_a_gif_animation_gives_its_first_picture(world: World) -> None:
+    from io import BytesIO
+
+    out = BytesIO()
+    frames = [Image.new("RGB", (60, 60), color) for color in ("red", "blue", "green")]
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    described, files = tagged(4)
+    file = json.loads(described)
+    file["images"][0]["file_name"] = "a.gif"
+    files["a.gif"] = out.getvalue()
+    dataset = await world.register(json.dumps(file).encode(), files)
+    assert dataset.state == pb.Dataset.READY
+    finding = await world.found("imageAnimated")
+    assert (finding.severity, finding.file) == (WARNING, "a.gif")
+    assert "only its first picture" in finding.message
+
+
+async def test_a_png_of_15000_x_15000_is_accepted_and_scaled(world: World) -> None:
+    from io import BytesIO
+
+    out = BytesIO()
+    Image.new("1", (15_000, 15_000), 1).save(out, "PNG", compress_level=1)
+    described, files = tagged(4)
+    file = json.loads(described)
+    file["images"][0] |= {"width": 15_000, "height": 15_000}
+    files["images/1.png"] = out.getvalue()
+    dataset = await world.register(json.dumps(file).encode(), files)
+    assert dataset.state == pb.Dataset.READY
+    finding = await world.found("imageScaled")
+    assert "15000 x 15000 was scaled down to fit 10240" in finding.message
+
+
+async def test_equal_images_are_found_and_a_differing_label_is_said(world: World) -> None:
+    described, files = tagged(6)
+    files["images/2.png"] = files["images/1.png"]
+    await world.register(described, files)
+    finding = await world.found("exactDuplicate")
+    assert (finding.file, finding.image_id) == ("images/2.png", 2)
+    assert "equals 'images/1.png' (image 1), but is labelled 'c2' rather than 'c1'" in finding.message
+
+
+async def test_one_image_per_category_is_said_to_be_too_few(world: World) -> None:
+    dataset = await world.register(*tagged(2))
+    assert dataset.state == pb.Dataset.READY
+    codes = [(f.code, f.message) for f in await world.findings()]
+    assert len(codes) == 2
+    assert codes[0] == (
+        "categoryTooFewImages",
+        "The category 'c1' has 1 usable image; training needs at least 2 per category.",
+    )
+
+
+async def test_too_many_bad_images_fail_the_dataset_with_an_example(world: World) -> None:
+    described, files = tagged(10)
+    for number in (1, 2, 3):
+        del files[f"images/{number}.png"]
+    dataset = await world.register(described, files)
+    assert dataset.state == pb.Dataset.FAILED
+    assert "3 of 10 images cannot be used, more than the 20%" in dataset.error.message
+    assert "images/1.png" in dataset.error.message
+    assert dataset.finding_counts.error == 3
+    assert not dataset.snapshot_digest
+
+
+async def test_a_classification_image_must_have_exactly_one_tag(world: World) -> None:
+    described, files = tagged(12)
+    file = json.loads(described)
+    file["annotations"].append({"id": 100, "image_id": 1, "category_id": 2})
+    file["annotations"].append({"id": 101, "image_id": 2, "category_id": 2})
+    del file["annotations"][2]
+    await world.register(json.dumps(file).encode(), files)
+    assert "2 different tags: c1, c2" in (await world.found("imageSeveralTags")).message
+    assert (await world.found("tagRepeated")).image_id == 2
+    assert (await world.found("imageUntagged")).image_id == 3
+
+
+async def test_an_annotation_of_an_unlisted_image_is_left_out(world: World) -> None:
+    described, files = tagged(9)
+    file = json.loads(described)
+    file["annotations"].append({"id": 50, "image_id": 77, "category_id": 1})
+    dataset = await world.register(json.dumps(file).encode(), files)
+    assert dataset.state == pb.Dataset.READY
+    finding = await world.found("annotationUnknownImage")
+    assert (finding.image_id, finding.annotation_id) == (77, 50)
+
+
+# Boxes.
+
+
+async def detect(
+    world: World, marks: list[dict[str, object]], image: bytes, sides: tuple[int, int] | None = None
+) -> pb.Dataset:
+    described = coco(one_image(*(sides or (None, None))), marks)
+    return await world.register(described, {"a.png": image}, kind="OBJECT_DETECTION")
+
+
+GOOD = [box(1, 2, 30, 40, mark=number) for number in range(10, 20)]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code", "says"),
+    [
+        ((10, 10, 0, 5), "boxEmpty", "[10, 10, 0, 5] has a width or height that is not positive"),
+        ((10, 10, 5, -5), "boxEmpty", "not positive"),
+        ((500, 10, 20, 20), "boxOutOfFrame", "mostly outside the image of 200 x 100"),
+        ((10, 120, 50, 60), "boxSidesSwapped", "does not fit the image of 200 x 100 but fits 100 x 200"),
+        ((150, 20, 190, 90), "boxAsCorners", "looks like corners [x1, y1, x2, y2]"),
+        ((1, 2, 3), "boxMalformed", "bbox has 3 numbers"),
+    ],
+)
+async def test_a_wrong_box_is_left_out_and_its_fault_named(
+    world: World, numbers: tuple[float, ...], code: str, says: str
+) -> None:
+    dataset = await detect(world, [*GOOD, box(*numbers, mark=3)], picture(200, 100))
+    assert dataset.state == pb.Dataset.READY, dataset.error.message
+    finding = await world.found(code)
+    assert (finding.severity, finding.file, finding.image_id, finding.annotation_id) == (ERROR, "a.png", 1, 3)
+    assert says in finding.message
+    assert dataset.stats.annotation_count == 10
+
+
+async def test_a_missing_bbox_is_named(world: World) -> None:
+    dataset = await detect(world, [*GOOD, {"id": 3, "image_id": 1, "category_id": 1}], picture(200, 100))
+    assert dataset.state == pb.Dataset.READY
+    assert (await world.found("boxMissing")).annotation_id == 3
+
+
+async def test_a_box_a_little_over_the_edge_is_cut_and_said(world: World) -> None:
+    await detect(world, [*GOOD, box(180, 10, 25, 20, mark=3)], picture(200, 100))
+    finding = await world.found("boxClipped")
+    assert (finding.severity, finding.annotation_id) == (WARNING, 3)
+    assert "cut to [180, 10, 20, 20]" in finding.message
+
+
+async def test_more_than_1000_boxes_in_an_image_leave_it_out(world: World) -> None:
+    marks = [box(1, 2, 30, 40, mark=number) for number in range(1001)]
+    dataset = await detect(world, marks, picture(200, 100))
+    assert dataset.state == pb.Dataset.FAILED
+    assert "1001 boxes, more than 1000" in (await world.found("imageTooManyBoxes")).message
+
+
+async def test_relative_and_absolute_boxes_are_never_mixed(world: World) -> None:
+    dataset = await detect(world, [*GOOD, box(0.1, 0.1, 0.5, 0.5, mark=3)], picture(200, 100))
+    assert dataset.state == pb.Dataset.FAILED
+    finding = await world.found("boxUnitsMixed")
+    assert finding.annotation_id == 3
+    assert "is written in fractions of the image's sides, while most boxes here are in pixels" in finding.message
+
+
+async def test_an_image_whose_declared_sides_have_another_shape_is_left_out(world: World) -> None:
+    dataset = await detect(world, GOOD, picture(200, 100), (300, 300))
+    assert dataset.state == pb.Dataset.FAILED
+    assert "The file says 300 x 300, the image is 200 x 100" in (await world.found("imageFrameUnknown")).message
+
+
+async def test_an_exif_rotated_image_is_said_to_be_oriented(world: World) -> None:
+    described = coco(one_image(), [{"id": 1, "image_id": 1, "category_id": 1}])
+    await world.register(described, {"a.png": rotated(200, 100, 6)})
+    assert "EXIF orientation 6 was applied" in (await world.found("imageOriented")).message
+
+
+# Uris.
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("http://example.com/train.json", "the scheme 'http' is not s3"),
+        ("s3://other/train.json", "the bucket 'other' is not the store's"),
+        ("s3://sightline/a/../b.json", "'..'"),
+        ("s3://sightline/none.json", "there is no such file in the store"),
+        ("train.json", "it has no scheme"),
+    ],
+)
+async def test_an_annotation_uri_outside_the_store_is_refused(world: World, uri: str, says: str) -> None:
+    async with refused(StatusCode.INVALID_ARGUMENT, "DatasetInvalidAnnotationUri", says):
+        await world.stub.CreateDataset(world.request(uris=[uri]))

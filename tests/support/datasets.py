@@ -1,0 +1,214 @@
+"""A whole dataset service in this process: the real server over in-memory doubles, its workers driven step by step."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from io import BytesIO
+from typing import Any
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from PIL import Image
+
+from services.dataset import worker
+from services.dataset.app import Datasets
+from services.dataset.domain import COLLECTION, DatasetRecord
+from services.dataset.limits import Limits
+from services.dataset.reconcile import Reconciler
+from services.dataset.rpc import DatasetServicer
+from services.dataset.upload import Uploads
+from services.dataset.work import Tools
+from services.infra.server import Server, Service
+from services.kit.blobs import Blobs
+from services.kit.clock import ManualClock
+from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
+from services.kit.queue import Queue, is_poison
+from services.kit.records import Records, Table, View
+from services.kit.settings import Settings
+from services.kit.telemetry import MemoryTelemetry
+from sightline.v1 import dataset_pb2 as pb
+from sightline.v1 import dataset_service_pb2 as service_pb
+from sightline.v1 import dataset_service_pb2_grpc as service_grpc
+from sightline.v1 import finding_pb2
+
+COCO = "uploads/u1/train.json"
+URI = f"s3://sightline/{COCO}"
+DESCRIPTOR = service_pb.DESCRIPTOR.services_by_name["DatasetService"]
+DatasetStub = Any  # the async stub; grpc gives it the type of the blocking one
+
+
+def picture(
+    width: int = 64, height: int = 64, color: object = (200, 30, 30), form: str = "PNG", **options: object
+) -> bytes:
+    """An image of one colour."""
+    out = BytesIO()
+    Image.new("RGB", (width, height), color).save(out, form, **options)  # pyright: ignore[reportArgumentType]
+    return out.getvalue()
+
+
+def rotated(width: int, height: int, orientation: int) -> bytes:
+    """A JPEG that is stored as width x height and says by EXIF how it is to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return picture(width, height, form="JPEG", exif=exif)
+
+
+def coco(
+    images: Sequence[Mapping[str, object]],
+    annotations: Sequence[Mapping[str, object]],
+    categories: Sequence[str] = ("cat", "dog"),
+) -> bytes:
+    """A COCO file; categories have the ids 1, 2, ..."""
+    declared = [{"id": number, "name": name} for number, name in enumerate(categories, 1)]
+    return json.dumps({"images": images, "annotations": annotations, "categories": declared}).encode()
+
+
+def tagged(count: int, categories: int = 2) -> tuple[bytes, dict[str, bytes]]:
+    """A classification set of `count` different images, with tags in turn."""
+    files = {f"images/{n}.png": picture(color=(n % 256, n // 256, 7)) for n in range(1, count + 1)}
+    images = [{"id": n, "file_name": f"images/{n}.png", "width": 64, "height": 64} for n in range(1, count + 1)]
+    marks = [{"id": n, "image_id": n, "category_id": (n - 1) % categories + 1} for n in range(1, count + 1)]
+    return coco(images, marks, [f"c{n}" for n in range(1, categories + 1)]), files
+
+
+@dataclass
+class World:
+    """The service, its doubles, and a caller."""
+
+    blobs: Blobs = field(default_factory=MemoryBlobs)
+    records: Records = field(default_factory=MemoryRecords)
+    clock: ManualClock = field(default_factory=ManualClock)
+    limits: Limits = field(default_factory=lambda: Limits(progress_seconds=0))
+    telemetry: MemoryTelemetry = field(default_factory=MemoryTelemetry)
+    queue: Queue = field(init=False)
+    stub: DatasetStub = field(init=False)
+    view: View[DatasetRecord] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.queue = MemoryQueue(self.clock)
+        self.view = View(self.records, DatasetRecord, COLLECTION)
+
+    @property
+    def table(self) -> Table[DatasetRecord]:
+        return Table(self.records, DatasetRecord)
+
+    def tools(self, executor: ThreadPoolExecutor, holder: str = "w1") -> Tools:
+        return Tools(self.table, self.blobs, self.queue, self.clock, self.telemetry, executor, holder)
+
+    def reconciler(self) -> Reconciler:
+        return Reconciler(self.view, self.queue, self.clock, self.telemetry, self.limits)
+
+    async def put(self, coco_file: bytes, files: Mapping[str, bytes] | None = None, key: str = COCO) -> None:
+        """Puts a COCO file and its images straight into the store."""
+        await self.blobs.put(key, coco_file)
+        folder = key.rpartition("/")[0]
+        for path, data in (files or {}).items():
+            await self.blobs.put(f"{folder}/{path}", data)
+
+    async def step(self, holder: str = "w1") -> bool:
+        """Lets a worker take one job, if there is one; a job whose handler fails stays unsettled, as after a death."""
+        with ThreadPoolExecutor(2) as executor:
+            for job in worker.jobs(self.tools(executor, holder), self.limits):
+                delivery = await self.queue.fetch(job.kind, timedelta(0))
+                if delivery:
+                    await (job.poison if is_poison(delivery) else job.handle)(delivery.body)
+                    await delivery.ack()
+                    return True
+        return False
+
+    async def work(self) -> None:
+        """Lets a worker do everything that there is to do."""
+        while await self.step():
+            pass
+
+    def request(
+        self, name: str = "pets", kind: str = "IMAGE_CLASSIFICATION", uris: Sequence[str] = (URI,), **fields: Any
+    ) -> service_pb.CreateDatasetRequest:
+        dataset = pb.Dataset(annotation_kind=pb.Dataset.AnnotationKind.Value(kind), annotation_file_uris=uris)
+        return service_pb.CreateDatasetRequest(dataset=dataset, dataset_id=name, **fields)
+
+    async def register(
+        self,
+        coco_file: bytes,
+        files: Mapping[str, bytes] | None = None,
+        name: str = "pets",
+        kind: str = "IMAGE_CLASSIFICATION",
+    ) -> pb.Dataset:
+        """Registers a dataset and lets it be validated."""
+        await self.put(coco_file, files)
+        await self.stub.CreateDataset(self.request(name, kind))
+        await self.work()
+        return await self.get(name)
+
+    async def get(self, name: str = "pets", **fields: Any) -> pb.Dataset:
+        return await self.stub.GetDataset(service_pb.GetDatasetRequest(name=f"datasets/{name}", **fields))
+
+    async def findings(self, name: str = "pets", **fields: Any) -> list[finding_pb2.Finding]:
+        request = service_pb.ListFindingsRequest(parent=f"datasets/{name}", page_size=1000, **fields)
+        return list((await self.stub.ListFindings(request)).findings)
+
+    async def found(self, code: str, name: str = "pets") -> finding_pb2.Finding:
+        """The only finding of a code."""
+        listed = await self.findings(name)
+        chosen = [finding for finding in listed if finding.code == code]
+        assert len(chosen) == 1, [f"{finding.code}: {finding.message}" for finding in listed]
+        return chosen[0]
+
+    async def upload(self, files: Mapping[str, bytes], upload_id: str = "u1", **wrong: Any) -> Any:
+        """Sends files by UploadFiles; `wrong` overrides fields of every file's header."""
+
+        async def messages() -> AsyncIterator[service_pb.UploadFilesRequest]:
+            yield service_pb.UploadFilesRequest(header=service_pb.UploadFilesHeader(upload_id=upload_id))
+            for path, data in files.items():
+                announced = {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+                yield service_pb.UploadFilesRequest(file=service_pb.FileHeader(**{**announced, **wrong}))
+                for start in range(0, len(data), 1 << 20):
+                    yield service_pb.UploadFilesRequest(chunk=data[start : start + (1 << 20)])
+
+        return await self.stub.UploadFiles(messages())
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncGenerator[World]:
+    """The world with its server listening and a caller connected."""
+    datasets = Datasets(world.table, world.view, world.blobs, world.queue, world.clock, world.limits)
+    servicer = DatasetServicer(datasets, Uploads(world.blobs, world.telemetry, world.limits), world.blobs.bucket)
+    service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer)
+    settings = Settings(port=0, drain_seconds=0, grace_seconds=0.2)
+    server = Server("dataset", settings, world.telemetry, [service])
+    port = await server.start()
+    keeper = asyncio.create_task(world.view.run())
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            world.stub = service_grpc.DatasetServiceStub(channel)
+            yield world
+    finally:
+        await server.drain()
+        keeper.cancel()
+
+
+def reason(error: grpc.aio.AioRpcError) -> str:
+    """The reason in a call's status."""
+    trailers = dict(error.trailing_metadata() or ())
+    status = Status.FromString(trailers["grpc-status-details-bin"])  # pyright: ignore[reportArgumentType]
+    info = ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return info.reason
+
+
+@asynccontextmanager
+async def refused(code: grpc.StatusCode, because: str, saying: str) -> AsyncGenerator[None]:
+    """The block must end with such an error."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        assert (error.code(), reason(error)) == (code, because), error.details()
+        assert saying in (error.details() or ""), error.details()
+    else:
+        raise AssertionError(f"nothing was refused; expected {because}")
