@@ -1,6 +1,6 @@
 """Records in a JetStream key-value bucket: compare-and-set by the sequence of a key's last message."""
 
-import asyncio
+import json
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
@@ -11,11 +11,7 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
     DiscardPolicy,
     Header,
     RawStreamMsg,
@@ -25,13 +21,13 @@ from nats.js.api import (
 )
 
 from services.infra.jetstream import REQUEST_SECONDS, ask, ensure_stream
+from services.infra.jetstream_feed import Feed
 from services.kit.errors import Conflict, RecordExists, RecordNotFound, Unavailable
 from services.kit.records import Change, Deleted, Record, Synced, check_record_key
 
 T = TypeVar("T")
 OPERATION = "KV-Operation"
 WRONG_SEQUENCE = {10071, 10164}
-MISSED_HEARTBEATS = 3
 SWEEP = 2  # old tombstones removed per deletion: more than one, so that they become fewer
 
 
@@ -153,33 +149,66 @@ class JetStreamRecords:
                 return  # A leftover: the next watch that begins meets it again.
 
     async def watch(self, *collections: str) -> AsyncGenerator[Change, None]:
+        """As the port says.
+
+        How many messages are pending, as the server counts them, says too early that all has been told when records
+        change meanwhile. So the subjects are listed first, and those that the feed passed over are read one by one.
+        """
         pattern = ".".join(f"{collection}.*" for collection in collections)
-        feed = _Feed(self._connection, self._stream, self._prefix + pattern, self._heartbeat)
+        feed = Feed(self._connection, self._stream, self._prefix + pattern, self._heartbeat)
+        read: dict[str, int] = {}  # revisions that were read here, before the feed came to them
         try:
-            start = await self._start(feed)
-            synced = feed.pending == 0
-            if synced:
-                yield Synced(start)
+            awaited, start = await self._begin(feed, pattern)
+            synced = False
             while True:
-                message = await feed.next()
-                if message is not None:
-                    change = self._change(message)
-                    if isinstance(change, Record) or synced:
-                        yield change
-                if not synced and (message is None or message.metadata.num_pending == 0):
+                if not synced and not awaited:
                     synced = True
                     yield Synced(start)
+                message = await feed.next()
+                change = None if message is None else self._change(message)
+                if awaited and (change is None or change.revision > start):
+                    for subject in sorted(awaited):
+                        with suppress(RecordNotFound):
+                            record = await self.get(to_key(subject))
+                            read[record.key] = record.revision
+                            yield record
+                    awaited, synced = set(), True
+                    yield Synced(start)
+                if change is None or change.revision <= read.get(change.key, 0):
+                    continue
+                awaited.discard(to_subject(change.key))
+                if synced or isinstance(change, Record):
+                    yield change
         finally:
             await feed.close()
 
-    async def _start(self, feed: "_Feed") -> int:
-        """Opens the feed; the revision up to which it tells all before it has told what existed."""
+    async def _begin(self, feed: Feed, pattern: str) -> tuple[set[str], int]:
+        """Opens the feed; the subjects that existed just before, and the stream's revision then."""
         try:
-            info = await self._ask(lambda: self._js.stream_info(self._stream))
+            subjects, revision = await self._ask(lambda: self._list(pattern))
             await feed.open()
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(what="the records", problem=str(error) or type(error).__name__) from error
-        return info.state.last_seq
+        return subjects, revision
+
+    async def _list(self, pattern: str) -> tuple[set[str], int]:
+        """The subjects under the pattern, tombstones included, and the stream's last revision before they were listed.
+
+        nats-py reads only the first page of such a list.
+        """
+        found: set[str] = set()
+        revision = 0
+        while True:
+            request = json.dumps({"subjects_filter": self._prefix + pattern, "offset": len(found)}).encode()
+            reply = await self._connection.request(f"$JS.API.STREAM.INFO.{self._stream}", request, REQUEST_SECONDS)
+            answer = json.loads(reply.data)
+            if "error" in answer:
+                raise nats.js.errors.APIError.from_error(answer["error"])
+            page = answer["state"].get("subjects") or {}
+            revision = revision or answer["state"]["last_seq"]
+            found.update(subject.removeprefix(self._prefix) for subject in page)
+            if not page or len(found) >= answer.get("total", 0):
+                return found, revision
 
     def _change(self, message: Msg) -> Record | Deleted:
         subject, revision = message.subject.removeprefix(self._prefix), message.metadata.sequence.stream
@@ -200,85 +229,3 @@ def _living(key: str, revision: int) -> int:
 def _is_tombstone(headers: dict[str, str] | None) -> bool:
     """Whether the message says that its key is gone: deleted, purged, or expired by the server."""
     return bool(headers) and (OPERATION in headers or "Nats-Marker-Reason" in headers)
-
-
-class _Feed:
-    """Each message of an ephemeral push consumer exactly once and in order, or Unavailable.
-
-    A message that went missing shows in the consumer's own sequence, a lost server or consumer in its heartbeats,
-    and a lost connection in the count of reconnects.
-    """
-
-    def __init__(self, connection: Client, stream: str, subject: str, heartbeat: float) -> None:
-        self._connection = connection
-        self._stream = stream
-        self._subject = subject
-        self._heartbeat = heartbeat
-        self._messages: asyncio.Queue[Msg] = asyncio.Queue()
-        self._subscription: Subscription | None = None
-        self._reconnects = connection.stats["reconnects"]
-        self._seen = 0
-        self.pending = 0  # messages that existed when the feed was opened
-
-    async def open(self) -> None:
-        """Begins with the last message of every subject."""
-        inbox = self._connection.new_inbox()
-        self._subscription = await self._connection.subscribe(inbox, cb=self._messages.put)
-        config = ConsumerConfig(
-            deliver_subject=inbox,
-            deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
-            filter_subject=self._subject,
-            ack_policy=AckPolicy.NONE,
-            max_deliver=1,
-            flow_control=True,  # the server waits for us; a long list must not overflow the subscription
-            idle_heartbeat=self._heartbeat,
-            inactive_threshold=10 * self._heartbeat,
-            num_replicas=1,
-            mem_storage=True,
-        )
-        info = await self._connection.jetstream(timeout=REQUEST_SECONDS).add_consumer(self._stream, config)
-        self.pending = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
-
-    async def close(self) -> None:
-        """Ends the interest; the server forgets the consumer soon after."""
-        if self._subscription is not None:
-            with suppress(nats.errors.Error, OSError):
-                await self._subscription.unsubscribe()
-
-    async def next(self) -> Msg | None:
-        """The next message, or None once the server has nothing more to tell for the moment."""
-        while True:
-            message = await self._receive()
-            status = (message.headers or {}).get("Status")
-            if status is None:
-                self._check(message.metadata.sequence.consumer == self._seen + 1, "it skipped a change")
-                self._seen += 1
-                return message
-            self._check(status == "100", f"its watch ended with status {status}")
-            if await self._answer(message):
-                return None
-
-    async def _answer(self, message: Msg) -> bool:
-        """Answers flow control; True for a heartbeat that says that everything has been told."""
-        headers = message.headers or {}
-        stalled = message.reply or headers.get("Nats-Consumer-Stalled")
-        if stalled:
-            await self._connection.publish(stalled)
-        told = headers.get("Nats-Last-Consumer")
-        self._check(told is None or int(told) == self._seen, "it skipped a change")
-        return told is not None and not stalled
-
-    async def _receive(self) -> Msg:
-        for _ in range(MISSED_HEARTBEATS):
-            self._check(self._connection.stats["reconnects"] == self._reconnects, "the connection was lost")
-            try:
-                async with asyncio.timeout(self._heartbeat):
-                    return await self._messages.get()
-            except TimeoutError:
-                self._check(self._connection.is_connected, "the connection is lost")
-        raise Unavailable(what="the records", problem="it stopped sending heartbeats")
-
-    @staticmethod
-    def _check(holds: bool, problem: str) -> None:
-        if not holds:
-            raise Unavailable(what="the records", problem=problem)

@@ -1,0 +1,95 @@
+"""What a stream holds and what it is told next, in order, or an error at the first sign of a gap."""
+
+import asyncio
+from contextlib import suppress
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from services.infra.jetstream import REQUEST_SECONDS
+from services.kit.errors import Unavailable
+
+MISSED_HEARTBEATS = 3
+
+
+class Feed:
+    """Each message of an ephemeral push consumer exactly once and in order, or Unavailable.
+
+    A message that went missing shows in the consumer's own sequence, a lost server or consumer in its heartbeats,
+    and a lost connection in the count of reconnects.
+    """
+
+    def __init__(self, connection: Client, stream: str, subject: str, heartbeat: float) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._subject = subject
+        self._heartbeat = heartbeat
+        self._messages: asyncio.Queue[Msg] = asyncio.Queue()
+        self._subscription: Subscription | None = None
+        self._reconnects = connection.stats["reconnects"]
+        self._seen = 0
+
+    async def open(self) -> None:
+        """Begins with the last message of every subject."""
+        inbox = self._connection.new_inbox()
+        self._subscription = await self._connection.subscribe(inbox, cb=self._messages.put)
+        config = ConsumerConfig(
+            deliver_subject=inbox,
+            deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
+            filter_subject=self._subject,
+            ack_policy=AckPolicy.NONE,
+            max_deliver=1,
+            flow_control=True,  # the server waits for us; a long list must not overflow the subscription
+            idle_heartbeat=self._heartbeat,
+            inactive_threshold=10 * self._heartbeat,
+            num_replicas=1,
+            mem_storage=True,
+        )
+        await self._connection.jetstream(timeout=REQUEST_SECONDS).add_consumer(self._stream, config)
+
+    async def close(self) -> None:
+        """Ends the interest; the server forgets the consumer soon after."""
+        if self._subscription is not None:
+            with suppress(nats.errors.Error, OSError):
+                await self._subscription.unsubscribe()
+
+    async def next(self) -> Msg | None:
+        """The next message, or None once the server has nothing more to tell for the moment."""
+        while True:
+            message = await self._receive()
+            status = (message.headers or {}).get("Status")
+            if status is None:
+                self._check(message.metadata.sequence.consumer == self._seen + 1, "it skipped a change")
+                self._seen += 1
+                return message
+            self._check(status == "100", f"its watch ended with status {status}")
+            if await self._answer(message):
+                return None
+
+    async def _answer(self, message: Msg) -> bool:
+        """Answers flow control; True for a heartbeat that says that everything has been told."""
+        headers = message.headers or {}
+        stalled = message.reply or headers.get("Nats-Consumer-Stalled")
+        if stalled:
+            await self._connection.publish(stalled)
+        told = headers.get("Nats-Last-Consumer")
+        self._check(told is None or int(told) == self._seen, "it skipped a change")
+        return told is not None and not stalled
+
+    async def _receive(self) -> Msg:
+        for _ in range(MISSED_HEARTBEATS):
+            self._check(self._connection.stats["reconnects"] == self._reconnects, "the connection was lost")
+            try:
+                async with asyncio.timeout(self._heartbeat):
+                    return await self._messages.get()
+            except TimeoutError:
+                self._check(self._connection.is_connected, "the connection is lost")
+        raise Unavailable(what="the records", problem="it stopped sending heartbeats")
+
+    @staticmethod
+    def _check(holds: bool, problem: str) -> None:
+        if not holds:
+            raise Unavailable(what="the records", problem=problem)
