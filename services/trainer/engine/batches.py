@@ -51,6 +51,12 @@ class Batches:
     _kept: dict[int, Pixels] = field(default_factory=dict[int, Pixels])
     _kept_bytes: int = 0
 
+    def look_at(self, rows: Indices, keep: Indices) -> None:
+        """Decodes every row once, so that unreadable ones are known; keeps those of `keep` as far as memory lasts."""
+        kept = set(keep.tolist())
+        with ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="decode") as pool:
+            deque(pool.map(lambda index: self._look(index, keep=index in kept), rows.tolist()), maxlen=0)
+
     def order(self, rows: Indices, epoch: int) -> Indices:
         """The epoch's permutation of the rows."""
         return rows[np.random.default_rng((self.seed, epoch)).permutation(len(rows))]
@@ -91,6 +97,12 @@ class Batches:
     def _together(self, inputs: list[Tensor], rows: Indices) -> tuple[Tensor, Tensor]:
         labels = torch.from_numpy(self.images.labels[rows])
         return torch.stack(inputs).contiguous(memory_format=torch.channels_last), labels
+
+    def _look(self, index: int, *, keep: bool) -> None:
+        if keep:
+            self.small(index)
+        else:
+            self._whole(index)
 
     def _whole(self, index: int) -> Pixels:
         pixels = self.images.pixels(index, self.rule.at_least)

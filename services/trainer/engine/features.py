@@ -17,6 +17,7 @@ from torch import Tensor
 
 from services.kit.errors import NotEnoughBudget
 from services.trainer.engine.data import Images, cache_key
+from services.trainer.engine.fuse import fused
 from services.trainer.engine.linear import Floats
 from services.trainer.engine.session import Session
 from services.trainer.engine.trunks import Trunk
@@ -90,11 +91,11 @@ class Extractor:
     ) -> dict[tuple[int, int], Floats]:
         started = self.session.meter.used()
         out = {(t, v): np.empty((len(rows), self.trunks[t].width), np.float32) for t, v in which}
+        networks = {trunk: fused(self.trunks[trunk].network) for trunk in {trunk for trunk, _ in which}}
         total, done = len(self.images.samples), 0
         for batch, inputs in self._prepared(which, rows):
             for (trunk, view), images in inputs.items():
-                network = self.trunks[trunk].network
-                features = embed(network, images.to(self.device)).float().cpu().numpy()
+                features = embed(networks[trunk], images.to(self.device)).float().cpu().numpy()
                 out[trunk, view][batch.start - rows.start : batch.stop - rows.start] = features
             done += len(batch)
             self.session.progress("features", batch.stop / total, low, high)

@@ -12,7 +12,6 @@ from services.trainer.engine.rung0 import train_head
 from services.trainer.engine.rung1 import fine_tune
 from services.trainer.engine.session import Meter, Session
 from services.trainer.protocol import (
-    EvaluateTask,
     EvaluationResult,
     Failed,
     Message,

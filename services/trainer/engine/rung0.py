@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.trainer.engine import linear
@@ -69,7 +70,7 @@ def train_head(task: TrainTask, session: Session) -> Result:
     extracting = session.meter.used() - before
 
     parts = divide(images.labels, task.split)
-    parts = readable(parts, ~np.isnan(views[0]).any(axis=1))
+    parts = readable(parts, sound_rows(views[0]))
     session.progress("fit", 0.0, FEATURES_SHARE, 0.95)
     labels = images.labels[parts.trainable]
     chosen = [view[parts.trainable] for view in views]
@@ -78,7 +79,12 @@ def train_head(task: TrainTask, session: Session) -> Result:
     return _shipped(task, session, images, trunks, parts, head, views[0], extractor, extracting)
 
 
-def readable(parts: Parts, sound: "np.typing.NDArray[np.bool_]") -> Parts:
+def sound_rows(features: Floats) -> NDArray[np.bool_]:
+    """Which images could be read."""
+    return np.asarray(np.isfinite(features).all(axis=1), np.bool_)
+
+
+def readable(parts: Parts, sound: NDArray[np.bool_]) -> Parts:
     """The same division without the images that cannot be read."""
     kept = sound[parts.trainable]
     return Parts(parts.trainable[kept], parts.fold[kept], parts.held_out[sound[parts.held_out]], parts.folds)

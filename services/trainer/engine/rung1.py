@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from services.trainer.engine.features import Extractor
 from services.trainer.engine.finish import Finished, finish
 from services.trainer.engine.linear import Floats, log_losses
 from services.trainer.engine.measure import calibrated_across, fit_temperature
-from services.trainer.engine.rung0 import fit_head, readable
+from services.trainer.engine.rung0 import fit_head, readable, sound_rows
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Parts, divide
 from services.trainer.engine.state import Plan, Position, State
@@ -61,9 +62,13 @@ class Training:
 
 def fine_tune(task: TrainTask, session: Session) -> Result:
     """The whole task; ends by itself before the allowance does, with the weights that it has then."""
+    if task.checkpoint_path and not checkpoints.usable(Path(task.checkpoint_path), task.recipe):
+        task = msgspec.structs.replace(task, checkpoint_path=None)  # begins anew
     training = _prepared(task, session)
-    plan = _resumed(training) if task.checkpoint_path else None
-    plan = plan or _planned(training)
+    if task.checkpoint_path:
+        plan = checkpoints.restore(Path(task.checkpoint_path), training.state)
+    else:
+        plan = _planned(training)
     reason = _fit(training, plan)
     return _shipped(training, plan, reason)
 
@@ -108,7 +113,9 @@ def _fit(training: Training, plan: Plan) -> str:
                 return "converged"
         if (since := session.meter.used() - saved_at) >= task.checkpoint_seconds and position.step < plan.total_steps:
             good = (state.pack(), copy.copy(position))
-            path = checkpoints.save(Path(task.output_directory) / "checkpoints", state, plan, recipe)
+            path = checkpoints.save(
+                Path(task.output_directory) / "checkpoints", state, plan, recipe, training.images.unreadable
+            )
             saved_at = session.meter.used()
             session.send(
                 Checkpoint(path=str(path), step=position.step, seconds_used=saved_at, seconds_since_last=since)
@@ -118,7 +125,7 @@ def _fit(training: Training, plan: Plan) -> str:
 
 def _step(training: Training, inputs: Tensor, labels: Tensor, number: int) -> float:
     """One update of the effective batch, in micro-batches that fit; the mean loss before it."""
-    state, recipe = training.state, training.task.recipe
+    state = training.state
     while True:
         try:
             torch.manual_seed((training.task.seed << 32) + number)  # for stochastic depth
@@ -204,10 +211,17 @@ def _prepared(task: TrainTask, session: Session) -> Training:
     (trunk,) = load_trunks(task, images)
     recipe, network = task.recipe, trunk.network.to(task.device)
     parts = divide(images.labels, task.split)
+    how = augmentation(recipe.augmentation, mirror=recipe.mirror)
+    batches = Batches(images, trunk.rule, how, task.seed, task.threads)
     starts_trained = trunk.weights.pretrained or recipe.init_from is not None
-    if recipe.linear_head and starts_trained and not task.checkpoint_path:
-        parts = _fit_linear_head(task, session, images, trunk, parts)
-    parts = readable(parts, np.array([index not in images.unreadable for index in range(len(images.samples))]))
+    if task.checkpoint_path:
+        images.unreadable.update(checkpoints.unreadable(Path(task.checkpoint_path)))
+    elif recipe.linear_head and starts_trained:
+        _fit_linear_head(task, session, images, trunk, parts)
+    else:
+        batches.look_at(np.arange(len(images.samples)), parts.other_folds)
+    images.require_readable()
+    parts = readable(parts, np.array([i not in images.unreadable for i in range(len(images.samples))], np.bool_))
     stages = len(network.backbone.stage_starts)
     network.unfreeze({Depth.HEAD: 0, Depth.LAST_STAGES: LAST_STAGES, Depth.ALL: stages}[recipe.depth])
     average = copy.deepcopy(network).requires_grad_(False)
@@ -218,9 +232,7 @@ def _prepared(task: TrainTask, session: Session) -> Training:
         images=images,
         trunk=trunk,
         parts=parts,
-        batches=Batches(
-            images, trunk.rule, augmentation(recipe.augmentation, mirror=recipe.mirror), task.seed, task.threads
-        ),
+        batches=batches,
         state=State(network, average, _optimizer(network, task), Position(), {}),
         frozen_norm=starts_trained and len(parts.other_folds) < FROZEN_NORM_BELOW,
         micro_batch=max(1, micro),
@@ -237,12 +249,12 @@ def _optimizer(network: Network, task: TrainTask) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=task.recipe.learning_rate)
 
 
-def _fit_linear_head(task: TrainTask, session: Session, images: Images, trunk: Trunk, parts: Parts) -> Parts:
-    """Fits the head on the training folds, never on the first; returns the division without unreadable images."""
+def _fit_linear_head(task: TrainTask, session: Session, images: Images, trunk: Trunk, parts: Parts) -> None:
+    """Fits the head on the training folds, never on the first."""
     trunk.network.eval()
     extractor = Extractor(images, [trunk], 1, Path(task.cache_directory), session, task.threads, task.device)
     (features,) = extractor.run(0.0, TRAIN_LOW)
-    parts = readable(parts, ~np.isnan(features).any(axis=1))
+    parts = readable(parts, sound_rows(features))
     rows, others = parts.other_folds, parts.fold[parts.fold != 0] - 1
     folds, categories = max(2, parts.folds - 1), len(images.categories)
     fold = others if parts.folds > 2 else np.arange(len(rows)) % 2
@@ -250,17 +262,16 @@ def _fit_linear_head(task: TrainTask, session: Session, images: Images, trunk: T
     with torch.no_grad():
         trunk.network.head.weight.copy_(torch.from_numpy(head.weight))
         trunk.network.head.bias.copy_(torch.from_numpy(head.bias))
-    return parts
 
 
 def _planned(training: Training) -> Plan:
     """Measures a step and a validation on a copy, then plans as many steps as fit; NotEnoughBudget if too few."""
-    task, meter, recipe = training.task, training.session.meter, training.task.recipe
+    meter, recipe = training.session.meter, training.task.recipe
     per_epoch = max(1, len(training.parts.other_folds) // training.batch_size)
     step_seconds, image_seconds = _paces(training)
     training.images.require_readable()
     validation = image_seconds * len(training.parts.first_fold)
-    finishing = 0.5 + validation + image_seconds * len(training.parts.held_out) + 2e-7 * task_size(training)
+    finishing = 0.5 + validation + image_seconds * len(training.parts.held_out) + 2e-7 * _report_cells(training)
     every = max(1, round(validation / (0.1 * per_epoch * step_seconds)))
     epoch_seconds = per_epoch * step_seconds + validation / every
     left = PLANNED_SHARE * meter.allowance_seconds - meter.used() - finishing
@@ -283,7 +294,7 @@ def _planned(training: Training) -> Plan:
     )
 
 
-def task_size(training: Training) -> float:
+def _report_cells(training: Training) -> float:
     """Scores that the final report looks at, for the time that its bootstrap takes."""
     return 500.0 * len(training.parts.first_fold) * len(training.images.categories)
 
@@ -294,8 +305,7 @@ def _paces(training: Training) -> tuple[float, float]:
     network = copy.deepcopy(live.network)
     training.state = State(network, live.average, _optimizer(network, training.task), Position(), {})
     rows = training.batches.order(training.parts.other_folds, 0)[: training.batch_size]
-    for index in training.parts.other_folds.tolist():  # decoded once, here, so that steps need not wait for it
-        training.batches.small(index)
+    training.batches.look_at(training.parts.other_folds, training.parts.other_folds)  # no step waits for decoding
     times: list[float] = []
     for number, (inputs, labels) in enumerate(training.batches.training([(0, rows)] * 3)):
         started = time.monotonic()
@@ -307,14 +317,6 @@ def _paces(training: Training) -> tuple[float, float]:
     predicting = (time.monotonic() - started) / len(probe)
     training.state = live
     return sum(times[1:]) / 2, predicting
-
-
-def _resumed(training: Training) -> Plan | None:
-    """The checkpoint's plan, its tensors restored; None if it cannot be used, and training starts anew."""
-    try:
-        return checkpoints.restore(Path(training.task.checkpoint_path or ""), training.state, training.task.recipe)
-    except ValueError:
-        return None
 
 
 def _shipped(training: Training, plan: Plan, reason: str) -> Result:

@@ -53,6 +53,7 @@ class _Meta(msgspec.Struct, frozen=True, kw_only=True):
     recipe: Recipe
     plan: Plan
     position: Position
+    unreadable: dict[int, str]  # images that were left out
 
 
 @dataclass(slots=True)
@@ -106,14 +107,14 @@ class State:
                 kept.copy_(new)
 
 
-def save(root: Path, state: State, plan: Plan, recipe: Recipe) -> Path:
+def save(root: Path, state: State, plan: Plan, recipe: Recipe, unreadable: dict[int, str]) -> Path:
     """Writes a checkpoint folder, whole or not at all; keeps it and the one before."""
     path = root / f"step-{state.position.step:09d}"
     scratch = root / f".{path.name}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     safetensors.torch.save_file(state.pack(), scratch / "state.safetensors")
-    meta = _Meta(recipe=recipe, plan=plan, position=state.position)
+    meta = _Meta(recipe=recipe, plan=plan, position=state.position, unreadable=unreadable)
     (scratch / "state.json").write_bytes(msgspec.json.encode(meta))
     shutil.rmtree(path, ignore_errors=True)
     scratch.rename(path)
@@ -122,18 +123,30 @@ def save(root: Path, state: State, plan: Plan, recipe: Recipe) -> Path:
     return path
 
 
-def restore(path: Path, state: State, recipe: Recipe) -> Plan:
-    """Puts the checkpoint into the state; ValueError if it is broken or another recipe's."""
+def unreadable(path: Path) -> dict[int, str]:
+    """The images that the checkpoint's training left out."""
+    return _meta(path).unreadable
+
+
+def usable(path: Path, recipe: Recipe) -> bool:
+    """Whether it is whole, and of this recipe."""
     try:
-        meta = msgspec.json.decode((path / "state.json").read_bytes(), type=_Meta)
-        packed = safetensors.torch.load_file(path / "state.safetensors")
-        if msgspec.structs.replace(meta.recipe, init_from=recipe.init_from) != recipe:
-            raise ValueError("it is of another recipe")
-        state.unpack(packed)
-    except (OSError, RuntimeError, KeyError, safetensors.SafetensorError) as fault:
-        raise ValueError(f"checkpoint {path.name} cannot be read: {fault}") from fault
+        with safetensors.safe_open(path / "state.safetensors", "pt"):  # checks header and length
+            return msgspec.structs.replace(_meta(path).recipe, init_from=recipe.init_from) == recipe
+    except (OSError, ValueError, safetensors.SafetensorError):
+        return False
+
+
+def restore(path: Path, state: State) -> Plan:
+    """Puts a usable checkpoint into the state and returns its plan."""
+    meta = _meta(path)
+    state.unpack(safetensors.torch.load_file(path / "state.safetensors"))
     state.position = meta.position
     return meta.plan
+
+
+def _meta(path: Path) -> _Meta:
+    return msgspec.json.decode((path / "state.json").read_bytes(), type=_Meta)
 
 
 def _part(packed: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
