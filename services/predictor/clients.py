@@ -1,10 +1,14 @@
 """The trainer as the predictor sees it, over gRPC."""
 
+from typing import TYPE_CHECKING
+
 from services.kit.errors import ModelNotFound, SightlineError, Unavailable
 from services.predictor import wire
 from services.predictor.domain import ModelInfo
 from sightline.v1 import model_service_pb2 as pb
-from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+
+if TYPE_CHECKING:
+    from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub  # exists for type checkers only
 
 TIMEOUT_SECONDS = 2.0  # a prediction waits for it, once in a while
 
@@ -12,7 +16,7 @@ TIMEOUT_SECONDS = 2.0  # a prediction waits for it, once in a while
 class TrainerModels:
     """The port `Models` by the trainer's ModelService; the channel has turned statuses into errors of our tree."""
 
-    def __init__(self, stub: ModelServiceAsyncStub) -> None:
+    def __init__(self, stub: "ModelServiceAsyncStub") -> None:
         self._stub = stub
 
     async def get(self, name: str) -> ModelInfo:

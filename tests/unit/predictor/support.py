@@ -15,7 +15,7 @@ from PIL import Image
 from services.kit.errors import ModelNotFound, SightlineError
 from services.kit.memory import MemoryBlobs
 from services.predictor.cache import Loaded
-from services.predictor.domain import Bundle, ModelInfo, ModelKind, ModelState
+from services.predictor.domain import BUNDLE_FILES, Bundle, ModelInfo, ModelKind, ModelState
 from services.vision import bundle as bundles
 from services.vision.backbones import build
 from services.vision.card import CardBackbone, CardCategory, InputRule, ModelCard
@@ -50,8 +50,8 @@ async def put_bundle(blobs: MemoryBlobs, folder: Path, model: ModelInfo, seed: i
     classifier = Classifier.from_network(card(), build("mobilenet_v3_small", len(NAMES), seed=seed))
     bundles.write(folder, classifier)
     key = model.bundle_uri.removeprefix("s3://sightline/")
-    for path in folder.iterdir():
-        await blobs.put_file(key + path.name, path)
+    for name in BUNDLE_FILES:
+        await blobs.put_file(key + name, folder / name)
     return classifier
 
 

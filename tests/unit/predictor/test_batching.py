@@ -33,7 +33,7 @@ class Case:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    async def busy(self) -> asyncio.Task[object]:
+    async def busy(self):
         """Holds the thread up in a pass of one image until the gate is set."""
         self.one.gate.clear()
         first = self.ask(0)
