@@ -15,7 +15,7 @@ from sightline import leash
 PAUSE_SECONDS = (0.2, 30.0)  # before a restart: after the first death, and at most
 STEADY_SECONDS = 60.0  # a program that lived so long starts anew with the first pause
 MAX_LOG_BYTES = 16 * 1024 * 1024
-TAIL_LINES = 12
+TAIL_LINES = 8
 TAIL_BYTES = 16 * 1024
 
 

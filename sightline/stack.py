@@ -136,19 +136,30 @@ class Stack:
             self._program("dataset", ("dataset", "api"), dataset),
             self._program("dataset-worker", ("dataset", "worker")),
             self._program("trainer", ("trainer", "api"), trainer),
-            self._program("predictor", ("predictor",), predictor),
+            self._program(
+                "predictor", ("predictor",), predictor, SIGHTLINE_MODEL_CACHE_DIRECTORY=str(self.data / "cache")
+            ),
         ]
         workers = [name for name in self.names if name.startswith("trainer-worker")]
-        return [*programs, *(self._program(name, ("trainer", "worker")) for name in workers)]
+        threads = str(max(1, (os.cpu_count() or 1) // self.workers))
+        return programs + [
+            self._program(
+                name,
+                ("trainer", "worker"),
+                SIGHTLINE_WORK_DIR=str(self.data / "work" / name),
+                SIGHTLINE_THREADS=threads,
+            )
+            for name in workers
+        ]
 
-    def _program(self, name: str, module_and_role: tuple[str, ...], port: int = 0) -> Program:
+    def _program(self, name: str, module_and_role: tuple[str, ...], port: int = 0, **settings: str) -> Program:
         """A process of a service; one with a port is ready when it says so, a worker when it has lived a moment."""
         module, *role = module_and_role
         ready = partial(_serving, f"{HOST}:{port}") if port else _lived(self._children, name)
         command = (sys.executable, "-m", f"services.{module}", *role)
-        return Program(name, command, ready, self._child_environment(port))
+        return Program(name, command, ready, self._child_environment(port, settings))
 
-    def _child_environment(self, port: int) -> dict[str, str]:
+    def _child_environment(self, port: int, settings: Mapping[str, str]) -> dict[str, str]:
         """What a service finds in its environment; what this process's environment says of threads stays."""
         threads = str(max(1, (os.cpu_count() or 1) // self.workers))
         return {
@@ -163,6 +174,7 @@ class Stack:
             "SIGHTLINE_STORE_DIRECTORY": str(self.data / "store"),
             "SIGHTLINE_DRAIN_SECONDS": "0.1",  # no balancer has to hear of it
             "SIGHTLINE_GRACE_SECONDS": "5",
+            **settings,
             **self._environment,
         }
 

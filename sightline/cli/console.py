@@ -1,5 +1,6 @@
 """Where output goes: results to standard output, progress and errors to standard error."""
 
+import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Annotated, Protocol
@@ -15,6 +16,7 @@ from rich.table import Table
 
 PLAIN_WIDTH = 200  # columns where no terminal says how many there are
 PLAIN_STEP = 0.1  # how far a bar moves between two plain lines
+PLAIN_SECONDS = 1.0  # between two of them, where no other phase has begun
 
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as protobuf JSON and nothing else.")]
 
@@ -122,17 +124,17 @@ class _Live:
 
 
 class _Lines:
-    """A line whenever something else is being done or the work has moved on by a tenth."""
+    """A line whenever something else is being done, or the work has moved on by a tenth and a second has passed."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console, self._title = console, title
-        self._doing, self._fraction = "", -1.0
+        self._doing, self._fraction, self._said = "", -1.0, 0.0
 
     def update(self, fraction: float, doing: str, detail: str = "") -> None:
-        if doing == self._doing and fraction < min(1.0, self._fraction + PLAIN_STEP):
+        moved = fraction >= self._fraction + PLAIN_STEP and time.monotonic() >= self._said + PLAIN_SECONDS
+        ended = fraction >= 1.0 > self._fraction
+        if doing == self._doing and not moved and not ended:
             return
-        if (doing, fraction) == (self._doing, self._fraction):
-            return
-        self._doing, self._fraction = doing, fraction
+        self._doing, self._fraction, self._said = doing, fraction, time.monotonic()
         text = f"{self._title}: {100 * fraction:3.0f} %  {doing}  {detail}".rstrip()
         self._console.print(text, markup=False, soft_wrap=True)

@@ -108,9 +108,8 @@ def _violations(status: Status) -> list[str]:
 
 
 def _says(message: str, line: str) -> bool:
-    """Whether a violation's line adds nothing but the field, which the message or the fix names anyway."""
-    subject, _, description = line.partition(": ")
-    return description == message and (subject in message or message.startswith(bare_name(subject)))
+    """Whether a violation repeats the message, which says where the fault is anyway."""
+    return line.partition(": ")[2] == message
 
 
 def _dataset_not_ready(data: Mapping[str, str]) -> str:

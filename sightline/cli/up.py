@@ -42,7 +42,7 @@ def up(
                 f"the services are not installed here ({error.name} is missing)", fix="pip install 'sightline[all]'"
             ) from error
         console = output()
-        stack = Stack(data, base_port=base_port, workers=workers, tell=lambda died: _print_death(console, died))
+        stack = Stack(data, base_port=base_port, workers=workers, tell=lambda died: print_death(console, died))
         try:
             asyncio.run(_run(stack, console))
         except StackError as error:
@@ -112,8 +112,9 @@ def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _print_death(console: Console, died: "Died") -> None:
+def print_death(console: Console, died: "Died") -> None:
+    """What died, when it starts again, and the end of its log."""
     console.print(
         f"[bold red]{died.name} died[/] ({died.how}); it starts again in {died.pause_seconds:g} s. Its last words:"
     )
-    console.print(died.last_words or "(none)", style="dim", markup=False)
+    console.print(died.last_words or "(none)", style="dim", markup=False, no_wrap=True, overflow="ellipsis")

@@ -124,7 +124,7 @@ def test_findings_say_what_where_and_what_to_do(sightline: Command, fakes: Fakes
             image_id=9,
             message="The PNG ends in the middle.",
             remedy="Export the image again.",
-        )  # fmt: skip
+        )
     ]
     outcome = sightline("datasets", "findings", "pets")
     for part in ("ERROR", "imageUndecodable", "images/x.png", "9", "ends in the middle", "Export the image again."):

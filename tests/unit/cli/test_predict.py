@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from sightline.addresses import VARIABLES
-from sightline.client import PAUSE_SECONDS
-from sightline.pictures import Cell, contact_sheet, draw
+from sightline.client import PAUSE_SECONDS, Patience
+from sightline.pictures import RIGHT, WRONG, Cell, contact_sheet, draw
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
@@ -79,7 +79,7 @@ def test_objects_are_framed(picture: Path) -> None:
 def test_a_contact_sheet_frames_right_and_wrong_differently(picture: Path) -> None:
     cells = [Cell(picture, "cat", 0.9, "cat"), Cell(picture, "dog", 0.6, "a very long name that does not fit at all")]
     colours = {colour for _, colour in contact_sheet(cells, "Title").getcolors(1 << 20) or []}
-    assert {(34, 160, 84), (214, 48, 49)} <= colours
+    assert {RIGHT, WRONG} <= colours
 
 
 def test_a_service_that_is_not_there_is_named_with_its_address_its_variable_and_the_remedy(
@@ -96,23 +96,44 @@ def test_a_service_that_is_not_there_is_named_with_its_address_its_variable_and_
 
 
 def test_a_wait_grows_longer_up_to_its_limit_and_then_gives_up() -> None:
-    from sightline.client import Patience
-
-    class Away(grpc.RpcError, grpc.Call):  # type: ignore[misc]
-        def code(self):
-            return grpc.StatusCode.UNAVAILABLE
-
-    Away.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
     now, pauses = [0.0], []
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
         now[0] += seconds
 
-    patience = Patience(10.0, lambda: now[0], sleep)
-    with pytest.raises(Away):
-        while True:
-            patience.bear(Away())
+    patience, error = Patience(10.0, lambda: now[0], sleep), _Away()
+    while now[0] <= 10.0:
+        patience.bear(error)
+    with pytest.raises(_Away):
+        patience.bear(error)
     assert pauses[0] == PAUSE_SECONDS[0]
     assert max(pauses) == PAUSE_SECONDS[1]
-    assert 10.0 < now[0] < 13.0
+
+
+class _Away(grpc.RpcError, grpc.Call):
+    """What a call to a service raises that is not there."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def initial_metadata(self):
+        return ()
+
+    def trailing_metadata(self):
+        return ()
+
+    def details(self) -> str:
+        return ""
+
+    def is_active(self) -> bool:
+        return False
+
+    def time_remaining(self) -> float:
+        return 0.0
+
+    def cancel(self) -> bool:
+        return False
+
+    def add_callback(self, callback) -> bool:
+        return False

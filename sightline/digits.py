@@ -1,0 +1,95 @@
+"""A small set of real images: the handwritten digits that scikit-learn brings with it, as PNG and COCO files.
+
+1,797 scans of 8 × 8 pixels (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository),
+enlarged so that they have the size of an image. Read from scikit-learn's data file, without importing scikit-learn.
+"""
+
+import csv
+import gzip
+import json
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+FILE = "sklearn/datasets/data/digits.csv.gz"
+SCAN_SIDE, SCAN_DEPTH = 8, 16  # pixels; grey levels above 0
+BORDER = 1  # pixels of empty paper around a scan
+
+
+class DigitsMissing(Exception):
+    """scikit-learn is not installed; the message says how to install it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DigitSet:
+    """A COCO file with its images, and what each image truly shows."""
+
+    coco: Path
+    truth: dict[Path, str]
+
+
+def write(
+    folder: Path,
+    *,
+    digits: int = 10,
+    per_digit: int | None = None,
+    side: int = 64,
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> tuple[DigitSet, DigitSet]:
+    """Writes a training and a test set below the folder: the first `digits` digits, `per_digit` scans of each.
+
+    The split is stratified and depends on the seed alone. Raises DigitsMissing.
+    """
+    scans: dict[int, list[Image.Image]] = defaultdict(list)
+    for label, scan in _scans():
+        if label < digits:
+            scans[label].append(scan)
+    chance = random.Random(seed)  # noqa: S311 - a split is no secret
+    train: list[tuple[int, Image.Image]] = []
+    test: list[tuple[int, Image.Image]] = []
+    for label in sorted(scans):
+        chosen = chance.sample(scans[label], per_digit or len(scans[label]))
+        cut = round(test_share * len(chosen))
+        test += [(label, scan) for scan in chosen[:cut]]
+        train += [(label, scan) for scan in chosen[cut:]]
+    return _write_set(folder, "train", train, digits, side), _write_set(folder, "test", test, digits, side)
+
+
+def _scans() -> list[tuple[int, Image.Image]]:
+    """Every scan with its label: dark ink on white paper, one pixel of paper around it."""
+    try:
+        file = Path(str(metadata.distribution("scikit-learn").locate_file(FILE)))
+    except metadata.PackageNotFoundError as error:
+        raise DigitsMissing("the digits come with scikit-learn: pip install scikit-learn") from error
+    scans: list[tuple[int, Image.Image]] = []
+    with gzip.open(file, "rt") as lines:
+        for row in csv.reader(lines):
+            *levels, label = (int(float(value)) for value in row)
+            grey = Image.frombytes(
+                "L", (SCAN_SIDE, SCAN_SIDE), bytes(255 - 255 * level // SCAN_DEPTH for level in levels)
+            )
+            scans.append((label, ImageOps.expand(grey, BORDER, 255)))
+    return scans
+
+
+def _write_set(folder: Path, name: str, scans: list[tuple[int, Image.Image]], digits: int, side: int) -> DigitSet:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, int]] = []
+    truth: dict[Path, str] = {}
+    for number, (label, scan) in enumerate(scans, 1):
+        file = folder / name / f"{number:04}.png"
+        scan.resize((side, side), Image.Resampling.BICUBIC).convert("RGB").save(file)
+        images.append({"id": number, "file_name": f"{name}/{file.name}", "width": side, "height": side})
+        annotations.append({"id": number, "image_id": number, "category_id": label + 1})
+        truth[file] = NAMES[label]
+    categories = [{"id": label + 1, "name": NAMES[label]} for label in range(digits)]
+    coco = folder / f"{name}.json"
+    coco.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return DigitSet(coco, truth)
