@@ -131,7 +131,9 @@ async def ask(
         except nats.js.errors.Error as error:
             if not is_missing(error):
                 raise
-        except (nats.errors.TimeoutError, nats.errors.ConnectionClosedError, OSError) as error:
+        except nats.errors.MaxPayloadError:
+            raise  # The caller's fault: no retry makes it smaller.
+        except (nats.errors.Error, OSError) as error:
             raise Unavailable(what=what, problem=str(error) or type(error).__name__) from error
         try:
             await restore()

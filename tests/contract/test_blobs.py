@@ -12,9 +12,11 @@ import pytest
 
 from services.infra.files import TEMPORARY, FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
+from services.infra.store import open_blobs
 from services.kit.blobs import BlobInfo, Blobs, delete_prefix
 from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
 from services.kit.memory import MemoryBlobs
+from services.kit.settings import Settings, load
 from tests.support.ceph import CephGateway
 from tests.support.servers import free_port
 
@@ -220,6 +222,22 @@ async def test_readers_beside_writers_see_whole_blobs_only(blobs: Blobs) -> None
         assert len(set(data)) == 1
 
     await asyncio.gather(*(step for i in range(8) for step in (write(i), read())))
+
+
+async def test_settings_choose_the_store_and_its_bucket_is_there(
+    s3_server: CephGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_BUCKET", f"bucket-{uuid.uuid4().hex[:8]}")
+    monkeypatch.setenv("SIGHTLINE_S3_ENDPOINT", s3_server.endpoint)
+    monkeypatch.setenv("SIGHTLINE_S3_ACCESS_KEY", s3_server.access_key)
+    monkeypatch.setenv("SIGHTLINE_S3_SECRET_KEY", s3_server.secret_key)
+    monkeypatch.setenv("SIGHTLINE_S3_SECURE", "false")
+    s3 = await open_blobs(load(Settings))
+    monkeypatch.setenv("SIGHTLINE_STORE_DIRECTORY", str(tmp_path / "new" / "store"))
+    folder = await open_blobs(load(Settings))
+    assert (type(s3), type(folder)) == (S3Blobs, FolderBlobs)
+    for blobs in (s3, folder):
+        await blobs.ping()
 
 
 # What only a folder can meet.

@@ -145,7 +145,7 @@ async def test_a_nak_brings_the_job_back_at_once(queue: Queue) -> None:
     job = await queue.fetch("train", SOON)
     assert job is not None
     await job.nak()
-    again = await queue.fetch("train", ACK_WAIT / 2)
+    again = await queue.fetch("train", ACK_WAIT * 0.9)
     assert again is not None
     assert again.deliveries == 2
 
@@ -228,7 +228,7 @@ async def test_a_cancelled_fetch_takes_no_job_with_it(queue: Queue) -> None:
         fetching.cancel()
         await asyncio.gather(fetching, return_exceptions=True)
     await queue.publish("train", b"1")
-    job = await queue.fetch("train", BRIEFLY)
+    job = await queue.fetch("train", SOON)
     assert job is not None
     assert job.deliveries == 1
     await job.ack()

@@ -9,9 +9,11 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
+from nats.errors import MaxPayloadError
 
 from services.infra.jetstream import connect
 from services.infra.jetstream_records import JetStreamRecords, to_key, to_subject
@@ -449,3 +451,19 @@ async def test_an_existing_bucket_keeps_its_operators_configuration(own_connecti
     await records.create("models/m", b"x")
     assert (await js.stream_info("KV_b")).config.description == "mine"
     assert (await (await js.key_value("b")).get("models.m")).value == b"x"  # NATS's own tools read it
+
+
+async def test_a_wrong_password_is_named_and_a_right_one_is_not_told(tmp_path: Path) -> None:
+    users = 'authorization { users: [ { user: "u", password: "right" } ] }'
+    with NatsServer(tmp_path, config=users) as server:
+        wrong, right = (server.url.replace("nats://", f"nats://u:{password}@") for password in ("wrong", "right"))
+        with pytest.raises(Unavailable, match=r"(?i)authorization"):
+            await connect(wrong, "test", deadline_seconds=1)
+        connection = await connect(right, "test")
+        await JetStreamRecords(connection).create("models/m", b"")
+        await connection.close()
+
+
+async def test_a_value_beyond_the_servers_limit_is_not_called_an_outage(own_connection: Client) -> None:
+    with pytest.raises(MaxPayloadError):
+        await JetStreamRecords(own_connection).create("models/m", bytes(1_100_000))
