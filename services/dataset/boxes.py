@@ -42,10 +42,11 @@ def fault(box: Box, frame: Frame) -> str:
     if w <= 0 or h <= 0:
         return "boxEmpty"
     _, _, inside_w, inside_h = frame.clipped(box)
-    if frame.holds(box) and inside_w > 0 and inside_h > 0:
-        return ""
-    if inside_w * inside_h >= KEPT * w * h and not _is_corners(box, frame):
-        return "boxClipped"
+    if inside_w > 0 and inside_h > 0:
+        if frame.holds(box):
+            return ""
+        if inside_w * inside_h >= KEPT * w * h and not _is_corners(box, frame):
+            return "boxClipped"
     if frame.swapped.holds(box):
         return "boxSidesSwapped"
     return "boxAsCorners" if _is_corners(box, frame) else "boxOutOfFrame"

@@ -211,7 +211,7 @@ class DatasetRecord:
         """How much of validation is done, 0..1; never falls."""
         if self.phase is not Phase.CHECKING:
             return _FRACTION[self.phase]
-        return 0.05 + 0.9 * self.images_done / max(1, self.images_total)
+        return min(0.05 + 0.9 * self.images_done / max(1, self.images_total), _FRACTION[Phase.WRITING])
 
     @property
     def is_checked(self) -> bool:

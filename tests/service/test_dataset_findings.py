@@ -1,12 +1,14 @@
-"""Every fault that a caller's files may have: what the service says, where it says it is, and what becomes of the set."""
+"""Every fault that a caller's files may have: what the service says, where, and what becomes of the dataset."""
 
 import json
 from collections.abc import AsyncIterator
+from io import BytesIO
 
 import pytest
 from grpc import StatusCode
 from PIL import Image
 
+from services.dataset.limits import Limits
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import finding_pb2
 from tests.support.datasets import World, coco, picture, refused, rotated, running, tagged
@@ -131,9 +133,6 @@ async def test_a_missing_image_is_named(world: World) -> None:
 
 async def test_a_truncated_image_is_named(world: World) -> None:
     noise = Image.effect_noise((200, 200), 80)
-    noise.save("/dev/null", "PNG")
-    from io import BytesIO
-
     out = BytesIO()
     noise.save(out, "JPEG")
     finding = await with_one_bad(
@@ -153,8 +152,6 @@ async def test_an_image_of_40_x_40_is_too_small(world: World) -> None:
 
 
 async def test_an_image_of_too_many_bytes_is_refused() -> None:
-    from services.dataset.limits import Limits
-
     async with running(World(limits=Limits(max_image_bytes=5000))) as world:
         noise = picture(60, 60, form="BMP")
         finding = await with_one_bad(world, "images/fat.bmp", noise, "imageTooLarge")
@@ -179,8 +176,6 @@ async def test_a_path_that_leaves_the_store_is_refused(world: World, path: str, 
 
 
 async def test_a_gif_animation_gives_its_first_picture(world: World) -> None:
-    from io import BytesIO
-
     out = BytesIO()
     frames = [Image.new("RGB", (60, 60), color) for color in ("red", "blue", "green")]
     frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
@@ -196,8 +191,6 @@ async def test_a_gif_animation_gives_its_first_picture(world: World) -> None:
 
 
 async def test_a_png_of_15000_x_15000_is_accepted_and_scaled(world: World) -> None:
-    from io import BytesIO
-
     out = BytesIO()
     Image.new("1", (15_000, 15_000), 1).save(out, "PNG", compress_level=1)
     described, files = tagged(4)

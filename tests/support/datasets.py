@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import Any
 
 import grpc
+import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from PIL import Image
@@ -111,10 +112,10 @@ class World:
         for path, data in (files or {}).items():
             await self.blobs.put(f"{folder}/{path}", data)
 
-    async def step(self, holder: str = "w1") -> bool:
+    async def step(self, wrap: Callable[[Tools], Tools] = lambda tools: tools) -> bool:
         """Lets a worker take one job, if there is one; a job whose handler fails stays unsettled, as after a death."""
         with ThreadPoolExecutor(2) as executor:
-            for job in worker.jobs(self.tools(executor, holder), self.limits):
+            for job in worker.jobs(wrap(self.tools(executor)), self.limits):
                 delivery = await self.queue.fetch(job.kind, timedelta(0))
                 if delivery:
                     await (job.poison if is_poison(delivery) else job.handle)(delivery.body)
@@ -205,10 +206,8 @@ def reason(error: grpc.aio.AioRpcError) -> str:
 @asynccontextmanager
 async def refused(code: grpc.StatusCode, because: str, saying: str) -> AsyncGenerator[None]:
     """The block must end with such an error."""
-    try:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
         yield
-    except grpc.aio.AioRpcError as error:
-        assert (error.code(), reason(error)) == (code, because), error.details()
-        assert saying in (error.details() or ""), error.details()
-    else:
-        raise AssertionError(f"nothing was refused; expected {because}")
+    error = caught.value
+    assert (error.code(), reason(error)) == (code, because), error.details()
+    assert saying in (error.details() or ""), error.details()

@@ -1,0 +1,225 @@
+"""A worker that dies at any call to store, records or queue loses nothing, whether the call took effect or not."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from services.dataset.app import Datasets
+from services.dataset.domain import CHECK, DatasetRecord, NewDataset, State
+from services.dataset.hold import holding
+from services.dataset.limits import Limits
+from services.dataset.work import Tools
+from services.kit.errors import LeaseLost
+from services.kit.records import Table
+from services.vision.snapshot import AnnotationKind
+from tests.support.datasets import URI, World, tagged
+
+NAME = "datasets/pets"
+
+
+class Killed(Exception):
+    """What a call of a dead process comes to."""
+
+
+class Mortal:
+    """Passes calls on until the fatal one; from then on the process is dead, and no call has an effect."""
+
+    def __init__(self, fatal: int, *, takes_effect: bool) -> None:
+        self.calls = 0
+        self._fatal = fatal
+        self._takes_effect = takes_effect
+
+    async def _call(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        self.calls += 1
+        if self.calls == self._fatal and self._takes_effect:
+            await call(*args)
+        if self.calls >= self._fatal:
+            raise Killed
+        return await call(*args)
+
+    def around(self, port: Any) -> Any:
+        mortal = self
+
+        class Around:
+            def __getattr__(self, name: str) -> Any:
+                found = getattr(port, name)
+                if not inspect.iscoroutinefunction(found):
+                    return found
+                return lambda *args: mortal._call(found, *args)
+
+        return Around()
+
+    def tools(self, tools: Tools, records: Any) -> Tools:
+        return replace(
+            tools,
+            table=Table(self.around(records), DatasetRecord),
+            blobs=self.around(tools.blobs),
+            queue=self.around(tools.queue),
+        )
+
+
+@pytest.fixture
+async def reference() -> DatasetRecord:
+    """How the dataset comes out when nobody dies."""
+    async with viewed() as world:
+        await create(world)
+        await world.work()
+        return (await world.table.get(NAME)).value
+
+
+class viewed:  # noqa: N801 - a context manager
+    """A world whose view is kept, without a server."""
+
+    async def __aenter__(self) -> World:
+        self.world = World(limits=Limits(chunk_images=2, progress_seconds=0))
+        self._keeper = asyncio.create_task(self.world.view.run())
+        await self.world.view.synced()
+        return self.world
+
+    async def __aexit__(self, *_: object) -> None:
+        self._keeper.cancel()
+
+
+def app(world: World) -> Datasets:
+    return Datasets(world.table, world.view, world.blobs, world.queue, world.clock, world.limits)
+
+
+async def create(world: World) -> None:
+    described, files = tagged(6)
+    await world.put(described, files)
+    await app(world).create(NewDataset("pets", AnnotationKind.IMAGE_CLASSIFICATION, (URI,)))
+
+
+async def until_dead(world: World, mortal: Mortal) -> bool:
+    """Works until the worker dies (True) or nothing is left to do."""
+    try:
+        while await world.step(lambda tools: mortal.tools(tools, world.records)):
+            pass
+    except Killed:
+        return True
+    return False
+
+
+async def recover(world: World) -> None:
+    """Time passes, the reconciler looks, and another worker does what there is to do."""
+    world.clock.advance(60)
+    await asyncio.sleep(0)
+    await world.reconciler().look()
+    await world.work()
+
+
+@pytest.mark.parametrize("takes_effect", [False, True])
+async def test_a_validation_whose_worker_dies_at_its_nth_call_ends_the_same(
+    reference: DatasetRecord, takes_effect: bool
+) -> None:
+    fatal = 0
+    dies = True
+    while dies:
+        fatal += 1
+        async with viewed() as world:
+            await create(world)
+            dies = await until_dead(world, Mortal(fatal, takes_effect=takes_effect))
+            await recover(world)
+            record = (await world.table.get(NAME)).value
+            assert record.state is State.READY, (fatal, record)
+            assert record.snapshot_digest == reference.snapshot_digest
+            assert (record.stats, record.finding_counts) == (reference.stats, reference.finding_counts)
+            assert record.images_done == 6
+    assert fatal > 50
+
+
+@pytest.mark.parametrize("takes_effect", [False, True])
+async def test_a_deletion_whose_worker_dies_at_its_nth_call_is_completed(takes_effect: bool) -> None:
+    fatal = 0
+    dies = True
+    while dies:
+        fatal += 1
+        async with viewed() as world:
+            await create(world)
+            await world.work()
+            await app(world).delete(NAME, "")
+            dies = await until_dead(world, Mortal(fatal, takes_effect=takes_effect))
+            await recover(world)
+            assert [blob.key async for blob in world.blobs.list("datasets/")] == [], fatal
+            assert world.view.find(NAME) is None
+    assert fatal > 10
+
+
+async def test_losing_the_whole_queue_loses_nothing(reference: DatasetRecord) -> None:
+    async with viewed() as world:
+        await create(world)
+        for _ in range(3):
+            world.queue.jobs.clear()  # type: ignore[attr-defined]
+            world.clock.advance(60)
+            await asyncio.sleep(0)
+            await world.reconciler().look()
+            assert await world.step()
+        await recover(world)
+        await recover(world)
+        assert (await world.table.get(NAME)).value.snapshot_digest == reference.snapshot_digest
+
+
+async def test_work_that_kills_every_worker_is_given_up_with_a_reason() -> None:
+    async with viewed() as world:
+        await create(world)
+        assert await world.step()
+        for _ in range(5):
+            for _chunk in range(3):
+                delivery = await world.queue.fetch(CHECK, world.clock.now() - world.clock.now())
+                assert delivery
+            world.clock.advance(60)
+        await world.work()
+        record = (await world.table.get(NAME)).value
+        assert record.state is State.FAILED
+        assert record.error
+        assert "given up after 5 attempts" in record.error.message
+        assert "checking chunk 0 of its images" in record.error.message
+
+
+async def test_progress_within_a_chunk_is_visible_and_survives_its_worker() -> None:
+    async with viewed() as world:
+        world.limits = Limits(chunk_images=100, progress_seconds=0, images_in_flight=1)
+        await create(world)
+        assert await world.step()
+        done = list[int]()
+        world.clock.monotonic = lambda: 0.0  # type: ignore[method-assign]
+        fatal = 12
+        while len(done) < 4:
+            await until_dead(world, Mortal(fatal, takes_effect=True))
+            done.append((await world.table.get(NAME)).value.images_done)
+            fatal += 4
+            world.clock.advance(60)
+        assert done == sorted(done)
+        assert 0 < done[0] < 6
+
+
+async def test_two_workers_at_one_chunk_do_no_harm(reference: DatasetRecord) -> None:
+    async with viewed() as world:
+        await create(world)
+        assert await world.step()
+        for job in list(world.queue.jobs[CHECK]):  # type: ignore[attr-defined]
+            await world.queue.publish(CHECK, job.body)
+
+        async def one() -> None:
+            while await world.step():
+                pass
+
+        await asyncio.gather(one(), one(), one())
+        assert (await world.table.get(NAME)).value.snapshot_digest == reference.snapshot_digest
+
+
+async def test_a_worker_that_lost_its_lease_writes_nothing_more() -> None:
+    async with viewed() as world:
+        await create(world)
+        ttl = world.limits.lease
+        async with holding(world.table, NAME, "w1", world.clock, ttl) as slow:
+            world.clock.advance(60)
+            async with holding(world.table, NAME, "w2", world.clock, ttl) as quick:
+                with pytest.raises(LeaseLost):
+                    await slow.write(lambda record: replace(record, display_name="late"))
+                assert (await quick.write(lambda record: replace(record, display_name="mine"))).display_name == "mine"
+        assert (await world.table.get(NAME)).value.display_name == "mine"

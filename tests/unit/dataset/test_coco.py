@@ -1,0 +1,141 @@
+"""COCO files: where images lie, in which unit boxes are, and how much memory a million of them take."""
+
+import json
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.dataset.coco import (
+    Categories,
+    CocoAnnotation,
+    CocoCategory,
+    CocoFile,
+    CocoImage,
+    Place,
+    check_convention,
+    check_ids,
+    parse,
+    rows,
+)
+from services.dataset.domain import BoxConvention
+from services.dataset.findings import RULES, FindingLog, Severity
+from services.kit.errors import UnreadableUri
+from services.vision.snapshot import AnnotationKind
+
+PLACE = Place("s3://sightline/sets/a/train.json", "sets/a/train.json", "sightline")
+PIXELS, RELATIVE, UNKNOWN = BoxConvention.ABSOLUTE, BoxConvention.RELATIVE, BoxConvention.UNKNOWN
+
+
+def located(**fields: str) -> str:
+    return PLACE.locate(CocoImage(1, **fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({"file_name": "x.png"}, "sets/a/x.png"),
+        ({"file_name": "./b//x.png"}, "sets/a/b/x.png"),
+        ({"file_name": "s3://sightline/other/x.png"}, "other/x.png"),
+        ({"file_name": "x.png", "coco_url": "http://images.example.org/x.png"}, "sets/a/x.png"),
+        ({"file_name": "x.png", "absolute_url": "s3://sightline/other/x.png"}, "other/x.png"),
+        ({"coco_url": "s3://sightline/other/x.png"}, "other/x.png"),
+    ],
+)
+def test_an_image_lies_below_its_file_or_where_a_uri_of_the_store_says(fields: dict[str, str], key: str) -> None:
+    assert located(**fields) == key
+
+
+@given(st.text(max_size=40))
+def test_no_file_name_whatever_leads_out_of_the_folder(name: str) -> None:
+    try:
+        key = located(file_name=name)
+    except (UnreadableUri, ValueError):
+        return
+    assert key.startswith("sets/a") or name.startswith("s3://sightline/")
+    assert ".." not in key.split("/")
+
+
+def convention(*boxes: list[float], expected: BoxConvention = UNKNOWN) -> tuple[BoxConvention, int]:
+    marks = [CocoAnnotation(1, number, 1, box) for number, box in enumerate(boxes)]
+    log = FindingLog(10)
+    return check_convention(CocoFile([], marks), "f", expected, log), log.count("boxUnitsMixed")
+
+
+def test_the_unit_of_boxes_is_recognised_and_a_mixture_never_passes() -> None:
+    assert convention() == (UNKNOWN, 0)
+    assert convention([0, 0, 1, 1]) == (RELATIVE, 0)
+    assert convention([0, 0, 1, 1], [5, 5, 9, 9]) == (PIXELS, 0)
+    assert convention([0.5, 0.5, 0.5, 0.5005]) == (RELATIVE, 0)
+    assert convention([0.5, 0.5, 20.5, 0.5]) == (PIXELS, 0)
+    assert convention([0.5, 0.5, 0.1, 0.1], [5, 5, 9, 9], [6, 6, 9, 9]) == (PIXELS, 1)
+    assert convention([0.5, 0.5, 0.1, 0.1], expected=PIXELS) == (PIXELS, 1)
+    assert convention([5, 5, 9, 9], expected=RELATIVE) == (RELATIVE, 1)
+
+
+def test_categories_of_several_files_are_merged_by_name() -> None:
+    log, merged = FindingLog(10), Categories()
+    assert merged.merge([CocoCategory(7, "dog"), CocoCategory(3, "cat")], "f", log) == {3: 0, 7: 1}
+    assert merged.merge([CocoCategory(3, "dog"), CocoCategory(7, "cow")], "g", log) == {3: 1, 7: 2}
+    assert merged.names == [(3, "cat"), (7, "dog"), (8, "cow")]
+    assert not log.kept
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_whatever_break_the_parser(data: bytes) -> None:
+    log = FindingLog(10)
+    assert (parse(data, "f", log) is None) == (log.fatal is not None)
+
+
+@given(st.sampled_from(["NaN", "Infinity", "-Infinity"]), st.integers(0, 5), st.integers(0, 5))
+def test_a_number_that_is_none_is_named_with_its_place(token: str, lines: int, spaces: int) -> None:
+    data = '{"images": [],' + "\n" * lines + " " * spaces + f'"x": {token}' + "}"
+    log = FindingLog(10)
+    assert parse(data.encode(), "f", log) is None
+    found = log.fatal
+    assert found
+    column = spaces + 6 + (len('{"images": [],') if lines == 0 else 0)
+    assert found.message == f"{token} at line {lines + 1}, column {column} is not a JSON number."
+
+
+def test_findings_beyond_the_limit_of_their_code_are_counted_and_said() -> None:
+    log = FindingLog(2)
+    for number in range(5):
+        log.add("imageUntagged", f"{number}.png", number)
+    log.add("imageAnimated", "0.png", 0)
+    listed = log.ordered()
+    assert [finding.file for finding in listed] == ["0.png", "1.png", "", "0.png"]
+    assert listed[2].message == "3 more like these are not listed."
+    other = FindingLog(2)
+    other.take(log.kept, log.more)
+    assert other.count("imageUntagged") == 5
+
+
+def test_every_rule_ends_its_sentences_and_only_errors_are_fatal() -> None:
+    for rule in RULES.values():
+        assert rule.message.endswith(".")
+        assert rule.remedy.endswith(".")
+        assert rule.severity is Severity.ERROR or not rule.fatal
+
+
+def test_a_large_file_is_read_within_a_bounded_multiple_of_its_size() -> None:
+    count = 20_000
+    file = {
+        "images": [{"id": n, "file_name": f"images/{n:07d}.jpg", "width": 640, "height": 480} for n in range(count)],
+        "annotations": [{"id": n, "image_id": n, "category_id": 1} for n in range(count)],
+        "categories": [{"id": 1, "name": "c"}],
+    }
+    data = json.dumps(file).encode()
+    log = FindingLog(10)
+    tracemalloc.start()
+    try:
+        parsed = parse(data, "f", log)
+        assert parsed
+        check_ids(parsed, "f", {1: 0}, log)
+        walked = sum(1 for _ in rows(parsed, PLACE, AnnotationKind.IMAGE_CLASSIFICATION, {1: 0}, 0, log))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert walked == count
+    assert peak < 5 * len(data)
