@@ -1,0 +1,1 @@
+"""Benchmarks: each prints ratios, or scores, measured side by side in one run."""

@@ -1,0 +1,77 @@
+"""What the benchmarks share: a suite in a temporary folder, and its story through the client."""
+
+import asyncio
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from google.protobuf.duration_pb2 import Duration
+
+from sightline.client import Client
+from sightline.stack import Stack
+from sightline.uploads import files_of
+from sightline.v1 import dataset_pb2, dataset_service_pb2, model_pb2, model_service_pb2
+
+
+def folder(variable: str) -> Path:
+    """The folder that an environment variable names; SystemExit that says so if it is not set."""
+    value = os.environ.get(variable)
+    if not value:
+        raise SystemExit(f"{variable} is not set; it must name the folder that docs/benchmarks.md describes.")
+    return Path(value).resolve()
+
+
+def register(client: Client, name: str, annotations: Path) -> dataset_pb2.Dataset:
+    """Uploads a COCO file with its images and returns the READY dataset."""
+    files = files_of(annotations)
+    uris = client.upload_files(files)
+    dataset = dataset_pb2.Dataset(
+        annotation_kind=dataset_pb2.Dataset.IMAGE_CLASSIFICATION, annotation_file_uris=[uris[files[0].path]]
+    )
+    client.datasets.CreateDataset(dataset_service_pb2.CreateDatasetRequest(dataset=dataset, dataset_id=name))
+    *_, last = client.watch_dataset(f"datasets/{name}")
+    if last.state != dataset_pb2.Dataset.READY:
+        raise SystemExit(f"{name} is not READY: {last.error.message}")
+    return last
+
+
+def create_model(client: Client, name: str, training: str, test: str, budget_seconds: int, seed: int = 0) -> str:
+    """Starts a training and returns the model's name."""
+    parameters = model_pb2.TrainingParameters(
+        training_dataset=f"datasets/{training}",
+        time_budget=Duration(seconds=budget_seconds),
+        model_kind=model_pb2.TrainingParameters.GENERIC_CLASSIFIER,
+        hyperparameters=model_pb2.Hyperparameters(seed=seed),
+    )
+    model = model_pb2.Model(training_parameters=parameters)
+    if test:
+        model.evaluation_parameters.test_dataset = f"datasets/{test}"
+    return client.models.CreateModel(model_service_pb2.CreateModelRequest(model=model, model_id=name)).name
+
+
+def machine() -> str:
+    """The machine in one line, for the record beside the numbers."""
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median with minimum and maximum."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def run(story: Callable[[Client], None]) -> None:
+    """Starts a suite, tells the story with a client of it, and stops it."""
+
+    def told(stack: Stack) -> None:
+        with Client(stack.addresses) as client:
+            story(client)
+
+    async def main() -> None:
+        with tempfile.TemporaryDirectory(prefix="sightline-bench-") as data:
+            async with Stack(Path(data), base_port=0) as stack:
+                await asyncio.to_thread(told, stack)
+
+    asyncio.run(main())
