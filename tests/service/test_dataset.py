@@ -20,6 +20,8 @@ from sightline.v1 import finding_pb2
 from tests.support.datasets import URI, World, coco, picture, refused, rotated, running, tagged
 from tests.support.waiting import eventually
 
+CLASSES = pb.Dataset.IMAGE_CLASSIFICATION
+
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
@@ -141,19 +143,25 @@ async def test_validate_only_checks_everything_and_creates_nothing(world: World)
     [
         ({"dataset_id": "no/slash"}, "InvalidName", "dataset_id"),
         ({"dataset": pb.Dataset(annotation_file_uris=[URI])}, "InvalidRequest", "annotation_kind"),
-        ({"dataset": pb.Dataset(annotation_kind=1)}, "InvalidRequest", "name 1 to 10 different COCO files"),
-        ({"dataset": pb.Dataset(annotation_kind=1, annotation_file_uris=[URI] * 2)}, "InvalidRequest", "different"),
+        ({"dataset": pb.Dataset(annotation_kind=CLASSES)}, "InvalidRequest", "name 1 to 10 different COCO files"),
+        (
+            {"dataset": pb.Dataset(annotation_kind=CLASSES, annotation_file_uris=[URI] * 2)},
+            "InvalidRequest",
+            "different",
+        ),
         (
             {
                 "dataset": pb.Dataset(
-                    annotation_kind=1, annotation_file_uris=[URI], custom_properties=dict.fromkeys("abcdefghijk", "x")
+                    annotation_kind=CLASSES,
+                    annotation_file_uris=[URI],
+                    custom_properties=dict.fromkeys("abcdefghijk", "x"),
                 )
             },
             "InvalidRequest",
             "11 entries are more than 10",
         ),
         (
-            {"dataset": pb.Dataset(annotation_kind=1, annotation_file_uris=[URI], display_name="x" * 257)},
+            {"dataset": pb.Dataset(annotation_kind=CLASSES, annotation_file_uris=[URI], display_name="x" * 257)},
             "InvalidRequest",
             "display_name",
         ),

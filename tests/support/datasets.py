@@ -167,7 +167,11 @@ class World:
         async def messages() -> AsyncIterator[service_pb.UploadFilesRequest]:
             yield service_pb.UploadFilesRequest(header=service_pb.UploadFilesHeader(upload_id=upload_id))
             for path, data in files.items():
-                announced = {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+                announced: dict[str, Any] = {
+                    "path": path,
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "size_bytes": len(data),
+                }
                 yield service_pb.UploadFilesRequest(file=service_pb.FileHeader(**{**announced, **wrong}))
                 for start in range(0, len(data), 1 << 20):
                     yield service_pb.UploadFilesRequest(chunk=data[start : start + (1 << 20)])

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ PLACE = Place("s3://sightline/sets/a/train.json", "sets/a/train.json", "sightlin
 PIXELS, RELATIVE, UNKNOWN = BoxConvention.ABSOLUTE, BoxConvention.RELATIVE, BoxConvention.UNKNOWN
 
 
-def located(**fields: str) -> str:
+def located(**fields: Any) -> str:
     return PLACE.locate(CocoImage(1, **fields))
 
 
