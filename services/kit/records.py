@@ -159,7 +159,8 @@ class View(Generic[T]):
     """All resources of one type, kept in memory by watching; what List, Watch and the reconcilers read.
 
     `run` keeps it until cancelled; when the store is lost it keeps what it knew, and resynchronises from nothing
-    when the store is back. A reader that has just written waits with `caught_up(revision)`.
+    when the store is back. A reader that has just written waits with `caught_up(revision)`. Before it was first
+    synced reads raise Unavailable: a part of what exists is never shown for the whole.
     """
 
     def __init__(self, records: Records, type_: type[T], *collections: str, retry_seconds: float = 0.5) -> None:
@@ -220,18 +221,24 @@ class View(Generic[T]):
 
     def find(self, name: str) -> Versioned[T] | None:
         """The resource as last seen, or None."""
-        return self._items.get(name)
+        return self._seen().get(name)
 
     def get(self, name: str) -> Versioned[T]:
         """The resource as last seen; RecordNotFound."""
-        found = self._items.get(name)
+        found = self.find(name)
         if found is None:
             raise RecordNotFound(name=name)
         return found
 
     def all(self, prefix: str = "") -> list[Versioned[T]]:
         """Every resource whose name starts with the prefix, in the order of names."""
-        return [self._items[name] for name in sorted(self._items) if name.startswith(prefix)]
+        items = self._seen()
+        return [items[name] for name in sorted(items) if name.startswith(prefix)]
+
+    def _seen(self) -> dict[str, Versioned[T]]:
+        if not self._synced.is_set():
+            raise Unavailable(what="the view of " + "/".join(self._collections), problem="it is not complete yet")
+        return self._items
 
     async def changed(self, timeout_seconds: float) -> None:
         """Returns after the next change of any resource in the view, or after the timeout."""

@@ -14,6 +14,7 @@ class TrainerSettings(Settings):
     dataset_address: str = "127.0.0.1:50051"
     lease_seconds: float = 15.0  # after which the work of a silent worker is somebody else's
     heartbeat_seconds: float = 2.0
+    checkpoint_seconds: float = 5.0  # between two checkpoints, at least; a death costs so much work, at most
     # Of the workers only.
     weights_dir: Path | None = None  # pretrained weights as safetensors, for machines without a network
     work_dir: Path | None = None  # snapshots and features are cached here; a temporary folder by default

@@ -203,7 +203,7 @@ def _progress_message(
         metric_value=best.score if best else None,
         budget_used=_seconds(min(used, model.budget_seconds)),
         queue_position=queue_position,
-        fraction=1.0 if model.ended else min(1.0, used / model.budget_seconds),
+        fraction=1.0 if model.ended else min(1.0, sum(work.reached_seconds for work in works) / model.budget_seconds),
         trials_done=sum(trial.work.ended for trial in trials),
     )
 

@@ -12,9 +12,14 @@
 
 A segment is a stretch of one attempt that ended with a commit, and only commits are charged. What an attempt did
 after its last commit is lost with it; it is written down uncharged, so that the ledger shows it and the budget does
-not pay for it. The sum of charged segments never exceeds the allowance.
+not pay for it. The sum of charged segments never exceeds the allowance. Seconds are whole microseconds, as the
+contract's durations are, so that a ledger adds up to the last digit.
+
+Poison is decided here and not by the queue: work that is due is announced anew by the coordinator, so that no job's
+own count of deliveries says how often workers died of it.
 """
 
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -25,6 +30,7 @@ from services.kit.leases import Lease
 
 MAX_BARREN_ATTEMPTS = 5
 MAX_SEGMENTS_PER_ATTEMPT = 32  # later checkpoints extend the last one, so that a record stays small
+MAX_SEGMENTS = 256  # beyond, the oldest lines of past attempts are summed up
 
 
 class WorkState(StrEnum):
@@ -71,9 +77,10 @@ class Work:
     state: WorkState = WorkState.QUEUED
     lease: Lease = FREE
     attempt: int = 0
-    barren_attempts: int = 0  # attempts begun since the last commit
+    barren_attempts: int = 0  # attempts begun since the last commit, those given back unharmed not counted
     segments: tuple[Segment, ...] = ()
     pending_seconds: float = 0.0  # done by the present attempt since its last commit
+    furthest_seconds: float = 0.0  # charged and pending together, when that was most
     checkpoint_key: str = ""
     progress: float = 0.0
     phase: str = ""
@@ -90,12 +97,17 @@ class Work:
     @property
     def charged_seconds(self) -> float:
         """What the budget pays so far."""
-        return sum(segment.seconds for segment in self.segments if segment.charged)
+        return round(sum(segment.seconds for segment in self.segments if segment.charged), 6)
+
+    @property
+    def reached_seconds(self) -> float:
+        """How far it has come, lost attempts included; unlike what is charged and pending, it never falls."""
+        return max(self.furthest_seconds, self.charged_seconds)
 
     @property
     def remaining_seconds(self) -> float:
         """What of the allowance is left."""
-        return max(0.0, self.allowance_seconds - self.charged_seconds)
+        return whole_microseconds(max(0.0, self.allowance_seconds - self.charged_seconds))
 
     def is_due(self, now: datetime) -> bool:
         """Whether a worker should take it: not ended, and nobody is at it."""
@@ -103,10 +115,15 @@ class Work:
 
     # What a worker does.
 
-    def taken(self, holder: str, now: datetime, ttl: timedelta) -> "Work":
-        """Arrows a and b: a new attempt of `holder`; LeaseLost while another holder is alive."""
+    def taken(self, name: str, holder: str, now: datetime, ttl: timedelta) -> "Work":
+        """Arrows a and b: a new attempt of `holder`; LeaseLost while another holder is alive.
+
+        Arrow e instead once so many workers in a row have died of it that another would too.
+        """
         lease = self.lease.taken(holder, now, ttl)
         closed = self._closed("workerLost", now)
+        if self.barren_attempts >= MAX_BARREN_ATTEMPTS:
+            return closed._poisoned(now, name, "its worker died")
         return replace(
             closed,
             state=self._next(WorkState.RUNNING),
@@ -123,10 +140,12 @@ class Work:
 
     def beaten(self, now: datetime, ttl: timedelta, *, seconds_used: float, progress: float, phase: str) -> "Work":
         """Arrow c: still at it. `seconds_used` counts since the attempt began, here and below."""
+        pending = min(self._uncharged(seconds_used), self.remaining_seconds)
         return replace(
             self,
             lease=self.lease.renewed(now, ttl),
-            pending_seconds=min(self._uncharged(seconds_used), self.remaining_seconds),
+            pending_seconds=pending,
+            furthest_seconds=max(self.furthest_seconds, self.charged_seconds + pending),
             progress=max(self.progress, min(progress, 1.0)),
             phase=phase,
         )
@@ -144,20 +163,19 @@ class Work:
 
     def released(self, now: datetime) -> "Work":
         """Arrow b: the holder gives it up, unharmed; somebody else goes on from the last commit."""
-        closed = self._closed("released", now)
-        return replace(closed, state=self._next(WorkState.QUEUED), lease=self.lease.released())
+        return replace(
+            self._closed("released", now),
+            state=self._next(WorkState.QUEUED),
+            lease=self.lease.released(),
+            barren_attempts=max(0, self.barren_attempts - 1),
+        )
 
     def lost(self, now: datetime, name: str, problem: str) -> "Work":
         """Arrow b after the child died under a living worker, or e after too many such deaths in a row."""
         closed = replace(self._closed("workerLost", now), lease=self.lease.released())
         if self.barren_attempts < MAX_BARREN_ATTEMPTS:
             return replace(closed, state=self._next(WorkState.QUEUED))
-        return closed.poisoned(now, name, problem)
-
-    def poisoned(self, now: datetime, name: str, problem: str) -> "Work":
-        """Arrow e: given up, because every attempt ends without progress."""
-        error = PoisonWork(name=name, attempts=self.barren_attempts, last=problem)
-        return replace(self._closed("workerLost", now), **self._end(WorkState.FAILED, now), error=error.failure())
+        return closed._poisoned(now, name, problem)
 
     def succeeded(self, now: datetime, seconds_used: float) -> "Work":
         """Arrow d: the result is in the store."""
@@ -165,7 +183,7 @@ class Work:
         return replace(charged, **self._end(WorkState.SUCCEEDED, now), progress=1.0)
 
     def stopped(self, now: datetime) -> "Work":
-        """Arrow f: the allowance is used up; all of it is charged, for the device was kept busy as asked."""
+        """Arrow f: the allowance is used up; what is left of it is charged, for the device was kept busy as asked."""
         return replace(self._charged(self.remaining_seconds, "stopped", now), **self._end(WorkState.STOPPED, now))
 
     def failed(self, now: datetime, error: Failure) -> "Work":
@@ -173,11 +191,19 @@ class Work:
         return replace(self._closed("failed", now), **self._end(WorkState.FAILED, now), error=error)
 
     def cancelled(self, now: datetime) -> "Work":
-        """Arrow g: ended by the caller, who pays for what was done."""
-        charged = self._charged(self.pending_seconds, "cancelled", now) if self.pending_seconds > 0 else self
-        return replace(charged, **self._end(WorkState.CANCELLED, now))
+        """Arrow g: ended by the caller, who pays for what was done, unless its worker had died of it already."""
+        if not self.lease.is_live(now):
+            closed = self._closed("workerLost", now)
+        else:
+            closed = self._charged(self.pending_seconds, "cancelled", now) if self.pending_seconds > 0 else self
+        return replace(closed, **self._end(WorkState.CANCELLED, now))
 
     # Bookkeeping.
+
+    def _poisoned(self, now: datetime, name: str, problem: str) -> "Work":
+        """Given up, because every attempt ends without progress."""
+        error = PoisonWork(name=name, attempts=self.barren_attempts, last=problem)
+        return replace(self, **self._end(WorkState.FAILED, now), error=error.failure())
 
     def _end(self, state: WorkState, now: datetime) -> dict[str, Any]:
         return {"state": self._next(state), "lease": self.lease.released(), "end_time": now}
@@ -199,12 +225,33 @@ class Work:
         return self._with_segment(self.pending_seconds, False, reason, now) if self.pending_seconds > 0 else self
 
     def _with_segment(self, seconds: float, charged: bool, reason: str, now: datetime) -> "Work":
+        seconds = whole_microseconds(seconds)
         segments = self.segments
         number = sum(segment.attempt == self.attempt for segment in segments)
         if number >= MAX_SEGMENTS_PER_ATTEMPT and (last := segments[-1]).charged and charged:
-            merged = replace(last, seconds=last.seconds + seconds, reason=reason, end_time=now)
-            return replace(self, segments=(*segments[:-1], merged), pending_seconds=0.0)
-        segment = Segment(
-            attempt=self.attempt, number=number, seconds=seconds, charged=charged, reason=reason, end_time=now
-        )
-        return replace(self, segments=(*segments, segment), pending_seconds=0.0)
+            total = round(last.seconds + seconds, 6)
+            segments = (*segments[:-1], replace(last, seconds=total, reason=reason, end_time=now))
+        else:
+            segment = Segment(
+                attempt=self.attempt, number=number, seconds=seconds, charged=charged, reason=reason, end_time=now
+            )
+            segments = _summed_up((*segments, segment))
+        pending = whole_microseconds(max(0.0, self.pending_seconds - seconds))
+        return replace(self, segments=segments, pending_seconds=pending)
+
+
+def whole_microseconds(seconds: float) -> float:
+    """Rounded down, but for what a float cannot hold."""
+    return math.floor(seconds * 1e6 + 1e-3) / 1e6
+
+
+def _summed_up(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """At most MAX_SEGMENTS: of the three oldest, two are paid for by the same side, and become one."""
+    if len(segments) <= MAX_SEGMENTS:
+        return segments
+    oldest, rest = segments[:3], segments[3:]
+    first, second = next(
+        (a, b) for a, b in ((oldest[0], oldest[1]), (oldest[0], oldest[2]), (oldest[1], oldest[2])) if a.charged == b.charged
+    )
+    both = replace(second, seconds=round(first.seconds + second.seconds, 6))
+    return (*(both if segment is second else segment for segment in oldest if segment is not first), *rest)

@@ -153,6 +153,7 @@ class Worker:
             cache_directory=str(await self._workspace.cache()),
             weights_directory=str(weights) if weights else None,
             checkpoint_path=str(await self._workspace.folder(checkpoint)) if checkpoint else None,
+            checkpoint_seconds=self._settings.checkpoint_seconds,
             split=Split(seed=record.seed, holdout_fraction=record.holdout_fraction),
             seed=record.seed,
             threads=self._settings.threads,

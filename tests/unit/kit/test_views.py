@@ -153,6 +153,13 @@ async def test_a_view_that_does_not_catch_up_says_so(records: LossyRecords) -> N
             await view.caught_up(99, timeout_seconds=0.01)
 
 
+async def test_a_view_that_is_not_complete_yet_shows_nothing_rather_than_a_part(records: LossyRecords) -> None:
+    view = View(records, Thing, "models")
+    for read in (view.all, lambda: view.find("models/a"), lambda: view.get("models/a")):
+        with pytest.raises(Unavailable, match="not complete"):
+            read()
+
+
 async def test_waiting_for_a_change_ends_with_it_or_in_time(records: LossyRecords) -> None:
     async with running(View(records, Thing, "models")) as view:
         await view.changed(0.01)
