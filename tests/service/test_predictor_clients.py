@@ -35,7 +35,7 @@ class Trainer:
     def __getattr__(self, name: str) -> Any:
         return None  # no other rpc is called
 
-    async def GetModel(self, request: model_service_pb2.GetModelRequest, context: Any) -> model_pb2.Model:
+    async def GetModel(self, request: model_service_pb2.GetModelRequest, context: Any) -> model_pb2.Model:  # noqa: N802
         if isinstance(self._answer, SightlineError):
             raise self._answer
         return self._answer

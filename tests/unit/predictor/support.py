@@ -28,7 +28,7 @@ def card(thresholds: tuple[float, ...] = (), names: Sequence[str] = NAMES) -> Mo
     return ModelCard(
         kind="GENERIC_CLASSIFIER",
         categories=tuple(CardCategory(index, name) for index, name in enumerate(names)),
-        backbones=(CardBackbone("mobilenet_v3_small", InputRule(size=64, resize=72), "random"),),
+        backbones=(CardBackbone("squeezenet1_1", InputRule(size=64, resize=72), "random"),),
         thresholds=thresholds,
         created=datetime(2026, 1, 1, tzinfo=UTC),
     )
@@ -46,8 +46,11 @@ def info(model: str = "m", version: str = "v1", uri: str = "", **changes: object
 
 
 async def put_bundle(blobs: MemoryBlobs, folder: Path, model: ModelInfo, seed: int = 1) -> Classifier:
-    """Writes a small network with random weights where the model says that its bundle lies."""
-    classifier = Classifier.from_network(card(), build("mobilenet_v3_small", len(NAMES), seed=seed))
+    """Writes a small network with random weights where the model says that its bundle lies.
+
+    One without normalisation: a random network with it sees the same in every picture.
+    """
+    classifier = Classifier.from_network(card(), build("squeezenet1_1", len(NAMES), seed=seed))
     bundles.write(folder, classifier)
     key = model.bundle_uri.removeprefix("s3://sightline/")
     for name in BUNDLE_FILES:

@@ -1,0 +1,92 @@
+"""The predictor over real gRPC: the models that it keeps in memory."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from services.kit import errors
+from sightline.v1 import prediction_service_pb2 as pb
+from tests.unit.predictor.serving import Running, confidences, serving
+from tests.unit.predictor.support import info, put_bundle
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncGenerator[Running]:
+    async with serving(tmp_path) as running:
+        yield running
+
+
+async def test_fifty_first_calls_load_the_model_once(running: Running):
+    answers = await asyncio.gather(*(running.analyze() for _ in range(50)))
+    assert {answer.model_version for answer in answers} == {"v1"}
+    assert len(running.telemetry.observed["predictor_load_seconds", ()]) == 1
+    (loaded,) = await running.loaded()
+    assert (loaded.model_name, loaded.use_count) == ("models/m", 50)
+    assert loaded.size_bytes == (await running.blobs.stat("models/m/v1/weights.safetensors")).size_bytes
+
+
+async def test_a_model_is_loaded_listed_and_unloaded_on_request(running: Running):
+    assert await running.loaded() == []
+    loaded = await running.stub.LoadModel(pb.LoadModelRequest(model_name="models/m"))
+    assert loaded.model_version == "v1"
+    assert await running.loaded() == [loaded]
+    await running.analyze()
+    assert len(running.telemetry.observed["predictor_load_seconds", ()]) == 1, "it was ready for the first prediction"
+    await running.stub.UnloadModel(pb.UnloadModelRequest(model_name="models/m"))
+    assert await running.loaded() == []
+    assert list(running.folder.iterdir()) == []
+    with pytest.raises(errors.ModelNotFound):
+        await running.stub.UnloadModel(pb.UnloadModelRequest(model_name="models/m"))
+
+
+async def test_loaded_models_come_in_pages_by_name(running: Running, tmp_path: Path):
+    for name in ("c", "a", "b"):
+        running.models.models[f"models/{name}"] = info(name)
+        await put_bundle(running.blobs, tmp_path / name, info(name))
+        await running.stub.LoadModel(pb.LoadModelRequest(model_name=f"models/{name}"))
+    first = await running.stub.ListLoadedModels(pb.ListLoadedModelsRequest(page_size=2))
+    request = pb.ListLoadedModelsRequest(page_size=2, page_token=first.next_page_token)
+    second = await running.stub.ListLoadedModels(request)
+    found = [model.model_name for page in (first, second) for model in page.loaded_models]
+    assert found == ["models/a", "models/b", "models/c"]
+    assert second.next_page_token == ""
+
+
+async def test_a_better_bundle_answers_as_soon_as_the_trainer_tells_of_it(running: Running, tmp_path: Path):
+    before = await running.analyze()
+    better = info(version="v2")
+    await put_bundle(running.blobs, tmp_path / "m2", better, seed=2)
+    running.models.models["models/m"] = better
+    after = await running.analyze()
+    assert (before.model_version, after.model_version) == ("v1", "v2")
+    assert confidences(before) != confidences(after)
+    assert [model.model_version for model in await running.loaded()] == ["v2"]
+    assert len(list(running.folder.iterdir())) == 1
+
+
+async def test_a_deleted_model_is_no_longer_served_and_leaves_memory(running: Running):
+    await running.analyze()
+    running.models.models.clear()
+    with pytest.raises(errors.ModelNotFound):
+        await running.analyze()
+    assert await running.loaded() == []
+
+
+async def test_a_deleted_model_that_nobody_asks_for_leaves_memory_too(running: Running):
+    await running.analyze()
+    running.models.models.clear()
+    await running.predictor.sweep()
+    assert await running.loaded() == []
+
+
+async def test_while_the_trainer_is_silent_a_loaded_model_goes_on_being_served(running: Running):
+    await running.analyze()
+    running.models.fault = errors.Unavailable(what="The trainer", problem="nobody listens")
+    for _ in range(3):
+        assert (await running.analyze()).model_version == "v1"
+    await running.predictor.sweep()
+    assert len(await running.loaded()) == 1
+    with pytest.raises(errors.Unavailable, match="The trainer"):
+        await running.analyze(model_name="models/other")

@@ -1,0 +1,113 @@
+"""A predictor that serves real gRPC in this process, over doubles of its ports."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.infra.channel import open_channel
+from services.infra.server import Server, Service
+from services.kit.clock import SystemClock
+from services.kit.memory import MemoryBlobs
+from services.kit.telemetry import MemoryTelemetry
+from services.predictor import metrics, replica
+from services.predictor.app import Predictor
+from services.predictor.domain import Loader
+from services.predictor.rpc import PredictionServicer
+from services.predictor.settings import PredictorSettings
+from services.vision import bundle as bundles
+from services.vision.classifier import Prepared
+from sightline.v1 import prediction_pb2
+from sightline.v1 import prediction_service_pb2 as pb
+from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub, add_PredictionServiceServicer_to_server
+from tests.unit.predictor.support import FakeClassifier, FakeModels, card, file_of, info, picture, put_bundle
+
+DESCRIPTOR = pb.DESCRIPTOR.services_by_name["PredictionService"]
+PICTURE = file_of(picture())
+QUEUED = ("predictor_stage_seconds", (("stage", "queue"),))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns once the condition holds; TimeoutError after ten seconds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in another thread
+            await asyncio.sleep(0.005)
+
+
+class Fixed(FakeClassifier):
+    """Sees the same in every image."""
+
+    def __init__(self, *probabilities: float) -> None:
+        super().__init__()
+        self.card = card()
+        self._probabilities = probabilities
+
+    def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
+        return np.array([self._probabilities] * len(images), np.float32)
+
+
+class Running:
+    """A predictor that serves, with everything around it."""
+
+    def __init__(self, predictor: Predictor, models: FakeModels, blobs: MemoryBlobs, folder: Path) -> None:
+        self.predictor, self.models, self.blobs, self.folder = predictor, models, blobs, folder
+        self.telemetry = MemoryTelemetry()
+        self.address = ""
+        self.stub: Any = None
+
+    async def analyze(self, image: bytes = PICTURE, **fields: Any) -> prediction_pb2.AnalyzeImageResponse:
+        source: dict[str, Any] = {} if "uri" in fields else {"image": image}
+        values: dict[str, Any] = {"model_name": "models/m", **source, **fields}
+        request = pb.AnalyzeImageRequest(**values)
+        return await self.stub.AnalyzeImage(request, timeout=20)
+
+    async def loaded(self) -> list[prediction_pb2.LoadedModel]:
+        return list((await self.stub.ListLoadedModels(pb.ListLoadedModelsRequest())).loaded_models)
+
+    @asynccontextmanager
+    async def thread_held_up(self) -> AsyncGenerator[asyncio.Task[prediction_pb2.AnalyzeImageResponse]]:
+        """No forward pass begins within the block; the next one, of one image, is decided already."""
+        await self.predictor.load_model("models/m")
+        gate = threading.Event()
+        holding = asyncio.create_task(self.predictor._batcher.call(lambda: gate.wait(10)))
+        try:
+            first = asyncio.create_task(self.analyze())
+            await until(lambda: bool(self.telemetry.observed.get(QUEUED)))
+            yield first
+        finally:
+            gate.set()
+            await holding
+
+    async def waiting(self, images: int) -> None:
+        """Returns once so many images wait for a forward pass."""
+        await until(lambda: self.telemetry.value(metrics.QUEUE_LENGTH) >= images)
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path, loader: Loader = bundles.load, **changes: Any) -> AsyncGenerator[Running]:
+    """A replica whose trainer knows `models/m`, a tiny real network."""
+    values: dict[str, Any] = {"port": 0, "drain_seconds": 0.0, "grace_seconds": 1.0, "model_fresh_seconds": 0.0}
+    settings = PredictorSettings(**{**values, **changes})
+    models, blobs, clock, telemetry = FakeModels(info()), MemoryBlobs(), SystemClock(), MemoryTelemetry()
+    await put_bundle(blobs, tmp_path / "m", info())
+    folder = tmp_path / "cache"
+    async with replica.running(settings, folder, models, blobs, loader, clock, telemetry) as predictor:
+        running = Running(predictor, models, blobs, folder)
+        running.telemetry = telemetry
+        servicer = PredictionServicer(predictor, clock)
+        service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer)
+        server = Server("predictor", settings, telemetry, [service])
+        running.address = f"127.0.0.1:{await server.start()}"
+        async with open_channel(running.address) as channel:
+            running.stub = PredictionServiceStub(channel)
+            yield running
+        await server.drain()
+
+
+def confidences(response: prediction_pb2.AnalyzeImageResponse) -> dict[str, float]:
+    return {tag.name: tag.confidence for tag in response.custom_model_result.tags_result.values}
