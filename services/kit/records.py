@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -169,7 +170,9 @@ class View(Generic[T]):
         self._collections = collections
         self._retry_seconds = retry_seconds
         self._items: dict[str, Versioned[T]] = {}
+        self._names: list[str] | None = None  # of the items, in order; None: to be sorted anew
         self._revision = 0
+        self._moves = 0
         self._synced = asyncio.Event()
         self._moved = asyncio.Condition()
 
@@ -189,15 +192,19 @@ class View(Generic[T]):
             revision = max(revision, change.revision)
             match change:
                 case Record(key, value):
+                    if key not in items:
+                        self._names = None
                     items[key] = Versioned(codec.decode(value, self._type), change.revision)
                 case Deleted(key):
                     items.pop(key, None)
+                    self._names = None
                 case Synced():
-                    self._items, fresh = items, None
+                    self._items, self._names, fresh = items, None, None
                     self._synced.set()
             if fresh is None:
                 async with self._moved:
                     self._revision = max(self._revision, revision)
+                    self._moves += 1
                     self._moved.notify_all()
 
     async def synced(self) -> None:
@@ -233,17 +240,29 @@ class View(Generic[T]):
     def all(self, prefix: str = "") -> list[Versioned[T]]:
         """Every resource whose name starts with the prefix, in the order of names."""
         items = self._seen()
-        return [items[name] for name in sorted(items) if name.startswith(prefix)]
+        if self._names is None:
+            self._names = sorted(items)
+        first, end = bisect_left(self._names, prefix), bisect_left(self._names, prefix + "\x7f")  # above all names
+        return [items[name] for name in self._names[first:end]]
 
     def _seen(self) -> dict[str, Versioned[T]]:
         if not self._synced.is_set():
             raise Unavailable(what="the view of " + "/".join(self._collections), problem="it is not complete yet")
         return self._items
 
-    async def changed(self, timeout_seconds: float) -> None:
-        """Returns after the next change of any resource in the view, or after the timeout."""
+    @property
+    def moves(self) -> int:
+        """How often the view has changed; for `changed`."""
+        return self._moves
+
+    async def changed(self, timeout_seconds: float, since: int | None = None) -> None:
+        """Returns after the next change of any resource in the view, or after the timeout.
+
+        Given the `moves` from before the caller looked, a change that came meanwhile counts too.
+        """
+        seen = self._moves if since is None else since
         try:
             async with asyncio.timeout(timeout_seconds), self._moved:
-                await self._moved.wait()
+                await self._moved.wait_for(lambda: self._moves > seen)
         except TimeoutError:
             return

@@ -123,7 +123,7 @@ class Work:
         lease = self.lease.taken(holder, now, ttl)
         closed = self._closed("workerLost", now)
         if self.barren_attempts >= MAX_BARREN_ATTEMPTS:
-            return closed._poisoned(now, name, "its worker died")
+            return closed.poisoned(now, name, "its worker died")
         return replace(
             closed,
             state=self._next(WorkState.RUNNING),
@@ -140,7 +140,7 @@ class Work:
 
     def beaten(self, now: datetime, ttl: timedelta, *, seconds_used: float, progress: float, phase: str) -> "Work":
         """Arrow c: still at it. `seconds_used` counts since the attempt began, here and below."""
-        pending = min(self._uncharged(seconds_used), self.remaining_seconds)
+        pending = whole_microseconds(min(self._uncharged(seconds_used), self.remaining_seconds))
         return replace(
             self,
             lease=self.lease.renewed(now, ttl),
@@ -175,7 +175,12 @@ class Work:
         closed = replace(self._closed("workerLost", now), lease=self.lease.released())
         if self.barren_attempts < MAX_BARREN_ATTEMPTS:
             return replace(closed, state=self._next(WorkState.QUEUED))
-        return closed._poisoned(now, name, problem)
+        return closed.poisoned(now, name, problem)
+
+    def poisoned(self, now: datetime, name: str, problem: str) -> "Work":
+        """Arrow e: given up, because every attempt ends without progress."""
+        error = PoisonWork(name=name, attempts=self.barren_attempts, last=problem)
+        return replace(self, **self._end(WorkState.FAILED, now), error=error.failure())
 
     def succeeded(self, now: datetime, seconds_used: float) -> "Work":
         """Arrow d: the result is in the store."""
@@ -200,13 +205,8 @@ class Work:
 
     # Bookkeeping.
 
-    def _poisoned(self, now: datetime, name: str, problem: str) -> "Work":
-        """Given up, because every attempt ends without progress."""
-        error = PoisonWork(name=name, attempts=self.barren_attempts, last=problem)
-        return replace(self, **self._end(WorkState.FAILED, now), error=error.failure())
-
     def _end(self, state: WorkState, now: datetime) -> dict[str, Any]:
-        return {"state": self._next(state), "lease": self.lease.released(), "end_time": now}
+        return {"state": self._next(state), "lease": self.lease.released(), "end_time": now, "pending_seconds": 0.0}
 
     def _next(self, state: WorkState) -> WorkState:
         if state not in _NEXT[self.state]:
@@ -250,8 +250,7 @@ def _summed_up(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     if len(segments) <= MAX_SEGMENTS:
         return segments
     oldest, rest = segments[:3], segments[3:]
-    first, second = next(
-        (a, b) for a, b in ((oldest[0], oldest[1]), (oldest[0], oldest[2]), (oldest[1], oldest[2])) if a.charged == b.charged
-    )
+    pairs = ((oldest[0], oldest[1]), (oldest[0], oldest[2]), (oldest[1], oldest[2]))
+    first, second = next(pair for pair in pairs if pair[0].charged == pair[1].charged)
     both = replace(second, seconds=round(first.seconds + second.seconds, 6))
     return (*(both if segment is second else segment for segment in oldest if segment is not first), *rest)
