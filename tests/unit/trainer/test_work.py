@@ -1,0 +1,242 @@
+"""Work and its ledger: whatever happens to workers, the budget pays for commits, once, and never beyond the allowance."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from services.kit import codec
+from services.kit.errors import Failure, LeaseLost
+from services.kit.records import MAX_RECORD_BYTES
+from services.trainer.work import MAX_BARREN_ATTEMPTS, MAX_SEGMENTS, Work, WorkState
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TTL = timedelta(seconds=15)
+ERROR = Failure(9, "diverged", "It diverged.")
+
+
+def work(allowance: float = 100.0) -> Work:
+    return Work(create_time=START, allowance_seconds=allowance)
+
+
+def after(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+class WorkMachine(RuleBasedStateMachine):
+    """A worker, its rivals and a caller, in any order and at any time."""
+
+    @initialize(allowance=st.floats(0.1, 1000))
+    def begin(self, allowance: float) -> None:
+        self.work = work(allowance)
+        self.now = START
+        self.began = START
+        self.checkpoints = 0
+        self.ended: Work | None = None
+        self.barren_deaths = 0
+
+    @property
+    def used(self) -> float:
+        return (self.now - self.began).total_seconds()
+
+    def running(self) -> bool:
+        return self.work.state is WorkState.RUNNING
+
+    @rule(seconds=st.floats(0, 40))
+    def time_passes(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @rule(holder=st.sampled_from(["a", "b"]))
+    def take(self, holder: str) -> None:
+        if self.work.ended:
+            return
+        if self.work.lease.is_live(self.now) and self.work.lease.holder != holder:
+            with pytest.raises(LeaseLost):
+                self.work.taken("t", holder, self.now, TTL)
+            return
+        before = self.work
+        self.work = self.work.taken("t", holder, self.now, TTL)
+        if not self.work.ended:
+            self.began = self.now
+            with pytest.raises(LeaseLost):  # whoever was at it before is fenced
+                self.work.check_epoch("t", before.lease.epoch)
+        else:
+            assert before.barren_attempts == MAX_BARREN_ATTEMPTS
+
+    @precondition(running)
+    @rule(progress=st.floats(0, 1.5))
+    def beat(self, progress: float) -> None:
+        before = self.work.progress
+        self.work = self.work.beaten(self.now, TTL, seconds_used=self.used, progress=progress, phase="fit")
+        assert before <= self.work.progress <= 1
+
+    @precondition(running)
+    @rule(repeat=st.integers(1, 3), late=st.floats(0, 5))
+    def commit(self, repeat: int, late: float) -> None:
+        self.checkpoints += 1
+        used = max(0.0, self.used - late)
+        self.work = once = self.work.committed(self.now, TTL, seconds_used=used, checkpoint_key=f"c{self.checkpoints}/")
+        for _ in range(repeat):
+            self.work = self.work.committed(
+                self.now, TTL, seconds_used=self.used, checkpoint_key=f"c{self.checkpoints}/"
+            )
+        assert self.work == once
+
+    @precondition(running)
+    @rule()
+    def release(self) -> None:
+        self.work = self.work.released(self.now)
+        assert self.work.is_due(self.now)
+
+    @precondition(running)
+    @rule()
+    def lose_the_child(self) -> None:
+        self.work = self.work.lost(self.now, "t", "killed")
+
+    @precondition(running)
+    @rule(how=st.sampled_from(["succeed", "fail", "stop"]), chance=st.integers(0, 9))
+    def end(self, how: str, chance: int) -> None:
+        if chance:  # most walks go on
+            return
+        match how:
+            case "succeed":
+                self.work = self.work.succeeded(self.now, self.used)
+            case "fail":
+                self.work = self.work.failed(self.now, ERROR)
+            case _:
+                self.work = self.work.stopped(self.now)
+                assert self.work.charged_seconds == pytest.approx(self.work.allowance_seconds, abs=2e-6)
+
+    @precondition(lambda self: not self.work.ended)
+    @rule(chance=st.integers(0, 9))
+    def cancel(self, chance: int) -> None:
+        if not chance:
+            self.work = self.work.cancelled(self.now)
+
+    @invariant()
+    def no_more_is_charged_than_was_allowed(self) -> None:
+        if not hasattr(self, "work"):
+            return
+        assert self.work.charged_seconds <= self.work.allowance_seconds + 1e-9
+        assert self.work.charged_seconds + self.work.pending_seconds <= self.work.allowance_seconds + 1e-6
+
+    @invariant()
+    def the_ledger_adds_up_in_whole_microseconds(self) -> None:
+        if not hasattr(self, "work"):
+            return
+        charged = sum((timedelta(seconds=s.seconds) for s in self.work.segments if s.charged), timedelta())
+        assert charged == timedelta(seconds=self.work.charged_seconds)
+        assert len(self.work.segments) <= MAX_SEGMENTS
+
+    @invariant()
+    def an_end_is_final(self) -> None:
+        if not hasattr(self, "work") or not self.work.ended:
+            return
+        if self.ended is None:
+            self.ended = self.work
+        assert self.work == self.ended
+        assert not self.work.is_due(self.now + timedelta(days=1))
+        for epoch in range(self.work.lease.epoch + 2):
+            with pytest.raises(LeaseLost):
+                self.work.check_epoch("t", epoch)
+        for move in (
+            lambda: self.work.released(self.now),
+            lambda: self.work.cancelled(self.now),
+            lambda: self.work.stopped(self.now),
+            lambda: self.work.succeeded(self.now, 1.0),
+            lambda: self.work.failed(self.now, ERROR),
+        ):
+            with pytest.raises(ValueError, match="does not go from"):
+                move()
+
+
+WorkMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+test_a_ledger_keeps_its_law_on_every_walk = WorkMachine.TestCase
+
+
+def test_work_that_workers_die_of_is_given_up_after_five_attempts_without_progress() -> None:
+    at = work()
+    for attempt in range(MAX_BARREN_ATTEMPTS):
+        at = at.taken("models/m/trials/t0", f"w{attempt}", after(20 * attempt), TTL)
+        assert at.state is WorkState.RUNNING
+    at = at.taken("models/m/trials/t0", "w9", after(200), TTL)
+    assert at.state is WorkState.FAILED
+    assert at.error is not None
+    assert "5 attempts" in at.error.message
+    assert at.charged_seconds == 0
+
+
+def test_a_child_that_dies_five_times_fails_its_work_with_what_happened_last() -> None:
+    at = work()
+    for attempt in range(MAX_BARREN_ATTEMPTS):
+        at = at.taken("t", "w", after(attempt), TTL).lost(after(attempt + 0.5), "t", "killed by signal 9")
+    assert at.state is WorkState.FAILED
+    assert at.error is not None
+    assert "killed by signal 9" in at.error.message
+
+
+def test_progress_between_deaths_keeps_work_alive() -> None:
+    at = work()
+    for attempt in range(20):
+        at = at.taken("t", "w", after(20 * attempt), TTL)
+        at = at.committed(after(20 * attempt + 1), TTL, seconds_used=1, checkpoint_key=f"{attempt}/")
+        at = at.lost(after(20 * attempt + 2), "t", "killed")
+    assert at.state is WorkState.QUEUED
+    assert at.charged_seconds == 20
+
+
+def test_work_that_is_given_back_unharmed_is_not_poison() -> None:
+    at = work()
+    for attempt in range(50):
+        at = at.taken("t", "w", after(attempt), TTL).released(after(attempt + 0.5))
+    assert at.state is WorkState.QUEUED
+    assert at.taken("t", "w", after(60), TTL).state is WorkState.RUNNING
+
+
+def test_what_a_dead_worker_did_since_its_last_commit_is_written_down_uncharged() -> None:
+    at = work().taken("t", "a", START, TTL)
+    at = at.committed(after(5), TTL, seconds_used=5, checkpoint_key="c1/")
+    at = at.beaten(after(9), TTL, seconds_used=9, progress=0.2, phase="fit")
+    at = at.taken("t", "b", after(60), TTL)
+    assert [(s.attempt, s.seconds, s.charged, s.reason) for s in at.segments] == [
+        (1, 5.0, True, "checkpoint"),
+        (1, 4.0, False, "workerLost"),
+    ]
+    assert at.remaining_seconds == 95
+
+
+def test_a_beat_beyond_the_commit_that_follows_it_stays_pending() -> None:
+    at = work().taken("t", "a", START, TTL)
+    at = at.beaten(after(10), TTL, seconds_used=10, progress=0.1, phase="fit")
+    at = at.committed(after(10), TTL, seconds_used=8, checkpoint_key="c1/")
+    assert (at.charged_seconds, at.pending_seconds) == (8, 2)
+
+
+def test_a_caller_who_cancels_pays_for_what_a_live_worker_did_and_not_for_a_dead_one() -> None:
+    at = work().taken("t", "a", START, TTL).beaten(after(4), TTL, seconds_used=4, progress=0.1, phase="fit")
+    assert at.cancelled(after(5)).charged_seconds == 4
+    assert at.cancelled(after(60)).charged_seconds == 0
+
+
+def test_a_named_failure_charges_only_what_was_committed() -> None:
+    at = work().taken("t", "a", START, TTL).committed(after(3), TTL, seconds_used=3, checkpoint_key="c/")
+    at = at.beaten(after(5), TTL, seconds_used=5, progress=0.1, phase="fit").failed(after(6), ERROR)
+    assert (at.charged_seconds, at.error) == (3, ERROR)
+    assert at.segments[-1].charged is False
+
+
+@pytest.mark.parametrize("commits_per_attempt", [1, 7, 10_000])
+def test_a_record_stays_small_however_many_commits_and_attempts_there_were(commits_per_attempt: int) -> None:
+    at = work(1e6)
+    began = 0
+    for step in range(10_000):
+        if step % commits_per_attempt == 0:
+            at = at.taken("t", "w", after(step), TTL)
+            began = step
+        at = at.beaten(after(step), TTL, seconds_used=step - began + 1.5, progress=0.1, phase="fit")
+        at = at.committed(after(step), TTL, seconds_used=step - began + 1, checkpoint_key=f"models/m/uid/c{step}/")
+    assert len(codec.encode(at)) < MAX_RECORD_BYTES / 2
+    assert at.charged_seconds == 10_000
+    assert len(at.segments) <= MAX_SEGMENTS
