@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from services.kit.errors import ModelNotFound, SightlineError, Unavailable
-from services.predictor import wire
-from services.predictor.domain import ModelInfo
+from services.predictor.domain import ModelInfo, ModelKind, ModelState
+from sightline.v1 import model_pb2
 from sightline.v1 import model_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -26,4 +26,16 @@ class TrainerModels:
             raise
         except SightlineError as fault:  # too late, or an error of its own: either way it cannot say
             raise Unavailable(what="The trainer", problem=fault.message) from fault
-        return wire.model_from(model)
+        return model_from(model)
+
+
+def model_from(message: model_pb2.Model) -> ModelInfo:
+    """What the trainer says of a model; Unavailable for a state or kind that this version does not know."""
+    try:
+        state = ModelState(model_pb2.Model.State.Name(message.state))
+        kind = ModelKind(model_pb2.TrainingParameters.ModelKind.Name(message.training_parameters.model_kind))
+    except ValueError as fault:
+        raise Unavailable(
+            what="The trainer", problem=f"what it says of {message.name} is not known: {fault}"
+        ) from fault
+    return ModelInfo(message.name, state, kind, message.model_version, message.bundle_uri)

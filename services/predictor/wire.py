@@ -1,21 +1,9 @@
 """Protobuf messages into the predictor's nouns and back."""
 
-from services.kit.errors import InvalidRequest, Unavailable
+from services.kit.errors import InvalidRequest
 from services.kit.status import to_timestamp
-from services.predictor.domain import Analysis, ImageQuery, LoadedModel, ModelInfo, ModelKind, ModelState
-from sightline.v1 import model_pb2, prediction_pb2, prediction_service_pb2
-
-
-def model_from(message: model_pb2.Model) -> ModelInfo:
-    """What the trainer says of a model; Unavailable for a state or kind that this version does not know."""
-    try:
-        state = ModelState(model_pb2.Model.State.Name(message.state))
-        kind = ModelKind(model_pb2.TrainingParameters.ModelKind.Name(message.training_parameters.model_kind))
-    except ValueError as fault:
-        raise Unavailable(
-            what="The trainer", problem=f"what it says of {message.name} is not known: {fault}"
-        ) from fault
-    return ModelInfo(message.name, state, kind, message.model_version, message.bundle_uri)
+from services.predictor.domain import Analysis, ImageQuery, LoadedModel
+from sightline.v1 import prediction_pb2, prediction_service_pb2
 
 
 def query_from(message: prediction_service_pb2.AnalyzeImageRequest) -> ImageQuery:
