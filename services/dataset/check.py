@@ -105,10 +105,14 @@ def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Bo
             frame, orientation = stored, info.orientation
             across, down = (stored.width, stored.height) if across != 1 else (1.0, 1.0)
         elif declared != stored and rules.convention is not BoxConvention.RELATIVE:
+            if declared == upright.swapped and all(upright.holds(box) for box in drawn):
+                log.add("imageSidesSwapped", row.file, row.id, declared=declared, actual=upright)
+                declared = upright
             if not _alike(declared, upright):
                 log.add("imageFrameUnknown", row.file, row.id, declared=declared, actual=upright)
                 return None
-            log.add("imageSidesDiffer", row.file, row.id, declared=declared, actual=upright)
+            if declared != upright:
+                log.add("imageSidesDiffer", row.file, row.id, declared=declared, actual=upright)
             across, down = upright.width / declared.width, upright.height / declared.height
     found: list[Box] = []
     for mark in row.marks:

@@ -125,6 +125,11 @@ RULES: dict[str, Rule] = {
         "The file says {declared}, the image is {actual}; its boxes were scaled.",
         "Correct width and height in the file.",
     ),
+    "imageSidesSwapped": Rule(
+        _W,
+        "The file says {declared}, the image is {actual}: width and height are swapped. Its boxes fit and were kept.",
+        "Swap width and height in the file.",
+    ),
     "imageBoxesTurned": Rule(
         _W,
         "The boxes were drawn before EXIF orientation {orientation} was applied, and were turned with the image.",

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 
 from services.dataset.domain import DatasetRecord
 from services.kit.clock import Clock
-from services.kit.errors import LeaseLost, RecordNotFound
+from services.kit.errors import LeaseLost, RecordNotFound, Unavailable
 from services.kit.records import Table
 
 Change = Callable[[DatasetRecord], DatasetRecord]
@@ -79,8 +79,9 @@ async def holding(
     async def keep() -> None:
         try:
             while True:
-                await asyncio.sleep(ttl.total_seconds() / 4)
-                await hold.renew()
+                await asyncio.sleep(ttl.total_seconds() / 4)  # Real time: a clock that jumps would never let go.
+                with suppress(Unavailable):  # An outage that lasts longer than the lease shows in the next write.
+                    await hold.renew()
         except LeaseLost as error:
             lost.append(error)
             if owner:

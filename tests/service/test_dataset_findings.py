@@ -326,6 +326,14 @@ async def test_an_image_whose_declared_sides_have_another_shape_is_left_out(worl
     assert "The file says 300 x 300, the image is 200 x 100" in (await world.found("imageFrameUnknown")).message
 
 
+async def test_declared_sides_that_are_swapped_are_recognised_and_named(world: World) -> None:
+    dataset = await detect(world, GOOD, picture(200, 100), (100, 200))
+    assert dataset.state == pb.Dataset.READY
+    finding = await world.found("imageSidesSwapped")
+    assert (finding.severity, finding.image_id) == (WARNING, 1)
+    assert "The file says 100 x 200, the image is 200 x 100: width and height are swapped" in finding.message
+
+
 async def test_an_exif_rotated_image_is_said_to_be_oriented(world: World) -> None:
     described = coco(one_image(), [{"id": 1, "image_id": 1, "category_id": 1}])
     await world.register(described, {"a.png": rotated(200, 100, 6)})

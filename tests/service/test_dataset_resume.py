@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -169,7 +170,7 @@ async def test_work_that_kills_every_worker_is_given_up_with_a_reason() -> None:
         assert await world.step()
         for _ in range(5):
             for _chunk in range(3):
-                delivery = await world.queue.fetch(CHECK, world.clock.now() - world.clock.now())
+                delivery = await world.queue.fetch(CHECK, timedelta(0))
                 assert delivery
             world.clock.advance(60)
         await world.work()
@@ -223,3 +224,41 @@ async def test_a_worker_that_lost_its_lease_writes_nothing_more() -> None:
                     await slow.write(lambda record: replace(record, display_name="late"))
                 assert (await quick.write(lambda record: replace(record, display_name="mine"))).display_name == "mine"
         assert (await world.table.get(NAME)).value.display_name == "mine"
+
+
+async def test_a_worker_that_loses_its_lease_in_the_middle_stops_within_a_heartbeat() -> None:
+    async with viewed() as world:
+        await create(world)
+        ttl = timedelta(milliseconds=40)
+
+        async def work_too_long() -> None:
+            async with holding(world.table, NAME, "w1", world.clock, ttl):
+                world.clock.advance(60)
+                await world.table.change(NAME, lambda record: record.taken("w2", world.clock.now(), ttl))
+                await asyncio.sleep(10)
+
+        with pytest.raises(LeaseLost):
+            await work_too_long()
+        assert (await world.table.get(NAME)).value.lease.holder == "w2"
+
+
+async def test_a_deletion_that_waited_for_a_worker_follows_at_once_when_it_lets_go() -> None:
+    async with viewed() as world:
+        await create(world)
+        reading = asyncio.Event()
+        get = world.blobs.get
+
+        async def slow(key: str, start: int = 0, length: int | None = None) -> bytes:
+            reading.set()
+            await asyncio.sleep(0.1)
+            return await get(key, start, length)
+
+        world.blobs.get = slow  # type: ignore[method-assign]
+        step = asyncio.create_task(world.step())
+        await reading.wait()
+        await app(world).delete(NAME, "")
+        await step
+        await world.work()
+        await asyncio.sleep(0)
+        assert world.view.find(NAME) is None
+        assert [blob.key async for blob in world.blobs.list("datasets/")] == []
