@@ -88,7 +88,9 @@ async def _finish(tools: Tools, limits: Limits, hold: Hold, plan: Plan) -> Datas
     try:
         verdict = await judge(tools, limits, hold.record, plan, log)
     except Refused as fault:
-        return await _refuse(tools, hold, fault, log)
+        refused = await _refuse(tools, hold, fault, log)
+        await delete_prefix(tools.blobs, f"{refused.prefix}/packs/")  # Nobody will read them.
+        return refused
     key = await store.put_manifest(tools.blobs, hold.record, verdict.manifest)
     findings = await store.put_findings(tools.blobs, hold.record, log)
     digest = verdict.manifest.digest

@@ -233,6 +233,7 @@ async def test_too_many_bad_images_fail_the_dataset_with_an_example(world: World
     assert "images/1.png" in dataset.error.message
     assert dataset.finding_counts.error == 3
     assert not dataset.snapshot_digest
+    assert [blob async for blob in world.blobs.list("datasets/") if "/packs/" in blob.key] == []
 
 
 async def test_a_classification_image_must_have_exactly_one_tag(world: World) -> None:
