@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import grpc
-import pytest
 
 from services.infra.files import FolderBlobs
 from sightline.v1 import dataset_pb2 as pb
@@ -69,7 +68,6 @@ async def until(port: int, *states: pb.Dataset.State.ValueType) -> pb.Dataset:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.slow
 async def test_a_registration_survives_the_death_of_every_process(own_nats_server: NatsServer, tmp_path: Path) -> None:
     processes = Processes(own_nats_server.url, tmp_path)
     blobs = FolderBlobs(tmp_path / "store")
