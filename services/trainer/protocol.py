@@ -167,7 +167,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     performance: Performance  # of the hold-out, or cross-validated
     seconds: float  # since the task's arrival
     stop_reason: str  # "converged": the recipe ran to its end; "allowance": it was cut to fit
-    weights_source: str  # "pretrained", "random" or "rung0"
+    weights_source: str  # a WeightsSource
     resolution: int
     image_count: int
     category_count: int

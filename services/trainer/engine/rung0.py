@@ -17,7 +17,7 @@ from services.trainer.engine.linear import Floats
 from services.trainer.engine.measure import calibrated_across, fit_temperature
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Parts, divide
-from services.trainer.engine.trunks import Trunk, load_trunks
+from services.trainer.engine.trunks import Trunk, load_trunks, origin
 from services.trainer.protocol import Result, Started, Throughput, TrainTask
 from services.vision.classifier import ClassifierNetwork
 
@@ -114,7 +114,7 @@ def _shipped(
         held_out=parts.held_out,
         held_out_logits=head.logits(features[parts.held_out]) / np.float32(temperature),
         warnings=tuple(trunk.weights.note for trunk in trunks if trunk.weights.note),
-        weights_source="pretrained" if all(trunk.weights.pretrained for trunk in trunks) else "random",
+        weights_source=origin(trunks),
         resolution=max(trunk.rule.size for trunk in trunks),
         stop_reason="converged",
     )

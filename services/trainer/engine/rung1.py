@@ -26,7 +26,7 @@ from services.trainer.engine.rung0 import fit_head, readable, sound_rows
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Parts, divide
 from services.trainer.engine.state import Plan, Position, State
-from services.trainer.engine.trunks import Trunk, load_trunks
+from services.trainer.engine.trunks import Trunk, load_trunks, origin
 from services.trainer.protocol import Checkpoint, Depth, Result, Started, Throughput, TrainTask
 from services.vision.backbones import Network
 from services.vision.classifier import ClassifierNetwork
@@ -338,7 +338,7 @@ def _shipped(training: Training, plan: Plan, reason: str) -> Result:
         held_out=parts.held_out,
         held_out_logits=_logits(training, state.average, parts.held_out) / np.float32(temperature),
         warnings=(weights.note,) if weights.note else (),
-        weights_source="pretrained" if weights.pretrained else "random",
+        weights_source=origin([training.trunk]),
         resolution=training.trunk.rule.size,
         stop_reason=reason,
         epochs=state.position.step // plan.steps_per_epoch,

@@ -43,6 +43,12 @@ class Trunk:
         return CardBackbone(self.name, self.rule, self.weights.source.value, self.weights.sha256)
 
 
+def origin(trunks: list[Trunk]) -> WeightsSource:
+    """Where the weights of several come from: RANDOM if any of them does, otherwise as the first's."""
+    sources = [trunk.weights.source for trunk in trunks]
+    return WeightsSource.RANDOM if WeightsSource.RANDOM in sources else sources[0]
+
+
 def load_trunks(task: TrainTask, images: Images) -> list[Trunk]:
     """One for each backbone of the recipe. Random weights depend on the task's seed alone.
 
