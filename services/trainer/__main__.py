@@ -70,7 +70,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
                 Service(
                     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
                     add_ModelServiceServicer_to_server,
-                    ModelServicer(models, store, queue, blobs.bucket, clock),
+                    ModelServicer(models, store, blobs.bucket, clock),
                 ),
                 Service(
                     evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"],
@@ -106,7 +106,7 @@ async def work(settings: TrainerSettings, stop: asyncio.Event) -> None:
         workspace.clear()
         holder = f"{socket.gethostname()}-{os.getpid()}-{names.new_uid()}"
         worker = Worker(holder, store, workspace, nursery, settings, clock, telemetry)
-        job = consume.Job(jobs.KIND, worker.handle, worker.give_up)
+        job = consume.Job(jobs.KIND, worker.handle, worker.handle)
         await consume.consume(
             queue, job, clock=clock, telemetry=telemetry, stop=stop, grace=timedelta(0), extend_every=EXTEND_EVERY
         )

@@ -2,15 +2,14 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from services.kit import codec, paging
 from services.kit.blobs import Blobs, delete_prefix
 from services.kit.clock import Clock
 from services.kit.errors import (
     AlreadyExists,
-    DatasetNotReady,
     EvaluationAlreadyExists,
     InvalidRequest,
     ModelAlreadyExists,
@@ -21,18 +20,17 @@ from services.kit.errors import (
 )
 from services.kit.records import Versioned
 from services.trainer import ladder
+from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
 from services.trainer.domain import (
     FINAL_EVALUATION,
     MAX_BUDGET_SECONDS,
     NEXT,
-    Dataset,
+    Draft,
     Evaluation,
     Model,
     ModelState,
     StopReason,
     Trial,
-    check_test_dataset,
-    check_training_dataset,
 )
 from services.trainer.performance import Performance
 from services.trainer.store import Collection, Store
@@ -45,14 +43,6 @@ WATCH_SECONDS = 2.0  # a watch looks again after so long, should no change have 
 
 T = TypeVar("T", Model, Trial, Evaluation)
 R = TypeVar("R", Model, Evaluation)
-
-
-class Datasets(Protocol):
-    """The dataset service as seen from here."""
-
-    async def get(self, name: str) -> Dataset:
-        """The dataset; DatasetNotFound, or Unavailable."""
-        ...
 
 
 class Models:
@@ -75,13 +65,14 @@ class Models:
             raise InvalidRequest(field="model.training_parameters.time_budget", problem=problem)
         return await _created(
             self._store.models,
-            model,
+            model.name,
+            model.request_id,
             ModelAlreadyExists(name=model.name),
-            check=lambda: self._check_datasets(model),
+            make=lambda: self._checked(model),
             validate_only=validate_only,
         )
 
-    async def _check_datasets(self, model: Model) -> None:
+    async def _checked(self, model: Model) -> Model:
         training = await usable(self._datasets, model.training_dataset)
         test = await usable(self._datasets, model.test_dataset) if model.test_dataset else None
         if training.state == "READY":
@@ -90,6 +81,7 @@ class Models:
             check_test_dataset(test, model.model_kind)
         if training.state == "READY" and (test is None or test.state == "READY"):
             ladder.check_budget(model, training.image_count, test.image_count if test else 0)
+        return model
 
     async def get(self, name: str) -> Versioned[Model]:
         """The model as of now; ModelNotFound."""
@@ -129,19 +121,20 @@ class Models:
         return await self._store.models.change(name, decide)
 
     async def delete(self, name: str, etag: str) -> None:
-        """Removes a model whose training is over: its trials and evaluations, itself, then its blobs.
+        """Removes a model whose training is over: itself, then its trials, evaluations and blobs.
 
-        Should it die in between, deleting again finishes the work, or only blobs that nothing names are left.
+        From the first step on it is gone for everybody. Should this die in between, the coordinator removes what
+        is left of the records, and only blobs that nothing names stay.
         """
         found = await self.get(name)
         if not found.value.ended:
             allowed = "SUCCEEDED, FAILED and CANCELLED (cancel it first)"
             raise WrongState(name=name, state=found.value.state, verb="deleting", allowed=allowed)
+        await self._store.models.delete(name, etag)
         for trial in self._store.trials.view.all(f"{name}/"):
             await _deleted(self._store.trials, trial.value.name)
         for evaluation in self._store.evaluations.view.all(f"{name}/"):
             await _deleted(self._store.evaluations, evaluation.value.name)
-        await self._store.models.delete(name, etag)
         await delete_prefix(self._blobs, found.value.blob_prefix)
 
     async def performance(self, model: Model) -> Performance | None:
@@ -152,13 +145,13 @@ class Models:
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[Model]]:
         """The model now and after each change, its trials' reports included, until its training is over."""
-        found = await self.get(name)
         while True:
+            seen = self._store.versions_of(name)
+            found = await self.get(name)
             yield found
             if found.value.ended:
                 return
-            await self._store.changed(WATCH_SECONDS)
-            found = await self.get(name)
+            await self._store.model_changed(name, seen, WATCH_SECONDS)
 
 
 class Evaluations:
@@ -170,23 +163,27 @@ class Evaluations:
         self._blobs = blobs
         self._clock = clock
 
-    async def create(self, model: str, draft: "Draft", *, validate_only: bool) -> Versioned[Evaluation]:
+    async def create(self, model: str, draft: Draft, *, validate_only: bool) -> Versioned[Evaluation]:
         """Writes an evaluation, in NOT_STARTED, of the bundle that the model serves now on a READY dataset."""
         check_texts(draft.display_name, {}, prefix="evaluation")
         if draft.id == FINAL_EVALUATION:
             problem = f"{FINAL_EVALUATION!r} is kept for the evaluation that ends a training; choose another id."
             raise InvalidRequest(field="evaluation_id", problem=problem)
-        subject = (await self._store.models.get(model)).value
-        dataset = await self._datasets.get(draft.test_dataset)
-        evaluation = self._drafted(subject, dataset, draft)
+        name = f"{model}/evaluations/{draft.id}"
 
-        async def check() -> None:
+        async def make() -> Evaluation:
+            subject = (await self._store.models.get(model)).value
+            dataset = await self._datasets.get(draft.test_dataset)
+            evaluation = self._drafted(subject, dataset, draft)
             check_test_dataset(dataset, subject.model_kind)
+            return evaluation
 
-        taken = EvaluationAlreadyExists(name=evaluation.name)
-        return await _created(self._store.evaluations, evaluation, taken, check=check, validate_only=validate_only)
+        taken = EvaluationAlreadyExists(name=name)
+        return await _created(
+            self._store.evaluations, name, draft.request_id, taken, make=make, validate_only=validate_only
+        )
 
-    def _drafted(self, model: Model, dataset: Dataset, draft: "Draft") -> Evaluation:
+    def _drafted(self, model: Model, dataset: Dataset, draft: Draft) -> Evaluation:
         if model.served is None:
             remedy = "train another model" if model.ended else "wait until its training has a first result"
             raise ModelNotReady(name=model.name, state=model.state, remedy=remedy)
@@ -215,8 +212,14 @@ class Evaluations:
         return page_of(self._store.evaluations.view.all(f"{model}/evaluations/"), model, page_size, page_token)
 
     async def delete(self, name: str, etag: str) -> None:
-        """Removes an evaluation in any state; a worker that is at it stops at its next report."""
+        """Removes an evaluation in any state; a worker that is at it stops at its next report.
+
+        The one that ends a training stays: the model's ledger and budget count on it.
+        """
         found = await self.get(name)
+        if name.endswith(f"/{FINAL_EVALUATION}"):
+            problem = f"{name} is part of its model's training and goes with the model: delete that."
+            raise InvalidRequest(field="name", problem=problem)
         await self._store.evaluations.delete(name, etag)
         await delete_prefix(self._blobs, found.value.blob_prefix)
 
@@ -228,13 +231,14 @@ class Evaluations:
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[Evaluation]]:
         """The evaluation now and after each change, until it has ended."""
-        found = await self.get(name)
+        view = self._store.evaluations.view
         while True:
+            moves = view.moves
+            found = await self.get(name)
             yield found
             if found.value.work.ended:
                 return
-            await self._store.changed(WATCH_SECONDS)
-            found = await self.get(name)
+            await view.changed(WATCH_SECONDS, moves)
 
 
 def check_texts(display_name: str, properties: dict[str, str], prefix: str = "model") -> None:
@@ -251,24 +255,6 @@ def check_texts(display_name: str, properties: dict[str, str], prefix: str = "mo
             raise InvalidRequest(field=f"{prefix}.custom_properties", problem=problem)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """An evaluation as its caller asks for it."""
-
-    id: str
-    test_dataset: str
-    display_name: str = ""
-    request_id: str = ""
-
-
-async def usable(datasets: Datasets, name: str) -> Dataset:
-    """A dataset that is READY or may become so; DatasetNotFound, DatasetNotReady."""
-    dataset = await datasets.get(name)
-    if dataset.state not in ("READY", "VALIDATING"):
-        raise DatasetNotReady(name=name, state=dataset.state)
-    return dataset
-
-
 def page_of(found: list[Versioned[T]], scope: str, page_size: int, page_token: str) -> tuple[list[Versioned[T]], str]:
     """One page of resources, by name."""
     versions = {version.value.name: version for version in found}
@@ -278,28 +264,29 @@ def page_of(found: list[Versioned[T]], scope: str, page_size: int, page_token: s
 
 async def _created(
     collection: Collection[R],
-    resource: R,
+    name: str,
+    request_id: str,
     taken: AlreadyExists,
     *,
-    check: Callable[[], Awaitable[None]],
+    make: Callable[[], Awaitable[R]],
     validate_only: bool,
 ) -> Versioned[R]:
-    """Adds a resource that passes its check; a repeat of the same request gets what the first call made."""
+    """Adds a resource, whose making checks it; a repeat of the same request gets what the first call made."""
     try:
-        return _repeated(await collection.get(resource.name), resource, taken)
+        return _repeated(await collection.get(name), request_id, taken)
     except NotFound:
         pass
-    await check()
+    resource = await make()
     if validate_only:
         return Versioned(resource, 0)
     try:
         return await collection.create(resource)
     except RecordExists:
-        return _repeated(await collection.get(resource.name), resource, taken)
+        return _repeated(await collection.get(name), request_id, taken)
 
 
-def _repeated(present: Versioned[R], resource: R, taken: AlreadyExists) -> Versioned[R]:
-    if resource.request_id and resource.request_id == present.value.request_id:
+def _repeated(present: Versioned[R], request_id: str, taken: AlreadyExists) -> Versioned[R]:
+    if request_id and request_id == present.value.request_id:
         return present
     raise taken
 

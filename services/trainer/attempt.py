@@ -1,5 +1,6 @@
 """One attempt at one piece of work: the record that it reports to, under the epoch of its lease."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -19,7 +20,10 @@ class CancelRequested(Exception):
 
 
 class Attempt(Generic[R]):
-    """Law: nothing is written once the lease is lost or the record is gone; LeaseLost says so."""
+    """Law: nothing is written once the lease is lost or the record is gone; LeaseLost says so.
+
+    Reports and ends may be written by several tasks at once; they take turns, so `record` never goes back.
+    """
 
     def __init__(self, table: Table[R], record: R, clock: Clock, lease: timedelta, factor: float) -> None:
         self._table = table
@@ -27,7 +31,8 @@ class Attempt(Generic[R]):
         self.epoch = record.work.lease.epoch
         self._clock = clock
         self._lease = lease
-        self.factor = factor
+        self._factor = factor
+        self._turn = asyncio.Lock()
 
     @classmethod
     async def begin(
@@ -39,7 +44,9 @@ class Attempt(Generic[R]):
             work, now = record.work, clock.now()
             if work.ended:
                 return record
-            moved = work.cancelled(now) if work.cancel_requested else work.taken(holder, now, lease)
+            if work.lease.is_live(now) and work.lease.holder != holder:
+                raise LeaseLost(name=name, epoch=work.lease.epoch)
+            moved = work.cancelled(now) if work.cancel_requested else work.taken(name, holder, now, lease)
             return record.with_work(moved, now)
 
         try:
@@ -56,33 +63,41 @@ class Attempt(Generic[R]):
     @property
     def allowance_seconds(self) -> float:
         """What is left, in seconds of this worker's device."""
-        return self.record.work.remaining_seconds / self.factor
+        return self.record.work.remaining_seconds / self._factor
 
     async def beat(self, seconds_used: float, progress: float, phase: str) -> None:
         """Renews the lease and says how far it is; CancelRequested, LeaseLost."""
-        used = seconds_used * self.factor
-        await self._write(
-            lambda work: work.beaten(self._clock.now(), self._lease, seconds_used=used, progress=progress, phase=phase)
-        )
+        used = seconds_used * self._factor
+        async with self._turn:
+            if self.record.work.ended:
+                return  # by the other task, in this moment
+            await self._write(
+                lambda work: work.beaten(
+                    self._clock.now(), self._lease, seconds_used=used, progress=progress, phase=phase
+                )
+            )
         if self.record.work.cancel_requested:
             raise CancelRequested
 
     async def commit(self, seconds_used: float, checkpoint_key: str) -> None:
         """Charges everything up to a checkpoint that is in the store."""
-        used = seconds_used * self.factor
-        await self._write(
-            lambda work: work.committed(
-                self._clock.now(), self._lease, seconds_used=used, checkpoint_key=checkpoint_key
+        used = seconds_used * self._factor
+        async with self._turn:
+            await self._write(
+                lambda work: work.committed(
+                    self._clock.now(), self._lease, seconds_used=used, checkpoint_key=checkpoint_key
+                )
             )
-        )
 
     async def succeed(self, seconds_used: float, **results: Any) -> None:
         """Ends the work with what it brought, all of which is in the store."""
-        await self._write(lambda work: work.succeeded(self._clock.now(), seconds_used * self.factor), **results)
+        async with self._turn:
+            await self._write(lambda work: work.succeeded(self._clock.now(), seconds_used * self._factor), **results)
 
     async def end(self, how: Callable[[Work], Work]) -> None:
         """Ends the work, or gives it back, in another way."""
-        await self._write(how)
+        async with self._turn:
+            await self._write(how)
 
     async def _write(self, how: Callable[[Work], Work], **results: Any) -> None:
         def decide(record: R) -> R:

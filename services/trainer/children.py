@@ -80,11 +80,16 @@ class Nursery:
     async def take(self) -> Child:
         """A child that is ready: the spare, or a new one if that has died; ChildDied if none can be started."""
         self.prepare()
-        self._hurry.set()
-        spare, self._spare = self._spare, None
+        spare = self._spare
         assert spare is not None, "one was prepared"
-        child = await spare
-        return child if child.alive else await self._start(0.0, self._hurry)
+        self._hurry.set()
+        try:
+            child = await asyncio.shield(spare)  # a taker that gives up leaves the spare to the next one
+        except ChildDied as error:
+            _log.warning("spare_child_died", problem=str(error))
+            child = None
+        self._spare = None
+        return child if child and child.alive else await self._start(0.0, self._hurry)
 
     async def close(self) -> None:
         """Ends the spare."""
@@ -92,8 +97,9 @@ class Nursery:
         if spare is None:
             return
         spare.cancel()
-        with suppress(asyncio.CancelledError, ChildDied):
-            await (await spare).end()
+        await asyncio.wait([spare])
+        if not spare.cancelled() and spare.exception() is None:
+            await spare.result().end()
 
     async def _start(self, delay_seconds: float, hurry: asyncio.Event) -> Child:
         with suppress(TimeoutError):
@@ -108,8 +114,8 @@ class Nursery:
             if not isinstance(ready, Ready):
                 raise ChildDied(f"the training process began with {type(ready).__name__}")
         except (EOFError, ValueError) as error:
-            await Child(process, NOT_READY).end()
-            raise ChildDied(f"the training process did not start; its status is {process.returncode}") from error
+            status = await Child(process, NOT_READY).end()
+            raise ChildDied(f"the training process did not start; it ended with status {status}") from error
         except BaseException:
             await Child(process, NOT_READY).end()
             raise

@@ -1,11 +1,15 @@
 """The dataset service as the trainer sees it, over gRPC."""
 
+from typing import TYPE_CHECKING
+
 from services.kit.blobs import from_uri
 from services.kit.errors import DatasetNotFound, SightlineError, Unavailable
-from services.trainer.domain import Dataset
+from services.trainer.datasets import Dataset
 from sightline.v1 import dataset_pb2
 from sightline.v1 import dataset_service_pb2 as pb
-from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
+
+if TYPE_CHECKING:  # the asynchronous stub exists in the types only
+    from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
 
 TIMEOUT_SECONDS = 5.0
 
@@ -13,7 +17,7 @@ TIMEOUT_SECONDS = 5.0
 class GrpcDatasets:
     """The port `Datasets` by the DatasetService; the channel has turned statuses into errors of our tree."""
 
-    def __init__(self, stub: DatasetServiceAsyncStub, bucket: str) -> None:
+    def __init__(self, stub: "DatasetServiceAsyncStub", bucket: str) -> None:
         self._stub = stub
         self._bucket = bucket
 

@@ -4,40 +4,33 @@ It keeps nothing of its own, so any number of replicas may run and any of them m
 the records, trials are numbered and created, never overwritten, and a model is changed by compare-and-set only.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime
 
 from services.kit.blobs import Blobs
 from services.kit.clock import Clock
-from services.kit.errors import (
-    Conflict,
-    DatasetNotFound,
-    NotFound,
-    RecordExists,
-    SightlineError,
-    Unavailable,
-)
+from services.kit.errors import Conflict, NotFound, RecordExists, SightlineError, Unavailable
 from services.kit.log import Log, about
 from services.kit.names import join
 from services.kit.queue import Queue
-from services.trainer import jobs, ladder
-from services.trainer.app import Datasets, usable
+from services.trainer import ladder
+from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
 from services.trainer.domain import (
     FINAL_EVALUATION,
-    Dataset,
     Evaluation,
     Model,
     ModelState,
     Served,
     StopReason,
     Trial,
-    check_test_dataset,
-    check_training_dataset,
+    asked_to_stop,
     training_cost,
 )
 from services.trainer.selection import Selection
 from services.trainer.store import Store
-from services.trainer.work import Work
+from services.trainer.upkeep import Upkeep
+from services.trainer.work import Work, WorkState
 
 HOLDOUT_FRACTION = 0.2  # of the training images, where no test dataset is given
 TICK_SECONDS = 1.0
@@ -51,36 +44,54 @@ class Coordinator:
     def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, queue: Queue, clock: Clock) -> None:
         self._store = store
         self._datasets = datasets
-        self._queue = queue
         self._clock = clock
         self._selection = Selection(blobs)
+        self._upkeep = Upkeep(store, blobs, queue, clock)
 
     async def run(self) -> None:
-        """Reconciles after every change and every tick, for ever."""
+        """Reconciles after every change and every tick, for ever.
+
+        Models that wait for their datasets have a loop of their own: a dataset service that does not answer stops
+        no training.
+        """
         await self._store.synced()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat(self._start_all), name="start models")
+            group.create_task(self._repeat(self._advance_all), name="advance models")
+            group.create_task(self._repeat(self._upkeep.look), name="upkeep")
+
+    async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await self.reconcile()
-            await self._store.changed(TICK_SECONDS)
+            seen, began = self._store.moves, self._clock.monotonic()
+            await look()
+            await self._clock.sleep(self._clock.monotonic() - began)  # it rests as long as it worked
+            await self._store.changed(TICK_SECONDS, seen)
 
     async def reconcile(self) -> None:
-        """One look at everything; what fails for one model is logged and tried again at the next look."""
-        for found in self._store.models.view.all():
-            if found.value.ended:
-                continue
-            with about(found.value.name):
-                try:
-                    await self._step(found.value)
-                except (Conflict, RecordExists, NotFound, Unavailable) as error:
-                    _log.info("reconcile_postponed", problem=str(error))  # the world moved, or is away: look again
-                except Exception as error:  # noqa: BLE001 - one model's defect must not stop the others
-                    _log.error("reconcile_failed", error)
-        await self._announce_due()
+        """One look at everything."""
+        await self._start_all()
+        await self._advance_all()
+        await self._upkeep.look()
 
-    async def _announce_due(self) -> None:
-        now = self._clock.now()
-        for found in (*self._store.trials.view.all(), *self._store.evaluations.view.all()):
-            if found.value.work.is_due(now):
-                await jobs.announce(self._queue, found.value.name, found.value.work)
+    async def _start_all(self) -> None:
+        await self._step_all(lambda model: model.state is ModelState.NOT_STARTED)
+
+    async def _advance_all(self) -> None:
+        await self._step_all(lambda model: not model.ended and model.state is not ModelState.NOT_STARTED)
+
+    async def _step_all(self, chosen: Callable[[Model], bool]) -> None:
+        models = [found.value for found in self._store.models.view.all() if chosen(found.value)]
+        await asyncio.gather(*(self._try_step(model) for model in models))
+
+    async def _try_step(self, model: Model) -> None:
+        """What fails for one model is logged and tried again at the next look."""
+        with about(model.name):
+            try:
+                await self._step(model)
+            except (Conflict, RecordExists, NotFound, Unavailable) as error:
+                _log.info("reconcile_postponed", problem=str(error))  # the world moved, or is away: look again
+            except Exception as error:  # noqa: BLE001 - one model's defect must not stop the others
+                _log.error("reconcile_failed", error)
 
     async def _step(self, model: Model) -> None:
         match model.state:
@@ -103,13 +114,11 @@ class Coordinator:
             if any(dataset and dataset.state == "VALIDATING" for dataset in (training, test)):
                 return
             started = self._started(model, training, test)
+            await self._store.models.change(model.name, lambda present: started if present == model else present)
         except Unavailable:
             raise
         except SightlineError as error:
-            failure = replace(error.failure(), reason=_training_reason(error))
-            await self._move(model, ModelState.FAILED, error=failure)
-            return
-        await self._store.models.change(model.name, lambda present: started if present == model else present)
+            await self._move(model, ModelState.FAILED, error=error.failure())
 
     def _started(self, model: Model, training: Dataset, test: Dataset | None) -> Model:
         check_training_dataset(training, model.model_kind)
@@ -162,7 +171,7 @@ class Coordinator:
         )
         await self._store.trials.create(trial)
         _log.info("trial_planned", name=trial.name, recipe=step.recipe.name, allowance_seconds=step.allowance_seconds)
-        await jobs.announce(self._queue, trial.name, trial.work)
+        await self._upkeep.announce(trial.name, trial.work)
 
     async def _start_final(self, model: Model, allowance_seconds: float) -> None:
         now = self._clock.now()
@@ -180,7 +189,7 @@ class Coordinator:
             update_time=now,
         )
         await self._store.evaluations.create(evaluation)
-        await jobs.announce(self._queue, evaluation.name, evaluation.work)
+        await self._upkeep.announce(evaluation.name, evaluation.work)
 
     async def _finish(self, model: Model, trials: list[Trial], reason: StopReason) -> None:
         """SUCCEEDED, with the performance on the test dataset where there is one and it could be measured."""
@@ -190,7 +199,7 @@ class Coordinator:
             if final.performance is not None:
                 served = replace(served, performance=final.performance, performance_key=final.performance_key)
             else:
-                problem = final.work.error.message if final.work.error else f"it is {final.work.state}"
+                problem = _why_not_measured(final.work)
                 warnings = (*warnings, f"The evaluation on {model.test_dataset} did not succeed: {problem}")
         cost = training_cost(trials, final)
         await self._move(
@@ -218,7 +227,8 @@ class Coordinator:
         now = self._clock.now()
 
         def decide(present: Model) -> Model:
-            if present.state is not ModelState.TRAINING:
+            overtaken = present.served is not None and present.served.trial >= best.name  # by a replica that knew more
+            if present.state is not ModelState.TRAINING or overtaken:
                 return present
             warnings = tuple(dict.fromkeys((*present.warnings, *result.warnings)))
             return replace(present, served=served, warnings=warnings, update_time=now)
@@ -234,9 +244,10 @@ class Coordinator:
         now = self._clock.now()
         trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
         for trial in trials:
-            await self._store.trials.change(trial.name, lambda t: t.with_work(_asked_to_stop(t.work, now), now))
-        if final is not None:
-            await self._store.evaluations.change(final.name, lambda e: e.with_work(_asked_to_stop(e.work, now), now))
+            if not trial.work.ended:
+                await self._store.trials.change(trial.name, lambda present: asked_to_stop(present, now))
+        if final is not None and not final.work.ended:
+            await self._store.evaluations.change(final.name, lambda present: asked_to_stop(present, now))
         trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
         if all(work.ended for work in (*(t.work for t in trials), *((final.work,) if final else ()))):
             await self._move(model, ModelState.CANCELLED, training_cost_seconds=training_cost(trials, final))
@@ -254,15 +265,9 @@ class Coordinator:
         _log.info("model_moved", state=state)
 
 
-def _asked_to_stop(work: Work, now: datetime) -> Work:
-    """Work that ends: at once if nobody is at it, at its worker's next report otherwise."""
-    if work.ended or work.cancel_requested:
-        return work
-    return replace(work, cancel_requested=True) if work.lease.is_live(now) else work.cancelled(now)
-
-
-def _training_reason(error: SightlineError) -> str:
-    """The reason as DESIGN names it for a model that fails before its first trial."""
-    if isinstance(error, DatasetNotFound):
-        return "datasetNotFound"
-    return error.reason
+def _why_not_measured(work: Work) -> str:
+    if work.error is not None:
+        return work.error.message
+    if work.state is WorkState.STOPPED:
+        return f"the {work.allowance_seconds:g} s that the budget had left were too few."
+    return f"it is {work.state}."

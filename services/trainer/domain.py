@@ -13,31 +13,16 @@
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self, TypeVar
 
-from services.kit.errors import (
-    DatasetAnnotationsInvalid,
-    DatasetEmpty,
-    DatasetNotReady,
-    Failure,
-    IncorrectModelKind,
-    QuotaExceeded,
-    WrongState,
-)
+from services.kit.errors import Failure, WrongState
+from services.trainer.datasets import Snapshot
 from services.trainer.performance import Performance
 from services.trainer.protocol import ModelKind, Recipe, Throughput
 from services.trainer.work import Work
 
 FINAL_EVALUATION = "final"  # the id of the evaluation that is part of a training and paid by its budget
 MAX_BUDGET_SECONDS = 288 * 3600.0
-MAX_EVALUATION_IMAGES = 100_000
-MAX_TRAINING_IMAGES = {ModelKind.GENERIC_CLASSIFIER: 1_000_000, ModelKind.GENERIC_DETECTOR: 200_000}
-CATEGORY_RANGE = {ModelKind.GENERIC_CLASSIFIER: (2, 2500), ModelKind.GENERIC_DETECTOR: (1, 1000)}
-MIN_IMAGES_PER_CATEGORY = 2
-ANNOTATION_KIND = {
-    ModelKind.GENERIC_CLASSIFIER: "IMAGE_CLASSIFICATION",
-    ModelKind.GENERIC_DETECTOR: "OBJECT_DETECTION",
-}
 
 
 class ModelState(StrEnum):
@@ -69,37 +54,6 @@ class StopReason(StrEnum):
     NO_FURTHER_GAIN = "NO_FURTHER_GAIN"
     LADDER_COMPLETED = "LADDER_COMPLETED"
     CANCELLED_BY_CALLER = "CANCELLED_BY_CALLER"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
-    """A dataset as the dataset service describes it."""
-
-    name: str
-    state: str
-    annotation_kind: str
-    image_count: int
-    categories: tuple[tuple[str, int], ...]  # name, images with it
-    digest: str
-    manifest_key: str
-
-    def snapshot(self) -> "Snapshot":
-        """What training needs of it; DatasetNotReady unless it is READY."""
-        if self.state != "READY":
-            raise DatasetNotReady(name=self.name, state=self.state)
-        return Snapshot(
-            dataset=self.name, digest=self.digest, manifest_key=self.manifest_key, image_count=self.image_count
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """The immutable images of one dataset."""
-
-    dataset: str
-    digest: str
-    manifest_key: str
-    image_count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +170,7 @@ class Trial:
         model, _, id_ = self.name.partition("/trials/")
         return f"{model}/{self.model_uid}/trials/{id_}/"
 
-    def with_work(self, work: Work, now: datetime) -> "Trial":
+    def with_work(self, work: Work, now: datetime) -> Self:
         """The trial with its work moved on; itself if the work is where it was."""
         return self if work is self.work else replace(self, work=work, update_time=now)
 
@@ -246,52 +200,22 @@ class Evaluation:
         model, _, id_ = self.name.partition("/evaluations/")
         return f"{model}/{self.model_uid}/evaluations/{id_}/"
 
-    def with_work(self, work: Work, now: datetime) -> "Evaluation":
+    def with_work(self, work: Work, now: datetime) -> Self:
         """The evaluation with its work moved on; itself if the work is where it was."""
         return self if work is self.work else replace(self, work=work, update_time=now)
 
 
-def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:
-    """Raises what makes a READY dataset unfit to train a model of the kind on."""
-    check_kind(dataset, kind)
-    limit = MAX_TRAINING_IMAGES[kind]
-    if dataset.image_count > limit:
-        raise QuotaExceeded(
-            subject=f"images of {dataset.name}", value=dataset.image_count, limit=limit, setting="training images"
-        )
-    low, high = CATEGORY_RANGE[kind]
-    used = [(name, count) for name, count in dataset.categories if count]
-    if not low <= len(used) <= high:
-        problem = f"it has {len(used)} categories with images; a {kind} needs {low} to {high}."
-        raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
-    poor = [name for name, count in used if count < MIN_IMAGES_PER_CATEGORY]
-    if poor:
-        listed = ", ".join(repr(name) for name in poor[:10])
-        problem = (
-            f"{len(poor)} of its categories have fewer than {MIN_IMAGES_PER_CATEGORY} images: {listed}; "
-            "add images of them, or leave them out."
-        )
-        raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """An evaluation as its caller asks for it."""
+
+    id: str
+    test_dataset: str
+    display_name: str = ""
+    request_id: str = ""
 
 
-def check_test_dataset(dataset: Dataset, kind: ModelKind) -> None:
-    """Raises what makes a READY dataset unfit to measure a model of the kind on."""
-    check_kind(dataset, kind)
-    if dataset.image_count > MAX_EVALUATION_IMAGES:
-        raise QuotaExceeded(
-            subject=f"images of {dataset.name}",
-            value=dataset.image_count,
-            limit=MAX_EVALUATION_IMAGES,
-            setting="evaluation images",
-        )
-
-
-def check_kind(dataset: Dataset, kind: ModelKind) -> None:
-    """IncorrectModelKind unless the dataset's annotations are what the kind needs; DatasetEmpty without images."""
-    if dataset.annotation_kind != ANNOTATION_KIND[kind]:
-        raise IncorrectModelKind(model_kind=kind, dataset=dataset.name, annotation_kind=dataset.annotation_kind)
-    if not dataset.image_count:
-        raise DatasetEmpty(dataset=dataset.name, detail="")
+R = TypeVar("R", Trial, Evaluation)
 
 
 def training_cost(trials: list[Trial], final: Evaluation | None) -> float:
@@ -304,3 +228,13 @@ def granted(trials: list[Trial], final: Evaluation | None) -> float:
     """What the budget has paid, or has promised to work that has not ended."""
     works = [trial.work for trial in trials] + ([final.work] if final else [])
     return sum(work.charged_seconds if work.ended else work.allowance_seconds for work in works)
+
+
+def asked_to_stop(record: R, now: datetime) -> R:
+    """A record whose work ends: at once if nobody is at it, at its worker's next report otherwise."""
+    work = record.work
+    if work.ended:
+        return record
+    if not work.lease.is_live(now):
+        return record.with_work(work.cancelled(now), now)
+    return record if work.cancel_requested else record.with_work(replace(work, cancel_requested=True), now)

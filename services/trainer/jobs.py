@@ -26,13 +26,18 @@ def read(body: bytes) -> Job:
     return codec.decode(body, Job)
 
 
+def occasion(name: str, work: Work) -> str:
+    """Why work is due, as a word: it was planned, its lease ran out at that moment, or it was given back."""
+    expires = work.lease.expires.isoformat() if work.lease.expires else "free"
+    return f"{name}/{work.create_time.isoformat()}/{work.lease.epoch}/{expires}"
+
+
 async def announce(queue: Queue, name: str, work: Work) -> None:
-    """Publishes the job of work that is due, at most once in two minutes for each of its attempts.
+    """Publishes the job of work that is due; repeats within two minutes for the same reason are one.
 
     An outage is no failure: the next reconciliation announces it again.
     """
-    job = Job(name, work.attempt)
     try:
-        await queue.publish(KIND, codec.encode(job), f"{name}:{work.create_time.timestamp()}:{work.lease.epoch}")
+        await queue.publish(KIND, codec.encode(Job(name, work.attempt)), occasion(name, work))
     except Unavailable as error:
         _log.warning("job_not_announced", name=name, problem=str(error))

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import msgspec
 
 from services.kit.errors import Failure, NotEnoughBudget
-from services.trainer.domain import Evaluation, Model, StopReason, Trial, granted
+from services.trainer.domain import Evaluation, Hyperparameters, Model, StopReason, Trial, granted
 from services.trainer.performance import Source
 from services.trainer.protocol import Depth, Recipe
-from services.trainer.work import WorkState
+from services.trainer.work import WorkState, whole_microseconds
 
 # Seconds of the reference device (two cores of a 2024 server CPU) per image: decode, preprocess, forward.
 FORWARD_SECONDS = {
@@ -88,33 +88,35 @@ def plan(model: Model, trials: list[Trial], final: Evaluation | None) -> Step:
     if model.served is None:
         return Fail(_failure(model, trials))
     if model.test is not None:
-        return StartEvaluation(model.budget_seconds - granted(trials, None))
+        return StartEvaluation(whole_microseconds(model.budget_seconds - granted(trials, None)))
     return Finish(step)
 
 
-def minimum_budget(image_count: int, test_count: int, backbones: tuple[str, ...] = ()) -> float:
+def minimum_budget(wanted: Hyperparameters, image_count: int, test_count: int) -> float:
     """The least budget, in seconds, with which the first rung and the evaluation fit for certain."""
-    recipe = _first(backbones)
+    recipe = _scaled(_first(wanted.backbones), wanted)
     return SAFETY * expected_seconds(recipe, image_count, 1.0) + reserve_seconds(recipe, test_count, 1.0)
 
 
-def suggested_budget(image_count: int, test_count: int) -> float:
+def suggested_budget(wanted: Hyperparameters, image_count: int, test_count: int) -> float:
     """A budget, in seconds, that pays for the whole ladder."""
-    recipe = _fine_tuning(FIRST_BACKBONE, pretrained=True)
-    climb = sum(expected_seconds(r, image_count, 1.0) for r in (_first(()), recipe))
-    return 1.2 * climb + reserve_seconds(recipe, test_count, 1.0)
+    first = _first(wanted.backbones)
+    climb = [_scaled(recipe, wanted) for recipe in (first, _fine_tuning(first.backbones[0], pretrained=True))]
+    cost = sum(expected_seconds(recipe, image_count, 1.0) for recipe in climb)
+    pays = 1.2 * cost + max(reserve_seconds(recipe, test_count, 1.0) for recipe in climb)
+    return max(pays, minimum_budget(wanted, image_count, test_count))
 
 
 def check_budget(model: Model, image_count: int, test_count: int) -> None:
     """NotEnoughBudget, with the minimum and a suggestion, if not even the first rung fits."""
-    minimum = minimum_budget(image_count, test_count, model.hyperparameters.backbones)
+    minimum = minimum_budget(model.hyperparameters, image_count, test_count)
     if model.budget_seconds < minimum:
         raise NotEnoughBudget(
             budget_seconds=f"{model.budget_seconds:g}",
             dataset=model.training_dataset,
             image_count=image_count,
             minimum_seconds=_round_up(minimum),
-            suggested_seconds=_round_up(max(suggested_budget(image_count, test_count), minimum)),
+            suggested_seconds=_round_up(suggested_budget(model.hyperparameters, image_count, test_count)),
         )
 
 
@@ -157,13 +159,19 @@ def _next_trial(model: Model, trials: list[Trial]) -> StartTrial | StopReason:
     pace, count = slowness(trials), _image_count(model)
     left = model.budget_seconds - granted(trials, None)
     for recipe in candidates:
-        available = left - reserve_seconds(recipe, _test_count(model), pace)
+        available = whole_microseconds(left - _reserve(recipe, model, trials, pace))
         expected = expected_seconds(recipe, count, pace)
         least = expected if recipe.rung == 0 else expected * WORTHWHILE_EPOCHS / recipe.max_epochs
         if available >= least or (not trials and available > 0):
             allowance = available if recipe.rung or not trials else min(available, 3 * expected)
             return StartTrial(recipe, allowance, expected, _head_for(recipe, trials))
     return StopReason.BUDGET_REACHED if candidates else StopReason.LADDER_COMPLETED
+
+
+def _reserve(recipe: Recipe, model: Model, trials: list[Trial], pace: float) -> float:
+    """What stays for the final evaluation, whether this recipe's bundle will be served or the one that is now."""
+    served = [trial.recipe for trial in trials if model.served and trial.name == model.served.trial]
+    return max(reserve_seconds(candidate, _test_count(model), pace) for candidate in (recipe, *served))
 
 
 def _nothing_to_gain(model: Model, trials: list[Trial]) -> StopReason | None:
@@ -180,7 +188,8 @@ def _recipes(model: Model, trials: list[Trial]) -> list[Recipe]:
     ladder = [_first(parameters.backbones)]
     first = trials[0].result if trials else None
     if first is not None:
-        ladder = _pretrained_ladder(parameters.backbones or first.backbones) if first.backbones else _scratch_ladder()
+        known = tuple(name for name in first.backbones if name in FORWARD_SECONDS)
+        ladder = _pretrained_ladder(parameters.backbones or known) if known else _scratch_ladder()
         if first.performance.source is Source.CROSS_VALIDATION and model.test is None:
             ladder = [r for r in ladder if r.rung == 0]  # no image is left to measure a fine-tuned model on
         ladder.insert(0, trials[0].recipe)
@@ -188,9 +197,11 @@ def _recipes(model: Model, trials: list[Trial]) -> list[Recipe]:
         ladder = [trials[0].recipe, *_scratch_ladder()]
     if parameters.max_rung is not None:
         ladder = [recipe for recipe in ladder if recipe.rung <= parameters.max_rung]
-    if parameters.resolution:
-        ladder = [msgspec.structs.replace(recipe, resolution=parameters.resolution) for recipe in ladder]
-    return ladder
+    return [_scaled(recipe, parameters) for recipe in ladder]
+
+
+def _scaled(recipe: Recipe, wanted: Hyperparameters) -> Recipe:
+    return msgspec.structs.replace(recipe, resolution=wanted.resolution) if wanted.resolution else recipe
 
 
 def _first(backbones: tuple[str, ...]) -> Recipe:
@@ -199,7 +210,7 @@ def _first(backbones: tuple[str, ...]) -> Recipe:
 
 def _pretrained_ladder(backbones: tuple[str, ...]) -> list[Recipe]:
     """Frozen features of each network and of all together, then fine-tuning of the first."""
-    several = tuple(sorted(set(backbones) & set(FORWARD_SECONDS), key=lambda name: FORWARD_SECONDS[name]))[:3]
+    several = tuple(sorted(set(backbones), key=lambda name: (FORWARD_SECONDS[name], name)))[:3]
     ladder = [_linear(several), _linear(several, views=2)] if len(several) > 1 else [_linear(several, views=2)]
     first = FIRST_BACKBONE if FIRST_BACKBONE in backbones else backbones[0]
     return [*ladder, _fine_tuning(first, pretrained=True)]
@@ -252,14 +263,14 @@ def _failure(model: Model, trials: list[Trial]) -> Failure:
     for trial in reversed(trials):
         if trial.work.error is not None:
             return trial.work.error
-    count, tests = _image_count(model), _test_count(model)
+    wanted, count, tests = model.hyperparameters, _image_count(model), _test_count(model)
     pace = max(1.0, slowness(trials))
     return NotEnoughBudget(
         budget_seconds=f"{model.budget_seconds:g}",
         dataset=model.training_dataset,
         image_count=count,
-        minimum_seconds=_round_up(max(pace * minimum_budget(count, tests), 1.5 * model.budget_seconds)),
-        suggested_seconds=_round_up(max(pace * suggested_budget(count, tests), 3 * model.budget_seconds)),
+        minimum_seconds=_round_up(max(pace * minimum_budget(wanted, count, tests), 1.5 * model.budget_seconds)),
+        suggested_seconds=_round_up(max(pace * suggested_budget(wanted, count, tests), 3 * model.budget_seconds)),
     ).failure()
 
 

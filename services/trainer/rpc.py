@@ -9,13 +9,11 @@ from grpc import aio
 from services.kit import names
 from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
-from services.kit.queue import Queue
 from services.kit.records import Versioned
-from services.trainer import jobs, wire
-from services.trainer.app import Draft, Evaluations, Models
-from services.trainer.domain import Evaluation, Model
+from services.trainer import measures, wire
+from services.trainer.app import Evaluations, Models
+from services.trainer.domain import Draft, Evaluation, Model
 from services.trainer.store import Store
-from services.trainer.work import WorkState
 from sightline.v1 import evaluation_pb2, model_pb2
 from sightline.v1 import evaluation_service_pb2 as epb
 from sightline.v1 import model_service_pb2 as pb
@@ -28,10 +26,9 @@ Context = aio.ServicerContext[Any, Any]
 class ModelServicer(ModelServiceServicer):
     """Raises the errors of our tree; the server runtime makes statuses of them."""
 
-    def __init__(self, models: Models, store: Store, queue: Queue, bucket: str, clock: Clock) -> None:
+    def __init__(self, models: Models, store: Store, bucket: str, clock: Clock) -> None:
         self._models = models
         self._store = store
-        self._queue = queue
         self._bucket = bucket
         self._clock = clock
 
@@ -42,7 +39,7 @@ class ModelServicer(ModelServiceServicer):
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> model_pb2.Model:
         found = await self._models.get(_model_name(request.name))
         if request.view != model_pb2.Model.FULL:
-            return await self._reported(found)
+            return self._reported(found)
         performance = await self._models.performance(found.value)
         trials, final = self._store.trials_of(found.value.name), self._store.final_of(found.value.name)
         return wire.model_message(found, trials, final, performance, bucket=self._bucket, full=True)
@@ -66,7 +63,7 @@ class ModelServicer(ModelServiceServicer):
     async def WatchModel(self, request: pb.WatchModelRequest, context: Context) -> AsyncIterator[pb.WatchModelResponse]:
         sent = None
         async for found in self._models.watch(_model_name(request.name)):
-            message = pb.WatchModelResponse(model=await self._reported(found))
+            message = pb.WatchModelResponse(model=self._reported(found))
             if message != sent:
                 yield message
             sent = message
@@ -92,12 +89,9 @@ class ModelServicer(ModelServiceServicer):
         trials, final = self._store.trials_of(found.value.name), self._store.final_of(found.value.name)
         return wire.model_message(found, trials, final, queue_position=queue_position, bucket=self._bucket)
 
-    async def _reported(self, found: Versioned[Model]) -> model_pb2.Model:
-        """With the queue position while the model waits for a worker: how many pieces of work were planned before."""
-        works = [trial.work for trial in self._store.trials_of(found.value.name)]
-        if found.value.ended or not any(work.state is WorkState.QUEUED for work in works):
-            return self._basic(found)
-        return self._basic(found, max(0, await self._queue.depth(jobs.KIND) - 1))
+    def _reported(self, found: Versioned[Model]) -> model_pb2.Model:
+        """With the queue position while the model waits for a worker."""
+        return self._basic(found, None if found.value.ended else self._store.queue_position(found.value.name))
 
 
 class EvaluationServicer(EvaluationServiceServicer):
@@ -117,20 +111,20 @@ class EvaluationServicer(EvaluationServiceServicer):
         )
         parent = _model_name(request.parent, "parent")
         found = await self._evaluations.create(parent, draft, validate_only=request.validate_only)
-        return wire.evaluation_message(found)
+        return measures.evaluation_message(found)
 
     async def GetEvaluation(self, request: epb.GetEvaluationRequest, context: Context) -> evaluation_pb2.Evaluation:
         found = await self._evaluations.get(_evaluation_name(request.name))
         if request.view != evaluation_pb2.Evaluation.FULL:
-            return wire.evaluation_message(found)
-        return wire.evaluation_message(found, await self._evaluations.performance(found.value), full=True)
+            return measures.evaluation_message(found)
+        return measures.evaluation_message(found, await self._evaluations.performance(found.value), full=True)
 
     async def ListEvaluations(
         self, request: epb.ListEvaluationsRequest, context: Context
     ) -> epb.ListEvaluationsResponse:
         parent = _model_name(request.parent, "parent")
         found, token = await self._evaluations.page(parent, request.page_size, request.page_token)
-        messages = [wire.evaluation_message(evaluation) for evaluation in found]
+        messages = [measures.evaluation_message(evaluation) for evaluation in found]
         return epb.ListEvaluationsResponse(evaluations=messages, next_page_token=token)
 
     async def DeleteEvaluation(self, request: epb.DeleteEvaluationRequest, context: Context) -> Empty:
@@ -143,7 +137,7 @@ class EvaluationServicer(EvaluationServiceServicer):
         sent: Versioned[Evaluation] | None = None
         async for found in self._evaluations.watch(_evaluation_name(request.name)):
             if sent is None or found.revision != sent.revision:
-                yield epb.WatchEvaluationResponse(evaluation=wire.evaluation_message(found))
+                yield epb.WatchEvaluationResponse(evaluation=measures.evaluation_message(found))
             sent = found
 
 

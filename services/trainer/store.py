@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -14,6 +15,7 @@ from services.kit.errors import (
 )
 from services.kit.records import Records, Table, Versioned, View
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial
+from services.trainer.work import WorkState
 
 T = TypeVar("T", Model, Trial, Evaluation)
 
@@ -93,14 +95,33 @@ class Store:
         """Whether the views are complete; what readiness means."""
         return all(view.is_synced for view in self._views)
 
-    async def changed(self, timeout_seconds: float) -> None:
-        """Returns after the next change of anything, or after the timeout."""
-        waits = [asyncio.ensure_future(view.changed(timeout_seconds)) for view in self._views]
+    @property
+    def moves(self) -> tuple[int, ...]:
+        """How often each view has changed; for `changed`."""
+        return tuple(view.moves for view in self._views)
+
+    async def changed(self, timeout_seconds: float, since: tuple[int, ...]) -> None:
+        """Returns once anything has changed since the `moves`, which were read before looking, or after the timeout."""
+        pairs = zip(self._views, since, strict=True)
+        waits = [asyncio.ensure_future(view.changed(timeout_seconds, moves)) for view, moves in pairs]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
+
+    def versions_of(self, model: str) -> tuple[int, ...]:
+        """The revisions that the views have of a model, its trials and its own evaluation."""
+        parts = (self.models.view.find(model), self.evaluations.view.find(f"{model}/evaluations/{FINAL_EVALUATION}"))
+        found = (*(part for part in parts if part), *self.trials.view.all(f"{model}/trials/"))
+        return tuple(part.revision for part in found)
+
+    async def model_changed(self, model: str, seen: tuple[int, ...], timeout_seconds: float) -> None:
+        """Returns once `versions_of` the model are not those any more, or after the timeout."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while (moves := self.moves) and self.versions_of(model) == seen:
+                    await self.changed(timeout_seconds, moves)
 
     def trials_of(self, model: str) -> list[Trial]:
         """The trials that the view has of a model, by number."""
@@ -111,3 +132,12 @@ class Store:
         """The evaluation that is part of a model's training, if it has begun."""
         found = self.evaluations.view.find(f"{model}/evaluations/{FINAL_EVALUATION}")
         return found.value if found else None
+
+    def queue_position(self, model: str) -> int | None:
+        """How much work was planned before a model's and waits for a worker too; None unless the model's waits."""
+        records = (*self.trials.view.all(), *self.evaluations.view.all())
+        works = [(found.value.work, found.value.name) for found in records]
+        waiting = sorted((work.create_time, name) for work, name in works if work.state is WorkState.QUEUED)
+        trials, final = f"{model}/trials/", f"{model}/evaluations/{FINAL_EVALUATION}"
+        own = (place for place, (_, name) in enumerate(waiting) if name.startswith(trials) or name == final)
+        return next(own, None)

@@ -15,8 +15,9 @@ from services.trainer.attempt import AnyAttempt
 from services.trainer.children import Child, ChildDied
 from services.trainer.domain import TrialResult
 from services.trainer.performance import Performance
-from services.trainer.protocol import Checkpoint, EvaluationResult, Failed, Message, Progress, Result, Task, TrainTask
-from services.trainer.workspace import Workspace, backbones_in
+from services.trainer.protocol import Checkpoint, EvaluationResult, Failed, Message, Progress, Result, Task
+from services.trainer.work import Work
+from services.trainer.workspace import Workspace
 
 MAX_TAGS_IN_RECORD = 100
 OUTAGE_SECONDS = 2.0  # between two tries to write down what must not be lost
@@ -35,38 +36,53 @@ class Supervision:
         self._clock = clock
         self._prefix = f"{attempt.record.blob_prefix}{attempt.record.work.attempt}/"
         self._began: float | None = None
+        self._delivered: float | None = None
         self._fraction = 0.0
         self._phase = "preparing"
 
     async def beat(self, every_seconds: float) -> None:
         """Reports for ever; an outage is waited out, for the lease decides. CancelRequested, LeaseLost."""
         while True:
-            used = 0.0 if self._began is None else self._clock.monotonic() - self._began
             try:
-                await self._attempt.beat(used, self._fraction, self._phase)
+                await self._attempt.beat(self._used, self._fraction, self._phase)
             except Unavailable as error:
                 _log.warning("heartbeat_failed", problem=str(error))
             await self._clock.sleep(every_seconds)
 
+    @property
+    def _used(self) -> float:
+        """Seconds that the child was at work: from its task to its last word, not what keeping that takes."""
+        if self._delivered is not None:
+            return self._delivered
+        return 0.0 if self._began is None else self._clock.monotonic() - self._began
+
     async def run(self, child: Child, task: Task) -> str:
         """Gives the child its task and ends the attempt by what comes of it; returns how it ended. ChildDied."""
         self._began = self._clock.monotonic()
+        allowance = asyncio.timeout(self._attempt.allowance_seconds)
         try:
-            async with asyncio.timeout(self._attempt.allowance_seconds), aclosing(child.run(task)) as messages:
+            async with allowance, aclosing(child.run(task)) as messages:
                 last = await self._listen(messages)
         except TimeoutError:
-            await self._attempt.end(lambda work: work.stopped(self._clock.now()))
+            if not allowance.expired():
+                raise
+            await self.end(lambda work: work.stopped(self._clock.now()))
             return "stopped"
+        self._delivered = self._used
         match last:
             case Failed(failure=failure, traceback=traceback):
                 _log.warning("task_failed", reason=failure.reason, problem=failure.message, traceback=traceback)
-                await self._attempt.end(lambda work: work.failed(self._clock.now(), failure))
+                await self.end(lambda work: work.failed(self._clock.now(), failure))
                 return "failed"
             case Result():
-                await self._through_outages(lambda: self._keep_trial(last, task))
+                await self._through_outages(lambda: self._keep_trial(last))
             case EvaluationResult():
                 await self._through_outages(lambda: self._keep_evaluation(last))
         return "succeeded"
+
+    async def end(self, how: Callable[[Work], Work]) -> None:
+        """Writes down how the attempt ended, through outages; LeaseLost."""
+        await self._through_outages(lambda: self._attempt.end(how))
 
     async def _listen(self, messages: AsyncGenerator[Message]) -> Last:
         """Follows the child to its last message, keeping every checkpoint on the way."""
@@ -95,11 +111,9 @@ class Supervision:
         if before and before != key:
             await self._forget(before)
 
-    async def _keep_trial(self, result: Result, task: Task) -> None:
-        assert isinstance(task, TrainTask), "only trainings have such a result"
+    async def _keep_trial(self, result: Result) -> None:
         keys = await self._upload(result.predictions_path, result.performance)
         await self._workspace.upload(Path(result.bundle_directory), f"{self._prefix}bundle/")
-        weights = Path(task.weights_directory) if task.weights_directory else None
         kept = TrialResult(
             score=result.selection_score,
             standard_error=result.standard_error,
@@ -110,7 +124,7 @@ class Supervision:
             weights_source=result.weights_source,
             resolution=result.resolution,
             throughput=result.throughput,
-            backbones=backbones_in(weights, Path(task.cache_directory)),
+            backbones=result.backbones,
             stop_reason=result.stop_reason,
             epochs=result.epochs,
             warnings=result.warnings,

@@ -1,8 +1,5 @@
 """Protobuf messages to the trainer's nouns and back."""
 
-from datetime import timedelta
-
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.kit import names
@@ -10,36 +7,18 @@ from services.kit.blobs import to_uri
 from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
-from services.kit.status import failure_to_status, from_duration, to_duration, to_timestamp
+from services.kit.status import failure_to_status, from_duration, to_timestamp
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, training_cost
 from services.trainer.ladder import FORWARD_SECONDS
+from services.trainer.measures import performance_message, seconds_message
 from services.trainer.performance import Performance
 from services.trainer.protocol import Depth, ModelKind, Recipe
 from services.trainer.work import WorkState
-from sightline.v1 import evaluation_pb2, model_pb2, model_service_pb2, performance_pb2, trial_pb2
+from sightline.v1 import model_pb2, model_service_pb2, trial_pb2
 
-MAX_BASIC_TAGS = 100
 SCORE_METRIC = "accuracy_top1"
 UPDATABLE = ("display_name", "custom_properties")
 _RESOLUTIONS = (32, 1024)
-_SINGLE_METRICS = (
-    "average_precision",
-    "accuracy_top1",
-    "accuracy_top5",
-    "calibration_ece",
-    "mean_average_precision_30",
-    "mean_average_precision_50",
-    "mean_average_precision_75",
-)
-_TAG_METRICS = ("accuracy", "average_precision_50", "precision", "recall", "f1", "suggested_threshold")
-_EVALUATION_STATES = {
-    WorkState.QUEUED: "NOT_STARTED",
-    WorkState.RUNNING: "RUNNING",
-    WorkState.SUCCEEDED: "SUCCEEDED",
-    WorkState.FAILED: "FAILED",
-    WorkState.STOPPED: "FAILED",
-    WorkState.CANCELLED: "FAILED",
-}
 
 
 def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> Model:
@@ -147,7 +126,7 @@ def model_message(
         training_parameters=_parameters_message(model),
         state=model_pb2.Model.State.Value(model.state),
         progress=_progress_message(model, trials, final, queue_position),
-        training_cost=_seconds(cost),
+        training_cost=seconds_message(cost),
         create_time=to_timestamp(model.create_time),
         start_time=to_timestamp(model.start_time),
         end_time=to_timestamp(model.end_time),
@@ -177,7 +156,7 @@ def _parameters_message(model: Model) -> model_pb2.TrainingParameters:
     given = model.hyperparameters
     return model_pb2.TrainingParameters(
         training_dataset=model.training_dataset,
-        time_budget=_seconds(model.budget_seconds),
+        time_budget=seconds_message(model.budget_seconds),
         model_kind=model_pb2.TrainingParameters.ModelKind.Value(model.model_kind),
         hyperparameters=model_pb2.Hyperparameters(
             seed=given.seed,
@@ -201,7 +180,7 @@ def _progress_message(
         trial=reported[-1].name if reported else "",
         metric_name=SCORE_METRIC if best else "",
         metric_value=best.score if best else None,
-        budget_used=_seconds(min(used, model.budget_seconds)),
+        budget_used=seconds_message(min(used, model.budget_seconds)),
         queue_position=queue_position,
         fraction=1.0 if model.ended else min(1.0, sum(work.reached_seconds for work in works) / model.budget_seconds),
         trials_done=sum(trial.work.ended for trial in trials),
@@ -231,7 +210,7 @@ def _ledger(trials: list[Trial], final: Evaluation | None) -> list[model_pb2.Led
             trial=name,
             attempt=segment.attempt,
             segment=segment.number,
-            duration=_seconds(segment.seconds),
+            duration=seconds_message(segment.seconds),
             charged=segment.charged,
             reason=segment.reason,
             end_time=to_timestamp(segment.end_time),
@@ -251,7 +230,7 @@ def trial_message(version: Versioned[Trial]) -> trial_pb2.Trial:
         score=result.score if result else None,
         score_metric=SCORE_METRIC if result else "",
         standard_error=result.standard_error if result else None,
-        cost=_seconds(work.charged_seconds),
+        cost=seconds_message(work.charged_seconds),
         attempts=work.attempt,
         progress=work.progress,
         create_time=to_timestamp(work.create_time),
@@ -283,63 +262,3 @@ def _recipe_message(trial: Trial) -> trial_pb2.Recipe:
         epochs=trial.result.epochs if tuned and trial.result else None,
         seed=trial.seed,
     )
-
-
-def evaluation_message(
-    version: Versioned[Evaluation], performance: Performance | None = None, *, full: bool = False
-) -> evaluation_pb2.Evaluation:
-    """An evaluation as callers see it."""
-    evaluation, work = version.value, version.value.work
-    message = evaluation_pb2.Evaluation(
-        name=evaluation.name,
-        display_name=evaluation.display_name,
-        test_dataset=evaluation.test_dataset,
-        state=evaluation_pb2.Evaluation.State.Value(_EVALUATION_STATES[work.state]),
-        progress=work.progress,
-        model_version=evaluation.model_version,
-        cost=_seconds(work.charged_seconds),
-        create_time=to_timestamp(work.create_time),
-        start_time=to_timestamp(work.start_time),
-        end_time=to_timestamp(work.end_time),
-        update_time=to_timestamp(evaluation.update_time),
-        etag=version.etag if version.revision else "",
-    )
-    if evaluation.performance:
-        message.performance.CopyFrom(performance_message(performance or evaluation.performance, full=full))
-    if work.error:
-        message.error.CopyFrom(failure_to_status(work.error))
-    return message
-
-
-def performance_message(performance: Performance, *, full: bool) -> performance_pb2.ModelPerformance:
-    """The metrics; curves, matrix and more than 100 tags in view FULL only."""
-    message = performance_pb2.ModelPerformance(
-        source=performance_pb2.ModelPerformance.Source.Value(performance.source), image_count=performance.image_count
-    )
-    for name in _SINGLE_METRICS:
-        if (value := getattr(performance, name)) is not None:
-            setattr(message, name, value)
-    for name, interval in performance.intervals.items():
-        message.intervals[name].low, message.intervals[name].high = interval.low, interval.high
-        message.intervals[name].level = interval.level
-    if full or len(performance.tag_performance) <= MAX_BASIC_TAGS:
-        for name, tag in performance.tag_performance.items():
-            entry = message.tag_performance[name]
-            entry.support = tag.support
-            for metric in _TAG_METRICS:
-                if (value := getattr(tag, metric)) is not None:
-                    setattr(entry, metric, value)
-    if full:
-        message.confusion_matrix.categories.extend(performance.categories)
-        for cell in performance.confusion_matrix:
-            message.confusion_matrix.entries.add(row=cell.row, col=cell.col, count=cell.count)
-        for name, curve in performance.precision_recall_curves.items():
-            entry = message.precision_recall_curves[name]
-            entry.thresholds.extend(curve.thresholds)
-            entry.precisions.extend(curve.precisions)
-            entry.recalls.extend(curve.recalls)
-    return message
-
-
-def _seconds(seconds: float) -> Duration:
-    return to_duration(timedelta(seconds=seconds))

@@ -5,12 +5,14 @@ lease says whose turn it is; what was committed is never done again, and never c
 """
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from services.kit.clock import Clock
-from services.kit.errors import LeaseLost, SightlineError, Unavailable
+from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, Unavailable
 from services.kit.log import Log, about
 from services.kit.telemetry import Telemetry
 from services.trainer import jobs, metrics
@@ -21,7 +23,7 @@ from services.trainer.protocol import EvaluateTask, Split, Task, TrainTask
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
 from services.trainer.supervision import Supervision
-from services.trainer.work import MAX_BARREN_ATTEMPTS
+from services.trainer.work import Work
 from services.trainer.workspace import Workspace
 
 _log = Log(__name__)
@@ -49,27 +51,28 @@ class Worker:
         self._telemetry = telemetry
 
     async def handle(self, body: bytes) -> None:
-        """Carries out the work of a job until it has ended or is in somebody else's hands."""
-        job = jobs.read(body)
+        """Carries out the work of a job until it has ended or is in somebody else's hands.
+
+        However often a job came: whether it is poison, its record says.
+        """
+        try:
+            job = jobs.read(body)
+        except ValueError as error:
+            _log.error("job_unreadable", error)
+            return  # it will never be read
         with about(job.name):
             while (attempt := await self._begin(job.name)) is not None:
                 result = await self._attempt(attempt)
                 kind = "trial" if isinstance(attempt.record, Trial) else "evaluation"
                 self._telemetry.add(metrics.ATTEMPTS, 1, kind=kind, result=result)
+                self._count_seconds(attempt.record.work)
                 _log.info("attempt_ended", attempt=attempt.record.work.attempt, result=result)
 
-    async def give_up(self, body: bytes) -> None:
-        """For a job that came too often: fails work whose attempts all died, and tries on where there was progress."""
-        job = jobs.read(body)
-        attempt = await self._begin(job.name)
-        if attempt is None:
-            return
-        if attempt.record.work.barren_attempts > MAX_BARREN_ATTEMPTS:
-            problem = "its worker died, or lost the queue, every time"
-            await attempt.end(lambda work: work.poisoned(self._clock.now(), job.name, problem))
-            return
-        await attempt.end(lambda work: work.released(self._clock.now()))
-        await self.handle(body)
+    def _count_seconds(self, work: Work) -> None:
+        for segment in work.segments:
+            if segment.attempt == work.attempt:
+                charged = "true" if segment.charged else "false"
+                self._telemetry.add(metrics.COMPUTE_SECONDS, segment.seconds, charged=charged)
 
     async def _begin(self, name: str) -> AnyAttempt | None:
         settings = self._settings
@@ -79,33 +82,47 @@ class Worker:
         return await Attempt[Evaluation].begin(self._store.evaluations.table, *rest)
 
     async def _attempt(self, attempt: AnyAttempt) -> str:
-        """One attempt to its end; returns how it ended. Releases the lease if it is cancelled from outside."""
+        """One attempt to its end; returns how it ended. Gives the work back if it is cancelled or meets an outage."""
         now = self._clock.now
+        supervision = Supervision(attempt, self._workspace, self._clock)
         try:
-            return await self._carry_out(attempt)
+            return await self._carry_out(attempt, supervision)
         except CancelRequested:
-            await attempt.end(lambda work: work.cancelled(now()))
-            return "cancelled"
+            return await self._end(supervision, "cancelled", lambda work: work.cancelled(now()))
         except LeaseLost:
-            self._telemetry.add(metrics.LEASES_LOST)
-            return "lease_lost"
-        except ChildDied as error:
-            problem = str(error)
-            await attempt.end(lambda work: work.lost(now(), attempt.name, problem))
-            return "child_died"
+            return self._lease_lost()
         except Unavailable:
-            raise  # the lease runs out by itself, and the job comes again
+            await self._release(attempt)
+            raise  # the job comes again
         except SightlineError as error:
             failure = error.failure()
-            await attempt.end(lambda work: work.failed(now(), failure))
-            return "failed"
+            return await self._end(supervision, "failed", lambda work: work.failed(now(), failure))
         except asyncio.CancelledError:
-            await asyncio.shield(attempt.end(lambda work: work.released(now())))
+            await asyncio.shield(self._release(attempt))
             raise
+        except Exception as error:  # noqa: BLE001 - a child's death, or a defect: both may end with another attempt
+            problem = str(error) if isinstance(error, ChildDied) else f"{type(error).__name__}: {error}"
+            _log.error("attempt_died", None if isinstance(error, ChildDied) else error, problem=problem)
+            return await self._end(supervision, "died", lambda work: work.lost(now(), attempt.name, problem))
 
-    async def _carry_out(self, attempt: AnyAttempt) -> str:
+    async def _end(self, supervision: Supervision, result: str, how: Callable[[Work], Work]) -> str:
+        try:
+            await supervision.end(how)
+        except LeaseLost:
+            return self._lease_lost()
+        return result
+
+    def _lease_lost(self) -> str:
+        self._telemetry.add(metrics.LEASES_LOST)
+        return "lease_lost"
+
+    async def _release(self, attempt: AnyAttempt) -> None:
+        """Gives the work back for others to take at once; should that fail, the lease runs out by itself."""
+        with suppress(SightlineError):
+            await attempt.end(lambda work: work.released(self._clock.now()))
+
+    async def _carry_out(self, attempt: AnyAttempt, supervision: Supervision) -> str:
         """Fetches what the task needs and runs it in a child; the lease is renewed from the first moment on."""
-        supervision = Supervision(attempt, self._workspace, self._clock)
         with self._workspace.attempt() as scratch:
             try:
                 async with asyncio.TaskGroup() as group:
@@ -132,7 +149,7 @@ class Worker:
         if isinstance(record, Evaluation):
             return EvaluateTask(
                 evaluation=record.name,
-                bundle_directory=str(await self._workspace.folder(record.bundle_key)),
+                bundle_directory=str(await self._bundle(record)),
                 directory=str(await self._workspace.snapshot(record.test)),
                 output_directory=str(output),
                 allowance_seconds=attempt.allowance_seconds,
@@ -158,3 +175,9 @@ class Worker:
             seed=record.seed,
             threads=self._settings.threads,
         )
+
+    async def _bundle(self, evaluation: Evaluation) -> Path:
+        try:
+            return await self._workspace.folder(evaluation.bundle_key)
+        except BlobNotFound:
+            raise ModelNotFound(name=evaluation.name.partition("/evaluations/")[0]) from None

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from services.kit.blobs import Blobs, check_key
 from services.kit.errors import BlobNotFound, DatasetNotFound
-from services.trainer.domain import Snapshot
+from services.trainer.datasets import Snapshot
 from services.trainer.protocol import MANIFEST_FILE, local_name
 from services.vision.snapshot import read_manifest
 
-KEPT_SNAPSHOTS = 4
+KEPT_FOLDERS = 4  # of snapshots, and of bundles and checkpoints; an attempt needs two at most
 WEIGHTS_PREFIX = "weights/"
 WEIGHTS_SUFFIX = ".safetensors"
 CACHE_BYTES = 20 * 2**30  # of features
@@ -35,15 +35,19 @@ class Workspace:
             await self._fetch(snapshot.manifest_key, directory / MANIFEST_FILE)
         except BlobNotFound:
             raise DatasetNotFound(name=snapshot.dataset) from None
-        directory.touch()
-        self._forget_oldest(directory.parent)
+        self._keep(directory)
         return directory
 
     async def folder(self, prefix: str) -> Path:
-        """The blobs under a prefix as a folder of files."""
+        """The blobs under a prefix as a folder of files; BlobNotFound if there are none."""
         directory = self._made("folders", prefix.strip("/").replace("/", "_"))
+        found = False
         async for blob in self.blobs.list(prefix):
             await self._fetch(blob.key, directory / check_key(blob.key.removeprefix(prefix)))
+            found = True
+        if not found:
+            raise BlobNotFound(name=prefix)
+        self._keep(directory)
         return directory
 
     async def cache(self) -> Path:
@@ -79,10 +83,12 @@ class Workspace:
             await self.blobs.get_file(key, path)
 
     @staticmethod
-    def _forget_oldest(parent: Path) -> None:
-        by_age = sorted(parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-        for directory in by_age[KEPT_SNAPSHOTS:]:
-            shutil.rmtree(directory, ignore_errors=True)
+    def _keep(directory: Path) -> None:
+        """Removes the neighbours that were used longest ago."""
+        directory.touch()
+        by_age = sorted(directory.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        for forgotten in by_age[KEPT_FOLDERS:]:
+            shutil.rmtree(forgotten, ignore_errors=True)
 
 
 def _trim(directory: Path) -> None:
@@ -94,9 +100,3 @@ def _trim(directory: Path) -> None:
         kept += path.stat().st_size
         if kept > CACHE_BYTES:
             path.unlink(missing_ok=True)
-
-
-def backbones_in(*directories: Path | None) -> tuple[str, ...]:
-    """The networks whose pretrained weights lie in the folders."""
-    found = [path for directory in directories if directory for path in directory.glob("*" + WEIGHTS_SUFFIX)]
-    return tuple(sorted({path.name.split(".", 1)[0] for path in found}))

@@ -1,0 +1,108 @@
+"""What was measured as protobuf messages: evaluations and the performance of models."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+
+from services.kit.errors import Code, Failure
+from services.kit.records import Versioned
+from services.kit.status import failure_to_status, to_duration, to_timestamp
+from services.trainer.domain import Evaluation
+from services.trainer.performance import Performance
+from services.trainer.work import WorkState
+from sightline.v1 import evaluation_pb2, performance_pb2
+
+MAX_BASIC_TAGS = 100
+_SINGLE_METRICS = (
+    "average_precision",
+    "accuracy_top1",
+    "accuracy_top5",
+    "calibration_ece",
+    "mean_average_precision_30",
+    "mean_average_precision_50",
+    "mean_average_precision_75",
+)
+_TAG_METRICS = ("accuracy", "average_precision_50", "precision", "recall", "f1", "suggested_threshold")
+_STATES = {
+    WorkState.QUEUED: "NOT_STARTED",
+    WorkState.RUNNING: "RUNNING",
+    WorkState.SUCCEEDED: "SUCCEEDED",
+    WorkState.FAILED: "FAILED",
+    WorkState.STOPPED: "FAILED",
+    WorkState.CANCELLED: "FAILED",
+}
+
+
+def evaluation_message(
+    version: Versioned[Evaluation], performance: Performance | None = None, *, full: bool = False
+) -> evaluation_pb2.Evaluation:
+    """An evaluation as callers see it."""
+    evaluation, work = version.value, version.value.work
+    message = evaluation_pb2.Evaluation(
+        name=evaluation.name,
+        display_name=evaluation.display_name,
+        test_dataset=evaluation.test_dataset,
+        state=evaluation_pb2.Evaluation.State.Value(_STATES[work.state]),
+        progress=work.progress,
+        model_version=evaluation.model_version,
+        cost=seconds_message(work.charged_seconds),
+        create_time=to_timestamp(work.create_time),
+        start_time=to_timestamp(work.start_time),
+        end_time=to_timestamp(work.end_time),
+        update_time=to_timestamp(evaluation.update_time),
+        etag=version.etag if version.revision else "",
+    )
+    if evaluation.performance:
+        message.performance.CopyFrom(performance_message(performance or evaluation.performance, full=full))
+    if error := _error(evaluation):
+        message.error.CopyFrom(failure_to_status(error))
+    return message
+
+
+def _error(evaluation: Evaluation) -> Failure | None:
+    """Why an evaluation has no numbers, by the reasons that the contract has for evaluations."""
+    work, reason = evaluation.work, "internalServerError"
+    if work.error is not None:
+        return replace(work.error, reason=reason) if work.error.reason == "unknown" else work.error
+    if work.state is WorkState.STOPPED:
+        message = f"It was ended when its {work.allowance_seconds:g} s were used up."
+        return Failure(Code.DEADLINE_EXCEEDED, reason, message, {"seconds": f"{work.allowance_seconds:g}"})
+    if work.state is WorkState.CANCELLED:
+        return Failure(Code.CANCELLED, reason, "It was ended with the training that it was a part of.")
+    return None
+
+
+def performance_message(performance: Performance, *, full: bool) -> performance_pb2.ModelPerformance:
+    """The metrics; curves, matrix and more than 100 tags in view FULL only."""
+    message = performance_pb2.ModelPerformance(
+        source=performance_pb2.ModelPerformance.Source.Value(performance.source), image_count=performance.image_count
+    )
+    for name in _SINGLE_METRICS:
+        if (value := getattr(performance, name)) is not None:
+            setattr(message, name, value)
+    for name, interval in performance.intervals.items():
+        message.intervals[name].low, message.intervals[name].high = interval.low, interval.high
+        message.intervals[name].level = interval.level
+    if full or len(performance.tag_performance) <= MAX_BASIC_TAGS:
+        for name, tag in performance.tag_performance.items():
+            entry = message.tag_performance[name]
+            entry.support = tag.support
+            for metric in _TAG_METRICS:
+                if (value := getattr(tag, metric)) is not None:
+                    setattr(entry, metric, value)
+    if full:
+        message.confusion_matrix.categories.extend(performance.categories)
+        for cell in performance.confusion_matrix:
+            message.confusion_matrix.entries.add(row=cell.row, col=cell.col, count=cell.count)
+        for name, curve in performance.precision_recall_curves.items():
+            entry = message.precision_recall_curves[name]
+            entry.thresholds.extend(curve.thresholds)
+            entry.precisions.extend(curve.precisions)
+            entry.recalls.extend(curve.recalls)
+    return message
+
+
+def seconds_message(seconds: float) -> Duration:
+    """Seconds for a message's field."""
+    return to_duration(timedelta(seconds=seconds))
