@@ -1,0 +1,159 @@
+"""Killing any process of the suite with -9, in the middle of a registration or a training, loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from sightline.stack import Stack
+from sightline.v1.dataset_pb2 import Dataset
+from sightline.v1.evaluation_pb2 import Evaluation
+from sightline.v1.model_pb2 import Model
+from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
+from sightline.v1.trial_pb2 import Trial
+from tests.chaos import victims
+from tests.chaos.suite import Caller, eventually, patiently, stack_in, write_digits
+from tests.chaos.witness import Witness, audit
+
+SEED = 20261123
+WORKER, CHILD = "trainer-worker-1", "child"
+TARGETS = (WORKER, CHILD, "trainer", "dataset", "nats")
+MODEL, TRAIN, TEST = "models/survivor", "datasets/train", "datasets/test"
+BUDGET_SECONDS = 75
+RECOVERY_SECONDS = 60.0
+
+pytestmark = pytest.mark.slow
+
+
+def schedule() -> list[tuple[str, float]]:
+    """Twelve kills: whom, and after how many seconds of work; each target at least twice."""
+    chance = random.Random(SEED)
+    targets = [*chance.sample(TARGETS, 5), *chance.sample(TARGETS, 5), *chance.sample(TARGETS, 2)]
+    return [(target, chance.uniform(0.1, 1.5)) for target in targets]
+
+
+@pytest.mark.timeout(400)
+async def test_ten_and_more_kills_in_the_middle_of_a_training_lose_nothing(tmp_path: Path) -> None:
+    train, test = write_digits(tmp_path / "images", per_digit=40)
+    image = next(iter(test.truth))
+    async with stack_in(tmp_path) as stack:
+        caller = Caller(stack)
+        for name, made in ((TRAIN, train), (TEST, test)):
+            uri = await asyncio.to_thread(caller.upload, made.coco)
+            await asyncio.to_thread(caller.register, name, uri)
+            ready = await asyncio.to_thread(caller.await_dataset, name)
+            assert Dataset.State.Name(ready.state) == "READY", ready.error
+        await asyncio.to_thread(caller.train, MODEL, BUDGET_SECONDS, TRAIN, TEST)
+        with Witness(stack.addresses, MODEL, TRAIN, image) as witness:
+            kills = [await strike(stack, caller, target, pause) for target, pause in schedule()]
+            await eventually(lambda: caller.model(MODEL).end_time.seconds, 150, "the end of the training")
+            await asyncio.sleep(1)  # the witness looks at the end, too
+        assert len(kills) >= 10
+        model, trials = caller.model(MODEL), caller.trials(MODEL)
+        audit(model, witness)
+        assert not witness.faults, "\n".join(witness.faults)
+        assert witness.answers["OK"] > 100
+        await complete(caller, model, trials, kills)
+        answer = patiently(
+            lambda: caller.client.predictions.AnalyzeImage(
+                AnalyzeImageRequest(model_name=MODEL, image=image.read_bytes())
+            )
+        )
+        assert answer.model_version == model.model_version
+        assert answer.custom_model_result.tags_result.values
+        assert caller.dataset(TRAIN).state == Dataset.READY
+        caller.close()
+
+
+async def strike(stack: Stack, caller: Caller, target: str, pause: float) -> tuple[str, str, int]:
+    """Kills the target while a trial or evaluation is at work, and waits until the work goes on.
+
+    Returns the target, and the trial and attempt that the kill ended, if it is one that ends an attempt.
+    """
+    await eventually(lambda: at_work(stack, caller), RECOVERY_SECONDS, f"work to kill {target} in")
+    await asyncio.sleep(pause)
+    trial = await eventually(lambda: at_work(stack, caller), RECOVERY_SECONDS, f"work to kill {target} in")
+    pid = victims.training_child(stack.pids[WORKER]) if target == CHILD else stack.pids[target]
+    assert pid is not None
+    victims.kill(pid)
+    began = time.monotonic()
+    ends_attempt = target in (WORKER, CHILD)
+
+    def recovered() -> bool:
+        if target != CHILD and stack.pids.get(target, pid) == pid:
+            return False
+        now = next(t for t in caller.trials(MODEL) if t.name == trial.name)
+        again = not ends_attempt or now.attempts > trial.attempts
+        further = now.cost.ToTimedelta() > trial.cost.ToTimedelta()
+        return now.state not in (Trial.RUNNING, Trial.QUEUED) or (again and further)
+
+    await eventually(recovered, RECOVERY_SECONDS, f"recovery after the death of {target}")
+    print(f"{target}: {trial.name} attempt {trial.attempts}, went on after {time.monotonic() - began:.1f} s")
+    return (target, trial.name if ends_attempt else "", trial.attempts)
+
+
+def at_work(stack: Stack, caller: Caller) -> Trial | None:
+    """The trial that runs, in a child, and whose model is in TRAINING; fails if the training is over."""
+    model = caller.model(MODEL)
+    assert Model.State.Name(model.state) in ("NOT_STARTED", "TRAINING"), f"over too early:\n{model}"
+    running = [trial for trial in caller.trials(MODEL) if trial.state == Trial.RUNNING]
+    worker = stack.pids.get(WORKER)
+    return running[0] if running and worker and victims.training_child(worker) else None
+
+
+async def complete(caller: Caller, model: Model, trials: list[Trial], kills: list[tuple[str, str, int]]) -> None:
+    """Everything that a training leaves behind is there."""
+    assert {target for target, _, _ in kills} == set(TARGETS)
+    assert [trial.name for trial in trials] == [f"{MODEL}/trials/t{n:03d}" for n in range(len(trials))]
+    assert all(trial.state in (Trial.SUCCEEDED, Trial.STOPPED) for trial in trials), trials
+    attempts = {trial.name: trial.attempts for trial in trials}
+    for target, trial, attempt in kills:
+        assert not trial or attempts[trial] > attempt, f"{target} was killed in {trial}, attempt {attempt}, unnoticed"
+    lost = [entry for entry in model.ledger if entry.reason == "workerLost"]
+    assert lost, "no line of the ledger tells of work that was lost"
+    assert not any(entry.charged for entry in lost)
+    final = caller.evaluation(f"{MODEL}/evaluations/final")
+    assert final.state == Evaluation.SUCCEEDED
+    assert final.performance.image_count == caller.dataset(TEST).stats.image_count
+    assert (
+        model.performance.accuracy_top1 == final.performance.accuracy_top1 > 0.3
+    )  # from random weights: not by chance
+
+
+@pytest.mark.timeout(200)
+async def test_an_ingest_worker_and_a_broker_killed_in_mid_chunk_leave_the_same_snapshot(tmp_path: Path) -> None:
+    train, _ = write_digits(tmp_path / "images", per_digit=60)
+    slowly = {
+        "SIGHTLINE_PROGRESS_SECONDS": "0.02",
+        "SIGHTLINE_IMAGES_IN_FLIGHT": "1",
+        "SIGHTLINE_INGEST_JOBS": "1",
+        "SIGHTLINE_INGEST_THREADS": "1",
+        "SIGHTLINE_CHUNK_IMAGES": "250",
+    }
+    async with stack_in(tmp_path, **slowly) as stack:
+        caller = Caller(stack)
+        uri = await asyncio.to_thread(caller.upload, train.coco)
+        await asyncio.to_thread(caller.register, "datasets/undisturbed", uri)
+        undisturbed = await asyncio.to_thread(caller.await_dataset, "datasets/undisturbed")
+        await asyncio.to_thread(caller.register, "datasets/disturbed", uri)
+        done = 0
+        for target in ("nats", "dataset-worker", "nats"):
+            at = done
+
+            def further(at: int = at) -> int:
+                dataset = caller.dataset("datasets/disturbed")
+                assert dataset.state == Dataset.VALIDATING, "over too early"
+                return dataset.progress.images_done if dataset.progress.images_done > at else 0
+
+            done = await eventually(further, RECOVERY_SECONDS, "progress of the validation")
+            victims.kill(stack.pids[target])
+        disturbed = await asyncio.to_thread(caller.await_dataset, "datasets/disturbed")
+        assert Dataset.State.Name(disturbed.state) == "READY", disturbed.error
+        assert disturbed.snapshot_digest == undisturbed.snapshot_digest
+        assert disturbed.stats == undisturbed.stats
+        assert disturbed.finding_counts == undisturbed.finding_counts
+        caller.close()
