@@ -27,6 +27,7 @@ from services.vision.backbones import embed
 BATCH_SIZE = 16
 CHUNK_IMAGES = 2048
 LOOKAHEAD = 3  # batches decoded ahead of the forward
+EARLY = 0.25  # share of the allowance before which the pace says little
 RESERVE = 0.1  # share of the allowance that must be left when the last image is through
 
 Inputs = dict[tuple[int, int], Tensor]  # by trunk and view: [batch, 3, size, size], NaN for what cannot be read
@@ -135,7 +136,7 @@ class Extractor:
         meter = self.session.meter
         used = meter.used()
         needed = used + (used - started) / done * left
-        if needed <= meter.allowance_seconds * (1 - RESERVE):
+        if needed <= meter.allowance_seconds * (1 - RESERVE) or used < EARLY * meter.allowance_seconds:
             return
         minimum = needed / (1 - RESERVE)
         raise NotEnoughBudget(

@@ -77,6 +77,8 @@ def _fit(training: Training, plan: Plan) -> str:
     """The training loop; returns why it ended."""
     task, session, state = training.task, training.session, training.state
     recipe, position = task.recipe, state.position
+    if position.step == 0 and recipe.patience:
+        _validate(training)  # the linear head is a candidate: fine-tuning never ends below where it began
     good = (state.pack(), copy.copy(position))
     saved_at = session.meter.used()
     stream = training.batches.training(_jobs(training, plan, position.step))
@@ -128,12 +130,12 @@ def _step(training: Training, inputs: Tensor, labels: Tensor, number: int) -> fl
     state = training.state
     while True:
         try:
-            torch.manual_seed((training.task.seed << 32) + number)  # for stochastic depth
+            torch.manual_seed(((training.task.seed << 32) + number) & 0x7FFF_FFFF_FFFF_FFFF)  # for stochastic depth
             state.optimizer.zero_grad(set_to_none=True)
             loss = _backward(training, inputs, labels)
             break
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as fault:
-            if isinstance(fault, RuntimeError) and "memory" not in str(fault).lower():
+            if not _is_out_of_memory(fault):
                 raise
             if training.micro_batch == 1:
                 raise OutOfMemory(trial=training.task.trial, batch_size=1) from fault
@@ -143,6 +145,13 @@ def _step(training: Training, inputs: Tensor, labels: Tensor, number: int) -> fl
         nn.utils.clip_grad_norm_(trained, CLIP_NORM)
         state.optimizer.step()
     return loss
+
+
+def _is_out_of_memory(fault: Exception) -> bool:
+    """On a CPU torch says it with a plain RuntimeError."""
+    if isinstance(fault, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(fault).lower() for words in ("out of memory", "not enough memory", "can't allocate memory"))
 
 
 def _backward(training: Training, inputs: Tensor, labels: Tensor) -> float:
@@ -319,6 +328,12 @@ def _paces(training: Training) -> tuple[float, float]:
     return sum(times[1:]) / 2, predicting
 
 
+def _optimism(training: Training) -> str:
+    if len(training.parts.held_out) or not training.task.recipe.patience:
+        return ""
+    return "The performance is of images that also chose when to stop: it is a little optimistic."
+
+
 def _shipped(training: Training, plan: Plan, reason: str) -> Result:
     task, session, state, parts = training.task, training.session, training.state, training.parts
     session.progress("calibrate", 0.0, TRAIN_HIGH, 1.0)
@@ -337,7 +352,7 @@ def _shipped(training: Training, plan: Plan, reason: str) -> Result:
         selection_logits=calibrated_across(logits, labels, np.arange(len(labels)) % 2),
         held_out=parts.held_out,
         held_out_logits=_logits(training, state.average, parts.held_out) / np.float32(temperature),
-        warnings=(weights.note,) if weights.note else (),
+        warnings=tuple(note for note in (weights.note, _optimism(training)) if note),
         weights_source=origin([training.trunk]),
         resolution=training.trunk.rule.size,
         stop_reason=reason,

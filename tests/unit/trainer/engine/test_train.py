@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import msgspec
 import numpy as np
@@ -78,7 +79,7 @@ def test_rung_0_ends_with_a_bundle_that_predicts_what_it_says(snapshot):
     assert fractions == sorted(fractions)
     assert result.selection_score > 0.5
     assert result.performance.source is Source.CROSS_VALIDATION
-    assert result.weights_source == "random"
+    assert result.weights_source == "RANDOM"
     assert any("random weights" in warning for warning in result.warnings)
     classifier = bundle.load(Path(result.bundle_directory))
     assert tuple(category.name for category in classifier.card.categories) == SHAPES
@@ -145,7 +146,7 @@ def test_rung_1_leaves_what_lies_below_its_depth_as_it_was(snapshot, depth):
     root.mkdir()
     after = _weights(_trained(task_for(snapshot, recipe, output_directory=str(root)))[0])
     assert torch.equal(before["trunks.0.features.0.0.weight"], after["trunks.0.features.0.0.weight"])
-    last = [name for name in before if name.startswith("trunks.0.features.12") and name.endswith("0.weight")][0]
+    last = next(name for name in before if name.startswith("trunks.0.features.12") and name.endswith("0.weight"))
     assert torch.equal(before[last], after[last]) == (depth is Depth.HEAD)
     assert not torch.equal(before["head.weight"], after["head.weight"])
 
@@ -329,12 +330,11 @@ def test_the_child_answers_on_its_pipe_and_exits(snapshot):
     with subprocess.Popen(
         [sys.executable, "-m", "services.trainer.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
-        assert child.stdin
-        assert child.stdout
-        assert isinstance(receive_message(child.stdout), Ready)
-        send(child.stdin, task_for(snapshot, linear_recipe()))
+        answers, tasks = cast(BinaryIO, child.stdout), cast(BinaryIO, child.stdin)
+        assert isinstance(receive_message(answers), Ready)
+        send(tasks, task_for(snapshot, linear_recipe()))
         messages: list[Message] = []
-        while (message := receive_message(child.stdout)) is not None:
+        while (message := receive_message(answers)) is not None:
             messages.append(message)
         assert isinstance(messages[-1], Result)
         assert child.wait() == 0
