@@ -38,6 +38,7 @@ BUDGET_SECONDS = 150
 LIMIT_SECONDS = 600.0  # then something is stuck
 GOAL = 0.95  # top-1 accuracy on images that training never saw
 SIDE = 64  # pixels to which the scans are enlarged
+RESOLUTION = 48  # pixels a side in training: scans of 8 × 8 pixels have no more to show
 SHOWN = 24  # images on the contact sheet
 TRAIN, TEST, MODEL = "datasets/digits-train", "datasets/digits-test", "models/digits"
 
@@ -112,7 +113,7 @@ def _story(client: Client, folder: Path, console: Console) -> None:
 def _train(client: Client) -> Model:
     wanted = TrainingParameters(training_dataset=TRAIN, model_kind=TrainingParameters.GENERIC_CLASSIFIER)
     wanted.time_budget.seconds = BUDGET_SECONDS
-    wanted.hyperparameters.resolution = SIDE  # scans of 8 × 8 pixels have no more to show
+    wanted.hyperparameters.resolution = RESOLUTION
     models.start(client, MODEL, wanted)
     return models.await_model(client, MODEL)
 
