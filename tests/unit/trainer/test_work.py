@@ -1,4 +1,4 @@
-"""Work and its ledger: whatever happens to workers, the budget pays for commits, once, and never beyond the allowance."""
+"""Work and its ledger: whatever happens to workers, commits alone are charged, once, and never beyond the allowance."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,0 +1,198 @@
+"""What the trainer's tests share: datasets, stores that run, results of trials, and a worker that trains nothing."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from services.kit import codec
+from services.kit.blobs import Blobs
+from services.kit.clock import Clock
+from services.kit.errors import BlobNotFound, DatasetNotFound, Unavailable
+from services.kit.queue import Queue
+from services.kit.records import Records, Table
+from services.trainer import jobs
+from services.trainer.attempt import Attempt
+from services.trainer.datasets import Dataset, Snapshot
+from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, TrialResult
+from services.trainer.performance import Performance, Source, TagPerformance
+from services.trainer.predictions import Predictions
+from services.trainer.protocol import ModelKind, Throughput
+from services.trainer.store import Store
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TTL = timedelta(seconds=15)
+IMAGES = 100
+
+
+def dataset(name: str = "datasets/birds", **changes: Any) -> Dataset:
+    """READY, 100 images of two categories, unless said otherwise."""
+    ready = Dataset(
+        name=name,
+        state="READY",
+        annotation_kind="IMAGE_CLASSIFICATION",
+        image_count=IMAGES,
+        categories=(("owl", 50), ("wren", 50)),
+        digest="sha256:ab",
+        manifest_key=f"{name}/uid/manifest.json",
+    )
+    return replace(ready, **changes)
+
+
+class FakeDatasets:
+    """The dataset service in a dictionary; it may be away."""
+
+    def __init__(self, *present: Dataset) -> None:
+        self.present = {found.name: found for found in present}
+        self.away = False
+        self.asked = 0
+
+    def put(self, changed: Dataset) -> None:
+        self.present[changed.name] = changed
+
+    async def get(self, name: str) -> Dataset:
+        self.asked += 1
+        if self.away:
+            raise Unavailable(what="The dataset service", problem="it is away")
+        if name not in self.present:
+            raise DatasetNotFound(name=name)
+        return self.present[name]
+
+
+def snapshot(name: str = "datasets/birds", count: int = IMAGES) -> Snapshot:
+    return Snapshot(dataset=name, digest="sha256:ab", manifest_key=f"{name}/uid/manifest.json", image_count=count)
+
+
+def model(name: str = "models/m", **changes: Any) -> Model:
+    """A classifier in NOT_STARTED with ten minutes, unless said otherwise."""
+    fresh = Model(
+        name=name,
+        uid="uid1",
+        training_dataset="datasets/birds",
+        budget_seconds=600.0,
+        model_kind=ModelKind.GENERIC_CLASSIFIER,
+        create_time=START,
+        update_time=START,
+        hyperparameters=Hyperparameters(),
+    )
+    return replace(fresh, **changes)
+
+
+def training(**changes: Any) -> Model:
+    """A model whose training has begun."""
+    return model(state=ModelState.TRAINING, training=snapshot(), start_time=START, **changes)
+
+
+def performance(accuracy: float = 0.8, source: Source = Source.HOLD_OUT, tags: int = 2) -> Performance:
+    names = [f"category {number}" for number in range(tags)]
+    tag = TagPerformance(support=10, accuracy=accuracy, precision=0.5, recall=0.5, f1=0.5, suggested_threshold=0.5)
+    return Performance(
+        source=source,
+        image_count=IMAGES,
+        accuracy_top1=accuracy,
+        tag_performance=dict.fromkeys(names, tag),
+        categories=tuple(names),
+    )
+
+
+def predictions(right: int, count: int = IMAGES) -> Predictions:
+    """The first `right` images are recognised."""
+    correct = tuple(number < right for number in range(count))
+    return Predictions(
+        categories=("owl", "wren"),
+        image_ids=tuple(range(count)),
+        labels=(0,) * count,
+        predicted=tuple(int(not good) for good in correct),
+        correct=correct,
+        log_losses=(0.1,) * count,
+    )
+
+
+def result(trial: Trial, right: int = 80, **changes: Any) -> TrialResult:
+    """What a trial brings that recognised so many of a hundred images."""
+    prefix = f"{trial.blob_prefix}{trial.work.attempt}/"
+    found = TrialResult(
+        score=right / IMAGES,
+        standard_error=0.04,
+        bundle_key=f"{prefix}bundle/",
+        predictions_key=f"{prefix}predictions.msgpack",
+        performance_key=f"{prefix}performance.json",
+        performance=performance(right / IMAGES),
+        weights_source="FOLDER",
+        resolution=224,
+        throughput=Throughput(),
+        backbones=("mobilenet_v2", "resnet18"),
+    )
+    return replace(found, **changes)
+
+
+@asynccontextmanager
+async def running(records: Records) -> AsyncGenerator[Store]:
+    """A store whose views are kept."""
+    store = Store.over(records)
+    task = asyncio.create_task(store.run())
+    try:
+        await store.synced()
+        yield store
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class QuickWorker:
+    """Takes jobs and ends them at once, by records alone: `score(trial)` images are recognised."""
+
+    def __init__(
+        self,
+        records: Records,
+        blobs: Blobs,
+        queue: Queue,
+        clock: Clock,
+        *,
+        seconds: float = 1.0,
+        score: Callable[[Trial], int] = lambda trial: 80,
+    ) -> None:
+        self.trials: Table[Trial] = Table(records, Trial)
+        self.evaluations: Table[Evaluation] = Table(records, Evaluation)
+        self.blobs, self.queue, self.clock = blobs, queue, clock
+        self.seconds, self.score = seconds, score
+
+    async def work_off(self) -> int:
+        """Handles every job there is; returns how many brought something."""
+        done = 0
+        while (delivery := await self.queue.fetch(jobs.KIND, timedelta(0))) is not None:
+            done += await self.handle(jobs.read(delivery.body).name)
+            await delivery.ack()
+        return done
+
+    async def handle(self, name: str) -> bool:
+        table: Any = self.trials if "/trials/" in name else self.evaluations
+        attempt = await Attempt[Any].begin(table, name, "quick", self.clock, TTL, 1.0)
+        if attempt is None:
+            return False
+        seconds = min(self.seconds, attempt.allowance_seconds)
+        if isinstance(attempt.record, Evaluation):
+            key = f"{attempt.record.blob_prefix}performance.json"
+            measured = performance(0.9, Source.TEST_DATASET)
+            await self.blobs.put(key, codec.encode(measured))
+            await attempt.succeed(seconds, performance=measured, performance_key=key)
+            return True
+        right = self.score(attempt.record)
+        found = result(attempt.record, right)
+        await self.blobs.put(found.predictions_key, msgspec.msgpack.encode(predictions(right)))
+        await self.blobs.put(found.performance_key, codec.encode(found.performance))
+        await self.blobs.put(f"{found.bundle_key}card.json", b"{}")
+        await attempt.succeed(seconds, result=found)
+        return True
+
+
+async def exists(blobs: Blobs, key: str) -> bool:
+    try:
+        await blobs.stat(key)
+    except BlobNotFound:
+        return False
+    return True

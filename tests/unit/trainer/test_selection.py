@@ -1,0 +1,69 @@
+"""The choice between trials: the cheaper one wins within one standard error, on the same images."""
+
+from dataclasses import replace
+
+import msgspec
+
+from services.kit.memory import MemoryBlobs
+from services.trainer import ladder
+from services.trainer.domain import Trial
+from services.trainer.selection import Selection
+from services.trainer.work import Work
+from tests.unit.trainer.support import START, TTL, predictions, result, snapshot, training
+
+
+def trial(number: int) -> Trial:
+    step = ladder.plan(training(), [], None)
+    assert isinstance(step, ladder.StartTrial)
+    return Trial(
+        name=f"models/m/trials/t{number:03d}",
+        model_uid="uid1",
+        number=number,
+        training=snapshot(),
+        recipe=step.recipe,
+        holdout_fraction=0.2,
+        seed=0,
+        work=Work(create_time=START, allowance_seconds=10).taken("t", "w", START, TTL),
+        update_time=START,
+    )
+
+
+async def succeeded(blobs: MemoryBlobs, number: int, right: int, count: int = 100) -> Trial:
+    found = trial(number)
+    brought = result(found, right)
+    await blobs.put(brought.predictions_key, msgspec.msgpack.encode(predictions(right, count)))
+    return replace(found, work=found.work.succeeded(START, 1), result=brought)
+
+
+async def test_nothing_is_best_where_nothing_succeeded() -> None:
+    found = trial(0)
+    assert await Selection(MemoryBlobs()).best([found, replace(found, work=found.work.stopped(START))]) is None
+
+
+async def test_a_gain_within_the_noise_does_not_replace_the_cheaper_trial() -> None:
+    blobs = MemoryBlobs()
+    trials = [await succeeded(blobs, 0, 80), await succeeded(blobs, 1, 81)]
+    assert await Selection(blobs).best(trials) == trials[0]
+
+
+async def test_a_gain_beyond_one_standard_error_does() -> None:
+    blobs = MemoryBlobs()
+    trials = [await succeeded(blobs, 0, 80), await succeeded(blobs, 1, 70), await succeeded(blobs, 2, 90)]
+    assert await Selection(blobs).best(trials) == trials[2]
+
+
+async def test_only_images_that_both_predicted_count() -> None:
+    blobs = MemoryBlobs()
+    trials = [await succeeded(blobs, 0, 10, 100), await succeeded(blobs, 1, 9, 10)]
+    assert await Selection(blobs).best(trials) == trials[0]
+
+
+async def test_a_comparison_is_read_from_the_store_once() -> None:
+    blobs = MemoryBlobs()
+    trials = [await succeeded(blobs, 0, 80), await succeeded(blobs, 1, 95)]
+    selection = Selection(blobs)
+    assert await selection.best(trials) == trials[1]
+    for found in trials:
+        assert found.result
+        await blobs.delete(found.result.predictions_key)
+    assert await selection.best(trials) == trials[1]
