@@ -16,6 +16,7 @@ from services.trainer.engine.data import Indices
 
 STRENGTHS = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)  # of the penalty per standardised feature; each starts the next
 CELLS = 3e11  # rows x features x categories x folds: beyond this fewer folds are solved
+WORSE = 1.15  # times the best log loss: there the search ends
 MAX_STEPS = 60  # of L-BFGS, while choosing
 FINAL_STEPS = 200
 TOLERANCE = 2e-5  # of the gradient's largest entry
@@ -81,13 +82,20 @@ def choose(rows: Floats, labels: Indices, fold: Indices, categories: int, folds:
     in_training = np.stack([fold != number for number in range(solved_folds)])
     scored = rows[first]
     weights = None
-    logits = np.empty((len(STRENGTHS), len(first), categories), np.float32)
-    for position, strength in enumerate(STRENGTHS):
+    tried: list[Floats] = []
+    losses: list[float] = []
+    solved = fold[first] < solved_folds
+    for strength in STRENGTHS:
         weights = solve(rows, labels, in_training, categories, strength, start=weights)
+        logits = np.zeros((len(first), categories), np.float32)
         for number in range(solved_folds):
             out = fold[first] == number
-            logits[position, out] = _apply(scored[out], weights[number])
-    return _choice(logits, labels[first], fold[first], solved_folds)
+            logits[out] = _apply(scored[out], weights[number])
+        tried.append(logits)
+        losses.append(float(log_losses(logits[solved], labels[first][solved]).mean()))
+        if losses[-1] > WORSE * min(losses):
+            break  # weaker penalties only go on from here
+    return _choice(np.stack(tried), labels[first], fold[first], solved_folds)
 
 
 def solve(

