@@ -18,14 +18,15 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 class InputRule:
     """How a network wants its input; serving follows the card's, so that it does as training did.
 
-    `resize` is the shorter side before the centre crop of `size` x `size` (fit `crop`), or ignored where the whole
-    image is scaled into `size` x `size` and padded with grey (fit `letterbox`). A sample becomes
+    `resize` is the shorter side before the centre crop of `size` x `size` (fit `crop`). It is ignored where the whole
+    image is scaled to `size` x `size`, its sides stretched (fit `stretch`) or padded with grey (fit `letterbox`). A
+    sample becomes
     (sample * scale - mean) / std.
     """
 
     size: int
     resize: int
-    fit: Literal["crop", "letterbox"] = "crop"
+    fit: Literal["crop", "stretch", "letterbox"] = "crop"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD

@@ -39,6 +39,9 @@ def apply(rgb: NDArray[np.uint8], rule: InputRule) -> Tensor:
     image = _channels_first(rgb)
     if rule.fit == "letterbox":
         return normalise(_letterboxed(image, rule), rule)
+    if rule.fit == "stretch":
+        stretched = functional.resize(image, [rule.size, rule.size], _interpolation(rule), antialias=True)
+        return normalise(stretched, rule)
     height, width = image.shape[-2:]
     shorter = min(height, width)
     # Rounded down, as torchvision does, whose weights were trained so.

@@ -143,3 +143,13 @@ def test_a_rule_at_another_size_keeps_its_margin() -> None:
     assert RULE.at_least == 512
     assert InputRule(size=224, resize=232).at_least == 512
     assert RULE.resized(64).at_least == 256
+
+
+def test_stretching_keeps_the_whole_picture():
+    rgb = np.zeros((60, 120, 3), np.uint8)
+    rgb[:, :30] = 200  # the left quarter, which a centre crop would lose
+    rule = InputRule(size=40, resize=40, fit="stretch", mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)
+    image = preprocess.apply(rgb, rule)
+    assert image.shape == (3, 40, 40)
+    assert image[:, :, :8].min() > 190
+    assert image[:, :, 12:].max() < 10
