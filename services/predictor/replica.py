@@ -34,7 +34,7 @@ async def running(
     source = BundleSource(blobs, directory, loader, workers, batcher.call)
     cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry)
     lookup = ModelLookup(models, clock, settings.model_fresh_seconds, on_gone=cache.discard)
-    limits = Limits(settings.max_image_bytes, settings.max_requests)
+    limits = Limits(settings.max_prediction_image_bytes, settings.max_requests)
     predictor = Predictor(lookup, cache, batcher, blobs, workers, clock, telemetry, limits)
     try:
         async with asyncio.TaskGroup() as tasks:

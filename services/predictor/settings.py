@@ -16,7 +16,7 @@ class PredictorSettings(settings.Settings):
     model_cache_directory: Path | None = None  # bundles' files; none: a temporary folder
     model_fresh_seconds: float = Field(default=2.0, ge=0)  # for so long what the trainer said of a model holds
     model_sweep_seconds: float = Field(default=15.0, gt=0)  # so often deleted models are looked for
-    max_image_bytes: int = Field(default=6 * 1024**2, gt=0)  # of one unary prediction
+    max_prediction_image_bytes: int = Field(default=6 * 1024**2, gt=0)  # of one unary prediction
     max_requests: int = Field(default=128, gt=0)  # in hand at once; each may hold an image
     max_batch: int = Field(default=16, gt=0)  # images in one forward pass
     decode_threads: int = Field(default=2, gt=0)
