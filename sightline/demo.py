@@ -33,12 +33,12 @@ from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.model_pb2 import Model, TrainingParameters
 
-FOLDER = Path(".demo")
+FOLDER = Path("demo")
 BUDGET_SECONDS = 150
 LIMIT_SECONDS = 600.0  # then something is stuck
 GOAL = 0.95  # top-1 accuracy on images that training never saw
 SIDE = 64  # pixels to which the scans are enlarged
-RESOLUTION = 48  # pixels a side in training: scans of 8 × 8 pixels have no more to show
+RESOLUTION = 32  # pixels a side in training: scans of 8 × 8 pixels have no more to show
 SHOWN = 24  # images on the contact sheet
 TRAIN, TEST, MODEL = "datasets/digits-train", "datasets/digits-test", "models/digits"
 

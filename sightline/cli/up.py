@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sightline.processes import Died
     from sightline.stack import Stack
 
-DATA = Path("sightline-data")
+DATA = Path(".sightline")
 
 
 def up(
