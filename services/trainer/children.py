@@ -7,12 +7,14 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 
 from services.kit.log import Log
 from services.trainer.protocol import Message, Ready, Task, frame, receive_message_async
 
+COMMAND = (sys.executable, "-m", "services.trainer.child")
+START_SECONDS = 120.0  # a child that is not ready by then will never be
 SPARE_DELAY_SECONDS = 5.0  # a new spare is not started beside a trial's first seconds, which it would slow down
 
 _log = Log(__name__)
@@ -66,7 +68,9 @@ class Child:
 class Nursery:
     """Starts children, and keeps one spare. Law: after `close` no spare runs; a taken child is the taker's to end."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, command: Sequence[str] = COMMAND, start_seconds: float = START_SECONDS) -> None:
+        self._command = command
+        self._start_seconds = start_seconds
         self._environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
         self._spare: asyncio.Task[Child] | None = None
         self._hurry = asyncio.Event()
@@ -105,15 +109,14 @@ class Nursery:
         with suppress(TimeoutError):
             async with asyncio.timeout(delay_seconds):
                 await hurry.wait()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.trainer.child", stdin=PIPE, stdout=PIPE, env=self._environment
-        )
+        process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE, env=self._environment)
         assert process.stdout is not None, "the pipe was asked for"
         try:
-            ready = await receive_message_async(process.stdout)
+            async with asyncio.timeout(self._start_seconds):
+                ready = await receive_message_async(process.stdout)
             if not isinstance(ready, Ready):
                 raise ChildDied(f"the training process began with {type(ready).__name__}")
-        except (EOFError, ValueError) as error:
+        except (EOFError, ValueError, TimeoutError) as error:
             status = await Child(process, NOT_READY).end()
             raise ChildDied(f"the training process did not start; it ended with status {status}") from error
         except BaseException:

@@ -159,7 +159,6 @@ class Worker:
         if record.init_bundle_key:
             init = await self._workspace.folder(record.init_bundle_key)
             recipe = msgspec.structs.replace(recipe, init_from=str(init))
-        checkpoint = record.work.checkpoint_key
         weights = self._settings.weights_dir
         return TrainTask(
             trial=record.name,
@@ -169,7 +168,7 @@ class Worker:
             output_directory=str(output),
             cache_directory=str(await self._workspace.cache()),
             weights_directory=str(weights) if weights else None,
-            checkpoint_path=str(await self._workspace.folder(checkpoint)) if checkpoint else None,
+            checkpoint_path=await self._checkpoint(record),
             checkpoint_seconds=self._settings.checkpoint_seconds,
             split=Split(seed=record.seed, holdout_fraction=record.holdout_fraction),
             seed=record.seed,
@@ -181,3 +180,13 @@ class Worker:
             return await self._workspace.folder(evaluation.bundle_key)
         except BlobNotFound:
             raise ModelNotFound(name=evaluation.name.partition("/evaluations/")[0]) from None
+
+    async def _checkpoint(self, trial: Trial) -> str | None:
+        """Where the last one lies; None if there is none, or the store has lost it: then it begins anew."""
+        if not trial.work.checkpoint_key:
+            return None
+        try:
+            return str(await self._workspace.folder(trial.work.checkpoint_key))
+        except BlobNotFound:
+            _log.warning("checkpoint_missing", key=trial.work.checkpoint_key)
+            return None
