@@ -30,7 +30,7 @@ RUNG_OF_FINE_TUNING = 1
 ENDED = frozenset({Model.SUCCEEDED, Model.FAILED, Model.CANCELLED})
 
 
-def stack_in(folder: Path, workers: int = 1, **settings: str) -> Stack:
+def stack_in(folder: Path, workers: int = 1, /, **settings: str) -> Stack:
     """A suite that notices deaths quickly, checkpoints often, and trains from random weights on one core."""
     (folder / "no-weights").mkdir(parents=True, exist_ok=True)
     environment = {

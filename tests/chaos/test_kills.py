@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ MODEL, TRAIN, TEST = "models/survivor", "datasets/train", "datasets/test"
 BUDGET_SECONDS = 75
 RECOVERY_SECONDS = 60.0
 
+log = logging.getLogger(__name__)
 pytestmark = pytest.mark.slow
 
 
@@ -51,16 +53,15 @@ async def test_ten_and_more_kills_in_the_middle_of_a_training_lose_nothing(tmp_p
         with Witness(stack.addresses, MODEL, TRAIN, image) as witness:
             kills = [await strike(stack, caller, target, pause) for target, pause in schedule()]
             await eventually(lambda: caller.model(MODEL).end_time.seconds, 150, "the end of the training")
-            await asyncio.sleep(1)  # the witness looks at the end, too
         assert len(kills) >= 10
         model, trials = caller.model(MODEL), caller.trials(MODEL)
-        audit(model, witness)
+        audit(model, trials, witness)
         assert not witness.faults, "\n".join(witness.faults)
         assert witness.answers["OK"] > 100
         await complete(caller, model, trials, kills)
         answer = patiently(
             lambda: caller.client.predictions.AnalyzeImage(
-                AnalyzeImageRequest(model_name=MODEL, image=image.read_bytes())
+                AnalyzeImageRequest(model_name=MODEL, image=image.read_bytes(), score_threshold=0)
             )
         )
         assert answer.model_version == model.model_version
@@ -92,7 +93,7 @@ async def strike(stack: Stack, caller: Caller, target: str, pause: float) -> tup
         return now.state not in (Trial.RUNNING, Trial.QUEUED) or (again and further)
 
     await eventually(recovered, RECOVERY_SECONDS, f"recovery after the death of {target}")
-    print(f"{target}: {trial.name} attempt {trial.attempts}, went on after {time.monotonic() - began:.1f} s")
+    log.info("%s, attempt %d of %s: on again in %.1f s", target, trial.attempts, trial.name, time.monotonic() - began)
     return (target, trial.name if ends_attempt else "", trial.attempts)
 
 
@@ -109,7 +110,6 @@ async def complete(caller: Caller, model: Model, trials: list[Trial], kills: lis
     """Everything that a training leaves behind is there."""
     assert {target for target, _, _ in kills} == set(TARGETS)
     assert [trial.name for trial in trials] == [f"{MODEL}/trials/t{n:03d}" for n in range(len(trials))]
-    assert all(trial.state in (Trial.SUCCEEDED, Trial.STOPPED) for trial in trials), trials
     attempts = {trial.name: trial.attempts for trial in trials}
     for target, trial, attempt in kills:
         assert not trial or attempts[trial] > attempt, f"{target} was killed in {trial}, attempt {attempt}, unnoticed"
@@ -134,7 +134,7 @@ async def test_an_ingest_worker_and_a_broker_killed_in_mid_chunk_leave_the_same_
         "SIGHTLINE_INGEST_THREADS": "1",
         "SIGHTLINE_CHUNK_IMAGES": "250",
     }
-    async with stack_in(tmp_path, **slowly) as stack:
+    async with stack_in(tmp_path, 1, **slowly) as stack:
         caller = Caller(stack)
         uri = await asyncio.to_thread(caller.upload, train.coco)
         await asyncio.to_thread(caller.register, "datasets/undisturbed", uri)

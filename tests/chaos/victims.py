@@ -22,10 +22,8 @@ def is_child_at_work(pid: int) -> bool:
 
 def training_child(worker: int) -> int | None:
     """The training child of a worker that has been there longest: the one at work, as spares are started later."""
-    found: list[tuple[int, int]] = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208 - thousands of names, of which few matter
-        if entry.isdigit() and (stat := _stat(int(entry))) and stat[0] == worker and is_child_at_work(int(entry)):
-            found.append((stat[1], int(entry)))
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]  # noqa: PTH208 - many names, few matter
+    found = [(stat[1], pid) for pid in pids if (stat := _stat(pid)) and stat[0] == worker and is_child_at_work(pid)]
     return min(found)[1] if found else None
 
 

@@ -62,18 +62,22 @@ class Witness(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self.join()
+        self._look()  # at the end, too
         self._client.close()
 
     def run(self) -> None:
         while not self._over.wait(PAUSE_SECONDS):
-            for look in (self._look_at_model, self._look_at_trials, self._look_at_dataset, self._predict):
-                try:
-                    look()
-                    self.answers["OK"] += 1
-                except grpc.RpcError as error:
-                    code = status_code(error)
-                    self.answers[code.name] += 1
-                    self._rule(code in BEARABLE, f"{look.__name__}: {code.name} {error}")
+            self._look()
+
+    def _look(self) -> None:
+        for look in (self._look_at_model, self._look_at_trials, self._look_at_dataset, self._predict):
+            try:
+                look()
+                self.answers["OK"] += 1
+            except grpc.RpcError as error:
+                code = status_code(error)
+                self.answers[code.name] += 1
+                self._rule(code in BEARABLE, f"{look.__name__}: {code.name} {error}")
 
     def longest(self, trial: str, attempt: int) -> float:
         """Seconds that the attempt can have lasted at most: from before its begin was seen to after its end was."""
@@ -124,14 +128,15 @@ class Witness(threading.Thread):
     def _predict(self) -> None:
         if not self.seen.version:
             return  # nothing to predict with yet
-        request = AnalyzeImageRequest(model_name=self._model, image=self._image)
+        request = AnalyzeImageRequest(model_name=self._model, image=self._image, score_threshold=0)
         answer = self._client.predictions.AnalyzeImage(request, timeout=10)
         self._rule(bool(answer.custom_model_result.tags_result.values), "a prediction without tags")
 
 
-def audit(model: Model, witness: Witness) -> None:
-    """The ledger of a model that has ended adds up, is within its budget, and charges nothing twice."""
+def audit(model: Model, trials: list[Trial], witness: Witness) -> None:
+    """The model has come to a good end, with a ledger that adds up, is within its budget, and charges nothing twice."""
     assert Model.State.Name(model.state) == "SUCCEEDED", model.error
+    assert all(trial.state in (Trial.SUCCEEDED, Trial.STOPPED) for trial in trials), trials
     lines = Counter(line(entry) for entry in model.ledger)
     assert max(lines.values()) == 1, f"written down twice: {lines.most_common(3)}"
     charged: dict[tuple[str, int], float] = defaultdict(float)

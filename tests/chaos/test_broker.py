@@ -1,0 +1,173 @@
+"""What the broker and a worker that lags behind may do to a training: repeat, forget, and wake up too late."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from services.infra import jetstream
+from services.infra.jetstream_queue import STREAM, JetStreamQueue
+from services.infra.jetstream_records import JetStreamRecords
+from services.kit import codec
+from services.kit.records import Table
+from services.trainer import jobs
+from services.trainer.domain import Trial as TrialRecord
+from sightline.stack import Stack
+from sightline.v1.model_pb2 import Model
+from sightline.v1.trial_pb2 import Trial
+from tests.chaos import victims
+from tests.chaos.suite import ENDED, Caller, eventually, stack_in, write_digits
+from tests.chaos.witness import Witness, audit
+
+DATASET = "datasets/digits"
+BUDGET_SECONDS = 30
+WAIT_SECONDS = 60.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(200), pytest.mark.asyncio(loop_scope="module")]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A suite with two workers, a dataset, and the broker as the services see it."""
+
+    stack: Stack
+    caller: Caller
+    queue: JetStreamQueue
+    trials: Table[TrialRecord]
+    image: Path
+
+    def witness(self, model: str) -> Witness:
+        return Witness(self.stack.addresses, model, DATASET, self.image)
+
+    @property
+    def workers(self) -> list[int]:
+        return [pid for name, pid in self.stack.pids.items() if name.startswith("trainer-worker")]
+
+    async def start(self, model: str) -> None:
+        await asyncio.to_thread(self.caller.train, model, BUDGET_SECONDS, DATASET)
+
+    async def fine_tuning(self, model: str) -> Trial:
+        """The trial that fine-tunes, once it has come to its first checkpoint."""
+
+        def charged() -> Trial | None:
+            trial = self.caller.fine_tuning(model)
+            return trial if trial and trial.cost.ToTimedelta() else None
+
+        return await eventually(charged, WAIT_SECONDS, f"the fine-tuning of {model}")
+
+    async def end(self, model: str) -> Model:
+        def ended() -> Model | None:
+            found = self.caller.model(model)
+            return found if found.state in ENDED else None
+
+        return await eventually(ended, 2 * WAIT_SECONDS, f"the end of {model}")
+
+    async def announce(self, trial: Trial, times: int) -> None:
+        """Publishes the trial's job, as often as it likes."""
+        for _ in range(times):
+            await self.queue.publish(jobs.KIND, codec.encode(jobs.Job(trial.name, 0)))
+
+    async def drained(self) -> None:
+        """Returns once nobody has a job in hand, and none waits."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while await self.queue.depth(jobs.KIND):  # noqa: ASYNC110 - nobody here could tell
+                await asyncio.sleep(0.1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
+    folder = tmp_path_factory.mktemp("broker")
+    train, test = write_digits(folder / "images", per_digit=30)
+    async with stack_in(folder, 2) as stack:
+        caller = Caller(stack)
+        uri = await asyncio.to_thread(caller.upload, train.coco)
+        await asyncio.to_thread(caller.register, DATASET, uri)
+        await asyncio.to_thread(caller.await_dataset, DATASET)
+        connection = await jetstream.connect(stack.nats_url, "chaos")
+        trials = Table(JetStreamRecords(connection), TrialRecord)
+        yield Scene(stack, caller, JetStreamQueue(connection), trials, next(iter(test.truth)))
+        await connection.close()
+        caller.close()
+
+
+async def test_repeated_and_late_jobs_change_nothing(scene: Scene) -> None:
+    model = "models/repeated"
+    await scene.start(model)
+    with scene.witness(model) as witness:
+        trial = await scene.fine_tuning(model)
+        await scene.announce(trial, 5)
+        ended = await scene.end(model)
+        before = scene.caller.trials(model)
+        await scene.announce(trial, 5)
+        await scene.drained()
+    assert scene.caller.trials(model) == before
+    assert scene.caller.model(model) == ended
+    assert [one.attempts for one in before] == [1] * len(before)
+    audit(ended, scene.caller.trials(model), witness)
+    assert not witness.faults, "\n".join(witness.faults)
+
+
+async def test_a_training_outlives_the_whole_job_stream(scene: Scene) -> None:
+    model = "models/forgotten"
+    stream = scene.queue._js  # pyright: ignore[reportPrivateUsage] - the operator's mistake, not a service's call
+    for pid in scene.workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        await scene.start(model)
+        await eventually(lambda: scene.caller.trials(model), WAIT_SECONDS, "a trial that waits")
+        await asyncio.sleep(1)  # its job is in the queue, where nobody takes it
+        await stream.delete_stream(STREAM)
+    finally:
+        for pid in scene.workers:
+            os.kill(pid, signal.SIGCONT)
+    with scene.witness(model) as witness:
+        await scene.fine_tuning(model)
+        await stream.delete_stream(STREAM)
+        ended = await scene.end(model)
+    audit(ended, scene.caller.trials(model), witness)
+    assert not witness.faults, "\n".join(witness.faults)
+
+
+async def test_a_worker_frozen_beyond_its_lease_stops_when_it_wakes_and_writes_nothing(scene: Scene) -> None:
+    model = "models/frozen"
+    await scene.start(model)
+    with scene.witness(model) as witness:
+        trial = await scene.fine_tuning(model)
+        holder = (await scene.trials.get(trial.name)).value.work.lease.holder.split("-")
+        stale = next(pid for pid in scene.workers if str(pid) in holder)
+        child = victims.training_child(stale)
+        assert child is not None
+        os.kill(stale, signal.SIGSTOP)
+        try:
+            frozen = (await scene.trials.get(trial.name)).value.work
+            taken = await eventually(lambda: another(scene, model), WAIT_SECONDS, "a second attempt")
+        finally:
+            os.kill(stale, signal.SIGCONT)
+        assert taken.name == trial.name
+        await eventually(lambda: not victims.is_alive(child), WAIT_SECONDS, "the end of the stale child")
+        ended = await scene.end(model)
+    work = (await scene.trials.get(trial.name)).value.work
+    assert [segment for segment in work.segments if segment.attempt == 1 and segment.charged] == [
+        segment for segment in frozen.segments if segment.charged
+    ]
+    assert [(segment.attempt, segment.reason) for segment in work.segments if not segment.charged] in (
+        [],
+        [(1, "workerLost")],
+    )
+    assert work.attempt == 2
+    assert stale in scene.workers, "the worker that woke up has died of it"
+    audit(ended, scene.caller.trials(model), witness)
+    assert not witness.faults, "\n".join(witness.faults)
+
+
+def another(scene: Scene, model: str) -> Trial | None:
+    """The fine-tuning in its second attempt."""
+    trial = scene.caller.fine_tuning(model)
+    return trial if trial and trial.attempts == 2 else None
