@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sightline import nats
 from sightline.addresses import Addresses
+from sightline.ports import HOST, free_ports, is_free
 from sightline.processes import Child, Died, Program
 
 START_SECONDS = 180.0
@@ -24,7 +24,6 @@ GRACE_SECONDS = 15.0  # between SIGTERM and SIGKILL
 DEATHS_AT_START = 3  # a program that dies so often before it was ever ready is wrongly set up
 POLL_SECONDS = 0.1
 BORN_SECONDS = 1.0  # a worker that has lived so long is at work; it has no port that could be asked
-HOST = "127.0.0.1"
 SERVICES = ("dataset", "trainer", "predictor")
 
 
@@ -256,10 +255,10 @@ def _lock(data: Path) -> IO[str]:
 def _service_ports(base_port: int) -> list[int]:
     """The ports of the three services; StackError that names those that are in use."""
     if not base_port:
-        return _free_ports(len(SERVICES))
+        return free_ports(len(SERVICES))
     ports = [base_port + number for number in range(len(SERVICES))]
     deadline = time.monotonic() + 3.0  # children of a stack that was killed may need a moment to vanish
-    while busy := [port for port in ports if not _is_free(port)]:
+    while busy := [port for port in ports if not is_free(port)]:
         if time.monotonic() > deadline:
             listed = ", ".join(f"{port} ({SERVICES[ports.index(port)]})" for port in busy)
             raise StackError(f"in use already: port {listed}; choose others with --base-port")
@@ -272,30 +271,11 @@ def _nats_port(data: Path) -> int:
     file = data / "nats" / "port"
     with contextlib.suppress(OSError, ValueError):
         port = int(file.read_text())
-        if _is_free(port):
+        if is_free(port):
             return port
-    port = _free_ports(1)[0]
+    port = free_ports(1)[0]
     _write(file, f"{port}\n")
     return port
-
-
-def _free_ports(count: int) -> list[int]:
-    """So many different ports on which nothing listens."""
-    with contextlib.ExitStack() as open_sockets:
-        probes = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 def _write(file: Path, text: str) -> None:
