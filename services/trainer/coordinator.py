@@ -56,9 +56,16 @@ class Coordinator:
         """
         await self._store.synced()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._repeat(self._start_all), name="start models")
+            group.create_task(self._start_models(), name="start models")
             group.create_task(self._repeat(self._advance_all), name="advance models")
             group.create_task(self._repeat(self._upkeep.look), name="upkeep")
+
+    async def _start_models(self) -> None:
+        models = self._store.models.view
+        while True:
+            seen = models.moves
+            await self._start_all()
+            await models.changed(TICK_SECONDS, seen)
 
     async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -135,9 +135,11 @@ class Store:
 
     def queue_position(self, model: str) -> int | None:
         """How much work was planned before a model's and waits for a worker too; None unless the model's waits."""
+        final = self.final_of(model)
+        own = [trial.work for trial in self.trials_of(model)] + ([final.work] if final else [])
+        waiting = [work.create_time for work in own if work.state is WorkState.QUEUED]
+        if not waiting:
+            return None
         records = (*self.trials.view.all(), *self.evaluations.view.all())
-        works = [(found.value.work, found.value.name) for found in records]
-        waiting = sorted((work.create_time, name) for work, name in works if work.state is WorkState.QUEUED)
-        trials, final = f"{model}/trials/", f"{model}/evaluations/{FINAL_EVALUATION}"
-        own = (place for place, (_, name) in enumerate(waiting) if name.startswith(trials) or name == final)
-        return next(own, None)
+        works = [found.value.work for found in records]
+        return sum(work.state is WorkState.QUEUED and work.create_time < min(waiting) for work in works)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +62,7 @@ class Supervision:
         allowance = asyncio.timeout(self._attempt.allowance_seconds)
         try:
             async with allowance, aclosing(child.run(task)) as messages:
-                last = await self._listen(messages)
+                last = await self._listen(messages, allowance)
         except TimeoutError:
             if not allowance.expired():
                 raise
@@ -84,14 +84,15 @@ class Supervision:
         """Writes down how the attempt ended, through outages; LeaseLost."""
         await self._through_outages(lambda: self._attempt.end(how))
 
-    async def _listen(self, messages: AsyncGenerator[Message]) -> Last:
+    async def _listen(self, messages: AsyncGenerator[Message], allowance: asyncio.Timeout) -> Last:
         """Follows the child to its last message, keeping every checkpoint on the way."""
         async for message in messages:
             match message:
                 case Progress(fraction=fraction, phase=phase):
                     self._fraction, self._phase = fraction, phase
                 case Checkpoint():
-                    await self._keep_checkpoint(message)
+                    async with _suspended(allowance):  # a slow store is not the child's doing
+                        await self._keep_checkpoint(message)
                 case Result() | EvaluationResult() | Failed():
                     return message
                 case _:  # Ready and Started say nothing that is kept
@@ -163,6 +164,17 @@ class Supervision:
         """Deletes blobs that nothing names any more; those that an outage saves go with the model."""
         with suppress(SightlineError):
             await delete_prefix(self._workspace.blobs, prefix)
+
+
+@asynccontextmanager
+async def _suspended(allowance: asyncio.Timeout) -> AsyncGenerator[None]:
+    """The allowance stands still meanwhile."""
+    loop, due = asyncio.get_running_loop(), allowance.when()
+    assert due is not None, "it is running"
+    left = due - loop.time()
+    allowance.reschedule(None)
+    yield
+    allowance.reschedule(loop.time() + left)
 
 
 def _summary(performance: Performance) -> Performance:

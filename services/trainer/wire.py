@@ -7,7 +7,7 @@ from services.kit.blobs import to_uri
 from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
-from services.kit.status import failure_to_status, from_duration, to_timestamp
+from services.kit.status import failure_to_status, to_timestamp
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, training_cost
 from services.trainer.ladder import FORWARD_SECONDS
 from services.trainer.measures import performance_message, seconds_message
@@ -39,7 +39,7 @@ def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> M
         name=names.join("models", id_),
         uid=names.new_uid(),
         training_dataset=training,
-        budget_seconds=from_duration(parameters.time_budget).total_seconds(),
+        budget_seconds=parameters.time_budget.seconds + parameters.time_budget.nanos // 1000 / 1e6,  # of any size
         model_kind=kind,
         create_time=now,
         update_time=now,

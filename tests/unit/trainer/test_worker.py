@@ -464,6 +464,20 @@ async def test_a_store_that_times_out_is_no_used_up_allowance(at: World) -> None
     assert work.charged_seconds == 0
 
 
+async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) -> None:
+    class Slow(FlakyBlobs):
+        async def put_file(self, key: str, path: Path) -> None:
+            await asyncio.sleep(0.1)
+            await super().put_file(key, path)
+
+    at.blobs = Slow()
+    await at.begin(allowance=0.08)
+    await at.worker(checkpoints).handle(job())
+    work = (await at.trial()).work
+    assert work.state is WorkState.SUCCEEDED
+    assert work.charged_seconds == pytest.approx(0.003)
+
+
 async def test_cancelling_stops_the_child_and_charges_what_it_did(at: World) -> None:
     await at.begin()
     nursery = FakeNursery(never_ends)

@@ -1,0 +1,636 @@
+"""The trainer as a caller sees it: models, trials and evaluations over real gRPC, every error with its reason."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.rpc.error_details_pb2 import BadRequest
+from grpc_status.rpc_status import from_call
+
+from services.infra.server import Server, Service
+from services.kit.clock import SystemClock
+from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
+from services.kit.telemetry import MemoryTelemetry
+from services.trainer.app import Evaluations, Models
+from services.trainer.attempt import Attempt
+from services.trainer.coordinator import Coordinator
+from services.trainer.domain import Trial
+from services.trainer.rpc import EvaluationServicer, ModelServicer
+from services.trainer.settings import TrainerSettings
+from services.trainer.store import Store
+from sightline.channel import describe
+from sightline.v1 import evaluation_pb2, model_pb2, trial_pb2
+from sightline.v1 import evaluation_service_pb2 as epb
+from sightline.v1 import model_service_pb2 as pb
+from sightline.v1.evaluation_service_pb2_grpc import (
+    EvaluationServiceStub,
+    add_EvaluationServiceServicer_to_server,
+)
+from sightline.v1.model_service_pb2_grpc import ModelServiceStub, add_ModelServiceServicer_to_server
+from tests.unit.trainer.support import TTL, FakeDatasets, QuickWorker, dataset, running
+
+CLASSIFIER = model_pb2.TrainingParameters.GENERIC_CLASSIFIER
+DETECTOR = model_pb2.TrainingParameters.GENERIC_DETECTOR
+M = "models/m"
+E = "models/m/evaluations/e"
+
+
+def request(id_: str = "m", **changes: Any) -> pb.CreateModelRequest:
+    """Ten minutes for a classifier of birds, unless said otherwise."""
+    parameters = model_pb2.TrainingParameters(
+        training_dataset=changes.pop("training_dataset", "datasets/birds"),
+        time_budget=Duration(seconds=changes.pop("budget", 600)),
+        model_kind=changes.pop("kind", CLASSIFIER),
+        base_model=changes.pop("base_model", ""),
+        hyperparameters=changes.pop("hyperparameters", None),
+    )
+    model = model_pb2.Model(
+        training_parameters=parameters,
+        display_name=changes.pop("display_name", ""),
+        custom_properties=changes.pop("custom_properties", {}),
+    )
+    if test := changes.pop("test_dataset", ""):
+        model.evaluation_parameters.test_dataset = test
+    return pb.CreateModelRequest(model=model, model_id=id_, **changes)
+
+
+class World:
+    """A trainer api over memory; its coordinator and worker move when the test says so."""
+
+    def __init__(self, store: Store, records: MemoryRecords) -> None:
+        self.store = store
+        self.clock, self.blobs, self.queue = SystemClock(), MemoryBlobs(), MemoryQueue()
+        self.datasets = FakeDatasets(dataset(), dataset("datasets/test", image_count=20))
+        self.coordinator = Coordinator(store, self.datasets, self.blobs, self.queue, self.clock)
+        self.worker = QuickWorker(records, self.blobs, self.queue, self.clock)
+        self.models: Any = None
+        self.evaluations: Any = None
+
+    def services(self) -> list[Service]:
+        models = Models(self.store, self.datasets, self.blobs, self.clock)
+        evaluations = Evaluations(self.store, self.datasets, self.blobs, self.clock)
+        return [
+            Service(
+                pb.DESCRIPTOR.services_by_name["ModelService"],
+                add_ModelServiceServicer_to_server,
+                ModelServicer(models, self.store, self.blobs.bucket, self.clock),
+            ),
+            Service(
+                epb.DESCRIPTOR.services_by_name["EvaluationService"],
+                add_EvaluationServiceServicer_to_server,
+                EvaluationServicer(evaluations),
+            ),
+        ]
+
+    async def step(self) -> None:
+        """One look of the coordinator, then all the work there is."""
+        await self.coordinator.reconcile()
+        await self.worker.work_off()
+        await asyncio.sleep(0.01)
+
+    async def get(self, name: str = M, view: Any = model_pb2.Model.BASIC) -> model_pb2.Model:
+        return await self.models.GetModel(pb.GetModelRequest(name=name, view=view))
+
+    async def trained(self, **changes: Any) -> model_pb2.Model:
+        """A model whose training is over."""
+        await self.models.CreateModel(request(**changes))
+        for _ in range(50):
+            await self.step()
+            if (found := await self.get()).state in (model_pb2.Model.SUCCEEDED, model_pb2.Model.FAILED):
+                return found
+        raise AssertionError(f"it never ended: {await self.get()}")
+
+    async def evaluate(self, id_: str = "e", **changes: Any) -> evaluation_pb2.Evaluation:
+        evaluation = evaluation_pb2.Evaluation(test_dataset=changes.pop("test_dataset", "datasets/test"))
+        message = epb.CreateEvaluationRequest(parent=M, evaluation=evaluation, evaluation_id=id_, **changes)
+        return await self.evaluations.CreateEvaluation(message)
+
+
+@pytest.fixture
+async def at() -> AsyncIterator[World]:
+    async with world() as made:
+        yield made
+
+
+@asynccontextmanager
+async def world() -> AsyncGenerator[World]:
+    records = MemoryRecords()
+    async with running(records) as store:
+        made = World(store, records)
+        settings = TrainerSettings(port=0, drain_seconds=0.0, grace_seconds=0.5)
+        server = Server("trainer", settings, MemoryTelemetry(), made.services(), store.is_synced)
+        port = await server.start()
+        stop = asyncio.Event()
+        serving = asyncio.create_task(server.run_until(stop))
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            made.models, made.evaluations = ModelServiceStub(channel), EvaluationServiceStub(channel)
+            yield made
+        stop.set()
+        await serving
+
+
+async def refused(call: Awaitable[Any], code: grpc.StatusCode, reason: str, *words: str) -> dict[str, str]:
+    """The metadata of the error that a call must end with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    rich = describe(caught.value)
+    assert (caught.value.code(), rich.reason) == (code, reason), rich
+    for word in words:
+        assert word in rich.message, rich.message
+    return dict(rich.metadata)
+
+
+async def fields_at_fault(call: Awaitable[Any]) -> list[str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    status = from_call(caught.value)  # pyright: ignore[reportArgumentType] - it has what a call has
+    assert status is not None
+    found = BadRequest()
+    for detail in status.details:
+        if detail.Unpack(found):
+            return [violation.field for violation in found.field_violations]
+    raise AssertionError(f"no BadRequest in {status}")
+
+
+INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+PRECONDITION, ABORTED = grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED
+
+
+# Creating.
+
+
+async def test_a_model_is_created_in_not_started_and_trained_to_its_end(at: World) -> None:
+    created = await at.models.CreateModel(request(display_name="Birds", custom_properties={"team": "a"}))
+    assert (created.name, created.state) == (M, model_pb2.Model.NOT_STARTED)
+    assert created.progress.phase == model_pb2.TrainingProgress.WAITING_FOR_DATASET
+    assert created.etag
+    assert created.training_parameters.time_budget.ToTimedelta() == timedelta(minutes=10)
+    while (found := await at.get()).state != model_pb2.Model.SUCCEEDED:
+        await at.step()
+    assert (found.display_name, dict(found.custom_properties)) == ("Birds", {"team": "a"})
+    assert found.stop_reason != model_pb2.Model.STOP_REASON_UNSPECIFIED
+    assert found.best_trial.startswith("models/m/trials/")
+    assert found.bundle_uri.startswith("s3://sightline/models/m/")
+    assert found.bundle_uri.endswith("/")
+    assert found.performance.accuracy_top1 == 0.8
+    assert list(found.categories) == ["owl", "wren"]
+    assert found.snapshot_digest == "sha256:ab"
+    assert found.progress.phase == model_pb2.TrainingProgress.FINISHED
+    assert found.progress.fraction == 1
+    assert found.create_time.ToDatetime() <= found.start_time.ToDatetime() <= found.end_time.ToDatetime()
+
+
+async def test_the_ledger_of_view_full_adds_up_to_the_training_cost(at: World) -> None:
+    at.worker.seconds = 1.2345678
+    await at.trained(test_dataset="datasets/test")
+    basic, full = await at.get(), await at.get(view=model_pb2.Model.FULL)
+    assert not basic.ledger
+    assert not basic.performance.HasField("confusion_matrix")
+    total = sum((entry.duration.ToTimedelta() for entry in full.ledger if entry.charged), timedelta())
+    assert total == full.training_cost.ToTimedelta() == basic.training_cost.ToTimedelta()
+    assert {entry.reason for entry in full.ledger} == {"finished"}
+    assert full.ledger[-1].trial == "models/m/evaluations/final"
+    assert full.performance.source == full.performance.TEST_DATASET
+    assert list(full.performance.confusion_matrix.categories) == ["category 0", "category 1"]
+
+
+async def test_validate_only_says_what_would_be_and_writes_nothing(at: World) -> None:
+    answer = await at.models.CreateModel(request(validate_only=True))
+    assert (answer.name, answer.etag) == (M, "")
+    await refused(at.get(), MISSING, "ModelNotFound", M)
+    await refused(
+        at.models.CreateModel(request(validate_only=True, budget=1)), PRECONDITION, "notEnoughBudget", "the minimum is"
+    )
+
+
+async def test_a_repeated_request_gets_the_first_answer_and_another_one_does_not(at: World) -> None:
+    first = await at.models.CreateModel(request(request_id="r1"))
+    again = await at.models.CreateModel(request(request_id="r1", budget=1))
+    assert again == first
+    for other in (request(request_id="r2"), request(), request(validate_only=True)):
+        await refused(
+            at.models.CreateModel(other), grpc.StatusCode.ALREADY_EXISTS, "ModelAlreadyExists", M, "choose another id"
+        )
+
+
+async def test_a_model_may_be_created_before_its_dataset_is_validated(at: World) -> None:
+    at.datasets.put(dataset(state="VALIDATING", image_count=0, categories=()))
+    created = await at.models.CreateModel(request())
+    assert created.state == model_pb2.Model.NOT_STARTED
+    at.datasets.put(dataset(categories=(("owl", 99), ("wren", 1))))
+    await at.step()
+    found = await at.get()
+    assert found.state == model_pb2.Model.FAILED
+    assert "'wren'" in found.error.message
+    assert found.training_cost.ToTimedelta() == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "reason", "word"),
+    [
+        ({"training_dataset": "datasets/none"}, MISSING, "datasetNotFound", "datasets/none"),
+        ({"test_dataset": "datasets/none"}, MISSING, "datasetNotFound", "datasets/none"),
+        ({"training_dataset": "birds"}, INVALID, "InvalidName", "datasets/{dataset}"),
+        ({"training_dataset": ""}, INVALID, "InvalidName", "training_dataset"),
+        ({"test_dataset": "models/m"}, INVALID, "InvalidName", "test_dataset"),
+        ({"id_": ""}, INVALID, "InvalidName", "model_id"),
+        ({"id_": "a/b"}, INVALID, "InvalidName", "model_id"),
+        ({"id_": "../up"}, INVALID, "InvalidName", "model_id"),
+        ({"id_": "m\n"}, INVALID, "InvalidName", "model_id"),
+        ({"budget": 0}, INVALID, "InvalidRequest", "above 0"),
+        ({"budget": -5}, INVALID, "InvalidRequest", "above 0"),
+        ({"budget": 288 * 3600 + 1}, INVALID, "InvalidRequest", "at most 288 hours"),
+        ({"budget": 2**62}, INVALID, "InvalidRequest", "time_budget"),
+        ({"kind": 0}, INVALID, "InvalidRequest", "GENERIC_CLASSIFIER"),
+        ({"kind": DETECTOR}, grpc.StatusCode.UNIMPLEMENTED, "NotServedYet", "GENERIC_DETECTOR"),
+        ({"base_model": "models/other"}, grpc.StatusCode.UNIMPLEMENTED, "NotServedYet", "base_model"),
+        ({"request_id": "r" * 129}, INVALID, "InvalidRequest", "129"),
+        ({"display_name": "d" * 257}, INVALID, "InvalidRequest", "257"),
+        ({"custom_properties": {str(n): "" for n in range(11)}}, INVALID, "InvalidRequest", "11 entries"),
+        ({"custom_properties": {"": "a"}}, INVALID, "InvalidRequest", "custom_properties"),
+    ],
+)
+async def test_a_request_that_can_never_succeed_is_refused(
+    at: World, changes: dict[str, Any], code: grpc.StatusCode, reason: str, word: str
+) -> None:
+    await refused(at.models.CreateModel(request(**changes)), code, reason, word)
+    assert (await at.models.ListModels(pb.ListModelsRequest())).models == []
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        (model_pb2.Hyperparameters(backbones=["alexnet"]), "'alexnet' is none of"),
+        (model_pb2.Hyperparameters(resolution=8), "32 to 1024"),
+        (model_pb2.Hyperparameters(max_trials=0), "max_trials"),
+        (model_pb2.Hyperparameters(max_rung=-1), "max_rung"),
+    ],
+)
+async def test_hyperparameters_out_of_range_are_refused(at: World, given: Any, word: str) -> None:
+    await refused(at.models.CreateModel(request(hyperparameters=given)), INVALID, "InvalidRequest", word)
+
+
+async def test_hyperparameters_narrow_the_search(at: World) -> None:
+    given = model_pb2.Hyperparameters(max_trials=1, backbones=["resnet18"], resolution=128, seed=3)
+    found = await at.trained(hyperparameters=given)
+    assert found.training_parameters.hyperparameters == given
+    trials = (await at.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
+    assert [list(trial.recipe.backbones) for trial in trials] == [["resnet18"]]
+    assert trials[0].recipe.seed == 3
+
+
+async def test_a_budget_of_one_second_is_refused_with_the_minimum_and_a_suggestion(at: World) -> None:
+    told = await refused(
+        at.models.CreateModel(request(budget=1)),
+        PRECONDITION,
+        "notEnoughBudget",
+        "A budget of 1 s is not enough for datasets/birds",
+        "the minimum is",
+        "is suggested",
+    )
+    accepted = await at.models.CreateModel(request(budget=int(told["minimum_seconds"])))
+    assert accepted.state == model_pb2.Model.NOT_STARTED
+    assert int(told["suggested_seconds"]) >= int(told["minimum_seconds"])
+    assert await fields_at_fault(at.models.CreateModel(request("m2", budget=1))) == [
+        "model.training_parameters.time_budget"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "reason", "word"),
+    [
+        ({"annotation_kind": "OBJECT_DETECTION"}, INVALID, "incorrectModelKind", "OBJECT_DETECTION"),
+        ({"categories": (("owl", 99), ("wren", 1))}, INVALID, "datasetAnnotationsInvalid", "'wren'"),
+        ({"categories": (("owl", 100),)}, INVALID, "datasetAnnotationsInvalid", "needs 2 to 2500"),
+        ({"image_count": 0}, INVALID, "datasetEmpty", "no usable image"),
+        ({"image_count": 1_000_001}, grpc.StatusCode.RESOURCE_EXHAUSTED, "QuotaExceeded", "1000000"),
+        ({"state": "FAILED"}, PRECONDITION, "datasetNotReady", "FAILED"),
+        ({"state": "DELETING"}, PRECONDITION, "datasetNotReady", "DELETING"),
+    ],
+)
+async def test_a_dataset_that_no_model_can_be_trained_on_is_refused_at_once(
+    at: World, changes: dict[str, Any], code: grpc.StatusCode, reason: str, word: str
+) -> None:
+    at.datasets.put(dataset(**changes))
+    await refused(at.models.CreateModel(request()), code, reason, word)
+
+
+async def test_a_dataset_service_that_is_away_is_said_to_be(at: World) -> None:
+    at.datasets.away = True
+    await refused(at.models.CreateModel(request()), grpc.StatusCode.UNAVAILABLE, "Unavailable", "dataset service")
+
+
+# Reading.
+
+
+@pytest.mark.parametrize("name", ["", "m", "models/", "models/a/b", "datasets/m"])
+async def test_a_name_of_another_form_is_refused(at: World, name: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await at.get(name)
+    assert caught.value.code() is INVALID
+    assert describe(caught.value).reason in ("InvalidName", "InvalidRequest")
+
+
+async def test_models_are_listed_in_pages_by_name(at: World) -> None:
+    for number in range(5):
+        await at.models.CreateModel(request(f"m{number}"))
+    seen, token = list[str](), ""
+    while True:
+        page = await at.models.ListModels(pb.ListModelsRequest(page_size=2, page_token=token))
+        seen += [model.name for model in page.models]
+        assert len(page.models) <= 2
+        if not (token := page.next_page_token):
+            break
+    assert seen == [f"models/m{number}" for number in range(5)]
+    await refused(at.models.ListModels(pb.ListModelsRequest(page_token="x")), INVALID, "InvalidPageToken")
+    await refused(at.models.ListModels(pb.ListModelsRequest(page_size=-1)), INVALID, "InvalidRequest", "-1")
+
+
+async def test_trials_are_listed_with_recipe_score_and_cost(at: World) -> None:
+    await at.trained()
+    page = await at.models.ListTrials(pb.ListTrialsRequest(parent=M, page_size=1))
+    assert [trial.name for trial in page.trials] == ["models/m/trials/t000"]
+    trial = page.trials[0]
+    assert trial.state == trial_pb2.Trial.SUCCEEDED
+    assert (trial.score, trial.score_metric, trial.attempts, trial.progress) == (0.8, "accuracy_top1", 1, 1.0)
+    assert trial.cost.ToTimedelta() == timedelta(seconds=1)
+    assert trial.weights_source == trial_pb2.Trial.FOLDER
+    assert trial.recipe.depth == trial_pb2.Recipe.HEAD
+    rest = await at.models.ListTrials(pb.ListTrialsRequest(parent=M, page_token=page.next_page_token))
+    assert [found.name for found in rest.trials][:1] == ["models/m/trials/t001"]
+    await refused(at.models.ListTrials(pb.ListTrialsRequest(parent="models/x")), MISSING, "ModelNotFound")
+    await refused(at.models.ListTrials(pb.ListTrialsRequest(parent="")), INVALID, "InvalidRequest", "parent")
+    await at.models.CreateModel(request("other"))
+    await refused(
+        at.models.ListTrials(pb.ListTrialsRequest(parent="models/other", page_token=page.next_page_token)),
+        INVALID,
+        "InvalidPageToken",
+    )
+
+
+async def test_a_model_that_waits_for_a_worker_says_how_much_is_before_it(at: World) -> None:
+    await at.models.CreateModel(request("first"))
+    await at.coordinator.reconcile()
+    await at.coordinator.reconcile()
+    await at.models.CreateModel(request())
+    await at.coordinator.reconcile()
+    await at.coordinator.reconcile()
+    found = await at.get()
+    assert found.state == model_pb2.Model.TRAINING
+    assert found.progress.phase == model_pb2.TrainingProgress.WAITING_FOR_WORKER
+    assert found.progress.queue_position == 1
+    assert (await at.get("models/first")).progress.queue_position == 0
+
+
+# Changing.
+
+
+async def test_display_name_and_custom_properties_can_be_changed_in_any_state(at: World) -> None:
+    created = await at.models.CreateModel(request(custom_properties={"a": "b"}))
+    changed = model_pb2.Model(name=M, display_name="New", etag=created.etag)
+    answer = await at.models.UpdateModel(
+        pb.UpdateModelRequest(model=changed, update_mask=FieldMask(paths=["display_name"]))
+    )
+    assert (answer.display_name, dict(answer.custom_properties)) == ("New", {"a": "b"})
+    assert answer.etag != created.etag
+    cleared = await at.models.UpdateModel(
+        pb.UpdateModelRequest(model=model_pb2.Model(name=M), update_mask=FieldMask(paths=["custom_properties"]))
+    )
+    assert dict(cleared.custom_properties) == {}
+    await refused(
+        at.models.UpdateModel(pb.UpdateModelRequest(model=changed)),
+        ABORTED,
+        "EtagMismatch",
+        created.etag,
+        "get it again",
+    )
+    for path in ("training_parameters", "state", "nonsense"):
+        call = at.models.UpdateModel(pb.UpdateModelRequest(model=changed, update_mask=FieldMask(paths=[path])))
+        await refused(call, INVALID, "InvalidRequest", path)
+    long = model_pb2.Model(name=M, display_name="x" * 300)
+    await refused(at.models.UpdateModel(pb.UpdateModelRequest(model=long)), INVALID, "InvalidRequest", "300")
+    missing = model_pb2.Model(name="models/x", display_name="x")
+    await refused(at.models.UpdateModel(pb.UpdateModelRequest(model=missing)), MISSING, "ModelNotFound")
+
+
+async def test_a_model_is_deleted_with_everything_that_belongs_to_it(at: World) -> None:
+    done = await at.trained(test_dataset="datasets/test")
+    await at.evaluate()
+    await refused(at.models.DeleteModel(pb.DeleteModelRequest(name=M, etag="1")), ABORTED, "EtagMismatch")
+    assert (await at.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials  # a refusal deletes nothing
+    await at.models.DeleteModel(pb.DeleteModelRequest(name=M, etag=done.etag))
+    await refused(at.get(), MISSING, "ModelNotFound")
+    await refused(at.models.DeleteModel(pb.DeleteModelRequest(name=M)), MISSING, "ModelNotFound")
+    assert [blob.key async for blob in at.blobs.list("models/m/")] == []
+    assert at.store.trials.view.all() == []
+    assert at.store.evaluations.view.all() == []
+    assert (await at.trained()).state == model_pb2.Model.SUCCEEDED  # the name is free again
+
+
+async def test_a_model_in_training_must_be_cancelled_before_it_is_deleted(at: World) -> None:
+    await at.models.CreateModel(request())
+    for _ in range(2):
+        await refused(
+            at.models.DeleteModel(pb.DeleteModelRequest(name=M)), PRECONDITION, "WrongState", "cancel it first"
+        )
+        await at.coordinator.reconcile()
+    await at.models.CancelModel(pb.CancelModelRequest(name=M))
+    await at.coordinator.reconcile()
+    await at.models.DeleteModel(pb.DeleteModelRequest(name=M))
+
+
+async def test_cancelling_keeps_the_best_bundle_and_is_idempotent(at: World) -> None:
+    await at.models.CreateModel(request())
+    for _ in range(3):
+        await at.step()
+    answer = await at.models.CancelModel(pb.CancelModelRequest(name=M))
+    assert answer.state == model_pb2.Model.CANCELLING
+    assert (await at.models.CancelModel(pb.CancelModelRequest(name=M))).state == model_pb2.Model.CANCELLING
+    await at.coordinator.reconcile()
+    found = await at.models.CancelModel(pb.CancelModelRequest(name=M))
+    assert found.state == model_pb2.Model.CANCELLED
+    assert found.stop_reason == model_pb2.Model.CANCELLED_BY_CALLER
+    assert found.model_version
+    await refused(at.models.CancelModel(pb.CancelModelRequest(name="models/x")), MISSING, "ModelNotFound")
+
+
+async def test_a_training_that_is_over_cannot_be_cancelled(at: World) -> None:
+    await at.trained()
+    await refused(
+        at.models.CancelModel(pb.CancelModelRequest(name=M)), PRECONDITION, "WrongState", "SUCCEEDED", "NOT_STARTED"
+    )
+
+
+# Following.
+
+
+async def test_a_watch_shows_the_way_and_ends_after_the_last_state(at: World) -> None:
+    await at.models.CreateModel(request(test_dataset="datasets/test"))
+    running_coordinator = asyncio.create_task(at.coordinator.run())
+
+    async def work() -> None:
+        while True:
+            await at.worker.work_off()
+            await asyncio.sleep(0.01)
+
+    working = asyncio.create_task(work())
+    seen = list[model_pb2.Model]()
+    try:
+        async with asyncio.timeout(20):
+            async for message in at.models.WatchModel(pb.WatchModelRequest(name=M)):
+                seen.append(message.model)
+    finally:
+        for task in (running_coordinator, working):
+            task.cancel()
+        await asyncio.gather(running_coordinator, working, return_exceptions=True)
+    assert seen[-1].state == model_pb2.Model.SUCCEEDED
+    assert sum(model.state == model_pb2.Model.SUCCEEDED for model in seen) == 1
+    assert all(one != other for one, other in itertools.pairwise(seen))
+    fractions = [model.progress.fraction for model in seen]
+    assert fractions == sorted(fractions)
+    assert seen[-1].progress.metric_name == "accuracy_top1"
+    assert seen[-1].progress.metric_value == 0.8
+    assert seen[-1].progress.budget_used.ToTimedelta() > timedelta(0)
+
+
+async def test_a_watch_shows_the_reports_of_a_worker_and_is_silent_while_nothing_changes(at: World) -> None:
+    await at.models.CreateModel(request())
+    for _ in range(2):
+        await at.coordinator.reconcile()
+    watch = at.models.WatchModel(pb.WatchModelRequest(name=M))
+    first = await watch.read()
+    assert first.model.progress.queue_position == 0
+    attempt = await Attempt[Trial].begin(at.store.trials.table, f"{M}/trials/t000", "w", at.clock, TTL, 1.0)
+    assert attempt is not None
+    await attempt.beat(3.0, 0.25, "fit")
+    while (message := (await watch.read()).model).progress.budget_used.seconds != 3:
+        pass
+    assert message.progress.phase == model_pb2.TrainingProgress.SEARCHING
+    assert message.progress.trial == f"{M}/trials/t000"
+    assert not message.progress.HasField("queue_position")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(watch.read(), 0.3)
+    watch.cancel()
+
+
+async def test_a_watch_of_a_model_that_is_deleted_ends_with_not_found(at: World) -> None:
+    await refused(anext(aiter(at.models.WatchModel(pb.WatchModelRequest(name=M)))), MISSING, "ModelNotFound")
+    await at.models.CreateModel(request())
+    watch = at.models.WatchModel(pb.WatchModelRequest(name=M))
+    await watch.read()
+    await at.store.models.delete(M)
+    await refused(asyncio.wait_for(watch.read(), 5), MISSING, "ModelNotFound")
+
+
+# What a later version serves.
+
+
+async def test_what_is_not_served_yet_says_so(at: World) -> None:
+    unimplemented = grpc.StatusCode.UNIMPLEMENTED
+    await refused(
+        at.models.EstimateTraining(pb.EstimateTrainingRequest()), unimplemented, "NotServedYet", "EstimateTraining"
+    )
+    await refused(
+        anext(aiter(at.models.ExportModel(pb.ExportModelRequest()))), unimplemented, "NotServedYet", "ExportModel"
+    )
+
+
+# Evaluations.
+
+
+async def test_an_evaluation_measures_the_served_bundle(at: World) -> None:
+    done = await at.trained()
+    created = await at.evaluate()
+    assert (created.name, created.state) == (E, evaluation_pb2.Evaluation.NOT_STARTED)
+    assert created.model_version == done.model_version
+    await at.step()
+    found = await at.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E))
+    assert found.state == evaluation_pb2.Evaluation.SUCCEEDED
+    assert found.performance.accuracy_top1 == 0.9
+    assert not found.performance.HasField("confusion_matrix")
+    full = await at.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E, view=evaluation_pb2.Evaluation.FULL))
+    assert list(full.performance.confusion_matrix.categories) == ["category 0", "category 1"]
+    assert (await at.get()).training_cost == done.training_cost  # charged to no budget
+
+
+async def test_an_evaluation_is_refused_with_its_reason(at: World) -> None:
+    await refused(at.evaluate(), MISSING, "ModelNotFound", M)
+    await at.models.CreateModel(request())
+    await refused(at.evaluate(), PRECONDITION, "ModelNotReady", "NOT_STARTED", "wait")
+    while (await at.get()).state != model_pb2.Model.SUCCEEDED:
+        await at.step()
+    await refused(at.evaluate(test_dataset="datasets/none"), MISSING, "datasetNotFound", "datasets/none")
+    await refused(at.evaluate(test_dataset="none"), INVALID, "InvalidName", "evaluation.test_dataset")
+    await refused(at.evaluate(id_="a/b"), INVALID, "InvalidName", "evaluation_id")
+    await refused(at.evaluate(id_="final"), INVALID, "InvalidRequest", "'final'")
+    at.datasets.put(dataset("datasets/boxes", annotation_kind="OBJECT_DETECTION"))
+    await refused(at.evaluate(test_dataset="datasets/boxes"), INVALID, "incorrectModelKind", "OBJECT_DETECTION")
+    at.datasets.put(dataset("datasets/new", state="VALIDATING"))
+    await refused(at.evaluate(test_dataset="datasets/new"), PRECONDITION, "datasetNotReady", "VALIDATING")
+    await at.evaluate(request_id="r")
+    await refused(at.evaluate(), grpc.StatusCode.ALREADY_EXISTS, "EvaluationAlreadyExists", E)
+    assert (await at.evaluate(request_id="r", test_dataset="datasets/none")).name == E
+    assert (await at.evaluate("e2", validate_only=True)).etag == ""
+
+
+async def test_evaluations_are_listed_and_deleted(at: World) -> None:
+    await at.trained(test_dataset="datasets/test")
+    for id_ in ("a", "b"):
+        await at.evaluate(id_)
+    await at.step()
+    page = await at.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent=M, page_size=2))
+    assert [found.name.rsplit("/")[-1] for found in page.evaluations] == ["a", "b"]
+    rest = await at.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent=M, page_token=page.next_page_token))
+    assert [found.name.rsplit("/")[-1] for found in rest.evaluations] == ["final"]
+    await refused(
+        at.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent="models/x")), MISSING, "ModelNotFound"
+    )
+    delete = at.evaluations.DeleteEvaluation
+    await refused(delete(epb.DeleteEvaluationRequest(name=f"{M}/evaluations/a", etag="1")), ABORTED, "EtagMismatch")
+    await delete(epb.DeleteEvaluationRequest(name=f"{M}/evaluations/a"))
+    await refused(delete(epb.DeleteEvaluationRequest(name=f"{M}/evaluations/a")), MISSING, "EvaluationNotFound")
+    await refused(
+        delete(epb.DeleteEvaluationRequest(name=f"{M}/evaluations/final")), INVALID, "InvalidRequest", "training"
+    )
+    left = await at.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent=M))
+    assert len(left.evaluations) == 2
+
+
+async def test_an_evaluation_can_be_followed_to_its_end(at: World) -> None:
+    await at.trained()
+    await at.evaluate()
+    watch = at.evaluations.WatchEvaluation(epb.WatchEvaluationRequest(name=E))
+    assert (await watch.read()).evaluation.state == evaluation_pb2.Evaluation.NOT_STARTED
+    await at.step()
+    state: Any = None
+    while (message := await watch.read()) is not grpc.aio.EOF:
+        state = message.evaluation.state
+    assert state == evaluation_pb2.Evaluation.SUCCEEDED
+    missing = at.evaluations.WatchEvaluation(epb.WatchEvaluationRequest(name=f"{M}/evaluations/x"))
+    await refused(anext(aiter(missing)), MISSING, "EvaluationNotFound")
+
+
+async def test_an_evaluation_that_fails_says_why_in_the_contract_s_words(at: World) -> None:
+    await at.trained()
+    await at.evaluate()
+    for _ in range(5):
+        attempt = await Attempt[Any].begin(at.store.evaluations.table, E, "w", at.clock, TTL, 1.0)
+        assert attempt is not None
+        await attempt.end(lambda work: work.lost(at.clock.now(), E, "killed"))
+    found = await at.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E))
+    assert found.state == evaluation_pb2.Evaluation.FAILED
+    assert "killed" in found.error.message
+    await at.evaluate("e2")
+    attempt = await Attempt[Any].begin(at.store.evaluations.table, f"{M}/evaluations/e2", "w", at.clock, TTL, 1.0)
+    assert attempt is not None
+    await attempt.end(lambda work: work.stopped(at.clock.now()))
+    found = await at.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=f"{M}/evaluations/e2"))
+    assert found.state == evaluation_pb2.Evaluation.FAILED
+    assert "86400 s were used up" in found.error.message
