@@ -130,7 +130,7 @@ def _print_training(console: Console, model: Model) -> None:
         ("budget", duration(model.training_parameters.time_budget)),
         (
             "charged",
-            f"{duration(model.training_cost)} in {len(charged)} entries of the ledger, {trials} of them trials",
+            f"{duration(model.training_cost)} for {trials} trials, in {len(charged)} entries of the ledger",
         ),
         ("ended", reason),
         *(("note", f"[yellow]{escape(warning)}[/]") for warning in model.warnings),

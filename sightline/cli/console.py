@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 PLAIN_WIDTH = 200  # columns where no terminal says how many there are
 PLAIN_STEP = 0.1  # how far a bar moves between two plain lines
@@ -102,12 +102,16 @@ def progress_bar(title: str) -> Generator[Bar]:
     columns = (
         SpinnerColumn(finished_text="[green]✓[/]"),
         TextColumn("[bold]{task.description}[/]"),
-        BarColumn(bar_width=28),
+        BarColumn(bar_width=20),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[doing]}[dim]{task.fields[detail]}[/]"),
+        # On a narrow terminal the end of the detail is cut, so that the bar stays one line.
+        TextColumn(
+            "{task.fields[doing]}[dim]{task.fields[detail]}[/]",
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, expand=True) as progress:
         yield _Live(progress, title)
 
 
