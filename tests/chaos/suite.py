@@ -132,6 +132,6 @@ class Caller:
         self.client.close()
 
 
-def write_digits(folder: Path, per_digit: int) -> tuple[digits.DigitSet, digits.DigitSet]:
-    """A training and a test set of handwritten digits."""
-    return digits.write(folder, per_digit=per_digit, side=SIDE)
+def write_digits(folder: Path, per_digit: int, count: int = 10) -> tuple[digits.DigitSet, digits.DigitSet]:
+    """A training and a test set of the first `count` handwritten digits."""
+    return digits.write(folder, digits=count, per_digit=per_digit, side=SIDE)
