@@ -221,7 +221,7 @@ R = TypeVar("R", Trial, Evaluation)
 def training_cost(trials: list[Trial], final: Evaluation | None) -> float:
     """Seconds of the reference device that the budget has paid: the sum of the ledger's charged entries."""
     works = [trial.work for trial in trials] + ([final.work] if final else [])
-    return sum(work.charged_seconds for work in works)
+    return round(sum(work.charged_seconds for work in works), 6)
 
 
 def granted(trials: list[Trial], final: Evaluation | None) -> float:

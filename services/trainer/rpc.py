@@ -38,6 +38,7 @@ class ModelServicer(ModelServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> model_pb2.Model:
         found = await self._models.get(_model_name(request.name))
+        await self._store.settled(found.value)
         if request.view != model_pb2.Model.FULL:
             return self._reported(found)
         performance = await self._models.performance(found.value)
@@ -63,6 +64,7 @@ class ModelServicer(ModelServiceServicer):
     async def WatchModel(self, request: pb.WatchModelRequest, context: Context) -> AsyncIterator[pb.WatchModelResponse]:
         sent = None
         async for found in self._models.watch(_model_name(request.name)):
+            await self._store.settled(found.value)
             message = pb.WatchModelResponse(model=self._reported(found))
             if message != sent:
                 yield message

@@ -14,7 +14,7 @@ from services.kit.errors import (
     TrialNotFound,
 )
 from services.kit.records import Records, Table, Versioned, View
-from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial
+from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost
 from services.trainer.work import WorkState
 
 T = TypeVar("T", Model, Trial, Evaluation)
@@ -122,6 +122,20 @@ class Store:
             async with asyncio.timeout(timeout_seconds):
                 while (moves := self.moves) and self.versions_of(model) == seen:
                     await self.changed(timeout_seconds, moves)
+
+    async def settled(self, model: Model, timeout_seconds: float = 1.0) -> None:
+        """Returns once the views have all that an ended model's cost was summed up from, or after the timeout.
+
+        Another replica may have ended it in this moment; a ledger that does not add up would be shown otherwise.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while model.ended and self.cost_of(model.name) < model.training_cost_seconds:
+                    await self.changed(timeout_seconds, self.moves)
+
+    def cost_of(self, model: str) -> float:
+        """What the budget of a model has paid, as far as the views know."""
+        return training_cost(self.trials_of(model), self.final_of(model))
 
     def trials_of(self, model: str) -> list[Trial]:
         """The trials that the view has of a model, by number."""

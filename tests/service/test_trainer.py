@@ -21,7 +21,7 @@ from services.kit.telemetry import MemoryTelemetry
 from services.trainer.app import Evaluations, Models
 from services.trainer.attempt import Attempt
 from services.trainer.coordinator import Coordinator
-from services.trainer.domain import Trial
+from services.trainer.domain import ModelState, Trial
 from services.trainer.rpc import EvaluationServicer, ModelServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
@@ -199,6 +199,25 @@ async def test_the_ledger_of_view_full_adds_up_to_the_training_cost(at: World) -
     assert full.ledger[-1].trial == "models/m/evaluations/final"
     assert full.performance.source == full.performance.TEST_DATASET
     assert list(full.performance.confusion_matrix.categories) == ["category 0", "category 1"]
+
+
+async def test_a_ledger_that_another_replica_has_just_closed_is_waited_for(at: World) -> None:
+    await at.models.CreateModel(request())
+    for _ in range(2):
+        await at.coordinator.reconcile()
+    now = at.clock.now()
+    ended = {"end_time": now, "training_cost_seconds": 2.0}
+    await at.store.models.change(
+        M, lambda model: model.moved(ModelState.CANCELLING, now).moved(ModelState.CANCELLED, now, **ended)
+    )
+    reading = asyncio.create_task(at.get(view=model_pb2.Model.FULL))
+    await asyncio.sleep(0.1)
+    assert not reading.done()
+    attempt = await Attempt[Trial].begin(at.store.trials.table, f"{M}/trials/t000", "w", at.clock, TTL, 1.0)
+    assert attempt is not None
+    await attempt.succeed(2.0)
+    full = await reading
+    assert full.training_cost.seconds == sum(entry.duration.seconds for entry in full.ledger) == 2
 
 
 async def test_validate_only_says_what_would_be_and_writes_nothing(at: World) -> None:
