@@ -36,6 +36,7 @@ class WorkMachine(RuleBasedStateMachine):
         self.checkpoints = 0
         self.ended: Work | None = None
         self.barren_deaths = 0
+        self.reached = 0.0
 
     @property
     def used(self) -> float:
@@ -114,6 +115,11 @@ class WorkMachine(RuleBasedStateMachine):
     def cancel(self, chance: int) -> None:
         if not chance:
             self.work = self.work.cancelled(self.now)
+
+    @invariant()
+    def what_callers_see_of_it_never_goes_backwards(self) -> None:
+        assert self.reached <= self.work.reached_seconds <= self.work.allowance_seconds + 1e-6
+        self.reached = self.work.reached_seconds
 
     @invariant()
     def no_more_is_charged_than_was_allowed(self) -> None:

@@ -137,6 +137,14 @@ def test_rung_1_learns_shapes_from_random_weights(tmp_path):
     assert len(trained_on.image_ids) == pytest.approx(48 / 5, abs=2)
 
 
+def test_rung_1_reports_on_a_hold_out_too(tmp_path):
+    snapshot = write_snapshot(tmp_path / "snapshot", per_category=20)
+    recipe = tuning_recipe(backbones=("resnet18",), max_epochs=2)
+    result, _ = _trained(task_for(snapshot, recipe, split=Split(holdout_fraction=0.2)))
+    assert result.performance.source is Source.HOLD_OUT
+    assert result.performance.image_count == 12
+
+
 @pytest.mark.parametrize("depth", [Depth.HEAD, Depth.LAST_STAGES])
 def test_rung_1_leaves_what_lies_below_its_depth_as_it_was(snapshot, depth):
     start, _ = _trained(task_for(snapshot, linear_recipe()))
