@@ -70,7 +70,10 @@ class Coordinator:
     async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
             seen, began = self._store.moves, self._clock.monotonic()
-            await look()
+            try:
+                await look()
+            except Exception as error:  # noqa: BLE001 - the next look begins anew
+                _log.error("look_failed", error)
             await self._clock.sleep(self._clock.monotonic() - began)  # it rests as long as it worked
             await self._store.changed(TICK_SECONDS, seen)
 

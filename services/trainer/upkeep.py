@@ -2,7 +2,7 @@
 
 from services.kit.blobs import Blobs, delete_prefix
 from services.kit.clock import Clock
-from services.kit.errors import NotFound, SightlineError
+from services.kit.errors import NotFound, SightlineError, Unavailable
 from services.kit.log import Log, about
 from services.kit.queue import Queue
 from services.kit.records import Versioned
@@ -11,7 +11,7 @@ from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, 
 from services.trainer.store import Store
 from services.trainer.work import Work
 
-ANNOUNCE_SECONDS = 10.0  # between two announcements of one occasion, as a queue may lose its jobs
+ANNOUNCE_SECONDS = 10.0  # between two looks whether the queue has lost jobs
 SWEEP_SECONDS = 60.0  # between two searches for records whose model is gone
 
 Found = Versioned[Trial] | Versioned[Evaluation]
@@ -35,7 +35,7 @@ class Upkeep:
         now, present = self._clock.now(), self._clock.monotonic()
         sweep = present >= self._swept + SWEEP_SECONDS
         self._swept = present if sweep else self._swept
-        due: set[str] = set()
+        due: list[Trial | Evaluation] = []
         for found in (*self._store.trials.view.all(), *self._store.evaluations.view.all()):
             record = found.value
             if record.work.ended and not sweep:
@@ -44,17 +44,43 @@ class Upkeep:
             if model is None or not _needs(model.value, record):
                 await self._clear(found)
             elif record.work.is_due(now):
-                due.add(record.name)
-                await self.announce(record.name, record.work)
-        self._announced = {name: said for name, said in self._announced.items() if name in due}
+                due.append(record)
+        await self._announce_all(due)
 
     async def announce(self, name: str, work: Work) -> None:
-        """Tells the workers, unless they were told a moment ago."""
-        occasion, now = jobs.occasion(name, work), self._clock.monotonic()
-        said, moment = self._announced.get(name, ("", 0.0))
-        if said != occasion or now >= moment + ANNOUNCE_SECONDS:
-            self._announced[name] = occasion, now
-            await jobs.announce(self._queue, name, work)
+        """Tells the workers that work is due."""
+        self._announced[name] = jobs.occasion(name, work), self._clock.monotonic()
+        await jobs.announce(self._queue, name, work)
+
+    async def _announce_all(self, due: list[Trial | Evaluation]) -> None:
+        """What is newly due at once; what was announced a while ago if there are fewer jobs than there should be.
+
+        Work may wait for hours while all workers are busy: its job is still there, and a second one would only make
+        the queue look longer to autoscalers.
+        """
+        before, self._announced = self._announced, {}
+        again: list[Trial | Evaluation] = []
+        for record in due:
+            said, moment = before.get(record.name, ("", 0.0))
+            if said != jobs.occasion(record.name, record.work):
+                await self.announce(record.name, record.work)
+                continue
+            self._announced[record.name] = said, moment
+            if self._clock.monotonic() >= moment + ANNOUNCE_SECONDS:
+                again.append(record)
+        if not again:
+            return
+        lost = await self._are_jobs_lost(len(due))
+        for record in again:
+            self._announced[record.name] = self._announced[record.name][0], self._clock.monotonic()
+            if lost:
+                await self.announce(record.name, record.work)
+
+    async def _are_jobs_lost(self, due: int) -> bool:
+        try:
+            return await self._queue.depth(jobs.KIND) < due
+        except Unavailable:
+            return False  # nothing could be published either
 
     async def _clear(self, found: Found) -> None:
         """Deletes what is left of a deleted model, ends what an ended one no longer needs.

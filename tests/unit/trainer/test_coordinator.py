@@ -402,6 +402,16 @@ async def test_work_that_waits_is_not_announced_at_every_look() -> None:
         assert at.queue.published == 1
 
 
+async def test_work_that_waits_for_hours_has_one_job() -> None:
+    async with world() as at:
+        await at.create(training())
+        coordinator = at.coordinator()
+        for _ in range(100):
+            await coordinator.reconcile()
+            at.clock.advance(60)
+        assert len(at.queue.jobs[jobs.KIND]) == 1
+
+
 async def test_a_queue_that_is_away_stops_no_planning() -> None:
     class Away(MemoryQueue):
         async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
