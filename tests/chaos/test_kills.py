@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,15 @@ SEED = 20261123
 WORKER, CHILD = "trainer-worker-1", "child"
 TARGETS = (WORKER, CHILD, "trainer", "dataset", "nats")
 MODEL, TRAIN, TEST = "models/survivor", "datasets/train", "datasets/test"
-BUDGET_SECONDS = 75
+BUDGET_SECONDS = 66
 RECOVERY_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 pytestmark = pytest.mark.slow
+
+
+class TrainingOver(Exception):
+    """There is nothing left to kill in the middle of."""
 
 
 def schedule() -> list[tuple[str, float]]:
@@ -51,9 +56,12 @@ async def test_ten_and_more_kills_in_the_middle_of_a_training_lose_nothing(tmp_p
             assert Dataset.State.Name(ready.state) == "READY", ready.error
         await asyncio.to_thread(caller.train, MODEL, BUDGET_SECONDS, TRAIN, TEST)
         with Witness(stack.addresses, MODEL, TRAIN, image) as witness:
-            kills = [await strike(stack, caller, target, pause) for target, pause in schedule()]
+            kills: list[tuple[str, str, int]] = []
+            with suppress(TrainingOver):  # on a machine that became faster; the first ten kills hit each target twice
+                for target, pause in schedule():
+                    kills.append(await strike(stack, caller, target, pause))  # noqa: PERF401 - kept if one raises
             await eventually(lambda: caller.model(MODEL).end_time.seconds, 150, "the end of the training")
-        assert len(kills) >= 10
+        assert len(kills) >= 10, kills
         model, trials = caller.model(MODEL), caller.trials(MODEL)
         audit(model, trials, witness)
         assert not witness.faults, "\n".join(witness.faults)
@@ -98,9 +106,9 @@ async def strike(stack: Stack, caller: Caller, target: str, pause: float) -> tup
 
 
 def at_work(stack: Stack, caller: Caller) -> Trial | None:
-    """The trial that runs, in a child, and whose model is in TRAINING; fails if the training is over."""
-    model = caller.model(MODEL)
-    assert Model.State.Name(model.state) in ("NOT_STARTED", "TRAINING"), f"over too early:\n{model}"
+    """The trial that runs, in a child, and whose model is in TRAINING; TrainingOver."""
+    if caller.model(MODEL).state not in (Model.NOT_STARTED, Model.TRAINING):
+        raise TrainingOver
     running = [trial for trial in caller.trials(MODEL) if trial.state == Trial.RUNNING]
     worker = stack.pids.get(WORKER)
     return running[0] if running and worker and victims.training_child(worker) else None
