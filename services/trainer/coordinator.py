@@ -174,7 +174,6 @@ class Coordinator:
             recipe=step.recipe,
             holdout_fraction=0.0 if model.test else HOLDOUT_FRACTION,
             seed=model.hyperparameters.seed,
-            init_bundle_key=step.init_bundle_key,
             expected_seconds=step.expected_seconds,
             work=Work(create_time=now, allowance_seconds=step.allowance_seconds),
             update_time=now,

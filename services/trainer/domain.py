@@ -158,7 +158,6 @@ class Trial:
     recipe: Recipe
     holdout_fraction: float
     seed: int
-    init_bundle_key: str = ""  # the bundle that the recipe's `init_from` will be
     expected_seconds: float = 0.0
     work: Work
     result: TrialResult | None = None

@@ -17,6 +17,7 @@ class TrainerSettings(Settings):
     checkpoint_seconds: float = 5.0  # between two checkpoints, at least; a death costs so much work, at most
     # Of the workers only.
     weights_dir: Path | None = None  # pretrained weights as safetensors, for machines without a network
+    download_weights: bool = True  # from torchvision's site, where neither that folder nor the store has them
     work_dir: Path | None = None  # snapshots and features are cached here; a temporary folder by default
     device_factor: float = 1.0  # seconds of the reference device that one second of this worker's device is charged as
     threads: int = max(1, os.cpu_count() or 1)  # of the training child

@@ -8,8 +8,8 @@ from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_timestamp
+from services.trainer.costs import FORWARD_SECONDS
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, training_cost
-from services.trainer.ladder import FORWARD_SECONDS
 from services.trainer.measures import performance_message, seconds_message
 from services.trainer.performance import Performance
 from services.trainer.protocol import Depth, ModelKind, Recipe

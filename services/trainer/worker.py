@@ -9,8 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
 from services.kit.clock import Clock
 from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, Unavailable
 from services.kit.log import Log, about
@@ -155,19 +153,16 @@ class Worker:
                 allowance_seconds=attempt.allowance_seconds,
                 threads=self._settings.threads,
             )
-        recipe = record.recipe
-        if record.init_bundle_key:
-            init = await self._workspace.folder(record.init_bundle_key)
-            recipe = msgspec.structs.replace(recipe, init_from=str(init))
         weights = self._settings.weights_dir
         return TrainTask(
             trial=record.name,
             directory=str(await self._workspace.snapshot(record.training)),
-            recipe=recipe,
+            recipe=record.recipe,
             allowance_seconds=attempt.allowance_seconds,
             output_directory=str(output),
             cache_directory=str(await self._workspace.cache()),
             weights_directory=str(weights) if weights else None,
+            download_weights=self._settings.download_weights,
             checkpoint_path=await self._checkpoint(record),
             checkpoint_seconds=self._settings.checkpoint_seconds,
             split=Split(seed=record.seed, holdout_fraction=record.holdout_fraction),

@@ -9,7 +9,7 @@ import torch
 from services.kit.errors import InvalidRequest
 from services.trainer.engine.data import Images
 from services.trainer.protocol import Recipe, TrainTask
-from services.vision.backbones import BACKBONES, Network, build
+from services.vision.backbones import BACKBONES, RANDOM_START, Network, build
 from services.vision.bundle import BundleCorrupt, load
 from services.vision.card import CardBackbone, InputRule, input_size
 from services.vision.weights import PretrainedWeights, WeightsResolver, WeightsSource, pretrained_network
@@ -74,21 +74,28 @@ def _trunk(name: str, categories: int, task: TrainTask, resolver: WeightsResolve
     if name not in BACKBONES:
         problem = f"{name!r} is no backbone; known are {', '.join(BACKBONES)}"
         raise InvalidRequest(field="recipe.backbones", problem=problem)
-    note = f"{name} started from random weights, as its recipe asks."
-    weights = PretrainedWeights({}, WeightsSource.RANDOM, f"seed {task.seed}", note)
-    if not task.recipe.pretrained:
-        network = build(name, categories, seed=task.seed)
-    else:
-        try:
-            network, weights = pretrained_network(name, categories, resolver, seed=task.seed)
-        except (safetensors.SafetensorError, RuntimeError) as fault:
-            raise InvalidRequest(field="weights", problem=f"those of {name} are broken: {fault}") from fault
-        if not weights.pretrained:
-            weights = replace(weights, sha256=f"seed {task.seed}")
+    network, weights = _network(name, categories, task, resolver)
     if task.recipe.init_from:
         _start_from(network, Path(task.recipe.init_from))
     weights = replace(weights, state={})  # the network has them now
     return Trunk(network, _rule(network, task.recipe, weights.pretrained, images), weights)
+
+
+def _network(
+    name: str, categories: int, task: TrainTask, resolver: WeightsResolver
+) -> tuple[Network, PretrainedWeights]:
+    """With pretrained weights if the recipe wants them and they can be had; else the network that needs them least."""
+    note = f"{name} started from random weights, as its recipe asks."
+    if task.recipe.pretrained:
+        try:
+            network, weights = pretrained_network(name, categories, resolver, seed=task.seed)
+        except (safetensors.SafetensorError, RuntimeError) as fault:
+            raise InvalidRequest(field="weights", problem=f"those of {name} are broken: {fault}") from fault
+        if weights.pretrained:
+            return network, weights
+        name, note = RANDOM_START, f"{weights.note} {RANDOM_START} learns best from those."
+    random = PretrainedWeights({}, WeightsSource.RANDOM, f"seed {task.seed}", note)
+    return build(name, categories, seed=task.seed), random
 
 
 def _rule(network: Network, recipe: Recipe, pretrained: bool, images: Images) -> InputRule:
@@ -100,6 +107,7 @@ def _rule(network: Network, recipe: Recipe, pretrained: bool, images: Images) ->
     rule = network.backbone.rule
     size = recipe.resolution or input_size(pretrained, rule.size, images.longer_sides())
     return replace(rule, size=size, resize=size, fit="stretch")
+
 
 def _start_from(network: Network, bundle: Path) -> None:
     """Takes the features over from a bundle of the one same backbone; InvalidRequest for any other."""

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.kit.errors import Failure, NotEnoughBudget
-from services.trainer import ladder
+from services.trainer import costs, ladder
 from services.trainer.domain import Evaluation, Hyperparameters, Model, Served, StopReason, Trial, training_cost
 from services.trainer.performance import Source
 from services.trainer.protocol import ModelKind
@@ -15,7 +15,7 @@ from services.trainer.work import Work
 from tests.unit.trainer.support import START, TTL, model, performance, result, snapshot, training
 
 DIVERGED = Failure(9, "diverged", "It diverged.")
-BACKBONES = sorted(ladder.FORWARD_SECONDS)
+BACKBONES = sorted(costs.FORWARD_SECONDS)
 
 outcomes = st.lists(
     st.tuples(st.sampled_from(["succeed", "stop", "fail", "cancel"]), st.floats(0, 1), st.integers(0, 100)),
@@ -117,7 +117,7 @@ def test_every_training_ends_within_its_budget(
         return
     assert isinstance(step, ladder.StartEvaluation)
     best = next(trial for trial in trials if present.served.trial == trial.name)
-    assert step.allowance_seconds >= ladder.reserve_seconds(best.recipe, tests, 0.25) - 1e-5
+    assert step.allowance_seconds >= 0.25 * costs.reserve_seconds(best.recipe, tests) - 1e-5
     assert training_cost(trials, None) + step.allowance_seconds <= budget + 1e-6
     final = evaluation(present, step.allowance_seconds)
     assert ladder.plan(present, trials, final) == ladder.Wait()
@@ -157,7 +157,7 @@ def test_a_dearer_served_bundle_keeps_its_own_reserve_while_a_cheaper_one_is_tri
     best = next(trial for trial in trials if trial.name == present.served.trial)
     assert len(best.recipe.backbones) > 1
     assert isinstance(step, ladder.StartEvaluation)
-    assert step.allowance_seconds >= ladder.reserve_seconds(best.recipe, 400, 1.0) - 1e-5
+    assert step.allowance_seconds >= costs.reserve_seconds(best.recipe, 400) - 1e-5
 
 
 def test_a_budget_of_one_second_is_refused_with_what_would_suffice() -> None:

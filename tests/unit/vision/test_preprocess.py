@@ -130,12 +130,12 @@ def test_fixed_views_begin_with_the_served_one_and_repeat() -> None:
 
 
 def test_size_is_the_weights_own_or_for_random_weights_the_pictures_own() -> None:
-    assert input_size(True, 224, [64, 64]) == 224
+    assert input_size(True, 224, [64, 64]) == 256
     assert input_size(False, 224, [64, 64, 500]) == 64
     assert input_size(False, 224, [20]) == 64
     assert input_size(False, 224, [100]) == 128
     assert input_size(False, 224, [4000]) == 224
-    assert input_size(False, 224, []) == 224
+    assert input_size(False, 224, []) == 256
 
 
 def test_a_rule_at_another_size_keeps_its_margin() -> None:

@@ -1,0 +1,83 @@
+"""The recipes of the ladder, cheap ones first. What they try was chosen by cross-validation on three image sets."""
+
+import msgspec
+
+from services.trainer.domain import Hyperparameters
+from services.trainer.protocol import Depth, Recipe
+
+# The networks to try where their weights are within reach, by what they bring for their cost on two cores.
+PREFERENCE = (
+    "mobilenet_v2",
+    "mobilenet_v2_keras",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "resnet18",
+    "squeezenet1_1",
+    "mobilenet_v3_small",
+    "resnet50",
+    "convnext_tiny",
+)
+FIRST_BACKBONE = PREFERENCE[0]
+SCRATCH_BACKBONE = "resnet18"  # learns from random weights where the mobile networks do not
+SEVERAL = 2  # networks whose features are put together; a third brought nothing
+SEVERAL_RESOLUTION = 288
+
+
+def first(wanted: Hyperparameters) -> Recipe:
+    """A linear head on one frozen network: a usable model after seconds."""
+    backbone = wanted.backbones[0] if wanted.backbones else FIRST_BACKBONE
+    return scaled(_linear((backbone,)), wanted)
+
+
+def pretrained(backbones: tuple[str, ...], wanted: Hyperparameters) -> list[Recipe]:
+    """What follows where pretrained weights are within reach: `backbones`, in order of preference.
+
+    Features of two networks at a higher resolution than their weights were trained at (Touvron et al. 2019), mirrored
+    views too; then fine-tuning, at rates that change the features little, for large budgets.
+    """
+    several = backbones[:SEVERAL]
+    ladder = [
+        _linear(several, resolution=SEVERAL_RESOLUTION),
+        _linear(several, resolution=SEVERAL_RESOLUTION, views=2),
+        Recipe(
+            name=f"{backbones[0]} fine-tuned",
+            rung=1,
+            backbones=backbones[:1],
+            learning_rate=1e-5,
+            batch_size=16,
+            max_epochs=30,
+            patience=5,
+            augmentation=0.7,
+            label_smoothing=0.05,
+        ),
+    ]
+    return [scaled(recipe, wanted) for recipe in ladder]
+
+
+def scratch(wanted: Hyperparameters) -> list[Recipe]:
+    """What follows where there are none: the whole network learns from random weights."""
+    backbone = wanted.backbones[0] if wanted.backbones else SCRATCH_BACKBONE
+    recipe = Recipe(
+        name=f"{backbone} from scratch",
+        rung=1,
+        backbones=(backbone,),
+        pretrained=False,
+        learning_rate=3e-3,
+        max_epochs=8,
+        augmentation=0.2,
+        mirror=False,
+        label_smoothing=0.05,
+        average_decay=0.97,
+    )
+    return [scaled(recipe, wanted)]
+
+
+def scaled(recipe: Recipe, wanted: Hyperparameters) -> Recipe:
+    """The recipe at the resolution that the caller asked for, if any."""
+    return msgspec.structs.replace(recipe, resolution=wanted.resolution) if wanted.resolution else recipe
+
+
+def _linear(backbones: tuple[str, ...], *, resolution: int = 0, views: int = 1) -> Recipe:
+    name = "+".join(backbones) + " linear" + (f" at {resolution}" if resolution else "")
+    name += f", {views} views" if views > 1 else ""
+    return Recipe(name=name, rung=0, backbones=backbones, views=views, resolution=resolution, depth=Depth.HEAD)
