@@ -59,7 +59,7 @@ async def test_ten_and_more_kills_in_the_middle_of_a_training_lose_nothing(tmp_p
             kills: list[tuple[str, str, int]] = []
             with suppress(TrainingOver):  # on a machine that became faster; the first ten kills hit each target twice
                 for target, pause in schedule():
-                    kills.append(await strike(stack, caller, target, pause))  # noqa: PERF401 - kept if one raises
+                    kills.append(await strike(stack, caller, target, pause))
             await eventually(lambda: caller.model(MODEL).end_time.seconds, 150, "the end of the training")
         assert len(kills) >= 10, kills
         model, trials = caller.model(MODEL), caller.trials(MODEL)
