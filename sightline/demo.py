@@ -6,7 +6,6 @@ and predicted, through the same code as the commands'. Ends with 0 if top-1 accu
 
 import asyncio
 import contextlib
-import os
 import random
 import shutil
 import sys
@@ -113,10 +112,6 @@ def _story(client: Client, folder: Path, console: Console) -> None:
 def _train(client: Client) -> Model:
     wanted = TrainingParameters(training_dataset=TRAIN, model_kind=TrainingParameters.GENERIC_CLASSIFIER)
     wanted.time_budget.seconds = BUDGET_SECONDS
-    if not os.environ.get("SIGHTLINE_WEIGHTS_DIR"):
-        # Pretrained weights may be out of reach. Then this network's random features tell such scans apart well.
-        wanted.hyperparameters.backbones.append("resnet18")
-        wanted.hyperparameters.resolution = SIDE
     models.start(client, MODEL, wanted)
     return models.await_model(client, MODEL)
 

@@ -20,7 +20,7 @@ PREFERENCE = (
 FIRST_BACKBONE = PREFERENCE[0]
 SCRATCH_BACKBONE = "resnet18"  # learns from random weights where the mobile networks do not
 SEVERAL = 2  # networks whose features are put together; a third brought nothing
-SEVERAL_RESOLUTION = 288
+HIGH_RESOLUTION = 320
 
 
 def first(wanted: Hyperparameters) -> Recipe:
@@ -32,13 +32,12 @@ def first(wanted: Hyperparameters) -> Recipe:
 def pretrained(backbones: tuple[str, ...], wanted: Hyperparameters) -> list[Recipe]:
     """What follows where pretrained weights are within reach: `backbones`, in order of preference.
 
-    Features of two networks at a higher resolution than their weights were trained at (Touvron et al. 2019), mirrored
-    views too; then fine-tuning, at rates that change the features little, for large budgets.
+    A higher resolution than the weights were trained at (Touvron et al. 2019), then a second network and mirrored
+    views, then fine-tuning at a rate that changes the features little, for large budgets.
     """
-    several = backbones[:SEVERAL]
     ladder = [
-        _linear(several, resolution=SEVERAL_RESOLUTION),
-        _linear(several, resolution=SEVERAL_RESOLUTION, views=2),
+        _linear(backbones[:1], resolution=HIGH_RESOLUTION),
+        _linear(backbones[:SEVERAL], resolution=HIGH_RESOLUTION, views=2),
         Recipe(
             name=f"{backbones[0]} fine-tuned",
             rung=1,
