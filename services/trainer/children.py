@@ -5,6 +5,7 @@ Importing torch takes seconds; a spare child that has done so waits for the next
 
 import asyncio
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Sequence
@@ -61,7 +62,7 @@ class Child:
         """Kills it if it still runs, and returns its exit status."""
         if self.alive:
             with suppress(ProcessLookupError):
-                self._process.kill()
+                os.kill(self.pid, signal.SIGKILL)  # Process.kill would reap one that ended by itself, status and all
         return await self._process.wait()
 
 

@@ -1,7 +1,5 @@
 """The recipes of the ladder, cheap ones first. What they try was chosen by cross-validation on three image sets."""
 
-import msgspec
-
 from services.trainer.domain import Hyperparameters
 from services.trainer.protocol import Depth, Recipe
 
@@ -26,7 +24,7 @@ HIGH_RESOLUTION = 320
 def first(wanted: Hyperparameters) -> Recipe:
     """A linear head on one frozen network: a usable model after seconds."""
     backbone = wanted.backbones[0] if wanted.backbones else FIRST_BACKBONE
-    return scaled(_linear((backbone,)), wanted)
+    return _linear((backbone,), wanted.resolution or 0)
 
 
 def pretrained(backbones: tuple[str, ...], wanted: Hyperparameters) -> list[Recipe]:
@@ -35,9 +33,10 @@ def pretrained(backbones: tuple[str, ...], wanted: Hyperparameters) -> list[Reci
     A higher resolution than the weights were trained at (Touvron et al. 2019), then a second network and mirrored
     views, then fine-tuning at a rate that changes the features little, for large budgets.
     """
-    ladder = [
-        _linear(backbones[:1], resolution=HIGH_RESOLUTION),
-        _linear(backbones[:SEVERAL], resolution=HIGH_RESOLUTION, views=2),
+    resolution = wanted.resolution or HIGH_RESOLUTION
+    return [
+        _linear(backbones[:1], resolution),
+        _linear(backbones[:SEVERAL], resolution, views=2),
         Recipe(
             name=f"{backbones[0]} fine-tuned",
             rung=1,
@@ -48,9 +47,9 @@ def pretrained(backbones: tuple[str, ...], wanted: Hyperparameters) -> list[Reci
             patience=5,
             augmentation=0.7,
             label_smoothing=0.05,
+            resolution=wanted.resolution or 0,
         ),
     ]
-    return [scaled(recipe, wanted) for recipe in ladder]
 
 
 def scratch(wanted: Hyperparameters) -> list[Recipe]:
@@ -67,16 +66,12 @@ def scratch(wanted: Hyperparameters) -> list[Recipe]:
         mirror=False,
         label_smoothing=0.05,
         average_decay=0.97,
+        resolution=wanted.resolution or 0,
     )
-    return [scaled(recipe, wanted)]
+    return [recipe]
 
 
-def scaled(recipe: Recipe, wanted: Hyperparameters) -> Recipe:
-    """The recipe at the resolution that the caller asked for, if any."""
-    return msgspec.structs.replace(recipe, resolution=wanted.resolution) if wanted.resolution else recipe
-
-
-def _linear(backbones: tuple[str, ...], *, resolution: int = 0, views: int = 1) -> Recipe:
+def _linear(backbones: tuple[str, ...], resolution: int, views: int = 1) -> Recipe:
     name = "+".join(backbones) + " linear" + (f" at {resolution}" if resolution else "")
     name += f", {views} views" if views > 1 else ""
     return Recipe(name=name, rung=0, backbones=backbones, views=views, resolution=resolution, depth=Depth.HEAD)

@@ -130,6 +130,6 @@ def test_a_paired_gain_counts_common_images_only():
     old = _predictions((1, 2, 3, 4), (True, False, False, True))
     new = _predictions((2, 3, 4, 9), (True, True, True, False))
     gain, error, count = paired_gain(old, new)
-    assert (round(gain, 3), count) == (0.667, 3)
-    assert error == pytest.approx(0.333, abs=1e-3)
+    assert (gain, count) == (2 / 5, 3)  # two of three won, and two imaginary images
+    assert error == pytest.approx((3 - 4 / 5) ** 0.5 / 5)
     assert paired_gain(old, _predictions((9,), (True,))) == (0.0, float("inf"), 0)

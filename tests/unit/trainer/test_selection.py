@@ -52,6 +52,14 @@ async def test_a_gain_beyond_one_standard_error_does() -> None:
     assert await Selection(blobs).best(trials) == trials[2]
 
 
+async def test_a_fine_tuning_must_gain_twice_as_much_for_it_chose_where_to_stop() -> None:
+    blobs = MemoryBlobs()
+    linear, tuned = [await succeeded(blobs, 0, 80), await succeeded(blobs, 1, 83)]
+    recipe = msgspec.structs.replace(tuned.recipe, rung=1)
+    assert await Selection(blobs).best([linear, tuned]) == tuned
+    assert await Selection(blobs).best([linear, replace(tuned, recipe=recipe)]) == linear
+
+
 async def test_only_images_that_both_predicted_count() -> None:
     blobs = MemoryBlobs()
     trials = [await succeeded(blobs, 0, 10, 100), await succeeded(blobs, 1, 9, 10)]
