@@ -1,6 +1,6 @@
 """What each recipe of the ladder reaches on the real image sets, and what the first one costs over a bare forward.
 
-Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python -m bench.engine_ladder [SET ...]`; the test images are
+Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python bench/bench_recipes.py [SET ...]`; the test images are
 only measured on, never chosen by.
 """
 
