@@ -34,12 +34,13 @@ from services.vision.weights import WeightsResolver, pretrained_network
 
 SETS = ("hemlock_cherry", "trash", "grocery")
 ALLOWANCE_SECONDS = 180.0
-TWO = ("mobilenet_v2", "mobilenet_v2_keras")
+ONE = ("mobilenet_v2",)
+TWO = (*ONE, "mobilenet_v2_keras")
+THREE = (*TWO, "squeezenet1_1")
 LADDER = (
-    Recipe(name="mobilenet_v2 at 224", rung=0, backbones=TWO[:1]),
-    Recipe(name="both mobilenets at 288", rung=0, backbones=TWO, resolution=288),
-    Recipe(name="both at 288, mirrored too", rung=0, backbones=TWO, resolution=288, views=2),
-    Recipe(name="both at 352, mirrored too", rung=0, backbones=TWO, resolution=352, views=2),
+    *(Recipe(name=f"{ONE[0]} at {side}", rung=0, backbones=ONE, resolution=side) for side in (224, 256, 288, 320)),
+    Recipe(name="two at 320, mirrored too", rung=0, backbones=TWO, resolution=320, views=2),
+    Recipe(name="three at 320, mirrored too", rung=0, backbones=THREE, resolution=320, views=2),
 )
 
 
