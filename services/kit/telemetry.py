@@ -27,7 +27,10 @@ class Metric:
 
 
 class Telemetry(Protocol):
-    """Where measurements go. Law: never raises, never blocks; a metric's labels are exactly the declared ones."""
+    """Where measurements go. Law: never blocks, and never raises where a metric's labels are exactly the declared ones.
+
+    Other labels are a defect: the double raises, the real thing logs it, counts nothing, and lets its caller work on.
+    """
 
     def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
         """Raises a counter, or moves a gauge."""
