@@ -19,7 +19,7 @@ from services.dataset.settings import DatasetSettings
 from services.dataset.upload import Uploads
 from services.dataset.work import Tools
 from services.infra import observe, processes
-from services.infra.jetstream import connect
+from services.infra.jetstream import connected
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.infra.server import Server, Service
@@ -70,8 +70,7 @@ async def _ports(settings: DatasetSettings, role: str) -> AsyncGenerator[_Ports]
             endpoint = observe.serve_metrics(telemetry.registry, settings.host, settings.metrics_port)
             stack.enter_context(closing(endpoint))
         blobs = await open_blobs(settings)
-        connection = await connect(settings.nats_url, name)
-        stack.push_async_callback(connection.close)
+        connection = await stack.enter_async_context(connected(settings.nats_url, name))
         yield _Ports(blobs, JetStreamRecords(connection), JetStreamQueue(connection), telemetry)
 
 
@@ -97,14 +96,13 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
 
         reconciler = Reconciler(view, ports.queue, clock, ports.telemetry, limits)
         server = Server("dataset", settings, ports.telemetry, [service], ready)
-        beside = [
-            asyncio.create_task(view.run(), name="view of datasets"),
-            asyncio.create_task(reconciler.keep_going(settings.reconcile_seconds), name="reconciler"),
-        ]
-        try:
+        async with asyncio.TaskGroup() as group:
+            beside = [
+                group.create_task(view.run(), name="view of datasets"),
+                group.create_task(reconciler.keep_going(settings.reconcile_seconds), name="reconciler"),
+            ]
             await server.start()
             await server.run_until(stop)
-        finally:
             for task in beside:
                 task.cancel()
 

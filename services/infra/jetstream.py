@@ -1,9 +1,9 @@
 """The connection to NATS JetStream, and what its two adapters share: asking, and making streams that are missing."""
 
 import asyncio
-import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from services.kit.log import Log
 
 T = TypeVar("T")
 RECONNECT_SECONDS = 0.5  # between two attempts
+CLOSED_SECONDS = 0.5  # between two looks whether the connection is closed for good
 PATIENCE_SECONDS = 3.0  # that a call waits for a connection that is just coming back
 REQUEST_SECONDS = 5.0
 PAUSE_SECONDS = 0.2
@@ -29,14 +30,32 @@ NAME_IN_USE = 10058
 log = Log(__name__)
 
 
-async def connect(
-    url: str,
-    name: str,
-    *,
-    deadline_seconds: float = 30.0,
-    credentials_file: Path | None = None,
-    ca_file: Path | None = None,
-) -> Client:
+@asynccontextmanager
+async def connected(url: str, name: str) -> AsyncGenerator[Client]:
+    """A connection for the block, as `connect` makes it.
+
+    Should it be closed for good, as when the server takes the credentials no longer, the block is cancelled and
+    Unavailable raised, in a group: a process that can never work again must end, for others to start it anew.
+    """
+    connection = await connect(url, name)
+    try:
+        async with asyncio.TaskGroup() as group:
+            guard = group.create_task(_until_closed(connection), name="nats connection")
+            yield connection
+            guard.cancel()
+    finally:
+        await connection.close()
+
+
+async def _until_closed(connection: Client) -> None:
+    while not connection.is_closed:  # noqa: ASYNC110 - the client has no event for it
+        await asyncio.sleep(CLOSED_SECONDS)
+    problem = f"it has closed the connection for good ({connection.last_error})"
+    log.error("nats.closed", problem=problem)
+    raise Unavailable(what="nats-server", problem=problem)
+
+
+async def connect(url: str, name: str, *, deadline_seconds: float = 30.0) -> Client:
     """A connection that comes back by itself for ever; several urls are separated by commas.
 
     Until the deadline the first connection is tried again and again, so that services and nats-server may start in
@@ -69,8 +88,6 @@ async def connect(
                 max_reconnect_attempts=-1,
                 ping_interval=10,
                 max_outstanding_pings=2,
-                user_credentials=str(credentials_file) if credentials_file else None,
-                tls=ssl.create_default_context(cafile=ca_file) if ca_file else None,
             )
     except (TimeoutError, OSError, nats.errors.Error) as error:
         await connection.close()

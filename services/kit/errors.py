@@ -16,7 +16,7 @@
     ├── DeadlineExceeded (DEADLINE_EXCEEDED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
     ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired
-    ├── Internal (INTERNAL): InternalServerError, UnknownTrainingError, BundleUnusable
+    ├── Internal (INTERNAL): UnknownTrainingError, BundleUnusable, RecordUnusable
     └── RemoteError (any code): what another service answered and this tree has no class for
 
 They are translated in two places only: `infra.server` on the way out and `infra.channel` on the way in.
@@ -447,6 +447,12 @@ class BundleUnusable(Internal):
     reason = "bundleUnusable"
     template = "{name}: bundle {version} cannot be loaded: {problem}. If asking again does not help, train it again."
     resource_type = "model"
+
+
+class RecordUnusable(Internal):
+    """A record that this version cannot read: a newer version wrote it, or a hand."""
+
+    template = "The record of {name} cannot be read: {problem}. An operator must repair or delete it."
 
 
 class UnknownTrainingError(Internal):

@@ -8,11 +8,21 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from services.kit import codec
-from services.kit.errors import Conflict, EtagMismatch, InvalidRequest, RecordNotFound, Unavailable
+from services.kit.errors import (
+    Conflict,
+    EtagMismatch,
+    InvalidRequest,
+    RecordNotFound,
+    RecordUnusable,
+    Unavailable,
+)
+from services.kit.log import Log
 
 T = TypeVar("T")
 MAX_RECORD_BYTES = 256 * 1024
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+
+_log = Log(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +106,19 @@ class Versioned(Generic[T]):
         return str(self.revision)
 
 
+def _decoded(record: Record, type_: type[T]) -> Versioned[T]:
+    try:
+        return Versioned(codec.decode(record.value, type_), record.revision)
+    except ValueError as error:
+        raise RecordUnusable(name=record.key, problem=error) from error
+
+
 class Table(Generic[T]):
-    """Resources of one type: typed reads and compare-and-set writes."""
+    """Resources of one type: typed reads and compare-and-set writes. RecordUnusable for one that cannot be read."""
 
     def __init__(self, records: Records, type_: type[T]) -> None:
         self._records = records
         self._type = type_
-
-    def _decode(self, record: Record) -> Versioned[T]:
-        return Versioned(codec.decode(record.value, self._type), record.revision)
 
     @staticmethod
     def _encode(name: str, value: object) -> bytes:
@@ -115,7 +129,7 @@ class Table(Generic[T]):
 
     async def get(self, name: str) -> Versioned[T]:
         """The resource as of now; RecordNotFound."""
-        return self._decode(await self._records.get(name))
+        return _decoded(await self._records.get(name), self._type)
 
     async def create(self, name: str, value: T) -> Versioned[T]:
         """Adds the resource; RecordExists."""
@@ -161,7 +175,8 @@ class View(Generic[T]):
 
     `run` keeps it until cancelled; when the store is lost it keeps what it knew, and resynchronises from nothing
     when the store is back. A reader that has just written waits with `caught_up(revision)`. Before it was first
-    synced reads raise Unavailable: a part of what exists is never shown for the whole.
+    synced reads raise Unavailable: a part of what exists is never shown for the whole. A record that cannot be read
+    is logged and left out, so that it costs no other resource anything.
     """
 
     def __init__(self, records: Records, type_: type[T], *collections: str, retry_seconds: float = 0.5) -> None:
@@ -191,11 +206,11 @@ class View(Generic[T]):
             items = self._items if fresh is None else fresh
             revision = max(revision, change.revision)
             match change:
-                case Record(key, value):
+                case Record(key) if (found := self._read(change)) is not None:
                     if key not in items:
                         self._names = None
-                    items[key] = Versioned(codec.decode(value, self._type), change.revision)
-                case Deleted(key):
+                    items[key] = found
+                case Record(key) | Deleted(key):
                     items.pop(key, None)
                     self._names = None
                 case Synced():
@@ -206,6 +221,13 @@ class View(Generic[T]):
                     self._revision = max(self._revision, revision)
                     self._moves += 1
                     self._moved.notify_all()
+
+    def _read(self, record: Record) -> Versioned[T] | None:
+        try:
+            return _decoded(record, self._type)
+        except RecordUnusable as error:
+            _log.error("record_unusable", error, name=record.key, revision=record.revision)
+            return None
 
     async def synced(self) -> None:
         """Returns once the view holds everything that existed when it began."""

@@ -121,8 +121,7 @@ def _expose_metrics(settings: TrainerSettings, telemetry: observe.PrometheusTele
 async def _records_and_queue(
     settings: TrainerSettings, name: str, stack: AsyncExitStack
 ) -> tuple[Store, JetStreamQueue]:
-    connection = await jetstream.connect(settings.nats_url, name)
-    stack.push_async_callback(connection.close)
+    connection = await stack.enter_async_context(jetstream.connected(settings.nats_url, name))
     records = JetStreamRecords(connection)
     await records.ensure()
     queue = JetStreamQueue(connection)

@@ -16,7 +16,8 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
-from services.infra.jetstream import connect, knows_sync_interval, server_config
+from services.infra import processes
+from services.infra.jetstream import connect, connected, knows_sync_interval, server_config
 from services.infra.jetstream_queue import STREAM, JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.kit.clock import ManualClock
@@ -394,3 +395,17 @@ async def test_the_configuration_for_one_machine_starts_a_server(tmp_path: Path)
         await connection.close()
     finally:
         stop(process)
+
+
+def test_a_process_whose_connection_is_closed_for_good_ends_with_status_1(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main(_stop: asyncio.Event) -> None:
+        async with asyncio.timeout(10), connected(nats_server.url, "test") as connection:
+            await connection._process_err("'maximum connections exceeded'")  # what the server may say
+            await asyncio.Event().wait()
+
+    with pytest.raises(SystemExit) as ended:
+        processes.run(main)
+    assert ended.value.code == 1
+    assert "nats.closed" in caplog.text

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from services.kit.errors import Conflict, EtagMismatch, InvalidRequest, RecordNotFound, Unavailable
+from services.kit.errors import Conflict, EtagMismatch, InvalidRequest, RecordNotFound, RecordUnusable, Unavailable
 from services.kit.memory import MemoryRecords
 from services.kit.records import MAX_RECORD_BYTES, Change, Deleted, Record, Synced, Table, Versioned, View
 
@@ -185,3 +185,21 @@ async def test_a_view_takes_repeated_and_unknown_changes_calmly() -> None:
     async with running(View(Scripted(), Thing, "models")) as view:
         await view.caught_up(7)
         assert view.all() == [Versioned(Thing("2"), 7)]
+
+
+async def test_a_record_that_cannot_be_read_is_logged_and_costs_no_other_anything(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    records = MemoryRecords()
+    table, view = Table(records, Thing), View(records, Thing, "things")
+    await records.create("things/a", b'{"count": "many"}')
+    await table.create("things/b", Thing("b"))
+    async with running(view):
+        assert [found.value.text for found in view.all()] == ["b"]
+        assert "record_unusable" in caplog.text
+        with pytest.raises(RecordUnusable, match="things/a"):
+            await table.get("things/a")
+        await view.caught_up(await records.update("things/b", b"not JSON", view.get("things/b").revision))
+        assert view.all() == []
+        await view.caught_up((await table.create("things/c", Thing("c"))).revision)
+        assert [found.value.text for found in view.all()] == ["c"]
