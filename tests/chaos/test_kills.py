@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sightline import digits
 from sightline.stack import Stack
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
@@ -134,13 +135,13 @@ async def complete(caller: Caller, model: Model, trials: list[Trial], kills: lis
 
 @pytest.mark.timeout(200)
 async def test_an_ingest_worker_and_a_broker_killed_in_mid_chunk_leave_the_same_snapshot(tmp_path: Path) -> None:
-    train, _ = write_digits(tmp_path / "images", per_digit=60)
+    train, _ = digits.write(tmp_path / "images", per_digit=40, side=1200)  # large, so that each takes its time
     slowly = {
         "SIGHTLINE_PROGRESS_SECONDS": "0.02",
         "SIGHTLINE_IMAGES_IN_FLIGHT": "1",
         "SIGHTLINE_INGEST_JOBS": "1",
         "SIGHTLINE_INGEST_THREADS": "1",
-        "SIGHTLINE_CHUNK_IMAGES": "250",
+        "SIGHTLINE_CHUNK_IMAGES": "110",
     }
     async with stack_in(tmp_path, 1, **slowly) as stack:
         caller = Caller(stack)
