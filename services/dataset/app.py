@@ -2,13 +2,12 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from services.dataset import store
 from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, NewDataset, State
 from services.dataset.findings import Finding, Severity
 from services.dataset.limits import Limits
-from services.dataset.work import publish
 from services.kit import paging
 from services.kit.blobs import Blobs, from_uri
 from services.kit.clock import Clock
@@ -24,18 +23,16 @@ from services.kit.errors import (
     RecordNotFound,
     UnreadableUri,
 )
+from services.kit.jobs import Job, announce
 from services.kit.log import Log
 from services.kit.names import check_id, new_uid, parse
+from services.kit.own import check_own, check_request_id
 from services.kit.paging import check_page_size, decode_token, encode_token
 from services.kit.queue import Queue
 from services.kit.records import Table, Versioned, View
 from services.vision.snapshot import Category
 
 MAX_URIS = 10
-MAX_PROPERTIES = 10
-MAX_TEXT = 256  # characters of a display name, of a property's key or value
-MAX_REQUEST_ID = 128
-UPDATABLE = ("display_name", "custom_properties")
 
 _log = Log(__name__)
 
@@ -82,7 +79,7 @@ class Datasets:
             if repeated:
                 return repeated
             raise DatasetAlreadyExists(name=record.name) from None
-        await publish(self._queue, ADVANCE, record.name, record.generation, f"{record.uid}:created")
+        await announce(self._queue, ADVANCE, Job(record.name, record.generation), f"{record.uid}:created")
         _log.info("dataset_created", dataset=record.name, kind=record.annotation_kind)
         return created
 
@@ -95,10 +92,8 @@ class Datasets:
         if not 1 <= len(uris) <= MAX_URIS or len(set(uris)) != len(uris):
             problem = f"{len(uris)} uris given; name 1 to {MAX_URIS} different COCO files."
             raise InvalidRequest(field="dataset.annotation_file_uris", problem=problem)
-        if len(new.request_id) > MAX_REQUEST_ID:
-            raise InvalidRequest(field="request_id", problem=f"longer than {MAX_REQUEST_ID} characters.")
-        properties = new.custom_properties or {}
-        check_text(new.display_name, properties)
+        check_request_id(new.request_id)
+        check_own("dataset", new.display_name, new.custom_properties)
         now = self._clock.now()
         return DatasetRecord(
             name=f"{COLLECTION}/{new.dataset_id}",
@@ -108,7 +103,7 @@ class Datasets:
             create_time=now,
             update_time=now,
             display_name=new.display_name,
-            custom_properties=properties,
+            custom_properties=new.custom_properties,
             request_id=new.request_id,
         )
 
@@ -170,21 +165,12 @@ class Datasets:
         chosen, token = paging.page(items, COLLECTION, page_size, page_token)
         return [item.found for item in chosen], token
 
-    async def update(
-        self, name: str, paths: Sequence[str], display_name: str, custom_properties: dict[str, str], etag: str
-    ) -> Versioned[DatasetRecord]:
-        """Changes the caller's own fields; EtagMismatch, InvalidRequest for other paths, WrongState in DELETING."""
+    async def update(self, name: str, changes: dict[str, Any], etag: str) -> Versioned[DatasetRecord]:
+        """Changes the caller's own fields; EtagMismatch, WrongState in DELETING."""
         parse(name, COLLECTION, field="dataset.name")
-        given = {"display_name": display_name, "custom_properties": custom_properties}
-        for path in paths:
-            if path not in UPDATABLE:
-                problem = f"{path!r} cannot be updated; only {' and '.join(UPDATABLE)} can."
-                raise InvalidRequest(field="update_mask", problem=problem)
-        chosen = {key: value for key, value in given.items() if (key in paths if paths else value)}
-        check_text(display_name, custom_properties)
 
         def decide(record: DatasetRecord) -> DatasetRecord:
-            changed = record.updated(record.update_time, **chosen)
+            changed = record.updated(record.update_time, **changes)
             return record if changed == record else replace(changed, update_time=self._clock.now())
 
         return await self._change(name, decide, etag)
@@ -193,7 +179,7 @@ class Datasets:
         """Marks the dataset DELETING and announces its removal; again while DELETING, does so again."""
         parse(name, COLLECTION)
         record = (await self._change(name, lambda record: record.deleting(self._clock.now()), etag)).value
-        await publish(self._queue, ADVANCE, name, record.generation)
+        await announce(self._queue, ADVANCE, Job(name, record.generation))
         _log.info("dataset_deletion_asked", dataset=name)
 
     async def _change(
@@ -255,15 +241,3 @@ def _place(after: str, token: str) -> tuple[int, int]:
         return int(block), int(offset)
     except ValueError:
         raise InvalidPageToken(token=token) from None
-
-
-def check_text(display_name: str, properties: dict[str, str]) -> None:
-    """InvalidRequest for more or longer text of the caller's own than a dataset may carry."""
-    if len(display_name) > MAX_TEXT:
-        raise InvalidRequest(field="dataset.display_name", problem=f"longer than {MAX_TEXT} characters.")
-    if len(properties) > MAX_PROPERTIES:
-        problem = f"{len(properties)} entries are more than {MAX_PROPERTIES}."
-        raise InvalidRequest(field="dataset.custom_properties", problem=problem)
-    if any(len(text) > MAX_TEXT for pair in properties.items() for text in pair):
-        problem = f"a key or value is longer than {MAX_TEXT} characters."
-        raise InvalidRequest(field="dataset.custom_properties", problem=problem)

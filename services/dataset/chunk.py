@@ -12,10 +12,10 @@ from typing import BinaryIO
 from services.dataset import metrics, store
 from services.dataset.check import Packed, Rules, check_image
 from services.dataset.coco import Row
-from services.dataset.domain import ADVANCE, Chunks, DatasetRecord, Plan, State
+from services.dataset.domain import Chunks, DatasetRecord, Plan, State
 from services.dataset.findings import FindingLog
 from services.dataset.limits import Limits
-from services.dataset.work import Tools, publish
+from services.dataset.work import Tools, publish_advance
 from services.kit.blobs import delete_prefix, to_uri
 from services.kit.errors import BlobNotFound, RecordNotFound
 from services.vision.snapshot import PackWriter, Shard, write_index
@@ -48,7 +48,7 @@ async def check_chunk(tools: Tools, limits: Limits, dataset: str, number: int) -
             await _clean(tools, record)
         return
     if record.is_checked:
-        await publish(tools.queue, ADVANCE, record.name, record.generation, f"{record.uid}:checked")
+        await publish_advance(tools.queue, record, f"{record.uid}:checked")
 
 
 async def _clean(tools: Tools, record: DatasetRecord) -> None:

@@ -152,7 +152,7 @@ class NewDataset:
     annotation_kind: AnnotationKind | None
     annotation_file_uris: tuple[str, ...]
     display_name: str = ""
-    custom_properties: dict[str, str] | None = None
+    custom_properties: dict[str, str] = field(default_factory=dict[str, str])
     request_id: str = ""
 
 

@@ -4,13 +4,13 @@
 """
 
 from services.dataset import metrics, store
-from services.dataset.domain import ADVANCE, DatasetRecord, Plan, State
+from services.dataset.domain import DatasetRecord, Plan, State
 from services.dataset.findings import FindingLog
 from services.dataset.finish import judge
 from services.dataset.hold import Hold, holding
 from services.dataset.limits import Limits
 from services.dataset.plan import Reading, make_plan
-from services.dataset.work import Tools, publish, publish_chunk
+from services.dataset.work import Tools, publish_advance, publish_chunk
 from services.kit.blobs import delete_prefix
 from services.kit.errors import (
     DatasetAnnotationsInvalid,
@@ -70,7 +70,7 @@ async def _yield_to_deletion(tools: Tools, name: str) -> None:
     except RecordNotFound:
         return
     if record.state is State.DELETING and not record.lease.is_live(tools.clock.now()):
-        await publish(tools.queue, ADVANCE, record.name, record.generation)
+        await publish_advance(tools.queue, record)
 
 
 async def _plan(tools: Tools, limits: Limits, hold: Hold) -> DatasetRecord:
@@ -110,7 +110,7 @@ async def _hand_out(tools: Tools, record: DatasetRecord) -> None:
     for number in missing:
         await publish_chunk(tools.queue, record, number)
     if not missing:
-        await publish(tools.queue, ADVANCE, record.name, record.generation)
+        await publish_advance(tools.queue, record)
 
 
 async def _remove(tools: Tools, limits: Limits, name: str) -> None:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.dataset import metrics
-from services.dataset.domain import ADVANCE, CHECK, DatasetRecord, State
+from services.dataset.domain import CHECK, DatasetRecord, State
 from services.dataset.limits import Limits
-from services.dataset.work import publish
+from services.dataset.work import publish_advance
 from services.kit.clock import Clock
 from services.kit.errors import SightlineError
 from services.kit.log import Log
@@ -48,7 +48,7 @@ class Reconciler:
             if stalls < 1 or (waiting and _is_checking(record) and stalls < PATIENCE):
                 continue
             dedup = f"{record.uid}:{found.revision}:{int(stalls)}"
-            await publish(self.queue, ADVANCE, record.name, record.generation, dedup)
+            await publish_advance(self.queue, record, dedup)
             self.telemetry.add(metrics.REPUBLISHED)
             _log.info("job_republished", dataset=record.name, state=record.state)
             count += 1

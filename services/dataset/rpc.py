@@ -9,6 +9,7 @@ from services.dataset import wire
 from services.dataset.app import Datasets
 from services.dataset.finish import category_counts
 from services.dataset.upload import Part, Uploads
+from services.kit import own
 from services.kit.errors import NotServedYet
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
@@ -46,9 +47,8 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
 
     async def UpdateDataset(self, request: service_pb.UpdateDatasetRequest, context: Context) -> pb.Dataset:
         new = request.dataset
-        properties = dict(new.custom_properties)
-        paths = request.update_mask.paths
-        updated = await self._datasets.update(new.name, paths, new.display_name, properties, new.etag)
+        changes = own.changes("dataset", request.update_mask.paths, new.display_name, new.custom_properties)
+        updated = await self._datasets.update(new.name, changes, new.etag)
         return wire.dataset_message(updated, self._bucket)
 
     async def DeleteDataset(self, request: service_pb.DeleteDatasetRequest, context: Context) -> Empty:

@@ -1,4 +1,4 @@
-"""What the workers of the dataset service share: their ports, and how a job is written."""
+"""What the workers of the dataset service share: their ports, and how their jobs are written."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,24 +6,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from services.dataset.domain import CHECK, COLLECTION, DatasetRecord
-from services.kit import codec
+from services.dataset.domain import ADVANCE, CHECK, COLLECTION, DatasetRecord
 from services.kit.blobs import Blobs
 from services.kit.clock import Clock
+from services.kit.errors import InvalidName
+from services.kit.jobs import Job, publish
 from services.kit.names import parse
 from services.kit.queue import Queue
 from services.kit.records import Table
 from services.kit.telemetry import Telemetry
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What travels on the queue: a hint that the named resource may have work due."""
-
-    name: str
-    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +36,19 @@ class Tools:
         return await asyncio.get_running_loop().run_in_executor(self.executor, function)
 
 
-async def publish(queue: Queue, kind: str, name: str, generation: int, dedup_id: str = "") -> None:
-    """Announces work."""
-    await queue.publish(kind, codec.encode(Job(name, generation)), dedup_id)
+async def publish_advance(queue: Queue, record: DatasetRecord, dedup_id: str = "") -> None:
+    """Announces that something may be due for a dataset."""
+    await publish(queue, ADVANCE, Job(record.name, record.generation), dedup_id)
 
 
-async def publish_chunk(queue: Queue, record: DatasetRecord, number: int, dedup_id: str = "") -> None:
+async def publish_chunk(queue: Queue, record: DatasetRecord, number: int) -> None:
     """Announces one chunk of a dataset."""
-    await publish(queue, CHECK, f"{record.name}/chunks/{number}", record.generation, dedup_id)
+    await publish(queue, CHECK, Job(f"{record.name}/chunks/{number}", record.generation))
 
 
 def parse_chunk(name: str) -> tuple[str, int]:
     """The dataset's name and the chunk's number; InvalidName for anything else."""
     dataset, number = parse(name, COLLECTION, "chunks")
+    if not number.isdecimal():
+        raise InvalidName(field="name", value=name, expected="a chunk's number at its end")
     return f"{COLLECTION}/{dataset}", int(number)

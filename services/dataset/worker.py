@@ -6,27 +6,31 @@ from services.dataset.chunk import check_chunk
 from services.dataset.domain import ADVANCE, CHECK
 from services.dataset.ingest import advance, give_up
 from services.dataset.limits import Limits
-from services.dataset.work import Job, Tools, parse_chunk
-from services.kit import codec, consume
+from services.dataset.work import Tools, parse_chunk
+from services.kit import consume
+from services.kit.jobs import handler
 
 
 def jobs(tools: Tools, limits: Limits) -> list[consume.Job]:
     """What to do with each kind of job."""
 
-    async def on_advance(body: bytes) -> None:
-        await advance(tools, limits, codec.decode(body, Job).name)
+    async def on_advance(name: str) -> None:
+        await advance(tools, limits, name)
 
-    async def on_chunk(body: bytes) -> None:
-        await check_chunk(tools, limits, *parse_chunk(codec.decode(body, Job).name))
+    async def on_chunk(name: str) -> None:
+        await check_chunk(tools, limits, *parse_chunk(name))
 
-    async def no_advance(body: bytes) -> None:
-        await give_up(tools, codec.decode(body, Job).name, "reading its annotation files, or writing its snapshot")
+    async def no_advance(name: str) -> None:
+        await give_up(tools, name, "reading its annotation files, or writing its snapshot")
 
-    async def no_chunk(body: bytes) -> None:
-        dataset, number = parse_chunk(codec.decode(body, Job).name)
+    async def no_chunk(name: str) -> None:
+        dataset, number = parse_chunk(name)
         await give_up(tools, dataset, f"checking chunk {number} of its images")
 
-    return [consume.Job(ADVANCE, on_advance, no_advance), consume.Job(CHECK, on_chunk, no_chunk)]
+    return [
+        consume.Job(ADVANCE, handler(on_advance), handler(no_advance)),
+        consume.Job(CHECK, handler(on_chunk), handler(no_chunk)),
+    ]
 
 
 async def run(tools: Tools, limits: Limits, concurrency: int, stop: asyncio.Event) -> None:

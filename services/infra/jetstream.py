@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -113,12 +112,6 @@ def warn_of_old_server(version: ServerVersion) -> None:
         found = f"{version.major}.{version.minor}.{version.patch}"
         remedy = "a power failure may lose its last two minutes of writes; use 2.10 or later with sync_interval: always"
         log.warning("nats.no_sync_interval", version=found, remedy=remedy)
-
-
-def server_config(store: Path, version: ServerVersion, *, host: str = "127.0.0.1", port: int = 4222) -> str:
-    """The configuration of a single nats-server for Sightline; each write reaches the disk where the server can."""
-    sync = "  sync_interval: always\n" if knows_sync_interval(version) else ""
-    return f'listen: "{host}:{port}"\nmax_payload: 1048576\njetstream {{\n  store_dir: "{store}"\n{sync}}}\n'
 
 
 async def is_back(connection: Client, seconds: float) -> bool:

@@ -17,6 +17,7 @@ from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit import consume, names
 from services.kit.clock import SystemClock
+from services.kit.jobs import handler as handler_of
 from services.kit.settings import load
 from services.trainer import jobs
 from services.trainer.app import Evaluations, Models
@@ -106,7 +107,8 @@ async def work(settings: TrainerSettings, stop: asyncio.Event) -> None:
         workspace.clear()
         holder = f"{socket.gethostname()}-{os.getpid()}-{names.new_uid()}"
         worker = Worker(holder, store, workspace, nursery, settings, clock, telemetry)
-        job = consume.Job(jobs.KIND, worker.handle, worker.handle)
+        handler = handler_of(worker.handle)
+        job = consume.Job(jobs.KIND, handler, handler)
         await consume.consume(
             queue, job, clock=clock, telemetry=telemetry, stop=stop, grace=timedelta(0), extend_every=EXTEND_EVERY
         )

@@ -18,6 +18,7 @@ from services.kit.errors import (
     RecordExists,
     WrongState,
 )
+from services.kit.own import check_own
 from services.kit.records import Versioned
 from services.trainer import ladder
 from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
@@ -37,8 +38,6 @@ from services.trainer.store import Collection, Store
 from services.trainer.work import Work
 
 EVALUATION_SECONDS = 24 * 3600.0  # what a caller's own evaluation may take
-MAX_PROPERTIES = 10
-MAX_TEXT = 256
 WATCH_SECONDS = 2.0  # a watch looks again after so long, should no change have come
 
 T = TypeVar("T", Model, Trial, Evaluation)
@@ -59,7 +58,7 @@ class Models:
 
         A dataset that is still VALIDATING is accepted; the coordinator checks again when it is READY.
         """
-        check_texts(model.display_name, model.custom_properties)
+        check_own("model", model.display_name, model.custom_properties)
         if not 0 < model.budget_seconds <= MAX_BUDGET_SECONDS:
             problem = f"{model.budget_seconds:g} s is not above 0 and at most {MAX_BUDGET_SECONDS / 3600:g} hours."
             raise InvalidRequest(field="model.training_parameters.time_budget", problem=problem)
@@ -97,15 +96,9 @@ class Models:
         return page_of(self._store.trials.view.all(f"{model}/trials/"), model, page_size, page_token)
 
     async def update(self, name: str, changes: dict[str, Any], etag: str) -> Versioned[Model]:
-        """Changes what a caller may change: `display_name` and `custom_properties`."""
+        """Changes the caller's own fields."""
         now = self._clock.now()
-
-        def decide(model: Model) -> Model:
-            changed = replace(model, update_time=now, **changes)
-            check_texts(changed.display_name, changed.custom_properties)
-            return changed
-
-        return await self._store.models.change(name, decide, etag)
+        return await self._store.models.change(name, lambda model: replace(model, update_time=now, **changes), etag)
 
     async def cancel(self, name: str) -> Versioned[Model]:
         """NOT_STARTED or TRAINING to CANCELLING; nothing to do where that has been asked for already."""
@@ -165,7 +158,7 @@ class Evaluations:
 
     async def create(self, model: str, draft: Draft, *, validate_only: bool) -> Versioned[Evaluation]:
         """Writes an evaluation, in NOT_STARTED, of the bundle that the model serves now on a READY dataset."""
-        check_texts(draft.display_name, {}, prefix="evaluation")
+        check_own("evaluation", draft.display_name, {})
         if draft.id == FINAL_EVALUATION:
             problem = f"{FINAL_EVALUATION!r} is kept for the evaluation that ends a training; choose another id."
             raise InvalidRequest(field="evaluation_id", problem=problem)
@@ -239,20 +232,6 @@ class Evaluations:
             if found.value.work.ended:
                 return
             await view.changed(WATCH_SECONDS, moves)
-
-
-def check_texts(display_name: str, properties: dict[str, str], prefix: str = "model") -> None:
-    """InvalidRequest for a display name or custom properties beyond their limits."""
-    if len(display_name) > MAX_TEXT:
-        problem = f"{len(display_name)} characters are more than {MAX_TEXT}."
-        raise InvalidRequest(field=f"{prefix}.display_name", problem=problem)
-    if len(properties) > MAX_PROPERTIES:
-        problem = f"{len(properties)} entries are more than {MAX_PROPERTIES}."
-        raise InvalidRequest(field=f"{prefix}.custom_properties", problem=problem)
-    for key, value in properties.items():
-        if not key or len(key) > MAX_TEXT or len(value) > MAX_TEXT:
-            problem = f"the entry {key[:40]!r} is empty or has more than {MAX_TEXT} characters."
-            raise InvalidRequest(field=f"{prefix}.custom_properties", problem=problem)
 
 
 def page_of(found: list[Versioned[T]], scope: str, page_size: int, page_token: str) -> tuple[list[Versioned[T]], str]:

@@ -23,6 +23,7 @@ from services.trainer.work import Work
 
 FINAL_EVALUATION = "final"  # the id of the evaluation that is part of a training and paid by its budget
 MAX_BUDGET_SECONDS = 288 * 3600.0
+MAX_TRIALS = 1000  # of a model: t000 to t999, so that names keep the order in which trials were planned
 
 
 class ModelState(StrEnum):
@@ -90,7 +91,6 @@ class Model:
     create_time: datetime
     update_time: datetime
     test_dataset: str = ""
-    base_model: str = ""
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     display_name: str = ""
     custom_properties: dict[str, str] = field(default_factory=dict[str, str])

@@ -1,29 +1,10 @@
-"""Job messages for trials and evaluations: hints on the queue, made again whenever work is due and nobody is at it."""
+"""Jobs for trials and evaluations: hints on the queue, made again whenever work is due and nobody is at it."""
 
-from dataclasses import dataclass
-
-from services.kit import codec
-from services.kit.errors import Unavailable
-from services.kit.log import Log
+from services.kit import jobs
 from services.kit.queue import Queue
 from services.trainer.work import Work
 
 KIND = "trainer"
-
-_log = Log(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a message says: this resource has work due. `generation` is the number of its attempts so far."""
-
-    name: str
-    generation: int
-
-
-def read(body: bytes) -> Job:
-    """The job in a message; ValueError for anything else."""
-    return codec.decode(body, Job)
 
 
 def occasion(name: str, work: Work) -> str:
@@ -33,11 +14,5 @@ def occasion(name: str, work: Work) -> str:
 
 
 async def announce(queue: Queue, name: str, work: Work) -> None:
-    """Publishes the job of work that is due; repeats within two minutes for the same reason are one.
-
-    An outage is no failure: the next reconciliation announces it again.
-    """
-    try:
-        await queue.publish(KIND, codec.encode(Job(name, work.attempt)), occasion(name, work))
-    except Unavailable as error:
-        _log.warning("job_not_announced", name=name, problem=str(error))
+    """Publishes the job of work that is due; repeats within two minutes for the same reason are one."""
+    await jobs.announce(queue, KIND, jobs.Job(name, work.attempt), occasion(name, work))

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from services.kit.errors import Failure, NotEnoughBudget
 from services.trainer import recipes
 from services.trainer.costs import expected_seconds, reserve_seconds, resolution_of, slowness
-from services.trainer.domain import Evaluation, Hyperparameters, Model, StopReason, Trial, TrialResult, granted
+from services.trainer.domain import (
+    MAX_TRIALS,
+    Evaluation,
+    Hyperparameters,
+    Model,
+    StopReason,
+    Trial,
+    TrialResult,
+    granted,
+)
 from services.trainer.performance import Source
 from services.trainer.protocol import Recipe
 from services.trainer.work import whole_microseconds
@@ -106,7 +115,7 @@ def check_budget(model: Model, image_count: int, test_count: int) -> None:
 def _next_trial(model: Model, trials: list[Trial]) -> StartTrial | StopReason:
     """The next recipe that fits, or why there is none."""
     parameters = model.hyperparameters
-    if parameters.max_trials is not None and len(trials) >= parameters.max_trials:
+    if len(trials) >= min(parameters.max_trials or MAX_TRIALS, MAX_TRIALS):
         return StopReason.LADDER_COMPLETED
     if (reason := _nothing_to_gain(model, trials)) is not None:
         return reason

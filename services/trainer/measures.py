@@ -24,6 +24,7 @@ _SINGLE_METRICS = (
     "mean_average_precision_75",
 )
 _TAG_METRICS = ("accuracy", "average_precision_50", "precision", "recall", "f1", "suggested_threshold")
+_REASONS = {"unknown": "internalServerError", "ModelNotFound": "modelNotFound"}  # as the contract has them here
 _STATES = {
     WorkState.QUEUED: "NOT_STARTED",
     WorkState.RUNNING: "RUNNING",
@@ -64,7 +65,7 @@ def _error(evaluation: Evaluation) -> Failure | None:
     """Why an evaluation has no numbers, by the reasons that the contract has for evaluations."""
     work, reason = evaluation.work, "internalServerError"
     if work.error is not None:
-        return replace(work.error, reason=reason) if work.error.reason == "unknown" else work.error
+        return replace(work.error, reason=_REASONS.get(work.error.reason, work.error.reason))
     if work.state is WorkState.STOPPED:
         message = f"It was ended when its {work.allowance_seconds:g} s were used up."
         return Failure(Code.DEADLINE_EXCEEDED, reason, message, {"seconds": f"{work.allowance_seconds:g}"})

@@ -6,7 +6,7 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from grpc import aio
 
-from services.kit import names
+from services.kit import names, own
 from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
@@ -51,8 +51,9 @@ class ModelServicer(ModelServiceServicer):
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> model_pb2.Model:
         name = _model_name(request.model.name, "model.name")
-        changes = wire.changes_from(request.model, request.update_mask)
-        return self._basic(await self._models.update(name, changes, request.model.etag))
+        new = request.model
+        changes = own.changes("model", request.update_mask.paths, new.display_name, new.custom_properties)
+        return self._basic(await self._models.update(name, changes, new.etag))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> Empty:
         await self._models.delete(_model_name(request.name), request.etag)
@@ -109,7 +110,7 @@ class EvaluationServicer(EvaluationServiceServicer):
             id=names.check_id(request.evaluation_id, "evaluation_id"),
             test_dataset=wire.dataset_name(request.evaluation.test_dataset, "evaluation.test_dataset"),
             display_name=request.evaluation.display_name,
-            request_id=wire.check_request_id(request.request_id),
+            request_id=own.check_request_id(request.request_id),
         )
         parent = _model_name(request.parent, "parent")
         found = await self._evaluations.create(parent, draft, validate_only=request.validate_only)

@@ -1,11 +1,10 @@
 """Protobuf messages to the trainer's nouns and back."""
 
-from google.protobuf.field_mask_pb2 import FieldMask
-
 from services.kit import names
 from services.kit.blobs import to_uri
 from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
+from services.kit.own import check_request_id
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_timestamp
 from services.trainer.costs import FORWARD_SECONDS
@@ -17,7 +16,6 @@ from services.trainer.work import WorkState
 from sightline.v1 import model_pb2, model_service_pb2, trial_pb2
 
 SCORE_METRIC = "accuracy_top1"
-UPDATABLE = ("display_name", "custom_properties")
 _RESOLUTIONS = (32, 1024)
 
 
@@ -51,13 +49,6 @@ def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> M
     )
 
 
-def check_request_id(request_id: str) -> str:
-    """The id itself; InvalidRequest if it is too long."""
-    if len(request_id) > 128:
-        raise InvalidRequest(field="request_id", problem=f"{len(request_id)} characters are more than 128.")
-    return request_id
-
-
 def dataset_name(name: str, field: str) -> str:
     """A dataset's name as given; InvalidName if it is not `datasets/{dataset}`."""
     names.parse(name, "datasets", field=field)
@@ -82,10 +73,12 @@ def _hyperparameters(message: model_pb2.Hyperparameters) -> Hyperparameters:
     low, high = _RESOLUTIONS
     if message.HasField("resolution") and not low <= message.resolution <= high:
         raise InvalidRequest(field=f"{prefix}.resolution", problem=f"{message.resolution} is not {low} to {high}.")
-    for name in ("max_rung", "max_trials"):
-        least = 0 if name == "max_rung" else 1
-        if message.HasField(name) and getattr(message, name) < least:
-            raise InvalidRequest(field=f"{prefix}.{name}", problem=f"{getattr(message, name)} is less than {least}.")
+    if len(set(message.backbones)) != len(message.backbones):
+        raise InvalidRequest(field=f"{prefix}.backbones", problem="one is named twice.")
+    present = {field.name: value for field, value in message.ListFields()}
+    for name, least in (("max_rung", 0), ("max_trials", 1), ("seed", 0)):
+        if (given := present.get(name, least)) < least:
+            raise InvalidRequest(field=f"{prefix}.{name}", problem=f"{given} is less than {least}.")
     return Hyperparameters(
         seed=message.seed,
         backbones=tuple(message.backbones),
@@ -93,18 +86,6 @@ def _hyperparameters(message: model_pb2.Hyperparameters) -> Hyperparameters:
         max_trials=message.max_trials if message.HasField("max_trials") else None,
         resolution=message.resolution if message.HasField("resolution") else None,
     )
-
-
-def changes_from(message: model_pb2.Model, mask: FieldMask) -> dict[str, object]:
-    """What an update changes; InvalidRequest for a field that no caller may change."""
-    values: dict[str, object] = {
-        "display_name": message.display_name,
-        "custom_properties": dict(message.custom_properties),
-    }
-    for path in mask.paths:
-        if path not in UPDATABLE:
-            raise InvalidRequest(field="update_mask", problem=f"{path!r} cannot be changed; {UPDATABLE} can.")
-    return {name: values[name] for name in (mask.paths or [n for n in UPDATABLE if values[n]])}
 
 
 def model_message(

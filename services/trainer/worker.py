@@ -13,7 +13,7 @@ from services.kit.clock import Clock
 from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, Unavailable
 from services.kit.log import Log, about
 from services.kit.telemetry import Telemetry
-from services.trainer import jobs, metrics
+from services.trainer import metrics
 from services.trainer.attempt import AnyAttempt, Attempt, CancelRequested
 from services.trainer.children import SPARE_DELAY_SECONDS, ChildDied, Nursery
 from services.trainer.domain import Evaluation, Trial
@@ -28,7 +28,7 @@ _log = Log(__name__)
 
 
 class Worker:
-    """Handles the jobs of `jobs.KIND`, one at a time."""
+    """Does the jobs of `jobs.KIND`, one at a time."""
 
     def __init__(
         self,
@@ -48,18 +48,13 @@ class Worker:
         self._clock = clock
         self._telemetry = telemetry
 
-    async def handle(self, body: bytes) -> None:
-        """Carries out the work of a job until it has ended or is in somebody else's hands.
+    async def handle(self, name: str) -> None:
+        """Carries out the work of a trial or evaluation until it has ended or is in somebody else's hands.
 
-        However often a job came: whether it is poison, its record says.
+        However often its job came: whether it is poison, its record says.
         """
-        try:
-            job = jobs.read(body)
-        except ValueError as error:
-            _log.error("job_unreadable", error)
-            return  # it will never be read
-        with about(job.name):
-            while (attempt := await self._begin(job.name)) is not None:
+        with about(name):
+            while (attempt := await self._begin(name)) is not None:
                 result = await self._attempt(attempt)
                 kind = "trial" if isinstance(attempt.record, Trial) else "evaluation"
                 self._telemetry.add(metrics.ATTEMPTS, 1, kind=kind, result=result)

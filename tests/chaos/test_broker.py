@@ -16,6 +16,7 @@ from services.infra import jetstream
 from services.infra.jetstream_queue import STREAM, JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.kit import codec
+from services.kit.jobs import Job
 from services.kit.records import Table
 from services.trainer import jobs
 from services.trainer.domain import Trial as TrialRecord
@@ -72,7 +73,7 @@ class Scene:
     async def announce(self, trial: Trial, times: int) -> None:
         """Publishes the trial's job, as often as it likes."""
         for _ in range(times):
-            await self.queue.publish(jobs.KIND, codec.encode(jobs.Job(trial.name, 0)))
+            await self.queue.publish(jobs.KIND, codec.encode(Job(trial.name)))
 
     async def drained(self) -> None:
         """Returns once nobody has a job in hand, and none waits."""

@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
 from services.infra import processes
-from services.infra.jetstream import connect, connected, knows_sync_interval, server_config
+from services.infra.jetstream import connect, connected, knows_sync_interval
 from services.infra.jetstream_queue import STREAM, JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.kit.clock import ManualClock
@@ -25,6 +25,7 @@ from services.kit.errors import RecordExists, Unavailable
 from services.kit.memory import MemoryQueue
 from services.kit.queue import MAX_DELIVERIES, Queue, is_poison
 from services.kit.records import Table, View
+from sightline import nats
 from tests.support.servers import NatsServer, find_program, free_port, stop
 from tests.support.waiting import eventually
 
@@ -375,19 +376,15 @@ async def test_an_old_server_is_warned_of_and_a_new_one_is_told_to_flush(
     again = await connect(own_nats_server.url, "test")
     await again.close()
     warned = "nats.no_sync_interval" in caplog.text
-    config = server_config(own_nats_server.folder, version)
+    config = nats.configuration(4222, own_nats_server.folder, (version.major, version.minor, version.patch))
     assert warned is not knows_sync_interval(version)
     assert ("sync_interval: always" in config) is knows_sync_interval(version)
 
 
 async def test_the_configuration_for_one_machine_starts_a_server(tmp_path: Path) -> None:
-    with NatsServer(tmp_path / "probe") as probe:
-        connection = await connect(probe.url, "test")
-        version = connection.connected_server_version
-        await connection.close()
     config, port = tmp_path / "nats.conf", free_port()
-    config.write_text(server_config(tmp_path / "store", version, port=port))
     program = find_program("nats-server", "nats-server")
+    config.write_text(nats.configuration(port, tmp_path / "store", nats.version(program)))
     process = subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL)  # noqa: ASYNC220  # starts at once
     try:
         connection = await connect(f"nats://127.0.0.1:{port}", "test")

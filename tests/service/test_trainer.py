@@ -290,6 +290,8 @@ async def test_a_request_that_can_never_succeed_is_refused(
         (model_pb2.Hyperparameters(resolution=8), "32 to 1024"),
         (model_pb2.Hyperparameters(max_trials=0), "max_trials"),
         (model_pb2.Hyperparameters(max_rung=-1), "max_rung"),
+        (model_pb2.Hyperparameters(seed=-1), "seed"),
+        (model_pb2.Hyperparameters(backbones=["resnet18", "resnet18"]), "backbones"),
     ],
 )
 async def test_hyperparameters_out_of_range_are_refused(at: World, given: Any, word: str) -> None:

@@ -13,6 +13,7 @@ from services.kit import codec
 from services.kit.blobs import Blobs
 from services.kit.clock import Clock
 from services.kit.errors import BlobNotFound, DatasetNotFound, Unavailable
+from services.kit.jobs import Job
 from services.kit.queue import Queue
 from services.kit.records import Records, Table
 from services.trainer import jobs
@@ -165,7 +166,7 @@ class QuickWorker:
         """Handles every job there is; returns how many brought something."""
         done = 0
         while (delivery := await self.queue.fetch(jobs.KIND, timedelta(0))) is not None:
-            done += await self.handle(jobs.read(delivery.body).name)
+            done += await self.handle(codec.decode(delivery.body, Job).name)
             await delivery.ack()
         return done
 

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from services.kit.errors import Failure, NotEnoughBudget
 from services.trainer import costs, ladder
-from services.trainer.domain import Evaluation, Hyperparameters, Model, Served, StopReason, Trial, training_cost
+from services.trainer.domain import (
+    MAX_TRIALS,
+    Evaluation,
+    Hyperparameters,
+    Model,
+    Served,
+    StopReason,
+    Trial,
+    training_cost,
+)
 from services.trainer.performance import Source
 from services.trainer.protocol import ModelKind
 from services.trainer.work import Work
@@ -211,3 +220,14 @@ def test_a_training_without_a_bundle_ends_with_its_last_failure_or_with_a_budget
     assert isinstance(step, ladder.Fail)
     assert step.error.reason == "notEnoughBudget"
     assert float(step.error.metadata["minimum_seconds"]) > present.budget_seconds
+
+
+def test_no_more_trials_are_planned_than_names_keep_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"t{MAX_TRIALS - 1:03d}" == "t999"
+    present = training(budget_seconds=3600.0)
+    step = ladder.plan(present, [], None)
+    assert isinstance(step, ladder.StartTrial)
+    first = ended(planned(present, 0, step), "succeed", 0.001, 60, ("mobilenet_v2",))
+    assert isinstance(ladder.plan(present, [first], None), ladder.StartTrial)
+    monkeypatch.setattr(ladder, "MAX_TRIALS", 1)
+    assert not isinstance(ladder.plan(present, [first], None), ladder.StartTrial)

@@ -15,11 +15,13 @@ from services.kit.clock import SystemClock
 from services.kit.errors import Diverged, RecordNotFound, Unavailable
 from services.kit.memory import MemoryBlobs, MemoryRecords
 from services.kit.records import Record, Table
+from services.kit.status import status_to_failure
 from services.kit.telemetry import MemoryTelemetry
-from services.trainer import jobs, ladder, metrics, supervision
+from services.trainer import ladder, metrics, supervision
 from services.trainer.attempt import Attempt
 from services.trainer.children import NOT_READY, Child, ChildDied, Nursery
 from services.trainer.domain import Evaluation, Trial
+from services.trainer.measures import evaluation_message
 from services.trainer.performance import Source
 from services.trainer.protocol import (
     Checkpoint,
@@ -313,10 +315,6 @@ class World:
                 await asyncio.sleep(0.002)
 
 
-def job(name: str = T0) -> bytes:
-    return codec.encode(jobs.Job(name, 0))
-
-
 def adds_up(work: Work) -> bool:
     charged = sum(segment.seconds for segment in work.segments if segment.charged)
     return abs(charged - work.charged_seconds) < 1e-9 and charged <= work.allowance_seconds
@@ -335,7 +333,7 @@ def at(tmp_path: Path) -> World:
 async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_its_result(at: World) -> None:
     await at.begin()
     nursery = FakeNursery(succeeds)
-    await at.worker(nursery=nursery).handle(job())
+    await at.worker(nursery=nursery).handle(T0)
     trial = await at.trial()
     assert trial.work.state is WorkState.SUCCEEDED
     assert trial.work.charged_seconds == 0.004
@@ -356,7 +354,7 @@ async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_i
 
 async def test_an_evaluation_that_succeeds_leaves_its_performance(at: World) -> None:
     await at.begin_evaluation()
-    await at.worker(succeeds).handle(job(E0))
+    await at.worker(succeeds).handle(E0)
     evaluation = (await at.evaluations.get(E0)).value
     assert evaluation.work.state is WorkState.SUCCEEDED
     assert evaluation.performance is not None
@@ -366,21 +364,23 @@ async def test_an_evaluation_that_succeeds_leaves_its_performance(at: World) -> 
 
 async def test_an_evaluation_of_a_bundle_that_is_gone_fails_with_the_model_s_name(at: World) -> None:
     await at.begin_evaluation(bundle=False)
-    await at.worker(succeeds).handle(job(E0))
+    await at.worker(succeeds).handle(E0)
     error = (await at.evaluations.get(E0)).value.work.error
     assert error is not None
     assert (error.reason, error.metadata["name"]) == ("ModelNotFound", "models/m")
+    message = evaluation_message(await at.evaluations.get(E0))
+    assert status_to_failure(message.error).reason == "modelNotFound"
 
 
 async def test_a_slower_device_is_charged_by_its_factor(at: World) -> None:
     await at.begin()
-    await at.worker(succeeds, device_factor=0.5).handle(job())
+    await at.worker(succeeds, device_factor=0.5).handle(T0)
     assert (await at.trial()).work.charged_seconds == 0.002
 
 
 async def test_a_trial_whose_child_dies_resumes_from_its_checkpoint(at: World) -> None:
     await at.begin()
-    await at.worker(dies_after_a_checkpoint, checkpoints).handle(job())
+    await at.worker(dies_after_a_checkpoint, checkpoints).handle(T0)
     trial = await at.trial()
     assert trial.work.state is WorkState.SUCCEEDED
     assert trial.work.attempt == 2
@@ -404,7 +404,7 @@ async def test_a_checkpoint_that_the_store_has_lost_means_beginning_anew(at: Wor
             .released(START)
         )
     )
-    await at.worker(checkpoints).handle(job())
+    await at.worker(checkpoints).handle(T0)
     work = (await at.trial()).work
     assert work.state is WorkState.SUCCEEDED
     assert work.charged_seconds == pytest.approx(0.503)
@@ -413,7 +413,7 @@ async def test_a_checkpoint_that_the_store_has_lost_means_beginning_anew(at: Wor
 async def test_a_child_that_dies_five_times_fails_its_trial_with_what_happened(at: World) -> None:
     await at.begin()
     nursery = FakeNursery(dies)
-    await at.worker(nursery=nursery).handle(job())
+    await at.worker(nursery=nursery).handle(T0)
     work = (await at.trial()).work
     assert len(nursery.children) == MAX_BARREN_ATTEMPTS
     assert work.state is WorkState.FAILED
@@ -428,13 +428,13 @@ async def test_a_defect_in_an_attempt_ends_like_a_death(at: World) -> None:
         raise KeyError("no such thing")
 
     await at.begin()
-    await at.worker(breaks, succeeds).handle(job())
+    await at.worker(breaks, succeeds).handle(T0)
     assert (await at.trial()).work.state is WorkState.SUCCEEDED
 
 
 async def test_a_named_failure_ends_the_trial_at_once(at: World) -> None:
     await at.begin()
-    await at.worker(diverges).handle(job())
+    await at.worker(diverges).handle(T0)
     work = (await at.trial()).work
     assert (work.state, work.attempt, work.charged_seconds) == (WorkState.FAILED, 1, 0)
     assert work.error is not None
@@ -444,7 +444,7 @@ async def test_a_named_failure_ends_the_trial_at_once(at: World) -> None:
 async def test_a_trial_beyond_its_allowance_is_stopped_and_charged_exactly_that(at: World) -> None:
     await at.begin(allowance=0.05)
     nursery = FakeNursery(never_ends)
-    await at.worker(nursery=nursery).handle(job())
+    await at.worker(nursery=nursery).handle(T0)
     work = (await at.trial()).work
     assert work.state is WorkState.STOPPED
     assert work.charged_seconds == 0.05
@@ -458,7 +458,7 @@ async def test_a_store_that_times_out_is_no_used_up_allowance(at: World) -> None
 
     at.blobs = Slow()
     await at.begin()
-    await at.worker(checkpoints).handle(job())
+    await at.worker(checkpoints).handle(T0)
     work = (await at.trial()).work
     assert work.state is WorkState.FAILED
     assert work.charged_seconds == 0
@@ -472,7 +472,7 @@ async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) ->
 
     at.blobs = Slow()
     await at.begin(allowance=0.08)
-    await at.worker(checkpoints).handle(job())
+    await at.worker(checkpoints).handle(T0)
     work = (await at.trial()).work
     assert work.state is WorkState.SUCCEEDED
     assert work.charged_seconds == pytest.approx(0.003)
@@ -481,7 +481,7 @@ async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) ->
 async def test_cancelling_stops_the_child_and_charges_what_it_did(at: World) -> None:
     await at.begin()
     nursery = FakeNursery(never_ends)
-    task = asyncio.create_task(at.worker(nursery=nursery).handle(job()))
+    task = asyncio.create_task(at.worker(nursery=nursery).handle(T0))
     await at.until(lambda trial: trial.work.pending_seconds > 0)
     await at.change(lambda work: replace(work, cancel_requested=True))
     await asyncio.wait_for(task, 5)
@@ -495,7 +495,7 @@ async def test_work_that_was_cancelled_while_it_waited_is_not_begun(at: World) -
     await at.begin()
     await at.change(lambda work: replace(work, cancel_requested=True))
     nursery = FakeNursery(never_ends)
-    await at.worker(nursery=nursery).handle(job())
+    await at.worker(nursery=nursery).handle(T0)
     assert (await at.trial()).work.state is WorkState.CANCELLED
     assert not nursery.children
 
@@ -503,7 +503,7 @@ async def test_work_that_was_cancelled_while_it_waited_is_not_begun(at: World) -
 async def test_a_worker_that_lost_its_lease_stops_its_child_and_writes_nothing(at: World) -> None:
     await at.begin()
     nursery = FakeNursery(never_ends)
-    task = asyncio.create_task(at.worker(nursery=nursery).handle(job()))
+    task = asyncio.create_task(at.worker(nursery=nursery).handle(T0))
     await at.until(lambda trial: trial.work.pending_seconds > 0)
     rival = await Attempt[Trial].begin(at.table, T0, "w2", FastClock(timedelta(seconds=60)), TTL, 1.0)
     assert rival is not None
@@ -516,7 +516,7 @@ async def test_a_worker_that_lost_its_lease_stops_its_child_and_writes_nothing(a
 
 async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
     await at.begin()
-    task = asyncio.create_task(at.worker(never_ends).handle(job()))
+    task = asyncio.create_task(at.worker(never_ends).handle(T0))
     await at.until(lambda trial: trial.work.pending_seconds > 0)
     await at.table.delete(T0)
     await asyncio.wait_for(task, 5)
@@ -527,7 +527,7 @@ async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
 async def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(at: World) -> None:
     await at.begin()
     nursery = FakeNursery(never_ends)
-    task = asyncio.create_task(at.worker(nursery=nursery).handle(job()))
+    task = asyncio.create_task(at.worker(nursery=nursery).handle(T0))
     await at.until(lambda trial: trial.work.pending_seconds > 0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -544,18 +544,17 @@ async def test_a_job_that_comes_twice_is_done_once(at: World) -> None:
     await at.begin()
     nursery = FakeNursery(checkpoints)
     one, two = at.worker(nursery=nursery), at.worker(nursery=nursery, name="w2")
-    await asyncio.gather(one.handle(job()), two.handle(job()))
-    await one.handle(job())
+    await asyncio.gather(one.handle(T0), two.handle(T0))
+    await one.handle(T0)
     assert len(nursery.children) == 1
     work = (await at.trial()).work
     assert (work.state, work.attempt) == (WorkState.SUCCEEDED, 1)
 
 
-async def test_jobs_that_mean_nothing_are_dropped(at: World) -> None:
+async def test_jobs_for_what_is_gone_are_done(at: World) -> None:
     worker = at.worker(succeeds)
-    await worker.handle(b"nonsense")
-    await worker.handle(job("models/gone/trials/t000"))
-    await worker.handle(job("models/gone/evaluations/e"))
+    await worker.handle("models/gone/trials/t000")
+    await worker.handle("models/gone/evaluations/e")
 
 
 async def finished_in_spite_of_outages(at: World) -> Trial:
@@ -563,7 +562,7 @@ async def finished_in_spite_of_outages(at: World) -> Trial:
     worker = at.worker(checkpoints)
     for _ in range(20):
         try:
-            await asyncio.wait_for(worker.handle(job()), 5)
+            await asyncio.wait_for(worker.handle(T0), 5)
         except Unavailable:
             continue
         if (found := await at.trial()).work.ended:
@@ -618,7 +617,7 @@ async def test_a_store_that_is_away_for_long_is_no_poison(at: World) -> None:
     worker = at.worker(succeeds)
     for _ in range(3 * MAX_BARREN_ATTEMPTS):
         with pytest.raises(Unavailable):
-            await worker.handle(job())
+            await worker.handle(T0)
     at.blobs = present
-    await at.worker(succeeds).handle(job())
+    await at.worker(succeeds).handle(T0)
     assert (await at.trial()).work.state is WorkState.SUCCEEDED

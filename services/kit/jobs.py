@@ -1,0 +1,51 @@
+"""What a job on the queue says, how work is announced, and how a worker reads it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from services.kit import codec
+from services.kit.consume import Handler
+from services.kit.errors import InvalidName, Unavailable
+from services.kit.log import Log
+from services.kit.queue import Queue
+from services.kit.records import check_record_key
+
+_log = Log(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A hint that the named resource may have work due; `generation` tells whoever looks into the queue which time."""
+
+    name: str
+    generation: int = 0
+
+
+async def publish(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> None:
+    """Announces work; Unavailable."""
+    await queue.publish(kind, codec.encode(job), dedup_id)
+
+
+async def announce(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> None:
+    """Announces work that its record asks for already, so that an outage is no failure: a reconciler repeats it."""
+    try:
+        await publish(queue, kind, job, dedup_id)
+    except Unavailable as error:
+        _log.warning("job_not_announced", name=job.name, problem=error.message)
+
+
+def handler(work: Callable[[str], Awaitable[None]]) -> Handler:
+    """Does the work for the name in a job. A job that cannot be read is dropped: it never will be."""
+
+    async def handle(body: bytes) -> None:
+        try:
+            name = check_record_key(codec.decode(body, Job).name)
+        except ValueError as error:
+            _log.error("job_unreadable", error)
+            return
+        try:
+            await work(name)
+        except InvalidName as error:
+            _log.error("job_unreadable", error)
+
+    return handle

@@ -1,0 +1,47 @@
+"""What callers may write on a resource for their own use, and on every Create: the limits are the same everywhere."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.kit.errors import InvalidRequest
+
+MAX_TEXT = 256  # characters of a display name, of a property's key or value
+MAX_PROPERTIES = 10
+MAX_REQUEST_ID = 128  # characters
+UPDATABLE = ("display_name", "custom_properties")
+
+
+def check_own(resource: str, display_name: str, custom_properties: Mapping[str, str]) -> None:
+    """InvalidRequest that names the field of `resource` ("dataset") in which there is more than it may hold."""
+    if len(display_name) > MAX_TEXT:
+        problem = f"{len(display_name)} characters are more than {MAX_TEXT}."
+        raise InvalidRequest(field=f"{resource}.display_name", problem=problem)
+    field = f"{resource}.custom_properties"
+    if len(custom_properties) > MAX_PROPERTIES:
+        raise InvalidRequest(field=field, problem=f"{len(custom_properties)} entries are more than {MAX_PROPERTIES}.")
+    for key, value in custom_properties.items():
+        if not key or max(len(key), len(value)) > MAX_TEXT:
+            problem = f"the entry {key[:40]!r} has an empty key, or more than {MAX_TEXT} characters."
+            raise InvalidRequest(field=field, problem=problem)
+
+
+def changes(
+    resource: str, mask: Sequence[str], display_name: str, custom_properties: Mapping[str, str]
+) -> dict[str, Any]:
+    """What an update changes: what its mask names, or without a mask whichever of the two is set; InvalidRequest."""
+    values = {"display_name": display_name, "custom_properties": dict(custom_properties)}
+    for path in mask:
+        if path not in UPDATABLE:
+            problem = f"{path!r} cannot be updated; only {' and '.join(UPDATABLE)} can."
+            raise InvalidRequest(field="update_mask", problem=problem)
+    chosen = {name: value for name, value in values.items() if (name in mask if mask else value)}
+    check_own(resource, **{"display_name": "", "custom_properties": {}, **chosen})
+    return chosen
+
+
+def check_request_id(request_id: str) -> str:
+    """The id itself; InvalidRequest if it is too long."""
+    if len(request_id) > MAX_REQUEST_ID:
+        problem = f"{len(request_id)} characters are more than {MAX_REQUEST_ID}."
+        raise InvalidRequest(field="request_id", problem=problem)
+    return request_id

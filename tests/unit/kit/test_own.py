@@ -1,0 +1,37 @@
+"""What callers may write on a resource for their own use."""
+
+import pytest
+
+from services.kit.errors import InvalidRequest
+from services.kit.own import changes, check_own, check_request_id
+
+WIDE = "w" * 256
+
+
+def test_what_lies_at_the_limits_is_accepted() -> None:
+    check_own("model", WIDE, {WIDE[n:]: WIDE for n in range(10)})
+    assert check_request_id("r" * 128) == "r" * 128
+
+
+@pytest.mark.parametrize(
+    ("display_name", "properties", "field"),
+    [
+        (WIDE + "w", {}, "model.display_name"),
+        ("", dict.fromkeys("abcdefghijk", ""), "model.custom_properties"),
+        ("", {"": "a"}, "model.custom_properties"),
+        ("", {WIDE + "w": "a"}, "model.custom_properties"),
+        ("", {"a": WIDE + "w"}, "model.custom_properties"),
+    ],
+)
+def test_what_lies_beyond_names_its_field(display_name: str, properties: dict[str, str], field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_own("model", display_name, properties)
+    assert caught.value.metadata["field"] == field
+
+
+def test_an_update_changes_what_its_mask_names_and_without_one_what_is_set() -> None:
+    assert changes("model", [], "New", {}) == {"display_name": "New"}
+    assert changes("model", ["custom_properties"], "New", {}) == {"custom_properties": {}}
+    assert changes("model", ["display_name"], "", {"": "not looked at"}) == {"display_name": ""}
+    with pytest.raises(InvalidRequest, match="state"):
+        changes("model", ["state"], "New", {})
