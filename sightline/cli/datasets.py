@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from sightline.cli.console import Bar, Json, facts, notes, output, print_json, progress_bar, state, table
 from sightline.cli.failures import CommandError, ResourceFailed
-from sightline.cli.formats import bare_name, full_name, moment, size
+from sightline.cli.formats import bare_name, full_name, moment, own_id, size
 from sightline.cli.session import session
 from sightline.client import Client, every_page
 from sightline.uploads import FilesMissing, LocalFile, UnreadableAnnotations, files_of
@@ -148,7 +148,7 @@ def register(
         raise CommandError(str(error), fix="export the annotations as COCO JSON", code=INVALID_ARGUMENT) from error
     except FilesMissing as error:
         raise _missing(error) from error
-    request = service.CreateDatasetRequest(dataset_id=bare_name(name), request_id=secrets.token_hex(16))
+    request = service.CreateDatasetRequest(dataset_id=own_id(COLLECTION, name), request_id=secrets.token_hex(16))
     with progress_bar(f"upload {bare_name(name)}") as bar:
         uris = _upload(client, files, bar)
     request.dataset.annotation_kind = kind

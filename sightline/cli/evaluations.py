@@ -56,7 +56,7 @@ def show(model: ModelName, name: Name, json: Json = False) -> None:
 def start(client: Client, model: str, evaluation_id: str, dataset: str) -> Evaluation:
     """Starts an evaluation; returns it as it was created."""
     request = service.CreateEvaluationRequest(
-        parent=model, evaluation_id=bare_name(evaluation_id), request_id=secrets.token_hex(16)
+        parent=model, evaluation_id=evaluation_id, request_id=secrets.token_hex(16)
     )
     request.evaluation.test_dataset = dataset
     return client.evaluations.CreateEvaluation(request)

@@ -45,6 +45,11 @@ def full_name(collection: str, name: str) -> str:
     return name if name.startswith(f"{collection}/") else f"{collection}/{name}"
 
 
+def own_id(collection: str, name: str) -> str:
+    """The id that a new resource is asked for by, as typed: whether it is one, the service says."""
+    return name.removeprefix(f"{collection}/")
+
+
 def bare_name(name: str) -> str:
     """The last part of a resource name."""
     return name.rpartition("/")[2]

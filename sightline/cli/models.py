@@ -18,6 +18,7 @@ from sightline.cli.formats import (
     metric_lines,
     metric_name,
     moment,
+    own_id,
     parse_duration,
     percent,
     worst_confusions,
@@ -179,7 +180,7 @@ def kind_for(client: Client, dataset: str) -> TrainingParameters.ModelKind.Value
 
 def start(client: Client, name: str, wanted: TrainingParameters, test_dataset: str = "") -> Model:
     """Starts a training; returns the model as it was created."""
-    request = service.CreateModelRequest(model_id=bare_name(name), request_id=secrets.token_hex(16))
+    request = service.CreateModelRequest(model_id=own_id(COLLECTION, name), request_id=secrets.token_hex(16))
     request.model.training_parameters.CopyFrom(wanted)
     if test_dataset:
         request.model.evaluation_parameters.test_dataset = full_name("datasets", test_dataset)

@@ -159,3 +159,8 @@ def test_delete_prints_an_empty_message_as_json(sightline: Command, fakes: Fakes
 
 def test_wrong_usage_ends_with_2(sightline: Command) -> None:
     assert sightline("datasets", "create", "pets", "--kind", "nonsense", "--coco", "x").code == 2
+
+
+def test_an_id_reaches_the_service_as_it_was_typed(sightline: Command, fakes: Fakes, coco: Path) -> None:
+    sightline("datasets", "create", "../pets", "--kind", "classification", "--coco", coco)
+    assert list(fakes.datasets) == ["datasets/../pets"]  # for the real service to refuse, not for us to guess at
