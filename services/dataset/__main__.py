@@ -28,9 +28,10 @@ from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
 from services.kit.names import new_uid
 from services.kit.queue import Queue
-from services.kit.records import Records, Table, View
+from services.kit.records import Records, Table
 from services.kit.settings import load
 from services.kit.telemetry import Telemetry
+from services.kit.views import View
 from sightline.v1 import dataset_service_pb2 as pb
 from sightline.v1.dataset_service_pb2_grpc import add_DatasetServiceServicer_to_server
 

@@ -29,10 +29,12 @@ from services.kit.names import check_id, new_uid, parse
 from services.kit.own import check_own, check_request_id
 from services.kit.paging import check_page_size, decode_token, encode_token
 from services.kit.queue import Queue
-from services.kit.records import Table, Versioned, View
+from services.kit.records import Table, Versioned
+from services.kit.views import View
 from services.vision.snapshot import Category
 
 MAX_URIS = 10
+MAX_CODES = 100  # by which findings are filtered
 
 _log = Log(__name__)
 
@@ -159,7 +161,6 @@ class Datasets:
 
     async def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[DatasetRecord]], str]:
         """A page by name, and the next page's token; sees what this process wrote."""
-        await self._view.synced()
         await self._view.caught_up(self._written)
         items = [_Item(found.value.name, found) for found in self._view.all()]
         chosen, token = paging.page(items, COLLECTION, page_size, page_token)
@@ -196,37 +197,30 @@ class Datasets:
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[DatasetRecord]]:
         """The dataset now and after each change, until it is READY or FAILED; DatasetNotFound once it is gone."""
-        now = await self.get(name)
-        await self._view.synced()
-        await self._view.caught_up(now.revision)
-        uid, sent = now.value.uid, 0
-        while True:
-            if now.revision > sent:
-                sent = now.revision
-                yield now
-            if now.value.state in (State.READY, State.FAILED):
+        first = await self.get(name)
+        async for found in self._view.follow(name, first):
+            if found.value.uid != first.value.uid:
+                break
+            yield found
+            if found.value.state in (State.READY, State.FAILED):
                 return
-            found = self._view.find(name)
-            if found is None or found.value.uid != uid:
-                raise DatasetNotFound(name=name)
-            if found.revision > sent:
-                now = found
-            else:
-                await self._view.changed(1.0)
+        raise DatasetNotFound(name=name)
 
     async def list_findings(
         self, name: str, page_size: int, page_token: str, severity: Severity | None, codes: Sequence[str]
     ) -> tuple[list[Finding], str]:
         """A page of findings, worst first, and the next page's token; none before validation has ended."""
         record = (await self.get(name)).value
-        size = check_page_size(page_size)
-        scope = "|".join((name, record.uid, severity or "", *sorted(set(codes))))
+        size, wanted = check_page_size(page_size), frozenset(codes)
+        if len(wanted) > MAX_CODES:
+            raise InvalidRequest(field="codes", problem=f"{len(wanted)} codes are more than {MAX_CODES}.")
+        scope = "|".join((name, record.uid, severity or "", *sorted(wanted)))
         after = decode_token(scope, page_token)
         if not record.findings_key:
             return [], ""
         chosen: list[Finding] = []
         start = _place(after, page_token)
-        async for place, finding in store.list_findings(self._blobs, record.findings_key, severity, codes, start):
+        async for place, finding in store.list_findings(self._blobs, record.findings_key, severity, wanted, start):
             if len(chosen) == size:
                 return chosen, encode_token(scope, f"{place[0]}:{place[1]}")
             chosen.append(finding)

@@ -11,8 +11,8 @@ from services.kit.clock import Clock
 from services.kit.errors import SightlineError
 from services.kit.log import Log
 from services.kit.queue import Queue
-from services.kit.records import View
 from services.kit.telemetry import Telemetry
+from services.kit.views import View
 
 PATIENCE = 10  # times `stall_seconds` that chunks may wait behind other datasets' chunks
 

@@ -1,6 +1,6 @@
 """What a dataset keeps in blobs beside its record, and under which keys."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -117,12 +117,12 @@ async def put_findings(blobs: Blobs, record: DatasetRecord, log: FindingLog) -> 
 
 
 async def list_findings(
-    blobs: Blobs, key: str, severity: Severity | None, codes: Sequence[str], start: tuple[int, int]
+    blobs: Blobs, key: str, severity: Severity | None, codes: frozenset[str], start: tuple[int, int]
 ) -> AsyncIterator[tuple[tuple[int, int], Finding]]:
     """The findings that pass the filters, from a place on, each with its place (block, offset)."""
     blocks = msgspec.json.decode(await blobs.get(key), type=list[FindingBlock])
     for number, block in enumerate(blocks):
-        foreign = (severity and block.severity is not severity) or (codes and not set(codes) & set(block.codes))
+        foreign = (severity and block.severity is not severity) or (codes and codes.isdisjoint(block.codes))
         if number < start[0] or foreign:
             continue
         for offset, finding in enumerate(msgspec.json.decode(await blobs.get(block.key), type=list[Finding])):

@@ -29,13 +29,13 @@ def changes(
     resource: str, mask: Sequence[str], display_name: str, custom_properties: Mapping[str, str]
 ) -> dict[str, Any]:
     """What an update changes: what its mask names, or without a mask whichever of the two is set; InvalidRequest."""
-    values = {"display_name": display_name, "custom_properties": dict(custom_properties)}
+    values: dict[str, Any] = {"display_name": display_name, "custom_properties": dict(custom_properties)}
     for path in mask:
         if path not in UPDATABLE:
             problem = f"{path!r} cannot be updated; only {' and '.join(UPDATABLE)} can."
             raise InvalidRequest(field="update_mask", problem=problem)
     chosen = {name: value for name, value in values.items() if (name in mask if mask else value)}
-    check_own(resource, **{"display_name": "", "custom_properties": {}, **chosen})
+    check_own(resource, chosen.get("display_name", ""), chosen.get("custom_properties", {}))
     return chosen
 
 

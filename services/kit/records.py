@@ -1,8 +1,6 @@
-"""The port to the records, the truth about every resource, and the typed table and view built on it."""
+"""The port to the records, the truth about every resource, and the typed table built on it."""
 
-import asyncio
 import re
-from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -12,17 +10,12 @@ from services.kit.errors import (
     Conflict,
     EtagMismatch,
     InvalidRequest,
-    RecordNotFound,
     RecordUnusable,
-    Unavailable,
 )
-from services.kit.log import Log
 
 T = TypeVar("T")
 MAX_RECORD_BYTES = 256 * 1024
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
-
-_log = Log(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +99,8 @@ class Versioned(Generic[T]):
         return str(self.revision)
 
 
-def _decoded(record: Record, type_: type[T]) -> Versioned[T]:
+def decoded(record: Record, type_: type[T]) -> Versioned[T]:
+    """The resource in a record; RecordUnusable."""
     try:
         return Versioned(codec.decode(record.value, type_), record.revision)
     except ValueError as error:
@@ -129,7 +123,7 @@ class Table(Generic[T]):
 
     async def get(self, name: str) -> Versioned[T]:
         """The resource as of now; RecordNotFound."""
-        return _decoded(await self._records.get(name), self._type)
+        return decoded(await self._records.get(name), self._type)
 
     async def create(self, name: str, value: T) -> Versioned[T]:
         """Adds the resource; RecordExists."""
@@ -168,123 +162,3 @@ class Table(Generic[T]):
                 return await self._records.delete(name, present.revision)
             except Conflict:
                 continue
-
-
-class View(Generic[T]):
-    """All resources of one type, kept in memory by watching; what List, Watch and the reconcilers read.
-
-    `run` keeps it until cancelled; when the store is lost it keeps what it knew, and resynchronises from nothing
-    when the store is back. A reader that has just written waits with `caught_up(revision)`. Before it was first
-    synced reads raise Unavailable: a part of what exists is never shown for the whole. A record that cannot be read
-    is logged and left out, so that it costs no other resource anything.
-    """
-
-    def __init__(self, records: Records, type_: type[T], *collections: str, retry_seconds: float = 0.5) -> None:
-        self._records = records
-        self._type = type_
-        self._collections = collections
-        self._retry_seconds = retry_seconds
-        self._items: dict[str, Versioned[T]] = {}
-        self._names: list[str] | None = None  # of the items, in order; None: to be sorted anew
-        self._revision = 0
-        self._moves = 0
-        self._synced = asyncio.Event()
-        self._moved = asyncio.Condition()
-
-    async def run(self) -> None:
-        """Watches for ever."""
-        while True:
-            try:
-                await self._watch()
-            except Unavailable:
-                await asyncio.sleep(self._retry_seconds)
-
-    async def _watch(self) -> None:
-        fresh: dict[str, Versioned[T]] | None = {}
-        revision = 0
-        async for change in self._records.watch(*self._collections):
-            items = self._items if fresh is None else fresh
-            revision = max(revision, change.revision)
-            match change:
-                case Record(key) if (found := self._read(change)) is not None:
-                    if key not in items:
-                        self._names = None
-                    items[key] = found
-                case Record(key) | Deleted(key):
-                    items.pop(key, None)
-                    self._names = None
-                case Synced():
-                    self._items, self._names, fresh = items, None, None
-                    self._synced.set()
-            if fresh is None:
-                async with self._moved:
-                    self._revision = max(self._revision, revision)
-                    self._moves += 1
-                    self._moved.notify_all()
-
-    def _read(self, record: Record) -> Versioned[T] | None:
-        try:
-            return _decoded(record, self._type)
-        except RecordUnusable as error:
-            _log.error("record_unusable", error, name=record.key, revision=record.revision)
-            return None
-
-    async def synced(self) -> None:
-        """Returns once the view holds everything that existed when it began."""
-        await self._synced.wait()
-
-    @property
-    def is_synced(self) -> bool:
-        """Whether `synced` would return at once."""
-        return self._synced.is_set()
-
-    async def caught_up(self, revision: int, timeout_seconds: float = 5) -> None:
-        """Returns once the view has seen the revision, which must be of a key in it; Unavailable after the timeout."""
-        try:
-            async with asyncio.timeout(timeout_seconds), self._moved:
-                await self._moved.wait_for(lambda: self._revision >= revision)
-        except TimeoutError:
-            raise Unavailable(
-                what="the view of " + "/".join(self._collections), problem="it has not caught up"
-            ) from None
-
-    def find(self, name: str) -> Versioned[T] | None:
-        """The resource as last seen, or None."""
-        return self._seen().get(name)
-
-    def get(self, name: str) -> Versioned[T]:
-        """The resource as last seen; RecordNotFound."""
-        found = self.find(name)
-        if found is None:
-            raise RecordNotFound(name=name)
-        return found
-
-    def all(self, prefix: str = "") -> list[Versioned[T]]:
-        """Every resource whose name starts with the prefix, in the order of names."""
-        items = self._seen()
-        if self._names is None:
-            self._names = sorted(items)
-        first, end = bisect_left(self._names, prefix), bisect_left(self._names, prefix + "\x7f")  # above all names
-        return [items[name] for name in self._names[first:end]]
-
-    def _seen(self) -> dict[str, Versioned[T]]:
-        if not self._synced.is_set():
-            raise Unavailable(what="the view of " + "/".join(self._collections), problem="it is not complete yet")
-        return self._items
-
-    @property
-    def moves(self) -> int:
-        """How often the view has changed; for `changed`."""
-        return self._moves
-
-    async def changed(self, timeout_seconds: float, since: int | None = None) -> None:
-        """Returns after the next change of any resource in the view, or after the timeout.
-
-        Given the `moves` from before the caller looked, a change that came meanwhile counts too.
-        """
-        seen = self._moves if since is None else since
-        try:
-            async with asyncio.timeout(timeout_seconds), self._moved:
-                await self._moved.wait_for(lambda: self._moves > seen)
-        except TimeoutError:
-            return

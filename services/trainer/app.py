@@ -11,6 +11,7 @@ from services.kit.clock import Clock
 from services.kit.errors import (
     AlreadyExists,
     EvaluationAlreadyExists,
+    EvaluationNotFound,
     InvalidRequest,
     ModelAlreadyExists,
     ModelNotReady,
@@ -223,15 +224,15 @@ class Evaluations:
         return codec.decode(await self._blobs.get(evaluation.performance_key), Performance)
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[Evaluation]]:
-        """The evaluation now and after each change, until it has ended."""
-        view = self._store.evaluations.view
-        while True:
-            moves = view.moves
-            found = await self.get(name)
+        """The evaluation now and after each change, until it has ended; EvaluationNotFound once it is gone."""
+        first = await self.get(name)
+        async for found in self._store.evaluations.view.follow(name, first):
+            if found.value.work.create_time != first.value.work.create_time:
+                break  # a namesake
             yield found
             if found.value.work.ended:
                 return
-            await view.changed(WATCH_SECONDS, moves)
+        raise EvaluationNotFound(name=name)
 
 
 def page_of(found: list[Versioned[T]], scope: str, page_size: int, page_token: str) -> tuple[list[Versioned[T]], str]:

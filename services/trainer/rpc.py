@@ -12,7 +12,7 @@ from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
 from services.trainer import measures, wire
 from services.trainer.app import Evaluations, Models
-from services.trainer.domain import Draft, Evaluation, Model
+from services.trainer.domain import Draft, Model
 from services.trainer.store import Store
 from sightline.v1 import evaluation_pb2, model_pb2
 from sightline.v1 import evaluation_service_pb2 as epb
@@ -137,11 +137,8 @@ class EvaluationServicer(EvaluationServiceServicer):
     async def WatchEvaluation(
         self, request: epb.WatchEvaluationRequest, context: Context
     ) -> AsyncIterator[epb.WatchEvaluationResponse]:
-        sent: Versioned[Evaluation] | None = None
         async for found in self._evaluations.watch(_evaluation_name(request.name)):
-            if sent is None or found.revision != sent.revision:
-                yield epb.WatchEvaluationResponse(evaluation=measures.evaluation_message(found))
-            sent = found
+            yield epb.WatchEvaluationResponse(evaluation=measures.evaluation_message(found))
 
 
 def _model_name(name: str, field: str = "name") -> str:

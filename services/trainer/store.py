@@ -13,7 +13,8 @@ from services.kit.errors import (
     RecordNotFound,
     TrialNotFound,
 )
-from services.kit.records import Records, Table, Versioned, View
+from services.kit.records import Records, Table, Versioned
+from services.kit.views import View
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost
 from services.trainer.work import WorkState
 

@@ -19,7 +19,8 @@ from services.infra.jetstream import connect
 from services.infra.jetstream_records import JetStreamRecords, to_key, to_subject
 from services.kit.errors import Conflict, RecordExists, RecordNotFound, Unavailable
 from services.kit.memory import MemoryRecords
-from services.kit.records import MAX_RECORD_BYTES, Change, Deleted, Record, Records, Synced, Table, View
+from services.kit.records import MAX_RECORD_BYTES, Change, Deleted, Record, Records, Synced, Table
+from services.kit.views import View
 from tests.support.servers import NatsServer
 from tests.support.waiting import eventually
 

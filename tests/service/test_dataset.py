@@ -250,6 +250,8 @@ async def test_findings_come_worst_first_in_pages_and_by_filter(world: World) ->
     assert len(await world.findings(codes=["categoryTooFewImages"])) == 19
     async with refused(StatusCode.INVALID_ARGUMENT, "InvalidPageToken", "ask again without a token"):
         await world.findings(page_token=request.page_token, codes=["imageMissing"])
+    async with refused(StatusCode.INVALID_ARGUMENT, "InvalidRequest", "101 codes"):
+        await world.findings(codes=[str(number) for number in range(101)])
 
 
 async def test_comparing_is_not_served_yet_and_says_so(world: World) -> None:

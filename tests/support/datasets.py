@@ -30,9 +30,10 @@ from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.queue import Queue, is_poison
-from services.kit.records import Records, Table, View
+from services.kit.records import Records, Table
 from services.kit.settings import Settings
 from services.kit.telemetry import MemoryTelemetry
+from services.kit.views import View
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
 from sightline.v1 import dataset_service_pb2_grpc as service_grpc

@@ -11,7 +11,8 @@ import pytest
 
 from services.kit.errors import Conflict, EtagMismatch, InvalidRequest, RecordNotFound, RecordUnusable, Unavailable
 from services.kit.memory import MemoryRecords
-from services.kit.records import MAX_RECORD_BYTES, Change, Deleted, Record, Synced, Table, Versioned, View
+from services.kit.records import MAX_RECORD_BYTES, Change, Deleted, Record, Synced, Table, Versioned
+from services.kit.views import View
 
 
 @dataclass(frozen=True)
@@ -203,3 +204,20 @@ async def test_a_record_that_cannot_be_read_is_logged_and_costs_no_other_anythin
         assert view.all() == []
         await view.caught_up((await table.create("things/c", Thing("c"))).revision)
         assert [found.value.text for found in view.all()] == ["c"]
+
+
+async def test_a_follower_sees_the_latest_of_several_changes_and_ends_with_the_resource() -> None:
+    records = MemoryRecords()
+    table, view = Table(records, Thing), View(records, Thing, "things")
+    found = await table.create("things/a", Thing())
+    async with running(view), asyncio.timeout(10):
+        seen: list[int] = []
+        async for present in view.follow("things/a", found):
+            seen.append(present.value.count)
+            if len(seen) == 1:
+                for count in (1, 2):
+                    await table.change("things/a", lambda thing, count=count: replace(thing, count=count))
+                await view.caught_up(await records.create("things/b", b"{}"))
+            else:
+                await table.delete("things/a")
+        assert seen == [0, 2]

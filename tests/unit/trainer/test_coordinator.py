@@ -11,7 +11,8 @@ import pytest
 from services.kit.clock import ManualClock
 from services.kit.errors import Unavailable
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
-from services.kit.records import Table, View
+from services.kit.records import Table
+from services.kit.views import View
 from services.trainer import jobs
 from services.trainer.attempt import Attempt
 from services.trainer.coordinator import Coordinator

@@ -1,0 +1,146 @@
+"""A view: all resources of one type, kept in memory by watching the records."""
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import AsyncGenerator
+from typing import Generic, TypeVar
+
+from services.kit.errors import RecordNotFound, RecordUnusable, Unavailable
+from services.kit.log import Log
+from services.kit.records import Deleted, Record, Records, Synced, Versioned, decoded
+
+T = TypeVar("T")
+FOLLOW_SECONDS = 60.0  # between two looks at a resource that does not change
+
+_log = Log(__name__)
+
+
+class View(Generic[T]):
+    """What List, Watch and the reconcilers read.
+
+    `run` keeps it until cancelled; when the store is lost it keeps what it knew, and resynchronises from nothing
+    when the store is back. A reader that has just written waits with `caught_up(revision)`. Before it was first
+    synced reads raise Unavailable: a part of what exists is never shown for the whole. A record that cannot be read
+    is logged and left out, so that it costs no other resource anything.
+    """
+
+    def __init__(self, records: Records, type_: type[T], *collections: str, retry_seconds: float = 0.5) -> None:
+        self._records = records
+        self._type = type_
+        self._collections = collections
+        self._retry_seconds = retry_seconds
+        self._items: dict[str, Versioned[T]] = {}
+        self._names: list[str] | None = None  # of the items, in order; None: to be sorted anew
+        self._revision = 0
+        self._moves = 0
+        self._synced = asyncio.Event()
+        self._moved = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Watches for ever."""
+        while True:
+            try:
+                await self._watch()
+            except Unavailable:
+                await asyncio.sleep(self._retry_seconds)
+
+    async def _watch(self) -> None:
+        fresh: dict[str, Versioned[T]] | None = {}
+        revision = 0
+        async for change in self._records.watch(*self._collections):
+            items = self._items if fresh is None else fresh
+            revision = max(revision, change.revision)
+            match change:
+                case Record(key) if (found := self._read(change)) is not None:
+                    if key not in items:
+                        self._names = None
+                    items[key] = found
+                case Record(key) | Deleted(key):
+                    items.pop(key, None)
+                    self._names = None
+                case Synced():
+                    self._items, self._names, fresh = items, None, None
+                    self._synced.set()
+            if fresh is None:
+                async with self._moved:
+                    self._revision = max(self._revision, revision)
+                    self._moves += 1
+                    self._moved.notify_all()
+
+    def _read(self, record: Record) -> Versioned[T] | None:
+        try:
+            return decoded(record, self._type)
+        except RecordUnusable as error:
+            _log.error("record_unusable", error, name=record.key, revision=record.revision)
+            return None
+
+    async def synced(self) -> None:
+        """Returns once the view holds everything that existed when it began."""
+        await self._synced.wait()
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether `synced` would return at once."""
+        return self._synced.is_set()
+
+    async def caught_up(self, revision: int, timeout_seconds: float = 5) -> None:
+        """Returns once the view has seen the revision, which must be of a key in it; Unavailable after the timeout."""
+        try:
+            async with asyncio.timeout(timeout_seconds), self._moved:
+                await self._moved.wait_for(lambda: self._revision >= revision)
+        except TimeoutError:
+            raise Unavailable(
+                what="the view of " + "/".join(self._collections), problem="it has not caught up"
+            ) from None
+
+    def find(self, name: str) -> Versioned[T] | None:
+        """The resource as last seen, or None."""
+        return self._seen().get(name)
+
+    def get(self, name: str) -> Versioned[T]:
+        """The resource as last seen; RecordNotFound."""
+        found = self.find(name)
+        if found is None:
+            raise RecordNotFound(name=name)
+        return found
+
+    def all(self, prefix: str = "") -> list[Versioned[T]]:
+        """Every resource whose name starts with the prefix, in the order of names."""
+        items = self._seen()
+        if self._names is None:
+            self._names = sorted(items)
+        first, end = bisect_left(self._names, prefix), bisect_left(self._names, prefix + "\x7f")  # above all names
+        return [items[name] for name in self._names[first:end]]
+
+    def _seen(self) -> dict[str, Versioned[T]]:
+        if not self._synced.is_set():
+            raise Unavailable(what="the view of " + "/".join(self._collections), problem="it is not complete yet")
+        return self._items
+
+    @property
+    def moves(self) -> int:
+        """How often the view has changed; for `changed`."""
+        return self._moves
+
+    async def follow(self, name: str, found: Versioned[T]) -> AsyncGenerator[Versioned[T]]:
+        """The resource as it was found, then as it is after changes (the latest); ends once it is gone."""
+        await self.caught_up(found.revision)
+        while True:
+            yield found
+            while (present := self.find(name)) and present.revision <= found.revision:
+                await self.changed(FOLLOW_SECONDS)
+            if present is None:
+                return
+            found = present
+
+    async def changed(self, timeout_seconds: float, since: int | None = None) -> None:
+        """Returns after the next change of any resource in the view, or after the timeout.
+
+        Given the `moves` from before the caller looked, a change that came meanwhile counts too.
+        """
+        seen = self._moves if since is None else since
+        try:
+            async with asyncio.timeout(timeout_seconds), self._moved:
+                await self._moved.wait_for(lambda: self._moves > seen)
+        except TimeoutError:
+            return
