@@ -9,6 +9,8 @@ import msgspec
 
 from services.dataset.domain import FindingCounts
 
+MAX_TEXT = 1024  # characters of a file's name or of a value that a finding shows
+
 
 class Severity(StrEnum):
     """ERROR: left out of the snapshot. WARNING: kept or repaired, may harm training. INFO: worth knowing."""
@@ -189,9 +191,17 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 def make(
     code: str, file: str = "", image_id: int | None = None, annotation_id: int | None = None, **variables: object
 ) -> Finding:
-    """A finding by its code; KeyError for an unknown code or a variable that its message needs."""
+    """A finding by its code; KeyError for an unknown code or a variable that its message needs.
+
+    An annotation file may hold names of any length; a finding holds the beginning of them.
+    """
     rule = RULES[code]
-    return Finding(rule.severity, code, rule.message.format(**variables), rule.remedy, file, image_id, annotation_id)
+    shown = {name: _cut(value) if isinstance(value, str) else value for name, value in variables.items()}
+    return Finding(rule.severity, code, rule.message.format(**shown), rule.remedy, _cut(file), image_id, annotation_id)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
 class FindingLog:

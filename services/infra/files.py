@@ -202,6 +202,8 @@ class FolderBlobs:
         except PermissionError:
             raise StoreRefused(what=key, code=f"no permission in {self._root}") from None
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise StoreRefused(what=key[:100], code="a part of the key is too long for a file's name") from None
             full = "no space is left on its disk" if error.errno in _FULL else error.strerror or str(error)
             raise Unavailable(what=f"the store's folder {self._root}", problem=full) from error
 

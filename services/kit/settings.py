@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,8 +44,8 @@ class Settings(BaseSettings):
         return init_settings, env_settings, _SecretFiles(settings_cls)
 
     def masked(self) -> str:
-        """The settings as JSON, secrets masked."""
-        return json.dumps(self.model_dump(mode="json"), indent=2)
+        """The settings as JSON, secrets and the passwords in urls masked."""
+        return re.sub(r"://[^/@\s]+@", "://**********@", json.dumps(self.model_dump(mode="json"), indent=2))
 
 
 class _SecretFiles(PydanticBaseSettingsSource):

@@ -1,6 +1,7 @@
 """The worker's own folder: snapshots, weights and bundles fetched from the store, and room for attempts."""
 
 import asyncio
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -35,19 +36,19 @@ class Workspace:
             await self._fetch(snapshot.manifest_key, directory / MANIFEST_FILE)
         except BlobNotFound:
             raise DatasetNotFound(name=snapshot.dataset) from None
-        self._keep(directory)
+        await asyncio.to_thread(_keep, directory)
         return directory
 
     async def folder(self, prefix: str) -> Path:
         """The blobs under a prefix as a folder of files; BlobNotFound if there are none."""
-        directory = self._made("folders", prefix.strip("/").replace("/", "_"))
+        directory = self._made("folders", hashlib.sha256(prefix.encode()).hexdigest())  # a name of any length
         found = False
         async for blob in self.blobs.list(prefix):
             await self._fetch(blob.key, directory / check_key(blob.key.removeprefix(prefix)))
             found = True
         if not found:
             raise BlobNotFound(name=prefix)
-        self._keep(directory)
+        await asyncio.to_thread(_keep, directory)
         return directory
 
     async def cache(self) -> Path:
@@ -56,7 +57,7 @@ class Workspace:
         async for blob in self.blobs.list(WEIGHTS_PREFIX):
             if blob.key.endswith(WEIGHTS_SUFFIX):
                 await self._fetch(blob.key, directory / local_name(blob.key))
-        _trim(directory)
+        await asyncio.to_thread(_trim, directory)
         return directory
 
     async def upload(self, directory: Path, prefix: str) -> None:
@@ -82,13 +83,13 @@ class Workspace:
         if not await asyncio.to_thread(path.exists):
             await self.blobs.get_file(key, path)
 
-    @staticmethod
-    def _keep(directory: Path) -> None:
-        """Removes the neighbours that were used longest ago."""
-        directory.touch()
-        by_age = sorted(directory.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-        for forgotten in by_age[KEPT_FOLDERS:]:
-            shutil.rmtree(forgotten, ignore_errors=True)
+
+def _keep(directory: Path) -> None:
+    """Removes the neighbours that were used longest ago."""
+    directory.touch()
+    by_age = sorted(directory.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for forgotten in by_age[KEPT_FOLDERS:]:
+        shutil.rmtree(forgotten, ignore_errors=True)
 
 
 def _trim(directory: Path) -> None:

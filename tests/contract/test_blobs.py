@@ -311,6 +311,13 @@ async def test_a_key_below_a_blob_is_refused_in_words(folder: FolderBlobs) -> No
             await folder.put(key, b"")
 
 
+async def test_a_key_that_no_file_can_be_called_is_refused_rather_than_tried_again(folder: FolderBlobs) -> None:
+    with pytest.raises(StoreRefused, match="too long"):
+        await folder.put("a/" + "n" * 300, b"")
+    with pytest.raises(BlobNotFound):
+        await folder.get("a/" + "n" * 300)
+
+
 async def test_deleting_leaves_no_empty_folders(folder: FolderBlobs, tmp_path: Path) -> None:
     await folder.put("a/b/c/d", b"")
     await folder.put("a/e", b"")

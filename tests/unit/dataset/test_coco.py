@@ -21,7 +21,7 @@ from services.dataset.coco import (
     rows,
 )
 from services.dataset.domain import BoxConvention
-from services.dataset.findings import RULES, FindingLog, Severity
+from services.dataset.findings import RULES, FindingLog, Severity, make
 from services.kit.errors import UnreadableUri
 from services.vision.snapshot import AnnotationKind
 
@@ -140,3 +140,9 @@ def test_a_large_file_is_read_within_a_bounded_multiple_of_its_size() -> None:
         tracemalloc.stop()
     assert walked == count
     assert peak < 5 * len(data)
+
+
+def test_a_finding_shows_the_beginning_of_what_is_too_long() -> None:
+    found = make("imagePathInvalid", "n" * 5000, path="p" * 5000, problem="is absolute")
+    assert max(len(found.file), len(found.message)) < 1500
+    assert found.message.endswith("…' is absolute.")

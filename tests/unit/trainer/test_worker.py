@@ -372,6 +372,13 @@ async def test_an_evaluation_of_a_bundle_that_is_gone_fails_with_the_model_s_nam
     assert status_to_failure(message.error).reason == "modelNotFound"
 
 
+async def test_a_folder_is_fetched_whatever_the_length_of_its_model_s_name(tmp_path: Path) -> None:
+    blobs, prefix = MemoryBlobs(), f"models/{'m' * 255}/uid/trials/t000/1/bundle/"
+    await blobs.put(f"{prefix}card.json", b"{}")
+    fetched = await Workspace(tmp_path, blobs).folder(prefix)
+    assert (fetched / "card.json").read_bytes() == b"{}"
+
+
 async def test_a_slower_device_is_charged_by_its_factor(at: World) -> None:
     await at.begin()
     await at.worker(succeeds, device_factor=0.5).handle(T0)
