@@ -13,7 +13,6 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 STRIP = (16, 18, 22)
 INK = (255, 255, 255)
-FAINT = (170, 176, 186)
 RIGHT = (20, 128, 66)
 WRONG = (200, 38, 40)
 PAPER = (246, 247, 249)

@@ -19,4 +19,3 @@ UPLOADED = Metric("sightline_dataset_uploaded_bytes_total", MetricKind.COUNTER, 
 REPUBLISHED = Metric(
     "sightline_dataset_jobs_republished_total", MetricKind.COUNTER, "Jobs that the reconciler published again."
 )
-ALL = (VALIDATED, IMAGES, CHUNK_SECONDS, UPLOADED, REPUBLISHED)

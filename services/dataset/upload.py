@@ -7,12 +7,11 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from services.dataset import metrics
 from services.dataset.limits import Limits
 from services.kit.blobs import Blobs, check_key, to_uri
-from services.kit.errors import InvalidRequest, QuotaExceeded
+from services.kit.errors import InvalidRequest, QuotaExceeded, Unavailable
 from services.kit.names import check_id, new_uid
 from services.kit.telemetry import Telemetry
 
@@ -127,7 +126,7 @@ class _Receiving:
     def __init__(self, file: File, path: Path) -> None:
         self.file = file
         self.path = path
-        self._target: BinaryIO = path.open("wb")
+        self._target = path.open("wb", buffering=0)  # nothing is left to be written, and to fail, when it is closed
         self._sha256 = hashlib.sha256()
         self._size = 0
 
@@ -143,7 +142,12 @@ class _Receiving:
         await asyncio.to_thread(self._write, chunk)
 
     def _write(self, chunk: bytes) -> None:
-        self._target.write(chunk)
+        rest = memoryview(chunk)
+        try:
+            while rest:
+                rest = rest[self._target.write(rest) :]
+        except OSError as error:  # Most likely there is no space; the upload may be repeated when there is.
+            raise Unavailable(what="The folder for files on their way", problem=error.strerror or str(error)) from error
         self._sha256.update(chunk)
 
     def check(self) -> None:

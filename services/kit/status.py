@@ -4,7 +4,7 @@ A status carries exactly one `ErrorInfo` (domain `sightline`, the reason, the va
 that answers a call gets the other details of `google.rpc` beside it where they fit.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
@@ -92,18 +92,8 @@ def to_timestamp(moment: datetime | None) -> Timestamp | None:
     return timestamp
 
 
-def from_timestamp(timestamp: Timestamp) -> datetime:
-    """The moment, aware, in UTC."""
-    return timestamp.ToDatetime(UTC)
-
-
 def to_duration(span: timedelta) -> Duration:
     """For a message's field."""
     duration = Duration()
     duration.FromTimedelta(span)
     return duration
-
-
-def from_duration(duration: Duration) -> timedelta:
-    """The span, to the microsecond."""
-    return duration.ToTimedelta()

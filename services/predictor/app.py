@@ -114,7 +114,9 @@ class Predictor:
             return query.image, "image"
         key = uris.from_uri(query.uri, self._blobs.bucket)
         self._check_size((await self._blobs.stat(key)).size_bytes, query.uri)
-        return await self._blobs.get(key), query.uri
+        data = await self._blobs.get(key, 0, self._limits.max_image_bytes + 1)  # it may have been replaced since
+        self._check_size(len(data), query.uri)
+        return data, query.uri
 
     def _check_size(self, size_bytes: int, file: str) -> None:
         limit = self._limits.max_image_bytes

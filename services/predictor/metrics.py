@@ -3,45 +3,45 @@
 from services.kit.telemetry import Metric, MetricKind
 
 STAGE_SECONDS = Metric(  # Where does the time of a slow prediction go?
-    "predictor_stage_seconds",
+    "sightline_predictor_stage_seconds",
     MetricKind.HISTOGRAM,
     "Time in each stage of a prediction: prepare (decode and preprocess), queue, forward, postprocess.",
     labels=("stage",),
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 BATCH_SIZE = Metric(  # Does batching happen, and is the limit reached?
-    "predictor_batch_images",
+    "sightline_predictor_batch_images",
     MetricKind.HISTOGRAM,
     "Images in one forward pass.",
     buckets=(1, 2, 4, 8, 16, 32, 64),
 )
 QUEUE_LENGTH = Metric(  # Is it time for another replica?
-    "predictor_queue_images", MetricKind.GAUGE, "Images that wait for a forward pass."
+    "sightline_predictor_queue_images", MetricKind.GAUGE, "Images that wait for a forward pass."
 )
 DROPPED = Metric(  # Do callers give up, or is the replica refusing?
-    "predictor_dropped_images_total",
+    "sightline_predictor_dropped_images_total",
     MetricKind.COUNTER,
     "Images without an answer: too late (deadline passed or caller gone) or refused (queue full).",
     labels=("reason",),
 )
 CACHE_REQUESTS = Metric(  # How often does a caller wait for a load?
-    "predictor_cache_requests_total",
+    "sightline_predictor_cache_requests_total",
     MetricKind.COUNTER,
     "Uses of a model by whether it was in memory: hit, joined (being loaded already) or miss.",
     labels=("result",),
 )
 CACHE_EVICTIONS = Metric(  # Is the cache too small?
-    "predictor_cache_evictions_total",
+    "sightline_predictor_cache_evictions_total",
     MetricKind.COUNTER,
     "Models that left memory: capacity, replaced (a newer bundle), deleted or unloaded.",
     labels=("reason",),
 )
 LOAD_SECONDS = Metric(  # How slow is a cold first prediction?
-    "predictor_load_seconds",
+    "sightline_predictor_load_seconds",
     MetricKind.HISTOGRAM,
     "Time to fetch, check, load and warm a model.",
     buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 LOADED_BYTES = Metric(  # What of the memory is taken?
-    "predictor_loaded_bytes", MetricKind.GAUGE, "Bytes of the models in memory."
+    "sightline_predictor_loaded_bytes", MetricKind.GAUGE, "Bytes of the models in memory."
 )

@@ -98,8 +98,12 @@ class Models:
 
     async def update(self, name: str, changes: dict[str, Any], etag: str) -> Versioned[Model]:
         """Changes the caller's own fields."""
-        now = self._clock.now()
-        return await self._store.models.change(name, lambda model: replace(model, update_time=now, **changes), etag)
+
+        def decide(model: Model) -> Model:
+            changed = replace(model, **changes)
+            return model if changed == model else replace(changed, update_time=self._clock.now())
+
+        return await self._store.models.change(name, decide, etag)
 
     async def cancel(self, name: str) -> Versioned[Model]:
         """NOT_STARTED or TRAINING to CANCELLING; nothing to do where that has been asked for already."""

@@ -2,7 +2,10 @@
 
 import asyncio
 import hashlib
+import tempfile
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -392,6 +395,15 @@ async def test_a_file_that_is_not_what_was_announced_is_not_stored(
 async def test_too_large_an_image_is_refused_before_its_bytes(world: World) -> None:
     async with refused(StatusCode.RESOURCE_EXHAUSTED, "QuotaExceeded", "SIGHTLINE_MAX_IMAGE_BYTES"):
         await world.upload({"x.png": b"data"}, size_bytes=21 << 20)
+
+
+async def test_an_upload_that_finds_no_space_may_be_repeated(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").symlink_to("/dev/full")
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **_: nullcontext(str(tmp_path)))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    async with refused(StatusCode.UNAVAILABLE, "Unavailable", "No space left"):
+        await world.upload({"x.png": b"data"})
 
 
 async def test_a_broken_stream_leaves_the_files_before_and_nothing_of_the_one_in_flight(world: World) -> None:

@@ -83,7 +83,7 @@ async def test_an_image_among_sixteen_others_gets_the_answer_that_it_gets_alone(
             answers = [asyncio.create_task(running.analyze(image)) for image in [*others[:8], PICTURE, *others[8:]]]
             await running.waiting(17)
         alone, *among = [confidences(await answer) for answer in (first, *answers)]
-        assert running.telemetry.observed["predictor_batch_images", ()] == [1, 17]
+        assert running.telemetry.observed["sightline_predictor_batch_images", ()] == [1, 17]
     assert among[8] == pytest.approx(alone, abs=1e-5)
     assert among[7] != pytest.approx(alone, abs=1e-5), "another image has another answer"
 
@@ -206,4 +206,4 @@ async def test_a_prediction_whose_deadline_passes_while_it_waits_costs_no_forwar
     await first
     await running.analyze()
     assert refusal.value.code is errors.Code.DEADLINE_EXCEEDED
-    assert running.telemetry.observed["predictor_batch_images", ()] == [1, 1]
+    assert running.telemetry.observed["sightline_predictor_batch_images", ()] == [1, 1]

@@ -21,7 +21,7 @@ async def running(tmp_path: Path) -> AsyncGenerator[Running]:
 async def test_fifty_first_calls_load_the_model_once(running: Running):
     answers = await asyncio.gather(*(running.analyze() for _ in range(50)))
     assert {answer.model_version for answer in answers} == {"v1"}
-    assert len(running.telemetry.observed["predictor_load_seconds", ()]) == 1
+    assert len(running.telemetry.observed["sightline_predictor_load_seconds", ()]) == 1
     (loaded,) = await running.loaded()
     assert (loaded.model_name, loaded.use_count) == ("models/m", 50)
     assert loaded.size_bytes == (await running.blobs.stat("models/m/v1/weights.safetensors")).size_bytes
@@ -33,7 +33,7 @@ async def test_a_model_is_loaded_listed_and_unloaded_on_request(running: Running
     assert loaded.model_version == "v1"
     assert await running.loaded() == [loaded]
     await running.analyze()
-    assert len(running.telemetry.observed["predictor_load_seconds", ()]) == 1, "it was ready for the first prediction"
+    assert len(running.telemetry.observed["sightline_predictor_load_seconds", ()]) == 1, "it was ready for the first prediction"
     await running.stub.UnloadModel(pb.UnloadModelRequest(model_name="models/m"))
     assert await running.loaded() == []
     assert list(running.folder.iterdir()) == []

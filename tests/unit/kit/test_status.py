@@ -9,8 +9,6 @@ from services.kit.errors import Code, Failure, InvalidRequest, ModelNotFound, Re
 from services.kit.status import (
     MAX_STATUS_BYTES,
     failure_to_status,
-    from_duration,
-    from_timestamp,
     status_of,
     status_to_failure,
     to_duration,
@@ -42,6 +40,6 @@ def test_an_error_of_an_unknown_reason_keeps_all_that_it_says():
 
 def test_moments_and_spans_come_back():
     moment = datetime(2026, 11, 23, 16, 15, 16, 123456, tzinfo=UTC)
-    assert from_timestamp(to_timestamp(moment) or Timestamp()) == moment
+    assert (to_timestamp(moment) or Timestamp()).ToDatetime(UTC) == moment
     assert to_timestamp(None) is None
-    assert from_duration(to_duration(timedelta(hours=288, microseconds=7))) == timedelta(hours=288, microseconds=7)
+    assert to_duration(timedelta(hours=288, microseconds=7)).ToTimedelta() == timedelta(hours=288, microseconds=7)

@@ -29,7 +29,7 @@ from tests.unit.predictor.support import FakeClassifier, FakeModels, card, file_
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["PredictionService"]
 PICTURE = file_of(picture())
-QUEUED = ("predictor_stage_seconds", (("stage", "queue"),))
+QUEUED = ("sightline_predictor_stage_seconds", (("stage", "queue"),))
 
 
 async def until(condition: Callable[[], bool]) -> None:

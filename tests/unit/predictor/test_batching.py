@@ -51,7 +51,7 @@ async def test_what_waits_when_the_thread_becomes_free_is_the_next_batch_and_eac
         rows = await asyncio.gather(first, *rest)
     assert [float(row[0]) for row in rows] == [0, 1, 2, 3, 4, 5, 6]
     assert case.one.batches == [1, 4, 2]
-    assert case.telemetry.observed["predictor_batch_images", ()] == [1, 4, 2]
+    assert case.telemetry.observed["sightline_predictor_batch_images", ()] == [1, 4, 2]
 
 
 async def test_models_are_not_mixed_and_the_oldest_image_decides_whose_turn_it_is():
