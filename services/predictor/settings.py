@@ -11,6 +11,7 @@ class PredictorSettings(settings.Settings):
     """What a predictor replica needs to know."""
 
     port: int = 50053
+    max_calls: int = 256  # at once; each may hold an image before it is admitted or refused
     trainer_address: str = "127.0.0.1:50052"  # host:port of the trainer api
     model_cache_bytes: int = Field(default=4 * 1024**3, gt=0)  # weights in memory
     model_cache_directory: Path | None = None  # bundles' files; none: a temporary folder

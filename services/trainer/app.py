@@ -14,6 +14,7 @@ from services.kit.errors import (
     EvaluationNotFound,
     InvalidRequest,
     ModelAlreadyExists,
+    ModelNotFound,
     ModelNotReady,
     NotFound,
     RecordExists,
@@ -142,14 +143,19 @@ class Models:
         return codec.decode(await self._blobs.get(model.served.performance_key), Performance)
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[Model]]:
-        """The model now and after each change, its trials' reports included, until its training is over."""
-        while True:
+        """The model now and after each change, its trials' reports included, until its training is over.
+
+        ModelNotFound once it is gone.
+        """
+        view, first = self._store.models.view, await self.get(name)
+        await view.caught_up(first.revision)
+        while (found := view.find(name)) is not None and found.value.uid == first.value.uid:
             seen = self._store.versions_of(name)
-            found = await self.get(name)
             yield found
             if found.value.ended:
                 return
             await self._store.model_changed(name, seen, WATCH_SECONDS)
+        raise ModelNotFound(name=name)
 
 
 class Evaluations:

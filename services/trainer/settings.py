@@ -4,6 +4,8 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
+from pydantic import Field
+
 from services.kit.settings import Settings
 
 
@@ -12,15 +14,16 @@ class TrainerSettings(Settings):
 
     port: int = 50052
     dataset_address: str = "127.0.0.1:50051"
-    lease_seconds: float = 15.0  # after which the work of a silent worker is somebody else's
-    heartbeat_seconds: float = 2.0
-    checkpoint_seconds: float = 5.0  # between two checkpoints, at least; a death costs so much work, at most
+    lease_seconds: float = Field(default=15.0, gt=0)  # after which the work of a silent worker is somebody else's
+    heartbeat_seconds: float = Field(default=2.0, gt=0)
+    checkpoint_seconds: float = Field(default=5.0, ge=0)  # between two checkpoints: a death costs as much work, at most
     # Of the workers only.
     weights_dir: Path | None = None  # pretrained weights as safetensors, for machines without a network
     download_weights: bool = True  # from torchvision's site, where neither that folder nor the store has them
     work_dir: Path | None = None  # snapshots and features are cached here; a temporary folder by default
-    device_factor: float = 1.0  # seconds of the reference device that one second of this worker's device is charged as
-    threads: int = max(1, os.cpu_count() or 1)  # of the training child
+    # Seconds of the reference device that one second of this worker's device is charged as.
+    device_factor: float = Field(default=1.0, gt=0)
+    threads: int = Field(default=max(1, os.cpu_count() or 1), gt=0)  # of the training child
 
     @property
     def lease(self) -> timedelta:
