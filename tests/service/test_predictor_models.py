@@ -33,7 +33,7 @@ async def test_a_model_is_loaded_listed_and_unloaded_on_request(running: Running
     assert loaded.model_version == "v1"
     assert await running.loaded() == [loaded]
     await running.analyze()
-    assert len(running.telemetry.observed["sightline_predictor_load_seconds", ()]) == 1, "it was ready for the first prediction"
+    assert len(running.telemetry.observed["sightline_predictor_load_seconds", ()]) == 1, "the first prediction found it"
     await running.stub.UnloadModel(pb.UnloadModelRequest(model_name="models/m"))
     assert await running.loaded() == []
     assert list(running.folder.iterdir()) == []
