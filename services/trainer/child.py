@@ -1,18 +1,25 @@
 """The training child: imports torch, says Ready, takes one task from stdin, answers on stdout, exits.
 
-Nothing else may write to the pipe: what libraries print goes to stderr.
+Nothing else may write to the pipe: what libraries print goes to stderr. Law: the child does not outlive its worker,
+which keeps stdin open for as long as it wants an answer, and which may be killed at any moment.
 """
 
+import ctypes
 import os
+import signal
 import sys
 import threading
 import time
 
 from services.trainer.protocol import Message, Ready, receive_task, send
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+STDIN = 0
+
 
 def main() -> int:
     """One task; 0 unless the pipe broke."""
+    _die_with_parent()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a busy machine
     started = time.monotonic()
     pipe = os.fdopen(os.dup(1), "wb")
@@ -30,10 +37,28 @@ def main() -> int:
         say(Ready(device=device, device_name=name, import_seconds=time.monotonic() - started))
         task = receive_task(sys.stdin.buffer)
         if task is not None:
+            threading.Thread(target=_exit_with_stdin, name="stdin", daemon=True).start()
             say(run.run(task, say))
     except BrokenPipeError:
         return 1  # the worker is gone; so is the reason for this process
     return 0
+
+
+def _die_with_parent() -> None:
+    """Asks the kernel, which is at once even while no Python runs; Linux only.
+
+    It sends the signal when the *thread* that started this process ends: the worker starts it from its main thread,
+    in which asyncio's loop runs.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _exit_with_stdin() -> None:
+    """Wherever the kernel does not do it, and for a worker that died before it was asked. Nothing follows the task."""
+    while os.read(STDIN, 1):
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":

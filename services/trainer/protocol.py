@@ -1,8 +1,8 @@
 """What a worker and its training child say to each other: typed messages in length-prefixed msgpack frames.
 
 The child says Ready once torch is imported, takes exactly one task from its stdin, answers with Started, any number
-of Progress and Checkpoint, and ends with exactly one of Result, EvaluationResult and Failed, after which it exits
-with status 0. A child that ends without one of those three died. A closed stdin before a task means: exit.
+of Progress, Checkpoint and Offer, and ends with exactly one of Result, EvaluationResult and Failed, after which it
+exits with status 0. A child that ends without one of those three died. A stdin that closes means, at any time: exit.
 
 No torch, asyncio or grpc here: both sides import it, and the child must not hold what the worker holds.
 """
@@ -61,7 +61,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     average_decay: float = 0.98  # of the moving average of the weights, per step; 0: the last weights
 
     linear_head: bool = True  # start from the head that rung 0 would fit on the training folds alone (LP-FT)
-    init_from: str | None = None  # directory of a bundle of this backbone, whose features to start from
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +94,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     seed: int = 0
     threads: int = 1
     device: str = "cpu"  # or "cuda"
-    batch_size_limit: int = 0  # images in a micro-batch, at most; 0: no limit (an earlier attempt died of memory)
+    batch_size_limit: int = 0  # images in a micro-batch, at most, and little else in memory; 0: no limit
 
 
 class EvaluateTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -179,6 +178,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     steps: int = 0
 
 
+class Offer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A whole result, which stands if the allowance ends before a better one. Its files stay until the next but one."""
+
+    result: Result
+
+
 class EvaluationResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A measured model."""
 
@@ -197,7 +202,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     traceback: str = ""  # for the log only
 
 
-Message = Ready | Started | Progress | Checkpoint | Result | EvaluationResult | Failed
+Message = Ready | Started | Progress | Checkpoint | Offer | Result | EvaluationResult | Failed
 
 T = TypeVar("T")
 

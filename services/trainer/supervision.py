@@ -6,6 +6,8 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from services.kit import codec
 from services.kit.blobs import delete_prefix
 from services.kit.clock import Clock
@@ -15,7 +17,7 @@ from services.trainer.attempt import AnyAttempt
 from services.trainer.children import Child, ChildDied
 from services.trainer.domain import TrialResult
 from services.trainer.performance import Performance
-from services.trainer.protocol import Checkpoint, EvaluationResult, Failed, Message, Progress, Result, Task
+from services.trainer.protocol import Checkpoint, EvaluationResult, Failed, Message, Offer, Progress, Result, Task
 from services.trainer.work import Work
 from services.trainer.workspace import Workspace
 
@@ -39,6 +41,7 @@ class Supervision:
         self._delivered: float | None = None
         self._fraction = 0.0
         self._phase = "preparing"
+        self._offered: Result | None = None
 
     async def beat(self, every_seconds: float) -> None:
         """Reports for ever; an outage is waited out, for the lease decides. CancelRequested, LeaseLost."""
@@ -57,17 +60,24 @@ class Supervision:
         return 0.0 if self._began is None else self._clock.monotonic() - self._began
 
     async def run(self, child: Child, task: Task) -> str:
-        """Gives the child its task and ends the attempt by what comes of it; returns how it ended. ChildDied."""
+        """Gives the child its task and ends the attempt by what comes of it; returns how it ended. ChildDied.
+
+        When the allowance ends, so does the child, and what it offered last is its result.
+        """
         self._began = self._clock.monotonic()
-        allowance = asyncio.timeout(self._attempt.allowance_seconds)
+        allowance_seconds = self._attempt.allowance_seconds
+        allowance = asyncio.timeout(allowance_seconds)
         try:
             async with allowance, aclosing(child.run(task)) as messages:
                 last = await self._listen(messages, allowance)
         except TimeoutError:
             if not allowance.expired():
                 raise
-            await self.end(lambda work: work.stopped(self._clock.now()))
-            return "stopped"
+            await child.end()
+            if self._offered is None:
+                await self.end(lambda work: work.stopped(self._clock.now()))
+                return "stopped"
+            last = msgspec.structs.replace(self._offered, seconds=allowance_seconds, stop_reason="allowance")
         self._delivered = self._used
         match last:
             case Failed(failure=failure, traceback=traceback):
@@ -93,6 +103,8 @@ class Supervision:
                 case Checkpoint():
                     async with _suspended(allowance):  # a slow store is not the child's doing
                         await self._keep_checkpoint(message)
+                case Offer(result=result):
+                    self._offered = result
                 case Result() | EvaluationResult() | Failed():
                     return message
                 case _:  # Ready and Started say nothing that is kept

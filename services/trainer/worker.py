@@ -21,7 +21,7 @@ from services.trainer.protocol import EvaluateTask, Split, Task, TrainTask
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
 from services.trainer.supervision import Supervision
-from services.trainer.work import Work
+from services.trainer.work import MAX_BARREN_ATTEMPTS, Work
 from services.trainer.workspace import Workspace
 
 _log = Log(__name__)
@@ -163,6 +163,7 @@ class Worker:
             split=Split(seed=record.seed, holdout_fraction=record.holdout_fraction),
             seed=record.seed,
             threads=self._settings.threads,
+            batch_size_limit=_batch_size_limit(record.work.barren_attempts),
         )
 
     async def _bundle(self, evaluation: Evaluation) -> Path:
@@ -180,3 +181,8 @@ class Worker:
         except BlobNotFound:
             _log.warning("checkpoint_missing", key=trial.work.checkpoint_key)
             return None
+
+
+def _batch_size_limit(barren_attempts: int) -> int:
+    """Whoever died without a checkpoint may have died of memory: those after it take less, the last two the least."""
+    return 0 if barren_attempts < 2 else 8 if barren_attempts < MAX_BARREN_ATTEMPTS - 1 else 1

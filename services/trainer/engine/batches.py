@@ -4,8 +4,7 @@ Everything random is a function of (seed, epoch, image), so that a resumed train
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from services.trainer.engine.ahead import made_ahead
 from services.trainer.engine.data import Images, Indices, Pixels
 from services.vision import preprocess
 from services.vision.card import InputRule
@@ -20,10 +20,8 @@ from services.vision.preprocess import Augmentation
 
 KEPT_BYTES = 2 * 1024**3  # of decoded pictures
 MARGIN = 1.15  # of a kept picture's shorter side over the input's, for crops to draw detail from
-LOOKAHEAD = 3
 
 Job = tuple[int, Indices]  # epoch, rows
-Make = Callable[[int, Indices], tuple[Tensor, Tensor]]
 
 
 def augmentation(strength: float, *, mirror: bool) -> Augmentation:
@@ -41,21 +39,22 @@ def augmentation(strength: float, *, mirror: bool) -> Augmentation:
 
 @dataclass(slots=True)
 class Batches:
-    """Serves inputs by image index; None-free: an image that cannot be read is replaced by a grey one and counted."""
+    """Serves inputs by image index. In the place of an image that cannot be read stands a grey one."""
 
     images: Images
     rule: InputRule
     how: Augmentation
     seed: int
     threads: int = 1
+    kept_bytes: int = KEPT_BYTES
     _kept: dict[int, Pixels] = field(default_factory=dict[int, Pixels])
     _kept_bytes: int = 0
 
     def look_at(self, rows: Indices, keep: Indices) -> None:
         """Decodes every row once, so that unreadable ones are known; keeps those of `keep` as far as memory lasts."""
         kept = set(keep.tolist())
-        with ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="decode") as pool:
-            deque(pool.map(lambda index: self._look(index, keep=index in kept), rows.tolist()), maxlen=0)
+        looks = made_ahead(lambda index: self._look(index, keep=index in kept), rows.tolist(), self.threads)
+        deque(looks, maxlen=0)
 
     def order(self, rows: Indices, epoch: int) -> Indices:
         """The epoch's permutation of the rows."""
@@ -63,36 +62,22 @@ class Batches:
 
     def training(self, batches: list[Job]) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, labels) of each (epoch, rows), in order."""
-        return self._ahead(batches, self._augmented)
+        return made_ahead(self._augmented, batches, self.threads)
 
     def plain(self, rows: Indices, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, labels) of the rows as serving will see them."""
-        return self._ahead([(0, rows[i : i + size]) for i in range(0, len(rows), size)], self._plain)
+        return made_ahead(self._plain, [rows[i : i + size] for i in range(0, len(rows), size)], self.threads)
 
-    def _ahead(self, batches: list[Job], make: Make) -> Iterator[tuple[Tensor, Tensor]]:
-        with ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="augment") as pool:
-            ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
-            try:
-                for epoch, rows in batches:
-                    ahead.append(pool.submit(make, epoch, rows))
-                    if len(ahead) >= LOOKAHEAD:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
-
-    def _augmented(self, epoch: int, rows: Indices) -> tuple[Tensor, Tensor]:
+    def _augmented(self, job: Job) -> tuple[Tensor, Tensor]:
+        epoch, rows = job
         inputs: list[Tensor] = []
         for index in rows.tolist():
             generator = torch.Generator().manual_seed(hash((self.seed, epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF)
-            inputs.append(preprocess.augment(self.small(index), self.rule, self.how, generator))
+            inputs.append(preprocess.augment(self._small(index), self.rule, self.how, generator))
         return self._together(inputs, rows)
 
-    def _plain(self, _epoch: int, rows: Indices) -> tuple[Tensor, Tensor]:
-        pictures = [self._whole(index) for index in rows.tolist()]
-        return self._together([preprocess.apply(rgb, self.rule) for rgb in pictures], rows)
+    def _plain(self, rows: Indices) -> tuple[Tensor, Tensor]:
+        return self._together([preprocess.apply(self._whole(index), self.rule) for index in rows.tolist()], rows)
 
     def _together(self, inputs: list[Tensor], rows: Indices) -> tuple[Tensor, Tensor]:
         labels = torch.from_numpy(self.images.labels[rows])
@@ -100,7 +85,7 @@ class Batches:
 
     def _look(self, index: int, *, keep: bool) -> None:
         if keep:
-            self.small(index)
+            self._small(index)
         else:
             self._whole(index)
 
@@ -108,13 +93,13 @@ class Batches:
         pixels = self.images.pixels(index, self.rule.at_least)
         return np.full((self.rule.size, self.rule.size, 3), 128, np.uint8) if pixels is None else pixels
 
-    def small(self, index: int) -> Pixels:
+    def _small(self, index: int) -> Pixels:
         """The picture for augmentation, decoded at its first use only, as long as memory lasts."""
         kept = self._kept.get(index)
         if kept is not None:
             return kept
         pixels = _scaled(self._whole(index), round(MARGIN * self.rule.resize))
-        if self._kept_bytes + pixels.nbytes <= KEPT_BYTES:
+        if self._kept_bytes + pixels.nbytes <= self.kept_bytes:
             self._kept[index] = pixels
             self._kept_bytes += pixels.nbytes
         return pixels

@@ -3,15 +3,14 @@
 Only the batch normalisations are folded first, which changes predictions by rounding and takes a third less time.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.kit.errors import DatasetAnnotationsInvalid, InvalidImage, NotEnoughBudget
+from services.trainer.engine.ahead import made_ahead
 from services.trainer.engine.data import Images, open_images
 from services.trainer.engine.fuse import fused
 from services.trainer.engine.measure import measure, predictions
@@ -23,7 +22,6 @@ from services.vision.backbones import Network
 from services.vision.bundle import load
 from services.vision.classifier import BATCH_SIZE, Classifier, Prepared
 
-LOOKAHEAD = 3
 EARLY = 0.25  # share of the allowance before which the pace says little
 
 
@@ -114,14 +112,7 @@ def _prepared(
     def batch_of(start: int) -> list[Prepared | None]:
         return [prepare(int(index)) for index in rows[start : start + BATCH_SIZE]]
 
-    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode") as pool:
-        ahead: deque[Future[list[Prepared | None]]] = deque()
-        for start in range(0, len(rows), BATCH_SIZE):
-            ahead.append(pool.submit(batch_of, start))
-            if len(ahead) >= LOOKAHEAD:
-                yield ahead.popleft().result()
-        for future in ahead:
-            yield future.result()
+    return made_ahead(batch_of, range(0, len(rows), BATCH_SIZE), threads)
 
 
 def _warnings(images: Images, of_model: NDArray[np.int64], left_out: int) -> tuple[str, ...]:

@@ -5,9 +5,7 @@ computed again: a chunk that is missing, cut or unreadable is made anew.
 """
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,17 +14,18 @@ import torch
 from torch import Tensor
 
 from services.kit.errors import NotEnoughBudget
+from services.trainer.engine.ahead import made_ahead
 from services.trainer.engine.data import Images, cache_key
 from services.trainer.engine.fuse import fused
 from services.trainer.engine.linear import Floats
 from services.trainer.engine.session import Session
 from services.trainer.engine.trunks import Trunk
+from services.trainer.protocol import TrainTask
 from services.vision import preprocess
 from services.vision.backbones import embed
 
 BATCH_SIZE = 16
 CHUNK_IMAGES = 2048
-LOOKAHEAD = 3  # batches decoded ahead of the forward
 EARLY = 0.25  # share of the allowance before which the pace says little
 RESERVE = 0.1  # share of the allowance that must be left when the last image is through
 
@@ -50,13 +49,11 @@ class Work:
 class Extractor:
     """Features [view][image, width] of every trunk, side by side; a row of NaN where an image cannot be read."""
 
+    task: TrainTask
+    session: Session
     images: Images
     trunks: Sequence[Trunk]
     views: int
-    cache: Path
-    session: Session
-    threads: int = 1
-    device: str = "cpu"
     work: Work = field(default_factory=Work)
 
     def run(self, low: float = 0.0, high: float = 0.8) -> list[Floats]:
@@ -96,7 +93,7 @@ class Extractor:
         total, done = len(self.images.samples), 0
         for batch, inputs in self._prepared(which, rows):
             for (trunk, view), images in inputs.items():
-                features = embed(networks[trunk], images.to(self.device)).float().cpu().numpy()
+                features = embed(networks[trunk], images.to(self.task.device)).float().cpu().numpy()
                 out[trunk, view][batch.start - rows.start : batch.stop - rows.start] = features
             done += len(batch)
             self.session.progress("features", batch.stop / total, low, high)
@@ -107,16 +104,9 @@ class Extractor:
         return out
 
     def _prepared(self, which: list[tuple[int, int]], rows: range) -> Iterator[tuple[range, Inputs]]:
-        batches = [range(i, min(rows.stop, i + BATCH_SIZE)) for i in range(rows.start, rows.stop, BATCH_SIZE)]
-        with ThreadPoolExecutor(max(1, self.threads), thread_name_prefix="decode") as pool:
-            ahead: deque[tuple[range, Future[Inputs]]] = deque()
-            for batch in batches:
-                ahead.append((batch, pool.submit(self._inputs, which, batch)))
-                if len(ahead) >= LOOKAHEAD:
-                    ready, future = ahead.popleft()
-                    yield ready, future.result()
-            for ready, future in ahead:
-                yield ready, future.result()
+        size = min(BATCH_SIZE, self.task.batch_size_limit or BATCH_SIZE)
+        batches = [range(i, min(rows.stop, i + size)) for i in range(rows.start, rows.stop, size)]
+        return made_ahead(lambda batch: (batch, self._inputs(which, batch)), batches, self.task.threads)
 
     def _inputs(self, which: list[tuple[int, int]], batch: range) -> Inputs:
         """Decodes each image once for each limit of the rules, and makes each view of each rule once."""
@@ -150,7 +140,7 @@ class Extractor:
     def _path(self, which: tuple[int, int], rows: range) -> Path:
         trunk, view = which
         key = cache_key(self.trunks[trunk].identity, view, self.images.manifest.digest, rows.start, rows.stop)
-        return self.cache / f"features-{key}.npy"
+        return Path(self.task.cache_directory) / f"features-{key}.npy"
 
     def _load(self, which: tuple[int, int], rows: range) -> Floats | None:
         try:

@@ -1,6 +1,5 @@
 """What every training ends with: honest numbers, the bundle, the file of predictions, the Result."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,23 +36,16 @@ class Finished:
     weights_source: str
     resolution: int
     stop_reason: str
+    throughput: Throughput
     epochs: int = 0
     steps: int = 0
 
 
-def finish(
-    task: TrainTask,
-    session: Session,
-    images: Images,
-    finished: Finished,
-    throughput: Callable[[float], Throughput],
-) -> Result:
-    """Writes the bundle and the predictions; performance is of the hold-out, or of the selection's images."""
+def finish(task: TrainTask, session: Session, images: Images, finished: Finished, directory: Path) -> Result:
+    """Writes bundle and predictions into the folder; performance is of the hold-out, or of the selection's images."""
     labels = images.labels[finished.selected]
-    session.progress("bundle", 0.3, 0.95, 1.0)
     measured = _performance(images, finished)
     warnings = (*finished.warnings, *_warnings(images))
-    directory = Path(task.output_directory)
     directory.mkdir(parents=True, exist_ok=True)
     card = _card(images, finished, measured, warnings, session.meter.used())
     bundle.write(directory / "bundle", Classifier(card, finished.network))
@@ -61,7 +53,6 @@ def finish(
     logits = finished.selection_logits
     write_predictions(path, predictions(images.categories, images.ids[finished.selected], labels, logits))
     score = float((logits.argmax(axis=1) == labels).mean())
-    used = session.meter.used()
     return Result(
         bundle_directory=str(directory / "bundle"),
         selection_score=score,
@@ -69,13 +60,13 @@ def finish(
         selection_log_loss=float(log_losses(logits, labels).mean()),
         predictions_path=str(path),
         performance=measured,
-        seconds=used,
+        seconds=session.meter.used(),
         stop_reason=finished.stop_reason,
         weights_source=finished.weights_source,
         resolution=finished.resolution,
         image_count=len(images.samples),
         category_count=len(images.categories),
-        throughput=throughput(used),
+        throughput=finished.throughput,
         backbones=within_reach(task),
         warnings=warnings,
         unreadable=images.unreadable_files(),

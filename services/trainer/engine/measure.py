@@ -8,7 +8,7 @@ from services.trainer.engine.data import Indices
 from services.trainer.engine.linear import Floats, log_losses
 from services.trainer.performance import ConfusionEntry, Curve, Interval, Performance, Source, TagPerformance
 from services.trainer.predictions import Predictions
-from services.vision.metrics import CategoryReport, ClassificationReport, classification_report
+from services.vision.metrics import CategoryReport, classification_report
 
 MIN_CALIBRATION_ROWS = 10
 KEPT_PROBABILITIES = 1_000_000
@@ -37,12 +37,6 @@ def softmax(logits: Floats) -> Floats:
     return torch.softmax(torch.from_numpy(logits).double(), dim=1).float().numpy()
 
 
-def thresholds(probabilities: Floats, labels: Indices) -> tuple[float, ...]:
-    """For each category that of the best F1."""
-    report = classification_report(probabilities, labels)
-    return tuple(category.suggested_threshold for category in report.categories)
-
-
 def predictions(categories: tuple[str, ...], ids: Indices, labels: Indices, logits: Floats) -> Predictions:
     """For the file; `logits` are calibrated."""
     predicted = logits.argmax(axis=1)
@@ -58,15 +52,9 @@ def predictions(categories: tuple[str, ...], ids: Indices, labels: Indices, logi
     )
 
 
-def measure(probabilities: Floats, labels: Indices, categories: tuple[str, ...], source: Source) -> Performance:
-    """The contract's performance of these predictions."""
-    return performance(classification_report(probabilities, labels), probabilities, labels, categories, source)
-
-
-def performance(
-    report: ClassificationReport, scores: Floats, labels: Indices, categories: tuple[str, ...], source: Source
-) -> Performance:
-    """A report as records and cards carry it."""
+def measure(scores: Floats, labels: Indices, categories: tuple[str, ...], source: Source) -> Performance:
+    """The contract's performance of these probabilities, as records and cards carry it."""
+    report = classification_report(scores, labels)
     return Performance(
         source=source,
         image_count=report.image_count,

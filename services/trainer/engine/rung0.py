@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -60,14 +61,10 @@ def train_head(task: TrainTask, session: Session) -> Result:
     require_trainable(images)
     session.send(Started(image_count=len(images.samples), seconds_used=session.meter.used()))
     trunks = load_trunks(task, images)
-    extractor = Extractor(
-        images, trunks, task.recipe.views, Path(task.cache_directory), session, task.threads, task.device
-    )
     for trunk in trunks:
         trunk.network.to(task.device).eval()
-    before = session.meter.used()
+    extractor = Extractor(task, session, images, trunks, task.recipe.views)
     views = extractor.run(0.0, FEATURES_SHARE)
-    extracting = session.meter.used() - before
 
     parts = divide(images.labels, task.split)
     parts = readable(parts, sound_rows(views[0]))
@@ -76,7 +73,11 @@ def train_head(task: TrainTask, session: Session) -> Result:
     chosen = [view[parts.trainable] for view in views]
     widths = tuple(trunk.width for trunk in trunks)
     head = fit_head(chosen, labels, parts.fold, parts.folds, len(images.categories), widths)
-    return _shipped(task, session, images, trunks, parts, head, views[0], extractor, extracting)
+    finished = _finished(images, trunks, parts, head, views[0], extractor.work.images_per_second)
+    session.progress("bundle", 0.0, 0.95, 1.0)
+    result = finish(task, session, images, finished, Path(task.output_directory))
+    fixed = result.seconds - extractor.work.seconds
+    return msgspec.structs.replace(result, throughput=msgspec.structs.replace(result.throughput, fixed_seconds=fixed))
 
 
 def sound_rows(features: Floats) -> NDArray[np.bool_]:
@@ -90,22 +91,14 @@ def readable(parts: Parts, sound: NDArray[np.bool_]) -> Parts:
     return Parts(parts.trainable[kept], parts.fold[kept], parts.held_out[sound[parts.held_out]], parts.folds)
 
 
-def _shipped(
-    task: TrainTask,
-    session: Session,
-    images: Images,
-    trunks: list[Trunk],
-    parts: Parts,
-    head: LinearHead,
-    features: Floats,
-    extractor: Extractor,
-    extracting: float,
-) -> Result:
-    session.progress("calibrate", 0.0, 0.95, 1.0)
+def _finished(
+    images: Images, trunks: list[Trunk], parts: Parts, head: LinearHead, features: Floats, pace: float | None
+) -> Finished:
+    """The head calibrated, and the hold-out predicted: the first time that anything looks at it."""
     solved = head.choice.solved
     labels, out_of_fold = images.labels[parts.trainable][solved], head.choice.logits[solved]
     temperature = fit_temperature(out_of_fold, labels)
-    finished = Finished(
+    return Finished(
         network=ClassifierNetwork([trunk.network for trunk in trunks], _linear(head.weight, head.bias)),
         cards=tuple(trunk.card() for trunk in trunks),
         temperature=temperature,
@@ -117,14 +110,7 @@ def _shipped(
         weights_source=origin(trunks),
         resolution=max(trunk.rule.size for trunk in trunks),
         stop_reason="converged",
-    )
-    pace = extractor.work.images_per_second
-    return finish(
-        task,
-        session,
-        images,
-        finished,
-        lambda used: Throughput(forward_images_per_second=pace, fixed_seconds=used - extracting),
+        throughput=Throughput(forward_images_per_second=pace),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from services.trainer.protocol import Message, Progress
 
 PROGRESS_SECONDS = 0.25  # between two Progress messages, at least
+HANDOVER_SECONDS = 0.5  # for the last message to be heard in time on a busy machine
+HANDOVER_SHARE = 0.05  # of the allowance, at most
 
 
 class Meter:
@@ -21,8 +23,9 @@ class Meter:
         return self._clock() - self._start
 
     def remaining(self) -> float:
-        """Seconds left of the allowance; negative once it is overdrawn."""
-        return self.allowance_seconds - self.used()
+        """Seconds until the last message should be under way, shortly before the allowance ends; may be negative."""
+        handover = min(HANDOVER_SECONDS, HANDOVER_SHARE * self.allowance_seconds)
+        return self.allowance_seconds - handover - self.used()
 
 
 class Session:

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from services.trainer.engine.linear import Floats
 from services.trainer.protocol import Recipe
 from services.vision.backbones import Network
 
@@ -26,8 +27,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     total_steps: int
     steps_per_epoch: int
-    step_seconds: float  # as measured then
-    finish_seconds: float  # held back for validation, calibration and bundle
     validate_every: int  # epochs
 
     def rate(self, step: int) -> float:
@@ -45,7 +44,7 @@ class Position(msgspec.Struct, kw_only=True):
     rate_factor: float = 1.0  # halved each time the loss stops being finite
     retries: int = 0
     best_loss: float | None = None  # of validation
-    best_step: int = 0
+    candidate_step: int = -1  # after which the candidate was measured
     stale_epochs: int = 0  # validations since the best
 
 
@@ -56,21 +55,34 @@ class _Meta(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: dict[int, str]  # images that were left out
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Weights that could ship, and the logits that they give for images on which they were not trained."""
+
+    weights: dict[str, Tensor]
+    logits: Floats  # [first fold, categories]
+    held_out: Floats | None = None  # [held out, categories]; None until it is asked for
+
+
 @dataclass(slots=True)
 class State:
-    """The live training: `average` is the network that ships, `best` its state at the best validation."""
+    """The live training: `average` is the network that ships, `candidate` its best validated state, if any."""
 
     network: Network
     average: Network
     optimizer: torch.optim.AdamW
     position: Position
-    best: dict[str, Tensor]
+    candidate: Candidate | None = None
 
     def pack(self) -> dict[str, Tensor]:
         """Copies of all tensors, by unique names."""
         packed = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         packed.update({f"average.{k}": v for k, v in self.average.state_dict().items()})
-        packed.update({f"best.{k}": v for k, v in self.best.items()})
+        if self.candidate is not None:
+            packed.update({f"candidate.weights.{k}": v for k, v in self.candidate.weights.items()})
+            packed["candidate.logits"] = torch.from_numpy(self.candidate.logits)
+            if self.candidate.held_out is not None:
+                packed["candidate.held_out"] = torch.from_numpy(self.candidate.held_out)
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 packed[f"optimizer.{key}.{name}"] = value
@@ -80,7 +92,7 @@ class State:
         """Inverse of `pack`; RuntimeError for tensors of another network."""
         self.network.load_state_dict(_part(packed, "network."))
         self.average.load_state_dict(_part(packed, "average."))
-        self.best = _part(packed, "best.")
+        self.candidate = _candidate(packed)
         self.optimizer.state.clear()
         for name, parameter in self.network.named_parameters():
             kept = {
@@ -132,7 +144,7 @@ def usable(path: Path, recipe: Recipe) -> bool:
     """Whether it is whole, and of this recipe."""
     try:
         with safetensors.safe_open(path / "state.safetensors", "pt"):  # checks header and length
-            return msgspec.structs.replace(_meta(path).recipe, init_from=recipe.init_from) == recipe
+            return _meta(path).recipe == recipe
     except (OSError, ValueError, safetensors.SafetensorError):
         return False
 
@@ -147,6 +159,17 @@ def restore(path: Path, state: State) -> Plan:
 
 def _meta(path: Path) -> _Meta:
     return msgspec.json.decode((path / "state.json").read_bytes(), type=_Meta)
+
+
+def _candidate(packed: dict[str, Tensor]) -> Candidate | None:
+    if "candidate.logits" not in packed:
+        return None
+    held_out = packed.get("candidate.held_out")
+    return Candidate(
+        weights=_part(packed, "candidate.weights."),
+        logits=packed["candidate.logits"].numpy(),
+        held_out=None if held_out is None else held_out.numpy(),
+    )
 
 
 def _part(packed: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,13 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors
-import torch
 
 from services.kit.errors import InvalidRequest
 from services.trainer.engine.data import Images
 from services.trainer.protocol import Recipe, TrainTask
 from services.vision.backbones import BACKBONES, RANDOM_START, Network, build
-from services.vision.bundle import BundleCorrupt, load
 from services.vision.card import CardBackbone, InputRule, input_size
 from services.vision.weights import PretrainedWeights, WeightsResolver, WeightsSource, pretrained_network
 
@@ -75,8 +73,6 @@ def _trunk(name: str, categories: int, task: TrainTask, resolver: WeightsResolve
         problem = f"{name!r} is no backbone; known are {', '.join(BACKBONES)}"
         raise InvalidRequest(field="recipe.backbones", problem=problem)
     network, weights = _network(name, categories, task, resolver)
-    if task.recipe.init_from:
-        _start_from(network, Path(task.recipe.init_from))
     weights = replace(weights, state={})  # the network has them now
     return Trunk(network, _rule(network, task.recipe, weights.pretrained, images), weights)
 
@@ -107,15 +103,3 @@ def _rule(network: Network, recipe: Recipe, pretrained: bool, images: Images) ->
     rule = network.backbone.rule
     size = recipe.resolution or input_size(pretrained, rule.size, images.longer_sides())
     return replace(rule, size=size, resize=size, fit="stretch")
-
-
-def _start_from(network: Network, bundle: Path) -> None:
-    """Takes the features over from a bundle of the one same backbone; InvalidRequest for any other."""
-    try:
-        trunks = load(bundle).network.trunks
-        (source,) = (trunk for trunk in trunks if isinstance(trunk, Network))
-        with torch.no_grad():
-            network.features.load_state_dict(source.features.state_dict())
-            network.norm.load_state_dict(source.norm.state_dict())
-    except (BundleCorrupt, RuntimeError, ValueError) as fault:
-        raise InvalidRequest(field="recipe.init_from", problem=f"does not fit the backbone: {fault}") from fault

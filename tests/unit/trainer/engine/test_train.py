@@ -1,9 +1,6 @@
 """Whole tasks of the engine on small drawn images, without pretrained weights."""
 
-import subprocess
-import sys
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import msgspec
 import numpy as np
@@ -12,7 +9,7 @@ import safetensors.torch
 import torch
 
 from services.kit.errors import Diverged
-from services.trainer.engine import rung1
+from services.trainer.engine import rung1, steps, trunks
 from services.trainer.engine.run import run
 from services.trainer.engine.rung0 import train_head
 from services.trainer.engine.rung1 import fine_tune
@@ -27,18 +24,18 @@ from services.trainer.protocol import (
     Failed,
     Message,
     ModelKind,
+    Offer,
     Progress,
-    Ready,
     Result,
     Split,
     Started,
     TrainTask,
-    receive_message,
-    send,
 )
 from services.vision import bundle
+from services.vision.backbones import build
 from services.vision.metrics import classification_report
 from services.vision.snapshot import AnnotationKind
+from services.vision.weights import PretrainedWeights, WeightsSource
 from tests.unit.trainer.engine.shapes import SHAPES, linear_recipe, task_for, tuning_recipe, write_snapshot
 
 
@@ -50,6 +47,17 @@ def _one_thread():
 @pytest.fixture
 def snapshot(tmp_path) -> Path:
     return write_snapshot(tmp_path / "snapshot")
+
+
+@pytest.fixture
+def pretrained(monkeypatch) -> None:
+    """Random weights that pass for pretrained ones."""
+
+    def network(name, categories, _resolver, *, seed):
+        weights = PretrainedWeights({}, WeightsSource.FOLDER, "0" * 64, "")
+        return build(name, categories, seed=seed), weights
+
+    monkeypatch.setattr(trunks, "pretrained_network", network)
 
 
 def _run(task: TrainTask | EvaluateTask) -> tuple[Result | EvaluationResult | Failed, list[Message]]:
@@ -146,17 +154,26 @@ def test_rung_1_reports_on_a_hold_out_too(tmp_path):
 
 
 @pytest.mark.parametrize("depth", [Depth.HEAD, Depth.LAST_STAGES])
-def test_rung_1_leaves_what_lies_below_its_depth_as_it_was(snapshot, depth):
-    start, _ = _trained(task_for(snapshot, linear_recipe()))
-    before = _weights(start)
-    recipe = tuning_recipe(depth=depth, init_from=start.bundle_directory, max_epochs=2)
-    root = snapshot.parent / "tuned"
-    root.mkdir()
-    after = _weights(_trained(task_for(snapshot, recipe, output_directory=str(root)))[0])
+def test_rung_1_leaves_what_lies_below_its_depth_as_it_was(snapshot, pretrained, depth):
+    before = _weights(_trained(task_for(snapshot, linear_recipe(pretrained=True)))[0])
+    recipe = tuning_recipe(depth=depth, pretrained=True, max_epochs=2)
+    after = _weights(_trained(task_for(snapshot, recipe))[0])
     assert torch.equal(before["trunks.0.features.0.0.weight"], after["trunks.0.features.0.0.weight"])
     last = next(name for name in before if name.startswith("trunks.0.features.12") and name.endswith("0.weight"))
     assert torch.equal(before[last], after[last]) == (depth is Depth.HEAD)
     assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
+def test_fine_tuning_that_only_harms_ships_the_linear_head(snapshot, pretrained):
+    recipe = tuning_recipe(pretrained=True, learning_rate=0.3, average_decay=0.0, max_epochs=2, patience=2)
+    result, said = _trained(task_for(snapshot, recipe))
+    (offer,) = [message.result for message in said if isinstance(message, Offer)]
+    assert result.bundle_directory == offer.bundle_directory
+    assert result.selection_log_loss == offer.selection_log_loss
+    loaded = bundle.load(Path(result.bundle_directory))
+    predictions = read_predictions(Path(result.predictions_path).read_bytes())
+    assert loaded.card.thresholds
+    assert np.mean(predictions.correct) == result.selection_score
 
 
 class _Killed(BaseException):
@@ -206,7 +223,7 @@ def test_a_checkpoint_of_another_recipe_is_not_continued(snapshot):
 
 
 def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, monkeypatch):
-    real, planned = rung1._step, rung1._planned
+    real, planned = rung1.step, rung1._planned
     injected: list[float] = []
 
     def broken(training, inputs, labels, number):
@@ -215,7 +232,7 @@ def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, mo
 
     def plan_then_break(training):
         plan = planned(training)
-        monkeypatch.setattr(rung1, "_step", broken)
+        monkeypatch.setattr(rung1, "step", broken)
         return plan
 
     monkeypatch.setattr(rung1, "_planned", plan_then_break)
@@ -228,19 +245,19 @@ def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, mo
 
 
 def test_one_bad_step_is_retried_at_half_the_rate_and_training_succeeds(snapshot, monkeypatch):
-    real = rung1._step
+    real = rung1.step
     bad = iter([False] * 6 + [True])  # three steps of the measurement, then three good ones
 
     def sometimes(training, inputs, labels, number):
         return float("inf") if next(bad, False) else real(training, inputs, labels, number)
 
-    monkeypatch.setattr(rung1, "_step", sometimes)
+    monkeypatch.setattr(rung1, "step", sometimes)
     result, _ = _trained(task_for(snapshot, tuning_recipe(max_epochs=2)))
     assert np.isfinite(result.selection_log_loss)
 
 
 def test_a_batch_that_does_not_fit_in_memory_is_halved(snapshot, monkeypatch):
-    real = rung1._backward
+    real = steps._backward
     sizes: list[int] = []
 
     def small_only(training, inputs, labels):
@@ -249,7 +266,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved(snapshot, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(training, inputs, labels)
 
-    monkeypatch.setattr(rung1, "_backward", small_only)
+    monkeypatch.setattr(steps, "_backward", small_only)
     _trained(task_for(snapshot, tuning_recipe(max_epochs=2)))
     assert sizes[:3] == [8, 4, 2]
     assert set(sizes[3:]) == {2}
@@ -332,25 +349,6 @@ def test_an_evaluation_without_a_common_category_is_refused(tmp_path, snapshot):
     failed, _ = _run(task)
     assert isinstance(failed, Failed)
     assert failed.failure.reason == "datasetAnnotationsInvalid"
-
-
-def test_the_child_answers_on_its_pipe_and_exits(snapshot):
-    with subprocess.Popen(
-        [sys.executable, "-m", "services.trainer.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        answers, tasks = cast(BinaryIO, child.stdout), cast(BinaryIO, child.stdin)
-        assert isinstance(receive_message(answers), Ready)
-        send(tasks, task_for(snapshot, linear_recipe()))
-        messages: list[Message] = []
-        while (message := receive_message(answers)) is not None:
-            messages.append(message)
-        assert isinstance(messages[-1], Result)
-        assert child.wait() == 0
-
-
-def test_a_child_whose_stdin_closes_before_a_task_exits():
-    done = subprocess.run([sys.executable, "-m", "services.trainer.child"], input=b"", capture_output=True, check=True)
-    assert done.returncode == 0
 
 
 def test_train_head_raises_named_errors_only(snapshot):
