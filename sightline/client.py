@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, TypeVar
 import grpc
 
 from sightline.addresses import Addresses
-from sightline.channel import DEADLINE_SECONDS, OPTIONS
+from sightline.channel import DEADLINE_SECONDS, OPTIONS, streaming
 from sightline.uploads import LocalFile, batches, messages
 from sightline.v1 import dataset_pb2, evaluation_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as dataset_service
@@ -26,7 +26,7 @@ WATCH_SECONDS = 3600.0  # then the stream is opened again
 PATIENCE_SECONDS = 60.0  # how long a service may be away before a wait gives up
 PAUSE_SECONDS = (0.2, 2.0)  # between two attempts: at first, at most
 
-T = TypeVar("T")
+M_co = TypeVar("M_co", covariant=True)
 
 
 class Client:
@@ -184,7 +184,19 @@ def every_page(call: Callable[[Q], P], request: Q) -> P:
     return whole
 
 
-def follow(open_stream: Callable[[], Iterable[T]], patience: "Patience | None" = None) -> Iterator[T]:
+class Stream(Protocol[M_co]):
+    """The responses of a streaming call."""
+
+    def __iter__(self) -> Iterator[M_co]:
+        """The messages as they come."""
+        ...
+
+    def cancel(self) -> bool:
+        """Ends the call."""
+        ...
+
+
+def follow(open_stream: Callable[[], Stream[M_co]], patience: "Patience | None" = None) -> Iterator[M_co]:
     """Every message of a Watch rpc until it ends with OK, which it does after the resource's final state.
 
     A stream that breaks because the service went away, or was open for as long as one may be, is opened again; a
@@ -193,9 +205,10 @@ def follow(open_stream: Callable[[], Iterable[T]], patience: "Patience | None" =
     patience = patience or Patience()
     while True:
         try:
-            for message in open_stream():
-                patience.renew()
-                yield message
+            with streaming(open_stream()) as messages:
+                for message in messages:
+                    patience.renew()
+                    yield message
         except grpc.RpcError as error:
             patience.bear(error)
         else:

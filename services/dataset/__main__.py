@@ -1,12 +1,10 @@
 """Runs a dataset process: `python -m services.dataset api|worker`; with `--settings` it prints its settings instead."""
 
 import asyncio
-import os
-import socket
 import sys
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 
 from services.dataset import worker
@@ -26,7 +24,6 @@ from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
-from services.kit.names import new_uid
 from services.kit.queue import Queue
 from services.kit.records import Records, Table
 from services.kit.settings import load
@@ -65,14 +62,10 @@ class _Ports:
 @asynccontextmanager
 async def _ports(settings: DatasetSettings, role: str) -> AsyncGenerator[_Ports]:
     name = f"dataset-{role}"
-    telemetry = observe.PrometheusTelemetry(name)
-    async with AsyncExitStack() as stack:
-        if settings.metrics_port:
-            endpoint = observe.serve_metrics(telemetry.registry, settings.host, settings.metrics_port)
-            stack.enter_context(closing(endpoint))
+    with observe.measured(name, settings) as telemetry:
         blobs = await open_blobs(settings)
-        connection = await stack.enter_async_context(connected(settings.nats_url, name))
-        yield _Ports(blobs, JetStreamRecords(connection), JetStreamQueue(connection), telemetry)
+        async with connected(settings.nats_url, name) as connection:
+            yield _Ports(blobs, JetStreamRecords(connection), JetStreamQueue(connection), telemetry)
 
 
 def _limits(settings: DatasetSettings) -> Limits:
@@ -119,7 +112,7 @@ async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:
                 clock=SystemClock(),
                 telemetry=ports.telemetry,
                 executor=executor,
-                holder=f"{socket.gethostname()}-{os.getpid()}-{new_uid()}",
+                holder=processes.identity(),
             )
             await worker.run(tools, _limits(settings), settings.ingest_jobs, stop)
 

@@ -3,6 +3,8 @@
 import logging
 import platform
 import sys
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from typing import Any, TextIO
 
@@ -12,6 +14,7 @@ from prometheus_client import start_http_server as start_metrics_server
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from services.kit import log
+from services.kit.settings import Settings
 from services.kit.telemetry import Metric, MetricKind
 
 BUILD_INFO = Metric(
@@ -143,3 +146,14 @@ class MetricsEndpoint:
 def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> MetricsEndpoint:
     """The registry's metrics at http://host:port/metrics until the endpoint is closed."""
     return MetricsEndpoint(registry, host, port)
+
+
+@contextmanager
+def measured(service: str, settings: Settings) -> Generator[PrometheusTelemetry]:
+    """The telemetry of a process, exposed at its metrics port within the block, if the settings give it one."""
+    telemetry = PrometheusTelemetry(service)
+    if not settings.metrics_port:
+        yield telemetry
+        return
+    with closing(serve_metrics(telemetry.registry, settings.host, settings.metrics_port)):
+        yield telemetry

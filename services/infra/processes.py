@@ -1,10 +1,13 @@
 """The life of a process: runs until SIGTERM or SIGINT asks it to stop, then lets it end in its own time."""
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 
 from services.kit.log import Log
+from services.kit.names import new_uid
 
 _log = Log(__name__)
 
@@ -24,6 +27,11 @@ async def _main(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop, number)
     await main(stop)
+
+
+def identity() -> str:
+    """A name for this process that no other ever has; leases carry it, and it says where to look."""
+    return f"{socket.gethostname()}-{os.getpid()}-{new_uid()}"
 
 
 def _stop(stop: asyncio.Event, number: signal.Signals) -> None:

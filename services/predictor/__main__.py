@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import tempfile
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import torch
@@ -39,11 +39,9 @@ def main() -> None:
 
 async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
     """The replica and its server. It is ready as soon as it listens: what is loaded needs neither store nor trainer."""
-    telemetry, clock = observe.PrometheusTelemetry("predictor"), SystemClock()
+    clock = SystemClock()
     async with AsyncExitStack() as stack:
-        if settings.metrics_port:
-            endpoint = observe.serve_metrics(telemetry.registry, settings.host, settings.metrics_port)
-            stack.enter_context(closing(endpoint))
+        telemetry = stack.enter_context(observe.measured("predictor", settings))
         channel = await stack.enter_async_context(open_channel(settings.trainer_address))
         directory = settings.model_cache_directory or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-bundles-"))

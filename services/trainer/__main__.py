@@ -1,11 +1,9 @@
 """Runs a part of the trainer: `python -m services.trainer api` or `worker`; `--settings` prints its settings."""
 
 import asyncio
-import os
-import socket
 import sys
 import tempfile
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
-from services.kit import consume, names
+from services.kit import consume
 from services.kit.clock import SystemClock
 from services.kit.jobs import handler as handler_of
 from services.kit.settings import load
@@ -54,9 +52,9 @@ def main() -> None:
 
 async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
     """The api: ModelService, EvaluationService, and the coordinator. It holds no torch."""
-    telemetry, clock = observe.PrometheusTelemetry("trainer-api"), SystemClock()
+    clock = SystemClock()
     async with AsyncExitStack() as stack:
-        _expose_metrics(settings, telemetry, stack)
+        telemetry = stack.enter_context(observe.measured("trainer-api", settings))
         store, queue = await _records_and_queue(settings, "trainer-api", stack)
         blobs = await open_blobs(settings)
         channel = await stack.enter_async_context(open_channel(settings.dataset_address))
@@ -95,9 +93,9 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
 
 async def work(settings: TrainerSettings, stop: asyncio.Event) -> None:
     """A worker: one trial or evaluation at a time, each in a child process that alone holds torch."""
-    telemetry, clock = observe.PrometheusTelemetry("trainer-worker"), SystemClock()
+    clock = SystemClock()
     async with AsyncExitStack() as stack:
-        _expose_metrics(settings, telemetry, stack)
+        telemetry = stack.enter_context(observe.measured("trainer-worker", settings))
         nursery = Nursery(settings.threads)
         stack.push_async_callback(nursery.close)
         nursery.prepare()
@@ -105,8 +103,7 @@ async def work(settings: TrainerSettings, stop: asyncio.Event) -> None:
         root = settings.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-worker-")))
         workspace = Workspace(root, await open_blobs(settings))
         workspace.clear()
-        holder = f"{socket.gethostname()}-{os.getpid()}-{names.new_uid()}"
-        worker = Worker(holder, store, workspace, nursery, settings, clock, telemetry)
+        worker = Worker(processes.identity(), store, workspace, nursery, settings, clock, telemetry)
         handler = handler_of(worker.handle)
         job = consume.Job(jobs.KIND, handler, handler)
         await consume.consume(
@@ -114,21 +111,11 @@ async def work(settings: TrainerSettings, stop: asyncio.Event) -> None:
         )
 
 
-def _expose_metrics(settings: TrainerSettings, telemetry: observe.PrometheusTelemetry, stack: AsyncExitStack) -> None:
-    if settings.metrics_port:
-        endpoint = observe.serve_metrics(telemetry.registry, settings.host, settings.metrics_port)
-        stack.enter_context(closing(endpoint))
-
-
 async def _records_and_queue(
     settings: TrainerSettings, name: str, stack: AsyncExitStack
 ) -> tuple[Store, JetStreamQueue]:
     connection = await stack.enter_async_context(jetstream.connected(settings.nats_url, name))
-    records = JetStreamRecords(connection)
-    await records.ensure()
-    queue = JetStreamQueue(connection)
-    await queue.ensure_stream()
-    return Store.over(records), queue
+    return Store.over(JetStreamRecords(connection)), JetStreamQueue(connection)
 
 
 if __name__ == "__main__":

@@ -217,6 +217,11 @@ class Draft:
 R = TypeVar("R", Trial, Evaluation)
 
 
+def served_trial(model: Model, trials: list[Trial]) -> Trial | None:
+    """The trial whose bundle the model predicts with; None before there is one."""
+    return next((trial for trial in trials if model.served and trial.name == model.served.trial), None)
+
+
 def training_cost(trials: list[Trial], final: Evaluation | None) -> float:
     """Seconds of the reference device that the budget has paid: the sum of the ledger's charged entries."""
     works = [trial.work for trial in trials] + ([final.work] if final else [])

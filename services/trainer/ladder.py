@@ -19,6 +19,7 @@ from services.trainer.domain import (
     Trial,
     TrialResult,
     granted,
+    served_trial,
 )
 from services.trainer.performance import Source
 from services.trainer.protocol import Recipe
@@ -117,8 +118,9 @@ def _next_trial(model: Model, trials: list[Trial]) -> StartTrial | StopReason:
     parameters = model.hyperparameters
     if len(trials) >= min(parameters.max_trials or MAX_TRIALS, MAX_TRIALS):
         return StopReason.LADDER_COMPLETED
-    if (reason := _nothing_to_gain(model, trials)) is not None:
-        return reason
+    best = served_trial(model, trials)
+    if best is not None and best.result is not None and best.result.score >= 1.0:
+        return StopReason.CONVERGED  # a gain could not be told from a perfect score
     done = {trial.recipe.name for trial in trials}
     candidates = [recipe for recipe in _recipes(model, trials) if recipe.name not in done]
     pace, count, side = slowness(trials), _image_count(model), resolution_of(trials)
@@ -135,17 +137,9 @@ def _next_trial(model: Model, trials: list[Trial]) -> StartTrial | StopReason:
 
 def _reserve(recipe: Recipe, model: Model, trials: list[Trial]) -> float:
     """What stays for the final evaluation, whether this recipe's bundle will be served or the one that is now."""
-    served = [trial.recipe for trial in trials if model.served and trial.name == model.served.trial]
-    side = resolution_of(trials)
-    return max(reserve_seconds(candidate, _test_count(model), side) for candidate in (recipe, *served))
-
-
-def _nothing_to_gain(model: Model, trials: list[Trial]) -> StopReason | None:
-    """CONVERGED once the best score cannot be told from a perfect one."""
-    best = next((t.result for t in trials if model.served and t.name == model.served.trial), None)
-    if best is not None and best.score >= 1.0:
-        return StopReason.CONVERGED
-    return None
+    served = served_trial(model, trials)
+    candidates = (recipe, served.recipe) if served else (recipe,)
+    return max(reserve_seconds(candidate, _test_count(model), resolution_of(trials)) for candidate in candidates)
 
 
 def _recipes(model: Model, trials: list[Trial]) -> list[Recipe]:

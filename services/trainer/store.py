@@ -139,9 +139,8 @@ class Store:
         return training_cost(self.trials_of(model), self.final_of(model))
 
     def trials_of(self, model: str) -> list[Trial]:
-        """The trials that the view has of a model, by number."""
-        found = [trial.value for trial in self.trials.view.all(f"{model}/trials/")]
-        return sorted(found, key=lambda trial: trial.number)
+        """The trials that the view has of a model, by number, as their names ascend."""
+        return [trial.value for trial in self.trials.view.all(f"{model}/trials/")]
 
     def final_of(self, model: str) -> Evaluation | None:
         """The evaluation that is part of a model's training, if it has begun."""

@@ -8,7 +8,7 @@ from services.kit.own import check_request_id
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_timestamp
 from services.trainer.costs import FORWARD_SECONDS
-from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, training_cost
+from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, served_trial, training_cost
 from services.trainer.measures import performance_message, seconds_message
 from services.trainer.performance import Performance
 from services.trainer.protocol import Depth, ModelKind, Recipe
@@ -155,7 +155,8 @@ def _progress_message(
     works = [trial.work for trial in trials] + ([final.work] if final else [])
     used = sum(work.charged_seconds + (0.0 if work.ended else work.pending_seconds) for work in works)
     reported = [trial for trial in trials if trial.work.state is not WorkState.QUEUED]
-    best = next((t.result for t in trials if model.served and t.name == model.served.trial), None)
+    served = served_trial(model, trials)
+    best = served.result if served else None
     return model_pb2.TrainingProgress(
         phase=model_pb2.TrainingProgress.Phase.Value(phase_of(model, trials, final)),
         trial=reported[-1].name if reported else "",

@@ -48,7 +48,6 @@ class CategoryReport:
     f1: float
     average_precision: float
     suggested_threshold: float  # of the best F1 when this category is decided alone; 0.5 without support
-    recall_interval: Interval
     curve: tuple[CurvePoint, ...]  # by ascending threshold
 
 
@@ -202,7 +201,6 @@ def _category_reports(scores: Scores, targets: Targets, cells: tuple[ConfusionCe
                 f1=_ratio(2 * right[index], support[index] + predicted[index]),
                 average_precision=float(precision.mean()) if len(precision) else 0.0,
                 suggested_threshold=_best_threshold(thresholds, precision, recall),
-                recall_interval=wilson_interval(int(right[index]), int(support[index])),
                 curve=_thinned(thresholds, precision, recall),
             )
         )
