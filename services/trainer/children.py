@@ -16,6 +16,8 @@ from services.trainer.protocol import Message, Ready, Task, frame, receive_messa
 
 COMMAND = (sys.executable, "-m", "services.trainer.child")
 START_SECONDS = 120.0  # a child that is not ready by then will never be
+SILENT_SECONDS = 2.0  # between two looks whether a child that says nothing is still there
+POLL_SECONDS = 0.02
 SPARE_DELAY_SECONDS = 5.0  # a new spare is not started beside a trial's first seconds, which it would slow down
 
 _log = Log(__name__)
@@ -55,15 +57,28 @@ class Child:
             raise ChildDied(f"the training process ended with status {status} ({type(error).__name__})") from error
 
     async def _receive(self) -> Message:
+        """The next message; EOFError at the end of the pipe, or once the process has ended and the pipe stays silent."""
         assert self._process.stdout is not None, "the pipe was asked for"
-        return await receive_message_async(self._process.stdout)
+        reading = asyncio.ensure_future(receive_message_async(self._process.stdout))
+        ended = False
+        try:
+            while not (await asyncio.wait([reading], timeout=SILENT_SECONDS))[0]:
+                if ended:
+                    raise EOFError("it ended and left the pipe open")
+                ended = not self.alive  # what it said last may still be on its way: one more look
+            return reading.result()
+        finally:
+            reading.cancel()
 
     async def end(self) -> int:
         """Kills it if it still runs, and returns its exit status."""
         if self.alive:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)  # Process.kill would reap one that ended by itself, status and all
-        return await self._process.wait()
+        # Process.wait returns only when every pipe is closed too, which a pipe that nobody reads never is.
+        while (status := self._process.returncode) is None:  # noqa: ASYNC110 - asyncio has no event for it
+            await asyncio.sleep(POLL_SECONDS)
+        return status
 
 
 class Nursery:
