@@ -57,7 +57,7 @@ class Child:
             raise ChildDied(f"the training process ended with status {status} ({type(error).__name__})") from error
 
     async def _receive(self) -> Message:
-        """The next message; EOFError at the end of the pipe, or once the process has ended and the pipe stays silent."""
+        """The next message; EOFError at the end of the pipe, or of the process where the pipe does not tell."""
         assert self._process.stdout is not None, "the pipe was asked for"
         reading = asyncio.ensure_future(receive_message_async(self._process.stdout))
         ended = False
@@ -78,6 +78,8 @@ class Child:
         # Process.wait returns only when every pipe is closed too, which a pipe that nobody reads never is.
         while (status := self._process.returncode) is None:  # noqa: ASYNC110 - asyncio has no event for it
             await asyncio.sleep(POLL_SECONDS)
+        # Our ends of the pipes; asyncio closes them by itself only where the other ends are closed.
+        self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
         return status
 
 

@@ -141,3 +141,14 @@ async def test_a_child_that_does_not_begin_as_it_should_is_no_child(script: str)
     async with nursery(script, start_seconds=1.0 if script is SILENT else 30.0) as made:
         with pytest.raises(ChildDied):
             await made.take()
+
+
+async def test_a_childs_death_is_seen_though_somebody_holds_its_pipe_open(tmp_path: Path) -> None:
+    fork = "import os, signal, time\nif os.fork() == 0:\n    time.sleep(20)\n    os._exit(0)\n"
+    script = HEAD + READY + TASK + fork + "os.kill(os.getpid(), signal.SIGKILL)\n"
+    async with nursery(script) as made:
+        child = await made.take()
+        async with asyncio.timeout(10):
+            with pytest.raises(ChildDied, match="status -9"):
+                async with aclosing(child.run(task(tmp_path))) as messages:
+                    await anext(messages)
