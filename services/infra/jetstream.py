@@ -60,12 +60,14 @@ async def connect(url: str, name: str, *, deadline_seconds: float = 30.0) -> Cli
     Until the deadline the first connection is tried again and again, so that services and nats-server may start in
     any order; then Unavailable, with the last fault. Warns of a server that cannot write each record through to disk.
     """
-    problem = "no answer"
+    problem, answered = "no answer", False
 
     async def on_error(error: Exception) -> None:
-        nonlocal problem
-        problem = str(error) or type(error).__name__
-        log.debug("nats.error", problem=problem)  # twice a second while the server is away
+        nonlocal problem, answered
+        fault = str(error) or type(error).__name__
+        log.debug("nats.error", problem=fault)  # twice a second while the server is away
+        if not answered or not isinstance(error, OSError):  # what the server said outlasts how the socket closed
+            problem, answered = fault, not isinstance(error, OSError)
 
     async def on_disconnect() -> None:
         log.warning("nats.disconnected")

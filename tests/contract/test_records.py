@@ -459,7 +459,7 @@ async def test_a_wrong_password_is_named_and_a_right_one_is_not_told(tmp_path: P
     with NatsServer(tmp_path, config=users) as server:
         wrong, right = (server.url.replace("nats://", f"nats://u:{password}@") for password in ("wrong", "right"))
         with pytest.raises(Unavailable, match=r"(?i)authorization"):
-            await connect(wrong, "test", deadline_seconds=1)
+            await connect(wrong, "test", deadline_seconds=3)
         connection = await connect(right, "test")
         await JetStreamRecords(connection).create("models/m", b"")
         await connection.close()
