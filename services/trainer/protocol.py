@@ -27,6 +27,7 @@ class Depth(StrEnum):
     """Which layers a fine-tuning changes."""
 
     HEAD = "HEAD"
+    NECK = "NECK"  # of a detector: the head and the feature pyramid
     LAST_STAGES = "LAST_STAGES"
     ALL = "ALL"
 
@@ -61,6 +62,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     average_decay: float = 0.98  # of the moving average of the weights, per step; 0: the last weights
 
     linear_head: bool = True  # start from the head that rung 0 would fit on the training folds alone (LP-FT)
+    multi_scale: float = 0.0  # detectors: each step's input side is drawn from resolution x (1 - this .. 1 + this)
+    refit: bool = False  # train on the first fold too, once a trial has shown what to do; nothing then validates
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):

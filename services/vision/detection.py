@@ -1,0 +1,47 @@
+"""What every detector network is: letterboxed inputs, candidate boxes before suppression, a loss, and three parts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """One image's ground truth in the pixels of its input; crowd regions are not in it."""
+
+    boxes: Tensor  # [m, 4] float32: left, top, right, bottom
+    labels: Tensor  # [m] int64
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Everything the network proposes for a batch, before suppression."""
+
+    boxes: Tensor  # [n, k, 1 or categories, 4]: left, top, right, bottom in input pixels, not clipped
+    scores: Tensor  # [n, k, categories], 0..1; 0 where a row is padding
+
+
+class DetectorNetwork(nn.Module, ABC):
+    """Inputs [n, 3, h, w], h and w multiples of 32, as the detector's input rule makes them.
+
+    Law: an image's candidates do not depend on the images beside it (within float32 rounding).
+    """
+
+    categories: int
+
+    @abstractmethod
+    def candidates(self, images: Tensor) -> Candidates:
+        """In evaluation mode; traceable into an exported graph."""
+
+    @abstractmethod
+    def loss(self, images: Tensor, targets: Sequence[Targets]) -> Tensor:
+        """The scalar mean loss per image, in training mode; images without any box are allowed."""
+
+    @abstractmethod
+    def parts(self) -> tuple[nn.Module, ...]:
+        """Head, neck, backbone: together all parameters; the order in which training may unfreeze them.
+
+        A network without a neck has an empty module there.
+        """
