@@ -24,13 +24,13 @@ def folder(variable: str) -> Path:
     return Path(value).resolve()
 
 
-def register(client: Client, name: str, annotations: Path) -> dataset_pb2.Dataset:
+def register(client: Client, name: str, annotations: Path, *, detection: bool = False) -> dataset_pb2.Dataset:
     """Uploads a COCO file with its images and returns the READY dataset."""
     files = files_of(annotations)
     uris = client.upload_files(files)
-    dataset = dataset_pb2.Dataset(
-        annotation_kind=dataset_pb2.Dataset.IMAGE_CLASSIFICATION, annotation_file_uris=[uris[files[0].path]]
-    )
+    kinds = dataset_pb2.Dataset
+    kind = kinds.OBJECT_DETECTION if detection else kinds.IMAGE_CLASSIFICATION
+    dataset = dataset_pb2.Dataset(annotation_kind=kind, annotation_file_uris=[uris[files[0].path]])
     client.datasets.CreateDataset(dataset_service_pb2.CreateDatasetRequest(dataset=dataset, dataset_id=name))
     *_, last = client.watch_dataset(f"datasets/{name}")
     if last.state != dataset_pb2.Dataset.READY:
@@ -38,12 +38,20 @@ def register(client: Client, name: str, annotations: Path) -> dataset_pb2.Datase
     return last
 
 
-def create_model(client: Client, name: str, training: str, test: str, budget_seconds: int, seed: int = 0) -> str:
+def create_model(
+    client: Client,
+    name: str,
+    training: str,
+    test: str,
+    budget_seconds: int,
+    seed: int = 0,
+    kind: model_pb2.TrainingParameters.ModelKind.ValueType = model_pb2.TrainingParameters.GENERIC_CLASSIFIER,
+) -> str:
     """Starts a training and returns the model's name."""
     parameters = model_pb2.TrainingParameters(
         training_dataset=f"datasets/{training}",
         time_budget=Duration(seconds=budget_seconds),
-        model_kind=model_pb2.TrainingParameters.GENERIC_CLASSIFIER,
+        model_kind=kind,
         hyperparameters=model_pb2.Hyperparameters(seed=seed),
     )
     model = model_pb2.Model(training_parameters=parameters)
