@@ -70,7 +70,7 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def run(story: Callable[[Client], None]) -> None:
+def run(story: Callable[[Client], object]) -> None:
     """Starts a suite, tells the story with a client of it, and stops it."""
 
     def told(stack: Stack) -> None:
