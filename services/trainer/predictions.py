@@ -1,11 +1,17 @@
 """What a trial predicted for each image that it had not trained on: a small file for paired comparisons. No torch."""
 
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_DETECTIONS_PER_IMAGE = 100  # as COCO counts them
+MAX_DETECTIONS = 1_000_000  # in one file, 28 bytes each; of more, the surest are kept
 
 
-class Predictions(msgspec.Struct, frozen=True, kw_only=True):
+class Predictions(msgspec.Struct, frozen=True, kw_only=True, tag="classifier"):
     """Parallel to each other, ascending by image id. Top-1 accuracy is the mean of `correct`."""
 
     categories: tuple[str, ...]
@@ -21,29 +27,96 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True):
         return dict(zip(self.image_ids, self.correct, strict=True))
 
 
-def write_predictions(path: Path, predictions: Predictions) -> None:
+Dtype = Literal["<i4", "<i8", "<f4", "|b1"]
+
+
+class Column(msgspec.Struct, frozen=True, array_like=True):
+    """An array as little-endian bytes."""
+
+    dtype: Dtype
+    shape: tuple[int, ...]
+    data: bytes
+
+    @classmethod
+    def of(cls, values: NDArray[Any], dtype: Dtype) -> "Column":
+        """The values, cast."""
+        packed = np.ascontiguousarray(values, dtype=np.dtype(dtype))
+        return cls(dtype, packed.shape, packed.tobytes())
+
+    def array(self) -> NDArray[Any]:
+        """The values, read-only; ValueError where the bytes are not what shape and type say."""
+        return np.frombuffer(self.data, dtype=np.dtype(self.dtype)).reshape(self.shape)
+
+
+class Truths(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in the images, one row a region, ascending by image."""
+
+    images: Column  # int32 [t]: which of `image_ids`
+    labels: Column  # int32 [t]: category, by index
+    boxes: Column  # float32 [t, 4]: left, top, width, height in pixels of the upright image
+    crowds: Column  # bool [t]: a region of many, in which any number of detections is neither right nor wrong
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What a detector found, one row a box, ascending by image, of each image by falling score."""
+
+    images: Column  # int32 [d]
+    labels: Column  # int32 [d]
+    boxes: Column  # float32 [d, 4]
+    scores: Column  # float32 [d]
+
+
+class DetectorPredictions(msgspec.Struct, frozen=True, kw_only=True, tag="detector"):
+    """Truths and detections of the same images, as columns."""
+
+    categories: tuple[str, ...]
+    image_ids: Column  # int64 [n], ascending
+    truths: Truths
+    found: Found
+
+
+AnyPredictions = Predictions | DetectorPredictions
+
+
+def truths(images: NDArray[Any], labels: NDArray[Any], boxes: NDArray[Any], crowds: NDArray[Any]) -> Truths:
+    """The regions in any order."""
+    order = np.argsort(images, kind="stable")
+    return Truths(
+        images=Column.of(images[order], "<i4"),
+        labels=Column.of(labels[order], "<i4"),
+        boxes=Column.of(boxes.reshape(-1, 4)[order], "<f4"),
+        crowds=Column.of(crowds[order], "|b1"),
+    )
+
+
+def found(images: NDArray[Any], labels: NDArray[Any], boxes: NDArray[Any], scores: NDArray[Any]) -> Found:
+    """The detections in any order; the surest, where they are too many for one image or for the file."""
+    order = np.lexsort((-scores, images))
+    ordered = images[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(ordered) else np.empty(0, np.intp)
+    rank = np.arange(len(ordered)) - np.repeat(starts, np.diff(np.r_[starts, len(ordered)]))
+    order = order[rank < MAX_DETECTIONS_PER_IMAGE]
+    if len(order) > MAX_DETECTIONS:
+        surest = np.argsort(-scores[order], kind="stable")[:MAX_DETECTIONS]
+        order = order[np.sort(surest)]
+    return Found(
+        images=Column.of(images[order], "<i4"),
+        labels=Column.of(labels[order], "<i4"),
+        boxes=Column.of(boxes.reshape(-1, 4)[order], "<f4"),
+        scores=Column.of(scores[order], "<f4"),
+    )
+
+
+def image_ids(ids: NDArray[Any]) -> Column:
+    """The ids of the images, ascending."""
+    return Column.of(ids, "<i8")
+
+
+def write_predictions(path: Path, predictions: AnyPredictions) -> None:
     """Writes the file."""
     path.write_bytes(msgspec.msgpack.encode(predictions))
 
 
-def read_predictions(data: bytes) -> Predictions:
-    """Inverse of `write_predictions`; msgspec.ValidationError for anything else."""
-    return msgspec.msgpack.decode(data, type=Predictions)
-
-
-def paired_gain(old: Predictions, new: Predictions) -> tuple[float, float, int]:
-    """(gain in top-1 accuracy, its standard error, images) of `new` over `old` on the images that both predicted.
-
-    Pairing removes what the images' own difficulty adds to the noise. Half an image is added to each cell of the two
-    by two table (Agresti and Min 2005), so that a handful of images cannot seem certain. Without a common image it is
-    (0, inf, 0).
-    """
-    before, after = old.correct_by_id(), new.correct_by_id()
-    common = [id_ for id_ in after if id_ in before]
-    if not common:
-        return 0.0, float("inf"), 0
-    won = sum(after[id_] and not before[id_] for id_ in common)
-    lost = sum(before[id_] and not after[id_] for id_ in common)
-    total = len(common) + 2
-    variance = (won + lost + 1) - (won - lost) ** 2 / total
-    return (won - lost) / total, variance**0.5 / total, len(common)
+def read_predictions(data: bytes) -> AnyPredictions:
+    """Inverse of `write_predictions`: its tag says which kind; msgspec.ValidationError for anything else."""
+    return msgspec.msgpack.decode(data, type=AnyPredictions)

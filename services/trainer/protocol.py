@@ -158,11 +158,30 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
     fixed_seconds: float = 0.0  # everything that does not grow with the images
 
 
+class BoxStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """How many and how large the regions of a snapshot's training images are, crowds left out.
+
+    A box's size is the square root of its area by the longer side of its image: times the side of the input it is
+    its size in the network's pixels.
+    """
+
+    count: int
+    fewest: int  # of the category that has the fewest
+    small_size: float  # a quarter of the boxes are smaller
+    median_size: float
+    longer_side: int  # of the median image, in pixels as stored
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A trained model."""
+    """A trained model.
+
+    `selection_score` is of images that training has not seen, out of fold or the first fold: a classifier's top-1
+    accuracy, a detector's mAP at IoU 0.50. A refit has trained on all of them: it has a score of 0 and no predictions,
+    and stands on its forerunner's. Its performance is of the hold-out; without one it has no numbers, of 0 images.
+    """
 
     bundle_directory: str
-    selection_score: float  # top-1 accuracy on images that training has not seen: out of fold, or the first fold
+    selection_score: float
     standard_error: float
     selection_log_loss: float
     predictions_path: str  # `services.trainer.predictions`: per image, for paired comparison between trials
@@ -179,6 +198,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     unreadable: tuple[str, ...] = ()  # file names, at most 100
     epochs: int = 0
     steps: int = 0
+    boxes: BoxStatistics | None = None  # of a detector's training images
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, tag=True):

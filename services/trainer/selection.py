@@ -3,8 +3,9 @@
 import asyncio
 
 from services.kit.blobs import Blobs
+from services.trainer.comparison import paired_gain
 from services.trainer.domain import Trial, TrialResult
-from services.trainer.predictions import paired_gain, read_predictions
+from services.trainer.predictions import read_predictions
 from services.trainer.work import WorkState
 
 MAX_REMEMBERED = 10_000

@@ -15,7 +15,7 @@ from services.trainer.engine.rung0 import train_head
 from services.trainer.engine.rung1 import fine_tune
 from services.trainer.engine.session import Meter, Session
 from services.trainer.performance import Source
-from services.trainer.predictions import read_predictions
+from services.trainer.predictions import Predictions, read_predictions
 from services.trainer.protocol import (
     Checkpoint,
     Depth,
@@ -71,6 +71,12 @@ def _trained(task: TrainTask) -> tuple[Result, list[Message]]:
     return result, said
 
 
+def _classified(result: Result | EvaluationResult) -> Predictions:
+    predictions = read_predictions(Path(result.predictions_path).read_bytes())
+    assert isinstance(predictions, Predictions)
+    return predictions
+
+
 def _weights(result: Result) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(Path(result.bundle_directory) / "weights.safetensors")
 
@@ -92,7 +98,7 @@ def test_rung_0_ends_with_a_bundle_that_predicts_what_it_says(snapshot):
     classifier = bundle.load(Path(result.bundle_directory))
     assert tuple(category.name for category in classifier.card.categories) == SHAPES
     assert len(classifier.card.thresholds) == 3
-    predictions = read_predictions(Path(result.predictions_path).read_bytes())
+    predictions = _classified(result)
     assert predictions.image_ids == tuple(range(1, 37))
     assert np.mean(predictions.correct) == pytest.approx(result.selection_score)
 
@@ -129,7 +135,7 @@ def test_with_enough_images_a_hold_out_reports_and_selection_never_sees_it(tmp_p
     result, _ = _trained(task_for(snapshot, linear_recipe(), split=Split(holdout_fraction=0.2)))
     assert result.performance.source is Source.HOLD_OUT
     assert result.performance.image_count == 12
-    predictions = read_predictions(Path(result.predictions_path).read_bytes())
+    predictions = _classified(result)
     assert len(predictions.image_ids) == 48
 
 
@@ -141,7 +147,7 @@ def test_rung_1_learns_shapes_from_random_weights(tmp_path):
     assert (result.epochs, result.steps) == (4, 16)
     assert result.throughput.train_images_per_second
     assert any(isinstance(message, Progress) and message.metric_name == "accuracy_top1" for message in said)
-    trained_on = read_predictions(Path(result.predictions_path).read_bytes())
+    trained_on = _classified(result)
     assert len(trained_on.image_ids) == pytest.approx(48 / 5, abs=2)
 
 
@@ -171,7 +177,7 @@ def test_fine_tuning_that_only_harms_ships_the_linear_head(snapshot, pretrained)
     assert result.bundle_directory == offer.bundle_directory
     assert result.selection_log_loss == offer.selection_log_loss
     loaded = bundle.load(Path(result.bundle_directory))
-    predictions = read_predictions(Path(result.predictions_path).read_bytes())
+    predictions = _classified(result)
     assert loaded.card.thresholds
     assert np.mean(predictions.correct) == result.selection_score
 
@@ -278,7 +284,7 @@ def test_a_few_unreadable_images_are_left_out_and_named(tmp_path, recipe):
     result, _ = _trained(task_for(snapshot, recipe))
     assert result.unreadable == ("1.png", "2.png")
     assert any("2 images cannot be read" in warning for warning in result.warnings)
-    predictions = read_predictions(Path(result.predictions_path).read_bytes())
+    predictions = _classified(result)
     assert not {1, 2} & set(predictions.image_ids)
 
 
@@ -328,7 +334,7 @@ def test_an_evaluation_is_the_report_on_what_the_bundle_serves(tmp_path, snapsho
     )
     measured, _ = _run(task)
     assert isinstance(measured, EvaluationResult)
-    predictions = read_predictions(Path(measured.predictions_path).read_bytes())
+    predictions = _classified(measured)
     assert predictions.categories == SHAPES
     assert set(predictions.labels) == {SHAPES.index("cross"), SHAPES.index("circle")}
     report = classification_report(np.array(predictions.probabilities), np.array(predictions.labels))
