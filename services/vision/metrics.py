@@ -146,10 +146,7 @@ def wilson_interval(successes: int, trials: int) -> Interval:
 
 
 def bootstrap_interval(scores: Scores, targets: Targets, *, seed: int = 0) -> Interval:
-    """Of the average precision, by resampling images; 20 to 500 times, as the size of the scores allows.
-
-    The percentiles of at least 100 resamples; of fewer, 1.96 standard deviations around the value itself.
-    """
+    """Of the average precision, by resampling images; 20 to 500 times, as the size of the scores allows."""
     if not len(targets):
         return Interval(0.0, 1.0)
     random = np.random.default_rng(seed)
@@ -158,11 +155,16 @@ def bootstrap_interval(scores: Scores, targets: Targets, *, seed: int = 0) -> In
     for _ in range(rounds):
         chosen = random.integers(0, len(targets), len(targets))
         values.append(average_precision(scores[chosen], targets[chosen]))
-    if rounds >= 100:
-        low, high = np.percentile(values, [2.5, 97.5])
+    return resampling_interval(average_precision(scores, targets), np.array(values))
+
+
+def resampling_interval(value: float, resampled: Floats) -> Interval:
+    """The percentiles of at least 100 resamples; of fewer, 1.96 standard deviations around the value itself."""
+    if len(resampled) >= 100:
+        low, high = np.percentile(resampled, [2.5, 97.5])
         return Interval(float(low), float(high))
-    centre, half = average_precision(scores, targets), CONFIDENCE_Z * float(np.std(values))
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    half = CONFIDENCE_Z * float(np.std(resampled)) if len(resampled) else 1.0
+    return Interval(max(0.0, value - half), min(1.0, value + half))
 
 
 def _curves(scores: Scores, targets: Targets) -> Iterator[tuple[int, Scores, Floats, Floats]]:
@@ -201,7 +203,7 @@ def _category_reports(scores: Scores, targets: Targets, cells: tuple[ConfusionCe
                 f1=_ratio(2 * right[index], support[index] + predicted[index]),
                 average_precision=float(precision.mean()) if len(precision) else 0.0,
                 suggested_threshold=_best_threshold(thresholds, precision, recall),
-                curve=_thinned(thresholds, precision, recall),
+                curve=thinned_curve(thresholds, precision, recall),
             )
         )
     return tuple(reports)
@@ -213,7 +215,8 @@ def _best_threshold(thresholds: Scores, precision: Floats, recall: Floats) -> fl
     return float(thresholds[np.argmax(2 * precision * recall / (precision + recall))])
 
 
-def _thinned(thresholds: Scores, precision: Floats, recall: Floats) -> tuple[CurvePoint, ...]:
+def thinned_curve(thresholds: Scores, precision: Floats, recall: Floats) -> tuple[CurvePoint, ...]:
+    """The points in any order by ascending threshold, the first of equal ones, evenly thinned to CURVE_POINTS."""
     _, first = np.unique(thresholds, return_index=True)
     if len(first) > CURVE_POINTS:
         first = first[np.linspace(0, len(first) - 1, CURVE_POINTS).round().astype(np.int64)]

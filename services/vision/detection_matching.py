@@ -1,0 +1,278 @@
+"""Which detections are right: COCO's greedy matching over columns, and the average precision of any weighted images.
+
+Everything equals pycocotools (areaRng all, maxDets 100). Boxes are left, top, width, height; images and categories
+count from 0. No torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+IOU_THRESHOLDS = (0.30, 0.50, 0.75)
+MAX_DETECTIONS = 100  # of one category in one image; of more, the surest count
+RECALLS = np.linspace(0, 1, 101)
+PAIRS_AT_ONCE = 1 << 18  # some 30 MB of intermediate columns
+NOBODY = np.iinfo(np.int64).max
+WRONG, RIGHT, IGNORED = 0, 1, 2
+
+Ints = NDArray[np.integer[Any]]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Indices = NDArray[np.int64]
+Codes = NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True)
+class GroundTruth:
+    """Regions in any order. An ignored one is not asked for, and what is matched to it is neither right nor wrong.
+
+    A crowd is ignored, takes any number of detections, and overlaps with one by the share of the detection inside it.
+    """
+
+    images: Ints  # [t]
+    categories: Ints  # [t]
+    boxes: NDArray[np.floating[Any]]  # [t, 4]
+    crowds: Bools  # [t]
+    ignored: Bools | None = None  # [t], beside the crowds
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """Detections in any order; of equal scores, the one of the earlier image counts first, then the earlier row."""
+
+    images: Ints  # [d]
+    categories: Ints  # [d]
+    boxes: NDArray[np.floating[Any]]  # [d, 4]
+    scores: NDArray[np.floating[Any]]  # [d]
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """What average precision at one IoU threshold needs of a set of images: nothing is matched anew for a resample.
+
+    By category: its detections lie in `bounds[c]:bounds[c + 1]`, its truths in `truth_bounds[c]:truth_bounds[c + 1]`.
+    Ignored detections and truths are left out.
+    """
+
+    image_count: int
+    images: NDArray[np.int32]  # [d], of each detection
+    scores: Floats  # [d], falling within a category
+    right: Bools  # [d]
+    bounds: Indices  # [categories + 1]
+    truth_images: NDArray[np.int32]  # [t]
+    truth_bounds: Indices  # [categories + 1]
+
+    def mean_average_precision(self, weights_per_image: Ints | None = None) -> float:
+        """The mean of `average_precisions` over the categories with ground truth; nan if there is none."""
+        values = self.average_precisions(weights_per_image)
+        values = values[~np.isnan(values)]
+        return float(values.mean()) if len(values) else float("nan")
+
+    def average_precisions(self, weights_per_image: Ints | None = None) -> Floats:
+        """[categories], nan without ground truth, at 101 recall points.
+
+        The weights [images] are whole numbers: how often each image stands in the sample, 1 each if not given.
+        """
+        weights = np.ones(self.image_count, np.int64) if weights_per_image is None else weights_per_image
+        support = np.diff(_running(weights, self.truth_images)[self.truth_bounds])
+        hits = np.flatnonzero(self.right)
+        hit_bounds = np.searchsorted(hits, self.bounds)
+        accepted, right = _running(weights, self.images), _running(weights, self.images[hits])
+        each = np.diff(hit_bounds)
+        seen = accepted[1:][hits] - np.repeat(accepted[self.bounds[:-1]], each)
+        precision = np.zeros(len(hits) + 1)  # at each hit, in its category
+        precision[:-1] = (right[1:] - np.repeat(right[hit_bounds[:-1]], each)) / np.maximum(seen, 1)
+        first = np.searchsorted(right[1:], right[hit_bounds[:-1], None] + _needed(support))
+        first = np.minimum(first, hit_bounds[1:, None])  # [categories, recalls]: the hit that reaches the recall
+        edges = np.append(first.ravel(), len(hits))
+        best = np.maximum.reduceat(precision, edges[:-1]) if len(support) else np.empty(0)
+        best = np.where(edges[1:] > edges[:-1], best, 0.0).reshape(first.shape)
+        values = np.maximum.accumulate(best[:, ::-1], axis=1).mean(axis=1)
+        return np.where(support > 0, values, np.nan)
+
+
+def match(
+    truths: GroundTruth,
+    detected: Detected,
+    image_count: int,
+    category_count: int,
+    iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
+) -> tuple[Matched, ...]:
+    """Greedy by falling score, per image and category; one result for each IoU threshold.
+
+    Raises ValueError for columns that do not belong together, numbers out of range, or what is not finite.
+    """
+    _require_sound(truths, detected, image_count, category_count)
+    order = np.lexsort((detected.images, -detected.scores.astype(np.float64), detected.categories))
+    order = _surest(order, detected, category_count)
+    by_place = np.lexsort((truths.categories, truths.images))
+    crowds = truths.crowds[by_place]
+    ignored = crowds if truths.ignored is None else crowds | truths.ignored[by_place]
+    rank = np.full(len(detected.scores), NOBODY)
+    rank[order] = np.arange(len(order))
+    pairs = _overlapping(truths, detected, by_place, rank, category_count, min(iou_thresholds, default=1.0))
+    pairs = pairs.by_preference(ignored)
+
+    asked = np.lexsort((truths.images, truths.categories))
+    asked = asked[~(truths.crowds if truths.ignored is None else truths.crowds | truths.ignored)[asked]]
+    truth_images = truths.images[asked].astype(np.int32)
+    truth_bounds = np.searchsorted(truths.categories[asked], np.arange(category_count + 1))
+    out: list[Matched] = []
+    for threshold in iou_thresholds:
+        outcome = _outcomes(pairs.at_least(threshold), rank, crowds, ignored)[order]
+        kept = order[outcome != IGNORED]
+        out.append(
+            Matched(
+                image_count=image_count,
+                images=detected.images[kept].astype(np.int32),
+                scores=detected.scores[kept].astype(np.float64),
+                right=outcome[outcome != IGNORED] == RIGHT,
+                bounds=np.searchsorted(detected.categories[kept], np.arange(category_count + 1)),
+                truth_images=truth_images,
+                truth_bounds=truth_bounds,
+            )
+        )
+    return tuple(out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Detections and truths of one image and category that overlap, ascending by detection."""
+
+    detections: Indices
+    truths: Indices  # positions in the order by image and category
+    ious: Floats
+
+    def by_preference(self, ignored: Bools) -> "_Pairs":
+        """Of each detection, its truths by falling preference: asked for before ignored, then IoU, then the last."""
+        repeated = self.detections[1:] == self.detections[:-1]
+        several = np.flatnonzero(np.append(repeated, False) | np.insert(repeated, 0, False))
+        detections, truths, ious = self.detections[several], self.truths[several], self.ious[several]
+        order = several[np.lexsort((-truths, -ious, ignored[truths], detections))]
+        preferred_truths, preferred_ious = self.truths.copy(), self.ious.copy()
+        preferred_truths[several], preferred_ious[several] = self.truths[order], self.ious[order]
+        return _Pairs(self.detections, preferred_truths, preferred_ious)
+
+    def at_least(self, threshold: float) -> "_Pairs":
+        kept = self.ious >= min(threshold, 1 - 1e-10)
+        return _Pairs(self.detections[kept], self.truths[kept], self.ious[kept])
+
+
+def _outcomes(pairs: _Pairs, rank: Indices, crowds: Bools, ignored: Bools) -> Codes:
+    """WRONG, RIGHT or IGNORED for each detection.
+
+    Every detection asks for the truth that it prefers; a truth keeps the surest that asked, and the others ask for
+    their next (Gale and Shapley, 1962). As all truths agree on who is surest, the outcome is that of serving the
+    detections one by one by falling score, but it takes a few rounds over whole columns.
+    """
+    outcome = np.zeros(len(rank), np.int8)
+    surest = np.full(len(crowds), NOBODY)  # rank of whom each truth keeps
+    keeper = np.full(len(crowds), -1)  # the pair by which it does
+    owner = np.append(pairs.detections, -1)
+    asking = np.flatnonzero(owner[:-1] != np.insert(owner[:-2], 0, -1)) if len(owner) > 1 else np.empty(0, np.int64)
+    while len(asking):
+        wanted = pairs.truths[asking]
+        crowd = crowds[wanted]
+        outcome[owner[asking[crowd]]] = IGNORED  # a crowd has room for all
+        asking, wanted = asking[~crowd], wanted[~crowd]
+        ranks = rank[owner[asking]]
+        np.minimum.at(surest, wanted, ranks)
+        accepted = surest[wanted] == ranks
+        displaced = keeper[wanted[accepted]]
+        keeper[wanted[accepted]] = asking[accepted]
+        refused = np.concatenate([asking[~accepted], displaced[displaced >= 0]])
+        asking = refused[owner[refused + 1] == owner[refused]] + 1
+    taken = np.flatnonzero(keeper >= 0)
+    outcome[owner[keeper[taken]]] = np.where(ignored[taken], IGNORED, RIGHT)
+    return outcome
+
+
+def _overlapping(
+    truths: GroundTruth, detected: Detected, by_place: Indices, rank: Indices, category_count: int, least: float
+) -> _Pairs:
+    """All pairs of one image and category with at least this IoU, those of detections without a rank left out."""
+    places = truths.images[by_place].astype(np.int64) * category_count + truths.categories[by_place]
+    place = detected.images.astype(np.int64) * category_count + detected.categories
+    starts = np.searchsorted(places, place)
+    counts = np.where(rank == NOBODY, 0, np.searchsorted(places, place, side="right") - starts)
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    cuts = np.searchsorted(ends, np.arange(PAIRS_AT_ONCE, total, PAIRS_AT_ONCE)).tolist()
+    truth_sides, crowds = _sides(truths.boxes[by_place]), truths.crowds[by_place]
+    found: list[tuple[Indices, Indices, Floats]] = []
+    for start, stop in zip([0, *cuts], [*cuts, len(counts)], strict=True):
+        each = counts[start:stop]
+        owners = np.repeat(np.arange(stop - start), each)
+        others = np.arange(len(owners)) + np.repeat(starts[start:stop] - (np.cumsum(each) - each), each)
+        ious = _ious(_sides(detected.boxes[start:stop]), truth_sides, crowds, owners, others)
+        kept = ious >= min(least, 1 - 1e-10)
+        found.append((owners[kept] + start, others[kept], ious[kept]))
+    owners, others, ious = (np.concatenate(column) for column in zip(*found, strict=True))
+    return _Pairs(cast(Indices, owners), cast(Indices, others), cast(Floats, ious))
+
+
+def _sides(boxes: NDArray[np.floating[Any]]) -> Floats:
+    """[5, n]: left, top, right, bottom and area."""
+    left, top, width, height = boxes.T.astype(np.float64)
+    return np.stack([left, top, left + width, top + height, width * height])
+
+
+def _ious(detected: Floats, truths: Floats, crowds: Bools, owners: Indices, others: Indices) -> Floats:
+    """Intersection over union, of a crowd over the detection's area; 0 where the boxes share no area."""
+    widths = np.minimum(detected[2][owners], truths[2][others]) - np.maximum(detected[0][owners], truths[0][others])
+    heights = np.minimum(detected[3][owners], truths[3][others]) - np.maximum(detected[1][owners], truths[1][others])
+    shared = np.where((widths > 0) & (heights > 0), widths * heights, 0.0)
+    own = detected[4][owners]
+    union = np.where(crowds[others], own, own + truths[4][others] - shared)
+    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+
+
+def _surest(order: Indices, detected: Detected, category_count: int) -> Indices:
+    """The order, by falling score within a category, without those beyond MAX_DETECTIONS of an image and category."""
+    crowded = np.bincount(detected.images) > MAX_DETECTIONS
+    if not crowded.any():
+        return order
+    doubtful = np.flatnonzero(crowded[detected.images[order]])
+    rows = order[doubtful]
+    place = detected.images[rows].astype(np.int64) * category_count + detected.categories[rows]
+    together = np.argsort(place, kind="stable")
+    starts = np.flatnonzero(np.insert(np.diff(place[together]) > 0, 0, True))
+    position = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
+    return np.delete(order, doubtful[together[position >= MAX_DETECTIONS]])
+
+
+def _running(weights: Ints, images: NDArray[np.int32]) -> Indices:
+    """[n + 1]: the weight of the first 0, 1, 2 … of these images."""
+    sums = np.zeros(len(images) + 1, np.int64)
+    np.cumsum(weights[images], out=sums[1:])
+    return sums
+
+
+def _needed(support: Indices) -> Indices:
+    """[categories, recalls]: the least number of hits, but 1, whose share of the support reaches each recall."""
+    truths = np.maximum(support, 1)[:, None]
+    hits = np.ceil(RECALLS * truths).astype(np.int64)
+    hits -= (hits - 1) / truths >= RECALLS
+    hits += hits / truths < RECALLS
+    return np.maximum(hits, 1)
+
+
+def _require_sound(truths: GroundTruth, detected: Detected, image_count: int, category_count: int) -> None:
+    columns = (
+        (truths, [truths.crowds, *([] if truths.ignored is None else [truths.ignored])]),
+        (detected, [detected.scores]),
+    )
+    for rows, others in columns:
+        count = len(rows.images)
+        if rows.boxes.shape != (count, 4) or any(other.shape != (count,) for other in [rows.categories, *others]):
+            raise ValueError("the columns are not of one length")
+        for values, limit in ((rows.images, image_count), (rows.categories, category_count)):
+            if count and not (values.min() >= 0 and values.max() < limit):
+                raise ValueError(f"images and categories must lie in 0..{limit - 1}")
+        if not np.isfinite(rows.boxes).all():
+            raise ValueError("boxes must be finite")
+    if not np.isfinite(detected.scores).all():
+        raise ValueError("scores must be finite")
