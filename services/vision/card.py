@@ -19,9 +19,8 @@ class InputRule:
     """How a network wants its input; serving follows the card's, so that it does as training did.
 
     `resize` is the shorter side before the centre crop of `size` x `size` (fit `crop`). It is ignored where the whole
-    image is scaled to `size` x `size`, its sides stretched (fit `stretch`) or padded with grey (fit `letterbox`). A
-    sample becomes
-    (sample * scale - mean) / std.
+    image is scaled: to `size` x `size` (fit `stretch`), or, undistorted, to a longer side of `size` and filled up with
+    grey to multiples of 32 (fit `letterbox`, for detectors). A sample becomes (sample * scale - mean) / std.
     """
 
     size: int
@@ -35,8 +34,12 @@ class InputRule:
 
     @property
     def at_least(self) -> int:
-        """The shorter side below which no JPEG may be decoded: twice what is needed, in steps that rules share."""
-        return -(-2 * max(self.size, self.resize) // 128) * 128
+        """The shorter side below which no JPEG may be decoded: twice what is needed, in steps that rules share.
+
+        A letterbox's shorter side is at most three quarters of its size in nearly all pictures.
+        """
+        needed = 0.75 * self.size if self.fit == "letterbox" else max(self.size, self.resize)
+        return -int(-2 * needed // 128) * 128
 
     def resized(self, size: int) -> "InputRule":
         """The same rule at another size, the margin of the crop in proportion."""
@@ -57,6 +60,15 @@ def input_size(pretrained: bool, pretrained_size: int, longer_sides: Sequence[in
 
 
 @dataclass(frozen=True, slots=True)
+class Suppression:
+    """How a detector's candidates become its answer."""
+
+    iou: float = 0.65  # of two boxes of one category that overlap more, the one with the lower score goes
+    least_score: float = 0.01  # candidates below are nobody's answer
+    most: int = 300  # boxes an image
+
+
+@dataclass(frozen=True, slots=True)
 class CardCategory:
     """A category in the order of the model's outputs."""
 
@@ -66,7 +78,7 @@ class CardCategory:
 
 @dataclass(frozen=True, slots=True)
 class CardBackbone:
-    """One of the networks whose features the model's head reads, in the head's order."""
+    """One of the networks whose features a classifier's head reads, in the head's order; or the detector's only one."""
 
     name: str
     rule: InputRule
@@ -84,6 +96,7 @@ class ModelCard:
     backbones: tuple[CardBackbone, ...]
     temperature: float = 1.0  # logits are divided by it
     thresholds: tuple[float, ...] = ()  # suggested, one a category; empty where none were fitted
+    suppression: Suppression = Suppression()  # a detector's
     data_digest: str = ""  # of the training snapshot
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     metrics_source: str = ""  # TEST_DATASET, HOLD_OUT or CROSS_VALIDATION

@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 from services.vision.card import InputRule
-from services.vision.decode import decode
+from services.vision.decode import decode, inspect
+from services.vision.letterbox import Letterbox, letterbox, letterboxed
 
-GREY = 114  # what letterboxing fills with
 _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])  # of RGB; first row luma
 
 
@@ -31,14 +31,22 @@ class Augmentation:
 
 def load(data: bytes, rule: InputRule, name: str = "image") -> Tensor:
     """Bytes into input: what serving does with a request's image, and evaluation with a packed one."""
-    return apply(decode(data, name=name, at_least=rule.at_least), rule)
+    rgb = decode(data, name=name, at_least=rule.at_least)
+    if rule.fit != "letterbox":
+        return apply(rgb, rule)
+    info = inspect(data, name, min_side=1)
+    return apply(rgb, rule, letterbox(info.width, info.height, rule.size))
 
 
-def apply(rgb: NDArray[np.uint8], rule: InputRule) -> Tensor:
-    """uint8 [height, width, 3] into float32 [3, size, size]; deterministic."""
-    image = _channels_first(rgb)
+def apply(rgb: NDArray[np.uint8], rule: InputRule, frame: Letterbox | None = None) -> Tensor:
+    """uint8 [height, width, 3] into float32 [3, size, size], or a letterbox's own sides; deterministic.
+
+    `frame` is the letterbox of a picture that may have been decoded smaller than it is; without one, of the array.
+    """
+    image = channels_first(rgb)
     if rule.fit == "letterbox":
-        return normalise(_letterboxed(image, rule), rule)
+        frame = frame or letterbox(image.shape[-1], image.shape[-2], rule.size)
+        return normalise(letterboxed(image, frame, rule), rule)
     if rule.fit == "stretch":
         stretched = functional.resize(image, [rule.size, rule.size], _interpolation(rule), antialias=True)
         return normalise(stretched, rule)
@@ -52,13 +60,13 @@ def apply(rgb: NDArray[np.uint8], rule: InputRule) -> Tensor:
 
 def augment(rgb: NDArray[np.uint8], rule: InputRule, how: Augmentation, generator: torch.Generator) -> Tensor:
     """A random view of the picture as input of the rule's size; the generator's state alone decides which."""
-    image = _channels_first(rgb)
+    image = channels_first(rgb)
     top, left, height, width = _random_box(image.shape[-2], image.shape[-1], how, generator)
     size = [rule.size, rule.size]
     image = functional.resized_crop(image, top, left, height, width, size, _interpolation(rule), antialias=True)
-    if _uniform(generator, 0, 1) < how.flip:
+    if uniform(generator, 0, 1) < how.flip:
         image = functional.horizontal_flip(image)
-    return normalise(_jittered(image, how, generator), rule)
+    return normalise(jittered(image, how, generator), rule)
 
 
 def view(rgb: NDArray[np.uint8], rule: InputRule, index: int) -> Tensor:
@@ -79,7 +87,8 @@ def normalise(image: Tensor, rule: InputRule) -> Tensor:
     return image.float().mul_(rule.scale).sub_(mean).div_(std)
 
 
-def _channels_first(rgb: NDArray[np.uint8]) -> Tensor:
+def channels_first(rgb: NDArray[np.uint8]) -> Tensor:
+    """[h, w, 3] as [3, h, w], without copying where torch may share the memory."""
     if not rgb.flags.writeable:  # torch warns of memory that it must not write to; nothing here does
         rgb = rgb.copy()
     return torch.from_numpy(rgb).permute(2, 0, 1)
@@ -89,37 +98,31 @@ def _interpolation(rule: InputRule) -> InterpolationMode:
     return InterpolationMode(rule.interpolation)
 
 
-def _letterboxed(image: Tensor, rule: InputRule) -> Tensor:
-    height, width = image.shape[-2:]
-    ratio = rule.size / max(height, width)
-    size = [max(1, round(height * ratio)), max(1, round(width * ratio))]
-    image = functional.resize(image, size, _interpolation(rule), antialias=True)
-    return functional.pad(image, [0, 0, rule.size - size[1], rule.size - size[0]], fill=[GREY])
-
-
-def _uniform(generator: torch.Generator, low: float, high: float) -> float:
+def uniform(generator: torch.Generator, low: float, high: float) -> float:
+    """One number from low..high."""
     return low + (high - low) * torch.rand((), generator=generator).item()
 
 
 def _random_box(height: int, width: int, how: Augmentation, generator: torch.Generator) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a crop by area and aspect, cut to the picture where it sticks out."""
-    area = height * width * _uniform(generator, how.min_area, 1)
-    aspect = how.max_aspect ** _uniform(generator, -1, 1)
+    area = height * width * uniform(generator, how.min_area, 1)
+    aspect = how.max_aspect ** uniform(generator, -1, 1)
     crop_width = min(width, max(1, round((area * aspect) ** 0.5)))
     crop_height = min(height, max(1, round((area / aspect) ** 0.5)))
-    top = int(_uniform(generator, 0, height - crop_height + 1))
-    left = int(_uniform(generator, 0, width - crop_width + 1))
+    top = int(uniform(generator, 0, height - crop_height + 1))
+    left = int(uniform(generator, 0, width - crop_width + 1))
     return min(top, height - crop_height), min(left, width - crop_width), crop_height, crop_width
 
 
-def _jittered(image: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast, saturation and hue as one 3 x 3 matrix and an offset: ten times as fast as one by one.
+def jittered(image: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    """Random brightness, contrast, saturation and hue of [3, h, w], as one 3 x 3 matrix and an offset.
 
-    Hue turns the chroma plane of YIQ, which is linear, rather than HSV's, which is not.
+    That is ten times as fast as one by one. Hue turns the chroma plane of YIQ, which is linear, rather
+    than HSV's, which is not.
     """
     factors = (how.brightness, how.contrast, how.saturation)
-    brightness, contrast, saturation = (_uniform(generator, 1 - factor, 1 + factor) for factor in factors)
-    turn = 2 * math.pi * _uniform(generator, -how.hue, how.hue)
+    brightness, contrast, saturation = (uniform(generator, 1 - factor, 1 + factor) for factor in factors)
+    turn = 2 * math.pi * uniform(generator, -how.hue, how.hue)
     if how.hue == 0 and not any(factors):
         return image
     cosine, sine = saturation * math.cos(turn), saturation * math.sin(turn)

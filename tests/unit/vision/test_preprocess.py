@@ -48,9 +48,12 @@ def test_the_same_pixels_give_the_same_input_whether_writeable_or_not() -> None:
 def test_letterboxing_keeps_the_whole_picture_and_pads_with_grey() -> None:
     rule = InputRule(size=64, resize=64, fit="letterbox", mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)
     image = preprocess.apply(np.full((50, 100, 3), 200, np.uint8), rule)
+    assert image.shape == (3, 32, 64)
+    assert image.unique().tolist() == [200]
+    image = preprocess.apply(np.full((60, 100, 3), 200, np.uint8), rule)
     assert image.shape == (3, 64, 64)
-    assert image[:, :32].unique().tolist() == [200]
-    assert image[:, 32:].unique().tolist() == [114]
+    assert image[:, :38].unique().tolist() == [200]
+    assert image[:, 38:].unique().tolist() == [114]
 
 
 def test_channel_order_scale_mean_and_std_are_the_rule_s() -> None:
