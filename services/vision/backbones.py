@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from services.vision.card import InputRule
+from services.vision.published import Download, torchvision_download
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,12 @@ class Backbone:
     def file_name(self) -> str:
         """Of its weights, in a folder or in the store."""
         return f"{self.name}.safetensors"
+
+    def download(self) -> Download | None:
+        """Where its weights are published; None where torchvision has none."""
+        if not self.torchvision_weights:
+            return None
+        return torchvision_download(self.torchvision_model, self.torchvision_weights)
 
 
 _BSD = "BSD-3-Clause"
