@@ -1,0 +1,214 @@
+"""Objects on a picture: frames in a colour for each category, and labels that hide as little as they can."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from zlib import crc32
+
+from PIL import Image, ImageDraw, ImageFont
+
+Box = tuple[float, float, float, float]  # x, y, width, height in pixels of the upright image
+Ink = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_Edges = tuple[float, float, float, float]  # left, top, right, bottom
+
+# Colours that people with any colour blindness tell apart: Okabe and Ito, "Color Universal Design", 2008.
+INKS: tuple[Ink, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+DARK, LIGHT = (16, 18, 22), (255, 255, 255)
+MAX_LABELS = 150  # more than that nobody reads
+HIDDEN = 0.35  # a label that would hide more than this is shortened, or left out
+DASH = 5  # in widths of the line
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object: what a model sees, or, without a confidence, what is true."""
+
+    name: str
+    box: Box
+    confidence: float | None = None  # 0..1
+
+
+def inks_of(names: Iterable[str]) -> dict[str, Ink]:
+    """A colour for each category.
+
+    A name asks for the same colour everywhere, and gets the next one where another name of the same picture has it;
+    names beyond the seventh share colours.
+    """
+    inks: dict[str, Ink] = {}
+    for name in sorted(set(names)):
+        wish = crc32(name.encode())
+        turns = [INKS[(wish + step) % len(INKS)] for step in range(len(INKS))]
+        taken = list(inks.values())
+        inks[name] = min(turns, key=taken.count)
+    return inks
+
+
+def frame(image: Image.Image, found: Sequence[Found], inks: Mapping[str, Ink], truth: Sequence[Found] = ()) -> None:
+    """Draws the objects, the surest on top, and under them what is true, dashed in black and white.
+
+    Boxes are in pixels of this image. A label that would hide another label or too much of an object is shortened to
+    its confidence and then left out: `inks` tells the name too.
+    """
+    pen, line = ImageDraw.Draw(image), max(3, round(max(image.size) / 280))
+    for true in truth:
+        _dash(pen, _edges(true.box, image), line)
+    by_confidence = sorted(found, key=lambda one: -(one.confidence or 0))
+    edges = [_edges(one.box, image) for one in by_confidence]
+    for one, box in reversed(list(zip(by_confidence, edges, strict=True))):
+        _frame(pen, box, line, inks[one.name])
+    labels: list[_Edges] = []
+    letters = font(max(13, max(image.size) / 48))
+    for one, own in list(zip(by_confidence, edges, strict=True))[:MAX_LABELS]:
+        for text in _texts(one):
+            place, hidden = _best_place(_size(text, letters), own, edges, labels, image.size)
+            if hidden <= HIDDEN:
+                _write(pen, place, text, letters, inks[one.name])
+                labels.append(place)
+                break
+
+
+def legend(width: int, entries: Sequence[tuple[str, Ink]], size: int) -> Image.Image:
+    """A dark strip so wide with the words on their colours, in as many rows as it takes."""
+    letters, gap = font(size), size // 2
+    row, x, places = 0, gap, list[tuple[str, Ink, _Edges]]()
+    high = round(_size("", letters)[1])
+    for words, ink in entries:
+        text = fitting(words, letters, width - 4 * gap)
+        wide = _size(text, letters)[0]
+        if x > gap and x + wide > width - gap:
+            row, x = row + 1, gap
+        top = gap + row * (high + gap)
+        places.append((text, ink, (x, top, x + wide, top + high)))
+        x += round(wide) + gap
+    strip = Image.new("RGB", (width, (row + 1) * (high + gap) + gap), DARK)
+    pen = ImageDraw.Draw(strip)
+    for text, ink, place in places:
+        _write(pen, place, text, letters, ink)
+    return strip
+
+
+def fitting(text: str, letters: Font, room: float) -> str:
+    """The text, cut with an ellipsis where it is longer than the room."""
+    if letters.getlength(text) <= room:
+        return text
+    while text and letters.getlength(text + "…") > room:
+        text = text[:-1]
+    return text + "…"
+
+
+def font(size: float) -> Font:
+    """Pillow's own scalable font, which needs no file of this machine."""
+    return ImageFont.load_default(size)
+
+
+def on(ink: Ink) -> Ink:
+    """The colour of letters that are legible on the ink."""
+    red, green, blue = (((sample / 255) ** 2.2) for sample in ink)
+    return DARK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else LIGHT
+
+
+def overlap(one: _Edges, other: _Edges) -> float:
+    """The area that both cover."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return width * height if width > 0 and height > 0 else 0.0
+
+
+def _edges(box: Box, image: Image.Image) -> _Edges:
+    """The box's edges within the image, at least a pixel apart."""
+    left, top = min(max(box[0], 0), image.width - 1), min(max(box[1], 0), image.height - 1)
+    right, bottom = min(box[0] + box[2], image.width), min(box[1] + box[3], image.height)
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _frame(pen: ImageDraw.ImageDraw, box: _Edges, line: int, ink: Ink) -> None:
+    """A frame with a dark edge on either side, so that it shows on its own colour; thin around what is small."""
+    left, top, right, bottom = (round(edge) for edge in box)
+    width = max(1, min(line, (right - left) // 8, (bottom - top) // 8))
+    if width > 1:
+        pen.rectangle((left - 1, top - 1, right, bottom), outline=DARK, width=width + 2)
+    pen.rectangle((left, top, right - 1, bottom - 1), outline=ink, width=width)
+
+
+def _dash(pen: ImageDraw.ImageDraw, box: _Edges, line: int) -> None:
+    """A frame of dashes, black and white by turns, which shows on every picture and beside every colour."""
+    left, top, right, bottom = box[0], box[1], box[2] - 1, box[3] - 1
+    corners = ((left, top), (right, top), (right, bottom), (left, bottom), (left, top))
+    for (x0, y0), (x1, y1) in pairwise(corners):
+        steps = max(1, round(math.hypot(x1 - x0, y1 - y0) / (DASH * line)))
+        for step in range(steps):
+            start, end = step / steps, (step + 1) / steps
+            dash = (x0 + (x1 - x0) * start, y0 + (y1 - y0) * start, x0 + (x1 - x0) * end, y0 + (y1 - y0) * end)
+            pen.line(dash, fill=LIGHT if step % 2 else DARK, width=line)
+
+
+def _texts(one: Found) -> tuple[str, ...]:
+    """What its label may say, the longest first."""
+    if one.confidence is None:
+        return (one.name,)
+    percent = f"{100 * one.confidence:.0f}"
+    return (f"{one.name} {percent} %", percent)
+
+
+def _size(text: str, letters: Font) -> tuple[float, float]:
+    """Of a label: the letters' full height, so that all labels are of one height, and a margin."""
+    height = letters.getbbox("Ag")[3]
+    return letters.getlength(text) + 0.5 * height, 1.2 * height
+
+
+def _best_place(
+    size: tuple[float, float], own: _Edges, boxes: Sequence[_Edges], labels: Sequence[_Edges], within: tuple[int, int]
+) -> tuple[_Edges, float]:
+    """Where the label hides least of other labels and of the objects, and how much that is.
+
+    An object counts by the share of it that is hidden, so that a label may lie on a large one but not on a small one.
+    """
+    best, least = (0.0, 0.0, 0.0, 0.0), math.inf
+    for place in _places(size, own, within):
+        area = size[0] * size[1]
+        hidden = sum(4 * overlap(place, label) / area for label in labels)
+        for box in boxes:
+            if hidden >= least:
+                break
+            hidden += overlap(place, box) / ((box[2] - box[0]) * (box[3] - box[1]))
+        if hidden < least:
+            best, least = place, hidden
+    return best, least
+
+
+def _places(size: tuple[float, float], own: _Edges, within: tuple[int, int]) -> list[_Edges]:
+    """Above the box, below it, in its corners, beside it: each moved into the picture."""
+    (width, height), (left, top, right, bottom) = size, own
+    corners = (
+        (left, top - height),
+        (right - width, top - height),
+        (left, bottom),
+        (right - width, bottom),
+        (left, top),
+        (right - width, top),
+        (left, bottom - height),
+        (right - width, bottom - height),
+        (right, top),
+        (left - width, top),
+    )
+    places: list[_Edges] = []
+    for wish_x, wish_y in corners:
+        x, y = max(0.0, min(wish_x, within[0] - width)), max(0.0, min(wish_y, within[1] - height))
+        places.append((x, y, x + width, y + height))
+    return places
+
+
+def _write(pen: ImageDraw.ImageDraw, place: _Edges, text: str, letters: Font, ink: Ink) -> None:
+    pen.rectangle(tuple(round(edge) for edge in place), fill=ink)
+    middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
+    pen.text(middle, text, fill=on(ink), font=letters, anchor="mm")
