@@ -4,7 +4,7 @@ Everything random is a function of (seed, epoch, image), so that a resumed train
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,14 +14,20 @@ from torchvision.transforms.v2 import functional
 
 from services.trainer.engine.ahead import made_ahead
 from services.trainer.engine.data import Images, Indices, Pixels
+from services.trainer.engine.subject import Job
+from services.trainer.protocol import TrainTask
 from services.vision import preprocess
 from services.vision.card import InputRule
 from services.vision.preprocess import Augmentation
 
 KEPT_BYTES = 2 * 1024**3  # of decoded pictures
 MARGIN = 1.15  # of a kept picture's shorter side over the input's, for crops to draw detail from
+FRUGAL = 8  # times less is kept in memory by an attempt whose predecessors died
 
-Job = tuple[int, Indices]  # epoch, rows
+
+def kept_bytes(task: TrainTask) -> int:
+    """Of decoded pictures, at most."""
+    return KEPT_BYTES // FRUGAL if task.batch_size_limit else KEPT_BYTES
 
 
 def augmentation(strength: float, *, mirror: bool) -> Augmentation:
@@ -56,25 +62,20 @@ class Batches:
         looks = made_ahead(lambda index: self._look(index, keep=index in kept), rows.tolist(), self.threads)
         deque(looks, maxlen=0)
 
-    def order(self, rows: Indices, epoch: int) -> Indices:
-        """The epoch's permutation of the rows."""
-        return rows[np.random.default_rng((self.seed, epoch)).permutation(len(rows))]
-
-    def training(self, batches: list[Job]) -> Iterator[tuple[Tensor, Tensor]]:
-        """(inputs, labels) of each (epoch, rows), in order."""
-        return made_ahead(self._augmented, batches, self.threads)
+    def training(self, jobs: Sequence[Job]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(inputs, labels) of each, in order."""
+        return made_ahead(self._augmented, jobs, self.threads)
 
     def plain(self, rows: Indices, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, labels) of the rows as serving will see them."""
         return made_ahead(self._plain, [rows[i : i + size] for i in range(0, len(rows), size)], self.threads)
 
     def _augmented(self, job: Job) -> tuple[Tensor, Tensor]:
-        epoch, rows = job
         inputs: list[Tensor] = []
-        for index in rows.tolist():
-            generator = torch.Generator().manual_seed(hash((self.seed, epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF)
+        for index in job.rows.tolist():
+            generator = torch.Generator().manual_seed(hash((self.seed, job.epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF)
             inputs.append(preprocess.augment(self._small(index), self.rule, self.how, generator))
-        return self._together(inputs, rows)
+        return self._together(inputs, job.rows)
 
     def _plain(self, rows: Indices) -> tuple[Tensor, Tensor]:
         return self._together([preprocess.apply(self._whole(index), self.rule) for index in rows.tolist()], rows)

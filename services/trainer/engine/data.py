@@ -1,7 +1,7 @@
-"""A snapshot on the local disk as a list of labelled images, and which of them cannot be read."""
+"""A snapshot on the local disk as a list of images, and which of them cannot be read."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +15,12 @@ from services.kit.errors import (
     IncorrectModelKind,
     InvalidImage,
 )
-from services.trainer.protocol import MANIFEST_FILE, local_name
+from services.trainer.protocol import MANIFEST_FILE, ModelKind, local_name
 from services.vision.decode import decode
 from services.vision.snapshot import AnnotationKind, Manifest, Record, read_index, read_manifest, read_record
 
 MAX_UNREADABLE = 0.05  # share of a snapshot's images
 LISTED_UNREADABLE = 100
-CLASSIFIER = "GENERIC_CLASSIFIER"
 
 Pixels = NDArray[np.uint8]
 Indices = NDArray[np.int64]
@@ -29,7 +28,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image and its category; `label` is -1 where it has none."""
+    """One image and its category; `label` is -1 in a detection snapshot."""
 
     record: Record
     shard: Path
@@ -38,7 +37,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Images:
-    """The images of a classification snapshot, ascending by image id; remembers those that proved unreadable."""
+    """The images of a snapshot, ascending by image id; remembers those that proved unreadable."""
 
     dataset: str
     manifest: Manifest
@@ -74,6 +73,10 @@ class Images:
             self.unreadable[index] = f"{sample.record.file_name} ({fault})"
             return None
 
+    def sound(self) -> NDArray[np.bool_]:
+        """Which images have not proved unreadable."""
+        return np.array([index not in self.unreadable for index in range(len(self.samples))], np.bool_)
+
     def require_readable(self) -> None:
         """Raises DatasetCorrupt once more than a twentieth proved unreadable."""
         if len(self.unreadable) <= MAX_UNREADABLE * len(self.samples):
@@ -101,15 +104,21 @@ def open_images(directory: Path, dataset: str) -> Images:
     """
     manifest = read_manifest((directory / MANIFEST_FILE).read_bytes())
     if manifest.kind is not AnnotationKind.IMAGE_CLASSIFICATION:
-        raise IncorrectModelKind(model_kind=CLASSIFIER, dataset=dataset, annotation_kind=manifest.kind.value)
+        kind = ModelKind.GENERIC_CLASSIFIER.value
+        raise IncorrectModelKind(model_kind=kind, dataset=dataset, annotation_kind=manifest.kind.value)
     samples: list[Sample] = []
-    for shard in manifest.shards:
-        index = read_index((directory / local_name(shard.index_key)).read_bytes())
-        pack = directory / local_name(shard.key)
-        samples.extend(_labelled(index.records, pack))
+    for records, pack in read_indexes(directory, manifest):
+        samples.extend(_labelled(records, pack))
     if not samples:
         raise DatasetEmpty(dataset=dataset, detail=f": none of its {manifest.image_count} images has one label")
     return Images(dataset, manifest, tuple(samples))
+
+
+def read_indexes(directory: Path, manifest: Manifest) -> Iterator[tuple[Sequence[Record], Path]]:
+    """The records of each shard, and where it lies."""
+    for shard in manifest.shards:
+        index = read_index((directory / local_name(shard.index_key)).read_bytes())
+        yield index.records, directory / local_name(shard.key)
 
 
 def require_trainable(images: Images) -> None:

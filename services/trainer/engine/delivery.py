@@ -6,16 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
+from torch import nn
 
 from services.kit.errors import NotEnoughBudget
-from services.trainer.engine.finish import Finished, finish
-from services.trainer.engine.measure import calibrated_across, fit_temperature
 from services.trainer.engine.pace import OutOfTime, Part
-from services.trainer.engine.training import TRAIN_HIGH, Training
-from services.trainer.engine.trunks import origin
+from services.trainer.engine.subject import Found, Outputs
+from services.trainer.engine.training import TRAINED, Training
 from services.trainer.protocol import Offer, Result, Throughput
-from services.vision.classifier import ClassifierNetwork
 
 RENEWAL_SHARE = 0.05  # of the time, at most, goes into offers that a later one replaces
 
@@ -55,7 +52,7 @@ class Delivery:
             state.candidate = replace(state.candidate, held_out=held_out)
         training.pace.require(training.pace.expected(Part.DELIVER))
         with training.pace.timed(Part.DELIVER):
-            self._result = self._written(ClassifierNetwork([network], network.head))
+            self._result = self._written(network.eval(), state.candidate.selection, state.candidate.held_out or {})
         self._step = state.position.candidate_step
         training.session.send(Offer(result=self._result))
         self._ended = training.session.meter.used()
@@ -68,7 +65,7 @@ class Delivery:
         """
         training, position = self.training, self.training.state.position
         if self._result is None or self._step != position.candidate_step:
-            training.session.progress("bundle", 0.5, TRAIN_HIGH, 1.0)
+            training.session.progress("bundle", 0.5, TRAINED, 1.0)
             try:
                 self.offer()
             except OutOfTime:
@@ -85,33 +82,21 @@ class Delivery:
             steps=position.step,
         )
 
-    def _written(self, network: ClassifierNetwork) -> Result:
+    def _written(self, network: nn.Module, selection: Outputs, held_out: Outputs) -> Result:
         """Keeps the folder before, too: the worker may be about to read it."""
-        training = self.training
-        state, parts, task = training.state, training.parts, training.task
-        assert state.candidate is not None, "the caller looked"
-        assert state.candidate.held_out is not None, "the caller measured"
-        logits, labels = state.candidate.logits, training.images.labels[parts.first_fold]
-        temperature = fit_temperature(logits, labels)
-        notes = (training.trunk.weights.note, self._optimism())
-        finished = Finished(
+        training, position = self.training, self.training.state.position
+        note = self._optimism()
+        found = Found(
             network=network,
-            cards=(training.trunk.card(),),
-            temperature=temperature,
-            selected=parts.first_fold,
-            selection_logits=calibrated_across(logits, labels, np.arange(len(labels)) % 2),
-            held_out=parts.held_out,
-            held_out_logits=state.candidate.held_out / np.float32(temperature),
-            warnings=tuple(note for note in notes if note),
-            weights_source=origin([training.trunk]),
-            resolution=training.trunk.rule.size,
-            stop_reason="allowance",
+            selection=selection,
+            held_out=held_out,
+            notes=(note,) if note else (),
             throughput=self._throughput(),
-            epochs=state.position.step // self.steps_per_epoch,
-            steps=state.position.step,
+            epochs=position.step // self.steps_per_epoch,
+            steps=position.step,
         )
-        folder = Path(task.output_directory) / f"result-{state.position.candidate_step + 1}"
-        result = finish(task, training.session, training.images, finished, folder)
+        folder = Path(training.task.output_directory) / f"result-{position.candidate_step + 1}"
+        result = training.subject.finish(found, folder)
         self._folders.append(folder)
         for old in self._folders[:-2]:
             shutil.rmtree(old, ignore_errors=True)

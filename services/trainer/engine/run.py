@@ -9,8 +9,8 @@ import torch
 from services.kit.errors import OutOfMemory, SightlineError, UnknownTrainingError
 from services.trainer.engine.evaluate import evaluate
 from services.trainer.engine.rung0 import train_head
-from services.trainer.engine.rung1 import fine_tune
 from services.trainer.engine.session import Meter, Session
+from services.trainer.engine.tuning import fine_tune
 from services.trainer.protocol import (
     EvaluationResult,
     Failed,

@@ -6,18 +6,18 @@ CPU a resumed training ends with the weights of one that was never interrupted, 
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from services.trainer.engine.linear import Floats
+from services.trainer.engine.subject import Outputs
 from services.trainer.protocol import Recipe
-from services.vision.backbones import Network
 
 WARM_UP = 0.1  # share of the steps
 
@@ -43,7 +43,7 @@ class Position(msgspec.Struct, kw_only=True):
     step: int = 0
     rate_factor: float = 1.0  # halved each time the loss stops being finite
     retries: int = 0
-    best_loss: float | None = None  # of validation
+    best_loss: float | None = None  # of validation, as the subject judges; None before there was one
     candidate_step: int = -1  # after which the candidate was measured
     stale_epochs: int = 0  # validations since the best
 
@@ -57,22 +57,23 @@ class _Meta(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Weights that could ship, and the logits that they give for images on which they were not trained."""
+    """Weights that could ship, and what they say about images on which they were not trained."""
 
     weights: dict[str, Tensor]
-    logits: Floats  # [first fold, categories]
-    held_out: Floats | None = None  # [held out, categories]; None until it is asked for
+    selection: Outputs  # of the first fold
+    held_out: Outputs | None = None  # None until it is asked for
 
 
 @dataclass(slots=True)
 class State:
     """The live training: `average` is the network that ships, `candidate` its best validated state, if any."""
 
-    network: Network
-    average: Network
+    network: nn.Module
+    average: nn.Module
     optimizer: torch.optim.AdamW
     position: Position
     candidate: Candidate | None = None
+    _pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])  # (average's, network's)
 
     def pack(self) -> dict[str, Tensor]:
         """Copies of all tensors, by unique names."""
@@ -80,9 +81,8 @@ class State:
         packed.update({f"average.{k}": v for k, v in self.average.state_dict().items()})
         if self.candidate is not None:
             packed.update({f"candidate.weights.{k}": v for k, v in self.candidate.weights.items()})
-            packed["candidate.logits"] = torch.from_numpy(self.candidate.logits)
-            if self.candidate.held_out is not None:
-                packed["candidate.held_out"] = torch.from_numpy(self.candidate.held_out)
+            for what, outputs in (("selection", self.candidate.selection), ("held_out", self.candidate.held_out)):
+                packed.update({f"candidate.{what}.{k}": torch.from_numpy(v) for k, v in (outputs or {}).items()})
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 packed[f"optimizer.{key}.{name}"] = value
@@ -111,11 +111,15 @@ class State:
     @torch.no_grad()
     def average_in(self, decay: float) -> None:
         """Moves the average towards the network; faster at first, so that the start is forgotten."""
+        if not self._pairs:
+            average, network = self.average.state_dict(), self.network.state_dict()
+            self._pairs = list(zip(average.values(), network.values(), strict=True))
         decay = min(decay, (1 + self.position.step) / (10 + self.position.step))
-        for kept, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if kept.is_floating_point() and decay > 0:
-                kept.lerp_(new, 1 - decay)
-            else:
+        moving = [pair for pair in self._pairs if pair[0].is_floating_point() and decay > 0]
+        if moving:
+            get_ema_multi_avg_fn(decay)([kept for kept, _ in moving], [new for _, new in moving], self.position.step)
+        for kept, new in self._pairs:
+            if not (kept.is_floating_point() and decay > 0):
                 kept.copy_(new)
 
 
@@ -162,14 +166,14 @@ def _meta(path: Path) -> _Meta:
 
 
 def _candidate(packed: dict[str, Tensor]) -> Candidate | None:
-    if "candidate.logits" not in packed:
+    weights = _part(packed, "candidate.weights.")
+    if not weights:
         return None
-    held_out = packed.get("candidate.held_out")
-    return Candidate(
-        weights=_part(packed, "candidate.weights."),
-        logits=packed["candidate.logits"].numpy(),
-        held_out=None if held_out is None else held_out.numpy(),
+    selection, held_out = (
+        {name: tensor.numpy() for name, tensor in _part(packed, f"candidate.{what}.").items()}
+        for what in ("selection", "held_out")
     )
+    return Candidate(weights, selection, held_out or None)
 
 
 def _part(packed: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -5,12 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from services.kit.errors import OutOfMemory
+from services.trainer.engine.subject import Truths
 from services.trainer.engine.training import Training
 
 CLIP_NORM = 5.0
 
 
-def step(training: Training, inputs: Tensor, labels: Tensor, number: int) -> float:
+def step(training: Training, inputs: Tensor, truths: Truths, number: int) -> float:
     """One update; the mean loss before it. Where that is not finite, no weight changes.
 
     A micro-batch that does not fit is halved, for good; OutOfMemory if not even one image fits.
@@ -20,7 +21,7 @@ def step(training: Training, inputs: Tensor, labels: Tensor, number: int) -> flo
         try:
             torch.manual_seed(((training.task.seed << 32) + number) & 0x7FFF_FFFF_FFFF_FFFF)  # for stochastic depth
             state.optimizer.zero_grad(set_to_none=True)
-            loss = _backward(training, inputs, labels)
+            loss = _backward(training, inputs, truths)
             break
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as fault:
             if not _is_out_of_memory(fault):
@@ -35,20 +36,13 @@ def step(training: Training, inputs: Tensor, labels: Tensor, number: int) -> flo
     return loss
 
 
-def _backward(training: Training, inputs: Tensor, labels: Tensor) -> float:
-    network, device = training.state.network, training.task.device
-    network.train()
-    if training.frozen_norm:
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+def _backward(training: Training, inputs: Tensor, truths: Truths) -> float:
+    subject, network, size = training.subject, training.state.network, training.micro_batch
+    subject.start_training(network)
     total = 0.0
-    for start in range(0, len(labels), training.micro_batch):
-        piece, truth = inputs[start : start + training.micro_batch], labels[start : start + training.micro_batch]
-        logits = network(piece.to(device, memory_format=torch.channels_last))
-        smoothing = training.task.recipe.label_smoothing
-        loss = nn.functional.cross_entropy(logits, truth.to(device), label_smoothing=smoothing)
-        share = loss * (len(truth) / len(labels))
+    for start in range(0, len(inputs), size):
+        piece = inputs[start : start + size]
+        share = subject.loss(network, piece, truths[start : start + size]) * (len(piece) / len(inputs))
         share.backward()
         total += float(share.detach())
     return total

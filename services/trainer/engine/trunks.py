@@ -52,18 +52,19 @@ def load_trunks(task: TrainTask, images: Images) -> list[Trunk]:
 
     Raises InvalidRequest for a backbone that is not known.
     """
-    resolver = _resolver(task)
+    found = resolver(task)
     categories = len(images.categories)
-    return [_trunk(name, categories, task, resolver, images) for name in task.recipe.backbones]
+    return [_trunk(name, categories, task, found, images) for name in task.recipe.backbones]
 
 
 def within_reach(task: TrainTask) -> tuple[str, ...]:
     """The backbones whose pretrained weights lie on this machine."""
-    resolver = _resolver(task)
-    return tuple(name for name, backbone in BACKBONES.items() if resolver.available(backbone))
+    found = resolver(task)
+    return tuple(name for name, backbone in BACKBONES.items() if found.available(backbone))
 
 
-def _resolver(task: TrainTask) -> WeightsResolver:
+def resolver(task: TrainTask) -> WeightsResolver:
+    """Where the task may look for weights."""
     folder = Path(task.weights_directory) if task.weights_directory else None
     return WeightsResolver(folder, Path(task.cache_directory), download=task.download_weights)
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from services.kit.errors import NotEnoughBudget
-from services.trainer.engine import delivery, rung1, state
+from services.trainer.engine import delivery, finish, state, tuning
 from services.trainer.engine.batches import Batches
 from services.trainer.engine.pace import Pace, Part
-from services.trainer.engine.rung1 import fine_tune
 from services.trainer.engine.session import Meter, Session
+from services.trainer.engine.tuning import fine_tune
 from services.trainer.protocol import Checkpoint, Message, Offer, Result, Split
 from services.vision import bundle
 from tests.unit.trainer.engine.shapes import task_for, tuning_recipe, write_snapshot
@@ -48,7 +48,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """The one on which the test's trainings run."""
     torch.set_num_threads(1)
     made = Machine()
-    step, plain, finish, save = rung1.step, Batches.plain, delivery.finish, state.save
+    step, plain, write, save = tuning.step, Batches.plain, finish.finish, state.save
 
     def slow_step(*args):
         made.work("step", STEP)
@@ -61,15 +61,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     def slow_finish(*args):
         made.work("finish", DELIVERY)
-        return finish(*args)
+        return write(*args)
 
     def slow_save(*args):
         made.work("save", SAVE)
         return save(*args)
 
-    monkeypatch.setattr(rung1, "step", slow_step)
+    monkeypatch.setattr(tuning, "step", slow_step)
     monkeypatch.setattr(Batches, "plain", slow_plain)
-    monkeypatch.setattr(delivery, "finish", slow_finish)
+    monkeypatch.setattr(finish, "finish", slow_finish)
     monkeypatch.setattr(state, "save", slow_save)
     return made
 
@@ -101,7 +101,7 @@ def test_steps_that_suddenly_take_longer_end_the_training_early(machine, snapsho
     machine.slower_after = {"step": (when, slowness)}
     result = fine_tune(task_for(snapshot, ENDLESS, split=HELD_OUT), machine.session(40, lambda _: None))
     _sound(result, 40)
-    assert result.steps >= when - rung1.PROBES
+    assert result.steps >= when - tuning.PROBES
 
 
 @pytest.mark.parametrize(("what", "when"), [("batch", 6), ("batch", 9), ("finish", 1), ("finish", 2), ("save", 1)])
@@ -170,7 +170,7 @@ def test_once_something_was_offered_there_always_is_a_result(machine, snapshot):
     assert offers[-1].selection_score == result.selection_score
 
 
-@pytest.mark.parametrize(("when", "slowness"), [(rung1.PROBES + 1, 100.0), (2 * rung1.PROBES, 10.0)])
+@pytest.mark.parametrize(("when", "slowness"), [(tuning.PROBES + 1, 100.0), (2 * tuning.PROBES, 10.0)])
 def test_nothing_measured_in_time_is_not_enough_budget(machine, snapshot, when, slowness):
     machine.slower_after = {"step": (when, slowness)}
     with pytest.raises(NotEnoughBudget) as refused:

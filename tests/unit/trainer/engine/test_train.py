@@ -9,11 +9,11 @@ import safetensors.torch
 import torch
 
 from services.kit.errors import Diverged
-from services.trainer.engine import rung1, steps, trunks
+from services.trainer.engine import steps, trunks, tuning
 from services.trainer.engine.run import run
 from services.trainer.engine.rung0 import train_head
-from services.trainer.engine.rung1 import fine_tune
 from services.trainer.engine.session import Meter, Session
+from services.trainer.engine.tuning import fine_tune
 from services.trainer.performance import Source
 from services.trainer.predictions import Predictions, read_predictions
 from services.trainer.protocol import (
@@ -190,12 +190,12 @@ class _Killed(BaseException):
 def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypatch, die_at):
     recipe = tuning_recipe(max_epochs=2, patience=5)
     base = task_for(snapshot, recipe, checkpoint_seconds=0.0, seed=7)
-    planned = rung1._planned
+    planned = tuning._planned
 
     def fixed(training):  # what is measured differs from run to run; a checkpoint carries it
         return msgspec.structs.replace(planned(training), total_steps=6, validate_every=1)
 
-    monkeypatch.setattr(rung1, "_planned", fixed)
+    monkeypatch.setattr(tuning, "_planned", fixed)
     whole = fine_tune(base, Session(Meter(300), lambda _: None))
     expected = _weights(whole)
 
@@ -229,7 +229,7 @@ def test_a_checkpoint_of_another_recipe_is_not_continued(snapshot):
 
 
 def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, monkeypatch):
-    real, planned = rung1.step, rung1._planned
+    real, planned = tuning.step, tuning._planned
     injected: list[float] = []
 
     def broken(training, inputs, labels, number):
@@ -238,10 +238,10 @@ def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, mo
 
     def plan_then_break(training):
         plan = planned(training)
-        monkeypatch.setattr(rung1, "step", broken)
+        monkeypatch.setattr(tuning, "step", broken)
         return plan
 
-    monkeypatch.setattr(rung1, "_planned", plan_then_break)
+    monkeypatch.setattr(tuning, "_planned", plan_then_break)
     with pytest.raises(Diverged) as caught:
         fine_tune(task_for(snapshot, tuning_recipe()), Session(Meter(300), lambda _: None))
     assert caught.value.metadata["retries"] == "3"
@@ -251,13 +251,13 @@ def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, mo
 
 
 def test_one_bad_step_is_retried_at_half_the_rate_and_training_succeeds(snapshot, monkeypatch):
-    real = rung1.step
+    real = tuning.step
     bad = iter([False] * 6 + [True])  # three steps of the measurement, then three good ones
 
     def sometimes(training, inputs, labels, number):
         return float("inf") if next(bad, False) else real(training, inputs, labels, number)
 
-    monkeypatch.setattr(rung1, "step", sometimes)
+    monkeypatch.setattr(tuning, "step", sometimes)
     result, _ = _trained(task_for(snapshot, tuning_recipe(max_epochs=2)))
     assert np.isfinite(result.selection_log_loss)
 
