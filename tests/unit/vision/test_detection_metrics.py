@@ -25,7 +25,7 @@ def reference(truths: GroundTruth, detected: Detected, images: int, categories: 
     """[thresholds, categories]: pycocotools' average precisions, nan without ground truth."""
     ignored = np.zeros(len(truths.images), bool) if truths.ignored is None else truths.ignored
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
+        coco: Any = COCO()
         coco.dataset = {
             "images": [{"id": image} for image in range(images)],
             "categories": [{"id": category} for category in range(categories)],
@@ -292,6 +292,11 @@ def test_two_detectors_are_compared_on_the_same_resamples() -> None:
 )
 def test_input_without_meaning_is_refused(change: dict[str, Any], complaint: str) -> None:
     truths = GroundTruth(nought(1), nought(1), np.ones((1, 4)), np.zeros(1, bool))
-    columns = {"images": nought(1), "categories": nought(1), "boxes": np.ones((1, 4)), "scores": np.ones(1)}
+    columns: dict[str, Any] = {
+        "images": nought(1),
+        "categories": nought(1),
+        "boxes": np.ones((1, 4)),
+        "scores": np.ones(1),
+    }
     with pytest.raises(ValueError, match=complaint):
         match(truths, Detected(**(columns | change)), 2, 1)
