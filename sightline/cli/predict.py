@@ -12,6 +12,7 @@ import typer
 from google.protobuf import json_format
 from PIL import UnidentifiedImageError
 from rich.markup import escape
+from rich.table import Table
 
 from sightline import pictures
 from sightline.cli.console import Json, notes, output, print_json, progress_bar, table
@@ -19,11 +20,13 @@ from sightline.cli.failures import CommandError, report, status_of
 from sightline.cli.formats import full_name, percent
 from sightline.cli.session import session
 from sightline.client import Client
+from sightline.frames import inks_of
 from sightline.v1 import prediction_service_pb2 as service
-from sightline.v1.prediction_pb2 import AnalyzeImageResponse
+from sightline.v1.prediction_pb2 import AnalyzeImageResponse, CustomModelResult
 
 IN_FLIGHT = 8
 SHOWN_TAGS = 3
+NOTHING = "[dim]nothing above the threshold[/]"
 UNAVAILABLE = 14
 STOPPING = frozenset({5, 9, 12, 13, UNAVAILABLE, 16})  # with these codes the next image would fare no better
 
@@ -41,7 +44,7 @@ def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", exists=True, dir_okay=False)],
     draw: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each image with its tags into this folder.")
+        Path | None, typer.Option(metavar="DIR", help="Write each image with its tags or objects into this folder.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -58,7 +61,7 @@ def predict(
         elif json and predictions[0].answer:
             print_json(predictions[0].answer)
         elif not json:
-            _print_table([made for made in predictions if made.answer], drawn)
+            _print_answers([made for made in predictions if made.answer], drawn)
         code = 0
         for made in failed:
             notes().print(f"[bold]{escape(str(made.file))}[/]", soft_wrap=True)
@@ -103,6 +106,8 @@ def _with_progress(client: Client, model: str, images: list[Path]) -> Iterator[P
 def _draw_all(folder: Path, predictions: list[Prediction]) -> dict[Path, Path]:
     """Writes each answered image into the folder; returns where it lies. Names that occur twice get a number."""
     folder.mkdir(parents=True, exist_ok=True)
+    answers = [made.answer for made in predictions if made.answer]
+    inks = inks_of(one.name for answer in answers for one in pictures.found_in(answer))
     drawn: dict[Path, Path] = {}
     taken: set[str] = set()
     for made in predictions:
@@ -114,37 +119,54 @@ def _draw_all(folder: Path, predictions: list[Prediction]) -> dict[Path, Path]:
             taken.add(f"{stem}.png")
             target = folder / f"{stem}.png"
             try:
-                pictures.draw(made.file, made.answer).save(target)
+                pictures.draw(made.file, made.answer, inks).save(target)
             except (OSError, UnidentifiedImageError) as error:
                 raise CommandError(f"{target} cannot be written: {error}", fix="choose another folder") from error
             drawn[made.file] = target
     return drawn
 
 
-def _print_table(predictions: list[Prediction], drawn: dict[Path, Path]) -> None:
+def _print_answers(predictions: list[Prediction], drawn: dict[Path, Path]) -> None:
+    """A line for each image with its tags, or for each object: a model gives all its answers in one of the two."""
     if not predictions:
         return
-    rows = table("IMAGE", "SEEN", "CONFIDENCE", "AND THEN", *(["DRAWN"] if drawn else []), right=("CONFIDENCE",))
-    for made in predictions:
-        assert made.answer is not None
-        seen = _seen(made.answer)
-        (name, confidence), rest = (seen[0] if seen else ("nothing above the threshold", None)), seen[1:SHOWN_TAGS]
-        cells = [
-            escape(str(made.file)),
-            f"[bold]{escape(name)}[/]" if seen else f"[dim]{name}[/]",
-            percent(confidence) if confidence is not None else "",
-            "[dim]" + escape(", ".join(f"{tag} {percent(score)}" for tag, score in rest)) + "[/]",
-        ]
-        rows.add_row(*cells, *([escape(str(drawn[made.file]))] if drawn else []))
+    answers = [(made.file, made.answer.custom_model_result) for made in predictions if made.answer]
+    if any(result.HasField("objects_result") for _, result in answers):
+        rows = _objects_table(answers, drawn)
+    else:
+        rows = _tags_table(answers, drawn)
     output().print(rows)
 
 
-def _seen(answer: AnalyzeImageResponse) -> list[tuple[str, float]]:
-    """Tags, or the tags of the objects, the most confident first."""
-    result = answer.custom_model_result
-    if result.HasField("objects_result"):
-        return [(tag.name, tag.confidence) for found in result.objects_result.values for tag in found.tags[:1]]
-    return [(tag.name, tag.confidence) for tag in result.tags_result.values]
+def _tags_table(answers: list[tuple[Path, CustomModelResult]], drawn: dict[Path, Path]) -> Table:
+    rows = table("IMAGE", "SEEN", "CONFIDENCE", "AND THEN", *(["DRAWN"] if drawn else []), right=("CONFIDENCE",))
+    for file, result in answers:
+        seen = [(tag.name, tag.confidence) for tag in result.tags_result.values]
+        rest = ", ".join(f"{tag} {percent(score)}" for tag, score in seen[1:SHOWN_TAGS])
+        first = (f"[bold]{escape(seen[0][0])}[/]", percent(seen[0][1])) if seen else (NOTHING, "")
+        rows.add_row(escape(str(file)), *first, f"[dim]{escape(rest)}[/]", *_where(file, drawn))
+    return rows
+
+
+def _objects_table(answers: list[tuple[Path, CustomModelResult]], drawn: dict[Path, Path]) -> Table:
+    """The boxes are in pixels of the upright image; what belongs to an image as a whole stands in its first line."""
+    numbers = ("CONFIDENCE", "X", "Y", "W", "H")
+    rows = table("IMAGE", "OBJECT", *numbers, *(["DRAWN"] if drawn else []), right=numbers)
+    for file, result in answers:
+        head, tail = escape(str(file)), _where(file, drawn)
+        if not result.objects_result.values:
+            rows.add_row(head, NOTHING, *[""] * len(numbers), *tail)
+        for found in result.objects_result.values:
+            tag, box = found.tags[0], found.bounding_box
+            place = (str(side) for side in (box.x, box.y, box.w, box.h))
+            rows.add_row(head, f"[bold]{escape(tag.name)}[/]", percent(tag.confidence), *place, *tail)
+            head, tail = "", [""] * len(tail)
+    return rows
+
+
+def _where(file: Path, drawn: dict[Path, Path]) -> list[str]:
+    """The cell of the picture that was drawn, where there is such a column."""
+    return [escape(str(drawn[file]))] if drawn else []
 
 
 def _entry(made: Prediction) -> dict[str, object]:

@@ -26,7 +26,15 @@ from sightline.v1 import prediction_service_pb2_grpc as ps_grpc
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.finding_pb2 import Finding
 from sightline.v1.model_pb2 import Model
-from sightline.v1.prediction_pb2 import AnalyzeImageResponse, CustomModelResult, ImageMetadata, Tag, TagsResult
+from sightline.v1.prediction_pb2 import (
+    AnalyzeImageResponse,
+    BoundingBox,
+    CustomModelResult,
+    ImageMetadata,
+    ObjectsResult,
+    Tag,
+    TagsResult,
+)
 
 
 def status(code: grpc.StatusCode, reason: str, message: str, *details: Message, **metadata: str) -> Status:
@@ -50,6 +58,7 @@ class Fakes:
         self.page_size = 2
         self.errors: dict[str, list[Status]] = {}
         self.requests: list[Message] = []
+        self.objects: list[tuple[str, float, tuple[int, int, int, int]]] | None = None  # None: it is a classifier
 
     def check(self, context: grpc.ServicerContext, rpc: str, request: Message) -> None:
         """Fails with the next error that was planned for the rpc."""
@@ -156,6 +165,11 @@ class PredictionFake(ps_grpc.PredictionServiceServicer):
         self.fakes.check(context, "AnalyzeImage", request)
         values = [Tag(name="cat", confidence=0.75), Tag(name="dog", confidence=0.25)]
         result = CustomModelResult(tags_result=TagsResult(values=values))
+        if self.fakes.objects is not None:
+            result = CustomModelResult(objects_result=ObjectsResult())
+            for number, (name, confidence, (x, y, w, h)) in enumerate(self.fakes.objects, 1):
+                box, tag = BoundingBox(x=x, y=y, w=w, h=h), Tag(name=name, confidence=confidence)
+                result.objects_result.values.add(id=str(number), bounding_box=box, tags=[tag])
         return AnalyzeImageResponse(
             model_version="v1", metadata=ImageMetadata(width=64, height=48), custom_model_result=result
         )

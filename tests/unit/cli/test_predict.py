@@ -11,8 +11,8 @@ from PIL import Image
 
 from sightline.addresses import VARIABLES
 from sightline.client import PAUSE_SECONDS, Patience
-from sightline.pictures import RIGHT, WRONG, Cell, contact_sheet, draw
-from sightline.v1.prediction_pb2 import AnalyzeImageResponse
+from sightline.frames import inks_of
+from sightline.pictures import RIGHT, WRONG, Cell, contact_sheet
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
 
@@ -67,13 +67,23 @@ def test_draw_writes_each_picture_upright_with_its_tags_below(
     assert (tmp_path / "drawn" / "p.png").exists()
 
 
-def test_objects_are_framed(picture: Path) -> None:
-    answer = AnalyzeImageResponse()
-    found = answer.custom_model_result.objects_result.values.add(id="1")
-    found.bounding_box.x, found.bounding_box.y, found.bounding_box.w, found.bounding_box.h = 0, 0, 32, 24
-    found.tags.add(name="cat", confidence=0.9)
-    drawn = draw(picture, answer)
-    assert drawn.getpixel((drawn.width // 2, drawn.height // 4)) != (0, 0, 255)
+def test_objects_are_listed_one_a_line_with_their_boxes_and_drawn(
+    sightline: Command, fakes: Fakes, picture: Path, tmp_path: Path
+) -> None:
+    fakes.objects = [("cat", 0.9, (0, 1, 32, 24)), ("[dog]", 0.4, (7, 8, 9, 10))]
+    outcome = sightline("predict", "m", picture, "--draw", tmp_path / "drawn")
+    assert outcome.code == 0, outcome.err
+    lines = [line.split() for line in outcome.out.splitlines() if "%" in line]
+    assert lines[0][1:8] == ["cat", "90.0", "%", "0", "1", "32", "24"]
+    assert lines[1] == ["[dog]", "40.0", "%", "7", "8", "9", "10"]
+    with Image.open(tmp_path / "drawn" / "p.png") as drawn:
+        assert drawn.getpixel((1, 140)) == inks_of(["cat", "[dog]"])["cat"], "its left edge"
+
+
+def test_an_image_without_objects_says_so(sightline: Command, fakes: Fakes, picture: Path) -> None:
+    fakes.objects = []
+    assert "nothing above the threshold" in sightline("predict", "m", picture).out
+    assert sightline("predict", "m", picture, "--json").json["customModelResult"] == {"objectsResult": {}}
 
 
 def test_a_contact_sheet_frames_right_and_wrong_differently(picture: Path) -> None:
