@@ -20,6 +20,8 @@ FILE = "sklearn/datasets/data/digits.csv.gz"
 SCAN_SIDE, SCAN_DEPTH = 8, 16  # pixels; grey levels above 0
 BORDER = 1  # pixels of empty paper around a scan
 
+Scan = tuple[int, Image.Image]  # the digit it shows, and the scan
+
 
 class DigitsMissing(Exception):
     """scikit-learn is not installed; the message says how to install it."""
@@ -46,29 +48,44 @@ def write(
 
     The split is stratified and depends on the seed alone. Raises DigitsMissing.
     """
-    scans: dict[int, list[Image.Image]] = defaultdict(list)
-    for label, scan in _scans():
-        if label < digits:
-            scans[label].append(scan)
-    chance = random.Random(seed)  # noqa: S311 - a split is no secret
-    train: list[tuple[int, Image.Image]] = []
-    test: list[tuple[int, Image.Image]] = []
-    for label in sorted(scans):
-        chosen = chance.sample(scans[label], per_digit or len(scans[label]))
-        cut = round(test_share * len(chosen))
-        test += [(label, scan) for scan in chosen[:cut]]
-        train += [(label, scan) for scan in chosen[cut:]]
+    train, test = split(digits, per_digit, test_share, seed)
     return _write_set(folder, "train", train, digits, side), _write_set(folder, "test", test, digits, side)
 
 
-def _scans() -> list[tuple[int, Image.Image]]:
-    """Every scan with its label: dark ink on white paper, one pixel of paper around it."""
+def split(digits: int, per_digit: int | None, test_share: float, seed: int) -> tuple[list[Scan], list[Scan]]:
+    """Scans to train and to test with, in the order of their labels; as `write` divides them."""
+    scans: dict[int, list[Scan]] = defaultdict(list)
+    for scan in _scans():
+        if scan[0] < digits:
+            scans[scan[0]].append(scan)
+    chance = random.Random(seed)  # noqa: S311 - a split is no secret
+    train: list[Scan] = []
+    test: list[Scan] = []
+    for label in sorted(scans):
+        chosen = chance.sample(scans[label], per_digit or len(scans[label]))
+        cut = round(test_share * len(chosen))
+        test += chosen[:cut]
+        train += chosen[cut:]
+    return train, test
+
+
+def bundled(file: str) -> Path:
+    """A file that scikit-learn brings with it; DigitsMissing if that is not installed."""
     try:
-        file = Path(str(metadata.distribution("scikit-learn").locate_file(FILE)))
+        return Path(str(metadata.distribution("scikit-learn").locate_file(file)))
     except metadata.PackageNotFoundError as error:
-        raise DigitsMissing("the digits come with scikit-learn: pip install scikit-learn") from error
-    scans: list[tuple[int, Image.Image]] = []
-    with gzip.open(file, "rt") as lines:
+        raise DigitsMissing("the images come with scikit-learn: pip install scikit-learn") from error
+
+
+def categories(digits: int) -> list[dict[str, object]]:
+    """The first digits as a COCO file declares them."""
+    return [{"id": label + 1, "name": NAMES[label]} for label in range(digits)]
+
+
+def _scans() -> list[Scan]:
+    """Every scan with its label: dark ink on white paper, one pixel of paper around it."""
+    scans: list[Scan] = []
+    with gzip.open(bundled(FILE), "rt") as lines:
         for row in csv.reader(lines):
             *levels, label = (int(float(value)) for value in row)
             grey = Image.frombytes(
@@ -78,7 +95,7 @@ def _scans() -> list[tuple[int, Image.Image]]:
     return scans
 
 
-def _write_set(folder: Path, name: str, scans: list[tuple[int, Image.Image]], digits: int, side: int) -> DigitSet:
+def _write_set(folder: Path, name: str, scans: list[Scan], digits: int, side: int) -> DigitSet:
     (folder / name).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, object]] = []
     annotations: list[dict[str, int]] = []
@@ -89,7 +106,6 @@ def _write_set(folder: Path, name: str, scans: list[tuple[int, Image.Image]], di
         images.append({"id": number, "file_name": f"{name}/{file.name}", "width": side, "height": side})
         annotations.append({"id": number, "image_id": number, "category_id": label + 1})
         truth[file] = NAMES[label]
-    categories = [{"id": label + 1, "name": NAMES[label]} for label in range(digits)]
     coco = folder / f"{name}.json"
-    coco.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    coco.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories(digits)}))
     return DigitSet(coco, truth)

@@ -1,10 +1,40 @@
 """Boxes from the numbers of an annotation file to pixels of the packed, upright image."""
 
 from dataclasses import dataclass
+from typing import cast
 
 Box = tuple[float, float, float, float]  # x, y, width, height
 EDGE = 1e-3  # of a side: so far a box may reach out without a word
 KEPT = 0.5  # of its area: a box with less inside the image is wrong rather than cut
+SEEN_SIDE = 640  # pixels: to this an image's longer side is scaled down for the largest of the usual detectors
+TINY = 4  # pixels of that: half a cell of the finest grid in which detectors look for objects
+
+_KINDS: dict[type, str] = {
+    str: "a string",
+    bool: "a truth value",
+    type(None): "null",
+    list: "an array",
+    dict: "an object",
+}
+
+
+def read_box(bbox: object) -> Box | str:
+    """Four finite numbers, or in words why it is not that."""
+    if not isinstance(bbox, list):
+        return f"is {_KINDS.get(type(bbox), 'a number')}"
+    values = cast("list[object]", bbox)
+    if len(values) != 4:
+        return f"has {len(values)} values"
+    numbers: list[float] = []
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return f"has {_KINDS.get(type(value), 'no number')} among its values"
+        try:
+            numbers.append(float(value))
+        except OverflowError:
+            return "has a number that is too large"
+    x, y, w, h = numbers
+    return x, y, w, h
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +59,15 @@ class Frame:
         left, top = min(max(x, 0.0), self.width), min(max(y, 0.0), self.height)
         right, bottom = max(min(x + w, self.width), left), max(min(y + h, self.height), top)
         return left, top, right - left, bottom - top
+
+    def overhang(self, box: Box) -> float:
+        """How many pixels the box reaches out at the side where it reaches farthest; 0 if it lies inside."""
+        x, y, w, h = box
+        return max(-x, -y, x + w - self.width, y + h - self.height, 0.0)
+
+    def seen(self, box: Box) -> float:
+        """The shorter side of a box in the pixels that a detector sees."""
+        return min(box[2], box[3]) * min(1.0, SEEN_SIDE / max(self.width, self.height))
 
     @property
     def swapped(self) -> "Frame":

@@ -15,6 +15,7 @@ from services.vision.decode import MAX_SIDE, MIN_SIDE, SCALED_SIDE, ImageInfo, i
 from services.vision.repack import PackImage, encode_for_pack
 from services.vision.snapshot import AnnotationKind, Box, Entry
 
+ALIKE = 0.1  # pixels: boxes of a category that agree this far are one
 SIDES_ALIKE = 0.01  # relative difference of the aspect ratios of two sizes of one picture
 
 
@@ -94,11 +95,11 @@ def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Bo
     """The boxes in pixels of the upright image; None if it is unknown what their numbers refer to."""
     upright = Frame(info.width, info.height)
     frame, orientation, across, down = upright, 1, 1.0, 1.0
-    declared = Frame(row.width or 0, row.height or 0)
+    declared = Frame(row.width or 0, row.height or 0)  # 0 and below say nothing, as where they are missing
     if rules.convention is BoxConvention.RELATIVE:
         across, down = upright.width, upright.height
     drawn = [mark.bbox for mark in row.marks if mark.bbox]
-    if row.width and row.height and declared != upright and drawn:
+    if min(declared.width, declared.height) > 0 and declared != upright and drawn:
         stored = Frame(info.stored_width, info.stored_height)
         if declared == stored and _drawn_before_turning(drawn, stored, upright, rules):
             log.add("imageBoxesTurned", row.file, row.id, orientation=info.orientation)
@@ -115,10 +116,18 @@ def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Bo
                 log.add("imageSidesDiffer", row.file, row.id, declared=declared, actual=upright)
             across, down = upright.width / declared.width, upright.height / declared.height
     found: list[Box] = []
+    seen: set[tuple[int, ...]] = set()
     for mark in row.marks:
         box = _fit(mark, row, frame, (across, down), log)
-        if box:
-            found.append(Box(*boxes.turned(box, orientation, frame), mark.category, mark.iscrowd))
+        if box is None or mark.bbox is None:
+            continue
+        place = (mark.category, *(round(value / ALIKE) for value in box))
+        if place in seen and not mark.iscrowd:
+            name = rules.categories[mark.category]
+            log.add("boxRepeated", row.file, row.id, mark.id, box=_shown(mark.bbox), category=name)
+            continue
+        seen.add(place)
+        found.append(Box(*boxes.turned(box, orientation, frame), mark.category, mark.iscrowd))
     return tuple(found)
 
 
@@ -143,8 +152,13 @@ def _fit(mark: Mark, row: Row, frame: Frame, scale: tuple[float, float], log: Fi
     cut = frame.clipped(box)
     if code:
         shown = _shown(mark.bbox)
-        log.add(code, row.file, row.id, mark.id, box=shown, clipped=_shown(cut), frame=frame, swapped=frame.swapped)
-    return cut if code in ("", "boxClipped") else None
+        where = {"clipped": _shown(cut), "over": frame.overhang(box), "frame": frame, "swapped": frame.swapped}
+        log.add(code, row.file, row.id, mark.id, box=shown, **where)
+    if code not in ("", "boxClipped"):
+        return None
+    if frame.seen(cut) < boxes.TINY and not mark.iscrowd:
+        log.add("boxTiny", row.file, row.id, mark.id, box=_shown(cut), seen=frame.seen(cut), side=boxes.SEEN_SIDE)
+    return cut
 
 
 def _shown(box: boxes.Box) -> str:

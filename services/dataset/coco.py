@@ -7,14 +7,13 @@ from typing import Annotated
 
 import msgspec
 
-from services.dataset.domain import BoxConvention
+from services.dataset.boxes import Box, read_box
 from services.dataset.findings import FindingLog
 from services.kit.blobs import check_key, from_uri
 from services.kit.errors import UnreadableUri
 from services.vision.snapshot import AnnotationKind
 
 MAX_NAME = 256  # characters of a category's name
-EDGE = 1e-3  # how far a relative box may reach beyond 1 and still be one
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -30,14 +29,14 @@ class CocoImage(msgspec.Struct, frozen=True, gc=False):
     height: float | None = None
 
 
-class CocoAnnotation(msgspec.Struct, frozen=True):
+class CocoAnnotation(msgspec.Struct, frozen=True, gc=False):
     """An entry of `annotations`."""
 
     image_id: Id
     id: Id | None = None
     category_id: Id | None = None
-    bbox: list[float] | None = None
-    iscrowd: int | bool = 0
+    bbox: object = None  # looked at one by one, so that a wrong one costs itself rather than the file
+    iscrowd: int | bool | None = 0
 
 
 class CocoCategory(msgspec.Struct, frozen=True):
@@ -60,7 +59,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     id: int | None
     category: int  # index into the snapshot's categories
-    bbox: tuple[float, float, float, float] | None = None
+    bbox: Box | None = None
     iscrowd: bool = False
 
 
@@ -169,35 +168,6 @@ def check_ids(file: CocoFile, uri: str, categories: dict[int, int], log: Finding
             log.add("annotationUnknownImage", uri, mark.image_id, mark.id, image=mark.image_id)
 
 
-def check_convention(file: CocoFile, uri: str, expected: BoxConvention, log: FindingLog) -> BoxConvention:
-    """In which unit the boxes are written; fatal findings for the minority where both occur.
-
-    A box with a value above 1 is in pixels; one within 0..1 that is not made of whole numbers is relative; the box
-    [0, 0, 1, 1] alone tells nothing and follows the others.
-    """
-    pixels, fractions, whole = list[CocoAnnotation](), list[CocoAnnotation](), 0
-    for mark in file.annotations:
-        if mark.bbox is None or len(mark.bbox) != 4:
-            continue
-        if max(mark.bbox) > 1 + EDGE:
-            pixels.append(mark)
-        elif any(value != int(value) for value in mark.bbox):
-            fractions.append(mark)
-        else:
-            whole += 1
-    if not pixels and not fractions and not whole:
-        return expected
-    relative = expected is BoxConvention.RELATIVE
-    if expected is BoxConvention.UNKNOWN:
-        relative = len(fractions) >= len(pixels)
-    found, usual = "fractions of the image's sides", "pixels"
-    if relative:
-        found, usual = usual, found
-    for mark in pixels if relative else fractions:
-        log.add("boxUnitsMixed", uri, mark.image_id, mark.id, box=mark.bbox, found=found, expected=usual)
-    return BoxConvention.RELATIVE if relative else BoxConvention.ABSOLUTE
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a COCO file lies, which decides where its images lie."""
@@ -281,8 +251,8 @@ def _mark(
     if mark.bbox is None:
         log.add("boxMissing", image.file_name, image.id, mark.id)
         return None
-    if len(mark.bbox) != 4:
-        log.add("boxMalformed", image.file_name, image.id, mark.id, count=len(mark.bbox))
+    box = read_box(mark.bbox)
+    if isinstance(box, str):
+        log.add("boxMalformed", image.file_name, image.id, mark.id, problem=box)
         return None
-    x, y, w, h = mark.bbox
-    return Mark(mark.id, category, (x, y, w, h), bool(mark.iscrowd))
+    return Mark(mark.id, category, box, bool(mark.iscrowd))

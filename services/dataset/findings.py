@@ -74,6 +74,12 @@ RULES: dict[str, Rule] = {
         "Declare the category, or correct the annotation's category_id.",
         True,
     ),
+    "boxUnitsDiffer": Rule(
+        _E,
+        "The boxes of this file are written in {found}, those of the files before in {expected}.",
+        "Write the boxes of all files in pixels, or all as fractions 0..1; or register two datasets.",
+        True,
+    ),
     "boxUnitsMixed": Rule(
         _E,
         "Box {box} is written in {found}, while most boxes here are in {expected}.",
@@ -85,8 +91,10 @@ RULES: dict[str, Rule] = {
         _E, "The annotation belongs to image {image}, which is not listed.", "List the image, or drop the annotation."
     ),
     "annotationWithoutCategory": Rule(_E, "The annotation has no category_id.", "Give it a category_id."),
-    "boxMissing": Rule(_E, "The annotation has no bbox.", "Give it `bbox: [x, y, width, height]`."),
-    "boxMalformed": Rule(_E, "bbox has {count} numbers.", "Write `[x, y, width, height]`."),
+    "boxMissing": Rule(
+        _E, "The annotation has no bbox; a segmentation does not replace it.", "Give it `bbox: [x, y, width, height]`."
+    ),
+    "boxMalformed": Rule(_E, "bbox {problem}.", "Write `[x, y, width, height]`, four finite numbers."),
     "boxEmpty": Rule(_E, "Box {box} has a width or height that is not positive.", "Draw the box again, or drop it."),
     "boxOutOfFrame": Rule(_E, "Box {box} lies mostly outside the image of {frame}.", "Draw the box again, or drop it."),
     "boxSidesSwapped": Rule(
@@ -99,7 +107,19 @@ RULES: dict[str, Rule] = {
         "Box {box} does not fit the image of {frame}; it looks like corners [x1, y1, x2, y2].",
         "Write `[x, y, width, height]`.",
     ),
-    "boxClipped": Rule(_W, "Box {box} reached out of the image and was cut to {clipped}.", "Check the box."),
+    "boxClipped": Rule(
+        _W,
+        "Box {box} reached {over:.4g} pixels out of the image of {frame}; it was cut to {clipped}.",
+        "Check the box.",
+    ),
+    "boxTiny": Rule(
+        _W,
+        "Box {box} is {seen:.2g} pixels across in an image of {side} pixels, which is what detectors see.",
+        "Cut the image into tiles, so that objects are larger in it, or drop the box.",
+    ),
+    "boxRepeated": Rule(
+        _W, "The image has the box {box} of {category!r} more than once; one was kept.", "Drop this annotation."
+    ),
     "tagRepeated": Rule(_W, "The image has the category {category!r} twice.", "Keep one of the annotations."),
     # Single images.
     "imagePathMissing": Rule(_E, "The image has no file_name.", "Give it a file_name relative to the COCO file."),
@@ -116,7 +136,7 @@ RULES: dict[str, Rule] = {
     "imageSeveralTags": Rule(
         _E, "The image has {count} different tags: {categories}.", "Keep one, or register it for object detection."
     ),
-    "imageTooManyBoxes": Rule(_E, "The image has {count} boxes, more than {limit}.", "Split the image into tiles."),
+    "imageTooManyBoxes": Rule(_E, "The image has {count} boxes, more than {limit}.", "Cut the image into tiles."),
     "imageFrameUnknown": Rule(
         _E,
         "The file says {declared}, the image is {actual}: what its boxes refer to is unknown.",
@@ -153,6 +173,16 @@ RULES: dict[str, Rule] = {
     ),
     "tooFewCategories": Rule(
         _W, "{count} category is fewer than the {minimum} that training needs.", "Add images of something else."
+    ),
+    "categoriesImbalanced": Rule(
+        _W,
+        "{category!r} has {most} annotations; {count} categories have less than a twentieth of that: {names}.",
+        "Add images of the rare categories; measured means count them as much as the others.",
+    ),
+    "crowdBoxes": Rule(
+        _I,
+        "{count} boxes are marked iscrowd: training leaves them out, and measuring counts no detection in them.",
+        "Nothing to do if that is meant.",
     ),
     "imagesWithoutBoxes": Rule(
         _I, "{count} images have no box; they count as background.", "Nothing to do if that is meant."

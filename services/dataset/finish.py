@@ -25,6 +25,8 @@ from services.vision.snapshot import (
 )
 
 MIN_IMAGES = 2  # of a category, for training
+IMBALANCE = 20  # times as many annotations as a rare category has
+NAMED = 5  # rare categories that a finding names
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,13 @@ async def judge(tools: Tools, limits: Limits, record: DatasetRecord, plan: Plan,
         sums.refused_annotations += result.refused_annotations
         sums.byte_count += result.byte_count
     _require_enough(limits, record, planned.annotation_count, sums, log)
-    manifest, background = await _manifest(tools, record, planned.categories, sums.shards)
+    manifest, without_boxes, crowds = await _manifest(tools, record, planned.categories, sums.shards)
     await _find_duplicates(tools, sums.shards, [name for _, name in planned.categories], log)
     _find_imbalance(manifest, log)
-    if background:
-        log.add("imagesWithoutBoxes", count=background)
+    if without_boxes:
+        log.add("imagesWithoutBoxes", count=without_boxes)
+    if crowds:
+        log.add("crowdBoxes", count=crowds)
     return Verdict(manifest, _stats(manifest, sums.byte_count))
 
 
@@ -96,12 +100,12 @@ async def _indexes(tools: Tools, shards: list[Shard]) -> AsyncIterator[tuple[Rec
 
 async def _manifest(
     tools: Tools, record: DatasetRecord, names: list[tuple[int, str]], shards: list[Shard]
-) -> tuple[Manifest, int]:
-    """The manifest, and how many images have no annotation."""
+) -> tuple[Manifest, int, int]:
+    """The manifest, how many images have no annotation, and how many boxes are crowds."""
     declared = [Category(id=id_, name=name, image_count=0, annotation_count=0) for id_, name in names]
     digest = SnapshotDigest(record.annotation_kind, declared)
     images, annotations = [0] * len(names), [0] * len(names)
-    total, background = 0, 0
+    total, without_boxes, crowds = 0, 0, 0
     for shard in shards:
         index = read_index(await tools.blobs.get(shard.index_key))
         digest.add(index.records)
@@ -109,7 +113,8 @@ async def _manifest(
             images[number] += found.image_count
             annotations[number] += found.annotation_count
         total += len(index.records)
-        background += sum(1 for one in index.records if not one.labels and not one.boxes)
+        without_boxes += sum(1 for one in index.records if not one.labels and not one.boxes)
+        crowds += sum(1 for one in index.records for box in one.boxes if box.iscrowd)
     categories = tuple(
         Category(id=id_, name=name, image_count=images[i], annotation_count=annotations[i])
         for i, (id_, name) in enumerate(names)
@@ -121,7 +126,7 @@ async def _manifest(
         image_count=total,
         digest=digest.hexdigest(),
     )
-    return manifest, background
+    return manifest, without_boxes, crowds
 
 
 async def _find_duplicates(tools: Tools, shards: list[Shard], categories: list[str], log: FindingLog) -> None:
@@ -168,6 +173,11 @@ def _find_imbalance(manifest: Manifest, log: FindingLog) -> None:
     minimum = Limits.min_categories(AnnotationKind(manifest.kind))
     if used[True] < minimum:
         log.add("tooFewCategories", count=used[True], minimum=minimum)
+    most = max(manifest.categories, key=lambda category: category.annotation_count)
+    rare = [one.name for one in manifest.categories if 0 < one.annotation_count * IMBALANCE < most.annotation_count]
+    if rare:
+        names = ", ".join(rare[:NAMED]) + (", …" if len(rare) > NAMED else "")
+        log.add("categoriesImbalanced", category=most.name, most=most.annotation_count, count=len(rare), names=names)
 
 
 def _stats(manifest: Manifest, byte_count: int) -> Stats:

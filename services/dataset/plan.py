@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from services.dataset import coco, store
+from services.dataset import coco, store, units
 from services.dataset.coco import Categories, Place, Row
 from services.dataset.domain import BoxConvention, DatasetRecord, Plan
 from services.dataset.findings import FindingLog
@@ -73,7 +73,7 @@ def _read(data: bytes, place: Place, record: DatasetRecord, limits: Limits, read
         log.add("tooManyCategories", place.uri, count=count, limit=limit, kind=kind)
     coco.check_ids(file, place.uri, categories, log)
     if kind == "OBJECT_DETECTION":
-        reading.convention = coco.check_convention(file, place.uri, reading.convention, log)
+        reading.convention = units.check_convention(file, place.uri, reading.convention, log)
     if log.fatal:
         raise refusal(log)
     reading.images += len(file.images)

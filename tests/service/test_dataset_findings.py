@@ -268,7 +268,7 @@ async def detect(
     return await world.register(described, {"a.png": image}, kind="OBJECT_DETECTION")
 
 
-GOOD = [box(1, 2, 30, 40, mark=number) for number in range(10, 20)]
+GOOD = [box(number, 2, 30, 40, mark=number) for number in range(10, 20)]
 
 
 @pytest.mark.parametrize(
@@ -279,13 +279,23 @@ GOOD = [box(1, 2, 30, 40, mark=number) for number in range(10, 20)]
         ((500, 10, 20, 20), "boxOutOfFrame", "mostly outside the image of 200 x 100"),
         ((10, 120, 50, 60), "boxSidesSwapped", "does not fit the image of 200 x 100 but fits 100 x 200"),
         ((150, 20, 190, 90), "boxAsCorners", "looks like corners [x1, y1, x2, y2]"),
-        ((1, 2, 3), "boxMalformed", "bbox has 3 numbers"),
+        ((1e308, 1e308, 1e308, 1e308), "boxOutOfFrame", "[1e+308, 1e+308, 1e+308, 1e+308] lies mostly outside"),
+        ((-1e308, 5, 1e308, 5), "boxOutOfFrame", "mostly outside"),
+        ((-30, -20, 20, 10), "boxOutOfFrame", "mostly outside"),
+        ((1, 2, 3), "boxMalformed", "bbox has 3 values"),
+        ((1, 2, 3, 10**400), "boxMalformed", "bbox has a number that is too large"),
+        ((1, 2, "30", 40), "boxMalformed", "bbox has a string among its values"),
+        ((1, 2, None, 40), "boxMalformed", "bbox has null among its values"),
+        (((1, 2), (3, 4), 5, 6), "boxMalformed", "bbox has an array among its values"),
+        ("1,2,3,4", "boxMalformed", "bbox is a string"),
+        ({"x": 1, "y": 2}, "boxMalformed", "bbox is an object"),
+        (12, "boxMalformed", "bbox is a number"),
+        (None, "boxMissing", "no bbox; a segmentation does not replace it"),
     ],
 )
-async def test_a_wrong_box_is_left_out_and_its_fault_named(
-    world: World, numbers: tuple[float, ...], code: str, says: str
-) -> None:
-    dataset = await detect(world, [*GOOD, box(*numbers, mark=3)], picture(200, 100))
+async def test_a_wrong_box_is_left_out_and_its_fault_named(world: World, numbers: object, code: str, says: str) -> None:
+    wrong = {"id": 3, "image_id": 1, "category_id": 1, "bbox": numbers, "segmentation": [[1, 2, 3, 4, 5, 6]]}
+    dataset = await detect(world, [*GOOD, wrong], picture(200, 100))
     assert dataset.state == pb.Dataset.READY, dataset.error.message
     finding = await world.found(code)
     assert (finding.severity, finding.file, finding.image_id, finding.annotation_id) == (ERROR, "a.png", 1, 3)
@@ -300,14 +310,67 @@ async def test_a_missing_bbox_is_named(world: World) -> None:
 
 
 async def test_a_box_a_little_over_the_edge_is_cut_and_said(world: World) -> None:
-    await detect(world, [*GOOD, box(180, 10, 25, 20, mark=3)], picture(200, 100))
+    await detect(world, [*GOOD, box(180, 10, 25, 20, mark=3), box(150, 10, 50.1, 20, mark=4)], picture(200, 100))
     finding = await world.found("boxClipped")
     assert (finding.severity, finding.annotation_id) == (WARNING, 3)
-    assert "cut to [180, 10, 20, 20]" in finding.message
+    assert finding.message == (
+        "Box [180, 10, 25, 20] reached 5 pixels out of the image of 200 x 100; it was cut to [180, 10, 20, 20]."
+    )
+
+
+async def test_a_box_of_a_few_pixels_is_kept_and_said(world: World) -> None:
+    dataset = await detect(world, [*GOOD, box(50, 50, 3, 20, mark=3)], picture(200, 100))
+    finding = await world.found("boxTiny")
+    assert (finding.severity, finding.file, finding.image_id, finding.annotation_id) == (WARNING, "a.png", 1, 3)
+    assert "Box [50, 50, 3, 20] is 3 pixels across in an image of 640 pixels" in finding.message
+    assert dataset.stats.annotation_count == 11
+
+
+async def test_a_box_that_scaling_makes_tiny_is_said(world: World) -> None:
+    large = [box(100 * number, 2, 200, 200, mark=number) for number in range(10, 20)]
+    await detect(world, [*large, box(50, 50, 12, 90, mark=3)], picture(2560, 1000))
+    finding = await world.found("boxTiny")
+    assert finding.annotation_id == 3
+    assert "is 3 pixels across" in finding.message
+
+
+async def test_a_box_given_twice_is_kept_once(world: World) -> None:
+    again, other = box(10, 2, 30, 40.01, mark=3), box(10, 2, 30, 40, mark=4, category=2)
+    dataset = await detect(world, [*GOOD, again, other], picture(200, 100))
+    finding = await world.found("boxRepeated")
+    assert (finding.severity, finding.file, finding.image_id, finding.annotation_id) == (WARNING, "a.png", 1, 3)
+    assert "the box [10, 2, 30, 40.01] of 'cat' more than once" in finding.message
+    assert dataset.stats.annotation_count == 11
+
+
+async def test_crowds_and_images_without_boxes_are_counted(world: World) -> None:
+    crowd = box(100, 2, 50, 40, mark=3) | {"iscrowd": 1}
+    images = [*one_image(), {"id": 2, "file_name": "b.png"}]
+    files = {"a.png": picture(200, 100), "b.png": picture(100, 100)}
+    dataset = await world.register(coco(images, [*GOOD, crowd]), files, kind="OBJECT_DETECTION")
+    assert dataset.stats.image_count == 2
+    for code, says in (("crowdBoxes", "1 boxes are marked iscrowd"), ("imagesWithoutBoxes", "1 images have no box")):
+        finding = await world.found(code)
+        assert finding.severity == INFO
+        assert says in finding.message
+    assert "'dog'" in (await world.found("categoryWithoutImages")).message
+
+
+async def test_categories_that_are_rare_beside_the_most_frequent_are_named_together(world: World) -> None:
+    marks = [box(number, 2, 30, 40, mark=number) for number in range(1, 62)]
+    marks += [box(1, 50, 30, 40, mark=90, category=2), box(1, 50, 30, 40, mark=91, category=3)]
+    marks += [box(number, 50, 30, 40, mark=100 + number, category=4) for number in range(4)]
+    described = coco(one_image(), marks, ["cell", "speck", "spot", "fair"])
+    await world.register(described, {"a.png": picture(200, 100)}, kind="OBJECT_DETECTION")
+    finding = await world.found("categoriesImbalanced")
+    assert finding.severity == WARNING
+    assert finding.message == (
+        "'cell' has 61 annotations; 2 categories have less than a twentieth of that: speck, spot."
+    )
 
 
 async def test_more_than_1000_boxes_in_an_image_leave_it_out(world: World) -> None:
-    marks = [box(1, 2, 30, 40, mark=number) for number in range(1001)]
+    marks = [box(number / 10, 2, 30, 40, mark=number) for number in range(1001)]
     dataset = await detect(world, marks, picture(200, 100))
     assert dataset.state == pb.Dataset.FAILED
     assert "1001 boxes, more than 1000" in (await world.found("imageTooManyBoxes")).message
@@ -319,6 +382,27 @@ async def test_relative_and_absolute_boxes_are_never_mixed(world: World) -> None
     finding = await world.found("boxUnitsMixed")
     assert finding.annotation_id == 3
     assert "is written in fractions of the image's sides, while most boxes here are in pixels" in finding.message
+
+
+async def test_files_in_different_units_are_never_mixed(world: World) -> None:
+    second = "uploads/u1/more.json"
+    await world.put(coco(one_image(), GOOD), {"a.png": picture(200, 100)})
+    await world.put(coco(one_image(), [box(0.1, 0.1, 0.5, 0.5), box(0.2, 0.1, 0.5, 0.5, mark=2)]), key=second)
+    uris = ["s3://sightline/uploads/u1/train.json", f"s3://sightline/{second}"]
+    await world.stub.CreateDataset(world.request(kind="OBJECT_DETECTION", uris=uris))
+    await world.work()
+    dataset = await world.get()
+    assert dataset.state == pb.Dataset.FAILED
+    finding = await world.found("boxUnitsDiffer")
+    assert finding.file == uris[1]
+    assert "in fractions of the image's sides, those of the files before in pixels" in finding.message
+
+
+@pytest.mark.parametrize("sides", [(0, 0), (-200, -100), (200, 0)])
+async def test_declared_sides_that_are_not_positive_say_nothing(world: World, sides: tuple[int, int]) -> None:
+    described = coco([{"id": 1, "file_name": "a.png", "width": sides[0], "height": sides[1]}], GOOD)
+    dataset = await world.register(described, {"a.png": picture(200, 100)}, kind="OBJECT_DETECTION")
+    assert (dataset.state, dataset.finding_counts.error) == (pb.Dataset.READY, 0)
 
 
 async def test_an_image_whose_declared_sides_have_another_shape_is_left_out(world: World) -> None:

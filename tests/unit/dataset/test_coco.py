@@ -15,13 +15,13 @@ from services.dataset.coco import (
     CocoFile,
     CocoImage,
     Place,
-    check_convention,
     check_ids,
     parse,
     rows,
 )
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import RULES, FindingLog, Severity, make
+from services.dataset.units import check_convention
 from services.kit.errors import UnreadableUri
 from services.vision.snapshot import AnnotationKind
 
@@ -58,10 +58,12 @@ def test_no_file_name_whatever_leads_out_of_the_folder(name: str) -> None:
     assert ".." not in key.split("/")
 
 
-def convention(*boxes: list[float], expected: BoxConvention = UNKNOWN) -> tuple[BoxConvention, int]:
+def convention(*boxes: object, expected: BoxConvention = UNKNOWN) -> tuple[BoxConvention, int]:
     marks = [CocoAnnotation(1, number, 1, box) for number, box in enumerate(boxes)]
     log = FindingLog(10)
-    return check_convention(CocoFile([], marks), "f", expected, log), log.count("boxUnitsMixed")
+    unit = check_convention(CocoFile([], marks), "f", expected, log)
+    assert (log.fatal is not None) == bool(log.kept)
+    return unit, log.count("boxUnitsMixed") + 100 * log.count("boxUnitsDiffer")
 
 
 def test_the_unit_of_boxes_is_recognised_and_a_mixture_never_passes() -> None:
@@ -71,8 +73,22 @@ def test_the_unit_of_boxes_is_recognised_and_a_mixture_never_passes() -> None:
     assert convention([0.5, 0.5, 0.5, 0.5005]) == (RELATIVE, 0)
     assert convention([0.5, 0.5, 20.5, 0.5]) == (PIXELS, 0)
     assert convention([0.5, 0.5, 0.1, 0.1], [5, 5, 9, 9], [6, 6, 9, 9]) == (PIXELS, 1)
-    assert convention([0.5, 0.5, 0.1, 0.1], expected=PIXELS) == (PIXELS, 1)
-    assert convention([5, 5, 9, 9], expected=RELATIVE) == (RELATIVE, 1)
+    assert convention([5, 5, 9, 9], [0.5, 0.5, 0.1, 0.1], [0.1, 0.5, 0.1, 0.1]) == (RELATIVE, 1)
+
+
+def test_a_file_in_another_unit_than_the_files_before_is_named_once() -> None:
+    assert convention([0.5, 0.5, 0.1, 0.1], [0.1, 0.1, 0.2, 0.2], expected=PIXELS) == (PIXELS, 100)
+    assert convention([5, 5, 9, 9], [6, 6, 7, 7], expected=RELATIVE) == (RELATIVE, 100)
+    assert convention(expected=RELATIVE) == (RELATIVE, 0)
+    assert convention([0, 0, 1, 1], expected=PIXELS) == (PIXELS, 0)
+
+
+def test_a_box_that_is_none_or_reaches_out_says_nothing_about_the_unit() -> None:
+    relative, pixel = [0.1, 0.1, 0.2, 0.2], [10, 10, 20, 20]
+    for other in ([0.5, 0.5, 1.4, 0.2], [1e308, 1e308, 1e308, 1e308], [50, 50, 0, 9], [1, 2, 3], "0.1,0.1", None):
+        assert convention(relative, other) == (RELATIVE, 0)
+    for other in ([0.5, 0.5, 0, 0], [0.3, 0.3, -0.1, 0.2], [1.5, 1.5, 1.5, 1.5], {"x": 0.5}, [True, 1, 1, 1]):
+        assert convention(pixel, other) == (PIXELS, 0)
 
 
 def test_categories_of_several_files_are_merged_by_name() -> None:
@@ -140,6 +156,30 @@ def test_a_large_file_is_read_within_a_bounded_multiple_of_its_size() -> None:
         tracemalloc.stop()
     assert walked == count
     assert peak < 5 * len(data)
+
+
+def test_boxes_of_a_large_file_are_read_within_a_bounded_multiple_of_its_size() -> None:
+    count = 2_000
+    marks = [
+        {"id": 10 * n + k, "image_id": n, "category_id": 1, "bbox": [1.5 * k, 2.5, 30.25, 40.75]}
+        for n in range(count)
+        for k in range(10)
+    ]
+    images = [{"id": n, "file_name": f"images/{n:07d}.jpg", "width": 640, "height": 480} for n in range(count)]
+    data = json.dumps({"images": images, "annotations": marks, "categories": [{"id": 1, "name": "c"}]}).encode()
+    log = FindingLog(10)
+    tracemalloc.start()
+    try:
+        parsed = parse(data, "f", log)
+        assert parsed
+        check_ids(parsed, "f", {1: 0}, log)
+        assert check_convention(parsed, "f", UNKNOWN, log) is PIXELS
+        walked = sum(len(row.marks) for row in rows(parsed, PLACE, AnnotationKind.OBJECT_DETECTION, {1: 0}, 0, log))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert walked == 10 * count
+    assert peak < 6 * len(data)
 
 
 def test_a_finding_shows_the_beginning_of_what_is_too_long() -> None:
