@@ -27,9 +27,17 @@ class ConvUnit(nn.Module):
         assert norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-        return functional.silu(
-            functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups), inplace=True
-        )
+        return functional.silu(self._convolved(x, weight, bias), inplace=True)
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        conv = self.conv
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu" and conv.groups > 1 and conv.stride != (1, 1):
+            # The gradient of a strided depthwise convolution takes a CPU several times as long in bfloat16.
+            with torch.autocast("cpu", enabled=False):
+                return functional.conv2d(x.float(), weight, bias, conv.stride, conv.padding, groups=conv.groups).to(
+                    x.dtype
+                )
+        return functional.conv2d(x, weight, bias, conv.stride, conv.padding, groups=conv.groups)
 
 
 class DepthwiseUnit(nn.Module):
