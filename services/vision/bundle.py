@@ -11,8 +11,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-from services.vision.card import ModelCard, read_card, write_card
+from services.vision.card import DETECTOR, ModelCard, read_card, write_card
 from services.vision.classifier import Classifier
+from services.vision.detector import Detector
 
 WEIGHTS, CARD, DIGESTS = "weights.safetensors", "card.json", "digests.json"
 
@@ -21,11 +22,11 @@ class BundleCorrupt(ValueError):
     """A bundle's files are not those that were written, or do not fit together; says which file and why."""
 
 
-def write(directory: Path, classifier: Classifier) -> str:
+def write(directory: Path, model: Classifier | Detector) -> str:
     """Writes the bundle into the folder, made if need be, and returns its digest; the same model, the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(classifier.state(), directory / WEIGHTS)
-    (directory / CARD).write_bytes(write_card(classifier.card))
+    safetensors.torch.save_file(model.state(), directory / WEIGHTS)
+    (directory / CARD).write_bytes(write_card(model.card))
     return seal(directory)
 
 
@@ -59,14 +60,17 @@ def load_card(directory: Path) -> ModelCard:
         raise BundleCorrupt(f"{CARD}: {fault}") from fault
 
 
-def load(directory: Path, device: torch.device | str = "cpu") -> Classifier:
-    """The model, its files verified, its weights mapped rather than copied on a CPU; raises BundleCorrupt."""
+def load(directory: Path, device: torch.device | str = "cpu") -> Classifier | Detector:
+    """What the card says it is, its files verified, its weights mapped rather than copied on a CPU.
+
+    Raises BundleCorrupt.
+    """
     verify(directory)
     card = load_card(directory)
     try:
         state = safetensors.torch.load_file(directory / WEIGHTS)
-        return Classifier.from_state(card, state, device)
-    except (OSError, RuntimeError, KeyError, safetensors.SafetensorError) as fault:
+        return (Detector if card.kind == DETECTOR else Classifier).from_state(card, state, device)
+    except (OSError, RuntimeError, LookupError, safetensors.SafetensorError) as fault:
         raise BundleCorrupt(f"{WEIGHTS} does not fit {CARD}: {fault}") from fault
 
 

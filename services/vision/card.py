@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 FORMAT_VERSION = 1
+CLASSIFIER, DETECTOR = "GENERIC_CLASSIFIER", "GENERIC_DETECTOR"  # kinds of models
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -91,7 +92,7 @@ class ModelCard:
     """What a caller may want to know of a model without loading it."""
 
     format_version: int = FORMAT_VERSION
-    kind: str  # GENERIC_CLASSIFIER or GENERIC_DETECTOR
+    kind: str  # CLASSIFIER or DETECTOR
     categories: tuple[CardCategory, ...]
     backbones: tuple[CardBackbone, ...]
     temperature: float = 1.0  # logits are divided by it

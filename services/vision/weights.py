@@ -1,41 +1,34 @@
-"""Where pretrained weights come from: a folder, the store's copy, torchvision's site, else random ones, said aloud."""
+"""Where pretrained weights come from: a folder, the store's copy, the publisher's site, else random, said aloud."""
 
 import hashlib
 import http.client
 import os
+import pickle
 import tempfile
 import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import safetensors
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor
 
-from services.vision.backbones import Backbone, Network, build, load_weights
+from services.vision.backbones import Network, build, load_weights
+from services.vision.detection import DetectorNetwork
+from services.vision.detectors import DETECTORS, build_detector, load_detector_weights
+from services.vision.published import Download, Pretrained, WeightsSource
 
 TIMEOUT_SECONDS = 5.0  # to connect, and between two reads
 _CHUNK_BYTES = 1 << 20
 
 
-class WeightsSource(StrEnum):
-    """Where a network's weights come from; part of the model's card."""
-
-    TORCHVISION = "TORCHVISION"
-    STORE = "STORE"
-    FOLDER = "FOLDER"
-    RANDOM = "RANDOM"
-
-
 @dataclass(frozen=True, slots=True)
 class PretrainedWeights:
-    """Tensors under torchvision's names, and their origin; `state` is empty where the source is RANDOM."""
+    """Tensors under their published names, and their origin; `state` is empty where the source is RANDOM."""
 
     state: dict[str, Tensor]
     source: WeightsSource
@@ -49,10 +42,10 @@ class PretrainedWeights:
 
 
 class WeightsResolver:
-    """Finds a backbone's weights: in `folder`, in `cache` (which a worker fills from the store), by download.
+    """Finds a network's weights: in `folder`, in `cache` (which a worker fills from the store), by download.
 
-    A download goes into the cache as safetensors. One failure to reach torchvision's site is remembered: no further
-    attempt is made by this object, so that a machine without a network waits once and briefly.
+    A download goes into the cache as safetensors. One failure to reach a site is remembered: no further attempt is
+    made by this object, so that a machine without a network waits once and briefly.
     """
 
     def __init__(
@@ -65,60 +58,60 @@ class WeightsResolver:
     ) -> None:
         self._folder = folder
         self._cache = cache
-        self._unreachable = "" if download else "downloads are switched off"
+        self._allowed = download
+        self._unreachable: dict[WeightsSource, str] = {}
         self._open = opener or _open_url
 
-    def resolve(self, backbone: Backbone) -> PretrainedWeights:
+    def resolve(self, wanted: Pretrained) -> PretrainedWeights:
         """Never fails for want of weights; raises safetensors.SafetensorError for a broken file that is there."""
-        for root, name, source in (
-            (self._folder, backbone.file_name, WeightsSource.FOLDER),
-            (self._cache, backbone.file_name, WeightsSource.STORE),
-            (self._cache, _downloaded_name(backbone), WeightsSource.TORCHVISION),
-        ):
-            if root is not None and (root / name).is_file():
-                return _read(root / name, source)
-        return self._download(backbone)
+        for path, source in self._places(wanted):
+            if path.is_file():
+                return _read(path, source)
+        return self._download(wanted)
 
-    def available(self, backbone: Backbone) -> bool:
+    def available(self, wanted: Pretrained) -> bool:
         """Whether weights lie on this machine already; asks no network."""
-        places = ((self._folder, backbone.file_name), (self._cache, backbone.file_name))
-        downloaded = (self._cache, _downloaded_name(backbone))
-        return any(root is not None and (root / name).is_file() for root, name in (*places, downloaded))
+        return any(path.is_file() for path, _ in self._places(wanted))
 
-    def _download(self, backbone: Backbone) -> PretrainedWeights:
-        problem = self._unreachable
-        if not backbone.torchvision_weights:
-            problem = "torchvision publishes none"
-        elif not problem:
+    def _places(self, wanted: Pretrained) -> list[tuple[Path, WeightsSource]]:
+        places = [(self._folder, wanted.file_name, WeightsSource.FOLDER)]
+        places.append((self._cache, wanted.file_name, WeightsSource.STORE))
+        if download := wanted.download():
+            places.append((self._cache, _downloaded_name(wanted, download), download.source))
+        return [(root / name, source) for root, name, source in places if root is not None]
+
+    def _download(self, wanted: Pretrained) -> PretrainedWeights:
+        download = wanted.download()
+        if download is None:
+            problem = "none are published"
+        elif not self._allowed:
+            problem = "downloads are switched off"
+        elif not (problem := self._unreachable.get(download.source, "")):
             try:
-                return self._fetched(backbone)
-            except (OSError, ValueError, http.client.HTTPException) as fault:
-                self._unreachable = problem = f"torchvision's site did not give them ({fault})"
-        note = f"No pretrained weights for {backbone.name}: {problem}. Training starts from random weights."
+                return self._fetched(wanted, download)
+            except (OSError, ValueError, http.client.HTTPException, pickle.UnpicklingError) as fault:
+                problem = f"{download.source.lower()}'s site did not give them ({fault})"
+                self._unreachable[download.source] = problem
+        note = f"No pretrained weights for {wanted.name}: {problem}. Training starts from random weights."
         return PretrainedWeights({}, WeightsSource.RANDOM, "", note)
 
-    def _fetched(self, backbone: Backbone) -> PretrainedWeights:
-        """Downloads, checks the digest that the file's name carries, converts; raises OSError or ValueError."""
-        url = cast(
-            str, torchvision.models.get_model_weights(backbone.torchvision_model)[backbone.torchvision_weights].url
-        )
-        expected = Path(url).stem.rsplit("-", 1)[-1]
+    def _fetched(self, wanted: Pretrained, download: Download) -> PretrainedWeights:
+        """Downloads, checks the digest where one is known, converts; raises OSError, ValueError or UnpicklingError."""
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "weights"
             digest = hashlib.sha256()
-            with self._open(url) as response, path.open("wb") as file:
+            with self._open(download.url) as response, path.open("wb") as file:
                 while chunk := response.read(_CHUNK_BYTES):
                     digest.update(chunk)
                     file.write(chunk)
-            if not digest.hexdigest().startswith(expected):
-                raise ValueError(f"its digest is {digest.hexdigest()}, not {expected}...")
-            # The one pickle that is ever read: torchvision's own, its digest checked, by the restricted loader.
-            state = cast(dict[str, Tensor], torch.load(path, map_location="cpu", weights_only=True))
+            if not digest.hexdigest().startswith(download.digest):
+                raise ValueError(f"its digest is {digest.hexdigest()}, not {download.digest}...")
             converted = Path(scratch) / "weights.safetensors"
-            safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, converted)
+            origin = {"url": download.url, "sha256": digest.hexdigest()}
+            safetensors.torch.save_file(_tensors(path, download.entry), converted, metadata=origin)
             if self._cache is None:
-                return _read(converted, WeightsSource.TORCHVISION)
-            return _read(_moved(converted, self._cache / _downloaded_name(backbone)), WeightsSource.TORCHVISION)
+                return _read(converted, download.source)
+            return _read(_moved(converted, self._cache / _downloaded_name(wanted, download)), download.source)
 
 
 def pretrained_network(
@@ -132,8 +125,28 @@ def pretrained_network(
     return network, weights
 
 
-def _downloaded_name(backbone: Backbone) -> str:
-    return f"{backbone.name}.torchvision.safetensors"
+def pretrained_detector(
+    name: str, categories: int, resolver: WeightsResolver, *, seed: int = 0
+) -> tuple[DetectorNetwork, PretrainedWeights]:
+    """As `pretrained_network`: what depends on the categories is random by the seed."""
+    network = build_detector(name, categories, seed=seed)
+    weights = resolver.resolve(DETECTORS[name])
+    if weights.pretrained:
+        load_detector_weights(network, weights.state)
+    return network, weights
+
+
+def _tensors(path: Path, entry: str) -> dict[str, Tensor]:
+    """Of a published file: the only pickles that are ever read, by the restricted loader."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    state = content.get(entry) if entry and isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"it holds no tensors{' under ' + entry if entry else ''}")
+    return {str(name): tensor.contiguous() for name, tensor in cast(dict[str, Tensor], state).items()}
+
+
+def _downloaded_name(wanted: Pretrained, download: Download) -> str:
+    return f"{wanted.name}.{download.source.lower()}.safetensors"
 
 
 def _read(path: Path, source: WeightsSource) -> PretrainedWeights:

@@ -55,6 +55,7 @@ def test_what_is_loaded_predicts_what_was_written(tmp_path: Path) -> None:
     expected = written.predict(pictures(3))
     digest = bundle.write(tmp_path, written)
     loaded = bundle.load(tmp_path)
+    assert isinstance(loaded, Classifier)
     np.testing.assert_array_equal(loaded.predict(pictures(3)), expected)
     assert loaded.card == written.card
     assert digest == bundle.seal(tmp_path)

@@ -76,7 +76,7 @@ def test_without_any_the_weights_are_random_and_the_note_says_why(tmp_path: Path
     assert "switched off" in weights.note
     assert "random weights" in weights.note
     assert not resolver.available(SQUEEZENET)
-    assert "publishes none" in resolver.resolve(BACKBONES["mobilenet_v2_keras"]).note
+    assert "none are published" in resolver.resolve(BACKBONES["mobilenet_v2_keras"]).note
 
 
 def test_an_unreachable_site_is_asked_once(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""A trained detector: pixels in, boxes out."""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from services.vision import preprocess
+from services.vision.card import InputRule, ModelCard, Suppression
+from services.vision.decode import decode, inspect
+from services.vision.detection import Candidates, DetectorNetwork
+from services.vision.detections import Detections
+from services.vision.detectors import build_detector
+from services.vision.letterbox import Letterbox, letterbox
+
+PASS_PIXELS = 1 << 20  # of the inputs of a forward pass on a CPU, where more fall out of its caches
+DEVICE_PASS_PIXELS = 1 << 24  # on any other device
+CONTENDERS = 10  # candidates per box of an answer that take part in suppression, the best ones
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """One image's input, and where in it the picture lies."""
+
+    pixels: Tensor  # float32 [3, h, w]
+    frame: Letterbox
+
+
+class Detector:
+    """A network and its card, ready to predict; immutable, and safe to use from several threads.
+
+    An image's boxes do not depend on the images beside it: within float32's rounding, as a kernel may add in another
+    order for another batch size.
+    """
+
+    def __init__(self, card: ModelCard, network: DetectorNetwork, device: torch.device | str = "cpu") -> None:
+        """Takes the network over: it must not be used any more."""
+        self.card = card
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval().requires_grad_(False)
+
+    @classmethod
+    def from_state(cls, card: ModelCard, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> "Detector":
+        """Around existing tensors, without copying them on a CPU; RuntimeError unless they fit the card exactly."""
+        with torch.device("meta"):
+            network = build_detector(card.backbones[0].name, len(card.categories))
+        network.load_state_dict(state, strict=True, assign=True)
+        return cls(card, network, device)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its tensors in memory."""
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors by name, contiguous, on the CPU."""
+        return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+
+    def prepare(self, data: bytes, name: str = "image") -> Prepared:
+        """An image file's input, exactly as training made it; raises InvalidImage. Needs no network: any thread."""
+        info = inspect(data, name, min_side=1)
+        rgb = decode(data, name=name, at_least=self._rule.at_least)
+        return self.prepare_pixels(rgb, info.width, info.height)
+
+    def prepare_pixels(self, rgb: NDArray[np.uint8], width: int, height: int) -> Prepared:
+        """As `prepare`, from upright RGB pixels of a picture of width x height; they may be fewer than it has."""
+        frame = letterbox(width, height, self._rule.size)
+        return Prepared(preprocess.apply(rgb, self._rule, frame), frame)
+
+    def predict_prepared(self, images: Sequence[Prepared]) -> list[Detections]:
+        """One answer an image, whatever their shapes."""
+        answers: dict[int, Detections] = {}
+        for index, candidates in self._passes(images):
+            answers[index] = _suppressed(candidates, images[index].frame, self.card.suppression)
+        return [answers[index] for index in range(len(images))]
+
+    def candidates_prepared(self, images: Sequence[Prepared]) -> list[Candidates]:
+        """Per image, as a batch of one: what suppression chooses from, in the image's pixels, not clipped."""
+        results: dict[int, Candidates] = {}
+        for index, (boxes, scores) in self._passes(images):
+            results[index] = Candidates(images[index].frame.to_image(boxes)[None], scores[None])
+        return [results[index] for index in range(len(images))]
+
+    @property
+    def _rule(self) -> InputRule:
+        return self.card.backbones[0].rule
+
+    @torch.inference_mode()
+    def _passes(self, images: Sequence[Prepared]) -> Generator[tuple[int, tuple[Tensor, Tensor]]]:
+        """Each image's position, boxes and scores on the CPU, in input pixels; those of one shape run together."""
+        groups: dict[torch.Size, list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(image.pixels.shape, []).append(index)
+        budget = PASS_PIXELS if self.device.type == "cpu" else DEVICE_PASS_PIXELS
+        for shape, indices in groups.items():
+            step = max(1, budget // (shape[-2] * shape[-1]))
+            for start in range(0, len(indices), step):
+                part = indices[start : start + step]
+                batch = torch.stack([images[index].pixels for index in part])
+                found = self.network.candidates(batch.to(self.device, memory_format=torch.channels_last))
+                yield from zip(part, zip(found.boxes.cpu(), found.scores.cpu(), strict=True), strict=True)
+
+
+def _suppressed(candidates: tuple[Tensor, Tensor], frame: Letterbox, rule: Suppression) -> Detections:
+    """Non-maximum suppression within each category, among the best candidates, clipped to the picture."""
+    boxes, scores, labels = _contenders(*candidates, rule)
+    boxes = clip_boxes_to_image(frame.to_image(boxes), (frame.height, frame.width))
+    real = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    boxes, scores, labels = boxes[real], scores[real], labels[real]
+    kept = batched_nms(boxes, scores, labels, rule.iou)[: rule.most]
+    boxes = boxes[kept]
+    boxes[:, 2:] -= boxes[:, :2]
+    return Detections(boxes.numpy(), scores[kept].numpy(), labels[kept].numpy())
+
+
+def _contenders(boxes: Tensor, scores: Tensor, rule: Suppression) -> tuple[Tensor, Tensor, Tensor]:
+    """[k, 1 or categories, 4] and [k, categories] into boxes [m, 4], scores [m] and labels [m]."""
+    rows, labels = (scores >= rule.least_score).nonzero(as_tuple=True)
+    chosen = scores[rows, labels]
+    if len(chosen) > CONTENDERS * rule.most:
+        chosen, best = chosen.topk(CONTENDERS * rule.most)
+        rows, labels = rows[best], labels[best]
+    return boxes[rows, labels if boxes.shape[1] > 1 else 0], chosen, labels
