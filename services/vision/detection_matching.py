@@ -38,6 +38,10 @@ class GroundTruth:
     crowds: Bools  # [t]
     ignored: Bools | None = None  # [t], beside the crowds
 
+    def left_out(self) -> Bools:
+        """[t]: which are not asked for."""
+        return self.crowds if self.ignored is None else self.crowds | self.ignored
+
 
 @dataclass(frozen=True, slots=True)
 class Detected:
@@ -109,15 +113,14 @@ def match(
     order = np.lexsort((detected.images, -detected.scores.astype(np.float64), detected.categories))
     order = _surest(order, detected, category_count)
     by_place = np.lexsort((truths.categories, truths.images))
-    crowds = truths.crowds[by_place]
-    ignored = crowds if truths.ignored is None else crowds | truths.ignored[by_place]
+    crowds, ignored = truths.crowds[by_place], truths.left_out()[by_place]
     rank = np.full(len(detected.scores), NOBODY)
     rank[order] = np.arange(len(order))
     pairs = _overlapping(truths, detected, by_place, rank, category_count, min(iou_thresholds, default=1.0))
     pairs = pairs.by_preference(ignored)
 
     asked = np.lexsort((truths.images, truths.categories))
-    asked = asked[~(truths.crowds if truths.ignored is None else truths.crowds | truths.ignored)[asked]]
+    asked = asked[~truths.left_out()[asked]]
     truth_images = truths.images[asked].astype(np.int32)
     truth_bounds = np.searchsorted(truths.categories[asked], np.arange(category_count + 1))
     out: list[Matched] = []
