@@ -20,7 +20,7 @@ from services.trainer.engine.rung0 import fit_head, readable
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Parts, divide
 from services.trainer.engine.state import Candidate, Position
-from services.trainer.engine.subject import Batch, Found, Job, Outputs, Subject, Truths, Verdict, freeze_norms
+from services.trainer.engine.subject import Batch, Found, Job, Outputs, Truths, Verdict, freeze_norms
 from services.trainer.engine.training import FROZEN_NORM_BELOW, PREPARED, Start
 from services.trainer.engine.trunks import Trunk, load_trunks, origin
 from services.trainer.protocol import Depth, Result, Started, TrainTask
@@ -33,7 +33,7 @@ CELL_SECONDS = 1e-4  # and for each score that its report resamples
 
 
 @dataclass(slots=True)
-class Classification(Subject):
+class Classification:
     """Outputs are `logits` [images, categories]; a verdict's loss is the mean log loss."""
 
     task: TrainTask
@@ -43,7 +43,7 @@ class Classification(Subject):
     trunk: Trunk
     data: Batches
     report_seconds: float
-    metric_name = "accuracy_top1"
+    metric_name: str = "accuracy_top1"
 
     def batches(self, jobs: Sequence[Job]) -> Iterator[Batch]:
         """Augmented views, and their labels."""
@@ -61,6 +61,11 @@ class Classification(Subject):
         logits = network(inputs.to(self.task.device, memory_format=torch.channels_last))
         smoothing = self.task.recipe.label_smoothing
         return nn.functional.cross_entropy(logits, truths.to(self.task.device), label_smoothing=smoothing)
+
+    def effort(self, inputs: Tensor) -> float:
+        """All batches are alike."""
+        del inputs
+        return 1.0
 
     @torch.inference_mode()
     def predict(self, network: nn.Module, rows: Indices, size: int, before_each: Callable[[], None]) -> Outputs:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.kit.errors import DatasetAnnotationsInvalid, InvalidImage, NotEnoughBudget
+from services.kit.errors import DatasetAnnotationsInvalid, InvalidImage
 from services.trainer.engine.ahead import made_ahead
 from services.trainer.engine.data import Images, open_images
+from services.trainer.engine.detection.evaluate import evaluate_detector
+from services.trainer.engine.evaluation import require_time
 from services.trainer.engine.fuse import fused
 from services.trainer.engine.measure import measure, predictions
 from services.trainer.engine.session import Session
@@ -21,18 +23,22 @@ from services.trainer.protocol import EvaluateTask, EvaluationResult, Started
 from services.vision.backbones import Network
 from services.vision.bundle import load
 from services.vision.classifier import BATCH_SIZE, Classifier, Prepared
-
-EARLY = 0.25  # share of the allowance before which the pace says little
+from services.vision.detector import Detector
 
 
 def evaluate(task: EvaluateTask, session: Session) -> EvaluationResult:
     """Categories are matched by name; images of a category that the model does not know are left out, and counted.
 
-    Raises DatasetAnnotationsInvalid without a common category, DatasetCorrupt for too many unreadable images.
+    Raises DatasetAnnotationsInvalid without a common category, DatasetCorrupt for too many unreadable images,
+    IncorrectModelKind where model and snapshot are of two kinds.
     """
+    model = load(Path(task.bundle_directory), task.device)
+    return evaluate_detector(task, session, model) if isinstance(model, Detector) else _classifier(task, session, model)
+
+
+def _classifier(task: EvaluateTask, session: Session, classifier: Classifier) -> EvaluationResult:
     images = open_images(Path(task.directory), task.dataset)
     session.send(Started(image_count=len(images.samples), seconds_used=session.meter.used()))
-    classifier = load(Path(task.bundle_directory), task.device)
     for trunk in classifier.network.trunks:
         if isinstance(trunk, Network):
             trunk.features = fused(trunk).features
@@ -80,22 +86,8 @@ def _predicted(
         scores[[done + offset for offset in sound]] = classifier.predict_prepared(inputs)
         done += len(batch)
         session.progress("evaluate", done / len(rows))
-        _require_time(session, images, done / len(rows))
+        require_time(session, images, done / len(rows))
     return scores
-
-
-def _require_time(session: Session, images: Images, done: float) -> None:
-    """NotEnoughBudget as soon as the pace shows that the allowance does not last."""
-    meter = session.meter
-    needed = meter.used() / done
-    if needed > meter.allowance_seconds and meter.used() > EARLY * meter.allowance_seconds:
-        raise NotEnoughBudget(
-            budget_seconds=round(meter.allowance_seconds, 1),
-            dataset=images.dataset,
-            image_count=len(images.samples),
-            minimum_seconds=round(needed, 1),
-            suggested_seconds=round(2 * needed, 1),
-        )
 
 
 def _prepared(

@@ -21,6 +21,7 @@ from services.trainer.protocol import (
     TrainTask,
 )
 from services.vision.backbones import build
+from services.vision.detectors import build_detector
 
 
 def warm_up() -> tuple[str, str]:
@@ -29,6 +30,7 @@ def warm_up() -> tuple[str, str]:
     network = build("mobilenet_v2", 2, seed=0).eval()
     with torch.inference_mode():
         network(torch.zeros(2, 3, 64, 64).contiguous(memory_format=torch.channels_last))
+        build_detector("yolox_nano", 2, seed=0).eval().candidates(torch.zeros(1, 3, 64, 64))
     gc.collect()
     gc.freeze()  # what is imported by now stays; collections need not look at it again
     if torch.cuda.is_available():
@@ -58,6 +60,5 @@ def run(task: Task, send: Callable[[Message], None]) -> Result | EvaluationResul
 def _work(task: Task, session: Session) -> Result | EvaluationResult:
     if not isinstance(task, TrainTask):
         return evaluate(task, session)
-    if task.recipe.kind is not ModelKind.GENERIC_CLASSIFIER:
-        raise UnknownTrainingError(name=task.trial, problem="this version trains no detectors yet")
-    return train_head(task, session) if task.recipe.rung == 0 else fine_tune(task, session)
+    linear = task.recipe.kind is ModelKind.GENERIC_CLASSIFIER and task.recipe.rung == 0
+    return train_head(task, session) if linear else fine_tune(task, session)

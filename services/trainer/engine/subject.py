@@ -1,10 +1,9 @@
 """What a fine-tuning is about, as far as its loop must not know: classification or detection."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -51,41 +50,56 @@ class Found:
     steps: int
 
 
-class Subject(ABC):
+class Subject(Protocol):
     """One snapshot, divided, and one kind of network; the loop owns networks, time, memory and checkpoints."""
 
-    metric_name: str  # of a verdict's metric
-    report_seconds: float  # that the first report may take, for want of a measurement
-    images: Images
-    parts: Parts
+    @property
+    def images(self) -> Images:
+        """Of the snapshot."""
+        ...
 
-    @abstractmethod
+    @property
+    def parts(self) -> Parts:
+        """Those that could be read, divided."""
+        ...
+
+    @property
+    def metric_name(self) -> str:
+        """Of a verdict's metric."""
+        ...
+
+    @property
+    def report_seconds(self) -> float:
+        """That the first report may take, for want of a measurement."""
+        ...
+
     def batches(self, jobs: Sequence[Job]) -> Iterator[Batch]:
         """The training batch of each job, in order, made ahead."""
+        ...
 
-    @abstractmethod
     def start_training(self, network: nn.Module) -> None:
         """Training mode for what trains, evaluation mode for what stands still."""
+        ...
 
-    @abstractmethod
     def loss(self, network: nn.Module, inputs: Tensor, truths: Truths) -> Tensor:
         """The mean loss of a part of a batch, which lies on the CPU."""
+        ...
 
     def effort(self, inputs: Tensor) -> float:
         """The work of a step with these inputs against that of a mean one."""
-        return 1.0
+        ...
 
-    @abstractmethod
     def predict(self, network: nn.Module, rows: Indices, size: int, before_each: Callable[[], None]) -> Outputs:
         """What the network says about the images as serving would show them, so many at a time."""
+        ...
 
-    @abstractmethod
     def judge(self, outputs: Outputs) -> Verdict:
         """Of what was predicted for the first fold."""
+        ...
 
-    @abstractmethod
     def finish(self, found: Found, directory: Path) -> Result:
         """Writes bundle and predictions into the folder; seconds and stop reason are as of now, "allowance"."""
+        ...
 
 
 def freeze_norms(network: nn.Module) -> None:

@@ -18,6 +18,7 @@ from services.trainer.engine import classification
 from services.trainer.engine import state as checkpoints
 from services.trainer.engine.data import Indices
 from services.trainer.engine.delivery import Delivery
+from services.trainer.engine.detection import subject as detection
 from services.trainer.engine.pace import OutOfTime, Part
 from services.trainer.engine.session import Session
 from services.trainer.engine.state import Candidate, Plan, Position, State
@@ -30,19 +31,20 @@ from services.trainer.engine.training import (
     Training,
     optimizer,
 )
-from services.trainer.protocol import Checkpoint, Result, TrainTask
+from services.trainer.protocol import Checkpoint, ModelKind, Result, TrainTask
 
 PLANNED_SHARE = 0.85  # of the allowance: the rest is for a machine that slows down
 DELIVERIES = 2  # that a plan makes room for: one offer, and the last word
 PROBES = 3  # steps to measure; the first only warms up
 MAX_RETRIES = 3
+STARTS = {ModelKind.GENERIC_CLASSIFIER: classification.start, ModelKind.GENERIC_DETECTOR: detection.start}
 
 
 def fine_tune(task: TrainTask, session: Session) -> Result:
     """The whole task; ends by itself before the allowance does, with the best weights that it has then."""
     if task.checkpoint_path and not checkpoints.usable(Path(task.checkpoint_path), task.recipe):
         task = msgspec.structs.replace(task, checkpoint_path=None)  # begins anew
-    training = Training.begin(task, session, classification.start(task, session))
+    training = Training.begin(task, session, STARTS[task.recipe.kind](task, session))
     if task.checkpoint_path:
         plan = checkpoints.restore(Path(task.checkpoint_path), training.state)
         delivery = Delivery(training, plan.steps_per_epoch)

@@ -23,7 +23,6 @@ from services.trainer.protocol import (
     EvaluationResult,
     Failed,
     Message,
-    ModelKind,
     Offer,
     Progress,
     Result,
@@ -312,12 +311,10 @@ def test_an_allowance_that_cannot_suffice_is_refused_with_a_minimum(snapshot, re
     assert float(failed.failure.metadata["minimum_seconds"]) > 0.02
 
 
-def test_detectors_and_detection_snapshots_are_refused(tmp_path, snapshot):
-    failed, _ = _run(task_for(snapshot, linear_recipe(kind=ModelKind.GENERIC_DETECTOR)))
-    assert isinstance(failed, Failed)
-    assert "detector" in failed.failure.message
+@pytest.mark.parametrize("recipe", [linear_recipe(), tuning_recipe()])
+def test_a_classifier_is_not_trained_on_a_detection_snapshot(tmp_path, recipe):
     boxes = write_snapshot(tmp_path / "boxes", kind=AnnotationKind.OBJECT_DETECTION)
-    failed, _ = _run(task_for(boxes, linear_recipe()))
+    failed, _ = _run(task_for(boxes, recipe))
     assert isinstance(failed, Failed)
     assert failed.failure.reason == "incorrectModelKind"
 

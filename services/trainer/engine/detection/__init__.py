@@ -1,0 +1,1 @@
+"""Training and measuring detectors: what the engine's loop must not know of them."""

@@ -1,0 +1,96 @@
+"""Training batches of scenes: decoded pictures kept small in memory, views made on the fly ahead of the step.
+
+Everything random is a function of (seed, epoch, image), the scale of a batch one of (seed, step), so that a resumed
+training sees what it would have seen.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.trainer.engine.ahead import made_ahead
+from services.trainer.engine.data import Indices
+from services.trainer.engine.detection.data import Scenes
+from services.trainer.engine.subject import Job
+from services.vision.canvas import Canvas, Picture, Variation, augmented, kept
+from services.vision.card import InputRule
+from services.vision.detection import Targets
+
+GREY_SIDE = 32  # of what stands in the place of an image that cannot be read
+
+
+@dataclass(slots=True)
+class SceneBatches:
+    """Serves inputs of one shape and their targets by image index."""
+
+    scenes: Scenes
+    rule: InputRule
+    canvas: Canvas
+    how: Variation
+    multi_scale: float
+    seed: int
+    threads: int
+    kept_bytes: int
+    _kept: dict[int, Picture] = field(default_factory=dict[int, Picture])
+    _kept_bytes: int = 0
+
+    @property
+    def mean_pixels(self) -> float:
+        """Of an input, over all steps."""
+        return self.canvas.width * self.canvas.height * (1 + self.multi_scale**2 / 3)
+
+    def look_at(self, rows: Indices, keep: Indices) -> None:
+        """Decodes every row once, so that unreadable ones are known; keeps those of `keep` as far as memory lasts."""
+        wanted = set(keep.tolist())
+
+        def look(row: int) -> None:
+            if row in wanted:
+                self._picture(row)
+            else:
+                self.scenes.pixels(row, self.rule.at_least)
+
+        deque(made_ahead(look, rows.tolist(), self.threads), maxlen=0)
+
+    def training(self, jobs: Sequence[Job]) -> Iterator[tuple[Tensor, list[Targets]]]:
+        """(inputs, targets) of each job, in order."""
+        return made_ahead(self._made, jobs, self.threads)
+
+    def _made(self, job: Job) -> tuple[Tensor, list[Targets]]:
+        on = self._canvas(job.step)
+        inputs = torch.empty((len(job.rows), 3, on.height, on.width), memory_format=torch.channels_last)
+        targets: list[Targets] = []
+        for place, row in enumerate(job.rows.tolist()):
+            generator = torch.Generator().manual_seed(hash((self.seed, job.epoch, row)) & 0x7FFF_FFFF_FFFF_FFFF)
+            view, truth = augmented(self._picture(row), on, self.rule, self.how, generator)
+            inputs[place] = view
+            targets.append(truth)
+        return inputs, targets
+
+    def _canvas(self, step: int) -> Canvas:
+        if not self.multi_scale:
+            return self.canvas
+        drawn = np.random.default_rng((self.seed, step)).uniform(-1, 1)
+        return self.canvas.scaled(1 + self.multi_scale * float(drawn))
+
+    def _picture(self, row: int) -> Picture:
+        """The picture and its regions, decoded at its first use only, as long as memory lasts."""
+        found = self._kept.get(row)
+        if found is not None:
+            return found
+        pixels = self.scenes.pixels(row, self.rule.at_least)
+        if pixels is None:
+            pixels = np.full((GREY_SIDE, GREY_SIDE, 3), 128, np.uint8)
+        record = self.scenes.samples[row].record
+        boxes, labels = (torch.from_numpy(column) for column in self.scenes.regions(row))
+        if row in self.scenes.unreadable:
+            boxes, labels = boxes[:0], labels[:0]
+        side = round(self.canvas.side * (1 + self.multi_scale))
+        picture = kept(pixels, boxes, labels, width=record.width, height=record.height, side=side)
+        if self._kept_bytes + picture.rgb.nbytes <= self.kept_bytes:
+            self._kept[row] = picture
+            self._kept_bytes += picture.rgb.nbytes
+        return picture

@@ -1,0 +1,94 @@
+"""A detection snapshot on the local disk: images and the regions in them, as columns."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.kit.errors import DatasetAnnotationsInvalid, DatasetEmpty, IncorrectModelKind
+from services.trainer.engine.data import Images, Indices, Sample, read_indexes
+from services.trainer.protocol import MANIFEST_FILE, BoxStatistics, ModelKind
+from services.vision.detection_matching import GroundTruth
+from services.vision.snapshot import AnnotationKind, read_manifest
+
+MIN_IMAGES = 2  # of a category
+
+
+@dataclass(slots=True)
+class Scenes(Images):
+    """The images of a detection snapshot, those without any region too."""
+
+    def sizes(self, rows: Indices) -> list[tuple[int, int]]:
+        """(width, height) of the upright images."""
+        return [(self.samples[row].record.width, self.samples[row].record.height) for row in rows.tolist()]
+
+    def categories_in(self, row: int) -> Indices:
+        """Those of which the image has a region that is no crowd, ascending."""
+        found = {box.category for box in self.samples[row].record.boxes if not box.iscrowd}
+        return np.array(sorted(found), np.int64)
+
+    def regions(self, row: int) -> tuple[NDArray[np.float32], Indices]:
+        """What a network should find: boxes [m, 4] as left, top, right, bottom, and labels [m]; crowds left out."""
+        kept = [box for box in self.samples[row].record.boxes if not box.iscrowd]
+        corners = [(box.x, box.y, box.x + box.w, box.y + box.h) for box in kept]
+        labels = np.array([box.category for box in kept], np.int64)
+        return np.array(corners, np.float32).reshape(-1, 4), labels
+
+    def truths(self, rows: Indices) -> GroundTruth:
+        """All regions of these images, which count from 0 in it."""
+        found = [(i, box) for i, row in enumerate(rows.tolist()) for box in self.samples[row].record.boxes]
+        return GroundTruth(
+            images=np.array([image for image, _ in found], np.int64),
+            categories=np.array([box.category for _, box in found], np.int64),
+            boxes=np.array([(box.x, box.y, box.w, box.h) for _, box in found], np.float64).reshape(-1, 4),
+            crowds=np.array([box.iscrowd for _, box in found], np.bool_),
+        )
+
+    def statistics(self) -> BoxStatistics:
+        """Of all regions that are no crowds; there are some in every category."""
+        counts = np.zeros(len(self.categories), np.int64)
+        sizes: list[float] = []
+        for sample in self.samples:
+            record = sample.record
+            for box in record.boxes:
+                if not box.iscrowd:
+                    counts[box.category] += 1
+                    sizes.append((box.w * box.h) ** 0.5 / max(record.width, record.height))
+        small, median = np.quantile(sizes, (0.25, 0.5))
+        return BoxStatistics(
+            count=len(sizes),
+            fewest=int(counts.min()),
+            small_size=float(small),
+            median_size=float(median),
+            longer_side=int(np.median(self.longer_sides())),
+        )
+
+    def image_counts(self) -> Indices:
+        """[categories]: in how many images each has a region that is no crowd."""
+        counts = np.zeros(len(self.categories), np.int64)
+        for row in range(len(self.samples)):
+            counts[self.categories_in(row)] += 1
+        return counts
+
+
+def open_scenes(directory: Path, dataset: str) -> Scenes:
+    """Reads manifest and indexes, no image. IncorrectModelKind for classification, DatasetEmpty without any image."""
+    manifest = read_manifest((directory / MANIFEST_FILE).read_bytes())
+    if manifest.kind is not AnnotationKind.OBJECT_DETECTION:
+        kind = ModelKind.GENERIC_DETECTOR.value
+        raise IncorrectModelKind(model_kind=kind, dataset=dataset, annotation_kind=manifest.kind.value)
+    samples = [Sample(record, pack, -1) for records, pack in read_indexes(directory, manifest) for record in records]
+    if not samples:
+        raise DatasetEmpty(dataset=dataset, detail=": it has no images")
+    return Scenes(dataset, manifest, tuple(samples))
+
+
+def require_detectable(scenes: Scenes) -> None:
+    """Raises DatasetAnnotationsInvalid unless there is a category, and every one has regions in two images."""
+    counts = scenes.image_counts()
+    few = [name for name, count in zip(scenes.categories, counts, strict=True) if count < MIN_IMAGES]
+    if few or not scenes.categories:
+        names = ", ".join(few[:20]) or "-"
+        problem = f"needs regions of every category in at least {MIN_IMAGES} images; too few: {names}"
+        raise DatasetAnnotationsInvalid(file=scenes.dataset, problem=problem)

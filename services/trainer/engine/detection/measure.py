@@ -1,0 +1,114 @@
+"""Detections into columns, and columns into the numbers that people read."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from services.trainer.engine.data import Indices
+from services.trainer.engine.detection.data import Scenes
+from services.trainer.engine.subject import Outputs, Verdict
+from services.trainer.performance import Curve, Interval, Performance, Source, TagPerformance
+from services.trainer.predictions import DetectorPredictions, found, image_ids, truths
+from services.vision.detection_matching import IOU_THRESHOLDS, Detected, GroundTruth, match
+from services.vision.detection_metrics import DetectionCategory, detection_report, resampled
+from services.vision.detections import Detections
+
+
+def columns(answers: Sequence[Detections]) -> Outputs:
+    """One row a detection, image by image; whole numbers are exact in float32 as far as anybody counts here."""
+    return {
+        "counts": np.array([len(answer.scores) for answer in answers], np.float32),
+        "boxes": np.concatenate([np.empty((0, 4), np.float32), *(answer.boxes for answer in answers)]),
+        "scores": np.concatenate([np.empty(0, np.float32), *(answer.scores for answer in answers)]),
+        "labels": np.concatenate([np.empty(0, np.float32), *(answer.labels for answer in answers)], dtype=np.float32),
+    }
+
+
+def detected(outputs: Outputs) -> Detected:
+    """Inverse of `columns`; images count from 0."""
+    counts = outputs["counts"].astype(np.int64)
+    images = np.repeat(np.arange(len(counts)), counts)
+    return Detected(images, outputs["labels"].astype(np.int64), outputs["boxes"], outputs["scores"])
+
+
+def judge(scenes: Scenes, rows: Indices, outputs: Outputs) -> Verdict:
+    """What falls short of 1 in the mean over IoU .30, .50 and .75, which moves before mAP at .50 alone does.
+
+    No loss as long as nothing is found, or without ground truth.
+    """
+    matched = match(scenes.truths(rows), detected(outputs), len(rows), len(scenes.categories))
+    values = [threshold.mean_average_precision() for threshold in matched]
+    if np.isnan(values).any():
+        return Verdict(None, None)
+    mean = float(np.mean(values))
+    return Verdict(1 - mean if mean > 0 else None, values[IOU_THRESHOLDS.index(0.50)])
+
+
+def selection_score(truth: GroundTruth, answers: Detected, image_count: int, categories: int) -> tuple[float, float]:
+    """(mAP at IoU .50, its standard error), the latter at least half a region's worth; (0, 1) without ground truth."""
+    (matched,) = match(truth, answers, image_count, categories, (0.50,))
+    value = matched.mean_average_precision()
+    if np.isnan(value):
+        return 0.0, 1.0
+    values = resampled((matched,))[:, 0]
+    error = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return value, max(error, 0.5 / len(matched.truth_images))
+
+
+def measure(
+    truth: GroundTruth, answers: Detected, image_count: int, categories: tuple[str, ...], source: Source
+) -> Performance:
+    """The contract's performance of these detections, as records and cards carry it."""
+    report = detection_report(truth, answers, image_count, len(categories))
+    tags = dict(zip(categories, report.categories, strict=True))
+    return Performance(
+        source=source,
+        image_count=image_count,
+        mean_average_precision_30=report.mean_average_precision_30,
+        mean_average_precision_50=report.mean_average_precision_50,
+        mean_average_precision_75=report.mean_average_precision_75,
+        intervals={name: Interval(limits.low, limits.high) for name, limits in report.intervals.items()},
+        tag_performance={name: _tag(category) for name, category in tags.items()},
+        categories=categories,
+        precision_recall_curves={name: _curve(category) for name, category in tags.items()},
+    )
+
+
+def predictions(
+    categories: tuple[str, ...], ids: Indices, truth: GroundTruth, answers: Detected
+) -> DetectorPredictions:
+    """For the file; images count through `ids`."""
+    return DetectorPredictions(
+        categories=categories,
+        image_ids=image_ids(ids),
+        truths=truths(truth.images, truth.categories, truth.boxes, truth.crowds),
+        found=found(answers.images, answers.categories, answers.boxes, answers.scores),
+    )
+
+
+def thresholds(measured: Performance, categories: tuple[str, ...]) -> tuple[float, ...]:
+    """The suggested ones, 0.5 where none could be; none at all where nothing was measured."""
+    if not measured.tag_performance:
+        return ()
+    suggested = [measured.tag_performance[name].suggested_threshold for name in categories]
+    return tuple(0.5 if value is None else value for value in suggested)
+
+
+def _tag(category: DetectionCategory) -> TagPerformance:
+    return TagPerformance(
+        support=category.support,
+        average_precision_50=category.average_precision_50,
+        precision=category.precision,
+        recall=category.recall,
+        f1=category.f1,
+        suggested_threshold=category.suggested_threshold,
+    )
+
+
+def _curve(category: DetectionCategory) -> Curve:
+    points = category.curve[::-1]  # by falling threshold
+    return Curve(
+        thresholds=tuple(point.threshold for point in points),
+        precisions=tuple(point.precision for point in points),
+        recalls=tuple(point.recall for point in points),
+    )

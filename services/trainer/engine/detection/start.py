@@ -1,0 +1,62 @@
+"""The network that a recipe names, with the best weights to be had, and the rule by which it wants its input."""
+
+from dataclasses import dataclass, replace
+
+import safetensors
+
+from services.kit.errors import InvalidRequest
+from services.trainer.engine.trunks import resolver
+from services.trainer.protocol import TrainTask
+from services.vision.card import CardBackbone, InputRule
+from services.vision.detection import DetectorNetwork
+from services.vision.detectors import DETECTORS, DetectorSpec, build_detector
+from services.vision.weights import PretrainedWeights, WeightsSource, pretrained_detector
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a network came from."""
+
+    spec: DetectorSpec
+    rule: InputRule
+    weights: PretrainedWeights  # without their tensors, which the network has
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it had learned anything before."""
+        return self.weights.pretrained
+
+    def card(self) -> CardBackbone:
+        """As the model's card names it."""
+        return CardBackbone(self.spec.name, self.rule, self.weights.source.value, self.weights.sha256)
+
+
+def load_network(task: TrainTask, categories: int) -> tuple[DetectorNetwork, Origin]:
+    """With pretrained weights if the recipe wants them and they can be had. Random ones depend on the seed alone.
+
+    Raises InvalidRequest for a network that is not known, a side that is no multiple of 32, or broken weights.
+    """
+    recipe = task.recipe
+    name = recipe.backbones[0] if len(recipe.backbones) == 1 else "+".join(recipe.backbones)
+    if name not in DETECTORS:
+        problem = f"{name!r} is no detector; known are {', '.join(DETECTORS)}"
+        raise InvalidRequest(field="recipe.backbones", problem=problem)
+    if recipe.resolution % 32:
+        raise InvalidRequest(field="recipe.resolution", problem=f"{recipe.resolution} is no multiple of 32")
+    spec = DETECTORS[name]
+    rule = spec.rule.resized(recipe.resolution or spec.rule.size)
+    if not recipe.pretrained:
+        note = f"{name} started from random weights, as its recipe asks."
+        weights = PretrainedWeights({}, WeightsSource.RANDOM, f"seed {task.seed}", note)
+        return build_detector(name, categories, seed=task.seed), Origin(spec, rule, weights)
+    try:
+        network, weights = pretrained_detector(name, categories, resolver(task), seed=task.seed)
+    except (safetensors.SafetensorError, RuntimeError) as fault:
+        raise InvalidRequest(field="weights", problem=f"those of {name} are broken: {fault}") from fault
+    return network, Origin(spec, rule, replace(weights, state={}))
+
+
+def within_reach(task: TrainTask) -> tuple[str, ...]:
+    """The detectors whose pretrained weights lie on this machine."""
+    found = resolver(task)
+    return tuple(name for name, spec in DETECTORS.items() if found.available(spec))
