@@ -25,6 +25,7 @@ from services.trainer.domain import (
     StopReason,
     Trial,
     asked_to_stop,
+    shown_by,
     training_cost,
 )
 from services.trainer.selection import Selection
@@ -175,6 +176,7 @@ class Coordinator:
             holdout_fraction=0.0 if model.test else HOLDOUT_FRACTION,
             seed=model.hyperparameters.seed,
             expected_seconds=step.expected_seconds,
+            forerunner=step.forerunner,
             work=Work(create_time=now, allowance_seconds=step.allowance_seconds),
             update_time=now,
         )
@@ -221,17 +223,21 @@ class Coordinator:
         )
 
     async def _serve_best(self, model: Model, trials: list[Trial]) -> Model:
-        """The model with the best trial so far as the one it predicts with."""
+        """The model with the best trial so far as the one it predicts with.
+
+        A refit that left no image to measure it on is described by the trial that it repeats.
+        """
         best = await self._selection.best(trials)
         if best is None or best.result is None or (model.served and model.served.trial == best.name):
             return model
         result = best.result
+        measured = result if result.performance.image_count else shown_by(best, trials).result or result
         served = Served(
             trial=best.name,
             version=f"{best.name.rsplit('/', 1)[-1]}.{best.work.attempt}-{model.uid}",
             bundle_key=result.bundle_key,
-            performance=result.performance,
-            performance_key=result.performance_key,
+            performance=measured.performance,
+            performance_key=measured.performance_key,
         )
         now = self._clock.now()
 

@@ -7,7 +7,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_DETECTIONS_PER_IMAGE = 100  # as COCO counts them
 MAX_DETECTIONS = 1_000_000  # in one file, 28 bytes each; of more, the surest are kept
 
 
@@ -90,12 +89,8 @@ def truths(images: NDArray[Any], labels: NDArray[Any], boxes: NDArray[Any], crow
 
 
 def found(images: NDArray[Any], labels: NDArray[Any], boxes: NDArray[Any], scores: NDArray[Any]) -> Found:
-    """The detections in any order; the surest, where they are too many for one image or for the file."""
+    """The detections in any order; the surest of them, where they are too many for a file."""
     order = np.lexsort((-scores, images))
-    ordered = images[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(ordered) else np.empty(0, np.intp)
-    rank = np.arange(len(ordered)) - np.repeat(starts, np.diff(np.r_[starts, len(ordered)]))
-    order = order[rank < MAX_DETECTIONS_PER_IMAGE]
     if len(order) > MAX_DETECTIONS:
         surest = np.argsort(-scores[order], kind="stable")[:MAX_DETECTIONS]
         order = order[np.sort(surest)]

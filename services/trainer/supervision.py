@@ -141,6 +141,7 @@ class Supervision:
             stop_reason=result.stop_reason,
             epochs=result.epochs,
             warnings=result.warnings,
+            boxes=result.boxes,
         )
         checkpoint = self._attempt.record.work.checkpoint_key
         await self._attempt.succeed(result.seconds, result=kept)

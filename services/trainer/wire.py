@@ -7,16 +7,39 @@ from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.own import check_request_id
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_timestamp
-from services.trainer.costs import FORWARD_SECONDS
-from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, served_trial, training_cost
+from services.trainer.costs import BACKBONES
+from services.trainer.domain import (
+    Evaluation,
+    Hyperparameters,
+    Model,
+    ModelState,
+    Trial,
+    served_trial,
+    shown_by,
+    training_cost,
+)
 from services.trainer.measures import performance_message, seconds_message
 from services.trainer.performance import Performance
 from services.trainer.protocol import Depth, ModelKind, Recipe
 from services.trainer.work import WorkState
 from sightline.v1 import model_pb2, model_service_pb2, trial_pb2
 
-SCORE_METRIC = "accuracy_top1"
+SCORE_METRICS = {
+    ModelKind.GENERIC_CLASSIFIER: "accuracy_top1",
+    ModelKind.GENERIC_DETECTOR: "mean_average_precision_50",
+}
+_KINDS = {
+    model_pb2.TrainingParameters.GENERIC_CLASSIFIER: ModelKind.GENERIC_CLASSIFIER,
+    model_pb2.TrainingParameters.GENERIC_DETECTOR: ModelKind.GENERIC_DETECTOR,
+}
+_DEPTHS = {
+    Depth.HEAD: trial_pb2.Recipe.HEAD,
+    Depth.NECK: trial_pb2.Recipe.LAST_STAGES,
+    Depth.LAST_STAGES: trial_pb2.Recipe.LAST_STAGES,
+    Depth.ALL: trial_pb2.Recipe.ALL,
+}
 _RESOLUTIONS = (32, 1024)
+_STRIDE = 32  # of detectors: sides are multiples of it
 
 
 def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> Model:
@@ -42,7 +65,7 @@ def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> M
         create_time=now,
         update_time=now,
         test_dataset=test,
-        hyperparameters=_hyperparameters(parameters.hyperparameters),
+        hyperparameters=_hyperparameters(parameters.hyperparameters, kind),
         display_name=message.display_name,
         custom_properties=dict(message.custom_properties),
         request_id=check_request_id(request.request_id),
@@ -57,22 +80,23 @@ def dataset_name(name: str, field: str) -> str:
 
 def _model_kind(kind: model_pb2.TrainingParameters.ModelKind.ValueType) -> ModelKind:
     field = "model.training_parameters.model_kind"
-    if kind == model_pb2.TrainingParameters.GENERIC_DETECTOR:
-        raise NotServedYet(rpc=f"{field} GENERIC_DETECTOR", detail="classifiers are")
-    if kind != model_pb2.TrainingParameters.GENERIC_CLASSIFIER:
+    if kind not in _KINDS:
         raise InvalidRequest(field=field, problem="say GENERIC_CLASSIFIER or GENERIC_DETECTOR.")
-    return ModelKind.GENERIC_CLASSIFIER
+    return _KINDS[kind]
 
 
-def _hyperparameters(message: model_pb2.Hyperparameters) -> Hyperparameters:
+def _hyperparameters(message: model_pb2.Hyperparameters, kind: ModelKind) -> Hyperparameters:
     prefix = "model.training_parameters.hyperparameters"
-    unknown = [name for name in message.backbones if name not in FORWARD_SECONDS]
+    unknown = [name for name in message.backbones if name not in BACKBONES[kind]]
     if unknown:
-        problem = f"{unknown[0]!r} is none of {', '.join(sorted(FORWARD_SECONDS))}."
+        problem = f"{unknown[0]!r} is none of a {kind}'s: {', '.join(sorted(BACKBONES[kind]))}."
         raise InvalidRequest(field=f"{prefix}.backbones", problem=problem)
     low, high = _RESOLUTIONS
     if message.HasField("resolution") and not low <= message.resolution <= high:
         raise InvalidRequest(field=f"{prefix}.resolution", problem=f"{message.resolution} is not {low} to {high}.")
+    if kind is ModelKind.GENERIC_DETECTOR and message.resolution % _STRIDE:
+        problem = f"{message.resolution} is not a multiple of {_STRIDE}, as a detector's must be."
+        raise InvalidRequest(field=f"{prefix}.resolution", problem=problem)
     if len(set(message.backbones)) != len(message.backbones):
         raise InvalidRequest(field=f"{prefix}.backbones", problem="one is named twice.")
     present = {field.name: value for field, value in message.ListFields()}
@@ -156,11 +180,11 @@ def _progress_message(
     used = sum(work.charged_seconds + (0.0 if work.ended else work.pending_seconds) for work in works)
     reported = [trial for trial in trials if trial.work.state is not WorkState.QUEUED]
     served = served_trial(model, trials)
-    best = served.result if served else None
+    best = shown_by(served, trials).result if served else None
     return model_pb2.TrainingProgress(
         phase=model_pb2.TrainingProgress.Phase.Value(phase_of(model, trials, final)),
         trial=reported[-1].name if reported else "",
-        metric_name=SCORE_METRIC if best else "",
+        metric_name=SCORE_METRICS[model.model_kind] if best else "",
         metric_value=best.score if best else None,
         budget_used=seconds_message(min(used, model.budget_seconds)),
         queue_position=queue_position,
@@ -204,14 +228,15 @@ def _ledger(trials: list[Trial], final: Evaluation | None) -> list[model_pb2.Led
 def trial_message(version: Versioned[Trial]) -> trial_pb2.Trial:
     """A trial as callers see it."""
     trial, work, result = version.value, version.value.work, version.value.result
+    scored = None if trial.recipe.refit else result
     message = trial_pb2.Trial(
         name=trial.name,
         state=trial_pb2.Trial.State.Value(work.state),
         rung=trial.recipe.rung,
         recipe=_recipe_message(trial),
-        score=result.score if result else None,
-        score_metric=SCORE_METRIC if result else "",
-        standard_error=result.standard_error if result else None,
+        score=scored.score if scored else None,
+        score_metric=SCORE_METRICS[trial.recipe.kind] if scored else "",
+        standard_error=scored.standard_error if scored else None,
         cost=seconds_message(work.charged_seconds),
         attempts=work.attempt,
         progress=work.progress,
@@ -230,12 +255,13 @@ def trial_message(version: Versioned[Trial]) -> trial_pb2.Trial:
 
 def _recipe_message(trial: Trial) -> trial_pb2.Recipe:
     recipe: Recipe = trial.recipe
-    tuned = recipe.rung > 0
+    detects = recipe.kind is ModelKind.GENERIC_DETECTOR
+    tuned = detects or recipe.rung > 0  # by gradients
     depth = recipe.depth if tuned else Depth.HEAD
     return trial_pb2.Recipe(
         backbones=recipe.backbones,
-        head="linear" if tuned else "logistic",
-        depth=trial_pb2.Recipe.Depth.Value(depth),
+        head="detection" if detects else "linear" if tuned else "logistic",
+        depth=_DEPTHS[depth],
         resolution=trial.result.resolution if trial.result else recipe.resolution,
         augmentation="light" if tuned else ("none" if recipe.views == 1 else f"{recipe.views} views"),
         learning_rate=recipe.learning_rate if tuned else None,
@@ -243,4 +269,5 @@ def _recipe_message(trial: Trial) -> trial_pb2.Recipe:
         batch_size=recipe.batch_size if tuned else None,
         epochs=trial.result.epochs if tuned and trial.result else None,
         seed=trial.seed,
+        refit=recipe.refit,
     )

@@ -38,6 +38,7 @@ from tests.unit.trainer.support import TTL, FakeDatasets, QuickWorker, dataset, 
 
 CLASSIFIER = model_pb2.TrainingParameters.GENERIC_CLASSIFIER
 DETECTOR = model_pb2.TrainingParameters.GENERIC_DETECTOR
+BOXES = {"training_dataset": "datasets/boxes"}
 M = "models/m"
 E = "models/m/evaluations/e"
 
@@ -67,7 +68,12 @@ class World:
     def __init__(self, store: Store, records: MemoryRecords) -> None:
         self.store = store
         self.clock, self.blobs, self.queue = SystemClock(), MemoryBlobs(), MemoryQueue()
-        self.datasets = FakeDatasets(dataset(), dataset("datasets/test", image_count=20))
+        self.datasets = FakeDatasets(
+            dataset(),
+            dataset("datasets/test", image_count=20),
+            dataset("datasets/boxes", annotation_kind="OBJECT_DETECTION"),
+            dataset("datasets/more-boxes", annotation_kind="OBJECT_DETECTION", image_count=20),
+        )
         self.coordinator = Coordinator(store, self.datasets, self.blobs, self.queue, self.clock)
         self.worker = QuickWorker(records, self.blobs, self.queue, self.clock)
         self.models: Any = None
@@ -268,7 +274,9 @@ async def test_a_model_may_be_created_before_its_dataset_is_validated(at: World)
         ({"budget": 288 * 3600 + 1}, INVALID, "InvalidRequest", "at most 288 hours"),
         ({"budget": 2**62}, INVALID, "InvalidRequest", "time_budget"),
         ({"kind": 0}, INVALID, "InvalidRequest", "GENERIC_CLASSIFIER"),
-        ({"kind": DETECTOR}, grpc.StatusCode.UNIMPLEMENTED, "NotServedYet", "GENERIC_DETECTOR"),
+        ({"kind": DETECTOR}, INVALID, "incorrectModelKind", "IMAGE_CLASSIFICATION"),
+        ({"training_dataset": "datasets/boxes"}, INVALID, "incorrectModelKind", "OBJECT_DETECTION"),
+        ({"kind": DETECTOR, **BOXES, "test_dataset": "datasets/test"}, INVALID, "incorrectModelKind", "datasets/test"),
         ({"base_model": "models/other"}, grpc.StatusCode.UNIMPLEMENTED, "NotServedYet", "base_model"),
         ({"request_id": "r" * 129}, INVALID, "InvalidRequest", "129"),
         ({"display_name": "d" * 257}, INVALID, "InvalidRequest", "257"),
@@ -296,6 +304,47 @@ async def test_a_request_that_can_never_succeed_is_refused(
 )
 async def test_hyperparameters_out_of_range_are_refused(at: World, given: Any, word: str) -> None:
     await refused(at.models.CreateModel(request(hyperparameters=given)), INVALID, "InvalidRequest", word)
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        (model_pb2.Hyperparameters(backbones=["resnet18"]), "'resnet18' is none of a GENERIC_DETECTOR's: fasterrcnn"),
+        (model_pb2.Hyperparameters(resolution=600), "600 is not a multiple of 32"),
+    ],
+)
+async def test_a_detectors_hyperparameters_are_its_own(at: World, given: Any, word: str) -> None:
+    call = at.models.CreateModel(request(kind=DETECTOR, hyperparameters=given, **BOXES))
+    await refused(call, INVALID, "InvalidRequest", word)
+
+
+async def test_a_detector_is_trained_and_measured_by_mean_average_precision(at: World) -> None:
+    at.worker.score = lambda trial: 60 + 10 * trial.recipe.rung
+    found = await at.trained(kind=DETECTOR, test_dataset="datasets/more-boxes", **BOXES)
+    assert found.state == model_pb2.Model.SUCCEEDED, found
+    assert found.training_parameters.model_kind == DETECTOR
+    assert found.performance.source == found.performance.TEST_DATASET
+    assert found.performance.mean_average_precision_50 == 0.9
+    assert found.performance.tag_performance["owl"].average_precision_50 == 0.9
+    assert not found.performance.HasField("accuracy_top1")
+    assert (found.progress.metric_name, found.progress.metric_value) == ("mean_average_precision_50", 0.7)
+    trials = (await at.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
+    assert [trial.rung for trial in trials] == [0] + [1] * (len(trials) - 1)
+    assert {trial.recipe.head for trial in trials} == {"detection"}
+    assert trials[0].recipe.depth == trial_pb2.Recipe.HEAD
+    assert trials[0].score_metric == "mean_average_precision_50"
+    assert trials[0].score == 0.6
+    *_, refit = trials
+    assert refit.recipe.refit
+    assert not refit.HasField("score")
+    assert found.best_trial == refit.name
+
+
+async def test_a_detector_without_other_images_says_that_it_was_measured_while_it_was_chosen(at: World) -> None:
+    found = await at.trained(kind=DETECTOR, **BOXES)
+    assert found.performance.source == found.performance.CROSS_VALIDATION
+    assert found.performance.mean_average_precision_50 == 0.8
+    assert (await at.get(view=model_pb2.Model.FULL)).performance.image_count == 100
 
 
 async def test_hyperparameters_narrow_the_search(at: World) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.kit.errors import Failure, NotEnoughBudget
-from services.trainer import costs, ladder
+from services.trainer import costs, ladder, purse
 from services.trainer.domain import (
     MAX_TRIALS,
     Evaluation,
@@ -24,6 +24,7 @@ from services.trainer.work import Work
 from tests.unit.trainer.support import START, TTL, model, performance, result, snapshot, training
 
 DIVERGED = Failure(9, "diverged", "It diverged.")
+CLASSIFIER = ModelKind.GENERIC_CLASSIFIER
 BACKBONES = sorted(costs.FORWARD_SECONDS)
 
 outcomes = st.lists(
@@ -181,13 +182,13 @@ def test_a_budget_of_one_second_is_refused_with_what_would_suffice() -> None:
 
 @given(count=st.integers(2, 10**6), tests=st.integers(0, 10**5), asked=wanted)
 def test_the_suggested_budget_is_never_below_the_minimum(count: int, tests: int, asked: Hyperparameters) -> None:
-    minimum = ladder.minimum_budget(asked, count, tests)
-    assert minimum <= ladder.suggested_budget(asked, count, tests)
+    minimum = ladder.minimum_budget(CLASSIFIER, asked, count, tests)
+    assert minimum <= ladder.suggested_budget(CLASSIFIER, asked, count, tests)
 
 
 def test_larger_images_ask_for_a_larger_budget() -> None:
     plain, large = Hyperparameters(), Hyperparameters(resolution=448)
-    assert ladder.minimum_budget(large, 1000, 0) > 2 * ladder.minimum_budget(plain, 1000, 0)
+    assert ladder.minimum_budget(CLASSIFIER, large, 1000, 0) > 2 * ladder.minimum_budget(CLASSIFIER, plain, 1000, 0)
 
 
 def test_a_perfect_score_ends_the_search() -> None:
@@ -229,5 +230,5 @@ def test_no_more_trials_are_planned_than_names_keep_in_order(monkeypatch: pytest
     assert isinstance(step, ladder.StartTrial)
     first = ended(planned(present, 0, step), "succeed", 0.001, 60, ("mobilenet_v2",))
     assert isinstance(ladder.plan(present, [first], None), ladder.StartTrial)
-    monkeypatch.setattr(ladder, "MAX_TRIALS", 1)
+    monkeypatch.setattr(purse, "MAX_TRIALS", 1)
     assert not isinstance(ladder.plan(present, [first], None), ladder.StartTrial)

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from services.kit.errors import Diverged
-from services.trainer.performance import Interval, Performance, Source, TagPerformance
 from services.trainer.comparison import paired_gain
+from services.trainer.performance import Interval, Performance, Source, TagPerformance
 from services.trainer.predictions import Predictions, read_predictions, write_predictions
 from services.trainer.protocol import (
     MAX_FRAME_BYTES,
