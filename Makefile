@@ -15,7 +15,7 @@ SOURCES := $(wildcard sightline services tests tools bench) hatch_build.py
 
 .PHONY: help
 help: ## Print the tasks
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 ##
 ## Setting up. Each step leaves a stamp and runs again only when what it depends on has changed.
@@ -103,6 +103,10 @@ bench: setup ## Run the benchmarks; each prints ratios measured side by side
 .PHONY: demo
 demo: setup-run ## Register, train, evaluate and predict on real images, in about five minutes
 	@$(BIN)/python -m sightline.demo
+
+.PHONY: demo-detection
+demo-detection: setup-run ## Register, train, evaluate and predict boxes on real images, in under ten minutes
+	@$(BIN)/python -m sightline.demo detection
 
 .PHONY: clean
 clean: ## Remove what was installed and generated

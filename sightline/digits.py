@@ -12,6 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from PIL import Image, ImageOps
 
@@ -20,6 +21,7 @@ FILE = "sklearn/datasets/data/digits.csv.gz"
 SCAN_SIDE, SCAN_DEPTH = 8, 16  # pixels; grey levels above 0
 BORDER = 1  # pixels of empty paper around a scan
 
+Truth = TypeVar("Truth")
 Scan = tuple[int, Image.Image]  # the digit it shows, and the scan
 
 
@@ -28,11 +30,14 @@ class DigitsMissing(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class DigitSet:
+class ImageSet(Generic[Truth]):
     """A COCO file with its images, and what each image truly shows."""
 
     coco: Path
-    truth: dict[Path, str]
+    truth: dict[Path, Truth]
+
+
+DigitSet = ImageSet[str]
 
 
 def write(
@@ -108,4 +113,4 @@ def _write_set(folder: Path, name: str, scans: list[Scan], digits: int, side: in
         truth[file] = NAMES[label]
     coco = folder / f"{name}.json"
     coco.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories(digits)}))
-    return DigitSet(coco, truth)
+    return ImageSet(coco, truth)

@@ -7,13 +7,13 @@ different scans, on pieces of different parts of the photographs; what is made d
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageStat
 
 from sightline import digits
-from sightline.digits import NAMES, Scan
+from sightline.digits import NAMES, ImageSet, Scan
+from sightline.frames import Found
 
 PHOTOS = ("sklearn/datasets/images/china.jpg", "sklearn/datasets/images/flower.jpg")
 TRAIN_PART = 0.6  # of a photograph's width, from the left; the rest is for the test set
@@ -25,23 +25,9 @@ INKED = 96  # 0..255: what is inked more than this belongs to the digit
 TRIES = 20  # for a free place; then the picture has one digit less
 GAP = 4  # pixels between two digits
 
-Box = tuple[int, int, int, int]  # x, y, width, height in pixels
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A digit in a picture."""
-
-    name: str
-    box: Box  # tight around its ink
-
-
-@dataclass(frozen=True, slots=True)
-class SceneSet:
-    """A COCO file with its images, and what each image truly shows where."""
-
-    coco: Path
-    truth: dict[Path, tuple[Placed, ...]]
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels, tight around a digit's ink
+Scene = tuple[Image.Image, list[tuple[int, Box]]]  # a picture and the digits in it
+SceneSet = ImageSet[tuple[Found, ...]]
 
 
 def write(
@@ -58,9 +44,6 @@ def write(
         _write_set(folder, "train", [_scene(chance, left, train_scans, side) for _ in range(train)], names),
         _write_set(folder, "test", [_scene(chance, right, test_scans, side) for _ in range(test)], names),
     )
-
-
-Scene = tuple[Image.Image, list[tuple[int, Box]]]
 
 
 def _scene(chance: random.Random, photos: Sequence[Image.Image], scans: Sequence[Scan], side: int) -> Scene:
@@ -119,7 +102,7 @@ def _write_set(folder: Path, name: str, scenes: Sequence[Scene], names: int) -> 
     (folder / name).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
-    truth: dict[Path, tuple[Placed, ...]] = {}
+    truth: dict[Path, tuple[Found, ...]] = {}
     for number, (picture, placed) in enumerate(scenes, 1):
         file = folder / name / f"{number:04}.jpg"
         picture.save(file, quality=92)
@@ -129,7 +112,7 @@ def _write_set(folder: Path, name: str, scenes: Sequence[Scene], names: int) -> 
         for label, box in placed:
             mark: dict[str, object] = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1}
             annotations.append({**mark, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
-        truth[file] = tuple(Placed(NAMES[label], box) for label, box in placed)
+        truth[file] = tuple(Found(NAMES[label], box) for label, box in placed)
     coco = folder / f"{name}.json"
     coco.write_text(json.dumps({"images": images, "annotations": annotations, "categories": digits.categories(names)}))
-    return SceneSet(coco, truth)
+    return ImageSet(coco, truth)
