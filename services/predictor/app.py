@@ -16,9 +16,9 @@ from services.kit.telemetry import Telemetry
 from services.predictor import metrics
 from services.predictor.batching import Batcher
 from services.predictor.cache import ModelCache
-from services.predictor.domain import Analysis, Bundle, Classifier, ImageQuery, LoadedModel, rank
+from services.predictor.domain import Bundle, ImageQuery, LoadedModel, Prepared, Recogniser
 from services.predictor.lookup import ModelLookup
-from services.vision.classifier import Prepared
+from services.predictor.results import Analysis, result_of
 from services.vision.decode import ImageInfo, inspect
 
 log = Log(__name__)
@@ -64,12 +64,13 @@ class Predictor:
             data, file = await self._image(query)
             bundle = await self._bundle(query.model_name)
             async with self._cache.use(bundle) as model:
-                classifier = model.classifier
-                info, image = await self._prepared(lambda: _prepare(classifier, data, file), deadline)
-                probabilities = await self._batcher.predict(classifier, image, deadline)
+                recogniser = model.recogniser
+                info, image = await self._prepared(lambda: _prepare(recogniser, data, file), deadline)
+                seen = await self._batcher.predict(recogniser, image, deadline)
                 model.answered(self._clock.now())
             with self._timed("postprocess"):
-                return Analysis(bundle.version, info.width, info.height, rank(classifier.card, probabilities, query))
+                result = result_of(recogniser.card, seen, info.width, info.height, query)
+                return Analysis(bundle.version, info.width, info.height, result)
 
     async def load_model(self, model_name: str) -> LoadedModel:
         """Returns once the model is loaded and warmed, which it may be already."""
@@ -158,6 +159,6 @@ class Predictor:
         self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage=stage)
 
 
-def _prepare(classifier: Classifier, data: bytes, file: str) -> tuple[ImageInfo, Prepared]:
+def _prepare(recogniser: Recogniser, data: bytes, file: str) -> tuple[ImageInfo, Prepared]:
     """The header, whose limits are checked before any pixel is decoded, and the network's input."""
-    return inspect(data, file), classifier.prepare(data, file)
+    return inspect(data, file), recogniser.prepare(data, file)

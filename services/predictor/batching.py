@@ -10,34 +10,35 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from services.kit.clock import Clock
 from services.kit.errors import DeadlineExceeded, Draining
 from services.kit.telemetry import Telemetry
 from services.predictor import metrics
-from services.predictor.domain import Classifier
-from services.vision.classifier import Prepared
+from services.predictor.domain import Prepared, Recogniser, Seen, input_shape
 
-Row = NDArray[np.float32]  # one image's probabilities
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    classifier: Classifier
+    recogniser: Recogniser
     image: Prepared
     deadline: float | None  # monotonic
     since: float  # monotonic
-    answer: "asyncio.Future[Row]"
+    answer: "asyncio.Future[Seen]"
+
+    def joins(self, other: "_Waiting") -> bool:
+        """Whether one forward pass can answer both."""
+        return self.recogniser is other.recogniser and input_shape(self.image) == input_shape(other.image)
 
 
 class Batcher:
     """The one thread that runs networks, and the images that wait for it; `run` must be running.
 
     Law: an image whose caller has gone, or whose deadline has passed, costs no forward pass. The oldest image's
-    model is next, so no model starves another. How many may wait is bounded by whom the caller admits.
+    model is next, so no model starves another. The inputs of a batch are of one shape (a detector's often differ): of
+    several shapes they would need several passes, and the first answers wait for the last. How many may wait is
+    bounded by whom the caller admits.
     """
 
     def __init__(self, clock: Clock, telemetry: Telemetry, max_batch: int) -> None:
@@ -48,10 +49,10 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="forward")
 
-    async def predict(self, classifier: Classifier, image: Prepared, deadline: float | None) -> Row:
-        """The probabilities of one prepared image; DeadlineExceeded if its turn comes too late."""
-        answer: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(classifier, image, deadline, self._clock.monotonic(), answer))
+    async def predict(self, recogniser: Recogniser, image: Prepared, deadline: float | None) -> Seen:
+        """What is seen in one prepared image; DeadlineExceeded if its turn comes too late."""
+        answer: asyncio.Future[Seen] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(recogniser, image, deadline, self._clock.monotonic(), answer))
         self._telemetry.set(metrics.QUEUE_LENGTH, len(self._waiting))
         self._arrived.set()
         return await answer
@@ -74,7 +75,7 @@ class Batcher:
             self._thread.shutdown(wait=False)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Takes the oldest image with those of its model that fit; drops whom an answer would not reach in time."""
+        """Takes the oldest image with those that can join it; drops whom an answer would not reach in time."""
         batch: list[_Waiting] = []
         others: deque[_Waiting] = deque()
         now = self._clock.monotonic()
@@ -82,7 +83,7 @@ class Batcher:
             image = self._waiting.popleft()
             if image.answer.done() or (image.deadline is not None and image.deadline <= now):
                 self._drop(image)
-            elif not batch or (image.classifier is batch[0].classifier and len(batch) < self._max_batch):
+            elif not batch or (len(batch) < self._max_batch and image.joins(batch[0])):
                 batch.append(image)
             else:
                 others.append(image)
@@ -99,9 +100,9 @@ class Batcher:
         start = self._clock.monotonic()
         for image in batch:
             self._telemetry.observe(metrics.STAGE_SECONDS, start - image.since, stage="queue")
-        classifier, images = batch[0].classifier, [image.image for image in batch]
+        recogniser, images = batch[0].recogniser, [image.image for image in batch]
         try:
-            rows = await self.call(lambda: classifier.predict_prepared(images))
+            seen = await self.call(lambda: list(recogniser.predict_prepared(images)))
         except asyncio.CancelledError:
             self._waiting.extendleft(batch)  # refused with all the others
             raise
@@ -112,9 +113,9 @@ class Batcher:
             return
         self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage="forward")
         self._telemetry.observe(metrics.BATCH_SIZE, len(batch))
-        for image, row in zip(batch, rows, strict=True):
+        for image, answer in zip(batch, seen, strict=True):
             if not image.answer.done():
-                image.answer.set_result(row)
+                image.answer.set_result(answer)
 
     def _refuse_all(self) -> None:
         while self._waiting:

@@ -8,8 +8,6 @@ from concurrent.futures import Executor
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from services.kit import blobs as uris
@@ -18,8 +16,7 @@ from services.kit.errors import BlobNotFound, BundleUnusable, Unavailable
 from services.predictor.cache import Loaded
 from services.predictor.domain import BUNDLE_FILES, WEIGHTS_FILE, Bundle, Loader
 
-Row = NDArray[np.float32]
-Forward = Callable[[Callable[[], Row]], Awaitable[Row]]
+Forward = Callable[[Callable[[], object]], Awaitable[object]]
 
 
 class BundleSource:
@@ -50,15 +47,15 @@ class BundleSource:
         directory = await self._fetch(bundle)
         try:
             loop = asyncio.get_running_loop()
-            classifier = await loop.run_in_executor(self._workers, self._loader, directory)
-            grey = await loop.run_in_executor(self._workers, classifier.prepare, _grey_picture())
-            await self._forward(lambda: classifier.predict_prepared([grey]))
+            recogniser = await loop.run_in_executor(self._workers, self._loader, directory)
+            grey = await loop.run_in_executor(self._workers, recogniser.prepare, _grey_picture())
+            await self._forward(lambda: list(recogniser.predict_prepared([grey])))
         except BaseException as fault:
             _remove(directory)
             if isinstance(fault, ValueError):
                 raise BundleUnusable(name=bundle.model_name, version=bundle.version, problem=fault) from fault
             raise
-        return Loaded(classifier, directory)
+        return Loaded(recogniser, directory)
 
     def discard(self, loaded: Loaded) -> None:
         """Removes the files; pages of them that are mapped stay readable to whoever maps them."""

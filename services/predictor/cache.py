@@ -13,14 +13,14 @@ from services.kit.clock import Clock
 from services.kit.errors import ModelNotFound, QuotaExceeded
 from services.kit.telemetry import Telemetry
 from services.predictor import metrics
-from services.predictor.domain import Bundle, Classifier, LoadedModel
+from services.predictor.domain import Bundle, LoadedModel, Recogniser
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A classifier ready to predict, and the folder of its files."""
+    """A recogniser ready to predict, and the folder of its files."""
 
-    classifier: Classifier
+    recogniser: Recogniser
     directory: Path
 
 
@@ -54,9 +54,9 @@ class Entry:
     use_count: int = 0
 
     @property
-    def classifier(self) -> Classifier:
+    def recogniser(self) -> Recogniser:
         """The model itself; only for who holds a pin."""
-        return self.task.result().classifier
+        return self.task.result().recogniser
 
     def answered(self, now: datetime) -> None:
         """Counts an image that the model has answered for."""

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from services.kit.errors import ModelNotFound, SightlineError, Unavailable
-from services.predictor.domain import ModelInfo, ModelKind, ModelState
+from services.predictor.domain import ModelInfo, ModelState
 from sightline.v1 import model_pb2
 from sightline.v1 import model_service_pb2 as pb
 
@@ -30,12 +30,11 @@ class TrainerModels:
 
 
 def model_from(message: model_pb2.Model) -> ModelInfo:
-    """What the trainer says of a model; Unavailable for a state or kind that this version does not know."""
+    """What the trainer says of a model; Unavailable for a state that this version does not know."""
     try:
         state = ModelState(model_pb2.Model.State.Name(message.state))
-        kind = ModelKind(model_pb2.TrainingParameters.ModelKind.Name(message.training_parameters.model_kind))
     except ValueError as fault:
         raise Unavailable(
             what="The trainer", problem=f"what it says of {message.name} is not known: {fault}"
         ) from fault
-    return ModelInfo(message.name, state, kind, message.model_version, message.bundle_uri)
+    return ModelInfo(message.name, state, message.model_version, message.bundle_uri)

@@ -1,19 +1,23 @@
-"""The predictor's nouns and rules: which bundle answers for a model, and what an answer is."""
+"""The predictor's nouns and rules: which bundle answers for a model, and what may be asked of it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.kit.errors import InvalidRequest, ModelNotReady, NotServedYet
+from services.kit.errors import InvalidRequest, ModelNotReady
+from services.vision import classifier, detector
 from services.vision.card import ModelCard
-from services.vision.classifier import Prepared
+from services.vision.detections import Detections
+
+Prepared = classifier.Prepared | detector.Prepared  # a classifier's input for an image, or a detector's
+Seen = NDArray[np.float32] | Detections  # a classifier's probabilities [category], or a detector's objects
 
 DEFAULT_MAX_RESULTS = 100
 MAX_MAX_RESULTS = 1000
@@ -30,13 +34,6 @@ class ModelState(StrEnum):
     FAILED = "FAILED"
     CANCELLING = "CANCELLING"
     CANCELLED = "CANCELLED"
-
-
-class ModelKind(StrEnum):
-    """What a model does."""
-
-    CLASSIFIER = "GENERIC_CLASSIFIER"
-    DETECTOR = "GENERIC_DETECTOR"
 
 
 _REMEDIES = {
@@ -64,7 +61,6 @@ class ModelInfo:
 
     name: str  # models/{model}
     state: ModelState
-    kind: ModelKind
     version: str
     bundle_uri: str
 
@@ -72,9 +68,6 @@ class ModelInfo:
         """The bundle that answers now, in whatever state the model is; ModelNotReady if there is none yet."""
         if not self.version or not self.bundle_uri:
             raise ModelNotReady(name=self.name, state=self.state.value, remedy=_REMEDIES[self.state])
-        if self.kind is not ModelKind.CLASSIFIER:
-            detail = f"{self.name} is a detector, and only classifiers are served so far"
-            raise NotServedYet(rpc="Prediction with a detector", detail=detail)
         return Bundle(self.name, self.version, self.bundle_uri)
 
 
@@ -86,10 +79,10 @@ class Models(Protocol):
         ...
 
 
-class Classifier(Protocol):
-    """A loaded bundle; `services.vision.classifier.Classifier` is the real one.
+class Recogniser(Protocol):
+    """A loaded bundle: `services.vision`'s Classifier or Detector.
 
-    Law: `prepare` may run in many threads at once; an image's row does not depend on the images beside it.
+    Law: `prepare` may run in many threads at once; what is seen in an image does not depend on the images beside it.
     """
 
     card: ModelCard
@@ -98,17 +91,22 @@ class Classifier(Protocol):
         """The network's input for an image file, exactly as in training; raises InvalidImage."""
         ...
 
-    def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
-        """Calibrated probabilities [image, category]."""
+    def predict_prepared(self, images: Sequence[Any]) -> Iterable[Seen]:
+        """What it sees in each of the images, which it has prepared itself."""
         ...
 
 
 class Loader(Protocol):
-    """Makes a classifier of a bundle's files."""
+    """Makes a recogniser of a bundle's files."""
 
-    def __call__(self, directory: Path, /) -> Classifier:
+    def __call__(self, directory: Path, /) -> Recogniser:
         """Blocks; ValueError if the files do not match their digests or one another."""
         ...
+
+
+def input_shape(image: Prepared) -> tuple[tuple[int, ...], ...]:
+    """Inputs of equal shape can go through their network together."""
+    return tuple(tuple(part.shape) for part in (image if isinstance(image, tuple) else (image.pixels,)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +129,6 @@ class ImageQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Tag:
-    """A category and the model's calibrated confidence in it."""
-
-    name: str
-    confidence: float  # 0..1
-
-
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """What a model sees in an image of so many pixels, upright."""
-
-    model_version: str
-    width: int
-    height: int
-    tags: tuple[Tag, ...]  # the most confident first
-
-
-@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model in this replica's memory."""
 
@@ -158,20 +138,3 @@ class LoadedModel:
     load_time: datetime
     last_used_time: datetime | None  # None: it has not answered yet
     use_count: int
-
-
-def rank(card: ModelCard, probabilities: NDArray[np.float32], query: ImageQuery) -> tuple[Tag, ...]:
-    """The tags whose probability reaches the query's threshold, by falling confidence, ties in the model's order.
-
-    Without a threshold the card's own count, one a category, and where it has none every tag is told.
-    """
-    thresholds: Sequence[float] = card.thresholds or [0.0] * len(card.categories)
-    if query.score_threshold is not None:
-        thresholds = [query.score_threshold] * len(card.categories)
-    order = [int(index) for index in np.argsort(-probabilities, kind="stable")]
-    tags = [
-        Tag(card.categories[index].name, float(probabilities[index]))
-        for index in order
-        if probabilities[index] >= thresholds[index]
-    ]
-    return tuple(tags[: query.max_results or DEFAULT_MAX_RESULTS])

@@ -2,7 +2,8 @@
 
 from services.kit.errors import InvalidRequest
 from services.kit.status import to_timestamp
-from services.predictor.domain import Analysis, ImageQuery, LoadedModel
+from services.predictor.domain import ImageQuery, LoadedModel
+from services.predictor.results import Analysis, Object, Tag, Tags
 from sightline.v1 import prediction_pb2, prediction_service_pb2
 
 
@@ -21,12 +22,30 @@ def query_from(message: prediction_service_pb2.AnalyzeImageRequest) -> ImageQuer
 
 def analysis_to(analysis: Analysis) -> prediction_pb2.AnalyzeImageResponse:
     """The answer; its protobuf JSON is what Azure's callers parse."""
-    tags = [prediction_pb2.Tag(name=tag.name, confidence=tag.confidence) for tag in analysis.tags]
     return prediction_pb2.AnalyzeImageResponse(
         model_version=analysis.model_version,
         metadata=prediction_pb2.ImageMetadata(width=analysis.width, height=analysis.height),
-        custom_model_result=prediction_pb2.CustomModelResult(tags_result=prediction_pb2.TagsResult(values=tags)),
+        custom_model_result=_result_to(analysis),
     )
+
+
+def _result_to(analysis: Analysis) -> prediction_pb2.CustomModelResult:
+    """Tags or objects; a result without any is there and empty."""
+    result = analysis.result
+    if isinstance(result, Tags):
+        tags = [_tag_to(tag) for tag in result.values]
+        return prediction_pb2.CustomModelResult(tags_result=prediction_pb2.TagsResult(values=tags))
+    objects = [_object_to(number, one) for number, one in enumerate(result.values, 1)]
+    return prediction_pb2.CustomModelResult(objects_result=prediction_pb2.ObjectsResult(values=objects))
+
+
+def _object_to(number: int, one: Object) -> prediction_pb2.DetectedObject:
+    box = prediction_pb2.BoundingBox(x=one.box.x, y=one.box.y, w=one.box.w, h=one.box.h)
+    return prediction_pb2.DetectedObject(id=str(number), bounding_box=box, tags=[_tag_to(one.tag)])
+
+
+def _tag_to(tag: Tag) -> prediction_pb2.Tag:
+    return prediction_pb2.Tag(name=tag.name, confidence=tag.confidence)
 
 
 def loaded_model_to(model: LoadedModel) -> prediction_pb2.LoadedModel:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from services.kit import errors
 from services.predictor import metrics
-from services.predictor.domain import ModelKind, ModelState
+from services.predictor.domain import ModelState
 from services.vision import bundle as bundles
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
@@ -133,12 +133,6 @@ async def test_a_model_without_a_bundle_is_not_ready_and_one_in_training_answers
         await running.analyze()
     running.models.models["models/m"] = info(state=ModelState.TRAINING)
     assert (await running.analyze()).model_version == "v1"
-
-
-async def test_a_detector_is_not_served_yet_and_says_so(running: Running):
-    running.models.models["models/m"] = info(kind=ModelKind.DETECTOR)
-    with pytest.raises(errors.NotServedYet, match="is a detector"):
-        await running.analyze()
 
 
 @pytest.mark.parametrize(

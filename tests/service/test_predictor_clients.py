@@ -13,7 +13,7 @@ from services.kit.settings import Settings
 from services.kit.telemetry import MemoryTelemetry
 from services.predictor import clients
 from services.predictor.clients import TrainerModels
-from services.predictor.domain import ModelInfo, ModelKind, ModelState
+from services.predictor.domain import ModelInfo, ModelState
 from sightline.v1 import model_pb2, model_service_pb2
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub, add_ModelServiceServicer_to_server
 
@@ -53,11 +53,11 @@ async def trainer(answer: model_pb2.Model | SightlineError) -> AsyncGenerator[Tr
     await server.drain()
 
 
-async def test_a_model_comes_with_its_state_kind_version_and_place():
+async def test_a_model_comes_with_its_state_version_and_place():
     async with trainer(MODEL) as models:
         found = await models.get("models/m")
     uri = "s3://sightline/models/m/u1/trials/t0/1/"
-    assert found == ModelInfo("models/m", ModelState.TRAINING, ModelKind.CLASSIFIER, "t0.1", uri)
+    assert found == ModelInfo("models/m", ModelState.TRAINING, "t0.1", uri)
 
 
 async def test_a_missing_model_is_not_found():

@@ -22,10 +22,11 @@ from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
 from services.vision import bundle as bundles
 from services.vision.classifier import Prepared
+from services.vision.detector import Detector
 from sightline.v1 import prediction_pb2
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub, add_PredictionServiceServicer_to_server
-from tests.unit.predictor.support import FakeClassifier, FakeModels, card, file_of, info, picture, put_bundle
+from tests.unit.predictor.support import FakeClassifier, FakeModels, card, file_of, info, picture, put_bundle, put_files
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["PredictionService"]
 PICTURE = file_of(picture())
@@ -89,12 +90,17 @@ class Running:
 
 
 @asynccontextmanager
-async def serving(tmp_path: Path, loader: Loader = bundles.load, **changes: Any) -> AsyncGenerator[Running]:
-    """A replica whose trainer knows `models/m`, a tiny real network."""
+async def serving(
+    tmp_path: Path, loader: Loader = bundles.load, network: Detector | None = None, **changes: Any
+) -> AsyncGenerator[Running]:
+    """A replica whose trainer knows `models/m`: this detector, or a tiny real classifier."""
     values: dict[str, Any] = {"port": 0, "drain_seconds": 0.0, "grace_seconds": 1.0, "model_fresh_seconds": 0.0}
     settings = PredictorSettings(**{**values, **changes})
     models, blobs, clock, telemetry = FakeModels(info()), MemoryBlobs(), SystemClock(), MemoryTelemetry()
-    await put_bundle(blobs, tmp_path / "m", info())
+    if network:
+        await put_files(blobs, tmp_path / "m", info(), network)
+    else:
+        await put_bundle(blobs, tmp_path / "m", info())
     folder = tmp_path / "cache"
     async with replica.running(settings, folder, models, blobs, loader, clock, telemetry) as predictor:
         running = Running(predictor, models, blobs, folder)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -15,11 +16,13 @@ from PIL import Image
 from services.kit.errors import ModelNotFound, SightlineError
 from services.kit.memory import MemoryBlobs
 from services.predictor.cache import Loaded
-from services.predictor.domain import BUNDLE_FILES, Bundle, ModelInfo, ModelKind, ModelState
+from services.predictor.domain import BUNDLE_FILES, Bundle, ModelInfo, ModelState
 from services.vision import bundle as bundles
 from services.vision.backbones import build
 from services.vision.card import CardBackbone, CardCategory, InputRule, ModelCard
 from services.vision.classifier import Classifier, Prepared
+from services.vision.detector import Detector
+from services.vision.detectors import DETECTORS, build_detector
 
 NAMES = ("cat", "dog", "owl")
 
@@ -38,7 +41,6 @@ def info(model: str = "m", version: str = "v1", uri: str = "", **changes: object
     values: dict[str, object] = {
         "name": f"models/{model}",
         "state": ModelState.SUCCEEDED,
-        "kind": ModelKind.CLASSIFIER,
         "version": version,
         "bundle_uri": uri or f"s3://sightline/models/{model}/{version}/",
     }
@@ -51,11 +53,45 @@ async def put_bundle(blobs: MemoryBlobs, folder: Path, model: ModelInfo, seed: i
     One without normalisation: a random network with it sees the same in every picture.
     """
     classifier = Classifier.from_network(card(), build("squeezenet1_1", len(NAMES), seed=seed))
-    bundles.write(folder, classifier)
+    await put_files(blobs, folder, model, classifier)
+    return classifier
+
+
+async def put_files(blobs: MemoryBlobs, folder: Path, model: ModelInfo, network: Classifier | Detector) -> None:
+    """Writes the bundle into the folder and into the store."""
+    bundles.write(folder, network)
     key = model.bundle_uri.removeprefix("s3://sightline/")
     for name in BUNDLE_FILES:
         await blobs.put_file(key + name, folder / name)
-    return classifier
+
+
+def detector_card(thresholds: tuple[float, ...] = (), names: Sequence[str] = NAMES) -> ModelCard:
+    rule = DETECTORS["yolox_nano"].rule.resized(160)
+    return replace(
+        card(thresholds, names), kind="GENERIC_DETECTOR", backbones=(CardBackbone("yolox_nano", rule, "random"),)
+    )
+
+
+def detector() -> Detector:
+    """A small network with random weights that sees something in every picture, and something else in each.
+
+    For that its normalisation has seen pictures, and its outputs are neither all alike nor all certain.
+    """
+    network = build_detector("yolox_nano", len(NAMES), seed=1)
+    made = Detector(detector_card(), network)
+    seen = [made.prepare(file_of(picture(seed=seed))).pixels for seed in range(8)]
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0
+    with torch.no_grad():
+        network.train().candidates(torch.stack(seen))
+        for name, values in network.named_parameters():
+            if "_preds." in name and name.endswith("weight"):
+                values.mul_(0.1 if "reg" in name else 0.5)
+            elif "_preds." in name:
+                values.copy_(torch.tensor([0, 0, 1.5, 1.5]) if "reg" in name else torch.zeros(()))
+    network.eval()
+    return made
 
 
 def picture(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:
@@ -108,7 +144,7 @@ class FakeClassifier:
         self.batches.append(len(images))
         if self.fault:
             raise self.fault
-        return np.array([[image[0].item()] for image in images], np.float32)
+        return np.array([[image[0].flatten()[0].item()] for image in images], np.float32)
 
 
 class FakeSource:

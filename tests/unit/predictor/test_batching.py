@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,9 +23,14 @@ class Case:
         self.batcher = Batcher(self.clock, self.telemetry, max_batch=4)
         self.one, self.other = FakeClassifier(), FakeClassifier()
 
-    def ask(self, number: float, model: FakeClassifier | None = None, deadline: float | None = None):
-        answer = self.batcher.predict(model or self.one, (torch.tensor(number),), deadline)
+    def ask(self, number: float, model: FakeClassifier | None = None, deadline: float | None = None, side: int = 1):
+        answer = self._number(model or self.one, torch.full((side,), float(number)), deadline)
         return asyncio.create_task(answer)
+
+    async def _number(self, model: FakeClassifier, image: torch.Tensor, deadline: float | None) -> float:
+        row = await self.batcher.predict(model, (image,), deadline)
+        assert isinstance(row, np.ndarray)
+        return float(row[0])
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[asyncio.Task[None]]:
@@ -48,8 +54,8 @@ async def test_what_waits_when_the_thread_becomes_free_is_the_next_batch_and_eac
         rest = [case.ask(number) for number in range(1, 7)]
         await asyncio.sleep(0)
         case.one.gate.set()
-        rows = await asyncio.gather(first, *rest)
-    assert [float(row[0]) for row in rows] == [0, 1, 2, 3, 4, 5, 6]
+        numbers = await asyncio.gather(first, *rest)
+    assert numbers == [0, 1, 2, 3, 4, 5, 6]
     assert case.one.batches == [1, 4, 2]
     assert case.telemetry.observed["sightline_predictor_batch_images", ()] == [1, 4, 2]
 
@@ -61,9 +67,21 @@ async def test_models_are_not_mixed_and_the_oldest_image_decides_whose_turn_it_i
         answers = [case.ask(1, case.other), case.ask(2, case.one), case.ask(3, case.other)]
         await asyncio.sleep(0)
         case.one.gate.set()
-        rows = await asyncio.gather(first, *answers)
-    assert [float(row[0]) for row in rows] == [0, 1, 2, 3]
+        numbers = await asyncio.gather(first, *answers)
+    assert numbers == [0, 1, 2, 3]
     assert (case.one.batches, case.other.batches) == ([1, 1], [2])
+
+
+async def test_images_of_different_shapes_are_not_mixed_and_those_of_the_oldest_ones_shape_go_first():
+    case = Case()
+    async with case.running():
+        first = await case.busy()
+        answers = [case.ask(number, side=side) for number, side in ((1, 3), (2, 2), (3, 3), (4, 2), (5, 3))]
+        await asyncio.sleep(0)
+        case.one.gate.set()
+        numbers = await asyncio.gather(first, *answers)
+    assert numbers == [0, 1, 2, 3, 4, 5]
+    assert case.one.batches == [1, 3, 2]
 
 
 async def test_an_image_whose_deadline_passed_costs_no_forward_pass():
@@ -103,7 +121,7 @@ async def test_a_pass_that_breaks_fails_its_own_batch_only():
         with pytest.raises(RuntimeError, match="shapes differ"):
             await case.ask(1)
         case.one.fault = None
-        assert float((await case.ask(2))[0]) == 2
+        assert await case.ask(2) == 2
 
 
 async def test_the_end_answers_everybody_who_waits():

@@ -99,7 +99,7 @@ async def test_a_new_bundle_replaces_the_old_one_and_waits_for_its_last_user():
         new = asyncio.create_task(case.touch("a", "v2"))
         await settle()
         assert not new.done(), "both do not fit"
-        assert old.classifier is not None
+        assert old.recogniser is not None
         assert case.source.discarded == []
     await new
     assert case.source.discarded == [Path("a-v1")]
