@@ -20,6 +20,7 @@ from services.vision.canvas import Canvas, Picture, Variation, augmented, kept
 from services.vision.card import InputRule
 from services.vision.detection import Targets
 
+SCALES = 101  # evenly spaced, that stand for all that are drawn
 GREY_SIDE = 32  # of what stands in the place of an image that cannot be read
 
 
@@ -35,13 +36,14 @@ class SceneBatches:
     seed: int
     threads: int
     kept_bytes: int
+    mean_pixels: float = field(init=False)  # of an input, over all steps
     _kept: dict[int, Picture] = field(default_factory=dict[int, Picture])
     _kept_bytes: int = 0
 
-    @property
-    def mean_pixels(self) -> float:
-        """Of an input, over all steps."""
-        return self.canvas.width * self.canvas.height * (1 + self.multi_scale**2 / 3)
+    def __post_init__(self) -> None:
+        """Scaled canvases are rounded up, so their mean is not that of the scales."""
+        drawn = [self._scaled(place) for place in np.linspace(-1, 1, SCALES)]
+        self.mean_pixels = float(np.mean([on.width * on.height for on in drawn]))
 
     def look_at(self, rows: Indices, keep: Indices) -> None:
         """Decodes every row once, so that unreadable ones are known; keeps those of `keep` as far as memory lasts."""
@@ -71,10 +73,11 @@ class SceneBatches:
         return inputs, targets
 
     def _canvas(self, step: int) -> Canvas:
-        if not self.multi_scale:
-            return self.canvas
-        drawn = np.random.default_rng((self.seed, step)).uniform(-1, 1)
-        return self.canvas.scaled(1 + self.multi_scale * float(drawn))
+        return self._scaled(np.random.default_rng((self.seed, step)).uniform(-1, 1))
+
+    def _scaled(self, place: float) -> Canvas:
+        """From -1, the smallest, to 1, the largest."""
+        return self.canvas.scaled(1 + self.multi_scale * float(place)) if self.multi_scale else self.canvas
 
     def _picture(self, row: int) -> Picture:
         """The picture and its regions, decoded at its first use only, as long as memory lasts."""

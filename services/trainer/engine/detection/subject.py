@@ -151,5 +151,8 @@ def start(task: TrainTask, session: Session) -> Start:
     parts = readable(parts, scenes.sound())
     for part in network.parts()[TRAINED_PARTS[recipe.depth] :]:
         part.requires_grad_(False)
+    if origin.pretrained:
+        for layer in network.kept():
+            layer.requires_grad_(False)
     subject = Detection(task, session, scenes, parts, origin, batches, bfloat16_pays(task.device))
     return Start(subject, network.to(task.device), Position())
