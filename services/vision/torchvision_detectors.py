@@ -68,9 +68,13 @@ class _OneStage(TorchvisionDetector[_OneStageModel_co]):
     def candidates(self, images: Tensor) -> Candidates:
         features = list(self._features(images).values())
         outputs: dict[str, Tensor] = self.model.head(features)
-        (anchors,) = self.model.anchor_generator(_image_list(images[:1]), features)  # the same for every image
-        boxes = self._boxes(outputs["bbox_regression"], anchors)
+        boxes = self._boxes(outputs["bbox_regression"], self._anchors(images, features))
         return Candidates(boxes.unsqueeze(2), self._scores(outputs))
+
+    def _anchors(self, images: Tensor, features: list[Tensor]) -> Tensor:
+        """[k, 4], the same for every image."""
+        (anchors,) = self.model.anchor_generator(_image_list(images[:1]), features)
+        return anchors
 
     @abstractmethod
     def _boxes(self, codes: Tensor, anchors: Tensor) -> Tensor:
@@ -86,6 +90,12 @@ class SsdDetector(_OneStage[SSD]):
 
     class_outputs = tuple(f"head.classification_head.module_list.{level}.1." for level in range(6))
     background = 1
+
+    def _anchors(self, images: Tensor, features: list[Tensor]) -> Tensor:
+        """Those of an image of one pixel, scaled: the model's own scaling would become a constant of a traced graph."""
+        left, top, right, bottom = super()._anchors(images[..., :1, :1], features).unbind(dim=1)
+        height, width = images.shape[-2:]
+        return torch.stack((left * width, top * height, right * width, bottom * height), dim=1)
 
     def _boxes(self, codes: Tensor, anchors: Tensor) -> Tensor:
         return _decoded(self.model, codes, anchors)

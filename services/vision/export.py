@@ -1,0 +1,101 @@
+"""A detector's graph for other runtimes, as ONNX: from its input to what suppression chooses from.
+
+Input `images` [batch, 3, height, width] as the card's input rule makes them, sides multiples of 32, all three free.
+Outputs `boxes` [batch, candidates, 1, 4], left, top, right, bottom in the input's pixels, and `scores` [batch,
+candidates, categories].
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from services.vision.detection import DetectorNetwork
+from services.vision.detector import Detector
+from services.vision.torchvision_detectors import FasterRcnnDetector
+
+OPSET = 18
+TOLERANCE = 1e-3  # pixels; and 1e-5 of a coordinate, where float32 ends
+_TRACED = (2, 3, 96, 128)
+_TRIED = ((1, 3, 160, 64), (3, 3, 64, 96))  # neither batch nor sides as traced
+
+
+class ExportFailed(RuntimeError):
+    """The graph cannot be written, or does not answer as the network does; says which network and why."""
+
+
+def export_onnx(detector: Detector, path: Path) -> None:
+    """Writes the graph; ExportFailed, and no file, unless it answers as the network does at other shapes too.
+
+    A tracer takes for a constant whatever it does not see computed: hence the trial.
+    """
+    name = detector.card.backbones[0].name
+    if isinstance(detector.network, FasterRcnnDetector):
+        raise ExportFailed(
+            f"{name} proposes as many regions as an image needs, which no traced graph can; export another"
+        )
+    network = Detector.from_state(detector.card, detector.state()).network
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is the tracing exporter, and where it sees Python decide
+        torch.onnx.export(
+            _Graph(network).eval(),
+            (torch.zeros(_TRACED),),
+            path,
+            input_names=["images"],
+            output_names=["boxes", "scores"],
+            dynamic_axes={
+                "images": {0: "batch", 2: "height", 3: "width"},
+                "boxes": {0: "batch", 1: "candidates"},
+                "scores": {0: "batch", 1: "candidates"},
+            },
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    try:
+        _try(path, network, name)
+    except ExportFailed:
+        path.unlink()
+        raise
+
+
+class Graph:
+    """An exported graph in ONNX Runtime on a CPU, with one thread."""
+
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def candidates(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Boxes and scores, as the module's docstring has them."""
+        boxes, scores = self._session.run(["boxes", "scores"], {"images": images})
+        return np.asarray(boxes), np.asarray(scores)
+
+
+class _Graph(nn.Module):
+    """The network with what it is asked for as its forward pass."""
+
+    def __init__(self, network: DetectorNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.network.candidates(images)
+        return found.boxes, found.scores
+
+
+@torch.inference_mode()
+def _try(path: Path, network: DetectorNetwork, name: str) -> None:
+    graph = Graph(path)
+    generator = torch.Generator().manual_seed(0)
+    for shape in _TRIED:
+        images = 255 * torch.rand(shape, generator=generator)
+        expected = network.candidates(images)
+        boxes, scores = graph.candidates(images.numpy())
+        same = boxes.shape == expected.boxes.shape and np.allclose(scores, expected.scores, atol=1e-4)
+        if not same or not np.allclose(boxes, expected.boxes, rtol=1e-5, atol=TOLERANCE):
+            raise ExportFailed(f"{name}: the exported graph answers otherwise than the network for input {shape}")
