@@ -45,3 +45,7 @@ class DetectorNetwork(nn.Module, ABC):
 
         A network without a neck has an empty module there.
         """
+
+    def kept(self) -> tuple[nn.Module, ...]:
+        """Layers that a training from pretrained weights leaves as they are, however deep it goes."""
+        return ()

@@ -106,6 +106,10 @@ class Yolox(DetectorNetwork):
     def parts(self) -> tuple[nn.Module, ...]:
         return self.head, self.backbone.own_layers(), self.backbone.backbone
 
+    def kept(self) -> tuple[nn.Module, ...]:
+        """The stem: as its inputs reach 255, its weights are so small that few of Adam's steps destroy them."""
+        return (self.backbone.backbone.stem,)
+
 
 def _cells(level: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     """The cells of [n, c, h, w] as their left top corners [h·w, 2], x first, and strides [h·w, 1], in input pixels."""

@@ -177,3 +177,8 @@ def test_the_published_weights_find_scissors(test_data: Path, weights_dir: Path)
             overlaps.append(iou(found.boxes[0, best, 0], box))
     assert len(overlaps) >= 2
     assert min(overlaps) > 0.8
+
+
+def test_training_from_pretrained_weights_keeps_the_stem() -> None:
+    net = network()
+    assert net.kept() == (net.backbone.backbone.stem,)

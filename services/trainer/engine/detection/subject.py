@@ -59,7 +59,7 @@ class Detection:
         """What does not train stands still, its statistics too."""
         assert isinstance(network, DetectorNetwork), "a detector's"
         network.train()
-        for part in network.parts()[TRAINED_PARTS[self.task.recipe.depth] :]:
+        for part in _still(network, self.task.recipe.depth, self.origin):
             part.eval()
         if self.origin.pretrained and len(self.parts.other_folds) < FROZEN_NORM_BELOW:
             freeze_norms(network)
@@ -149,10 +149,12 @@ def start(task: TrainTask, session: Session) -> Start:
         batches.look_at(np.arange(len(scenes.samples)), parts.other_folds)  # no step waits for decoding
     scenes.require_readable()
     parts = readable(parts, scenes.sound())
-    for part in network.parts()[TRAINED_PARTS[recipe.depth] :]:
+    for part in _still(network, recipe.depth, origin):
         part.requires_grad_(False)
-    if origin.pretrained:
-        for layer in network.kept():
-            layer.requires_grad_(False)
     subject = Detection(task, session, scenes, parts, origin, batches, bfloat16_pays(task.device))
     return Start(subject, network.to(task.device), Position())
+
+
+def _still(network: DetectorNetwork, depth: Depth, origin: Origin) -> tuple[nn.Module, ...]:
+    """What does not train."""
+    return (*network.parts()[TRAINED_PARTS[depth] :], *(network.kept() if origin.pretrained else ()))
