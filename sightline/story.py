@@ -27,6 +27,7 @@ from sightline.cli.console import facts, notes, output
 from sightline.cli.failures import CommandError, ResourceFailed, report
 from sightline.cli.formats import duration, percent
 from sightline.cli.predict import analyze
+from sightline.cli.quality import print_performance
 from sightline.cli.up import print_death, start
 from sightline.client import Client
 from sightline.digits import DigitsMissing, ImageSet
@@ -125,7 +126,7 @@ def _chapters(story: Story[Truth], client: Client, folder: Path, console: Consol
     _chapter(console, "Evaluate: on the images that training never saw")
     evaluations.start(client, model.name, "held-out", f"datasets/{story.name}-test")
     evaluation = evaluations.await_evaluation(client, f"{model.name}/evaluations/held-out")
-    models.print_performance(evaluation.performance)
+    print_performance(evaluation.performance)
     _chapter(console, "Predict")
     sheet = _predict(story, client, test, evaluation)
     console.print(f"{story.shown} predictions drawn in [bold]{escape(str(sheet.resolve()))}[/]", soft_wrap=True)

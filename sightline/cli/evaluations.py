@@ -9,7 +9,7 @@ from rich.markup import escape
 from sightline.cli.console import Json, facts, output, print_json, progress_bar, state
 from sightline.cli.failures import ResourceFailed
 from sightline.cli.formats import bare_name, duration, full_name, moment
-from sightline.cli.models import print_performance
+from sightline.cli.quality import print_performance
 from sightline.cli.session import session
 from sightline.client import Client
 from sightline.v1 import evaluation_service_pb2 as service

@@ -7,8 +7,6 @@ import typer
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from sightline.v1 import performance_pb2
-
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
@@ -68,57 +66,3 @@ def size(size_bytes: int) -> str:
 def percent(fraction: float) -> str:
     """`0.9712` as `97.1 %`."""
     return f"{100 * fraction:.1f} %"
-
-
-METRICS = {
-    "accuracy_top1": "top-1 accuracy",
-    "accuracy_top5": "top-5 accuracy",
-    "average_precision": "average precision",
-    "calibration_ece": "calibration error",
-    "mean_average_precision_30": "mAP at IoU 0.30",
-    "mean_average_precision_50": "mAP at IoU 0.50",
-    "mean_average_precision_75": "mAP at IoU 0.75",
-}
-SOURCES = {
-    performance_pb2.ModelPerformance.TEST_DATASET: "the test dataset",
-    performance_pb2.ModelPerformance.HOLD_OUT: "training images that were set aside",
-    performance_pb2.ModelPerformance.CROSS_VALIDATION: "cross-validation, as the images are few",
-}
-
-
-def metric_lines(performance: performance_pb2.ModelPerformance) -> list[tuple[str, str]]:
-    """Every metric that is present, with its interval: `("top-1 accuracy", "97.1 %  (95.0 % to 98.4 %)")`."""
-    lines: list[tuple[str, str]] = []
-    for field, title in METRICS.items():
-        if performance.HasField(field):  # pyright: ignore[reportArgumentType]
-            text = percent(getattr(performance, field))
-            if field in performance.intervals:
-                interval = performance.intervals[field]
-                text += f"  ({percent(interval.low)} to {percent(interval.high)} at {100 * interval.level:.0f} %)"
-            lines.append((title, text))
-    return lines
-
-
-def metric_name(field: str) -> str:
-    """A metric's field name as people say it."""
-    return METRICS.get(field, field.replace("_", " "))
-
-
-def worst_tags(
-    performance: performance_pb2.ModelPerformance, count: int
-) -> list[tuple[str, performance_pb2.TagPerformance]]:
-    """The categories that the model does worst, at most so many."""
-
-    def quality(item: tuple[str, performance_pb2.TagPerformance]) -> tuple[float, float]:
-        tag = item[1]
-        return (tag.accuracy if tag.HasField("accuracy") else tag.average_precision_50, tag.average_precision_50)
-
-    measured = [item for item in performance.tag_performance.items() if item[1].support]
-    return sorted(measured, key=quality)[:count]
-
-
-def worst_confusions(performance: performance_pb2.ModelPerformance, count: int) -> list[str]:
-    """What is most often taken for what, as `12 × cat taken for dog`."""
-    matrix = performance.confusion_matrix
-    wrong = sorted((e for e in matrix.entries if e.row != e.col), key=lambda entry: -entry.count)[:count]
-    return [f"{e.count} × {matrix.categories[e.row]} taken for {matrix.categories[e.col]}" for e in wrong]

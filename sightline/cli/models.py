@@ -11,30 +11,24 @@ from rich.markup import escape
 from sightline.cli.console import Json, facts, output, print_json, progress_bar, state, table
 from sightline.cli.failures import ResourceFailed
 from sightline.cli.formats import (
-    SOURCES,
     bare_name,
     duration,
     full_name,
-    metric_lines,
-    metric_name,
     moment,
     own_id,
     parse_duration,
     percent,
-    worst_confusions,
-    worst_tags,
 )
+from sightline.cli.quality import main_metric, metric_name, print_performance
 from sightline.cli.session import session
 from sightline.client import Client, every_page
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_service_pb2 as service
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.model_pb2 import Model, TrainingParameters, TrainingProgress
-from sightline.v1.performance_pb2 import ModelPerformance
 from sightline.v1.trial_pb2 import Recipe, Trial
 
 COLLECTION = "models"
-SHOWN_TAGS = 5
 
 app = typer.Typer(help="Models: train, follow, list, cancel, delete.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
@@ -101,13 +95,12 @@ def list_(json: Json = False) -> None:
         return
     rows = table("NAME", "STATE", "KIND", "DATASET", "QUALITY", "USED", "BUDGET", "CREATED", right=("USED", "BUDGET"))
     for model in answer.models:
-        metrics = metric_lines(model.performance)
         rows.add_row(
             escape(bare_name(model.name)),
             state(Model.State.Name(model.state)),
             KIND_NAMES.get(model.training_parameters.model_kind, ""),
             escape(bare_name(model.training_parameters.training_dataset)),
-            f"{metrics[0][1].split('  ')[0]} {metrics[0][0]}" if metrics else "",
+            main_metric(model.performance),
             duration(model.training_cost),
             duration(model.training_parameters.time_budget),
             moment(model.create_time),
@@ -135,15 +128,16 @@ def trials(name: Name, json: Json = False) -> None:
     if json:
         print_json(answer)
         return
-    rows = table("TRIAL", "STATE", "RUNG", "RECIPE", "SCORE", "COST", "ATTEMPTS", right=("SCORE", "COST", "ATTEMPTS"))
+    metric = next((metric_name(trial.score_metric) for trial in answer.trials if trial.score_metric), "")
+    score = f"SCORE: {metric}" if metric else "SCORE"
+    rows = table("TRIAL", "STATE", "RUNG", "RECIPE", score, "COST", "ATTEMPTS", right=(score, "COST", "ATTEMPTS"))
     for trial in answer.trials:
-        score = f"{percent(trial.score)} ± {percent(trial.standard_error)}" if trial.HasField("score") else ""
         rows.add_row(
             bare_name(trial.name),
             state(Trial.State.Name(trial.state)),
             str(trial.rung),
             escape(_recipe(trial.recipe)),
-            score,
+            f"{percent(trial.score)} ± {percent(trial.standard_error)}" if trial.HasField("score") else "",
             duration(trial.cost),
             str(trial.attempts),
         )
@@ -224,26 +218,6 @@ def print_model(model: Model) -> None:
         print_performance(model.performance)
 
 
-def print_performance(performance: ModelPerformance) -> None:
-    """How good a model is: the metrics, the categories that it does worst, what it confuses."""
-    console = output()
-    source = SOURCES.get(performance.source, "")
-    console.print(f"\n[bold]Quality[/] on {performance.image_count} images: {source}")
-    console.print(facts(metric_lines(performance)))
-    worst = worst_tags(performance, SHOWN_TAGS)
-    if worst:
-        rows = table("WORST CATEGORIES", "IMAGES", "RECOGNISED", "PRECISION", "RECALL", "F1", right=("IMAGES",))
-        for name, tag in worst:
-            cells = [percent(getattr(tag, field)) if tag.HasField(field) else "" for field in _TAG_FIELDS]  # pyright: ignore[reportArgumentType]
-            rows.add_row(escape(name), str(tag.support), *cells)
-        console.print(rows)
-    if confused := worst_confusions(performance, SHOWN_TAGS):
-        console.print(facts([("most confused", escape("; ".join(confused)))]))
-
-
-_TAG_FIELDS = ("accuracy", "precision", "recall", "f1")
-
-
 def _doing(progress: TrainingProgress) -> str:
     doing = PHASES.get(progress.phase, "")
     if progress.phase == TrainingProgress.WAITING_FOR_WORKER and progress.queue_position:
@@ -273,4 +247,6 @@ def _recipe(recipe: Recipe) -> str:
         parts.append(Recipe.Depth.Name(recipe.depth).lower().replace("_", " "))
     if recipe.resolution:
         parts.append(f"{recipe.resolution} px")
+    if recipe.refit:
+        parts.append("on all images")
     return ", ".join(part for part in parts if part)

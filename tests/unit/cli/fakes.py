@@ -35,6 +35,7 @@ from sightline.v1.prediction_pb2 import (
     Tag,
     TagsResult,
 )
+from sightline.v1.trial_pb2 import Trial
 
 
 def status(code: grpc.StatusCode, reason: str, message: str, *details: Message, **metadata: str) -> Status:
@@ -53,6 +54,7 @@ class Fakes:
     def __init__(self) -> None:
         self.datasets: dict[str, Dataset] = {}
         self.models: dict[str, Model] = {}
+        self.trials: list[Trial] = []
         self.findings: list[Finding] = []
         self.files: dict[str, bytes] = {}
         self.page_size = 2
@@ -151,6 +153,14 @@ class ModelFake(ms_grpc.ModelServiceServicer):
     def GetModel(self, request: ms.GetModelRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "GetModel", request)
         return self.fakes.models[request.name]
+
+    def ListModels(self, request: ms.ListModelsRequest, context: grpc.ServicerContext) -> Any:
+        items, token = self.fakes.page(list(self.fakes.models.values()), request.page_token)
+        return ms.ListModelsResponse(models=items, next_page_token=token)
+
+    def ListTrials(self, request: ms.ListTrialsRequest, context: grpc.ServicerContext) -> Any:
+        items, token = self.fakes.page(self.fakes.trials, request.page_token)
+        return ms.ListTrialsResponse(trials=items, next_page_token=token)
 
     def WatchModel(self, request: ms.WatchModelRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "WatchModel", request)

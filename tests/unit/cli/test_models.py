@@ -12,6 +12,7 @@ from sightline.cli.formats import duration, parse_duration
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.performance_pb2 import ModelPerformance
+from sightline.v1.trial_pb2 import Recipe, Trial
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
 
@@ -105,6 +106,43 @@ def test_a_model_is_shown_with_its_metrics_its_interval_and_its_worst_category(
     assert outcome.code == 0, outcome.err
     for part in ("97.1 %", "95.0 % to 98.4 %", "the test dataset", "25 × cat taken for dog", "Hm.", "50.0 %"):
         assert part in outcome.out
+
+
+def test_a_detector_is_shown_with_its_precision_over_boxes_and_each_category(sightline: Command, fakes: Fakes) -> None:
+    performance = ModelPerformance(image_count=40, source=ModelPerformance.HOLD_OUT)
+    performance.mean_average_precision_30, performance.mean_average_precision_50 = 0.91, 0.82
+    performance.mean_average_precision_75 = 0.43
+    for name, ap in (("WBC", 0.95), ("RBC", 0.69)):
+        tag = performance.tag_performance[name]
+        tag.average_precision_50, tag.precision, tag.recall, tag.f1, tag.support = ap, 0.88, 0.77, 0.82, 250
+        tag.suggested_threshold = 0.31
+    fakes.models["models/m"] = Model(name="models/m", state=Model.SUCCEEDED, performance=performance)
+    fakes.models["models/m"].training_parameters.model_kind = TrainingParameters.GENERIC_DETECTOR
+    outcome = sightline("models", "show", "m")
+    for part in ("detector", "mAP at IoU 0.30", "91.0 %", "82.0 %", "mAP at IoU 0.75", "43.0 %", "BOXES"):
+        assert part in outcome.out
+    rows = [
+        line.replace(" %", "").split() for line in outcome.out.splitlines() if line.strip().startswith(("RBC", "WBC"))
+    ]
+    assert rows[0] == ["RBC", "250", "69.0", "88.0", "77.0", "82.0", "31.0"], "the worst comes first"
+    assert [row[0] for row in rows] == ["RBC", "WBC"]
+    assert "82.0 % mAP at IoU 0.50" in sightline("models", "list").out
+
+
+def test_trials_are_listed_with_the_metric_that_compares_them(sightline: Command, fakes: Fakes) -> None:
+    recipe = Recipe(backbones=["yolox_nano"], head="detection", depth=Recipe.LAST_STAGES, resolution=416)
+    tried = Trial(name="models/m/trials/t1", score=0.61, standard_error=0.02, recipe=recipe)
+    tried.score_metric = "mean_average_precision_50"
+    fakes.trials = [tried, Trial(name="models/m/trials/t2", recipe=recipe)]
+    fakes.trials[1].recipe.refit = True
+    outcome = sightline("models", "trials", "m")
+    assert "mAP at IoU 0.50" in outcome.out
+    (first,) = [line for line in outcome.out.splitlines() if line.strip().startswith("t1")]
+    (refit,) = [line for line in outcome.out.splitlines() if line.strip().startswith("t2")]
+    assert "yolox_nano, detection, last stages, 416 px" in first
+    assert "61.0 % ± 2.0 %" in first
+    assert "on all images" in refit
+    assert "%" not in refit
 
 
 def test_markup_in_names_is_printed_and_not_obeyed(sightline: Command, fakes: Fakes) -> None:

@@ -1,0 +1,109 @@
+"""How good a model is, for people: its metrics, the categories that it does worst, what it confuses."""
+
+from rich.markup import escape
+from rich.table import Table
+
+from sightline.cli.console import facts, output, table
+from sightline.cli.formats import percent
+from sightline.v1.performance_pb2 import ModelPerformance, TagPerformance
+
+SHOWN_TAGS = 10
+SHOWN_CONFUSIONS = 5
+
+METRICS = {
+    "accuracy_top1": "top-1 accuracy",
+    "accuracy_top5": "top-5 accuracy",
+    "average_precision": "average precision",
+    "calibration_ece": "calibration error",
+    "mean_average_precision_30": "mAP at IoU 0.30",
+    "mean_average_precision_50": "mAP at IoU 0.50",
+    "mean_average_precision_75": "mAP at IoU 0.75",
+}
+MAIN = ("accuracy_top1", "mean_average_precision_50")  # the one number of a classifier, and that of a detector
+SOURCES = {
+    ModelPerformance.TEST_DATASET: "the test dataset",
+    ModelPerformance.HOLD_OUT: "training images that were set aside",
+    ModelPerformance.CROSS_VALIDATION: "cross-validation, as the images are few",
+}
+# Columns of the table of categories: the field of TagPerformance and what it is called.
+CLASSIFIER_COLUMNS = {"accuracy": "RECOGNISED", "precision": "PRECISION", "recall": "RECALL", "f1": "F1"}
+DETECTOR_COLUMNS = {
+    "average_precision_50": "AP AT IOU 0.50",
+    "precision": "PRECISION",
+    "recall": "RECALL",
+    "f1": "F1",
+    "suggested_threshold": "AT THRESHOLD",
+}
+
+
+def print_performance(performance: ModelPerformance) -> None:
+    """All of it."""
+    console = output()
+    source = SOURCES.get(performance.source, "")
+    console.print(f"\n[bold]Quality[/] on {performance.image_count} images: {source}")
+    console.print(facts(metric_lines(performance)))
+    if worst := worst_tags(performance, SHOWN_TAGS):
+        every = len(worst) == len(performance.tag_performance)
+        console.print(
+            _categories(worst, "CATEGORY" if every else "WORST CATEGORIES", detector=_of_detector(performance))
+        )
+    if confused := worst_confusions(performance, SHOWN_CONFUSIONS):
+        console.print(facts([("most confused", escape("; ".join(confused)))]))
+
+
+def metric_lines(performance: ModelPerformance) -> list[tuple[str, str]]:
+    """Every metric that is present, with its interval: `("top-1 accuracy", "97.1 %  (95.0 % to 98.4 %)")`."""
+    lines: list[tuple[str, str]] = []
+    for field, title in METRICS.items():
+        if performance.HasField(field):  # pyright: ignore[reportArgumentType]
+            text = percent(getattr(performance, field))
+            if field in performance.intervals:
+                interval = performance.intervals[field]
+                text += f"  ({percent(interval.low)} to {percent(interval.high)} at {100 * interval.level:.0f} %)"
+            lines.append((title, text))
+    return lines
+
+
+def main_metric(performance: ModelPerformance) -> str:
+    """`97.1 % top-1 accuracy`; nothing where nothing was measured."""
+    for field in MAIN:
+        if performance.HasField(field):  # pyright: ignore[reportArgumentType]
+            return f"{percent(getattr(performance, field))} {METRICS[field]}"
+    return ""
+
+
+def metric_name(field: str) -> str:
+    """A metric's field name as people say it."""
+    return METRICS.get(field, field.replace("_", " "))
+
+
+def worst_tags(performance: ModelPerformance, count: int) -> list[tuple[str, TagPerformance]]:
+    """The categories that the model does worst, at most so many."""
+
+    def quality(item: tuple[str, TagPerformance]) -> tuple[float, float]:
+        tag = item[1]
+        return (tag.accuracy if tag.HasField("accuracy") else tag.average_precision_50, tag.average_precision_50)
+
+    measured = [item for item in performance.tag_performance.items() if item[1].support]
+    return sorted(measured, key=quality)[:count]
+
+
+def worst_confusions(performance: ModelPerformance, count: int) -> list[str]:
+    """What is most often taken for what, as `12 × cat taken for dog`."""
+    matrix = performance.confusion_matrix
+    wrong = sorted((e for e in matrix.entries if e.row != e.col), key=lambda entry: -entry.count)[:count]
+    return [f"{e.count} × {matrix.categories[e.row]} taken for {matrix.categories[e.col]}" for e in wrong]
+
+
+def _of_detector(performance: ModelPerformance) -> bool:
+    return performance.HasField("mean_average_precision_50")
+
+
+def _categories(tags: list[tuple[str, TagPerformance]], title: str, *, detector: bool) -> Table:
+    columns = DETECTOR_COLUMNS if detector else CLASSIFIER_COLUMNS
+    counted = "BOXES" if detector else "IMAGES"
+    rows = table(title, counted, *columns.values(), right=(counted, *columns.values()))
+    for name, tag in tags:
+        cells = [percent(getattr(tag, field)) if tag.HasField(field) else "" for field in columns]  # pyright: ignore[reportArgumentType]
+        rows.add_row(escape(name), str(tag.support), *cells)
+    return rows
