@@ -19,9 +19,9 @@ FORWARD_SECONDS = {
 }
 # Of the reference device per picture of 4:3 with the longer side of DETECTOR_SIDES: decode, letterbox, forward.
 DETECTOR_SECONDS = {
-    "yolox_nano": 0.018,
-    "yolox_tiny": 0.05,
-    "yolox_s": 0.2,
+    "yolox_nano": 0.010,
+    "yolox_tiny": 0.03,
+    "yolox_s": 0.13,
     "ssdlite320_mobilenet_v3_large": 0.025,
     "fasterrcnn_mobilenet_v3_large_320_fpn": 0.06,
     "fcos_resnet50_fpn": 1.3,

@@ -5,7 +5,7 @@ setting that is not tried costs less than a schedule cut short.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.trainer import detector_recipes as recipes
 from services.trainer.detector_recipes import Settings
@@ -15,10 +15,11 @@ from services.trainer.purse import Purse
 from services.trainer.steps import StartTrial
 from services.trainer.work import WorkState
 
-ENOUGH = 0.6  # of a long schedule's cost: so much stays for it when a probe is tried
+ENOUGH = 0.7  # of a long schedule's cost: so much must be left for it after the first probe
+AMPLE = 1.1  # and so much after any other
 WORTHWHILE = 0.25  # of a long schedule's cost: with less it is not begun
 REPEATED = 0.8  # of the cost of what a refit repeats: with less it would be another training
-PROBE_SLACK = 1.5  # times what a probe is expected to take, at most
+PROBE_SLACK = 0.5  # of what a probe is expected to take: so much longer it may take, at most
 
 
 def next_trial(model: Model, trials: list[Trial], purse: Purse) -> StartTrial | StopReason:
@@ -57,9 +58,10 @@ class _Search:
         """The next trial, or why there is none."""
         if self.model.hyperparameters.max_rung == 0 or any(trial.recipe.refit for trial in self.trials):
             return self._ended()
-        if self.purse.trials > 1 and not self._perfect and (step := self._probe()):
-            return step
-        return self._long() or self._refit() or self._ended()
+        if self._perfect:
+            return self._refit() or self._ended()
+        probe = self._probe() if self.purse.trials > 1 else None
+        return probe or self._long() or self._refit() or self._ended()
 
     # What the trials have shown
 
@@ -126,12 +128,13 @@ class _Search:
             return self.model.hyperparameters.resolution
         prior = recipes.prior_side(backbone, self._boxes)
         sides = [side for side in recipes.sides_for(backbone, self._boxes) if side <= prior]
-        paid = [side for side in sides if self._pays_long(Settings(backbone, side, recipes.RATE))]
+        paid = [side for side in sides if self._spare(Settings(backbone, side, recipes.RATE), ENOUGH) >= 0]
         return paid[-1] if paid else sides[0]
 
-    def _pays_long(self, settings: Settings) -> bool:
-        recipe = self._last(settings)
-        return self.purse.available(recipe) >= ENOUGH * self.purse.expected(recipe)
+    def _spare(self, settings: Settings, share: float) -> float:
+        """What is left after a probe of the settings and such a share of a long schedule with them."""
+        probe, last = recipes.probe(settings, self.purse.image_count), self._last(settings)
+        return self.purse.available(last) - self.purse.expected(probe) - share * self.purse.expected(last)
 
     # What may be next
 
@@ -149,16 +152,25 @@ class _Search:
         if not prior.pretrained:
             return  # random weights show nothing in a short schedule
         yield prior
+        if not self._tuned:
+            return
         best = Settings.of(self._best.recipe) if self._best else prior
-        if not self.model.hyperparameters.resolution and self._boxes:
-            larger = [side for side in recipes.sides_for(best.backbone, self._boxes) if side > best.side]
-            if larger and best.side * self._boxes.small_size < recipes.LARGE_ENOUGH:
-                yield Settings(best.backbone, larger[0], best.rate)
+        if (side := self._larger(best)) is not None:
+            yield replace(best, side=side)
         for factor in recipes.RATE_FACTORS:
-            yield Settings(best.backbone, best.side, factor * recipes.prior_rate(few=self._few))
+            yield replace(best, rate=factor * recipes.prior_rate(few=self._few))
         for backbone in self._known[1 : 1 + recipes.LARGER_NETWORKS]:
             tried = next((trial.recipe for trial in self._tuned if trial.recipe.backbones == (backbone,)), None)
             yield Settings.of(tried) if tried else Settings(backbone, self._side(backbone), best.rate)
+
+    def _larger(self, best: Settings) -> int | None:
+        """The next larger input, if that may show more: the boxes are small, and none as large did worse."""
+        if self.model.hyperparameters.resolution or not self._boxes:
+            return None
+        tried = [trial.recipe.resolution for trial in self._tuned if trial.recipe.backbones == (best.backbone,)]
+        larger = [side for side in recipes.sides_for(best.backbone, self._boxes) if side > best.side]
+        small = best.side * self._boxes.small_size < recipes.LARGE_ENOUGH
+        return larger[0] if small and larger and max(tried, default=0) <= best.side else None
 
     def _untried(self) -> Iterator[Settings]:
         done = {trial.recipe.name for trial in self.trials}
@@ -169,12 +181,13 @@ class _Search:
 
     def _probe(self) -> StartTrial | None:
         """The first settings that are untried and leave enough for a long schedule with them."""
+        share = AMPLE if self._tuned else ENOUGH
         for settings in self._untried():
             recipe = recipes.probe(settings, self.purse.image_count)
             expected = self.purse.expected(recipe)
-            spare = self.purse.available(recipe) - ENOUGH * self.purse.expected(self._last(settings))
-            if spare >= expected:
-                return StartTrial(recipe, min(spare, PROBE_SLACK * expected), expected)
+            spare = self._spare(settings, share)
+            if spare >= 0:
+                return StartTrial(recipe, expected + min(spare, PROBE_SLACK * expected), expected)
         return None
 
     def _long(self) -> StartTrial | None:
@@ -185,7 +198,7 @@ class _Search:
             return None
         expected, available = self.purse.expected(recipe), self.purse.available(recipe)
         held = self.purse.expected(recipes.refit(recipe)) if self._refits(best) else 0.0
-        if held and (self.purse.trials < 2 or self._perfect or available < expected + held):
+        if held and (self.purse.trials < 2 or available < expected + held):
             return None
         if available - held < WORTHWHILE * expected:
             return None
