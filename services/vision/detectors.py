@@ -81,27 +81,33 @@ def _torchvision(
 
 # Sizes are longer sides: those at which a picture of 4:3 has about the shorter side that torchvision scales it to.
 _TABLE = (
-    _yolox("nano", 416, 0.5, 25.8),
-    _yolox("tiny", 416, 3.2, 32.8),
-    _yolox("s", 640, 13.4, 40.5),
+    _yolox("nano", 416, 0.523, 25.8),
+    _yolox("tiny", 416, 3.21, 32.8),
+    _yolox("s", 640, 13.3, 40.5),
     _torchvision(
-        "ssdlite320_mobilenet_v3_large", "SSDLite", SsdDetector, _letterbox(320, mean=0.5), 0.6, iou=0.55, coco_ap=21.3
+        "ssdlite320_mobilenet_v3_large",
+        "SSDLite",
+        SsdDetector,
+        _letterbox(320, mean=0.5),
+        0.563,
+        iou=0.55,
+        coco_ap=21.3,
     ),
     _torchvision(
         "fasterrcnn_mobilenet_v3_large_320_fpn",
         "Faster R-CNN",
         FasterRcnnDetector,
         _letterbox(416),
-        1,
+        3.36,
         iou=0.5,
         coco_ap=22.8,
     ),
-    _torchvision("fcos_resnet50_fpn", "FCOS", FcosDetector, _letterbox(1056), 128, iou=0.6, coco_ap=39.2),
+    _torchvision("fcos_resnet50_fpn", "FCOS", FcosDetector, _letterbox(1056), 223, iou=0.6, coco_ap=39.2),
     _torchvision(
-        "retinanet_resnet50_fpn_v2", "RetinaNet", RetinaNetDetector, _letterbox(1056), 152, iou=0.5, coco_ap=41.5
+        "retinanet_resnet50_fpn_v2", "RetinaNet", RetinaNetDetector, _letterbox(1056), 260, iou=0.5, coco_ap=41.5
     ),
     _torchvision(
-        "fasterrcnn_resnet50_fpn_v2", "Faster R-CNN", FasterRcnnDetector, _letterbox(1056), 280, iou=0.5, coco_ap=46.7
+        "fasterrcnn_resnet50_fpn_v2", "Faster R-CNN", FasterRcnnDetector, _letterbox(1056), 393, iou=0.5, coco_ap=46.7
     ),
 )
 DETECTORS: Mapping[str, DetectorSpec] = MappingProxyType({spec.name: spec for spec in _TABLE})
