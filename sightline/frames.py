@@ -157,7 +157,7 @@ def _texts(one: Found) -> tuple[str, ...]:
     if one.confidence is None:
         return (one.name,)
     percent = f"{100 * one.confidence:.0f}"
-    return (f"{one.name} {percent} %", percent)
+    return (f"{one.name}  {percent} %", percent)
 
 
 def _size(text: str, letters: Font) -> tuple[float, float]:

@@ -138,8 +138,8 @@ def _with_objects(cell: ObjectsCell, inks: Mapping[str, Ink], side: int) -> Imag
 def _verdict(cell: ObjectsCell) -> tuple[str, bool]:
     right = matches(cell.found, cell.truth)
     wrong = len(cell.found) - right
-    text = f"{right} of {len(cell.truth)} found" + (f", {wrong} wrong" if wrong else "")
-    return text, right == len(cell.truth) and not wrong
+    found = f"{right} of {len(cell.truth)} found" if cell.truth else "nothing to find"
+    return found + (f", {wrong} wrong" if wrong else ""), right == len(cell.truth) and not wrong
 
 
 def _iou(one: Box, other: Box) -> float:
