@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 IOU_THRESHOLDS = (0.30, 0.50, 0.75)
 MAX_DETECTIONS = 100  # of one category in one image; of more, the surest count
 RECALLS = np.linspace(0, 1, 101)
-PAIRS_AT_ONCE = 1 << 18  # some 30 MB of intermediate columns
+PAIRS_AT_ONCE = 1 << 16  # whose columns fit into a processor's cache
 NOBODY = np.iinfo(np.int64).max
 WRONG, RIGHT, IGNORED = 0, 1, 2
 
@@ -62,11 +62,11 @@ class Matched:
     """
 
     image_count: int
-    images: NDArray[np.int32]  # [d], of each detection
+    images: Indices  # [d], of each detection
     scores: Floats  # [d], falling within a category
     right: Bools  # [d]
     bounds: Indices  # [categories + 1]
-    truth_images: NDArray[np.int32]  # [t]
+    truth_images: Indices  # [t]
     truth_bounds: Indices  # [categories + 1]
 
     def mean_average_precision(self, weights_per_image: Ints | None = None) -> float:
@@ -81,16 +81,19 @@ class Matched:
         The weights [images] are whole numbers: how often each image stands in the sample, 1 each if not given.
         """
         weights = np.ones(self.image_count, np.int64) if weights_per_image is None else weights_per_image
-        support = np.diff(_running(weights, self.truth_images)[self.truth_bounds])
+        support = np.diff(_running(weights[self.truth_images])[self.truth_bounds])
         hits = np.flatnonzero(self.right)
         hit_bounds = np.searchsorted(hits, self.bounds)
-        accepted, right = _running(weights, self.images), _running(weights, self.images[hits])
+        found = weights[self.images]
+        accepted, right = _running(found), _running(found[hits])
         each = np.diff(hit_bounds)
         seen = accepted[1:][hits] - np.repeat(accepted[self.bounds[:-1]], each)
         precision = np.zeros(len(hits) + 1)  # at each hit, in its category
         precision[:-1] = (right[1:] - np.repeat(right[hit_bounds[:-1]], each)) / np.maximum(seen, 1)
         first = np.searchsorted(right[1:], right[hit_bounds[:-1], None] + _needed(support))
         first = np.minimum(first, hit_bounds[1:, None])  # [categories, recalls]: the hit that reaches the recall
+        # The best precision from one recall point to the next, 0 where both are reached by one hit; beyond the last
+        # point of a category come at most hits of weight 0, of precision 0 as none of weight came before them.
         edges = np.append(first.ravel(), len(hits))
         best = np.maximum.reduceat(precision, edges[:-1]) if len(support) else np.empty(0)
         best = np.where(edges[1:] > edges[:-1], best, 0.0).reshape(first.shape)
@@ -121,7 +124,7 @@ def match(
 
     asked = np.lexsort((truths.images, truths.categories))
     asked = asked[~truths.left_out()[asked]]
-    truth_images = truths.images[asked].astype(np.int32)
+    truth_images = truths.images[asked].astype(np.int64)
     truth_bounds = np.searchsorted(truths.categories[asked], np.arange(category_count + 1))
     out: list[Matched] = []
     for threshold in iou_thresholds:
@@ -130,7 +133,7 @@ def match(
         out.append(
             Matched(
                 image_count=image_count,
-                images=detected.images[kept].astype(np.int32),
+                images=detected.images[kept].astype(np.int64),
                 scores=detected.scores[kept].astype(np.float64),
                 right=outcome[outcome != IGNORED] == RIGHT,
                 bounds=np.searchsorted(detected.categories[kept], np.arange(category_count + 1)),
@@ -247,10 +250,10 @@ def _surest(order: Indices, detected: Detected, category_count: int) -> Indices:
     return np.delete(order, doubtful[together[position >= MAX_DETECTIONS]])
 
 
-def _running(weights: Ints, images: NDArray[np.int32]) -> Indices:
-    """[n + 1]: the weight of the first 0, 1, 2 … of these images."""
-    sums = np.zeros(len(images) + 1, np.int64)
-    np.cumsum(weights[images], out=sums[1:])
+def _running(weights: Ints) -> Indices:
+    """[n + 1]: the weight of the first 0, 1, 2 …"""
+    sums = np.zeros(len(weights) + 1, np.int64)
+    np.cumsum(weights, out=sums[1:])
     return sums
 
 
