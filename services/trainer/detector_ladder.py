@@ -120,14 +120,14 @@ class _Search:
         if self._known:
             return Settings(self._known[0], self._side(self._known[0]), recipes.prior_rate(few=self._few))
         backbone = self.trials[0].recipe.backbones[0]
-        return Settings(backbone, self._side(backbone), recipes.SCRATCH_RATE, pretrained=False)
+        side = self.model.hyperparameters.resolution or recipes.scratch_side(backbone, self._boxes)
+        return Settings(backbone, side, recipes.SCRATCH_RATE, pretrained=False)
 
     def _side(self, backbone: str) -> int:
         """The input that the boxes ask for, or the largest below it that the budget pays for."""
         if self.model.hyperparameters.resolution:
             return self.model.hyperparameters.resolution
-        prior = recipes.prior_side(backbone, self._boxes)
-        sides = [side for side in recipes.sides_for(backbone, self._boxes) if side <= prior]
+        sides = recipes.smaller_sides(backbone, recipes.prior_side(backbone, self._boxes))
         paid = [side for side in sides if self._spare(Settings(backbone, side, recipes.RATE), ENOUGH) >= 0]
         return paid[-1] if paid else sides[0]
 
@@ -157,8 +157,9 @@ class _Search:
         best = Settings.of(self._best.recipe) if self._best else prior
         if (side := self._larger(best)) is not None:
             yield replace(best, side=side)
-        for factor in recipes.RATE_FACTORS:
-            yield replace(best, rate=factor * recipes.prior_rate(few=self._few))
+        if self._boxes and self._boxes.count >= recipes.TELLING_BOXES:
+            for factor in recipes.RATE_FACTORS:
+                yield replace(best, rate=factor * recipes.prior_rate(few=self._few))
         for backbone in self._known[1 : 1 + recipes.LARGER_NETWORKS]:
             tried = next((trial.recipe for trial in self._tuned if trial.recipe.backbones == (backbone,)), None)
             yield Settings.of(tried) if tried else Settings(backbone, self._side(backbone), best.rate)
@@ -168,9 +169,7 @@ class _Search:
         if self.model.hyperparameters.resolution or not self._boxes:
             return None
         tried = [trial.recipe.resolution for trial in self._tuned if trial.recipe.backbones == (best.backbone,)]
-        larger = [side for side in recipes.sides_for(best.backbone, self._boxes) if side > best.side]
-        small = best.side * self._boxes.small_size < recipes.LARGE_ENOUGH
-        return larger[0] if small and larger and max(tried, default=0) <= best.side else None
+        return recipes.larger_side(best.side, self._boxes) if max(tried, default=0) <= best.side else None
 
     def _untried(self) -> Iterator[Settings]:
         done = {trial.recipe.name for trial in self.trials}

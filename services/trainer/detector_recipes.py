@@ -20,19 +20,28 @@ PREFERENCE = (
     "retinanet_resnet50_fpn_v2",
     "fasterrcnn_resnet50_fpn_v2",
 )
+STRIDE = 32  # of detectors: sides are multiples of it
 LARGER_NETWORKS = 2  # tried beside the first
-SIDES = (416, 640, 960)
-SMALL_BOX = 32  # pixels of the input: where a quarter of the boxes are smaller, a larger one is begun with
-LARGE_ENOUGH = 64  # pixels: where a quarter of the boxes are smaller, a larger one is tried
-MAX_MAGNIFICATION = 2.0  # of a picture; beyond, a larger input shows nothing more
 
-FEW_BOXES = 50  # of a category, below which the settings are those for few images
-RATE, FEW_RATE, SCRATCH_RATE = 1e-3, 5e-4, 2e-3
-RATE_FACTORS = (2.5, 0.4)  # of the rate to begin with: what else is tried
-PROBE_SHARE = 0.25  # of the long schedule
-EPOCHS = (20, 80)  # of the long schedule, at least and at most
-SEEN = 8_000  # images that the long schedule shows, in between
-SCRATCH_FACTOR = 4  # random weights need so many times as long
+FEW_BOXES = 100  # of a category, below which the settings are those for few images
+RATE, FEW_RATE, SCRATCH_RATE = 1e-3, 5e-4, 4e-3
+RATE_FACTORS = (2.0, 0.5)  # of the rate to begin with: what else is tried
+TELLING_BOXES = 250  # in all, below which those that validate are too few to tell rates apart
+
+BOX_SIDE = 28  # pixels of the input that the boxes of every category shall have, by their median
+SCRATCH_BOX_SIDE = 36  # from random weights, which have no habits and cost many steps
+MAX_SIDE = 960
+MAX_MAGNIFICATION = 2.0  # of a picture; beyond, a larger input shows nothing more
+LARGER_SIDE = 1.5  # times the side that did best so far: the next to try
+LARGE_ENOUGH = 64  # pixels of the boxes, above which no larger input is tried
+SCRATCH_SIDES = (160, 192, 224, 256, 320, 416)
+
+SEEN = 4_000  # images that the long schedule shows, but each so often at least and at most
+EPOCHS = (12, 40)
+SCRATCH_SEEN = 12_000
+SCRATCH_EPOCHS = (20, 200)
+PROBE_SHARE = 0.3  # of the long schedule
+HEAD_EPOCHS = 6
 REFIT_IMAGES = 2_000  # of at most so many, those that validate are worth training on
 
 
@@ -63,22 +72,9 @@ def side_of(backbone: str, wanted: Hyperparameters) -> int:
 def head(wanted: Hyperparameters) -> Recipe:
     """The head alone on a frozen network: a usable model after seconds."""
     backbone = wanted.backbones[0] if wanted.backbones else PREFERENCE[0]
-    side = side_of(backbone, wanted)
-    return Recipe(
-        name=f"{backbone} head at {side}",
-        rung=0,
-        kind=ModelKind.GENERIC_DETECTOR,
-        backbones=(backbone,),
-        resolution=side,
-        depth=Depth.HEAD,
-        learning_rate=2e-3,
-        batch_size=8,
-        max_epochs=6,
-        min_epochs=1,
-        augmentation=0.3,
-        average_decay=0.95,
-        label_smoothing=0.0,
-    )
+    settings = Settings(backbone, side_of(backbone, wanted), RATE)
+    name, epochs = f"{backbone} head at {settings.side}", HEAD_EPOCHS
+    return msgspec.structs.replace(_tuned(name, settings, epochs), rung=0, depth=Depth.HEAD, min_epochs=1)
 
 
 def probe(settings: Settings, image_count: int) -> Recipe:
@@ -107,25 +103,46 @@ def prior_rate(*, few: bool) -> float:
 
 
 def prior_side(backbone: str, boxes: BoxStatistics | None) -> int:
-    """The input to begin with: the least at which three quarters of the boxes are not small."""
-    sides = sides_for(backbone, boxes)
-    if boxes is None:
-        return sides[0]
-    return next((side for side in sides if side * boxes.small_size >= SMALL_BOX), sides[-1])
-
-
-def sides_for(backbone: str, boxes: BoxStatistics | None) -> list[int]:
-    """The inputs to choose from, ascending: from the network's own up to what still shows more of the pictures."""
+    """The input to begin with: at which the boxes of every category are large enough to be found."""
     own = DETECTOR_SIDES[backbone]
-    limit = MAX_MAGNIFICATION * boxes.longer_side if boxes else own
-    return [own, *(side for side in SIDES if own < side <= limit)]
+    if boxes is None:
+        return own
+    return max(own, min(_multiple(BOX_SIDE / boxes.small_size), _most(boxes)))
+
+
+def smaller_sides(backbone: str, side: int) -> list[int]:
+    """What to begin with where the budget does not pay for the side, ascending up to it."""
+    own = DETECTOR_SIDES[backbone]
+    return sorted({own, _multiple((own + side) / 2), side}) if side > own else [side]
+
+
+def larger_side(side: int, boxes: BoxStatistics) -> int | None:
+    """The next input to try; None where it shows nothing more."""
+    larger = min(_multiple(LARGER_SIDE * side), _most(boxes))
+    return larger if larger > side and side * boxes.small_size < LARGE_ENOUGH else None
+
+
+def scratch_side(backbone: str, boxes: BoxStatistics | None) -> int:
+    """The input for random weights: as small as the boxes allow, for steps count more than pixels."""
+    own = DETECTOR_SIDES[backbone]
+    if boxes is None:
+        return own
+    most = min(own, _multiple(boxes.longer_side))
+    return next((side for side in SCRATCH_SIDES if side * boxes.small_size >= SCRATCH_BOX_SIDE and side <= most), most)
+
+
+def _most(boxes: BoxStatistics) -> int:
+    return min(MAX_SIDE, _multiple(MAX_MAGNIFICATION * boxes.longer_side))
+
+
+def _multiple(side: float) -> int:
+    return max(STRIDE, round(side / STRIDE) * STRIDE)
 
 
 def _epochs(settings: Settings, image_count: int) -> int:
     """Of the whole schedule: the fewer images there are, the more often each is shown."""
-    least, most = EPOCHS
-    epochs = min(max(round(SEEN / max(1, image_count)), least), most)
-    return epochs if settings.pretrained else SCRATCH_FACTOR * epochs
+    seen, (least, most) = (SEEN, EPOCHS) if settings.pretrained else (SCRATCH_SEEN, SCRATCH_EPOCHS)
+    return min(max(round(seen / max(1, image_count)), least), most)
 
 
 def _tuned(name: str, settings: Settings, epochs: int) -> Recipe:
@@ -139,11 +156,10 @@ def _tuned(name: str, settings: Settings, epochs: int) -> Recipe:
         resolution=settings.side,
         depth=Depth.ALL,
         learning_rate=settings.rate,
-        weight_decay=5e-4,
-        batch_size=8,
+        weight_decay=0.01,
+        batch_size=4 if settings.pretrained else 8,
         max_epochs=epochs,
         augmentation=0.5,
-        multi_scale=0.2,
-        average_decay=0.98,
+        average_decay=0.98 if settings.pretrained else 0.995,
         label_smoothing=0.0,
     )

@@ -167,7 +167,7 @@ class BoxStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     count: int
     fewest: int  # of the category that has the fewest
-    small_size: float  # a quarter of the boxes are smaller
+    small_size: float  # the median box's, of the category with the smallest
     median_size: float
     longer_side: int  # of the median image, in pixels as stored
 

@@ -45,6 +45,11 @@ class Classification:
     report_seconds: float
     metric_name: str = "accuracy_top1"
 
+    @property
+    def max_epochs(self) -> int:
+        """As the recipe has it."""
+        return self.task.recipe.max_epochs
+
     def batches(self, jobs: Sequence[Job]) -> Iterator[Batch]:
         """Augmented views, and their labels."""
         return self.data.training(jobs)

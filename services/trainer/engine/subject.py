@@ -69,6 +69,11 @@ class Subject(Protocol):
         ...
 
     @property
+    def max_epochs(self) -> int:
+        """Beyond which training on is of no use here: as the recipe has it, or fewer."""
+        ...
+
+    @property
     def report_seconds(self) -> float:
         """That the first report may take, for want of a measurement."""
         ...

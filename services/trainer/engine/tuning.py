@@ -213,7 +213,7 @@ def _planned(training: Training) -> Plan:
     every = max(1, round(validation / (0.1 * per_epoch * step_seconds)))
     epoch_seconds = per_epoch * step_seconds + validation / every
     left = PLANNED_SHARE * meter.allowance_seconds - meter.used() - ending
-    epochs = min(recipe.max_epochs, left / epoch_seconds)
+    epochs = min(training.subject.max_epochs, left / epoch_seconds)
     if epochs < recipe.min_epochs:
         minimum = (meter.used() + ending + recipe.min_epochs * epoch_seconds) / PLANNED_SHARE
         raise NotEnoughBudget(

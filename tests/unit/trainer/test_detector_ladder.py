@@ -102,6 +102,10 @@ def tuned(trials: list[Trial]) -> list[Recipe]:
     return [trial.recipe for trial in trials if trial.recipe.rung]
 
 
+def long_recipe(images: int) -> Recipe:
+    return detector_recipes.long(detector_recipes.Settings(NANO, 416, detector_recipes.RATE), images)
+
+
 outcomes = st.lists(
     st.tuples(st.sampled_from(["succeed", "stop", "fail", "cancel"]), st.floats(0.01, 1), st.integers(0, 100)),
     min_size=60,
@@ -213,24 +217,24 @@ def test_few_boxes_lead_to_a_gentler_rate() -> None:
 
 
 def test_small_boxes_lead_to_a_larger_input_where_the_budget_pays_for_it() -> None:
-    small = boxes(small_size=0.03, longer_side=1200)
+    small = boxes(small_size=0.02, longer_side=1200)
     large, _ = climbed(detector(3600), found=boxes(small_size=0.3))
     assert tuned(large)[0].resolution == costs.DETECTOR_SIDES[NANO]
-    assert tuned(climbed(detector(36_000), found=small)[0])[0].resolution == max(detector_recipes.SIDES)
+    assert tuned(climbed(detector(36_000), found=small)[0])[0].resolution == detector_recipes.MAX_SIDE
     assert tuned(climbed(detector(200), found=small)[0])[0].resolution == costs.DETECTOR_SIDES[NANO]
     coarse = boxes(small_size=0.03, longer_side=300)
-    assert tuned(climbed(detector(36_000), found=coarse)[0])[0].resolution < max(detector_recipes.SIDES)
+    assert tuned(climbed(detector(36_000), found=coarse)[0])[0].resolution < detector_recipes.MAX_SIDE
 
 
 def test_a_larger_input_that_does_better_is_what_the_training_ends_with() -> None:
     medium = boxes(small_size=0.1, longer_side=1000)
+    own, next_ = costs.DETECTOR_SIDES[NANO], detector_recipes.larger_side(costs.DETECTOR_SIDES[NANO], medium)
+    assert next_ is not None
     trials, _ = climbed(detector(7200), lambda recipe: 0.4 + recipe.resolution / 3000, found=medium)
-    sides = [recipe.resolution for recipe in tuned(trials)]
-    assert sides[0] == costs.DETECTOR_SIDES[NANO]
-    assert sides[-1] == 640
+    assert (tuned(trials)[0].resolution, tuned(trials)[-1].resolution) == (own, next_)
     trials, _ = climbed(detector(7200), lambda recipe: 0.9 - recipe.resolution / 3000, found=medium)
-    assert [recipe.resolution for recipe in tuned(trials)].count(640) == 1
-    assert tuned(trials)[-1].resolution == costs.DETECTOR_SIDES[NANO]
+    assert [recipe.resolution for recipe in tuned(trials)].count(next_) == 1
+    assert tuned(trials)[-1].resolution == own
 
 
 def test_the_rate_that_does_best_is_what_the_training_ends_with() -> None:
@@ -261,7 +265,7 @@ def test_a_large_set_keeps_the_images_that_validate() -> None:
 
 
 def test_a_long_schedule_that_did_worse_is_not_what_is_fitted_again() -> None:
-    long = detector_recipes.long(detector_recipes.Settings(NANO, 416, detector_recipes.RATE), 100)
+    long = long_recipe(100)
     trials, _ = climbed(detector(7200), lambda recipe: 0.9 - 0.01 * (recipe.max_epochs >= long.max_epochs))
     *_, refit = trials
     assert refit.recipe.refit
@@ -288,13 +292,23 @@ def test_larger_networks_are_tried_where_the_budget_pays_for_them() -> None:
 
 def test_without_published_weights_it_learns_from_random_ones_for_longer() -> None:
     trials, _ = climbed(detector(7200), weights_source="RANDOM", backbones=())
-    first, scratch = tuned(trials)[:2]
+    first, second = tuned(trials)
     assert not first.pretrained
-    assert (
-        first.max_epochs
-        > detector_recipes.long(detector_recipes.Settings(NANO, 416, detector_recipes.RATE), 100).max_epochs
-    )
-    assert scratch.refit
+    assert first.max_epochs > long_recipe(100).max_epochs
+    assert first.learning_rate > detector_recipes.RATE
+    assert second.refit
+
+
+def test_random_weights_learn_from_small_inputs_as_far_as_the_boxes_allow() -> None:
+    for size, side in ((0.5, 160), (0.15, 256), (0.001, 256)):
+        found = boxes(small_size=size, longer_side=256)
+        trials, _ = climbed(detector(7200), weights_source="RANDOM", backbones=(), found=found)
+        assert tuned(trials)[0].resolution == side
+
+
+def test_a_handful_of_boxes_is_not_asked_which_rate_is_best() -> None:
+    trials, _ = climbed(detector(7200), found=boxes(count=60, fewest=30))
+    assert len({recipe.learning_rate for recipe in tuned(trials)}) == 1
 
 
 def test_only_networks_with_weights_within_reach_are_tuned() -> None:

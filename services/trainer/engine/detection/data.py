@@ -47,20 +47,17 @@ class Scenes(Images):
 
     def statistics(self) -> BoxStatistics:
         """Of all regions that are no crowds; there are some in every category."""
-        counts = np.zeros(len(self.categories), np.int64)
-        sizes: list[float] = []
+        sizes: list[list[float]] = [[] for _ in self.categories]
         for sample in self.samples:
             record = sample.record
             for box in record.boxes:
                 if not box.iscrowd:
-                    counts[box.category] += 1
-                    sizes.append((box.w * box.h) ** 0.5 / max(record.width, record.height))
-        small, median = np.quantile(sizes, (0.25, 0.5))
+                    sizes[box.category].append((box.w * box.h) ** 0.5 / max(record.width, record.height))
         return BoxStatistics(
-            count=len(sizes),
-            fewest=int(counts.min()),
-            small_size=float(small),
-            median_size=float(median),
+            count=sum(map(len, sizes)),
+            fewest=min(map(len, sizes)),
+            small_size=min(float(np.median(found)) for found in sizes),
+            median_size=float(np.median(np.concatenate(sizes))),
             longer_side=int(np.median(self.longer_sides())),
         )
 
