@@ -1,6 +1,7 @@
 """A bundle is what was trained, or it is refused; a classifier answers the same whatever it is asked beside."""
 
 import pickle
+import re
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +18,9 @@ from services.vision.backbones import BACKBONES, build
 from services.vision.bundle import BundleCorrupt
 from services.vision.card import CardBackbone, CardCategory, ModelCard, read_card, write_card
 from services.vision.classifier import BATCH_SIZE, Classifier, ClassifierNetwork
+from services.vision.detector import Detector
 from services.vision.preprocess import apply
+from tests.support.detectors import detector, detector_card
 
 
 def card(*names: str, temperature: float = 1.0, size: int = 64) -> ModelCard:
@@ -176,3 +179,39 @@ def test_loading_makes_no_random_weights_first(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(nn.init, "kaiming_normal_", lambda tensor, **_: made.append(str(tensor.device)))
     assert bundle.load(tmp_path).size_bytes == pytest.approx(44.7e6, rel=0.02)
     assert set(made) <= {"meta"}
+
+
+def test_a_detector_s_bundle_answers_as_the_detector_did(tmp_path: Path) -> None:
+    written = detector("ssdlite320_mobilenet_v3_large")
+    images = [written.prepare_pixels(rgb, rgb.shape[1], rgb.shape[0]) for rgb in pictures(2)]
+    digest = bundle.write(tmp_path / "a", written)
+    assert digest == bundle.write(tmp_path / "b", detector("ssdlite320_mobilenet_v3_large"))
+    loaded = bundle.load(tmp_path / "a")
+    assert isinstance(loaded, Detector)
+    assert loaded.card == written.card
+    assert loaded.size_bytes == written.size_bytes
+    for ours, theirs in zip(loaded.predict_prepared(images), written.predict_prepared(images), strict=True):
+        np.testing.assert_array_equal(ours.boxes, theirs.boxes)
+        np.testing.assert_array_equal(ours.scores, theirs.scores)
+    (tmp_path / "a" / "card.json").write_bytes(write_card(detector_card("yolox_nano")))
+    bundle.seal(tmp_path / "a")
+    with pytest.raises(BundleCorrupt, match="does not fit"):
+        bundle.load(tmp_path / "a")
+
+
+def test_a_detector_s_card_must_name_a_network_of_the_table(tmp_path: Path) -> None:
+    bundle.write(tmp_path, detector())
+    text = (tmp_path / "card.json").read_text()
+    for other in (text.replace("yolox_nano", "yolox_giga"), re.sub(r'"backbones":\[.*?\}\]', '"backbones":[]', text)):
+        assert other != text
+        (tmp_path / "card.json").write_text(other)
+        bundle.seal(tmp_path)
+        with pytest.raises(BundleCorrupt, match="does not fit"):
+            bundle.load(tmp_path)
+
+
+def test_cards_from_before_there_were_detectors_still_load() -> None:
+    data = write_card(card("resnet18"))
+    old = re.sub(rb',"suppression":\{[^}]*\}|"suppression":\{[^}]*\},', b"", data)
+    assert b"suppression" not in old
+    assert read_card(old) == card("resnet18")

@@ -14,9 +14,13 @@ import torch
 import torchvision
 
 from services.vision.backbones import BACKBONES
-from services.vision.weights import WeightsResolver, WeightsSource, pretrained_network
+from services.vision.detectors import DETECTORS, build_detector
+from services.vision.published import WeightsSource
+from services.vision.torchvision_detectors import TorchvisionDetector
+from services.vision.weights import WeightsResolver, pretrained_detector, pretrained_network
 
 SQUEEZENET = BACKBONES["squeezenet1_1"]
+YOLOX = DETECTORS["yolox_nano"]
 Opener = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
@@ -133,3 +137,72 @@ def test_the_real_folder_serves_its_networks(name: str, weights_dir: Path) -> No
     _, weights = pretrained_network(name, 3, WeightsResolver(weights_dir, download=False))
     assert weights.source is WeightsSource.FOLDER
     assert weights.state
+
+
+def checkpoint(content: object) -> bytes:
+    """A file of tensors as the YOLOX project publishes them."""
+    out = BytesIO()
+    torch.save(content, out)
+    return out.getvalue()
+
+
+def test_yolox_s_release_is_read_converted_and_kept_with_its_digest(tmp_path: Path) -> None:
+    asked: list[str] = []
+    data = checkpoint({"model": build_detector("yolox_nano", 80, seed=1).state_dict(), "start_epoch": 300})
+    resolver = WeightsResolver(None, tmp_path, opener=serving(data, asked))
+    network, weights = pretrained_detector("yolox_nano", 3, resolver, seed=2)
+    assert (weights.source, weights.note) == (WeightsSource.YOLOX, "")
+    assert torch.equal(network.state_dict()["head.stems.0.conv.weight"], weights.state["head.stems.0.conv.weight"])
+    again = WeightsResolver(None, tmp_path, opener=serving(data, asked))
+    assert again.available(YOLOX)
+    assert again.resolve(YOLOX).sha256 == weights.sha256
+    assert len(asked) == 1
+    assert asked[0].endswith("/yolox_nano.pth")
+    with safetensors.safe_open(tmp_path / "yolox_nano.yolox.safetensors", framework="pt") as file:
+        assert file.metadata() == {"url": asked[0], "sha256": hashlib.sha256(data).hexdigest()}
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return (pytest.fail, ("it ran",))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [({"model": Harmful()}, "fail"), ({"weights": {}}, "no tensors under model"), ({"model": {"a": 1}}, "no tensors")],
+)
+def test_a_release_that_is_more_than_tensors_is_not_used(content: object, why: str, tmp_path: Path) -> None:
+    weights = WeightsResolver(None, tmp_path, opener=serving(checkpoint(content), [])).resolve(YOLOX)
+    assert weights.source is WeightsSource.RANDOM
+    assert why in weights.note
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_site_s_silence_is_not_another_s(tmp_path: Path) -> None:
+    asked: list[str] = []
+    resolver = WeightsResolver(None, tmp_path, opener=unreachable(asked))
+    for spec in (YOLOX, SQUEEZENET, DETECTORS["yolox_s"], DETECTORS["fcos_resnet50_fpn"]):
+        assert spec.name in resolver.resolve(spec).note
+    assert len(asked) == 2
+
+
+def test_a_detector_takes_the_folder_s_weights_and_keeps_its_seeded_head(tmp_path: Path) -> None:
+    name = "ssdlite320_mobilenet_v3_large"
+    source = build_detector(name, 90, seed=5)
+    assert isinstance(source, TorchvisionDetector)
+    state = {key: tensor.contiguous() for key, tensor in source.model.state_dict().items()}
+    safetensors.torch.save_file(state, tmp_path / f"{name}.safetensors")
+    resolver = WeightsResolver(tmp_path, download=False)
+    network, weights = pretrained_detector(name, 3, resolver, seed=1)
+    random, nothing = pretrained_detector(name, 3, WeightsResolver(download=False), seed=1)
+    assert (weights.source, nothing.source) == (WeightsSource.FOLDER, WeightsSource.RANDOM)
+    assert isinstance(network, TorchvisionDetector)
+    assert isinstance(random, TorchvisionDetector)
+    own = random.model.state_dict()
+    for key, tensor in network.model.state_dict().items():
+        assert torch.equal(tensor, own[key] if key.startswith(network.class_outputs) else state[key])
+
+
+def test_the_real_folder_serves_yolox(weights_dir: Path) -> None:
+    _, weights = pretrained_detector("yolox_nano", 3, WeightsResolver(weights_dir, download=False))
+    assert weights.source is WeightsSource.FOLDER

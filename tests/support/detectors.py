@@ -1,0 +1,29 @@
+"""Small detectors for tests."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from services.vision.card import DETECTOR, CardBackbone, CardCategory, ModelCard, Suppression
+from services.vision.detection import DetectorNetwork
+from services.vision.detector import Detector
+from services.vision.detectors import DETECTORS, build_detector
+
+
+def detector_card(
+    name: str = "yolox_nano", categories: int = 3, size: int = 96, suppression: Suppression | None = None
+) -> ModelCard:
+    spec = DETECTORS[name]
+    return ModelCard(
+        kind=DETECTOR,
+        categories=tuple(CardCategory(10 * i, f"c{i}") for i in range(categories)),
+        backbones=(CardBackbone(name, spec.rule.resized(size), "RANDOM"),),
+        suppression=suppression or replace(spec.suppression, least_score=0),
+        created=datetime(2026, 11, 23, 12, 0, tzinfo=UTC),
+    )
+
+
+def detector(
+    name: str = "yolox_nano", categories: int = 3, size: int = 96, network: DetectorNetwork | None = None
+) -> Detector:
+    """With random weights, all of whose candidates count, unless a network is given."""
+    return Detector(detector_card(name, categories, size), network or build_detector(name, categories, seed=0))

@@ -1,0 +1,155 @@
+"""A detector's answers are in the pixels of the image as sent, and the same whatever it is asked beside."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from services.kit.errors import InvalidImage
+from services.vision.card import Suppression
+from services.vision.detection import Candidates, DetectorNetwork, Targets
+from services.vision.detections import Detections
+from services.vision.detector import Detector, Prepared
+from services.vision.detectors import DETECTORS, build_detector, load_detector_weights
+from services.vision.letterbox import Letterbox
+from tests.support.detectors import detector, detector_card
+
+SIZES = [(90, 120), (120, 90), (60, 130), (90, 120), (200, 50)]
+
+
+class Scripted(DetectorNetwork):
+    """Answers every image with the same candidates."""
+
+    def __init__(self, boxes: list[list[float]], scores: list[list[float]]) -> None:
+        super().__init__()
+        self.boxes = torch.tensor(boxes, dtype=torch.float32)[:, None]
+        self.scores = torch.tensor(scores)
+        self.categories = len(scores[0])
+
+    def candidates(self, images: Tensor) -> Candidates:
+        count = len(images)
+        return Candidates(self.boxes.expand(count, -1, -1, -1), self.scores.expand(count, -1, -1))
+
+    def loss(self, images: Tensor, targets: Sequence[Targets]) -> Tensor:
+        raise NotImplementedError
+
+    def parts(self) -> tuple[nn.Module, ...]:
+        return ()
+
+
+def pictures() -> list[NDArray[np.uint8]]:
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in SIZES]
+
+
+def prepared(model: Detector) -> list[Prepared]:
+    return [model.prepare_pixels(rgb, rgb.shape[1], rgb.shape[0]) for rgb in pictures()]
+
+
+def scripted(boxes: list[list[float]], scores: list[list[float]], rule: Suppression) -> Detections:
+    """The answer for an image twice as large as its input, 96 x 64."""
+    model = Detector(detector_card(categories=len(scores[0]), suppression=rule), Scripted(boxes, scores))
+    return model.predict_prepared([Prepared(torch.zeros(3, 64, 96), Letterbox(192, 128, 96, 64, 96, 64))])[0]
+
+
+@pytest.mark.parametrize("name", ["yolox_nano", "ssdlite320_mobilenet_v3_large"])
+def test_an_image_s_boxes_do_not_depend_on_its_batch_or_its_shape_s_neighbours(name: str) -> None:
+    model = detector(name)
+    images = prepared(model)
+    assert len({image.pixels.shape for image in images}) > 2
+    together = model.candidates_prepared(images)
+    for image, found in zip(images, together, strict=True):
+        (alone,) = model.candidates_prepared([image])
+        torch.testing.assert_close(found.boxes, alone.boxes, atol=1e-3, rtol=1e-5)
+        torch.testing.assert_close(found.scores, alone.scores, atol=1e-5, rtol=1e-5)
+    assert [len(answer) for answer in model.predict_prepared(images)] == [
+        len(model.predict_prepared([image])[0]) for image in images
+    ]
+    assert model.predict_prepared([]) == []
+
+
+def test_boxes_lie_within_the_picture_by_falling_score() -> None:
+    model = detector()
+    for answer, (width, height) in zip(model.predict_prepared(prepared(model)), SIZES, strict=True):
+        assert 0 < len(answer) <= 300
+        assert (answer.boxes.dtype, answer.scores.dtype, answer.labels.dtype) == (np.float32, np.float32, np.int64)
+        assert (answer.boxes[:, :2] >= 0).all()
+        assert (answer.boxes[:, 2:] > 0).all()
+        assert (answer.boxes[:, :2] + answer.boxes[:, 2:] <= np.array([width, height]) + 1e-3).all()
+        assert (np.diff(answer.scores) <= 0).all()
+        assert set(answer.labels.tolist()) <= {0, 1, 2}
+
+
+def test_candidates_become_left_top_width_height_in_the_picture_s_pixels() -> None:
+    answer = scripted([[10, 20, 30, 50], [-5, 40, 20, 80]], [[0.5, 0.1], [0.2, 0.9]], Suppression(least_score=0.3))
+    assert answer.boxes.tolist() == [[0, 80, 40, 48], [20, 40, 40, 60]]
+    assert answer.scores.tolist() == pytest.approx([0.9, 0.5])
+    assert answer.labels.tolist() == [1, 0]
+
+
+def test_overlapping_boxes_go_within_their_category_only() -> None:
+    boxes: list[list[float]] = [[10, 10, 50, 50], [11, 10, 51, 50], [12, 10, 52, 50]]
+    scores = [[0.9, 0.0], [0.8, 0.0], [0.0, 0.7]]
+    answer = scripted(boxes, scores, Suppression(iou=0.5, least_score=0.1))
+    assert answer.labels.tolist() == [0, 1]
+    assert answer.scores.tolist() == pytest.approx([0.9, 0.7])
+    assert len(scripted(boxes, scores, Suppression(iou=0.99, least_score=0.1))) == 3
+
+
+def test_no_more_boxes_come_than_the_card_allows_and_the_best_ones() -> None:
+    boxes = [[4.0 * i, 0, 4.0 * i + 3, 10] for i in range(20)]
+    answer = scripted(boxes, [[0.2 + 0.01 * i] for i in range(20)], Suppression(most=3, least_score=0.1))
+    assert answer.scores.tolist() == pytest.approx([0.39, 0.38, 0.37])
+    crowded = scripted(boxes, [[0.2 + 0.01 * i] for i in range(20)], Suppression(most=1, least_score=0.1))
+    assert crowded.scores.tolist() == pytest.approx([0.39])
+
+
+def test_what_lies_outside_the_picture_or_scores_too_little_is_no_answer() -> None:
+    answer = scripted(
+        [[100, 10, 120, 30], [10, 10, 10, 30], [5, 5, 9, 9]], [[0.9], [0.9], [0.05]], Suppression(least_score=0.1)
+    )
+    assert len(answer) == 0
+    assert answer.boxes.shape == (0, 4)
+
+
+def test_a_file_is_prepared_as_its_pixels_are_and_turned_upright() -> None:
+    model = detector()
+    rgb = pictures()[0]
+    out, turned = BytesIO(), BytesIO()
+    Image.fromarray(rgb).save(out, "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rgb).rotate(90, expand=True).save(turned, "PNG", exif=exif)
+    pixels = prepared(model)[0]
+    for data in (out.getvalue(), turned.getvalue()):
+        image = model.prepare(data)
+        assert image.frame == pixels.frame
+        assert torch.equal(image.pixels, pixels.pixels)
+    with pytest.raises(InvalidImage):
+        model.prepare(b"nothing")
+
+
+def test_a_large_jpeg_s_boxes_are_in_its_own_pixels_though_it_was_decoded_smaller() -> None:
+    out = BytesIO()
+    Image.fromarray(np.zeros((1200, 1600, 3), np.uint8)).save(out, "JPEG")
+    model = Detector(detector_card(categories=1), Scripted([[0, 0, 48, 36]], [[0.9]]))
+    image = model.prepare(out.getvalue())
+    assert (image.frame.width, image.frame.height, tuple(image.pixels.shape)) == (1600, 1200, (3, 96, 96))
+    assert model.predict_prepared([image])[0].boxes.tolist() == [[0, 0, 800, 600]]
+
+
+def test_the_real_weights_find_the_animal_on_a_photo(weights_dir: Path, test_data: Path) -> None:
+    network = build_detector("yolox_nano", 80)
+    load_detector_weights(network, safetensors.torch.load_file(weights_dir / "yolox_nano.safetensors"), keep_head=True)
+    model = detector("yolox_nano", 80, DETECTORS["yolox_nano"].rule.size, network)
+    photo = test_data / "raccoon" / "images" / "0014.jpg"
+    best = model.predict_prepared([model.prepare(photo.read_bytes())])[0]
+    assert best.scores[0] > 0.5
+    assert best.labels[0] == 15  # COCO has no raccoons: a cat

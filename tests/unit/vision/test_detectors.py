@@ -1,0 +1,191 @@
+"""Each detector of the table is what a detector network must be, and takes its published weights strictly."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor
+
+from services.vision.detection import DetectorNetwork, Targets
+from services.vision.detectors import DETECTORS, build_detector, load_detector_weights
+from services.vision.published import WeightsSource
+from services.vision.torchvision_detectors import TorchvisionDetector
+
+NAMES = sorted(DETECTORS)
+TORCHVISION = [name for name in NAMES if not name.startswith("yolox")]
+LIGHT = ["yolox_nano", "ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn", "retinanet_resnet50_fpn_v2"]
+TWO_STAGE = "fasterrcnn_mobilenet_v3_large_320_fpn"
+CATEGORIES = 3
+
+
+def images(count: int = 2) -> Tensor:
+    return torch.randn(count, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+def targets() -> list[Targets]:
+    boxes = torch.tensor([[5.0, 5, 60, 60], [20, 20, 40, 30], [7, 7, 7, 30]])  # the last has no width
+    return [
+        Targets(boxes, torch.tensor([CATEGORIES - 1, 0, 1])),
+        Targets(torch.empty(0, 4), torch.empty(0, dtype=torch.int64)),
+    ]
+
+
+def on_meta(name: str, categories: int = CATEGORIES) -> DetectorNetwork:
+    with torch.device("meta"):
+        return build_detector(name, categories)
+
+
+def published(name: str) -> dict[str, Tensor]:
+    """A state under the published names, of COCO's categories, full of twos."""
+    network = on_meta(name, 80)
+    module = network.model if isinstance(network, TorchvisionDetector) else network
+    return {key: torch.full(tensor.shape, 2, dtype=tensor.dtype) for key, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_head_neck_and_backbone_are_each_parameter_once(name: str) -> None:
+    network = on_meta(name)
+    parts = [parameter for part in network.parts() for parameter in part.parameters()]
+    assert len(network.parts()) == 3
+    assert len({id(parameter) for parameter in parts}) == len(parts) == len(list(network.parameters()))
+    assert network.categories == CATEGORIES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rules_fill_up_to_strides_and_say_what_the_weights_were_trained_on(name: str) -> None:
+    spec = DETECTORS[name]
+    assert (spec.rule.fit, spec.rule.size % 32, spec.file_name) == ("letterbox", 0, f"{name}.safetensors")
+    assert spec.gflops > 0
+    download = spec.download()
+    assert download is not None
+    assert download.url.startswith("https://")
+    if name in TORCHVISION:
+        transform: Any = torchvision.models.get_model(name, weights=None, weights_backbone=None).transform
+        assert (list(spec.rule.mean), list(spec.rule.std)) == (transform.image_mean, transform.image_std)
+        weights = torchvision.models.get_model_weights(name)["COCO_V1"]
+        assert spec.coco_ap == weights.meta["_metrics"]["COCO-val2017"]["box_map"]
+        assert (download.source, download.url) == (WeightsSource.TORCHVISION, weights.url)
+        assert len(download.digest) == 8
+    else:
+        assert (spec.rule.channel_order, spec.rule.scale, download.source) == ("BGR", 1, WeightsSource.YOLOX)
+
+
+@pytest.mark.parametrize("name", [*LIGHT, TWO_STAGE])
+def test_the_loss_is_one_finite_number_that_trains_every_part(name: str) -> None:
+    network = build_detector(name, CATEGORIES, seed=0).train()
+    loss = network.loss(images(), targets())
+    loss.backward()
+    assert loss.shape == ()
+    assert loss.isfinite()
+    for part in network.parts():
+        gradients = [parameter.grad for parameter in part.parameters() if parameter.grad is not None]
+        assert gradients
+        assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+        assert any(bool(gradient.any()) for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", TWO_STAGE])
+def test_images_without_a_box_have_a_finite_loss_too(name: str) -> None:
+    network = build_detector(name, CATEGORIES, seed=0).train()
+    loss = network.loss(images(), targets()[1:] * 2)
+    loss.backward()
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize("name", [*LIGHT, TWO_STAGE])
+@torch.inference_mode()
+def test_an_image_s_candidates_do_not_depend_on_the_images_beside_it(name: str) -> None:
+    network = build_detector(name, CATEGORIES, seed=0).eval()
+    together = network.candidates(images(3))
+    count, boxes_each = together.boxes.shape[1], CATEGORIES if name == TWO_STAGE else 1
+    assert together.boxes.shape == (3, count, boxes_each, 4)
+    assert together.scores.shape == (3, count, CATEGORIES)
+    assert together.scores.min() >= 0
+    assert together.scores.max() <= 1
+    alone = network.candidates(images(3)[1:2])
+    count = alone.boxes.shape[1]
+    torch.testing.assert_close(together.boxes[1, :count], alone.boxes[0], atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(together.scores[1, :count], alone.scores[0], atol=1e-5, rtol=1e-5)
+    assert not together.scores[1, count:].any()
+
+
+@pytest.mark.parametrize("name", [*LIGHT[1:], TWO_STAGE])
+@torch.inference_mode()
+def test_torchvision_s_own_detections_are_among_the_candidates(name: str) -> None:
+    network = build_detector(name, CATEGORIES, seed=0).eval()
+    assert isinstance(network, TorchvisionDetector)
+    model: Any = network.model
+    getattr(model, "roi_heads", model).score_thresh = 0.0
+    batch = images(1)
+    own = model(batch, None)[0]
+    ours = network.candidates(batch)
+    assert len(own["scores"]) > 10
+    for box, score, own_label in list(zip(own["boxes"], own["scores"], own["labels"], strict=True))[:10]:
+        label = int(own_label) - network.background
+        boxes = ours.boxes[0, :, label if ours.boxes.shape[2] > 1 else 0]
+        clipped = torchvision.ops.clip_boxes_to_image(boxes, (64, 96))
+        distance = (clipped - box).abs().amax(dim=1) + 1e3 * (ours.scores[0, :, label] - score).abs()
+        assert distance.min() < 1e-2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_weights_load_but_for_what_depends_on_the_categories(name: str) -> None:
+    state = published(name)
+    network = build_detector(name, CATEGORIES, seed=0)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    load_detector_weights(network, state)
+    kept = [key for key, tensor in network.state_dict().items() if torch.equal(tensor, before[key])]
+    changed = [key for key in before if key not in kept]
+    assert kept
+    assert all("cls" in key or "classification" in key or "box_predictor" in key for key in kept)
+    assert not any(before[key].shape != state[key.removeprefix("model.")].shape for key in changed)
+    state["surplus"] = torch.zeros(1)
+    with pytest.raises(RuntimeError, match="surplus"):
+        load_detector_weights(network, state)
+
+
+def test_files_of_networks_whose_normalisation_stood_still_load_under_the_older_names() -> None:
+    state = {key: tensor for key, tensor in published(TWO_STAGE).items() if not key.endswith("num_batches_tracked")}
+    for suffix in ("weight", "bias"):
+        state[f"rpn.head.conv.{suffix}"] = state.pop(f"rpn.head.conv.0.0.{suffix}")
+    network = build_detector(TWO_STAGE, CATEGORIES, seed=0)
+    load_detector_weights(network, state)
+    assert bool((network.state_dict()["model.rpn.head.conv.0.0.weight"] == 2).all())
+
+
+def test_missing_misshapen_or_foreign_tensors_are_refused() -> None:
+    network = build_detector("yolox_nano", CATEGORIES)
+    state = dict(build_detector("yolox_nano", 80).state_dict())
+    name = "backbone.backbone.stem.conv.conv.weight"
+    with pytest.raises(RuntimeError, match="stem"):
+        load_detector_weights(network, {key: tensor for key, tensor in state.items() if key != name})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_detector_weights(network, {**state, name: torch.zeros(1)})
+    with pytest.raises(RuntimeError, match="cls_preds"):
+        load_detector_weights(network, {key: tensor for key, tensor in state.items() if "cls_preds" not in key})
+
+
+def test_the_head_is_kept_on_request_where_the_categories_agree() -> None:
+    source, network = build_detector("yolox_nano", 5, seed=1), build_detector("yolox_nano", 5, seed=2)
+    load_detector_weights(network, source.state_dict(), keep_head=True)
+    assert all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in network.state_dict().items())
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_detector_weights(build_detector("yolox_nano", 4), source.state_dict(), keep_head=True)
+
+
+def test_a_seed_decides_the_weights_and_leaves_the_global_one_alone() -> None:
+    state = torch.get_rng_state()
+    first, again = build_detector("yolox_nano", 2, seed=3), build_detector("yolox_nano", 2, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in first.state_dict().items())
+    with pytest.raises(KeyError):
+        build_detector("yolox_giga", 2)
+
+
+def test_the_real_weights_fit(weights_dir: Path) -> None:
+    state = safetensors.torch.load_file(weights_dir / "yolox_nano.safetensors")
+    load_detector_weights(build_detector("yolox_nano", CATEGORIES), state)
+    load_detector_weights(build_detector("yolox_nano", 80), state, keep_head=True)

@@ -1,0 +1,71 @@
+"""An exported graph says what the network says, at any batch and size, or there is none."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from services.vision.detection import Candidates
+from services.vision.detectors import DETECTORS, build_detector, load_detector_weights
+from services.vision.export import ExportFailed, Graph, export_onnx
+from services.vision.yolox import Yolox
+from tests.support.detectors import detector
+
+
+def test_a_real_photo_has_the_same_candidates_in_the_graph(weights_dir: Path, test_data: Path, tmp_path: Path) -> None:
+    network = build_detector("yolox_nano", 80)
+    load_detector_weights(network, safetensors.torch.load_file(weights_dir / "yolox_nano.safetensors"), keep_head=True)
+    model = detector("yolox_nano", 80, DETECTORS["yolox_nano"].rule.size, network)
+    export_onnx(model, tmp_path / "model.onnx")
+    graph = Graph(tmp_path / "model.onnx")
+    for name in ("0014.jpg", "0034.jpg"):  # wide and high
+        image = model.prepare((test_data / "raccoon" / "images" / name).read_bytes())
+        (expected,) = model.candidates_prepared([image])
+        boxes, scores = graph.candidates(image.pixels[None].numpy())
+        found = image.frame.to_image(torch.from_numpy(boxes))
+        assert expected.scores.max() > 0.3
+        assert (found - expected.boxes).abs().max() < 1e-3
+        np.testing.assert_allclose(scores, expected.scores.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn"])
+def test_torchvision_s_one_stage_detectors_take_any_batch_and_size(name: str, tmp_path: Path) -> None:
+    model = detector(name)
+    export_onnx(model, tmp_path / "model.onnx")
+    images = torch.randn(2, 3, 128, 224, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        expected = model.network.candidates(images)
+    boxes, scores = Graph(tmp_path / "model.onnx").candidates(images.numpy())
+    np.testing.assert_allclose(boxes, expected.boxes.numpy(), atol=1e-3, rtol=1e-5)
+    np.testing.assert_allclose(scores, expected.scores.numpy(), atol=1e-5)
+
+
+def test_two_stages_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ExportFailed, match="fasterrcnn_mobilenet"):
+        export_onnx(detector("fasterrcnn_mobilenet_v3_large_320_fpn"), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_with_a_constant_in_it_is_not_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = Yolox.candidates
+
+    def scaled(self: Yolox, images: Tensor) -> Candidates:
+        found = candidates(self, images)
+        return Candidates(found.boxes * int(images.shape[-1]), found.scores)
+
+    monkeypatch.setattr(Yolox, "candidates", scaled)
+    with pytest.raises(ExportFailed, match="otherwise"):
+        export_onnx(detector(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_exporting_leaves_the_detector_as_it_was(tmp_path: Path) -> None:
+    model = detector()
+    before = pickle.dumps([tensor.numpy() for tensor in model.state().values()])
+    export_onnx(model, tmp_path / "model.onnx")
+    assert pickle.dumps([tensor.numpy() for tensor in model.state().values()]) == before
+    assert not model.network.training
