@@ -65,7 +65,9 @@ async def _ports(settings: DatasetSettings, role: str) -> AsyncGenerator[_Ports]
     with observe.measured(name, settings) as telemetry:
         blobs = await open_blobs(settings)
         async with connected(settings.nats_url, name) as connection:
-            yield _Ports(blobs, JetStreamRecords(connection), JetStreamQueue(connection), telemetry)
+            replicas = settings.nats_replicas
+            records = JetStreamRecords(connection, replicas=replicas)
+            yield _Ports(blobs, records, JetStreamQueue(connection, replicas=replicas), telemetry)
 
 
 def _limits(settings: DatasetSettings) -> Limits:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 
@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     port: int = 50051
     metrics_port: int = 0  # 0: no /metrics endpoint
     nats_url: str = "nats://127.0.0.1:4222"
+    nats_replicas: int = Field(default=1, ge=1, le=5)  # of the streams that are made; one that exists keeps its own
     store_directory: Path | None = None  # a folder as the blob store; otherwise S3
     s3_endpoint: str = ""  # host:port
     s3_access_key: SecretStr = SecretStr("")

@@ -115,7 +115,8 @@ async def _records_and_queue(
     settings: TrainerSettings, name: str, stack: AsyncExitStack
 ) -> tuple[Store, JetStreamQueue]:
     connection = await stack.enter_async_context(jetstream.connected(settings.nats_url, name))
-    return Store.over(JetStreamRecords(connection)), JetStreamQueue(connection)
+    replicas = settings.nats_replicas
+    return Store.over(JetStreamRecords(connection, replicas=replicas)), JetStreamQueue(connection, replicas=replicas)
 
 
 if __name__ == "__main__":
