@@ -10,7 +10,9 @@ from typing import Any, Protocol, Self, TypeVar
 import grpc
 
 from sightline.addresses import Addresses
-from sightline.channel import DEADLINE_SECONDS, OPTIONS, streaming
+from sightline.channel import streaming
+from sightline.connection import open_channel
+from sightline.credentials import Credentials
 from sightline.uploads import LocalFile, batches, messages
 from sightline.v1 import dataset_pb2, evaluation_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as dataset_service
@@ -32,12 +34,14 @@ M_co = TypeVar("M_co", covariant=True)
 class Client:
     """Connections to the three services, each opened when it is first used.
 
-    Calls raise `grpc.RpcError`; its details are a `google.rpc.Status` with one `ErrorInfo`.
+    Calls raise `grpc.RpcError`; its details are a `google.rpc.Status` with one `ErrorInfo`. CredentialsError at the
+    first use of a service says that the credentials cannot be used, or that a token would go in plain text.
     """
 
-    def __init__(self, addresses: Addresses | None = None) -> None:
+    def __init__(self, addresses: Addresses | None = None, credentials: Credentials | None = None) -> None:
         self.addresses = addresses or Addresses.from_environment()
-        self._channels: list[grpc.Channel] = []
+        self.credentials = credentials or Credentials.from_environment()
+        self._closers: list[Callable[[], None]] = []
 
     @cached_property
     def datasets(self) -> DatasetServiceStub:
@@ -96,8 +100,8 @@ class Client:
 
     def close(self) -> None:
         """Ends the connections."""
-        for channel in self._channels:
-            channel.close()
+        for close in self._closers:
+            close()
 
     def __enter__(self) -> Self:
         return self
@@ -106,9 +110,9 @@ class Client:
         self.close()
 
     def _open(self, address: str) -> grpc.Channel:
-        channel = grpc.insecure_channel(address, options=OPTIONS)
-        self._channels.append(channel)
-        return grpc.intercept_channel(channel, _Deadline())
+        channel, close = open_channel(address, self.credentials)
+        self._closers.append(close)
+        return channel
 
     def _upload(
         self, upload_id: str, batch: list[LocalFile], sent: Callable[[int], None]
@@ -127,28 +131,6 @@ class Client:
             except grpc.RpcError as error:
                 patience.bear(error)
                 sent(-out[0])
-
-
-class _Deadline(grpc.UnaryUnaryClientInterceptor):
-    """Gives calls of one question and one answer a deadline where the caller set none."""
-
-    def intercept_unary_unary(
-        self,
-        continuation: Callable[[grpc.ClientCallDetails, Any], Any],
-        client_call_details: grpc.ClientCallDetails,
-        request: Any,
-    ) -> Any:
-        timed = _Details(client_call_details)
-        return continuation(timed, request)
-
-
-class _Details(grpc.ClientCallDetails):
-    """The details of a call, with a deadline."""
-
-    def __init__(self, details: grpc.ClientCallDetails) -> None:
-        self.method, self.metadata, self.credentials = details.method, details.metadata, details.credentials
-        self.wait_for_ready, self.compression = details.wait_for_ready, details.compression
-        self.timeout = DEADLINE_SECONDS if details.timeout is None else details.timeout
 
 
 class Page(Protocol):

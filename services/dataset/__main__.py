@@ -26,7 +26,7 @@ from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
 from services.kit.queue import Queue
 from services.kit.records import Records, Table
-from services.kit.settings import load
+from services.kit.settings import load, refuse_exposure
 from services.kit.telemetry import Telemetry
 from services.kit.views import View
 from sightline.v1 import dataset_service_pb2 as pb
@@ -45,6 +45,8 @@ def main() -> None:
     role = sys.argv[1] if len(sys.argv) == 2 else ""
     if role not in ROLES:
         raise SystemExit(f"usage: python -m services.dataset {'|'.join(ROLES)} | --settings")
+    if role == "api":
+        refuse_exposure(settings)
     observe.configure_logging(f"dataset-{role}", settings.log_level)
     processes.run(lambda stop: (serve if role == "api" else work)(settings, stop))
 

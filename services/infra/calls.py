@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
 from services.infra import measure
+from services.infra.auth import Guard
 from services.infra.measure import Rpc
 from services.kit import log
 from services.kit.errors import (
@@ -67,11 +68,20 @@ class Calls(grpc.aio.ServerInterceptor):
     Law: a call that fails is answered with one status that carries exactly one ErrorInfo; the words of an unknown
     exception stay in the log, under the id that the answer names. A handler's own `context.abort` and a
     cancellation pass through untouched. Handlers read requests from what they are given, never by `context.read`.
+    With a guard, a call that it does not admit is refused before any of its request is read, and counted like others.
     """
 
-    def __init__(self, service: str, telemetry: Telemetry, max_calls: int, max_stream_seconds: float) -> None:
+    def __init__(
+        self,
+        service: str,
+        telemetry: Telemetry,
+        max_calls: int,
+        max_stream_seconds: float,
+        guard: Guard | None = None,
+    ) -> None:
         self._service = service
         self._telemetry = telemetry
+        self._guard = guard
         self._max_calls = max_calls
         self._max_stream_seconds = max_stream_seconds
         self._wrapped: dict[str, Handler] = {}
@@ -104,21 +114,28 @@ class Calls(grpc.aio.ServerInterceptor):
         if path not in self._wrapped:
             handler = await continuation(handler_call_details)
             if handler is None:
-                return self._missing(path)
+                return self._refusing(measure.UNKNOWN_RPC, path[:200], UnknownMethod(method=path[:200]))
             self._wrapped[path] = self._wrap(path, handler)
-        return self._wrapped[path]
+        wrapped = self._wrapped[path]
+        if self._guard:
+            try:
+                log.caller.set(await self._guard.admit(path, handler_call_details.invocation_metadata or ()))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the call is not admitted
+                return self._refusing(_rpc(path, wrapped), path, error)
+        return wrapped
 
-    def _missing(self, path: str) -> Handler:
+    def _refusing(self, rpc: Rpc, path: str, error: Exception) -> Handler:
+        """A handler that ends the call with the error; of one that reads a stream, gRPC reads no request before."""
+
         async def refuse(_requests: Any, context: Context) -> None:
-            async with self._around(measure.UNKNOWN_RPC, path[:200], context):
-                raise UnknownMethod(method=path[:200])
+            async with self._around(rpc, path, context):
+                raise error
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
     def _wrap(self, path: str, handler: Handler) -> Handler:
         """The handler in this class's care; it parses requests itself, so that a bad one is answered properly."""
-        streams = handler.request_streaming, handler.response_streaming
-        rpc = Rpc.of(path, request_streaming=streams[0], response_streaming=streams[1])
+        streams, rpc = (handler.request_streaming, handler.response_streaming), _rpc(path, handler)
         behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
         def parse(raw: bytes) -> Any:
@@ -243,6 +260,10 @@ class _Parsed:
 
     async def __anext__(self) -> Any:
         return self._parse(await anext(self._incoming))
+
+
+def _rpc(path: str, handler: Handler) -> Rpc:
+    return Rpc.of(path, request_streaming=handler.request_streaming, response_streaming=handler.response_streaming)
 
 
 def _request_id(context: Context) -> str:

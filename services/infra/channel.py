@@ -1,29 +1,62 @@
 """Calls to another service: its errors come back as ours, and the request's id goes along."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
 from services.kit import log
 from services.kit.errors import Code, Failure, RemoteError, SightlineError, Unavailable
 from sightline.channel import DEADLINE_SECONDS, OPTIONS, describe
+from sightline.connection import AUTHORIZATION, bearer
+from sightline.credentials import Credentials, explain
+from sightline.renewing import RenewingAio
 
 REQUEST_ID = "x-request-id"
+PLAIN = Credentials()
+
+_log = log.Log(__name__)
 
 
-def open_channel(address: str, deadline_seconds: float = DEADLINE_SECONDS) -> grpc.aio.Channel:
-    """A channel to every replica behind the address; close it when done.
+def open_channel(
+    address: str, deadline_seconds: float = DEADLINE_SECONDS, credentials: Credentials = PLAIN
+) -> grpc.aio.Channel:
+    """A channel to every replica behind the address; close it when done. CredentialsError if it would be unsafe.
 
     Unary calls have the deadline unless they bring their own, and are tried again while nobody answers. Unary calls
-    and streams of responses raise SightlineErrors; services stream no requests to one another.
+    and streams of responses raise SightlineErrors; services stream no requests to one another. Each call carries the
+    token and goes by the certificates of the moment, though their files be replaced.
     """
-    interceptors = [_Unary(address, deadline_seconds), _Stream(address)]
-    return grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=interceptors)
+    credentials.check(address)
+    about = _About(address, credentials, credentials.watch_token(_tell))
+    interceptors = [_Unary(about, deadline_seconds), _Stream(about)]
+    if not credentials.ca:
+        return grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=interceptors)
+
+    def secure(now: grpc.ChannelCredentials) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(address, now, options=OPTIONS, interceptors=interceptors)
+
+    return cast("grpc.aio.Channel", RenewingAio(credentials.watch_channel(_tell), secure))
 
 
-def error_from(error: grpc.aio.AioRpcError, address: str = "the service") -> SightlineError:
+def _tell(error: Exception) -> None:
+    _log.error("credentials_unusable", error)
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What the calls of one channel have in common."""
+
+    address: str
+    credentials: Credentials
+    token: Callable[[], str]
+
+
+def error_from(
+    error: grpc.aio.AioRpcError, address: str = "the service", credentials: Credentials = PLAIN
+) -> SightlineError:
     """The error that the other side raised; RemoteError for one that this version does not know.
 
     An answer that did not come from Sightline, as when nobody listens, is Unavailable or a RemoteError.
@@ -31,7 +64,8 @@ def error_from(error: grpc.aio.AioRpcError, address: str = "the service") -> Sig
     rich = describe(error)
     code = Code(error.code().value[0])
     if not rich.reason and code is Code.UNAVAILABLE:
-        return Unavailable(what=address, problem=rich.message)
+        advice = explain(rich.message, credentials)
+        return Unavailable(what=address, problem=f"{rich.message} - {advice}" if advice else rich.message)
     failure = Failure(code, rich.reason, rich.message, rich.metadata)
     return _classes().get((rich.reason, code), RemoteError).restore(failure)
 
@@ -50,44 +84,48 @@ def _classes() -> dict[tuple[str, Code], type[SightlineError]]:
     return found
 
 
-def _with_request_id(details: Any, timeout: float | None) -> grpc.aio.ClientCallDetails:
-    """The call's details with the id of the request that it serves, and a deadline where it has none."""
+def _completed(details: Any, token: str, timeout: float | None) -> grpc.aio.ClientCallDetails:
+    """The call's details with the id of the request that it serves, our token, and a deadline where it has none."""
     metadata = grpc.aio.Metadata(*(details.metadata or ()))
     if log.request_id.get() and REQUEST_ID not in metadata:
         metadata.add(REQUEST_ID, log.request_id.get())
+    if token and AUTHORIZATION not in metadata:
+        metadata.add(*bearer(token))
     deadline = timeout if details.timeout is None else details.timeout
     return grpc.aio.ClientCallDetails(details.method, deadline, metadata, details.credentials, details.wait_for_ready)
 
 
 class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, address: str, deadline_seconds: float) -> None:
-        self._address = address
+    def __init__(self, about: _About, deadline_seconds: float) -> None:
+        self._about = about
         self._deadline_seconds = deadline_seconds
 
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
-        call = await continuation(_with_request_id(client_call_details, self._deadline_seconds), request)
+        details = _completed(client_call_details, self._about.token(), self._deadline_seconds)
+        call = await continuation(details, request)
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            raise error_from(error, self._address) from error
+            raise error_from(error, self._about.address, self._about.credentials) from error
 
 
 class _Stream(grpc.aio.UnaryStreamClientInterceptor):
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, about: _About) -> None:
+        self._about = about
 
     async def intercept_unary_stream(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> AsyncIterator[Any]:
-        return self._responses(await continuation(_with_request_id(client_call_details, None), request))
+        details = _completed(client_call_details, self._about.token(), None)
+        return self._responses(await continuation(details, request))
 
     async def _responses(self, call: Any) -> AsyncGenerator[Any]:
         try:
             async for response in call:
                 yield response
         except grpc.aio.AioRpcError as error:
-            raise error_from(error, self._address) from error
+            raise error_from(error, self._about.address, self._about.credentials) from error
         finally:
             call.cancel()

@@ -68,7 +68,7 @@ def _unfold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
     if fields is None:
         fields = {"logger": record.name, "message": event["event"]}
         event["event"] = "library_message"
-    ids = {"request_id": log.request_id.get(), "resource": log.resource.get()}
+    ids = {"request_id": log.request_id.get(), "caller": log.caller.get(), "resource": log.resource.get()}
     event.update({name: value for name, value in ids.items() if value})
     for name, value in fields.items():
         event[f"{name}_" if name in event or name == "service" else name] = value

@@ -11,9 +11,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.infra import measure
+from services.infra.auth import guard_of
 from services.infra.calls import Calls
+from services.infra.tls import server_credentials
 from services.kit.log import Log
-from services.kit.settings import Settings
+from services.kit.settings import Settings, refuse_exposure
 from services.kit.telemetry import Telemetry
 from sightline.channel import MAX_MESSAGE_BYTES
 
@@ -54,6 +56,9 @@ class Server:
     Law: health says SERVING only while `ready` does, for "" and for each service. The end: NOT_SERVING, then
     `drain_seconds` in which calls are still taken, as balancers need time to hear of it; then new calls and Watch
     streams end with Draining, and the others have `grace_seconds` to finish before they do too.
+
+    Who may call is what the settings say; see `infra.tls` and `infra.auth`. SystemExit, TlsUnusable or AuthUnusable
+    for settings under which it must not or cannot serve.
     """
 
     def __init__(
@@ -70,7 +75,10 @@ class Server:
         self._ready = ready
         self._ready_every_seconds = ready_every_seconds
         self._names = [service.descriptor.full_name for service in services]
-        self._calls = Calls(name, telemetry, settings.max_calls, settings.max_stream_seconds)
+        refuse_exposure(settings)
+        self._credentials = server_credentials(settings, telemetry)
+        limits = settings.max_calls, settings.max_stream_seconds
+        self._calls = Calls(name, telemetry, *limits, guard_of(settings))
         self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - defined in an if
         self._grpc = grpc.aio.server(
             interceptors=[self._calls], options=_OPTIONS, maximum_concurrent_rpcs=settings.max_calls + _SPARE_CALLS
@@ -81,12 +89,22 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._grpc)
+        self._probe = grpc.aio.server() if settings.probe_port else None
+        if self._probe:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probe)
         self._readiness: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listens; returns the port. RuntimeError if it is taken."""
-        port = self._grpc.add_insecure_port(f"{self._settings.host}:{self._settings.port}")
+        address = f"{self._settings.host}:{self._settings.port}"
+        if self._credentials:
+            port = self._grpc.add_secure_port(address, self._credentials)
+        else:
+            port = self._grpc.add_insecure_port(address)
         await self._set_health(serving=self._ready is None)
+        if self._probe:
+            self._probe.add_insecure_port(f"{self._settings.host}:{self._settings.probe_port}")
+            await self._probe.start()
         await self._grpc.start()
         if self._ready:
             self._readiness = asyncio.create_task(self._follow(self._ready), name="readiness")
@@ -115,6 +133,8 @@ class Server:
         except TimeoutError:
             self._calls.expire()
         await stopping
+        if self._probe:
+            await self._probe.stop(0)
         _log.info("server_stopped")
 
     async def _follow(self, ready: Ready) -> None:

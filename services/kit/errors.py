@@ -14,6 +14,7 @@
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
     ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull
     ├── DeadlineExceeded (DEADLINE_EXCEEDED)
+    ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied (PERMISSION_DENIED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
     ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired
     ├── Internal (INTERNAL): UnknownTrainingError, BundleUnusable, RecordUnusable
@@ -401,6 +402,25 @@ class UnknownMethod(SightlineError):
     code = Code.UNIMPLEMENTED
     reason = "UnknownMethod"
     template = "{method} is not an rpc of this server."
+
+
+# Asked by whom may not: show another token.
+
+
+class Unauthenticated(SightlineError):
+    """Who calls is not known: there is no token, or one that does not hold. Never says what the token was."""
+
+    code = Code.UNAUTHENTICATED
+    reason = "Unauthenticated"
+    template = "{rpc} needs a token of the role {role}: {problem}."
+
+
+class PermissionDenied(SightlineError):
+    """Who calls is known, and does not have the role that the rpc asks for."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "PermissionDenied"
+    template = "{rpc} needs the role {role}; {caller} has {roles}."
 
 
 class Unavailable(SightlineError):

@@ -13,6 +13,7 @@ FIELDS = "fields"  # The attribute of a log record that holds an event's fields.
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 resource: ContextVar[str] = ContextVar("resource", default="")
+caller: ContextVar[str] = ContextVar("caller", default="")  # who a token says it is
 
 
 class Log:

@@ -1,13 +1,18 @@
 """Settings common to every service: frozen, from the environment alone, all faults reported at once."""
 
+import ipaddress
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+# For tokens: what a holder of the public key cannot sign with.
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 
 class Settings(BaseSettings):
@@ -32,6 +37,71 @@ class Settings(BaseSettings):
     grace_seconds: float = 30.0  # for calls in flight
     max_calls: int = 1000  # at once; more are refused
     max_stream_seconds: float = 3600.0  # that a streaming call may last
+    # Who may call. Certificates, keys and tokens are files of PEM or text, read again when they change.
+    tls_certificate: Path | None = None  # of the gRPC server, with its chain
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None  # set: callers need a certificate of this CA
+    probe_port: int = 0  # health alone, in plain text, for probes that know no TLS; 0: none
+    auth_keys: Path | None = None  # lines `name role sha256:digest`
+    auth_jwks: str = ""  # file or https url of the keys that sign tokens
+    auth_ca: Path | None = None  # of that url
+    auth_issuer: str = ""
+    auth_audience: str = ""
+    auth_algorithms: str = "RS256,ES256,EdDSA"
+    auth_role_claim: str = "role"  # dots lead into objects
+    auth_leeway_seconds: float = 30.0  # between the issuer's clock and ours
+    insecure: bool = False  # whether to serve other machines without TLS or tokens, and to send tokens in plain text
+    # Whom to trust, and what to show, when calling other services, NATS and S3.
+    tls_ca: str = ""  # of the other services; "system": the roots that come with gRPC
+    tls_client_certificate: Path | None = None
+    tls_client_key: Path | None = None
+    token: SecretStr = SecretStr("")
+    token_file: Path | None = None
+    nats_ca: Path | None = None
+    nats_certificate: Path | None = None
+    nats_key: Path | None = None
+    nats_credentials: SecretStr = SecretStr("")  # the content of a .creds file
+    s3_ca: Path | None = None
+
+    @field_validator("auth_algorithms")
+    @classmethod
+    def _only_asymmetric(cls, value: str) -> str:
+        """An allow-list with `none` or a shared secret in it would let anybody make tokens."""
+        if wrong := [name for name in value.split(",") if name not in ALGORITHMS]:
+            raise ValueError(f"{', '.join(wrong) or 'nothing'} is not allowed; choose among {', '.join(ALGORITHMS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if faults := [text for wrong, text in self._contradictions() if wrong]:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _contradictions(self) -> list[tuple[bool, str]]:
+        jwks_fields = bool(self.auth_issuer), bool(self.auth_audience)
+        return [
+            (_lone(self.tls_certificate, self.tls_key), "set both SIGHTLINE_TLS_CERTIFICATE and _KEY, or neither"),
+            (
+                _lone(self.tls_client_certificate, self.tls_client_key),
+                "set both SIGHTLINE_TLS_CLIENT_CERTIFICATE and _KEY, or neither",
+            ),
+            (_lone(self.nats_certificate, self.nats_key), "set both SIGHTLINE_NATS_CERTIFICATE and _KEY, or neither"),
+            (
+                bool(self.tls_client_ca and not self.tls_certificate),
+                "SIGHTLINE_TLS_CLIENT_CA needs SIGHTLINE_TLS_CERTIFICATE and _KEY",
+            ),
+            (
+                bool(self.auth_jwks) and not all(jwks_fields),
+                "SIGHTLINE_AUTH_JWKS needs SIGHTLINE_AUTH_ISSUER and SIGHTLINE_AUTH_AUDIENCE: whose tokens, for whom",
+            ),
+            (not self.auth_jwks and any(jwks_fields), "SIGHTLINE_AUTH_ISSUER and _AUDIENCE need SIGHTLINE_AUTH_JWKS"),
+            (self.auth_jwks.startswith("http://"), "SIGHTLINE_AUTH_JWKS: an http:// url can be forged; use https://"),
+        ]
+
+    @property
+    def has_auth(self) -> bool:
+        """Whether callers need a token."""
+        return bool(self.auth_keys or self.auth_jwks)
 
     @classmethod
     def settings_customise_sources(
@@ -72,5 +142,37 @@ def load(settings: type[S]) -> S:
     try:
         return settings()
     except ValidationError as error:
-        faults = [f"  SIGHTLINE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]
+        faults = [f"  {_variable(e['loc'])}{e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
         raise SystemExit("These settings are wrong:\n" + "\n".join(faults)) from None
+
+
+def refuse_exposure(settings: Settings) -> None:
+    """SystemExit if other machines could call a server with these settings, unknown and unencrypted."""
+    if settings.insecure or is_loopback(settings.host):
+        return
+    missing = {
+        "TLS (SIGHTLINE_TLS_CERTIFICATE and SIGHTLINE_TLS_KEY)": settings.tls_certificate,
+        "tokens (SIGHTLINE_AUTH_KEYS, or SIGHTLINE_AUTH_JWKS with _ISSUER and _AUDIENCE)": settings.has_auth,
+    }
+    if lacking := [what for what, there in missing.items() if not there]:
+        raise SystemExit(
+            f"Refusing to serve on {settings.host}, which other machines can reach, without {' and without '.join(lacking)}."
+            "\nSet them, or SIGHTLINE_HOST=127.0.0.1, or SIGHTLINE_INSECURE=true where something else guards the way."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _lone(one: object, other: object) -> bool:
+    return bool(one) != bool(other)
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """The variable at fault; a fault between several names them in its words."""
+    return f"SIGHTLINE_{'_'.join(map(str, location)).upper()}: " if location else ""

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from services.infra import observe, processes
+from services.infra import observe, processes, tls
 from services.infra.channel import open_channel
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit.clock import SystemClock
-from services.kit.settings import load
+from services.kit.settings import load, refuse_exposure
 from services.predictor import replica
 from services.predictor.clients import TrainerModels
 from services.predictor.rpc import PredictionServicer
@@ -32,6 +32,7 @@ def main() -> None:
     if "--settings" in sys.argv[1:]:
         sys.stdout.write(settings.masked() + "\n")
         return
+    refuse_exposure(settings)
     observe.configure_logging("predictor", settings.log_level)
     torch.set_num_threads(settings.torch_threads)
     processes.run(lambda stop: serve(settings, stop))
@@ -42,7 +43,7 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("predictor", settings))
-        channel = await stack.enter_async_context(open_channel(settings.trainer_address))
+        channel = await stack.enter_async_context(open_channel(settings.trainer_address, credentials=tls.caller(settings)))
         directory = settings.model_cache_directory or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-bundles-"))
         )

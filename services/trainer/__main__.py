@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
-from services.infra import jetstream, observe, processes
+from services.infra import jetstream, observe, processes, tls
 from services.infra.channel import open_channel
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
@@ -16,7 +16,7 @@ from services.infra.store import open_blobs
 from services.kit import consume
 from services.kit.clock import SystemClock
 from services.kit.jobs import handler as handler_of
-from services.kit.settings import load
+from services.kit.settings import load, refuse_exposure
 from services.trainer import jobs
 from services.trainer.app import Evaluations, Models
 from services.trainer.children import Nursery
@@ -45,6 +45,8 @@ def main() -> None:
         return
     if arguments not in (["api"], ["worker"]):
         raise SystemExit(USAGE)
+    if arguments == ["api"]:
+        refuse_exposure(settings)
     observe.configure_logging(f"trainer-{arguments[0]}", settings.log_level)
     part = serve if arguments == ["api"] else work
     processes.run(lambda stop: part(settings, stop))
@@ -57,7 +59,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
         telemetry = stack.enter_context(observe.measured("trainer-api", settings))
         store, queue = await _records_and_queue(settings, "trainer-api", stack)
         blobs = await open_blobs(settings)
-        channel = await stack.enter_async_context(open_channel(settings.dataset_address))
+        channel = await stack.enter_async_context(open_channel(settings.dataset_address, credentials=tls.caller(settings)))
         datasets = GrpcDatasets(DatasetServiceStub(channel), blobs.bucket)
         models = Models(store, datasets, blobs, clock)
         evaluations = Evaluations(store, datasets, blobs, clock)

@@ -1,0 +1,163 @@
+"""Who calls, and whether they may: bearer tokens against the table of roles."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import jwt
+
+from services.infra.jwks import JwksFile, JwksUrl, KeySource, fetcher
+from services.infra.static_keys import Caller, StaticKeys
+from services.kit.clock import Clock, SystemClock
+from services.kit.errors import PermissionDenied, Unauthenticated
+from services.kit.roles import OPEN, POLICY, Role, may
+from services.kit.settings import Settings
+
+AUTHORIZATION = "authorization"
+MAX_TOKEN = 8192  # characters
+MAX_NAME = 128  # characters of a subject, in logs
+MAX_ROLES = 100
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class AuthUnusable(Exception):
+    """The files that say who may call cannot be used; the message names the setting."""
+
+
+class _Refused(Exception):
+    """A token does not hold; the words say why, and nothing of the token."""
+
+
+class Guard:
+    """Admits callers. Law: an rpc that is not in the table is refused to everybody; no word of a token leaves here."""
+
+    def __init__(self, keys: StaticKeys | None, tokens: "Tokens | None") -> None:
+        self._keys, self._tokens = keys, tokens
+
+    async def admit(self, path: str, metadata: Metadata) -> str:
+        """The caller's name, "" where the rpc is open to all; Unauthenticated, PermissionDenied, Unavailable."""
+        if path in OPEN:
+            return ""
+        rpc, role = path.rpartition("/")[2][:200], POLICY.get(path)
+        try:
+            caller = await self._caller(_token_of(metadata))
+        except _Refused as refusal:
+            raise Unauthenticated(rpc=rpc, role=role or "no role", problem=str(refusal)) from None
+        if role is None or not may(caller.roles, role):
+            roles = ", ".join(sorted(caller.roles)) or "none"
+            raise PermissionDenied(rpc=rpc, role=role or "that nobody has", caller=caller.name, roles=roles)
+        return caller.name
+
+    async def _caller(self, token: str) -> Caller:
+        if self._keys and self._keys.takes(token):
+            if caller := self._keys.caller(token):
+                return caller
+            raise _Refused("this key is not among those that the service knows")
+        if self._tokens:
+            return await self._tokens.caller(token)
+        raise _Refused("this token is not a key of the service, which takes keys only")
+
+
+class Tokens:
+    """JSON web tokens of one issuer for one audience."""
+
+    def __init__(self, keys: KeySource, settings: Settings) -> None:
+        self._keys = keys
+        self._issuer, self._audience = settings.auth_issuer, settings.auth_audience
+        self._algorithms = frozenset(settings.auth_algorithms.split(","))
+        self._leeway_seconds = settings.auth_leeway_seconds
+        self._role_claim = settings.auth_role_claim
+
+    async def caller(self, token: str) -> Caller:
+        """Whose token it is. Nothing that the token says is believed before its signature holds."""
+        try:
+            header = jwt.get_unverified_header(token)
+            algorithm, kid = str(header.get("alg")), header.get("kid")
+            if algorithm not in self._algorithms:
+                raise _Refused("the token is signed by an algorithm that the service does not take")
+            if not isinstance(kid, str) or not kid:
+                raise _Refused("the token does not say (`kid`) by which key it is signed")
+            key = await self._keys.key(kid)
+            if key is None:
+                raise _Refused("the token is signed by a key that the issuer does not publish")
+            claims = self._claims(token, key, algorithm)
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            raise _Refused(_words(error)) from None
+        subject = claims["sub"]
+        return Caller(str(subject)[:MAX_NAME], _roles(claims, self._role_claim))
+
+    def _claims(self, token: str, key: jwt.PyJWK, algorithm: str) -> dict[str, Any]:
+        # With a PyJWK the algorithm must be the key's own, so that no key is used in a way it was not made for.
+        return jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            issuer=self._issuer,
+            audience=self._audience,
+            leeway=self._leeway_seconds,
+            options={"require": ["exp", "iss", "aud", "sub"], "enforce_minimum_key_length": True},
+        )
+
+
+def guard_of(settings: Settings, clock: Clock | None = None) -> Guard | None:
+    """The guard that the settings ask for; None where nobody needs a token. AuthUnusable."""
+    if not settings.has_auth:
+        return None
+    setting = "SIGHTLINE_AUTH_KEYS"
+    try:
+        keys = StaticKeys(settings.auth_keys) if settings.auth_keys else None
+        setting = "SIGHTLINE_AUTH_JWKS"
+        tokens = Tokens(_source(settings, clock or SystemClock()), settings) if settings.auth_jwks else None
+    except (OSError, ValueError) as error:
+        raise AuthUnusable(f"{error}; see {setting}") from error
+    return Guard(keys, tokens)
+
+
+def _source(settings: Settings, clock: Clock) -> KeySource:
+    if settings.auth_jwks.startswith("https://"):
+        return JwksUrl(fetcher(settings.auth_jwks, settings.auth_ca), clock)
+    return JwksFile(Path(settings.auth_jwks))
+
+
+def _token_of(metadata: Metadata) -> str:
+    values = [value for name, value in metadata if name == AUTHORIZATION]
+    if not values:
+        raise _Refused("the call has none")
+    value = values[0]
+    scheme, _, token = value.partition(" ") if isinstance(value, str) else ("", "", "")
+    if len(values) > 1 or scheme.lower() != "bearer" or not token.strip():
+        raise _Refused("the call's `authorization` is not `Bearer TOKEN`")
+    if len(token) > MAX_TOKEN:
+        raise _Refused(f"it is longer than {MAX_TOKEN} characters")
+    return token.strip()
+
+
+def _roles(claims: dict[str, Any], claim: str) -> frozenset[Role]:
+    """The roles that the claim names, itself or as a way through objects; names of other systems are passed over."""
+    value: Any = claims.get(claim)
+    if value is None:
+        value = claims
+        for step in claim.split("."):
+            value = cast("dict[str, Any]", value).get(step) if isinstance(value, dict) else None
+    named = [value] if isinstance(value, str) else cast("list[Any]", value) if isinstance(value, list) else []
+    return frozenset(Role(name) for name in named[:MAX_ROLES] if isinstance(name, str) and name in set(Role))
+
+
+def _words(error: Exception) -> str:
+    """Why a token does not hold, in words of ours: the library's may quote the token."""
+    for kind, words in _WORDS.items():
+        if isinstance(error, kind):
+            return words
+    return "the token is malformed"
+
+
+_WORDS: dict[type[jwt.PyJWTError], str] = {
+    jwt.ExpiredSignatureError: "the token has expired",
+    jwt.ImmatureSignatureError: "the token is not valid yet",
+    jwt.InvalidIssuerError: "the token is of another issuer",
+    jwt.InvalidAudienceError: "the token is for another audience",
+    jwt.MissingRequiredClaimError: "the token lacks one of the claims exp, iss, aud and sub",
+    jwt.InvalidSignatureError: "the token's signature does not hold",
+    jwt.InvalidAlgorithmError: "the token's algorithm is not that of its key",
+}

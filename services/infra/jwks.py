@@ -1,0 +1,143 @@
+"""The public keys that sign tokens: a JWKS in a file, or at a url."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import jwt
+from urllib3 import PoolManager, Timeout
+from urllib3.exceptions import HTTPError
+
+from services.kit.clock import Clock
+from services.kit.errors import Unavailable
+from services.kit.log import Log
+from sightline.watched import Watched
+
+MAX_BYTES = 1 << 20
+FETCH_SECONDS = 5.0
+REFRESH_SECONDS = 300.0  # after which keys are asked for again, while the known ones go on
+KEEP_SECONDS = 24 * 3600.0  # for which they go on though the url does not answer: a withdrawn key dies by then
+RETRY_SECONDS = 30.0  # between two requests, whatever unknown keys callers name
+
+Keys = Mapping[str, jwt.PyJWK]
+Fetch = Callable[[], Awaitable[bytes]]
+
+_log = Log(__name__)
+
+
+class KeySource(Protocol):
+    """Where keys come from."""
+
+    async def key(self, kid: str) -> jwt.PyJWK | None:
+        """The key of that id, if there is one now; Unavailable if none is known because the source does not answer."""
+        ...
+
+
+class JwksFile:
+    """Keys of a file, read again when it changes."""
+
+    def __init__(self, path: Path) -> None:
+        """ValueError or OSError if the file cannot be used."""
+        self._watched = Watched(
+            [path], lambda contents: parse(contents[0]), lambda error: _log.error("auth_jwks_unusable", error)
+        )
+
+    async def key(self, kid: str) -> jwt.PyJWK | None:
+        return self._watched.get().get(kid)
+
+
+class JwksUrl:
+    """Keys of a url, fetched when they are first needed, then beside the calls.
+
+    Law: at most one request at a time, and one in RETRY_SECONDS. A key that is not known is looked for once more
+    within that rate; one that is known is given at once for as long as KEEP_SECONDS after it was last seen.
+    """
+
+    def __init__(self, fetch: Fetch, clock: Clock) -> None:
+        self._fetch, self._clock = fetch, clock
+        self._keys: Keys = {}
+        self._fetched = self._asked = -float("inf")
+        self._request: asyncio.Task[None] | None = None
+
+    async def key(self, kid: str) -> jwt.PyJWK | None:
+        now = self._clock.monotonic()
+        if now - self._fetched > KEEP_SECONDS:
+            self._keys = {}
+        found = self._keys.get(kid)
+        if found is None:
+            await self._renew(now)
+            found = self._keys.get(kid)
+        elif now - self._fetched > REFRESH_SECONDS:
+            self._begin(now)
+        if found is None and not self._keys:
+            raise Unavailable(what="The issuer of tokens", problem="its keys could not be fetched")
+        return found
+
+    async def _renew(self, now: float) -> None:
+        if request := self._begin(now):
+            await asyncio.shield(request)  # other calls wait for it too
+
+    def _begin(self, now: float) -> asyncio.Task[None] | None:
+        """The request that is under way, or a new one if its time has come."""
+        if self._request and not self._request.done():
+            return self._request
+        if now - self._asked < RETRY_SECONDS:
+            return None
+        self._asked = now
+        self._request = asyncio.create_task(self._load(), name="fetch jwks")
+        return self._request
+
+    async def _load(self) -> None:
+        try:
+            keys = parse(await self._fetch())
+        except (OSError, ValueError, HTTPError) as error:
+            _log.error("auth_jwks_unreachable", error, keys_kept=len(self._keys))
+            return
+        self._keys, self._fetched = keys, self._clock.monotonic()
+
+
+def fetcher(url: str, ca: Path | None) -> Fetch:
+    """Fetches the url in a thread; follows no redirect, reads no more than MAX_BYTES."""
+    pool = PoolManager(
+        maxsize=1, timeout=Timeout(total=FETCH_SECONDS), retries=False, ca_certs=str(ca) if ca else None
+    )
+
+    def fetch() -> bytes:
+        response = pool.request("GET", url, redirect=False, preload_content=False, headers={"Accept": "application/json"})
+        try:
+            if response.status != 200:
+                raise ValueError(f"{url} answers with status {response.status}")
+            body = response.read(MAX_BYTES + 1)
+        finally:
+            response.close()
+        if len(body) > MAX_BYTES:
+            raise ValueError(f"{url} answers with more than {MAX_BYTES} bytes")
+        return body
+
+    return lambda: asyncio.to_thread(fetch)
+
+
+def parse(content: bytes) -> Keys:
+    """The keys by their ids; those without an id, not for signatures, or secret are left out. ValueError for no JWKS."""
+    try:
+        listed: Any = json.loads(content)
+        keys = cast("list[Any]", listed["keys"])
+        found = {key["kid"]: key for key in keys if _is_public(key)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"that is no JWKS ({type(error).__name__}: {error})") from None
+    parsed: dict[str, jwt.PyJWK] = {}
+    for kid, key in found.items():
+        try:
+            parsed[kid] = jwt.PyJWK(key)
+        except jwt.PyJWTError as error:
+            _log.warning("auth_jwk_left_out", kid=kid[:100], problem=str(error))
+    if not parsed:
+        raise ValueError("that JWKS has no public key with a `kid`")
+    return parsed
+
+
+def _is_public(key: Any) -> bool:
+    fits = key.get("use", "sig") == "sig" and key.get("kty") in ("RSA", "EC", "OKP")
+    return fits and "d" not in key and isinstance(key.get("kid"), str) and bool(key["kid"])

@@ -1,0 +1,63 @@
+"""The file of static keys: one line `name role sha256:digest` for each, in force as soon as it is written."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.kit.log import Log
+from services.kit.roles import Role
+from sightline.keys import NAME, PREFIX, digest
+from sightline.watched import Watched
+
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+
+_log = Log(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and what the token says they may."""
+
+    name: str
+    roles: frozenset[Role]
+
+
+class StaticKeys:
+    """The callers by their keys. Law: a file with a wrong line is refused whole, and the one before stays in force."""
+
+    def __init__(self, path: Path) -> None:
+        """ValueError or OSError if the file cannot be used."""
+        self._watched = Watched(
+            [path], lambda contents: parse(contents[0]), lambda error: _log.error("auth_keys_unusable", error)
+        )
+
+    def takes(self, token: str) -> bool:
+        """Whether the token has the form of a static key."""
+        return token.startswith(PREFIX)
+
+    def caller(self, token: str) -> Caller | None:
+        """Whose key it is, if it is anyone's."""
+        return self._watched.get().get(digest(token))
+
+
+def parse(content: bytes) -> Mapping[str, Caller]:
+    """The callers by the digests of their keys; ValueError that names the first wrong line."""
+    found: dict[str, Caller] = {}
+    for number, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        try:
+            name, role, hashed = words
+            match = _DIGEST.fullmatch(hashed)
+            if not match or not NAME.fullmatch(name):
+                raise ValueError
+            caller = Caller(name, frozenset({Role(role)}))
+        except ValueError:
+            roles = "|".join(Role)
+            raise ValueError(f"the keys' line {number} is not `name {roles} sha256:digest`") from None
+        if match[1] in found:
+            raise ValueError(f"the keys' line {number} has the key of {found[match[1]].name}")
+        found[match[1]] = caller
+    return found

@@ -1,0 +1,98 @@
+"""TLS of the gRPC servers, and what a service shows when it calls another."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+
+from services.kit.log import Log
+from services.kit.settings import Settings
+from services.kit.telemetry import Metric, MetricKind, Telemetry
+from sightline.credentials import Credentials, check_ca, check_pair
+from sightline.watched import Watched
+
+EXPIRY = Metric(
+    "sightline_tls_certificate_expiry_timestamp_seconds",
+    MetricKind.GAUGE,
+    "When the certificate that the server shows ceases to be valid, in seconds since 1970.",
+)
+CALLER_NAMES = {
+    "ca": "SIGHTLINE_TLS_CA",
+    "certificate": "SIGHTLINE_TLS_CLIENT_CERTIFICATE",
+    "key": "SIGHTLINE_TLS_CLIENT_KEY",
+    "token": "SIGHTLINE_TOKEN",
+    "token_file": "SIGHTLINE_TOKEN_FILE",
+    "insecure": "SIGHTLINE_INSECURE",
+}
+
+_log = Log(__name__)
+
+
+class TlsUnusable(Exception):
+    """The server's certificate, key or CA of callers cannot be used; the message names the setting."""
+
+
+def server_credentials(settings: Settings, telemetry: Telemetry) -> grpc.ServerCredentials | None:
+    """What the server shows and asks of callers; None if the settings want plain text. TlsUnusable.
+
+    The files are looked at with each new connection. A pair that does not fit (yet), has expired or is not valid yet
+    is logged and left aside for the one before. Connections that stand keep what they were opened with.
+    """
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    pair = settings.tls_certificate, settings.tls_key
+    files = [*pair, *([settings.tls_client_ca] if settings.tls_client_ca else [])]
+
+    def load(contents: list[bytes]) -> grpc.ServerCertificateConfiguration:
+        check_pair(*pair)
+        expiry = check_times(pair[0], contents[0])
+        ca = None
+        if settings.tls_client_ca:
+            ca = contents[2]
+            check_ca(settings.tls_client_ca, ca)
+        telemetry.set(EXPIRY, expiry.timestamp())
+        _log.info("tls_certificate_loaded", expires=expiry.isoformat(), certificate=str(pair[0]))
+        return grpc.ssl_server_certificate_configuration([(contents[1], contents[0])], ca)
+
+    try:
+        watched = Watched(files, load, lambda error: _log.error("tls_certificate_unusable", error))
+    except (OSError, ValueError) as error:
+        names = "SIGHTLINE_TLS_CERTIFICATE, SIGHTLINE_TLS_KEY" + (", SIGHTLINE_TLS_CLIENT_CA" if files[2:] else "")
+        raise TlsUnusable(f"{error}; see {names}") from error
+    shown = [watched.get()]
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        """What gRPC shall show from now on, where that is something new; called in threads of gRPC's own."""
+        now = watched.get()
+        if now is shown[0]:
+            return None
+        shown[0] = now
+        return now
+
+    return grpc.dynamic_ssl_server_credentials(shown[0], changed, settings.tls_client_ca is not None)
+
+
+def check_times(path: Path, content: bytes) -> datetime:
+    """When the first certificate of the file ends; ValueError if it does not hold now."""
+    certificate = x509.load_pem_x509_certificates(content)[0]
+    now = datetime.now(UTC)
+    if certificate.not_valid_after_utc <= now:
+        raise ValueError(f"{path} expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    if certificate.not_valid_before_utc > now:
+        raise ValueError(f"{path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
+    return certificate.not_valid_after_utc
+
+
+def caller(settings: Settings) -> Credentials:
+    """What this service shows to other services and trusts of them."""
+    token_file = str(settings.token_file or "")
+    return Credentials(
+        ca=settings.tls_ca,
+        certificate=str(settings.tls_client_certificate or ""),
+        key=str(settings.tls_client_key or ""),
+        token=settings.token.get_secret_value(),
+        token_file=token_file,
+        insecure=settings.insecure,
+        names=CALLER_NAMES,
+    )

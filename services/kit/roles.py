@@ -1,0 +1,65 @@
+"""Who may call which rpc: the roles, and the one table of what each rpc asks for."""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a token lets its bearer do.
+
+        viewer ──► predictor ──► admin         an arrow: has all that the other has
+           └─────► trainer ───────▲
+    """
+
+    VIEWER = "viewer"  # read records, follow work
+    PREDICTOR = "predictor"  # and use models
+    TRAINER = "trainer"  # and make and delete datasets, models and evaluations
+    ADMIN = "admin"  # everything
+
+
+_INCLUDED: Mapping[Role, frozenset[Role]] = {
+    Role.VIEWER: frozenset({Role.VIEWER}),
+    Role.PREDICTOR: frozenset({Role.VIEWER, Role.PREDICTOR}),
+    Role.TRAINER: frozenset({Role.VIEWER, Role.TRAINER}),
+    Role.ADMIN: frozenset(Role),
+}
+
+_BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
+    "sightline.v1.DatasetService": {
+        Role.VIEWER: "GetDataset ListDatasets WatchDataset ListFindings CompareDatasets",
+        Role.TRAINER: "CreateDataset UpdateDataset DeleteDataset UploadFiles",
+    },
+    "sightline.v1.ModelService": {
+        Role.VIEWER: "GetModel ListModels WatchModel ListTrials EstimateTraining",
+        # A model that is exported is out of everybody's hands: more than a prediction.
+        Role.TRAINER: "CreateModel UpdateModel DeleteModel CancelModel ExportModel",
+    },
+    "sightline.v1.EvaluationService": {
+        Role.VIEWER: "GetEvaluation ListEvaluations WatchEvaluation",
+        Role.TRAINER: "CreateEvaluation DeleteEvaluation",
+    },
+    "sightline.v1.PredictionService": {
+        Role.VIEWER: "GetBatchPrediction ListBatchPredictions WatchBatchPrediction ListLoadedModels",
+        Role.PREDICTOR: (
+            "AnalyzeImage AnalyzeImages ExplainImage CreateBatchPrediction CancelBatchPrediction LoadModel"
+        ),
+        Role.ADMIN: "UnloadModel",  # every caller of the replica waits for the next load
+    },
+    "grpc.reflection.v1alpha.ServerReflection": {Role.VIEWER: "ServerReflectionInfo"},
+    "grpc.reflection.v1.ServerReflection": {Role.VIEWER: "ServerReflectionInfo"},
+}
+
+POLICY: Mapping[str, Role] = {
+    f"/{service}/{rpc}": role
+    for service, rpcs in _BY_SERVICE.items()
+    for role, names in rpcs.items()
+    for rpc in names.split()
+}
+
+# Probes and balancers have no token, and learn nothing but that a service works.
+OPEN = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List"})
+
+
+def may(held: Iterable[Role], wanted: Role) -> bool:
+    """Whether any of the roles includes the wanted one."""
+    return any(wanted in _INCLUDED[role] for role in held)

@@ -1,0 +1,89 @@
+"""A caller's channel to one service: encrypted where it has a CA, and with deadline and token on each call."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from sightline.channel import DEADLINE_SECONDS, OPTIONS
+from sightline.credentials import Credentials
+from sightline.renewing import Renewing
+
+AUTHORIZATION = "authorization"
+
+_log = logging.getLogger(__name__)
+
+
+def open_channel(address: str, credentials: Credentials) -> tuple[grpc.Channel, Callable[[], None]]:
+    """The channel, and what ends it; CredentialsError before anything is sent, if the credentials cannot be used.
+
+    Certificates and the token's file are read again when they change; calls in hand are not disturbed.
+    """
+    credentials.check(address)
+    bare: Any
+    if credentials.ca:
+        watched = credentials.watch_channel(_tell)
+        bare = Renewing(watched, lambda now: grpc.secure_channel(address, now, options=OPTIONS))
+    else:
+        bare = grpc.insecure_channel(address, options=OPTIONS)
+    interceptors: list[Any] = [_Deadline()]
+    if credentials.has_token:
+        interceptors.append(_Token(credentials.watch_token(_tell)))
+    return grpc.intercept_channel(bare, *interceptors), bare.close
+
+
+def bearer(token: str) -> tuple[str, str]:
+    """The metadata that carries a token."""
+    return AUTHORIZATION, f"Bearer {token}"
+
+
+def _tell(error: Exception) -> None:
+    _log.warning("credentials that cannot be used are left aside: %s", error)
+
+
+class _Details(grpc.ClientCallDetails):
+    """The details of a call, to be changed."""
+
+    def __init__(self, details: grpc.ClientCallDetails) -> None:
+        self.method, self.metadata, self.credentials = details.method, details.metadata, details.credentials
+        self.wait_for_ready, self.compression = details.wait_for_ready, details.compression
+        self.timeout = details.timeout
+
+
+class _Deadline(grpc.UnaryUnaryClientInterceptor):
+    """Gives calls of one question and one answer a deadline where the caller set none."""
+
+    def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.ClientCallDetails, Any], Any],
+        client_call_details: grpc.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        timed = _Details(client_call_details)
+        timed.timeout = DEADLINE_SECONDS if timed.timeout is None else timed.timeout
+        return continuation(timed, request)
+
+
+class _Token(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Puts the token of the moment on every call that brings none of its own."""
+
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._token = token
+
+    def _intercept(self, continuation: Callable[..., Any], details: grpc.ClientCallDetails, request: Any) -> Any:
+        changed = _Details(details)
+        metadata = tuple(details.metadata or ())
+        if not any(name == AUTHORIZATION for name, _ in metadata):
+            changed.metadata = (*metadata, bearer(self._token()))
+        return continuation(changed, request)
+
+    intercept_unary_unary = _intercept
+    intercept_unary_stream = _intercept
+    intercept_stream_unary = _intercept
+    intercept_stream_stream = _intercept

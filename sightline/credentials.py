@@ -1,0 +1,170 @@
+"""What a caller shows and trusts: the CA of the services, a certificate of its own, and its token."""
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import grpc
+
+from sightline.watched import Watched
+
+SYSTEM = "system"  # in place of a file: the roots that come with gRPC
+VARIABLES = {
+    "ca": "SIGHTLINE_CA",
+    "certificate": "SIGHTLINE_CLIENT_CERTIFICATE",
+    "key": "SIGHTLINE_CLIENT_KEY",
+    "token": "SIGHTLINE_TOKEN",
+    "token_file": "SIGHTLINE_TOKEN_FILE",
+    "insecure": "SIGHTLINE_INSECURE",
+}
+
+
+class CredentialsError(ValueError):
+    """What the credentials name cannot be used; the message says which variable to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How a caller reaches the services. Without `ca` it speaks plain text; `names` are the variables in messages."""
+
+    ca: str = ""  # a file of PEM, or SYSTEM
+    certificate: str = ""
+    key: str = ""
+    token: str = ""
+    token_file: str = ""
+    insecure: bool = False  # whether a token may go over plain text to another machine
+    names: Mapping[str, str] | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """What the variables name."""
+        found = {field: environment.get(variable, "") for field, variable in VARIABLES.items()}
+        insecure = found.pop("insecure").lower() in ("1", "true", "yes", "on")
+        return cls(**found, insecure=insecure)
+
+    def __repr__(self) -> str:
+        return f"Credentials(ca={self.ca!r}, certificate={self.certificate!r}, has_token={self.has_token})"
+
+    @property
+    def has_token(self) -> bool:
+        """Whether calls carry a token."""
+        return bool(self.token or self.token_file)
+
+    def name_of(self, field: str) -> str:
+        """The variable that sets the field."""
+        return (self.names or VARIABLES)[field]
+
+    def check(self, address: str) -> None:
+        """CredentialsError for what contradicts itself, and for a token that would cross a network in plain text."""
+        if bool(self.certificate) != bool(self.key):
+            raise CredentialsError(f"set both {self.name_of('certificate')} and {self.name_of('key')}, or neither")
+        if self.certificate and not self.ca:
+            raise CredentialsError(f"{self.name_of('certificate')} needs TLS: set {self.name_of('ca')} too")
+        if self.has_token and not self.ca and not self.insecure and not is_loopback(address):
+            raise CredentialsError(
+                f"a token would go to {address} in plain text: set {self.name_of('ca')} to the CA of the services"
+                f" (or to `{SYSTEM}`), or {self.name_of('insecure')}=true where something else encrypts the way"
+            )
+
+    def watch_channel(self, tell: Callable[[Exception], None]) -> Watched[grpc.ChannelCredentials]:
+        """The credentials of TLS, by the files as they are; CredentialsError for those that cannot be used."""
+        fields = [field for field in ("ca", "certificate", "key") if getattr(self, field)]
+        paths = {field: Path(getattr(self, field)) for field in fields if getattr(self, field) != SYSTEM}
+
+        def load(contents: list[bytes]) -> grpc.ChannelCredentials:
+            found = dict(zip(paths, contents, strict=True))
+            if "ca" in found:
+                check_ca(paths["ca"], found["ca"])
+            if "certificate" in found:
+                check_pair(paths["certificate"], paths["key"])
+            return grpc.ssl_channel_credentials(found.get("ca"), found.get("key"), found.get("certificate"))
+
+        try:
+            return Watched(list(paths.values()), load, tell)
+        except (OSError, ValueError) as error:
+            variables = ", ".join(self.name_of(field) for field in paths)
+            raise CredentialsError(f"{error}; see {variables}") from error
+
+    def watch_token(self, tell: Callable[[Exception], None]) -> Callable[[], str]:
+        """Gives the token of the moment; CredentialsError if its file cannot be read, or holds none."""
+        if not self.token_file:
+            token = self.token.strip()
+            return lambda: token
+        try:
+            return Watched([Path(self.token_file)], _token, tell).get
+        except (OSError, ValueError) as error:
+            raise CredentialsError(f"{error}; see {self.name_of('token_file')}") from error
+
+
+def _token(contents: list[bytes]) -> str:
+    token = contents[0].decode("ascii", errors="replace").strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("the token's file holds no token")
+    return token
+
+
+def check_ca(path: Path, content: bytes) -> None:
+    """ValueError unless the file holds certificates."""
+    try:
+        ssl.create_default_context(cadata=content.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError(f"{path} holds no certificate of a CA ({error})") from None
+
+
+def check_pair(certificate: Path, key: Path) -> None:
+    """ValueError unless the files hold a certificate and its private key."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=_no_password)
+    except ssl.SSLError as error:
+        raise ValueError(f"{certificate} and {key} are not a certificate and its key ({error})") from None
+
+
+def _no_password() -> str:
+    raise ValueError("the private key is encrypted: give one without a password")
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine is reached there: `host`, `host:port`, or a unix socket."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition("/")[2]
+    if host.count(":") == 1 or host.startswith("["):
+        host = host.rpartition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    host = host.strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# What gRPC says of a connection that failed, and what it means. The words are OpenSSL's and gRPC's own.
+_MEANINGS = (
+    (("unable to get local issuer", "self signed certificate", "self-signed certificate", "CERTIFICATE_VERIFY_FAILED"),
+     "the service's certificate is not signed by the CA that is trusted here: set {ca} to the right one"),
+    (("certificate has expired",), "the service's certificate has expired: its operator must renew it"),
+    (("Hostname Verification",), "the service's certificate does not name this host: reach it by a name that it has"),
+    (("WRONG_VERSION_NUMBER",), "the service does not speak TLS there: leave out {ca}, or give it a certificate"),
+    (("CERTIFICATE_REQUIRED", "ALERT_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "PEER_DID_NOT_RETURN"),
+     "the service refuses the caller's certificate: set {certificate} and {key} to a valid pair that it accepts"),
+)  # fmt: skip
+_SILENT = ("Socket closed", "Connection reset", "SETTINGS frame", "Broken pipe", "End of TCP stream", "GOAWAY")
+
+
+def explain(said: str, credentials: Credentials) -> str:
+    """What a connection that failed lacks, by what gRPC said of it; empty where TLS has no part in it."""
+    names = {field: credentials.name_of(field) for field in VARIABLES}
+    expired = "certificate has expired" in said
+    for words, meaning in _MEANINGS[1:2] if expired else _MEANINGS:
+        if any(word in said for word in words):
+            return meaning.format(**names)
+    if not any(word in said for word in _SILENT):
+        return ""
+    if not credentials.ca:
+        return f"if the service speaks TLS, set {names['ca']} to the CA of its certificate"
+    if not credentials.certificate:
+        return f"if the service asks for certificates, set {names['certificate']} and {names['key']}"
+    return f"if it refuses the certificate, see whether {names['certificate']} is valid and of a CA that it trusts"
