@@ -1,8 +1,10 @@
 """Static keys: made for a caller, kept by the services as digests only."""
 
 import hashlib
+import os
 import re
 import secrets
+from pathlib import Path
 
 PREFIX = "slk_"
 ROLES = ("viewer", "predictor", "trainer", "admin")
@@ -22,3 +24,11 @@ def make(name: str, role: str) -> tuple[str, str]:
 def digest(key: str) -> str:
     """What is kept of a key. It has 256 random bits, so that no salt and no slow hash is needed."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def append(file: Path, line: str) -> None:
+    """Adds the line to the file, which only its owner and group may read if it is new."""
+    with open(os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o640), "a+") as target:  # noqa: PTH123 - a new file's mode
+        target.seek(0)
+        text = target.read()
+        target.write(("" if not text or text.endswith("\n") else "\n") + line + "\n")

@@ -25,6 +25,10 @@ DEATHS_AT_START = 3  # a program that dies so often before it was ever ready is 
 POLL_SECONDS = 0.1
 BORN_SECONDS = 1.0  # a worker that has lived so long is at work; it has no port that could be asked
 SERVICES = ("dataset", "trainer", "predictor")
+# The suite stays on loopback, in plain text and without tokens, whatever this shell uses to call another one.
+_OF_A_NETWORK = tuple(
+    f"SIGHTLINE_{name}" for name in ("TLS_", "AUTH_", "TOKEN", "NATS_", "INSECURE", "PROBE_PORT")
+)
 
 
 class StackError(Exception):
@@ -164,7 +168,7 @@ class Stack:
         return {
             "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait cost others their core
             "OMP_NUM_THREADS": threads,
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith(_OF_A_NETWORK)},
             **self.addresses.environment(),
             "SIGHTLINE_HOST": HOST,
             "SIGHTLINE_PORT": str(port),

@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.rule import Rule
 
+from sightline.addresses import Addresses
 from sightline.cli import datasets, evaluations, models
 from sightline.cli.console import facts, notes, output
 from sightline.cli.failures import CommandError, ResourceFailed, report
@@ -30,6 +31,7 @@ from sightline.cli.predict import analyze
 from sightline.cli.quality import print_performance
 from sightline.cli.up import print_death, start
 from sightline.client import Client
+from sightline.credentials import Credentials
 from sightline.digits import DigitsMissing, ImageSet
 from sightline.stack import Stack, StackError
 from sightline.v1.dataset_pb2 import Dataset
@@ -85,7 +87,7 @@ def tell(story: Story[Truth]) -> None:
         notes().print(f"[bold red]the demo failed:[/] {escape(str(error))}", soft_wrap=True)
     except (grpc.RpcError, CommandError, ResourceFailed) as error:
         notes().print("[bold red]the demo failed[/]")
-        report(error, notes(), Client().addresses)
+        report(error, notes(), Addresses.from_environment())
     except KeyboardInterrupt:
         _remove(folder)
         sys.exit(130)
@@ -104,7 +106,7 @@ async def _run(story: Story[Truth], folder: Path, console: Console) -> None:
     stack = Stack(folder / "suite", base_port=0, tell=lambda died: print_death(console, died))
     try:
         await start(stack, console)
-        with Client(stack.addresses) as client:
+        with Client(stack.addresses, Credentials()) as client:
             async with asyncio.timeout(story.limit_seconds):
                 await asyncio.to_thread(_chapters, story, client, folder, console)
     except TimeoutError as error:

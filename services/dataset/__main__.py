@@ -20,6 +20,7 @@ from services.infra import observe, processes
 from services.infra.jetstream import connected
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
+from services.infra.nats_access import NatsAccess
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit.blobs import Blobs
@@ -66,7 +67,7 @@ async def _ports(settings: DatasetSettings, role: str) -> AsyncGenerator[_Ports]
     name = f"dataset-{role}"
     with observe.measured(name, settings) as telemetry:
         blobs = await open_blobs(settings)
-        async with connected(settings.nats_url, name) as connection:
+        async with connected(settings.nats_url, name, NatsAccess.of(settings)) as connection:
             replicas = settings.nats_replicas
             records = JetStreamRecords(connection, replicas=replicas)
             yield _Ports(blobs, records, JetStreamQueue(connection, replicas=replicas), telemetry)

@@ -1,6 +1,7 @@
 """The connection to NATS JetStream, and what its two adapters share: asking, and making streams that are missing."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from nats.aio.client import Client, ServerVersion
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
+from services.infra.nats_access import NatsAccess, client_and_options, explain
 from services.kit.errors import Unavailable
 from services.kit.log import Log
 
@@ -25,18 +27,19 @@ PAUSE_SECONDS = 0.2
 ATTEMPTS = 5
 STREAM_MISSING = {10059, 10014}  # JetStream's codes: no such stream, no such consumer
 NAME_IN_USE = 10058
+PLAIN = NatsAccess()
 
 log = Log(__name__)
 
 
 @asynccontextmanager
-async def connected(url: str, name: str) -> AsyncGenerator[Client]:
+async def connected(url: str, name: str, access: NatsAccess = PLAIN) -> AsyncGenerator[Client]:
     """A connection for the block, as `connect` makes it.
 
     Should it be closed for good, as when the server takes the credentials no longer, the block is cancelled and
     Unavailable raised, in a group: a process that can never work again must end, for others to start it anew.
     """
-    connection = await connect(url, name)
+    connection = await connect(url, name, access=access)
     try:
         async with asyncio.TaskGroup() as group:
             guard = group.create_task(_until_closed(connection), name="nats connection")
@@ -54,28 +57,36 @@ async def _until_closed(connection: Client) -> None:
     raise Unavailable(what="nats-server", problem=problem)
 
 
-async def connect(url: str, name: str, *, deadline_seconds: float = 30.0) -> Client:
+async def connect(
+    url: str, name: str, *, deadline_seconds: float = 30.0, access: NatsAccess = PLAIN
+) -> Client:
     """A connection that comes back by itself for ever; several urls are separated by commas.
 
     Until the deadline the first connection is tried again and again, so that services and nats-server may start in
     any order; then Unavailable, with the last fault. Warns of a server that cannot write each record through to disk.
+    With a CA or a certificate in `access` it speaks TLS or not at all, by the files as they are at each attempt.
     """
     problem, answered = "no answer", False
+    connection, tls, options = client_and_options(access)
 
     async def on_error(error: Exception) -> None:
         nonlocal problem, answered
-        fault = str(error) or type(error).__name__
+        if tls:
+            tls.renew()
+        fault = explain(str(error)) or type(error).__name__
         log.debug("nats.error", problem=fault)  # twice a second while the server is away
-        if not answered or not isinstance(error, OSError):  # what the server said outlasts how the socket closed
-            problem, answered = fault, not isinstance(error, OSError)
+        said = not isinstance(error, OSError) or isinstance(error, ssl.SSLError)
+        if not answered or said:  # what the server said outlasts how the socket closed
+            problem, answered = fault, said
 
     async def on_disconnect() -> None:
+        if tls:
+            tls.renew()
         log.warning("nats.disconnected")
 
     async def on_reconnect() -> None:
         log.info("nats.reconnected", url=masked(url))
 
-    connection = Client()
     try:
         async with asyncio.timeout(deadline_seconds):
             await connection.connect(
@@ -89,6 +100,7 @@ async def connect(url: str, name: str, *, deadline_seconds: float = 30.0) -> Cli
                 max_reconnect_attempts=-1,
                 ping_interval=10,
                 max_outstanding_pings=2,
+                **options,
             )
     except (TimeoutError, OSError, nats.errors.Error) as error:
         await connection.close()

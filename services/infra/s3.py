@@ -17,6 +17,7 @@ from services.infra.files import COPY_BYTES, write_whole
 from services.infra.threads import Threads
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
+from sightline.credentials import check_ca
 
 T = TypeVar("T")
 WORKERS = 16
@@ -35,13 +36,23 @@ def s3_client(
     *,
     secure: bool = True,
     region: str = "us-east-1",
+    ca: Path | None = None,
     connect_seconds: float = 3.0,
     read_seconds: float = 30.0,
     retries: int = 3,
 ) -> Minio:
-    """A client that gives up on a silent server, and repeats what met a lost connection or a 5xx."""
+    """A client that gives up on a silent server, and repeats what met a lost connection or a 5xx.
+
+    With `ca` it trusts the servers of that CA alone. StoreRefused if the file cannot be used.
+    """
+    if ca:
+        try:
+            check_ca(ca, ca.read_bytes())
+        except (OSError, ValueError) as error:
+            raise StoreRefused(what=endpoint, code=f"{error}; see SIGHTLINE_S3_CA") from None
     retry = Retry(total=retries, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False)
-    pool = PoolManager(maxsize=WORKERS, timeout=Timeout(connect=connect_seconds, read=read_seconds), retries=retry)
+    timeout = Timeout(connect=connect_seconds, read=read_seconds)
+    pool = PoolManager(maxsize=WORKERS, timeout=timeout, retries=retry, ca_certs=str(ca) if ca else None)
     return Minio(endpoint, access_key, secret_key, secure=secure, region=region, http_client=pool)
 
 
@@ -192,4 +203,8 @@ class _BehindTheEnd(Exception):
 
 def _brief(error: Exception) -> str:
     """The error's first line; a client's message may carry a whole response."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "its certificate is not one of a CA that is trusted here; set SIGHTLINE_S3_CA to its CA"
+    if "WRONG_VERSION_NUMBER" in str(error):
+        return "it does not speak TLS there; set SIGHTLINE_S3_SECURE=false if that is meant"
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -11,6 +11,7 @@ from services.infra import jetstream, observe, processes, tls
 from services.infra.channel import open_channel
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
+from services.infra.nats_access import NatsAccess
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit import consume
@@ -116,7 +117,7 @@ async def work(settings: TrainerSettings, stop: asyncio.Event) -> None:
 async def _records_and_queue(
     settings: TrainerSettings, name: str, stack: AsyncExitStack
 ) -> tuple[Store, JetStreamQueue]:
-    connection = await stack.enter_async_context(jetstream.connected(settings.nats_url, name))
+    connection = await stack.enter_async_context(jetstream.connected(settings.nats_url, name, NatsAccess.of(settings)))
     replicas = settings.nats_replicas
     return Store.over(JetStreamRecords(connection, replicas=replicas)), JetStreamQueue(connection, replicas=replicas)
 

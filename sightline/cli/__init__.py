@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli import datasets, evaluations, models, predict, up
+from sightline.cli import datasets, evaluations, keys, models, predict, up
 
 app = typer.Typer(
     help="Train image classifiers and object detectors within a budget, and predict with them.",
@@ -18,6 +18,7 @@ app.command("up")(up.up)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(evaluations.app, name="evaluations")
+app.add_typer(keys.app, name="keys")
 app.command("predict")(predict.predict)
 
 

@@ -21,9 +21,12 @@ from rich.markup import escape
 from sightline.addresses import VARIABLES, Addresses
 from sightline.cli.formats import bare_name, duration
 from sightline.client import status_code
+from sightline.credentials import Credentials, CredentialsError, explain
 
 CONNECT_SECONDS = 1.0
 MAX_VIOLATIONS = 10
+USED_WRONGLY = 2
+PLAIN = Credentials()
 
 M = TypeVar("M", bound=Message)
 
@@ -44,8 +47,10 @@ class ResourceFailed(Exception):
         self.name, self.status = name, status
 
 
-def report(error: Exception, console: Console, addresses: Addresses) -> int:
+def report(error: Exception, console: Console, addresses: Addresses, credentials: Credentials = PLAIN) -> int:
     """Says on the console what is wrong and what to do; returns the exit code."""
+    if isinstance(error, CredentialsError):
+        error = CommandError(str(error), code=USED_WRONGLY)
     if isinstance(error, CommandError):
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         _print_fix(console, error.fix)
@@ -56,6 +61,10 @@ def report(error: Exception, console: Console, addresses: Addresses) -> int:
     assert isinstance(error, grpc.RpcError)
     status = status_of(error)
     if status.code == grpc.StatusCode.UNAVAILABLE.value[0] and not detail(status, details.ErrorInfo):
+        if advice := explain(status.message, credentials):
+            report_status(status, console)
+            _print_fix(console, advice)
+            return status.code
         return _report_unreachable(status, console, addresses)
     return report_status(status, console)
 
@@ -135,6 +144,13 @@ FIXES: dict[str, Callable[[Mapping[str, str]], str]] = {
     "incorrectModelKind": lambda _: "leave out --kind, or choose a dataset whose annotations fit it",
     "datasetAnnotationsInvalid": lambda _: "repair the COCO file and register it under a new name",
     "datasetCorrupt": lambda _: "replace or remove the images that are named, and register the dataset anew",
+    "Unauthenticated": lambda _: (
+        "set SIGHTLINE_TOKEN, or SIGHTLINE_TOKEN_FILE, to a token of your issuer or to a key that the operator made with"
+        " `sightline keys make`"
+    ),
+    "PermissionDenied": lambda d: (
+        f"ask whoever runs the services for a token of the role {d.get('role', 'that the rpc needs')}"
+    ),
     "EtagMismatch": lambda _: "somebody changed it meanwhile: look at it again, then repeat",
     "internalServerError": lambda _: "the service's log has the whole story under this id",
 }

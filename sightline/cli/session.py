@@ -10,6 +10,7 @@ from sightline.addresses import Addresses
 from sightline.cli.console import notes
 from sightline.cli.failures import CommandError, ResourceFailed, report
 from sightline.client import Client
+from sightline.credentials import Credentials, CredentialsError
 
 INTERRUPTED = 130
 
@@ -17,12 +18,12 @@ INTERRUPTED = 130
 @contextmanager
 def session() -> Generator[Client]:
     """A client for the block. Failures are reported on standard error, and end the command with their exit code."""
-    addresses = Addresses.from_environment()
+    addresses, credentials = Addresses.from_environment(), Credentials.from_environment()
     try:
-        with Client(addresses) as client:
+        with Client(addresses, credentials) as client:
             yield client
-    except (grpc.RpcError, CommandError, ResourceFailed) as error:
-        raise typer.Exit(report(error, notes(), addresses)) from None
+    except (grpc.RpcError, CommandError, ResourceFailed, CredentialsError) as error:
+        raise typer.Exit(report(error, notes(), addresses, credentials)) from None
     except KeyboardInterrupt:
         notes().print("[yellow]interrupted[/]; what the services were asked for goes on without this command")
         raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,293 @@
+"""TLS of servers and callers: rotation without a failed call, mutual TLS, and what a caller reads when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.infra.channel import open_channel
+from services.infra.tls import CALLER_NAMES, EXPIRY, TlsUnusable
+from services.kit.errors import Unavailable
+from services.kit.settings import Settings, refuse_exposure
+from sightline.addresses import Addresses
+from sightline.client import Client
+from sightline.credentials import Credentials, CredentialsError, explain
+from sightline.v1 import dataset_service_pb2
+from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
+from tests.support.certificates import HOUR, Authority, Pair, replace
+from tests.support.runtime import serving
+from tests.support.servers import free_port
+from tests.support.waiting import eventually
+
+GET = dataset_service_pb2.GetDatasetRequest(name="datasets/birds")
+ROTATIONS = 20
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def files(tmp_path: Path, authority: Authority) -> dict[str, Path]:
+    """A server's pair, a caller's pair, and the CA of both."""
+    certificate, key = authority.pair().write(tmp_path)
+    client_certificate, client_key = authority.pair("caller").write(tmp_path, "client")
+    return {
+        "certificate": certificate,
+        "key": key,
+        "ca": authority.write(tmp_path),
+        "client_certificate": client_certificate,
+        "client_key": client_key,
+    }
+
+
+def server(files: dict[str, Path], *, mutual: bool = False) -> dict[str, Any]:
+    """The settings of a server."""
+    settings: dict[str, Any] = {"tls_certificate": files["certificate"], "tls_key": files["key"]}
+    return settings | ({"tls_client_ca": files["ca"]} if mutual else {})
+
+
+def caller(files: dict[str, Path], *, certificate: bool = False) -> Credentials:
+    """What a caller knows and shows."""
+    if not certificate:
+        return Credentials(ca=str(files["ca"]))
+    return Credentials(str(files["ca"]), str(files["client_certificate"]), str(files["client_key"]))
+
+
+async def get(address: str, credentials: Credentials) -> None:
+    """One call over a connection of its own."""
+    async with open_channel(address, 5, credentials) as channel:
+        await DatasetServiceStub(channel).GetDataset(GET)
+
+
+async def shown(address: str) -> bytes:
+    """The certificate that the server shows now."""
+    host, _, port = address.rpartition(":")
+    return (await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))).encode()
+
+
+def words(pem: bytes) -> str:
+    return "".join(pem.decode().split())
+
+
+async def test_twenty_rotations_under_load_fail_no_call(files, authority, tmp_path):
+    """Callers with connections that stand, with new ones for each call, and the blocking client of other threads."""
+    done = {"standing": 0, "new": 0, "blocking": 0}
+    stop = threading.Event()
+
+    async def standing(channel: grpc.aio.Channel) -> None:
+        while not stop.is_set():
+            await DatasetServiceStub(channel).GetDataset(GET)
+            done["standing"] += 1
+            await asyncio.sleep(0.002)
+
+    async def new(address: str) -> None:
+        while not stop.is_set():
+            await get(address, caller(files, certificate=True))
+            done["new"] += 1
+
+    def blocking(address: str) -> None:
+        with Client(Addresses(dataset=address), caller(files, certificate=True)) as client:
+            while not stop.wait(0.005):
+                client.datasets.GetDataset(GET)
+                done["blocking"] += 1
+
+    async with serving(**server(files, mutual=True)) as running:
+        async with open_channel(running.address, 5, caller(files, certificate=True)) as channel:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(3):
+                    group.create_task(standing(channel))
+                group.create_task(new(running.address))
+                group.create_task(asyncio.to_thread(blocking, running.address))
+                try:
+                    for _ in range(ROTATIONS):
+                        pair = authority.pair()
+                        pair.write(tmp_path)
+                        authority.pair("caller").write(tmp_path, "client")
+                        assert words(await shown(running.address)) == words(pair.certificate)
+                        before = dict(done)
+                        await eventually(lambda: all(done[kind] > before[kind] for kind in done))  # noqa: B023
+                finally:
+                    stop.set()
+        ends = running.metric("grpc_server_handled_total", **LABELS, grpc_code="OK")
+        started = running.metric("grpc_server_started_total", **LABELS)
+    assert ends == started == sum(done.values())
+    assert min(done.values()) >= ROTATIONS
+
+
+LABELS = {
+    "grpc_type": "unary",
+    "grpc_service": "sightline.v1.DatasetService",
+    "grpc_method": "GetDataset",
+}
+
+
+async def test_a_new_connection_meets_the_new_certificate(files, authority, tmp_path):
+    async with serving(**server(files)) as running:
+        pair = authority.pair(valid=(-HOUR, 2 * HOUR))
+        before = running.metric(EXPIRY.name)
+        pair.write(tmp_path)
+        assert words(await shown(running.address)) == words(pair.certificate)
+        assert running.metric(EXPIRY.name) > before
+
+
+async def test_a_callers_new_certificate_is_shown_at_once_and_its_stream_goes_on(files, authority, tmp_path):
+    """The server comes to trust another CA; the caller, whose certificate is of that one by then, is not cut off."""
+    going = asyncio.Event()
+
+    async def act(request, _context):
+        if isinstance(request, dataset_service_pb2.WatchDatasetRequest):
+            await going.wait()
+
+    other = Authority("Other")
+    clients = authority.write(tmp_path, "clients")
+    async with serving(act, **server(files) | {"tls_client_ca": clients}) as running:
+        async with open_channel(running.address, 5, caller(files, certificate=True)) as channel:
+            stub = DatasetServiceStub(channel)
+            stream = aiter(stub.WatchDataset(dataset_service_pb2.WatchDatasetRequest(name="datasets/birds")))
+            await anext(stream)
+            replace(clients, other.certificate)
+            other.pair("caller").write(tmp_path, "client")
+            await stub.GetDataset(GET)
+            going.set()
+            assert (await anext(stream)).dataset.name == "datasets/birds"
+
+
+@pytest.mark.parametrize("fault", ["half", "expired", "early", "garbage", "gone"])
+async def test_a_pair_that_cannot_be_used_leaves_the_one_before(files, authority, tmp_path, fault):
+    good = files["certificate"].read_bytes()
+    async with serving(**server(files)) as running:
+        match fault:
+            case "half":
+                replace(files["certificate"], authority.pair().certificate)
+            case "expired":
+                authority.pair(valid=(-2 * HOUR, -HOUR)).write(tmp_path)
+            case "early":
+                authority.pair(valid=(HOUR, 2 * HOUR)).write(tmp_path)
+            case "garbage":
+                Pair(b"", b"garbage").write(tmp_path)
+            case _:
+                files["key"].unlink()
+        assert words(await shown(running.address)) == words(good)
+        await get(running.address, caller(files))
+        whole = authority.pair()
+        whole.write(tmp_path)
+        assert words(await shown(running.address)) == words(whole.certificate)
+
+
+@pytest.mark.parametrize(("fault", "said"), [("half", "not a certificate and its key"), ("expired", "expired at")])
+async def test_a_server_without_a_usable_pair_does_not_start_and_says_which_setting(
+    files, authority, tmp_path, fault, said
+):
+    if fault == "half":
+        replace(files["certificate"], authority.pair().certificate)
+    else:
+        authority.pair(valid=(-2 * HOUR, -HOUR)).write(tmp_path)
+    with pytest.raises(TlsUnusable, match=f"{said}.*SIGHTLINE_TLS_CERTIFICATE, SIGHTLINE_TLS_KEY"):
+        async with serving(**server(files)):
+            pass
+
+
+async def test_a_caller_that_trusts_another_ca_is_told_what_to_set(files, tmp_path):
+    wrong = Credentials(ca=str(Authority("Other").write(tmp_path, "other")), names=CALLER_NAMES)
+    async with serving(**server(files)) as running:
+        with pytest.raises(Unavailable, match="not signed by the CA that is trusted here: set SIGHTLINE_TLS_CA"):
+            await get(running.address, wrong)
+
+
+async def test_a_server_whose_certificate_has_expired_meanwhile_is_named_as_the_fault(files, authority, tmp_path):
+    authority.pair(valid=(-HOUR, timedelta(seconds=2))).write(tmp_path)
+    async with serving(**server(files)) as running:
+        await asyncio.sleep(2.2)
+        with pytest.raises(Unavailable, match="certificate has expired: its operator must renew it"):
+            await get(running.address, caller(files))
+
+
+async def test_a_certificate_for_another_host_is_named_as_the_fault(files, authority, tmp_path):
+    authority.pair(hosts=("elsewhere.example",)).write(tmp_path)
+    async with serving(**server(files)) as running:
+        with pytest.raises(Unavailable, match="does not name this host"):
+            await get(running.address, caller(files))
+
+
+async def test_plain_text_to_a_server_with_tls_and_the_reverse_say_what_to_set(files):
+    async with serving(**server(files)) as running:
+        with pytest.raises(Unavailable, match="set SIGHTLINE_CA to the CA"):
+            await get(running.address, Credentials())
+    async with serving() as running:
+        with pytest.raises(Unavailable, match="does not speak TLS there: leave out SIGHTLINE_CA"):
+            await get(running.address, caller(files))
+
+
+async def test_mutual_tls_refuses_who_has_no_certificate_or_one_of_a_stranger(files, tmp_path):
+    stranger = Authority("Other").pair("stranger").write(tmp_path, "stranger")
+    async with serving(**server(files, mutual=True)) as running:
+        await get(running.address, caller(files, certificate=True))
+        with pytest.raises(Unavailable, match="SIGHTLINE_CLIENT_CERTIFICATE and SIGHTLINE_CLIENT_KEY"):
+            await get(running.address, caller(files))
+        with pytest.raises(Unavailable, match="SIGHTLINE_CLIENT_CERTIFICATE"):
+            await get(running.address, Credentials(str(files["ca"]), *map(str, stranger)))
+
+
+async def test_probes_without_tls_have_a_port_that_answers_health_alone(files):
+    port = free_port()
+    async with serving(**server(files, mutual=True), probe_port=port):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service="sightline.v1.DatasetService"))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await DatasetServiceStub(channel).GetDataset(GET)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("credentials", "said"),
+    [
+        (Credentials(certificate="c"), "set both SIGHTLINE_CLIENT_CERTIFICATE and SIGHTLINE_CLIENT_KEY"),
+        (Credentials(certificate="c", key="k"), "needs TLS: set SIGHTLINE_CA"),
+        (Credentials(token="t"), "plain text: set SIGHTLINE_CA"),
+        (Credentials(ca="/nowhere/ca.crt"), "No such file.*see SIGHTLINE_CA"),
+        (Credentials(ca=__file__), "holds no certificate of a CA"),
+    ],
+)
+def test_credentials_that_cannot_be_used_are_refused_before_anything_is_sent(credentials, said):
+    with (
+        pytest.raises(CredentialsError, match=said),
+        Client(Addresses(dataset="services.example:50051"), credentials) as client,
+    ):
+        _ = client.datasets
+
+
+def test_a_token_never_shows_in_what_is_printed_of_credentials():
+    assert "hunter2" not in repr(Credentials(token="hunter2"))
+
+
+def test_other_failures_are_not_explained_by_tls():
+    assert not explain("Connection refused", Credentials())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]"])
+def test_loopback_needs_neither_tls_nor_tokens(host):
+    refuse_exposure(Settings(host=host))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "10.1.2.3", "dataset.example"])
+def test_another_address_is_refused_without_tls_and_tokens_unless_told_so(host, files):
+    with pytest.raises(SystemExit, match=r"(?s)TLS_CERTIFICATE.*and without tokens.*SIGHTLINE_INSECURE"):
+        refuse_exposure(Settings(host=host))
+    with pytest.raises(SystemExit, match="without tokens"):
+        refuse_exposure(Settings(host=host, **server(files, mutual=True)))
+    with pytest.raises(SystemExit, match="without TLS"):
+        refuse_exposure(Settings(host=host, auth_keys=files["key"]))
+    refuse_exposure(Settings(host=host, auth_keys=files["key"], **server(files)))
+    refuse_exposure(Settings(host=host, insecure=True))
