@@ -29,7 +29,7 @@ setup-run: ## Install what running needs: .venv with the command and the service
 .PHONY: setup
 setup: ## Install everything: what running, checks and tests need
 	@tools/system-packages run dev
-	@$(MAKE) --silent --no-print-directory .venv/installed-dev node_modules/.installed $(BIN)/.stubs
+	@$(MAKE) --silent --no-print-directory .venv/installed-dev .venv/checkov/.installed node_modules/.installed $(BIN)/.stubs
 
 $(BIN)/python:
 	@tools/make-venv $(PYTHON)
@@ -43,6 +43,11 @@ $(BIN)/python:
 	@echo "Installing Sightline and its tools into .venv; the first time this fetches several gigabytes (torch)."
 	@$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
 	@touch .venv/installed-run $@ $(BIN)/.stubs
+
+.venv/checkov/.installed: tools/checkov.txt | $(BIN)/python
+	@$(PYTHON) -m venv --clear .venv/checkov
+	@.venv/checkov/bin/python -m pip install --quiet --disable-pip-version-check -r tools/checkov.txt
+	@touch $@
 
 node_modules/.installed: package.json package-lock.json
 	@npm ci --ignore-scripts --silent --no-audit --no-fund
@@ -79,6 +84,14 @@ test: setup ## Run every test
 .PHONY: test-fast
 test-fast: setup ## Run the tests without I/O
 	@$(BIN)/python -m pytest tests/unit
+
+.PHONY: test-images
+test-images: setup ## Build the container images for real and run what is in them; needs root, buildah and debootstrap
+	@$(BIN)/python -m pytest tests/images
+
+.PHONY: manifests
+manifests: $(BIN)/python ## Copy the alert rules and the dashboard to where kustomize finds them
+	@$(BIN)/python tools/manifests.py
 
 .PHONY: proto-lock
 proto-lock: setup ## Take additions to the protos into the lock; refuses what breaks callers
