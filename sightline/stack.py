@@ -26,9 +26,7 @@ POLL_SECONDS = 0.1
 BORN_SECONDS = 1.0  # a worker that has lived so long is at work; it has no port that could be asked
 SERVICES = ("dataset", "trainer", "predictor")
 # The suite stays on loopback, in plain text and without tokens, whatever this shell uses to call another one.
-_OF_A_NETWORK = tuple(
-    f"SIGHTLINE_{name}" for name in ("TLS_", "AUTH_", "TOKEN", "NATS_", "INSECURE", "PROBE_PORT")
-)
+_OF_A_NETWORK = tuple(f"SIGHTLINE_{name}" for name in ("TLS_", "AUTH_", "TOKEN", "NATS_", "INSECURE", "PROBE_PORT"))
 
 
 class StackError(Exception):

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 
-from services.dataset import worker
+from services.dataset import metrics, worker
 from services.dataset.app import Datasets
+from services.dataset.census import Census
 from services.dataset.domain import COLLECTION, DatasetRecord
 from services.dataset.limits import Limits
 from services.dataset.reconcile import Reconciler
@@ -25,6 +26,7 @@ from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
+from services.kit.measured import MeasuredQueue, MeasuredRecords
 from services.kit.queue import Queue
 from services.kit.records import Records, Table
 from services.kit.settings import load, refuse_exposure
@@ -65,12 +67,14 @@ class _Ports:
 @asynccontextmanager
 async def _ports(settings: DatasetSettings, role: str) -> AsyncGenerator[_Ports]:
     name = f"dataset-{role}"
-    with observe.measured(name, settings) as telemetry:
-        blobs = await open_blobs(settings)
-        async with connected(settings.nats_url, name, NatsAccess.of(settings)) as connection:
+    shown = metrics.API if role == "api" else metrics.WORKER
+    with observe.measured(name, settings, shown) as telemetry:
+        blobs = await open_blobs(settings, telemetry)
+        async with connected(settings.nats_url, name, NatsAccess.of(settings), telemetry) as connection:
             replicas = settings.nats_replicas
-            records = JetStreamRecords(connection, replicas=replicas)
-            yield _Ports(blobs, records, JetStreamQueue(connection, replicas=replicas), telemetry)
+            records = MeasuredRecords(JetStreamRecords(connection, replicas=replicas), telemetry)
+            queue = MeasuredQueue(JetStreamQueue(connection, replicas=replicas), telemetry)
+            yield _Ports(blobs, records, queue, telemetry)
 
 
 def _limits(settings: DatasetSettings) -> Limits:
@@ -98,6 +102,7 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
             beside = [
                 group.create_task(view.run(), name="view of datasets"),
+                group.create_task(Census(view, ports.queue, clock, ports.telemetry).keep_going(), name="census"),
                 group.create_task(reconciler.keep_going(settings.reconcile_seconds), name="reconciler"),
             ]
             await server.start()

@@ -12,6 +12,7 @@ from services.dataset.limits import Limits
 from services.dataset.plan import Reading, make_plan
 from services.dataset.work import Tools, publish_advance, publish_chunk
 from services.kit.blobs import delete_prefix
+from services.kit.consume import DEAD_LETTERS
 from services.kit.errors import (
     DatasetAnnotationsInvalid,
     DatasetEmpty,
@@ -45,15 +46,19 @@ async def advance(tools: Tools, limits: Limits, name: str) -> None:
 
 
 async def _validate(tools: Tools, limits: Limits, name: str) -> None:
+    held = False
     try:
         async with holding(tools.table, name, tools.holder, tools.clock, limits.lease) as hold:
+            held = True
             if hold.record.plan is None:
                 record = await _plan(tools, limits, hold)
             elif hold.record.is_checked:
                 record = await _finish(tools, limits, hold, hold.record.plan)
             else:
                 record = hold.record
-    except (LeaseLost, WrongState):
+    except (LeaseLost, WrongState) as fault:
+        if held and isinstance(fault, LeaseLost):
+            tools.telemetry.add(metrics.LEASES_LOST)
         await _yield_to_deletion(tools, name)
         return
     if record.state is State.VALIDATING:
@@ -131,7 +136,9 @@ async def give_up(tools: Tools, name: str, last: str) -> None:
         return now.refused(error.failure(), tools.clock.now())
 
     try:
-        await tools.table.change(name, decide)
+        record = (await tools.table.change(name, decide)).value
     except RecordNotFound:
         return
+    if record.state is State.FAILED:
+        tools.telemetry.add(DEAD_LETTERS, 1, kind="dataset")
     _log.warning("dataset_given_up", dataset=name, last=last)

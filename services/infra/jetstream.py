@@ -17,6 +17,8 @@ from nats.js.api import StreamConfig
 from services.infra.nats_access import NatsAccess, client_and_options, explain
 from services.kit.errors import Unavailable
 from services.kit.log import Log
+from services.kit.measured import NATS_CONNECTED
+from services.kit.telemetry import Telemetry
 
 T = TypeVar("T")
 RECONNECT_SECONDS = 0.5  # between two attempts
@@ -33,8 +35,10 @@ log = Log(__name__)
 
 
 @asynccontextmanager
-async def connected(url: str, name: str, access: NatsAccess = PLAIN) -> AsyncGenerator[Client]:
-    """A connection for the block, as `connect` makes it.
+async def connected(
+    url: str, name: str, access: NatsAccess = PLAIN, telemetry: Telemetry | None = None
+) -> AsyncGenerator[Client]:
+    """A connection for the block, as `connect` makes it; the telemetry hears whether it stands.
 
     Should it be closed for good, as when the server takes the credentials no longer, the block is cancelled and
     Unavailable raised, in a group: a process that can never work again must end, for others to start it anew.
@@ -42,24 +46,24 @@ async def connected(url: str, name: str, access: NatsAccess = PLAIN) -> AsyncGen
     connection = await connect(url, name, access=access)
     try:
         async with asyncio.TaskGroup() as group:
-            guard = group.create_task(_until_closed(connection), name="nats connection")
+            guard = group.create_task(_until_closed(connection, telemetry), name="nats connection")
             yield connection
             guard.cancel()
     finally:
         await connection.close()
 
 
-async def _until_closed(connection: Client) -> None:
-    while not connection.is_closed:  # noqa: ASYNC110 - the client has no event for it
+async def _until_closed(connection: Client, telemetry: Telemetry | None) -> None:
+    while not connection.is_closed:
+        if telemetry:
+            telemetry.set(NATS_CONNECTED, float(connection.is_connected))
         await asyncio.sleep(CLOSED_SECONDS)
     problem = f"it has closed the connection for good ({connection.last_error})"
     log.error("nats.closed", problem=problem)
     raise Unavailable(what="nats-server", problem=problem)
 
 
-async def connect(
-    url: str, name: str, *, deadline_seconds: float = 30.0, access: NatsAccess = PLAIN
-) -> Client:
+async def connect(url: str, name: str, *, deadline_seconds: float = 30.0, access: NatsAccess = PLAIN) -> Client:
     """A connection that comes back by itself for ever; several urls are separated by commas.
 
     Until the deadline the first connection is tried again and again, so that services and nats-server may start in

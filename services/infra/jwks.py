@@ -100,12 +100,12 @@ class JwksUrl:
 
 def fetcher(url: str, ca: Path | None) -> Fetch:
     """Fetches the url in a thread; follows no redirect, reads no more than MAX_BYTES."""
-    pool = PoolManager(
-        maxsize=1, timeout=Timeout(total=FETCH_SECONDS), retries=False, ca_certs=str(ca) if ca else None
-    )
+    pool = PoolManager(maxsize=1, timeout=Timeout(total=FETCH_SECONDS), retries=False, ca_certs=str(ca) if ca else None)
 
     def fetch() -> bytes:
-        response = pool.request("GET", url, redirect=False, preload_content=False, headers={"Accept": "application/json"})
+        response = pool.request(
+            "GET", url, redirect=False, preload_content=False, headers={"Accept": "application/json"}
+        )
         try:
             if response.status != 200:
                 raise ValueError(f"{url} answers with status {response.status}")

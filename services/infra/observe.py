@@ -3,7 +3,7 @@
 import logging
 import platform
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from typing import Any, TextIO
@@ -109,10 +109,22 @@ class PrometheusTelemetry:
 
     def _call(self, verb: str, metric: Metric, value: float, labels: dict[str, str]) -> None:
         try:
+            metric.check(labels)
             known = self._metrics.get(metric) or self._declare(metric)
             getattr(known.labels(**labels) if metric.labels else known, verb)(value)
         except (ValueError, AttributeError, TypeError) as error:
             _log.error("metric_misused", error, metric=metric.name, verb=verb, labels=labels)
+
+    def declare(self, metrics: Iterable[Metric]) -> None:
+        """Shows every counter and histogram at 0 from the start, so that a rate over a first event is not lost.
+
+        Gauges appear when they are first set: 0 would be a claim.
+        """
+        for metric in metrics:
+            known = self._metrics.get(metric) or self._declare(metric)
+            if metric.labels and metric.kind is not MetricKind.GAUGE:
+                for labels in metric.series():
+                    known.labels(**labels)
 
     def _declare(self, metric: Metric) -> Counter | Gauge | Histogram:
         registry, labels = self.registry, metric.labels
@@ -149,9 +161,13 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> MetricsE
 
 
 @contextmanager
-def measured(service: str, settings: Settings) -> Generator[PrometheusTelemetry]:
-    """The telemetry of a process, exposed at its metrics port within the block, if the settings give it one."""
+def measured(service: str, settings: Settings, metrics: Iterable[Metric] = ()) -> Generator[PrometheusTelemetry]:
+    """The telemetry of a process, exposed at its metrics port within the block, if the settings give it one.
+
+    It is the process's only registry: its children report over their pipes. `metrics` are shown from the start.
+    """
     telemetry = PrometheusTelemetry(service)
+    telemetry.declare(metrics)
     if not settings.metrics_port:
         yield telemetry
         return

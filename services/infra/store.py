@@ -2,11 +2,18 @@
 
 from services.infra.files import FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
+from services.kit.blobs import Blobs
+from services.kit.measured import MeasuredBlobs
 from services.kit.settings import Settings
+from services.kit.telemetry import Telemetry
 
 
-async def open_blobs(settings: Settings) -> FolderBlobs | S3Blobs:
-    """The folder if one is set, otherwise S3; its bucket is there when this returns. Unavailable, StoreRefused."""
+async def open_blobs(settings: Settings, telemetry: Telemetry) -> Blobs:
+    """The folder if one is set, otherwise S3, measured; its bucket is there when this returns.
+
+    Unavailable, StoreRefused.
+    """
+    blobs: FolderBlobs | S3Blobs
     if settings.store_directory is not None:
         blobs = FolderBlobs(settings.store_directory, settings.bucket)
     else:
@@ -15,4 +22,4 @@ async def open_blobs(settings: Settings) -> FolderBlobs | S3Blobs:
         client = s3_client(settings.s3_endpoint, access, secret, **how)
         blobs = S3Blobs(client, settings.bucket)
     await blobs.ensure_bucket()
-    return blobs
+    return MeasuredBlobs(blobs, telemetry)

@@ -12,15 +12,35 @@ from services.kit.queue import MAX_DELIVERIES, Delivery, Queue, is_poison
 from services.kit.telemetry import Metric, MetricKind, Telemetry
 
 JOBS = Metric(
-    "sightline_jobs_total", MetricKind.COUNTER, "Deliveries of jobs, by how they were settled.", ("kind", "result")
+    "sightline_jobs_total",
+    MetricKind.COUNTER,
+    "Deliveries of jobs, by how they were settled.",
+    ("kind", "result"),
+    values=((), ("done", "superseded", "released", "retried", "failed", "poisoned", "unsettled")),
 )
 RUNNING = Metric("sightline_jobs_running", MetricKind.GAUGE, "Jobs that this process is at work on.", ("kind",))
+
+QUEUED = Metric(
+    "sightline_jobs_queued", MetricKind.GAUGE, "Jobs in the queue, waiting or in hand, as the apis see it.", ("kind",)
+)
+DEAD_LETTERS = Metric(
+    "sightline_dead_letters_total",
+    MetricKind.COUNTER,
+    "Work that was given up because every attempt at it died.",
+    ("kind",),
+    values=(("dataset", "trial", "evaluation"),),
+)
 
 _FETCH_WAIT = timedelta(seconds=2)  # also how long an idle worker takes to stop
 _FIRST_DELAY_SECONDS = 5.0
 _LONGEST_DELAY_SECONDS = 300.0
 
 Handler = Callable[[bytes], Awaitable[None]]
+
+
+class Released(Exception):
+    """The handler gives the job back, unharmed: it comes again at once, to any worker."""
+
 
 _log = Log(__name__)
 
@@ -57,8 +77,8 @@ async def consume(
     """Handles jobs, `concurrency` at a time, until `stop` is set; then gives the handlers in hand `grace` to finish.
 
     A job is acked when its handler returns, and when it raises Conflict: somebody else has the record's lease, and
-    a reconciler publishes the job anew should they die. It rests and comes again when the handler raises anything
-    else, and comes again at once when the handler was cancelled by the stop. A job that failed MAX_DELIVERIES times
+    a reconciler publishes the job anew should they die. It comes again at once when the handler raises Released or was
+    cancelled by the stop, and rests and comes again when the handler raises anything else. A job that failed MAX_DELIVERIES times
     goes to `poison`; but an outage is not the job's fault, so an error that a retry may cure starts its count anew.
     """
     worker = _Worker(queue, job, clock, telemetry, stop, extend_every, grace)
@@ -95,6 +115,8 @@ class _Worker:
         poisoned = is_poison(delivery)
         try:
             finished = await self._handle(self.job.poison if poisoned else self.job.handle, delivery)
+        except Released:
+            finished = False
         except Conflict as error:
             _log.info("job_superseded", kind=self.job.kind, problem=error.message)
             await delivery.ack()

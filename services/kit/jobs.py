@@ -34,7 +34,7 @@ async def announce(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> Non
         _log.warning("job_not_announced", name=job.name, problem=error.message)
 
 
-def handler(work: Callable[[str], Awaitable[None]]) -> Handler:
+def handler(work: Callable[[str], Awaitable[object]]) -> Handler:
     """Does the work for the name in a job. A job that cannot be read is dropped: it never will be."""
 
     async def handle(body: bytes) -> None:

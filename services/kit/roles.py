@@ -7,8 +7,8 @@ from enum import StrEnum
 class Role(StrEnum):
     """What a token lets its bearer do.
 
-        viewer ──► predictor ──► admin         an arrow: has all that the other has
-           └─────► trainer ───────▲
+    viewer ──► predictor ──► admin         an arrow: has all that the other has
+       └─────► trainer ───────▲
     """
 
     VIEWER = "viewer"  # read records, follow work

@@ -1,9 +1,10 @@
 """The port to metrics: counters, gauges and histograms that are declared once and bumped anywhere."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 from typing import Protocol
 
 
@@ -17,19 +18,38 @@ class MetricKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric's declaration; labels must be bounded. Names carry their unit, as Prometheus asks."""
+    """A metric's declaration. Names carry their unit, as Prometheus asks.
+
+    Law: a label has few values, none of which a caller can invent: `values` lists them in the labels' order. An
+    empty tuple stands for what another table bounds, such as the contract's methods or the kinds of jobs.
+    """
 
     name: str
     kind: MetricKind
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    values: tuple[tuple[str, ...], ...] = ()
+
+    def check(self, labels: Mapping[str, str]) -> None:
+        """ValueError unless the labels are the declared ones, with declared values."""
+        if set(labels) != set(self.labels):
+            raise ValueError(f"{self.name} takes the labels {self.labels}, not {tuple(labels)}")
+        for label, allowed in zip(self.labels, self.values, strict=False):
+            if allowed and labels[label] not in allowed:
+                raise ValueError(f"{self.name}'s {label} is one of {allowed}, not {labels[label]!r}")
+
+    def series(self) -> Iterator[dict[str, str]]:
+        """Every set of labels that it may have; nothing where one of them is bounded elsewhere."""
+        if len(self.values) == len(self.labels) and all(self.values):
+            for chosen in product(*self.values):
+                yield dict(zip(self.labels, chosen, strict=True))
 
 
 class Telemetry(Protocol):
-    """Where measurements go. Law: never blocks, and never raises where a metric's labels are exactly the declared ones.
+    """Where measurements go. Law: never blocks, and never raises where labels and values are the declared ones.
 
-    Other labels are a defect: the double raises, the real thing logs it, counts nothing, and lets its caller work on.
+    Others are a defect: the double raises, the real thing logs it, counts nothing, and lets its caller work on.
     """
 
     def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
@@ -54,8 +74,7 @@ class MemoryTelemetry:
 
     @staticmethod
     def _key(metric: Metric, labels: Mapping[str, str]) -> tuple[str, tuple[tuple[str, str], ...]]:
-        if set(labels) != set(metric.labels):
-            raise ValueError(f"{metric.name} takes the labels {metric.labels}, not {tuple(labels)}")
+        metric.check(labels)
         return metric.name, tuple(sorted(labels.items()))
 
     def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:

@@ -43,7 +43,9 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("predictor", settings))
-        channel = await stack.enter_async_context(open_channel(settings.trainer_address, credentials=tls.caller(settings)))
+        channel = await stack.enter_async_context(
+            open_channel(settings.trainer_address, credentials=tls.caller(settings))
+        )
         directory = settings.model_cache_directory or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-bundles-"))
         )

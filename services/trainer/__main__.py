@@ -1,4 +1,7 @@
-"""Runs a part of the trainer: `python -m services.trainer api` or `worker`; `--settings` prints its settings."""
+"""Runs a part of the trainer: `python -m services.trainer api` or `worker`; `--settings` prints its settings.
+
+`worker --once` ends after one trial or evaluation, or when none has come for SIGHTLINE_ONCE_SECONDS.
+"""
 
 import asyncio
 import sys
@@ -23,6 +26,7 @@ from services.trainer.app import Evaluations, Models
 from services.trainer.children import Nursery
 from services.trainer.clients import GrpcDatasets
 from services.trainer.coordinator import Coordinator
+from services.trainer.once import Once
 from services.trainer.rpc import EvaluationServicer, ModelServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
@@ -33,7 +37,8 @@ from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.evaluation_service_pb2_grpc import add_EvaluationServiceServicer_to_server
 from sightline.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 
-USAGE = "usage: python -m services.trainer api | worker [--settings]"
+USAGE = "usage: python -m services.trainer api | worker [--once] | --settings"
+STOP_GRACE = timedelta(seconds=45)  # beyond what the worker itself takes to give its work back
 EXTEND_EVERY = timedelta(seconds=10)  # well within the queue's lease
 
 
@@ -44,13 +49,15 @@ def main() -> None:
     if "--settings" in arguments:
         sys.stdout.write(settings.masked() + "\n")
         return
-    if arguments not in (["api"], ["worker"]):
+    if arguments not in (["api"], ["worker"], ["worker", "--once"]):
         raise SystemExit(USAGE)
     if arguments == ["api"]:
         refuse_exposure(settings)
     observe.configure_logging(f"trainer-{arguments[0]}", settings.log_level)
-    part = serve if arguments == ["api"] else work
-    processes.run(lambda stop: part(settings, stop))
+    if arguments == ["api"]:
+        processes.run(lambda stop: serve(settings, stop))
+    else:
+        processes.run(lambda stop: work(settings, stop, once=arguments[1:] == ["--once"]))
 
 
 async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
@@ -60,7 +67,9 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
         telemetry = stack.enter_context(observe.measured("trainer-api", settings))
         store, queue = await _records_and_queue(settings, "trainer-api", stack)
         blobs = await open_blobs(settings)
-        channel = await stack.enter_async_context(open_channel(settings.dataset_address, credentials=tls.caller(settings)))
+        channel = await stack.enter_async_context(
+            open_channel(settings.dataset_address, credentials=tls.caller(settings))
+        )
         datasets = GrpcDatasets(DatasetServiceStub(channel), blobs.bucket)
         models = Models(store, datasets, blobs, clock)
         evaluations = Evaluations(store, datasets, blobs, clock)
@@ -94,24 +103,29 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
                 task.cancel()
 
 
-async def work(settings: TrainerSettings, stop: asyncio.Event) -> None:
-    """A worker: one trial or evaluation at a time, each in a child process that alone holds torch."""
+async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = False) -> None:
+    """A worker: one trial or evaluation at a time, each in a child process that alone holds torch; with `once`, one."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("trainer-worker", settings))
-        nursery = Nursery(settings.threads)
+        nursery = Nursery(settings.threads, spares=not once)
         stack.push_async_callback(nursery.close)
         nursery.prepare()
         store, queue = await _records_and_queue(settings, "trainer-worker", stack)
         root = settings.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-worker-")))
         workspace = Workspace(root, await open_blobs(settings))
         workspace.clear()
-        worker = Worker(processes.identity(), store, workspace, nursery, settings, clock, telemetry)
-        handler = handler_of(worker.handle)
+        worker = Worker(processes.identity(), store, workspace, nursery, settings, clock, telemetry, stop)
+        only = Once(worker.handle, stop, clock, settings.once_seconds)
+        handler = handler_of(only.handle if once else worker.handle)
         job = consume.Job(jobs.KIND, handler, handler)
-        await consume.consume(
-            queue, job, clock=clock, telemetry=telemetry, stop=stop, grace=timedelta(0), extend_every=EXTEND_EVERY
-        )
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(only.watch(), name="once") if once else None
+            await consume.consume(
+                queue, job, clock=clock, telemetry=telemetry, stop=stop, grace=STOP_GRACE, extend_every=EXTEND_EVERY
+            )
+            if watching:
+                watching.cancel()
 
 
 async def _records_and_queue(

@@ -35,10 +35,12 @@ def main() -> int:
 
     try:
         say(Ready(device=device, device_name=name, import_seconds=time.monotonic() - started))
-        task = receive_task(sys.stdin.buffer)
+        with os.fdopen(STDIN, "rb", buffering=0, closefd=False) as stdin:  # what follows the task stays in the pipe
+            task = receive_task(stdin)
         if task is not None:
-            threading.Thread(target=_exit_with_stdin, name="stdin", daemon=True).start()
-            say(run.run(task, say))
+            save = threading.Event()
+            threading.Thread(target=_follow_stdin, args=(save,), name="stdin", daemon=True).start()
+            say(run.run(task, say, save))
     except BrokenPipeError:
         return 1  # the worker is gone; so is the reason for this process
     return 0
@@ -54,10 +56,13 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _exit_with_stdin() -> None:
-    """Wherever the kernel does not do it, and for a worker that died before it was asked. Nothing follows the task."""
+def _follow_stdin(save: threading.Event) -> None:
+    """Passes on that a checkpoint is wanted, and exits with the pipe.
+
+    The latter wherever the kernel does not do it, and for a worker that died before it was asked.
+    """
     while os.read(STDIN, 1):
-        pass
+        save.set()
     os._exit(1)
 
 

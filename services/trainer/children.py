@@ -56,6 +56,12 @@ class Child:
             status = await self.end()
             raise ChildDied(f"the training process ended with status {status} ({type(error).__name__})") from error
 
+    def ask_to_save(self) -> None:
+        """Wants a Checkpoint as soon as possible, of a child that has its task; one that is dying need not hear it."""
+        assert self._process.stdin is not None, "the pipe was asked for"
+        with suppress(ConnectionError, RuntimeError):
+            self._process.stdin.write(b"\n")
+
     async def _receive(self) -> Message:
         """The next message; EOFError at the end of the pipe, or of the process where the pipe does not tell."""
         assert self._process.stdout is not None, "the pipe was asked for"
@@ -86,7 +92,15 @@ class Child:
 class Nursery:
     """Starts children, and keeps one spare. Law: after `close` no spare runs; a taken child is the taker's to end."""
 
-    def __init__(self, threads: int, command: Sequence[str] = COMMAND, start_seconds: float = START_SECONDS) -> None:
+    def __init__(
+        self,
+        threads: int,
+        command: Sequence[str] = COMMAND,
+        start_seconds: float = START_SECONDS,
+        *,
+        spares: bool = True,  # beside a child at work; a worker that ends with its first task needs none
+    ) -> None:
+        self._spares = spares
         self._command = command
         self._start_seconds = start_seconds
         self._environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
@@ -94,8 +108,8 @@ class Nursery:
         self._hurry = asyncio.Event()
 
     def prepare(self, delay_seconds: float = 0.0) -> None:
-        """Begins to start a spare after the delay, unless there is one."""
-        if self._spare is None:
+        """Begins to start a spare after the delay, unless there is one; without spares, only what is wanted now."""
+        if self._spare is None and (self._spares or not delay_seconds):
             self._hurry = asyncio.Event()
             self._spare = asyncio.create_task(self._start(delay_seconds, self._hurry), name="spare child")
 

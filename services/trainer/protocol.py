@@ -3,6 +3,7 @@
 The child says Ready once torch is imported, takes exactly one task from its stdin, answers with Started, any number
 of Progress, Checkpoint and Offer, and ends with exactly one of Result, EvaluationResult and Failed, after which it
 exits with status 0. A child that ends without one of those three died. A stdin that closes means, at any time: exit.
+A byte on stdin after the task asks a fine-tuning for a Checkpoint as soon as possible, after which it goes on.
 
 No torch, asyncio or grpc here: both sides import it, and the child must not hold what the worker holds.
 """
@@ -114,6 +115,16 @@ class EvaluateTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 Task = TrainTask | EvaluateTask
+
+
+def has_checkpoints(task: Task) -> bool:
+    """Whether the task's child can save where it is; a linear head and an evaluation begin anew."""
+    return isinstance(task, TrainTask) and not is_linear(task.recipe)
+
+
+def is_linear(recipe: Recipe) -> bool:
+    """Whether it fits a classifier's head on features and changes no network."""
+    return recipe.kind is ModelKind.GENERIC_CLASSIFIER and recipe.rung == 0
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -21,6 +21,7 @@ class TrainerSettings(Settings):
     weights_dir: Path | None = None  # pretrained weights as safetensors, for machines without a network
     download_weights: bool = True  # from torchvision's site, where neither that folder nor the store has them
     work_dir: Path | None = None  # snapshots and features are cached here; a temporary folder by default
+    once_seconds: float = Field(default=30.0, ge=0)  # that a worker with --once waits for work before it ends
     # Seconds of the reference device that one second of this worker's device is charged as.
     device_factor: float = Field(default=1.0, gt=0)
     threads: int = Field(default=max(1, os.cpu_count() or 1), gt=0)  # of the training child

@@ -17,16 +17,31 @@ from services.trainer.attempt import AnyAttempt
 from services.trainer.children import Child, ChildDied
 from services.trainer.domain import TrialResult
 from services.trainer.performance import Performance
-from services.trainer.protocol import Checkpoint, EvaluationResult, Failed, Message, Offer, Progress, Result, Task
+from services.trainer.protocol import (
+    Checkpoint,
+    EvaluationResult,
+    Failed,
+    Message,
+    Offer,
+    Progress,
+    Result,
+    Task,
+    has_checkpoints,
+)
 from services.trainer.work import Work
 from services.trainer.workspace import Workspace
 
 MAX_TAGS_IN_RECORD = 100
 OUTAGE_SECONDS = 2.0  # between two tries to write down what must not be lost
+LAST_SECONDS = 30.0  # for a last checkpoint, or for the result, when the worker is to stop
 
 _log = Log(__name__)
 
 Last = Result | EvaluationResult | Failed
+
+
+class Stopped(Exception):
+    """The worker is to stop, and has kept of this attempt what it could."""
 
 
 class Supervision:
@@ -42,6 +57,9 @@ class Supervision:
         self._fraction = 0.0
         self._phase = "preparing"
         self._offered: Result | None = None
+        self._child: Child | None = None  # one that can save where it is
+        self._asked = False  # for a last checkpoint
+        self._saved = asyncio.Event()
 
     async def beat(self, every_seconds: float) -> None:
         """Reports for ever; an outage is waited out, for the lease decides. CancelRequested, LeaseLost."""
@@ -51,6 +69,19 @@ class Supervision:
             except Unavailable as error:
                 _log.warning("heartbeat_failed", problem=str(error))
             await self._clock.sleep(every_seconds)
+
+    async def give_up(self, stop: asyncio.Event) -> None:
+        """Waits for the stop, then for a last checkpoint, or for a result that is being kept; Stopped."""
+        await stop.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                if self._delivered is not None:
+                    await asyncio.Event().wait()  # the attempt ends meanwhile, and this with it
+                elif self._child is not None:
+                    self._asked = True
+                    self._child.ask_to_save()
+                    await self._saved.wait()
+        raise Stopped
 
     @property
     def _used(self) -> float:
@@ -65,6 +96,7 @@ class Supervision:
         When the allowance ends, so does the child, and what it offered last is its result.
         """
         self._began = self._clock.monotonic()
+        self._child = child if has_checkpoints(task) else None
         allowance_seconds = self._attempt.allowance_seconds
         allowance = asyncio.timeout(allowance_seconds)
         try:
@@ -101,8 +133,11 @@ class Supervision:
                 case Progress(fraction=fraction, phase=phase):
                     self._fraction, self._phase = fraction, phase
                 case Checkpoint():
+                    last = self._asked
                     async with _suspended(allowance):  # a slow store is not the child's doing
                         await self._keep_checkpoint(message)
+                    if last:
+                        self._saved.set()
                 case Offer(result=result):
                     self._offered = result
                 case Result() | EvaluationResult() | Failed():

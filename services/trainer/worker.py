@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from services.kit.clock import Clock
+from services.kit.consume import Released
 from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, Unavailable
 from services.kit.log import Log, about
 from services.kit.telemetry import Telemetry
@@ -20,7 +21,7 @@ from services.trainer.domain import Evaluation, Trial
 from services.trainer.protocol import EvaluateTask, Split, Task, TrainTask
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
-from services.trainer.supervision import Supervision
+from services.trainer.supervision import Stopped, Supervision
 from services.trainer.work import MAX_BARREN_ATTEMPTS, Work
 from services.trainer.workspace import Workspace
 
@@ -39,7 +40,10 @@ class Worker:
         settings: TrainerSettings,
         clock: Clock,
         telemetry: Telemetry,
+        stop: asyncio.Event | None = None,
     ) -> None:
+        """Once `stop` is set, the attempt in hand saves where it is and gives its work back, and no other begins."""
+        self._stop = stop or asyncio.Event()
         self._name = name
         self._store = store
         self._workspace = workspace
@@ -48,18 +52,24 @@ class Worker:
         self._clock = clock
         self._telemetry = telemetry
 
-    async def handle(self, name: str) -> None:
+    async def handle(self, name: str) -> bool:
         """Carries out the work of a trial or evaluation until it has ended or is in somebody else's hands.
 
-        However often its job came: whether it is poison, its record says.
+        However often its job came: whether it is poison, its record says. Returns whether there was anything to do;
+        Released if it is not done and the worker is to stop.
         """
+        worked = False
         with about(name):
             while (attempt := await self._begin(name)) is not None:
+                worked = True
                 result = await self._attempt(attempt)
                 kind = "trial" if isinstance(attempt.record, Trial) else "evaluation"
                 self._telemetry.add(metrics.ATTEMPTS, 1, kind=kind, result=result)
                 self._count_seconds(attempt.record.work)
                 _log.info("attempt_ended", attempt=attempt.record.work.attempt, result=result)
+                if attempt.record.work.ended:
+                    break
+        return worked
 
     def _count_seconds(self, work: Work) -> None:
         for segment in work.segments:
@@ -68,6 +78,8 @@ class Worker:
                 self._telemetry.add(metrics.COMPUTE_SECONDS, segment.seconds, charged=charged)
 
     async def _begin(self, name: str) -> AnyAttempt | None:
+        if self._stop.is_set():
+            raise Released
         settings = self._settings
         rest = (name, self._name, self._clock, settings.lease, settings.device_factor)
         if "/trials/" in name:
@@ -84,6 +96,9 @@ class Worker:
             return await self._end(supervision, "cancelled", lambda work: work.cancelled(now()))
         except LeaseLost:
             return self._lease_lost()
+        except Stopped:
+            await self._release(attempt)
+            return "released"
         except Unavailable:
             await self._release(attempt)
             raise  # the job comes again
@@ -120,9 +135,13 @@ class Worker:
             try:
                 async with asyncio.TaskGroup() as group:
                     beat = supervision.beat(self._settings.heartbeat_seconds)
-                    beating = group.create_task(beat, name="heartbeat")
+                    beside = [
+                        group.create_task(beat, name="heartbeat"),
+                        group.create_task(supervision.give_up(self._stop), name="stop"),
+                    ]
                     result = await self._in_child(supervision, await self._task(attempt, Path(scratch)))
-                    beating.cancel()
+                    for task in beside:
+                        task.cancel()
             except BaseExceptionGroup as errors:  # of two at the same time either says enough
                 raise errors.exceptions[0] from None
         return result

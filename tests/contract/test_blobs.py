@@ -232,9 +232,9 @@ async def test_settings_choose_the_store_and_its_bucket_is_there(
     monkeypatch.setenv("SIGHTLINE_S3_ACCESS_KEY", s3_server.access_key)
     monkeypatch.setenv("SIGHTLINE_S3_SECRET_KEY", s3_server.secret_key)
     monkeypatch.setenv("SIGHTLINE_S3_SECURE", "false")
-    s3 = await open_blobs(load(Settings))
+    s3 = await open_blobs(load(Settings), MemoryTelemetry())
     monkeypatch.setenv("SIGHTLINE_STORE_DIRECTORY", str(tmp_path / "new" / "store"))
-    folder = await open_blobs(load(Settings))
+    folder = await open_blobs(load(Settings), MemoryTelemetry())
     assert (type(s3), type(folder)) == (S3Blobs, FolderBlobs)
     for blobs in (s3, folder):
         await blobs.ping()

@@ -1,6 +1,7 @@
 """One task from its arrival to its last message: every failure becomes a named one."""
 
 import gc
+import threading
 import traceback
 from collections.abc import Callable
 
@@ -15,10 +16,10 @@ from services.trainer.protocol import (
     EvaluationResult,
     Failed,
     Message,
-    ModelKind,
     Result,
     Task,
     TrainTask,
+    is_linear,
 )
 from services.vision.backbones import build
 from services.vision.detectors import build_detector
@@ -39,9 +40,11 @@ def warm_up() -> tuple[str, str]:
     return "cpu", "cpu"
 
 
-def run(task: Task, send: Callable[[Message], None]) -> Result | EvaluationResult | Failed:
-    """The last message of the task; says the others on the way."""
-    session = Session(Meter(task.allowance_seconds), send)
+def run(
+    task: Task, send: Callable[[Message], None], save: threading.Event | None = None
+) -> Result | EvaluationResult | Failed:
+    """The last message of the task; says the others on the way. `save` asks for a checkpoint whenever it is set."""
+    session = Session(Meter(task.allowance_seconds), send, save)
     torch.set_num_threads(max(1, task.threads))
     try:
         return _work(task, session)
@@ -60,5 +63,4 @@ def run(task: Task, send: Callable[[Message], None]) -> Result | EvaluationResul
 def _work(task: Task, session: Session) -> Result | EvaluationResult:
     if not isinstance(task, TrainTask):
         return evaluate(task, session)
-    linear = task.recipe.kind is ModelKind.GENERIC_CLASSIFIER and task.recipe.rung == 0
-    return train_head(task, session) if linear else fine_tune(task, session)
+    return train_head(task, session) if is_linear(task.recipe) else fine_tune(task, session)

@@ -1,5 +1,6 @@
 """The task's own clock and voice: seconds used since it arrived, and messages to the worker."""
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -34,11 +35,18 @@ class Session:
     Progress never falls: each phase has its share of the whole, from `low` to `high`.
     """
 
-    def __init__(self, meter: Meter, send: Callable[[Message], None]) -> None:
+    def __init__(self, meter: Meter, send: Callable[[Message], None], save: threading.Event | None = None) -> None:
         self.meter = meter
         self.send = send
+        self._save = save or threading.Event()
         self._fraction = 0.0
         self._last = float("-inf")
+
+    def asked_to_save(self) -> bool:
+        """Whether the worker has asked for a checkpoint since the last time that this was looked at."""
+        asked = self._save.is_set()
+        self._save.clear()
+        return asked
 
     def progress(
         self,

@@ -94,7 +94,8 @@ def _fit(training: Training, plan: Plan, delivery: Delivery) -> str:
             if recipe.patience and position.stale_epochs >= recipe.patience:
                 return "converged"
         since = session.meter.used() - saved_at
-        if since >= task.checkpoint_seconds and pace.leaves(training.end_seconds, pace.expected(Part.SAVE)):
+        due = since >= task.checkpoint_seconds or session.asked_to_save()
+        if due and pace.leaves(training.end_seconds, pace.expected(Part.SAVE)):
             good = (state.pack(), copy.copy(position))
             _save_checkpoint(training, plan, since)
             saved_at = session.meter.used()

@@ -1,0 +1,361 @@
+"""Tokens at a real server: who is admitted to what, and every token that is not."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+
+from services.infra.auth import AuthUnusable
+from services.infra.channel import open_channel
+from services.infra.observe import configure_logging
+from services.kit import errors
+from services.kit.roles import POLICY
+from sightline import keys
+from sightline.addresses import Addresses
+from sightline.channel import describe
+from sightline.client import Client
+from sightline.connection import bearer
+from sightline.credentials import Credentials
+from sightline.uploads import LocalFile
+from sightline.v1 import dataset_service_pb2, prediction_service_pb2
+from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
+from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
+from tests.support.certificates import replace
+from tests.support.runtime import bare_channel, serving
+from tests.support.tokens import Issuer, publish, settings
+from tests.support.waiting import eventually
+
+GET = dataset_service_pb2.GetDatasetRequest(name="datasets/birds")
+WATCH = dataset_service_pb2.WatchDatasetRequest(name="datasets/birds")
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Issuer:
+    return Issuer()
+
+
+@pytest.fixture
+def jwks_file(tmp_path: Path, issuer: Issuer) -> Path:
+    return publish(tmp_path / "jwks.json", issuer)
+
+
+@pytest.fixture
+def lines() -> Iterator[StringIO]:
+    """What the process logs."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = StringIO()
+    configure_logging("test", "DEBUG", stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+async def answer(address: str, *metadata: tuple[str, str]) -> tuple[str, str]:
+    """The code of one GetDataset with the metadata, and what it says."""
+    async with bare_channel(address) as channel:
+        try:
+            await DatasetServiceStub(channel).GetDataset(GET, metadata=metadata, timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name, describe(error).message
+    return "OK", ""
+
+
+def unsigned(*parts: object) -> str:
+    encoded = (base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts)
+    return ".".join(encoded)
+
+
+def signed_with_the_public_key(issuer: Issuer, kid: str) -> str:
+    """HS256 with the public key as the secret: what a verifier that believes the header accepts."""
+    claims = json.loads(base64.urlsafe_b64decode(issuer.token().split(".")[1] + "=="))
+    body = unsigned({"alg": "HS256", "typ": "JWT", "kid": kid}, claims)
+    mac = hmac.new(issuer.public_pem, body.encode(), sha256).digest()
+    return body + "." + base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
+
+
+def hostile(issuer: Issuer) -> dict[str, tuple[str, str, str]]:
+    """Tokens that must not pass: each with the code and the words that it gets."""
+    now = int(time.time())
+    claims = {"sub": "a", "iss": "https://issuer.example", "aud": "sightline", "exp": now + 99, "role": "admin"}
+    signature = issuer.token().rpartition(".")[2]
+    no, denied = "UNAUTHENTICATED", "PERMISSION_DENIED"
+    header = {"alg": "none", "kid": issuer.kid}
+    return {
+        "alg none": (unsigned(header, claims) + ".", no, "algorithm"),
+        "alg None": (unsigned(header | {"alg": "None"}, claims) + ".", no, "algorithm"),
+        "alg none with a signature": (unsigned(header, claims) + "." + signature, no, "algorithm"),
+        "alg a list": (unsigned(header | {"alg": ["RS256"]}, claims) + "." + signature, no, "algorithm|malformed"),
+        "HS256 with the public key": (signed_with_the_public_key(issuer, issuer.kid), no, "algorithm"),
+        "another algorithm of the list": (
+            unsigned(header | {"alg": "ES256"}, claims) + "." + signature,
+            no,
+            "not that of its key",
+        ),
+        "claims of one and signature of another": (
+            issuer.token("viewer").rpartition(".")[0] + "." + signature,
+            no,
+            "signature",
+        ),
+        "another key under a known id": (Issuer(issuer.kid).token(), no, "signature"),
+        "a key of its own in the header": (
+            Issuer("own").token(headers={"kid": "own", "jwk": Issuer("own").jwk}),
+            no,
+            "does not publish",
+        ),
+        "no kid": (issuer.token(headers={"kid": None}), no, "kid|malformed"),
+        "empty kid": (issuer.token(headers={"kid": ""}), no, "kid"),
+        "a path as kid": (issuer.token(headers={"kid": "../../dev/null"}), no, "does not publish"),
+        "another issuer": (issuer.token(iss="https://other.example"), no, "another issuer"),
+        "another audience": (issuer.token(aud="other"), no, "another audience"),
+        "expired": (issuer.token(exp=now - 60), no, "expired"),
+        "not valid yet": (issuer.token(nbf=now + 120), no, "not valid yet"),
+        "without an end": (issuer.token(exp=None), no, "lacks one of the claims"),
+        "without an audience": (issuer.token(aud=None), no, "lacks one of the claims"),
+        "without a subject": (issuer.token(sub=None), no, "lacks one of the claims"),
+        "a number as its end that is none": (issuer.token(exp="soon"), no, "malformed"),
+        "critical extension": (issuer.token(headers={"crit": ["x"], "x": 1}), no, "malformed"),
+        "huge": ("x" * 9000, no, "longer than 8192"),
+        "deeply nested header": (
+            base64.urlsafe_b64encode(b"[" * 5000).decode() + ".e30." + signature,
+            no,
+            "malformed",
+        ),
+        "words": ("hello", no, "malformed"),
+        "dots": ("...", no, "malformed"),
+        "unknown role": (issuer.token("root"), denied, "alice has none"),
+        "role of another case": (issuer.token("ADMIN"), denied, "alice has none"),
+        "no role": (issuer.token(None), denied, "alice has none"),
+        "an object as role": (issuer.token({"admin": True}), denied, "alice has none"),
+        "objects among roles": (issuer.token([["admin"], {}, 1]), denied, "alice has none"),
+        "a key that nobody made": (keys.make("x", "admin")[0], no, "takes|malformed"),
+    }
+
+
+@pytest.mark.parametrize("name", hostile(Issuer()))
+async def test_a_hostile_token_is_refused_with_its_reason_and_never_repeated(issuer, jwks_file, lines, name):
+    token, code, words = hostile(issuer)[name]
+    async with serving(**settings(jwks_file)) as running:
+        got, said = await answer(running.address, bearer(token))
+        labels = {"grpc_service": "sightline.v1.DatasetService", "grpc_method": "GetDataset", "grpc_type": "unary"}
+        grpc_code = code.title().replace("_", "")
+        await eventually(lambda: running.metric("grpc_server_handled_total", **labels, grpc_code=grpc_code) == 1)
+    assert got == code
+    assert any(word in said for word in words.split("|")), said
+    assert "GetDataset" in said
+    assert "viewer" in said
+    assert len(token) < 8 or token[-40:] not in said + lines.getvalue()
+    assert not [line for line in map(json.loads, lines.getvalue().splitlines()) if line["event"] == "internal_error"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ([], "has none"),
+        ([("authorization", "Basic YTpi")], "is not `Bearer TOKEN`"),
+        ([("authorization", "Bearer ")], "is not `Bearer TOKEN`"),
+        ([("authorization", "Bearer a"), ("authorization", "Bearer b")], "is not `Bearer TOKEN`"),
+    ],
+)
+async def test_a_call_without_one_bearer_token_is_unauthenticated(jwks_file, metadata, words):
+    async with serving(**settings(jwks_file)) as running:
+        code, said = await answer(running.address, *metadata)
+    assert (code, words in said) == ("UNAUTHENTICATED", True)
+
+
+@pytest.mark.parametrize("role", ["viewer", "predictor", "trainer", "admin"])
+async def test_each_role_may_call_what_the_table_says_and_no_other(issuer, jwks_file, tmp_path, role):
+    allowed = {
+        "GetDataset": {"viewer", "predictor", "trainer", "admin"},
+        "WatchDataset": {"viewer", "predictor", "trainer", "admin"},
+        "UploadFiles": {"trainer", "admin"},
+        "AnalyzeImage": {"predictor", "admin"},
+        "AnalyzeImages": {"predictor", "admin"},
+    }
+    line = keys.make("bob", role)
+    key_file = replace(tmp_path / "keys", line[1].encode())
+    async with serving(**settings(jwks_file), auth_keys=key_file) as running:
+        tokens = (issuer.token(role), issuer.token([role, "somebody-elses"]), line[0])
+        found = await asyncio.to_thread(codes, running.address, *tokens)
+    wanted = {rpc: "OK" if role in roles else "PERMISSION_DENIED" for rpc, roles in allowed.items()}
+    assert found == [wanted] * len(tokens)
+
+
+def calls(channel: grpc.Channel, metadata: Any) -> dict[str, Callable[[], object]]:
+    """One call of each of the four types of rpc. Blocking: asyncio's client takes a refusal amid its own writing ill."""
+    datasets, predictions = DatasetServiceStub(channel), PredictionServiceStub(channel)
+    upload, image = dataset_service_pb2.UploadFilesRequest(), prediction_service_pb2.AnalyzeImagesRequest()
+    return {
+        "GetDataset": lambda: datasets.GetDataset(GET, metadata=metadata),
+        "WatchDataset": lambda: list(datasets.WatchDataset(WATCH, metadata=metadata)),
+        "UploadFiles": lambda: datasets.UploadFiles(iter([upload] * 3), metadata=metadata),
+        "AnalyzeImage": lambda: predictions.AnalyzeImage(
+            prediction_service_pb2.AnalyzeImageRequest(), metadata=metadata
+        ),
+        "AnalyzeImages": lambda: list(predictions.AnalyzeImages(iter([image] * 3), metadata=metadata)),
+    }
+
+
+def codes(address: str, *tokens: str) -> list[dict[str, str]]:
+    """How each of those calls ends, by token."""
+    found: list[dict[str, str]] = []
+    with grpc.insecure_channel(address) as channel:
+        for token in tokens:
+            ends: dict[str, str] = {}
+            for rpc, call in calls(channel, [bearer(token)] if token else None).items():
+                try:
+                    call()
+                    ends[rpc] = "OK"
+                except grpc.RpcError as error:
+                    ends[rpc] = describe(error).code.name
+            found.append(ends)
+    return found
+
+
+async def test_without_a_token_no_handler_of_any_type_of_rpc_begins(jwks_file):
+    begun = []
+
+    async def act(request, _context):
+        begun.append(request)
+
+    async with serving(act, **settings(jwks_file)) as running:
+        (found,) = await asyncio.to_thread(codes, running.address, "")
+    assert set(found.values()) == {"UNAUTHENTICATED"}
+    assert not begun
+
+
+async def test_an_rpc_without_a_policy_is_refused_even_to_an_admin(issuer, jwks_file, monkeypatch):
+    monkeypatch.delitem(POLICY, "/sightline.v1.DatasetService/GetDataset")
+    async with serving(**settings(jwks_file)) as running:
+        code, said = await answer(running.address, bearer(issuer.token("admin")))
+    assert (code, "that nobody has" in said) == ("PERMISSION_DENIED", True)
+
+
+async def test_health_is_open_and_reflection_is_not(issuer, jwks_file):
+    def listed(channel, metadata):
+        stub: Any = ServerReflectionStub(channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        return stub.ServerReflectionInfo(iter([request]), metadata=metadata)
+
+    async with serving(**settings(jwks_file)) as running, bare_channel(running.address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await anext(aiter(listed(channel, None)))
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        answered = await anext(aiter(listed(channel, [bearer(issuer.token("viewer"))])))
+        assert answered.list_services_response.service
+
+
+async def test_the_callers_name_is_in_the_log_and_the_token_is_not(issuer, jwks_file, lines):
+    token = issuer.token("viewer", sub="alice@example")
+    async with serving(**settings(jwks_file)) as running:
+        assert (await answer(running.address, bearer(token)))[0] == "OK"
+        assert (await answer(running.address))[0] == "UNAUTHENTICATED"
+    made = [line for line in map(json.loads, lines.getvalue().splitlines()) if line["event"] == "call"]
+    assert [line.get("caller") for line in made] == ["alice@example", None]
+    assert token not in lines.getvalue()
+
+
+async def test_keys_of_the_jwks_file_are_rotated_while_it_runs(issuer, jwks_file):
+    second = Issuer("second")
+    async with serving(**settings(jwks_file)) as running:
+        assert (await answer(running.address, bearer(second.token())))[0] == "UNAUTHENTICATED"
+        publish(jwks_file, issuer, second)
+        assert (await answer(running.address, bearer(issuer.token())))[0] == "OK"
+        assert (await answer(running.address, bearer(second.token())))[0] == "OK"
+        publish(jwks_file, second)
+        assert (await answer(running.address, bearer(issuer.token())))[0] == "UNAUTHENTICATED"
+        replace(jwks_file, b'{"keys": [')
+        assert (await answer(running.address, bearer(second.token())))[0] == "OK"
+
+
+async def test_a_static_key_is_in_force_from_its_line_to_the_lines_end(tmp_path):
+    first, line = keys.make("first", "viewer")
+    second, other = keys.make("second", "viewer")
+    file = replace(tmp_path / "keys", f"# who may call\n\n{line}  # since today\n".encode())
+    async with serving(auth_keys=file) as running:
+        assert (await answer(running.address, bearer(first)))[0] == "OK"
+        assert (await answer(running.address, bearer(second)))[0] == "UNAUTHENTICATED"
+        replace(file, f"{other}\n".encode())
+        assert (await answer(running.address, bearer(first)))[0] == "UNAUTHENTICATED"
+        assert (await answer(running.address, bearer(second)))[0] == "OK"
+        replace(file, f"{other}\nthis is no line\n".encode())
+        assert (await answer(running.address, bearer(second)))[0] == "OK"
+        code, said = await answer(running.address, bearer("ey.ey.ey"))
+    assert (code, "takes keys only" in said) == ("UNAUTHENTICATED", True)
+    assert first not in line
+
+
+async def test_a_role_claim_is_found_under_its_whole_name_or_through_objects(issuer, jwks_file):
+    claims: list[tuple[str, dict[str, Any]]] = [
+        ("https://sightline.example/role", {"https://sightline.example/role": ["viewer"]}),
+        ("realm_access.roles", {"realm_access": {"roles": ["offline_access", "viewer"]}}),
+    ]
+    for claim, given in claims:
+        async with serving(**settings(jwks_file, auth_role_claim=claim)) as running:
+            assert (await answer(running.address, bearer(issuer.token(None, **given))))[0] == "OK"
+            assert (await answer(running.address, bearer(issuer.token("admin"))))[0] == "PERMISSION_DENIED"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("first root sha256:00", "line 1"), ("first viewer secret", "line 1"), (None, "No such file")],
+)
+async def test_a_file_of_keys_that_cannot_be_used_ends_the_start(tmp_path, content, said):
+    file = tmp_path / "keys"
+    if content:
+        file.write_text(content)
+    with pytest.raises(AuthUnusable, match=f"{said}.*SIGHTLINE_AUTH_KEYS"):
+        async with serving(auth_keys=file):
+            pass
+
+
+async def test_a_service_calls_another_with_the_token_of_its_file_and_sees_a_new_one(tmp_path):
+    made = [keys.make(f"service-{number}", "viewer") for number in (1, 2)]
+    known = replace(tmp_path / "keys", made[0][1].encode())
+    token = replace(tmp_path / "token", f"{made[0][0]}\n".encode())
+    async with serving(auth_keys=known) as running:
+        credentials = Credentials(token_file=str(token))
+        async with open_channel(running.address, credentials=credentials) as channel:
+            stub = DatasetServiceStub(channel)
+            await stub.GetDataset(GET)
+            assert [update async for update in stub.WatchDataset(WATCH)]
+            replace(known, made[1][1].encode())
+            with pytest.raises(errors.Unauthenticated, match="not among those"):
+                await stub.GetDataset(GET)
+            replace(token, made[1][0].encode())
+            await stub.GetDataset(GET)
+        async with open_channel(running.address) as channel:
+            with pytest.raises(errors.Unauthenticated, match="needs a token of the role viewer: the call has none"):
+                await DatasetServiceStub(channel).GetDataset(GET)
+
+
+async def test_the_client_shows_its_token_on_calls_and_streams(tmp_path):
+    key, line = keys.make("carol", "trainer")
+    file = tmp_path / "image.png"
+    file.write_bytes(b"png")
+
+    def story(address: str) -> None:
+        with Client(Addresses(dataset=address), Credentials(token=key)) as client:
+            client.datasets.GetDataset(GET)
+            assert list(client.watch_dataset("datasets/birds"))
+            client.upload_files([LocalFile("image.png", file)])
+
+    async with serving(auth_keys=replace(tmp_path / "keys", line.encode())) as running:
+        await asyncio.to_thread(story, running.address)

@@ -1,0 +1,121 @@
+"""The manifests of deploy/k8s as a cluster would get them: rendered by kubectl, parsed, and asked."""
+
+import functools
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "deploy" / "k8s"
+OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+
+# Every component at once and each alone, in the order that their files ask for.
+COMBINATIONS: dict[str, tuple[str, ...]] = {
+    "gpu-mig": ("gpu-mig",),
+    "autoscaling": ("autoscaling",),
+    "object-store": ("object-store",),
+    "tls": ("tls",),
+    "monitoring": ("monitoring",),
+    "network-policies": ("network-policies",),
+    "gpu": ("gpu",),
+    "kueue": ("autoscaling", "kueue"),
+    "all": ("object-store", "tls", "gpu-mig", "autoscaling", "monitoring", "network-policies", "kueue"),
+}
+
+Resource = dict[str, Any]
+
+
+def tool(name: str) -> str:
+    """The program beside this Python, or on the PATH."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    assert found, f"{name} is missing: `make setup` installs it"
+    return found
+
+
+def render_text(folder: Path) -> str:
+    """What `kubectl kustomize` prints; AssertionError with its words if it fails."""
+    done = subprocess.run([tool("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@functools.cache
+def text_of(name: str) -> str:
+    """An overlay as YAML, or base with a combination of components."""
+    if name.startswith("overlay "):
+        return render_text(K8S / "overlays" / name.removeprefix("overlay "))
+    with tempfile.TemporaryDirectory(prefix="render-") as folder:
+        copy = Path(folder) / "k8s"
+        shutil.copytree(K8S, copy)
+        made = copy / "overlays" / "made"
+        made.mkdir()
+        components = "\n".join(f"  - ../../components/{one}" for one in COMBINATIONS[name])
+        (made / "kustomization.yaml").write_text(
+            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+            f"resources:\n  - ../../base\ncomponents:\n{components}\n"
+        )
+        return render_text(made)
+
+
+NAMES = [*(f"overlay {one}" for one in OVERLAYS), *COMBINATIONS]
+
+
+@functools.cache
+def resources(name: str) -> tuple[Resource, ...]:
+    """Every resource of a rendering."""
+    return tuple(one for one in yaml.safe_load_all(text_of(name)) if one)
+
+
+def of_kind(name: str, *kinds: str) -> list[Resource]:
+    """Those of these kinds."""
+    return [one for one in resources(name) if one["kind"] in kinds]
+
+
+def title(resource: Resource) -> str:
+    """How a failed test names it."""
+    return f"{resource['kind']}/{resource['metadata']['name']}"
+
+
+def template(workload: Resource) -> Resource:
+    """The pod template of whatever makes pods."""
+    spec = workload["spec"]
+    return spec["jobTargetRef"]["template"] if workload["kind"] == "ScaledJob" else spec["template"]
+
+
+def workloads(name: str) -> list[Resource]:
+    """Whatever makes pods."""
+    return of_kind(name, "Deployment", "StatefulSet", "ScaledJob", "Job", "DaemonSet", "CronJob")
+
+
+def containers(name: str) -> Iterator[tuple[str, Resource, Resource]]:
+    """Of every container: a title for messages, its pod's spec, itself."""
+    for workload in workloads(name):
+        pod = template(workload)["spec"]
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            yield f"{title(workload)}, container {container['name']}", pod, container
+
+
+def environment(name: str, pod_name: str) -> dict[str, str]:
+    """The plain variables of a workload's container: of its ConfigMaps, then its own."""
+    maps = {one["metadata"]["name"]: one["data"] for one in of_kind(name, "ConfigMap")}
+    (workload,) = [one for one in workloads(name) if one["metadata"]["name"] == pod_name]
+    container = template(workload)["spec"]["containers"][0]
+    found: dict[str, str] = {}
+    for source in container.get("envFrom", []):
+        found |= maps[source["configMapRef"]["name"]]
+    return found | {one["name"]: one.get("value", "") for one in container.get("env", [])}
+
+
+def as_builtin(resource: Resource) -> Resource:
+    """A ScaledJob as the Job that it makes, so that checks of built-in kinds see its pods; others as they are."""
+    if resource["kind"] != "ScaledJob":
+        return resource
+    spec = resource["spec"]["jobTargetRef"]
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": resource["metadata"], "spec": spec}
