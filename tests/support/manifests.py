@@ -29,6 +29,7 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
 }
 
 Resource = dict[str, Any]
+APIS = {"dataset-api", "trainer-api", "predictor"}
 
 
 def tool(name: str) -> str:

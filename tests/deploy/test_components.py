@@ -1,0 +1,125 @@
+"""What each component of deploy/k8s adds, and what each overlay may rely on."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.manifests import APIS, NAMES, OVERLAYS, Resource, environment, of_kind, template, title, workloads
+
+LONGEST_TRAINING_SECONDS = 288 * 3600
+rendering = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_is_guarded_or_says_that_it_is_not(overlay: str) -> None:
+    for pod_name in APIS:
+        values = environment(f"overlay {overlay}", pod_name)
+        guarded = "SIGHTLINE_TLS_CERTIFICATE" in values and "SIGHTLINE_AUTH_KEYS" in values
+        assert guarded != (values.get("SIGHTLINE_INSECURE") == "true")
+        assert overlay == "local" or guarded
+
+
+@rendering
+def test_nats_writes_through_to_the_disk_and_keeps_each_stream_on_as_many_servers_as_it_has(name: str) -> None:
+    (nats,) = [one for one in of_kind(name, "StatefulSet") if one["metadata"]["name"] == "nats"]
+    (config,) = [one["data"]["nats.conf"] for one in of_kind(name, "ConfigMap") if "nats.conf" in one["data"]]
+    version = template(nats)["spec"]["containers"][0]["image"].partition(":")[2]
+    assert [int(part) for part in version.split("-")[0].split(".")[:2]] >= [2, 10]
+    assert "sync_interval: always" in config
+    values = environment(name, "trainer-api")
+    servers = nats["spec"]["replicas"]
+    assert int(values["SIGHTLINE_NATS_REPLICAS"]) == servers
+    assert len(values["SIGHTLINE_NATS_URL"].split(",")) == servers
+    assert config.count(':6222"') == (servers + 1 if servers > 1 else 0)
+
+
+@pytest.mark.parametrize("name", ["autoscaling", "kueue", "all", "overlay production"])
+def test_a_training_has_a_pod_of_its_own_that_nothing_but_its_end_stops(name: str) -> None:
+    (scaled,) = of_kind(name, "ScaledJob")
+    job, spec = scaled["spec"]["jobTargetRef"], scaled["spec"]
+    assert job.get("activeDeadlineSeconds", LONGEST_TRAINING_SECONDS) >= LONGEST_TRAINING_SECONDS
+    assert (job["backoffLimit"], job["parallelism"], job["completions"]) == (0, 1, 1)
+    assert spec["rollout"]["strategy"] == "gradual"
+    assert spec["scalingStrategy"]["strategy"] == "default"
+    assert (
+        spec["triggers"][0]["metadata"] | {"lagThreshold": "1", "stream": "SIGHTLINE_JOBS", "consumer": "trainer"}
+        == (spec["triggers"][0]["metadata"])
+    )
+    assert job["template"]["spec"]["restartPolicy"] == "Never"
+    assert job["template"]["spec"]["containers"][0]["args"] == ["worker", "--once"]
+    assert "trainer-worker" not in {one["metadata"]["name"] for one in of_kind(name, "Deployment")}
+    replicas = {one["metadata"]["name"]: one["spec"].get("replicas") for one in of_kind(name, "Deployment")}
+    assert replicas["predictor"] is replicas["dataset-worker"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("overlay gpu", "nvidia.com/gpu"),
+        ("overlay production", "nvidia.com/gpu"),
+        ("gpu-mig", "nvidia.com/mig-1g.10gb"),
+        ("all", "nvidia.com/mig-1g.10gb"),
+    ],
+)
+def test_a_worker_on_a_gpu_has_one_device_and_shared_memory(name: str, device: str) -> None:
+    (worker,) = [one for one in workloads(name) if one["metadata"]["name"] == "trainer-worker"]
+    pod = template(worker)["spec"]
+    limits: Resource = pod["containers"][0]["resources"]["limits"]
+    assert {key: value for key, value in limits.items() if key.startswith("nvidia.com")} == {device: 1}
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}} in pod["volumes"]
+
+
+@pytest.mark.parametrize("name", ["network-policies", "all", "overlay production"])
+def test_the_network_is_closed_and_no_pod_reaches_the_clouds_metadata(name: str) -> None:
+    policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(name, "NetworkPolicy")}
+    assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    blocks = [
+        to["ipBlock"]
+        for one in policies.values()
+        for rule in one.get("egress", [])
+        for to in rule["to"]
+        if "ipBlock" in to
+    ]
+    assert blocks
+    for block in blocks:
+        text = " ".join(block.get("except", []))
+        assert "169.254.0.0/16" in text if "." in block["cidr"] else "fd00:ec2::/32" in text
+    for spec in policies.values():
+        for rule in [*spec.get("ingress", []), *spec.get("egress", [])]:
+            assert rule.get("ports"), "a rule without ports opens them all"
+
+
+def test_network_policies_and_monitors_name_pods_and_ports_that_exist() -> None:
+    pods = [template(one) for one in workloads("all")]
+    labels = [one["metadata"]["labels"] for one in pods]
+    names = {one["app.kubernetes.io/name"] for one in labels}
+    ports = {str(p["containerPort"]) for pod in pods for p in pod["spec"]["containers"][0]["ports"]}
+    for policy in of_kind("all", "NetworkPolicy"):
+        selectors = list(_selectors(policy["spec"]))
+        for selector in selectors:
+            chosen = {*selector.get("matchLabels", {}).values()}
+            chosen |= {value for one in selector.get("matchExpressions", []) for value in one["values"]}
+            assert chosen <= names, title(policy)
+        for rule in [*policy["spec"].get("ingress", [])]:
+            assert {str(one["port"]) for one in rule["ports"]} <= ports, title(policy)
+    for monitor in of_kind("all", "PodMonitor"):
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        assert {one["app.kubernetes.io/name"] for one in labels if wanted <= one.items()} == {
+            "dataset-worker",
+            "trainer-worker",
+        }
+    for monitor in of_kind("all", "ServiceMonitor"):
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        found = [one for one in of_kind("all", "Service") if wanted <= one["metadata"]["labels"].items()]
+        assert {one["metadata"]["name"] for one in found} == {"dataset", "trainer", "predictor"}
+        assert all("metrics" in {port["name"] for port in one["spec"]["ports"]} for one in found)
+
+
+def _selectors(spec: Resource) -> Iterator[Resource]:
+    yield spec["podSelector"]
+    for rule in [*spec.get("ingress", []), *spec.get("egress", [])]:
+        for peer in [*rule.get("from", []), *rule.get("to", [])]:
+            if "podSelector" in peer:
+                yield peer["podSelector"]

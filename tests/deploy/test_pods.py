@@ -1,0 +1,191 @@
+"""What every pod of deploy/k8s promises: confined, limited, probed, in time to drain, and with settings that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from services.dataset.settings import DatasetSettings
+from services.kit.settings import Settings
+from services.predictor.settings import PredictorSettings
+from services.trainer.settings import TrainerSettings
+from tests.support.manifests import (
+    APIS,
+    NAMES,
+    ROOT,
+    containers,
+    environment,
+    of_kind,
+    resources,
+    template,
+    text_of,
+    title,
+    workloads,
+)
+
+OURS: dict[str, type[Settings]] = {
+    "dataset-api": DatasetSettings,
+    "dataset-worker": DatasetSettings,
+    "trainer-api": TrainerSettings,
+    "trainer-worker": TrainerSettings,
+    "predictor": PredictorSettings,
+}
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+rendering = pytest.mark.parametrize("name", NAMES)
+
+
+@rendering
+def test_every_container_is_confined_limited_and_probed(name: str) -> None:
+    for what, pod, container in containers(name):
+        context, pod_context = container["securityContext"], pod["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False, what
+        assert context["readOnlyRootFilesystem"] is True, what
+        assert context["capabilities"] == {"drop": ["ALL"]}, what
+        assert pod_context["runAsNonRoot"] is True, what
+        assert pod_context["runAsUser"] >= 10000, what
+        assert pod_context["seccompProfile"] == {"type": "RuntimeDefault"}, what
+        assert pod["automountServiceAccountToken"] is False, what
+        assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), what
+        for bound in ("requests", "limits"):
+            assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][bound].keys(), what
+        for volume in pod["volumes"]:
+            assert not ("emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]), what
+
+
+@rendering
+def test_what_writes_has_a_place_for_it(name: str) -> None:
+    for what, _, container in containers(name):
+        written = {one["mountPath"] for one in container["volumeMounts"] if not one.get("readOnly")}
+        assert "/tmp" in written, what
+        if container["name"] == "trainer-worker":
+            assert "/work" in written, what
+        if container["name"] == "predictor":
+            assert "/cache" in written, what
+
+
+@rendering
+def test_a_service_is_probed_by_its_health_and_hidden_from_callers_before_it_ends(name: str) -> None:
+    for what, _, container in containers(name):
+        if container["name"] in APIS:
+            port = int(environment(name, container["name"])["SIGHTLINE_PROBE_PORT"])
+            assert container["readinessProbe"]["grpc"]["port"] == port, what
+            assert "grpc" not in container["livenessProbe"], f"{what}: NOT_SERVING is no reason to be killed"
+            assert container["lifecycle"]["preStop"]["sleep"]["seconds"] >= 5, what
+
+
+@rendering
+def test_a_pod_has_time_to_drain_before_it_is_killed(name: str) -> None:
+    for workload in workloads(name):
+        pod_name, pod = workload["metadata"]["name"], template(workload)["spec"]
+        grace = pod["terminationGracePeriodSeconds"]
+        if pod_name in APIS:
+            values = environment(name, pod_name)
+            before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+            needed = before + float(values["SIGHTLINE_DRAIN_SECONDS"]) + float(values["SIGHTLINE_GRACE_SECONDS"]) + 5
+            assert grace >= needed, title(workload)
+        else:
+            assert grace >= (75 if pod_name == "trainer-worker" else 45), title(workload)
+
+
+@rendering
+def test_selectors_find_pods_and_ports(name: str) -> None:
+    pods = [template(one)["metadata"]["labels"] for one in workloads(name)]
+    ports = {
+        one["metadata"]["name"]: {p["name"] for p in template(one)["spec"]["containers"][0]["ports"]}
+        for one in workloads(name)
+    }
+    for workload in of_kind(name, "Deployment", "StatefulSet"):
+        wanted = workload["spec"]["selector"]["matchLabels"].items()
+        assert wanted <= template(workload)["metadata"]["labels"].items(), title(workload)
+        for spread in template(workload)["spec"].get("topologySpreadConstraints", []):
+            assert spread["labelSelector"]["matchLabels"].items() == wanted, title(workload)
+    for service in of_kind(name, "Service"):
+        chosen = service["spec"]["selector"]
+        assert sum(chosen.items() <= labels.items() for labels in pods) == 1, title(service)
+        assert {one["targetPort"] for one in service["spec"]["ports"]} <= ports[chosen["app.kubernetes.io/name"]]
+    for budget in of_kind(name, "PodDisruptionBudget"):
+        assert any(budget["spec"]["selector"]["matchLabels"].items() <= one.items() for one in pods), title(budget)
+
+
+@rendering
+def test_every_workload_has_a_disruption_budget_unless_it_is_a_job(name: str) -> None:
+    budgets = {one["metadata"]["name"] for one in of_kind(name, "PodDisruptionBudget")}
+    assert budgets == {one["metadata"]["name"] for one in of_kind(name, "Deployment", "StatefulSet")}
+
+
+@rendering
+def test_services_are_headless_so_that_callers_spread_over_all_pods(name: str) -> None:
+    for service in of_kind(name, "Service"):
+        if service["metadata"]["name"] != "object-store":
+            assert service["spec"]["clusterIP"] == "None", title(service)
+
+
+@rendering
+def test_every_resource_carries_the_recommended_labels_and_lives_in_the_namespace(name: str) -> None:
+    for resource in resources(name):
+        assert resource["metadata"]["labels"]["app.kubernetes.io/part-of"] == "sightline", title(resource)
+        if resource["kind"] not in {"Namespace", "ResourceFlavor", "ClusterQueue"}:
+            assert resource["metadata"]["namespace"] == "sightline", title(resource)
+        else:
+            assert "namespace" not in resource["metadata"], title(resource)
+    for workload in workloads(name):
+        labels = template(workload)["metadata"]["labels"]
+        assert {f"app.kubernetes.io/{one}" for one in ("name", "component", "part-of")} <= labels.keys()
+
+
+@rendering
+def test_every_secret_is_documented_and_every_config_map_made(name: str) -> None:
+    made = {one["metadata"]["name"] for one in of_kind(name, "ConfigMap")}
+    text = text_of(name)
+    secrets = set(re.findall(r"secretName: (\S+)", text)) | set(
+        re.findall(r"secretKeyRef:\n +key: \S+\n +name: (\S+)", text)
+    )
+    assert secrets
+    for secret in secrets:
+        assert f"`{secret}`" in OPERATIONS, f"docs/operations.md does not say how to make the secret {secret}"
+    for workload in workloads(name):
+        pod = template(workload)["spec"]
+        used = {one["configMapRef"]["name"] for one in pod["containers"][0].get("envFrom", [])}
+        used |= {one["configMap"]["name"] for one in pod["volumes"] if "configMap" in one}
+        assert used <= made, title(workload)
+
+
+@rendering
+def test_secrets_come_as_files_except_the_address_of_the_store_and_the_keys_of_the_stores_own_program(
+    name: str,
+) -> None:
+    for what, _, container in containers(name):
+        for variable in container.get("env", []):
+            if "secretKeyRef" in variable.get("valueFrom", {}):
+                key = variable["valueFrom"]["secretKeyRef"]["key"]
+                assert key == "endpoint" or container["name"] == "object-store", what
+
+
+@rendering
+@pytest.mark.parametrize("pod_name", OURS)
+def test_every_variable_is_a_setting_with_a_value_that_it_takes(
+    name: str, pod_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = environment(name, pod_name) | {"SIGHTLINE_S3_ENDPOINT": "store:443"}
+    known: set[str] = set()
+    for settings in (Settings, *OURS.values()):
+        known |= {f"SIGHTLINE_{field.upper()}" for field in settings.model_fields}
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    for variable, value in values.items():
+        if variable.startswith("SIGHTLINE_"):
+            assert variable.removesuffix("_FILE") in known or variable in known, variable
+            monkeypatch.setenv(variable, str(secret) if variable.endswith("_FILE") else value or "1")
+    settings = OURS[pod_name]()
+    assert settings.s3_endpoint == "store:443"
+    assert settings.s3_secret_key.get_secret_value() == "secret"
+
+
+@rendering
+@pytest.mark.parametrize("pod_name", OURS)
+def test_every_file_that_a_setting_names_is_mounted(name: str, pod_name: str) -> None:
+    (workload,) = [one for one in workloads(name) if one["metadata"]["name"] == pod_name]
+    mounts = [one["mountPath"] for one in template(workload)["spec"]["containers"][0]["volumeMounts"]]
+    for variable, value in environment(name, pod_name).items():
+        if value.startswith("/etc/") and not (variable == "SIGHTLINE_AUTH_KEYS" and pod_name not in APIS):
+            assert any(value.startswith(f"{mount}/") for mount in mounts), f"{variable}={value}"
