@@ -15,7 +15,7 @@ from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, Sightlin
 from services.kit.log import Log, about
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
-from services.trainer.attempt import AnyAttempt, Attempt, CancelRequested
+from services.trainer.attempt import AnyAttempt, Attempt, CancelRequested, GivenUp
 from services.trainer.children import SPARE_DELAY_SECONDS, ChildDied, Nursery
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.protocol import EvaluateTask, Split, Task, TrainTask
@@ -89,7 +89,7 @@ class Worker:
     async def _attempt(self, attempt: AnyAttempt) -> str:
         """One attempt to its end; returns how it ended. Gives the work back if it is cancelled or meets an outage."""
         now = self._clock.now
-        supervision = Supervision(attempt, self._workspace, self._clock)
+        supervision = Supervision(attempt, self._workspace, self._clock, self._telemetry)
         try:
             return await self._carry_out(attempt, supervision)
         except CancelRequested:
