@@ -18,8 +18,14 @@ async def open_blobs(settings: Settings, telemetry: Telemetry) -> Blobs:
         blobs = FolderBlobs(settings.store_directory, settings.bucket)
     else:
         access, secret = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
-        how = {"secure": settings.s3_secure, "region": settings.s3_region, "ca": settings.s3_ca}
-        client = s3_client(settings.s3_endpoint, access, secret, **how)
+        client = s3_client(
+            settings.s3_endpoint,
+            access,
+            secret,
+            secure=settings.s3_secure,
+            region=settings.s3_region,
+            ca=settings.s3_ca,
+        )
         blobs = S3Blobs(client, settings.bucket)
     await blobs.ensure_bucket()
     return MeasuredBlobs(blobs, telemetry)

@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Self
 
+from tests.support.certificates import Authority
 from tests.support.servers import ServerFailed, find_program, free_port, stop, wait_until
 
 STORE_BYTES = 2 * 1024**3
@@ -68,7 +69,7 @@ memstore device bytes = {store_bytes}
 
 [client]
 public addr = 127.0.0.1
-rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
+rgw frontends = beast endpoint=127.0.0.1:{port} ssl_endpoint=127.0.0.1:{secure_port} ssl_certificate={certificate} ssl_private_key={key} tcp_nodelay=1
 rgw data = {folder}/rgw
 """
 
@@ -77,7 +78,7 @@ class CephGateway:
     """An S3 endpoint that lasts from start to stop, and forgets everything afterwards."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port, self.secure_port = free_port(), free_port()
         self.access_key = "sightline-test"
         self.secret_key = uuid.uuid4().hex
         self._folder = Path()
@@ -87,6 +88,16 @@ class CephGateway:
     def endpoint(self) -> str:
         """Host and port; plain HTTP, region us-east-1, buckets in the path."""
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def secure_endpoint(self) -> str:
+        """The same over TLS; the certificate is of `ca`."""
+        return f"127.0.0.1:{self.secure_port}"
+
+    @property
+    def ca(self) -> Path:
+        """The certificate of the authority."""
+        return self._folder / "ca.crt"
 
     @property
     def url(self) -> str:
@@ -123,7 +134,11 @@ class CephGateway:
         fsid, mon_port = str(uuid.uuid4()), free_port()
         for name in ("mon", "osd", "rgw", "crash"):
             (self._folder / name).mkdir()
+        authority = Authority()
+        authority.write(self._folder)
+        certificate, key = authority.pair().write(self._folder, "rgw")
         values = {"fsid": fsid, "mon_port": mon_port, "port": self.port, "folder": self._folder}
+        values |= {"secure_port": self.secure_port, "certificate": certificate, "key": key}
         self._config.write_text(CONFIG.format(**values, store_bytes=STORE_BYTES))
         map_file = self._folder / "monmap"
         address = f"[v2:127.0.0.1:{mon_port}]"

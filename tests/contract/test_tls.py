@@ -1,0 +1,201 @@
+"""NATS and S3 over TLS: real servers with certificates of an authority of our own."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import nacl.signing
+import nkeys
+import pytest
+from nats.aio.client import Client
+
+from services.infra.jetstream import connect
+from services.infra.jetstream_records import JetStreamRecords
+from services.infra.nats_access import NatsAccess
+from services.infra.observe import PrometheusTelemetry
+from services.infra.s3 import S3Blobs, s3_client
+from services.infra.store import open_blobs
+from services.kit.errors import StoreRefused, Unavailable
+from services.kit.settings import Settings
+from tests.support.ceph import CephGateway
+from tests.support.certificates import Authority, replace
+from tests.support.servers import NatsServer
+from tests.support.waiting import eventually
+
+SECONDS = 3.0
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def files(tmp_path: Path, authority: Authority) -> dict[str, Path]:
+    """What a client of NATS has."""
+    certificate, key = authority.pair("client").write(tmp_path, "client")
+    return {"ca": authority.write(tmp_path), "certificate": certificate, "key": key}
+
+
+@pytest.fixture
+def server(tmp_path: Path, authority: Authority, files: dict[str, Path]) -> Iterator[NatsServer]:
+    """A nats-server that speaks TLS and asks for certificates."""
+    certificate, key = authority.pair().write(tmp_path, "nats")
+    tls = f'tls {{ cert_file: "{certificate}", key_file: "{key}", ca_file: "{files["ca"]}", verify: true }}'
+    with NatsServer(tmp_path / "nats", config=tls) as running:
+        yield running
+
+
+async def use(connection: Client) -> None:
+    await JetStreamRecords(connection, f"b_{uuid.uuid4().hex[:8]}").create("models/m", b"x")
+
+
+async def test_records_are_kept_over_mutual_tls(server, files):
+    for url in (server.url, server.url.replace("nats://", "tls://")):
+        connection = await connect(url, "test", deadline_seconds=SECONDS, access=NatsAccess(**files))
+        await use(connection)
+        await connection.close()
+
+
+async def test_a_server_of_another_ca_is_not_spoken_to(server, files, tmp_path):
+    access = NatsAccess(**files | {"ca": Authority("Other").write(tmp_path, "other")})
+    with pytest.raises(Unavailable, match="set SIGHTLINE_NATS_CA to its CA"):
+        await connect(server.url, "test", deadline_seconds=SECONDS, access=access)
+
+
+@pytest.mark.parametrize("wrong", ["none", "stranger"])
+async def test_a_client_whose_certificate_is_not_accepted_is_told_what_to_set(server, files, tmp_path, wrong):
+    access = NatsAccess(files["ca"])
+    if wrong == "stranger":
+        access = NatsAccess(files["ca"], *Authority("Other").pair("stranger").write(tmp_path, "stranger"))
+    with pytest.raises(Unavailable, match="SIGHTLINE_NATS_CERTIFICATE"):
+        await connect(server.url, "test", deadline_seconds=SECONDS, access=access)
+
+
+async def test_a_password_is_never_said_to_a_server_that_offers_no_tls(own_nats_server, files):
+    url = own_nats_server.url.replace("nats://", "nats://user:secret@")
+    with pytest.raises(Unavailable, match=r"offers no TLS.*give it a `tls` block"):
+        await connect(url, "test", deadline_seconds=SECONDS, access=NatsAccess(files["ca"]))
+
+
+async def test_files_that_cannot_be_used_are_named_with_their_settings(files, tmp_path):
+    for broken in ({"ca": tmp_path / "nowhere"}, {"key": replace(tmp_path / "other.key", b"garbage")}):
+        with pytest.raises(Unavailable, match="see SIGHTLINE_NATS_CA, SIGHTLINE_NATS_CERTIFICATE"):
+            await connect("nats://127.0.0.1:1", "test", deadline_seconds=SECONDS, access=NatsAccess(**files | broken))
+
+
+async def test_a_connection_that_comes_back_shows_the_new_certificate(server, files, tmp_path):
+    """Server and client move to another authority: a client that kept its first certificate could never return."""
+    connection = await connect(server.url, "test", deadline_seconds=SECONDS, access=NatsAccess(**files))
+    await use(connection)
+    other = Authority("Other")
+    server.stop()
+    await eventually(lambda: not connection.is_connected)
+    replace(files["ca"], other.certificate)
+    other.pair().write(tmp_path, "nats")
+    other.pair("client").write(tmp_path, "client")
+    server.start()
+    await eventually(lambda: connection.is_connected)
+    await use(connection)
+    await connection.close()
+
+
+async def test_a_credentials_file_logs_in_and_without_it_nobody_does(tmp_path):
+    operator, system, account, user = (Identity(kind) for kind in ("operator", "account", "account", "user"))
+    unlimited = {"subs": -1, "data": -1, "payload": -1}
+    accounts = {
+        one.public: one.said_by(operator, {"limits": {**unlimited, "conn": -1, "imports": -1, "exports": -1}})
+        for one in (system, account)
+    }
+    config = "\n".join(
+        [
+            f"operator: {operator.said_by(operator, {})}",
+            f"system_account: {system.public}",
+            "resolver: MEMORY",
+            "resolver_preload {",
+            *(f"  {public}: {said}" for public, said in accounts.items()),
+            "}",
+        ]
+    )
+    content = (
+        f"-----BEGIN NATS USER JWT-----\n{user.said_by(account, unlimited)}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
+    )
+    assert user.seed.decode() not in repr(NatsAccess(credentials=content))
+    with NatsServer(tmp_path, config=config) as server:
+        with pytest.raises(Unavailable, match=r"(?i)authorization"):
+            await connect(server.url, "test", deadline_seconds=SECONDS)
+        connection = await connect(
+            server.url, "test", deadline_seconds=SECONDS, access=NatsAccess(credentials=content)
+        )
+        await connection.publish("hello", b"")
+        await connection.flush()
+        await connection.close()
+
+
+class Identity:
+    """An operator, account or user of NATS: its key, and what another says of it in NATS's own kind of JWT."""
+
+    def __init__(self, kind: str) -> None:
+        prefixes = {
+            "operator": nkeys.PREFIX_BYTE_OPERATOR,
+            "account": nkeys.PREFIX_BYTE_ACCOUNT,
+            "user": nkeys.PREFIX_BYTE_USER,
+        }
+        self._kind = kind
+        self.seed = bytes(nkeys.encode_seed(nacl.signing.SigningKey.generate().encode(), prefixes[kind]))
+        self._pair = nkeys.from_seed(bytearray(self.seed))
+        self.public = bytes(self._pair.public_key).decode()
+
+    def said_by(self, issuer: Identity, more: dict[str, object]) -> str:
+        nats = {"type": self._kind, "version": 2, **more}
+        claims = {"jti": self.public, "iat": 1, "iss": issuer.public, "name": self._kind, "sub": self.public}
+        parts = ({"typ": "JWT", "alg": "ed25519-nkey"}, claims | {"nats": nats})
+        body = ".".join(encoded(json.dumps(part).encode()) for part in parts)
+        return f"{body}.{encoded(issuer._pair.sign(body.encode()))}"
+
+
+def encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+# S3
+
+
+def client_of(server: CephGateway, ca: Path | None, **how: object):
+    return s3_client(server.secure_endpoint, server.access_key, server.secret_key, ca=ca, retries=0, **how)
+
+
+async def test_blobs_are_kept_over_tls_by_the_settings(s3_server):
+    settings = Settings(
+        s3_endpoint=s3_server.secure_endpoint,
+        s3_access_key=s3_server.access_key,
+        s3_secret_key=s3_server.secret_key,
+        s3_ca=s3_server.ca,
+        bucket=f"tls-{uuid.uuid4().hex[:8]}",
+    )
+    blobs = await open_blobs(settings, PrometheusTelemetry("test"))
+    await blobs.put("a/b", b"content")
+    assert await blobs.get("a/b", 3) == b"tent"
+
+
+async def test_a_store_of_another_ca_is_not_spoken_to(s3_server, tmp_path):
+    for ca in (None, Authority("Other").write(tmp_path)):
+        with pytest.raises(Unavailable, match="set SIGHTLINE_S3_CA to its CA"):
+            await S3Blobs(client_of(s3_server, ca)).ping()
+
+
+async def test_tls_to_a_store_without_it_says_which_setting_turns_it_off(s3_server):
+    client = s3_client(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, ca=s3_server.ca, retries=0)
+    with pytest.raises(Unavailable, match="SIGHTLINE_S3_SECURE=false"):
+        await S3Blobs(client).ping()
+
+
+def test_a_ca_file_that_cannot_be_used_is_named_with_its_setting(tmp_path):
+    for path in (tmp_path / "nowhere", replace(tmp_path / "ca.crt", b"garbage")):
+        with pytest.raises(StoreRefused, match="see SIGHTLINE_S3_CA"):
+            s3_client("127.0.0.1:1", "a", "b", ca=path)
