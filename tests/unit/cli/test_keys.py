@@ -1,0 +1,82 @@
+"""`sightline keys`, and how the command reaches services that ask for TLS and tokens."""
+
+from __future__ import annotations
+
+from services.infra.static_keys import parse
+from services.kit.roles import Role
+from sightline.credentials import VARIABLES, Credentials
+from sightline.keys import PREFIX, digest
+from sightline.stack import Stack
+from tests.support.certificates import Authority
+
+
+def test_a_key_is_printed_once_and_the_services_know_its_line(sightline):
+    made = sightline("keys", "make", "ci-runner", "--role", "trainer")
+    key, line = made.out.splitlines()
+    assert key.startswith(PREFIX)
+    assert key not in line
+    (caller,) = parse(line.encode()).values()
+    assert (caller.name, caller.roles) == ("ci-runner", {Role.TRAINER})
+    assert digest(key) in line
+    assert "SIGHTLINE_AUTH_KEYS" in made.err
+
+
+def test_a_line_goes_into_the_file_and_the_output_is_the_key_alone(sightline, tmp_path):
+    file = tmp_path / "keys"
+    keys = [sightline("keys", "make", name, "--role", "viewer", "--file", file).out.strip() for name in ("a", "b")]
+    assert list(parse(file.read_bytes())) == [digest(key) for key in keys]
+    assert file.stat().st_mode & 0o007 == 0
+
+
+def test_a_name_that_no_line_can_hold_is_refused_and_nothing_is_written(sightline, tmp_path):
+    file = tmp_path / "keys"
+    made = sightline("keys", "make", "two words", "--role", "viewer", "--file", file)
+    assert (made.code, made.out) == (2, "")
+    assert "'two words' is not a name" in made.err
+    assert not file.exists()
+
+
+def test_a_file_that_cannot_be_written_is_a_fault_of_this_machine(sightline, tmp_path):
+    made = sightline("keys", "make", "a", "--role", "viewer", "--file", tmp_path / "nowhere" / "keys")
+    assert (made.code, made.out) == (1, "")
+
+
+def test_a_token_is_not_sent_in_plain_text_to_another_machine(sightline, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_DATASET_ADDRESS", "services.example:50051")
+    monkeypatch.setenv("SIGHTLINE_TOKEN", "hunter2")
+    said = sightline("datasets", "list")
+    assert said.code == 2
+    assert "set SIGHTLINE_CA to the CA of the services" in said.err
+    assert "hunter2" not in said.err
+
+
+def test_tls_to_services_that_speak_none_says_what_to_leave_out(sightline, monkeypatch, tmp_path):
+    monkeypatch.setenv("SIGHTLINE_CA", str(Authority().write(tmp_path)))
+    said = sightline("datasets", "list")
+    assert said.code == 14
+    assert "fix: the service does not speak TLS there: leave out SIGHTLINE_CA" in said.err
+
+
+def test_a_ca_that_is_no_file_is_named_with_its_variable(sightline, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_CA", "/nowhere/ca.crt")
+    said = sightline("datasets", "list")
+    assert (said.code, "/nowhere/ca.crt" in said.err, "SIGHTLINE_CA" in said.err) == (2, True, True)
+
+
+def test_credentials_come_from_the_environment():
+    values = {variable: f"the {field}" for field, variable in VARIABLES.items()} | {"SIGHTLINE_INSECURE": "true"}
+    found = Credentials.from_environment(values)
+    assert (found.ca, found.certificate, found.key) == ("the ca", "the certificate", "the key")
+    assert (found.token, found.token_file, found.insecure) == ("the token", "the token_file", True)
+    assert Credentials.from_environment({}) == Credentials()
+
+
+def test_what_a_shell_uses_to_call_another_suite_does_not_reach_this_ones_children(monkeypatch, tmp_path):
+    for name in ("TOKEN", "TOKEN_FILE", "TLS_CERTIFICATE", "AUTH_KEYS", "NATS_CA", "INSECURE"):
+        monkeypatch.setenv(f"SIGHTLINE_{name}", "of another suite")
+    monkeypatch.setenv("SIGHTLINE_LOG_LEVEL", "DEBUG")
+    suite = Stack(tmp_path, environment={"SIGHTLINE_AUTH_KEYS": "meant for this one"})
+    found = suite._child_environment(1, {})
+    assert "of another suite" not in found.values()
+    assert found["SIGHTLINE_AUTH_KEYS"] == "meant for this one"
+    assert found["SIGHTLINE_LOG_LEVEL"] == "DEBUG"
