@@ -1,0 +1,89 @@
+"""The commands by which docs/operations.md makes certificates and keys make what the cluster needs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.infra.static_keys import parse
+from services.kit.roles import Role
+from sightline.keys import digest
+from tests.support.manifests import ROOT, environment, of_kind
+
+DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
+# In place of kubectl: keeps what `create secret generic NAME --from-file/--from-literal` would store.
+KUBECTL = """#!/usr/bin/env bash
+set -eu
+[ "$3" = create ] || exit 0
+mkdir -p "secrets/$6"
+for word in "${@:7}"; do
+  option=${word%%=*} rest=${word#*=}
+  case "$option" in
+    --from-literal) printf %s "${rest#*=}" > "secrets/$6/${rest%%=*}" ;;
+    --from-file) cp "${rest#*=}" "secrets/$6/${rest%%=*}" ;;
+  esac
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The secrets, a folder each, that the documented commands make."""
+    folder = tmp_path_factory.mktemp("secrets")
+    found = re.search(r"<!-- tests/deploy/test_docs.py .*? -->\n```sh\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert found
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, text in {
+        "kubectl": KUBECTL,
+        "sightline": f'#!/usr/bin/env bash\nPYTHONPATH={ROOT} exec {sys.executable} -m sightline "$@"\n',
+    }.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    command = ["bash", "-euc", found[1]]
+    done = subprocess.run(command, cwd=folder, env=os.environ | path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder / "printed").write_text(done.stdout)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["sightline-tls", "nats-tls"])
+def test_a_certificate_is_of_the_ca_and_fits_its_key(secrets: Path, name: str) -> None:
+    folder = secrets / "secrets" / name
+    for purpose in ("sslserver", "sslclient"):
+        verify = ["openssl", "verify", "-purpose", purpose, "-CAfile", "ca.crt", "tls.crt"]
+        subprocess.run(verify, cwd=folder, check=True, capture_output=True)
+    keys = [
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True).stdout
+        for words in (["x509", "-in", "tls.crt", "-noout", "-pubkey"], ["pkey", "-in", "tls.key", "-pubout"])
+    ]
+    assert keys[0] == keys[1]
+
+
+def test_the_certificates_have_every_name_by_which_the_servers_are_called(secrets: Path) -> None:
+    values = environment("tls", "predictor")
+    called = {
+        "sightline-tls": {values["SIGHTLINE_DATASET_ADDRESS"], values["SIGHTLINE_TRAINER_ADDRESS"], "predictor:50053"},
+        "nats-tls": {url.removeprefix("nats://") for url in values["SIGHTLINE_NATS_URL"].split(",")},
+    }
+    (config,) = [one["data"]["nats.conf"] for one in of_kind("tls", "ConfigMap") if "nats.conf" in one["data"]]
+    called["nats-tls"] |= set(re.findall(r"nats://([\w.-]+:\d+)", config))
+    for name, addresses in called.items():
+        certificate = secrets / "secrets" / name / "tls.crt"
+        for address in addresses:
+            host = address.partition(":")[0]
+            check = ["openssl", "x509", "-in", str(certificate), "-noout", "-checkhost", host]
+            said = subprocess.run(check, capture_output=True, text=True, check=True).stdout
+            assert "does match" in said, f"{name}: {said}"
+
+
+def test_the_keys_are_those_of_the_services_and_of_an_administrator(secrets: Path) -> None:
+    callers = parse((secrets / "secrets" / "sightline-auth" / "keys").read_bytes())
+    token = (secrets / "secrets" / "sightline-token" / "token").read_text()
+    assert callers[digest(token)].roles == {Role.VIEWER}
+    (printed,) = re.findall(r"slk_\S+", (secrets / "printed").read_text())
+    assert callers[digest(printed)].roles == {Role.ADMIN}
