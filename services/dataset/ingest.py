@@ -128,17 +128,20 @@ async def _remove(tools: Tools, limits: Limits, name: str) -> None:
 
 async def give_up(tools: Tools, name: str, last: str) -> None:
     """Every attempt at some work for the dataset died: FAILED, unless a live worker holds it or it has ended."""
+    given_up = False
 
     def decide(now: DatasetRecord) -> DatasetRecord:
-        if now.state is not State.VALIDATING or now.lease.is_live(tools.clock.now()):
+        nonlocal given_up
+        given_up = now.state is State.VALIDATING and not now.lease.is_live(tools.clock.now())
+        if not given_up:
             return now
         error = PoisonWork(name=now.name, attempts=MAX_DELIVERIES, last=last)
         return now.refused(error.failure(), tools.clock.now())
 
     try:
-        record = (await tools.table.change(name, decide)).value
+        await tools.table.change(name, decide)
     except RecordNotFound:
         return
-    if record.state is State.FAILED:
+    if given_up:
         tools.telemetry.add(DEAD_LETTERS, 1, kind="dataset")
-    _log.warning("dataset_given_up", dataset=name, last=last)
+        _log.warning("dataset_given_up", dataset=name, last=last)

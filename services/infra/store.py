@@ -2,13 +2,12 @@
 
 from services.infra.files import FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
-from services.kit.blobs import Blobs
 from services.kit.measured import MeasuredBlobs
 from services.kit.settings import Settings
 from services.kit.telemetry import Telemetry
 
 
-async def open_blobs(settings: Settings, telemetry: Telemetry) -> Blobs:
+async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeasuredBlobs:
     """The folder if one is set, otherwise S3, measured; its bucket is there when this returns.
 
     Unavailable, StoreRefused.

@@ -77,9 +77,10 @@ async def consume(
     """Handles jobs, `concurrency` at a time, until `stop` is set; then gives the handlers in hand `grace` to finish.
 
     A job is acked when its handler returns, and when it raises Conflict: somebody else has the record's lease, and
-    a reconciler publishes the job anew should they die. It comes again at once when the handler raises Released or was
-    cancelled by the stop, and rests and comes again when the handler raises anything else. A job that failed MAX_DELIVERIES times
-    goes to `poison`; but an outage is not the job's fault, so an error that a retry may cure starts its count anew.
+    a reconciler publishes the job anew should they die. It comes again at once when the handler raises Released or
+    was cancelled by the stop, and rests and comes again when the handler raises anything else. A job that failed
+    MAX_DELIVERIES times goes to `poison`; but an outage is not the job's fault, so an error that a retry may cure
+    starts its count anew.
     """
     worker = _Worker(queue, job, clock, telemetry, stop, extend_every, grace)
     async with asyncio.TaskGroup() as group:

@@ -107,35 +107,35 @@ class MeasuredBlobs:
     """The Blobs law as its inner store keeps it. A list is timed without what its reader does in between."""
 
     def __init__(self, inner: Blobs, telemetry: Telemetry) -> None:
-        self._inner = inner
+        self.inner = inner
         self._meter = Meter(telemetry, STORE_OPERATIONS, STORE_SECONDS)
 
     @property
     def bucket(self) -> str:
-        return self._inner.bucket
+        return self.inner.bucket
 
     async def put(self, key: str, data: bytes) -> None:
         with self._meter.operation("put"):
-            await self._inner.put(key, data)
+            await self.inner.put(key, data)
 
     async def put_file(self, key: str, path: Path) -> None:
         with self._meter.operation("put_file"):
-            await self._inner.put_file(key, path)
+            await self.inner.put_file(key, path)
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         with self._meter.operation("get"):
-            return await self._inner.get(key, start, length)
+            return await self.inner.get(key, start, length)
 
     async def get_file(self, key: str, path: Path) -> None:
         with self._meter.operation("get_file"):
-            await self._inner.get_file(key, path)
+            await self.inner.get_file(key, path)
 
     async def stat(self, key: str) -> BlobInfo:
         with self._meter.operation("stat"):
-            return await self._inner.stat(key)
+            return await self.inner.stat(key)
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
-        items, seconds, result = self._inner.list(prefix), 0.0, "ok"
+        items, seconds, result = self.inner.list(prefix), 0.0, "ok"
         try:
             while True:
                 started = time.perf_counter()
@@ -155,11 +155,11 @@ class MeasuredBlobs:
 
     async def delete(self, key: str) -> None:
         with self._meter.operation("delete"):
-            await self._inner.delete(key)
+            await self.inner.delete(key)
 
     async def ping(self) -> None:
         with self._meter.operation("ping"):
-            await self._inner.ping()
+            await self.inner.ping()
 
 
 class MeasuredRecords:

@@ -14,7 +14,7 @@ from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit.clock import SystemClock
 from services.kit.settings import load, refuse_exposure
-from services.predictor import replica
+from services.predictor import metrics, replica
 from services.predictor.clients import TrainerModels
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
@@ -42,14 +42,14 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
     """The replica and its server. It is ready as soon as it listens: what is loaded needs neither store nor trainer."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        telemetry = stack.enter_context(observe.measured("predictor", settings))
+        telemetry = stack.enter_context(observe.measured("predictor", settings, metrics.ALL))
         channel = await stack.enter_async_context(
             open_channel(settings.trainer_address, credentials=tls.caller(settings))
         )
         directory = settings.model_cache_directory or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-bundles-"))
         )
-        models, blobs = TrainerModels(ModelServiceStub(channel)), await open_blobs(settings)
+        models, blobs = TrainerModels(ModelServiceStub(channel)), await open_blobs(settings, telemetry)
         predictor = await stack.enter_async_context(
             replica.running(settings, directory / "bundles", models, blobs, bundle.load, clock, telemetry)
         )

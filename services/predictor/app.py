@@ -1,7 +1,7 @@
 """The predictor's use cases."""
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class Predictor:
             bundle = await self._bundle(query.model_name)
             async with self._cache.use(bundle) as model:
                 recogniser = model.recogniser
-                info, image = await self._prepared(lambda: _prepare(recogniser, data, file), deadline)
+                info, image = await self._prepared(recogniser, data, file, deadline)
                 seen = await self._batcher.predict(recogniser, image, deadline)
                 model.answered(self._clock.now())
             with self._timed("postprocess"):
@@ -126,16 +126,21 @@ class Predictor:
             raise InvalidImageSize(file=file, problem=f"is {size_bytes} bytes; 1 to {limit} are accepted: {remedy}")
 
     async def _prepared(
-        self, work: Callable[[], tuple[ImageInfo, Prepared]], deadline: float | None
+        self, recogniser: Recogniser, data: bytes, file: str, deadline: float | None
     ) -> tuple[ImageInfo, Prepared]:
-        """Decodes in a worker thread, unless the deadline passed while the image waited for one."""
+        """The network's input, made in a worker thread unless the deadline passed while the image waited for one.
+
+        The header's limits are checked before any pixel is decoded.
+        """
 
         def in_thread() -> tuple[ImageInfo, Prepared]:
             if deadline is not None and deadline <= self._clock.monotonic():
                 self._telemetry.add(metrics.DROPPED, reason="late")
                 raise DeadlineExceeded(what="The prediction")
-            with self._timed("prepare"):
-                return work()
+            with self._timed("decode"):
+                info, decoded = inspect(data, file), recogniser.decode(data, file)
+            with self._timed("preprocess"):
+                return info, recogniser.arrange(decoded)
 
         return await asyncio.get_running_loop().run_in_executor(self._workers, in_thread)
 
@@ -157,8 +162,3 @@ class Predictor:
         start = self._clock.monotonic()
         yield
         self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage=stage)
-
-
-def _prepare(recogniser: Recogniser, data: bytes, file: str) -> tuple[ImageInfo, Prepared]:
-    """The header, whose limits are checked before any pixel is decoded, and the network's input."""
-    return inspect(data, file), recogniser.prepare(data, file)

@@ -47,6 +47,7 @@ class Batcher:
         self._max_batch = max_batch
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
+        telemetry.set(metrics.QUEUE_LENGTH, 0)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="forward")
 
     async def predict(self, recogniser: Recogniser, image: Prepared, deadline: float | None) -> Seen:

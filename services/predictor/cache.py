@@ -87,6 +87,8 @@ class ModelCache:
         self._used_bytes = 0  # of entries and of those that leave
         self._leaving_bytes = 0  # of dropped entries that are still pinned
         self._freed = asyncio.Event()
+        telemetry.set(metrics.CAPACITY_BYTES, capacity_bytes)
+        self._count(0)
 
     @asynccontextmanager
     async def use(self, bundle: Bundle) -> AsyncGenerator[Entry]:
@@ -157,6 +159,8 @@ class ModelCache:
 
     def _load_ended(self, entry: Entry, task: "asyncio.Task[Loaded]") -> None:
         failed = task.cancelled() or task.exception() is not None
+        if failed and not task.cancelled():
+            self._telemetry.add(metrics.LOAD_FAILURES)
         if failed and self._entries.get(entry.bundle.model_name) is entry:
             del self._entries[entry.bundle.model_name]  # the next caller tries again
             self._leave(entry)
@@ -209,3 +213,4 @@ class ModelCache:
     def _count(self, size_bytes: int) -> None:
         self._used_bytes += size_bytes
         self._telemetry.set(metrics.LOADED_BYTES, self._used_bytes)
+        self._telemetry.set(metrics.LOADED_MODELS, len(self._entries))

@@ -82,13 +82,18 @@ class Models(Protocol):
 class Recogniser(Protocol):
     """A loaded bundle: `services.vision`'s Classifier or Detector.
 
-    Law: `prepare` may run in many threads at once; what is seen in an image does not depend on the images beside it.
+    Law: `decode` and `arrange` may run in many threads at once; what is seen in an image does not depend on
+    the images beside it.
     """
 
     card: ModelCard
 
-    def prepare(self, data: bytes, name: str = "image") -> Prepared:
-        """The network's input for an image file, exactly as in training; raises InvalidImage."""
+    def decode(self, data: bytes, name: str = "image") -> Any:
+        """The upright pixels of an image file, as large as its networks need them; raises InvalidImage."""
+        ...
+
+    def arrange(self, decoded: Any) -> Prepared:
+        """The network's input from what `decode` returned, exactly as in training."""
         ...
 
     def predict_prepared(self, images: Sequence[Any]) -> Iterable[Seen]:

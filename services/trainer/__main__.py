@@ -20,9 +20,13 @@ from services.infra.store import open_blobs
 from services.kit import consume
 from services.kit.clock import SystemClock
 from services.kit.jobs import handler as handler_of
+from services.kit.measured import MeasuredQueue, MeasuredRecords
+from services.kit.queue import Queue
 from services.kit.settings import load, refuse_exposure
-from services.trainer import jobs
+from services.kit.telemetry import Telemetry
+from services.trainer import jobs, metrics
 from services.trainer.app import Evaluations, Models
+from services.trainer.census import Census
 from services.trainer.children import Nursery
 from services.trainer.clients import GrpcDatasets
 from services.trainer.coordinator import Coordinator
@@ -64,9 +68,9 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
     """The api: ModelService, EvaluationService, and the coordinator. It holds no torch."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        telemetry = stack.enter_context(observe.measured("trainer-api", settings))
-        store, queue = await _records_and_queue(settings, "trainer-api", stack)
-        blobs = await open_blobs(settings)
+        telemetry = stack.enter_context(observe.measured("trainer-api", settings, metrics.API))
+        store, queue = await _records_and_queue(settings, "trainer-api", stack, telemetry)
+        blobs = await open_blobs(settings, telemetry)
         channel = await stack.enter_async_context(
             open_channel(settings.dataset_address, credentials=tls.caller(settings))
         )
@@ -92,10 +96,11 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
             store.is_synced,
         )
         async with asyncio.TaskGroup() as group:
-            coordinator = Coordinator(store, datasets, blobs, queue, clock)
+            coordinator = Coordinator(store, datasets, blobs, queue, clock, telemetry)
             background = [
                 group.create_task(store.run(), name="views"),
                 group.create_task(coordinator.run(), name="coordinator"),
+                group.create_task(Census(store, queue, clock, telemetry).keep_going(), name="census"),
             ]
             await server.start()
             await server.run_until(stop)
@@ -107,13 +112,13 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
     """A worker: one trial or evaluation at a time, each in a child process that alone holds torch; with `once`, one."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
-        telemetry = stack.enter_context(observe.measured("trainer-worker", settings))
+        telemetry = stack.enter_context(observe.measured("trainer-worker", settings, metrics.WORKER))
         nursery = Nursery(settings.threads, spares=not once)
         stack.push_async_callback(nursery.close)
         nursery.prepare()
-        store, queue = await _records_and_queue(settings, "trainer-worker", stack)
+        store, queue = await _records_and_queue(settings, "trainer-worker", stack, telemetry)
         root = settings.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-worker-")))
-        workspace = Workspace(root, await open_blobs(settings))
+        workspace = Workspace(root, await open_blobs(settings, telemetry))
         workspace.clear()
         worker = Worker(processes.identity(), store, workspace, nursery, settings, clock, telemetry, stop)
         only = Once(worker.handle, stop, clock, settings.once_seconds)
@@ -129,11 +134,14 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
 
 
 async def _records_and_queue(
-    settings: TrainerSettings, name: str, stack: AsyncExitStack
-) -> tuple[Store, JetStreamQueue]:
-    connection = await stack.enter_async_context(jetstream.connected(settings.nats_url, name, NatsAccess.of(settings)))
-    replicas = settings.nats_replicas
-    return Store.over(JetStreamRecords(connection, replicas=replicas)), JetStreamQueue(connection, replicas=replicas)
+    settings: TrainerSettings, name: str, stack: AsyncExitStack, telemetry: Telemetry
+) -> tuple[Store, Queue]:
+    connection = await stack.enter_async_context(
+        jetstream.connected(settings.nats_url, name, NatsAccess.of(settings), telemetry)
+    )
+    records = JetStreamRecords(connection, replicas=settings.nats_replicas)
+    queue = JetStreamQueue(connection, replicas=settings.nats_replicas)
+    return Store.over(MeasuredRecords(records, telemetry)), MeasuredQueue(queue, telemetry)
 
 
 if __name__ == "__main__":

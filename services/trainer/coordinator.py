@@ -14,7 +14,8 @@ from services.kit.errors import Conflict, NotFound, RecordExists, SightlineError
 from services.kit.log import Log, about
 from services.kit.names import join
 from services.kit.queue import Queue
-from services.trainer import ladder
+from services.kit.telemetry import Telemetry
+from services.trainer import ladder, metrics
 from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
 from services.trainer.domain import (
     FINAL_EVALUATION,
@@ -42,8 +43,11 @@ _log = Log(__name__)
 class Coordinator:
     """Reconciles models, trials and evaluations with what should be."""
 
-    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, queue: Queue, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, datasets: Datasets, blobs: Blobs, queue: Queue, clock: Clock, telemetry: Telemetry
+    ) -> None:
         self._store = store
+        self._telemetry = telemetry
         self._datasets = datasets
         self._clock = clock
         self._selection = Selection(blobs)
@@ -273,10 +277,16 @@ class Coordinator:
         if state is ModelState.FAILED:
             trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
             changes["training_cost_seconds"] = training_cost(trials, final)
-        await self._store.models.change(
-            model.name,
-            lambda present: present.moved(state, now, **changes) if present.state is model.state else present,
-        )
+        moved = False
+
+        def decide(present: Model) -> Model:
+            nonlocal moved
+            moved = present.state is model.state
+            return present.moved(state, now, **changes) if moved else present
+
+        ended = (await self._store.models.change(model.name, decide)).value.ended
+        if moved and ended:
+            self._telemetry.add(metrics.MODELS_ENDED, 1, state=state)
         _log.info("model_moved", state=state)
 
 

@@ -1,21 +1,110 @@
 """What the trainer counts, each with its reason."""
 
+from services.kit.consume import DEAD_LETTERS, JOBS, QUEUED, RUNNING
+from services.kit.measured import NATS, STORE
 from services.kit.telemetry import Metric, MetricKind
+from services.trainer.domain import ModelState
+from services.trainer.work import WorkState
 
+_KINDS = ("trial", "evaluation")
+_LONG = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+
+# Of the api: gauges are of the whole suite, and its replicas say the same.
+MODELS = Metric(
+    "sightline_trainer_models",
+    MetricKind.GAUGE,
+    "Models that there are, by state: what runs.",
+    ("state",),
+    values=(tuple(ModelState),),
+)
+WORK = Metric(
+    "sightline_trainer_work",
+    MetricKind.GAUGE,
+    "Trials and evaluations that there are, by state: what runs, and what waits for a worker.",
+    ("kind", "state"),
+    values=(_KINDS, tuple(WorkState)),
+)
+OLDEST_QUEUED = Metric(
+    "sightline_trainer_oldest_queued_seconds",
+    MetricKind.GAUGE,
+    "How long the trial or evaluation has existed that has waited for a worker for longest; 0 if none waits.",
+    ("kind",),
+    values=(_KINDS,),
+)
+BUDGET = Metric(
+    "sightline_trainer_budget_seconds",
+    MetricKind.GAUGE,
+    "Budgets of the models that have not ended, all together.",
+)
+BUDGET_LEFT = Metric(
+    "sightline_trainer_budget_left_seconds",
+    MetricKind.GAUGE,
+    "What is left of the budgets of the models that have not ended: what the workers may still be asked for.",
+)
+BUDGET_OVERRUN = Metric(
+    "sightline_trainer_budget_overrun_seconds",
+    MetricKind.GAUGE,
+    "By how much the model that has overrun its budget the most was charged too much. Anything but 0 is a defect.",
+)
+MODELS_ENDED = Metric(
+    "sightline_trainer_models_ended_total",
+    MetricKind.COUNTER,
+    "Trainings that ended, by how they did, as this replica ended them.",
+    ("state",),
+    values=((ModelState.SUCCEEDED, ModelState.FAILED, ModelState.CANCELLED),),
+)
+# Of the workers.
 ATTEMPTS = Metric(
     "sightline_trainer_attempts_total",
     MetricKind.COUNTER,
     "Attempts at trials and evaluations by how they ended: shows workers that die and trainings that fail.",
     ("kind", "result"),
+    values=(_KINDS, ("succeeded", "failed", "stopped", "cancelled", "died", "lease_lost", "released")),
+)
+WAIT_SECONDS = Metric(
+    "sightline_trainer_wait_seconds",
+    MetricKind.HISTOGRAM,
+    "Time from the planning of a trial or evaluation to its first attempt: whether there are enough workers.",
+    ("kind",),
+    _LONG,
+    (_KINDS,),
 )
 COMPUTE_SECONDS = Metric(
     "sightline_trainer_compute_seconds_total",
     MetricKind.COUNTER,
     "Compute by whether a budget pays for it: the uncharged share is what crashes cost.",
     ("charged",),
+    values=(("true", "false"),),
 )
 LEASES_LOST = Metric(
     "sightline_trainer_leases_lost_total",
     MetricKind.COUNTER,
     "Attempts that were taken over while they ran: shows workers that stall.",
+)
+# Of their children, who report over their pipes.
+PHASE_SECONDS = Metric(
+    "sightline_trainer_phase_seconds_total",
+    MetricKind.COUNTER,
+    "Time that children have spent in each phase of their tasks.",
+    ("phase",),
+    values=(("preparing", "features", "fit", "train", "calibrate", "evaluate", "bundle"),),
+)
+CHILD_START_SECONDS = Metric(
+    "sightline_trainer_child_start_seconds",
+    MetricKind.HISTOGRAM,
+    "Time that a child took to import what it trains with, before it could take a task.",
+    buckets=(1, 2, 5, 10, 20, 50, 100),
+)
+DEVICE = Metric(
+    "sightline_trainer_device_info",
+    MetricKind.GAUGE,
+    "1 for the kind of device that the worker's children train on.",
+    ("device",),
+    values=(("cpu", "cuda"),),
+)
+
+API = (*STORE, *NATS, QUEUED, MODELS, WORK, OLDEST_QUEUED, BUDGET, BUDGET_LEFT, BUDGET_OVERRUN, MODELS_ENDED)
+WORKER = (
+    *(*STORE, *NATS, JOBS, RUNNING, DEAD_LETTERS),
+    *(ATTEMPTS, WAIT_SECONDS, COMPUTE_SECONDS, LEASES_LOST, PHASE_SECONDS, CHILD_START_SECONDS, DEVICE),
 )

@@ -13,6 +13,8 @@ from services.kit.blobs import delete_prefix
 from services.kit.clock import Clock
 from services.kit.errors import SightlineError, Unavailable
 from services.kit.log import Log
+from services.kit.telemetry import Telemetry
+from services.trainer import metrics
 from services.trainer.attempt import AnyAttempt
 from services.trainer.children import Child, ChildDied
 from services.trainer.domain import TrialResult
@@ -47,15 +49,17 @@ class Stopped(Exception):
 class Supervision:
     """Of one attempt. What a child has delivered is kept through outages of the store and the records."""
 
-    def __init__(self, attempt: AnyAttempt, workspace: Workspace, clock: Clock) -> None:
+    def __init__(self, attempt: AnyAttempt, workspace: Workspace, clock: Clock, telemetry: Telemetry) -> None:
         self._attempt = attempt
         self._workspace = workspace
         self._clock = clock
+        self._telemetry = telemetry
         self._prefix = f"{attempt.record.blob_prefix}{attempt.record.work.attempt}/"
         self._began: float | None = None
         self._delivered: float | None = None
         self._fraction = 0.0
         self._phase = "preparing"
+        self._phase_since: float | None = None
         self._offered: Result | None = None
         self._child: Child | None = None  # one that can save where it is
         self._asked = False  # for a last checkpoint
@@ -111,6 +115,7 @@ class Supervision:
                 return "stopped"
             last = msgspec.structs.replace(self._offered, seconds=allowance_seconds, stop_reason="allowance")
         self._delivered = self._used
+        self._count_phase()
         match last:
             case Failed(failure=failure, traceback=traceback):
                 _log.warning("task_failed", reason=failure.reason, problem=failure.message, traceback=traceback)
@@ -131,6 +136,7 @@ class Supervision:
         async for message in messages:
             match message:
                 case Progress(fraction=fraction, phase=phase):
+                    self._count_phase()
                     self._fraction, self._phase = fraction, phase
                 case Checkpoint():
                     last = self._asked
@@ -145,6 +151,13 @@ class Supervision:
                 case _:  # Ready and Started say nothing that is kept
                     pass
         raise ChildDied("the training process ended without a result")
+
+    def _count_phase(self) -> None:
+        """The time since the last look, for the phase that the child was in."""
+        now = self._clock.monotonic()
+        since = self._began if self._phase_since is None else self._phase_since
+        self._telemetry.add(metrics.PHASE_SECONDS, max(0.0, now - (now if since is None else since)), phase=self._phase)
+        self._phase_since = now
 
     async def _keep_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Uploads, then commits; the one before is no longer needed. An outage skips it: the next one covers more."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from services.kit.clock import Clock
-from services.kit.consume import Released
+from services.kit.consume import DEAD_LETTERS, Released
 from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, Unavailable
 from services.kit.log import Log, about
 from services.kit.telemetry import Telemetry
@@ -62,29 +62,44 @@ class Worker:
         with about(name):
             while (attempt := await self._begin(name)) is not None:
                 worked = True
-                result = await self._attempt(attempt)
-                kind = "trial" if isinstance(attempt.record, Trial) else "evaluation"
-                self._telemetry.add(metrics.ATTEMPTS, 1, kind=kind, result=result)
-                self._count_seconds(attempt.record.work)
-                _log.info("attempt_ended", attempt=attempt.record.work.attempt, result=result)
+                result = "released"
+                try:
+                    result = await self._attempt(attempt)
+                finally:
+                    self._count(attempt, result)
                 if attempt.record.work.ended:
                     break
         return worked
 
-    def _count_seconds(self, work: Work) -> None:
+    def _count(self, attempt: AnyAttempt, result: str) -> None:
+        """Puts an attempt that has ended into the metrics and the log."""
+        work, kind = attempt.record.work, _kind(attempt.name)
+        self._telemetry.add(metrics.ATTEMPTS, 1, kind=kind, result=result)
+        if result == "died" and work.ended:
+            self._telemetry.add(DEAD_LETTERS, 1, kind=kind)
         for segment in work.segments:
             if segment.attempt == work.attempt:
                 charged = "true" if segment.charged else "false"
                 self._telemetry.add(metrics.COMPUTE_SECONDS, segment.seconds, charged=charged)
+        _log.info("attempt_ended", attempt=work.attempt, result=result)
 
     async def _begin(self, name: str) -> AnyAttempt | None:
         if self._stop.is_set():
             raise Released
-        settings = self._settings
+        settings, kind = self._settings, _kind(name)
         rest = (name, self._name, self._clock, settings.lease, settings.device_factor)
-        if "/trials/" in name:
-            return await Attempt[Trial].begin(self._store.trials.table, *rest)
-        return await Attempt[Evaluation].begin(self._store.evaluations.table, *rest)
+        try:
+            if kind == "trial":
+                attempt: AnyAttempt | None = await Attempt[Trial].begin(self._store.trials.table, *rest)
+            else:
+                attempt = await Attempt[Evaluation].begin(self._store.evaluations.table, *rest)
+        except GivenUp:
+            self._telemetry.add(DEAD_LETTERS, 1, kind=kind)
+            return None
+        if attempt is not None and attempt.record.work.attempt == 1:
+            waited = self._clock.now() - attempt.record.work.create_time
+            self._telemetry.observe(metrics.WAIT_SECONDS, waited.total_seconds(), kind=kind)
+        return attempt
 
     async def _attempt(self, attempt: AnyAttempt) -> str:
         """One attempt to its end; returns how it ended. Gives the work back if it is cancelled or meets an outage."""
@@ -148,6 +163,8 @@ class Worker:
 
     async def _in_child(self, supervision: Supervision, task: Task) -> str:
         child = await self._nursery.take()
+        self._telemetry.observe(metrics.CHILD_START_SECONDS, child.ready.import_seconds)
+        self._telemetry.set(metrics.DEVICE, 1, device=child.ready.device)
         self._nursery.prepare(SPARE_DELAY_SECONDS)
         try:
             return await supervision.run(child, task)
@@ -200,6 +217,11 @@ class Worker:
         except BlobNotFound:
             _log.warning("checkpoint_missing", key=trial.work.checkpoint_key)
             return None
+
+
+def _kind(name: str) -> str:
+    """What sort of work has the name, as the metrics say it."""
+    return "trial" if "/trials/" in name else "evaluation"
 
 
 def _batch_size_limit(barren_attempts: int) -> int:

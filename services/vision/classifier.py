@@ -82,10 +82,18 @@ class Classifier:
 
     def prepare(self, data: bytes, name: str = "image") -> Prepared:
         """An image file's input, exactly as training made it; raises InvalidImage. Needs no network: any thread."""
+        return self.arrange(self.decode(data, name))
+
+    def decode(self, data: bytes, name: str = "image") -> dict[int, NDArray[np.uint8]]:
+        """The first half of `prepare`: upright RGB pixels, once for each size that a rule asks for."""
         pixels: dict[int, NDArray[np.uint8]] = {}
         for rule in self._rules():
             if rule.at_least not in pixels:
                 pixels[rule.at_least] = decode(data, name=name, at_least=rule.at_least)
+        return pixels
+
+    def arrange(self, pixels: dict[int, NDArray[np.uint8]]) -> Prepared:
+        """The second half of `prepare`."""
         inputs = {rule: preprocess.apply(pixels[rule.at_least], rule) for rule in set(self._rules())}
         return tuple(inputs[rule] for rule in self._rules())
 

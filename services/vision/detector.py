@@ -11,7 +11,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from services.vision import preprocess
 from services.vision.card import InputRule, ModelCard, Suppression
-from services.vision.decode import decode, inspect
+from services.vision.decode import ImageInfo, decode, inspect
 from services.vision.detection import Candidates, DetectorNetwork
 from services.vision.detections import Detections
 from services.vision.detectors import build_detector
@@ -63,8 +63,16 @@ class Detector:
 
     def prepare(self, data: bytes, name: str = "image") -> Prepared:
         """An image file's input, exactly as training made it; raises InvalidImage. Needs no network: any thread."""
+        return self.arrange(self.decode(data, name))
+
+    def decode(self, data: bytes, name: str = "image") -> tuple[NDArray[np.uint8], ImageInfo]:
+        """The first half of `prepare`: upright RGB pixels, perhaps fewer than the picture has, and its sides."""
         info = inspect(data, name, min_side=1)
-        rgb = decode(data, name=name, at_least=self._rule.at_least)
+        return decode(data, name=name, at_least=self._rule.at_least), info
+
+    def arrange(self, decoded: tuple[NDArray[np.uint8], ImageInfo]) -> Prepared:
+        """The second half of `prepare`."""
+        rgb, info = decoded
         return self.prepare_pixels(rgb, info.width, info.height)
 
     def prepare_pixels(self, rgb: NDArray[np.uint8], width: int, height: int) -> Prepared:

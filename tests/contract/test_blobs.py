@@ -17,6 +17,7 @@ from services.kit.blobs import BlobInfo, Blobs, delete_prefix
 from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
 from services.kit.memory import MemoryBlobs
 from services.kit.settings import Settings, load
+from services.kit.telemetry import MemoryTelemetry
 from tests.support.ceph import CephGateway
 from tests.support.servers import free_port
 
@@ -235,7 +236,7 @@ async def test_settings_choose_the_store_and_its_bucket_is_there(
     s3 = await open_blobs(load(Settings), MemoryTelemetry())
     monkeypatch.setenv("SIGHTLINE_STORE_DIRECTORY", str(tmp_path / "new" / "store"))
     folder = await open_blobs(load(Settings), MemoryTelemetry())
-    assert (type(s3), type(folder)) == (S3Blobs, FolderBlobs)
+    assert (type(s3.inner), type(folder.inner)) == (S3Blobs, FolderBlobs)
     for blobs in (s3, folder):
         await blobs.ping()
 

@@ -74,7 +74,7 @@ class World:
             dataset("datasets/boxes", annotation_kind="OBJECT_DETECTION"),
             dataset("datasets/more-boxes", annotation_kind="OBJECT_DETECTION", image_count=20),
         )
-        self.coordinator = Coordinator(store, self.datasets, self.blobs, self.queue, self.clock)
+        self.coordinator = Coordinator(store, self.datasets, self.blobs, self.queue, self.clock, MemoryTelemetry())
         self.worker = QuickWorker(records, self.blobs, self.queue, self.clock)
         self.models: Any = None
         self.evaluations: Any = None

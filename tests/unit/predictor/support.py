@@ -135,8 +135,11 @@ class FakeClassifier:
         self.entered = threading.Event()
         self.fault: Exception | None = None
 
-    def prepare(self, data: bytes, name: str = "image") -> Prepared:
-        return (torch.tensor(float(data[0])),)
+    def decode(self, data: bytes, name: str = "image") -> float:
+        return float(data[0])
+
+    def arrange(self, decoded: float) -> Prepared:
+        return (torch.tensor(decoded),)
 
     def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
         self.entered.set()

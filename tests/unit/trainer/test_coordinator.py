@@ -12,6 +12,7 @@ from services.kit.clock import ManualClock
 from services.kit.errors import Unavailable
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.records import Table
+from services.kit.telemetry import MemoryTelemetry
 from services.kit.views import View
 from services.trainer import jobs
 from services.trainer.attempt import Attempt
@@ -79,7 +80,7 @@ class World:
     store: Store
 
     def coordinator(self, store: Store | None = None) -> Coordinator:
-        return Coordinator(store or self.store, self.datasets, self.blobs, self.queue, self.clock)
+        return Coordinator(store or self.store, self.datasets, self.blobs, self.queue, self.clock, MemoryTelemetry())
 
     async def create(self, found: Model) -> None:
         await self.store.models.create(found)

@@ -19,7 +19,7 @@ from services.kit.status import status_to_failure
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import ladder, metrics, supervision
 from services.trainer.attempt import Attempt
-from services.trainer.children import NOT_READY, Child, ChildDied, Nursery
+from services.trainer.children import Child, ChildDied, Nursery
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.measures import evaluation_message
 from services.trainer.performance import Source
@@ -31,6 +31,7 @@ from services.trainer.protocol import (
     Message,
     ModelKind,
     Progress,
+    Ready,
     Result,
     Started,
     Task,
@@ -49,6 +50,8 @@ T0 = "models/m/trials/t000"
 E0 = "models/m/evaluations/e"
 
 Script = Callable[[Task], AsyncGenerator[Message]]
+
+READY = Ready(device="cpu", device_name="cpu", import_seconds=0.1)
 
 
 class FastClock(SystemClock):
@@ -69,7 +72,7 @@ class FakeChild(Child):
 
     def __init__(self, script: Script) -> None:
         self.script = script
-        self.ready = NOT_READY
+        self.ready = READY
         self.ended = False
 
     @property
