@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli import datasets, evaluations, keys, models, predict, up
+from sightline.cli import datasets, doctor, evaluations, keys, models, predict, up
 
 app = typer.Typer(
     help="Train image classifiers and object detectors within a budget, and predict with them.",
@@ -15,6 +15,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 2 used wrongly, 3 to 16 the gRPC status code, 1 a fault of this machine, 130 Ctrl-C.",
 )
 app.command("up")(up.up)
+app.command("doctor")(doctor.doctor)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(evaluations.app, name="evaluations")

@@ -1,0 +1,79 @@
+"""Checks a running suite and what it stands on: `python -m services.infra.doctor`, which `sightline doctor` runs.
+
+It looks from where it runs and by the settings of the services there: run it in a pod, or on a machine, that has them.
+Exit status 1 with any fault.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from services.infra.doctor_machine import check_devices, check_folders, check_memory, check_weights
+from services.infra.doctor_nats import check_nats
+from services.infra.doctor_services import check_services
+from services.infra.doctor_store import check_store
+from services.infra.findings import Finding, Report, as_json, as_text, examine, has_faults
+from services.kit.settings import Settings, load
+
+
+class DoctorSettings(Settings):
+    """Those of all services, and what single ones have of folders."""
+
+    work_dir: Path | None = None
+    scratch_directory: Path | None = None
+    model_cache_directory: Path | None = None
+    weights_dir: Path | None = None
+    download_weights: bool = True
+
+
+def main() -> None:
+    """Prints what it finds."""
+    settings = load(DoctorSettings)
+    checks = _checks(settings, "")
+    parser = argparse.ArgumentParser(prog="sightline doctor", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--only", action="append", choices=list(checks), help="check this alone; may be repeated")
+    parser.add_argument("--nats-monitor", default="", metavar="URL", help="nats-server's monitoring endpoint")
+    parser.add_argument("--settings", action="store_true", help="print the settings, secrets masked")
+    arguments = parser.parse_args()
+    if arguments.settings:
+        sys.stdout.write(settings.masked() + "\n")
+        return
+    logging.disable(logging.CRITICAL)  # what is wrong stands in the report
+    chosen = {
+        area: check
+        for area, check in _checks(settings, arguments.nats_monitor).items()
+        if not arguments.only or area in arguments.only
+    }
+    findings = asyncio.run(diagnose(chosen))
+    sys.stdout.write((as_json(findings) if arguments.json else as_text(findings)) + "\n")
+    if has_faults(findings):
+        raise SystemExit(1)
+
+
+def _checks(settings: DoctorSettings, nats_monitor: str) -> dict[str, Callable[[Report], Awaitable[None]]]:
+    names = ("work_dir", "scratch_directory", "model_cache_directory")
+    folders: dict[str, Path | None] = {f"SIGHTLINE_{name.upper()}": getattr(settings, name) for name in names}
+    return {
+        "nats": partial(check_nats, settings=settings, monitor_url=nats_monitor),
+        "store": partial(check_store, settings=settings),
+        "services": partial(check_services, settings=settings),
+        "devices": check_devices,
+        "memory": check_memory,
+        "folders": partial(check_folders, folders=folders),
+        "weights": partial(check_weights, folder=settings.weights_dir, download=settings.download_weights),
+    }
+
+
+async def diagnose(checks: dict[str, Callable[[Report], Awaitable[None]]]) -> list[Finding]:
+    """What all checks find, in their order; they run at the same time."""
+    found = await asyncio.gather(*(examine(area, check) for area, check in checks.items()))
+    return [finding for findings in found for finding in findings]
+
+
+if __name__ == "__main__":
+    main()

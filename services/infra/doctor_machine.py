@@ -1,0 +1,154 @@
+"""Checks the machine: devices, shared memory, folders that are written, and pretrained weights."""
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+from services.infra.findings import GIB, Report
+
+SHARED = Path("/dev/shm")  # noqa: S108 - it is measured, not written
+HEADER = struct.Struct("<Q")
+MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, by its format
+DEVICE_SECONDS = 120.0
+# In a process of its own: torch takes seconds to import, and a broken driver may end the process that asks.
+DEVICES = """
+import json
+import torch
+found = [
+    {"name": p.name, "memory": p.total_memory, "capability": f"{p.major}.{p.minor}", "free": torch.cuda.mem_get_info(n)[0]}
+    for n in range(torch.cuda.device_count()) for p in [torch.cuda.get_device_properties(n)]
+] if torch.cuda.is_available() else []
+if found:
+    torch.ones(8, device="cuda").sum().item()
+print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "devices": found}))
+"""
+
+
+async def check_devices(report: Report) -> None:
+    """What training and prediction would run on here."""
+    driver = await _driver()
+    status, said, complaint = await _run(sys.executable, "-c", DEVICES)
+    if status != 0:
+        if "No module named 'torch'" in complaint:
+            report.ok("torch is not installed here: this machine neither trains nor predicts")
+            return
+        last = (complaint.strip().splitlines() or [f"status {status}"])[-1]
+        report.fault(
+            f"torch cannot be used: {last}", "install what `pip install sightline[all]` brings, and a fitting driver"
+        )
+        return
+    told = json.loads(said)
+    if told["devices"]:
+        for device in told["devices"]:
+            memory = f"{device['free'] / GIB:.1f} of {device['memory'] / GIB:.1f} GiB free"
+            text = f"{device['name']}: {memory}, compute {device['capability']}, driver {driver or 'unknown'}"
+            if device["free"] < 4 * GIB:
+                report.warn(text, "another process holds the device's memory; trainings need some 4 GiB")
+            else:
+                report.ok(f"{text}, torch {told['torch']} for CUDA {told['cuda']}")
+    elif driver:
+        text = f"there is a GPU (driver {driver}), but torch {told['torch']} cannot use it"
+        report.fault(text, "install a driver for CUDA " + (told["cuda"] or "and a torch that is built for it"))
+    else:
+        report.ok(f"no GPU; torch {told['torch']} computes on {os.cpu_count()} CPUs")
+
+
+async def _driver() -> str:
+    """The version of NVIDIA's driver; empty if there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    status, said, _ = await _run(program, "--query-gpu=driver_version", "--format=csv,noheader")
+    return said.splitlines()[0].strip() if status == 0 and said.strip() else ""
+
+
+async def _run(*command: str) -> tuple[int, str, str]:
+    """Status, output and complaints; status -1 for one that takes too long."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+    try:
+        async with asyncio.timeout(DEVICE_SECONDS):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return -1, "", f"no answer within {DEVICE_SECONDS:.0f} s"
+    return process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
+
+
+async def check_memory(report: Report) -> None:
+    """Shared memory, of which containers get 64 MiB unless told otherwise."""
+    if not SHARED.is_dir():
+        report.ok(f"there is no {SHARED} here")
+        return
+    total = shutil.disk_usage(SHARED).total
+    if total < GIB:
+        remedy = "mount a memory volume there (an emptyDir with medium Memory, or --shm-size=1g): several GPUs need it"
+        report.warn(f"{SHARED} has {total / 2**20:.0f} MiB", remedy)
+    else:
+        report.ok(f"{SHARED} has {total / GIB:.1f} GiB")
+
+
+async def check_folders(report: Report, folders: dict[str, Path | None]) -> None:
+    """That each folder can be written and has room; `folders` are those that the settings name."""
+    temporary = {"the temporary folder (TMPDIR)": Path(tempfile.gettempdir())}
+    for name, folder in {**temporary, **{name: path for name, path in folders.items() if path}}.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"x")
+        except OSError as error:
+            report.fault(
+                f"{name} {folder} cannot be written: {error}", "let the services' user write there, or choose another"
+            )
+            continue
+        wanted = 20 * GIB if name == "SIGHTLINE_WORK_DIR" else 2 * GIB
+        report.room(f"in {name} {folder}", shutil.disk_usage(folder).free, wanted, least_bytes=GIB // 4)
+
+
+async def check_weights(report: Report, folder: Path | None, *, download: bool) -> None:
+    """The files of the folder: whole, and which networks they are of."""
+    if folder is None:
+        text = "SIGHTLINE_WEIGHTS_DIR is not set: weights come from the store"
+        report.ok(f"{text}, or by download" if download else text)
+        return
+    if not folder.is_dir():
+        report.fault(f"SIGHTLINE_WEIGHTS_DIR {folder} is not a folder", "make it, or unset the variable")
+        return
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        remedy = "put NETWORK.safetensors files there; training begins with random weights otherwise"
+        report.warn(f"SIGHTLINE_WEIGHTS_DIR {folder} holds no weights", remedy)
+    for file in files:
+        if problem := await asyncio.to_thread(_broken, file):
+            report.fault(f"{file} cannot be used: {problem}", "fetch it again, and compare its digest")
+        else:
+            digest = await asyncio.to_thread(_digest, file)
+            report.ok(f"weights of {file.stem}: {file.stat().st_size / 2**20:.1f} MiB, sha256 {digest}")
+
+
+def _broken(file: Path) -> str:
+    """What is wrong with a safetensors file, by its header and its length; empty if nothing is."""
+    try:
+        with file.open("rb") as content:
+            (length,) = HEADER.unpack(content.read(HEADER.size))
+            if length > MAX_HEADER_BYTES:
+                return "it is no safetensors file"
+            header = json.loads(content.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        whole = HEADER.size + length + max(ends, default=0)
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, IndexError) as error:
+        return f"it is no safetensors file, or cannot be read ({type(error).__name__})"
+    size = file.stat().st_size
+    return "" if size == whole else f"it has {size} bytes, where its header says {whole}"
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:16]

@@ -1,0 +1,182 @@
+"""Checks nats-server: its version, whether JetStream is on and keeps what it confirms, its limits and its clock."""
+
+import json
+import secrets
+import time
+import urllib.request
+from datetime import UTC, datetime
+from typing import Any
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import StorageType, StreamConfig, StreamInfo
+
+from services.infra.findings import Report
+from services.infra.jetstream import connect, knows_sync_interval, masked
+from services.infra.jetstream_queue import STREAM as JOBS
+from services.infra.nats_access import NatsAccess
+from services.kit.errors import Unavailable
+from services.kit.settings import Settings
+
+RECORDS = "KV_sightline_records"
+OLDEST = (2, 9)
+RECORD_BYTES = 256 * 1024  # the largest record
+CONNECT_SECONDS = 5.0
+WRITES = 20
+SYNC = "set `sync_interval: always` in the server's jetstream block, and restart it"
+
+
+async def check_nats(report: Report, settings: Settings, monitor_url: str = "") -> None:
+    """`monitor_url` is the server's monitoring endpoint, which alone tells how often it writes to disk."""
+    access = NatsAccess.of(settings)
+    try:
+        connection = await connect(settings.nats_url, "doctor", deadline_seconds=CONNECT_SECONDS, access=access)
+    except Unavailable as error:
+        remedy = "start nats-server, or correct SIGHTLINE_NATS_URL and the settings SIGHTLINE_NATS_..."
+        report.fault(f"nats-server at {masked(settings.nats_url)} cannot be used: {error.metadata['problem']}", remedy)
+        return
+    try:
+        _server(report, connection)
+        js = connection.jetstream(timeout=CONNECT_SECONDS)
+        if await _jetstream(report, js):
+            await _durability(report, connection, monitor_url)
+            for stream in (RECORDS, JOBS):
+                await _stream(report, js, stream, settings)
+            await _write(report, js)
+    finally:
+        await connection.close()
+
+
+def _server(report: Report, connection: Client) -> None:
+    version = connection.connected_server_version
+    found = f"{version.major}.{version.minor}.{version.patch}"
+    if (version.major, version.minor) < OLDEST:
+        report.fault(f"nats-server {found} is older than 2.9", "use 2.10 or later")
+    else:
+        report.ok(f"nats-server {found} answers")
+    payload = connection.max_payload
+    if payload < RECORD_BYTES:
+        report.fault(f"max_payload is {payload} bytes: records do not fit", "set `max_payload: 1048576`")
+    elif payload < 2**20:
+        report.warn(f"max_payload is {payload} bytes", "set `max_payload: 1048576`, the server's own default")
+    else:
+        report.ok(f"max_payload is {payload} bytes")
+
+
+async def _jetstream(report: Report, js: JetStreamContext) -> bool:
+    try:
+        account = await js.account_info()
+    except (nats.js.errors.Error, nats.errors.Error) as error:
+        remedy = "give nats-server a `jetstream { store_dir: ... }` block, and the account JetStream"
+        report.fault(f"JetStream is off ({str(error) or type(error).__name__})", remedy)
+        return False
+    limits = account.limits
+    if 0 <= limits.max_storage < 2**30:
+        report.warn(
+            f"the account may store {limits.max_storage} bytes", "allow a GiB or more: max_file_store, max_file"
+        )
+    if limits.max_storage > 0 and account.storage > 0.8 * limits.max_storage:
+        report.warn(f"{account.storage} of {limits.max_storage} bytes of file storage are used", "raise the limit")
+    if 0 <= limits.max_streams < 2:
+        report.fault(f"the account may have {limits.max_streams} streams", "allow two or more: max_streams")
+    elif 0 <= limits.max_consumers < 10:
+        report.warn(f"the account may have {limits.max_consumers} consumers", "allow fifty or more: max_consumers")
+    else:
+        report.ok("JetStream is on, and the account's limits suffice")
+    return True
+
+
+async def _durability(report: Report, connection: Client, monitor_url: str) -> None:
+    """What a power failure may cost."""
+    if not knows_sync_interval(connection.connected_server_version):
+        text = "this server writes to disk every two minutes: a power failure may lose what it had confirmed"
+        report.warn(text, "use nats-server 2.10 or later with `sync_interval: always`")
+        return
+    if not monitor_url:
+        text = "whether each write goes to disk cannot be seen by NATS itself"
+        report.warn(text, "name the server's monitoring endpoint: --nats-monitor http://HOST:8222")
+        return
+    told = _monitored(monitor_url)
+    config = told.get("jetstream", {}).get("config") or {}
+    if config.get("sync_always"):
+        report.ok("each write goes to disk before it is confirmed (sync_interval: always)")
+    else:
+        every = config.get("sync_interval", 120e9) / 1e9
+        report.warn(f"writes go to disk every {every:.0f} s: a power failure may lose as much", SYNC)
+
+
+def _monitored(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{url.rstrip('/')}/varz", timeout=CONNECT_SECONDS) as answer:  # noqa: S310 - the operator's own
+        return json.loads(answer.read())
+
+
+async def _stream(report: Report, js: JetStreamContext, name: str, settings: Settings) -> None:
+    try:
+        info = await js.stream_info(name)
+    except nats.js.errors.NotFoundError:
+        report.ok(f"the stream {name} is not there yet; the services make it when they first start")
+        return
+    config = info.config
+    if config.storage is not StorageType.FILE:
+        report.fault(f"the stream {name} is kept in memory: a restart loses it", "make it anew with file storage")
+    elif faults := _replication(info, settings.nats_replicas):
+        report.warn(
+            f"the stream {name} {faults}", "see `nats stream cluster`, or set its replicas with `nats stream edit`"
+        )
+    else:
+        copies = config.num_replicas or 1
+        report.ok(f"the stream {name} is kept in files, in {copies} {'copy' if copies == 1 else 'copies'}")
+
+
+def _replication(info: StreamInfo, wanted: int) -> str:
+    """What is wrong with the copies."""
+    cluster, copies = info.cluster, info.config.num_replicas or 1
+    if copies < wanted:
+        return f"has {copies} replicas, where SIGHTLINE_NATS_REPLICAS asks for {wanted}"
+    if cluster is None or not cluster.name:
+        return ""
+    away = [peer.name or "?" for peer in cluster.replicas or [] if peer.offline or not peer.current]
+    if away:
+        return f"has copies that lag behind or are away: {', '.join(away)}"
+    return "" if copies > 1 else "has one copy only, though the server is in a cluster"
+
+
+async def _write(report: Report, js: JetStreamContext) -> None:
+    """A stream of our own, written, read and removed; the server's clock by the way."""
+    name = f"SIGHTLINE_DOCTOR_{secrets.token_hex(4)}"
+    subject = f"sightline.doctor.{name}"
+    try:
+        before = datetime.now(UTC)
+        await js.add_stream(StreamConfig(name=name, subjects=[subject], storage=StorageType.FILE))
+    except (nats.js.errors.Error, nats.errors.Error) as error:
+        remedy = "allow the user `$JS.API.>`, or raise the account's limits"
+        report.fault(f"a stream cannot be made ({error})", remedy)
+        return
+    try:
+        seconds = await _timed_writes(js, subject)
+        kept = await js.get_msg(name, subject=subject)
+        if kept.data != b"%d" % (WRITES - 1):
+            report.fault("the server confirms writes and gives back others", "look at its log and its disk")
+        else:
+            report.ok(f"writes are confirmed and read back, in {1000 * seconds:.1f} ms each")
+        if kept.time is not None:
+            now = datetime.now(UTC)
+            report.skew("nats-server", _outside(kept.time, before, now))
+    finally:
+        await js.delete_stream(name)
+
+
+async def _timed_writes(js: JetStreamContext, subject: str) -> float:
+    began = time.monotonic()
+    for number in range(WRITES):
+        await js.publish(subject, b"%d" % number)
+    return (time.monotonic() - began) / WRITES
+
+
+def _outside(moment: datetime, earliest: datetime, latest: datetime) -> float:
+    """How many seconds our clock is ahead of the moment; 0 if that lies between the two."""
+    if moment < earliest:
+        return (earliest - moment).total_seconds()
+    return min(0.0, (latest - moment).total_seconds())

@@ -1,0 +1,56 @@
+"""Checks the three services from outside: whether they answer, and say that they serve."""
+
+import asyncio
+import contextlib
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.infra import tls
+from services.infra.findings import Report
+from services.kit.settings import Settings
+from sightline.addresses import VARIABLES, Addresses
+from sightline.connection import open_channel
+from sightline.credentials import Credentials, CredentialsError, explain
+
+SECONDS = 5.0
+
+
+async def check_services(report: Report, settings: Settings) -> None:
+    """At their addresses, as another service would call them; or as a caller, where the variables of callers say how."""
+    credentials = tls.caller(settings)
+    if not credentials.ca and Credentials.from_environment().ca:
+        credentials = Credentials.from_environment()
+    addresses = Addresses.from_environment()
+    for service, variable in VARIABLES.items():
+        address = str(getattr(addresses, service))
+        try:
+            serving = await asyncio.to_thread(_serving, address, credentials)
+        except CredentialsError as error:
+            report.fault(f"the {service} service cannot be called: {error}", "correct what the message names")
+        except grpc.RpcError as error:
+            said = error.details() if isinstance(error, grpc.Call) else str(error)
+            _unreachable(report, service, address, variable, said or "no answer", credentials)
+        else:
+            if serving:
+                report.ok(f"the {service} service serves at {address}")
+            else:
+                remedy = "see its log: nats-server or the store is away, or it is just starting or stopping"
+                report.fault(f"the {service} service answers at {address}, but does not serve", remedy)
+
+
+def _serving(address: str, credentials: Credentials) -> bool:
+    channel, close = open_channel(address, credentials)
+    with contextlib.ExitStack() as stack:
+        stack.callback(close)
+        request = health_pb2.HealthCheckRequest()  # pyright: ignore[reportAttributeAccessIssue]
+        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=SECONDS)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _unreachable(
+    report: Report, service: str, address: str, variable: str, said: str, credentials: Credentials
+) -> None:
+    advice = explain(said, credentials)
+    remedy = advice or f"start it, free its port if something else listens there, or correct {variable}"
+    report.fault(f"the {service} service does not answer at {address} ({said[:200]})", remedy)

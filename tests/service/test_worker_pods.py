@@ -1,0 +1,217 @@
+"""The trainer's worker as a pod runs it: one piece of work, a SIGTERM at any moment, no disk but its own folders."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from services.infra import jetstream
+from services.infra.files import FolderBlobs
+from services.infra.jetstream_queue import JetStreamQueue
+from services.infra.jetstream_records import JetStreamRecords
+from services.kit.records import Table
+from services.trainer import jobs
+from services.trainer.datasets import Snapshot
+from services.trainer.domain import Trial
+from services.trainer.protocol import Recipe
+from services.trainer.work import Work, WorkState
+from services.vision.snapshot import read_manifest
+from tests.support.servers import NatsServer
+from tests.unit.trainer.engine.shapes import linear_recipe, tuning_recipe, write_snapshot
+
+NAME = "models/m/trials/t000"
+END_SECONDS = 60.0  # after a SIGTERM, at most
+START_SECONDS = 150.0  # until a worker trains, on a busy machine
+# Tells of every file that Python opens to write, or makes or removes, outside of the folders that a pod may write in.
+WITNESS = """
+import os, sys
+allowed = tuple(os.environ["WRITABLE"].split(":")) + ("/dev/", "/proc/self/")
+changes = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink")
+def watch(event, arguments):
+    if event == "open":
+        path, mode, flags = arguments
+        writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    elif event in changes:
+        path, writes = arguments[0], True
+    else:
+        return
+    if writes and isinstance(path, (str, bytes)) and not os.path.abspath(os.fsdecode(path)).startswith(allowed):
+        os.write(2, f"WROTE OUTSIDE: {event} {os.fsdecode(path)}\\n".encode())
+sys.addaudithook(watch)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pods:
+    """Workers with nothing but a nats-server, a store, a work folder each and a temporary one."""
+
+    root: Path
+    nats_url: str
+    blobs: FolderBlobs
+    trials: Table[Trial]
+    queue: JetStreamQueue
+
+    async def plan(self, recipe: Recipe, allowance_seconds: float = 600.0) -> None:
+        """A trial of thirty-six drawn shapes, announced."""
+        folder = write_snapshot(self.root / "snapshot")
+        for file in folder.iterdir():
+            await self.blobs.put_file(f"d/{file.name}", file)
+        manifest = read_manifest((folder / "manifest.json").read_bytes())
+        now = datetime.now(UTC)
+        trial = Trial(
+            name=NAME,
+            model_uid="uid1",
+            number=0,
+            training=Snapshot(
+                dataset="datasets/d",
+                digest=manifest.digest,
+                manifest_key="d/manifest.json",
+                image_count=manifest.image_count,
+            ),
+            recipe=recipe,
+            holdout_fraction=0.0,
+            seed=7,
+            work=Work(create_time=now, allowance_seconds=allowance_seconds),
+            update_time=now,
+        )
+        await self.trials.create(NAME, trial)
+        await jobs.announce(self.queue, NAME, trial.work)
+
+    async def work(self) -> Work:
+        return (await self.trials.get(NAME)).value.work
+
+    async def until(self, holds: Callable[[Work], bool], seconds: float = START_SECONDS) -> Work:
+        async with asyncio.timeout(seconds):
+            while not holds(work := await self.work()):
+                await asyncio.sleep(0.05)
+        return work
+
+    @contextmanager
+    def worker(self, name: str, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A process that is killed at the end of the block, if it still runs then."""
+        folders = {kind: self.root / name / kind for kind in ("work", "tmp")}
+        for folder in folders.values():
+            folder.mkdir(parents=True)
+        (self.root / "witness").mkdir(exist_ok=True)
+        (self.root / "witness" / "sitecustomize.py").write_text(WITNESS)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{self.root / 'witness'}:{Path.cwd()}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "WRITABLE": ":".join(f"{folder}" for folder in folders.values()),
+            "HOME": "/nonexistent",
+            "TMPDIR": str(folders["tmp"]),
+            "SIGHTLINE_WORK_DIR": str(folders["work"]),
+            "SIGHTLINE_NATS_URL": self.nats_url,
+            "SIGHTLINE_STORE_DIRECTORY": str(self.root / "store"),
+            "SIGHTLINE_DOWNLOAD_WEIGHTS": "false",
+            "SIGHTLINE_CHECKPOINT_SECONDS": "1000",  # only those that a stop asks for
+            "SIGHTLINE_HEARTBEAT_SECONDS": "0.3",
+            "SIGHTLINE_THREADS": "1",
+            **{f"SIGHTLINE_{key.upper()}": value for key, value in settings.items()},
+        }
+        with (self.root / name / "log").open("wb") as log:
+            command = [sys.executable, "-m", "services.trainer", "worker", *arguments]
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def log(self, name: str) -> str:
+        return (self.root / name / "log").read_text()
+
+    def wrote_outside(self, name: str) -> list[str]:
+        """What the worker wrote where a pod cannot; the store is the test's stand-in for S3."""
+        lines = [line for line in self.log(name).splitlines() if line.startswith("WROTE OUTSIDE")]
+        return [line for line in lines if str(self.root / "store") not in line]
+
+
+@pytest.fixture
+async def pods(own_nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Pods]:
+    connection = await jetstream.connect(own_nats_server.url, "test")
+    blobs = FolderBlobs(tmp_path / "store")
+    await blobs.ensure_bucket()
+    trials = Table(JetStreamRecords(connection), Trial)
+    yield Pods(tmp_path, own_nats_server.url, blobs, trials, JetStreamQueue(connection))
+    await connection.close()
+
+
+async def stopped(process: subprocess.Popen[bytes]) -> float:
+    """Seconds from SIGTERM to an end with status 0."""
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(process.wait, END_SECONDS) == 0
+    return time.monotonic() - began
+
+
+async def test_a_pod_that_finds_no_work_ends_well(pods: Pods) -> None:
+    with pods.worker("idle", "--once", once_seconds="1") as process:
+        assert await asyncio.to_thread(process.wait, START_SECONDS) == 0, pods.log("idle")
+    assert not pods.wrote_outside("idle")
+
+
+@pytest.mark.timeout(400)
+async def test_a_pod_takes_one_trial_and_ends_with_it(pods: Pods) -> None:
+    await pods.plan(linear_recipe())
+    with pods.worker("one", "--once", once_seconds="100") as process:
+        assert await asyncio.to_thread(process.wait, 2 * START_SECONDS) == 0, pods.log("one")
+    work = await pods.work()
+    assert (work.state, work.attempt) == (WorkState.SUCCEEDED, 1), pods.log("one")
+    assert await pods.queue.depth(jobs.KIND) == 0
+    assert not pods.wrote_outside("one")
+
+
+@pytest.mark.timeout(500)
+async def test_a_sigterm_saves_where_the_training_is_and_another_worker_goes_on_at_once(pods: Pods) -> None:
+    await pods.plan(tuning_recipe(max_epochs=100_000))
+    with pods.worker("first", "--once") as process:
+        await pods.until(lambda work: work.phase == "train" and work.progress > 0)
+        assert await stopped(process) < END_SECONDS
+    given_back = await pods.work()
+    assert given_back.state is WorkState.QUEUED, pods.log("first")
+    assert given_back.is_due(datetime.now(UTC))
+    assert [(line.attempt, line.reason) for line in given_back.segments if line.charged] == [(1, "checkpoint")]
+    assert given_back.barren_attempts == 0
+    assert given_back.checkpoint_key
+    with pods.worker("second", lease_seconds="60") as process:
+        await pods.until(lambda work: work.attempt == 2)
+        waited = [line for line in pods.log("second").splitlines() if "checkpoint_missing" in line]
+        assert not waited
+        again = await pods.until(lambda work: work.phase == "train" and work.pending_seconds > 1)
+        assert await stopped(process) < END_SECONDS
+    twice = await pods.work()
+    assert (twice.state, twice.attempt, twice.barren_attempts) == (WorkState.QUEUED, 2, 0), pods.log("second")
+    charged = [line for line in twice.segments if line.charged]
+    assert [(line.attempt, line.reason) for line in charged] == [(1, "checkpoint"), (2, "checkpoint")]
+    assert charged[0].seconds == given_back.charged_seconds
+    assert twice.checkpoint_key != given_back.checkpoint_key
+    assert again.checkpoint_key == given_back.checkpoint_key
+    assert not pods.wrote_outside("first") + pods.wrote_outside("second")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seconds", [0.0, 1.5, 4.0])
+async def test_a_sigterm_at_any_moment_gives_the_work_back(pods: Pods, seconds: float) -> None:
+    await pods.plan(tuning_recipe(max_epochs=100_000))
+    with pods.worker("stopped") as process:
+        await pods.until(lambda work: work.state is WorkState.RUNNING)
+        await asyncio.sleep(seconds)
+        await stopped(process)
+    work = await pods.work()
+    assert (work.state, work.barren_attempts, work.lease.holder) == (WorkState.QUEUED, 0, ""), pods.log("stopped")
+    assert all(line.reason in ("checkpoint", "released") for line in work.segments)
+    async with asyncio.timeout(5):  # well before the queue's lease would run out
+        while not (delivery := await pods.queue.fetch(jobs.KIND, timedelta(seconds=1))):
+            pass
+    assert delivery.deliveries == 2
