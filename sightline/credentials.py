@@ -43,8 +43,8 @@ class Credentials:
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """What the variables name."""
         found = {field: environment.get(variable, "") for field, variable in VARIABLES.items()}
-        insecure = found.pop("insecure").lower() in ("1", "true", "yes", "on")
-        return cls(**found, insecure=insecure)
+        insecure = found["insecure"].lower() in ("1", "true", "yes", "on")
+        return cls(found["ca"], found["certificate"], found["key"], found["token"], found["token_file"], insecure)
 
     def __repr__(self) -> str:
         return f"Credentials(ca={self.ca!r}, certificate={self.certificate!r}, has_token={self.has_token})"
@@ -139,32 +139,3 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-# What gRPC says of a connection that failed, and what it means. The words are OpenSSL's and gRPC's own.
-_MEANINGS = (
-    (("unable to get local issuer", "self signed certificate", "self-signed certificate", "CERTIFICATE_VERIFY_FAILED"),
-     "the service's certificate is not signed by the CA that is trusted here: set {ca} to the right one"),
-    (("certificate has expired",), "the service's certificate has expired: its operator must renew it"),
-    (("Hostname Verification",), "the service's certificate does not name this host: reach it by a name that it has"),
-    (("WRONG_VERSION_NUMBER",), "the service does not speak TLS there: leave out {ca}, or give it a certificate"),
-    (("CERTIFICATE_REQUIRED", "ALERT_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "PEER_DID_NOT_RETURN"),
-     "the service refuses the caller's certificate: set {certificate} and {key} to a valid pair that it accepts"),
-)  # fmt: skip
-_SILENT = ("Socket closed", "Connection reset", "SETTINGS frame", "Broken pipe", "End of TCP stream", "GOAWAY")
-
-
-def explain(said: str, credentials: Credentials) -> str:
-    """What a connection that failed lacks, by what gRPC said of it; empty where TLS has no part in it."""
-    names = {field: credentials.name_of(field) for field in VARIABLES}
-    expired = "certificate has expired" in said
-    for words, meaning in _MEANINGS[1:2] if expired else _MEANINGS:
-        if any(word in said for word in words):
-            return meaning.format(**names)
-    if not any(word in said for word in _SILENT):
-        return ""
-    if not credentials.ca:
-        return f"if the service speaks TLS, set {names['ca']} to the CA of its certificate"
-    if not credentials.certificate:
-        return f"if the service asks for certificates, set {names['certificate']} and {names['key']}"
-    return f"if it refuses the certificate, see whether {names['certificate']} is valid and of a CA that it trusts"

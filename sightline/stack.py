@@ -40,7 +40,8 @@ class Stack:
     holds everything: `nats` (records and queue), `store` (blobs), `logs`; a later Stack on it goes on with what was
     there. Two at once are refused. When the block ends, or this process does, no child is left.
 
-    `base_port` 0 takes free ports. `environment` is added to that of the children. `tell` hears of deaths.
+    `base_port` 0 takes free ports. With a `metrics_port` every process of the services has a `/metrics` of its own:
+    `metrics_ports` names them, from this one on; 0 takes free ports. `environment` is added to that of the children. `tell` hears of deaths.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Stack:
         data: Path,
         *,
         base_port: int = 50051,
+        metrics_port: int | None = None,
         workers: int = 1,
         environment: Mapping[str, str] | None = None,
         tell: Callable[[Died], None] = lambda _: None,
@@ -55,6 +57,8 @@ class Stack:
         self.data = data.resolve()
         self.workers = workers
         self._base_port = base_port
+        self._metrics_port = metrics_port
+        self.metrics_ports: dict[str, int] = {}
         self._environment = dict(environment or {})
         self._tell = tell
         self._ready: Callable[[str], None] = lambda _: None
@@ -119,6 +123,7 @@ class Stack:
 
     async def _start(self, nats_server: str) -> None:
         ports = await asyncio.to_thread(_service_ports, self._base_port)
+        self.metrics_ports = await asyncio.to_thread(self._metrics_ports)
         self.addresses = Addresses(**{name: f"{HOST}:{port}" for name, port in zip(SERVICES, ports, strict=True)})
         nats_port = await asyncio.to_thread(_nats_port, self.data)
         self.nats_url = f"nats://{HOST}:{nats_port}"
@@ -129,6 +134,16 @@ class Stack:
         records = Program("nats", (nats_server, "-c", str(settings)), partial(nats.greets, nats_port), dict(os.environ))
         await self._run([records])
         await self._run(self._services(ports))
+
+    def _metrics_ports(self) -> dict[str, int]:
+        """The services first and then the workers, so that the ports of those do not depend on how many workers run."""
+        if self._metrics_port is None:
+            return {}
+        names = ["dataset", "dataset-worker", "trainer", "predictor"]
+        names += [name for name in self.names if name.startswith("trainer-worker")]
+        if not self._metrics_port:
+            return dict(zip(names, free_ports(len(names)), strict=True))
+        return {name: self._metrics_port + number for number, name in enumerate(names)}
 
     def _services(self, ports: list[int]) -> list[Program]:
         """Every process of the services, in the order of their start."""
@@ -158,7 +173,8 @@ class Stack:
         module, *role = module_and_role
         ready = partial(_serving, f"{HOST}:{port}") if port else _lived(self._children, name)
         command = (sys.executable, "-m", f"services.{module}", *role)
-        return Program(name, command, ready, self._child_environment(port, settings))
+        metrics = {"SIGHTLINE_METRICS_PORT": str(self.metrics_ports.get(name, 0))}
+        return Program(name, command, ready, self._child_environment(port, {**metrics, **settings}))
 
     def _child_environment(self, port: int, settings: Mapping[str, str]) -> dict[str, str]:
         """What a service finds in its environment; what this process's environment says of threads stays."""
@@ -170,7 +186,6 @@ class Stack:
             **self.addresses.environment(),
             "SIGHTLINE_HOST": HOST,
             "SIGHTLINE_PORT": str(port),
-            "SIGHTLINE_METRICS_PORT": "0",
             "SIGHTLINE_NATS_URL": self.nats_url,
             "SIGHTLINE_STORE_DIRECTORY": str(self.data / "store"),
             "SIGHTLINE_DRAIN_SECONDS": "0.1",  # no balancer has to hear of it

@@ -11,7 +11,8 @@ from services.kit import log
 from services.kit.errors import Code, Failure, RemoteError, SightlineError, Unavailable
 from sightline.channel import DEADLINE_SECONDS, OPTIONS, describe
 from sightline.connection import AUTHORIZATION, bearer
-from sightline.credentials import Credentials, explain
+from sightline.credentials import Credentials
+from sightline.diagnosis import explain
 from sightline.renewing import RenewingAio
 
 REQUEST_ID = "x-request-id"

@@ -120,7 +120,7 @@ def fetcher(url: str, ca: Path | None) -> Fetch:
 
 
 def parse(content: bytes) -> Keys:
-    """The keys by their ids; those without an id, not for signatures, or secret are left out. ValueError for no JWKS."""
+    """The keys by their ids; those without one, not for signatures, or secret are left out. ValueError for no JWKS."""
     try:
         listed: Any = json.loads(content)
         keys = cast("list[Any]", listed["keys"])

@@ -1,6 +1,7 @@
 """What operators see: JSON lines on stderr, and metrics for Prometheus."""
 
 import logging
+import os
 import platform
 import sys
 from collections.abc import Generator, Iterable
@@ -54,6 +55,7 @@ def configure_logging(service: str, level: str = "INFO", stream: TextIO | None =
             foreign_pre_chain=chain,
         )
     )
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own, which are no JSON
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -1,7 +1,9 @@
 """TLS of the gRPC servers, and what a service shows when it calls another."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import grpc
 from cryptography import x509
@@ -70,7 +72,8 @@ def server_credentials(settings: Settings, telemetry: Telemetry) -> grpc.ServerC
         shown[0] = now
         return now
 
-    return grpc.dynamic_ssl_server_credentials(shown[0], changed, settings.tls_client_ca is not None)
+    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", changed)  # None is meant to be allowed
+    return grpc.dynamic_ssl_server_credentials(shown[0], fetch, settings.tls_client_ca is not None)
 
 
 def check_times(path: Path, content: bytes) -> datetime:

@@ -154,8 +154,9 @@ def refuse_exposure(settings: Settings) -> None:
         "tokens (SIGHTLINE_AUTH_KEYS, or SIGHTLINE_AUTH_JWKS with _ISSUER and _AUDIENCE)": settings.has_auth,
     }
     if lacking := [what for what, there in missing.items() if not there]:
+        without = " and without ".join(lacking)
         raise SystemExit(
-            f"Refusing to serve on {settings.host}, which other machines can reach, without {' and without '.join(lacking)}."
+            f"Refusing to serve on {settings.host}, which other machines can reach, without {without}."
             "\nSet them, or SIGHTLINE_HOST=127.0.0.1, or SIGHTLINE_INSECURE=true where something else guards the way."
         )
 

@@ -1,5 +1,6 @@
 """The command `sightline`. Its exit codes stand in `sightline.cli.failures`."""
 
+import os
 from importlib import metadata
 from typing import Annotated
 
@@ -39,4 +40,5 @@ def _options(
 
 def main() -> None:
     """Runs the command line of this process."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own words of failed handshakes; ours follow
     app()

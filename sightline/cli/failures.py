@@ -21,7 +21,8 @@ from rich.markup import escape
 from sightline.addresses import VARIABLES, Addresses
 from sightline.cli.formats import bare_name, duration
 from sightline.client import status_code
-from sightline.credentials import Credentials, CredentialsError, explain
+from sightline.credentials import Credentials, CredentialsError
+from sightline.diagnosis import diagnose, place_of
 
 CONNECT_SECONDS = 1.0
 MAX_VIOLATIONS = 10
@@ -61,7 +62,9 @@ def report(error: Exception, console: Console, addresses: Addresses, credentials
     assert isinstance(error, grpc.RpcError)
     status = status_of(error)
     if status.code == grpc.StatusCode.UNAVAILABLE.value[0] and not detail(status, details.ErrorInfo):
-        if advice := explain(status.message, credentials):
+        asked = [getattr(addresses, name) for name in VARIABLES]
+        # What gRPC says is of the last address that it tried, which need not be the one that answers.
+        if advice := next(filter(None, (diagnose(address, credentials) for address in asked)), ""):
             report_status(status, console)
             _print_fix(console, advice)
             return status.code
@@ -145,8 +148,8 @@ FIXES: dict[str, Callable[[Mapping[str, str]], str]] = {
     "datasetAnnotationsInvalid": lambda _: "repair the COCO file and register it under a new name",
     "datasetCorrupt": lambda _: "replace or remove the images that are named, and register the dataset anew",
     "Unauthenticated": lambda _: (
-        "set SIGHTLINE_TOKEN, or SIGHTLINE_TOKEN_FILE, to a token of your issuer or to a key that the operator made with"
-        " `sightline keys make`"
+        "set SIGHTLINE_TOKEN, or SIGHTLINE_TOKEN_FILE, to a token of your issuer or to a key that the operator made"
+        " with `sightline keys make`"
     ),
     "PermissionDenied": lambda d: (
         f"ask whoever runs the services for a token of the role {d.get('role', 'that the rpc needs')}"
@@ -193,11 +196,11 @@ def _report_unreachable(status: Status, console: Console, addresses: Addresses) 
 
 def _listens(address: str) -> bool:
     """Whether anything accepts connections there. Targets other than host:port are not judged."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    place = place_of(address)
+    if place is None:
         return True
     try:
-        socket.create_connection((host.rpartition("/")[2].strip("[]"), int(port)), CONNECT_SECONDS).close()
+        socket.create_connection(place, CONNECT_SECONDS).close()
     except OSError:
         return False
     return True

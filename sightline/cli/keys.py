@@ -13,7 +13,15 @@ from sightline.cli.console import notes
 from sightline.cli.failures import CommandError, report
 
 app = typer.Typer(help="Keys: tokens that the services know by a line in a file.", no_args_is_help=True)
-Role = StrEnum("Role", [(name.upper(), name) for name in keys.ROLES])
+
+
+class Role(StrEnum):
+    """What the services know by these names."""
+
+    VIEWER = "viewer"
+    PREDICTOR = "predictor"
+    TRAINER = "trainer"
+    ADMIN = "admin"
 
 
 @app.callback()
@@ -41,8 +49,8 @@ def make(
     if file is None:
         print(line)
         notes().print(
-            "The first line is the key: give it to the caller, as SIGHTLINE_TOKEN. The second belongs into the file that"
-            " SIGHTLINE_AUTH_KEYS of the services names.",
+            "The first line is the key: give it to the caller, as SIGHTLINE_TOKEN. The second belongs into the file"
+            " that SIGHTLINE_AUTH_KEYS of the services names.",
             soft_wrap=True,
         )
     else:

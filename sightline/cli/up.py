@@ -13,6 +13,7 @@ from sightline.addresses import VARIABLES
 from sightline.cli.console import facts, output, table
 from sightline.cli.failures import CommandError
 from sightline.cli.session import session
+from sightline.ports import HOST
 
 if TYPE_CHECKING:
     from sightline.processes import Died
@@ -31,6 +32,12 @@ def up(
             min=0, max=65533, help="The dataset service's port; trainer and predictor take the next two. 0: free ones."
         ),
     ] = 50051,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65000, help="Serve /metrics of each process from this port on, for Prometheus. 0: free ports."
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="How many trials train at once.")] = 1,
 ) -> None:
     """Run the whole suite on this machine until Ctrl-C; a later `up` on the same folder goes on with what is there."""
@@ -42,7 +49,13 @@ def up(
                 f"the services are not installed here ({error.name} is missing)", fix="pip install 'sightline[all]'"
             ) from error
         console = output()
-        stack = Stack(data, base_port=base_port, workers=workers, tell=lambda died: print_death(console, died))
+        stack = Stack(
+            data,
+            base_port=base_port,
+            metrics_port=metrics_port,
+            workers=workers,
+            tell=lambda died: print_death(console, died),
+        )
         try:
             asyncio.run(_run(stack, console))
         except StackError as error:
@@ -100,6 +113,9 @@ def print_stack(stack: "Stack", console: Console) -> None:
         rows.add_row(f"[bold]{name}[/]", escape(str(getattr(stack.addresses, name))), variable, escape(_short(log)))
     console.print(rows)
     kept = [("records", stack.nats_url), ("blobs", _short(stack.data / "store")), ("all logs", _short(stack.logs))]
+    if stack.metrics_ports:
+        shown = (f"{name} {HOST}:{port}" for name, port in stack.metrics_ports.items())
+        kept.append(("metrics", ", ".join(shown)))
     console.print(facts((name, escape(value)) for name, value in kept))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nacl.signing
@@ -129,9 +129,7 @@ async def test_a_credentials_file_logs_in_and_without_it_nobody_does(tmp_path):
     with NatsServer(tmp_path, config=config) as server:
         with pytest.raises(Unavailable, match=r"(?i)authorization"):
             await connect(server.url, "test", deadline_seconds=SECONDS)
-        connection = await connect(
-            server.url, "test", deadline_seconds=SECONDS, access=NatsAccess(credentials=content)
-        )
+        connection = await connect(server.url, "test", deadline_seconds=SECONDS, access=NatsAccess(credentials=content))
         await connection.publish("hello", b"")
         await connection.flush()
         await connection.close()
@@ -151,7 +149,7 @@ class Identity:
         self._pair = nkeys.from_seed(bytearray(self.seed))
         self.public = bytes(self._pair.public_key).decode()
 
-    def said_by(self, issuer: Identity, more: dict[str, object]) -> str:
+    def said_by(self, issuer: Identity, more: Mapping[str, object]) -> str:
         nats = {"type": self._kind, "version": 2, **more}
         claims = {"jti": self.public, "iat": 1, "iss": issuer.public, "name": self._kind, "sub": self.public}
         parts = ({"typ": "JWT", "alg": "ed25519-nkey"}, claims | {"nats": nats})
@@ -166,8 +164,8 @@ def encoded(data: bytes) -> str:
 # S3
 
 
-def client_of(server: CephGateway, ca: Path | None, **how: object):
-    return s3_client(server.secure_endpoint, server.access_key, server.secret_key, ca=ca, retries=0, **how)
+def client_of(server: CephGateway, ca: Path | None):
+    return s3_client(server.secure_endpoint, server.access_key, server.secret_key, ca=ca, retries=0)
 
 
 async def test_blobs_are_kept_over_tls_by_the_settings(s3_server):

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Self
 
 import pytest
+
+from sightline import keys
+from tests.support.certificates import Authority
+from tests.support.servers import NatsServer, free_port, stop, tail
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,3 +58,114 @@ def test_printed_settings_mask_tokens_and_credentials(tmp_path):
     printed = run("services.dataset", "--settings", TOKEN_FILE=str(tmp_path / "token"), NATS_CREDENTIALS="hunter3")
     assert printed.returncode == 0
     assert "hunter" not in printed.stdout
+
+
+class Guarded:
+    """Dataset and trainer for other machines: mutual TLS among all, tokens, and NATS over TLS."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ports = {"dataset": free_port(), "trainer": free_port()}
+        authority = Authority()
+        pair = authority.pair().write(folder)
+        self.ca = str(authority.write(folder))
+        self.token, line = keys.make("admin", "admin")
+        service_token, service_line = keys.make("trainer-service", "viewer")
+        (folder / "keys").write_text(f"{line}\n{service_line}\n")
+        (folder / "service-token").write_text(service_token)
+        self.pair = {"certificate": str(pair[0]), "key": str(pair[1])}
+        files = 'cert_file: "{certificate}", key_file: "{key}"'.format(**self.pair)
+        self.nats = NatsServer(folder / "nats", config=f'tls {{ {files}, ca_file: "{self.ca}", verify: true }}')
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        self.nats.start()
+        for service in self.ports:
+            self._start(service)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            stop(process)
+        self.nats.stop()
+
+    def _start(self, service: str) -> None:
+        settings = {
+            "HOST": "0.0.0.0",
+            "PORT": str(self.ports[service]),
+            "DRAIN_SECONDS": "0",
+            "STORE_DIRECTORY": str(self.folder / "store"),
+            "DATASET_ADDRESS": f"localhost:{self.ports['dataset']}",
+            "TLS_CERTIFICATE": self.pair["certificate"],
+            "TLS_KEY": self.pair["key"],
+            "TLS_CLIENT_CA": self.ca,
+            "AUTH_KEYS": str(self.folder / "keys"),
+            "TLS_CA": self.ca,
+            "TLS_CLIENT_CERTIFICATE": self.pair["certificate"],
+            "TLS_CLIENT_KEY": self.pair["key"],
+            "TOKEN_FILE": str(self.folder / "service-token"),
+            "NATS_URL": self.nats.url,
+            "NATS_CA": self.ca,
+            "NATS_CERTIFICATE": self.pair["certificate"],
+            "NATS_KEY": self.pair["key"],
+        }
+        environment = os.environ | {f"SIGHTLINE_{name}": value for name, value in settings.items()}
+        command = [sys.executable, "-m", f"services.{service}", "api"]
+        with (self.folder / f"{service}.log").open("wb") as log:
+            self._processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
+
+    def caller(self, **changes: str) -> dict[str, str]:
+        """What the command needs; a change of "" leaves something out."""
+        return {
+            **{f"{name.upper()}_ADDRESS": f"localhost:{port}" for name, port in self.ports.items()},
+            "CA": self.ca,
+            "CLIENT_CERTIFICATE": self.pair["certificate"],
+            "CLIENT_KEY": self.pair["key"],
+            "TOKEN": self.token,
+            **changes,
+        }
+
+    def await_services(self) -> None:
+        """Returns once both answer the command."""
+        for words in (("datasets", "list"), ("models", "list")):
+            for _ in range(20):
+                listed = run("sightline", *words, **self.caller())
+                if listed.returncode == 0:
+                    break
+                time.sleep(0.5)
+            else:
+                logs = "\n".join(tail(path) for path in self.folder.glob("*.log"))
+                raise AssertionError(f"{listed.stderr}\n{logs}")
+
+
+@pytest.mark.slow
+def test_the_suite_works_for_other_machines_with_tls_and_tokens_everywhere(tmp_path):
+    with Guarded(tmp_path) as suite:
+        suite.await_services()
+        train = ("sightline", "models", "train", "m", "--dataset", "nowhere", "--kind", "classifier", "--budget", "10m")
+        asked = run(*train, **suite.caller())
+        assert asked.returncode == 5, asked.stderr
+        assert "datasetNotFound" in asked.stderr  # so the trainer was admitted by the dataset service
+
+        nobody = run("sightline", "datasets", "list", **suite.caller(TOKEN=""))
+        assert nobody.returncode == 16
+        assert "needs a token of the role viewer: the call has none" in nobody.stderr
+        assert "fix: set SIGHTLINE_TOKEN" in nobody.stderr
+
+        viewer, line = keys.make("viewer", "viewer")
+        with (tmp_path / "keys").open("a") as file:
+            file.write(line + "\n")
+        refused = run(*train, **suite.caller(TOKEN=viewer))
+        assert refused.returncode == 7
+        assert "CreateModel needs the role trainer; viewer has viewer" in refused.stderr
+        assert "ask whoever runs the services for a token of the role trainer" in refused.stderr
+
+        bare = run("sightline", "datasets", "list", **suite.caller(CLIENT_CERTIFICATE="", CLIENT_KEY=""))
+        assert bare.returncode == 14
+        assert "SIGHTLINE_CLIENT_CERTIFICATE and SIGHTLINE_CLIENT_KEY" in bare.stderr
+        stranger = run("sightline", "datasets", "list", **suite.caller(CA=str(Authority().write(tmp_path, "other"))))
+        assert "set SIGHTLINE_CA to the right one" in stranger.stderr
+    logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
+    assert '"caller": "trainer-service"' in logs
+    assert viewer not in logs
+    assert suite.token not in logs

@@ -19,11 +19,12 @@ from services.kit.errors import Unavailable
 from services.kit.settings import Settings, refuse_exposure
 from sightline.addresses import Addresses
 from sightline.client import Client
-from sightline.credentials import Credentials, CredentialsError, explain
+from sightline.credentials import Credentials, CredentialsError
+from sightline.diagnosis import diagnose, explain
 from sightline.v1 import dataset_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from tests.support.certificates import HOUR, Authority, Pair, replace
-from tests.support.runtime import serving
+from tests.support.runtime import Serving, serving
 from tests.support.servers import free_port
 from tests.support.waiting import eventually
 
@@ -90,9 +91,13 @@ async def test_twenty_rotations_under_load_fail_no_call(files, authority, tmp_pa
             done["standing"] += 1
             await asyncio.sleep(0.002)
 
+    shows = caller(files, certificate=True).watch_channel(lambda _: None)
+
     async def new(address: str) -> None:
+        """Without retries: no handshake may fail."""
         while not stop.is_set():
-            await get(address, caller(files, certificate=True))
+            async with grpc.aio.secure_channel(address, shows.get(), [("grpc.enable_retries", 0)]) as channel:
+                await DatasetServiceStub(channel).GetDataset(GET, timeout=10)
             done["new"] += 1
 
     def blocking(address: str) -> None:
@@ -101,25 +106,27 @@ async def test_twenty_rotations_under_load_fail_no_call(files, authority, tmp_pa
                 client.datasets.GetDataset(GET)
                 done["blocking"] += 1
 
-    async with serving(**server(files, mutual=True)) as running:
-        async with open_channel(running.address, 5, caller(files, certificate=True)) as channel:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(3):
-                    group.create_task(standing(channel))
-                group.create_task(new(running.address))
-                group.create_task(asyncio.to_thread(blocking, running.address))
-                try:
-                    for _ in range(ROTATIONS):
-                        pair = authority.pair()
-                        pair.write(tmp_path)
-                        authority.pair("caller").write(tmp_path, "client")
-                        assert words(await shown(running.address)) == words(pair.certificate)
-                        before = dict(done)
-                        await eventually(lambda: all(done[kind] > before[kind] for kind in done))  # noqa: B023
-                finally:
-                    stop.set()
-        ends = running.metric("grpc_server_handled_total", **LABELS, grpc_code="OK")
-        started = running.metric("grpc_server_started_total", **LABELS)
+    async with (
+        serving(**server(files, mutual=True)) as running,
+        open_channel(running.address, 5, caller(files, certificate=True)) as channel,
+        asyncio.TaskGroup() as group,
+    ):
+        for _ in range(3):
+            group.create_task(standing(channel))
+        group.create_task(new(running.address))
+        group.create_task(asyncio.to_thread(blocking, running.address))
+        try:
+            for _ in range(ROTATIONS):
+                pair = authority.pair()
+                pair.write(tmp_path)
+                authority.pair("caller").write(tmp_path, "client")
+                assert words(await shown(running.address)) == words(pair.certificate)
+                before = dict(done)
+                await eventually(lambda: all(done[kind] > before[kind] for kind in done))  # noqa: B023
+        finally:
+            stop.set()
+    ends = running.metric("grpc_server_handled_total", **LABELS, grpc_code="OK")
+    started = running.metric("grpc_server_started_total", **LABELS)
     assert ends == started == sum(done.values())
     assert min(done.values()) >= ROTATIONS
 
@@ -150,16 +157,18 @@ async def test_a_callers_new_certificate_is_shown_at_once_and_its_stream_goes_on
 
     other = Authority("Other")
     clients = authority.write(tmp_path, "clients")
-    async with serving(act, **server(files) | {"tls_client_ca": clients}) as running:
-        async with open_channel(running.address, 5, caller(files, certificate=True)) as channel:
-            stub = DatasetServiceStub(channel)
-            stream = aiter(stub.WatchDataset(dataset_service_pb2.WatchDatasetRequest(name="datasets/birds")))
-            await anext(stream)
-            replace(clients, other.certificate)
-            other.pair("caller").write(tmp_path, "client")
-            await stub.GetDataset(GET)
-            going.set()
-            assert (await anext(stream)).dataset.name == "datasets/birds"
+    async with (
+        serving(act, **server(files) | {"tls_client_ca": clients}) as running,
+        open_channel(running.address, 5, caller(files, certificate=True)) as channel,
+    ):
+        stub = DatasetServiceStub(channel)
+        stream = aiter(stub.WatchDataset(dataset_service_pb2.WatchDatasetRequest(name="datasets/birds")))
+        await anext(stream)
+        replace(clients, other.certificate)
+        other.pair("caller").write(tmp_path, "client")
+        await stub.GetDataset(GET)
+        going.set()
+        assert (await anext(stream)).dataset.name == "datasets/birds"
 
 
 @pytest.mark.parametrize("fault", ["half", "expired", "early", "garbage", "gone"])
@@ -235,19 +244,43 @@ async def test_mutual_tls_refuses_who_has_no_certificate_or_one_of_a_stranger(fi
         with pytest.raises(Unavailable, match="SIGHTLINE_CLIENT_CERTIFICATE and SIGHTLINE_CLIENT_KEY"):
             await get(running.address, caller(files))
         with pytest.raises(Unavailable, match="SIGHTLINE_CLIENT_CERTIFICATE"):
-            await get(running.address, Credentials(str(files["ca"]), *map(str, stranger)))
+            await get(running.address, Credentials(str(files["ca"]), str(stranger[0]), str(stranger[1])))
+
+
+async def test_a_connection_that_failed_is_diagnosed_by_trying_it_out(files, authority, tmp_path):
+    """gRPC names the fault of the last address only, and `localhost` has two."""
+    other = Credentials(ca=str(Authority("Other").write(tmp_path, "other")))
+    whole = caller(files, certificate=True)
+
+    async def fault(running: Serving, credentials: Credentials) -> str:
+        return await asyncio.to_thread(diagnose, running.address.replace("127.0.0.1", "localhost"), credentials)
+
+    async with serving(**server(files, mutual=True)) as running:
+        assert not await fault(running, whole)
+        assert "set SIGHTLINE_CA to the right one" in await fault(running, other)
+        assert "the service speaks TLS: set SIGHTLINE_CA" in await fault(running, Credentials())
+        assert "SIGHTLINE_CLIENT_CERTIFICATE and SIGHTLINE_CLIENT_KEY" in await fault(running, caller(files))
+        authority.pair(hosts=("elsewhere.example",)).write(tmp_path)
+        assert "does not name this host" in await fault(running, whole)
+    async with serving() as running:
+        assert "leave out SIGHTLINE_CA" in await fault(running, whole)
+        assert not await fault(running, Credentials())
+    assert not await fault(running, Credentials())
+    assert not await fault(running, whole)
 
 
 async def test_probes_without_tls_have_a_port_that_answers_health_alone(files):
     port = free_port()
-    async with serving(**server(files, mutual=True), probe_port=port):
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub: Any = health_pb2_grpc.HealthStub(channel)
-            answer = await stub.Check(health_pb2.HealthCheckRequest(service="sightline.v1.DatasetService"))
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await DatasetServiceStub(channel).GetDataset(GET)
-            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    async with (
+        serving(**server(files, mutual=True), probe_port=port),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service="sightline.v1.DatasetService"))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await DatasetServiceStub(channel).GetDataset(GET)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize(

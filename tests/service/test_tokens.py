@@ -197,7 +197,7 @@ async def test_each_role_may_call_what_the_table_says_and_no_other(issuer, jwks_
 
 
 def calls(channel: grpc.Channel, metadata: Any) -> dict[str, Callable[[], object]]:
-    """One call of each of the four types of rpc. Blocking: asyncio's client takes a refusal amid its own writing ill."""
+    """One call of each of the four types of rpc. Blocking: asyncio's client trips over an answer amid its writing."""
     datasets, predictions = DatasetServiceStub(channel), PredictionServiceStub(channel)
     upload, image = dataset_service_pb2.UploadFilesRequest(), prediction_service_pb2.AnalyzeImagesRequest()
     return {

@@ -69,7 +69,7 @@ memstore device bytes = {store_bytes}
 
 [client]
 public addr = 127.0.0.1
-rgw frontends = beast endpoint=127.0.0.1:{port} ssl_endpoint=127.0.0.1:{secure_port} ssl_certificate={certificate} ssl_private_key={key} tcp_nodelay=1
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1 {tls}
 rgw data = {folder}/rgw
 """
 
@@ -138,7 +138,8 @@ class CephGateway:
         authority.write(self._folder)
         certificate, key = authority.pair().write(self._folder, "rgw")
         values = {"fsid": fsid, "mon_port": mon_port, "port": self.port, "folder": self._folder}
-        values |= {"secure_port": self.secure_port, "certificate": certificate, "key": key}
+        files = f"ssl_certificate={certificate} ssl_private_key={key}"
+        values |= {"tls": f"ssl_endpoint=127.0.0.1:{self.secure_port} {files}"}
         self._config.write_text(CONFIG.format(**values, store_bytes=STORE_BYTES))
         map_file = self._folder / "monmap"
         address = f"[v2:127.0.0.1:{mon_port}]"

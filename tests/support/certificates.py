@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -37,8 +36,7 @@ def replace(path: Path, content: bytes) -> Path:
     """The file with another content, never seen half written."""
     new = path.with_suffix(".new")
     new.write_bytes(content)
-    os.replace(new, path)
-    return path
+    return new.replace(path)
 
 
 class Authority:

@@ -10,6 +10,7 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import RSAAlgorithm
 
 from tests.support.certificates import replace
 
@@ -31,7 +32,7 @@ class Issuer:
     @property
     def jwk(self) -> dict[str, Any]:
         """The public key as a JWKS lists it."""
-        listed: dict[str, Any] = jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
+        listed: dict[str, Any] = RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
         return listed | {"kid": self.kid, "use": "sig", "alg": "RS256"}
 
     def token(self, role: object = "admin", *, headers: dict[str, Any] | None = None, **claims: Any) -> str:

@@ -49,7 +49,7 @@ def test_files_that_do_not_fit_are_told_of_once_and_leave_the_value(paths):
 
 
 def test_the_value_stays_the_same_object_while_the_contents_do(paths):
-    watched = Watched(paths, lambda contents: list(contents))
+    watched = Watched(paths, list)
     first = watched.get()
     for path in paths:
         path.touch()

@@ -132,7 +132,9 @@ async def test_a_caller_that_gives_up_does_not_end_the_request_of_others(first):
     assert await patient
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"keys": {}}', b'{"keys": []}', b'{"keys": [1]}', b"[" * 9999])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"keys": {}}', b'{"keys": []}', b'{"keys": [1]}', b"[" * 9999]
+)
 def test_what_is_no_jwks_is_refused(content):
     with pytest.raises(ValueError, match="JWKS"):
         parse(content)
