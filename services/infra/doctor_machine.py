@@ -20,10 +20,11 @@ DEVICE_SECONDS = 120.0
 DEVICES = """
 import json
 import torch
-found = [
-    {"name": p.name, "memory": p.total_memory, "capability": f"{p.major}.{p.minor}", "free": torch.cuda.mem_get_info(n)[0]}
-    for n in range(torch.cuda.device_count()) for p in [torch.cuda.get_device_properties(n)]
-] if torch.cuda.is_available() else []
+found = []
+for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    told, memory = torch.cuda.get_device_properties(number), torch.cuda.mem_get_info(number)
+    capability = f"{told.major}.{told.minor}"
+    found.append({"name": told.name, "free": memory[0], "memory": memory[1], "capability": capability})
 if found:
     torch.ones(8, device="cuda").sum().item()
 print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "devices": found}))
@@ -84,7 +85,7 @@ async def _run(*command: str) -> tuple[int, str, str]:
 
 async def check_memory(report: Report) -> None:
     """Shared memory, of which containers get 64 MiB unless told otherwise."""
-    if not SHARED.is_dir():
+    if not await asyncio.to_thread(SHARED.is_dir):
         report.ok(f"there is no {SHARED} here")
         return
     total = shutil.disk_usage(SHARED).total
@@ -118,10 +119,10 @@ async def check_weights(report: Report, folder: Path | None, *, download: bool) 
         text = "SIGHTLINE_WEIGHTS_DIR is not set: weights come from the store"
         report.ok(f"{text}, or by download" if download else text)
         return
-    if not folder.is_dir():
+    if not await asyncio.to_thread(folder.is_dir):
         report.fault(f"SIGHTLINE_WEIGHTS_DIR {folder} is not a folder", "make it, or unset the variable")
         return
-    files = sorted(folder.glob("*.safetensors"))
+    files = await asyncio.to_thread(lambda: sorted(folder.glob("*.safetensors")))
     if not files:
         remedy = "put NETWORK.safetensors files there; training begins with random weights otherwise"
         report.warn(f"SIGHTLINE_WEIGHTS_DIR {folder} holds no weights", remedy)

@@ -119,7 +119,7 @@ async def _stream(report: Report, js: JetStreamContext, name: str, settings: Set
         report.ok(f"the stream {name} is not there yet; the services make it when they first start")
         return
     config = info.config
-    if config.storage is not StorageType.FILE:
+    if config.storage != StorageType.FILE:
         report.fault(f"the stream {name} is kept in memory: a restart loses it", "make it anew with file storage")
     elif faults := _replication(info, settings.nats_replicas):
         report.warn(

@@ -11,13 +11,14 @@ from services.infra.findings import Report
 from services.kit.settings import Settings
 from sightline.addresses import VARIABLES, Addresses
 from sightline.connection import open_channel
-from sightline.credentials import Credentials, CredentialsError, explain
+from sightline.credentials import Credentials, CredentialsError
+from sightline.diagnosis import explain
 
 SECONDS = 5.0
 
 
 async def check_services(report: Report, settings: Settings) -> None:
-    """At their addresses, as another service would call them; or as a caller, where the variables of callers say how."""
+    """At their addresses, as another service would call them, or as a caller, where only those variables are set."""
     credentials = tls.caller(settings)
     if not credentials.ca and Credentials.from_environment().ca:
         credentials = Credentials.from_environment()

@@ -20,6 +20,7 @@ from services.infra.store import open_blobs
 from services.kit.blobs import BlobInfo, Blobs
 from services.kit.errors import BlobNotFound, SightlineError
 from services.kit.settings import Settings
+from services.kit.telemetry import MemoryTelemetry
 
 WEIGHTS = "weights/"
 STORE_BYTES = 20 * GIB
@@ -34,7 +35,7 @@ async def check_store(report: Report, settings: Settings) -> None:
     where = f"the folder {settings.store_directory}" if settings.store_directory else f"S3 at {settings.s3_endpoint}"
     began = time.monotonic()
     try:
-        blobs = await open_blobs(settings)
+        blobs = await open_blobs(settings, MemoryTelemetry())
     except (SightlineError, OSError, ValueError) as error:
         remedy = "make the folder, and let the services' user write in it" if settings.store_directory else REACH
         report.fault(f"{where} cannot be used: {error}", remedy)

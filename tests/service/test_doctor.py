@@ -1,0 +1,307 @@
+"""`sightline doctor` against real servers: what is well is said to be, and each fault that was made is named."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.infra import doctor_machine, findings
+from services.infra.doctor import DoctorSettings
+from services.infra.doctor_machine import check_folders, check_memory, check_weights
+from services.infra.doctor_nats import check_nats
+from services.infra.doctor_services import check_services
+from services.infra.doctor_store import check_store
+from services.infra.findings import Finding, Level, Report
+from services.infra.jetstream import connect
+from services.infra.jetstream_queue import JetStreamQueue
+from services.infra.jetstream_records import JetStreamRecords
+from tests.support.ceph import CephGateway
+from tests.support.runtime import serving
+from tests.support.servers import NatsServer, free_port
+
+
+async def found(area: str, check: Any) -> list[Finding]:
+    """What the check finds; every finding that is not ok must say what to do."""
+    made = await findings.examine(area, check)
+    assert made
+    assert all(one.remedy for one in made if one.level is not Level.OK)
+    return made
+
+
+def texts(made: list[Finding], level: Level) -> str:
+    return "\n".join(one.text for one in made if one.level is level)
+
+
+def nats(url: str, **changes: Any) -> Any:
+    return partial(check_nats, settings=DoctorSettings(nats_url=url, **changes), monitor_url="")
+
+
+async def test_a_good_nats_server_is_said_to_be(nats_server: NatsServer) -> None:
+    made = await found("nats", nats(nats_server.url))
+    assert not texts(made, Level.FAULT)
+    good = texts(made, Level.OK)
+    for words in ("answers", "max_payload", "limits suffice", "read back", "clock agrees"):
+        assert words in good
+
+
+async def test_the_streams_of_the_suite_are_looked_at(own_nats_server: NatsServer) -> None:
+    connection = await connect(own_nats_server.url, "test")
+    await JetStreamRecords(connection).ensure()
+    await JetStreamQueue(connection).ensure_stream()
+    await connection.close()
+    made = await found("nats", nats(own_nats_server.url))
+    assert texts(made, Level.OK).count("is kept in files, in 1 copy") == 2
+    made = await found("nats", nats(own_nats_server.url, nats_replicas=3))
+    assert texts(made, Level.WARNING).count("SIGHTLINE_NATS_REPLICAS asks for 3") == 2
+
+
+async def test_nats_leaves_nothing_behind(own_nats_server: NatsServer) -> None:
+    await found("nats", nats(own_nats_server.url))
+    connection = await connect(own_nats_server.url, "test")
+    assert await connection.jetstream().streams_info() == []
+    await connection.close()
+
+
+async def test_a_nats_server_that_is_away_is_a_fault() -> None:
+    made = await found("nats", nats(f"nats://127.0.0.1:{free_port()}"))
+    assert "cannot be used" in texts(made, Level.FAULT)
+
+
+async def test_a_password_in_the_url_is_not_shown() -> None:
+    made = await found("nats", nats(f"nats://me:secret@127.0.0.1:{free_port()}"))
+    assert "secret" not in str(made)
+
+
+async def test_a_nats_server_without_jetstream_is_a_fault(tmp_path: Path) -> None:
+    with NatsServer(tmp_path, config="accounts { plain: { users: [{user: u, password: p}] } }") as server:
+        made = await found("nats", nats(server.url.replace("//", "//u:p@")))
+    assert "JetStream is off" in texts(made, Level.FAULT)
+
+
+async def test_messages_that_are_too_small_for_a_record_are_a_fault(tmp_path: Path) -> None:
+    with NatsServer(tmp_path, config="max_payload: 65536") as server:
+        made = await found("nats", nats(server.url))
+    assert "records do not fit" in texts(made, Level.FAULT)
+
+
+async def test_an_account_without_room_for_two_streams_is_a_fault(tmp_path: Path) -> None:
+    config = "accounts { small: { users: [{user: u, password: p}], jetstream: { max_streams: 1, max_file: 1M } } }"
+    with NatsServer(tmp_path, config=config) as server:
+        made = await found("nats", nats(server.url.replace("//", "//u:p@")))
+    assert "may have 1 streams" in texts(made, Level.FAULT)
+    assert "may store" in texts(made, Level.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("config", "level", "words"),
+    [
+        ({"sync_interval": 1, "sync_always": True}, Level.OK, "each write goes to disk"),
+        ({"sync_interval": 120_000_000_000}, Level.WARNING, "every 120 s"),
+    ],
+)
+async def test_the_monitoring_endpoint_tells_of_durability(config: object, level: Level, words: str) -> None:
+    class New:  # a server of 2.10, which is not installed here
+        major, minor, patch = 2, 10, 0
+
+    class Connection:
+        connected_server_version = New()
+
+    from services.infra import doctor_nats
+
+    with answering({"jetstream": {"config": config}}) as url:
+        report = Report("nats")
+        await doctor_nats._durability(report, Connection(), url)  # type: ignore[arg-type]
+    assert [(one.level, words in one.text) for one in report.findings] == [(level, True)]
+
+
+@contextmanager
+def answering(document: object) -> Iterator[str]:
+    """A server that answers everything with the document."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(document).encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def store(**settings: Any) -> Any:
+    return partial(check_store, settings=DoctorSettings(**settings))
+
+
+def s3(server: CephGateway, **changes: Any) -> Any:
+    settings = {
+        "s3_endpoint": server.endpoint,
+        "s3_access_key": server.access_key,
+        "s3_secret_key": server.secret_key,
+        "s3_secure": False,
+        "bucket": "doctors",
+    }
+    return store(**{**settings, **changes})
+
+
+async def test_a_good_folder_is_said_to_be_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "sightline" / "weights").mkdir(parents=True)
+    made = await found("store", store(store_directory=tmp_path))
+    assert not texts(made, Level.FAULT)
+    assert "put, get, range, list and delete do what they should" in texts(made, Level.OK)
+    assert not await asyncio.to_thread(lambda: [path for path in tmp_path.rglob("*") if path.is_file()])
+
+
+async def test_a_folder_that_is_a_file_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("")
+    made = await found("store", store(store_directory=tmp_path / "store"))
+    assert "cannot be used" in texts(made, Level.FAULT)
+
+
+async def test_a_full_folder_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = namedtuple("full", "total used free")(10**9, 10**9, 4096)  # noqa: PYI024
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    made = await found("store", store(store_directory=tmp_path))
+    assert "0.0 GiB are free" in texts(made, Level.FAULT)
+
+
+async def test_no_store_at_all_is_a_fault() -> None:
+    assert "there is no store" in texts(await found("store", store()), Level.FAULT)
+
+
+async def test_a_good_s3_server_is_said_to_be(s3_server: CephGateway) -> None:
+    made = await found("store", s3(s3_server))
+    assert not texts(made, Level.FAULT) + texts(made, Level.WARNING)
+    good = texts(made, Level.OK)
+    for words in ("do what they should", "a wrong secret is refused", "clock agrees"):
+        assert words in good
+
+
+async def test_a_wrong_secret_is_a_fault(s3_server: CephGateway) -> None:
+    made = await found("store", s3(s3_server, s3_secret_key="wrong"))
+    assert "cannot be used" in texts(made, Level.FAULT)
+    assert s3_server.secret_key not in str(made)
+
+
+async def test_an_s3_server_that_is_away_is_a_fault(s3_server: CephGateway) -> None:
+    made = await found("store", s3(s3_server, s3_endpoint=f"127.0.0.1:{free_port()}"))
+    assert "cannot be used" in texts(made, Level.FAULT)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "level"), [(0.4, Level.OK), (-3.0, Level.WARNING), (60.0, Level.FAULT), (-60.0, Level.FAULT)]
+)
+def test_a_clock_that_is_wrong_is_told(seconds: float, level: Level) -> None:
+    report = Report("nats")
+    report.skew("nats-server", seconds)
+    assert [one.level for one in report.findings] == [level]
+
+
+@pytest.fixture
+async def addresses(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Two services serve, the predictor is away."""
+
+    async def never() -> bool:
+        return False
+
+    async with serving() as one, serving(ready=never) as two:
+        monkeypatch.setenv("SIGHTLINE_DATASET_ADDRESS", one.address)
+        monkeypatch.setenv("SIGHTLINE_TRAINER_ADDRESS", two.address)
+        monkeypatch.setenv("SIGHTLINE_PREDICTOR_ADDRESS", f"127.0.0.1:{free_port()}")
+        yield
+
+
+@pytest.mark.usefixtures("addresses")
+async def test_services_that_serve_that_do_not_and_that_are_away_are_told_apart() -> None:
+    made = await found("services", partial(check_services, settings=DoctorSettings()))
+    assert [one.level for one in made] == [Level.OK, Level.FAULT, Level.FAULT]
+    assert "does not serve" in made[1].text
+    assert "does not answer" in made[2].text
+    assert "SIGHTLINE_PREDICTOR_ADDRESS" in made[2].remedy
+
+
+async def test_a_folder_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folders: dict[str, Path | None] = {"SIGHTLINE_WORK_DIR": tmp_path / "file" / "work", "SIGHTLINE_OTHER": None}
+    made = await found("folders", partial(check_folders, folders=folders))
+    assert "cannot be written" in texts(made, Level.FAULT)
+    assert len(made) == 2
+
+
+async def test_little_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = namedtuple("small", "total used free")(64 * 2**20, 0, 64 * 2**20)  # noqa: PYI024
+    monkeypatch.setattr(doctor_machine, "SHARED", Path("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: small)
+    assert "has 64 MiB" in texts(await found("memory", check_memory), Level.WARNING)
+
+
+async def test_weights_are_listed_and_those_that_are_cut_off_are_faults(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    whole = struct.pack("<Q", len(header)) + header + b"1234"
+    (tmp_path / "resnet18.safetensors").write_bytes(whole)
+    (tmp_path / "resnet50.safetensors").write_bytes(whole[:-1])
+    (tmp_path / "page.safetensors").write_text("<html>not found</html>")
+    made = await found("weights", partial(check_weights, folder=tmp_path, download=False))
+    assert "weights of resnet18" in texts(made, Level.OK)
+    faults = texts(made, Level.FAULT)
+    assert ("resnet50" in faults, "page" in faults, len(made)) == (True, True, 3)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "holds no weights" in texts(
+        await found("weights", partial(check_weights, folder=empty, download=False)), Level.WARNING
+    )
+
+
+async def test_a_check_that_breaks_is_a_fault_and_the_others_go_on() -> None:
+    async def breaks(report: Report) -> None:
+        report.ok("so far")
+        raise ValueError("odd")
+
+    made = await findings.examine("odd", breaks)
+    assert [one.level for one in made] == [Level.OK, Level.FAULT]
+
+
+def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command itself."""
+    command = [sys.executable, "-m", "sightline", "doctor", *arguments]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+
+
+async def test_the_command_ends_with_1_for_a_fault_and_with_0_without(nats_server: NatsServer, tmp_path: Path) -> None:
+    well = {"SIGHTLINE_NATS_URL": nats_server.url, "SIGHTLINE_STORE_DIRECTORY": str(tmp_path)}
+    areas = ("--only", "nats", "--only", "store", "--only", "devices")
+    done = await asyncio.to_thread(doctor, *areas, **well)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 faults" in done.stdout
+    away = {**well, "SIGHTLINE_NATS_URL": f"nats://127.0.0.1:{free_port()}"}
+    done = await asyncio.to_thread(doctor, "--json", *areas, **away)
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["faults"]) == (1, 1)
+    assert {"area", "level", "text", "remedy"} == set(told["checks"][0])
+
+
+def test_the_command_knows_the_folder_of_a_suite(tmp_path: Path) -> None:
+    done = doctor("--data", str(tmp_path))
+    assert (done.returncode, "is not the folder of a suite" in done.stderr) == (1, True)
