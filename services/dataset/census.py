@@ -1,4 +1,4 @@
-"""What the dataset api says of all datasets: how many there are in each state, and for how long the oldest has waited."""
+"""What the dataset api says of all datasets: how many are in each state, and for how long the oldest has waited."""
 
 from collections import Counter
 from dataclasses import dataclass

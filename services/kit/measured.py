@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -134,7 +134,7 @@ class MeasuredBlobs:
         with self._meter.operation("stat"):
             return await self.inner.stat(key)
 
-    async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
+    async def list(self, prefix: str) -> AsyncGenerator[BlobInfo]:
         items, seconds, result = self.inner.list(prefix), 0.0, "ok"
         try:
             while True:

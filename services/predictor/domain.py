@@ -92,7 +92,7 @@ class Recogniser(Protocol):
         """The upright pixels of an image file, as large as its networks need them; raises InvalidImage."""
         ...
 
-    def arrange(self, decoded: Any) -> Prepared:
+    def arrange(self, decoded: Any, /) -> Prepared:
         """The network's input from what `decode` returned, exactly as in training."""
         ...
 

@@ -103,7 +103,8 @@ async def test_a_wait_for_jobs_that_brings_none_is_no_fault():
     await queue.publish("train", b"x")
     assert await queue.depth("train") == 1
     delivery = await queue.fetch("train", timedelta(0))
-    assert delivery and delivery.body == b"x"
+    assert delivery
+    assert delivery.body == b"x"
     assert await queue.fetch("train", timedelta(0)) is None
     assert counted(telemetry, NATS_OPERATIONS) == {
         ("queue_publish", "ok"): 1,

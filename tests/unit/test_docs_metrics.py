@@ -1,0 +1,109 @@
+"""docs/operations.md lists every metric of every process, with its labels; docs/runbooks.md has a chapter per alert."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from services.dataset import metrics as dataset
+from services.infra import measure, observe, tls
+from services.kit import consume, measured
+from services.kit.telemetry import Metric, MetricKind
+from services.predictor import metrics as predictor
+from services.trainer import metrics as trainer
+
+ROOT = Path(__file__).parents[2]
+ROW = re.compile(r"^\| `(\w+)` \| (.*?) ?\| ", re.MULTILINE)
+RPCS = (measure.STARTED, measure.HANDLED, measure.SECONDS, measure.RECEIVED, measure.SENT)
+EVERYWHERE = (observe.BUILD_INFO, *measured.STORE)
+COMMON = {*EVERYWHERE, *measured.NATS}
+CHAPTERS: dict[str, set[Metric]] = {
+    "Of every process": set(EVERYWHERE),
+    "Of every process but the predictor": set(measured.NATS),
+    "Of every gRPC server": {*RPCS, tls.EXPIRY},
+    "Of the dataset api": set(dataset.API) - COMMON,
+    "Of ingest workers": set(dataset.WORKER) - COMMON,
+    "Of the trainer api": set(trainer.API) - COMMON,
+    "Of trainer workers": set(trainer.WORKER) - COMMON,
+    "Of the predictor": set(predictor.ALL) - COMMON,
+}
+ALL = set[Metric]().union(*CHAPTERS.values())
+# Labels without a list of values here: what bounds them instead.
+BOUNDED_ELSEWHERE = {
+    observe.BUILD_INFO: "one value of each label in a process",
+    consume.JOBS: "the kinds of jobs that the process consumes",
+    consume.RUNNING: "the same",
+    consume.QUEUED: "the same",
+    **dict.fromkeys(RPCS, "the methods of the contract, and one pair for all others"),
+}
+
+
+def chapter(title: str) -> str:
+    """The text between a heading and the next one."""
+    _, _, rest = (ROOT / "docs/operations.md").read_text().partition(f"\n### {title}\n")
+    return re.split(r"^##", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+@pytest.mark.parametrize("title", CHAPTERS)
+def test_every_metric_is_documented_with_its_labels_and_no_other_is(title: str) -> None:
+    documented = {name: tuple(labels.split(", ")) if labels else () for name, labels in ROW.findall(chapter(title))}
+    assert documented == {metric.name: metric.labels for metric in CHAPTERS[title]}
+
+
+def test_every_metric_that_is_declared_anywhere_belongs_to_a_process() -> None:
+    declared: set[str] = set()
+    for path in (ROOT / "services").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Metric":
+                name = node.args[0]
+                assert isinstance(name, ast.Constant), f"{path}: a metric's name is a literal"
+                declared.add(str(name.value))
+    assert declared == {metric.name for metric in ALL}
+
+
+@pytest.mark.parametrize("metric", sorted(ALL, key=lambda metric: metric.name), ids=lambda metric: metric.name)
+def test_every_label_is_bounded(metric: Metric) -> None:
+    if metric in BOUNDED_ELSEWHERE:
+        return
+    assert len(metric.values) == len(metric.labels)
+    assert all(metric.values)
+    assert len(list(metric.series()) or [{}]) <= 100
+
+
+@pytest.mark.parametrize("metric", sorted(ALL, key=lambda metric: metric.name), ids=lambda metric: metric.name)
+def test_every_metric_says_what_it_is(metric: Metric) -> None:
+    assert metric.help.endswith(".")
+    assert metric.name.endswith("_total") == (metric.kind is MetricKind.COUNTER)
+    assert bool(metric.buckets) == (metric.kind is MetricKind.HISTOGRAM)
+
+
+def alerts() -> list[dict[str, object]]:
+    groups = yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def test_every_alert_has_a_runbook_and_no_runbook_is_left_over() -> None:
+    titles = re.findall(r"^## (\w+)$", (ROOT / "docs/runbooks.md").read_text(), re.MULTILINE)
+    assert titles == [alert["alert"] for alert in alerts()], "in the order of the rules"
+    for alert in alerts():
+        annotations = alert["annotations"]
+        assert isinstance(annotations, dict)
+        assert annotations["runbook"] == f"docs/runbooks.md#{str(alert['alert']).lower()}"
+        assert annotations["summary"]
+
+
+def test_every_alert_is_tested_to_fire() -> None:
+    tests = yaml.safe_load((ROOT / "deploy/prometheus/tests.yaml").read_text())["tests"]
+    cases = [case for test in tests for case in test.get("alert_rule_test", ())]
+    fired = {case["alertname"] for case in cases if case["exp_alerts"]}
+    assert fired == {alert["alert"] for alert in alerts()}
+
+
+def test_rules_and_runbooks_speak_of_metrics_that_exist() -> None:
+    known = {metric.name for metric in ALL}
+    known |= {f"{metric.name}{end}" for metric in ALL for end in ("_bucket", "_sum", "_count")}
+    text = (ROOT / "deploy/prometheus/rules.yaml").read_text() + (ROOT / "docs/runbooks.md").read_text()
+    named = set(re.findall(r"\b(?:sightline|grpc_server)_[a-z0-9_]+\b", text))
+    assert named - known == set()
