@@ -12,6 +12,7 @@ from services.kit.clock import Clock, SystemClock
 from services.kit.errors import PermissionDenied, Unauthenticated
 from services.kit.roles import OPEN, POLICY, Role, may
 from services.kit.settings import Settings
+from sightline.credentials import check_ca
 
 AUTHORIZATION = "authorization"
 MAX_TOKEN = 8192  # characters
@@ -110,12 +111,15 @@ def guard_of(settings: Settings, clock: Clock | None = None) -> Guard | None:
         setting = "SIGHTLINE_AUTH_JWKS"
         tokens = Tokens(_source(settings, clock or SystemClock()), settings) if settings.auth_jwks else None
     except (OSError, ValueError) as error:
-        raise AuthUnusable(f"{error}; see {setting}") from error
+        names = f"{setting} and SIGHTLINE_AUTH_CA" if settings.auth_ca else setting
+        raise AuthUnusable(f"{error}; see {names}") from error
     return Guard(keys, tokens)
 
 
 def _source(settings: Settings, clock: Clock) -> KeySource:
     if settings.auth_jwks.startswith("https://"):
+        if settings.auth_ca:
+            check_ca(settings.auth_ca, settings.auth_ca.read_bytes())
         return JwksUrl(fetcher(settings.auth_jwks, settings.auth_ca), clock)
     return JwksFile(Path(settings.auth_jwks))
 

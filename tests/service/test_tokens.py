@@ -359,3 +359,38 @@ async def test_the_client_shows_its_token_on_calls_and_streams(tmp_path):
 
     async with serving(auth_keys=replace(tmp_path / "keys", line.encode())) as running:
         await asyncio.to_thread(story, running.address)
+
+
+async def test_a_large_request_without_a_token_is_refused_as_such_and_not_read(jwks_file):
+    """A refusal that comes while the caller still sends must reach it as what it is."""
+    image = prediction_service_pb2.AnalyzeImageRequest(image=bytes(20 * 1024**2))
+
+    def send(address: str) -> list[str]:
+        with grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel:
+            found: list[str] = []
+            for _ in range(5):
+                with pytest.raises(grpc.RpcError) as caught:
+                    PredictionServiceStub(channel).AnalyzeImage(image)
+                found.append(describe(caught.value).reason)
+            return found
+
+    async with serving(**settings(jwks_file)) as running:
+        assert await asyncio.to_thread(send, running.address) == ["Unauthenticated"] * 5
+        async with bare_channel(running.address) as channel:
+            for _ in range(5):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await PredictionServiceStub(channel).AnalyzeImage(image)
+                assert describe(caught.value).reason == "Unauthenticated"
+    labels = {"grpc_service": "sightline.v1.PredictionService", "grpc_method": "AnalyzeImage", "grpc_type": "unary"}
+    assert running.metric("grpc_server_msg_received_total", **labels) == 0
+
+
+async def test_files_of_the_issuers_ca_and_keys_that_cannot_be_used_end_the_start(tmp_path):
+    for given, said in (
+        (settings(tmp_path / "nowhere"), "No such file.*see SIGHTLINE_AUTH_JWKS"),
+        (settings(replace(tmp_path / "jwks.json", b"{}")), "no JWKS.*see SIGHTLINE_AUTH_JWKS"),
+        (settings(Path(), auth_jwks="https://issuer.example", auth_ca=tmp_path / "nowhere"), "see SIGHTLINE_AUTH_"),
+    ):
+        with pytest.raises(AuthUnusable, match=said):
+            async with serving(**given):
+                pass
