@@ -45,7 +45,9 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Buildah:
 
     folder = tmp_path_factory.mktemp("debian")
     packages = "--include=python3,python3-venv,ca-certificates"
-    subprocess.run(["debootstrap", "--variant=minbase", packages, "bookworm", str(folder)], env=environment, check=True)
+    command = ["debootstrap", "--variant=minbase", packages, "bookworm", str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"debootstrap: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     container = run("from", "scratch")
     run("add", container, str(folder), "/")
     run("commit", "--rm", container, BASE)
