@@ -1,4 +1,4 @@
-"""A caller's channel to one service: encrypted where it has a CA, and with deadline and token on each call."""
+"""A caller's channel to one service: encrypted where it has a CA, with deadline, token and request id on each call."""
 
 import logging
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import grpc
 from sightline.channel import DEADLINE_SECONDS, OPTIONS
 from sightline.credentials import Credentials
 from sightline.renewing import Renewing
+from sightline.repeats import RequestIds
 
 AUTHORIZATION = "authorization"
 
@@ -27,7 +28,7 @@ def open_channel(address: str, credentials: Credentials) -> tuple[grpc.Channel, 
         bare = Renewing(watched, lambda now: grpc.secure_channel(address, now, options=OPTIONS))
     else:
         bare = grpc.insecure_channel(address, options=OPTIONS)
-    interceptors: list[Any] = [_Deadline()]
+    interceptors: list[Any] = [_Deadline(), RequestIds()]
     if credentials.has_token:
         interceptors.append(_Token(credentials.watch_token(_tell)))
     return grpc.intercept_channel(bare, *interceptors), bare.close
