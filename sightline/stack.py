@@ -41,7 +41,8 @@ class Stack:
     there. Two at once are refused. When the block ends, or this process does, no child is left.
 
     `base_port` 0 takes free ports. With a `metrics_port` every process of the services has a `/metrics` of its own:
-    `metrics_ports` names them, from this one on; 0 takes free ports. `environment` is added to that of the children. `tell` hears of deaths.
+    `metrics_ports` names them, from this one on; 0 takes free ports. `environment` is added to that of the children.
+    `tell` hears of deaths.
     """
 
     def __init__(

@@ -1,0 +1,373 @@
+"""The dashboard as code: what runs, what waits, what it costs, what fails, how fast it answers.
+
+`python deploy/grafana/dashboard.py` writes sightline.json beside this file; with --check it only compares.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement
+from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef
+
+FILE = Path(__file__).with_name("sightline.json")
+SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+HEIGHT = 8
+WINDOW = "$__rate_interval"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One line, or several, of a panel; `legend` may name labels as `{{label}}`."""
+
+    expr: str
+    legend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A graph, or with `number` the present value; `tells` is what its reader learns."""
+
+    title: str
+    tells: str
+    queries: tuple[Query, ...]
+    unit: str = "short"
+    width: int = 8
+    number: bool = False
+
+
+def quantile(share: float, histogram: str, by: str = "", where: str = "") -> str:
+    """The quantile of a histogram, over all processes but for the labels in `by`."""
+    labels = f"{by}, le" if by else "le"
+    return f"histogram_quantile({share}, sum by ({labels}) (rate({histogram}_bucket{where}[{WINDOW}])))"
+
+
+def rate(counter: str, by: str, where: str = "") -> str:
+    """Events a second, by these labels."""
+    return f"sum by ({by}) (rate({counter}{where}[{WINDOW}]))"
+
+
+def suite(gauge: str, by: str = "", where: str = "") -> str:
+    """A gauge that each replica of an api says alike."""
+    return f"max by ({by}) ({gauge}{where})" if by else f"max({gauge}{where})"
+
+
+ROWS: dict[str, tuple[Panel, ...]] = {
+    "What runs": (
+        Panel(
+            "Processes",
+            "How many of each answer Prometheus.",
+            (Query('sum by (job) (up{job=~"dataset-.*|trainer-.*|predictor"})', "{{job}}"),),
+        ),
+        Panel(
+            "Models",
+            "By state, those that have ended left out.",
+            (
+                Query(
+                    suite("sightline_trainer_models", "state", '{state=~"NOT_STARTED|TRAINING|CANCELLING"}'),
+                    "{{state}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Trials and evaluations at work",
+            "Each occupies one worker.",
+            (Query(suite("sightline_trainer_work", "kind", '{state="RUNNING"}'), "{{kind}}"),),
+        ),
+        Panel(
+            "Phases of training",
+            "What the training processes spend their time on: seconds a second.",
+            (Query(rate("sightline_trainer_phase_seconds_total", "phase"), "{{phase}}"),),
+        ),
+        Panel(
+            "Images checked",
+            "How fast ingest workers read, and how much they refuse.",
+            (Query(rate("sightline_dataset_images_checked_total", "outcome"), "{{outcome}}"),),
+        ),
+        Panel(
+            "Versions",
+            "More than one line for a process: a rollout is under way, or stuck.",
+            (Query("sum by (service, version) (sightline_build_info)", "{{service}} {{version}}"),),
+        ),
+    ),
+    "What waits": (
+        Panel(
+            "Work without a worker",
+            "Trials and evaluations that are queued.",
+            (Query(suite("sightline_trainer_work", "kind", '{state="QUEUED"}'), "{{kind}}"),),
+        ),
+        Panel(
+            "Longest wait",
+            "Rises while nothing runs: see SightlineNoWorkerTakesWork.",
+            (
+                Query(suite("sightline_trainer_oldest_queued_seconds", "kind"), "{{kind}}"),
+                Query(suite("sightline_dataset_stalled_seconds"), "dataset without progress"),
+            ),
+            "s",
+        ),
+        Panel(
+            "Queue",
+            "Jobs that wait or are in hand; autoscalers see the same numbers.",
+            (Query(suite("sightline_jobs_queued", "kind"), "{{kind}}"),),
+        ),
+        Panel(
+            "Wait for the first attempt",
+            "Half of all work, and one in twenty, waited longer than this.",
+            (
+                Query(quantile(0.5, "sightline_trainer_wait_seconds"), "half"),
+                Query(quantile(0.95, "sightline_trainer_wait_seconds"), "one in twenty"),
+            ),
+            "s",
+        ),
+        Panel(
+            "Datasets",
+            "By state.",
+            (Query(suite("sightline_datasets", "state"), "{{state}}"),),
+        ),
+        Panel(
+            "Images that wait for a forward pass",
+            "Above 0 for long: another replica of the predictor is due.",
+            (Query("sum by (instance) (sightline_predictor_queue_images)", "{{instance}}"),),
+        ),
+    ),
+    "What it costs": (
+        Panel(
+            "Compute",
+            "Seconds of the reference device a second. What no budget pays is what crashes cost.",
+            (
+                Query(rate("sightline_trainer_compute_seconds_total", "charged", '{charged="true"}'), "charged"),
+                Query(rate("sightline_trainer_compute_seconds_total", "charged", '{charged="false"}'), "not charged"),
+            ),
+        ),
+        Panel(
+            "Budgets under way",
+            "Of all models that have not ended.",
+            (
+                Query(suite("sightline_trainer_budget_seconds"), "granted"),
+                Query(suite("sightline_trainer_budget_left_seconds"), "left"),
+            ),
+            "s",
+        ),
+        Panel(
+            "Budget overrun",
+            "Must be 0.",
+            (Query(suite("sightline_trainer_budget_overrun_seconds"), "overrun"),),
+            "s",
+            4,
+            number=True,
+        ),
+        Panel(
+            "Charged today",
+            "Compute that budgets have paid for within 24 hours.",
+            (Query('sum(increase(sightline_trainer_compute_seconds_total{charged="true"}[24h]))', "charged"),),
+            "s",
+            4,
+            number=True,
+        ),
+        Panel(
+            "Memory",
+            "By process.",
+            (Query('sum by (job) (process_resident_memory_bytes{job=~"dataset-.*|trainer-.*|predictor"})', "{{job}}"),),
+            "bytes",
+        ),
+        Panel(
+            "Processors",
+            "Cores that each process keeps busy; training children are processes of their own.",
+            (Query(rate("process_cpu_seconds_total", "job", '{job=~"dataset-.*|trainer-.*|predictor"}'), "{{job}}"),),
+        ),
+        Panel(
+            "Models in memory",
+            "Bytes, and what they may take.",
+            (
+                Query("sum by (instance) (sightline_predictor_loaded_bytes)", "{{instance}}"),
+                Query("sum by (instance) (sightline_predictor_capacity_bytes)", "{{instance}} may take"),
+            ),
+            "bytes",
+        ),
+    ),
+    "What fails": (
+        Panel(
+            "Errors by code",
+            "Answers other than OK.",
+            (Query(rate("grpc_server_handled_total", "grpc_code", '{grpc_code!="OK"}'), "{{grpc_code}}"),),
+            "reqps",
+        ),
+        Panel(
+            "Attempts",
+            "How attempts at trials and evaluations end.",
+            (Query(rate("sightline_trainer_attempts_total", "result"), "{{result}}"),),
+        ),
+        Panel(
+            "Trainings and validations that ended",
+            "By state.",
+            (
+                Query(rate("sightline_trainer_models_ended_total", "state"), "model {{state}}"),
+                Query(rate("sightline_datasets_validated_total", "state"), "dataset {{state}}"),
+            ),
+        ),
+        Panel(
+            "Given up and taken over",
+            "Within an hour: work whose every attempt died, and leases that workers lost.",
+            (
+                Query("sum by (kind) (increase(sightline_dead_letters_total[1h]))", "{{kind}} given up"),
+                Query("sum(increase(sightline_trainer_leases_lost_total[1h]))", "trainer's leases lost"),
+                Query("sum(increase(sightline_dataset_leases_lost_total[1h]))", "dataset's leases lost"),
+                Query("sum(increase(sightline_dataset_jobs_republished_total[1h]))", "jobs published again"),
+            ),
+        ),
+        Panel(
+            "Jobs",
+            "How deliveries are settled.",
+            (Query(rate("sightline_jobs_total", "kind, result"), "{{kind}} {{result}}"),),
+        ),
+        Panel(
+            "Store and NATS: trouble",
+            "Operations that got no answer or were refused.",
+            (
+                Query(
+                    rate("sightline_store_operations_total", "operation", '{result=~"unavailable|refused|error"}'),
+                    "store {{operation}}",
+                ),
+                Query(
+                    rate("sightline_nats_operations_total", "operation", '{result=~"unavailable|refused|error"}'),
+                    "NATS {{operation}}",
+                ),
+                Query("1 - min by (job) (sightline_nats_connected)", "NATS away from {{job}}"),
+            ),
+        ),
+    ),
+    "How fast it answers": (
+        Panel(
+            "Calls",
+            "A second, by method.",
+            (
+                Query(
+                    rate("grpc_server_handled_total", "grpc_method", '{grpc_service=~"sightline[.].*"}'),
+                    "{{grpc_method}}",
+                ),
+            ),
+            "reqps",
+        ),
+        Panel(
+            "Predictions",
+            "Time of AnalyzeImage: half of all calls, and one in twenty, took longer.",
+            (
+                Query(quantile(0.5, "grpc_server_handling_seconds", "", '{grpc_method="AnalyzeImage"}'), "half"),
+                Query(
+                    quantile(0.95, "grpc_server_handling_seconds", "", '{grpc_method="AnalyzeImage"}'),
+                    "one in twenty",
+                ),
+            ),
+            "s",
+        ),
+        Panel(
+            "Where a prediction spends its time",
+            "Mean of each stage; the forward pass is that of its batch.",
+            (
+                Query(
+                    f"{rate('sightline_predictor_stage_seconds_sum', 'stage')}"
+                    f" / {rate('sightline_predictor_stage_seconds_count', 'stage')}",
+                    "{{stage}}",
+                ),
+            ),
+            "s",
+        ),
+        Panel(
+            "Images in a batch",
+            "Above 1: batching pays.",
+            (
+                Query(
+                    f"sum(rate(sightline_predictor_batch_images_sum[{WINDOW}]))"
+                    f" / sum(rate(sightline_predictor_batch_images_count[{WINDOW}]))",
+                    "mean",
+                ),
+            ),
+        ),
+        Panel(
+            "Model cache",
+            "How often a caller waits for a load, and how often a model leaves.",
+            (
+                Query(rate("sightline_predictor_cache_requests_total", "result"), "{{result}}"),
+                Query(rate("sightline_predictor_cache_evictions_total", "reason"), "dropped: {{reason}}"),
+                Query(rate("sightline_predictor_dropped_images_total", "reason"), "image {{reason}}"),
+            ),
+        ),
+        Panel(
+            "Loads",
+            "Half of all loads of models, and one in ten, took longer.",
+            (
+                Query(quantile(0.5, "sightline_predictor_load_seconds"), "half"),
+                Query(quantile(0.9, "sightline_predictor_load_seconds"), "one in ten"),
+            ),
+            "s",
+        ),
+        Panel(
+            "Blob store",
+            "One operation in twenty took longer.",
+            (Query(quantile(0.95, "sightline_store_operation_seconds", "operation"), "{{operation}}"),),
+            "s",
+            12,
+        ),
+        Panel(
+            "Records and queue",
+            "One operation in twenty took longer.",
+            (Query(quantile(0.95, "sightline_nats_operation_seconds", "operation"), "{{operation}}"),),
+            "s",
+            12,
+        ),
+    ),
+}
+
+
+def made() -> str:
+    """The dashboard's JSON."""
+    board = (
+        dashboard.Dashboard("Sightline")
+        .uid("sightline")
+        .tags(["sightline"])
+        .time("now-3h", "now")
+        .refresh("30s")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+    )
+    for title, panels in ROWS.items():
+        board = board.with_row(dashboard.Row(title))
+        for panel in panels:
+            board = board.with_panel(_panel(panel))
+    return json.dumps(json.loads(JSONEncoder(sort_keys=True).encode(board.build())), indent=2, sort_keys=True) + "\n"
+
+
+def _panel(panel: Panel) -> stat.Panel | timeseries.Panel:
+    shown: stat.Panel | timeseries.Panel
+    if panel.number:
+        shown = stat.Panel()
+    else:
+        legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
+        shown = timeseries.Panel().min(0).legend(legend.placement(LegendPlacement.BOTTOM))
+    shown = shown.title(panel.title).description(panel.tells).unit(panel.unit).datasource(SOURCE)
+    shown = shown.span(panel.width).height(HEIGHT)
+    for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
+        target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(letter)
+        shown = shown.with_target(target.datasource(SOURCE))
+    return shown
+
+
+def main() -> int:
+    """Writes the file, or compares it; 1 if it is not what this module makes."""
+    text = made()
+    if "--check" in sys.argv[1:]:
+        fresh = FILE.exists() and FILE.read_text() == text
+        if not fresh:
+            sys.stdout.write(f"{FILE.name} is not what dashboard.py makes: run python deploy/grafana/dashboard.py\n")
+        return 0 if fresh else 1
+    FILE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
