@@ -28,7 +28,7 @@ Buildah = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def buildah(tmp_path_factory: pytest.TempPathFactory) -> Buildah:
+def buildah(tmp_path_factory: pytest.TempPathFactory) -> Generator[Buildah]:
     """Runs buildah over a store of its own, which is gone afterwards."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     missing = [name for name in ("buildah", "debootstrap") if shutil.which(name, path=path) is None]
@@ -52,7 +52,8 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Buildah:
     run("add", container, str(folder), "/")
     run("commit", "--rm", container, BASE)
     shutil.rmtree(folder)
-    return run
+    yield run
+    shutil.rmtree(store)
 
 
 @pytest.fixture(scope="session", params=MODULES)
