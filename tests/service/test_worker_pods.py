@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from services.dataset.domain import CHECK
 from services.infra import jetstream
 from services.infra.files import FolderBlobs
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
+from services.kit import consume
+from services.kit.clock import SystemClock
 from services.kit.records import Table
+from services.kit.telemetry import MemoryTelemetry
 from services.trainer import jobs
 from services.trainer.datasets import Snapshot
 from services.trainer.domain import Trial
@@ -215,3 +219,25 @@ async def test_a_sigterm_at_any_moment_gives_the_work_back(pods: Pods, seconds: 
         while not (delivery := await pods.queue.fetch(jobs.KIND, timedelta(seconds=1))):
             pass
     assert delivery.deliveries == 2
+
+
+async def test_a_job_that_a_stopping_ingest_worker_cannot_finish_comes_to_another_at_once(pods: Pods) -> None:
+    stop, begun = asyncio.Event(), asyncio.Event()
+
+    async def stuck(_body: bytes) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    job = consume.Job(CHECK, stuck, stuck)
+    await pods.queue.publish(CHECK, b"chunk")
+    loop = consume.consume(
+        pods.queue, job, clock=SystemClock(), telemetry=MemoryTelemetry(), stop=stop, grace=timedelta(seconds=0.2)
+    )
+    worker = asyncio.create_task(loop)
+    await begun.wait()
+    stop.set()
+    delivery = await pods.queue.fetch(CHECK, timedelta(seconds=5))  # the queue's lease is 30 s
+    assert delivery is not None
+    assert (delivery.body, delivery.deliveries) == (b"chunk", 2)
+    await delivery.ack()
+    await worker

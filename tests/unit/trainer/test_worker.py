@@ -12,6 +12,7 @@ import pytest
 
 from services.kit import codec
 from services.kit.clock import SystemClock
+from services.kit.consume import Released
 from services.kit.errors import Diverged, RecordNotFound, Unavailable
 from services.kit.memory import MemoryBlobs, MemoryRecords
 from services.kit.records import Record, Table
@@ -32,6 +33,7 @@ from services.trainer.protocol import (
     ModelKind,
     Progress,
     Ready,
+    Recipe,
     Result,
     Started,
     Task,
@@ -48,6 +50,7 @@ from tests.unit.trainer.support import START, TTL, exists, performance, predicti
 
 T0 = "models/m/trials/t000"
 E0 = "models/m/evaluations/e"
+FINE_TUNING = Recipe(name="tuned", rung=1, backbones=("mobilenet_v2",))
 
 Script = Callable[[Task], AsyncGenerator[Message]]
 
@@ -70,6 +73,8 @@ class FastClock(SystemClock):
 class FakeChild(Child):
     """Says what its script says."""
 
+    asked = asyncio.Event()  # of the test at hand: somebody wants a checkpoint
+
     def __init__(self, script: Script) -> None:
         self.script = script
         self.ready = READY
@@ -82,6 +87,9 @@ class FakeChild(Child):
     async def run(self, task: Task) -> AsyncGenerator[Message]:
         async for message in self.script(task):
             yield message
+
+    def ask_to_save(self) -> None:
+        FakeChild.asked.set()
 
     async def end(self) -> int:
         self.ended = True
@@ -260,7 +268,7 @@ class World:
             model_uid="uid1",
             number=0,
             training=snapshot(),
-            recipe=step.recipe,
+            recipe=changes.pop("recipe", step.recipe),
             holdout_fraction=0.2,
             seed=7,
             work=Work(create_time=START, allowance_seconds=allowance),
@@ -293,7 +301,14 @@ class World:
     def evaluations(self) -> Table[Evaluation]:
         return Table(self.records, Evaluation)
 
-    def worker(self, *scripts: Script, name: str = "w1", nursery: Nursery | None = None, **changes: Any) -> Worker:
+    def worker(
+        self,
+        *scripts: Script,
+        name: str = "w1",
+        nursery: Nursery | None = None,
+        stop: asyncio.Event | None = None,
+        **changes: Any,
+    ) -> Worker:
         chosen: dict[str, Any] = {"lease_seconds": self.lease_seconds, "heartbeat_seconds": 0.005, **changes}
         return Worker(
             name,
@@ -303,6 +318,7 @@ class World:
             TrainerSettings(**chosen),
             FastClock(),
             self.telemetry,
+            stop,
         )
 
     async def trial(self) -> Trial:
@@ -326,6 +342,7 @@ def adds_up(work: Work) -> bool:
 @pytest.fixture(autouse=True)
 def _short_outages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "OUTAGE_SECONDS", 0.001)
+    monkeypatch.setattr(FakeChild, "asked", asyncio.Event())
 
 
 @pytest.fixture
@@ -548,6 +565,84 @@ async def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(at: Wor
     assert (work.charged_seconds, work.barren_attempts) == (0, 0)
     assert [line.reason for line in work.segments] == ["released"]
     assert nursery.children[0].ended
+
+
+async def saves_when_asked(task: Task) -> AsyncGenerator[Message]:
+    """Works until it is asked for a checkpoint, says that, and goes on for ever."""
+    yield Progress(fraction=0.1, phase="train", seconds_used=0.001)
+    await FakeChild.asked.wait()
+    yield checkpoint(task, 5, 0.003)
+    await asyncio.Event().wait()
+
+
+async def test_a_stop_waits_for_a_last_checkpoint_and_gives_the_work_back(at: World) -> None:
+    await at.begin(recipe=FINE_TUNING)
+    stop = asyncio.Event()
+    handling = asyncio.create_task(at.worker(saves_when_asked, stop=stop).handle(T0))
+    await at.until(lambda trial: trial.work.pending_seconds > 0.005)
+    stop.set()
+    with pytest.raises(Released):
+        await handling
+    work = (await at.trial()).work
+    assert (work.state, work.barren_attempts, work.lease.holder) == (WorkState.QUEUED, 0, "")
+    assert [(line.seconds, line.reason) for line in work.segments if line.charged] == [(0.003, "checkpoint")]
+    assert await exists(at.blobs, f"{work.checkpoint_key}state")
+    await at.worker(checkpoints, name="w2").handle(T0)
+    assert (await at.trial()).work.state is WorkState.SUCCEEDED
+
+
+async def test_a_stop_gives_work_that_has_no_checkpoints_back_at_once(at: World) -> None:
+    await at.begin()
+    stop = asyncio.Event()
+    handling = asyncio.create_task(at.worker(never_ends, stop=stop).handle(T0))
+    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    stop.set()
+    with pytest.raises(Released):
+        await asyncio.wait_for(handling, 5)
+    work = (await at.trial()).work
+    assert (work.state, work.charged_seconds, work.barren_attempts) == (WorkState.QUEUED, 0, 0)
+
+
+async def test_a_child_that_never_saves_is_not_waited_for_long(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "LAST_SECONDS", 0.05)
+    await at.begin(recipe=FINE_TUNING)
+    stop = asyncio.Event()
+    handling = asyncio.create_task(at.worker(never_ends, stop=stop).handle(T0))
+    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    stop.set()
+    with pytest.raises(Released):
+        await asyncio.wait_for(handling, 5)
+    assert (await at.trial()).work.state is WorkState.QUEUED
+
+
+async def test_a_result_that_is_being_kept_when_the_stop_comes_is_kept(at: World) -> None:
+    stop = asyncio.Event()
+
+    class Slow(FlakyBlobs):
+        async def put_file(self, key: str, path: Path) -> None:
+            stop.set()
+            await asyncio.sleep(0.02)
+            await super().put_file(key, path)
+
+    at.blobs = Slow()
+    await at.begin(recipe=FINE_TUNING)
+    assert await at.worker(succeeds, stop=stop).handle(T0)
+    assert (await at.trial()).work.state is WorkState.SUCCEEDED
+
+
+async def test_a_worker_that_is_to_stop_begins_nothing(at: World) -> None:
+    await at.begin()
+    stop = asyncio.Event()
+    stop.set()
+    with pytest.raises(Released):
+        await at.worker(succeeds, stop=stop).handle(T0)
+    assert (await at.trial()).work.attempt == 0
+
+
+async def test_a_handled_job_says_whether_there_was_anything_to_do(at: World) -> None:
+    await at.begin()
+    assert await at.worker(succeeds).handle(T0)
+    assert not await at.worker(succeeds).handle(T0)
 
 
 async def test_a_job_that_comes_twice_is_done_once(at: World) -> None:
