@@ -128,14 +128,12 @@ class Guarded:
     def await_services(self) -> None:
         """Returns once both answer the command."""
         for words in (("datasets", "list"), ("models", "list")):
-            for _ in range(20):
+            said, deadline = "not asked", time.monotonic() + 60
+            while said:
                 listed = run("sightline", *words, **self.caller())
-                if listed.returncode == 0:
-                    break
-                time.sleep(0.5)
-            else:
-                logs = "\n".join(tail(path) for path in self.folder.glob("*.log"))
-                raise AssertionError(f"{listed.stderr}\n{logs}")
+                said = listed.stderr if listed.returncode else ""
+                if time.monotonic() > deadline:
+                    raise AssertionError("\n".join([said, *map(tail, self.folder.glob("*.log"))]))
 
 
 @pytest.mark.slow
