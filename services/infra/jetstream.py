@@ -155,7 +155,7 @@ async def ask(
         if not await is_back(connection, PATIENCE_SECONDS):
             raise Unavailable(what=what, problem="there is no connection to nats-server")
         try:
-            return await call()
+            return await heeding_cancellation(call)
         except nats.js.errors.Error as error:
             if not is_missing(error):
                 raise
@@ -169,6 +169,21 @@ async def ask(
             problem = str(error) or type(error).__name__
             await asyncio.sleep(PAUSE_SECONDS)
     raise Unavailable(what=what, problem=problem)
+
+
+async def heeding_cancellation(call: Callable[[], Awaitable[T]]) -> T:
+    """What the call returns; CancelledError if this task was cancelled meanwhile, even where the call hid it.
+
+    The client waits for answers by `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes at
+    the moment of the answer: the task would go on for ever, and whoever waits for its end with it.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        return await call()
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def is_missing(error: nats.js.errors.Error) -> bool:

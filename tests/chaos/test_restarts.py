@@ -41,6 +41,7 @@ PAUSE_SECONDS = 0.01  # between two calls of a caller
 REPLICAS = 2
 URI = "s3://sightline/uploads/u/coco.json"
 READY_SECONDS = 90.0
+END_SECONDS = 45.0  # for a drain, on a busy machine
 SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Replica:
             "SIGHTLINE_NATS_URL": nats_url,
             "SIGHTLINE_STORE_DIRECTORY": str(folder / "store"),
             "SIGHTLINE_PORT": str(self.port),
+            "PYTHONFAULTHANDLER": "1",
         }
         self.start()
 
@@ -67,8 +69,12 @@ class Replica:
 
     def end(self, by: signal.Signals) -> None:
         self._process.send_signal(by)
-        status = self._process.wait(60)
-        assert status == (0 if by is signal.SIGTERM else -by), f"status {status}:\n{self._log.read_text()[-2000:]}"
+        try:
+            status = self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGABRT)  # faulthandler writes where each thread is
+            status = self._process.wait(END_SECONDS)
+        assert status == (0 if by is signal.SIGTERM else -by), f"status {status}:\n{self._log.read_text()[-6000:]}"
 
     def kill(self) -> None:
         self._process.kill()
@@ -87,7 +93,7 @@ class Replica:
                 except grpc.RpcError:
                     pass
                 time.sleep(0.05)
-        raise AssertionError(f"{self._log} does not serve:\n{self._log.read_text()[-2000:]}")
+        raise AssertionError(f"{self._log} does not serve:\n{self._log.read_text()[-6000:]}")
 
 
 @dataclass

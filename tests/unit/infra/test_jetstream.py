@@ -1,0 +1,42 @@
+"""What surrounds the calls to nats-server."""
+
+import asyncio
+
+import pytest
+
+from services.infra.jetstream import heeding_cancellation
+
+
+async def answer(begun: asyncio.Event, fails: bool) -> str:
+    """Hides a cancellation that comes while it waits, as `asyncio.wait_for` does at the moment of the answer."""
+    begun.set()
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        if fails:
+            raise ValueError("the answer was an error") from None
+    return "the answer"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_cancellation_that_the_client_hides_ends_the_task_all_the_same(fails: bool) -> None:
+    begun = asyncio.Event()
+    task = asyncio.create_task(heeding_cancellation(lambda: answer(begun, fails)))
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait([task], timeout=5)
+    assert task.cancelled()
+
+
+async def test_a_task_that_was_cancelled_before_may_still_ask_while_it_cleans_up() -> None:
+    async def clean_up() -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return await heeding_cancellation(lambda: asyncio.sleep(0, "cleaned"))
+        raise AssertionError("it waits for ever")
+
+    task = asyncio.create_task(clean_up())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await task == "cleaned"
