@@ -78,4 +78,5 @@ def declare(telemetry: Telemetry, service: ServiceDescriptor) -> None:
         kind = _KINDS[method.client_streaming, method.server_streaming]
         labels = Rpc(kind, service.full_name, method.name).labels
         telemetry.add(STARTED, 0, **labels)
-        telemetry.add(HANDLED, 0, **labels, grpc_code="OK")
+        for code in ("OK", "Internal", "Unavailable"):
+            telemetry.add(HANDLED, 0, **labels, grpc_code=code)

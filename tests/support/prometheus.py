@@ -1,0 +1,131 @@
+"""A real Prometheus for tests: scrapes every second what it is told, and says what it sees and which alerts fire."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from tests.support.servers import find_program, free_port, stop, wait_until
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "sightline.json"
+WINDOW = "30s"
+
+
+class PrometheusRefused(AssertionError):
+    """Prometheus did not take a query; the message is its own."""
+
+
+def hastened(rules: str, patience: Mapping[str, str]) -> dict[str, Any]:
+    """The rules for a test that cannot wait: no `for`, short windows, and in each alert these numbers replaced.
+
+    `patience` has `OLD -> NEW` by the alert's name; fails if an alert does not have the old number.
+    """
+    loaded: dict[str, Any] = yaml.safe_load(re.sub(r"\[\d+[mhd]\]", f"[{WINDOW}]", rules))
+    left = dict(patience)
+    for group in loaded["groups"]:
+        group.pop("interval", None)
+        for rule in group["rules"]:
+            rule.pop("for", None)
+            if (change := left.pop(rule.get("alert", ""), None)) is not None:
+                old, _, new = change.partition(" -> ")
+                assert old in rule["expr"], f"{rule['alert']}: {old} is not in {rule['expr']}"
+                rule["expr"] = rule["expr"].replace(old, new)
+    assert not left, f"there is no alert {sorted(left)}"
+    return loaded
+
+
+def queries(rules: Mapping[str, Any]) -> list[str]:
+    """Every expression of the rules and of the dashboard."""
+    found = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        found += [target["expr"].replace("$__rate_interval", WINDOW) for target in panel.get("targets", ())]
+    return found
+
+
+class Prometheus:
+    """Scrapes `targets` (ports by job) every second and evaluates the rules as often, within the block."""
+
+    def __init__(self, folder: Path, targets: Mapping[str, Sequence[int]], rules: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._targets = targets
+        self._rules = rules
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        program = find_program("prometheus", "prometheus")
+        self._folder.mkdir(parents=True)
+        (self._folder / "rules.yaml").write_text(yaml.safe_dump(dict(self._rules)))
+        jobs = [
+            {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in ports]}]}
+            for job, ports in self._targets.items()
+        ]
+        config = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": ["rules.yaml"],
+            "scrape_configs": jobs,
+        }
+        settings, log = self._folder / "prometheus.yaml", self._folder / "prometheus.log"
+        settings.write_text(yaml.safe_dump(config))
+        command = [program, f"--config.file={settings}", f"--storage.tsdb.path={self._folder / 'data'}"]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, f"--web.listen-address=127.0.0.1:{self._port}"], stdout=output, stderr=output
+            )
+        wait_until(self._is_ready, self._process, log)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        stop(self._process)
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """What the expression is now: a list of `metric` and `value`. PrometheusRefused."""
+        data = self._get("query", query=expression)
+        return list(data["result"]) if data["resultType"] == "vector" else [{"metric": {}, "value": data["result"]}]
+
+    def names(self, job: str) -> set[str]:
+        """The names of all series that it has seen of a job."""
+        return set(self._get("label/__name__/values", **{"match[]": f'{{job="{job}"}}'}))
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Every rule with its state, as it evaluated it last."""
+        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
+
+    def firing(self) -> set[str]:
+        """The names of the alerts that fire."""
+        alerts = self._get("alerts")["alerts"]
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+    def wait_for(self, *alerts: str, seconds: float = 40.0) -> None:
+        """Returns once all of them have fired, each at some moment; AssertionError after so many seconds."""
+        missing, deadline = set(alerts), time.monotonic() + seconds
+        while missing := missing - self.firing():
+            assert time.monotonic() < deadline, f"{sorted(missing)} did not fire, but {sorted(self.firing())}"
+            time.sleep(0.3)
+
+    def _get(self, path: str, **parameters: str) -> Any:
+        url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise PrometheusRefused(f"{parameters}: {error.read().decode()}") from None
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/-/ready", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
