@@ -19,6 +19,7 @@ from grpc import StatusCode
 from services.infra import measure
 from services.infra.auth import Guard
 from services.infra.measure import Rpc
+from services.infra.repeats import repeatable
 from services.kit import log
 from services.kit.errors import (
     Draining,
@@ -68,6 +69,7 @@ class Calls(grpc.aio.ServerInterceptor):
     Law: a call that fails is answered with one status that carries exactly one ErrorInfo; the words of an unknown
     exception stay in the log, under the id that the answer names. A handler's own `context.abort` and a
     cancellation pass through untouched. Handlers read requests from what they are given, never by `context.read`.
+    A Delete that the caller's gRPC repeats, as it heard no answer, succeeds though the resource is gone.
     With a guard, a call that it does not admit is refused before any of its request is read, and counted like others.
     """
 
@@ -137,6 +139,8 @@ class Calls(grpc.aio.ServerInterceptor):
         """The handler in this class's care; it parses requests itself, so that a bad one is answered properly."""
         streams, rpc = (handler.request_streaming, handler.response_streaming), _rpc(path, handler)
         behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        if path.rpartition("/")[2].startswith("Delete"):
+            behaviour = repeatable(behaviour)
 
         def parse(raw: bytes) -> Any:
             self._telemetry.add(measure.RECEIVED, 1, **rpc.labels)

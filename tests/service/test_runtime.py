@@ -304,6 +304,24 @@ async def test_unavailable_is_tried_again_even_with_a_large_message():
     assert len(attempts) == 3
 
 
+async def test_a_deletion_that_is_repeated_because_its_answer_was_lost_succeeds_though_the_resource_is_gone():
+    attempts = 0
+
+    async def act(_request, _context):
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise errors.Unavailable(what="the connection", problem="it broke after the deletion")
+        raise errors.DatasetNotFound(name="datasets/gone")
+
+    async with serving(act) as running, open_channel(running.address) as channel:
+        stub = DatasetServiceStub(channel)
+        await stub.DeleteDataset(dataset_service_pb2.DeleteDatasetRequest(name="datasets/gone"))
+        assert attempts == 2
+        with pytest.raises(errors.DatasetNotFound):
+            await stub.DeleteDataset(dataset_service_pb2.DeleteDatasetRequest(name="datasets/gone"))
+
+
 async def test_a_service_that_nobody_runs_is_unavailable():
     async with open_channel("127.0.0.1:1") as channel:
         with pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1:1"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.protobuf.empty_pb2 import Empty
 
 from services.infra.observe import PrometheusTelemetry
 from services.infra.server import Ready, Server, Service
@@ -23,7 +24,7 @@ async def succeed(_request: Any, _context: Any) -> None:
 
 
 class Datasets(DatasetServiceServicer):
-    """Three of the four types of rpc; each does `act` with its first request, then answers."""
+    """Three of the four types of rpc, and a deletion; each does `act` with its first request, then answers."""
 
     def __init__(self, act: Act) -> None:
         self._act = act
@@ -31,6 +32,10 @@ class Datasets(DatasetServiceServicer):
     async def GetDataset(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
         await self._act(request, context)
         return dataset_pb2.Dataset(name=request.name)
+
+    async def DeleteDataset(self, request: Any, context: Any) -> Any:  # noqa: N802 - the contract's name
+        await self._act(request, context)
+        return Empty()
 
     async def WatchDataset(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802 - the contract's name
         yield dataset_service_pb2.WatchDatasetResponse(dataset=dataset_pb2.Dataset(name=request.name))
