@@ -18,13 +18,17 @@ _DETAILS = "grpc-status-details-bin"
 
 
 def service_config() -> str:
-    """The service config of gRPC: calls spread over all replicas, and UNAVAILABLE is tried again, four times in all."""
+    """The service config of gRPC: calls spread over all replicas, and tried again while nobody answers, four times in all.
+
+    That is UNAVAILABLE; and CANCELLED, which gRPC's servers say of a call that arrives in the moment of their end. A
+    call that its caller cancels is never tried again.
+    """
     retry = {
         "maxAttempts": 4,
         "initialBackoff": "0.2s",
         "maxBackoff": "3s",
         "backoffMultiplier": 3,
-        "retryableStatusCodes": ["UNAVAILABLE"],
+        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
     return json.dumps(
         {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "retryPolicy": retry}]}
