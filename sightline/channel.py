@@ -18,7 +18,7 @@ _DETAILS = "grpc-status-details-bin"
 
 
 def service_config() -> str:
-    """The service config of gRPC: calls spread over all replicas, and tried again while nobody answers, four times in all.
+    """The service config of gRPC: calls spread over all replicas, and tried four times in all while nobody answers.
 
     That is UNAVAILABLE; and CANCELLED, which gRPC's servers say of a call that arrives in the moment of their end. A
     call that its caller cancels is never tried again.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -45,7 +46,8 @@ def _serving(address: str, credentials: Credentials) -> bool:
     with contextlib.ExitStack() as stack:
         stack.callback(close)
         request = health_pb2.HealthCheckRequest()  # pyright: ignore[reportAttributeAccessIssue]
-        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=SECONDS)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        answer = stub.Check(request, timeout=SECONDS)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -84,10 +85,11 @@ class Replica:
         """Returns once it says that it serves."""
         deadline = time.monotonic() + READY_SECONDS
         with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
             while time.monotonic() < deadline:
                 try:
                     request = health_pb2.HealthCheckRequest()  # pyright: ignore[reportAttributeAccessIssue]
-                    answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5, wait_for_ready=True)
+                    answer = health.Check(request, timeout=5, wait_for_ready=True)
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
                         return
                 except grpc.RpcError:

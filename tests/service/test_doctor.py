@@ -11,12 +11,11 @@ import struct
 import subprocess
 import sys
 import threading
-from collections import namedtuple
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -33,6 +32,14 @@ from services.infra.jetstream_records import JetStreamRecords
 from tests.support.ceph import CephGateway
 from tests.support.runtime import serving
 from tests.support.servers import NatsServer, free_port
+
+
+class Usage(NamedTuple):
+    """What `shutil.disk_usage` says."""
+
+    total: int
+    used: int
+    free: int
 
 
 async def found(area: str, check: Any) -> list[Finding]:
@@ -130,7 +137,7 @@ async def test_the_monitoring_endpoint_tells_of_durability(config: object, level
 
 
 @contextmanager
-def answering(document: object) -> Iterator[str]:
+def answering(document: object) -> Generator[str]:
     """A server that answers everything with the document."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -139,7 +146,7 @@ def answering(document: object) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(json.dumps(document).encode())
 
-        def log_message(self, *_: object) -> None: ...
+        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - its name there
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -180,7 +187,7 @@ async def test_a_folder_that_is_a_file_is_a_fault(tmp_path: Path) -> None:
 
 
 async def test_a_full_folder_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = namedtuple("full", "total used free")(10**9, 10**9, 4096)  # noqa: PYI024
+    full = Usage(10**9, 10**9, 4096)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     made = await found("store", store(store_directory=tmp_path))
     assert "0.0 GiB are free" in texts(made, Level.FAULT)
@@ -250,7 +257,7 @@ async def test_a_folder_that_cannot_be_written_is_a_fault(tmp_path: Path) -> Non
 
 
 async def test_little_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = namedtuple("small", "total used free")(64 * 2**20, 0, 64 * 2**20)  # noqa: PYI024
+    small = Usage(64 * 2**20, 0, 64 * 2**20)
     monkeypatch.setattr(doctor_machine, "SHARED", Path("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: small)
     assert "has 64 MiB" in texts(await found("memory", check_memory), Level.WARNING)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -100,7 +100,7 @@ class Pods:
         return work
 
     @contextmanager
-    def worker(self, name: str, *arguments: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self, name: str, *arguments: str, **settings: str) -> Generator[subprocess.Popen[bytes]]:
         """A process that is killed at the end of the block, if it still runs then."""
         folders = {kind: self.root / name / kind for kind in ("work", "tmp")}
         for folder in folders.values():
