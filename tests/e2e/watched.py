@@ -33,6 +33,7 @@ PATIENCE = {
     "SightlineModelLoadSlow": "> 20 -> > 0.01",
     "SightlinePredictionsSlow": "> 2 -> > 0.001",
     "SightlineModelCacheThrashing": "> 1 -> > 0",
+    "SightlineTrialsFailing": "> 0.5 -> > 0.2",  # those of the tests before count too
 }
 ENVIRONMENT = {
     "SIGHTLINE_DOWNLOAD_WEIGHTS": "false",

@@ -20,7 +20,7 @@ from tests.support.servers import find_program, free_port, stop, wait_until
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "sightline.json"
-WINDOW = "30s"
+WINDOW = "2m"
 
 
 class PrometheusRefused(AssertionError):
