@@ -165,6 +165,7 @@ async def test_a_pod_that_finds_no_work_ends_well(pods: Pods) -> None:
     assert not pods.wrote_outside("idle")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_a_pod_takes_one_trial_and_ends_with_it(pods: Pods) -> None:
     await pods.plan(linear_recipe())
@@ -176,6 +177,7 @@ async def test_a_pod_takes_one_trial_and_ends_with_it(pods: Pods) -> None:
     assert not pods.wrote_outside("one")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 async def test_a_sigterm_saves_where_the_training_is_and_another_worker_goes_on_at_once(pods: Pods) -> None:
     await pods.plan(tuning_recipe(max_epochs=100_000))
@@ -204,6 +206,7 @@ async def test_a_sigterm_saves_where_the_training_is_and_another_worker_goes_on_
     assert not pods.wrote_outside("first") + pods.wrote_outside("second")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seconds", [0.0, 1.5, 4.0])
 async def test_a_sigterm_at_any_moment_gives_the_work_back(pods: Pods, seconds: float) -> None:
