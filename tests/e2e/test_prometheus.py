@@ -102,8 +102,8 @@ def test_what_the_story_cost_and_did_is_what_the_queries_say(watched: Watched) -
     def says(expression: str, expected: float, seconds: float = 15.0) -> None:
         """Soon, as a scrape comes every second, and later where the machine is busy."""
         deadline = time.monotonic() + seconds
-        while (found := watched.prometheus.query(expression)) is not None:
-            values = [float(each["value"][1]) for each in found]
+        while True:
+            values = [float(each["value"][1]) for each in watched.prometheus.query(expression)]
             if values == [pytest.approx(expected, abs=1e-3)]:
                 return
             assert time.monotonic() < deadline, f"{expression} is {values}, not {expected}"

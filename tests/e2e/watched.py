@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +127,7 @@ class Watched:
 
 
 @contextmanager
-def watching(folder: Path, environment: dict[str, str]) -> Iterator[Watched]:
+def watching(folder: Path, environment: dict[str, str]) -> Generator[Watched]:
     """The suite with two trainer workers, and Prometheus with the hastened rules."""
     options = {"metrics_port": 0, "workers": 2, "environment": ENVIRONMENT | environment}
     with RunningStack(folder / "suite", **options) as running:
