@@ -12,7 +12,7 @@ import pytest
 
 from services.kit import codec
 from services.kit.clock import SystemClock
-from services.kit.consume import Released
+from services.kit.consume import DEAD_LETTERS, Released
 from services.kit.errors import Diverged, RecordNotFound, Unavailable
 from services.kit.memory import MemoryBlobs, MemoryRecords
 from services.kit.records import Record, Table
@@ -447,6 +447,29 @@ async def test_a_child_that_dies_five_times_fails_its_trial_with_what_happened(a
     assert work.error is not None
     assert "status -9" in work.error.message
     assert work.charged_seconds == 0
+    assert at.telemetry.value(metrics.ATTEMPTS, kind="trial", result="died") == MAX_BARREN_ATTEMPTS
+    assert at.telemetry.value(DEAD_LETTERS, kind="trial") == 1
+
+
+async def test_a_trial_whose_workers_all_died_is_given_up_by_the_next_one_which_says_so_once(at: World) -> None:
+    await at.begin()
+    for number in range(MAX_BARREN_ATTEMPTS):
+        moment = START + (number + 1) * TTL
+        await at.change(lambda work, number=number, moment=moment: work.taken(T0, f"w{number}", moment - TTL, TTL / 2))
+    await at.worker(succeeds).handle(T0)
+    await at.worker(succeeds).handle(T0)
+    assert (await at.trial()).work.state is WorkState.FAILED
+    assert at.telemetry.value(DEAD_LETTERS, kind="trial") == 1
+
+
+async def test_what_children_report_is_counted_by_their_worker(at: World) -> None:
+    await at.begin()
+    await at.worker(succeeds).handle(T0)
+    seconds = {dict(labels)["phase"] for name, labels in at.telemetry.values if name == metrics.PHASE_SECONDS.name}
+    assert {"preparing", "fit"} <= seconds
+    assert at.telemetry.value(metrics.DEVICE, device="cpu") == 1
+    assert len(at.telemetry.observed[metrics.WAIT_SECONDS.name, (("kind", "trial"),)]) == 1
+    assert at.telemetry.observed[metrics.CHILD_START_SECONDS.name, ()] == [0.1]
 
 
 async def test_a_defect_in_an_attempt_ends_like_a_death(at: World) -> None:
