@@ -18,13 +18,13 @@ _DETAILS = "grpc-status-details-bin"
 
 
 def service_config() -> str:
-    """The service config of gRPC: calls spread over all replicas, and tried four times in all while nobody answers.
+    """The service config of gRPC: calls spread over all replicas, and tried five times in all while nobody answers.
 
     That is UNAVAILABLE; and CANCELLED, which gRPC's servers say of a call that arrives in the moment of their end. A
     call that its caller cancels is never tried again.
     """
     retry = {
-        "maxAttempts": 4,
+        "maxAttempts": 5,  # the most that gRPC takes
         "initialBackoff": "0.2s",
         "maxBackoff": "3s",
         "backoffMultiplier": 3,
