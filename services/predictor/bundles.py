@@ -48,7 +48,9 @@ class BundleSource:
         try:
             loop = asyncio.get_running_loop()
             recogniser = await loop.run_in_executor(self._workers, self._loader, directory)
-            grey = await loop.run_in_executor(self._workers, recogniser.prepare, _grey_picture())
+            grey = await loop.run_in_executor(
+                self._workers, lambda: recogniser.arrange(recogniser.decode(_grey_picture()))
+            )
             await self._forward(lambda: list(recogniser.predict_prepared([grey])))
         except BaseException as fault:
             _remove(directory)
