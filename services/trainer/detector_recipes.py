@@ -24,7 +24,7 @@ STRIDE = 32  # of detectors: sides are multiples of it
 LARGER_NETWORKS = 2  # tried beside the first
 
 FEW_BOXES = 100  # of a category, below which the settings are those for few images
-RATE, FEW_RATE, SCRATCH_RATE = 1e-3, 5e-4, 4e-3
+RATE, FEW_RATE, SCRATCH_RATE = 1e-3, 2e-4, 4e-3
 RATE_FACTORS = (2.0, 0.5)  # of the rate to begin with: what else is tried
 TELLING_BOXES = 250  # in all, below which those that validate are too few to tell rates apart
 
