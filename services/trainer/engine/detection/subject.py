@@ -1,5 +1,6 @@
 """A fine-tuning's subject: where objects are, and of which category."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from services.trainer.engine.ahead import made_ahead
 from services.trainer.engine.batches import kept_bytes
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection import measure
+from services.trainer.engine.detection.adopt import adopt_outputs
 from services.trainer.engine.detection.batches import SceneBatches
 from services.trainer.engine.detection.data import Scenes, open_scenes, require_detectable
 from services.trainer.engine.detection.result import finish, unmeasured_card
@@ -23,9 +25,9 @@ from services.trainer.engine.precision import bfloat16_pays
 from services.trainer.engine.rung0 import readable
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Parts
-from services.trainer.engine.state import Position
+from services.trainer.engine.state import Candidate, Position
 from services.trainer.engine.subject import Batch, Found, Job, Outputs, Truths, Verdict, freeze_norms
-from services.trainer.engine.training import FROZEN_NORM_BELOW, Start
+from services.trainer.engine.training import EVALUATION_BATCH, FROZEN_NORM_BELOW, Start
 from services.trainer.protocol import Depth, Result, Started, TrainTask
 from services.vision.canvas import fitting_canvas, variation
 from services.vision.detection import DetectorNetwork, Targets
@@ -50,6 +52,12 @@ class Detection:
     bfloat16: bool
     report_seconds: float = REPORT_SECONDS
     metric_name: str = "mean_average_precision_50"
+
+    @property
+    def max_epochs(self) -> int:
+        """As the recipe has it, but one only of a head on frozen random layers: there is nothing to be learned."""
+        hopeless = self.task.recipe.depth is Depth.HEAD and not self.origin.pretrained
+        return 1 if hopeless else self.task.recipe.max_epochs
 
     def batches(self, jobs: Sequence[Job]) -> Iterator[Batch]:
         """Augmented views and their targets."""
@@ -123,6 +131,7 @@ class Detection:
 def start(task: TrainTask, session: Session) -> Start:
     """Opens the snapshot, looks at every picture, loads the network. DatasetCorrupt for too many unreadable ones.
 
+    A pretrained network whose category outputs could be begun with is the first candidate.
     Raises InvalidRequest for a depth or a network that there is not.
     """
     recipe = task.recipe
@@ -152,7 +161,19 @@ def start(task: TrainTask, session: Session) -> Start:
     for part in _still(network, recipe.depth, origin):
         part.requires_grad_(False)
     subject = Detection(task, session, scenes, parts, origin, batches, bfloat16_pays(task.device))
-    return Start(subject, network.to(task.device), Position())
+    network.to(task.device)
+    if task.checkpoint_path or not (recipe.linear_head and origin.pretrained):
+        return Start(subject, network, Position())
+    if not adopt_outputs(network, origin, batches, parts.other_folds, session.meter):
+        return Start(subject, network, Position())
+    return Start(subject, network, *_first_candidate(subject, network))
+
+
+def _first_candidate(subject: Detection, network: DetectorNetwork) -> tuple[Position, Candidate]:
+    """What the pretrained network finds before it has trained at all."""
+    answers = subject.predict(copy.deepcopy(network), subject.parts.first_fold, EVALUATION_BATCH, lambda: None)
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    return Position(best_loss=subject.judge(answers).loss, candidate_step=0), Candidate(weights, answers)
 
 
 def _still(network: DetectorNetwork, depth: Depth, origin: Origin) -> tuple[nn.Module, ...]:
