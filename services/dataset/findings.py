@@ -136,7 +136,9 @@ RULES: dict[str, Rule] = {
     "imageSeveralTags": Rule(
         _E, "The image has {count} different tags: {categories}.", "Keep one, or register it for object detection."
     ),
-    "imageTooManyBoxes": Rule(_E, "The image has {count} boxes, more than {limit}.", "Cut it into tiles, or raise SIGHTLINE_MAX_REGIONS."),
+    "imageTooManyBoxes": Rule(
+        _E, "The image has {count} boxes, more than {limit}.", "Cut it into tiles, or raise SIGHTLINE_MAX_REGIONS."
+    ),
     "imageFrameUnknown": Rule(
         _E,
         "The file says {declared}, the image is {actual}: what its boxes refer to is unknown.",
