@@ -19,7 +19,7 @@ from services.vision.detector import Detector
 from services.vision.torchvision_detectors import FasterRcnnDetector
 
 OPSET = 18
-TOLERANCE = 1e-3  # pixels; and 1e-5 of a coordinate, where float32 ends
+TOLERANCE = 1e-2  # pixels: above float32's rounding in the least likely candidate, below what a wrong constant does
 _TRACED = (2, 3, 96, 128)
 _TRIED = ((1, 3, 160, 64), (3, 3, 64, 96))  # neither batch nor sides as traced
 
@@ -97,5 +97,5 @@ def _try(path: Path, network: DetectorNetwork, name: str) -> None:
         expected = network.candidates(images)
         boxes, scores = graph.candidates(images.numpy())
         same = boxes.shape == expected.boxes.shape and np.allclose(scores, expected.scores, atol=1e-4)
-        if not same or not np.allclose(boxes, expected.boxes, rtol=1e-5, atol=TOLERANCE):
+        if not same or not np.allclose(boxes, expected.boxes, rtol=1e-4, atol=TOLERANCE):
             raise ExportFailed(f"{name}: the exported graph answers otherwise than the network for input {shape}")
