@@ -74,7 +74,8 @@ def head(wanted: Hyperparameters) -> Recipe:
     backbone = wanted.backbones[0] if wanted.backbones else PREFERENCE[0]
     settings = Settings(backbone, side_of(backbone, wanted), RATE)
     name, epochs = f"{backbone} head at {settings.side}", HEAD_EPOCHS
-    return msgspec.structs.replace(_tuned(name, settings, epochs), rung=0, depth=Depth.HEAD, min_epochs=1)
+    recipe = _tuned(name, settings, epochs)
+    return msgspec.structs.replace(recipe, rung=0, depth=Depth.HEAD, min_epochs=1, linear_head=True)
 
 
 def probe(settings: Settings, image_count: int) -> Recipe:
@@ -161,5 +162,6 @@ def _tuned(name: str, settings: Settings, epochs: int) -> Recipe:
         max_epochs=epochs,
         augmentation=0.5,
         average_decay=0.98 if settings.pretrained else 0.995,
+        linear_head=False,  # the outputs of similar pretrained categories are a gain in short schedules only
         label_smoothing=0.0,
     )
