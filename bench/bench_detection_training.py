@@ -42,7 +42,7 @@ from services.vision.snapshot import (
 )
 
 ROUNDS = 3
-EPOCHS = 2
+EPOCHS = 5  # so that the first offer weighs little more than in a training
 BATCH = 8
 READY_BATCHES = 6  # of the bare loop, in turn
 IMAGES = 96  # of the set, at most: what is measured is pace
