@@ -352,6 +352,28 @@ async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_i
     assert at.telemetry.value(metrics.COMPUTE_SECONDS, charged="true") == 0.004
 
 
+async def test_a_refit_is_told_the_thresholds_of_the_trial_that_it_repeats(at: World) -> None:
+    told: list[dict[str, float]] = []
+
+    async def listens(task: Task) -> AsyncGenerator[Message]:
+        assert isinstance(task, TrainTask)
+        told.append(task.thresholds)
+        yield outcome(task, 0.001)
+
+    await at.begin()
+    await at.worker(listens).handle(T0)
+    done = await at.trial()
+    assert done.result is not None
+    assert done.result.performance.tag_performance == {}, "too many for its record, not for the refit"
+    again = replace(done, result=None, work=Work(create_time=START, allowance_seconds=9.0), forerunner=T0)
+    refit = msgspec.structs.replace(done.recipe, refit=True)
+    for number, (forerunner, recipe) in enumerate([(T0, refit), ("models/m/trials/t009", refit), (T0, done.recipe)], 1):
+        name = f"models/m/trials/t{number:03d}"
+        await at.table.create(name, replace(again, name=name, number=number, forerunner=forerunner, recipe=recipe))
+        await at.worker(listens).handle(name)
+    assert told == [{}, {f"category {number}": 0.5 for number in range(120)}, {}, {}]
+
+
 async def test_an_evaluation_that_succeeds_leaves_its_performance(at: World) -> None:
     await at.begin_evaluation()
     await at.worker(succeeds).handle(E0)

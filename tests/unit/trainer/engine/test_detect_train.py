@@ -10,15 +10,17 @@ import torch
 
 from services.kit.errors import Diverged, InvalidRequest
 from services.trainer.engine import tuning
+from services.trainer.engine.detection import measure
 from services.trainer.engine.detection import subject as detection
 from services.trainer.engine.detection.subject import Detection
 from services.trainer.engine.run import run
 from services.trainer.engine.session import Meter, Session
 from services.trainer.engine.tuning import fine_tune
-from services.trainer.performance import Source
+from services.trainer.performance import Performance, Source, TagPerformance
 from services.trainer.predictions import DetectorPredictions, read_predictions
 from services.trainer.protocol import Checkpoint, Depth, Failed, Message, Offer, Progress, Result, Split, TrainTask
 from services.vision import bundle
+from services.vision.card import UNFITTED_THRESHOLD
 from services.vision.detector import Detector
 from services.vision.detectors import build_detector
 from tests.unit.trainer.engine.scenes import KINDS, SIDE, TINY, detector_recipe, write_scenes
@@ -196,14 +198,28 @@ def test_a_refit_trains_on_every_image_and_says_that_nothing_measured_it(snapsho
         return batches(self, jobs)
 
     monkeypatch.setattr(Detection, "batches", watched)
-    result, _ = _trained(task_for(snapshot, detector_recipe(refit=True, max_epochs=3)))
+    before = {KINDS[1]: 0.7}
+    result, _ = _trained(task_for(snapshot, detector_recipe(refit=True, max_epochs=3), thresholds=before))
     assert rows == set(range(18))
     assert result.stop_reason == "converged"
     assert (result.selection_score, result.performance.image_count) == (0.0, 0)
     assert result.performance.mean_average_precision_50 is None
     assert any("none to measure" in warning for warning in result.warnings)
-    assert isinstance(bundle.load(Path(result.bundle_directory)), Detector)
+    refitted = bundle.load(Path(result.bundle_directory))
+    assert isinstance(refitted, Detector)
+    assert refitted.card.thresholds == (0.7, 0.7), "of the trial that it repeats, and where that has none the others'"
     assert len(_predictions(result).image_ids.array()) == 0
+
+
+def test_every_category_has_a_threshold_measured_or_not():
+    def of(suggested: dict[str, float | None], before: dict[str, float]) -> tuple[float, ...]:
+        tags = {name: TagPerformance(support=1, suggested_threshold=value) for name, value in suggested.items()}
+        measured = Performance(source=Source.CROSS_VALIDATION, image_count=9, tag_performance=tags)
+        return measure.thresholds(measured, ("a", "b", "c"), before)
+
+    assert of({"a": 0.4, "b": None, "c": 0.2}, {}) == (0.4, pytest.approx(0.3), 0.2)
+    assert of({"a": 0.4, "b": None, "c": 0.2}, {"a": 0.9, "b": 0.8}) == (0.4, 0.8, 0.2)
+    assert of({}, {}) == of({"a": None, "b": None, "c": None}, {}) == (UNFITTED_THRESHOLD,) * 3
 
 
 def test_a_refit_reports_of_the_hold_out_where_there_is_one(tmp_path):
