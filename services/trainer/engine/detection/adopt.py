@@ -27,12 +27,14 @@ ALIKE = 0.5  # of the best category's score: so much makes another one count
 MOST_ALIKE = 3
 
 
-def adopt_outputs(network: DetectorNetwork, origin: Origin, batches: SceneBatches, rows: Indices, meter: Meter) -> bool:
+def adopt_outputs(
+    network: DetectorNetwork, origin: Origin, batches: SceneBatches, rows: Indices, meter: Meter, size: int = PASS
+) -> bool:
     """Gives each category the mean outputs of the pretrained ones that answer most where its regions are.
 
-    Looks at some of the rows. Categories that nothing answers to keep their random outputs; so do those that look most
-    like one and the same, as equal outputs are worse to begin with. Only networks of the YOLOX family have outputs
-    that can be told apart by category. Returns whether every category has been given some.
+    Looks at some of the rows, at most `size` at a time. Categories that nothing answers to keep their random outputs;
+    so do those that look most like one and the same, as equal outputs are worse to begin with. Only networks of the
+    YOLOX family have outputs that can be told apart by category. Returns whether every category has been given some.
     """
     if not isinstance(network, Yolox):
         return False
@@ -41,7 +43,7 @@ def adopt_outputs(network: DetectorNetwork, origin: Origin, batches: SceneBatche
     assert isinstance(known, Yolox), "of the same name"
     load_detector_weights(known, origin.weights.state, keep_head=True)
     known.to(next(network.parameters()).device).eval()
-    answers = _answers(known, batches, rows, meter, network.categories)
+    answers = _answers(known, _plain(batches, rows, min(size, PASS)), meter, network.categories)
     best = answers.max(dim=1)
     adopted = 0
     for category, (score, row) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
@@ -61,11 +63,11 @@ def _adopt(network: Yolox, known: Yolox, category: int, alike: Tensor) -> None:
 
 
 @torch.inference_mode()
-def _answers(known: Yolox, batches: SceneBatches, rows: Indices, meter: Meter, categories: int) -> Tensor:
+def _answers(known: Yolox, views: Iterator[tuple[Tensor, list[Targets]]], meter: Meter, categories: int) -> Tensor:
     """[categories, pretrained categories]: mean scores of the proposals that fit the regions best."""
     total, count = torch.zeros(categories, known.categories), torch.zeros(categories, 1)
     ends = meter.used() + TIME_SHARE * meter.allowance_seconds
-    for inputs, targets in _plain(batches, rows):
+    for inputs, targets in views:
         found = known.candidates(inputs.to(next(known.parameters()).device, memory_format=torch.channels_last))
         for boxes, scores, truth in zip(found.boxes.cpu(), found.scores.cpu(), targets, strict=True):
             overlaps = box_iou(truth.boxes, boxes.squeeze(1))
@@ -77,7 +79,7 @@ def _answers(known: Yolox, batches: SceneBatches, rows: Indices, meter: Meter, c
     return total / count.clamp_min(1)
 
 
-def _plain(batches: SceneBatches, rows: Indices) -> Iterator[tuple[Tensor, list[Targets]]]:
+def _plain(batches: SceneBatches, rows: Indices, size: int) -> Iterator[tuple[Tensor, list[Targets]]]:
     """Of the first images of each category."""
     wanted = max(IMAGES_EACH, IMAGES // len(batches.scenes.categories))
     shown = [0] * len(batches.scenes.categories)
@@ -88,6 +90,6 @@ def _plain(batches: SceneBatches, rows: Indices) -> Iterator[tuple[Tensor, list[
             chosen.append(row)
             for category in there:
                 shown[category] += 1
-    for start in range(0, len(chosen), PASS):
-        views = [batches.plain(row) for row in chosen[start : start + PASS]]
+    for start in range(0, len(chosen), size):
+        views = [batches.plain(row) for row in chosen[start : start + size]]
         yield torch.stack([view for view, _ in views]), [truth for _, truth in views]

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from services.trainer.engine.detection.data import Scenes, open_scenes, require_
 from services.trainer.engine.detection.result import finish, unmeasured_card
 from services.trainer.engine.detection.split import divide
 from services.trainer.engine.detection.start import Origin, load_network
+from services.trainer.engine.pace import OutOfTime
 from services.trainer.engine.precision import bfloat16_pays
 from services.trainer.engine.rung0 import readable
 from services.trainer.engine.session import Session
@@ -36,6 +38,7 @@ from services.vision.detector import Detector, Prepared
 from services.vision.letterbox import letterbox
 
 REPORT_SECONDS = 1.5
+FIRST_SHARE = 0.5  # of the allowance: a network as it came that is not measured by then is no candidate
 TRAINED_PARTS = {Depth.HEAD: 1, Depth.NECK: 2, Depth.ALL: 3}  # of head, neck and backbone
 
 
@@ -55,9 +58,9 @@ class Detection:
 
     @property
     def max_epochs(self) -> int:
-        """As the recipe has it, but one only of a head on frozen random layers: there is nothing to be learned."""
+        """As the recipe has it, but none of a head on frozen random layers: there is nothing to be learned."""
         hopeless = self.task.recipe.depth is Depth.HEAD and not self.origin.pretrained
-        return 1 if hopeless else self.task.recipe.max_epochs
+        return 0 if hopeless else self.task.recipe.max_epochs
 
     def batches(self, jobs: Sequence[Job]) -> Iterator[Batch]:
         """Augmented views and their targets."""
@@ -164,16 +167,24 @@ def start(task: TrainTask, session: Session) -> Start:
     network.to(task.device)
     if task.checkpoint_path or not (recipe.linear_head and origin.pretrained):
         return Start(subject, network, Position())
-    if not adopt_outputs(network, origin, batches, parts.other_folds, session.meter):
-        return Start(subject, network, Position())
-    return Start(subject, network, *_first_candidate(subject, network))
+    return _with_adopted_outputs(subject, network)
 
 
-def _first_candidate(subject: Detection, network: DetectorNetwork) -> tuple[Position, Candidate]:
-    """What the pretrained network finds before it has trained at all."""
-    answers = subject.predict(copy.deepcopy(network), subject.parts.first_fold, EVALUATION_BATCH, lambda: None)
-    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    return Position(best_loss=subject.judge(answers).loss, candidate_step=0), Candidate(weights, answers)
+def _with_adopted_outputs(subject: Detection, network: DetectorNetwork) -> Start:
+    """The first candidate is what the pretrained network finds before it has trained at all, if that is soon known."""
+    meter, size = subject.session.meter, min(EVALUATION_BATCH, subject.task.batch_size_limit or EVALUATION_BATCH)
+
+    def require_time() -> None:
+        if meter.used() > FIRST_SHARE * meter.allowance_seconds:
+            raise OutOfTime
+
+    if adopt_outputs(network, subject.origin, subject.data, subject.parts.other_folds, meter, size):
+        with suppress(OutOfTime):
+            answers = subject.predict(copy.deepcopy(network), subject.parts.first_fold, size, require_time)
+            weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            position = Position(best_loss=subject.judge(answers).loss, candidate_step=0)
+            return Start(subject, network, position, Candidate(weights, answers))
+    return Start(subject, network, Position())
 
 
 def _still(network: DetectorNetwork, depth: Depth, origin: Origin) -> tuple[nn.Module, ...]:

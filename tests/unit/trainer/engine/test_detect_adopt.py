@@ -8,14 +8,16 @@ import torch
 
 from services.trainer.engine.batches import KEPT_BYTES
 from services.trainer.engine.detection import start as starting
+from services.trainer.engine.detection import subject as detection
 from services.trainer.engine.detection.adopt import adopt_outputs
 from services.trainer.engine.detection.batches import SceneBatches
 from services.trainer.engine.detection.data import open_scenes
 from services.trainer.engine.detection.start import Origin
 from services.trainer.engine.run import run
-from services.trainer.engine.session import Meter
+from services.trainer.engine.session import Meter, Session
 from services.trainer.protocol import Message, Offer, Result
 from services.vision.canvas import fitting_canvas, variation
+from services.vision.detector import Detector
 from services.vision.detectors import DETECTORS, build_detector
 from services.vision.weights import PretrainedWeights, WeightsSource
 from services.vision.yolox import Yolox
@@ -76,11 +78,18 @@ def test_categories_that_look_like_the_same_one_keep_their_random_outputs(tmp_pa
     )
 
 
-def test_what_was_adopted_is_offered_before_any_step(tmp_path, pretrained, monkeypatch):
+@pytest.fixture
+def within_reach(pretrained, monkeypatch) -> None:
+    """Trainings begin from the network that stands for a pretrained one."""
+
     def network(name, categories, _resolver, *, seed):
         return build_detector(name, categories, seed=seed), pretrained
 
     monkeypatch.setattr(starting, "pretrained_detector", network)
+
+
+@pytest.mark.usefixtures("within_reach")
+def test_what_was_adopted_is_offered_before_any_step(tmp_path):
     said: list[Message] = []
     task = task_for(write_scenes(tmp_path / "snapshot", 8, ("disc",)), detector_recipe(pretrained=True, max_epochs=1))
     result = run(task, said.append)
@@ -88,3 +97,24 @@ def test_what_was_adopted_is_offered_before_any_step(tmp_path, pretrained, monke
     assert result.weights_source == "FOLDER"
     first = next(message.result for message in said if isinstance(message, Offer))
     assert first.steps == 0
+
+
+@pytest.mark.usefixtures("within_reach")
+def test_measuring_the_network_as_it_came_has_its_bounds(tmp_path, monkeypatch):
+    """Of time: it never spends the allowance before the first step. Of memory: it keeps to the attempt's limit."""
+    now, sizes = [0.0], list[int]()
+    predict = Detector.predict_prepared
+
+    def slow(self, images):
+        sizes.append(len(images))
+        now[0] += 4.0
+        return predict(self, images)
+
+    monkeypatch.setattr(Detector, "predict_prepared", slow)
+    snapshot = write_scenes(tmp_path / "snapshot", 24, ("disc",))
+    task = task_for(snapshot, detector_recipe(pretrained=True), batch_size_limit=2)
+    assert detection.start(task, Session(Meter(100, lambda: now[0]), lambda _: None)).candidate is not None
+    before = now[0]
+    assert detection.start(task, Session(Meter(10, lambda: now[0] - before), lambda _: None)).candidate is None
+    assert now[0] - before <= 8
+    assert max(sizes) <= 2
