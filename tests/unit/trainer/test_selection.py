@@ -129,3 +129,10 @@ async def test_a_refit_follows_the_best_trial_only_and_is_not_compared() -> None
     other = await detector(blobs, 2, 0, rung=1, refit=True, forerunner="models/m/trials/t009")
     assert await Selection(blobs).best([tuned, refit]) == refit
     assert await Selection(blobs).best([tuned, other]) == tuned
+
+
+async def test_a_refit_that_was_cut_off_is_not_served() -> None:
+    blobs = MemoryBlobs()
+    tuned = await detector(blobs, 0, 80, rung=1, max_epochs=20)
+    short = await detector(blobs, 1, 0, rung=1, refit=True, max_epochs=9, forerunner=tuned.name)
+    assert await Selection(blobs).best([tuned, short]) == tuned
