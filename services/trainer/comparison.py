@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions
-from services.vision.detection_matching import Detected, GroundTruth, Matched, match
+from services.vision.average_precision import Matched
+from services.vision.detection_matching import Detected, GroundTruth, match
 from services.vision.detection_metrics import resampled
 
 IOU_THRESHOLD = 0.50

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.vision.detection_matching import IOU_THRESHOLDS, Detected, Floats, GroundTruth, Matched, match
+from services.vision.average_precision import Floats, Matched
+from services.vision.detection_matching import IOU_THRESHOLDS, Detected, GroundTruth, match
 from services.vision.metrics import CurvePoint, Interval, resampling_interval, thinned_curve
 
 RESAMPLES = 200
@@ -97,10 +98,11 @@ def _categories(matched: Sequence[Matched]) -> tuple[DetectionCategory, ...]:
 
 
 def _category(matched: Matched, index: int, precisions: Floats) -> DetectionCategory:
-    rows = slice(matched.bounds[index], matched.bounds[index + 1])
+    start, stop = matched.bounds[index : index + 2]
     support = int(matched.truth_bounds[index + 1] - matched.truth_bounds[index])
-    rising = matched.scores[rows][::-1]
-    thresholds = rising[matched.right[rows][::-1]]  # another threshold adds nothing but wrong detections
+    rising = matched.scores[start:stop][::-1]
+    hits = matched.hits[slice(*np.searchsorted(matched.hits, (start, stop)))]
+    thresholds = matched.scores[hits][::-1]  # another threshold adds nothing but wrong detections
     accepted = len(rising) - np.searchsorted(rising, thresholds)
     right = len(thresholds) - np.searchsorted(thresholds, thresholds)
     precision, recall, f1 = right / accepted, right / max(1, support), 2 * right / (accepted + support)
