@@ -17,7 +17,7 @@ from services.trainer.work import WorkState
 
 ENOUGH = 0.7  # of a long schedule's cost: so much must be left for it after the first probe
 AMPLE = 1.1  # and so much after any other
-WORTHWHILE = 0.25  # of a long schedule's cost: with less it is not begun
+WORTHWHILE, SCRATCH_WORTHWHILE = 0.25, 0.03  # of a long schedule's cost: with less it is not begun
 REPEATED = 0.8  # of the cost of what a refit repeats: with less it would be another training
 PROBE_SLACK = 0.5  # of what a probe is expected to take: so much longer it may take, at most
 
@@ -199,7 +199,7 @@ class _Search:
         held = self.purse.expected(recipes.refit(recipe)) if self._refits(best) else 0.0
         if held and (self.purse.trials < 2 or available < expected + held):
             return None
-        if available - held < WORTHWHILE * expected:
+        if available - held < (WORTHWHILE if recipe.pretrained else SCRATCH_WORTHWHILE) * expected:
             return None
         return StartTrial(recipe, available - held, expected, best.name if best else "")
 
@@ -229,4 +229,6 @@ class _Search:
         if self.model.hyperparameters.max_rung == 0:
             return StopReason.LADDER_COMPLETED
         longest = [trial for trial in self._tuned if recipes.is_long(trial.recipe, self.purse.image_count)]
+        if any(trial.result and trial.result.epochs < trial.recipe.max_epochs for trial in longest):
+            return StopReason.BUDGET_REACHED  # a schedule was cut to fit
         return StopReason.LADDER_COMPLETED if longest and not any(self._untried()) else StopReason.BUDGET_REACHED

@@ -29,7 +29,7 @@ RATE_FACTORS = (2.0, 0.5)  # of the rate to begin with: what else is tried
 TELLING_BOXES = 250  # in all, below which those that validate are too few to tell rates apart
 
 BOX_SIDE = 28  # pixels of the input that the boxes of every category shall have, by their median
-SCRATCH_BOX_SIDE = 36  # from random weights, which have no habits and cost many steps
+SCRATCH_BOX_SIDE = 42  # from random weights, which have no habits and cost many steps
 MAX_SIDE = 960
 MAX_MAGNIFICATION = 2.0  # of a picture; beyond, a larger input shows nothing more
 LARGER_SIDE = 1.5  # times the side that did best so far: the next to try
@@ -38,7 +38,7 @@ SCRATCH_SIDES = (160, 192, 224, 256, 320, 416)
 
 SEEN = 4_000  # images that the long schedule shows, but each so often at least and at most
 EPOCHS = (12, 40)
-SCRATCH_SEEN = 12_000
+SCRATCH_SEEN = 40_000  # from random weights: as many as most budgets pay for
 SCRATCH_EPOCHS = (20, 200)
 PROBE_SHARE = 0.3  # of the long schedule
 HEAD_EPOCHS = 6
@@ -157,10 +157,11 @@ def _tuned(name: str, settings: Settings, epochs: int) -> Recipe:
         resolution=settings.side,
         depth=Depth.ALL,
         learning_rate=settings.rate,
-        weight_decay=0.01,
+        weight_decay=0.01 if settings.pretrained else 0.05,
         batch_size=4 if settings.pretrained else 8,
         max_epochs=epochs,
         augmentation=0.5,
+        mirror=settings.pretrained,  # from nothing there are no steps to spare for views that serving never shows
         average_decay=0.98 if settings.pretrained else 0.995,
         linear_head=False,  # the outputs of similar pretrained categories are a gain in short schedules only
         label_smoothing=0.0,

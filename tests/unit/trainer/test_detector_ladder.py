@@ -300,10 +300,19 @@ def test_without_published_weights_it_learns_from_random_ones_for_longer() -> No
 
 
 def test_random_weights_learn_from_small_inputs_as_far_as_the_boxes_allow() -> None:
-    for size, side in ((0.5, 160), (0.15, 256), (0.001, 256)):
+    for size, side in ((0.5, 160), (0.22, 192), (0.15, 256), (0.001, 256)):
         found = boxes(small_size=size, longer_side=256)
         trials, _ = climbed(detector(7200), weights_source="RANDOM", backbones=(), found=found)
         assert tuned(trials)[0].resolution == side
+
+
+@pytest.mark.parametrize("budget", [40, 60, 300])
+def test_from_random_weights_one_long_schedule_takes_what_there_is(budget: float) -> None:
+    trials, step = climbed(detector(budget, 240), weights_source="RANDOM", backbones=(), found=boxes(longer_side=256))
+    assert len(trials) == 2
+    assert trials[1].work.allowance_seconds == pytest.approx(budget - trials[0].work.charged_seconds)
+    assert not trials[1].recipe.mirror
+    assert step == ladder.Finish(StopReason.BUDGET_REACHED)
 
 
 def test_a_handful_of_boxes_is_not_asked_which_rate_is_best() -> None:

@@ -117,6 +117,12 @@ def test_what_lies_below_the_depth_stays_as_it_was_statistics_included(snapshot,
     assert any(name.startswith("head.") for name in changed)
 
 
+def test_a_head_on_random_layers_is_worth_one_step_only(snapshot):
+    result, _ = _trained(task_for(snapshot, detector_recipe(depth=Depth.HEAD, max_epochs=9)))
+    assert (result.steps, result.epochs, result.weights_source) == (1, 0, "RANDOM")
+    assert isinstance(bundle.load(Path(result.bundle_directory)), Detector)
+
+
 class _Killed(BaseException):
     """Stands for kill -9."""
 
