@@ -310,7 +310,7 @@ class World:
         await self.table.change(T0, lambda trial: trial.with_work(decide(trial.work), START))
 
     async def until(self, holds: Callable[[Trial], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not holds(await self.trial()):  # noqa: ASYNC110 - what is waited for is a record
                 await asyncio.sleep(0.002)
 
@@ -496,11 +496,11 @@ async def test_a_store_that_times_out_is_no_used_up_allowance(at: World) -> None
 async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) -> None:
     class Slow(FlakyBlobs):
         async def put_file(self, key: str, path: Path) -> None:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
             await super().put_file(key, path)
 
     at.blobs = Slow()
-    await at.begin(allowance=0.08)
+    await at.begin(allowance=0.4)
     await at.worker(checkpoints).handle(T0)
     work = (await at.trial()).work
     assert work.state is WorkState.SUCCEEDED
@@ -513,7 +513,7 @@ async def test_cancelling_stops_the_child_and_charges_what_it_did(at: World) -> 
     task = asyncio.create_task(at.worker(nursery=nursery).handle(T0))
     await at.until(lambda trial: trial.work.pending_seconds > 0)
     await at.change(lambda work: replace(work, cancel_requested=True))
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 30)
     work = (await at.trial()).work
     assert work.state is WorkState.CANCELLED
     assert 0 < work.charged_seconds < 5
@@ -536,7 +536,7 @@ async def test_a_worker_that_lost_its_lease_stops_its_child_and_writes_nothing(a
     await at.until(lambda trial: trial.work.pending_seconds > 0)
     rival = await Attempt[Trial].begin(at.table, T0, "w2", FastClock(timedelta(seconds=60)), TTL, 1.0)
     assert rival is not None
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 30)
     trial = await at.trial()
     assert (trial.work.lease.holder, trial.work.state, trial.work.attempt) == ("w2", WorkState.RUNNING, 2)
     assert nursery.children[0].ended
@@ -548,7 +548,7 @@ async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
     task = asyncio.create_task(at.worker(never_ends).handle(T0))
     await at.until(lambda trial: trial.work.pending_seconds > 0)
     await at.table.delete(T0)
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 30)
     with pytest.raises(RecordNotFound):
         await at.trial()
 
@@ -591,7 +591,7 @@ async def finished_in_spite_of_outages(at: World) -> Trial:
     worker = at.worker(checkpoints)
     for _ in range(20):
         try:
-            await asyncio.wait_for(worker.handle(T0), 5)
+            await asyncio.wait_for(worker.handle(T0), 30)
         except Unavailable:
             continue
         if (found := await at.trial()).work.ended:
