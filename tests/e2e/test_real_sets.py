@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.conftest import Command
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_data, pytest.mark.weights, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.real_data, pytest.mark.weights, pytest.mark.timeout(800)]
 
 # The other detection sets take too long for every run; bench/bench_accuracy.py has them.
 GOALS = {

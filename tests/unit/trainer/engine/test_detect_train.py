@@ -127,9 +127,9 @@ class _Killed(BaseException):
     """Stands for kill -9."""
 
 
-@pytest.mark.parametrize("die_at", [1, 3])
-def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypatch, die_at):
-    recipe = detector_recipe(multi_scale=0.3, augmentation=0.5, patience=9)
+@pytest.mark.parametrize(("die_at", "refit"), [(1, False), (3, False), (3, True)])
+def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypatch, die_at, refit):
+    recipe = detector_recipe(multi_scale=0.3, augmentation=0.5, patience=9, refit=refit)
     base = task_for(snapshot, recipe, checkpoint_seconds=0.0, seed=7)
     planned = tuning._planned
 
@@ -242,6 +242,17 @@ def test_a_few_unreadable_images_are_left_out_and_named(tmp_path):
     assert result.unreadable == ("1.png", "2.png")
     assert any("2 images cannot be read" in warning for warning in result.warnings)
     assert not {1, 2} & set(_predictions(result).image_ids.array().tolist())
+
+
+@pytest.mark.parametrize(("seed", "left"), [(0, 1), (1, 0)])
+def test_a_training_outlives_the_loss_of_a_part_s_only_object(tmp_path, seed, left):
+    """Of two images with an object one cannot be read: nothing is left to train on, or nothing to validate by."""
+    snapshot = write_scenes(tmp_path / "snapshot", 2, ("disc",), empty=40, broken=1)
+    result, _ = _trained(task_for(snapshot, detector_recipe(max_epochs=1), split=Split(seed=seed)))
+    validated = len(_predictions(result).truths.labels.array())
+    assert validated == left
+    assert (result.performance.mean_average_precision_50 is None) == (not validated)
+    assert isinstance(bundle.load(Path(result.bundle_directory)), Detector)
 
 
 def test_many_unreadable_images_are_a_corrupt_dataset(tmp_path):
