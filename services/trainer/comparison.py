@@ -53,7 +53,7 @@ def _precision_gain(old: DetectorPredictions, new: DetectorPredictions) -> tuple
         return 0.0, float("inf"), 0
     values = resampled(pair)
     error = float((values[:, 1] - values[:, 0]).std(ddof=1)) if len(values) > 1 else 0.0
-    return gain, max(error, 0.5 / len(pair[1].truth_images)), len(common)
+    return gain, max(error, 0.5 / pair[1].truth_count), len(common)
 
 
 def _matched(predictions: DetectorPredictions, common: NDArray[np.int64]) -> Matched:

@@ -15,11 +15,23 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """How many truths each image has of each category; those of category c lie in `bounds[c]:bounds[c + 1]`."""
+
+    images: Indices  # [p]
+    counts: Indices  # [p]
+    bounds: Indices  # [categories + 1]
+
+    def support(self, weights_per_image: Ints) -> Indices:
+        """[categories]: truths in the weighted images."""
+        return np.diff(_running(weights_per_image[self.images] * self.counts)[self.bounds])
+
+
+@dataclass(frozen=True, slots=True)
 class Matched:
     """What average precision at one IoU threshold needs of a set of images: nothing is matched anew for a resample.
 
-    By category: its detections lie in `bounds[c]:bounds[c + 1]`, its truths in `truth_bounds[c]:truth_bounds[c + 1]`.
-    Ignored detections and truths are left out.
+    The detections of category c lie in `bounds[c]:bounds[c + 1]`. Ignored detections and truths are left out.
     """
 
     image_count: int
@@ -28,8 +40,12 @@ class Matched:
     bounds: Indices  # [categories + 1]
     hits: Indices  # [h], which detections are right, ascending
     peaks: Indices  # [p], those among the hits that no other hit of their category follows at once
-    truth_images: Indices  # [t]
-    truth_bounds: Indices  # [categories + 1]
+    asked: Asked
+
+    @property
+    def truth_count(self) -> int:
+        """Of all categories."""
+        return int(self.asked.counts.sum())
 
     def mean_average_precision(self, weights_per_image: Ints | None = None) -> float:
         """The mean of `average_precisions` over the categories with ground truth; nan if there is none."""
@@ -43,7 +59,7 @@ class Matched:
         The weights [images] are whole numbers: how often each image stands in the sample, 1 each if not given.
         """
         weights = np.ones(self.image_count, np.int64) if weights_per_image is None else weights_per_image
-        support = np.diff(_running(weights[self.truth_images])[self.truth_bounds])
+        support = self.asked.support(weights)
         found = weights[self.images]
         accepted, right = _running(found), _running(found[self.hits])
         # From hit to hit without a miss between them precision does not fall, so its maxima are those at the peaks.
@@ -64,6 +80,13 @@ class Matched:
         best = np.where(edges[1:] > edges[:-1], best, 0.0).reshape(first.shape)
         values = np.maximum.accumulate(best[:, ::-1], axis=1).mean(axis=1)
         return np.where(support > 0, values, np.nan)
+
+
+def asked(images: Ints, categories: Ints, image_count: int, category_count: int) -> Asked:
+    """Of truths in any order."""
+    places, counts = np.unique(categories.astype(np.int64) * image_count + images, return_counts=True)
+    bounds = np.searchsorted(places, np.arange(category_count + 1) * image_count)
+    return Asked(places % max(1, image_count), counts, bounds)
 
 
 def peaks(right: Bools, bounds: Indices) -> Indices:

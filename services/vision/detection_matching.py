@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from services.vision.average_precision import Bools, Floats, Indices, Ints, Matched, peaks
+from services.vision.average_precision import Bools, Floats, Indices, Ints, Matched, asked, peaks
 
 IOU_THRESHOLDS = (0.30, 0.50, 0.75)
 MAX_DETECTIONS = 100  # of one category in one image; of more, the surest count
@@ -71,10 +71,8 @@ def match(
     pairs = _overlapping(truths, detected, by_place, rank, category_count, min(iou_thresholds, default=1.0))
     pairs = pairs.by_preference(ignored)
 
-    asked = np.lexsort((truths.images, truths.categories))
-    asked = asked[~truths.left_out()[asked]]
-    truth_images = truths.images[asked].astype(np.int64)
-    truth_bounds = np.searchsorted(truths.categories[asked], np.arange(category_count + 1))
+    wanted = ~truths.left_out()
+    truths_asked = asked(truths.images[wanted], truths.categories[wanted], image_count, category_count)
     out: list[Matched] = []
     for threshold in iou_thresholds:
         outcome = _outcomes(pairs.at_least(threshold), rank, crowds, ignored)[order]
@@ -89,8 +87,7 @@ def match(
                 bounds=bounds,
                 hits=np.flatnonzero(right),
                 peaks=peaks(right, bounds),
-                truth_images=truth_images,
-                truth_bounds=truth_bounds,
+                asked=truths_asked,
             )
         )
     return tuple(out)

@@ -94,12 +94,12 @@ def resampled(matched: Sequence[Matched], *, seed: int = 0) -> Floats:
 def _categories(matched: Sequence[Matched]) -> tuple[DetectionCategory, ...]:
     precisions = np.stack([found.average_precisions() for found in matched], axis=1)
     at_50 = matched[IOU_THRESHOLDS.index(0.50)]
-    return tuple(_category(at_50, index, row) for index, row in enumerate(precisions))
+    supports = at_50.asked.support(np.ones(at_50.image_count, np.int64)).tolist()
+    return tuple(_category(at_50, index, *both) for index, both in enumerate(zip(supports, precisions, strict=True)))
 
 
-def _category(matched: Matched, index: int, precisions: Floats) -> DetectionCategory:
+def _category(matched: Matched, index: int, support: int, precisions: Floats) -> DetectionCategory:
     start, stop = matched.bounds[index : index + 2]
-    support = int(matched.truth_bounds[index + 1] - matched.truth_bounds[index])
     rising = matched.scores[start:stop][::-1]
     hits = matched.hits[slice(*np.searchsorted(matched.hits, (start, stop)))]
     thresholds = matched.scores[hits][::-1]  # another threshold adds nothing but wrong detections

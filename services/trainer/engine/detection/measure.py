@@ -53,7 +53,7 @@ def selection_score(truth: GroundTruth, answers: Detected, image_count: int, cat
         return 0.0, 1.0
     values = resampled((matched,))[:, 0]
     error = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return value, max(error, 0.5 / len(matched.truth_images))
+    return value, max(error, 0.5 / matched.truth_count)
 
 
 def measure(
