@@ -13,7 +13,7 @@ from services.vision.detections import Detections
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A category and the model's calibrated confidence in it."""
+    """A category and the model's confidence in it: a classifier's is calibrated, a detector's its network's score."""
 
     name: str
     confidence: float  # 0..1
