@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from services.trainer import detector_recipes as recipes
 from services.trainer.detector_recipes import Settings
 from services.trainer.domain import Hyperparameters, Model, StopReason, Trial, served_trial, shown_by
-from services.trainer.protocol import BoxStatistics, Recipe
+from services.trainer.protocol import BoxStatistics, Depth, Recipe
 from services.trainer.purse import Purse
 from services.trainer.steps import StartTrial
 from services.trainer.work import WorkState
 
 ENOUGH = 0.7  # of a long schedule's cost: so much must be left for it after the first probe
-AMPLE = 1.1  # and so much after any other
+AMPLE = 1.1  # and so much after any other,
+TWICE = 2.0  # or after one that promises little
 WORTHWHILE, SCRATCH_WORTHWHILE = 0.25, 0.03  # of a long schedule's cost: with less it is not begun
 REPEATED = 0.8  # of the cost of what a refit repeats: with less it would be another training
 PROBE_SLACK = 0.5  # of what a probe is expected to take: so much longer it may take, at most
@@ -147,7 +148,7 @@ class _Search:
         return recipes.refit(recipe) if self._small else recipe
 
     def _candidates(self) -> Iterator[Settings]:
-        """The prior's, then one departure from the best at a time: a larger input, other rates, larger networks."""
+        """The prior's, then one departure from the best at a time: input, rates, the neck alone, larger networks."""
         prior = self._prior
         if not prior.pretrained:
             return  # random weights show nothing in a short schedule
@@ -160,6 +161,9 @@ class _Search:
         if self._boxes and self._boxes.count >= recipes.TELLING_BOXES:
             for factor in recipes.RATE_FACTORS:
                 yield replace(best, rate=factor * recipes.prior_rate(few=self._few))
+            neck = replace(best, depth=Depth.NECK)
+            if self._spare(neck, TWICE) >= 0:  # it seldom differs by more than noise
+                yield neck
         for backbone in self._known[1 : 1 + recipes.LARGER_NETWORKS]:
             tried = next((trial.recipe for trial in self._tuned if trial.recipe.backbones == (backbone,)), None)
             yield Settings.of(tried) if tried else Settings(backbone, self._side(backbone), best.rate)

@@ -43,6 +43,7 @@ SCRATCH_EPOCHS = (20, 200)
 PROBE_SHARE = 0.3  # of the long schedule
 HEAD_EPOCHS = 6
 REFIT_IMAGES = 2_000  # of at most so many, those that validate are worth training on
+PATIENCE = 3  # validations without a better one, after which a long schedule of more images ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,17 @@ class Settings:
     side: int
     rate: float
     pretrained: bool = True
+    depth: Depth = Depth.ALL
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Settings":
         """Those of a recipe that tunes."""
-        return cls(recipe.backbones[0], recipe.resolution, recipe.learning_rate, recipe.pretrained)
+        return cls(recipe.backbones[0], recipe.resolution, recipe.learning_rate, recipe.pretrained, recipe.depth)
 
     def __str__(self) -> str:
         origin = "" if self.pretrained else " from scratch"
-        return f"{self.backbone}{origin} at {self.side}, rate {self.rate:g}"
+        part = " head and neck" if self.depth is Depth.NECK else ""
+        return f"{self.backbone}{part}{origin} at {self.side}, rate {self.rate:g}"
 
 
 def side_of(backbone: str, wanted: Hyperparameters) -> int:
@@ -84,8 +87,10 @@ def probe(settings: Settings, image_count: int) -> Recipe:
 
 
 def long(settings: Settings, image_count: int) -> Recipe:
-    """The whole schedule."""
-    return _tuned(str(settings), settings, _epochs(settings, image_count))
+    """The whole schedule; where it ends the search, it may stop early, as there are images enough to tell by."""
+    patience = PATIENCE if settings.pretrained and image_count > REFIT_IMAGES else 0
+    recipe = _tuned(str(settings), settings, _epochs(settings, image_count))
+    return msgspec.structs.replace(recipe, patience=patience)
 
 
 def is_long(recipe: Recipe, image_count: int) -> bool:
@@ -147,7 +152,7 @@ def _epochs(settings: Settings, image_count: int) -> int:
 
 
 def _tuned(name: str, settings: Settings, epochs: int) -> Recipe:
-    """The whole network, from published weights at a rate that keeps what they know, or from random ones."""
+    """From published weights at a rate that keeps what they know, or from random ones."""
     return Recipe(
         name=name,
         rung=1,
@@ -155,7 +160,7 @@ def _tuned(name: str, settings: Settings, epochs: int) -> Recipe:
         backbones=(settings.backbone,),
         pretrained=settings.pretrained,
         resolution=settings.side,
-        depth=Depth.ALL,
+        depth=settings.depth,
         learning_rate=settings.rate,
         weight_decay=0.01 if settings.pretrained else 0.05,
         batch_size=4 if settings.pretrained else 8,

@@ -248,6 +248,15 @@ def test_the_rate_that_does_best_is_what_the_training_ends_with() -> None:
     assert refit.recipe.max_epochs == long.recipe.max_epochs
 
 
+def test_head_and_neck_alone_are_tried_by_a_large_budget_and_kept_if_they_do_better() -> None:
+    trials, _ = climbed(detector(7200), lambda recipe: 0.8 if recipe.depth is Depth.NECK else 0.5)
+    assert tuned(trials)[0].depth is Depth.ALL
+    assert tuned(trials)[-1].depth is Depth.NECK
+    trials, _ = climbed(detector(7200), lambda recipe: 0.5 if recipe.depth is Depth.NECK else 0.8)
+    assert [recipe.depth for recipe in tuned(trials)].count(Depth.NECK) == 1
+    assert tuned(trials)[-1].depth is Depth.ALL
+
+
 @pytest.mark.parametrize(("images", "budget"), [(270, 600), (60, 300), (28, 240)])
 @pytest.mark.parametrize("pace", [0.5, 1.0, 2.0])
 def test_most_of_a_small_budget_belongs_to_the_end(images: int, budget: float, pace: float) -> None:
@@ -262,6 +271,7 @@ def test_a_large_set_keeps_the_images_that_validate() -> None:
     trials, _ = climbed(detector(100_000, images=detector_recipes.REFIT_IMAGES + 1))
     assert not any(trial.recipe.refit for trial in trials)
     assert detector_recipes.is_long(trials[-1].recipe, trials[-1].training.image_count)
+    assert trials[-1].recipe.patience  # images enough to tell when it gets no better
 
 
 def test_a_long_schedule_that_did_worse_is_not_what_is_fitted_again() -> None:
