@@ -121,7 +121,7 @@ def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Bo
         box = _fit(mark, row, frame, (across, down), log)
         if box is None or mark.bbox is None:
             continue
-        place = (mark.category, *(round(value / ALIKE) for value in box))
+        place = (mark.category, mark.iscrowd, *(round(value / ALIKE) for value in box))
         if place in seen and not mark.iscrowd:
             name = rules.categories[mark.category]
             log.add("boxRepeated", row.file, row.id, mark.id, box=_shown(mark.bbox), category=name)

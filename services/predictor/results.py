@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.predictor.domain import DEFAULT_MAX_RESULTS, ImageQuery, Seen
-from services.vision.card import ModelCard
+from services.vision.card import DETECTOR, UNFITTED_THRESHOLD, ModelCard
 from services.vision.detections import Detections
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A category and the model's calibrated confidence in it."""
+    """A category and the model's confidence in it: a classifier's is calibrated, a detector's its network's score."""
 
     name: str
     confidence: float  # 0..1
@@ -64,8 +64,8 @@ class Analysis:
 def result_of(card: ModelCard, seen: Seen, width: int, height: int, query: ImageQuery) -> Tags | Objects:
     """What reaches the query's threshold, by falling confidence, at most as many as it wants.
 
-    Without a threshold the card's own count, one a category, and where it has none everything is told. Equal
-    confidences come in the model's order.
+    Without a threshold the card's own count, one a category; where it has none, all tags are told, and of objects
+    those above the usual threshold. Equal confidences come in the model's order.
     """
     labels, scores = _scored(seen)
     chosen = _chosen(labels, scores, _thresholds(card, query), query.max_results or DEFAULT_MAX_RESULTS)
@@ -97,7 +97,8 @@ def _scored(seen: Seen) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
 
 def _thresholds(card: ModelCard, query: ImageQuery) -> NDArray[np.float64]:
     """Of each category."""
-    own: Sequence[float] = card.thresholds or [0.0] * len(card.categories)
+    usual = UNFITTED_THRESHOLD if card.kind == DETECTOR else 0.0
+    own: Sequence[float] = card.thresholds or [usual] * len(card.categories)
     if query.score_threshold is not None:
         own = [query.score_threshold] * len(card.categories)
     return np.array(own)

@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions
-from services.vision.detection_matching import Detected, GroundTruth, Matched, match
+from services.vision.average_precision import Matched
+from services.vision.detection_matching import Detected, GroundTruth, match
 from services.vision.detection_metrics import resampled
 
 IOU_THRESHOLD = 0.50
@@ -52,7 +53,7 @@ def _precision_gain(old: DetectorPredictions, new: DetectorPredictions) -> tuple
         return 0.0, float("inf"), 0
     values = resampled(pair)
     error = float((values[:, 1] - values[:, 0]).std(ddof=1)) if len(values) > 1 else 0.0
-    return gain, max(error, 0.5 / len(pair[1].truth_images)), len(common)
+    return gain, max(error, 0.5 / pair[1].truth_count), len(common)
 
 
 def _matched(predictions: DetectorPredictions, common: NDArray[np.int64]) -> Matched:

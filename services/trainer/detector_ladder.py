@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from services.trainer import detector_recipes as recipes
 from services.trainer.detector_recipes import Settings
 from services.trainer.domain import Hyperparameters, Model, StopReason, Trial, served_trial, shown_by
-from services.trainer.protocol import BoxStatistics, Recipe
+from services.trainer.protocol import BoxStatistics, Depth, Recipe
 from services.trainer.purse import Purse
 from services.trainer.steps import StartTrial
 from services.trainer.work import WorkState
 
 ENOUGH = 0.7  # of a long schedule's cost: so much must be left for it after the first probe
-AMPLE = 1.1  # and so much after any other
-WORTHWHILE = 0.25  # of a long schedule's cost: with less it is not begun
+AMPLE = 1.1  # and so much after any other,
+TWICE = 2.0  # or after one that promises little
+WORTHWHILE, SCRATCH_WORTHWHILE = 0.25, 0.03  # of a long schedule's cost: with less it is not begun
 REPEATED = 0.8  # of the cost of what a refit repeats: with less it would be another training
 PROBE_SLACK = 0.5  # of what a probe is expected to take: so much longer it may take, at most
 
@@ -147,7 +148,7 @@ class _Search:
         return recipes.refit(recipe) if self._small else recipe
 
     def _candidates(self) -> Iterator[Settings]:
-        """The prior's, then one departure from the best at a time: a larger input, other rates, larger networks."""
+        """The prior's, then one departure from the best at a time: input, rates, the neck alone, larger networks."""
         prior = self._prior
         if not prior.pretrained:
             return  # random weights show nothing in a short schedule
@@ -160,6 +161,9 @@ class _Search:
         if self._boxes and self._boxes.count >= recipes.TELLING_BOXES:
             for factor in recipes.RATE_FACTORS:
                 yield replace(best, rate=factor * recipes.prior_rate(few=self._few))
+            neck = replace(best, depth=Depth.NECK)
+            if self._spare(neck, TWICE) >= 0:  # it seldom differs by more than noise
+                yield neck
         for backbone in self._known[1 : 1 + recipes.LARGER_NETWORKS]:
             tried = next((trial.recipe for trial in self._tuned if trial.recipe.backbones == (backbone,)), None)
             yield Settings.of(tried) if tried else Settings(backbone, self._side(backbone), best.rate)
@@ -199,7 +203,7 @@ class _Search:
         held = self.purse.expected(recipes.refit(recipe)) if self._refits(best) else 0.0
         if held and (self.purse.trials < 2 or available < expected + held):
             return None
-        if available - held < WORTHWHILE * expected:
+        if available - held < (WORTHWHILE if recipe.pretrained else SCRATCH_WORTHWHILE) * expected:
             return None
         return StartTrial(recipe, available - held, expected, best.name if best else "")
 
@@ -229,4 +233,6 @@ class _Search:
         if self.model.hyperparameters.max_rung == 0:
             return StopReason.LADDER_COMPLETED
         longest = [trial for trial in self._tuned if recipes.is_long(trial.recipe, self.purse.image_count)]
+        if any(trial.result and trial.result.epochs < trial.recipe.max_epochs for trial in longest):
+            return StopReason.BUDGET_REACHED  # a schedule was cut to fit
         return StopReason.LADDER_COMPLETED if longest and not any(self._untried()) else StopReason.BUDGET_REACHED

@@ -24,12 +24,12 @@ STRIDE = 32  # of detectors: sides are multiples of it
 LARGER_NETWORKS = 2  # tried beside the first
 
 FEW_BOXES = 100  # of a category, below which the settings are those for few images
-RATE, FEW_RATE, SCRATCH_RATE = 1e-3, 5e-4, 4e-3
+RATE, FEW_RATE, SCRATCH_RATE = 1e-3, 2e-4, 4e-3
 RATE_FACTORS = (2.0, 0.5)  # of the rate to begin with: what else is tried
 TELLING_BOXES = 250  # in all, below which those that validate are too few to tell rates apart
 
 BOX_SIDE = 28  # pixels of the input that the boxes of every category shall have, by their median
-SCRATCH_BOX_SIDE = 36  # from random weights, which have no habits and cost many steps
+SCRATCH_BOX_SIDE = 42  # from random weights, which have no habits and cost many steps
 MAX_SIDE = 960
 MAX_MAGNIFICATION = 2.0  # of a picture; beyond, a larger input shows nothing more
 LARGER_SIDE = 1.5  # times the side that did best so far: the next to try
@@ -38,11 +38,12 @@ SCRATCH_SIDES = (160, 192, 224, 256, 320, 416)
 
 SEEN = 4_000  # images that the long schedule shows, but each so often at least and at most
 EPOCHS = (12, 40)
-SCRATCH_SEEN = 12_000
+SCRATCH_SEEN = 40_000  # from random weights: as many as most budgets pay for
 SCRATCH_EPOCHS = (20, 200)
 PROBE_SHARE = 0.3  # of the long schedule
 HEAD_EPOCHS = 6
 REFIT_IMAGES = 2_000  # of at most so many, those that validate are worth training on
+PATIENCE = 3  # validations without a better one, after which a long schedule of more images ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,17 @@ class Settings:
     side: int
     rate: float
     pretrained: bool = True
+    depth: Depth = Depth.ALL
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Settings":
         """Those of a recipe that tunes."""
-        return cls(recipe.backbones[0], recipe.resolution, recipe.learning_rate, recipe.pretrained)
+        return cls(recipe.backbones[0], recipe.resolution, recipe.learning_rate, recipe.pretrained, recipe.depth)
 
     def __str__(self) -> str:
         origin = "" if self.pretrained else " from scratch"
-        return f"{self.backbone}{origin} at {self.side}, rate {self.rate:g}"
+        part = " head and neck" if self.depth is Depth.NECK else ""
+        return f"{self.backbone}{part}{origin} at {self.side}, rate {self.rate:g}"
 
 
 def side_of(backbone: str, wanted: Hyperparameters) -> int:
@@ -74,7 +77,8 @@ def head(wanted: Hyperparameters) -> Recipe:
     backbone = wanted.backbones[0] if wanted.backbones else PREFERENCE[0]
     settings = Settings(backbone, side_of(backbone, wanted), RATE)
     name, epochs = f"{backbone} head at {settings.side}", HEAD_EPOCHS
-    return msgspec.structs.replace(_tuned(name, settings, epochs), rung=0, depth=Depth.HEAD, min_epochs=1)
+    recipe = _tuned(name, settings, epochs)
+    return msgspec.structs.replace(recipe, rung=0, depth=Depth.HEAD, min_epochs=1, linear_head=True)
 
 
 def probe(settings: Settings, image_count: int) -> Recipe:
@@ -83,8 +87,10 @@ def probe(settings: Settings, image_count: int) -> Recipe:
 
 
 def long(settings: Settings, image_count: int) -> Recipe:
-    """The whole schedule."""
-    return _tuned(str(settings), settings, _epochs(settings, image_count))
+    """The whole schedule; where it ends the search, it may stop early, as there are images enough to tell by."""
+    patience = PATIENCE if settings.pretrained and image_count > REFIT_IMAGES else 0
+    recipe = _tuned(str(settings), settings, _epochs(settings, image_count))
+    return msgspec.structs.replace(recipe, patience=patience)
 
 
 def is_long(recipe: Recipe, image_count: int) -> bool:
@@ -146,7 +152,7 @@ def _epochs(settings: Settings, image_count: int) -> int:
 
 
 def _tuned(name: str, settings: Settings, epochs: int) -> Recipe:
-    """The whole network, from published weights at a rate that keeps what they know, or from random ones."""
+    """From published weights at a rate that keeps what they know, or from random ones."""
     return Recipe(
         name=name,
         rung=1,
@@ -154,12 +160,14 @@ def _tuned(name: str, settings: Settings, epochs: int) -> Recipe:
         backbones=(settings.backbone,),
         pretrained=settings.pretrained,
         resolution=settings.side,
-        depth=Depth.ALL,
+        depth=settings.depth,
         learning_rate=settings.rate,
-        weight_decay=0.01,
+        weight_decay=0.01 if settings.pretrained else 0.05,
         batch_size=4 if settings.pretrained else 8,
         max_epochs=epochs,
         augmentation=0.5,
+        mirror=settings.pretrained,  # from nothing there are no steps to spare for views that serving never shows
         average_decay=0.98 if settings.pretrained else 0.995,
+        linear_head=False,  # the outputs of similar pretrained categories are a gain in short schedules only
         label_smoothing=0.0,
     )

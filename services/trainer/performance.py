@@ -70,3 +70,9 @@ class Performance:
     categories: tuple[str, ...] = ()  # what the confusion matrix's rows and columns count through
     confusion_matrix: tuple[ConfusionEntry, ...] = ()
     precision_recall_curves: dict[str, Curve] = field(default_factory=dict[str, Curve])
+
+    @property
+    def suggested_thresholds(self) -> dict[str, float]:
+        """By category, of those that have one."""
+        found = {name: tag.suggested_threshold for name, tag in self.tag_performance.items()}
+        return {name: value for name, value in found.items() if value is not None}

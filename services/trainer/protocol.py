@@ -99,6 +99,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     threads: int = 1
     device: str = "cpu"  # or "cuda"
     batch_size_limit: int = 0  # images in a micro-batch, at most, and little else in memory; 0: no limit
+    thresholds: dict[str, float] = {}  # by category, of the trial that a refit repeats: what it cannot measure itself
 
 
 class EvaluateTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):

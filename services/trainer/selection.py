@@ -16,6 +16,7 @@ MARGIN, TUNED_MARGIN = 1.0, 2.0
 # Of a detector that repeats the best settings for longer, or follows a mere head, nothing else is expected than that
 # it is better: it stays out only if it is worse beyond the noise.
 EXPECTED_MARGIN = -1.0
+WHOLE = 0.8  # of the epochs of the trial that it repeats: a refit cut off before stands for nothing that was measured
 
 
 class Selection:
@@ -30,7 +31,7 @@ class Selection:
 
         Trials ascend by cost, so this is the one-standard-error rule of Breiman et al. (1984), on paired images, and
         twice as strict with fine-tunings of classifiers. A refit, which left no image to compare it on, follows the
-        trial that it repeats. It only ever moves to a later trial when one is added.
+        trial that it repeats, unless it was cut off. It only ever moves to a later trial when one is added.
         """
         best: tuple[Trial, TrialResult] | None = None
         for trial in trials:
@@ -42,7 +43,7 @@ class Selection:
 
     async def _beats(self, later: tuple[Trial, TrialResult], best: tuple[Trial, TrialResult]) -> bool:
         if later[0].recipe.refit:
-            return later[0].forerunner == best[0].name
+            return later[0].forerunner == best[0].name and later[1].epochs >= WHOLE * best[1].epochs
         new, old, margin = later[1].predictions_key, best[1].predictions_key, _margin(later[0], best[0])
         if (new, old) not in self._verdicts:
             before, after = await self._blobs.get(old), await self._blobs.get(new)

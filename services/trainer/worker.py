@@ -9,15 +9,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from services.kit import codec
 from services.kit.clock import Clock
 from services.kit.consume import DEAD_LETTERS, Released
-from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, Unavailable
+from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, TrialNotFound, Unavailable
 from services.kit.log import Log, about
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.attempt import AnyAttempt, Attempt, CancelRequested, GivenUp
 from services.trainer.children import SPARE_DELAY_SECONDS, ChildDied, Nursery
 from services.trainer.domain import Evaluation, Trial
+from services.trainer.performance import Performance
 from services.trainer.protocol import EvaluateTask, Split, Task, TrainTask
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
@@ -200,7 +202,21 @@ class Worker:
             seed=record.seed,
             threads=self._settings.threads,
             batch_size_limit=_batch_size_limit(record.work.barren_attempts),
+            thresholds=await self._thresholds(record),
         )
+
+    async def _thresholds(self, trial: Trial) -> dict[str, float]:
+        """Those of the trial that a refit repeats; nobody else needs any."""
+        if not (trial.recipe.refit and trial.forerunner):
+            return {}
+        try:
+            repeated = (await self._store.trials.get(trial.forerunner)).value
+            if repeated.result is None:
+                return {}
+            whole = await self._workspace.blobs.get(repeated.result.performance_key)
+        except (TrialNotFound, BlobNotFound):
+            return {}  # its model is being deleted
+        return codec.decode(whole, Performance).suggested_thresholds
 
     async def _bundle(self, evaluation: Evaluation) -> Path:
         try:

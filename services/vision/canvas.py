@@ -107,7 +107,7 @@ def plain(picture: Picture, on: Canvas, rule: InputRule) -> tuple[Tensor, Target
     height, width = picture.rgb.shape[:2]
     factor = min(on.side / max(width, height), on.width / width, on.height / height)
     still = Variation(1, 1, 1, 0, 0, _STILL)
-    fitting = Canvas(on.width, on.height, max(1, int(factor * max(width, height))))
+    fitting = Canvas(on.width, on.height, max(1, int(factor * max(width, height) + 1e-6)))
     return augmented(picture, fitting, rule, still, torch.Generator())
 
 

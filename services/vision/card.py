@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 FORMAT_VERSION = 1
+UNFITTED_THRESHOLD = 0.3  # of a detector's category where nothing could suggest one
 CLASSIFIER, DETECTOR = "GENERIC_CLASSIFIER", "GENERIC_DETECTOR"  # kinds of models
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -96,7 +97,7 @@ class ModelCard:
     categories: tuple[CardCategory, ...]
     backbones: tuple[CardBackbone, ...]
     temperature: float = 1.0  # logits are divided by it
-    thresholds: tuple[float, ...] = ()  # suggested, one a category; empty where none were fitted
+    thresholds: tuple[float, ...] = ()  # suggested, one a category; empty where none were fitted, of classifiers only
     suppression: Suppression = Suppression()  # a detector's
     data_digest: str = ""  # of the training snapshot
     metrics: dict[str, float] = field(default_factory=dict[str, float])

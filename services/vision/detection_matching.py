@@ -1,4 +1,4 @@
-"""Which detections are right: COCO's greedy matching over columns, and the average precision of any weighted images.
+"""Which detections are right: COCO's greedy matching over columns.
 
 Everything equals pycocotools (areaRng all, maxDets 100). Boxes are left, top, width, height; images and categories
 count from 0. No torch.
@@ -11,17 +11,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from services.vision.average_precision import Bools, Floats, Indices, Ints, Matched, asked, peaks
+
 IOU_THRESHOLDS = (0.30, 0.50, 0.75)
 MAX_DETECTIONS = 100  # of one category in one image; of more, the surest count
-RECALLS = np.linspace(0, 1, 101)
 PAIRS_AT_ONCE = 1 << 16  # whose columns fit into a processor's cache
 NOBODY = np.iinfo(np.int64).max
 WRONG, RIGHT, IGNORED = 0, 1, 2
 
-Ints = NDArray[np.integer[Any]]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Indices = NDArray[np.int64]
 Codes = NDArray[np.int8]
 
 
@@ -53,54 +50,6 @@ class Detected:
     scores: NDArray[np.floating[Any]]  # [d]
 
 
-@dataclass(frozen=True, slots=True)
-class Matched:
-    """What average precision at one IoU threshold needs of a set of images: nothing is matched anew for a resample.
-
-    By category: its detections lie in `bounds[c]:bounds[c + 1]`, its truths in `truth_bounds[c]:truth_bounds[c + 1]`.
-    Ignored detections and truths are left out.
-    """
-
-    image_count: int
-    images: Indices  # [d], of each detection
-    scores: Floats  # [d], falling within a category
-    right: Bools  # [d]
-    bounds: Indices  # [categories + 1]
-    truth_images: Indices  # [t]
-    truth_bounds: Indices  # [categories + 1]
-
-    def mean_average_precision(self, weights_per_image: Ints | None = None) -> float:
-        """The mean of `average_precisions` over the categories with ground truth; nan if there is none."""
-        values = self.average_precisions(weights_per_image)
-        values = values[~np.isnan(values)]
-        return float(values.mean()) if len(values) else float("nan")
-
-    def average_precisions(self, weights_per_image: Ints | None = None) -> Floats:
-        """[categories], nan without ground truth, at 101 recall points.
-
-        The weights [images] are whole numbers: how often each image stands in the sample, 1 each if not given.
-        """
-        weights = np.ones(self.image_count, np.int64) if weights_per_image is None else weights_per_image
-        support = np.diff(_running(weights[self.truth_images])[self.truth_bounds])
-        hits = np.flatnonzero(self.right)
-        hit_bounds = np.searchsorted(hits, self.bounds)
-        found = weights[self.images]
-        accepted, right = _running(found), _running(found[hits])
-        each = np.diff(hit_bounds)
-        seen = accepted[1:][hits] - np.repeat(accepted[self.bounds[:-1]], each)
-        precision = np.zeros(len(hits) + 1)  # at each hit, in its category
-        precision[:-1] = (right[1:] - np.repeat(right[hit_bounds[:-1]], each)) / np.maximum(seen, 1)
-        first = np.searchsorted(right[1:], right[hit_bounds[:-1], None] + _needed(support))
-        first = np.minimum(first, hit_bounds[1:, None])  # [categories, recalls]: the hit that reaches the recall
-        # The best precision from one recall point to the next, 0 where both are reached by one hit; beyond the last
-        # point of a category come at most hits of weight 0, of precision 0 as none of weight came before them.
-        edges = np.append(first.ravel(), len(hits))
-        best = np.maximum.reduceat(precision, edges[:-1]) if len(support) else np.empty(0)
-        best = np.where(edges[1:] > edges[:-1], best, 0.0).reshape(first.shape)
-        values = np.maximum.accumulate(best[:, ::-1], axis=1).mean(axis=1)
-        return np.where(support > 0, values, np.nan)
-
-
 def match(
     truths: GroundTruth,
     detected: Detected,
@@ -108,7 +57,7 @@ def match(
     category_count: int,
     iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
 ) -> tuple[Matched, ...]:
-    """Greedy by falling score, per image and category; one result for each IoU threshold.
+    """Greedy by falling score, per image and category; one result for each IoU threshold, all above 0.
 
     Raises ValueError for columns that do not belong together, numbers out of range, or what is not finite.
     """
@@ -122,23 +71,23 @@ def match(
     pairs = _overlapping(truths, detected, by_place, rank, category_count, min(iou_thresholds, default=1.0))
     pairs = pairs.by_preference(ignored)
 
-    asked = np.lexsort((truths.images, truths.categories))
-    asked = asked[~truths.left_out()[asked]]
-    truth_images = truths.images[asked].astype(np.int64)
-    truth_bounds = np.searchsorted(truths.categories[asked], np.arange(category_count + 1))
+    wanted = ~truths.left_out()
+    truths_asked = asked(truths.images[wanted], truths.categories[wanted], image_count, category_count)
     out: list[Matched] = []
     for threshold in iou_thresholds:
         outcome = _outcomes(pairs.at_least(threshold), rank, crowds, ignored)[order]
         kept = order[outcome != IGNORED]
+        right = outcome[outcome != IGNORED] == RIGHT
+        bounds = np.searchsorted(detected.categories[kept], np.arange(category_count + 1))
         out.append(
             Matched(
                 image_count=image_count,
                 images=detected.images[kept].astype(np.int64),
                 scores=detected.scores[kept].astype(np.float64),
-                right=outcome[outcome != IGNORED] == RIGHT,
-                bounds=np.searchsorted(detected.categories[kept], np.arange(category_count + 1)),
-                truth_images=truth_images,
-                truth_bounds=truth_bounds,
+                bounds=bounds,
+                hits=np.flatnonzero(right),
+                peaks=peaks(right, bounds),
+                asked=truths_asked,
             )
         )
     return tuple(out)
@@ -213,9 +162,9 @@ def _overlapping(
         each = counts[start:stop]
         owners = np.repeat(np.arange(stop - start), each)
         others = np.arange(len(owners)) + np.repeat(starts[start:stop] - (np.cumsum(each) - each), each)
-        ious = _ious(_sides(detected.boxes[start:stop]), truth_sides, crowds, owners, others)
-        kept = ious >= min(least, 1 - 1e-10)
-        found.append((owners[kept] + start, others[kept], ious[kept]))
+        near = _sharing_area(_sides(detected.boxes[start:stop]), truth_sides, crowds, owners, others)
+        kept = near.ious >= min(least, 1 - 1e-10)
+        found.append((near.detections[kept] + start, near.truths[kept], near.ious[kept]))
     owners, others, ious = (np.concatenate(column) for column in zip(*found, strict=True))
     return _Pairs(cast(Indices, owners), cast(Indices, others), cast(Floats, ious))
 
@@ -226,14 +175,20 @@ def _sides(boxes: NDArray[np.floating[Any]]) -> Floats:
     return np.stack([left, top, left + width, top + height, width * height])
 
 
-def _ious(detected: Floats, truths: Floats, crowds: Bools, owners: Indices, others: Indices) -> Floats:
-    """Intersection over union, of a crowd over the detection's area; 0 where the boxes share no area."""
-    widths = np.minimum(detected[2][owners], truths[2][others]) - np.maximum(detected[0][owners], truths[0][others])
-    heights = np.minimum(detected[3][owners], truths[3][others]) - np.maximum(detected[1][owners], truths[1][others])
-    shared = np.where((widths > 0) & (heights > 0), widths * heights, 0.0)
+def _sharing_area(detected: Floats, truths: Floats, crowds: Bools, owners: Indices, others: Indices) -> _Pairs:
+    """Those of these pairs whose boxes share an area, with intersection over union, of a crowd over the detection's.
+
+    Most boxes of an image lie beside one another: for them nothing is computed but that.
+    """
+    shared = np.ones(len(owners))
+    for low in (0, 1):
+        ends = np.minimum(detected[low + 2][owners], truths[low + 2][others])
+        lengths = ends - np.maximum(detected[low][owners], truths[low][others])
+        kept = np.flatnonzero(lengths > 0)
+        owners, others, shared = owners[kept], others[kept], shared[kept] * lengths[kept]
     own = detected[4][owners]
     union = np.where(crowds[others], own, own + truths[4][others] - shared)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+    return _Pairs(owners, others, np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0))
 
 
 def _surest(order: Indices, detected: Detected, category_count: int) -> Indices:
@@ -248,22 +203,6 @@ def _surest(order: Indices, detected: Detected, category_count: int) -> Indices:
     starts = np.flatnonzero(np.insert(np.diff(place[together]) > 0, 0, True))
     position = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
     return np.delete(order, doubtful[together[position >= MAX_DETECTIONS]])
-
-
-def _running(weights: Ints) -> Indices:
-    """[n + 1]: the weight of the first 0, 1, 2 …"""
-    sums = np.zeros(len(weights) + 1, np.int64)
-    np.cumsum(weights, out=sums[1:])
-    return sums
-
-
-def _needed(support: Indices) -> Indices:
-    """[categories, recalls]: the least number of hits, but 1, whose share of the support reaches each recall."""
-    truths = np.maximum(support, 1)[:, None]
-    hits = np.ceil(RECALLS * truths).astype(np.int64)
-    hits -= (hits - 1) / truths >= RECALLS
-    hits += hits / truths < RECALLS
-    return np.maximum(hits, 1)
 
 
 def _require_sound(truths: GroundTruth, detected: Detected, image_count: int, category_count: int) -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.vision.detection_matching import IOU_THRESHOLDS, Detected, Floats, GroundTruth, Matched, match
+from services.vision.average_precision import Floats, Matched
+from services.vision.detection_matching import IOU_THRESHOLDS, Detected, GroundTruth, match
 from services.vision.metrics import CurvePoint, Interval, resampling_interval, thinned_curve
 
 RESAMPLES = 200
@@ -93,14 +94,15 @@ def resampled(matched: Sequence[Matched], *, seed: int = 0) -> Floats:
 def _categories(matched: Sequence[Matched]) -> tuple[DetectionCategory, ...]:
     precisions = np.stack([found.average_precisions() for found in matched], axis=1)
     at_50 = matched[IOU_THRESHOLDS.index(0.50)]
-    return tuple(_category(at_50, index, row) for index, row in enumerate(precisions))
+    supports = at_50.asked.support(np.ones(at_50.image_count, np.int64)).tolist()
+    return tuple(_category(at_50, index, *both) for index, both in enumerate(zip(supports, precisions, strict=True)))
 
 
-def _category(matched: Matched, index: int, precisions: Floats) -> DetectionCategory:
-    rows = slice(matched.bounds[index], matched.bounds[index + 1])
-    support = int(matched.truth_bounds[index + 1] - matched.truth_bounds[index])
-    rising = matched.scores[rows][::-1]
-    thresholds = rising[matched.right[rows][::-1]]  # another threshold adds nothing but wrong detections
+def _category(matched: Matched, index: int, support: int, precisions: Floats) -> DetectionCategory:
+    start, stop = matched.bounds[index : index + 2]
+    rising = matched.scores[start:stop][::-1]
+    hits = matched.hits[slice(*np.searchsorted(matched.hits, (start, stop)))]
+    thresholds = matched.scores[hits][::-1]  # another threshold adds nothing but wrong detections
     accepted = len(rising) - np.searchsorted(rising, thresholds)
     right = len(thresholds) - np.searchsorted(thresholds, thresholds)
     precision, recall, f1 = right / accepted, right / max(1, support), 2 * right / (accepted + support)

@@ -120,7 +120,8 @@ def _suppressed(candidates: tuple[Tensor, Tensor], frame: Letterbox, rule: Suppr
     boxes = clip_boxes_to_image(frame.to_image(boxes), (frame.height, frame.width))
     real = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     boxes, scores, labels = boxes[real], scores[real], labels[real]
-    kept = batched_nms(boxes, scores, labels, rule.iou)[: rule.most]
+    # It moves categories apart by the largest coordinate, which leaves float32 no fractions of a pixel.
+    kept = batched_nms(boxes.double(), scores.double(), labels, rule.iou)[: rule.most]
     boxes = boxes[kept]
     boxes[:, 2:] -= boxes[:, :2]
     return Detections(boxes.numpy(), scores[kept].numpy(), labels[kept].numpy())
@@ -128,9 +129,15 @@ def _suppressed(candidates: tuple[Tensor, Tensor], frame: Letterbox, rule: Suppr
 
 def _contenders(boxes: Tensor, scores: Tensor, rule: Suppression) -> tuple[Tensor, Tensor, Tensor]:
     """[k, 1 or categories, 4] and [k, categories] into boxes [m, 4], scores [m] and labels [m]."""
+    limit = CONTENDERS * rule.most
+    surest = scores.amax(dim=1)
+    kept = (surest >= rule.least_score).nonzero().squeeze(1)
+    if len(kept) > limit:  # so many rows hold the best as well, and no list of all rows by categories is made
+        kept = kept[surest[kept].topk(limit).indices]
+    boxes, scores = boxes[kept], scores[kept]
     rows, labels = (scores >= rule.least_score).nonzero(as_tuple=True)
     chosen = scores[rows, labels]
-    if len(chosen) > CONTENDERS * rule.most:
-        chosen, best = chosen.topk(CONTENDERS * rule.most)
+    if len(chosen) > limit:
+        chosen, best = chosen.topk(limit)
         rows, labels = rows[best], labels[best]
     return boxes[rows, labels if boxes.shape[1] > 1 else 0], chosen, labels

@@ -19,7 +19,7 @@ from services.vision.detector import Detector
 from services.vision.torchvision_detectors import FasterRcnnDetector
 
 OPSET = 18
-TOLERANCE = 1e-3  # pixels; and 1e-5 of a coordinate, where float32 ends
+TOLERANCE = 1e-2  # pixels: above float32's rounding in the least likely candidate, below what a wrong constant does
 _TRACED = (2, 3, 96, 128)
 _TRIED = ((1, 3, 160, 64), (3, 3, 64, 96))  # neither batch nor sides as traced
 
@@ -39,27 +39,12 @@ def export_onnx(detector: Detector, path: Path) -> None:
             f"{name} proposes as many regions as an image needs, which no traced graph can; export another"
         )
     network = Detector.from_state(detector.card, detector.state()).network
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is the tracing exporter, and where it sees Python decide
-        torch.onnx.export(
-            _Graph(network).eval(),
-            (torch.zeros(_TRACED),),
-            path,
-            input_names=["images"],
-            output_names=["boxes", "scores"],
-            dynamic_axes={
-                "images": {0: "batch", 2: "height", 3: "width"},
-                "boxes": {0: "batch", 1: "candidates"},
-                "scores": {0: "batch", 1: "candidates"},
-            },
-            opset_version=OPSET,
-            dynamo=False,
-        )
     try:
-        _try(path, network, name)
-    except ExportFailed:
-        path.unlink()
-        raise
+        _trace(network, path)
+        _try(path, network)
+    except Exception as fault:  # tracer and runtime each have errors of their own
+        path.unlink(missing_ok=True)
+        raise ExportFailed(f"{name} cannot be exported: {fault}") from fault
 
 
 class Graph:
@@ -88,8 +73,27 @@ class _Graph(nn.Module):
         return found.boxes, found.scores
 
 
+def _trace(network: DetectorNetwork, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is the tracing exporter, and where it sees Python decide
+        torch.onnx.export(
+            _Graph(network).eval(),
+            (torch.zeros(_TRACED),),
+            path,
+            input_names=["images"],
+            output_names=["boxes", "scores"],
+            dynamic_axes={
+                "images": {0: "batch", 2: "height", 3: "width"},
+                "boxes": {0: "batch", 1: "candidates"},
+                "scores": {0: "batch", 1: "candidates"},
+            },
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
 @torch.inference_mode()
-def _try(path: Path, network: DetectorNetwork, name: str) -> None:
+def _try(path: Path, network: DetectorNetwork) -> None:
     graph = Graph(path)
     generator = torch.Generator().manual_seed(0)
     for shape in _TRIED:
@@ -97,5 +101,5 @@ def _try(path: Path, network: DetectorNetwork, name: str) -> None:
         expected = network.candidates(images)
         boxes, scores = graph.candidates(images.numpy())
         same = boxes.shape == expected.boxes.shape and np.allclose(scores, expected.scores, atol=1e-4)
-        if not same or not np.allclose(boxes, expected.boxes, rtol=1e-5, atol=TOLERANCE):
-            raise ExportFailed(f"{name}: the exported graph answers otherwise than the network for input {shape}")
+        if not same or not np.allclose(boxes, expected.boxes, rtol=1e-4, atol=TOLERANCE):
+            raise ValueError(f"the graph answers otherwise than the network for input {shape}")

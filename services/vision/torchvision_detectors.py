@@ -147,7 +147,7 @@ class FasterRcnnDetector(TorchvisionDetector[FasterRCNN]):
     background = 1
 
     def candidates(self, images: Tensor) -> Candidates:
-        """An image with fewer proposals than another has rows of zeros at the end."""
+        """An image with fewer proposals than another has rows of zeros at the end; none at all is possible."""
         features = self._features(images)
         shapes = _image_list(images).image_sizes
         heads = cast(RoIHeads, self.model.roi_heads)
@@ -155,7 +155,7 @@ class FasterRcnnDetector(TorchvisionDetector[FasterRCNN]):
         pooled = heads.box_head(heads.box_roi_pool(features, proposals, shapes))
         logits, codes = heads.box_predictor(pooled)
         counts = [len(proposal) for proposal in proposals]
-        boxes: Tensor = heads.box_coder.decode(codes, proposals).reshape(len(codes), -1, 4)[:, 1:]
+        boxes: Tensor = heads.box_coder.decode(codes, proposals).reshape(-1, self.categories + 1, 4)[:, 1:]
         scores: Tensor = logits.softmax(dim=-1)[:, 1:]
         return Candidates(
             pad_sequence(list(boxes.split(counts)), batch_first=True),

@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 import os
-import pickle
 import tempfile
 import urllib.request
 from collections.abc import Callable
@@ -89,14 +88,14 @@ class WeightsResolver:
         elif not (problem := self._unreachable.get(download.source, "")):
             try:
                 return self._fetched(wanted, download)
-            except (OSError, ValueError, http.client.HTTPException, pickle.UnpicklingError) as fault:
+            except (OSError, ValueError, http.client.HTTPException) as fault:
                 problem = f"{download.source.lower()}'s site did not give them ({fault})"
                 self._unreachable[download.source] = problem
         note = f"No pretrained weights for {wanted.name}: {problem}. Training starts from random weights."
         return PretrainedWeights({}, WeightsSource.RANDOM, "", note)
 
     def _fetched(self, wanted: Pretrained, download: Download) -> PretrainedWeights:
-        """Downloads, checks the digest where one is known, converts; raises OSError, ValueError or UnpicklingError."""
+        """Downloads, checks the digest where one is known, converts; raises OSError or ValueError."""
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "weights"
             digest = hashlib.sha256()
@@ -138,7 +137,10 @@ def pretrained_detector(
 
 def _tensors(path: Path, entry: str) -> dict[str, Tensor]:
     """Of a published file: the only pickles that are ever read, by the restricted loader."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as fault:  # torch raises half a dozen types on a page of HTML or half a file
+        raise ValueError(f"it cannot be read: {fault}") from fault
     state = content.get(entry) if entry and isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"it holds no tensors{' under ' + entry if entry else ''}")

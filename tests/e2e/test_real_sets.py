@@ -8,23 +8,29 @@ import pytest
 
 from tests.e2e.conftest import Command
 
-pytestmark = [pytest.mark.slow, pytest.mark.real_data, pytest.mark.weights, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.real_data, pytest.mark.weights, pytest.mark.timeout(800)]
 
-BUDGET_SECONDS = 180
-GOALS = {"hemlock_cherry": 0.87, "trash": 0.74, "grocery": 0.80}
+# The other detection sets take too long for every run; bench/bench_accuracy.py has them.
+GOALS = {
+    "hemlock_cherry": ("classification", 180, "accuracyTop1", 0.87),
+    "trash": ("classification", 180, "accuracyTop1", 0.74),
+    "grocery": ("classification", 180, "accuracyTop1", 0.80),
+    "fork_scissors": ("detection", 240, "meanAveragePrecision50", 0.93),
+}
 
 
-@pytest.mark.parametrize("name", sorted(GOALS))
-def test_three_minutes_of_compute_reach_the_goal(
-    name: str, sightline: Command, test_data: Path, weights_dir: Path
-) -> None:
+@pytest.mark.parametrize("name", GOALS)
+def test_minutes_of_compute_reach_the_goal(name: str, sightline: Command, test_data: Path, weights_dir: Path) -> None:
+    kind, budget_seconds, metric, goal = GOALS[name]
     for part in ("train", "test"):
         coco = test_data / name / f"{part}.json"
-        sightline("datasets", "create", f"{name}-{part}", "--kind", "classification", "--coco", coco, "--wait")
+        sightline("datasets", "create", f"{name}-{part}", "--kind", kind, "--coco", coco, "--wait")
     words = ("--dataset", f"{name}-train", "--test-dataset", f"{name}-test", "--watch", "--json")
-    model = sightline("models", "train", name, *words, "--budget", f"{BUDGET_SECONDS}s").json
+    if kind == "detection":
+        words = (*words, "--kind", "detector")
+    model = sightline("models", "train", name, *words, "--budget", f"{budget_seconds}s").json
     assert model["state"] == "SUCCEEDED"
-    assert float(model["trainingCost"].removesuffix("s")) <= BUDGET_SECONDS
+    assert float(model["trainingCost"].removesuffix("s")) <= budget_seconds
     assert model["performance"]["source"] == "TEST_DATASET"
-    assert model["performance"]["accuracyTop1"] >= GOALS[name]
+    assert model["performance"][metric] >= goal
     assert not any("random weights" in warning for warning in model.get("warnings", []))

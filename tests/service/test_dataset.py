@@ -332,7 +332,7 @@ async def test_a_watch_gives_the_present_then_rising_progress_and_ends_with_the_
         await world.step()
         await eventually(lambda images=images: seen[-1].progress.images_done == images)
     await world.work()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await task
     assert (seen[0].state, seen[-1].state) == (pb.Dataset.VALIDATING, pb.Dataset.READY)
     fractions = [dataset.progress.fraction for dataset in seen]

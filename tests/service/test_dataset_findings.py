@@ -343,6 +343,12 @@ async def test_a_box_given_twice_is_kept_once(world: World) -> None:
     assert dataset.stats.annotation_count == 11
 
 
+async def test_an_object_in_the_box_of_a_crowd_is_kept(world: World) -> None:
+    crowd, one = box(100, 2, 50, 40, mark=3) | {"iscrowd": 1}, box(100, 2, 50, 40, mark=4)
+    dataset = await detect(world, [*GOOD, crowd, one], picture(200, 100))
+    assert dataset.stats.annotation_count == 12
+
+
 async def test_crowds_and_images_without_boxes_are_counted(world: World) -> None:
     crowd = box(100, 2, 50, 40, mark=3) | {"iscrowd": 1}
     images = [*one_image(), {"id": 2, "file_name": "b.png"}]

@@ -16,6 +16,7 @@ from services.kit import errors
 from services.predictor import metrics
 from services.predictor.domain import ModelState
 from services.vision import bundle as bundles
+from services.vision.classifier import Classifier
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 from tests.unit.predictor.serving import PICTURE, Fixed, Running, confidences, serving
@@ -43,6 +44,7 @@ async def test_the_answers_json_is_what_azures_callers_parse(tmp_path: Path):
 
 async def test_the_confidences_are_the_networks_own(running: Running, tmp_path: Path):
     classifier = bundles.load(tmp_path / "m")
+    assert isinstance(classifier, Classifier)
     expected = classifier.predict_prepared([classifier.prepare(PICTURE)])[0]
     found = confidences(await running.analyze())
     assert [found[name] for name in ("cat", "dog", "owl")] == pytest.approx(expected, abs=1e-6)
@@ -195,7 +197,7 @@ async def test_a_prediction_whose_deadline_passes_while_it_waits_costs_no_forwar
     async with running.thread_held_up() as first:
         request = pb.AnalyzeImageRequest(model_name="models/m", image=PICTURE)
         with pytest.raises(errors.SightlineError) as refusal:
-            await running.stub.AnalyzeImage(request, timeout=0.3)
+            await running.stub.AnalyzeImage(request, timeout=2)
         assert running.telemetry.value(metrics.QUEUE_LENGTH) == 1, "it had got as far as the queue"
     await first
     await running.analyze()

@@ -93,7 +93,7 @@ async def test_the_objects_are_the_detectors_own_rounded_to_pixels(
     direct, image = bundles.load(tmp_path / "m"), file_of(picture(*size), kind)
     assert isinstance(direct, Detector)
     (seen,) = direct.predict_prepared([direct.prepare(image)])
-    answer = await running.analyze(image)
+    answer = await running.analyze(image, score_threshold=0)
     found = rows_of(answer)
     assert len(found) >= 10
     assert found == like(rows_from(seen)[:100])

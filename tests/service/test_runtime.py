@@ -398,7 +398,7 @@ async def test_draining_says_so_then_finishes_what_runs_ends_watches_and_takes_n
         await free.wait()
 
     async with (
-        serving(act, drain_seconds=0.3, grace_seconds=5) as running,
+        serving(act, drain_seconds=2, grace_seconds=20) as running,
         bare_channel(running.address) as channel,
     ):
         stub = DatasetServiceStub(channel)

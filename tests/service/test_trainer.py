@@ -553,7 +553,7 @@ async def test_a_watch_shows_the_way_and_ends_after_the_last_state(at: World) ->
     working = asyncio.create_task(work())
     seen = list[model_pb2.Model]()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for message in at.models.WatchModel(pb.WatchModelRequest(name=M)):
                 seen.append(message.model)
     finally:
@@ -596,7 +596,7 @@ async def test_a_watch_of_a_model_that_is_deleted_ends_with_not_found(at: World)
     watch = at.models.WatchModel(pb.WatchModelRequest(name=M))
     await watch.read()
     await at.store.models.delete(M)
-    await refused(asyncio.wait_for(watch.read(), 5), MISSING, "ModelNotFound")
+    await refused(asyncio.wait_for(watch.read(), 30), MISSING, "ModelNotFound")
 
 
 # What a later version serves.

@@ -70,7 +70,7 @@ class Subject(Protocol):
 
     @property
     def max_epochs(self) -> int:
-        """Beyond which training on is of no use here: as the recipe has it, or fewer."""
+        """Beyond which training on is of no use here: as the recipe has it, or fewer; 0 asks for one step only."""
         ...
 
     @property

@@ -94,4 +94,4 @@ def optimizer(network: nn.Module, task: TrainTask) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": task.recipe.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=task.recipe.learning_rate)
+    return torch.optim.AdamW(groups, lr=task.recipe.learning_rate, fused=True)

@@ -214,8 +214,9 @@ def _planned(training: Training) -> Plan:
     every = max(1, round(validation / (0.1 * per_epoch * step_seconds)))
     epoch_seconds = per_epoch * step_seconds + validation / every
     left = PLANNED_SHARE * meter.allowance_seconds - meter.used() - ending
-    epochs = min(training.subject.max_epochs, left / epoch_seconds)
-    if epochs < recipe.min_epochs:
+    wanted = training.subject.max_epochs
+    epochs = min(wanted, left / epoch_seconds)
+    if epochs < min(recipe.min_epochs, wanted):
         minimum = (meter.used() + ending + recipe.min_epochs * epoch_seconds) / PLANNED_SHARE
         raise NotEnoughBudget(
             budget_seconds=round(meter.allowance_seconds, 1),

@@ -43,7 +43,7 @@ def test_no_more_tags_than_asked_for():
 
 
 def test_objects_come_by_falling_confidence_each_with_its_box_and_its_tag():
-    result = result_of(detector_card(), SEEN, 100, 80, query())
+    result = result_of(detector_card(thresholds=(0.1, 0.1, 0.1)), SEEN, 100, 80, query())
     assert isinstance(result, Objects)
     assert [(one.tag.name, one.tag.confidence) for one in result.values] == [("owl", 0.75), ("cat", 0.5), ("owl", 0.25)]
     assert [one.box for one in result.values] == [Box(10, 21, 31, 40), Box(0, 0, 100, 80), Box(50, 60, 7, 8)]
@@ -54,6 +54,12 @@ def test_each_object_must_reach_the_threshold_of_its_own_category():
     assert names(strict, SEEN, query()) == ["owl", "owl"]
     assert names(strict, SEEN, query(score_threshold=0.5)) == ["owl", "cat"], "a threshold that is reached is enough"
     assert names(detector_card(), SEEN, query(max_results=1)) == ["owl"]
+
+
+def test_a_detector_without_thresholds_of_its_own_does_not_tell_of_every_box():
+    faint = Detections(SEEN.boxes, np.array([0.75, 0.5, 0.02], np.float32), SEEN.labels)
+    assert names(detector_card(), faint, query()) == ["owl", "cat"]
+    assert names(detector_card(), faint, query(score_threshold=0.0)) == ["owl", "cat", "owl"]
 
 
 def test_no_objects_are_an_empty_answer_and_not_an_answer_of_another_kind():

@@ -248,6 +248,15 @@ def test_the_rate_that_does_best_is_what_the_training_ends_with() -> None:
     assert refit.recipe.max_epochs == long.recipe.max_epochs
 
 
+def test_head_and_neck_alone_are_tried_by_a_large_budget_and_kept_if_they_do_better() -> None:
+    trials, _ = climbed(detector(7200), lambda recipe: 0.8 if recipe.depth is Depth.NECK else 0.5)
+    assert tuned(trials)[0].depth is Depth.ALL
+    assert tuned(trials)[-1].depth is Depth.NECK
+    trials, _ = climbed(detector(7200), lambda recipe: 0.5 if recipe.depth is Depth.NECK else 0.8)
+    assert [recipe.depth for recipe in tuned(trials)].count(Depth.NECK) == 1
+    assert tuned(trials)[-1].depth is Depth.ALL
+
+
 @pytest.mark.parametrize(("images", "budget"), [(270, 600), (60, 300), (28, 240)])
 @pytest.mark.parametrize("pace", [0.5, 1.0, 2.0])
 def test_most_of_a_small_budget_belongs_to_the_end(images: int, budget: float, pace: float) -> None:
@@ -262,6 +271,7 @@ def test_a_large_set_keeps_the_images_that_validate() -> None:
     trials, _ = climbed(detector(100_000, images=detector_recipes.REFIT_IMAGES + 1))
     assert not any(trial.recipe.refit for trial in trials)
     assert detector_recipes.is_long(trials[-1].recipe, trials[-1].training.image_count)
+    assert trials[-1].recipe.patience  # images enough to tell when it gets no better
 
 
 def test_a_long_schedule_that_did_worse_is_not_what_is_fitted_again() -> None:
@@ -300,10 +310,19 @@ def test_without_published_weights_it_learns_from_random_ones_for_longer() -> No
 
 
 def test_random_weights_learn_from_small_inputs_as_far_as_the_boxes_allow() -> None:
-    for size, side in ((0.5, 160), (0.15, 256), (0.001, 256)):
+    for size, side in ((0.5, 160), (0.22, 192), (0.15, 256), (0.001, 256)):
         found = boxes(small_size=size, longer_side=256)
         trials, _ = climbed(detector(7200), weights_source="RANDOM", backbones=(), found=found)
         assert tuned(trials)[0].resolution == side
+
+
+@pytest.mark.parametrize("budget", [40, 60, 300])
+def test_from_random_weights_one_long_schedule_takes_what_there_is(budget: float) -> None:
+    trials, step = climbed(detector(budget, 240), weights_source="RANDOM", backbones=(), found=boxes(longer_side=256))
+    assert len(trials) == 2
+    assert trials[1].work.allowance_seconds == pytest.approx(budget - trials[0].work.charged_seconds)
+    assert not trials[1].recipe.mirror
+    assert step == ladder.Finish(StopReason.BUDGET_REACHED)
 
 
 def test_a_handful_of_boxes_is_not_asked_which_rate_is_best() -> None:

@@ -1,15 +1,26 @@
 """The choice between trials: the cheaper one wins within one standard error, on the same images."""
 
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
 from services.kit.memory import MemoryBlobs
 from services.trainer import ladder
 from services.trainer.domain import Trial
+from services.trainer.protocol import ModelKind
 from services.trainer.selection import Selection
 from services.trainer.work import Work
-from tests.unit.trainer.support import START, TTL, predictions, result, snapshot, training
+from tests.unit.trainer.support import (
+    START,
+    TTL,
+    detections,
+    detector_result,
+    predictions,
+    result,
+    snapshot,
+    training,
+)
 
 
 def trial(number: int) -> Trial:
@@ -75,3 +86,53 @@ async def test_a_comparison_is_read_from_the_store_once() -> None:
         assert found.result
         await blobs.delete(found.result.predictions_key)
     assert await selection.best(trials) == trials[1]
+
+
+async def detector(blobs: MemoryBlobs, number: int, right: int, **recipe: Any) -> Trial:
+    """A detector's trial; head, unless said otherwise."""
+    forerunner = recipe.pop("forerunner", "")
+    kind = {"kind": ModelKind.GENERIC_DETECTOR, "backbones": ("yolox_nano",)}
+    found = trial(number)
+    found = replace(found, recipe=msgspec.structs.replace(found.recipe, **(kind | recipe)), forerunner=forerunner)
+    brought = detector_result(found, right)
+    await blobs.put(brought.predictions_key, msgspec.msgpack.encode(detections(right)))
+    return replace(found, work=found.work.succeeded(START, 1), result=brought)
+
+
+async def test_a_tuned_detector_follows_the_head_unless_it_is_worse_beyond_the_noise() -> None:
+    blobs = MemoryBlobs()
+    head, equal, worse = [await detector(blobs, n, right, rung=min(n, 1)) for n, right in enumerate((80, 80, 40))]
+    assert await Selection(blobs).best([head, equal]) == equal
+    assert await Selection(blobs).best([head, worse]) == head
+
+
+async def test_other_settings_must_be_better_by_more_than_the_noise() -> None:
+    blobs = MemoryBlobs()
+    tuned, other, better = [await detector(blobs, n, right, rung=1) for n, right in enumerate((80, 81, 95))]
+    assert await Selection(blobs).best([tuned, other]) == tuned
+    assert await Selection(blobs).best([tuned, other, better]) == better
+
+
+async def test_the_best_settings_for_longer_are_served_unless_they_are_worse() -> None:
+    blobs = MemoryBlobs()
+    tuned = await detector(blobs, 0, 80, rung=1)
+    longer = await detector(blobs, 1, 80, rung=1, forerunner=tuned.name)
+    spoilt = await detector(blobs, 2, 40, rung=1, forerunner=tuned.name)
+    assert await Selection(blobs).best([tuned, longer]) == longer
+    assert await Selection(blobs).best([tuned, spoilt]) == tuned
+
+
+async def test_a_refit_follows_the_best_trial_only_and_is_not_compared() -> None:
+    blobs = MemoryBlobs()
+    tuned = await detector(blobs, 0, 80, rung=1)
+    refit = await detector(blobs, 1, 0, rung=1, refit=True, forerunner=tuned.name)
+    other = await detector(blobs, 2, 0, rung=1, refit=True, forerunner="models/m/trials/t009")
+    assert await Selection(blobs).best([tuned, refit]) == refit
+    assert await Selection(blobs).best([tuned, other]) == tuned
+
+
+async def test_a_refit_that_was_cut_off_is_not_served() -> None:
+    blobs = MemoryBlobs()
+    tuned = await detector(blobs, 0, 80, rung=1, max_epochs=20)
+    short = await detector(blobs, 1, 0, rung=1, refit=True, max_epochs=9, forerunner=tuned.name)
+    assert await Selection(blobs).best([tuned, short]) == tuned

@@ -25,12 +25,12 @@ async def offers_and_never_ends(task: Task) -> AsyncGenerator[Message]:
 
 
 async def test_a_child_beyond_its_allowance_is_ended_and_what_it_offered_is_the_result(at: World) -> None:
-    await at.begin(allowance=0.1)
+    await at.begin(allowance=1.0)
     nursery = FakeNursery(offers_and_never_ends)
     await at.worker(nursery=nursery).handle(T0)
     trial = await at.trial()
     assert trial.work.state is WorkState.SUCCEEDED
-    assert trial.work.charged_seconds == pytest.approx(0.1)
+    assert trial.work.charged_seconds == pytest.approx(1.0)
     assert trial.result is not None
     assert trial.result.stop_reason == "allowance"
     assert await at.blobs.get(trial.result.bundle_key + "card.json") == b"{}"

@@ -73,6 +73,12 @@ def test_a_plain_view_is_the_served_input() -> None:
     assert torch.equal(still, view)
 
 
+@pytest.mark.parametrize("longer", [77, 154, 303])
+def test_a_plain_view_s_longer_side_is_the_canvas_s_whatever_the_division_rounds_to(longer: int) -> None:
+    _, targets = plain(painted(longer, 60, (0, 0, longer, 60)), Canvas(320, 320, 320), RULE)
+    assert targets.boxes[0, 2] == 320
+
+
 def test_a_plain_view_on_too_narrow_a_canvas_shrinks() -> None:
     picture = painted(100, 200, (0, 0, 100, 200))
     view, targets = plain(picture, Canvas(128, 96, 128), RULE)

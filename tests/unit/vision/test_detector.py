@@ -111,6 +111,49 @@ def test_no_more_boxes_come_than_the_card_allows_and_the_best_ones() -> None:
     assert crowded.scores.tolist() == pytest.approx([0.39])
 
 
+def test_a_thousand_categories_on_the_widest_picture_are_told_apart_to_the_fraction_of_a_pixel() -> None:
+    boxes: list[list[float]] = [[10, 10, 13, 13], [10.7, 10, 13.7, 13], [15990, 10, 16000, 20]]
+    scores = [[0.0] * 999 + [score] for score in (0.9, 0.8)] + [[0.7] + [0.0] * 999]
+    rule = Suppression(iou=0.55, least_score=0.1)  # the first two overlap by 0.62, by 0.5 in whole pixels
+    model = Detector(detector_card(categories=1000, suppression=rule), Scripted(boxes, scores))
+    frame = Letterbox(16000, 64, 16000, 64, 16000, 64)
+    (answer,) = model.predict_prepared([Prepared(torch.zeros(3, 64, 16), frame)])
+    assert answer.labels.tolist() == [999, 0]
+
+
+def test_the_best_pairs_come_though_every_box_has_a_score_in_every_category() -> None:
+    boxes = [[4.0 * (i % 24), 10.0 * (i // 24), 4.0 * (i % 24) + 3, 10.0 * (i // 24) + 9] for i in range(120)]
+    scores = torch.rand(120, 50, generator=torch.Generator().manual_seed(0))
+    answer = scripted(boxes, scores.tolist(), Suppression(most=4, least_score=0))
+    best = scores.flatten().topk(4)
+    assert answer.scores.tolist() == pytest.approx(best.values.tolist())
+    assert answer.labels.tolist() == (best.indices % 50).tolist()
+
+
+@pytest.mark.parametrize(
+    "name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+)
+def test_a_network_of_nothing_but_nan_answers_nothing(name: str) -> None:
+    network = build_detector(name, 3, seed=0).requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.fill_(torch.nan)
+    model = detector(name, network=network)
+    assert [len(answer) for answer in model.predict_prepared(prepared(model)[:2])] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+)
+def test_the_most_extreme_pictures_have_answers(name: str) -> None:
+    model = detector(name)
+    rgb = np.zeros((1024, 4, 3), np.uint8)
+    tall, wide = model.prepare_pixels(rgb, 50, 16000), model.prepare_pixels(rgb.transpose(1, 0, 2), 16000, 50)
+    assert (tuple(tall.pixels.shape), tuple(wide.pixels.shape)) == ((3, 96, 32), (3, 32, 96))
+    for answer, limit in zip(model.predict_prepared([tall, wide]), ([50, 16000], [16000, 50]), strict=True):
+        assert len(answer) > 0
+        assert (answer.boxes[:, :2] + answer.boxes[:, 2:] <= np.array(limit) + 1e-2).all()
+
+
 def test_what_lies_outside_the_picture_or_scores_too_little_is_no_answer() -> None:
     answer = scripted(
         [[100, 10, 120, 30], [10, 10, 10, 30], [5, 5, 9, 9]], [[0.9], [0.9], [0.05]], Suppression(least_score=0.1)

@@ -112,6 +112,16 @@ def test_an_image_s_candidates_do_not_depend_on_the_images_beside_it(name: str) 
     assert not together.scores[1, count:].any()
 
 
+@torch.inference_mode()
+def test_a_batch_in_which_no_region_is_proposed_has_no_candidates() -> None:
+    network = build_detector(TWO_STAGE, CATEGORIES, seed=0).eval()
+    for parameter in network.get_submodule("model.rpn.head.cls_logits").parameters():
+        parameter.fill_(-100)
+    found = network.candidates(torch.ones(2, 3, 64, 96))
+    assert found.boxes.shape == (2, 0, CATEGORIES, 4)
+    assert found.scores.shape == (2, 0, CATEGORIES)
+
+
 @pytest.mark.parametrize("name", [*LIGHT[1:], TWO_STAGE])
 @torch.inference_mode()
 def test_torchvision_s_own_detections_are_among_the_candidates(name: str) -> None:

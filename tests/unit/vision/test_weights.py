@@ -178,6 +178,16 @@ def test_a_release_that_is_more_than_tensors_is_not_used(content: object, why: s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_half_a_release_or_a_page_instead_of_one_is_not_used(share: float, tmp_path: Path) -> None:
+    data = checkpoint({"model": {"a": torch.zeros(1000)}})
+    for answer in (data[: int(share * len(data))], b"<html>" * int(1 + 10 * share)):
+        weights = WeightsResolver(None, tmp_path, opener=serving(answer, [])).resolve(YOLOX)
+        assert weights.source is WeightsSource.RANDOM
+        assert "cannot be read" in weights.note
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_site_s_silence_is_not_another_s(tmp_path: Path) -> None:
     asked: list[str] = []
     resolver = WeightsResolver(None, tmp_path, opener=unreachable(asked))

@@ -16,7 +16,7 @@ from services.trainer.engine.ahead import made_ahead
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
 from services.trainer.engine.subject import Job
-from services.vision.canvas import Canvas, Picture, Variation, augmented, kept
+from services.vision.canvas import Canvas, Picture, Variation, augmented, kept, plain
 from services.vision.card import InputRule
 from services.vision.detection import Targets
 
@@ -60,6 +60,10 @@ class SceneBatches:
     def training(self, jobs: Sequence[Job]) -> Iterator[tuple[Tensor, list[Targets]]]:
         """(inputs, targets) of each job, in order."""
         return made_ahead(self._made, jobs, self.threads)
+
+    def plain(self, row: int) -> tuple[Tensor, Targets]:
+        """One image's input as serving would show it, on the canvas, and its targets."""
+        return plain(self._picture(row), self.canvas, self.rule)
 
     def _made(self, job: Job) -> tuple[Tensor, list[Targets]]:
         on = self._canvas(job.step)

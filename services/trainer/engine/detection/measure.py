@@ -1,6 +1,6 @@
 """Detections into columns, and columns into the numbers that people read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from services.trainer.engine.detection.data import Scenes
 from services.trainer.engine.subject import Outputs, Verdict
 from services.trainer.performance import Curve, Interval, Performance, Source, TagPerformance
 from services.trainer.predictions import DetectorPredictions, found, image_ids, truths
+from services.vision.card import UNFITTED_THRESHOLD
 from services.vision.detection_matching import IOU_THRESHOLDS, Detected, GroundTruth, match
 from services.vision.detection_metrics import DetectionCategory, detection_report, resampled
 from services.vision.detections import Detections
@@ -52,7 +53,7 @@ def selection_score(truth: GroundTruth, answers: Detected, image_count: int, cat
         return 0.0, 1.0
     values = resampled((matched,))[:, 0]
     error = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return value, max(error, 0.5 / len(matched.truth_images))
+    return value, max(error, 0.5 / matched.truth_count)
 
 
 def measure(
@@ -86,12 +87,12 @@ def predictions(
     )
 
 
-def thresholds(measured: Performance, categories: tuple[str, ...]) -> tuple[float, ...]:
-    """The suggested ones, 0.5 where none could be; none at all where nothing was measured."""
-    if not measured.tag_performance:
-        return ()
-    suggested = [measured.tag_performance[name].suggested_threshold for name in categories]
-    return tuple(0.5 if value is None else value for value in suggested)
+def thresholds(measured: Performance, categories: tuple[str, ...], before: Mapping[str, float]) -> tuple[float, ...]:
+    """Of every category the suggested one, or else that from `before`, the median of the others, or the usual one."""
+    known = {**before, **measured.suggested_thresholds}
+    others = [known[name] for name in categories if name in known]
+    usual = float(np.median(others)) if others else UNFITTED_THRESHOLD
+    return tuple(known.get(name, usual) for name in categories)
 
 
 def _tag(category: DetectionCategory) -> TagPerformance:

@@ -29,7 +29,7 @@ def finish(
     """Writes bundle and predictions into the folder.
 
     The performance is of the hold-out, or else of the first fold; with neither, as after a refit, there are no
-    numbers and no thresholds, and a warning says so. A refit has a selection score of 0.
+    numbers, a warning says so, and the thresholds are the task's. A refit has a selection score of 0.
     """
     assert isinstance(found.network, DetectorNetwork), "a detector's"
     rows, answers = parts.first_fold, measure.detected(found.selection)
@@ -37,7 +37,8 @@ def finish(
     measured = _performance(scenes, parts, found)
     warnings = _warnings(scenes, origin, found, measured)
     directory.mkdir(parents=True, exist_ok=True)
-    card = _card(scenes, origin, measured, warnings, session.meter.used())
+    thresholds = measure.thresholds(measured, scenes.categories, task.thresholds)
+    card = replace(_card(scenes, origin, measured, warnings, session.meter.used()), thresholds=thresholds)
     bundle.write(directory / "bundle", Detector(card, found.network))
     path = directory / "predictions.msgpack"
     write_predictions(path, measure.predictions(scenes.categories, scenes.ids[rows], truth, answers))
@@ -106,7 +107,6 @@ def _card(
     values = {name: getattr(measured, name) for name in METRICS}
     return replace(
         unmeasured_card(scenes, origin),
-        thresholds=measure.thresholds(measured, scenes.categories),
         metrics={name: value for name, value in values.items() if value is not None},
         metrics_source=measured.source.value if measured.image_count else "",
         ledger={"seconds": seconds},

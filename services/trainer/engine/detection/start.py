@@ -1,6 +1,6 @@
 """The network that a recipe names, with the best weights to be had, and the rule by which it wants its input."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import safetensors
 
@@ -19,7 +19,7 @@ class Origin:
 
     spec: DetectorSpec
     rule: InputRule
-    weights: PretrainedWeights  # without their tensors, which the network has
+    weights: PretrainedWeights
 
     @property
     def pretrained(self) -> bool:
@@ -53,7 +53,7 @@ def load_network(task: TrainTask, categories: int) -> tuple[DetectorNetwork, Ori
         network, weights = pretrained_detector(name, categories, resolver(task), seed=task.seed)
     except (safetensors.SafetensorError, RuntimeError) as fault:
         raise InvalidRequest(field="weights", problem=f"those of {name} are broken: {fault}") from fault
-    return network, Origin(spec, rule, replace(weights, state={}))
+    return network, Origin(spec, rule, weights)
 
 
 def within_reach(task: TrainTask) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """A fine-tuning's subject: where objects are, and of which category."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +16,20 @@ from services.trainer.engine.ahead import made_ahead
 from services.trainer.engine.batches import kept_bytes
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection import measure
+from services.trainer.engine.detection.adopt import adopt_outputs
 from services.trainer.engine.detection.batches import SceneBatches
 from services.trainer.engine.detection.data import Scenes, open_scenes, require_detectable
 from services.trainer.engine.detection.result import finish, unmeasured_card
 from services.trainer.engine.detection.split import divide
 from services.trainer.engine.detection.start import Origin, load_network
+from services.trainer.engine.pace import OutOfTime
 from services.trainer.engine.precision import bfloat16_pays
 from services.trainer.engine.rung0 import readable
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Parts
-from services.trainer.engine.state import Position
+from services.trainer.engine.state import Candidate, Position
 from services.trainer.engine.subject import Batch, Found, Job, Outputs, Truths, Verdict, freeze_norms
-from services.trainer.engine.training import FROZEN_NORM_BELOW, Start
+from services.trainer.engine.training import EVALUATION_BATCH, FROZEN_NORM_BELOW, Start
 from services.trainer.protocol import Depth, Result, Started, TrainTask
 from services.vision.canvas import fitting_canvas, variation
 from services.vision.detection import DetectorNetwork, Targets
@@ -34,6 +38,7 @@ from services.vision.detector import Detector, Prepared
 from services.vision.letterbox import letterbox
 
 REPORT_SECONDS = 1.5
+FIRST_SHARE = 0.5  # of the allowance: a network as it came that is not measured by then is no candidate
 TRAINED_PARTS = {Depth.HEAD: 1, Depth.NECK: 2, Depth.ALL: 3}  # of head, neck and backbone
 
 
@@ -50,6 +55,12 @@ class Detection:
     bfloat16: bool
     report_seconds: float = REPORT_SECONDS
     metric_name: str = "mean_average_precision_50"
+
+    @property
+    def max_epochs(self) -> int:
+        """As the recipe has it, but none of a head on frozen random layers: there is nothing to be learned."""
+        hopeless = self.task.recipe.depth is Depth.HEAD and not self.origin.pretrained
+        return 0 if hopeless else self.task.recipe.max_epochs
 
     def batches(self, jobs: Sequence[Job]) -> Iterator[Batch]:
         """Augmented views and their targets."""
@@ -123,6 +134,7 @@ class Detection:
 def start(task: TrainTask, session: Session) -> Start:
     """Opens the snapshot, looks at every picture, loads the network. DatasetCorrupt for too many unreadable ones.
 
+    A pretrained network whose category outputs could be begun with is the first candidate.
     Raises InvalidRequest for a depth or a network that there is not.
     """
     recipe = task.recipe
@@ -152,7 +164,27 @@ def start(task: TrainTask, session: Session) -> Start:
     for part in _still(network, recipe.depth, origin):
         part.requires_grad_(False)
     subject = Detection(task, session, scenes, parts, origin, batches, bfloat16_pays(task.device))
-    return Start(subject, network.to(task.device), Position())
+    network.to(task.device)
+    if task.checkpoint_path or not (recipe.linear_head and origin.pretrained):
+        return Start(subject, network, Position())
+    return _with_adopted_outputs(subject, network)
+
+
+def _with_adopted_outputs(subject: Detection, network: DetectorNetwork) -> Start:
+    """The first candidate is what the pretrained network finds before it has trained at all, if that is soon known."""
+    meter, size = subject.session.meter, min(EVALUATION_BATCH, subject.task.batch_size_limit or EVALUATION_BATCH)
+
+    def require_time() -> None:
+        if meter.used() > FIRST_SHARE * meter.allowance_seconds:
+            raise OutOfTime
+
+    if adopt_outputs(network, subject.origin, subject.data, subject.parts.other_folds, meter, size):
+        with suppress(OutOfTime):
+            answers = subject.predict(copy.deepcopy(network), subject.parts.first_fold, size, require_time)
+            weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            position = Position(best_loss=subject.judge(answers).loss, candidate_step=0)
+            return Start(subject, network, position, Candidate(weights, answers))
+    return Start(subject, network, Position())
 
 
 def _still(network: DetectorNetwork, depth: Depth, origin: Origin) -> tuple[nn.Module, ...]:

@@ -13,7 +13,7 @@ import pytest
 from services.trainer.protocol import Message, Progress, Ready, Result, frame, receive_message, send
 from tests.unit.trainer.engine.shapes import linear_recipe, task_for, tuning_recipe, write_snapshot
 
-GONE_SECONDS = 2.0
+GONE_SECONDS = 20.0
 COMMAND = [sys.executable, "-m", "services.trainer.child"]
 WORKER = """
 import asyncio, sys

@@ -1,0 +1,99 @@
+"""Small objects: what a detector finds by the side of its input, and the side that the ladder begins with.
+
+Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python bench/bench_small_objects.py [TILES [EPOCHS@SIDE ...]]`.
+A picture of 1280 x 960 is made of TILES x TILES training images of bccd, shrunk where they must be, so that its cells
+are tiny. A third of the pictures, which show other images than those that train, measures.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import torch
+from PIL import Image
+
+from bench.bench_detection_training import pack
+from bench.support import folder, machine
+from services.trainer import detector_recipes as recipes
+from services.trainer.detector_recipes import Settings
+from services.trainer.engine import tuning
+from services.trainer.engine.detection.data import open_scenes
+from services.trainer.engine.session import Meter, Session
+from services.trainer.protocol import Recipe, Result, Split, TrainTask
+
+WIDTH, HEIGHT = 1280, 960
+BACKBONE = "yolox_nano"
+
+
+def compose(coco: Path, out: Path, tiles: int) -> Path:
+    """A COCO file of pictures that show tiles x tiles images each; those left over are not used."""
+    data = msgspec.json.decode(coco.read_bytes())
+    width, height = WIDTH // tiles, HEIGHT // tiles
+    images, annotations = list[dict[str, object]](), list[dict[str, object]]()
+    out.mkdir(parents=True)
+    for number in range(len(data["images"]) // tiles**2):
+        picture = Image.new("RGB", (WIDTH, HEIGHT))
+        for place, image in enumerate(data["images"][number * tiles**2 : (number + 1) * tiles**2]):
+            left, top = place % tiles * width, place // tiles * height
+            with Image.open(coco.parent / image["file_name"]) as tile:
+                picture.paste(tile.convert("RGB").resize((width, height), Image.Resampling.BOX), (left, top))
+            across, down = width / image["width"], height / image["height"]
+            for found in data["annotations"]:
+                if found["image_id"] == image["id"]:
+                    x, y, w, h = found["bbox"]
+                    box = (left + x * across, top + y * down, w * across, h * down)
+                    annotations.append(found | {"image_id": number, "bbox": box})
+        picture.save(out / f"{number}.jpg", quality=92)
+        images.append({"id": number, "file_name": f"{number}.jpg", "width": WIDTH, "height": HEIGHT})
+    composed = out / "train.json"
+    composed.write_bytes(msgspec.json.encode(data | {"images": images, "annotations": annotations}))
+    return composed
+
+
+def train(snapshot: Path, recipe: Recipe, root: Path) -> tuple[Result, float]:
+    """The product's own training on two thirds of the pictures, and its seconds of processor time."""
+    task = TrainTask(
+        trial=recipe.name, directory=str(snapshot), recipe=recipe, allowance_seconds=100_000.0,
+        output_directory=str(root / recipe.name), cache_directory=str(root / "cache"), split=Split(folds=3),
+        weights_directory=str(folder("SIGHTLINE_WEIGHTS_DIR")),
+    )  # fmt: skip
+    began = time.process_time()
+    result = tuning.fine_tune(task, Session(Meter(task.allowance_seconds, time.process_time), lambda _: None))
+    return result, time.process_time() - began
+
+
+def main() -> None:
+    """Prints what the rules choose, and a line for each side."""
+    tiles = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        coco = compose(folder("SIGHTLINE_TEST_DATA") / "bccd" / "train.json", root / "pictures", tiles)
+        snapshot = pack(coco, root / "snapshot")
+        boxes = open_scenes(snapshot, "bench").statistics()
+        chosen = recipes.prior_side(BACKBONE, boxes)
+        print(
+            f"{tiles} x {tiles} on one picture, smallest median {boxes.small_size:.4f} of the longer side; {machine()}"
+        )
+        print(f"to begin with: {chosen} (or {recipes.smaller_sides(BACKBONE, chosen)} where that does not fit),")
+        print(f"to try after 640: {recipes.larger_side(640, boxes)}", flush=True)
+        for plan in sys.argv[2:] or ("20@416", "20@640", f"20@{chosen}"):
+            epochs, side = map(int, plan.split("@"))
+            settings = Settings(BACKBONE, side, recipes.RATE)
+            recipe = msgspec.structs.replace(recipes.long(settings, boxes.count), name=plan, max_epochs=epochs)
+            result, seconds = train(snapshot, recipe, root)
+            performance = result.performance
+            tags = {name: tag.average_precision_50 for name, tag in performance.tag_performance.items()}
+            print(
+                f"{side} pixels, smallest {boxes.small_size * side:.0f}: mAP50 {result.selection_score:.3f}"
+                f" ±{result.standard_error:.3f}, mAP75 {performance.mean_average_precision_75:.3f},"
+                f" {', '.join(f'{name} {value:.3f}' for name, value in tags.items())};"
+                f" {result.steps} steps, {seconds:.0f} CPU-s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

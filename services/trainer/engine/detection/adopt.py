@@ -1,0 +1,95 @@
+"""Category outputs to begin with: those of the pretrained categories that the training images look most like.
+
+Random outputs would have to learn what is no object at all, which every pretrained category knows.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from services.trainer.engine.data import Indices
+from services.trainer.engine.detection.batches import SceneBatches
+from services.trainer.engine.detection.start import Origin
+from services.trainer.engine.session import Meter
+from services.vision.detection import DetectorNetwork, Targets
+from services.vision.detectors import build_detector, load_detector_weights
+from services.vision.yolox import Yolox
+
+IMAGES = 64  # that are looked at, in all,
+IMAGES_EACH = 4  # but of each category at least
+TIME_SHARE = 0.05  # of the allowance, at most
+PASS = 8  # images
+BEST_PROPOSALS = 10  # of each region
+LEAST_SCORE = 0.02  # of the best category, for it to be like the new one at all
+ALIKE = 0.5  # of the best category's score: so much makes another one count
+MOST_ALIKE = 3
+
+
+def adopt_outputs(
+    network: DetectorNetwork, origin: Origin, batches: SceneBatches, rows: Indices, meter: Meter, size: int = PASS
+) -> bool:
+    """Gives each category the mean outputs of the pretrained ones that answer most where its regions are.
+
+    Looks at some of the rows, at most `size` at a time. Categories that nothing answers to keep their random outputs;
+    so do those that look most like one and the same, as equal outputs are worse to begin with. Only networks of the
+    YOLOX family have outputs that can be told apart by category. Returns whether every category has been given some.
+    """
+    if not isinstance(network, Yolox):
+        return False
+    outputs = origin.weights.state["head.cls_preds.0.bias"].shape[0]
+    known = build_detector(origin.spec.name, outputs)
+    assert isinstance(known, Yolox), "of the same name"
+    load_detector_weights(known, origin.weights.state, keep_head=True)
+    known.to(next(network.parameters()).device).eval()
+    answers = _answers(known, _plain(batches, rows, min(size, PASS)), meter, network.categories)
+    best = answers.max(dim=1)
+    adopted = 0
+    for category, (score, row) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+        if score < LEAST_SCORE or (best.indices == row).sum() > 1:
+            continue
+        alike = torch.nonzero(answers[category] >= ALIKE * score).squeeze(1)
+        _adopt(network, known, category, alike[answers[category, alike].argsort(descending=True)][:MOST_ALIKE])
+        adopted += 1
+    return adopted == network.categories
+
+
+@torch.no_grad()
+def _adopt(network: Yolox, known: Yolox, category: int, alike: Tensor) -> None:
+    for own, others in zip(network.head.cls_preds, known.head.cls_preds, strict=True):
+        for name, values in own.named_parameters():
+            values[category] = others.get_parameter(name)[alike].mean(dim=0)
+
+
+@torch.inference_mode()
+def _answers(known: Yolox, views: Iterator[tuple[Tensor, list[Targets]]], meter: Meter, categories: int) -> Tensor:
+    """[categories, pretrained categories]: mean scores of the proposals that fit the regions best."""
+    total, count = torch.zeros(categories, known.categories), torch.zeros(categories, 1)
+    ends = meter.used() + TIME_SHARE * meter.allowance_seconds
+    for inputs, targets in views:
+        found = known.candidates(inputs.to(next(known.parameters()).device, memory_format=torch.channels_last))
+        for boxes, scores, truth in zip(found.boxes.cpu(), found.scores.cpu(), targets, strict=True):
+            overlaps = box_iou(truth.boxes, boxes.squeeze(1))
+            fitting = overlaps.topk(min(BEST_PROPOSALS, overlaps.shape[1])).indices
+            total.index_add_(0, truth.labels, scores[fitting].mean(dim=1))
+            count.index_add_(0, truth.labels, torch.ones(len(truth.labels), 1))
+        if meter.used() > ends:
+            break
+    return total / count.clamp_min(1)
+
+
+def _plain(batches: SceneBatches, rows: Indices, size: int) -> Iterator[tuple[Tensor, list[Targets]]]:
+    """Of the first images of each category."""
+    wanted = max(IMAGES_EACH, IMAGES // len(batches.scenes.categories))
+    shown = [0] * len(batches.scenes.categories)
+    chosen: list[int] = []
+    for row in rows.tolist():
+        there = batches.scenes.categories_in(row).tolist()
+        if any(shown[category] < wanted for category in there):
+            chosen.append(row)
+            for category in there:
+                shown[category] += 1
+    for start in range(0, len(chosen), size):
+        views = [batches.plain(row) for row in chosen[start : start + size]]
+        yield torch.stack([view for view, _ in views]), [truth for _, truth in views]
