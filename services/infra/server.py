@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ _OPTIONS = (
 # What gRPC itself refuses beyond the calls that Calls refuses with a proper status, health checks included.
 _SPARE_CALLS = 200
 _LAST_SECONDS = 2.0  # For the answers to calls that the drain ended.
+_OPENING_SECONDS = 0.2  # Between two looks whether a server that has not let anybody in yet is ready to.
 
 _log = Log(__name__)
 
@@ -53,9 +55,11 @@ class Service:
 class Server:
     """Serves until it is told to stop.
 
-    Law: health says SERVING only while `ready` does, for "" and for each service. The end: NOT_SERVING, then
-    `drain_seconds` in which calls are still taken, as balancers need time to hear of it; then new calls and Watch
-    streams end with Draining, and the others have `grace_seconds` to finish before they do too.
+    Law: health says SERVING only while `ready` does, for "" and for each service. Before `ready` first does, callers
+    wait for their connection or go to another replica, rather than be refused; after `patience_seconds` they are
+    let in all the same, to hear what is wrong. The end: NOT_SERVING, then `drain_seconds` in which calls are still
+    taken, as balancers need time to hear of it; then new calls and Watch streams end with Draining, and the others
+    have `grace_seconds` to finish before they do too.
 
     Who may call is what the settings say; see `infra.tls` and `infra.auth`. SystemExit, TlsUnusable or AuthUnusable
     for settings under which it must not or cannot serve.
@@ -69,11 +73,13 @@ class Server:
         services: Sequence[Service],
         ready: Ready | None = None,
         ready_every_seconds: float = 2.0,
+        patience_seconds: float = 10.0,
     ) -> None:
         self._name = name
         self._settings = settings
         self._ready = ready
         self._ready_every_seconds = ready_every_seconds
+        self._patience_seconds = patience_seconds
         self._names = [service.descriptor.full_name for service in services]
         refuse_exposure(settings)
         self._credentials = server_credentials(settings, telemetry)
@@ -93,9 +99,10 @@ class Server:
         if self._probe:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probe)
         self._readiness: asyncio.Task[None] | None = None
+        self._open = asyncio.Event()
 
     async def start(self) -> int:
-        """Listens; returns the port. RuntimeError if it is taken."""
+        """Takes calls, once it is ready; returns the port. RuntimeError if that is taken."""
         address = f"{self._settings.host}:{self._settings.port}"
         if self._credentials:
             port = self._grpc.add_secure_port(address, self._credentials)
@@ -105,9 +112,13 @@ class Server:
         if self._probe:
             self._probe.add_insecure_port(f"{self._settings.host}:{self._settings.probe_port}")
             await self._probe.start()
-        await self._grpc.start()
         if self._ready:
             self._readiness = asyncio.create_task(self._follow(self._ready), name="readiness")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience_seconds):
+                    await self._open.wait()
+            self._open.set()
+        await self._grpc.start()
         _log.info("server_started", port=port, services=self._names)
         return port
 
@@ -150,7 +161,9 @@ class Server:
                 serving = now
                 await self._set_health(serving=now)
                 _log.info("readiness_changed", serving=now)
-            await asyncio.sleep(self._ready_every_seconds)
+            if now:
+                self._open.set()
+            await asyncio.sleep(self._ready_every_seconds if self._open.is_set() else _OPENING_SECONDS)
 
     async def _set_health(self, *, serving: bool) -> None:
         response = health_pb2.HealthCheckResponse

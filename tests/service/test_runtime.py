@@ -27,6 +27,7 @@ from sightline.v1 import dataset_service_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 from tests.support.runtime import bare_channel, serving
+from tests.support.servers import free_port
 
 GET = dataset_service_pb2.GetDatasetRequest(name="datasets/birds")
 WATCH = dataset_service_pb2.WatchDatasetRequest(name="datasets/birds")
@@ -367,7 +368,7 @@ async def test_health_follows_readiness_for_the_whole_and_for_each_service(lines
     async def ready():
         return state["ready"]
 
-    async with serving(ready=ready) as running, bare_channel(running.address) as channel:
+    async with serving(ready=ready, patience_seconds=0.0) as running, bare_channel(running.address) as channel:
         stub = health_of(channel)
 
         async def status(service=""):
@@ -380,6 +381,21 @@ async def test_health_follows_readiness_for_the_whole_and_for_each_service(lines
         assert (await watch.read()).status == SERVING
         assert await status() == SERVING
     assert all(line["level"] == "debug" for line in events(lines, "call"))
+
+
+async def test_a_call_that_comes_before_a_server_is_ready_waits_and_is_not_refused():
+    port, calls, answered = free_port(), [], []
+    async with bare_channel(f"127.0.0.1:{port}") as channel:
+
+        async def ready():
+            if not calls:
+                calls.append(asyncio.ensure_future(DatasetServiceStub(channel).GetDataset(GET, timeout=20)))
+            answered.append(bool((await asyncio.wait(calls, timeout=0.2))[0]))
+            return len(answered) > 1
+
+        async with serving(ready=ready, port=port):
+            assert (await calls[0]).name == "datasets/birds"
+    assert answered[:2] == [False, False]
 
 
 async def test_reflection_lists_the_services():

@@ -80,7 +80,7 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    act: Act = succeed, ready: Ready | None = None, ready_every_seconds: float = 0.01, **settings: Any
+    act: Act = succeed, ready: Ready | None = None, patience_seconds: float = 10.0, **settings: Any
 ) -> AsyncGenerator[Serving]:
     """Both services on a free port; drained at the end, or when the test sets `stop`."""
     telemetry = PrometheusTelemetry("test")
@@ -97,7 +97,7 @@ async def serving(
         ),
     ]
     chosen: dict[str, Any] = {"port": 0, "drain_seconds": 0.0, "grace_seconds": 0.5, **settings}
-    server = Server("test", Settings(**chosen), telemetry, services, ready, ready_every_seconds)
+    server = Server("test", Settings(**chosen), telemetry, services, ready, 0.01, patience_seconds)
     port = await server.start()
     running = Serving(server, f"127.0.0.1:{port}", telemetry)
     task = asyncio.create_task(server.run_until(running.stop))
