@@ -1,6 +1,7 @@
 """The trainer's worker as a pod runs it: one piece of work, a SIGTERM at any moment, no disk but its own folders."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -25,14 +26,20 @@ from services.kit.records import Table
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import jobs
 from services.trainer.datasets import Snapshot
-from services.trainer.domain import Trial
-from services.trainer.protocol import Recipe
+from services.trainer.domain import Evaluation, Trial
+from services.trainer.protocol import ModelKind, Recipe
 from services.trainer.work import Work, WorkState
+from services.trainer.workspace import Workspace
+from services.vision.bundle import write as write_bundle
+from services.vision.detector import Detector
 from services.vision.snapshot import read_manifest
+from tests.support.detectors import detector
 from tests.support.servers import NatsServer
+from tests.unit.trainer.engine.scenes import detector_recipe, write_scenes
 from tests.unit.trainer.engine.shapes import linear_recipe, tuning_recipe, write_snapshot
 
 NAME = "models/m/trials/t000"
+EVALUATION = "models/m/evaluations/e"
 END_SECONDS = 60.0  # after a SIGTERM, at most
 START_SECONDS = 150.0  # until a worker trains, on a busy machine
 # Tells of every file or folder that Python makes, or opens to write, outside of the folders that a pod may write in.
@@ -62,25 +69,19 @@ class Pods:
     nats_url: str
     blobs: FolderBlobs
     trials: Table[Trial]
+    evaluations: Table[Evaluation]
     queue: JetStreamQueue
 
     async def plan(self, recipe: Recipe, allowance_seconds: float = 600.0) -> None:
-        """A trial of thirty-six drawn shapes, announced."""
-        folder = write_snapshot(self.root / "snapshot")
-        for file in folder.iterdir():
-            await self.blobs.put_file(f"d/{file.name}", file)
-        manifest = read_manifest((folder / "manifest.json").read_bytes())
+        """A trial of thirty-six drawn shapes, or of eighteen scenes with their boxes, announced."""
+        detects = recipe.kind is ModelKind.GENERIC_DETECTOR
+        folder = write_scenes(self.root / "snapshot") if detects else write_snapshot(self.root / "snapshot")
         now = datetime.now(UTC)
         trial = Trial(
             name=NAME,
             model_uid="uid1",
             number=0,
-            training=Snapshot(
-                dataset="datasets/d",
-                digest=manifest.digest,
-                manifest_key="d/manifest.json",
-                image_count=manifest.image_count,
-            ),
+            training=await self._stored(folder),
             recipe=recipe,
             holdout_fraction=0.0,
             seed=7,
@@ -90,12 +91,42 @@ class Pods:
         await self.trials.create(NAME, trial)
         await jobs.announce(self.queue, NAME, trial.work)
 
-    async def work(self) -> Work:
-        return (await self.trials.get(NAME)).value.work
+    async def plan_evaluation(self, model: Detector, scenes: int) -> None:
+        """An evaluation of the detector on so many scenes, announced."""
+        write_bundle(self.root / "bundle", model)
+        await Workspace(self.root, self.blobs).upload(self.root / "bundle", "b/")
+        names = tuple(category.name for category in model.card.categories)
+        now = datetime.now(UTC)
+        evaluation = Evaluation(
+            name=EVALUATION,
+            model_uid="uid1",
+            test_dataset="datasets/d",
+            test=await self._stored(write_scenes(self.root / "snapshot", scenes, names)),
+            model_version="v",
+            bundle_key="b/",
+            model_kind=ModelKind.GENERIC_DETECTOR,
+            work=Work(create_time=now, allowance_seconds=600.0),
+            update_time=now,
+        )
+        await self.evaluations.create(EVALUATION, evaluation)
+        await jobs.announce(self.queue, EVALUATION, evaluation.work)
 
-    async def until(self, holds: Callable[[Work], bool], seconds: float = START_SECONDS) -> Work:
-        async with asyncio.timeout(seconds):
-            while not holds(work := await self.work()):  # noqa: ASYNC110 - what is waited for is a record
+    async def _stored(self, folder: Path) -> Snapshot:
+        await Workspace(self.root, self.blobs).upload(folder, "d/")
+        manifest = read_manifest(await self.blobs.get("d/manifest.json"))
+        return Snapshot(
+            dataset="datasets/d",
+            digest=manifest.digest,
+            manifest_key="d/manifest.json",
+            image_count=manifest.image_count,
+        )
+
+    async def work(self, name: str = NAME) -> Work:
+        return (await (self.trials if name == NAME else self.evaluations).get(name)).value.work
+
+    async def until(self, holds: Callable[[Work], bool], name: str = NAME) -> Work:
+        async with asyncio.timeout(START_SECONDS):
+            while not holds(work := await self.work(name)):  # noqa: ASYNC110 - what is waited for is a record
                 await asyncio.sleep(0.05)
         return work
 
@@ -108,7 +139,7 @@ class Pods:
         (self.root / "witness").mkdir(exist_ok=True)
         (self.root / "witness" / "sitecustomize.py").write_text(WITNESS)
         environment = {
-            **os.environ,
+            **{key: value for key, value in os.environ.items() if not key.startswith("TORCH")},  # torch's own, of here
             "PYTHONPATH": f"{self.root / 'witness'}:{Path.cwd()}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "WRITABLE": ":".join(f"{folder}" for folder in folders.values()),
@@ -146,8 +177,9 @@ async def pods(own_nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Pod
     connection = await jetstream.connect(own_nats_server.url, "test")
     blobs = FolderBlobs(tmp_path / "store")
     await blobs.ensure_bucket()
-    trials = Table(JetStreamRecords(connection), Trial)
-    yield Pods(tmp_path, own_nats_server.url, blobs, trials, JetStreamQueue(connection))
+    records = JetStreamRecords(connection)
+    tables = Table(records, Trial), Table(records, Evaluation)
+    yield Pods(tmp_path, own_nats_server.url, blobs, *tables, JetStreamQueue(connection))
     await connection.close()
 
 
@@ -203,6 +235,59 @@ async def test_a_sigterm_saves_where_the_training_is_and_another_worker_goes_on_
     assert charged[0].seconds == given_back.charged_seconds
     assert twice.checkpoint_key != given_back.checkpoint_key
     assert again.checkpoint_key == given_back.checkpoint_key
+    assert not pods.wrote_outside("first") + pods.wrote_outside("second")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+async def test_a_detector_s_training_goes_on_from_where_a_sigterm_found_it_to_its_end(pods: Pods) -> None:
+    began, allowance = time.monotonic(), 45.0
+    await pods.plan(detector_recipe(max_epochs=100_000), allowance)
+    with pods.worker("first", "--once") as process:
+        await pods.until(lambda work: work.phase == "train" and work.progress > 0.2)
+        assert await stopped(process) < END_SECONDS
+    given_back = await pods.work()
+    assert (given_back.state, given_back.barren_attempts) == (WorkState.QUEUED, 0), pods.log("first")
+    (saved,) = [line for line in given_back.segments if line.charged]
+    state = json.loads(await pods.blobs.get(f"{given_back.checkpoint_key}state.json"))
+    assert state["position"]["step"] > 1
+    with pods.worker("second", "--once") as process:
+        assert await asyncio.to_thread(process.wait, 2 * START_SECONDS) == 0, pods.log("second")
+    trial = (await pods.trials.get(NAME)).value
+    work, result = trial.work, trial.result
+    assert (work.state, work.attempt) == (WorkState.SUCCEEDED, 2), pods.log("second")
+    assert result is not None
+    assert "checkpoint_missing" not in pods.log("second")
+    assert (result.epochs + 1) * state["plan"]["steps_per_epoch"] > state["position"]["step"]
+    charged = [line for line in work.segments if line.charged]
+    assert [(line.attempt, line.number, line.reason) for line in charged] == [
+        (1, saved.number, "checkpoint"),
+        (2, 0, "finished"),
+    ]
+    assert charged[0] == saved
+    assert work.charged_seconds == round(saved.seconds + charged[1].seconds, 6)
+    assert work.charged_seconds <= min(allowance, time.monotonic() - began)
+    assert not pods.wrote_outside("first") + pods.wrote_outside("second")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+async def test_a_detector_s_evaluation_that_a_sigterm_ends_costs_nothing_and_is_done_by_another_worker(
+    pods: Pods,
+) -> None:
+    await pods.plan_evaluation(detector(categories=2, size=416), scenes=300)
+    with pods.worker("first", "--once") as process:
+        await pods.until(lambda work: work.phase == "evaluate" and work.progress > 0, EVALUATION)
+        assert await stopped(process) < 15  # there is nothing to wait for
+    given_back = await pods.work(EVALUATION)
+    assert (given_back.state, given_back.barren_attempts) == (WorkState.QUEUED, 0), pods.log("first")
+    assert [(line.charged, line.reason) for line in given_back.segments] == [(False, "released")]
+    with pods.worker("second", "--once") as process:
+        assert await asyncio.to_thread(process.wait, 2 * START_SECONDS) == 0, pods.log("second")
+    evaluation = (await pods.evaluations.get(EVALUATION)).value
+    assert (evaluation.work.state, evaluation.work.attempt) == (WorkState.SUCCEEDED, 2), pods.log("second")
+    assert evaluation.performance is not None
+    assert [line.attempt for line in evaluation.work.segments if line.charged] == [2]
     assert not pods.wrote_outside("first") + pods.wrote_outside("second")
 
 
