@@ -1,12 +1,20 @@
 """What each component of deploy/k8s adds, and what each overlay may rely on."""
 
+import ipaddress
 from collections.abc import Iterator
 
 import pytest
 
+from services.infra.jetstream_queue import STREAM
+from services.trainer import jobs
 from tests.support.manifests import APIS, NAMES, OVERLAYS, Resource, environment, of_kind, template, title, workloads
 
 LONGEST_TRAINING_SECONDS = 288 * 3600
+# Where clouds hand out a node's credentials: AWS (also ECS and EKS), Azure, GCP, Alibaba, Oracle, OpenStack.
+METADATA = (
+    *("169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "192.0.0.192"),
+    *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fe80::a9fe:a9fe"),
+)
 rendering = pytest.mark.parametrize("name", NAMES)
 
 
@@ -41,15 +49,25 @@ def test_a_training_has_a_pod_of_its_own_that_nothing_but_its_end_stops(name: st
     assert (job["backoffLimit"], job["parallelism"], job["completions"]) == (0, 1, 1)
     assert spec["rollout"]["strategy"] == "gradual"
     assert spec["scalingStrategy"]["strategy"] == "default"
-    assert (
-        spec["triggers"][0]["metadata"] | {"lagThreshold": "1", "stream": "SIGHTLINE_JOBS", "consumer": "trainer"}
-        == (spec["triggers"][0]["metadata"])
-    )
+    trigger = spec["triggers"][0]["metadata"]
+    assert (trigger["stream"], trigger["consumer"], trigger["lagThreshold"]) == (STREAM, jobs.KIND, "1")
+    (nats,) = [one for one in of_kind(name, "Service") if one["metadata"]["name"] == "nats"]
+    monitor = {port["name"]: port["port"] for port in nats["spec"]["ports"]}["monitor"]
+    assert trigger["natsServerMonitoringEndpoint"] == f"nats.sightline.svc.cluster.local:{monitor}"
     assert job["template"]["spec"]["restartPolicy"] == "Never"
     assert job["template"]["spec"]["containers"][0]["args"] == ["worker", "--once"]
     assert "trainer-worker" not in {one["metadata"]["name"] for one in of_kind(name, "Deployment")}
     replicas = {one["metadata"]["name"]: one["spec"].get("replicas") for one in of_kind(name, "Deployment")}
     assert replicas["predictor"] is replicas["dataset-worker"] is None
+
+
+@pytest.mark.parametrize("name", ["kueue", "all"])
+def test_the_queue_has_a_quota_for_everything_that_a_job_asks_for(name: str) -> None:
+    (scaled,), (queue,) = of_kind(name, "ScaledJob"), of_kind(name, "ClusterQueue")
+    (group,) = queue["spec"]["resourceGroups"]
+    wanted: Resource = template(scaled)["spec"]["containers"][0]["resources"]
+    assert wanted["requests"].keys() | wanted["limits"].keys() <= set(group["coveredResources"])
+    assert [one["name"] for one in group["flavors"][0]["resources"]] == group["coveredResources"]
 
 
 @pytest.mark.parametrize(
@@ -83,9 +101,10 @@ def test_the_network_is_closed_and_no_pod_reaches_the_clouds_metadata(name: str)
         if "ipBlock" in to
     ]
     assert blocks
-    for block in blocks:
-        text = " ".join(block.get("except", []))
-        assert "169.254.0.0/16" in text if "." in block["cidr"] else "fd00:ec2::/32" in text
+    for address in map(ipaddress.ip_address, METADATA):
+        for block in blocks:
+            if address in ipaddress.ip_network(block["cidr"]):
+                assert any(address in ipaddress.ip_network(one) for one in block["except"]), address
     for spec in policies.values():
         for rule in [*spec.get("ingress", []), *spec.get("egress", [])]:
             assert rule.get("ports"), "a rule without ports opens them all"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from services.infra.static_keys import parse
 from services.kit.roles import Role
 from sightline.keys import digest
-from tests.support.manifests import ROOT, environment, of_kind
+from tests.support.manifests import K8S, ROOT, environment, of_kind, render_text
 
 DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
 # In place of kubectl: keeps what `create secret generic NAME --from-file/--from-literal` would store.
@@ -87,3 +88,15 @@ def test_the_keys_are_those_of_the_services_and_of_an_administrator(secrets: Pat
     assert callers[digest(token)].roles == {Role.VIEWER}
     (printed,) = re.findall(r"slk_\S+", (secrets / "printed").read_text())
     assert callers[digest(printed)].roles == {Role.ADMIN}
+
+
+def test_the_documented_overlay_takes_every_image_of_ours_from_the_registry(tmp_path: Path) -> None:
+    found = re.search(r"`deploy/k8s/(overlays/ours)/kustomization.yaml`:\n\n```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert found
+    folder = shutil.copytree(K8S, tmp_path / "k8s") / found[1]
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(found[2])
+    images = set(re.findall(r"image: (\S+)", render_text(folder)))
+    names = {one.removeprefix("registry.example/") for one in images if "sightline" in one}
+    assert len(names) == 4
+    assert not names & images

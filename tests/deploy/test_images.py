@@ -9,16 +9,18 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from services.dataset.settings import DatasetSettings
-from services.kit.settings import Settings
-from services.predictor.settings import PredictorSettings
-from services.trainer.settings import TrainerSettings
-from tests.support.manifests import ROOT, tool
+from tests.support.manifests import OURS, ROOT, SHARED, tool, variables
 
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
-OURS = {name: one for name, one in COMPOSE["services"].items() if "build" in one}
-TARGETS = {"dataset": "dataset", "trainer-api": "trainer", "trainer-worker": "trainer-worker", "predictor": "predictor"}
+BUILT = {name: one for name, one in COMPOSE["services"].items() if "build" in one}
+# Of each target, which stage has its packages and which extra of ours they are.
+TARGETS = {
+    "dataset": ("plain", "dataset"),
+    "trainer-api": ("plain", "trainer"),
+    "trainer-worker": ("torch", "trainer-worker"),
+    "predictor": ("torch", "predictor"),
+}
 
 
 def stage(name: str) -> str:
@@ -36,28 +38,31 @@ def test_the_base_image_has_one_full_version() -> None:
     (image,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", image)
     stages = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
-    assert set(stages) <= {"${PYTHON_IMAGE}", "environment", "runtime"}
+    assert set(stages) == {"${PYTHON_IMAGE}", "environment", "runtime", "plain", "torch"}
 
 
 def test_every_package_has_the_version_that_the_tests_ran_with() -> None:
     installs = re.findall(r"pip install [^\n]*", DOCKERFILE)
-    assert len(installs) == 1 + len(TARGETS)
+    assert len(installs) == 2
     assert all("-c /constraints.txt" in one for one in installs)
 
 
-@pytest.mark.parametrize(("target", "extra"), TARGETS.items())
-def test_a_target_installs_its_own_extra_and_runs_as_nobody(target: str, extra: str) -> None:
-    assert f"${{wheel}}[{extra}]" in stage(f"environment-{target}")
-    assert "FROM runtime AS " + target in DOCKERFILE
-    assert f"COPY --from=environment-{target} /opt/sightline" in stage(target)
-    assert "USER" not in stage(target)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_has_the_packages_of_its_extra_and_runs_as_nobody(target: str) -> None:
+    packages, extra = TARGETS[target]
+    (extras,) = re.findall(r"\$\{wheel\}\[(.*)\]", stage(f"environment-{packages}"))
+    assert extra in extras.split(",")
+    assert f"COPY --from=environment-{packages} /opt/sightline" in stage(packages)
+    assert f"FROM {packages} AS {target}\n" in DOCKERFILE
+    assert f"FROM runtime AS {packages}\n" in DOCKERFILE
     assert "USER 10001:10001" in stage("runtime")
+    assert DOCKERFILE.count("USER ") == 1
     assert "apt-get" not in DOCKERFILE
 
 
-@pytest.mark.parametrize(("extra", "has_torch"), [("dataset", False), ("trainer", False), ("predictor", True)])
-def test_the_images_of_apis_hold_no_torch(extra: str, has_torch: bool) -> None:
-    assert ("torch" in distributions("sightline", extra)) is has_torch
+@pytest.mark.parametrize(("packages", "extra"), TARGETS.values())
+def test_the_images_of_apis_hold_no_torch(packages: str, extra: str) -> None:
+    assert ("torch" in distributions("sightline", extra)) is (packages == "torch")
 
 
 def distributions(name: str, extra: str = "", seen: frozenset[tuple[str, str]] = frozenset()) -> set[str]:
@@ -106,11 +111,16 @@ def test_compose_and_the_cluster_run_the_same_versions() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
+def test_an_image_sets_what_its_processes_know(name: str) -> None:
+    target = "dataset" if name.startswith("dataset") else name
+    stages = ("runtime", TARGETS[target][0], target)
+    values = set(re.findall(r"\b(SIGHTLINE_\w+)=", "".join(map(stage, stages))))
+    assert {"SIGHTLINE_HOST", "SIGHTLINE_METRICS_PORT"} <= values <= variables(OURS[name])
+
+
+@pytest.mark.parametrize("name", BUILT)
 def test_compose_builds_what_the_dockerfile_has_and_sets_what_the_services_know(name: str) -> None:
-    service = OURS[name]
+    service = BUILT[name]
     assert service["build"]["target"] in TARGETS
-    known: set[str] = set()
-    for settings in (Settings, DatasetSettings, TrainerSettings, PredictorSettings):
-        known |= {f"SIGHTLINE_{field.upper()}" for field in settings.model_fields}
-    assert service["environment"].keys() <= known
+    assert service["environment"].keys() <= SHARED
     assert ("SIGHTLINE_PROBE_PORT" in service["environment"]) or name.endswith("worker")

@@ -1,13 +1,17 @@
 """The configuration of NATS in deploy/k8s, tried with real servers: three of them, plain and with TLS."""
 
 import asyncio
+import json
 import os
 import re
 import subprocess
+import urllib.request
 from collections.abc import Generator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nats.aio.client import ServerVersion
@@ -15,19 +19,30 @@ from nats.aio.client import ServerVersion
 from services.infra.jetstream import connected, knows_sync_interval
 from services.infra.jetstream_queue import STREAM, JetStreamQueue
 from services.infra.nats_access import NatsAccess
+from services.kit.queue import Queue
+from services.trainer import jobs
 from sightline.nats import find, version
 from sightline.ports import free_ports
 from tests.support.certificates import Authority
-from tests.support.manifests import K8S
+from tests.support.manifests import K8S, of_kind
 from tests.support.servers import stop
 
 SERVERS = 3
 PLACES = {"plain": K8S / "base" / "nats.conf", "tls": K8S / "components" / "tls" / "nats.conf"}
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where three servers are, and how to get in."""
+
+    url: str
+    access: NatsAccess
+    monitors: list[str]
+
+
 @pytest.fixture(params=PLACES)
-def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[tuple[str, NatsAccess]]:
-    """Its urls, and how to get in."""
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Cluster]:
+    """Three servers of the configuration."""
     access = NatsAccess()
     if request.param == "tls":
         authority = Authority()
@@ -43,7 +58,9 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[tuple[s
             command = [find(), "--config", str(config)]
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
             stack.callback(stop, process)
-        yield ",".join(f"nats://127.0.0.1:{port}" for port in ports[:SERVERS]), access
+        clients, monitors = ports[:SERVERS], ports[2 * SERVERS :]
+        url = ",".join(f"nats://127.0.0.1:{port}" for port in clients)
+        yield Cluster(url, access, [f"http://127.0.0.1:{port}" for port in monitors])
 
 
 def _here(config: str, number: int, ports: list[int], folder: Path) -> str:
@@ -61,11 +78,10 @@ def _here(config: str, number: int, ports: list[int], folder: Path) -> str:
     return config if knows else re.sub(r" *sync_interval: always\n", "", config)
 
 
-async def test_three_servers_find_one_another_and_keep_each_stream_thrice(cluster: tuple[str, NatsAccess]) -> None:
-    url, access = cluster
-    async with asyncio.timeout(60), connected(url, "test", access) as connection:
+async def test_three_servers_find_one_another_and_keep_each_stream_thrice(cluster: Cluster) -> None:
+    async with asyncio.timeout(60), connected(cluster.url, "test", cluster.access) as connection:
         queue = JetStreamQueue(connection, replicas=SERVERS)
-        await _published(queue)
+        await _published(queue, "trainer")
         info = await connection.jetstream().stream_info(STREAM)
         assert info.config.num_replicas == SERVERS
         assert info.cluster is not None
@@ -75,10 +91,52 @@ async def test_three_servers_find_one_another_and_keep_each_stream_thrice(cluste
         assert delivery.body == b"work"
 
 
-async def _published(queue: JetStreamQueue) -> None:
+async def test_the_autoscaler_reads_the_number_of_trainings_before_any_worker_has_been_there(cluster: Cluster) -> None:
+    (scaled,) = of_kind("autoscaling", "ScaledJob")
+    trigger = scaled["spec"]["triggers"][0]["metadata"]
+    async with asyncio.timeout(60), connected(cluster.url, "test", cluster.access) as connection:
+        queue = JetStreamQueue(connection, replicas=SERVERS)
+        await _published(queue, "other")  # KEDA takes the whole stream for work where it finds no consumer
+        assert await queue.depth(jobs.KIND) == 0  # the trainer api asks this every five seconds
+        await _until_told(cluster, trigger, 0)
+        await queue.publish(jobs.KIND, b"1")
+        await queue.publish(jobs.KIND, b"2")
+        assert await queue.fetch(jobs.KIND, timedelta(seconds=20))
+        await _until_told(cluster, trigger, 2)
+
+
+async def _until_told(cluster: Cluster, trigger: dict[str, str], number: int) -> None:
+    """Until the monitoring endpoint says so, asked as KEDA asks, which makes its name of the consumer's leader."""
+    query = f"/jsz?acc={trigger['account']}&consumers=true&config=true"
+    while True:
+        for position, monitor in enumerate(cluster.monitors):
+            told = await asyncio.to_thread(_asked, monitor + query)
+            if number in _counted(told, trigger, f"nats-{position}"):
+                return
+        await asyncio.sleep(0.2)
+
+
+def _counted(told: dict[str, Any], trigger: dict[str, str], leader: str) -> list[int]:
+    return [
+        consumer["num_pending"] + consumer["num_ack_pending"]
+        for account in told.get("account_details", [])
+        if account["name"] == trigger["account"]
+        for stream in account.get("stream_detail", [])
+        if stream["name"] == trigger["stream"]
+        for consumer in stream.get("consumer_detail", [])
+        if (consumer["name"], consumer["cluster"].get("leader")) == (trigger["consumer"], leader)
+    ]
+
+
+def _asked(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return dict(json.load(answer))
+
+
+async def _published(queue: Queue, kind: str) -> None:
     """Until the servers have elected a leader, none of them takes anything."""
     while True:
         try:
-            return await queue.publish("trainer", b"work")
+            return await queue.publish(kind, b"work")
         except Exception:  # noqa: BLE001 - whatever it says, the test's deadline ends it
             await asyncio.sleep(0.2)

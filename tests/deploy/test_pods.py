@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from services.dataset.settings import DatasetSettings
-from services.kit.settings import Settings
-from services.predictor.settings import PredictorSettings
-from services.trainer.settings import TrainerSettings
 from tests.support.manifests import (
     APIS,
     NAMES,
+    OURS,
     ROOT,
+    SHARED,
     containers,
     environment,
     of_kind,
@@ -20,16 +18,10 @@ from tests.support.manifests import (
     template,
     text_of,
     title,
+    variables,
     workloads,
 )
 
-OURS: dict[str, type[Settings]] = {
-    "dataset-api": DatasetSettings,
-    "dataset-worker": DatasetSettings,
-    "trainer-api": TrainerSettings,
-    "trainer-worker": TrainerSettings,
-    "predictor": PredictorSettings,
-}
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 rendering = pytest.mark.parametrize("name", NAMES)
 
@@ -48,7 +40,9 @@ def test_every_container_is_confined_limited_and_probed(name: str) -> None:
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), what
         for bound in ("requests", "limits"):
             assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][bound].keys(), what
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), what
         for volume in pod["volumes"]:
+            assert volume.keys() - {"name"} <= {"configMap", "emptyDir", "secret"}, f"{what}: not `restricted`"
             assert not ("emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]), what
 
 
@@ -167,15 +161,15 @@ def test_every_variable_is_a_setting_with_a_value_that_it_takes(
     name: str, pod_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = environment(name, pod_name) | {"SIGHTLINE_S3_ENDPOINT": "store:443"}
-    known: set[str] = set()
-    for settings in (Settings, *OURS.values()):
-        known |= {f"SIGHTLINE_{field.upper()}" for field in settings.model_fields}
     secret = tmp_path / "secret"
     secret.write_text("secret")
     for variable, value in values.items():
         if variable.startswith("SIGHTLINE_"):
-            assert variable.removesuffix("_FILE") in known or variable in known, variable
+            assert variable in SHARED, variable
             monkeypatch.setenv(variable, str(secret) if variable.endswith("_FILE") else value or "1")
+    (workload,) = [one for one in workloads(name) if one["metadata"]["name"] == pod_name]
+    own = {one["name"] for one in template(workload)["spec"]["containers"][0]["env"]}
+    assert own <= variables(OURS[pod_name])
     settings = OURS[pod_name]()
     assert settings.s3_endpoint == "store:443"
     assert settings.s3_secret_key.get_secret_value() == "secret"

@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import SecretStr
+
+from services.dataset.settings import DatasetSettings
+from services.kit.settings import Settings
+from services.predictor.settings import PredictorSettings
+from services.trainer.settings import TrainerSettings
+from sightline.addresses import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
@@ -30,6 +37,23 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
 
 Resource = dict[str, Any]
 APIS = {"dataset-api", "trainer-api", "predictor"}
+OURS: dict[str, type[Settings]] = {
+    "dataset-api": DatasetSettings,
+    "dataset-worker": DatasetSettings,
+    "trainer-api": TrainerSettings,
+    "trainer-worker": TrainerSettings,
+    "predictor": PredictorSettings,
+}
+
+
+def variables(*settings: type[Settings]) -> set[str]:
+    """The variables that these settings read; those of secrets also as files."""
+    fields = [(f"SIGHTLINE_{name.upper()}", field) for one in settings for name, field in one.model_fields.items()]
+    return {name for name, _ in fields} | {f"{name}_FILE" for name, field in fields if field.annotation is SecretStr}
+
+
+# What an environment that several processes share may hold: their settings, and the addresses that the doctor asks.
+SHARED = variables(*OURS.values()) | set(VARIABLES.values())
 
 
 def tool(name: str) -> str:
