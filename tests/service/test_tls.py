@@ -66,7 +66,7 @@ def caller(files: dict[str, Path], *, certificate: bool = False) -> Credentials:
 
 async def get(address: str, credentials: Credentials) -> None:
     """One call over a connection of its own."""
-    async with open_channel(address, 5, credentials) as channel:
+    async with open_channel(address, 20, credentials) as channel:
         await DatasetServiceStub(channel).GetDataset(GET)
 
 
@@ -237,14 +237,16 @@ async def test_plain_text_to_a_server_with_tls_and_the_reverse_say_what_to_set(f
             await get(running.address, caller(files))
 
 
-async def test_mutual_tls_refuses_who_has_no_certificate_or_one_of_a_stranger(files, tmp_path):
+async def test_mutual_tls_refuses_who_has_no_certificate_an_expired_one_or_a_strangers(files, authority, tmp_path):
     stranger = Authority("Other").pair("stranger").write(tmp_path, "stranger")
+    expired = authority.pair("caller", valid=(-2 * HOUR, -HOUR)).write(tmp_path, "expired")
     async with serving(**server(files, mutual=True)) as running:
         await get(running.address, caller(files, certificate=True))
         with pytest.raises(Unavailable, match="SIGHTLINE_CLIENT_CERTIFICATE and SIGHTLINE_CLIENT_KEY"):
             await get(running.address, caller(files))
-        with pytest.raises(Unavailable, match="SIGHTLINE_CLIENT_CERTIFICATE"):
-            await get(running.address, Credentials(str(files["ca"]), str(stranger[0]), str(stranger[1])))
+        for certificate, key in (stranger, expired):
+            with pytest.raises(Unavailable, match="SIGHTLINE_CLIENT_CERTIFICATE"):
+                await get(running.address, Credentials(str(files["ca"]), str(certificate), str(key)))
 
 
 async def test_a_connection_that_failed_is_diagnosed_by_trying_it_out(files, authority, tmp_path):
@@ -307,6 +309,12 @@ def test_a_token_never_shows_in_what_is_printed_of_credentials():
 
 def test_other_failures_are_not_explained_by_tls():
     assert not explain("Connection refused", Credentials())
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+async def test_an_address_of_ipv6_is_listened_on_with_and_without_brackets(host):
+    async with serving(host=host, probe_port=free_port()) as running:
+        await get(running.address.replace("127.0.0.1", "[::1]"), Credentials())
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1", "[::1]"])
