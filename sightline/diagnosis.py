@@ -11,12 +11,15 @@ SECONDS = 2.0  # for one attempt
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 # What is said of a connection that failed, and what it means; the closer one first. The words are OpenSSL's and gRPC's.
-_MEANINGS = (
+_UNVERIFIED = (
     (("certificate has expired",), "the service's certificate has expired: its operator must renew it"),
     (("Hostname Verification", "Hostname mismatch", "IP address mismatch", "not valid for"),
      "the service's certificate does not name this host: reach it by a name that it has"),
     (("CERTIFICATE_VERIFY_FAILED",),
      "the service's certificate is not signed by the CA that is trusted here: set {ca} to the right one"),
+)  # fmt: skip
+_MEANINGS = (
+    *_UNVERIFIED,
     (("WRONG_VERSION_NUMBER",), "the service does not speak TLS there: leave out {ca}, or give it a certificate"),
     (("CERTIFICATE_REQUIRED", "ALERT_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "PEER_DID_NOT_RETURN"),
      "the service refuses the caller's certificate: set {certificate} and {key} to a valid pair that it accepts"),
@@ -38,6 +41,11 @@ def explain(said: str, credentials: Credentials) -> str:
     if not credentials.certificate:
         return f"if the service asks for certificates, set {names['certificate']} and {names['key']}"
     return f"if it refuses the certificate, see whether {names['certificate']} is valid and of a CA that it trusts"
+
+
+def unverified(said: str, ca: str) -> str:
+    """Why a server's certificate was not believed, where that is the fault; `ca` is the setting that names its CA."""
+    return next((meaning.format(ca=ca) for words, meaning in _UNVERIFIED if any(word in said for word in words)), "")
 
 
 def place_of(address: str) -> tuple[str, int] | None:

@@ -68,15 +68,14 @@ async def connect(url: str, name: str, *, deadline_seconds: float = 30.0, access
 
     Until the deadline the first connection is tried again and again, so that services and nats-server may start in
     any order; then Unavailable, with the last fault. Warns of a server that cannot write each record through to disk.
-    With a CA or a certificate in `access` it speaks TLS or not at all, by the files as they are at each attempt.
+    With `tls://`, or a CA or a certificate in `access`, it speaks TLS or not at all, by the files as they are at each
+    attempt.
     """
     problem, answered = "no answer", False
-    connection, tls, options = client_and_options(access)
+    connection, options = client_and_options(url, access)
 
     async def on_error(error: Exception) -> None:
         nonlocal problem, answered
-        if tls:
-            tls.renew()
         fault = explain(str(error)) or type(error).__name__
         log.debug("nats.error", problem=fault)  # twice a second while the server is away
         said = not isinstance(error, OSError) or isinstance(error, ssl.SSLError)
@@ -84,8 +83,6 @@ async def connect(url: str, name: str, *, deadline_seconds: float = 30.0, access
             problem, answered = fault, said
 
     async def on_disconnect() -> None:
-        if tls:
-            tls.renew()
         log.warning("nats.disconnected")
 
     async def on_reconnect() -> None:

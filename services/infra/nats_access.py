@@ -11,7 +11,8 @@ from nats.aio.client import Client, RawCredentials
 from services.kit.errors import Unavailable
 from services.kit.log import Log
 from services.kit.settings import Settings
-from sightline.credentials import check_pair
+from sightline.credentials import check_ca, check_pair
+from sightline.diagnosis import unverified
 from sightline.watched import Watched
 
 _log = Log(__name__)
@@ -36,61 +37,59 @@ class NatsAccess:
         return f"NatsAccess(ca={self.ca}, certificate={self.certificate})"
 
 
-class Tls:
-    """The TLS of one connection. Law: each new handshake is by the files as they are; unusable ones are left aside."""
+class EncryptedClient(Client):
+    """Each handshake is by the files as they are then; unusable ones are left aside.
+
+    It never says who it is to a server that offers no TLS: somebody between could have taken the offer away.
+    """
 
     def __init__(self, access: NatsAccess) -> None:
         """Unavailable if the files cannot be used."""
-        self._access = access
-        self.context = ssl.create_default_context(cafile=None)
+        super().__init__()
         paths = [path for path in (access.ca, access.certificate, access.key) if path]
         try:
-            self._files = Watched(paths, self._load, lambda error: _log.error("nats_certificate_unusable", error))
+            self._contexts = Watched(paths, lambda _: _context(access), _tell)
         except (OSError, ValueError) as error:
             problem = f"{error}; see SIGHTLINE_NATS_CA, SIGHTLINE_NATS_CERTIFICATE and SIGHTLINE_NATS_KEY"
             raise Unavailable(what="nats-server", problem=problem) from None
 
-    def renew(self) -> None:
-        """Before a connection is tried again."""
-        self._files.get()
-
-    def _load(self, _contents: list[bytes]) -> None:
-        """Into the one context that the client keeps."""
-        access = self._access
-        try:
-            if access.ca:
-                self.context.load_verify_locations(access.ca)
-        except ssl.SSLError as error:
-            raise ValueError(f"{access.ca} holds no certificate of a CA ({error})") from None
-        if access.certificate and access.key:
-            check_pair(access.certificate, access.key)
-            self.context.load_cert_chain(access.certificate, access.key)
-
-
-class EncryptedClient(Client):
-    """Never says who it is to a server that offers no TLS: somebody between could have taken the offer away."""
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        return self._contexts.get()
 
     def _connect_command(self) -> bytes:
         if not self._server_info.get("tls_required"):
-            raise nats.errors.Error("it offers no TLS, which SIGHTLINE_NATS_CA asks for; give it a `tls` block")
+            asked = "SIGHTLINE_NATS_CA or `tls://` asks"
+            raise nats.errors.Error(f"it offers no TLS, which {asked} for; give it a `tls` block")
         return super()._connect_command()
 
 
-def client_and_options(access: NatsAccess) -> tuple[Client, Tls | None, dict[str, Any]]:
-    """The client to connect, the TLS to renew, and what `connect` is told of both."""
-    options: dict[str, Any] = {}
-    if access.credentials:
-        options["user_credentials"] = RawCredentials(access.credentials)
-    if not (access.ca or access.certificate):
-        return Client(), None, options
-    tls = Tls(access)
-    return EncryptedClient(), tls, {**options, "tls": tls.context}
+def _context(access: NatsAccess) -> ssl.SSLContext:
+    """Trusts the CA alone, or, where there is none, those of the system."""
+    if access.ca:
+        check_ca(access.ca, access.ca.read_bytes())
+    context = ssl.create_default_context(cafile=access.ca)
+    if access.certificate and access.key:
+        check_pair(access.certificate, access.key)
+        context.load_cert_chain(access.certificate, access.key)
+    return context
+
+
+def _tell(error: Exception) -> None:
+    _log.error("nats_certificate_unusable", error)
+
+
+def client_and_options(url: str, access: NatsAccess) -> tuple[Client, dict[str, Any]]:
+    """The client to connect, and what `connect` is told besides."""
+    encrypted = bool(access.ca or access.certificate) or "tls://" in url
+    options = {"user_credentials": RawCredentials(access.credentials)} if access.credentials else {}
+    return EncryptedClient(access) if encrypted else Client(), options
 
 
 def explain(problem: str) -> str:
     """What the connection lacks, by what failed; the problem itself where TLS has no part in it."""
-    if "CERTIFICATE_VERIFY_FAILED" in problem:
-        return "its certificate is not one of a CA that is trusted here; set SIGHTLINE_NATS_CA to its CA"
+    if fault := unverified(problem, "SIGHTLINE_NATS_CA"):
+        return fault
     if "certificate required" in problem.lower() or "bad certificate" in problem.lower():
         return "it asks for a certificate; set SIGHTLINE_NATS_CERTIFICATE and SIGHTLINE_NATS_KEY to one that it accepts"
     return problem

@@ -18,6 +18,7 @@ from services.infra.threads import Threads
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
 from sightline.credentials import check_ca
+from sightline.diagnosis import unverified
 
 T = TypeVar("T")
 WORKERS = 16
@@ -203,8 +204,8 @@ class _BehindTheEnd(Exception):
 
 def _brief(error: Exception) -> str:
     """The error's first line; a client's message may carry a whole response."""
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return "its certificate is not one of a CA that is trusted here; set SIGHTLINE_S3_CA to its CA"
+    if fault := unverified(str(error), "SIGHTLINE_S3_CA"):
+        return fault
     if "WRONG_VERSION_NUMBER" in str(error):
         return "it does not speak TLS there; set SIGHTLINE_S3_SECURE=false if that is meant"
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

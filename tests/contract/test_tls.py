@@ -22,7 +22,7 @@ from services.infra.store import open_blobs
 from services.kit.errors import StoreRefused, Unavailable
 from services.kit.settings import Settings
 from tests.support.ceph import CephGateway
-from tests.support.certificates import Authority, replace
+from tests.support.certificates import HOUR, Authority, replace
 from tests.support.servers import NatsServer
 from tests.support.waiting import eventually
 
@@ -63,7 +63,7 @@ async def test_records_are_kept_over_mutual_tls(server, files):
 
 async def test_a_server_of_another_ca_is_not_spoken_to(server, files, tmp_path):
     access = NatsAccess(**files | {"ca": Authority("Other").write(tmp_path, "other")})
-    with pytest.raises(Unavailable, match="set SIGHTLINE_NATS_CA to its CA"):
+    with pytest.raises(Unavailable, match="set SIGHTLINE_NATS_CA to the right one"):
         await connect(server.url, "test", deadline_seconds=SECONDS, access=access)
 
 
@@ -76,10 +76,38 @@ async def test_a_client_whose_certificate_is_not_accepted_is_told_what_to_set(se
         await connect(server.url, "test", deadline_seconds=SECONDS, access=access)
 
 
-async def test_a_password_is_never_said_to_a_server_that_offers_no_tls(own_nats_server, files):
-    url = own_nats_server.url.replace("nats://", "nats://user:secret@")
+@pytest.mark.parametrize(("scheme", "with_ca"), [("nats", True), ("tls", False)])
+async def test_a_password_is_never_said_to_a_server_that_offers_no_tls(own_nats_server, files, scheme, with_ca):
+    url = own_nats_server.url.replace("nats://", f"{scheme}://user:secret@")
+    access = NatsAccess(files["ca"]) if with_ca else NatsAccess()
     with pytest.raises(Unavailable, match=r"offers no TLS.*give it a `tls` block"):
-        await connect(url, "test", deadline_seconds=SECONDS, access=NatsAccess(files["ca"]))
+        await connect(url, "test", deadline_seconds=SECONDS, access=access)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "hours", "said"),
+    [(("elsewhere.example",), 1, "does not name this host"), (("localhost", "127.0.0.1"), -1, "has expired")],
+)
+async def test_a_server_whose_certificate_does_not_hold_is_not_spoken_to(
+    server, files, authority, tmp_path, hosts, hours, said
+):
+    server.stop()
+    authority.pair(hosts=hosts, valid=(-2 * HOUR, hours * HOUR)).write(tmp_path, "nats")
+    server.start()
+    with pytest.raises(Unavailable, match=said):
+        await connect(server.url, "test", deadline_seconds=SECONDS, access=NatsAccess(**files))
+
+
+async def test_a_ca_that_is_withdrawn_is_trusted_no_longer(server, files):
+    """Nor are the system's, where one is set."""
+    connection = await connect(server.url, "test", deadline_seconds=SECONDS, access=NatsAccess(**files))
+    context = connection.ssl_context
+    assert len(context.get_ca_certs()) == 1
+    other = Authority("Other")
+    replace(files["ca"], other.certificate)
+    assert connection.ssl_context.get_ca_certs() != context.get_ca_certs()
+    assert len(connection.ssl_context.get_ca_certs()) == 1
+    await connection.close()
 
 
 async def test_files_that_cannot_be_used_are_named_with_their_settings(files, tmp_path):
@@ -183,7 +211,7 @@ async def test_blobs_are_kept_over_tls_by_the_settings(s3_server):
 
 async def test_a_store_of_another_ca_is_not_spoken_to(s3_server, tmp_path):
     for ca in (None, Authority("Other").write(tmp_path)):
-        with pytest.raises(Unavailable, match="set SIGHTLINE_S3_CA to its CA"):
+        with pytest.raises(Unavailable, match="set SIGHTLINE_S3_CA to the right one"):
             await S3Blobs(client_of(s3_server, ca)).ping()
 
 
