@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -90,20 +91,23 @@ class Credentials:
             raise CredentialsError(f"{error}; see {variables}") from error
 
     def watch_token(self, tell: Callable[[Exception], None]) -> Callable[[], str]:
-        """Gives the token of the moment; CredentialsError if its file cannot be read, or holds none."""
-        if not self.token_file:
-            token = self.token.strip()
-            return lambda: token
+        """Gives the token of the moment; CredentialsError if its file cannot be read, or it is none."""
         try:
-            return Watched([Path(self.token_file)], _token, tell).get
+            if self.token_file:
+                return Watched(
+                    [Path(self.token_file)], lambda contents: _token(contents[0].decode("latin-1")), tell
+                ).get
+            token = _token(self.token) if self.token else ""
         except (OSError, ValueError) as error:
-            raise CredentialsError(f"{error}; see {self.name_of('token_file')}") from error
+            variable = self.name_of("token_file" if self.token_file else "token")
+            raise CredentialsError(f"{error}; see {variable}") from error
+        return lambda: token
 
 
-def _token(contents: list[bytes]) -> str:
-    token = contents[0].decode("ascii", errors="replace").strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ValueError("the token's file holds no token")
+def _token(text: str) -> str:
+    token = text.strip()
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ValueError("a token is one word of ASCII, and there is none")
     return token
 
 

@@ -35,6 +35,7 @@ from services.kit.telemetry import Telemetry
 
 REQUEST_ID = "x-request-id"
 DETAILS = "grpc-status-details-bin"
+MAX_HOUSEKEEPING = 100  # calls at once: nobody needs a token for health, and none of them may take others' places
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 
@@ -213,6 +214,8 @@ class Calls(grpc.aio.ServerInterceptor):
             if len(self._live) >= self._max_calls:
                 raise Overloaded(service=self._service, limit=self._max_calls)
             self._idle.clear()
+        elif len(place) >= MAX_HOUSEKEEPING:
+            raise Overloaded(service=call.rpc.service, limit=MAX_HOUSEKEEPING)
         place.add(call)
         try:
             yield

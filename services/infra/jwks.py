@@ -131,7 +131,7 @@ def parse(content: bytes) -> Keys:
     for kid, key in found.items():
         try:
             parsed[kid] = jwt.PyJWK(key)
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, NotImplementedError) as error:  # the latter for the algorithm `none`
             _log.warning("auth_jwk_left_out", kid=kid[:100], problem=str(error))
     if not parsed:
         raise ValueError("that JWKS has no public key with a `kid`")

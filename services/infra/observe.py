@@ -56,11 +56,17 @@ def configure_logging(service: str, level: str = "INFO", stream: TextIO | None =
         )
     )
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own, which are no JSON
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_no_metadata)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     for package in ("services", "sightline"):
         logging.getLogger(package).setLevel(level.upper())
+
+
+def _quotes_no_metadata(record: logging.LogRecord) -> bool:
+    """Keeps out what gRPC says of metadata that are no UTF-8: a token with a stray byte may be among them."""
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def _unfold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -95,7 +95,9 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._grpc)
-        self._probe = grpc.aio.server() if settings.probe_port else None
+        self._probe = (
+            grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_SPARE_CALLS) if settings.probe_port else None
+        )
         if self._probe:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probe)
         self._readiness: asyncio.Task[None] | None = None
@@ -103,14 +105,14 @@ class Server:
 
     async def start(self) -> int:
         """Takes calls, once it is ready; returns the port. RuntimeError if that is taken."""
-        address = f"{self._settings.host}:{self._settings.port}"
+        address = self._address(self._settings.port)
         if self._credentials:
             port = self._grpc.add_secure_port(address, self._credentials)
         else:
             port = self._grpc.add_insecure_port(address)
         await self._set_health(serving=self._ready is None)
         if self._probe:
-            self._probe.add_insecure_port(f"{self._settings.host}:{self._settings.probe_port}")
+            self._probe.add_insecure_port(self._address(self._settings.probe_port))
             await self._probe.start()
         if self._ready:
             self._readiness = asyncio.create_task(self._follow(self._ready), name="readiness")
@@ -121,6 +123,10 @@ class Server:
         await self._grpc.start()
         _log.info("server_started", port=port, services=self._names)
         return port
+
+    def _address(self, port: int) -> str:
+        host = self._settings.host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Serves what `start` began until the event is set, then drains."""

@@ -6,9 +6,10 @@ import os
 import re
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 # For tokens: what a holder of the public key cannot sign with.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
     auth_audience: str = ""
     auth_algorithms: str = "RS256,ES256,EdDSA"
     auth_role_claim: str = "role"  # dots lead into objects
-    auth_leeway_seconds: float = 30.0  # between the issuer's clock and ours
+    auth_leeway_seconds: float = Field(default=30.0, ge=0, le=300)  # between the issuer's clock and ours
     insecure: bool = False  # whether to serve other machines without TLS or tokens, and to send tokens in plain text
     # Whom to trust, and what to show, when calling other services, NATS and S3.
     tls_ca: str = ""  # of the other services; "system": the roots that come with gRPC
@@ -61,6 +62,26 @@ class Settings(BaseSettings):
     nats_key: Path | None = None
     nats_credentials: SecretStr = SecretStr("")  # the content of a .creds file
     s3_ca: Path | None = None
+
+    @field_validator("host")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        """The address of IPv6 without the brackets that it may stand in; what else has a colon would be misread."""
+        host = value.removeprefix("[").removesuffix("]")
+        if ":" in host:
+            ipaddress.ip_address(host)
+        return host
+
+    @field_validator("nats_url")
+    @classmethod
+    def _of_servers(cls, value: str) -> str:
+        """The words of the fault have nothing of the value: there may be a password in it."""
+        if not all(map(_is_server, value.split(","))):
+            raise ValueError(
+                "that is not `nats://host:port` or `nats://user:password@host:port`, nor several of them separated by"
+                " commas; a password cannot have any of / ? # ,"
+            )
+        return value
 
     @field_validator("auth_algorithms")
     @classmethod
@@ -115,7 +136,7 @@ class Settings(BaseSettings):
 
     def masked(self) -> str:
         """The settings as JSON, secrets and the passwords in urls masked."""
-        return re.sub(r"://[^/@\s]+@", "://**********@", json.dumps(self.model_dump(mode="json"), indent=2))
+        return re.sub(r'://[^/?#,"]+@', "://**********@", json.dumps(self.model_dump(mode="json"), indent=2))
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
@@ -129,7 +150,10 @@ class _SecretFiles(PydanticBaseSettingsSource):
         for name, field in self.settings_cls.model_fields.items():
             path = os.environ.get(f"SIGHTLINE_{name.upper()}_FILE")
             if field.annotation is SecretStr and path:
-                found[name] = Path(path).read_text().strip()
+                try:
+                    found[name] = Path(path).read_text().strip()
+                except (OSError, UnicodeDecodeError) as error:
+                    raise SettingsError(f"SIGHTLINE_{name.upper()}_FILE: {error}") from None
         return found
 
 
@@ -143,6 +167,8 @@ def load(settings: type[S]) -> S:
     except ValidationError as error:
         faults = [f"  {_variable(e['loc'])}{e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
         raise SystemExit("These settings are wrong:\n" + "\n".join(faults)) from None
+    except SettingsError as error:
+        raise SystemExit(f"These settings are wrong:\n  {error}") from None
 
 
 def refuse_exposure(settings: Settings) -> None:
@@ -164,9 +190,19 @@ def refuse_exposure(settings: Settings) -> None:
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches what listens there."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # ValueError where it is no number
+    except ValueError:
+        return False
+    whole = bool(parts.hostname) and not (parts.path.strip("/") or parts.query or parts.fragment)
+    return whole and parts.scheme in ("nats", "tls", "ws", "wss")
 
 
 def _lone(one: object, other: object) -> bool:

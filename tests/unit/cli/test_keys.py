@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from services.infra.static_keys import parse
 from services.kit.roles import Role
 from sightline.credentials import VARIABLES, Credentials
@@ -48,6 +50,15 @@ def test_a_token_is_not_sent_in_plain_text_to_another_machine(sightline, monkeyp
     assert said.code == 2
     assert "set SIGHTLINE_CA to the CA of the services" in said.err
     assert "hunter2" not in said.err
+
+
+@pytest.mark.parametrize("token", ["hünter2", "hunter\n2", "hunter 2", " "])
+def test_a_token_that_no_call_can_carry_is_refused_before_any_and_not_repeated(sightline, monkeypatch, token):
+    monkeypatch.setenv("SIGHTLINE_TOKEN", token)
+    said = sightline("datasets", "list")
+    assert said.code == 2
+    assert "one word of ASCII, and there is none; see SIGHTLINE_TOKEN" in said.err
+    assert "nter" not in said.err
 
 
 def test_tls_to_services_that_speak_none_says_what_to_leave_out(sightline, monkeypatch, tmp_path):

@@ -147,6 +147,7 @@ def test_secret_encrypting_and_nameless_keys_are_left_out(first):
         {name: value for name, value in first.jwk.items() if name != "kid"},
         first.jwk | {"kid": "private", "d": "AQAB"},
         first.jwk | {"kid": "unknown", "alg": "XX99"},
+        first.jwk | {"kid": "unsigned", "alg": "none"},
     ]
     assert list(parse(json.dumps({"keys": [*left_out, first.jwk]}).encode())) == ["first"]
 

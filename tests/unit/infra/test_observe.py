@@ -49,6 +49,14 @@ def test_an_event_is_one_line_with_its_fields_and_the_ids_at_hand(stream):
     }
 
 
+def test_what_grpc_quotes_of_metadata_is_not_logged(stream):
+    logger = logging.getLogger("grpc._cython.cygrpc")
+    logger.error("Invalid encoding on %s", b"Bearer secret")
+    logger.error("something else")
+    (line,) = lines(stream)
+    assert line["message"] == "something else"
+
+
 def test_a_field_never_replaces_what_every_line_has(stream):
     log.Log("services.test").info("tried", event="x", level="y", service="z", time="w", name=object())
     (line,) = lines(stream)
