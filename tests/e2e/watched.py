@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import grpc
+import pytest
+
+from services.infra import jetstream
+from services.infra.jetstream_records import JetStreamRecords
+from services.kit.records import Table
+from services.trainer.domain import Trial
+from sightline.client import Client
 from sightline.stack import Stack
+from sightline.v1.dataset_pb2 import Dataset
+from sightline.v1.dataset_service_pb2 import CreateDatasetRequest, GetDatasetRequest
 from tests.e2e.conftest import Command, RunningStack
 from tests.support.prometheus import RULES, Prometheus, hastened
+from tests.support.servers import free_port, stop
 
 JOBS = {
     "dataset": "dataset-api",
@@ -36,6 +49,7 @@ PATIENCE = {
     "SightlineTrialsFailing": "> 0.5 -> > 0.2",  # those of the tests before count too
 }
 ENVIRONMENT = {
+    "SIGHTLINE_WEIGHTS_DIR": "",  # whether this machine has weights or not, models are equally large and slow to train
     "SIGHTLINE_DOWNLOAD_WEIGHTS": "false",
     "SIGHTLINE_LEASE_SECONDS": "3",
     "SIGHTLINE_HEARTBEAT_SECONDS": "0.5",
@@ -52,6 +66,7 @@ class Watched:
     stack: Stack
     prometheus: Prometheus
     command: Command
+    spare_port: int  # Prometheus looks there for the metrics of the job `spare`
 
     @contextmanager
     def frozen(self, *names: str) -> Generator[None]:
@@ -66,35 +81,118 @@ class Watched:
                 os.kill(pid, signal.SIGCONT)
 
     @contextmanager
-    def without_store(self) -> Generator[None]:
-        """In the place of the store's folder there is something that is no folder."""
-        store = self.stack.data / "store"
-        away = store.rename(store.with_name("store-away"))
-        store.write_text("not a folder")
+    def without(self, name: str) -> Generator[None]:
+        """In the place of this folder of the suite there is something that is no folder."""
+        folder = self.stack.data / name
+        away = folder.rename(folder.with_name(f"{name}-away"))
+        folder.write_text("not a folder")
         try:
             yield
         finally:
-            store.unlink()
-            away.rename(store)
+            folder.unlink()
+            away.rename(folder)
+
+    @contextmanager
+    def damaged(self, model: str) -> Generator[None]:
+        """One byte of the weights of each of the model's bundles is another, in the store."""
+        files = list((self.stack.data / "store").glob(f"**/models/{model}/**/weights.safetensors"))
+        assert files
+        whole = {file: file.read_bytes() for file in files}
+        try:
+            for file, content in whole.items():
+                file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            yield
+        finally:
+            for file, content in whole.items():
+                file.write_bytes(content)
+
+    @contextmanager
+    def overcharged(self, trial: str, seconds: float) -> Generator[None]:
+        """The trial's record says that so many seconds more were charged."""
+        asyncio.run(self._charge(trial, seconds))
+        try:
+            yield
+        finally:
+            asyncio.run(self._charge(trial, -seconds))
+
+    async def _charge(self, trial: str, seconds: float) -> None:
+        def more(now: Trial) -> Trial:
+            *others, last = now.work.segments
+            charged = replace(last, seconds=last.seconds + seconds)
+            return replace(now, work=replace(now.work, segments=(*others, charged)))
+
+        async with jetstream.connected(self.stack.nats_url, "tests") as connection:
+            await Table(JetStreamRecords(connection), Trial).change(trial, more)
+
+    @contextmanager
+    def another_dataset_api(self, certificate: Path, key: Path) -> Generator[None]:
+        """One that speaks TLS, beside that of the suite."""
+        environment = {
+            **os.environ,
+            "SIGHTLINE_NATS_URL": self.stack.nats_url,
+            "SIGHTLINE_STORE_DIRECTORY": str(self.stack.data / "store"),
+            "SIGHTLINE_PORT": str(free_port()),
+            "SIGHTLINE_METRICS_PORT": str(self.spare_port),
+            "SIGHTLINE_TLS_CERTIFICATE": str(certificate),
+            "SIGHTLINE_TLS_KEY": str(key),
+        }
+        process = subprocess.Popen([sys.executable, "-m", "services.dataset", "api"], env=environment)
+        try:
+            yield
+        finally:
+            stop(process)
 
     @contextmanager
     def deadly(self) -> Generator[None]:
         """Every training process is killed as soon as it appears."""
+        with self._sent_to_children(signal.SIGKILL):
+            yield
+
+    @contextmanager
+    def stuck(self) -> Generator[None]:
+        """Every training process stands still, so that what runs goes on running."""
+        try:
+            with self._sent_to_children(signal.SIGSTOP):
+                yield
+        finally:
+            self._send(signal.SIGCONT)
+
+    @contextmanager
+    def _sent_to_children(self, number: signal.Signals) -> Generator[None]:
         over = threading.Event()
 
-        def kill() -> None:
-            while not over.wait(0.2):
-                for pid in self._children():
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+        def send() -> None:
+            while not over.wait(0.1):
+                self._send(number)
 
-        thread = threading.Thread(target=kill, name="killer", daemon=True)
+        thread = threading.Thread(target=send, name=f"sends {number.name}", daemon=True)
+        self._send(number)
         thread.start()
         try:
             yield
         finally:
             over.set()
             thread.join()
+
+    def _send(self, number: signal.Signals) -> None:
+        for pid in self._children():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def register(self, *names: str, like: str) -> None:
+        """More datasets of the files that this one was made of; nothing is uploaded."""
+        with Client(self.stack.addresses) as client:
+            source = client.datasets.GetDataset(GetDatasetRequest(name=f"datasets/{like}"))
+            described = Dataset(
+                annotation_kind=source.annotation_kind, annotation_file_uris=source.annotation_file_uris
+            )
+            for name in names:
+                client.datasets.CreateDataset(CreateDatasetRequest(dataset_id=name, dataset=described))
+
+    def ask_in_vain(self, dataset: str) -> None:
+        """A call that fails, again and again until its deadline."""
+        with Client(self.stack.addresses) as client, pytest.raises(grpc.RpcError):
+            client.datasets.GetDataset(GetDatasetRequest(name=f"datasets/{dataset}"), timeout=15)
 
     def metrics(self, name: str) -> bytes:
         """What a scrape of the process brings."""
@@ -129,11 +227,13 @@ class Watched:
 @contextmanager
 def watching(folder: Path, environment: dict[str, str]) -> Generator[Watched]:
     """The suite with two trainer workers, and Prometheus with the hastened rules."""
-    options = {"metrics_port": 0, "workers": 2, "environment": ENVIRONMENT | environment}
-    with RunningStack(folder / "suite", **options) as running:
-        targets: dict[str, list[int]] = {}
+    suite, spare_port = folder / "suite", free_port()
+    (suite / "scratch").mkdir(parents=True)
+    environment = {**ENVIRONMENT, "SIGHTLINE_SCRATCH_DIRECTORY": str(suite / "scratch"), **environment}
+    with RunningStack(suite, metrics_port=0, workers=2, environment=environment) as running:
+        targets: dict[str, list[int]] = {"spare": [spare_port]}
         for name, port in running.stack.metrics_ports.items():
             targets.setdefault(JOBS[name], []).append(port)
         rules = hastened(RULES.read_text(), PATIENCE)
         with Prometheus(folder / "prometheus", targets, rules) as prometheus:
-            yield Watched(running.stack, prometheus, Command(running.stack.addresses, folder))
+            yield Watched(running.stack, prometheus, Command(running.stack.addresses, folder), spare_port)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.dataset import metrics
 from services.dataset.app import Datasets
 from services.dataset.domain import CHECK, DatasetRecord, NewDataset, State
 from services.dataset.hold import holding
@@ -159,6 +160,7 @@ async def test_losing_the_whole_queue_loses_nothing(reference: DatasetRecord) ->
             await asyncio.sleep(0)
             await world.reconciler().look()
             assert await world.step()
+        assert world.telemetry.value(metrics.REPUBLISHED) == 3
         await recover(world)
         await recover(world)
         assert (await world.table.get(NAME)).value.snapshot_digest == reference.snapshot_digest
@@ -240,6 +242,21 @@ async def test_a_worker_that_loses_its_lease_in_the_middle_stops_within_a_heartb
         with pytest.raises(LeaseLost):
             await work_too_long()
         assert (await world.table.get(NAME)).value.lease.holder == "w2"
+
+
+async def test_a_worker_that_stands_still_for_too_long_is_counted() -> None:
+    async with viewed() as world:
+        await create(world)
+        get = world.blobs.get
+
+        async def slow(key: str, start: int = 0, length: int | None = None) -> bytes:
+            world.clock.advance(60)
+            await world.table.change(NAME, lambda record: record.taken("w2", world.clock.now(), timedelta(hours=1)))
+            return await get(key, start, length)
+
+        world.blobs.get = slow  # type: ignore[method-assign]
+        await world.step()
+        assert world.telemetry.value(metrics.LEASES_LOST) == 1
 
 
 async def test_a_deletion_that_waited_for_a_worker_follows_at_once_when_it_lets_go() -> None:

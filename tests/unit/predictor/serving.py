@@ -109,10 +109,12 @@ async def serving(
         service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer)
         server = Server("predictor", settings, telemetry, [service])
         running.address = f"127.0.0.1:{await server.start()}"
-        async with open_channel(running.address) as channel:
-            running.stub = PredictionServiceStub(channel)
-            yield running
-        await server.drain()
+        try:
+            async with open_channel(running.address) as channel:
+                running.stub = PredictionServiceStub(channel)
+                yield running
+        finally:
+            await server.drain()
 
 
 def confidences(response: prediction_pb2.AnalyzeImageResponse) -> dict[str, float]:
