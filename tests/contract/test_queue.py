@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -396,8 +398,10 @@ async def test_the_configuration_for_one_machine_starts_a_server(tmp_path: Path)
 
 
 def test_a_process_whose_connection_is_closed_for_good_ends_with_status_1(
-    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(os, "_exit", sys.exit)
+
     async def main(_stop: asyncio.Event) -> None:
         async with asyncio.timeout(10), connected(nats_server.url, "test") as connection:
             await connection._process_err("'maximum connections exceeded'")  # what the server may say

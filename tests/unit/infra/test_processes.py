@@ -3,10 +3,31 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from services.infra.processes import run
+
+HELD = """
+import asyncio, time
+from services.infra.processes import run
+from services.infra.threads import Threads
+
+async def main(stop):
+    held = asyncio.ensure_future(Threads(1, "store").run(time.sleep, 25))
+    await asyncio.sleep(0)
+
+run(main)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _survives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the process is one that a test outlives."""
+    monkeypatch.setattr(os, "_exit", sys.exit)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -18,7 +39,9 @@ def test_a_signal_asks_the_process_to_stop_and_lets_it_finish(number):
         await asyncio.wait_for(stop.wait(), 5)
         finished.append(True)
 
-    run(main)
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 0
     assert finished
 
 
@@ -29,3 +52,9 @@ def test_a_process_that_fails_says_so_by_its_status():
     with pytest.raises(SystemExit) as caught:
         run(main)
     assert caught.value.code == 1
+
+
+def test_a_thread_that_a_silent_store_holds_does_not_keep_a_process():
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", HELD], check=True)
+    assert time.monotonic() - began < 20
