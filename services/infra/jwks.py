@@ -31,7 +31,7 @@ class KeySource(Protocol):
     """Where keys come from."""
 
     async def key(self, kid: str) -> jwt.PyJWK | None:
-        """The key of that id, if there is one now; Unavailable if none is known because the source does not answer."""
+        """The key of that id, if there is one now; Unavailable if that is not known, as the source does not answer."""
         ...
 
 
@@ -71,7 +71,7 @@ class JwksUrl:
             found = self._keys.get(kid)
         elif now - self._fetched > REFRESH_SECONDS:
             self._begin(now)
-        if found is None and not self._keys:
+        if found is None and self._fetched < self._asked:
             raise Unavailable(what="The issuer of tokens", problem="its keys could not be fetched")
         return found
 

@@ -84,11 +84,14 @@ def _unfold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
 
 
 def _explain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """An exception as its type, its words and its traceback."""
+    """An exception as type, words and traceback; type and words of a group that has one member are that one's."""
     exc_info = event.pop("exc_info", None)
     if exc_info and exc_info[1]:
-        kind, error, _ = exc_info
-        event["exception"] = {"type": kind.__qualname__, "message": str(error), "traceback": _traceback(exc_info)}
+        error = exc_info[1]
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        kind = type(error).__qualname__
+        event["exception"] = {"type": kind, "message": str(error), "traceback": _traceback(exc_info)}
     return event
 
 

@@ -6,12 +6,17 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import SecretStr
 
 from services.dataset.settings import DatasetSettings
 from services.infra.doctor import DoctorSettings
 from services.kit.settings import Settings
 from services.predictor.settings import PredictorSettings
 from services.trainer.settings import TrainerSettings
+
+
+def secrets_of(kind: type[Settings]) -> set[str]:
+    return {name for name, field in kind.model_fields.items() if field.annotation is SecretStr}
 
 
 @pytest.mark.parametrize(
@@ -27,9 +32,10 @@ from services.trainer.settings import TrainerSettings
 )
 def test_a_process_prints_all_of_its_settings_and_no_secret(command: tuple[str, ...], kind: type[Settings]) -> None:
     secret = "hunter2"
+    assert secrets_of(kind) >= {"s3_access_key", "s3_secret_key", "nats_credentials", "token"}
     environment = {
         **os.environ,
-        "SIGHTLINE_S3_SECRET_KEY": secret,
+        **{f"SIGHTLINE_{name.upper()}": secret for name in secrets_of(kind)},
         "SIGHTLINE_NATS_URL": f"nats://me:{secret}@127.0.0.1:4222",
         "SIGHTLINE_BUCKET": "pictures",
     }

@@ -75,6 +75,16 @@ def test_an_exception_is_told_with_its_traceback(stream):
     assert "test_observe.py" in line["exception"]["traceback"]
 
 
+def test_what_failed_in_a_task_group_is_told_by_its_own_words(stream):
+    lost = KeyError("lost")
+    several = ExceptionGroup("several", [lost, lost])
+    for error in (ExceptionGroup("outer", [ExceptionGroup("inner", [lost])]), several):
+        log.Log("services.test").error("went_wrong", error)
+    one, more = (line["exception"] for line in lines(stream))
+    assert (one["type"], one["message"]) == ("KeyError", "'lost'")
+    assert more["message"] == str(several)
+
+
 def test_a_librarys_words_are_a_field_of_a_constant_event(stream):
     logging.getLogger("nats").warning("slow consumer on %s", "jobs")
     logging.getLogger("nats").info("chatter")
