@@ -4,7 +4,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -50,7 +50,8 @@ async def connected(
             yield connection
             guard.cancel()
     finally:
-        await connection.close()
+        with suppress(OSError):  # a server that is away needs no goodbye
+            await connection.close()
 
 
 async def _until_closed(connection: Client, telemetry: Telemetry | None) -> None:

@@ -411,3 +411,11 @@ def test_a_process_whose_connection_is_closed_for_good_ends_with_status_1(
         processes.run(main)
     assert ended.value.code == 1
     assert "nats.closed" in caplog.text
+
+
+async def test_a_connection_whose_server_is_gone_is_closed_in_peace(own_nats_server: NatsServer) -> None:
+    async with connected(own_nats_server.url, "test") as connection:
+        own_nats_server.kill()
+        while connection.is_connected:  # noqa: ASYNC110 - the client has no event for it
+            await asyncio.sleep(0.01)
+        await connection.publish("anything")  # it waits for a server that will not come
