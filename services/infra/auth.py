@@ -164,4 +164,5 @@ _WORDS: dict[type[jwt.PyJWTError], str] = {
     jwt.MissingRequiredClaimError: "the token lacks one of the claims exp, iss, aud and sub",
     jwt.InvalidSignatureError: "the token's signature does not hold",
     jwt.InvalidAlgorithmError: "the token's algorithm is not that of its key",
+    jwt.InvalidKeyError: "the key that the issuer publishes for it is too short",
 }

@@ -340,6 +340,14 @@ async def test_keys_of_the_jwks_file_are_rotated_while_it_runs(issuer, jwks_file
         assert (await answer(running.address, bearer(second.token())))[0] == "OK"
 
 
+@pytest.mark.filterwarnings("ignore:The RSA key is 1024 bits")
+async def test_a_key_of_the_issuer_that_could_be_broken_is_not_believed(tmp_path):
+    weak = Issuer(bits=1024)
+    async with serving(**settings(publish(tmp_path / "jwks.json", weak))) as running:
+        code, said = await answer(running.address, bearer(weak.token()))
+    assert (code, "too short" in said) == ("UNAUTHENTICATED", True)
+
+
 async def test_a_static_key_is_in_force_from_its_line_to_the_lines_end(tmp_path):
     first, line = keys.make("first", "viewer")
     second, other = keys.make("second", "viewer")

@@ -20,9 +20,9 @@ ISSUER, AUDIENCE = "https://issuer.example", "sightline"
 class Issuer:
     """One signing key at a time; `publish` says which keys the world knows."""
 
-    def __init__(self, kid: str = "first") -> None:
+    def __init__(self, kid: str = "first", bits: int = 2048) -> None:
         self.kid = kid
-        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
     @property
     def public_pem(self) -> bytes:
