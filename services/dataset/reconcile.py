@@ -30,7 +30,8 @@ class Reconciler:
     limits: Limits
 
     async def keep_going(self, every_seconds: float) -> None:
-        """Looks again and again, for ever; an outage passes."""
+        """Looks again and again, for ever, once all is known; an outage passes."""
+        await self.view.synced()
         while True:
             try:
                 await self.look()
