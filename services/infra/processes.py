@@ -14,27 +14,27 @@ from services.kit.names import new_uid
 _log = Log(__name__)
 
 
-def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> NoReturn:
+def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Runs `main` with the event that a signal sets, and ends the process: with status 1 for what it raises, logged.
 
-    At once: Python itself would wait for threads, which a silent store holds for minutes.
+    At once: Python itself would wait for threads, which a silent store holds for minutes, and asyncio for tasks of
+    libraries, of which NATS' reconnecting one may survive that it is cancelled.
     """
-    status = 0
+    asyncio.run(_main(main))
+
+
+async def _main(main: Callable[[asyncio.Event], Awaitable[None]]) -> NoReturn:
+    stop, status = asyncio.Event(), 0
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stop, number)
     try:
-        asyncio.run(_main(main))
+        await main(stop)
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends the process
         _log.error("process_failed", error)
         status = 1
     sys.stdout.flush()
     os._exit(status)
-
-
-async def _main(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, stop, number)
-    await main(stop)
 
 
 def identity() -> str:

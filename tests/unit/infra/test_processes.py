@@ -16,8 +16,15 @@ import asyncio, time
 from services.infra.processes import run
 from services.infra.threads import Threads
 
+async def stubborn():
+    while True:
+        try:
+            await asyncio.sleep(25)
+        except asyncio.CancelledError:
+            pass
+
 async def main(stop):
-    held = asyncio.ensure_future(Threads(1, "store").run(time.sleep, 25))
+    held = asyncio.ensure_future({what})
     await asyncio.sleep(0)
 
 run(main)
@@ -54,7 +61,8 @@ def test_a_process_that_fails_says_so_by_its_status():
     assert caught.value.code == 1
 
 
-def test_a_thread_that_a_silent_store_holds_does_not_keep_a_process():
+@pytest.mark.parametrize("what", ["Threads(1, 'store').run(time.sleep, 25)", "stubborn()"])
+def test_neither_a_thread_of_a_silent_store_nor_a_task_that_cannot_be_cancelled_keeps_a_process(what):
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", HELD], check=True)
+    subprocess.run([sys.executable, "-c", HELD.format(what=what)], check=True, timeout=60)
     assert time.monotonic() - began < 20
