@@ -165,6 +165,8 @@ def fix_for(reason: str, metadata: Mapping[str, str], status: Status) -> str:
         return make(metadata)
     if retry := detail(status, details.RetryInfo):
         return f"repeat the command in {duration(retry.retry_delay)}"
+    if status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]:
+        return "see what the services wait for with `sightline doctor`, where they run; then repeat the command"
     return ""
 
 

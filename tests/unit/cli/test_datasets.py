@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
 
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.finding_pb2 import Finding
@@ -61,6 +62,13 @@ def test_an_upload_that_the_service_drops_is_repeated(sightline: Command, fakes:
     outcome = sightline("datasets", "create", "pets", "--kind", "classification", "--coco", coco)
     assert outcome.code == 0, outcome.err
     assert len(fakes.files) == 3
+
+
+def test_a_call_that_nobody_answered_in_time_says_where_to_look(sightline: Command, fakes: Fakes) -> None:
+    fakes.errors["GetDataset"] = [Status(code=grpc.StatusCode.DEADLINE_EXCEEDED.value[0], message="Deadline Exceeded")]
+    outcome = sightline("datasets", "show", "pets")
+    assert outcome.code == 4
+    assert "sightline doctor" in outcome.err
 
 
 def test_a_wait_survives_a_stream_that_breaks(sightline: Command, fakes: Fakes, coco: Path) -> None:
