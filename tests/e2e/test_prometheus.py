@@ -166,7 +166,8 @@ def test_work_that_waits_for_busy_workers_and_leases_that_are_lost_are_told(watc
 def test_work_whose_every_attempt_dies_is_told(watched: Watched) -> None:
     with watched.deadly():
         train(watched.command, "doomed", "--json")
-        watched.prometheus.wait_for("SightlineTrialsFailing", "SightlineDeadLetters", seconds=90)
+        alerts = "SightlineTrialsFailing", "SightlineDeadLetters", "SightlineTrainingsFail"
+        watched.prometheus.wait_for(*alerts, seconds=90)
 
 
 def test_a_dataset_that_nobody_checks_is_told(watched: Watched, few: Sets) -> None:

@@ -47,6 +47,7 @@ PATIENCE = {
     "SightlinePredictionsSlow": "> 2 -> > 0.001",
     "SightlineModelCacheThrashing": "> 1 -> > 0",
     "SightlineTrialsFailing": "> 0.5 -> > 0.2",  # those of the tests before count too
+    "SightlineTrainingsFail": "> 2 -> > 0, > 0.5 -> > 0.1",
 }
 ENVIRONMENT = {
     "SIGHTLINE_WEIGHTS_DIR": "",  # whether this machine has weights or not, models are equally large and slow to train

@@ -30,7 +30,7 @@ class PrometheusRefused(AssertionError):
 def hastened(rules: str, patience: Mapping[str, str]) -> dict[str, Any]:
     """The rules for a test that cannot wait: no `for`, short windows, and in each alert these numbers replaced.
 
-    `patience` has `OLD -> NEW` by the alert's name; fails if an alert does not have the old number.
+    `patience` has `OLD -> NEW`, or several with commas, by the alert's name; fails if an alert has no such number.
     """
     loaded: dict[str, Any] = yaml.safe_load(re.sub(r"\[\d+[mhd]\]", f"[{WINDOW}]", rules))
     left = dict(patience)
@@ -38,7 +38,7 @@ def hastened(rules: str, patience: Mapping[str, str]) -> dict[str, Any]:
         group.pop("interval", None)
         for rule in group["rules"]:
             rule.pop("for", None)
-            if (change := left.pop(rule.get("alert", ""), None)) is not None:
+            for change in filter(None, left.pop(rule.get("alert", ""), "").split(", ")):
                 old, _, new = change.partition(" -> ")
                 assert old in rule["expr"], f"{rule['alert']}: {old} is not in {rule['expr']}"
                 rule["expr"] = rule["expr"].replace(old, new)
