@@ -103,7 +103,9 @@ def test_a_container_of_compose_is_confined_healthy_and_this_machines_own(name: 
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
-def test_compose_and_the_cluster_run_the_same_versions() -> None:
+def test_compose_and_the_cluster_run_the_same_versions_and_of_ours_this_one() -> None:
+    assert f"ARG VERSION={metadata.version('sightline')}\n" in DOCKERFILE
+    assert {one["image"].partition(":")[2] for one in BUILT.values()} == {metadata.version("sightline")}
     cluster = "\n".join(path.read_text() for path in (ROOT / "deploy" / "k8s").rglob("kustomization.yaml"))
     for service in COMPOSE["services"].values():
         name, _, tag = service["image"].partition(":")
