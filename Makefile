@@ -86,7 +86,8 @@ test-fast: setup ## Run the tests without I/O
 	@$(BIN)/python -m pytest tests/unit
 
 .PHONY: test-images
-test-images: setup ## Build the container images for real and run what is in them; needs root, buildah and debootstrap
+test-images: setup ## Build the container images for real and run what is in them; needs root
+	@tools/system-packages images
 	@$(BIN)/python -m pytest tests/images
 
 .PHONY: manifests
