@@ -1,0 +1,91 @@
+"""The commands of docs/operations.md that lead from nothing to a served model do so, on ports of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sightline.digits import DigitSet
+from sightline.ports import free_ports
+from tests.support.servers import find_program
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+PROCESS = re.compile(r"SIGHTLINE_METRICS_PORT=(\d+) (python -m services\.\w+)")
+SERVICES = {"services.dataset": "DATASET", "services.trainer": "TRAINER", "services.predictor": "PREDICTOR"}
+SEEN = """
+for i in $(seq 60); do
+  up=$(curl --silent "http://127.0.0.1:9090/api/v1/query?query=sum(up)" | grep -o '"5"' || true)
+  [ -z "$up" ] || break
+  sleep 0.5
+done
+echo "Prometheus sees $up"
+"""
+
+
+def commands() -> str:
+    found = re.search(
+        r"^### From nothing to a served model, process by process\n.*?^```sh\n(.*?)^```",
+        (ROOT / "docs/operations.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert found
+    return found[1]
+
+
+def elsewhere(text: str, ports: dict[str, int]) -> str:
+    """The text with other ports than those that are written there."""
+    return re.sub(r"\b(4222|9090|910[0-4])\b", lambda port: str(ports[port[1]]), text)
+
+
+def test_an_administrator_gets_from_nothing_to_a_served_model(
+    images: tuple[DigitSet, DigitSet], tmp_path: Path
+) -> None:
+    (tmp_path / "photos").symlink_to(images[0].coco.parent)
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    fixed = ["4222", "9090", *(str(9100 + number) for number in range(5)), *SERVICES]
+    ports = dict(zip(fixed, free_ports(len(fixed)), strict=True))
+    config = tmp_path / "deploy/prometheus/prometheus.yaml"
+    config.parent.mkdir(parents=True)
+    (config.parent / "rules.yaml").symlink_to(ROOT / "deploy/prometheus/rules.yaml")
+    written = (ROOT / "deploy/prometheus/prometheus.yaml").read_text()
+    config.write_text(elsewhere(written.replace("scrape_interval: 15s", "scrape_interval: 1s"), ports))
+    environment = {
+        **os.environ,
+        "PATH": f"{os.environ['PATH']}:{Path(find_program('nats-server', 'nats-server')).parent}",
+        "SIGHTLINE_NATS_URL": f"nats://127.0.0.1:{ports['4222']}",
+        "SIGHTLINE_DOWNLOAD_WEIGHTS": "false",
+        **{f"SIGHTLINE_{name}_ADDRESS": f"127.0.0.1:{ports[module]}" for module, name in SERVICES.items()},
+    }
+
+    script = commands().replace("--budget 10m", "--budget 60s")
+    waits = "until sightline doctor --only services > suite/doctor.log; do sleep 1; done\nsightline doctor  "
+    script = script.replace("sightline doctor  ", waits, 1)
+    script = script.replace("prometheus.yaml ", "prometheus.yaml --web.listen-address=127.0.0.1:9090 ", 1)
+    script = script.replace("\nkill ", f"{SEEN}kill ", 1) + "\nwait\n"
+    script = PROCESS.sub(lambda found: f"SIGHTLINE_PORT={ports[found[2].split()[2]]} {found[0]}", script)
+    with (tmp_path / "output").open("w+") as output:
+        process = subprocess.Popen(
+            ["bash", "-euc", elsewhere(script, ports)],
+            cwd=tmp_path,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(500)
+            said = (tmp_path / "output").read_text()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert status == 0, said
+    assert "photos/test/0001.png" in said
+    assert 'Prometheus sees "5"' in said
+    assert said.count(" 0 faults") >= 2
