@@ -7,7 +7,18 @@ import pytest
 
 from services.infra.jetstream_queue import STREAM
 from services.trainer import jobs
-from tests.support.manifests import APIS, NAMES, OVERLAYS, Resource, environment, of_kind, template, title, workloads
+from tests.support.manifests import (
+    APIS,
+    NAMES,
+    OVERLAYS,
+    Resource,
+    combined_text,
+    environment,
+    of_kind,
+    template,
+    title,
+    workloads,
+)
 
 LONGEST_TRAINING_SECONDS = 288 * 3600
 # Where clouds hand out a node's credentials: AWS (also ECS and EKS), Azure, GCP, Alibaba, Oracle, OpenStack.
@@ -59,6 +70,14 @@ def test_a_training_has_a_pod_of_its_own_that_nothing_but_its_end_stops(name: st
     assert "trainer-worker" not in {one["metadata"]["name"] for one in of_kind(name, "Deployment")}
     replicas = {one["metadata"]["name"]: one["spec"].get("replicas") for one in of_kind(name, "Deployment")}
     assert replicas["predictor"] is replicas["dataset-worker"] is None
+
+
+@pytest.mark.parametrize(
+    "order", [("autoscaling", "gpu"), ("autoscaling", "tls"), ("kueue", "autoscaling"), ("kueue",)]
+)
+def test_components_in_an_order_that_would_lose_something_are_refused(order: tuple[str, ...]) -> None:
+    with pytest.raises(AssertionError, match="no resource matches"):
+        combined_text(*order)
 
 
 @pytest.mark.parametrize("name", ["kueue", "all"])

@@ -76,15 +76,18 @@ def text_of(name: str) -> str:
     """An overlay as YAML, or base with a combination of components."""
     if name.startswith("overlay "):
         return render_text(K8S / "overlays" / name.removeprefix("overlay "))
+    return combined_text(*COMBINATIONS[name])
+
+
+def combined_text(*components: str) -> str:
+    """Base with these components, in this order."""
     with tempfile.TemporaryDirectory(prefix="render-") as folder:
-        copy = Path(folder) / "k8s"
-        shutil.copytree(K8S, copy)
-        made = copy / "overlays" / "made"
+        made = shutil.copytree(K8S, Path(folder) / "k8s") / "overlays" / "made"
         made.mkdir()
-        components = "\n".join(f"  - ../../components/{one}" for one in COMBINATIONS[name])
+        lines = "\n".join(f"  - ../../components/{one}" for one in components)
         (made / "kustomization.yaml").write_text(
             "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
-            f"resources:\n  - ../../base\ncomponents:\n{components}\n"
+            f"resources:\n  - ../../base\ncomponents:\n{lines}\n"
         )
         return render_text(made)
 
