@@ -13,6 +13,7 @@ from services.kit.errors import Conflict, EtagMismatch, InvalidRequest, RecordNo
 from services.kit.memory import MemoryRecords
 from services.kit.records import MAX_RECORD_BYTES, Change, Deleted, Record, Synced, Table, Versioned
 from services.kit.views import View
+from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True)
@@ -139,13 +140,12 @@ async def test_a_view_keeps_what_it_knew_while_the_store_is_lost_and_then_begins
         await table.create(name, Thing(name))
     async with running(View(records, Thing, "models", retry_seconds=0.01)) as view:
         records.broken.set()
-        await asyncio.sleep(0.03)
+        await eventually(lambda: records.watches > 2)
         assert len(view.all()) == 2
         deleted = await table.delete("models/gone")
         records.broken.clear()
         await view.caught_up(deleted)  # though no watch has told of the deletion itself
         assert [found.value.text for found in view.all()] == ["models/kept"]
-        assert records.watches > 2
 
 
 async def test_a_view_that_does_not_catch_up_says_so(records: LossyRecords) -> None:
