@@ -44,7 +44,7 @@ OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.keepalive_time_ms", 60_000),  # A server that vanished is noticed while a stream waits for it.
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2_000),  # A replica is found again while calls are still tried again.
+    ("grpc.max_reconnect_backoff_ms", 1_000),  # A replica is found again while calls are still tried again.
 )
 
 

@@ -149,6 +149,9 @@ class Server:
                 await self._calls.idle()
         except TimeoutError:
             self._calls.expire()
+        # A call that came in the moment of the stop may be known to gRPC alone, which would wait for it as long as its
+        # caller does; ended by force it is tried again.
+        await self._grpc.stop(_LAST_SECONDS)
         await stopping
         if self._probe:
             await self._probe.stop(0)

@@ -31,6 +31,7 @@ from services.infra.files import FolderBlobs
 from sightline.addresses import Addresses
 from sightline.client import Client
 from sightline.credentials import Credentials
+from sightline.uploads import CHUNK_BYTES, LocalFile
 from sightline.v1 import dataset_service_pb2 as service
 from sightline.v1.dataset_pb2 import Dataset
 from tests.support.servers import NatsServer, free_port
@@ -100,9 +101,13 @@ class Replica:
 
 @dataclass
 class Load:
-    """Callers that register, look at, change and delete datasets, one after the other, for as long as they are let."""
+    """Callers that register, look at, change and delete datasets, one after the other, for as long as they are let.
+
+    One more uploads a file and begins to watch a dataset, again and again.
+    """
 
     client: Client
+    file: LocalFile
     calls: collections.Counter[str] = field(default_factory=collections.Counter)
     failed: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -113,6 +118,13 @@ class Load:
         while not self.over.is_set():
             number += 1
             self._story(f"d{caller}-{number}", request_id=f"{caller}/{number}" if number % 2 else "")
+
+    def stream(self) -> None:
+        watched = Dataset(annotation_kind=Dataset.IMAGE_CLASSIFICATION, annotation_file_uris=[URI])
+        self.client.datasets.CreateDataset(service.CreateDatasetRequest(dataset_id="watched", dataset=watched))
+        while not self.over.is_set():
+            self._call("UploadFiles", lambda: self.client.upload_files([self.file]))
+            self._call("WatchDataset", lambda: next(self.client.watch_dataset("datasets/watched")))
 
     def _story(self, own: str, request_id: str) -> None:
         stub, name = self.client.datasets, f"datasets/{own}"
@@ -171,9 +183,11 @@ def _under_load(nats_url: str, folder: Path) -> tuple[Load, float]:
             replica.wait()
         addresses = ",".join(f"127.0.0.1:{replica.port}" for replica in replicas)
         with Client(Addresses(dataset=f"ipv4:{addresses}"), Credentials()) as client:
-            load = Load(client)
-            with ThreadPoolExecutor(CALLERS) as callers:
-                running = [callers.submit(load.run, caller) for caller in range(CALLERS)]
+            (folder / "file").write_bytes(os.urandom(2 * CHUNK_BYTES))
+            load = Load(client, LocalFile("file", folder / "file"))
+            with ThreadPoolExecutor(CALLERS + 1) as callers:
+                running = [callers.submit(load.stream)]
+                running += [callers.submit(load.run, caller) for caller in range(CALLERS)]
                 began = time.monotonic()
                 try:
                     for number in range(RESTARTS):

@@ -442,3 +442,17 @@ async def test_a_call_that_outlasts_the_grace_ends_as_draining():
         await asyncio.sleep(0.1)
         running.stop.set()
         assert describe(await failure(call)).reason == "Draining"
+
+
+async def test_a_call_that_reached_no_handler_does_not_hold_up_the_end_and_may_be_tried_again():
+    async def silence():
+        await asyncio.Event().wait()
+        yield b""
+
+    async with serving(grace_seconds=25) as running, bare_channel(running.address) as channel:
+        get = channel.stream_unary("/sightline.v1.DatasetService/GetDataset")
+        call = asyncio.ensure_future(get(silence()))
+        await health_of(channel).Check(health_pb2.HealthCheckRequest())  # by now its headers are there, too
+        running.stop.set()
+        async with asyncio.timeout(15):
+            assert (await failure(call)).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
