@@ -163,8 +163,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Charged today",
-            "Compute that budgets have paid for within 24 hours.",
-            (Query('sum(increase(sightline_trainer_compute_seconds_total{charged="true"}[24h]))', "charged"),),
+            "Compute that the trainings which ended within 24 hours were charged.",
+            (Query("sum(increase(sightline_trainer_models_cost_seconds_total[24h]))", "charged"),),
             "s",
             4,
             number=True,

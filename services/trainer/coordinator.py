@@ -284,9 +284,10 @@ class Coordinator:
             moved = present.state is model.state
             return present.moved(state, now, **changes) if moved else present
 
-        ended = (await self._store.models.change(model.name, decide)).value.ended
-        if moved and ended:
+        changed = (await self._store.models.change(model.name, decide)).value
+        if moved and changed.ended:
             self._telemetry.add(metrics.MODELS_ENDED, 1, state=state)
+            self._telemetry.add(metrics.MODELS_COST_SECONDS, changed.training_cost_seconds)
         _log.info("model_moved", state=state)
 
 

@@ -53,6 +53,11 @@ MODELS_ENDED = Metric(
     ("state",),
     values=((ModelState.SUCCEEDED, ModelState.FAILED, ModelState.CANCELLED),),
 )
+MODELS_COST_SECONDS = Metric(
+    "sightline_trainer_models_cost_seconds_total",
+    MetricKind.COUNTER,
+    "Compute that the trainings which ended were charged. A worker's own count is lost with a pod that ends unscraped.",
+)
 # Of the workers.
 ATTEMPTS = Metric(
     "sightline_trainer_attempts_total",
@@ -103,7 +108,10 @@ DEVICE = Metric(
     values=(("cpu", "cuda"),),
 )
 
-API = (*STORE, *NATS, QUEUED, MODELS, WORK, OLDEST_QUEUED, BUDGET, BUDGET_LEFT, BUDGET_OVERRUN, MODELS_ENDED)
+API = (
+    *(*STORE, *NATS, QUEUED, MODELS, WORK, OLDEST_QUEUED),
+    *(BUDGET, BUDGET_LEFT, BUDGET_OVERRUN, MODELS_ENDED, MODELS_COST_SECONDS),
+)
 WORKER = (
     *(*STORE, *NATS, JOBS, RUNNING, DEAD_LETTERS),
     *(ATTEMPTS, WAIT_SECONDS, COMPUTE_SECONDS, LEASES_LOST, PHASE_SECONDS, CHILD_START_SECONDS, DEVICE),

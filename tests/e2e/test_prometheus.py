@@ -114,6 +114,7 @@ def test_what_the_story_cost_and_did_is_what_the_queries_say(watched: Watched) -
     says('sum(sightline_trainer_compute_seconds_total{charged="true"})', cost)
     says("sum(sightline_dataset_images_checked_total)", 18)
     says('sum(sightline_trainer_models_ended_total{state="SUCCEEDED"})', 1)
+    says("sum(sightline_trainer_models_cost_seconds_total)", cost)
     says("max(sightline_trainer_budget_overrun_seconds)", 0)
     says('sum(sightline_datasets_validated_total{state="READY"})', 1)
     says("sum(sightline_dataset_chunk_seconds_count)", 1)

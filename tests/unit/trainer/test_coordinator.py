@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
@@ -14,7 +14,7 @@ from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.records import Table
 from services.kit.telemetry import MemoryTelemetry
 from services.kit.views import View
-from services.trainer import jobs
+from services.trainer import jobs, metrics
 from services.trainer.attempt import Attempt
 from services.trainer.coordinator import Coordinator
 from services.trainer.domain import (
@@ -78,9 +78,10 @@ class World:
     datasets: FakeDatasets
     worker: QuickWorker
     store: Store
+    telemetry: MemoryTelemetry = field(default_factory=MemoryTelemetry)
 
     def coordinator(self, store: Store | None = None) -> Coordinator:
-        return Coordinator(store or self.store, self.datasets, self.blobs, self.queue, self.clock, MemoryTelemetry())
+        return Coordinator(store or self.store, self.datasets, self.blobs, self.queue, self.clock, self.telemetry)
 
     async def create(self, found: Model) -> None:
         await self.store.models.create(found)
@@ -121,6 +122,16 @@ async def world(records: MemoryRecords | None = None) -> AsyncGenerator[World]:
     datasets = FakeDatasets(dataset(), dataset("datasets/test", image_count=20))
     async with running(records) as store:
         yield World(records, blobs, clock, queue, datasets, worker, store)
+
+
+async def test_an_end_is_counted_once_with_what_the_training_was_charged() -> None:
+    async with world() as at:
+        await at.create(model())
+        found = await at.finish()
+        for _ in range(3):
+            await at.coordinator().reconcile()
+        assert at.telemetry.value(metrics.MODELS_ENDED, state="SUCCEEDED") == 1
+        assert at.telemetry.value(metrics.MODELS_COST_SECONDS) == found.training_cost_seconds > 0
 
 
 async def test_a_training_ends_with_the_best_bundle_and_a_ledger_that_adds_up() -> None:
