@@ -77,6 +77,13 @@ def test_its_labels_and_its_user_are_set(container: Container) -> None:
     assert labels["org.opencontainers.image.title"].startswith("Sightline ")
 
 
+@pytest.mark.parametrize(("one", "other"), [("dataset", "trainer-api"), ("trainer-worker", "predictor")])
+def test_two_images_with_the_same_packages_have_the_same_layers(
+    images: Callable[[str], Container], one: str, other: str
+) -> None:
+    assert images(one).layers == images(other).layers
+
+
 def test_what_an_image_without_torch_adds_is_small(container: Container, target: str) -> None:
     if target in {"dataset", "trainer-api"}:
         du = ["du", "--summarize", "--block-size=1M", str(container.root / "opt" / "sightline")]

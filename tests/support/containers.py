@@ -12,10 +12,11 @@ Buildah = Callable[..., str]
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """The files of an image, mounted, and what the image says of how to run them."""
+    """The files of an image, mounted, what the image says of how to run them, and the digests of its layers."""
 
     root: Path
     config: Mapping[str, Any]
+    layers: tuple[str, ...]
 
     def command(
         self,
@@ -46,5 +47,6 @@ class Container:
 
 def container_of(buildah: Buildah, image: str) -> Container:
     """A new container of the image."""
-    config = json.loads(buildah("inspect", "--type", "image", image))["OCIv1"]["config"]
-    return Container(Path(buildah("mount", buildah("from", "--pull=never", image))), config)
+    told = json.loads(buildah("inspect", "--type", "image", image))["OCIv1"]
+    root = Path(buildah("mount", buildah("from", "--pull=never", image)))
+    return Container(root, told["config"], tuple(told["rootfs"]["diff_ids"]))
