@@ -14,6 +14,10 @@ from google.rpc.status_pb2 import Status
 DOMAIN = "sightline"
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
 DEADLINE_SECONDS = 30.0  # of a unary call, unless the caller says otherwise
+STREAMS_OF_REQUESTS = [
+    {"service": "sightline.v1.DatasetService", "method": "UploadFiles"},
+    {"service": "sightline.v1.PredictionService", "method": "AnalyzeImages"},
+]
 _DETAILS = "grpc-status-details-bin"
 
 
@@ -21,7 +25,8 @@ def service_config() -> str:
     """The service config of gRPC: calls spread over all replicas, and tried five times in all while nobody answers.
 
     That is UNAVAILABLE; and CANCELLED, which gRPC's servers say of a call that arrives in the moment of their end. A
-    call that its caller cancels is never tried again.
+    call that its caller cancels is never tried again. Streams of requests are their callers' to repeat: gRPC, which
+    sends the messages that it kept, was seen to lose one.
     """
     retry = {
         "maxAttempts": 5,  # the most that gRPC takes
@@ -30,9 +35,8 @@ def service_config() -> str:
         "backoffMultiplier": 3,
         "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
-    return json.dumps(
-        {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [{"name": [{}], "retryPolicy": retry}]}
-    )
+    methods = [{"name": [{}], "retryPolicy": retry}, {"name": STREAMS_OF_REQUESTS}]
+    return json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": methods})
 
 
 OPTIONS: tuple[tuple[str, str | int], ...] = (

@@ -27,6 +27,8 @@ UPLOAD_SECONDS = 600.0  # for one batch of files
 WATCH_SECONDS = 3600.0  # then the stream is opened again
 PATIENCE_SECONDS = 60.0  # how long a service may be away before a wait gives up
 PAUSE_SECONDS = (0.2, 2.0)  # between two attempts: at first, at most
+# What calls end with while a service goes and comes; CANCELLED is what gRPC's servers say in the moment of their end.
+AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 
 M_co = TypeVar("M_co", covariant=True)
 
@@ -216,7 +218,7 @@ class Patience:
 
     def bear(self, error: grpc.RpcError) -> None:
         """Returns after a pause if trying again may help; raises the error if not, or not for much longer."""
-        if status_code(error) not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if status_code(error) not in AWAY:
             raise error
         now = self._now()
         self._since = now if self._since is None else self._since

@@ -22,7 +22,7 @@ from services.infra.channel import open_channel
 from services.infra.observe import configure_logging
 from services.kit import errors, log
 from services.kit.errors import SightlineError
-from sightline.channel import describe
+from sightline.channel import OPTIONS, describe
 from sightline.v1 import dataset_service_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
@@ -303,6 +303,19 @@ async def test_unavailable_is_tried_again_even_with_a_large_message():
         request = prediction_service_pb2.AnalyzeImageRequest(image=bytes(6_000_000))
         await PredictionServiceStub(channel).AnalyzeImage(request)
     assert len(attempts) == 3
+
+
+async def test_a_stream_of_requests_is_its_caller_s_to_repeat():
+    attempts = []
+
+    async def act(_request, _context):
+        attempts.append(1)
+        raise errors.Unavailable(what="the store", problem="no route")
+
+    async with serving(act) as running, grpc.aio.insecure_channel(running.address, options=OPTIONS) as channel:
+        requests = iter([dataset_service_pb2.UploadFilesRequest(chunk=b"x")])
+        assert (await failure(DatasetServiceStub(channel).UploadFiles(requests))).code() is grpc.StatusCode.UNAVAILABLE
+    assert len(attempts) == 1
 
 
 async def test_a_deletion_that_is_repeated_because_its_answer_was_lost_succeeds_though_the_resource_is_gone():
