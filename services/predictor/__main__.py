@@ -4,6 +4,7 @@ import asyncio
 import sys
 import tempfile
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from services.infra.channel import open_channel
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit.clock import SystemClock
+from services.kit.log import Log
 from services.kit.settings import load, refuse_exposure
 from services.predictor import metrics, replica
 from services.predictor.clients import TrainerModels
@@ -50,14 +52,22 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-bundles-"))
         )
         models, blobs = TrainerModels(ModelServiceStub(channel)), await open_blobs(settings, telemetry)
+        load_bundle = partial(bundle.load, device=device())
         predictor = await stack.enter_async_context(
-            replica.running(settings, directory / "bundles", models, blobs, bundle.load, clock, telemetry)
+            replica.running(settings, directory / "bundles", models, blobs, load_bundle, clock, telemetry)
         )
         servicer = PredictionServicer(predictor, clock)
         service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer)
         server = Server("predictor", settings, telemetry, [service])
         await server.start()
         await server.run_until(stop)
+
+
+def device() -> str:
+    """What the replica computes on: a GPU where it has one."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    Log(__name__).info("device_chosen", device=found)
+    return found
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     split: Split = Split()
     seed: int = 0
     threads: int = 1
-    device: str = "cpu"  # or "cuda"
+    device: str = "cpu"  # the child's, as its Ready names it
     batch_size_limit: int = 0  # images in a micro-batch, at most, and little else in memory; 0: no limit
     thresholds: dict[str, float] = {}  # by category, of the trial that a refit repeats: what it cannot measure itself
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec import structs
+
 from services.kit import codec
 from services.kit.clock import Clock
 from services.kit.consume import DEAD_LETTERS, Released
@@ -169,7 +171,7 @@ class Worker:
         self._telemetry.set(metrics.DEVICE, 1, device=child.ready.device)
         self._nursery.prepare(SPARE_DELAY_SECONDS)
         try:
-            return await supervision.run(child, task)
+            return await supervision.run(child, structs.replace(task, device=child.ready.device))
         finally:
             await child.end()
 

@@ -9,7 +9,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -45,8 +44,8 @@ from tests.support.waiting import eventually
 GET = dataset_service_pb2.GetDatasetRequest(name="datasets/birds")
 WATCH = dataset_service_pb2.WatchDatasetRequest(name="datasets/birds")
 
-
 ISSUER = Issuer()
+STRANGER = Issuer(ISSUER.kid)
 
 
 @pytest.fixture
@@ -94,7 +93,6 @@ def signed_with_the_public_key(issuer: Issuer, kid: str) -> str:
     return body + "." + base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
 
-@cache
 def hostile(issuer: Issuer) -> dict[str, tuple[str, str, str]]:
     """Tokens that must not pass: each with the code and the words that it gets."""
     now = int(time.time())
@@ -118,9 +116,9 @@ def hostile(issuer: Issuer) -> dict[str, tuple[str, str, str]]:
             no,
             "signature",
         ),
-        "another key under a known id": (Issuer(issuer.kid).token(), no, "signature"),
+        "another key under a known id": (STRANGER.token(), no, "signature"),
         "a key of its own in the header": (
-            Issuer("own").token(headers={"kid": "own", "jwk": Issuer("own").jwk}),
+            STRANGER.token(headers={"kid": "own", "jwk": STRANGER.jwk | {"kid": "own"}}),
             no,
             "does not publish",
         ),

@@ -54,8 +54,6 @@ FINE_TUNING = Recipe(name="tuned", rung=1, backbones=("mobilenet_v2",))
 
 Script = Callable[[Task], AsyncGenerator[Message]]
 
-READY = Ready(device="cpu", device_name="cpu", import_seconds=0.1)
-
 
 class FastClock(SystemClock):
     """The machine's clock, `ahead` of it, on which nobody sleeps for long."""
@@ -75,9 +73,9 @@ class FakeChild(Child):
 
     asked = asyncio.Event()  # of the test at hand: somebody wants a checkpoint
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, device: str) -> None:
         self.script = script
-        self.ready = READY
+        self.ready = Ready(device=device, device_name=device, import_seconds=0.1)
         self.ended = False
 
     @property
@@ -99,8 +97,9 @@ class FakeChild(Child):
 class FakeNursery(Nursery):
     """Each child gets the next script, the last one again and again."""
 
-    def __init__(self, *scripts: Script) -> None:
+    def __init__(self, *scripts: Script, device: str = "cpu") -> None:
         self.scripts = list(scripts)
+        self.device = device
         self.children: list[FakeChild] = []
 
     def prepare(self, delay_seconds: float = 0.0) -> None:
@@ -108,7 +107,7 @@ class FakeNursery(Nursery):
 
     async def take(self) -> Child:
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
-        self.children.append(FakeChild(script))
+        self.children.append(FakeChild(script, self.device))
         return self.children[-1]
 
 
@@ -370,6 +369,21 @@ async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_i
     assert list((at.root / "w1" / "attempts").iterdir()) == []
     assert at.telemetry.value(metrics.ATTEMPTS, kind="trial", result="succeeded") == 1
     assert at.telemetry.value(metrics.COMPUTE_SECONDS, charged="true") == 0.004
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+async def test_a_task_runs_on_the_device_that_its_child_has(at: World, device: str) -> None:
+    told: list[str] = []
+
+    async def listens(task: Task) -> AsyncGenerator[Message]:
+        told.append(task.device)
+        async for message in succeeds(task):
+            yield message
+
+    await at.begin()
+    await at.worker(nursery=FakeNursery(listens, device=device)).handle(T0)
+    assert told == [device]
+    assert at.telemetry.value(metrics.DEVICE, device=device) == 1
 
 
 async def test_a_refit_is_told_the_thresholds_of_the_trial_that_it_repeats(at: World) -> None:
