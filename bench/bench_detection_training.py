@@ -153,7 +153,7 @@ def main() -> None:
             batch_size=BATCH, max_epochs=EPOCHS, refit=True, learning_rate=1e-4,
         )  # fmt: skip
         task = TrainTask(
-            trial="bench", directory=str(snapshot), recipe=recipe, allowance_seconds=100_000.0,
+            trial="bench", dataset=name, directory=str(snapshot), recipe=recipe, allowance_seconds=100_000.0,
             output_directory=str(root / "out"), cache_directory=str(root / "cache"),
             weights_directory=str(folder("SIGHTLINE_WEIGHTS_DIR")),
         )  # fmt: skip

@@ -55,7 +55,7 @@ def compose(coco: Path, out: Path, tiles: int) -> Path:
 def train(snapshot: Path, recipe: Recipe, root: Path) -> tuple[Result, float]:
     """The product's own training on two thirds of the pictures, and its seconds of processor time."""
     task = TrainTask(
-        trial=recipe.name, directory=str(snapshot), recipe=recipe, allowance_seconds=100_000.0,
+        trial=recipe.name, dataset=snapshot.name, directory=str(snapshot), recipe=recipe, allowance_seconds=100_000.0,
         output_directory=str(root / recipe.name), cache_directory=str(root / "cache"), split=Split(folds=3),
         weights_directory=str(folder("SIGHTLINE_WEIGHTS_DIR")),
     )  # fmt: skip

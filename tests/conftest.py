@@ -14,6 +14,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from tests.support.ceph import CephGateway
 from tests.support.servers import NatsServer
+from tests.support.wording import errors_watched
+
+
+@pytest.fixture(autouse=True)
+def _errors_have_their_subjects() -> Iterator[None]:
+    """Fails a test in whose course an error was made whose message lacks what it is about."""
+    with errors_watched() as faults:
+        yield
+    assert faults == []
 
 
 @pytest.fixture(scope="session")

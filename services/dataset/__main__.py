@@ -5,13 +5,12 @@ import sys
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from services.dataset import metrics, worker
 from services.dataset.app import Datasets
 from services.dataset.census import Census
 from services.dataset.domain import COLLECTION, DatasetRecord
-from services.dataset.limits import Limits
 from services.dataset.reconcile import Reconciler
 from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
@@ -77,17 +76,13 @@ async def _ports(settings: DatasetSettings, role: str) -> AsyncGenerator[_Ports]
             yield _Ports(blobs, records, queue, telemetry)
 
 
-def _limits(settings: DatasetSettings) -> Limits:
-    return Limits(**{field.name: getattr(settings, field.name) for field in fields(Limits)})
-
-
 async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
     """The api: no image is decoded here, so it answers while every worker is busy or dead."""
     async with _ports(settings, "api") as ports:
-        limits, clock = _limits(settings), SystemClock()
+        clock = SystemClock()
         view = View(ports.records, DatasetRecord, COLLECTION)
-        datasets = Datasets(Table(ports.records, DatasetRecord), view, ports.blobs, ports.queue, clock, limits)
-        uploads = Uploads(ports.blobs, ports.telemetry, limits)
+        datasets = Datasets(Table(ports.records, DatasetRecord), view, ports.blobs, ports.queue, clock, settings)
+        uploads = Uploads(ports.blobs, ports.telemetry, settings)
         servicer = DatasetServicer(datasets, uploads, ports.blobs.bucket)
         service = Service(DESCRIPTOR, add_DatasetServiceServicer_to_server, servicer)
 
@@ -97,7 +92,7 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
             await ports.blobs.ping()
             return True
 
-        reconciler = Reconciler(view, ports.queue, clock, ports.telemetry, limits)
+        reconciler = Reconciler(view, ports.queue, clock, ports.telemetry, settings)
         server = Server("dataset", settings, ports.telemetry, [service], ready)
         async with asyncio.TaskGroup() as group:
             beside = [
@@ -124,7 +119,7 @@ async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:
                 executor=executor,
                 holder=processes.identity(),
             )
-            await worker.run(tools, _limits(settings), settings.ingest_jobs, stop)
+            await worker.run(tools, settings, settings.ingest_jobs, stop)
 
 
 if __name__ == "__main__":

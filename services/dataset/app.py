@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from services.dataset import store
 from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, NewDataset, State
 from services.dataset.findings import Finding, Severity
-from services.dataset.limits import Limits
+from services.dataset.settings import DatasetSettings
 from services.kit import paging
 from services.kit.blobs import Blobs, from_uri
 from services.kit.clock import Clock
@@ -54,14 +54,14 @@ class Datasets:
         blobs: Blobs,
         queue: Queue,
         clock: Clock,
-        limits: Limits,
+        settings: DatasetSettings,
     ) -> None:
         self._table = table
         self._view = view
         self._blobs = blobs
         self._queue = queue
         self._clock = clock
-        self._limits = limits
+        self._settings = settings
         self._written = 0  # the last revision that this process wrote
 
     async def create(self, new: NewDataset, *, validate_only: bool = False) -> Versioned[DatasetRecord]:
@@ -140,7 +140,7 @@ class Datasets:
             except BlobNotFound:
                 problem = "there is no such file in the store; upload it first, or correct the uri."
                 raise DatasetInvalidAnnotationUri(uri=uri, problem=problem) from None
-            limit = self._limits.max_coco_bytes
+            limit = self._settings.max_coco_bytes
             if info.size_bytes > limit:
                 setting = "SIGHTLINE_MAX_COCO_BYTES"
                 raise QuotaExceeded(subject=f"bytes of {uri}", value=info.size_bytes, limit=limit, setting=setting)

@@ -14,7 +14,7 @@ from services.dataset.check import Packed, Rules, check_image
 from services.dataset.coco import Row
 from services.dataset.domain import Chunks, DatasetRecord, Plan, State
 from services.dataset.findings import FindingLog
-from services.dataset.limits import Limits
+from services.dataset.settings import DatasetSettings
 from services.dataset.work import Tools, publish_advance
 from services.kit.blobs import delete_prefix, to_uri
 from services.kit.errors import BlobNotFound, RecordNotFound
@@ -25,7 +25,7 @@ class Abandoned(Exception):
     """The dataset is no longer being validated; what this worker does is of no use."""
 
 
-async def check_chunk(tools: Tools, limits: Limits, dataset: str, number: int) -> None:
+async def check_chunk(tools: Tools, settings: DatasetSettings, dataset: str, number: int) -> None:
     """Checks the chunk unless that is done, marks it, and announces the last one.
 
     Returns without a trace if the dataset is gone or no longer VALIDATING. An attempt that dies leaves blobs that
@@ -37,7 +37,7 @@ async def check_chunk(tools: Tools, limits: Limits, dataset: str, number: int) -
         plan = _planned(record, record.uid)
         if number < plan.chunk_count and not record.chunks.has(number):
             started = tools.clock.monotonic()
-            result = await _check(tools, limits, record, plan, number)
+            result = await _check(tools, settings, record, plan, number)
             await store.put(tools.blobs, store.result_key(plan.prefix, number), result)
             record = await _report(tools, record, lambda chunks: chunks.finished(number, result.image_count))
             tools.telemetry.add(metrics.IMAGES, result.refused_images, outcome="refused")
@@ -77,22 +77,24 @@ async def _report(tools: Tools, record: DatasetRecord, move: Callable[[Chunks], 
     return (await tools.table.change(record.name, decide)).value
 
 
-async def _check(tools: Tools, limits: Limits, record: DatasetRecord, plan: Plan, number: int) -> store.ChunkResult:
+async def _check(
+    tools: Tools, settings: DatasetSettings, record: DatasetRecord, plan: Plan, number: int
+) -> store.ChunkResult:
     rows = await store.get_rows(tools.blobs, plan.prefix, number)
     names = [name for _, name in (await store.get_plan(tools.blobs, plan.prefix)).categories]
-    rules = Rules(record.annotation_kind, record.box_convention, names, limits.max_regions)
-    log, reported = FindingLog(limits.findings_per_code), tools.clock.monotonic()
+    rules = Rules(record.annotation_kind, record.box_convention, names, settings.max_regions)
+    log, reported = FindingLog(settings.findings_per_code), tools.clock.monotonic()
     images, refused, byte_count = 0, 0, 0
-    with tempfile.TemporaryDirectory(prefix="sightline-chunk-", dir=limits.scratch_directory) as folder:
+    with tempfile.TemporaryDirectory(prefix="sightline-chunk-", dir=settings.scratch_directory) as folder:
         packs = _Packs(tools, record, number, Path(folder))
-        async for checked in _checked(tools, limits, rows, rules):
+        async for checked in _checked(tools, settings, rows, rules):
             log.take(checked.log.kept, checked.log.more)
             images += 1
             refused += checked.packed is None
             if checked.packed:
                 byte_count += checked.size_bytes
                 await packs.add(checked.packed)
-            if tools.clock.monotonic() - reported >= limits.progress_seconds:
+            if tools.clock.monotonic() - reported >= settings.progress_seconds:
                 reported, done = tools.clock.monotonic(), images
                 await _report(tools, record, lambda chunks, done=done: chunks.moved(number, done))
         shards = await packs.close()
@@ -155,14 +157,14 @@ class _Checked:
     size_bytes: int
 
 
-async def _checked(tools: Tools, limits: Limits, rows: list[Row], rules: Rules) -> AsyncIterator[_Checked]:
+async def _checked(tools: Tools, settings: DatasetSettings, rows: list[Row], rules: Rules) -> AsyncIterator[_Checked]:
     """The rows in their order, several at work at once; memory holds `images_in_flight` images at most."""
     waiting: deque[asyncio.Task[_Checked]] = deque()
     try:
         for row in rows:
-            task = asyncio.create_task(_check_row(tools, limits, row, rules), name=f"check {row.key}")
+            task = asyncio.create_task(_check_row(tools, settings, row, rules), name=f"check {row.key}")
             waiting.append(task)
-            if len(waiting) >= limits.images_in_flight:
+            if len(waiting) >= settings.images_in_flight:
                 yield await waiting.popleft()
         while waiting:
             yield await waiting.popleft()
@@ -172,15 +174,15 @@ async def _checked(tools: Tools, limits: Limits, rows: list[Row], rules: Rules) 
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def _check_row(tools: Tools, limits: Limits, row: Row, rules: Rules) -> _Checked:
-    log = FindingLog(limits.findings_per_code)
+async def _check_row(tools: Tools, settings: DatasetSettings, row: Row, rules: Rules) -> _Checked:
+    log = FindingLog(settings.findings_per_code)
     try:
-        data = await tools.blobs.get(row.key, 0, limits.max_image_bytes + 1)
+        data = await tools.blobs.get(row.key, 0, settings.max_image_bytes + 1)
     except BlobNotFound:
         log.add("imageMissing", row.file, row.id, uri=to_uri(tools.blobs.bucket, row.key))
         return _Checked(None, log, 0)
-    if len(data) > limits.max_image_bytes:
-        log.add("imageTooLarge", row.file, row.id, limit=limits.max_image_bytes)
+    if len(data) > settings.max_image_bytes:
+        log.add("imageTooLarge", row.file, row.id, limit=settings.max_image_bytes)
         return _Checked(None, log, 0)
     packed = await tools.compute(lambda: check_image(data, row, rules, log))
     return _Checked(packed, log, len(data))

@@ -281,7 +281,7 @@ class FindingLog:
 
     @property
     def kept(self) -> list[Finding]:
-        """The findings within the limits, as they came."""
+        """The findings within the settings, as they came."""
         return list(self._kept)
 
     @property

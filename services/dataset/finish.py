@@ -10,10 +10,11 @@ import numpy as np
 from services.dataset import store
 from services.dataset.domain import INLINE_CATEGORIES, CategoryCount, DatasetRecord, Plan, Stats
 from services.dataset.findings import FindingLog
-from services.dataset.limits import Limits
+from services.dataset.settings import DatasetSettings
 from services.dataset.work import Tools
 from services.kit.errors import DatasetAnnotationsInvalid, DatasetEmpty
 from services.vision.snapshot import (
+    MIN_IMAGES_PER_CATEGORY,
     AnnotationKind,
     Category,
     Manifest,
@@ -24,7 +25,6 @@ from services.vision.snapshot import (
     read_index,
 )
 
-MIN_IMAGES = 2  # of a category, for training
 IMBALANCE = 20  # times as many annotations as a rare category has
 NAMED = 5  # rare categories that a finding names
 
@@ -48,7 +48,7 @@ class _Sums:
     byte_count: int = 0
 
 
-async def judge(tools: Tools, limits: Limits, record: DatasetRecord, plan: Plan, log: FindingLog) -> Verdict:
+async def judge(tools: Tools, settings: DatasetSettings, record: DatasetRecord, plan: Plan, log: FindingLog) -> Verdict:
     """Adds up the chunks; raises DatasetEmpty, or DatasetAnnotationsInvalid for too many faults.
 
     `log` receives the findings of all steps, in the order of the files, then those about the whole.
@@ -63,7 +63,7 @@ async def judge(tools: Tools, limits: Limits, record: DatasetRecord, plan: Plan,
         sums.refused_images += result.refused_images
         sums.refused_annotations += result.refused_annotations
         sums.byte_count += result.byte_count
-    _require_enough(limits, record, planned.annotation_count, sums, log)
+    _require_enough(settings, record, planned.annotation_count, sums, log)
     manifest, without_boxes, crowds = await _manifest(tools, record, planned.categories, sums.shards)
     await _find_duplicates(tools, sums.shards, [name for _, name in planned.categories], log)
     _find_imbalance(manifest, log)
@@ -74,7 +74,9 @@ async def judge(tools: Tools, limits: Limits, record: DatasetRecord, plan: Plan,
     return Verdict(manifest, _stats(manifest, sums.byte_count))
 
 
-def _require_enough(limits: Limits, record: DatasetRecord, annotations: int, sums: _Sums, log: FindingLog) -> None:
+def _require_enough(
+    settings: DatasetSettings, record: DatasetRecord, annotations: int, sums: _Sums, log: FindingLog
+) -> None:
     usable = sums.images - sums.refused_images
     worst = log.ordered()[:1]
     example = f", for example {worst[0].file}: {worst[0].message}" if worst else ""
@@ -85,9 +87,9 @@ def _require_enough(limits: Limits, record: DatasetRecord, annotations: int, sum
         (sums.refused_images, sums.images, "images"),
         (sums.refused_annotations, annotations, "annotations"),
     ):
-        if bad > limits.max_bad_share * total:
+        if bad > settings.max_bad_share * total:
             problem = (
-                f"{bad} of {total} {what} cannot be used, more than the {limits.max_bad_share:.0%} that is allowed"
+                f"{bad} of {total} {what} cannot be used, more than the {settings.max_bad_share:.0%} that is allowed"
                 f"{example} See ListFindings."
             )
             raise DatasetAnnotationsInvalid(file=record.name, problem=problem)
@@ -168,9 +170,10 @@ def _find_imbalance(manifest: Manifest, log: FindingLog) -> None:
         used[category.image_count > 0] += 1
         if category.image_count == 0:
             log.add("categoryWithoutImages", category=category.name)
-        elif category.image_count < MIN_IMAGES:
-            log.add("categoryTooFewImages", category=category.name, count=category.image_count, minimum=MIN_IMAGES)
-    minimum = Limits.min_categories(AnnotationKind(manifest.kind))
+        elif category.image_count < MIN_IMAGES_PER_CATEGORY:
+            count, minimum = category.image_count, MIN_IMAGES_PER_CATEGORY
+            log.add("categoryTooFewImages", category=category.name, count=count, minimum=minimum)
+    minimum = AnnotationKind(manifest.kind).min_categories
     if used[True] < minimum:
         log.add("tooFewCategories", count=used[True], minimum=minimum)
     most = max(manifest.categories, key=lambda category: category.annotation_count)

@@ -8,8 +8,8 @@ from services.dataset.domain import DatasetRecord, Plan, State
 from services.dataset.findings import FindingLog
 from services.dataset.finish import judge
 from services.dataset.hold import Hold, holding
-from services.dataset.limits import Limits
 from services.dataset.plan import Reading, make_plan
+from services.dataset.settings import DatasetSettings
 from services.dataset.work import Tools, publish_advance, publish_chunk
 from services.kit.blobs import delete_prefix
 from services.kit.consume import DEAD_LETTERS
@@ -30,7 +30,7 @@ _log = Log(__name__)
 Refused = (DatasetAnnotationsInvalid, DatasetEmpty, QuotaExceeded)
 
 
-async def advance(tools: Tools, limits: Limits, name: str) -> None:
+async def advance(tools: Tools, settings: DatasetSettings, name: str) -> None:
     """Does what is due; nothing if the dataset is gone, READY or FAILED. LeaseLost while another worker holds it."""
     try:
         record = (await tools.table.get(name)).value
@@ -38,22 +38,22 @@ async def advance(tools: Tools, limits: Limits, name: str) -> None:
         return
     with about(name):
         if record.state is State.DELETING:
-            await _remove(tools, limits, name)
+            await _remove(tools, settings, name)
         elif record.state is State.VALIDATING and record.plan and not record.is_checked:
             await _hand_out(tools, record)
         elif record.state is State.VALIDATING:
-            await _validate(tools, limits, name)
+            await _validate(tools, settings, name)
 
 
-async def _validate(tools: Tools, limits: Limits, name: str) -> None:
+async def _validate(tools: Tools, settings: DatasetSettings, name: str) -> None:
     held = False
     try:
-        async with holding(tools.table, name, tools.holder, tools.clock, limits.lease) as hold:
+        async with holding(tools.table, name, tools.holder, tools.clock, settings.lease) as hold:
             held = True
             if hold.record.plan is None:
-                record = await _plan(tools, limits, hold)
+                record = await _plan(tools, settings, hold)
             elif hold.record.is_checked:
-                record = await _finish(tools, limits, hold, hold.record.plan)
+                record = await _finish(tools, settings, hold, hold.record.plan)
             else:
                 record = hold.record
     except (LeaseLost, WrongState) as fault:
@@ -78,20 +78,20 @@ async def _yield_to_deletion(tools: Tools, name: str) -> None:
         await publish_advance(tools.queue, record)
 
 
-async def _plan(tools: Tools, limits: Limits, hold: Hold) -> DatasetRecord:
-    reading = Reading(FindingLog(limits.findings_per_code))
+async def _plan(tools: Tools, settings: DatasetSettings, hold: Hold) -> DatasetRecord:
+    reading = Reading(FindingLog(settings.findings_per_code))
     try:
-        plan = await make_plan(tools, limits, hold.record, reading)
+        plan = await make_plan(tools, settings, hold.record, reading)
     except Refused as fault:
         return await _refuse(tools, hold, fault, reading.log)
     convention = reading.convention
     return await hold.write(lambda now: now.planned(plan, convention, tools.clock.now()))
 
 
-async def _finish(tools: Tools, limits: Limits, hold: Hold, plan: Plan) -> DatasetRecord:
-    log = FindingLog(limits.findings_per_code)
+async def _finish(tools: Tools, settings: DatasetSettings, hold: Hold, plan: Plan) -> DatasetRecord:
+    log = FindingLog(settings.findings_per_code)
     try:
-        verdict = await judge(tools, limits, hold.record, plan, log)
+        verdict = await judge(tools, settings, hold.record, plan, log)
     except Refused as fault:
         refused = await _refuse(tools, hold, fault, log)
         await delete_prefix(tools.blobs, f"{refused.prefix}/packs/")  # Nobody will read them.
@@ -118,9 +118,9 @@ async def _hand_out(tools: Tools, record: DatasetRecord) -> None:
         await publish_advance(tools.queue, record)
 
 
-async def _remove(tools: Tools, limits: Limits, name: str) -> None:
+async def _remove(tools: Tools, settings: DatasetSettings, name: str) -> None:
     """Deletes every blob of every creation of the name, then the record: the id is free only when all is gone."""
-    async with holding(tools.table, name, tools.holder, tools.clock, limits.lease) as hold:
+    async with holding(tools.table, name, tools.holder, tools.clock, settings.lease) as hold:
         count = await delete_prefix(tools.blobs, hold.record.root)
         await hold.delete()
     _log.info("dataset_deleted", blobs=count)

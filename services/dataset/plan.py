@@ -7,7 +7,7 @@ from services.dataset import coco, store, units
 from services.dataset.coco import Categories, Place, Row
 from services.dataset.domain import BoxConvention, DatasetRecord, Plan
 from services.dataset.findings import FindingLog
-from services.dataset.limits import Limits
+from services.dataset.settings import DatasetSettings
 from services.dataset.work import Tools
 from services.kit.blobs import from_uri
 from services.kit.errors import BlobNotFound, DatasetAnnotationsInvalid, QuotaExceeded
@@ -28,7 +28,7 @@ class Reading:
     planned: int = 0  # images that lie in a chunk
 
 
-async def make_plan(tools: Tools, limits: Limits, record: DatasetRecord, reading: Reading) -> Plan:
+async def make_plan(tools: Tools, settings: DatasetSettings, record: DatasetRecord, reading: Reading) -> Plan:
     """Writes the chunks' inputs, one file in memory at a time; the snapshot's image ids ascend over all files.
 
     Raises DatasetAnnotationsInvalid if a file is unusable as a whole, and QuotaExceeded for too many images; in both
@@ -37,10 +37,10 @@ async def make_plan(tools: Tools, limits: Limits, record: DatasetRecord, reading
     prefix = store.plan_prefix(record)
     for uri in record.annotation_file_uris:
         place = Place(uri, from_uri(uri, tools.blobs.bucket), tools.blobs.bucket)
-        data = await _fetch(tools, limits, place, reading.log)
-        rows = await tools.compute(lambda data=data, place=place: _read(data, place, record, limits, reading))
+        data = await _fetch(tools, settings, place, reading.log)
+        rows = await tools.compute(lambda data=data, place=place: _read(data, place, record, settings, reading))
         del data
-        for chunk in _cut(rows, reading, limits.chunk_images):
+        for chunk in _cut(rows, reading, settings.chunk_images):
             await _put_chunk(tools, prefix, reading, chunk)
     if reading.pending:
         await _put_chunk(tools, prefix, reading, reading.pending)
@@ -50,25 +50,27 @@ async def make_plan(tools: Tools, limits: Limits, record: DatasetRecord, reading
     return Plan(prefix, reading.chunks, reading.images, reading.images - reading.planned)
 
 
-async def _fetch(tools: Tools, limits: Limits, place: Place, log: FindingLog) -> bytes:
+async def _fetch(tools: Tools, settings: DatasetSettings, place: Place, log: FindingLog) -> bytes:
     try:
         size = (await tools.blobs.stat(place.key)).size_bytes
-        if size <= limits.max_coco_bytes:
+        if size <= settings.max_coco_bytes:
             return await tools.blobs.get(place.key)
-        log.add("annotationFileTooLarge", place.uri, size_bytes=size, limit=limits.max_coco_bytes)
+        log.add("annotationFileTooLarge", place.uri, size_bytes=size, limit=settings.max_coco_bytes)
     except BlobNotFound:
         log.add("annotationFileMissing", place.uri)
     raise refusal(log)
 
 
-def _read(data: bytes, place: Place, record: DatasetRecord, limits: Limits, reading: Reading) -> Iterator[Row]:
+def _read(
+    data: bytes, place: Place, record: DatasetRecord, settings: DatasetSettings, reading: Reading
+) -> Iterator[Row]:
     """Checks one file as a whole; its rows, yet to be walked. Raises as `make_plan` does."""
     log, kind = reading.log, record.annotation_kind
     file = coco.parse(data, place.uri, log)
     if file is None:
         raise refusal(log)
     categories = reading.categories.merge(file.categories, place.uri, log)
-    count, limit = len(reading.categories.names), limits.max_categories(kind)
+    count, limit = len(reading.categories.names), settings.max_categories(kind)
     if count > limit:
         log.add("tooManyCategories", place.uri, count=count, limit=limit, kind=kind)
     coco.check_ids(file, place.uri, categories, log)
@@ -78,7 +80,7 @@ def _read(data: bytes, place: Place, record: DatasetRecord, limits: Limits, read
         raise refusal(log)
     reading.images += len(file.images)
     reading.annotations += len(file.annotations)
-    most, setting = limits.max_images(kind)
+    most, setting = settings.max_images(kind)
     if reading.images > most:
         raise QuotaExceeded(subject=f"images of {record.name}", value=reading.images, limit=most, setting=setting)
     return coco.rows(file, place, kind, categories, _shift(file, place, reading), log)

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from services.dataset import metrics
 from services.dataset.domain import CHECK, DatasetRecord, State
-from services.dataset.limits import Limits
+from services.dataset.settings import DatasetSettings
 from services.dataset.work import publish_advance
 from services.kit.clock import Clock
 from services.kit.errors import SightlineError
@@ -27,7 +27,7 @@ class Reconciler:
     queue: Queue
     clock: Clock
     telemetry: Telemetry
-    limits: Limits
+    settings: DatasetSettings
 
     async def keep_going(self, every_seconds: float) -> None:
         """Looks again and again, for ever, once all is known; an outage passes."""
@@ -59,7 +59,7 @@ class Reconciler:
         """For how many times `stall_seconds` nothing has happened to a dataset that has work due and no holder."""
         if record.state not in (State.VALIDATING, State.DELETING) or record.lease.is_live(now):
             return 0
-        stalls = (now - record.update_time).total_seconds() / self.limits.stall_seconds
+        stalls = (now - record.update_time).total_seconds() / self.settings.stall_seconds
         return max(stalls, 1) if record.lease.holder else stalls  # A lease that ran out: its holder died.
 
 

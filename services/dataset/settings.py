@@ -1,11 +1,13 @@
 """The dataset service's settings; see `services.kit.settings` for the common ones."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import Field
 
 from services.kit.settings import Settings
+from services.vision.snapshot import AnnotationKind
 
 
 class DatasetSettings(Settings):
@@ -26,7 +28,24 @@ class DatasetSettings(Settings):
     ingest_threads: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0)  # decoding at once in a worker
     ingest_jobs: int = Field(default=2, gt=0)  # chunks at once in a worker
     lease_seconds: float = Field(default=20.0, gt=0)
-    progress_seconds: float = Field(default=1.0, gt=0)  # between two reports of a chunk
+    progress_seconds: float = Field(default=1.0, ge=0)  # between two reports of a chunk
     stall_seconds: float = Field(default=20.0, gt=0)  # without progress, after which work is published again
     reconcile_seconds: float = Field(default=5.0, gt=0)
     scratch_directory: Path | None = None  # for files on their way; the system's own by default
+
+    @property
+    def lease(self) -> timedelta:
+        """For how long a worker that does not answer keeps a dataset."""
+        return timedelta(seconds=self.lease_seconds)
+
+    def max_images(self, kind: AnnotationKind) -> tuple[int, str]:
+        """How many images a dataset may have, and the setting that says so."""
+        if kind is AnnotationKind.IMAGE_CLASSIFICATION:
+            return self.max_classification_images, "SIGHTLINE_MAX_CLASSIFICATION_IMAGES"
+        return self.max_detection_images, "SIGHTLINE_MAX_DETECTION_IMAGES"
+
+    def max_categories(self, kind: AnnotationKind) -> int:
+        """How many categories a dataset may declare."""
+        if kind is AnnotationKind.IMAGE_CLASSIFICATION:
+            return self.max_classification_categories
+        return self.max_detection_categories

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.dataset import metrics
-from services.dataset.limits import Limits
+from services.dataset.settings import DatasetSettings
 from services.kit.blobs import Blobs, check_key, to_uri
 from services.kit.errors import InvalidRequest, QuotaExceeded, Unavailable
 from services.kit.names import check_id, new_uid
@@ -59,10 +59,10 @@ class Uploaded:
 class Uploads:
     """Takes the parts of one stream after another."""
 
-    def __init__(self, blobs: Blobs, telemetry: Telemetry, limits: Limits) -> None:
+    def __init__(self, blobs: Blobs, telemetry: Telemetry, settings: DatasetSettings) -> None:
         self._blobs = blobs
         self._telemetry = telemetry
-        self._limits = limits
+        self._settings = settings
 
     async def store(self, parts: AsyncIterator[Part]) -> Uploaded:
         """Stores the files of a stream in order; a fault ends it, and the files before it stay.
@@ -74,7 +74,7 @@ class Uploads:
             raise InvalidRequest(field="header", problem="the first message must be the header.")
         upload_id = check_id(first.upload_id, "header.upload_id") if first.upload_id else new_uid()
         prefix, stored = f"uploads/{upload_id}", list[Stored]()
-        with tempfile.TemporaryDirectory(prefix="sightline-upload-", dir=self._limits.scratch_directory) as folder:
+        with tempfile.TemporaryDirectory(prefix="sightline-upload-", dir=self._settings.scratch_directory) as folder:
             receiving: _Receiving | None = None
             try:
                 async for part in parts:
@@ -97,16 +97,16 @@ class Uploads:
         return Uploaded(upload_id, to_uri(self._blobs.bucket, prefix), tuple(stored))
 
     def _check(self, file: File, count: int) -> None:
-        if count >= self._limits.max_upload_files:
-            limit, setting = self._limits.max_upload_files, "SIGHTLINE_MAX_UPLOAD_FILES"
+        if count >= self._settings.max_upload_files:
+            limit, setting = self._settings.max_upload_files, "SIGHTLINE_MAX_UPLOAD_FILES"
             raise QuotaExceeded(subject="files in one stream", value=count + 1, limit=limit, setting=setting)
         check_path(file.path)
         if not _SHA256.fullmatch(file.sha256):
             problem = f"{file.path}: {file.sha256!r} is not 64 lower-case hex digits."
             raise InvalidRequest(field="file.sha256", problem=problem)
-        limit, setting = self._limits.max_image_bytes, "SIGHTLINE_MAX_IMAGE_BYTES"
+        limit, setting = self._settings.max_image_bytes, "SIGHTLINE_MAX_IMAGE_BYTES"
         if file.path.lower().endswith(".json"):
-            limit, setting = self._limits.max_coco_bytes, "SIGHTLINE_MAX_COCO_BYTES"
+            limit, setting = self._settings.max_coco_bytes, "SIGHTLINE_MAX_COCO_BYTES"
         if file.size_bytes > limit:
             raise QuotaExceeded(subject=f"bytes of {file.path}", value=file.size_bytes, limit=limit, setting=setting)
         if file.size_bytes < 0:

@@ -132,7 +132,7 @@ class UnreadableUri(InvalidArgument):
 
     reason = "InvalidUri"
     template = (
-        "{uri}: {problem}. Nothing outside the store is read: upload the file, then name it as s3://{bucket}/KEY."
+        "{uri!r}: {problem}. Nothing outside the store is read: upload the file, then name it as s3://{bucket}/KEY."
     )
 
 
@@ -140,7 +140,7 @@ class DatasetInvalidAnnotationUri(InvalidArgument):
     """An annotation file's uri cannot be resolved to an object of the store."""
 
     reason = "DatasetInvalidAnnotationUri"
-    template = "annotation_file_uris: {uri}: {problem}"
+    template = "annotation_file_uris: {uri!r}: {problem}"
     field_name = "dataset.annotation_file_uris"
 
 

@@ -10,8 +10,12 @@ import signal
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING, BinaryIO
 
-from services.trainer.protocol import Message, Ready, receive_task, send
+from services.trainer.protocol import Message, Ready, receive_signal, receive_task, send
+
+if TYPE_CHECKING:
+    from services.trainer.engine.session import Signals
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STDIN = 0
@@ -25,6 +29,7 @@ def main() -> int:
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     from services.trainer.engine import run  # noqa: PLC0415 - after the descriptors are safe, and OpenMP's settings
+    from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise
 
     device, name = run.warm_up()
     lock = threading.Lock()
@@ -35,12 +40,12 @@ def main() -> int:
 
     try:
         say(Ready(device=device, device_name=name, import_seconds=time.monotonic() - started))
-        with os.fdopen(STDIN, "rb", buffering=0, closefd=False) as stdin:  # what follows the task stays in the pipe
-            task = receive_task(stdin)
+        stdin = os.fdopen(STDIN, "rb", closefd=False)
+        task = receive_task(stdin)
         if task is not None:
-            save = threading.Event()
-            threading.Thread(target=_follow_stdin, args=(save,), name="stdin", daemon=True).start()
-            say(run.run(task, say, save))
+            signals = Signals()
+            threading.Thread(target=_follow, args=(stdin, signals), name="stdin", daemon=True).start()
+            say(run.run(task, say, signals))
     except BrokenPipeError:
         return 1  # the worker is gone; so is the reason for this process
     return 0
@@ -56,14 +61,16 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _follow_stdin(save: threading.Event) -> None:
-    """Passes on that a checkpoint is wanted, and exits with the pipe.
+def _follow(stdin: BinaryIO, signals: "Signals") -> None:
+    """Passes the worker's signals on, and ends the process with the pipe.
 
     The latter wherever the kernel does not do it, and for a worker that died before it was asked.
     """
-    while os.read(STDIN, 1):
-        save.set()
-    os._exit(1)
+    try:
+        while (signal := receive_signal(stdin)) is not None:
+            signals.put(signal)
+    finally:
+        os._exit(1)
 
 
 if __name__ == "__main__":

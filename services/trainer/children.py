@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 
 from services.kit.log import Log
-from services.trainer.protocol import Message, Ready, Task, frame, receive_message_async
+from services.trainer.protocol import Message, Ready, Signal, Task, frame, receive_message_async
 
 COMMAND = (sys.executable, "-m", "services.trainer.child")
 START_SECONDS = 120.0  # a child that is not ready by then will never be
@@ -56,11 +56,11 @@ class Child:
             status = await self.end()
             raise ChildDied(f"the training process ended with status {status} ({type(error).__name__})") from error
 
-    def ask_to_save(self) -> None:
-        """Wants a Checkpoint as soon as possible, of a child that has its task; one that is dying need not hear it."""
+    def tell(self, signal: Signal) -> None:
+        """Sends a signal to a child that has its task; one that is dying need not hear it."""
         assert self._process.stdin is not None, "the pipe was asked for"
         with suppress(ConnectionError, RuntimeError):
-            self._process.stdin.write(b"\n")
+            self._process.stdin.write(frame(signal))
 
     async def _receive(self) -> Message:
         """The next message; EOFError at the end of the pipe, or of the process where the pipe does not tell."""

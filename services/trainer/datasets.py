@@ -8,17 +8,13 @@ from services.kit.errors import (
     DatasetEmpty,
     DatasetNotReady,
     IncorrectModelKind,
-    QuotaExceeded,
 )
 from services.trainer.protocol import ModelKind
+from services.vision.snapshot import MIN_IMAGES_PER_CATEGORY, AnnotationKind
 
-MAX_EVALUATION_IMAGES = 100_000
-MAX_TRAINING_IMAGES = {ModelKind.GENERIC_CLASSIFIER: 1_000_000, ModelKind.GENERIC_DETECTOR: 200_000}
-CATEGORY_RANGE = {ModelKind.GENERIC_CLASSIFIER: (2, 2500), ModelKind.GENERIC_DETECTOR: (1, 1000)}
-MIN_IMAGES_PER_CATEGORY = 2
 ANNOTATION_KIND = {
-    ModelKind.GENERIC_CLASSIFIER: "IMAGE_CLASSIFICATION",
-    ModelKind.GENERIC_DETECTOR: "OBJECT_DETECTION",
+    ModelKind.GENERIC_CLASSIFIER: AnnotationKind.IMAGE_CLASSIFICATION,
+    ModelKind.GENERIC_DETECTOR: AnnotationKind.OBJECT_DETECTION,
 }
 USABLE = ("READY", "VALIDATING")
 
@@ -71,16 +67,14 @@ async def usable(datasets: Datasets, name: str) -> Dataset:
 
 
 def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:
-    """Raises what makes a READY dataset unfit to train a model of the kind on."""
+    """Raises what makes a READY dataset unfit to train a model of the kind on.
+
+    How large it may be, the dataset service alone decides, by its settings.
+    """
     check_kind(dataset, kind)
-    limit = MAX_TRAINING_IMAGES[kind]
-    if dataset.image_count > limit:
-        raise QuotaExceeded(
-            subject=f"images of {dataset.name}", value=dataset.image_count, limit=limit, setting="training images"
-        )
-    low, high = CATEGORY_RANGE[kind]
-    if not low <= len(dataset.categories) <= high:
-        problem = f"it has {len(dataset.categories)} categories; a {kind} needs {low} to {high}."
+    minimum = ANNOTATION_KIND[kind].min_categories
+    if len(dataset.categories) < minimum:
+        problem = f"it has {len(dataset.categories)} categories; a {kind} needs at least {minimum}."
         raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
     poor = [name for name, count in dataset.categories if count < MIN_IMAGES_PER_CATEGORY]
     if poor:
@@ -95,13 +89,6 @@ def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:
 def check_test_dataset(dataset: Dataset, kind: ModelKind) -> None:
     """Raises what makes a READY dataset unfit to measure a model of the kind on."""
     check_kind(dataset, kind)
-    if dataset.image_count > MAX_EVALUATION_IMAGES:
-        raise QuotaExceeded(
-            subject=f"images of {dataset.name}",
-            value=dataset.image_count,
-            limit=MAX_EVALUATION_IMAGES,
-            setting="evaluation images",
-        )
 
 
 def check_kind(dataset: Dataset, kind: ModelKind) -> None:

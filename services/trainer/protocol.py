@@ -3,7 +3,7 @@
 The child says Ready once torch is imported, takes exactly one task from its stdin, answers with Started, any number
 of Progress, Checkpoint and Offer, and ends with exactly one of Result, EvaluationResult and Failed, after which it
 exits with status 0. A child that ends without one of those three died. A stdin that closes means, at any time: exit.
-A byte on stdin after the task asks a fine-tuning for a Checkpoint as soon as possible, after which it goes on.
+After the task the worker may send any number of SaveNow and CheckpointDone, which only a fine-tuning heeds.
 
 No torch, asyncio or grpc here: both sides import it, and the child must not hold what the worker holds.
 """
@@ -84,7 +84,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Train one trial. Paths are absolute; every directory exists and is the child's to write in, but `directory`."""
 
     trial: str  # resource name, for messages
-    dataset: str = ""  # resource name, for messages
+    dataset: str  # resource name, for messages
     directory: str  # the snapshot: manifest, packs and indexes
     recipe: Recipe
     allowance_seconds: float  # for this attempt, from the task's arrival to its Result; never exceeded
@@ -106,7 +106,7 @@ class EvaluateTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Measure a bundle on a snapshot."""
 
     evaluation: str  # resource name, for messages
-    dataset: str = ""  # resource name, for messages
+    dataset: str  # resource name, for messages
     bundle_directory: str
     directory: str
     output_directory: str
@@ -154,12 +154,11 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A complete checkpoint lies at `path`, a directory that stays unchanged until the one after the next."""
+    """A complete checkpoint lies at `path`, a directory that stays unchanged until its CheckpointDone."""
 
     path: str
-    step: int
+    step: int  # of one task's checkpoints, each is greater than the one before
     seconds_used: float  # since the task's arrival: up to here nothing need be repeated
-    seconds_since_last: float
 
 
 class Throughput(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,6 +238,20 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 Message = Ready | Started | Progress | Checkpoint | Offer | Result | EvaluationResult | Failed
 
+
+class SaveNow(msgspec.Struct, frozen=True, tag=True):
+    """Save a checkpoint as soon as possible, even if the worker is not done with the last one; then go on."""
+
+
+class CheckpointDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The worker no longer reads the checkpoint of `step`, nor any before it: it is stored, or was skipped."""
+
+    step: int
+    seconds: float  # from its arrival until now
+
+
+Signal = SaveNow | CheckpointDone
+
 T = TypeVar("T")
 
 
@@ -255,7 +268,7 @@ def local_name(key: str) -> str:
     return key.rsplit("/", 1)[-1]
 
 
-def frame(message: Task | Message) -> bytes:
+def frame(message: Task | Message | Signal) -> bytes:
     """The message as bytes for the pipe: its length in four bytes, big-endian, then msgpack."""
     body = msgspec.msgpack.encode(message)
     if len(body) > MAX_FRAME_BYTES:
@@ -274,6 +287,11 @@ def receive_task(stream: BinaryIO) -> Task | None:
     return _receive(stream, _tasks)
 
 
+def receive_signal(stream: BinaryIO) -> Signal | None:
+    """The next signal, None at the end of the stream; ValueError or EOFError for anything else."""
+    return _receive(stream, _signals)
+
+
 def receive_message(stream: BinaryIO) -> Message | None:
     """The next message, None at the end of the stream; ValueError or EOFError for anything else."""
     return _receive(stream, _messages)
@@ -287,6 +305,7 @@ async def receive_message_async(connection: Connection) -> Message:
 
 _tasks = msgspec.msgpack.Decoder(Task)
 _messages = msgspec.msgpack.Decoder(Message)
+_signals = msgspec.msgpack.Decoder(Signal)
 
 
 def _receive(stream: BinaryIO, decoder: "msgspec.msgpack.Decoder[T]") -> T | None:

@@ -2,20 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from services.kit import codec
-from services.kit.blobs import delete_prefix
 from services.kit.clock import Clock
-from services.kit.errors import SightlineError, Unavailable
+from services.kit.errors import Unavailable
 from services.kit.log import Log
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.attempt import AnyAttempt
+from services.trainer.checkpoints import Checkpoints
 from services.trainer.children import Child, ChildDied
 from services.trainer.domain import TrialResult
 from services.trainer.performance import Performance
@@ -61,9 +61,7 @@ class Supervision:
         self._phase = "preparing"
         self._phase_since: float | None = None
         self._offered: Result | None = None
-        self._child: Child | None = None  # one that can save where it is
-        self._asked = False  # for a last checkpoint
-        self._saved = asyncio.Event()
+        self._checkpoints: Checkpoints | None = None  # of a child that can save where it is
 
     async def beat(self, every_seconds: float) -> None:
         """Reports for ever; an outage is waited out, for the lease decides. CancelRequested, LeaseLost."""
@@ -81,10 +79,8 @@ class Supervision:
             async with asyncio.timeout(LAST_SECONDS):
                 if self._delivered is not None:
                     await asyncio.Event().wait()  # the attempt ends meanwhile, and this with it
-                elif self._child is not None:
-                    self._asked = True
-                    self._child.ask_to_save()
-                    await self._saved.wait()
+                elif self._checkpoints is not None:
+                    await self._checkpoints.save_last()
         raise Stopped
 
     @property
@@ -99,24 +95,21 @@ class Supervision:
 
         When the allowance ends, so does the child, and what it offered last is its result.
         """
-        self._began = self._clock.monotonic()
-        self._child = child if has_checkpoints(task) else None
-        allowance_seconds = self._attempt.allowance_seconds
-        allowance = asyncio.timeout(allowance_seconds)
-        try:
-            async with allowance, aclosing(child.run(task)) as messages:
-                last = await self._listen(messages, allowance)
-        except TimeoutError:
-            if not allowance.expired():
+        checkpoints = Checkpoints(child, self._attempt, self._workspace, self._prefix, self._clock)
+        self._checkpoints = checkpoints if has_checkpoints(task) else None
+        async with asyncio.TaskGroup() as group:
+            storing = group.create_task(checkpoints.store(), name="checkpoints")
+            try:
+                last = await self._hear(child, task, checkpoints)
+            except ChildDied:
+                await checkpoints.settled()  # what it saved before is not lost with it
                 raise
-            await child.end()
-            if self._offered is None:
-                await self.end(lambda work: work.stopped(self._clock.now()))
-                return "stopped"
-            last = msgspec.structs.replace(self._offered, seconds=allowance_seconds, stop_reason="allowance")
-        self._delivered = self._used
+            storing.cancel()  # nobody resumes what has ended
         self._count_phase()
         match last:
+            case None:
+                await self.end(lambda work: work.stopped(self._clock.now()))
+                return "stopped"
             case Failed(failure=failure, traceback=traceback):
                 _log.warning("task_failed", reason=failure.reason, problem=failure.message, traceback=traceback)
                 await self.end(lambda work: work.failed(self._clock.now(), failure))
@@ -131,19 +124,33 @@ class Supervision:
         """Writes down how the attempt ended, through outages; LeaseLost."""
         await self._through_outages(lambda: self._attempt.end(how))
 
-    async def _listen(self, messages: AsyncGenerator[Message], allowance: asyncio.Timeout) -> Last:
-        """Follows the child to its last message, keeping every checkpoint on the way."""
+    async def _hear(self, child: Child, task: Task, checkpoints: Checkpoints) -> Last | None:
+        """The child's last message; if its allowance ends first, what it had offered, or None. ChildDied."""
+        self._began = self._clock.monotonic()
+        allowance_seconds = self._attempt.allowance_seconds
+        allowance = asyncio.timeout(allowance_seconds)
+        try:
+            async with allowance, aclosing(child.run(task)) as messages:
+                return await self._listen(messages, checkpoints)
+        except TimeoutError:
+            if not allowance.expired():
+                raise
+            await child.end()
+            if self._offered is None:
+                return None
+            return msgspec.structs.replace(self._offered, seconds=allowance_seconds, stop_reason="allowance")
+        finally:
+            self._delivered = self._used
+
+    async def _listen(self, messages: AsyncGenerator[Message], checkpoints: Checkpoints) -> Last:
+        """Follows the child to its last message."""
         async for message in messages:
             match message:
                 case Progress(fraction=fraction, phase=phase):
                     self._count_phase()
                     self._fraction, self._phase = fraction, phase
                 case Checkpoint():
-                    last = self._asked
-                    async with _suspended(allowance):  # a slow store is not the child's doing
-                        await self._keep_checkpoint(message)
-                    if last:
-                        self._saved.set()
+                    checkpoints.arrived(message)
                 case Offer(result=result):
                     self._offered = result
                 case Result() | EvaluationResult() | Failed():
@@ -158,19 +165,6 @@ class Supervision:
         since = self._began if self._phase_since is None else self._phase_since
         self._telemetry.add(metrics.PHASE_SECONDS, max(0.0, now - (now if since is None else since)), phase=self._phase)
         self._phase_since = now
-
-    async def _keep_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Uploads, then commits; the one before is no longer needed. An outage skips it: the next one covers more."""
-        key = f"{self._prefix}checkpoint-{checkpoint.step}/"
-        before = self._attempt.record.work.checkpoint_key
-        try:
-            await self._workspace.upload(Path(checkpoint.path), key)
-            await self._attempt.commit(checkpoint.seconds_used, key)
-        except Unavailable as error:
-            _log.warning("checkpoint_skipped", step=checkpoint.step, problem=str(error))
-            return
-        if before and before != key:
-            await self._forget(before)
 
     async def _keep_trial(self, result: Result) -> None:
         keys = await self._upload(result.predictions_path, result.performance)
@@ -194,7 +188,7 @@ class Supervision:
         checkpoint = self._attempt.record.work.checkpoint_key
         await self._attempt.succeed(result.seconds, result=kept)
         if checkpoint:
-            await self._forget(checkpoint)
+            await self._workspace.forget(checkpoint)
 
     async def _keep_evaluation(self, result: EvaluationResult) -> None:
         _, performance_key = await self._upload(result.predictions_path, result.performance)
@@ -220,22 +214,6 @@ class Supervision:
             except Unavailable as error:
                 _log.warning("result_waits", problem=str(error))
                 await self._clock.sleep(OUTAGE_SECONDS)
-
-    async def _forget(self, prefix: str) -> None:
-        """Deletes blobs that nothing names any more; those that an outage saves go with the model."""
-        with suppress(SightlineError):
-            await delete_prefix(self._workspace.blobs, prefix)
-
-
-@asynccontextmanager
-async def _suspended(allowance: asyncio.Timeout) -> AsyncGenerator[None]:
-    """The allowance stands still meanwhile."""
-    loop, due = asyncio.get_running_loop(), allowance.when()
-    assert due is not None, "it is running"
-    left = due - loop.time()
-    allowance.reschedule(None)
-    yield
-    allowance.reschedule(loop.time() + left)
 
 
 def _summary(performance: Performance) -> Performance:

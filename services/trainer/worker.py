@@ -162,7 +162,7 @@ class Worker:
                     for task in beside:
                         task.cancel()
             except BaseExceptionGroup as errors:  # of two at the same time either says enough
-                raise errors.exceptions[0] from None
+                raise _first(errors) from None
         return result
 
     async def _in_child(self, supervision: Supervision, task: Task) -> str:
@@ -182,6 +182,7 @@ class Worker:
         if isinstance(record, Evaluation):
             return EvaluateTask(
                 evaluation=record.name,
+                dataset=record.test_dataset,
                 bundle_directory=str(await self._bundle(record)),
                 directory=str(await self._workspace.snapshot(record.test)),
                 output_directory=str(output),
@@ -191,6 +192,7 @@ class Worker:
         weights = self._settings.weights_dir
         return TrainTask(
             trial=record.name,
+            dataset=record.training.dataset,
             directory=str(await self._workspace.snapshot(record.training)),
             recipe=record.recipe,
             allowance_seconds=attempt.allowance_seconds,
@@ -240,6 +242,13 @@ class Worker:
 def _kind(name: str) -> str:
     """What sort of work has the name, as the metrics say it."""
     return "trial" if "/trials/" in name else "evaluation"
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first exception of a group, however deep."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _batch_size_limit(barren_attempts: int) -> int:

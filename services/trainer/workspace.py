@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from services.kit.blobs import Blobs, check_key
-from services.kit.errors import BlobNotFound, DatasetNotFound
+from services.kit.blobs import Blobs, check_key, delete_prefix
+from services.kit.errors import BlobNotFound, DatasetNotFound, SightlineError
 from services.trainer.datasets import Snapshot
 from services.trainer.protocol import MANIFEST_FILE, local_name
 from services.vision.snapshot import read_manifest
@@ -64,6 +65,11 @@ class Workspace:
         """Every file of a folder, under the prefix."""
         for path in await asyncio.to_thread(lambda: sorted(directory.iterdir())):
             await self.blobs.put_file(prefix + path.name, path)
+
+    async def forget(self, prefix: str) -> None:
+        """Deletes blobs that nothing names any more; those that an outage saves go with their model."""
+        with suppress(SightlineError):
+            await delete_prefix(self.blobs, prefix)
 
     def attempt(self) -> "tempfile.TemporaryDirectory[str]":
         """A folder for one attempt, gone with it."""

@@ -17,6 +17,7 @@ import msgspec
 
 FORMAT_VERSION = 1
 SHARD_BYTES = 256 * 1024 * 1024  # a shard is closed once it holds this many
+MIN_IMAGES_PER_CATEGORY = 2  # to train on
 
 _BLOCK = tarfile.BLOCKSIZE  # tar pads every member to a multiple of 512 bytes
 _encoder = msgspec.json.Encoder(order="deterministic")
@@ -27,6 +28,11 @@ class AnnotationKind(StrEnum):
 
     IMAGE_CLASSIFICATION = "IMAGE_CLASSIFICATION"
     OBJECT_DETECTION = "OBJECT_DETECTION"
+
+    @property
+    def min_categories(self) -> int:
+        """How many categories a dataset needs to be trained on."""
+        return 2 if self is AnnotationKind.IMAGE_CLASSIFICATION else 1
 
 
 class Box(msgspec.Struct, frozen=True, array_like=True):

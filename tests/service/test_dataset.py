@@ -14,7 +14,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from services.dataset import metrics
-from services.dataset.limits import Limits
+from services.dataset.settings import DatasetSettings
 from services.kit.errors import BlobNotFound
 from services.vision.snapshot import Box, read_index, read_manifest, read_record
 from sightline.v1 import dataset_pb2 as pb
@@ -65,7 +65,7 @@ async def test_a_good_dataset_becomes_ready_with_a_snapshot_that_holds_its_image
 async def test_the_same_files_give_the_same_digest_however_they_are_cut_into_chunks() -> None:
     digests = set[str]()
     for size in (1, 3, 100):
-        async with running(World(limits=Limits(chunk_images=size))) as world:
+        async with running(World(settings=DatasetSettings(chunk_images=size))) as world:
             digests.add((await world.register(*tagged(7))).snapshot_digest)
     assert len(digests) == 1
 
@@ -185,7 +185,7 @@ async def test_a_malformed_request_names_its_field(
 
 
 async def test_more_images_than_the_quota_fail_the_dataset() -> None:
-    async with running(World(limits=Limits(max_classification_images=3))) as world:
+    async with running(World(settings=DatasetSettings(max_classification_images=3))) as world:
         dataset = await world.register(*tagged(4))
         assert dataset.state == pb.Dataset.FAILED
         assert "4 is more than the limit of 3 (SIGHTLINE_MAX_CLASSIFICATION_IMAGES)" in dataset.error.message
@@ -304,7 +304,7 @@ async def test_a_deletion_removes_every_blob_but_the_uploads_and_frees_the_name(
 
 
 async def test_a_deletion_ends_a_validation_that_is_under_way(world: World) -> None:
-    world.limits = Limits(chunk_images=2)
+    world.settings = DatasetSettings(chunk_images=2)
     await world.put(*tagged(6))
     await world.stub.CreateDataset(world.request())
     assert await world.step()
@@ -317,7 +317,7 @@ async def test_a_deletion_ends_a_validation_that_is_under_way(world: World) -> N
 
 
 async def test_a_watch_gives_the_present_then_rising_progress_and_ends_with_the_verdict(world: World) -> None:
-    world.limits = Limits(chunk_images=2)
+    world.settings = DatasetSettings(chunk_images=2)
     await world.put(*tagged(6))
     await world.stub.CreateDataset(world.request())
     seen = list[pb.Dataset]()

@@ -8,7 +8,7 @@ import pytest
 from grpc import StatusCode
 from PIL import Image
 
-from services.dataset.limits import Limits
+from services.dataset.settings import DatasetSettings
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import finding_pb2
 from tests.support.datasets import World, coco, picture, refused, rotated, running, tagged
@@ -152,7 +152,7 @@ async def test_an_image_of_40_x_40_is_too_small(world: World) -> None:
 
 
 async def test_an_image_of_too_many_bytes_is_refused() -> None:
-    async with running(World(limits=Limits(max_image_bytes=5000))) as world:
+    async with running(World(settings=DatasetSettings(max_image_bytes=5000))) as world:
         noise = picture(60, 60, form="BMP")
         finding = await with_one_bad(world, "images/fat.bmp", noise, "imageTooLarge")
         assert "more than 5000 bytes" in finding.message

@@ -13,7 +13,7 @@ from services.dataset import metrics
 from services.dataset.app import Datasets
 from services.dataset.domain import CHECK, DatasetRecord, NewDataset, State
 from services.dataset.hold import holding
-from services.dataset.limits import Limits
+from services.dataset.settings import DatasetSettings
 from services.dataset.work import Tools
 from services.kit.errors import LeaseLost
 from services.kit.records import Table
@@ -77,7 +77,7 @@ class viewed:  # noqa: N801 - a context manager
     """A world whose view is kept, without a server."""
 
     async def __aenter__(self) -> World:
-        self.world = World(limits=Limits(chunk_images=2, progress_seconds=0))
+        self.world = World(settings=DatasetSettings(chunk_images=2, progress_seconds=0))
         self._keeper = asyncio.create_task(self.world.view.run())
         await self.world.view.synced()
         return self.world
@@ -87,7 +87,7 @@ class viewed:  # noqa: N801 - a context manager
 
 
 def app(world: World) -> Datasets:
-    return Datasets(world.table, world.view, world.blobs, world.queue, world.clock, world.limits)
+    return Datasets(world.table, world.view, world.blobs, world.queue, world.clock, world.settings)
 
 
 async def create(world: World) -> None:
@@ -185,7 +185,7 @@ async def test_work_that_kills_every_worker_is_given_up_with_a_reason() -> None:
 
 async def test_progress_within_a_chunk_is_visible_and_survives_its_worker() -> None:
     async with viewed() as world:
-        world.limits = Limits(chunk_images=100, progress_seconds=0, images_in_flight=1)
+        world.settings = DatasetSettings(chunk_images=100, progress_seconds=0, images_in_flight=1)
         await create(world)
         assert await world.step()
         done = list[int]()
@@ -218,7 +218,7 @@ async def test_two_workers_at_one_chunk_do_no_harm(reference: DatasetRecord) -> 
 async def test_a_worker_that_lost_its_lease_writes_nothing_more() -> None:
     async with viewed() as world:
         await create(world)
-        ttl = world.limits.lease
+        ttl = world.settings.lease
         async with holding(world.table, NAME, "w1", world.clock, ttl) as slow:
             world.clock.advance(60)
             async with holding(world.table, NAME, "w2", world.clock, ttl) as quick:

@@ -20,9 +20,9 @@ from PIL import Image
 from services.dataset import worker
 from services.dataset.app import Datasets
 from services.dataset.domain import COLLECTION, DatasetRecord
-from services.dataset.limits import Limits
 from services.dataset.reconcile import Reconciler
 from services.dataset.rpc import DatasetServicer
+from services.dataset.settings import DatasetSettings
 from services.dataset.upload import Uploads
 from services.dataset.work import Tools
 from services.infra.server import Server, Service
@@ -86,7 +86,7 @@ class World:
     blobs: Blobs = field(default_factory=MemoryBlobs)
     records: Records = field(default_factory=MemoryRecords)
     clock: ManualClock = field(default_factory=ManualClock)
-    limits: Limits = field(default_factory=lambda: Limits(progress_seconds=0))
+    settings: DatasetSettings = field(default_factory=lambda: DatasetSettings(progress_seconds=0))
     telemetry: MemoryTelemetry = field(default_factory=MemoryTelemetry)
     queue: Queue = field(init=False)
     stub: DatasetStub = field(init=False)
@@ -104,7 +104,7 @@ class World:
         return Tools(self.table, self.blobs, self.queue, self.clock, self.telemetry, executor, holder)
 
     def reconciler(self) -> Reconciler:
-        return Reconciler(self.view, self.queue, self.clock, self.telemetry, self.limits)
+        return Reconciler(self.view, self.queue, self.clock, self.telemetry, self.settings)
 
     async def put(self, coco_file: bytes, files: Mapping[str, bytes] | None = None, key: str = COCO) -> None:
         """Puts a COCO file and its images straight into the store."""
@@ -116,7 +116,7 @@ class World:
     async def step(self, wrap: Callable[[Tools], Tools] = lambda tools: tools) -> bool:
         """Lets a worker take one job, if there is one; a job whose handler fails stays unsettled, as after a death."""
         with ThreadPoolExecutor(2) as executor:
-            for job in worker.jobs(wrap(self.tools(executor)), self.limits):
+            for job in worker.jobs(wrap(self.tools(executor)), self.settings):
                 delivery = await self.queue.fetch(job.kind, timedelta(0))
                 if delivery:
                     await (job.poison if is_poison(delivery) else job.handle)(delivery.body)
@@ -183,8 +183,8 @@ class World:
 @asynccontextmanager
 async def running(world: World) -> AsyncGenerator[World]:
     """The world with its server listening and a caller connected."""
-    datasets = Datasets(world.table, world.view, world.blobs, world.queue, world.clock, world.limits)
-    servicer = DatasetServicer(datasets, Uploads(world.blobs, world.telemetry, world.limits), world.blobs.bucket)
+    datasets = Datasets(world.table, world.view, world.blobs, world.queue, world.clock, world.settings)
+    servicer = DatasetServicer(datasets, Uploads(world.blobs, world.telemetry, world.settings), world.blobs.bucket)
     service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer)
     settings = Settings(port=0, drain_seconds=0, grace_seconds=0.2)
     server = Server("dataset", settings, world.telemetry, [service])

@@ -1,7 +1,6 @@
 """One task from its arrival to its last message: every failure becomes a named one."""
 
 import gc
-import threading
 import traceback
 from collections.abc import Callable
 
@@ -10,7 +9,7 @@ import torch
 from services.kit.errors import OutOfMemory, SightlineError, UnknownTrainingError
 from services.trainer.engine.evaluate import evaluate
 from services.trainer.engine.rung0 import train_head
-from services.trainer.engine.session import Meter, Session
+from services.trainer.engine.session import Meter, Session, Signals
 from services.trainer.engine.tuning import fine_tune
 from services.trainer.protocol import (
     EvaluationResult,
@@ -41,10 +40,10 @@ def warm_up() -> tuple[str, str]:
 
 
 def run(
-    task: Task, send: Callable[[Message], None], save: threading.Event | None = None
+    task: Task, send: Callable[[Message], None], signals: Signals | None = None
 ) -> Result | EvaluationResult | Failed:
-    """The last message of the task; says the others on the way. `save` asks for a checkpoint whenever it is set."""
-    session = Session(Meter(task.allowance_seconds), send, save)
+    """The last message of the task; sends the others on the way, and heeds what the worker signals."""
+    session = Session(Meter(task.allowance_seconds), send, signals)
     torch.set_num_threads(max(1, task.threads))
     try:
         return _work(task, session)

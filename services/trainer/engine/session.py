@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from services.trainer.protocol import Message, Progress
+from services.trainer.protocol import CheckpointDone, Message, Progress, SaveNow, Signal
 
 PROGRESS_SECONDS = 0.25  # between two Progress messages, at least
 HANDOVER_SECONDS = 0.5  # for the last message to be heard in time on a busy machine
@@ -29,24 +29,41 @@ class Meter:
         return self.allowance_seconds - handover - self.used()
 
 
+class Signals:
+    """What the worker has said since the task: put by the thread that reads the pipe, read by the training loop."""
+
+    def __init__(self) -> None:
+        self._save = threading.Event()
+        self.done: CheckpointDone | None = None  # the latest
+
+    def put(self, signal: Signal) -> None:
+        """Takes in what has just been read."""
+        match signal:
+            case SaveNow():
+                self._save.set()
+            case CheckpointDone():
+                self.done = signal
+
+    def save_now(self) -> bool:
+        """Whether a checkpoint was asked for since the last call."""
+        asked = self._save.is_set()
+        self._save.clear()
+        return asked
+
+
 class Session:
     """What every part of a task may use: the meter and the way to the worker.
 
     Progress never falls: each phase has its share of the whole, from `low` to `high`.
     """
 
-    def __init__(self, meter: Meter, send: Callable[[Message], None], save: threading.Event | None = None) -> None:
+    def __init__(self, meter: Meter, send: Callable[[Message], None], signals: Signals | None = None) -> None:
+        """Without signals, checkpoints are done with as soon as they are sent."""
         self.meter = meter
         self.send = send
-        self._save = save or threading.Event()
+        self.signals = signals
         self._fraction = 0.0
         self._last = float("-inf")
-
-    def asked_to_save(self) -> bool:
-        """Whether the worker has asked for a checkpoint since the last time that this was looked at."""
-        asked = self._save.is_set()
-        self._save.clear()
-        return asked
 
     def progress(
         self,

@@ -124,8 +124,8 @@ class State:
 
 
 def save(root: Path, state: State, plan: Plan, recipe: Recipe, unreadable: dict[int, str]) -> Path:
-    """Writes a checkpoint folder, whole or not at all; keeps it and the one before."""
-    path = root / f"step-{state.position.step:09d}"
+    """Writes the checkpoint folder of the state's step, whole or not at all."""
+    path = _folder(root, state.position.step)
     scratch = root / f".{path.name}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -134,9 +134,14 @@ def save(root: Path, state: State, plan: Plan, recipe: Recipe, unreadable: dict[
     (scratch / "state.json").write_bytes(msgspec.json.encode(meta))
     shutil.rmtree(path, ignore_errors=True)
     scratch.rename(path)
-    for old in sorted(root.glob("step-*"))[:-2]:
-        shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def forget(root: Path, step: int) -> None:
+    """Deletes the checkpoints of the step and of those before it."""
+    for path in root.glob("step-*"):
+        if path <= _folder(root, step):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def unreadable(path: Path) -> dict[int, str]:
@@ -159,6 +164,10 @@ def restore(path: Path, state: State) -> Plan:
     state.unpack(safetensors.torch.load_file(path / "state.safetensors"))
     state.position = meta.position
     return meta.plan
+
+
+def _folder(root: Path, step: int) -> Path:
+    return root / f"step-{step:09d}"  # in the order of steps by name too
 
 
 def _meta(path: Path) -> _Meta:

@@ -19,7 +19,8 @@ from services.trainer.engine import state as checkpoints
 from services.trainer.engine.data import Indices
 from services.trainer.engine.delivery import Delivery
 from services.trainer.engine.detection import subject as detection
-from services.trainer.engine.pace import OutOfTime, Part
+from services.trainer.engine.pace import OutOfTime
+from services.trainer.engine.saving import Saver
 from services.trainer.engine.session import Session
 from services.trainer.engine.state import Candidate, Plan, Position, State
 from services.trainer.engine.steps import step
@@ -31,7 +32,7 @@ from services.trainer.engine.training import (
     Training,
     optimizer,
 )
-from services.trainer.protocol import Checkpoint, ModelKind, Result, TrainTask
+from services.trainer.protocol import ModelKind, Result, TrainTask
 
 PLANNED_SHARE = 0.85  # of the allowance: the rest is for a machine that slows down
 DELIVERIES = 2  # that a plan makes room for: one offer, and the last word
@@ -66,7 +67,7 @@ def _fit(training: Training, plan: Plan, delivery: Delivery) -> str:
     task, session, state, pace = training.task, training.session, training.state, training.pace
     recipe, position = task.recipe, state.position
     good = (state.pack(), copy.copy(position))
-    saved_at = session.meter.used()
+    saver = Saver(training, plan)
     stream = training.subject.batches(_jobs(training, plan, position.step))
     while position.step < plan.total_steps:
         if not pace.leaves(training.end_seconds, 2 * pace.step_seconds):
@@ -93,12 +94,9 @@ def _fit(training: Training, plan: Plan, delivery: Delivery) -> str:
             _validate_and_offer(training, plan, delivery)
             if recipe.patience and position.stale_epochs >= recipe.patience:
                 return "converged"
-        since = session.meter.used() - saved_at
-        due = since >= task.checkpoint_seconds or session.asked_to_save()
-        if due and pace.leaves(training.end_seconds, pace.expected(Part.SAVE)):
+        if saver.due():
             good = (state.pack(), copy.copy(position))
-            _save_checkpoint(training, plan, since)
-            saved_at = session.meter.used()
+            saver.save()
     session.progress("calibrate", 0.0, TRAINED, 1.0)
     try:
         if position.step not in (0, position.candidate_step):
@@ -123,17 +121,6 @@ def _retry(training: Training, good: tuple[dict[str, Tensor], Position], loss: f
     state.position = copy.copy(good[1])
     state.position.retries, state.position.rate_factor = position.retries + 1, position.rate_factor / 2
     return state.position
-
-
-def _save_checkpoint(training: Training, plan: Plan, seconds_since_last: float) -> None:
-    task, session, state = training.task, training.session, training.state
-    with training.pace.timed(Part.SAVE):
-        folder = Path(task.output_directory) / "checkpoints"
-        path = checkpoints.save(folder, state, plan, task.recipe, training.images.unreadable)
-    used = session.meter.used()
-    session.send(
-        Checkpoint(path=str(path), step=state.position.step, seconds_used=used, seconds_since_last=seconds_since_last)
-    )
 
 
 def _validate_and_offer(training: Training, plan: Plan, delivery: Delivery) -> None:

@@ -2,10 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import fields
-
-from services.dataset.limits import Limits
-from services.dataset.settings import DatasetSettings
 
 
 def test_no_process_of_the_dataset_service_loads_torch() -> None:
@@ -19,9 +15,3 @@ def test_settings_are_printed_and_a_wrong_role_is_answered_with_the_usage() -> N
     assert '"chunk_images": 1000' in shown.stdout
     wrong = subprocess.run([*command, "nonsense"], check=False, capture_output=True, text=True)
     assert "usage: python -m services.dataset api|worker" in wrong.stderr
-
-
-def test_the_limits_that_tests_use_are_the_defaults_that_operators_get() -> None:
-    settings, limits = DatasetSettings(), Limits()
-    for field in fields(Limits):
-        assert getattr(settings, field.name) == getattr(limits, field.name), field.name

@@ -37,7 +37,11 @@ WRONG = HEAD + "send(out, Progress(fraction=0.5, phase='fit', seconds_used=0.1))
 def task(folder: Path) -> EvaluateTask:
     where = str(folder)
     return EvaluateTask(
-        evaluation="models/m/evaluations/e", bundle_directory=where, directory=where, output_directory=where
+        evaluation="models/m/evaluations/e",
+        dataset="datasets/d",
+        bundle_directory=where,
+        directory=where,
+        output_directory=where,
     )
 
 

@@ -192,7 +192,6 @@ async def test_a_dataset_service_that_is_away_is_waited_for() -> None:
         (dataset(annotation_kind="OBJECT_DETECTION"), "incorrectModelKind", "OBJECT_DETECTION"),
         (dataset(image_count=0), "datasetEmpty", "no usable image"),
         (dataset(image_count=5000), "notEnoughBudget", "the minimum is"),
-        (dataset(image_count=1_000_001), "QuotaExceeded", "1000000"),
         (dataset(categories=(("owl", 99), ("wren", 1))), "datasetAnnotationsInvalid", "'wren'"),
         (dataset(categories=(("owl", 100),)), "datasetAnnotationsInvalid", "1 categories"),
     ],

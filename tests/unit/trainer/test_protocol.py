@@ -34,9 +34,15 @@ from services.trainer.protocol import (
 RECIPE = Recipe(name="r", rung=0, backbones=("mobilenet_v2",))
 TASKS: tuple[Task, ...] = (
     TrainTask(
-        trial="t", directory="/d", recipe=RECIPE, allowance_seconds=3.5, output_directory="/o", cache_directory="/c"
+        trial="t",
+        dataset="datasets/d",
+        directory="/d",
+        recipe=RECIPE,
+        allowance_seconds=3.5,
+        output_directory="/o",
+        cache_directory="/c",
     ),
-    EvaluateTask(evaluation="e", bundle_directory="/b", directory="/d", output_directory="/o"),
+    EvaluateTask(evaluation="e", dataset="datasets/d", bundle_directory="/b", directory="/d", output_directory="/o"),
 )
 PERFORMANCE = Performance(
     source=Source.TEST_DATASET,

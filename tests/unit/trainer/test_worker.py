@@ -26,6 +26,7 @@ from services.trainer.measures import evaluation_message
 from services.trainer.performance import Source
 from services.trainer.protocol import (
     Checkpoint,
+    CheckpointDone,
     EvaluateTask,
     EvaluationResult,
     Failed,
@@ -35,6 +36,8 @@ from services.trainer.protocol import (
     Ready,
     Recipe,
     Result,
+    SaveNow,
+    Signal,
     Started,
     Task,
     Throughput,
@@ -72,6 +75,7 @@ class FakeChild(Child):
     """Says what its script says."""
 
     asked = asyncio.Event()  # of the test at hand: somebody wants a checkpoint
+    done = asyncio.Queue[CheckpointDone]()  # likewise: what became of those that it has saved
 
     def __init__(self, script: Script, device: str) -> None:
         self.script = script
@@ -86,8 +90,12 @@ class FakeChild(Child):
         async for message in self.script(task):
             yield message
 
-    def ask_to_save(self) -> None:
-        FakeChild.asked.set()
+    def tell(self, signal: Signal) -> None:
+        match signal:
+            case SaveNow():
+                FakeChild.asked.set()
+            case CheckpointDone():
+                FakeChild.done.put_nowait(signal)
 
     async def end(self) -> int:
         self.ended = True
@@ -146,7 +154,7 @@ def checkpoint(task: Task, step: int, seconds: float) -> Checkpoint:
     folder = Path(task.output_directory) / f"checkpoint-{step}"
     folder.mkdir()
     (folder / "state").write_text(str(step))
-    return Checkpoint(path=str(folder), step=step, seconds_used=seconds, seconds_since_last=seconds)
+    return Checkpoint(path=str(folder), step=step, seconds_used=seconds)
 
 
 async def succeeds(task: Task) -> AsyncGenerator[Message]:
@@ -161,7 +169,8 @@ async def checkpoints(task: Task) -> AsyncGenerator[Message]:
     first = int((Path(path) / "state").read_text()) if path else 0
     for step in range(first + 1, 3):
         yield checkpoint(task, step, 0.001 * (step - first))
-        await asyncio.sleep(0.003)
+        while (await FakeChild.done.get()).step != step:
+            pass
     yield outcome(task, 0.001 * (3 - first))
 
 
@@ -172,7 +181,7 @@ async def dies(task: Task) -> AsyncGenerator[Message]:
 
 async def dies_after_a_checkpoint(task: Task) -> AsyncGenerator[Message]:
     yield checkpoint(task, 1, 0.002)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # which is lost
     raise ChildDied("the training process ended with status -9")
 
 
@@ -342,6 +351,7 @@ def adds_up(work: Work) -> bool:
 def _short_outages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "OUTAGE_SECONDS", 0.001)
     monkeypatch.setattr(FakeChild, "asked", asyncio.Event())
+    monkeypatch.setattr(FakeChild, "done", asyncio.Queue())
 
 
 @pytest.fixture
@@ -372,17 +382,17 @@ async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_i
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-async def test_a_task_runs_on_the_device_that_its_child_has(at: World, device: str) -> None:
-    told: list[str] = []
+async def test_a_task_names_its_dataset_and_the_device_that_its_child_has(at: World, device: str) -> None:
+    told: list[tuple[str, str]] = []
 
     async def listens(task: Task) -> AsyncGenerator[Message]:
-        told.append(task.device)
+        told.append((task.device, task.dataset))
         async for message in succeeds(task):
             yield message
 
     await at.begin()
     await at.worker(nursery=FakeNursery(listens, device=device)).handle(T0)
-    assert told == [device]
+    assert told == [(device, snapshot().dataset)]
     assert at.telemetry.value(metrics.DEVICE, device=device) == 1
 
 
@@ -409,8 +419,16 @@ async def test_a_refit_is_told_the_thresholds_of_the_trial_that_it_repeats(at: W
 
 
 async def test_an_evaluation_that_succeeds_leaves_its_performance(at: World) -> None:
+    told: list[str] = []
+
+    async def listens(task: Task) -> AsyncGenerator[Message]:
+        told.append(task.dataset)
+        async for message in succeeds(task):
+            yield message
+
     await at.begin_evaluation()
-    await at.worker(succeeds).handle(E0)
+    await at.worker(listens).handle(E0)
+    assert told == ["datasets/test"]
     evaluation = (await at.evaluations.get(E0)).value
     assert evaluation.work.state is WorkState.SUCCEEDED
     assert evaluation.performance is not None
@@ -556,9 +574,13 @@ async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) ->
             await asyncio.sleep(0.5)
             await super().put_file(key, path)
 
+    async def saves_and_delivers(task: Task) -> AsyncGenerator[Message]:
+        yield checkpoint(task, 1, 0.001)
+        yield outcome(task, 0.003)
+
     at.blobs = Slow()
     await at.begin(allowance=0.4)
-    await at.worker(checkpoints).handle(T0)
+    await at.worker(saves_and_delivers).handle(T0)
     work = (await at.trial()).work
     assert work.state is WorkState.SUCCEEDED
     assert work.charged_seconds == pytest.approx(0.003)

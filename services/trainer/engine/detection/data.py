@@ -10,9 +10,7 @@ from services.kit.errors import DatasetAnnotationsInvalid, DatasetEmpty, Incorre
 from services.trainer.engine.data import Images, Indices, Sample, read_indexes
 from services.trainer.protocol import MANIFEST_FILE, BoxStatistics, ModelKind
 from services.vision.detection_matching import GroundTruth
-from services.vision.snapshot import AnnotationKind, read_manifest
-
-MIN_IMAGES = 2  # of a category
+from services.vision.snapshot import MIN_IMAGES_PER_CATEGORY, AnnotationKind, read_manifest
 
 
 @dataclass(slots=True)
@@ -84,8 +82,8 @@ def open_scenes(directory: Path, dataset: str) -> Scenes:
 def require_detectable(scenes: Scenes) -> None:
     """Raises DatasetAnnotationsInvalid unless there is a category, and every one has regions in two images."""
     counts = scenes.image_counts()
-    few = [name for name, count in zip(scenes.categories, counts, strict=True) if count < MIN_IMAGES]
+    few = [name for name, count in zip(scenes.categories, counts, strict=True) if count < MIN_IMAGES_PER_CATEGORY]
     if few or not scenes.categories:
         names = ", ".join(few[:20]) or "-"
-        problem = f"needs regions of every category in at least {MIN_IMAGES} images; too few: {names}"
+        problem = f"needs regions of every category in at least {MIN_IMAGES_PER_CATEGORY} images; too few: {names}"
         raise DatasetAnnotationsInvalid(file=scenes.dataset, problem=problem)

@@ -29,6 +29,7 @@ def _trained(task: TrainTask) -> tuple[Result, list[Message]]:
 def _evaluated(result: Result, snapshot: Path, directory: Path) -> None:
     task = EvaluateTask(
         evaluation="models/m/evaluations/e",
+        dataset="datasets/d",
         bundle_directory=result.bundle_directory,
         directory=str(snapshot),
         output_directory=str(directory),

@@ -349,11 +349,16 @@ def test_an_evaluation_without_a_common_category_is_refused(tmp_path, snapshot):
     trained, _ = _trained(task_for(snapshot, linear_recipe()))
     test = write_snapshot(tmp_path / "test", names=("cat", "dog"), per_category=3)
     task = EvaluateTask(
-        evaluation="e", bundle_directory=trained.bundle_directory, directory=str(test), output_directory=str(tmp_path)
+        evaluation="e",
+        dataset="datasets/t",
+        bundle_directory=trained.bundle_directory,
+        directory=str(test),
+        output_directory=str(tmp_path),
     )
     failed, _ = _run(task)
     assert isinstance(failed, Failed)
     assert failed.failure.reason == "datasetAnnotationsInvalid"
+    assert failed.failure.message.startswith("datasets/t: ")
 
 
 def test_train_head_raises_named_errors_only(snapshot):
