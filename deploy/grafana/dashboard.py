@@ -13,12 +13,14 @@ from pathlib import Path
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement
-from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef
+from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef, VariableRefresh
 
 FILE = Path(__file__).with_name("sightline.json")
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 HEIGHT = 8
 WINDOW = "$__rate_interval"
+CHOSEN = 'namespace=~"$namespace"'
+OURS = 'job=~"dataset-.*|trainer-.*|predictor"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +43,45 @@ class Panel:
     number: bool = False
 
 
+def chosen(metric: str, where: str = "") -> str:
+    """The series of a metric in the namespaces that the reader chose; without namespaces, all of them."""
+    return f"{metric}{{{', '.join(filter(None, (CHOSEN, where)))}}}"
+
+
+def grouped(by: str = "") -> str:
+    """The labels of a line: suites are kept apart."""
+    return ", ".join(filter(None, ("namespace", by)))
+
+
 def quantile(share: float, histogram: str, by: str = "", where: str = "") -> str:
-    """The quantile of a histogram, over all processes but for the labels in `by`."""
-    labels = f"{by}, le" if by else "le"
-    return f"histogram_quantile({share}, sum by ({labels}) (rate({histogram}_bucket{where}[{WINDOW}])))"
+    """The quantile of a histogram, over all processes of a suite but for the labels in `by`."""
+    buckets = chosen(f"{histogram}_bucket", where)
+    return f"histogram_quantile({share}, sum by ({grouped(by)}, le) (rate({buckets}[{WINDOW}])))"
 
 
-def rate(counter: str, by: str, where: str = "") -> str:
+def mean(histogram: str, by: str = "") -> str:
+    """The mean of what a histogram saw, by these labels."""
+    return f"{rate(f'{histogram}_sum', by)} / {rate(f'{histogram}_count', by)}"
+
+
+def total(gauge: str, by: str = "", where: str = "") -> str:
+    """The sum of a gauge by these labels."""
+    return f"sum by ({grouped(by)}) ({chosen(gauge, where)})"
+
+
+def rate(counter: str, by: str = "", where: str = "") -> str:
     """Events a second, by these labels."""
-    return f"sum by ({by}) (rate({counter}{where}[{WINDOW}]))"
+    return f"sum by ({grouped(by)}) (rate({chosen(counter, where)}[{WINDOW}]))"
+
+
+def within(counter: str, window: str, by: str = "") -> str:
+    """Events within the window, by these labels."""
+    return f"sum by ({grouped(by)}) (increase({chosen(counter)}[{window}]))"
 
 
 def suite(gauge: str, by: str = "", where: str = "") -> str:
     """A gauge that each replica of an api says alike."""
-    return f"max by ({by}) ({gauge}{where})" if by else f"max({gauge}{where})"
+    return f"max by ({grouped(by)}) ({chosen(gauge, where)})"
 
 
 ROWS: dict[str, tuple[Panel, ...]] = {
@@ -62,14 +89,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Processes",
             "How many of each answer Prometheus.",
-            (Query('sum by (job) (up{job=~"dataset-.*|trainer-.*|predictor"})', "{{job}}"),),
+            (Query(total("up", "job", OURS), "{{job}}"),),
         ),
         Panel(
             "Models",
             "By state, those that have ended left out.",
             (
                 Query(
-                    suite("sightline_trainer_models", "state", '{state=~"NOT_STARTED|TRAINING|CANCELLING"}'),
+                    suite("sightline_trainer_models", "state", 'state=~"NOT_STARTED|TRAINING|CANCELLING"'),
                     "{{state}}",
                 ),
             ),
@@ -77,7 +104,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Trials and evaluations at work",
             "Each occupies one worker.",
-            (Query(suite("sightline_trainer_work", "kind", '{state="RUNNING"}'), "{{kind}}"),),
+            (Query(suite("sightline_trainer_work", "kind", 'state="RUNNING"'), "{{kind}}"),),
         ),
         Panel(
             "Phases of training",
@@ -92,14 +119,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Versions",
             "More than one line for a process: a rollout is under way, or stuck.",
-            (Query("sum by (service, version) (sightline_build_info)", "{{service}} {{version}}"),),
+            (Query(total("sightline_build_info", "service, version"), "{{service}} {{version}}"),),
         ),
     ),
     "What waits": (
         Panel(
             "Work without a worker",
             "Trials and evaluations that are queued.",
-            (Query(suite("sightline_trainer_work", "kind", '{state="QUEUED"}'), "{{kind}}"),),
+            (Query(suite("sightline_trainer_work", "kind", 'state="QUEUED"'), "{{kind}}"),),
         ),
         Panel(
             "Longest wait",
@@ -132,7 +159,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Images that wait for a forward pass",
             "Above 0 for long: another replica of the predictor is due.",
-            (Query("sum by (instance) (sightline_predictor_queue_images)", "{{instance}}"),),
+            (Query(total("sightline_predictor_queue_images", "instance"), "{{instance}}"),),
         ),
     ),
     "What it costs": (
@@ -140,8 +167,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Compute",
             "Seconds of the reference device a second. What no budget pays is what crashes cost.",
             (
-                Query(rate("sightline_trainer_compute_seconds_total", "charged", '{charged="true"}'), "charged"),
-                Query(rate("sightline_trainer_compute_seconds_total", "charged", '{charged="false"}'), "not charged"),
+                Query(rate("sightline_trainer_compute_seconds_total", "charged", 'charged="true"'), "charged"),
+                Query(rate("sightline_trainer_compute_seconds_total", "charged", 'charged="false"'), "not charged"),
             ),
         ),
         Panel(
@@ -164,7 +191,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Charged today",
             "Compute that the trainings which ended within 24 hours were charged.",
-            (Query("sum(increase(sightline_trainer_models_cost_seconds_total[24h]))", "charged"),),
+            (Query(within("sightline_trainer_models_cost_seconds_total", "24h"), "charged"),),
             "s",
             4,
             number=True,
@@ -172,20 +199,20 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Memory",
             "By process.",
-            (Query('sum by (job) (process_resident_memory_bytes{job=~"dataset-.*|trainer-.*|predictor"})', "{{job}}"),),
+            (Query(total("process_resident_memory_bytes", "job", OURS), "{{job}}"),),
             "bytes",
         ),
         Panel(
             "Processors",
             "Cores that each process keeps busy; training children are processes of their own.",
-            (Query(rate("process_cpu_seconds_total", "job", '{job=~"dataset-.*|trainer-.*|predictor"}'), "{{job}}"),),
+            (Query(rate("process_cpu_seconds_total", "job", OURS), "{{job}}"),),
         ),
         Panel(
             "Models in memory",
             "Bytes, and what they may take.",
             (
-                Query("sum by (instance) (sightline_predictor_loaded_bytes)", "{{instance}}"),
-                Query("sum by (instance) (sightline_predictor_capacity_bytes)", "{{instance}} may take"),
+                Query(total("sightline_predictor_loaded_bytes", "instance"), "{{instance}}"),
+                Query(total("sightline_predictor_capacity_bytes", "instance"), "{{instance}} may take"),
             ),
             "bytes",
         ),
@@ -194,7 +221,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Errors by code",
             "Answers other than OK.",
-            (Query(rate("grpc_server_handled_total", "grpc_code", '{grpc_code!="OK"}'), "{{grpc_code}}"),),
+            (Query(rate("grpc_server_handled_total", "grpc_code", 'grpc_code!="OK"'), "{{grpc_code}}"),),
             "reqps",
         ),
         Panel(
@@ -214,10 +241,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Given up and taken over",
             "Within an hour: work whose every attempt died, and leases that workers lost.",
             (
-                Query("sum by (kind) (increase(sightline_dead_letters_total[1h]))", "{{kind}} given up"),
-                Query("sum(increase(sightline_trainer_leases_lost_total[1h]))", "trainer's leases lost"),
-                Query("sum(increase(sightline_dataset_leases_lost_total[1h]))", "dataset's leases lost"),
-                Query("sum(increase(sightline_dataset_jobs_republished_total[1h]))", "jobs published again"),
+                Query(within("sightline_dead_letters_total", "1h", "kind"), "{{kind}} given up"),
+                Query(within("sightline_trainer_leases_lost_total", "1h"), "trainer's leases lost"),
+                Query(within("sightline_dataset_leases_lost_total", "1h"), "dataset's leases lost"),
+                Query(within("sightline_dataset_jobs_republished_total", "1h"), "jobs published again"),
             ),
         ),
         Panel(
@@ -230,14 +257,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Operations that got no answer or were refused.",
             (
                 Query(
-                    rate("sightline_store_operations_total", "operation", '{result=~"unavailable|refused|error"}'),
+                    rate("sightline_store_operations_total", "operation", 'result=~"unavailable|refused|error"'),
                     "store {{operation}}",
                 ),
                 Query(
-                    rate("sightline_nats_operations_total", "operation", '{result=~"unavailable|refused|error"}'),
+                    rate("sightline_nats_operations_total", "operation", 'result=~"unavailable|refused|error"'),
                     "NATS {{operation}}",
                 ),
-                Query("1 - min by (job) (sightline_nats_connected)", "NATS away from {{job}}"),
+                Query(
+                    f"1 - min by ({grouped('job')}) ({chosen('sightline_nats_connected')})", "NATS away from {{job}}"
+                ),
             ),
         ),
     ),
@@ -247,7 +276,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "A second, by method.",
             (
                 Query(
-                    rate("grpc_server_handled_total", "grpc_method", '{grpc_service=~"sightline[.].*"}'),
+                    rate("grpc_server_handled_total", "grpc_method", 'grpc_service=~"sightline[.].*"'),
                     "{{grpc_method}}",
                 ),
             ),
@@ -257,9 +286,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Predictions",
             "Time of AnalyzeImage: half of all calls, and one in twenty, took longer.",
             (
-                Query(quantile(0.5, "grpc_server_handling_seconds", "", '{grpc_method="AnalyzeImage"}'), "half"),
+                Query(quantile(0.5, "grpc_server_handling_seconds", "", 'grpc_method="AnalyzeImage"'), "half"),
                 Query(
-                    quantile(0.95, "grpc_server_handling_seconds", "", '{grpc_method="AnalyzeImage"}'),
+                    quantile(0.95, "grpc_server_handling_seconds", "", 'grpc_method="AnalyzeImage"'),
                     "one in twenty",
                 ),
             ),
@@ -268,25 +297,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Where a prediction spends its time",
             "Mean of each stage; the forward pass is that of its batch.",
-            (
-                Query(
-                    f"{rate('sightline_predictor_stage_seconds_sum', 'stage')}"
-                    f" / {rate('sightline_predictor_stage_seconds_count', 'stage')}",
-                    "{{stage}}",
-                ),
-            ),
+            (Query(mean("sightline_predictor_stage_seconds", "stage"), "{{stage}}"),),
             "s",
         ),
         Panel(
             "Images in a batch",
             "Above 1: batching pays.",
-            (
-                Query(
-                    f"sum(rate(sightline_predictor_batch_images_sum[{WINDOW}]))"
-                    f" / sum(rate(sightline_predictor_batch_images_count[{WINDOW}]))",
-                    "mean",
-                ),
-            ),
+            (Query(mean("sightline_predictor_batch_images"), "mean"),),
         ),
         Panel(
             "Model cache",
@@ -334,6 +351,16 @@ def made() -> str:
         .refresh("30s")
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(
+            dashboard.QueryVariable("namespace")
+            .label("Namespace")
+            .datasource(SOURCE)
+            .query("label_values(sightline_build_info, namespace)")
+            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .multi(True)
+            .include_all(True)
+            .all_value(".*")  # also what has no namespace: a suite outside Kubernetes
+        )
     )
     for title, panels in ROWS.items():
         board = board.with_row(dashboard.Row(title))
@@ -352,7 +379,9 @@ def _panel(panel: Panel) -> stat.Panel | timeseries.Panel:
     shown = shown.title(panel.title).description(panel.tells).unit(panel.unit).datasource(SOURCE)
     shown = shown.span(panel.width).height(HEIGHT)
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
-        target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(letter)
+        target = (
+            prometheus.Dataquery().expr(query.expr).legend_format(f"{query.legend} {{{{namespace}}}}").ref_id(letter)
+        )
         shown = shown.with_target(target.datasource(SOURCE))
     return shown
 

@@ -50,8 +50,13 @@ def queries(rules: Mapping[str, Any]) -> list[str]:
     """Every expression of the rules and of the dashboard."""
     found = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
-        found += [target["expr"].replace("$__rate_interval", WINDOW) for target in panel.get("targets", ())]
+        found += [_filled(target["expr"]) for target in panel.get("targets", ())]
     return found
+
+
+def _filled(expression: str) -> str:
+    """A panel's expression as Grafana asks it for all namespaces."""
+    return expression.replace("$__rate_interval", WINDOW).replace("$namespace", ".*")
 
 
 class Prometheus:

@@ -5,6 +5,9 @@ import re
 import runpy
 from pathlib import Path
 
+import yaml
+
+from tests.support.prometheus import RULES, queries
 from tests.unit.test_docs_metrics import ALL
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
@@ -29,3 +32,19 @@ def test_every_panel_says_what_it_tells() -> None:
     graphs = [panel for panel in panels if panel["type"] != "row"]
     assert all(panel["description"].endswith(".") for panel in graphs)
     assert len({panel["title"] for panel in graphs}) == len(graphs)
+
+
+def test_no_panel_and_no_rule_mixes_the_suites_of_two_namespaces() -> None:
+    for expression in queries(yaml.safe_load(RULES.read_text())):
+        for aggregation in re.finditer(
+            r"\b(?:sum|max|min|avg|group|count|quantile)\b(?! by \(namespace\b)", expression
+        ):
+            raise AssertionError(f"{expression[aggregation.start() :]} is not by namespace")
+        assert " on (" not in expression.replace(" on (namespace", ""), expression
+    panels = json.loads((FOLDER / "sightline.json").read_text())["panels"]
+    targets = [target for panel in panels for target in panel.get("targets", ())]
+    assert targets
+    for target in targets:
+        metrics = re.findall(r"\b(?:sightline|grpc_server|process)_[a-z0-9_]+|\bup\b", target["expr"])
+        assert target["expr"].count('namespace=~"$namespace"') == len(metrics), target["expr"]
+        assert "{{namespace}}" in target["legendFormat"]
