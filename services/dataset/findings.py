@@ -62,6 +62,9 @@ RULES: dict[str, Rule] = {
     "tooManyCategories": Rule(
         _E, "{count} categories are more than the {limit} that {kind} allows.", "Merge or drop categories.", True
     ),
+    "annotationsMissing": Rule(
+        _W, "The file has no annotations.", "List some under `annotations`, unless its images show only background."
+    ),
     "imageDuplicateId": Rule(
         _E, "Image id {image} is used by {first!r} and again by {second!r}.", "Give every image its own id.", True
     ),
@@ -167,6 +170,11 @@ RULES: dict[str, Rule] = {
     ),
     # The whole dataset.
     "exactDuplicate": Rule(_W, "The image equals {other!r} (image {other_id}){labels}.", "Keep one of the two."),
+    "categoriesAlike": Rule(
+        _W,
+        "The categories {names} differ in case, spaces or Unicode form only.",
+        "Merge them if they mean the same: to a model they are different.",
+    ),
     "categoryWithoutImages": Rule(_W, "No usable image shows the category {category!r}.", "Add images, or drop it."),
     "categoryTooFewImages": Rule(
         _W,

@@ -12,6 +12,7 @@ from services.dataset.domain import INLINE_CATEGORIES, CategoryCount, DatasetRec
 from services.dataset.findings import FindingLog
 from services.dataset.settings import DatasetSettings
 from services.dataset.work import Tools
+from services.kit.alike import alike
 from services.kit.errors import DatasetAnnotationsInvalid, DatasetEmpty
 from services.vision.snapshot import (
     MIN_IMAGES_PER_CATEGORY,
@@ -66,6 +67,7 @@ async def judge(tools: Tools, settings: DatasetSettings, record: DatasetRecord, 
     _require_enough(settings, record, planned.annotation_count, sums, log)
     manifest, without_boxes, crowds = await _manifest(tools, record, planned.categories, sums.shards)
     await _find_duplicates(tools, sums.shards, [name for _, name in planned.categories], log)
+    _find_alike(manifest, log)
     _find_imbalance(manifest, log)
     if without_boxes:
         log.add("imagesWithoutBoxes", count=without_boxes)
@@ -82,6 +84,8 @@ def _require_enough(
     example = f", for example {worst[0].file}: {worst[0].message}" if worst else ""
     if usable == 0:
         detail = f"; all {sums.images} were refused{example}" if sums.images else "; the annotation files list none"
+        if sums.images and not annotations:
+            detail = "; the annotation files have no annotations"
         raise DatasetEmpty(dataset=record.name, detail=detail)
     for bad, total, what in (
         (sums.refused_images, sums.images, "images"),
@@ -162,6 +166,11 @@ def _difference(one: Record, other: Record, categories: list[str]) -> str:
     if one.labels == other.labels or not one.labels or not other.labels:
         return ""
     return f", but is labelled {categories[other.labels[0]]!r} rather than {categories[one.labels[0]]!r}"
+
+
+def _find_alike(manifest: Manifest, log: FindingLog) -> None:
+    for group in alike(category.name for category in manifest.categories):
+        log.add("categoriesAlike", names=", ".join(repr(name) for name in group))
 
 
 def _find_imbalance(manifest: Manifest, log: FindingLog) -> None:

@@ -73,6 +73,8 @@ def _read(
     count, limit = len(reading.categories.names), settings.max_categories(kind)
     if count > limit:
         log.add("tooManyCategories", place.uri, count=count, limit=limit, kind=kind)
+    if file.images and not file.annotations:
+        log.add("annotationsMissing", place.uri)
     coco.check_ids(file, place.uri, categories, log)
     if kind == "OBJECT_DETECTION":
         reading.convention = units.check_convention(file, place.uri, reading.convention, log)

@@ -4,6 +4,7 @@
     ├── InvalidArgument (INVALID_ARGUMENT)
     │   ├── InvalidRequest, InvalidName, InvalidPageToken, UnreadableUri
     │   ├── DatasetInvalidAnnotationUri, IncorrectModelKind, DatasetAnnotationsInvalid, DatasetEmpty
+    │   ├── CategoriesUnknown
     │   └── InvalidImage: InvalidImageFormat, InvalidImageSize
     ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists
     ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound,
@@ -156,6 +157,17 @@ class DatasetEmpty(InvalidArgument):
 
     reason = "datasetEmpty"
     template = "{dataset} has no usable image{detail}."
+
+
+class CategoriesUnknown(InvalidArgument):
+    """Most of a test dataset has categories that the model does not know; figures of the rest would mislead."""
+
+    reason = "categoriesUnknown"
+    template = (
+        "{unknown} of the {total} {what} of {dataset}, more than half, have a category that the model does not know. "
+        "Rename these categories in the annotation file as the model has them, and register it again: {categories}. "
+        "The model knows {known}."
+    )
 
 
 class IncorrectModelKind(InvalidArgument):

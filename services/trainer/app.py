@@ -23,6 +23,7 @@ from services.kit.errors import (
 from services.kit.own import check_own
 from services.kit.records import Versioned
 from services.trainer import ladder
+from services.trainer.coverage import check_categories
 from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
 from services.trainer.domain import (
     FINAL_EVALUATION,
@@ -81,6 +82,8 @@ class Models:
         if test is not None and test.state == "READY":
             check_test_dataset(test, model.model_kind)
         if training.state == "READY" and (test is None or test.state == "READY"):
+            if test is not None:
+                check_categories(test, training.category_names, model.model_kind)
             ladder.check_budget(model, training.image_count, test.image_count if test else 0)
         return model
 
@@ -180,6 +183,7 @@ class Evaluations:
             dataset = await self._datasets.get(draft.test_dataset)
             evaluation = self._drafted(subject, dataset, draft)
             check_test_dataset(dataset, subject.model_kind)
+            check_categories(dataset, subject.categories, subject.model_kind)
             return evaluation
 
         taken = EvaluationAlreadyExists(name=name)

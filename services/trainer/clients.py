@@ -34,7 +34,10 @@ class GrpcDatasets:
             state=dataset_pb2.Dataset.State.Name(message.state),
             annotation_kind=dataset_pb2.Dataset.AnnotationKind.Name(message.annotation_kind),
             image_count=message.stats.image_count,
-            categories=tuple((category.name, category.image_count) for category in message.stats.categories),
+            categories=tuple(
+                (category.name, category.image_count, category.annotation_count)
+                for category in message.stats.categories
+            ),
             digest=message.snapshot_digest,
             manifest_key=from_uri(message.snapshot_uri, self._bucket) if message.snapshot_uri else "",
         )

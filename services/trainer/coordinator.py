@@ -16,6 +16,7 @@ from services.kit.names import join
 from services.kit.queue import Queue
 from services.kit.telemetry import Telemetry
 from services.trainer import ladder, metrics
+from services.trainer.coverage import check_categories
 from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
 from services.trainer.domain import (
     FINAL_EVALUATION,
@@ -139,6 +140,7 @@ class Coordinator:
         check_training_dataset(training, model.model_kind)
         if test is not None:
             check_test_dataset(test, model.model_kind)
+            check_categories(test, training.category_names, model.model_kind)
         ladder.check_budget(model, training.image_count, test.image_count if test else 0)
         now = self._clock.now()
         return model.moved(
@@ -147,7 +149,7 @@ class Coordinator:
             start_time=now,
             training=training.snapshot(),
             test=test.snapshot() if test else None,
-            categories=tuple(name for name, _ in training.categories),
+            categories=training.category_names,
         )
 
     # TRAINING
@@ -213,6 +215,7 @@ class Coordinator:
         if final is not None and served is not None:
             if final.performance is not None:
                 served = replace(served, performance=final.performance, performance_key=final.performance_key)
+                warnings = (*warnings, *(f"{finding.message} {finding.remedy}" for finding in final.findings))
             else:
                 problem = _why_not_measured(final.work)
                 warnings = (*warnings, f"The evaluation on {model.test_dataset} did not succeed: {problem}")

@@ -17,6 +17,7 @@ ANNOTATION_KIND = {
     ModelKind.GENERIC_DETECTOR: AnnotationKind.OBJECT_DETECTION,
 }
 USABLE = ("READY", "VALIDATING")
+NO_ANNOTATIONS = "it has no annotations; register a COCO file that lists some under `annotations`."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +28,14 @@ class Dataset:
     state: str
     annotation_kind: str
     image_count: int
-    categories: tuple[tuple[str, int], ...]  # name, images with it
+    categories: tuple[tuple[str, int, int], ...]  # name, images with it, annotations of it
     digest: str
     manifest_key: str
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        """In the order of the snapshot, which is that of a model's outputs."""
+        return tuple(name for name, _, _ in self.categories)
 
     def snapshot(self) -> "Snapshot":
         """What training needs of it; DatasetNotReady unless it is READY."""
@@ -76,7 +82,7 @@ def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:
     if len(dataset.categories) < minimum:
         problem = f"it has {len(dataset.categories)} categories; a {kind} needs at least {minimum}."
         raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
-    poor = [name for name, count in dataset.categories if count < MIN_IMAGES_PER_CATEGORY]
+    poor = [name for name, count, _ in dataset.categories if count < MIN_IMAGES_PER_CATEGORY]
     if poor:
         listed = ", ".join(repr(name) for name in poor[:10])
         problem = (
@@ -92,8 +98,13 @@ def check_test_dataset(dataset: Dataset, kind: ModelKind) -> None:
 
 
 def check_kind(dataset: Dataset, kind: ModelKind) -> None:
-    """IncorrectModelKind unless the dataset's annotations are what the kind needs; DatasetEmpty without images."""
+    """IncorrectModelKind unless the dataset's annotations are what the kind needs.
+
+    DatasetEmpty without images, DatasetAnnotationsInvalid without annotations.
+    """
     if dataset.annotation_kind != ANNOTATION_KIND[kind]:
         raise IncorrectModelKind(model_kind=kind, dataset=dataset.name, annotation_kind=dataset.annotation_kind)
     if not dataset.image_count:
         raise DatasetEmpty(dataset=dataset.name, detail="")
+    if not any(images for _, images, _ in dataset.categories):
+        raise DatasetAnnotationsInvalid(file=dataset.name, problem=NO_ANNOTATIONS)

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 from services.kit.errors import Failure, WrongState
 from services.trainer.datasets import Snapshot
-from services.trainer.performance import Performance
+from services.trainer.performance import Finding, Performance
 from services.trainer.protocol import BoxStatistics, ModelKind, Recipe, Throughput
 from services.trainer.work import Work
 
@@ -193,7 +193,7 @@ class Evaluation:
     request_id: str = ""
     performance: Performance | None = None  # without curves and matrix
     performance_key: str = ""
-    warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def blob_prefix(self) -> str:

@@ -9,9 +9,9 @@ from services.kit.errors import Code, Failure
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_duration, to_timestamp
 from services.trainer.domain import Evaluation
-from services.trainer.performance import Performance
+from services.trainer.performance import Coverage, Performance
 from services.trainer.work import WorkState
-from sightline.v1 import evaluation_pb2, performance_pb2
+from sightline.v1 import evaluation_pb2, finding_pb2, performance_pb2
 
 MAX_BASIC_TAGS = 100
 _SINGLE_METRICS = (
@@ -54,6 +54,10 @@ def evaluation_message(
         update_time=to_timestamp(evaluation.update_time),
         etag=version.etag if version.revision else "",
     )
+    for finding in evaluation.findings:
+        message.warnings.add(
+            severity=finding_pb2.Finding.WARNING, code=finding.code, message=finding.message, remedy=finding.remedy
+        )
     if evaluation.performance:
         message.performance.CopyFrom(performance_message(performance or evaluation.performance, full=full))
     if error := _error(evaluation):
@@ -82,6 +86,8 @@ def performance_message(performance: Performance, *, full: bool) -> performance_
     for name in _SINGLE_METRICS:
         if (value := getattr(performance, name)) is not None:
             setattr(message, name, value)
+    if performance.coverage is not None:
+        message.coverage.CopyFrom(_coverage_message(performance.coverage))
     for name, interval in performance.intervals.items():
         message.intervals[name].low, message.intervals[name].high = interval.low, interval.high
         message.intervals[name].level = interval.level
@@ -102,6 +108,27 @@ def performance_message(performance: Performance, *, full: bool) -> performance_
             entry.precisions.extend(curve.precisions)
             entry.recalls.extend(curve.recalls)
     return message
+
+
+def _coverage_message(coverage: Coverage) -> performance_pb2.Coverage:
+    return performance_pb2.Coverage(
+        image_count=coverage.image_count,
+        measured_image_count=coverage.measured_image_count,
+        unknown_image_count=coverage.unknown_image_count,
+        unreadable_image_count=coverage.unreadable_image_count,
+        region_count=coverage.region_count,
+        unknown_region_count=coverage.unknown_region_count,
+        unknown_categories=[
+            performance_pb2.UnknownCategory(
+                name=category.name,
+                image_count=category.image_count,
+                region_count=category.region_count,
+                similar_category=category.similar,
+            )
+            for category in coverage.unknown_categories
+        ],
+        untested_categories=coverage.untested_categories,
+    )
 
 
 def seconds_message(seconds: float) -> Duration:

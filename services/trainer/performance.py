@@ -52,6 +52,39 @@ class Curve:
     recalls: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownCategory:
+    """A category of the test dataset that the model does not have."""
+
+    name: str
+    image_count: int
+    region_count: int = 0  # of a detection dataset
+    similar: str = ""  # the model's category that was probably meant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How much of the test dataset was measured. Every image was, or is unknown, or is unreadable."""
+
+    image_count: int  # of the test dataset, as the three below
+    measured_image_count: int
+    unknown_image_count: int = 0  # without any annotation of the model's categories, though with others
+    unreadable_image_count: int = 0
+    region_count: int = 0  # of a detection dataset, all of them
+    unknown_region_count: int = 0
+    unknown_categories: tuple[UnknownCategory, ...] = ()  # most frequent first
+    untested_categories: tuple[str, ...] = ()  # the model's, without ground truth in what was measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that whoever reads the numbers should know."""
+
+    code: str
+    message: str
+    remedy: str
+
+
 @dataclass(frozen=True, slots=True)
 class Performance:
     """A model's metrics; None where one does not apply, never 0."""
@@ -70,6 +103,7 @@ class Performance:
     categories: tuple[str, ...] = ()  # what the confusion matrix's rows and columns count through
     confusion_matrix: tuple[ConfusionEntry, ...] = ()
     precision_recall_curves: dict[str, Curve] = field(default_factory=dict[str, Curve])
+    coverage: Coverage | None = None  # of a test dataset
 
     @property
     def suggested_thresholds(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol, TypeVar
 import msgspec
 
 from services.kit.errors import Failure
-from services.trainer.performance import Performance
+from services.trainer.performance import Finding, Performance
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 MANIFEST_FILE = "manifest.json"  # in a task's `directory`; packs and indexes lie beside it by `local_name`
@@ -225,7 +225,7 @@ class EvaluationResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     seconds: float
     predictions_path: str
     unreadable: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):

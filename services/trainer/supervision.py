@@ -17,6 +17,7 @@ from services.trainer import metrics
 from services.trainer.attempt import AnyAttempt
 from services.trainer.checkpoints import Checkpoints
 from services.trainer.children import Child, ChildDied
+from services.trainer.coverage import in_record
 from services.trainer.domain import TrialResult
 from services.trainer.performance import Performance
 from services.trainer.protocol import (
@@ -196,7 +197,7 @@ class Supervision:
             result.seconds,
             performance=_summary(result.performance),
             performance_key=performance_key,
-            warnings=result.warnings,
+            findings=result.findings,
         )
 
     async def _upload(self, predictions_path: str, performance: Performance) -> tuple[str, str]:
@@ -217,6 +218,7 @@ class Supervision:
 
 
 def _summary(performance: Performance) -> Performance:
-    """What fits into a record: no curves, no matrix, per-tag numbers of at most a hundred categories."""
+    """What fits into a record: no curves, no matrix, per-tag numbers of at most a hundred categories, few names."""
     tags = performance.tag_performance if len(performance.tag_performance) <= MAX_TAGS_IN_RECORD else {}
+    performance = replace(performance, coverage=in_record(performance.coverage) if performance.coverage else None)
     return replace(performance, confusion_matrix=(), precision_recall_curves={}, categories=(), tag_performance=tags)

@@ -87,6 +87,10 @@ def print_evaluation(evaluation: Evaluation) -> None:
         ("measured on", escape(evaluation.test_dataset)),
         ("cost", f"{duration(evaluation.cost)} (charged to no budget)"),
         ("created", moment(evaluation.create_time)),
+        *(
+            ("warning", f"[yellow]{escape(warning.message)} {escape(warning.remedy)}[/]")
+            for warning in evaluation.warnings
+        ),
     ]
     output().print(facts(rows))
     if evaluation.HasField("error"):

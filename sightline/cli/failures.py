@@ -146,6 +146,7 @@ FIXES: dict[str, Callable[[Mapping[str, str]], str]] = {
     "ModelNotReady": lambda d: f"see how far it is: `sightline models show {bare_name(d.get('name', 'NAME'))}`",
     "incorrectModelKind": lambda _: "leave out --kind, or choose a dataset whose annotations fit it",
     "datasetAnnotationsInvalid": lambda _: "repair the COCO file and register it under a new name",
+    "categoriesUnknown": lambda _: "rename the categories in the COCO file, and register it under a new name",
     "datasetCorrupt": lambda _: "replace or remove the images that are named, and register the dataset anew",
     "Unauthenticated": lambda _: (
         "set SIGHTLINE_TOKEN, or SIGHTLINE_TOKEN_FILE, to a token of your issuer or to a key that the operator made"

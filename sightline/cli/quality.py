@@ -40,7 +40,8 @@ def print_performance(performance: ModelPerformance) -> None:
     """All of it."""
     console = output()
     source = SOURCES.get(performance.source, "")
-    console.print(f"\n[bold]Quality[/] on {performance.image_count} images: {source}")
+    style = "bold yellow" if _left_out(performance) else "none"
+    console.print(f"\n[bold]Quality[/] on [{style}]{measured_on(performance)}[/]: {source}")
     console.print(facts(metric_lines(performance)))
     if worst := worst_tags(performance, SHOWN_TAGS):
         every = len(worst) == len(performance.tag_performance)
@@ -65,11 +66,23 @@ def metric_lines(performance: ModelPerformance) -> list[tuple[str, str]]:
 
 
 def main_metric(performance: ModelPerformance) -> str:
-    """`97.1 % top-1 accuracy`; nothing where nothing was measured."""
+    """`97.1 % top-1 accuracy`, and on how much of the test dataset unless it is all; "" where nothing was measured."""
     for field in MAIN:
         if performance.HasField(field):  # pyright: ignore[reportArgumentType]
-            return f"{percent(getattr(performance, field))} {METRICS[field]}"
+            part = f" on {measured_on(performance)}" if _left_out(performance) else ""
+            return f"{percent(getattr(performance, field))} {METRICS[field]}{part}"
     return ""
+
+
+def measured_on(performance: ModelPerformance) -> str:
+    """`24 images`, `20 of 24 images` where some were left out, `24 images and 7 of 9 regions`."""
+    measured, coverage = performance.image_count, performance.coverage
+    given = max(measured, coverage.image_count)
+    images = f"{measured} of {given} images" if given > measured else f"{measured} image{'' if measured == 1 else 's'}"
+    if not coverage.unknown_region_count:
+        return images
+    regions = coverage.region_count - coverage.unknown_region_count
+    return f"{images} and {regions} of {coverage.region_count} regions"
 
 
 def metric_name(field: str) -> str:
@@ -93,6 +106,11 @@ def worst_confusions(performance: ModelPerformance, count: int) -> list[str]:
     matrix = performance.confusion_matrix
     wrong = sorted((e for e in matrix.entries if e.row != e.col), key=lambda entry: -entry.count)[:count]
     return [f"{e.count} × {matrix.categories[e.row]} taken for {matrix.categories[e.col]}" for e in wrong]
+
+
+def _left_out(performance: ModelPerformance) -> bool:
+    coverage = performance.coverage
+    return coverage.image_count > performance.image_count or coverage.unknown_region_count > 0
 
 
 def _of_detector(performance: ModelPerformance) -> bool:

@@ -101,6 +101,43 @@ async def test_a_dataset_without_images_fails_as_empty(world: World) -> None:
     assert "the annotation files list none" in dataset.error.message
 
 
+@pytest.mark.parametrize("annotations", [None, []], ids=["no key", "an empty list"])
+@pytest.mark.parametrize(
+    ("kind", "state"), [("OBJECT_DETECTION", pb.Dataset.READY), ("IMAGE_CLASSIFICATION", pb.Dataset.FAILED)]
+)
+async def test_a_file_without_annotations_is_said_to_have_none(
+    world: World, kind: str, state: int, annotations: list[object] | None
+) -> None:
+    described = json.loads(coco(one_image(), []))
+    described["annotations"] = annotations
+    if annotations is None:
+        del described["annotations"]
+    dataset = await world.register(json.dumps(described).encode(), {"a.png": picture()}, kind=kind)
+    assert dataset.state == state
+    finding = await world.found("annotationsMissing")
+    assert (finding.severity, finding.file) == (WARNING, "s3://sightline/uploads/u1/train.json")
+    assert "has no annotations" in finding.message
+    assert "`annotations`" in finding.remedy
+    assert ("the annotation files have no annotations" in dataset.error.message) == (state == pb.Dataset.FAILED)
+
+
+async def test_background_images_among_others_are_no_reason_to_miss_annotations(world: World) -> None:
+    images = [*one_image(), {"id": 2, "file_name": "b.png"}]
+    files = {"a.png": picture(200, 100), "b.png": picture(100, 100)}
+    await world.register(coco(images, GOOD), files, kind="OBJECT_DETECTION")
+    assert "annotationsMissing" not in {finding.code for finding in await world.findings()}
+
+
+async def test_categories_that_differ_in_case_or_spaces_only_are_named_together(world: World) -> None:
+    described, files = tagged(8, 4)
+    for name, alike in (("c1", "Glass"), ("c2", "glass"), ("c3", "glass ")):
+        described = described.replace(f'"{name}"'.encode(), f'"{alike}"'.encode())
+    assert (await world.register(described, files)).state == pb.Dataset.READY
+    finding = await world.found("categoriesAlike")
+    assert finding.severity == WARNING
+    assert finding.message == "The categories 'Glass', 'glass', 'glass ' differ in case, spaces or Unicode form only."
+
+
 async def test_a_file_with_a_byte_order_mark_is_read(world: World) -> None:
     data, files = tagged(4)
     assert (await world.register(b"\xef\xbb\xbf" + data, files)).state == pb.Dataset.READY

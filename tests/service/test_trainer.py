@@ -22,11 +22,12 @@ from services.trainer.app import Evaluations, Models
 from services.trainer.attempt import Attempt
 from services.trainer.coordinator import Coordinator
 from services.trainer.domain import ModelState, Trial
+from services.trainer.performance import Coverage, UnknownCategory
 from services.trainer.rpc import EvaluationServicer, ModelServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
 from sightline.channel import describe
-from sightline.v1 import evaluation_pb2, model_pb2, trial_pb2
+from sightline.v1 import evaluation_pb2, finding_pb2, model_pb2, trial_pb2
 from sightline.v1 import evaluation_service_pb2 as epb
 from sightline.v1 import model_service_pb2 as pb
 from sightline.v1.evaluation_service_pb2_grpc import (
@@ -249,7 +250,7 @@ async def test_a_model_may_be_created_before_its_dataset_is_validated(at: World)
     at.datasets.put(dataset(state="VALIDATING", image_count=0, categories=()))
     created = await at.models.CreateModel(request())
     assert created.state == model_pb2.Model.NOT_STARTED
-    at.datasets.put(dataset(categories=(("owl", 99), ("wren", 1))))
+    at.datasets.put(dataset(categories=(("owl", 99, 99), ("wren", 1, 1))))
     await at.step()
     found = await at.get()
     assert found.state == model_pb2.Model.FAILED
@@ -377,8 +378,8 @@ async def test_a_budget_of_one_second_is_refused_with_the_minimum_and_a_suggesti
     ("changes", "code", "reason", "word"),
     [
         ({"annotation_kind": "OBJECT_DETECTION"}, INVALID, "incorrectModelKind", "OBJECT_DETECTION"),
-        ({"categories": (("owl", 99), ("wren", 1))}, INVALID, "datasetAnnotationsInvalid", "'wren'"),
-        ({"categories": (("owl", 100),)}, INVALID, "datasetAnnotationsInvalid", "needs at least 2"),
+        ({"categories": (("owl", 99, 99), ("wren", 1, 1))}, INVALID, "datasetAnnotationsInvalid", "'wren'"),
+        ({"categories": (("owl", 100, 100),)}, INVALID, "datasetAnnotationsInvalid", "needs at least 2"),
         ({"image_count": 0}, INVALID, "datasetEmpty", "no usable image"),
         ({"state": "FAILED"}, PRECONDITION, "datasetNotReady", "FAILED"),
         ({"state": "DELETING"}, PRECONDITION, "datasetNotReady", "DELETING"),
@@ -657,6 +658,65 @@ async def test_an_evaluation_is_refused_with_its_reason(at: World) -> None:
     await refused(at.evaluate(), grpc.StatusCode.ALREADY_EXISTS, "EvaluationAlreadyExists", E)
     assert (await at.evaluate(request_id="r", test_dataset="datasets/none")).name == E
     assert (await at.evaluate("e2", validate_only=True)).etag == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "categories", "reason", "word"),
+    [
+        (DETECTOR, (("owl", 0, 0), ("wren", 0, 0)), "datasetAnnotationsInvalid", "has no annotations"),
+        (CLASSIFIER, (("owl", 0, 0), ("wren", 0, 0)), "datasetAnnotationsInvalid", "has no annotations"),
+        (
+            DETECTOR,
+            (("owl", 9, 9), ("Wren ", 2, 10)),
+            "categoriesUnknown",
+            "'Wren ' (10 regions; did you mean 'wren'?)",
+        ),
+        (
+            CLASSIFIER,
+            (("owl", 9, 9), ("Wren ", 10, 10)),
+            "categoriesUnknown",
+            "'Wren ' (10 images; did you mean 'wren'?)",
+        ),
+    ],
+)
+async def test_a_dataset_that_cannot_measure_a_model_is_refused_for_training_and_evaluation(
+    at: World, kind: Any, categories: Any, reason: str, word: str
+) -> None:
+    given: dict[str, Any] = {"kind": kind, **(BOXES if kind == DETECTOR else {})}
+    await at.trained(**given)
+    annotation_kind = "OBJECT_DETECTION" if kind == DETECTOR else "IMAGE_CLASSIFICATION"
+    at.datasets.put(dataset("datasets/t", annotation_kind=annotation_kind, categories=categories))
+    await refused(at.evaluate(test_dataset="datasets/t"), INVALID, reason, "datasets/t", word)
+    await refused(
+        at.models.CreateModel(request("m2", test_dataset="datasets/t", **given)), INVALID, reason, "datasets/t", word
+    )
+    assert at.store.evaluations.view.all() == []
+
+
+async def test_an_evaluation_and_its_model_say_what_was_left_out(at: World) -> None:
+    unknown = UnknownCategory(name="Wren", image_count=4, similar="wren")
+    at.worker.coverage = Coverage(
+        image_count=20,
+        measured_image_count=15,
+        unknown_image_count=4,
+        unreadable_image_count=1,
+        unknown_categories=(unknown,),
+        untested_categories=("owl",),
+    )
+    done = await at.trained(test_dataset="datasets/test")
+    await at.evaluate()
+    await at.step()
+    found = await at.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E))
+    for coverage in (done.performance.coverage, found.performance.coverage):
+        counts = coverage.image_count, coverage.measured_image_count, coverage.unknown_image_count
+        assert (*counts, coverage.unreadable_image_count) == (20, 15, 4, 1)
+        (category,) = coverage.unknown_categories
+        assert (category.name, category.image_count, category.similar_category) == ("Wren", 4, "wren")
+        assert list(coverage.untested_categories) == ["owl"]
+    codes = ["categoriesUnknown", "imagesUnreadable", "categoriesUntested"]
+    assert [warning.code for warning in found.warnings] == codes
+    assert [warning.severity for warning in found.warnings] == [finding_pb2.Finding.WARNING] * 3
+    assert list(done.warnings)[-3:] == [f"{warning.message} {warning.remedy}" for warning in found.warnings]
 
 
 async def test_evaluations_are_listed_and_deleted(at: World) -> None:

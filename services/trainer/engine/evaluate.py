@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.kit.errors import DatasetAnnotationsInvalid, InvalidImage
+from services.kit.errors import InvalidImage
+from services.trainer.coverage import require_known, unknown_categories
 from services.trainer.engine.ahead import made_ahead
-from services.trainer.engine.data import Images, open_images
+from services.trainer.engine.data import Images, Indices, open_images
 from services.trainer.engine.detection.evaluate import evaluate_detector
-from services.trainer.engine.evaluation import require_time
+from services.trainer.engine.evaluation import delivered, indices_in, require_time
 from services.trainer.engine.fuse import fused
 from services.trainer.engine.measure import measure, predictions
 from services.trainer.engine.session import Session
-from services.trainer.performance import Source
+from services.trainer.performance import Coverage, Source
 from services.trainer.predictions import write_predictions
 from services.trainer.protocol import EvaluateTask, EvaluationResult, Started
 from services.vision.backbones import Network
@@ -29,7 +30,7 @@ from services.vision.detector import Detector
 def evaluate(task: EvaluateTask, session: Session) -> EvaluationResult:
     """Categories are matched by name; images of a category that the model does not know are left out, and counted.
 
-    Raises DatasetAnnotationsInvalid without a common category, DatasetCorrupt for too many unreadable images,
+    Raises CategoriesUnknown if that is more than half of them, DatasetCorrupt for too many unreadable images,
     IncorrectModelKind where model and snapshot are of two kinds.
     """
     model = load(Path(task.bundle_directory), task.device)
@@ -43,9 +44,9 @@ def _classifier(task: EvaluateTask, session: Session, classifier: Classifier) ->
         if isinstance(trunk, Network):
             trunk.features = fused(trunk).features
     names = tuple(category.name for category in classifier.card.categories)
-    of_model = _matched(images, names)
-    labels = of_model[images.labels]
+    labels = indices_in(names, images.categories)[images.labels]
     known = np.flatnonzero(labels >= 0)
+    coverage = _coverage(images, labels, names)
     scores = _predicted(classifier, images, known, task.threads, session)
     images.require_readable()
     sound = ~np.isnan(scores).any(axis=1)
@@ -54,24 +55,21 @@ def _classifier(task: EvaluateTask, session: Session, classifier: Classifier) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     logits = np.log(np.maximum(scores, 1e-12))
     write_predictions(path, predictions(names, images.ids[rows], labels[rows], logits))
-    return EvaluationResult(
-        performance=measure(scores, labels[rows], names, Source.TEST_DATASET),
-        seconds=session.meter.used(),
-        predictions_path=str(path),
-        unreadable=images.unreadable_files(),
-        warnings=_warnings(images, of_model, len(images.samples) - len(known)),
+    return delivered(measure(scores, labels[rows], names, Source.TEST_DATASET), coverage, images, session, path)
+
+
+def _coverage(images: Images, labels: Indices, names: tuple[str, ...]) -> Coverage:
+    """Before any image is read; `labels` are the model's, -1 for a category that it does not know."""
+    counts = np.bincount(images.labels, minlength=len(images.categories)).tolist()
+    found = [(name, count, 0) for name, count in zip(images.categories, counts, strict=True)]
+    unknown, left_out, total = unknown_categories(found, names), int((labels < 0).sum()), len(labels)
+    require_known(images.dataset, unknown, names, left_out, total, "images")
+    return Coverage(
+        image_count=total,
+        measured_image_count=total - left_out,
+        unknown_image_count=left_out,
+        unknown_categories=unknown,
     )
-
-
-def _matched(images: Images, names: tuple[str, ...]) -> NDArray[np.int64]:
-    """For each of the dataset's categories the model's of the same name, -1 where it has none."""
-    position = {name: index for index, name in enumerate(names)}
-    matched = np.array([position.get(name, -1) for name in images.categories], np.int64)
-    if not (matched[images.labels] >= 0).any():
-        theirs, ours = ", ".join(images.categories[:10]), ", ".join(names[:10])
-        problem = f"none of its images has a category of the model's: it has {theirs}; the model knows {ours}"
-        raise DatasetAnnotationsInvalid(file=images.dataset, problem=problem)
-    return matched
 
 
 def _predicted(
@@ -105,13 +103,3 @@ def _prepared(
         return [prepare(int(index)) for index in rows[start : start + BATCH_SIZE]]
 
     return made_ahead(batch_of, range(0, len(rows), BATCH_SIZE), threads)
-
-
-def _warnings(images: Images, of_model: NDArray[np.int64], left_out: int) -> tuple[str, ...]:
-    unknown = [name for name, index in zip(images.categories, of_model, strict=True) if index < 0]
-    found: list[str] = []
-    if unknown:
-        found.append(f"{left_out} images are of categories that the model does not know: {', '.join(unknown[:10])}.")
-    if images.unreadable:
-        found.append(f"{len(images.unreadable)} images cannot be read: {', '.join(images.unreadable_files()[:5])}.")
-    return tuple(found)

@@ -19,9 +19,10 @@ from services.kit.queue import Queue
 from services.kit.records import Records, Table
 from services.trainer import jobs
 from services.trainer.attempt import Attempt
+from services.trainer.coverage import findings
 from services.trainer.datasets import Dataset, Snapshot
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, TrialResult
-from services.trainer.performance import Performance, Source, TagPerformance
+from services.trainer.performance import Coverage, Performance, Source, TagPerformance
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
 from services.trainer.protocol import BoxStatistics, ModelKind, Throughput
 from services.trainer.store import Store
@@ -38,7 +39,7 @@ def dataset(name: str = "datasets/birds", **changes: Any) -> Dataset:
         state="READY",
         annotation_kind="IMAGE_CLASSIFICATION",
         image_count=IMAGES,
-        categories=(("owl", 50), ("wren", 50)),
+        categories=(("owl", 50, 50), ("wren", 50, 50)),
         digest="sha256:ab",
         manifest_key=f"{name}/uid/manifest.json",
     )
@@ -210,6 +211,7 @@ class QuickWorker:
         self.evaluations: Table[Evaluation] = Table(records, Evaluation)
         self.blobs, self.queue, self.clock = blobs, queue, clock
         self.seconds, self.score = seconds, score
+        self.coverage: Coverage | None = None  # of evaluations
 
     async def work_off(self) -> int:
         """Handles every job there is; returns how many brought something."""
@@ -229,8 +231,10 @@ class QuickWorker:
             key = f"{attempt.record.blob_prefix}performance.json"
             detects = attempt.record.model_kind is ModelKind.GENERIC_DETECTOR
             measured = (detector_performance if detects else performance)(0.9, Source.TEST_DATASET)
+            measured = replace(measured, coverage=self.coverage)
             await self.blobs.put(key, codec.encode(measured))
-            await attempt.succeed(seconds, performance=measured, performance_key=key)
+            found = findings(attempt.record.test_dataset, self.coverage, ()) if self.coverage else ()
+            await attempt.succeed(seconds, performance=measured, performance_key=key, findings=found)
             return True
         brought, predicted = self._brought(attempt.record)
         await self.blobs.put(brought.predictions_key, msgspec.msgpack.encode(predicted))

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from services.kit.clock import ManualClock
-from services.kit.errors import Unavailable
+from services.kit.errors import CategoriesUnknown, Unavailable
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.records import Table
 from services.kit.telemetry import MemoryTelemetry
@@ -26,6 +26,7 @@ from services.trainer.domain import (
     Trial,
     training_cost,
 )
+from services.trainer.performance import Coverage, UnknownCategory
 from services.trainer.store import Store
 from services.trainer.work import Work, WorkState
 from tests.unit.trainer.support import (
@@ -162,6 +163,44 @@ async def test_the_test_dataset_has_the_last_word() -> None:
         assert all(trial.holdout_fraction == 0 for trial in at.store.trials_of(NAME))
 
 
+async def test_what_the_test_dataset_could_not_measure_stays_on_the_model() -> None:
+    async with world() as at:
+        unknown = UnknownCategory(name="Wren", image_count=4, similar="wren")
+        at.worker.coverage = Coverage(
+            image_count=20, measured_image_count=16, unknown_image_count=4, unknown_categories=(unknown,)
+        )
+        await at.create(model(test_dataset="datasets/test", warnings=("Hm.",)))
+        found = await at.finish()
+        assert found.served is not None
+        assert found.served.performance.coverage == at.worker.coverage
+        assert found.warnings[0] == "Hm."
+        (warning,) = found.warnings[1:]
+        assert "4 of the 20 images of datasets/test" in warning
+        assert "did you mean 'wren'?" in warning
+        assert "rename" in warning
+
+
+async def test_a_final_evaluation_that_fails_leaves_a_model_that_predicts_and_says_why() -> None:
+    async with world() as at:
+        await at.create(model(test_dataset="datasets/test"))
+        coordinator = at.coordinator()
+        error = CategoriesUnknown(
+            unknown=11, total=20, what="images", dataset="datasets/test", categories="'Wren'", known="'wren'"
+        )
+        while (final := at.store.final_of(NAME)) is None:
+            await at.work()
+            await coordinator.reconcile()
+        await at.store.evaluations.change(
+            final.name, lambda found: found.with_work(found.work.failed(at.clock.now(), error.failure()), START)
+        )
+        found = await at.finish(coordinator)
+        assert found.state is ModelState.SUCCEEDED
+        assert found.served is not None
+        assert found.served.performance.source == "HOLD_OUT"
+        assert found.served.performance.coverage is None
+        assert error.message in found.warnings[-1]
+
+
 async def test_a_training_waits_for_its_dataset_to_be_validated() -> None:
     async with world() as at:
         at.datasets.put(dataset(state="VALIDATING"))
@@ -192,8 +231,8 @@ async def test_a_dataset_service_that_is_away_is_waited_for() -> None:
         (dataset(annotation_kind="OBJECT_DETECTION"), "incorrectModelKind", "OBJECT_DETECTION"),
         (dataset(image_count=0), "datasetEmpty", "no usable image"),
         (dataset(image_count=5000), "notEnoughBudget", "the minimum is"),
-        (dataset(categories=(("owl", 99), ("wren", 1))), "datasetAnnotationsInvalid", "'wren'"),
-        (dataset(categories=(("owl", 100),)), "datasetAnnotationsInvalid", "1 categories"),
+        (dataset(categories=(("owl", 99, 99), ("wren", 1, 1))), "datasetAnnotationsInvalid", "'wren'"),
+        (dataset(categories=(("owl", 100, 100),)), "datasetAnnotationsInvalid", "1 categories"),
     ],
 )
 async def test_a_model_that_cannot_be_trained_fails_with_the_reason_at_no_cost(
@@ -214,9 +253,31 @@ async def test_a_model_that_cannot_be_trained_fails_with_the_reason_at_no_cost(
         assert not at.queue.jobs[jobs.KIND]
 
 
+@pytest.mark.parametrize(
+    ("categories", "reason", "text"),
+    [
+        ((("Owl", 30, 30), ("wren", 10, 10)), "categoriesUnknown", "'Owl' (30 images; did you mean 'owl'?)"),
+        ((("owl", 0, 0), ("wren", 0, 0)), "datasetAnnotationsInvalid", "has no annotations"),
+    ],
+)
+async def test_a_test_dataset_that_can_say_nothing_fails_the_model_before_anything_is_spent(
+    categories: tuple[tuple[str, int, int], ...], reason: str, text: str
+) -> None:
+    async with world() as at:
+        at.datasets.put(dataset("datasets/test", image_count=40, categories=categories))
+        await at.create(model(test_dataset="datasets/test"))
+        await at.coordinator().reconcile()
+        found = await at.model()
+        assert found.state is ModelState.FAILED
+        assert found.error is not None
+        assert (found.error.reason, text in found.error.message) == (reason, True), found.error
+        assert "datasets/test" in found.error.message
+        assert not at.queue.jobs[jobs.KIND]
+
+
 async def test_a_model_whose_record_would_be_too_large_fails_rather_than_waits_for_ever() -> None:
     async with world() as at:
-        long = tuple((f"{number:04d}" * 60, 40) for number in range(2000))
+        long = tuple((f"{number:04d}" * 60, 40, 40) for number in range(2000))
         at.datasets.put(dataset(categories=long, image_count=200))
         await at.create(model())
         await at.coordinator().reconcile()

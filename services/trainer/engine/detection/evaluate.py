@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from services.kit.errors import DatasetAnnotationsInvalid, InvalidImage
+from services.trainer.coverage import require_known, unknown_categories
+from services.trainer.datasets import NO_ANNOTATIONS
 from services.trainer.engine.ahead import made_ahead
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection import measure
 from services.trainer.engine.detection.data import Scenes, open_scenes
-from services.trainer.engine.evaluation import require_time
+from services.trainer.engine.evaluation import delivered, indices_in, require_time
 from services.trainer.engine.session import Session
-from services.trainer.performance import Source
+from services.trainer.performance import Coverage, Source
 from services.trainer.predictions import write_predictions
 from services.trainer.protocol import EvaluateTask, EvaluationResult, Started
 from services.vision.detection_matching import GroundTruth
@@ -23,88 +25,98 @@ PIECE = 16  # images that are predicted together; those of one shape share a for
 
 
 def evaluate_detector(task: EvaluateTask, session: Session, detector: Detector) -> EvaluationResult:
-    """Categories are matched by name; regions of a category that the model does not know are dropped, and counted.
+    """Categories are matched by name; regions of a category that the model does not know are left out, and counted.
 
-    Raises DatasetAnnotationsInvalid without a common category, DatasetCorrupt for too many unreadable images,
-    IncorrectModelKind for a classification snapshot.
+    So are images that have no other regions; those without any region stay, as background. Raises CategoriesUnknown if
+    more than half of the regions or images would be left out, DatasetAnnotationsInvalid where nothing is left to find,
+    DatasetCorrupt for too many unreadable images, IncorrectModelKind for a classification snapshot.
     """
     scenes = open_scenes(Path(task.directory), task.dataset)
     session.send(Started(image_count=len(scenes.samples), seconds_used=session.meter.used()))
     names = tuple(category.name for category in detector.card.categories)
-    of_model = _matched(scenes, names)
-    answers = _predicted(detector, scenes, task.threads, session)
+    of_model = indices_in(names, scenes.categories)
+    rows, coverage = _covered(scenes, of_model, names)
+    answers = _predicted(detector, scenes, rows, task.threads, session)
     scenes.require_readable()
-    rows = np.flatnonzero(scenes.sound())
-    truth, dropped = _known(scenes.truths(rows), of_model)
+    rows = rows[scenes.sound()[rows]]
+    truth = _known(scenes.truths(rows), of_model)
     found = measure.detected(measure.columns([answers[row] for row in rows.tolist()]))
     path = Path(task.output_directory) / "predictions.msgpack"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(path, measure.predictions(names, scenes.ids[rows], truth, found))
-    return EvaluationResult(
-        performance=measure.measure(truth, found, len(rows), names, Source.TEST_DATASET),
-        seconds=session.meter.used(),
-        predictions_path=str(path),
-        unreadable=scenes.unreadable_files(),
-        warnings=_warnings(scenes, of_model, dropped),
-    )
+    measured = measure.measure(truth, found, len(rows), names, Source.TEST_DATASET)
+    return delivered(measured, coverage, scenes, session, path)
 
 
-def _matched(scenes: Scenes, names: tuple[str, ...]) -> Indices:
-    """For each of the dataset's categories the model's of the same name, -1 where it has none."""
-    position = {name: index for index, name in enumerate(names)}
-    matched = np.array([position.get(name, -1) for name in scenes.categories], np.int64)
-    if not (scenes.image_counts()[matched >= 0] > 0).any():
-        theirs, ours = ", ".join(scenes.categories[:10]), ", ".join(names[:10])
-        problem = f"none of its regions has a category of the model's: it has {theirs}; the model knows {ours}"
+def _covered(scenes: Scenes, of_model: Indices, names: tuple[str, ...]) -> tuple[Indices, Coverage]:
+    """The rows to measure, and how much of the snapshot they are, before any image is read."""
+    count = len(scenes.samples)
+    every = scenes.truths(np.arange(count))
+    if not len(every.categories):
+        raise DatasetAnnotationsInvalid(file=scenes.dataset, problem=NO_ANNOTATIONS)
+    known = of_model[every.categories] >= 0
+    left_out = np.isin(np.arange(count), every.images) & ~np.isin(np.arange(count), every.images[known])
+    unknown = unknown_categories(_occurrences(scenes, every), names)
+    for lost, total, what in ((~known, len(known), "regions"), (left_out, count, "images")):
+        require_known(scenes.dataset, unknown, names, int(lost.sum()), total, what)
+    if every.crowds[known].all():
+        problem = "every region of the model's categories is marked iscrowd, so that there is nothing to find."
         raise DatasetAnnotationsInvalid(file=scenes.dataset, problem=problem)
-    return matched
+    coverage = Coverage(
+        image_count=count,
+        measured_image_count=count - int(left_out.sum()),
+        unknown_image_count=int(left_out.sum()),
+        region_count=len(known),
+        unknown_region_count=int((~known).sum()),
+        unknown_categories=unknown,
+    )
+    return np.flatnonzero(~left_out), coverage
 
 
-def _known(truth: GroundTruth, of_model: Indices) -> tuple[GroundTruth, int]:
-    """The regions of the model's categories, by its own indices, and how many others there were."""
+def _occurrences(scenes: Scenes, truth: GroundTruth) -> list[tuple[str, int, int]]:
+    """Of each category its name, the images that show it, and its regions."""
+    regions = np.bincount(truth.categories, minlength=len(scenes.categories))
+    shown = np.unique(np.stack([truth.categories, truth.images]), axis=1)[0]
+    images = np.bincount(shown, minlength=len(scenes.categories))
+    return list(zip(scenes.categories, images.tolist(), regions.tolist(), strict=True))
+
+
+def _known(truth: GroundTruth, of_model: Indices) -> GroundTruth:
+    """The regions of the model's categories, by its own indices."""
     categories = of_model[truth.categories]
     kept = categories >= 0
-    known = GroundTruth(truth.images[kept], categories[kept], truth.boxes[kept], truth.crowds[kept])
-    return known, int((~kept).sum())
+    return GroundTruth(truth.images[kept], categories[kept], truth.boxes[kept], truth.crowds[kept])
 
 
-def _predicted(detector: Detector, scenes: Scenes, threads: int, session: Session) -> dict[int, Detections]:
+def _predicted(
+    detector: Detector, scenes: Scenes, rows: Indices, threads: int, session: Session
+) -> dict[int, Detections]:
     """By row; nothing for an image that cannot be read. Decodes ahead of the forward pass."""
     answers: dict[int, Detections] = {}
-    done, count = 0, len(scenes.samples)
-    for size, rows, prepared in _prepared(detector, scenes, threads):
-        answers.update(zip(rows, detector.predict_prepared(prepared), strict=True))
+    done, count = 0, len(rows)
+    for size, sound, prepared in _prepared(detector, scenes, rows.tolist(), threads):
+        answers.update(zip(sound, detector.predict_prepared(prepared), strict=True))
         done += size
         session.progress("evaluate", done / count)
         require_time(session, scenes, done / count)
     return answers
 
 
-def _prepared(detector: Detector, scenes: Scenes, threads: int) -> Iterator[tuple[int, list[int], list[Prepared]]]:
+def _prepared(
+    detector: Detector, scenes: Scenes, rows: list[int], threads: int
+) -> Iterator[tuple[int, list[int], list[Prepared]]]:
     """Of each piece its size, the rows that could be read, and their inputs."""
 
-    def prepare(rows: range) -> tuple[int, list[int], list[Prepared]]:
+    def prepare(piece: list[int]) -> tuple[int, list[int], list[Prepared]]:
         sound: list[int] = []
         made: list[Prepared] = []
-        for row in rows:
+        for row in piece:
             name = scenes.samples[row].record.file_name
             try:
                 made.append(detector.prepare(scenes.read(row), name))
                 sound.append(row)
             except (InvalidImage, ValueError, OSError) as fault:
                 scenes.unreadable[row] = f"{name} ({fault})"
-        return len(rows), sound, made
+        return len(piece), sound, made
 
-    count = len(scenes.samples)
-    return made_ahead(prepare, [range(i, min(count, i + PIECE)) for i in range(0, count, PIECE)], threads)
-
-
-def _warnings(scenes: Scenes, of_model: Indices, dropped: int) -> tuple[str, ...]:
-    unknown = [name for name, index in zip(scenes.categories, of_model, strict=True) if index < 0]
-    warnings: list[str] = []
-    if unknown:
-        names = ", ".join(unknown[:10])
-        warnings.append(f"{dropped} regions are of categories that the model does not know: {names}.")
-    if scenes.unreadable:
-        warnings.append(f"{len(scenes.unreadable)} images cannot be read: {', '.join(scenes.unreadable_files()[:5])}.")
-    return tuple(warnings)
+    return made_ahead(prepare, [rows[start : start + PIECE] for start in range(0, len(rows), PIECE)], threads)

@@ -1,5 +1,6 @@
 """Evaluations of detectors: what the bundle serves against what is there."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from services.trainer.engine.detection.data import open_scenes
 from services.trainer.engine.run import run
+from services.trainer.performance import Coverage, UnknownCategory
 from services.trainer.predictions import DetectorPredictions, read_predictions
 from services.trainer.protocol import EvaluateTask, EvaluationResult, Failed, Result
 from services.vision import bundle
@@ -79,7 +81,8 @@ def test_an_evaluation_says_what_the_detector_serves(tmp_path, detector):
         assert found.scores.array()[of_image] == pytest.approx(served.scores, abs=1e-5)
         assert found.labels.array()[of_image].tolist() == served.labels.tolist()
     assert result.performance.image_count == 11
-    assert not result.warnings
+    assert not result.findings
+    assert result.performance.coverage == Coverage(image_count=11, measured_image_count=11, region_count=12)
 
 
 def test_crowds_and_unknown_categories_count_as_coco_counts_them(tmp_path, detector):
@@ -87,7 +90,9 @@ def test_crowds_and_unknown_categories_count_as_coco_counts_them(tmp_path, detec
     snapshot = write_scenes(tmp_path / "test", 12, names=names, crowd=True, seed=5)
     result, predictions = _evaluated(tmp_path, snapshot)
     scenes = open_scenes(snapshot, "datasets/t")
-    boxes = [(row, box) for row, sample in enumerate(scenes.samples) for box in sample.record.boxes]
+    shown = [[box for box in sample.record.boxes if names[box.category] in KINDS] for sample in scenes.samples]
+    measured = [row for row, sample in enumerate(scenes.samples) if shown[row] or not sample.record.boxes]
+    boxes = [(row, box) for row, index in enumerate(measured) for box in scenes.samples[index].record.boxes]
     known = [(row, box) for row, box in boxes if names[box.category] in KINDS]
     truth = GroundTruth(
         images=np.array([row for row, _ in known]),
@@ -97,21 +102,72 @@ def test_crowds_and_unknown_categories_count_as_coco_counts_them(tmp_path, detec
     )
     columns = predictions.found
     found = Detected(columns.images.array(), columns.labels.array(), columns.boxes.array(), columns.scores.array())
-    report = detection_report(truth, found, len(scenes.samples), len(KINDS))
+    assert predictions.image_ids.array().tolist() == scenes.ids[measured].tolist()
+    report = detection_report(truth, found, len(measured), len(KINDS))
     assert truth.crowds.sum() == 1
     assert result.performance.mean_average_precision_30 == pytest.approx(report.mean_average_precision_30)
     assert result.performance.mean_average_precision_50 == pytest.approx(report.mean_average_precision_50)
     assert result.performance.tag_performance["disc"].support == int((truth.categories == 0)[~truth.crowds].sum())
-    (warning,) = result.warnings
-    assert f"{len(boxes) - len(known)} regions" in warning
-    assert "unknown" in warning
+    unknown = sum(1 for sample in scenes.samples for box in sample.record.boxes if box.category == 1)
+    in_images = sum(1 for sample in scenes.samples if any(box.category == 1 for box in sample.record.boxes))
+    coverage = result.performance.coverage
+    assert coverage is not None
+    assert coverage.image_count == len(scenes.samples) == 14
+    assert coverage.measured_image_count == result.performance.image_count == len(measured)
+    assert coverage.unknown_image_count == 14 - len(measured) > 0
+    assert (coverage.region_count - coverage.unknown_region_count, coverage.unknown_region_count) == (
+        len(known),
+        unknown,
+    )
+    assert coverage.unknown_categories == (
+        UnknownCategory(name="unknown", image_count=in_images, region_count=unknown),
+    )
+    (finding,) = result.findings
+    assert finding.code == "categoriesUnknown"
+    assert f"{unknown} of the {coverage.region_count} regions of datasets/t" in finding.message
 
 
 @pytest.mark.usefixtures("detector")
-def test_an_evaluation_without_a_common_category_is_refused(tmp_path):
-    failed = run(_task(tmp_path, write_scenes(tmp_path / "test", 4, names=("cat", "dog"))), lambda _: None)
+@pytest.mark.parametrize("names", [("cat", "dog"), ("disc", "Square", "dog")])
+def test_an_evaluation_of_mostly_unknown_regions_is_refused(tmp_path, names):
+    failed = run(_task(tmp_path, write_scenes(tmp_path / "test", 9, names=names)), lambda _: None)
+    assert isinstance(failed, Failed)
+    assert failed.failure.reason == "categoriesUnknown"
+    for part in ("datasets/t", "'dog'", "The model knows 'disc', 'square'."):
+        assert part in failed.failure.message
+    assert ("did you mean 'square'?" in failed.failure.message) == ("Square" in names)
+
+
+@pytest.mark.usefixtures("detector")
+def test_few_unknown_regions_in_most_images_are_refused_too(tmp_path):
+    """Of 13 regions 5 are unknown, but these are all that 5 of the 9 images show."""
+    snapshot = write_scenes(tmp_path / "test", 9, names=("disc", "square", "dog"), empty=0)
+    index = json.loads((snapshot / "0.json").read_text())
+    for record in index["records"]:
+        most = record["image_id"] > 4
+        record["boxes"] = [[1, 1, 9, 9, 2, False]] if most else [[1, 1, 9, 9, 0, False], [20, 20, 9, 9, 1, False]]
+    (snapshot / "0.json").write_text(json.dumps(index))
+    failed = run(_task(tmp_path, snapshot), lambda _: None)
+    assert isinstance(failed, Failed)
+    assert failed.failure.reason == "categoriesUnknown"
+    assert "5 of the 9 images of datasets/t" in failed.failure.message
+
+
+@pytest.mark.usefixtures("detector")
+@pytest.mark.parametrize(
+    ("boxes", "says"), [([], "has no annotations"), ([[1, 1, 9, 9, 0, True]], "every region")], ids=["none", "crowds"]
+)
+def test_a_snapshot_without_anything_to_find_is_refused(tmp_path, boxes, says):
+    snapshot = write_scenes(tmp_path / "test", 4)
+    index = json.loads((snapshot / "0.json").read_text())
+    for record in index["records"]:
+        record["boxes"] = boxes
+    (snapshot / "0.json").write_text(json.dumps(index))
+    failed = run(_task(tmp_path, snapshot), lambda _: None)
     assert isinstance(failed, Failed)
     assert failed.failure.reason == "datasetAnnotationsInvalid"
+    assert failed.failure.message.startswith("datasets/t: ")
+    assert says in failed.failure.message
 
 
 @pytest.mark.usefixtures("detector")
@@ -120,6 +176,12 @@ def test_an_image_that_cannot_be_read_is_named_and_not_measured(tmp_path):
     assert result.unreadable == ("1.png",)
     assert 1 not in predictions.image_ids.array()
     assert result.performance.image_count == 39
+    coverage = result.performance.coverage
+    assert coverage is not None
+    assert (coverage.image_count, coverage.unreadable_image_count, coverage.unknown_image_count) == (40, 1, 0)
+    (finding,) = result.findings
+    assert finding.code == "imagesUnreadable"
+    assert "1 of the 40 images of datasets/t, which cannot be read: 1.png." in finding.message
 
 
 @pytest.mark.usefixtures("detector")

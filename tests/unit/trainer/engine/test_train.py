@@ -14,7 +14,7 @@ from services.trainer.engine.run import run
 from services.trainer.engine.rung0 import train_head
 from services.trainer.engine.session import Meter, Session
 from services.trainer.engine.tuning import fine_tune
-from services.trainer.performance import Source
+from services.trainer.performance import Coverage, Source, UnknownCategory
 from services.trainer.predictions import Predictions, read_predictions
 from services.trainer.protocol import (
     Checkpoint,
@@ -342,23 +342,39 @@ def test_an_evaluation_is_the_report_on_what_the_bundle_serves(tmp_path, snapsho
     assert measured.performance.average_precision == pytest.approx(report.average_precision)
     assert measured.performance.calibration_ece == pytest.approx(report.calibration_ece, abs=1e-4)
     assert measured.performance.tag_performance["square"].accuracy is None
-    assert any("unknown" in warning for warning in measured.warnings)
+    assert measured.performance.coverage == Coverage(
+        image_count=15,
+        measured_image_count=10,
+        unknown_image_count=5,
+        unknown_categories=(UnknownCategory(name="unknown", image_count=5),),
+        untested_categories=("square",),
+    )
+    assert [finding.code for finding in measured.findings] == ["categoriesUnknown", "categoriesUntested"]
+    assert "5 of the 15 images of datasets/t" in measured.findings[0].message
+    assert "'square'" in measured.findings[1].message
 
 
-def test_an_evaluation_without_a_common_category_is_refused(tmp_path, snapshot):
+@pytest.mark.parametrize("names", [("cat", "dog"), ("circle", "Square", "dog")])
+def test_an_evaluation_of_mostly_unknown_images_is_refused(tmp_path, snapshot, names):
     trained, _ = _trained(task_for(snapshot, linear_recipe()))
-    test = write_snapshot(tmp_path / "test", names=("cat", "dog"), per_category=3)
     task = EvaluateTask(
-        evaluation="e",
+        evaluation="models/m/evaluations/e",
         dataset="datasets/t",
         bundle_directory=trained.bundle_directory,
-        directory=str(test),
+        directory=str(write_snapshot(tmp_path / "test", names=names, per_category=3)),
         output_directory=str(tmp_path),
     )
     failed, _ = _run(task)
     assert isinstance(failed, Failed)
-    assert failed.failure.reason == "datasetAnnotationsInvalid"
-    assert failed.failure.message.startswith("datasets/t: ")
+    assert failed.failure.reason == "categoriesUnknown"
+    for part in (
+        "6 of the",
+        "images of datasets/t",
+        "'dog' (3 images)",
+        "The model knows 'circle', 'square', 'cross'.",
+    ):
+        assert part in failed.failure.message
+    assert ("'Square' (3 images; did you mean 'square'?)" in failed.failure.message) == ("Square" in names)
 
 
 def test_train_head_raises_named_errors_only(snapshot):

@@ -1,0 +1,47 @@
+"""Names that were probably meant to be the same, although they differ."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+COMPARED = 20  # names that are compared letter by letter, which takes long
+CUTOFF = 0.8  # share of letters in common
+
+
+def folded(name: str) -> str:
+    """Equal for names that differ in case, spaces, invisible characters or Unicode form only."""
+    visible = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", visible.casefold()).split())
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """The groups of two or more names that are equal once folded."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(folded(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def similar(names: Sequence[str], known: Iterable[str]) -> list[str]:
+    """For each name the known one that it was probably meant to be; "" where none is close.
+
+    One that is equal once folded comes first; for the first names, one that is spelled nearly the same will do.
+    """
+    by_folded: dict[str, str] = {}
+    for name in known:
+        by_folded.setdefault(folded(name), name)
+    by_digits: dict[tuple[str, ...], list[str]] = {}  # names that differ in a number are meant to differ
+    for text in by_folded:
+        by_digits.setdefault(_digits(text), []).append(text)
+    found: list[str] = []
+    for number, text in enumerate(folded(name) for name in names):
+        near = [text] if text in by_folded else []
+        if not near and number < COMPARED:
+            near = get_close_matches(text, by_digits.get(_digits(text), []), 1, CUTOFF)
+        found.append(by_folded[near[0]] if near else "")
+    return found
+
+
+def _digits(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\d+", text))

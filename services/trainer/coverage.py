@@ -1,0 +1,108 @@
+"""How much of a test dataset a model can be measured on, and what to say of the rest. Categories match by name."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from services.kit.alike import similar
+from services.kit.errors import CategoriesUnknown
+from services.trainer.datasets import Dataset
+from services.trainer.performance import Coverage, Finding, UnknownCategory
+from services.trainer.protocol import ModelKind
+
+NAMED = 10  # names in a message
+NAME_LENGTH = 60  # characters of a name in a message
+LISTED = 20  # categories in a record; the whole performance has all
+
+
+def unknown_categories(found: Iterable[tuple[str, int, int]], known: Sequence[str]) -> tuple[UnknownCategory, ...]:
+    """Those of a dataset's categories (name, images, regions) that occur and are none of `known`, by frequency."""
+    names = set(known)
+    rows = [row for row in found if row[1] and row[0] not in names]
+    rows.sort(key=lambda row: (-row[2], -row[1]))
+    meant = similar([name for name, _, _ in rows], known)
+    return tuple(
+        UnknownCategory(name=name, image_count=images, region_count=regions, similar=near)
+        for (name, images, regions), near in zip(rows, meant, strict=True)
+    )
+
+
+def check_categories(dataset: Dataset, known: Sequence[str], kind: ModelKind) -> None:
+    """CategoriesUnknown if a READY dataset is mostly of categories that a model does not know."""
+    what = "regions" if kind is ModelKind.GENERIC_DETECTOR else "images"
+    counts = {name: regions if what == "regions" else images for name, images, regions in dataset.categories}
+    found = [(name, images, regions if what == "regions" else 0) for name, images, regions in dataset.categories]
+    unknown = unknown_categories(found, known)
+    left_out = sum(counts[category.name] for category in unknown)
+    require_known(dataset.name, unknown, known, left_out, sum(counts.values()), what)
+
+
+def require_known(
+    dataset: str, unknown: Sequence[UnknownCategory], known: Sequence[str], left_out: int, total: int, what: str
+) -> None:
+    """CategoriesUnknown if more than half of the images or regions would be left out for their category."""
+    if 2 * left_out > total:
+        raise CategoriesUnknown(
+            unknown=left_out,
+            total=total,
+            what=what,
+            dataset=dataset,
+            categories=_listed([_described(category) for category in unknown]),
+            known=_listed([_quoted(name) for name in known]),
+        )
+
+
+def findings(dataset: str, coverage: Coverage, unreadable: Sequence[str]) -> tuple[Finding, ...]:
+    """What was left out and why, in words; `unreadable` are files, perhaps not all of them."""
+    found: list[Finding] = []
+    if coverage.unknown_categories:
+        found.append(_unknown(dataset, coverage))
+    if count := coverage.unreadable_image_count:
+        files = _listed(unreadable, count)
+        message = f"Left out {count} of the {coverage.image_count} images of {dataset}, which cannot be read: {files}."
+        found.append(Finding(code="imagesUnreadable", message=message, remedy="Register the dataset again."))
+    if coverage.untested_categories:
+        names = _listed([_quoted(name) for name in coverage.untested_categories])
+        message = f"{dataset} has nothing to measure these categories of the model on: {names}."
+        found.append(Finding(code="categoriesUntested", message=message, remedy="Add images of them."))
+    return tuple(found)
+
+
+def in_record(coverage: Coverage) -> Coverage:
+    """The coverage with as many names as a record has room for."""
+    return replace(
+        coverage,
+        unknown_categories=coverage.unknown_categories[:LISTED],
+        untested_categories=coverage.untested_categories[:LISTED],
+    )
+
+
+def _unknown(dataset: str, coverage: Coverage) -> Finding:
+    names = _listed([_described(category) for category in coverage.unknown_categories])
+    images, total = coverage.unknown_image_count, coverage.image_count
+    message = f"Left out {images} of the {total} images of {dataset}, whose category the model does not know: {names}."
+    if coverage.region_count:
+        message = (
+            f"Left out {coverage.unknown_region_count} of the {coverage.region_count} regions of {dataset}, whose "
+            f"category the model does not know, and {images} of the {total} images, where nothing else is: {names}."
+        )
+    remedy = "If the model's categories are meant, rename these in the annotation file and register it again."
+    return Finding(code="categoriesUnknown", message=message, remedy=remedy)
+
+
+def _described(category: UnknownCategory) -> str:
+    count, what = category.image_count, "image"
+    if category.region_count:
+        count, what = category.region_count, "region"
+    meant = f"; did you mean {_quoted(category.similar)}?" if category.similar else ""
+    return f"{_quoted(category.name)} ({count} {what}{'' if count == 1 else 's'}{meant})"
+
+
+def _listed(names: Sequence[str], count: int | None = None) -> str:
+    """The first names, and how many more there are."""
+    more = (len(names) if count is None else count) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _quoted(name: str) -> str:
+    """In quotes, so that spaces at its ends show."""
+    return repr(name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…")
