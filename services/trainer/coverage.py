@@ -62,8 +62,8 @@ def findings(dataset: str, coverage: Coverage, unreadable: Sequence[str]) -> tup
         found.append(Finding(code="imagesUnreadable", message=message, remedy="Register the dataset again."))
     if coverage.untested_categories:
         names = _listed([_quoted(name) for name in coverage.untested_categories])
-        message = f"{dataset} has nothing to measure these categories of the model on: {names}."
-        found.append(Finding(code="categoriesUntested", message=message, remedy="Add images of them."))
+        message = f"No image that was measured shows these categories of the model: {names}."
+        found.append(Finding(code="categoriesUntested", message=message, remedy=f"Add images of them to {dataset}."))
     return tuple(found)
 
 
@@ -78,13 +78,13 @@ def in_record(coverage: Coverage) -> Coverage:
 
 def _unknown(dataset: str, coverage: Coverage) -> Finding:
     names = _listed([_described(category) for category in coverage.unknown_categories])
-    images, total = coverage.unknown_image_count, coverage.image_count
-    message = f"Left out {images} of the {total} images of {dataset}, whose category the model does not know: {names}."
+    images = f"{coverage.unknown_image_count} of the {coverage.image_count} images"
+    reason = "because the model does not know their category"
+    message = f"Left out {images} of {dataset}, {reason}: {names}."
     if coverage.region_count:
-        message = (
-            f"Left out {coverage.unknown_region_count} of the {coverage.region_count} regions of {dataset}, whose "
-            f"category the model does not know, and {images} of the {total} images, where nothing else is: {names}."
-        )
+        regions = f"{coverage.unknown_region_count} of the {coverage.region_count} regions"
+        also = f", and {images}, which show nothing else" if coverage.unknown_image_count else ""
+        message = f"Left out {regions} of {dataset}, {reason}{also}: {names}."
     remedy = "If the model's categories are meant, rename these in the annotation file and register it again."
     return Finding(code="categoriesUnknown", message=message, remedy=remedy)
 

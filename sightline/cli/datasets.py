@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from sightline.cli.console import Bar, Json, facts, notes, output, print_json, progress_bar, state, table
 from sightline.cli.failures import CommandError, ResourceFailed
-from sightline.cli.formats import bare_name, full_name, moment, own_id, size
+from sightline.cli.formats import bare_name, full_name, moment, own_id, size, visible
 from sightline.cli.session import session
 from sightline.client import Client, every_page
 from sightline.uploads import FilesMissing, LocalFile, UnreadableAnnotations, files_of
@@ -187,7 +187,9 @@ def print_dataset(dataset: Dataset) -> None:
     if stats.categories:
         categories = table("CATEGORY", "IMAGES", "ANNOTATIONS", right=("IMAGES", "ANNOTATIONS"))
         for category in stats.categories:
-            categories.add_row(escape(category.name), str(category.image_count), str(category.annotation_count))
+            categories.add_row(
+                escape(visible(category.name)), str(category.image_count), str(category.annotation_count)
+            )
         console.print(categories)
 
 

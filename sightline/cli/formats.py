@@ -53,6 +53,11 @@ def bare_name(name: str) -> str:
     return name.rpartition("/")[2]
 
 
+def visible(name: str) -> str:
+    """A category's name; in quotes where spaces at its ends, or several in a row, would not be seen."""
+    return name if name == " ".join(name.split()) else repr(name)
+
+
 def size(size_bytes: int) -> str:
     """Bytes for people: `812 KB`, `1.4 GB`."""
     value = float(size_bytes)

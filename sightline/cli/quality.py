@@ -4,7 +4,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sightline.cli.console import facts, output, table
-from sightline.cli.formats import percent
+from sightline.cli.formats import percent, visible
 from sightline.v1.performance_pb2 import ModelPerformance, TagPerformance
 
 SHOWN_TAGS = 10
@@ -105,7 +105,8 @@ def worst_confusions(performance: ModelPerformance, count: int) -> list[str]:
     """What is most often taken for what, as `12 × cat taken for dog`."""
     matrix = performance.confusion_matrix
     wrong = sorted((e for e in matrix.entries if e.row != e.col), key=lambda entry: -entry.count)[:count]
-    return [f"{e.count} × {matrix.categories[e.row]} taken for {matrix.categories[e.col]}" for e in wrong]
+    names = [visible(name) for name in matrix.categories]
+    return [f"{e.count} × {names[e.row]} taken for {names[e.col]}" for e in wrong]
 
 
 def _left_out(performance: ModelPerformance) -> bool:
@@ -123,5 +124,5 @@ def _categories(tags: list[tuple[str, TagPerformance]], title: str, *, detector:
     rows = table(title, counted, *columns.values(), right=(counted, *columns.values()))
     for name, tag in tags:
         cells = [percent(getattr(tag, field)) if tag.HasField(field) else "" for field in columns]  # pyright: ignore[reportArgumentType]
-        rows.add_row(escape(name), str(tag.support), *cells)
+        rows.add_row(escape(visible(name)), str(tag.support), *cells)
     return rows

@@ -19,11 +19,14 @@ from grpc_status import rpc_status
 
 from sightline.v1 import dataset_service_pb2 as ds
 from sightline.v1 import dataset_service_pb2_grpc as ds_grpc
+from sightline.v1 import evaluation_service_pb2 as es
+from sightline.v1 import evaluation_service_pb2_grpc as es_grpc
 from sightline.v1 import model_service_pb2 as ms
 from sightline.v1 import model_service_pb2_grpc as ms_grpc
 from sightline.v1 import prediction_service_pb2 as ps
 from sightline.v1 import prediction_service_pb2_grpc as ps_grpc
 from sightline.v1.dataset_pb2 import Dataset
+from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.finding_pb2 import Finding
 from sightline.v1.model_pb2 import Model
 from sightline.v1.prediction_pb2 import (
@@ -54,6 +57,7 @@ class Fakes:
     def __init__(self) -> None:
         self.datasets: dict[str, Dataset] = {}
         self.models: dict[str, Model] = {}
+        self.evaluations: dict[str, Evaluation] = {}  # as they are once they have been measured
         self.trials: list[Trial] = []
         self.findings: list[Finding] = []
         self.files: dict[str, bytes] = {}
@@ -167,6 +171,21 @@ class ModelFake(ms_grpc.ModelServiceServicer):
         yield ms.WatchModelResponse(model=self.fakes.models[request.name])
 
 
+class EvaluationFake(es_grpc.EvaluationServiceServicer):
+    def __init__(self, fakes: Fakes) -> None:
+        self.fakes = fakes
+
+    def CreateEvaluation(self, request: es.CreateEvaluationRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "CreateEvaluation", request)
+        return Evaluation(name=f"{request.parent}/evaluations/{request.evaluation_id}", state=Evaluation.NOT_STARTED)
+
+    def GetEvaluation(self, request: es.GetEvaluationRequest, context: grpc.ServicerContext) -> Any:
+        return self.fakes.evaluations[request.name]
+
+    def WatchEvaluation(self, request: es.WatchEvaluationRequest, context: grpc.ServicerContext) -> Any:
+        yield es.WatchEvaluationResponse(evaluation=self.fakes.evaluations[request.name])
+
+
 class PredictionFake(ps_grpc.PredictionServiceServicer):
     def __init__(self, fakes: Fakes) -> None:
         self.fakes = fakes
@@ -196,6 +215,7 @@ def serving(fakes: Fakes) -> Generator[str]:
     server = grpc.server(ThreadPoolExecutor(4))
     ds_grpc.add_DatasetServiceServicer_to_server(_concrete(DatasetFake)(fakes), server)
     ms_grpc.add_ModelServiceServicer_to_server(_concrete(ModelFake)(fakes), server)
+    es_grpc.add_EvaluationServiceServicer_to_server(_concrete(EvaluationFake)(fakes), server)
     ps_grpc.add_PredictionServiceServicer_to_server(_concrete(PredictionFake)(fakes), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -1,5 +1,7 @@
 """How much of a test dataset was measured: what is refused, what is said, what a record keeps."""
 
+from dataclasses import replace
+
 import pytest
 
 from services.kit import codec
@@ -60,13 +62,32 @@ def test_what_was_left_out_is_said_with_its_reason() -> None:
     )
     unknown, unreadable, untested = findings("datasets/t", coverage, ["a.png", "b.png", "c.png"])
     assert unknown.message == (
-        "Left out 4 of the 40 images of datasets/t, whose category the model does not know: "
+        "Left out 4 of the 40 images of datasets/t, because the model does not know their category: "
         "'Owl' (3 images; did you mean 'owl'?), 'cat' (1 image)."
     )
     assert unreadable.message.endswith("which cannot be read: a.png, b.png, c.png.")
-    assert "'wren'" in untested.message
+    assert untested.message == "No image that was measured shows these categories of the model: 'wren'."
     assert all(finding.remedy.endswith(".") for finding in (unknown, unreadable, untested))
     assert findings("datasets/t", Coverage(image_count=9, measured_image_count=9), ()) == ()
+
+
+def test_regions_are_said_with_the_images_that_show_nothing_else() -> None:
+    unknown = unknown_categories([("Owl", 5, 7), ("owl", 9, 9)], KNOWN)
+    coverage = Coverage(
+        image_count=12,
+        measured_image_count=9,
+        unknown_image_count=3,
+        region_count=16,
+        unknown_region_count=7,
+        unknown_categories=unknown,
+    )
+    (finding,) = findings("datasets/t", coverage, ())
+    assert finding.message == (
+        "Left out 7 of the 16 regions of datasets/t, because the model does not know their category, "
+        "and 3 of the 12 images, which show nothing else: 'Owl' (7 regions; did you mean 'owl'?)."
+    )
+    (finding,) = findings("datasets/t", replace(coverage, unknown_image_count=0, measured_image_count=12), ())
+    assert "images" not in finding.message
 
 
 def test_a_record_keeps_few_names_however_many_there_are() -> None:
