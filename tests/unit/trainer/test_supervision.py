@@ -2,13 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from services.trainer.protocol import Message, Offer, Result, Task, TrainTask
+from services.kit import codec
+from services.trainer.coverage import in_record
+from services.trainer.performance import Coverage, Finding, Performance
+from services.trainer.protocol import EvaluationResult, Message, Offer, Result, Task, TrainTask
 from services.trainer.work import MAX_BARREN_ATTEMPTS, WorkState
-from tests.unit.trainer.test_worker import T0, FakeNursery, World, checkpoint, dies, outcome
+from tests.unit.trainer.test_worker import E0, T0, FakeNursery, World, checkpoint, dies, outcome
 
 
 @pytest.fixture
@@ -51,6 +56,27 @@ async def test_an_offer_does_not_end_a_child_that_dies_within_its_allowance(at: 
     await at.begin()
     await at.worker(offers_then_dies, delivers).handle(T0)
     assert (await at.trial()).work.attempt == 2
+
+
+async def test_what_an_evaluation_left_out_is_kept_briefly_in_the_record_and_wholly_in_the_store(at: World) -> None:
+    names = tuple(f"category {number}" for number in range(100))
+    coverage = Coverage(image_count=9, measured_image_count=9, untested_categories=names)
+    found = (Finding(code="categoriesUntested", message="None of them.", remedy="Add some."),)
+
+    async def delivers(task: Task) -> AsyncGenerator[Message]:
+        result = outcome(task, 0.01)
+        assert isinstance(result, EvaluationResult)
+        measured = replace(result.performance, coverage=coverage)
+        yield msgspec.structs.replace(result, performance=measured, findings=found)
+
+    await at.begin_evaluation()
+    await at.worker(delivers).handle(E0)
+    evaluation = (await at.evaluations.get(E0)).value
+    assert evaluation.findings == found
+    assert evaluation.performance is not None
+    assert evaluation.performance.coverage == in_record(coverage) != coverage
+    whole = codec.decode(await at.blobs.get(evaluation.performance_key), Performance)
+    assert whole.coverage == coverage
 
 
 async def test_attempts_after_deaths_without_a_checkpoint_take_less_memory(at: World) -> None:
