@@ -393,7 +393,7 @@ async def test_a_dataset_that_no_model_can_be_trained_on_is_refused_at_once(
 
 
 async def test_whatever_size_the_dataset_service_registers_can_be_trained_and_measured_on(at: World) -> None:
-    categories = tuple((f"category {number}", 1000) for number in range(3000))
+    categories = tuple((f"category {number}", 1000, 1000) for number in range(3000))
     at.datasets.put(dataset(image_count=3_000_000, categories=categories))
     at.datasets.put(dataset("datasets/test", image_count=3_000_000, categories=categories))
     created = await at.models.CreateModel(request(test_dataset="datasets/test", budget=288 * 3600))

@@ -18,9 +18,9 @@ E = "models/m/evaluations/e"
 MESSAGE = "Left out 16 of the 24 images of datasets/t: '[bold]none ' (16 images)."
 
 
-def performance(**coverage: int) -> ModelPerformance:
+def performance(unknown: int = 0) -> ModelPerformance:
     measured = ModelPerformance(accuracy_top1=1.0, image_count=8, source=ModelPerformance.TEST_DATASET)
-    measured.coverage.CopyFrom(Coverage(image_count=24, measured_image_count=8, **coverage))
+    measured.coverage.CopyFrom(Coverage(image_count=24, measured_image_count=8, unknown_image_count=unknown))
     measured.coverage.unknown_categories.append(UnknownCategory(name="[bold]none ", image_count=16))
     measured.tag_performance["glass "].accuracy, measured.tag_performance["glass "].support = 1.0, 8
     return measured
@@ -30,7 +30,7 @@ def performance(**coverage: int) -> ModelPerformance:
 def test_what_was_left_out_stands_beside_the_metrics(sightline: Command, fakes: Fakes, words: tuple[str, ...]) -> None:
     warning = Finding(severity=Finding.WARNING, code="categoriesUnknown", message=MESSAGE, remedy="Rename them.")
     fakes.evaluations[E] = Evaluation(
-        name=E, state=Evaluation.SUCCEEDED, performance=performance(unknown_image_count=16), warnings=[warning]
+        name=E, state=Evaluation.SUCCEEDED, performance=performance(16), warnings=[warning]
     )
     outcome = sightline("evaluations", *words)
     assert outcome.code == 0, outcome.err
