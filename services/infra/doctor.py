@@ -11,6 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from services.infra.doctor_machine import check_devices, check_folders, check_memory, check_weights
 from services.infra.doctor_nats import check_nats
@@ -21,13 +22,14 @@ from services.kit.settings import Settings, load
 
 
 class DoctorSettings(Settings):
-    """Those of all services, and what single ones have of folders."""
+    """Those of all services, and what single ones have of folders and devices."""
 
     work_dir: Path | None = None
     scratch_directory: Path | None = None
     model_cache_directory: Path | None = None
     weights_dir: Path | None = None
     download_weights: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 def main() -> None:
@@ -62,7 +64,7 @@ def _checks(settings: DoctorSettings, nats_monitor: str) -> dict[str, Callable[[
         "nats": partial(check_nats, settings=settings, monitor_url=nats_monitor),
         "store": partial(check_store, settings=settings),
         "services": partial(check_services, settings=settings),
-        "devices": check_devices,
+        "devices": partial(check_devices, wanted=settings.device),
         "memory": check_memory,
         "folders": partial(check_folders, folders=folders),
         "weights": partial(check_weights, folder=settings.weights_dir, download=settings.download_weights),

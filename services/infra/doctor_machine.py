@@ -31,8 +31,8 @@ print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "devic
 """
 
 
-async def check_devices(report: Report) -> None:
-    """What training and prediction would run on here."""
+async def check_devices(report: Report, wanted: str = "auto") -> None:
+    """What training and prediction would run on here; a fault if a GPU is wanted (`cuda`) and there is none."""
     driver = await _driver()
     status, said, complaint = await _run(sys.executable, "-c", DEVICES)
     if status != 0:
@@ -56,6 +56,9 @@ async def check_devices(report: Report) -> None:
     elif driver:
         text = f"there is a GPU (driver {driver}), but torch {told['torch']} cannot use it"
         report.fault(text, "install a driver for CUDA " + (told["cuda"] or "and a torch that is built for it"))
+    elif wanted == "cuda":
+        remedy = "give this machine or pod a GPU and its driver, or set SIGHTLINE_DEVICE to auto or cpu"
+        report.fault(f"SIGHTLINE_DEVICE is cuda, and torch {told['torch']} finds no GPU", remedy)
     else:
         report.ok(f"no GPU; torch {told['torch']} computes on {os.cpu_count()} CPUs")
 

@@ -21,6 +21,7 @@ from services.predictor.clients import TrainerModels
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
 from services.vision import bundle
+from services.vision.device import choose
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub
 from sightline.v1.prediction_service_pb2_grpc import add_PredictionServiceServicer_to_server
@@ -42,6 +43,8 @@ def main() -> None:
 
 async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
     """The replica and its server. It is ready as soon as it listens: what is loaded needs neither store nor trainer."""
+    device = choose(settings.device)
+    Log(__name__).info("device_chosen", device=device.kind, name=device.name, problem=device.problem)
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("predictor", settings, metrics.ALL))
@@ -52,7 +55,7 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-bundles-"))
         )
         models, blobs = TrainerModels(ModelServiceStub(channel)), await open_blobs(settings, telemetry)
-        load_bundle = partial(bundle.load, device=device())
+        load_bundle = partial(bundle.load, device=device.kind)
         predictor = await stack.enter_async_context(
             replica.running(settings, directory / "bundles", models, blobs, load_bundle, clock, telemetry)
         )
@@ -61,13 +64,6 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
         server = Server("predictor", settings, telemetry, [service])
         await server.start()
         await server.run_until(stop)
-
-
-def device() -> str:
-    """What the replica computes on: a GPU where it has one."""
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    Log(__name__).info("device_chosen", device=found)
-    return found
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The predictor's settings."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -13,6 +14,7 @@ class PredictorSettings(settings.Settings):
     port: int = 50053
     max_calls: int = 256  # at once; each may hold an image before it is admitted or refused
     trainer_address: str = "127.0.0.1:50052"  # host:port of the trainer api
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: a replica without a usable GPU ends at once
     model_cache_bytes: int = Field(default=4 * 1024**3, gt=0)  # weights in memory
     model_cache_directory: Path | None = None  # bundles' files; none: a temporary folder
     model_fresh_seconds: float = Field(default=2.0, ge=0)  # for so long what the trainer said of a model holds

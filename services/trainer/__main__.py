@@ -27,7 +27,7 @@ from services.kit.telemetry import Telemetry
 from services.trainer import jobs, metrics
 from services.trainer.app import Evaluations, Models
 from services.trainer.census import Census
-from services.trainer.children import Nursery
+from services.trainer.children import COMMAND, ChildDied, Nursery
 from services.trainer.clients import GrpcDatasets
 from services.trainer.coordinator import Coordinator
 from services.trainer.once import Once
@@ -113,7 +113,8 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("trainer-worker", settings, metrics.WORKER))
-        nursery = Nursery(settings.threads, spares=not once)
+        telemetry.set(metrics.WORKER_READY, 0)
+        nursery = Nursery(settings.threads, (*COMMAND, settings.device), spares=not once)
         stack.push_async_callback(nursery.close)
         nursery.prepare()
         store, queue = await _records_and_queue(settings, "trainer-worker", stack, telemetry)
@@ -124,6 +125,7 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
         only = Once(worker.handle, stop, clock, settings.once_seconds)
         handler = handler_of(only.handle if once else worker.handle)
         job = consume.Job(jobs.KIND, handler, handler)
+        await _until_ready(nursery, settings, telemetry, stop)
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(only.watch(), name="once") if once else None
             await consume.consume(
@@ -131,6 +133,24 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
             )
             if watching:
                 watching.cancel()
+        if nursery.unusable:
+            raise nursery.unusable
+
+
+async def _until_ready(nursery: Nursery, settings: TrainerSettings, telemetry: Telemetry, stop: asyncio.Event) -> None:
+    """Until a child can take a task, so that a worker without its device takes no work; DeviceUnusable.
+
+    A child that dies may have met bad luck, and is tried again with a task; on a GPU that must be used it may have met
+    a broken driver: ChildDied.
+    """
+    try:
+        child = await nursery.ready(stop)
+    except ChildDied:
+        if settings.device == "cuda":
+            raise
+        return
+    if child:
+        telemetry.set(metrics.WORKER_READY, 1)
 
 
 async def _records_and_queue(

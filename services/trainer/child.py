@@ -1,5 +1,7 @@
 """The training child: imports torch, says Ready, takes one task from stdin, answers on stdout, exits.
 
+Its one argument is the device that it is to use: `auto`, `cpu` or `cuda`.
+
 Nothing else may write to the pipe: what libraries print goes to stderr. Law: the child does not outlive its worker,
 which keeps stdin open for as long as it wants an answer, and which may be killed at any moment.
 """
@@ -12,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
-from services.trainer.protocol import Message, Ready, receive_signal, receive_task, send
+from services.trainer.protocol import Message, Ready, Unusable, receive_signal, receive_task, send
 
 if TYPE_CHECKING:
     from services.trainer.engine.session import Signals
@@ -22,7 +24,7 @@ STDIN = 0
 
 
 def main() -> int:
-    """One task; 0 unless the pipe broke."""
+    """One task; 0 unless the pipe broke, or the device that the argument asks for cannot be used."""
     _die_with_parent()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a busy machine
     started = time.monotonic()
@@ -30,8 +32,19 @@ def main() -> int:
     os.dup2(2, 1)
     from services.trainer.engine import run  # noqa: PLC0415 - after the descriptors are safe, and OpenMP's settings
     from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise
+    from services.vision.device import DeviceUnusable  # noqa: PLC0415 - likewise
 
-    device, name = run.warm_up()
+    try:
+        device = run.warm_up(sys.argv[1] if sys.argv[1:] else "auto")
+    except DeviceUnusable as error:
+        send(pipe, Unusable(problem=str(error)))
+        return 1
+    ready = Ready(
+        device=device.kind,
+        device_name=device.name,
+        import_seconds=time.monotonic() - started,
+        problem=device.problem,
+    )
     lock = threading.Lock()
 
     def say(message: Message) -> None:
@@ -39,7 +52,7 @@ def main() -> int:
             send(pipe, message)
 
     try:
-        say(Ready(device=device, device_name=name, import_seconds=time.monotonic() - started))
+        say(ready)
         stdin = os.fdopen(STDIN, "rb", closefd=False)
         task = receive_task(stdin)
         if task is not None:

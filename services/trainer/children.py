@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 
 from services.kit.log import Log
-from services.trainer.protocol import Message, Ready, Signal, Task, frame, receive_message_async
+from services.trainer.protocol import Message, Ready, Signal, Task, Unusable, frame, receive_message_async
 
 COMMAND = (sys.executable, "-m", "services.trainer.child")
 START_SECONDS = 120.0  # a child that is not ready by then will never be
@@ -25,6 +25,10 @@ _log = Log(__name__)
 
 class ChildDied(Exception):
     """The child ended, or spoke nonsense, before it delivered."""
+
+
+class DeviceUnusable(Exception):
+    """The device that children must use cannot be used on this machine; the message is the child's."""
 
 
 class Child:
@@ -106,6 +110,7 @@ class Nursery:
         self._environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
         self._spare: asyncio.Task[Child] | None = None
         self._hurry = asyncio.Event()
+        self.unusable: DeviceUnusable | None = None  # once a child said so
 
     def prepare(self, delay_seconds: float = 0.0) -> None:
         """Begins to start a spare after the delay, unless there is one; without spares, only what is wanted now."""
@@ -113,8 +118,23 @@ class Nursery:
             self._hurry = asyncio.Event()
             self._spare = asyncio.create_task(self._start(delay_seconds, self._hurry), name="spare child")
 
+    async def ready(self, stop: asyncio.Event) -> Child | None:
+        """The spare once it can take a task, which stays the spare; None if `stop` is set first.
+
+        ChildDied, or DeviceUnusable.
+        """
+        self.prepare()
+        assert self._spare is not None, "one was prepared"
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([self._spare, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        return self._spare.result() if self._spare.done() else None
+
     async def take(self) -> Child:
-        """A child that is ready: the spare, or a new one if that has died; ChildDied if none can be started."""
+        """A child that is ready: the spare, or a new one if that has died.
+
+        ChildDied if none can be started; DeviceUnusable, now and ever after.
+        """
         self.prepare()
         spare = self._spare
         assert spare is not None, "one was prepared"
@@ -146,6 +166,9 @@ class Nursery:
         try:
             async with asyncio.timeout(self._start_seconds):
                 ready = await receive_message_async(process.stdout)
+            if isinstance(ready, Unusable):
+                self.unusable = DeviceUnusable(ready.problem)
+                raise self.unusable
             if not isinstance(ready, Ready):
                 raise ChildDied(f"the training process began with {type(ready).__name__}")
         except (EOFError, ValueError, TimeoutError) as error:
@@ -154,6 +177,8 @@ class Nursery:
         except BaseException:
             await Child(process, NOT_READY).end()
             raise
+        if ready.problem:
+            _log.warning("device_unusable", problem=ready.problem)
         return Child(process, ready)
 
 

@@ -107,6 +107,11 @@ DEVICE = Metric(
     ("device",),
     values=(("cpu", "cuda"),),
 )
+WORKER_READY = Metric(
+    "sightline_trainer_worker_ready",
+    MetricKind.GAUGE,
+    "1 once the worker has had a training process that could start on its device; 0 before, and where it never can.",
+)
 
 API = (
     *(*STORE, *NATS, QUEUED, MODELS, WORK, OLDEST_QUEUED),
@@ -115,4 +120,5 @@ API = (
 WORKER = (
     *(*STORE, *NATS, JOBS, RUNNING, DEAD_LETTERS),
     *(ATTEMPTS, WAIT_SECONDS, COMPUTE_SECONDS, LEASES_LOST, PHASE_SECONDS, CHILD_START_SECONDS, DEVICE),
+    WORKER_READY,
 )

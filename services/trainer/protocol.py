@@ -2,7 +2,8 @@
 
 The child says Ready once torch is imported, takes exactly one task from its stdin, answers with Started, any number
 of Progress, Checkpoint and Offer, and ends with exactly one of Result, EvaluationResult and Failed, after which it
-exits with status 0. A child that ends without one of those three died. A stdin that closes means, at any time: exit.
+exits with status 0. One that says Unusable in place of Ready exits at once. Any other that ends without one of those
+three died. A stdin that closes means, at any time: exit.
 After the task the worker may send any number of SaveNow and CheckpointDone, which only a fine-tuning heeds.
 
 No torch, asyncio or grpc here: both sides import it, and the child must not hold what the worker holds.
@@ -134,6 +135,13 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     device: str  # "cpu" or "cuda"
     device_name: str
     import_seconds: float
+    problem: str = ""  # why not on the GPU, where there is one that cannot be used
+
+
+class Unusable(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """In place of Ready: the device that the child must use cannot be used. It exits."""
+
+    problem: str
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -236,7 +244,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     traceback: str = ""  # for the log only
 
 
-Message = Ready | Started | Progress | Checkpoint | Offer | Result | EvaluationResult | Failed
+Message = Ready | Unusable | Started | Progress | Checkpoint | Offer | Result | EvaluationResult | Failed
 
 
 class SaveNow(msgspec.Struct, frozen=True, tag=True):

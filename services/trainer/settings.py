@@ -3,6 +3,7 @@
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -22,6 +23,7 @@ class TrainerSettings(Settings):
     download_weights: bool = True  # from torchvision's site, where neither that folder nor the store has them
     work_dir: Path | None = None  # snapshots and features are cached here; a temporary folder by default
     once_seconds: float = Field(default=30.0, ge=0)  # that a worker with --once waits for work before it ends
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: a worker without a usable GPU ends at once
     # Seconds of the reference device that one second of this worker's device is charged as.
     device_factor: float = Field(default=1.0, gt=0)
     threads: int = Field(default=max(1, os.cpu_count() or 1), gt=0)  # of the training child

@@ -19,7 +19,7 @@ from services.kit.log import Log, about
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.attempt import AnyAttempt, Attempt, CancelRequested, GivenUp
-from services.trainer.children import SPARE_DELAY_SECONDS, ChildDied, Nursery
+from services.trainer.children import SPARE_DELAY_SECONDS, ChildDied, DeviceUnusable, Nursery
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.performance import Performance
 from services.trainer.protocol import EvaluateTask, Split, Task, TrainTask
@@ -46,7 +46,10 @@ class Worker:
         telemetry: Telemetry,
         stop: asyncio.Event | None = None,
     ) -> None:
-        """Once `stop` is set, the attempt in hand saves where it is and gives its work back, and no other begins."""
+        """Once `stop` is set, the attempt in hand saves where it is and gives its work back, and no other begins.
+
+        The worker sets it itself when the device can no longer be used.
+        """
         self._stop = stop or asyncio.Event()
         self._name = name
         self._store = store
@@ -121,6 +124,10 @@ class Worker:
         except Unavailable:
             await self._release(attempt)
             raise  # the job comes again
+        except DeviceUnusable:
+            await self._release(attempt)
+            self._stop.set()  # no other task would fare better here
+            raise Released from None
         except SightlineError as error:
             failure = error.failure()
             return await self._end(supervision, "failed", lambda work: work.failed(now(), failure))

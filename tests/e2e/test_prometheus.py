@@ -148,6 +148,13 @@ def test_work_that_nobody_takes_is_told(watched: Watched) -> None:
     watched.command("models", "cancel", "unattended")
 
 
+def test_a_worker_without_the_gpu_that_it_must_use_is_told(watched: Watched) -> None:
+    with watched.frozen("trainer-worker-1", "trainer-worker-2"), watched.another_worker_without_its_gpu():
+        train(watched.command, "blind", "--json")
+        watched.prometheus.wait_for("SightlineWorkersNotReady")
+    watched.command("models", "cancel", "blind")
+
+
 def test_work_that_waits_for_busy_workers_and_leases_that_are_lost_are_told(watched: Watched) -> None:
     workers = {name for name in watched.stack.pids if name.startswith("trainer-worker")}
     with ExitStack() as late:

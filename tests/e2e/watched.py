@@ -41,6 +41,7 @@ JOBS = {
 PATIENCE = {
     "SightlineWorkWaits": "3600 -> 2",
     "SightlineNoWorkerTakesWork": "300 -> 2",
+    "SightlineWorkersNotReady": "< 0.5 -> < 0.99, 300 -> 2",  # the suite's own workers are ready
     "SightlineIngestStalled": "300 -> 2",
     "SightlineLeasesLost": "> 3 -> > 0",
     "SightlineModelLoadSlow": "> 20 -> > 0.01",
@@ -128,16 +129,26 @@ class Watched:
     @contextmanager
     def another_dataset_api(self, certificate: Path, key: Path) -> Generator[None]:
         """One that speaks TLS, beside that of the suite."""
+        files = {"SIGHTLINE_TLS_CERTIFICATE": str(certificate), "SIGHTLINE_TLS_KEY": str(key)}
+        with self._another("services.dataset", "api", SIGHTLINE_PORT=str(free_port()), **files):
+            yield
+
+    @contextmanager
+    def another_worker_without_its_gpu(self) -> Generator[None]:
+        """A trainer worker that must use a GPU and sees none; it ends by itself."""
+        with self._another("services.trainer", "worker", SIGHTLINE_DEVICE="cuda", CUDA_VISIBLE_DEVICES=""):
+            yield
+
+    @contextmanager
+    def _another(self, *words: str, **settings: str) -> Generator[None]:
         environment = {
             **os.environ,
             "SIGHTLINE_NATS_URL": self.stack.nats_url,
             "SIGHTLINE_STORE_DIRECTORY": str(self.stack.data / "store"),
-            "SIGHTLINE_PORT": str(free_port()),
             "SIGHTLINE_METRICS_PORT": str(self.spare_port),
-            "SIGHTLINE_TLS_CERTIFICATE": str(certificate),
-            "SIGHTLINE_TLS_KEY": str(key),
+            **settings,
         }
-        process = subprocess.Popen([sys.executable, "-m", "services.dataset", "api"], env=environment)
+        process = subprocess.Popen([sys.executable, "-m", *words], env=environment)
         try:
             yield
         finally:

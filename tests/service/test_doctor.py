@@ -21,7 +21,7 @@ import pytest
 
 from services.infra import doctor_machine, findings
 from services.infra.doctor import DoctorSettings
-from services.infra.doctor_machine import check_folders, check_memory, check_weights
+from services.infra.doctor_machine import check_devices, check_folders, check_memory, check_weights
 from services.infra.doctor_nats import check_nats
 from services.infra.doctor_services import check_services
 from services.infra.doctor_store import check_store
@@ -254,6 +254,13 @@ async def test_a_folder_that_cannot_be_written_is_a_fault(tmp_path: Path) -> Non
     made = await found("folders", partial(check_folders, folders=folders))
     assert "cannot be written" in texts(made, Level.FAULT)
     assert len(made) == 2
+
+
+async def test_a_gpu_that_must_be_used_and_is_not_there_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert "finds no GPU" in texts(await found("devices", partial(check_devices, wanted="cuda")), Level.FAULT)
+    assert "computes on" in texts(await found("devices", check_devices), Level.OK)
 
 
 async def test_little_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,3 +46,12 @@ def test_a_process_prints_all_of_its_settings_and_no_secret(command: tuple[str, 
     printed = json.loads(done.stdout)
     assert set(printed) == set(kind.model_fields)
     assert printed["bucket"] == "pictures"
+
+
+def test_a_predictor_that_must_use_a_gpu_and_has_none_ends_at_once() -> None:
+    environment = {**os.environ, "SIGHTLINE_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "services.predictor"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    (failed,) = [line for line in done.stderr.splitlines() if '"process_failed"' in line]
+    assert "SIGHTLINE_DEVICE is cuda" in json.loads(failed)["exception"]["message"]

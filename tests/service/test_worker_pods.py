@@ -197,6 +197,21 @@ async def test_a_pod_that_finds_no_work_ends_well(pods: Pods) -> None:
     assert not pods.wrote_outside("idle")
 
 
+@pytest.mark.parametrize("arguments", [("--once",), ()])
+async def test_a_worker_that_must_use_a_gpu_and_has_none_ends_at_once_and_takes_no_work(
+    pods: Pods, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    await pods.plan(linear_recipe())
+    with pods.worker("blind", *arguments, device="cuda") as process:
+        assert await asyncio.to_thread(process.wait, START_SECONDS) == 1, pods.log("blind")
+    (failed,) = [line for line in pods.log("blind").splitlines() if '"process_failed"' in line]
+    assert "SIGHTLINE_DEVICE is cuda" in json.loads(failed)["exception"]["message"]
+    work = await pods.work()
+    assert (work.state, work.attempt) == (WorkState.QUEUED, 0)
+    assert await pods.queue.depth(jobs.KIND) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 async def test_a_pod_takes_one_trial_and_ends_with_it(pods: Pods) -> None:

@@ -22,10 +22,12 @@ from services.trainer.protocol import (
 )
 from services.vision.backbones import build
 from services.vision.detectors import build_detector
+from services.vision.device import Device, choose
 
 
-def warm_up() -> tuple[str, str]:
-    """Pays once, before any task, what the first use of torch costs; returns the device and its name."""
+def warm_up(wanted: str) -> Device:
+    """Pays once, before any task, what the first use of torch costs; returns the device. DeviceUnusable."""
+    device = choose(wanted)
     torch.set_num_threads(1)
     network = build("mobilenet_v2", 2, seed=0).eval()
     with torch.inference_mode():
@@ -33,10 +35,7 @@ def warm_up() -> tuple[str, str]:
         build_detector("yolox_nano", 2, seed=0).eval().candidates(torch.zeros(1, 3, 64, 64))
     gc.collect()
     gc.freeze()  # what is imported by now stays; collections need not look at it again
-    if torch.cuda.is_available():
-        torch.zeros(1, device="cuda")
-        return "cuda", torch.cuda.get_device_name()
-    return "cpu", "cpu"
+    return device
 
 
 def run(

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.children import Child, ChildDied, Nursery
+from services.trainer.children import Child, ChildDied, DeviceUnusable, Nursery
 from services.trainer.protocol import EvaluateTask, Failed, Progress
 
 HEAD = """
 import sys, time, os
 from services.kit.errors import Failure
-from services.trainer.protocol import Failed, Progress, Ready, receive_task, send
+from services.trainer.protocol import Failed, Progress, Ready, Unusable, receive_task, send
 out = sys.stdout.buffer
 """
 READY = "send(out, Ready(device='cpu', device_name='cpu', import_seconds=0.1))\n"
@@ -31,6 +31,7 @@ KILLED = HEAD + READY + TASK + "os.kill(os.getpid(), 9)\n"
 BABBLING = HEAD + READY + TASK + "out.write(b'\\0\\0\\0\\5hello'); out.flush(); time.sleep(60)\n"
 SILENT = "import time\ntime.sleep(60)\n"
 BROKEN = "raise SystemExit(3)\n"
+UNUSABLE = HEAD + "send(out, Unusable(problem='no driver'))\n"
 WRONG = HEAD + "send(out, Progress(fraction=0.5, phase='fit', seconds_used=0.1))\n"
 
 
@@ -156,3 +157,30 @@ async def test_a_childs_death_is_seen_though_somebody_holds_its_pipe_open(tmp_pa
             with pytest.raises(ChildDied, match="status -9"):
                 async with aclosing(child.run(task(tmp_path))) as messages:
                     await anext(messages)
+
+
+async def test_the_spare_is_waited_for_and_stays_the_spare() -> None:
+    async with nursery(GOOD) as made:
+        spare = await made.ready(asyncio.Event())
+        assert spare is not None
+        assert await made.take() is spare
+        await spare.end()
+
+
+async def test_whoever_is_told_to_stop_waits_no_longer() -> None:
+    async with nursery(SILENT) as made:
+        stop = asyncio.Event()
+        waiting = asyncio.create_task(made.ready(stop))
+        await asyncio.sleep(0)
+        stop.set()
+        assert await asyncio.wait_for(waiting, 5) is None
+
+
+async def test_a_device_that_cannot_be_used_is_told_once_and_for_all() -> None:
+    async with nursery(UNUSABLE) as made:
+        with pytest.raises(DeviceUnusable, match="no driver"):
+            await made.ready(asyncio.Event())
+        for _ in range(2):
+            with pytest.raises(DeviceUnusable, match="no driver"):
+                await made.take()
+        assert str(made.unusable) == "no driver"

@@ -23,6 +23,7 @@ from services.trainer.protocol import (
     Recipe,
     Task,
     TrainTask,
+    Unusable,
     frame,
     local_name,
     receive_message,
@@ -53,6 +54,7 @@ PERFORMANCE = Performance(
 )
 MESSAGES: tuple[Message, ...] = (
     Ready(device="cpu", device_name="cpu", import_seconds=1.0),
+    Unusable(problem="no driver"),
     Progress(fraction=0.5, phase="train", seconds_used=2.0),
     EvaluationResult(performance=PERFORMANCE, seconds=1.0, predictions_path="/p"),
     Failed(failure=Diverged(trial="t", loss="nan", step=1, learning_rate=1, retries=3).failure(), seconds_used=1.0),

@@ -20,7 +20,7 @@ from services.kit.status import status_to_failure
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import ladder, metrics, supervision
 from services.trainer.attempt import Attempt
-from services.trainer.children import Child, ChildDied, Nursery
+from services.trainer.children import Child, ChildDied, DeviceUnusable, Nursery
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.measures import evaluation_message
 from services.trainer.performance import Source
@@ -584,6 +584,26 @@ async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) ->
     work = (await at.trial()).work
     assert work.state is WorkState.SUCCEEDED
     assert work.charged_seconds == pytest.approx(0.003)
+
+
+class BlindNursery(FakeNursery):
+    """The GPU is gone."""
+
+    async def take(self) -> Child:
+        raise DeviceUnusable("the GPU is gone")
+
+
+async def test_a_worker_whose_device_is_gone_gives_its_work_back_and_takes_no_other(at: World) -> None:
+    await at.begin()
+    stop = asyncio.Event()
+    worker = at.worker(nursery=BlindNursery(never_ends), stop=stop)
+    for _ in range(2):
+        with pytest.raises(Released):
+            await worker.handle(T0)
+    assert stop.is_set()
+    work = (await at.trial()).work
+    assert (work.state, work.attempt, work.barren_attempts) == (WorkState.QUEUED, 1, 0)
+    assert work.is_due(FastClock().now())
 
 
 async def test_cancelling_stops_the_child_and_charges_what_it_did(at: World) -> None:
