@@ -10,11 +10,13 @@ from services.trainer import jobs
 from tests.support.manifests import (
     APIS,
     NAMES,
+    NAMESPACE,
     OVERLAYS,
     Resource,
     combined_text,
     environment,
     of_kind,
+    quantity,
     template,
     title,
     workloads,
@@ -50,6 +52,10 @@ def test_nats_writes_through_to_the_disk_and_keeps_each_stream_on_as_many_server
     assert int(values["SIGHTLINE_NATS_REPLICAS"]) == servers
     assert len(values["SIGHTLINE_NATS_URL"].split(",")) == servers
     assert config.count(':6222"') == (servers + 1 if servers > 1 else 0)
+    spread = {one["topologyKey"]: one for one in template(nats)["spec"]["topologySpreadConstraints"]}
+    by_node = spread["kubernetes.io/hostname"]
+    assert (by_node["whenUnsatisfiable"], by_node["maxSkew"]) == ("DoNotSchedule", 1)
+    assert by_node["minDomains"] >= servers, "fewer nodes would hold two of them"
 
 
 @pytest.mark.parametrize("name", ["autoscaling", "kueue", "all", "overlay production"])
@@ -59,12 +65,18 @@ def test_a_training_has_a_pod_of_its_own_that_nothing_but_its_end_stops(name: st
     assert job.get("activeDeadlineSeconds", LONGEST_TRAINING_SECONDS) >= LONGEST_TRAINING_SECONDS
     assert (job["backoffLimit"], job["parallelism"], job["completions"]) == (0, 1, 1)
     assert spec["rollout"]["strategy"] == "gradual"
-    assert spec["scalingStrategy"]["strategy"] == "default"
+    assert "scalingStrategy" not in spec, "KEDA's own takes running jobs off; some versions refuse its name"
+    disruption = {"type": "DisruptionTarget", "status": "True"}
+    assert job["podFailurePolicy"] == {"rules": [{"action": "Ignore", "onPodConditions": [disruption]}]}
     trigger = spec["triggers"][0]["metadata"]
     assert (trigger["stream"], trigger["consumer"], trigger["lagThreshold"]) == (STREAM, jobs.KIND, "1")
     (nats,) = [one for one in of_kind(name, "Service") if one["metadata"]["name"] == "nats"]
     monitor = {port["name"]: port["port"] for port in nats["spec"]["ports"]}["monitor"]
-    assert trigger["natsServerMonitoringEndpoint"] == f"nats.sightline.svc.cluster.local:{monitor}"
+    assert trigger["natsServerMonitoringEndpoint"] == f"nats.{NAMESPACE}.svc.cluster.local:{monitor}"
+    assert job["template"]["metadata"]["annotations"] == {
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
     assert job["template"]["spec"]["restartPolicy"] == "Never"
     assert job["template"]["spec"]["containers"][0]["args"] == ["worker", "--once"]
     assert "trainer-worker" not in {one["metadata"]["name"] for one in of_kind(name, "Deployment")}
@@ -86,7 +98,10 @@ def test_the_queue_has_a_quota_for_everything_that_a_job_asks_for(name: str) -> 
     (group,) = queue["spec"]["resourceGroups"]
     wanted: Resource = template(scaled)["spec"]["containers"][0]["resources"]
     assert wanted["requests"].keys() | wanted["limits"].keys() <= set(group["coveredResources"])
-    assert [one["name"] for one in group["flavors"][0]["resources"]] == group["coveredResources"]
+    quotas = {one["name"]: quantity(one["nominalQuota"]) for one in group["flavors"][0]["resources"]}
+    assert list(quotas) == group["coveredResources"]
+    for resource, amount in (wanted["limits"] | wanted["requests"]).items():
+        assert quotas[resource] >= scaled["spec"]["maxReplicaCount"] * quantity(amount), resource
 
 
 @pytest.mark.parametrize(
@@ -103,8 +118,14 @@ def test_a_worker_on_a_gpu_has_one_device_and_shared_memory(name: str, device: s
     pod = template(worker)["spec"]
     limits: Resource = pod["containers"][0]["resources"]["limits"]
     assert {key: value for key, value in limits.items() if key.startswith("nvidia.com")} == {device: 1}
-    assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert "nodeSelector" not in pod, "no node has a label while there is no node"
     assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert "topologySpreadConstraints" not in pod
+    (packed,) = pod["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    together = {"app.kubernetes.io/name": "trainer-worker"}
+    assert packed["podAffinityTerm"]["labelSelector"]["matchLabels"] == together
+    assert packed["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert environment(name, "trainer-worker")["SIGHTLINE_DEVICE"] == "cuda"
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}} in pod["volumes"]
 
 
@@ -112,21 +133,49 @@ def test_a_worker_on_a_gpu_has_one_device_and_shared_memory(name: str, device: s
 def test_the_network_is_closed_and_no_pod_reaches_the_clouds_metadata(name: str) -> None:
     policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(name, "NetworkPolicy")}
     assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    blocks = [
-        to["ipBlock"]
-        for one in policies.values()
-        for rule in one.get("egress", [])
-        for to in rule["to"]
-        if "ipBlock" in to
-    ]
-    assert blocks
-    for address in map(ipaddress.ip_address, METADATA):
-        for block in blocks:
-            if address in ipaddress.ip_network(block["cidr"]):
-                assert any(address in ipaddress.ip_network(one) for one in block["except"]), address
+    rules = [rule for one in policies.values() for rule in one.get("egress", [])]
+    open_to_blocks = [rule for rule in rules if any("ipBlock" in to for to in rule["to"])]
+    assert open_to_blocks
+    for rule in open_to_blocks:
+        for address in METADATA:
+            assert not _reaches(rule, address) or {port["port"] for port in rule["ports"]} == {53}, address
     for spec in policies.values():
         for rule in [*spec.get("ingress", []), *spec.get("egress", [])]:
             assert rule.get("ports"), "a rule without ports opens them all"
+
+
+@pytest.mark.parametrize(
+    ("where", "port"),
+    [
+        ({"kubernetes.io/metadata.name": "kube-system"}, 53),
+        ({"kubernetes.io/metadata.name": "openshift-dns"}, 5353),
+        ("169.254.20.10", 53),
+        ("169.254.169.254", 53),
+    ],
+    ids=["kube-dns", "OpenShift", "NodeLocal DNSCache", "Cloud DNS"],
+)
+def test_every_pod_may_ask_for_names(where: dict[str, str] | str, port: int) -> None:
+    (names,) = [one for one in of_kind("all", "NetworkPolicy") if one["metadata"]["name"] == "names"]
+    assert names["spec"]["podSelector"] == {}
+    ways = [
+        {(one["port"], one["protocol"]) for one in rule["ports"]}
+        for rule in names["spec"]["egress"]
+        if _reaches(rule, where)
+    ]
+    assert {(port, "UDP"), (port, "TCP")} <= set().union(*ways)
+
+
+def _reaches(rule: Resource, where: dict[str, str] | str) -> bool:
+    """Whether an egress rule leads to the namespace with these labels, or to the address."""
+    if isinstance(where, dict):
+        return any(to.get("namespaceSelector") == {"matchLabels": where} and len(to) == 1 for to in rule["to"])
+    address = ipaddress.ip_address(where)
+    blocks = [to["ipBlock"] for to in rule["to"] if "ipBlock" in to]
+    return any(
+        address in ipaddress.ip_network(block["cidr"])
+        and not any(address in ipaddress.ip_network(one) for one in block.get("except", []))
+        for block in blocks
+    )
 
 
 def test_network_policies_and_monitors_name_pods_and_ports_that_exist() -> None:

@@ -7,13 +7,16 @@ import pytest
 
 from tests.support.manifests import (
     APIS,
+    CLUSTER_WIDE,
     NAMES,
+    NAMESPACE,
     OURS,
     ROOT,
     SHARED,
     containers,
     environment,
     of_kind,
+    quantity,
     resources,
     template,
     text_of,
@@ -107,6 +110,29 @@ def test_every_workload_has_a_disruption_budget_unless_it_is_a_job(name: str) ->
     assert budgets == {one["metadata"]["name"] for one in of_kind(name, "Deployment", "StatefulSet")}
 
 
+GIB = 2**30
+SMALL_DISK = 20 * GIB * 0.85  # what kubelet leaves to pods of a node's disk
+
+
+@rendering
+def test_requests_are_what_is_used_and_fit_a_node(name: str) -> None:
+    for what, pod, container in containers(name):
+        asked, bounds = container["resources"]["requests"], container["resources"]["limits"]
+        volumes = {one["name"]: one["emptyDir"] for one in pod["volumes"] if "emptyDir" in one}
+        on_disk = sum(quantity(one["sizeLimit"]) for one in volumes.values() if one.get("medium") != "Memory")
+        assert quantity(bounds["ephemeral-storage"]) >= on_disk, f"{what} is evicted before its volumes are full"
+        assert quantity(asked["ephemeral-storage"]) <= SMALL_DISK / 2, f"{what} fits no node with a small disk"
+        if name == "overlay local":
+            continue  # on a laptop everything is requested small
+        if container["name"] == "trainer-worker":
+            assert asked["memory"] == bounds["memory"], "who uses more than is requested is evicted first, days of work"
+        if container["name"] == "predictor":
+            cache = int(environment(name, "predictor")["SIGHTLINE_MODEL_CACHE_BYTES"])
+            assert quantity(asked["memory"]) >= cache + 1.5 * GIB, "torch and images beside the models"
+            assert quantity(bounds["memory"]) >= 2 * cache
+            assert quantity(volumes["cache"]["sizeLimit"]) >= 1.5 * cache, "one comes while another leaves"
+
+
 @rendering
 def test_services_are_headless_so_that_callers_spread_over_all_pods(name: str) -> None:
     for service in of_kind(name, "Service"):
@@ -118,8 +144,8 @@ def test_services_are_headless_so_that_callers_spread_over_all_pods(name: str) -
 def test_every_resource_carries_the_recommended_labels_and_lives_in_the_namespace(name: str) -> None:
     for resource in resources(name):
         assert resource["metadata"]["labels"]["app.kubernetes.io/part-of"] == "sightline", title(resource)
-        if resource["kind"] not in {"Namespace", "ResourceFlavor", "ClusterQueue"}:
-            assert resource["metadata"]["namespace"] == "sightline", title(resource)
+        if resource["kind"] not in CLUSTER_WIDE:
+            assert resource["metadata"]["namespace"] == NAMESPACE, title(resource)
         else:
             assert "namespace" not in resource["metadata"], title(resource)
     for workload in workloads(name):

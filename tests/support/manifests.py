@@ -1,6 +1,7 @@
 """The manifests of deploy/k8s as a cluster would get them: rendered by kubectl, parsed, and asked."""
 
 import functools
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from sightline.addresses import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
+NAMESPACE = "sightline"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 
 # Every component at once and each alone, in the order that their files ask for.
@@ -36,6 +38,7 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
 }
 
 Resource = dict[str, Any]
+CLUSTER_WIDE = {"ResourceFlavor", "ClusterQueue"}
 APIS = {"dataset-api", "trainer-api", "predictor"}
 OURS: dict[str, type[Settings]] = {
     "dataset-api": DatasetSettings,
@@ -79,16 +82,26 @@ def text_of(name: str) -> str:
     return combined_text(*COMBINATIONS[name])
 
 
-def combined_text(*components: str) -> str:
+def combined_text(*components: str, namespace: str = NAMESPACE) -> str:
     """Base with these components, in this order."""
+    return _made_text({"components": [f"../../components/{one}" for one in components]}, "../../base", namespace)
+
+
+@functools.cache
+def text_in(name: str, namespace: str) -> str:
+    """The same as an administrator would put it into another namespace: an overlay over one of ours, or of parts."""
+    if name.startswith("overlay "):
+        return _made_text({}, f"../{name.removeprefix('overlay ')}", namespace)
+    return combined_text(*COMBINATIONS[name], namespace=namespace)
+
+
+def _made_text(parts: dict[str, list[str]], resource: str, namespace: str) -> str:
+    overlay = {"namespace": namespace, "resources": [resource], **parts, "transformers": ["../../namespace"]}
     with tempfile.TemporaryDirectory(prefix="render-") as folder:
         made = shutil.copytree(K8S, Path(folder) / "k8s") / "overlays" / "made"
         made.mkdir()
-        lines = "\n".join(f"  - ../../components/{one}" for one in components)
-        (made / "kustomization.yaml").write_text(
-            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
-            f"resources:\n  - ../../base\ncomponents:\n{lines}\n"
-        )
+        head = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+        (made / "kustomization.yaml").write_text(yaml.safe_dump(head | overlay))
         return render_text(made)
 
 
@@ -139,6 +152,13 @@ def environment(name: str, pod_name: str) -> dict[str, str]:
     for source in container.get("envFrom", []):
         found |= maps[source["configMapRef"]["name"]]
     return found | {one["name"]: one.get("value", "") for one in container.get("env", [])}
+
+
+def quantity(amount: str | int) -> float:
+    """A quantity of Kubernetes as a number: 500m, 2, 4Gi."""
+    found = re.fullmatch(r"([\d.]+)(m|[KMGT]i)?", str(amount))
+    assert found, amount
+    return float(found[1]) * {None: 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[found[2]]
 
 
 def as_builtin(resource: Resource) -> Resource:
