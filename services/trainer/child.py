@@ -1,6 +1,6 @@
 """The training child: imports torch, says Ready, takes one task from stdin, answers on stdout, exits.
 
-Its one argument is the device that it is to use: `auto`, `cpu` or `cuda`.
+Its one argument is the device to use: `auto` (as without one), `cpu` or `cuda`.
 
 Nothing else may write to the pipe: what libraries print goes to stderr. Law: the child does not outlive its worker,
 which keeps stdin open for as long as it wants an answer, and which may be killed at any moment.
@@ -35,7 +35,7 @@ def main() -> int:
     from services.vision.device import DeviceUnusable  # noqa: PLC0415 - likewise
 
     try:
-        device = run.warm_up(sys.argv[1] if sys.argv[1:] else "auto")
+        device = run.warm_up(*sys.argv[1:])
     except DeviceUnusable as error:
         send(pipe, Unusable(problem=str(error)))
         return 1

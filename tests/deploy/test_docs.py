@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_documented_driver_is_for_the_cuda_that_torch_brings() -> None:
+    major, minor = metadata.version("nvidia-cuda-runtime").split(".")[:2]
+    chapter = DOCUMENT.partition("\n### GPUs\n")[2].partition("\n### ")[0]
+    assert f"built for CUDA {major}.{minor}." in chapter
+    assert {"13": "version 580 or later"}[major] in chapter, "see NVIDIA's table of drivers for this CUDA"
+
+
 @pytest.mark.parametrize("name", ["sightline-tls", "nats-tls"])
 def test_a_certificate_is_of_the_ca_and_fits_its_key(secrets: Path, name: str) -> None:
     folder = secrets / "secrets" / name
@@ -90,13 +98,16 @@ def test_the_keys_are_those_of_the_services_and_of_an_administrator(secrets: Pat
     assert callers[digest(printed)].roles == {Role.ADMIN}
 
 
-def test_the_documented_overlay_takes_every_image_of_ours_from_the_registry(tmp_path: Path) -> None:
+def test_the_documented_overlay_takes_every_image_from_the_registry_and_may_be_of_any_namespace(tmp_path: Path) -> None:
     found = re.search(r"`deploy/k8s/(overlays/ours)/kustomization.yaml`:\n\n```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
     assert found
     folder = shutil.copytree(K8S, tmp_path / "k8s") / found[1]
     folder.mkdir()
-    (folder / "kustomization.yaml").write_text(found[2])
-    images = set(re.findall(r"image: (\S+)", render_text(folder)))
+    (folder / "kustomization.yaml").write_text(found[2].replace("namespace: sightline", "namespace: team-a"))
+    text = render_text(folder)
+    assert "nats.team-a.svc" in text
+    assert "namespace: sightline" not in text
+    images = set(re.findall(r"image: (\S+)", text))
     names = {one.removeprefix("registry.example/") for one in images if "sightline" in one}
     assert len(names) == 4
     assert not names & images

@@ -25,7 +25,7 @@ from services.vision.detectors import build_detector
 from services.vision.device import Device, choose
 
 
-def warm_up(wanted: str) -> Device:
+def warm_up(wanted: str = "auto") -> Device:
     """Pays once, before any task, what the first use of torch costs; returns the device. DeviceUnusable."""
     device = choose(wanted)
     torch.set_num_threads(1)
