@@ -14,22 +14,12 @@ from grpc_reflection.v1alpha import reflection
 from services.infra import measure
 from services.infra.auth import guard_of
 from services.infra.calls import Calls
+from services.infra.connections import STANDARD, Connections
 from services.infra.tls import server_credentials
 from services.kit.log import Log
 from services.kit.settings import Settings, refuse_exposure
 from services.kit.telemetry import Telemetry
-from sightline.channel import MAX_MESSAGE_BYTES
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),  # A port in use is an error, not a port to share.
-    ("grpc.keepalive_time_ms", 60_000),  # A caller that vanished is noticed, and its streams with it.
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.max_connection_age_ms", 600_000),  # Callers look up the addresses anew, and so find new replicas.
-)
 # What gRPC itself refuses beyond the calls that Calls refuses with a proper status, health checks included.
 _SPARE_CALLS = 200
 _LAST_SECONDS = 2.0  # For the answers to calls that the drain ended.
@@ -74,6 +64,7 @@ class Server:
         ready: Ready | None = None,
         ready_every_seconds: float = 2.0,
         patience_seconds: float = 10.0,
+        connections: Connections = STANDARD,
     ) -> None:
         self._name = name
         self._settings = settings
@@ -86,8 +77,9 @@ class Server:
         limits = settings.max_calls, settings.max_stream_seconds
         self._calls = Calls(name, telemetry, *limits, guard_of(settings))
         self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - defined in an if
+        options = connections.options(settings.max_stream_seconds)
         self._grpc = grpc.aio.server(
-            interceptors=[self._calls], options=_OPTIONS, maximum_concurrent_rpcs=settings.max_calls + _SPARE_CALLS
+            interceptors=[self._calls], options=options, maximum_concurrent_rpcs=settings.max_calls + _SPARE_CALLS
         )
         for service in services:
             service.add(service.servicer, self._grpc)
@@ -96,7 +88,7 @@ class Server:
         names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._grpc)
         self._probe = (
-            grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_SPARE_CALLS) if settings.probe_port else None
+            grpc.aio.server(options=options, maximum_concurrent_rpcs=_SPARE_CALLS) if settings.probe_port else None
         )
         if self._probe:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probe)

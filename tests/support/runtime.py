@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
+from services.infra.connections import STANDARD, Connections
 from services.infra.observe import PrometheusTelemetry
 from services.infra.server import Ready, Server, Service
 from services.kit.settings import Settings
@@ -80,7 +81,11 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    act: Act = succeed, ready: Ready | None = None, patience_seconds: float = 10.0, **settings: Any
+    act: Act = succeed,
+    ready: Ready | None = None,
+    patience_seconds: float = 10.0,
+    connections: Connections = STANDARD,
+    **settings: Any,
 ) -> AsyncGenerator[Serving]:
     """Both services on a free port; drained at the end, or when the test sets `stop`."""
     telemetry = PrometheusTelemetry("test")
@@ -97,7 +102,7 @@ async def serving(
         ),
     ]
     chosen: dict[str, Any] = {"port": 0, "drain_seconds": 0.0, "grace_seconds": 0.5, **settings}
-    server = Server("test", Settings(**chosen), telemetry, services, ready, 0.01, patience_seconds)
+    server = Server("test", Settings(**chosen), telemetry, services, ready, 0.01, patience_seconds, connections)
     port = await server.start()
     running = Serving(server, f"127.0.0.1:{port}", telemetry)
     task = asyncio.create_task(server.run_until(running.stop))

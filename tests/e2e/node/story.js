@@ -20,7 +20,10 @@ const definition = loader.loadSync(
 );
 const { v1 } = grpc.loadPackageDefinition(definition).sightline;
 const insecure = grpc.credentials.createInsecure();
-const options = { "grpc.max_receive_message_length": 24 * 1024 * 1024 };
+const options = {
+  "grpc.max_receive_message_length": 24 * 1024 * 1024,
+  "grpc.service_config": JSON.stringify({ loadBalancingConfig: [{ round_robin: {} }] }), // new replicas too get calls
+};
 const datasets = new v1.DatasetService(datasetAddress, insecure, options);
 const models = new v1.ModelService(trainerAddress, insecure, options);
 const predictions = new v1.PredictionService(predictorAddress, insecure, options);
