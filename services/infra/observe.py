@@ -1,23 +1,27 @@
-"""What operators see: JSON lines on stderr, and metrics for Prometheus."""
+"""What operators see: JSON lines on stderr, metrics for Prometheus, and whether the process is alive."""
 
 import logging
-import os
 import platform
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, contextmanager
 from importlib.metadata import version
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client import start_http_server as start_metrics_server
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from services.infra.liveness import Pulse
 from services.kit import log
 from services.kit.settings import Settings
 from services.kit.telemetry import Metric, MetricKind
 
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+LIVE = "/live"
 BUILD_INFO = Metric(
     "sightline_build_info",
     MetricKind.GAUGE,
@@ -55,7 +59,6 @@ def configure_logging(service: str, level: str = "INFO", stream: TextIO | None =
             foreign_pre_chain=chain,
         )
     )
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes lines of its own, which are no JSON
     logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_no_metadata)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -152,11 +155,12 @@ class PrometheusTelemetry:
 
 
 class MetricsEndpoint:
-    """`/metrics` over HTTP, from a thread of its own, so that it answers while the event loop is busy."""
+    """`/metrics` and `/live` over HTTP, from a thread of its own, so that both answer while the event loop is busy."""
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+    def __init__(self, registry: CollectorRegistry, host: str, port: int, is_late: Callable[[], bool]) -> None:
         """Listens when it returns; port 0 takes a free one. OSError if the port is taken."""
         self._server, self._thread = start_metrics_server(port, addr=host, registry=registry)
+        self._server.set_app(_with_liveness(self._server.get_app(), is_late))
         self.port = int(self._server.server_address[1])
 
     def close(self) -> None:
@@ -166,21 +170,40 @@ class MetricsEndpoint:
         self._thread.join()
 
 
-def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> MetricsEndpoint:
-    """The registry's metrics at http://host:port/metrics until the endpoint is closed."""
-    return MetricsEndpoint(registry, host, port)
+def _with_liveness(metrics: "WSGIApplication | None", is_late: Callable[[], bool]) -> "WSGIApplication":
+    """What answers `/live`: 200, or 503 while the event loop does not turn; `metrics` answers everything else."""
+    assert metrics
+
+    def answer(request: "WSGIEnvironment", respond: "StartResponse") -> Iterable[bytes]:
+        if request["PATH_INFO"] != LIVE:
+            return metrics(request, respond)
+        late = is_late()
+        respond("503 Service Unavailable" if late else "200 OK", [("Content-Type", "text/plain")])
+        return [b"the event loop is stuck\n" if late else b"alive\n"]
+
+    return answer
+
+
+def serve_metrics(
+    registry: CollectorRegistry, host: str, port: int, is_late: Callable[[], bool] = lambda: False
+) -> MetricsEndpoint:
+    """The registry's metrics at http://host:port/metrics, and `/live`, until the endpoint is closed."""
+    return MetricsEndpoint(registry, host, port, is_late)
 
 
 @contextmanager
 def measured(service: str, settings: Settings, metrics: Iterable[Metric] = ()) -> Generator[PrometheusTelemetry]:
     """The telemetry of a process, exposed at its metrics port within the block, if the settings give it one.
 
-    It is the process's only registry: its children report over their pipes. `metrics` are shown from the start.
+    Within the block the running event loop is watched: see `Pulse`. The telemetry is the process's only registry: its
+    children report over their pipes. `metrics` are shown from the start.
     """
     telemetry = PrometheusTelemetry(service)
     telemetry.declare(metrics)
-    if not settings.metrics_port:
-        yield telemetry
-        return
-    with closing(serve_metrics(telemetry.registry, settings.host, settings.metrics_port)):
-        yield telemetry
+    with closing(Pulse(settings.loop_stuck_seconds)) as pulse:
+        if not settings.metrics_port:
+            yield telemetry
+            return
+        registry, host, port = telemetry.registry, settings.host, settings.metrics_port
+        with closing(serve_metrics(registry, host, port, lambda: pulse.is_late)):
+            yield telemetry

@@ -5,14 +5,26 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from sightline.addresses import MAX_PORT, fault_of, fault_of_endpoint
 
 # For tokens: what a holder of the public key cannot sign with.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+
+
+def _address(value: str) -> str:
+    if fault := fault_of(value):
+        raise ValueError(fault)
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]  # of another service: `host:port`
+Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
 
 
 class Settings(BaseSettings):
@@ -21,18 +33,19 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SIGHTLINE_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     host: str = "127.0.0.1"
-    port: int = 50051
-    metrics_port: int = 0  # 0: no /metrics endpoint
+    port: Port = 50051
+    metrics_port: Port = 0  # 0: no /metrics endpoint
     nats_url: str = "nats://127.0.0.1:4222"
     nats_replicas: int = Field(default=1, ge=1, le=5)  # of the streams that are made; one that exists keeps its own
     store_directory: Path | None = None  # a folder as the blob store; otherwise S3
-    s3_endpoint: str = ""  # host:port
+    s3_endpoint: str = ""  # host or host:port
     s3_access_key: SecretStr = SecretStr("")
     s3_secret_key: SecretStr = SecretStr("")
     s3_secure: bool = True
     s3_region: str = "us-east-1"
     bucket: str = "sightline"
     log_level: str = "INFO"
+    loop_stuck_seconds: float = Field(default=60.0, ge=0)  # without a turn of the event loop, until the process ends
     drain_seconds: float = 1.0  # between NOT_SERVING and refusing new calls
     grace_seconds: float = 30.0  # for calls in flight
     max_calls: int = 1000  # at once; more are refused
@@ -41,7 +54,7 @@ class Settings(BaseSettings):
     tls_certificate: Path | None = None  # of the gRPC server, with its chain
     tls_key: Path | None = None
     tls_client_ca: Path | None = None  # set: callers need a certificate of this CA
-    probe_port: int = 0  # health alone, in plain text, for probes that know no TLS; 0: none
+    probe_port: Port = 0  # health alone, in plain text, for probes that know no TLS; 0: none
     auth_keys: Path | None = None  # lines `name role sha256:digest`
     auth_jwks: str = ""  # file or https url of the keys that sign tokens
     auth_ca: Path | None = None  # of that url
@@ -81,6 +94,13 @@ class Settings(BaseSettings):
                 "that is not `nats://host:port` or `nats://user:password@host:port`, nor several of them separated by"
                 " commas; a password cannot have any of / ? # ,"
             )
+        return value
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _of_s3(cls, value: str) -> str:
+        if value and (fault := fault_of_endpoint(value, needs_port=False)):
+            raise ValueError(f"it {fault}; expected host:port, or host; SIGHTLINE_S3_SECURE says whether https is used")
         return value
 
     @field_validator("auth_algorithms")
@@ -198,10 +218,10 @@ def is_loopback(host: str) -> bool:
 def _is_server(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # ValueError where it is no number
+        whole = bool(parts.hostname) and parts.port != 0  # ValueError where it is no port
     except ValueError:
         return False
-    whole = bool(parts.hostname) and not (parts.path.strip("/") or parts.query or parts.fragment)
+    whole = whole and not (parts.path.strip("/") or parts.query or parts.fragment or re.search(r"\s", url.strip()))
     return whole and parts.scheme in ("nats", "tls", "ws", "wss")
 
 

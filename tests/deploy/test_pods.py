@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from services.infra import observe
 from tests.support.manifests import (
     APIS,
     CLUSTER_WIDE,
@@ -68,6 +69,16 @@ def test_a_service_is_probed_by_its_health_and_hidden_from_callers_before_it_end
             assert container["readinessProbe"]["grpc"]["port"] == port, what
             assert "grpc" not in container["livenessProbe"], f"{what}: NOT_SERVING is no reason to be killed"
             assert container["lifecycle"]["preStop"]["sleep"]["seconds"] >= 5, what
+
+
+@rendering
+def test_every_process_of_ours_is_asked_whether_its_event_loop_turns(name: str) -> None:
+    asked = {
+        container["name"]: container["livenessProbe"]["httpGet"]["path"]
+        for _, _, container in containers(name)
+        if container["name"] in OURS
+    }
+    assert asked == dict.fromkeys(OURS, observe.LIVE)
 
 
 @rendering

@@ -1,0 +1,116 @@
+"""How a process whose event loop is stuck is seen, and ends."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.infra.liveness import STEPS, Pulse
+from services.infra.observe import serve_metrics
+from sightline.ports import free_ports
+from tests.support.waiting import eventually
+
+PROCESS = """
+import asyncio, os, signal, time
+from services.infra import observe, processes
+from services.kit.settings import Settings
+
+def get_stuck():
+    time.sleep(60)
+
+async def main(stop):
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, get_stuck)
+    with observe.measured("test", Settings(metrics_port={port}, loop_stuck_seconds={seconds})):
+        await stop.wait()
+
+observe.configure_logging("test")
+processes.run(main)
+"""
+
+
+def until(holds: Callable[[], bool]) -> None:
+    asyncio.run(eventually(holds))
+
+
+@pytest.fixture
+def port() -> int:
+    return free_ports(1)[0]
+
+
+@pytest.fixture
+def process(port: int, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
+    """A process as the services are; SIGUSR1 blocks its event loop for a minute."""
+    source = PROCESS.format(port=port, seconds=getattr(request, "param", 3))
+    with subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.PIPE) as running:
+        until(lambda: live(port) == 200)
+        yield running
+        running.kill()
+
+
+def live(port: int) -> int:
+    """The status that a probe sees; 0 where nothing answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/live", timeout=2) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def test_a_probe_sees_that_the_loop_is_stuck_and_the_process_ends_and_says_where(process, port):
+    process.send_signal(signal.SIGUSR1)
+    until(lambda: live(port) == 503)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    line = json.loads(said.splitlines()[-1])
+    assert line["event"] == "event_loop_stuck"
+    assert "get_stuck" in line["stack"]
+
+
+@pytest.mark.parametrize("process", [1], indirect=True)
+def test_a_process_that_was_stopped_and_goes_on_is_not_taken_for_stuck(process, port):
+    os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.3)  # longer than a stuck loop has
+    os.kill(process.pid, signal.SIGCONT)
+    until(lambda: live(port) == 200)
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize("stuck_seconds", [0, 3600])
+async def test_a_loop_that_misses_looks_is_late_then_stuck_and_one_that_turns_again_is_neither(stuck_seconds):
+    ended = []
+    with closing(Pulse(stuck_seconds, lambda: ended.append(True))) as pulse:
+        for _ in range(STEPS // 3):
+            pulse.look()
+        assert not pulse.is_late
+        for _ in range(STEPS - STEPS // 3):
+            pulse.look()
+        assert pulse.is_late
+        assert not ended
+        pulse.look()
+        pulse.look()
+        assert bool(ended) is bool(stuck_seconds)
+        pulse._beat()
+        pulse.look()
+        assert not pulse.is_late
+
+
+async def test_live_is_no_health_and_metrics_are_where_they_were():
+    late = False
+    with closing(serve_metrics(CollectorRegistry(), "127.0.0.1", 0, lambda: late)) as endpoint:
+        assert await asyncio.to_thread(live, endpoint.port) == 200
+        late = True
+        assert await asyncio.to_thread(live, endpoint.port) == 503
+        with await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{endpoint.port}/metrics") as answer:
+            assert answer.status == 200
