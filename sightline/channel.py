@@ -11,6 +11,8 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from sightline.credentials import is_loopback
+
 DOMAIN = "sightline"
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
 DEADLINE_SECONDS = 30.0  # of a unary call, unless the caller says otherwise
@@ -50,6 +52,15 @@ OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1_000),  # A replica is found again while calls are still tried again.
 )
+
+
+# For channels to this machine: a proxy that the environment names would look for the service on its own loopback.
+DIRECT = (("grpc.enable_http_proxy", 0),)
+
+
+def options_for(address: str) -> tuple[tuple[str, str | int], ...]:
+    """The options of a channel to the address."""
+    return OPTIONS + DIRECT if is_loopback(address) else OPTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,14 +70,15 @@ class Client:
         return PredictionServiceStub(self._open(self.addresses.predictor))
 
     def upload_files(self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None) -> dict[str, str]:
-        """Stores the files and returns the uri of each by its path.
+        """Stores the files, the largest first, and returns the uri of each by its path.
 
+        So a file that the service finds too large is refused before the others are sent.
         `sent` hears the bytes that go out; a negative number takes back those of a batch that is repeated because
         the service was away.
         """
         upload_id = secrets.token_hex(8)
         uris: dict[str, str] = {}
-        for batch in batches(files):
+        for batch in batches(sorted(files, key=lambda file: file.file.stat().st_size, reverse=True)):
             answer = self._upload(upload_id, batch, sent)
             uris |= {file.path: file.uri for file in answer.files}
         return uris

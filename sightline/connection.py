@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from sightline.channel import DEADLINE_SECONDS, OPTIONS
+from sightline.channel import DEADLINE_SECONDS, options_for
 from sightline.credentials import Credentials
 from sightline.renewing import Renewing
 from sightline.repeats import RequestIds
@@ -22,16 +22,29 @@ def open_channel(address: str, credentials: Credentials) -> tuple[grpc.Channel, 
     Certificates and the token's file are read again when they change; calls in hand are not disturbed.
     """
     credentials.check(address)
+    options = options_for(address)
     bare: Any
     if credentials.ca:
         watched = credentials.watch_channel(_tell)
-        bare = Renewing(watched, lambda now: grpc.secure_channel(address, now, options=OPTIONS))
+        bare = Renewing(watched, lambda now: grpc.secure_channel(address, now, options=options))
     else:
-        bare = grpc.insecure_channel(address, options=OPTIONS)
+        bare = grpc.insecure_channel(address, options=options)
     interceptors: list[Any] = [_Deadline(), RequestIds()]
     if credentials.has_token:
         interceptors.append(_Token(credentials.watch_token(_tell)))
     return grpc.intercept_channel(bare, *interceptors), bare.close
+
+
+def connects(address: str, credentials: Credentials, seconds: float) -> bool:
+    """Whether a channel to the address is ready in that time."""
+    channel, close = open_channel(address, credentials)
+    try:
+        grpc.channel_ready_future(channel).result(seconds)
+    except grpc.FutureTimeoutError:
+        return False
+    finally:
+        close()
+    return True
 
 
 def bearer(token: str) -> tuple[str, str]:

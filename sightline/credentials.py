@@ -133,13 +133,18 @@ def _no_password() -> str:
 
 def is_loopback(address: str) -> bool:
     """Whether only this machine is reached there: `host`, `host:port`, or a unix socket."""
-    if address.startswith("unix:"):
+    if address.startswith("unix"):
         return True
-    host = address.rpartition("/")[2]
-    if host.count(":") == 1 or host.startswith("["):
-        host = host.rpartition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    host = host.strip("[]")
+    host = host_of(address)
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"
+
+
+def host_of(address: str) -> str:
+    """The host of a gRPC target, without brackets."""
+    host = re.sub(r"^(dns|ipv4|ipv6):", "", address).rpartition("/")[2]
+    if host.count(":") == 1 or host.startswith("["):
+        host = host.rpartition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return host.strip("[]")

@@ -1,10 +1,12 @@
-"""Why a connection failed, where TLS has a part in it: by what gRPC said, or by trying it out."""
+"""Why a connection failed, where TLS or a proxy is to blame: by what gRPC said, or by trying it out."""
 
 import socket
 import ssl
 from contextlib import suppress
 from pathlib import Path
 
+from sightline import proxies
+from sightline.connection import connects
 from sightline.credentials import SYSTEM, VARIABLES, Credentials
 
 SECONDS = 2.0  # for one attempt
@@ -28,12 +30,14 @@ _CLOSED = "Socket closed"
 _SILENT = (_CLOSED, "Connection reset", "SETTINGS frame", "Broken pipe", "End of TCP stream", "GOAWAY")
 
 
-def explain(said: str, credentials: Credentials) -> str:
-    """What a connection that failed lacks, by what gRPC said of it; empty where TLS has no part in it."""
+def explain(said: str, credentials: Credentials, address: str) -> str:
+    """What to change about a connection that failed, by what gRPC said; empty where that is neither TLS nor a proxy."""
     names = {field: credentials.name_of(field) for field in VARIABLES}
     for words, meaning in _MEANINGS:
         if any(word in said for word in words):
             return meaning.format(**names)
+    if advice := proxies.advice(address):
+        return advice
     if not any(word in said for word in _SILENT):
         return ""
     if not credentials.ca:
@@ -57,13 +61,15 @@ def place_of(address: str) -> tuple[str, int] | None:
 
 
 def diagnose(address: str, credentials: Credentials) -> str:
-    """What to set so that TLS is spoken there, found by a connection of its own; empty where that is not the fault."""
+    """What to set so that a call gets there, found by trying; empty where neither a proxy nor TLS is the fault."""
+    if advice := proxies.advice(address):
+        return "" if connects(address, credentials, SECONDS) else advice
     place = place_of(address)
     if place is None:
         return ""
     said = _attempt(place, _context(credentials))
     if credentials.ca:
-        return explain(said, credentials) if said else ""
+        return explain(said, credentials, address) if said else ""
     # Without a CA plain text was spoken: the fault is TLS if TLS would have been understood.
     understood = said in ("", _CLOSED) or "CERTIFICATE" in said.upper()
     return f"the service speaks TLS: set {credentials.name_of('ca')} to the CA of its certificate" if understood else ""

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sightline import nats
 from sightline.addresses import Addresses
+from sightline.channel import DIRECT
 from sightline.ports import HOST, free_ports, is_free
 from sightline.processes import Child, Died, Program
 
@@ -224,7 +225,7 @@ class Stack:
 
 async def _serving(address: str) -> bool:
     """Whether the service at the address says that it is SERVING."""
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address, options=DIRECT) as channel:
         try:
             stub = health_pb2_grpc.HealthStub(channel)
             answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)  # pyright: ignore[reportAttributeAccessIssue]

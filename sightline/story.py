@@ -87,7 +87,7 @@ def tell(story: Story[Truth]) -> None:
         notes().print(f"[bold red]the demo failed:[/] {escape(str(error))}", soft_wrap=True)
     except (grpc.RpcError, CommandError, ResourceFailed) as error:
         notes().print("[bold red]the demo failed[/]")
-        report(error, notes(), Addresses.from_environment())
+        report(error, notes(), Addresses())
     except KeyboardInterrupt:
         _remove(folder)
         sys.exit(130)

@@ -9,7 +9,7 @@ import grpc
 
 from services.kit import log
 from services.kit.errors import Code, Failure, RemoteError, SightlineError, Unavailable
-from sightline.channel import DEADLINE_SECONDS, OPTIONS, describe
+from sightline.channel import DEADLINE_SECONDS, describe, options_for
 from sightline.connection import AUTHORIZATION, bearer
 from sightline.credentials import Credentials
 from sightline.diagnosis import explain
@@ -32,12 +32,12 @@ def open_channel(
     """
     credentials.check(address)
     about = _About(address, credentials, credentials.watch_token(_tell))
-    interceptors = [_Unary(about, deadline_seconds), _Stream(about)]
+    interceptors, options = [_Unary(about, deadline_seconds), _Stream(about)], options_for(address)
     if not credentials.ca:
-        return grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=interceptors)
+        return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
 
     def secure(now: grpc.ChannelCredentials) -> grpc.aio.Channel:
-        return grpc.aio.secure_channel(address, now, options=OPTIONS, interceptors=interceptors)
+        return grpc.aio.secure_channel(address, now, options=options, interceptors=interceptors)
 
     return cast("grpc.aio.Channel", RenewingAio(credentials.watch_channel(_tell), secure))
 
@@ -65,7 +65,7 @@ def error_from(
     rich = describe(error)
     code = Code(error.code().value[0])
     if not rich.reason and code is Code.UNAVAILABLE:
-        advice = explain(rich.message, credentials)
+        advice = explain(rich.message, credentials, address)
         return Unavailable(what=address, problem=f"{rich.message} - {advice}" if advice else rich.message)
     failure = Failure(code, rich.reason, rich.message, rich.metadata)
     return _classes().get((rich.reason, code), RemoteError).restore(failure)

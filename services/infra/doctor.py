@@ -6,6 +6,7 @@ Exit status 1 with any fault.
 
 import argparse
 import asyncio
+import io
 import logging
 import sys
 from collections.abc import Awaitable, Callable
@@ -52,6 +53,8 @@ def main() -> None:
         if not arguments.only or area in arguments.only
     }
     findings = asyncio.run(diagnose(chosen))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a path may have what the terminal's encoding lacks
     sys.stdout.write((as_json(findings) if arguments.json else as_text(findings)) + "\n")
     if has_faults(findings):
         raise SystemExit(1)

@@ -1,5 +1,7 @@
 """Checks nats-server: its version, whether JetStream is on and keeps what it confirms, its limits and its clock."""
 
+import asyncio
+import http.client
 import json
 import secrets
 import time
@@ -25,6 +27,7 @@ OLDEST = (2, 9)
 RECORD_BYTES = 256 * 1024  # the largest record
 CONNECT_SECONDS = 5.0
 WRITES = 20
+MONITOR = "name the server's monitoring endpoint: --nats-monitor http://HOST:8222"
 SYNC = "set `sync_interval: always` in the server's jetstream block, and restart it"
 
 
@@ -96,9 +99,13 @@ async def _durability(report: Report, connection: Client, monitor_url: str) -> N
         return
     if not monitor_url:
         text = "whether each write goes to disk cannot be seen by NATS itself"
-        report.warn(text, "name the server's monitoring endpoint: --nats-monitor http://HOST:8222")
+        report.warn(text, MONITOR)
         return
-    told = _monitored(monitor_url)
+    try:
+        told = await asyncio.to_thread(_monitored, monitor_url)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        report.fault(f"the monitoring endpoint {monitor_url} cannot be read: {error}", MONITOR)
+        return
     config = told.get("jetstream", {}).get("config") or {}
     if config.get("sync_always"):
         report.ok("each write goes to disk before it is confirmed (sync_interval: always)")
@@ -108,7 +115,8 @@ async def _durability(report: Report, connection: Client, monitor_url: str) -> N
 
 
 def _monitored(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{url.rstrip('/')}/varz", timeout=CONNECT_SECONDS) as answer:  # noqa: S310 - the operator's own
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # as the services go to NATS
+    with direct.open(f"{url.rstrip('/')}/varz", timeout=CONNECT_SECONDS) as answer:
         return json.loads(answer.read())
 
 

@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.infra import tls
 from services.infra.findings import Report
 from services.kit.settings import Settings
-from sightline.addresses import VARIABLES, Addresses
+from sightline.addresses import VARIABLES, AddressError, Addresses
 from sightline.connection import open_channel
 from sightline.credentials import Credentials, CredentialsError
 from sightline.diagnosis import explain
@@ -23,7 +23,11 @@ async def check_services(report: Report, settings: Settings) -> None:
     credentials = tls.caller(settings)
     if not credentials.ca and Credentials.from_environment().ca:
         credentials = Credentials.from_environment()
-    addresses = Addresses.from_environment()
+    try:
+        addresses = Addresses.from_environment()
+    except AddressError as error:
+        report.fault(f"the services cannot be called: {error}", "correct what the message names")
+        return
     for service, variable in VARIABLES.items():
         address = str(getattr(addresses, service))
         try:
@@ -54,6 +58,6 @@ def _serving(address: str, credentials: Credentials) -> bool:
 def _unreachable(
     report: Report, service: str, address: str, variable: str, said: str, credentials: Credentials
 ) -> None:
-    advice = explain(said, credentials)
+    advice = explain(said, credentials, address)
     remedy = advice or f"start it, free its port if something else listens there, or correct {variable}"
     report.fault(f"the {service} service does not answer at {address} ({said[:200]})", remedy)

@@ -2,6 +2,7 @@
 
 from services.infra.files import FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
+from services.kit.errors import Unavailable
 from services.kit.measured import MeasuredBlobs
 from services.kit.settings import Settings
 from services.kit.telemetry import Telemetry
@@ -15,6 +16,9 @@ async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeasuredBlobs:
     blobs: FolderBlobs | S3Blobs
     if settings.store_directory is not None:
         blobs = FolderBlobs(settings.store_directory, settings.bucket)
+    elif not settings.s3_endpoint:
+        problem = "there is none: set SIGHTLINE_STORE_DIRECTORY, or SIGHTLINE_S3_ENDPOINT and its keys"
+        raise Unavailable(what="The store", problem=problem)
     else:
         access, secret = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
         client = s3_client(

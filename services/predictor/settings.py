@@ -11,9 +11,9 @@ from services.kit import settings
 class PredictorSettings(settings.Settings):
     """What a predictor replica needs to know."""
 
-    port: int = 50053
+    port: settings.Port = 50053
     max_calls: int = 256  # at once; each may hold an image before it is admitted or refused
-    trainer_address: str = "127.0.0.1:50052"  # host:port of the trainer api
+    trainer_address: settings.Address = "127.0.0.1:50052"  # host:port of the trainer api
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: a replica without a usable GPU ends at once
     model_cache_bytes: int = Field(default=4 * 1024**3, gt=0)  # weights in memory
     model_cache_directory: Path | None = None  # bundles' files; none: a temporary folder

@@ -7,14 +7,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.kit.settings import Settings
+from services.kit.settings import Address, Port, Settings
 
 
 class TrainerSettings(Settings):
     """Of the api and of the workers."""
 
-    port: int = 50052
-    dataset_address: str = "127.0.0.1:50051"
+    port: Port = 50052
+    dataset_address: Address = "127.0.0.1:50051"
     lease_seconds: float = Field(default=15.0, gt=0)  # after which the work of a silent worker is somebody else's
     heartbeat_seconds: float = Field(default=2.0, gt=0)
     checkpoint_seconds: float = Field(default=5.0, ge=0)  # between two checkpoints: a death costs as much work, at most

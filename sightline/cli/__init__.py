@@ -1,44 +1,19 @@
-"""The command `sightline`. Its exit codes stand in `sightline.cli.failures`."""
+"""The command `sightline`."""
 
+import io
 import os
-from importlib import metadata
-from typing import Annotated
-
-import typer
-
-from sightline.cli import datasets, doctor, evaluations, keys, models, predict, up
-
-app = typer.Typer(
-    help="Train image classifiers and object detectors within a budget, and predict with them.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    epilog="Exit codes: 0 done, 2 used wrongly, 3 to 16 the gRPC status code, 1 a fault of this machine, 130 Ctrl-C.",
-)
-app.command("up")(up.up)
-app.command("doctor")(doctor.doctor)
-app.add_typer(datasets.app, name="datasets")
-app.add_typer(models.app, name="models")
-app.add_typer(evaluations.app, name="evaluations")
-app.add_typer(keys.app, name="keys")
-app.command("predict")(predict.predict)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        print(metadata.version("sightline"))
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None: ...
+import sys
 
 
 def main() -> None:
-    """Runs the command line of this process."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own words of failed handshakes; ours follow
+    """Runs the command line of this process.
+
+    What the terminal's encoding lacks is printed as a question mark.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC reads it when it is imported; the errors below say it all
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    from sightline.cli.commands import app  # noqa: PLC0415 - imports gRPC
+
     app()

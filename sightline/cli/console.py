@@ -1,5 +1,6 @@
 """Where output goes: results to standard output, progress and errors to standard error."""
 
+import sys
 import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -50,7 +51,12 @@ def _console(*, stderr: bool) -> Console:
 
 def to_json(message: Message) -> str:
     """The message's protobuf JSON."""
-    return json_format.MessageToJson(message, ensure_ascii=False)
+    return json_format.MessageToJson(message, ensure_ascii=escapes())
+
+
+def escapes() -> bool:
+    """Whether JSON must escape what is not ASCII, as standard output could not print all of it."""
+    return not (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def print_json(message: Message) -> None:

@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 from rich.console import Console
 from rich.markup import escape
 
-from sightline.addresses import VARIABLES, Addresses
+from sightline.addresses import VARIABLES, AddressError, Addresses
 from sightline.cli.formats import bare_name, duration
 from sightline.client import status_code
 from sightline.credentials import Credentials, CredentialsError
@@ -27,6 +27,8 @@ from sightline.diagnosis import diagnose, place_of
 CONNECT_SECONDS = 1.0
 MAX_VIOLATIONS = 10
 USED_WRONGLY = 2
+UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
+UNANSWERED = (UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
 PLAIN = Credentials()
 
 M = TypeVar("M", bound=Message)
@@ -50,7 +52,7 @@ class ResourceFailed(Exception):
 
 def report(error: Exception, console: Console, addresses: Addresses, credentials: Credentials = PLAIN) -> int:
     """Says on the console what is wrong and what to do; returns the exit code."""
-    if isinstance(error, CredentialsError):
+    if isinstance(error, CredentialsError | AddressError):
         error = CommandError(str(error), code=USED_WRONGLY)
     if isinstance(error, CommandError):
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
@@ -61,14 +63,15 @@ def report(error: Exception, console: Console, addresses: Addresses, credentials
         return report_status(error.status, console)
     assert isinstance(error, grpc.RpcError)
     status = status_of(error)
-    if status.code == grpc.StatusCode.UNAVAILABLE.value[0] and not detail(status, details.ErrorInfo):
+    if status.code in UNANSWERED and not detail(status, details.ErrorInfo):
         asked = [getattr(addresses, name) for name in VARIABLES]
         # What gRPC says is of the last address that it tried, which need not be the one that answers.
         if advice := next(filter(None, (diagnose(address, credentials) for address in asked)), ""):
             report_status(status, console)
             _print_fix(console, advice)
             return status.code
-        return _report_unreachable(status, console, addresses)
+        if status.code == UNAVAILABLE:
+            return _report_unreachable(status, console, addresses)
     return report_status(status, console)
 
 
@@ -131,6 +134,13 @@ def _dataset_not_ready(data: Mapping[str, str]) -> str:
     return f"wait until it is READY: `sightline datasets show {name}`"
 
 
+def _quota_exceeded(data: Mapping[str, str]) -> str:
+    setting = data.get("setting", "the limit")
+    if setting == "SIGHTLINE_MAX_IMAGE_BYTES":
+        return f"scale the image down or leave it out of the COCO file; or let the operator raise {setting}"
+    return f"ask for less, or let the operator raise {setting}"
+
+
 FIXES: dict[str, Callable[[Mapping[str, str]], str]] = {
     "datasetNotFound": lambda _: "`sightline datasets list` prints the datasets that exist",
     "ModelNotFound": lambda _: "`sightline models list` prints the models that exist",
@@ -148,6 +158,7 @@ FIXES: dict[str, Callable[[Mapping[str, str]], str]] = {
     "datasetAnnotationsInvalid": lambda _: "repair the COCO file and register it under a new name",
     "categoriesUnknown": lambda _: "rename the categories in the COCO file, and register it under a new name",
     "datasetCorrupt": lambda _: "replace or remove the images that are named, and register the dataset anew",
+    "QuotaExceeded": _quota_exceeded,
     "Unauthenticated": lambda _: (
         "set SIGHTLINE_TOKEN, or SIGHTLINE_TOKEN_FILE, to a token of your issuer or to a key that the operator made"
         " with `sightline keys make`"
@@ -162,10 +173,10 @@ FIXES: dict[str, Callable[[Mapping[str, str]], str]] = {
 
 def fix_for(reason: str, metadata: Mapping[str, str], status: Status) -> str:
     """What to do about it, or nothing where the message itself says it."""
-    if make := FIXES.get(reason):
-        return make(metadata)
     if retry := detail(status, details.RetryInfo):
         return f"repeat the command in {duration(retry.retry_delay)}"
+    if make := FIXES.get(reason):
+        return make(metadata)
     if status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]:
         return "see what the services wait for with `sightline doctor`, where they run; then repeat the command"
     return ""

@@ -15,7 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from sightline import pictures
-from sightline.cli.console import Json, notes, output, print_json, progress_bar, table
+from sightline.channel import MAX_MESSAGE_BYTES
+from sightline.cli.console import Json, escapes, notes, output, print_json, progress_bar, table
 from sightline.cli.failures import CommandError, report, status_of
 from sightline.cli.formats import full_name, percent
 from sightline.cli.session import session
@@ -25,6 +26,8 @@ from sightline.v1 import prediction_service_pb2 as service
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse, CustomModelResult
 
 IN_FLIGHT = 8
+MAX_IMAGE_BYTES = MAX_MESSAGE_BYTES - 64 * 1024  # what a message can carry beside the rest of the request
+INVALID_ARGUMENT = 3
 SHOWN_TAGS = 3
 NOTHING = "[dim]nothing above the threshold[/]"
 UNAVAILABLE = 14
@@ -53,11 +56,12 @@ def predict(
     --json prints the response for one image; for several a list of {"id": file, "response" or "error": ...}.
     """
     with session() as client:
+        _refuse_too_large(images)
         predictions = list(_with_progress(client, full_name("models", model), images))
         drawn = _draw_all(draw, predictions) if draw else {}
         failed = [made for made in predictions if made.error]
         if json and len(images) > 1:
-            print(jsonlib.dumps([_entry(made) for made in predictions], indent=2, ensure_ascii=False))
+            print(jsonlib.dumps([_entry(made) for made in predictions], indent=2, ensure_ascii=escapes()))
         elif json and predictions[0].answer:
             print_json(predictions[0].answer)
         elif not json:
@@ -66,8 +70,21 @@ def predict(
         for made in failed:
             notes().print(f"[bold]{escape(str(made.file))}[/]", soft_wrap=True)
             assert made.error is not None
-            code = report(made.error, notes(), client.addresses)
+            code = report(made.error, notes(), client.addresses, client.credentials)
     raise typer.Exit(code)
+
+
+def _refuse_too_large(images: list[Path]) -> None:
+    """CommandError that names the files that no call can carry, whatever the service allows."""
+    sizes = {file: file.stat().st_size for file in images}
+    if large := [f"{file} has {_mib(count)}" for file, count in sizes.items() if count > MAX_IMAGE_BYTES]:
+        limit = f"a prediction can carry an image of at most {_mib(MAX_IMAGE_BYTES)}"
+        fix = "scale the image down, or save it as JPEG, and repeat"
+        raise CommandError(f"{', '.join(large)}; {limit}", fix=fix, code=INVALID_ARGUMENT)
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB"
 
 
 def analyze(client: Client, model: str, images: list[Path]) -> Iterator[Prediction]:

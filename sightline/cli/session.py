@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import grpc
 import typer
 
-from sightline.addresses import Addresses
+from sightline.addresses import AddressError, Addresses
 from sightline.cli.console import notes
 from sightline.cli.failures import CommandError, ResourceFailed, report
 from sightline.client import Client
@@ -18,11 +18,12 @@ INTERRUPTED = 130
 @contextmanager
 def session() -> Generator[Client]:
     """A client for the block. Failures are reported on standard error, and end the command with their exit code."""
-    addresses, credentials = Addresses.from_environment(), Credentials.from_environment()
+    addresses, credentials = Addresses(), Credentials.from_environment()
     try:
+        addresses = Addresses.from_environment()
         with Client(addresses, credentials) as client:
             yield client
-    except (grpc.RpcError, CommandError, ResourceFailed, CredentialsError) as error:
+    except (grpc.RpcError, CommandError, ResourceFailed, CredentialsError, AddressError) as error:
         raise typer.Exit(report(error, notes(), addresses, credentials)) from None
     except KeyboardInterrupt:
         notes().print("[yellow]interrupted[/]; what the services were asked for goes on without this command")

@@ -19,7 +19,7 @@ NO_GRPC = {"grpc", "nats"}
         ("services.dataset.__main__", NO_TORCH),
         ("services.trainer.__main__", NO_TORCH),
         ("services.trainer.child", NO_GRPC),
-        ("sightline.cli", NO_TORCH | NO_SERVER),
+        ("sightline.cli.commands", NO_TORCH | NO_SERVER),
     ],
 )
 def test_a_process_holds_only_what_its_work_needs(module: str, forbidden: set[str]) -> None:

@@ -121,7 +121,11 @@ async def test_an_account_without_room_for_two_streams_is_a_fault(tmp_path: Path
         ({"sync_interval": 120_000_000_000}, Level.WARNING, "every 120 s"),
     ],
 )
-async def test_the_monitoring_endpoint_tells_of_durability(config: object, level: Level, words: str) -> None:
+async def test_the_monitoring_endpoint_tells_of_durability_and_is_asked_without_a_proxy(
+    config: object, level: Level, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+
     class New:  # a server of 2.10, which is not installed here
         major, minor, patch = 2, 10, 0
 

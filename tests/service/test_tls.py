@@ -308,7 +308,7 @@ def test_a_token_never_shows_in_what_is_printed_of_credentials():
 
 
 def test_other_failures_are_not_explained_by_tls():
-    assert not explain("Connection refused", Credentials())
+    assert not explain("Connection refused", Credentials(), "localhost:50051")
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sightline.addresses import VARIABLES
-from sightline.cli import app
+from sightline.cli.commands import app
 from tests.unit.cli.fakes import Fakes, serving
 
 

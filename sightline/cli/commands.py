@@ -1,0 +1,37 @@
+"""The commands of `sightline` and their help. Its exit codes stand in `sightline.cli.failures`."""
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from sightline.cli import datasets, doctor, evaluations, keys, models, predict, up
+
+app = typer.Typer(
+    help="Train image classifiers and object detectors within a budget, and predict with them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    epilog="Exit codes: 0 done, 2 used wrongly, 3 to 16 the gRPC status code, 1 a fault of this machine, 130 Ctrl-C.",
+)
+app.command("up")(up.up)
+app.command("doctor")(doctor.doctor)
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(models.app, name="models")
+app.add_typer(evaluations.app, name="evaluations")
+app.add_typer(keys.app, name="keys")
+app.command("predict")(predict.predict)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(metadata.version("sightline"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...

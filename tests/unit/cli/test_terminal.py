@@ -1,0 +1,131 @@
+"""What a terminal or an environment that is not as one would wish does to the command: it says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from PIL import Image
+
+from sightline.addresses import VARIABLES
+from sightline.channel import MAX_MESSAGE_BYTES
+from sightline.cli.predict import MAX_IMAGE_BYTES
+from sightline.v1.dataset_pb2 import Dataset
+from sightline.v1.finding_pb2 import Finding
+from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
+from tests.unit.cli.conftest import Command
+from tests.unit.cli.fakes import Fakes, serving, status
+
+PLANE = "飞机"
+ENCODINGS = [
+    {"PYTHONIOENCODING": "cp1252"},
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "cp1252:strict"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+]
+
+
+@pytest.fixture
+def address(fakes: Fakes) -> Iterator[str]:
+    fakes.datasets["datasets/d"] = Dataset(name="datasets/d", display_name=PLANE, state=Dataset.READY)
+    fakes.findings = [Finding(severity=Finding.ERROR, code="x", file=f"{PLANE}.png", message=PLANE, remedy=PLANE)]
+    fakes.objects = [(PLANE, 0.9, (0, 1, 32, 24))]
+    with serving(fakes) as where:
+        yield where
+
+
+def run(address: str, environment: dict[str, str], *words: object) -> tuple[int, bytes, bytes]:
+    """The command in a process of its own, whose standard output and error it is the encoding of."""
+    addresses = dict.fromkeys(VARIABLES.values(), address)
+    done = subprocess.run(
+        [sys.executable, "-m", "sightline", *map(str, words)],
+        env={**os.environ, **addresses, **environment}, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("environment", ENCODINGS)
+def test_names_that_the_terminal_cannot_show_are_printed_with_replacements(address, environment):
+    code, out, err = run(address, environment, "datasets", "findings", "d")
+    assert (code, err) == (0, b"")
+    assert b"??.png" in out
+
+
+@pytest.mark.parametrize("environment", ENCODINGS)
+def test_json_stays_json_and_keeps_the_names(address, environment):
+    code, out, _ = run(address, environment, "datasets", "show", "d", "--json")
+    assert code == 0
+    assert json.loads(out.decode("ascii"))["displayName"] == PLANE
+
+
+def test_json_is_legible_where_the_terminal_knows_the_letters(address):
+    _, out, _ = run(address, {"PYTHONIOENCODING": "utf-8"}, "datasets", "show", "d", "--json")
+    assert PLANE in out.decode()
+
+
+def test_predictions_and_errors_with_such_names_are_printed_too(address, fakes: Fakes, tmp_path: Path):
+    picture = tmp_path / f"{PLANE}.png"
+    Image.new("RGB", (64, 48), "blue").save(picture)
+    latin = {"PYTHONIOENCODING": "cp1252"}
+    code, out, _ = run(address, latin, "predict", "m", picture)
+    assert code == 0
+    assert b"??.png" in out
+    code, out, _ = run(address, latin, "predict", "m", picture, picture, "--json")
+    assert code == 0
+    assert [answer["id"] for answer in json.loads(out)] == [str(picture)] * 2
+    fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.NOT_FOUND, "ModelNotFound", f"models/{PLANE} is missing.")]
+    code, _, err = run(address, latin, "predict", PLANE, picture)
+    assert code == 5
+    assert b"models/?? is missing." in err
+
+
+def test_addresses_that_cannot_be_are_named_all_at_once_and_are_wrong_usage(
+    sightline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_DATASET_ADDRESS", "http://localhost:50051")
+    monkeypatch.setenv("SIGHTLINE_TRAINER_ADDRESS", "localhost")
+    outcome = sightline("datasets", "list")
+    assert outcome.code == 2
+    assert "SIGHTLINE_DATASET_ADDRESS: 'http://localhost:50051' begins with http://" in outcome.err
+    assert "SIGHTLINE_TRAINER_ADDRESS: 'localhost' has no port; expected host:port" in outcome.err
+
+
+def test_files_that_no_call_can_carry_are_named_with_size_limit_and_fix_before_any_is_sent(
+    sightline: Command, fakes: Fakes, tmp_path: Path
+) -> None:
+    large, small = tmp_path / "large.png", tmp_path / "small.png"
+    small.write_bytes(b"x")
+    with large.open("wb") as file:
+        file.truncate(MAX_IMAGE_BYTES + 1)
+    outcome = sightline("predict", "m", small, large)
+    assert outcome.code == 3
+    assert f"{large} has 23.9 MiB; a prediction can carry an image of at most 23.9 MiB" in outcome.err
+    assert "fix: scale the image down" in outcome.err
+    assert not fakes.requests
+    largest = AnalyzeImageRequest(model_name="models/" + "m" * 255, image=bytes(MAX_IMAGE_BYTES))
+    assert largest.ByteSize() <= MAX_MESSAGE_BYTES
+
+
+def test_the_largest_file_is_announced_first_so_that_one_too_large_is_refused_before_the_others_are_sent(
+    sightline: Command, fakes: Fakes, coco: Path
+) -> None:
+    (coco.parent / "images" / "b.png").write_bytes(bytes(5000))
+    fakes.errors["UploadFiles"] = [
+        status(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "QuotaExceeded",
+            "bytes of images/b.png: 5000 is more than the limit of 10 (SIGHTLINE_MAX_IMAGE_BYTES).",
+            setting="SIGHTLINE_MAX_IMAGE_BYTES",
+        )
+    ]
+    outcome = sightline("datasets", "create", "d", "--kind", "classification", "--coco", coco)
+    assert outcome.code == 8
+    assert "fix: scale the image down or leave it out of the COCO file" in outcome.err
+    sightline("datasets", "create", "d", "--kind", "classification", "--coco", coco)
+    assert next(iter(fakes.files)) == "images/b.png"

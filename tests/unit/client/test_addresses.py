@@ -1,0 +1,95 @@
+"""What may be the address of a service, and what is said of what may not."""
+
+import pytest
+
+from services.kit.settings import load
+from services.predictor.settings import PredictorSettings
+from services.trainer.settings import TrainerSettings
+from sightline.addresses import AddressError, Addresses, fault_of
+from sightline.client import Client
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["localhost:50051", "a-b_c.example:1", "10.0.0.7:65535", "[::1]:50051", "[fe80::1%eth0]:1", "dns:///host:1",
+     "dns://127.0.0.1:53/host:1", "unix:/run/sightline", "ipv4:10.0.0.1:1,10.0.0.2:1"],
+)  # fmt: skip
+def test_host_and_port_is_an_address_and_so_is_another_target_of_grpc(address):
+    assert fault_of(address) == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://host:1", "begins with http://"),
+        ("grpc://host:1", "begins with grpc://"),
+        ("host", "has no port"),
+        ("[::1]", "has no port"),
+        ("dns:///host", "has no port"),
+        ("host:", "no port from 1 to 65535"),
+        ("host:http", "no port from 1 to 65535"),
+        ("host:0", "no port from 1 to 65535"),
+        ("host:65536", "no port from 1 to 65535"),
+        ("host:" + "9" * 5000, "no port from 1 to 65535"),
+        ("host:-1", "no port from 1 to 65535"),
+        (":50051", "has no host"),
+        ("host:1/", "has a /"),
+        ("host/path:1", "has a /"),
+        (" host:1", "has a space"),
+        ("host:1\n", "has a space"),
+        ('"host:1"', 'has a "'),
+        ("::1:50051", "an IPv6 address stands in brackets"),
+        ("[host]:1", "no IPv6 address"),
+        ("user:password@host:1", "has a @"),
+    ],
+)
+def test_of_anything_else_the_fault_is_named_and_what_is_expected(address, words):
+    said = fault_of(address)
+    assert words in said
+    assert "expected host:port" in said
+    assert "password" not in said
+
+
+def test_a_caller_hears_of_every_variable_at_fault_before_anything_is_sent(monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_DATASET_ADDRESS", "http://host:1")
+    monkeypatch.setenv("SIGHTLINE_PREDICTOR_ADDRESS", "host")
+    with pytest.raises(AddressError) as caught:
+        Client()
+    assert "SIGHTLINE_DATASET_ADDRESS: 'http://host:1' begins with" in str(caught.value)
+    assert "SIGHTLINE_PREDICTOR_ADDRESS: 'host' has no port" in str(caught.value)
+    with pytest.raises(AddressError, match="trainer: 'x' has no port"):
+        Addresses(trainer="x")
+
+
+def test_a_service_hears_of_every_address_at_fault_at_once(monkeypatch):
+    wrong = {
+        "SIGHTLINE_DATASET_ADDRESS": "http://dataset:50051",
+        "SIGHTLINE_NATS_URL": "http://nats:4222",
+        "SIGHTLINE_S3_ENDPOINT": "https://s3.example",
+        "SIGHTLINE_PORT": "65536",
+        "SIGHTLINE_METRICS_PORT": "-1",
+    }
+    for variable, value in wrong.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as caught:
+        load(TrainerSettings)
+    said = str(caught.value)
+    assert all(f"{variable}: " in said for variable in wrong)
+    assert "SIGHTLINE_S3_SECURE" in said
+    monkeypatch.setenv("SIGHTLINE_TRAINER_ADDRESS", "trainer")
+    with pytest.raises(SystemExit, match="SIGHTLINE_TRAINER_ADDRESS: 'trainer' has no port"):
+        load(PredictorSettings)
+
+
+@pytest.mark.parametrize("endpoint", ["s3.amazonaws.com", "minio:9000", "[::1]:9000", ""])
+def test_an_endpoint_of_s3_needs_no_port(monkeypatch, endpoint):
+    monkeypatch.setenv("SIGHTLINE_S3_ENDPOINT", endpoint)
+    assert load(TrainerSettings).s3_endpoint == endpoint
+
+
+@pytest.mark.parametrize("endpoint", ["http://minio:9000", "minio:9000/bucket", "minio:", "key:secret@minio:9000"])
+def test_an_endpoint_of_s3_has_neither_scheme_nor_path(monkeypatch, endpoint):
+    monkeypatch.setenv("SIGHTLINE_S3_ENDPOINT", endpoint)
+    with pytest.raises(SystemExit, match="SIGHTLINE_S3_ENDPOINT: it ") as caught:
+        load(TrainerSettings)
+    assert "secret" not in str(caught.value)
