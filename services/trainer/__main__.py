@@ -30,6 +30,7 @@ from services.trainer.census import Census
 from services.trainer.children import COMMAND, ChildDied, Nursery
 from services.trainer.clients import GrpcDatasets
 from services.trainer.coordinator import Coordinator
+from services.trainer.counts import Counts
 from services.trainer.once import Once
 from services.trainer.rpc import EvaluationServicer, ModelServicer
 from services.trainer.settings import TrainerSettings
@@ -75,8 +76,9 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
             open_channel(settings.dataset_address, credentials=tls.caller(settings))
         )
         datasets = GrpcDatasets(DatasetServiceStub(channel), blobs.bucket)
-        models = Models(store, datasets, blobs, clock)
-        evaluations = Evaluations(store, datasets, blobs, clock)
+        counts = Counts(store, clock, telemetry)
+        models = Models(store, datasets, blobs, clock, counts)
+        evaluations = Evaluations(store, datasets, blobs, clock, counts)
         server = Server(
             "trainer",
             settings,

@@ -23,6 +23,7 @@ from services.kit.errors import (
 from services.kit.own import check_own
 from services.kit.records import Versioned
 from services.trainer import ladder
+from services.trainer.counts import Counts
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
 from services.trainer.domain import (
@@ -50,8 +51,9 @@ R = TypeVar("R", Model, Evaluation)
 class Models:
     """Everything that callers do to models and read of them."""
 
-    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock) -> None:
+    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock, counts: Counts) -> None:
         self._store = store
+        self._counts = counts
         self._datasets = datasets
         self._blobs = blobs
         self._clock = clock
@@ -134,9 +136,11 @@ class Models:
             raise WrongState(name=name, state=found.value.state, verb="deleting", allowed=allowed)
         await self._store.models.delete(name, etag)
         for trial in self._store.trials.view.all(f"{name}/"):
-            await _deleted(self._store.trials, trial.value.name)
+            with suppress(NotFound):
+                await self._counts.delete(self._store.trials, trial.value.name)
         for evaluation in self._store.evaluations.view.all(f"{name}/"):
-            await _deleted(self._store.evaluations, evaluation.value.name)
+            with suppress(NotFound):
+                await self._counts.delete(self._store.evaluations, evaluation.value.name)
         await delete_prefix(self._blobs, found.value.blob_prefix)
 
     async def performance(self, model: Model) -> Performance | None:
@@ -164,8 +168,9 @@ class Models:
 class Evaluations:
     """Everything that callers do to evaluations and read of them."""
 
-    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock) -> None:
+    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock, counts: Counts) -> None:
         self._store = store
+        self._counts = counts
         self._datasets = datasets
         self._blobs = blobs
         self._clock = clock
@@ -228,7 +233,7 @@ class Evaluations:
         if name.endswith(f"/{FINAL_EVALUATION}"):
             problem = f"{name} is part of its model's training and goes with the model: delete that."
             raise InvalidRequest(field="name", problem=problem)
-        await self._store.evaluations.delete(name, etag)
+        await self._counts.delete(self._store.evaluations, name, etag)
         await delete_prefix(self._blobs, found.value.blob_prefix)
 
     async def performance(self, evaluation: Evaluation) -> Performance | None:
@@ -283,8 +288,3 @@ def _repeated(present: Versioned[R], request_id: str, taken: AlreadyExists) -> V
     if request_id and request_id == present.value.request_id:
         return present
     raise taken
-
-
-async def _deleted(collection: Collection[T], name: str) -> None:
-    with suppress(NotFound):
-        await collection.delete(name)

@@ -10,17 +10,13 @@ from services.kit.clock import Clock
 from services.kit.errors import LeaseLost, RecordNotFound
 from services.kit.records import Table
 from services.trainer.domain import Evaluation, Trial
-from services.trainer.work import Work, WorkState
+from services.trainer.work import Work
 
 R = TypeVar("R", Trial, Evaluation)
 
 
 class CancelRequested(Exception):
     """The caller wants the work to stop."""
-
-
-class GivenUp(Exception):
-    """Every attempt at the work has died; with this one's beginning it was ended for good."""
 
 
 class Attempt(Generic[R]):
@@ -44,14 +40,11 @@ class Attempt(Generic[R]):
     ) -> "Attempt[R] | None":
         """Takes the lease; None if there is nothing to do: ended, deleted, cancelled, or in somebody else's hands.
 
-        GivenUp if so many attempts have died of it that it has just been ended.
+        If so many attempts have died of it that another would too, it ends here, and there is nothing to do either.
         """
-        was_open = False
 
         def take(record: R) -> R:
-            nonlocal was_open
             work, now = record.work, clock.now()
-            was_open = not work.ended
             if work.ended:
                 return record
             if work.lease.is_live(now) and work.lease.holder != holder:
@@ -63,8 +56,6 @@ class Attempt(Generic[R]):
             taken = (await table.change(name, take)).value
         except (RecordNotFound, LeaseLost):
             return None
-        if was_open and taken.work.state is WorkState.FAILED:
-            raise GivenUp(name)
         return None if taken.work.ended else cls(table, taken, clock, lease, factor)
 
     @property

@@ -49,10 +49,11 @@ class Census:
         self._count_models(charged)
 
     def _count_work(self, kind: str, works: list[Work], now: datetime) -> None:
-        states = Counter(work.state for work in works)
+        due = [work for work in works if work.is_due(now)]  # also those RUNNING whose worker is lost
+        states = Counter(WorkState.QUEUED if work.is_due(now) else work.state for work in works)
         for state in WorkState:
             self.telemetry.set(metrics.WORK, states[state], kind=kind, state=state)
-        waits = [(now - work.create_time).total_seconds() for work in works if work.state is WorkState.QUEUED]
+        waits = [(now - work.due_time).total_seconds() for work in due]
         self.telemetry.set(metrics.OLDEST_QUEUED, max(waits, default=0.0), kind=kind)
 
     def _count_models(self, charged: dict[str, float]) -> None:

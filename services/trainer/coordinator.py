@@ -16,6 +16,7 @@ from services.kit.names import join
 from services.kit.queue import Queue
 from services.kit.telemetry import Telemetry
 from services.trainer import ladder, metrics
+from services.trainer.counts import Counts
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
 from services.trainer.domain import (
@@ -52,7 +53,8 @@ class Coordinator:
         self._datasets = datasets
         self._clock = clock
         self._selection = Selection(blobs)
-        self._upkeep = Upkeep(store, blobs, queue, clock)
+        self._counts = Counts(store, clock, telemetry)
+        self._upkeep = Upkeep(store, blobs, queue, clock, self._counts)
 
     async def run(self) -> None:
         """Reconciles after every change and every tick, for ever.
@@ -65,6 +67,7 @@ class Coordinator:
             group.create_task(self._start_models(), name="start models")
             group.create_task(self._repeat(self._advance_all), name="advance models")
             group.create_task(self._repeat(self._upkeep.look), name="upkeep")
+            group.create_task(self._repeat(self._counts.look), name="counts")
 
     async def _start_models(self) -> None:
         models = self._store.models.view
@@ -88,6 +91,7 @@ class Coordinator:
         await self._start_all()
         await self._advance_all()
         await self._upkeep.look()
+        await self._counts.look()
 
     async def _start_all(self) -> None:
         await self._step_all(lambda model: model.state is ModelState.NOT_STARTED)

@@ -27,7 +27,7 @@ WORK = Metric(
 OLDEST_QUEUED = Metric(
     "sightline_trainer_oldest_queued_seconds",
     MetricKind.GAUGE,
-    "How long the trial or evaluation has existed that has waited for a worker for longest; 0 if none waits.",
+    "How long the one has waited that waits for a worker for longest, since its last attempt if any; 0 if none waits.",
     ("kind",),
     values=(_KINDS,),
 )
@@ -56,13 +56,13 @@ MODELS_ENDED = Metric(
 MODELS_COST_SECONDS = Metric(
     "sightline_trainer_models_cost_seconds_total",
     MetricKind.COUNTER,
-    "Compute that the trainings which ended were charged. A worker's own count is lost with a pod that ends unscraped.",
+    "Compute that the trainings which ended were charged.",
 )
-# Of the workers.
+# Of the api too, but each attempt is counted by one replica, from its record: see `counts.py`.
 ATTEMPTS = Metric(
     "sightline_trainer_attempts_total",
     MetricKind.COUNTER,
-    "Attempts at trials and evaluations by how they ended: shows workers that die and trainings that fail.",
+    "Attempts at trials and evaluations by how they ended: shows workers that die or stall and trainings that fail.",
     ("kind", "result"),
     values=(_KINDS, ("succeeded", "failed", "stopped", "cancelled", "died", "lease_lost", "released")),
 )
@@ -81,12 +81,7 @@ COMPUTE_SECONDS = Metric(
     ("charged",),
     values=(("true", "false"),),
 )
-LEASES_LOST = Metric(
-    "sightline_trainer_leases_lost_total",
-    MetricKind.COUNTER,
-    "Attempts that were taken over while they ran: shows workers that stall.",
-)
-# Of their children, who report over their pipes.
+# Of the workers' children, who report over their pipes. A pod that ends takes what was not scraped with it.
 PHASE_SECONDS = Metric(
     "sightline_trainer_phase_seconds_total",
     MetricKind.COUNTER,
@@ -116,9 +111,6 @@ WORKER_READY = Metric(
 API = (
     *(*STORE, *NATS, QUEUED, MODELS, WORK, OLDEST_QUEUED),
     *(BUDGET, BUDGET_LEFT, BUDGET_OVERRUN, MODELS_ENDED, MODELS_COST_SECONDS),
+    *(ATTEMPTS, DEAD_LETTERS, WAIT_SECONDS, COMPUTE_SECONDS),
 )
-WORKER = (
-    *(*STORE, *NATS, JOBS, RUNNING, DEAD_LETTERS),
-    *(ATTEMPTS, WAIT_SECONDS, COMPUTE_SECONDS, LEASES_LOST, PHASE_SECONDS, CHILD_START_SECONDS, DEVICE),
-    WORKER_READY,
-)
+WORKER = (*STORE, *NATS, JOBS, RUNNING, PHASE_SECONDS, CHILD_START_SECONDS, DEVICE, WORKER_READY)

@@ -7,6 +7,7 @@ from services.kit.log import Log, about
 from services.kit.queue import Queue
 from services.kit.records import Versioned
 from services.trainer import jobs
+from services.trainer.counts import Counts
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, asked_to_stop
 from services.trainer.store import Store
 from services.trainer.work import Work
@@ -22,8 +23,9 @@ _log = Log(__name__)
 class Upkeep:
     """What it remembers only spares repetitions; it may be forgotten, and any number of replicas may do this."""
 
-    def __init__(self, store: Store, blobs: Blobs, queue: Queue, clock: Clock) -> None:
+    def __init__(self, store: Store, blobs: Blobs, queue: Queue, clock: Clock, counts: Counts) -> None:
         self._store = store
+        self._counts = counts
         self._blobs = blobs
         self._queue = queue
         self._clock = clock
@@ -109,9 +111,11 @@ class Upkeep:
 
     async def _delete(self, found: Found) -> None:
         record = found.value
-        collection = self._store.trials if isinstance(record, Trial) else self._store.evaluations
         try:
-            await collection.delete(record.name, found.etag)
+            if isinstance(record, Trial):
+                await self._counts.delete(self._store.trials, record.name, found.etag)
+            else:
+                await self._counts.delete(self._store.evaluations, record.name, found.etag)
             await delete_prefix(self._blobs, record.blob_prefix)
             _log.info("orphan_deleted")
         except SightlineError as error:

@@ -17,16 +17,20 @@ contract's durations are, so that a ledger adds up to the last digit.
 
 Poison is decided here and not by the queue: work that is due is announced anew by the coordinator, so that no job's
 own count of deliveries says how often workers died of it.
+
+The write that ends an attempt also adds it to `ends`. A worker that dies writes nothing: its attempt ends as
+`lease_lost` when another takes over.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from services.kit.errors import Failure, LeaseLost, PoisonWork
 from services.kit.leases import Lease
+from services.trainer.tally import Tally
 
 MAX_BARREN_ATTEMPTS = 5
 MAX_SEGMENTS_PER_ATTEMPT = 32  # later checkpoints extend the last one, so that a record stays small
@@ -45,6 +49,7 @@ class WorkState(StrEnum):
 
 
 FREE = Lease()
+NOTHING = Tally()
 
 _NEXT: dict[WorkState, frozenset[WorkState]] = {
     WorkState.QUEUED: frozenset({WorkState.RUNNING, WorkState.CANCELLED, WorkState.FAILED}),
@@ -87,7 +92,11 @@ class Work:
     cancel_requested: bool = False
     error: Failure | None = None
     start_time: datetime | None = None
+    queue_time: datetime | None = None  # when the last attempt gave it back; None before there was one
     end_time: datetime | None = None
+    ends: dict[str, int] = field(default_factory=dict[str, int])  # attempts that ended, by how they did
+    given_up: bool = False  # because attempt after attempt died
+    counted: Tally = NOTHING  # what of it is in the metrics
 
     @property
     def ended(self) -> bool:
@@ -109,9 +118,31 @@ class Work:
         """What of the allowance is left."""
         return whole_microseconds(max(0.0, self.allowance_seconds - self.charged_seconds))
 
+    @property
+    def tally(self) -> Tally:
+        """What has happened so far, for the metrics."""
+        uncharged = sum(segment.seconds for segment in self.segments if not segment.charged)
+        return Tally(
+            started=self.start_time is not None,
+            ends=self.ends,
+            given_up=self.given_up,
+            charged_seconds=self.charged_seconds,
+            uncharged_seconds=round(uncharged, 6),
+        )
+
+    @property
+    def is_uncounted(self) -> bool:
+        """Whether an attempt has begun for the first time, or has ended, since the work was counted."""
+        return self.ends != self.counted.ends or (not self.ended and self.tally.started != self.counted.started)
+
     def is_due(self, now: datetime) -> bool:
         """Whether a worker should take it: not ended, and nobody is at it."""
         return not self.ended and not self.lease.is_live(now)
+
+    @property
+    def due_time(self) -> datetime:
+        """Since when it has waited for a worker, while it is due: since its last attempt ended or its lease ran out."""
+        return self.lease.expires or self.queue_time or self.create_time
 
     # What a worker does.
 
@@ -123,10 +154,11 @@ class Work:
         lease = self.lease.taken(holder, now, ttl)
         closed = self._closed("workerLost", now)
         if self.barren_attempts >= MAX_BARREN_ATTEMPTS:
-            return closed.poisoned(now, name, "its worker died")
+            return closed.poisoned(now, name, "its worker died", "lease_lost")
         return replace(
             closed,
             state=self._next(WorkState.RUNNING),
+            ends=self._ends_with("lease_lost"),
             lease=lease,
             attempt=self.attempt + 1,
             barren_attempts=self.barren_attempts + 1,
@@ -166,47 +198,56 @@ class Work:
         return replace(
             self._closed("released", now),
             state=self._next(WorkState.QUEUED),
+            ends=self._ends_with("released"),
             lease=self.lease.released(),
+            queue_time=now,
             barren_attempts=max(0, self.barren_attempts - 1),
         )
 
     def lost(self, now: datetime, name: str, problem: str) -> "Work":
         """Arrow b after the child died under a living worker, or e after too many such deaths in a row."""
         closed = replace(self._closed("workerLost", now), lease=self.lease.released())
-        if self.barren_attempts < MAX_BARREN_ATTEMPTS:
-            return replace(closed, state=self._next(WorkState.QUEUED))
-        return closed.poisoned(now, name, problem)
+        if self.barren_attempts >= MAX_BARREN_ATTEMPTS:
+            return closed.poisoned(now, name, problem, "died")
+        return replace(closed, state=self._next(WorkState.QUEUED), queue_time=now, ends=self._ends_with("died"))
 
-    def poisoned(self, now: datetime, name: str, problem: str) -> "Work":
-        """Arrow e: given up, because every attempt ends without progress."""
+    def poisoned(self, now: datetime, name: str, problem: str, result: str) -> "Work":
+        """Arrow e: given up, because every attempt ends without progress; `result` is how the last one did."""
         error = PoisonWork(name=name, attempts=self.barren_attempts, last=problem)
-        return replace(self, **self._end(WorkState.FAILED, now), error=error.failure())
+        return replace(self, **self._end(WorkState.FAILED, now, result), error=error.failure(), given_up=True)
 
     def succeeded(self, now: datetime, seconds_used: float) -> "Work":
         """Arrow d: the result is in the store."""
         charged = self._charged(self._uncharged(seconds_used), "finished", now)
-        return replace(charged, **self._end(WorkState.SUCCEEDED, now), progress=1.0)
+        return replace(charged, **self._end(WorkState.SUCCEEDED, now, "succeeded"), progress=1.0)
 
     def stopped(self, now: datetime) -> "Work":
         """Arrow f: the allowance is used up; what is left of it is charged, for the device was kept busy as asked."""
-        return replace(self._charged(self.remaining_seconds, "stopped", now), **self._end(WorkState.STOPPED, now))
+        charged = self._charged(self.remaining_seconds, "stopped", now)
+        return replace(charged, **self._end(WorkState.STOPPED, now, "stopped"))
 
     def failed(self, now: datetime, error: Failure) -> "Work":
         """Arrow e: a named failure that another attempt would only repeat. What was not committed is not charged."""
-        return replace(self._closed("failed", now), **self._end(WorkState.FAILED, now), error=error)
+        return replace(self._closed("failed", now), **self._end(WorkState.FAILED, now, "failed"), error=error)
 
     def cancelled(self, now: datetime) -> "Work":
         """Arrow g: ended by the caller, who pays for what was done, unless its worker had died of it already."""
         if not self.lease.is_live(now):
-            closed = self._closed("workerLost", now)
-        else:
-            closed = self._charged(self.pending_seconds, "cancelled", now) if self.pending_seconds > 0 else self
-        return replace(closed, **self._end(WorkState.CANCELLED, now))
+            return replace(self._closed("workerLost", now), **self._end(WorkState.CANCELLED, now, "lease_lost"))
+        closed = self._charged(self.pending_seconds, "cancelled", now) if self.pending_seconds > 0 else self
+        return replace(closed, **self._end(WorkState.CANCELLED, now, "cancelled"))
 
     # Bookkeeping.
 
-    def _end(self, state: WorkState, now: datetime) -> dict[str, Any]:
-        return {"state": self._next(state), "lease": self.lease.released(), "end_time": now, "pending_seconds": 0.0}
+    def _end(self, state: WorkState, now: datetime, result: str) -> dict[str, Any]:
+        end = {"lease": self.lease.released(), "end_time": now, "pending_seconds": 0.0}
+        return {"state": self._next(state), "ends": self._ends_with(result), **end}
+
+    def _ends_with(self, result: str) -> dict[str, int]:
+        """`ends` with the present attempt, if there is one, among them."""
+        if self.state is not WorkState.RUNNING:
+            return self.ends
+        return {**self.ends, result: self.ends.get(result, 0) + 1}
 
     def _next(self, state: WorkState) -> WorkState:
         if state not in _NEXT[self.state]:

@@ -13,12 +13,12 @@ from msgspec import structs
 
 from services.kit import codec
 from services.kit.clock import Clock
-from services.kit.consume import DEAD_LETTERS, Released
+from services.kit.consume import Released
 from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, TrialNotFound, Unavailable
 from services.kit.log import Log, about
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
-from services.trainer.attempt import AnyAttempt, Attempt, CancelRequested, GivenUp
+from services.trainer.attempt import AnyAttempt, Attempt, CancelRequested
 from services.trainer.children import SPARE_DELAY_SECONDS, ChildDied, DeviceUnusable, Nursery
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.performance import Performance
@@ -73,40 +73,19 @@ class Worker:
                 try:
                     result = await self._attempt(attempt)
                 finally:
-                    self._count(attempt, result)
+                    _log.info("attempt_ended", attempt=attempt.record.work.attempt, result=result)
                 if attempt.record.work.ended:
                     break
         return worked
 
-    def _count(self, attempt: AnyAttempt, result: str) -> None:
-        """Puts an attempt that has ended into the metrics and the log."""
-        work, kind = attempt.record.work, _kind(attempt.name)
-        self._telemetry.add(metrics.ATTEMPTS, 1, kind=kind, result=result)
-        if result == "died" and work.ended:
-            self._telemetry.add(DEAD_LETTERS, 1, kind=kind)
-        for segment in work.segments:
-            if segment.attempt == work.attempt:
-                charged = "true" if segment.charged else "false"
-                self._telemetry.add(metrics.COMPUTE_SECONDS, segment.seconds, charged=charged)
-        _log.info("attempt_ended", attempt=work.attempt, result=result)
-
     async def _begin(self, name: str) -> AnyAttempt | None:
         if self._stop.is_set():
             raise Released
-        settings, kind = self._settings, _kind(name)
+        settings = self._settings
         rest = (name, self._name, self._clock, settings.lease, settings.device_factor)
-        try:
-            if kind == "trial":
-                attempt: AnyAttempt | None = await Attempt[Trial].begin(self._store.trials.table, *rest)
-            else:
-                attempt = await Attempt[Evaluation].begin(self._store.evaluations.table, *rest)
-        except GivenUp:
-            self._telemetry.add(DEAD_LETTERS, 1, kind=kind)
-            return None
-        if attempt is not None and attempt.record.work.attempt == 1:
-            waited = self._clock.now() - attempt.record.work.create_time
-            self._telemetry.observe(metrics.WAIT_SECONDS, waited.total_seconds(), kind=kind)
-        return attempt
+        if "/trials/" in name:
+            return await Attempt[Trial].begin(self._store.trials.table, *rest)
+        return await Attempt[Evaluation].begin(self._store.evaluations.table, *rest)
 
     async def _attempt(self, attempt: AnyAttempt) -> str:
         """One attempt to its end; returns how it ended. Gives the work back if it is cancelled or meets an outage."""
@@ -117,7 +96,7 @@ class Worker:
         except CancelRequested:
             return await self._end(supervision, "cancelled", lambda work: work.cancelled(now()))
         except LeaseLost:
-            return self._lease_lost()
+            return "lease_lost"
         except Stopped:
             await self._release(attempt)
             return "released"
@@ -143,12 +122,8 @@ class Worker:
         try:
             await supervision.end(how)
         except LeaseLost:
-            return self._lease_lost()
+            return "lease_lost"
         return result
-
-    def _lease_lost(self) -> str:
-        self._telemetry.add(metrics.LEASES_LOST)
-        return "lease_lost"
 
     async def _release(self, attempt: AnyAttempt) -> None:
         """Gives the work back for others to take at once; should that fail, the lease runs out by itself."""
@@ -244,11 +219,6 @@ class Worker:
         except BlobNotFound:
             _log.warning("checkpoint_missing", key=trial.work.checkpoint_key)
             return None
-
-
-def _kind(name: str) -> str:
-    """What sort of work has the name, as the metrics say it."""
-    return "trial" if "/trials/" in name else "evaluation"
 
 
 def _first(error: BaseException) -> BaseException:

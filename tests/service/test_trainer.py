@@ -21,6 +21,7 @@ from services.kit.telemetry import MemoryTelemetry
 from services.trainer.app import Evaluations, Models
 from services.trainer.attempt import Attempt
 from services.trainer.coordinator import Coordinator
+from services.trainer.counts import Counts
 from services.trainer.domain import ModelState, Trial
 from services.trainer.performance import Coverage, UnknownCategory
 from services.trainer.rpc import EvaluationServicer, ModelServicer
@@ -81,8 +82,9 @@ class World:
         self.evaluations: Any = None
 
     def services(self) -> list[Service]:
-        models = Models(self.store, self.datasets, self.blobs, self.clock)
-        evaluations = Evaluations(self.store, self.datasets, self.blobs, self.clock)
+        counts = Counts(self.store, self.clock, MemoryTelemetry())
+        models = Models(self.store, self.datasets, self.blobs, self.clock, counts)
+        evaluations = Evaluations(self.store, self.datasets, self.blobs, self.clock, counts)
         return [
             Service(
                 pb.DESCRIPTOR.services_by_name["ModelService"],

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from services.kit.clock import ManualClock
+from services.kit.leases import Lease
 from services.kit.memory import MemoryQueue, MemoryRecords
 from services.kit.telemetry import MemoryTelemetry, Metric
 from services.trainer import ladder, metrics
@@ -13,7 +14,7 @@ from services.trainer.census import Census
 from services.trainer.domain import ModelState, Trial
 from services.trainer.store import Store
 from services.trainer.work import Segment, Work, WorkState
-from tests.unit.trainer.support import START, model, running, snapshot, training
+from tests.unit.trainer.support import START, TTL, model, running, snapshot, training
 
 
 class Bench:
@@ -59,7 +60,9 @@ async def test_what_runs_and_what_waits_for_how_long():
     async with bench() as at:
         await at.store.models.create(training())
         await at.store.models.create(model("models/done", state=ModelState.SUCCEEDED))
-        await at.store.trials.create(trial("models/m/trials/t000", charged(5, state=WorkState.RUNNING)))
+        held = Lease().taken("w1", at.clock.now(), TTL)
+        at_work = charged(5, state=WorkState.RUNNING, lease=held)
+        await at.store.trials.create(trial("models/m/trials/t000", at_work))
         await at.store.trials.create(trial("models/m/trials/t001", charged(0)))
         at.census.count()
         assert at.value(metrics.MODELS, state="TRAINING") == 1
@@ -68,6 +71,27 @@ async def test_what_runs_and_what_waits_for_how_long():
         assert at.value(metrics.WORK, kind="trial", state="QUEUED") == 1
         assert at.value(metrics.OLDEST_QUEUED, kind="trial") == 300
         assert at.value(metrics.OLDEST_QUEUED, kind="evaluation") == 0
+
+
+async def test_a_trial_that_was_given_back_waits_since_then() -> None:
+    async with bench() as at:
+        back = START + timedelta(minutes=4)
+        for number, end in enumerate(("released", "lost")):
+            begun = charged(0).taken("t", "w1", START, TTL)
+            work = begun.released(back) if end == "released" else begun.lost(back, "t", "killed")
+            await at.store.trials.create(trial(f"models/m/trials/t00{number}", work))
+        at.census.count()
+        assert at.value(metrics.OLDEST_QUEUED, kind="trial") == 60
+
+
+async def test_a_trial_whose_worker_is_lost_waits_since_its_lease_ran_out() -> None:
+    async with bench() as at:
+        begun = charged(0).taken("t", "w1", START + timedelta(minutes=4) - TTL, TTL)
+        await at.store.trials.create(trial("models/m/trials/t000", begun))
+        at.census.count()
+        assert at.value(metrics.OLDEST_QUEUED, kind="trial") == 60
+        assert at.value(metrics.WORK, kind="trial", state="QUEUED") == 1
+        assert at.value(metrics.WORK, kind="trial", state="RUNNING") == 0
 
 
 async def test_budgets_are_of_models_under_way_and_only_charged_segments_count():

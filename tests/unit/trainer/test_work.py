@@ -122,6 +122,11 @@ class WorkMachine(RuleBasedStateMachine):
         self.reached = self.work.reached_seconds
 
     @invariant()
+    def every_attempt_that_is_over_has_ended_once(self) -> None:
+        if hasattr(self, "work"):
+            assert sum(self.work.ends.values()) == self.work.attempt - self.running()
+
+    @invariant()
     def no_more_is_charged_than_was_allowed(self) -> None:
         if not hasattr(self, "work"):
             return

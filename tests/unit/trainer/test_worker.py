@@ -12,7 +12,7 @@ import pytest
 
 from services.kit import codec
 from services.kit.clock import SystemClock
-from services.kit.consume import DEAD_LETTERS, Released
+from services.kit.consume import Released
 from services.kit.errors import Diverged, RecordNotFound, Unavailable
 from services.kit.memory import MemoryBlobs, MemoryRecords
 from services.kit.records import Record, Table
@@ -377,8 +377,8 @@ async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_i
     assert trial.result.performance.tag_performance == {}
     assert nursery.children[0].ended
     assert list((at.root / "w1" / "attempts").iterdir()) == []
-    assert at.telemetry.value(metrics.ATTEMPTS, kind="trial", result="succeeded") == 1
-    assert at.telemetry.value(metrics.COMPUTE_SECONDS, charged="true") == 0.004
+    assert trial.work.ends == {"succeeded": 1}
+    assert trial.work.tally.charged_seconds == 0.004
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -501,19 +501,21 @@ async def test_a_child_that_dies_five_times_fails_its_trial_with_what_happened(a
     assert work.error is not None
     assert "status -9" in work.error.message
     assert work.charged_seconds == 0
-    assert at.telemetry.value(metrics.ATTEMPTS, kind="trial", result="died") == MAX_BARREN_ATTEMPTS
-    assert at.telemetry.value(DEAD_LETTERS, kind="trial") == 1
+    assert work.ends == {"died": MAX_BARREN_ATTEMPTS}
+    assert work.given_up
 
 
-async def test_a_trial_whose_workers_all_died_is_given_up_by_the_next_one_which_says_so_once(at: World) -> None:
+async def test_a_trial_whose_workers_all_died_is_given_up_by_the_next_one(at: World) -> None:
     await at.begin()
     for number in range(MAX_BARREN_ATTEMPTS):
         moment = START + (number + 1) * TTL
         await at.change(lambda work, number=number, moment=moment: work.taken(T0, f"w{number}", moment - TTL, TTL / 2))
     await at.worker(succeeds).handle(T0)
     await at.worker(succeeds).handle(T0)
-    assert (await at.trial()).work.state is WorkState.FAILED
-    assert at.telemetry.value(DEAD_LETTERS, kind="trial") == 1
+    work = (await at.trial()).work
+    assert work.state is WorkState.FAILED
+    assert work.given_up
+    assert work.ends == {"lease_lost": MAX_BARREN_ATTEMPTS}
 
 
 async def test_what_children_report_is_counted_by_their_worker(at: World) -> None:
@@ -522,7 +524,6 @@ async def test_what_children_report_is_counted_by_their_worker(at: World) -> Non
     seconds = {dict(labels)["phase"] for name, labels in at.telemetry.values if name == metrics.PHASE_SECONDS.name}
     assert {"preparing", "fit"} <= seconds
     assert at.telemetry.value(metrics.DEVICE, device="cpu") == 1
-    assert len(at.telemetry.observed[metrics.WAIT_SECONDS.name, (("kind", "trial"),)]) == 1
     assert at.telemetry.observed[metrics.CHILD_START_SECONDS.name, ()] == [0.1]
 
 
@@ -639,7 +640,7 @@ async def test_a_worker_that_lost_its_lease_stops_its_child_and_writes_nothing(a
     trial = await at.trial()
     assert (trial.work.lease.holder, trial.work.state, trial.work.attempt) == ("w2", WorkState.RUNNING, 2)
     assert nursery.children[0].ended
-    assert at.telemetry.value(metrics.LEASES_LOST) == 1
+    assert trial.work.ends == {"lease_lost": 1}
 
 
 async def test_a_deleted_trial_stops_its_worker(at: World) -> None:

@@ -1,0 +1,103 @@
+"""Counts attempts, compute and waits of all trials and evaluations from their records, for the metrics.
+
+Workers do not count these: a pod that ends takes its counters with it, often before they were scraped. The record has
+what happened (`Work.tally`), and how much of that is counted (`Work.counted`).
+
+Law: a replica first writes into the record, by compare-and-set, that it is counted, and only then adds what that write
+covers to its own counters. So each attempt is counted once, by one replica, however often its record is looked at; by
+the next process, if none ran when it ended; and the sum over all replicas is what happened. A write whose answer was
+lost is known again by its claim. As with any counter, what a process added after its last scrape is lost if it dies.
+"""
+
+import uuid
+from dataclasses import replace
+from typing import TypeVar
+
+from services.kit.clock import Clock
+from services.kit.consume import DEAD_LETTERS
+from services.kit.errors import EtagMismatch, NotFound, SightlineError, Unavailable
+from services.kit.log import Log, about
+from services.kit.telemetry import Telemetry
+from services.trainer import metrics
+from services.trainer.domain import Evaluation, Trial
+from services.trainer.store import Collection, Store
+from services.trainer.tally import Tally
+
+T = TypeVar("T", Trial, Evaluation)
+
+_log = Log(__name__)
+
+
+class Counts:
+    """Of one replica of the api."""
+
+    def __init__(self, store: Store, clock: Clock, telemetry: Telemetry) -> None:
+        self._store = store
+        self._clock = clock
+        self._telemetry = telemetry
+        self._unanswered: dict[str, tuple[str, Tally]] = {}  # by record: writes that may have happened
+
+    async def look(self) -> None:
+        """Counts all that is not counted yet; what fails for one record is tried again at the next look."""
+        for trial in self._store.trials.view.all():
+            await self._look_at(self._store.trials, trial.value)
+        for evaluation in self._store.evaluations.view.all():
+            await self._look_at(self._store.evaluations, evaluation.value)
+
+    async def delete(self, collection: Collection[T], name: str, etag: str = "") -> None:
+        """Deletes a record and counts the rest of it, an attempt under way as cancelled; NotFound, EtagMismatch."""
+        while True:
+            found = await collection.get(name)
+            try:
+                await collection.delete(name, etag or found.etag)
+            except EtagMismatch:
+                if etag:
+                    raise
+                continue
+            work = found.value.work
+            ended = work if work.ended else work.cancelled(self._clock.now())
+            return self._add(found.value, ended.tally.since(work.counted))
+
+    async def _look_at(self, collection: Collection[T], record: T) -> None:
+        if not record.work.is_uncounted and record.name not in self._unanswered:
+            return
+        with about(record.name):
+            try:
+                await self._count(collection, record.name)
+            except NotFound:
+                self._unanswered.pop(record.name, None)  # whoever deleted it has counted it
+            except SightlineError as error:
+                _log.info("count_postponed", problem=str(error))
+
+    async def _count(self, collection: Collection[T], name: str) -> None:
+        claim, added = self._unanswered.pop(name, (uuid.uuid4().hex, Tally()))
+
+        def decide(record: T) -> T:
+            nonlocal added
+            work = record.work
+            if work.counted.claim == claim:
+                return record  # it was written, though the answer was lost
+            added = work.tally.since(work.counted)
+            if not work.is_uncounted:
+                return record
+            return replace(record, work=replace(work, counted=replace(work.tally, claim=claim)))
+
+        try:
+            changed = await collection.change(name, decide)
+        except Unavailable:
+            self._unanswered[name] = claim, added
+            raise
+        if changed.value.work.counted.claim == claim:
+            self._add(changed.value, added)
+
+    def _add(self, record: Trial | Evaluation, added: Tally) -> None:
+        telemetry, work = self._telemetry, record.work
+        kind = "trial" if isinstance(record, Trial) else "evaluation"
+        if added.started and work.start_time is not None:
+            telemetry.observe(metrics.WAIT_SECONDS, (work.start_time - work.create_time).total_seconds(), kind=kind)
+        for result, count in added.ends.items():
+            telemetry.add(metrics.ATTEMPTS, count, kind=kind, result=result)
+        if added.given_up:
+            telemetry.add(DEAD_LETTERS, 1, kind=kind)
+        telemetry.add(metrics.COMPUTE_SECONDS, added.charged_seconds, charged="true")
+        telemetry.add(metrics.COMPUTE_SECONDS, added.uncharged_seconds, charged="false")

@@ -1,0 +1,26 @@
+"""What has happened to a piece of work so far, as numbers that only ever rise, so that each can be counted once."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Of one trial or evaluation. `claim` marks who counted it last, so that its author recognises it."""
+
+    started: bool = False
+    ends: dict[str, int] = field(default_factory=dict[str, int])  # attempts that ended, by how they did
+    given_up: bool = False
+    charged_seconds: float = 0.0
+    uncharged_seconds: float = 0.0
+    claim: str = ""
+
+    def since(self, before: "Tally") -> "Tally":
+        """What has been added since an earlier tally of the same work."""
+        return Tally(
+            started=self.started and not before.started,
+            ends=dict(Counter(self.ends) - Counter(before.ends)),
+            given_up=self.given_up and not before.given_up,
+            charged_seconds=max(0.0, self.charged_seconds - before.charged_seconds),
+            uncharged_seconds=max(0.0, self.uncharged_seconds - before.uncharged_seconds),
+        )
