@@ -5,21 +5,25 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from minio import Minio
+from minio.credentials.credentials import Credentials
+from minio.credentials.providers import StaticProvider
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from services.infra.files import COPY_BYTES, write_whole
+from services.infra.s3_keys import KeyFiles
 from services.infra.threads import Threads
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
 from sightline.credentials import check_ca
 from sightline.diagnosis import unverified
 
+P = ParamSpec("P")
 T = TypeVar("T")
 WORKERS = 16
 MIN_PART_BYTES = 5 * 1024**2  # S3's own limit
@@ -27,6 +31,7 @@ MAX_SINGLE_PUT_BYTES = 5 * 1024**3
 READ_ATTEMPTS = 3
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests", "NoSuchBucket"}
+_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
@@ -38,13 +43,15 @@ def s3_client(
     secure: bool = True,
     region: str = "us-east-1",
     ca: Path | None = None,
+    keys: KeyFiles | None = None,
     connect_seconds: float = 3.0,
     read_seconds: float = 30.0,
     retries: int = 3,
 ) -> Minio:
     """A client that gives up on a silent server, and repeats what met a lost connection or a 5xx.
 
-    With `ca` it trusts the servers of that CA alone. StoreRefused if the file cannot be used.
+    With `ca` it trusts the servers of that CA alone, by the file as it is at each new connection; StoreRefused if that
+    cannot be used now. `keys` sign in the place of the two that do not change.
     """
     if ca:
         try:
@@ -54,16 +61,28 @@ def s3_client(
     retry = Retry(total=retries, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False)
     timeout = Timeout(connect=connect_seconds, read=read_seconds)
     pool = PoolManager(maxsize=WORKERS, timeout=timeout, retries=retry, ca_certs=str(ca) if ca else None)
-    return Minio(endpoint, access_key, secret_key, secure=secure, region=region, http_client=pool)
+    signing = keys or StaticProvider(access_key, secret_key)
+    return Minio(endpoint, credentials=signing, secure=secure, region=region, http_client=pool)
 
 
 class S3Blobs:
-    """The Blobs law over one bucket; the client is shared by a bounded number of threads."""
+    """The Blobs law over one bucket; the client is shared by a bounded number of threads.
 
-    def __init__(self, client: Minio, bucket: str = "sightline", threads: Threads | None = None) -> None:
+    With `keys`, those of the client, a call under which they are replaced is repeated with the new ones. If there are
+    no new ones yet it is Unavailable, not StoreRefused: the work that wants the store outlives a mistake with them.
+    """
+
+    def __init__(
+        self,
+        client: Minio,
+        bucket: str = "sightline",
+        threads: Threads | None = None,
+        keys: KeyFiles | None = None,
+    ) -> None:
         self._client = client
         self._bucket = bucket
         self._threads = threads or Threads(WORKERS, "s3")
+        self._keys = keys
 
     @property
     def bucket(self) -> str:
@@ -71,28 +90,28 @@ class S3Blobs:
 
     async def ensure_bucket(self) -> None:
         """Makes the bucket if it is missing; of several services that start at once each succeeds."""
-        await self._threads.run(self._make_bucket)
+        await self._run(self._make_bucket)
 
     async def put(self, key: str, data: bytes) -> None:
         check_key(key)
-        await self._threads.run(self._put, key, data)
+        await self._run(self._put, key, data)
 
     async def put_file(self, key: str, path: Path) -> None:
         check_key(key)
-        await self._threads.run(self._put_file, key, path)
+        await self._run(self._put_file, key, path)
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         check_key(key)
         check_range(start, length)
-        return await self._threads.run(self._get, key, start, length)
+        return await self._run(self._get, key, start, length)
 
     async def get_file(self, key: str, path: Path) -> None:
         check_key(key)
-        await self._threads.run(self._get_file, key, path)
+        await self._run(self._get_file, key, path)
 
     async def stat(self, key: str) -> BlobInfo:
         check_key(key)
-        return await self._threads.run(self._stat, key)
+        return await self._run(self._stat, key)
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         async for blob in self._threads.iterate(self._list(prefix)):
@@ -100,11 +119,30 @@ class S3Blobs:
 
     async def delete(self, key: str) -> None:
         check_key(key)
-        await self._threads.run(self._remove, key)
+        await self._run(self._remove, key)
 
     async def ping(self) -> None:
-        if not await self._threads.run(self._exists):
+        if not await self._run(self._exists):
             raise Unavailable(what=f"the bucket {self._bucket}", problem="it does not exist")
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What the function returns in a thread, or raises."""
+        return await self._threads.run(lambda: self._signed(lambda: function(*args, **kwargs)))
+
+    def _signed(self, call: Callable[[], T]) -> T:
+        """What the call returns; it is made anew as long as it was refused for keys that have been replaced since."""
+        while True:
+            used = self._keys.retrieve() if self._keys else None
+            try:
+                return call()
+            except _KeysRefused as refused:
+                self._await_others(used, refused)
+
+    def _await_others(self, used: Credentials | None, refused: "_KeysRefused") -> None:
+        if not (self._keys and used and self._keys.replaced(used)):
+            files = "see SIGHTLINE_S3_ACCESS_KEY_FILE and SIGHTLINE_S3_SECRET_KEY_FILE"
+            problem = f"it refuses the keys ({refused}); {files}"
+            raise Unavailable(what=f"the store's bucket {self._bucket}", problem=problem) from refused
 
     def _exists(self) -> bool:
         with self._failing(""):
@@ -169,10 +207,19 @@ class S3Blobs:
             return BlobInfo(key, self._client.stat_object(self._bucket, key).size or 0)
 
     def _list(self, prefix: str) -> Iterator[BlobInfo]:
-        with self._failing(prefix):
-            for found in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
-                if found.object_name and not found.object_name.endswith("/"):  # a console's marker of a folder
-                    yield BlobInfo(found.object_name, found.size or 0)
+        last: str | None = None
+        while True:
+            used = self._keys.retrieve() if self._keys else None
+            try:
+                with self._failing(prefix):
+                    for found in self._client.list_objects(self._bucket, prefix, recursive=True, start_after=last):
+                        last = found.object_name
+                        if last and not last.endswith("/"):  # a console's marker of a folder
+                            yield BlobInfo(last, found.size or 0)
+            except _KeysRefused as refused:
+                self._await_others(used, refused)
+            else:
+                return
 
     def _remove(self, key: str) -> None:
         with self._failing(key):
@@ -189,6 +236,8 @@ class S3Blobs:
                 raise BlobNotFound(name=key) from None
             if error.code == "InvalidRange":
                 raise _BehindTheEnd from None
+            if self._keys and _is_of_keys(error):
+                raise _KeysRefused(f"{error.code}: {error.message}") from None
             if error.code in _BUSY or error.response.status >= 500:
                 raise Unavailable(what=store, problem=f"{error.code}: {error.message}") from error
             raise StoreRefused(what=f"{self._bucket}/{key}", code=f"{error.code}: {error.message}") from error
@@ -200,6 +249,15 @@ class S3Blobs:
 
 class _BehindTheEnd(Exception):
     """A range that begins where the blob has ended."""
+
+
+class _KeysRefused(Exception):
+    """The server does not know the keys of files, or not this pair."""
+
+
+def _is_of_keys(error: S3Error) -> bool:
+    """Whether other keys may help; the answer to a HEAD has no body that says why it is refused."""
+    return error.code in _KEYS or (error.response.status == 403 and not error.response.data)
 
 
 def _brief(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from services.infra.files import FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
+from services.infra.s3_keys import KeyFiles
 from services.kit.errors import Unavailable
 from services.kit.measured import MeasuredBlobs
 from services.kit.settings import Settings
@@ -20,6 +21,7 @@ async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeasuredBlobs:
         problem = "there is none: set SIGHTLINE_STORE_DIRECTORY, or SIGHTLINE_S3_ENDPOINT and its keys"
         raise Unavailable(what="The store", problem=problem)
     else:
+        keys = KeyFiles.of(settings)
         access, secret = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
         client = s3_client(
             settings.s3_endpoint,
@@ -28,7 +30,8 @@ async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeasuredBlobs:
             secure=settings.s3_secure,
             region=settings.s3_region,
             ca=settings.s3_ca,
+            keys=keys,
         )
-        blobs = S3Blobs(client, settings.bucket)
+        blobs = S3Blobs(client, settings.bucket, keys=keys)
     await blobs.ensure_bucket()
     return MeasuredBlobs(blobs, telemetry)

@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     s3_endpoint: str = ""  # host or host:port
     s3_access_key: SecretStr = SecretStr("")
     s3_secret_key: SecretStr = SecretStr("")
+    s3_access_key_file: Path | None = None  # read again when it changes
+    s3_secret_key_file: Path | None = None
     s3_secure: bool = True
     s3_region: str = "us-east-1"
     bucket: str = "sightline"
@@ -74,6 +76,7 @@ class Settings(BaseSettings):
     nats_certificate: Path | None = None
     nats_key: Path | None = None
     nats_credentials: SecretStr = SecretStr("")  # the content of a .creds file
+    nats_credentials_file: Path | None = None  # that file, read again at each connection
     s3_ca: Path | None = None
 
     @field_validator("host")

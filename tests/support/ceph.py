@@ -124,6 +124,19 @@ class CephGateway:
         if self._folder.name.startswith("s3-"):
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def add_key(self) -> tuple[str, str]:
+        """Another access key and its secret, of the same user."""
+        access, secret = f"key-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
+        self._administer("key", "create", f"--access-key={access}", f"--secret-key={secret}")
+        return access, secret
+
+    def remove_key(self, access: str) -> None:
+        """From now on what is signed with it is refused."""
+        self._administer("key", "rm", f"--access-key={access}")
+
+    def _administer(self, *words: str) -> None:
+        self._run(find_program("radosgw-admin", PACKAGES["radosgw-admin"]), *words, "--uid=test", "--key-type=s3")
+
     def __enter__(self) -> Self:
         return self.start()
 

@@ -1,0 +1,63 @@
+"""The keys that sign requests to S3, by their files as they are."""
+
+import time
+from pathlib import Path
+
+from minio.credentials.credentials import Credentials
+from minio.credentials.providers import Provider
+
+from services.kit.errors import StoreRefused
+from services.kit.log import Log
+from services.kit.settings import Settings
+from sightline.watched import Watched
+
+REPLACE_SECONDS = 2.0  # from one file's replacement to the other's, at most
+LOOK_SECONDS = 0.05
+
+_log = Log(__name__)
+
+
+class KeyFiles(Provider):
+    """Signs each request with the keys that the files hold then; a file that is empty or gone leaves the last pair.
+
+    Whoever withdraws a key waits until every process has the new files: what is signed with the old one is refused.
+    """
+
+    def __init__(self, access: Path | str, secret: Path | str) -> None:
+        """Each a file, or a key that does not change. StoreRefused if a file cannot be used."""
+        self._given = access, secret
+        try:
+            files = [given for given in self._given if isinstance(given, Path)]
+            self._watched = Watched(files, self._pair, lambda error: _log.error("s3_keys_unusable", error))
+        except (OSError, ValueError) as error:
+            names = "SIGHTLINE_S3_ACCESS_KEY_FILE and SIGHTLINE_S3_SECRET_KEY_FILE"
+            raise StoreRefused(what="every request", code=f"{error}; see {names}") from None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "KeyFiles | None":
+        """The settings' keys; None if none of them is in a file."""
+        files = settings.s3_access_key_file, settings.s3_secret_key_file
+        fixed = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
+        return cls(files[0] or fixed[0], files[1] or fixed[1]) if any(files) else None
+
+    def retrieve(self) -> Credentials:
+        """The same object for as long as the keys are the same."""
+        return self._watched.get()
+
+    def replaced(self, used: Credentials) -> bool:
+        """Whether the keys are others than those used, now or in a moment: the two files may change one by one."""
+        deadline = time.monotonic() + REPLACE_SECONDS
+        while self.retrieve() is used:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOOK_SECONDS)
+        return True
+
+    def _pair(self, contents: list[bytes]) -> Credentials:
+        found = iter(contents)
+        access, secret = (
+            next(found).decode("ascii").strip() if isinstance(given, Path) else given for given in self._given
+        )
+        if not access or not secret:
+            raise ValueError("a key of the store is empty")
+        return Credentials(access, secret)
