@@ -15,6 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
 from services.infra.nats_access import NatsAccess, client_and_options, explain
+from services.infra.nats_expiry import tell_expiries
 from services.kit.errors import Unavailable
 from services.kit.log import Log
 from services.kit.measured import NATS_CONNECTED
@@ -46,9 +47,12 @@ async def connected(
     connection = await connect(url, name, access=access)
     try:
         async with asyncio.TaskGroup() as group:
-            guard = group.create_task(_until_closed(connection, telemetry), name="nats connection")
+            beside = [group.create_task(_until_closed(connection, telemetry), name="nats connection")]
+            if telemetry:
+                beside.append(group.create_task(tell_expiries(url, access, telemetry), name="nats certificates"))
             yield connection
-            guard.cancel()
+            for task in beside:
+                task.cancel()
     finally:
         with suppress(OSError):  # a server that is away needs no goodbye
             await connection.close()

@@ -26,12 +26,13 @@ class NatsAccess:
     certificate: Path | None = None
     key: Path | None = None
     credentials: str = ""
+    credentials_file: Path | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """From `SIGHTLINE_NATS_…`."""
-        credentials = settings.nats_credentials.get_secret_value()
-        return cls(settings.nats_ca, settings.nats_certificate, settings.nats_key, credentials)
+        credentials = settings.nats_credentials.get_secret_value(), settings.nats_credentials_file
+        return cls(settings.nats_ca, settings.nats_certificate, settings.nats_key, *credentials)
 
     def __repr__(self) -> str:
         return f"NatsAccess(ca={self.ca}, certificate={self.certificate})"
@@ -64,6 +65,30 @@ class EncryptedClient(Client):
         return super()._connect_command()
 
 
+class CredentialsFile(RawCredentials):
+    """The content of a `.creds` file at each login; a file that is none any more leaves the last one."""
+
+    def __init__(self, path: Path) -> None:
+        """Unavailable if the file cannot be used."""
+        try:
+            self._watched = Watched([path], _credentials, lambda error: _log.error("nats_credentials_unusable", error))
+        except (OSError, ValueError) as error:
+            problem = f"{error}; see SIGHTLINE_NATS_CREDENTIALS_FILE"
+            raise Unavailable(what="nats-server", problem=problem) from None
+
+    @property
+    def data(self) -> str:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._watched.get()
+
+
+def _credentials(contents: list[bytes]) -> str:
+    """nats-py would look for what a file lacks for ever."""
+    content = contents[0].decode("utf-8")
+    if "BEGIN NATS USER JWT" not in content or "BEGIN USER NKEY SEED" not in content:
+        raise ValueError("credentials of NATS have a user's JWT and the seed of its key, and one is missing")
+    return content
+
+
 def _context(access: NatsAccess) -> ssl.SSLContext:
     """Trusts the CA alone, or, where there is none, those of the system."""
     if access.ca:
@@ -79,11 +104,19 @@ def _tell(error: Exception) -> None:
     _log.error("nats_certificate_unusable", error)
 
 
+def is_encrypted(url: str, access: NatsAccess) -> bool:
+    """Whether NATS is spoken over TLS or not at all."""
+    return bool(access.ca or access.certificate) or "tls://" in url
+
+
 def client_and_options(url: str, access: NatsAccess) -> tuple[Client, dict[str, Any]]:
     """The client to connect, and what `connect` is told besides."""
-    encrypted = bool(access.ca or access.certificate) or "tls://" in url
-    options = {"user_credentials": RawCredentials(access.credentials)} if access.credentials else {}
-    return EncryptedClient(access) if encrypted else Client(), options
+    options: dict[str, Any] = {}
+    if access.credentials_file:
+        options["user_credentials"] = CredentialsFile(access.credentials_file)
+    elif access.credentials:
+        options["user_credentials"] = RawCredentials(access.credentials)
+    return EncryptedClient(access) if is_encrypted(url, access) else Client(), options
 
 
 def explain(problem: str) -> str:

@@ -237,7 +237,7 @@ class S3Blobs:
             if error.code == "InvalidRange":
                 raise _BehindTheEnd from None
             if self._keys and _is_of_keys(error):
-                raise _KeysRefused(f"{error.code}: {error.message}") from None
+                raise _KeysRefused(": ".join(filter(None, (error.code, error.message)))) from None
             if error.code in _BUSY or error.response.status >= 500:
                 raise Unavailable(what=store, problem=f"{error.code}: {error.message}") from error
             raise StoreRefused(what=f"{self._bucket}/{key}", code=f"{error.code}: {error.message}") from error

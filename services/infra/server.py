@@ -15,7 +15,7 @@ from services.infra import measure
 from services.infra.auth import guard_of
 from services.infra.calls import Calls
 from services.infra.connections import STANDARD, Connections
-from services.infra.tls import server_credentials
+from services.infra.tls import server_credentials, tell_expiries
 from services.kit.log import Log
 from services.kit.settings import Settings, refuse_exposure
 from services.kit.telemetry import Telemetry
@@ -74,6 +74,7 @@ class Server:
         self._names = [service.descriptor.full_name for service in services]
         refuse_exposure(settings)
         self._credentials = server_credentials(settings, telemetry)
+        self._telemetry = telemetry
         limits = settings.max_calls, settings.max_stream_seconds
         self._calls = Calls(name, telemetry, *limits, guard_of(settings))
         self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - defined in an if
@@ -93,6 +94,7 @@ class Server:
         if self._probe:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probe)
         self._readiness: asyncio.Task[None] | None = None
+        self._expiries: asyncio.Task[None] | None = None
         self._open = asyncio.Event()
 
     async def start(self) -> int:
@@ -113,6 +115,7 @@ class Server:
                     await self._open.wait()
             self._open.set()
         await self._grpc.start()
+        self._expiries = asyncio.create_task(tell_expiries(self._settings, self._telemetry), name="expiries")
         _log.info("server_started", port=port, services=self._names)
         return port
 
@@ -127,8 +130,9 @@ class Server:
 
     async def drain(self) -> None:
         """Ends as the class says; returns when no call is left."""
-        if self._readiness:
-            self._readiness.cancel()
+        for task in (self._readiness, self._expiries):
+            if task:
+                task.cancel()
         await self._health.enter_graceful_shutdown()
         _log.info("server_draining")
         await asyncio.sleep(self._settings.drain_seconds)

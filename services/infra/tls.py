@@ -1,5 +1,6 @@
 """TLS of the gRPC servers, and what a service shows when it calls another."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,12 @@ from sightline.watched import Watched
 EXPIRY = Metric(
     "sightline_tls_certificate_expiry_timestamp_seconds",
     MetricKind.GAUGE,
-    "When the certificate that the server shows ceases to be valid, in seconds since 1970.",
+    "When a certificate ceases to be valid, in seconds since 1970: the process's own as a server, as a client of other"
+    " services and of NATS, and that which nats-server shows to new connections.",
+    ("certificate",),
+    values=(("server", "client", "nats_client", "nats_server"),),
 )
+LOOK_SECONDS = 60.0
 CALLER_NAMES = {
     "ca": "SIGHTLINE_TLS_CA",
     "certificate": "SIGHTLINE_TLS_CLIENT_CERTIFICATE",
@@ -53,7 +58,7 @@ def server_credentials(settings: Settings, telemetry: Telemetry) -> grpc.ServerC
         if settings.tls_client_ca:
             ca = contents[2]
             check_ca(settings.tls_client_ca, ca)
-        telemetry.set(EXPIRY, expiry.timestamp())
+        telemetry.set(EXPIRY, expiry.timestamp(), certificate="server")
         _log.info("tls_certificate_loaded", expires=expiry.isoformat(), certificate=str(pair[0]))
         return grpc.ssl_server_certificate_configuration([(contents[1], contents[0])], ca)
 
@@ -85,6 +90,27 @@ def check_times(path: Path, content: bytes) -> datetime:
     if certificate.not_valid_before_utc > now:
         raise ValueError(f"{path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
     return certificate.not_valid_after_utc
+
+
+def tell_expiry(telemetry: Telemetry, certificate: str, files: tuple[Path | None, Path | None]) -> None:
+    """Sets the gauge of a certificate by its files, a pair; as it was, if they cannot be used now or are not set."""
+    path, key = files
+    if path is None or key is None:
+        return
+    try:
+        check_pair(path, key)
+        expiry = x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc
+    except (OSError, ValueError):
+        return  # whoever needs the certificate logs it
+    telemetry.set(EXPIRY, expiry.timestamp(), certificate=certificate)
+
+
+async def tell_expiries(settings: Settings, telemetry: Telemetry) -> None:
+    """Keeps saying when the certificates end that a service shows to callers and to other services."""
+    while True:
+        tell_expiry(telemetry, "server", (settings.tls_certificate, settings.tls_key))
+        tell_expiry(telemetry, "client", (settings.tls_client_certificate, settings.tls_client_key))
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def caller(settings: Settings) -> Credentials:

@@ -18,6 +18,7 @@ from tests.support.ceph import CephGateway
 from tests.support.certificates import Authority, replace
 
 ROTATIONS = 3
+GAP_SECONDS = 0.3
 
 
 @pytest.fixture
@@ -26,9 +27,15 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def put_into(files: tuple[Path, Path], keys: tuple[str, str]) -> None:
-    """One file after the other, so that for a moment they do not fit each other."""
     for path, key in zip(files, keys, strict=True):
         replace(path, f"{key}\n".encode())
+
+
+async def put_slowly_into(files: tuple[Path, Path], keys: tuple[str, str]) -> None:
+    """For a moment the files do not fit each other, and what is signed by them meanwhile is refused."""
+    replace(files[0], keys[0].encode())
+    await asyncio.sleep(GAP_SECONDS)
+    replace(files[1], keys[1].encode())
 
 
 def blobs_of(server: CephGateway, files: tuple[Path, Path]) -> S3Blobs:
@@ -68,7 +75,7 @@ async def test_keys_are_rotated_under_load_and_no_call_fails(
     users = [asyncio.create_task(use(blobs, number, tmp_path, stop)) for number in range(4)]
     for _ in range(ROTATIONS):
         newer = await asyncio.to_thread(s3_server.add_key)
-        put_into(files, newer)
+        await put_slowly_into(files, newer)
         await asyncio.to_thread(s3_server.remove_key, keys[0])
         keys = newer
     stop.set()
@@ -85,14 +92,16 @@ async def test_a_listing_goes_on_where_the_keys_were_replaced(s3_server: CephGat
     await blobs.ensure_bucket()
     names = [f"k{number:04d}" for number in range(1100)]  # S3 lists a thousand at a time
     await asyncio.gather(*(blobs.put(name, b"") for name in names))
+    second = s3_server.add_key()
     found: list[str] = []
-    async for blob in blobs.list(""):
-        found.append(blob.key)
-        if len(found) == 500:
-            second = s3_server.add_key()
-            put_into(files, second)
-            s3_server.remove_key(first[0])
+    async with asyncio.TaskGroup() as group:
+        async for blob in blobs.list(""):
+            found.append(blob.key)
+            if len(found) == 500:
+                group.create_task(put_slowly_into(files, second))
+                await asyncio.sleep(0)
     assert found == names
+    s3_server.remove_key(first[0])
 
 
 async def test_withdrawn_keys_are_an_outage_until_there_are_others(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import os
+import signal
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,18 +14,22 @@ from pathlib import Path
 import nacl.signing
 import nkeys
 import pytest
+from cryptography import x509
 from nats.aio.client import Client
 
-from services.infra.jetstream import connect
+from services.infra.jetstream import connect, connected
 from services.infra.jetstream_records import JetStreamRecords
 from services.infra.nats_access import NatsAccess
+from services.infra.nats_expiry import tell_expiries
 from services.infra.observe import PrometheusTelemetry
 from services.infra.s3 import S3Blobs, s3_client
 from services.infra.store import open_blobs
+from services.infra.tls import EXPIRY
 from services.kit.errors import StoreRefused, Unavailable
 from services.kit.settings import Settings
+from services.kit.telemetry import MemoryTelemetry
 from tests.support.ceph import CephGateway
-from tests.support.certificates import HOUR, Authority, replace
+from tests.support.certificates import HOUR, Authority, Pair, replace
 from tests.support.servers import NatsServer
 from tests.support.waiting import eventually
 
@@ -132,7 +139,42 @@ async def test_a_connection_that_comes_back_shows_the_new_certificate(server, fi
     await connection.close()
 
 
-async def test_a_credentials_file_logs_in_and_without_it_nobody_does(tmp_path):
+async def test_a_renewed_certificate_of_nats_is_told_without_a_new_connection(
+    server, files, authority, tmp_path, monkeypatch
+):
+    """The server reads it at SIGHUP, which the sidecar sends; connections go on."""
+    monkeypatch.setattr("services.infra.nats_expiry.LOOK_SECONDS", 0.05)
+    telemetry = MemoryTelemetry()
+
+    def told(label: str) -> float:
+        return telemetry.value(EXPIRY, certificate=label)
+
+    async with connected(server.url, "test", NatsAccess(**files), telemetry) as connection:
+        await eventually(lambda: told("nats_server") > 0)
+        for hours in (12, -1):  # one that has expired must be told too
+            renewed = authority.pair(valid=(-2 * HOUR, hours * HOUR))
+            renewed.write(tmp_path, "nats")
+            os.kill(server.pid, signal.SIGHUP)
+            await eventually(lambda renewed=renewed: told("nats_server") == end_of(renewed))
+        assert connection.is_connected
+        assert connection.stats["reconnects"] == 0
+        renewed = authority.pair("client", valid=(-HOUR, 12 * HOUR))
+        renewed.write(tmp_path, "client")
+        await eventually(lambda: told("nats_client") == end_of(renewed))
+
+
+def end_of(pair: Pair) -> float:
+    return x509.load_pem_x509_certificate(pair.certificate).not_valid_after_utc.timestamp()
+
+
+async def test_without_tls_no_certificate_is_told(own_nats_server):
+    telemetry = MemoryTelemetry()
+    await asyncio.wait_for(tell_expiries(own_nats_server.url, NatsAccess(), telemetry), 5)
+    assert not telemetry.values
+
+
+def operated() -> tuple[str, str]:
+    """The configuration of a server that knows users by their JWTs, and a user's `.creds` file."""
     operator, system, account, user = (Identity(kind) for kind in ("operator", "account", "account", "user"))
     unlimited = {"subs": -1, "data": -1, "payload": -1}
     accounts = {
@@ -153,7 +195,12 @@ async def test_a_credentials_file_logs_in_and_without_it_nobody_does(tmp_path):
         f"-----BEGIN NATS USER JWT-----\n{user.said_by(account, unlimited)}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
     )
-    assert user.seed.decode() not in repr(NatsAccess(credentials=content))
+    return config, content
+
+
+async def test_a_credentials_file_logs_in_and_without_it_nobody_does(tmp_path):
+    config, content = operated()
+    assert "SEED" not in repr(NatsAccess(credentials=content))
     with NatsServer(tmp_path, config=config) as server:
         with pytest.raises(Unavailable, match=r"(?i)authorization"):
             await connect(server.url, "test", deadline_seconds=SECONDS)
@@ -161,6 +208,32 @@ async def test_a_credentials_file_logs_in_and_without_it_nobody_does(tmp_path):
         await connection.publish("hello", b"")
         await connection.flush()
         await connection.close()
+
+
+async def test_a_credentials_file_is_read_again_when_the_connection_comes_back(tmp_path, caplog):
+    (config, content), (new_config, new_content) = operated(), operated()
+    path = tmp_path / "user.creds"
+    replace(path, content.encode())
+    with NatsServer(tmp_path / "nats", config=config) as server:
+        access = NatsAccess(credentials_file=path)
+        connection = await connect(server.url, "test", deadline_seconds=SECONDS, access=access)
+        server.stop()
+        await eventually(lambda: not connection.is_connected)
+        replace(path, new_content.encode())
+        server.reconfigure(new_config)
+        server.start()
+        await eventually(lambda: connection.is_connected)
+        replace(path, b"garbage")
+        server.restart()
+        await eventually(lambda: connection.stats["reconnects"] == 2 and connection.is_connected)
+        assert "nats_credentials_unusable" in caplog.text
+        await connection.close()
+
+
+async def test_a_credentials_file_that_is_none_is_named_with_its_setting(own_nats_server, tmp_path):
+    for path in (tmp_path / "nowhere", replace(tmp_path / "user.creds", b"garbage")):
+        with pytest.raises(Unavailable, match="see SIGHTLINE_NATS_CREDENTIALS_FILE"):
+            await connect(own_nats_server.url, "test", deadline_seconds=1, access=NatsAccess(credentials_file=path))
 
 
 class Identity:

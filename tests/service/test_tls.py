@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.infra.channel import open_channel
@@ -141,10 +142,10 @@ LABELS = {
 async def test_a_new_connection_meets_the_new_certificate(files, authority, tmp_path):
     async with serving(**server(files)) as running:
         pair = authority.pair(valid=(-HOUR, 2 * HOUR))
-        before = running.metric(EXPIRY.name)
+        before = running.metric(EXPIRY.name, certificate="server")
         pair.write(tmp_path)
         assert words(await shown(running.address)) == words(pair.certificate)
-        assert running.metric(EXPIRY.name) > before
+        assert running.metric(EXPIRY.name, certificate="server") > before
 
 
 async def test_a_callers_new_certificate_is_shown_at_once_and_its_stream_goes_on(files, authority, tmp_path):
@@ -332,3 +333,18 @@ def test_another_address_is_refused_without_tls_and_tokens_unless_told_so(host, 
         refuse_exposure(Settings(host=host, auth_keys=files["key"]))
     refuse_exposure(Settings(host=host, auth_keys=files["key"], **server(files)))
     refuse_exposure(Settings(host=host, insecure=True))
+
+
+async def test_when_certificates_end_is_told_by_the_files_without_a_connection(files, authority, tmp_path, monkeypatch):
+    monkeypatch.setattr("services.infra.tls.LOOK_SECONDS", 0.01)
+    callers = {"tls_client_certificate": files["client_certificate"], "tls_client_key": files["client_key"]}
+    async with serving(**server(files), **callers) as running:
+        for name, label in (("server", "server"), ("client", "client")):
+            pair = authority.pair(valid=(-HOUR, 5 * HOUR))
+            pair.write(tmp_path, name)
+            ends = x509.load_pem_x509_certificate(pair.certificate).not_valid_after_utc.timestamp()
+            await eventually(lambda label=label, ends=ends: running.metric(EXPIRY.name, certificate=label) == ends)
+            replace(tmp_path / f"{name}.key", b"garbage")
+            replace(tmp_path / f"{name}.crt", authority.pair().certificate)
+            await asyncio.sleep(0.05)
+            assert running.metric(EXPIRY.name, certificate=label) == ends, "the pair before is in force"

@@ -101,6 +101,10 @@ class NatsServer:
         wait_until(self._greets, self._process, log)
         return self
 
+    def reconfigure(self, config: str) -> None:
+        """What the next start adds to its own configuration."""
+        self._config = config
+
     def stop(self) -> None:
         """End in good order: what was written is on disk afterwards."""
         stop(self._process)

@@ -17,12 +17,12 @@ from services.trainer import metrics as trainer
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(\w+)` \| (.*?) ?\| ", re.MULTILINE)
 RPCS = (measure.STARTED, measure.HANDLED, measure.SECONDS, measure.RECEIVED, measure.SENT)
-EVERYWHERE = (observe.BUILD_INFO, *measured.STORE)
+EVERYWHERE = (observe.BUILD_INFO, *measured.STORE, tls.EXPIRY)
 COMMON = {*EVERYWHERE, *measured.NATS}
 CHAPTERS: dict[str, set[Metric]] = {
     "Of every process": set(EVERYWHERE),
     "Of every process but the predictor": set(measured.NATS),
-    "Of every gRPC server": {*RPCS, tls.EXPIRY},
+    "Of every gRPC server": set(RPCS),
     "Of the dataset api": set(dataset.API) - COMMON,
     "Of ingest workers": set(dataset.WORKER) - COMMON,
     "Of the trainer api": set(trainer.API) - COMMON,
