@@ -74,9 +74,9 @@ def rate(counter: str, by: str = "", where: str = "") -> str:
     return f"sum by ({grouped(by)}) (rate({chosen(counter, where)}[{WINDOW}]))"
 
 
-def within(counter: str, window: str, by: str = "") -> str:
+def within(counter: str, window: str, by: str = "", where: str = "") -> str:
     """Events within the window, by these labels."""
-    return f"sum by ({grouped(by)}) (increase({chosen(counter)}[{window}]))"
+    return f"sum by ({grouped(by)}) (increase({chosen(counter, where)}[{window}]))"
 
 
 def suite(gauge: str, by: str = "", where: str = "") -> str:
@@ -165,7 +165,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "What it costs": (
         Panel(
             "Compute",
-            "Seconds of the reference device a second. What no budget pays is what crashes cost.",
+            "Seconds of the reference device a second, added as attempts end. What no budget pays crashes have cost.",
             (
                 Query(rate("sightline_trainer_compute_seconds_total", "charged", 'charged="true"'), "charged"),
                 Query(rate("sightline_trainer_compute_seconds_total", "charged", 'charged="false"'), "not charged"),
@@ -242,7 +242,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Within an hour: work whose every attempt died, and leases that workers lost.",
             (
                 Query(within("sightline_dead_letters_total", "1h", "kind"), "{{kind}} given up"),
-                Query(within("sightline_trainer_leases_lost_total", "1h"), "trainer's leases lost"),
+                Query(
+                    within("sightline_trainer_attempts_total", "1h", where='result="lease_lost"'),
+                    "trainer's leases lost",
+                ),
                 Query(within("sightline_dataset_leases_lost_total", "1h"), "dataset's leases lost"),
                 Query(within("sightline_dataset_jobs_republished_total", "1h"), "jobs published again"),
             ),

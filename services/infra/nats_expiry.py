@@ -29,13 +29,13 @@ async def tell_expiries(url: str, access: NatsAccess, telemetry: Telemetry) -> N
     """
     while is_encrypted(url, access):
         tell_expiry(telemetry, "nats_client", (access.certificate, access.key))
-        if expiries := await _shown(url, access):
+        if expiries := await shown(url, access):
             telemetry.set(EXPIRY, min(expiries).timestamp(), certificate="nats_server")
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _shown(url: str, access: NatsAccess) -> list[datetime]:
-    """Of every address of every server that answers."""
+async def shown(url: str, access: NatsAccess) -> list[datetime]:
+    """When the certificate ends that a new connection meets, at every address of every server that answers."""
     found: list[datetime] = []
     for server in url.split(","):
         parts = urlsplit(server)

@@ -38,6 +38,7 @@ from services.trainer.work import Work, WorkState
 
 HOLDOUT_FRACTION = 0.2  # of the training images, where no test dataset is given
 TICK_SECONDS = 1.0
+FIRST_SCRAPE_SECONDS = 20.0  # after the start of a process; more than an interval between scrapes
 
 _log = Log(__name__)
 
@@ -67,7 +68,7 @@ class Coordinator:
             group.create_task(self._start_models(), name="start models")
             group.create_task(self._repeat(self._advance_all), name="advance models")
             group.create_task(self._repeat(self._upkeep.look), name="upkeep")
-            group.create_task(self._repeat(self._counts.look), name="counts")
+            group.create_task(self._count_all(), name="counts")
 
     async def _start_models(self) -> None:
         models = self._store.models.view
@@ -75,6 +76,11 @@ class Coordinator:
             seen = models.moves
             await self._start_all()
             await models.changed(TICK_SECONDS, seen)
+
+    async def _count_all(self) -> None:
+        """Begins once the counters were scraped at 0: of one that is first seen later, Prometheus ignores the start."""
+        await self._clock.sleep(FIRST_SCRAPE_SECONDS)
+        await self._repeat(self._counts.look)
 
     async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -210,3 +210,19 @@ def _selectors(spec: Resource) -> Iterator[Resource]:
         for peer in [*rule.get("from", []), *rule.get("to", [])]:
             if "podSelector" in peer:
                 yield peer["podSelector"]
+
+
+@pytest.mark.parametrize("name", ["tls", "all", "overlay cpu", "overlay gpu", "overlay production"])
+def test_what_reloads_the_certificates_of_nats_sees_them_and_the_server(name: str) -> None:
+    (nats,) = [one for one in of_kind(name, "StatefulSet") if one["metadata"]["name"] == "nats"]
+    pod = template(nats)["spec"]
+    (server,), (reloader,) = pod["containers"], pod["initContainers"]
+    assert reloader["restartPolicy"] == "Always", "a sidecar"
+    assert reloader["image"] == server["image"]
+    assert pod["shareProcessNamespace"] is True
+    assert "runAsUser" not in reloader["securityContext"], "one user, or the signal is not allowed"
+    mounts = {mount["mountPath"]: mount for mount in reloader["volumeMounts"]}
+    assert set(mounts) == {"/tmp", "/etc/nats-tls"}
+    assert all(mount["readOnly"] for mount in mounts.values())
+    assert all(mounts.get(mount["mountPath"], mount)["name"] == mount["name"] for mount in server["volumeMounts"])
+    assert not any("subPath" in mount for mount in mounts.values()), "which never changes"

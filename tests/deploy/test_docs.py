@@ -7,13 +7,16 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from services.infra.static_keys import parse
 from services.kit.roles import Role
 from sightline.keys import digest
 from tests.support.manifests import K8S, ROOT, environment, of_kind, render_text
+from tests.support.servers import find_program
 
 DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
 # In place of kubectl: keeps what `create secret generic NAME --from-file/--from-literal` would store.
@@ -111,3 +114,45 @@ def test_the_documented_overlay_takes_every_image_from_the_registry_and_may_be_o
     names = {one.removeprefix("registry.example/") for one in images if "sightline" in one}
     assert len(names) == 4
     assert not names & images
+
+
+def test_runbooks_of_ones_own_are_what_every_alert_points_to_after_the_documented_command(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    found = re.search(r"`python (tools/manifests.py --runbooks (\S+))`", DOCUMENT)
+    assert found
+    run = [sys.executable, *found[1].split()]
+    subprocess.run(run, cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "tools/manifests.py", "--check"], cwd=tmp_path, check=True)
+    before = yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text())
+    for path in ("deploy/prometheus/rules.yaml", "deploy/k8s/components/monitoring/rules.yaml"):
+        after = yaml.safe_load((tmp_path / path).read_text())
+        assert runbooks(after.get("spec", after)) == [f"{found[2]}#{anchor(url)}" for url in runbooks(before)]
+    tested = [find_program("promtool", "prometheus"), "test", "rules", "tests.yaml"]
+    subprocess.run(tested, cwd=tmp_path / "deploy/prometheus", check=True, capture_output=True)
+    refused = subprocess.run([*run[:-1], "wiki"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "no http url" in refused.stderr
+
+
+def test_runbooks_of_ones_own_are_what_every_alert_points_to_in_the_documented_overlay(tmp_path: Path) -> None:
+    found = re.search(r"### Runbooks of your own\n.*?```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert found
+    folder = shutil.copytree(K8S, tmp_path / "k8s") / "overlays" / "ours"
+    folder.mkdir()
+    head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../production]\n"
+    (folder / "kustomization.yaml").write_text(head + found[1])
+    rendered = [one for one in yaml.safe_load_all(render_text(folder)) if one["kind"] == "PrometheusRule"]
+    (before,) = of_kind("overlay production", "PrometheusRule")
+    expected = [f"https://wiki.example/sightline#{anchor(url)}" for url in runbooks(before["spec"])]
+    assert [runbooks(one["spec"]) for one in rendered] == [expected]
+
+
+def runbooks(rules: dict[str, Any]) -> list[str]:
+    return [
+        rule["annotations"]["runbook_url"] for group in rules["groups"] for rule in group["rules"] if "alert" in rule
+    ]
+
+
+def anchor(url: str) -> str:
+    return url.partition("#")[2]

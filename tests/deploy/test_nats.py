@@ -9,22 +9,24 @@ import urllib.request
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from nats.aio.client import ServerVersion
 
 from services.infra.jetstream import connected, knows_sync_interval
 from services.infra.jetstream_queue import STREAM, JetStreamQueue
 from services.infra.nats_access import NatsAccess
+from services.infra.nats_expiry import shown
 from services.kit.queue import Queue
 from services.trainer import jobs
 from sightline.nats import find, version
 from sightline.ports import free_ports
-from tests.support.certificates import Authority
-from tests.support.manifests import K8S, of_kind
+from tests.support.certificates import HOUR, Authority
+from tests.support.manifests import K8S, of_kind, template
 from tests.support.servers import stop
 
 SERVERS = 3
@@ -38,14 +40,14 @@ class Cluster:
     url: str
     access: NatsAccess
     monitors: list[str]
+    authority: Authority
 
 
 @pytest.fixture(params=PLACES)
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Cluster]:
     """Three servers of the configuration."""
-    access = NatsAccess()
+    access, authority = NatsAccess(), Authority()
     if request.param == "tls":
-        authority = Authority()
         certificate, key = authority.pair().write(tmp_path / "tls", "tls")
         access = NatsAccess(authority.write(tmp_path / "tls"), certificate, key)
     ports = free_ports(3 * SERVERS)
@@ -60,7 +62,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Cluster
             stack.callback(stop, process)
         clients, monitors = ports[:SERVERS], ports[2 * SERVERS :]
         url = ",".join(f"nats://127.0.0.1:{port}" for port in clients)
-        yield Cluster(url, access, [f"http://127.0.0.1:{port}" for port in monitors])
+        yield Cluster(url, access, [f"http://127.0.0.1:{port}" for port in monitors], authority)
 
 
 def _here(config: str, number: int, ports: list[int], folder: Path) -> str:
@@ -71,7 +73,9 @@ def _here(config: str, number: int, ports: list[int], folder: Path) -> str:
     for old, mine in (("0.0.0.0:4222", clients), ("0.0.0.0:6222", routes), ("0.0.0.0:8222", monitors)):
         assert old in config
         config = config.replace(old, f"127.0.0.1:{mine[number]}")
-    config = config.replace("/data", str(folder / f"data-{number}")).replace("/tmp/nats.pid", str(folder / "pid"))
+    config = config.replace("/data", str(folder / f"data-{number}")).replace(
+        "/tmp/nats.pid", str(folder / f"pid-{number}")
+    )
     config = config.replace("/etc/nats-tls", str(folder / "tls"))
     major, minor, patch = version(find())
     knows = knows_sync_interval(ServerVersion(f"{major}.{minor}.{patch}"))
@@ -103,6 +107,42 @@ async def test_the_autoscaler_reads_the_number_of_trainings_before_any_worker_ha
         await queue.publish(jobs.KIND, b"2")
         assert await queue.fetch(jobs.KIND, timedelta(seconds=20))
         await _until_told(cluster, trigger, 2)
+
+
+@pytest.mark.parametrize("cluster", ["tls"], indirect=True)
+async def test_servers_show_a_renewed_certificate_and_connections_go_on(cluster: Cluster, tmp_path: Path) -> None:
+    (nats,) = of_kind("tls", "StatefulSet")
+    (reloader,) = template(nats)["spec"]["initContainers"]
+    (script,) = reloader["args"]
+    path = {"PATH": f"{Path(find()).parent}:{os.environ['PATH']}"}
+    async with asyncio.timeout(60), connected(cluster.url, "test", cluster.access) as connection:
+        with ExitStack() as stack:
+            for number in range(SERVERS):
+                pid = str(tmp_path / f"pid-{number}")
+                here = script.replace("/tmp/nats.pid", pid).replace("/etc/nats-tls", str(tmp_path / "tls"))
+                command = [*reloader["command"], here.replace("sleep 10", "sleep 0.2")]
+                stack.callback(stop, _begun(command, path))
+            for hours in (5, 7):
+                renewed = cluster.authority.pair(valid=(-HOUR, hours * HOUR))
+                renewed.write(tmp_path / "tls", "tls")
+                end = x509.load_pem_x509_certificate(renewed.certificate).not_valid_after_utc
+                await _until_shown(cluster, [end] * SERVERS)
+        assert connection.is_connected
+        assert connection.stats["reconnects"] == 0
+        async with connected(cluster.url, "another", cluster.access):
+            pass
+
+
+def _begun(command: list[str], path: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, env=os.environ | path)
+
+
+async def _until_shown(cluster: Cluster, ends: list[datetime]) -> None:
+    """Until every server shows a certificate that ends then."""
+    while True:
+        if await shown(cluster.url, cluster.access) == ends:
+            return
+        await asyncio.sleep(0.2)
 
 
 async def _until_told(cluster: Cluster, trigger: dict[str, str], number: int) -> None:

@@ -45,7 +45,9 @@ PATIENCE = {
     "SightlineIngestStalled": "300 -> 2",
     "SightlineLeasesLost": "> 3 -> > 0",
     "SightlineModelLoadSlow": "> 20 -> > 0.01",
-    "SightlinePredictionsSlow": "> 2 -> > 0.001",
+    "SightlinePredictionsSlow": "> 2 -> > 0.001, > 10 -> > 1",
+    "SightlinePredictionsRefused": "> 0.05 -> > 0",
+    "SightlineErrorsHigh": "> 3 -> > 0",
     "SightlineModelCacheThrashing": "> 1 -> > 0",
     "SightlineTrialsFailing": "> 0.5 -> > 0.2",  # those of the tests before count too
     "SightlineTrainingsFail": "> 2 -> > 0, > 0.5 -> > 0.1",

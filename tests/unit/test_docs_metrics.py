@@ -13,6 +13,7 @@ from services.kit import consume, measured
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor import metrics as predictor
 from services.trainer import metrics as trainer
+from tools import manifests
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(\w+)` \| (.*?) ?\| ", re.MULTILINE)
@@ -93,7 +94,10 @@ def test_every_alert_has_a_runbook_and_no_runbook_is_left_over() -> None:
     for alert in alerts():
         annotations = alert["annotations"]
         assert isinstance(annotations, dict)
-        assert annotations["runbook"] == f"docs/runbooks.md#{str(alert['alert']).lower()}"
+        base, _, anchor = str(annotations["runbook_url"]).partition("#")
+        assert anchor == str(alert["alert"]).lower()
+        assert base == manifests.runbooks()
+        assert base.startswith("https://")
         assert annotations["summary"]
 
 
