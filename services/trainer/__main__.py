@@ -103,6 +103,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
                 group.create_task(store.run(), name="views"),
                 group.create_task(coordinator.run(), name="coordinator"),
                 group.create_task(Census(store, queue, clock, telemetry).keep_going(), name="census"),
+                group.create_task(counts.keep_going(), name="counts"),
             ]
             await server.start()
             await server.run_until(stop)

@@ -38,7 +38,6 @@ from services.trainer.work import Work, WorkState
 
 HOLDOUT_FRACTION = 0.2  # of the training images, where no test dataset is given
 TICK_SECONDS = 1.0
-FIRST_SCRAPE_SECONDS = 20.0  # after the start of a process; more than an interval between scrapes
 
 _log = Log(__name__)
 
@@ -54,8 +53,7 @@ class Coordinator:
         self._datasets = datasets
         self._clock = clock
         self._selection = Selection(blobs)
-        self._counts = Counts(store, clock, telemetry)
-        self._upkeep = Upkeep(store, blobs, queue, clock, self._counts)
+        self._upkeep = Upkeep(store, blobs, queue, clock, Counts(store, clock, telemetry))
 
     async def run(self) -> None:
         """Reconciles after every change and every tick, for ever.
@@ -68,7 +66,6 @@ class Coordinator:
             group.create_task(self._start_models(), name="start models")
             group.create_task(self._repeat(self._advance_all), name="advance models")
             group.create_task(self._repeat(self._upkeep.look), name="upkeep")
-            group.create_task(self._count_all(), name="counts")
 
     async def _start_models(self) -> None:
         models = self._store.models.view
@@ -76,11 +73,6 @@ class Coordinator:
             seen = models.moves
             await self._start_all()
             await models.changed(TICK_SECONDS, seen)
-
-    async def _count_all(self) -> None:
-        """Begins once the counters were scraped at 0: of one that is first seen later, Prometheus ignores the start."""
-        await self._clock.sleep(FIRST_SCRAPE_SECONDS)
-        await self._repeat(self._counts.look)
 
     async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -97,7 +89,6 @@ class Coordinator:
         await self._start_all()
         await self._advance_all()
         await self._upkeep.look()
-        await self._counts.look()
 
     async def _start_all(self) -> None:
         await self._step_all(lambda model: model.state is ModelState.NOT_STARTED)

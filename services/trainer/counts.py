@@ -24,6 +24,8 @@ from services.trainer.store import Collection, Store
 from services.trainer.tally import Tally
 
 T = TypeVar("T", Trial, Evaluation)
+FIRST_SCRAPE_SECONDS = 20.0  # after the start of the process; longer than between two scrapes
+EVERY_SECONDS = 2.0
 
 _log = Log(__name__)
 
@@ -36,6 +38,17 @@ class Counts:
         self._clock = clock
         self._telemetry = telemetry
         self._unanswered: dict[str, tuple[str, Tally]] = {}  # by record: writes that may have happened
+
+    async def keep_going(self) -> None:
+        """Counts for ever.
+
+        It begins once the counters were scraped at 0: Prometheus would take what it sees first for the start.
+        """
+        await self._store.synced()
+        await self._clock.sleep(FIRST_SCRAPE_SECONDS)
+        while True:
+            await self.look()
+            await self._clock.sleep(EVERY_SECONDS)
 
     async def look(self) -> None:
         """Counts all that is not counted yet; what fails for one record is tried again at the next look."""

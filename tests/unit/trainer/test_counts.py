@@ -14,9 +14,9 @@ from services.kit.clock import ManualClock
 from services.kit.consume import DEAD_LETTERS
 from services.kit.errors import EtagMismatch, Failure, Unavailable
 from services.kit.memory import MemoryRecords
-from services.kit.telemetry import MemoryTelemetry
+from services.kit.telemetry import MemoryTelemetry, Metric
 from services.trainer import metrics
-from services.trainer.counts import Counts
+from services.trainer.counts import FIRST_SCRAPE_SECONDS, Counts
 from services.trainer.store import Store
 from services.trainer.work import MAX_BARREN_ATTEMPTS, Work
 from tests.unit.trainer.support import START, TTL, running
@@ -255,3 +255,19 @@ async def test_whatever_happens_each_attempt_is_counted_once(steps: list[str]) -
                     break
         await at.look()
         assert {name: at.sum(result=name) for name in ENDS} == dict.fromkeys(ENDS, 0) | truth
+
+
+async def test_a_process_counts_nothing_before_its_counters_were_scraped_at_0() -> None:
+    async with world() as at:
+        await at.do(taken(), succeeded)
+        began, times, counted = at.clock.monotonic(), list[float](), asyncio.Event()
+
+        class Telemetry(MemoryTelemetry):
+            def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
+                times.append(at.clock.monotonic() - began)
+                counted.set()
+
+        counts = asyncio.create_task(at.replica(Telemetry()).keep_going())
+        await counted.wait()
+        counts.cancel()
+        assert FIRST_SCRAPE_SECONDS <= times[0] < FIRST_SCRAPE_SECONDS + 10
