@@ -39,6 +39,7 @@ from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.performance_pb2 import ModelPerformance
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse
+from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 
 FOLDER = Path("demo")
 Truth = TypeVar("Truth")
@@ -173,7 +174,7 @@ def _predict(story: Story[Truth], client: Client, test: ImageSet[Truth], evaluat
     """Asks for images drawn at random from the test set; returns the picture with all answers."""
     files = random.Random(1).sample(sorted(test.truth), story.shown)  # noqa: S311 - a sample is no secret
     answers: list[tuple[Path, AnalyzeImageResponse, Truth]] = []
-    for made in analyze(client, f"models/{story.name}", files):
+    for made in analyze(client, AnalyzeImageRequest(model_name=f"models/{story.name}"), files):
         if made.error:
             raise made.error
         assert made.answer is not None

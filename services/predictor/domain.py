@@ -121,16 +121,21 @@ class ImageQuery:
     model_name: str
     image: bytes | None
     uri: str
-    score_threshold: float | None  # None: the model's own thresholds
+    score_threshold: float | None  # None: of a detector the suggested ones, of a classifier none
     max_results: int | None  # None: DEFAULT_MAX_RESULTS
+    use_suggested_thresholds: bool = False
 
     def check(self) -> None:
-        """InvalidRequest unless threshold and number are in range."""
+        """InvalidRequest unless threshold and number are in range, and there is one kind of threshold at most."""
         threshold, limit = self.score_threshold, self.max_results
         if threshold is not None and not (math.isfinite(threshold) and 0 <= threshold <= 1):
             raise InvalidRequest(field="score_threshold", problem=f"{threshold:g} is outside 0..1")
         if limit is not None and not 1 <= limit <= MAX_MAX_RESULTS:
             raise InvalidRequest(field="max_results", problem=f"{limit} is outside 1..{MAX_MAX_RESULTS}")
+        if threshold is not None and self.use_suggested_thresholds:
+            raise InvalidRequest(
+                field="use_suggested_thresholds", problem="score_threshold is set too; set one of them"
+            )
 
 
 @dataclass(frozen=True, slots=True)

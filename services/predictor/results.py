@@ -1,13 +1,12 @@
 """What the predictor answers: the tags or the objects that reach their threshold."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.predictor.domain import DEFAULT_MAX_RESULTS, ImageQuery, Seen
-from services.vision.card import DETECTOR, UNFITTED_THRESHOLD, ModelCard
+from services.vision.card import DETECTOR, ModelCard
 from services.vision.detections import Detections
 
 
@@ -64,8 +63,8 @@ class Analysis:
 def result_of(card: ModelCard, seen: Seen, width: int, height: int, query: ImageQuery) -> Tags | Objects:
     """What reaches the query's threshold, by falling confidence, at most as many as it wants.
 
-    Without a threshold the card's own count, one a category; where it has none, all tags are told, and of objects
-    those above the usual threshold. Equal confidences come in the model's order.
+    Without a threshold a classifier returns every category, so that its first tag is its decision; a detector applies
+    the suggested thresholds, as it scores hundreds of boxes in any image. Equal confidences come in the model's order.
     """
     labels, scores = _scored(seen)
     chosen = _chosen(labels, scores, _thresholds(card, query), query.max_results or DEFAULT_MAX_RESULTS)
@@ -97,11 +96,9 @@ def _scored(seen: Seen) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
 
 def _thresholds(card: ModelCard, query: ImageQuery) -> NDArray[np.float64]:
     """Of each category."""
-    usual = UNFITTED_THRESHOLD if card.kind == DETECTOR else 0.0
-    own: Sequence[float] = card.thresholds or [usual] * len(card.categories)
-    if query.score_threshold is not None:
-        own = [query.score_threshold] * len(card.categories)
-    return np.array(own)
+    if query.score_threshold is None and (query.use_suggested_thresholds or card.kind == DETECTOR):
+        return np.array(card.suggested_thresholds)
+    return np.full(len(card.categories), query.score_threshold or 0.0)
 
 
 def _chosen(

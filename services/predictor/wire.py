@@ -17,6 +17,7 @@ def query_from(message: prediction_service_pb2.AnalyzeImageRequest) -> ImageQuer
         uri=message.uri,
         score_threshold=message.score_threshold if message.HasField("score_threshold") else None,
         max_results=message.max_results if message.HasField("max_results") else None,
+        use_suggested_thresholds=message.use_suggested_thresholds,
     )
 
 

@@ -40,6 +40,7 @@ from services.trainer.domain import (
 from services.trainer.performance import Performance
 from services.trainer.store import Collection, Store
 from services.trainer.work import Work
+from services.vision.card import read_card
 
 EVALUATION_SECONDS = 24 * 3600.0  # what a caller's own evaluation may take
 WATCH_SECONDS = 2.0  # a watch looks again after so long, should no change have come
@@ -148,6 +149,14 @@ class Models:
         if model.served is None:
             return None
         return codec.decode(await self._blobs.get(model.served.performance_key), Performance)
+
+    async def suggested_thresholds(self, model: Model) -> dict[str, float]:
+        """By category name, those that predictions of the served bundle apply; empty before there is one."""
+        if model.served is None:
+            return {}
+        card = read_card(await self._blobs.get(f"{model.served.bundle_key}card.json"))
+        names = [category.name for category in card.categories]
+        return dict(zip(names, card.suggested_thresholds, strict=True))
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[Model]]:
         """The model now and after each change, its trials' reports included, until its training is over.

@@ -43,7 +43,9 @@ class ModelServicer(ModelServiceServicer):
             return self._reported(found)
         performance = await self._models.performance(found.value)
         trials, final = self._store.trials_of(found.value.name), self._store.final_of(found.value.name)
-        return wire.model_message(found, trials, final, performance, bucket=self._bucket, full=True)
+        message = wire.model_message(found, trials, final, performance, bucket=self._bucket, full=True)
+        message.suggested_thresholds.update(await self._models.suggested_thresholds(found.value))
+        return message
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         found, token = self._models.page(request.page_size, request.page_token)

@@ -97,7 +97,7 @@ class ModelCard:
     categories: tuple[CardCategory, ...]
     backbones: tuple[CardBackbone, ...]
     temperature: float = 1.0  # logits are divided by it
-    thresholds: tuple[float, ...] = ()  # suggested, one a category; empty where none were fitted, of classifiers only
+    thresholds: tuple[float, ...] = ()  # of the best F1, one a category; empty where none were fitted
     suppression: Suppression = Suppression()  # a detector's
     data_digest: str = ""  # of the training snapshot
     metrics: dict[str, float] = field(default_factory=dict[str, float])
@@ -105,6 +105,12 @@ class ModelCard:
     ledger: dict[str, float] = field(default_factory=dict[str, float])  # what training cost, in seconds
     warnings: tuple[str, ...] = ()  # what a user should know, e.g. a start from random weights
     created: datetime
+
+    @property
+    def suggested_thresholds(self) -> tuple[float, ...]:
+        """One a category. Where none were fitted: a detector's usual one, and 0 for a classifier."""
+        usual = UNFITTED_THRESHOLD if self.kind == DETECTOR else 0.0
+        return self.thresholds or (usual,) * len(self.categories)
 
 
 def write_card(card: ModelCard) -> bytes:

@@ -1,5 +1,6 @@
 """Where output goes: results to standard output, progress and errors to standard error."""
 
+import json
 import sys
 import time
 from collections.abc import Generator, Iterable
@@ -49,9 +50,12 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
-def to_json(message: Message) -> str:
-    """The message's protobuf JSON."""
-    return json_format.MessageToJson(message, ensure_ascii=escapes())
+def to_dict(message: Message) -> dict[str, object]:
+    """The message's protobuf JSON as a dictionary, for the one JSON document of a command.
+
+    Empty lists and default values are in it, so that scripts find every field; what has presence and is not set is not.
+    """
+    return dict(json_format.MessageToDict(message, always_print_fields_with_no_presence=True))
 
 
 def escapes() -> bool:
@@ -61,7 +65,7 @@ def escapes() -> bool:
 
 def print_json(message: Message) -> None:
     """The one JSON document of a command."""
-    print(to_json(message))
+    print(json.dumps(to_dict(message), indent=2, ensure_ascii=escapes()))
 
 
 def state(name: str) -> str:

@@ -9,15 +9,16 @@ from typing import Annotated
 
 import grpc
 import typer
-from google.protobuf import json_format
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 from PIL import UnidentifiedImageError
 from rich.markup import escape
 from rich.table import Table
 
 from sightline import pictures
 from sightline.channel import MAX_MESSAGE_BYTES
-from sightline.cli.console import Json, escapes, notes, output, print_json, progress_bar, table
-from sightline.cli.failures import CommandError, report, status_of
+from sightline.cli.console import Json, escapes, notes, output, print_json, progress_bar, table, to_dict
+from sightline.cli.failures import CommandError, report, report_status, status_of
 from sightline.cli.formats import full_name, percent
 from sightline.cli.session import session
 from sightline.client import Client
@@ -30,6 +31,7 @@ MAX_IMAGE_BYTES = MAX_MESSAGE_BYTES - 64 * 1024  # what a message can carry besi
 INVALID_ARGUMENT = 3
 SHOWN_TAGS = 3
 NOTHING = "[dim]nothing above the threshold[/]"
+UNNAMED = "image"  # what the service calls bytes that came without a name
 UNAVAILABLE = 14
 STOPPING = frozenset({5, 9, 12, 13, UNAVAILABLE, 16})  # with these codes the next image would fare no better
 
@@ -42,10 +44,37 @@ class Prediction:
     answer: AnalyzeImageResponse | None = None
     error: grpc.RpcError | None = None
 
+    @property
+    def status(self) -> Status:
+        """Of the error, with the file's name where the service, which saw bytes only, says `image`."""
+        assert self.error is not None, "it was answered"
+        status = status_of(self.error)
+        for packed in status.details:
+            info = ErrorInfo()
+            if packed.Unpack(info) and info.metadata.get("file") == UNNAMED:
+                info.metadata["file"] = str(self.file)
+                packed.Pack(info)
+                status.message = f"{self.file}{status.message.removeprefix(UNNAMED)}"
+        return status
+
 
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", exists=True, dir_okay=False)],
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Leave out results with a lower confidence, 0 to 1.")
+    ] = None,
+    suggested_thresholds: Annotated[
+        bool,
+        typer.Option(
+            "--suggested-thresholds",
+            help="Leave out results below the threshold that the model suggests for their category, as detectors do"
+            " by default.",
+        ),
+    ] = False,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="At most so many results for each image, the best; else 100.")
+    ] = None,
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each image with its tags or objects into this folder.")
     ] = None,
@@ -55,9 +84,17 @@ def predict(
 
     --json prints the response for one image; for several a list of {"id": file, "response" or "error": ...}.
     """
+    if threshold is not None and suggested_thresholds:
+        raise typer.BadParameter("it excludes --threshold; give one of the two", param_hint="--suggested-thresholds")
+    question = service.AnalyzeImageRequest(
+        model_name=full_name("models", model),
+        score_threshold=threshold,
+        use_suggested_thresholds=suggested_thresholds,
+        max_results=top,
+    )
     with session() as client:
         _refuse_too_large(images)
-        predictions = list(_with_progress(client, full_name("models", model), images))
+        predictions = list(_with_progress(client, question, images))
         drawn = _draw_all(draw, predictions) if draw else {}
         failed = [made for made in predictions if made.error]
         if json and len(images) > 1:
@@ -65,12 +102,10 @@ def predict(
         elif json and predictions[0].answer:
             print_json(predictions[0].answer)
         elif not json:
-            _print_answers([made for made in predictions if made.answer], drawn)
+            _print_answers([made for made in predictions if made.answer], drawn, top or SHOWN_TAGS)
         code = 0
         for made in failed:
-            notes().print(f"[bold]{escape(str(made.file))}[/]", soft_wrap=True)
-            assert made.error is not None
-            code = report(made.error, notes(), client.addresses, client.credentials)
+            code = _report(made, client)
     raise typer.Exit(code)
 
 
@@ -87,14 +122,25 @@ def _mib(size_bytes: int) -> str:
     return f"{size_bytes / 2**20:.1f} MiB"
 
 
-def analyze(client: Client, model: str, images: list[Path]) -> Iterator[Prediction]:
-    """What the model sees in each image, in the order of the images; several are under way at once.
+def _report(made: Prediction, client: Client) -> int:
+    """Says which image failed and why; returns the exit code."""
+    assert made.error is not None
+    if str(made.file) not in made.status.message:
+        notes().print(f"[bold]{escape(str(made.file))}[/]", soft_wrap=True)
+    if made.status.code == UNAVAILABLE:
+        return report(made.error, notes(), client.addresses, client.credentials)
+    return report_status(made.status, notes())
+
+
+def analyze(client: Client, question: service.AnalyzeImageRequest, images: list[Path]) -> Iterator[Prediction]:
+    """The answer to the question for each image, in the order of the images; several are under way at once.
 
     Ends early with an error that concerns every image, such as a model that does not exist.
     """
 
     def ask(file: Path) -> Prediction:
-        request = service.AnalyzeImageRequest(model_name=model, image=file.read_bytes())
+        request = service.AnalyzeImageRequest(image=file.read_bytes())
+        request.MergeFrom(question)
         try:
             return Prediction(file, client.predictions.AnalyzeImage(request))
         except grpc.RpcError as error:
@@ -110,12 +156,12 @@ def analyze(client: Client, model: str, images: list[Path]) -> Iterator[Predicti
                 return
 
 
-def _with_progress(client: Client, model: str, images: list[Path]) -> Iterator[Prediction]:
+def _with_progress(client: Client, question: service.AnalyzeImageRequest, images: list[Path]) -> Iterator[Prediction]:
     if len(images) == 1:
-        yield from analyze(client, model, images)
+        yield from analyze(client, question, images)
         return
     with progress_bar("predict") as bar:
-        for number, made in enumerate(analyze(client, model, images), 1):
+        for number, made in enumerate(analyze(client, question, images), 1):
             bar.update(number / len(images), f"{number} of {len(images)} images")
             yield made
 
@@ -143,7 +189,7 @@ def _draw_all(folder: Path, predictions: list[Prediction]) -> dict[Path, Path]:
     return drawn
 
 
-def _print_answers(predictions: list[Prediction], drawn: dict[Path, Path]) -> None:
+def _print_answers(predictions: list[Prediction], drawn: dict[Path, Path], shown_tags: int) -> None:
     """A line for each image with its tags, or for each object: a model gives all its answers in one of the two."""
     if not predictions:
         return
@@ -151,15 +197,15 @@ def _print_answers(predictions: list[Prediction], drawn: dict[Path, Path]) -> No
     if any(result.HasField("objects_result") for _, result in answers):
         rows = _objects_table(answers, drawn)
     else:
-        rows = _tags_table(answers, drawn)
+        rows = _tags_table(answers, drawn, shown_tags)
     output().print(rows)
 
 
-def _tags_table(answers: list[tuple[Path, CustomModelResult]], drawn: dict[Path, Path]) -> Table:
+def _tags_table(answers: list[tuple[Path, CustomModelResult]], drawn: dict[Path, Path], shown_tags: int) -> Table:
     rows = table("IMAGE", "SEEN", "CONFIDENCE", "AND THEN", *(["DRAWN"] if drawn else []), right=("CONFIDENCE",))
     for file, result in answers:
         seen = [(tag.name, tag.confidence) for tag in result.tags_result.values]
-        rest = ", ".join(f"{tag} {percent(score)}" for tag, score in seen[1:SHOWN_TAGS])
+        rest = ", ".join(f"{tag} {percent(score)}" for tag, score in seen[1:shown_tags])
         first = (f"[bold]{escape(seen[0][0])}[/]", percent(seen[0][1])) if seen else (NOTHING, "")
         rows.add_row(escape(str(file)), *first, f"[dim]{escape(rest)}[/]", *_where(file, drawn))
     return rows
@@ -192,5 +238,5 @@ def _entry(made: Prediction) -> dict[str, object]:
     if made.answer:
         message.response.CopyFrom(made.answer)
     elif made.error:
-        message.error.CopyFrom(status_of(made.error))
-    return dict(json_format.MessageToDict(message))
+        message.error.CopyFrom(made.status)
+    return to_dict(message)

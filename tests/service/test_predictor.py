@@ -21,7 +21,7 @@ from services.vision.classifier import Classifier
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 from tests.unit.predictor.serving import PICTURE, Fixed, Running, confidences, serving, until
-from tests.unit.predictor.support import file_of, info, picture
+from tests.unit.predictor.support import card, file_of, info, picture
 
 
 @pytest.fixture
@@ -62,6 +62,14 @@ async def test_threshold_and_number_of_results_bound_the_tags(tmp_path: Path):
         assert list(confidences(await running.analyze(score_threshold=0.3))) == ["dog"]
         assert list(confidences(await running.analyze(max_results=2))) == ["dog", "cat"]
         assert list(confidences(await running.analyze(score_threshold=0.0))) == ["dog", "cat", "owl"]
+
+
+async def test_only_a_request_that_asks_for_them_gets_the_suggested_thresholds(tmp_path: Path):
+    seen = Fixed(0.25, 0.5, 0.25)
+    seen.card = card(thresholds=(0.2, 0.6, 0.3))
+    async with serving(tmp_path, loader=lambda _: seen) as running:
+        assert list(confidences(await running.analyze())) == ["dog", "cat", "owl"]
+        assert list(confidences(await running.analyze(use_suggested_thresholds=True))) == ["cat"]
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("PNG", 1e-7), ("JPEG", 0.002)])
@@ -109,6 +117,11 @@ async def test_an_image_among_sixteen_others_gets_the_answer_that_it_gets_alone(
         ({"image": file_of(picture(40, 40))}, errors.InvalidImageSize, "40 x 40"),
         ({"score_threshold": 1.5}, errors.InvalidRequest, "score_threshold"),
         ({"max_results": 0}, errors.InvalidRequest, "max_results"),
+        (
+            {"score_threshold": 0.0, "use_suggested_thresholds": True},
+            errors.InvalidRequest,
+            "use_suggested_thresholds: score_threshold is set too",
+        ),
         ({"uri": "https://example.org/a.png"}, errors.UnreadableUri, "https"),
         ({"uri": "s3://other/a.png"}, errors.UnreadableUri, "bucket"),
         ({"uri": "s3://sightline/a/../b.png"}, errors.UnreadableUri, ".."),

@@ -210,6 +210,20 @@ async def test_the_ledger_of_view_full_adds_up_to_the_training_cost(at: World) -
     assert list(full.performance.confusion_matrix.categories) == ["category 0", "category 1"]
 
 
+async def test_view_full_has_the_thresholds_that_the_served_bundle_suggests(at: World) -> None:
+    await at.models.CreateModel(request())
+    assert not (await at.get(view=model_pb2.Model.FULL)).suggested_thresholds, "there is no bundle yet"
+    while (await at.get()).state != model_pb2.Model.SUCCEEDED:
+        await at.step()
+    assert not (await at.get()).suggested_thresholds
+    assert (await at.get(view=model_pb2.Model.FULL)).suggested_thresholds == {"owl": 0.25, "wren": 0.75}
+
+
+async def test_a_detector_without_thresholds_of_its_own_suggests_those_that_it_applies(at: World) -> None:
+    await at.trained(kind=DETECTOR, **BOXES)
+    assert (await at.get(view=model_pb2.Model.FULL)).suggested_thresholds == {"owl": 0.3, "wren": 0.3}
+
+
 async def test_a_ledger_that_another_replica_has_just_closed_is_waited_for(at: World) -> None:
     await at.models.CreateModel(request())
     for _ in range(2):

@@ -64,6 +64,7 @@ class Fakes:
         self.page_size = 2
         self.errors: dict[str, list[Status]] = {}
         self.requests: list[Message] = []
+        self.tags: list[tuple[str, float]] = [("cat", 0.75), ("dog", 0.25)]
         self.objects: list[tuple[str, float, tuple[int, int, int, int]]] | None = None  # None: it is a classifier
 
     def check(self, context: grpc.ServicerContext, rpc: str, request: Message) -> None:
@@ -192,7 +193,7 @@ class PredictionFake(ps_grpc.PredictionServiceServicer):
 
     def AnalyzeImage(self, request: ps.AnalyzeImageRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "AnalyzeImage", request)
-        values = [Tag(name="cat", confidence=0.75), Tag(name="dog", confidence=0.25)]
+        values = [Tag(name=name, confidence=confidence) for name, confidence in self.fakes.tags]
         result = CustomModelResult(tags_result=TagsResult(values=values))
         if self.fakes.objects is not None:
             result = CustomModelResult(objects_result=ObjectsResult())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from sightline.addresses import VARIABLES
 from sightline.client import PAUSE_SECONDS, Patience
 from sightline.frames import inks_of
 from sightline.pictures import RIGHT, WRONG, Cell, contact_sheet
+from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
 
@@ -83,7 +85,50 @@ def test_objects_are_listed_one_a_line_with_their_boxes_and_drawn(
 def test_an_image_without_objects_says_so(sightline: Command, fakes: Fakes, picture: Path) -> None:
     fakes.objects = []
     assert "nothing above the threshold" in sightline("predict", "m", picture).out
-    assert sightline("predict", "m", picture, "--json").json["customModelResult"] == {"objectsResult": {}}
+    empty = {"objectsResult": {"values": []}}
+    assert sightline("predict", "m", picture, "--json").json["customModelResult"] == empty
+    several = json.loads(sightline("predict", "m", picture, picture, "--json").out)
+    assert [one["response"]["customModelResult"] for one in several] == [empty, empty]
+
+
+def test_the_question_is_what_the_options_say(sightline: Command, fakes: Fakes, picture: Path) -> None:
+    for words in ([], ["--threshold", "0", "--top", "2"], ["--suggested-thresholds"]):
+        assert sightline("predict", "m", picture, *words).code == 0
+    plain, bounded, suggested = (cast(AnalyzeImageRequest, request) for request in fakes.requests)
+    assert not plain.HasField("score_threshold")
+    assert not plain.HasField("max_results")
+    assert not plain.use_suggested_thresholds
+    assert bounded.HasField("score_threshold")
+    assert (bounded.score_threshold, bounded.max_results) == (0, 2)
+    assert suggested.use_suggested_thresholds
+    assert {request.model_name for request in (plain, bounded, suggested)} == {"models/m"}
+    assert sightline("predict", "m", picture, "--suggested-thresholds", "--threshold", "0.5").code == 2
+    assert len(fakes.requests) == 3
+
+
+def test_as_many_tags_are_shown_as_were_asked_for(sightline: Command, fakes: Fakes, picture: Path) -> None:
+    fakes.tags = [(name, 0.2) for name in ("a1", "b2", "c3", "d4", "e5")]
+    assert "c3" in (shown := sightline("predict", "m", picture).out)
+    assert "d4" not in shown
+    assert "e5" in sightline("predict", "m", picture, "--top", "5").out
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_image_that_is_refused_is_called_by_its_file(
+    sightline: Command, fakes: Fakes, picture: Path, several: bool
+) -> None:
+    message, problem = "image: is 40 x 40 pixels", "is 40 x 40 pixels"
+    refusal = status(grpc.StatusCode.INVALID_ARGUMENT, "InvalidImageSize", message, file="image", problem=problem)
+    fakes.errors["AnalyzeImage"] = [refusal] * 2
+    outcome = sightline("predict", "m", *[picture] * (1 + several), "--json")
+    assert outcome.code == 3
+    assert outcome.err.count(f"  {picture}: is 40 x 40 pixels") == 1 + several
+    assert outcome.err.count(str(picture)) == 1 + several, "it is named once"
+    assert "image: is" not in outcome.err
+    if several:
+        (error, _) = [one["error"] for one in json.loads(outcome.out)]
+        assert error["message"] == f"{picture}: is 40 x 40 pixels"
+        assert error["details"][0]["metadata"] == {"file": str(picture), "problem": problem}
 
 
 def test_a_contact_sheet_frames_right_and_wrong_differently(picture: Path) -> None:

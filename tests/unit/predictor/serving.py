@@ -21,7 +21,7 @@ from services.predictor.domain import Loader
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
 from services.vision import bundle as bundles
-from services.vision.classifier import Prepared
+from services.vision.classifier import Classifier, Prepared
 from services.vision.detector import Detector
 from sightline.v1 import prediction_pb2
 from sightline.v1 import prediction_service_pb2 as pb
@@ -91,9 +91,9 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    tmp_path: Path, loader: Loader = bundles.load, network: Detector | None = None, **changes: Any
+    tmp_path: Path, loader: Loader = bundles.load, network: Classifier | Detector | None = None, **changes: Any
 ) -> AsyncGenerator[Running]:
-    """A replica whose trainer knows `models/m`: this detector, or a tiny real classifier."""
+    """A replica whose trainer knows `models/m`: this network, or a tiny random classifier."""
     values: dict[str, Any] = {"port": 0, "drain_seconds": 0.0, "grace_seconds": 1.0, "model_fresh_seconds": 0.0}
     settings = PredictorSettings(**{**values, **changes})
     models, blobs, clock, telemetry = FakeModels(info()), MemoryBlobs(), SystemClock(), MemoryTelemetry()

@@ -17,8 +17,10 @@ SEEN = Detections(
 )
 
 
-def query(score_threshold: float | None = None, max_results: int | None = None) -> ImageQuery:
-    return ImageQuery("models/m", b"", "", score_threshold, max_results)
+def query(
+    score_threshold: float | None = None, max_results: int | None = None, *, suggested: bool = False
+) -> ImageQuery:
+    return ImageQuery("models/m", b"", "", score_threshold, max_results, suggested)
 
 
 def names(card: ModelCard, seen: np.ndarray | Detections, query: ImageQuery) -> list[str]:
@@ -31,9 +33,19 @@ def test_tags_come_by_falling_confidence_and_ties_in_the_models_order():
     assert result_of(card(), ROW, 9, 9, query()) == expected
 
 
-def test_the_cards_thresholds_count_unless_the_query_has_its_own():
+def test_a_classifier_always_answers_with_its_decision_first_whatever_its_card_suggests():
+    assert names(card(thresholds=(0.2, 0.6, 0.3)), ROW, query()) == ["dog", "cat", "owl"]
+    assert names(card(thresholds=(0.9, 0.9, 0.9)), ROW, query(max_results=1)) == ["dog"]
+
+
+def test_the_suggested_thresholds_of_a_classifier_apply_on_request():
+    strict = card(thresholds=(0.25, 0.6, 0.3))
+    assert names(strict, ROW, query(suggested=True)) == ["cat"], "a threshold that is reached is enough"
+    assert names(card(), ROW, query(suggested=True)) == ["dog", "cat", "owl"], "it suggests none"
+
+
+def test_a_threshold_of_the_query_is_the_same_for_every_tag():
     strict = card(thresholds=(0.2, 0.6, 0.3))
-    assert names(strict, ROW, query()) == ["cat"]
     assert names(strict, ROW, query(score_threshold=0.0)) == ["dog", "cat", "owl"]
     assert names(strict, ROW, query(score_threshold=0.5)) == ["dog"], "a threshold that is reached is enough"
 
@@ -52,6 +64,7 @@ def test_objects_come_by_falling_confidence_each_with_its_box_and_its_tag():
 def test_each_object_must_reach_the_threshold_of_its_own_category():
     strict = detector_card(thresholds=(0.6, 0.1, 0.2))
     assert names(strict, SEEN, query()) == ["owl", "owl"]
+    assert names(strict, SEEN, query(suggested=True)) == ["owl", "owl"], "it does so by default"
     assert names(strict, SEEN, query(score_threshold=0.5)) == ["owl", "cat"], "a threshold that is reached is enough"
     assert names(detector_card(), SEEN, query(max_results=1)) == ["owl"]
 

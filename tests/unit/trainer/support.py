@@ -26,6 +26,7 @@ from services.trainer.performance import Coverage, Performance, Source, TagPerfo
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
 from services.trainer.protocol import BoxStatistics, ModelKind, Throughput
 from services.trainer.store import Store
+from services.vision.card import CardCategory, ModelCard, write_card
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TTL = timedelta(seconds=15)
@@ -239,7 +240,7 @@ class QuickWorker:
         brought, predicted = self._brought(attempt.record)
         await self.blobs.put(brought.predictions_key, msgspec.msgpack.encode(predicted))
         await self.blobs.put(brought.performance_key, codec.encode(brought.performance))
-        await self.blobs.put(f"{brought.bundle_key}card.json", b"{}")
+        await self.blobs.put(f"{brought.bundle_key}card.json", write_card(card(attempt.record)))
         await attempt.succeed(seconds, result=brought)
         return True
 
@@ -248,6 +249,18 @@ class QuickWorker:
         if trial.recipe.kind is ModelKind.GENERIC_CLASSIFIER:
             return result(trial, right), predictions(right)
         return detector_result(trial, right), detections(right, 0 if trial.recipe.refit else IMAGES)
+
+
+def card(trial: Trial) -> ModelCard:
+    """Of the trial's bundle; no detector has thresholds of its own here."""
+    kind = trial.recipe.kind
+    return ModelCard(
+        kind=kind,
+        categories=(CardCategory(1, "owl"), CardCategory(2, "wren")),
+        backbones=(),
+        thresholds=(0.25, 0.75) if kind is ModelKind.GENERIC_CLASSIFIER else (),
+        created=START,
+    )
 
 
 async def exists(blobs: Blobs, key: str) -> bool:

@@ -1,0 +1,42 @@
+"""A trained classifier's first tag is the decision that its evaluation counts, for every image."""
+
+from pathlib import Path
+
+from services.trainer.engine.data import open_images
+from services.trainer.engine.run import run
+from services.trainer.predictions import Predictions, read_predictions
+from services.trainer.protocol import EvaluateTask, EvaluationResult, Result
+from services.vision import bundle
+from services.vision.classifier import Classifier
+from tests.unit.predictor.serving import confidences, serving
+from tests.unit.trainer.engine.shapes import SHAPES, linear_recipe, task_for, write_snapshot
+
+
+async def test_the_first_tag_of_every_image_is_what_the_evaluation_took_it_for(tmp_path: Path) -> None:
+    train = write_snapshot(tmp_path / "train")
+    test = write_snapshot(tmp_path / "test", per_category=20, seed=1)
+    trained = run(task_for(train, linear_recipe()), lambda _: None)
+    assert isinstance(trained, Result), trained
+    measured = run(
+        EvaluateTask(
+            evaluation="models/m/evaluations/e",
+            dataset="datasets/test",
+            bundle_directory=trained.bundle_directory,
+            directory=str(test),
+            output_directory=str(tmp_path / "evaluated"),
+        ),
+        lambda _: None,
+    )
+    assert isinstance(measured, EvaluationResult), measured
+    decisions = read_predictions(Path(measured.predictions_path).read_bytes())
+    assert isinstance(decisions, Predictions)
+    images = open_images(test, "datasets/test")
+    classifier = bundle.load(Path(trained.bundle_directory))
+    assert isinstance(classifier, Classifier)
+    async with serving(tmp_path, network=classifier) as running:
+        answers = [confidences(await running.analyze(images.read(row))) for row in range(len(images.samples))]
+        kept = [await running.analyze(images.read(row), use_suggested_thresholds=True) for row in range(len(answers))]
+    assert [next(iter(answer)) for answer in answers] == [SHAPES[index] for index in decisions.predicted]
+    assert all(answer.keys() == set(SHAPES) for answer in answers)
+    firsts = [next(iter(confidences(answer)), "") for answer in kept]
+    assert firsts != [next(iter(answer)) for answer in answers], "its thresholds would hide or reorder some of them"
