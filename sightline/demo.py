@@ -12,6 +12,7 @@ from sightline import digits, scenes
 from sightline.cli.formats import percent
 from sightline.frames import Found
 from sightline.pictures import Cell, ObjectsCell, contact_sheet, found_in, objects_sheet
+from sightline.plurals import counted
 from sightline.story import Answers, Promise, Story, tell
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.model_pb2 import TrainingParameters
@@ -25,14 +26,14 @@ def read_digits(answers: Answers[str], performance: ModelPerformance) -> Image.I
         tags = answer.custom_model_result.tags_result.values
         best = (tags[0].name, tags[0].confidence) if tags else ("nothing", 0.0)
         cells.append(Cell(file, *best, truth))
-    quality = f"top-1 {percent(performance.accuracy_top1)} on {performance.image_count} images"
+    quality = f"top-1 {percent(performance.accuracy_top1)} on {counted(performance.image_count, 'image')}"
     return contact_sheet(cells, f"Handwritten digits the model never saw  ·  {quality}")
 
 
 def found_digits(answers: Answers[tuple[Found, ...]], performance: ModelPerformance) -> Image.Image:
     """Each picture with the digits that the model finds in it, and those that are there."""
     cells = [ObjectsCell(file, found_in(answer), truth) for file, answer, truth in answers]
-    quality = f"mAP50 {percent(performance.mean_average_precision_50)} on {performance.image_count} pictures"
+    quality = f"mAP50 {percent(performance.mean_average_precision_50)} on {counted(performance.image_count, 'picture')}"
     return objects_sheet(cells, f"Digits the model never saw, found  ·  {quality}")
 
 

@@ -33,6 +33,7 @@ from sightline.cli.up import print_death, start
 from sightline.client import Client
 from sightline.credentials import Credentials
 from sightline.digits import DigitsMissing, ImageSet
+from sightline.plurals import counted
 from sightline.stack import Stack, StackError
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
@@ -132,7 +133,9 @@ def _chapters(story: Story[Truth], client: Client, folder: Path, console: Consol
     print_performance(evaluation.performance)
     _chapter(console, "Predict")
     sheet = _predict(story, client, test, evaluation)
-    console.print(f"{story.shown} predictions drawn in [bold]{escape(str(sheet.resolve()))}[/]", soft_wrap=True)
+    console.print(
+        f"{counted(story.shown, 'prediction')} drawn in [bold]{escape(str(sheet.resolve()))}[/]", soft_wrap=True
+    )
     judge(story.budget_seconds, story.promise, model, evaluation)
 
 
@@ -140,9 +143,12 @@ def _register(story: Story[Truth], client: Client, name: str, made: ImageSet[Tru
     datasets.register(client, name, story.annotations, made.coco)
     ready = datasets.await_dataset(client, name)
     counts, stats = ready.finding_counts, ready.stats
-    found = f"{counts.error} errors, {counts.warning} warnings"
-    boxes = f"{stats.annotation_count} boxes, " if story.annotations == Dataset.OBJECT_DETECTION else ""
-    console.print(f"{name}: {stats.image_count} images, {boxes}{stats.category_count} categories, {found}")
+    found = f"{counted(counts.error, 'error')}, {counted(counts.warning, 'warning')}"
+    categories = counted(stats.category_count, "category", "categories")
+    boxes = (
+        f"{counted(stats.annotation_count, 'box', 'boxes')}, " if story.annotations == Dataset.OBJECT_DETECTION else ""
+    )
+    console.print(f"{name}: {counted(stats.image_count, 'image')}, {boxes}{categories}, {found}")
 
 
 def _train(story: Story[Truth], client: Client) -> Model:
@@ -156,14 +162,12 @@ def _train(story: Story[Truth], client: Client) -> Model:
 def _print_training(console: Console, model: Model) -> None:
     """Where the budget went."""
     charged = [entry for entry in model.ledger if entry.charged]
-    trials = len({entry.trial for entry in charged})
+    trials = counted(len({entry.trial for entry in charged}), "trial")
+    entries = counted(len(charged), "entry", "entries")
     reason = Model.StopReason.Name(model.stop_reason).lower().replace("_", " ")
     rows = [
         ("budget", duration(model.training_parameters.time_budget)),
-        (
-            "charged",
-            f"{duration(model.training_cost)} for {trials} trials, in {len(charged)} entries of the ledger",
-        ),
+        ("charged", f"{duration(model.training_cost)} for {trials}, in {entries} of the ledger"),
         ("ended", reason),
         *(("note", f"[yellow]{escape(warning)}[/]") for warning in model.warnings),
     ]

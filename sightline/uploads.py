@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from sightline.plurals import counted
 from sightline.v1 import dataset_service_pb2 as dataset_service
 
 CHUNK_BYTES = 1024 * 1024  # what UploadFiles accepts at most in one message
@@ -22,7 +23,7 @@ class FilesMissing(Exception):
     """Images that a COCO file names are not there; `images` holds all of them."""
 
     def __init__(self, annotations: Path, images: tuple["MissingImage", ...]) -> None:
-        super().__init__(f"{annotations} names {len(images)} images that cannot be uploaded")
+        super().__init__(f"{annotations} names {counted(len(images), 'image')} that cannot be uploaded")
         self.images = images
 
 

@@ -28,6 +28,7 @@ from services.kit.log import Log
 from services.kit.names import check_id, new_uid, parse
 from services.kit.own import check_own, check_request_id
 from services.kit.paging import check_page_size, decode_token, encode_token
+from services.kit.plurals import counted
 from services.kit.queue import Queue
 from services.kit.records import Table, Versioned
 from services.kit.views import View
@@ -92,7 +93,7 @@ class Datasets:
             raise InvalidRequest(field="dataset.annotation_kind", problem=problem)
         uris = new.annotation_file_uris
         if not 1 <= len(uris) <= MAX_URIS or len(set(uris)) != len(uris):
-            problem = f"{len(uris)} uris given; name 1 to {MAX_URIS} different COCO files."
+            problem = f"{counted(len(uris), 'uri')} given; name 1 to {MAX_URIS} different COCO files."
             raise InvalidRequest(field="dataset.annotation_file_uris", problem=problem)
         check_request_id(new.request_id)
         check_own("dataset", new.display_name, new.custom_properties)

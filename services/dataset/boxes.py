@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import cast
 
+from services.kit.plurals import counted
+
 Box = tuple[float, float, float, float]  # x, y, width, height
 EDGE = 1e-3  # of a side: so far a box may reach out without a word
 KEPT = 0.5  # of its area: a box with less inside the image is wrong rather than cut
@@ -24,7 +26,7 @@ def read_box(bbox: object) -> Box | str:
         return f"is {_KINDS.get(type(bbox), 'a number')}"
     values = cast("list[object]", bbox)
     if len(values) != 4:
-        return f"has {len(values)} values"
+        return f"has {counted(len(values), 'value')}"
     numbers: list[float] = []
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float):

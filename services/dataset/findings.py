@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from services.dataset.domain import FindingCounts
+from services.kit.plurals import counted, fill
 
 MAX_TEXT = 1024  # characters of a file's name or of a value that a finding shows
 
@@ -24,7 +25,7 @@ class Rule(NamedTuple):
     """What a code means. A fatal one makes the whole annotation file unusable."""
 
     severity: Severity
-    message: str  # a template over the variables given to `FindingLog.add`
+    message: str  # a template for `plurals.fill` over the variables given to `FindingLog.add`
     remedy: str
     fatal: bool = False
 
@@ -35,7 +36,7 @@ RULES: dict[str, Rule] = {
     # The annotation file as a whole.
     "annotationFileMissing": Rule(_E, "The annotation file is no longer in the store.", "Upload it again.", True),
     "annotationFileTooLarge": Rule(
-        _E, "The annotation file has {size_bytes} bytes, more than {limit}.", "Split it into up to 10 files.", True
+        _E, "The annotation file has {size_bytes:byte|bytes}, more than {limit}.", "Split it into up to 10 files.", True
     ),
     "annotationFileNotJson": Rule(
         _E, "Not JSON at line {line}, column {column}: {problem}.", "Repair or re-export the file.", True
@@ -60,7 +61,10 @@ RULES: dict[str, Rule] = {
         _E, "Category {category!r} is declared twice, as ids {first} and {second}.", "Keep one and relabel.", True
     ),
     "tooManyCategories": Rule(
-        _E, "{count} categories are more than the {limit} that {kind} allows.", "Merge or drop categories.", True
+        _E,
+        "{count:category is|categories are} more than the {limit} that {kind} allows.",
+        "Merge or drop categories.",
+        True,
     ),
     "annotationsMissing": Rule(
         _W, "The file has no annotations.", "List some under `annotations`, unless its images show only background."
@@ -112,12 +116,12 @@ RULES: dict[str, Rule] = {
     ),
     "boxClipped": Rule(
         _W,
-        "Box {box} reached {over:.4g} pixels out of the image of {frame}; it was cut to {clipped}.",
+        "Box {box} reached {over:.4g} px out of the image of {frame}; it was cut to {clipped}.",
         "Check the box.",
     ),
     "boxTiny": Rule(
         _W,
-        "Box {box} is {seen:.2g} pixels across in an image of {side} pixels, which is what detectors see.",
+        "Box {box} is {seen:.2g} px across in an image of {side} px, which is what detectors see.",
         "Cut the image into tiles, so that objects are larger in it, or drop the box.",
     ),
     "boxRepeated": Rule(
@@ -132,7 +136,7 @@ RULES: dict[str, Rule] = {
         "Use a path below the COCO file's folder with `/` between its parts, or an s3:// uri of the store.",
     ),
     "imageMissing": Rule(_E, "There is no such file in the store at {uri}.", "Upload it, or correct its path."),
-    "imageTooLarge": Rule(_E, "The image has more than {limit} bytes.", "Save it smaller."),
+    "imageTooLarge": Rule(_E, "The image has more than {limit:byte|bytes}.", "Save it smaller."),
     "imageSidesInvalid": Rule(_E, "The image {problem}.", "Scale or pad it, or drop it."),
     "imageUndecodable": Rule(_E, "The image {problem}.", "Replace it by an intact file of a supported format."),
     "imageUntagged": Rule(_E, "The image has no usable tag.", "Annotate it with one category, or drop it."),
@@ -140,7 +144,7 @@ RULES: dict[str, Rule] = {
         _E, "The image has {count} different tags: {categories}.", "Keep one, or register it for object detection."
     ),
     "imageTooManyBoxes": Rule(
-        _E, "The image has {count} boxes, more than {limit}.", "Cut it into tiles, or raise SIGHTLINE_MAX_REGIONS."
+        _E, "The image has {count:box|boxes}, more than {limit}.", "Cut it into tiles, or raise SIGHTLINE_MAX_REGIONS."
     ),
     "imageFrameUnknown": Rule(
         _E,
@@ -166,7 +170,9 @@ RULES: dict[str, Rule] = {
     "imageAnimated": Rule(_W, "The image is an animation; only its first picture is used.", "Save one picture of it."),
     "imageScaled": Rule(_I, "The image of {width} x {height} was scaled down to fit {limit}.", "Nothing to do."),
     "imageUriIgnored": Rule(
-        _I, "{count} uris outside the store were ignored in favour of file_name.", "Nothing to do."
+        _I,
+        "{count:uri outside the store was|uris outside the store were} ignored in favour of file_name.",
+        "Nothing to do.",
     ),
     # The whole dataset.
     "exactDuplicate": Rule(_W, "The image equals {other!r} (image {other_id}){labels}.", "Keep one of the two."),
@@ -178,24 +184,27 @@ RULES: dict[str, Rule] = {
     "categoryWithoutImages": Rule(_W, "No usable image shows the category {category!r}.", "Add images, or drop it."),
     "categoryTooFewImages": Rule(
         _W,
-        "The category {category!r} has {count} usable image; training needs at least {minimum} per category.",
+        "The category {category!r} has {count:usable image|usable images}; training needs at least {minimum}.",
         "Add images of it, or drop it.",
     ),
     "tooFewCategories": Rule(
-        _W, "{count} category is fewer than the {minimum} that training needs.", "Add images of something else."
+        _W,
+        "{count:category is|categories are} fewer than the {minimum} that training needs.",
+        "Add images of something else.",
     ),
     "categoriesImbalanced": Rule(
         _W,
-        "{category!r} has {most} annotations; {count} categories have less than a twentieth of that: {names}.",
+        "{category!r} has {most:annotation|annotations}; "
+        "{count:category has|categories have} less than a twentieth of that: {names}.",
         "Add images of the rare categories; measured means count them as much as the others.",
     ),
     "crowdBoxes": Rule(
         _I,
-        "{count} boxes are marked iscrowd: training leaves them out, and measuring counts no detection in them.",
+        "{count:box is|boxes are} marked iscrowd: training leaves crowds out, measuring counts no detection in them.",
         "Nothing to do if that is meant.",
     ),
     "imagesWithoutBoxes": Rule(
-        _I, "{count} images have no box; they count as background.", "Nothing to do if that is meant."
+        _I, "{count:image has|images have} no box: nothing but background.", "Nothing to do if that is meant."
     ),
     "imageIdsShifted": Rule(
         _I, "Image ids overlap with an earlier file's; in the snapshot, {shift} is added to them.", "Nothing to do."
@@ -237,7 +246,7 @@ def make(
     """
     rule = RULES[code]
     shown = {name: _cut(value) if isinstance(value, str) else value for name, value in variables.items()}
-    return Finding(rule.severity, code, rule.message.format(**shown), rule.remedy, _cut(file), image_id, annotation_id)
+    return Finding(rule.severity, code, fill(rule.message, shown), rule.remedy, _cut(file), image_id, annotation_id)
 
 
 def _cut(text: str) -> str:
@@ -301,7 +310,12 @@ class FindingLog:
     def ordered(self) -> list[Finding]:
         """Worst first, then as they came; for every code that went over its limit one line says by how many."""
         extra = [
-            Finding(RULES[code].severity, code, f"{count} more like these are not listed.", RULES[code].remedy)
+            Finding(
+                RULES[code].severity,
+                code,
+                f"{counted(count, 'more like this is', 'more like these are')} not listed.",
+                RULES[code].remedy,
+            )
             for code, count in sorted(self.more.items())
         ]
         return sorted(self._kept + extra, key=lambda finding: list(Severity).index(finding.severity))

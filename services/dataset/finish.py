@@ -14,6 +14,7 @@ from services.dataset.settings import DatasetSettings
 from services.dataset.work import Tools
 from services.kit.alike import alike
 from services.kit.errors import DatasetAnnotationsInvalid, DatasetEmpty
+from services.kit.plurals import counted
 from services.vision.snapshot import (
     MIN_IMAGES_PER_CATEGORY,
     AnnotationKind,
@@ -83,17 +84,19 @@ def _require_enough(
     worst = log.ordered()[:1]
     example = f", for example {worst[0].file}: {worst[0].message}" if worst else ""
     if usable == 0:
-        detail = f"; all {sums.images} were refused{example}" if sums.images else "; the annotation files list none"
+        refused = f"{counted(sums.images, 'image was', 'images were')} refused{example}"
+        detail = f"; {refused if sums.images else 'the annotation files list none'}"
         if sums.images and not annotations:
             detail = "; the annotation files have no annotations"
         raise DatasetEmpty(dataset=record.name, detail=detail)
     for bad, total, what in (
-        (sums.refused_images, sums.images, "images"),
-        (sums.refused_annotations, annotations, "annotations"),
+        (sums.refused_images, sums.images, "image"),
+        (sums.refused_annotations, annotations, "annotation"),
     ):
         if bad > settings.max_bad_share * total:
+            allowed = f"{settings.max_bad_share:.0%}"
             problem = (
-                f"{bad} of {total} {what} cannot be used, more than the {settings.max_bad_share:.0%} that is allowed"
+                f"{bad} of {counted(total, what)} cannot be used, more than the {allowed} that is allowed"
                 f"{example} See ListFindings."
             )
             raise DatasetAnnotationsInvalid(file=record.name, problem=problem)

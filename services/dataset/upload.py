@@ -13,6 +13,7 @@ from services.dataset.settings import DatasetSettings
 from services.kit.blobs import Blobs, check_key, to_uri
 from services.kit.errors import InvalidRequest, QuotaExceeded, Unavailable
 from services.kit.names import check_id, new_uid
+from services.kit.plurals import counted
 from services.kit.telemetry import Telemetry
 
 MAX_CHUNK = 1 << 20
@@ -154,7 +155,7 @@ class _Receiving:
         """Closes the file; InvalidRequest unless size and digest are those announced."""
         self.close()
         if self._size != self.file.size_bytes:
-            problem = f"{self.file.path}: {self._size} bytes came, {self.file.size_bytes} were announced."
+            problem = f"{self.file.path}: {counted(self._size, 'byte')} came, not {self.file.size_bytes} as announced."
             raise InvalidRequest(field="file.size_bytes", problem=problem)
         if self._sha256.hexdigest() != self.file.sha256:
             found = self._sha256.hexdigest()

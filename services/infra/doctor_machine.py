@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from services.infra.findings import GIB, Report
+from services.kit.plurals import counted
 
 SHARED = Path("/dev/shm")  # noqa: S108 - it is measured, not written
 HEADER = struct.Struct("<Q")
@@ -60,7 +61,7 @@ async def check_devices(report: Report, wanted: str = "auto") -> None:
         remedy = "give this machine or pod a GPU and its driver, or set SIGHTLINE_DEVICE to auto or cpu"
         report.fault(f"SIGHTLINE_DEVICE is cuda, and torch {told['torch']} finds no GPU", remedy)
     else:
-        report.ok(f"no GPU; torch {told['torch']} computes on {os.cpu_count()} CPUs")
+        report.ok(f"no GPU; torch {told['torch']} computes on {counted(os.cpu_count() or 1, 'CPU')}")
 
 
 async def _driver() -> str:
@@ -150,7 +151,7 @@ def _broken(file: Path) -> str:
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, IndexError) as error:
         return f"it is no safetensors file, or cannot be read ({type(error).__name__})"
     size = file.stat().st_size
-    return "" if size == whole else f"it has {size} bytes, where its header says {whole}"
+    return "" if size == whole else f"it has {counted(size, 'byte')}, where its header says {whole}"
 
 
 def _digest(file: Path) -> str:

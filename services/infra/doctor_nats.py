@@ -20,6 +20,7 @@ from services.infra.jetstream import connect, knows_sync_interval, masked
 from services.infra.jetstream_queue import STREAM as JOBS
 from services.infra.nats_access import NatsAccess
 from services.kit.errors import Unavailable
+from services.kit.plurals import counted
 from services.kit.settings import Settings
 
 RECORDS = "KV_sightline_records"
@@ -83,9 +84,11 @@ async def _jetstream(report: Report, js: JetStreamContext) -> bool:
     if limits.max_storage > 0 and account.storage > 0.8 * limits.max_storage:
         report.warn(f"{account.storage} of {limits.max_storage} bytes of file storage are used", "raise the limit")
     if 0 <= limits.max_streams < 2:
-        report.fault(f"the account may have {limits.max_streams} streams", "allow two or more: max_streams")
+        report.fault(f"the account may have {counted(limits.max_streams, 'stream')}", "allow two or more: max_streams")
     elif 0 <= limits.max_consumers < 10:
-        report.warn(f"the account may have {limits.max_consumers} consumers", "allow fifty or more: max_consumers")
+        report.warn(
+            f"the account may have {counted(limits.max_consumers, 'consumer')}", "allow fifty or more: max_consumers"
+        )
     else:
         report.ok("JetStream is on, and the account's limits suffice")
     return True
@@ -135,14 +138,14 @@ async def _stream(report: Report, js: JetStreamContext, name: str, settings: Set
         )
     else:
         copies = config.num_replicas or 1
-        report.ok(f"the stream {name} is kept in files, in {copies} {'copy' if copies == 1 else 'copies'}")
+        report.ok(f"the stream {name} is kept in files, in {counted(copies, 'copy', 'copies')}")
 
 
 def _replication(info: StreamInfo, wanted: int) -> str:
     """What is wrong with the copies."""
     cluster, copies = info.cluster, info.config.num_replicas or 1
     if copies < wanted:
-        return f"has {copies} replicas, where SIGHTLINE_NATS_REPLICAS asks for {wanted}"
+        return f"has {counted(copies, 'replica')}, where SIGHTLINE_NATS_REPLICAS asks for {wanted}"
     if cluster is None or not cluster.name:
         return ""
     away = [peer.name or "?" for peer in cluster.replicas or [] if peer.offline or not peer.current]

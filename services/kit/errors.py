@@ -29,6 +29,8 @@ from datetime import timedelta
 from enum import IntEnum
 from typing import ClassVar, Self
 
+from services.kit.plurals import fill
+
 DOMAIN = "sightline"
 
 
@@ -66,9 +68,9 @@ class Failure:
 class SightlineError(Exception):
     """Whatever Sightline refuses or fails at.
 
-    A subclass's `template` is its message; every variable in it is given by name and becomes metadata, so that
-    a program finds in the metadata whatever a person reads in the message. `retry` says that the same call may
-    succeed later without a change.
+    A subclass's `template`, filled by `plurals.fill`, is its message; every variable in it is given by name and becomes
+    metadata, so that a program finds in the metadata whatever a person reads in the message. `retry` says that the
+    same call may succeed later without a change.
     """
 
     code: Code = Code.INTERNAL
@@ -81,7 +83,7 @@ class SightlineError(Exception):
 
     def __init__(self, **variables: object) -> None:
         self.metadata = {name: str(value) for name, value in variables.items()}
-        self.message = self.template.format(**self.metadata)
+        self.message = fill(self.template, self.metadata)
         super().__init__(self.message)
 
     @classmethod
@@ -288,7 +290,7 @@ class NotEnoughBudget(FailedPrecondition):
 
     reason = "notEnoughBudget"
     template = (
-        "A budget of {budget_seconds} s is not enough for {dataset} ({image_count} images): "
+        "A budget of {budget_seconds} s is not enough for {dataset} ({image_count:image|images}): "
         "the minimum is {minimum_seconds} s, {suggested_seconds} s is suggested."
     )
     field_name = "model.training_parameters.time_budget"
@@ -329,7 +331,8 @@ class Diverged(FailedPrecondition):
 
     reason = "diverged"
     template = (
-        "The loss of {trial} became {loss} at step {step}, at learning rate {learning_rate}, after {retries} retries."
+        "The loss of {trial} became {loss} at step {step}, at learning rate {learning_rate}, "
+        "after {retries:retry|retries}."
     )
 
 
@@ -337,7 +340,7 @@ class DatasetCorrupt(FailedPrecondition):
     """Too many images of a snapshot cannot be read."""
 
     reason = "datasetCorrupt"
-    template = "{unreadable} of {image_count} images of {dataset} cannot be read, among them {files}."
+    template = "{unreadable} of {image_count:image|images} of {dataset} cannot be read, among them {files}."
 
 
 class OutOfMemory(FailedPrecondition):
@@ -351,7 +354,9 @@ class PoisonWork(FailedPrecondition):
     """Work whose every attempt died; it is given up rather than tried for ever."""
 
     reason = "unknown"
-    template = "{name} was given up after {attempts} attempts that ended without progress; the last one: {last}."
+    template = (
+        "{name} was given up after {attempts:attempt|attempts} that ended without progress; the last one: {last}."
+    )
 
 
 class Conflict(SightlineError):
@@ -387,7 +392,9 @@ class QuotaExceeded(SightlineError):
 class QueueFull(QuotaExceeded):
     """Every place of a bounded queue is taken; some are free again in a moment."""
 
-    template = "{subject}: {value} are waiting already, as many as may ({setting} is {limit}); ask again in a moment."
+    template = (
+        "{subject}: {value:is|are} waiting already, as many as may ({setting} is {limit}); ask again in a moment."
+    )
     retry = True
 
 
@@ -455,7 +462,7 @@ class Overloaded(Unavailable):
     """As many calls are in hand as may be; another replica, or this one a moment later, will answer."""
 
     reason = "Overloaded"
-    template = "The {service} service already answers {limit} calls, as many as it may."
+    template = "The {service} service already answers {limit:call|calls}, as many as it may."
 
 
 class StreamExpired(Unavailable):

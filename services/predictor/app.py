@@ -12,6 +12,7 @@ from services.kit.blobs import Blobs
 from services.kit.clock import Clock
 from services.kit.errors import DeadlineExceeded, InvalidImageSize, ModelNotFound, QueueFull, SightlineError
 from services.kit.log import Log
+from services.kit.plurals import counted
 from services.kit.telemetry import Telemetry
 from services.predictor import metrics
 from services.predictor.batching import Batcher
@@ -123,7 +124,9 @@ class Predictor:
         limit = self._limits.max_image_bytes
         if not 0 < size_bytes <= limit:
             remedy = "scale it down or compress it more" if size_bytes else "send the image's bytes"
-            raise InvalidImageSize(file=file, problem=f"is {size_bytes} bytes; 1 to {limit} are accepted: {remedy}")
+            raise InvalidImageSize(
+                file=file, problem=f"is {counted(size_bytes, 'byte')}; 1 to {limit} are accepted: {remedy}"
+            )
 
     async def _prepared(
         self, recogniser: Recogniser, data: bytes, file: str, deadline: float | None

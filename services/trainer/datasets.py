@@ -9,6 +9,7 @@ from services.kit.errors import (
     DatasetNotReady,
     IncorrectModelKind,
 )
+from services.kit.plurals import counted
 from services.trainer.protocol import ModelKind
 from services.vision.snapshot import MIN_IMAGES_PER_CATEGORY, AnnotationKind
 
@@ -80,14 +81,15 @@ def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:
     check_kind(dataset, kind)
     minimum = ANNOTATION_KIND[kind].min_categories
     if len(dataset.categories) < minimum:
-        problem = f"it has {len(dataset.categories)} categories; a {kind} needs at least {minimum}."
+        have = counted(len(dataset.categories), "category", "categories")
+        problem = f"it has {have}; a {kind} needs at least {minimum}."
         raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
     poor = [name for name, count, _ in dataset.categories if count < MIN_IMAGES_PER_CATEGORY]
     if poor:
         listed = ", ".join(repr(name) for name in poor[:10])
+        have = counted(len(poor), "of its categories has", "of its categories have")
         problem = (
-            f"{len(poor)} of its categories have fewer than {MIN_IMAGES_PER_CATEGORY} images: {listed}; "
-            "add images of them, or leave them out."
+            f"{have} fewer than {MIN_IMAGES_PER_CATEGORY} images: {listed}; add images, or leave the category out."
         )
         raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
 

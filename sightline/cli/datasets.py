@@ -14,6 +14,7 @@ from sightline.cli.failures import CommandError, ResourceFailed
 from sightline.cli.formats import bare_name, full_name, moment, own_id, size, visible
 from sightline.cli.session import session
 from sightline.client import Client, every_page
+from sightline.plurals import counted
 from sightline.uploads import FilesMissing, LocalFile, UnreadableAnnotations, files_of
 from sightline.v1 import dataset_service_pb2 as service
 from sightline.v1.dataset_pb2 import Dataset, DatasetProgress
@@ -162,7 +163,9 @@ def await_dataset(client: Client, name: str) -> Dataset:
     with progress_bar(f"check {bare_name(name)}") as bar:
         for dataset in client.watch_dataset(name):
             progress = dataset.progress
-            detail = f"{progress.images_done} of {progress.images_total} images" if progress.images_total else ""
+            detail = (
+                f"{progress.images_done} of {counted(progress.images_total, 'image')}" if progress.images_total else ""
+            )
             bar.update(progress.fraction, PHASES.get(progress.phase, ""), detail)
     if dataset.state != Dataset.READY:
         raise ResourceFailed(dataset.name, dataset.error)
@@ -201,7 +204,7 @@ def _upload(client: Client, files: tuple[LocalFile, ...], bar: Bar) -> dict[str,
         nonlocal done_bytes
         done_bytes += size_bytes
         bar.update(
-            done_bytes / max(total_bytes, 1), f"{len(files)} files", f"{size(done_bytes)} of {size(total_bytes)}"
+            done_bytes / max(total_bytes, 1), counted(len(files), "file"), f"{size(done_bytes)} of {size(total_bytes)}"
         )
 
     return client.upload_files(files, sent)
@@ -236,8 +239,8 @@ def _kind(dataset: Dataset) -> str:
 
 def _counts(dataset: Dataset) -> str:
     counts = dataset.finding_counts
-    parts = [(counts.error, "errors", "red"), (counts.warning, "warnings", "yellow"), (counts.info, "notes", "cyan")]
-    return ", ".join(f"[{style}]{count} {word}[/]" for count, word, style in parts if count)
+    parts = [(counts.error, "error", "red"), (counts.warning, "warning", "yellow"), (counts.info, "note", "cyan")]
+    return ", ".join(f"[{style}]{counted(count, word)}[/]" for count, word, style in parts if count)
 
 
 def _cells(finding: Finding) -> list[str]:

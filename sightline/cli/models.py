@@ -22,6 +22,7 @@ from sightline.cli.formats import (
 from sightline.cli.quality import main_metric, metric_name, print_performance
 from sightline.cli.session import session
 from sightline.client import Client, every_page
+from sightline.plurals import counted
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_service_pb2 as service
 from sightline.v1.dataset_pb2 import Dataset
@@ -221,7 +222,7 @@ def print_model(model: Model) -> None:
 def _doing(progress: TrainingProgress) -> str:
     doing = PHASES.get(progress.phase, "")
     if progress.phase == TrainingProgress.WAITING_FOR_WORKER and progress.queue_position:
-        doing += f" ({progress.queue_position} jobs before)"
+        doing += f" ({counted(progress.queue_position, 'job')} before)"
     return doing
 
 

@@ -162,7 +162,7 @@ def _with_progress(client: Client, question: service.AnalyzeImageRequest, images
         return
     with progress_bar("predict") as bar:
         for number, made in enumerate(analyze(client, question, images), 1):
-            bar.update(number / len(images), f"{number} of {len(images)} images")
+            bar.update(number / len(images), "asking", f"{number} of {len(images)} images")
             yield made
 
 

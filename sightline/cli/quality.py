@@ -5,6 +5,7 @@ from rich.table import Table
 
 from sightline.cli.console import facts, output, table
 from sightline.cli.formats import percent, visible
+from sightline.plurals import counted
 from sightline.v1.performance_pb2 import ModelPerformance, TagPerformance
 
 SHOWN_TAGS = 10
@@ -78,11 +79,11 @@ def measured_on(performance: ModelPerformance) -> str:
     """`24 images`, `20 of 24 images` where some were left out, `24 images and 7 of 9 regions`."""
     measured, coverage = performance.image_count, performance.coverage
     given = max(measured, coverage.image_count)
-    images = f"{measured} of {given} images" if given > measured else f"{measured} image{'' if measured == 1 else 's'}"
+    images = f"{measured} of {given} images" if given > measured else counted(measured, "image")
     if not coverage.unknown_region_count:
         return images
     regions = coverage.region_count - coverage.unknown_region_count
-    return f"{images} and {regions} of {coverage.region_count} regions"
+    return f"{images} and {regions} of {counted(coverage.region_count, 'region')}"
 
 
 def metric_name(field: str) -> str:

@@ -380,7 +380,7 @@ async def test_an_upload_path_that_leaves_its_upload_is_refused(world: World, pa
         ({"sha256": "0" * 64}, "the digest of what came is"),
         ({"sha256": "0"}, "is not 64 lower-case hex digits"),
         ({"size_bytes": 3}, "more bytes follow than the 3 announced"),
-        ({"size_bytes": 5}, "4 bytes came, 5 were announced"),
+        ({"size_bytes": 5}, "4 bytes came, not 5 as announced"),
     ],
 )
 async def test_a_file_that_is_not_what_was_announced_is_not_stored(

@@ -256,7 +256,7 @@ async def test_one_image_per_category_is_said_to_be_too_few(world: World) -> Non
     assert len(codes) == 2
     assert codes[0] == (
         "categoryTooFewImages",
-        "The category 'c1' has 1 usable image; training needs at least 2 per category.",
+        "The category 'c1' has 1 usable image; training needs at least 2.",
     )
 
 
@@ -351,7 +351,7 @@ async def test_a_box_a_little_over_the_edge_is_cut_and_said(world: World) -> Non
     finding = await world.found("boxClipped")
     assert (finding.severity, finding.annotation_id) == (WARNING, 3)
     assert finding.message == (
-        "Box [180, 10, 25, 20] reached 5 pixels out of the image of 200 x 100; it was cut to [180, 10, 20, 20]."
+        "Box [180, 10, 25, 20] reached 5 px out of the image of 200 x 100; it was cut to [180, 10, 20, 20]."
     )
 
 
@@ -359,7 +359,7 @@ async def test_a_box_of_a_few_pixels_is_kept_and_said(world: World) -> None:
     dataset = await detect(world, [*GOOD, box(50, 50, 3, 20, mark=3)], picture(200, 100))
     finding = await world.found("boxTiny")
     assert (finding.severity, finding.file, finding.image_id, finding.annotation_id) == (WARNING, "a.png", 1, 3)
-    assert "Box [50, 50, 3, 20] is 3 pixels across in an image of 640 pixels" in finding.message
+    assert "Box [50, 50, 3, 20] is 3 px across in an image of 640 px" in finding.message
     assert dataset.stats.annotation_count == 11
 
 
@@ -368,7 +368,7 @@ async def test_a_box_that_scaling_makes_tiny_is_said(world: World) -> None:
     await detect(world, [*large, box(50, 50, 12, 90, mark=3)], picture(2560, 1000))
     finding = await world.found("boxTiny")
     assert finding.annotation_id == 3
-    assert "is 3 pixels across" in finding.message
+    assert "is 3 px across" in finding.message
 
 
 async def test_a_box_given_twice_is_kept_once(world: World) -> None:
@@ -392,7 +392,7 @@ async def test_crowds_and_images_without_boxes_are_counted(world: World) -> None
     files = {"a.png": picture(200, 100), "b.png": picture(100, 100)}
     dataset = await world.register(coco(images, [*GOOD, crowd]), files, kind="OBJECT_DETECTION")
     assert dataset.stats.image_count == 2
-    for code, says in (("crowdBoxes", "1 boxes are marked iscrowd"), ("imagesWithoutBoxes", "1 images have no box")):
+    for code, says in (("crowdBoxes", "1 box is marked iscrowd"), ("imagesWithoutBoxes", "1 image has no box")):
         finding = await world.found(code)
         assert finding.severity == INFO
         assert says in finding.message

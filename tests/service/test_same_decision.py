@@ -17,26 +17,30 @@ async def test_the_first_tag_of_every_image_is_what_the_evaluation_took_it_for(t
     test = write_snapshot(tmp_path / "test", per_category=20, seed=1)
     trained = run(task_for(train, linear_recipe()), lambda _: None)
     assert isinstance(trained, Result), trained
-    measured = run(
-        EvaluateTask(
-            evaluation="models/m/evaluations/e",
-            dataset="datasets/test",
-            bundle_directory=trained.bundle_directory,
-            directory=str(test),
-            output_directory=str(tmp_path / "evaluated"),
-        ),
-        lambda _: None,
-    )
-    assert isinstance(measured, EvaluationResult), measured
-    decisions = read_predictions(Path(measured.predictions_path).read_bytes())
-    assert isinstance(decisions, Predictions)
+    decisions = decided(trained.bundle_directory, test)
     images = open_images(test, "datasets/test")
     classifier = bundle.load(Path(trained.bundle_directory))
     assert isinstance(classifier, Classifier)
     async with serving(tmp_path, network=classifier) as running:
         answers = [confidences(await running.analyze(images.read(row))) for row in range(len(images.samples))]
         kept = [await running.analyze(images.read(row), use_suggested_thresholds=True) for row in range(len(answers))]
-    assert [next(iter(answer)) for answer in answers] == [SHAPES[index] for index in decisions.predicted]
+    assert [next(iter(answer)) for answer in answers] == [SHAPES[index] for index in decisions]
     assert all(answer.keys() == set(SHAPES) for answer in answers)
     firsts = [next(iter(confidences(answer)), "") for answer in kept]
     assert firsts != [next(iter(answer)) for answer in answers], "its thresholds would hide or reorder some of them"
+
+
+def decided(bundle_directory: str, test: Path) -> tuple[int, ...]:
+    """The categories, by index, that an evaluation takes the images of a snapshot for."""
+    task = EvaluateTask(
+        evaluation="models/m/evaluations/e",
+        dataset="datasets/test",
+        bundle_directory=bundle_directory,
+        directory=str(test),
+        output_directory=str(test / "evaluated"),
+    )
+    measured = run(task, lambda _: None)
+    assert isinstance(measured, EvaluationResult), measured
+    predictions = read_predictions(Path(measured.predictions_path).read_bytes())
+    assert isinstance(predictions, Predictions)
+    return predictions.predicted

@@ -110,7 +110,7 @@ def open_images(directory: Path, dataset: str) -> Images:
     for records, pack in read_indexes(directory, manifest):
         samples.extend(_labelled(records, pack))
     if not samples:
-        raise DatasetEmpty(dataset=dataset, detail=f": none of its {manifest.image_count} images has one label")
+        raise DatasetEmpty(dataset=dataset, detail=": none of its images has exactly one label")
     return Images(dataset, manifest, tuple(samples))
 
 

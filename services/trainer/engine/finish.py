@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from services.kit.plurals import counted
 from services.trainer.engine.data import Images, Indices
 from services.trainer.engine.linear import Floats, log_losses
 from services.trainer.engine.measure import measure, predictions, softmax
@@ -87,7 +88,8 @@ def _warnings(images: Images) -> tuple[str, ...]:
     found: list[str] = []
     if images.unreadable:
         files = ", ".join(images.unreadable_files()[:5])
-        found.append(f"{len(images.unreadable)} images cannot be read and were left out, among them {files}.")
+        left_out = counted(len(images.unreadable), "image was", "images were")
+        found.append(f"{left_out} left out because they cannot be read, among them {files}.")
     counts = np.bincount(images.labels, minlength=len(images.categories))
     few = [name for name, count in zip(images.categories, counts, strict=True) if count < FEW_IMAGES]
     if few:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from services.kit.plurals import counted
 from services.trainer.engine.detection import measure
 from services.trainer.engine.detection.data import Scenes
 from services.trainer.engine.detection.start import Origin, within_reach
@@ -93,7 +94,8 @@ def _warnings(scenes: Scenes, origin: Origin, found: Found, measured: Performanc
         warnings.append(UNMEASURED)
     if scenes.unreadable:
         files = ", ".join(scenes.unreadable_files()[:5])
-        warnings.append(f"{len(scenes.unreadable)} images cannot be read and were left out, among them {files}.")
+        left_out = counted(len(scenes.unreadable), "image was", "images were")
+        warnings.append(f"{left_out} left out because they cannot be read, among them {files}.")
     counts = zip(scenes.categories, scenes.image_counts(), strict=True)
     few = [name for name, count in counts if count < FEW_IMAGES]
     if few:

@@ -240,7 +240,7 @@ def test_a_few_unreadable_images_are_left_out_and_named(tmp_path):
     snapshot = write_scenes(tmp_path / "snapshot", 40, broken=2)
     result, _ = _trained(task_for(snapshot, detector_recipe(max_epochs=1)))
     assert result.unreadable == ("1.png", "2.png")
-    assert any("2 images cannot be read" in warning for warning in result.warnings)
+    assert any("2 images were left out because they cannot be read" in warning for warning in result.warnings)
     assert not {1, 2} & set(_predictions(result).image_ids.array().tolist())
 
 

@@ -282,7 +282,7 @@ def test_a_few_unreadable_images_are_left_out_and_named(tmp_path, recipe):
     snapshot = write_snapshot(tmp_path / "snapshot", per_category=14, broken=2)
     result, _ = _trained(task_for(snapshot, recipe))
     assert result.unreadable == ("1.png", "2.png")
-    assert any("2 images cannot be read" in warning for warning in result.warnings)
+    assert any("2 images were left out because they cannot be read" in warning for warning in result.warnings)
     predictions = _classified(result)
     assert not {1, 2} & set(predictions.image_ids)
 

@@ -1,0 +1,28 @@
+"""Counts with the word that fits them: `1 image`, `2 images`."""
+
+import string
+from collections.abc import Mapping
+
+
+def counted(count: int, singular: str, plural: str = "") -> str:
+    """The count and its word; the plural is the singular with an s unless it is given."""
+    return f"{count} {singular if count == 1 else plural or f'{singular}s'}"
+
+
+def fill(template: str, variables: Mapping[str, object]) -> str:
+    """The template with its variables, by the rules of `str.format`, where `{count:image|images}` is a counted word.
+
+    KeyError for a variable that is missing.
+    """
+    return _FORMATTER.vformat(template, (), variables)
+
+
+class _Formatter(string.Formatter):
+    def format_field(self, value: object, format_spec: str) -> str:
+        singular, bar, plural = format_spec.partition("|")
+        if bar:
+            return f"{value} {singular if str(value) == '1' else plural}"
+        return str(super().format_field(value, format_spec))
+
+
+_FORMATTER = _Formatter()

@@ -1,0 +1,50 @@
+"""Counts and the words that fit them, alone and in every message that has some."""
+
+import re
+import string
+from collections.abc import Iterator
+
+import pytest
+
+from services.dataset.findings import RULES
+from services.kit.errors import SightlineError
+from services.kit.plurals import counted, fill
+from sightline.plurals import counted as counted_for_callers
+
+NOUNS = "images|boxes|annotations|categories|uris|tags|bytes|pixels|values|retries|attempts|calls"
+WRONG = rf"\b1 (usable )?({NOUNS}|are|were|have)\b"
+
+
+@pytest.mark.parametrize("words", [counted, counted_for_callers])
+def test_a_count_has_the_word_that_fits_it(words) -> None:
+    assert [words(count, "image") for count in (0, 1, 2, 11)] == ["0 images", "1 image", "2 images", "11 images"]
+    assert [words(count, "box", "boxes") for count in (1, 2)] == ["1 box", "2 boxes"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(1, "1 box is"), ("1", "1 box is"), (2, "2 boxes are"), ("0", "0 boxes are")]
+)
+def test_a_template_chooses_the_word_for_numbers_and_for_their_texts(count: object, text: str) -> None:
+    assert fill("{count:box is|boxes are} in {file!r}", {"count": count, "file": "a"}) == f"{text} in 'a'"
+
+
+def test_a_template_without_counts_is_filled_as_usual() -> None:
+    assert fill("{over:.3g} of {name}", {"over": 1.23456, "name": "a|b"}) == "1.23 of a|b"
+    with pytest.raises(KeyError, match="missing"):
+        fill("{missing}", {})
+
+
+def templates() -> Iterator[tuple[str, str]]:
+    """Every template of an error or a finding, by its name."""
+    kinds = [SightlineError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    yield from ((kind.__name__, kind.template) for kind in kinds)
+    yield from ((code, rule.message) for code, rule in RULES.items())
+
+
+def test_no_message_says_1_images() -> None:
+    for name, template in templates():
+        variables = {field for _, field, _, _ in string.Formatter().parse(template) if field}
+        text = fill(template, dict.fromkeys(variables, 1))
+        assert not re.search(WRONG, text), f"{name}: {text}"
