@@ -1,12 +1,14 @@
 """How good a model is, for people: its metrics, the categories that it does worst, what it confuses."""
 
+from collections import Counter
+
 from rich.markup import escape
 from rich.table import Table
 
 from sightline.cli.console import facts, output, table
 from sightline.cli.formats import percent, visible
 from sightline.plurals import counted
-from sightline.v1.performance_pb2 import ModelPerformance, TagPerformance
+from sightline.v1.performance_pb2 import ConfusionMatrix, ModelPerformance, TagPerformance
 
 SHOWN_TAGS = 10
 SHOWN_CONFUSIONS = 5
@@ -26,9 +28,10 @@ SOURCES = {
     ModelPerformance.HOLD_OUT: "training images that were set aside",
     ModelPerformance.CROSS_VALIDATION: "cross-validation, as the images are few",
 }
-# Columns of the table of categories: the field of TagPerformance and what it is called.
-CLASSIFIER_COLUMNS = {"accuracy": "RECOGNISED", "precision": "PRECISION", "recall": "RECALL", "f1": "F1"}
-DETECTOR_COLUMNS = {
+# A row holds figures of one decision only: a classifier's highest score, or a detector's suggested threshold.
+CLASSIFIER_COLUMNS = ("RECALL", "PRECISION", "F1")
+DECISION = "an image counts as the category with the highest confidence"
+DETECTOR_COLUMNS = {  # the field of TagPerformance, and what it is called
     "average_precision_50": "AP AT IOU 0.50",
     "precision": "PRECISION",
     "recall": "RECALL",
@@ -45,12 +48,11 @@ def print_performance(performance: ModelPerformance) -> None:
     console.print(f"\n[bold]Quality[/] on [{style}]{measured_on(performance)}[/]: {source}")
     console.print(facts(metric_lines(performance)))
     if worst := worst_tags(performance, SHOWN_TAGS):
-        every = len(worst) == len(performance.tag_performance)
-        console.print(
-            _categories(worst, "CATEGORY" if every else "WORST CATEGORIES", detector=_of_detector(performance))
-        )
+        title = "CATEGORY" if len(worst) == len(performance.tag_performance) else "WORST CATEGORIES"
+        detects = performance.HasField("mean_average_precision_50")
+        console.print(_detected(worst, title) if detects else _decided(worst, title, performance.confusion_matrix))
     if confused := worst_confusions(performance, SHOWN_CONFUSIONS):
-        console.print(facts([("most confused", escape("; ".join(confused)))]))
+        console.print(facts([("decision", DECISION), ("most confused", escape("; ".join(confused)))]))
 
 
 def metric_lines(performance: ModelPerformance) -> list[tuple[str, str]]:
@@ -115,15 +117,31 @@ def _left_out(performance: ModelPerformance) -> bool:
     return coverage.image_count > performance.image_count or coverage.unknown_region_count > 0
 
 
-def _of_detector(performance: ModelPerformance) -> bool:
-    return performance.HasField("mean_average_precision_50")
+def _decided(tags: list[tuple[str, TagPerformance]], title: str, matrix: ConfusionMatrix) -> Table:
+    """A classifier's categories, all figures at top 1; precision and F1 only where there is a confusion matrix.
 
-
-def _categories(tags: list[tuple[str, TagPerformance]], title: str, *, detector: bool) -> Table:
-    columns = DETECTOR_COLUMNS if detector else CLASSIFIER_COLUMNS
-    counted = "BOXES" if detector else "IMAGES"
-    rows = table(title, counted, *columns.values(), right=(counted, *columns.values()))
+    TagPerformance has precision, recall and F1 at the suggested threshold, which beside the recall at top 1 would
+    contradict it.
+    """
+    right, taken = Counter[str](), Counter[str]()
+    for entry in matrix.entries:
+        name = matrix.categories[entry.col]
+        taken[name] += entry.count
+        right[name] += entry.count if entry.row == entry.col else 0
+    rows = table(title, "IMAGES", *CLASSIFIER_COLUMNS, right=("IMAGES", *CLASSIFIER_COLUMNS))
     for name, tag in tags:
-        cells = [percent(getattr(tag, field)) if tag.HasField(field) else "" for field in columns]  # pyright: ignore[reportArgumentType]
+        cells = [percent(tag.accuracy) if tag.HasField("accuracy") else ""]
+        if matrix.entries:
+            cells.append(percent(right[name] / taken[name]) if taken[name] else "")
+            cells.append(percent(2 * right[name] / (tag.support + taken[name])))
+        rows.add_row(escape(visible(name)), str(tag.support), *cells)
+    return rows
+
+
+def _detected(tags: list[tuple[str, TagPerformance]], title: str) -> Table:
+    """A detector's categories."""
+    rows = table(title, "BOXES", *DETECTOR_COLUMNS.values(), right=("BOXES", *DETECTOR_COLUMNS.values()))
+    for name, tag in tags:
+        cells = [percent(getattr(tag, field)) if tag.HasField(field) else "" for field in DETECTOR_COLUMNS]  # pyright: ignore[reportArgumentType]
         rows.add_row(escape(visible(name)), str(tag.support), *cells)
     return rows

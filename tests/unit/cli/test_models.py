@@ -108,6 +108,30 @@ def test_a_model_is_shown_with_its_metrics_its_interval_and_its_worst_category(
         assert part in outcome.out
 
 
+def test_the_figures_of_a_category_are_all_of_the_decision_for_the_highest_score(
+    sightline: Command, fakes: Fakes
+) -> None:
+    performance = ModelPerformance(accuracy_top1=0.6, image_count=20, source=ModelPerformance.TEST_DATASET)
+    for name, accuracy in (("cat", 0.0), ("dog", 0.75), ("owl", 1.0)):
+        tag = performance.tag_performance[name]
+        tag.accuracy, tag.support = accuracy, 8 if name != "owl" else 4
+        tag.precision, tag.recall, tag.f1, tag.suggested_threshold = 0.44, 1.0, 0.62, 0.01
+    performance.confusion_matrix.categories.extend(["cat", "dog", "owl"])
+    for row, col, count in ((0, 1, 6), (0, 2, 2), (1, 1, 6), (1, 2, 2), (2, 2, 4)):
+        performance.confusion_matrix.entries.add(row=row, col=col, count=count)
+    fakes.models["models/m"] = Model(name="models/m", state=Model.SUCCEEDED, performance=performance)
+    out = sightline("models", "show", "m").out
+    rows = [
+        line.replace(" %", "").split() for line in out.splitlines() if line.strip().startswith(("cat ", "dog", "owl"))
+    ]
+    assert rows == [
+        ["cat", "8", "0.0", "0.0"],  # nothing was taken for it, so there is no precision
+        ["dog", "8", "75.0", "50.0", "60.0"],
+        ["owl", "4", "100.0", "50.0", "66.7"],
+    ]
+    assert "the category with the highest confidence" in out
+
+
 def test_a_detector_is_shown_with_its_precision_over_boxes_and_each_category(sightline: Command, fakes: Fakes) -> None:
     performance = ModelPerformance(image_count=40, source=ModelPerformance.HOLD_OUT)
     performance.mean_average_precision_30, performance.mean_average_precision_50 = 0.91, 0.82
