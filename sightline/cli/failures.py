@@ -141,6 +141,14 @@ def _quota_exceeded(data: Mapping[str, str]) -> str:
     return f"ask for less, or let the operator raise {setting}"
 
 
+def _dataset_unusable(data: Mapping[str, str]) -> str:
+    """An annotation file is at fault, or, where a dataset is named, what its findings list: images, annotations."""
+    name = data.get("dataset") or data.get("file", "")
+    if name.startswith("datasets/"):
+        return f"mend what `sightline datasets findings {bare_name(name)}` lists, and register it under a new name"
+    return "repair the COCO file and register it under a new name"
+
+
 FIXES: dict[str, Callable[[Mapping[str, str]], str]] = {
     "datasetNotFound": lambda _: "`sightline datasets list` prints the datasets that exist",
     "ModelNotFound": lambda _: "`sightline models list` prints the models that exist",
@@ -154,8 +162,11 @@ FIXES: dict[str, Callable[[Mapping[str, str]], str]] = {
     "notEnoughBudget": lambda d: f"repeat with --budget {_seconds(d.get('suggested_seconds', ''))}",
     "datasetNotReady": _dataset_not_ready,
     "ModelNotReady": lambda d: f"see how far it is: `sightline models show {bare_name(d.get('name', 'NAME'))}`",
-    "incorrectModelKind": lambda _: "leave out --kind, or choose a dataset whose annotations fit it",
-    "datasetAnnotationsInvalid": lambda _: "repair the COCO file and register it under a new name",
+    "incorrectModelKind": lambda _: (
+        "choose a dataset that fits the model's kind; `sightline models train` without --kind takes that of the dataset"
+    ),
+    "datasetAnnotationsInvalid": _dataset_unusable,
+    "datasetEmpty": _dataset_unusable,
     "categoriesUnknown": lambda _: "rename the categories in the COCO file, and register it under a new name",
     "datasetCorrupt": lambda _: "replace or remove the images that are named, and register the dataset anew",
     "QuotaExceeded": _quota_exceeded,
@@ -167,7 +178,7 @@ FIXES: dict[str, Callable[[Mapping[str, str]], str]] = {
         f"ask whoever runs the services for a token of the role {d.get('role', 'that the rpc needs')}"
     ),
     "EtagMismatch": lambda _: "somebody changed it meanwhile: look at it again, then repeat",
-    "internalServerError": lambda _: "the service's log has the whole story under this id",
+    "internalServerError": lambda d: "the service's log has the whole story under this id" if "error_id" in d else "",
 }
 
 
