@@ -1,8 +1,11 @@
 """Pictures of predictions: what a model saw, written legibly on the image."""
 
+import ctypes
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
@@ -42,8 +45,18 @@ class ObjectsCell:
 
 def upright(file: Path) -> Image.Image:
     """The first frame of an image file, turned as its EXIF orientation says, in RGB."""
+    _silence_libtiff()
     with Image.open(file) as image:
         return ImageOps.exif_transpose(image).convert("RGB")
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Keeps what libtiff prints of a damaged file out of the output, as services/vision/libtiff.py does."""
+    with suppress(OSError, AttributeError):  # Pillow's libtiff cannot be reached, as in a static build
+        library = ctypes.CDLL(Image.core.__file__)
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
 
 
 def found_in(answer: AnalyzeImageResponse) -> list[Found]:

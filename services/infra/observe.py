@@ -3,6 +3,7 @@
 import logging
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, contextmanager
 from importlib.metadata import version
@@ -35,8 +36,8 @@ _log = log.Log(__name__)
 def configure_logging(service: str, level: str = "INFO", stream: TextIO | None = None) -> None:
     """From now on every log record of the process is one JSON line with `time`, `level`, `service` and `event`.
 
-    Replaces what was configured before. Records of libraries, whose words vary, have the event `library_message` and
-    their text in `message`; they are kept from WARNING on.
+    Replaces what was configured before. Records of libraries and Python's warnings, whose words vary, have the event
+    `library_message` and their text in `message`; they are kept from WARNING on.
     """
 
     def add_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -60,11 +61,17 @@ def configure_logging(service: str, level: str = "INFO", stream: TextIO | None =
         )
     )
     logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_no_metadata)
+    warnings.showwarning = _log_warning
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     for package in ("services", "sightline"):
         logging.getLogger(package).setLevel(level.upper())
+
+
+def _log_warning(message: Warning | str, category: type[Warning], *_place: object) -> None:
+    """Python's warnings as a record of a library, where by default they are two lines of plain text."""
+    logging.getLogger("py.warnings").warning("%s: %s", category.__name__, message)
 
 
 def _quotes_no_metadata(record: logging.LogRecord) -> bool:

@@ -14,10 +14,13 @@ from contextlib import suppress
 from services.kit.log import Log
 from services.trainer.protocol import Message, Ready, Signal, Task, Unusable, frame, receive_message_async
 
-COMMAND = (sys.executable, "-m", "services.trainer.child")
+COMMAND = (sys.executable, "-X", "faulthandler", "-m", "services.trainer.child")
 START_SECONDS = 120.0  # a child that is not ready by then will never be
 SILENT_SECONDS = 2.0  # between two looks whether a child that says nothing is still there
 POLL_SECONDS = 0.02
+LAST_WORDS_SECONDS = 1.0  # for what a dead child wrote, should somebody else hold its standard error open
+WORDS_SECONDS = 0.2  # what is printed within them is one record: a traceback is written piece by piece
+MAX_WORDS_BYTES = 16 * 1024  # of one record in the log
 SPARE_DELAY_SECONDS = 5.0  # a new spare is not started beside a trial's first seconds, which it would slow down
 
 _log = Log(__name__)
@@ -34,8 +37,9 @@ class DeviceUnusable(Exception):
 class Child:
     """One process; Ready has been received."""
 
-    def __init__(self, process: Process, ready: Ready) -> None:
+    def __init__(self, process: Process, words: asyncio.Task[None], ready: Ready) -> None:
         self._process = process
+        self._words = words
         self.ready = ready
 
     @property
@@ -88,6 +92,7 @@ class Child:
         # Process.wait returns only when every pipe is closed too, which a pipe that nobody reads never is.
         while (status := self._process.returncode) is None:  # noqa: ASYNC110 - asyncio has no event for it
             await asyncio.sleep(POLL_SECONDS)
+        await asyncio.wait([self._words], timeout=LAST_WORDS_SECONDS)
         # Our ends of the pipes; asyncio closes them by itself only where the other ends are closed.
         self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
         return status
@@ -161,8 +166,12 @@ class Nursery:
         with suppress(TimeoutError):
             async with asyncio.timeout(delay_seconds):
                 await hurry.wait()
-        process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE, env=self._environment)
+        process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=self._environment
+        )
         assert process.stdout is not None, "the pipe was asked for"
+        assert process.stderr is not None, "the pipe was asked for"
+        words = asyncio.create_task(_log_words(process.stderr), name="words of a child")
         try:
             async with asyncio.timeout(self._start_seconds):
                 ready = await receive_message_async(process.stdout)
@@ -172,14 +181,27 @@ class Nursery:
             if not isinstance(ready, Ready):
                 raise ChildDied(f"the training process began with {type(ready).__name__}")
         except (EOFError, ValueError, TimeoutError) as error:
-            status = await Child(process, NOT_READY).end()
+            status = await Child(process, words, NOT_READY).end()
             raise ChildDied(f"the training process did not start; it ended with status {status}") from error
         except BaseException:
-            await Child(process, NOT_READY).end()
+            await Child(process, words, NOT_READY).end()
             raise
         if ready.problem:
             _log.warning("device_unusable", problem=ready.problem)
-        return Child(process, ready)
+        return Child(process, words, ready)
+
+
+async def _log_words(stream: asyncio.StreamReader) -> None:
+    """Logs what libraries and a crash print to a child's standard error, until that ends.
+
+    The worker reads it, rather than the child its own, so that a crash's last words are not lost with the child.
+    """
+    while words := await stream.read(MAX_WORDS_BYTES):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WORDS_SECONDS):
+                while len(words) < MAX_WORDS_BYTES and (more := await stream.read(MAX_WORDS_BYTES)):
+                    words += more
+        _log.warning("child_printed", text=words.decode(errors="replace").strip())
 
 
 NOT_READY = Ready(device="", device_name="", import_seconds=0.0)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from services.kit.alike import similar
 from services.kit.errors import CategoriesUnknown
+from services.kit.plurals import counted
 from services.trainer.datasets import Dataset
 from services.trainer.performance import Coverage, Finding, UnknownCategory
 from services.trainer.protocol import ModelKind
@@ -94,7 +95,7 @@ def _described(category: UnknownCategory) -> str:
     if category.region_count:
         count, what = category.region_count, "region"
     meant = f"; did you mean {_quoted(category.similar)}?" if category.similar else ""
-    return f"{_quoted(category.name)} ({count} {what}{'' if count == 1 else 's'}{meant})"
+    return f"{_quoted(category.name)} ({counted(count, what)}{meant})"
 
 
 def _listed(names: Sequence[str], count: int | None = None) -> str:

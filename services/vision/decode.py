@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from services.kit.errors import InvalidImage, InvalidImageFormat, InvalidImageSize
+from services.vision import libtiff
+from services.vision.unreadable import FORMATS, Unusable, problem_of
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "ICO", "TIFF", "MPO")
 MIN_SIDE = 50  # pixels
 MAX_SIDE = 16_000  # pixels
 SCALED_SIDE = 10_240  # pixels; a longer side is scaled down to this
@@ -100,6 +101,7 @@ def decode(
 @contextmanager
 def _opened(data: bytes, name: str) -> Generator[Image.Image]:
     """The image, its header read; whatever Pillow raises on hostile bytes in the block becomes InvalidImageFormat."""
+    libtiff.silence()
     try:
         _require_small_icon(data, name)
         # Our own limits are on sides; Pillow's guard (179 MPix) would refuse what the quotas allow.
@@ -108,13 +110,10 @@ def _opened(data: bytes, name: str) -> Generator[Image.Image]:
             yield image
     except InvalidImage:
         raise
-    except Image.UnidentifiedImageError as fault:
-        problem = f"is not a readable image; expected one of {', '.join(FORMATS)}"
-        raise InvalidImageFormat(file=name, problem=problem) from fault
     except Image.DecompressionBombError as fault:
-        raise InvalidImageSize(file=name, problem=f"a side is above {MAX_SIDE} pixels; scale it down") from fault
+        raise InvalidImageSize(file=name, problem=f"has a side above {MAX_SIDE} pixels; scale it down") from fault
     except Exception as fault:  # Pillow's plugins raise a dozen types on hostile bytes
-        raise InvalidImageFormat(file=name, problem=f"cannot be decoded ({fault}); replace the file") from fault
+        raise InvalidImageFormat(file=name, problem=problem_of(data, fault)) from fault
 
 
 def _info_of(image: Image.Image) -> ImageInfo:
@@ -211,7 +210,7 @@ def _flattened(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError("samples of 32 bits have no agreed white; save it with 8 or 16 bits")
+        raise Unusable("has samples of 32 bits, which have no agreed white; save it with 8 or 16 bits")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

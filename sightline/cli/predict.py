@@ -1,7 +1,7 @@
 """`sightline predict`: what a model sees in image files."""
 
 import json as jsonlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ import grpc
 import typer
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
-from PIL import UnidentifiedImageError
+from PIL.Image import Image
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,7 +22,7 @@ from sightline.cli.failures import CommandError, report, report_status, status_o
 from sightline.cli.formats import full_name, percent
 from sightline.cli.session import session
 from sightline.client import Client
-from sightline.frames import inks_of
+from sightline.frames import Ink, inks_of
 from sightline.v1 import prediction_service_pb2 as service
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse, CustomModelResult
 
@@ -181,12 +181,21 @@ def _draw_all(folder: Path, predictions: list[Prediction]) -> dict[Path, Path]:
                 stem = f"{made.file.stem}-{number}"
             taken.add(f"{stem}.png")
             target = folder / f"{stem}.png"
+            picture = _drawn(made.file, made.answer, inks)
             try:
-                pictures.draw(made.file, made.answer, inks).save(target)
-            except (OSError, UnidentifiedImageError) as error:
+                picture.save(target)
+            except OSError as error:
                 raise CommandError(f"{target} cannot be written: {error}", fix="choose another folder") from error
             drawn[made.file] = target
     return drawn
+
+
+def _drawn(file: Path, answer: AnalyzeImageResponse, inks: Mapping[str, Ink]) -> Image:
+    """The picture of an answer; CommandError where this machine cannot decode what the service could."""
+    try:
+        return pictures.draw(file, answer, inks)
+    except Exception as error:  # Pillow's plugins raise a dozen types
+        raise CommandError(f"{file} cannot be drawn on", fix="leave it out, or leave out --draw") from error
 
 
 def _print_answers(predictions: list[Prediction], drawn: dict[Path, Path], shown_tags: int) -> None:

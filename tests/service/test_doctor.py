@@ -110,7 +110,7 @@ async def test_an_account_without_room_for_two_streams_is_a_fault(tmp_path: Path
     config = "accounts { small: { users: [{user: u, password: p}], jetstream: { max_streams: 1, max_file: 1M } } }"
     with NatsServer(tmp_path, config=config) as server:
         made = await found("nats", nats(server.url.replace("//", "//u:p@")))
-    assert "may have 1 streams" in texts(made, Level.FAULT)
+    assert "may have 1 stream" in texts(made, Level.FAULT)
     assert "may store" in texts(made, Level.WARNING)
 
 

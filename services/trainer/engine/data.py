@@ -70,8 +70,13 @@ class Images:
         try:
             return decode(self.read(index), name=sample.record.file_name, at_least=at_least)
         except (InvalidImage, ValueError, OSError) as fault:
-            self.unreadable[index] = f"{sample.record.file_name} ({fault})"
+            self.note_unreadable(index, fault)
             return None
+
+    def note_unreadable(self, index: int, fault: Exception) -> None:
+        """Remembers why the image cannot be read, by its file's name."""
+        problem = fault.metadata["problem"] if isinstance(fault, InvalidImage) else "is not in the snapshot as written"
+        self.unreadable[index] = f"{self.samples[index].record.file_name} (it {problem})"
 
     def sound(self) -> NDArray[np.bool_]:
         """Which images have not proved unreadable."""

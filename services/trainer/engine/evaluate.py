@@ -92,11 +92,10 @@ def _prepared(
     classifier: Classifier, images: Images, rows: NDArray[np.int64], threads: int
 ) -> Iterator[list[Prepared | None]]:
     def prepare(index: int) -> Prepared | None:
-        name = images.samples[index].record.file_name
         try:
-            return classifier.prepare(images.read(index), name)
+            return classifier.prepare(images.read(index), images.samples[index].record.file_name)
         except (InvalidImage, ValueError, OSError) as fault:
-            images.unreadable[index] = f"{name} ({fault})"
+            images.note_unreadable(index, fault)
             return None
 
     def batch_of(start: int) -> list[Prepared | None]:

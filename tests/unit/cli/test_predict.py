@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -80,6 +82,30 @@ def test_objects_are_listed_one_a_line_with_their_boxes_and_drawn(
     assert lines[1] == ["[dog]", "40.0", "%", "7", "8", "9", "10"]
     with Image.open(tmp_path / "drawn" / "p.png") as drawn:
         assert drawn.getpixel((1, 140)) == inks_of(["cat", "[dog]"])["cat"], "its left edge"
+
+
+def test_neither_libraries_nor_libtiff_write_into_the_commands_output(sightline: Command, tmp_path: Path) -> None:
+    assert sightline  # its services answer the process below
+    palette = Image.new("P", (64, 48))
+    palette.save(tmp_path / "warns.png", transparency=bytes(range(200)))
+    noise = Image.effect_noise((480, 480), 90).convert("1")
+    noise.save(tmp_path / "damaged.tif", compression="group4")
+    data = bytearray((tmp_path / "damaged.tif").read_bytes())
+    data[2000:2400] = bytes(byte ^ 0xFF for byte in data[2000:2400])
+    (tmp_path / "damaged.tif").write_bytes(data)
+    for name in ("warns.png", "damaged.tif"):
+        words = ["predict", "m", str(tmp_path / name), "--draw", str(tmp_path / "drawn")]
+        ended = subprocess.run([sys.executable, "-m", "sightline", *words], capture_output=True, text=True, check=True)
+        assert (tmp_path / "drawn" / name).with_suffix(".png").exists()
+        assert ended.stderr == ""
+
+
+def test_a_picture_that_cannot_be_drawn_is_named(sightline: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    outcome = sightline("predict", "m", tmp_path / "a.heic", "--draw", tmp_path / "drawn")
+    assert outcome.code == 1
+    assert f"{tmp_path / 'a.heic'} cannot be drawn" in outcome.err
+    assert "BytesIO" not in outcome.err
 
 
 def test_an_image_without_objects_says_so(sightline: Command, fakes: Fakes, picture: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from io import StringIO
 
@@ -21,11 +22,12 @@ SECONDS = Metric("test_seconds", MetricKind.HISTOGRAM, "Seconds.", (), (0.1, 1))
 def stream() -> Iterator[StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    stream = StringIO()
+    stream, show_warning = StringIO(), warnings.showwarning
     configure_logging("dataset", "INFO", stream)
     yield stream
     root.handlers[:] = handlers
     root.setLevel(level)
+    warnings.showwarning = show_warning
 
 
 def lines(stream: StringIO) -> list[dict]:
@@ -91,6 +93,13 @@ def test_a_librarys_words_are_a_field_of_a_constant_event(stream):
     log.Log("services.test").debug("detail")
     (line,) = lines(stream)
     assert (line["event"], line["logger"], line["message"]) == ("library_message", "nats", "slow consumer on jobs")
+
+
+def test_a_warning_of_python_is_a_librarys_message(stream):
+    warnings.warn("Truncated File Read", UserWarning, stacklevel=1)
+    (line,) = lines(stream)
+    assert (line["event"], line["logger"], line["level"]) == ("library_message", "py.warnings", "warning")
+    assert line["message"] == "UserWarning: Truncated File Read"
 
 
 def test_a_scrape_shows_what_was_measured_and_what_runs():

@@ -148,6 +148,19 @@ async def test_a_child_that_does_not_begin_as_it_should_is_no_child(script: str)
             await made.take()
 
 
+async def test_what_a_child_prints_is_logged_to_its_last_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    printed = "os.write(2, b'UserWarning: Truncated File Read\\n')\n"
+    crash = "import faulthandler\nfaulthandler.enable()\nfaulthandler._sigsegv()\n"
+    async with nursery(HEAD + READY + TASK + printed + crash) as made:
+        child = await made.take()
+        with pytest.raises(ChildDied, match="status -11"):
+            async with aclosing(child.run(task(tmp_path))) as messages:
+                await anext(messages)
+    words = "\n".join(vars(one)["fields"]["text"] for one in caplog.records if one.message == "child_printed")
+    assert words.startswith("UserWarning: Truncated File Read")
+    assert "Segmentation fault" in words
+
+
 async def test_a_childs_death_is_seen_though_somebody_holds_its_pipe_open(tmp_path: Path) -> None:
     fork = "import os, signal, time\nif os.fork() == 0:\n    time.sleep(20)\n    os._exit(0)\n"
     script = HEAD + READY + TASK + fork + "os.kill(os.getpid(), signal.SIGKILL)\n"

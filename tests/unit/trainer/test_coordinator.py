@@ -232,7 +232,7 @@ async def test_a_dataset_service_that_is_away_is_waited_for() -> None:
         (dataset(image_count=0), "datasetEmpty", "no usable image"),
         (dataset(image_count=5000), "notEnoughBudget", "the minimum is"),
         (dataset(categories=(("owl", 99, 99), ("wren", 1, 1))), "datasetAnnotationsInvalid", "'wren'"),
-        (dataset(categories=(("owl", 100, 100),)), "datasetAnnotationsInvalid", "1 categories"),
+        (dataset(categories=(("owl", 100, 100),)), "datasetAnnotationsInvalid", "1 category"),
     ],
 )
 async def test_a_model_that_cannot_be_trained_fails_with_the_reason_at_no_cost(

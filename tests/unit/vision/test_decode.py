@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
-from services.kit.errors import InvalidImageFormat, InvalidImageSize
+from services.kit.errors import InvalidImage, InvalidImageFormat, InvalidImageSize
 from services.vision import decode as decode_module
 from services.vision.decode import FORMATS, decode, inspect
 from services.vision.repack import encode_for_pack
@@ -173,7 +175,82 @@ def test_a_truncated_file_is_refused_with_its_cause(format_: str) -> None:
     with pytest.raises(InvalidImageFormat) as caught:
         decode(data[: len(data) // 2], name="half")
     assert caught.value.__cause__ is not None
-    assert "half" in str(caught.value)
+    assert str(caught.value).startswith("half: is cut off: the end of the ")
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])
+def test_every_cut_of_a_file_is_said_in_words(format_: str) -> None:
+    data = encoded(picture(480, 480), format_)
+    for twentieth in range(1, 20):
+        with pytest.raises(InvalidImageFormat, match=r"^image: is cut off"):
+            decode(data[: len(data) * twentieth // 20])
+
+
+def damaged_tiff(compression: str) -> bytes:
+    """One whose strips do not unpack."""
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8))
+    data = bytearray(encoded(noise, "TIFF", compression=compression))
+    data[2000:2400] = bytes(byte ^ 0xFF for byte in data[2000:2400])
+    return bytes(data)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+def test_a_damaged_tiff_is_refused_in_words_and_libtiff_prints_none_of_its_own(
+    compression: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InvalidImageFormat) as caught:
+        decode(damaged_tiff(compression), name="a.tif")
+    assert str(caught.value).startswith("a.tif: is damaged, or of a rare kind of TIFF")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("number", "name"), [(34712, "JPEG 2000"), (34887, "LERC"), (12345, "an unknown (12345)")])
+def test_a_tiff_whose_compression_cannot_be_read_is_told_which_it_is(number: int, name: str) -> None:
+    data = bytearray(encoded(picture(), "TIFF", compression="tiff_lzw"))
+    tag = struct.pack("<HHII", 259, 3, 1, 5)  # compression: one short, 5 is LZW
+    assert data.count(tag) == 1
+    data = data.replace(tag, struct.pack("<HHII", 259, 3, 1, number))
+    with pytest.raises(InvalidImageFormat, match=rf"is a TIFF with {re.escape(name)} compression"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "is empty: it has 0 bytes"),
+        (bytes(9_000), "holds nothing but zeros"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC picture; convert it"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "is an AVIF picture; convert it"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0", "is a video; convert it"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL picture; convert it"),
+        (b"%PDF-1.7\n", "is a PDF document; convert it"),
+        (b"\n<!DOCTYPE html><html><title>404</title>", "is a web page, not an image"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b'{"error": "not found"}', "is of no accepted format; convert it to one of JPEG, PNG"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(data: bytes, words: str) -> None:
+    with pytest.raises(InvalidImageFormat) as caught:
+        decode(data, name="a.jpg")
+    assert str(caught.value).startswith(f"a.jpg: {words}")
+
+
+def test_every_problem_of_an_image_continues_the_words_the_image() -> None:
+    png_with_text = PngInfo()
+    png_with_text.add_text("note", "x" * 2_000_000, zip=True)
+    hostile = [
+        *(b"", b"no image", png_claiming(40_000, 40_000), png_claiming(16_001, 60), png_claiming(9, 9)),
+        *(encoded(Image.fromarray(np.zeros((64, 64), np.int32)), "TIFF"), damaged_tiff("tiff_lzw")),
+        *(encoded(picture(), "PNG", pnginfo=png_with_text), encoded(picture(), "JPEG")[:-400]),
+        b"\0\0\1\0\1\0" + bytes(12) + struct.pack("<I", 22) + struct.pack("<Iii", 40, 5_000, 10_000),
+    ]
+    for data in hostile:
+        with pytest.raises(InvalidImage) as caught:
+            decode(data, min_side=50)
+        problem = caught.value.metadata["problem"]
+        assert problem.split()[0] in {"is", "has", "holds"}, problem
+        assert not re.search(r"error -?\d|_io\.|Plugin|0x[0-9a-f]{4}", problem), problem
+        assert not problem.endswith("."), problem
 
 
 def test_damaged_files_either_decode_or_raise_the_one_error() -> None:

@@ -111,12 +111,11 @@ def _prepared(
         sound: list[int] = []
         made: list[Prepared] = []
         for row in piece:
-            name = scenes.samples[row].record.file_name
             try:
-                made.append(detector.prepare(scenes.read(row), name))
+                made.append(detector.prepare(scenes.read(row), scenes.samples[row].record.file_name))
                 sound.append(row)
             except (InvalidImage, ValueError, OSError) as fault:
-                scenes.unreadable[row] = f"{name} ({fault})"
+                scenes.note_unreadable(row, fault)
         return len(piece), sound, made
 
     return made_ahead(prepare, [rows[start : start + PIECE] for start in range(0, len(rows), PIECE)], threads)

@@ -293,7 +293,7 @@ def test_many_unreadable_images_are_a_corrupt_dataset(tmp_path, recipe):
     failed, _ = _run(task_for(snapshot, recipe))
     assert isinstance(failed, Failed)
     assert failed.failure.reason == "datasetCorrupt"
-    assert "1.png" in failed.failure.metadata["files"]
+    assert "1.png (it is cut off: " in failed.failure.metadata["files"]
 
 
 def test_training_stops_by_itself_before_its_allowance(snapshot):
