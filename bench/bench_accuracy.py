@@ -9,7 +9,7 @@ import statistics
 from dataclasses import dataclass
 
 from bench import support
-from sightline.client import Client
+from sightline.client.stubs import Stubs
 from sightline.v1 import model_pb2
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     support.run(lambda client: [measure(client, name, arguments.seeds) for name in arguments.sets])
 
 
-def measure(client: Client, name: str, seeds: int) -> None:
+def measure(client: Stubs, name: str, seeds: int) -> None:
     """Registers a set, trains once for each seed, and prints."""
     wanted = SETS[name]
     data = support.folder("SIGHTLINE_TEST_DATA") / name
@@ -71,7 +71,7 @@ def measure(client: Client, name: str, seeds: int) -> None:
     print(f"\nmean {statistics.mean(reached):.3f} ({min(reached):.3f} to {max(reached):.3f}): {verdict}", flush=True)
 
 
-def row(client: Client, name: str, wanted: ImageSet, seed: int) -> float:
+def row(client: Stubs, name: str, wanted: ImageSet, seed: int) -> float:
     """Trains with one seed; prints its row and returns the goal's metric."""
     kind = model_pb2.TrainingParameters.GENERIC_CLASSIFIER
     if wanted.detection:

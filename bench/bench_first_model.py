@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import support
 from services.trainer.recipes import FIRST_BACKBONE
-from sightline.client import Client
+from sightline.client.stubs import Stubs
 
 GOAL = 2.0
 SPARE_SECONDS = 6  # in which a worker that has just started has its spare child import torch
@@ -66,7 +66,7 @@ def pair() -> float:
     return ratio
 
 
-def first_model(client: Client, annotations: Path) -> float:
+def first_model(client: Stubs, annotations: Path) -> float:
     """Seconds from CreateModel to a model that can predict."""
     support.register(client, "trash", annotations)
     time.sleep(SPARE_SECONDS)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from google.protobuf.duration_pb2 import Duration
 
-from sightline.client import Client
-from sightline.stack import Stack
-from sightline.uploads import files_of
+from sightline.client.stubs import Stubs
+from sightline.client.uploads import files_of
+from sightline.local.stack import Stack
 from sightline.v1 import dataset_pb2, dataset_service_pb2, model_pb2, model_service_pb2
 
 
@@ -24,7 +24,7 @@ def folder(variable: str) -> Path:
     return Path(value).resolve()
 
 
-def register(client: Client, name: str, annotations: Path, *, detection: bool = False) -> dataset_pb2.Dataset:
+def register(client: Stubs, name: str, annotations: Path, *, detection: bool = False) -> dataset_pb2.Dataset:
     """Uploads a COCO file with its images and returns the READY dataset."""
     files = files_of(annotations)
     uris = client.upload_files(files)
@@ -39,7 +39,7 @@ def register(client: Client, name: str, annotations: Path, *, detection: bool = 
 
 
 def create_model(
-    client: Client,
+    client: Stubs,
     name: str,
     training: str,
     test: str,
@@ -70,11 +70,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def run(story: Callable[[Client], object]) -> None:
+def run(story: Callable[[Stubs], object]) -> None:
     """Starts a suite, tells the story with a client of it, and stops it."""
 
     def told(stack: Stack) -> None:
-        with Client(stack.addresses) as client:
+        with Stubs(stack.addresses) as client:
             story(client)
 
     async def main() -> None:

@@ -9,11 +9,11 @@ import grpc
 
 from services.kit import log
 from services.kit.errors import Code, Failure, RemoteError, SightlineError, Unavailable
-from sightline.channel import DEADLINE_SECONDS, describe, options_for
-from sightline.connection import AUTHORIZATION, bearer
-from sightline.credentials import Credentials
-from sightline.diagnosis import explain
-from sightline.renewing import RenewingAio
+from sightline.client.channel import DEADLINE_SECONDS, describe, options_for
+from sightline.client.connection import AUTHORIZATION, bearer
+from sightline.client.credentials import Credentials
+from sightline.client.diagnosis import explain
+from sightline.client.renewing import RenewingAio
 
 REQUEST_ID = "x-request-id"
 PLAIN = Credentials()

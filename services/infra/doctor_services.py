@@ -10,10 +10,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.infra import tls
 from services.infra.findings import Report
 from services.kit.settings import Settings
-from sightline.addresses import VARIABLES, AddressError, Addresses
-from sightline.connection import open_channel
-from sightline.credentials import Credentials, CredentialsError
-from sightline.diagnosis import explain
+from sightline.client.addresses import VARIABLES, AddressError, Addresses
+from sightline.client.connection import open_channel
+from sightline.client.credentials import Credentials, CredentialsError
+from sightline.client.diagnosis import explain
 
 SECONDS = 5.0
 

@@ -13,7 +13,7 @@ from urllib3.exceptions import HTTPError
 from services.kit.clock import Clock
 from services.kit.errors import Unavailable
 from services.kit.log import Log
-from sightline.watched import Watched
+from sightline.client.reloading import ReloadingFiles
 
 MAX_BYTES = 1 << 20
 FETCH_SECONDS = 5.0
@@ -40,7 +40,7 @@ class JwksFile:
 
     def __init__(self, path: Path) -> None:
         """ValueError or OSError if the file cannot be used."""
-        self._watched = Watched(
+        self._watched = ReloadingFiles(
             [path], lambda contents: parse(contents[0]), lambda error: _log.error("auth_jwks_unusable", error)
         )
 

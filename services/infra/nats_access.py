@@ -11,9 +11,9 @@ from nats.aio.client import Client, RawCredentials
 from services.kit.errors import Unavailable
 from services.kit.log import Log
 from services.kit.settings import Settings
-from sightline.credentials import check_ca, check_pair
-from sightline.diagnosis import unverified
-from sightline.watched import Watched
+from sightline.client.credentials import check_ca, check_pair
+from sightline.client.diagnosis import unverified
+from sightline.client.reloading import ReloadingFiles
 
 _log = Log(__name__)
 
@@ -49,7 +49,7 @@ class EncryptedClient(Client):
         super().__init__()
         paths = [path for path in (access.ca, access.certificate, access.key) if path]
         try:
-            self._contexts = Watched(paths, lambda _: _context(access), _tell)
+            self._contexts = ReloadingFiles(paths, lambda _: _context(access), _tell)
         except (OSError, ValueError) as error:
             problem = f"{error}; see SIGHTLINE_NATS_CA, SIGHTLINE_NATS_CERTIFICATE and SIGHTLINE_NATS_KEY"
             raise Unavailable(what="nats-server", problem=problem) from None
@@ -71,7 +71,9 @@ class CredentialsFile(RawCredentials):
     def __init__(self, path: Path) -> None:
         """Unavailable if the file cannot be used."""
         try:
-            self._watched = Watched([path], _credentials, lambda error: _log.error("nats_credentials_unusable", error))
+            self._watched = ReloadingFiles(
+                [path], _credentials, lambda error: _log.error("nats_credentials_unusable", error)
+            )
         except (OSError, ValueError) as error:
             problem = f"{error}; see SIGHTLINE_NATS_CREDENTIALS_FILE"
             raise Unavailable(what="nats-server", problem=problem) from None

@@ -20,8 +20,8 @@ from services.infra.s3_keys import KeyFiles
 from services.infra.threads import Threads
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
-from sightline.credentials import check_ca
-from sightline.diagnosis import unverified
+from sightline.client.credentials import check_ca
+from sightline.client.diagnosis import unverified
 
 P = ParamSpec("P")
 T = TypeVar("T")

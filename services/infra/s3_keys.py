@@ -9,7 +9,7 @@ from minio.credentials.providers import Provider
 from services.kit.errors import StoreRefused
 from services.kit.log import Log
 from services.kit.settings import Settings
-from sightline.watched import Watched
+from sightline.client.reloading import ReloadingFiles
 
 REPLACE_SECONDS = 2.0  # from one file's replacement to the other's, at most
 LOOK_SECONDS = 0.05
@@ -28,7 +28,7 @@ class KeyFiles(Provider):
         self._given = access, secret
         try:
             files = [given for given in self._given if isinstance(given, Path)]
-            self._watched = Watched(files, self._pair, lambda error: _log.error("s3_keys_unusable", error))
+            self._watched = ReloadingFiles(files, self._pair, lambda error: _log.error("s3_keys_unusable", error))
         except (OSError, ValueError) as error:
             names = "SIGHTLINE_S3_ACCESS_KEY_FILE and SIGHTLINE_S3_SECRET_KEY_FILE"
             raise StoreRefused(what="every request", code=f"{error}; see {names}") from None

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from services.kit.log import Log
 from services.kit.roles import Role
-from sightline.keys import NAME, PREFIX, digest
-from sightline.watched import Watched
+from sightline.client.keys import NAME, PREFIX, digest
+from sightline.client.reloading import ReloadingFiles
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
@@ -28,7 +28,7 @@ class StaticKeys:
 
     def __init__(self, path: Path) -> None:
         """ValueError or OSError if the file cannot be used."""
-        self._watched = Watched(
+        self._watched = ReloadingFiles(
             [path], lambda contents: parse(contents[0]), lambda error: _log.error("auth_keys_unusable", error)
         )
 

@@ -12,8 +12,8 @@ from cryptography import x509
 from services.kit.log import Log
 from services.kit.settings import Settings
 from services.kit.telemetry import Metric, MetricKind, Telemetry
-from sightline.credentials import Credentials, check_ca, check_pair
-from sightline.watched import Watched
+from sightline.client.credentials import Credentials, check_ca, check_pair
+from sightline.client.reloading import ReloadingFiles
 
 EXPIRY = Metric(
     "sightline_tls_certificate_expiry_timestamp_seconds",
@@ -63,7 +63,7 @@ def server_credentials(settings: Settings, telemetry: Telemetry) -> grpc.ServerC
         return grpc.ssl_server_certificate_configuration([(contents[1], contents[0])], ca)
 
     try:
-        watched = Watched(files, load, lambda error: _log.error("tls_certificate_unusable", error))
+        watched = ReloadingFiles(files, load, lambda error: _log.error("tls_certificate_unusable", error))
     except (OSError, ValueError) as error:
         names = "SIGHTLINE_TLS_CERTIFICATE, SIGHTLINE_TLS_KEY" + (", SIGHTLINE_TLS_CLIENT_CA" if files[2:] else "")
         raise TlsUnusable(f"{error}; see {names}") from error

@@ -13,9 +13,9 @@ from sightline.cli.console import Bar, Json, facts, notes, output, print_json, p
 from sightline.cli.failures import CommandError, ResourceFailed
 from sightline.cli.formats import bare_name, full_name, moment, own_id, size, visible
 from sightline.cli.session import session
-from sightline.client import Client, every_page
-from sightline.plurals import counted
-from sightline.uploads import FilesMissing, LocalFile, UnreadableAnnotations, files_of
+from sightline.client.plurals import counted
+from sightline.client.stubs import Stubs, every_page
+from sightline.client.uploads import FilesMissing, LocalFile, UnreadableAnnotations, files_of
 from sightline.v1 import dataset_service_pb2 as service
 from sightline.v1.dataset_pb2 import Dataset, DatasetProgress
 from sightline.v1.finding_pb2 import Finding
@@ -137,7 +137,7 @@ def delete(name: Name, json: Json = False) -> None:
 
 
 def register(
-    client: Client, name: str, kind: Dataset.AnnotationKind.ValueType, coco: Path, images: Path | None = None
+    client: Stubs, name: str, kind: Dataset.AnnotationKind.ValueType, coco: Path, images: Path | None = None
 ) -> Dataset:
     """Uploads the COCO file and its images, with a progress bar, and registers the dataset.
 
@@ -157,7 +157,7 @@ def register(
     return client.datasets.CreateDataset(request)
 
 
-def await_dataset(client: Client, name: str) -> Dataset:
+def await_dataset(client: Stubs, name: str) -> Dataset:
     """Follows the check of a dataset with a progress bar; ResourceFailed unless it ends as READY."""
     dataset = Dataset()
     with progress_bar(f"check {bare_name(name)}") as bar:
@@ -196,7 +196,7 @@ def print_dataset(dataset: Dataset) -> None:
         console.print(categories)
 
 
-def _upload(client: Client, files: tuple[LocalFile, ...], bar: Bar) -> dict[str, str]:
+def _upload(client: Stubs, files: tuple[LocalFile, ...], bar: Bar) -> dict[str, str]:
     total_bytes = sum(file.file.stat().st_size for file in files)
     done_bytes = 0
 

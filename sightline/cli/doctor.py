@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from sightline.addresses import Addresses
 from sightline.cli.console import notes
 from sightline.cli.failures import CommandError, report
 from sightline.cli.up import DATA
+from sightline.client.addresses import Addresses
 
 NEEDED = ("services", "nats", "minio", "pydantic_settings")
 OF_THE_STORE = ("SIGHTLINE_NATS_URL", "SIGHTLINE_STORE_DIRECTORY", "SIGHTLINE_S3_ENDPOINT")

@@ -11,7 +11,7 @@ from sightline.cli.failures import ResourceFailed
 from sightline.cli.formats import bare_name, duration, full_name, moment
 from sightline.cli.quality import print_performance
 from sightline.cli.session import session
-from sightline.client import Client
+from sightline.client.stubs import Stubs
 from sightline.v1 import evaluation_service_pb2 as service
 from sightline.v1.evaluation_pb2 import Evaluation
 
@@ -53,7 +53,7 @@ def show(model: ModelName, name: Name, json: Json = False) -> None:
         print_evaluation(evaluation)
 
 
-def start(client: Client, model: str, evaluation_id: str, dataset: str) -> Evaluation:
+def start(client: Stubs, model: str, evaluation_id: str, dataset: str) -> Evaluation:
     """Starts an evaluation; returns it as it was created."""
     request = service.CreateEvaluationRequest(
         parent=model, evaluation_id=evaluation_id, request_id=secrets.token_hex(16)
@@ -62,12 +62,12 @@ def start(client: Client, model: str, evaluation_id: str, dataset: str) -> Evalu
     return client.evaluations.CreateEvaluation(request)
 
 
-def get(client: Client, name: str) -> Evaluation:
+def get(client: Stubs, name: str) -> Evaluation:
     """An evaluation with its confusion matrix."""
     return client.evaluations.GetEvaluation(service.GetEvaluationRequest(name=name, view=Evaluation.FULL))
 
 
-def await_evaluation(client: Client, name: str) -> Evaluation:
+def await_evaluation(client: Stubs, name: str) -> Evaluation:
     """Follows an evaluation with a progress bar and returns the whole of it; ResourceFailed if it ends as FAILED."""
     evaluation = Evaluation()
     with progress_bar(f"evaluate {bare_name(name)}") as bar:

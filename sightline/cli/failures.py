@@ -18,11 +18,11 @@ from grpc_status import rpc_status
 from rich.console import Console
 from rich.markup import escape
 
-from sightline.addresses import VARIABLES, AddressError, Addresses
 from sightline.cli.formats import bare_name, duration
-from sightline.client import status_code
-from sightline.credentials import Credentials, CredentialsError
-from sightline.diagnosis import diagnose, place_of
+from sightline.client.addresses import VARIABLES, AddressError, Addresses
+from sightline.client.credentials import Credentials, CredentialsError
+from sightline.client.diagnosis import diagnose, place_of
+from sightline.client.stubs import status_code
 
 CONNECT_SECONDS = 1.0
 MAX_VIOLATIONS = 10

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sightline import keys
-from sightline.addresses import Addresses
 from sightline.cli.console import notes
 from sightline.cli.failures import CommandError, report
+from sightline.client import keys
+from sightline.client.addresses import Addresses
 
 app = typer.Typer(help="Keys: tokens that the services know by a line in a file.", no_args_is_help=True)
 

@@ -21,8 +21,8 @@ from sightline.cli.formats import (
 )
 from sightline.cli.quality import main_metric, metric_name, print_performance
 from sightline.cli.session import session
-from sightline.client import Client, every_page
-from sightline.plurals import counted
+from sightline.client.plurals import counted
+from sightline.client.stubs import Stubs, every_page
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_service_pb2 as service
 from sightline.v1.dataset_pb2 import Dataset
@@ -167,13 +167,13 @@ def delete(name: Name, json: Json = False) -> None:
         output().print(f"deleted {escape(full_name(COLLECTION, name))}")
 
 
-def kind_for(client: Client, dataset: str) -> TrainingParameters.ModelKind.ValueType:
+def kind_for(client: Stubs, dataset: str) -> TrainingParameters.ModelKind.ValueType:
     """The kind of model that fits the annotations of a dataset."""
     annotated = client.datasets.GetDataset(dataset_service.GetDatasetRequest(name=dataset))
     return KIND_FOR.get(annotated.annotation_kind, TrainingParameters.GENERIC_CLASSIFIER)
 
 
-def start(client: Client, name: str, wanted: TrainingParameters, test_dataset: str = "") -> Model:
+def start(client: Stubs, name: str, wanted: TrainingParameters, test_dataset: str = "") -> Model:
     """Starts a training; returns the model as it was created."""
     request = service.CreateModelRequest(model_id=own_id(COLLECTION, name), request_id=secrets.token_hex(16))
     request.model.training_parameters.CopyFrom(wanted)
@@ -182,12 +182,12 @@ def start(client: Client, name: str, wanted: TrainingParameters, test_dataset: s
     return client.models.CreateModel(request)
 
 
-def get(client: Client, name: str) -> Model:
+def get(client: Stubs, name: str) -> Model:
     """A model with its ledger and its confusion matrix."""
     return client.models.GetModel(service.GetModelRequest(name=name, view=Model.FULL))
 
 
-def await_model(client: Client, name: str) -> Model:
+def await_model(client: Stubs, name: str) -> Model:
     """Follows a training with a progress bar and returns the whole model; ResourceFailed if it ends as FAILED."""
     model = Model()
     with progress_bar(f"train {bare_name(name)}") as bar:

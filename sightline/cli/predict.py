@@ -15,14 +15,14 @@ from PIL.Image import Image
 from rich.markup import escape
 from rich.table import Table
 
-from sightline import pictures
-from sightline.channel import MAX_MESSAGE_BYTES
+from sightline.cli import pictures
 from sightline.cli.console import Json, escapes, notes, output, print_json, progress_bar, table, to_dict
 from sightline.cli.failures import CommandError, report, report_status, status_of
 from sightline.cli.formats import full_name, percent
+from sightline.cli.frames import Ink, inks_of
 from sightline.cli.session import session
-from sightline.client import Client
-from sightline.frames import Ink, inks_of
+from sightline.client.channel import MAX_MESSAGE_BYTES
+from sightline.client.stubs import Stubs
 from sightline.v1 import prediction_service_pb2 as service
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse, CustomModelResult
 
@@ -122,7 +122,7 @@ def _mib(size_bytes: int) -> str:
     return f"{size_bytes / 2**20:.1f} MiB"
 
 
-def _report(made: Prediction, client: Client) -> int:
+def _report(made: Prediction, client: Stubs) -> int:
     """Says which image failed and why; returns the exit code."""
     assert made.error is not None
     if str(made.file) not in made.status.message:
@@ -132,7 +132,7 @@ def _report(made: Prediction, client: Client) -> int:
     return report_status(made.status, notes())
 
 
-def analyze(client: Client, question: service.AnalyzeImageRequest, images: list[Path]) -> Iterator[Prediction]:
+def analyze(client: Stubs, question: service.AnalyzeImageRequest, images: list[Path]) -> Iterator[Prediction]:
     """The answer to the question for each image, in the order of the images; several are under way at once.
 
     Ends early with an error that concerns every image, such as a model that does not exist.
@@ -156,7 +156,7 @@ def analyze(client: Client, question: service.AnalyzeImageRequest, images: list[
                 return
 
 
-def _with_progress(client: Client, question: service.AnalyzeImageRequest, images: list[Path]) -> Iterator[Prediction]:
+def _with_progress(client: Stubs, question: service.AnalyzeImageRequest, images: list[Path]) -> Iterator[Prediction]:
     if len(images) == 1:
         yield from analyze(client, question, images)
         return

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from sightline.cli.console import facts, output, table
 from sightline.cli.formats import percent, visible
-from sightline.plurals import counted
+from sightline.client.plurals import counted
 from sightline.v1.performance_pb2 import ConfusionMatrix, ModelPerformance, TagPerformance
 
 SHOWN_TAGS = 10

@@ -9,15 +9,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from sightline.addresses import VARIABLES
 from sightline.cli.console import facts, output, table
 from sightline.cli.failures import CommandError
 from sightline.cli.session import session
-from sightline.ports import HOST
+from sightline.client.addresses import VARIABLES
+from sightline.local.ports import HOST
 
 if TYPE_CHECKING:
-    from sightline.processes import Died
-    from sightline.stack import Stack
+    from sightline.local.processes import Died
+    from sightline.local.stack import Stack
 
 DATA = Path(".sightline")
 
@@ -43,7 +43,7 @@ def up(
     """Run the whole suite on this machine until Ctrl-C; a later `up` on the same folder goes on with what is there."""
     with session():
         try:
-            from sightline.stack import Stack, StackError  # noqa: PLC0415 - needs packages that a mere caller lacks
+            from sightline.local.stack import Stack, StackError  # noqa: PLC0415 - needs packages that a mere caller lacks
         except ImportError as error:
             raise CommandError(
                 f"the services are not installed here ({error.name} is missing)", fix="pip install 'sightline[all]'"

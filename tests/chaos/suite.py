@@ -11,10 +11,10 @@ from typing import TypeVar
 
 import grpc
 
-from sightline import digits
-from sightline.client import Client, Patience
-from sightline.stack import Stack
-from sightline.uploads import files_of
+from sightline.client.stubs import Patience, Stubs
+from sightline.client.uploads import files_of
+from sightline.demo import digits
+from sightline.local.stack import Stack
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_service_pb2 as model_service
 from sightline.v1.dataset_pb2 import Dataset
@@ -71,7 +71,7 @@ class Caller:
     """What the tests ask of the services, each call repeated while a service is away."""
 
     def __init__(self, stack: Stack) -> None:
-        self.client = Client(stack.addresses)
+        self.client = Stubs(stack.addresses)
 
     def upload(self, coco: Path) -> str:
         """The uri of the COCO file; its images lie beside it."""

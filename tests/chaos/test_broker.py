@@ -20,7 +20,7 @@ from services.kit.jobs import Job
 from services.kit.records import Table
 from services.trainer import jobs
 from services.trainer.domain import Trial as TrialRecord
-from sightline.stack import Stack
+from sightline.local.stack import Stack
 from sightline.v1.model_pb2 import Model
 from sightline.v1.trial_pb2 import Trial
 from tests.chaos import victims

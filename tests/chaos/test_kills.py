@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sightline import digits
-from sightline.stack import Stack
+from sightline.demo import digits
+from sightline.local.stack import Stack
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.model_pb2 import Model

@@ -28,10 +28,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.infra.files import FolderBlobs
-from sightline.addresses import Addresses
-from sightline.client import Client
-from sightline.credentials import Credentials
-from sightline.uploads import CHUNK_BYTES, LocalFile
+from sightline.client.addresses import Addresses
+from sightline.client.credentials import Credentials
+from sightline.client.stubs import Stubs
+from sightline.client.uploads import CHUNK_BYTES, LocalFile
 from sightline.v1 import dataset_service_pb2 as service
 from sightline.v1.dataset_pb2 import Dataset
 from tests.support.servers import NatsServer, free_port
@@ -106,7 +106,7 @@ class Load:
     One more uploads a file and begins to watch a dataset, again and again.
     """
 
-    client: Client
+    client: Stubs
     file: LocalFile
     calls: collections.Counter[str] = field(default_factory=collections.Counter)
     failed: list[str] = field(default_factory=list)
@@ -182,7 +182,7 @@ def _under_load(nats_url: str, folder: Path) -> tuple[Load, float]:
         for replica in replicas:
             replica.wait()
         addresses = ",".join(f"127.0.0.1:{replica.port}" for replica in replicas)
-        with Client(Addresses(dataset=f"ipv4:{addresses}"), Credentials()) as client:
+        with Stubs(Addresses(dataset=f"ipv4:{addresses}"), Credentials()) as client:
             (folder / "file").write_bytes(os.urandom(2 * CHUNK_BYTES))
             load = Load(client, LocalFile("file", folder / "file"))
             with ThreadPoolExecutor(CALLERS + 1) as callers:

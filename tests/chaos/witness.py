@@ -11,8 +11,8 @@ from typing import Self
 
 import grpc
 
-from sightline.addresses import Addresses
-from sightline.client import Client, status_code
+from sightline.client.addresses import Addresses
+from sightline.client.stubs import Stubs, status_code
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_service_pb2 as model_service
 from sightline.v1.dataset_pb2 import Dataset
@@ -50,7 +50,7 @@ class Witness(threading.Thread):
         self.faults: list[str] = []
         self.answers: Counter[str] = Counter()
         self.seen = Seen()
-        self._client = Client(addresses)
+        self._client = Stubs(addresses)
         self._model, self._dataset, self._image = model, dataset, image.read_bytes()
         self._over = threading.Event()
         self._began = time.monotonic()

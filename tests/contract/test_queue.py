@@ -28,7 +28,7 @@ from services.kit.memory import MemoryQueue
 from services.kit.queue import MAX_DELIVERIES, Queue, is_poison
 from services.kit.records import Table
 from services.kit.views import View
-from sightline import nats
+from sightline.local import nats
 from tests.support.servers import NatsServer, find_program, free_port, stop
 from tests.support.waiting import eventually
 

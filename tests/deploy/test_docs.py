@@ -14,7 +14,7 @@ import yaml
 
 from services.infra.static_keys import parse
 from services.kit.roles import Role
-from sightline.keys import digest
+from sightline.client.keys import digest
 from tests.support.manifests import K8S, ROOT, environment, of_kind, render_text
 from tests.support.servers import find_program
 

@@ -23,8 +23,8 @@ from services.infra.nats_access import NatsAccess
 from services.infra.nats_expiry import shown
 from services.kit.queue import Queue
 from services.trainer import jobs
-from sightline.nats import find, version
-from sightline.ports import free_ports
+from sightline.local.nats import find, version
+from sightline.local.ports import free_ports
 from tests.support.certificates import HOUR, Authority
 from tests.support.manifests import K8S, of_kind, template
 from tests.support.servers import stop

@@ -15,9 +15,9 @@ from typing import Any, Self
 
 import pytest
 
-from sightline import digits
-from sightline.addresses import Addresses
-from sightline.stack import Stack
+from sightline.client.addresses import Addresses
+from sightline.demo import digits
+from sightline.local.stack import Stack
 
 COMMAND = Path(sys.executable).parent / "sightline"
 START_SECONDS = 240.0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sightline.digits import DigitSet
-from sightline.stack import Stack
+from sightline.demo.digits import DigitSet
+from sightline.local.stack import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 ROOT = Path(__file__).resolve().parents[2]

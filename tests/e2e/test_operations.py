@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sightline.digits import DigitSet
-from sightline.ports import free_ports
+from sightline.demo.digits import DigitSet
+from sightline.local.ports import free_ports
 from tests.support.servers import find_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

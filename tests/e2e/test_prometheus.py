@@ -21,7 +21,7 @@ from services.infra import measure, observe
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor import metrics as predictor
 from services.trainer import metrics as trainer
-from sightline import digits
+from sightline.demo import digits
 from tests.e2e.conftest import Command
 from tests.e2e.watched import PATIENCE, Watched, watching
 from tests.support.certificates import HOUR, Authority

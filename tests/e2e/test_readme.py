@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sightline.digits import DigitSet
-from sightline.stack import Stack
+from sightline.demo.digits import DigitSet
+from sightline.local.stack import Stack
 from tests.e2e.conftest import COMMAND
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.infra.s3 import s3_client
-from sightline.digits import DigitSet
+from sightline.demo.digits import DigitSet
 from tests.e2e.conftest import Command, RunningStack
 from tests.support.ceph import CephGateway
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sightline.digits import DigitSet
+from sightline.demo.digits import DigitSet
 from tests.e2e.conftest import Command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

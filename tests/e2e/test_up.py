@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from sightline.addresses import Addresses
-from sightline.digits import DigitSet
+from sightline.client.addresses import Addresses
+from sightline.demo.digits import DigitSet
 from tests.e2e.conftest import COMMAND, START_SECONDS, Command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

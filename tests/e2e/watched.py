@@ -21,8 +21,8 @@ from services.infra import jetstream
 from services.infra.jetstream_records import JetStreamRecords
 from services.kit.records import Table
 from services.trainer.domain import Trial
-from sightline.client import Client
-from sightline.stack import Stack
+from sightline.client.stubs import Stubs
+from sightline.local.stack import Stack
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.dataset_service_pb2 import CreateDatasetRequest, GetDatasetRequest
 from tests.e2e.conftest import Command, RunningStack
@@ -195,7 +195,7 @@ class Watched:
 
     def register(self, *names: str, like: str) -> None:
         """More datasets of the files that this one was made of; nothing is uploaded."""
-        with Client(self.stack.addresses) as client:
+        with Stubs(self.stack.addresses) as client:
             source = client.datasets.GetDataset(GetDatasetRequest(name=f"datasets/{like}"))
             described = Dataset(
                 annotation_kind=source.annotation_kind, annotation_file_uris=source.annotation_file_uris
@@ -205,7 +205,7 @@ class Watched:
 
     def ask_in_vain(self, dataset: str) -> None:
         """A call that fails, again and again until its deadline."""
-        with Client(self.stack.addresses) as client, pytest.raises(grpc.RpcError):
+        with Stubs(self.stack.addresses) as client, pytest.raises(grpc.RpcError):
             client.datasets.GetDataset(GetDatasetRequest(name=f"datasets/{dataset}"), timeout=15)
 
     def metrics(self, name: str) -> bytes:

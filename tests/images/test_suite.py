@@ -15,9 +15,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sightline import digits, keys
-from sightline.addresses import Addresses
-from sightline.ports import free_ports
+from sightline.client import keys
+from sightline.client.addresses import Addresses
+from sightline.demo import digits
+from sightline.local.ports import free_ports
 from tests.e2e.conftest import Command
 from tests.support.ceph import CephGateway
 from tests.support.certificates import Authority

@@ -18,11 +18,11 @@ from grpc._cython import cygrpc  # pyright: ignore[reportAttributeAccessIssue] -
 
 from services.infra.channel import open_channel
 from services.infra.connections import STANDARD, Connections
-from sightline.addresses import Addresses
-from sightline.channel import OPTIONS
-from sightline.client import Client
-from sightline.credentials import Credentials
-from sightline.uploads import LocalFile
+from sightline.client.addresses import Addresses
+from sightline.client.channel import OPTIONS
+from sightline.client.credentials import Credentials
+from sightline.client.stubs import Stubs
+from sightline.client.uploads import LocalFile
 from sightline.v1 import dataset_service_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
@@ -121,7 +121,7 @@ async def test_a_caller_s_client_uploads_and_asks_while_connections_end_of_age(t
 
         def use() -> None:
             addresses = Addresses(running.address, running.address, running.address)
-            with Client(addresses, Credentials()) as client:
+            with Stubs(addresses, Credentials()) as client:
                 client.upload_files([LocalFile("a", file)])
                 for _ in range(50):
                     client.datasets.GetDataset(GET)

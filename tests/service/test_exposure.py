@@ -11,7 +11,7 @@ from typing import Self
 
 import pytest
 
-from sightline import keys
+from sightline.client import keys
 from tests.support.certificates import Authority
 from tests.support.servers import NatsServer, free_port, stop, tail
 

@@ -22,10 +22,10 @@ from services.infra.findings import Level, Report
 from services.infra.observe import serve_metrics
 from services.kit.errors import Unavailable
 from services.kit.settings import Settings
-from sightline import stack
-from sightline.addresses import VARIABLES, Addresses
-from sightline.client import Client
-from sightline.credentials import Credentials
+from sightline.client.addresses import VARIABLES, Addresses
+from sightline.client.credentials import Credentials
+from sightline.client.stubs import Stubs
+from sightline.local import stack
 from sightline.v1 import dataset_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from tests.support.runtime import serving
@@ -69,7 +69,7 @@ async def test_this_machine_is_reached_without_a_proxy_by_services_callers_and_u
                 assert (await DatasetServiceStub(channel).GetDataset(GET)).name == "datasets/d"
 
             def ask(address: str = address) -> str:
-                with Client(Addresses(address, address, address), Credentials()) as client:
+                with Stubs(Addresses(address, address, address), Credentials()) as client:
                     return client.datasets.GetDataset(GET).name
 
             assert await asyncio.to_thread(ask) == "datasets/d"

@@ -18,10 +18,10 @@ from services.infra.channel import open_channel
 from services.infra.tls import CALLER_NAMES, EXPIRY, TlsUnusable
 from services.kit.errors import Unavailable
 from services.kit.settings import Settings, refuse_exposure
-from sightline.addresses import Addresses
-from sightline.client import Client
-from sightline.credentials import Credentials, CredentialsError
-from sightline.diagnosis import diagnose, explain
+from sightline.client.addresses import Addresses
+from sightline.client.credentials import Credentials, CredentialsError
+from sightline.client.diagnosis import diagnose, explain
+from sightline.client.stubs import Stubs
 from sightline.v1 import dataset_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from tests.support.certificates import HOUR, Authority, Pair, replace
@@ -102,7 +102,7 @@ async def test_twenty_rotations_under_load_fail_no_call(files, authority, tmp_pa
             done["new"] += 1
 
     def blocking(address: str) -> None:
-        with Client(Addresses(dataset=address), caller(files, certificate=True)) as client:
+        with Stubs(Addresses(dataset=address), caller(files, certificate=True)) as client:
             while not stop.wait(0.005):
                 client.datasets.GetDataset(GET)
                 done["blocking"] += 1
@@ -299,7 +299,7 @@ async def test_probes_without_tls_have_a_port_that_answers_health_alone(files):
 def test_credentials_that_cannot_be_used_are_refused_before_anything_is_sent(credentials, said):
     with (
         pytest.raises(CredentialsError, match=said),
-        Client(Addresses(dataset="services.example:50051"), credentials) as client,
+        Stubs(Addresses(dataset="services.example:50051"), credentials) as client,
     ):
         _ = client.datasets
 

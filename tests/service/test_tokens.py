@@ -26,13 +26,13 @@ from services.infra.channel import open_channel
 from services.infra.observe import configure_logging
 from services.kit import errors
 from services.kit.roles import POLICY
-from sightline import keys
-from sightline.addresses import Addresses
-from sightline.channel import describe
-from sightline.client import Client
-from sightline.connection import bearer
-from sightline.credentials import Credentials
-from sightline.uploads import LocalFile
+from sightline.client import keys
+from sightline.client.addresses import Addresses
+from sightline.client.channel import describe
+from sightline.client.connection import bearer
+from sightline.client.credentials import Credentials
+from sightline.client.stubs import Stubs
+from sightline.client.uploads import LocalFile
 from sightline.v1 import dataset_service_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
@@ -413,7 +413,7 @@ async def test_the_client_shows_its_token_on_calls_and_streams(tmp_path):
     file.write_bytes(b"png")
 
     def story(address: str) -> None:
-        with Client(Addresses(dataset=address), Credentials(token=key)) as client:
+        with Stubs(Addresses(dataset=address), Credentials(token=key)) as client:
             client.datasets.GetDataset(GET)
             assert list(client.watch_dataset("datasets/birds"))
             client.upload_files([LocalFile("image.png", file)])

@@ -17,7 +17,7 @@ from services.dataset.settings import DatasetSettings
 from services.kit.settings import Settings
 from services.predictor.settings import PredictorSettings
 from services.trainer.settings import TrainerSettings
-from sightline.addresses import VARIABLES
+from sightline.client.addresses import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from sightline.addresses import VARIABLES
 from sightline.cli.commands import app
+from sightline.client.addresses import VARIABLES
 from tests.unit.cli.fakes import Fakes, serving
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from services.infra.static_keys import parse
 from services.kit.roles import Role
-from sightline.credentials import VARIABLES, Credentials
-from sightline.keys import PREFIX, digest
-from sightline.stack import Stack
+from sightline.client.credentials import VARIABLES, Credentials
+from sightline.client.keys import PREFIX, digest
+from sightline.local.stack import Stack
 from tests.support.certificates import Authority
 
 

@@ -1,4 +1,4 @@
-"""Pictures of objects: frames, labels, colours, and what a sheet says of right and wrong."""
+"""Pictures of objects: frames, labels and colours."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sightline.frames import INKS, Found, fitting, font, frame, inks_of, overlap
-from sightline.pictures import (
+from sightline.cli.frames import INKS, Found, fitting, font, frame, inks_of, overlap
+from sightline.cli.pictures import (
     MAX_SIDE,
     MIN_SIDE,
-    RIGHT,
-    WRONG,
-    ObjectsCell,
     draw,
     draw_objects,
     found_in,
-    matches,
-    objects_sheet,
 )
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse
 from tests.unit.cli.written import Written, written
@@ -128,26 +123,6 @@ def test_a_picture_in_which_nothing_is_found_says_so(photo: Path, monkeypatch: p
     notes: list[Written] = written(monkeypatch)
     assert draw(photo, answer_of()).height > 480
     assert [note.text for note in notes] == ["nothing found"]
-
-
-def test_an_object_counts_as_found_once_by_its_name_and_its_place() -> None:
-    truth = [Found("cat", (0, 0, 100, 100)), Found("dog", (200, 0, 100, 100))]
-    near, twice = Found("cat", (10, 0, 100, 100), 0.9), Found("cat", (0, 10, 100, 100), 0.8)
-    other_name, far = Found("cat", (200, 0, 100, 100), 0.7), Found("dog", (280, 0, 100, 100), 0.6)
-    assert matches([near, twice, other_name, far], truth) == 1
-    assert matches([near, Found("dog", (190, 0, 100, 100), 0.5)], truth) == 2
-    assert matches([], truth) == 0
-
-
-def test_a_sheet_says_of_each_picture_what_was_found_and_what_is_wrong(photo: Path) -> None:
-    true = Found("cat", CAT.box)
-    cells = [ObjectsCell(photo, [CAT], [true]), ObjectsCell(photo, [], [true]), ObjectsCell(photo, [CAT], [])]
-    sheet = objects_sheet([cells[0]] * 2, "Right", columns=2, side=200)
-    colours = {colour for _, colour in sheet.getcolors(1 << 20) or []}
-    assert RIGHT in colours
-    assert WRONG not in colours
-    for cell in cells[1:]:
-        assert WRONG in {colour for _, colour in objects_sheet([cell], "Wrong").getcolors(1 << 20) or []}
 
 
 def test_words_too_long_for_their_room_end_in_an_ellipsis() -> None:

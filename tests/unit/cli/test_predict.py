@@ -12,10 +12,9 @@ import grpc
 import pytest
 from PIL import Image
 
-from sightline.addresses import VARIABLES
-from sightline.client import PAUSE_SECONDS, Patience
-from sightline.frames import inks_of
-from sightline.pictures import RIGHT, WRONG, Cell, contact_sheet
+from sightline.cli.frames import inks_of
+from sightline.client.addresses import VARIABLES
+from sightline.client.stubs import PAUSE_SECONDS, Patience
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
@@ -155,12 +154,6 @@ def test_an_image_that_is_refused_is_called_by_its_file(
         (error, _) = [one["error"] for one in json.loads(outcome.out)]
         assert error["message"] == f"{picture}: is 40 x 40 pixels"
         assert error["details"][0]["metadata"] == {"file": str(picture), "problem": problem}
-
-
-def test_a_contact_sheet_frames_right_and_wrong_differently(picture: Path) -> None:
-    cells = [Cell(picture, "cat", 0.9, "cat"), Cell(picture, "dog", 0.6, "a very long name that does not fit at all")]
-    colours = {colour for _, colour in contact_sheet(cells, "Title").getcolors(1 << 20) or []}
-    assert {RIGHT, WRONG} <= colours
 
 
 def test_a_service_that_is_not_there_is_named_with_its_address_its_variable_and_the_remedy(

@@ -13,9 +13,9 @@ import grpc
 import pytest
 from PIL import Image
 
-from sightline.addresses import VARIABLES
-from sightline.channel import MAX_MESSAGE_BYTES
 from sightline.cli.predict import MAX_IMAGE_BYTES
+from sightline.client.addresses import VARIABLES
+from sightline.client.channel import MAX_MESSAGE_BYTES
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.finding_pb2 import Finding
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sightline import frames
+from sightline.cli import frames
 
 
 @dataclass(frozen=True)

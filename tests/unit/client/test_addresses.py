@@ -5,8 +5,8 @@ import pytest
 from services.kit.settings import load
 from services.predictor.settings import PredictorSettings
 from services.trainer.settings import TrainerSettings
-from sightline.addresses import AddressError, Addresses, fault_of
-from sightline.client import Client
+from sightline.client.addresses import AddressError, Addresses, fault_of
+from sightline.client.stubs import Stubs
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_caller_hears_of_every_variable_at_fault_before_anything_is_sent(monke
     monkeypatch.setenv("SIGHTLINE_DATASET_ADDRESS", "http://host:1")
     monkeypatch.setenv("SIGHTLINE_PREDICTOR_ADDRESS", "host")
     with pytest.raises(AddressError) as caught:
-        Client()
+        Stubs()
     assert "SIGHTLINE_DATASET_ADDRESS: 'http://host:1' begins with" in str(caught.value)
     assert "SIGHTLINE_PREDICTOR_ADDRESS: 'host' has no port" in str(caught.value)
     with pytest.raises(AddressError, match="trainer: 'x' has no port"):

@@ -1,6 +1,6 @@
 """Requests get an id, so that gRPC may repeat them."""
 
-from sightline.repeats import identified
+from sightline.client.repeats import identified
 from sightline.v1 import dataset_service_pb2 as service
 
 

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from services.infra.liveness import STEPS, Pulse
 from services.infra.observe import serve_metrics
-from sightline.ports import free_ports
+from sightline.local.ports import free_ports
 from tests.support.waiting import eventually
 
 PROCESS = """

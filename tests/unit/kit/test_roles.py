@@ -8,7 +8,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from services.kit.roles import OPEN, POLICY, Role, may
-from sightline import keys, v1
+from sightline import v1
+from sightline.client import keys
 
 MODULES = [import_module(f"sightline.v1.{module.name}") for module in pkgutil.iter_modules(v1.__path__)]
 

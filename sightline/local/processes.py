@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sightline import leash
+from sightline.local import die_with_parent
 
 PAUSE_SECONDS = (0.2, 30.0)  # before a restart: after the first death, and at most
 STEADY_SECONDS = 60.0  # a program that lived so long starts anew with the first pause
@@ -109,10 +109,10 @@ class Child:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists() and self.log.stat().st_size > MAX_LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
-        leashed = (sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *self.program.command)
+        command = (sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *self.program.command)
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *leashed,
+                *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

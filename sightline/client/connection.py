@@ -6,10 +6,10 @@ from typing import Any
 
 import grpc
 
-from sightline.channel import DEADLINE_SECONDS, options_for
-from sightline.credentials import Credentials
-from sightline.renewing import Renewing
-from sightline.repeats import RequestIds
+from sightline.client.channel import DEADLINE_SECONDS, options_for
+from sightline.client.credentials import Credentials
+from sightline.client.renewing import Renewing
+from sightline.client.repeats import RequestIds
 
 AUTHORIZATION = "authorization"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image, ImageStat
 
-from sightline import digits
-from sightline.digits import NAMES, ImageSet, Scan
-from sightline.frames import Found
+from sightline.cli.frames import Found
+from sightline.demo import digits
+from sightline.demo.digits import NAMES, ImageSet, Scan
 
 PHOTOS = ("sklearn/datasets/images/china.jpg", "sklearn/datasets/images/flower.jpg")
 TRAIN_PART = 0.6  # of a photograph's width, from the left; the rest is for the test set

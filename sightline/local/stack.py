@@ -14,11 +14,11 @@ from typing import IO, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sightline import nats
-from sightline.addresses import Addresses
-from sightline.channel import DIRECT
-from sightline.ports import HOST, free_ports, is_free
-from sightline.processes import Child, Died, Program
+from sightline.client.addresses import Addresses
+from sightline.client.channel import DIRECT
+from sightline.local import nats
+from sightline.local.ports import HOST, free_ports, is_free
+from sightline.local.processes import Child, Died, Program
 
 START_SECONDS = 180.0
 GRACE_SECONDS = 15.0  # between SIGTERM and SIGKILL

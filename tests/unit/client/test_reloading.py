@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.watched import Watched
+from sightline.client.reloading import ReloadingFiles
 
 
 def joined(contents: list[bytes]) -> bytes:
@@ -28,7 +28,7 @@ def paths(tmp_path: Path) -> list[Path]:
 
 
 def test_a_new_content_is_seen_at_once_though_times_and_size_stay(paths):
-    watched = Watched(paths, joined)
+    watched = ReloadingFiles(paths, joined)
     for content in (b"b", b"c", b"d"):
         for path in paths:
             path.write_bytes(content)
@@ -37,7 +37,7 @@ def test_a_new_content_is_seen_at_once_though_times_and_size_stay(paths):
 
 def test_files_that_do_not_fit_are_told_of_once_and_leave_the_value(paths):
     told: list[Exception] = []
-    watched = Watched(paths, joined, told.append)
+    watched = ReloadingFiles(paths, joined, told.append)
     paths[0].write_bytes(b"b")
     assert [watched.get() for _ in range(3)] == [b"a"] * 3
     assert len(told) == 1
@@ -49,7 +49,7 @@ def test_files_that_do_not_fit_are_told_of_once_and_leave_the_value(paths):
 
 
 def test_the_value_stays_the_same_object_while_the_contents_do(paths):
-    watched = Watched(paths, list)
+    watched = ReloadingFiles(paths, list)
     first = watched.get()
     for path in paths:
         path.touch()
@@ -60,7 +60,7 @@ def test_files_that_have_settled_are_not_read_again(paths):
     for path in paths:
         os.utime(path, (time.time() - 60, time.time() - 60))
     loads: list[int] = []
-    watched = Watched(paths, lambda contents: loads.append(1))
+    watched = ReloadingFiles(paths, lambda contents: loads.append(1))
     paths[0].touch()
     os.utime(paths[0], (time.time() - 30, time.time() - 30))
     for _ in range(5):
@@ -71,7 +71,7 @@ def test_files_that_have_settled_are_not_read_again(paths):
 def test_what_cannot_be_used_at_first_is_raised(paths):
     paths[0].write_bytes(b"b")
     with pytest.raises(ValueError, match="do not fit"):
-        Watched(paths, joined)
+        ReloadingFiles(paths, joined)
 
 
 def test_a_link_to_another_folder_replaces_all_at_once(tmp_path):
@@ -80,14 +80,14 @@ def test_a_link_to_another_folder_replaces_all_at_once(tmp_path):
         (tmp_path / version).mkdir()
         (tmp_path / version / "cert").write_text(version)
     (tmp_path / "now").symlink_to("v1")
-    watched = Watched([tmp_path / "now" / "cert"], lambda contents: contents[0])
+    watched = ReloadingFiles([tmp_path / "now" / "cert"], lambda contents: contents[0])
     (tmp_path / "next").symlink_to("v2")
     (tmp_path / "next").replace(tmp_path / "now")
     assert watched.get() == b"v2"
 
 
 def test_no_reader_ever_gets_files_that_do_not_fit(paths):
-    watched, stop = Watched(paths, joined), threading.Event()
+    watched, stop = ReloadingFiles(paths, joined), threading.Event()
     seen: list[bytes] = []
 
     def read() -> None:

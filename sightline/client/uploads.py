@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from sightline.plurals import counted
+from sightline.client.plurals import counted
 from sightline.v1 import dataset_service_pb2 as dataset_service
 
 CHUNK_BYTES = 1024 * 1024  # what UploadFiles accepts at most in one message

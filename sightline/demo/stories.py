@@ -1,19 +1,16 @@
-"""`python -m sightline.demo [detection]`: the whole story on real images, in a few minutes, on this machine alone.
+"""The two demos: handwritten digits are read, or found on photographs."""
 
-Handwritten digits are read, or found on photographs. Ends with 0 if quality and budget are as promised.
-"""
-
-import sys
 from functools import partial
 
 from PIL import Image
 
-from sightline import digits, scenes
 from sightline.cli.formats import percent
-from sightline.frames import Found
-from sightline.pictures import Cell, ObjectsCell, contact_sheet, found_in, objects_sheet
-from sightline.plurals import counted
-from sightline.story import Answers, Promise, Story, tell
+from sightline.cli.frames import Found
+from sightline.cli.pictures import found_in
+from sightline.client.plurals import counted
+from sightline.demo import digits, scenes
+from sightline.demo.sheets import Cell, ObjectsCell, contact_sheet, objects_sheet
+from sightline.demo.story import Answers, Promise, Story
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.model_pb2 import TrainingParameters
 from sightline.v1.performance_pb2 import ModelPerformance
@@ -65,18 +62,3 @@ FINDING = Story(
     sheet=found_digits,
     picture="detections.png",
 )
-
-
-def main() -> None:
-    """Tells the story that is asked for."""
-    match sys.argv[1:]:
-        case []:
-            tell(READING)
-        case ["detection"]:
-            tell(FINDING)
-        case _:
-            sys.exit("usage: python -m sightline.demo [detection]")
-
-
-if __name__ == "__main__":
-    main()

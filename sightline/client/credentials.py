@@ -11,7 +11,7 @@ from typing import Self
 
 import grpc
 
-from sightline.watched import Watched
+from sightline.client.reloading import ReloadingFiles
 
 SYSTEM = "system"  # in place of a file: the roots that come with gRPC
 VARIABLES = {
@@ -71,7 +71,7 @@ class Credentials:
                 f" (or to `{SYSTEM}`), or {self.name_of('insecure')}=true where something else encrypts the way"
             )
 
-    def watch_channel(self, tell: Callable[[Exception], None]) -> Watched[grpc.ChannelCredentials]:
+    def watch_channel(self, tell: Callable[[Exception], None]) -> ReloadingFiles[grpc.ChannelCredentials]:
         """The credentials of TLS, by the files as they are; CredentialsError for those that cannot be used."""
         fields = [field for field in ("ca", "certificate", "key") if getattr(self, field)]
         paths = {field: Path(getattr(self, field)) for field in fields if getattr(self, field) != SYSTEM}
@@ -85,7 +85,7 @@ class Credentials:
             return grpc.ssl_channel_credentials(found.get("ca"), found.get("key"), found.get("certificate"))
 
         try:
-            return Watched(list(paths.values()), load, tell)
+            return ReloadingFiles(list(paths.values()), load, tell)
         except (OSError, ValueError) as error:
             variables = ", ".join(self.name_of(field) for field in paths)
             raise CredentialsError(f"{error}; see {variables}") from error
@@ -94,7 +94,7 @@ class Credentials:
         """Gives the token of the moment; CredentialsError if its file cannot be read, or it is none."""
         try:
             if self.token_file:
-                return Watched(
+                return ReloadingFiles(
                     [Path(self.token_file)], lambda contents: _token(contents[0].decode("latin-1")), tell
                 ).get
             token = _token(self.token) if self.token else ""

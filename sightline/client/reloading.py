@@ -11,7 +11,7 @@ State = tuple[tuple[int, int, int], ...]  # of each file: when it was changed, i
 SETTLED_SECONDS = 0.05  # a file changed more recently may change again without showing it in its times
 
 
-class Watched(Generic[T]):
+class ReloadingFiles(Generic[T]):
     """What `load` makes of the files' contents, made anew as soon as one of them has changed.
 
     Law: the files are read together, so that certificate and key fit each other, or not at all: what cannot be read

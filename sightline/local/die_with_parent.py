@@ -1,8 +1,8 @@
-"""Runs a command that the kernel kills when the process that asked for it is gone: `leash.py PARENT COMMAND...`.
+"""`die_with_parent.py PARENT COMMAND...` runs a command that the kernel kills when its parent has ended.
 
 A parent that is killed with -9 can stop nobody. So a child asks the kernel, before it becomes the command, to be
 killed when its parent ends. (Done here and not between fork and exec in the parent, where Python code is unsafe
-once there are threads.) Linux only; elsewhere the command runs without a leash.
+once there are threads.) Linux only; elsewhere the command outlives its parent.
 """
 
 import ctypes

@@ -22,7 +22,6 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.rule import Rule
 
-from sightline.addresses import Addresses
 from sightline.cli import datasets, evaluations, models
 from sightline.cli.console import facts, notes, output
 from sightline.cli.failures import CommandError, ResourceFailed, report
@@ -30,11 +29,12 @@ from sightline.cli.formats import duration, percent
 from sightline.cli.predict import analyze
 from sightline.cli.quality import print_performance
 from sightline.cli.up import print_death, start
-from sightline.client import Client
-from sightline.credentials import Credentials
-from sightline.digits import DigitsMissing, ImageSet
-from sightline.plurals import counted
-from sightline.stack import Stack, StackError
+from sightline.client.addresses import Addresses
+from sightline.client.credentials import Credentials
+from sightline.client.plurals import counted
+from sightline.client.stubs import Stubs
+from sightline.demo.digits import DigitsMissing, ImageSet
+from sightline.local.stack import Stack, StackError
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.model_pb2 import Model, TrainingParameters
@@ -108,7 +108,7 @@ async def _run(story: Story[Truth], folder: Path, console: Console) -> None:
     stack = Stack(folder / "suite", base_port=0, tell=lambda died: print_death(console, died))
     try:
         await start(stack, console)
-        with Client(stack.addresses, Credentials()) as client:
+        with Stubs(stack.addresses, Credentials()) as client:
             async with asyncio.timeout(story.limit_seconds):
                 await asyncio.to_thread(_chapters, story, client, folder, console)
     except TimeoutError as error:
@@ -118,7 +118,7 @@ async def _run(story: Story[Truth], folder: Path, console: Console) -> None:
     console.print(f"\n[bold green]✓[/] all of it in {duration(time.monotonic() - began)}")
 
 
-def _chapters(story: Story[Truth], client: Client, folder: Path, console: Console) -> None:
+def _chapters(story: Story[Truth], client: Stubs, folder: Path, console: Console) -> None:
     """Register, train, evaluate, predict; DemoFailed if a promise is broken."""
     _chapter(console, f"Register: {story.images}")
     train, test = story.write(folder / "images")
@@ -139,7 +139,7 @@ def _chapters(story: Story[Truth], client: Client, folder: Path, console: Consol
     judge(story.budget_seconds, story.promise, model, evaluation)
 
 
-def _register(story: Story[Truth], client: Client, name: str, made: ImageSet[Truth], console: Console) -> None:
+def _register(story: Story[Truth], client: Stubs, name: str, made: ImageSet[Truth], console: Console) -> None:
     datasets.register(client, name, story.annotations, made.coco)
     ready = datasets.await_dataset(client, name)
     counts, stats = ready.finding_counts, ready.stats
@@ -151,7 +151,7 @@ def _register(story: Story[Truth], client: Client, name: str, made: ImageSet[Tru
     console.print(f"{name}: {counted(stats.image_count, 'image')}, {boxes}{categories}, {found}")
 
 
-def _train(story: Story[Truth], client: Client) -> Model:
+def _train(story: Story[Truth], client: Stubs) -> Model:
     name = f"models/{story.name}"
     wanted = TrainingParameters(training_dataset=f"datasets/{story.name}-train", model_kind=story.model)
     wanted.time_budget.seconds = story.budget_seconds
@@ -174,7 +174,7 @@ def _print_training(console: Console, model: Model) -> None:
     console.print(facts(rows))
 
 
-def _predict(story: Story[Truth], client: Client, test: ImageSet[Truth], evaluation: Evaluation) -> Path:
+def _predict(story: Story[Truth], client: Stubs, test: ImageSet[Truth], evaluation: Evaluation) -> Path:
     """Asks for images drawn at random from the test set; returns the picture with all answers."""
     files = random.Random(1).sample(sorted(test.truth), story.shown)  # noqa: S311 - a sample is no secret
     answers: list[tuple[Path, AnalyzeImageResponse, Truth]] = []

@@ -1,4 +1,4 @@
-"""A client of the three services: their stubs, and what every caller of them needs beside."""
+"""The stubs of the three services, and what every caller of them needs."""
 
 import secrets
 import time
@@ -9,11 +9,11 @@ from typing import Any, Protocol, Self, TypeVar
 
 import grpc
 
-from sightline.addresses import Addresses
-from sightline.channel import streaming
-from sightline.connection import open_channel
-from sightline.credentials import Credentials
-from sightline.uploads import LocalFile, batches, messages
+from sightline.client.addresses import Addresses
+from sightline.client.channel import streaming
+from sightline.client.connection import open_channel
+from sightline.client.credentials import Credentials
+from sightline.client.uploads import LocalFile, batches, messages
 from sightline.v1 import dataset_pb2, evaluation_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import evaluation_service_pb2 as evaluation_service
@@ -33,8 +33,8 @@ AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.Sta
 M_co = TypeVar("M_co", covariant=True)
 
 
-class Client:
-    """Connections to the three services, each opened when it is first used.
+class Stubs:
+    """The stubs, each service connected when it is first used.
 
     Calls raise `grpc.RpcError`; its details are a `google.rpc.Status` with one `ErrorInfo`. CredentialsError at the
     first use of a service says that the credentials cannot be used, or that a token would go in plain text.

@@ -6,7 +6,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
-from sightline.watched import Watched
+from sightline.client.reloading import ReloadingFiles
 
 C = TypeVar("C", bound="grpc.Channel | grpc.aio.Channel")
 BEGIN_SECONDS = 5.0  # a call that has the channel begins in that time
@@ -21,7 +21,7 @@ class Renewing(Generic[C]):
     """
 
     def __init__(
-        self, credentials: Watched[grpc.ChannelCredentials], open_channel: Callable[[grpc.ChannelCredentials], C]
+        self, credentials: ReloadingFiles[grpc.ChannelCredentials], open_channel: Callable[[grpc.ChannelCredentials], C]
     ) -> None:
         self._credentials = credentials
         self._open = open_channel
@@ -61,7 +61,7 @@ class RenewingAio(Renewing[grpc.aio.Channel]):
 
     def __init__(
         self,
-        credentials: Watched[grpc.ChannelCredentials],
+        credentials: ReloadingFiles[grpc.ChannelCredentials],
         open_channel: Callable[[grpc.ChannelCredentials], grpc.aio.Channel],
     ) -> None:
         super().__init__(credentials, open_channel)

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image, ImageChops
 
 from services.dataset.boxes import Frame
-from sightline import demo, scenes
-from sightline.demo import FINDING, READING
-from sightline.frames import Found
-from sightline.scenes import SceneSet
-from sightline.story import DemoFailed, judge
+from sightline.cli.frames import Found
+from sightline.demo import __main__ as demo
+from sightline.demo import digits, scenes
+from sightline.demo.scenes import SceneSet
+from sightline.demo.stories import FINDING, READING
+from sightline.demo.story import DemoFailed, judge
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.model_pb2 import Model
 from sightline.v1.performance_pb2 import ModelPerformance
@@ -30,6 +31,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[SceneSet, SceneSet]:
 
 def read(made: SceneSet) -> dict[str, Any]:
     return json.loads(made.coco.read_text())
+
+
+def test_the_digits_split_is_stratified_and_always_the_same(tmp_path: Path) -> None:
+    train, test = digits.write(tmp_path / "a", digits=2, per_digit=10)
+    assert sorted(test.truth.values()) == ["one"] * 2 + ["zero"] * 2
+    assert sorted(train.truth.values()) == ["one"] * 8 + ["zero"] * 8
+    digits.write(tmp_path / "b", digits=2, per_digit=10)
+    for file in (tmp_path / "a").rglob("*.*"):
+        assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
 
 
 def test_scenes_are_the_same_each_time_and_others_with_another_seed(

@@ -1,0 +1,106 @@
+"""Pictures of predictions: what a model saw, written legibly on the image."""
+
+import ctypes
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageOps
+
+from sightline.cli.frames import Found, Ink, fitting, font, frame, inks_of, legend
+from sightline.v1.prediction_pb2 import AnalyzeImageResponse
+
+STRIP = (16, 18, 22)
+INK = (255, 255, 255)
+RIGHT = (20, 128, 66)
+MIN_SIDE = 320  # pixels; a smaller image is enlarged, so that the words fit
+MAX_SIDE = 2400  # pixels; a larger one is scaled down, so that the picture can be looked at
+MAX_TAGS = 3
+
+
+def upright(file: Path) -> Image.Image:
+    """The first frame of an image file, turned as its EXIF orientation says, in RGB."""
+    _silence_libtiff()
+    with Image.open(file) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+@cache
+def _silence_libtiff() -> None:
+    """Keeps what libtiff prints of a damaged file out of the output, as services/vision/libtiff.py does."""
+    with suppress(OSError, AttributeError):  # Pillow's libtiff cannot be reached, as in a static build
+        library = ctypes.CDLL(Image.core.__file__)
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
+
+
+def found_in(answer: AnalyzeImageResponse) -> list[Found]:
+    """The objects of an answer, in its order; none for a classifier's."""
+    found: list[Found] = []
+    for one in answer.custom_model_result.objects_result.values:
+        box, tag = one.bounding_box, one.tags[0]
+        found.append(Found(tag.name, (box.x, box.y, box.w, box.h), tag.confidence))
+    return found
+
+
+def draw(file: Path, answer: AnalyzeImageResponse, inks: Mapping[str, Ink] | None = None) -> Image.Image:
+    """The image with its best tags, or with its objects framed and counted; `inks` is for pictures that go together."""
+    if answer.custom_model_result.HasField("objects_result"):
+        return draw_objects(file, found_in(answer), inks=inks)
+    image, _ = _readable(upright(file))
+    tags = [(tag.name, tag.confidence) for tag in answer.custom_model_result.tags_result.values]
+    return _with_tags(image, tags[:MAX_TAGS]) if tags else image
+
+
+def draw_objects(
+    file: Path, found: Sequence[Found], truth: Sequence[Found] = (), inks: Mapping[str, Ink] | None = None
+) -> Image.Image:
+    """The image with its objects framed, what is true dashed, and below it how many there are of each category."""
+    inks = inks or inks_of(one.name for one in found)
+    image, scale = _readable(upright(file))
+    frame(image, scaled(found, scale), inks, scaled(truth, scale))
+    entries = [(f"{count} {name}", inks[name]) for name, count in Counter(one.name for one in found).most_common()]
+    strip = legend(max(image.width, MIN_SIDE), entries or [("nothing found", STRIP)], max(18, image.width // 48))
+    whole = Image.new("RGB", (strip.width, image.height + strip.height), STRIP)
+    whole.paste(image, ((whole.width - image.width) // 2, 0))
+    whole.paste(strip, (0, image.height))
+    return whole
+
+
+def _readable(image: Image.Image) -> tuple[Image.Image, float]:
+    """The image at a size at which words fit and the whole can be seen, and how many times as large that is."""
+    scale = min(max(1.0, MIN_SIDE / min(image.size)), MAX_SIDE / max(image.size))
+    return (image, 1.0) if scale == 1 else (image.resize(times(image.size, scale), Image.Resampling.LANCZOS), scale)
+
+
+def times(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """A width and a height, scaled; at least a pixel each."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def scaled(objects: Sequence[Found], scale: float) -> list[Found]:
+    """The objects on an image that is `scale` times as large."""
+    return [
+        Found(o.name, (o.box[0] * scale, o.box[1] * scale, o.box[2] * scale, o.box[3] * scale), o.confidence)
+        for o in objects
+    ]
+
+
+def _with_tags(image: Image.Image, tags: Sequence[tuple[str, float]]) -> Image.Image:
+    """The image above a strip with a line per tag: a bar as long as the confidence, the name, the number."""
+    size = max(18, image.width // 24)
+    line, pad = round(size * 1.5), size // 2
+    framed = Image.new("RGB", (image.width, image.height + len(tags) * line + pad), STRIP)
+    framed.paste(image, (0, 0))
+    pen = ImageDraw.Draw(framed)
+    for number, (name, confidence) in enumerate(tags):
+        top = image.height + pad // 2 + number * line
+        bar = (0, top + 2, round(confidence * image.width), top + line - 2)
+        pen.rectangle(bar, fill=RIGHT if number == 0 else (70, 76, 86))
+        number_text, middle = f"{100 * confidence:.1f} %", top + line // 2
+        room = image.width - 2 * pad - font(size).getlength(number_text) - pad
+        pen.text((pad, middle), fitting(name, font(size), room), fill=INK, font=font(size), anchor="lm")
+        pen.text((image.width - pad, middle), number_text, fill=INK, font=font(size), anchor="rm")
+    return framed

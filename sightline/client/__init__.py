@@ -1,0 +1,1 @@
+"""What a program calls Sightline with: connections, credentials, uploads, the stubs."""

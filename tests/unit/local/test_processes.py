@@ -1,0 +1,63 @@
+"""Programs that run as children."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from sightline.local.processes import Child, Died, Program
+
+
+async def test_a_program_that_dies_is_started_again_and_its_last_words_are_told(tmp_path: Path) -> None:
+    told: list[Died] = []
+    child = Child(_program("import sys; print('alas', flush=True); sys.exit(3)"), tmp_path / "p.log", told.append)
+    await child.start()
+    while len(told) < 2:
+        await _turn()
+    await child.stop(1.0)
+    assert told[0].how == "status 3"
+    assert told[0].last_words == "alas"
+    assert told[1].pause_seconds == 2 * told[0].pause_seconds
+    assert child.pid is None
+
+
+async def test_a_program_that_will_not_end_is_killed_after_the_grace(tmp_path: Path) -> None:
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
+    )
+    child = Child(_program(stubborn), tmp_path / "p.log", lambda _: None)
+    await child.start()
+    while not child.last_words():
+        await _turn()
+    await child.stop(0.1)
+    assert child.pid is None
+    assert child.deaths == 0
+
+
+async def test_a_long_log_is_set_aside_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightline.local.processes.MAX_LOG_BYTES", 5)
+    log = tmp_path / "p.log"
+    log.write_text("much too long\n")
+    child = Child(_program("print('new', flush=True); import time; time.sleep(99)"), log, lambda _: None)
+    await child.start()
+    while not child.last_words():
+        await _turn()
+    await child.stop(1.0)
+    assert log.read_text() == "new\n"
+    assert (tmp_path / "p.log.1").read_text() == "much too long\n"
+
+
+def _program(code: str) -> Program:
+    async def ready() -> bool:
+        return True
+
+    return Program("p", (sys.executable, "-c", code), ready)
+
+
+async def _turn() -> None:
+    """Lets the others go on for a moment."""
+    import asyncio
+
+    await asyncio.sleep(0.01)
