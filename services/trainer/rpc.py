@@ -43,7 +43,8 @@ class ModelServicer(ModelServiceServicer):
             return self._reported(found)
         performance = await self._models.performance(found.value)
         trials, final = self._store.trials_of(found.value.name), self._store.final_of(found.value.name)
-        message = wire.model_message(found, trials, final, performance, bucket=self._bucket, full=True)
+        waiting = self._queue_position(found.value)
+        message = wire.model_message(found, trials, final, performance, waiting, self._bucket, full=True)
         message.suggested_thresholds.update(await self._models.suggested_thresholds(found.value))
         return message
 
@@ -96,7 +97,10 @@ class ModelServicer(ModelServiceServicer):
 
     def _reported(self, found: Versioned[Model]) -> model_pb2.Model:
         """With the queue position while the model waits for a worker."""
-        return self._basic(found, None if found.value.ended else self._store.queue_position(found.value.name))
+        return self._basic(found, self._queue_position(found.value))
+
+    def _queue_position(self, model: Model) -> int | None:
+        return None if model.ended else self._store.queue_position(model.name)
 
 
 class EvaluationServicer(EvaluationServiceServicer):

@@ -263,7 +263,7 @@ def _recipe_message(trial: Trial) -> trial_pb2.Recipe:
         head="detection" if detects else "linear" if tuned else "logistic",
         depth=_DEPTHS[depth],
         resolution=trial.result.resolution if trial.result else recipe.resolution,
-        augmentation="light" if tuned else ("none" if recipe.views == 1 else f"{recipe.views} views"),
+        augmentation=_augmentation(recipe) if tuned else ("none" if recipe.views == 1 else f"{recipe.views} views"),
         learning_rate=recipe.learning_rate if tuned else None,
         weight_decay=recipe.weight_decay if tuned else None,
         batch_size=recipe.batch_size if tuned else None,
@@ -271,3 +271,10 @@ def _recipe_message(trial: Trial) -> trial_pb2.Recipe:
         seed=trial.seed,
         refit=recipe.refit,
     )
+
+
+def _augmentation(recipe: Recipe) -> str:
+    """Of gradient training: its strength, and whether images are mirrored."""
+    if not recipe.augmentation and not recipe.mirror:
+        return "none"
+    return f"{recipe.augmentation:.1f}, mirrored" if recipe.mirror else f"{recipe.augmentation:.1f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from importlib import resources
@@ -64,6 +65,33 @@ def test_every_rpc_of_the_design_is_there(contract: FileDescriptorSet):
     found = {service.name: {rpc.name for rpc in service.method} for file in ours(contract) for service in file.service}
     assert found.keys() == SERVICES.keys()
     assert {name: set(rpcs.split()) - found[name] for name, rpcs in SERVICES.items()} == {name: set() for name in found}
+
+
+def test_every_value_that_no_service_names_says_that_it_is_not_served_yet(contract: FileDescriptorSet):
+    code = "\n".join(path.read_text() for path in (ROOT / "services").rglob("*.py"))
+    named, unserved = set(re.findall(r"\w+", code)), tuple(f"{rpc}Request." for rpc in refused_rpcs())
+    promised = [
+        name
+        for file in ours(contract)
+        for name, kind, comment in commented(file)
+        if kind == "value"
+        and name.rsplit(".", 1)[-1] not in named
+        and not name.endswith((".BASIC", "_UNSPECIFIED"))  # what leaving a field out means
+        and not name.partition(": ")[2].startswith(unserved)
+        and "Not served yet" not in comment
+    ]
+    assert promised == []
+
+
+def test_an_rpc_says_that_it_is_not_served_exactly_where_it_is_not(contract: FileDescriptorSet):
+    rpcs = {
+        name.rsplit(".", 1)[-1]: comment
+        for file in ours(contract)
+        for name, kind, comment in commented(file)
+        if kind == "rpc"
+    }
+    assert len(rpcs) > 30
+    assert {name for name, comment in rpcs.items() if comment.startswith("Not served yet")} == refused_rpcs()
 
 
 def test_every_rpc_has_a_request_of_its_own(contract: FileDescriptorSet):
@@ -129,6 +157,12 @@ def test_the_lock_lets_a_new_field_pass(tmp_path: Path):
     dataset.write_text(text.replace("string display_name = 2;", "string display_name = 2;\n  string motto = 99;"))
     result = run_buf("breaking", str(changed), "--against", str(LOCK))
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def refused_rpcs() -> set[str]:
+    """The rpcs that answer UNIMPLEMENTED."""
+    code = "\n".join(path.read_text() for path in (ROOT / "services").rglob("rpc.py"))
+    return set(re.findall(r'NotServedYet\(rpc="(\w+)"', code))
 
 
 def compiled(protos: Path, image: Path) -> FileDescriptorSet:

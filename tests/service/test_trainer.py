@@ -471,6 +471,14 @@ async def test_trials_are_listed_with_recipe_score_and_cost(at: World) -> None:
     )
 
 
+async def test_a_trial_says_how_its_images_are_augmented(at: World) -> None:
+    await at.trained()
+    trials = (await at.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
+    said = {trial.rung: trial.recipe.augmentation for trial in trials if trial.recipe.augmentation != "none"}
+    assert said == {0: "2 views", 1: "0.7, mirrored"}
+    assert trials[0].recipe.augmentation == "none"
+
+
 async def test_a_model_that_waits_for_a_worker_says_how_much_is_before_it(at: World) -> None:
     await at.models.CreateModel(request("first"))
     await at.coordinator.reconcile()
@@ -482,6 +490,7 @@ async def test_a_model_that_waits_for_a_worker_says_how_much_is_before_it(at: Wo
     assert found.state == model_pb2.Model.TRAINING
     assert found.progress.phase == model_pb2.TrainingProgress.WAITING_FOR_WORKER
     assert found.progress.queue_position == 1
+    assert (await at.get(view=model_pb2.Model.FULL)).progress.queue_position == 1
     assert (await at.get("models/first")).progress.queue_position == 0
 
 
