@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from bench.support import folder, machine, spread
-from services.trainer.engine import tuning
-from services.trainer.engine.detection.subject import start
+from services.trainer.engine.detection.task import start
+from services.trainer.engine.loop import fit
+from services.trainer.engine.loop.task import Batch, Job
+from services.trainer.engine.loop.training import Training
 from services.trainer.engine.session import Meter, Session
-from services.trainer.engine.subject import Batch, Job
-from services.trainer.engine.training import Training
-from services.trainer.protocol import ModelKind, Recipe, TrainTask
+from services.trainer.messages import TrainTask
+from services.trainer.recipe import ModelKind, Recipe
 from services.vision.decode import inspect
 from services.vision.repack import encode_for_pack
 from services.vision.snapshot import (
@@ -106,7 +107,7 @@ def pack(coco: Path, out: Path, limit: int = 1_000_000) -> Path:
 
 def engine_pace(task: TrainTask) -> float:
     """Images per second from the first planned step to the end of the last."""
-    real, times = tuning.step, list[tuple[float, float]]()
+    real, times = fit.step, list[tuple[float, float]]()
 
     def timed(*args: object) -> float:
         began = time.perf_counter()
@@ -114,9 +115,9 @@ def engine_pace(task: TrainTask) -> float:
         times.append((began, time.perf_counter()))
         return loss
 
-    with patch.object(tuning, "step", timed):
-        tuning.fine_tune(task, Session(Meter(task.allowance_seconds), lambda _: None))
-    planned = times[tuning.PROBES :]
+    with patch.object(fit, "step", timed):
+        fit.fine_tune(task, Session(Meter(task.allowance_seconds), lambda _: None), start)
+    planned = times[fit.PROBES :]
     return len(planned) * BATCH / (planned[-1][1] - planned[0][0])
 
 
@@ -130,7 +131,7 @@ def bare_pace(task: TrainTask, steps: int) -> float:
     ready: Iterator[Batch] = itertools.cycle(list(subject.batches(jobs)))
     subject.start_training(network)
     began = 0.0
-    for number in range(-tuning.PROBES, steps):
+    for number in range(-fit.PROBES, steps):
         if number == 0:
             began = time.perf_counter()
         inputs, truths = next(ready)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from bench import support
-from services.trainer.recipes import FIRST_BACKBONE
+from services.trainer.planner.classifier_recipes import FIRST_BACKBONE
 from sightline.client.stubs import Stubs
 
 GOAL = 2.0

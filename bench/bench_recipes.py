@@ -15,7 +15,8 @@ import torch
 
 from services.trainer.engine.data import open_images
 from services.trainer.engine.run import run, warm_up
-from services.trainer.protocol import EvaluateTask, EvaluationResult, Recipe, Result, TrainTask
+from services.trainer.messages import EvaluateTask, EvaluationResult, Result, TrainTask
+from services.trainer.recipe import Recipe
 from services.vision import preprocess
 from services.vision.backbones import embed
 from services.vision.decode import inspect

@@ -16,12 +16,14 @@ from PIL import Image
 
 from bench.bench_detection_training import pack
 from bench.support import folder, machine
-from services.trainer import detector_recipes as recipes
-from services.trainer.detector_recipes import Settings
-from services.trainer.engine import tuning
 from services.trainer.engine.detection.data import open_scenes
+from services.trainer.engine.detection.task import start
+from services.trainer.engine.loop.fit import fine_tune
 from services.trainer.engine.session import Meter, Session
-from services.trainer.protocol import Recipe, Result, Split, TrainTask
+from services.trainer.messages import Result, TrainTask
+from services.trainer.planner import detector_recipes as recipes
+from services.trainer.planner.detector_recipes import Settings
+from services.trainer.recipe import Recipe, Split
 
 WIDTH, HEIGHT = 1280, 960
 BACKBONE = "yolox_nano"
@@ -60,7 +62,7 @@ def train(snapshot: Path, recipe: Recipe, root: Path) -> tuple[Result, float]:
         weights_directory=str(folder("SIGHTLINE_WEIGHTS_DIR")),
     )  # fmt: skip
     began = time.process_time()
-    result = tuning.fine_tune(task, Session(Meter(task.allowance_seconds, time.process_time), lambda _: None))
+    result = fine_tune(task, Session(Meter(task.allowance_seconds, time.process_time), lambda _: None), start)
     return result, time.process_time() - began
 
 

@@ -24,19 +24,20 @@ from services.kit.measured import MeasuredQueue, MeasuredRecords
 from services.kit.queue import Queue
 from services.kit.settings import load, refuse_exposure
 from services.kit.telemetry import Telemetry
-from services.trainer import jobs, metrics
+from services.trainer import metrics
 from services.trainer.app import Evaluations, Models
-from services.trainer.census import Census
-from services.trainer.children import COMMAND, ChildDied, Nursery
 from services.trainer.clients import GrpcDatasets
-from services.trainer.coordinator import Coordinator
-from services.trainer.counts import Counts
-from services.trainer.once import Once
+from services.trainer.reconcile import jobs
+from services.trainer.reconcile.coordinator import Coordinator
+from services.trainer.reconcile.counts import Counts
+from services.trainer.reconcile.gauges import Census
 from services.trainer.rpc import EvaluationServicer, ModelServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
-from services.trainer.worker import Worker
-from services.trainer.workspace import Workspace
+from services.trainer.worker.child_pool import COMMAND, ChildDied, Nursery
+from services.trainer.worker.run_one import Once
+from services.trainer.worker.worker import Worker
+from services.trainer.worker.workspace import Workspace
 from sightline.v1 import evaluation_service_pb2, model_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.evaluation_service_pb2_grpc import add_EvaluationServiceServicer_to_server

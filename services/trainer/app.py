@@ -22,8 +22,6 @@ from services.kit.errors import (
 )
 from services.kit.own import check_own
 from services.kit.records import Versioned
-from services.trainer import ladder
-from services.trainer.counts import Counts
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
 from services.trainer.domain import (
@@ -38,6 +36,8 @@ from services.trainer.domain import (
     Trial,
 )
 from services.trainer.performance import Performance
+from services.trainer.planner.plan import check_budget
+from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Collection, Store
 from services.trainer.work import Work
 from services.vision.card import read_card
@@ -87,7 +87,7 @@ class Models:
         if training.state == "READY" and (test is None or test.state == "READY"):
             if test is not None:
                 check_categories(test, training.category_names, model.model_kind)
-            ladder.check_budget(model, training.image_count, test.image_count if test else 0)
+            check_budget(model, training.image_count, test.image_count if test else 0)
         return model
 
     async def get(self, name: str) -> Versioned[Model]:

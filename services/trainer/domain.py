@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 from services.kit.errors import Failure, WrongState
 from services.trainer.datasets import Snapshot
 from services.trainer.performance import Finding, Performance
-from services.trainer.protocol import BoxStatistics, ModelKind, Recipe, Throughput
+from services.trainer.recipe import BoxStatistics, ModelKind, Recipe, Throughput
 from services.trainer.work import Work
 
 FINAL_EVALUATION = "final"  # the id of the evaluation that is part of a training and paid by its budget

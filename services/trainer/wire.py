@@ -7,7 +7,6 @@ from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.own import check_request_id
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_timestamp
-from services.trainer.costs import BACKBONES
 from services.trainer.domain import (
     Evaluation,
     Hyperparameters,
@@ -20,7 +19,8 @@ from services.trainer.domain import (
 )
 from services.trainer.measures import performance_message, seconds_message
 from services.trainer.performance import Performance
-from services.trainer.protocol import Depth, ModelKind, Recipe
+from services.trainer.planner.costs import BACKBONES
+from services.trainer.recipe import Depth, ModelKind, Recipe
 from services.trainer.work import WorkState
 from sightline.v1 import model_pb2, model_service_pb2, trial_pb2
 

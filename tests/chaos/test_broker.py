@@ -18,8 +18,8 @@ from services.infra.jetstream_records import JetStreamRecords
 from services.kit import codec
 from services.kit.jobs import Job
 from services.kit.records import Table
-from services.trainer import jobs
 from services.trainer.domain import Trial as TrialRecord
+from services.trainer.reconcile import jobs
 from sightline.local.stack import Stack
 from sightline.v1.model_pb2 import Model
 from sightline.v1.trial_pb2 import Trial

@@ -16,7 +16,7 @@ def is_alive(pid: int) -> bool:
 def is_child_at_work(pid: int) -> bool:
     """Whether the process is a training child."""
     with suppress(OSError):
-        return b"services.trainer.child" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"services.trainer.engine" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False
 
 

@@ -18,7 +18,7 @@ NO_GRPC = {"grpc", "nats"}
     [
         ("services.dataset.__main__", NO_TORCH),
         ("services.trainer.__main__", NO_TORCH),
-        ("services.trainer.child", NO_GRPC),
+        ("services.trainer.engine.__main__", NO_GRPC),
         ("sightline.cli.commands", NO_TORCH | NO_SERVER),
     ],
 )

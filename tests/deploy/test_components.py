@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from services.infra.jetstream_queue import STREAM
-from services.trainer import jobs
+from services.trainer.reconcile import jobs
 from tests.support.manifests import (
     APIS,
     NAMES,

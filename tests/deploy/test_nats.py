@@ -22,7 +22,7 @@ from services.infra.jetstream_queue import STREAM, JetStreamQueue
 from services.infra.nats_access import NatsAccess
 from services.infra.nats_expiry import shown
 from services.kit.queue import Queue
-from services.trainer import jobs
+from services.trainer.reconcile import jobs
 from sightline.local.nats import find, version
 from sightline.local.ports import free_ports
 from tests.support.certificates import HOUR, Authority

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from services.trainer.engine.data import open_images
 from services.trainer.engine.run import run
+from services.trainer.messages import EvaluateTask, EvaluationResult, Result
 from services.trainer.predictions import Predictions, read_predictions
-from services.trainer.protocol import EvaluateTask, EvaluationResult, Result
 from services.vision import bundle
 from services.vision.classifier import Classifier
 from tests.unit.predictor.serving import confidences, serving

@@ -15,7 +15,7 @@ from torch import Tensor
 from services.kit.blobs import from_uri
 from services.trainer.datasets import Snapshot
 from services.trainer.engine.detection.data import Scenes, open_scenes
-from services.trainer.workspace import Workspace
+from services.trainer.worker.workspace import Workspace
 from services.vision import preprocess
 from services.vision.canvas import fitting_canvas, kept, plain
 from services.vision.card import InputRule

@@ -13,15 +13,15 @@ from services.kit.clock import SystemClock
 from services.kit.memory import MemoryBlobs, MemoryRecords
 from services.kit.records import Table
 from services.kit.telemetry import MemoryTelemetry
-from services.trainer.children import Child, Nursery
 from services.trainer.datasets import Snapshot
 from services.trainer.domain import Trial
-from services.trainer.protocol import Recipe
+from services.trainer.recipe import Recipe
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
 from services.trainer.work import Work, WorkState
-from services.trainer.worker import Worker
-from services.trainer.workspace import Workspace
+from services.trainer.worker.child_pool import Child, Nursery
+from services.trainer.worker.worker import Worker
+from services.trainer.worker.workspace import Workspace
 from services.vision.snapshot import read_manifest
 from tests.unit.trainer.engine.shapes import tuning_recipe, write_snapshot
 

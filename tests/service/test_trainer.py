@@ -19,14 +19,14 @@ from services.kit.clock import SystemClock
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer.app import Evaluations, Models
-from services.trainer.attempt import Attempt
-from services.trainer.coordinator import Coordinator
-from services.trainer.counts import Counts
 from services.trainer.domain import ModelState, Trial
 from services.trainer.performance import Coverage, UnknownCategory
+from services.trainer.reconcile.coordinator import Coordinator
+from services.trainer.reconcile.counts import Counts
 from services.trainer.rpc import EvaluationServicer, ModelServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
+from services.trainer.worker.attempt import Attempt
 from sightline.client.channel import describe
 from sightline.v1 import evaluation_pb2, finding_pb2, model_pb2, trial_pb2
 from sightline.v1 import evaluation_service_pb2 as epb

@@ -24,12 +24,12 @@ from services.kit import consume
 from services.kit.clock import SystemClock
 from services.kit.records import Table
 from services.kit.telemetry import MemoryTelemetry
-from services.trainer import jobs
 from services.trainer.datasets import Snapshot
 from services.trainer.domain import Evaluation, Trial
-from services.trainer.protocol import ModelKind, Recipe
+from services.trainer.recipe import ModelKind, Recipe
+from services.trainer.reconcile import jobs
 from services.trainer.work import Work, WorkState
-from services.trainer.workspace import Workspace
+from services.trainer.worker.workspace import Workspace
 from services.vision.bundle import write as write_bundle
 from services.vision.detector import Detector
 from services.vision.snapshot import read_manifest

@@ -15,7 +15,8 @@ from services.kit.errors import (
     IncorrectModelKind,
     InvalidImage,
 )
-from services.trainer.protocol import MANIFEST_FILE, ModelKind, local_name
+from services.trainer.messages import MANIFEST_FILE, local_name
+from services.trainer.recipe import ModelKind
 from services.vision.decode import decode
 from services.vision.snapshot import AnnotationKind, Manifest, Record, read_index, read_manifest, read_record
 
@@ -24,6 +25,7 @@ LISTED_UNREADABLE = 100
 
 Pixels = NDArray[np.uint8]
 Indices = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from services.kit.errors import NotEnoughBudget
 from services.trainer.coverage import findings
 from services.trainer.engine.data import Images, Indices
 from services.trainer.engine.session import Session
+from services.trainer.messages import EvaluationResult
 from services.trainer.performance import Coverage, Performance
-from services.trainer.protocol import EvaluationResult
 
 EARLY = 0.25  # share of the allowance before which the pace says little
 

@@ -1,28 +1,35 @@
-"""One task from its arrival to its last message: every failure becomes a named one."""
+"""One task from its arrival to its last message: every failure becomes a named one.
+
+A fine-tuning starts in its kind's `task.start`, runs in `loop.fit` and ends in its kind's `result.finish`.
+"""
 
 import gc
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
 from services.kit.errors import OutOfMemory, SightlineError, UnknownTrainingError
-from services.trainer.engine.evaluate import evaluate
-from services.trainer.engine.rung0 import train_head
+from services.trainer.engine.classification import task as classification
+from services.trainer.engine.classification.evaluate import evaluate_classifier
+from services.trainer.engine.classification.linear_head import train_head
+from services.trainer.engine.detection import task as detection
+from services.trainer.engine.detection.evaluate import evaluate_detector
+from services.trainer.engine.loop.fit import fine_tune
 from services.trainer.engine.session import Meter, Session, Signals
-from services.trainer.engine.tuning import fine_tune
-from services.trainer.protocol import (
-    EvaluationResult,
-    Failed,
-    Message,
-    Result,
-    Task,
-    TrainTask,
-    is_linear,
-)
+from services.trainer.messages import EvaluateTask, EvaluationResult, Failed, Message, Result, Task, TrainTask
+from services.trainer.recipe import ModelKind, is_linear
 from services.vision.backbones import build
+from services.vision.bundle import load
+from services.vision.detector import Detector
 from services.vision.detectors import build_detector
 from services.vision.device import Device, choose
+
+STARTS = MappingProxyType(
+    {ModelKind.GENERIC_CLASSIFIER: classification.start, ModelKind.GENERIC_DETECTOR: detection.start}
+)
 
 
 def warm_up(wanted: str = "auto") -> Device:
@@ -45,7 +52,7 @@ def run(
     session = Session(Meter(task.allowance_seconds), send, signals)
     torch.set_num_threads(max(1, task.threads))
     try:
-        return _work(task, session)
+        return train(task, session) if isinstance(task, TrainTask) else evaluate(task, session)
     except SightlineError as error:
         return Failed(failure=error.failure(), seconds_used=session.meter.used(), traceback=traceback.format_exc())
     except (MemoryError, torch.OutOfMemoryError):
@@ -58,7 +65,16 @@ def run(
         return Failed(failure=failure, seconds_used=session.meter.used(), traceback=traceback.format_exc())
 
 
-def _work(task: Task, session: Session) -> Result | EvaluationResult:
-    if not isinstance(task, TrainTask):
-        return evaluate(task, session)
-    return train_head(task, session) if is_linear(task.recipe) else fine_tune(task, session)
+def train(task: TrainTask, session: Session) -> Result:
+    """A trial: a linear head on frozen features, or a fine-tuning of the recipe's kind."""
+    if is_linear(task.recipe):
+        return train_head(task, session)
+    return fine_tune(task, session, STARTS[task.recipe.kind])
+
+
+def evaluate(task: EvaluateTask, session: Session) -> EvaluationResult:
+    """An evaluation by the code of the model's kind."""
+    model = load(Path(task.bundle_directory), task.device)
+    if isinstance(model, Detector):
+        return evaluate_detector(task, session, model)
+    return evaluate_classifier(task, session, model)

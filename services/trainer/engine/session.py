@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from services.trainer.protocol import CheckpointDone, Message, Progress, SaveNow, Signal
+from services.trainer.messages import CheckpointDone, Message, Progress, SaveNow, Signal
 
 PROGRESS_SECONDS = 0.25  # between two Progress messages, at least
 HANDOVER_SECONDS = 0.5  # for the last message to be heard in time on a busy machine

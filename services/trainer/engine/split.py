@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.trainer.engine.data import Indices
-from services.trainer.protocol import Split
+from services.trainer.recipe import Split
 
 MIN_HELD_OUT_FROM = 20  # images of the smallest category, for a hold-out to be drawn
 
@@ -53,3 +54,9 @@ def _dealt(labels: Indices, hands: int, random: np.random.Generator) -> Indices:
         hand[rows] = (np.arange(len(rows)) + shift) % hands
         shift += len(rows)
     return hand
+
+
+def readable(parts: Parts, sound: NDArray[np.bool_]) -> Parts:
+    """The same division without the images that cannot be read."""
+    kept = sound[parts.trainable]
+    return Parts(parts.trainable[kept], parts.fold[kept], parts.held_out[sound[parts.held_out]], parts.folds)

@@ -17,15 +17,15 @@ from services.kit.errors import BlobNotFound, DatasetNotFound, Unavailable
 from services.kit.jobs import Job
 from services.kit.queue import Queue
 from services.kit.records import Records, Table
-from services.trainer import jobs
-from services.trainer.attempt import Attempt
 from services.trainer.coverage import findings
 from services.trainer.datasets import Dataset, Snapshot
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, TrialResult
 from services.trainer.performance import Coverage, Performance, Source, TagPerformance
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
-from services.trainer.protocol import BoxStatistics, ModelKind, Throughput
+from services.trainer.recipe import BoxStatistics, ModelKind, Throughput
+from services.trainer.reconcile import jobs
 from services.trainer.store import Store
+from services.trainer.worker.attempt import Attempt
 from services.vision.card import CardCategory, ModelCard, write_card
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,7 +10,7 @@ from services.kit.status import status_of
 from services.trainer.coverage import LISTED, check_categories, findings, in_record, unknown_categories
 from services.trainer.domain import Evaluation, Model
 from services.trainer.performance import Coverage, UnknownCategory
-from services.trainer.protocol import ModelKind
+from services.trainer.recipe import ModelKind
 from services.trainer.work import Work
 from tests.unit.trainer.support import START, dataset, model, performance, snapshot
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.trainer.engine.ahead import made_ahead
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
-from services.trainer.engine.subject import Job
+from services.trainer.engine.loop.task import Job
+from services.trainer.engine.prefetch import made_ahead
 from services.vision.canvas import Canvas, Picture, Variation, augmented, kept, plain
 from services.vision.card import InputRule
 from services.vision.detection import Targets

@@ -8,15 +8,15 @@ import numpy as np
 from services.kit.errors import DatasetAnnotationsInvalid, InvalidImage
 from services.trainer.coverage import require_known, unknown_categories
 from services.trainer.datasets import NO_ANNOTATIONS
-from services.trainer.engine.ahead import made_ahead
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection import measure
 from services.trainer.engine.detection.data import Scenes, open_scenes
 from services.trainer.engine.evaluation import delivered, indices_in, require_time
+from services.trainer.engine.prefetch import made_ahead
 from services.trainer.engine.session import Session
+from services.trainer.messages import EvaluateTask, EvaluationResult, Started
 from services.trainer.performance import Coverage, Source
 from services.trainer.predictions import write_predictions
-from services.trainer.protocol import EvaluateTask, EvaluationResult, Started
 from services.vision.detection_matching import GroundTruth
 from services.vision.detections import Detections
 from services.vision.detector import Detector, Prepared

@@ -6,7 +6,7 @@ import numpy as np
 
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
-from services.trainer.engine.subject import Outputs, Verdict
+from services.trainer.engine.loop.task import Outputs, Verdict
 from services.trainer.performance import Curve, Interval, Performance, Source, TagPerformance
 from services.trainer.predictions import DetectorPredictions, found, image_ids, truths
 from services.vision.card import UNFITTED_THRESHOLD

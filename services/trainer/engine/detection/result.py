@@ -8,12 +8,13 @@ from services.kit.plurals import counted
 from services.trainer.engine.detection import measure
 from services.trainer.engine.detection.data import Scenes
 from services.trainer.engine.detection.start import Origin, within_reach
+from services.trainer.engine.loop.task import Found
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Parts
-from services.trainer.engine.subject import Found
+from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Performance, Source
 from services.trainer.predictions import write_predictions
-from services.trainer.protocol import ModelKind, Result, TrainTask
+from services.trainer.recipe import ModelKind
 from services.vision import bundle
 from services.vision.card import CardCategory, ModelCard
 from services.vision.detection import DetectorNetwork

@@ -9,7 +9,7 @@ import numpy as np
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
 from services.trainer.engine.split import MIN_HELD_OUT_FROM, Parts
-from services.trainer.protocol import Split
+from services.trainer.recipe import Split
 
 
 def divide(scenes: Scenes, split: Split, *, refit: bool = False) -> Parts:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import safetensors
 
 from services.kit.errors import InvalidRequest
-from services.trainer.engine.trunks import resolver
-from services.trainer.protocol import TrainTask
+from services.trainer.engine.pretrained import resolver
+from services.trainer.messages import TrainTask
 from services.vision.card import CardBackbone, InputRule
 from services.vision.detection import DetectorNetwork
 from services.vision.detectors import DETECTORS, DetectorSpec, build_detector

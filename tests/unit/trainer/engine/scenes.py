@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from services.trainer.protocol import Depth, ModelKind, Recipe
+from services.trainer.recipe import Depth, ModelKind, Recipe
 from services.vision.snapshot import (
     AnnotationKind,
     Box,

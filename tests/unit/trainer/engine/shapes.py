@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from services.trainer.protocol import Recipe, TrainTask
+from services.trainer.messages import TrainTask
+from services.trainer.recipe import Recipe
 from services.vision.snapshot import (
     AnnotationKind,
     Entry,

@@ -10,16 +10,18 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from services.trainer.protocol import Message, Progress, Ready, Result, frame, receive_message, send
+from services.trainer.framing import frame, receive_message, send
+from services.trainer.messages import Message, Progress, Ready, Result
 from tests.unit.trainer.engine.shapes import linear_recipe, task_for, tuning_recipe, write_snapshot
 
 GONE_SECONDS = 20.0
-COMMAND = [sys.executable, "-m", "services.trainer.child"]
+COMMAND = [sys.executable, "-m", "services.trainer.engine"]
 WORKER = """
 import asyncio, sys
 from pathlib import Path
-from services.trainer.children import Nursery
-from services.trainer.protocol import Progress, receive_task
+from services.trainer.framing import receive_task
+from services.trainer.messages import Progress
+from services.trainer.worker.child_pool import Nursery
 
 async def main():
     child = await Nursery(1).take()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from services.trainer.engine.run import run
-from services.trainer.protocol import Checkpoint, EvaluateTask, EvaluationResult, Message, Result, TrainTask
+from services.trainer.messages import Checkpoint, EvaluateTask, EvaluationResult, Message, Result, TrainTask
 from services.vision import bundle
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector

@@ -1,0 +1,1 @@
+"""Training and measuring classifiers: what the loop must not know of them."""

@@ -1,0 +1,103 @@
+"""Predictions into the numbers that people read, and the one scalar that makes confidences honest."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from services.trainer.engine.classification.logistic import log_losses
+from services.trainer.engine.data import Floats, Indices
+from services.trainer.performance import ConfusionEntry, Curve, Interval, Performance, Source, TagPerformance
+from services.trainer.predictions import Predictions
+from services.vision.metrics import CategoryReport, classification_report
+
+MIN_CALIBRATION_ROWS = 10
+KEPT_PROBABILITIES = 1_000_000
+TEMPERATURES = np.exp(np.linspace(np.log(0.05), np.log(20), 121))
+
+
+def fit_temperature(logits: Floats, labels: Indices) -> float:
+    """What the logits must be divided by for the least log loss (Guo et al., 2017); 1 for very few rows."""
+    if len(labels) < MIN_CALIBRATION_ROWS:
+        return 1.0
+    losses = [float(log_losses(logits / np.float32(t), labels).mean()) for t in TEMPERATURES]
+    return float(TEMPERATURES[int(np.argmin(losses))])
+
+
+def calibrated_across(logits: Floats, labels: Indices, fold: Indices) -> Floats:
+    """Each fold's logits divided by the temperature that the other folds ask for: no row calibrates itself."""
+    out = logits.copy()
+    for number in np.unique(fold):
+        own = fold == number
+        out[own] /= np.float32(fit_temperature(logits[~own], labels[~own]))
+    return out
+
+
+def softmax(logits: Floats) -> Floats:
+    """Rows that sum to 1."""
+    return torch.softmax(torch.from_numpy(logits).double(), dim=1).float().numpy()
+
+
+def predictions(categories: tuple[str, ...], ids: Indices, labels: Indices, logits: Floats) -> Predictions:
+    """For the file; `logits` are calibrated."""
+    predicted = logits.argmax(axis=1)
+    probabilities = softmax(logits) if logits.size <= KEPT_PROBABILITIES else np.empty((0, 0), np.float32)
+    return Predictions(
+        categories=categories,
+        image_ids=tuple(ids.tolist()),
+        labels=tuple(labels.tolist()),
+        predicted=tuple(predicted.tolist()),
+        correct=tuple((predicted == labels).tolist()),
+        log_losses=tuple(log_losses(logits, labels).tolist()),
+        probabilities=tuple(tuple(row) for row in probabilities.tolist()),
+    )
+
+
+def measure(scores: Floats, labels: Indices, categories: tuple[str, ...], source: Source) -> Performance:
+    """The contract's performance of these probabilities, as records and cards carry it."""
+    report = classification_report(scores, labels)
+    return Performance(
+        source=source,
+        image_count=report.image_count,
+        average_precision=report.average_precision,
+        accuracy_top1=report.accuracy_top1,
+        accuracy_top5=report.accuracy_top5,
+        calibration_ece=report.calibration_ece,
+        intervals={name: Interval(found.low, found.high) for name, found in report.intervals.items()},
+        tag_performance={
+            name: _tag(category, scores[:, index], labels == index)
+            for index, (name, category) in enumerate(zip(categories, report.categories, strict=True))
+        },
+        categories=categories,
+        confusion_matrix=tuple(ConfusionEntry(cell.actual, cell.predicted, cell.count) for cell in report.confusion),
+        precision_recall_curves={
+            name: _curve(category) for name, category in zip(categories, report.categories, strict=True)
+        },
+    )
+
+
+def _tag(category: CategoryReport, scores: Floats, positive: NDArray[np.bool_]) -> TagPerformance:
+    """Precision, recall and F1 at the suggested threshold, as the contract defines them."""
+    if not category.support:
+        return TagPerformance(support=0)
+    accepted = scores >= category.suggested_threshold
+    right = int((accepted & positive).sum())
+    precision = right / int(accepted.sum()) if accepted.any() else None
+    recall = right / category.support
+    return TagPerformance(
+        support=category.support,
+        accuracy=category.recall,
+        average_precision_50=category.average_precision,
+        precision=precision,
+        recall=recall,
+        f1=2 * right / (int(accepted.sum()) + category.support),
+        suggested_threshold=category.suggested_threshold,
+    )
+
+
+def _curve(category: CategoryReport) -> Curve:
+    points = category.curve[::-1]  # by falling threshold
+    return Curve(
+        thresholds=tuple(point.threshold for point in points),
+        precisions=tuple(point.precision for point in points),
+        recalls=tuple(point.recall for point in points),
+    )

@@ -1,0 +1,126 @@
+"""The best result so far, kept ready on the disk and offered to the worker, so that no allowance ends without one."""
+
+import copy
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+from torch import nn
+
+from services.kit.errors import NotEnoughBudget
+from services.trainer.engine.loop.task import Found, Outputs
+from services.trainer.engine.loop.timing import OutOfTime, Part
+from services.trainer.engine.loop.training import TRAINED, Training
+from services.trainer.messages import Offer, Result
+from services.trainer.recipe import Throughput
+
+RENEWAL_SHARE = 0.05  # of the time, at most, goes into offers that a later one replaces
+
+
+@dataclass(slots=True)
+class Delivery:
+    """Turns the state's candidate into a Result. Once one is offered, there always is one."""
+
+    training: Training
+    steps_per_epoch: int
+    _result: Result | None = None
+    _step: int = -1  # of the candidate that is offered
+    _ended: float = 0.0  # seconds used when the last offer was made
+    _took: float = 0.0
+    _folders: list[Path] = field(default_factory=list[Path])
+
+    @property
+    def renewable(self) -> bool:
+        """Whether a better candidate than the one offered waits, and long enough has passed to pay for an offer."""
+        state, used = self.training.state, self.training.session.meter.used()
+        waits = state.candidate is not None and (self._result is None or self._step != state.position.candidate_step)
+        return waits and (used - self._ended) * RENEWAL_SHARE >= self._took
+
+    def offer(self) -> None:
+        """Measures the candidate on the hold-out and writes it; OutOfTime, and the offer before stands.
+
+        Without a candidate nothing happens.
+        """
+        training, state = self.training, self.training.state
+        started = training.session.meter.used()
+        if state.candidate is None:
+            return
+        network = copy.deepcopy(state.average)
+        network.load_state_dict(state.candidate.weights)
+        if state.candidate.held_out is None:
+            held_out = training.predict(network, training.parts.held_out, training.pace.expected(Part.DELIVER))
+            state.candidate = replace(state.candidate, held_out=held_out)
+        training.pace.require(training.pace.expected(Part.DELIVER))
+        with training.pace.timed(Part.DELIVER):
+            self._result = self._written(network.eval(), state.candidate.selection, state.candidate.held_out or {})
+        self._step = state.position.candidate_step
+        training.session.send(Offer(result=self._result))
+        self._ended = training.session.meter.used()
+        self._took = self._ended - started
+
+    def final(self, reason: str) -> Result:
+        """The last word: the candidate if there is time to write it, else what was offered.
+
+        NotEnoughBudget where time did not suffice for any.
+        """
+        training, position = self.training, self.training.state.position
+        if self._result is None or self._step != position.candidate_step:
+            training.session.progress("bundle", 0.5, TRAINED, 1.0)
+            try:
+                self.offer()
+            except OutOfTime:
+                reason = "allowance"
+        if self._result is None:
+            raise self._not_enough()
+        training.images.require_readable()
+        return msgspec.structs.replace(
+            self._result,
+            seconds=training.session.meter.used(),
+            stop_reason=reason,
+            throughput=self._throughput(),
+            epochs=position.step // self.steps_per_epoch,
+            steps=position.step,
+        )
+
+    def _written(self, network: nn.Module, selection: Outputs, held_out: Outputs) -> Result:
+        """Keeps the folder before, too: the worker may be about to read it."""
+        training, position = self.training, self.training.state.position
+        note = self._optimism()
+        found = Found(
+            network=network,
+            selection=selection,
+            held_out=held_out,
+            notes=(note,) if note else (),
+            throughput=self._throughput(),
+            epochs=position.step // self.steps_per_epoch,
+            steps=position.step,
+        )
+        folder = Path(training.task.output_directory) / f"result-{position.candidate_step + 1}"
+        result = training.subject.finish(found, folder)
+        self._folders.append(folder)
+        for old in self._folders[:-2]:
+            shutil.rmtree(old, ignore_errors=True)
+        del self._folders[:-2]
+        return result
+
+    def _throughput(self) -> Throughput:
+        seconds = self.training.pace.step_seconds
+        return Throughput(train_images_per_second=self.training.batch_size / seconds if seconds else None)
+
+    def _optimism(self) -> str:
+        if len(self.training.parts.held_out) or not self.training.task.recipe.patience:
+            return ""
+        return "The performance is of images that also chose when to stop: it is a little optimistic."
+
+    def _not_enough(self) -> NotEnoughBudget:
+        training = self.training
+        allowance = training.session.meter.allowance_seconds
+        least = allowance + training.validation_seconds + training.delivery_seconds
+        return NotEnoughBudget(
+            budget_seconds=round(allowance, 1),
+            dataset=training.images.dataset,
+            image_count=len(training.images.samples),
+            minimum_seconds=round(1.5 * least, 1),
+            suggested_seconds=round(3 * least, 1),
+        )

@@ -1,0 +1,210 @@
+"""The training loop of every network, from pretrained weights (and a linear head: LP-FT, Kumar et al., 2022) or none.
+
+It trains on all folds but the first and is measured on the first, with the moving average of its weights. How many
+steps fit is measured before the first one; the schedule is then fixed, so that a resumed training follows it too.
+Should the machine slow down, it ends early with the best that it has: `delivery` keeps that ready.
+"""
+
+import copy
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from torch import Tensor
+
+from services.kit.errors import Diverged, NotEnoughBudget
+from services.trainer.engine.data import Indices
+from services.trainer.engine.loop import checkpoint as checkpoints
+from services.trainer.engine.loop.checkpoint import Candidate, Plan, Position, State
+from services.trainer.engine.loop.delivery import Delivery
+from services.trainer.engine.loop.saving import Saver
+from services.trainer.engine.loop.step import step
+from services.trainer.engine.loop.task import Job
+from services.trainer.engine.loop.timing import OutOfTime
+from services.trainer.engine.loop.training import EVALUATION_BATCH, PREPARED, TRAINED, Start, Training, optimizer
+from services.trainer.engine.session import Session
+from services.trainer.messages import Result, TrainTask
+
+PLANNED_SHARE = 0.85  # of the allowance: the rest is for a machine that slows down
+DELIVERIES = 2  # that a plan makes room for: one offer, and the last word
+PROBES = 3  # steps to measure; the first only warms up
+MAX_RETRIES = 3
+
+
+def fine_tune(task: TrainTask, session: Session, start: Callable[[TrainTask, Session], Start]) -> Result:
+    """The whole task; ends by itself before the allowance does, with the best weights that it has then.
+
+    `start` belongs to the task's kind: it opens the snapshot and loads the network.
+    """
+    if task.checkpoint_path and not checkpoints.usable(Path(task.checkpoint_path), task.recipe):
+        task = msgspec.structs.replace(task, checkpoint_path=None)  # begins anew
+    training = Training.begin(task, session, start(task, session))
+    if task.checkpoint_path:
+        plan = checkpoints.restore(Path(task.checkpoint_path), training.state)
+        delivery = Delivery(training, plan.steps_per_epoch)
+        with suppress(OutOfTime):
+            delivery.offer()  # what the attempt before had reached is safe from here on
+        _measure_pace(training)  # perhaps this is another machine
+    else:
+        _measure_pace(training)
+        plan = _planned(training)
+        delivery = Delivery(training, plan.steps_per_epoch)
+        with suppress(OutOfTime):
+            delivery.offer()
+    reason = _fit(training, plan, delivery)
+    return delivery.final(reason)
+
+
+def _fit(training: Training, plan: Plan, delivery: Delivery) -> str:
+    """The training loop, and the validation of its last weights; returns why it ended."""
+    task, session, state, pace = training.task, training.session, training.state, training.pace
+    recipe, position = task.recipe, state.position
+    good = (state.pack(), copy.copy(position))
+    saver = Saver(training, plan)
+    stream = training.subject.batches(_jobs(training, plan, position.step))
+    while position.step < plan.total_steps:
+        if not pace.leaves(training.end_seconds, 2 * pace.step_seconds):
+            break
+        for group in state.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * position.rate_factor * plan.rate(position.step)
+        began = session.meter.used()
+        inputs, truths = next(stream)
+        loss = step(training, inputs, truths, position.step)
+        pace.stepped((session.meter.used() - began) / training.subject.effort(inputs))
+        if not np.isfinite(loss):
+            position = _retry(training, good, loss)
+            stream = training.subject.batches(_jobs(training, plan, position.step))
+            continue
+        position.step += 1
+        state.average_in(recipe.average_decay)
+        session.progress("train", position.step / plan.total_steps, PREPARED, TRAINED)
+        if position.step == plan.total_steps:
+            break
+        epoch, inside = divmod(position.step, plan.steps_per_epoch)
+        if inside == 0 and (epoch % plan.validate_every == 0 or state.candidate is None):
+            if not pace.leaves(training.end_seconds, training.validation_seconds):
+                break
+            _validate_and_offer(training, plan, delivery)
+            if recipe.patience and position.stale_epochs >= recipe.patience:
+                return "converged"
+        if saver.due():
+            good = (state.pack(), copy.copy(position))
+            saver.save()
+    session.progress("calibrate", 0.0, TRAINED, 1.0)
+    try:
+        if position.step not in (0, position.candidate_step):
+            _validate(training)  # the last weights are a candidate too
+    except OutOfTime:
+        return "allowance"
+    return "converged" if position.step == plan.total_steps else "allowance"
+
+
+def _retry(training: Training, good: tuple[dict[str, Tensor], Position], loss: float) -> Position:
+    """Back to the last good state, at half the rate; Diverged after too many times."""
+    task, state, position = training.task, training.state, training.state.position
+    if position.retries >= MAX_RETRIES:
+        raise Diverged(
+            trial=task.trial,
+            loss=loss,
+            step=position.step,
+            learning_rate=task.recipe.learning_rate * position.rate_factor,
+            retries=position.retries,
+        )
+    state.unpack(good[0])
+    state.position = copy.copy(good[1])
+    state.position.retries, state.position.rate_factor = position.retries + 1, position.rate_factor / 2
+    return state.position
+
+
+def _validate_and_offer(training: Training, plan: Plan, delivery: Delivery) -> None:
+    """As far as there is time."""
+    with suppress(OutOfTime):
+        metric = _validate(training)
+        done = training.state.position.step / plan.total_steps
+        name = None if metric is None else training.subject.metric_name
+        training.session.progress("train", done, PREPARED, TRAINED, name, metric)
+        if delivery.renewable and training.pace.leaves(training.end_seconds, training.delivery_seconds):
+            delivery.offer()
+
+
+def _validate(training: Training) -> float | None:
+    """Measures the average on the first fold; its metric. OutOfTime if the candidate could not be delivered then.
+
+    The average becomes the candidate if it is better, or if the recipe trusts its schedule more than validation.
+    """
+    state, position = training.state, training.state.position
+    outputs = training.predict(state.average, training.parts.first_fold, training.delivery_seconds)
+    verdict = training.subject.judge(outputs)
+    best = position.best_loss
+    better = best is None or (verdict.loss is not None and verdict.loss < best)
+    position.stale_epochs = 0 if better else position.stale_epochs + 1
+    if better:
+        position.best_loss = verdict.loss
+    if better or not training.task.recipe.patience:
+        weights = {name: tensor.clone() for name, tensor in state.average.state_dict().items()}
+        state.candidate, position.candidate_step = Candidate(weights, outputs), position.step
+    return verdict.metric
+
+
+def _jobs(training: Training, plan: Plan, first: int) -> list[Job]:
+    """Every batch from the step on; the last, incomplete batch of an epoch is left out."""
+    jobs: list[Job] = []
+    size, every = training.batch_size, plan.steps_per_epoch
+    for epoch in range(first // every, -(-plan.total_steps // every)):
+        order = _order(training, epoch)
+        jobs.extend(Job(epoch * every + i, epoch, order[i * size : (i + 1) * size]) for i in range(every))
+    return jobs[first % every :]
+
+
+def _order(training: Training, epoch: int) -> Indices:
+    """The epoch's permutation of the images that train."""
+    rows = training.parts.other_folds
+    return rows[np.random.default_rng((training.task.seed, epoch)).permutation(len(rows))]
+
+
+def _measure_pace(training: Training) -> None:
+    """Times steps on a copy of the network, which leaves the training untouched, and predictions.
+
+    Stops as soon as hardly more than the delivery of what there is fits.
+    """
+    live, pace = training.state, training.pace
+    network = copy.deepcopy(live.network)
+    training.state = State(network, live.average, optimizer(network, training.task), Position())
+    rows = _order(training, 0)[: training.batch_size]
+    probes = [Job(number, 0, rows) for number in range(PROBES)]
+    for number, (inputs, truths) in enumerate(training.subject.batches(probes)):
+        began = pace.meter.used()
+        step(training, inputs, truths, number)
+        enough = pace.leaves(training.delivery_seconds)
+        if number or not enough:
+            pace.stepped((pace.meter.used() - began) / training.subject.effort(inputs))
+        if not enough:
+            break
+    else:
+        training.predict(network, training.parts.first_fold[: 2 * EVALUATION_BATCH])
+    training.state = live
+
+
+def _planned(training: Training) -> Plan:
+    """As many steps as fit, by the pace that was measured; NotEnoughBudget if too few."""
+    meter, recipe, pace = training.session.meter, training.task.recipe, training.pace
+    per_epoch = max(1, len(training.parts.other_folds) // training.batch_size)
+    validation, step_seconds = training.validation_seconds, pace.step_seconds
+    ending = validation + DELIVERIES * training.delivery_seconds
+    every = max(1, round(validation / (0.1 * per_epoch * step_seconds)))
+    epoch_seconds = per_epoch * step_seconds + validation / every
+    left = PLANNED_SHARE * meter.allowance_seconds - meter.used() - ending
+    wanted = training.subject.max_epochs
+    epochs = min(wanted, left / epoch_seconds)
+    if epochs < min(recipe.min_epochs, wanted):
+        minimum = (meter.used() + ending + recipe.min_epochs * epoch_seconds) / PLANNED_SHARE
+        raise NotEnoughBudget(
+            budget_seconds=round(meter.allowance_seconds, 1),
+            dataset=training.images.dataset,
+            image_count=len(training.images.samples),
+            minimum_seconds=round(minimum, 1),
+            suggested_seconds=round(minimum + recipe.max_epochs * epoch_seconds, 1),
+        )
+    return Plan(total_steps=max(1, int(epochs * per_epoch)), steps_per_epoch=per_epoch, validate_every=every)

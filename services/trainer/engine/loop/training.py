@@ -1,0 +1,97 @@
+"""A fine-tuning's parts, whatever its subject: the live state, the pace, and how much fits into memory at a time."""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from services.trainer.engine.data import Images, Indices
+from services.trainer.engine.loop.checkpoint import Candidate, Position, State
+from services.trainer.engine.loop.task import Outputs, Subject
+from services.trainer.engine.loop.timing import Pace, Part
+from services.trainer.engine.session import Session
+from services.trainer.engine.split import Parts
+from services.trainer.messages import TrainTask
+
+FROZEN_NORM_BELOW = 5_000  # training images: batch statistics of fewer are worse than the pretrained ones
+EVALUATION_BATCH = 16
+PREPARED, TRAINED = 0.1, 0.95  # of the progress bar: where preparing, and training, end
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a training begins, before any checkpoint is restored; the network's parameters say whether they train."""
+
+    subject: Subject
+    network: nn.Module
+    position: Position
+    candidate: Candidate | None = None
+
+
+@dataclass(slots=True)
+class Training:
+    """One fine-tuning's parts."""
+
+    task: TrainTask
+    session: Session
+    subject: Subject
+    state: State
+    pace: Pace
+    micro_batch: int
+
+    @classmethod
+    def begin(cls, task: TrainTask, session: Session, start: Start) -> "Training":
+        """Before the first step."""
+        pace, size = Pace(session.meter), task.recipe.batch_size
+        pace.took(Part.DELIVER, start.subject.report_seconds)
+        average = copy.deepcopy(start.network).requires_grad_(False)
+        state = State(start.network, average, optimizer(start.network, task), start.position, start.candidate)
+        return cls(task, session, start.subject, state, pace, min(size, task.batch_size_limit or size))
+
+    @property
+    def images(self) -> Images:
+        """All of them."""
+        return self.subject.images
+
+    @property
+    def parts(self) -> Parts:
+        """How they are divided."""
+        return self.subject.parts
+
+    @property
+    def batch_size(self) -> int:
+        """The effective one."""
+        return min(self.task.recipe.batch_size, len(self.parts.other_folds))
+
+    @property
+    def delivery_seconds(self) -> float:
+        """What predicting the hold-out and writing a result are expected to take now."""
+        return len(self.parts.held_out) * self.pace.expected(Part.PREDICT) + self.pace.expected(Part.DELIVER)
+
+    @property
+    def validation_seconds(self) -> float:
+        """What a validation is expected to take now."""
+        return len(self.parts.first_fold) * self.pace.expected(Part.PREDICT)
+
+    @property
+    def end_seconds(self) -> float:
+        """What is expected to follow the last step: a validation, and the delivery."""
+        return self.validation_seconds + self.delivery_seconds
+
+    def predict(self, network: nn.Module, rows: Indices, then_seconds: float = -math.inf) -> Outputs:
+        """Of the plain inputs; OutOfTime once less than `then_seconds` would be left."""
+        size = min(EVALUATION_BATCH, self.micro_batch)
+        with self.pace.timed(Part.PREDICT, len(rows)):
+            return self.subject.predict(network, rows, size, lambda: self.pace.require(then_seconds))
+
+
+def optimizer(network: nn.Module, task: TrainTask) -> torch.optim.AdamW:
+    """Weight decay on matrices and kernels alone."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": task.recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=task.recipe.learning_rate, fused=True)

@@ -1,0 +1,1 @@
+"""What comes next, and what it costs: pure decisions from records."""

@@ -1,0 +1,48 @@
+"""What is left of a model's budget, and what recipes would cost: by the table, as fast as its trials went."""
+
+from dataclasses import dataclass
+
+from services.trainer.domain import MAX_TRIALS, Model, Trial, granted, served_trial
+from services.trainer.planner.costs import expected_seconds, reserve_seconds, resolution_of, slowness
+from services.trainer.recipe import Recipe
+from services.trainer.work import whole_microseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """Of a model whose trials so far have all ended. Seconds of the reference device throughout."""
+
+    image_count: int
+    test_count: int
+    trials: int  # that may still be planned
+    left: float
+    pace: float  # how many times longer than by the table things take
+    resolution: int  # where a recipe leaves it open
+    served: Recipe | None
+
+    @classmethod
+    def of(cls, model: Model, trials: list[Trial]) -> "Purse":
+        """As these records have it."""
+        best = served_trial(model, trials)
+        return cls(
+            image_count=model.training.image_count if model.training else 0,
+            test_count=model.test.image_count if model.test else 0,
+            trials=min(model.hyperparameters.max_trials or MAX_TRIALS, MAX_TRIALS) - len(trials),
+            left=model.budget_seconds - granted(trials, None),
+            pace=slowness(trials),
+            resolution=resolution_of(trials),
+            served=best.recipe if best else None,
+        )
+
+    def expected(self, recipe: Recipe) -> float:
+        """What the recipe will take."""
+        return self.pace * expected_seconds(recipe, self.image_count, self.resolution)
+
+    def available(self, recipe: Recipe) -> float:
+        """What the recipe may take.
+
+        Held back is what the final evaluation will, whether this recipe's bundle will be served or the one that is now.
+        """
+        candidates = (recipe, self.served) if self.served else (recipe,)
+        reserve = max(reserve_seconds(candidate, self.test_count, self.resolution) for candidate in candidates)
+        return whole_microseconds(self.left - self.pace * reserve)

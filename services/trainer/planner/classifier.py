@@ -1,0 +1,62 @@
+"""A classifier's ladder: heads on frozen features, by cost, then a fine-tuning or a training from random weights."""
+
+from services.trainer.domain import Hyperparameters, Model, StopReason, Trial, TrialResult, served_trial
+from services.trainer.performance import Source
+from services.trainer.planner import classifier_recipes
+from services.trainer.planner.budget import Purse
+from services.trainer.planner.steps import StartTrial
+from services.trainer.recipe import Recipe
+
+WORTHWHILE_EPOCHS = 8  # fewer are not worth a fine-tuning's cost
+# Tried where the first rung's weights could be downloaded; they are small, and good for their cost.
+DOWNLOADABLE = ("mobilenet_v2", "mobilenet_v3_large")
+
+first = classifier_recipes.first
+
+
+def climb(wanted: Hyperparameters, _image_count: int) -> list[Recipe]:
+    """What a generous budget pays for, as far as it is known before the images are."""
+    begun = first(wanted)
+    return [begun, *classifier_recipes.pretrained(wanted.backbones or begun.backbones, wanted)]
+
+
+def next_trial(model: Model, trials: list[Trial], purse: Purse) -> StartTrial | StopReason:
+    """The next recipe that fits, or why there is none. All trials have ended."""
+    best = served_trial(model, trials)
+    if best is not None and best.result is not None and best.result.score >= 1.0:
+        return StopReason.CONVERGED  # a gain could not be told from a perfect score
+    done = {trial.recipe.name for trial in trials}
+    candidates = [recipe for recipe in _recipes(model, trials) if recipe.name not in done]
+    for recipe in candidates:
+        available, expected = purse.available(recipe), purse.expected(recipe)
+        least = expected if recipe.rung == 0 else expected * min(1.0, WORTHWHILE_EPOCHS / recipe.max_epochs)
+        if available >= least or (not trials and available > 0):
+            allowance = available if recipe.rung or not trials else min(available, 3 * expected)
+            return StartTrial(recipe, allowance, expected)
+    return StopReason.BUDGET_REACHED if candidates else StopReason.LADDER_COMPLETED
+
+
+def _recipes(model: Model, trials: list[Trial]) -> list[Recipe]:
+    """The ladder as far as it is known: the first rung tells which weights there are, and how many images."""
+    wanted = model.hyperparameters
+    if not trials:
+        return [classifier_recipes.first(wanted)]
+    ladder = classifier_recipes.scratch(wanted)
+    first = trials[0].result
+    if first is not None and (known := _within_reach(first, wanted)):
+        ladder = classifier_recipes.pretrained(known, wanted)
+    if first is not None and first.performance.source is Source.CROSS_VALIDATION and model.test is None:
+        ladder = [recipe for recipe in ladder if recipe.rung == 0]  # no image is left to measure a fine-tuned one on
+    if wanted.max_rung is not None:
+        ladder = [recipe for recipe in ladder if recipe.rung <= wanted.max_rung]
+    return [trials[0].recipe, *ladder]
+
+
+def _within_reach(first: TrialResult, wanted: Hyperparameters) -> tuple[str, ...]:
+    """The networks whose pretrained weights the workers have or can have, the preferred ones first."""
+    if first.weights_source == "RANDOM":
+        return ()
+    found = set(first.backbones)
+    if first.weights_source == "TORCHVISION":
+        found |= set(DOWNLOADABLE)
+    return wanted.backbones or tuple(name for name in classifier_recipes.PREFERENCE if name in found)

@@ -1,0 +1,173 @@
+"""The recipes of a detector's ladder, as data. What they try was chosen by cross-validation on two image sets."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from services.trainer.domain import Hyperparameters
+from services.trainer.planner.costs import DETECTOR_SIDES
+from services.trainer.recipe import BoxStatistics, Depth, ModelKind, Recipe
+
+# The networks to try where their weights are within reach: the first by what it finds for its cost on two cores, and
+# larger ones where the budget pays for them.
+PREFERENCE = (
+    "yolox_nano",
+    "yolox_tiny",
+    "yolox_s",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "ssdlite320_mobilenet_v3_large",
+    "fcos_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "fasterrcnn_resnet50_fpn_v2",
+)
+STRIDE = 32  # of detectors: sides are multiples of it
+LARGER_NETWORKS = 2  # tried beside the first
+
+FEW_BOXES = 100  # of a category, below which the settings are those for few images
+RATE, FEW_RATE, SCRATCH_RATE = 1e-3, 2e-4, 4e-3
+RATE_FACTORS = (2.0, 0.5)  # of the rate to begin with: what else is tried
+TELLING_BOXES = 250  # in all, below which those that validate are too few to tell rates apart
+
+BOX_SIDE = 28  # pixels of the input that the boxes of every category shall have, by their median
+SCRATCH_BOX_SIDE = 42  # from random weights, which have no habits and cost many steps
+MAX_SIDE = 960
+MAX_MAGNIFICATION = 2.0  # of a picture; beyond, a larger input shows nothing more
+LARGER_SIDE = 1.5  # times the side that did best so far: the next to try
+LARGE_ENOUGH = 64  # pixels of the boxes, above which no larger input is tried
+SCRATCH_SIDES = (160, 192, 224, 256, 320, 416)
+
+SEEN = 4_000  # images that the long schedule shows, but each so often at least and at most
+EPOCHS = (12, 40)
+SCRATCH_SEEN = 40_000  # from random weights: as many as most budgets pay for
+SCRATCH_EPOCHS = (20, 200)
+PROBE_SHARE = 0.3  # of the long schedule
+HEAD_EPOCHS = 6
+REFIT_IMAGES = 2_000  # of at most so many, those that validate are worth training on
+PATIENCE = 3  # validations without a better one, after which a long schedule of more images ends
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the search decides."""
+
+    backbone: str
+    side: int
+    rate: float
+    pretrained: bool = True
+    depth: Depth = Depth.ALL
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Settings":
+        """Those of a recipe that tunes."""
+        return cls(recipe.backbones[0], recipe.resolution, recipe.learning_rate, recipe.pretrained, recipe.depth)
+
+    def __str__(self) -> str:
+        origin = "" if self.pretrained else " from scratch"
+        part = " head and neck" if self.depth is Depth.NECK else ""
+        return f"{self.backbone}{part}{origin} at {self.side}, rate {self.rate:g}"
+
+
+def side_of(backbone: str, wanted: Hyperparameters) -> int:
+    """The input's longer side where nothing is known yet: as asked for, or the network's own."""
+    return wanted.resolution or DETECTOR_SIDES[backbone]
+
+
+def head(wanted: Hyperparameters) -> Recipe:
+    """The head alone on a frozen network: a usable model after seconds."""
+    backbone = wanted.backbones[0] if wanted.backbones else PREFERENCE[0]
+    settings = Settings(backbone, side_of(backbone, wanted), RATE)
+    name, epochs = f"{backbone} head at {settings.side}", HEAD_EPOCHS
+    recipe = _tuned(name, settings, epochs)
+    return msgspec.structs.replace(recipe, rung=0, depth=Depth.HEAD, min_epochs=1, linear_head=True)
+
+
+def probe(settings: Settings, image_count: int) -> Recipe:
+    """A short schedule, to see what the settings are good for."""
+    return _tuned(f"{settings}, probe", settings, max(4, round(PROBE_SHARE * _epochs(settings, image_count))))
+
+
+def long(settings: Settings, image_count: int) -> Recipe:
+    """The whole schedule; where it ends the search, it may stop early, as there are images enough to tell by."""
+    patience = PATIENCE if settings.pretrained and image_count > REFIT_IMAGES else 0
+    recipe = _tuned(str(settings), settings, _epochs(settings, image_count))
+    return msgspec.structs.replace(recipe, patience=patience)
+
+
+def is_long(recipe: Recipe, image_count: int) -> bool:
+    """Whether the recipe has the whole schedule."""
+    return recipe.rung > 0 and recipe.max_epochs >= _epochs(Settings.of(recipe), image_count)
+
+
+def refit(recipe: Recipe) -> Recipe:
+    """The same once more, on the images too that validated it."""
+    return msgspec.structs.replace(recipe, name=f"{recipe.name}, all images", refit=True)
+
+
+def prior_rate(*, few: bool) -> float:
+    """The rate to begin with: with few boxes, a high one forgets more than it learns."""
+    return FEW_RATE if few else RATE
+
+
+def prior_side(backbone: str, boxes: BoxStatistics | None) -> int:
+    """The input to begin with: at which the boxes of every category are large enough to be found."""
+    own = DETECTOR_SIDES[backbone]
+    if boxes is None:
+        return own
+    return max(own, min(_multiple(BOX_SIDE / boxes.small_size), _most(boxes)))
+
+
+def smaller_sides(backbone: str, side: int) -> list[int]:
+    """What to begin with where the budget does not pay for the side, ascending up to it."""
+    own = DETECTOR_SIDES[backbone]
+    return sorted({own, _multiple((own + side) / 2), side}) if side > own else [side]
+
+
+def larger_side(side: int, boxes: BoxStatistics) -> int | None:
+    """The next input to try; None where it shows nothing more."""
+    larger = min(_multiple(LARGER_SIDE * side), _most(boxes))
+    return larger if larger > side and side * boxes.small_size < LARGE_ENOUGH else None
+
+
+def scratch_side(backbone: str, boxes: BoxStatistics | None) -> int:
+    """The input for random weights: as small as the boxes allow, for steps count more than pixels."""
+    own = DETECTOR_SIDES[backbone]
+    if boxes is None:
+        return own
+    most = min(own, _multiple(boxes.longer_side))
+    return next((side for side in SCRATCH_SIDES if side * boxes.small_size >= SCRATCH_BOX_SIDE and side <= most), most)
+
+
+def _most(boxes: BoxStatistics) -> int:
+    return min(MAX_SIDE, _multiple(MAX_MAGNIFICATION * boxes.longer_side))
+
+
+def _multiple(side: float) -> int:
+    return max(STRIDE, round(side / STRIDE) * STRIDE)
+
+
+def _epochs(settings: Settings, image_count: int) -> int:
+    """Of the whole schedule: the fewer images there are, the more often each is shown."""
+    seen, (least, most) = (SEEN, EPOCHS) if settings.pretrained else (SCRATCH_SEEN, SCRATCH_EPOCHS)
+    return min(max(round(seen / max(1, image_count)), least), most)
+
+
+def _tuned(name: str, settings: Settings, epochs: int) -> Recipe:
+    """From published weights at a rate that keeps what they know, or from random ones."""
+    return Recipe(
+        name=name,
+        rung=1,
+        kind=ModelKind.GENERIC_DETECTOR,
+        backbones=(settings.backbone,),
+        pretrained=settings.pretrained,
+        resolution=settings.side,
+        depth=settings.depth,
+        learning_rate=settings.rate,
+        weight_decay=0.01 if settings.pretrained else 0.05,
+        batch_size=4 if settings.pretrained else 8,
+        max_epochs=epochs,
+        augmentation=0.5,
+        mirror=settings.pretrained,  # from nothing there are no steps to spare for views that serving never shows
+        average_decay=0.98 if settings.pretrained else 0.995,
+        linear_head=False,  # the outputs of similar pretrained categories are a gain in short schedules only
+        label_smoothing=0.0,
+    )

@@ -1,0 +1,98 @@
+"""The ladder of trials: which recipe comes next, what it will cost, and when to stop. Pure functions of records.
+
+Cheap rungs come first, so that there is a usable model after seconds; a dearer one follows only while its predicted
+cost, with the final evaluation held back, fits into what is left of the budget. Costs are predicted from a table of
+the reference device, scaled by what the trials before took.
+"""
+
+from types import MappingProxyType
+
+from services.kit.errors import Failure, NotEnoughBudget
+from services.trainer.domain import Evaluation, Hyperparameters, Model, StopReason, Trial, granted
+from services.trainer.planner import classifier, detector
+from services.trainer.planner.budget import Purse
+from services.trainer.planner.costs import expected_seconds, reserve_seconds
+from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
+from services.trainer.recipe import ModelKind
+from services.trainer.work import whole_microseconds
+
+SAFETY = 1.5  # of the first rung's predicted cost, in the minimum budget
+_LADDERS = MappingProxyType({ModelKind.GENERIC_CLASSIFIER: classifier, ModelKind.GENERIC_DETECTOR: detector})
+
+
+def plan(model: Model, trials: list[Trial], final: Evaluation | None) -> Step:
+    """What a model in TRAINING needs next. `trials` ascend by number; `final` is its own evaluation, if begun."""
+    if final is not None:
+        return Finish(_reason(model, trials)) if final.work.ended else Wait()
+    if any(not trial.work.ended for trial in trials):
+        return Wait()
+    step = _next_trial(model, trials)
+    if isinstance(step, StartTrial):
+        return step
+    if model.served is None:
+        return Fail(_failure(model, trials))
+    if model.test is not None:
+        return StartEvaluation(whole_microseconds(model.budget_seconds - granted(trials, None)))
+    return Finish(step)
+
+
+def minimum_budget(kind: ModelKind, wanted: Hyperparameters, image_count: int, test_count: int) -> float:
+    """The least budget, in seconds, with which the first rung and the evaluation fit for certain."""
+    recipe = _LADDERS[kind].first(wanted)
+    return SAFETY * expected_seconds(recipe, image_count) + reserve_seconds(recipe, test_count)
+
+
+def suggested_budget(kind: ModelKind, wanted: Hyperparameters, image_count: int, test_count: int) -> float:
+    """A budget, in seconds, that pays for the whole ladder."""
+    climb = _LADDERS[kind].climb(wanted, image_count)
+    cost = sum(expected_seconds(recipe, image_count) for recipe in climb)
+    pays = 1.2 * cost + max(reserve_seconds(recipe, test_count) for recipe in climb)
+    return max(pays, minimum_budget(kind, wanted, image_count, test_count))
+
+
+def check_budget(model: Model, image_count: int, test_count: int) -> None:
+    """NotEnoughBudget, with the minimum and a suggestion, if not even the first rung fits."""
+    asked = model.model_kind, model.hyperparameters, image_count, test_count
+    minimum = minimum_budget(*asked)
+    if model.budget_seconds < minimum:
+        raise NotEnoughBudget(
+            budget_seconds=f"{model.budget_seconds:g}",
+            dataset=model.training_dataset,
+            image_count=image_count,
+            minimum_seconds=_round_up(minimum),
+            suggested_seconds=_round_up(suggested_budget(*asked)),
+        )
+
+
+def _next_trial(model: Model, trials: list[Trial]) -> StartTrial | StopReason:
+    """The next recipe that fits, or why there is none."""
+    purse = Purse.of(model, trials)
+    if purse.trials <= 0:
+        return StopReason.LADDER_COMPLETED
+    return _LADDERS[model.model_kind].next_trial(model, trials, purse)
+
+
+def _reason(model: Model, trials: list[Trial]) -> StopReason:
+    step = _next_trial(model, trials)
+    return StopReason.BUDGET_REACHED if isinstance(step, StartTrial) else step
+
+
+def _failure(model: Model, trials: list[Trial]) -> Failure:
+    """Why there is no bundle: the last trial's own error, or a budget that did not suffice."""
+    for trial in reversed(trials):
+        if trial.work.error is not None:
+            return trial.work.error
+    purse = Purse.of(model, trials)
+    count, pace = purse.image_count, max(1.0, purse.pace)
+    asked = model.model_kind, model.hyperparameters, count, purse.test_count
+    return NotEnoughBudget(
+        budget_seconds=f"{model.budget_seconds:g}",
+        dataset=model.training_dataset,
+        image_count=count,
+        minimum_seconds=_round_up(max(pace * minimum_budget(*asked), 1.5 * model.budget_seconds)),
+        suggested_seconds=_round_up(max(pace * suggested_budget(*asked), 3 * model.budget_seconds)),
+    ).failure()
+
+
+def _round_up(seconds: float) -> int:
+    return int(-(-seconds // 1))

@@ -1,0 +1,46 @@
+"""What a training may need next."""
+
+from dataclasses import dataclass
+
+from services.kit.errors import Failure
+from services.trainer.domain import StopReason
+from services.trainer.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Work is under way; nothing to decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTrial:
+    """Carry out this recipe next."""
+
+    recipe: Recipe
+    allowance_seconds: float
+    expected_seconds: float
+    forerunner: str = ""  # name of the trial whose settings it repeats, for longer or on more images
+
+
+@dataclass(frozen=True, slots=True)
+class StartEvaluation:
+    """Measure the best bundle on the test dataset."""
+
+    allowance_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The training is over and has a bundle."""
+
+    reason: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The training is over and has none."""
+
+    error: Failure
+
+
+Step = Wait | StartTrial | StartEvaluation | Finish | Fail

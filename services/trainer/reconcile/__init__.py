@@ -1,0 +1,1 @@
+"""Brings records, jobs and gauges in line with what the planner decides."""

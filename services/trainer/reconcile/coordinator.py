@@ -1,0 +1,305 @@
+"""Moves every model through its training: looks at its records, decides the next step, writes it. Level-triggered.
+
+It keeps nothing of its own, so any number of replicas may run and any of them may die: a decision is a function of
+the records, trials are numbered and created, never overwritten, and a model is changed by compare-and-set only.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from services.kit.blobs import Blobs
+from services.kit.clock import Clock
+from services.kit.errors import Conflict, NotFound, RecordExists, SightlineError, Unavailable
+from services.kit.log import Log, about
+from services.kit.names import join
+from services.kit.queue import Queue
+from services.kit.telemetry import Telemetry
+from services.trainer import metrics
+from services.trainer.coverage import check_categories
+from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
+from services.trainer.domain import (
+    FINAL_EVALUATION,
+    Evaluation,
+    Model,
+    ModelState,
+    Served,
+    StopReason,
+    Trial,
+    asked_to_stop,
+    shown_by,
+    training_cost,
+)
+from services.trainer.planner.plan import check_budget, plan
+from services.trainer.planner.selection import Selection
+from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
+from services.trainer.reconcile.counts import Counts
+from services.trainer.reconcile.housekeeping import Upkeep
+from services.trainer.store import Store
+from services.trainer.work import Work, WorkState
+
+HOLDOUT_FRACTION = 0.2  # of the training images, where no test dataset is given
+TICK_SECONDS = 1.0
+
+_log = Log(__name__)
+
+
+class Coordinator:
+    """Reconciles models, trials and evaluations with what should be."""
+
+    def __init__(
+        self, store: Store, datasets: Datasets, blobs: Blobs, queue: Queue, clock: Clock, telemetry: Telemetry
+    ) -> None:
+        self._store = store
+        self._telemetry = telemetry
+        self._datasets = datasets
+        self._clock = clock
+        self._selection = Selection(blobs)
+        self._upkeep = Upkeep(store, blobs, queue, clock, Counts(store, clock, telemetry))
+
+    async def run(self) -> None:
+        """Reconciles after every change and every tick, for ever.
+
+        Models that wait for their datasets have a loop of their own: a dataset service that does not answer stops
+        no training.
+        """
+        await self._store.synced()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._start_models(), name="start models")
+            group.create_task(self._repeat(self._advance_all), name="advance models")
+            group.create_task(self._repeat(self._upkeep.look), name="upkeep")
+
+    async def _start_models(self) -> None:
+        models = self._store.models.view
+        while True:
+            seen = models.moves
+            await self._start_all()
+            await models.changed(TICK_SECONDS, seen)
+
+    async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            seen, began = self._store.moves, self._clock.monotonic()
+            try:
+                await look()
+            except Exception as error:  # noqa: BLE001 - the next look begins anew
+                _log.error("look_failed", error)
+            await self._clock.sleep(self._clock.monotonic() - began)  # it rests as long as it worked
+            await self._store.changed(TICK_SECONDS, seen)
+
+    async def reconcile(self) -> None:
+        """One look at everything."""
+        await self._start_all()
+        await self._advance_all()
+        await self._upkeep.look()
+
+    async def _start_all(self) -> None:
+        await self._step_all(lambda model: model.state is ModelState.NOT_STARTED)
+
+    async def _advance_all(self) -> None:
+        await self._step_all(lambda model: not model.ended and model.state is not ModelState.NOT_STARTED)
+
+    async def _step_all(self, chosen: Callable[[Model], bool]) -> None:
+        models = [found.value for found in self._store.models.view.all() if chosen(found.value)]
+        await asyncio.gather(*(self._try_step(model) for model in models))
+
+    async def _try_step(self, model: Model) -> None:
+        """What fails for one model is logged and tried again at the next look."""
+        with about(model.name):
+            try:
+                await self._step(model)
+            except (Conflict, RecordExists, NotFound, Unavailable) as error:
+                _log.info("reconcile_postponed", problem=str(error))  # the world moved, or is away: look again
+            except Exception as error:  # noqa: BLE001 - one model's defect must not stop the others
+                _log.error("reconcile_failed", error)
+
+    async def _step(self, model: Model) -> None:
+        match model.state:
+            case ModelState.NOT_STARTED:
+                await self._start(model)
+            case ModelState.TRAINING:
+                await self._train(model)
+            case ModelState.CANCELLING:
+                await self._cancel(model)
+            case _:
+                return
+
+    # NOT_STARTED
+
+    async def _start(self, model: Model) -> None:
+        """TRAINING once the datasets are READY, FAILED if they never will be fit for it."""
+        try:
+            training = await usable(self._datasets, model.training_dataset)
+            test = await usable(self._datasets, model.test_dataset) if model.test_dataset else None
+            if any(dataset and dataset.state == "VALIDATING" for dataset in (training, test)):
+                return
+            started = self._started(model, training, test)
+            await self._store.models.change(model.name, lambda present: started if present == model else present)
+        except Unavailable:
+            raise
+        except SightlineError as error:
+            await self._move(model, ModelState.FAILED, error=error.failure())
+
+    def _started(self, model: Model, training: Dataset, test: Dataset | None) -> Model:
+        check_training_dataset(training, model.model_kind)
+        if test is not None:
+            check_test_dataset(test, model.model_kind)
+            check_categories(test, training.category_names, model.model_kind)
+        check_budget(model, training.image_count, test.image_count if test else 0)
+        now = self._clock.now()
+        return model.moved(
+            ModelState.TRAINING,
+            now,
+            start_time=now,
+            training=training.snapshot(),
+            test=test.snapshot() if test else None,
+            categories=training.category_names,
+        )
+
+    # TRAINING
+
+    async def _train(self, model: Model) -> None:
+        trials = self._store.trials_of(model.name)
+        model = await self._serve_best(model, trials)
+        step = plan(model, trials, self._store.final_of(model.name))
+        match step:
+            case StartTrial():
+                await self._start_trial(model, len(trials), step)
+            case StartEvaluation(allowance_seconds):
+                await self._start_final(model, allowance_seconds)
+            case Finish(reason):
+                await self._finish(model, trials, reason)
+            case Fail(error):
+                await self._move(model, ModelState.FAILED, error=error)
+            case Wait():
+                return
+
+    async def _start_trial(self, model: Model, number: int, step: StartTrial) -> None:
+        now = self._clock.now()
+        assert model.training is not None, "a model in TRAINING has its snapshot"
+        trial = Trial(
+            name=join(model.name, "trials", f"t{number:03d}"),
+            model_uid=model.uid,
+            number=number,
+            training=model.training,
+            recipe=step.recipe,
+            holdout_fraction=0.0 if model.test else HOLDOUT_FRACTION,
+            seed=model.hyperparameters.seed,
+            expected_seconds=step.expected_seconds,
+            forerunner=step.forerunner,
+            work=Work(create_time=now, allowance_seconds=step.allowance_seconds),
+            update_time=now,
+        )
+        await self._store.trials.create(trial)
+        _log.info("trial_planned", name=trial.name, recipe=step.recipe.name, allowance_seconds=step.allowance_seconds)
+        await self._upkeep.announce(trial.name, trial.work)
+
+    async def _start_final(self, model: Model, allowance_seconds: float) -> None:
+        now = self._clock.now()
+        assert model.test is not None, "only a model with a test dataset is measured on one"
+        assert model.served is not None, "only a bundle can be measured"
+        evaluation = Evaluation(
+            name=join(model.name, "evaluations", FINAL_EVALUATION),
+            model_uid=model.uid,
+            test_dataset=model.test_dataset,
+            test=model.test,
+            model_version=model.served.version,
+            bundle_key=model.served.bundle_key,
+            model_kind=model.model_kind,
+            work=Work(create_time=now, allowance_seconds=allowance_seconds),
+            update_time=now,
+        )
+        await self._store.evaluations.create(evaluation)
+        await self._upkeep.announce(evaluation.name, evaluation.work)
+
+    async def _finish(self, model: Model, trials: list[Trial], reason: StopReason) -> None:
+        """SUCCEEDED, with the performance on the test dataset where there is one and it could be measured."""
+        final = self._store.final_of(model.name)
+        served, warnings = model.served, model.warnings
+        if final is not None and served is not None:
+            if final.performance is not None:
+                served = replace(served, performance=final.performance, performance_key=final.performance_key)
+                warnings = (*warnings, *(f"{finding.message} {finding.remedy}" for finding in final.findings))
+            else:
+                problem = _why_not_measured(final.work)
+                warnings = (*warnings, f"The evaluation on {model.test_dataset} did not succeed: {problem}")
+        cost = training_cost(trials, final)
+        await self._move(
+            model,
+            ModelState.SUCCEEDED,
+            served=served,
+            warnings=warnings,
+            stop_reason=reason,
+            training_cost_seconds=cost,
+        )
+
+    async def _serve_best(self, model: Model, trials: list[Trial]) -> Model:
+        """The model with the best trial so far as the one it predicts with.
+
+        A refit that left no image to measure it on is described by the trial that it repeats.
+        """
+        best = await self._selection.best(trials)
+        if best is None or best.result is None or (model.served and model.served.trial == best.name):
+            return model
+        result = best.result
+        measured = result if result.performance.image_count else shown_by(best, trials).result or result
+        served = Served(
+            trial=best.name,
+            version=f"{best.name.rsplit('/', 1)[-1]}.{best.work.attempt}-{model.uid}",
+            bundle_key=result.bundle_key,
+            performance=measured.performance,
+            performance_key=measured.performance_key,
+        )
+        now = self._clock.now()
+
+        def decide(present: Model) -> Model:
+            overtaken = present.served is not None and present.served.trial >= best.name  # by a replica that knew more
+            if present.state is not ModelState.TRAINING or overtaken:
+                return present
+            warnings = tuple(dict.fromkeys((*present.warnings, *result.warnings)))
+            return replace(present, served=served, warnings=warnings, update_time=now)
+
+        changed = await self._store.models.change(model.name, decide)
+        _log.info("bundle_served", trial=best.name, score=result.score)
+        return changed.value
+
+    # CANCELLING and every end
+
+    async def _cancel(self, model: Model) -> None:
+        """Asks running work to stop; CANCELLED once all of it has."""
+        now = self._clock.now()
+        trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
+        for trial in trials:
+            if not trial.work.ended:
+                await self._store.trials.change(trial.name, lambda present: asked_to_stop(present, now))
+        if final is not None and not final.work.ended:
+            await self._store.evaluations.change(final.name, lambda present: asked_to_stop(present, now))
+        trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
+        if all(work.ended for work in (*(t.work for t in trials), *((final.work,) if final else ()))):
+            await self._move(model, ModelState.CANCELLED, training_cost_seconds=training_cost(trials, final))
+
+    async def _move(self, model: Model, state: ModelState, **changes: object) -> None:
+        """The model's next state, unless somebody else moved it first."""
+        now = self._clock.now()
+        if state is ModelState.FAILED:
+            trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
+            changes["training_cost_seconds"] = training_cost(trials, final)
+        moved = False
+
+        def decide(present: Model) -> Model:
+            nonlocal moved
+            moved = present.state is model.state
+            return present.moved(state, now, **changes) if moved else present
+
+        changed = (await self._store.models.change(model.name, decide)).value
+        if moved and changed.ended:
+            self._telemetry.add(metrics.MODELS_ENDED, 1, state=state)
+            self._telemetry.add(metrics.MODELS_COST_SECONDS, changed.training_cost_seconds)
+        _log.info("model_moved", state=state)
+
+
+def _why_not_measured(work: Work) -> str:
+    if work.error is not None:
+        return work.error.message
+    if work.state is WorkState.STOPPED:
+        return f"the {work.allowance_seconds:g} s that the budget had left were too few."
+    return f"it is {work.state}."

@@ -1,0 +1,70 @@
+"""What the trainer api says of all models: what runs, what waits and for how long, and what is left of the budgets."""
+
+from collections import Counter, defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.kit.clock import Clock
+from services.kit.consume import QUEUED
+from services.kit.errors import Unavailable
+from services.kit.queue import Queue
+from services.kit.telemetry import Telemetry
+from services.trainer import metrics
+from services.trainer.domain import FINAL_EVALUATION, ModelState
+from services.trainer.reconcile import jobs
+from services.trainer.store import Store
+from services.trainer.work import Work, WorkState
+
+EVERY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Gauges, set from the views now and then: a scrape, which comes in a thread of its own, touches no view."""
+
+    store: Store
+    queue: Queue
+    clock: Clock
+    telemetry: Telemetry
+
+    async def keep_going(self) -> None:
+        """Counts for ever; through an outage the gauges keep what was last known."""
+        await self.store.synced()
+        while True:
+            self.count()
+            with suppress(Unavailable):  # the next look may know more
+                self.telemetry.set(QUEUED, await self.queue.depth(jobs.KIND), kind=jobs.KIND)
+            await self.clock.sleep(EVERY_SECONDS)
+
+    def count(self) -> None:
+        """One look at all models, trials and evaluations."""
+        now = self.clock.now()
+        trials = [(found.value.name, found.value.work) for found in self.store.trials.view.all()]
+        evaluations = [(found.value.name, found.value.work) for found in self.store.evaluations.view.all()]
+        self._count_work("trial", [work for _, work in trials], now)
+        self._count_work("evaluation", [work for _, work in evaluations], now)
+        charged = defaultdict[str, float](float)
+        for name, work in (*trials, *(each for each in evaluations if each[0].endswith(f"/{FINAL_EVALUATION}"))):
+            charged["/".join(name.split("/", 2)[:2])] += work.charged_seconds
+        self._count_models(charged)
+
+    def _count_work(self, kind: str, works: list[Work], now: datetime) -> None:
+        due = [work for work in works if work.is_due(now)]  # also those RUNNING whose worker is lost
+        states = Counter(WorkState.QUEUED if work.is_due(now) else work.state for work in works)
+        for state in WorkState:
+            self.telemetry.set(metrics.WORK, states[state], kind=kind, state=state)
+        waits = [(now - work.due_time).total_seconds() for work in due]
+        self.telemetry.set(metrics.OLDEST_QUEUED, max(waits, default=0.0), kind=kind)
+
+    def _count_models(self, charged: dict[str, float]) -> None:
+        models = [found.value for found in self.store.models.view.all()]
+        states = Counter(model.state for model in models)
+        for state in ModelState:
+            self.telemetry.set(metrics.MODELS, states[state], state=state)
+        going = [model for model in models if not model.ended]
+        left = sum(max(0.0, model.budget_seconds - charged.get(model.name, 0.0)) for model in going)
+        overruns = [charged.get(model.name, 0.0) - model.budget_seconds for model in models]
+        self.telemetry.set(metrics.BUDGET, sum(model.budget_seconds for model in going))
+        self.telemetry.set(metrics.BUDGET_LEFT, left)
+        self.telemetry.set(metrics.BUDGET_OVERRUN, round(max(0.0, *overruns, 0.0), 6))

@@ -1,0 +1,135 @@
+"""Keeps work in step with what models need: announces what is due, ends what nobody waits for, removes what is lost."""
+
+from services.kit.blobs import Blobs, delete_prefix
+from services.kit.clock import Clock
+from services.kit.errors import NotFound, SightlineError, Unavailable
+from services.kit.log import Log, about
+from services.kit.queue import Queue
+from services.kit.records import Versioned
+from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, asked_to_stop
+from services.trainer.reconcile import jobs
+from services.trainer.reconcile.counts import Counts
+from services.trainer.store import Store
+from services.trainer.work import Work
+
+ANNOUNCE_SECONDS = 10.0  # between two looks whether the queue has lost jobs
+SWEEP_SECONDS = 60.0  # between two searches for records whose model is gone
+
+Found = Versioned[Trial] | Versioned[Evaluation]
+
+_log = Log(__name__)
+
+
+class Upkeep:
+    """What it remembers only spares repetitions; it may be forgotten, and any number of replicas may do this."""
+
+    def __init__(self, store: Store, blobs: Blobs, queue: Queue, clock: Clock, counts: Counts) -> None:
+        self._store = store
+        self._counts = counts
+        self._blobs = blobs
+        self._queue = queue
+        self._clock = clock
+        self._announced: dict[str, tuple[str, float]] = {}
+        self._swept = float("-inf")
+
+    async def look(self) -> None:
+        """One look at all trials and evaluations; what fails for one is logged and tried again at the next look."""
+        now, present = self._clock.now(), self._clock.monotonic()
+        sweep = present >= self._swept + SWEEP_SECONDS
+        self._swept = present if sweep else self._swept
+        due: list[Trial | Evaluation] = []
+        for found in (*self._store.trials.view.all(), *self._store.evaluations.view.all()):
+            record = found.value
+            if record.work.ended and not sweep:
+                continue
+            model = self._store.models.view.find(_model_of(record))
+            if model is None or not _needs(model.value, record):
+                await self._clear(found)
+            elif record.work.is_due(now):
+                due.append(record)
+        await self._announce_all(due)
+
+    async def announce(self, name: str, work: Work) -> None:
+        """Tells the workers that work is due."""
+        self._announced[name] = jobs.occasion(name, work), self._clock.monotonic()
+        await jobs.announce(self._queue, name, work)
+
+    async def _announce_all(self, due: list[Trial | Evaluation]) -> None:
+        """What is newly due at once; what was announced a while ago if there are fewer jobs than there should be.
+
+        Work may wait for hours while all workers are busy: its job is still there, and a second one would only make
+        the queue look longer to autoscalers.
+        """
+        before, self._announced = self._announced, {}
+        again: list[Trial | Evaluation] = []
+        for record in due:
+            said, moment = before.get(record.name, ("", 0.0))
+            if said != jobs.occasion(record.name, record.work):
+                await self.announce(record.name, record.work)
+                continue
+            self._announced[record.name] = said, moment
+            if self._clock.monotonic() >= moment + ANNOUNCE_SECONDS:
+                again.append(record)
+        if not again:
+            return
+        lost = await self._are_jobs_lost(len(due))
+        for record in again:
+            self._announced[record.name] = self._announced[record.name][0], self._clock.monotonic()
+            if lost:
+                await self.announce(record.name, record.work)
+
+    async def _are_jobs_lost(self, due: int) -> bool:
+        try:
+            return await self._queue.depth(jobs.KIND) < due
+        except Unavailable:
+            return False  # nothing could be published either
+
+    async def _clear(self, found: Found) -> None:
+        """Deletes what is left of a deleted model, ends what an ended one no longer needs.
+
+        The views may know different moments, so it is decided by the model's record itself.
+        """
+        record = found.value
+        with about(record.name):
+            try:
+                model = await self._store.models.get(_model_of(record))
+                if model.value.uid != record.model_uid:
+                    await self._delete(found)
+                elif not record.work.ended and not _needs(model.value, record):
+                    await self._stop(record)
+            except NotFound:
+                await self._delete(found)
+            except SightlineError as error:
+                _log.info("upkeep_postponed", problem=str(error))
+
+    async def _stop(self, record: Trial | Evaluation) -> None:
+        now = self._clock.now()
+        if isinstance(record, Trial):
+            await self._store.trials.change(record.name, lambda trial: asked_to_stop(trial, now))
+        else:
+            await self._store.evaluations.change(record.name, lambda evaluation: asked_to_stop(evaluation, now))
+
+    async def _delete(self, found: Found) -> None:
+        record = found.value
+        try:
+            if isinstance(record, Trial):
+                await self._counts.delete(self._store.trials, record.name, found.etag)
+            else:
+                await self._counts.delete(self._store.evaluations, record.name, found.etag)
+            await delete_prefix(self._blobs, record.blob_prefix)
+            _log.info("orphan_deleted")
+        except SightlineError as error:
+            _log.info("upkeep_postponed", problem=str(error))
+
+
+def _model_of(record: Trial | Evaluation) -> str:
+    return "/".join(record.name.split("/", 2)[:2])
+
+
+def _needs(model: Model, record: Trial | Evaluation) -> bool:
+    """Whether somebody waits for the work: a training that goes on, or the caller who asked for an evaluation."""
+    if model.uid != record.model_uid:
+        return False
+    if record.work.ended:
+        return True  # nobody need do anything
+    return not model.ended or (isinstance(record, Evaluation) and not record.name.endswith(f"/{FINAL_EVALUATION}"))

@@ -1,0 +1,1 @@
+"""Takes one piece of work at a time and supervises the child that carries it out."""

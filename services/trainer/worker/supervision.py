@@ -1,0 +1,224 @@
+"""What the worker does while a child is at work: reports, keeps checkpoints and results, and enforces the allowance."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from services.kit import codec
+from services.kit.clock import Clock
+from services.kit.errors import Unavailable
+from services.kit.log import Log
+from services.kit.telemetry import Telemetry
+from services.trainer import metrics
+from services.trainer.coverage import in_record
+from services.trainer.domain import TrialResult
+from services.trainer.messages import (
+    Checkpoint,
+    EvaluationResult,
+    Failed,
+    Message,
+    Offer,
+    Progress,
+    Result,
+    Task,
+    has_checkpoints,
+)
+from services.trainer.performance import Performance
+from services.trainer.work import Work
+from services.trainer.worker.attempt import AnyAttempt
+from services.trainer.worker.checkpoints import Checkpoints
+from services.trainer.worker.child_pool import Child, ChildDied
+from services.trainer.worker.workspace import Workspace
+
+MAX_TAGS_IN_RECORD = 100
+OUTAGE_SECONDS = 2.0  # between two tries to write down what must not be lost
+LAST_SECONDS = 30.0  # for a last checkpoint, or for the result, when the worker is to stop
+
+_log = Log(__name__)
+
+Last = Result | EvaluationResult | Failed
+
+
+class Stopped(Exception):
+    """The worker is to stop, and has kept of this attempt what it could."""
+
+
+class Supervision:
+    """Of one attempt. What a child has delivered is kept through outages of the store and the records."""
+
+    def __init__(self, attempt: AnyAttempt, workspace: Workspace, clock: Clock, telemetry: Telemetry) -> None:
+        self._attempt = attempt
+        self._workspace = workspace
+        self._clock = clock
+        self._telemetry = telemetry
+        self._prefix = f"{attempt.record.blob_prefix}{attempt.record.work.attempt}/"
+        self._began: float | None = None
+        self._delivered: float | None = None
+        self._fraction = 0.0
+        self._phase = "preparing"
+        self._phase_since: float | None = None
+        self._offered: Result | None = None
+        self._checkpoints: Checkpoints | None = None  # of a child that can save where it is
+
+    async def beat(self, every_seconds: float) -> None:
+        """Reports for ever; an outage is waited out, for the lease decides. CancelRequested, LeaseLost."""
+        while True:
+            try:
+                await self._attempt.beat(self._used, self._fraction, self._phase)
+            except Unavailable as error:
+                _log.warning("heartbeat_failed", problem=str(error))
+            await self._clock.sleep(every_seconds)
+
+    async def give_up(self, stop: asyncio.Event) -> None:
+        """Waits for the stop, then for a last checkpoint, or for a result that is being kept; Stopped."""
+        await stop.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                if self._delivered is not None:
+                    await asyncio.Event().wait()  # the attempt ends meanwhile, and this with it
+                elif self._checkpoints is not None:
+                    await self._checkpoints.save_last()
+        raise Stopped
+
+    @property
+    def _used(self) -> float:
+        """Seconds that the child was at work: from its task to its last word, not what keeping that takes."""
+        if self._delivered is not None:
+            return self._delivered
+        return 0.0 if self._began is None else self._clock.monotonic() - self._began
+
+    async def run(self, child: Child, task: Task) -> str:
+        """Gives the child its task and ends the attempt by what comes of it; returns how it ended. ChildDied.
+
+        When the allowance ends, so does the child, and what it offered last is its result.
+        """
+        checkpoints = Checkpoints(child, self._attempt, self._workspace, self._prefix, self._clock)
+        self._checkpoints = checkpoints if has_checkpoints(task) else None
+        async with asyncio.TaskGroup() as group:
+            storing = group.create_task(checkpoints.store(), name="checkpoints")
+            try:
+                last = await self._hear(child, task, checkpoints)
+            except ChildDied:
+                await checkpoints.settled()  # what it saved before is not lost with it
+                raise
+            storing.cancel()  # nobody resumes what has ended
+        self._count_phase()
+        match last:
+            case None:
+                await self.end(lambda work: work.stopped(self._clock.now()))
+                return "stopped"
+            case Failed(failure=failure, traceback=traceback):
+                _log.warning("task_failed", reason=failure.reason, problem=failure.message, traceback=traceback)
+                await self.end(lambda work: work.failed(self._clock.now(), failure))
+                return "failed"
+            case Result():
+                await self._through_outages(lambda: self._keep_trial(last))
+            case EvaluationResult():
+                await self._through_outages(lambda: self._keep_evaluation(last))
+        return "succeeded"
+
+    async def end(self, how: Callable[[Work], Work]) -> None:
+        """Writes down how the attempt ended, through outages; LeaseLost."""
+        await self._through_outages(lambda: self._attempt.end(how))
+
+    async def _hear(self, child: Child, task: Task, checkpoints: Checkpoints) -> Last | None:
+        """The child's last message; if its allowance ends first, what it had offered, or None. ChildDied."""
+        self._began = self._clock.monotonic()
+        allowance_seconds = self._attempt.allowance_seconds
+        allowance = asyncio.timeout(allowance_seconds)
+        try:
+            async with allowance, aclosing(child.run(task)) as messages:
+                return await self._listen(messages, checkpoints)
+        except TimeoutError:
+            if not allowance.expired():
+                raise
+            await child.end()
+            if self._offered is None:
+                return None
+            return msgspec.structs.replace(self._offered, seconds=allowance_seconds, stop_reason="allowance")
+        finally:
+            self._delivered = self._used
+
+    async def _listen(self, messages: AsyncGenerator[Message], checkpoints: Checkpoints) -> Last:
+        """Follows the child to its last message."""
+        async for message in messages:
+            match message:
+                case Progress(fraction=fraction, phase=phase):
+                    self._count_phase()
+                    self._fraction, self._phase = fraction, phase
+                case Checkpoint():
+                    checkpoints.arrived(message)
+                case Offer(result=result):
+                    self._offered = result
+                case Result() | EvaluationResult() | Failed():
+                    return message
+                case _:  # Ready and Started say nothing that is kept
+                    pass
+        raise ChildDied("the training process ended without a result")
+
+    def _count_phase(self) -> None:
+        """The time since the last look, for the phase that the child was in."""
+        now = self._clock.monotonic()
+        since = self._began if self._phase_since is None else self._phase_since
+        self._telemetry.add(metrics.PHASE_SECONDS, max(0.0, now - (now if since is None else since)), phase=self._phase)
+        self._phase_since = now
+
+    async def _keep_trial(self, result: Result) -> None:
+        keys = await self._upload(result.predictions_path, result.performance)
+        await self._workspace.upload(Path(result.bundle_directory), f"{self._prefix}bundle/")
+        kept = TrialResult(
+            score=result.selection_score,
+            standard_error=result.standard_error,
+            bundle_key=f"{self._prefix}bundle/",
+            predictions_key=keys[0],
+            performance_key=keys[1],
+            performance=_summary(result.performance),
+            weights_source=result.weights_source,
+            resolution=result.resolution,
+            throughput=result.throughput,
+            backbones=result.backbones,
+            stop_reason=result.stop_reason,
+            epochs=result.epochs,
+            warnings=result.warnings,
+            boxes=result.boxes,
+        )
+        checkpoint = self._attempt.record.work.checkpoint_key
+        await self._attempt.succeed(result.seconds, result=kept)
+        if checkpoint:
+            await self._workspace.forget(checkpoint)
+
+    async def _keep_evaluation(self, result: EvaluationResult) -> None:
+        _, performance_key = await self._upload(result.predictions_path, result.performance)
+        await self._attempt.succeed(
+            result.seconds,
+            performance=_summary(result.performance),
+            performance_key=performance_key,
+            findings=result.findings,
+        )
+
+    async def _upload(self, predictions_path: str, performance: Performance) -> tuple[str, str]:
+        """Stores what both kinds of work bring; returns the keys of predictions and performance."""
+        keys = f"{self._prefix}predictions.msgpack", f"{self._prefix}performance.json"
+        await self._workspace.blobs.put_file(keys[0], Path(predictions_path))
+        await self._workspace.blobs.put(keys[1], codec.encode(performance))
+        return keys
+
+    async def _through_outages(self, keep: Callable[[], Awaitable[None]]) -> None:
+        """Repeats what must not be lost until it is kept; the heartbeat ends it should the lease be lost meanwhile."""
+        while True:
+            try:
+                return await keep()
+            except Unavailable as error:
+                _log.warning("result_waits", problem=str(error))
+                await self._clock.sleep(OUTAGE_SECONDS)
+
+
+def _summary(performance: Performance) -> Performance:
+    """What fits into a record: no curves, no matrix, per-tag numbers of at most a hundred categories, few names."""
+    tags = performance.tag_performance if len(performance.tag_performance) <= MAX_TAGS_IN_RECORD else {}
+    performance = replace(performance, coverage=in_record(performance.coverage) if performance.coverage else None)
+    return replace(performance, confusion_matrix=(), precision_recall_curves={}, categories=(), tag_performance=tags)

@@ -1,0 +1,234 @@
+"""The trainer worker: takes one trial or evaluation at a time, has a child carry it out, and writes down how it goes.
+
+At least once: a job may come twice, and any of worker, child, broker and store may die at any moment. The record's
+lease says whose turn it is; what was committed is never done again, and never charged again.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import structs
+
+from services.kit import codec
+from services.kit.clock import Clock
+from services.kit.consume import Released
+from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, TrialNotFound, Unavailable
+from services.kit.log import Log, about
+from services.kit.telemetry import Telemetry
+from services.trainer import metrics
+from services.trainer.domain import Evaluation, Trial
+from services.trainer.messages import EvaluateTask, Task, TrainTask
+from services.trainer.performance import Performance
+from services.trainer.recipe import Split
+from services.trainer.settings import TrainerSettings
+from services.trainer.store import Store
+from services.trainer.work import MAX_BARREN_ATTEMPTS, Work
+from services.trainer.worker.attempt import AnyAttempt, Attempt, CancelRequested
+from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, DeviceUnusable, Nursery
+from services.trainer.worker.supervision import Stopped, Supervision
+from services.trainer.worker.workspace import Workspace
+
+_log = Log(__name__)
+
+
+class Worker:
+    """Does the jobs of `jobs.KIND`, one at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        store: Store,
+        workspace: Workspace,
+        nursery: Nursery,
+        settings: TrainerSettings,
+        clock: Clock,
+        telemetry: Telemetry,
+        stop: asyncio.Event | None = None,
+    ) -> None:
+        """Once `stop` is set, the attempt in hand saves where it is and gives its work back, and no other begins.
+
+        The worker sets it itself when the device can no longer be used.
+        """
+        self._stop = stop or asyncio.Event()
+        self._name = name
+        self._store = store
+        self._workspace = workspace
+        self._nursery = nursery
+        self._settings = settings
+        self._clock = clock
+        self._telemetry = telemetry
+
+    async def handle(self, name: str) -> bool:
+        """Carries out the work of a trial or evaluation until it has ended or is in somebody else's hands.
+
+        However often its job came: whether it is poison, its record says. Returns whether there was anything to do;
+        Released if it is not done and the worker is to stop.
+        """
+        worked = False
+        with about(name):
+            while (attempt := await self._begin(name)) is not None:
+                worked = True
+                result = "released"
+                try:
+                    result = await self._attempt(attempt)
+                finally:
+                    _log.info("attempt_ended", attempt=attempt.record.work.attempt, result=result)
+                if attempt.record.work.ended:
+                    break
+        return worked
+
+    async def _begin(self, name: str) -> AnyAttempt | None:
+        if self._stop.is_set():
+            raise Released
+        settings = self._settings
+        rest = (name, self._name, self._clock, settings.lease, settings.device_factor)
+        if "/trials/" in name:
+            return await Attempt[Trial].begin(self._store.trials.table, *rest)
+        return await Attempt[Evaluation].begin(self._store.evaluations.table, *rest)
+
+    async def _attempt(self, attempt: AnyAttempt) -> str:
+        """One attempt to its end; returns how it ended. Gives the work back if it is cancelled or meets an outage."""
+        now = self._clock.now
+        supervision = Supervision(attempt, self._workspace, self._clock, self._telemetry)
+        try:
+            return await self._carry_out(attempt, supervision)
+        except CancelRequested:
+            return await self._end(supervision, "cancelled", lambda work: work.cancelled(now()))
+        except LeaseLost:
+            return "lease_lost"
+        except Stopped:
+            await self._release(attempt)
+            return "released"
+        except Unavailable:
+            await self._release(attempt)
+            raise  # the job comes again
+        except DeviceUnusable:
+            await self._release(attempt)
+            self._stop.set()  # no other task would fare better here
+            raise Released from None
+        except SightlineError as error:
+            failure = error.failure()
+            return await self._end(supervision, "failed", lambda work: work.failed(now(), failure))
+        except asyncio.CancelledError:
+            await asyncio.shield(self._release(attempt))
+            raise
+        except Exception as error:  # noqa: BLE001 - a child's death, or a defect: both may end with another attempt
+            problem = str(error) if isinstance(error, ChildDied) else f"{type(error).__name__}: {error}"
+            _log.error("attempt_died", None if isinstance(error, ChildDied) else error, problem=problem)
+            return await self._end(supervision, "died", lambda work: work.lost(now(), attempt.name, problem))
+
+    async def _end(self, supervision: Supervision, result: str, how: Callable[[Work], Work]) -> str:
+        try:
+            await supervision.end(how)
+        except LeaseLost:
+            return "lease_lost"
+        return result
+
+    async def _release(self, attempt: AnyAttempt) -> None:
+        """Gives the work back for others to take at once; should that fail, the lease runs out by itself."""
+        with suppress(SightlineError):
+            await attempt.end(lambda work: work.released(self._clock.now()))
+
+    async def _carry_out(self, attempt: AnyAttempt, supervision: Supervision) -> str:
+        """Fetches what the task needs and runs it in a child; the lease is renewed from the first moment on."""
+        with self._workspace.attempt() as scratch:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    beat = supervision.beat(self._settings.heartbeat_seconds)
+                    beside = [
+                        group.create_task(beat, name="heartbeat"),
+                        group.create_task(supervision.give_up(self._stop), name="stop"),
+                    ]
+                    result = await self._in_child(supervision, await self._task(attempt, Path(scratch)))
+                    for task in beside:
+                        task.cancel()
+            except BaseExceptionGroup as errors:  # of two at the same time either says enough
+                raise _first(errors) from None
+        return result
+
+    async def _in_child(self, supervision: Supervision, task: Task) -> str:
+        child = await self._nursery.take()
+        self._telemetry.observe(metrics.CHILD_START_SECONDS, child.ready.import_seconds)
+        self._telemetry.set(metrics.DEVICE, 1, device=child.ready.device)
+        self._nursery.prepare(SPARE_DELAY_SECONDS)
+        try:
+            return await supervision.run(child, structs.replace(task, device=child.ready.device))
+        finally:
+            await child.end()
+
+    async def _task(self, attempt: AnyAttempt, scratch: Path) -> Task:
+        output = scratch / "output"
+        output.mkdir()
+        record = attempt.record
+        if isinstance(record, Evaluation):
+            return EvaluateTask(
+                evaluation=record.name,
+                dataset=record.test_dataset,
+                bundle_directory=str(await self._bundle(record)),
+                directory=str(await self._workspace.snapshot(record.test)),
+                output_directory=str(output),
+                allowance_seconds=attempt.allowance_seconds,
+                threads=self._settings.threads,
+            )
+        weights = self._settings.weights_dir
+        return TrainTask(
+            trial=record.name,
+            dataset=record.training.dataset,
+            directory=str(await self._workspace.snapshot(record.training)),
+            recipe=record.recipe,
+            allowance_seconds=attempt.allowance_seconds,
+            output_directory=str(output),
+            cache_directory=str(await self._workspace.cache()),
+            weights_directory=str(weights) if weights else None,
+            download_weights=self._settings.download_weights,
+            checkpoint_path=await self._checkpoint(record),
+            checkpoint_seconds=self._settings.checkpoint_seconds,
+            split=Split(seed=record.seed, holdout_fraction=record.holdout_fraction),
+            seed=record.seed,
+            threads=self._settings.threads,
+            batch_size_limit=_batch_size_limit(record.work.barren_attempts),
+            thresholds=await self._thresholds(record),
+        )
+
+    async def _thresholds(self, trial: Trial) -> dict[str, float]:
+        """Those of the trial that a refit repeats; nobody else needs any."""
+        if not (trial.recipe.refit and trial.forerunner):
+            return {}
+        try:
+            repeated = (await self._store.trials.get(trial.forerunner)).value
+            if repeated.result is None:
+                return {}
+            whole = await self._workspace.blobs.get(repeated.result.performance_key)
+        except (TrialNotFound, BlobNotFound):
+            return {}  # its model is being deleted
+        return codec.decode(whole, Performance).suggested_thresholds
+
+    async def _bundle(self, evaluation: Evaluation) -> Path:
+        try:
+            return await self._workspace.folder(evaluation.bundle_key)
+        except BlobNotFound:
+            raise ModelNotFound(name=evaluation.name.partition("/evaluations/")[0]) from None
+
+    async def _checkpoint(self, trial: Trial) -> str | None:
+        """Where the last one lies; None if there is none, or the store has lost it: then it begins anew."""
+        if not trial.work.checkpoint_key:
+            return None
+        try:
+            return str(await self._workspace.folder(trial.work.checkpoint_key))
+        except BlobNotFound:
+            _log.warning("checkpoint_missing", key=trial.work.checkpoint_key)
+            return None
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first exception of a group, however deep."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _batch_size_limit(barren_attempts: int) -> int:
+    """Whoever died without a checkpoint may have died of memory: those after it take less, the last two the least."""
+    return 0 if barren_attempts < 2 else 8 if barren_attempts < MAX_BARREN_ATTEMPTS - 1 else 1

@@ -1,0 +1,109 @@
+"""The worker's own folder: snapshots, weights and bundles fetched from the store, and room for attempts."""
+
+import asyncio
+import hashlib
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from services.kit.blobs import Blobs, check_key, delete_prefix
+from services.kit.errors import BlobNotFound, DatasetNotFound, SightlineError
+from services.trainer.datasets import Snapshot
+from services.trainer.messages import MANIFEST_FILE, local_name
+from services.vision.snapshot import read_manifest
+
+KEPT_FOLDERS = 4  # of snapshots, and of bundles and checkpoints; an attempt needs two at most
+WEIGHTS_PREFIX = "weights/"
+WEIGHTS_SUFFIX = ".safetensors"
+CACHE_BYTES = 20 * 2**30  # of features
+
+
+class Workspace:
+    """Law: what is fetched appears whole or not at all, and may be deleted at any time when no attempt runs."""
+
+    def __init__(self, root: Path, blobs: Blobs) -> None:
+        self._root = root
+        self.blobs = blobs
+
+    async def snapshot(self, snapshot: Snapshot) -> Path:
+        """The folder with a snapshot's manifest, packs and indexes; DatasetNotFound if its dataset was deleted."""
+        directory = self._made("snapshots", snapshot.digest.replace(":", "-"))
+        try:
+            manifest = read_manifest(await self.blobs.get(snapshot.manifest_key))
+            for shard in manifest.shards:
+                for key in (shard.key, shard.index_key):
+                    await self._fetch(key, directory / local_name(key))
+            await self._fetch(snapshot.manifest_key, directory / MANIFEST_FILE)
+        except BlobNotFound:
+            raise DatasetNotFound(name=snapshot.dataset) from None
+        await asyncio.to_thread(_keep, directory)
+        return directory
+
+    async def folder(self, prefix: str) -> Path:
+        """The blobs under a prefix as a folder of files; BlobNotFound if there are none."""
+        directory = self._made("folders", hashlib.sha256(prefix.encode()).hexdigest())  # a name of any length
+        found = False
+        async for blob in self.blobs.list(prefix):
+            await self._fetch(blob.key, directory / check_key(blob.key.removeprefix(prefix)))
+            found = True
+        if not found:
+            raise BlobNotFound(name=prefix)
+        await asyncio.to_thread(_keep, directory)
+        return directory
+
+    async def cache(self) -> Path:
+        """The folder that all trials share: features, and weights from the store or downloaded; fetches the former."""
+        directory = self._made("cache")
+        async for blob in self.blobs.list(WEIGHTS_PREFIX):
+            if blob.key.endswith(WEIGHTS_SUFFIX):
+                await self._fetch(blob.key, directory / local_name(blob.key))
+        await asyncio.to_thread(_trim, directory)
+        return directory
+
+    async def upload(self, directory: Path, prefix: str) -> None:
+        """Every file of a folder, under the prefix."""
+        for path in await asyncio.to_thread(lambda: sorted(directory.iterdir())):
+            await self.blobs.put_file(prefix + path.name, path)
+
+    async def forget(self, prefix: str) -> None:
+        """Deletes blobs that nothing names any more; those that an outage saves go with their model."""
+        with suppress(SightlineError):
+            await delete_prefix(self.blobs, prefix)
+
+    def attempt(self) -> "tempfile.TemporaryDirectory[str]":
+        """A folder for one attempt, gone with it."""
+        return tempfile.TemporaryDirectory(dir=self._made("attempts"))
+
+    def clear(self) -> None:
+        """Removes what attempts of a worker that died left behind."""
+        for name in ("attempts", "folders"):
+            shutil.rmtree(self._root / name, ignore_errors=True)
+
+    def _made(self, *parts: str) -> Path:
+        directory = self._root.joinpath(*parts)
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    async def _fetch(self, key: str, path: Path) -> None:
+        if not await asyncio.to_thread(path.exists):
+            await self.blobs.get_file(key, path)
+
+
+def _keep(directory: Path) -> None:
+    """Removes the neighbours that were used longest ago."""
+    directory.touch()
+    by_age = sorted(directory.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for forgotten in by_age[KEPT_FOLDERS:]:
+        shutil.rmtree(forgotten, ignore_errors=True)
+
+
+def _trim(directory: Path) -> None:
+    """Removes the features that were used longest ago, until the rest fits; weights stay."""
+    files = [path for path in directory.rglob("*") if path.is_file() and path.suffix != WEIGHTS_SUFFIX]
+    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    kept = 0
+    for path in files:
+        kept += path.stat().st_size
+        if kept > CACHE_BYTES:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,381 @@
+"""Whole tasks of the engine on small drawn images, without pretrained weights."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from services.kit.errors import Diverged
+from services.trainer.engine import pretrained as pretrained_networks
+from services.trainer.engine.classification.linear_head import train_head
+from services.trainer.engine.loop import fit, step
+from services.trainer.engine.run import run, train
+from services.trainer.engine.session import Meter, Session
+from services.trainer.messages import (
+    Checkpoint,
+    EvaluateTask,
+    EvaluationResult,
+    Failed,
+    Message,
+    Offer,
+    Progress,
+    Result,
+    Started,
+    TrainTask,
+)
+from services.trainer.performance import Coverage, Source, UnknownCategory
+from services.trainer.predictions import Predictions, read_predictions
+from services.trainer.recipe import Depth, Split
+from services.vision import bundle
+from services.vision.backbones import build
+from services.vision.metrics import classification_report
+from services.vision.snapshot import AnnotationKind
+from services.vision.weights import PretrainedWeights, WeightsSource
+from tests.unit.trainer.engine.shapes import SHAPES, linear_recipe, task_for, tuning_recipe, write_snapshot
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def snapshot(tmp_path) -> Path:
+    return write_snapshot(tmp_path / "snapshot")
+
+
+@pytest.fixture
+def pretrained(monkeypatch) -> None:
+    """Random weights that pass for pretrained ones."""
+
+    def network(name, categories, _resolver, *, seed):
+        weights = PretrainedWeights({}, WeightsSource.FOLDER, "0" * 64, "")
+        return build(name, categories, seed=seed), weights
+
+    monkeypatch.setattr(pretrained_networks, "pretrained_network", network)
+
+
+def _run(task: TrainTask | EvaluateTask) -> tuple[Result | EvaluationResult | Failed, list[Message]]:
+    said: list[Message] = []
+    return run(task, said.append), said
+
+
+def _trained(task: TrainTask) -> tuple[Result, list[Message]]:
+    result, said = _run(task)
+    assert isinstance(result, Result), result
+    return result, said
+
+
+def _classified(result: Result | EvaluationResult) -> Predictions:
+    predictions = read_predictions(Path(result.predictions_path).read_bytes())
+    assert isinstance(predictions, Predictions)
+    return predictions
+
+
+def _weights(result: Result) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(Path(result.bundle_directory) / "weights.safetensors")
+
+
+def _assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_rung_0_ends_with_a_bundle_that_predicts_what_it_says(snapshot):
+    result, said = _trained(task_for(snapshot, linear_recipe()))
+    assert isinstance(said[0], Started)
+    fractions = [message.fraction for message in said if isinstance(message, Progress)]
+    assert fractions == sorted(fractions)
+    assert result.selection_score > 0.5
+    assert result.performance.source is Source.CROSS_VALIDATION
+    assert result.weights_source == "RANDOM"
+    assert any("random weights" in warning for warning in result.warnings)
+    classifier = bundle.load(Path(result.bundle_directory))
+    assert tuple(category.name for category in classifier.card.categories) == SHAPES
+    assert len(classifier.card.thresholds) == 3
+    predictions = _classified(result)
+    assert predictions.image_ids == tuple(range(1, 37))
+    assert np.mean(predictions.correct) == pytest.approx(result.selection_score)
+
+
+def test_rung_0_joins_several_backbones_and_views(snapshot):
+    recipe = linear_recipe(backbones=("mobilenet_v3_small", "squeezenet1_1"), views=2, resolution=64)
+    result, _ = _trained(task_for(snapshot, recipe))
+    assert len(bundle.load_card(Path(result.bundle_directory)).backbones) == 2
+    assert result.resolution == 64
+
+
+def test_features_are_computed_once_for_a_snapshot(snapshot, monkeypatch):
+    first, _ = _trained(task_for(snapshot, linear_recipe()))
+
+    def never(*_args: object) -> None:
+        raise AssertionError("features were computed again")
+
+    monkeypatch.setattr("services.trainer.engine.classification.features.Extractor._compute", never)
+    second, _ = _trained(task_for(snapshot, linear_recipe(name="again")))
+    _assert_equal(_weights(first), _weights(second))
+
+
+def test_a_broken_cache_costs_only_time(snapshot):
+    task = task_for(snapshot, linear_recipe())
+    first, _ = _trained(task)
+    for path in Path(task.cache_directory).iterdir():
+        path.write_bytes(b"\x93NUMPY broken")
+    second, _ = _trained(task)
+    assert second.selection_score == first.selection_score
+
+
+def test_with_enough_images_a_hold_out_reports_and_selection_never_sees_it(tmp_path):
+    snapshot = write_snapshot(tmp_path / "snapshot", per_category=20)
+    result, _ = _trained(task_for(snapshot, linear_recipe(), split=Split(holdout_fraction=0.2)))
+    assert result.performance.source is Source.HOLD_OUT
+    assert result.performance.image_count == 12
+    predictions = _classified(result)
+    assert len(predictions.image_ids) == 48
+
+
+def test_rung_1_learns_shapes_from_random_weights(tmp_path):
+    snapshot = write_snapshot(tmp_path / "snapshot", per_category=16)
+    recipe = tuning_recipe(backbones=("resnet18",), max_epochs=4, augmentation=0.1)
+    result, said = _trained(task_for(snapshot, recipe))
+    assert result.stop_reason == "converged"
+    assert (result.epochs, result.steps) == (4, 16)
+    assert result.throughput.train_images_per_second
+    assert any(isinstance(message, Progress) and message.metric_name == "accuracy_top1" for message in said)
+    trained_on = _classified(result)
+    assert len(trained_on.image_ids) == pytest.approx(48 / 5, abs=2)
+
+
+def test_rung_1_reports_on_a_hold_out_too(tmp_path):
+    snapshot = write_snapshot(tmp_path / "snapshot", per_category=20)
+    recipe = tuning_recipe(backbones=("resnet18",), max_epochs=2)
+    result, _ = _trained(task_for(snapshot, recipe, split=Split(holdout_fraction=0.2)))
+    assert result.performance.source is Source.HOLD_OUT
+    assert result.performance.image_count == 12
+
+
+@pytest.mark.parametrize("depth", [Depth.HEAD, Depth.LAST_STAGES])
+def test_rung_1_leaves_what_lies_below_its_depth_as_it_was(snapshot, pretrained, depth):
+    before = _weights(_trained(task_for(snapshot, linear_recipe(pretrained=True)))[0])
+    recipe = tuning_recipe(depth=depth, pretrained=True, max_epochs=2)
+    after = _weights(_trained(task_for(snapshot, recipe))[0])
+    assert torch.equal(before["trunks.0.features.0.0.weight"], after["trunks.0.features.0.0.weight"])
+    last = next(name for name in before if name.startswith("trunks.0.features.12") and name.endswith("0.weight"))
+    assert torch.equal(before[last], after[last]) == (depth is Depth.HEAD)
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
+def test_fine_tuning_that_only_harms_ships_the_linear_head(snapshot, pretrained):
+    recipe = tuning_recipe(pretrained=True, learning_rate=0.3, average_decay=0.0, max_epochs=2, patience=2)
+    result, said = _trained(task_for(snapshot, recipe))
+    (offer,) = [message.result for message in said if isinstance(message, Offer)]
+    assert result.bundle_directory == offer.bundle_directory
+    assert result.selection_log_loss == offer.selection_log_loss
+    loaded = bundle.load(Path(result.bundle_directory))
+    predictions = _classified(result)
+    assert loaded.card.thresholds
+    assert np.mean(predictions.correct) == result.selection_score
+
+
+class _Killed(BaseException):
+    """Stands for kill -9."""
+
+
+@pytest.mark.parametrize("die_at", [1, 4])
+def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypatch, die_at):
+    recipe = tuning_recipe(max_epochs=2, patience=5)
+    base = task_for(snapshot, recipe, checkpoint_seconds=0.0, seed=7)
+    planned = fit._planned
+
+    def fixed(training):  # what is measured differs from run to run; a checkpoint carries it
+        return msgspec.structs.replace(planned(training), total_steps=6, validate_every=1)
+
+    monkeypatch.setattr(fit, "_planned", fixed)
+    whole = train(base, Session(Meter(300), lambda _: None))
+    expected = _weights(whole)
+
+    seen: list[Checkpoint] = []
+
+    def die(message: Message) -> None:
+        if isinstance(message, Checkpoint):
+            seen.append(message)
+            if message.step == die_at:
+                raise _Killed
+
+    (tmp_path / "second").mkdir()
+    with pytest.raises(_Killed):
+        train(msgspec.structs.replace(base, output_directory=str(tmp_path / "second")), Session(Meter(300), die))
+    (tmp_path / "third").mkdir()
+    resumed = train(
+        msgspec.structs.replace(base, output_directory=str(tmp_path / "third"), checkpoint_path=seen[-1].path),
+        Session(Meter(300), lambda _: None),
+    )
+    assert resumed.steps == whole.steps
+    _assert_equal(expected, _weights(resumed))
+
+
+def test_a_checkpoint_of_another_recipe_is_not_continued(snapshot):
+    said: list[Message] = []
+    task = task_for(snapshot, tuning_recipe(max_epochs=2), checkpoint_seconds=0.0)
+    train(task, Session(Meter(300), said.append))
+    path = next(message.path for message in reversed(said) if isinstance(message, Checkpoint))
+    other = msgspec.structs.replace(task, recipe=tuning_recipe(max_epochs=2, batch_size=4), checkpoint_path=path)
+    assert train(other, Session(Meter(300), lambda _: None)).steps > 7
+
+
+def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, monkeypatch):
+    real, planned = fit.step, fit._planned
+    injected: list[float] = []
+
+    def broken(training, inputs, labels, number):
+        injected.append(training.state.optimizer.param_groups[0]["lr"])
+        return float("nan")
+
+    def plan_then_break(training):
+        plan = planned(training)
+        monkeypatch.setattr(fit, "step", broken)
+        return plan
+
+    monkeypatch.setattr(fit, "_planned", plan_then_break)
+    with pytest.raises(Diverged) as caught:
+        train(task_for(snapshot, tuning_recipe()), Session(Meter(300), lambda _: None))
+    assert caught.value.metadata["retries"] == "3"
+    assert len(injected) == 4
+    assert injected[3] == pytest.approx(injected[0] / 8)
+    assert real is not broken
+
+
+def test_one_bad_step_is_retried_at_half_the_rate_and_training_succeeds(snapshot, monkeypatch):
+    real = fit.step
+    bad = iter([False] * 6 + [True])  # three steps of the measurement, then three good ones
+
+    def sometimes(training, inputs, labels, number):
+        return float("inf") if next(bad, False) else real(training, inputs, labels, number)
+
+    monkeypatch.setattr(fit, "step", sometimes)
+    result, _ = _trained(task_for(snapshot, tuning_recipe(max_epochs=2)))
+    assert np.isfinite(result.selection_log_loss)
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_halved(snapshot, monkeypatch):
+    real = step._backward
+    sizes: list[int] = []
+
+    def small_only(training, inputs, labels):
+        sizes.append(training.micro_batch)
+        if training.micro_batch > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(training, inputs, labels)
+
+    monkeypatch.setattr(step, "_backward", small_only)
+    _trained(task_for(snapshot, tuning_recipe(max_epochs=2)))
+    assert sizes[:3] == [8, 4, 2]
+    assert set(sizes[3:]) == {2}
+
+
+@pytest.mark.parametrize("recipe", [linear_recipe(), tuning_recipe(max_epochs=2)])
+def test_a_few_unreadable_images_are_left_out_and_named(tmp_path, recipe):
+    snapshot = write_snapshot(tmp_path / "snapshot", per_category=14, broken=2)
+    result, _ = _trained(task_for(snapshot, recipe))
+    assert result.unreadable == ("1.png", "2.png")
+    assert any("2 images were left out because they cannot be read" in warning for warning in result.warnings)
+    predictions = _classified(result)
+    assert not {1, 2} & set(predictions.image_ids)
+
+
+@pytest.mark.parametrize("recipe", [linear_recipe(), tuning_recipe()])
+def test_many_unreadable_images_are_a_corrupt_dataset(tmp_path, recipe):
+    snapshot = write_snapshot(tmp_path / "snapshot", broken=4)
+    failed, _ = _run(task_for(snapshot, recipe))
+    assert isinstance(failed, Failed)
+    assert failed.failure.reason == "datasetCorrupt"
+    assert "1.png (it is cut off: " in failed.failure.metadata["files"]
+
+
+def test_training_stops_by_itself_before_its_allowance(snapshot):
+    brief, _ = _trained(task_for(snapshot, tuning_recipe(max_epochs=1, min_epochs=1)))
+    allowance = 4.0 + 2 * brief.seconds  # on however slow a machine
+    recipe = tuning_recipe(max_epochs=10_000, min_epochs=1)
+    result, _ = _trained(task_for(snapshot, recipe, allowance_seconds=allowance))
+    assert result.seconds < allowance
+    assert result.steps > 3
+
+
+@pytest.mark.parametrize("recipe", [linear_recipe(resolution=448), tuning_recipe(max_epochs=50, min_epochs=50)])
+def test_an_allowance_that_cannot_suffice_is_refused_with_a_minimum(snapshot, recipe):
+    failed, _ = _run(task_for(snapshot, recipe, allowance_seconds=0.02))
+    assert isinstance(failed, Failed)
+    assert failed.failure.reason == "notEnoughBudget"
+    assert float(failed.failure.metadata["minimum_seconds"]) > 0.02
+
+
+@pytest.mark.parametrize("recipe", [linear_recipe(), tuning_recipe()])
+def test_a_classifier_is_not_trained_on_a_detection_snapshot(tmp_path, recipe):
+    boxes = write_snapshot(tmp_path / "boxes", kind=AnnotationKind.OBJECT_DETECTION)
+    failed, _ = _run(task_for(boxes, recipe))
+    assert isinstance(failed, Failed)
+    assert failed.failure.reason == "incorrectModelKind"
+
+
+def test_an_evaluation_is_the_report_on_what_the_bundle_serves(tmp_path, snapshot):
+    trained, _ = _trained(task_for(snapshot, linear_recipe()))
+    test = write_snapshot(tmp_path / "test", names=("cross", "circle", "unknown"), per_category=5, seed=9)
+    task = EvaluateTask(
+        evaluation="models/m/evaluations/e",
+        dataset="datasets/t",
+        bundle_directory=trained.bundle_directory,
+        directory=str(test),
+        output_directory=str(tmp_path),
+    )
+    measured, _ = _run(task)
+    assert isinstance(measured, EvaluationResult)
+    predictions = _classified(measured)
+    assert predictions.categories == SHAPES
+    assert set(predictions.labels) == {SHAPES.index("cross"), SHAPES.index("circle")}
+    report = classification_report(np.array(predictions.probabilities), np.array(predictions.labels))
+    assert measured.performance.image_count == 10
+    assert measured.performance.accuracy_top1 == pytest.approx(report.accuracy_top1)
+    assert measured.performance.average_precision == pytest.approx(report.average_precision)
+    assert measured.performance.calibration_ece == pytest.approx(report.calibration_ece, abs=1e-4)
+    assert measured.performance.tag_performance["square"].accuracy is None
+    assert measured.performance.coverage == Coverage(
+        image_count=15,
+        measured_image_count=10,
+        unknown_image_count=5,
+        unknown_categories=(UnknownCategory(name="unknown", image_count=5),),
+        untested_categories=("square",),
+    )
+    assert [finding.code for finding in measured.findings] == ["categoriesUnknown", "categoriesUntested"]
+    assert "5 of the 15 images of datasets/t" in measured.findings[0].message
+    assert "'square'" in measured.findings[1].message
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("circle", "Square", "dog")])
+def test_an_evaluation_of_mostly_unknown_images_is_refused(tmp_path, snapshot, names):
+    trained, _ = _trained(task_for(snapshot, linear_recipe()))
+    task = EvaluateTask(
+        evaluation="models/m/evaluations/e",
+        dataset="datasets/t",
+        bundle_directory=trained.bundle_directory,
+        directory=str(write_snapshot(tmp_path / "test", names=names, per_category=3)),
+        output_directory=str(tmp_path),
+    )
+    failed, _ = _run(task)
+    assert isinstance(failed, Failed)
+    assert failed.failure.reason == "categoriesUnknown"
+    for part in (
+        "6 of the",
+        "images of datasets/t",
+        "'dog' (3 images)",
+        "The model knows 'circle', 'square', 'cross'.",
+    ):
+        assert part in failed.failure.message
+    assert ("'Square' (3 images; did you mean 'square'?)" in failed.failure.message) == ("Square" in names)
+
+
+def test_train_head_raises_named_errors_only(snapshot):
+    with pytest.raises(Exception, match="is no backbone"):
+        train_head(task_for(snapshot, linear_recipe(backbones=("nonsense",))), Session(Meter(9), lambda _: None))

@@ -1,0 +1,360 @@
+"""A detector's ladder: its settings follow the boxes, most of the budget goes to the end, and it never exceeds it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.kit.errors import Failure, NotEnoughBudget
+from services.trainer.domain import Hyperparameters, Model, Served, StopReason, Trial, training_cost
+from services.trainer.planner import costs, detector_recipes
+from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
+from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
+from services.trainer.recipe import BoxStatistics, Depth, ModelKind, Recipe
+from services.trainer.work import Work
+from tests.unit.trainer.support import (
+    START,
+    TTL,
+    boxes,
+    detector_performance,
+    detector_result,
+    model,
+    snapshot,
+    training,
+)
+
+DETECTOR = ModelKind.GENERIC_DETECTOR
+DIVERGED = Failure(9, "diverged", "It diverged.")
+NANO = "yolox_nano"
+NETWORKS = sorted(costs.DETECTOR_SECONDS)
+
+Score = Callable[[Recipe], float]
+
+
+def detector(budget: float, images: int = 100, tests: int = 0, **hyperparameters: Any) -> Model:
+    begun = training(
+        model_kind=DETECTOR, budget_seconds=budget, test=snapshot("datasets/test", tests) if tests else None
+    )
+    return replace(begun, training=snapshot(count=images), hyperparameters=Hyperparameters(**hyperparameters))
+
+
+def planned(model: Model, trials: list[Trial], step: StartTrial) -> Trial:
+    assert model.training
+    return Trial(
+        name=f"{model.name}/trials/t{len(trials):03d}",
+        model_uid=model.uid,
+        number=len(trials),
+        training=model.training,
+        recipe=step.recipe,
+        holdout_fraction=0.2,
+        seed=0,
+        forerunner=step.forerunner,
+        work=Work(create_time=START, allowance_seconds=step.allowance_seconds).taken("t", "w", START, TTL),
+        update_time=START,
+    )
+
+
+def served(model: Model, trials: list[Trial]) -> Model:
+    """As the coordinator does, by score alone; a refit follows the trial that it repeats."""
+    best: Trial | None = None
+    for trial in trials:
+        if trial.result is None:
+            continue
+        assert best is None or best.result is not None
+        if trial.recipe.refit:
+            best = trial if best and trial.forerunner == best.name else best
+        elif best is None or best.result is None or trial.result.score >= best.result.score:
+            best = trial
+    if best is None:
+        return model
+    bundle = Served(
+        trial=best.name, version="v", bundle_key="b/", performance=detector_performance(), performance_key="p"
+    )
+    return replace(model, served=bundle)
+
+
+def climbed(
+    asked: Model,
+    score: Score = lambda recipe: 0.5 + 0.1 * recipe.rung,
+    *,
+    pace: float = 1.0,
+    found: BoxStatistics | None = None,
+    **described: Any,
+) -> tuple[list[Trial], Step]:
+    """A whole training whose trials take `pace` times what the table says, and find boxes like these."""
+    trials: list[Trial] = []
+    while isinstance(step := plan(served(asked, trials), trials, None), StartTrial):
+        trial = planned(asked, trials, step)
+        whole = pace * costs.expected_seconds(trial.recipe, trial.training.image_count)
+        used = min(whole, trial.work.allowance_seconds)
+        changes: dict[str, Any] = {
+            "epochs": max(1, int(trial.recipe.max_epochs * used / whole)),
+            "boxes": found or boxes(),
+            "score": 0.0 if trial.recipe.refit else score(trial.recipe),
+        } | described
+        work = trial.work.beaten(START, TTL, seconds_used=used, progress=1.0, phase="train").succeeded(START, used)
+        trials.append(replace(trial, work=work, result=detector_result(trial, **changes)))
+    return trials, step
+
+
+def tuned(trials: list[Trial]) -> list[Recipe]:
+    return [trial.recipe for trial in trials if trial.recipe.rung]
+
+
+def long_recipe(images: int) -> Recipe:
+    return detector_recipes.long(detector_recipes.Settings(NANO, 416, detector_recipes.RATE), images)
+
+
+outcomes = st.lists(
+    st.tuples(st.sampled_from(["succeed", "stop", "fail", "cancel"]), st.floats(0.01, 1), st.integers(0, 100)),
+    min_size=60,
+    max_size=60,
+)
+wanted = st.builds(
+    Hyperparameters,
+    backbones=st.lists(st.sampled_from(NETWORKS), max_size=3, unique=True).map(tuple),
+    max_rung=st.none() | st.integers(0, 2),
+    max_trials=st.none() | st.integers(1, 5),
+    resolution=st.none() | st.sampled_from([320, 640]),
+)
+statistics = st.none() | st.builds(
+    BoxStatistics,
+    count=st.integers(1, 10**5),
+    fewest=st.integers(1, 1000),
+    small_size=st.floats(0.005, 0.9),
+    median_size=st.floats(0.005, 0.9),
+    longer_side=st.integers(50, 10_000),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    budget=st.floats(2, 20_000),
+    images=st.sampled_from([2, 30, 300, 5000]),
+    tests=st.sampled_from([0, 50]),
+    asked=wanted,
+    results=outcomes,
+    reach=st.lists(st.sampled_from([*NETWORKS, "unheard_of"]), max_size=4, unique=True).map(tuple),
+    source=st.sampled_from(["FOLDER", "YOLOX", "RANDOM"]),
+    found=statistics,
+)
+def test_every_training_ends_within_its_budget(
+    budget: float,
+    images: int,
+    tests: int,
+    asked: Hyperparameters,
+    results: list[tuple[str, float, int]],
+    reach: tuple[str, ...],
+    source: str,
+    found: BoxStatistics | None,
+) -> None:
+    present = replace(detector(budget, images, tests), hyperparameters=asked)
+    trials: list[Trial] = []
+    for how, share, right in results:
+        present = served(present, trials)
+        step = plan(present, trials, None)
+        if not isinstance(step, StartTrial):
+            break
+        assert step.allowance_seconds > 0
+        trial = planned(present, trials, step)
+        assert plan(present, [*trials, trial], None) == Wait()
+        work = trial.work.beaten(START, TTL, seconds_used=share * step.allowance_seconds, progress=share, phase="train")
+        brought = None
+        match how:
+            case "succeed":
+                work = work.succeeded(START, share * step.allowance_seconds)
+                brought = detector_result(trial, right, boxes=found, backbones=reach, weights_source=source)
+            case "stop":
+                work = work.stopped(START)
+            case "cancel":
+                work = work.cancelled(START)
+            case _:
+                work = work.failed(START, DIVERGED)
+        trials.append(replace(trial, work=work, result=brought))
+    else:
+        pytest.fail("it never ended")
+    assert training_cost(trials, None) <= budget + 1e-6
+    recipes = [trial.recipe for trial in trials]
+    assert len({recipe.name for recipe in recipes}) == len(recipes)
+    assert [recipe.rung for recipe in recipes[:1]] == [0] * len(recipes[:1])
+    assert not any(recipe.refit for recipe in recipes[:-1]), "a refit is the end"
+    assert asked.max_trials is None or len(trials) <= asked.max_trials
+    assert asked.max_rung is None or all(recipe.rung <= asked.max_rung for recipe in recipes)
+    assert asked.resolution is None or all(recipe.resolution == asked.resolution for recipe in recipes)
+    assert all(recipe.resolution % 32 == 0 and recipe.kind is DETECTOR for recipe in recipes)
+    if present.served is None:
+        assert isinstance(step, Fail)
+    elif not tests:
+        assert isinstance(step, Finish)
+    else:
+        assert isinstance(step, StartEvaluation)
+        assert training_cost(trials, None) + step.allowance_seconds <= budget + 1e-6
+
+
+def test_a_budget_of_seconds_pays_for_a_head_only() -> None:
+    asked = detector(1.0, images=28)
+    with pytest.raises(NotEnoughBudget) as caught:
+        check_budget(asked, 28, 0)
+    least = float(caught.value.metadata["minimum_seconds"])
+    assert least < 30
+    trials, step = climbed(detector(least, images=28))
+    assert [trial.recipe.depth for trial in trials] == [Depth.HEAD]
+    assert step == Finish(StopReason.BUDGET_REACHED)
+
+
+def test_the_suggested_budget_pays_for_the_whole_ladder() -> None:
+    suggested = suggested_budget(DETECTOR, Hyperparameters(), 100, 20)
+    trials, _ = climbed(detector(suggested, tests=20))
+    assert trials[0].recipe.depth is Depth.HEAD
+    assert trials[-1].recipe.refit
+
+
+def test_few_boxes_lead_to_a_gentler_rate() -> None:
+    few, _ = climbed(detector(600), found=boxes(fewest=20))
+    many, _ = climbed(detector(600), found=boxes(fewest=500))
+    assert tuned(few)[0].learning_rate == detector_recipes.FEW_RATE < tuned(many)[0].learning_rate
+
+
+def test_small_boxes_lead_to_a_larger_input_where_the_budget_pays_for_it() -> None:
+    small = boxes(small_size=0.02, longer_side=1200)
+    large, _ = climbed(detector(3600), found=boxes(small_size=0.3))
+    assert tuned(large)[0].resolution == costs.DETECTOR_SIDES[NANO]
+    assert tuned(climbed(detector(36_000), found=small)[0])[0].resolution == detector_recipes.MAX_SIDE
+    assert tuned(climbed(detector(200), found=small)[0])[0].resolution == costs.DETECTOR_SIDES[NANO]
+    coarse = boxes(small_size=0.03, longer_side=300)
+    assert tuned(climbed(detector(36_000), found=coarse)[0])[0].resolution < detector_recipes.MAX_SIDE
+
+
+def test_a_larger_input_that_does_better_is_what_the_training_ends_with() -> None:
+    medium = boxes(small_size=0.1, longer_side=1000)
+    own, next_ = costs.DETECTOR_SIDES[NANO], detector_recipes.larger_side(costs.DETECTOR_SIDES[NANO], medium)
+    assert next_ is not None
+    trials, _ = climbed(detector(7200), lambda recipe: 0.4 + recipe.resolution / 3000, found=medium)
+    assert (tuned(trials)[0].resolution, tuned(trials)[-1].resolution) == (own, next_)
+    trials, _ = climbed(detector(7200), lambda recipe: 0.9 - recipe.resolution / 3000, found=medium)
+    assert [recipe.resolution for recipe in tuned(trials)].count(next_) == 1
+    assert tuned(trials)[-1].resolution == own
+
+
+def test_the_rate_that_does_best_is_what_the_training_ends_with() -> None:
+    trials, _ = climbed(detector(7200), lambda recipe: 0.5 + 0.1 * recipe.rung - recipe.learning_rate)
+    rates = [recipe.learning_rate for recipe in tuned(trials)]
+    assert len(set(rates)) > 2
+    assert rates[-1] == min(rates)
+    *_, long, refit = trials
+    assert refit.recipe.refit
+    assert refit.forerunner == long.name
+    assert refit.recipe.max_epochs == long.recipe.max_epochs
+
+
+def test_head_and_neck_alone_are_tried_by_a_large_budget_and_kept_if_they_do_better() -> None:
+    trials, _ = climbed(detector(7200), lambda recipe: 0.8 if recipe.depth is Depth.NECK else 0.5)
+    assert tuned(trials)[0].depth is Depth.ALL
+    assert tuned(trials)[-1].depth is Depth.NECK
+    trials, _ = climbed(detector(7200), lambda recipe: 0.5 if recipe.depth is Depth.NECK else 0.8)
+    assert [recipe.depth for recipe in tuned(trials)].count(Depth.NECK) == 1
+    assert tuned(trials)[-1].depth is Depth.ALL
+
+
+@pytest.mark.parametrize(("images", "budget"), [(270, 600), (60, 300), (28, 240)])
+@pytest.mark.parametrize("pace", [0.5, 1.0, 2.0])
+def test_most_of_a_small_budget_belongs_to_the_end(images: int, budget: float, pace: float) -> None:
+    trials, _ = climbed(detector(budget, images, 50), pace=pace)
+    long = [t.work.charged_seconds for t in trials if t.recipe.rung and not t.recipe.name.endswith("probe")]
+    assert long
+    assert sum(long) >= 0.45 * training_cost(trials, None)
+    assert trials[-1].recipe.rung
+
+
+def test_a_large_set_keeps_the_images_that_validate() -> None:
+    trials, _ = climbed(detector(100_000, images=detector_recipes.REFIT_IMAGES + 1))
+    assert not any(trial.recipe.refit for trial in trials)
+    assert detector_recipes.is_long(trials[-1].recipe, trials[-1].training.image_count)
+    assert trials[-1].recipe.patience  # images enough to tell when it gets no better
+
+
+def test_a_long_schedule_that_did_worse_is_not_what_is_fitted_again() -> None:
+    long = long_recipe(100)
+    trials, _ = climbed(detector(7200), lambda recipe: 0.9 - 0.01 * (recipe.max_epochs >= long.max_epochs))
+    *_, refit = trials
+    assert refit.recipe.refit
+    assert refit.recipe.max_epochs < long.max_epochs
+
+
+def test_a_perfect_score_ends_the_search_but_not_the_training_on_all_images() -> None:
+    trials, step = climbed(detector(7200), lambda recipe: 1.0)
+    assert [trial.recipe.rung for trial in trials] == [0, 1, 1]
+    assert trials[-1].recipe.refit
+    assert step == Finish(StopReason.CONVERGED)
+    trials, step = climbed(detector(100_000, images=10_000), lambda recipe: 1.0)
+    assert len(trials) == 1
+    assert step == Finish(StopReason.CONVERGED)
+
+
+def test_larger_networks_are_tried_where_the_budget_pays_for_them() -> None:
+    reach = (NANO, "yolox_s")
+    rich, _ = climbed(detector(36_000), lambda recipe: 0.5 + 0.3 * ("yolox_s" in recipe.backbones), backbones=reach)
+    assert rich[-1].recipe.backbones == ("yolox_s",)
+    poor, _ = climbed(detector(400), backbones=reach)
+    assert {trial.recipe.backbones for trial in poor} == {(NANO,)}
+
+
+def test_without_published_weights_it_learns_from_random_ones_for_longer() -> None:
+    trials, _ = climbed(detector(7200), weights_source="RANDOM", backbones=())
+    first, second = tuned(trials)
+    assert not first.pretrained
+    assert first.max_epochs > long_recipe(100).max_epochs
+    assert first.learning_rate > detector_recipes.RATE
+    assert second.refit
+
+
+def test_random_weights_learn_from_small_inputs_as_far_as_the_boxes_allow() -> None:
+    for size, side in ((0.5, 160), (0.22, 192), (0.15, 256), (0.001, 256)):
+        found = boxes(small_size=size, longer_side=256)
+        trials, _ = climbed(detector(7200), weights_source="RANDOM", backbones=(), found=found)
+        assert tuned(trials)[0].resolution == side
+
+
+@pytest.mark.parametrize("budget", [40, 60, 300])
+def test_from_random_weights_one_long_schedule_takes_what_there_is(budget: float) -> None:
+    trials, step = climbed(detector(budget, 240), weights_source="RANDOM", backbones=(), found=boxes(longer_side=256))
+    assert len(trials) == 2
+    assert trials[1].work.allowance_seconds == pytest.approx(budget - trials[0].work.charged_seconds)
+    assert not trials[1].recipe.mirror
+    assert step == Finish(StopReason.BUDGET_REACHED)
+
+
+def test_a_handful_of_boxes_is_not_asked_which_rate_is_best() -> None:
+    trials, _ = climbed(detector(7200), found=boxes(count=60, fewest=30))
+    assert len({recipe.learning_rate for recipe in tuned(trials)}) == 1
+
+
+def test_only_networks_with_weights_within_reach_are_tuned() -> None:
+    trials, _ = climbed(detector(3600), weights_source="RANDOM", backbones=("ssdlite320_mobilenet_v3_large",))
+    assert {recipe.backbones for recipe in tuned(trials)} == {("ssdlite320_mobilenet_v3_large",)}
+    assert all(recipe.pretrained for recipe in tuned(trials))
+
+
+def test_a_detector_without_a_bundle_ends_with_its_last_failure() -> None:
+    asked, trials = detector(3600), list[Trial]()
+    while isinstance(step := plan(asked, trials, None), StartTrial):
+        trial = planned(asked, trials, step)
+        trials.append(replace(trial, work=trial.work.failed(START, DIVERGED)))
+    assert step == Fail(DIVERGED)
+    assert len(trials) > 2
+
+
+def test_the_pace_is_that_of_the_latest_trial() -> None:
+    trials, _ = climbed(detector(3600), pace=3.0)
+    assert costs.slowness(trials) == pytest.approx(3.0, rel=0.1)
+
+
+@given(count=st.integers(2, 200_000), tests=st.integers(0, 10**5), asked=wanted)
+def test_the_suggested_budget_is_never_below_the_minimum(count: int, tests: int, asked: Hyperparameters) -> None:
+    minimum = minimum_budget(DETECTOR, asked, count, tests)
+    assert minimum <= suggested_budget(DETECTOR, asked, count, tests)
+    fresh = model(model_kind=DETECTOR, hyperparameters=asked, budget_seconds=minimum)
+    check_budget(fresh, count, tests)

@@ -1,0 +1,237 @@
+"""The ladder: whatever trials cost and bring, a training ends, within its budget, with its evaluation paid for."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.kit.errors import Failure, NotEnoughBudget
+from services.trainer.domain import (
+    MAX_TRIALS,
+    Evaluation,
+    Hyperparameters,
+    Model,
+    Served,
+    StopReason,
+    Trial,
+    training_cost,
+)
+from services.trainer.performance import Source
+from services.trainer.planner import budget as purse
+from services.trainer.planner import costs
+from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
+from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
+from services.trainer.recipe import ModelKind
+from services.trainer.work import Work
+from tests.unit.trainer.support import START, TTL, model, performance, result, snapshot, training
+
+DIVERGED = Failure(9, "diverged", "It diverged.")
+CLASSIFIER = ModelKind.GENERIC_CLASSIFIER
+BACKBONES = sorted(costs.FORWARD_SECONDS)
+
+outcomes = st.lists(
+    st.tuples(st.sampled_from(["succeed", "stop", "fail", "cancel"]), st.floats(0, 1), st.integers(0, 100)),
+    min_size=40,
+    max_size=40,
+)
+wanted = st.builds(
+    Hyperparameters,
+    backbones=st.lists(st.sampled_from(BACKBONES), max_size=4, unique=True).map(tuple),
+    max_rung=st.none() | st.integers(0, 2),
+    max_trials=st.none() | st.integers(1, 5),
+    resolution=st.none() | st.sampled_from([32, 224, 512]),
+)
+
+
+def planned(model: Model, number: int, step: StartTrial) -> Trial:
+    return Trial(
+        name=f"{model.name}/trials/t{number:03d}",
+        model_uid=model.uid,
+        number=number,
+        training=snapshot(),
+        recipe=step.recipe,
+        holdout_fraction=0.2,
+        seed=0,
+        work=Work(create_time=START, allowance_seconds=step.allowance_seconds).taken("t", "w", START, TTL),
+        update_time=START,
+    )
+
+
+def ended(trial: Trial, how: str, share: float, right: int, known: tuple[str, ...]) -> Trial:
+    used = share * trial.work.allowance_seconds
+    work = trial.work.beaten(START, TTL, seconds_used=used, progress=share, phase="fit")
+    match how:
+        case "succeed":
+            brought = result(trial, right, backbones=known)
+            return replace(trial, work=work.succeeded(START, used), result=brought)
+        case "stop":
+            return replace(trial, work=work.stopped(START))
+        case "cancel":
+            return replace(trial, work=work.cancelled(START))
+        case _:
+            return replace(trial, work=work.failed(START, DIVERGED))
+
+
+def served(model: Model, trials: list[Trial]) -> Model:
+    """As the coordinator does, by score alone."""
+    found = [(trial.result.score, trial) for trial in trials if trial.result]
+    if not found:
+        return model
+    best = max(found, key=lambda pair: pair[0])[1]
+    assert best.result
+    bundle = Served(
+        trial=best.name,
+        version=best.name,
+        bundle_key=best.result.bundle_key,
+        performance=performance(),
+        performance_key="p",
+    )
+    return replace(model, served=bundle)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    budget=st.floats(2, 5000),
+    tests=st.sampled_from([0, 1, 50, 400]),
+    asked=wanted,
+    results=outcomes,
+    known=st.lists(st.sampled_from([*BACKBONES, "unheard_of"]), max_size=5, unique=True).map(tuple),
+)
+def test_every_training_ends_within_its_budget(
+    budget: float, tests: int, asked: Hyperparameters, results: list[tuple[str, float, int]], known: tuple[str, ...]
+) -> None:
+    test = snapshot("datasets/test", tests) if tests else None
+    present = training(budget_seconds=budget, test=test, hyperparameters=asked)
+    trials: list[Trial] = []
+    for how, share, right in results:
+        present = served(present, trials)
+        step = plan(present, trials, None)
+        if not isinstance(step, StartTrial):
+            break
+        assert step.allowance_seconds > 0
+        assert step.recipe.backbones
+        trial = planned(present, len(trials), step)
+        assert plan(present, [*trials, trial], None) == Wait()
+        trials.append(ended(trial, how, share, right, known))
+    else:
+        pytest.fail("it never ended")
+    assert training_cost(trials, None) <= budget + 1e-6
+    assert len({trial.recipe.name for trial in trials}) == len(trials)
+    assert asked.max_trials is None or len(trials) <= asked.max_trials
+    assert asked.max_rung is None or all(trial.recipe.rung <= asked.max_rung for trial in trials)
+    assert asked.resolution is None or all(trial.recipe.resolution == asked.resolution for trial in trials)
+    if present.served is None:
+        assert isinstance(step, Fail)
+        assert step.error.message
+        return
+    if test is None:
+        assert isinstance(step, Finish)
+        return
+    assert isinstance(step, StartEvaluation)
+    best = next(trial for trial in trials if present.served.trial == trial.name)
+    assert step.allowance_seconds >= 0.25 * costs.reserve_seconds(best.recipe, tests) - 1e-5
+    assert training_cost(trials, None) + step.allowance_seconds <= budget + 1e-6
+    final = evaluation(present, step.allowance_seconds)
+    assert plan(present, trials, final) == Wait()
+    done = replace(final, work=final.work.taken("e", "w", START, TTL).stopped(START))
+    assert isinstance(plan(present, trials, done), Finish)
+    assert training_cost(trials, done) <= budget + 1e-6
+
+
+def evaluation(model: Model, allowance: float) -> Evaluation:
+    return Evaluation(
+        name=f"{model.name}/evaluations/final",
+        model_uid=model.uid,
+        test_dataset="datasets/test",
+        test=snapshot("datasets/test"),
+        model_version="v",
+        bundle_key="b/",
+        model_kind=ModelKind.GENERIC_CLASSIFIER,
+        work=Work(create_time=START, allowance_seconds=allowance),
+        update_time=START,
+    )
+
+
+def test_a_dearer_served_bundle_keeps_its_own_reserve_while_a_cheaper_one_is_tried() -> None:
+    present = training(
+        budget_seconds=200.0,
+        test=snapshot("datasets/test", 400),
+        hyperparameters=Hyperparameters(backbones=("mobilenet_v3_small", "convnext_tiny")),
+    )
+    trials: list[Trial] = []
+    while isinstance(step := plan(served(present, trials), trials, None), StartTrial):
+        trial = planned(present, len(trials), step)
+        right = 90 if len(step.recipe.backbones) > 1 else 50
+        share = 1.0 if trials else step.expected_seconds / step.allowance_seconds
+        trials.append(ended(trial, "succeed", share, right, ("mobilenet_v3_small", "convnext_tiny")))
+    present = served(present, trials)
+    assert present.served
+    best = next(trial for trial in trials if trial.name == present.served.trial)
+    assert len(best.recipe.backbones) > 1
+    assert isinstance(step, StartEvaluation)
+    assert step.allowance_seconds >= costs.reserve_seconds(best.recipe, 400) - 1e-5
+
+
+def test_a_budget_of_one_second_is_refused_with_what_would_suffice() -> None:
+    asked = model(budget_seconds=1.0)
+    with pytest.raises(NotEnoughBudget) as caught:
+        check_budget(asked, 100, 20)
+    minimum, suggested = (float(caught.value.metadata[f"{word}_seconds"]) for word in ("minimum", "suggested"))
+    assert f"the minimum is {minimum:g} s, {suggested:g} s is suggested" in caught.value.message
+    assert 1 < minimum <= suggested
+    check_budget(replace(asked, budget_seconds=minimum), 100, 20)
+
+
+@given(count=st.integers(2, 10**6), tests=st.integers(0, 10**5), asked=wanted)
+def test_the_suggested_budget_is_never_below_the_minimum(count: int, tests: int, asked: Hyperparameters) -> None:
+    minimum = minimum_budget(CLASSIFIER, asked, count, tests)
+    assert minimum <= suggested_budget(CLASSIFIER, asked, count, tests)
+
+
+def test_larger_images_ask_for_a_larger_budget() -> None:
+    plain, large = Hyperparameters(), Hyperparameters(resolution=448)
+    assert minimum_budget(CLASSIFIER, large, 1000, 0) > 2 * minimum_budget(CLASSIFIER, plain, 1000, 0)
+
+
+def test_a_perfect_score_ends_the_search() -> None:
+    present = training()
+    step = plan(present, [], None)
+    assert isinstance(step, StartTrial)
+    trials = [ended(planned(present, 0, step), "succeed", 0.01, 100, ("mobilenet_v2",))]
+    assert plan(served(present, trials), trials, None) == Finish(StopReason.CONVERGED)
+
+
+def test_without_images_to_measure_on_only_frozen_features_are_tried() -> None:
+    present, trials = training(budget_seconds=5000.0), list[Trial]()
+    while isinstance(step := plan(served(present, trials), trials, None), StartTrial):
+        trial = planned(present, len(trials), step)
+        brought = result(trial, 60, performance=performance(0.6, Source.CROSS_VALIDATION))
+        trials.append(replace(trial, work=trial.work.succeeded(START, 1), result=brought))
+    assert {trial.recipe.rung for trial in trials} == {0}
+
+
+def test_a_training_without_a_bundle_ends_with_its_last_failure_or_with_a_budget_that_would_do() -> None:
+    present = training()
+    step = plan(present, [], None)
+    assert isinstance(step, StartTrial)
+    trials = [ended(planned(present, 0, step), "fail", 0.0, 0, ())]
+    while isinstance(step := plan(present, trials, None), StartTrial):
+        trials.append(ended(planned(present, len(trials), step), "fail", 0.0, 0, ()))
+    assert step == Fail(DIVERGED)
+    stopped = [ended(planned(present, 0, StartTrial(trials[0].recipe, 600.0, 1.0)), "stop", 1.0, 0, ())]
+    step = plan(present, stopped, None)
+    assert isinstance(step, Fail)
+    assert step.error.reason == "notEnoughBudget"
+    assert float(step.error.metadata["minimum_seconds"]) > present.budget_seconds
+
+
+def test_no_more_trials_are_planned_than_names_keep_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"t{MAX_TRIALS - 1:03d}" == "t999"
+    present = training(budget_seconds=3600.0)
+    step = plan(present, [], None)
+    assert isinstance(step, StartTrial)
+    first = ended(planned(present, 0, step), "succeed", 0.001, 60, ("mobilenet_v2",))
+    assert isinstance(plan(present, [first], None), StartTrial)
+    monkeypatch.setattr(purse, "MAX_TRIALS", 1)
+    assert not isinstance(plan(present, [first], None), StartTrial)

@@ -1,0 +1,139 @@
+"""The choice between trials: the cheaper one wins within one standard error, on the same images."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from services.kit.memory import MemoryBlobs
+from services.trainer.domain import Trial
+from services.trainer.planner.plan import plan
+from services.trainer.planner.selection import Selection
+from services.trainer.planner.steps import StartTrial
+from services.trainer.recipe import ModelKind
+from services.trainer.work import Work
+from tests.unit.trainer.support import (
+    START,
+    TTL,
+    detections,
+    detector_result,
+    predictions,
+    result,
+    snapshot,
+    training,
+)
+
+
+def trial(number: int) -> Trial:
+    step = plan(training(), [], None)
+    assert isinstance(step, StartTrial)
+    return Trial(
+        name=f"models/m/trials/t{number:03d}",
+        model_uid="uid1",
+        number=number,
+        training=snapshot(),
+        recipe=step.recipe,
+        holdout_fraction=0.2,
+        seed=0,
+        work=Work(create_time=START, allowance_seconds=10).taken("t", "w", START, TTL),
+        update_time=START,
+    )
+
+
+async def succeeded(blobs: MemoryBlobs, number: int, right: int, count: int = 100) -> Trial:
+    found = trial(number)
+    brought = result(found, right)
+    await blobs.put(brought.predictions_key, msgspec.msgpack.encode(predictions(right, count)))
+    return replace(found, work=found.work.succeeded(START, 1), result=brought)
+
+
+async def test_nothing_is_best_where_nothing_succeeded() -> None:
+    found = trial(0)
+    assert await Selection(MemoryBlobs()).best([found, replace(found, work=found.work.stopped(START))]) is None
+
+
+async def test_a_gain_within_the_noise_does_not_replace_the_cheaper_trial() -> None:
+    blobs = MemoryBlobs()
+    trials = [await succeeded(blobs, 0, 80), await succeeded(blobs, 1, 81)]
+    assert await Selection(blobs).best(trials) == trials[0]
+
+
+async def test_a_gain_beyond_one_standard_error_does() -> None:
+    blobs = MemoryBlobs()
+    trials = [await succeeded(blobs, 0, 80), await succeeded(blobs, 1, 70), await succeeded(blobs, 2, 90)]
+    assert await Selection(blobs).best(trials) == trials[2]
+
+
+async def test_a_fine_tuning_must_gain_twice_as_much_for_it_chose_where_to_stop() -> None:
+    blobs = MemoryBlobs()
+    linear, tuned = [await succeeded(blobs, 0, 80), await succeeded(blobs, 1, 83)]
+    recipe = msgspec.structs.replace(tuned.recipe, rung=1)
+    assert await Selection(blobs).best([linear, tuned]) == tuned
+    assert await Selection(blobs).best([linear, replace(tuned, recipe=recipe)]) == linear
+
+
+async def test_only_images_that_both_predicted_count() -> None:
+    blobs = MemoryBlobs()
+    trials = [await succeeded(blobs, 0, 10, 100), await succeeded(blobs, 1, 9, 10)]
+    assert await Selection(blobs).best(trials) == trials[0]
+
+
+async def test_a_comparison_is_read_from_the_store_once() -> None:
+    blobs = MemoryBlobs()
+    trials = [await succeeded(blobs, 0, 80), await succeeded(blobs, 1, 95)]
+    selection = Selection(blobs)
+    assert await selection.best(trials) == trials[1]
+    for found in trials:
+        assert found.result
+        await blobs.delete(found.result.predictions_key)
+    assert await selection.best(trials) == trials[1]
+
+
+async def detector(blobs: MemoryBlobs, number: int, right: int, **recipe: Any) -> Trial:
+    """A detector's trial; head, unless said otherwise."""
+    forerunner = recipe.pop("forerunner", "")
+    kind = {"kind": ModelKind.GENERIC_DETECTOR, "backbones": ("yolox_nano",)}
+    found = trial(number)
+    found = replace(found, recipe=msgspec.structs.replace(found.recipe, **(kind | recipe)), forerunner=forerunner)
+    brought = detector_result(found, right)
+    await blobs.put(brought.predictions_key, msgspec.msgpack.encode(detections(right)))
+    return replace(found, work=found.work.succeeded(START, 1), result=brought)
+
+
+async def test_a_tuned_detector_follows_the_head_unless_it_is_worse_beyond_the_noise() -> None:
+    blobs = MemoryBlobs()
+    head, equal, worse = [await detector(blobs, n, right, rung=min(n, 1)) for n, right in enumerate((80, 80, 40))]
+    assert await Selection(blobs).best([head, equal]) == equal
+    assert await Selection(blobs).best([head, worse]) == head
+
+
+async def test_other_settings_must_be_better_by_more_than_the_noise() -> None:
+    blobs = MemoryBlobs()
+    tuned, other, better = [await detector(blobs, n, right, rung=1) for n, right in enumerate((80, 81, 95))]
+    assert await Selection(blobs).best([tuned, other]) == tuned
+    assert await Selection(blobs).best([tuned, other, better]) == better
+
+
+async def test_the_best_settings_for_longer_are_served_unless_they_are_worse() -> None:
+    blobs = MemoryBlobs()
+    tuned = await detector(blobs, 0, 80, rung=1)
+    longer = await detector(blobs, 1, 80, rung=1, forerunner=tuned.name)
+    spoilt = await detector(blobs, 2, 40, rung=1, forerunner=tuned.name)
+    assert await Selection(blobs).best([tuned, longer]) == longer
+    assert await Selection(blobs).best([tuned, spoilt]) == tuned
+
+
+async def test_a_refit_follows_the_best_trial_only_and_is_not_compared() -> None:
+    blobs = MemoryBlobs()
+    tuned = await detector(blobs, 0, 80, rung=1)
+    refit = await detector(blobs, 1, 0, rung=1, refit=True, forerunner=tuned.name)
+    other = await detector(blobs, 2, 0, rung=1, refit=True, forerunner="models/m/trials/t009")
+    assert await Selection(blobs).best([tuned, refit]) == refit
+    assert await Selection(blobs).best([tuned, other]) == tuned
+
+
+async def test_a_refit_that_was_cut_off_is_not_served() -> None:
+    blobs = MemoryBlobs()
+    tuned = await detector(blobs, 0, 80, rung=1, max_epochs=20)
+    short = await detector(blobs, 1, 0, rung=1, refit=True, max_epochs=9, forerunner=tuned.name)
+    assert await Selection(blobs).best([tuned, short]) == tuned

@@ -1,0 +1,565 @@
+"""The coordinator: a model's way through its training, by records alone, whoever looks and whenever it dies."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import pytest
+
+from services.kit.clock import ManualClock
+from services.kit.errors import CategoriesUnknown, Unavailable
+from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
+from services.kit.records import Table
+from services.kit.telemetry import MemoryTelemetry
+from services.kit.views import View
+from services.trainer import metrics
+from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, StopReason, Trial, training_cost
+from services.trainer.performance import Coverage, UnknownCategory
+from services.trainer.reconcile import jobs
+from services.trainer.reconcile.coordinator import Coordinator
+from services.trainer.store import Store
+from services.trainer.work import Work, WorkState
+from services.trainer.worker.attempt import Attempt
+from tests.unit.trainer.support import (
+    START,
+    TTL,
+    FakeDatasets,
+    QuickWorker,
+    dataset,
+    exists,
+    model,
+    running,
+    training,
+)
+
+NAME = "models/m"
+T0 = "models/m/trials/t000"
+
+
+class Crash(BaseException):
+    """The process dies."""
+
+
+class CrashingRecords(MemoryRecords):
+    """Dies at the n-th write, before or after it happens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: int | None = None
+        self.after = False
+
+    def _write(self, key: str, value: bytes | None) -> int:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                if self.after:
+                    super()._write(key, value)
+                raise Crash
+        return super()._write(key, value)
+
+
+@dataclass
+class World:
+    """Everything that outlives a coordinator."""
+
+    records: MemoryRecords
+    blobs: MemoryBlobs
+    clock: ManualClock
+    queue: MemoryQueue
+    datasets: FakeDatasets
+    worker: QuickWorker
+    store: Store
+    telemetry: MemoryTelemetry = field(default_factory=MemoryTelemetry)
+
+    def coordinator(self, store: Store | None = None) -> Coordinator:
+        return Coordinator(store or self.store, self.datasets, self.blobs, self.queue, self.clock, self.telemetry)
+
+    async def create(self, found: Model) -> None:
+        await self.store.models.create(found)
+
+    async def model(self) -> Model:
+        return (await self.store.models.get(NAME)).value
+
+    async def trial(self, name: str = T0) -> Trial:
+        return (await self.store.trials.get(name)).value
+
+    async def settle(self) -> None:
+        """Lets the views see what others have written."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def work(self) -> int:
+        done = await self.worker.work_off()
+        await self.settle()
+        return done
+
+    async def finish(self, coordinator: Coordinator | None = None) -> Model:
+        """Reconciles and works until the training is over."""
+        coordinator = coordinator or self.coordinator()
+        for _ in range(60):
+            await coordinator.reconcile()
+            if (found := await self.model()).ended:
+                return found
+            await self.work()
+            self.clock.advance(1)
+        raise AssertionError(f"it never ended: {await self.model()}")
+
+
+@asynccontextmanager
+async def world(records: MemoryRecords | None = None) -> AsyncGenerator[World]:
+    records, blobs, clock = records or MemoryRecords(), MemoryBlobs(), ManualClock(START)
+    queue = MemoryQueue(clock)
+    worker = QuickWorker(records, blobs, queue, clock)
+    datasets = FakeDatasets(dataset(), dataset("datasets/test", image_count=20))
+    async with running(records) as store:
+        yield World(records, blobs, clock, queue, datasets, worker, store)
+
+
+async def test_an_end_is_counted_once_with_what_the_training_was_charged() -> None:
+    async with world() as at:
+        await at.create(model())
+        found = await at.finish()
+        for _ in range(3):
+            await at.coordinator().reconcile()
+        assert at.telemetry.value(metrics.MODELS_ENDED, state="SUCCEEDED") == 1
+        assert at.telemetry.value(metrics.MODELS_COST_SECONDS) == found.training_cost_seconds > 0
+
+
+async def test_a_training_ends_with_the_best_bundle_and_a_ledger_that_adds_up() -> None:
+    async with world() as at:
+        at.worker.score = lambda trial: 60 + 10 * trial.number
+        await at.create(model())
+        found = await at.finish()
+        assert found.state is ModelState.SUCCEEDED
+        assert found.served is not None
+        trials = at.store.trials_of(NAME)
+        assert found.served.trial == trials[-1].name
+        assert await exists(at.blobs, f"{found.served.bundle_key}card.json")
+        assert found.training_cost_seconds == training_cost(trials, None) == len(trials) * at.worker.seconds
+        assert found.training_cost_seconds <= found.budget_seconds
+        assert found.stop_reason is StopReason.LADDER_COMPLETED
+        assert found.categories == ("owl", "wren")
+
+
+async def test_the_test_dataset_has_the_last_word() -> None:
+    async with world() as at:
+        await at.create(model(test_dataset="datasets/test"))
+        found = await at.finish()
+        assert found.served is not None
+        assert found.served.performance.source == "TEST_DATASET"
+        final = at.store.final_of(NAME)
+        assert final is not None
+        assert found.training_cost_seconds == training_cost(at.store.trials_of(NAME), final)
+        assert all(trial.holdout_fraction == 0 for trial in at.store.trials_of(NAME))
+
+
+async def test_what_the_test_dataset_could_not_measure_stays_on_the_model() -> None:
+    async with world() as at:
+        unknown = UnknownCategory(name="Wren", image_count=4, similar="wren")
+        at.worker.coverage = Coverage(
+            image_count=20, measured_image_count=16, unknown_image_count=4, unknown_categories=(unknown,)
+        )
+        await at.create(model(test_dataset="datasets/test", warnings=("Hm.",)))
+        found = await at.finish()
+        assert found.served is not None
+        assert found.served.performance.coverage == at.worker.coverage
+        assert found.warnings[0] == "Hm."
+        (warning,) = found.warnings[1:]
+        assert "4 of the 20 images of datasets/test" in warning
+        assert "did you mean 'wren'?" in warning
+        assert "rename" in warning
+
+
+async def test_a_final_evaluation_that_fails_leaves_a_model_that_predicts_and_says_why() -> None:
+    async with world() as at:
+        await at.create(model(test_dataset="datasets/test"))
+        coordinator = at.coordinator()
+        error = CategoriesUnknown(
+            unknown=11, total=20, what="images", dataset="datasets/test", categories="'Wren'", known="'wren'"
+        )
+        while (final := at.store.final_of(NAME)) is None:
+            await at.work()
+            await coordinator.reconcile()
+        await at.store.evaluations.change(
+            final.name, lambda found: found.with_work(found.work.failed(at.clock.now(), error.failure()), START)
+        )
+        found = await at.finish(coordinator)
+        assert found.state is ModelState.SUCCEEDED
+        assert found.served is not None
+        assert found.served.performance.source == "HOLD_OUT"
+        assert found.served.performance.coverage is None
+        assert error.message in found.warnings[-1]
+
+
+async def test_a_training_waits_for_its_dataset_to_be_validated() -> None:
+    async with world() as at:
+        at.datasets.put(dataset(state="VALIDATING"))
+        await at.create(model())
+        coordinator = at.coordinator()
+        await coordinator.reconcile()
+        assert (await at.model()).state is ModelState.NOT_STARTED
+        at.datasets.put(dataset())
+        await coordinator.reconcile()
+        assert (await at.model()).state is ModelState.TRAINING
+
+
+async def test_a_dataset_service_that_is_away_is_waited_for() -> None:
+    async with world() as at:
+        at.datasets.away = True
+        await at.create(model())
+        await at.coordinator().reconcile()
+        assert (await at.model()).state is ModelState.NOT_STARTED
+        at.datasets.away = False
+        assert (await at.finish()).state is ModelState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "text"),
+    [
+        (None, "datasetNotFound", "datasets/birds does not exist"),
+        (dataset(state="FAILED"), "datasetNotReady", "datasets/birds is FAILED"),
+        (dataset(annotation_kind="OBJECT_DETECTION"), "incorrectModelKind", "OBJECT_DETECTION"),
+        (dataset(image_count=0), "datasetEmpty", "no usable image"),
+        (dataset(image_count=5000), "notEnoughBudget", "the minimum is"),
+        (dataset(categories=(("owl", 99, 99), ("wren", 1, 1))), "datasetAnnotationsInvalid", "'wren'"),
+        (dataset(categories=(("owl", 100, 100),)), "datasetAnnotationsInvalid", "1 category"),
+    ],
+)
+async def test_a_model_that_cannot_be_trained_fails_with_the_reason_at_no_cost(
+    changed: object, reason: str, text: str
+) -> None:
+    async with world() as at:
+        at.datasets.present.pop("datasets/birds")
+        if changed is not None:
+            at.datasets.present["datasets/birds"] = changed  # pyright: ignore[reportArgumentType] - a Dataset
+        await at.create(model(budget_seconds=20.0))
+        await at.coordinator().reconcile()
+        found = await at.model()
+        assert found.state is ModelState.FAILED
+        assert found.error is not None
+        assert (found.error.reason, text in found.error.message) == (reason, True), found.error
+        assert found.training_cost_seconds == 0
+        assert found.end_time is not None
+        assert not at.queue.jobs[jobs.KIND]
+
+
+@pytest.mark.parametrize(
+    ("categories", "reason", "text"),
+    [
+        ((("Owl", 30, 30), ("wren", 10, 10)), "categoriesUnknown", "'Owl' (30 images; did you mean 'owl'?)"),
+        ((("owl", 0, 0), ("wren", 0, 0)), "datasetAnnotationsInvalid", "has no annotations"),
+    ],
+)
+async def test_a_test_dataset_that_can_say_nothing_fails_the_model_before_anything_is_spent(
+    categories: tuple[tuple[str, int, int], ...], reason: str, text: str
+) -> None:
+    async with world() as at:
+        at.datasets.put(dataset("datasets/test", image_count=40, categories=categories))
+        await at.create(model(test_dataset="datasets/test"))
+        await at.coordinator().reconcile()
+        found = await at.model()
+        assert found.state is ModelState.FAILED
+        assert found.error is not None
+        assert (found.error.reason, text in found.error.message) == (reason, True), found.error
+        assert "datasets/test" in found.error.message
+        assert not at.queue.jobs[jobs.KIND]
+
+
+async def test_a_model_whose_record_would_be_too_large_fails_rather_than_waits_for_ever() -> None:
+    async with world() as at:
+        long = tuple((f"{number:04d}" * 60, 40, 40) for number in range(2000))
+        at.datasets.put(dataset(categories=long, image_count=200))
+        await at.create(model())
+        await at.coordinator().reconcile()
+        assert (await at.model()).state is ModelState.FAILED
+
+
+async def test_two_coordinators_at_once_plan_every_trial_once_and_never_spend_more() -> None:
+    async with world() as at, running(at.records) as other:
+        await at.create(model(test_dataset="datasets/test", budget_seconds=60.0))
+        one, two = at.coordinator(), at.coordinator(other)
+        for _ in range(60):
+            await asyncio.gather(one.reconcile(), two.reconcile())
+            if (await at.model()).ended:
+                break
+            await at.work()
+            at.clock.advance(1)
+        found, trials = await at.model(), at.store.trials_of(NAME)
+        assert found.state is ModelState.SUCCEEDED
+        assert [trial.number for trial in trials] == list(range(len(trials)))
+        assert len({trial.recipe.name for trial in trials}) == len(trials)
+        assert training_cost(trials, at.store.final_of(NAME)) <= 60
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_coordinator_that_dies_at_any_write_is_succeeded_by_another(after: bool) -> None:
+    async with world() as plain:
+        await plain.create(model(test_dataset="datasets/test"))
+        expected = await plain.finish()
+    died = 0
+    for number in range(200):
+        records = CrashingRecords()
+        records.after = after
+        async with world(records) as at:
+            await at.create(model(test_dataset="datasets/test"))
+            records.left = number
+            try:
+                found = await at.finish()
+            except Crash:
+                died += 1
+                records.left = None
+                await at.settle()
+                at.clock.advance(TTL.total_seconds() + 1)
+                found = await at.finish()
+            assert found.state is ModelState.SUCCEEDED, number
+            assert found.served is not None
+            assert expected.served is not None
+            assert found.served.trial == expected.served.trial
+            assert found.training_cost_seconds == expected.training_cost_seconds
+            if records.left is not None:  # it outlived the whole training
+                break
+    assert died > 10
+
+
+async def test_cancelling_before_the_start_ends_at_once() -> None:
+    async with world() as at:
+        await at.create(model(state=ModelState.CANCELLING, stop_reason=StopReason.CANCELLED_BY_CALLER))
+        await at.coordinator().reconcile()
+        assert (await at.model()).state is ModelState.CANCELLED
+
+
+async def cancelling(at: World) -> None:
+    await at.store.models.change(NAME, lambda found: found.moved(ModelState.CANCELLING, at.clock.now()))
+
+
+async def test_cancelling_ends_what_waits_at_once_and_keeps_the_bundle() -> None:
+    async with world() as at:
+        await at.create(training())
+        coordinator = at.coordinator()
+        await coordinator.reconcile()
+        await at.work()
+        await coordinator.reconcile()  # the second trial waits
+        await cancelling(at)
+        await coordinator.reconcile()
+        found = await at.model()
+        assert found.state is ModelState.CANCELLED
+        assert found.served is not None
+        assert found.training_cost_seconds == at.worker.seconds
+        assert [trial.work.state for trial in at.store.trials_of(NAME)] == [WorkState.SUCCEEDED, WorkState.CANCELLED]
+
+
+async def test_cancelling_waits_for_a_worker_that_lives_and_not_for_one_that_died() -> None:
+    async with world() as at:
+        await at.create(training())
+        coordinator = at.coordinator()
+        await coordinator.reconcile()
+        attempt = await Attempt[Trial].begin(at.store.trials.table, T0, "w", at.clock, TTL, 1.0)
+        assert attempt is not None
+        await attempt.beat(3.0, 0.1, "fit")
+        await cancelling(at)
+        await coordinator.reconcile()
+        assert (await at.model()).state is ModelState.CANCELLING
+        assert (await at.trial()).work.cancel_requested
+        at.clock.advance(TTL.total_seconds() + 1)
+        await coordinator.reconcile()
+        found = await at.model()
+        assert found.state is ModelState.CANCELLED
+        assert found.training_cost_seconds == 0  # an attempt that died is not charged
+
+
+async def test_a_trial_planned_by_a_replica_that_knew_less_is_ended_with_its_model() -> None:
+    async with world() as at:
+        await at.create(training())
+        await at.coordinator().reconcile()
+        await at.store.models.change(
+            NAME, lambda found: replace(found, state=ModelState.CANCELLED, end_time=at.clock.now())
+        )
+        await at.coordinator().reconcile()
+        assert (await at.trial()).work.state is WorkState.CANCELLED
+
+
+async def test_what_is_left_of_a_deleted_model_is_removed() -> None:
+    async with world() as at:
+        await at.create(training())
+        await at.coordinator().reconcile()
+        await at.work()
+        await at.store.models.delete(NAME)
+        await at.coordinator().reconcile()
+        assert at.store.trials.view.all() == []
+        assert [blob async for blob in at.blobs.list("models/")] == []
+
+
+async def test_the_trials_of_a_deleted_namesake_are_removed_and_the_new_model_trains() -> None:
+    async with world() as at:
+        await at.create(training())
+        await at.coordinator().reconcile()
+        await at.store.models.delete(NAME)
+        await at.create(model(uid="uid2"))
+        assert (await at.finish()).state is ModelState.SUCCEEDED
+        assert {trial.model_uid for trial in at.store.trials_of(NAME)} == {"uid2"}
+
+
+async def test_work_that_a_worker_gives_back_is_announced_at_once() -> None:
+    async with world() as at:
+        await at.create(training())
+        coordinator = at.coordinator()
+        await coordinator.reconcile()
+        at.queue.jobs[jobs.KIND].clear()
+        attempt = await Attempt[Trial].begin(at.store.trials.table, T0, "w", at.clock, TTL, 1.0)
+        assert attempt is not None
+        at.clock.advance(TTL.total_seconds() + 1)
+        await coordinator.reconcile()  # it looked dead, and its job is lost again
+        assert len(at.queue.jobs[jobs.KIND]) == 1
+        at.queue.jobs[jobs.KIND].clear()
+        await attempt.beat(1.0, 0.1, "fit")
+        await attempt.end(lambda work: work.released(at.clock.now()))
+        await at.settle()
+        await coordinator.reconcile()
+        assert len(at.queue.jobs[jobs.KIND]) == 1
+
+
+async def test_work_whose_worker_died_is_announced_when_its_lease_runs_out() -> None:
+    async with world() as at:
+        await at.create(training())
+        coordinator = at.coordinator()
+        await coordinator.reconcile()
+        at.queue.jobs[jobs.KIND].clear()
+        assert await Attempt[Trial].begin(at.store.trials.table, T0, "w", at.clock, TTL, 1.0)
+        await at.settle()
+        await coordinator.reconcile()
+        assert not at.queue.jobs[jobs.KIND]
+        at.clock.advance(TTL.total_seconds())
+        await coordinator.reconcile()
+        assert len(at.queue.jobs[jobs.KIND]) == 1
+        assert (await at.finish()).state is ModelState.SUCCEEDED
+
+
+async def test_a_queue_that_was_emptied_costs_nothing_but_time() -> None:
+    async with world() as at:
+        await at.create(training())
+        coordinator = at.coordinator()
+        await coordinator.reconcile()
+        at.queue.jobs[jobs.KIND].clear()
+        await coordinator.reconcile()
+        assert not at.queue.jobs[jobs.KIND]
+        at.clock.advance(121)  # after the queue's own memory
+        await coordinator.reconcile()
+        assert len(at.queue.jobs[jobs.KIND]) == 1
+        assert (await at.finish(coordinator)).state is ModelState.SUCCEEDED
+
+
+async def test_work_that_waits_is_not_announced_at_every_look() -> None:
+    class Counting(MemoryQueue):
+        published = 0
+
+        async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
+            self.published += 1
+            await super().publish(kind, body, dedup_id)
+
+    async with world() as at:
+        at.queue = Counting(at.clock)
+        await at.create(training())
+        coordinator = at.coordinator()
+        for _ in range(50):
+            await coordinator.reconcile()
+        assert at.queue.published == 1
+
+
+async def test_work_that_waits_for_hours_has_one_job() -> None:
+    async with world() as at:
+        await at.create(training())
+        coordinator = at.coordinator()
+        for _ in range(100):
+            await coordinator.reconcile()
+            at.clock.advance(60)
+        assert len(at.queue.jobs[jobs.KIND]) == 1
+
+
+async def test_a_queue_that_is_away_stops_no_planning() -> None:
+    class Away(MemoryQueue):
+        async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
+            raise Unavailable(what="the queue", problem="it is away")
+
+    async with world() as at:
+        at.queue = Away(at.clock)
+        await at.create(training())
+        await at.coordinator().reconcile()
+        assert (await at.trial()).work.state is WorkState.QUEUED
+
+
+async def test_an_evaluation_that_fails_leaves_a_model_with_a_warning() -> None:
+    async with world() as at:
+        await at.create(model(test_dataset="datasets/test", hyperparameters=Hyperparameters(max_trials=1)))
+        coordinator = at.coordinator()
+        while at.store.final_of(NAME) is None:
+            await coordinator.reconcile()
+            if at.store.final_of(NAME) is None:
+                await at.work()
+        name = f"{NAME}/evaluations/final"
+        evaluations: Table[Evaluation] = at.store.evaluations.table
+        attempt = await Attempt[Evaluation].begin(evaluations, name, "w", at.clock, TTL, 1.0)
+        assert attempt is not None
+        await attempt.end(lambda work: work.stopped(at.clock.now()))
+        await at.settle()
+        await coordinator.reconcile()
+        found = await at.model()
+        assert found.state is ModelState.SUCCEEDED
+        assert "that the budget had left were too few" in found.warnings[-1]
+        assert found.training_cost_seconds == pytest.approx(found.budget_seconds)
+
+
+async def test_the_served_bundle_never_goes_back_to_what_an_older_view_knows() -> None:
+    async with world() as at:
+        at.worker.score = lambda trial: 50 + 20 * trial.number
+        await at.create(training())
+        coordinator = at.coordinator()
+        for _ in range(2):
+            await coordinator.reconcile()
+            await at.work()
+        await coordinator.reconcile()
+        present = await at.model()
+        assert present.served is not None
+        first = await at.trial()
+        await coordinator._serve_best(replace(present, served=None), [first])
+        assert (await at.model()).served == present.served
+
+
+async def test_a_change_between_looking_and_waiting_is_not_missed() -> None:
+    async with world() as at:
+        view: View[Model] = at.store.models.view
+        seen = at.store.moves
+        await at.create(model())
+        await asyncio.wait_for(at.store.changed(60, seen), 10)
+        moves = view.moves
+        await at.store.models.change(NAME, lambda found: replace(found, display_name="a"))
+        await asyncio.wait_for(view.changed(60, moves), 10)
+
+
+async def test_a_running_coordinator_plans_without_waiting_for_its_tick() -> None:
+    async with world() as at:
+        at.datasets.put(dataset("datasets/other", state="VALIDATING"))
+        await at.create(model("models/waits", training_dataset="datasets/other"))
+        task = asyncio.create_task(at.coordinator().run())
+        try:
+            await asyncio.sleep(0)
+            begun = asyncio.get_running_loop().time()
+            await at.create(model())
+            async with asyncio.timeout(30):
+                while not (await at.model()).ended:
+                    await at.worker.work_off()
+            assert asyncio.get_running_loop().time() - begun < 0.9  # less than one tick for all its steps
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_job_is_named_after_why_it_is_due() -> None:
+    work = Work(create_time=START, allowance_seconds=10)
+    taken = work.taken(T0, "w", START, TTL)
+    beaten = taken.beaten(START + timedelta(seconds=5), TTL, seconds_used=5, progress=0, phase="")
+    released = beaten.released(START + timedelta(seconds=6))
+    occasions = [jobs.occasion(T0, each) for each in (work, taken, beaten, released)]
+    assert len(set(occasions)) == 4

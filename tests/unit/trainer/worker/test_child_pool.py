@@ -1,0 +1,200 @@
+"""Children and their nursery, with real processes that train nothing."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from services.trainer.messages import EvaluateTask, Failed, Progress
+from services.trainer.worker.child_pool import Child, ChildDied, DeviceUnusable, Nursery
+
+HEAD = """
+import sys, time, os
+from services.kit.errors import Failure
+from services.trainer.framing import receive_task, send
+from services.trainer.messages import Failed, Progress, Ready, Unusable
+out = sys.stdout.buffer
+"""
+READY = "send(out, Ready(device='cpu', device_name='cpu', import_seconds=0.1))\n"
+TASK = "task = receive_task(sys.stdin.buffer)\nif task is None: sys.exit(0)\n"
+GOOD = (
+    HEAD
+    + READY
+    + TASK
+    + "send(out, Progress(fraction=0.5, phase='fit', seconds_used=0.1))\n"
+    + "send(out, Failed(failure=Failure(9, 'diverged', task.evaluation), seconds_used=0.2))\n"
+)
+KILLED = HEAD + READY + TASK + "os.kill(os.getpid(), 9)\n"
+BABBLING = HEAD + READY + TASK + "out.write(b'\\0\\0\\0\\5hello'); out.flush(); time.sleep(60)\n"
+SILENT = "import time\ntime.sleep(60)\n"
+BROKEN = "raise SystemExit(3)\n"
+UNUSABLE = HEAD + "send(out, Unusable(problem='no driver'))\n"
+WRONG = HEAD + "send(out, Progress(fraction=0.5, phase='fit', seconds_used=0.1))\n"
+
+
+def task(folder: Path) -> EvaluateTask:
+    where = str(folder)
+    return EvaluateTask(
+        evaluation="models/m/evaluations/e",
+        dataset="datasets/d",
+        bundle_directory=where,
+        directory=where,
+        output_directory=where,
+    )
+
+
+@asynccontextmanager
+async def nursery(script: str, start_seconds: float = 30.0) -> AsyncGenerator[Nursery]:
+    made = Nursery(1, (sys.executable, "-c", script), start_seconds)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def spare_of(made: Nursery) -> Child:
+    assert made._spare is not None
+    return await asyncio.shield(made._spare)
+
+
+async def test_a_child_takes_a_task_and_answers(tmp_path: Path) -> None:
+    async with nursery(GOOD) as made:
+        child = await made.take()
+        async with aclosing(child.run(task(tmp_path))) as messages:
+            first = await anext(messages)
+            last = await anext(messages)
+        assert isinstance(first, Progress)
+        assert isinstance(last, Failed)
+        assert last.failure.message == "models/m/evaluations/e"
+        await child.end()
+        assert not lives(child.pid)
+
+
+async def test_the_spare_is_the_child_that_is_taken(tmp_path: Path) -> None:
+    async with nursery(GOOD) as made:
+        made.prepare()
+        spare = await spare_of(made)
+        assert await made.take() is spare
+        made.prepare(60.0)  # the next one is not started yet
+        await spare.end()
+        another = await asyncio.wait_for(made.take(), 30)  # but whoever needs it does not wait that long
+        assert another.pid != spare.pid
+        await another.end()
+
+
+async def test_a_spare_that_died_is_replaced() -> None:
+    async with nursery(GOOD) as made:
+        made.prepare()
+        spare = await spare_of(made)
+        await spare.end()
+        child = await made.take()
+        assert child.pid != spare.pid
+        assert child.alive
+        await child.end()
+
+
+async def test_a_taker_that_gives_up_leaves_the_spare_to_the_next() -> None:
+    async with nursery(GOOD) as made:
+        made.prepare()
+        taker = asyncio.create_task(made.take())
+        await asyncio.sleep(0)
+        taker.cancel()
+        await asyncio.gather(taker, return_exceptions=True)
+        spare = await spare_of(made)
+        assert await made.take() is spare
+        await spare.end()
+
+
+async def test_closing_leaves_no_process_behind() -> None:
+    async with nursery(GOOD) as made:
+        made.prepare()
+        spare = await spare_of(made)
+    assert not lives(spare.pid)
+    async with nursery(SILENT) as made:
+        made.prepare()
+        await asyncio.sleep(0.2)  # it is being started
+    async with nursery(BROKEN) as made:
+        made.prepare()
+        await asyncio.sleep(0.3)  # it has died
+
+
+@pytest.mark.parametrize(("script", "status"), [(KILLED, "-9"), (BABBLING, "-9"), (HEAD + READY + TASK, "0")])
+async def test_a_child_that_ends_or_babbles_before_it_delivers_has_died(
+    script: str, status: str, tmp_path: Path
+) -> None:
+    async with nursery(script) as made:
+        child = await made.take()
+        with pytest.raises(ChildDied, match=f"status {status}"):
+            async with aclosing(child.run(task(tmp_path))) as messages:
+                await anext(messages)
+        assert not lives(child.pid)
+
+
+@pytest.mark.parametrize("script", [BROKEN, WRONG, SILENT])
+async def test_a_child_that_does_not_begin_as_it_should_is_no_child(script: str) -> None:
+    async with nursery(script, start_seconds=1.0 if script is SILENT else 30.0) as made:
+        with pytest.raises(ChildDied):
+            await made.take()
+
+
+async def test_what_a_child_prints_is_logged_to_its_last_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    printed = "os.write(2, b'UserWarning: Truncated File Read\\n')\n"
+    crash = "import faulthandler\nfaulthandler.enable()\nfaulthandler._sigsegv()\n"
+    async with nursery(HEAD + READY + TASK + printed + crash) as made:
+        child = await made.take()
+        with pytest.raises(ChildDied, match="status -11"):
+            async with aclosing(child.run(task(tmp_path))) as messages:
+                await anext(messages)
+    words = "\n".join(vars(one)["fields"]["text"] for one in caplog.records if one.message == "child_printed")
+    assert words.startswith("UserWarning: Truncated File Read")
+    assert "Segmentation fault" in words
+
+
+async def test_a_childs_death_is_seen_though_somebody_holds_its_pipe_open(tmp_path: Path) -> None:
+    fork = "import os, signal, time\nif os.fork() == 0:\n    time.sleep(20)\n    os._exit(0)\n"
+    script = HEAD + READY + TASK + fork + "os.kill(os.getpid(), signal.SIGKILL)\n"
+    async with nursery(script) as made:
+        child = await made.take()
+        async with asyncio.timeout(10):
+            with pytest.raises(ChildDied, match="status -9"):
+                async with aclosing(child.run(task(tmp_path))) as messages:
+                    await anext(messages)
+
+
+async def test_the_spare_is_waited_for_and_stays_the_spare() -> None:
+    async with nursery(GOOD) as made:
+        spare = await made.ready(asyncio.Event())
+        assert spare is not None
+        assert await made.take() is spare
+        await spare.end()
+
+
+async def test_whoever_is_told_to_stop_waits_no_longer() -> None:
+    async with nursery(SILENT) as made:
+        stop = asyncio.Event()
+        waiting = asyncio.create_task(made.ready(stop))
+        await asyncio.sleep(0)
+        stop.set()
+        assert await asyncio.wait_for(waiting, 5) is None
+
+
+async def test_a_device_that_cannot_be_used_is_told_once_and_for_all() -> None:
+    async with nursery(UNUSABLE) as made:
+        with pytest.raises(DeviceUnusable, match="no driver"):
+            await made.ready(asyncio.Event())
+        for _ in range(2):
+            with pytest.raises(DeviceUnusable, match="no driver"):
+                await made.take()
+        assert str(made.unusable) == "no driver"

@@ -1,0 +1,94 @@
+"""What a worker does with offers, and with children that may have died of memory."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.kit import codec
+from services.trainer.coverage import in_record
+from services.trainer.messages import EvaluationResult, Message, Offer, Result, Task, TrainTask
+from services.trainer.performance import Coverage, Finding, Performance
+from services.trainer.work import MAX_BARREN_ATTEMPTS, WorkState
+from tests.unit.trainer.worker.test_worker import E0, T0, FakeNursery, World, checkpoint, dies, outcome
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def offers_and_never_ends(task: Task) -> AsyncGenerator[Message]:
+    result = outcome(task, 0.01)
+    assert isinstance(result, Result)
+    yield Offer(result=result)
+    yield checkpoint(task, 1, 0.02)
+    await asyncio.Event().wait()
+
+
+async def test_a_child_beyond_its_allowance_is_ended_and_what_it_offered_is_the_result(at: World) -> None:
+    await at.begin(allowance=1.0)
+    nursery = FakeNursery(offers_and_never_ends)
+    await at.worker(nursery=nursery).handle(T0)
+    trial = await at.trial()
+    assert trial.work.state is WorkState.SUCCEEDED
+    assert trial.work.charged_seconds == pytest.approx(1.0)
+    assert trial.result is not None
+    assert trial.result.stop_reason == "allowance"
+    assert await at.blobs.get(trial.result.bundle_key + "card.json") == b"{}"
+    assert nursery.children[0].ended
+
+
+async def test_an_offer_does_not_end_a_child_that_dies_within_its_allowance(at: World) -> None:
+    async def offers_then_dies(task: Task) -> AsyncGenerator[Message]:
+        async for message in offers_and_never_ends(task):
+            yield message
+            break
+        async for message in dies(task):
+            yield message
+
+    async def delivers(task: Task) -> AsyncGenerator[Message]:
+        yield outcome(task, 0.03)
+
+    await at.begin()
+    await at.worker(offers_then_dies, delivers).handle(T0)
+    assert (await at.trial()).work.attempt == 2
+
+
+async def test_what_an_evaluation_left_out_is_kept_briefly_in_the_record_and_wholly_in_the_store(at: World) -> None:
+    names = tuple(f"category {number}" for number in range(100))
+    coverage = Coverage(image_count=9, measured_image_count=9, untested_categories=names)
+    found = (Finding(code="categoriesUntested", message="None of them.", remedy="Add some."),)
+
+    async def delivers(task: Task) -> AsyncGenerator[Message]:
+        result = outcome(task, 0.01)
+        assert isinstance(result, EvaluationResult)
+        measured = replace(result.performance, coverage=coverage)
+        yield msgspec.structs.replace(result, performance=measured, findings=found)
+
+    await at.begin_evaluation()
+    await at.worker(delivers).handle(E0)
+    evaluation = (await at.evaluations.get(E0)).value
+    assert evaluation.findings == found
+    assert evaluation.performance is not None
+    assert evaluation.performance.coverage == in_record(coverage) != coverage
+    whole = codec.decode(await at.blobs.get(evaluation.performance_key), Performance)
+    assert whole.coverage == coverage
+
+
+async def test_attempts_after_deaths_without_a_checkpoint_take_less_memory(at: World) -> None:
+    limits: list[int] = []
+
+    async def notes_and_dies(task: Task) -> AsyncGenerator[Message]:
+        assert isinstance(task, TrainTask)
+        limits.append(task.batch_size_limit)
+        async for message in dies(task):
+            yield message
+
+    await at.begin()
+    await at.worker(notes_and_dies).handle(T0)
+    assert limits == [0, 8, 8, 1, 1]
+    assert len(limits) == MAX_BARREN_ATTEMPTS

@@ -1,0 +1,831 @@
+"""The worker: whatever dies or is away at whatever moment, a trial is done once, charged once, and by one worker."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from services.kit import codec
+from services.kit.clock import SystemClock
+from services.kit.consume import Released
+from services.kit.errors import Diverged, RecordNotFound, Unavailable
+from services.kit.memory import MemoryBlobs, MemoryRecords
+from services.kit.records import Record, Table
+from services.kit.status import status_to_failure
+from services.kit.telemetry import MemoryTelemetry
+from services.trainer import metrics
+from services.trainer.domain import Evaluation, Trial
+from services.trainer.measures import evaluation_message
+from services.trainer.messages import (
+    Checkpoint,
+    CheckpointDone,
+    EvaluateTask,
+    EvaluationResult,
+    Failed,
+    Message,
+    Progress,
+    Ready,
+    Result,
+    SaveNow,
+    Signal,
+    Started,
+    Task,
+    TrainTask,
+)
+from services.trainer.performance import Source
+from services.trainer.planner.plan import plan
+from services.trainer.planner.steps import StartTrial
+from services.trainer.recipe import ModelKind, Recipe, Throughput
+from services.trainer.settings import TrainerSettings
+from services.trainer.store import Store
+from services.trainer.work import MAX_BARREN_ATTEMPTS, Work, WorkState
+from services.trainer.worker import supervision
+from services.trainer.worker.attempt import Attempt
+from services.trainer.worker.child_pool import Child, ChildDied, DeviceUnusable, Nursery
+from services.trainer.worker.worker import Worker
+from services.trainer.worker.workspace import Workspace
+from services.vision.snapshot import AnnotationKind, Manifest
+from tests.unit.trainer.support import START, TTL, exists, performance, predictions, snapshot, training
+
+T0 = "models/m/trials/t000"
+E0 = "models/m/evaluations/e"
+FINE_TUNING = Recipe(name="tuned", rung=1, backbones=("mobilenet_v2",))
+
+Script = Callable[[Task], AsyncGenerator[Message]]
+
+
+class FastClock(SystemClock):
+    """The machine's clock, `ahead` of it, on which nobody sleeps for long."""
+
+    def __init__(self, ahead: timedelta = timedelta(0)) -> None:
+        self._ahead = ahead
+
+    def now(self) -> datetime:
+        return super().now() + self._ahead
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(min(seconds, 0.005))
+
+
+class FakeChild(Child):
+    """Says what its script says."""
+
+    asked = asyncio.Event()  # of the test at hand: somebody wants a checkpoint
+    done = asyncio.Queue[CheckpointDone]()  # likewise: what became of those that it has saved
+
+    def __init__(self, script: Script, device: str) -> None:
+        self.script = script
+        self.ready = Ready(device=device, device_name=device, import_seconds=0.1)
+        self.ended = False
+
+    @property
+    def alive(self) -> bool:
+        return not self.ended
+
+    async def run(self, task: Task) -> AsyncGenerator[Message]:
+        async for message in self.script(task):
+            yield message
+
+    def tell(self, signal: Signal) -> None:
+        match signal:
+            case SaveNow():
+                FakeChild.asked.set()
+            case CheckpointDone():
+                FakeChild.done.put_nowait(signal)
+
+    async def end(self) -> int:
+        self.ended = True
+        return 0
+
+
+class FakeNursery(Nursery):
+    """Each child gets the next script, the last one again and again."""
+
+    def __init__(self, *scripts: Script, device: str = "cpu") -> None:
+        self.scripts = list(scripts)
+        self.device = device
+        self.children: list[FakeChild] = []
+
+    def prepare(self, delay_seconds: float = 0.0) -> None:
+        pass
+
+    async def take(self) -> Child:
+        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        self.children.append(FakeChild(script, self.device))
+        return self.children[-1]
+
+
+def outcome(task: Task, seconds: float) -> Message:
+    """What a child delivers, its files written."""
+    output = Path(task.output_directory)
+    (output / "predictions.msgpack").write_bytes(msgspec.msgpack.encode(predictions(80)))
+    if isinstance(task, EvaluateTask):
+        return EvaluationResult(
+            performance=performance(0.7, Source.TEST_DATASET),
+            seconds=seconds,
+            predictions_path=str(output / "predictions.msgpack"),
+        )
+    (output / "bundle").mkdir(exist_ok=True)
+    (output / "bundle" / "card.json").write_text("{}")
+    return Result(
+        bundle_directory=str(output / "bundle"),
+        selection_score=0.8,
+        standard_error=0.04,
+        selection_log_loss=0.5,
+        predictions_path=str(output / "predictions.msgpack"),
+        performance=performance(0.8, tags=120),
+        seconds=seconds,
+        stop_reason="converged",
+        weights_source="FOLDER",
+        resolution=224,
+        image_count=100,
+        category_count=2,
+        throughput=Throughput(),
+        backbones=("mobilenet_v2",),
+        warnings=("Few images.",),
+    )
+
+
+def checkpoint(task: Task, step: int, seconds: float) -> Checkpoint:
+    folder = Path(task.output_directory) / f"checkpoint-{step}"
+    folder.mkdir()
+    (folder / "state").write_text(str(step))
+    return Checkpoint(path=str(folder), step=step, seconds_used=seconds)
+
+
+async def succeeds(task: Task) -> AsyncGenerator[Message]:
+    yield Started(image_count=100, seconds_used=0.001)
+    yield Progress(fraction=0.5, phase="fit", seconds_used=0.002)
+    yield outcome(task, 0.004)
+
+
+async def checkpoints(task: Task) -> AsyncGenerator[Message]:
+    """Goes on from the step of the checkpoint that it is given, two more, then delivers."""
+    path = task.checkpoint_path if isinstance(task, TrainTask) else None
+    first = int((Path(path) / "state").read_text()) if path else 0
+    for step in range(first + 1, 3):
+        yield checkpoint(task, step, 0.001 * (step - first))
+        while (await FakeChild.done.get()).step != step:
+            pass
+    yield outcome(task, 0.001 * (3 - first))
+
+
+async def dies(task: Task) -> AsyncGenerator[Message]:
+    yield Started(image_count=100, seconds_used=0.001)
+    raise ChildDied("the training process ended with status -9")
+
+
+async def dies_after_a_checkpoint(task: Task) -> AsyncGenerator[Message]:
+    yield checkpoint(task, 1, 0.002)
+    await asyncio.sleep(0.02)  # which is lost
+    raise ChildDied("the training process ended with status -9")
+
+
+async def never_ends(task: Task) -> AsyncGenerator[Message]:
+    yield Progress(fraction=0.1, phase="train", seconds_used=0.001)
+    await asyncio.Event().wait()
+
+
+async def diverges(task: Task) -> AsyncGenerator[Message]:
+    error = Diverged(trial=T0, loss="nan", step=3, learning_rate=0.1, retries=3)
+    yield Failed(failure=error.failure(), seconds_used=0.01)
+
+
+class FlakyRecords(MemoryRecords):
+    """Fails at the n-th call, before or after doing it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: int | None = None
+        self.after = False
+
+    def _fails(self) -> bool:
+        if self.left is None:
+            return False
+        self.left -= 1
+        return self.left == -1
+
+    async def get(self, key: str) -> Record:
+        if self._fails():
+            raise Unavailable(what="the records", problem="away")
+        return await super().get(key)
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        fails = self._fails()
+        if fails and not self.after:
+            raise Unavailable(what="the records", problem="away")
+        written = await super().update(key, value, revision)
+        if fails:
+            raise Unavailable(what="the records", problem="away")
+        return written
+
+
+class FlakyBlobs(MemoryBlobs):
+    """Fails at the n-th call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: int | None = None
+
+    def _call(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left == -1:
+                raise Unavailable(what="the store", problem="away")
+
+    async def put(self, key: str, data: bytes) -> None:
+        self._call()
+        await super().put(key, data)
+
+    async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        self._call()
+        return await super().get(key, start, length)
+
+    async def get_file(self, key: str, path: Path) -> None:
+        self._call()
+        await super().get_file(key, path)
+
+    async def delete(self, key: str) -> None:
+        self._call()
+        await super().delete(key)
+
+
+@dataclass
+class World:
+    """The trial t000 of a model, and workers for it."""
+
+    root: Path
+    records: FlakyRecords = field(default_factory=FlakyRecords)
+    blobs: FlakyBlobs = field(default_factory=FlakyBlobs)
+    telemetry: MemoryTelemetry = field(default_factory=MemoryTelemetry)
+    lease_seconds: float = 15.0
+
+    async def begin(self, allowance: float = 100.0, **changes: Any) -> None:
+        manifest = Manifest(
+            kind=AnnotationKind.IMAGE_CLASSIFICATION, categories=(), shards=(), image_count=100, digest="sha256:ab"
+        )
+        await self.blobs.put(snapshot().manifest_key, manifest.encode())
+        step = plan(training(), [], None)
+        assert isinstance(step, StartTrial)
+        trial = Trial(
+            name=T0,
+            model_uid="uid1",
+            number=0,
+            training=snapshot(),
+            recipe=changes.pop("recipe", step.recipe),
+            holdout_fraction=0.2,
+            seed=7,
+            work=Work(create_time=START, allowance_seconds=allowance),
+            update_time=START,
+        )
+        await self.table.create(T0, replace(trial, **changes))
+
+    async def begin_evaluation(self, *, bundle: bool = True) -> None:
+        await self.begin()
+        if bundle:
+            await self.blobs.put("models/m/uid1/trials/t000/1/bundle/card.json", b"{}")
+        evaluation = Evaluation(
+            name=E0,
+            model_uid="uid1",
+            test_dataset="datasets/test",
+            test=snapshot(),
+            model_version="v1",
+            bundle_key="models/m/uid1/trials/t000/1/bundle/",
+            model_kind=ModelKind.GENERIC_CLASSIFIER,
+            work=Work(create_time=START, allowance_seconds=100),
+            update_time=START,
+        )
+        await self.evaluations.create(E0, evaluation)
+
+    @property
+    def table(self) -> Table[Trial]:
+        return Table(self.records, Trial)
+
+    @property
+    def evaluations(self) -> Table[Evaluation]:
+        return Table(self.records, Evaluation)
+
+    def worker(
+        self,
+        *scripts: Script,
+        name: str = "w1",
+        nursery: Nursery | None = None,
+        stop: asyncio.Event | None = None,
+        **changes: Any,
+    ) -> Worker:
+        chosen: dict[str, Any] = {"lease_seconds": self.lease_seconds, "heartbeat_seconds": 0.005, **changes}
+        return Worker(
+            name,
+            Store.over(self.records),
+            Workspace(self.root / name, self.blobs),
+            nursery or FakeNursery(*scripts),
+            TrainerSettings(**chosen),
+            FastClock(),
+            self.telemetry,
+            stop,
+        )
+
+    async def trial(self) -> Trial:
+        """As it is, whether the records are away or not."""
+        return codec.decode((await MemoryRecords.get(self.records, T0)).value, Trial)
+
+    async def change(self, decide: Callable[[Work], Work]) -> None:
+        await self.table.change(T0, lambda trial: trial.with_work(decide(trial.work), START))
+
+    async def until(self, holds: Callable[[Trial], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not holds(await self.trial()):  # noqa: ASYNC110 - what is waited for is a record
+                await asyncio.sleep(0.002)
+
+
+def adds_up(work: Work) -> bool:
+    charged = sum(segment.seconds for segment in work.segments if segment.charged)
+    return abs(charged - work.charged_seconds) < 1e-9 and charged <= work.allowance_seconds
+
+
+@pytest.fixture(autouse=True)
+def _short_outages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "OUTAGE_SECONDS", 0.001)
+    monkeypatch.setattr(FakeChild, "asked", asyncio.Event())
+    monkeypatch.setattr(FakeChild, "done", asyncio.Queue())
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_its_result(at: World) -> None:
+    await at.begin()
+    nursery = FakeNursery(succeeds)
+    await at.worker(nursery=nursery).handle(T0)
+    trial = await at.trial()
+    assert trial.work.state is WorkState.SUCCEEDED
+    assert trial.work.charged_seconds == 0.004
+    assert trial.work.progress == 1
+    assert trial.result is not None
+    assert trial.result.backbones == ("mobilenet_v2",)
+    assert trial.result.warnings == ("Few images.",)
+    assert await exists(at.blobs, f"{trial.result.bundle_key}card.json")
+    assert await exists(at.blobs, trial.result.predictions_key)
+    whole = codec.decode(await at.blobs.get(trial.result.performance_key), type(trial.result.performance))
+    assert len(whole.tag_performance) == 120
+    assert trial.result.performance.tag_performance == {}
+    assert nursery.children[0].ended
+    assert list((at.root / "w1" / "attempts").iterdir()) == []
+    assert trial.work.ends == {"succeeded": 1}
+    assert trial.work.tally.charged_seconds == 0.004
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+async def test_a_task_names_its_dataset_and_the_device_that_its_child_has(at: World, device: str) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def listens(task: Task) -> AsyncGenerator[Message]:
+        told.append((task.device, task.dataset))
+        async for message in succeeds(task):
+            yield message
+
+    await at.begin()
+    await at.worker(nursery=FakeNursery(listens, device=device)).handle(T0)
+    assert told == [(device, snapshot().dataset)]
+    assert at.telemetry.value(metrics.DEVICE, device=device) == 1
+
+
+async def test_a_refit_is_told_the_thresholds_of_the_trial_that_it_repeats(at: World) -> None:
+    told: list[dict[str, float]] = []
+
+    async def listens(task: Task) -> AsyncGenerator[Message]:
+        assert isinstance(task, TrainTask)
+        told.append(task.thresholds)
+        yield outcome(task, 0.001)
+
+    await at.begin()
+    await at.worker(listens).handle(T0)
+    done = await at.trial()
+    assert done.result is not None
+    assert done.result.performance.tag_performance == {}, "too many for its record, not for the refit"
+    again = replace(done, result=None, work=Work(create_time=START, allowance_seconds=9.0), forerunner=T0)
+    refit = msgspec.structs.replace(done.recipe, refit=True)
+    for number, (forerunner, recipe) in enumerate([(T0, refit), ("models/m/trials/t009", refit), (T0, done.recipe)], 1):
+        name = f"models/m/trials/t{number:03d}"
+        await at.table.create(name, replace(again, name=name, number=number, forerunner=forerunner, recipe=recipe))
+        await at.worker(listens).handle(name)
+    assert told == [{}, {f"category {number}": 0.5 for number in range(120)}, {}, {}]
+
+
+async def test_an_evaluation_that_succeeds_leaves_its_performance(at: World) -> None:
+    told: list[str] = []
+
+    async def listens(task: Task) -> AsyncGenerator[Message]:
+        told.append(task.dataset)
+        async for message in succeeds(task):
+            yield message
+
+    await at.begin_evaluation()
+    await at.worker(listens).handle(E0)
+    assert told == ["datasets/test"]
+    evaluation = (await at.evaluations.get(E0)).value
+    assert evaluation.work.state is WorkState.SUCCEEDED
+    assert evaluation.performance is not None
+    assert evaluation.performance.accuracy_top1 == 0.7
+    assert await exists(at.blobs, evaluation.performance_key)
+
+
+async def test_an_evaluation_of_a_bundle_that_is_gone_fails_with_the_model_s_name(at: World) -> None:
+    await at.begin_evaluation(bundle=False)
+    await at.worker(succeeds).handle(E0)
+    error = (await at.evaluations.get(E0)).value.work.error
+    assert error is not None
+    assert (error.reason, error.metadata["name"]) == ("ModelNotFound", "models/m")
+    message = evaluation_message(await at.evaluations.get(E0))
+    assert status_to_failure(message.error).reason == "modelNotFound"
+
+
+async def test_a_folder_is_fetched_whatever_the_length_of_its_model_s_name(tmp_path: Path) -> None:
+    blobs, prefix = MemoryBlobs(), f"models/{'m' * 255}/uid/trials/t000/1/bundle/"
+    await blobs.put(f"{prefix}card.json", b"{}")
+    fetched = await Workspace(tmp_path, blobs).folder(prefix)
+    assert (fetched / "card.json").read_bytes() == b"{}"
+
+
+async def test_a_slower_device_is_charged_by_its_factor(at: World) -> None:
+    await at.begin()
+    await at.worker(succeeds, device_factor=0.5).handle(T0)
+    assert (await at.trial()).work.charged_seconds == 0.002
+
+
+async def test_a_trial_whose_child_dies_resumes_from_its_checkpoint(at: World) -> None:
+    await at.begin()
+    await at.worker(dies_after_a_checkpoint, checkpoints).handle(T0)
+    trial = await at.trial()
+    assert trial.work.state is WorkState.SUCCEEDED
+    assert trial.work.attempt == 2
+    lines = [(line.attempt, line.reason, line.charged) for line in trial.work.segments]
+    assert lines == [
+        (1, "checkpoint", True),
+        (1, "workerLost", False),
+        (2, "checkpoint", True),
+        (2, "finished", True),
+    ]
+    assert trial.work.charged_seconds == pytest.approx(0.002 + 0.002)
+    assert not [blob async for blob in at.blobs.list("models/") if "checkpoint" in blob.key]
+
+
+async def test_a_checkpoint_that_the_store_has_lost_means_beginning_anew(at: World) -> None:
+    await at.begin()
+    await at.change(
+        lambda work: (
+            work.taken(T0, "w0", START, TTL)
+            .committed(START, TTL, seconds_used=0.5, checkpoint_key="models/m/uid1/trials/t000/1/checkpoint-9/")
+            .released(START)
+        )
+    )
+    await at.worker(checkpoints).handle(T0)
+    work = (await at.trial()).work
+    assert work.state is WorkState.SUCCEEDED
+    assert work.charged_seconds == pytest.approx(0.503)
+
+
+async def test_a_child_that_dies_five_times_fails_its_trial_with_what_happened(at: World) -> None:
+    await at.begin()
+    nursery = FakeNursery(dies)
+    await at.worker(nursery=nursery).handle(T0)
+    work = (await at.trial()).work
+    assert len(nursery.children) == MAX_BARREN_ATTEMPTS
+    assert work.state is WorkState.FAILED
+    assert work.error is not None
+    assert "status -9" in work.error.message
+    assert work.charged_seconds == 0
+    assert work.ends == {"died": MAX_BARREN_ATTEMPTS}
+    assert work.given_up
+
+
+async def test_a_trial_whose_workers_all_died_is_given_up_by_the_next_one(at: World) -> None:
+    await at.begin()
+    for number in range(MAX_BARREN_ATTEMPTS):
+        moment = START + (number + 1) * TTL
+        await at.change(lambda work, number=number, moment=moment: work.taken(T0, f"w{number}", moment - TTL, TTL / 2))
+    await at.worker(succeeds).handle(T0)
+    await at.worker(succeeds).handle(T0)
+    work = (await at.trial()).work
+    assert work.state is WorkState.FAILED
+    assert work.given_up
+    assert work.ends == {"lease_lost": MAX_BARREN_ATTEMPTS}
+
+
+async def test_what_children_report_is_counted_by_their_worker(at: World) -> None:
+    await at.begin()
+    await at.worker(succeeds).handle(T0)
+    seconds = {dict(labels)["phase"] for name, labels in at.telemetry.values if name == metrics.PHASE_SECONDS.name}
+    assert {"preparing", "fit"} <= seconds
+    assert at.telemetry.value(metrics.DEVICE, device="cpu") == 1
+    assert at.telemetry.observed[metrics.CHILD_START_SECONDS.name, ()] == [0.1]
+
+
+async def test_a_defect_in_an_attempt_ends_like_a_death(at: World) -> None:
+    async def breaks(task: Task) -> AsyncGenerator[Message]:
+        yield Started(image_count=100, seconds_used=0.001)
+        raise KeyError("no such thing")
+
+    await at.begin()
+    await at.worker(breaks, succeeds).handle(T0)
+    assert (await at.trial()).work.state is WorkState.SUCCEEDED
+
+
+async def test_a_named_failure_ends_the_trial_at_once(at: World) -> None:
+    await at.begin()
+    await at.worker(diverges).handle(T0)
+    work = (await at.trial()).work
+    assert (work.state, work.attempt, work.charged_seconds) == (WorkState.FAILED, 1, 0)
+    assert work.error is not None
+    assert work.error.reason == "diverged"
+
+
+async def test_a_trial_beyond_its_allowance_is_stopped_and_charged_exactly_that(at: World) -> None:
+    await at.begin(allowance=0.05)
+    nursery = FakeNursery(never_ends)
+    await at.worker(nursery=nursery).handle(T0)
+    work = (await at.trial()).work
+    assert work.state is WorkState.STOPPED
+    assert work.charged_seconds == 0.05
+    assert nursery.children[0].ended
+
+
+async def test_a_store_that_times_out_is_no_used_up_allowance(at: World) -> None:
+    class Slow(FlakyBlobs):
+        async def put_file(self, key: str, path: Path) -> None:
+            raise TimeoutError("too slow")
+
+    at.blobs = Slow()
+    await at.begin()
+    await at.worker(checkpoints).handle(T0)
+    work = (await at.trial()).work
+    assert work.state is WorkState.FAILED
+    assert work.charged_seconds == 0
+
+
+async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) -> None:
+    class Slow(FlakyBlobs):
+        async def put_file(self, key: str, path: Path) -> None:
+            await asyncio.sleep(0.5)
+            await super().put_file(key, path)
+
+    async def saves_and_delivers(task: Task) -> AsyncGenerator[Message]:
+        yield checkpoint(task, 1, 0.001)
+        yield outcome(task, 0.003)
+
+    at.blobs = Slow()
+    await at.begin(allowance=0.4)
+    await at.worker(saves_and_delivers).handle(T0)
+    work = (await at.trial()).work
+    assert work.state is WorkState.SUCCEEDED
+    assert work.charged_seconds == pytest.approx(0.003)
+
+
+class BlindNursery(FakeNursery):
+    """The GPU is gone."""
+
+    async def take(self) -> Child:
+        raise DeviceUnusable("the GPU is gone")
+
+
+async def test_a_worker_whose_device_is_gone_gives_its_work_back_and_takes_no_other(at: World) -> None:
+    await at.begin()
+    stop = asyncio.Event()
+    worker = at.worker(nursery=BlindNursery(never_ends), stop=stop)
+    for _ in range(2):
+        with pytest.raises(Released):
+            await worker.handle(T0)
+    assert stop.is_set()
+    work = (await at.trial()).work
+    assert (work.state, work.attempt, work.barren_attempts) == (WorkState.QUEUED, 1, 0)
+    assert work.is_due(FastClock().now())
+
+
+async def test_cancelling_stops_the_child_and_charges_what_it_did(at: World) -> None:
+    await at.begin()
+    nursery = FakeNursery(never_ends)
+    task = asyncio.create_task(at.worker(nursery=nursery).handle(T0))
+    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    await at.change(lambda work: replace(work, cancel_requested=True))
+    await asyncio.wait_for(task, 30)
+    work = (await at.trial()).work
+    assert work.state is WorkState.CANCELLED
+    assert 0 < work.charged_seconds < 5
+    assert nursery.children[0].ended
+
+
+async def test_work_that_was_cancelled_while_it_waited_is_not_begun(at: World) -> None:
+    await at.begin()
+    await at.change(lambda work: replace(work, cancel_requested=True))
+    nursery = FakeNursery(never_ends)
+    await at.worker(nursery=nursery).handle(T0)
+    assert (await at.trial()).work.state is WorkState.CANCELLED
+    assert not nursery.children
+
+
+async def test_a_worker_that_lost_its_lease_stops_its_child_and_writes_nothing(at: World) -> None:
+    await at.begin()
+    nursery = FakeNursery(never_ends)
+    task = asyncio.create_task(at.worker(nursery=nursery).handle(T0))
+    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    rival = await Attempt[Trial].begin(at.table, T0, "w2", FastClock(timedelta(seconds=60)), TTL, 1.0)
+    assert rival is not None
+    await asyncio.wait_for(task, 30)
+    trial = await at.trial()
+    assert (trial.work.lease.holder, trial.work.state, trial.work.attempt) == ("w2", WorkState.RUNNING, 2)
+    assert nursery.children[0].ended
+    assert trial.work.ends == {"lease_lost": 1}
+
+
+async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
+    await at.begin()
+    task = asyncio.create_task(at.worker(never_ends).handle(T0))
+    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    await at.table.delete(T0)
+    await asyncio.wait_for(task, 30)
+    with pytest.raises(RecordNotFound):
+        await at.trial()
+
+
+async def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(at: World) -> None:
+    await at.begin()
+    nursery = FakeNursery(never_ends)
+    task = asyncio.create_task(at.worker(nursery=nursery).handle(T0))
+    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    work = (await at.trial()).work
+    assert work.state is WorkState.QUEUED
+    assert work.is_due(FastClock().now())
+    assert (work.charged_seconds, work.barren_attempts) == (0, 0)
+    assert [line.reason for line in work.segments] == ["released"]
+    assert nursery.children[0].ended
+
+
+async def saves_when_asked(task: Task) -> AsyncGenerator[Message]:
+    """Works until it is asked for a checkpoint, says that, and goes on for ever."""
+    yield Progress(fraction=0.1, phase="train", seconds_used=0.001)
+    await FakeChild.asked.wait()
+    yield checkpoint(task, 5, 0.003)
+    await asyncio.Event().wait()
+
+
+async def test_a_stop_waits_for_a_last_checkpoint_and_gives_the_work_back(at: World) -> None:
+    await at.begin(recipe=FINE_TUNING)
+    stop = asyncio.Event()
+    handling = asyncio.create_task(at.worker(saves_when_asked, stop=stop).handle(T0))
+    await at.until(lambda trial: trial.work.pending_seconds > 0.005)
+    stop.set()
+    with pytest.raises(Released):
+        await handling
+    work = (await at.trial()).work
+    assert (work.state, work.barren_attempts, work.lease.holder) == (WorkState.QUEUED, 0, "")
+    assert [(line.seconds, line.reason) for line in work.segments if line.charged] == [(0.003, "checkpoint")]
+    assert await exists(at.blobs, f"{work.checkpoint_key}state")
+    await at.worker(checkpoints, name="w2").handle(T0)
+    assert (await at.trial()).work.state is WorkState.SUCCEEDED
+
+
+async def test_a_stop_gives_work_that_has_no_checkpoints_back_at_once(at: World) -> None:
+    await at.begin()
+    stop = asyncio.Event()
+    handling = asyncio.create_task(at.worker(never_ends, stop=stop).handle(T0))
+    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    stop.set()
+    with pytest.raises(Released):
+        await asyncio.wait_for(handling, 5)
+    work = (await at.trial()).work
+    assert (work.state, work.charged_seconds, work.barren_attempts) == (WorkState.QUEUED, 0, 0)
+
+
+async def test_a_child_that_never_saves_is_not_waited_for_long(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "LAST_SECONDS", 0.05)
+    await at.begin(recipe=FINE_TUNING)
+    stop = asyncio.Event()
+    handling = asyncio.create_task(at.worker(never_ends, stop=stop).handle(T0))
+    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    stop.set()
+    with pytest.raises(Released):
+        await asyncio.wait_for(handling, 5)
+    assert (await at.trial()).work.state is WorkState.QUEUED
+
+
+async def test_a_result_that_is_being_kept_when_the_stop_comes_is_kept(at: World) -> None:
+    stop = asyncio.Event()
+
+    class Slow(FlakyBlobs):
+        async def put_file(self, key: str, path: Path) -> None:
+            stop.set()
+            await asyncio.sleep(0.02)
+            await super().put_file(key, path)
+
+    at.blobs = Slow()
+    await at.begin(recipe=FINE_TUNING)
+    assert await at.worker(succeeds, stop=stop).handle(T0)
+    assert (await at.trial()).work.state is WorkState.SUCCEEDED
+
+
+async def test_a_worker_that_is_to_stop_begins_nothing(at: World) -> None:
+    await at.begin()
+    stop = asyncio.Event()
+    stop.set()
+    with pytest.raises(Released):
+        await at.worker(succeeds, stop=stop).handle(T0)
+    assert (await at.trial()).work.attempt == 0
+
+
+async def test_a_handled_job_says_whether_there_was_anything_to_do(at: World) -> None:
+    await at.begin()
+    assert await at.worker(succeeds).handle(T0)
+    assert not await at.worker(succeeds).handle(T0)
+
+
+async def test_a_job_that_comes_twice_is_done_once(at: World) -> None:
+    await at.begin()
+    nursery = FakeNursery(checkpoints)
+    one, two = at.worker(nursery=nursery), at.worker(nursery=nursery, name="w2")
+    await asyncio.gather(one.handle(T0), two.handle(T0))
+    await one.handle(T0)
+    assert len(nursery.children) == 1
+    work = (await at.trial()).work
+    assert (work.state, work.attempt) == (WorkState.SUCCEEDED, 1)
+
+
+async def test_jobs_for_what_is_gone_are_done(at: World) -> None:
+    worker = at.worker(succeeds)
+    await worker.handle("models/gone/trials/t000")
+    await worker.handle("models/gone/evaluations/e")
+
+
+async def finished_in_spite_of_outages(at: World) -> Trial:
+    """Delivers the job again and again, as the queue does, until the trial has ended."""
+    worker = at.worker(checkpoints)
+    for _ in range(20):
+        try:
+            await asyncio.wait_for(worker.handle(T0), 30)
+        except Unavailable:
+            continue
+        if (found := await at.trial()).work.ended:
+            return found
+    raise AssertionError(f"it never ended: {await at.trial()}")
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_records_that_are_away_at_any_call_cost_nothing(tmp_path: Path, after: bool) -> None:
+    failed = 0
+    for number in range(200):
+        at = World(tmp_path / str(number))
+        await at.begin()
+        at.records.left, at.records.after = number, after
+        trial = await finished_in_spite_of_outages(at)
+        assert trial.work.state is WorkState.SUCCEEDED, number
+        assert adds_up(trial.work), number
+        # 3 ms of work; what is done again after a lost commit was not charged before
+        assert 0.003 <= trial.work.charged_seconds <= 0.005 + 1e-9, number
+        assert trial.result is not None
+        assert await exists(at.blobs, f"{trial.result.bundle_key}card.json")
+        if at.records.left >= 0:  # nothing failed any more
+            break
+        failed += 1
+    assert failed > 5
+
+
+async def test_a_store_that_is_away_at_any_call_costs_nothing(tmp_path: Path) -> None:
+    failed = 0
+    for number in range(200):
+        at = World(tmp_path / str(number))
+        await at.begin()
+        at.blobs.left = number
+        trial = await finished_in_spite_of_outages(at)
+        assert trial.work.state is WorkState.SUCCEEDED, number
+        assert adds_up(trial.work), number
+        assert trial.work.charged_seconds == pytest.approx(0.003), number
+        if at.blobs.left >= 0:
+            break
+        failed += 1
+    assert failed > 5
+
+
+async def test_a_store_that_is_away_for_long_is_no_poison(at: World) -> None:
+    await at.begin()
+
+    class Away(FlakyBlobs):
+        async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+            raise Unavailable(what="the store", problem="away")
+
+    present, at.blobs = at.blobs, Away()
+    worker = at.worker(succeeds)
+    for _ in range(3 * MAX_BARREN_ATTEMPTS):
+        with pytest.raises(Unavailable):
+            await worker.handle(T0)
+    at.blobs = present
+    await at.worker(succeeds).handle(T0)
+    assert (await at.trial()).work.state is WorkState.SUCCEEDED
