@@ -116,7 +116,7 @@ def test_the_documented_overlay_takes_every_image_from_the_registry_and_may_be_o
     assert not names & images
 
 
-def test_runbooks_of_ones_own_are_what_every_alert_points_to_after_the_documented_command(tmp_path: Path) -> None:
+def test_the_documented_command_makes_every_alert_point_to_a_team_s_own_runbooks(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
     shutil.copytree(ROOT / "tools", tmp_path / "tools")
     found = re.search(r"`python (tools/manifests.py --runbooks (\S+))`", DOCUMENT)
@@ -135,8 +135,8 @@ def test_runbooks_of_ones_own_are_what_every_alert_points_to_after_the_documente
     assert "no http url" in refused.stderr
 
 
-def test_runbooks_of_ones_own_are_what_every_alert_points_to_in_the_documented_overlay(tmp_path: Path) -> None:
-    found = re.search(r"### Runbooks of your own\n.*?```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+def test_the_documented_overlay_makes_every_alert_point_to_a_team_s_own_runbooks(tmp_path: Path) -> None:
+    found = re.search(r"### Where the runbooks are\n.*?```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
     assert found
     folder = shutil.copytree(K8S, tmp_path / "k8s") / "overlays" / "ours"
     folder.mkdir()
