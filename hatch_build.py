@@ -13,18 +13,18 @@ from typing import Any
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 except ImportError:  # `make proto` runs this file in an environment that needs no hatchling
-    BuildHookInterface = object  # type: ignore[assignment,misc]
+    BuildHookInterface = object
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "sightline/v1"
 
 
-class StubsHook(BuildHookInterface):  # type: ignore[misc,valid-type]
+class StubsHook(BuildHookInterface):  # type: ignore[misc,valid-type]  # a variable where hatchling is missing
     """Put fresh stubs where both an editable install and a wheel find them."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Generate before hatch collects files; a failure of the compiler fails the build."""
-        if self.target_name == "sdist":  # type: ignore[attr-defined]
+        if self.target_name == "sdist":
             return
         generate(ROOT)
 

@@ -111,7 +111,7 @@ def engine_pace(task: TrainTask) -> float:
 
     def timed(*args: object) -> float:
         began = time.perf_counter()
-        loss = real(*args)  # pyright: ignore[reportArgumentType]
+        loss = real(*args)  # pyright: ignore[reportArgumentType] - passed through
         times.append((began, time.perf_counter()))
         return loss
 

@@ -287,7 +287,7 @@ class DatasetRecord:
     def updated(self, now: datetime, **values: object) -> "DatasetRecord":
         """The caller's own fields change."""
         self.after(Event.UPDATE)
-        return replace(self, update_time=now, **values)  # pyright: ignore[reportArgumentType]
+        return replace(self, update_time=now, **values)
 
     def deleting(self, now: datetime) -> "DatasetRecord":
         """(d) Nothing but removal follows; asked again, nothing changes."""

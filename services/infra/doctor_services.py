@@ -49,7 +49,7 @@ def _serving(address: str, credentials: Credentials) -> bool:
     channel, close = open_channel(address, credentials)
     with contextlib.ExitStack() as stack:
         stack.callback(close)
-        request = health_pb2.HealthCheckRequest()  # pyright: ignore[reportAttributeAccessIssue]
+        request = health_pb2.HealthCheckRequest()
         stub: Any = health_pb2_grpc.HealthStub(channel)
         answer = stub.Check(request, timeout=SECONDS)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -122,9 +122,15 @@ async def _s3(report: Report, settings: Settings) -> None:
 
 async def _strangers(report: Report, settings: Settings) -> None:
     """A wrong secret must be refused, or anybody who reaches the store may read and change everything."""
-    access = settings.s3_access_key.get_secret_value()
-    how = {"secure": settings.s3_secure, "region": settings.s3_region, "ca": settings.s3_ca, "retries": 0}
-    client = s3_client(settings.s3_endpoint, access, secrets.token_hex(20), **how)  # pyright: ignore[reportArgumentType]
+    client = s3_client(
+        settings.s3_endpoint,
+        settings.s3_access_key.get_secret_value(),
+        secrets.token_hex(20),
+        secure=settings.s3_secure,
+        region=settings.s3_region,
+        ca=settings.s3_ca,
+        retries=0,
+    )
     try:
         await asyncio.to_thread(lambda: next(iter(client.list_objects(settings.bucket)), None))
     except S3Error as error:

@@ -79,7 +79,7 @@ class CredentialsFile(RawCredentials):
             raise Unavailable(what="nats-server", problem=problem) from None
 
     @property
-    def data(self) -> str:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+    def data(self) -> str:  # type: ignore[override]  # a property where the base has a field
         return self._watched.get()
 
 

@@ -113,7 +113,7 @@ class PrometheusTelemetry:
     """The telemetry port over a registry of its own; a wrong use is logged, never raised."""
 
     def __init__(self, service: str) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._metrics: dict[Metric, Counter | Gauge | Histogram] = {}

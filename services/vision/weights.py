@@ -167,4 +167,5 @@ def _moved(source: Path, target: Path) -> Path:
 
 
 def _open_url(url: str) -> AbstractContextManager[BinaryIO]:
-    return cast(AbstractContextManager[BinaryIO], urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS))  # noqa: S310
+    response = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)  # noqa: S310 - only addresses from our own tables
+    return cast(AbstractContextManager[BinaryIO], response)

@@ -59,7 +59,7 @@ def metric_lines(performance: ModelPerformance) -> list[tuple[str, str]]:
     """Every metric that is present, with its interval: `("top-1 accuracy", "97.1 %  (95.0 % to 98.4 %)")`."""
     lines: list[tuple[str, str]] = []
     for field, title in METRICS.items():
-        if performance.HasField(field):  # pyright: ignore[reportArgumentType]
+        if performance.HasField(field):  # pyright: ignore[reportArgumentType] - a str, not a literal
             text = percent(getattr(performance, field))
             if field in performance.intervals:
                 interval = performance.intervals[field]
@@ -71,7 +71,7 @@ def metric_lines(performance: ModelPerformance) -> list[tuple[str, str]]:
 def main_metric(performance: ModelPerformance) -> str:
     """`97.1 % top-1 accuracy`, and on how much of the test dataset unless it is all; "" where nothing was measured."""
     for field in MAIN:
-        if performance.HasField(field):  # pyright: ignore[reportArgumentType]
+        if performance.HasField(field):
             part = f" on {measured_on(performance)}" if _left_out(performance) else ""
             return f"{percent(getattr(performance, field))} {METRICS[field]}{part}"
     return ""
@@ -142,6 +142,9 @@ def _detected(tags: list[tuple[str, TagPerformance]], title: str) -> Table:
     """A detector's categories."""
     rows = table(title, "BOXES", *DETECTOR_COLUMNS.values(), right=("BOXES", *DETECTOR_COLUMNS.values()))
     for name, tag in tags:
-        cells = [percent(getattr(tag, field)) if tag.HasField(field) else "" for field in DETECTOR_COLUMNS]  # pyright: ignore[reportArgumentType]
+        cells = [
+            percent(getattr(tag, field)) if tag.HasField(field) else ""  # pyright: ignore[reportArgumentType] - as above
+            for field in DETECTOR_COLUMNS
+        ]
         rows.add_row(escape(visible(name)), str(tag.support), *cells)
     return rows

@@ -228,7 +228,8 @@ async def _serving(address: str) -> bool:
     async with grpc.aio.insecure_channel(address, options=DIRECT) as channel:
         try:
             stub = health_pb2_grpc.HealthStub(channel)
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)  # pyright: ignore[reportAttributeAccessIssue]
+            request = health_pb2.HealthCheckRequest()
+            answer = await stub.Check(request, timeout=2.0)  # pyright: ignore[reportAttributeAccessIssue] - set by __init__
         except grpc.aio.AioRpcError:
             return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -117,7 +117,7 @@ async def test_repeated_and_late_jobs_change_nothing(scene: Scene) -> None:
 
 async def test_a_training_outlives_the_whole_job_stream(scene: Scene) -> None:
     model = "models/forgotten"
-    stream = scene.queue._js  # pyright: ignore[reportPrivateUsage] - the operator's mistake, not a service's call
+    stream = scene.queue._js  # the operator's mistake, not a service's call
     for pid in scene.workers:
         os.kill(pid, signal.SIGSTOP)
     try:

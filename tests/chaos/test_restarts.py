@@ -89,7 +89,7 @@ class Replica:
             health: Any = health_pb2_grpc.HealthStub(channel)
             while time.monotonic() < deadline:
                 try:
-                    request = health_pb2.HealthCheckRequest()  # pyright: ignore[reportAttributeAccessIssue]
+                    request = health_pb2.HealthCheckRequest()
                     answer = health.Check(request, timeout=5, wait_for_ready=True)
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
                         return

@@ -118,7 +118,7 @@ def test_the_answer_about_an_image_is_the_json_that_azure_gave(contract: FileDes
     }
     pool = DescriptorPool()
     for file in contract.file:
-        pool.Add(file)  # pyright: ignore[reportDeprecated] (it adds in any order)
+        pool.Add(file)  # adds in any order
     message = GetMessageClass(pool.FindMessageTypeByName("sightline.v1.AnalyzeImageResponse"))()
     json_format.ParseDict(answer, message)
     assert json.loads(json_format.MessageToJson(message)) == answer

@@ -244,7 +244,9 @@ async def test_a_watch_tells_of_its_own_collections_only(records: Records) -> No
     for key in keys:
         await records.create(key, b"")
     seen = {
-        collections: {change.key for change in await until_synced(records.watch(*collections)) if change != Synced()}  # type: ignore[union-attr]
+        collections: {
+            change.key for change in await until_synced(records.watch(*collections)) if not isinstance(change, Synced)
+        }
         for collections in (("models",), ("models", "trials"), ("models", "evaluations"), ("datasets",), ("others",))
     }
     assert seen == {
@@ -295,7 +297,7 @@ async def test_a_watch_that_begins_amid_writes_misses_no_record(records: Records
 async def test_a_closed_watch_stands_in_nobodys_way(records: Records) -> None:
     watch = records.watch("models")
     await until_synced(watch)
-    await watch.aclose()  # type: ignore[attr-defined]
+    await watch.aclose()  # type: ignore[attr-defined]  # every watch is a generator
     await records.create("models/m", b"")
     assert len(await until_synced(records.watch("models"))) == 1
 

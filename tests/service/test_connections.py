@@ -14,7 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc._cython import cygrpc  # pyright: ignore[reportAttributeAccessIssue] - a compiled module
+from grpc._cython import cygrpc
 
 from services.infra.channel import open_channel
 from services.infra.connections import STANDARD, Connections

@@ -401,7 +401,7 @@ async def test_an_upload_that_finds_no_space_may_be_repeated(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").symlink_to("/dev/full")
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **_: nullcontext(str(tmp_path)))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **_: nullcontext(str(tmp_path)))
     async with refused(StatusCode.UNAVAILABLE, "Unavailable", "No space left"):
         await world.upload({"x.png": b"data"})
 

@@ -155,7 +155,7 @@ async def test_losing_the_whole_queue_loses_nothing(reference: DatasetRecord) ->
     async with viewed() as world:
         await create(world)
         for _ in range(3):
-            world.queue.jobs.clear()  # type: ignore[attr-defined]
+            world.queue.jobs.clear()  # type: ignore[attr-defined]  # the double's
             world.clock.advance(60)
             await asyncio.sleep(0)
             await world.reconciler().look()
@@ -189,7 +189,7 @@ async def test_progress_within_a_chunk_is_visible_and_survives_its_worker() -> N
         await create(world)
         assert await world.step()
         done = list[int]()
-        world.clock.monotonic = lambda: 0.0  # type: ignore[method-assign]
+        world.clock.monotonic = lambda: 0.0
         fatal = 12
         while len(done) < 4:
             await until_dead(world, Mortal(fatal, takes_effect=True))
@@ -204,7 +204,7 @@ async def test_two_workers_at_one_chunk_do_no_harm(reference: DatasetRecord) -> 
     async with viewed() as world:
         await create(world)
         assert await world.step()
-        for job in list(world.queue.jobs[CHECK]):  # type: ignore[attr-defined]
+        for job in list(world.queue.jobs[CHECK]):  # type: ignore[attr-defined]  # the double's
             await world.queue.publish(CHECK, job.body)
 
         async def one() -> None:
@@ -254,7 +254,7 @@ async def test_a_worker_that_stands_still_for_too_long_is_counted() -> None:
             await world.table.change(NAME, lambda record: record.taken("w2", world.clock.now(), timedelta(hours=1)))
             return await get(key, start, length)
 
-        world.blobs.get = slow  # type: ignore[method-assign]
+        world.blobs.get = slow
         await world.step()
         assert world.telemetry.value(metrics.LEASES_LOST) == 1
 
@@ -270,7 +270,7 @@ async def test_a_deletion_that_waited_for_a_worker_follows_at_once_when_it_lets_
             await asyncio.sleep(0.1)
             return await get(key, start, length)
 
-        world.blobs.get = slow  # type: ignore[method-assign]
+        world.blobs.get = slow
         step = asyncio.create_task(world.step())
         await reading.wait()
         await app(world).delete(NAME, "")

@@ -136,7 +136,7 @@ async def test_the_monitoring_endpoint_tells_of_durability_and_is_asked_without_
 
     with answering({"jetstream": {"config": config}}) as url:
         report = Report("nats")
-        await doctor_nats._durability(report, Connection(), url)  # type: ignore[arg-type]
+        await doctor_nats._durability(report, Connection(), url)  # type: ignore[arg-type]  # as much of one as is used
     assert [(one.level, words in one.text) for one in report.findings] == [(level, True)]
 
 

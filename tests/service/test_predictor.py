@@ -200,7 +200,7 @@ async def test_a_full_replica_refuses_at_once_and_says_when_to_come_back(tmp_pat
         await asyncio.gather(first, second)
         await running.analyze()
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    status = from_call(refusal.value)  # type: ignore[arg-type]
+    status = from_call(refusal.value)  # type: ignore[arg-type]  # it has what a call has
     assert status is not None
     retry = RetryInfo()
     assert any(detail.Unpack(retry) for detail in status.details)

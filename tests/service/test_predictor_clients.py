@@ -35,7 +35,9 @@ class Trainer:
     def __getattr__(self, name: str) -> Any:
         return None  # no other rpc is called
 
-    async def GetModel(self, request: model_service_pb2.GetModelRequest, context: Any) -> model_pb2.Model:  # noqa: N802
+    async def GetModel(  # noqa: N802 - the contract's name
+        self, request: model_service_pb2.GetModelRequest, context: Any
+    ) -> model_pb2.Model:
         if isinstance(self._answer, SightlineError):
             raise self._answer
         return self._answer

@@ -64,7 +64,7 @@ def stored(orientation: int, form: str, **options: object) -> bytes:
     turn, exif, out = UNTURNED[orientation], Image.Exif(), BytesIO()
     exif[0x0112] = orientation
     image = upright() if turn is None else upright().transpose(turn)
-    image.save(out, form, exif=exif, **options)  # pyright: ignore[reportArgumentType]
+    image.save(out, form, exif=exif, **options)
     return out.getvalue()
 
 

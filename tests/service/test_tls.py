@@ -123,7 +123,7 @@ async def test_twenty_rotations_under_load_fail_no_call(files, authority, tmp_pa
                 authority.pair("caller").write(tmp_path, "client")
                 assert words(await shown(running.address)) == words(pair.certificate)
                 before = dict(done)
-                await eventually(lambda: all(done[kind] > before[kind] for kind in done))  # noqa: B023
+                await eventually(lambda: all(done[kind] > before[kind] for kind in done))  # noqa: B023 - awaited at once
         finally:
             stop.set()
     ends = running.metric("grpc_server_handled_total", **LABELS, grpc_code="OK")

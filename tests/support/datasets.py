@@ -50,7 +50,7 @@ def picture(
 ) -> bytes:
     """An image of one colour."""
     out = BytesIO()
-    Image.new("RGB", (width, height), color).save(out, form, **options)  # pyright: ignore[reportArgumentType]
+    Image.new("RGB", (width, height), color).save(out, form, **options)  # pyright: ignore[reportArgumentType] - any option
     return out.getvalue()
 
 
@@ -202,7 +202,7 @@ async def running(world: World) -> AsyncGenerator[World]:
 def reason(error: grpc.aio.AioRpcError) -> str:
     """The reason in a call's status."""
     trailers = dict(error.trailing_metadata() or ())
-    status = Status.FromString(trailers["grpc-status-details-bin"])  # pyright: ignore[reportArgumentType]
+    status = Status.FromString(trailers["grpc-status-details-bin"])  # pyright: ignore[reportArgumentType] - bytes in -bin
     info = ErrorInfo()
     assert status.details[0].Unpack(info)
     return info.reason

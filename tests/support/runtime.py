@@ -98,7 +98,7 @@ async def serving(
         Service(
             prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"],
             add_PredictionServiceServicer_to_server,
-            Predictions(act),  # pyright: ignore[reportAbstractUsage]
+            Predictions(act),  # pyright: ignore[reportAbstractUsage] - likewise, the others are not called
         ),
     ]
     chosen: dict[str, Any] = {"port": 0, "drain_seconds": 0.0, "grace_seconds": 0.5, **settings}

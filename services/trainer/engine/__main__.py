@@ -32,8 +32,8 @@ def main() -> int:
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     from services.trainer.engine import run  # noqa: PLC0415 - after the descriptors are safe, and OpenMP's settings
-    from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise
-    from services.vision.device import DeviceUnusable  # noqa: PLC0415 - likewise
+    from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise, not before
+    from services.vision.device import DeviceUnusable  # noqa: PLC0415 - likewise, not before
 
     try:
         device = run.warm_up(*sys.argv[1:])

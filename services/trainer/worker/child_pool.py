@@ -95,7 +95,7 @@ class Child:
             await asyncio.sleep(POLL_SECONDS)
         await asyncio.wait([self._words], timeout=LAST_WORDS_SECONDS)
         # Our ends of the pipes; asyncio closes them by itself only where the other ends are closed.
-        self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
+        self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way
         return status
 
 

@@ -96,7 +96,7 @@ def test_a_dataset_that_fails_its_check_ends_the_wait_with_the_code_of_its_error
         if rpc == "WatchDataset":
             fail("datasets/pets")
 
-    fakes.check = check  # type: ignore[method-assign]
+    fakes.check = check
     outcome = sightline("datasets", "create", "pets", "--kind", "classification", "--coco", coco, "--wait")
     assert outcome.code == 3
     assert "datasets/pets failed" in outcome.err

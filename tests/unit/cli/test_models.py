@@ -85,7 +85,7 @@ def test_a_training_that_fails_while_it_is_watched_ends_with_the_code_of_its_err
             failed = status(grpc.StatusCode.FAILED_PRECONDITION, "diverged", "The loss became nan.")
             fakes.models["models/m"].error.CopyFrom(failed)
 
-    fakes.check = check  # type: ignore[method-assign]
+    fakes.check = check
     outcome = sightline("models", "train", "m", "--dataset", "pets", "--budget", "5m", "--watch")
     assert outcome.code == 9
     assert "diverged" in outcome.err

@@ -122,7 +122,7 @@ def test_a_demo_fails_where_budget_ledger_or_quality_break_its_promise(
 
 
 def answer(**fields: Any) -> AnalyzeImageResponse:
-    return AnalyzeImageResponse(custom_model_result=fields)  # pyright: ignore[reportArgumentType]
+    return AnalyzeImageResponse(custom_model_result=fields)  # pyright: ignore[reportArgumentType] - either field
 
 
 def test_both_demos_draw_what_their_models_answer(made: tuple[SceneSet, SceneSet]) -> None:

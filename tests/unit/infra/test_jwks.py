@@ -166,7 +166,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
             self.end_headers()
             self.wfile.write(b" " * (jwks.MAX_BYTES + 1) if self.path == "/huge" else body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)

@@ -44,7 +44,7 @@ def info(model: str = "m", version: str = "v1", uri: str = "", **changes: object
         "version": version,
         "bundle_uri": uri or f"s3://sightline/models/{model}/{version}/",
     }
-    return ModelInfo(**{**values, **changes})  # type: ignore[arg-type]
+    return ModelInfo(**{**values, **changes})  # type: ignore[arg-type]  # any of its fields
 
 
 async def put_bundle(blobs: MemoryBlobs, folder: Path, model: ModelInfo, seed: int = 1) -> Classifier:

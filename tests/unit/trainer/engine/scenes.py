@@ -112,4 +112,4 @@ def detector_recipe(**changes: object) -> Recipe:
         "augmentation": 0.2,
         "average_decay": 0.9,
     }
-    return Recipe(**{**settings, **changes})  # pyright: ignore[reportArgumentType]
+    return Recipe(**{**settings, **changes})  # pyright: ignore[reportArgumentType] - any of its fields

@@ -80,7 +80,8 @@ def write_snapshot(
 
 def linear_recipe(**changes: object) -> Recipe:
     """Rung 0 on random features."""
-    return Recipe(**{"name": "linear", "rung": 0, "backbones": (TINY,), "pretrained": False, **changes})  # pyright: ignore[reportArgumentType]
+    settings = {"name": "linear", "rung": 0, "backbones": (TINY,), "pretrained": False, **changes}
+    return Recipe(**settings)  # pyright: ignore[reportArgumentType] - any of its fields
 
 
 def tuning_recipe(**changes: object) -> Recipe:
@@ -103,4 +104,4 @@ def task_for(snapshot: Path, recipe: Recipe, **changes: object) -> TrainTask:
         "output_directory": str(root / "out"),
         "cache_directory": str(root / "cache"),
     }
-    return TrainTask(**{**settings, **changes})  # pyright: ignore[reportArgumentType]
+    return TrainTask(**{**settings, **changes})  # pyright: ignore[reportArgumentType] - any of its fields

@@ -55,7 +55,7 @@ def trial(name: str, work: Work) -> Trial:
 def charged(seconds: float, **changes: object) -> Work:
     segment = Segment(attempt=1, number=0, seconds=seconds, charged=True, reason="finished", end_time=START)
     lost = replace(segment, number=1, charged=False, seconds=1000.0)
-    return replace(Work(create_time=START, allowance_seconds=600.0, segments=(segment, lost)), **changes)  # type: ignore[arg-type]
+    return replace(Work(create_time=START, allowance_seconds=600.0, segments=(segment, lost)), **changes)
 
 
 async def test_what_runs_and_what_waits_for_how_long():

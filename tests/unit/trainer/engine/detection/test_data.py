@@ -19,7 +19,7 @@ NAMES = ("often", "sometimes", "rare")
 
 
 def _scenes(tmp_path: Path, **changes: object) -> Scenes:
-    return open_scenes(write_scenes(tmp_path / "snapshot", **changes), "datasets/d")  # pyright: ignore[reportArgumentType]
+    return open_scenes(write_scenes(tmp_path / "snapshot", **changes), "datasets/d")  # pyright: ignore[reportArgumentType] - any of its parameters
 
 
 def _batches(scenes: Scenes, multi_scale: float = 0.0, strength: float = 0.0) -> SceneBatches:
