@@ -25,15 +25,6 @@ def failure_to_status(failure: Failure) -> Status:
     return _status(failure.code, failure.message, _info(failure.reason, failure.metadata))
 
 
-def status_to_failure(status: Status) -> Failure:
-    """The failure back; without an ErrorInfo of ours the reason is empty."""
-    for detail in status.details:
-        info = ErrorInfo()
-        if detail.Unpack(info) and info.domain == DOMAIN:
-            return Failure(status.code, info.reason, status.message, dict(info.metadata))
-    return Failure(status.code, "", status.message)
-
-
 def status_of(error: SightlineError) -> Status:
     """The answer to a call that ended with the error; long texts are cut so that it fits into the trailers."""
     status = Status()

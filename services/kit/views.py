@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
 
-from services.kit.errors import RecordNotFound, RecordUnusable, Unavailable
+from services.kit.errors import RecordUnusable, Unavailable
 from services.kit.log import Log
 from services.kit.records import Deleted, Record, Records, Synced, Versioned, decoded
 
@@ -96,13 +96,6 @@ class View(Generic[T]):
     def find(self, name: str) -> Versioned[T] | None:
         """The resource as last seen, or None."""
         return self._seen().get(name)
-
-    def get(self, name: str) -> Versioned[T]:
-        """The resource as last seen; RecordNotFound."""
-        found = self.find(name)
-        if found is None:
-            raise RecordNotFound(name=name)
-        return found
 
     def all(self, prefix: str = "") -> list[Versioned[T]]:
         """Every resource whose name starts with the prefix, in the order of names."""

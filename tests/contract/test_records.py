@@ -330,7 +330,7 @@ async def test_a_view_reads_its_own_writes_once_it_has_caught_up(records: Record
         assert [thing.value.text for thing in view.all()] == ["1"]
         changed = await table.change("models/a", lambda _: Thing("2"))
         await view.caught_up(changed.revision)
-        assert view.get("models/a") == changed
+        assert view.find("models/a") == changed
         created = await table.create("models/b", Thing("3"))
         await view.caught_up(await table.delete("models/a"))
         assert view.all() == [created]
@@ -415,7 +415,7 @@ async def test_a_view_outlives_a_killed_server_and_loses_nothing(
         await view.caught_up(created.revision, timeout_seconds=10)
         seen = {name: thing.revision for name in acked if (thing := view.find(name))}
         assert seen == {name: revision for name, revision in acked.items() if name != "models/m0"}
-        assert view.get("models/after") == created
+        assert view.find("models/after") == created
 
 
 async def test_a_bucket_that_is_deleted_ends_the_watch_and_is_made_again(own_connection: Client) -> None:

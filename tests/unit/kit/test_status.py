@@ -10,25 +10,25 @@ from services.kit.status import (
     MAX_STATUS_BYTES,
     failure_to_status,
     status_of,
-    status_to_failure,
     to_duration,
     to_timestamp,
 )
+from tests.support.status import failure_of
 
 
 def test_a_failure_comes_back_whole():
     failure = ModelNotFound(name="models/" + "ü" * 5000).failure()
-    assert status_to_failure(failure_to_status(failure)) == failure
+    assert failure_of(failure_to_status(failure)) == failure
 
 
 def test_a_strangers_status_has_no_reason():
-    assert status_to_failure(Status(code=5, message="gone")) == Failure(5, "", "gone")
+    assert failure_of(Status(code=5, message="gone")) == Failure(5, "", "gone")
 
 
 def test_an_answer_is_cut_to_what_the_trailers_hold():
     status = status_of(InvalidRequest(field="f" * 9999, problem="💥" * 9999))
     assert status.ByteSize() <= MAX_STATUS_BYTES
-    assert status_to_failure(status).reason == "InvalidRequest"
+    assert failure_of(status).reason == "InvalidRequest"
 
 
 def test_an_error_of_an_unknown_reason_keeps_all_that_it_says():

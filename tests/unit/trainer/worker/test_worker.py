@@ -16,7 +16,6 @@ from services.kit.consume import Released
 from services.kit.errors import Diverged, RecordNotFound, Unavailable
 from services.kit.memory import MemoryBlobs, MemoryRecords
 from services.kit.records import Record, Table
-from services.kit.status import status_to_failure
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
@@ -50,6 +49,7 @@ from services.trainer.worker.child_pool import Child, ChildDied, DeviceUnusable,
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
 from services.vision.snapshot import AnnotationKind, Manifest
+from tests.support.status import failure_of
 from tests.unit.trainer.support import START, TTL, exists, performance, predictions, snapshot, training
 
 T0 = "models/m/trials/t000"
@@ -444,7 +444,7 @@ async def test_an_evaluation_of_a_bundle_that_is_gone_fails_with_the_model_s_nam
     assert error is not None
     assert (error.reason, error.metadata["name"]) == ("ModelNotFound", "models/m")
     message = evaluation_message(await at.evaluations.get(E0))
-    assert status_to_failure(message.error).reason == "modelNotFound"
+    assert failure_of(message.error).reason == "modelNotFound"
 
 
 async def test_a_folder_is_fetched_whatever_the_length_of_its_model_s_name(tmp_path: Path) -> None:
