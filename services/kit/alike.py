@@ -1,22 +1,22 @@
-"""Names that were probably meant to be the same, although they differ."""
+"""Names that differ but were probably meant to be the same."""
 
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-COMPARED = 20  # names that are compared letter by letter, which takes long
+COMPARED = 20  # names compared letter by letter, which is slow
 CUTOFF = 0.8  # share of letters in common
 
 
 def folded(name: str) -> str:
-    """Equal for names that differ in case, spaces, invisible characters or Unicode form only."""
+    """Equal for names that differ only in case, spaces, invisible characters or Unicode form."""
     visible = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
     return " ".join(unicodedata.normalize("NFKC", visible.casefold()).split())
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
-    """The groups of two or more names that are equal once folded."""
+    """The groups of two or more names that are equal when folded."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(folded(name), []).append(name)
@@ -24,14 +24,15 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def similar(names: Sequence[str], known: Iterable[str]) -> list[str]:
-    """For each name the known one that it was probably meant to be; "" where none is close.
+    """For each name, the known name that was probably meant; "" if none is close.
 
-    One that is equal once folded comes first; for the first names, one that is spelled nearly the same will do.
+    A name that is equal when folded is preferred; for the first COMPARED names, one with nearly the same spelling will
+    do.
     """
     by_folded: dict[str, str] = {}
     for name in known:
         by_folded.setdefault(folded(name), name)
-    by_digits: dict[tuple[str, ...], list[str]] = {}  # names that differ in a number are meant to differ
+    by_digits: dict[tuple[str, ...], list[str]] = {}  # names with different numbers are different on purpose
     for text in by_folded:
         by_digits.setdefault(_digits(text), []).append(text)
     found: list[str] = []

@@ -10,7 +10,7 @@ from services.kit.errors import UnreadableUri
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """What the store knows of a blob without reading it."""
+    """What the store knows about a blob without reading it."""
 
     key: str
     size_bytes: int
@@ -19,11 +19,11 @@ class BlobInfo:
 class Blobs(Protocol):
     """A flat space of keys in one bucket.
 
-    Law: a put is atomic (a reader sees the whole blob or none, and a put that dies leaves nothing visible) and is
-    seen by every get that starts after it; putting a key again replaces it. Keys are `/`-separated, relative and
-    normal: no empty, `.` or `..` segment (ValueError), and no key is another's folder (`a` beside `a/b`). A missing
-    key raises BlobNotFound from get, get_file and stat, and is fine for delete. An unreachable store raises
-    Unavailable, one that refuses StoreRefused.
+    Law: a put is atomic (a reader sees the whole blob or none, and an interrupted put leaves nothing visible) and is
+    visible to every get that starts after it; putting a key again replaces the blob. Keys are `/`-separated, relative
+    and normal: no empty, `.` or `..` segment (ValueError), and no key is a folder of another (`a` and `a/b`). A missing
+    key raises BlobNotFound from get, get_file and stat, but not from delete. An unreachable store raises Unavailable,
+    one that refuses raises StoreRefused.
     """
 
     @property
@@ -40,14 +40,14 @@ class Blobs(Protocol):
         ...
 
     async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        """The bytes, or `length` of them from `start`: fewer at the end of the blob, none behind it.
+        """The bytes, or `length` of them from `start`: fewer at the end of the blob, none beyond it.
 
-        A negative start or length raises ValueError.
+        ValueError if start or length is negative.
         """
         ...
 
     async def get_file(self, key: str, path: Path) -> None:
-        """Writes the blob to a file, in bounded memory; the file appears whole or not at all."""
+        """Writes the blob to a file, in bounded memory; the file appears complete or not at all."""
         ...
 
     async def stat(self, key: str) -> BlobInfo:
@@ -55,7 +55,7 @@ class Blobs(Protocol):
         ...
 
     def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
-        """Every blob whose key starts with the prefix, in the order of keys."""
+        """Every blob whose key starts with the prefix, ordered by key."""
         ...
 
     async def delete(self, key: str) -> None:
@@ -63,7 +63,7 @@ class Blobs(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Returns if the store answers and the bucket is there; Unavailable otherwise."""
+        """Returns if the store responds and the bucket exists; Unavailable otherwise."""
         ...
 
 
@@ -81,12 +81,12 @@ def check_range(start: int, length: int | None) -> None:
 
 
 def to_uri(bucket: str, key: str) -> str:
-    """The uri by which a caller names a blob."""
+    """A blob's uri, as callers see it."""
     return f"s3://{bucket}/{key}"
 
 
 def from_uri(uri: str, bucket: str) -> str:
-    """The key that a caller's uri names; UnreadableUri unless it is `s3://{bucket}/KEY` with a normal key."""
+    """The key in a caller's uri; UnreadableUri unless it is `s3://{bucket}/KEY` with a normal key."""
     scheme, separator, rest = uri.partition("://")
     if not separator:
         raise UnreadableUri(uri=uri, problem="it has no scheme", bucket=bucket)

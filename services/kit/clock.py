@@ -1,4 +1,4 @@
-"""Time as something that is passed in, so that tests never sleep."""
+"""Time as a dependency, so that tests never sleep."""
 
 import asyncio
 import time
@@ -10,20 +10,20 @@ class Clock(Protocol):
     """Wall-clock time for people and leases, monotonic time for durations, and sleep."""
 
     def now(self) -> datetime:
-        """The present moment, aware, in UTC."""
+        """The current time, aware, in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment; never goes back."""
+        """Seconds since an arbitrary moment; never goes backwards."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Returns after at least so many seconds."""
+        """Returns after at least `seconds`."""
         ...
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The machine's clock."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -36,7 +36,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that stands still until it is told to move, or somebody sleeps on it: sleeping jumps."""
+    """A clock that stands still, except for `advance` and for sleeping, which moves it at once."""
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self._now = start

@@ -1,6 +1,6 @@
-"""Frozen dataclasses as JSON bytes and back: the one place that knows how records and job bodies are written.
+"""Frozen dataclasses to JSON bytes and back: the only place that knows how records and job bodies are encoded.
 
-msgspec and pydantic-settings are the two libraries that kit imports beside the standard library: pure data, no I/O.
+Apart from the standard library, kit imports msgspec and pydantic-settings: pure data, no I/O.
 """
 
 from typing import TypeVar
@@ -16,5 +16,5 @@ def encode(value: object) -> bytes:
 
 
 def decode(data: bytes, type_: type[T]) -> T:
-    """The dataclass back; ValueError naming the first fault's path. Unknown fields are ignored."""
+    """The dataclass; ValueError with the path of the first fault. Unknown fields are ignored."""
     return msgspec.json.decode(data, type=type_)

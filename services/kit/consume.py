@@ -1,9 +1,10 @@
-"""The loop of every worker: takes jobs of one kind from the queue, handles them, and settles each in one way."""
+"""The loop of every worker: fetches jobs of one kind from the queue, handles them, and settles each one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 
 from services.kit.clock import Clock
 from services.kit.errors import Conflict, SightlineError
@@ -11,22 +12,35 @@ from services.kit.log import Log
 from services.kit.queue import MAX_DELIVERIES, Delivery, Queue, is_poison
 from services.kit.telemetry import Metric, MetricKind, Telemetry
 
+
+class Settled(StrEnum):
+    """How a delivery was settled."""
+
+    DONE = "done"
+    SUPERSEDED = "superseded"  # another worker holds the lease
+    RELEASED = "released"
+    RETRIED = "retried"  # later, after a retryable error
+    FAILED = "failed"  # and will be tried again until it is poison
+    POISONED = "poisoned"
+    UNSETTLED = "unsettled"
+
+
 JOBS = Metric(
     "sightline_jobs_total",
     MetricKind.COUNTER,
     "Deliveries of jobs, by how they were settled.",
     ("kind", "result"),
-    values=((), ("done", "superseded", "released", "retried", "failed", "poisoned", "unsettled")),
+    values=((), tuple(Settled)),
 )
-RUNNING = Metric("sightline_jobs_running", MetricKind.GAUGE, "Jobs that this process is at work on.", ("kind",))
+RUNNING = Metric("sightline_jobs_running", MetricKind.GAUGE, "Jobs that this process is handling.", ("kind",))
 
 QUEUED = Metric(
-    "sightline_jobs_queued", MetricKind.GAUGE, "Jobs in the queue, waiting or in hand, as the apis see it.", ("kind",)
+    "sightline_jobs_queued", MetricKind.GAUGE, "Jobs in the queue, waiting or in flight, as the apis see it.", ("kind",)
 )
 DEAD_LETTERS = Metric(
     "sightline_dead_letters_total",
     MetricKind.COUNTER,
-    "Work that was given up because every attempt at it died.",
+    "Work given up because every attempt died.",
     ("kind",),
     values=(("dataset", "trial", "evaluation"),),
 )
@@ -39,7 +53,7 @@ Handler = Callable[[bytes], Awaitable[None]]
 
 
 class Released(Exception):
-    """The handler gives the job back, unharmed: it comes again at once, to any worker."""
+    """The handler gives the job back, unharmed: it is delivered again at once, to any worker."""
 
 
 _log = Log(__name__)
@@ -47,10 +61,10 @@ _log = Log(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to do with the bodies of one kind of job.
+    """How to handle one kind of job.
 
-    `handle` returns once the record says that the work is done. It must be idempotent, as a body may come twice, even
-    at the same time. `poison` marks the resource as failed; it must leave one alone that has a live lease.
+    `handle` returns once the record says that the work is done. It must be idempotent, as a job may be delivered twice,
+    even at the same time. `poison` marks the resource as failed, unless it has a live lease.
     """
 
     kind: str
@@ -59,7 +73,7 @@ class Job:
 
 
 def delay_after(deliveries: int) -> timedelta:
-    """How long a job rests after its n-th failed delivery: 5 s, 20 s, 80 s, then 5 min."""
+    """How long a job waits after its n-th failed delivery: 5 s, 20 s, 80 s, then 5 min."""
     return timedelta(seconds=min(_FIRST_DELAY_SECONDS * 4 ** (deliveries - 1), _LONGEST_DELAY_SECONDS))
 
 
@@ -74,13 +88,13 @@ async def consume(
     extend_every: timedelta = timedelta(seconds=10),
     grace: timedelta = timedelta(seconds=20),
 ) -> None:
-    """Handles jobs, `concurrency` at a time, until `stop` is set; then gives the handlers in hand `grace` to finish.
+    """Handles jobs, `concurrency` at a time, until `stop` is set; then gives running handlers `grace` to finish.
 
-    A job is acked when its handler returns, and when it raises Conflict: somebody else has the record's lease, and
-    a reconciler publishes the job anew should they die. It comes again at once when the handler raises Released or
-    was cancelled by the stop, and rests and comes again when the handler raises anything else. A job that failed
-    MAX_DELIVERIES times goes to `poison`; but an outage is not the job's fault, so an error that a retry may cure
-    starts its count anew.
+    A job is acked when its handler returns or raises Conflict: then another worker holds the record's lease, and a
+    reconciler publishes the job again if that worker dies. A job is delivered again at once when its handler raises
+    Released or is cancelled by the stop, and after a delay when it raises anything else. A job that failed
+    MAX_DELIVERIES times goes to `poison`; but an outage is not the job's fault, so after a retryable error its count
+    starts over.
     """
     worker = _Worker(queue, job, clock, telemetry, stop, extend_every, grace)
     async with asyncio.TaskGroup() as group:
@@ -104,15 +118,15 @@ class _Worker:
                 result = await self._settle(delivery)
                 self.telemetry.add(JOBS, 1, kind=self.job.kind, result=result)
 
-    async def _settle(self, delivery: Delivery) -> str:
-        """Handles the delivery and tells the queue; returns the result as the metric names it. Never raises."""
+    async def _settle(self, delivery: Delivery) -> Settled:
+        """Handles the delivery and settles it; never raises."""
         try:
             return await self._attempt(delivery)
-        except Exception as error:  # noqa: BLE001 - an unsettled job comes again by itself
+        except Exception as error:  # noqa: BLE001 - an unsettled job is delivered again
             _log.warning("job_unsettled", kind=self.job.kind, problem=str(error))
-            return "unsettled"
+            return Settled.UNSETTLED
 
-    async def _attempt(self, delivery: Delivery) -> str:
+    async def _attempt(self, delivery: Delivery) -> Settled:
         poisoned = is_poison(delivery)
         try:
             finished = await self._handle(self.job.poison if poisoned else self.job.handle, delivery)
@@ -121,17 +135,17 @@ class _Worker:
         except Conflict as error:
             _log.info("job_superseded", kind=self.job.kind, problem=error.message)
             await delivery.ack()
-            return "superseded"
+            return Settled.SUPERSEDED
         except Exception as error:  # noqa: BLE001 - one job's failure must not end the worker
             return await self._retry(delivery, error)
         if not finished:
             await delivery.nak()
-            return "released"
+            return Settled.RELEASED
         await delivery.ack()
-        return "poisoned" if poisoned else "done"
+        return Settled.POISONED if poisoned else Settled.DONE
 
-    async def _retry(self, delivery: Delivery, error: Exception) -> str:
-        """Lets the job rest; one that an outage brought near its end goes back as a new one."""
+    async def _retry(self, delivery: Delivery, error: Exception) -> Settled:
+        """Delays the job; one whose deliveries an outage used up is published again as a new one."""
         outage = isinstance(error, SightlineError) and error.retry
         if outage:
             _log.warning("job_waits", kind=self.job.kind, deliveries=delivery.deliveries, problem=str(error))
@@ -142,22 +156,22 @@ class _Worker:
             await delivery.ack()
         else:
             await delivery.nak(delay_after(delivery.deliveries))
-        return "retried" if outage else "failed"
+        return Settled.RETRIED if outage else Settled.FAILED
 
     async def _handle(self, handler: Handler, delivery: Delivery) -> bool:
-        """Runs the handler under a heartbeat; False if the stop cancelled it. Raises what the handler raises."""
+        """Runs the handler while renewing the lease; False if the stop cancelled it. Raises what the handler raises."""
         self.telemetry.add(RUNNING, 1, kind=self.job.kind)
         work = asyncio.ensure_future(handler(delivery.body))
-        beside = [
+        helpers = [
             asyncio.create_task(self._extend(delivery), name=f"extend {self.job.kind}"),
             asyncio.create_task(self._cancel_after_stop(work), name=f"stop {self.job.kind}"),
         ]
         try:
             await asyncio.wait([work])
-        finally:  # Also when this worker itself is cancelled.
-            for task in (work, *beside):
+        finally:  # also when this worker is cancelled
+            for task in (work, *helpers):
                 task.cancel()
-            await asyncio.gather(work, *beside, return_exceptions=True)
+            await asyncio.gather(work, *helpers, return_exceptions=True)
             self.telemetry.add(RUNNING, -1, kind=self.job.kind)
         if work.cancelled():
             return False
@@ -165,12 +179,12 @@ class _Worker:
         return True
 
     async def _extend(self, delivery: Delivery) -> None:
-        """Keeps the job invisible to others; a failure harms nothing, as the record's lease decides."""
+        """Keeps the job invisible to others; a failure does no harm, as the record's lease decides."""
         while True:
             await self.clock.sleep(self.extend_every.total_seconds())
             try:
                 await delivery.extend()
-            except Exception as error:  # noqa: BLE001 - see above
+            except Exception as error:  # noqa: BLE001 - it does no harm, see above
                 _log.warning("job_extend_failed", kind=self.job.kind, problem=str(error))
 
     async def _cancel_after_stop(self, work: "asyncio.Future[None]") -> None:

@@ -1,4 +1,4 @@
-"""The one tree of errors, each with its gRPC code, its reason and the variables of its message.
+"""The tree of errors, each with its gRPC code, its reason and the variables of its message.
 
     SightlineError
     ├── InvalidArgument (INVALID_ARGUMENT)
@@ -19,7 +19,7 @@
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
     ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired
     ├── Internal (INTERNAL): UnknownTrainingError, BundleUnusable, RecordUnusable
-    └── RemoteError (any code): what another service answered and this tree has no class for
+    └── RemoteError (any code): an error of another service that this tree has no class for
 
 They are translated in two places only: `infra.server` on the way out and `infra.channel` on the way in.
 """
@@ -35,7 +35,7 @@ DOMAIN = "sightline"
 
 
 class Code(IntEnum):
-    """The gRPC status codes of a call that failed; the numbers are gRPC's own."""
+    """The gRPC status codes of failed calls, with gRPC's numbers."""
 
     CANCELLED = 1
     UNKNOWN = 2
@@ -57,7 +57,7 @@ class Code(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error as a resource keeps it in its record: the content of a `google.rpc.Status`."""
+    """An error as stored in a record: the contents of a `google.rpc.Status`."""
 
     code: int
     reason: str
@@ -66,20 +66,20 @@ class Failure:
 
 
 class SightlineError(Exception):
-    """Whatever Sightline refuses or fails at.
+    """The base of all our errors.
 
-    A subclass's `template`, filled by `plurals.fill`, is its message; every variable in it is given by name and becomes
-    metadata, so that a program finds in the metadata whatever a person reads in the message. `retry` says that the
-    same call may succeed later without a change.
+    A subclass's `template`, filled by `plurals.fill`, is its message. Its variables are passed by name and become
+    metadata, so that programs find in the metadata whatever people read in the message. `retry` says that the same call
+    may succeed later, unchanged.
     """
 
     code: Code = Code.INTERNAL
     reason: str = "internalServerError"
     template: ClassVar[str] = "{message}"
     retry: bool = False
-    retry_after: ClassVar[timedelta] = timedelta(seconds=1)  # where a retry may help
-    field_name: ClassVar[str] = ""  # The request's field at fault, where it is always the same one.
-    resource_type: ClassVar[str] = ""  # "dataset", "model", ... where the error is about one resource.
+    retry_after: ClassVar[timedelta] = timedelta(seconds=1)  # if a retry may help
+    field_name: ClassVar[str] = ""  # the request's field at fault, if it is always the same
+    resource_type: ClassVar[str] = ""  # "dataset", "model", ... if the error is about one resource
 
     def __init__(self, **variables: object) -> None:
         self.metadata = {name: str(value) for name, value in variables.items()}
@@ -88,22 +88,22 @@ class SightlineError(Exception):
 
     @classmethod
     def restore(cls, failure: Failure) -> Self:
-        """An error of this class with a failure's words and variables as they are, whatever the template says."""
+        """An error of this class with the failure's message and variables, whatever the template says."""
         error = cls.__new__(cls)
         Exception.__init__(error, failure.message)
         error.message, error.metadata = failure.message, dict(failure.metadata)
         return error
 
     def failure(self) -> Failure:
-        """The error as a value that a record can keep."""
+        """The error as a value for a record."""
         return Failure(int(self.code), self.reason, self.message, self.metadata)
 
 
-# Asked wrongly: change the request.
+# The request is wrong and must be changed.
 
 
 class InvalidArgument(SightlineError):
-    """The request can never succeed as it is."""
+    """The request can never succeed unchanged."""
 
     code = Code.INVALID_ARGUMENT
 
@@ -116,14 +116,14 @@ class InvalidRequest(InvalidArgument):
 
 
 class InvalidName(InvalidArgument):
-    """A resource name or id does not have the form that its collection asks for."""
+    """A resource name or id is malformed."""
 
     reason = "InvalidName"
     template = "{field}: {value!r} is not a valid name; expected {expected}."
 
 
 class InvalidPageToken(InvalidArgument):
-    """A page token was not made by this list, or for other parameters."""
+    """A page token belongs to another list, or to other parameters."""
 
     reason = "InvalidPageToken"
     template = "page_token: {token!r} does not belong to this list; ask again without a token."
@@ -140,7 +140,7 @@ class UnreadableUri(InvalidArgument):
 
 
 class DatasetInvalidAnnotationUri(InvalidArgument):
-    """An annotation file's uri cannot be resolved to an object of the store."""
+    """An annotation file's uri does not lead to an object in the store."""
 
     reason = "DatasetInvalidAnnotationUri"
     template = "annotation_file_uris: {uri!r}: {problem}"
@@ -148,21 +148,21 @@ class DatasetInvalidAnnotationUri(InvalidArgument):
 
 
 class DatasetAnnotationsInvalid(InvalidArgument):
-    """A COCO file cannot be used; says which file, where in it, and what to change."""
+    """A COCO file cannot be used; the message says which file, where in it, and what to change."""
 
     reason = "datasetAnnotationsInvalid"
     template = "{file}: {problem}"
 
 
 class DatasetEmpty(InvalidArgument):
-    """A dataset holds no image that can be used."""
+    """A dataset has no usable image."""
 
     reason = "datasetEmpty"
     template = "{dataset} has no usable image{detail}."
 
 
 class CategoriesUnknown(InvalidArgument):
-    """Most of a test dataset has categories that the model does not know; figures of the rest would mislead."""
+    """Most of a test dataset has categories that the model does not know; metrics of the rest would be misleading."""
 
     reason = "categoriesUnknown"
     template = (
@@ -173,7 +173,7 @@ class CategoriesUnknown(InvalidArgument):
 
 
 class IncorrectModelKind(InvalidArgument):
-    """A model and a dataset of different kinds were put together."""
+    """A model and a dataset of different kinds were combined."""
 
     reason = "incorrectModelKind"
     template = "{model_kind} cannot use {dataset}, whose annotations are {annotation_kind}."
@@ -187,7 +187,7 @@ class InvalidImage(InvalidArgument):
 
 
 class InvalidImageFormat(InvalidImage):
-    """Not one of the eight formats, or broken inside."""
+    """Not one of the eight formats, or damaged."""
 
 
 class InvalidImageSize(InvalidImage):
@@ -200,7 +200,7 @@ class InvalidImageSize(InvalidImage):
 
 
 class AlreadyExists(SightlineError):
-    """The id is taken."""
+    """The id is in use."""
 
     code = Code.ALREADY_EXISTS
     reason = "AlreadyExists"
@@ -229,7 +229,7 @@ class EvaluationAlreadyExists(AlreadyExists):
 
 
 class RecordExists(AlreadyExists):
-    """A create found the key taken."""
+    """The key of a new record is in use."""
 
 
 class NotFound(SightlineError):
@@ -286,7 +286,7 @@ class FailedPrecondition(SightlineError):
 
 
 class NotEnoughBudget(FailedPrecondition):
-    """The budget does not even pay for the cheapest model; nothing was started."""
+    """The budget does not cover even the cheapest model; nothing was started."""
 
     reason = "notEnoughBudget"
     template = (
@@ -305,7 +305,7 @@ class ModelNotReady(FailedPrecondition):
 
 
 class DatasetNotReady(FailedPrecondition):
-    """The dataset has not been validated, or its validation failed."""
+    """The dataset has not been validated yet, or failed validation."""
 
     reason = "datasetNotReady"
     template = "{name} is {state}; only a READY dataset can be used."
@@ -313,21 +313,21 @@ class DatasetNotReady(FailedPrecondition):
 
 
 class WrongState(FailedPrecondition):
-    """A verb was asked for in a state that it does not start from."""
+    """The resource's state does not allow the call."""
 
     reason = "WrongState"
     template = "{name} is {state}; {verb} is possible in {allowed} only."
 
 
 class StoreRefused(FailedPrecondition):
-    """The store answers, and will go on refusing: wrong credentials, a missing permission, an impossible key."""
+    """The store refuses, and retrying does not help: wrong credentials, missing permission, an impossible key."""
 
     reason = "StoreRefused"
     template = "The store refused {what}: {code}; check its address, credentials and permissions."
 
 
 class Diverged(FailedPrecondition):
-    """A training's loss stopped being finite, at every rate that was tried."""
+    """The loss became infinite or NaN at every learning rate tried."""
 
     reason = "diverged"
     template = (
@@ -351,7 +351,7 @@ class OutOfMemory(FailedPrecondition):
 
 
 class PoisonWork(FailedPrecondition):
-    """Work whose every attempt died; it is given up rather than tried for ever."""
+    """Work whose every attempt died; it is given up rather than retried forever."""
 
     reason = "unknown"
     template = (
@@ -360,7 +360,7 @@ class PoisonWork(FailedPrecondition):
 
 
 class Conflict(SightlineError):
-    """Somebody else changed the thing first; read it again, then decide again."""
+    """The resource was changed in the meantime; read it again, then decide again."""
 
     code = Code.ABORTED
     reason = "Conflict"
@@ -368,21 +368,21 @@ class Conflict(SightlineError):
 
 
 class EtagMismatch(Conflict):
-    """The etag is not the resource's present one."""
+    """The etag is not the resource's current one."""
 
     reason = "EtagMismatch"
     template = "{name} has changed since etag {etag} was read (it is now {current}); get it again and repeat."
 
 
 class LeaseLost(Conflict):
-    """A worker's lease was taken over; it must stop without another write."""
+    """A worker's lease was taken over; the worker must stop without another write."""
 
     reason = "LeaseLost"
     template = "The lease of {name} at epoch {epoch} was lost."
 
 
 class QuotaExceeded(SightlineError):
-    """A limit that is a setting was reached."""
+    """A configurable limit was reached."""
 
     code = Code.RESOURCE_EXHAUSTED
     reason = "QuotaExceeded"
@@ -390,7 +390,7 @@ class QuotaExceeded(SightlineError):
 
 
 class QueueFull(QuotaExceeded):
-    """Every place of a bounded queue is taken; some are free again in a moment."""
+    """A bounded queue is full; there will be room in a moment."""
 
     template = (
         "{subject}: {value:is|are} waiting already, as many as may ({setting} is {limit}); ask again in a moment."
@@ -399,7 +399,7 @@ class QueueFull(QuotaExceeded):
 
 
 class DeadlineExceeded(SightlineError):
-    """The caller's own deadline passed before the work was begun; nothing was done."""
+    """The call's deadline passed before its turn; nothing was done."""
 
     code = Code.DEADLINE_EXCEEDED
     reason = "DeadlineExceeded"
@@ -408,7 +408,7 @@ class DeadlineExceeded(SightlineError):
 
 
 class NotServedYet(SightlineError):
-    """The contract has this rpc; this version of the service does not serve it."""
+    """The rpc or field is part of the contract, but this version does not serve it."""
 
     code = Code.UNIMPLEMENTED
     reason = "NotServedYet"
@@ -416,18 +416,18 @@ class NotServedYet(SightlineError):
 
 
 class UnknownMethod(SightlineError):
-    """No service of this server has such an rpc."""
+    """The server has no such rpc."""
 
     code = Code.UNIMPLEMENTED
     reason = "UnknownMethod"
     template = "{method} is not an rpc of this server."
 
 
-# Asked by whom may not: show another token.
+# The caller is not allowed to, and needs another token.
 
 
 class Unauthenticated(SightlineError):
-    """Who calls is not known: there is no token, or one that does not hold. Never says what the token was."""
+    """There is no token, or an invalid one. The message never contains the token."""
 
     code = Code.UNAUTHENTICATED
     reason = "Unauthenticated"
@@ -435,7 +435,7 @@ class Unauthenticated(SightlineError):
 
 
 class PermissionDenied(SightlineError):
-    """Who calls is known, and does not have the role that the rpc asks for."""
+    """The caller does not have the role that the rpc requires."""
 
     code = Code.PERMISSION_DENIED
     reason = "PermissionDenied"
@@ -443,7 +443,7 @@ class PermissionDenied(SightlineError):
 
 
 class Unavailable(SightlineError):
-    """A part that is needed does not answer at the moment."""
+    """A dependency does not respond at the moment."""
 
     code = Code.UNAVAILABLE
     reason = "Unavailable"
@@ -459,21 +459,21 @@ class Draining(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """As many calls are in hand as may be; another replica, or this one a moment later, will answer."""
+    """The maximum number of calls is in flight; another replica, or this one in a moment, will answer."""
 
     reason = "Overloaded"
     template = "The {service} service already answers {limit:call|calls}, as many as it may."
 
 
 class StreamExpired(Unavailable):
-    """A stream was open for as long as one may be; the caller opens it again."""
+    """A stream reached its maximum age; the caller opens it again."""
 
     reason = "StreamExpired"
     template = "{method} was open for {limit_seconds} s, as long as a stream may be; open it again."
 
 
 class Internal(SightlineError):
-    """A defect of ours; the id is in the log too."""
+    """A bug in Sightline; the id is in the log too."""
 
     code = Code.INTERNAL
     reason = "internalServerError"
@@ -481,7 +481,7 @@ class Internal(SightlineError):
 
 
 class BundleUnusable(Internal):
-    """A bundle's files are damaged or do not fit together, though training wrote them whole."""
+    """A bundle's files are damaged or do not match, although training wrote them intact."""
 
     reason = "bundleUnusable"
     template = "{name}: bundle {version} cannot be loaded: {problem}. If asking again does not help, train it again."
@@ -489,20 +489,20 @@ class BundleUnusable(Internal):
 
 
 class RecordUnusable(Internal):
-    """A record that this version cannot read: a newer version wrote it, or a hand."""
+    """A record that this version cannot read: written by a newer version, or by hand."""
 
     template = "The record of {name} cannot be read: {problem}. An operator must repair or delete it."
 
 
 class UnknownTrainingError(Internal):
-    """A training child ended in a way that no named failure covers."""
+    """A training process failed for a reason without a code."""
 
     reason = "unknown"
     template = "{name} failed: {problem}"
 
 
 class RemoteError(SightlineError):
-    """What another service answered, where no class of this tree has its reason and code."""
+    """An error of another service whose reason and code no class of this tree has."""
 
     reason = "RemoteError"
 

@@ -1,4 +1,4 @@
-"""What a job on the queue says, how work is announced, and how a worker reads it."""
+"""Jobs on the queue: what they contain, how work is announced, and how a worker reads them."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _log = Log(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A hint that the named resource may have work due; `generation` tells whoever looks into the queue which time."""
+    """A hint that the named resource may have work due; `generation` tells hints apart when inspecting the queue."""
 
     name: str
     generation: int = 0
@@ -27,7 +27,7 @@ async def publish(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> None
 
 
 async def announce(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> None:
-    """Announces work that its record asks for already, so that an outage is no failure: a reconciler repeats it."""
+    """Announces work that is already on record, so an outage is no failure: a reconciler announces it again."""
     try:
         await publish(queue, kind, job, dedup_id)
     except Unavailable as error:
@@ -35,7 +35,7 @@ async def announce(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> Non
 
 
 def handler(work: Callable[[str], Awaitable[object]]) -> Handler:
-    """Does the work for the name in a job. A job that cannot be read is dropped: it never will be."""
+    """Does the work for the name in a job. A job that cannot be read is dropped: retrying would not help."""
 
     async def handle(body: bytes) -> None:
         try:

@@ -1,7 +1,7 @@
-"""Events for the log: a constant name and fields, with the ids of the call or job at hand added by themselves.
+"""Log events: a constant name and fields; the ids of the current call or job are added automatically.
 
-Whoever runs the process says where they go (`infra.observe` makes JSON lines of them); without that, they follow
-the rules of the standard library's logging.
+The process decides where they go (`infra.observe` writes JSON lines); by default they follow the standard library's
+logging.
 """
 
 import logging
@@ -9,39 +9,39 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-FIELDS = "fields"  # The attribute of a log record that holds an event's fields.
+FIELDS = "fields"  # the attribute of a log record that holds an event's fields
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 resource: ContextVar[str] = ContextVar("resource", default="")
-caller: ContextVar[str] = ContextVar("caller", default="")  # who a token says it is
+caller: ContextVar[str] = ContextVar("caller", default="")  # as the token names it
 
 
 class Log:
-    """Where one module's events go. Law: never raises because of a field's name or type."""
+    """One module's logger. Law: never raises because of a field's name or type."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
     def debug(self, event: str, /, **fields: object) -> None:
-        """For whoever looks into one case."""
+        """For debugging a single case."""
         self._logger.debug(event, extra={FIELDS: fields})
 
     def info(self, event: str, /, **fields: object) -> None:
-        """Something happened that belongs to the story of a request or resource."""
+        """Part of the history of a request or resource."""
         self._logger.info(event, extra={FIELDS: fields})
 
     def warning(self, event: str, /, **fields: object) -> None:
-        """Something went wrong that Sightline deals with by itself."""
+        """Something went wrong that Sightline handles by itself."""
         self._logger.warning(event, extra={FIELDS: fields})
 
     def error(self, event: str, error: BaseException | None = None, /, **fields: object) -> None:
-        """Somebody should look; with the error's traceback if it is given."""
+        """Needs attention; logs the error's traceback if one is given."""
         self._logger.error(event, exc_info=error, extra={FIELDS: fields})
 
 
 @contextmanager
 def about(name: str) -> Generator[None]:
-    """While it is open, every event of this task says that it is about the resource."""
+    """In its context, every event of this task carries the resource's name."""
     token = resource.set(name)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Ports that are measured: every operation on the blob store, the records and the queue, counted and timed."""
+"""Metered ports: every operation on the blob store, the records and the queue is counted and timed."""
 
 import asyncio
 import time
@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 
 from services.kit.blobs import BlobInfo, Blobs
@@ -14,9 +15,21 @@ from services.kit.queue import Delivery, Queue
 from services.kit.records import Change, Record, Records
 from services.kit.telemetry import Metric, MetricKind, Telemetry
 
-# ok; the caller's affair: missing, conflict (somebody else was faster), empty (no job came), cancelled;
-# trouble: unavailable (no answer, or an outage), refused (by its rules: credentials, quotas), error (a defect).
-RESULTS = ("ok", "missing", "conflict", "empty", "cancelled", "unavailable", "refused", "error")
+
+class Result(StrEnum):
+    """How an operation ended. The last three are trouble; the others are for the caller to handle."""
+
+    OK = "ok"
+    MISSING = "missing"
+    CONFLICT = "conflict"  # another writer was faster
+    EMPTY = "empty"  # no job arrived
+    CANCELLED = "cancelled"
+    UNAVAILABLE = "unavailable"  # no response, or an outage
+    REFUSED = "refused"  # against its rules: credentials, quotas
+    ERROR = "error"  # a bug
+
+
+RESULTS = tuple(Result)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STORE = ("put", "put_file", "get", "get_file", "stat", "list", "delete", "ping")
 _RECORDS = ("get", "create", "update", "delete")
@@ -26,14 +39,14 @@ _TIMED = (*(f"records_{name}" for name in _RECORDS), *(f"queue_{name}" for name 
 STORE_OPERATIONS = Metric(
     "sightline_store_operations_total",
     MetricKind.COUNTER,
-    "Operations on the blob store that ended, by how they did.",
+    "Operations on the blob store, by how they ended.",
     ("operation", "result"),
     values=(_STORE, RESULTS),
 )
 STORE_SECONDS = Metric(
     "sightline_store_operation_seconds",
     MetricKind.HISTOGRAM,
-    "Time that an operation on the blob store took, however it ended.",
+    "Duration of operations on the blob store, however they ended.",
     ("operation",),
     SECONDS,
     (_STORE,),
@@ -41,40 +54,40 @@ STORE_SECONDS = Metric(
 NATS_OPERATIONS = Metric(
     "sightline_nats_operations_total",
     MetricKind.COUNTER,
-    "Operations on the records and the queue that ended, by how they did.",
+    "Operations on the records and the queue, by how they ended.",
     ("operation", "result"),
     values=((*_TIMED, "records_watch", "queue_fetch"), RESULTS),
 )
 NATS_SECONDS = Metric(
     "sightline_nats_operation_seconds",
     MetricKind.HISTOGRAM,
-    "Time that an operation on the records or the queue took; watches and waits for jobs are counted, not timed.",
+    "Duration of operations on the records and the queue; watches and waits for jobs are counted, not timed.",
     ("operation",),
     SECONDS,
     (_TIMED,),
 )
 NATS_CONNECTED = Metric(
-    "sightline_nats_connected", MetricKind.GAUGE, "Whether the connection to nats-server stands: 1 or 0."
+    "sightline_nats_connected", MetricKind.GAUGE, "Whether the process is connected to nats-server: 1 or 0."
 )
 STORE = (STORE_OPERATIONS, STORE_SECONDS)
 NATS = (NATS_OPERATIONS, NATS_SECONDS, NATS_CONNECTED)
 
 
-def result_of(error: BaseException) -> str:
-    """How an operation that raised has ended, as the metrics name it."""
+def result_of(error: BaseException) -> Result:
+    """How an operation that raised ended."""
     match error:
         case NotFound():
-            return "missing"
+            return Result.MISSING
         case Conflict() | AlreadyExists():
-            return "conflict"
+            return Result.CONFLICT
         case Unavailable():
-            return "unavailable"
+            return Result.UNAVAILABLE
         case SightlineError():
-            return "refused"
+            return Result.REFUSED
         case asyncio.CancelledError() | GeneratorExit():
-            return "cancelled"
+            return Result.CANCELLED
         case _:
-            return "error"
+            return Result.ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +101,7 @@ class Meter:
     @contextmanager
     def operation(self, name: str) -> Generator[None]:
         """Measures the block."""
-        started, result = time.perf_counter(), "ok"
+        started, result = time.perf_counter(), Result.OK
         try:
             yield
         except BaseException as error:
@@ -98,13 +111,13 @@ class Meter:
             self.telemetry.observe(self.seconds, time.perf_counter() - started, operation=name)
             self.count(name, result)
 
-    def count(self, name: str, result: str) -> None:
-        """Counts an operation without a time."""
+    def count(self, name: str, result: Result) -> None:
+        """Counts an operation without timing it."""
         self.telemetry.add(self.operations, 1, operation=name, result=result)
 
 
 class MeasuredBlobs:
-    """The Blobs law as its inner store keeps it. A list is timed without what its reader does in between."""
+    """Blobs, metered. The time of a list excludes what its reader does in between."""
 
     def __init__(self, inner: Blobs, telemetry: Telemetry) -> None:
         self.inner = inner
@@ -135,7 +148,7 @@ class MeasuredBlobs:
             return await self.inner.stat(key)
 
     async def list(self, prefix: str) -> AsyncGenerator[BlobInfo]:
-        items, seconds, result = self.inner.list(prefix), 0.0, "ok"
+        items, seconds, result = self.inner.list(prefix), 0.0, Result.OK
         try:
             while True:
                 started = time.perf_counter()
@@ -163,7 +176,7 @@ class MeasuredBlobs:
 
 
 class MeasuredRecords:
-    """The Records law as its inner records keep it."""
+    """Records, metered."""
 
     def __init__(self, inner: Records, telemetry: Telemetry) -> None:
         self._inner = inner
@@ -186,7 +199,7 @@ class MeasuredRecords:
             return await self._inner.delete(key, revision)
 
     async def watch(self, *collections: str) -> AsyncGenerator[Change]:
-        result = "ok"
+        result = Result.OK
         try:
             changes = self._inner.watch(*collections)
             if not isinstance(changes, AsyncGenerator):
@@ -202,7 +215,7 @@ class MeasuredRecords:
 
 
 class MeasuredQueue:
-    """The Queue law as its inner queue keeps it. How deliveries are settled, `consume` counts."""
+    """A queue, metered. `consume` counts how deliveries are settled."""
 
     def __init__(self, inner: Queue, telemetry: Telemetry) -> None:
         self._inner = inner
@@ -218,7 +231,7 @@ class MeasuredQueue:
         except BaseException as error:
             self._meter.count("queue_fetch", result_of(error))
             raise
-        self._meter.count("queue_fetch", "ok" if delivery else "empty")
+        self._meter.count("queue_fetch", Result.OK if delivery else Result.EMPTY)
         return delivery
 
     async def depth(self, kind: str) -> int:

@@ -1,4 +1,4 @@
-"""In-memory doubles of the ports: for unit tests, held to the same contract suites as the real adapters."""
+"""In-memory doubles of the ports, for unit tests; they pass the same contract suites as the real adapters."""
 
 import asyncio
 from collections import defaultdict
@@ -125,7 +125,7 @@ class MemoryRecords:
 
 
 class _Job:
-    """A published job; it may be handed out when its `due` moment, by the queue's clock, has come."""
+    """A published job; it can be handed out from `due` on, by the queue's clock."""
 
     def __init__(self, body: bytes, due: float) -> None:
         self.body = body
@@ -134,7 +134,7 @@ class _Job:
 
 
 class _Delivery:
-    """One handing out of a job."""
+    """One delivery of a job."""
 
     def __init__(self, queue: "MemoryQueue", kind: str, job: _Job) -> None:
         self._queue = queue
@@ -177,7 +177,7 @@ class MemoryQueue:
     async def fetch(self, kind: str, wait: timedelta) -> Delivery | None:
         check_kind(kind)
         end = self.clock.monotonic() + wait.total_seconds()
-        await asyncio.sleep(0)  # Others get their turn, as with a real queue.
+        await asyncio.sleep(0)  # let others run, as a real queue does
         while True:
             now = self.clock.monotonic()
             for job in self.jobs[kind]:

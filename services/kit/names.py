@@ -1,4 +1,4 @@
-"""Resource names and ids: `datasets/{dataset}`, `models/{model}/trials/{trial}` and their like."""
+"""Resource names and ids: `datasets/{dataset}`, `models/{model}/trials/{trial}` and so on."""
 
 import re
 import secrets
@@ -10,7 +10,7 @@ _ID = re.compile(ID_PATTERN)
 
 
 def check_id(value: str, field: str) -> str:
-    """The id itself, or InvalidName with the field and the form that is expected."""
+    """The id itself; InvalidName with the field and the expected form."""
     if not _ID.fullmatch(value):
         raise InvalidName(field=field, value=value, expected=f"letters, digits, '.', '_' or '-' as in {ID_PATTERN}")
     return value
@@ -22,7 +22,7 @@ def join(*parts: str) -> str:
 
 
 def parse(name: str, *collections: str, field: str = "name") -> tuple[str, ...]:
-    """The ids of a name whose collections are given, outermost first; InvalidName if it has another form."""
+    """The ids in a name of the given collections, outermost first; InvalidName if it is malformed."""
     parts = name.split("/")
     expected = "/".join(f"{c}/{{{c.removesuffix('s')}}}" for c in collections)
     if len(parts) != 2 * len(collections) or tuple(parts[::2]) != collections:
@@ -31,5 +31,5 @@ def parse(name: str, *collections: str, field: str = "name") -> tuple[str, ...]:
 
 
 def new_uid() -> str:
-    """A short random id for one creation of a resource, so that its blobs never mix with a namesake's."""
+    """A short random id of one creation, so that the blobs of two resources of the same name never mix."""
     return secrets.token_hex(6)

@@ -1,4 +1,4 @@
-"""What callers may write on a resource for their own use, and on every Create: the limits are the same everywhere."""
+"""The fields of a resource that are the caller's own, and the request id: the same limits everywhere."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ UPDATABLE = ("display_name", "custom_properties")
 
 
 def check_own(resource: str, display_name: str, custom_properties: Mapping[str, str]) -> None:
-    """InvalidRequest that names the field of `resource` ("dataset") in which there is more than it may hold."""
+    """InvalidRequest naming the field of `resource` ("dataset") that exceeds its limit."""
     if len(display_name) > MAX_TEXT:
         problem = f"{len(display_name)} characters are more than {MAX_TEXT}."
         raise InvalidRequest(field=f"{resource}.display_name", problem=problem)
@@ -28,7 +28,7 @@ def check_own(resource: str, display_name: str, custom_properties: Mapping[str, 
 def changes(
     resource: str, mask: Sequence[str], display_name: str, custom_properties: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What an update changes: what its mask names, or without a mask whichever of the two is set; InvalidRequest."""
+    """The fields to update: those in the mask, or without a mask whichever of the two are set; InvalidRequest."""
     values: dict[str, Any] = {"display_name": display_name, "custom_properties": dict(custom_properties)}
     for path in mask:
         if path not in UPDATABLE:

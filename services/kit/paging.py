@@ -1,4 +1,4 @@
-"""Pages of a list: an opaque token says after which name the next page begins."""
+"""Pages of a list: an opaque token says after which name the next page starts."""
 
 import base64
 import binascii
@@ -24,7 +24,7 @@ T = TypeVar("T", bound=Named)
 
 
 def check_page_size(page_size: int) -> int:
-    """The size to use: the default for 0, at most the maximum; InvalidRequest for a negative one."""
+    """The effective size: the default for 0, at most the maximum; InvalidRequest if it is negative."""
     if page_size < 0:
         raise InvalidRequest(field="page_size", problem=f"{page_size} is negative; leave it 0 for {DEFAULT_PAGE_SIZE}.")
     return min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
@@ -36,7 +36,7 @@ def encode_token(scope: str, after: str) -> str:
 
 
 def decode_token(scope: str, token: str) -> str:
-    """The key after which the page begins, "" for the first page; InvalidPageToken for a foreign token."""
+    """The key after which the page starts, "" for the first page; InvalidPageToken for another list's token."""
     if not token:
         return ""
     try:
@@ -49,9 +49,9 @@ def decode_token(scope: str, token: str) -> str:
 
 
 def page(items: Iterable[T], scope: str, page_size: int, page_token: str) -> tuple[list[T], str]:
-    """One page in the order of names, and the token of the next one ("" after the last).
+    """One page, ordered by name, and the next page's token ("" after the last).
 
-    An item that is created or deleted between two pages appears or not; every other appears exactly once.
+    An item created or deleted between two pages may or may not appear; every other appears exactly once.
     """
     size = check_page_size(page_size)
     after = decode_token(scope, page_token)

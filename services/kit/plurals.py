@@ -1,18 +1,18 @@
-"""Counts with the word that fits them: `1 image`, `2 images`."""
+"""Counts with their noun: `1 image`, `2 images`."""
 
 import string
 from collections.abc import Mapping
 
 
 def counted(count: int, singular: str, plural: str = "") -> str:
-    """The count and its word; the plural is the singular with an s unless it is given."""
+    """The count and its noun; the plural adds an s unless it is given."""
     return f"{count} {singular if count == 1 else plural or f'{singular}s'}"
 
 
 def fill(template: str, variables: Mapping[str, object]) -> str:
-    """The template with its variables, by the rules of `str.format`, where `{count:image|images}` is a counted word.
+    """The template filled as by `str.format`, where `{count:image|images}` is a counted noun.
 
-    KeyError for a variable that is missing.
+    KeyError if a variable is missing.
     """
     return _FORMATTER.vformat(template, (), variables)
 

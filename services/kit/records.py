@@ -1,4 +1,4 @@
-"""The port to the records, the truth about every resource, and the typed table built on it."""
+"""The port to the records, the source of truth about every resource, and the typed table on top of it."""
 
 import re
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A value and the revision that wrote it."""
+    """A value and the revision at which it was written."""
 
     key: str
     value: bytes
@@ -29,7 +29,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """Seen by a watch: the record is gone, at this revision."""
+    """Yielded by a watch: the record was deleted, at this revision."""
 
     key: str
     revision: int
@@ -37,7 +37,7 @@ class Deleted:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """Seen by a watch once: everything that existed when it began, at this revision, has been yielded."""
+    """Yielded by a watch once, when everything that existed when it started, at this revision, has been yielded."""
 
     revision: int = 0
 
@@ -48,33 +48,33 @@ Change = Record | Deleted | Synced
 class Records(Protocol):
     """Small values under resource names (`datasets/a`, `models/m/trials/t0`), changed by compare-and-set only.
 
-    Law: revisions rise with every write of any key and are never reused, also over a deletion. Of several writers
-    with the same expected revision one wins, the others get Conflict. A write that failed with Unavailable may
-    have happened: read before deciding. A create after a deletion succeeds. Keys are resource names: parts of
+    Law: revisions increase with every write of any key and are never reused, not even after a deletion. Of several
+    writers with the same expected revision one wins and the others get Conflict. A write that failed with Unavailable
+    may have happened: read before deciding. A create after a deletion succeeds. Keys are resource names: parts of
     letters, digits, `.`, `_` and `-`, joined by `/` (ValueError).
     """
 
     async def get(self, key: str) -> Record:
-        """The present record, never an older one than any write that returned before; RecordNotFound."""
+        """The current record, at least as new as any write that has returned; RecordNotFound."""
         ...
 
     async def create(self, key: str, value: bytes) -> int:
-        """The new revision; RecordExists if the key has a record."""
+        """The new revision; RecordExists if there is a record."""
         ...
 
     async def update(self, key: str, value: bytes, revision: int) -> int:
-        """The new revision; Conflict unless the record's revision is the given one."""
+        """The new revision; Conflict unless the record is at the given one."""
         ...
 
     async def delete(self, key: str, revision: int) -> int:
-        """The deletion's revision, to wait for and never to write at; Conflict unless the record's is the given one."""
+        """The revision of the deletion, to wait for only; Conflict unless the record is at the given one."""
         ...
 
     def watch(self, *collections: str) -> AsyncIterator[Change]:
         """Every record of the collections (`"models", "trials"`: all models' trials), Synced, then every change.
 
-        Of several quick changes to one key only the last may be seen. Unavailable when the store is lost or the
-        watch may have missed a change; the caller begins again. Closing the iterator ends the watch.
+        Of several quick changes to one key only the last may be yielded. Unavailable when the store is lost or the
+        watch may have missed a change; the caller starts again. Closing the iterator ends the watch.
         """
         ...
 
@@ -100,7 +100,7 @@ class Versioned(Generic[T]):
 
 
 def decoded(record: Record, type_: type[T]) -> Versioned[T]:
-    """The resource in a record; RecordUnusable."""
+    """The resource in a record; RecordUnusable if it cannot be read."""
     try:
         return Versioned(codec.decode(record.value, type_), record.revision)
     except ValueError as error:
@@ -108,7 +108,7 @@ def decoded(record: Record, type_: type[T]) -> Versioned[T]:
 
 
 class Table(Generic[T]):
-    """Resources of one type: typed reads and compare-and-set writes. RecordUnusable for one that cannot be read."""
+    """Resources of one type: typed reads, and compare-and-set writes. RecordUnusable if one cannot be read."""
 
     def __init__(self, records: Records, type_: type[T]) -> None:
         self._records = records
@@ -130,15 +130,15 @@ class Table(Generic[T]):
         return Versioned(value, await self._records.create(name, self._encode(name, value)))
 
     async def update(self, name: str, value: T, revision: int) -> Versioned[T]:
-        """Replaces the resource as it was at the revision; Conflict."""
+        """Replaces the resource at the given revision; Conflict."""
         return Versioned(value, await self._records.update(name, self._encode(name, value), revision))
 
     async def change(self, name: str, decide: Callable[[T], T], etag: str = "") -> Versioned[T]:
-        """Applies a pure decision to the present value, again after every lost race, until it is written.
+        """Applies a pure decision to the current value and writes the result; repeats it after every lost race.
 
-        `decide` raises to refuse, or returns its very argument to leave all as it is. With an etag the change is
-        made to that revision only: EtagMismatch otherwise. A crash between write and answer may apply it twice,
-        so a decision must be idempotent.
+        `decide` raises to refuse, or returns its argument itself to change nothing. With an etag, only that revision
+        is changed: EtagMismatch otherwise. A crash between write and response may apply the decision twice, so it must
+        be idempotent.
         """
         while True:
             present = await self.get(name)
@@ -153,7 +153,7 @@ class Table(Generic[T]):
                 continue
 
     async def delete(self, name: str, etag: str = "") -> int:
-        """Removes the resource; RecordNotFound, or EtagMismatch if an etag is given and is not the present one."""
+        """Removes the resource; RecordNotFound, or EtagMismatch if an etag is given that is not current."""
         while True:
             present = await self._records.get(name)
             if etag and etag != str(present.revision):

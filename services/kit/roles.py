@@ -1,13 +1,13 @@
-"""Who may call which rpc: the roles, and the one table of what each rpc asks for."""
+"""Who may call which rpc: the roles, and the table of the role that each rpc requires."""
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a token lets its bearer do.
+    """What a token allows its bearer to do.
 
-    viewer ──► predictor ──► admin         an arrow: has all that the other has
+    viewer ──► predictor ──► admin         an arrow leads to a role that includes the other
        └─────► trainer ───────▲
     """
 
@@ -31,7 +31,7 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
     },
     "sightline.v1.ModelService": {
         Role.VIEWER: "GetModel ListModels WatchModel ListTrials EstimateTraining",
-        # A model that is exported is out of everybody's hands: more than a prediction.
+        # An exported model is out of our control, which is more than a prediction.
         Role.TRAINER: "CreateModel UpdateModel DeleteModel CancelModel ExportModel",
     },
     "sightline.v1.EvaluationService": {
@@ -43,7 +43,7 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
         Role.PREDICTOR: (
             "AnalyzeImage AnalyzeImages ExplainImage CreateBatchPrediction CancelBatchPrediction LoadModel"
         ),
-        Role.ADMIN: "UnloadModel",  # every caller of the replica waits for the next load
+        Role.ADMIN: "UnloadModel",  # all callers of the replica then wait for the next load
     },
     "grpc.reflection.v1alpha.ServerReflection": {Role.VIEWER: "ServerReflectionInfo"},
     "grpc.reflection.v1.ServerReflection": {Role.VIEWER: "ServerReflectionInfo"},
@@ -56,10 +56,10 @@ POLICY: Mapping[str, Role] = {
     for rpc in names.split()
 }
 
-# Probes and balancers have no token, and learn nothing but that a service works.
+# Probes and load balancers have no token; all they learn is whether a service works.
 OPEN = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List"})
 
 
 def may(held: Iterable[Role], wanted: Role) -> bool:
-    """Whether any of the roles includes the wanted one."""
+    """Whether any of the roles includes the required one."""
     return any(wanted in _INCLUDED[role] for role in held)

@@ -1,4 +1,4 @@
-"""Settings common to every service: frozen, from the environment alone, all faults reported at once."""
+"""Settings common to all services: frozen, from the environment only, with all faults reported at once."""
 
 import ipaddress
 import json
@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from sightline.client.addresses import MAX_PORT, fault_of, fault_of_endpoint
 
-# For tokens: what a holder of the public key cannot sign with.
+# For tokens: asymmetric ones only, so that knowing the public key is not enough to sign.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 
@@ -28,7 +28,7 @@ Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
 
 
 class Settings(BaseSettings):
-    """Each field is read from `SIGHTLINE_<FIELD>`; a secret also from the file that `SIGHTLINE_<FIELD>_FILE` names."""
+    """Each field is read from `SIGHTLINE_<FIELD>`; a secret also from the file named by `SIGHTLINE_<FIELD>_FILE`."""
 
     model_config = SettingsConfigDict(env_prefix="SIGHTLINE_", frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -36,8 +36,8 @@ class Settings(BaseSettings):
     port: Port = 50051
     metrics_port: Port = 0  # 0: no /metrics endpoint
     nats_url: str = "nats://127.0.0.1:4222"
-    nats_replicas: int = Field(default=1, ge=1, le=5)  # of the streams that are made; one that exists keeps its own
-    store_directory: Path | None = None  # a folder as the blob store; otherwise S3
+    nats_replicas: int = Field(default=1, ge=1, le=5)  # of new streams; existing ones keep theirs
+    store_directory: Path | None = None  # the blob store as a folder; otherwise S3
     s3_endpoint: str = ""  # host or host:port
     s3_access_key: SecretStr = SecretStr("")
     s3_secret_key: SecretStr = SecretStr("")
@@ -47,27 +47,31 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
     bucket: str = "sightline"
     log_level: str = "INFO"
-    loop_stuck_seconds: float = Field(default=60.0, ge=0)  # without a turn of the event loop, until the process ends
+    loop_stuck_seconds: float = Field(
+        default=60.0, ge=0
+    )  # how long the event loop may be stuck before the process ends
     drain_seconds: float = 1.0  # between NOT_SERVING and refusing new calls
     grace_seconds: float = 30.0  # for calls in flight
     max_calls: int = 1000  # at once; more are refused
-    max_stream_seconds: float = 3600.0  # that a streaming call may last
-    # Who may call. Certificates, keys and tokens are files of PEM or text, read again when they change.
+    max_stream_seconds: float = 3600.0  # the longest that a streaming call may last
+    # Who may call. Certificates, keys and tokens are PEM or text files, read again when they change.
     tls_certificate: Path | None = None  # of the gRPC server, with its chain
     tls_key: Path | None = None
-    tls_client_ca: Path | None = None  # set: callers need a certificate of this CA
-    probe_port: Port = 0  # health alone, in plain text, for probes that know no TLS; 0: none
+    tls_client_ca: Path | None = None  # if set, callers need a certificate of this CA
+    probe_port: Port = 0  # health only, in plain text, for probes without TLS; 0: none
     auth_keys: Path | None = None  # lines `name role sha256:digest`
-    auth_jwks: str = ""  # file or https url of the keys that sign tokens
-    auth_ca: Path | None = None  # of that url
+    auth_jwks: str = ""  # file or https url of the keys that tokens are signed with
+    auth_ca: Path | None = None  # for that url
     auth_issuer: str = ""
     auth_audience: str = ""
     auth_algorithms: str = "RS256,ES256,EdDSA"
-    auth_role_claim: str = "role"  # dots lead into objects
-    auth_leeway_seconds: float = Field(default=30.0, ge=0, le=300)  # between the issuer's clock and ours
-    insecure: bool = False  # whether to serve other machines without TLS or tokens, and to send tokens in plain text
-    # Whom to trust, and what to show, when calling other services, NATS and S3.
-    tls_ca: str = ""  # of the other services; "system": the roots that come with gRPC
+    auth_role_claim: str = "role"  # dots separate nested keys
+    auth_leeway_seconds: float = Field(
+        default=30.0, ge=0, le=300
+    )  # allowed difference between the issuer's clock and ours
+    insecure: bool = False  # allows serving other machines without TLS or tokens, and sending tokens in plain text
+    # Whom to trust, and what to authenticate with, when calling other services, NATS and S3.
+    tls_ca: str = ""  # for the other services; "system": the roots that come with gRPC
     tls_client_certificate: Path | None = None
     tls_client_key: Path | None = None
     token: SecretStr = SecretStr("")
@@ -76,13 +80,13 @@ class Settings(BaseSettings):
     nats_certificate: Path | None = None
     nats_key: Path | None = None
     nats_credentials: SecretStr = SecretStr("")  # the content of a .creds file
-    nats_credentials_file: Path | None = None  # that file, read again at each connection
+    nats_credentials_file: Path | None = None  # that file, read again on each connection
     s3_ca: Path | None = None
 
     @field_validator("host")
     @classmethod
     def _bare(cls, value: str) -> str:
-        """The address of IPv6 without the brackets that it may stand in; what else has a colon would be misread."""
+        """An IPv6 address without its brackets; anything else with a colon would be misread."""
         host = value.removeprefix("[").removesuffix("]")
         if ":" in host:
             ipaddress.ip_address(host)
@@ -91,7 +95,7 @@ class Settings(BaseSettings):
     @field_validator("nats_url")
     @classmethod
     def _of_servers(cls, value: str) -> str:
-        """The words of the fault have nothing of the value: there may be a password in it."""
+        """The error does not quote the value, which may contain a password."""
         if not all(map(_is_server, value.split(","))):
             raise ValueError(
                 "that is not `nats://host:port` or `nats://user:password@host:port`, nor several of them separated by"
@@ -109,7 +113,7 @@ class Settings(BaseSettings):
     @field_validator("auth_algorithms")
     @classmethod
     def _only_asymmetric(cls, value: str) -> str:
-        """An allow-list with `none` or a shared secret in it would let anybody make tokens."""
+        """With `none` or a shared secret allowed, anybody could make tokens."""
         if wrong := [name for name in value.split(",") if name not in ALGORITHMS]:
             raise ValueError(f"{', '.join(wrong) or 'nothing'} is not allowed; choose among {', '.join(ALGORITHMS)}")
         return value
@@ -166,7 +170,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
     """Reads `SIGHTLINE_<FIELD>_FILE` for the secret fields."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # __call__ is all that pydantic uses here.
+        raise NotImplementedError  # pydantic only uses __call__ here
 
     def __call__(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -184,7 +188,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def load(settings: type[S]) -> S:
-    """The settings from the environment; SystemExit that lists every fault and the variable to change."""
+    """The settings from the environment; SystemExit listing every fault and the variable to change."""
     try:
         return settings()
     except ValidationError as error:
@@ -195,7 +199,7 @@ def load(settings: type[S]) -> S:
 
 
 def refuse_exposure(settings: Settings) -> None:
-    """SystemExit if other machines could call a server with these settings, unknown and unencrypted."""
+    """SystemExit if, with these settings, other machines could call the server without authentication or encryption."""
     if settings.insecure or is_loopback(settings.host):
         return
     missing = {
@@ -211,7 +215,7 @@ def refuse_exposure(settings: Settings) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
+    """Whether only this machine can connect to it."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -233,5 +237,5 @@ def _lone(one: object, other: object) -> bool:
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
-    """The variable at fault; a fault between several names them in its words."""
+    """The variable at fault; a fault between several variables names them in its message."""
     return f"SIGHTLINE_{'_'.join(map(str, location)).upper()}: " if location else ""

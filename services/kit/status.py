@@ -1,7 +1,7 @@
 """Errors, times and durations in the well-known protobuf messages: the only part of kit that imports protobuf.
 
-A status carries exactly one `ErrorInfo` (domain `sightline`, the reason, the variables of the message); an error
-that answers a call gets the other details of `google.rpc` beside it where they fit.
+A status has exactly one `ErrorInfo` (domain `sightline`, the reason, the message's variables); the answer to a failed
+call also has the other details of `google.rpc` that apply.
 """
 
 from datetime import datetime, timedelta
@@ -15,18 +15,18 @@ from google.rpc.status_pb2 import Status
 
 from services.kit.errors import DOMAIN, Failure, InvalidArgument, QuotaExceeded, SightlineError
 
-# A status travels in the trailers, of which gRPC accepts 8 KiB by default; base64 adds a third to these.
+# A status is sent in the trailers, of which gRPC accepts 8 KiB by default; base64 adds a third.
 MAX_STATUS_BYTES = 4096
 _LIMITS = (1024, 400, 150, 50)  # bytes of the message and of each variable, tried in turn
 
 
 def failure_to_status(failure: Failure) -> Status:
-    """A stored failure as the `error` of a resource, nothing cut."""
+    """A stored failure as the `error` of a resource, untruncated."""
     return _status(failure.code, failure.message, _info(failure.reason, failure.metadata))
 
 
 def status_of(error: SightlineError) -> Status:
-    """The answer to a call that ended with the error; long texts are cut so that it fits into the trailers."""
+    """The status of a call that failed with the error; long texts are truncated to fit into the trailers."""
     status = Status()
     for limit in _LIMITS:
         status = _answer(error, limit)
@@ -69,13 +69,13 @@ def _status(code: int, message: str, *details: Message) -> Status:
 
 
 def _cut(text: str, limit: int) -> str:
-    """The text, at most `limit` bytes of UTF-8; a cut shows as an ellipsis."""
+    """The text, truncated to `limit` bytes of UTF-8 with an ellipsis."""
     data = text.encode(errors="replace")
     return data.decode() if len(data) <= limit else data[: limit - 3].decode(errors="ignore") + "…"
 
 
 def to_timestamp(moment: datetime | None) -> Timestamp | None:
-    """For a message's field; None leaves it unset."""
+    """For a message field; None leaves it unset."""
     if moment is None:
         return None
     timestamp = Timestamp()
@@ -84,7 +84,7 @@ def to_timestamp(moment: datetime | None) -> Timestamp | None:
 
 
 def to_duration(span: timedelta) -> Duration:
-    """For a message's field."""
+    """For a message field."""
     duration = Duration()
     duration.FromTimedelta(span)
     return duration

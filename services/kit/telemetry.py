@@ -1,4 +1,4 @@
-"""The port to metrics: counters, gauges and histograms that are declared once and bumped anywhere."""
+"""The port to metrics: counters, gauges and histograms, declared once and updated anywhere."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -20,8 +20,8 @@ class MetricKind(StrEnum):
 class Metric:
     """A metric's declaration. Names carry their unit, as Prometheus asks.
 
-    Law: a label has few values, none of which a caller can invent: `values` lists them in the labels' order. An
-    empty tuple stands for what another table bounds, such as the contract's methods or the kinds of jobs.
+    Law: a label has few values, and no caller can invent one: `values` lists them, in the order of the labels. An empty
+    tuple stands for values bounded elsewhere, such as the contract's methods or the kinds of jobs.
     """
 
     name: str
@@ -40,20 +40,20 @@ class Metric:
                 raise ValueError(f"{self.name}'s {label} is one of {allowed}, not {labels[label]!r}")
 
     def series(self) -> Iterator[dict[str, str]]:
-        """Every set of labels that it may have; nothing where one of them is bounded elsewhere."""
+        """Every possible set of labels; none if a label's values are bounded elsewhere."""
         if len(self.values) == len(self.labels) and all(self.values):
             for chosen in product(*self.values):
                 yield dict(zip(self.labels, chosen, strict=True))
 
 
 class Telemetry(Protocol):
-    """Where measurements go. Law: never blocks, and never raises where labels and values are the declared ones.
+    """Where measurements go. Law: never blocks, and never raises for declared labels and values.
 
-    Others are a defect: the double raises, the real thing logs it, counts nothing, and lets its caller work on.
+    Undeclared ones are a bug: the test double raises; the real one logs it, records nothing and returns.
     """
 
     def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
-        """Raises a counter, or moves a gauge."""
+        """Increments a counter, or changes a gauge by the amount."""
         ...
 
     def set(self, metric: Metric, value: float, **labels: str) -> None:
@@ -61,12 +61,12 @@ class Telemetry(Protocol):
         ...
 
     def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        """Puts a value into a histogram."""
+        """Adds a value to a histogram."""
         ...
 
 
 class MemoryTelemetry:
-    """Keeps what it is told, for tests."""
+    """Keeps everything in memory, for tests."""
 
     def __init__(self) -> None:
         self.values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
@@ -87,5 +87,5 @@ class MemoryTelemetry:
         self.observed[self._key(metric, labels)].append(value)
 
     def value(self, metric: Metric, **labels: str) -> float:
-        """The present value of a counter or gauge; 0 if it was never touched."""
+        """The current value of a counter or gauge; 0 if it was never set."""
         return self.values.get(self._key(metric, labels), 0.0)

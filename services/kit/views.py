@@ -10,7 +10,7 @@ from services.kit.log import Log
 from services.kit.records import Deleted, Record, Records, Synced, Versioned, decoded
 
 T = TypeVar("T")
-FOLLOW_SECONDS = 60.0  # between two looks at a resource that does not change
+FOLLOW_SECONDS = 60.0  # between checks of a resource that does not change
 
 _log = Log(__name__)
 
@@ -18,10 +18,10 @@ _log = Log(__name__)
 class View(Generic[T]):
     """What List, Watch and the reconcilers read.
 
-    `run` keeps it until cancelled; when the store is lost it keeps what it knew, and resynchronises from nothing
-    when the store is back. A reader that has just written waits with `caught_up(revision)`. Before it was first
-    synced reads raise Unavailable: a part of what exists is never shown for the whole. A record that cannot be read
-    is logged and left out, so that it costs no other resource anything.
+    `run` keeps it current until cancelled. When the store is lost, the view keeps its last state and resynchronises
+    from scratch when the store is back. To read its own writes, a reader waits with `caught_up(revision)`. Until the
+    first sync reads raise Unavailable: a partial view is never shown as complete. A record that cannot be read is
+    logged and left out, so that it affects no other resource.
     """
 
     def __init__(self, records: Records, type_: type[T], *collections: str, retry_seconds: float = 0.5) -> None:
@@ -30,14 +30,14 @@ class View(Generic[T]):
         self._collections = collections
         self._retry_seconds = retry_seconds
         self._items: dict[str, Versioned[T]] = {}
-        self._names: list[str] | None = None  # of the items, in order; None: to be sorted anew
+        self._names: list[str] | None = None  # of the items, in order; None: not sorted yet
         self._revision = 0
         self._moves = 0
         self._synced = asyncio.Event()
         self._moved = asyncio.Condition()
 
     async def run(self) -> None:
-        """Watches for ever."""
+        """Watches until cancelled."""
         while True:
             try:
                 await self._watch()
@@ -75,7 +75,7 @@ class View(Generic[T]):
             return None
 
     async def synced(self) -> None:
-        """Returns once the view holds everything that existed when it began."""
+        """Returns once the view holds everything that existed when it started."""
         await self._synced.wait()
 
     @property
@@ -84,7 +84,7 @@ class View(Generic[T]):
         return self._synced.is_set()
 
     async def caught_up(self, revision: int, timeout_seconds: float = 5) -> None:
-        """Returns once the view has seen the revision, which must be of a key in it; Unavailable after the timeout."""
+        """Returns once the view has seen the revision, which must belong to one of its keys; Unavailable on timeout."""
         try:
             async with asyncio.timeout(timeout_seconds), self._moved:
                 await self._moved.wait_for(lambda: self._revision >= revision)
@@ -116,7 +116,7 @@ class View(Generic[T]):
         return self._moves
 
     async def follow(self, name: str, found: Versioned[T]) -> AsyncGenerator[Versioned[T]]:
-        """The resource as it was found, then as it is after changes (the latest); ends once it is gone."""
+        """The resource as found, then after every change (intermediate states may be skipped); ends once it is gone."""
         await self.caught_up(found.revision)
         while True:
             yield found
@@ -129,7 +129,7 @@ class View(Generic[T]):
     async def changed(self, timeout_seconds: float, since: int | None = None) -> None:
         """Returns after the next change of any resource in the view, or after the timeout.
 
-        Given the `moves` from before the caller looked, a change that came meanwhile counts too.
+        Given the `moves` from before the caller read the view, a change since then counts too.
         """
         seen = self._moves if since is None else since
         try:
