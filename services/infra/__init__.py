@@ -1,1 +1,1 @@
-"""The outside world: one module per system, each holding a port's law over something that can fail."""
+"""Adapters to the outside world: one module per system, each keeping a port's law on top of something that can fail."""

@@ -1,4 +1,4 @@
-"""Who calls, and whether they may: bearer tokens against the table of roles."""
+"""Authentication and authorization: bearer tokens, checked against the table of roles."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,28 +16,28 @@ from sightline.client.credentials import check_ca
 
 AUTHORIZATION = "authorization"
 MAX_TOKEN = 8192  # characters
-MAX_NAME = 128  # characters of a subject, in logs
+MAX_NAME = 128  # characters of a subject in logs
 MAX_ROLES = 100
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class AuthUnusable(Exception):
-    """The files that say who may call cannot be used; the message names the setting."""
+    """The files that configure authentication cannot be used; the message names the setting."""
 
 
 class _Refused(Exception):
-    """A token does not hold; the words say why, and nothing of the token."""
+    """A token is invalid; the message says why, without quoting it."""
 
 
 class Guard:
-    """Admits callers. Law: an rpc that is not in the table is refused to everybody; no word of a token leaves here."""
+    """Admits callers. Law: an rpc that is not in the table is refused to everyone; tokens are never quoted."""
 
     def __init__(self, keys: StaticKeys | None, tokens: "Tokens | None") -> None:
         self._keys, self._tokens = keys, tokens
 
     async def admit(self, path: str, metadata: Metadata) -> str:
-        """The caller's name, "" where the rpc is open to all; Unauthenticated, PermissionDenied, Unavailable."""
+        """The caller's name, "" if the rpc is open to all; Unauthenticated, PermissionDenied, Unavailable."""
         if path in OPEN:
             return ""
         rpc, role = path.rpartition("/")[2][:200], POLICY.get(path)
@@ -61,7 +61,7 @@ class Guard:
 
 
 class Tokens:
-    """JSON web tokens of one issuer for one audience."""
+    """JSON Web Tokens of one issuer for one audience."""
 
     def __init__(self, keys: KeySource, settings: Settings) -> None:
         self._keys = keys
@@ -71,7 +71,7 @@ class Tokens:
         self._role_claim = settings.auth_role_claim
 
     async def caller(self, token: str) -> Caller:
-        """Whose token it is. Nothing that the token says is believed before its signature holds."""
+        """The token's owner. No claim is trusted before the signature is verified."""
         try:
             header = jwt.get_unverified_header(token)
             algorithm, kid = str(header.get("alg")), header.get("kid")
@@ -89,7 +89,7 @@ class Tokens:
         return Caller(str(subject)[:MAX_NAME], _roles(claims, self._role_claim))
 
     def _claims(self, token: str, key: jwt.PyJWK, algorithm: str) -> dict[str, Any]:
-        # With a PyJWK the algorithm must be the key's own, so that no key is used in a way it was not made for.
+        # With a PyJWK the algorithm must be the key's own, so that no key is used for another algorithm.
         return jwt.decode(
             token,
             key,
@@ -102,7 +102,7 @@ class Tokens:
 
 
 def guard_of(settings: Settings, clock: Clock | None = None) -> Guard | None:
-    """The guard that the settings ask for; None where nobody needs a token. AuthUnusable."""
+    """The guard for the settings; None if no token is needed. AuthUnusable."""
     if not settings.has_auth:
         return None
     setting = "SIGHTLINE_AUTH_KEYS"
@@ -138,7 +138,7 @@ def _token_of(metadata: Metadata) -> str:
 
 
 def _roles(claims: dict[str, Any], claim: str) -> frozenset[Role]:
-    """The roles that the claim names, itself or as a way through objects; names of other systems are passed over."""
+    """The roles in the claim, a name or a path through objects; names of other systems are ignored."""
     value: Any = claims.get(claim)
     if value is None:
         value = claims
@@ -149,7 +149,7 @@ def _roles(claims: dict[str, Any], claim: str) -> frozenset[Role]:
 
 
 def _words(error: Exception) -> str:
-    """Why a token does not hold, in words of ours: the library's may quote the token."""
+    """Why a token is invalid, in our own words: the library's may quote the token."""
     for kind, words in _WORDS.items():
         if isinstance(error, kind):
             return words

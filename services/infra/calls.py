@@ -1,4 +1,4 @@
-"""What surrounds every call of a server: its id, its limits, its errors as statuses, its metrics and its log line."""
+"""What surrounds every call of a server: request id, limits, errors as statuses, metrics and log line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from grpc import StatusCode
 
 from services.infra import measure
 from services.infra.auth import Guard
-from services.infra.measure import Rpc
+from services.infra.measure import Rpc, RpcKind
 from services.infra.repeats import repeatable
 from services.kit import log
 from services.kit.errors import (
@@ -35,7 +35,7 @@ from services.kit.telemetry import Telemetry
 
 REQUEST_ID = "x-request-id"
 DETAILS = "grpc-status-details-bin"
-MAX_HOUSEKEEPING = 100  # calls at once: nobody needs a token for health, and none of them may take others' places
+MAX_HOUSEKEEPING = 100  # calls at once: health needs no token, and must not use up the room for other calls
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 
@@ -47,7 +47,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One call in hand. `timeout` cancels it from within; moving it to the present ends it as the drain or a limit."""
+    """A call in flight. `timeout` cancels it from within; rescheduling it to now ends the call (drain, limits)."""
 
     rpc: Rpc
     path: str
@@ -59,19 +59,19 @@ class Call:
     reason: str = ""
 
     def expire(self) -> None:
-        """Ends the call as soon as its handler can be interrupted; no effect on one that has ended."""
+        """Ends the call as soon as its handler can be interrupted; no effect if it has ended."""
         if not self.timeout.expired():
             self.timeout.reschedule(asyncio.get_running_loop().time())
 
 
 class Calls(grpc.aio.ServerInterceptor):
-    """The one interceptor of a server.
+    """The server's interceptor.
 
-    Law: a call that fails is answered with one status that carries exactly one ErrorInfo; the words of an unknown
-    exception stay in the log, under the id that the answer names. A handler's own `context.abort` and a
-    cancellation pass through untouched. Handlers read requests from what they are given, never by `context.read`.
-    A Delete that the caller's gRPC repeats, as it heard no answer, succeeds though the resource is gone.
-    With a guard, a call that it does not admit is refused before any of its request is read, and counted like others.
+    Law: a failed call is answered with one status that has exactly one ErrorInfo; the message of an unknown exception
+    stays in the log, under the id in the answer. A handler's own `context.abort` and cancellation pass through
+    untouched. Handlers read requests from their argument, never with `context.read`. A Delete that the caller's gRPC
+    retries because it got no answer succeeds even if the resource is gone. With a guard, a call that is not admitted is
+    refused before any of its request is read, and counted like any other.
     """
 
     def __init__(
@@ -88,26 +88,26 @@ class Calls(grpc.aio.ServerInterceptor):
         self._max_calls = max_calls
         self._max_stream_seconds = max_stream_seconds
         self._wrapped: dict[str, Handler] = {}
-        self._live: set[Call] = set()  # in hand, but for the next ones
+        self._live: set[Call] = set()  # in flight, except for housekeeping
         self._housekeeping: set[Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
 
     def drain(self) -> None:
-        """From now on new calls are refused, and those that never end by themselves are ended."""
+        """Refuses new calls from now on, and ends those that never end by themselves."""
         self._draining = True
         for call in (*self._live, *self._housekeeping):
             if call.rpc.is_endless or call.rpc.is_housekeeping:
                 call.expire()
 
     def expire(self) -> None:
-        """Ends every call in hand."""
+        """Ends every call in flight."""
         for call in self._live:
             call.expire()
 
     async def idle(self) -> None:
-        """Returns when no call is in hand."""
+        """Returns when no call is in flight."""
         await self._idle.wait()
 
     async def intercept_service(
@@ -128,7 +128,7 @@ class Calls(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _refusing(self, rpc: Rpc, path: str, error: Exception) -> Handler:
-        """A handler that ends the call with the error; of one that reads a stream, gRPC reads no request before."""
+        """A handler that fails the call with the error; as a stream handler, so that gRPC reads no request first."""
 
         async def refuse(_requests: Any, context: Context) -> None:
             async with self._around(rpc, path, context):
@@ -137,7 +137,7 @@ class Calls(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(refuse)
 
     def _wrap(self, path: str, handler: Handler) -> Handler:
-        """The handler in this class's care; it parses requests itself, so that a bad one is answered properly."""
+        """The handler, wrapped; requests are parsed here, so that a malformed one gets a proper status."""
         streams, rpc = (handler.request_streaming, handler.response_streaming), _rpc(path, handler)
         behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         if path.rpartition("/")[2].startswith("Delete"):
@@ -163,7 +163,7 @@ class Calls(grpc.aio.ServerInterceptor):
         async def many_responses(incoming: Any, context: Context) -> None:
             async with self._around(rpc, path, context):
                 answer = behaviour(requests(incoming), context)
-                if inspect.isawaitable(answer):  # A handler that writes by itself.
+                if inspect.isawaitable(answer):  # a handler that writes by itself
                     await answer
                     return
                 async with aclosing(answer) as responses:
@@ -183,7 +183,7 @@ class Calls(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _around(self, rpc: Rpc, path: str, context: Context) -> AsyncGenerator[None]:
-        limit = None if rpc.kind == "unary" else self._max_stream_seconds
+        limit = None if rpc.kind is RpcKind.UNARY else self._max_stream_seconds
         call = Call(rpc, path, context, asyncio.timeout(limit), _request_id(context))
         log.request_id.set(call.request_id)
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
@@ -206,7 +206,7 @@ class Calls(grpc.aio.ServerInterceptor):
 
     @contextmanager
     def _admitted(self, call: Call) -> Generator[None]:
-        """Keeps the call among those in hand; Draining or Overloaded if there is no place for it."""
+        """Keeps the call among those in flight; Draining or Overloaded if there is no room for it."""
         place = self._housekeeping if call.rpc.is_housekeeping else self._live
         if place is self._live:
             if self._draining:
@@ -225,7 +225,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 self._idle.set()
 
     async def _refuse(self, call: Call, error: Exception) -> None:
-        """Ends the call with the status of the error; raises what gRPC raises for that."""
+        """Fails the call with the error's status; raises what gRPC raises for that."""
         known = self._understand(call, error)
         status = status_of(known)
         call.code, call.reason = _CODES[status.code], known.reason
@@ -256,7 +256,7 @@ class Calls(grpc.aio.ServerInterceptor):
 
 
 class _Parsed:
-    """A caller's stream of requests, parsed one by one as the handler asks for them."""
+    """A caller's stream of requests, parsed as the handler reads them."""
 
     def __init__(self, incoming: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> None:
         self._incoming = incoming
@@ -274,7 +274,7 @@ def _rpc(path: str, handler: Handler) -> Rpc:
 
 
 def _request_id(context: Context) -> str:
-    """The caller's id if it is one that logs and headers can carry, otherwise a new one."""
+    """The caller's id if it is fit for logs and headers, otherwise a new one."""
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
@@ -282,7 +282,7 @@ def _request_id(context: Context) -> str:
 
 
 def _single(error: Exception) -> SightlineError | None:
-    """The error of ours that this is, also where a task group wrapped it; None if anything else is among it."""
+    """The SightlineError, also if a task group wrapped it; None if any other exception is among them."""
     if isinstance(error, ExceptionGroup):
         inner = [_single(one) for one in error.exceptions]
         return inner[0] if all(inner) else None

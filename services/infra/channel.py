@@ -1,4 +1,4 @@
-"""Calls to another service: its errors come back as ours, and the request's id goes along."""
+"""Calls to another service: its errors are raised as ours, and the request id is passed on."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """A channel to every replica behind the address; close it when done. CredentialsError if it would be unsafe.
 
-    Unary calls have the deadline unless they bring their own, and are tried again while nobody answers. Unary calls
-    and streams of responses raise SightlineErrors; services stream no requests to one another. Each call carries the
-    token and goes by the certificates of the moment, though their files be replaced.
+    Unary calls have the default deadline unless they set their own, and are retried while nobody answers. Unary calls
+    and response streams raise SightlineErrors; services stream no requests to one another. Each call uses the current
+    token and certificates, even after their files are replaced.
     """
     credentials.check(address)
     about = _About(address, credentials, credentials.watch_token(_tell))
@@ -48,7 +48,7 @@ def _tell(error: Exception) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _About:
-    """What the calls of one channel have in common."""
+    """What the calls of a channel have in common."""
 
     address: str
     credentials: Credentials
@@ -58,9 +58,9 @@ class _About:
 def error_from(
     error: grpc.aio.AioRpcError, address: str = "the service", credentials: Credentials = PLAIN
 ) -> SightlineError:
-    """The error that the other side raised; RemoteError for one that this version does not know.
+    """The error raised by the other service; RemoteError for one that this version does not know.
 
-    An answer that did not come from Sightline, as when nobody listens, is Unavailable or a RemoteError.
+    A failure that did not come from Sightline, as when nobody listens, is Unavailable or a RemoteError.
     """
     rich = describe(error)
     code = Code(error.code().value[0])
@@ -73,7 +73,7 @@ def error_from(
 
 @cache
 def _classes() -> dict[tuple[str, Code], type[SightlineError]]:
-    """The error of each reason and code; of several, that of the reason's name, or else the one nearest to the root."""
+    """The class of each reason and code; of several, the one named like the reason, or else the nearest to the root."""
     found: dict[tuple[str, Code], type[SightlineError]] = {}
     level = SightlineError.__subclasses__()
     while level:
@@ -86,7 +86,7 @@ def _classes() -> dict[tuple[str, Code], type[SightlineError]]:
 
 
 def _completed(details: Any, token: str, timeout: float | None) -> grpc.aio.ClientCallDetails:
-    """The call's details with the id of the request that it serves, our token, and a deadline where it has none."""
+    """The call's details with the current request id, our token, and a deadline if it has none."""
     metadata = grpc.aio.Metadata(*(details.metadata or ()))
     if log.request_id.get() and REQUEST_ID not in metadata:
         metadata.add(REQUEST_ID, log.request_id.get())

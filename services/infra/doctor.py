@@ -1,7 +1,7 @@
-"""Checks a running suite and what it stands on: `python -m services.infra.doctor`, which `sightline doctor` runs.
+"""Checks a running suite and what it depends on: `python -m services.infra.doctor`, which `sightline doctor` runs.
 
-It looks from where it runs and by the settings of the services there: run it in a pod, or on a machine, that has them.
-Exit status 1 with any fault.
+It checks from where it runs, with the services' settings: run it in a pod, or on a machine, that has them.
+Exit status 1 if there is any fault.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from services.kit.settings import Settings, load
 
 
 class DoctorSettings(Settings):
-    """Those of all services, and what single ones have of folders and devices."""
+    """The settings of all services, and single services' folders and devices."""
 
     work_dir: Path | None = None
     scratch_directory: Path | None = None
@@ -46,7 +46,7 @@ def main() -> None:
     if arguments.settings:
         sys.stdout.write(settings.masked() + "\n")
         return
-    logging.disable(logging.CRITICAL)  # what is wrong stands in the report
+    logging.disable(logging.CRITICAL)  # problems are in the report
     chosen = {
         area: check
         for area, check in _checks(settings, arguments.nats_monitor).items()
@@ -54,7 +54,7 @@ def main() -> None:
     }
     findings = asyncio.run(diagnose(chosen))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a path may have what the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="replace")  # a path may contain what the terminal cannot encode
     sys.stdout.write((as_json(findings) if arguments.json else as_text(findings)) + "\n")
     if has_faults(findings):
         raise SystemExit(1)
@@ -75,7 +75,7 @@ def _checks(settings: DoctorSettings, nats_monitor: str) -> dict[str, Callable[[
 
 
 async def diagnose(checks: dict[str, Callable[[Report], Awaitable[None]]]) -> list[Finding]:
-    """What all checks find, in their order; they run at the same time."""
+    """What all checks find, in order; they run concurrently."""
     found = await asyncio.gather(*(examine(area, check) for area, check in checks.items()))
     return [finding for findings in found for finding in findings]
 

@@ -1,4 +1,4 @@
-"""Checks the machine: devices, shared memory, folders that are written, and pretrained weights."""
+"""Checks the machine: devices, shared memory, writable folders and pretrained weights."""
 
 import asyncio
 import hashlib
@@ -13,11 +13,11 @@ from pathlib import Path
 from services.infra.findings import GIB, Report
 from services.kit.plurals import counted
 
-SHARED = Path("/dev/shm")  # noqa: S108 - it is measured, not written
+SHARED = Path("/dev/shm")  # noqa: S108 - it is measured, not written to
 HEADER = struct.Struct("<Q")
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, by its format
 DEVICE_SECONDS = 120.0
-# In a process of its own: torch takes seconds to import, and a broken driver may end the process that asks.
+# In a separate process: torch takes seconds to import, and a broken driver may end the process that asks.
 DEVICES = """
 import json
 import torch
@@ -33,7 +33,7 @@ print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "devic
 
 
 async def check_devices(report: Report, wanted: str = "auto") -> None:
-    """What training and prediction would run on here; a fault if a GPU is wanted (`cuda`) and there is none."""
+    """What training and prediction would run on here; a fault if a GPU is required (`cuda`) and there is none."""
     driver = await _driver()
     status, said, complaint = await _run(sys.executable, "-c", DEVICES)
     if status != 0:
@@ -74,7 +74,7 @@ async def _driver() -> str:
 
 
 async def _run(*command: str) -> tuple[int, str, str]:
-    """Status, output and complaints; status -1 for one that takes too long."""
+    """Exit status, stdout and stderr; status -1 on timeout."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
     try:
@@ -88,7 +88,7 @@ async def _run(*command: str) -> tuple[int, str, str]:
 
 
 async def check_memory(report: Report) -> None:
-    """Shared memory, of which containers get 64 MiB unless told otherwise."""
+    """Shared memory, of which containers get 64 MiB by default."""
     if not await asyncio.to_thread(SHARED.is_dir):
         report.ok(f"there is no {SHARED} here")
         return
@@ -101,7 +101,7 @@ async def check_memory(report: Report) -> None:
 
 
 async def check_folders(report: Report, folders: dict[str, Path | None]) -> None:
-    """That each folder can be written and has room; `folders` are those that the settings name."""
+    """Whether each folder is writable and has room; `folders` are those in the settings."""
     temporary = {"the temporary folder (TMPDIR)": Path(tempfile.gettempdir())}
     for name, folder in {**temporary, **{name: path for name, path in folders.items() if path}}.items():
         try:
@@ -118,7 +118,7 @@ async def check_folders(report: Report, folders: dict[str, Path | None]) -> None
 
 
 async def check_weights(report: Report, folder: Path | None, *, download: bool) -> None:
-    """The files of the folder: whole, and which networks they are of."""
+    """The folder's files: whether they are intact, and of which networks."""
     if folder is None:
         text = "SIGHTLINE_WEIGHTS_DIR is not set: weights come from the store"
         report.ok(f"{text}, or by download" if download else text)
@@ -139,7 +139,7 @@ async def check_weights(report: Report, folder: Path | None, *, download: bool) 
 
 
 def _broken(file: Path) -> str:
-    """What is wrong with a safetensors file, by its header and its length; empty if nothing is."""
+    """What is wrong with a safetensors file, judged by its header and its length; empty if nothing is."""
     try:
         with file.open("rb") as content:
             (length,) = HEADER.unpack(content.read(HEADER.size))

@@ -1,4 +1,4 @@
-"""Checks nats-server: its version, whether JetStream is on and keeps what it confirms, its limits and its clock."""
+"""Checks nats-server: version, JetStream and its durability, limits and clock."""
 
 import asyncio
 import http.client
@@ -33,7 +33,7 @@ SYNC = "set `sync_interval: always` in the server's jetstream block, and restart
 
 
 async def check_nats(report: Report, settings: Settings, monitor_url: str = "") -> None:
-    """`monitor_url` is the server's monitoring endpoint, which alone tells how often it writes to disk."""
+    """`monitor_url` is the server's monitoring endpoint, the only way to learn how often it flushes to disk."""
     access = NatsAccess.of(settings)
     try:
         connection = await connect(settings.nats_url, "doctor", deadline_seconds=CONNECT_SECONDS, access=access)
@@ -95,7 +95,7 @@ async def _jetstream(report: Report, js: JetStreamContext) -> bool:
 
 
 async def _durability(report: Report, connection: Client, monitor_url: str) -> None:
-    """What a power failure may cost."""
+    """What a power failure could lose."""
     if not knows_sync_interval(connection.connected_server_version):
         text = "this server writes to disk every two minutes: a power failure may lose what it had confirmed"
         report.warn(text, "use nats-server 2.10 or later with `sync_interval: always`")
@@ -118,7 +118,7 @@ async def _durability(report: Report, connection: Client, monitor_url: str) -> N
 
 
 def _monitored(url: str) -> dict[str, Any]:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # as the services go to NATS
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # as the services connect to NATS
     with direct.open(f"{url.rstrip('/')}/varz", timeout=CONNECT_SECONDS) as answer:
         return json.loads(answer.read())
 
@@ -142,7 +142,7 @@ async def _stream(report: Report, js: JetStreamContext, name: str, settings: Set
 
 
 def _replication(info: StreamInfo, wanted: int) -> str:
-    """What is wrong with the copies."""
+    """What is wrong with the replicas."""
     cluster, copies = info.cluster, info.config.num_replicas or 1
     if copies < wanted:
         return f"has {counted(copies, 'replica')}, where SIGHTLINE_NATS_REPLICAS asks for {wanted}"
@@ -155,7 +155,7 @@ def _replication(info: StreamInfo, wanted: int) -> str:
 
 
 async def _write(report: Report, js: JetStreamContext) -> None:
-    """A stream of our own, written, read and removed; the server's clock by the way."""
+    """Writes, reads and removes a stream of our own, and compares the server's clock."""
     name = f"SIGHTLINE_DOCTOR_{secrets.token_hex(4)}"
     subject = f"sightline.doctor.{name}"
     try:
@@ -187,7 +187,7 @@ async def _timed_writes(js: JetStreamContext, subject: str) -> float:
 
 
 def _outside(moment: datetime, earliest: datetime, latest: datetime) -> float:
-    """How many seconds our clock is ahead of the moment; 0 if that lies between the two."""
+    """How many seconds our clock is ahead of the moment; 0 if the moment is between the two."""
     if moment < earliest:
         return (earliest - moment).total_seconds()
     return min(0.0, (latest - moment).total_seconds())

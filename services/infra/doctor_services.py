@@ -1,4 +1,4 @@
-"""Checks the three services from outside: whether they answer, and say that they serve."""
+"""Checks the three services from outside: whether they answer and report SERVING."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ SECONDS = 5.0
 
 
 async def check_services(report: Report, settings: Settings) -> None:
-    """At their addresses, as another service would call them, or as a caller, where only those variables are set."""
+    """Calls them as another service would, or as a client if only a client's variables are set."""
     credentials = tls.caller(settings)
     if not credentials.ca and Credentials.from_environment().ca:
         credentials = Credentials.from_environment()

@@ -1,4 +1,4 @@
-"""Checks the blob store: that a folder can be written, that an S3 server does what the services rely on."""
+"""Checks the blob store: that a folder is writable, or that an S3 server does what the services rely on."""
 
 import asyncio
 import secrets
@@ -28,7 +28,7 @@ REACH = "start the store, or correct SIGHTLINE_S3_ENDPOINT, _SECURE, _CA, _ACCES
 
 
 async def check_store(report: Report, settings: Settings) -> None:
-    """With the very adapter that the services use, on blobs of its own under `doctor/`."""
+    """Uses the services' own adapter, on blobs of its own under `doctor/`."""
     if settings.store_directory is None and not settings.s3_endpoint:
         report.fault("there is no store", "set SIGHTLINE_STORE_DIRECTORY, or SIGHTLINE_S3_ENDPOINT and its keys")
         return
@@ -51,7 +51,7 @@ async def check_store(report: Report, settings: Settings) -> None:
 
 
 async def _behaves(report: Report, blobs: Blobs) -> bool:
-    """The law of the port, tried."""
+    """Tries the law of the port."""
     prefix = f"doctor/{secrets.token_hex(8)}/"
     keys = [f"{prefix}{name}" for name in ("a", "b/c")]
     content = secrets.token_bytes(100_000)
@@ -100,7 +100,7 @@ async def _missing(blobs: Blobs, key: str) -> str:
 
 
 async def _multipart(blobs: Blobs, key: str) -> str:
-    """More than one part, from a file and back into one."""
+    """More than one part, from a file and back to a file."""
     with tempfile.TemporaryDirectory(prefix="sightline-doctor-") as folder:
         there, back = Path(folder) / "there", Path(folder) / "back"
         there.write_bytes(secrets.token_bytes(1 << 20) * (MIN_PART_BYTES // (1 << 20) + 1))
@@ -121,7 +121,7 @@ async def _s3(report: Report, settings: Settings) -> None:
 
 
 async def _strangers(report: Report, settings: Settings) -> None:
-    """A wrong secret must be refused, or anybody who reaches the store may read and change everything."""
+    """A wrong secret must be refused, or anybody who can reach the store could read and change everything."""
     client = s3_client(
         settings.s3_endpoint,
         settings.s3_access_key.get_secret_value(),

@@ -1,4 +1,4 @@
-"""Blobs as files under a folder: the store of one machine."""
+"""Blobs as files in a folder: the store of a single machine."""
 
 import errno
 import os
@@ -24,9 +24,9 @@ Fill = Callable[[BinaryIO], object]  # writes a file's content
 
 
 class FolderBlobs:
-    """The Blobs law over a folder: key `a/b` is the file `a/b`, whole or absent.
+    """Blobs in a folder: the key `a/b` is the file `a/b`, complete or absent.
 
-    A blob is written beside the others, flushed to disk, then renamed. Symbolic links are no blobs: they are neither
+    A blob is written to a temporary file, flushed to disk, then renamed. Symbolic links are not blobs: they are neither
     read, nor listed, nor followed. As a file cannot be a folder too, `a` and `a/b` cannot both be keys: StoreRefused.
     """
 
@@ -40,7 +40,7 @@ class FolderBlobs:
         return self._bucket
 
     async def ensure_bucket(self) -> None:
-        """Makes the folder if it is missing, and removes what crashed writers left a day ago or longer."""
+        """Creates the folder if it is missing, and removes what crashed writers left a day or more ago."""
         await self._threads.run(self._prepare)
 
     async def put(self, key: str, data: bytes) -> None:
@@ -103,7 +103,7 @@ class FolderBlobs:
                 temporary.unlink(missing_ok=True)
 
     def _place(self, temporary: Path, path: Path) -> None:
-        """Renames into place; deletes may prune the parent folder at any moment, so it is made again if they do."""
+        """Renames into place; a delete may prune the parent folder at any moment, so it is created again if needed."""
         for attempt in reversed(range(PLACE_ATTEMPTS)):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class FolderBlobs:
             except (FileNotFoundError, FileExistsError):
                 if not attempt:
                     raise
-        with suppress(FileNotFoundError):  # The blob was deleted, its folder with it.
+        with suppress(FileNotFoundError):  # the blob was deleted, and its folder with it
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)
@@ -143,7 +143,7 @@ class FolderBlobs:
             return BlobInfo(key, os.fstat(blob.fileno()).st_size)
 
     def _remove(self, key: str, path: Path) -> None:
-        """Unlinks the file, and its folders as far as they are empty then."""
+        """Unlinks the file, and its folders that are then empty."""
         try:
             with self._finding(key):
                 self._refuse_links(path.parent)
@@ -157,7 +157,7 @@ class FolderBlobs:
                 return
 
     def _walk(self, folder: str, prefix: str) -> Iterator[BlobInfo]:
-        """Depth first; a folder sorts as its name with a `/`, which makes the order that of whole keys."""
+        """Depth first; a folder sorts as its name plus `/`, which gives the order of whole keys."""
         with self._failing(folder):
             try:
                 self._refuse_links(self._root / folder)
@@ -176,7 +176,7 @@ class FolderBlobs:
                         yield BlobInfo(key, entry.stat(follow_symlinks=False).st_size)
 
     def _refuse_links(self, folder: Path) -> None:
-        """NotADirectoryError if the way from the root down to the folder goes over a symbolic link."""
+        """NotADirectoryError if there is a symbolic link between the root and the folder."""
         while folder != self._root:
             if folder.is_symlink():
                 raise NotADirectoryError(errno.ENOTDIR, "it is a symbolic link", str(folder))
@@ -209,7 +209,7 @@ class FolderBlobs:
 
 
 def write_whole(path: Path, fill: Fill) -> None:
-    """Fills a file that appears whole or not at all; Unavailable if the disk is full."""
+    """Fills a file that appears complete or not at all; Unavailable if the disk is full."""
     temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with temporary.open("xb") as target:

@@ -1,4 +1,4 @@
-"""What a check of the surroundings says: one line each, and what to do about it."""
+"""The findings of the doctor's checks: one line each, and what to do about it."""
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,7 +9,7 @@ GIB = 2**30
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """How serious it is."""
 
     OK = "ok"
     WARNING = "warning"  # works, but less safely or less well than it could
@@ -18,7 +18,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line. `remedy` is empty where nothing need be done."""
+    """One line. `remedy` is empty if there is nothing to do."""
 
     area: str
     level: Level
@@ -27,7 +27,7 @@ class Finding:
 
 
 class Report:
-    """Collects what the checks of one area find, in their order."""
+    """Collects what the checks of one area find, in order."""
 
     def __init__(self, area: str) -> None:
         self.area = area
@@ -38,7 +38,7 @@ class Report:
         self.findings.append(Finding(self.area, Level.OK, text))
 
     def warn(self, text: str, remedy: str) -> None:
-        """It works, but."""
+        """It works, but less safely or less well than it could."""
         self.findings.append(Finding(self.area, Level.WARNING, text, remedy))
 
     def fault(self, text: str, remedy: str) -> None:
@@ -46,7 +46,7 @@ class Report:
         self.findings.append(Finding(self.area, Level.FAULT, text, remedy))
 
     def skew(self, whose: str, seconds: float) -> None:
-        """Judges how far this machine's clock is ahead of another's: leases and signatures go by clocks."""
+        """Judges how far this machine's clock is ahead of another's: leases and signatures depend on clocks."""
         text = f"the clock here and that of {whose} differ by {abs(seconds):.1f} s"
         remedy = "let every machine keep its clock by NTP (chrony, systemd-timesyncd)"
         if abs(seconds) > 10:
@@ -57,7 +57,7 @@ class Report:
             self.ok(f"the clock agrees with that of {whose}")
 
     def room(self, where: str, free_bytes: int, wanted_bytes: int, least_bytes: int = GIB) -> None:
-        """Judges the space that is left."""
+        """Judges the free space."""
         text = f"{free_bytes / GIB:.1f} GiB are free {where}"
         remedy = f"make room, or choose a larger disk: {wanted_bytes / GIB:.0f} GiB are comfortable"
         if free_bytes < least_bytes:
@@ -72,17 +72,17 @@ Check = Callable[[Report], Awaitable[None]]
 
 
 async def examine(area: str, check: Check) -> list[Finding]:
-    """What the check finds; a check that breaks is a fault of its own, and hides nothing that it had found."""
+    """What the check finds; a check that raises is itself a fault, and keeps what it had found."""
     report = Report(area)
     try:
         await check(report)
-    except Exception as error:  # noqa: BLE001 - whatever surroundings do to a check is a finding
+    except Exception as error:  # noqa: BLE001 - whatever breaks a check is a finding
         report.fault(f"the check broke: {type(error).__name__}: {error}", "look at what it says, or report a defect")
     return report.findings
 
 
 def as_text(findings: Sequence[Finding]) -> str:
-    """A line for each, remedies below, and the sum."""
+    """A line each, with its remedy below, and the totals."""
     lines: list[str] = []
     for found in findings:
         lines.append(f"{found.level:8} {found.area:9} {found.text}")
@@ -92,7 +92,7 @@ def as_text(findings: Sequence[Finding]) -> str:
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """The same for programs."""
+    """The same as JSON."""
     return json.dumps({"checks": [asdict(found) for found in findings], **_counts(findings)}, indent=2)
 
 

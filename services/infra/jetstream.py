@@ -1,4 +1,4 @@
-"""The connection to NATS JetStream, and what its two adapters share: asking, and making streams that are missing."""
+"""The connection to NATS JetStream, and what its two adapters share: requests, and creating missing streams."""
 
 import asyncio
 import ssl
@@ -22,9 +22,9 @@ from services.kit.measured import NATS_CONNECTED
 from services.kit.telemetry import Telemetry
 
 T = TypeVar("T")
-RECONNECT_SECONDS = 0.5  # between two attempts
-CLOSED_SECONDS = 0.5  # between two looks whether the connection is closed for good
-PATIENCE_SECONDS = 3.0  # that a call waits for a connection that is just coming back
+RECONNECT_SECONDS = 0.5  # between attempts
+CLOSED_SECONDS = 0.5  # between checks whether the connection is closed for good
+PATIENCE_SECONDS = 3.0  # how long a call waits for a reconnect
 REQUEST_SECONDS = 5.0
 PAUSE_SECONDS = 0.2
 ATTEMPTS = 5
@@ -39,22 +39,22 @@ log = Log(__name__)
 async def connected(
     url: str, name: str, access: NatsAccess = PLAIN, telemetry: Telemetry | None = None
 ) -> AsyncGenerator[Client]:
-    """A connection for the block, as `connect` makes it; the telemetry hears whether it stands.
+    """A connection for the block, made by `connect`; its state is reported to the telemetry.
 
-    Should it be closed for good, as when the server takes the credentials no longer, the block is cancelled and
-    Unavailable raised, in a group: a process that can never work again must end, for others to start it anew.
+    If it is closed for good, as when the server no longer accepts the credentials, the block is cancelled and
+    Unavailable raised, in a group: a process that can never work again must end, so that it is restarted.
     """
     connection = await connect(url, name, access=access)
     try:
         async with asyncio.TaskGroup() as group:
-            beside = [group.create_task(_until_closed(connection, telemetry), name="nats connection")]
+            helpers = [group.create_task(_until_closed(connection, telemetry), name="nats connection")]
             if telemetry:
-                beside.append(group.create_task(tell_expiries(url, access, telemetry), name="nats certificates"))
+                helpers.append(group.create_task(tell_expiries(url, access, telemetry), name="nats certificates"))
             yield connection
-            for task in beside:
+            for task in helpers:
                 task.cancel()
     finally:
-        with suppress(OSError):  # a server that is away needs no goodbye
+        with suppress(OSError):  # the server may be away
             await connection.close()
 
 
@@ -69,12 +69,11 @@ async def _until_closed(connection: Client, telemetry: Telemetry | None) -> None
 
 
 async def connect(url: str, name: str, *, deadline_seconds: float = 30.0, access: NatsAccess = PLAIN) -> Client:
-    """A connection that comes back by itself for ever; several urls are separated by commas.
+    """A connection that reconnects by itself until closed; several urls are separated by commas.
 
-    Until the deadline the first connection is tried again and again, so that services and nats-server may start in
-    any order; then Unavailable, with the last fault. Warns of a server that cannot write each record through to disk.
-    With `tls://`, or a CA or a certificate in `access`, it speaks TLS or not at all, by the files as they are at each
-    attempt.
+    Until the deadline the first attempt is repeated, so that services and nats-server can start in any order; then
+    Unavailable, with the last error. Warns if the server cannot flush each record to disk. With `tls://`, or a CA or a
+    certificate in `access`, it uses TLS or fails; the files are read again at each attempt.
     """
     problem, answered = "no answer", False
     connection, options = client_and_options(url, access)
@@ -84,7 +83,7 @@ async def connect(url: str, name: str, *, deadline_seconds: float = 30.0, access
         fault = explain(str(error)) or type(error).__name__
         log.debug("nats.error", problem=fault)  # twice a second while the server is away
         said = not isinstance(error, OSError) or isinstance(error, ssl.SSLError)
-        if not answered or said:  # what the server said outlasts how the socket closed
+        if not answered or said:  # what the server said matters more than how the socket closed
             problem, answered = fault, said
 
     async def on_disconnect() -> None:
@@ -122,12 +121,12 @@ def masked(url: str) -> str:
 
 
 def knows_sync_interval(version: ServerVersion) -> bool:
-    """Whether the server can be told to flush each write to disk: 2.10 and later."""
+    """Whether the server can flush each write to disk: 2.10 and later."""
     return (version.major, version.minor) >= (2, 10)
 
 
 def warn_of_old_server(version: ServerVersion) -> None:
-    """Logs what a server before 2.10 does not promise."""
+    """Warns of what a server before 2.10 does not guarantee."""
     if not knows_sync_interval(version):
         found = f"{version.major}.{version.minor}.{version.patch}"
         remedy = "a power failure may lose its last two minutes of writes; use 2.10 or later with sync_interval: always"
@@ -135,7 +134,7 @@ def warn_of_old_server(version: ServerVersion) -> None:
 
 
 async def is_back(connection: Client, seconds: float) -> bool:
-    """Whether the connection stands, now or within so many seconds."""
+    """Whether the connection is up, now or within `seconds`."""
     deadline = time.monotonic() + seconds
     while not connection.is_connected:
         if connection.is_closed or time.monotonic() >= deadline:
@@ -162,22 +161,22 @@ async def ask(
             if not is_missing(error):
                 raise
         except nats.errors.MaxPayloadError:
-            raise  # The caller's fault: no retry makes it smaller.
+            raise  # the caller's fault: retrying does not make it smaller
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(what=what, problem=str(error) or type(error).__name__) from error
         try:
             await restore()
-        except (nats.errors.Error, OSError) as error:  # JetStream itself may still be starting.
+        except (nats.errors.Error, OSError) as error:  # JetStream itself may still be starting
             problem = str(error) or type(error).__name__
             await asyncio.sleep(PAUSE_SECONDS)
     raise Unavailable(what=what, problem=problem)
 
 
 async def heeding_cancellation(call: Callable[[], Awaitable[T]]) -> T:
-    """What the call returns; CancelledError if this task was cancelled meanwhile, even where the call hid it.
+    """What the call returns; CancelledError if this task was cancelled meanwhile, even if the call hid it.
 
-    The client waits for answers by `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes at
-    the moment of the answer: the task would go on for ever, and whoever waits for its end with it.
+    The client waits for replies with `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that
+    coincides with the reply: the task would never end, nor would whoever waits for it.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
@@ -189,14 +188,14 @@ async def heeding_cancellation(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def is_missing(error: nats.js.errors.Error) -> bool:
-    """Whether the error says that nobody serves the stream or the consumer."""
+    """Whether the error says that the stream or the consumer is missing."""
     if isinstance(error, nats.js.errors.APIError):
         return isinstance(error, nats.js.errors.ServiceUnavailableError) or error.err_code in STREAM_MISSING
     return isinstance(error, nats.js.errors.NoStreamResponseError)
 
 
 async def ensure_stream(js: JetStreamContext, config: StreamConfig) -> None:
-    """Makes the stream if there is none; one that exists keeps the configuration that its operator gave it."""
+    """Creates the stream if it is missing; an existing one keeps its operator's configuration."""
     assert config.name is not None
     try:
         await js.stream_info(config.name)
@@ -204,7 +203,7 @@ async def ensure_stream(js: JetStreamContext, config: StreamConfig) -> None:
         try:
             await js.add_stream(config)
         except nats.js.errors.BadRequestError as error:
-            if error.err_code != NAME_IN_USE:  # Another process was faster.
+            if error.err_code != NAME_IN_USE:  # another process was faster
                 raise
         else:
-            log.warning("nats.stream_made", stream=config.name)  # A surprise, unless this is the first start.
+            log.warning("nats.stream_made", stream=config.name)  # unexpected, except at the first start

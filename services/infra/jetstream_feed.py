@@ -1,4 +1,4 @@
-"""What a stream holds and what it is told next, in order, or an error at the first sign of a gap."""
+"""A stream's contents and then its new messages, in order, or an error at the first sign of a gap."""
 
 import asyncio
 from contextlib import suppress
@@ -18,8 +18,8 @@ MISSED_HEARTBEATS = 3
 class Feed:
     """Each message of an ephemeral push consumer exactly once and in order, or Unavailable.
 
-    A message that went missing shows in the consumer's own sequence, a lost server or consumer in its heartbeats,
-    and a lost connection in the count of reconnects.
+    A missing message is detected by the consumer's own sequence, a lost server or consumer by its heartbeats, and a
+    lost connection by the count of reconnects.
     """
 
     def __init__(self, connection: Client, stream: str, subject: str, heartbeat: float) -> None:
@@ -33,7 +33,7 @@ class Feed:
         self._seen = 0
 
     async def open(self) -> None:
-        """Begins with the last message of every subject."""
+        """Starts with the last message of every subject."""
         inbox = self._connection.new_inbox()
         self._subscription = await self._connection.subscribe(inbox, cb=self._messages.put)
         config = ConsumerConfig(
@@ -42,7 +42,7 @@ class Feed:
             filter_subject=self._subject,
             ack_policy=AckPolicy.NONE,
             max_deliver=1,
-            flow_control=True,  # the server waits for us; a long list must not overflow the subscription
+            flow_control=True,  # the server waits for us, so that a long list does not overflow the subscription
             idle_heartbeat=self._heartbeat,
             inactive_threshold=10 * self._heartbeat,
             num_replicas=1,
@@ -51,13 +51,13 @@ class Feed:
         await self._connection.jetstream(timeout=REQUEST_SECONDS).add_consumer(self._stream, config)
 
     async def close(self) -> None:
-        """Ends the interest; the server forgets the consumer soon after."""
+        """Unsubscribes; the server removes the consumer soon after."""
         if self._subscription is not None:
             with suppress(nats.errors.Error, OSError):
                 await self._subscription.unsubscribe()
 
     async def next(self) -> Msg | None:
-        """The next message, or None once the server has nothing more to tell for the moment."""
+        """The next message, or None once the server has nothing more for now."""
         while True:
             message = await self._receive()
             status = (message.headers or {}).get("Status")
@@ -70,7 +70,7 @@ class Feed:
                 return None
 
     async def _answer(self, message: Msg) -> bool:
-        """Answers flow control; True for a heartbeat that says that everything has been told."""
+        """Answers flow control; True for a heartbeat saying that everything has been delivered."""
         headers = message.headers or {}
         stalled = message.reply or headers.get("Nats-Consumer-Stalled")
         if stalled:

@@ -19,10 +19,10 @@ from services.kit.log import Log
 from services.kit.queue import DUPLICATE_WINDOW, check_kind
 
 STREAM = "SIGHTLINE_JOBS"
-PULL_SECONDS = 5.0  # one request to the server waits no longer, so that a deleted stream is noticed
+PULL_SECONDS = 5.0  # the longest wait of one request, so that a deleted stream is noticed
 HEARTBEAT_SECONDS = 1.0  # from the server while a request waits
-SILENCE_SECONDS = 2.5  # after which nobody is believed to be there
-GRACE_SECONDS = 0.5  # the server ends a request, not we: an answer on its way is not lost
+SILENCE_SECONDS = 2.5  # after which the consumer counts as missing
+GRACE_SECONDS = 0.5  # the server ends a request, not us: a reply on its way is not lost
 _GONE = {"503", "409"}
 
 log = Log(__name__)
@@ -30,7 +30,7 @@ log = Log(__name__)
 
 @dataclass(frozen=True, slots=True)
 class JetStreamDelivery:
-    """One message in hand. Settling never raises: what the server did not hear comes again when the lease runs out."""
+    """A delivery. Settling never raises: what the server misses is delivered again when the lease expires."""
 
     kind: str
     message: Msg
@@ -59,10 +59,10 @@ class JetStreamDelivery:
 
 
 class JetStreamQueue:
-    """The Queue law over one stream; the stream and a kind's consumer are made by the first call that needs them.
+    """A Queue over one stream; the stream and a kind's consumer are created by the first call that needs them.
 
-    A kind's jobs are at the subject `jobs.{kind}`, its consumer is called `{kind}`: autoscalers read their number
-    there (pending and unacknowledged). Nothing is given up by the server (`max_deliver` -1): the handler counts.
+    A kind's jobs have the subject `jobs.{kind}`, and its consumer is called `{kind}`: autoscalers read the number of
+    jobs there (pending and unacknowledged). The server never gives up a job (`max_deliver` -1): the handler counts.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class JetStreamQueue:
         self._ready: set[str] = set()
 
     async def ensure_stream(self) -> None:
-        """Makes the stream if it is missing."""
+        """Creates the stream if it is missing."""
         config = StreamConfig(
             name=self._stream,
             description="Sightline's jobs: hints that some work is due",
@@ -115,7 +115,7 @@ class JetStreamQueue:
             left = end - time.monotonic()
             message = None
             if await is_back(self._connection, left):
-                with suppress(nats.errors.Error, OSError, TimeoutError):  # An outage: nothing has come.
+                with suppress(nats.errors.Error, OSError, TimeoutError):  # an outage counts as no job
                     if kind not in self._ready:
                         await self._ensure_consumer(kind, subject)
                     message = await self._pull(kind, min(left, PULL_SECONDS))
@@ -144,7 +144,7 @@ class JetStreamQueue:
         return f"{self._subjects}.{check_kind(kind)}"
 
     async def _ensure_consumer(self, kind: str, subject: str) -> None:
-        """Makes the consumer, or brings its ack_wait up to date; its place in the stream stays."""
+        """Creates the consumer, or updates its ack_wait; its position in the stream is kept."""
         await self.ensure_stream()
         config = ConsumerConfig(
             durable_name=kind,
@@ -152,15 +152,16 @@ class JetStreamQueue:
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=self._ack_wait,
             max_deliver=-1,
-            max_ack_pending=-1,  # jobs put off by nak count as unacknowledged and must not stop the others
+            max_ack_pending=-1,  # jobs delayed by nak count as unacknowledged and must not block others
         )
         await self._js.add_consumer(self._stream, config)
         self._ready.add(kind)
 
     async def _pull(self, kind: str, seconds: float) -> Msg | None:
-        """Asks for one message and waits for it; forgets the consumer if it turns out to be missing.
+        """Requests one message and waits for it; forgets the consumer if it turns out to be missing.
 
-        An old server says nothing at all for a missing consumer; a present one sends heartbeats, or ends the request.
+        For a missing consumer an old server stays silent; for an existing one the server sends heartbeats, or ends the
+        request.
         """
         request: dict[str, object] = {"batch": 1}
         request.update({"expires": int(seconds * 1e9)} if seconds > 0.001 else {"no_wait": True})
@@ -182,7 +183,7 @@ class JetStreamQueue:
                         return self._judge(kind, message)
                     heard = time.monotonic()
                 if self._connection.stats["reconnects"] != reconnects:
-                    return None  # The server has forgotten the request.
+                    return None  # the server has forgotten the request
             self._ready.discard(kind)
         finally:
             with suppress(nats.errors.Error, OSError):

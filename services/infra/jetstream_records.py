@@ -28,11 +28,11 @@ from services.kit.records import Change, Deleted, Record, Synced, check_record_k
 T = TypeVar("T")
 OPERATION = "KV-Operation"
 WRONG_SEQUENCE = {10071, 10164}
-SWEEP = 2  # old tombstones removed per deletion: more than one, so that they become fewer
+SWEEP = 2  # old tombstones removed per deletion: more than one, so that their number falls
 
 
 def to_subject(key: str) -> str:
-    """`models/m.1` as `models.m=1`: ids may hold and end in dots, subjects' parts may not. Ids never hold a `=`."""
+    """`models/m.1` as `models.m=1`: ids may contain or end in dots, parts of subjects may not; ids have no `=`."""
     return check_record_key(key).replace(".", "=").replace("/", ".")
 
 
@@ -42,12 +42,12 @@ def to_key(subject: str) -> str:
 
 
 class JetStreamRecords:
-    """The Records law over one bucket, whose stream the first call makes.
+    """Records in one bucket, whose stream is created by the first call.
 
     Reads go to the stream's leader, never to a replica that may lag (`allow_direct` stays off), so a get sees every
-    write that returned before. A deletion leaves a tombstone, which watches need for a moment only: each deletion
-    removes up to two tombstones older than `tombstone_age`, its own earlier ones and those that its watches met,
-    so they do not pile up.
+    write that has returned. A deletion leaves a tombstone, which watches need only briefly: each deletion removes up to
+    two tombstones older than `tombstone_age`, among those that this object wrote or its watches saw, so they do not
+    pile up.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class JetStreamRecords:
         self._tombstones: deque[tuple[datetime, str, int]] = deque(maxlen=100_000)  # when, subject, revision
 
     async def ensure(self) -> None:
-        """Makes the bucket if it is missing; the layout is that of NATS's own key-value tools."""
+        """Creates the bucket if it is missing; the layout is that of NATS's own key-value tools."""
         config = StreamConfig(
             name=self._stream,
             description="Sightline's resources",
@@ -114,7 +114,7 @@ class JetStreamRecords:
         return deleted
 
     async def _write(self, key: str, value: bytes, expected: int, headers: dict[str, str] | None = None) -> int:
-        """Appends the key's next message if its last one is the expected one; Conflict."""
+        """Appends a message to the key if its last one is the expected one; Conflict."""
         subject = self._prefix + to_subject(key)
         guard = {**(headers or {}), Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(expected)}
         try:
@@ -126,7 +126,7 @@ class JetStreamRecords:
         return written.seq
 
     async def _last(self, subject: str) -> RawStreamMsg | None:
-        """The key's last message, a tombstone perhaps."""
+        """The key's last message, possibly a tombstone."""
         try:
             return await self._ask(lambda: self._js.get_msg(self._stream, subject=self._prefix + subject))
         except nats.js.errors.NotFoundError:
@@ -138,7 +138,7 @@ class JetStreamRecords:
         return await ask(self._connection, "the records", call, self.ensure)
 
     async def _sweep(self) -> None:
-        """Removes a few old tombstones; one whose key was created again is gone already, and its record stays."""
+        """Removes a few old tombstones; a key that was created again keeps its record."""
         for _ in range(SWEEP):
             if not self._tombstones or self._tombstones[0][0] > datetime.now(UTC) - self._tombstone_age:
                 return
@@ -146,17 +146,17 @@ class JetStreamRecords:
             try:
                 await self._js.purge_stream(self._stream, seq=revision + 1, subject=self._prefix + subject)
             except (nats.errors.Error, OSError):
-                return  # A leftover: the next watch that begins meets it again.
+                return  # the next watch will come across it again
 
     async def watch(self, *collections: str) -> AsyncGenerator[Change, None]:
-        """As the port says.
+        """See the port.
 
-        How many messages are pending, as the server counts them, says too early that all has been told when records
-        change meanwhile. So the subjects are listed first, and those that the feed passed over are read one by one.
+        The server's count of pending messages reaches 0 too early when records change meanwhile. So the subjects are
+        listed first, and those that the feed skipped are read one by one.
         """
         pattern = ".".join(f"{collection}.*" for collection in collections)
         feed = Feed(self._connection, self._stream, self._prefix + pattern, self._heartbeat)
-        read: dict[str, int] = {}  # revisions that were read here, before the feed came to them
+        read: dict[str, int] = {}  # revisions that were read here before the feed reached them
         try:
             awaited, start = await self._begin(feed, pattern)
             synced = False
@@ -183,7 +183,7 @@ class JetStreamRecords:
             await feed.close()
 
     async def _begin(self, feed: Feed, pattern: str) -> tuple[set[str], int]:
-        """Opens the feed; the subjects that existed just before, and the stream's revision then."""
+        """Opens the feed; returns the subjects that existed just before, and the stream's revision then."""
         try:
             subjects, revision = await self._ask(lambda: self._list(pattern))
             await feed.open()
@@ -192,7 +192,7 @@ class JetStreamRecords:
         return subjects, revision
 
     async def _list(self, pattern: str) -> tuple[set[str], int]:
-        """The subjects under the pattern, tombstones included, and the stream's last revision before they were listed.
+        """The subjects matching the pattern, including tombstones, and the stream's last revision before listing.
 
         nats-py reads only the first page of such a list.
         """
@@ -220,7 +220,7 @@ class JetStreamRecords:
 
 
 def _living(key: str, revision: int) -> int:
-    """The revision itself; Conflict for 0, which JetStream takes for "there is no such key"."""
+    """The revision itself; Conflict for 0, which to JetStream means that there is no such key."""
     if revision <= 0:
         raise Conflict(name=key)
     return revision

@@ -1,4 +1,4 @@
-"""The public keys that sign tokens: a JWKS in a file, or at a url."""
+"""The public keys of tokens: a JWKS in a file, or at a url."""
 
 import asyncio
 import json
@@ -17,9 +17,9 @@ from sightline.client.reloading import ReloadingFiles
 
 MAX_BYTES = 1 << 20
 FETCH_SECONDS = 5.0
-REFRESH_SECONDS = 300.0  # after which keys are asked for again, while the known ones go on
-KEEP_SECONDS = 24 * 3600.0  # for which they go on though the url does not answer: a withdrawn key dies by then
-RETRY_SECONDS = 30.0  # between two requests, whatever unknown keys callers name
+REFRESH_SECONDS = 300.0  # after which keys are fetched again, while the known ones stay in use
+KEEP_SECONDS = 24 * 3600.0  # how long they stay in use if the url does not answer; bounds a withdrawn key's life
+RETRY_SECONDS = 30.0  # between requests, whatever unknown keys callers present
 
 Keys = Mapping[str, jwt.PyJWK]
 Fetch = Callable[[], Awaitable[bytes]]
@@ -31,7 +31,7 @@ class KeySource(Protocol):
     """Where keys come from."""
 
     async def key(self, kid: str) -> jwt.PyJWK | None:
-        """The key of that id, if there is one now; Unavailable if that is not known, as the source does not answer."""
+        """The key of that id, if there is one; Unavailable if that is unknown because the source does not answer."""
         ...
 
 
@@ -49,10 +49,10 @@ class JwksFile:
 
 
 class JwksUrl:
-    """Keys of a url, fetched when they are first needed, then beside the calls.
+    """Keys at a url, fetched when first needed, then refreshed in the background.
 
-    Law: at most one request at a time, and one in RETRY_SECONDS. A key that is not known is looked for once more
-    within that rate; one that is known is given at once for as long as KEEP_SECONDS after it was last seen.
+    Law: at most one request at a time, and one per RETRY_SECONDS. For an unknown key they are fetched again, within
+    that rate; a known key is returned at once, for up to KEEP_SECONDS after it was last fetched.
     """
 
     def __init__(self, fetch: Fetch, clock: Clock) -> None:
@@ -80,7 +80,7 @@ class JwksUrl:
             await asyncio.shield(request)  # other calls wait for it too
 
     def _begin(self, now: float) -> asyncio.Task[None] | None:
-        """The request that is under way, or a new one if its time has come."""
+        """The request in flight, or a new one if it is due."""
         if self._request and not self._request.done():
             return self._request
         if now - self._asked < RETRY_SECONDS:
@@ -99,7 +99,7 @@ class JwksUrl:
 
 
 def fetcher(url: str, ca: Path | None) -> Fetch:
-    """Fetches the url in a thread; follows no redirect, reads no more than MAX_BYTES."""
+    """Fetches the url in a thread; follows no redirects and reads at most MAX_BYTES."""
     pool = PoolManager(maxsize=1, timeout=Timeout(total=FETCH_SECONDS), retries=False, ca_certs=str(ca) if ca else None)
 
     def fetch() -> bytes:
@@ -120,7 +120,7 @@ def fetcher(url: str, ca: Path | None) -> Fetch:
 
 
 def parse(content: bytes) -> Keys:
-    """The keys by their ids; those without one, not for signatures, or secret are left out. ValueError for no JWKS."""
+    """The keys by id, without those that have no id, are not for signatures, or are secret. ValueError if it is no JWKS."""
     try:
         listed: Any = json.loads(content)
         keys = cast("list[Any]", listed["keys"])

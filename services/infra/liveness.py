@@ -1,6 +1,6 @@
-"""Whether a process's event loop still turns; a process whose loop is stuck for good ends, so that it is started again.
+"""Whether a process's event loop still runs; a process whose loop is stuck for good ends, so that it is restarted.
 
-Kubernetes asks `/live` beside `/metrics`; Docker Compose and `sightline up` restart only what has ended.
+Kubernetes asks `/live`, next to `/metrics`; Docker Compose and `sightline up` restart only what has ended.
 """
 
 import asyncio
@@ -12,18 +12,18 @@ from collections.abc import Callable
 
 from services.kit.log import Log
 
-STEPS = 60  # looks at the loop in the time after which it counts as stuck; `/live` says so after a third of them
+STEPS = 60  # checks until the loop counts as stuck; `/live` says so after a third of them
 LAST_WORDS_SECONDS = 2.0  # for the log line, whose lock the loop may hold
 
 _log = Log(__name__)
 
 
 class Pulse:
-    """Beats in the running event loop; a thread watches it.
+    """Beats in the running event loop, watched by a thread.
 
-    Law: the process ends with status 1, and a log line that has the loop's stack, after STEPS looks without a beat.
-    Looks count, not time: a process that was paused, a machine that slept, or a thread that held the interpreter's
-    lock delays the watcher as much as the loop. With `stuck_seconds` 0 the process never ends.
+    Law: after STEPS checks without a beat the process ends with status 1, and a log line with the loop's stack. Checks
+    count, not time: a paused process, a sleeping machine, or a thread that holds the interpreter's lock delays the
+    watcher as much as the loop. With `stuck_seconds` 0 the process never ends.
     """
 
     def __init__(self, stuck_seconds: float, end: Callable[[], None] | None = None) -> None:
@@ -37,7 +37,7 @@ class Pulse:
 
     @property
     def is_late(self) -> bool:
-        """Whether the loop has not turned for a third of the time that a stuck one has."""
+        """Whether the loop has not run for a third of the time after which it counts as stuck."""
         return self._missed > STEPS // 3
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class Pulse:
         self._closed.set()
 
     def look(self) -> None:
-        """Notes whether there was a beat since the last look; ends the process at the last one without."""
+        """Checks for a beat since the last check; ends the process after too many without one."""
         self._missed = self._missed + 1 if self._seen == self._beats else 0
         self._seen = self._beats
         if self._ends and self._missed > STEPS:
@@ -62,7 +62,7 @@ class Pulse:
 
     def _end_process(self) -> None:
         threading.Timer(LAST_WORDS_SECONDS, os._exit, (1,)).start()
-        frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented all the same
+        frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it is documented
         frame = frames.get(self._thread_id)
         stack = "".join(traceback.format_stack(frame)) if frame else ""
         _log.error("event_loop_stuck", seconds=self._missed * self._step_seconds, stack=stack)

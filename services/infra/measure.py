@@ -1,6 +1,7 @@
 """The metrics of a gRPC server, named and labelled as go-grpc-middleware does, so that its dashboards fit."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc import StatusCode
@@ -9,25 +10,33 @@ from services.kit.telemetry import Metric, MetricKind, Telemetry
 
 _RPC = ("grpc_type", "grpc_service", "grpc_method")
 
-STARTED = Metric("grpc_server_started_total", MetricKind.COUNTER, "Calls that were started.", _RPC)
-HANDLED = Metric(
-    "grpc_server_handled_total", MetricKind.COUNTER, "Calls that ended, however they did.", (*_RPC, "grpc_code")
-)
+STARTED = Metric("grpc_server_started_total", MetricKind.COUNTER, "Calls started.", _RPC)
+HANDLED = Metric("grpc_server_handled_total", MetricKind.COUNTER, "Calls that ended, by status.", (*_RPC, "grpc_code"))
 SECONDS = Metric(
     "grpc_server_handling_seconds",
     MetricKind.HISTOGRAM,
-    "Seconds from the start of a call's handling to its end.",
+    "Duration of calls.",
     _RPC,
     (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
-RECEIVED = Metric("grpc_server_msg_received_total", MetricKind.COUNTER, "Messages that callers sent.", _RPC)
-SENT = Metric("grpc_server_msg_sent_total", MetricKind.COUNTER, "Messages that callers were sent.", _RPC)
+RECEIVED = Metric("grpc_server_msg_received_total", MetricKind.COUNTER, "Messages received from callers.", _RPC)
+SENT = Metric("grpc_server_msg_sent_total", MetricKind.COUNTER, "Messages sent to callers.", _RPC)
+
+
+class RpcKind(StrEnum):
+    """Which side of a call streams."""
+
+    UNARY = "unary"
+    CLIENT_STREAM = "client_stream"
+    SERVER_STREAM = "server_stream"
+    BIDI_STREAM = "bidi_stream"
+
 
 _KINDS = {
-    (False, False): "unary",
-    (True, False): "client_stream",
-    (False, True): "server_stream",
-    (True, True): "bidi_stream",
+    (False, False): RpcKind.UNARY,
+    (True, False): RpcKind.CLIENT_STREAM,
+    (False, True): RpcKind.SERVER_STREAM,
+    (True, True): RpcKind.BIDI_STREAM,
 }
 
 
@@ -40,9 +49,9 @@ def code_name(code: StatusCode) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Rpc:
-    """One method of one service, as the labels name it."""
+    """A method of a service, as the labels name it."""
 
-    kind: str
+    kind: RpcKind
     service: str
     method: str
 
@@ -64,16 +73,16 @@ class Rpc:
 
     @property
     def is_endless(self) -> bool:
-        """Whether a call lasts until somebody ends it; the contract names such rpcs Watch…"""
+        """Whether a call lasts until one side ends it; the contract names such rpcs Watch…"""
         return self.method.startswith("Watch")
 
 
-# One pair of labels for every method that does not exist: a caller must not be able to invent time series.
-UNKNOWN_RPC = Rpc("unary", "unknown", "unknown")
+# One set of labels for all methods that do not exist: callers must not be able to create time series.
+UNKNOWN_RPC = Rpc(RpcKind.UNARY, "unknown", "unknown")
 
 
 def declare(telemetry: Telemetry, service: ServiceDescriptor) -> None:
-    """Sets the counters of every method to 0, so that a rate over a first failure is not lost."""
+    """Sets the counters of every method to 0, so that a rate sees the first failure."""
     for method in service.methods:
         kind = _KINDS[method.client_streaming, method.server_streaming]
         labels = Rpc(kind, service.full_name, method.name).labels

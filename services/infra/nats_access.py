@@ -1,4 +1,4 @@
-"""How a process shows itself to nats-server, and whom it trusts to be one."""
+"""How a process authenticates to nats-server, and which servers it trusts."""
 
 import ssl
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _log = Log(__name__)
 
 @dataclass(frozen=True, slots=True)
 class NatsAccess:
-    """What the settings say; without any of it the connection is plain, as its url says."""
+    """The settings' part of it; without any, the connection is as its url says."""
 
     ca: Path | None = None
     certificate: Path | None = None
@@ -39,9 +39,9 @@ class NatsAccess:
 
 
 class EncryptedClient(Client):
-    """Each handshake is by the files as they are then; unusable ones are left aside.
+    """Each handshake uses the current files; unusable ones are ignored.
 
-    It never says who it is to a server that offers no TLS: somebody between could have taken the offer away.
+    It never authenticates to a server that offers no TLS: an attacker in between could have removed the offer.
     """
 
     def __init__(self, access: NatsAccess) -> None:
@@ -66,7 +66,7 @@ class EncryptedClient(Client):
 
 
 class CredentialsFile(RawCredentials):
-    """The content of a `.creds` file at each login; a file that is none any more leaves the last one."""
+    """The contents of a `.creds` file at each login; if the file becomes unusable, its last contents."""
 
     def __init__(self, path: Path) -> None:
         """Unavailable if the file cannot be used."""
@@ -84,7 +84,7 @@ class CredentialsFile(RawCredentials):
 
 
 def _credentials(contents: list[bytes]) -> str:
-    """nats-py would look for what a file lacks for ever."""
+    """Checked here, as nats-py would search forever for what a file lacks."""
     content = contents[0].decode("utf-8")
     if "BEGIN NATS USER JWT" not in content or "BEGIN USER NKEY SEED" not in content:
         raise ValueError("credentials of NATS have a user's JWT and the seed of its key, and one is missing")
@@ -92,7 +92,7 @@ def _credentials(contents: list[bytes]) -> str:
 
 
 def _context(access: NatsAccess) -> ssl.SSLContext:
-    """Trusts the CA alone, or, where there is none, those of the system."""
+    """Trusts only the CA, or the system's if there is none."""
     if access.ca:
         check_ca(access.ca, access.ca.read_bytes())
     context = ssl.create_default_context(cafile=access.ca)
@@ -107,12 +107,12 @@ def _tell(error: Exception) -> None:
 
 
 def is_encrypted(url: str, access: NatsAccess) -> bool:
-    """Whether NATS is spoken over TLS or not at all."""
+    """Whether the connection must use TLS."""
     return bool(access.ca or access.certificate) or "tls://" in url
 
 
 def client_and_options(url: str, access: NatsAccess) -> tuple[Client, dict[str, Any]]:
-    """The client to connect, and what `connect` is told besides."""
+    """The client to connect, and further options for `connect`."""
     options: dict[str, Any] = {}
     if access.credentials_file:
         options["user_credentials"] = CredentialsFile(access.credentials_file)
@@ -122,7 +122,7 @@ def client_and_options(url: str, access: NatsAccess) -> tuple[Client, dict[str, 
 
 
 def explain(problem: str) -> str:
-    """What the connection lacks, by what failed; the problem itself where TLS has no part in it."""
+    """What to set, judged by the error; the problem itself if it has nothing to do with TLS."""
     if fault := unverified(problem, "SIGHTLINE_NATS_CA"):
         return fault
     if "certificate required" in problem.lower() or "bad certificate" in problem.lower():

@@ -1,4 +1,4 @@
-"""When the certificates of NATS end: ours, and those that its servers show now."""
+"""When the certificates of NATS expire: ours, and those that its servers present."""
 
 import asyncio
 import socket
@@ -22,10 +22,10 @@ _log = Log(__name__)
 
 
 async def tell_expiries(url: str, access: NatsAccess, telemetry: Telemetry) -> None:
-    """Keeps saying when they end, for as long as NATS is spoken over TLS.
+    """Keeps the gauges current, if the connection uses TLS.
 
-    A connection that stands knows only the certificate that it began with, which may have been renewed since, or not:
-    so each server is asked on another connection, which ends after the handshake.
+    An open connection only knows the certificate that it started with, which may have been renewed since: so each
+    server is asked on a separate connection, which ends after the handshake.
     """
     while is_encrypted(url, access):
         tell_expiry(telemetry, "nats_client", (access.certificate, access.key))
@@ -35,7 +35,7 @@ async def tell_expiries(url: str, access: NatsAccess, telemetry: Telemetry) -> N
 
 
 async def shown(url: str, access: NatsAccess) -> list[datetime]:
-    """When the certificate ends that a new connection meets, at every address of every server that answers."""
+    """When the certificate presented to new connections expires, at every address of every server that answers."""
     found: list[datetime] = []
     for server in url.split(","):
         parts = urlsplit(server)
@@ -49,20 +49,20 @@ async def shown(url: str, access: NatsAccess) -> list[datetime]:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
                     found.append(await _shown_at(str(address), port, host, access))
-            except Exception as error:  # noqa: BLE001 - what a gauge lacks must not end the process
+            except Exception as error:  # noqa: BLE001 - a missing gauge must not end the process
                 _log.debug("nats_expiry_unknown", server=str(address), problem=str(error))
     return found
 
 
 async def _shown_at(address: str, port: int, host: str, access: NatsAccess) -> datetime:
-    """Nothing but the handshake is said there, so that a certificate need not be trusted to be read."""
+    """Only the handshake takes place, so the certificate can be read without being trusted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if access.certificate and access.key:
         context.load_cert_chain(access.certificate, access.key)
     reader, writer = await asyncio.open_connection(address, port)
     with closing(writer):
-        await reader.readuntil(b"\r\n")  # INFO, with which each server begins
+        await reader.readuntil(b"\r\n")  # INFO, which each server sends first
         await writer.start_tls(context, server_hostname=host)
         shown: ssl.SSLObject = writer.get_extra_info("ssl_object")
         certificate = shown.getpeercert(binary_form=True)

@@ -1,4 +1,4 @@
-"""What operators see: JSON lines on stderr, metrics for Prometheus, and whether the process is alive."""
+"""What operators see: JSON log lines on stderr, Prometheus metrics, and liveness."""
 
 import logging
 import platform
@@ -34,10 +34,10 @@ _log = log.Log(__name__)
 
 
 def configure_logging(service: str, level: str = "INFO", stream: TextIO | None = None) -> None:
-    """From now on every log record of the process is one JSON line with `time`, `level`, `service` and `event`.
+    """From now on, every log record of the process is one JSON line with `time`, `level`, `service` and `event`.
 
-    Replaces what was configured before. Records of libraries and Python's warnings, whose words vary, have the event
-    `library_message` and their text in `message`; they are kept from WARNING on.
+    Replaces the previous configuration. Records of libraries and Python's warnings have the event `library_message` and
+    their text in `message`; they are logged from WARNING up.
     """
 
     def add_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -70,17 +70,17 @@ def configure_logging(service: str, level: str = "INFO", stream: TextIO | None =
 
 
 def _log_warning(message: Warning | str, category: type[Warning], *_place: object) -> None:
-    """Python's warnings as a record of a library, where by default they are two lines of plain text."""
+    """Logs Python's warnings like a library's records; by default they are two lines of plain text."""
     logging.getLogger("py.warnings").warning("%s: %s", category.__name__, message)
 
 
 def _quotes_no_metadata(record: logging.LogRecord) -> bool:
-    """Keeps out what gRPC says of metadata that are no UTF-8: a token with a stray byte may be among them."""
+    """Drops gRPC's message about metadata that is not UTF-8: it may quote a token with a stray byte."""
     return not str(record.msg).startswith("Invalid encoding")
 
 
 def _unfold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A record's fields beside its event; a field whose name is taken gets an underscore."""
+    """Puts a record's fields next to its event; a field whose name is taken gets an underscore."""
     record: logging.LogRecord = event["_record"]
     fields: dict[str, Any] | None = getattr(record, log.FIELDS, None)
     if fields is None:
@@ -94,7 +94,7 @@ def _unfold(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
 
 
 def _explain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """An exception as type, words and traceback; type and words of a group that has one member are that one's."""
+    """An exception as type, message and traceback; of a group with one member, that member's type and message."""
     exc_info = event.pop("exc_info", None)
     if exc_info and exc_info[1]:
         error = exc_info[1]
@@ -110,7 +110,7 @@ def _traceback(exc_info: Any) -> str:
 
 
 class PrometheusTelemetry:
-    """The telemetry port over a registry of its own; a wrong use is logged, never raised."""
+    """The telemetry port over its own registry; wrong use is logged, never raised."""
 
     def __init__(self, service: str) -> None:
         disable_created_metrics()
@@ -137,7 +137,7 @@ class PrometheusTelemetry:
             _log.error("metric_misused", error, metric=metric.name, verb=verb, labels=labels)
 
     def declare(self, metrics: Iterable[Metric]) -> None:
-        """Shows every counter and histogram at 0 from the start, so that a rate over a first event is not lost.
+        """Exports every counter and histogram at 0 from the start, so that a rate sees the first event.
 
         Gauges appear when they are first set: 0 would be a claim.
         """
@@ -162,10 +162,10 @@ class PrometheusTelemetry:
 
 
 class MetricsEndpoint:
-    """`/metrics` and `/live` over HTTP, from a thread of its own, so that both answer while the event loop is busy."""
+    """`/metrics` and `/live` over HTTP, from a separate thread, so that both answer while the event loop is busy."""
 
     def __init__(self, registry: CollectorRegistry, host: str, port: int, is_late: Callable[[], bool]) -> None:
-        """Listens when it returns; port 0 takes a free one. OSError if the port is taken."""
+        """Listens when it returns; port 0 means any free port. OSError if the port is in use."""
         self._server, self._thread = start_metrics_server(port, addr=host, registry=registry)
         self._server.set_app(_with_liveness(self._server.get_app(), is_late))
         self.port = int(self._server.server_address[1])
@@ -178,7 +178,7 @@ class MetricsEndpoint:
 
 
 def _with_liveness(metrics: "WSGIApplication | None", is_late: Callable[[], bool]) -> "WSGIApplication":
-    """What answers `/live`: 200, or 503 while the event loop does not turn; `metrics` answers everything else."""
+    """Answers `/live` with 200, or 503 while the event loop is stuck; `metrics` answers everything else."""
     assert metrics
 
     def answer(request: "WSGIEnvironment", respond: "StartResponse") -> Iterable[bytes]:
@@ -200,10 +200,10 @@ def serve_metrics(
 
 @contextmanager
 def measured(service: str, settings: Settings, metrics: Iterable[Metric] = ()) -> Generator[PrometheusTelemetry]:
-    """The telemetry of a process, exposed at its metrics port within the block, if the settings give it one.
+    """The telemetry of a process, exported at the metrics port for the block, if the settings have one.
 
-    Within the block the running event loop is watched: see `Pulse`. The telemetry is the process's only registry: its
-    children report over their pipes. `metrics` are shown from the start.
+    Within the block the running event loop is watched: see `Pulse`. This is the process's only registry: its children
+    report over their pipes. `metrics` are exported from the start.
     """
     telemetry = PrometheusTelemetry(service)
     telemetry.declare(metrics)

@@ -1,4 +1,4 @@
-"""The life of a process: runs until SIGTERM or SIGINT asks it to stop, then lets it end in its own time."""
+"""The life of a process: it runs until SIGTERM or SIGINT asks it to stop, then shuts down in its own time."""
 
 import asyncio
 import os
@@ -15,10 +15,10 @@ _log = Log(__name__)
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Runs `main` with the event that a signal sets, and ends the process: with status 1 for what it raises, logged.
+    """Runs `main` with the event that a signal sets, then ends the process; status 1 for an exception, which is logged.
 
-    At once: Python itself would wait for threads, which a silent store holds for minutes, and asyncio for tasks of
-    libraries, of which NATS' reconnecting one may survive that it is cancelled.
+    The process ends at once: Python would wait for threads, which a silent store holds for minutes, and asyncio for
+    libraries' tasks, of which NATS's reconnecting one may survive its cancellation.
     """
     asyncio.run(_main(main))
 
@@ -38,7 +38,7 @@ async def _main(main: Callable[[asyncio.Event], Awaitable[None]]) -> NoReturn:
 
 
 def identity() -> str:
-    """A name for this process that no other ever has; leases carry it, and it says where to look."""
+    """A unique name of this process, for leases; it says where to look."""
     return f"{socket.gethostname()}-{os.getpid()}-{new_uid()}"
 
 

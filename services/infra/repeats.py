@@ -1,4 +1,4 @@
-"""Calls that a caller's gRPC sends again because it heard no answer, though the first may have had its effect."""
+"""Calls that the caller's gRPC retries because it got no answer, though the first may have taken effect."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -7,12 +7,12 @@ from google.protobuf.empty_pb2 import Empty
 
 from services.kit.errors import NotFound
 
-PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"  # the header of a repetition
+PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"  # the header of a retry
 Context = Any  # grpc.aio's
 
 
 def repeatable(delete: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
-    """A deletion that succeeds where the attempt before had its effect and its answer was lost."""
+    """A Delete that succeeds if a previous attempt took effect and its answer was lost."""
 
     async def delete_again(request: Any, context: Context) -> Any:
         try:
@@ -26,5 +26,5 @@ def repeatable(delete: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[An
 
 
 def _is_repeated(context: Context) -> bool:
-    """Whether the caller's gRPC sends the call again, as nobody answered before: the first one may have been done."""
+    """Whether this is a retry by the caller's gRPC, so that an earlier attempt may have taken effect."""
     return any(key == PREVIOUS_ATTEMPTS for key, _ in context.invocation_metadata() or ())

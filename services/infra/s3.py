@@ -1,4 +1,4 @@
-"""Blobs in a bucket of any S3 server: SigV4, multipart, ranges and list-v2, nothing that only one vendor has."""
+"""Blobs in a bucket of any S3 server: SigV4, multipart, ranges and list-v2; nothing vendor-specific."""
 
 import io
 import shutil
@@ -48,10 +48,10 @@ def s3_client(
     read_seconds: float = 30.0,
     retries: int = 3,
 ) -> Minio:
-    """A client that gives up on a silent server, and repeats what met a lost connection or a 5xx.
+    """A client that gives up on a silent server, and retries after a lost connection or a 5xx.
 
-    With `ca` it trusts the servers of that CA alone, by the file as it is at each new connection; StoreRefused if that
-    cannot be used now. `keys` sign in the place of the two that do not change.
+    With `ca` it trusts only servers of that CA, reading the file at each new connection; StoreRefused if the file is
+    unusable now. `keys`, if given, are used instead of the two fixed keys.
     """
     if ca:
         try:
@@ -66,10 +66,10 @@ def s3_client(
 
 
 class S3Blobs:
-    """The Blobs law over one bucket; the client is shared by a bounded number of threads.
+    """Blobs in one bucket; the client is shared by a bounded number of threads.
 
-    With `keys`, those of the client, a call under which they are replaced is repeated with the new ones. If there are
-    no new ones yet it is Unavailable, not StoreRefused: the work that wants the store outlives a mistake with them.
+    With `keys` (the client's), a call is repeated with the new keys if they are replaced while it runs. If there are no
+    new ones yet, it fails with Unavailable, not StoreRefused, so that work outlives a mistake with the keys.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class S3Blobs:
         return self._bucket
 
     async def ensure_bucket(self) -> None:
-        """Makes the bucket if it is missing; of several services that start at once each succeeds."""
+        """Creates the bucket if it is missing; several services may do so at once."""
         await self._run(self._make_bucket)
 
     async def put(self, key: str, data: bytes) -> None:
@@ -126,11 +126,11 @@ class S3Blobs:
             raise Unavailable(what=f"the bucket {self._bucket}", problem="it does not exist")
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What the function returns in a thread, or raises."""
+        """What the function returns or raises, called in a thread."""
         return await self._threads.run(lambda: self._signed(lambda: function(*args, **kwargs)))
 
     def _signed(self, call: Callable[[], T]) -> T:
-        """What the call returns; it is made anew as long as it was refused for keys that have been replaced since."""
+        """What the call returns; repeated while it is refused for keys that have been replaced since."""
         while True:
             used = self._keys.retrieve() if self._keys else None
             try:
@@ -159,7 +159,7 @@ class S3Blobs:
                     raise
 
     def _put(self, key: str, data: bytes) -> None:
-        part = min(max(len(data), MIN_PART_BYTES), MAX_SINGLE_PUT_BYTES)  # One request: no multipart below 5 GiB.
+        part = min(max(len(data), MIN_PART_BYTES), MAX_SINGLE_PUT_BYTES)  # one request: no multipart below 5 GiB
         with self._failing(key):
             self._client.put_object(self._bucket, key, io.BytesIO(data), len(data), part_size=part)
 
@@ -169,12 +169,12 @@ class S3Blobs:
             self._client.put_object(self._bucket, key, source, size)
 
     def _get(self, key: str, start: int, length: int | None) -> bytes:
-        if length == 0:  # HTTP has no empty range.
+        if length == 0:  # HTTP has no empty range
             self._stat(key)
             return b""
         try:
             return self._read(key, start, length, lambda response: response.read())
-        except _BehindTheEnd:
+        except _BeyondTheEnd:
             return b""
 
     def _get_file(self, key: str, path: Path) -> None:
@@ -184,7 +184,7 @@ class S3Blobs:
         self._read(key, 0, None, fill)
 
     def _read(self, key: str, start: int, length: int | None, consume: Callable[[BaseHTTPResponse], T]) -> T:
-        """What `consume` makes of the blob's body, from the start again when the connection broke on the way."""
+        """What `consume` returns for the blob's body; starts over if the connection breaks."""
         for _ in range(READ_ATTEMPTS - 1):
             with suppress(Unavailable), self._reading(key, start, length) as response:
                 return consume(response)
@@ -235,7 +235,7 @@ class S3Blobs:
             if error.code in _MISSING and key:
                 raise BlobNotFound(name=key) from None
             if error.code == "InvalidRange":
-                raise _BehindTheEnd from None
+                raise _BeyondTheEnd from None
             if self._keys and _is_of_keys(error):
                 raise _KeysRefused(": ".join(filter(None, (error.code, error.message)))) from None
             if error.code in _BUSY or error.response.status >= 500:
@@ -247,21 +247,21 @@ class S3Blobs:
             raise StoreRefused(what=f"{self._bucket}/{key}", code=_brief(error)) from error
 
 
-class _BehindTheEnd(Exception):
-    """A range that begins where the blob has ended."""
+class _BeyondTheEnd(Exception):
+    """A range that starts beyond the end of the blob."""
 
 
 class _KeysRefused(Exception):
-    """The server does not know the keys of files, or not this pair."""
+    """The server does not accept the keys."""
 
 
 def _is_of_keys(error: S3Error) -> bool:
-    """Whether other keys may help; the answer to a HEAD has no body that says why it is refused."""
+    """Whether other keys may help; the response to a HEAD has no body that says why it is refused."""
     return error.code in _KEYS or (error.response.status == 403 and not error.response.data)
 
 
 def _brief(error: Exception) -> str:
-    """The error's first line; a client's message may carry a whole response."""
+    """The error's first line; the client's message may contain a whole response."""
     if fault := unverified(str(error), "SIGHTLINE_S3_CA"):
         return fault
     if "WRONG_VERSION_NUMBER" in str(error):

@@ -1,4 +1,4 @@
-"""The keys that sign requests to S3, by their files as they are."""
+"""The keys for requests to S3, read from files and reloaded when those change."""
 
 import time
 from pathlib import Path
@@ -11,20 +11,20 @@ from services.kit.log import Log
 from services.kit.settings import Settings
 from sightline.client.reloading import ReloadingFiles
 
-REPLACE_SECONDS = 2.0  # from one file's replacement to the other's, at most
+REPLACE_SECONDS = 2.0  # the most that may pass between replacing one file and the other
 LOOK_SECONDS = 0.05
 
 _log = Log(__name__)
 
 
 class KeyFiles(Provider):
-    """Signs each request with the keys that the files hold then; a file that is empty or gone leaves the last pair.
+    """Signs each request with the files' current keys; if a file is empty or gone, with the last pair.
 
-    Whoever withdraws a key waits until every process has the new files: what is signed with the old one is refused.
+    Before an old key is withdrawn, every process must have the new files: requests signed with it are then refused.
     """
 
     def __init__(self, access: Path | str, secret: Path | str) -> None:
-        """Each a file, or a key that does not change. StoreRefused if a file cannot be used."""
+        """Each is a file or a fixed key. StoreRefused if a file cannot be used."""
         self._given = access, secret
         try:
             files = [given for given in self._given if isinstance(given, Path)]
@@ -35,17 +35,17 @@ class KeyFiles(Provider):
 
     @classmethod
     def of(cls, settings: Settings) -> "KeyFiles | None":
-        """The settings' keys; None if none of them is in a file."""
+        """The settings' keys; None if none is in a file."""
         files = settings.s3_access_key_file, settings.s3_secret_key_file
         fixed = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
         return cls(files[0] or fixed[0], files[1] or fixed[1]) if any(files) else None
 
     def retrieve(self) -> Credentials:
-        """The same object for as long as the keys are the same."""
+        """The same object as long as the keys are the same."""
         return self._watched.get()
 
     def replaced(self, used: Credentials) -> bool:
-        """Whether the keys are others than those used, now or in a moment: the two files may change one by one."""
+        """Whether the keys differ from those used, now or in a moment: the files may change one after the other."""
         deadline = time.monotonic() + REPLACE_SECONDS
         while self.retrieve() is used:
             if time.monotonic() >= deadline:

@@ -1,4 +1,4 @@
-"""The one gRPC server that every service runs on: health, reflection, limits, and an end that loses no call."""
+"""The gRPC server of every service: health, reflection, limits, and a shutdown that loses no call."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,10 +20,10 @@ from services.kit.log import Log
 from services.kit.settings import Settings, refuse_exposure
 from services.kit.telemetry import Telemetry
 
-# What gRPC itself refuses beyond the calls that Calls refuses with a proper status, health checks included.
+# Beyond the calls that Calls refuses with a proper status, gRPC itself refuses this many more, health checks included.
 _SPARE_CALLS = 200
-_LAST_SECONDS = 2.0  # For the answers to calls that the drain ended.
-_OPENING_SECONDS = 0.2  # Between two looks whether a server that has not let anybody in yet is ready to.
+_LAST_SECONDS = 2.0  # to answer calls that the drain ended
+_OPENING_SECONDS = 0.2  # between readiness checks before the first caller is let in
 
 _log = Log(__name__)
 
@@ -32,7 +32,7 @@ Ready = Callable[[], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A servicer, its service, and the generated function that adds the one to a server.
+    """A servicer, its service, and the generated function that adds the servicer to a server.
 
     The descriptor is `dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"]`, for example.
     """
@@ -43,16 +43,16 @@ class Service:
 
 
 class Server:
-    """Serves until it is told to stop.
+    """Serves until stopped.
 
-    Law: health says SERVING only while `ready` does, for "" and for each service. Before `ready` first does, callers
-    wait for their connection or go to another replica, rather than be refused; after `patience_seconds` they are
-    let in all the same, to hear what is wrong. The end: NOT_SERVING, then `drain_seconds` in which calls are still
-    taken, as balancers need time to hear of it; then new calls and Watch streams end with Draining, and the others
-    have `grace_seconds` to finish before they do too.
+    Law: health is SERVING only while `ready` is true, for "" and for each service. Until `ready` is first true, callers
+    wait for their connection or go to another replica instead of being refused; after `patience_seconds` they are let
+    in anyway, to learn what is wrong. Shutdown: NOT_SERVING, then `drain_seconds` in which calls are still accepted, as
+    load balancers need time to notice; then new calls and Watch streams end with Draining, and the others have
+    `grace_seconds` to finish before they do too.
 
-    Who may call is what the settings say; see `infra.tls` and `infra.auth`. SystemExit, TlsUnusable or AuthUnusable
-    for settings under which it must not or cannot serve.
+    The settings decide who may call; see `infra.tls` and `infra.auth`. SystemExit, TlsUnusable or AuthUnusable for
+    settings under which it must not or cannot serve.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Server:
         self._open = asyncio.Event()
 
     async def start(self) -> int:
-        """Takes calls, once it is ready; returns the port. RuntimeError if that is taken."""
+        """Accepts calls, once it is ready; returns the port. RuntimeError if the port is in use."""
         address = self._address(self._settings.port)
         if self._credentials:
             port = self._grpc.add_secure_port(address, self._credentials)
@@ -124,12 +124,12 @@ class Server:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def run_until(self, stop: asyncio.Event) -> None:
-        """Serves what `start` began until the event is set, then drains."""
+        """Serves until the event is set, then drains."""
         await stop.wait()
         await self.drain()
 
     async def drain(self) -> None:
-        """Ends as the class says; returns when no call is left."""
+        """Shuts down as described above; returns when no call is left."""
         for task in (self._readiness, self._expiries):
             if task:
                 task.cancel()
@@ -145,8 +145,8 @@ class Server:
                 await self._calls.idle()
         except TimeoutError:
             self._calls.expire()
-        # A call that came in the moment of the stop may be known to gRPC alone, which would wait for it as long as its
-        # caller does; ended by force it is tried again.
+        # A call that arrived just as the server stopped may be known to gRPC only, which would wait for it as long as
+        # its caller does; when it is cut off, the caller tries again.
         await self._grpc.stop(_LAST_SECONDS)
         await stopping
         if self._probe:
@@ -154,12 +154,12 @@ class Server:
         _log.info("server_stopped")
 
     async def _follow(self, ready: Ready) -> None:
-        """Keeps the health what `ready` says; an exception of it means no."""
+        """Keeps health in step with `ready`; an exception counts as not ready."""
         serving: bool | None = None
         while True:
             try:
                 now = await ready()
-            except Exception as error:  # noqa: BLE001 - a check that breaks is a check that fails
+            except Exception as error:  # noqa: BLE001 - a check that raises has failed
                 _log.error("readiness_check_failed", error)
                 now = False
             if now is not serving:

@@ -1,4 +1,4 @@
-"""The file of static keys: one line `name role sha256:digest` for each, in force as soon as it is written."""
+"""The file of static keys: one line `name role sha256:digest` each, in force as soon as it is written."""
 
 import re
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ _log = Log(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, and what the token says they may."""
+    """A caller's name and roles, according to the token."""
 
     name: str
     roles: frozenset[Role]
 
 
 class StaticKeys:
-    """The callers by their keys. Law: a file with a wrong line is refused whole, and the one before stays in force."""
+    """The callers by their keys. Law: a file with a malformed line is rejected; the previous one stays in force."""
 
     def __init__(self, path: Path) -> None:
         """ValueError or OSError if the file cannot be used."""
@@ -37,12 +37,12 @@ class StaticKeys:
         return token.startswith(PREFIX)
 
     def caller(self, token: str) -> Caller | None:
-        """Whose key it is, if it is anyone's."""
+        """The key's owner, if it has one."""
         return self._watched.get().get(digest(token))
 
 
 def parse(content: bytes) -> Mapping[str, Caller]:
-    """The callers by the digests of their keys; ValueError that names the first wrong line."""
+    """The callers by the digests of their keys; ValueError naming the first malformed line."""
     found: dict[str, Caller] = {}
     for number, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), 1):
         words = line.partition("#")[0].split()

@@ -1,4 +1,4 @@
-"""Which blob store the settings ask for."""
+"""Opens the blob store that the settings name."""
 
 from services.infra.files import FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
@@ -10,7 +10,7 @@ from services.kit.telemetry import Telemetry
 
 
 async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeasuredBlobs:
-    """The folder if one is set, otherwise S3, measured; its bucket is there when this returns.
+    """The folder if one is set, otherwise S3, metered; its bucket exists when this returns.
 
     Unavailable, StoreRefused.
     """

@@ -1,4 +1,4 @@
-"""Blocking work beside the event loop, in a bounded number of threads."""
+"""Blocking work off the event loop, in a bounded number of threads."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -9,13 +9,13 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BATCH = 500  # items that one trip to a thread brings back
+BATCH = 500  # items per call in a thread
 
 
 class Threads:
-    """A pool of its own, so that a slow store never starves other users of the loop's default executor.
+    """A separate pool, so that a slow store never starves other users of the loop's default executor.
 
-    A cancelled caller returns at once; the thread that worked for it ends by the store's own time-outs.
+    A cancelled caller returns at once; its thread ends by the store's own timeouts.
     """
 
     def __init__(self, workers: int, name: str) -> None:
@@ -33,5 +33,5 @@ class Threads:
                 yield item
 
     def close(self) -> None:
-        """Takes no more work; does not wait for what runs."""
+        """Accepts no more work; does not wait for running work."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""TLS of the gRPC servers, and what a service shows when it calls another."""
+"""TLS of the gRPC servers, and the credentials with which a service calls another."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from sightline.client.reloading import ReloadingFiles
 EXPIRY = Metric(
     "sightline_tls_certificate_expiry_timestamp_seconds",
     MetricKind.GAUGE,
-    "When a certificate ceases to be valid, in seconds since 1970: the process's own as a server, as a client of other"
-    " services and of NATS, and that which nats-server shows to new connections.",
+    "When a certificate expires, in seconds since 1970: the process's own as a server, as a client of other services"
+    " and of NATS, and the one that nats-server presents to new connections.",
     ("certificate",),
     values=(("server", "client", "nats_client", "nats_server"),),
 )
@@ -37,14 +37,14 @@ _log = Log(__name__)
 
 
 class TlsUnusable(Exception):
-    """The server's certificate, key or CA of callers cannot be used; the message names the setting."""
+    """The server's certificate, key or client CA cannot be used; the message names the setting."""
 
 
 def server_credentials(settings: Settings, telemetry: Telemetry) -> grpc.ServerCredentials | None:
-    """What the server shows and asks of callers; None if the settings want plain text. TlsUnusable.
+    """The server's TLS credentials; None if the settings ask for plain text. TlsUnusable.
 
-    The files are looked at with each new connection. A pair that does not fit (yet), has expired or is not valid yet
-    is logged and left aside for the one before. Connections that stand keep what they were opened with.
+    The files are checked on each new connection. A pair that does not match (yet), has expired or is not valid yet is
+    logged and ignored in favour of the previous one. Open connections keep what they were opened with.
     """
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
@@ -70,19 +70,19 @@ def server_credentials(settings: Settings, telemetry: Telemetry) -> grpc.ServerC
     shown = [watched.get()]
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
-        """What gRPC shall show from now on, where that is something new; called in threads of gRPC's own."""
+        """What to present from now on, if it has changed; called in gRPC's own threads."""
         now = watched.get()
         if now is shown[0]:
             return None
         shown[0] = now
         return now
 
-    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", changed)  # None is meant to be allowed
+    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", changed)  # None is allowed, though not annotated
     return grpc.dynamic_ssl_server_credentials(shown[0], fetch, settings.tls_client_ca is not None)
 
 
 def check_times(path: Path, content: bytes) -> datetime:
-    """When the first certificate of the file ends; ValueError if it does not hold now."""
+    """When the file's first certificate expires; ValueError if it is not valid now."""
     certificate = x509.load_pem_x509_certificates(content)[0]
     now = datetime.now(UTC)
     if certificate.not_valid_after_utc <= now:
@@ -93,7 +93,7 @@ def check_times(path: Path, content: bytes) -> datetime:
 
 
 def tell_expiry(telemetry: Telemetry, certificate: str, files: tuple[Path | None, Path | None]) -> None:
-    """Sets the gauge of a certificate by its files, a pair; as it was, if they cannot be used now or are not set."""
+    """Sets the gauge of a certificate from its pair of files; unchanged if they are unset or unusable."""
     path, key = files
     if path is None or key is None:
         return
@@ -101,12 +101,12 @@ def tell_expiry(telemetry: Telemetry, certificate: str, files: tuple[Path | None
         check_pair(path, key)
         expiry = x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc
     except (OSError, ValueError):
-        return  # whoever needs the certificate logs it
+        return  # logged where the certificate is used
     telemetry.set(EXPIRY, expiry.timestamp(), certificate=certificate)
 
 
 async def tell_expiries(settings: Settings, telemetry: Telemetry) -> None:
-    """Keeps saying when the certificates end that a service shows to callers and to other services."""
+    """Keeps the gauges current of the certificates that a service presents to callers and other services."""
     while True:
         tell_expiry(telemetry, "server", (settings.tls_certificate, settings.tls_key))
         tell_expiry(telemetry, "client", (settings.tls_client_certificate, settings.tls_client_key))
@@ -114,7 +114,7 @@ async def tell_expiries(settings: Settings, telemetry: Telemetry) -> None:
 
 
 def caller(settings: Settings) -> Credentials:
-    """What this service shows to other services and trusts of them."""
+    """The credentials with which this service calls others, and whom it trusts."""
     token_file = str(settings.token_file or "")
     return Credentials(
         ca=settings.tls_ca,
