@@ -120,7 +120,7 @@ def fetcher(url: str, ca: Path | None) -> Fetch:
 
 
 def parse(content: bytes) -> Keys:
-    """The keys by id, without those that have no id, are not for signatures, or are secret. ValueError if it is no JWKS."""
+    """The keys by id, without those that have no id, sign nothing, or are secret. ValueError if it is no JWKS."""
     try:
         listed: Any = json.loads(content)
         keys = cast("list[Any]", listed["keys"])
