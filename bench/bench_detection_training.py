@@ -27,7 +27,8 @@ from services.trainer.engine.loop.task import Batch, Job
 from services.trainer.engine.loop.training import Training
 from services.trainer.engine.session import Meter, Session
 from services.trainer.messages import TrainTask
-from services.trainer.recipe import ModelKind, Recipe
+from services.trainer.recipe import Recipe
+from services.vision.card import ModelKind
 from services.vision.decode import inspect
 from services.vision.repack import encode_for_pack
 from services.vision.snapshot import (

@@ -25,7 +25,8 @@ from pathlib import Path
 import torch
 from dataclasses import replace
 from services.trainer.costs import PRETRAINED_RESOLUTION
-from services.vision.backbones import BACKBONES, embed
+from services.vision.catalogue import BACKBONES
+from services.vision.backbones import embed
 from services.vision.preprocess import load
 from services.vision.weights import WeightsResolver, pretrained_network
 torch.set_num_threads(os.cpu_count() or 1)

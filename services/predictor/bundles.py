@@ -14,7 +14,8 @@ from services.kit import blobs as uris
 from services.kit.blobs import Blobs
 from services.kit.errors import BlobNotFound, BundleUnusable, Unavailable
 from services.predictor.cache import Loaded
-from services.predictor.domain import BUNDLE_FILES, WEIGHTS_FILE, Bundle, Loader
+from services.predictor.domain import Bundle, Loader
+from services.vision.card import BUNDLE_FILES, WEIGHTS_FILE
 
 Forward = Callable[[Callable[[], object]], Awaitable[object]]
 

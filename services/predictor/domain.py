@@ -21,8 +21,6 @@ Seen = NDArray[np.float32] | Detections  # a classifier's probabilities [categor
 
 DEFAULT_MAX_RESULTS = 100
 MAX_MAX_RESULTS = 1000
-WEIGHTS_FILE = "weights.safetensors"
-BUNDLE_FILES = (WEIGHTS_FILE, "card.json", "digests.json")
 
 
 class ModelState(StrEnum):

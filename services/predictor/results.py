@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.predictor.domain import DEFAULT_MAX_RESULTS, ImageQuery, Seen
-from services.vision.card import DETECTOR, ModelCard
+from services.vision.card import ModelCard, ModelKind
 from services.vision.detections import Detections
 
 
@@ -96,7 +96,7 @@ def _scored(seen: Seen) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
 
 def _thresholds(card: ModelCard, query: ImageQuery) -> NDArray[np.float64]:
     """Of each category."""
-    if query.score_threshold is None and (query.use_suggested_thresholds or card.kind == DETECTOR):
+    if query.score_threshold is None and (query.use_suggested_thresholds or card.kind is ModelKind.GENERIC_DETECTOR):
         return np.array(card.suggested_thresholds)
     return np.full(len(card.categories), query.score_threshold or 0.0)
 

@@ -40,7 +40,7 @@ from services.trainer.planner.plan import check_budget
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Collection, Store
 from services.trainer.work import Work
-from services.vision.card import read_card
+from services.vision.card import CARD_FILE, read_card
 
 EVALUATION_SECONDS = 24 * 3600.0  # what a caller's own evaluation may take
 WATCH_SECONDS = 2.0  # a watch looks again after so long, should no change have come
@@ -154,7 +154,7 @@ class Models:
         """By category name, those that predictions of the served bundle apply; empty before there is one."""
         if model.served is None:
             return {}
-        card = read_card(await self._blobs.get(f"{model.served.bundle_key}card.json"))
+        card = read_card(await self._blobs.get(f"{model.served.bundle_key}{CARD_FILE}"))
         names = [category.name for category in card.categories]
         return dict(zip(names, card.suggested_thresholds, strict=True))
 

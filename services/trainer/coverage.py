@@ -8,7 +8,7 @@ from services.kit.errors import CategoriesUnknown
 from services.kit.plurals import counted
 from services.trainer.datasets import Dataset
 from services.trainer.performance import Coverage, Finding, UnknownCategory
-from services.trainer.recipe import ModelKind
+from services.vision.card import ModelKind
 
 NAMED = 10  # names in a message
 NAME_LENGTH = 60  # characters of a name in a message

@@ -10,7 +10,7 @@ from services.kit.errors import (
     IncorrectModelKind,
 )
 from services.kit.plurals import counted
-from services.trainer.recipe import ModelKind
+from services.vision.card import ModelKind
 from services.vision.snapshot import MIN_IMAGES_PER_CATEGORY, AnnotationKind
 
 ANNOTATION_KIND = {

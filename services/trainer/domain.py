@@ -18,8 +18,9 @@ from typing import Any, Self, TypeVar
 from services.kit.errors import Failure, WrongState
 from services.trainer.datasets import Snapshot
 from services.trainer.performance import Finding, Performance
-from services.trainer.recipe import BoxStatistics, ModelKind, Recipe, Throughput
+from services.trainer.recipe import BoxStatistics, Recipe, Throughput
 from services.trainer.work import Work
+from services.vision.card import ModelKind, WeightsSource
 
 FINAL_EVALUATION = "final"  # the id of the evaluation that is part of a training and paid by its budget
 MAX_BUDGET_SECONDS = 288 * 3600.0
@@ -136,7 +137,7 @@ class TrialResult:
     predictions_key: str
     performance_key: str
     performance: Performance  # without curves and matrix
-    weights_source: str
+    weights_source: WeightsSource
     resolution: int
     throughput: Throughput
     backbones: tuple[str, ...] = ()  # with pretrained weights within the worker's reach

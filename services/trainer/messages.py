@@ -14,6 +14,7 @@ import msgspec
 from services.kit.errors import Failure
 from services.trainer.performance import Finding, Performance
 from services.trainer.recipe import BoxStatistics, Recipe, Split, Throughput, is_linear
+from services.vision.card import WeightsSource
 
 MANIFEST_FILE = "manifest.json"  # in a task's `directory`; packs and indexes lie beside it by `local_name`
 
@@ -117,7 +118,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     performance: Performance  # of the hold-out, or cross-validated
     seconds: float  # since the task's arrival
     stop_reason: str  # "converged": the recipe ran to its end; "allowance": it was cut to fit
-    weights_source: str  # a WeightsSource
+    weights_source: WeightsSource
     resolution: int
     image_count: int
     category_count: int

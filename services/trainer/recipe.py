@@ -4,6 +4,8 @@ from enum import StrEnum
 
 import msgspec
 
+from services.vision.card import ModelKind
+
 
 class Depth(StrEnum):
     """Which layers a fine-tuning changes."""
@@ -12,13 +14,6 @@ class Depth(StrEnum):
     NECK = "NECK"  # of a detector: the head and the feature pyramid
     LAST_STAGES = "LAST_STAGES"
     ALL = "ALL"
-
-
-class ModelKind(StrEnum):
-    """What is trained."""
-
-    GENERIC_CLASSIFIER = "GENERIC_CLASSIFIER"
-    GENERIC_DETECTOR = "GENERIC_DETECTOR"
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,9 +19,10 @@ from services.trainer.domain import (
 )
 from services.trainer.measures import performance_message, seconds_message
 from services.trainer.performance import Performance
-from services.trainer.planner.costs import BACKBONES
-from services.trainer.recipe import Depth, ModelKind, Recipe
+from services.trainer.recipe import Depth, Recipe
 from services.trainer.work import WorkState
+from services.vision.card import ModelKind
+from services.vision.catalogue import NETWORKS
 from sightline.v1 import model_pb2, model_service_pb2, trial_pb2
 
 SCORE_METRICS = {
@@ -87,9 +88,9 @@ def _model_kind(kind: model_pb2.TrainingParameters.ModelKind.ValueType) -> Model
 
 def _hyperparameters(message: model_pb2.Hyperparameters, kind: ModelKind) -> Hyperparameters:
     prefix = "model.training_parameters.hyperparameters"
-    unknown = [name for name in message.backbones if name not in BACKBONES[kind]]
+    unknown = [name for name in message.backbones if name not in NETWORKS[kind]]
     if unknown:
-        problem = f"{unknown[0]!r} is none of a {kind}'s: {', '.join(sorted(BACKBONES[kind]))}."
+        problem = f"{unknown[0]!r} is none of a {kind}'s: {', '.join(sorted(NETWORKS[kind]))}."
         raise InvalidRequest(field=f"{prefix}.backbones", problem=problem)
     low, high = _RESOLUTIONS
     if message.HasField("resolution") and not low <= message.resolution <= high:

@@ -1,72 +1,14 @@
-"""The networks that classifiers are built on: one table, one shape (features, neck, pool, linear head)."""
+"""The networks that classifiers are built on, in one shape: features, pool, norm, linear head."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import cast
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from services.vision.card import InputRule
-from services.vision.published import Download, torchvision_download
-
-
-@dataclass(frozen=True, slots=True)
-class Backbone:
-    """A network by name: where it comes from, what it wants and what it costs."""
-
-    name: str
-    torchvision_model: str
-    torchvision_weights: str  # name in the model's Weights enum; empty where torchvision has none
-    feature_dim: int
-    licence: str  # of the pretrained weights
-    rule: InputRule
-    gflops: float  # multiply-adds of one forward pass at the rule's size, in 1e9
-    stage_starts: tuple[int, ...]  # indices of the children of `features` that begin a stage
-    end_padding: bool = False  # stride-2 convolutions pad (0, 1), as Keras does, rather than (1, 1)
-
-    @property
-    def file_name(self) -> str:
-        """Of its weights, in a folder or in the store."""
-        return f"{self.name}.safetensors"
-
-    def download(self) -> Download | None:
-        """Where its weights are published; None where torchvision has none."""
-        if not self.torchvision_weights:
-            return None
-        return torchvision_download(self.torchvision_model, self.torchvision_weights)
-
-
-_BSD = "BSD-3-Clause"
-_APACHE = "Apache-2.0"
-_V1, _V2 = InputRule(size=224, resize=256), InputRule(size=224, resize=232)
-_BICUBIC = InputRule(size=224, resize=256, interpolation="bicubic")
-
-_TABLE = (
-    Backbone("mobilenet_v3_small", "mobilenet_v3_small", "IMAGENET1K_V1", 576, _BSD, _V1, 0.057, (0, 2, 4, 9)),
-    Backbone("mobilenet_v3_large", "mobilenet_v3_large", "IMAGENET1K_V2", 960, _BSD, _V2, 0.217, (0, 4, 7, 13)),
-    Backbone("mobilenet_v2", "mobilenet_v2", "IMAGENET1K_V1", 1280, _BSD, _V1, 0.301, (0, 4, 7, 14)),
-    Backbone("mobilenet_v2_keras", "mobilenet_v2", "", 1280, _APACHE, _V1, 0.301, (0, 4, 7, 14), end_padding=True),
-    Backbone("squeezenet1_1", "squeezenet1_1", "IMAGENET1K_V1", 512, _BSD, _V1, 0.349, (0, 3, 6, 9)),
-    Backbone("efficientnet_b0", "efficientnet_b0", "IMAGENET1K_V1", 1280, _BSD, _BICUBIC, 0.386, (0, 3, 4, 6)),
-    Backbone("resnet18", "resnet18", "IMAGENET1K_V1", 512, _BSD, _V1, 1.814, (0, 5, 6, 7)),
-    Backbone("resnet50", "resnet50", "IMAGENET1K_V2", 2048, _BSD, _V2, 4.089, (0, 5, 6, 7)),
-    Backbone(
-        "convnext_tiny",
-        "convnext_tiny",
-        "IMAGENET1K_V1",
-        768,
-        _BSD,
-        InputRule(size=224, resize=236),
-        4.456,
-        (0, 2, 4, 6),
-    ),
-)
-RANDOM_START = "resnet18"  # what learns fastest where no backbone's pretrained weights can be had
-BACKBONES: Mapping[str, Backbone] = MappingProxyType({backbone.name: backbone for backbone in _TABLE})
+from services.vision.catalogue import BACKBONES, Backbone
 
 State = Mapping[str, Tensor]
 

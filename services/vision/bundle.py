@@ -11,11 +11,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-from services.vision.card import DETECTOR, ModelCard, read_card, write_card
+from services.vision.card import CARD_FILE, DIGESTS_FILE, WEIGHTS_FILE, ModelCard, ModelKind, read_card, write_card
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector
-
-WEIGHTS, CARD, DIGESTS = "weights.safetensors", "card.json", "digests.json"
 
 
 class BundleCorrupt(ValueError):
@@ -25,39 +23,39 @@ class BundleCorrupt(ValueError):
 def write(directory: Path, model: Classifier | Detector) -> str:
     """Writes the bundle into the folder, made if need be, and returns its digest; the same model, the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(model.state(), directory / WEIGHTS)
-    (directory / CARD).write_bytes(write_card(model.card))
+    safetensors.torch.save_file(model.state(), directory / WEIGHTS_FILE)
+    (directory / CARD_FILE).write_bytes(write_card(model.card))
     return seal(directory)
 
 
 def seal(directory: Path) -> str:
     """Writes the digests of the folder's files anew, and returns the digest of them all: `sha256:...`."""
-    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != DIGESTS)
+    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != DIGESTS_FILE)
     data = msgspec.json.encode({path.name: _sha256(path) for path in files}, order="deterministic")
-    (directory / DIGESTS).write_bytes(data)
+    (directory / DIGESTS_FILE).write_bytes(data)
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def verify(directory: Path) -> None:
     """Raises BundleCorrupt unless every file named in `digests.json` is there and unchanged."""
     try:
-        digests = msgspec.json.decode((directory / DIGESTS).read_bytes(), type=dict[str, str])
-        for name in (WEIGHTS, CARD):
+        digests = msgspec.json.decode((directory / DIGESTS_FILE).read_bytes(), type=dict[str, str])
+        for name in (WEIGHTS_FILE, CARD_FILE):
             if name not in digests:
-                raise BundleCorrupt(f"{DIGESTS} does not name {name}")
+                raise BundleCorrupt(f"{DIGESTS_FILE} does not name {name}")
         for name, digest in digests.items():
             if Path(name).name != name or _sha256(directory / name) != digest:
                 raise BundleCorrupt(f"{name} is not the file that was written; fetch the bundle again")
     except (OSError, msgspec.MsgspecError) as fault:
-        raise BundleCorrupt(f"{DIGESTS}: {fault}") from fault
+        raise BundleCorrupt(f"{DIGESTS_FILE}: {fault}") from fault
 
 
 def load_card(directory: Path) -> ModelCard:
     """The card alone, unverified; raises BundleCorrupt."""
     try:
-        return read_card((directory / CARD).read_bytes())
+        return read_card((directory / CARD_FILE).read_bytes())
     except (OSError, ValueError) as fault:
-        raise BundleCorrupt(f"{CARD}: {fault}") from fault
+        raise BundleCorrupt(f"{CARD_FILE}: {fault}") from fault
 
 
 def load(directory: Path, device: torch.device | str = "cpu") -> Classifier | Detector:
@@ -68,10 +66,10 @@ def load(directory: Path, device: torch.device | str = "cpu") -> Classifier | De
     verify(directory)
     card = load_card(directory)
     try:
-        state = safetensors.torch.load_file(directory / WEIGHTS)
-        return (Detector if card.kind == DETECTOR else Classifier).from_state(card, state, device)
+        state = safetensors.torch.load_file(directory / WEIGHTS_FILE)
+        return (Detector if card.kind is ModelKind.GENERIC_DETECTOR else Classifier).from_state(card, state, device)
     except (OSError, RuntimeError, LookupError, safetensors.SafetensorError) as fault:
-        raise BundleCorrupt(f"{WEIGHTS} does not fit {CARD}: {fault}") from fault
+        raise BundleCorrupt(f"{WEIGHTS_FILE} does not fit {CARD_FILE}: {fault}") from fault
 
 
 def _sha256(path: Path) -> str:

@@ -3,17 +3,36 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
 FORMAT_VERSION = 1
 UNFITTED_THRESHOLD = 0.3  # of a detector's category where nothing could suggest one
-CLASSIFIER, DETECTOR = "GENERIC_CLASSIFIER", "GENERIC_DETECTOR"  # kinds of models
+WEIGHTS_FILE, CARD_FILE, DIGESTS_FILE = "weights.safetensors", "card.json", "digests.json"
+BUNDLE_FILES = (WEIGHTS_FILE, CARD_FILE, DIGESTS_FILE)  # what every bundle has
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _encoder = msgspec.json.Encoder(order="deterministic")
+
+
+class ModelKind(StrEnum):
+    """What a model does."""
+
+    GENERIC_CLASSIFIER = "GENERIC_CLASSIFIER"
+    GENERIC_DETECTOR = "GENERIC_DETECTOR"
+
+
+class WeightsSource(StrEnum):
+    """Where a network's weights come from."""
+
+    TORCHVISION = "TORCHVISION"
+    YOLOX = "YOLOX"
+    STORE = "STORE"
+    FOLDER = "FOLDER"
+    RANDOM = "RANDOM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +103,7 @@ class CardBackbone:
 
     name: str
     rule: InputRule
-    weights_source: str  # where its training began: a WeightsSource
+    weights_source: WeightsSource  # where its training began
     weights_sha256: str = ""
 
 
@@ -93,7 +112,7 @@ class ModelCard:
     """What a caller may want to know of a model without loading it."""
 
     format_version: int = FORMAT_VERSION
-    kind: str  # CLASSIFIER or DETECTOR
+    kind: ModelKind
     categories: tuple[CardCategory, ...]
     backbones: tuple[CardBackbone, ...]
     temperature: float = 1.0  # logits are divided by it
@@ -109,7 +128,7 @@ class ModelCard:
     @property
     def suggested_thresholds(self) -> tuple[float, ...]:
         """One a category. Where none were fitted: a detector's usual one, and 0 for a classifier."""
-        usual = UNFITTED_THRESHOLD if self.kind == DETECTOR else 0.0
+        usual = UNFITTED_THRESHOLD if self.kind is ModelKind.GENERIC_DETECTOR else 0.0
         return self.thresholds or (usual,) * len(self.categories)
 
 

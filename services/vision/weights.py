@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from services.vision.backbones import Network, build, load_weights
+from services.vision.card import WeightsSource
+from services.vision.catalogue import DETECTORS, Download, Entry
 from services.vision.detection import DetectorNetwork
-from services.vision.detectors import DETECTORS, build_detector, load_detector_weights
-from services.vision.published import Download, Pretrained, WeightsSource
+from services.vision.detectors import build_detector, load_detector_weights
 
 TIMEOUT_SECONDS = 5.0  # to connect, and between two reads
 _CHUNK_BYTES = 1 << 20
@@ -61,26 +62,26 @@ class WeightsResolver:
         self._unreachable: dict[WeightsSource, str] = {}
         self._open = opener or _open_url
 
-    def resolve(self, wanted: Pretrained) -> PretrainedWeights:
+    def resolve(self, wanted: Entry) -> PretrainedWeights:
         """Never fails for want of weights; raises safetensors.SafetensorError for a broken file that is there."""
         for path, source in self._places(wanted):
             if path.is_file():
                 return _read(path, source)
         return self._download(wanted)
 
-    def available(self, wanted: Pretrained) -> bool:
+    def available(self, wanted: Entry) -> bool:
         """Whether weights lie on this machine already; asks no network."""
         return any(path.is_file() for path, _ in self._places(wanted))
 
-    def _places(self, wanted: Pretrained) -> list[tuple[Path, WeightsSource]]:
+    def _places(self, wanted: Entry) -> list[tuple[Path, WeightsSource]]:
         places = [(self._folder, wanted.file_name, WeightsSource.FOLDER)]
         places.append((self._cache, wanted.file_name, WeightsSource.STORE))
-        if download := wanted.download():
-            places.append((self._cache, _downloaded_name(wanted, download), download.source))
+        if wanted.download:
+            places.append((self._cache, _downloaded_name(wanted, wanted.download), wanted.download.source))
         return [(root / name, source) for root, name, source in places if root is not None]
 
-    def _download(self, wanted: Pretrained) -> PretrainedWeights:
-        download = wanted.download()
+    def _download(self, wanted: Entry) -> PretrainedWeights:
+        download = wanted.download
         if download is None:
             problem = "none are published"
         elif not self._allowed:
@@ -94,7 +95,7 @@ class WeightsResolver:
         note = f"No pretrained weights for {wanted.name}: {problem}. Training starts from random weights."
         return PretrainedWeights({}, WeightsSource.RANDOM, "", note)
 
-    def _fetched(self, wanted: Pretrained, download: Download) -> PretrainedWeights:
+    def _fetched(self, wanted: Entry, download: Download) -> PretrainedWeights:
         """Downloads, checks the digest where one is known, converts; raises OSError or ValueError."""
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "weights"
@@ -147,7 +148,7 @@ def _tensors(path: Path, entry: str) -> dict[str, Tensor]:
     return {str(name): tensor.contiguous() for name, tensor in cast(dict[str, Tensor], state).items()}
 
 
-def _downloaded_name(wanted: Pretrained, download: Download) -> str:
+def _downloaded_name(wanted: Entry, download: Download) -> str:
     return f"{wanted.name}.{download.source.lower()}.safetensors"
 
 

@@ -1,13 +1,12 @@
 """YOLOX (Ge et al. 2021): an anchor-free detector in three sizes, with the published parameter names."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from services.vision.catalogue import YoloxSize
 from services.vision.darknet import ConvUnit, Levels, Pyramid, unit
 from services.vision.detection import Candidates, DetectorNetwork, Targets
 from services.vision.simota import Proposals, mean_loss
@@ -15,43 +14,20 @@ from services.vision.simota import Proposals, mean_loss
 STRIDES = (8, 16, 32)
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A size of the network."""
-
-    width: int  # channels of the stem: 64 times the published width factor
-    depth: int  # bottlenecks of a layer: 3 times the published depth factor
-    depthwise: bool = False
-
-    @property
-    def head_width(self) -> int:
-        """Channels of the head's branches."""
-        return 4 * self.width
-
-
-VARIANTS: Mapping[str, Variant] = MappingProxyType(
-    {
-        "nano": Variant(width=16, depth=1, depthwise=True),
-        "tiny": Variant(width=24, depth=1),
-        "s": Variant(width=32, depth=1),
-    }
-)
-
-
 class DecoupledHead(nn.Module):
     """For each level a stem, then one branch for the category and one for box and objectness."""
 
-    def __init__(self, variant: Variant, categories: int) -> None:
+    def __init__(self, size: YoloxSize, categories: int) -> None:
         super().__init__()
-        width = variant.head_width
+        width = size.head_width
 
         def branch() -> nn.Sequential:
-            return nn.Sequential(*(unit(width, width, 3, depthwise=variant.depthwise) for _ in range(2)))
+            return nn.Sequential(*(unit(width, width, 3, depthwise=size.depthwise) for _ in range(2)))
 
         def outputs(count: int) -> nn.ModuleList:
             return nn.ModuleList(nn.Conv2d(width, count, 1) for _ in STRIDES)
 
-        self.stems = nn.ModuleList(ConvUnit(factor * variant.width, width, 1) for factor in (4, 8, 16))
+        self.stems = nn.ModuleList(ConvUnit(factor * size.width, width, 1) for factor in (4, 8, 16))
         self.cls_convs = nn.ModuleList(branch() for _ in STRIDES)
         self.reg_convs = nn.ModuleList(branch() for _ in STRIDES)
         self.cls_preds = outputs(categories)
@@ -72,13 +48,9 @@ class DecoupledHead(nn.Module):
 class Yolox(DetectorNetwork):
     """Takes BGR pixels 0..255. `l1_weight` adds the distance of box parameters to the loss, as for last epochs."""
 
-    def __init__(self, variant: str, categories: int, *, l1_weight: float = 0.0) -> None:
-        """Random weights, the category and objectness outputs starting at a probability of 1 %.
-
-        Raises KeyError for a variant that VARIANTS does not have.
-        """
+    def __init__(self, size: YoloxSize, categories: int, *, l1_weight: float = 0.0) -> None:
+        """Random weights, the category and objectness outputs starting at a probability of 1 %."""
         super().__init__()
-        size = VARIANTS[variant]
         self.categories = categories
         self.l1_weight = l1_weight
         self.backbone = Pyramid(size.width, size.depth, depthwise=size.depthwise)

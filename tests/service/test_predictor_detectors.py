@@ -14,10 +14,11 @@ from PIL import Image
 
 from services.predictor.metrics import STAGE_SECONDS
 from services.vision import bundle as bundles
-from services.vision.card import CardBackbone, CardCategory, ModelCard
+from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, WeightsSource
+from services.vision.catalogue import DETECTORS
 from services.vision.detections import Detections
 from services.vision.detector import Detector
-from services.vision.detectors import DETECTORS, build_detector, load_detector_weights
+from services.vision.detectors import build_detector, load_detector_weights
 from sightline.v1 import prediction_pb2
 from sightline.v1 import prediction_service_pb2 as pb
 from tests.unit.predictor.serving import PICTURE, Fixed, Running, serving
@@ -189,9 +190,9 @@ def coco_detector(weights_dir: Path) -> Detector:
     made = build_detector(spec.name, 80)
     load_detector_weights(made, safetensors.torch.load_file(weights_dir / spec.file_name), keep_head=True)
     card = ModelCard(
-        kind="GENERIC_DETECTOR",
+        kind=ModelKind.GENERIC_DETECTOR,
         categories=tuple(CardCategory(number, str(number)) for number in range(80)),
-        backbones=(CardBackbone(spec.name, spec.rule, "published"),),
+        backbones=(CardBackbone(spec.name, spec.rule, WeightsSource.YOLOX),),
         suppression=spec.suppression,
         created=detector_card().created,
     )

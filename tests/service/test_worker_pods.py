@@ -26,11 +26,12 @@ from services.kit.records import Table
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer.datasets import Snapshot
 from services.trainer.domain import Evaluation, Trial
-from services.trainer.recipe import ModelKind, Recipe
+from services.trainer.recipe import Recipe
 from services.trainer.reconcile import jobs
 from services.trainer.work import Work, WorkState
 from services.trainer.worker.workspace import Workspace
 from services.vision.bundle import write as write_bundle
+from services.vision.card import ModelKind
 from services.vision.detector import Detector
 from services.vision.snapshot import read_manifest
 from tests.support.detectors import detector

@@ -3,10 +3,11 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from services.vision.card import DETECTOR, CardBackbone, CardCategory, ModelCard, Suppression
+from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, Suppression, WeightsSource
+from services.vision.catalogue import DETECTORS
 from services.vision.detection import DetectorNetwork
 from services.vision.detector import Detector
-from services.vision.detectors import DETECTORS, build_detector
+from services.vision.detectors import build_detector
 
 
 def detector_card(
@@ -14,9 +15,9 @@ def detector_card(
 ) -> ModelCard:
     spec = DETECTORS[name]
     return ModelCard(
-        kind=DETECTOR,
+        kind=ModelKind.GENERIC_DETECTOR,
         categories=tuple(CardCategory(10 * i, f"c{i}") for i in range(categories)),
-        backbones=(CardBackbone(name, spec.rule.resized(size), "RANDOM"),),
+        backbones=(CardBackbone(name, spec.rule.resized(size), WeightsSource.RANDOM),),
         suppression=suppression or replace(spec.suppression, least_score=0),
         created=datetime(2026, 11, 23, 12, 0, tzinfo=UTC),
     )

@@ -16,7 +16,7 @@ from services.kit.errors import (
     InvalidImage,
 )
 from services.trainer.messages import MANIFEST_FILE, local_name
-from services.trainer.recipe import ModelKind
+from services.vision.card import ModelKind
 from services.vision.decode import decode
 from services.vision.snapshot import AnnotationKind, Manifest, Record, read_index, read_manifest, read_record
 

@@ -9,9 +9,10 @@ from services.kit.errors import InvalidRequest
 from services.trainer.engine.data import Images
 from services.trainer.messages import TrainTask
 from services.trainer.recipe import Recipe
-from services.vision.backbones import BACKBONES, RANDOM_START, Network, build
-from services.vision.card import CardBackbone, InputRule, input_size
-from services.vision.weights import PretrainedWeights, WeightsResolver, WeightsSource, pretrained_network
+from services.vision.backbones import Network, build
+from services.vision.card import CardBackbone, InputRule, WeightsSource, input_size
+from services.vision.catalogue import BACKBONES, RANDOM_START
+from services.vision.weights import PretrainedWeights, WeightsResolver, pretrained_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Trunk:
 
     def card(self) -> CardBackbone:
         """As the model's card names it."""
-        return CardBackbone(self.name, self.rule, self.weights.source.value, self.weights.sha256)
+        return CardBackbone(self.name, self.rule, self.weights.source, self.weights.sha256)
 
 
 def origin(trunks: list[Trunk]) -> WeightsSource:

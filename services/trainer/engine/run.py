@@ -20,9 +20,10 @@ from services.trainer.engine.detection.evaluate import evaluate_detector
 from services.trainer.engine.loop.fit import fine_tune
 from services.trainer.engine.session import Meter, Session, Signals
 from services.trainer.messages import EvaluateTask, EvaluationResult, Failed, Message, Result, Task, TrainTask
-from services.trainer.recipe import ModelKind, is_linear
+from services.trainer.recipe import is_linear
 from services.vision.backbones import build
 from services.vision.bundle import load
+from services.vision.card import ModelKind
 from services.vision.detector import Detector
 from services.vision.detectors import build_detector
 from services.vision.device import Device, choose

@@ -6,10 +6,10 @@ from services.trainer.planner import classifier_recipes
 from services.trainer.planner.budget import Purse
 from services.trainer.planner.steps import StartTrial
 from services.trainer.recipe import Recipe
+from services.vision.card import WeightsSource
+from services.vision.catalogue import BACKBONES
 
 WORTHWHILE_EPOCHS = 8  # fewer are not worth a fine-tuning's cost
-# Tried where the first rung's weights could be downloaded; they are small, and good for their cost.
-DOWNLOADABLE = ("mobilenet_v2", "mobilenet_v3_large")
 
 first = classifier_recipes.first
 
@@ -54,9 +54,9 @@ def _recipes(model: Model, trials: list[Trial]) -> list[Recipe]:
 
 def _within_reach(first: TrialResult, wanted: Hyperparameters) -> tuple[str, ...]:
     """The networks whose pretrained weights the workers have or can have, the preferred ones first."""
-    if first.weights_source == "RANDOM":
+    if first.weights_source is WeightsSource.RANDOM:
         return ()
     found = set(first.backbones)
-    if first.weights_source == "TORCHVISION":
-        found |= set(DOWNLOADABLE)
-    return wanted.backbones or tuple(name for name in classifier_recipes.PREFERENCE if name in found)
+    if first.weights_source is WeightsSource.TORCHVISION:
+        found |= {name for name, backbone in BACKBONES.items() if backbone.worth_download}
+    return wanted.backbones or tuple(name for name in BACKBONES if name in found)

@@ -2,21 +2,8 @@
 
 from services.trainer.domain import Hyperparameters
 from services.trainer.recipe import Depth, Recipe
+from services.vision.catalogue import FIRST_BACKBONE, RANDOM_START
 
-# The networks to try where their weights are within reach, by what they bring for their cost on two cores.
-PREFERENCE = (
-    "mobilenet_v2",
-    "mobilenet_v2_keras",
-    "mobilenet_v3_large",
-    "efficientnet_b0",
-    "resnet18",
-    "squeezenet1_1",
-    "mobilenet_v3_small",
-    "resnet50",
-    "convnext_tiny",
-)
-FIRST_BACKBONE = PREFERENCE[0]
-SCRATCH_BACKBONE = "resnet18"  # learns from random weights where the mobile networks do not
 SEVERAL = 2  # networks whose features are put together; a third brought nothing
 HIGH_RESOLUTION = 320
 
@@ -54,7 +41,7 @@ def pretrained(backbones: tuple[str, ...], wanted: Hyperparameters) -> list[Reci
 
 def scratch(wanted: Hyperparameters) -> list[Recipe]:
     """What follows where there are none: the whole network learns from random weights."""
-    backbone = wanted.backbones[0] if wanted.backbones else SCRATCH_BACKBONE
+    backbone = wanted.backbones[0] if wanted.backbones else RANDOM_START
     recipe = Recipe(
         name=f"{backbone} from scratch",
         rung=1,

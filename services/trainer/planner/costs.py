@@ -1,45 +1,12 @@
-"""What recipes cost: a table of the reference device, scaled by what the trials before took. Seconds throughout."""
+"""What recipes cost: by the catalogue's seconds of the reference device, scaled by what the trials before took."""
 
 from services.trainer.domain import Trial
-from services.trainer.planner.classifier_recipes import SCRATCH_BACKBONE
-from services.trainer.recipe import Depth, ModelKind, Recipe
+from services.trainer.recipe import Depth, Recipe
 from services.trainer.work import WorkState
+from services.vision.card import ModelKind, WeightsSource, input_size
+from services.vision.catalogue import BACKBONES, FIRST_BACKBONE, NETWORKS, RANDOM_START
 
-# Of the reference device (two busy cores of a 2024 server CPU) per image of 224 x 224: decode, preprocess, forward.
-FORWARD_SECONDS = {
-    "mobilenet_v3_small": 0.008,
-    "mobilenet_v3_large": 0.014,
-    "mobilenet_v2": 0.018,
-    "mobilenet_v2_keras": 0.018,
-    "squeezenet1_1": 0.012,
-    "efficientnet_b0": 0.025,
-    "resnet18": 0.032,
-    "resnet50": 0.075,
-    "convnext_tiny": 0.085,
-}
-# Of the reference device per picture of 4:3 with the longer side of DETECTOR_SIDES: decode, letterbox, forward.
-DETECTOR_SECONDS = {
-    "yolox_nano": 0.010,
-    "yolox_tiny": 0.03,
-    "yolox_s": 0.13,
-    "ssdlite320_mobilenet_v3_large": 0.025,
-    "fasterrcnn_mobilenet_v3_large_320_fpn": 0.06,
-    "fcos_resnet50_fpn": 1.3,
-    "retinanet_resnet50_fpn_v2": 1.5,
-    "fasterrcnn_resnet50_fpn_v2": 2.8,
-}
-DETECTOR_SIDES = {  # of their own; see services.vision.detectors
-    "yolox_nano": 416,
-    "yolox_tiny": 416,
-    "yolox_s": 640,
-    "ssdlite320_mobilenet_v3_large": 320,
-    "fasterrcnn_mobilenet_v3_large_320_fpn": 416,
-    "fcos_resnet50_fpn": 1056,
-    "retinanet_resnet50_fpn_v2": 1056,
-    "fasterrcnn_resnet50_fpn_v2": 1056,
-}
-BACKBONES = {ModelKind.GENERIC_CLASSIFIER: FORWARD_SECONDS, ModelKind.GENERIC_DETECTOR: DETECTOR_SECONDS}
-PRETRAINED_RESOLUTION = 256  # where a recipe leaves it open; see services.vision.card.input_size
+PRETRAINED_RESOLUTION = input_size(True, BACKBONES[FIRST_BACKBONE].rule.size, ())  # where a recipe leaves it open
 TRAIN_RATIO = 3.5  # a training step against a forward pass, per image
 DETECTOR_RATIOS = {Depth.HEAD: 2.0, Depth.NECK: 2.5, Depth.LAST_STAGES: 3.0, Depth.ALL: 3.5}
 FIXED_SECONDS = 1.0  # reading the task, fitting a head, writing a bundle
@@ -51,11 +18,9 @@ RESERVE_FACTOR = 1.5  # of what is held back for what must not fail
 
 def forward_seconds(recipe: Recipe, resolution: int) -> float:
     """Of one image through all of the recipe's networks, at the side that it leaves open or asks for."""
-    if _is_detector(recipe):
-        (name,) = recipe.backbones
-        return DETECTOR_SECONDS[name] * ((recipe.resolution or resolution) / DETECTOR_SIDES[name]) ** 2
     side = recipe.resolution or resolution
-    return sum(FORWARD_SECONDS[name] for name in recipe.backbones) * (side / 224) ** 2
+    networks = [NETWORKS[recipe.kind][name] for name in recipe.backbones]
+    return sum(network.seconds * (side / network.rule.size) ** 2 for network in networks)
 
 
 def expected_seconds(
@@ -107,6 +72,6 @@ def _expected_of(trial: Trial) -> float:
     assert result is not None, "it is done"
     if _is_detector(recipe):
         return expected_seconds(recipe, count, result.resolution, result.epochs)
-    if result.weights_source == "RANDOM":
-        recipe = Recipe(name=recipe.name, rung=0, backbones=(SCRATCH_BACKBONE,), views=recipe.views)
+    if result.weights_source is WeightsSource.RANDOM:
+        recipe = Recipe(name=recipe.name, rung=0, backbones=(RANDOM_START,), views=recipe.views)
     return expected_seconds(recipe, count, result.resolution)

@@ -14,6 +14,8 @@ from services.trainer.planner.detector_recipes import Settings
 from services.trainer.planner.steps import StartTrial
 from services.trainer.recipe import BoxStatistics, Depth, Recipe
 from services.trainer.work import WorkState
+from services.vision.card import WeightsSource
+from services.vision.catalogue import DETECTORS
 
 ENOUGH = 0.7  # of a long schedule's cost: so much must be left for it after the first probe
 AMPLE = 1.1  # and so much after any other,
@@ -87,9 +89,9 @@ class _Search:
         if first.result is None:
             return first.recipe.backbones
         found = set(first.result.backbones)
-        if first.result.weights_source != "RANDOM":
+        if first.result.weights_source is not WeightsSource.RANDOM:
             found |= set(first.recipe.backbones)
-        return tuple(name for name in asked or recipes.PREFERENCE if name in found)
+        return tuple(name for name in asked or DETECTORS if name in found)
 
     @property
     def _tuned(self) -> list[Trial]:

@@ -5,21 +5,10 @@ from dataclasses import dataclass
 import msgspec
 
 from services.trainer.domain import Hyperparameters
-from services.trainer.planner.costs import DETECTOR_SIDES
-from services.trainer.recipe import BoxStatistics, Depth, ModelKind, Recipe
+from services.trainer.recipe import BoxStatistics, Depth, Recipe
+from services.vision.card import ModelKind
+from services.vision.catalogue import DETECTORS, FIRST_DETECTOR
 
-# The networks to try where their weights are within reach: the first by what it finds for its cost on two cores, and
-# larger ones where the budget pays for them.
-PREFERENCE = (
-    "yolox_nano",
-    "yolox_tiny",
-    "yolox_s",
-    "fasterrcnn_mobilenet_v3_large_320_fpn",
-    "ssdlite320_mobilenet_v3_large",
-    "fcos_resnet50_fpn",
-    "retinanet_resnet50_fpn_v2",
-    "fasterrcnn_resnet50_fpn_v2",
-)
 STRIDE = 32  # of detectors: sides are multiples of it
 LARGER_NETWORKS = 2  # tried beside the first
 
@@ -69,12 +58,12 @@ class Settings:
 
 def side_of(backbone: str, wanted: Hyperparameters) -> int:
     """The input's longer side where nothing is known yet: as asked for, or the network's own."""
-    return wanted.resolution or DETECTOR_SIDES[backbone]
+    return wanted.resolution or DETECTORS[backbone].rule.size
 
 
 def head(wanted: Hyperparameters) -> Recipe:
     """The head alone on a frozen network: a usable model after seconds."""
-    backbone = wanted.backbones[0] if wanted.backbones else PREFERENCE[0]
+    backbone = wanted.backbones[0] if wanted.backbones else FIRST_DETECTOR
     settings = Settings(backbone, side_of(backbone, wanted), RATE)
     name, epochs = f"{backbone} head at {settings.side}", HEAD_EPOCHS
     recipe = _tuned(name, settings, epochs)
@@ -110,7 +99,7 @@ def prior_rate(*, few: bool) -> float:
 
 def prior_side(backbone: str, boxes: BoxStatistics | None) -> int:
     """The input to begin with: at which the boxes of every category are large enough to be found."""
-    own = DETECTOR_SIDES[backbone]
+    own = DETECTORS[backbone].rule.size
     if boxes is None:
         return own
     return max(own, min(_multiple(BOX_SIDE / boxes.small_size), _most(boxes)))
@@ -118,7 +107,7 @@ def prior_side(backbone: str, boxes: BoxStatistics | None) -> int:
 
 def smaller_sides(backbone: str, side: int) -> list[int]:
     """What to begin with where the budget does not pay for the side, ascending up to it."""
-    own = DETECTOR_SIDES[backbone]
+    own = DETECTORS[backbone].rule.size
     return sorted({own, _multiple((own + side) / 2), side}) if side > own else [side]
 
 
@@ -130,7 +119,7 @@ def larger_side(side: int, boxes: BoxStatistics) -> int | None:
 
 def scratch_side(backbone: str, boxes: BoxStatistics | None) -> int:
     """The input for random weights: as small as the boxes allow, for steps count more than pixels."""
-    own = DETECTOR_SIDES[backbone]
+    own = DETECTORS[backbone].rule.size
     if boxes is None:
         return own
     most = min(own, _multiple(boxes.longer_side))

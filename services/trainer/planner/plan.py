@@ -13,8 +13,8 @@ from services.trainer.planner import classifier, detector
 from services.trainer.planner.budget import Purse
 from services.trainer.planner.costs import expected_seconds, reserve_seconds
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
-from services.trainer.recipe import ModelKind
 from services.trainer.work import whole_microseconds
+from services.vision.card import ModelKind
 
 SAFETY = 1.5  # of the first rung's predicted cost, in the minimum budget
 _LADDERS = MappingProxyType({ModelKind.GENERIC_CLASSIFIER: classifier, ModelKind.GENERIC_DETECTOR: detector})

@@ -6,8 +6,8 @@ from services.kit.blobs import Blobs
 from services.trainer.domain import Trial, TrialResult
 from services.trainer.planner.comparison import paired_gain
 from services.trainer.predictions import read_predictions
-from services.trainer.recipe import ModelKind
 from services.trainer.work import WorkState
+from services.vision.card import ModelKind
 
 MAX_REMEMBERED = 10_000
 # Standard errors by which a dearer trial must win. A fine-tuning stops where it does best on the very images that it

@@ -16,22 +16,31 @@ from PIL import Image
 from services.kit.errors import ModelNotFound, SightlineError
 from services.kit.memory import MemoryBlobs
 from services.predictor.cache import Loaded
-from services.predictor.domain import BUNDLE_FILES, Bundle, ModelInfo, ModelState
+from services.predictor.domain import Bundle, ModelInfo, ModelState
 from services.vision import bundle as bundles
 from services.vision.backbones import build
-from services.vision.card import CardBackbone, CardCategory, InputRule, ModelCard
+from services.vision.card import (
+    BUNDLE_FILES,
+    CardBackbone,
+    CardCategory,
+    InputRule,
+    ModelCard,
+    ModelKind,
+    WeightsSource,
+)
+from services.vision.catalogue import DETECTORS
 from services.vision.classifier import Classifier, Prepared
 from services.vision.detector import Detector
-from services.vision.detectors import DETECTORS, build_detector
+from services.vision.detectors import build_detector
 
 NAMES = ("cat", "dog", "owl")
 
 
 def card(thresholds: tuple[float, ...] = (), names: Sequence[str] = NAMES) -> ModelCard:
     return ModelCard(
-        kind="GENERIC_CLASSIFIER",
+        kind=ModelKind.GENERIC_CLASSIFIER,
         categories=tuple(CardCategory(index, name) for index, name in enumerate(names)),
-        backbones=(CardBackbone("squeezenet1_1", InputRule(size=64, resize=72), "random"),),
+        backbones=(CardBackbone("squeezenet1_1", InputRule(size=64, resize=72), WeightsSource.RANDOM),),
         thresholds=thresholds,
         created=datetime(2026, 1, 1, tzinfo=UTC),
     )
@@ -68,7 +77,9 @@ async def put_files(blobs: MemoryBlobs, folder: Path, model: ModelInfo, network:
 def detector_card(thresholds: tuple[float, ...] = (), names: Sequence[str] = NAMES) -> ModelCard:
     rule = DETECTORS["yolox_nano"].rule.resized(160)
     return replace(
-        card(thresholds, names), kind="GENERIC_DETECTOR", backbones=(CardBackbone("yolox_nano", rule, "random"),)
+        card(thresholds, names),
+        kind=ModelKind.GENERIC_DETECTOR,
+        backbones=(CardBackbone("yolox_nano", rule, WeightsSource.RANDOM),),
     )
 
 

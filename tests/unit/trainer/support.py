@@ -22,11 +22,11 @@ from services.trainer.datasets import Dataset, Snapshot
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, TrialResult
 from services.trainer.performance import Coverage, Performance, Source, TagPerformance
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
-from services.trainer.recipe import BoxStatistics, ModelKind, Throughput
+from services.trainer.recipe import BoxStatistics, Throughput
 from services.trainer.reconcile import jobs
 from services.trainer.store import Store
 from services.trainer.worker.attempt import Attempt
-from services.vision.card import CardCategory, ModelCard, write_card
+from services.vision.card import CardCategory, ModelCard, ModelKind, WeightsSource, write_card
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TTL = timedelta(seconds=15)
@@ -174,7 +174,7 @@ def result(trial: Trial, right: int = 80, **changes: Any) -> TrialResult:
         predictions_key=f"{prefix}predictions.msgpack",
         performance_key=f"{prefix}performance.json",
         performance=performance(right / IMAGES),
-        weights_source="FOLDER",
+        weights_source=WeightsSource.FOLDER,
         resolution=224,
         throughput=Throughput(),
         backbones=("mobilenet_v2", "resnet18"),

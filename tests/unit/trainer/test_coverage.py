@@ -10,8 +10,8 @@ from services.kit.status import status_of
 from services.trainer.coverage import LISTED, check_categories, findings, in_record, unknown_categories
 from services.trainer.domain import Evaluation, Model
 from services.trainer.performance import Coverage, UnknownCategory
-from services.trainer.recipe import ModelKind
 from services.trainer.work import Work
+from services.vision.card import ModelKind
 from tests.unit.trainer.support import START, dataset, model, performance, snapshot
 
 CLASSIFIER, DETECTOR = ModelKind.GENERIC_CLASSIFIER, ModelKind.GENERIC_DETECTOR

@@ -1,4 +1,4 @@
-"""The table of backbones, and networks built from it."""
+"""The backbones of the catalogue as networks."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 import torchvision
 
-from services.vision.backbones import BACKBONES, build, embed, load_weights
-from services.vision.card import InputRule
+from services.vision.backbones import build, embed, load_weights
+from services.vision.catalogue import BACKBONES
 
 NAMES = sorted(BACKBONES)
 
@@ -26,18 +26,6 @@ def test_a_backbone_embeds_into_its_dimension_and_its_stages_are_all_of_it(name:
     staged = [id(parameter) for stage in network.stages() for parameter in stage.parameters()]
     assert len(staged) == len(set(staged))
     assert {*staged, *map(id, network.head.parameters())} == {id(parameter) for parameter in network.parameters()}
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if BACKBONES[name].torchvision_weights])
-def test_the_table_agrees_with_torchvision_s_weights(name: str) -> None:
-    backbone = BACKBONES[name]
-    weights = torchvision.models.get_model_weights(backbone.torchvision_model)[backbone.torchvision_weights]
-    transform = weights.transforms()
-    rule = backbone.rule
-    assert (rule.size, rule.resize) == (transform.crop_size[0], transform.resize_size[0])
-    assert (list(rule.mean), list(rule.std)) == (transform.mean, transform.std)
-    assert rule.interpolation == transform.interpolation.value
-    assert backbone.gflops == weights.meta["_ops"]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not BACKBONES[name].end_padding])
@@ -136,8 +124,3 @@ def test_the_published_weights_load_strictly(name: str, weights_dir: Path) -> No
     load_weights(network, state)
     own = network.state_dict()
     assert all(torch.equal(own[key], tensor) for key, tensor in state.items() if key.startswith("features."))
-
-
-def test_rules_are_hashable_data() -> None:
-    assert len({BACKBONES[name].rule for name in NAMES}) < len(NAMES)
-    assert isinstance(BACKBONES["resnet18"].rule, InputRule)

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import nn
 
 from services.vision import bundle
-from services.vision.backbones import BACKBONES, build
+from services.vision.backbones import build
 from services.vision.bundle import BundleCorrupt
-from services.vision.card import CardBackbone, CardCategory, ModelCard, read_card, write_card
+from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, WeightsSource, read_card, write_card
+from services.vision.catalogue import BACKBONES
 from services.vision.classifier import BATCH_SIZE, Classifier, ClassifierNetwork
 from services.vision.detector import Detector
 from services.vision.preprocess import apply
@@ -25,9 +26,9 @@ from tests.support.detectors import detector, detector_card
 
 def card(*names: str, temperature: float = 1.0, size: int = 64) -> ModelCard:
     return ModelCard(
-        kind="GENERIC_CLASSIFIER",
+        kind=ModelKind.GENERIC_CLASSIFIER,
         categories=(CardCategory(3, "cat"), CardCategory(5, "d\u00f6g"), CardCategory(9, "elk")),
-        backbones=tuple(CardBackbone(name, BACKBONES[name].rule.resized(size), "RANDOM") for name in names),
+        backbones=tuple(CardBackbone(name, BACKBONES[name].rule.resized(size), WeightsSource.RANDOM) for name in names),
         temperature=temperature,
         thresholds=(0.4, 0.5, 0.6),
         data_digest="sha256:00",

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from services.kit.errors import InvalidImage
 from services.vision.card import Suppression
+from services.vision.catalogue import DETECTORS
 from services.vision.detection import Candidates, DetectorNetwork, Targets
 from services.vision.detections import Detections
 from services.vision.detector import Detector, Prepared
-from services.vision.detectors import DETECTORS, build_detector, load_detector_weights
+from services.vision.detectors import build_detector, load_detector_weights
 from services.vision.letterbox import Letterbox
 from tests.support.detectors import detector, detector_card
 

@@ -9,9 +9,9 @@ import torch
 import torchvision
 from torch import Tensor
 
+from services.vision.catalogue import DETECTORS
 from services.vision.detection import DetectorNetwork, Targets
-from services.vision.detectors import DETECTORS, build_detector, load_detector_weights
-from services.vision.published import WeightsSource
+from services.vision.detectors import build_detector, load_detector_weights
 from services.vision.torchvision_detectors import TorchvisionDetector
 
 NAMES = sorted(DETECTORS)
@@ -52,25 +52,6 @@ def test_head_neck_and_backbone_are_each_parameter_once(name: str) -> None:
     assert len(network.parts()) == 3
     assert len({id(parameter) for parameter in parts}) == len(parts) == len(list(network.parameters()))
     assert network.categories == CATEGORIES
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_rules_fill_up_to_strides_and_say_what_the_weights_were_trained_on(name: str) -> None:
-    spec = DETECTORS[name]
-    assert (spec.rule.fit, spec.rule.size % 32, spec.file_name) == ("letterbox", 0, f"{name}.safetensors")
-    assert spec.gflops > 0
-    download = spec.download()
-    assert download is not None
-    assert download.url.startswith("https://")
-    if name in TORCHVISION:
-        transform: Any = torchvision.models.get_model(name, weights=None, weights_backbone=None).transform
-        assert (list(spec.rule.mean), list(spec.rule.std)) == (transform.image_mean, transform.image_std)
-        weights = torchvision.models.get_model_weights(name)["COCO_V1"]
-        assert spec.coco_ap == weights.meta["_metrics"]["COCO-val2017"]["box_map"]
-        assert (download.source, download.url) == (WeightsSource.TORCHVISION, weights.url)
-        assert len(download.digest) == 8
-    else:
-        assert (spec.rule.channel_order, spec.rule.scale, download.source) == ("BGR", 1, WeightsSource.YOLOX)
 
 
 @pytest.mark.parametrize("name", [*LIGHT, TWO_STAGE])

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from services.vision.card import Suppression
+from services.vision.catalogue import DETECTORS
 from services.vision.detection import Candidates
-from services.vision.detectors import DETECTORS, build_detector, load_detector_weights
+from services.vision.detectors import build_detector, load_detector_weights
 from services.vision.export import ExportFailed, Graph, export_onnx
 from services.vision.yolox import Yolox
 from tests.support.detectors import detector

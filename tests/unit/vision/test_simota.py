@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from services.vision.catalogue import YoloxSize
 from services.vision.detection import Targets
 from services.vision.simota import Proposals, assign, mean_loss
 from services.vision.yolox import Yolox
+
+NANO = YoloxSize(width=16, depth=1, depthwise=True)
 
 
 def targets(*boxes: tuple[float, float, float, float], labels: list[int] | None = None) -> Targets:
@@ -120,7 +123,7 @@ def test_the_loss_is_the_sum_of_its_terms_per_proposal_that_learns() -> None:
 
 def test_images_without_boxes_teach_that_there_is_nothing() -> None:
     torch.manual_seed(0)
-    net = Yolox("nano", 2).train()
+    net = Yolox(NANO, 2).train()
     loss = net.loss(torch.rand(2, 3, 64, 96) * 255, [targets(), targets()])
     loss.backward()
     gradients = [p.grad for p in net.head.obj_preds.parameters()]
@@ -131,7 +134,7 @@ def test_images_without_boxes_teach_that_there_is_nothing() -> None:
 
 def test_the_gradient_is_finite_for_boxes_of_every_shape() -> None:
     torch.manual_seed(0)
-    net = Yolox("nano", 2, l1_weight=1.0).train()
+    net = Yolox(NANO, 2, l1_weight=1.0).train()
     wanted = [
         targets((0, 0, 96, 64), (10, 10, 10.5, 10.5), (0, 0, 96, 1), (5, 5, 5, 5), labels=[0, 1, 1, 0]),
         targets((95, 63, 96, 64), labels=[1]),
@@ -150,7 +153,7 @@ def test_the_loss_of_a_batch_takes_a_proposal_of_any_image_alike() -> None:
 
 def test_a_network_learns_two_images_by_heart() -> None:
     torch.manual_seed(0)
-    net = Yolox("nano", 2).train()
+    net = Yolox(NANO, 2).train()
     images = torch.full((2, 3, 64, 64), 114.0)
     images[0, 0, 8:40, 16:56] = 255.0
     images[1, 2, 20:60, 10:34] = 255.0

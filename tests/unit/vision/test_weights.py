@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -13,9 +14,9 @@ import safetensors.torch
 import torch
 import torchvision
 
-from services.vision.backbones import BACKBONES
-from services.vision.detectors import DETECTORS, build_detector
-from services.vision.published import WeightsSource
+from services.vision.card import WeightsSource
+from services.vision.catalogue import BACKBONES, DETECTORS, Backbone, Download
+from services.vision.detectors import build_detector
 from services.vision.torchvision_detectors import TorchvisionDetector
 from services.vision.weights import WeightsResolver, pretrained_detector, pretrained_network
 
@@ -48,19 +49,13 @@ def unreachable(asked: list[str]) -> Opener:
     return open_
 
 
-def published(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """A file as torchvision publishes them, and a table whose entry carries its digest."""
+def published() -> tuple[bytes, Backbone]:
+    """A file as torchvision publishes them, and the catalogue's row with its digest."""
     out = BytesIO()
     torch.save(torchvision.models.squeezenet1_1().state_dict(), out)
-    data = out.getvalue()
-    url = f"https://example.invalid/squeezenet1_1-{hashlib.sha256(data).hexdigest()[:8]}.pth"
-
-    class Entry:
-        def __init__(self) -> None:
-            self.url = url
-
-    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda _: {"IMAGENET1K_V1": Entry()})
-    return data
+    digest = hashlib.sha256(out.getvalue()).hexdigest()[:8]
+    url = f"https://example.invalid/squeezenet1_1-{digest}.pth"
+    return out.getvalue(), replace(SQUEEZENET, download=Download(WeightsSource.TORCHVISION, url, digest))
 
 
 def test_the_folder_comes_before_the_store_s_copy(tmp_path: Path) -> None:
@@ -93,25 +88,26 @@ def test_an_unreachable_site_is_asked_once(tmp_path: Path) -> None:
     assert len(asked) == 1
 
 
-def test_a_download_is_checked_converted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_is_checked_converted_and_kept(tmp_path: Path) -> None:
     asked: list[str] = []
-    opener = serving(published(monkeypatch), asked)
+    data, squeezenet = published()
+    opener = serving(data, asked)
     resolver = WeightsResolver(None, tmp_path / "cache", opener=opener)
-    first = resolver.resolve(SQUEEZENET)
-    again = WeightsResolver(None, tmp_path / "cache", opener=opener).resolve(SQUEEZENET)
+    first = resolver.resolve(squeezenet)
+    again = WeightsResolver(None, tmp_path / "cache", opener=opener).resolve(squeezenet)
     assert first.source is again.source is WeightsSource.TORCHVISION
     assert first.sha256 == again.sha256
     assert len(asked) == 1
-    assert resolver.available(SQUEEZENET)
+    assert resolver.available(squeezenet)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["squeezenet1_1.torchvision.safetensors"]
-    uncached = WeightsResolver(opener=opener).resolve(SQUEEZENET)
+    uncached = WeightsResolver(opener=opener).resolve(squeezenet)
     assert uncached.source is WeightsSource.TORCHVISION
 
 
 def test_a_download_with_another_digest_is_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published(monkeypatch)
+    _, squeezenet = published()
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
-    weights = WeightsResolver(None, tmp_path, opener=serving(b"something else", [])).resolve(SQUEEZENET)
+    weights = WeightsResolver(None, tmp_path, opener=serving(b"something else", [])).resolve(squeezenet)
     assert weights.source is WeightsSource.RANDOM
     assert "digest" in weights.note
     assert not list(tmp_path.iterdir())

@@ -12,15 +12,18 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from services.vision.catalogue import DETECTORS
 from services.vision.darknet import ConvUnit, Focus, SpatialPyramid
 from services.vision.simota import Proposals
 from services.vision.yolox import Yolox
+
+SIZES = {name.removeprefix("yolox_"): spec.yolox for name, spec in DETECTORS.items() if spec.yolox}
 
 
 def network(categories: int = 3, variant: str = "nano") -> Yolox:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Yolox(variant, categories).eval()
+        return Yolox(SIZES[variant], categories).eval()
 
 
 def pretrained(weights_dir: Path) -> Yolox:
@@ -58,14 +61,14 @@ def iou(first: Tensor, second: Tensor) -> float:
 @pytest.mark.parametrize(("variant", "millions"), [("nano", 0.91), ("tiny", 5.06), ("s", 8.97)])
 def test_each_size_has_as_many_parameters_as_published(variant: str, millions: float) -> None:
     with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in Yolox(variant, 80).parameters())
+        count = sum(parameter.numel() for parameter in Yolox(SIZES[variant], 80).parameters())
     assert round(count / 1e6, 2) == millions
 
 
 @pytest.mark.parametrize("variant", ["nano", "tiny", "s"])
 def test_head_neck_and_backbone_are_each_parameter_once(variant: str) -> None:
     with torch.device("meta"):
-        net = Yolox(variant, 3)
+        net = Yolox(SIZES[variant], 3)
     parts = net.parts()
     parted = [id(parameter) for part in parts for parameter in part.parameters()]
     assert len(parts) == 3

@@ -15,9 +15,9 @@ from services.trainer.engine.session import Session
 from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Performance, Source
 from services.trainer.predictions import write_predictions
-from services.trainer.recipe import ModelKind, Throughput
+from services.trainer.recipe import Throughput
 from services.vision import bundle
-from services.vision.card import CardBackbone, CardCategory, ModelCard
+from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, WeightsSource
 from services.vision.classifier import Classifier, ClassifierNetwork
 
 FEW_IMAGES = 10  # of a category
@@ -35,7 +35,7 @@ class Finished:
     held_out: Indices  # images that nothing has looked at; empty where there are none
     held_out_logits: Floats
     warnings: tuple[str, ...]
-    weights_source: str
+    weights_source: WeightsSource
     resolution: int
     stop_reason: str
     throughput: Throughput
@@ -106,7 +106,7 @@ def _card(
     values = {name: getattr(measured, name) for name in names}
     suggested = [measured.tag_performance[name].suggested_threshold for name in images.categories]
     return ModelCard(
-        kind=ModelKind.GENERIC_CLASSIFIER.value,
+        kind=ModelKind.GENERIC_CLASSIFIER,
         categories=tuple(CardCategory(c.id, c.name) for c in images.manifest.categories),
         backbones=finished.cards,
         temperature=finished.temperature,

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from services.kit.errors import DatasetAnnotationsInvalid, DatasetEmpty, IncorrectModelKind
 from services.trainer.engine.data import Images, Indices, Sample, read_indexes
 from services.trainer.messages import MANIFEST_FILE
-from services.trainer.recipe import BoxStatistics, ModelKind
+from services.trainer.recipe import BoxStatistics
+from services.vision.card import ModelKind
 from services.vision.detection_matching import GroundTruth
 from services.vision.snapshot import MIN_IMAGES_PER_CATEGORY, AnnotationKind, read_manifest
 

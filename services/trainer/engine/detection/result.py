@@ -14,9 +14,8 @@ from services.trainer.engine.split import Parts
 from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Performance, Source
 from services.trainer.predictions import write_predictions
-from services.trainer.recipe import ModelKind
 from services.vision import bundle
-from services.vision.card import CardCategory, ModelCard
+from services.vision.card import CardCategory, ModelCard, ModelKind
 from services.vision.detection import DetectorNetwork
 from services.vision.detector import Detector
 
@@ -54,7 +53,7 @@ def finish(
         performance=measured,
         seconds=session.meter.used(),
         stop_reason="allowance",
-        weights_source=origin.weights.source.value,
+        weights_source=origin.weights.source,
         resolution=origin.rule.size,
         image_count=len(scenes.samples),
         category_count=len(scenes.categories),
@@ -71,7 +70,7 @@ def finish(
 def unmeasured_card(scenes: Scenes, origin: Origin) -> ModelCard:
     """What a detector needs to serve."""
     return ModelCard(
-        kind=ModelKind.GENERIC_DETECTOR.value,
+        kind=ModelKind.GENERIC_DETECTOR,
         categories=tuple(CardCategory(category.id, category.name) for category in scenes.manifest.categories),
         backbones=(origin.card(),),
         suppression=origin.spec.suppression,

@@ -7,10 +7,11 @@ import safetensors
 from services.kit.errors import InvalidRequest
 from services.trainer.engine.pretrained import resolver
 from services.trainer.messages import TrainTask
-from services.vision.card import CardBackbone, InputRule
+from services.vision.card import CardBackbone, InputRule, WeightsSource
+from services.vision.catalogue import DETECTORS, DetectorSpec
 from services.vision.detection import DetectorNetwork
-from services.vision.detectors import DETECTORS, DetectorSpec, build_detector
-from services.vision.weights import PretrainedWeights, WeightsSource, pretrained_detector
+from services.vision.detectors import build_detector
+from services.vision.weights import PretrainedWeights, pretrained_detector
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Origin:
 
     def card(self) -> CardBackbone:
         """As the model's card names it."""
-        return CardBackbone(self.spec.name, self.rule, self.weights.source.value, self.weights.sha256)
+        return CardBackbone(self.spec.name, self.rule, self.weights.source, self.weights.sha256)
 
 
 def load_network(task: TrainTask, categories: int) -> tuple[DetectorNetwork, Origin]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from services.trainer.recipe import Depth, ModelKind, Recipe
+from services.trainer.recipe import Depth, Recipe
+from services.vision.card import ModelKind
 from services.vision.snapshot import (
     AnnotationKind,
     Box,

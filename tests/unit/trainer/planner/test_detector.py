@@ -13,8 +13,10 @@ from services.trainer.domain import Hyperparameters, Model, Served, StopReason, 
 from services.trainer.planner import costs, detector_recipes
 from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
-from services.trainer.recipe import BoxStatistics, Depth, ModelKind, Recipe
+from services.trainer.recipe import BoxStatistics, Depth, Recipe
 from services.trainer.work import Work
+from services.vision.card import ModelKind, WeightsSource
+from services.vision.catalogue import DETECTORS
 from tests.unit.trainer.support import (
     START,
     TTL,
@@ -28,8 +30,9 @@ from tests.unit.trainer.support import (
 
 DETECTOR = ModelKind.GENERIC_DETECTOR
 DIVERGED = Failure(9, "diverged", "It diverged.")
+RANDOM = WeightsSource.RANDOM
 NANO = "yolox_nano"
-NETWORKS = sorted(costs.DETECTOR_SECONDS)
+NETWORKS = sorted(DETECTORS)
 
 Score = Callable[[Recipe], float]
 
@@ -138,7 +141,7 @@ statistics = st.none() | st.builds(
     asked=wanted,
     results=outcomes,
     reach=st.lists(st.sampled_from([*NETWORKS, "unheard_of"]), max_size=4, unique=True).map(tuple),
-    source=st.sampled_from(["FOLDER", "YOLOX", "RANDOM"]),
+    source=st.sampled_from([WeightsSource.FOLDER, WeightsSource.YOLOX, WeightsSource.RANDOM]),
     found=statistics,
 )
 def test_every_training_ends_within_its_budget(
@@ -221,16 +224,16 @@ def test_few_boxes_lead_to_a_gentler_rate() -> None:
 def test_small_boxes_lead_to_a_larger_input_where_the_budget_pays_for_it() -> None:
     small = boxes(small_size=0.02, longer_side=1200)
     large, _ = climbed(detector(3600), found=boxes(small_size=0.3))
-    assert tuned(large)[0].resolution == costs.DETECTOR_SIDES[NANO]
+    assert tuned(large)[0].resolution == DETECTORS[NANO].rule.size
     assert tuned(climbed(detector(36_000), found=small)[0])[0].resolution == detector_recipes.MAX_SIDE
-    assert tuned(climbed(detector(200), found=small)[0])[0].resolution == costs.DETECTOR_SIDES[NANO]
+    assert tuned(climbed(detector(200), found=small)[0])[0].resolution == DETECTORS[NANO].rule.size
     coarse = boxes(small_size=0.03, longer_side=300)
     assert tuned(climbed(detector(36_000), found=coarse)[0])[0].resolution < detector_recipes.MAX_SIDE
 
 
 def test_a_larger_input_that_does_better_is_what_the_training_ends_with() -> None:
     medium = boxes(small_size=0.1, longer_side=1000)
-    own, next_ = costs.DETECTOR_SIDES[NANO], detector_recipes.larger_side(costs.DETECTOR_SIDES[NANO], medium)
+    own, next_ = DETECTORS[NANO].rule.size, detector_recipes.larger_side(DETECTORS[NANO].rule.size, medium)
     assert next_ is not None
     trials, _ = climbed(detector(7200), lambda recipe: 0.4 + recipe.resolution / 3000, found=medium)
     assert (tuned(trials)[0].resolution, tuned(trials)[-1].resolution) == (own, next_)
@@ -303,7 +306,7 @@ def test_larger_networks_are_tried_where_the_budget_pays_for_them() -> None:
 
 
 def test_without_published_weights_it_learns_from_random_ones_for_longer() -> None:
-    trials, _ = climbed(detector(7200), weights_source="RANDOM", backbones=())
+    trials, _ = climbed(detector(7200), weights_source=RANDOM, backbones=())
     first, second = tuned(trials)
     assert not first.pretrained
     assert first.max_epochs > long_recipe(100).max_epochs
@@ -314,13 +317,13 @@ def test_without_published_weights_it_learns_from_random_ones_for_longer() -> No
 def test_random_weights_learn_from_small_inputs_as_far_as_the_boxes_allow() -> None:
     for size, side in ((0.5, 160), (0.22, 192), (0.15, 256), (0.001, 256)):
         found = boxes(small_size=size, longer_side=256)
-        trials, _ = climbed(detector(7200), weights_source="RANDOM", backbones=(), found=found)
+        trials, _ = climbed(detector(7200), weights_source=RANDOM, backbones=(), found=found)
         assert tuned(trials)[0].resolution == side
 
 
 @pytest.mark.parametrize("budget", [40, 60, 300])
 def test_from_random_weights_one_long_schedule_takes_what_there_is(budget: float) -> None:
-    trials, step = climbed(detector(budget, 240), weights_source="RANDOM", backbones=(), found=boxes(longer_side=256))
+    trials, step = climbed(detector(budget, 240), weights_source=RANDOM, backbones=(), found=boxes(longer_side=256))
     assert len(trials) == 2
     assert trials[1].work.allowance_seconds == pytest.approx(budget - trials[0].work.charged_seconds)
     assert not trials[1].recipe.mirror
@@ -333,7 +336,7 @@ def test_a_handful_of_boxes_is_not_asked_which_rate_is_best() -> None:
 
 
 def test_only_networks_with_weights_within_reach_are_tuned() -> None:
-    trials, _ = climbed(detector(3600), weights_source="RANDOM", backbones=("ssdlite320_mobilenet_v3_large",))
+    trials, _ = climbed(detector(3600), weights_source=RANDOM, backbones=("ssdlite320_mobilenet_v3_large",))
     assert {recipe.backbones for recipe in tuned(trials)} == {("ssdlite320_mobilenet_v3_large",)}
     assert all(recipe.pretrained for recipe in tuned(trials))
 

@@ -22,13 +22,14 @@ from services.trainer.planner import budget as purse
 from services.trainer.planner import costs
 from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
-from services.trainer.recipe import ModelKind
 from services.trainer.work import Work
+from services.vision.card import ModelKind
+from services.vision.catalogue import BACKBONES
 from tests.unit.trainer.support import START, TTL, model, performance, result, snapshot, training
 
 DIVERGED = Failure(9, "diverged", "It diverged.")
 CLASSIFIER = ModelKind.GENERIC_CLASSIFIER
-BACKBONES = sorted(costs.FORWARD_SECONDS)
+NAMES = sorted(BACKBONES)
 
 outcomes = st.lists(
     st.tuples(st.sampled_from(["succeed", "stop", "fail", "cancel"]), st.floats(0, 1), st.integers(0, 100)),
@@ -37,7 +38,7 @@ outcomes = st.lists(
 )
 wanted = st.builds(
     Hyperparameters,
-    backbones=st.lists(st.sampled_from(BACKBONES), max_size=4, unique=True).map(tuple),
+    backbones=st.lists(st.sampled_from(NAMES), max_size=4, unique=True).map(tuple),
     max_rung=st.none() | st.integers(0, 2),
     max_trials=st.none() | st.integers(1, 5),
     resolution=st.none() | st.sampled_from([32, 224, 512]),
@@ -96,7 +97,7 @@ def served(model: Model, trials: list[Trial]) -> Model:
     tests=st.sampled_from([0, 1, 50, 400]),
     asked=wanted,
     results=outcomes,
-    known=st.lists(st.sampled_from([*BACKBONES, "unheard_of"]), max_size=5, unique=True).map(tuple),
+    known=st.lists(st.sampled_from([*NAMES, "unheard_of"]), max_size=5, unique=True).map(tuple),
 )
 def test_every_training_ends_within_its_budget(
     budget: float, tests: int, asked: Hyperparameters, results: list[tuple[str, float, int]], known: tuple[str, ...]

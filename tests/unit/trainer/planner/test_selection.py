@@ -10,8 +10,8 @@ from services.trainer.domain import Trial
 from services.trainer.planner.plan import plan
 from services.trainer.planner.selection import Selection
 from services.trainer.planner.steps import StartTrial
-from services.trainer.recipe import ModelKind
 from services.trainer.work import Work
+from services.vision.card import ModelKind
 from tests.unit.trainer.support import (
     START,
     TTL,

@@ -39,7 +39,7 @@ from services.trainer.messages import (
 from services.trainer.performance import Source
 from services.trainer.planner.plan import plan
 from services.trainer.planner.steps import StartTrial
-from services.trainer.recipe import ModelKind, Recipe, Throughput
+from services.trainer.recipe import Recipe, Throughput
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
 from services.trainer.work import MAX_BARREN_ATTEMPTS, Work, WorkState
@@ -48,6 +48,7 @@ from services.trainer.worker.attempt import Attempt
 from services.trainer.worker.child_pool import Child, ChildDied, DeviceUnusable, Nursery
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
+from services.vision.card import ModelKind, WeightsSource
 from services.vision.snapshot import AnnotationKind, Manifest
 from tests.support.status import failure_of
 from tests.unit.trainer.support import START, TTL, exists, performance, predictions, snapshot, training
@@ -141,7 +142,7 @@ def outcome(task: Task, seconds: float) -> Message:
         performance=performance(0.8, tags=120),
         seconds=seconds,
         stop_reason="converged",
-        weights_source="FOLDER",
+        weights_source=WeightsSource.FOLDER,
         resolution=224,
         image_count=100,
         category_count=2,

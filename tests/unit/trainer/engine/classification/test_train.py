@@ -31,9 +31,10 @@ from services.trainer.predictions import Predictions, read_predictions
 from services.trainer.recipe import Depth, Split
 from services.vision import bundle
 from services.vision.backbones import build
+from services.vision.card import WeightsSource
 from services.vision.metrics import classification_report
 from services.vision.snapshot import AnnotationKind
-from services.vision.weights import PretrainedWeights, WeightsSource
+from services.vision.weights import PretrainedWeights
 from tests.unit.trainer.engine.shapes import SHAPES, linear_recipe, task_for, tuning_recipe, write_snapshot
 
 
@@ -91,7 +92,7 @@ def test_rung_0_ends_with_a_bundle_that_predicts_what_it_says(snapshot):
     assert fractions == sorted(fractions)
     assert result.selection_score > 0.5
     assert result.performance.source is Source.CROSS_VALIDATION
-    assert result.weights_source == "RANDOM"
+    assert result.weights_source == WeightsSource.RANDOM
     assert any("random weights" in warning for warning in result.warnings)
     classifier = bundle.load(Path(result.bundle_directory))
     assert tuple(category.name for category in classifier.card.categories) == SHAPES

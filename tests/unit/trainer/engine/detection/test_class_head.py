@@ -17,9 +17,11 @@ from services.trainer.engine.run import run
 from services.trainer.engine.session import Meter, Session
 from services.trainer.messages import Message, Offer, Result
 from services.vision.canvas import fitting_canvas, variation
+from services.vision.card import WeightsSource
+from services.vision.catalogue import DETECTORS
 from services.vision.detector import Detector
-from services.vision.detectors import DETECTORS, build_detector
-from services.vision.weights import PretrainedWeights, WeightsSource
+from services.vision.detectors import build_detector
+from services.vision.weights import PretrainedWeights
 from services.vision.yolox import Yolox
 from tests.unit.trainer.engine.scenes import SIDE, TINY, detector_recipe, write_scenes
 from tests.unit.trainer.engine.shapes import task_for
@@ -94,7 +96,7 @@ def test_what_was_adopted_is_offered_before_any_step(tmp_path):
     task = task_for(write_scenes(tmp_path / "snapshot", 8, ("disc",)), detector_recipe(pretrained=True, max_epochs=1))
     result = run(task, said.append)
     assert isinstance(result, Result), result
-    assert result.weights_source == "FOLDER"
+    assert result.weights_source == WeightsSource.FOLDER
     first = next(message.result for message in said if isinstance(message, Offer))
     assert first.steps == 0
 

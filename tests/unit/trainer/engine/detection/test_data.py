@@ -12,7 +12,7 @@ from services.trainer.engine.detection.split import divide
 from services.trainer.engine.loop.task import Job
 from services.trainer.recipe import Split
 from services.vision.canvas import fitting_canvas, variation
-from services.vision.detectors import DETECTORS
+from services.vision.catalogue import DETECTORS
 from tests.unit.trainer.engine.scenes import SIDE, TINY, write_scenes
 
 NAMES = ("often", "sometimes", "rare")

@@ -14,11 +14,12 @@ from services.trainer.messages import EvaluateTask, EvaluationResult, Failed, Re
 from services.trainer.performance import Coverage, UnknownCategory
 from services.trainer.predictions import DetectorPredictions, read_predictions
 from services.vision import bundle
-from services.vision.card import DETECTOR, CardBackbone, CardCategory, ModelCard, Suppression
+from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, Suppression, WeightsSource
+from services.vision.catalogue import DETECTORS
 from services.vision.detection_matching import Detected, GroundTruth
 from services.vision.detection_metrics import detection_report
 from services.vision.detector import Detector
-from services.vision.detectors import DETECTORS, build_detector
+from services.vision.detectors import build_detector
 from tests.unit.trainer.engine.scenes import KINDS, SIDE, TINY, write_scenes
 from tests.unit.trainer.engine.shapes import linear_recipe, task_for, write_snapshot
 
@@ -39,9 +40,9 @@ def detector(tmp_path: Path) -> Detector:
             elif "preds" in name:
                 parameter.mul_(30)
     card = ModelCard(
-        kind=DETECTOR,
+        kind=ModelKind.GENERIC_DETECTOR,
         categories=tuple(CardCategory(i + 1, name) for i, name in enumerate(KINDS)),
-        backbones=(CardBackbone(TINY, DETECTORS[TINY].rule.resized(SIDE), "RANDOM"),),
+        backbones=(CardBackbone(TINY, DETECTORS[TINY].rule.resized(SIDE), WeightsSource.RANDOM),),
         suppression=Suppression(0.5, 0.01, 20),
         created=datetime(2026, 1, 1, tzinfo=UTC),
     )

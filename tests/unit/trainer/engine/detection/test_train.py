@@ -20,7 +20,7 @@ from services.trainer.performance import Performance, Source, TagPerformance
 from services.trainer.predictions import DetectorPredictions, read_predictions
 from services.trainer.recipe import Depth, Split
 from services.vision import bundle
-from services.vision.card import UNFITTED_THRESHOLD
+from services.vision.card import UNFITTED_THRESHOLD, WeightsSource
 from services.vision.detector import Detector
 from services.vision.detectors import build_detector
 from tests.unit.trainer.engine.scenes import KINDS, SIDE, TINY, detector_recipe, write_scenes
@@ -119,7 +119,7 @@ def test_what_lies_below_the_depth_stays_as_it_was_statistics_included(snapshot,
 
 def test_a_head_on_random_layers_is_worth_one_step_only(snapshot):
     result, _ = _trained(task_for(snapshot, detector_recipe(depth=Depth.HEAD, max_epochs=9)))
-    assert (result.steps, result.epochs, result.weights_source) == (1, 0, "RANDOM")
+    assert (result.steps, result.epochs, result.weights_source) == (1, 0, WeightsSource.RANDOM)
     assert isinstance(bundle.load(Path(result.bundle_directory)), Detector)
 
 

@@ -1,0 +1,319 @@
+"""Every network that a model can be built on: its weights and licence, its input, its size and cost. No torch here.
+
+The rows stand in the order in which training tries them. To add a network of a family that `backbones` or `detectors`
+can build, add a row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from services.vision.card import InputRule, ModelKind, Suppression, WeightsSource
+
+BSD, APACHE = "BSD-3-Clause", "Apache-2.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file of tensors on a project's site."""
+
+    source: WeightsSource  # the project
+    url: str
+    digest: str  # the first digits of its SHA-256; empty where the project publishes none
+    entry: str = ""  # of the dictionary in the file that holds the tensors; empty where they are all of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A network by name, and all that may be asked about it before it is built."""
+
+    name: str
+    download: Download | None  # None where nobody publishes its weights
+    licence: str  # of the pretrained weights
+    rule: InputRule
+    gflops: float  # multiply-adds of one forward pass over a square of the rule's size, in 1e9
+    seconds: float  # of the reference device, for one image at the rule's size: decode, preprocess, forward
+
+    @property
+    def file_name(self) -> str:
+        """Of its weights, in a folder or in the store."""
+        return f"{self.name}.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backbone(Entry):
+    """What a classifier can be built on."""
+
+    torchvision_model: str
+    feature_dim: int
+    stage_starts: tuple[int, ...]  # indices of the children of `features` that begin a stage
+    end_padding: bool = False  # stride-2 convolutions pad (0, 1), as Keras does, rather than (1, 1)
+    worth_download: bool = False  # small, and good for its cost: tried even where its weights must be downloaded
+
+
+class Family(StrEnum):
+    """How a detector finds objects; each has its builder in `detectors`."""
+
+    YOLOX = "YOLOX"
+    SSDLITE = "SSDLite"
+    FASTER_RCNN = "Faster R-CNN"
+    FCOS = "FCOS"
+    RETINANET = "RetinaNet"
+
+
+@dataclass(frozen=True, slots=True)
+class YoloxSize:
+    """A size of YOLOX."""
+
+    width: int  # channels of the stem: 64 times the published width factor
+    depth: int  # bottlenecks of a layer: 3 times the published depth factor
+    depthwise: bool = False
+
+    @property
+    def head_width(self) -> int:
+        """Channels of the head's branches."""
+        return 4 * self.width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorSpec(Entry):
+    """What a detector can be built on."""
+
+    family: Family
+    suppression: Suppression
+    coco_ap: float  # of its published weights, as published, in percent
+    yolox: YoloxSize | None = None  # of that family only
+
+
+def _torchvision(stem: str) -> Download:
+    """Torchvision's file of that name, which ends in the first digits of its digest."""
+    url = f"https://download.pytorch.org/models/{stem}.pth"
+    return Download(WeightsSource.TORCHVISION, url, stem.rsplit("-", 1)[-1])
+
+
+def _yolox(name: str) -> Download:
+    """Of the project's release, which says nothing of its files' digests."""
+    url = f"https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/{name}.pth"
+    return Download(WeightsSource.YOLOX, url, digest="", entry="model")
+
+
+def _letterbox(size: int, mean: float | None = None) -> InputRule:
+    """RGB as torchvision normalises it: by ImageNet's mean and deviation, or by one number for both."""
+    if mean is None:
+        return InputRule(size, size, fit="letterbox")
+    return InputRule(size, size, fit="letterbox", mean=(mean, mean, mean), std=(mean, mean, mean))
+
+
+def _pixels(size: int) -> InputRule:
+    """Pixels as they are, in OpenCV's order of channels."""
+    return InputRule(size, size, "letterbox", mean=(0, 0, 0), std=(1, 1, 1), channel_order="BGR", scale=1)
+
+
+_V1, _V2 = InputRule(size=224, resize=256), InputRule(size=224, resize=232)
+
+_BACKBONES = (
+    Backbone(
+        name="mobilenet_v2",
+        download=_torchvision("mobilenet_v2-b0353104"),
+        licence=BSD,
+        rule=_V1,
+        gflops=0.301,
+        seconds=0.018,
+        torchvision_model="mobilenet_v2",
+        feature_dim=1280,
+        stage_starts=(0, 4, 7, 14),
+        worth_download=True,
+    ),
+    Backbone(
+        name="mobilenet_v2_keras",
+        download=None,
+        licence=APACHE,
+        rule=_V1,
+        gflops=0.301,
+        seconds=0.018,
+        torchvision_model="mobilenet_v2",
+        feature_dim=1280,
+        stage_starts=(0, 4, 7, 14),
+        end_padding=True,
+    ),
+    Backbone(
+        name="mobilenet_v3_large",
+        download=_torchvision("mobilenet_v3_large-5c1a4163"),
+        licence=BSD,
+        rule=_V2,
+        gflops=0.217,
+        seconds=0.014,
+        torchvision_model="mobilenet_v3_large",
+        feature_dim=960,
+        stage_starts=(0, 4, 7, 13),
+        worth_download=True,
+    ),
+    Backbone(
+        name="efficientnet_b0",
+        download=_torchvision("efficientnet_b0_rwightman-7f5810bc"),
+        licence=BSD,
+        rule=InputRule(size=224, resize=256, interpolation="bicubic"),
+        gflops=0.386,
+        seconds=0.025,
+        torchvision_model="efficientnet_b0",
+        feature_dim=1280,
+        stage_starts=(0, 3, 4, 6),
+    ),
+    Backbone(
+        name="resnet18",
+        download=_torchvision("resnet18-f37072fd"),
+        licence=BSD,
+        rule=_V1,
+        gflops=1.814,
+        seconds=0.032,
+        torchvision_model="resnet18",
+        feature_dim=512,
+        stage_starts=(0, 5, 6, 7),
+    ),
+    Backbone(
+        name="squeezenet1_1",
+        download=_torchvision("squeezenet1_1-b8a52dc0"),
+        licence=BSD,
+        rule=_V1,
+        gflops=0.349,
+        seconds=0.012,
+        torchvision_model="squeezenet1_1",
+        feature_dim=512,
+        stage_starts=(0, 3, 6, 9),
+    ),
+    Backbone(
+        name="mobilenet_v3_small",
+        download=_torchvision("mobilenet_v3_small-047dcff4"),
+        licence=BSD,
+        rule=_V1,
+        gflops=0.057,
+        seconds=0.008,
+        torchvision_model="mobilenet_v3_small",
+        feature_dim=576,
+        stage_starts=(0, 2, 4, 9),
+    ),
+    Backbone(
+        name="resnet50",
+        download=_torchvision("resnet50-11ad3fa6"),
+        licence=BSD,
+        rule=_V2,
+        gflops=4.089,
+        seconds=0.075,
+        torchvision_model="resnet50",
+        feature_dim=2048,
+        stage_starts=(0, 5, 6, 7),
+    ),
+    Backbone(
+        name="convnext_tiny",
+        download=_torchvision("convnext_tiny-983f1562"),
+        licence=BSD,
+        rule=InputRule(size=224, resize=236),
+        gflops=4.456,
+        seconds=0.085,
+        torchvision_model="convnext_tiny",
+        feature_dim=768,
+        stage_starts=(0, 2, 4, 6),
+    ),
+)
+# Sizes are longer sides: those at which a picture of 4:3 has about the shorter side that torchvision scales it to.
+_DETECTORS = (
+    DetectorSpec(
+        name="yolox_nano",
+        download=_yolox("yolox_nano"),
+        licence=APACHE,
+        rule=_pixels(416),
+        gflops=0.523,
+        seconds=0.010,
+        family=Family.YOLOX,
+        suppression=Suppression(0.65),
+        coco_ap=25.8,
+        yolox=YoloxSize(width=16, depth=1, depthwise=True),
+    ),
+    DetectorSpec(
+        name="yolox_tiny",
+        download=_yolox("yolox_tiny"),
+        licence=APACHE,
+        rule=_pixels(416),
+        gflops=3.21,
+        seconds=0.03,
+        family=Family.YOLOX,
+        suppression=Suppression(0.65),
+        coco_ap=32.8,
+        yolox=YoloxSize(width=24, depth=1),
+    ),
+    DetectorSpec(
+        name="yolox_s",
+        download=_yolox("yolox_s"),
+        licence=APACHE,
+        rule=_pixels(640),
+        gflops=13.3,
+        seconds=0.13,
+        family=Family.YOLOX,
+        suppression=Suppression(0.65),
+        coco_ap=40.5,
+        yolox=YoloxSize(width=32, depth=1),
+    ),
+    DetectorSpec(
+        name="fasterrcnn_mobilenet_v3_large_320_fpn",
+        download=_torchvision("fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9"),
+        licence=BSD,
+        rule=_letterbox(416),
+        gflops=3.36,
+        seconds=0.06,
+        family=Family.FASTER_RCNN,
+        suppression=Suppression(0.5),
+        coco_ap=22.8,
+    ),
+    DetectorSpec(
+        name="ssdlite320_mobilenet_v3_large",
+        download=_torchvision("ssdlite320_mobilenet_v3_large_coco-a79551df"),
+        licence=BSD,
+        rule=_letterbox(320, mean=0.5),
+        gflops=0.563,
+        seconds=0.025,
+        family=Family.SSDLITE,
+        suppression=Suppression(0.55),
+        coco_ap=21.3,
+    ),
+    DetectorSpec(
+        name="fcos_resnet50_fpn",
+        download=_torchvision("fcos_resnet50_fpn_coco-99b0c9b7"),
+        licence=BSD,
+        rule=_letterbox(1056),
+        gflops=223,
+        seconds=1.3,
+        family=Family.FCOS,
+        suppression=Suppression(0.6),
+        coco_ap=39.2,
+    ),
+    DetectorSpec(
+        name="retinanet_resnet50_fpn_v2",
+        download=_torchvision("retinanet_resnet50_fpn_v2_coco-5905b1c5"),
+        licence=BSD,
+        rule=_letterbox(1056),
+        gflops=260,
+        seconds=1.5,
+        family=Family.RETINANET,
+        suppression=Suppression(0.5),
+        coco_ap=41.5,
+    ),
+    DetectorSpec(
+        name="fasterrcnn_resnet50_fpn_v2",
+        download=_torchvision("fasterrcnn_resnet50_fpn_v2_coco-dd69338a"),
+        licence=BSD,
+        rule=_letterbox(1056),
+        gflops=393,
+        seconds=2.8,
+        family=Family.FASTER_RCNN,
+        suppression=Suppression(0.5),
+        coco_ap=46.7,
+    ),
+)
+BACKBONES: Mapping[str, Backbone] = MappingProxyType({row.name: row for row in _BACKBONES})
+DETECTORS: Mapping[str, DetectorSpec] = MappingProxyType({row.name: row for row in _DETECTORS})
+NETWORKS: Mapping[ModelKind, Mapping[str, Entry]] = MappingProxyType(
+    {ModelKind.GENERIC_CLASSIFIER: BACKBONES, ModelKind.GENERIC_DETECTOR: DETECTORS}
+)
+FIRST_BACKBONE, FIRST_DETECTOR = next(iter(BACKBONES)), next(iter(DETECTORS))
+RANDOM_START = "resnet18"  # what learns fastest where no backbone's pretrained weights can be had

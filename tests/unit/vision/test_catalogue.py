@@ -1,0 +1,98 @@
+"""The catalogue of networks against what is published about them, and against the docs."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torchvision
+
+from services.vision.card import InputRule, ModelKind, WeightsSource
+from services.vision.catalogue import (
+    BACKBONES,
+    DETECTORS,
+    FIRST_BACKBONE,
+    NETWORKS,
+    RANDOM_START,
+    Download,
+    Family,
+)
+
+NAMES = sorted(BACKBONES)
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def published(model: str, download: Download) -> Any:
+    """Torchvision's own entry of these weights."""
+    (weights,) = (entry for entry in torchvision.models.get_model_weights(model) if entry.url == download.url)
+    assert download.source is WeightsSource.TORCHVISION
+    assert len(download.digest) == 8
+    return weights
+
+
+def rows(title: str) -> list[list[str]]:
+    """Of the table under a title of the docs."""
+    text = DOCS.joinpath("networks.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def test_it_imports_no_torch() -> None:
+    code = "import sys, services.vision.catalogue; print({'torch', 'torchvision', 'numpy'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
+def test_the_docs_list_every_network_in_the_order_of_the_catalogue() -> None:
+    assert rows("Classifiers") == [
+        [f"`{name}`", str(row.feature_dim), f"{row.gflops:g}", row.licence] for name, row in BACKBONES.items()
+    ]
+    assert [row[:5] + row[6:] for row in rows("Detectors")] == [
+        [f"`{name}`", row.family, str(row.rule.size), f"{row.gflops:g}", f"{row.coco_ap:g}", row.licence]
+        for name, row in DETECTORS.items()
+    ]
+
+
+def test_every_kind_has_its_networks_each_with_a_cost() -> None:
+    assert set(NETWORKS) == set(ModelKind)
+    assert RANDOM_START in BACKBONES
+    assert BACKBONES[FIRST_BACKBONE].worth_download
+    for networks in NETWORKS.values():
+        assert networks
+        assert all(row.name == name and row.seconds > 0 for name, row in networks.items())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if BACKBONES[name].download])
+def test_a_backbone_s_row_agrees_with_torchvision_s_weights(name: str) -> None:
+    backbone, download = BACKBONES[name], BACKBONES[name].download
+    assert download is not None
+    weights = published(backbone.torchvision_model, download)
+    transform, rule = weights.transforms(), backbone.rule
+    assert (rule.size, rule.resize) == (transform.crop_size[0], transform.resize_size[0])
+    assert (list(rule.mean), list(rule.std)) == (transform.mean, transform.std)
+    assert rule.interpolation == transform.interpolation.value
+    assert backbone.gflops == weights.meta["_ops"]
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_rules_fill_up_to_strides_and_say_what_the_weights_were_trained_on(name: str) -> None:
+    spec = DETECTORS[name]
+    assert (spec.rule.fit, spec.rule.size % 32, spec.file_name) == ("letterbox", 0, f"{name}.safetensors")
+    assert spec.gflops > 0
+    download = spec.download
+    assert download is not None
+    assert download.url.startswith("https://")
+    if spec.family is not Family.YOLOX:
+        transform: Any = torchvision.models.get_model(name, weights=None, weights_backbone=None).transform
+        assert (list(spec.rule.mean), list(spec.rule.std)) == (transform.image_mean, transform.image_std)
+        weights = published(name, download)
+        assert weights.name == "COCO_V1"
+        assert spec.coco_ap == weights.meta["_metrics"]["COCO-val2017"]["box_map"]
+    else:
+        assert (spec.rule.channel_order, spec.rule.scale, download.source) == ("BGR", 1, WeightsSource.YOLOX)
+
+
+def test_rules_are_hashable_data() -> None:
+    assert len({BACKBONES[name].rule for name in NAMES}) < len(NAMES)
+    assert isinstance(BACKBONES["resnet18"].rule, InputRule)
