@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.kit.errors import Failure, NotEnoughBudget
@@ -92,6 +92,13 @@ def served(model: Model, trials: list[Trial]) -> Model:
 
 
 @settings(max_examples=150, deadline=None)
+@example(
+    budget=12.0,
+    tests=1,
+    asked=Hyperparameters(),
+    results=[("succeed", 0.0, 0)] * 3 + [("succeed", 1.0, 0)] + [("succeed", 0.0, 0)] * 36,
+    known=("mobilenet_v2",),
+)
 @given(
     budget=st.floats(2, 5000),
     tests=st.sampled_from([0, 1, 50, 400]),
@@ -131,7 +138,8 @@ def test_every_training_ends_within_its_budget(
         return
     assert isinstance(step, StartEvaluation)
     best = next(trial for trial in trials if present.served.trial == trial.name)
-    assert step.allowance_seconds >= 0.25 * costs.reserve_seconds(best.recipe, tests) - 1e-5
+    reserve = costs.reserve_seconds(best.recipe, tests, costs.resolution_of(trials))
+    assert step.allowance_seconds >= 0.25 * reserve - 1e-5
     assert training_cost(trials, None) + step.allowance_seconds <= budget + 1e-6
     final = evaluation(present, step.allowance_seconds)
     assert plan(present, trials, final) == Wait()
