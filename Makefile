@@ -10,7 +10,7 @@ PYTHON ?= python3
 PROTOS := $(wildcard protos/sightline/v1/*.proto)
 LOCK := protos/lock.binpb
 # What pip has installed depends on these; so do the stubs, which it generates.
-INSTALLED_FROM := pyproject.toml constraints.txt hatch_build.py
+INSTALLED_FROM := pyproject.toml services/pyproject.toml hatch_build.py .venv/versions.txt
 SOURCES := $(wildcard sightline services tests tools bench) hatch_build.py
 
 .PHONY: help
@@ -34,14 +34,18 @@ setup: ## Install everything: what running, checks and tests need
 $(BIN)/python:
 	@tools/make-venv $(PYTHON)
 
+# constraints.txt without its hashes, which pip accepts for no package that it installs from a folder.
+.venv/versions.txt: constraints.txt | $(BIN)/python
+	@sed -E '/^ +--hash=/d; s/ \\$$//' $< > $@
+
 .venv/installed-run: $(INSTALLED_FROM) | $(BIN)/python
 	@echo "Installing Sightline into .venv; the first time this fetches several gigabytes (torch)."
-	@$(BIN)/pip install --quiet -c constraints.txt -e '.[all]'
+	@$(BIN)/pip install --quiet -c .venv/versions.txt -e . -e './services[all]'
 	@touch $@ $(BIN)/.stubs
 
 .venv/installed-dev: $(INSTALLED_FROM) | $(BIN)/python
 	@echo "Installing Sightline and its tools into .venv; the first time this fetches several gigabytes (torch)."
-	@$(BIN)/pip install --quiet -c constraints.txt -e '.[all,dev]'
+	@$(BIN)/pip install --quiet -c .venv/versions.txt -e . -e './services[all,export]' --group dev
 	@touch .venv/installed-run $@ $(BIN)/.stubs
 
 .venv/checkov/.installed: tools/checkov.txt | $(BIN)/python
@@ -53,8 +57,8 @@ node_modules/.installed: package.json package-lock.json
 	@npm ci --ignore-scripts --silent --no-audit --no-fund
 	@touch $@
 
-$(BIN)/.stubs: $(PROTOS) hatch_build.py | $(BIN)/python
-	@$(BIN)/pip install --quiet -c constraints.txt grpcio-tools mypy-protobuf
+$(BIN)/.stubs: $(PROTOS) hatch_build.py .venv/versions.txt | $(BIN)/python
+	@$(BIN)/pip install --quiet -c .venv/versions.txt --group build
 	@$(BIN)/python hatch_build.py
 	@touch $@
 
@@ -100,11 +104,20 @@ proto-lock: setup ## Take additions to the protos into the lock; refuses what br
 	@$(NODE)/buf build protos --exclude-source-info -o $(LOCK)
 
 .PHONY: lock
-lock: $(BIN)/python ## Write the versions that .venv holds into constraints.txt, after a change in pyproject.toml
-	@$(BIN)/pip install --quiet -e '.[all,dev]'
-	@sed -n '/^#/p' constraints.txt > constraints.new
-	@$(BIN)/pip freeze --exclude-editable | sed -n '/^[A-Za-z0-9._-]*==/p' >> constraints.new
-	@mv constraints.new constraints.txt
+lock: $(BIN)/python ## Write constraints.txt after a change in a pyproject.toml; UPGRADE="a b" takes newer versions of those
+	@$(BIN)/pip install --quiet --group lock
+	@printf -- '-e .\n-e ./services[all,export]\n' | $(BIN)/uv pip compile --quiet - --group dev \
+	  --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock' \
+	  --no-emit-package sightline --no-emit-package sightline-services \
+	  $(addprefix --upgrade-package ,$(UPGRADE)) -o constraints.txt
+
+.PHONY: dist
+dist: setup ## Build the wheels of both distributions into dist/, and check what they hold
+	@$(BIN)/python -m tools.wheels dist
+
+.PHONY: release-check
+release-check: setup ## Check that this tree can be released: version, changelog, lock of the protos, wheels
+	@$(BIN)/python -m tools.release_check
 
 .PHONY: bench
 bench: setup ## Run the benchmarks; each prints ratios measured side by side

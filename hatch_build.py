@@ -1,4 +1,4 @@
-"""Generate the Python stubs in sightline/v1 from protos/: at every build by hatch, and by `make proto`."""
+"""Hooks of the builds: the stubs of the contract, which `make proto` generates too, and the services' version."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+    from hatchling.metadata.plugin.interface import MetadataHookInterface
 except ImportError:  # `make proto` runs this file in an environment that needs no hatchling
-    BuildHookInterface = object
+    BuildHookInterface = MetadataHookInterface = object
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "sightline/v1"
@@ -27,6 +29,16 @@ class StubsHook(BuildHookInterface):  # type: ignore[misc,valid-type]  # a varia
         if self.target_name == "sdist":
             return
         generate(ROOT)
+
+
+class ReleaseHook(MetadataHookInterface):  # type: ignore[misc,valid-type]
+    """Give the services the version of `sightline`, and make them require exactly that one: they share its modules."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Fill in what services/pyproject.toml declares as dynamic."""
+        version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+        metadata["version"] = version
+        metadata["dependencies"] = [f"sightline=={version}", *self.config["dependencies"]]  # type: ignore[attr-defined]
 
 
 def generate(root: Path) -> None:

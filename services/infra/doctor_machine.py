@@ -42,7 +42,8 @@ async def check_devices(report: Report, wanted: str = "auto") -> None:
             return
         last = (complaint.strip().splitlines() or [f"status {status}"])[-1]
         report.fault(
-            f"torch cannot be used: {last}", "install what `pip install sightline[all]` brings, and a fitting driver"
+            f"torch cannot be used: {last}",
+            "install what `pip install 'sightline-services[all]'` brings, and a fitting driver",
         )
         return
     told = json.loads(said)

@@ -50,7 +50,8 @@ def _environment(data: Path | None) -> dict[str, str]:
     """This process's, and where a suite of this machine keeps its things; CommandError if nothing can be checked."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise CommandError(
-            f"the services are not installed here ({', '.join(missing)} missing)", fix="pip install 'sightline[all]'"
+            f"the services are not installed here ({', '.join(missing)} missing)",
+            fix="pip install 'sightline-services[all]'",
         )
     environment = dict(os.environ)
     if data is None and (any(os.environ.get(name) for name in OF_THE_STORE) or not DATA.is_dir()):

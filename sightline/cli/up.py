@@ -46,7 +46,8 @@ def up(
             from sightline.local.stack import Stack, StackError  # noqa: PLC0415 - needs packages that a mere caller lacks
         except ImportError as error:
             raise CommandError(
-                f"the services are not installed here ({error.name} is missing)", fix="pip install 'sightline[all]'"
+                f"the services are not installed here ({error.name} is missing)",
+                fix="pip install 'sightline-services[all]'",
             ) from error
         console = output()
         stack = Stack(

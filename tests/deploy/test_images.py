@@ -7,20 +7,17 @@ from typing import Any
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
 
+from tests.support.environments import distributions
 from tests.support.manifests import OURS, ROOT, SHARED, tool, variables
 
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+LOCK = (ROOT / "constraints.txt").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
 BUILT = {name: one for name, one in COMPOSE["services"].items() if "build" in one}
-# Of each target, which stage has its packages and which extra of ours they are.
-TARGETS = {
-    "dataset": ("plain", "dataset"),
-    "trainer-api": ("plain", "trainer"),
-    "trainer-worker": ("torch", "trainer-worker"),
-    "predictor": ("torch", "predictor"),
-}
+# Of each target, which stage has its packages.
+TARGETS = {"dataset": "plain", "trainer-api": "plain", "trainer-worker": "torch", "predictor": "torch"}
+EXTRAS = {"plain": "", "torch": "torch"}
 
 
 def stage(name: str) -> str:
@@ -41,17 +38,30 @@ def test_the_base_image_has_one_full_version() -> None:
     assert set(stages) == {"${PYTHON_IMAGE}", "environment", "runtime", "plain", "torch"}
 
 
-def test_every_package_has_the_version_that_the_tests_ran_with() -> None:
-    installs = re.findall(r"pip install [^\n]*", DOCKERFILE)
-    assert len(installs) == 2
-    assert all("-c /constraints.txt" in one for one in installs)
+def test_every_package_has_the_version_and_the_hash_that_are_locked() -> None:
+    pip, *installs = re.findall(r"pip install [^\n]*", DOCKERFILE)
+    assert pip.startswith("pip install --require-hashes -r /pip.txt")
+    assert len(installs) == 3
+    assert all("--require-hashes -c /constraints.txt" in one for one in installs)
+    assert "--no-deps --no-build-isolation" in stage("wheels"), "the build fetches nothing of its own"
+
+
+def test_every_package_that_an_image_installs_is_locked_with_hashes() -> None:
+    locked = dict(
+        re.findall(r"^([\w.-]+)==[^\n]*\\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", LOCK, re.MULTILINE)
+    )
+    names = {re.sub(r"[-_.]+", "-", name).lower() for name in locked}
+    assert len(names) == len(re.findall(r"^\S+==", LOCK, re.MULTILINE)), "each with a hash"
+    for extra in EXTRAS.values():
+        installed = distributions("sightline-services", extra) | distributions("sightline")
+        wanted = {re.sub(r"[-_.]+", "-", name).lower() for name in installed}
+        assert {"grpcio", "nats-py"} <= wanted - {"sightline", "sightline-services"} <= names
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_target_has_the_packages_of_its_extra_and_runs_as_nobody(target: str) -> None:
-    packages, extra = TARGETS[target]
-    (extras,) = re.findall(r"\$\{wheel\}\[(.*)\]", stage(f"environment-{packages}"))
-    assert extra in extras.split(",")
+def test_a_target_has_the_packages_of_its_stage_and_runs_as_nobody(target: str) -> None:
+    packages = TARGETS[target]
+    assert f"-r /wheels/{packages}.txt" in stage(f"environment-{packages}")
     assert f"COPY --from=environment-{packages} /opt/sightline" in stage(packages)
     assert f"FROM {packages} AS {target}\n" in DOCKERFILE
     assert f"FROM runtime AS {packages}\n" in DOCKERFILE
@@ -60,26 +70,9 @@ def test_a_target_has_the_packages_of_its_extra_and_runs_as_nobody(target: str) 
     assert "apt-get" not in DOCKERFILE
 
 
-@pytest.mark.parametrize(("packages", "extra"), TARGETS.values())
+@pytest.mark.parametrize(("packages", "extra"), EXTRAS.items())
 def test_the_images_of_apis_hold_no_torch(packages: str, extra: str) -> None:
-    assert ("torch" in distributions("sightline", extra)) is (packages == "torch")
-
-
-def distributions(name: str, extra: str = "", seen: frozenset[tuple[str, str]] = frozenset()) -> set[str]:
-    """Everything that installing `name[extra]` brings, by the metadata of what is installed here."""
-    if (name, extra) in seen:
-        return set()
-    found = {name}
-    try:
-        required = metadata.requires(name) or []
-    except metadata.PackageNotFoundError:  # for another system
-        return found
-    for requirement in map(Requirement, required):
-        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-            for wanted in requirement.extras or {""}:
-                found |= distributions(requirement.name, wanted, seen | {(name, extra)})
-            found |= distributions(requirement.name, "", seen | {(name, extra)}) if requirement.extras else set()
-    return found
+    assert ("torch" in distributions("sightline-services", extra)) is (packages == "torch")
 
 
 def test_only_what_the_build_needs_reaches_it() -> None:
@@ -115,7 +108,7 @@ def test_compose_and_the_cluster_run_the_same_versions_and_of_ours_this_one() ->
 @pytest.mark.parametrize("name", OURS)
 def test_an_image_sets_what_its_processes_know(name: str) -> None:
     target = "dataset" if name.startswith("dataset") else name
-    stages = ("runtime", TARGETS[target][0], target)
+    stages = ("runtime", TARGETS[target], target)
     values = set(re.findall(r"\b(SIGHTLINE_\w+)=", "".join(map(stage, stages))))
     assert {"SIGHTLINE_HOST", "SIGHTLINE_METRICS_PORT"} <= values <= variables(OURS[name])
 

@@ -43,11 +43,12 @@ class Command:
 
     addresses: Addresses
     folder: Path
+    path: Path = COMMAND
 
     def __call__(self, *words: object, code: int = 0) -> Outcome:
         """Runs the command; fails unless it ends with the code."""
         ended = subprocess.run(
-            [COMMAND, *map(str, words)],
+            [self.path, *map(str, words)],
             capture_output=True,
             text=True,
             timeout=COMMAND_SECONDS,

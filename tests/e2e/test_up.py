@@ -23,14 +23,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 class Up:
     """`sightline up` on a folder, as a process."""
 
-    def __init__(self, folder: Path, base_port: int) -> None:
-        self.folder, self.base_port = folder, base_port
+    def __init__(self, folder: Path, base_port: int, command: Path = COMMAND) -> None:
+        self.folder, self.base_port, self.command = folder, base_port, command
         self.log = folder.parent / "up.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("wb") as output:
-            words = [COMMAND, "up", "--data", self.folder, "--base-port", str(self.base_port)]
+            words = [self.command, "up", "--data", self.folder, "--base-port", str(self.base_port)]
             self.process = subprocess.Popen(words, stdout=output, stderr=output)
         until(lambda: "Ctrl-C" in self.log.read_text(), self.log)
 
@@ -47,7 +47,7 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    made = Up(tmp_path / "data", _three_free_ports())
+    made = Up(tmp_path / "data", three_free_ports())
     made.start()
     yield made
     if made.process and made.process.poll() is None:
@@ -103,7 +103,7 @@ def until(holds: Callable[[], bool], log: Path) -> None:
         time.sleep(0.05)
 
 
-def _three_free_ports() -> int:
+def three_free_ports() -> int:
     """The first of three neighbouring ports on which nothing listens."""
     for base in range(21000 + os.getpid() % 500 * 10, 32000, 7):
         try:
