@@ -183,7 +183,9 @@ def test_network_policies_and_monitors_name_pods_and_ports_that_exist() -> None:
     labels = [one["metadata"]["labels"] for one in pods]
     names = {one["app.kubernetes.io/name"] for one in labels}
     ports = {str(p["containerPort"]) for pod in pods for p in pod["spec"]["containers"][0]["ports"]}
-    for policy in of_kind("all", "NetworkPolicy"):
+    policies = of_kind("all", "NetworkPolicy")
+    assert any(policy["spec"].get("ingress") for policy in policies)
+    for policy in policies:
         selectors = list(_selectors(policy["spec"]))
         for selector in selectors:
             chosen = {*selector.get("matchLabels", {}).values()}
@@ -191,17 +193,14 @@ def test_network_policies_and_monitors_name_pods_and_ports_that_exist() -> None:
             assert chosen <= names, title(policy)
         for rule in [*policy["spec"].get("ingress", [])]:
             assert {str(one["port"]) for one in rule["ports"]} <= ports, title(policy)
-    for monitor in of_kind("all", "PodMonitor"):
-        wanted = monitor["spec"]["selector"]["matchLabels"].items()
-        assert {one["app.kubernetes.io/name"] for one in labels if wanted <= one.items()} == {
-            "dataset-worker",
-            "trainer-worker",
-        }
-    for monitor in of_kind("all", "ServiceMonitor"):
-        wanted = monitor["spec"]["selector"]["matchLabels"].items()
-        found = [one for one in of_kind("all", "Service") if wanted <= one["metadata"]["labels"].items()]
-        assert {one["metadata"]["name"] for one in found} == {"dataset", "trainer", "predictor"}
-        assert all("metrics" in {port["name"] for port in one["spec"]["ports"]} for one in found)
+    (of_pods,), (of_services,) = of_kind("all", "PodMonitor"), of_kind("all", "ServiceMonitor")
+    wanted = of_pods["spec"]["selector"]["matchLabels"].items()
+    workers = {one["app.kubernetes.io/name"] for one in labels if wanted <= one.items()}
+    assert workers == {"dataset-worker", "trainer-worker"}
+    wanted = of_services["spec"]["selector"]["matchLabels"].items()
+    found = [one for one in of_kind("all", "Service") if wanted <= one["metadata"]["labels"].items()]
+    assert {one["metadata"]["name"] for one in found} == {"dataset", "trainer", "predictor"}
+    assert all("metrics" in {port["name"] for port in one["spec"]["ports"]} for one in found)
 
 
 def _selectors(spec: Resource) -> Iterator[Resource]:

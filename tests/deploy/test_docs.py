@@ -83,7 +83,8 @@ def test_the_certificates_have_every_name_by_which_the_servers_are_called(secret
         "nats-tls": {url.removeprefix("nats://") for url in values["SIGHTLINE_NATS_URL"].split(",")},
     }
     (config,) = [one["data"]["nats.conf"] for one in of_kind("tls", "ConfigMap") if "nats.conf" in one["data"]]
-    called["nats-tls"] |= set(re.findall(r"nats://([\w.-]+:\d+)", config))
+    called["nats-tls"] |= (routes := set(re.findall(r"nats://([\w.-]+:\d+)", config)))
+    assert routes
     for name, addresses in called.items():
         certificate = secrets / "secrets" / name / "tls.crt"
         for address in addresses:

@@ -64,12 +64,13 @@ def test_what_writes_has_a_place_for_it(name: str) -> None:
 
 @rendering
 def test_a_service_is_probed_by_its_health_and_hidden_from_callers_before_it_ends(name: str) -> None:
-    for what, _, container in containers(name):
-        if container["name"] in APIS:
-            port = int(environment(name, container["name"])["SIGHTLINE_PROBE_PORT"])
-            assert container["readinessProbe"]["grpc"]["port"] == port, what
-            assert "grpc" not in container["livenessProbe"], f"{what}: NOT_SERVING is no reason to be killed"
-            assert container["lifecycle"]["preStop"]["sleep"]["seconds"] >= 5, what
+    served = [one for one in containers(name) if one[2]["name"] in APIS]
+    assert len(served) == len(APIS)
+    for what, _, container in served:
+        port = int(environment(name, container["name"])["SIGHTLINE_PROBE_PORT"])
+        assert container["readinessProbe"]["grpc"]["port"] == port, what
+        assert "grpc" not in container["livenessProbe"], f"{what}: NOT_SERVING is no reason to be killed"
+        assert container["lifecycle"]["preStop"]["sleep"]["seconds"] >= 5, what
 
 
 @rendering
@@ -103,16 +104,24 @@ def test_selectors_find_pods_and_ports(name: str) -> None:
         one["metadata"]["name"]: {p["name"] for p in template(one)["spec"]["containers"][0]["ports"]}
         for one in workloads(name)
     }
-    for workload in of_kind(name, "Deployment", "StatefulSet"):
+    selecting, services = of_kind(name, "Deployment", "StatefulSet"), of_kind(name, "Service")
+    budgets = of_kind(name, "PodDisruptionBudget")
+    assert selecting
+    assert services
+    assert budgets
+    for workload in selecting:
         wanted = workload["spec"]["selector"]["matchLabels"].items()
         assert wanted <= template(workload)["metadata"]["labels"].items(), title(workload)
-        for spread in template(workload)["spec"].get("topologySpreadConstraints", []):
+        spreads = template(workload)["spec"].get("topologySpreadConstraints", [])
+        packed = workload["metadata"]["name"] in {"object-store", "trainer-worker"}  # one pod; GPU nodes are filled up
+        assert spreads or packed, title(workload)
+        for spread in spreads:
             assert spread["labelSelector"]["matchLabels"].items() == wanted, title(workload)
-    for service in of_kind(name, "Service"):
+    for service in services:
         chosen = service["spec"]["selector"]
         assert sum(chosen.items() <= labels.items() for labels in pods) == 1, title(service)
         assert {one["targetPort"] for one in service["spec"]["ports"]} <= ports[chosen["app.kubernetes.io/name"]]
-    for budget in of_kind(name, "PodDisruptionBudget"):
+    for budget in budgets:
         assert any(budget["spec"]["selector"]["matchLabels"].items() <= one.items() for one in pods), title(budget)
 
 
@@ -147,9 +156,9 @@ def test_requests_are_what_is_used_and_fit_a_node(name: str) -> None:
 
 @rendering
 def test_services_are_headless_so_that_callers_spread_over_all_pods(name: str) -> None:
-    for service in of_kind(name, "Service"):
-        if service["metadata"]["name"] != "object-store":
-            assert service["spec"]["clusterIP"] == "None", title(service)
+    services = {one["metadata"]["name"]: one["spec"].get("clusterIP") for one in of_kind(name, "Service")}
+    services.pop("object-store", None)
+    assert services == dict.fromkeys(("dataset", "trainer", "predictor", "nats"), "None")
 
 
 @rendering
@@ -186,11 +195,13 @@ def test_every_secret_is_documented_and_every_config_map_made(name: str) -> None
 def test_secrets_come_as_files_except_the_address_of_the_store_and_the_keys_of_the_stores_own_program(
     name: str,
 ) -> None:
-    for what, _, container in containers(name):
-        for variable in container.get("env", []):
-            if "secretKeyRef" in variable.get("valueFrom", {}):
-                key = variable["valueFrom"]["secretKeyRef"]["key"]
-                assert key == "endpoint" or container["name"] == "object-store", what
+    found = {
+        (container["name"], variable["valueFrom"]["secretKeyRef"]["key"])
+        for _, _, container in containers(name)
+        for variable in container.get("env", [])
+        if "secretKeyRef" in variable.get("valueFrom", {})
+    }
+    assert {one for one in found if one[0] != "object-store"} == {(one, "endpoint") for one in OURS}
 
 
 @rendering
@@ -218,6 +229,9 @@ def test_every_variable_is_a_setting_with_a_value_that_it_takes(
 def test_every_file_that_a_setting_names_is_mounted(name: str, pod_name: str) -> None:
     (workload,) = [one for one in workloads(name) if one["metadata"]["name"] == pod_name]
     mounts = [one["mountPath"] for one in template(workload)["spec"]["containers"][0]["volumeMounts"]]
-    for variable, value in environment(name, pod_name).items():
-        if value.startswith("/etc/") and not (variable == "SIGHTLINE_AUTH_KEYS" and pod_name not in APIS):
-            assert any(value.startswith(f"{mount}/") for mount in mounts), f"{variable}={value}"
+    files = {variable: value for variable, value in environment(name, pod_name).items() if value.startswith("/etc/")}
+    if pod_name not in APIS:
+        files.pop("SIGHTLINE_AUTH_KEYS", None)
+    assert files
+    for variable, value in files.items():
+        assert any(value.startswith(f"{mount}/") for mount in mounts), f"{variable}={value}"

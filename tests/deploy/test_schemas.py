@@ -89,6 +89,7 @@ def test_the_name_of_the_default_strategy_is_one_that_some_versions_of_keda_refu
 def test_a_field_that_no_version_knows_is_found(kind: str) -> None:
     resource = one_of(kind)
     resource["spec"] = resource.get("spec", {}) | {"typo": 1}
+    assert VERSIONS[kind]
     for version in VERSIONS[kind]:
         with pytest.raises(jsonschema.ValidationError, match="'typo' was unexpected"):
             check(resource, version)

@@ -83,6 +83,7 @@ def test_every_metric_of_a_process_is_there_after_a_small_story(watched: Watched
 
 
 def test_promtool_finds_no_fault_in_what_a_scrape_brings(watched: Watched) -> None:
+    assert watched.stack.metrics_ports.keys() == set(watched.stack.names) - {"nats"}
     for name in watched.stack.metrics_ports:
         command = [find_program("promtool", "prometheus"), "check", "metrics"]
         checked = subprocess.run(command, input=watched.metrics(name), capture_output=True, check=False)

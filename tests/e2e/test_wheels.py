@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sightline.addresses import Addresses
-from sightline.digits import DigitSet
+from sightline.client.addresses import Addresses
+from sightline.demo.digits import DigitSet
 from tests.e2e.conftest import Command
 from tests.e2e.test_up import Up, three_free_ports
 from tests.support.environments import Environment

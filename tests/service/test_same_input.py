@@ -139,6 +139,7 @@ async def test_a_turned_jpeg_differs_by_its_new_encoding_only(tmp_path: Path) ->
     files = [stored(orientation, "JPEG", quality=95, subsampling=0) for orientation in UNTURNED]
     images = seen(await registered(tmp_path, files, WAYS["in pixels"], declared=True))
     first = images[0]
+    assert len(images) == len(files)
     for image in images[1:]:
         assert image.boxes == first.boxes
         assert torch.equal(image.target.boxes, first.target.boxes)

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +130,22 @@ def template(workload: Resource) -> Resource:
 
 
 def workloads(name: str) -> list[Resource]:
-    """Whatever makes pods."""
-    return of_kind(name, "Deployment", "StatefulSet", "ScaledJob", "Job", "DaemonSet", "CronJob")
+    """Whatever makes pods: in each rendering all of OURS, and more."""
+    found = of_kind(name, "Deployment", "StatefulSet", "ScaledJob", "Job", "DaemonSet", "CronJob")
+    assert OURS.keys() < {one["metadata"]["name"] for one in found}, name
+    return found
 
 
-def containers(name: str) -> Iterator[tuple[str, Resource, Resource]]:
+def containers(name: str) -> list[tuple[str, Resource, Resource]]:
     """Of every container: a title for messages, its pod's spec, itself."""
-    for workload in workloads(name):
-        pod = template(workload)["spec"]
-        for container in [*pod["containers"], *pod.get("initContainers", [])]:
-            yield f"{title(workload)}, container {container['name']}", pod, container
+    pods = [(title(workload), template(workload)["spec"]) for workload in workloads(name)]
+    found = [
+        (f"{what}, container {container['name']}", pod, container)
+        for what, pod in pods
+        for container in [*pod["containers"], *pod.get("initContainers", [])]
+    ]
+    assert OURS.keys() < {container["name"] for _, _, container in found}, name
+    return found
 
 
 def environment(name: str, pod_name: str) -> dict[str, str]:

@@ -30,6 +30,7 @@ def test_every_rpc_is_named_as_served_or_as_not_served() -> None:
         for path in ROOT.glob("services/*/rpc.py")
         for rpc in re.findall(r'NotServedYet\(rpc="(\w+)"', path.read_text())
     }
+    assert CONTRACT.keys() == {f"{kind}Service" for kind in ("Dataset", "Model", "Evaluation", "Prediction")}
     for name, service in CONTRACT.items():
         row = re.search(rf"^\| `sightline\.v1\.{name}` \|[^|]*\|([^|]*)\|([^|]*)\|$", DOCUMENT, re.MULTILINE)
         assert row, f"{name} has no row"

@@ -130,6 +130,7 @@ def test_findings_beyond_the_limit_of_their_code_are_counted_and_said() -> None:
 
 
 def test_every_rule_ends_its_sentences_and_only_errors_are_fatal() -> None:
+    assert RULES
     for rule in RULES.values():
         assert rule.message.endswith(".")
         assert rule.remedy.endswith(".")

@@ -76,7 +76,9 @@ def test_scenes_are_valid_coco_and_the_truth_is_what_the_file_says(made: tuple[S
 def test_boxes_lie_tight_around_the_ink(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(scenes, "_piece", lambda *_: Image.new("RGB", (SIDE, SIDE), (128, 128, 128)))
     monkeypatch.setattr(scenes, "MOST", 1)
-    for file, (found,) in scenes.write(tmp_path, train=8, test=1, side=SIDE)[0].truth.items():
+    truth = scenes.write(tmp_path, train=8, test=1, side=SIDE)[0].truth
+    assert len(truth) == 8
+    for file, (found,) in truth.items():
         with Image.open(file) as picture:
             changed = ImageChops.difference(picture.convert("RGB"), Image.new("RGB", picture.size, (128, 128, 128)))
         rows, columns = np.nonzero(np.asarray(changed.convert("L")) > 24)

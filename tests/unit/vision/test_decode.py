@@ -106,6 +106,7 @@ def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None
 
 
 def test_each_of_the_eight_formats_is_recognised_and_decoded() -> None:
+    assert len(FORMATS) == 8
     for format_ in FORMATS:
         options: dict[str, Any] = {
             "MPO": {"save_all": True, "append_images": [picture()]},

@@ -99,7 +99,9 @@ def test_per_category_numbers_and_confusion_equal_sklearn(scores: NDArray[Any], 
 
 def test_the_suggested_threshold_has_the_best_f1_of_all() -> None:
     scores, targets = sample(7)
-    for index, category in enumerate(classification_report(scores, targets).categories):
+    categories = classification_report(scores, targets).categories
+    assert len(categories) == scores.shape[1]
+    for index, category in enumerate(categories):
 
         def f1(threshold: float, index: int = index) -> float:
             accepted = scores[:, index] >= threshold
@@ -112,7 +114,9 @@ def test_the_suggested_threshold_has_the_best_f1_of_all() -> None:
 
 def test_every_point_of_a_curve_says_what_its_threshold_gives_and_curves_stay_short() -> None:
     scores, targets = sample(8, images=3000, categories=3)
-    for index, category in enumerate(classification_report(scores, targets).categories):
+    categories = classification_report(scores, targets).categories
+    assert len(categories) == 3
+    for index, category in enumerate(categories):
         assert len(category.curve) == 100
         assert list(category.curve) == sorted(category.curve, key=lambda point: point.threshold)
         assert category.curve[0].recall == 1.0
