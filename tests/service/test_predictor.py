@@ -20,7 +20,8 @@ from services.vision import bundle as bundles
 from services.vision.classifier import Classifier
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
-from tests.unit.predictor.serving import PICTURE, Fixed, Running, confidences, serving, until
+from tests.support.waiting import eventually
+from tests.unit.predictor.serving import PICTURE, Fixed, Running, confidences, serving
 from tests.unit.predictor.support import card, file_of, info, picture
 
 
@@ -219,7 +220,7 @@ async def test_a_prediction_whose_deadline_passes_while_it_waits_costs_no_forwar
         with pytest.raises(errors.SightlineError) as refusal:
             await running.stub.AnalyzeImage(request, timeout=2)
         assert running.telemetry.value(metrics.QUEUE_LENGTH) == 1, "it had got as far as the queue"
-        await until(lambda: failed_calls(running) == 1)  # here its deadline may pass a little later than there
+        await eventually(lambda: failed_calls(running) == 1)  # here its deadline may pass a little later than there
     await first
     await running.analyze()
     assert refusal.value.code is errors.Code.DEADLINE_EXCEEDED

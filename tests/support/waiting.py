@@ -1,4 +1,4 @@
-"""Waiting for what another process does."""
+"""Waiting for what another process or thread does."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from collections.abc import Callable
 async def eventually(holds: Callable[[], bool], seconds: float = 15.0) -> None:
     """Returns once it holds; TimeoutError if it does not in time."""
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110  # what is waited for happens outside of this process
+        while not holds():  # noqa: ASYNC110 - what is waited for happens outside of this event loop
             await asyncio.sleep(0.02)

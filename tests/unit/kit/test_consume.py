@@ -140,11 +140,12 @@ async def test_a_long_job_stays_with_its_worker_even_while_heartbeats_fail():
 
 
 async def test_a_stop_lets_the_job_in_hand_finish():
-    bench = Bench(SystemClock())
+    bench = Bench(SystemClock())  # on which the grace does not pass
 
     async def handle(body: bytes) -> None:
         bench.stop.set()
-        await asyncio.sleep(0.05)
+        for _ in range(100):
+            await asyncio.sleep(0)
         bench.handled.append(body)
 
     bench.handle = handle
@@ -156,7 +157,7 @@ async def test_a_stop_lets_the_job_in_hand_finish():
 
 
 async def test_a_job_that_outlasts_the_grace_is_cancelled_and_free_at_once():
-    bench, cancelled = Bench(SystemClock()), []
+    bench, cancelled = Bench(), []
 
     async def handle(body: bytes) -> None:
         bench.stop.set()
@@ -167,7 +168,7 @@ async def test_a_job_that_outlasts_the_grace_is_cancelled_and_free_at_once():
 
     bench.handle = handle
     await bench.queue.publish("train", b"a")
-    await bench.run(grace=timedelta(seconds=0.05))
+    await bench.run()
     assert (cancelled, bench.results()) == ([b"a"], {"released": 1})
     again = await bench.queue.fetch("train", timedelta(0))
     assert again is not None

@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 from sightline.local.processes import Child, Died, Program
+from tests.support.waiting import eventually
 
 
-async def test_a_program_that_dies_is_started_again_and_its_last_words_are_told(tmp_path: Path) -> None:
+async def test_a_program_that_dies_is_started_again_and_its_last_words_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sightline.local.processes.PAUSE_SECONDS", (0.001, 30.0))
     told: list[Died] = []
     child = Child(_program("import sys; print('alas', flush=True); sys.exit(3)"), tmp_path / "p.log", told.append)
     await child.start()
-    while len(told) < 2:
-        await _turn()
+    await eventually(lambda: len(told) >= 2)
     await child.stop(1.0)
     assert told[0].how == "status 3"
     assert told[0].last_words == "alas"
@@ -29,8 +32,7 @@ async def test_a_program_that_will_not_end_is_killed_after_the_grace(tmp_path: P
     )
     child = Child(_program(stubborn), tmp_path / "p.log", lambda _: None)
     await child.start()
-    while not child.last_words():
-        await _turn()
+    await eventually(lambda: bool(child.last_words()))
     await child.stop(0.1)
     assert child.pid is None
     assert child.deaths == 0
@@ -42,8 +44,7 @@ async def test_a_long_log_is_set_aside_at_the_start(tmp_path: Path, monkeypatch:
     log.write_text("much too long\n")
     child = Child(_program("print('new', flush=True); import time; time.sleep(99)"), log, lambda _: None)
     await child.start()
-    while not child.last_words():
-        await _turn()
+    await eventually(lambda: bool(child.last_words()))
     await child.stop(1.0)
     assert log.read_text() == "new\n"
     assert (tmp_path / "p.log.1").read_text() == "much too long\n"
@@ -54,10 +55,3 @@ def _program(code: str) -> Program:
         return True
 
     return Program("p", (sys.executable, "-c", code), ready)
-
-
-async def _turn() -> None:
-    """Lets the others go on for a moment."""
-    import asyncio
-
-    await asyncio.sleep(0.01)

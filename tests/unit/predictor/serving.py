@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,12 @@ from services.vision.detector import Detector
 from sightline.v1 import prediction_pb2
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub, add_PredictionServiceServicer_to_server
+from tests.support.waiting import eventually
 from tests.unit.predictor.support import FakeClassifier, FakeModels, card, file_of, info, picture, put_bundle, put_files
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["PredictionService"]
 PICTURE = file_of(picture())
 QUEUED = ("sightline_predictor_stage_seconds", (("stage", "queue"),))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Returns once the condition holds; TimeoutError after ten seconds."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in another thread
-            await asyncio.sleep(0.005)
 
 
 class Fixed(FakeClassifier):
@@ -78,7 +72,7 @@ class Running:
         holding = asyncio.create_task(self.predictor._batcher.call(lambda: gate.wait(10)))
         try:
             first = asyncio.create_task(self.analyze())
-            await until(lambda: bool(self.telemetry.observed.get(QUEUED)))
+            await eventually(lambda: bool(self.telemetry.observed.get(QUEUED)))
             yield first
         finally:
             gate.set()
@@ -86,7 +80,7 @@ class Running:
 
     async def waiting(self, images: int) -> None:
         """Returns once so many images wait for a forward pass."""
-        await until(lambda: self.telemetry.value(metrics.QUEUE_LENGTH) >= images)
+        await eventually(lambda: self.telemetry.value(metrics.QUEUE_LENGTH) >= images)
 
 
 @asynccontextmanager

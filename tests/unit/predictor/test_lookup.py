@@ -23,6 +23,10 @@ class Case:
     async def version(self) -> str:
         return (await self.lookup.find("models/m")).version
 
+    async def answered(self) -> None:
+        """Returns once no question is under way."""
+        await asyncio.gather(*self.lookup._asking.values(), return_exceptions=True)
+
 
 async def test_many_questions_at_once_ask_the_trainer_once():
     case = Case()
@@ -61,7 +65,7 @@ async def test_while_the_trainer_is_silent_its_last_word_holds_and_the_log_says_
         for _ in range(3):
             case.clock.advance(FRESH_SECONDS)
             assert await case.version() == "v1"
-            await asyncio.sleep(0.01)
+            await case.answered()
     assert [record.message for record in caplog.records] == ["trainer_unreachable"]
 
 
@@ -75,7 +79,7 @@ async def test_after_an_outage_the_trainers_word_counts_again():
     case.models.models["models/m"] = info(version="v2")
     case.clock.advance(FRESH_SECONDS)
     assert await case.version() == "v1", "nobody waits for a trainer that was silent"
-    await asyncio.sleep(0.01)
+    await case.answered()
     assert await case.version() == "v2"
 
 
