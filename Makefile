@@ -89,6 +89,10 @@ test: setup ## Run every test
 test-fast: setup ## Run the tests without I/O
 	@$(BIN)/python -m pytest tests/unit
 
+.PHONY: coverage
+coverage: setup ## Run every test, and print which lines none of them ran in its own process
+	@status=0; $(BIN)/coverage run -m pytest || status=$$?; $(BIN)/coverage report; exit $$status
+
 .PHONY: test-images
 test-images: setup ## Build the container images for real and run what is in them; needs root
 	@tools/system-packages images
@@ -137,5 +141,5 @@ demo-detection: setup-run ## Register, train, evaluate and predict boxes on real
 
 .PHONY: clean
 clean: ## Remove what was installed and generated
-	rm -rf .venv node_modules sightline/v1 dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv node_modules sightline/v1 dist build .pytest_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,6 +34,8 @@ def test_hadolint_finds_nothing() -> None:
 def test_the_base_image_has_one_full_version() -> None:
     (image,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", image)
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["jobs"]["run"]["container"] == image.replace("-slim", ""), "the tests run on the same"
     stages = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     assert set(stages) == {"${PYTHON_IMAGE}", "environment", "runtime", "plain", "torch"}
 
