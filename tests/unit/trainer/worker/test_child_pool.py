@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from services.trainer.messages import EvaluateTask, Failed, Progress
+from services.trainer.worker import child_pool
 from services.trainer.worker.child_pool import Child, ChildDied, DeviceUnusable, Nursery
+from tests.support.waiting import eventually
 
 HEAD = """
 import sys, time, os
@@ -117,17 +119,21 @@ async def test_a_taker_that_gives_up_leaves_the_spare_to_the_next() -> None:
         await spare.end()
 
 
-async def test_closing_leaves_no_process_behind() -> None:
+async def test_closing_leaves_no_process_behind(tmp_path: Path) -> None:
     async with nursery(GOOD) as made:
         made.prepare()
         spare = await spare_of(made)
     assert not lives(spare.pid)
-    async with nursery(SILENT) as made:
+    pid = tmp_path / "pid"
+    says_its_pid = f"import os, pathlib\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
+    async with nursery(says_its_pid + SILENT) as made:
         made.prepare()
-        await asyncio.sleep(0.2)  # it is being started
+        await eventually(lambda: pid.exists() and bool(pid.read_text()))
+    assert not lives(int(pid.read_text()))
     async with nursery(BROKEN) as made:
         made.prepare()
-        await asyncio.sleep(0.3)  # it has died
+        assert made._spare is not None
+        await asyncio.wait([made._spare])
 
 
 @pytest.mark.parametrize(("script", "status"), [(KILLED, "-9"), (BABBLING, "-9"), (HEAD + READY + TASK, "0")])
@@ -144,7 +150,7 @@ async def test_a_child_that_ends_or_babbles_before_it_delivers_has_died(
 
 @pytest.mark.parametrize("script", [BROKEN, WRONG, SILENT])
 async def test_a_child_that_does_not_begin_as_it_should_is_no_child(script: str) -> None:
-    async with nursery(script, start_seconds=1.0 if script is SILENT else 30.0) as made:
+    async with nursery(script, start_seconds=0.1 if script is SILENT else 30.0) as made:
         with pytest.raises(ChildDied):
             await made.take()
 
@@ -162,7 +168,11 @@ async def test_what_a_child_prints_is_logged_to_its_last_word(tmp_path: Path, ca
     assert "Segmentation fault" in words
 
 
-async def test_a_childs_death_is_seen_though_somebody_holds_its_pipe_open(tmp_path: Path) -> None:
+async def test_a_childs_death_is_seen_though_somebody_holds_its_pipe_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds in ("SILENT_SECONDS", "LAST_WORDS_SECONDS"):
+        monkeypatch.setattr(child_pool, seconds, 0.05)
     fork = "import os, signal, time\nif os.fork() == 0:\n    time.sleep(20)\n    os._exit(0)\n"
     script = HEAD + READY + TASK + fork + "os.kill(os.getpid(), signal.SIGKILL)\n"
     async with nursery(script) as made:

@@ -10,9 +10,10 @@ import pytest
 
 from services.kit import codec
 from services.trainer.coverage import in_record
-from services.trainer.messages import EvaluationResult, Message, Offer, Result, Task, TrainTask
+from services.trainer.messages import Checkpoint, EvaluationResult, Message, Offer, Result, Task, TrainTask
 from services.trainer.performance import Coverage, Finding, Performance
 from services.trainer.work import MAX_BARREN_ATTEMPTS, WorkState
+from tests.support.waiting import jump
 from tests.unit.trainer.worker.test_worker import E0, T0, FakeNursery, World, checkpoint, dies, outcome
 
 
@@ -30,8 +31,15 @@ async def offers_and_never_ends(task: Task) -> AsyncGenerator[Message]:
 
 
 async def test_a_child_beyond_its_allowance_is_ended_and_what_it_offered_is_the_result(at: World) -> None:
+    async def offers_and_goes_on(task: Task) -> AsyncGenerator[Message]:
+        async for message in offers_and_never_ends(task):
+            yield message
+            if isinstance(message, Checkpoint):
+                at.clock.advance(1.0)
+                await jump(1.0)
+
     await at.begin(allowance=1.0)
-    nursery = FakeNursery(offers_and_never_ends)
+    nursery = FakeNursery(offers_and_goes_on)
     await at.worker(nursery=nursery).handle(T0)
     trial = await at.trial()
     assert trial.work.state is WorkState.SUCCEEDED

@@ -51,6 +51,7 @@ from services.trainer.worker.workspace import Workspace
 from services.vision.card import ModelKind, WeightsSource
 from services.vision.snapshot import AnnotationKind, Manifest
 from tests.support.status import failure_of
+from tests.support.waiting import jump
 from tests.unit.trainer.support import START, TTL, exists, performance, predictions, snapshot, training
 
 T0 = "models/m/trials/t000"
@@ -68,6 +69,12 @@ class FastClock(SystemClock):
 
     def now(self) -> datetime:
         return super().now() + self._ahead
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._ahead.total_seconds()
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += timedelta(seconds=seconds)
 
     async def sleep(self, seconds: float) -> None:
         await super().sleep(min(seconds, 0.005))
@@ -181,12 +188,6 @@ async def dies(task: Task) -> AsyncGenerator[Message]:
     raise ChildDied("the training process ended with status -9")
 
 
-async def dies_after_a_checkpoint(task: Task) -> AsyncGenerator[Message]:
-    yield checkpoint(task, 1, 0.002)
-    await asyncio.sleep(0.02)  # which is lost
-    raise ChildDied("the training process ended with status -9")
-
-
 async def never_ends(task: Task) -> AsyncGenerator[Message]:
     yield Progress(fraction=0.1, phase="train", seconds_used=0.001)
     await asyncio.Event().wait()
@@ -264,6 +265,7 @@ class World:
     records: FlakyRecords = field(default_factory=FlakyRecords)
     blobs: FlakyBlobs = field(default_factory=FlakyBlobs)
     telemetry: MemoryTelemetry = field(default_factory=MemoryTelemetry)
+    clock: FastClock = field(default_factory=FastClock)
     lease_seconds: float = 15.0
 
     async def begin(self, allowance: float = 100.0, **changes: Any) -> None:
@@ -326,7 +328,7 @@ class World:
             Workspace(self.root / name, self.blobs),
             nursery or FakeNursery(*scripts),
             TrainerSettings(**chosen),
-            FastClock(),
+            self.clock,
             self.telemetry,
             stop,
         )
@@ -462,6 +464,12 @@ async def test_a_slower_device_is_charged_by_its_factor(at: World) -> None:
 
 
 async def test_a_trial_whose_child_dies_resumes_from_its_checkpoint(at: World) -> None:
+    async def dies_after_a_checkpoint(task: Task) -> AsyncGenerator[Message]:
+        yield checkpoint(task, 1, 0.002)
+        at.clock.advance(0.02)  # which is lost, as a heartbeat has it
+        await at.until(lambda trial: trial.work.pending_seconds > 0)
+        raise ChildDied("the training process ended with status -9")
+
     await at.begin()
     await at.worker(dies_after_a_checkpoint, checkpoints).handle(T0)
     trial = await at.trial()
@@ -574,7 +582,8 @@ async def test_a_store_that_times_out_is_no_used_up_allowance(at: World) -> None
 async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) -> None:
     class Slow(FlakyBlobs):
         async def put_file(self, key: str, path: Path) -> None:
-            await asyncio.sleep(0.5)
+            at.clock.advance(0.5)
+            await jump(0.5)
             await super().put_file(key, path)
 
     async def saves_and_delivers(task: Task) -> AsyncGenerator[Message]:
@@ -725,7 +734,7 @@ async def test_a_result_that_is_being_kept_when_the_stop_comes_is_kept(at: World
     class Slow(FlakyBlobs):
         async def put_file(self, key: str, path: Path) -> None:
             stop.set()
-            await asyncio.sleep(0.02)
+            await jump(0)
             await super().put_file(key, path)
 
     at.blobs = Slow()
