@@ -31,14 +31,14 @@ class StubsHook(BuildHookInterface):  # type: ignore[misc,valid-type]  # a varia
         generate(ROOT)
 
 
-class ReleaseHook(MetadataHookInterface):  # type: ignore[misc,valid-type]
+class ReleaseHook(MetadataHookInterface):  # type: ignore[misc,valid-type]  # as above
     """Give the services the version of `sightline`, and make them require exactly that one: they share its modules."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Fill in what services/pyproject.toml declares as dynamic."""
         version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
         metadata["version"] = version
-        metadata["dependencies"] = [f"sightline=={version}", *self.config["dependencies"]]  # type: ignore[attr-defined]
+        metadata["dependencies"] = [f"sightline=={version}", *self.config["dependencies"]]
 
 
 def generate(root: Path) -> None:
