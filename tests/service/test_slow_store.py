@@ -128,7 +128,7 @@ async def test_a_store_slower_than_the_period_of_checkpoints_ends_no_attempt(
     assert (work.state, work.attempt) == (WorkState.SUCCEEDED, 1)
     assert suite.blobs.missing == []
     stored = [line for line in work.segments if line.reason == "checkpoint"]
-    assert 2 <= len(stored) <= ALLOWANCE_SECONDS / STORED_IN_SECONDS
+    assert 1 <= len(stored) <= ALLOWANCE_SECONDS / STORED_IN_SECONDS
 
 
 @pytest.mark.slow
