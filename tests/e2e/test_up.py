@@ -144,4 +144,4 @@ def _command_line(pid: int) -> str:
 def test_json_is_what_the_command_prints_and_nothing_else(up: Up, tmp_path: Path) -> None:
     sightline = Command(Addresses(*(f"127.0.0.1:{up.base_port + n}" for n in range(3))), tmp_path)
     assert json.loads(sightline("datasets", "list", "--json").out) == {"datasets": [], "nextPageToken": ""}
-    assert json.loads(sightline("models", "list", "--json").out) == {}
+    assert json.loads(sightline("models", "list", "--json").out) == {"models": [], "nextPageToken": ""}
