@@ -21,14 +21,14 @@ RPCS = (measure.STARTED, measure.HANDLED, measure.SECONDS, measure.RECEIVED, mea
 EVERYWHERE = (observe.BUILD_INFO, *measured.STORE, tls.EXPIRY)
 COMMON = {*EVERYWHERE, *measured.NATS}
 CHAPTERS: dict[str, set[Metric]] = {
-    "Of every process": set(EVERYWHERE),
-    "Of every process but the predictor": set(measured.NATS),
-    "Of every gRPC server": set(RPCS),
-    "Of the dataset api": set(dataset.API) - COMMON,
-    "Of ingest workers": set(dataset.WORKER) - COMMON,
-    "Of the trainer api": set(trainer.API) - COMMON,
-    "Of trainer workers": set(trainer.WORKER) - COMMON,
-    "Of the predictor": set(predictor.ALL) - COMMON,
+    "Metrics of every process": set(EVERYWHERE),
+    "Metrics of every process except the predictor": set(measured.NATS),
+    "Metrics of every gRPC server": set(RPCS),
+    "Metrics of the dataset api": set(dataset.API) - COMMON,
+    "Metrics of ingest workers": set(dataset.WORKER) - COMMON,
+    "Metrics of the trainer api": set(trainer.API) - COMMON,
+    "Metrics of trainer workers": set(trainer.WORKER) - COMMON,
+    "Metrics of the predictor": set(predictor.ALL) - COMMON,
 }
 ALL = set[Metric]().union(*CHAPTERS.values())
 NAMED = {metric.name: metric for metric in ALL}
