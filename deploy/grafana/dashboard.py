@@ -1,6 +1,6 @@
-"""The dashboard as code: what runs, what waits, what it costs, what fails, how fast it answers.
+"""The dashboard as code: what runs, what waits, what it costs, what fails, how fast it responds.
 
-`python deploy/grafana/dashboard.py` writes sightline.json beside this file; with --check it only compares.
+`python deploy/grafana/dashboard.py` writes sightline.json next to this file; with --check it only compares.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OURS = 'job=~"dataset-.*|trainer-.*|predictor"'
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One line, or several, of a panel; `legend` may name labels as `{{label}}`."""
+    """One or more lines of a panel; `legend` may name labels as `{{label}}`."""
 
     expr: str
     legend: str
@@ -33,7 +33,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A graph, or with `number` the present value; `tells` is what its reader learns."""
+    """A graph, or with `number` the current value; `tells` is its description."""
 
     title: str
     tells: str
@@ -44,23 +44,23 @@ class Panel:
 
 
 def chosen(metric: str, where: str = "") -> str:
-    """The series of a metric in the namespaces that the reader chose; without namespaces, all of them."""
+    """The series of a metric in the namespaces that the viewer selected; without namespaces, all of them."""
     return f"{metric}{{{', '.join(filter(None, (CHOSEN, where)))}}}"
 
 
 def grouped(by: str = "") -> str:
-    """The labels of a line: suites are kept apart."""
+    """The labels of a line, with the namespace, so that suites stay separate."""
     return ", ".join(filter(None, ("namespace", by)))
 
 
 def quantile(share: float, histogram: str, by: str = "", where: str = "") -> str:
-    """The quantile of a histogram, over all processes of a suite but for the labels in `by`."""
+    """The quantile of a histogram over all processes of a suite, for each value of the labels in `by`."""
     buckets = chosen(f"{histogram}_bucket", where)
     return f"histogram_quantile({share}, sum by ({grouped(by)}, le) (rate({buckets}[{WINDOW}])))"
 
 
 def mean(histogram: str, by: str = "") -> str:
-    """The mean of what a histogram saw, by these labels."""
+    """The mean of a histogram's observations, by these labels."""
     return f"{rate(f'{histogram}_sum', by)} / {rate(f'{histogram}_count', by)}"
 
 
@@ -80,7 +80,7 @@ def within(counter: str, window: str, by: str = "", where: str = "") -> str:
 
 
 def suite(gauge: str, by: str = "", where: str = "") -> str:
-    """A gauge that each replica of an api says alike."""
+    """A gauge that every replica of an api reports with the same value."""
     return f"max by ({grouped(by)}) ({chosen(gauge, where)})"
 
 
@@ -88,12 +88,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "What runs": (
         Panel(
             "Processes",
-            "How many of each answer Prometheus.",
+            "How many of each respond to Prometheus.",
             (Query(total("up", "job", OURS), "{{job}}"),),
         ),
         Panel(
             "Models",
-            "By state, those that have ended left out.",
+            "By state, without those that have ended.",
             (
                 Query(
                     suite("sightline_trainer_models", "state", 'state=~"NOT_STARTED|TRAINING|CANCELLING"'),
@@ -102,30 +102,30 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
-            "Trials and evaluations at work",
+            "Running trials and evaluations",
             "Each occupies one worker.",
             (Query(suite("sightline_trainer_work", "kind", 'state="RUNNING"'), "{{kind}}"),),
         ),
         Panel(
             "Phases of training",
-            "What the training processes spend their time on: seconds a second.",
+            "What the training processes spend their time on, in seconds per second.",
             (Query(rate("sightline_trainer_phase_seconds_total", "phase"), "{{phase}}"),),
         ),
         Panel(
             "Images checked",
-            "How fast ingest workers read, and how much they refuse.",
+            "How fast ingest workers read images, and how many they refuse.",
             (Query(rate("sightline_dataset_images_checked_total", "outcome"), "{{outcome}}"),),
         ),
         Panel(
             "Versions",
-            "More than one line for a process: a rollout is under way, or stuck.",
+            "More than one line for a process: a rollout is in progress, or stuck.",
             (Query(total("sightline_build_info", "service, version"), "{{service}} {{version}}"),),
         ),
     ),
     "What waits": (
         Panel(
             "Work without a worker",
-            "Trials and evaluations that are queued.",
+            "Queued trials and evaluations.",
             (Query(suite("sightline_trainer_work", "kind", 'state="QUEUED"'), "{{kind}}"),),
         ),
         Panel(
@@ -139,15 +139,15 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Queue",
-            "Jobs that wait or are in hand; autoscalers see the same numbers.",
+            "Jobs that are waiting or in flight; autoscalers see the same numbers.",
             (Query(suite("sightline_jobs_queued", "kind"), "{{kind}}"),),
         ),
         Panel(
             "Wait for the first attempt",
-            "Half of all work, and one in twenty, waited longer than this.",
+            "How long work waited: the median, and what one in twenty exceeded.",
             (
-                Query(quantile(0.5, "sightline_trainer_wait_seconds"), "half"),
-                Query(quantile(0.95, "sightline_trainer_wait_seconds"), "one in twenty"),
+                Query(quantile(0.5, "sightline_trainer_wait_seconds"), "median"),
+                Query(quantile(0.95, "sightline_trainer_wait_seconds"), "1 in 20"),
             ),
             "s",
         ),
@@ -157,23 +157,23 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (Query(suite("sightline_datasets", "state"), "{{state}}"),),
         ),
         Panel(
-            "Images that wait for a forward pass",
-            "Above 0 for long: another replica of the predictor is due.",
+            "Images waiting for a forward pass",
+            "Above 0 for a long time: another replica of the predictor is needed.",
             (Query(total("sightline_predictor_queue_images", "instance"), "{{instance}}"),),
         ),
     ),
     "What it costs": (
         Panel(
             "Compute",
-            "Seconds of the reference device a second, added as attempts end. What no budget pays crashes have cost.",
+            "Reference device seconds per second, added as attempts end. What is not charged is the cost of crashes.",
             (
                 Query(rate("sightline_trainer_compute_seconds_total", "charged", 'charged="true"'), "charged"),
                 Query(rate("sightline_trainer_compute_seconds_total", "charged", 'charged="false"'), "not charged"),
             ),
         ),
         Panel(
-            "Budgets under way",
-            "Of all models that have not ended.",
+            "Budgets of running trainings",
+            "Over all models that have not ended.",
             (
                 Query(suite("sightline_trainer_budget_seconds"), "granted"),
                 Query(suite("sightline_trainer_budget_left_seconds"), "left"),
@@ -190,7 +190,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Charged today",
-            "Compute that the trainings which ended within 24 hours were charged.",
+            "Compute charged to the trainings that ended within 24 hours.",
             (Query(within("sightline_trainer_models_cost_seconds_total", "24h"), "charged"),),
             "s",
             4,
@@ -203,16 +203,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "bytes",
         ),
         Panel(
-            "Processors",
-            "Cores that each process keeps busy; training children are processes of their own.",
+            "CPU",
+            "Cores that each process keeps busy, without the training children.",
             (Query(rate("process_cpu_seconds_total", "job", OURS), "{{job}}"),),
         ),
         Panel(
             "Models in memory",
-            "Bytes, and what they may take.",
+            "Bytes, and how many they may use.",
             (
                 Query(total("sightline_predictor_loaded_bytes", "instance"), "{{instance}}"),
-                Query(total("sightline_predictor_capacity_bytes", "instance"), "{{instance}} may take"),
+                Query(total("sightline_predictor_capacity_bytes", "instance"), "{{instance}} limit"),
             ),
             "bytes",
         ),
@@ -220,7 +220,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "What fails": (
         Panel(
             "Errors by code",
-            "Answers other than OK.",
+            "Calls that did not end with OK.",
             (Query(rate("grpc_server_handled_total", "grpc_code", 'grpc_code!="OK"'), "{{grpc_code}}"),),
             "reqps",
         ),
@@ -238,15 +238,15 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
-            "Given up and taken over",
-            "Within an hour: work whose every attempt died, and leases that workers lost.",
+            "Work given up and taken over",
+            "Within an hour: work of which every attempt died, and leases that workers lost.",
             (
                 Query(within("sightline_dead_letters_total", "1h", "kind"), "{{kind}} given up"),
                 Query(
                     within("sightline_trainer_attempts_total", "1h", where='result="lease_lost"'),
-                    "trainer's leases lost",
+                    "trainer leases lost",
                 ),
-                Query(within("sightline_dataset_leases_lost_total", "1h"), "dataset's leases lost"),
+                Query(within("sightline_dataset_leases_lost_total", "1h"), "dataset leases lost"),
                 Query(within("sightline_dataset_jobs_republished_total", "1h"), "jobs published again"),
             ),
         ),
@@ -256,8 +256,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (Query(rate("sightline_jobs_total", "kind, result"), "{{kind}} {{result}}"),),
         ),
         Panel(
-            "Store and NATS: trouble",
-            "Operations that got no answer or were refused.",
+            "Store and NATS errors",
+            "Operations that got no response or were refused.",
             (
                 Query(
                     rate("sightline_store_operations_total", "operation", 'result=~"unavailable|refused|error"'),
@@ -267,16 +267,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                     rate("sightline_nats_operations_total", "operation", 'result=~"unavailable|refused|error"'),
                     "NATS {{operation}}",
                 ),
-                Query(
-                    f"1 - min by ({grouped('job')}) ({chosen('sightline_nats_connected')})", "NATS away from {{job}}"
-                ),
+                Query(f"1 - min by ({grouped('job')}) ({chosen('sightline_nats_connected')})", "{{job}} without NATS"),
             ),
         ),
     ),
-    "How fast it answers": (
+    "How fast it responds": (
         Panel(
             "Calls",
-            "A second, by method.",
+            "Per second, by method.",
             (
                 Query(
                     rate("grpc_server_handled_total", "grpc_method", 'grpc_service=~"sightline[.].*"'),
@@ -287,55 +285,55 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Predictions",
-            "Time of AnalyzeImage: half of all calls, and one in twenty, took longer.",
+            "Duration of AnalyzeImage: the median, and what one in twenty calls exceeded.",
             (
-                Query(quantile(0.5, "grpc_server_handling_seconds", "", 'grpc_method="AnalyzeImage"'), "half"),
+                Query(quantile(0.5, "grpc_server_handling_seconds", "", 'grpc_method="AnalyzeImage"'), "median"),
                 Query(
                     quantile(0.95, "grpc_server_handling_seconds", "", 'grpc_method="AnalyzeImage"'),
-                    "one in twenty",
+                    "1 in 20",
                 ),
             ),
             "s",
         ),
         Panel(
             "Where a prediction spends its time",
-            "Mean of each stage; the forward pass is that of its batch.",
+            "Mean of each stage; the forward pass is that of the whole batch.",
             (Query(mean("sightline_predictor_stage_seconds", "stage"), "{{stage}}"),),
             "s",
         ),
         Panel(
             "Images in a batch",
-            "Above 1: batching pays.",
+            "Above 1: batching happens.",
             (Query(mean("sightline_predictor_batch_images"), "mean"),),
         ),
         Panel(
             "Model cache",
-            "How often a caller waits for a load, and how often a model leaves.",
+            "How often a caller waits for a load, and how often a model is evicted.",
             (
                 Query(rate("sightline_predictor_cache_requests_total", "result"), "{{result}}"),
-                Query(rate("sightline_predictor_cache_evictions_total", "reason"), "dropped: {{reason}}"),
+                Query(rate("sightline_predictor_cache_evictions_total", "reason"), "evicted: {{reason}}"),
                 Query(rate("sightline_predictor_dropped_images_total", "reason"), "image {{reason}}"),
             ),
         ),
         Panel(
-            "Loads",
-            "Half of all loads of models, and one in ten, took longer.",
+            "Model loads",
+            "Duration of model loads: the median, and what one in ten exceeded.",
             (
-                Query(quantile(0.5, "sightline_predictor_load_seconds"), "half"),
-                Query(quantile(0.9, "sightline_predictor_load_seconds"), "one in ten"),
+                Query(quantile(0.5, "sightline_predictor_load_seconds"), "median"),
+                Query(quantile(0.9, "sightline_predictor_load_seconds"), "1 in 10"),
             ),
             "s",
         ),
         Panel(
             "Blob store",
-            "One operation in twenty took longer.",
+            "One in twenty operations took longer.",
             (Query(quantile(0.95, "sightline_store_operation_seconds", "operation"), "{{operation}}"),),
             "s",
             12,
         ),
         Panel(
             "Records and queue",
-            "One operation in twenty took longer.",
+            "One in twenty operations took longer.",
             (Query(quantile(0.95, "sightline_nats_operation_seconds", "operation"), "{{operation}}"),),
             "s",
             12,
@@ -362,7 +360,7 @@ def made() -> str:
             .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
             .multi(True)
             .include_all(True)
-            .all_value(".*")  # also what has no namespace: a suite outside Kubernetes
+            .all_value(".*")  # includes series without a namespace: a suite outside Kubernetes
         )
     )
     for title, panels in ROWS.items():

@@ -133,7 +133,7 @@ def test_the_documented_command_makes_every_alert_point_to_a_team_s_own_runbooks
     subprocess.run(tested, cwd=tmp_path / "deploy/prometheus", check=True, capture_output=True)
     refused = subprocess.run([*run[:-1], "wiki"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
-    assert "no http url" in refused.stderr
+    assert "must be an http url" in refused.stderr
 
 
 def test_the_documented_overlay_makes_every_alert_point_to_a_team_s_own_runbooks(tmp_path: Path) -> None:
