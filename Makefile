@@ -1,4 +1,4 @@
-# Every task of the project. `make` alone prints them.
+# Every task of the project; `make` without arguments lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -9,32 +9,32 @@ NODE := node_modules/.bin
 PYTHON ?= python3
 PROTOS := $(wildcard protos/sightline/v1/*.proto)
 LOCK := protos/lock.binpb
-# What pip has installed depends on these; so do the stubs, which it generates.
+# If one of these changes, pip installs again, which also generates the stubs.
 INSTALLED_FROM := pyproject.toml services/pyproject.toml hatch_build.py .venv/versions.txt
 SOURCES := $(wildcard sightline services tests tools bench) hatch_build.py
 
 .PHONY: help
-help: ## Print the tasks
+help: ## List the tasks
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 ##
-## Setting up. Each step leaves a stamp and runs again only when what it depends on has changed.
+## Setup. Each step leaves a stamp and runs again only when its inputs have changed.
 ##
 
 .PHONY: setup-run
-setup-run: ## Install what running needs: .venv with the command and the services, nats-server
+setup-run: ## Install what is needed to run: .venv with the command and the services, nats-server
 	@tools/system-packages run
 	@$(MAKE) --silent --no-print-directory .venv/installed-run $(BIN)/.stubs
 
 .PHONY: setup
-setup: ## Install everything: what running, checks and tests need
+setup: ## Install everything that running, checks and tests need
 	@tools/system-packages run dev
 	@$(MAKE) --silent --no-print-directory .venv/installed-dev .venv/checkov/.installed node_modules/.installed $(BIN)/.stubs
 
 $(BIN)/python:
 	@tools/make-venv $(PYTHON)
 
-# constraints.txt without its hashes, which pip accepts for no package that it installs from a folder.
+# constraints.txt without its hashes, because pip accepts no hashes when it installs a package from a folder.
 .venv/versions.txt: constraints.txt | $(BIN)/python
 	@sed -E '/^ +--hash=/d; s/ \\$$//' $< > $@
 
@@ -72,11 +72,11 @@ proto: $(BIN)/python ## Generate the Python stubs in sightline/v1 from protos/
 ##
 
 .PHONY: check
-check: setup ## Check formatting, lint, types, directions of imports, protos and docs
+check: setup ## Check formatting, lint, types, import directions, protos and docs
 	@tools/check
 
 .PHONY: fmt
-fmt: setup ## Format Python and protos, and mend what the linter can mend
+fmt: setup ## Format Python and protos, and fix what the linter can fix
 	@$(BIN)/ruff format --quiet $(SOURCES)
 	@$(BIN)/ruff check --quiet --fix-only $(SOURCES)
 	@$(NODE)/buf format --write protos
@@ -90,11 +90,11 @@ test-fast: setup ## Run the tests without I/O
 	@$(BIN)/python -m pytest tests/unit
 
 .PHONY: coverage
-coverage: setup ## Run every test, and print which lines none of them ran in its own process
+coverage: setup ## Run every test, and print the lines that no test ran in its own process
 	@status=0; $(BIN)/coverage run -m pytest || status=$$?; $(BIN)/coverage report; exit $$status
 
 .PHONY: test-images
-test-images: setup ## Build the container images for real and run what is in them; needs root
+test-images: setup ## Build the container images for real and run them; needs root
 	@tools/system-packages images
 	@$(BIN)/python -m pytest tests/images
 
@@ -103,12 +103,12 @@ manifests: $(BIN)/python ## Copy the alert rules and the dashboard to where kust
 	@$(BIN)/python tools/manifests.py
 
 .PHONY: proto-lock
-proto-lock: setup ## Take additions to the protos into the lock; refuses what breaks callers
+proto-lock: setup ## Add new parts of the protos to the lock; refuses changes that break callers
 	@$(NODE)/buf breaking protos --against $(LOCK)
 	@$(NODE)/buf build protos --exclude-source-info -o $(LOCK)
 
 .PHONY: lock
-lock: $(BIN)/python ## Write constraints.txt after a change in a pyproject.toml; UPGRADE="a b" takes newer versions of those
+lock: $(BIN)/python ## Update constraints.txt after a change in a pyproject.toml; UPGRADE="a b" upgrades those packages
 	@$(BIN)/pip install --quiet --group lock
 	@printf -- '-e .\n-e ./services[all,export]\n' | $(BIN)/uv pip compile --quiet - --group dev \
 	  --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock' \
@@ -116,11 +116,11 @@ lock: $(BIN)/python ## Write constraints.txt after a change in a pyproject.toml;
 	  $(addprefix --upgrade-package ,$(UPGRADE)) -o constraints.txt
 
 .PHONY: dist
-dist: setup ## Build the wheels of both distributions into dist/, and check what they hold
+dist: setup ## Build the wheels of both distributions into dist/, and check their contents
 	@$(BIN)/python -m tools.wheels dist
 
 .PHONY: release-check
-release-check: setup ## Check that this tree can be released: version, changelog, lock of the protos, wheels
+release-check: setup ## Check that this tree can be released: version, changelog, proto lock, wheels
 	@$(BIN)/python -m tools.release_check
 
 .PHONY: bench

@@ -1,4 +1,4 @@
-"""Check the docs: the README fits, relative links lead somewhere, and every `make` task they name exists."""
+"""Check the docs: the README is short enough, relative links work, and every `make` task they name exists."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 
 
 def main() -> int:
-    """Print each fault on a line of its own; return 1 if there was any."""
+    """Print one line per fault; return 1 if there is any."""
     root = Path(__file__).resolve().parents[1]
     faults = list(check(root, _documents(root)))
-    print("\n".join(faults) or "the docs hold")
+    print("\n".join(faults) or "the docs are fine")
     return 1 if faults else 0
 
 
@@ -32,7 +32,7 @@ def check(root: Path, documents: list[Path]) -> Iterator[str]:
     if not readme.exists():
         yield "README.md: is missing"
     elif (lines := len(readme.read_text().splitlines())) > README_LINES:
-        yield f"README.md: has {lines} lines, at most {README_LINES} are read"
+        yield f"README.md: has {lines} lines, at most {README_LINES} are allowed"
     for document in documents:
         text = document.read_text()
         name = document.relative_to(root)
@@ -51,7 +51,7 @@ def _documents(root: Path) -> list[Path]:
 
 
 def _broken(document: Path, link: str) -> str | None:
-    """Why a relative link leads nowhere, or None. Links to other hosts are not followed."""
+    """Why a relative link is broken, or None. Links to other hosts are not checked."""
     if re.match(r"[a-z][a-z+.-]*:", link):
         return None
     path, _, anchor = link.partition("#")
@@ -64,13 +64,13 @@ def _broken(document: Path, link: str) -> str | None:
 
 
 def _anchors(text: str) -> set[str]:
-    """The anchors that a forge makes of a document's headings: lower case, punctuation gone, dashes for spaces."""
+    """The anchors that a forge generates for headings: lower case, no punctuation, dashes for spaces."""
     headings = HEADING.findall(FENCE.sub("", text))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 def _tasks(text: str) -> set[str]:
-    """The tasks of every `make ...` in code; settings such as PYTHON=python3.12 are no tasks."""
+    """The tasks of every `make ...` in code; settings such as PYTHON=python3.12 are not tasks."""
     code = "\n".join(CODE.findall(text))
     words = {word for found in TASK.findall(code) for word in found.split()}
     return {word for word in words if "=" not in word}

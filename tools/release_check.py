@@ -14,7 +14,7 @@ from tools import wheels
 ROOT = wheels.ROOT
 BUF = ROOT / "node_modules/.bin/buf"
 LOCK = ROOT / "protos/lock.binpb"
-# Who else states the version: files, and how it stands in them.
+# Other files that state the version, and how.
 STATED = {
     "package.json": r'^  "version": "(.*)"',
     "package-lock.json": r'^  "version": "(.*)"',
@@ -26,7 +26,7 @@ STATED = {
 
 
 def main() -> int:
-    """Print each fault on a line of its own; return 1 if there was any."""
+    """Print one line per fault; return 1 if there is any."""
     version = wheels.version()
     faults = [*versions(ROOT, version), *changelog((ROOT / "CHANGELOG.md").read_text(), version), *contract(), *built()]
     print("\n".join(faults) or f"{version} can be released")
@@ -34,7 +34,7 @@ def main() -> int:
 
 
 def versions(root: Path, version: str) -> Iterator[str]:
-    """Where the version is not that of pyproject.toml, or is none that a release may have."""
+    """Where the version differs from pyproject.toml's, or is not one that a release may have."""
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         yield f"pyproject.toml: {version} is not MAJOR.MINOR.PATCH"
     for name, pattern in STATED.items():
@@ -45,24 +45,24 @@ def versions(root: Path, version: str) -> Iterator[str]:
 
 
 def changelog(text: str, version: str) -> Iterator[str]:
-    """What the changelog's newest dated section lacks to be this version's."""
+    """What is missing for the changelog's newest dated section to be this version's."""
     sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     released = [section for section in sections if not section.startswith("[Unreleased]")]
     heading = rf"\[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d\n"
     if not released or not re.match(heading, released[0]):
-        yield f"CHANGELOG.md: give [Unreleased] the heading `## [{version}] - YYYY-MM-DD` and begin a new one above it"
+        yield f"CHANGELOG.md: give [Unreleased] the heading `## [{version}] - YYYY-MM-DD` and start a new one above it"
     elif "\n- " not in released[0]:
         yield f"CHANGELOG.md: says nothing of {version}"
 
 
 def contract() -> Iterator[str]:
-    """Why the protos are not what protos/lock.binpb promises to callers."""
+    """How the protos differ from what protos/lock.binpb promises to callers."""
     kept = subprocess.run([BUF, "breaking", "protos", "--against", LOCK], cwd=ROOT, capture_output=True, check=False)
     if kept.returncode:
-        yield f"protos: break callers: {kept.stdout.decode().strip()}{kept.stderr.decode().strip()}"
+        yield f"protos: incompatible with callers: {kept.stdout.decode().strip()}{kept.stderr.decode().strip()}"
     build = [BUF, "build", "protos", "--exclude-source-info", "-o", "-"]
     if subprocess.run(build, cwd=ROOT, capture_output=True, check=True).stdout != LOCK.read_bytes():
-        yield "protos/lock.binpb: lacks additions to the protos: run `make proto-lock`"
+        yield "protos/lock.binpb: does not have the latest additions to the protos: run `make proto-lock`"
 
 
 def built() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Build the wheels of both distributions into a folder, and check what they hold."""
+"""Build the wheels of both distributions into a folder, and check their contents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUILD = "sightline-build-"
 
 
 def main() -> int:
-    """Write the wheels into the folder that is named, in place of older ones; return 1 if one is at fault."""
+    """Write the wheels to the folder in the first argument, replacing older ones; return 1 if one is wrong."""
     target = Path(sys.argv[1]).resolve()
     for old in target.glob("sightline*.whl"):
         old.unlink()
@@ -30,12 +30,12 @@ def main() -> int:
 
 
 def version() -> str:
-    """The version of this tree: the one place that states it is pyproject.toml."""
+    """The version of this tree, which is set in pyproject.toml only."""
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 
 
 def build(target: Path) -> tuple[Path, Path]:
-    """Builds the wheels of `sightline` and `sightline-services`, from the files that git knows or would add.
+    """Build the wheels of `sightline` and `sightline-services`, from the files that git knows or would add.
 
     Raises RuntimeError with the builder's output if a build fails.
     """
@@ -48,7 +48,7 @@ def build(target: Path) -> tuple[Path, Path]:
         command = [*pip, "--wheel-dir", str(target), ".", "./services"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the wheels do not build:\n{done.stdout}{done.stderr}")
+        raise RuntimeError(f"building the wheels failed:\n{done.stdout}{done.stderr}")
     (caller,) = target.glob("sightline-*.whl")
     (services,) = target.glob("sightline_services-*.whl")
     return caller, services
@@ -74,19 +74,21 @@ def tracked(*patterns: str) -> list[str]:
 
 
 def _check(path: Path, wanted: set[str]) -> Iterator[str]:
-    """A wheel is of this version, holds its files, its licence and no others, and names no path of this machine."""
+    """A wheel has this version, its files and licence and no others, and contains no path of this machine."""
     if _metadata(path)["Version"] != version():
         yield f"{path.name}: its version is not {version()}"
     with zipfile.ZipFile(path) as wheel:
         held = {name: wheel.read(name).decode() for name in wheel.namelist()}
     own = {name for name in held if ".dist-info/" not in name}
     yield from (f"{path.name}: lacks {name}" for name in sorted(wanted - own))
-    yield from (f"{path.name}: holds {name}, which is no part of it" for name in sorted(own - wanted))
+    yield from (f"{path.name}: contains {name}, which is not part of it" for name in sorted(own - wanted))
     if not any(name.endswith("/licenses/LICENSE") for name in held):
         yield f"{path.name}: lacks the licence"
     places = (str(ROOT), BUILD, sys.prefix, f"{Path.home()}/")
     for name, text in held.items():
-        yield from (f"{path.name}: {name} names {place}, a path of this machine" for place in places if place in text)
+        yield from (
+            f"{path.name}: {name} contains {place}, a path of this machine" for place in places if place in text
+        )
 
 
 def _metadata(path: Path) -> Message:

@@ -55,4 +55,4 @@ def test_a_page_that_holds_passes(root: Path, text: str) -> None:
 
 def test_a_readme_that_nobody_reads_to_its_end_is_refused(root: Path) -> None:
     (root / "README.md").write_text("line\n" * 151)
-    assert faults(root, "") == ["README.md: has 151 lines, at most 150 are read"]
+    assert faults(root, "") == ["README.md: has 151 lines, at most 150 are allowed"]

@@ -53,8 +53,8 @@ def test_what_a_wheel_lacks_or_has_too_much_is_named(built: Wheels, tmp_path: Pa
                 wheel.writestr(name, whole.read(name))
     faults = list(wheels.check(caller, services))
     assert [fault.partition(": ")[2] for fault in faults] == [
-        "holds services/kit/__init__.py, which is no part of it",
-        f"services/kit/__init__.py names {wheels.ROOT}, a path of this machine",
+        "contains services/kit/__init__.py, which is not part of it",
+        f"services/kit/__init__.py contains {wheels.ROOT}, a path of this machine",
         "lacks services/kit/names.py",
     ]
 
