@@ -1,7 +1,6 @@
-"""Bytes of an image into upright RGB pixels, under limits; the only place where orientation is applied.
+"""Bytes of an image into upright RGB pixels, under limits, by the rules of `sightline.images.upright`.
 
-Nothing here needs torch, so that ingest, training and serving share it. Colour profiles are ignored, as the
-pretrained networks' own training did.
+Nothing here needs torch, so that ingest, training and serving share it.
 """
 
 import math
@@ -10,34 +9,22 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from services.kit.errors import InvalidImage, InvalidImageFormat, InvalidImageSize
-from services.vision import libtiff
-from services.vision.unreadable import FORMATS, Unusable, problem_of
+from services.vision.unreadable import problem_of
+from sightline.images.upright import MAX_SIDE, flattened, opened, orientation_of, turn_of
 
 MIN_SIDE = 50  # pixels
-MAX_SIDE = 16_000  # pixels
 SCALED_SIDE = 10_240  # pixels; a longer side is scaled down to this
 MAX_ICON_SIDE = 1_024  # pixels; an icon's directory can name 256 at most, and icons are decoded on opening
 GIANT_PIXELS = 64_000_000  # above this, one at a time in a process: 16,000 x 16,000 RGB takes 1 GB in Pillow
 STRIP_PIXELS = 8_000_000  # pixels converted at a time, so that a giant costs little beyond its own bytes
 
-_OPENED = tuple(format_ for format_ in FORMATS if format_ != "MPO")  # Pillow opens those as JPEG, then looks closer
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _giant_turn = threading.Lock()
 
 
@@ -86,27 +73,22 @@ def decode(
     InvalidImageFormat, with its cause, for bytes that are no image, truncated or broken.
     """
     with _opened(data, name) as image:
-        info = _info_of(image)
-        _require_sides(info, name, min_side, MAX_SIDE)
+        _require_sides(_info_of(image), name, min_side, MAX_SIDE)
+        turn = turn_of(image)
         if at_least is not None:
             image.draft(None, (at_least, at_least))
         with _giant_turn if image.width * image.height > GIANT_PIXELS else nullcontext():
             image.load()
             pixels = _rgb(image, _scaled(image.size, max_side))
-    if info.format == "TIFF" or info.orientation == 1:  # Pillow turns a TIFF itself when it loads.
-        return pixels
-    return np.asarray(Image.fromarray(pixels).transpose(_TURNS[info.orientation]))
+    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
 @contextmanager
 def _opened(data: bytes, name: str) -> Generator[Image.Image]:
     """The image, its header read; whatever Pillow raises on hostile bytes in the block becomes InvalidImageFormat."""
-    libtiff.silence()
     try:
         _require_small_icon(data, name)
-        # Our own limits are on sides; Pillow's guard (179 MPix) would refuse what the quotas allow.
-        Image.MAX_IMAGE_PIXELS = MAX_SIDE * MAX_SIDE
-        with Image.open(BytesIO(data), formats=_OPENED) as image:
+        with opened(data) as image:
             yield image
     except InvalidImage:
         raise
@@ -118,7 +100,7 @@ def _opened(data: bytes, name: str) -> Generator[Image.Image]:
 
 def _info_of(image: Image.Image) -> ImageInfo:
     width, height = image.size
-    orientation = _orientation(image)
+    orientation = orientation_of(image)
     across = orientation >= 5
     if across and image.format == "TIFF":  # Pillow reports a TIFF's size as upright.
         stored_width, stored_height = height, width
@@ -134,16 +116,6 @@ def _info_of(image: Image.Image) -> ImageInfo:
         stored_height=stored_height,
         animated=_animated(image),
     )
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 where there is none, or none that can be read: a broken tag is no reason to refuse."""
-    try:
-        # The base's method: a PNG's own would decode every pixel to see whether EXIF follows them.
-        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - Pillow's plugins raise a dozen types on hostile bytes
-        return 1
-    return value if isinstance(value, int) and value in _TURNS else 1
 
 
 def _animated(image: Image.Image) -> bool:
@@ -197,21 +169,9 @@ def _rgb(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
         first = max(0, math.floor(top * ratio) - margin) if ratio != 1 else top
         last = min(image.height, math.ceil(bottom * ratio) + margin) if ratio != 1 else bottom
         whole = first == 0 and last == image.height
-        piece = _flattened(image if whole else image.crop((0, first, image.width, last)))
+        piece = flattened(image if whole else image.crop((0, first, image.width, last)))
         if size != image.size:
             box = (0.0, top * ratio - first, float(image.width), min(bottom * ratio - first, float(piece.height)))
             piece = piece.resize((width, bottom - top), Image.Resampling.BILINEAR, box=box)
         out[top:bottom] = np.asarray(piece)
     return out
-
-
-def _flattened(image: Image.Image) -> Image.Image:
-    """The image in mode RGB: transparency over white, 16-bit samples by their high byte."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise Unusable("has samples of 32 bits, which have no agreed white; save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")

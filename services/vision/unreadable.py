@@ -7,9 +7,8 @@ import struct
 
 from PIL import TiffImagePlugin
 
-from services.vision import libtiff
-
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "ICO", "TIFF", "MPO")
+from sightline.images import libtiff
+from sightline.images.upright import FORMATS, Unusable
 
 _COPY = "replace it by an intact copy"
 _CONVERT = f"convert it to one of {', '.join(FORMATS)}"
@@ -56,10 +55,6 @@ _TEXTS = (  # the same for texts, in lower case
     (b"<svg", f"an SVG drawing; {_CONVERT}"),
     (b"<?xml", f"an XML document or SVG drawing; {_CONVERT}"),
 )
-
-
-class Unusable(ValueError):
-    """An image that could be read and is refused all the same; says why as a predicate, as `problem_of` does."""
 
 
 def problem_of(data: bytes, fault: Exception) -> str:

@@ -1,15 +1,13 @@
 """Pictures of predictions: what a model saw, written legibly on the image."""
 
-import ctypes
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from sightline.cli.frames import Found, Ink, fitting, font, frame, inks_of, legend
+from sightline.images.upright import upright
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse
 
 STRIP = (16, 18, 22)
@@ -18,22 +16,6 @@ RIGHT = (20, 128, 66)
 MIN_SIDE = 320  # pixels; a smaller image is enlarged, so that the words fit
 MAX_SIDE = 2400  # pixels; a larger one is scaled down, so that the picture can be looked at
 MAX_TAGS = 3
-
-
-def upright(file: Path) -> Image.Image:
-    """The first frame of an image file, turned as its EXIF orientation says, in RGB."""
-    _silence_libtiff()
-    with Image.open(file) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
-
-
-@cache
-def _silence_libtiff() -> None:
-    """Keeps what libtiff prints of a damaged file out of the output, as services/vision/libtiff.py does."""
-    with suppress(OSError, AttributeError):  # Pillow's libtiff cannot be reached, as in a static build
-        library = ctypes.CDLL(Image.core.__file__)
-        library.TIFFSetErrorHandler(None)
-        library.TIFFSetWarningHandler(None)
 
 
 def found_in(answer: AnalyzeImageResponse) -> list[Found]:

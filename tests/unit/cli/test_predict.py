@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import grpc
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -68,6 +69,14 @@ def test_draw_writes_each_picture_upright_with_its_tags_below(
         bottom = drawn.crop((0, 430, drawn.width, drawn.height))
         assert (255, 255, 255) in {colour for _, colour in bottom.getcolors(1 << 20) or []}
     assert (tmp_path / "drawn" / "p.png").exists()
+
+
+def test_a_picture_of_16_bits_is_drawn_as_the_model_saw_it(sightline: Command, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65_535, 320).astype(np.uint16)
+    Image.fromarray(np.tile(ramp, (320, 1))).save(tmp_path / "deep.png")
+    assert sightline("predict", "m", tmp_path / "deep.png", "--draw", tmp_path / "drawn").code == 0
+    with Image.open(tmp_path / "drawn" / "deep.png") as drawn:
+        assert [drawn.getpixel((x, 0)) for x in (0, 160, 319)] == [(0, 0, 0), (128, 128, 128), (255, 255, 255)]
 
 
 def test_objects_are_listed_one_a_line_with_their_boxes_and_drawn(

@@ -19,8 +19,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from services.kit.errors import InvalidImage, InvalidImageFormat, InvalidImageSize
 from services.vision import decode as decode_module
-from services.vision.decode import FORMATS, decode, inspect
+from services.vision.decode import decode, inspect
 from services.vision.repack import encode_for_pack
+from sightline.images.upright import FORMATS
 
 T = Image.Transpose
 # How a camera stores an upright picture for each EXIF orientation: the inverse of what a viewer must do.
