@@ -1,1 +1,77 @@
-"""Sightline as a caller sees it: the contract's stubs, a client, the command line and the one-machine stack."""
+"""Sightline as a caller sees it: `from sightline import Client`.
+
+What is named here is imported when it is first used, so that `import sightline` alone costs nothing: processes of the
+services, some of which must not hold gRPC, import other parts of this package.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sightline.client import errors as errors
+    from sightline.client.addresses import Addresses as Addresses
+    from sightline.client.client import Client as Client
+    from sightline.client.client_aio import AsyncClient as AsyncClient
+    from sightline.client.credentials import Credentials as Credentials
+    from sightline.client.errors import SightlineError as SightlineError
+    from sightline.client.results.dataset import Dataset as Dataset
+    from sightline.client.results.dataset import Finding as Finding
+    from sightline.client.results.evaluation import Evaluation as Evaluation
+    from sightline.client.results.model import Hyperparameters as Hyperparameters
+    from sightline.client.results.model import Model as Model
+    from sightline.client.results.performance import Performance as Performance
+    from sightline.client.results.prediction import Box as Box
+    from sightline.client.results.prediction import Object as Object
+    from sightline.client.results.prediction import Prediction as Prediction
+    from sightline.client.results.prediction import Tag as Tag
+    from sightline.client.results.trial import Trial as Trial
+
+_HOMES = {
+    "Client": "client.client",
+    "AsyncClient": "client.client_aio",
+    "Addresses": "client.addresses",
+    "Credentials": "client.credentials",
+    "SightlineError": "client.errors",
+    "Dataset": "client.results.dataset",
+    "Finding": "client.results.dataset",
+    "Model": "client.results.model",
+    "Hyperparameters": "client.results.model",
+    "Trial": "client.results.trial",
+    "Evaluation": "client.results.evaluation",
+    "Performance": "client.results.performance",
+    "Prediction": "client.results.prediction",
+    "Tag": "client.results.prediction",
+    "Object": "client.results.prediction",
+    "Box": "client.results.prediction",
+}
+__all__ = [
+    "Addresses",
+    "AsyncClient",
+    "Box",
+    "Client",
+    "Credentials",
+    "Dataset",
+    "Evaluation",
+    "Finding",
+    "Hyperparameters",
+    "Model",
+    "Object",
+    "Performance",
+    "Prediction",
+    "SightlineError",
+    "Tag",
+    "Trial",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("sightline.client.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sightline' has no attribute {name!r}")
+    return getattr(import_module(f"sightline.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

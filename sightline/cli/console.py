@@ -4,17 +4,17 @@ import json
 import sys
 import time
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from typing import Annotated, Protocol
+from contextlib import contextmanager, nullcontext
+from typing import Annotated
 
 import typer
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
+from rich.table import Table
+
+from sightline.client.progress import Bar, drawn
 
 PLAIN_WIDTH = 200  # columns where no terminal says how many there are
 PLAIN_STEP = 0.1  # how far a bar moves between two plain lines
@@ -94,47 +94,12 @@ def facts(rows: Iterable[tuple[str, str]]) -> Table:
     return made
 
 
-class Bar(Protocol):
-    """What a long task tells of itself."""
-
-    def update(self, fraction: float, doing: str, detail: str = "") -> None:
-        """So much is done (0..1); this is being done now."""
-        ...
-
-
 @contextmanager
 def progress_bar(title: str) -> Generator[Bar]:
     """A bar on standard error while the block runs; plain lines, few of them, where that is no terminal."""
     console = notes()
-    if not console.is_terminal:
-        yield _Lines(console, title)
-        return
-    columns = (
-        SpinnerColumn(finished_text="[green]✓[/]"),
-        TextColumn("[bold]{task.description}[/]"),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        # On a narrow terminal the end of the detail is cut, so that the bar stays one line.
-        TextColumn(
-            "{task.fields[doing]}[dim]{task.fields[detail]}[/]",
-            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
-        ),
-    )
-    with Progress(*columns, console=console, expand=True) as progress:
-        yield _Live(progress, title)
-
-
-class _Live:
-    """A bar that is drawn anew."""
-
-    def __init__(self, progress: Progress, title: str) -> None:
-        self._progress = progress
-        self._task = progress.add_task(escape(title), total=1.0, doing="", detail="")
-
-    def update(self, fraction: float, doing: str, detail: str = "") -> None:
-        shown = f"  {escape(detail)}" if detail else ""
-        self._progress.update(self._task, completed=fraction, doing=escape(doing), detail=shown)
+    with drawn(title, console) if console.is_terminal else nullcontext(_Lines(console, title)) as bar:
+        yield bar
 
 
 class _Lines:

@@ -12,7 +12,6 @@ import typer
 from sightline.cli.console import notes
 from sightline.cli.failures import CommandError, report
 from sightline.cli.up import DATA
-from sightline.client.addresses import Addresses
 
 NEEDED = ("services", "nats", "minio", "pydantic_settings")
 OF_THE_STORE = ("SIGHTLINE_NATS_URL", "SIGHTLINE_STORE_DIRECTORY", "SIGHTLINE_S3_ENDPOINT")
@@ -39,7 +38,7 @@ def doctor(
     try:
         environment = _environment(data)
     except CommandError as error:
-        raise typer.Exit(report(error, notes(), Addresses())) from None
+        raise typer.Exit(report(error, notes())) from None
     command = [sys.executable, "-m", "services.infra.doctor", *(["--json"] if json else [])]
     command += [word for area in only or () for word in ("--only", area)]
     command += ["--nats-monitor", nats_monitor] if nats_monitor else []

@@ -8,9 +8,8 @@ import typer
 from rich.markup import escape
 
 from sightline.cli.console import notes
-from sightline.cli.failures import CommandError, report
+from sightline.cli.failures import CommandError, UsageError, report
 from sightline.client import keys
-from sightline.client.addresses import Addresses
 
 app = typer.Typer(help="Keys: tokens that the services know by a line in a file.", no_args_is_help=True)
 
@@ -44,7 +43,7 @@ def make(
     try:
         key, line = _made(name, role.value, file)
     except CommandError as error:
-        raise typer.Exit(report(error, notes(), Addresses())) from None
+        raise typer.Exit(report(error, notes())) from None
     print(key)
     if file is None:
         print(line)
@@ -63,7 +62,7 @@ def _made(name: str, role: str, file: Path | None) -> tuple[str, str]:
         if file is not None:
             keys.append(file, line)
     except ValueError as error:
-        raise CommandError(str(error), code=2) from None
+        raise UsageError(str(error)) from None
     except OSError as error:
         raise CommandError(f"the line cannot be added: {error}") from None
     return key, line

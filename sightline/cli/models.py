@@ -1,6 +1,5 @@
 """`sightline models`: train within a budget, follow it, and see what came out."""
 
-import secrets
 from enum import StrEnum
 from typing import Annotated
 
@@ -8,26 +7,17 @@ import typer
 from google.protobuf.empty_pb2 import Empty
 from rich.markup import escape
 
-from sightline.cli.console import Json, facts, output, print_json, progress_bar, state, table
-from sightline.cli.failures import ResourceFailed
-from sightline.cli.formats import (
-    bare_name,
-    duration,
-    full_name,
-    moment,
-    own_id,
-    parse_duration,
-    percent,
-)
-from sightline.cli.quality import main_metric, metric_name, print_performance
+from sightline.cli.console import Json, facts, output, print_json, state, table
+from sightline.cli.formats import moment, parse_duration, percent
+from sightline.cli.quality import main_metric, print_performance
 from sightline.cli.session import session
-from sightline.client.plurals import counted
-from sightline.client.stubs import Stubs, every_page
-from sightline.v1 import dataset_service_pb2 as dataset_service
+from sightline.client.names import bare_name, full_name
+from sightline.client.progress import metric_name, of_model
+from sightline.client.quantities import duration
+from sightline.client.results.kinds import ModelKind
+from sightline.client.results.model import ModelData
+from sightline.client.results.trial import Recipe
 from sightline.v1 import model_service_pb2 as service
-from sightline.v1.dataset_pb2 import Dataset
-from sightline.v1.model_pb2 import Model, TrainingParameters, TrainingProgress
-from sightline.v1.trial_pb2 import Recipe, Trial
 
 COLLECTION = "models"
 
@@ -42,24 +32,6 @@ class Kind(StrEnum):
     DETECTOR = "detector"
 
 
-KINDS = {Kind.CLASSIFIER: TrainingParameters.GENERIC_CLASSIFIER, Kind.DETECTOR: TrainingParameters.GENERIC_DETECTOR}
-KIND_FOR = {
-    Dataset.IMAGE_CLASSIFICATION: TrainingParameters.GENERIC_CLASSIFIER,
-    Dataset.OBJECT_DETECTION: TrainingParameters.GENERIC_DETECTOR,
-}
-KIND_NAMES = {number: kind.value for kind, number in KINDS.items()}
-PHASES = {
-    TrainingProgress.PHASE_UNSPECIFIED: "waiting",
-    TrainingProgress.WAITING_FOR_DATASET: "waiting for the dataset",
-    TrainingProgress.WAITING_FOR_WORKER: "waiting for a worker",
-    TrainingProgress.PREPARING: "preparing",
-    TrainingProgress.SEARCHING: "searching",
-    TrainingProgress.FINAL_FIT: "final fit",
-    TrainingProgress.EVALUATING: "evaluating",
-    TrainingProgress.FINISHED: "done",
-}
-
-
 @app.command("train")
 def train(
     name: Name,
@@ -71,15 +43,15 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a model within a budget of compute that is never exceeded."""
-    wanted = TrainingParameters(training_dataset=full_name("datasets", dataset))
-    wanted.time_budget.FromTimedelta(parse_duration(budget))
+    span = parse_duration(budget)
     with session() as client:
-        wanted.model_kind = KINDS[kind] if kind else kind_for(client, wanted.training_dataset)
-        model = start(client, full_name(COLLECTION, name), wanted, test_dataset)
+        model = client.models.train(
+            name, dataset=dataset, budget=span, test_dataset=test_dataset or None, kind=kind.value if kind else None
+        )
         if watch:
-            model = await_model(client, model.name)
+            model = model.wait()
     if json:
-        print_json(model)
+        print_json(model.message)
     elif watch:
         print_model(model)
     else:
@@ -90,20 +62,20 @@ def train(
 def list_(json: Json = False) -> None:
     """List the models."""
     with session() as client:
-        answer = every_page(client.models.ListModels, service.ListModelsRequest())
+        models = client.models.list()
     if json:
-        print_json(answer)
+        print_json(service.ListModelsResponse(models=[model.message for model in models]))
         return
     rows = table("NAME", "STATE", "KIND", "DATASET", "QUALITY", "USED", "BUDGET", "CREATED", right=("USED", "BUDGET"))
-    for model in answer.models:
+    for model in models:
         rows.add_row(
             escape(bare_name(model.name)),
-            state(Model.State.Name(model.state)),
-            KIND_NAMES.get(model.training_parameters.model_kind, ""),
-            escape(bare_name(model.training_parameters.training_dataset)),
+            state(model.state),
+            _kind(model),
+            escape(bare_name(model.dataset)),
             main_metric(model.performance),
-            duration(model.training_cost),
-            duration(model.training_parameters.time_budget),
+            duration(model.cost),
+            duration(model.budget),
             moment(model.create_time),
         )
     output().print(rows)
@@ -113,32 +85,31 @@ def list_(json: Json = False) -> None:
 def show(name: Name, json: Json = False) -> None:
     """Show one model: its training, its quality and where the budget went."""
     with session() as client:
-        model = get(client, full_name(COLLECTION, name))
+        model = client.models.get(name)
     if json:
-        print_json(model)
+        print_json(model.message)
     else:
         print_model(model)
 
 
 @app.command("trials")
-def trials(name: Name, json: Json = False) -> None:
+def trials_(name: Name, json: Json = False) -> None:
     """List what a training tried."""
     with session() as client:
-        request = service.ListTrialsRequest(parent=full_name(COLLECTION, name))
-        answer = every_page(client.models.ListTrials, request)
+        trials = client.models.trials(name)
     if json:
-        print_json(answer)
+        print_json(service.ListTrialsResponse(trials=[trial.message for trial in trials]))
         return
-    metric = next((metric_name(trial.score_metric) for trial in answer.trials if trial.score_metric), "")
+    metric = next((metric_name(trial.score_metric) for trial in trials if trial.score_metric), "")
     score = f"SCORE: {metric}" if metric else "SCORE"
     rows = table("TRIAL", "STATE", "RUNG", "RECIPE", score, "COST", "ATTEMPTS", right=(score, "COST", "ATTEMPTS"))
-    for trial in answer.trials:
+    for trial in trials:
         rows.add_row(
             bare_name(trial.name),
-            state(Trial.State.Name(trial.state)),
+            state(trial.state),
             str(trial.rung),
             escape(_recipe(trial.recipe)),
-            f"{percent(trial.score)} ± {percent(trial.standard_error)}" if trial.HasField("score") else "",
+            f"{percent(trial.score)} ± {percent(trial.standard_error or 0)}" if trial.score is not None else "",
             duration(trial.cost),
             str(trial.attempts),
         )
@@ -149,103 +120,55 @@ def trials(name: Name, json: Json = False) -> None:
 def cancel(name: Name, json: Json = False) -> None:
     """End a training; the best model so far is kept."""
     with session() as client:
-        model = client.models.CancelModel(service.CancelModelRequest(name=full_name(COLLECTION, name)))
+        model = client.models.cancel(name)
     if json:
-        print_json(model)
+        print_json(model.message)
     else:
-        output().print(f"{escape(model.name)} is {state(Model.State.Name(model.state))}")
+        output().print(f"{escape(model.name)} is {state(model.state)}")
 
 
 @app.command("delete")
 def delete(name: Name, json: Json = False) -> None:
     """Delete a model with its trials and evaluations."""
     with session() as client:
-        client.models.DeleteModel(service.DeleteModelRequest(name=full_name(COLLECTION, name)))
+        client.models.delete(name)
     if json:
         print_json(Empty())
     else:
         output().print(f"deleted {escape(full_name(COLLECTION, name))}")
 
 
-def kind_for(client: Stubs, dataset: str) -> TrainingParameters.ModelKind.ValueType:
-    """The kind of model that fits the annotations of a dataset."""
-    annotated = client.datasets.GetDataset(dataset_service.GetDatasetRequest(name=dataset))
-    return KIND_FOR.get(annotated.annotation_kind, TrainingParameters.GENERIC_CLASSIFIER)
-
-
-def start(client: Stubs, name: str, wanted: TrainingParameters, test_dataset: str = "") -> Model:
-    """Starts a training; returns the model as it was created."""
-    request = service.CreateModelRequest(model_id=own_id(COLLECTION, name), request_id=secrets.token_hex(16))
-    request.model.training_parameters.CopyFrom(wanted)
-    if test_dataset:
-        request.model.evaluation_parameters.test_dataset = full_name("datasets", test_dataset)
-    return client.models.CreateModel(request)
-
-
-def get(client: Stubs, name: str) -> Model:
-    """A model with its ledger and its confusion matrix."""
-    return client.models.GetModel(service.GetModelRequest(name=name, view=Model.FULL))
-
-
-def await_model(client: Stubs, name: str) -> Model:
-    """Follows a training with a progress bar and returns the whole model; ResourceFailed if it ends as FAILED."""
-    model = Model()
-    with progress_bar(f"train {bare_name(name)}") as bar:
-        for model in client.watch_model(name):
-            bar.update(model.progress.fraction, _doing(model.progress), _detail(model))
-    if model.state == Model.FAILED:
-        raise ResourceFailed(model.name, model.error)
-    return get(client, name)
-
-
-def print_model(model: Model) -> None:
+def print_model(model: ModelData) -> None:
     """A model for people."""
-    console, wanted = output(), model.training_parameters
+    console = output()
+    _, doing, detail = of_model(model)
+    stopped = f" ({model.stop_reason.lower().replace('_', ' ')})" if model.stop_reason else ""
     rows = [
         ("name", escape(model.name)),
-        ("state", state(Model.State.Name(model.state))),
-        ("kind", KIND_NAMES.get(wanted.model_kind, "")),
-        ("trained on", escape(wanted.training_dataset)),
-        ("doing", escape(f"{_doing(model.progress)} {_detail(model)}") if not model.HasField("end_time") else ""),
-        ("budget", f"{duration(model.training_cost)} used of {duration(wanted.time_budget)}{_stopped(model)}"),
+        ("state", state(model.state)),
+        ("kind", _kind(model)),
+        ("trained on", escape(model.dataset)),
+        ("doing", escape(f"{doing} {detail}") if model.end_time is None else ""),
+        ("budget", f"{duration(model.cost)} used of {duration(model.budget)}{stopped}"),
         ("best trial", escape(bare_name(model.best_trial))),
         ("created", moment(model.create_time)),
         *(("warning", f"[yellow]{escape(warning)}[/]") for warning in model.warnings),
     ]
     console.print(facts(rows))
-    if model.HasField("error"):
+    if model.error:
         console.print(f"[red]{escape(model.error.message)}[/]")
-    if model.HasField("performance"):
+    if model.message.HasField("performance"):
         print_performance(model.performance)
 
 
-def _doing(progress: TrainingProgress) -> str:
-    doing = PHASES.get(progress.phase, "")
-    if progress.phase == TrainingProgress.WAITING_FOR_WORKER and progress.queue_position:
-        doing += f" ({counted(progress.queue_position, 'job')} before)"
-    return doing
-
-
-def _detail(model: Model) -> str:
-    """Trial, best metric and budget, as far as they are known."""
-    progress, budget = model.progress, model.training_parameters.time_budget
-    parts = [f"trial {bare_name(progress.trial)}"] if progress.trial else []
-    if progress.HasField("metric_value"):
-        parts.append(f"{metric_name(progress.metric_name)} {percent(progress.metric_value)}")
-    parts.append(f"{duration(progress.budget_used)} of {duration(budget)}")
-    return " · ".join(parts)
-
-
-def _stopped(model: Model) -> str:
-    if not model.stop_reason:
-        return ""
-    return f" ({Model.StopReason.Name(model.stop_reason).lower().replace('_', ' ')})"
+def _kind(model: ModelData) -> str:
+    return model.kind if model.kind != ModelKind.UNKNOWN else ""
 
 
 def _recipe(recipe: Recipe) -> str:
     parts = [*recipe.backbones, recipe.head]
     if recipe.depth:
-        parts.append(Recipe.Depth.Name(recipe.depth).lower().replace("_", " "))
+        parts.append(recipe.depth.lower().replace("_", " "))
     if recipe.resolution:
         parts.append(f"{recipe.resolution} px")
     if recipe.refit:

@@ -7,8 +7,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from sightline.cli.frames import Found, Ink, fitting, font, frame, inks_of, legend
+from sightline.client.results.kinds import ModelKind
+from sightline.client.results.prediction import Prediction
 from sightline.images.upright import upright
-from sightline.v1.prediction_pb2 import AnalyzeImageResponse
 
 STRIP = (16, 18, 22)
 INK = (255, 255, 255)
@@ -18,21 +19,20 @@ MAX_SIDE = 2400  # pixels; a larger one is scaled down, so that the picture can 
 MAX_TAGS = 3
 
 
-def found_in(answer: AnalyzeImageResponse) -> list[Found]:
+def found_in(prediction: Prediction) -> list[Found]:
     """The objects of an answer, in its order; none for a classifier's."""
-    found: list[Found] = []
-    for one in answer.custom_model_result.objects_result.values:
-        box, tag = one.bounding_box, one.tags[0]
-        found.append(Found(tag.name, (box.x, box.y, box.w, box.h), tag.confidence))
-    return found
+    return [
+        Found(one.name, (one.box.x, one.box.y, one.box.width, one.box.height), one.confidence)
+        for one in prediction.objects
+    ]
 
 
-def draw(file: Path, answer: AnalyzeImageResponse, inks: Mapping[str, Ink] | None = None) -> Image.Image:
+def draw(file: Path, prediction: Prediction, inks: Mapping[str, Ink] | None = None) -> Image.Image:
     """The image with its best tags, or with its objects framed and counted; `inks` is for pictures that go together."""
-    if answer.custom_model_result.HasField("objects_result"):
-        return draw_objects(file, found_in(answer), inks=inks)
+    if prediction.kind == ModelKind.DETECTOR:
+        return draw_objects(file, found_in(prediction), inks=inks)
     image, _ = _readable(upright(file))
-    tags = [(tag.name, tag.confidence) for tag in answer.custom_model_result.tags_result.values]
+    tags = [(tag.name, tag.confidence) for tag in prediction.tags]
     return _with_tags(image, tags[:MAX_TAGS]) if tags else image
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from sightline.client.errors import AddressError
+
 VARIABLES = {
     "dataset": "SIGHTLINE_DATASET_ADDRESS",
     "trainer": "SIGHTLINE_TRAINER_ADDRESS",
@@ -18,10 +20,6 @@ _OTHER_TARGETS = ("unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:")  # gRPC's
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NEVER = "/?#@\\\"'`,;"
 _ENDPOINT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[^:]*))?")
-
-
-class AddressError(ValueError):
-    """Addresses that no service can have; the message names each and says what is expected."""
 
 
 @dataclass(frozen=True, slots=True)

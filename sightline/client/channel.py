@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -78,7 +78,7 @@ def describe(error: grpc.RpcError) -> RichError:
     """The content of an error that a stub raised, blocking or asyncio; never raises."""
     call: _Failed = error  # type: ignore[assignment]  # every error that a call raises is one
     reason, metadata, fields = "", dict[str, str](), dict[str, str]()
-    for detail in _status(call).details:
+    for detail in status_of(error).details:
         info, bad = ErrorInfo(), BadRequest()
         if detail.Unpack(info) and info.domain == DOMAIN:
             reason, metadata = info.reason, dict(info.metadata)
@@ -95,14 +95,22 @@ class _Failed(Protocol):
     def trailing_metadata(self) -> "tuple[tuple[str, str | bytes], ...] | None": ...
 
 
-def _status(call: _Failed) -> Status:
+def status_of(error: grpc.RpcError) -> Status:
+    """What the service sent of a failed call, or what little the call says where nothing of Sightline answered."""
+    if not hasattr(error, "trailing_metadata"):
+        return Status(code=grpc.StatusCode.UNKNOWN.value[0], message=str(error))
+    call: _Failed = error  # type: ignore[assignment]  # every error that a call raises is one
     for key, value in call.trailing_metadata() or ():
         if key == _DETAILS and isinstance(value, bytes):
-            try:
+            with suppress(DecodeError):
                 return Status.FromString(value)
-            except DecodeError:
-                break
-    return Status()
+    return Status(code=call.code().value[0], message=call.details() or "")
+
+
+def status_code(error: grpc.RpcError) -> grpc.StatusCode:
+    """The code of a call that failed, blocking or asyncio."""
+    call: _Failed = error  # type: ignore[assignment]  # every error that a call raises is one
+    return call.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
 
 
 class _Cancellable(Protocol):

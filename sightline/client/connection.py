@@ -25,13 +25,13 @@ def open_channel(address: str, credentials: Credentials) -> tuple[grpc.Channel, 
     options = options_for(address)
     bare: Any
     if credentials.ca:
-        watched = credentials.watch_channel(_tell)
+        watched = credentials.watch_channel(warn)
         bare = Renewing(watched, lambda now: grpc.secure_channel(address, now, options=options))
     else:
         bare = grpc.insecure_channel(address, options=options)
     interceptors: list[Any] = [_Deadline(), RequestIds()]
     if credentials.has_token:
-        interceptors.append(_Token(credentials.watch_token(_tell)))
+        interceptors.append(_Token(credentials.watch_token(warn)))
     return grpc.intercept_channel(bare, *interceptors), bare.close
 
 
@@ -52,7 +52,8 @@ def bearer(token: str) -> tuple[str, str]:
     return AUTHORIZATION, f"Bearer {token}"
 
 
-def _tell(error: Exception) -> None:
+def warn(error: Exception) -> None:
+    """Logs credentials that were replaced by unusable ones."""
     _log.warning("credentials that cannot be used are left aside: %s", error)
 
 

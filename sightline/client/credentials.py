@@ -11,6 +11,7 @@ from typing import Self
 
 import grpc
 
+from sightline.client.errors import CredentialsError
 from sightline.client.reloading import ReloadingFiles
 
 SYSTEM = "system"  # in place of a file: the roots that come with gRPC
@@ -22,10 +23,6 @@ VARIABLES = {
     "token_file": "SIGHTLINE_TOKEN_FILE",
     "insecure": "SIGHTLINE_INSECURE",
 }
-
-
-class CredentialsError(ValueError):
-    """What the credentials name cannot be used; the message says which variable to change."""
 
 
 @dataclass(frozen=True, slots=True)

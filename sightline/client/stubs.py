@@ -1,19 +1,18 @@
 """The stubs of the three services, and what every caller of them needs."""
 
 import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Self
 
 import grpc
 
 from sightline.client.addresses import Addresses
-from sightline.client.channel import streaming
 from sightline.client.connection import open_channel
 from sightline.client.credentials import Credentials
-from sightline.client.uploads import LocalFile, batches, messages
+from sightline.client.patience import Patience, follow
+from sightline.client.uploads import Counter, LocalFile, batches, messages
 from sightline.v1 import dataset_pb2, evaluation_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import evaluation_service_pb2 as evaluation_service
@@ -25,12 +24,6 @@ from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 
 UPLOAD_SECONDS = 600.0  # for one batch of files
 WATCH_SECONDS = 3600.0  # then the stream is opened again
-PATIENCE_SECONDS = 60.0  # how long a service may be away before a wait gives up
-PAUSE_SECONDS = (0.2, 2.0)  # between two attempts: at first, at most
-# What calls end with while a service goes and comes; CANCELLED is what gRPC's servers say in the moment of their end.
-AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
-
-M_co = TypeVar("M_co", covariant=True)
 
 
 class Stubs:
@@ -72,13 +65,12 @@ class Stubs:
     def upload_files(self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None) -> dict[str, str]:
         """Stores the files, the largest first, and returns the uri of each by its path.
 
-        So a file that the service finds too large is refused before the others are sent.
         `sent` hears the bytes that go out; a negative number takes back those of a batch that is repeated because
         the service was away.
         """
         upload_id = secrets.token_hex(8)
         uris: dict[str, str] = {}
-        for batch in batches(sorted(files, key=lambda file: file.file.stat().st_size, reverse=True)):
+        for batch in batches(files):
             answer = self._upload(upload_id, batch, sent)
             uris |= {file.path: file.uri for file in answer.files}
         return uris
@@ -123,112 +115,9 @@ class Stubs:
         """One batch, repeated while the service is away: files of equal paths are overwritten."""
         patience = Patience()
         while True:
-            out = [0]
-
-            def count(size_bytes: int, out: list[int] = out) -> None:
-                out[0] += size_bytes
-                sent(size_bytes)
-
+            counter = Counter(sent)
             try:
-                return self.datasets.UploadFiles(messages(upload_id, batch, count), timeout=UPLOAD_SECONDS)
+                return self.datasets.UploadFiles(messages(upload_id, batch, counter.count), timeout=UPLOAD_SECONDS)
             except grpc.RpcError as error:
                 patience.bear(error)
-                sent(-out[0])
-
-
-class Page(Protocol):
-    """A response of a List rpc."""
-
-    next_page_token: str
-
-    def MergeFrom(self, other: Any, /) -> None:  # noqa: N802 - protobuf's name
-        """Appends the repeated fields of the other."""
-        ...
-
-
-class PageRequest(Protocol):
-    """A request of a List rpc."""
-
-    page_size: int
-    page_token: str
-
-
-Q = TypeVar("Q", bound=PageRequest)
-P = TypeVar("P", bound=Page)
-
-
-def every_page(call: Callable[[Q], P], request: Q) -> P:
-    """The pages of a List rpc as one response, without a token."""
-    request.page_size = request.page_size or 1000
-    whole = call(request)
-    while whole.next_page_token:
-        request.page_token = whole.next_page_token
-        page = call(request)
-        whole.MergeFrom(page)
-        whole.next_page_token = page.next_page_token
-    return whole
-
-
-class Stream(Protocol[M_co]):
-    """The responses of a streaming call."""
-
-    def __iter__(self) -> Iterator[M_co]:
-        """The messages as they come."""
-        ...
-
-    def cancel(self) -> bool:
-        """Ends the call."""
-        ...
-
-
-def follow(open_stream: Callable[[], Stream[M_co]], patience: "Patience | None" = None) -> Iterator[M_co]:
-    """Every message of a Watch rpc until it ends with OK, which it does after the resource's final state.
-
-    A stream that breaks because the service went away, or was open for as long as one may be, is opened again; a
-    message may then come twice. Raises UNAVAILABLE once the service has been away for PATIENCE_SECONDS.
-    """
-    patience = patience or Patience()
-    while True:
-        try:
-            with streaming(open_stream()) as messages:
-                for message in messages:
-                    patience.renew()
-                    yield message
-        except grpc.RpcError as error:
-            patience.bear(error)
-        else:
-            return
-
-
-class Patience:
-    """Waits between attempts, a little longer each time, and gives up when nothing has worked for too long."""
-
-    def __init__(
-        self,
-        limit_seconds: float = PATIENCE_SECONDS,
-        now: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._limit_seconds, self._now, self._sleep = limit_seconds, now, sleep
-        self.renew()
-
-    def renew(self) -> None:
-        """Something worked."""
-        self._since: float | None = None
-        self._pause_seconds = PAUSE_SECONDS[0]
-
-    def bear(self, error: grpc.RpcError) -> None:
-        """Returns after a pause if trying again may help; raises the error if not, or not for much longer."""
-        if status_code(error) not in AWAY:
-            raise error
-        now = self._now()
-        self._since = now if self._since is None else self._since
-        if now - self._since > self._limit_seconds:
-            raise error
-        self._sleep(self._pause_seconds)
-        self._pause_seconds = min(2 * self._pause_seconds, PAUSE_SECONDS[1])
-
-
-def status_code(error: grpc.RpcError) -> grpc.StatusCode:
-    """The code of a call that failed."""
-    return error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+                counter.take_back()

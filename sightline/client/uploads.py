@@ -7,24 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from sightline.client.plurals import counted
+from sightline.client.errors import AnnotationsUnreadable, ImagesMissing, MissingImage
+from sightline.client.results.kinds import DatasetKind
 from sightline.v1 import dataset_service_pb2 as dataset_service
 
 CHUNK_BYTES = 1024 * 1024  # what UploadFiles accepts at most in one message
 BATCH_FILES = 256
 BATCH_BYTES = 64 * 1024 * 1024
-
-
-class UnreadableAnnotations(Exception):
-    """A local COCO file cannot be read; the message says where and why."""
-
-
-class FilesMissing(Exception):
-    """Images that a COCO file names are not there; `images` holds all of them."""
-
-    def __init__(self, annotations: Path, images: tuple["MissingImage", ...]) -> None:
-        super().__init__(f"{annotations} names {counted(len(images), 'image')} that cannot be uploaded")
-        self.images = images
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +25,37 @@ class LocalFile:
 
 
 @dataclass(frozen=True, slots=True)
-class MissingImage:
-    """An image that a COCO file names and that cannot be uploaded."""
+class LocalSet:
+    """What is to be uploaded: a COCO file, then precisely the images that it names, each once."""
 
-    image_id: object
-    file_name: str
-    problem: str
+    files: tuple[LocalFile, ...]
+    kind: DatasetKind  # by its annotations: boxes make it detection
 
 
 def files_of(annotations: Path, images: Path | None = None) -> tuple[LocalFile, ...]:
-    """The COCO file, then precisely the images that it names, each once.
+    """The files of `read_set`."""
+    return read_set(annotations, images).files
+
+
+def read_set(annotations: Path, images: Path | None = None) -> LocalSet:
+    """What is to be uploaded.
 
     Names are relative to `images`, by default to the COCO file's folder; images that already lie in the store
-    (`s3://...`) are left out. Raises UnreadableAnnotations, or FilesMissing with every image that is not there.
+    (`s3://...`) are left out. Raises AnnotationsUnreadable, or ImagesMissing with every image that is not there.
     """
     folder = images or annotations.parent
+    content = _content(annotations)
     found = {annotations.name: LocalFile(annotations.name, annotations)}
     missing: list[MissingImage] = []
-    for image_id, name in _named_images(annotations):
+    for image_id, name in _named_images(content):
         path = "/".join(part for part in name.split("/") if part not in ("", "."))
         if problem := _problem(name, folder / path):
             missing.append(MissingImage(image_id, name, problem))
         else:
             found[path] = LocalFile(path, folder / path)
     if missing:
-        raise FilesMissing(annotations, tuple(missing))
-    return tuple(found.values())
+        raise ImagesMissing.named(annotations, missing)
+    return LocalSet(tuple(found.values()), _kind_of(content))
 
 
 def _problem(name: str, file: Path) -> str:
@@ -71,30 +65,47 @@ def _problem(name: str, file: Path) -> str:
     return "" if file.is_file() else f"there is no file {file}"
 
 
-def _named_images(annotations: Path) -> Iterator[tuple[object, str]]:
-    """The id and the file of every image that lies here. The COCO file's other faults are the service's to find."""
+def _content(annotations: Path) -> dict[str, Any]:
     try:
         content: Any = json.loads(annotations.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise UnreadableAnnotations(f"{annotations} cannot be read as JSON: {error}") from error
+        raise AnnotationsUnreadable(f"{annotations} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise UnreadableAnnotations(f"{annotations} is no COCO file: its top level is not an object")
-    images = cast("dict[str, Any]", content).get("images")
-    for image in cast("list[Any]", images) if isinstance(images, list) else []:
-        if isinstance(image, dict):
-            entry = cast("dict[str, Any]", image)
-            name = entry.get("file_name")
-            uris = [str(entry.get(field) or "") for field in ("absolute_url", "coco_url", "file_name")]
-            in_store = any(uri.startswith("s3://") for uri in uris)
-            if isinstance(name, str) and name and "://" not in name and not in_store:
-                yield entry.get("id"), name
+        raise AnnotationsUnreadable(f"{annotations} is no COCO file: its top level is not an object")
+    return cast("dict[str, Any]", content)
+
+
+def _entries(content: dict[str, Any], section: str) -> Iterator[dict[str, Any]]:
+    """The objects of a section. The COCO file's other faults are the service's to find."""
+    listed = content.get(section)
+    for entry in cast("list[Any]", listed) if isinstance(listed, list) else []:
+        if isinstance(entry, dict):
+            yield cast("dict[str, Any]", entry)
+
+
+def _named_images(content: dict[str, Any]) -> Iterator[tuple[object, str]]:
+    """The id and the file of every image that lies here."""
+    for entry in _entries(content, "images"):
+        name = entry.get("file_name")
+        uris = [str(entry.get(field) or "") for field in ("absolute_url", "coco_url", "file_name")]
+        in_store = any(uri.startswith("s3://") for uri in uris)
+        if isinstance(name, str) and name and "://" not in name and not in_store:
+            yield entry.get("id"), name
+
+
+def _kind_of(content: dict[str, Any]) -> DatasetKind:
+    boxes = any(entry.get("bbox") or entry.get("segmentation") for entry in _entries(content, "annotations"))
+    return DatasetKind.DETECTION if boxes else DatasetKind.CLASSIFICATION
 
 
 def batches(files: Iterable[LocalFile]) -> Iterator[list[LocalFile]]:
-    """The files in groups small enough that one which fails on the way is cheap to repeat."""
+    """The files, the largest first, in groups small enough that one which fails on the way is cheap to repeat.
+
+    So a file that the service finds too large is refused before the others are sent.
+    """
     batch: list[LocalFile] = []
     size_bytes = 0
-    for file in files:
+    for file in sorted(files, key=lambda file: file.file.stat().st_size, reverse=True):
         size_bytes += file.file.stat().st_size
         batch.append(file)
         if len(batch) >= BATCH_FILES or size_bytes >= BATCH_BYTES:
@@ -102,6 +113,22 @@ def batches(files: Iterable[LocalFile]) -> Iterator[list[LocalFile]]:
             batch, size_bytes = [], 0
     if batch:
         yield batch
+
+
+class Counter:
+    """Counts the bytes of a batch for `sent`, and takes them back where the batch has to be sent again."""
+
+    def __init__(self, sent: Callable[[int], None]) -> None:
+        self._sent, self._bytes = sent, 0
+
+    def count(self, size_bytes: int) -> None:
+        """So many more went out."""
+        self._bytes += size_bytes
+        self._sent(size_bytes)
+
+    def take_back(self) -> None:
+        """None of them arrived."""
+        self._sent(-self._bytes)
 
 
 def messages(

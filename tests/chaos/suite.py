@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import grpc
 
-from sightline.client.stubs import Patience, Stubs
+from sightline.client.patience import Patience
+from sightline.client.stubs import Stubs
 from sightline.client.uploads import files_of
 from sightline.demo import digits
 from sightline.local.stack import Stack

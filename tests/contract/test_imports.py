@@ -11,6 +11,7 @@ import pytest
 NO_TORCH = {"torch", "torchvision", "sklearn"}
 NO_SERVER = {"services", "nats", "minio", "msgspec", "pydantic_settings", "structlog"}
 NO_GRPC = {"grpc", "nats"}
+NO_CLIENT = {"grpc", "google", "rich", "PIL"}
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,9 @@ NO_GRPC = {"grpc", "nats"}
         ("services.dataset.__main__", NO_TORCH),
         ("services.trainer.__main__", NO_TORCH),
         ("services.trainer.engine.__main__", NO_GRPC),
+        ("services.kit.settings", NO_GRPC | NO_CLIENT),
+        ("sightline", NO_CLIENT | NO_TORCH | NO_SERVER),
+        ("sightline.client.client_aio", NO_TORCH | NO_SERVER | {"typer"}),
         ("sightline.cli.commands", NO_TORCH | NO_SERVER),
     ],
 )

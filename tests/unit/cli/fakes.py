@@ -171,6 +171,16 @@ class ModelFake(ms_grpc.ModelServiceServicer):
         self.fakes.check(context, "WatchModel", request)
         yield ms.WatchModelResponse(model=self.fakes.models[request.name])
 
+    def CancelModel(self, request: ms.CancelModelRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "CancelModel", request)
+        self.fakes.models[request.name].state = Model.CANCELLING
+        return self.fakes.models[request.name]
+
+    def DeleteModel(self, request: ms.DeleteModelRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "DeleteModel", request)
+        del self.fakes.models[request.name]
+        return empty_pb2.Empty()
+
 
 class EvaluationFake(es_grpc.EvaluationServiceServicer):
     def __init__(self, fakes: Fakes) -> None:
@@ -182,6 +192,14 @@ class EvaluationFake(es_grpc.EvaluationServiceServicer):
 
     def GetEvaluation(self, request: es.GetEvaluationRequest, context: grpc.ServicerContext) -> Any:
         return self.fakes.evaluations[request.name]
+
+    def ListEvaluations(self, request: es.ListEvaluationsRequest, context: grpc.ServicerContext) -> Any:
+        items, token = self.fakes.page(list(self.fakes.evaluations.values()), request.page_token)
+        return es.ListEvaluationsResponse(evaluations=items, next_page_token=token)
+
+    def DeleteEvaluation(self, request: es.DeleteEvaluationRequest, context: grpc.ServicerContext) -> Any:
+        del self.fakes.evaluations[request.name]
+        return empty_pb2.Empty()
 
     def WatchEvaluation(self, request: es.WatchEvaluationRequest, context: grpc.ServicerContext) -> Any:
         yield es.WatchEvaluationResponse(evaluation=self.fakes.evaluations[request.name])

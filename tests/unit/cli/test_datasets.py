@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 import grpc
-import pytest
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
-from sightline.cli.failures import fix_for
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.finding_pb2 import Finding
 from tests.unit.cli.conftest import Command
@@ -149,23 +147,6 @@ def test_an_error_shows_reason_message_fields_and_fix_without_a_traceback(sightl
     assert "datasets/nope does not exist." in outcome.err
     assert "sightline datasets list" in outcome.err
     assert "Traceback" not in outcome.err
-
-
-@pytest.mark.parametrize(
-    ("reason", "metadata", "fix"),
-    [
-        ("datasetAnnotationsInvalid", {"file": "s3://sightline/uploads/u/coco.json"}, "repair the COCO file"),
-        ("datasetAnnotationsInvalid", {"file": "datasets/pets"}, "mend what `sightline datasets findings pets` lists"),
-        ("datasetEmpty", {"dataset": "datasets/pets"}, "mend what `sightline datasets findings pets` lists"),
-        ("internalServerError", {"error_id": "e1"}, "the service's log"),
-    ],
-)
-def test_the_fix_follows_from_what_is_at_fault(reason: str, metadata: dict[str, str], fix: str) -> None:
-    assert fix_for(reason, metadata, Status()).startswith(fix)
-
-
-def test_no_id_is_spoken_of_where_there_is_none() -> None:
-    assert fix_for("internalServerError", {"seconds": "24"}, Status()) == ""
 
 
 def test_every_field_at_fault_is_named(sightline: Command, fakes: Fakes) -> None:

@@ -8,7 +8,8 @@ import grpc
 import pytest
 import typer
 
-from sightline.cli.formats import duration, parse_duration
+from sightline.cli.formats import parse_duration
+from sightline.client.quantities import duration
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.performance_pb2 import ModelPerformance

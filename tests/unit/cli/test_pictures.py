@@ -16,6 +16,7 @@ from sightline.cli.pictures import (
     draw_objects,
     found_in,
 )
+from sightline.client.results.prediction import Prediction
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse
 from tests.unit.cli.written import Written, written
 
@@ -31,14 +32,14 @@ def photo(tmp_path: Path) -> Path:
     return file
 
 
-def answer_of(*objects: Found) -> AnalyzeImageResponse:
+def answer_of(*objects: Found) -> Prediction:
     answer = AnalyzeImageResponse()
     answer.custom_model_result.objects_result.SetInParent()
     for number, one in enumerate(objects, 1):
         made = answer.custom_model_result.objects_result.values.add(id=str(number))
         made.bounding_box.x, made.bounding_box.y, made.bounding_box.w, made.bounding_box.h = map(int, one.box)
         made.tags.add(name=one.name, confidence=one.confidence)
-    return answer
+    return Prediction.of(answer)
 
 
 def test_the_frame_lies_on_the_edges_of_the_box_and_nothing_covers_what_is_inside(photo: Path) -> None:

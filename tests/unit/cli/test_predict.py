@@ -15,7 +15,7 @@ from PIL import Image
 
 from sightline.cli.frames import inks_of
 from sightline.client.addresses import VARIABLES
-from sightline.client.stubs import PAUSE_SECONDS, Patience
+from sightline.client.patience import PAUSE_SECONDS, Patience
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status

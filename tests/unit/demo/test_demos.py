@@ -11,17 +11,23 @@ from PIL import Image, ImageChops
 
 from services.dataset.boxes import Frame
 from sightline.cli.frames import Found
+from sightline.client.results.evaluation import Evaluation
+from sightline.client.results.model import Model
+from sightline.client.results.performance import Performance
+from sightline.client.results.prediction import Prediction
 from sightline.demo import __main__ as demo
 from sightline.demo import digits, scenes
 from sightline.demo.scenes import SceneSet
 from sightline.demo.stories import FINDING, READING
 from sightline.demo.story import DemoFailed, judge
-from sightline.v1.evaluation_pb2 import Evaluation
-from sightline.v1.model_pb2 import Model
+from sightline.v1 import evaluation_pb2
+from sightline.v1 import model_pb2 as pb
 from sightline.v1.performance_pb2 import ModelPerformance
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse
 
 SIDE = 256
+
+NOT_MEASURED = Performance.of(ModelPerformance())
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +100,8 @@ def test_the_test_set_shows_other_scans_on_other_parts_of_the_photographs() -> N
     assert len(test) > 100
 
 
-def model(charged: float, *entries: float) -> Model:
-    one = Model(name="models/m")
+def model(charged: float, *entries: float) -> pb.Model:
+    one = pb.Model(name="models/m")
     one.training_cost.FromTimedelta(timedelta(seconds=charged))
     for seconds in entries:
         one.ledger.add(charged=True).duration.FromTimedelta(timedelta(seconds=seconds))
@@ -113,18 +119,19 @@ def model(charged: float, *entries: float) -> Model:
     ],
 )
 def test_a_demo_fails_where_budget_ledger_or_quality_break_its_promise(
-    trained: Model, reached: float, fault: str
+    trained: pb.Model, reached: float, fault: str
 ) -> None:
-    evaluation = Evaluation(performance=ModelPerformance(mean_average_precision_50=reached))
+    measured = ModelPerformance(mean_average_precision_50=reached)
+    evaluation = Evaluation.of(evaluation_pb2.Evaluation(performance=measured))
     if not fault:
-        judge(300, FINDING.promise, trained, evaluation)
+        judge(300, FINDING.promise, Model.of(trained), evaluation)
         return
     with pytest.raises(DemoFailed, match=fault):
-        judge(300, FINDING.promise, trained, evaluation)
+        judge(300, FINDING.promise, Model.of(trained), evaluation)
 
 
-def answer(**fields: Any) -> AnalyzeImageResponse:
-    return AnalyzeImageResponse(custom_model_result=fields)  # pyright: ignore[reportArgumentType] - either field
+def answer(**fields: Any) -> Prediction:
+    return Prediction.of(AnalyzeImageResponse(custom_model_result=fields))  # pyright: ignore[reportArgumentType] - either field
 
 
 def test_both_demos_draw_what_their_models_answer(made: tuple[SceneSet, SceneSet]) -> None:
@@ -133,10 +140,10 @@ def test_both_demos_draw_what_their_models_answer(made: tuple[SceneSet, SceneSet
     box, tag = {"x": x, "y": y, "w": w, "h": h}, {"name": truth[0].name, "confidence": 0.9}
     found = answer(objects_result={"values": [{"bounding_box": box, "tags": [tag]}]})
     nothing = answer(objects_result={"values": []})
-    sheet = FINDING.sheet([(file, found, truth), (file, nothing, truth)], ModelPerformance())
+    sheet = FINDING.sheet([(file, found, truth), (file, nothing, truth)], NOT_MEASURED)
     assert ImageChops.difference(*(sheet.crop((n * 416, 60, 416 + n * 416, 500)) for n in (0, 1))).getbbox()
     read = answer(tags_result={"values": [tag]})
-    assert READING.sheet([(file, read, "one"), (file, answer(tags_result={}), "one")], ModelPerformance()).width > 300
+    assert READING.sheet([(file, read, "one"), (file, answer(tags_result={}), "one")], NOT_MEASURED).width > 300
 
 
 def test_an_unknown_demo_is_refused_with_the_usage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,107 @@
+"""How the client makes its calls: what fails is raised as one of `sightline.client.errors`."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol, TypeVar
+
+import grpc
+
+from sightline.client import patience, progress
+from sightline.client.errors import SightlineError
+from sightline.client.failures import error_of
+from sightline.client.patience import AsyncStream, Stream
+from sightline.client.stubs import WATCH_SECONDS, Stubs
+from sightline.client.stubs_aio import AsyncStubs
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+R = TypeVar("R", bound=patience.PageRequest)
+P = TypeVar("P", bound=patience.Page)
+M_co = TypeVar("M_co", covariant=True)
+Q_contra = TypeVar("Q_contra", contravariant=True)
+
+
+class Watch(Protocol[Q_contra, M_co]):
+    """A Watch rpc of a blocking stub."""
+
+    def __call__(self, request: Q_contra, /, timeout: float | None = None) -> Stream[M_co]:
+        """Opens the stream."""
+        ...
+
+
+class AsyncWatch(Protocol[Q_contra, M_co]):
+    """A Watch rpc of an asyncio stub."""
+
+    def __call__(self, request: Q_contra, /, *, timeout: float | None = None) -> AsyncStream[M_co]:
+        """Opens the stream."""
+        ...
+
+
+class Calls:
+    """The calls of a `Client`."""
+
+    def __init__(self, stubs: Stubs, reporter: progress.Reporter) -> None:
+        self.stubs, self.reporter = stubs, reporter
+
+    @contextmanager
+    def raising(self) -> Generator[None]:
+        """What gRPC raises in the block becomes a SightlineError."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self.error_of(error) from error
+
+    def error_of(self, error: grpc.RpcError) -> SightlineError:
+        """What gRPC raised, as one of ours."""
+        return error_of(error, self.stubs.addresses, self.stubs.credentials)
+
+    def ask(self, rpc: Callable[[Q], A], request: Q) -> A:
+        """The answer to a call."""
+        with self.raising():
+            return rpc(request)
+
+    def pages(self, rpc: Callable[[R], P], request: R) -> P:
+        """All pages of a list as one."""
+        with self.raising():
+            return patience.every_page(rpc, request)
+
+    def watch(self, rpc: Watch[Q, A], request: Q) -> Generator[A]:
+        """The messages of a stream, until the resource's final state."""
+        with self.raising():
+            yield from patience.follow(lambda: rpc(request, timeout=WATCH_SECONDS))
+
+
+class AsyncCalls:
+    """The calls of an `AsyncClient`."""
+
+    def __init__(self, stubs: AsyncStubs, reporter: progress.Reporter) -> None:
+        self.stubs, self.reporter = stubs, reporter
+
+    @asynccontextmanager
+    async def raising(self) -> AsyncGenerator[None]:
+        """What gRPC raises in the block becomes a SightlineError."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise await self.error_of(error) from error
+
+    async def error_of(self, error: grpc.RpcError) -> SightlineError:
+        """What gRPC raised, as one of ours; finding out why nobody answers blocks, so it is done in a thread."""
+        return await asyncio.to_thread(error_of, error, self.stubs.addresses, self.stubs.credentials)
+
+    async def ask(self, rpc: Callable[[Q], Awaitable[A]], request: Q) -> A:
+        """The answer to a call."""
+        async with self.raising():
+            return await rpc(request)
+
+    async def pages(self, rpc: Callable[[R], Awaitable[P]], request: R) -> P:
+        """All pages of a list as one."""
+        async with self.raising():
+            return await patience.every_page_async(rpc, request)
+
+    async def watch(self, rpc: AsyncWatch[Q, A], request: Q) -> AsyncGenerator[A]:
+        """The messages of a stream, until the resource's final state."""
+        async with self.raising():
+            async for message in patience.follow_async(lambda: rpc(request, timeout=WATCH_SECONDS)):
+                yield message

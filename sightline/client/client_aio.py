@@ -1,0 +1,78 @@
+"""`AsyncClient`: what `Client` does, for asyncio."""
+
+from collections.abc import AsyncGenerator, Iterable
+from types import TracebackType
+from typing import Self
+
+from sightline.client import predictions, requests
+from sightline.client.addresses import Addresses
+from sightline.client.calls import AsyncCalls
+from sightline.client.client import reporter
+from sightline.client.credentials import Credentials
+from sightline.client.datasets import AsyncDatasets
+from sightline.client.evaluations import AsyncEvaluations
+from sightline.client.models import AsyncModels
+from sightline.client.names import Named
+from sightline.client.progress import Reporter
+from sightline.client.requests import Image
+from sightline.client.results.prediction import Prediction
+from sightline.client.stubs_aio import AsyncStubs
+
+
+class AsyncClient:
+    """Connections to the three services: `async with AsyncClient() as client: ...`, within one event loop.
+
+    The methods are those of `Client`, to be awaited; `watch` and `predict_many` are for `async for`.
+    """
+
+    def __init__(
+        self,
+        addresses: Addresses | None = None,
+        credentials: Credentials | None = None,
+        *,
+        progress: bool | Reporter = True,
+    ) -> None:
+        """As those of `Client`."""
+        self.stubs = AsyncStubs(addresses, credentials)
+        self._calls = AsyncCalls(self.stubs, reporter(progress))
+        self.datasets = AsyncDatasets(self._calls)
+        self.models = AsyncModels(self._calls)
+        self.evaluations = AsyncEvaluations(self._calls)
+
+    async def predict(
+        self,
+        model: str | Named,
+        image: Image,
+        *,
+        threshold: float | None = None,
+        suggested_thresholds: bool = False,
+        top: int | None = None,
+    ) -> Prediction:
+        """As `Client.predict`; the file is read in a thread."""
+        question = requests.question(model, threshold, suggested_thresholds, top)
+        return await predictions.predict_async(self._calls, question, image)
+
+    def predict_many(
+        self,
+        model: str | Named,
+        images: Iterable[Image],
+        *,
+        threshold: float | None = None,
+        suggested_thresholds: bool = False,
+        top: int | None = None,
+    ) -> AsyncGenerator[Prediction]:
+        """As `Client.predict_many`, for `async for`."""
+        question = requests.question(model, threshold, suggested_thresholds, top)
+        return predictions.predict_many_async(self._calls, question, images)
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        await self.stubs.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()

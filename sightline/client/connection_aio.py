@@ -1,0 +1,69 @@
+"""The channel of `sightline.client.connection`, for asyncio."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import grpc
+
+from sightline.client.channel import DEADLINE_SECONDS, options_for
+from sightline.client.connection import AUTHORIZATION, bearer, warn
+from sightline.client.credentials import Credentials
+from sightline.client.renewing import RenewingAio
+from sightline.client.repeats import identified
+
+
+def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
+    """The channel, to be left as a context manager; CredentialsError if the credentials cannot be used.
+
+    Needs a running event loop. Certificates and the token's file are read again when they change.
+    """
+    credentials.check(address)
+    token, options = credentials.watch_token(warn), options_for(address)
+    interceptors = [_Unary(token), _UnaryStream(token), _StreamUnary(token)]
+    if not credentials.ca:
+        return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
+
+    def secure(now: grpc.ChannelCredentials) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(address, now, options=options, interceptors=interceptors)
+
+    return cast("grpc.aio.Channel", RenewingAio(credentials.watch_channel(warn), secure))
+
+
+class _Completing:
+    """Puts the token of the moment on each call that brings none of its own."""
+
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._token = token
+
+    def _completed(self, details: Any, timeout: float | None = None) -> grpc.aio.ClientCallDetails:
+        """The details with a token and, where the caller set no deadline, this one."""
+        metadata = grpc.aio.Metadata(*(details.metadata or ()))
+        if (token := self._token()) and AUTHORIZATION not in metadata:
+            metadata.add(*bearer(token))
+        timeout = timeout if details.timeout is None else details.timeout
+        return grpc.aio.ClientCallDetails(
+            details.method, timeout, metadata, details.credentials, details.wait_for_ready
+        )
+
+
+class _Unary(_Completing, grpc.aio.UnaryUnaryClientInterceptor):
+    """Gives the call a deadline and its request an id too."""
+
+    async def intercept_unary_unary(
+        self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        return await continuation(self._completed(client_call_details, DEADLINE_SECONDS), identified(request))
+
+
+class _UnaryStream(_Completing, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(
+        self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        return await continuation(self._completed(client_call_details), request)
+
+
+class _StreamUnary(_Completing, grpc.aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(
+        self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request_iterator: Any
+    ) -> Any:
+        return await continuation(self._completed(client_call_details), request_iterator)

@@ -1,0 +1,114 @@
+"""`client.evaluations`: measure a model on a dataset of one's choice."""
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing
+
+from sightline.client import progress, requests
+from sightline.client.calls import AsyncCalls, Calls
+from sightline.client.names import Named, bare_name, full_name
+from sightline.client.results.evaluation import AsyncEvaluation, Evaluation, EvaluationData
+from sightline.client.results.kinds import EvaluationState
+from sightline.v1 import evaluation_pb2
+from sightline.v1 import evaluation_service_pb2 as service
+
+
+class Evaluations:
+    """Evaluations, of a `Client`. One is called by its full name, `models/birds/evaluations/held-out`, or by itself."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def create(self, model: str | Named, name: str, *, dataset: str | Named, wait: bool = True) -> Evaluation:
+        """Measures the model that is served now on a dataset.
+
+        Raises EvaluationAlreadyExists, ModelNotFound, ModelNotReady, DatasetNotFound, DatasetNotReady,
+        IncorrectModelKind or CategoriesUnknown, and, while it waits, the error of an evaluation that ends as FAILED.
+        """
+        request = requests.create_evaluation(model, name, dataset)
+        made = Evaluation.of(self._calls.ask(self._calls.stubs.evaluations.CreateEvaluation, request), self)
+        return self.wait(made) if wait else made
+
+    def get(self, name: str | Named) -> Evaluation:
+        """One evaluation, with its confusion matrix; EvaluationNotFound."""
+        request = service.GetEvaluationRequest(name=_full(name), view=evaluation_pb2.Evaluation.FULL)
+        return Evaluation.of(self._calls.ask(self._calls.stubs.evaluations.GetEvaluation, request), self)
+
+    def list(self, model: str | Named) -> tuple[Evaluation, ...]:
+        """The evaluations of a model, by name; ModelNotFound."""
+        request = service.ListEvaluationsRequest(parent=full_name("models", model))
+        answer = self._calls.pages(self._calls.stubs.evaluations.ListEvaluations, request)
+        return tuple(Evaluation.of(message, self) for message in answer.evaluations)
+
+    def watch(self, name: str | Named) -> Generator[Evaluation]:
+        """An evaluation now and after each change, until it has ended."""
+        request = service.WatchEvaluationRequest(name=_full(name))
+        for message in self._calls.watch(self._calls.stubs.evaluations.WatchEvaluation, request):
+            yield Evaluation.of(message.evaluation, self)
+
+    def wait(self, name: str | Named) -> Evaluation:
+        """Waits until an evaluation has ended and returns it; raises the error of one that ends as FAILED."""
+        with self._calls.reporter(f"evaluate {bare_name(_full(name))}") as bar:
+            for evaluation in self.watch(name):
+                bar.update(*progress.of_evaluation(evaluation))
+                _raise_if_failed(evaluation)
+        return self.get(name)
+
+    def delete(self, name: str | Named) -> None:
+        """Deletes an evaluation; EvaluationNotFound."""
+        request = service.DeleteEvaluationRequest(name=_full(name))
+        self._calls.ask(self._calls.stubs.evaluations.DeleteEvaluation, request)
+
+
+class AsyncEvaluations:
+    """Evaluations, of an `AsyncClient`: the methods of `Evaluations`."""
+
+    def __init__(self, calls: AsyncCalls) -> None:
+        self._calls = calls
+
+    async def create(
+        self, model: str | Named, name: str, *, dataset: str | Named, wait: bool = True
+    ) -> AsyncEvaluation:
+        """As `Evaluations.create`."""
+        request = requests.create_evaluation(model, name, dataset)
+        made = AsyncEvaluation.of(await self._calls.ask(self._calls.stubs.evaluations.CreateEvaluation, request), self)
+        return await self.wait(made) if wait else made
+
+    async def get(self, name: str | Named) -> AsyncEvaluation:
+        """One evaluation, with its confusion matrix; EvaluationNotFound."""
+        request = service.GetEvaluationRequest(name=_full(name), view=evaluation_pb2.Evaluation.FULL)
+        return AsyncEvaluation.of(await self._calls.ask(self._calls.stubs.evaluations.GetEvaluation, request), self)
+
+    async def list(self, model: str | Named) -> tuple[AsyncEvaluation, ...]:
+        """The evaluations of a model, by name; ModelNotFound."""
+        request = service.ListEvaluationsRequest(parent=full_name("models", model))
+        answer = await self._calls.pages(self._calls.stubs.evaluations.ListEvaluations, request)
+        return tuple(AsyncEvaluation.of(message, self) for message in answer.evaluations)
+
+    async def watch(self, name: str | Named) -> AsyncGenerator[AsyncEvaluation]:
+        """An evaluation now and after each change, until it has ended."""
+        request = service.WatchEvaluationRequest(name=_full(name))
+        async for message in self._calls.watch(self._calls.stubs.evaluations.WatchEvaluation, request):
+            yield AsyncEvaluation.of(message.evaluation, self)
+
+    async def wait(self, name: str | Named) -> AsyncEvaluation:
+        """Waits until an evaluation has ended and returns it; raises the error of one that ends as FAILED."""
+        with self._calls.reporter(f"evaluate {bare_name(_full(name))}") as bar:
+            async with aclosing(self.watch(name)) as states:
+                async for evaluation in states:
+                    bar.update(*progress.of_evaluation(evaluation))
+                    _raise_if_failed(evaluation)
+        return await self.get(name)
+
+    async def delete(self, name: str | Named) -> None:
+        """Deletes an evaluation; EvaluationNotFound."""
+        request = service.DeleteEvaluationRequest(name=_full(name))
+        await self._calls.ask(self._calls.stubs.evaluations.DeleteEvaluation, request)
+
+
+def _full(name: str | Named) -> str:
+    return full_name("models", name)
+
+
+def _raise_if_failed(evaluation: EvaluationData) -> None:
+    if evaluation.state == EvaluationState.FAILED and evaluation.error:
+        raise evaluation.error

@@ -1,0 +1,108 @@
+"""From what gRPC raises to the errors of `sightline.client.errors`."""
+
+import socket
+from collections.abc import Iterator
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2 as rpc
+from google.rpc.status_pb2 import Status
+
+from sightline.client.addresses import VARIABLES, Addresses
+from sightline.client.channel import DOMAIN, status_of
+from sightline.client.credentials import Credentials
+from sightline.client.diagnosis import diagnose, place_of
+from sightline.client.errors import Details, SightlineError, Unreachable, class_for
+
+CONNECT_SECONDS = 1.0
+UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
+UNANSWERED = (UNAVAILABLE, int(grpc.StatusCode.DEADLINE_EXCEEDED.value[0]))
+UNNAMED = "image"  # what the service calls an image whose bytes came without a name
+
+M = TypeVar("M", bound=Message)
+
+
+def error_of(error: grpc.RpcError, addresses: Addresses, credentials: Credentials) -> SightlineError:
+    """The error of a call; where nothing of Sightline answered, tries for some seconds to find out why."""
+    status = status_of(error)
+    if status.code in UNANSWERED and not _detail(status, rpc.ErrorInfo):
+        asked = [getattr(addresses, name) for name in VARIABLES]
+        # What gRPC says is of the last address that it tried, which need not be the one that answers.
+        if advice := next(filter(None, (diagnose(address, credentials) for address in asked)), ""):
+            return Unreachable(status.message, _details(status), fix=advice)
+        if status.code == UNAVAILABLE:
+            return _unreachable(status, addresses)
+    return error_from(status)
+
+
+def error_from(status: Status, resource: str = "") -> SightlineError:
+    """The error that a status says; `resource` names what ended as FAILED, where it is the status of that."""
+    details = _details(status, resource)
+    return class_for(details.reason, status.code)(status.message, details)
+
+
+def with_file(status: Status, file: str) -> Status:
+    """The status of a prediction, naming the file where the service, which saw bytes only, says `image`."""
+    named = Status()
+    named.CopyFrom(status)
+    for packed in named.details:
+        info = rpc.ErrorInfo()
+        if packed.Unpack(info) and info.metadata.get("file") == UNNAMED:
+            info.metadata["file"] = file
+            packed.Pack(info)
+            named.message = f"{file}{named.message.removeprefix(UNNAMED)}"
+    return named
+
+
+def _details(status: Status, resource: str = "") -> Details:
+    info = _detail(status, rpc.ErrorInfo) or rpc.ErrorInfo()
+    retry = _detail(status, rpc.RetryInfo)
+    return Details(
+        code=status.code,
+        reason=info.reason if info.domain == DOMAIN else "",
+        variables=dict(info.metadata),
+        faults=tuple(_faults(status)),
+        retry_after=retry.retry_delay.ToTimedelta() if retry else None,
+        resource=resource,
+        status=status.SerializeToString(),
+    )
+
+
+def _faults(status: Status) -> Iterator[str]:
+    """The fields and quotas at fault, as far as the message does not say it already."""
+    bad, quota = _detail(status, rpc.BadRequest), _detail(status, rpc.QuotaFailure)
+    found = [(v.field, v.description) for v in bad.field_violations] if bad else []
+    found += [(v.subject, v.description) for v in quota.violations] if quota else []
+    return (f"{where}: {what}" for where, what in found if what != status.message)
+
+
+def _detail(status: Status, kind: type[M]) -> M | None:
+    """The status's detail of that kind, if it has one."""
+    for packed in status.details:
+        found = kind()
+        if packed.Unpack(found):
+            return found
+    return None
+
+
+def _unreachable(status: Status, addresses: Addresses) -> SightlineError:
+    """Which services do not answer, and the variables that say where they are."""
+    silent = {name: getattr(addresses, name) for name in VARIABLES if not _listens(getattr(addresses, name))}
+    if not silent:
+        return Unreachable(status.message, _details(status), fix="the services answer again: repeat the command")
+    lines = (f"the {name} service does not answer at {where} ({VARIABLES[name]})" for name, where in silent.items())
+    fix = "start the suite on this machine: `sightline up`; or set the variable to where the service runs"
+    return Unreachable("\n".join(lines), _details(status), fix=fix)
+
+
+def _listens(address: str) -> bool:
+    """Whether anything accepts connections there. Targets other than host:port are not judged."""
+    place = place_of(address)
+    if place is None:
+        return True
+    try:
+        socket.create_connection(place, CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,178 @@
+"""`client.models`: train within a budget, follow it, and see what came out."""
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing
+
+from sightline.client import progress, requests
+from sightline.client.calls import AsyncCalls, Calls
+from sightline.client.names import Named, bare_name, full_name
+from sightline.client.requests import Budget
+from sightline.client.results.dataset import DatasetData
+from sightline.client.results.kinds import ModelKind, ModelState
+from sightline.client.results.model import KIND_FOR, AsyncModel, Hyperparameters, Model, ModelData
+from sightline.client.results.trial import Trial
+from sightline.v1 import dataset_service_pb2 as dataset_service
+from sightline.v1 import model_pb2
+from sightline.v1 import model_service_pb2 as service
+
+COLLECTION = "models"
+
+
+class Models:
+    """Models and their training, of a `Client`."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def train(
+        self,
+        name: str,
+        *,
+        dataset: str | Named,
+        budget: Budget,
+        test_dataset: str | Named | None = None,
+        kind: ModelKind | str | None = None,
+        display_name: str = "",
+        hyperparameters: Hyperparameters | None = None,
+    ) -> Model:
+        """Starts a training and returns at once; `wait()` waits for its end.
+
+        It never uses more compute than the `budget`: `10m`, seconds, or a timedelta. It is measured on the
+        `test_dataset`, or on a part of the `dataset` that is set aside. Without a `kind` the model is of the one that
+        fits the dataset. Raises ModelAlreadyExists, DatasetNotFound, DatasetNotReady, NotEnoughBudget,
+        IncorrectModelKind or CategoriesUnknown; ValueError for a budget that is no length of time.
+        """
+        kind = ModelKind(kind) if kind else self._kind_for(dataset)
+        request = requests.create_model(name, kind, dataset, test_dataset, budget, display_name, hyperparameters)
+        return Model.of(self._calls.ask(self._calls.stubs.models.CreateModel, request), self)
+
+    def get(self, name: str | Named) -> Model:
+        """One model, with its ledger and everything that was measured; ModelNotFound."""
+        request = service.GetModelRequest(name=full_name(COLLECTION, name), view=model_pb2.Model.FULL)
+        return Model.of(self._calls.ask(self._calls.stubs.models.GetModel, request), self)
+
+    def list(self) -> tuple[Model, ...]:
+        """All models, by name."""
+        answer = self._calls.pages(self._calls.stubs.models.ListModels, service.ListModelsRequest())
+        return tuple(Model.of(message, self) for message in answer.models)
+
+    def trials(self, name: str | Named) -> tuple[Trial, ...]:
+        """What a training tried, in order; ModelNotFound."""
+        request = service.ListTrialsRequest(parent=full_name(COLLECTION, name))
+        answer = self._calls.pages(self._calls.stubs.models.ListTrials, request)
+        return tuple(Trial.of(message) for message in answer.trials)
+
+    def watch(self, name: str | Named) -> Generator[Model]:
+        """A model now and after each change, until its training has ended."""
+        request = service.WatchModelRequest(name=full_name(COLLECTION, name))
+        for message in self._calls.watch(self._calls.stubs.models.WatchModel, request):
+            yield Model.of(message.model, self)
+
+    def wait(self, name: str | Named) -> Model:
+        """Waits until a training has ended and returns the model; raises the error of one that ends as FAILED.
+
+        A model that is CANCELLED meanwhile is returned too: it keeps its best weights so far.
+        """
+        full = full_name(COLLECTION, name)
+        with self._calls.reporter(f"train {bare_name(full)}") as bar:
+            for model in self.watch(full):
+                bar.update(*progress.of_model(model))
+                _raise_if_failed(model)
+        return self.get(full)
+
+    def cancel(self, name: str | Named) -> Model:
+        """Ends a training; the best weights so far are kept. ModelNotFound, or WrongState if it has ended."""
+        request = service.CancelModelRequest(name=full_name(COLLECTION, name))
+        return Model.of(self._calls.ask(self._calls.stubs.models.CancelModel, request), self)
+
+    def delete(self, name: str | Named) -> None:
+        """Deletes a model with its trials and evaluations. ModelNotFound, or WrongState while it trains."""
+        request = service.DeleteModelRequest(name=full_name(COLLECTION, name))
+        self._calls.ask(self._calls.stubs.models.DeleteModel, request)
+
+    def _kind_for(self, dataset: str | Named) -> ModelKind:
+        if isinstance(dataset, DatasetData):
+            return kind_for(dataset)
+        request = dataset_service.GetDatasetRequest(name=full_name("datasets", dataset))
+        return kind_for(DatasetData.of(self._calls.ask(self._calls.stubs.datasets.GetDataset, request)))
+
+
+class AsyncModels:
+    """Models and their training, of an `AsyncClient`: the methods of `Models`."""
+
+    def __init__(self, calls: AsyncCalls) -> None:
+        self._calls = calls
+
+    async def train(
+        self,
+        name: str,
+        *,
+        dataset: str | Named,
+        budget: Budget,
+        test_dataset: str | Named | None = None,
+        kind: ModelKind | str | None = None,
+        display_name: str = "",
+        hyperparameters: Hyperparameters | None = None,
+    ) -> AsyncModel:
+        """As `Models.train`."""
+        kind = ModelKind(kind) if kind else await self._kind_for(dataset)
+        request = requests.create_model(name, kind, dataset, test_dataset, budget, display_name, hyperparameters)
+        return AsyncModel.of(await self._calls.ask(self._calls.stubs.models.CreateModel, request), self)
+
+    async def get(self, name: str | Named) -> AsyncModel:
+        """One model, with its ledger and everything that was measured; ModelNotFound."""
+        request = service.GetModelRequest(name=full_name(COLLECTION, name), view=model_pb2.Model.FULL)
+        return AsyncModel.of(await self._calls.ask(self._calls.stubs.models.GetModel, request), self)
+
+    async def list(self) -> tuple[AsyncModel, ...]:
+        """All models, by name."""
+        answer = await self._calls.pages(self._calls.stubs.models.ListModels, service.ListModelsRequest())
+        return tuple(AsyncModel.of(message, self) for message in answer.models)
+
+    async def trials(self, name: str | Named) -> tuple[Trial, ...]:
+        """What a training tried, in order; ModelNotFound."""
+        request = service.ListTrialsRequest(parent=full_name(COLLECTION, name))
+        answer = await self._calls.pages(self._calls.stubs.models.ListTrials, request)
+        return tuple(Trial.of(message) for message in answer.trials)
+
+    async def watch(self, name: str | Named) -> AsyncGenerator[AsyncModel]:
+        """A model now and after each change, until its training has ended."""
+        request = service.WatchModelRequest(name=full_name(COLLECTION, name))
+        async for message in self._calls.watch(self._calls.stubs.models.WatchModel, request):
+            yield AsyncModel.of(message.model, self)
+
+    async def wait(self, name: str | Named) -> AsyncModel:
+        """As `Models.wait`."""
+        full = full_name(COLLECTION, name)
+        with self._calls.reporter(f"train {bare_name(full)}") as bar:
+            async with aclosing(self.watch(full)) as states:
+                async for model in states:
+                    bar.update(*progress.of_model(model))
+                    _raise_if_failed(model)
+        return await self.get(full)
+
+    async def cancel(self, name: str | Named) -> AsyncModel:
+        """Ends a training; the best weights so far are kept. ModelNotFound, or WrongState if it has ended."""
+        request = service.CancelModelRequest(name=full_name(COLLECTION, name))
+        return AsyncModel.of(await self._calls.ask(self._calls.stubs.models.CancelModel, request), self)
+
+    async def delete(self, name: str | Named) -> None:
+        """Deletes a model with its trials and evaluations. ModelNotFound, or WrongState while it trains."""
+        request = service.DeleteModelRequest(name=full_name(COLLECTION, name))
+        await self._calls.ask(self._calls.stubs.models.DeleteModel, request)
+
+    async def _kind_for(self, dataset: str | Named) -> ModelKind:
+        if isinstance(dataset, DatasetData):
+            return kind_for(dataset)
+        request = dataset_service.GetDatasetRequest(name=full_name("datasets", dataset))
+        return kind_for(DatasetData.of(await self._calls.ask(self._calls.stubs.datasets.GetDataset, request)))
+
+
+def kind_for(dataset: DatasetData) -> ModelKind:
+    """The kind of model that fits the annotations of a dataset."""
+    return KIND_FOR.get(dataset.kind, ModelKind.CLASSIFIER)
+
+
+def _raise_if_failed(model: ModelData) -> None:
+    if model.state == ModelState.FAILED and model.error:
+        raise model.error

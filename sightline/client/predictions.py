@@ -1,0 +1,102 @@
+"""What a model sees in images: one, or many with several calls under way at once."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import grpc
+
+from sightline.client import requests
+from sightline.client.calls import AsyncCalls, Calls
+from sightline.client.channel import status_of
+from sightline.client.errors import SightlineError
+from sightline.client.failures import error_from, with_file
+from sightline.client.requests import Image
+from sightline.client.results.prediction import Prediction
+from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
+
+IN_FLIGHT = 8
+# With these codes the next image would fare no better: NOT_FOUND, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL,
+# UNAVAILABLE, UNAUTHENTICATED; and 7, PERMISSION_DENIED.
+ABOUT_ALL = frozenset({5, 7, 9, 12, 13, 14, 16})
+
+
+def predict(calls: Calls, question: AnalyzeImageRequest, image: Image) -> Prediction:
+    """What the model sees in one image."""
+    name = requests.called(image)
+    request = requests.analyze(question, image)
+    try:
+        return Prediction.of(calls.stubs.predictions.AnalyzeImage(request), name)
+    except grpc.RpcError as error:
+        raise _refusal(error, name) or calls.error_of(error) from error
+
+
+def predict_many(calls: Calls, question: AnalyzeImageRequest, images: Iterable[Image]) -> Generator[Prediction]:
+    """A prediction for each image, in their order."""
+    waiting: deque[Future[Prediction]] = deque()
+    with ThreadPoolExecutor(IN_FLIGHT, "predict") as threads:
+        try:
+            for image in images:
+                waiting.append(threads.submit(_settled, calls, question, image))
+                if len(waiting) >= IN_FLIGHT:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def predict_async(calls: AsyncCalls, question: AnalyzeImageRequest, image: Image) -> Prediction:
+    """What the model sees in one image."""
+    name = requests.called(image)
+    request = await asyncio.to_thread(requests.analyze, question, image)
+    try:
+        return Prediction.of(await calls.stubs.predictions.AnalyzeImage(request), name)
+    except grpc.RpcError as error:
+        raise _refusal(error, name) or await calls.error_of(error) from error
+
+
+async def predict_many_async(
+    calls: AsyncCalls, question: AnalyzeImageRequest, images: Iterable[Image]
+) -> AsyncGenerator[Prediction]:
+    """A prediction for each image, in their order."""
+    waiting: deque[asyncio.Task[Prediction]] = deque()
+    try:
+        for image in images:
+            waiting.append(asyncio.create_task(_settled_async(calls, question, image), name="predict"))
+            if len(waiting) >= IN_FLIGHT:
+                yield await waiting.popleft()
+        while waiting:
+            yield await waiting.popleft()
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def _settled(calls: Calls, question: AnalyzeImageRequest, image: Image) -> Prediction:
+    """The prediction, or its error if that is about this image alone."""
+    try:
+        return predict(calls, question, image)
+    except SightlineError as error:
+        return _failed(error, image)
+
+
+async def _settled_async(calls: AsyncCalls, question: AnalyzeImageRequest, image: Image) -> Prediction:
+    try:
+        return await predict_async(calls, question, image)
+    except SightlineError as error:
+        return _failed(error, image)
+
+
+def _failed(error: SightlineError, image: Image) -> Prediction:
+    if error.code in ABOUT_ALL:
+        raise error
+    return Prediction(requests.called(image), error=error)
+
+
+def _refusal(error: grpc.RpcError, name: str) -> SightlineError | None:
+    """The service's refusal, naming the file; None where nothing of Sightline answered."""
+    status = status_of(error)
+    return error_from(with_file(status, name)) if status.details else None

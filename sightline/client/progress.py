@@ -1,0 +1,160 @@
+"""How far a long task is, on standard error where that is a terminal."""
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+from sightline.client.names import bare_name
+from sightline.client.plurals import counted
+from sightline.client.quantities import duration, size
+from sightline.client.results.dataset import DatasetData
+from sightline.client.results.evaluation import EvaluationData
+from sightline.client.results.kinds import EvaluationState
+from sightline.client.results.model import ModelData
+from sightline.client.uploads import LocalSet
+from sightline.v1.dataset_pb2 import DatasetProgress
+
+CHECKING = {
+    DatasetProgress.PHASE_UNSPECIFIED: "waiting for a worker",
+    DatasetProgress.READING_ANNOTATIONS: "reading annotations",
+    DatasetProgress.CHECKING_IMAGES: "checking images",
+    DatasetProgress.WRITING_SNAPSHOT: "writing the snapshot",
+    DatasetProgress.FINISHED: "done",
+}
+TRAINING = {
+    "PHASE_UNSPECIFIED": "waiting",
+    "WAITING_FOR_DATASET": "waiting for the dataset",
+    "WAITING_FOR_WORKER": "waiting for a worker",
+    "PREPARING": "preparing",
+    "SEARCHING": "searching",
+    "FINAL_FIT": "final fit",
+    "EVALUATING": "evaluating",
+    "FINISHED": "done",
+}
+METRICS = {
+    "accuracy_top1": "top-1 accuracy",
+    "accuracy_top5": "top-5 accuracy",
+    "average_precision": "average precision",
+    "calibration_ece": "calibration error",
+    "mean_average_precision_30": "mAP at IoU 0.30",
+    "mean_average_precision_50": "mAP at IoU 0.50",
+    "mean_average_precision_75": "mAP at IoU 0.75",
+}
+Step = tuple[float, str, str]  # how much is done, 0..1; what is being done; details of it
+
+
+class Bar(Protocol):
+    """What a long task reports to."""
+
+    def update(self, fraction: float, doing: str, detail: str = "") -> None:
+        """So much is done (0..1); this is being done now."""
+        ...
+
+
+Reporter = Callable[[str], AbstractContextManager[Bar]]  # by the task's title, such as `train birds`
+
+
+class _Silence:
+    def update(self, fraction: float, doing: str, detail: str = "") -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def silent(_title: str) -> Generator[Bar]:
+    """Reports nothing."""
+    yield _Silence()
+
+
+@contextmanager
+def on_terminal(title: str) -> Generator[Bar]:
+    """A bar while the block runs; nothing where standard error is no terminal."""
+    console = Console(file=sys.stderr, highlight=False)
+    with drawn(title, console) if console.is_terminal else silent(title) as bar:
+        yield bar
+
+
+@contextmanager
+def drawn(title: str, console: Console) -> Generator[Bar]:
+    """A bar on the console, which is a terminal."""
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("[bold]{task.description}[/]"),
+        BarColumn(bar_width=20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        # On a narrow terminal the end of the detail is cut, so that the bar stays one line.
+        TextColumn(
+            "{task.fields[doing]}[dim]{task.fields[detail]}[/]",
+            table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+        ),
+    )
+    with Progress(*columns, console=console, expand=True) as progress:
+        yield _Drawn(progress, title)
+
+
+class _Drawn:
+    """A bar that is drawn again and again."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(escape(title), total=1.0, doing="", detail="")
+
+    def update(self, fraction: float, doing: str, detail: str = "") -> None:
+        shown = f"  {escape(detail)}" if detail else ""
+        self._progress.update(self._task, completed=fraction, doing=escape(doing), detail=shown)
+
+
+@contextmanager
+def uploading(reporter: Reporter, name: str, local: LocalSet | None) -> Generator[Callable[[int], None]]:
+    """What hears of the bytes that go out, and reports them; nothing is to be uploaded where there is no local set."""
+    if local is None:
+        yield lambda _: None
+        return
+    total_bytes = sum(file.file.stat().st_size for file in local.files)
+    done_bytes = 0
+    with reporter(f"upload {bare_name(name)}") as bar:
+
+        def sent(size_bytes: int) -> None:
+            nonlocal done_bytes
+            done_bytes += size_bytes
+            detail = f"{size(done_bytes)} of {size(total_bytes)}"
+            bar.update(done_bytes / max(total_bytes, 1), counted(len(local.files), "file"), detail)
+
+        yield sent
+
+
+def metric_name(field: str) -> str:
+    """A metric's field name as people say it."""
+    return METRICS.get(field, field.replace("_", " "))
+
+
+def of_dataset(dataset: DatasetData) -> Step:
+    """How far the check of a dataset is."""
+    progress = dataset.message.progress
+    detail = f"{progress.images_done} of {counted(progress.images_total, 'image')}" if progress.images_total else ""
+    return progress.fraction, CHECKING.get(progress.phase, ""), detail
+
+
+def of_model(model: ModelData) -> Step:
+    """How far a training is: trial, best metric and budget, as far as they are known."""
+    progress = model.progress
+    doing = TRAINING.get(progress.phase, "")
+    if progress.phase == "WAITING_FOR_WORKER" and progress.queue_position:
+        doing += f" ({counted(progress.queue_position, 'job')} before)"
+    parts = [f"trial {bare_name(progress.trial)}"] if progress.trial else []
+    if progress.metric_value is not None:
+        parts.append(f"{metric_name(progress.metric)} {100 * progress.metric_value:.1f} %")
+    parts.append(f"{duration(progress.budget_used)} of {duration(model.budget)}")
+    return progress.fraction, doing, " · ".join(parts)
+
+
+def of_evaluation(evaluation: EvaluationData) -> Step:
+    """How far an evaluation is."""
+    waiting = evaluation.state == EvaluationState.NOT_STARTED
+    return evaluation.progress, "waiting for a worker" if waiting else "measuring", ""

@@ -1,0 +1,41 @@
+"""Lengths of time and sizes as people write and read them."""
+
+import re
+from datetime import timedelta
+
+_WRITTEN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def span_of(value: str | float | timedelta) -> timedelta:
+    """`90s`, `10m`, `1h30m` or `1.5h`, seconds, or a timedelta; ValueError for anything else."""
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str):
+        return timedelta(seconds=value)
+    match = _WRITTEN.fullmatch(value.strip().lower())
+    if not value.strip() or match is None:
+        raise ValueError(f"'{value}' is not a duration; write it as 90s, 10m or 1h30m.")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+
+
+def duration(value: float | timedelta) -> str:
+    """For people: `8.4s`, `1m30s`, `2h05m`."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if seconds < 59.95:
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s" if rest else f"{minutes}m"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m"
+
+
+def size(size_bytes: int) -> str:
+    """Bytes for people: `812 KB`, `1.4 GB`."""
+    value = float(size_bytes)
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"

@@ -1,0 +1,114 @@
+"""What is asked of the services: pure functions from a caller's words to the contract's messages."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from sightline.client.channel import MAX_MESSAGE_BYTES
+from sightline.client.errors import InvalidImageSize
+from sightline.client.names import Named, full_name, own_id
+from sightline.client.quantities import span_of
+from sightline.client.results.dataset import KINDS as DATASET_KINDS
+from sightline.client.results.kinds import DatasetKind, ModelKind
+from sightline.client.results.model import KINDS as MODEL_KINDS
+from sightline.client.results.model import Hyperparameters
+from sightline.v1 import dataset_service_pb2 as datasets
+from sightline.v1 import evaluation_service_pb2 as evaluations
+from sightline.v1 import model_service_pb2 as models
+from sightline.v1 import prediction_service_pb2 as predictions
+
+MAX_IMAGE_BYTES = MAX_MESSAGE_BYTES - 64 * 1024  # what a message can carry with the rest of the request
+STORE = "s3://"
+
+Image = str | Path | bytes  # a file, `s3://...` in the store, or the bytes of an image file
+Budget = str | float | timedelta  # `10m`, seconds, or a timedelta
+
+
+def create_dataset(
+    name: str, kind: DatasetKind, uris: Sequence[str], display_name: str
+) -> datasets.CreateDatasetRequest:
+    """To register annotation files that lie in the store."""
+    request = datasets.CreateDatasetRequest(dataset_id=own_id("datasets", name))
+    request.dataset.annotation_kind = DATASET_KINDS[DatasetKind(kind)]
+    request.dataset.annotation_file_uris.extend(uris)
+    request.dataset.display_name = display_name
+    return request
+
+
+def create_model(
+    name: str,
+    kind: ModelKind,
+    dataset: str | Named,
+    test_dataset: str | Named | None,
+    budget: Budget,
+    display_name: str,
+    hyperparameters: Hyperparameters | None,
+) -> models.CreateModelRequest:
+    """To train; ValueError for a budget that is no length of time."""
+    request = models.CreateModelRequest(model_id=own_id("models", name))
+    request.model.display_name = display_name
+    wanted = request.model.training_parameters
+    wanted.training_dataset = full_name("datasets", dataset)
+    wanted.time_budget.FromTimedelta(span_of(budget))
+    wanted.model_kind = MODEL_KINDS[ModelKind(kind)]
+    if hyperparameters:
+        narrowed = wanted.hyperparameters
+        narrowed.seed = hyperparameters.seed
+        narrowed.backbones.extend(hyperparameters.backbones)
+        for field in ("max_rung", "max_trials", "resolution"):
+            if (value := getattr(hyperparameters, field)) is not None:
+                setattr(narrowed, field, value)
+    if test_dataset is not None:
+        request.model.evaluation_parameters.test_dataset = full_name("datasets", test_dataset)
+    return request
+
+
+def create_evaluation(model: str | Named, name: str, dataset: str | Named) -> evaluations.CreateEvaluationRequest:
+    """To measure the model that is served now."""
+    request = evaluations.CreateEvaluationRequest(parent=full_name("models", model), evaluation_id=name)
+    request.evaluation.test_dataset = full_name("datasets", dataset)
+    return request
+
+
+def question(
+    model: str | Named, threshold: float | None, suggested_thresholds: bool, top: int | None
+) -> predictions.AnalyzeImageRequest:
+    """What is asked about every image. ValueError for both kinds of thresholds at once."""
+    if threshold is not None and suggested_thresholds:
+        raise ValueError("suggested_thresholds excludes threshold; give one of the two")
+    return predictions.AnalyzeImageRequest(
+        model_name=full_name("models", model),
+        score_threshold=threshold,
+        use_suggested_thresholds=suggested_thresholds,
+        max_results=top,
+    )
+
+
+def analyze(asked: predictions.AnalyzeImageRequest, image: Image) -> predictions.AnalyzeImageRequest:
+    """The question about one image; reads its file. OSError, or InvalidImageSize for what no message can carry."""
+    request = predictions.AnalyzeImageRequest()
+    request.CopyFrom(asked)
+    if isinstance(image, str) and image.startswith(STORE):
+        request.uri = image
+        return request
+    request.image = image if isinstance(image, bytes) else Path(image).read_bytes()
+    if len(request.image) > MAX_IMAGE_BYTES:
+        raise too_large({called(image): len(request.image)})
+    return request
+
+
+def called(image: Image) -> str:
+    """What an image is called where something is wrong with it."""
+    return "image" if isinstance(image, bytes) else str(image)
+
+
+def too_large(sizes: Mapping[str, int]) -> InvalidImageSize:
+    """The refusal of images that no message can carry: their bytes, by what they are called."""
+    named = ", ".join(f"{name} has {mib(size_bytes)}" for name, size_bytes in sizes.items())
+    limit = f"a prediction can carry an image of at most {mib(MAX_IMAGE_BYTES)}"
+    return InvalidImageSize(f"{named}; {limit}", fix="scale the image down, or save it as JPEG, and repeat")
+
+
+def mib(size_bytes: int) -> str:
+    """`23.9 MiB`."""
+    return f"{size_bytes / 2**20:.1f} MiB"

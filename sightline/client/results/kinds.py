@@ -1,0 +1,116 @@
+"""Kinds and states, as words. A word that a newer service says and this version does not know becomes UNKNOWN."""
+
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+W = TypeVar("W", bound=StrEnum)
+N_contra = TypeVar("N_contra", contravariant=True)
+
+
+class DatasetKind(StrEnum):
+    """What the annotations of a dataset say about an image."""
+
+    CLASSIFICATION = "classification"  # one category for the whole image
+    DETECTION = "detection"  # a box and a category for each object
+    UNKNOWN = "unknown"
+
+
+class ModelKind(StrEnum):
+    """What a model does."""
+
+    CLASSIFIER = "classifier"  # gives an image one tag
+    DETECTOR = "detector"  # finds objects and their boxes
+    UNKNOWN = "unknown"
+
+
+class DatasetState(StrEnum):
+    """Where a dataset is in its life."""
+
+    VALIDATING = "VALIDATING"  # its files are being checked
+    READY = "READY"  # it can be trained on, and never changes
+    FAILED = "FAILED"  # `error` and the findings say why
+    DELETING = "DELETING"
+    UNKNOWN = "UNKNOWN"
+
+
+class ModelState(StrEnum):
+    """Where a model is in its life."""
+
+    NOT_STARTED = "NOT_STARTED"
+    TRAINING = "TRAINING"  # predicts with its best weights so far, as soon as there are any
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"  # `error` says why
+    CANCELLING = "CANCELLING"
+    CANCELLED = "CANCELLED"  # the best weights so far are kept
+    UNKNOWN = "UNKNOWN"
+
+
+class TrialState(StrEnum):
+    """Where a trial is in its life."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    STOPPED = "STOPPED"  # early, on purpose
+    UNKNOWN = "UNKNOWN"
+
+
+class EvaluationState(StrEnum):
+    """Where an evaluation is in its life."""
+
+    NOT_STARTED = "NOT_STARTED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+
+
+class Severity(StrEnum):
+    """How much a finding matters."""
+
+    ERROR = "ERROR"  # the image or annotation is left out
+    WARNING = "WARNING"  # kept or repaired, and likely to harm training or its numbers
+    INFO = "INFO"
+    UNKNOWN = "UNKNOWN"
+
+
+class StopReason(StrEnum):
+    """Why a training ended when it did."""
+
+    BUDGET_REACHED = "BUDGET_REACHED"  # nothing that could help fits into what is left of the budget
+    CONVERGED = "CONVERGED"  # nothing better is expected
+    NO_FURTHER_GAIN = "NO_FURTHER_GAIN"  # the expected gain does not pay for its cost
+    LADDER_COMPLETED = "LADDER_COMPLETED"  # every step that the hyperparameters allow is done
+    CANCELLED_BY_CALLER = "CANCELLED_BY_CALLER"
+    UNKNOWN = "UNKNOWN"
+
+
+class Source(StrEnum):
+    """On which images a model was measured."""
+
+    TEST_DATASET = "TEST_DATASET"  # the one that the caller named
+    HOLD_OUT = "HOLD_OUT"  # a part of the training dataset, set aside before anything was tried
+    CROSS_VALIDATION = "CROSS_VALIDATION"  # the folds of one, where the images are few
+    UNKNOWN = "UNKNOWN"
+
+
+class _Names(Protocol[N_contra]):
+    def Name(self, number: N_contra, /) -> str:  # noqa: N802 - protobuf's name
+        """The word of a number; ValueError for one that this version does not know."""
+        ...
+
+
+def word(kind: type[W], names: "_Names[N_contra]", number: N_contra) -> W:
+    """The word of a protobuf enum's number."""
+    name = name_of(names, number)
+    return kind(name) if name in set(kind) else kind("UNKNOWN")
+
+
+def name_of(names: "_Names[N_contra]", number: N_contra) -> str:
+    """The contract's own word of a protobuf enum's number."""
+    try:
+        return names.Name(number)
+    except ValueError:
+        return "UNKNOWN"

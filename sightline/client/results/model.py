@@ -1,0 +1,151 @@
+"""Models, what their training does, and what it tried."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from sightline.client.errors import SightlineError
+from sightline.client.results.convert import failure, given, moment, span
+from sightline.client.results.kinds import DatasetKind, ModelKind, ModelState, StopReason, name_of, word
+from sightline.client.results.performance import Performance
+from sightline.v1 import model_pb2
+
+KINDS = {
+    ModelKind.CLASSIFIER: model_pb2.TrainingParameters.GENERIC_CLASSIFIER,
+    ModelKind.DETECTOR: model_pb2.TrainingParameters.GENERIC_DETECTOR,
+}
+KIND_FOR = {DatasetKind.CLASSIFICATION: ModelKind.CLASSIFIER, DatasetKind.DETECTION: ModelKind.DETECTOR}
+_KIND_OF = {number: kind for kind, number in KINDS.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hyperparameters:
+    """Narrows the search of a training; the defaults suit nearly everyone."""
+
+    seed: int = 0  # the same seed, data and device type give the same plan
+    backbones: tuple[str, ...] = ()  # the pretrained networks to try; by default a choice that fits the budget
+    max_rung: int | None = None  # the highest to climb: 0 a head on frozen features, 1 fine-tuning
+    max_trials: int | None = None
+    resolution: int | None = None  # the side to which images are scaled, in pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a training is doing."""
+
+    phase: str  # such as `SEARCHING`
+    fraction: float  # how much is done, 0..1
+    trial: str  # the one that last reported, as `models/birds/trials/t001`
+    metric: str  # the name of the metric that selection goes by, a field of Performance
+    metric_value: float | None  # the best so far
+    budget_used: timedelta
+    queue_position: int | None  # jobs before this model's next one, where it waits for a worker
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """Where a part of the budget went."""
+
+    trial: str
+    attempt: int  # from 1
+    duration: timedelta  # compute, in seconds of the reference device
+    charged: bool
+    reason: str  # what it ended with, or why it is not charged
+    end_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelData:
+    """A custom model: what it is trained on, how its training goes, what that cost, and how good it is."""
+
+    name: str  # `models/birds`
+    state: ModelState
+    kind: ModelKind
+    display_name: str
+    dataset: str  # that it is trained on, `datasets/birds`
+    test_dataset: str  # that it is measured on; empty for a part of the first
+    budget: timedelta  # compute at most
+    cost: timedelta  # charged so far, never above the budget
+    progress: Progress
+    performance: Performance  # of the weights that are served; without metrics until there are any
+    stop_reason: StopReason | None  # None until it has ended
+    error: SightlineError | None  # why it is FAILED
+    version: str  # of the weights that are served; empty until there are any
+    best_trial: str  # that they come from
+    categories: tuple[str, ...]  # in the order of the model's outputs
+    warnings: tuple[str, ...]
+    ledger: tuple[LedgerEntry, ...]  # only from `get`
+    suggested_thresholds: Mapping[str, float]  # by category, only from `get`
+    create_time: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+    message: model_pb2.Model = field(repr=False, compare=False)
+    owner: Any = field(default=None, repr=False, compare=False)  # the `models` of the client that answered
+
+    @classmethod
+    def of(cls, message: model_pb2.Model, owner: Any = None) -> Self:
+        """The content of the message."""
+        wanted, reason = message.training_parameters, message.stop_reason
+        return cls(
+            name=message.name,
+            state=word(ModelState, model_pb2.Model.State, message.state),
+            kind=_KIND_OF.get(wanted.model_kind, ModelKind.UNKNOWN),
+            display_name=message.display_name,
+            dataset=wanted.training_dataset,
+            test_dataset=message.evaluation_parameters.test_dataset,
+            budget=span(wanted.time_budget),
+            cost=span(message.training_cost),
+            progress=_progress(message.progress),
+            performance=Performance.of(message.performance),
+            stop_reason=word(StopReason, model_pb2.Model.StopReason, reason) if reason else None,
+            error=failure(message),
+            version=message.model_version,
+            best_trial=message.best_trial,
+            categories=tuple(message.categories),
+            warnings=tuple(message.warnings),
+            ledger=tuple(
+                LedgerEntry(e.trial, e.attempt, span(e.duration), e.charged, e.reason, moment(e.end_time))
+                for e in message.ledger
+            ),
+            suggested_thresholds=dict(message.suggested_thresholds),
+            create_time=moment(message.create_time),
+            start_time=moment(message.start_time),
+            end_time=moment(message.end_time),
+            message=message,
+            owner=owner,
+        )
+
+
+class Model(ModelData):
+    """A model that a `Client` answered with."""
+
+    __slots__ = ()
+
+    def wait(self) -> "Model":
+        """Waits until its training has ended and returns it whole; raises the error of one that ends as FAILED."""
+        waited: Model = self.owner.wait(self)
+        return waited
+
+
+class AsyncModel(ModelData):
+    """A model that an `AsyncClient` answered with."""
+
+    __slots__ = ()
+
+    async def wait(self) -> "AsyncModel":
+        """Waits until its training has ended and returns it whole; raises the error of one that ends as FAILED."""
+        waited: AsyncModel = await self.owner.wait(self)
+        return waited
+
+
+def _progress(progress: model_pb2.TrainingProgress) -> Progress:
+    return Progress(
+        phase=name_of(model_pb2.TrainingProgress.Phase, progress.phase),
+        fraction=progress.fraction,
+        trial=progress.trial,
+        metric=progress.metric_name,
+        metric_value=given(progress, "metric_value"),
+        budget_used=span(progress.budget_used),
+        queue_position=given(progress, "queue_position"),
+    )

@@ -1,0 +1,100 @@
+"""What a model sees in an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+from sightline.client.errors import SightlineError
+from sightline.client.results.kinds import ModelKind
+from sightline.v1 import prediction_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A category with the model's confidence in it."""
+
+    name: str
+    confidence: float  # 0..1
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box in whole pixels of the upright image."""
+
+    x: int  # the left edge
+    y: int  # the upper edge
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One object in an image."""
+
+    box: Box
+    tags: tuple[Tag, ...]  # one
+
+    @property
+    def name(self) -> str:
+        """What it is."""
+        return self.tags[0].name
+
+    @property
+    def confidence(self) -> float:
+        """How sure the model is, 0..1."""
+        return self.tags[0].confidence
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction(Sequence[Tag | Object]):
+    """What a model sees in one image: a sequence of a classifier's tags or of a detector's objects, the surest first.
+
+    One that failed, as may happen among many images, has an `error`; to read on raises it.
+    """
+
+    image: str  # the file or uri that was asked about; `image` for bytes
+    kind: ModelKind = ModelKind.UNKNOWN  # of the model that answered
+    tags: tuple[Tag, ...] = ()  # of a classifier
+    objects: tuple[Object, ...] = ()  # of a detector
+    width: int = 0  # pixels of the upright image
+    height: int = 0
+    model_version: str = ""  # the weights that answered
+    error: SightlineError | None = None
+    message: prediction_pb2.AnalyzeImageResponse | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, message: prediction_pb2.AnalyzeImageResponse, image: str = "image") -> "Prediction":
+        """The content of the message."""
+        result = message.custom_model_result
+        return cls(
+            image=image,
+            kind=ModelKind.DETECTOR if result.HasField("objects_result") else ModelKind.CLASSIFIER,
+            tags=_tags(result.tags_result.values),
+            objects=tuple(
+                Object(Box(o.bounding_box.x, o.bounding_box.y, o.bounding_box.w, o.bounding_box.h), _tags(o.tags))
+                for o in result.objects_result.values
+            ),
+            width=message.metadata.width,
+            height=message.metadata.height,
+            model_version=message.model_version,
+            message=message,
+        )
+
+    def __len__(self) -> int:
+        return len(self._values())
+
+    @overload
+    def __getitem__(self, index: int) -> Tag | Object: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tag | Object]: ...
+    def __getitem__(self, index: int | slice) -> Tag | Object | Sequence[Tag | Object]:
+        return self._values()[index]
+
+    def _values(self) -> Sequence[Tag | Object]:
+        if self.error:
+            raise self.error
+        return self.objects or self.tags
+
+
+def _tags(tags: Sequence[prediction_pb2.Tag]) -> tuple[Tag, ...]:
+    return tuple(Tag(tag.name, tag.confidence) for tag in tags)

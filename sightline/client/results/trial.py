@@ -1,0 +1,83 @@
+"""What a training tried."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Self
+
+from sightline.client.errors import SightlineError
+from sightline.client.results.convert import failure, given, moment, span
+from sightline.client.results.kinds import TrialState, name_of, word
+from sightline.v1 import trial_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a trial does. A number that does not apply is None."""
+
+    backbones: tuple[str, ...]  # the pretrained networks
+    head: str  # how the head is fitted: `logistic`, `linear`, `detection`
+    depth: str  # which part is trained: `HEAD`, `LAST_STAGES`, `ALL`
+    resolution: int  # the side to which images are scaled, in pixels
+    augmentation: str
+    learning_rate: float | None
+    weight_decay: float | None
+    batch_size: int | None
+    epochs: int | None
+    seed: int
+    refit: bool  # on all images; then the trial has no score of its own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One attempt of a training to find better weights."""
+
+    name: str  # `models/birds/trials/t001`
+    state: TrialState
+    rung: int  # 0 on frozen features, 1 fine-tuning
+    recipe: Recipe
+    score: float | None  # in `score_metric`; more is better
+    score_metric: str  # a field of Performance
+    standard_error: float | None  # of the score
+    cost: timedelta  # charged to the budget so far
+    attempts: int  # above 1 after a worker's death
+    progress: float  # 0..1
+    error: SightlineError | None  # why it is FAILED
+    start_time: datetime | None
+    end_time: datetime | None
+    message: trial_pb2.Trial = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, message: trial_pb2.Trial) -> Self:
+        """The content of the message."""
+        return cls(
+            name=message.name,
+            state=word(TrialState, trial_pb2.Trial.State, message.state),
+            rung=message.rung,
+            recipe=_recipe(message.recipe),
+            score=given(message, "score"),
+            score_metric=message.score_metric,
+            standard_error=given(message, "standard_error"),
+            cost=span(message.cost),
+            attempts=message.attempts,
+            progress=message.progress,
+            error=failure(message),
+            start_time=moment(message.start_time),
+            end_time=moment(message.end_time),
+            message=message,
+        )
+
+
+def _recipe(recipe: trial_pb2.Recipe) -> Recipe:
+    return Recipe(
+        backbones=tuple(recipe.backbones),
+        head=recipe.head,
+        depth=name_of(trial_pb2.Recipe.Depth, recipe.depth) if recipe.depth else "",
+        resolution=recipe.resolution,
+        augmentation=recipe.augmentation,
+        learning_rate=given(recipe, "learning_rate"),
+        weight_decay=given(recipe, "weight_decay"),
+        batch_size=given(recipe, "batch_size"),
+        epochs=given(recipe, "epochs"),
+        seed=recipe.seed,
+        refit=recipe.refit,
+    )

@@ -1,0 +1,117 @@
+"""The stubs of `sightline.client.stubs`, for asyncio."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import grpc
+
+from sightline.client.addresses import Addresses
+from sightline.client.connection_aio import open_channel
+from sightline.client.credentials import Credentials
+from sightline.client.patience import Patience
+from sightline.client.stubs import UPLOAD_SECONDS
+from sightline.client.uploads import Counter, LocalFile, batches, messages
+from sightline.v1 import dataset_service_pb2 as dataset_service
+from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
+from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
+from sightline.v1.model_service_pb2_grpc import ModelServiceStub
+from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
+
+if TYPE_CHECKING:
+    from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
+    from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceAsyncStub
+    from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+    from sightline.v1.prediction_service_pb2_grpc import PredictionServiceAsyncStub
+
+
+class AsyncStubs:
+    """The stubs, each service connected when it is first used, within one event loop.
+
+    Calls raise `grpc.aio.AioRpcError`, or CredentialsError as those of `Stubs` do.
+    """
+
+    def __init__(self, addresses: Addresses | None = None, credentials: Credentials | None = None) -> None:
+        self.addresses = addresses or Addresses.from_environment()
+        self.credentials = credentials or Credentials.from_environment()
+        self._channels: list[grpc.aio.Channel] = []
+
+    @cached_property
+    def datasets(self) -> "DatasetServiceAsyncStub":
+        """The dataset service."""
+        return DatasetServiceStub(self._open(self.addresses.dataset))
+
+    @cached_property
+    def _trainer(self) -> grpc.aio.Channel:
+        return self._open(self.addresses.trainer)
+
+    @cached_property
+    def models(self) -> "ModelServiceAsyncStub":
+        """Training and models, of the trainer."""
+        return ModelServiceStub(self._trainer)
+
+    @cached_property
+    def evaluations(self) -> "EvaluationServiceAsyncStub":
+        """Evaluations, of the trainer."""
+        return EvaluationServiceStub(self._trainer)
+
+    @cached_property
+    def predictions(self) -> "PredictionServiceAsyncStub":
+        """The predictor."""
+        return PredictionServiceStub(self._open(self.addresses.predictor))
+
+    async def upload_files(
+        self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None
+    ) -> dict[str, str]:
+        """As `Stubs.upload_files`; files are read in threads."""
+        upload_id = secrets.token_hex(8)
+        uris: dict[str, str] = {}
+        for batch in batches(files):
+            answer = await self._upload(upload_id, batch, sent)
+            uris |= {file.path: file.uri for file in answer.files}
+        return uris
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        async with AsyncExitStack() as leaving:
+            for channel in self._channels:
+                leaving.push_async_exit(channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _open(self, address: str) -> grpc.aio.Channel:
+        channel = open_channel(address, self.credentials)
+        self._channels.append(channel)
+        return channel
+
+    async def _upload(
+        self, upload_id: str, batch: list[LocalFile], sent: Callable[[int], None]
+    ) -> dataset_service.UploadFilesResponse:
+        """One batch, repeated while the service is away: files of equal paths are overwritten."""
+        patience = Patience()
+        while True:
+            counter = Counter(sent)
+            stream = _in_thread(messages(upload_id, batch, counter.count))
+            try:
+                return await self.datasets.UploadFiles(stream, timeout=UPLOAD_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                await patience.bear_async(error)
+                counter.take_back()
+
+
+async def _in_thread(
+    items: Iterator[dataset_service.UploadFilesRequest],
+) -> AsyncGenerator[dataset_service.UploadFilesRequest]:
+    """The items, each read in a thread."""
+    while (item := await asyncio.to_thread(next, items, None)) is not None:
+        yield item

@@ -1,0 +1,363 @@
+"""`Client` and `AsyncClient` against fake services."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import threading
+from contextlib import contextmanager
+from dataclasses import FrozenInstanceError
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc.status_pb2 import Status
+
+import sightline
+from sightline import Addresses, AsyncClient, Box, Client, Credentials, Hyperparameters, Object, Tag, errors
+from sightline.client.datasets import AsyncDatasets, Datasets
+from sightline.client.evaluations import AsyncEvaluations, Evaluations
+from sightline.client.models import AsyncModels, Models
+from sightline.v1.dataset_pb2 import Dataset
+from sightline.v1.evaluation_pb2 import Evaluation
+from sightline.v1.finding_pb2 import Finding
+from sightline.v1.model_pb2 import Model, TrainingParameters
+from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
+from sightline.v1.trial_pb2 import Recipe, Trial
+from tests.unit.cli.fakes import Fakes, status
+
+E = "models/m/evaluations/e"
+
+
+def trained(fakes: Fakes) -> Model:
+    """A model whose training has ended, as the service has it."""
+    model = Model(name="models/m", state=Model.SUCCEEDED, stop_reason=Model.CONVERGED, model_version="v1")
+    model.performance.accuracy_top1 = 0.9
+    model.training_cost.FromSeconds(8)
+    model.create_time.FromDatetime(datetime(2026, 1, 2, tzinfo=UTC))
+    model.ledger.add(trial="models/m/trials/t000", attempt=1, charged=True).duration.FromSeconds(8)
+    fakes.models[model.name] = model
+    return model
+
+
+def test_a_dataset_is_uploaded_registered_and_awaited(client: Client, fakes: Fakes, coco: Path) -> None:
+    made = client.datasets.register("birds", coco=str(coco))
+    assert (made.name, made.state, made.kind) == ("datasets/birds", "READY", "classification")
+    assert set(fakes.files) == {"coco.json", "a.png"}
+    assert fakes.datasets["datasets/birds"].annotation_kind == Dataset.IMAGE_CLASSIFICATION
+    assert client.datasets.register("later", coco=coco, wait=False).state == "VALIDATING"
+    assert client.datasets.get("later").wait().state == "READY"
+
+
+@pytest.mark.parametrize("box", [{"bbox": [1, 2, 3, 4]}, {"segmentation": [[1, 2, 3, 4, 5, 6]]}])
+def test_boxes_make_a_dataset_one_for_detection_unless_it_is_said(
+    client: Client, coco: Path, box: dict[str, object]
+) -> None:
+    content = json.loads(coco.read_text())
+    content["annotations"].append({"image_id": 1, "category_id": 1, **box})
+    coco.write_text(json.dumps(content))
+    assert client.datasets.register("boxes", coco=coco).kind == "detection"
+    assert client.datasets.register("tags", coco=coco, kind="classification").kind == "classification"
+
+
+def test_annotations_that_lie_in_the_store_are_not_uploaded(client: Client, fakes: Fakes) -> None:
+    client.datasets.register("birds", coco="s3://sightline/birds.json", kind="detection")
+    assert not fakes.files
+    with pytest.raises(ValueError, match="kind='classification' or kind='detection'"):
+        client.datasets.register("birds", coco="s3://sightline/birds.json")
+
+
+def test_missing_images_are_all_named_before_anything_is_sent(client: Client, fakes: Fakes, coco: Path) -> None:
+    content = json.loads(coco.read_text())
+    content["images"] += [{"id": 7, "file_name": "gone.png"}, {"id": 8, "file_name": "../out.png"}]
+    coco.write_text(json.dumps(content))
+    with pytest.raises(errors.ImagesMissing, match=r"image id 7: gone.png: there is no file") as caught:
+        client.datasets.register("birds", coco=coco)
+    assert [image.image_id for image in caught.value.images] == [7, 8]
+    assert not fakes.requests
+
+
+def test_datasets_are_listed_described_and_deleted(client: Client, fakes: Fakes) -> None:
+    for number in range(5):
+        fakes.datasets[f"datasets/d{number}"] = Dataset(name=f"datasets/d{number}", state=Dataset.READY)
+    fakes.datasets["datasets/d0"].stats.image_count = 12
+    fakes.datasets["datasets/d0"].stats.categories.add(name="cat", image_count=12, annotation_count=13)
+    fakes.findings = [
+        Finding(severity=Finding.ERROR, code="x", file="a.png", image_id=0, message="Bad.", remedy="Mend.")
+    ]
+    assert [one.name for one in client.datasets.list()] == [f"datasets/d{number}" for number in range(5)]
+    assert client.datasets.get("d1").image_count is None, "nothing is known of it"
+    (category,) = client.datasets.get("d0").categories
+    assert (category.name, category.image_count, category.annotation_count) == ("cat", 12, 13)
+    (finding,) = client.datasets.findings(client.datasets.get("d0"))
+    assert (finding.severity, finding.image_id, finding.annotation_id) == ("ERROR", 0, None)
+    assert (finding.text, finding.remedy) == ("Bad.", "Mend.")
+    client.datasets.delete("d0")
+    with pytest.raises(errors.DatasetNotFound, match="datasets/d0 does not exist"):
+        client.datasets.get("d0")
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"), [("10m", 600), ("1h30m", 5400), (90, 90), (0.5, 0.5), (timedelta(minutes=3), 180)]
+)
+def test_a_budget_is_written_as_people_write_it(
+    client: Client, fakes: Fakes, budget: str | float | timedelta, seconds: float
+) -> None:
+    fakes.datasets["datasets/d"] = Dataset(name="datasets/d", annotation_kind=Dataset.OBJECT_DETECTION)
+    model = client.models.train("m", dataset="d", budget=budget)
+    assert model.budget == timedelta(seconds=seconds)
+    assert (model.kind, model.state) == ("detector", "NOT_STARTED")
+
+
+def test_a_budget_that_is_no_length_of_time_is_refused_before_anything_is_asked(client: Client, fakes: Fakes) -> None:
+    with pytest.raises(ValueError, match="'ten minutes' is not a duration; write it as 90s, 10m or 1h30m"):
+        client.models.train("m", dataset="d", budget="ten minutes", kind="classifier")
+    assert not fakes.requests
+
+
+def test_a_training_is_started_narrowed_and_awaited(client: Client, fakes: Fakes, coco: Path) -> None:
+    birds = client.datasets.register("birds", coco=coco)
+    narrowed = Hyperparameters(seed=3, backbones=("resnet18",), max_rung=0)
+    model = client.models.train("m", dataset=birds, budget="10m", test_dataset="held-out", hyperparameters=narrowed)
+    wanted = fakes.models["models/m"].training_parameters
+    assert (wanted.training_dataset, wanted.model_kind) == ("datasets/birds", TrainingParameters.GENERIC_CLASSIFIER)
+    assert (wanted.hyperparameters.seed, list(wanted.hyperparameters.backbones)) == (3, ["resnet18"])
+    assert wanted.hyperparameters.HasField("max_rung")
+    assert not wanted.hyperparameters.HasField("max_trials")
+    assert fakes.models["models/m"].evaluation_parameters.test_dataset == "datasets/held-out"
+    trained(fakes)
+    done = model.wait()
+    assert (done.state, done.stop_reason, done.performance.accuracy_top1) == ("SUCCEEDED", "CONVERGED", 0.9)
+    assert done.performance.accuracy_top5 is None
+    assert (done.cost, done.ledger[0].duration) == (timedelta(seconds=8), timedelta(seconds=8))
+    assert done.create_time == datetime(2026, 1, 2, tzinfo=UTC)
+    assert model == client.models.train("m", dataset=birds, budget="10m", test_dataset="held-out"), "it is a value"
+    with pytest.raises(FrozenInstanceError):
+        done.name = "other"  # pyright: ignore[reportAttributeAccessIssue] - it is frozen
+
+
+def test_models_are_listed_cancelled_and_deleted_and_say_what_they_tried(client: Client, fakes: Fakes) -> None:
+    trained(fakes)
+    recipe = Recipe(backbones=["resnet18"], head="linear", depth=Recipe.HEAD, epochs=3)
+    fakes.trials = [Trial(name="models/m/trials/t000", score=0.5, recipe=recipe, state=Trial.SUCCEEDED)]
+    (trial,) = client.models.trials("m")
+    assert (trial.score, trial.standard_error, trial.state) == (0.5, None, "SUCCEEDED")
+    assert (trial.recipe.backbones, trial.recipe.depth, trial.recipe.epochs) == (("resnet18",), "HEAD", 3)
+    assert trial.recipe.learning_rate is None
+    assert [one.name for one in client.models.list()] == ["models/m"]
+    assert client.models.cancel("m").state == "CANCELLING"
+    client.models.delete("m")
+    assert client.models.list() == ()
+
+
+def test_what_ends_as_failed_raises_its_error_with_its_name(client: Client, fakes: Fakes) -> None:
+    failed = trained(fakes)
+    failed.state = Model.FAILED
+    failed.error.CopyFrom(status(grpc.StatusCode.FAILED_PRECONDITION, "diverged", "The loss became nan."))
+    with pytest.raises(errors.Diverged, match="models/m failed: The loss"):
+        client.models.wait("m")
+    assert isinstance(client.models.get("m").error, errors.Diverged), "to look at it raises nothing"
+
+
+def test_an_evaluation_is_awaited_listed_and_deleted(client: Client, fakes: Fakes) -> None:
+    fakes.evaluations[E] = Evaluation(name=E, state=Evaluation.SUCCEEDED)
+    fakes.evaluations[E].performance.mean_average_precision_50 = 0.4
+    fakes.evaluations[E].performance.intervals["mean_average_precision_50"].low = 0.3
+    fakes.evaluations[E].performance.coverage.unknown_categories.add(name="owl", similar_category="Owl")
+    evaluation = client.evaluations.create("m", "e", dataset="held-out")
+    assert evaluation.performance.mean_average_precision_50 == 0.4
+    assert evaluation.performance.intervals["mean_average_precision_50"].low == 0.3
+    assert evaluation.performance.coverage
+    assert evaluation.performance.coverage.unknown_categories[0].similar_category == "Owl"
+    assert client.evaluations.get(evaluation) == evaluation == client.evaluations.list("m")[0]
+    client.evaluations.delete(evaluation)
+    assert not fakes.evaluations
+
+
+def test_tags_and_objects_are_read_alike(client: Client, fakes: Fakes, photo: Path) -> None:
+    seen = client.predict("m", photo)
+    assert list(seen) == [Tag("cat", 0.75), Tag("dog", 0.25)]
+    assert (seen.kind, seen.image, seen.width, seen.height) == ("classifier", str(photo), 64, 48)
+    fakes.objects = [("cat", 0.5, (0, 1, 32, 24))]
+    found = client.predict("m", photo.read_bytes())
+    assert found[0] == Object(Box(0, 1, 32, 24), (Tag("cat", 0.5),))
+    assert (found[0].name, found[0].confidence, found.kind) == ("cat", 0.5, "detector")
+    fakes.objects = []
+    assert len(client.predict("m", "s3://sightline/a.png")) == 0
+
+
+def test_a_question_is_what_the_arguments_say(client: Client, fakes: Fakes, photo: Path) -> None:
+    client.predict("m", "s3://sightline/a.png", threshold=0, top=2)
+    client.predict("models/m", str(photo), suggested_thresholds=True)
+    stored, read = (one for one in fakes.requests if isinstance(one, AnalyzeImageRequest))
+    assert (stored.uri, stored.score_threshold, stored.max_results) == ("s3://sightline/a.png", 0, 2)
+    assert stored.HasField("score_threshold")
+    assert (read.model_name, read.image, read.use_suggested_thresholds) == ("models/m", photo.read_bytes(), True)
+    with pytest.raises(ValueError, match="one of the two"):
+        client.predict("m", photo, threshold=0.5, suggested_thresholds=True)
+
+
+def test_of_many_images_one_that_is_refused_leaves_the_others(client: Client, fakes: Fakes, photo: Path) -> None:
+    refusal = status(
+        grpc.StatusCode.INVALID_ARGUMENT, "InvalidImageSize", "image: is 40 x 40 pixels", file="image", problem="is"
+    )
+    fakes.errors["AnalyzeImage"] = [refusal]
+    predictions = list(client.predict_many("m", [photo] * 20))
+    assert len(predictions) == 20
+    (failed,) = [one for one in predictions if one.error]
+    assert isinstance(failed.error, errors.InvalidImageSize)
+    assert failed.error.message == f"{photo}: is 40 x 40 pixels", "it is called by its file"
+    with pytest.raises(errors.InvalidImageSize):
+        _ = failed[0]
+
+
+def test_an_error_about_all_images_ends_them(client: Client, fakes: Fakes, photo: Path) -> None:
+    fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.NOT_FOUND, "ModelNotFound", "models/m is missing.")] * 1000
+    with pytest.raises(errors.ModelNotFound):
+        list(client.predict_many("m", [photo] * 1000))
+    assert len(fakes.requests) < 100
+
+
+def test_a_file_that_no_message_can_carry_is_refused_here(client: Client, fakes: Fakes, tmp_path: Path) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(24 * 2**20)
+    with pytest.raises(errors.InvalidImageSize, match=r"large.png has 24.0 MiB"):
+        client.predict("m", tmp_path / "large.png")
+    assert not fakes.requests
+
+
+def test_a_service_that_is_not_there_is_named_with_its_address_and_its_variable() -> None:
+    with (
+        Client(Addresses("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1"), Credentials(), progress=False) as client,
+        pytest.raises(errors.Unreachable, match=r"127.0.0.1:1 \(SIGHTLINE_DATASET_ADDRESS\)") as caught,
+    ):
+        client.datasets.list()
+    assert caught.value.retryable
+    assert "sightline up" in caught.value.fix
+
+
+def test_a_call_that_nobody_answered_in_time_is_one_too(client: Client, fakes: Fakes) -> None:
+    fakes.errors["GetDataset"] = [Status(code=grpc.StatusCode.DEADLINE_EXCEEDED.value[0], message="Deadline Exceeded")]
+    with pytest.raises(errors.DeadlineExceeded):
+        client.datasets.get("d")
+
+
+def test_credentials_and_addresses_that_cannot_be_are_errors_of_the_same_base() -> None:
+    with pytest.raises(errors.SightlineError, match="has no port"):
+        Addresses("here")
+    with (
+        Client(Addresses("far.example:1"), Credentials(token="t"), progress=False) as client,
+        pytest.raises(errors.CredentialsError, match="in plain text"),
+    ):
+        client.datasets.list()
+
+
+def test_progress_is_reported_to_ones_own_and_to_nobody_off_a_terminal(
+    addresses: Addresses, coco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[tuple[str, float]] = []
+
+    @contextmanager
+    def own(title: str):
+        class Bar:
+            def update(self, fraction: float, doing: str, detail: str = "") -> None:
+                said.append((title, fraction))
+
+        yield Bar()
+
+    with Client(addresses, Credentials(), progress=own) as client:
+        client.datasets.register("birds", coco=coco)
+    assert said[0][0] == "upload birds"
+    assert ("upload birds", 1.0) in said
+    assert said[-1][0] == "check birds"
+    with Client(addresses, Credentials()) as client:
+        client.datasets.register("birds", coco=coco)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_one_client_serves_several_threads(client: Client, photo: Path) -> None:
+    seen: list[str] = []
+    threads = [threading.Thread(target=lambda: seen.append(client.predict("m", photo)[0].name)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == ["cat"] * 8
+
+
+def test_the_stubs_stay_within_reach(client: Client, photo: Path) -> None:
+    answer = client.stubs.predictions.AnalyzeImage(AnalyzeImageRequest(model_name="models/m", image=photo.read_bytes()))
+    assert client.predict("m", photo).message == answer
+
+
+async def test_the_whole_story_in_asyncio(aio: AsyncClient, fakes: Fakes, coco: Path, photo: Path) -> None:
+    birds = await aio.datasets.register("birds", coco=coco)
+    assert (birds.state, set(fakes.files)) == ("READY", {"coco.json", "a.png"})
+    model = await aio.models.train("m", dataset=birds, budget="10m")
+    trained(fakes)
+    assert (await model.wait()).performance.accuracy_top1 == 0.9
+    assert [one.state async for one in aio.models.watch("m")] == ["SUCCEEDED"]
+    assert [one.name for one in await aio.models.list()] == ["models/m"]
+    fakes.evaluations[E] = Evaluation(name=E, state=Evaluation.SUCCEEDED)
+    evaluation = await aio.evaluations.create(model, "e", dataset=birds)
+    assert await aio.evaluations.list("m") == (evaluation,)
+    assert (await aio.predict("m", photo))[0] == Tag("cat", 0.75)
+    assert [len(one) async for one in aio.predict_many("m", [photo] * 20)] == [2] * 20
+    await aio.evaluations.delete(evaluation)
+    assert (await aio.models.cancel("m")).state == "CANCELLING"
+    await aio.models.delete("m")
+    await aio.datasets.delete(birds)
+    assert await aio.datasets.list() == ()
+    assert await aio.datasets.findings("birds") == ()
+    assert await aio.models.trials("m") == ()
+
+
+async def test_errors_are_the_same_in_asyncio(aio: AsyncClient, fakes: Fakes, photo: Path) -> None:
+    with pytest.raises(errors.DatasetNotFound):
+        await aio.datasets.get("nope")
+    failed = trained(fakes)
+    failed.state = Model.FAILED
+    failed.error.CopyFrom(status(grpc.StatusCode.FAILED_PRECONDITION, "diverged", "The loss became nan."))
+    with pytest.raises(errors.Diverged, match="models/m failed"):
+        await aio.models.wait("m")
+    fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.INVALID_ARGUMENT, "InvalidImageFormat", "image: is cut off")]
+    assert [type(one.error) async for one in aio.predict_many("m", [photo])] == [errors.InvalidImageFormat]
+    fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.NOT_FOUND, "ModelNotFound", "models/m is missing.")] * 100
+    with pytest.raises(errors.ModelNotFound):
+        _ = [one async for one in aio.predict_many("m", [photo] * 100)]
+    assert len(fakes.requests) < 50
+
+
+async def test_an_upload_that_the_service_drops_is_repeated_in_asyncio(
+    aio: AsyncClient, fakes: Fakes, coco: Path
+) -> None:
+    away = status(grpc.StatusCode.UNAVAILABLE, "Draining", "The dataset service is shutting down.")
+    fakes.errors["UploadFiles"] = [away] * 2
+    fakes.errors["WatchDataset"] = [status(grpc.StatusCode.UNAVAILABLE, "StreamExpired", "Open it again.")]
+    assert (await aio.datasets.register("birds", coco=coco)).state == "READY"
+    assert set(fakes.files) == {"coco.json", "a.png"}
+
+
+@pytest.mark.parametrize(
+    ("blocking", "asyncio"),
+    [(Client, AsyncClient), (Datasets, AsyncDatasets), (Models, AsyncModels), (Evaluations, AsyncEvaluations)],
+)
+def test_both_clients_have_the_same_methods_with_the_same_arguments(blocking: type, asyncio: type) -> None:
+    def methods(kind: type) -> dict[str, list[tuple[str, object]]]:
+        found = {name: one for name, one in vars(kind).items() if inspect.isfunction(one) and not name.startswith("_")}
+        return {
+            name: [(parameter.name, parameter.default) for parameter in inspect.signature(one).parameters.values()]
+            for name, one in found.items()
+        }
+
+    assert methods(blocking) == methods(asyncio)
+    assert len(methods(blocking)) >= 3
+
+
+def test_what_the_package_names_is_there() -> None:
+    for name in sightline.__all__:
+        assert getattr(sightline, name) is not None, name
+    assert set(sightline.__all__) <= set(dir(sightline))
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = sightline.Nonsense
