@@ -1,4 +1,4 @@
-"""The commands of the README do what it says."""
+"""The commands of the README, and the programs of README and docs/client.md, do what they say."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,19 +17,15 @@ from sightline.local.stack import Stack
 from tests.e2e.conftest import COMMAND
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-README = Path(__file__).resolve().parents[2] / "README.md"
-SHORTER = {"10m": "60s"}  # the README's budget suits a real image set
+ROOT = Path(__file__).resolve().parents[2]
+SHORTER = "60s"  # for the 10m of the documents, which suit a real image set
+
+Run = Callable[..., str]
 
 
-def _block(language: str) -> str:
-    found = re.search(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
-    assert found, f"the README has no {language} block"
-    return found[1]
-
-
-def test_the_readmes_commands_run_as_they_stand(
-    suite: Stack, images: tuple[DigitSet, DigitSet], tmp_path: Path
-) -> None:
+@pytest.fixture
+def run(suite: Stack, images: tuple[DigitSet, DigitSet], tmp_path: Path) -> Run:
+    """Runs a command in a folder with `photos`, against the suite, and returns what it printed."""
     shutil.copytree(images[0].coco.parent, tmp_path / "photos")
     environment = {**os.environ, **suite.addresses.environment()}
     environment["PATH"] = f"{COMMAND.parent}{os.pathsep}{environment['PATH']}"
@@ -38,12 +35,40 @@ def test_the_readmes_commands_run_as_they_stand(
             words, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment, check=False
         )
         assert ended.returncode == 0, f"{words}\n{ended.stdout}\n{ended.stderr}"
+        assert not (words[0].endswith("python") and ended.stderr), "progress is for terminals"
         return ended.stdout
 
-    commands = [line for line in _block("sh").splitlines() if line and not line.startswith("#")]
+    return run
+
+
+def blocks(document: str, language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    assert found, f"{document} has no {language} block"
+    return found
+
+
+def program(document: str) -> str:
+    """All Python of a document as one program."""
+    return "\n".join(blocks(document, "python")).replace('"10m"', f'"{SHORTER}"')
+
+
+def test_the_readmes_commands_run_as_they_stand(run: Run, tmp_path: Path) -> None:
+    commands = [line for line in blocks("README.md", "sh")[0].splitlines() if line and not line.startswith("#")]
     assert len(commands) >= 8
     for line in commands:
-        run(*(SHORTER.get(word, word) for word in shlex.split(line)))
+        run(*(SHORTER if word == "10m" else word for word in shlex.split(line)))
     assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == ["0001.png", "0002.png"]
-    said = run(str(COMMAND.parent / "python"), "-c", _block("python"))
-    assert re.search(r"^(zero|one|two) [01]\.\d+", said, re.MULTILINE)
+
+
+def test_the_readmes_program_runs_as_it_stands(run: Run) -> None:
+    accuracy, seen = run(str(COMMAND.parent / "python"), "-c", program("README.md")).splitlines()
+    assert 0 < float(accuracy) <= 1
+    assert re.fullmatch(r"Tag\(name='(zero|one|two)', confidence=[01]\.\d+\)", seen)
+
+
+def test_the_examples_of_the_clients_page_run_in_their_order(run: Run) -> None:
+    said = run(str(COMMAND.parent / "python"), "-c", program("docs/client.md"))
+    assert said.startswith("READY 48 ['zero', 'one', 'two']\n")
+    assert re.search(r"^A budget of 1 s is not enough .* repeat with --budget", said, re.MULTILINE)
+    assert len(re.findall(r"^photos/test/\d{4}\.png (?:zero|one|two)$", said, re.MULTILINE)) == 12
+    assert re.search(r"^models/garden-birds/trials/t000 \(.+\) [01]\.\d+ 0:", said, re.MULTILINE)

@@ -22,6 +22,7 @@ from sightline.client.addresses import Addresses
 from sightline.client.credentials import Credentials, CredentialsError
 from sightline.client.diagnosis import diagnose, explain
 from sightline.client.stubs import Stubs
+from sightline.client.stubs_aio import AsyncStubs
 from sightline.v1 import dataset_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from tests.support.certificates import HOUR, Authority, Pair, replace
@@ -82,8 +83,8 @@ def words(pem: bytes) -> str:
 
 
 async def test_twenty_rotations_under_load_fail_no_call(files, authority, tmp_path):
-    """Callers with connections that stand, with new ones for each call, and the blocking client of other threads."""
-    done = {"standing": 0, "new": 0, "blocking": 0}
+    """Callers with connections that stand, with new ones for each call, and both clients of callers."""
+    done = {"standing": 0, "new": 0, "blocking": 0, "asyncio": 0}
     stop = threading.Event()
 
     async def standing(channel: grpc.aio.Channel) -> None:
@@ -107,6 +108,13 @@ async def test_twenty_rotations_under_load_fail_no_call(files, authority, tmp_pa
                 client.datasets.GetDataset(GET)
                 done["blocking"] += 1
 
+    async def of_asyncio(address: str) -> None:
+        async with AsyncStubs(Addresses(dataset=address), caller(files, certificate=True)) as client:
+            while not stop.is_set():
+                await client.datasets.GetDataset(GET)
+                done["asyncio"] += 1
+                await asyncio.sleep(0.002)
+
     async with (
         serving(**server(files, mutual=True)) as running,
         open_channel(running.address, 5, caller(files, certificate=True)) as channel,
@@ -114,6 +122,7 @@ async def test_twenty_rotations_under_load_fail_no_call(files, authority, tmp_pa
     ):
         for _ in range(3):
             group.create_task(standing(channel))
+        group.create_task(of_asyncio(running.address))
         group.create_task(new(running.address))
         group.create_task(asyncio.to_thread(blocking, running.address))
         try:

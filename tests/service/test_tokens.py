@@ -29,8 +29,10 @@ from services.kit.roles import POLICY
 from sightline.client import keys
 from sightline.client.addresses import Addresses
 from sightline.client.channel import describe
+from sightline.client.client_aio import AsyncClient
 from sightline.client.connection import bearer
 from sightline.client.credentials import Credentials
+from sightline.client.errors import Unauthenticated
 from sightline.client.stubs import Stubs
 from sightline.client.uploads import LocalFile
 from sightline.v1 import dataset_service_pb2, prediction_service_pb2
@@ -420,6 +422,20 @@ async def test_the_client_shows_its_token_on_calls_and_streams(tmp_path):
 
     async with serving(auth_keys=replace(tmp_path / "keys", line.encode())) as running:
         await asyncio.to_thread(story, running.address)
+
+
+async def test_the_asyncio_client_shows_its_token_on_calls_and_streams(tmp_path):
+    key, line = keys.make("carol", "trainer")
+    (tmp_path / "image.png").write_bytes(b"png")
+    async with serving(auth_keys=replace(tmp_path / "keys", line.encode())) as running:
+        addresses = Addresses(dataset=running.address)
+        async with AsyncClient(addresses, Credentials(token=key)) as client:
+            await client.datasets.get("birds")
+            assert [dataset async for dataset in client.datasets.watch("birds")]
+            await client.stubs.upload_files([LocalFile("image.png", tmp_path / "image.png")])
+        async with AsyncClient(addresses, Credentials()) as client:
+            with pytest.raises(Unauthenticated, match="the call has none"):
+                await client.datasets.get("birds")
 
 
 async def test_a_large_request_without_a_token_is_refused_as_such_and_not_read(jwks_file):
