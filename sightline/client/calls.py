@@ -1,4 +1,4 @@
-"""How the client makes its calls: what fails is raised as one of `sightline.client.errors`."""
+"""The client's calls; failures are raised as the errors of `sightline.client.errors`."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -46,7 +46,7 @@ class Calls:
 
     @contextmanager
     def raising(self) -> Generator[None]:
-        """What gRPC raises in the block becomes a SightlineError."""
+        """Turns what gRPC raises in the block into a SightlineError."""
         try:
             yield
         except grpc.RpcError as error:
@@ -80,14 +80,14 @@ class AsyncCalls:
 
     @asynccontextmanager
     async def raising(self) -> AsyncGenerator[None]:
-        """What gRPC raises in the block becomes a SightlineError."""
+        """Turns what gRPC raises in the block into a SightlineError."""
         try:
             yield
         except grpc.RpcError as error:
             raise await self.error_of(error) from error
 
     async def error_of(self, error: grpc.RpcError) -> SightlineError:
-        """What gRPC raised, as one of ours; finding out why nobody answers blocks, so it is done in a thread."""
+        """What gRPC raised, as one of ours; in a thread, since finding out why nobody answers blocks."""
         return await asyncio.to_thread(error_of, error, self.stubs.addresses, self.stubs.credentials)
 
     async def ask(self, rpc: Callable[[Q], Awaitable[A]], request: Q) -> A:

@@ -31,7 +31,7 @@ class Client:
         *,
         progress: "bool | progress.Reporter" = True,
     ) -> None:
-        """`progress` shows long tasks on standard error where that is a terminal; or is a reporter of your own."""
+        """`progress`: whether to show long tasks on standard error if that is a terminal, or your own reporter."""
         self.stubs = Stubs(addresses, credentials)
         self._calls = Calls(self.stubs, reporter(progress))
         self.datasets = Datasets(self._calls)
@@ -49,9 +49,9 @@ class Client:
     ) -> Prediction:
         """What a model sees in an image: a file, the bytes of one, or an `s3://` uri of the store.
 
-        A classifier answers with all tags, a detector with the objects that reach the threshold which it suggests for
-        their category; or both with what reaches `threshold`, or the `suggested_thresholds`. At most `top` results, 100
-        by default. Raises ModelNotFound, ModelNotReady, InvalidImageFormat or InvalidImageSize, and OSError.
+        A classifier returns every tag, a detector the objects that reach its suggested threshold for their category.
+        `threshold` or `suggested_thresholds` replaces that for either. At most `top` results, by default 100.
+        Raises ModelNotFound, ModelNotReady, ImageUnreadable, InvalidImageFormat or InvalidImageSize.
         """
         question = requests.question(model, threshold, suggested_thresholds, top)
         return predictions.predict(self._calls, question, image)
@@ -65,10 +65,10 @@ class Client:
         suggested_thresholds: bool = False,
         top: int | None = None,
     ) -> Generator[Prediction]:
-        """A prediction for each image, in their order; several calls are under way at once.
+        """A prediction for each image, in the order of the images, with several calls in flight.
 
-        One that fails for its image has an `error`; an error that is about all of them, such as ModelNotFound, is
-        raised.
+        The prediction for an image that cannot be used has an `error`; an error that concerns every image, such as
+        ModelNotFound, is raised.
         """
         question = requests.question(model, threshold, suggested_thresholds, top)
         return predictions.predict_many(self._calls, question, images)

@@ -13,7 +13,7 @@ from sightline.client.repeats import identified
 
 
 def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
-    """The channel, to be left as a context manager; CredentialsError if the credentials cannot be used.
+    """The channel, to be closed or used as a context manager; CredentialsError if the credentials cannot be used.
 
     Needs a running event loop. Certificates and the token's file are read again when they change.
     """
@@ -30,7 +30,7 @@ def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
 
 
 class _Completing:
-    """Puts the token of the moment on each call that brings none of its own."""
+    """Puts the current token on each call that has none."""
 
     def __init__(self, token: Callable[[], str]) -> None:
         self._token = token

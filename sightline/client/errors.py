@@ -44,7 +44,7 @@ class Details:
 
 
 class _Bare(dict[str, str]):
-    """Variables for an advice: the last part of a resource name, and the word in capitals for what is not given."""
+    """Variables for `advice`: the last part of a resource name; for a missing one, its name in capitals."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         super().__init__({key: bare_name(value) for key, value in variables.items()})
@@ -54,7 +54,7 @@ class _Bare(dict[str, str]):
 
 
 class SightlineError(Exception):
-    """Whatever Sightline refuses or fails at. `message` says what is wrong, `fix` what to do; a traceback shows both.
+    """Any refusal or failure. `message` says what is wrong, `fix` what to do; a traceback shows both.
 
     `reason` is the word that programs decide by (the class, mostly); `retryable` says that the same call may succeed
     later without a change.
@@ -79,7 +79,7 @@ class SightlineError(Exception):
         return self.details.retry_after is not None
 
     def _advice(self, variables: Mapping[str, str]) -> str:
-        """What to do about it, by the message's variables; empty where the message itself says it."""
+        """What to do about it, from the message's variables; empty if the message itself says it."""
         return self.advice.format_map(_Bare(variables))
 
     def _retry_advice(self) -> str:
@@ -178,6 +178,10 @@ class InvalidImageSize(InvalidImage):
     """Too many bytes, or a side out of range."""
 
     reason = "InvalidImageSize"
+
+
+class ImageUnreadable(InvalidImage):
+    """A local image file cannot be read; nothing was sent."""
 
 
 class AnnotationsUnreadable(InvalidArgument):
@@ -470,7 +474,7 @@ class StreamExpired(Unavailable):
 
 
 class Unreachable(Unavailable):
-    """Nothing of Sightline answered; the message names each silent service with its address and its variable."""
+    """No Sightline service answered; the message names each silent service, its address and its variable."""
 
     reason = ""
 
@@ -500,7 +504,7 @@ class CredentialsError(SightlineError, ValueError):
 
 
 def class_for(reason: str, code: int) -> type[SightlineError]:
-    """The class of a failure: by its reason, or, of one that this version does not know, by its code."""
+    """The class of a failure: by its reason, or by its code if this version does not know the reason."""
     kinds = list(_below(SightlineError))
     by_reason = (kind for kind in kinds if reason and kind.reason == reason)
     by_code = (kind for kind in kinds if kind.code == code)

@@ -24,7 +24,7 @@ M = TypeVar("M", bound=Message)
 
 
 def error_of(error: grpc.RpcError, addresses: Addresses, credentials: Credentials) -> SightlineError:
-    """The error of a call; where nothing of Sightline answered, tries for some seconds to find out why."""
+    """The error of a call; if no Sightline service answered, takes a few seconds to find out why."""
     status = status_of(error)
     if status.code in UNANSWERED and not _detail(status, rpc.ErrorInfo):
         asked = [getattr(addresses, name) for name in VARIABLES]
@@ -37,13 +37,13 @@ def error_of(error: grpc.RpcError, addresses: Addresses, credentials: Credential
 
 
 def error_from(status: Status, resource: str = "") -> SightlineError:
-    """The error that a status says; `resource` names what ended as FAILED, where it is the status of that."""
+    """The error for a status; `resource` names the resource whose `error` it is, if it is not that of a call."""
     details = _details(status, resource)
     return class_for(details.reason, status.code)(status.message, details)
 
 
 def with_file(status: Status, file: str) -> Status:
-    """The status of a prediction, naming the file where the service, which saw bytes only, says `image`."""
+    """The status of a prediction with the file's name, where the service, which saw only bytes, says `image`."""
     named = Status()
     named.CopyFrom(status)
     for packed in named.details:
@@ -70,7 +70,7 @@ def _details(status: Status, resource: str = "") -> Details:
 
 
 def _faults(status: Status) -> Iterator[str]:
-    """The fields and quotas at fault, as far as the message does not say it already."""
+    """The fields and quotas at fault, unless the message says so already."""
     bad, quota = _detail(status, rpc.BadRequest), _detail(status, rpc.QuotaFailure)
     found = [(v.field, v.description) for v in bad.field_violations] if bad else []
     found += [(v.subject, v.description) for v in quota.violations] if quota else []

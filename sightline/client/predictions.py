@@ -1,4 +1,4 @@
-"""What a model sees in images: one, or many with several calls under way at once."""
+"""Predictions for one image, or for many with several calls in flight."""
 
 import asyncio
 from collections import deque

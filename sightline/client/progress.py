@@ -1,4 +1,4 @@
-"""How far a long task is, on standard error where that is a terminal."""
+"""Progress of long tasks, on standard error if that is a terminal."""
 
 import sys
 from collections.abc import Callable, Generator
@@ -46,14 +46,14 @@ METRICS = {
     "mean_average_precision_50": "mAP at IoU 0.50",
     "mean_average_precision_75": "mAP at IoU 0.75",
 }
-Step = tuple[float, str, str]  # how much is done, 0..1; what is being done; details of it
+Step = tuple[float, str, str]  # how much is done, 0..1; the current step; its details
 
 
 class Bar(Protocol):
     """What a long task reports to."""
 
     def update(self, fraction: float, doing: str, detail: str = "") -> None:
-        """So much is done (0..1); this is being done now."""
+        """Reports how much is done (0..1), the current step, and its details."""
         ...
 
 
@@ -73,7 +73,7 @@ def silent(_title: str) -> Generator[Bar]:
 
 @contextmanager
 def on_terminal(title: str) -> Generator[Bar]:
-    """A bar while the block runs; nothing where standard error is no terminal."""
+    """A bar while the block runs; nothing if standard error is not a terminal."""
     console = Console(file=sys.stderr, highlight=False)
     with drawn(title, console) if console.is_terminal else silent(title) as bar:
         yield bar
@@ -99,7 +99,7 @@ def drawn(title: str, console: Console) -> Generator[Bar]:
 
 
 class _Drawn:
-    """A bar that is drawn again and again."""
+    """A bar that is redrawn in place."""
 
     def __init__(self, progress: Progress, title: str) -> None:
         self._progress = progress
@@ -112,7 +112,7 @@ class _Drawn:
 
 @contextmanager
 def uploading(reporter: Reporter, name: str, local: LocalSet | None) -> Generator[Callable[[int], None]]:
-    """What hears of the bytes that go out, and reports them; nothing is to be uploaded where there is no local set."""
+    """Yields a callback for the bytes sent, which moves the bar; without a local set there is nothing to upload."""
     if local is None:
         yield lambda _: None
         return
@@ -142,7 +142,7 @@ def of_dataset(dataset: DatasetData) -> Step:
 
 
 def of_model(model: ModelData) -> Step:
-    """How far a training is: trial, best metric and budget, as far as they are known."""
+    """How far a training is: trial, best metric and budget, if known."""
     progress = model.progress
     doing = TRAINING.get(progress.phase, "")
     if progress.phase == "WAITING_FOR_WORKER" and progress.queue_position:

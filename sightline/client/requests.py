@@ -1,11 +1,11 @@
-"""What is asked of the services: pure functions from a caller's words to the contract's messages."""
+"""Requests: pure functions from the client's arguments to the contract's messages."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from sightline.client.channel import MAX_MESSAGE_BYTES
-from sightline.client.errors import InvalidImageSize
+from sightline.client.errors import ImageUnreadable, InvalidImageSize
 from sightline.client.names import Named, full_name, own_id
 from sightline.client.quantities import span_of
 from sightline.client.results.dataset import KINDS as DATASET_KINDS
@@ -85,25 +85,28 @@ def question(
 
 
 def analyze(asked: predictions.AnalyzeImageRequest, image: Image) -> predictions.AnalyzeImageRequest:
-    """The question about one image; reads its file. OSError, or InvalidImageSize for what no message can carry."""
+    """The question about one image; reads its file. ImageUnreadable, or InvalidImageSize if no message can carry it."""
     request = predictions.AnalyzeImageRequest()
     request.CopyFrom(asked)
     if isinstance(image, str) and image.startswith(STORE):
         request.uri = image
         return request
-    request.image = image if isinstance(image, bytes) else Path(image).read_bytes()
+    try:
+        request.image = image if isinstance(image, bytes) else Path(image).read_bytes()
+    except OSError as error:
+        raise ImageUnreadable(f"{image} cannot be read: {error.strerror}") from error
     if len(request.image) > MAX_IMAGE_BYTES:
         raise too_large({called(image): len(request.image)})
     return request
 
 
 def called(image: Image) -> str:
-    """What an image is called where something is wrong with it."""
+    """An image's name in errors."""
     return "image" if isinstance(image, bytes) else str(image)
 
 
 def too_large(sizes: Mapping[str, int]) -> InvalidImageSize:
-    """The refusal of images that no message can carry: their bytes, by what they are called."""
+    """The error for images that no message can carry, given their sizes by name."""
     named = ", ".join(f"{name} has {mib(size_bytes)}" for name, size_bytes in sizes.items())
     limit = f"a prediction can carry an image of at most {mib(MAX_IMAGE_BYTES)}"
     return InvalidImageSize(f"{named}; {limit}", fix="scale the image down, or save it as JPEG, and repeat")

@@ -116,18 +116,18 @@ def batches(files: Iterable[LocalFile]) -> Iterator[list[LocalFile]]:
 
 
 class Counter:
-    """Counts the bytes of a batch for `sent`, and takes them back where the batch has to be sent again."""
+    """Reports the bytes of a batch to `sent`, and takes them back if the batch has to be sent again."""
 
     def __init__(self, sent: Callable[[int], None]) -> None:
         self._sent, self._bytes = sent, 0
 
     def count(self, size_bytes: int) -> None:
-        """So many more went out."""
+        """Adds bytes that were sent."""
         self._bytes += size_bytes
         self._sent(size_bytes)
 
     def take_back(self) -> None:
-        """None of them arrived."""
+        """Subtracts the batch, none of which arrived."""
         self._sent(-self._bytes)
 
 

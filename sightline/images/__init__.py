@@ -1,1 +1,1 @@
-"""What an image file shows: the one reading of it that training, serving and drawing share."""
+"""How an image file becomes pixels: one set of rules for training, serving and drawing."""

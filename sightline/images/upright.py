@@ -30,7 +30,7 @@ _TURNS = {
 
 
 class Unusable(ValueError):
-    """An image that can be read but has no agreed meaning as RGB; says why as a predicate."""
+    """An image that decodes but has no agreed meaning as RGB; the message is a predicate."""
 
 
 def upright(file: Path) -> Image.Image:
@@ -44,9 +44,9 @@ def upright(file: Path) -> Image.Image:
 
 @contextmanager
 def opened(data: bytes) -> Generator[Image.Image]:
-    """The image, its header read; sides up to MAX_SIDE get past Pillow's guard, which is on pixels (179 million).
+    """The image, its header read; images up to MAX_SIDE pass Pillow's guard, which limits pixels (179 million).
 
-    Bytes and no path: Pillow maps an uncompressed TIFF that lies in a file, and shears it where it has to be turned.
+    Takes bytes, not a path: Pillow memory-maps an uncompressed TIFF file, and shears it if it has to be rotated.
     """
     libtiff.silence()
     Image.MAX_IMAGE_PIXELS = MAX_SIDE * MAX_SIDE

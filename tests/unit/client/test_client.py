@@ -227,6 +227,15 @@ def test_a_file_that_no_message_can_carry_is_refused_here(client: Client, fakes:
     assert not fakes.requests
 
 
+def test_a_file_that_cannot_be_read_is_named_and_leaves_the_others(client: Client, photo: Path, tmp_path: Path) -> None:
+    gone, seen = client.predict_many("m", [tmp_path / "gone.png", photo])
+    assert isinstance(gone.error, errors.ImageUnreadable)
+    assert gone.error.message == f"{tmp_path / 'gone.png'} cannot be read: No such file or directory"
+    assert seen[0] == Tag("cat", 0.75)
+    with pytest.raises(errors.ImageUnreadable):
+        client.predict("m", "gone.png")
+
+
 def test_a_service_that_is_not_there_is_named_with_its_address_and_its_variable() -> None:
     with (
         Client(Addresses("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1"), Credentials(), progress=False) as client,
