@@ -23,7 +23,7 @@ import torch
 from bench.support import folder, machine, spread
 from services.trainer.engine.detection.task import start
 from services.trainer.engine.loop import fit
-from services.trainer.engine.loop.task import Batch, Job
+from services.trainer.engine.loop.task import Batch, BatchRequest
 from services.trainer.engine.loop.training import Training
 from services.trainer.engine.session import Meter, Session
 from services.trainer.messages import TrainTask
@@ -126,18 +126,18 @@ def bare_pace(task: TrainTask, steps: int) -> float:
     """Images per second of nothing but steps: same network, same precision, same optimizer, inputs ready."""
     session = Session(Meter(task.allowance_seconds), lambda _: None)
     training = Training.begin(task, session, start(task, session))
-    subject, network, optimizer = training.subject, training.state.network, training.state.optimizer
-    rows = training.parts.other_folds
-    jobs = [Job(number, 0, np.roll(rows, -number * BATCH)[:BATCH]) for number in range(READY_BATCHES)]
-    ready: Iterator[Batch] = itertools.cycle(list(subject.batches(jobs)))
-    subject.start_training(network)
+    vision_task, network, optimizer = training.vision_task, training.state.network, training.state.optimizer
+    rows = training.partition.other_folds
+    requests = [BatchRequest(number, 0, np.roll(rows, -number * BATCH)[:BATCH]) for number in range(READY_BATCHES)]
+    ready: Iterator[Batch] = itertools.cycle(list(vision_task.batches(requests)))
+    vision_task.start_training(network)
     began = 0.0
     for number in range(-fit.PROBES, steps):
         if number == 0:
             began = time.perf_counter()
         inputs, truths = next(ready)
         optimizer.zero_grad(set_to_none=True)
-        subject.loss(network, inputs, truths).backward()
+        vision_task.loss(network, inputs, truths).backward()
         optimizer.step()
     return steps * BATCH / (time.perf_counter() - began)
 

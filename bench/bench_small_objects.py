@@ -22,7 +22,7 @@ from services.trainer.engine.loop.fit import fine_tune
 from services.trainer.engine.session import Meter, Session
 from services.trainer.messages import Result, TrainTask
 from services.trainer.planner import detector_recipes as recipes
-from services.trainer.planner.detector_recipes import Settings
+from services.trainer.planner.detector_recipes import SearchPoint
 from services.trainer.recipe import Recipe, Split
 
 WIDTH, HEIGHT = 1280, 960
@@ -83,8 +83,8 @@ def main() -> None:
         print(f"to try after 640: {recipes.larger_side(640, boxes)}", flush=True)
         for plan in sys.argv[2:] or ("20@416", "20@640", f"20@{chosen}"):
             epochs, side = map(int, plan.split("@"))
-            settings = Settings(BACKBONE, side, recipes.RATE)
-            recipe = msgspec.structs.replace(recipes.long(settings, boxes.count), name=plan, max_epochs=epochs)
+            point = SearchPoint(BACKBONE, side, recipes.RATE)
+            recipe = msgspec.structs.replace(recipes.long(point, boxes.count), name=plan, max_epochs=epochs)
             result, seconds = train(snapshot, recipe, root)
             performance = result.performance
             tags = {name: tag.average_precision_50 for name, tag in performance.tag_performance.items()}

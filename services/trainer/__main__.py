@@ -30,12 +30,12 @@ from services.trainer.clients import GrpcDatasets
 from services.trainer.reconcile import jobs
 from services.trainer.reconcile.coordinator import Coordinator
 from services.trainer.reconcile.counts import Counts
-from services.trainer.reconcile.gauges import Census
+from services.trainer.reconcile.gauges import Gauges
 from services.trainer.rpc import EvaluationServicer, ModelServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
-from services.trainer.worker.child_pool import COMMAND, ChildDied, Nursery
-from services.trainer.worker.run_one import Once
+from services.trainer.worker.child_pool import COMMAND, ChildDied, ChildPool
+from services.trainer.worker.run_one import RunOne
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
 from sightline.v1 import evaluation_service_pb2, model_service_pb2
@@ -103,7 +103,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
             background = [
                 group.create_task(store.run(), name="views"),
                 group.create_task(coordinator.run(), name="coordinator"),
-                group.create_task(Census(store, queue, clock, telemetry).keep_going(), name="census"),
+                group.create_task(Gauges(store, queue, clock, telemetry).keep_going(), name="gauges"),
                 group.create_task(counts.keep_going(), name="counts"),
             ]
             await server.start()
@@ -118,18 +118,18 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("trainer-worker", settings, metrics.WORKER))
         telemetry.set(metrics.WORKER_READY, 0)
-        nursery = Nursery(settings.threads, (*COMMAND, settings.device), spares=not once)
-        stack.push_async_callback(nursery.close)
-        nursery.prepare()
+        pool = ChildPool(settings.threads, (*COMMAND, settings.device), spares=not once)
+        stack.push_async_callback(pool.close)
+        pool.prepare()
         store, queue = await _records_and_queue(settings, "trainer-worker", stack, telemetry)
         root = settings.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-worker-")))
         workspace = Workspace(root, await open_blobs(settings, telemetry))
         workspace.clear()
-        worker = Worker(processes.identity(), store, workspace, nursery, settings, clock, telemetry, stop)
-        only = Once(worker.handle, stop, clock, settings.once_seconds)
+        worker = Worker(processes.identity(), store, workspace, pool, settings, clock, telemetry, stop)
+        only = RunOne(worker.handle, stop, clock, settings.once_seconds)
         handler = handler_of(only.handle if once else worker.handle)
         job = consume.Job(jobs.KIND, handler, handler)
-        await _until_ready(nursery, settings, telemetry, stop)
+        await _until_ready(pool, settings, telemetry, stop)
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(only.watch(), name="once") if once else None
             await consume.consume(
@@ -137,18 +137,18 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
             )
             if watching:
                 watching.cancel()
-        if nursery.unusable:
-            raise nursery.unusable
+        if pool.unusable:
+            raise pool.unusable
 
 
-async def _until_ready(nursery: Nursery, settings: TrainerSettings, telemetry: Telemetry, stop: asyncio.Event) -> None:
+async def _until_ready(pool: ChildPool, settings: TrainerSettings, telemetry: Telemetry, stop: asyncio.Event) -> None:
     """Until a child can take a task, so that a worker without its device takes no work; DeviceUnusable.
 
     A child that dies may have met bad luck, and is tried again with a task; on a GPU that must be used it may have met
     a broken driver: ChildDied.
     """
     try:
-        child = await nursery.ready(stop)
+        child = await pool.ready(stop)
     except ChildDied:
         if settings.device == "cuda":
             raise

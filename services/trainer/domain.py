@@ -160,10 +160,15 @@ class Trial:
     holdout_fraction: float
     seed: int
     expected_seconds: float = 0.0
-    forerunner: str = ""  # name of the trial whose settings it repeats, for longer or on more images
+    forerunner: str = ""  # the stored name of `parent_trial`
     work: Work
     result: TrialResult | None = None
     update_time: datetime
+
+    @property
+    def parent_trial(self) -> str:
+        """Name of the trial whose settings it repeats, for longer or on more images; empty where it repeats none."""
+        return self.forerunner
 
     @property
     def blob_prefix(self) -> str:
@@ -224,11 +229,11 @@ def served_trial(model: Model, trials: list[Trial]) -> Trial | None:
     return next((trial for trial in trials if model.served and trial.name == model.served.trial), None)
 
 
-def shown_by(trial: Trial, trials: list[Trial]) -> Trial:
+def scored_trial(trial: Trial, trials: list[Trial]) -> Trial:
     """The trial whose score shows what this one is good for: itself, or of a refit the one that it repeats."""
     if not trial.recipe.refit:
         return trial
-    return next((other for other in trials if other.name == trial.forerunner), trial)
+    return next((other for other in trials if other.name == trial.parent_trial), trial)
 
 
 def training_cost(trials: list[Trial], final: Evaluation | None) -> float:

@@ -107,7 +107,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     `selection_score` is of images that training has not seen, out of fold or the first fold: a classifier's top-1
     accuracy, a detector's mAP at IoU 0.50. A refit has trained on all of them: it has a score of 0 and no predictions,
-    and stands on its forerunner's. Its performance is of the hold-out; without one it has no numbers, of 0 images.
+    and stands on its parent trial's. Its performance is of the hold-out; without one it has no numbers, of 0 images.
     """
 
     bundle_directory: str

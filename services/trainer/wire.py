@@ -13,8 +13,8 @@ from services.trainer.domain import (
     Model,
     ModelState,
     Trial,
+    scored_trial,
     served_trial,
-    shown_by,
     training_cost,
 )
 from services.trainer.measures import performance_message, seconds_message
@@ -181,7 +181,7 @@ def _progress_message(
     used = sum(work.charged_seconds + (0.0 if work.ended else work.pending_seconds) for work in works)
     reported = [trial for trial in trials if trial.work.state is not WorkState.QUEUED]
     served = served_trial(model, trials)
-    best = shown_by(served, trials).result if served else None
+    best = scored_trial(served, trials).result if served else None
     return model_pb2.TrainingProgress(
         phase=model_pb2.TrainingProgress.Phase.Value(phase_of(model, trials, final)),
         trial=reported[-1].name if reported else "",

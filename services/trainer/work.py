@@ -32,7 +32,7 @@ from services.kit.errors import Failure, LeaseLost, PoisonWork
 from services.kit.leases import Lease
 from services.trainer.tally import Tally
 
-MAX_BARREN_ATTEMPTS = 5
+MAX_ATTEMPTS_WITHOUT_COMMIT = 5
 MAX_SEGMENTS_PER_ATTEMPT = 32  # later checkpoints extend the last one, so that a record stays small
 MAX_SEGMENTS = 256  # beyond, the oldest lines of past attempts are summed up
 
@@ -82,7 +82,7 @@ class Work:
     state: WorkState = WorkState.QUEUED
     lease: Lease = FREE
     attempt: int = 0
-    barren_attempts: int = 0  # attempts begun since the last commit, those given back unharmed not counted
+    barren_attempts: int = 0  # the stored name of `attempts_without_commit`
     segments: tuple[Segment, ...] = ()
     pending_seconds: float = 0.0  # done by the present attempt since its last commit
     furthest_seconds: float = 0.0  # charged and pending together, when that was most
@@ -97,6 +97,11 @@ class Work:
     ends: dict[str, int] = field(default_factory=dict[str, int])  # attempts that ended, by how they did
     given_up: bool = False  # because attempt after attempt died
     counted: Tally = NOTHING  # what of it is in the metrics
+
+    @property
+    def attempts_without_commit(self) -> int:
+        """Attempts begun since the last commit, those given back unharmed not counted."""
+        return self.barren_attempts
 
     @property
     def ended(self) -> bool:
@@ -153,7 +158,7 @@ class Work:
         """
         lease = self.lease.taken(holder, now, ttl)
         closed = self._closed("workerLost", now)
-        if self.barren_attempts >= MAX_BARREN_ATTEMPTS:
+        if self.attempts_without_commit >= MAX_ATTEMPTS_WITHOUT_COMMIT:
             return closed.poisoned(now, name, "its worker died", "lease_lost")
         return replace(
             closed,
@@ -161,7 +166,7 @@ class Work:
             ends=self._ends_with("lease_lost"),
             lease=lease,
             attempt=self.attempt + 1,
-            barren_attempts=self.barren_attempts + 1,
+            barren_attempts=self.attempts_without_commit + 1,
             start_time=self.start_time or now,
         )
 
@@ -201,19 +206,19 @@ class Work:
             ends=self._ends_with("released"),
             lease=self.lease.released(),
             queue_time=now,
-            barren_attempts=max(0, self.barren_attempts - 1),
+            barren_attempts=max(0, self.attempts_without_commit - 1),
         )
 
     def lost(self, now: datetime, name: str, problem: str) -> "Work":
         """Arrow b after the child died under a living worker, or e after too many such deaths in a row."""
         closed = replace(self._closed("workerLost", now), lease=self.lease.released())
-        if self.barren_attempts >= MAX_BARREN_ATTEMPTS:
+        if self.attempts_without_commit >= MAX_ATTEMPTS_WITHOUT_COMMIT:
             return closed.poisoned(now, name, problem, "died")
         return replace(closed, state=self._next(WorkState.QUEUED), queue_time=now, ends=self._ends_with("died"))
 
     def poisoned(self, now: datetime, name: str, problem: str, result: str) -> "Work":
         """Arrow e: given up, because every attempt ends without progress; `result` is how the last one did."""
-        error = PoisonWork(name=name, attempts=self.barren_attempts, last=problem)
+        error = PoisonWork(name=name, attempts=self.attempts_without_commit, last=problem)
         return replace(self, **self._end(WorkState.FAILED, now, result), error=error.failure(), given_up=True)
 
     def succeeded(self, now: datetime, seconds_used: float) -> "Work":

@@ -19,7 +19,7 @@ from services.trainer.recipe import Recipe
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
 from services.trainer.work import Work, WorkState
-from services.trainer.worker.child_pool import Child, Nursery
+from services.trainer.worker.child_pool import Child, ChildPool
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
 from services.vision.snapshot import read_manifest
@@ -48,7 +48,7 @@ class SlowBlobs(MemoryBlobs):
         await super().put_file(key, path)
 
 
-class Witness(Nursery):
+class Witness(ChildPool):
     """Keeps the process ids of the children that it gave away."""
 
     pids: list[int]
@@ -60,7 +60,7 @@ class Witness(Nursery):
 
 
 @pytest.fixture
-async def nursery() -> AsyncIterator[Witness]:
+async def pool() -> AsyncIterator[Witness]:
     made = Witness(threads=1, spares=False)
     made.pids = []
     yield made
@@ -70,7 +70,7 @@ async def nursery() -> AsyncIterator[Witness]:
 class Suite:
     """A trial of drawn shapes, and a worker for it."""
 
-    def __init__(self, root: Path, nursery: Witness) -> None:
+    def __init__(self, root: Path, pool: Witness) -> None:
         self.root = root
         self.blobs = SlowBlobs()
         self.records = MemoryRecords()
@@ -80,7 +80,7 @@ class Suite:
             "w",
             Store.over(self.records),
             Workspace(root / "w", self.blobs),
-            nursery,
+            pool,
             settings,
             SystemClock(),
             MemoryTelemetry(),
@@ -117,10 +117,10 @@ class Suite:
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 async def test_a_store_slower_than_the_period_of_checkpoints_ends_no_attempt(
-    tmp_path: Path, nursery: Witness, network: str
+    tmp_path: Path, pool: Witness, network: str
 ) -> None:
     backbone, batch = NETWORKS[network]
-    suite = Suite(tmp_path, nursery)
+    suite = Suite(tmp_path, pool)
     recipe = tuning_recipe(backbones=(backbone,), batch_size=batch, max_epochs=10_000, patience=10_000)
     await suite.plan(recipe, allowance_seconds=ALLOWANCE_SECONDS)
     await asyncio.wait_for(suite.worker.handle(NAME), DEADLINE_SECONDS)
@@ -133,15 +133,15 @@ async def test_a_store_slower_than_the_period_of_checkpoints_ends_no_attempt(
 
 @pytest.mark.slow
 async def test_a_child_that_is_killed_before_a_slow_store_resumes_from_what_is_stored(
-    tmp_path: Path, nursery: Witness
+    tmp_path: Path, pool: Witness
 ) -> None:
-    suite = Suite(tmp_path, nursery)
+    suite = Suite(tmp_path, pool)
     await suite.plan(tuning_recipe(max_epochs=10_000, patience=10_000), allowance_seconds=20.0)
     handling = asyncio.create_task(suite.worker.handle(NAME))
     async with asyncio.timeout(DEADLINE_SECONDS):
         while (await suite.work()).charged_seconds < 4:  # noqa: ASYNC110 - what is waited for is a record
             await asyncio.sleep(0.05)
-        os.kill(nursery.pids[0], signal.SIGKILL)
+        os.kill(pool.pids[0], signal.SIGKILL)
         await handling
     work = await suite.work()
     assert (work.state, work.attempt) == (WorkState.SUCCEEDED, 2)

@@ -236,7 +236,7 @@ async def test_a_sigterm_saves_where_the_training_is_and_another_worker_goes_on_
     assert given_back.state is WorkState.QUEUED, pods.log("first")
     assert given_back.is_due(datetime.now(UTC))
     assert [(line.attempt, line.reason) for line in given_back.segments if line.charged] == [(1, "checkpoint")]
-    assert given_back.barren_attempts == 0
+    assert given_back.attempts_without_commit == 0
     assert given_back.checkpoint_key
     with pods.worker("second", lease_seconds="60") as process:
         await pods.until(lambda work: work.attempt == 2)
@@ -245,7 +245,7 @@ async def test_a_sigterm_saves_where_the_training_is_and_another_worker_goes_on_
         again = await pods.until(lambda work: work.phase == "train" and work.pending_seconds > 1)
         assert await stopped(process) < END_SECONDS
     twice = await pods.work()
-    assert (twice.state, twice.attempt, twice.barren_attempts) == (WorkState.QUEUED, 2, 0), pods.log("second")
+    assert (twice.state, twice.attempt, twice.attempts_without_commit) == (WorkState.QUEUED, 2, 0), pods.log("second")
     charged = [line for line in twice.segments if line.charged]
     assert [(line.attempt, line.reason) for line in charged] == [(1, "checkpoint"), (2, "checkpoint")]
     assert charged[0].seconds == given_back.charged_seconds
@@ -263,7 +263,7 @@ async def test_a_detector_s_training_goes_on_from_where_a_sigterm_found_it_to_it
         await pods.until(lambda work: work.phase == "train" and work.progress > 0.2)
         assert await stopped(process) < END_SECONDS
     given_back = await pods.work()
-    assert (given_back.state, given_back.barren_attempts) == (WorkState.QUEUED, 0), pods.log("first")
+    assert (given_back.state, given_back.attempts_without_commit) == (WorkState.QUEUED, 0), pods.log("first")
     (saved,) = [line for line in given_back.segments if line.charged]
     state = json.loads(await pods.blobs.get(f"{given_back.checkpoint_key}state.json"))
     assert state["position"]["step"] > 1
@@ -296,7 +296,7 @@ async def test_a_detector_s_evaluation_that_a_sigterm_ends_costs_nothing_and_is_
         await pods.until(lambda work: work.phase == "evaluate" and work.progress > 0, EVALUATION)
         assert await stopped(process) < 15  # there is nothing to wait for
     given_back = await pods.work(EVALUATION)
-    assert (given_back.state, given_back.barren_attempts) == (WorkState.QUEUED, 0), pods.log("first")
+    assert (given_back.state, given_back.attempts_without_commit) == (WorkState.QUEUED, 0), pods.log("first")
     assert [(line.charged, line.reason) for line in given_back.segments] == [(False, "released")]
     with pods.worker("second", "--once") as process:
         assert await asyncio.to_thread(process.wait, 2 * START_SECONDS) == 0, pods.log("second")
@@ -317,7 +317,9 @@ async def test_a_sigterm_at_any_moment_gives_the_work_back(pods: Pods, seconds: 
         await asyncio.sleep(seconds)
         await stopped(process)
     work = await pods.work()
-    assert (work.state, work.barren_attempts, work.lease.holder) == (WorkState.QUEUED, 0, ""), pods.log("stopped")
+    assert (work.state, work.attempts_without_commit, work.lease.holder) == (WorkState.QUEUED, 0, ""), pods.log(
+        "stopped"
+    )
     assert all(line.reason in ("checkpoint", "released") for line in work.segments)
     async with asyncio.timeout(5):  # well before the queue's lease would run out
         while not (delivery := await pods.queue.fetch(jobs.KIND, timedelta(seconds=1))):

@@ -15,9 +15,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def made_ahead(make: Callable[[T], R], pieces: Iterable[T], threads: int) -> Iterator[R]:
+def prefetched(make: Callable[[T], R], pieces: Iterable[T], threads: int) -> Iterator[R]:
     """`make` of every piece, in order; what is not begun is dropped when the caller stops."""
-    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="prefetch") as pool:
         under_way: deque[Future[R]] = deque()
         try:
             for piece in pieces:

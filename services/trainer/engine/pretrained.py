@@ -16,7 +16,7 @@ from services.vision.weights import PretrainedWeights, WeightsResolver, pretrain
 
 
 @dataclass(frozen=True, slots=True)
-class Trunk:
+class LoadedBackbone:
     """One backbone, ready to embed."""
 
     network: Network
@@ -43,20 +43,20 @@ class Trunk:
         return CardBackbone(self.name, self.rule, self.weights.source, self.weights.sha256)
 
 
-def origin(trunks: list[Trunk]) -> WeightsSource:
+def origin(backbones: list[LoadedBackbone]) -> WeightsSource:
     """Where the weights of several come from: RANDOM if any of them does, otherwise as the first's."""
-    sources = [trunk.weights.source for trunk in trunks]
+    sources = [backbone.weights.source for backbone in backbones]
     return WeightsSource.RANDOM if WeightsSource.RANDOM in sources else sources[0]
 
 
-def load_trunks(task: TrainTask, images: Images) -> list[Trunk]:
+def load_backbones(task: TrainTask, images: Images) -> list[LoadedBackbone]:
     """One for each backbone of the recipe. Random weights depend on the task's seed alone.
 
     Raises InvalidRequest for a backbone that is not known.
     """
     found = resolver(task)
     categories = len(images.categories)
-    return [_trunk(name, categories, task, found, images) for name in task.recipe.backbones]
+    return [_load(name, categories, task, found, images) for name in task.recipe.backbones]
 
 
 def within_reach(task: TrainTask) -> tuple[str, ...]:
@@ -71,13 +71,13 @@ def resolver(task: TrainTask) -> WeightsResolver:
     return WeightsResolver(folder, Path(task.cache_directory), download=task.download_weights)
 
 
-def _trunk(name: str, categories: int, task: TrainTask, resolver: WeightsResolver, images: Images) -> Trunk:
+def _load(name: str, categories: int, task: TrainTask, resolver: WeightsResolver, images: Images) -> LoadedBackbone:
     if name not in BACKBONES:
         problem = f"{name!r} is no backbone; known are {', '.join(BACKBONES)}"
         raise InvalidRequest(field="recipe.backbones", problem=problem)
     network, weights = _network(name, categories, task, resolver)
     weights = replace(weights, state={})  # the network has them now
-    return Trunk(network, _rule(network, task.recipe, weights.pretrained, images), weights)
+    return LoadedBackbone(network, _rule(network, task.recipe, weights.pretrained, images), weights)
 
 
 def _network(

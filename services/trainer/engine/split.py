@@ -12,7 +12,7 @@ MIN_HELD_OUT_FROM = 20  # images of the smallest category, for a hold-out to be 
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Partition:
     """Indices into the images; `fold` counts through `trainable`, in parallel."""
 
     trainable: Indices
@@ -31,7 +31,7 @@ class Parts:
         return self.trainable[self.fold != 0]
 
 
-def divide(labels: Indices, split: Split) -> Parts:
+def divide(labels: Indices, split: Split) -> Partition:
     """Hold-out first, then stratified folds; every category is in every fold, as far as its images go."""
     random = np.random.default_rng(split.seed)
     counts = np.bincount(labels)
@@ -42,7 +42,7 @@ def divide(labels: Indices, split: Split) -> Parts:
     trainable = np.flatnonzero(~held)
     counts = np.bincount(labels[trainable])
     folds = max(2, min(split.folds, int(counts[counts > 0].min())))
-    return Parts(trainable, _dealt(labels[trainable], folds, random), np.flatnonzero(held), folds)
+    return Partition(trainable, _dealt(labels[trainable], folds, random), np.flatnonzero(held), folds)
 
 
 def _dealt(labels: Indices, hands: int, random: np.random.Generator) -> Indices:
@@ -56,7 +56,7 @@ def _dealt(labels: Indices, hands: int, random: np.random.Generator) -> Indices:
     return hand
 
 
-def readable(parts: Parts, sound: NDArray[np.bool_]) -> Parts:
+def readable(partition: Partition, sound: NDArray[np.bool_]) -> Partition:
     """The same division without the images that cannot be read."""
-    kept = sound[parts.trainable]
-    return Parts(parts.trainable[kept], parts.fold[kept], parts.held_out[sound[parts.held_out]], parts.folds)
+    kept, held_out = sound[partition.trainable], partition.held_out[sound[partition.held_out]]
+    return Partition(partition.trainable[kept], partition.fold[kept], held_out, partition.folds)

@@ -9,7 +9,7 @@ from services.trainer.work import whole_microseconds
 
 
 @dataclass(frozen=True, slots=True)
-class Purse:
+class BudgetView:
     """Of a model whose trials so far have all ended. Seconds of the reference device throughout."""
 
     image_count: int
@@ -21,7 +21,7 @@ class Purse:
     served: Recipe | None
 
     @classmethod
-    def of(cls, model: Model, trials: list[Trial]) -> "Purse":
+    def of(cls, model: Model, trials: list[Trial]) -> "BudgetView":
         """As these records have it."""
         best = served_trial(model, trials)
         return cls(

@@ -3,7 +3,7 @@
 from services.trainer.domain import Hyperparameters, Model, StopReason, Trial, TrialResult, served_trial
 from services.trainer.performance import Source
 from services.trainer.planner import classifier_recipes
-from services.trainer.planner.budget import Purse
+from services.trainer.planner.budget import BudgetView
 from services.trainer.planner.steps import StartTrial
 from services.trainer.recipe import Recipe
 from services.vision.card import WeightsSource
@@ -20,7 +20,7 @@ def climb(wanted: Hyperparameters, _image_count: int) -> list[Recipe]:
     return [begun, *classifier_recipes.pretrained(wanted.backbones or begun.backbones, wanted)]
 
 
-def next_trial(model: Model, trials: list[Trial], purse: Purse) -> StartTrial | StopReason:
+def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTrial | StopReason:
     """The next recipe that fits, or why there is none. All trials have ended."""
     best = served_trial(model, trials)
     if best is not None and best.result is not None and best.result.score >= 1.0:
@@ -28,7 +28,7 @@ def next_trial(model: Model, trials: list[Trial], purse: Purse) -> StartTrial | 
     done = {trial.recipe.name for trial in trials}
     candidates = [recipe for recipe in _recipes(model, trials) if recipe.name not in done]
     for recipe in candidates:
-        available, expected = purse.available(recipe), purse.expected(recipe)
+        available, expected = budget.available(recipe), budget.expected(recipe)
         least = expected if recipe.rung == 0 else expected * min(1.0, WORTHWHILE_EPOCHS / recipe.max_epochs)
         if available >= least or (not trials and available > 0):
             allowance = available if recipe.rung or not trials else min(available, 3 * expected)

@@ -7,10 +7,10 @@ setting that is not tried costs less than a schedule cut short.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from services.trainer.domain import Hyperparameters, Model, StopReason, Trial, served_trial, shown_by
+from services.trainer.domain import Hyperparameters, Model, StopReason, Trial, scored_trial, served_trial
 from services.trainer.planner import detector_recipes as recipes
-from services.trainer.planner.budget import Purse
-from services.trainer.planner.detector_recipes import Settings
+from services.trainer.planner.budget import BudgetView
+from services.trainer.planner.detector_recipes import SearchPoint
 from services.trainer.planner.steps import StartTrial
 from services.trainer.recipe import BoxStatistics, Depth, Recipe
 from services.trainer.work import WorkState
@@ -25,13 +25,13 @@ REPEATED = 0.8  # of the cost of what a refit repeats: with less it would be ano
 PROBE_SLACK = 0.5  # of what a probe is expected to take: so much longer it may take, at most
 
 
-def next_trial(model: Model, trials: list[Trial], purse: Purse) -> StartTrial | StopReason:
+def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTrial | StopReason:
     """The next recipe that fits, or why there is none. All trials have ended."""
     if trials:
-        return _Search(model, trials, purse).next()
+        return _Search(model, trials, budget).next()
     recipe = recipes.head(model.hyperparameters)
-    available = purse.available(recipe)
-    return StartTrial(recipe, available, purse.expected(recipe)) if available > 0 else StopReason.BUDGET_REACHED
+    available = budget.available(recipe)
+    return StartTrial(recipe, available, budget.expected(recipe)) if available > 0 else StopReason.BUDGET_REACHED
 
 
 def first(wanted: Hyperparameters) -> Recipe:
@@ -44,9 +44,9 @@ def climb(wanted: Hyperparameters, image_count: int) -> list[Recipe]:
     head = recipes.head(wanted)
     if wanted.max_rung == 0:
         return [head]
-    settings = Settings(head.backbones[0], head.resolution, recipes.FEW_RATE)
-    long = recipes.long(settings, image_count)
-    return [head, recipes.probe(settings, image_count), long, recipes.refit(long)]
+    point = SearchPoint(head.backbones[0], head.resolution, recipes.FEW_RATE)
+    long = recipes.long(point, image_count)
+    return [head, recipes.probe(point, image_count), long, recipes.refit(long)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class _Search:
 
     model: Model
     trials: list[Trial]
-    purse: Purse
+    budget: BudgetView
 
     def next(self) -> StartTrial | StopReason:
         """The next trial, or why there is none."""
@@ -63,7 +63,7 @@ class _Search:
             return self._ended()
         if self._perfect:
             return self._refit() or self._ended()
-        probe = self._probe() if self.purse.trials > 1 else None
+        probe = self._probe() if self.budget.trials > 1 else None
         return probe or self._long() or self._refit() or self._ended()
 
     # What the trials have shown
@@ -80,7 +80,7 @@ class _Search:
     @property
     def _small(self) -> bool:
         """Whether the images that validate are worth training on in the end."""
-        return self.purse.image_count <= recipes.REFIT_IMAGES
+        return self.budget.image_count <= recipes.REFIT_IMAGES
 
     @property
     def _known(self) -> tuple[str, ...]:
@@ -112,44 +112,44 @@ class _Search:
         served = served_trial(self.model, self.trials)
         if served is None or (self._small and not served.recipe.rung):
             return False
-        shown = shown_by(served, self.trials)
+        shown = scored_trial(served, self.trials)
         return shown.result is not None and shown.result.score >= 1.0
 
     @property
-    def _prior(self) -> Settings:
+    def _prior(self) -> SearchPoint:
         """The settings to begin with; once begun with, those."""
         if self._tuned:
-            return Settings.of(self._tuned[0].recipe)
+            return SearchPoint.of(self._tuned[0].recipe)
         if self._known:
-            return Settings(self._known[0], self._side(self._known[0]), recipes.prior_rate(few=self._few))
+            return SearchPoint(self._known[0], self._side(self._known[0]), recipes.prior_rate(few=self._few))
         backbone = self.trials[0].recipe.backbones[0]
         side = self.model.hyperparameters.resolution or recipes.scratch_side(backbone, self._boxes)
-        return Settings(backbone, side, recipes.SCRATCH_RATE, pretrained=False)
+        return SearchPoint(backbone, side, recipes.SCRATCH_RATE, pretrained=False)
 
     def _side(self, backbone: str) -> int:
         """The input that the boxes ask for, or the largest below it that the budget pays for."""
         if self.model.hyperparameters.resolution:
             return self.model.hyperparameters.resolution
         sides = recipes.smaller_sides(backbone, recipes.prior_side(backbone, self._boxes))
-        paid = [side for side in sides if self._spare(Settings(backbone, side, recipes.RATE), ENOUGH) >= 0]
+        paid = [side for side in sides if self._spare(SearchPoint(backbone, side, recipes.RATE), ENOUGH) >= 0]
         return paid[-1] if paid else sides[0]
 
-    def _spare(self, settings: Settings, share: float) -> float:
+    def _spare(self, point: SearchPoint, share: float) -> float:
         """What is left after a probe of the settings and such a share of a long schedule with them."""
-        probe, last = recipes.probe(settings, self.purse.image_count), self._last(settings)
-        return self.purse.available(last) - self.purse.expected(probe) - share * self.purse.expected(last)
+        probe, last = recipes.probe(point, self.budget.image_count), self._last(point)
+        return self.budget.available(last) - self.budget.expected(probe) - share * self.budget.expected(last)
 
     # What may be next
 
-    def _long_recipe(self, settings: Settings) -> Recipe:
-        return recipes.long(settings, self.purse.image_count)
+    def _long_recipe(self, point: SearchPoint) -> Recipe:
+        return recipes.long(point, self.budget.image_count)
 
-    def _last(self, settings: Settings) -> Recipe:
+    def _last(self, point: SearchPoint) -> Recipe:
         """What a training with these settings ends with."""
-        recipe = self._long_recipe(settings)
+        recipe = self._long_recipe(point)
         return recipes.refit(recipe) if self._small else recipe
 
-    def _candidates(self) -> Iterator[Settings]:
+    def _candidates(self) -> Iterator[SearchPoint]:
         """The prior's, then one departure from the best at a time: input, rates, the neck alone, larger networks."""
         prior = self._prior
         if not prior.pretrained:
@@ -157,7 +157,7 @@ class _Search:
         yield prior
         if not self._tuned:
             return
-        best = Settings.of(self._best.recipe) if self._best else prior
+        best = SearchPoint.of(self._best.recipe) if self._best else prior
         if (side := self._larger(best)) is not None:
             yield replace(best, side=side)
         if self._boxes and self._boxes.count >= recipes.TELLING_BOXES:
@@ -168,29 +168,29 @@ class _Search:
                 yield neck
         for backbone in self._known[1 : 1 + recipes.LARGER_NETWORKS]:
             tried = next((trial.recipe for trial in self._tuned if trial.recipe.backbones == (backbone,)), None)
-            yield Settings.of(tried) if tried else Settings(backbone, self._side(backbone), best.rate)
+            yield SearchPoint.of(tried) if tried else SearchPoint(backbone, self._side(backbone), best.rate)
 
-    def _larger(self, best: Settings) -> int | None:
+    def _larger(self, best: SearchPoint) -> int | None:
         """The next larger input, if that may show more: the boxes are small, and none as large did worse."""
         if self.model.hyperparameters.resolution or not self._boxes:
             return None
         tried = [trial.recipe.resolution for trial in self._tuned if trial.recipe.backbones == (best.backbone,)]
         return recipes.larger_side(best.side, self._boxes) if max(tried, default=0) <= best.side else None
 
-    def _untried(self) -> Iterator[Settings]:
+    def _untried(self) -> Iterator[SearchPoint]:
         done = {trial.recipe.name for trial in self.trials}
-        for settings in self._candidates():
-            short, long = recipes.probe(settings, self.purse.image_count), self._long_recipe(settings)
+        for point in self._candidates():
+            short, long = recipes.probe(point, self.budget.image_count), self._long_recipe(point)
             if not done & {short.name, long.name}:
-                yield settings
+                yield point
 
     def _probe(self) -> StartTrial | None:
         """The first settings that are untried and leave enough for a long schedule with them."""
         share = AMPLE if self._tuned else ENOUGH
-        for settings in self._untried():
-            recipe = recipes.probe(settings, self.purse.image_count)
-            expected = self.purse.expected(recipe)
-            spare = self._spare(settings, share)
+        for point in self._untried():
+            recipe = recipes.probe(point, self.budget.image_count)
+            expected = self.budget.expected(recipe)
+            spare = self._spare(point, share)
             if spare >= 0:
                 return StartTrial(recipe, expected + min(spare, PROBE_SLACK * expected), expected)
         return None
@@ -198,12 +198,12 @@ class _Search:
     def _long(self) -> StartTrial | None:
         """The best settings for long, validated; where not both that and a refit fit, the refit goes first."""
         best = self._best
-        recipe = self._long_recipe(Settings.of(best.recipe) if best else self._prior)
+        recipe = self._long_recipe(SearchPoint.of(best.recipe) if best else self._prior)
         if any(trial.recipe.name == recipe.name for trial in self.trials):
             return None
-        expected, available = self.purse.expected(recipe), self.purse.available(recipe)
-        held = self.purse.expected(recipes.refit(recipe)) if self._refits(best) else 0.0
-        if held and (self.purse.trials < 2 or available < expected + held):
+        expected, available = self.budget.expected(recipe), self.budget.available(recipe)
+        held = self.budget.expected(recipes.refit(recipe)) if self._refits(best) else 0.0
+        if held and (self.budget.trials < 2 or available < expected + held):
             return None
         if available - held < (WORTHWHILE if recipe.pretrained else SCRATCH_WORTHWHILE) * expected:
             return None
@@ -219,22 +219,22 @@ class _Search:
         best = self._best
         if best is None or not self._refits(best):
             return None
-        long = self._long_recipe(Settings.of(best.recipe))
+        long = self._long_recipe(SearchPoint.of(best.recipe))
         outdone = any(
             trial.recipe.name == long.name and trial.work.state is WorkState.SUCCEEDED for trial in self.trials
         )
         recipe = recipes.refit(best.recipe if outdone else long)
-        available = self.purse.available(recipe)
-        if available < REPEATED * self.purse.expected(recipes.refit(best.recipe)):
+        available = self.budget.available(recipe)
+        if available < REPEATED * self.budget.expected(recipes.refit(best.recipe)):
             return None
-        return StartTrial(recipe, available, self.purse.expected(recipe), best.name)
+        return StartTrial(recipe, available, self.budget.expected(recipe), best.name)
 
     def _ended(self) -> StopReason:
         if self._perfect:
             return StopReason.CONVERGED
         if self.model.hyperparameters.max_rung == 0:
             return StopReason.LADDER_COMPLETED
-        longest = [trial for trial in self._tuned if recipes.is_long(trial.recipe, self.purse.image_count)]
+        longest = [trial for trial in self._tuned if recipes.is_long(trial.recipe, self.budget.image_count)]
         if any(trial.result and trial.result.epochs < trial.recipe.max_epochs for trial in longest):
             return StopReason.BUDGET_REACHED  # a schedule was cut to fit
         return StopReason.LADDER_COMPLETED if longest and not any(self._untried()) else StopReason.BUDGET_REACHED

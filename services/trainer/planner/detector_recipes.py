@@ -36,7 +36,7 @@ PATIENCE = 3  # validations without a better one, after which a long schedule of
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SearchPoint:
     """What the search decides."""
 
     backbone: str
@@ -46,7 +46,7 @@ class Settings:
     depth: Depth = Depth.ALL
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "Settings":
+    def of(cls, recipe: Recipe) -> "SearchPoint":
         """Those of a recipe that tunes."""
         return cls(recipe.backbones[0], recipe.resolution, recipe.learning_rate, recipe.pretrained, recipe.depth)
 
@@ -64,27 +64,27 @@ def side_of(backbone: str, wanted: Hyperparameters) -> int:
 def head(wanted: Hyperparameters) -> Recipe:
     """The head alone on a frozen network: a usable model after seconds."""
     backbone = wanted.backbones[0] if wanted.backbones else FIRST_DETECTOR
-    settings = Settings(backbone, side_of(backbone, wanted), RATE)
-    name, epochs = f"{backbone} head at {settings.side}", HEAD_EPOCHS
-    recipe = _tuned(name, settings, epochs)
+    point = SearchPoint(backbone, side_of(backbone, wanted), RATE)
+    name, epochs = f"{backbone} head at {point.side}", HEAD_EPOCHS
+    recipe = _tuned(name, point, epochs)
     return msgspec.structs.replace(recipe, rung=0, depth=Depth.HEAD, min_epochs=1, linear_head=True)
 
 
-def probe(settings: Settings, image_count: int) -> Recipe:
+def probe(point: SearchPoint, image_count: int) -> Recipe:
     """A short schedule, to see what the settings are good for."""
-    return _tuned(f"{settings}, probe", settings, max(4, round(PROBE_SHARE * _epochs(settings, image_count))))
+    return _tuned(f"{point}, probe", point, max(4, round(PROBE_SHARE * _epochs(point, image_count))))
 
 
-def long(settings: Settings, image_count: int) -> Recipe:
+def long(point: SearchPoint, image_count: int) -> Recipe:
     """The whole schedule; where it ends the search, it may stop early, as there are images enough to tell by."""
-    patience = PATIENCE if settings.pretrained and image_count > REFIT_IMAGES else 0
-    recipe = _tuned(str(settings), settings, _epochs(settings, image_count))
+    patience = PATIENCE if point.pretrained and image_count > REFIT_IMAGES else 0
+    recipe = _tuned(str(point), point, _epochs(point, image_count))
     return msgspec.structs.replace(recipe, patience=patience)
 
 
 def is_long(recipe: Recipe, image_count: int) -> bool:
     """Whether the recipe has the whole schedule."""
-    return recipe.rung > 0 and recipe.max_epochs >= _epochs(Settings.of(recipe), image_count)
+    return recipe.rung > 0 and recipe.max_epochs >= _epochs(SearchPoint.of(recipe), image_count)
 
 
 def refit(recipe: Recipe) -> Recipe:
@@ -134,29 +134,29 @@ def _multiple(side: float) -> int:
     return max(STRIDE, round(side / STRIDE) * STRIDE)
 
 
-def _epochs(settings: Settings, image_count: int) -> int:
+def _epochs(point: SearchPoint, image_count: int) -> int:
     """Of the whole schedule: the fewer images there are, the more often each is shown."""
-    seen, (least, most) = (SEEN, EPOCHS) if settings.pretrained else (SCRATCH_SEEN, SCRATCH_EPOCHS)
+    seen, (least, most) = (SEEN, EPOCHS) if point.pretrained else (SCRATCH_SEEN, SCRATCH_EPOCHS)
     return min(max(round(seen / max(1, image_count)), least), most)
 
 
-def _tuned(name: str, settings: Settings, epochs: int) -> Recipe:
+def _tuned(name: str, point: SearchPoint, epochs: int) -> Recipe:
     """From published weights at a rate that keeps what they know, or from random ones."""
     return Recipe(
         name=name,
         rung=1,
         kind=ModelKind.GENERIC_DETECTOR,
-        backbones=(settings.backbone,),
-        pretrained=settings.pretrained,
-        resolution=settings.side,
-        depth=settings.depth,
-        learning_rate=settings.rate,
-        weight_decay=0.01 if settings.pretrained else 0.05,
-        batch_size=4 if settings.pretrained else 8,
+        backbones=(point.backbone,),
+        pretrained=point.pretrained,
+        resolution=point.side,
+        depth=point.depth,
+        learning_rate=point.rate,
+        weight_decay=0.01 if point.pretrained else 0.05,
+        batch_size=4 if point.pretrained else 8,
         max_epochs=epochs,
         augmentation=0.5,
-        mirror=settings.pretrained,  # from nothing there are no steps to spare for views that serving never shows
-        average_decay=0.98 if settings.pretrained else 0.995,
+        mirror=point.pretrained,  # from nothing there are no steps to spare for views that serving never shows
+        average_decay=0.98 if point.pretrained else 0.995,
         linear_head=False,  # the outputs of similar pretrained categories are a gain in short schedules only
         label_smoothing=0.0,
     )

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from services.kit.errors import Failure, NotEnoughBudget
 from services.trainer.domain import Evaluation, Hyperparameters, Model, StopReason, Trial, granted
 from services.trainer.planner import classifier, detector
-from services.trainer.planner.budget import Purse
+from services.trainer.planner.budget import BudgetView
 from services.trainer.planner.costs import expected_seconds, reserve_seconds
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
 from services.trainer.work import whole_microseconds
@@ -66,10 +66,10 @@ def check_budget(model: Model, image_count: int, test_count: int) -> None:
 
 def _next_trial(model: Model, trials: list[Trial]) -> StartTrial | StopReason:
     """The next recipe that fits, or why there is none."""
-    purse = Purse.of(model, trials)
-    if purse.trials <= 0:
+    budget = BudgetView.of(model, trials)
+    if budget.trials <= 0:
         return StopReason.LADDER_COMPLETED
-    return _LADDERS[model.model_kind].next_trial(model, trials, purse)
+    return _LADDERS[model.model_kind].next_trial(model, trials, budget)
 
 
 def _reason(model: Model, trials: list[Trial]) -> StopReason:
@@ -82,9 +82,9 @@ def _failure(model: Model, trials: list[Trial]) -> Failure:
     for trial in reversed(trials):
         if trial.work.error is not None:
             return trial.work.error
-    purse = Purse.of(model, trials)
-    count, pace = purse.image_count, max(1.0, purse.pace)
-    asked = model.model_kind, model.hyperparameters, count, purse.test_count
+    budget = BudgetView.of(model, trials)
+    count, pace = budget.image_count, max(1.0, budget.pace)
+    asked = model.model_kind, model.hyperparameters, count, budget.test_count
     return NotEnoughBudget(
         budget_seconds=f"{model.budget_seconds:g}",
         dataset=model.training_dataset,

@@ -24,7 +24,7 @@ class Selection:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._verdicts: dict[tuple[str, str], bool] = {}  # blobs never change, so neither does a comparison
+        self._decisions: dict[tuple[str, str], bool] = {}  # blobs never change, so neither does a comparison
 
     async def best(self, trials: list[Trial]) -> Trial | None:
         """Of the trials that brought a bundle, the first that no later one beats by more than the noise.
@@ -43,21 +43,21 @@ class Selection:
 
     async def _beats(self, later: tuple[Trial, TrialResult], best: tuple[Trial, TrialResult]) -> bool:
         if later[0].recipe.refit:
-            return later[0].forerunner == best[0].name and later[1].epochs >= WHOLE * best[1].epochs
+            return later[0].parent_trial == best[0].name and later[1].epochs >= WHOLE * best[1].epochs
         new, old, margin = later[1].predictions_key, best[1].predictions_key, _margin(later[0], best[0])
-        if (new, old) not in self._verdicts:
+        if (new, old) not in self._decisions:
             before, after = await self._blobs.get(old), await self._blobs.get(new)
-            if len(self._verdicts) >= MAX_REMEMBERED:
-                self._verdicts.clear()
-            self._verdicts[new, old] = await asyncio.to_thread(_beats, before, after, margin)
-        return self._verdicts[new, old]
+            if len(self._decisions) >= MAX_REMEMBERED:
+                self._decisions.clear()
+            self._decisions[new, old] = await asyncio.to_thread(_beats, before, after, margin)
+        return self._decisions[new, old]
 
 
 def _margin(later: Trial, best: Trial) -> float:
     """Standard errors by which the later trial must be better."""
     if later.recipe.kind is ModelKind.GENERIC_CLASSIFIER:
         return TUNED_MARGIN if later.recipe.rung else MARGIN
-    expected = later.forerunner == best.name or (later.recipe.rung > best.recipe.rung)
+    expected = later.parent_trial == best.name or (later.recipe.rung > best.recipe.rung)
     return EXPECTED_MARGIN if expected else MARGIN
 
 

@@ -19,7 +19,7 @@ class StartTrial:
     recipe: Recipe
     allowance_seconds: float
     expected_seconds: float
-    forerunner: str = ""  # name of the trial whose settings it repeats, for longer or on more images
+    parent_trial: str = ""  # name of the trial whose settings it repeats, for longer or on more images
 
 
 @dataclass(frozen=True, slots=True)

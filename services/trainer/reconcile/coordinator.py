@@ -1,4 +1,4 @@
-"""Moves every model through its training: looks at its records, decides the next step, writes it. Level-triggered.
+"""Moves every model through its training: reads its records, decides the next step, writes it. Level-triggered.
 
 It keeps nothing of its own, so any number of replicas may run and any of them may die: a decision is a function of
 the records, trials are numbered and created, never overwritten, and a model is changed by compare-and-set only.
@@ -27,14 +27,14 @@ from services.trainer.domain import (
     StopReason,
     Trial,
     asked_to_stop,
-    shown_by,
+    scored_trial,
     training_cost,
 )
 from services.trainer.planner.plan import check_budget, plan
 from services.trainer.planner.selection import Selection
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
 from services.trainer.reconcile.counts import Counts
-from services.trainer.reconcile.housekeeping import Upkeep
+from services.trainer.reconcile.housekeeping import Housekeeping
 from services.trainer.store import Store
 from services.trainer.work import Work, WorkState
 
@@ -55,7 +55,7 @@ class Coordinator:
         self._datasets = datasets
         self._clock = clock
         self._selection = Selection(blobs)
-        self._upkeep = Upkeep(store, blobs, queue, clock, Counts(store, clock, telemetry))
+        self._housekeeping = Housekeeping(store, blobs, queue, clock, Counts(store, clock, telemetry))
 
     async def run(self) -> None:
         """Reconciles after every change and every tick, for ever.
@@ -67,7 +67,7 @@ class Coordinator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._start_models(), name="start models")
             group.create_task(self._repeat(self._advance_all), name="advance models")
-            group.create_task(self._repeat(self._upkeep.look), name="upkeep")
+            group.create_task(self._repeat(self._housekeeping.reconcile), name="housekeeping")
 
     async def _start_models(self) -> None:
         models = self._store.models.view
@@ -76,21 +76,21 @@ class Coordinator:
             await self._start_all()
             await models.changed(TICK_SECONDS, seen)
 
-    async def _repeat(self, look: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, run_pass: Callable[[], Awaitable[None]]) -> None:
         while True:
             seen, began = self._store.moves, self._clock.monotonic()
             try:
-                await look()
-            except Exception as error:  # noqa: BLE001 - the next look begins anew
-                _log.error("look_failed", error)
+                await run_pass()
+            except Exception as error:  # noqa: BLE001 - the next pass starts over
+                _log.error("pass_failed", error)
             await self._clock.sleep(self._clock.monotonic() - began)  # it rests as long as it worked
             await self._store.changed(TICK_SECONDS, seen)
 
     async def reconcile(self) -> None:
-        """One look at everything."""
+        """One reconciliation pass over everything."""
         await self._start_all()
         await self._advance_all()
-        await self._upkeep.look()
+        await self._housekeeping.reconcile()
 
     async def _start_all(self) -> None:
         await self._step_all(lambda model: model.state is ModelState.NOT_STARTED)
@@ -103,12 +103,12 @@ class Coordinator:
         await asyncio.gather(*(self._try_step(model) for model in models))
 
     async def _try_step(self, model: Model) -> None:
-        """What fails for one model is logged and tried again at the next look."""
+        """What fails for one model is logged and tried again in the next pass."""
         with about(model.name):
             try:
                 await self._step(model)
             except (Conflict, RecordExists, NotFound, Unavailable) as error:
-                _log.info("reconcile_postponed", problem=str(error))  # the world moved, or is away: look again
+                _log.info("reconcile_postponed", problem=str(error))  # the world moved, or is away: try again
             except Exception as error:  # noqa: BLE001 - one model's defect must not stop the others
                 _log.error("reconcile_failed", error)
 
@@ -185,13 +185,13 @@ class Coordinator:
             holdout_fraction=0.0 if model.test else HOLDOUT_FRACTION,
             seed=model.hyperparameters.seed,
             expected_seconds=step.expected_seconds,
-            forerunner=step.forerunner,
+            forerunner=step.parent_trial,
             work=Work(create_time=now, allowance_seconds=step.allowance_seconds),
             update_time=now,
         )
         await self._store.trials.create(trial)
         _log.info("trial_planned", name=trial.name, recipe=step.recipe.name, allowance_seconds=step.allowance_seconds)
-        await self._upkeep.announce(trial.name, trial.work)
+        await self._housekeeping.announce(trial.name, trial.work)
 
     async def _start_final(self, model: Model, allowance_seconds: float) -> None:
         now = self._clock.now()
@@ -209,7 +209,7 @@ class Coordinator:
             update_time=now,
         )
         await self._store.evaluations.create(evaluation)
-        await self._upkeep.announce(evaluation.name, evaluation.work)
+        await self._housekeeping.announce(evaluation.name, evaluation.work)
 
     async def _finish(self, model: Model, trials: list[Trial], reason: StopReason) -> None:
         """SUCCEEDED, with the performance on the test dataset where there is one and it could be measured."""
@@ -241,7 +241,7 @@ class Coordinator:
         if best is None or best.result is None or (model.served and model.served.trial == best.name):
             return model
         result = best.result
-        measured = result if result.performance.image_count else shown_by(best, trials).result or result
+        measured = result if result.performance.image_count else scored_trial(best, trials).result or result
         served = Served(
             trial=best.name,
             version=f"{best.name.rsplit('/', 1)[-1]}.{best.work.attempt}-{model.uid}",

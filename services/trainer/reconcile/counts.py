@@ -47,15 +47,15 @@ class Counts:
         await self._store.synced()
         await self._clock.sleep(FIRST_SCRAPE_SECONDS)
         while True:
-            await self.look()
+            await self.reconcile()
             await self._clock.sleep(EVERY_SECONDS)
 
-    async def look(self) -> None:
-        """Counts all that is not counted yet; what fails for one record is tried again at the next look."""
+    async def reconcile(self) -> None:
+        """Counts all that is not counted yet; what fails for one record is tried again in the next pass."""
         for trial in self._store.trials.view.all():
-            await self._look_at(self._store.trials, trial.value)
+            await self._reconcile_one(self._store.trials, trial.value)
         for evaluation in self._store.evaluations.view.all():
-            await self._look_at(self._store.evaluations, evaluation.value)
+            await self._reconcile_one(self._store.evaluations, evaluation.value)
 
     async def delete(self, collection: Collection[T], name: str, etag: str = "") -> None:
         """Deletes a record and counts the rest of it, an attempt under way as cancelled; NotFound, EtagMismatch."""
@@ -71,7 +71,7 @@ class Counts:
             ended = work if work.ended else work.cancelled(self._clock.now())
             return self._add(found.value, ended.tally.since(work.counted))
 
-    async def _look_at(self, collection: Collection[T], record: T) -> None:
+    async def _reconcile_one(self, collection: Collection[T], record: T) -> None:
         if not record.work.is_uncounted and record.name not in self._unanswered:
             return
         with about(record.name):

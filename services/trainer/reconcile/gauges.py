@@ -20,7 +20,7 @@ EVERY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class Gauges:
     """Gauges, set from the views now and then: a scrape, which comes in a thread of its own, touches no view."""
 
     store: Store
@@ -33,12 +33,12 @@ class Census:
         await self.store.synced()
         while True:
             self.count()
-            with suppress(Unavailable):  # the next look may know more
+            with suppress(Unavailable):  # the next pass may know more
                 self.telemetry.set(QUEUED, await self.queue.depth(jobs.KIND), kind=jobs.KIND)
             await self.clock.sleep(EVERY_SECONDS)
 
     def count(self) -> None:
-        """One look at all models, trials and evaluations."""
+        """One pass over all models, trials and evaluations."""
         now = self.clock.now()
         trials = [(found.value.name, found.value.work) for found in self.store.trials.view.all()]
         evaluations = [(found.value.name, found.value.work) for found in self.store.evaluations.view.all()]

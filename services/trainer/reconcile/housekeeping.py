@@ -12,7 +12,7 @@ from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
 from services.trainer.work import Work
 
-ANNOUNCE_SECONDS = 10.0  # between two looks whether the queue has lost jobs
+ANNOUNCE_SECONDS = 10.0  # between two checks whether the queue has lost jobs
 SWEEP_SECONDS = 60.0  # between two searches for records whose model is gone
 
 Found = Versioned[Trial] | Versioned[Evaluation]
@@ -20,7 +20,7 @@ Found = Versioned[Trial] | Versioned[Evaluation]
 _log = Log(__name__)
 
 
-class Upkeep:
+class Housekeeping:
     """What it remembers only spares repetitions; it may be forgotten, and any number of replicas may do this."""
 
     def __init__(self, store: Store, blobs: Blobs, queue: Queue, clock: Clock, counts: Counts) -> None:
@@ -32,8 +32,8 @@ class Upkeep:
         self._announced: dict[str, tuple[str, float]] = {}
         self._swept = float("-inf")
 
-    async def look(self) -> None:
-        """One look at all trials and evaluations; what fails for one is logged and tried again at the next look."""
+    async def reconcile(self) -> None:
+        """One pass over all trials and evaluations; what fails for one is logged and tried again in the next pass."""
         now, present = self._clock.now(), self._clock.monotonic()
         sweep = present >= self._swept + SWEEP_SECONDS
         self._swept = present if sweep else self._swept
@@ -51,7 +51,7 @@ class Upkeep:
 
     async def announce(self, name: str, work: Work) -> None:
         """Tells the workers that work is due."""
-        self._announced[name] = jobs.occasion(name, work), self._clock.monotonic()
+        self._announced[name] = jobs.dedup_key(name, work), self._clock.monotonic()
         await jobs.announce(self._queue, name, work)
 
     async def _announce_all(self, due: list[Trial | Evaluation]) -> None:
@@ -64,7 +64,7 @@ class Upkeep:
         again: list[Trial | Evaluation] = []
         for record in due:
             said, moment = before.get(record.name, ("", 0.0))
-            if said != jobs.occasion(record.name, record.work):
+            if said != jobs.dedup_key(record.name, record.work):
                 await self.announce(record.name, record.work)
                 continue
             self._announced[record.name] = said, moment

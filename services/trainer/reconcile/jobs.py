@@ -7,7 +7,7 @@ from services.trainer.work import Work
 KIND = "trainer"
 
 
-def occasion(name: str, work: Work) -> str:
+def dedup_key(name: str, work: Work) -> str:
     """Why work is due, as a word: it was planned, its lease ran out at that moment, or it was given back."""
     expires = work.lease.expires.isoformat() if work.lease.expires else "free"
     return f"{name}/{work.create_time.isoformat()}/{work.lease.epoch}/{expires}"
@@ -15,4 +15,4 @@ def occasion(name: str, work: Work) -> str:
 
 async def announce(queue: Queue, name: str, work: Work) -> None:
     """Publishes the job of work that is due; repeats within two minutes for the same reason are one."""
-    await jobs.announce(queue, KIND, jobs.Job(name, work.attempt), occasion(name, work))
+    await jobs.announce(queue, KIND, jobs.Job(name, work.attempt), dedup_key(name, work))

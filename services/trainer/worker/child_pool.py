@@ -99,7 +99,7 @@ class Child:
         return status
 
 
-class Nursery:
+class ChildPool:
     """Starts children, and keeps one spare. Law: after `close` no spare runs; a taken child is the taker's to end."""
 
     def __init__(

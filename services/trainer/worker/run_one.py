@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from services.kit.clock import Clock
 
 
-class Once:
+class RunOne:
     """Sets `stop` after the first trial or evaluation, or when none came in time.
 
     Jobs about which there is nothing to do, as somebody else has the work, do not count; they make the wait no longer.

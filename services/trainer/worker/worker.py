@@ -24,9 +24,9 @@ from services.trainer.performance import Performance
 from services.trainer.recipe import Split
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
-from services.trainer.work import MAX_BARREN_ATTEMPTS, Work
+from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work
 from services.trainer.worker.attempt import AnyAttempt, Attempt, CancelRequested
-from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, DeviceUnusable, Nursery
+from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, ChildPool, DeviceUnusable
 from services.trainer.worker.supervision import Stopped, Supervision
 from services.trainer.worker.workspace import Workspace
 
@@ -41,7 +41,7 @@ class Worker:
         name: str,
         store: Store,
         workspace: Workspace,
-        nursery: Nursery,
+        pool: ChildPool,
         settings: TrainerSettings,
         clock: Clock,
         telemetry: Telemetry,
@@ -55,7 +55,7 @@ class Worker:
         self._name = name
         self._store = store
         self._workspace = workspace
-        self._nursery = nursery
+        self._pool = pool
         self._settings = settings
         self._clock = clock
         self._telemetry = telemetry
@@ -149,10 +149,10 @@ class Worker:
         return result
 
     async def _in_child(self, supervision: Supervision, task: Task) -> str:
-        child = await self._nursery.take()
+        child = await self._pool.take()
         self._telemetry.observe(metrics.CHILD_START_SECONDS, child.ready.import_seconds)
         self._telemetry.set(metrics.DEVICE, 1, device=child.ready.device)
-        self._nursery.prepare(SPARE_DELAY_SECONDS)
+        self._pool.prepare(SPARE_DELAY_SECONDS)
         try:
             return await supervision.run(child, structs.replace(task, device=child.ready.device))
         finally:
@@ -188,16 +188,16 @@ class Worker:
             split=Split(seed=record.seed, holdout_fraction=record.holdout_fraction),
             seed=record.seed,
             threads=self._settings.threads,
-            batch_size_limit=_batch_size_limit(record.work.barren_attempts),
+            batch_size_limit=_batch_size_limit(record.work.attempts_without_commit),
             thresholds=await self._thresholds(record),
         )
 
     async def _thresholds(self, trial: Trial) -> dict[str, float]:
         """Those of the trial that a refit repeats; nobody else needs any."""
-        if not (trial.recipe.refit and trial.forerunner):
+        if not (trial.recipe.refit and trial.parent_trial):
             return {}
         try:
-            repeated = (await self._store.trials.get(trial.forerunner)).value
+            repeated = (await self._store.trials.get(trial.parent_trial)).value
             if repeated.result is None:
                 return {}
             whole = await self._workspace.blobs.get(repeated.result.performance_key)
@@ -229,6 +229,6 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def _batch_size_limit(barren_attempts: int) -> int:
+def _batch_size_limit(failures: int) -> int:
     """Whoever died without a checkpoint may have died of memory: those after it take less, the last two the least."""
-    return 0 if barren_attempts < 2 else 8 if barren_attempts < MAX_BARREN_ATTEMPTS - 1 else 1
+    return 0 if failures < 2 else 8 if failures < MAX_ATTEMPTS_WITHOUT_COMMIT - 1 else 1

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from services.kit import codec
 from services.kit.errors import Failure, LeaseLost
 from services.kit.records import MAX_RECORD_BYTES
-from services.trainer.work import MAX_BARREN_ATTEMPTS, MAX_SEGMENTS, Work, WorkState
+from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, MAX_SEGMENTS, Work, WorkState
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TTL = timedelta(seconds=15)
@@ -35,7 +35,7 @@ class WorkMachine(RuleBasedStateMachine):
         self.began = START
         self.checkpoints = 0
         self.ended: Work | None = None
-        self.barren_deaths = 0
+        self.deaths_without_commit = 0
         self.reached = 0.0
 
     @property
@@ -64,7 +64,7 @@ class WorkMachine(RuleBasedStateMachine):
             with pytest.raises(LeaseLost):  # whoever was at it before is fenced
                 self.work.check_epoch("t", before.lease.epoch)
         else:
-            assert before.barren_attempts == MAX_BARREN_ATTEMPTS
+            assert before.attempts_without_commit == MAX_ATTEMPTS_WITHOUT_COMMIT
 
     @precondition(running)
     @rule(progress=st.floats(0, 1.5))
@@ -169,7 +169,7 @@ test_a_ledger_keeps_its_law_on_every_walk = WorkMachine.TestCase
 
 def test_work_that_workers_die_of_is_given_up_after_five_attempts_without_progress() -> None:
     at = work()
-    for attempt in range(MAX_BARREN_ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS_WITHOUT_COMMIT):
         at = at.taken("models/m/trials/t0", f"w{attempt}", after(20 * attempt), TTL)
         assert at.state is WorkState.RUNNING
     at = at.taken("models/m/trials/t0", "w9", after(200), TTL)
@@ -181,7 +181,7 @@ def test_work_that_workers_die_of_is_given_up_after_five_attempts_without_progre
 
 def test_a_child_that_dies_five_times_fails_its_work_with_what_happened_last() -> None:
     at = work()
-    for attempt in range(MAX_BARREN_ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS_WITHOUT_COMMIT):
         at = at.taken("t", "w", after(attempt), TTL).lost(after(attempt + 0.5), "t", "killed by signal 9")
     assert at.state is WorkState.FAILED
     assert at.error is not None
@@ -251,3 +251,8 @@ def test_a_record_stays_small_however_many_commits_and_attempts_there_were(commi
     assert len(codec.encode(at)) < MAX_RECORD_BYTES / 2
     assert at.charged_seconds == 10_000
     assert len(at.segments) <= MAX_SEGMENTS
+
+
+def test_the_stored_name_of_attempts_without_commit_stays() -> None:
+    stored = codec.encode(work()).replace(b'"barren_attempts":0', b'"barren_attempts":3')
+    assert codec.decode(stored, Work).attempts_without_commit == 3

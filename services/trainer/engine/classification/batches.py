@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from services.trainer.engine.data import Images, Indices, Pixels
-from services.trainer.engine.loop.task import Job
-from services.trainer.engine.prefetch import KEPT_BYTES, made_ahead
+from services.trainer.engine.loop.task import BatchRequest
+from services.trainer.engine.prefetch import KEPT_BYTES, prefetched
 from services.vision import preprocess
 from services.vision.card import InputRule
 from services.vision.preprocess import Augmentation
@@ -51,23 +51,23 @@ class Batches:
     def look_at(self, rows: Indices, keep: Indices) -> None:
         """Decodes every row once, so that unreadable ones are known; keeps those of `keep` as far as memory lasts."""
         kept = set(keep.tolist())
-        looks = made_ahead(lambda index: self._look(index, keep=index in kept), rows.tolist(), self.threads)
+        looks = prefetched(lambda index: self._look(index, keep=index in kept), rows.tolist(), self.threads)
         deque(looks, maxlen=0)
 
-    def training(self, jobs: Sequence[Job]) -> Iterator[tuple[Tensor, Tensor]]:
+    def training(self, requests: Sequence[BatchRequest]) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, labels) of each, in order."""
-        return made_ahead(self._augmented, jobs, self.threads)
+        return prefetched(self._augmented, requests, self.threads)
 
     def plain(self, rows: Indices, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, labels) of the rows as serving will see them."""
-        return made_ahead(self._plain, [rows[i : i + size] for i in range(0, len(rows), size)], self.threads)
+        return prefetched(self._plain, [rows[i : i + size] for i in range(0, len(rows), size)], self.threads)
 
-    def _augmented(self, job: Job) -> tuple[Tensor, Tensor]:
+    def _augmented(self, request: BatchRequest) -> tuple[Tensor, Tensor]:
         inputs: list[Tensor] = []
-        for index in job.rows.tolist():
-            generator = torch.Generator().manual_seed(hash((self.seed, job.epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF)
+        for index in request.rows.tolist():
+            generator = torch.Generator().manual_seed(hash((self.seed, request.epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF)
             inputs.append(preprocess.augment(self._small(index), self.rule, self.how, generator))
-        return self._together(inputs, job.rows)
+        return self._together(inputs, request.rows)
 
     def _plain(self, rows: Indices) -> tuple[Tensor, Tensor]:
         return self._together([preprocess.apply(self._whole(index), self.rule) for index in rows.tolist()], rows)

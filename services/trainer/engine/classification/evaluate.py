@@ -15,7 +15,7 @@ from services.trainer.engine.classification.fuse import fused
 from services.trainer.engine.classification.measure import measure, predictions
 from services.trainer.engine.data import Images, Indices, open_images
 from services.trainer.engine.evaluation import delivered, indices_in, require_time
-from services.trainer.engine.prefetch import made_ahead
+from services.trainer.engine.prefetch import prefetched
 from services.trainer.engine.session import Session
 from services.trainer.messages import EvaluateTask, EvaluationResult, Started
 from services.trainer.performance import Coverage, Source
@@ -93,4 +93,4 @@ def _prepared(
     def batch_of(start: int) -> list[Prepared | None]:
         return [prepare(int(index)) for index in rows[start : start + BATCH_SIZE]]
 
-    return made_ahead(batch_of, range(0, len(rows), BATCH_SIZE), threads)
+    return prefetched(batch_of, range(0, len(rows), BATCH_SIZE), threads)

@@ -16,8 +16,8 @@ from torch import Tensor
 from services.kit.errors import NotEnoughBudget
 from services.trainer.engine.classification.fuse import fused
 from services.trainer.engine.data import Floats, Images, cache_key
-from services.trainer.engine.prefetch import made_ahead
-from services.trainer.engine.pretrained import Trunk
+from services.trainer.engine.prefetch import prefetched
+from services.trainer.engine.pretrained import LoadedBackbone
 from services.trainer.engine.session import Session
 from services.trainer.messages import TrainTask
 from services.vision import preprocess
@@ -28,7 +28,7 @@ CHUNK_IMAGES = 2048
 EARLY = 0.25  # share of the allowance before which the pace says little
 RESERVE = 0.1  # share of the allowance that must be left when the last image is through
 
-Inputs = dict[tuple[int, int], Tensor]  # by trunk and view: [batch, 3, size, size], NaN for what cannot be read
+Inputs = dict[tuple[int, int], Tensor]  # by backbone and view: [batch, 3, size, size], NaN for what cannot be read
 
 
 @dataclass(slots=True)
@@ -46,33 +46,33 @@ class Work:
 
 @dataclass(slots=True)
 class Extractor:
-    """Features [view][image, width] of every trunk, side by side; a row of NaN where an image cannot be read."""
+    """Features [view][image, width] of every backbone, side by side; a row of NaN where an image cannot be read."""
 
     task: TrainTask
     session: Session
     images: Images
-    trunks: Sequence[Trunk]
+    backbones: Sequence[LoadedBackbone]
     views: int
     work: Work = field(default_factory=Work)
 
     def run(self, low: float = 0.0, high: float = 0.8) -> list[Floats]:
         """Everything; raises DatasetCorrupt, or NotEnoughBudget once the pace shows that it cannot end in time."""
-        widths = [trunk.width for trunk in self.trunks]
+        widths = [backbone.width for backbone in self.backbones]
         count = len(self.images.samples)
         out = [np.empty((count, sum(widths)), np.float32) for _ in range(self.views)]
         edges = np.cumsum([0, *widths])
         for start in range(0, count, CHUNK_IMAGES):
             rows = range(start, min(count, start + CHUNK_IMAGES))
-            for (trunk, view), features in self._chunk(rows, low, high).items():
-                out[view][rows.start : rows.stop, edges[trunk] : edges[trunk + 1]] = features
+            for (backbone, view), features in self._chunk(rows, low, high).items():
+                out[view][rows.start : rows.stop, edges[backbone] : edges[backbone + 1]] = features
         for index in np.flatnonzero(np.isnan(out[0]).any(axis=1)):
             if int(index) not in self.images.unreadable:  # known from the cache alone: name it again
-                self.images.pixels(int(index), self.trunks[0].rule.at_least)
+                self.images.pixels(int(index), self.backbones[0].rule.at_least)
         self.images.require_readable()
         return out
 
     def _chunk(self, rows: range, low: float, high: float) -> dict[tuple[int, int], Floats]:
-        every = [(trunk, view) for trunk in range(len(self.trunks)) for view in range(self.views)]
+        every = [(backbone, view) for backbone in range(len(self.backbones)) for view in range(self.views)]
         found = {which: self._load(which, rows) for which in every}
         missing = [which for which in every if found[which] is None]
         if missing:
@@ -87,13 +87,15 @@ class Extractor:
         self, which: list[tuple[int, int]], rows: range, low: float, high: float
     ) -> dict[tuple[int, int], Floats]:
         started = self.session.meter.used()
-        out = {(t, v): np.empty((len(rows), self.trunks[t].width), np.float32) for t, v in which}
-        networks = {trunk: fused(self.trunks[trunk].network) for trunk in {trunk for trunk, _ in which}}
+        out = {(t, v): np.empty((len(rows), self.backbones[t].width), np.float32) for t, v in which}
+        networks = {
+            backbone: fused(self.backbones[backbone].network) for backbone in {backbone for backbone, _ in which}
+        }
         total, done = len(self.images.samples), 0
         for batch, inputs in self._prepared(which, rows):
-            for (trunk, view), images in inputs.items():
-                features = embed(networks[trunk], images.to(self.task.device)).float().cpu().numpy()
-                out[trunk, view][batch.start - rows.start : batch.stop - rows.start] = features
+            for (backbone, view), images in inputs.items():
+                features = embed(networks[backbone], images.to(self.task.device)).float().cpu().numpy()
+                out[backbone, view][batch.start - rows.start : batch.stop - rows.start] = features
             done += len(batch)
             self.session.progress("features", batch.stop / total, low, high)
             self._require_time(started, done, total - batch.stop)
@@ -105,11 +107,11 @@ class Extractor:
     def _prepared(self, which: list[tuple[int, int]], rows: range) -> Iterator[tuple[range, Inputs]]:
         size = min(BATCH_SIZE, self.task.batch_size_limit or BATCH_SIZE)
         batches = [range(i, min(rows.stop, i + size)) for i in range(rows.start, rows.stop, size)]
-        return made_ahead(lambda batch: (batch, self._inputs(which, batch)), batches, self.task.threads)
+        return prefetched(lambda batch: (batch, self._inputs(which, batch)), batches, self.task.threads)
 
     def _inputs(self, which: list[tuple[int, int]], batch: range) -> Inputs:
         """Decodes each image once for each limit of the rules, and makes each view of each rule once."""
-        rules = {(self.trunks[trunk].rule, view) for trunk, view in which}
+        rules = {(self.backbones[backbone].rule, view) for backbone, view in which}
         made: dict[tuple[object, int], list[Tensor]] = {key: [] for key in rules}
         for index in batch:
             limits = {rule.at_least for rule, _ in rules}
@@ -119,7 +121,7 @@ class Extractor:
                 empty = torch.full((3, rule.size, rule.size), torch.nan)
                 made[rule, view].append(empty if rgb is None else preprocess.view(rgb, rule, view))
         stacked = {key: torch.stack(tensors) for key, tensors in made.items()}
-        return {(trunk, view): stacked[self.trunks[trunk].rule, view] for trunk, view in which}
+        return {(backbone, view): stacked[self.backbones[backbone].rule, view] for backbone, view in which}
 
     def _require_time(self, started: float, done: int, left: int) -> None:
         meter = self.session.meter
@@ -137,8 +139,8 @@ class Extractor:
         )
 
     def _path(self, which: tuple[int, int], rows: range) -> Path:
-        trunk, view = which
-        key = cache_key(self.trunks[trunk].identity, view, self.images.manifest.digest, rows.start, rows.stop)
+        backbone, view = which
+        key = cache_key(self.backbones[backbone].identity, view, self.images.manifest.digest, rows.start, rows.stop)
         return Path(self.task.cache_directory) / f"features-{key}.npy"
 
     def _load(self, which: tuple[int, int], rows: range) -> Floats | None:
@@ -146,7 +148,7 @@ class Extractor:
             features = np.load(self._path(which, rows), allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
-        sound = features.dtype == np.float32 and features.shape == (len(rows), self.trunks[which[0]].width)
+        sound = features.dtype == np.float32 and features.shape == (len(rows), self.backbones[which[0]].width)
         return features if sound else None
 
 

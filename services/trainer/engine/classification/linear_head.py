@@ -15,9 +15,9 @@ from services.trainer.engine.classification.features import Extractor
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
 from services.trainer.engine.classification.result import Finished, finish
 from services.trainer.engine.data import Floats, Images, Indices, open_images, require_trainable
-from services.trainer.engine.pretrained import Trunk, load_trunks, origin
+from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin
 from services.trainer.engine.session import Session
-from services.trainer.engine.split import Parts, divide, readable
+from services.trainer.engine.split import Partition, divide, readable
 from services.trainer.messages import Result, Started, TrainTask
 from services.trainer.recipe import Throughput
 from services.vision.classifier import ClassifierNetwork
@@ -60,20 +60,20 @@ def train_head(task: TrainTask, session: Session) -> Result:
     images = open_images(Path(task.directory), task.dataset)
     require_trainable(images)
     session.send(Started(image_count=len(images.samples), seconds_used=session.meter.used()))
-    trunks = load_trunks(task, images)
-    for trunk in trunks:
-        trunk.network.to(task.device).eval()
-    extractor = Extractor(task, session, images, trunks, task.recipe.views)
+    backbones = load_backbones(task, images)
+    for backbone in backbones:
+        backbone.network.to(task.device).eval()
+    extractor = Extractor(task, session, images, backbones, task.recipe.views)
     views = extractor.run(0.0, FEATURES_SHARE)
 
-    parts = divide(images.labels, task.split)
-    parts = readable(parts, sound_rows(views[0]))
+    partition = divide(images.labels, task.split)
+    partition = readable(partition, sound_rows(views[0]))
     session.progress("fit", 0.0, FEATURES_SHARE, 0.95)
-    labels = images.labels[parts.trainable]
-    chosen = [view[parts.trainable] for view in views]
-    widths = tuple(trunk.width for trunk in trunks)
-    head = fit_head(chosen, labels, parts.fold, parts.folds, len(images.categories), widths)
-    finished = _finished(images, trunks, parts, head, views[0], extractor.work.images_per_second)
+    labels = images.labels[partition.trainable]
+    chosen = [view[partition.trainable] for view in views]
+    widths = tuple(backbone.width for backbone in backbones)
+    head = fit_head(chosen, labels, partition.fold, partition.folds, len(images.categories), widths)
+    finished = _finished(images, backbones, partition, head, views[0], extractor.work.images_per_second)
     session.progress("bundle", 0.0, 0.95, 1.0)
     result = finish(task, session, images, finished, Path(task.output_directory))
     fixed = result.seconds - extractor.work.seconds
@@ -86,23 +86,28 @@ def sound_rows(features: Floats) -> NDArray[np.bool_]:
 
 
 def _finished(
-    images: Images, trunks: list[Trunk], parts: Parts, head: LinearHead, features: Floats, pace: float | None
+    images: Images,
+    backbones: list[LoadedBackbone],
+    partition: Partition,
+    head: LinearHead,
+    features: Floats,
+    pace: float | None,
 ) -> Finished:
     """The head calibrated, and the hold-out predicted: the first time that anything looks at it."""
     solved = head.choice.solved
-    labels, out_of_fold = images.labels[parts.trainable][solved], head.choice.logits[solved]
+    labels, out_of_fold = images.labels[partition.trainable][solved], head.choice.logits[solved]
     temperature = fit_temperature(out_of_fold, labels)
     return Finished(
-        network=ClassifierNetwork([trunk.network for trunk in trunks], _linear(head.weight, head.bias)),
-        cards=tuple(trunk.card() for trunk in trunks),
+        network=ClassifierNetwork([backbone.network for backbone in backbones], _linear(head.weight, head.bias)),
+        cards=tuple(backbone.card() for backbone in backbones),
         temperature=temperature,
-        selected=parts.trainable[solved],
-        selection_logits=calibrated_across(out_of_fold, labels, parts.fold[solved]),
-        held_out=parts.held_out,
-        held_out_logits=head.logits(features[parts.held_out]) / np.float32(temperature),
-        warnings=tuple(trunk.weights.note for trunk in trunks if trunk.weights.note),
-        weights_source=origin(trunks),
-        resolution=max(trunk.rule.size for trunk in trunks),
+        selected=partition.trainable[solved],
+        selection_logits=calibrated_across(out_of_fold, labels, partition.fold[solved]),
+        held_out=partition.held_out,
+        held_out_logits=head.logits(features[partition.held_out]) / np.float32(temperature),
+        warnings=tuple(backbone.weights.note for backbone in backbones if backbone.weights.note),
+        weights_source=origin(backbones),
+        resolution=max(backbone.rule.size for backbone in backbones),
         stop_reason="converged",
         throughput=Throughput(forward_images_per_second=pace),
     )

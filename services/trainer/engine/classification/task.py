@@ -1,4 +1,4 @@
-"""A fine-tuning's subject: which of its categories an image shows."""
+"""The vision task of classifiers: which of the categories an image shows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from services.trainer.engine.classification.measure import calibrated_across, fi
 from services.trainer.engine.data import Floats, Images, Indices, open_images, require_trainable
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Candidate, Position
-from services.trainer.engine.loop.task import Batch, Found, Job, Outputs, Truths, Verdict, freeze_norms
+from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Outputs, Truths, Validation, freeze_norms
 from services.trainer.engine.loop.training import FROZEN_NORM_BELOW, PREPARED, Start
 from services.trainer.engine.prefetch import kept_bytes
-from services.trainer.engine.pretrained import Trunk, load_trunks, origin
+from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin
 from services.trainer.engine.session import Session
-from services.trainer.engine.split import Parts, divide, readable
+from services.trainer.engine.split import Partition, divide, readable
 from services.trainer.messages import Result, Started, TrainTask
 from services.trainer.recipe import Depth
 from services.vision.backbones import Network
@@ -35,14 +35,14 @@ CELL_SECONDS = 1e-4  # and for each score that its report resamples
 
 
 @dataclass(slots=True)
-class Classification:
-    """Outputs are `logits` [images, categories]; a verdict's loss is the mean log loss."""
+class ClassificationTask:
+    """Outputs are `logits` [images, categories]; a validation's loss is the mean log loss."""
 
     task: TrainTask
     session: Session
     images: Images
-    parts: Parts
-    trunk: Trunk
+    partition: Partition
+    backbone: LoadedBackbone
     data: Batches
     report_seconds: float
     metric_name: str = "accuracy_top1"
@@ -52,14 +52,14 @@ class Classification:
         """As the recipe has it."""
         return self.task.recipe.max_epochs
 
-    def batches(self, jobs: Sequence[Job]) -> Iterator[Batch]:
+    def batches(self, requests: Sequence[BatchRequest]) -> Iterator[Batch]:
         """Augmented views, and their labels."""
-        return self.data.training(jobs)
+        return self.data.training(requests)
 
     def start_training(self, network: nn.Module) -> None:
         """The network itself knows which of its stages train."""
         network.train()
-        if self.trunk.weights.pretrained and len(self.parts.other_folds) < FROZEN_NORM_BELOW:
+        if self.backbone.weights.pretrained and len(self.partition.other_folds) < FROZEN_NORM_BELOW:
             freeze_norms(network)
 
     def loss(self, network: nn.Module, inputs: Tensor, truths: Truths) -> Tensor:
@@ -85,28 +85,28 @@ class Classification:
             out.append(logits.float().cpu().numpy())
         return {"logits": np.concatenate(out)}
 
-    def judge(self, outputs: Outputs) -> Verdict:
+    def validate(self, outputs: Outputs) -> Validation:
         """Log loss and top-1 accuracy."""
-        logits, labels = outputs["logits"], self.images.labels[self.parts.first_fold]
-        return Verdict(float(log_losses(logits, labels).mean()), float((logits.argmax(axis=1) == labels).mean()))
+        logits, labels = outputs["logits"], self.images.labels[self.partition.first_fold]
+        return Validation(float(log_losses(logits, labels).mean()), float((logits.argmax(axis=1) == labels).mean()))
 
     def finish(self, found: Found, directory: Path) -> Result:
         """The temperature is the first fold's; the numbers are of the hold-out where there is one."""
         assert isinstance(found.network, Network), "a classifier's"
-        logits, labels = found.selection["logits"], self.images.labels[self.parts.first_fold]
+        logits, labels = found.selection["logits"], self.images.labels[self.partition.first_fold]
         temperature = fit_temperature(logits, labels)
-        note = self.trunk.weights.note
+        note = self.backbone.weights.note
         finished = result.Finished(
             network=ClassifierNetwork([found.network], found.network.head),
-            cards=(self.trunk.card(),),
+            cards=(self.backbone.card(),),
             temperature=temperature,
-            selected=self.parts.first_fold,
+            selected=self.partition.first_fold,
             selection_logits=calibrated_across(logits, labels, np.arange(len(labels)) % 2),
-            held_out=self.parts.held_out,
+            held_out=self.partition.held_out,
             held_out_logits=found.held_out["logits"] / np.float32(temperature),
             warnings=(note, *found.notes) if note else found.notes,
-            weights_source=origin([self.trunk]),
-            resolution=self.trunk.rule.size,
+            weights_source=origin([self.backbone]),
+            resolution=self.backbone.rule.size,
             stop_reason="allowance",
             throughput=found.throughput,
             epochs=found.epochs,
@@ -125,44 +125,44 @@ def start(task: TrainTask, session: Session) -> Start:
     images = open_images(Path(task.directory), task.dataset)
     require_trainable(images)
     session.send(Started(image_count=len(images.samples), seconds_used=session.meter.used()))
-    (trunk,) = load_trunks(task, images)
-    recipe, network = task.recipe, trunk.network.to(task.device)
-    parts = divide(images.labels, task.split)
+    (backbone,) = load_backbones(task, images)
+    recipe, network = task.recipe, backbone.network.to(task.device)
+    partition = divide(images.labels, task.split)
     how = augmentation(recipe.augmentation, mirror=recipe.mirror)
-    batches = Batches(images, trunk.rule, how, task.seed, task.threads, kept_bytes(task))
+    batches = Batches(images, backbone.rule, how, task.seed, task.threads, kept_bytes(task))
     features: Floats | None = None
     if task.checkpoint_path:
         images.unreadable.update(checkpoints.unreadable(Path(task.checkpoint_path)))
-    elif recipe.linear_head and trunk.weights.pretrained:
-        (features,) = Extractor(task, session, images, [trunk], 1).run(0.0, PREPARED)
-        batches.look_at(parts.other_folds, parts.other_folds)  # no step waits for decoding
+    elif recipe.linear_head and backbone.weights.pretrained:
+        (features,) = Extractor(task, session, images, [backbone], 1).run(0.0, PREPARED)
+        batches.look_at(partition.other_folds, partition.other_folds)  # no step waits for decoding
     else:
-        batches.look_at(np.arange(len(images.samples)), parts.other_folds)
+        batches.look_at(np.arange(len(images.samples)), partition.other_folds)
     images.require_readable()
-    parts = readable(parts, images.sound())
-    report_seconds = REPORT_SECONDS + CELL_SECONDS * len(parts.first_fold) * len(images.categories)
-    subject = Classification(task, session, images, parts, trunk, batches, report_seconds)
+    partition = readable(partition, images.sound())
+    report_seconds = REPORT_SECONDS + CELL_SECONDS * len(partition.first_fold) * len(images.categories)
+    vision_task = ClassificationTask(task, session, images, partition, backbone, batches, report_seconds)
     position, candidate = Position(), None
     if features is not None:
-        candidate = _linear_candidate(network, features, images, parts)
-        position = Position(best_loss=subject.judge(candidate.selection).loss, candidate_step=0)
+        candidate = _linear_candidate(network, features, images, partition)
+        position = Position(best_loss=vision_task.validate(candidate.selection).loss, candidate_step=0)
     stages = len(network.backbone.stage_starts)
     depths = {Depth.HEAD: 0, Depth.LAST_STAGES: LAST_STAGES, Depth.ALL: stages}
     if recipe.depth not in depths:
         raise InvalidRequest(field="recipe.depth", problem=f"a classifier has no {recipe.depth}")
     network.unfreeze(depths[recipe.depth])
-    return Start(subject, network, position, candidate)
+    return Start(vision_task, network, position, candidate)
 
 
-def _linear_candidate(network: Network, features: Floats, images: Images, parts: Parts) -> Candidate:
+def _linear_candidate(network: Network, features: Floats, images: Images, partition: Partition) -> Candidate:
     """Puts a head that was fitted on the training folds, never on the first, into the network."""
-    rows, others = parts.other_folds, parts.fold[parts.fold != 0] - 1
-    folds, categories = max(2, parts.folds - 1), len(images.categories)
-    fold = others if parts.folds > 2 else np.arange(len(rows)) % 2
+    rows, others = partition.other_folds, partition.fold[partition.fold != 0] - 1
+    folds, categories = max(2, partition.folds - 1), len(images.categories)
+    fold = others if partition.folds > 2 else np.arange(len(rows)) % 2
     head = fit_head([features[rows]], images.labels[rows], fold, folds, categories, (features.shape[1],))
     with torch.no_grad():
         network.head.weight.copy_(torch.from_numpy(head.weight))
         network.head.bias.copy_(torch.from_numpy(head.bias))
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    first, held_out = head.logits(features[parts.first_fold]), head.logits(features[parts.held_out])
+    first, held_out = head.logits(features[partition.first_fold]), head.logits(features[partition.held_out])
     return Candidate(weights, {"logits": first}, {"logits": held_out})

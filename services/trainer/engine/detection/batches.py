@@ -14,8 +14,8 @@ from torch import Tensor
 
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
-from services.trainer.engine.loop.task import Job
-from services.trainer.engine.prefetch import made_ahead
+from services.trainer.engine.loop.task import BatchRequest
+from services.trainer.engine.prefetch import prefetched
 from services.vision.canvas import Canvas, Picture, Variation, augmented, kept, plain
 from services.vision.card import InputRule
 from services.vision.detection import Targets
@@ -55,22 +55,22 @@ class SceneBatches:
             else:
                 self.scenes.pixels(row, self.rule.at_least)
 
-        deque(made_ahead(look, rows.tolist(), self.threads), maxlen=0)
+        deque(prefetched(look, rows.tolist(), self.threads), maxlen=0)
 
-    def training(self, jobs: Sequence[Job]) -> Iterator[tuple[Tensor, list[Targets]]]:
-        """(inputs, targets) of each job, in order."""
-        return made_ahead(self._made, jobs, self.threads)
+    def training(self, requests: Sequence[BatchRequest]) -> Iterator[tuple[Tensor, list[Targets]]]:
+        """(inputs, targets) of each request, in order."""
+        return prefetched(self._made, requests, self.threads)
 
     def plain(self, row: int) -> tuple[Tensor, Targets]:
         """One image's input as serving would show it, on the canvas, and its targets."""
         return plain(self._picture(row), self.canvas, self.rule)
 
-    def _made(self, job: Job) -> tuple[Tensor, list[Targets]]:
-        on = self._canvas(job.step)
-        inputs = torch.empty((len(job.rows), 3, on.height, on.width), memory_format=torch.channels_last)
+    def _made(self, request: BatchRequest) -> tuple[Tensor, list[Targets]]:
+        on = self._canvas(request.step)
+        inputs = torch.empty((len(request.rows), 3, on.height, on.width), memory_format=torch.channels_last)
         targets: list[Targets] = []
-        for place, row in enumerate(job.rows.tolist()):
-            generator = torch.Generator().manual_seed(hash((self.seed, job.epoch, row)) & 0x7FFF_FFFF_FFFF_FFFF)
+        for place, row in enumerate(request.rows.tolist()):
+            generator = torch.Generator().manual_seed(hash((self.seed, request.epoch, row)) & 0x7FFF_FFFF_FFFF_FFFF)
             view, truth = augmented(self._picture(row), on, self.rule, self.how, generator)
             inputs[place] = view
             targets.append(truth)

@@ -27,7 +27,7 @@ ALIKE = 0.5  # of the best category's score: so much makes another one count
 MOST_ALIKE = 3
 
 
-def adopt_outputs(
+def initialise_class_outputs(
     network: DetectorNetwork, origin: Origin, batches: SceneBatches, rows: Indices, meter: Meter, size: int = PASS
 ) -> bool:
     """Gives each category the mean outputs of the pretrained ones that answer most where its regions are.
@@ -45,18 +45,18 @@ def adopt_outputs(
     known.to(next(network.parameters()).device).eval()
     answers = _answers(known, _plain(batches, rows, min(size, PASS)), meter, network.categories)
     best = answers.max(dim=1)
-    adopted = 0
+    initialised = 0
     for category, (score, row) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
         if score < LEAST_SCORE or (best.indices == row).sum() > 1:
             continue
         alike = torch.nonzero(answers[category] >= ALIKE * score).squeeze(1)
-        _adopt(network, known, category, alike[answers[category, alike].argsort(descending=True)][:MOST_ALIKE])
-        adopted += 1
-    return adopted == network.categories
+        _initialise(network, known, category, alike[answers[category, alike].argsort(descending=True)][:MOST_ALIKE])
+        initialised += 1
+    return initialised == network.categories
 
 
 @torch.no_grad()
-def _adopt(network: Yolox, known: Yolox, category: int, alike: Tensor) -> None:
+def _initialise(network: Yolox, known: Yolox, category: int, alike: Tensor) -> None:
     for own, others in zip(network.head.cls_preds, known.head.cls_preds, strict=True):
         for name, values in own.named_parameters():
             values[category] = others.get_parameter(name)[alike].mean(dim=0)

@@ -12,7 +12,7 @@ from services.trainer.engine.data import Indices
 from services.trainer.engine.detection import measure
 from services.trainer.engine.detection.data import Scenes, open_scenes
 from services.trainer.engine.evaluation import delivered, indices_in, require_time
-from services.trainer.engine.prefetch import made_ahead
+from services.trainer.engine.prefetch import prefetched
 from services.trainer.engine.session import Session
 from services.trainer.messages import EvaluateTask, EvaluationResult, Started
 from services.trainer.performance import Coverage, Source
@@ -118,4 +118,4 @@ def _prepared(
                 scenes.note_unreadable(row, fault)
         return len(piece), sound, made
 
-    return made_ahead(prepare, [rows[start : start + PIECE] for start in range(0, len(rows), PIECE)], threads)
+    return prefetched(prepare, [rows[start : start + PIECE] for start in range(0, len(rows), PIECE)], threads)

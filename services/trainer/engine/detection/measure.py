@@ -6,7 +6,7 @@ import numpy as np
 
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
-from services.trainer.engine.loop.task import Outputs, Verdict
+from services.trainer.engine.loop.task import Outputs, Validation
 from services.trainer.performance import Curve, Interval, Performance, Source, TagPerformance
 from services.trainer.predictions import DetectorPredictions, found, image_ids, truths
 from services.vision.card import UNFITTED_THRESHOLD
@@ -32,7 +32,7 @@ def detected(outputs: Outputs) -> Detected:
     return Detected(images, outputs["labels"].astype(np.int64), outputs["boxes"], outputs["scores"])
 
 
-def judge(scenes: Scenes, rows: Indices, outputs: Outputs) -> Verdict:
+def validate(scenes: Scenes, rows: Indices, outputs: Outputs) -> Validation:
     """What falls short of 1 in the mean over IoU .30, .50 and .75, which moves before mAP at .50 alone does.
 
     No loss as long as nothing is found, or without ground truth.
@@ -40,9 +40,9 @@ def judge(scenes: Scenes, rows: Indices, outputs: Outputs) -> Verdict:
     matched = match(scenes.truths(rows), detected(outputs), len(rows), len(scenes.categories))
     values = [threshold.mean_average_precision() for threshold in matched]
     if np.isnan(values).any():
-        return Verdict(None, None)
+        return Validation(None, None)
     mean = float(np.mean(values))
-    return Verdict(1 - mean if mean > 0 else None, values[IOU_THRESHOLDS.index(0.50)])
+    return Validation(1 - mean if mean > 0 else None, values[IOU_THRESHOLDS.index(0.50)])
 
 
 def selection_score(truth: GroundTruth, answers: Detected, image_count: int, categories: int) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from services.trainer.engine.detection.data import Scenes
 from services.trainer.engine.detection.start import Origin, within_reach
 from services.trainer.engine.loop.task import Found
 from services.trainer.engine.session import Session
-from services.trainer.engine.split import Parts
+from services.trainer.engine.split import Partition
 from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Performance, Source
 from services.trainer.predictions import write_predictions
@@ -25,7 +25,13 @@ UNMEASURED = "These weights were trained on all images, so there was none to mea
 
 
 def finish(
-    task: TrainTask, session: Session, scenes: Scenes, parts: Parts, origin: Origin, found: Found, directory: Path
+    task: TrainTask,
+    session: Session,
+    scenes: Scenes,
+    partition: Partition,
+    origin: Origin,
+    found: Found,
+    directory: Path,
 ) -> Result:
     """Writes bundle and predictions into the folder.
 
@@ -33,9 +39,9 @@ def finish(
     numbers, a warning says so, and the thresholds are the task's. A refit has a selection score of 0.
     """
     assert isinstance(found.network, DetectorNetwork), "a detector's"
-    rows, answers = parts.first_fold, measure.detected(found.selection)
+    rows, answers = partition.first_fold, measure.detected(found.selection)
     truth = scenes.truths(rows)
-    measured = _performance(scenes, parts, found)
+    measured = _performance(scenes, partition, found)
     warnings = _warnings(scenes, origin, found, measured)
     directory.mkdir(parents=True, exist_ok=True)
     thresholds = measure.thresholds(measured, scenes.categories, task.thresholds)
@@ -48,7 +54,7 @@ def finish(
         bundle_directory=str(directory / "bundle"),
         selection_score=score,
         standard_error=error,
-        selection_log_loss=measure.judge(scenes, rows, found.selection).loss or 1.0,
+        selection_log_loss=measure.validate(scenes, rows, found.selection).loss or 1.0,
         predictions_path=str(path),
         performance=measured,
         seconds=session.meter.used(),
@@ -79,10 +85,10 @@ def unmeasured_card(scenes: Scenes, origin: Origin) -> ModelCard:
     )
 
 
-def _performance(scenes: Scenes, parts: Parts, found: Found) -> Performance:
-    rows, outputs, source = parts.held_out, found.held_out, Source.HOLD_OUT
+def _performance(scenes: Scenes, partition: Partition, found: Found) -> Performance:
+    rows, outputs, source = partition.held_out, found.held_out, Source.HOLD_OUT
     if not len(rows):
-        rows, outputs, source = parts.first_fold, found.selection, Source.CROSS_VALIDATION
+        rows, outputs, source = partition.first_fold, found.selection, Source.CROSS_VALIDATION
     if not len(rows):
         return Performance(source=source, image_count=0)
     return measure.measure(scenes.truths(rows), measure.detected(outputs), len(rows), scenes.categories, source)

@@ -8,11 +8,11 @@ import numpy as np
 
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
-from services.trainer.engine.split import MIN_HELD_OUT_FROM, Parts
+from services.trainer.engine.split import MIN_HELD_OUT_FROM, Partition
 from services.trainer.recipe import Split
 
 
-def divide(scenes: Scenes, split: Split, *, refit: bool = False) -> Parts:
+def divide(scenes: Scenes, split: Split, *, refit: bool = False) -> Partition:
     """Hold-out first, as the split's law says, then the folds; with `refit` none of the images is in the first."""
     random = np.random.default_rng(split.seed)
     rows = np.arange(len(scenes.samples))
@@ -22,7 +22,7 @@ def divide(scenes: Scenes, split: Split, *, refit: bool = False) -> Parts:
     trainable = np.flatnonzero(~held)
     folds = max(2, min(split.folds, _rarest_count(scenes, trainable)))
     fold = np.ones(len(trainable), np.int64) if refit else _dealt(scenes, trainable, folds, random)
-    return Parts(trainable, fold, np.flatnonzero(held), folds)
+    return Partition(trainable, fold, np.flatnonzero(held), folds)
 
 
 def _rarest_count(scenes: Scenes, rows: Indices) -> int:

@@ -1,4 +1,4 @@
-"""A fine-tuning's subject: where objects are, and of which category."""
+"""The vision task of detectors: where objects are, and of which category."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from services.kit.errors import InvalidRequest
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection import measure
 from services.trainer.engine.detection.batches import SceneBatches
-from services.trainer.engine.detection.class_head import adopt_outputs
+from services.trainer.engine.detection.class_head import initialise_class_outputs
 from services.trainer.engine.detection.data import Scenes, open_scenes, require_detectable
 from services.trainer.engine.detection.precision import bfloat16_pays
 from services.trainer.engine.detection.result import finish, unmeasured_card
@@ -22,12 +22,12 @@ from services.trainer.engine.detection.split import divide
 from services.trainer.engine.detection.start import Origin, load_network
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Candidate, Position
-from services.trainer.engine.loop.task import Batch, Found, Job, Outputs, Truths, Verdict, freeze_norms
+from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Outputs, Truths, Validation, freeze_norms
 from services.trainer.engine.loop.timing import OutOfTime
 from services.trainer.engine.loop.training import EVALUATION_BATCH, FROZEN_NORM_BELOW, Start
-from services.trainer.engine.prefetch import kept_bytes, made_ahead
+from services.trainer.engine.prefetch import kept_bytes, prefetched
 from services.trainer.engine.session import Session
-from services.trainer.engine.split import Parts, readable
+from services.trainer.engine.split import Partition, readable
 from services.trainer.messages import Result, Started, TrainTask
 from services.trainer.recipe import Depth
 from services.vision.canvas import fitting_canvas, variation
@@ -42,13 +42,13 @@ TRAINED_PARTS = {Depth.HEAD: 1, Depth.NECK: 2, Depth.ALL: 3}  # of head, neck an
 
 
 @dataclass(slots=True)
-class Detection:
+class DetectionTask:
     """Outputs are detections as columns, see `measure.columns`; predicted by the very code that serves."""
 
     task: TrainTask
     session: Session
     images: Scenes
-    parts: Parts
+    partition: Partition
     origin: Origin
     data: SceneBatches
     bfloat16: bool
@@ -61,9 +61,9 @@ class Detection:
         hopeless = self.task.recipe.depth is Depth.HEAD and not self.origin.pretrained
         return 0 if hopeless else self.task.recipe.max_epochs
 
-    def batches(self, jobs: Sequence[Job]) -> Iterator[Batch]:
+    def batches(self, requests: Sequence[BatchRequest]) -> Iterator[Batch]:
         """Augmented views and their targets."""
-        return self.data.training(jobs)
+        return self.data.training(requests)
 
     def start_training(self, network: nn.Module) -> None:
         """What does not train stands still, its statistics too."""
@@ -71,7 +71,7 @@ class Detection:
         network.train()
         for part in _still(network, self.task.recipe.depth, self.origin):
             part.eval()
-        if self.origin.pretrained and len(self.parts.other_folds) < FROZEN_NORM_BELOW:
+        if self.origin.pretrained and len(self.partition.other_folds) < FROZEN_NORM_BELOW:
             freeze_norms(network)
 
     def loss(self, network: nn.Module, inputs: Tensor, truths: Truths) -> Tensor:
@@ -94,18 +94,18 @@ class Detection:
         order = self._by_shape(rows)
         answers: dict[int, Detections] = {}
         pieces = [order[i : i + size] for i in range(0, len(order), size)]
-        for piece, prepared in made_ahead(lambda piece: (piece, self._prepared(detector, piece)), pieces, self.threads):
+        for piece, prepared in prefetched(lambda piece: (piece, self._prepared(detector, piece)), pieces, self.threads):
             before_each()
             answers.update(zip(piece.tolist(), detector.predict_prepared(prepared), strict=True))
         return measure.columns([answers[row] for row in rows.tolist()])
 
-    def judge(self, outputs: Outputs) -> Verdict:
+    def validate(self, outputs: Outputs) -> Validation:
         """Of the first fold."""
-        return measure.judge(self.images, self.parts.first_fold, outputs)
+        return measure.validate(self.images, self.partition.first_fold, outputs)
 
     def finish(self, found: Found, directory: Path) -> Result:
         """See `result.finish`."""
-        return finish(self.task, self.session, self.images, self.parts, self.origin, found, directory)
+        return finish(self.task, self.session, self.images, self.partition, self.origin, found, directory)
 
     @property
     def threads(self) -> int:
@@ -131,7 +131,7 @@ class Detection:
 
 
 def start(task: TrainTask, session: Session) -> Start:
-    """Opens the snapshot, looks at every picture, loads the network. DatasetCorrupt for too many unreadable ones.
+    """Opens the snapshot, decodes every image once, loads the network. DatasetCorrupt for too many unreadable ones.
 
     A pretrained network whose category outputs could be begun with is the first candidate.
     Raises InvalidRequest for a depth or a network that there is not.
@@ -143,11 +143,11 @@ def start(task: TrainTask, session: Session) -> Start:
     require_detectable(scenes)
     session.send(Started(image_count=len(scenes.samples), seconds_used=session.meter.used()))
     network, origin = load_network(task, len(scenes.categories))
-    parts = divide(scenes, task.split, refit=recipe.refit)
+    partition = divide(scenes, task.split, refit=recipe.refit)
     batches = SceneBatches(
         scenes=scenes,
         rule=origin.rule,
-        canvas=fitting_canvas(scenes.sizes(parts.other_folds), origin.rule.size),
+        canvas=fitting_canvas(scenes.sizes(partition.other_folds), origin.rule.size),
         how=variation(recipe.augmentation, mirror=recipe.mirror),
         multi_scale=recipe.multi_scale,
         seed=task.seed,
@@ -157,33 +157,34 @@ def start(task: TrainTask, session: Session) -> Start:
     if task.checkpoint_path:
         scenes.unreadable.update(checkpoints.unreadable(Path(task.checkpoint_path)))
     else:
-        batches.look_at(np.arange(len(scenes.samples)), parts.other_folds)  # no step waits for decoding
+        batches.look_at(np.arange(len(scenes.samples)), partition.other_folds)  # no step waits for decoding
     scenes.require_readable()
-    parts = readable(parts, scenes.sound())
+    partition = readable(partition, scenes.sound())
     for part in _still(network, recipe.depth, origin):
         part.requires_grad_(False)
-    subject = Detection(task, session, scenes, parts, origin, batches, bfloat16_pays(task.device))
+    vision_task = DetectionTask(task, session, scenes, partition, origin, batches, bfloat16_pays(task.device))
     network.to(task.device)
     if task.checkpoint_path or not (recipe.linear_head and origin.pretrained):
-        return Start(subject, network, Position())
-    return _with_adopted_outputs(subject, network)
+        return Start(vision_task, network, Position())
+    return _with_initialised_outputs(vision_task, network)
 
 
-def _with_adopted_outputs(subject: Detection, network: DetectorNetwork) -> Start:
+def _with_initialised_outputs(detection: DetectionTask, network: DetectorNetwork) -> Start:
     """The first candidate is what the pretrained network finds before it has trained at all, if that is soon known."""
-    meter, size = subject.session.meter, min(EVALUATION_BATCH, subject.task.batch_size_limit or EVALUATION_BATCH)
+    meter, rows = detection.session.meter, detection.partition.other_folds
+    size = min(EVALUATION_BATCH, detection.task.batch_size_limit or EVALUATION_BATCH)
 
     def require_time() -> None:
         if meter.used() > FIRST_SHARE * meter.allowance_seconds:
             raise OutOfTime
 
-    if adopt_outputs(network, subject.origin, subject.data, subject.parts.other_folds, meter, size):
+    if initialise_class_outputs(network, detection.origin, detection.data, rows, meter, size):
         with suppress(OutOfTime):
-            answers = subject.predict(copy.deepcopy(network), subject.parts.first_fold, size, require_time)
+            answers = detection.predict(copy.deepcopy(network), detection.partition.first_fold, size, require_time)
             weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            position = Position(best_loss=subject.judge(answers).loss, candidate_step=0)
-            return Start(subject, network, position, Candidate(weights, answers))
-    return Start(subject, network, Position())
+            position = Position(best_loss=detection.validate(answers).loss, candidate_step=0)
+            return Start(detection, network, position, Candidate(weights, answers))
+    return Start(detection, network, Position())
 
 
 def _still(network: DetectorNetwork, depth: Depth, origin: Origin) -> tuple[nn.Module, ...]:

@@ -43,7 +43,7 @@ class Position(msgspec.Struct, kw_only=True):
     step: int = 0
     rate_factor: float = 1.0  # halved each time the loss stops being finite
     retries: int = 0
-    best_loss: float | None = None  # of validation, as the subject judges; None before there was one
+    best_loss: float | None = None  # of validation, as the task measures it; None before there was one
     candidate_step: int = -1  # after which the candidate was measured
     stale_epochs: int = 0  # validations since the best
 

@@ -49,7 +49,7 @@ class Delivery:
         network = copy.deepcopy(state.average)
         network.load_state_dict(state.candidate.weights)
         if state.candidate.held_out is None:
-            held_out = training.predict(network, training.parts.held_out, training.pace.expected(Part.DELIVER))
+            held_out = training.predict(network, training.partition.held_out, training.pace.expected(Part.DELIVER))
             state.candidate = replace(state.candidate, held_out=held_out)
         training.pace.require(training.pace.expected(Part.DELIVER))
         with training.pace.timed(Part.DELIVER):
@@ -97,7 +97,7 @@ class Delivery:
             steps=position.step,
         )
         folder = Path(training.task.output_directory) / f"result-{position.candidate_step + 1}"
-        result = training.subject.finish(found, folder)
+        result = training.vision_task.finish(found, folder)
         self._folders.append(folder)
         for old in self._folders[:-2]:
             shutil.rmtree(old, ignore_errors=True)
@@ -109,7 +109,7 @@ class Delivery:
         return Throughput(train_images_per_second=self.training.batch_size / seconds if seconds else None)
 
     def _optimism(self) -> str:
-        if len(self.training.parts.held_out) or not self.training.task.recipe.patience:
+        if len(self.training.partition.held_out) or not self.training.task.recipe.patience:
             return ""
         return "The performance is of images that also chose when to stop: it is a little optimistic."
 

@@ -21,7 +21,7 @@ from services.trainer.engine.loop.checkpoint import Candidate, Plan, Position, S
 from services.trainer.engine.loop.delivery import Delivery
 from services.trainer.engine.loop.saving import Saver
 from services.trainer.engine.loop.step import step
-from services.trainer.engine.loop.task import Job
+from services.trainer.engine.loop.task import BatchRequest
 from services.trainer.engine.loop.timing import OutOfTime
 from services.trainer.engine.loop.training import EVALUATION_BATCH, PREPARED, TRAINED, Start, Training, optimizer
 from services.trainer.engine.session import Session
@@ -63,7 +63,7 @@ def _fit(training: Training, plan: Plan, delivery: Delivery) -> str:
     recipe, position = task.recipe, state.position
     good = (state.pack(), copy.copy(position))
     saver = Saver(training, plan)
-    stream = training.subject.batches(_jobs(training, plan, position.step))
+    stream = training.vision_task.batches(_requests(training, plan, position.step))
     while position.step < plan.total_steps:
         if not pace.leaves(training.end_seconds, 2 * pace.step_seconds):
             break
@@ -72,10 +72,10 @@ def _fit(training: Training, plan: Plan, delivery: Delivery) -> str:
         began = session.meter.used()
         inputs, truths = next(stream)
         loss = step(training, inputs, truths, position.step)
-        pace.stepped((session.meter.used() - began) / training.subject.effort(inputs))
+        pace.stepped((session.meter.used() - began) / training.vision_task.effort(inputs))
         if not np.isfinite(loss):
             position = _retry(training, good, loss)
-            stream = training.subject.batches(_jobs(training, plan, position.step))
+            stream = training.vision_task.batches(_requests(training, plan, position.step))
             continue
         position.step += 1
         state.average_in(recipe.average_decay)
@@ -123,7 +123,7 @@ def _validate_and_offer(training: Training, plan: Plan, delivery: Delivery) -> N
     with suppress(OutOfTime):
         metric = _validate(training)
         done = training.state.position.step / plan.total_steps
-        name = None if metric is None else training.subject.metric_name
+        name = None if metric is None else training.vision_task.metric_name
         training.session.progress("train", done, PREPARED, TRAINED, name, metric)
         if delivery.renewable and training.pace.leaves(training.end_seconds, training.delivery_seconds):
             delivery.offer()
@@ -135,32 +135,32 @@ def _validate(training: Training) -> float | None:
     The average becomes the candidate if it is better, or if the recipe trusts its schedule more than validation.
     """
     state, position = training.state, training.state.position
-    outputs = training.predict(state.average, training.parts.first_fold, training.delivery_seconds)
-    verdict = training.subject.judge(outputs)
+    outputs = training.predict(state.average, training.partition.first_fold, training.delivery_seconds)
+    validation = training.vision_task.validate(outputs)
     best = position.best_loss
-    better = best is None or (verdict.loss is not None and verdict.loss < best)
+    better = best is None or (validation.loss is not None and validation.loss < best)
     position.stale_epochs = 0 if better else position.stale_epochs + 1
     if better:
-        position.best_loss = verdict.loss
+        position.best_loss = validation.loss
     if better or not training.task.recipe.patience:
         weights = {name: tensor.clone() for name, tensor in state.average.state_dict().items()}
         state.candidate, position.candidate_step = Candidate(weights, outputs), position.step
-    return verdict.metric
+    return validation.metric
 
 
-def _jobs(training: Training, plan: Plan, first: int) -> list[Job]:
+def _requests(training: Training, plan: Plan, first: int) -> list[BatchRequest]:
     """Every batch from the step on; the last, incomplete batch of an epoch is left out."""
-    jobs: list[Job] = []
+    requests: list[BatchRequest] = []
     size, every = training.batch_size, plan.steps_per_epoch
     for epoch in range(first // every, -(-plan.total_steps // every)):
         order = _order(training, epoch)
-        jobs.extend(Job(epoch * every + i, epoch, order[i * size : (i + 1) * size]) for i in range(every))
-    return jobs[first % every :]
+        requests.extend(BatchRequest(epoch * every + i, epoch, order[i * size : (i + 1) * size]) for i in range(every))
+    return requests[first % every :]
 
 
 def _order(training: Training, epoch: int) -> Indices:
     """The epoch's permutation of the images that train."""
-    rows = training.parts.other_folds
+    rows = training.partition.other_folds
     return rows[np.random.default_rng((training.task.seed, epoch)).permutation(len(rows))]
 
 
@@ -173,30 +173,30 @@ def _measure_pace(training: Training) -> None:
     network = copy.deepcopy(live.network)
     training.state = State(network, live.average, optimizer(network, training.task), Position())
     rows = _order(training, 0)[: training.batch_size]
-    probes = [Job(number, 0, rows) for number in range(PROBES)]
-    for number, (inputs, truths) in enumerate(training.subject.batches(probes)):
+    probes = [BatchRequest(number, 0, rows) for number in range(PROBES)]
+    for number, (inputs, truths) in enumerate(training.vision_task.batches(probes)):
         began = pace.meter.used()
         step(training, inputs, truths, number)
         enough = pace.leaves(training.delivery_seconds)
         if number or not enough:
-            pace.stepped((pace.meter.used() - began) / training.subject.effort(inputs))
+            pace.stepped((pace.meter.used() - began) / training.vision_task.effort(inputs))
         if not enough:
             break
     else:
-        training.predict(network, training.parts.first_fold[: 2 * EVALUATION_BATCH])
+        training.predict(network, training.partition.first_fold[: 2 * EVALUATION_BATCH])
     training.state = live
 
 
 def _planned(training: Training) -> Plan:
     """As many steps as fit, by the pace that was measured; NotEnoughBudget if too few."""
     meter, recipe, pace = training.session.meter, training.task.recipe, training.pace
-    per_epoch = max(1, len(training.parts.other_folds) // training.batch_size)
+    per_epoch = max(1, len(training.partition.other_folds) // training.batch_size)
     validation, step_seconds = training.validation_seconds, pace.step_seconds
     ending = validation + DELIVERIES * training.delivery_seconds
     every = max(1, round(validation / (0.1 * per_epoch * step_seconds)))
     epoch_seconds = per_epoch * step_seconds + validation / every
     left = PLANNED_SHARE * meter.allowance_seconds - meter.used() - ending
-    wanted = training.subject.max_epochs
+    wanted = training.vision_task.max_epochs
     epochs = min(wanted, left / epoch_seconds)
     if epochs < min(recipe.min_epochs, wanted):
         minimum = (meter.used() + ending + recipe.min_epochs * epoch_seconds) / PLANNED_SHARE

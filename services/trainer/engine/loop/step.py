@@ -37,12 +37,12 @@ def step(training: Training, inputs: Tensor, truths: Truths, number: int) -> flo
 
 
 def _backward(training: Training, inputs: Tensor, truths: Truths) -> float:
-    subject, network, size = training.subject, training.state.network, training.micro_batch
-    subject.start_training(network)
+    vision_task, network, size = training.vision_task, training.state.network, training.micro_batch
+    vision_task.start_training(network)
     total = 0.0
     for start in range(0, len(inputs), size):
         piece = inputs[start : start + size]
-        share = subject.loss(network, piece, truths[start : start + size]) * (len(piece) / len(inputs))
+        share = vision_task.loss(network, piece, truths[start : start + size]) * (len(piece) / len(inputs))
         share.backward()
         total += float(share.detach())
     return total

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from services.trainer.engine.data import Floats, Images, Indices
-from services.trainer.engine.split import Parts
+from services.trainer.engine.split import Partition
 from services.trainer.messages import Result
 from services.trainer.recipe import Throughput
 from services.vision.detection import Targets
@@ -18,7 +18,7 @@ Truths = Tensor | Sequence[Targets]  # of a batch: labels [n], or the targets of
 Batch = tuple[Tensor, Truths]  # inputs [n, 3, h, w] and what is true of them
 
 
-class Job(NamedTuple):
+class BatchRequest(NamedTuple):
     """A batch to be made: all that is random in it follows from the seed, these numbers, and the image."""
 
     step: int
@@ -27,7 +27,7 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Validation:
     """How good predictions are: `loss` decides between two, lower is better; None while there is nothing to judge.
 
     `metric` is for people.
@@ -50,7 +50,7 @@ class Found:
     steps: int
 
 
-class Subject(Protocol):
+class VisionTask(Protocol):
     """One snapshot, divided, and one kind of network; the loop owns networks, time, memory and checkpoints."""
 
     @property
@@ -59,13 +59,13 @@ class Subject(Protocol):
         ...
 
     @property
-    def parts(self) -> Parts:
+    def partition(self) -> Partition:
         """Those that could be read, divided."""
         ...
 
     @property
     def metric_name(self) -> str:
-        """Of a verdict's metric."""
+        """Of a validation's metric."""
         ...
 
     @property
@@ -78,8 +78,8 @@ class Subject(Protocol):
         """That the first report may take, for want of a measurement."""
         ...
 
-    def batches(self, jobs: Sequence[Job]) -> Iterator[Batch]:
-        """The training batch of each job, in order, made ahead."""
+    def batches(self, requests: Sequence[BatchRequest]) -> Iterator[Batch]:
+        """The training batch of each request, in order, prefetched."""
         ...
 
     def start_training(self, network: nn.Module) -> None:
@@ -98,7 +98,7 @@ class Subject(Protocol):
         """What the network says about the images as serving would show them, so many at a time."""
         ...
 
-    def judge(self, outputs: Outputs) -> Verdict:
+    def validate(self, outputs: Outputs) -> Validation:
         """Of what was predicted for the first fold."""
         ...
 

@@ -1,4 +1,4 @@
-"""A fine-tuning's parts, whatever its subject: the live state, the pace, and how much fits into memory at a time."""
+"""A fine-tuning's parts, whatever its task: the live state, the pace, and how much fits into memory at a time."""
 
 import copy
 import math
@@ -9,10 +9,10 @@ from torch import nn
 
 from services.trainer.engine.data import Images, Indices
 from services.trainer.engine.loop.checkpoint import Candidate, Position, State
-from services.trainer.engine.loop.task import Outputs, Subject
+from services.trainer.engine.loop.task import Outputs, VisionTask
 from services.trainer.engine.loop.timing import Pace, Part
 from services.trainer.engine.session import Session
-from services.trainer.engine.split import Parts
+from services.trainer.engine.split import Partition
 from services.trainer.messages import TrainTask
 
 FROZEN_NORM_BELOW = 5_000  # training images: batch statistics of fewer are worse than the pretrained ones
@@ -24,7 +24,7 @@ PREPARED, TRAINED = 0.1, 0.95  # of the progress bar: where preparing, and train
 class Start:
     """Where a training begins, before any checkpoint is restored; the network's parameters say whether they train."""
 
-    subject: Subject
+    vision_task: VisionTask
     network: nn.Module
     position: Position
     candidate: Candidate | None = None
@@ -36,7 +36,7 @@ class Training:
 
     task: TrainTask
     session: Session
-    subject: Subject
+    vision_task: VisionTask
     state: State
     pace: Pace
     micro_batch: int
@@ -45,35 +45,35 @@ class Training:
     def begin(cls, task: TrainTask, session: Session, start: Start) -> "Training":
         """Before the first step."""
         pace, size = Pace(session.meter), task.recipe.batch_size
-        pace.took(Part.DELIVER, start.subject.report_seconds)
+        pace.took(Part.DELIVER, start.vision_task.report_seconds)
         average = copy.deepcopy(start.network).requires_grad_(False)
         state = State(start.network, average, optimizer(start.network, task), start.position, start.candidate)
-        return cls(task, session, start.subject, state, pace, min(size, task.batch_size_limit or size))
+        return cls(task, session, start.vision_task, state, pace, min(size, task.batch_size_limit or size))
 
     @property
     def images(self) -> Images:
         """All of them."""
-        return self.subject.images
+        return self.vision_task.images
 
     @property
-    def parts(self) -> Parts:
+    def partition(self) -> Partition:
         """How they are divided."""
-        return self.subject.parts
+        return self.vision_task.partition
 
     @property
     def batch_size(self) -> int:
         """The effective one."""
-        return min(self.task.recipe.batch_size, len(self.parts.other_folds))
+        return min(self.task.recipe.batch_size, len(self.partition.other_folds))
 
     @property
     def delivery_seconds(self) -> float:
         """What predicting the hold-out and writing a result are expected to take now."""
-        return len(self.parts.held_out) * self.pace.expected(Part.PREDICT) + self.pace.expected(Part.DELIVER)
+        return len(self.partition.held_out) * self.pace.expected(Part.PREDICT) + self.pace.expected(Part.DELIVER)
 
     @property
     def validation_seconds(self) -> float:
         """What a validation is expected to take now."""
-        return len(self.parts.first_fold) * self.pace.expected(Part.PREDICT)
+        return len(self.partition.first_fold) * self.pace.expected(Part.PREDICT)
 
     @property
     def end_seconds(self) -> float:
@@ -84,7 +84,7 @@ class Training:
         """Of the plain inputs; OutOfTime once less than `then_seconds` would be left."""
         size = min(EVALUATION_BATCH, self.micro_batch)
         with self.pace.timed(Part.PREDICT, len(rows)):
-            return self.subject.predict(network, rows, size, lambda: self.pace.require(then_seconds))
+            return self.vision_task.predict(network, rows, size, lambda: self.pace.require(then_seconds))
 
 
 def optimizer(network: nn.Module, task: TrainTask) -> torch.optim.AdamW:

@@ -21,10 +21,10 @@ import asyncio, sys
 from pathlib import Path
 from services.trainer.framing import receive_task
 from services.trainer.messages import Progress
-from services.trainer.worker.child_pool import Nursery
+from services.trainer.worker.child_pool import ChildPool
 
 async def main():
-    child = await Nursery(1).take()
+    child = await ChildPool(1).take()
     async for message in child.run(receive_task(sys.stdin.buffer)):
         if isinstance(message, Progress) and message.phase == "train":
             print(child.pid, flush=True)

@@ -54,7 +54,7 @@ def planned(model: Model, trials: list[Trial], step: StartTrial) -> Trial:
         recipe=step.recipe,
         holdout_fraction=0.2,
         seed=0,
-        forerunner=step.forerunner,
+        forerunner=step.parent_trial,
         work=Work(create_time=START, allowance_seconds=step.allowance_seconds).taken("t", "w", START, TTL),
         update_time=START,
     )
@@ -68,7 +68,7 @@ def served(model: Model, trials: list[Trial]) -> Model:
             continue
         assert best is None or best.result is not None
         if trial.recipe.refit:
-            best = trial if best and trial.forerunner == best.name else best
+            best = trial if best and trial.parent_trial == best.name else best
         elif best is None or best.result is None or trial.result.score >= best.result.score:
             best = trial
     if best is None:
@@ -108,7 +108,7 @@ def tuned(trials: list[Trial]) -> list[Recipe]:
 
 
 def long_recipe(images: int) -> Recipe:
-    return detector_recipes.long(detector_recipes.Settings(NANO, 416, detector_recipes.RATE), images)
+    return detector_recipes.long(detector_recipes.SearchPoint(NANO, 416, detector_recipes.RATE), images)
 
 
 outcomes = st.lists(
@@ -249,7 +249,7 @@ def test_the_rate_that_does_best_is_what_the_training_ends_with() -> None:
     assert rates[-1] == min(rates)
     *_, long, refit = trials
     assert refit.recipe.refit
-    assert refit.forerunner == long.name
+    assert refit.parent_trial == long.name
     assert refit.recipe.max_epochs == long.recipe.max_epochs
 
 

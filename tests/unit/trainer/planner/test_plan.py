@@ -18,7 +18,6 @@ from services.trainer.domain import (
     training_cost,
 )
 from services.trainer.performance import Source
-from services.trainer.planner import budget as purse
 from services.trainer.planner import costs
 from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
@@ -242,5 +241,5 @@ def test_no_more_trials_are_planned_than_names_keep_in_order(monkeypatch: pytest
     assert isinstance(step, StartTrial)
     first = ended(planned(present, 0, step), "succeed", 0.001, 60, ("mobilenet_v2",))
     assert isinstance(plan(present, [first], None), StartTrial)
-    monkeypatch.setattr(purse, "MAX_TRIALS", 1)
+    monkeypatch.setattr("services.trainer.planner.budget.MAX_TRIALS", 1)
     assert not isinstance(plan(present, [first], None), StartTrial)

@@ -451,7 +451,7 @@ async def test_a_queue_that_was_emptied_costs_nothing_but_time() -> None:
         assert (await at.finish(coordinator)).state is ModelState.SUCCEEDED
 
 
-async def test_work_that_waits_is_not_announced_at_every_look() -> None:
+async def test_work_that_waits_is_not_announced_in_every_pass() -> None:
     class Counting(MemoryQueue):
         published = 0
 
@@ -561,5 +561,5 @@ def test_a_job_is_named_after_why_it_is_due() -> None:
     taken = work.taken(T0, "w", START, TTL)
     beaten = taken.beaten(START + timedelta(seconds=5), TTL, seconds_used=5, progress=0, phase="")
     released = beaten.released(START + timedelta(seconds=6))
-    occasions = [jobs.occasion(T0, each) for each in (work, taken, beaten, released)]
-    assert len(set(occasions)) == 4
+    keys = [jobs.dedup_key(T0, each) for each in (work, taken, beaten, released)]
+    assert len(set(keys)) == 4

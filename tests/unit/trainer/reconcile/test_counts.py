@@ -18,7 +18,7 @@ from services.kit.telemetry import MemoryTelemetry, Metric
 from services.trainer import metrics
 from services.trainer.reconcile.counts import FIRST_SCRAPE_SECONDS, Counts
 from services.trainer.store import Store
-from services.trainer.work import MAX_BARREN_ATTEMPTS, Work
+from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work
 from tests.unit.trainer.reconcile.test_gauges import trial
 from tests.unit.trainer.support import START, TTL, running
 
@@ -67,9 +67,9 @@ class World:
                 NAME, lambda record, move=move: record.with_work(move(record.work), self.clock.now())
             )
 
-    async def look(self) -> None:
+    async def reconcile(self) -> None:
         for replica in self.replicas:
-            await replica.look()
+            await replica.reconcile()
 
     def sum(self, **labels: str) -> float:
         """Attempts with this result, over all replicas that there ever were."""
@@ -131,7 +131,7 @@ ENDS: dict[str, Move] = {
 async def test_an_attempt_is_counted_by_how_it_ended(result: str) -> None:
     async with world() as at:
         await at.do(taken(), ENDS[result])
-        await at.look()
+        await at.reconcile()
         counted = {name: at.sum(result=name) for name in ENDS}
         assert counted == dict.fromkeys(ENDS, 0) | {result: 1}
 
@@ -143,10 +143,10 @@ def test_the_metric_has_a_series_for_every_end() -> None:
 async def test_compute_counts_as_charged_or_not_and_the_wait_for_the_first_attempt_once() -> None:
     async with world() as at:
         await at.do(taken(2), beaten(3.0))
-        await at.look()
+        await at.reconcile()
         assert at.waits == [120.0]
         await at.do(released, taken(3), succeeded)
-        await at.look()
+        await at.reconcile()
         assert (at.seconds("true"), at.seconds("false")) == (12.5, 3.0)
         assert at.waits == [120.0]
 
@@ -154,10 +154,10 @@ async def test_compute_counts_as_charged_or_not_and_the_wait_for_the_first_attem
 async def test_looking_again_counts_nothing_again_and_writes_nothing() -> None:
     async with world(replicas=2) as at:
         await at.do(taken(), succeeded)
-        await at.look()
+        await at.reconcile()
         before = (await at.store.trials.get(NAME)).revision
         for _ in range(3):
-            await at.look()
+            await at.reconcile()
         assert at.sum(result="succeeded") == 1
         assert (await at.store.trials.get(NAME)).revision == before
 
@@ -165,7 +165,7 @@ async def test_looking_again_counts_nothing_again_and_writes_nothing() -> None:
 async def test_two_replicas_whose_views_both_show_an_end_count_it_once() -> None:
     async with world(replicas=2) as at:
         await at.do(taken(), succeeded)
-        await asyncio.gather(*(replica.look() for replica in at.replicas))
+        await asyncio.gather(*(replica.reconcile() for replica in at.replicas))
         assert at.sum(result="succeeded") == 1
         assert at.seconds("true") == 12.5
 
@@ -173,10 +173,10 @@ async def test_two_replicas_whose_views_both_show_an_end_count_it_once() -> None
 async def test_what_ended_while_no_replica_ran_is_counted_by_the_next_and_nothing_else_again() -> None:
     async with world() as at:
         await at.do(taken(), lost)
-        await at.look()
+        await at.reconcile()
         await at.do(taken(2), lost, taken(3), succeeded)
         await at.restart()
-        await at.look()
+        await at.reconcile()
         assert at.telemetry[-1].value(metrics.ATTEMPTS, kind="trial", result="died") == 1
         assert (at.sum(result="died"), at.sum(result="succeeded")) == (2, 1)
 
@@ -186,23 +186,23 @@ async def test_a_count_whose_write_is_not_answered_is_neither_lost_nor_doubled(h
     async with world(replicas=2) as at:
         await at.do(taken(), lost)
         at.records.faults = [happened]
-        await at.replicas[0].look()
+        await at.replicas[0].reconcile()
         assert at.sum(result="died") == 0
-        await at.replicas[1].look()
-        await at.replicas[0].look()
-        await at.look()
+        await at.replicas[1].reconcile()
+        await at.replicas[0].reconcile()
+        await at.reconcile()
         assert at.sum(result="died") == 1
 
 
 async def test_work_that_is_given_up_is_one_dead_letter() -> None:
     async with world(replicas=2) as at:
-        for number in range(MAX_BARREN_ATTEMPTS):
+        for number in range(MAX_ATTEMPTS_WITHOUT_COMMIT):
             await at.do(taken(number))
         await at.do(lost)
-        await at.look()
-        await at.look()
+        await at.reconcile()
+        await at.reconcile()
         assert at.dead == 1
-        assert at.sum(result="lease_lost") == MAX_BARREN_ATTEMPTS - 1
+        assert at.sum(result="lease_lost") == MAX_ATTEMPTS_WITHOUT_COMMIT - 1
         assert at.sum(result="died") == 1
 
 
@@ -210,7 +210,7 @@ async def test_what_is_deleted_before_it_was_counted_is_counted_by_who_deletes_i
     async with world(replicas=2) as at:
         await at.do(taken(), succeeded)
         await at.replicas[0].delete(at.store.trials, NAME)
-        await at.look()
+        await at.reconcile()
         assert at.sum(result="succeeded") == 1
 
 
@@ -227,7 +227,7 @@ async def test_a_deletion_of_another_version_is_refused_and_counts_nothing() -> 
         with pytest.raises(EtagMismatch):
             await at.replicas[0].delete(at.store.trials, NAME, "1")
         assert at.sum(result="succeeded") == 0
-        await at.look()
+        await at.reconcile()
         assert at.sum(result="succeeded") == 1
 
 
@@ -240,20 +240,20 @@ async def test_whatever_happens_each_attempt_is_counted_once(steps: list[str]) -
         for step in steps:
             verb, _, argument = step.partition(" ")
             if verb == "look":
-                await at.replicas[int(argument)].look()
+                await at.replicas[int(argument)].reconcile()
             elif verb == "lose":
                 at.records.faults = [argument == "1"]
-                await at.replicas[0].look()
+                await at.replicas[0].reconcile()
                 at.records.faults = []
-                await at.replicas[0].look()  # it lives on
+                await at.replicas[0].reconcile()  # it lives on
             elif verb == "restart":
                 await at.restart()
             else:
                 await at.do(taken(), ENDS[step])
                 truth[step] += 1
-                if truth["died"] == MAX_BARREN_ATTEMPTS:
+                if truth["died"] == MAX_ATTEMPTS_WITHOUT_COMMIT:
                     break
-        await at.look()
+        await at.reconcile()
         assert {name: at.sum(result=name) for name in ENDS} == dict.fromkeys(ENDS, 0) | truth
 
 

@@ -13,7 +13,7 @@ from services.trainer import metrics
 from services.trainer.domain import ModelState, Trial
 from services.trainer.planner.plan import plan
 from services.trainer.planner.steps import StartTrial
-from services.trainer.reconcile.gauges import Census
+from services.trainer.reconcile.gauges import Gauges
 from services.trainer.store import Store
 from services.trainer.work import Segment, Work, WorkState
 from tests.unit.trainer.support import START, TTL, model, running, snapshot, training
@@ -24,7 +24,7 @@ class Bench:
         self.store = store
         self.telemetry = MemoryTelemetry()
         self.clock = ManualClock(START + timedelta(minutes=5))
-        self.census = Census(self.store, MemoryQueue(self.clock), self.clock, self.telemetry)
+        self.gauges = Gauges(self.store, MemoryQueue(self.clock), self.clock, self.telemetry)
 
     def value(self, metric: Metric, **labels: str) -> float:
         return self.telemetry.value(metric, **labels)
@@ -66,7 +66,7 @@ async def test_what_runs_and_what_waits_for_how_long():
         at_work = charged(5, state=WorkState.RUNNING, lease=held)
         await at.store.trials.create(trial("models/m/trials/t000", at_work))
         await at.store.trials.create(trial("models/m/trials/t001", charged(0)))
-        at.census.count()
+        at.gauges.count()
         assert at.value(metrics.MODELS, state="TRAINING") == 1
         assert at.value(metrics.MODELS, state="SUCCEEDED") == 1
         assert at.value(metrics.WORK, kind="trial", state="RUNNING") == 1
@@ -82,7 +82,7 @@ async def test_a_trial_that_was_given_back_waits_since_then() -> None:
             begun = charged(0).taken("t", "w1", START, TTL)
             work = begun.released(back) if end == "released" else begun.lost(back, "t", "killed")
             await at.store.trials.create(trial(f"models/m/trials/t00{number}", work))
-        at.census.count()
+        at.gauges.count()
         assert at.value(metrics.OLDEST_QUEUED, kind="trial") == 60
 
 
@@ -90,7 +90,7 @@ async def test_a_trial_whose_worker_is_lost_waits_since_its_lease_ran_out() -> N
     async with bench() as at:
         begun = charged(0).taken("t", "w1", START + timedelta(minutes=4) - TTL, TTL)
         await at.store.trials.create(trial("models/m/trials/t000", begun))
-        at.census.count()
+        at.gauges.count()
         assert at.value(metrics.OLDEST_QUEUED, kind="trial") == 60
         assert at.value(metrics.WORK, kind="trial", state="QUEUED") == 1
         assert at.value(metrics.WORK, kind="trial", state="RUNNING") == 0
@@ -101,7 +101,7 @@ async def test_budgets_are_of_models_under_way_and_only_charged_segments_count()
         await at.store.models.create(training(budget_seconds=600.0))
         await at.store.models.create(model("models/done", state=ModelState.SUCCEEDED, budget_seconds=60.0))
         await at.store.trials.create(trial("models/m/trials/t000", charged(150)))
-        at.census.count()
+        at.gauges.count()
         assert at.value(metrics.BUDGET) == 600
         assert at.value(metrics.BUDGET_LEFT) == 450
         assert at.value(metrics.BUDGET_OVERRUN) == 0
@@ -113,11 +113,11 @@ async def test_an_overrun_is_told_also_of_a_model_that_has_ended():
         await at.store.models.create(model("models/n", state=ModelState.SUCCEEDED, budget_seconds=100.0))
         await at.store.trials.create(trial("models/m/trials/t000", charged(60)))
         await at.store.trials.create(trial("models/m/trials/t001", charged(42.5)))
-        at.census.count()
+        at.gauges.count()
         assert at.value(metrics.BUDGET_OVERRUN) == 2.5
 
 
 async def test_without_models_everything_is_nought():
     async with bench() as at:
-        at.census.count()
+        at.gauges.count()
         assert set(at.telemetry.values.values()) == {0}

@@ -1,4 +1,4 @@
-"""Children and their nursery, with real processes that train nothing."""
+"""Children and their pool, with real processes that train nothing."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from services.trainer.messages import EvaluateTask, Failed, Progress
 from services.trainer.worker import child_pool
-from services.trainer.worker.child_pool import Child, ChildDied, DeviceUnusable, Nursery
+from services.trainer.worker.child_pool import Child, ChildDied, ChildPool, DeviceUnusable
 from tests.support.waiting import eventually
 
 HEAD = """
@@ -50,8 +50,8 @@ def task(folder: Path) -> EvaluateTask:
 
 
 @asynccontextmanager
-async def nursery(script: str, start_seconds: float = 30.0) -> AsyncGenerator[Nursery]:
-    made = Nursery(1, (sys.executable, "-c", script), start_seconds)
+async def pool(script: str, start_seconds: float = 30.0) -> AsyncGenerator[ChildPool]:
+    made = ChildPool(1, (sys.executable, "-c", script), start_seconds)
     try:
         yield made
     finally:
@@ -66,13 +66,13 @@ def lives(pid: int) -> bool:
     return True
 
 
-async def spare_of(made: Nursery) -> Child:
+async def spare_of(made: ChildPool) -> Child:
     assert made._spare is not None
     return await asyncio.shield(made._spare)
 
 
 async def test_a_child_takes_a_task_and_answers(tmp_path: Path) -> None:
-    async with nursery(GOOD) as made:
+    async with pool(GOOD) as made:
         child = await made.take()
         async with aclosing(child.run(task(tmp_path))) as messages:
             first = await anext(messages)
@@ -85,7 +85,7 @@ async def test_a_child_takes_a_task_and_answers(tmp_path: Path) -> None:
 
 
 async def test_the_spare_is_the_child_that_is_taken(tmp_path: Path) -> None:
-    async with nursery(GOOD) as made:
+    async with pool(GOOD) as made:
         made.prepare()
         spare = await spare_of(made)
         assert await made.take() is spare
@@ -97,7 +97,7 @@ async def test_the_spare_is_the_child_that_is_taken(tmp_path: Path) -> None:
 
 
 async def test_a_spare_that_died_is_replaced() -> None:
-    async with nursery(GOOD) as made:
+    async with pool(GOOD) as made:
         made.prepare()
         spare = await spare_of(made)
         await spare.end()
@@ -108,7 +108,7 @@ async def test_a_spare_that_died_is_replaced() -> None:
 
 
 async def test_a_taker_that_gives_up_leaves_the_spare_to_the_next() -> None:
-    async with nursery(GOOD) as made:
+    async with pool(GOOD) as made:
         made.prepare()
         taker = asyncio.create_task(made.take())
         await asyncio.sleep(0)
@@ -120,17 +120,17 @@ async def test_a_taker_that_gives_up_leaves_the_spare_to_the_next() -> None:
 
 
 async def test_closing_leaves_no_process_behind(tmp_path: Path) -> None:
-    async with nursery(GOOD) as made:
+    async with pool(GOOD) as made:
         made.prepare()
         spare = await spare_of(made)
     assert not lives(spare.pid)
     pid = tmp_path / "pid"
     says_its_pid = f"import os, pathlib\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
-    async with nursery(says_its_pid + SILENT) as made:
+    async with pool(says_its_pid + SILENT) as made:
         made.prepare()
         await eventually(lambda: pid.exists() and bool(pid.read_text()))
     assert not lives(int(pid.read_text()))
-    async with nursery(BROKEN) as made:
+    async with pool(BROKEN) as made:
         made.prepare()
         assert made._spare is not None
         await asyncio.wait([made._spare])
@@ -140,7 +140,7 @@ async def test_closing_leaves_no_process_behind(tmp_path: Path) -> None:
 async def test_a_child_that_ends_or_babbles_before_it_delivers_has_died(
     script: str, status: str, tmp_path: Path
 ) -> None:
-    async with nursery(script) as made:
+    async with pool(script) as made:
         child = await made.take()
         with pytest.raises(ChildDied, match=f"status {status}"):
             async with aclosing(child.run(task(tmp_path))) as messages:
@@ -150,7 +150,7 @@ async def test_a_child_that_ends_or_babbles_before_it_delivers_has_died(
 
 @pytest.mark.parametrize("script", [BROKEN, WRONG, SILENT])
 async def test_a_child_that_does_not_begin_as_it_should_is_no_child(script: str) -> None:
-    async with nursery(script, start_seconds=0.1 if script is SILENT else 30.0) as made:
+    async with pool(script, start_seconds=0.1 if script is SILENT else 30.0) as made:
         with pytest.raises(ChildDied):
             await made.take()
 
@@ -158,7 +158,7 @@ async def test_a_child_that_does_not_begin_as_it_should_is_no_child(script: str)
 async def test_what_a_child_prints_is_logged_to_its_last_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     printed = "os.write(2, b'UserWarning: Truncated File Read\\n')\n"
     crash = "import faulthandler\nfaulthandler.enable()\nfaulthandler._sigsegv()\n"
-    async with nursery(HEAD + READY + TASK + printed + crash) as made:
+    async with pool(HEAD + READY + TASK + printed + crash) as made:
         child = await made.take()
         with pytest.raises(ChildDied, match="status -11"):
             async with aclosing(child.run(task(tmp_path))) as messages:
@@ -175,7 +175,7 @@ async def test_a_childs_death_is_seen_though_somebody_holds_its_pipe_open(
         monkeypatch.setattr(child_pool, seconds, 0.05)
     fork = "import os, signal, time\nif os.fork() == 0:\n    time.sleep(20)\n    os._exit(0)\n"
     script = HEAD + READY + TASK + fork + "os.kill(os.getpid(), signal.SIGKILL)\n"
-    async with nursery(script) as made:
+    async with pool(script) as made:
         child = await made.take()
         async with asyncio.timeout(10):
             with pytest.raises(ChildDied, match="status -9"):
@@ -184,7 +184,7 @@ async def test_a_childs_death_is_seen_though_somebody_holds_its_pipe_open(
 
 
 async def test_the_spare_is_waited_for_and_stays_the_spare() -> None:
-    async with nursery(GOOD) as made:
+    async with pool(GOOD) as made:
         spare = await made.ready(asyncio.Event())
         assert spare is not None
         assert await made.take() is spare
@@ -192,7 +192,7 @@ async def test_the_spare_is_waited_for_and_stays_the_spare() -> None:
 
 
 async def test_whoever_is_told_to_stop_waits_no_longer() -> None:
-    async with nursery(SILENT) as made:
+    async with pool(SILENT) as made:
         stop = asyncio.Event()
         waiting = asyncio.create_task(made.ready(stop))
         await asyncio.sleep(0)
@@ -201,7 +201,7 @@ async def test_whoever_is_told_to_stop_waits_no_longer() -> None:
 
 
 async def test_a_device_that_cannot_be_used_is_told_once_and_for_all() -> None:
-    async with nursery(UNUSABLE) as made:
+    async with pool(UNUSABLE) as made:
         with pytest.raises(DeviceUnusable, match="no driver"):
             await made.ready(asyncio.Event())
         for _ in range(2):

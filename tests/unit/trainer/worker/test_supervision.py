@@ -12,9 +12,9 @@ from services.kit import codec
 from services.trainer.coverage import in_record
 from services.trainer.messages import Checkpoint, EvaluationResult, Message, Offer, Result, Task, TrainTask
 from services.trainer.performance import Coverage, Finding, Performance
-from services.trainer.work import MAX_BARREN_ATTEMPTS, WorkState
+from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, WorkState
 from tests.support.waiting import jump
-from tests.unit.trainer.worker.test_worker import E0, T0, FakeNursery, World, checkpoint, dies, outcome
+from tests.unit.trainer.worker.test_worker import E0, T0, FakePool, World, checkpoint, dies, outcome
 
 
 @pytest.fixture
@@ -39,15 +39,15 @@ async def test_a_child_beyond_its_allowance_is_ended_and_what_it_offered_is_the_
                 await jump(1.0)
 
     await at.begin(allowance=1.0)
-    nursery = FakeNursery(offers_and_goes_on)
-    await at.worker(nursery=nursery).handle(T0)
+    pool = FakePool(offers_and_goes_on)
+    await at.worker(pool=pool).handle(T0)
     trial = await at.trial()
     assert trial.work.state is WorkState.SUCCEEDED
     assert trial.work.charged_seconds == pytest.approx(1.0)
     assert trial.result is not None
     assert trial.result.stop_reason == "allowance"
     assert await at.blobs.get(trial.result.bundle_key + "card.json") == b"{}"
-    assert nursery.children[0].ended
+    assert pool.children[0].ended
 
 
 async def test_an_offer_does_not_end_a_child_that_dies_within_its_allowance(at: World) -> None:
@@ -99,4 +99,4 @@ async def test_attempts_after_deaths_without_a_checkpoint_take_less_memory(at: W
     await at.begin()
     await at.worker(notes_and_dies).handle(T0)
     assert limits == [0, 8, 8, 1, 1]
-    assert len(limits) == MAX_BARREN_ATTEMPTS
+    assert len(limits) == MAX_ATTEMPTS_WITHOUT_COMMIT

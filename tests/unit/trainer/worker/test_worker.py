@@ -42,10 +42,10 @@ from services.trainer.planner.steps import StartTrial
 from services.trainer.recipe import Recipe, Throughput
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
-from services.trainer.work import MAX_BARREN_ATTEMPTS, Work, WorkState
+from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work, WorkState
 from services.trainer.worker import supervision
 from services.trainer.worker.attempt import Attempt
-from services.trainer.worker.child_pool import Child, ChildDied, DeviceUnusable, Nursery
+from services.trainer.worker.child_pool import Child, ChildDied, ChildPool, DeviceUnusable
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
 from services.vision.card import ModelKind, WeightsSource
@@ -111,7 +111,7 @@ class FakeChild(Child):
         return 0
 
 
-class FakeNursery(Nursery):
+class FakePool(ChildPool):
     """Each child gets the next script, the last one again and again."""
 
     def __init__(self, *scripts: Script, device: str = "cpu") -> None:
@@ -317,7 +317,7 @@ class World:
         self,
         *scripts: Script,
         name: str = "w1",
-        nursery: Nursery | None = None,
+        pool: ChildPool | None = None,
         stop: asyncio.Event | None = None,
         **changes: Any,
     ) -> Worker:
@@ -326,7 +326,7 @@ class World:
             name,
             Store.over(self.records),
             Workspace(self.root / name, self.blobs),
-            nursery or FakeNursery(*scripts),
+            pool or FakePool(*scripts),
             TrainerSettings(**chosen),
             self.clock,
             self.telemetry,
@@ -365,8 +365,8 @@ def at(tmp_path: Path) -> World:
 
 async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_its_result(at: World) -> None:
     await at.begin()
-    nursery = FakeNursery(succeeds)
-    await at.worker(nursery=nursery).handle(T0)
+    pool = FakePool(succeeds)
+    await at.worker(pool=pool).handle(T0)
     trial = await at.trial()
     assert trial.work.state is WorkState.SUCCEEDED
     assert trial.work.charged_seconds == 0.004
@@ -379,7 +379,7 @@ async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_i
     whole = codec.decode(await at.blobs.get(trial.result.performance_key), type(trial.result.performance))
     assert len(whole.tag_performance) == 120
     assert trial.result.performance.tag_performance == {}
-    assert nursery.children[0].ended
+    assert pool.children[0].ended
     assert list((at.root / "w1" / "attempts").iterdir()) == []
     assert trial.work.ends == {"succeeded": 1}
     assert trial.work.tally.charged_seconds == 0.004
@@ -395,7 +395,7 @@ async def test_a_task_names_its_dataset_and_the_device_that_its_child_has(at: Wo
             yield message
 
     await at.begin()
-    await at.worker(nursery=FakeNursery(listens, device=device)).handle(T0)
+    await at.worker(pool=FakePool(listens, device=device)).handle(T0)
     assert told == [(device, snapshot().dataset)]
     assert at.telemetry.value(metrics.DEVICE, device=device) == 1
 
@@ -503,21 +503,21 @@ async def test_a_checkpoint_that_the_store_has_lost_means_beginning_anew(at: Wor
 
 async def test_a_child_that_dies_five_times_fails_its_trial_with_what_happened(at: World) -> None:
     await at.begin()
-    nursery = FakeNursery(dies)
-    await at.worker(nursery=nursery).handle(T0)
+    pool = FakePool(dies)
+    await at.worker(pool=pool).handle(T0)
     work = (await at.trial()).work
-    assert len(nursery.children) == MAX_BARREN_ATTEMPTS
+    assert len(pool.children) == MAX_ATTEMPTS_WITHOUT_COMMIT
     assert work.state is WorkState.FAILED
     assert work.error is not None
     assert "status -9" in work.error.message
     assert work.charged_seconds == 0
-    assert work.ends == {"died": MAX_BARREN_ATTEMPTS}
+    assert work.ends == {"died": MAX_ATTEMPTS_WITHOUT_COMMIT}
     assert work.given_up
 
 
 async def test_a_trial_whose_workers_all_died_is_given_up_by_the_next_one(at: World) -> None:
     await at.begin()
-    for number in range(MAX_BARREN_ATTEMPTS):
+    for number in range(MAX_ATTEMPTS_WITHOUT_COMMIT):
         moment = START + (number + 1) * TTL
         await at.change(lambda work, number=number, moment=moment: work.taken(T0, f"w{number}", moment - TTL, TTL / 2))
     await at.worker(succeeds).handle(T0)
@@ -525,7 +525,7 @@ async def test_a_trial_whose_workers_all_died_is_given_up_by_the_next_one(at: Wo
     work = (await at.trial()).work
     assert work.state is WorkState.FAILED
     assert work.given_up
-    assert work.ends == {"lease_lost": MAX_BARREN_ATTEMPTS}
+    assert work.ends == {"lease_lost": MAX_ATTEMPTS_WITHOUT_COMMIT}
 
 
 async def test_what_children_report_is_counted_by_their_worker(at: World) -> None:
@@ -558,12 +558,12 @@ async def test_a_named_failure_ends_the_trial_at_once(at: World) -> None:
 
 async def test_a_trial_beyond_its_allowance_is_stopped_and_charged_exactly_that(at: World) -> None:
     await at.begin(allowance=0.05)
-    nursery = FakeNursery(never_ends)
-    await at.worker(nursery=nursery).handle(T0)
+    pool = FakePool(never_ends)
+    await at.worker(pool=pool).handle(T0)
     work = (await at.trial()).work
     assert work.state is WorkState.STOPPED
     assert work.charged_seconds == 0.05
-    assert nursery.children[0].ended
+    assert pool.children[0].ended
 
 
 async def test_a_store_that_times_out_is_no_used_up_allowance(at: World) -> None:
@@ -598,7 +598,7 @@ async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) ->
     assert work.charged_seconds == pytest.approx(0.003)
 
 
-class BlindNursery(FakeNursery):
+class BlindPool(FakePool):
     """The GPU is gone."""
 
     async def take(self) -> Child:
@@ -608,49 +608,49 @@ class BlindNursery(FakeNursery):
 async def test_a_worker_whose_device_is_gone_gives_its_work_back_and_takes_no_other(at: World) -> None:
     await at.begin()
     stop = asyncio.Event()
-    worker = at.worker(nursery=BlindNursery(never_ends), stop=stop)
+    worker = at.worker(pool=BlindPool(never_ends), stop=stop)
     for _ in range(2):
         with pytest.raises(Released):
             await worker.handle(T0)
     assert stop.is_set()
     work = (await at.trial()).work
-    assert (work.state, work.attempt, work.barren_attempts) == (WorkState.QUEUED, 1, 0)
+    assert (work.state, work.attempt, work.attempts_without_commit) == (WorkState.QUEUED, 1, 0)
     assert work.is_due(FastClock().now())
 
 
 async def test_cancelling_stops_the_child_and_charges_what_it_did(at: World) -> None:
     await at.begin()
-    nursery = FakeNursery(never_ends)
-    task = asyncio.create_task(at.worker(nursery=nursery).handle(T0))
+    pool = FakePool(never_ends)
+    task = asyncio.create_task(at.worker(pool=pool).handle(T0))
     await at.until(lambda trial: trial.work.pending_seconds > 0)
     await at.change(lambda work: replace(work, cancel_requested=True))
     await asyncio.wait_for(task, 30)
     work = (await at.trial()).work
     assert work.state is WorkState.CANCELLED
     assert 0 < work.charged_seconds < 5
-    assert nursery.children[0].ended
+    assert pool.children[0].ended
 
 
 async def test_work_that_was_cancelled_while_it_waited_is_not_begun(at: World) -> None:
     await at.begin()
     await at.change(lambda work: replace(work, cancel_requested=True))
-    nursery = FakeNursery(never_ends)
-    await at.worker(nursery=nursery).handle(T0)
+    pool = FakePool(never_ends)
+    await at.worker(pool=pool).handle(T0)
     assert (await at.trial()).work.state is WorkState.CANCELLED
-    assert not nursery.children
+    assert not pool.children
 
 
 async def test_a_worker_that_lost_its_lease_stops_its_child_and_writes_nothing(at: World) -> None:
     await at.begin()
-    nursery = FakeNursery(never_ends)
-    task = asyncio.create_task(at.worker(nursery=nursery).handle(T0))
+    pool = FakePool(never_ends)
+    task = asyncio.create_task(at.worker(pool=pool).handle(T0))
     await at.until(lambda trial: trial.work.pending_seconds > 0)
     rival = await Attempt[Trial].begin(at.table, T0, "w2", FastClock(timedelta(seconds=60)), TTL, 1.0)
     assert rival is not None
     await asyncio.wait_for(task, 30)
     trial = await at.trial()
     assert (trial.work.lease.holder, trial.work.state, trial.work.attempt) == ("w2", WorkState.RUNNING, 2)
-    assert nursery.children[0].ended
+    assert pool.children[0].ended
     assert trial.work.ends == {"lease_lost": 1}
 
 
@@ -666,8 +666,8 @@ async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
 
 async def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(at: World) -> None:
     await at.begin()
-    nursery = FakeNursery(never_ends)
-    task = asyncio.create_task(at.worker(nursery=nursery).handle(T0))
+    pool = FakePool(never_ends)
+    task = asyncio.create_task(at.worker(pool=pool).handle(T0))
     await at.until(lambda trial: trial.work.pending_seconds > 0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -675,9 +675,9 @@ async def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(at: Wor
     work = (await at.trial()).work
     assert work.state is WorkState.QUEUED
     assert work.is_due(FastClock().now())
-    assert (work.charged_seconds, work.barren_attempts) == (0, 0)
+    assert (work.charged_seconds, work.attempts_without_commit) == (0, 0)
     assert [line.reason for line in work.segments] == ["released"]
-    assert nursery.children[0].ended
+    assert pool.children[0].ended
 
 
 async def saves_when_asked(task: Task) -> AsyncGenerator[Message]:
@@ -697,7 +697,7 @@ async def test_a_stop_waits_for_a_last_checkpoint_and_gives_the_work_back(at: Wo
     with pytest.raises(Released):
         await handling
     work = (await at.trial()).work
-    assert (work.state, work.barren_attempts, work.lease.holder) == (WorkState.QUEUED, 0, "")
+    assert (work.state, work.attempts_without_commit, work.lease.holder) == (WorkState.QUEUED, 0, "")
     assert [(line.seconds, line.reason) for line in work.segments if line.charged] == [(0.003, "checkpoint")]
     assert await exists(at.blobs, f"{work.checkpoint_key}state")
     await at.worker(checkpoints, name="w2").handle(T0)
@@ -713,7 +713,7 @@ async def test_a_stop_gives_work_that_has_no_checkpoints_back_at_once(at: World)
     with pytest.raises(Released):
         await asyncio.wait_for(handling, 5)
     work = (await at.trial()).work
-    assert (work.state, work.charged_seconds, work.barren_attempts) == (WorkState.QUEUED, 0, 0)
+    assert (work.state, work.charged_seconds, work.attempts_without_commit) == (WorkState.QUEUED, 0, 0)
 
 
 async def test_a_child_that_never_saves_is_not_waited_for_long(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -760,11 +760,11 @@ async def test_a_handled_job_says_whether_there_was_anything_to_do(at: World) ->
 
 async def test_a_job_that_comes_twice_is_done_once(at: World) -> None:
     await at.begin()
-    nursery = FakeNursery(checkpoints)
-    one, two = at.worker(nursery=nursery), at.worker(nursery=nursery, name="w2")
+    pool = FakePool(checkpoints)
+    one, two = at.worker(pool=pool), at.worker(pool=pool, name="w2")
     await asyncio.gather(one.handle(T0), two.handle(T0))
     await one.handle(T0)
-    assert len(nursery.children) == 1
+    assert len(pool.children) == 1
     work = (await at.trial()).work
     assert (work.state, work.attempt) == (WorkState.SUCCEEDED, 1)
 
@@ -833,7 +833,7 @@ async def test_a_store_that_is_away_for_long_is_no_poison(at: World) -> None:
 
     present, at.blobs = at.blobs, Away()
     worker = at.worker(succeeds)
-    for _ in range(3 * MAX_BARREN_ATTEMPTS):
+    for _ in range(3 * MAX_ATTEMPTS_WITHOUT_COMMIT):
         with pytest.raises(Unavailable):
             await worker.handle(T0)
     at.blobs = present

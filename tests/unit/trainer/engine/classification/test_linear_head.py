@@ -47,32 +47,32 @@ def test_out_of_fold_logits_know_nothing_of_their_own_labels():
     random = np.random.default_rng(1)
     features = random.normal(size=(90, 400)).astype(np.float32)
     labels = random.permutation(np.arange(90) % 3)
-    parts = divide(labels, Split())
-    head = fit_head([features], labels, parts.fold, parts.folds, 3, (400,))
+    partition = divide(labels, Split())
+    head = fit_head([features], labels, partition.fold, partition.folds, 3, (400,))
     assert (head.choice.logits.argmax(axis=1) == labels).mean() < 0.5
     assert (head.logits(features).argmax(axis=1) == labels).mean() > 0.3
 
 
 def test_a_head_applies_to_raw_features_and_views_of_one_image_share_its_fold():
     features, labels = _blobs(60, 30)
-    parts = divide(labels, Split())
-    head = fit_head([features, features + 0.01], labels, parts.fold, parts.folds, 3, (10, 20))
+    partition = divide(labels, Split())
+    head = fit_head([features, features + 0.01], labels, partition.fold, partition.folds, 3, (10, 20))
     assert head.choice.logits.shape == (60, 3)
     assert (head.logits(features).argmax(axis=1) == labels).mean() > 0.9
 
 
 def test_a_split_is_stratified_disjoint_and_the_same_each_time():
     labels = np.repeat(np.arange(4), [20, 25, 40, 31])
-    parts = divide(labels, Split(seed=3, holdout_fraction=0.2))
+    partition = divide(labels, Split(seed=3, holdout_fraction=0.2))
     again = divide(labels, Split(seed=3, holdout_fraction=0.2))
-    assert np.array_equal(parts.held_out, again.held_out)
-    assert np.array_equal(parts.fold, again.fold)
-    assert not set(parts.held_out) & set(parts.trainable)
-    assert len(parts.held_out) + len(parts.trainable) == len(labels)
+    assert np.array_equal(partition.held_out, again.held_out)
+    assert np.array_equal(partition.fold, again.fold)
+    assert not set(partition.held_out) & set(partition.trainable)
+    assert len(partition.held_out) + len(partition.trainable) == len(labels)
     for label in range(4):
-        assert (labels[parts.held_out] == label).sum() >= 4
-        for number in range(parts.folds):
-            assert (labels[parts.trainable[parts.fold == number]] == label).any()
+        assert (labels[partition.held_out] == label).sum() >= 4
+        for number in range(partition.folds):
+            assert (labels[partition.trainable[partition.fold == number]] == label).any()
 
 
 def test_without_twenty_images_of_every_category_nothing_is_held_out():

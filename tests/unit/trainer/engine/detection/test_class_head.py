@@ -9,7 +9,7 @@ import torch
 from services.trainer.engine.detection import start as starting
 from services.trainer.engine.detection import task as detection
 from services.trainer.engine.detection.batches import SceneBatches
-from services.trainer.engine.detection.class_head import adopt_outputs
+from services.trainer.engine.detection.class_head import initialise_class_outputs
 from services.trainer.engine.detection.data import open_scenes
 from services.trainer.engine.detection.start import Origin
 from services.trainer.engine.prefetch import KEPT_BYTES
@@ -56,7 +56,7 @@ def _adopted(tmp_path: Path, weights: PretrainedWeights, names: tuple[str, ...])
     network, before = (build_detector(TINY, len(names), seed=1) for _ in range(2))
     assert isinstance(network, Yolox)
     assert isinstance(before, Yolox)
-    done = adopt_outputs(network, Origin(DETECTORS[TINY], rule, weights), batches, rows, Meter(1e6))
+    done = initialise_class_outputs(network, Origin(DETECTORS[TINY], rule, weights), batches, rows, Meter(1e6))
     return done, network, before
 
 

@@ -9,7 +9,7 @@ import torch
 from services.trainer.engine.detection.batches import SceneBatches
 from services.trainer.engine.detection.data import Scenes, open_scenes
 from services.trainer.engine.detection.split import divide
-from services.trainer.engine.loop.task import Job
+from services.trainer.engine.loop.task import BatchRequest
 from services.trainer.recipe import Split
 from services.vision.canvas import fitting_canvas, variation
 from services.vision.catalogue import DETECTORS
@@ -37,10 +37,10 @@ def _batches(scenes: Scenes, multi_scale: float = 0.0, strength: float = 0.0) ->
 
 def test_every_category_is_in_every_fold_and_negatives_are_spread(tmp_path):
     scenes = _scenes(tmp_path, count=60, names=NAMES, empty=10)
-    parts = divide(scenes, Split(seed=4, folds=5))
-    assert len(parts.held_out) == 0
+    partition = divide(scenes, Split(seed=4, folds=5))
+    assert len(partition.held_out) == 0
     for fold in range(5):
-        rows = parts.trainable[parts.fold == fold].tolist()
+        rows = partition.trainable[partition.fold == fold].tolist()
         assert len(rows) == 14
         assert set(np.concatenate([scenes.categories_in(row) for row in rows])) == {0, 1, 2}
         assert sum(len(scenes.categories_in(row)) == 0 for row in rows) == 2
@@ -50,34 +50,34 @@ def test_a_hold_out_is_drawn_only_where_every_category_keeps_twenty_images(tmp_p
     split = Split(holdout_fraction=0.2)
     few, enough = _scenes(tmp_path / "few", count=26), _scenes(tmp_path / "enough", count=40)
     assert len(divide(few, split).held_out) == 0
-    parts = divide(enough, split)
-    assert 7 <= len(parts.held_out) <= 10
-    assert not set(parts.held_out.tolist()) & set(parts.trainable.tolist())
+    partition = divide(enough, split)
+    assert 7 <= len(partition.held_out) <= 10
+    assert not set(partition.held_out.tolist()) & set(partition.trainable.tolist())
     again = divide(enough, split)
-    assert np.array_equal(again.fold, parts.fold)
-    assert np.array_equal(again.held_out, parts.held_out)
+    assert np.array_equal(again.fold, partition.fold)
+    assert np.array_equal(again.held_out, partition.held_out)
 
 
 def test_a_refit_has_no_first_fold(tmp_path):
-    parts = divide(_scenes(tmp_path), Split(), refit=True)
-    assert len(parts.first_fold) == 0
-    assert len(parts.other_folds) == 18
+    partition = divide(_scenes(tmp_path), Split(), refit=True)
+    assert len(partition.first_fold) == 0
+    assert len(partition.other_folds) == 18
 
 
 def test_two_images_of_a_category_never_share_a_fold(tmp_path):
     scenes = _scenes(tmp_path, count=4, names=("a", "b"), empty=0)
     for seed in range(20):
-        parts = divide(scenes, Split(seed=seed))
+        partition = divide(scenes, Split(seed=seed))
         for fold in range(2):
-            rows = parts.trainable[parts.fold == fold].tolist()
+            rows = partition.trainable[partition.fold == fold].tolist()
             assert set(np.concatenate([scenes.categories_in(row) for row in rows])) == {0, 1}
 
 
 def test_a_batch_depends_on_seed_step_and_epoch_alone(tmp_path):
     scenes = _scenes(tmp_path)
-    jobs = [Job(step, step // 2, np.arange(4) + step) for step in range(4)]
-    whole = list(_batches(scenes, 0.3, 0.5).training(jobs))
-    later = list(_batches(scenes, 0.3, 0.5).training(jobs[2:]))
+    requests = [BatchRequest(step, step // 2, np.arange(4) + step) for step in range(4)]
+    whole = list(_batches(scenes, 0.3, 0.5).training(requests))
+    later = list(_batches(scenes, 0.3, 0.5).training(requests[2:]))
     for (inputs, targets), (again, same) in zip(whole[2:], later, strict=True):
         assert torch.equal(inputs, again)
         assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(targets, same, strict=True))
@@ -88,7 +88,7 @@ def test_a_batch_depends_on_seed_step_and_epoch_alone(tmp_path):
 
 def test_targets_are_where_the_shapes_are_and_crowds_are_not_in_them(tmp_path):
     scenes = _scenes(tmp_path, crowd=True, sizes=((SIDE, SIDE),))
-    ((inputs, targets),) = _batches(scenes).training([Job(0, 0, np.array([0, 1, 17]))])
+    ((inputs, targets),) = _batches(scenes).training([BatchRequest(0, 0, np.array([0, 1, 17]))])
     record = scenes.samples[0].record
     assert len(record.boxes) == 2
     (box,) = (box for box in record.boxes if not box.iscrowd)
@@ -106,6 +106,6 @@ def test_targets_are_where_the_shapes_are_and_crowds_are_not_in_them(tmp_path):
 
 def test_effort_is_that_of_a_mean_step_on_average(tmp_path):
     batches = _batches(_scenes(tmp_path), multi_scale=0.4)
-    jobs = [Job(step, 0, np.array([0])) for step in range(300)]
-    pixels = [inputs.shape[2] * inputs.shape[3] for inputs, _ in batches.training(jobs)]
+    requests = [BatchRequest(step, 0, np.array([0])) for step in range(300)]
+    pixels = [inputs.shape[2] * inputs.shape[3] for inputs, _ in batches.training(requests)]
     assert np.mean(pixels) == pytest.approx(batches.mean_pixels, rel=0.06)

@@ -11,7 +11,7 @@ import torch
 from services.kit.errors import Diverged, InvalidRequest
 from services.trainer.engine.detection import measure
 from services.trainer.engine.detection import task as detection
-from services.trainer.engine.detection.task import Detection
+from services.trainer.engine.detection.task import DetectionTask
 from services.trainer.engine.loop import fit
 from services.trainer.engine.run import run, train
 from services.trainer.engine.session import Meter, Session
@@ -161,7 +161,7 @@ def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypa
 @pytest.mark.parametrize(("slower_from", "slowness"), [(0, 1.0), (8, 5.0), (20, 3.0)])
 def test_a_training_ends_by_itself_before_its_allowance(snapshot, monkeypatch, slower_from, slowness):
     now, steps = [0.0], [0]
-    step, predict, finish = fit.step, Detection.predict, detection.finish
+    step, predict, finish = fit.step, DetectionTask.predict, detection.finish
 
     def work(seconds: float) -> None:
         now[0] += seconds * (slowness if steps[0] > slower_from > 0 else 1.0)
@@ -180,7 +180,7 @@ def test_a_training_ends_by_itself_before_its_allowance(snapshot, monkeypatch, s
         return finish(*args)
 
     monkeypatch.setattr(fit, "step", slow_step)
-    monkeypatch.setattr(Detection, "predict", slow_predict)
+    monkeypatch.setattr(DetectionTask, "predict", slow_predict)
     monkeypatch.setattr(detection, "finish", slow_finish)
     session = Session(Meter(20, lambda: now[0]), lambda _: None)
     result = train(task_for(snapshot, detector_recipe(max_epochs=10_000)), session)
@@ -197,13 +197,13 @@ def test_an_allowance_that_cannot_suffice_is_refused_with_a_minimum(snapshot):
 
 def test_a_refit_trains_on_every_image_and_says_that_nothing_measured_it(snapshot, monkeypatch):
     rows: set[int] = set()
-    batches = Detection.batches
+    batches = DetectionTask.batches
 
     def watched(self, jobs):
         rows.update(row for job in jobs for row in job.rows.tolist())
         return batches(self, jobs)
 
-    monkeypatch.setattr(Detection, "batches", watched)
+    monkeypatch.setattr(DetectionTask, "batches", watched)
     before = {KINDS[1]: 0.7}
     result, _ = _trained(task_for(snapshot, detector_recipe(refit=True, max_epochs=3), thresholds=before))
     assert rows == set(range(18))
@@ -261,7 +261,7 @@ def test_many_unreadable_images_are_a_corrupt_dataset(tmp_path):
 
 
 def test_a_batch_that_does_not_fit_in_memory_is_halved(snapshot, monkeypatch):
-    real = Detection.loss
+    real = DetectionTask.loss
     sizes: list[int] = []
 
     def small_only(self, network, inputs, truths):
@@ -271,18 +271,18 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved(snapshot, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, network, inputs, truths)
 
-    monkeypatch.setattr(Detection, "loss", small_only)
+    monkeypatch.setattr(DetectionTask, "loss", small_only)
     _trained(task_for(snapshot, detector_recipe(max_epochs=1)))
     assert sizes[:3] == [4, 2, 1]
     assert set(sizes[3:]) == {1}
 
 
 def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, monkeypatch):
-    real, planned = Detection.loss, fit._planned
+    real, planned = DetectionTask.loss, fit._planned
 
     def plan_then_break(training):
         plan = planned(training)
-        monkeypatch.setattr(Detection, "loss", lambda *args: real(*args) * float("nan"))
+        monkeypatch.setattr(DetectionTask, "loss", lambda *args: real(*args) * float("nan"))
         return plan
 
     monkeypatch.setattr(fit, "_planned", plan_then_break)
