@@ -1,1 +1,1 @@
-"""Registers labelled images: checks them, says what is wrong with them, and freezes the good ones as a snapshot."""
+"""Registers labelled images: checks them, reports what is wrong with them, and freezes the good ones as a snapshot."""

@@ -1,4 +1,4 @@
-"""Runs a dataset process: `python -m services.dataset api|worker`; with `--settings` it prints its settings instead."""
+"""Runs a dataset process: `python -m services.dataset api|worker`, or prints its settings with `--settings`."""
 
 import asyncio
 import sys
@@ -6,16 +6,17 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 
 from services.dataset import metrics, worker
 from services.dataset.app import Datasets
-from services.dataset.census import Census
+from services.dataset.context import WorkerContext
 from services.dataset.domain import COLLECTION, DatasetRecord
+from services.dataset.gauges import Gauges
 from services.dataset.reconcile import Reconciler
 from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload import Uploads
-from services.dataset.work import Tools
 from services.infra import observe, processes
 from services.infra.jetstream import connected
 from services.infra.jetstream_queue import JetStreamQueue
@@ -35,27 +36,33 @@ from sightline.v1 import dataset_service_pb2 as pb
 from sightline.v1.dataset_service_pb2_grpc import add_DatasetServiceServicer_to_server
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["DatasetService"]
-ROLES = ("api", "worker")
+
+
+class Role(StrEnum):
+    """What the process does."""
+
+    API = "api"
+    WORKER = "worker"
 
 
 def main() -> None:
-    """Runs until SIGTERM or SIGINT, then finishes what is in hand."""
+    """Runs until SIGTERM or SIGINT, then finishes what is in flight."""
     settings = load(DatasetSettings)
     if "--settings" in sys.argv[1:]:
         sys.stdout.write(settings.masked() + "\n")
         return
-    role = sys.argv[1] if len(sys.argv) == 2 else ""
-    if role not in ROLES:
-        raise SystemExit(f"usage: python -m services.dataset {'|'.join(ROLES)} | --settings")
-    if role == "api":
+    if len(sys.argv) != 2 or sys.argv[1] not in list(Role):
+        raise SystemExit(f"usage: python -m services.dataset {'|'.join(Role)} | --settings")
+    role = Role(sys.argv[1])
+    if role is Role.API:
         refuse_exposure(settings)
     observe.configure_logging(f"dataset-{role}", settings.log_level)
-    processes.run(lambda stop: (serve if role == "api" else work)(settings, stop))
+    processes.run(lambda stop: (serve if role is Role.API else work)(settings, stop))
 
 
 @dataclass(frozen=True, slots=True)
 class _Ports:
-    """The outside world of one process."""
+    """The ports of one process."""
 
     blobs: Blobs
     records: Records
@@ -64,10 +71,10 @@ class _Ports:
 
 
 @asynccontextmanager
-async def _ports(settings: DatasetSettings, role: str) -> AsyncGenerator[_Ports]:
+async def _ports(settings: DatasetSettings, role: Role) -> AsyncGenerator[_Ports]:
     name = f"dataset-{role}"
-    shown = metrics.API if role == "api" else metrics.WORKER
-    with observe.measured(name, settings, shown) as telemetry:
+    exported = metrics.API if role is Role.API else metrics.WORKER
+    with observe.measured(name, settings, exported) as telemetry:
         blobs = await open_blobs(settings, telemetry)
         async with connected(settings.nats_url, name, NatsAccess.of(settings), telemetry) as connection:
             replicas = settings.nats_replicas
@@ -77,8 +84,8 @@ async def _ports(settings: DatasetSettings, role: str) -> AsyncGenerator[_Ports]
 
 
 async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
-    """The api: no image is decoded here, so it answers while every worker is busy or dead."""
-    async with _ports(settings, "api") as ports:
+    """Runs the api. It decodes no images, so it answers even if every worker is busy or dead."""
+    async with _ports(settings, Role.API) as ports:
         clock = SystemClock()
         view = View(ports.records, DatasetRecord, COLLECTION)
         datasets = Datasets(Table(ports.records, DatasetRecord), view, ports.blobs, ports.queue, clock, settings)
@@ -95,22 +102,22 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
         reconciler = Reconciler(view, ports.queue, clock, ports.telemetry, settings)
         server = Server("dataset", settings, ports.telemetry, [service], ready)
         async with asyncio.TaskGroup() as group:
-            beside = [
+            background = [
                 group.create_task(view.run(), name="view of datasets"),
-                group.create_task(Census(view, ports.queue, clock, ports.telemetry).keep_going(), name="census"),
-                group.create_task(reconciler.keep_going(settings.reconcile_seconds), name="reconciler"),
+                group.create_task(Gauges(view, ports.queue, clock, ports.telemetry).run(), name="gauges"),
+                group.create_task(reconciler.run(settings.reconcile_seconds), name="reconciler"),
             ]
             await server.start()
             await server.run_until(stop)
-            for task in beside:
+            for task in background:
                 task.cancel()
 
 
 async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:
-    """A worker: reads, checks and packs images."""
-    async with _ports(settings, "worker") as ports:
+    """Runs a worker, which reads, checks and packs images."""
+    async with _ports(settings, Role.WORKER) as ports:
         with ThreadPoolExecutor(settings.ingest_threads, "ingest") as executor:
-            tools = Tools(
+            context = WorkerContext(
                 table=Table(ports.records, DatasetRecord),
                 blobs=ports.blobs,
                 queue=ports.queue,
@@ -119,7 +126,7 @@ async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:
                 executor=executor,
                 holder=processes.identity(),
             )
-            await worker.run(tools, settings, settings.ingest_jobs, stop)
+            await worker.run(context, settings, settings.ingest_jobs, stop)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What callers can do with datasets: the use cases of the api, free of gRPC."""
+"""The use cases of the dataset api, without gRPC."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ from services.kit.views import View
 from services.vision.snapshot import Category
 
 MAX_URIS = 10
-MAX_CODES = 100  # by which findings are filtered
+MAX_CODES = 100  # in a filter of findings
 
 _log = Log(__name__)
 
@@ -46,7 +46,7 @@ class _Item(NamedTuple):
 
 
 class Datasets:
-    """The use cases; a raised error says what the caller can do about it."""
+    """The use cases; errors tell the caller what to do."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Datasets:
         self._written = 0  # the last revision that this process wrote
 
     async def create(self, new: NewDataset, *, validate_only: bool = False) -> Versioned[DatasetRecord]:
-        """Registers a dataset and announces its validation; a crash between the two is mended by `reconcile`."""
+        """Registers a dataset and announces its validation; after a crash in between, `reconcile` announces it."""
         record = self._draft(new)
         repeated = await self._repeat_of(record)
         if repeated:
@@ -111,7 +111,7 @@ class Datasets:
         )
 
     async def _repeat_of(self, record: DatasetRecord) -> Versioned[DatasetRecord] | None:
-        """The dataset that the same request made before; DatasetAlreadyExists if it asked for something else."""
+        """The dataset that an earlier call with the same request id and arguments created; None if there is none."""
         if not record.request_id:
             return None
         try:
@@ -135,11 +135,11 @@ class Datasets:
         for uri in uris:
             try:
                 info = await self._blobs.stat(from_uri(uri, self._blobs.bucket))
-            except UnreadableUri as fault:
+            except UnreadableUri as error:
                 advice = f"upload the file, then name it as s3://{self._blobs.bucket}/KEY"
-                raise DatasetInvalidAnnotationUri(uri=uri, problem=f"{fault.metadata['problem']}; {advice}.") from None
+                raise DatasetInvalidAnnotationUri(uri=uri, problem=f"{error.metadata['problem']}; {advice}.") from None
             except BlobNotFound:
-                problem = "there is no such file in the store; upload it first, or correct the uri."
+                problem = "there is no such file in the store; upload it, or correct the uri."
                 raise DatasetInvalidAnnotationUri(uri=uri, problem=problem) from None
             limit = self._settings.max_coco_bytes
             if info.size_bytes > limit:
@@ -147,7 +147,7 @@ class Datasets:
                 raise QuotaExceeded(subject=f"bytes of {uri}", value=info.size_bytes, limit=limit, setting=setting)
 
     async def get(self, name: str) -> Versioned[DatasetRecord]:
-        """The dataset as of now; DatasetNotFound."""
+        """The current dataset; DatasetNotFound."""
         parse(name, COLLECTION)
         try:
             return await self._table.get(name)
@@ -155,20 +155,20 @@ class Datasets:
             raise DatasetNotFound(name=name) from None
 
     async def categories(self, record: DatasetRecord) -> tuple[Category, ...]:
-        """All categories of a READY dataset, however many."""
+        """All categories of a READY dataset; none in other states."""
         if not record.manifest_key:
             return ()
         return (await store.get_manifest(self._blobs, record.manifest_key)).categories
 
     async def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[DatasetRecord]], str]:
-        """A page by name, and the next page's token; sees what this process wrote."""
+        """A page ordered by name, and the next page's token; includes everything that this process wrote."""
         await self._view.caught_up(self._written)
         items = [_Item(found.value.name, found) for found in self._view.all()]
         chosen, token = paging.page(items, COLLECTION, page_size, page_token)
         return [item.found for item in chosen], token
 
     async def update(self, name: str, changes: dict[str, Any], etag: str) -> Versioned[DatasetRecord]:
-        """Changes the caller's own fields; EtagMismatch, WrongState in DELETING."""
+        """Changes caller fields; EtagMismatch, WrongState in DELETING."""
         parse(name, COLLECTION, field="dataset.name")
 
         def decide(record: DatasetRecord) -> DatasetRecord:
@@ -178,11 +178,11 @@ class Datasets:
         return await self._change(name, decide, etag)
 
     async def delete(self, name: str, etag: str) -> None:
-        """Marks the dataset DELETING and announces its removal; again while DELETING, does so again."""
+        """Marks the dataset DELETING and announces its removal; if it already is DELETING, announces it again."""
         parse(name, COLLECTION)
         record = (await self._change(name, lambda record: record.deleting(self._clock.now()), etag)).value
         await announce(self._queue, ADVANCE, Job(name, record.generation))
-        _log.info("dataset_deletion_asked", dataset=name)
+        _log.info("dataset_deletion_requested", dataset=name)
 
     async def _change(
         self, name: str, decide: Callable[[DatasetRecord], DatasetRecord], etag: str
@@ -197,7 +197,7 @@ class Datasets:
         return written
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[DatasetRecord]]:
-        """The dataset now and after each change, until it is READY or FAILED; DatasetNotFound once it is gone."""
+        """The dataset now and after each change, until it is READY or FAILED; DatasetNotFound once it is deleted."""
         first = await self.get(name)
         async for found in self._view.follow(name, first):
             if found.value.uid != first.value.uid:
@@ -210,7 +210,7 @@ class Datasets:
     async def list_findings(
         self, name: str, page_size: int, page_token: str, severity: Severity | None, codes: Sequence[str]
     ) -> tuple[list[Finding], str]:
-        """A page of findings, worst first, and the next page's token; none before validation has ended."""
+        """A page of findings, worst first, and the next page's token; empty until validation has ended."""
         record = (await self.get(name)).value
         size, wanted = check_page_size(page_size), frozenset(codes)
         if len(wanted) > MAX_CODES:

@@ -1,27 +1,27 @@
-"""Boxes from the numbers of an annotation file to pixels of the packed, upright image."""
+"""Boxes: from the numbers in an annotation file to pixels of the packed, upright image."""
 
 from dataclasses import dataclass
 from typing import cast
 
 from services.kit.plurals import counted
 
-Box = tuple[float, float, float, float]  # x, y, width, height
-EDGE = 1e-3  # of a side: so far a box may reach out without a word
-KEPT = 0.5  # of its area: a box with less inside the image is wrong rather than cut
-SEEN_SIDE = 640  # pixels: to this an image's longer side is scaled down for the largest of the usual detectors
-TINY = 4  # pixels of that: half a cell of the finest grid in which detectors look for objects
+Xywh = tuple[float, float, float, float]  # x, y, width, height
+EDGE = 1e-3  # fraction of a side by which a box may stick out without a finding
+KEPT = 0.5  # fraction of its area: a box with less inside the image is an error, with more it is clipped
+DETECTOR_SIDE = 640  # pixels: the largest common detectors scale an image's longer side down to this
+TINY = 4  # pixels at that scale: half a cell of the finest detection grid
 
 _KINDS: dict[type, str] = {
     str: "a string",
-    bool: "a truth value",
+    bool: "a boolean",
     type(None): "null",
     list: "an array",
     dict: "an object",
 }
 
 
-def read_box(bbox: object) -> Box | str:
-    """Four finite numbers, or in words why it is not that."""
+def read_box(bbox: object) -> Xywh | str:
+    """The four numbers of a bbox, or a description of what is wrong with it."""
     if not isinstance(bbox, list):
         return f"is {_KINDS.get(type(bbox), 'a number')}"
     values = cast("list[object]", bbox)
@@ -30,7 +30,7 @@ def read_box(bbox: object) -> Box | str:
     numbers: list[float] = []
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            return f"has {_KINDS.get(type(value), 'no number')} among its values"
+            return f"has {_KINDS.get(type(value), 'a value that is not a number')} among its values"
         try:
             numbers.append(float(value))
         except OverflowError:
@@ -41,7 +41,7 @@ def read_box(bbox: object) -> Box | str:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The sides, in pixels, that boxes refer to."""
+    """The width and height, in pixels, that boxes refer to."""
 
     width: float
     height: float
@@ -49,36 +49,36 @@ class Frame:
     def __str__(self) -> str:
         return f"{self.width:g} x {self.height:g}"
 
-    def holds(self, box: Box) -> bool:
-        """Whether the box lies inside, give or take the tolerance at the edge."""
+    def holds(self, box: Xywh) -> bool:
+        """Whether the box lies inside, within the tolerance at the edge."""
         x, y, w, h = box
         dx, dy = EDGE * self.width, EDGE * self.height
         return x >= -dx and y >= -dy and x + w <= self.width + dx and y + h <= self.height + dy
 
-    def clipped(self, box: Box) -> Box:
+    def clipped(self, box: Xywh) -> Xywh:
         """The part of the box that lies inside; its area may be 0."""
         x, y, w, h = box
         left, top = min(max(x, 0.0), self.width), min(max(y, 0.0), self.height)
         right, bottom = max(min(x + w, self.width), left), max(min(y + h, self.height), top)
         return left, top, right - left, bottom - top
 
-    def overhang(self, box: Box) -> float:
-        """How many pixels the box reaches out at the side where it reaches farthest; 0 if it lies inside."""
+    def overhang(self, box: Xywh) -> float:
+        """How many pixels the box sticks out, at the side where it does most; 0 if it lies inside."""
         x, y, w, h = box
         return max(-x, -y, x + w - self.width, y + h - self.height, 0.0)
 
-    def seen(self, box: Box) -> float:
-        """The shorter side of a box in the pixels that a detector sees."""
-        return min(box[2], box[3]) * min(1.0, SEEN_SIDE / max(self.width, self.height))
+    def scaled_side(self, box: Xywh) -> float:
+        """The shorter side of a box in pixels, once the image is scaled down for a detector."""
+        return min(box[2], box[3]) * min(1.0, DETECTOR_SIDE / max(self.width, self.height))
 
     @property
     def swapped(self) -> "Frame":
-        """The frame lying on its side."""
+        """The frame with width and height exchanged."""
         return Frame(self.height, self.width)
 
 
-def fault(box: Box, frame: Frame) -> str:
-    """The code of the finding about a box in pixels; "" if nothing is wrong, "boxClipped" if it can be kept."""
+def finding_code(box: Xywh, frame: Frame) -> str:
+    """The code of the finding about a box in pixels: "" if it is fine, "boxClipped" if it can be clipped and kept."""
     _, _, w, h = box
     if w <= 0 or h <= 0:
         return "boxEmpty"
@@ -93,20 +93,20 @@ def fault(box: Box, frame: Frame) -> str:
     return "boxAsCorners" if _is_corners(box, frame) else "boxOutOfFrame"
 
 
-def _is_corners(box: Box, frame: Frame) -> bool:
-    """Whether the four numbers make sense as two opposite corners, and as nothing else."""
+def _is_corners(box: Xywh, frame: Frame) -> bool:
+    """Whether the four numbers make sense only as two opposite corners."""
     x, y, w, h = box
     return not frame.holds(box) and frame.holds((x, y, w - x, h - y)) and x > 0 and y > 0 and w > x and h > y
 
 
-def scaled(box: Box, across: float, down: float) -> Box:
+def scaled(box: Xywh, across: float, down: float) -> Xywh:
     """The box with its x-values multiplied by `across` and its y-values by `down`."""
     x, y, w, h = box
     return x * across, y * down, w * across, h * down
 
 
-def turned(box: Box, orientation: int, frame: Frame) -> Box:
-    """A box drawn on the picture as stored, in `frame`, where it lies once EXIF orientation 1..8 has been applied."""
+def turned(box: Xywh, orientation: int, frame: Frame) -> Xywh:
+    """Where a box drawn on the image as stored, of size `frame`, lies after applying EXIF orientation 1..8."""
     x, y, w, h = box
     left, top, right, bottom = x, y, frame.width - x - w, frame.height - y - h
     match orientation:

@@ -1,4 +1,4 @@
-"""Checks one image and fits its annotations: a pure function of its bytes and its row, run off the event loop."""
+"""Checks one image and its annotations: a pure function of its bytes and its row, run off the event loop."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from services.vision.decode import MAX_SIDE, MIN_SIDE, SCALED_SIDE, ImageInfo, i
 from services.vision.repack import PackImage, encode_for_pack
 from services.vision.snapshot import AnnotationKind, Box, Entry
 
-ALIKE = 0.1  # pixels: boxes of a category that agree this far are one
-SIDES_ALIKE = 0.01  # relative difference of the aspect ratios of two sizes of one picture
+ALIKE = 0.1  # pixels: boxes of one category that are this close are the same box
+SIDES_ALIKE = 0.01  # relative difference between the aspect ratios of two sizes of the same image
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a dataset asks of each of its images."""
+    """What a dataset requires of each image."""
 
     kind: AnnotationKind
     convention: BoxConvention
@@ -38,24 +38,24 @@ class Packed:
 
 
 def check_image(data: bytes, row: Row, rules: Rules, log: FindingLog) -> Packed | None:
-    """The image as the snapshot holds it, or None and a finding of severity ERROR."""
+    """The image as it goes into the snapshot, or None and a finding of severity ERROR."""
     try:
         info = inspect(data, row.file, min_side=MIN_SIDE, max_side=MAX_SIDE)
         entry = _entry(row, info, rules, log)
         if entry is None:
             return None
         image = encode_for_pack(data, info, name=row.file)
-    except InvalidImage as fault:
-        code = "imageSidesInvalid" if isinstance(fault, InvalidImageSize) else "imageUndecodable"
-        log.add(code, row.file, row.id, problem=fault.metadata["problem"])
+    except InvalidImage as error:
+        code = "imageSidesInvalid" if isinstance(error, InvalidImageSize) else "imageUndecodable"
+        log.add(code, row.file, row.id, problem=error.metadata["problem"])
         return None
-    _remark(row, info, log)
+    _note_changes(row, info, log)
     if (image.width, image.height) != (entry.width, entry.height):
         entry = _resized(entry, image.width, image.height)
     return Packed(entry, image)
 
 
-def _remark(row: Row, info: ImageInfo, log: FindingLog) -> None:
+def _note_changes(row: Row, info: ImageInfo, log: FindingLog) -> None:
     if info.orientation != 1:
         log.add("imageOriented", row.file, row.id, orientation=info.orientation)
     if info.animated:
@@ -65,7 +65,7 @@ def _remark(row: Row, info: ImageInfo, log: FindingLog) -> None:
 
 
 def _entry(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> Entry | None:
-    """The annotations of the upright image before any scaling."""
+    """The upright image's annotations, before any scaling."""
     entry = Entry(image_id=row.snapshot_id, file_name=row.file, width=info.width, height=info.height)
     if rules.kind is AnnotationKind.IMAGE_CLASSIFICATION:
         label = _label(row, rules, log)
@@ -92,10 +92,10 @@ def _label(row: Row, rules: Rules, log: FindingLog) -> int | None:
 
 
 def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Box, ...] | None:
-    """The boxes in pixels of the upright image; None if it is unknown what their numbers refer to."""
+    """The boxes in pixels of the upright image; None if it is unclear which size their numbers refer to."""
     upright = Frame(info.width, info.height)
     frame, orientation, across, down = upright, 1, 1.0, 1.0
-    declared = Frame(row.width or 0, row.height or 0)  # 0 and below say nothing, as where they are missing
+    declared = Frame(row.width or 0, row.height or 0)  # 0 or less means unknown, like missing values
     if rules.convention is BoxConvention.RELATIVE:
         across, down = upright.width, upright.height
     drawn = [mark.bbox for mark in row.marks if mark.bbox]
@@ -131,8 +131,8 @@ def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Bo
     return tuple(found)
 
 
-def _drawn_before_turning(drawn: Iterable[boxes.Box], stored: Frame, upright: Frame, rules: Rules) -> bool:
-    """Whether boxes refer to the picture as stored: what the file declares, unless they only fit the upright one."""
+def _drawn_before_turning(drawn: Iterable[boxes.Xywh], stored: Frame, upright: Frame, rules: Rules) -> bool:
+    """Whether boxes refer to the image as stored, as the file declares, rather than fitting only the upright one."""
     if rules.convention is BoxConvention.RELATIVE:
         return True
     listed = list(drawn)
@@ -143,12 +143,12 @@ def _alike(one: Frame, other: Frame) -> bool:
     return abs(one.width * other.height / (one.height * other.width) - 1) <= SIDES_ALIKE
 
 
-def _fit(mark: Mark, row: Row, frame: Frame, scale: tuple[float, float], log: FindingLog) -> boxes.Box | None:
-    """The box in pixels, cut to the frame; None and a finding if it cannot be right."""
+def _fit(mark: Mark, row: Row, frame: Frame, scale: tuple[float, float], log: FindingLog) -> boxes.Xywh | None:
+    """The box in pixels, clipped to the frame; None and a finding if it is wrong."""
     if mark.bbox is None:
         return None
     box = boxes.scaled(mark.bbox, *scale)
-    code = boxes.fault(box, frame)
+    code = boxes.finding_code(box, frame)
     cut = frame.clipped(box)
     if code:
         shown = _shown(mark.bbox)
@@ -156,12 +156,13 @@ def _fit(mark: Mark, row: Row, frame: Frame, scale: tuple[float, float], log: Fi
         log.add(code, row.file, row.id, mark.id, box=shown, **where)
     if code not in ("", "boxClipped"):
         return None
-    if frame.seen(cut) < boxes.TINY and not mark.iscrowd:
-        log.add("boxTiny", row.file, row.id, mark.id, box=_shown(cut), seen=frame.seen(cut), side=boxes.SEEN_SIDE)
+    pixels = frame.scaled_side(cut)
+    if pixels < boxes.TINY and not mark.iscrowd:
+        log.add("boxTiny", row.file, row.id, mark.id, box=_shown(cut), pixels=pixels, side=boxes.DETECTOR_SIDE)
     return cut
 
 
-def _shown(box: boxes.Box) -> str:
+def _shown(box: boxes.Xywh) -> str:
     return "[" + ", ".join(f"{value:g}" for value in box) + "]"
 
 

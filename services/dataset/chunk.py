@@ -1,4 +1,4 @@
-"""One chunk of images: read from the store, checked, packed, and reported; safe to repeat at any point."""
+"""Reads, checks, packs and reports one chunk of images; safe to repeat at any point."""
 
 import asyncio
 import hashlib
@@ -12,54 +12,57 @@ from typing import BinaryIO
 from services.dataset import metrics, store
 from services.dataset.check import Packed, Rules, check_image
 from services.dataset.coco import Row
+from services.dataset.context import WorkerContext
 from services.dataset.domain import Chunks, DatasetRecord, Plan, State
 from services.dataset.findings import FindingLog
+from services.dataset.jobs import publish_advance
+from services.dataset.metrics import Outcome
 from services.dataset.settings import DatasetSettings
-from services.dataset.work import Tools, publish_advance
 from services.kit.blobs import delete_prefix, to_uri
 from services.kit.errors import BlobNotFound, RecordNotFound
 from services.vision.snapshot import PackWriter, Shard, write_index
 
 
 class Abandoned(Exception):
-    """The dataset is no longer being validated; what this worker does is of no use."""
+    """The dataset is no longer being validated, so this work is pointless."""
 
 
-async def check_chunk(tools: Tools, settings: DatasetSettings, dataset: str, number: int) -> None:
-    """Checks the chunk unless that is done, marks it, and announces the last one.
+async def check_chunk(context: WorkerContext, settings: DatasetSettings, dataset: str, number: int) -> None:
+    """Checks the chunk unless that is done, marks it as done, and publishes the next job after the last chunk.
 
-    Returns without a trace if the dataset is gone or no longer VALIDATING. An attempt that dies leaves blobs that
-    the next one replaces or that deletion removes.
+    Leaves nothing behind if the dataset is gone or no longer VALIDATING. An attempt that dies leaves blobs that the
+    next one replaces or that deletion removes.
     """
     record = None
     try:
-        record = (await tools.table.get(dataset)).value
+        record = (await context.table.get(dataset)).value
         plan = _planned(record, record.uid)
         if number < plan.chunk_count and not record.chunks.has(number):
-            started = tools.clock.monotonic()
-            result = await _check(tools, settings, record, plan, number)
-            await store.put(tools.blobs, store.result_key(plan.prefix, number), result)
-            record = await _report(tools, record, lambda chunks: chunks.finished(number, result.image_count))
-            tools.telemetry.add(metrics.IMAGES, result.refused_images, outcome="refused")
-            tools.telemetry.add(metrics.IMAGES, result.image_count - result.refused_images, outcome="accepted")
-            tools.telemetry.observe(metrics.CHUNK_SECONDS, tools.clock.monotonic() - started)
+            started = context.clock.monotonic()
+            result = await _check(context, settings, record, plan, number)
+            await store.put(context.blobs, store.result_key(plan.prefix, number), result)
+            record = await _report(context, record, lambda chunks: chunks.finished(number, result.image_count))
+            accepted = result.image_count - result.refused_images
+            context.telemetry.add(metrics.IMAGES, accepted, outcome=Outcome.ACCEPTED)
+            context.telemetry.add(metrics.IMAGES, result.refused_images, outcome=Outcome.REFUSED)
+            context.telemetry.observe(metrics.CHUNK_SECONDS, context.clock.monotonic() - started)
     except (Abandoned, RecordNotFound):
         if record:
-            await _clean(tools, record)
+            await _clean(context, record)
         return
     if record.is_checked:
-        await publish_advance(tools.queue, record, f"{record.uid}:checked")
+        await publish_advance(context.queue, record, f"{record.uid}:checked")
 
 
-async def _clean(tools: Tools, record: DatasetRecord) -> None:
-    """Removes what this attempt may have stored behind the back of the dataset's deletion."""
+async def _clean(context: WorkerContext, record: DatasetRecord) -> None:
+    """Removes what this attempt may have stored after the dataset's blobs were deleted."""
     try:
-        now = (await tools.table.get(record.name)).value
+        now = (await context.table.get(record.name)).value
         if now.uid == record.uid and now.state is not State.DELETING:
             return
     except RecordNotFound:
         pass
-    await delete_prefix(tools.blobs, f"{record.prefix}/")
+    await delete_prefix(context.blobs, f"{record.prefix}/")
 
 
 def _planned(record: DatasetRecord, uid: str) -> Plan:
@@ -68,44 +71,44 @@ def _planned(record: DatasetRecord, uid: str) -> Plan:
     return record.plan
 
 
-async def _report(tools: Tools, record: DatasetRecord, move: Callable[[Chunks], Chunks]) -> DatasetRecord:
+async def _report(context: WorkerContext, record: DatasetRecord, move: Callable[[Chunks], Chunks]) -> DatasetRecord:
     def decide(now: DatasetRecord) -> DatasetRecord:
         if _planned(now, record.uid) != record.plan:
             raise Abandoned
-        return now.checked(move(now.chunks), tools.clock.now())
+        return now.checked(move(now.chunks), context.clock.now())
 
-    return (await tools.table.change(record.name, decide)).value
+    return (await context.table.change(record.name, decide)).value
 
 
 async def _check(
-    tools: Tools, settings: DatasetSettings, record: DatasetRecord, plan: Plan, number: int
+    context: WorkerContext, settings: DatasetSettings, record: DatasetRecord, plan: Plan, number: int
 ) -> store.ChunkResult:
-    rows = await store.get_rows(tools.blobs, plan.prefix, number)
-    names = [name for _, name in (await store.get_plan(tools.blobs, plan.prefix)).categories]
+    rows = await store.get_rows(context.blobs, plan.prefix, number)
+    names = [name for _, name in (await store.get_plan(context.blobs, plan.prefix)).categories]
     rules = Rules(record.annotation_kind, record.box_convention, names, settings.max_regions)
-    log, reported = FindingLog(settings.findings_per_code), tools.clock.monotonic()
+    log, reported = FindingLog(settings.findings_per_code), context.clock.monotonic()
     images, refused, byte_count = 0, 0, 0
     with tempfile.TemporaryDirectory(prefix="sightline-chunk-", dir=settings.scratch_directory) as folder:
-        packs = _Packs(tools, record, number, Path(folder))
-        async for checked in _checked(tools, settings, rows, rules):
+        packs = _Packs(context, record, number, Path(folder))
+        async for checked in _checked(context, settings, rows, rules):
             log.take(checked.log.kept, checked.log.more)
             images += 1
             refused += checked.packed is None
             if checked.packed:
                 byte_count += checked.size_bytes
                 await packs.add(checked.packed)
-            if tools.clock.monotonic() - reported >= settings.progress_seconds:
-                reported, done = tools.clock.monotonic(), images
-                await _report(tools, record, lambda chunks, done=done: chunks.moved(number, done))
+            if context.clock.monotonic() - reported >= settings.progress_seconds:
+                reported, done = context.clock.monotonic(), images
+                await _report(context, record, lambda chunks, done=done: chunks.moved(number, done))
         shards = await packs.close()
     return store.ChunkResult(shards, log.kept, log.more, images, refused, log.refused_annotations, byte_count)
 
 
 class _Packs:
-    """The shards of one chunk, written one after another in a folder and stored as each is full."""
+    """Writes the shards of one chunk to a folder, one at a time, and stores each one when it is full."""
 
-    def __init__(self, tools: Tools, record: DatasetRecord, number: int, folder: Path) -> None:
-        self._tools = tools
+    def __init__(self, context: WorkerContext, record: DatasetRecord, number: int, folder: Path) -> None:
+        self._tools = context
         self._record = record
         self._number = number
         self._path = folder / "pack.tar"
@@ -124,7 +127,7 @@ class _Packs:
             await self._store()
 
     async def close(self) -> list[Shard]:
-        """Every shard of the chunk, all stored."""
+        """Stores the last shard; returns all shards of the chunk."""
         await self._store()
         return self._shards
 
@@ -157,12 +160,14 @@ class _Checked:
     size_bytes: int
 
 
-async def _checked(tools: Tools, settings: DatasetSettings, rows: list[Row], rules: Rules) -> AsyncIterator[_Checked]:
-    """The rows in their order, several at work at once; memory holds `images_in_flight` images at most."""
+async def _checked(
+    context: WorkerContext, settings: DatasetSettings, rows: list[Row], rules: Rules
+) -> AsyncIterator[_Checked]:
+    """The results in the order of the rows, several checked at once; at most `images_in_flight` images in memory."""
     waiting: deque[asyncio.Task[_Checked]] = deque()
     try:
         for row in rows:
-            task = asyncio.create_task(_check_row(tools, settings, row, rules), name=f"check {row.key}")
+            task = asyncio.create_task(_check_row(context, settings, row, rules), name=f"check {row.key}")
             waiting.append(task)
             if len(waiting) >= settings.images_in_flight:
                 yield await waiting.popleft()
@@ -174,15 +179,15 @@ async def _checked(tools: Tools, settings: DatasetSettings, rows: list[Row], rul
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def _check_row(tools: Tools, settings: DatasetSettings, row: Row, rules: Rules) -> _Checked:
+async def _check_row(context: WorkerContext, settings: DatasetSettings, row: Row, rules: Rules) -> _Checked:
     log = FindingLog(settings.findings_per_code)
     try:
-        data = await tools.blobs.get(row.key, 0, settings.max_image_bytes + 1)
+        data = await context.blobs.get(row.key, 0, settings.max_image_bytes + 1)
     except BlobNotFound:
-        log.add("imageMissing", row.file, row.id, uri=to_uri(tools.blobs.bucket, row.key))
+        log.add("imageMissing", row.file, row.id, uri=to_uri(context.blobs.bucket, row.key))
         return _Checked(None, log, 0)
     if len(data) > settings.max_image_bytes:
         log.add("imageTooLarge", row.file, row.id, limit=settings.max_image_bytes)
         return _Checked(None, log, 0)
-    packed = await tools.compute(lambda: check_image(data, row, rules, log))
+    packed = await context.compute(lambda: check_image(data, row, rules, log))
     return _Checked(packed, log, len(data))

@@ -1,4 +1,4 @@
-"""Reads and checks a COCO file: untrusted bytes into rows of work, or findings that say what is wrong where."""
+"""Reads and checks a COCO file: turns untrusted bytes into rows of work, or findings that say what is wrong where."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from services.dataset.boxes import Box, read_box
+from services.dataset.boxes import Xywh, read_box
 from services.dataset.findings import FindingLog
 from services.kit.blobs import check_key, from_uri
 from services.kit.errors import UnreadableUri
@@ -19,7 +19,7 @@ Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class CocoImage(msgspec.Struct, frozen=True, gc=False):
-    """An entry of `images`; what is not listed here is ignored."""
+    """An entry of `images`; other fields are ignored."""
 
     id: Id
     file_name: str = ""
@@ -35,7 +35,7 @@ class CocoAnnotation(msgspec.Struct, frozen=True, gc=False):
     image_id: Id
     id: Id | None = None
     category_id: Id | None = None
-    bbox: object = None  # looked at one by one, so that a wrong one costs itself rather than the file
+    bbox: object = None  # checked one by one, so that a malformed one does not make the whole file unusable
     iscrowd: int | bool | None = 0
 
 
@@ -55,11 +55,11 @@ class CocoFile(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An annotation as a chunk's worker needs it; its box as the file has it."""
+    """An annotation as the worker of a chunk needs it; its box as in the file."""
 
     id: int | None
     category: int  # index into the snapshot's categories
-    bbox: Box | None = None
+    bbox: Xywh | None = None
     iscrowd: bool = False
 
 
@@ -69,7 +69,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     snapshot_id: int  # unique over all files of the dataset, ascending
     id: int  # as in its file
     file: str  # the image, as its file names it
-    key: str  # in the store
+    key: str  # blob key
     width: float | None  # as declared
     height: float | None
     marks: list[Mark]
@@ -79,23 +79,23 @@ _decoder = msgspec.json.Decoder(CocoFile)
 
 
 def parse(data: bytes, uri: str, log: FindingLog) -> CocoFile | None:
-    """The file, or None and a fatal finding that names line and column."""
+    """The file, or None and a fatal finding that says where it is malformed."""
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         return _decoder.decode(data)
-    except msgspec.ValidationError as fault:
-        log.add("annotationFileNotCoco", uri, problem=str(fault))
-    except msgspec.DecodeError as fault:
-        _not_json(data, str(fault), uri, log)
+    except msgspec.ValidationError as error:
+        log.add("annotationFileNotCoco", uri, problem=str(error))
+    except msgspec.DecodeError as error:
+        _not_json(data, str(error), uri, log)
     except RecursionError:
         log.add("annotationFileNotCoco", uri, problem="its values are nested too deeply")
-    except UnicodeDecodeError as fault:
-        _not_json(data, f"not UTF-8 (byte {fault.start})", uri, log)
+    except UnicodeDecodeError as error:
+        _not_json(data, f"not UTF-8 (byte {error.start})", uri, log)
     return None
 
 
-def _not_json(data: bytes, fault: str, uri: str, log: FindingLog) -> None:
-    problem, _, place = fault.partition(" (byte ")
+def _not_json(data: bytes, message: str, uri: str, log: FindingLog) -> None:
+    problem, _, place = message.partition(" (byte ")
     offset = int(place.removesuffix(")")) if place else len(data)
     before = data[:offset]
     line = before.count(b"\n") + 1
@@ -112,14 +112,14 @@ def _not_json(data: bytes, fault: str, uri: str, log: FindingLog) -> None:
 
 
 class Categories:
-    """The categories of all files, merged by name: the first file's in the order of ids, then what others add."""
+    """The categories of all files, merged by name: the first file's by id, then those that later files add."""
 
     def __init__(self) -> None:
         self.names: list[tuple[int, str]] = []
         self._index: dict[str, int] = {}
 
     def merge(self, declared: list[CocoCategory], uri: str, log: FindingLog) -> dict[int, int]:
-        """The index in the snapshot for each id of a file."""
+        """The snapshot's index of each category id of a file."""
         if not declared:
             log.add("categoriesMissing", uri)
         by_id: dict[int, CocoCategory] = {}
@@ -147,7 +147,7 @@ class Categories:
 
 
 def check_ids(file: CocoFile, uri: str, categories: dict[int, int], log: FindingLog) -> None:
-    """Every id is used once, and every annotation's category is declared."""
+    """Reports ids that are used twice or not declared."""
     images: dict[int, str] = {}
     for image in file.images:
         if image.id in images:
@@ -170,16 +170,17 @@ def check_ids(file: CocoFile, uri: str, categories: dict[int, int], log: Finding
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a COCO file lies, which decides where its images lie."""
+    """Where a COCO file is stored; its images are located relative to it."""
 
     uri: str
     key: str
     bucket: str
 
     def locate(self, image: CocoImage) -> str:
-        """The image's key; UnreadableUri or ValueError, which says what is wrong with its path.
+        """The image's key; UnreadableUri, or ValueError saying what is wrong with its path.
 
-        A uri of the store in absolute_url or coco_url comes first; otherwise file_name, below the file's folder.
+        A uri of the store in absolute_url or coco_url takes precedence over file_name, which is relative to the COCO
+        file's folder.
         """
         for uri in (image.absolute_url, image.coco_url):
             if uri and (uri.startswith("s3://") or not image.file_name):
@@ -195,7 +196,7 @@ class Place:
             raise ValueError("has a control character")
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
-            raise ValueError("leaves the annotation file's folder by '..'")
+            raise ValueError("leaves the annotation file's folder with '..'")
         if len(name.encode("utf-8", "replace")) > 1024:
             raise ValueError("is longer than 1024 bytes")
         folder = self.key.rpartition("/")[0]
@@ -205,7 +206,7 @@ class Place:
 def rows(
     file: CocoFile, place: Place, kind: AnnotationKind, categories: dict[int, int], shift: int, log: FindingLog
 ) -> Iterator[Row]:
-    """The images in the order of their ids, each with its annotations; images without a usable path are left out."""
+    """The images by id, each with its annotations; images without a usable path are left out."""
     marks = sorted(file.annotations, key=attrgetter("image_id"))
     position, foreign = 0, 0
     for image in sorted(file.images, key=attrgetter("id")):
@@ -232,10 +233,10 @@ def _locate(place: Place, image: CocoImage, log: FindingLog) -> str:
     path = image.file_name or image.absolute_url or image.coco_url or ""
     try:
         return place.locate(image)
-    except UnreadableUri as fault:
-        path, problem = fault.metadata["uri"], f"cannot be read: {fault.metadata['problem']}"
-    except ValueError as fault:
-        problem = str(fault)
+    except UnreadableUri as error:
+        path, problem = error.metadata["uri"], f"cannot be read: {error.metadata['problem']}"
+    except ValueError as error:
+        problem = str(error)
     log.add("imagePathInvalid", path, image.id, path=path, problem=problem)
     return ""
 
@@ -245,7 +246,7 @@ def _mark(
 ) -> Mark | None:
     category = categories.get(-1 if mark.category_id is None else mark.category_id)
     if category is None:
-        return None  # Found already.
+        return None  # check_ids reported it
     if kind is AnnotationKind.IMAGE_CLASSIFICATION:
         return Mark(mark.id, category)
     if mark.bbox is None:

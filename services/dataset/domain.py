@@ -1,13 +1,13 @@
-"""A dataset as its record keeps it: the life it leads, and every change that may be made to it.
+"""A dataset's record: its state machine, and every change that is possible.
 
                  ┌──────(a) progress──────┐
                  ▼                        │
     (create) ─▶ VALIDATING ───────────────┘
-                 │(b) accept    │(c) refuse    (d) ask for deletion, from every state
+                 │(b) accept    │(c) refuse    (d) delete, from every state
                  ▼              ▼
                READY          FAILED  ──(d)──▶ DELETING ──▶ (gone)
 
-Every change is a pure function of the record, so that it can be applied again after a lost race.
+Every change is a pure function of the record, so that it can be retried after a conflicting write.
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,13 +19,13 @@ from services.kit.leases import Lease
 from services.vision.snapshot import AnnotationKind
 
 COLLECTION = "datasets"
-ADVANCE = "ingest-dataset"  # job: do whatever is due for a dataset; its name is `datasets/{dataset}`
-CHECK = "ingest-chunk"  # job: check one chunk of images; its name is `datasets/{dataset}/chunks/{number}`
-INLINE_CATEGORIES = 100  # more categories than this stand in the manifest only, so that records stay small
+ADVANCE = "ingest-dataset"  # job: do whatever is due for a dataset, named `datasets/{dataset}`
+CHECK = "ingest-chunk"  # job: check one chunk of images, named `datasets/{dataset}/chunks/{number}`
+INLINE_CATEGORIES = 100  # beyond this, categories are only in the manifest, to keep records small
 
 
 class State(StrEnum):
-    """Where a dataset is in its life."""
+    """The state of a dataset."""
 
     VALIDATING = "VALIDATING"
     READY = "READY"
@@ -34,7 +34,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What can happen to a dataset."""
+    """The events of the state machine."""
 
     PROGRESS = "progress"
     ACCEPT = "accept"
@@ -53,7 +53,7 @@ TRANSITIONS: dict[Event, dict[State, State]] = {
 
 
 class Phase(StrEnum):
-    """The steps of validation, in order."""
+    """The steps of a validation, in order."""
 
     WAITING = "PHASE_UNSPECIFIED"
     READING = "READING_ANNOTATIONS"
@@ -66,7 +66,7 @@ _FRACTION = {Phase.WAITING: 0.0, Phase.READING: 0.01, Phase.WRITING: 0.95, Phase
 
 
 class BoxConvention(StrEnum):
-    """The unit in which boxes are written."""
+    """The unit of a dataset's boxes."""
 
     UNKNOWN = "BOX_CONVENTION_UNSPECIFIED"
     ABSOLUTE = "ABSOLUTE"
@@ -75,7 +75,7 @@ class BoxConvention(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CategoryCount:
-    """How often one category occurs in the snapshot."""
+    """How often a category occurs in the snapshot."""
 
     name: str
     image_count: int
@@ -84,7 +84,7 @@ class CategoryCount:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What the snapshot holds; `categories` is empty if there are more than INLINE_CATEGORIES."""
+    """The snapshot's contents in numbers; `categories` is empty if there are more than INLINE_CATEGORIES."""
 
     image_count: int = 0
     annotation_count: int = 0
@@ -95,7 +95,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class FindingCounts:
-    """How many findings are listed, by severity."""
+    """The number of listed findings, by severity."""
 
     error: int = 0
     warning: int = 0
@@ -104,17 +104,17 @@ class FindingCounts:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the images were cut into chunks of work; written once, when the annotation files have been read."""
+    """How the images are split into chunks; written once, after the annotation files are read."""
 
-    prefix: str  # the chunks' inputs lie below this key
+    prefix: str  # of the keys of the chunks' inputs
     chunk_count: int
-    image_count: int  # images that the annotation files name
-    refused_count: int  # of these, refused before any was read
+    image_count: int  # images that the annotation files list
+    refused_count: int  # of these, refused before any image was read
 
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """Which chunks are checked: a bitmap in hex, and how many images were checked so far, also in unfinished ones."""
+    """Which chunks are checked, as a bitmap in hex, and how many images, including those of unfinished chunks."""
 
     done: str = "0"
     images_done: int = 0
@@ -125,18 +125,18 @@ class Chunks:
         return bool(int(self.done, 16) >> number & 1)
 
     def missing(self, count: int) -> list[int]:
-        """The unfinished ones of `count` chunks."""
+        """The unfinished chunks among `count`."""
         bits = int(self.done, 16)
         return [number for number in range(count) if not bits >> number & 1]
 
     def moved(self, number: int, images: int) -> "Chunks":
-        """After `images` of an unfinished chunk; a repeated attempt never takes back what an earlier one reported."""
+        """After `images` of an unfinished chunk; a later attempt never lowers what an earlier one reported."""
         if self.has(number) or images <= self.partial.get(str(number), 0):
             return self
         return replace(self, partial={**self.partial, str(number): images})
 
     def finished(self, number: int, images: int) -> "Chunks":
-        """After the whole chunk; the same again changes nothing."""
+        """After the whole chunk; idempotent."""
         if self.has(number):
             return self
         bits = int(self.done, 16) | 1 << number
@@ -146,7 +146,7 @@ class Chunks:
 
 @dataclass(frozen=True, slots=True)
 class NewDataset:
-    """What a caller asks to register."""
+    """A caller's request to register a dataset."""
 
     dataset_id: str
     annotation_kind: AnnotationKind | None
@@ -158,10 +158,10 @@ class NewDataset:
 
 @dataclass(frozen=True, slots=True)
 class DatasetRecord:
-    """Everything that is known of a dataset, save what lies in blobs under `prefix`."""
+    """Everything about a dataset, except for the blobs under `prefix`."""
 
     name: str
-    uid: str  # of this creation, so that the blobs of a namesake never mix with these
+    uid: str  # random, so that blobs of datasets of the same name never mix
     annotation_kind: AnnotationKind
     annotation_file_uris: tuple[str, ...]
     create_time: datetime
@@ -170,7 +170,7 @@ class DatasetRecord:
     custom_properties: dict[str, str] = field(default_factory=dict[str, str])
     request_id: str = ""
     state: State = State.VALIDATING
-    generation: int = 1  # jobs of an older one are dropped
+    generation: int = 1  # jobs of older generations are dropped
     lease: Lease = field(default_factory=Lease)
     phase: Phase = Phase.WAITING
     plan: Plan | None = None
@@ -178,29 +178,29 @@ class DatasetRecord:
     box_convention: BoxConvention = BoxConvention.UNKNOWN
     stats: Stats | None = None
     finding_counts: FindingCounts = field(default_factory=FindingCounts)
-    findings_key: str = ""  # of the findings' index
+    findings_key: str = ""  # of the index of findings
     manifest_key: str = ""
     snapshot_digest: str = ""
     error: Failure | None = None
 
     @property
     def root(self) -> str:
-        """The key under which every blob of every creation of this name lies."""
+        """The prefix of the blobs of every dataset that had or has this name."""
         return f"{self.name}/"
 
     @property
     def prefix(self) -> str:
-        """The key under which this creation's blobs lie."""
+        """The prefix of this dataset's blobs."""
         return f"{self.name}/{self.uid}"
 
     @property
     def images_total(self) -> int:
-        """Images that the annotation files name; 0 until they are read."""
+        """Images that the annotation files list; 0 until they are read."""
         return self.plan.image_count if self.plan else 0
 
     @property
     def images_done(self) -> int:
-        """Images checked so far; never falls."""
+        """Images checked so far; never decreases."""
         if self.plan is None:
             return 0
         found = self.plan.refused_count + self.chunks.images_done + sum(self.chunks.partial.values())
@@ -208,7 +208,7 @@ class DatasetRecord:
 
     @property
     def fraction(self) -> float:
-        """How much of validation is done, 0..1; never falls."""
+        """How much of the validation is done, 0..1; never decreases."""
         if self.phase is not Phase.CHECKING:
             return _FRACTION[self.phase]
         return min(0.05 + 0.9 * self.images_done / max(1, self.images_total), _FRACTION[Phase.WRITING])
@@ -219,7 +219,7 @@ class DatasetRecord:
         return self.plan is not None and not self.chunks.missing(self.plan.chunk_count)
 
     def after(self, event: Event) -> State:
-        """The state that the event leads to; WrongState if it cannot happen now."""
+        """The state after the event; WrongState if it is not possible now."""
         to = TRANSITIONS[event].get(self.state)
         if to is None:
             allowed = ", ".join(TRANSITIONS[event])
@@ -227,7 +227,7 @@ class DatasetRecord:
         return to
 
     def taken(self, holder: str, now: datetime, ttl: timedelta) -> "DatasetRecord":
-        """(a) A worker takes it up; LeaseLost while another holds it, WrongState when nothing is due."""
+        """(a) A worker takes the lease; LeaseLost while another holds it, WrongState if nothing is due."""
         if self.state is State.DELETING:
             return replace(self, lease=self.lease.taken(holder, now, ttl), update_time=now)
         phase = Phase.READING if self.plan is None else Phase.WRITING if self.is_checked else self.phase
@@ -235,7 +235,7 @@ class DatasetRecord:
         return replace(self, lease=self.lease.taken(holder, now, ttl), phase=phase, update_time=now)
 
     def planned(self, plan: Plan, convention: BoxConvention, now: datetime) -> "DatasetRecord":
-        """(a) The annotation files are read; the worker that read them lets go."""
+        """(a) The annotation files are read; the lease is released."""
         self.after(Event.PROGRESS)
         return replace(
             self,
@@ -248,14 +248,14 @@ class DatasetRecord:
         )
 
     def checked(self, chunks: Chunks, now: datetime) -> "DatasetRecord":
-        """(a) More images are checked."""
+        """(a) Records the checked images."""
         self.after(Event.PROGRESS)
         return self if chunks == self.chunks else replace(self, chunks=chunks, update_time=now)
 
     def accepted(
         self, stats: Stats, digest: str, manifest_key: str, findings: tuple[str, FindingCounts], now: datetime
     ) -> "DatasetRecord":
-        """(b) The snapshot stands."""
+        """(b) The snapshot is complete."""
         return replace(
             self,
             state=self.after(Event.ACCEPT),
@@ -272,7 +272,7 @@ class DatasetRecord:
     def refused(
         self, error: Failure, now: datetime, findings: tuple[str, FindingCounts] | None = None
     ) -> "DatasetRecord":
-        """(c) There will be no snapshot; `error` says why."""
+        """(c) There will be no snapshot, because of `error`."""
         key, counts = findings or (self.findings_key, self.finding_counts)
         return replace(
             self,
@@ -285,12 +285,12 @@ class DatasetRecord:
         )
 
     def updated(self, now: datetime, **values: object) -> "DatasetRecord":
-        """The caller's own fields change."""
+        """Changes caller fields."""
         self.after(Event.UPDATE)
         return replace(self, update_time=now, **values)
 
     def deleting(self, now: datetime) -> "DatasetRecord":
-        """(d) Nothing but removal follows; asked again, nothing changes."""
+        """(d) Marks the dataset for removal; idempotent."""
         if self.state is State.DELETING:
             return self
         return replace(self, state=self.after(Event.DELETE), generation=self.generation + 1, update_time=now)

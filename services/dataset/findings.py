@@ -1,4 +1,4 @@
-"""Findings: what registration noticed, where, and what to do about it; their codes in one table."""
+"""Findings: what validation noticed, where, and what to do about it, with a table of all codes."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ import msgspec
 from services.dataset.domain import FindingCounts
 from services.kit.plurals import counted, fill
 
-MAX_TEXT = 1024  # characters of a file's name or of a value that a finding shows
+MAX_TEXT = 1024  # characters of a file name or value in a finding
 
 
 class Severity(StrEnum):
-    """ERROR: left out of the snapshot. WARNING: kept or repaired, may harm training. INFO: worth knowing."""
+    """ERROR: left out of the snapshot. WARNING: kept or repaired, but may harm training. INFO: good to know."""
 
     ERROR = "ERROR"
     WARNING = "WARNING"
@@ -22,7 +22,7 @@ class Severity(StrEnum):
 
 
 class Rule(NamedTuple):
-    """What a code means. A fatal one makes the whole annotation file unusable."""
+    """The meaning of a code. A fatal finding makes the whole annotation file unusable."""
 
     severity: Severity
     message: str  # a template for `plurals.fill` over the variables given to `FindingLog.add`
@@ -33,18 +33,21 @@ class Rule(NamedTuple):
 _E, _W, _I = Severity.ERROR, Severity.WARNING, Severity.INFO
 
 RULES: dict[str, Rule] = {
-    # The annotation file as a whole.
+    # whole annotation files
     "annotationFileMissing": Rule(_E, "The annotation file is no longer in the store.", "Upload it again.", True),
     "annotationFileTooLarge": Rule(
-        _E, "The annotation file has {size_bytes:byte|bytes}, more than {limit}.", "Split it into up to 10 files.", True
+        _E,
+        "The annotation file has {size_bytes:byte|bytes}, more than the limit of {limit}.",
+        "Split it into up to 10 files.",
+        True,
     ),
     "annotationFileNotJson": Rule(
-        _E, "Not JSON at line {line}, column {column}: {problem}.", "Repair or re-export the file.", True
+        _E, "Not JSON at line {line}, column {column}: {problem}.", "Repair the file, or export it again.", True
     ),
     "annotationFileNotFinite": Rule(
         _E,
         "{token} at line {line}, column {column} is not a JSON number.",
-        "Replace it by a finite number, or leave the field out.",
+        "Replace it with a finite number, or omit the field.",
         True,
     ),
     "annotationFileNotCoco": Rule(
@@ -52,28 +55,31 @@ RULES: dict[str, Rule] = {
     ),
     "categoriesMissing": Rule(_E, "The file declares no categories.", "List them under `categories`.", True),
     "categoryNameMissing": Rule(
-        _E, "Category {category_id} has no name, or one of more than 256 characters.", "Name it.", True
+        _E,
+        "Category {category_id} has no name, or one with more than 256 characters.",
+        "Give it a name of up to 256 characters.",
+        True,
     ),
     "categoryDuplicateId": Rule(
         _E, "Category id {category_id} is declared twice, as {first!r} and as {second!r}.", "Use each id once.", True
     ),
     "categoryDuplicateName": Rule(
-        _E, "Category {category!r} is declared twice, as ids {first} and {second}.", "Keep one and relabel.", True
+        _E, "Category {category!r} is declared twice, as ids {first} and {second}.", "Keep one of them.", True
     ),
     "tooManyCategories": Rule(
         _E,
-        "{count:category is|categories are} more than the {limit} that {kind} allows.",
+        "{count:category is|categories are} more than the limit of {limit} for {kind}.",
         "Merge or drop categories.",
         True,
     ),
     "annotationsMissing": Rule(
-        _W, "The file has no annotations.", "List some under `annotations`, unless its images show only background."
+        _W, "The file has no annotations.", "List them under `annotations`, unless all images are background."
     ),
     "imageDuplicateId": Rule(
-        _E, "Image id {image} is used by {first!r} and again by {second!r}.", "Give every image its own id.", True
+        _E, "Image id {image} is used by both {first!r} and {second!r}.", "Give every image a unique id.", True
     ),
     "annotationDuplicateId": Rule(
-        _E, "Annotation id {annotation} is used more than once.", "Give every annotation its own id.", True
+        _E, "Annotation id {annotation} is used more than once.", "Give every annotation a unique id.", True
     ),
     "categoryUndeclared": Rule(
         _E,
@@ -83,73 +89,75 @@ RULES: dict[str, Rule] = {
     ),
     "boxUnitsDiffer": Rule(
         _E,
-        "The boxes of this file are written in {found}, those of the files before in {expected}.",
-        "Write the boxes of all files in pixels, or all as fractions 0..1; or register two datasets.",
+        "The boxes of this file are in {found}, those of earlier files in {expected}.",
+        "Write the boxes of all files in pixels, or all as fractions 0..1, or register two datasets.",
         True,
     ),
     "boxUnitsMixed": Rule(
         _E,
-        "Box {box} is written in {found}, while most boxes here are in {expected}.",
+        "Box {box} is in {found}, but most boxes of the file are in {expected}.",
         "Write all boxes in pixels, or all as fractions 0..1.",
         True,
     ),
-    # Single annotations.
+    # single annotations
     "annotationUnknownImage": Rule(
-        _E, "The annotation belongs to image {image}, which is not listed.", "List the image, or drop the annotation."
+        _E, "The annotation refers to image {image}, which is not listed.", "List the image, or drop the annotation."
     ),
     "annotationWithoutCategory": Rule(_E, "The annotation has no category_id.", "Give it a category_id."),
     "boxMissing": Rule(
-        _E, "The annotation has no bbox; a segmentation does not replace it.", "Give it `bbox: [x, y, width, height]`."
+        _E, "The annotation has no bbox; a segmentation is no substitute.", "Give it `bbox: [x, y, width, height]`."
     ),
     "boxMalformed": Rule(_E, "bbox {problem}.", "Write `[x, y, width, height]`, four finite numbers."),
-    "boxEmpty": Rule(_E, "Box {box} has a width or height that is not positive.", "Draw the box again, or drop it."),
-    "boxOutOfFrame": Rule(_E, "Box {box} lies mostly outside the image of {frame}.", "Draw the box again, or drop it."),
+    "boxEmpty": Rule(_E, "Box {box} has a width or height that is not positive.", "Redraw the box, or drop it."),
+    "boxOutOfFrame": Rule(_E, "Box {box} lies mostly outside the {frame} image.", "Redraw the box, or drop it."),
     "boxSidesSwapped": Rule(
         _E,
-        "Box {box} does not fit the image of {frame} but fits {swapped}: sides are swapped.",
-        "Write x and width along the image's width, as it is shown upright.",
+        "Box {box} does not fit the {frame} image but fits {swapped}: width and height are swapped.",
+        "Write x and width along the width of the upright image.",
     ),
     "boxAsCorners": Rule(
         _E,
-        "Box {box} does not fit the image of {frame}; it looks like corners [x1, y1, x2, y2].",
+        "Box {box} does not fit the {frame} image; it looks like corners [x1, y1, x2, y2].",
         "Write `[x, y, width, height]`.",
     ),
     "boxClipped": Rule(
         _W,
-        "Box {box} reached {over:.4g} px out of the image of {frame}; it was cut to {clipped}.",
+        "Box {box} extends {over:.4g} px beyond the {frame} image; it was clipped to {clipped}.",
         "Check the box.",
     ),
     "boxTiny": Rule(
         _W,
-        "Box {box} is {seen:.2g} px across in an image of {side} px, which is what detectors see.",
-        "Cut the image into tiles, so that objects are larger in it, or drop the box.",
+        "Box {box} is only {pixels:.2g} px across once the image is scaled to {side} px for detectors.",
+        "Split the image into tiles so that objects are larger, or drop the box.",
     ),
     "boxRepeated": Rule(
-        _W, "The image has the box {box} of {category!r} more than once; one was kept.", "Drop this annotation."
+        _W, "The image has the {category!r} box {box} more than once; one was kept.", "Drop this annotation."
     ),
     "tagRepeated": Rule(_W, "The image has the category {category!r} twice.", "Keep one of the annotations."),
-    # Single images.
+    # single images
     "imagePathMissing": Rule(_E, "The image has no file_name.", "Give it a file_name relative to the COCO file."),
     "imagePathInvalid": Rule(
         _E,
         "The path {path!r} {problem}.",
-        "Use a path below the COCO file's folder with `/` between its parts, or an s3:// uri of the store.",
+        "Use a path relative to the COCO file's folder, with `/` as separator, or an s3:// uri of the store.",
     ),
-    "imageMissing": Rule(_E, "There is no such file in the store at {uri}.", "Upload it, or correct its path."),
-    "imageTooLarge": Rule(_E, "The image has more than {limit:byte|bytes}.", "Save it smaller."),
+    "imageMissing": Rule(_E, "There is no file at {uri} in the store.", "Upload it, or correct its path."),
+    "imageTooLarge": Rule(_E, "The image has more than {limit:byte|bytes}.", "Scale it down or compress it more."),
     "imageSidesInvalid": Rule(_E, "The image {problem}.", "Scale or pad it, or drop it."),
-    "imageUndecodable": Rule(_E, "The image {problem}.", "Replace it by an intact file of a supported format."),
+    "imageUndecodable": Rule(_E, "The image {problem}.", "Replace it with an intact file of a supported format."),
     "imageUntagged": Rule(_E, "The image has no usable tag.", "Annotate it with one category, or drop it."),
     "imageSeveralTags": Rule(
-        _E, "The image has {count} different tags: {categories}.", "Keep one, or register it for object detection."
+        _E, "The image has {count} different tags: {categories}.", "Keep one of them, or register for object detection."
     ),
     "imageTooManyBoxes": Rule(
-        _E, "The image has {count:box|boxes}, more than {limit}.", "Cut it into tiles, or raise SIGHTLINE_MAX_REGIONS."
+        _E,
+        "The image has {count:box|boxes}, more than {limit}.",
+        "Split it into tiles, or raise SIGHTLINE_MAX_REGIONS.",
     ),
     "imageFrameUnknown": Rule(
         _E,
-        "The file says {declared}, the image is {actual}: what its boxes refer to is unknown.",
-        "Annotate the image as it is.",
+        "The file says {declared}, the image is {actual}: it is unclear which size its boxes refer to.",
+        "Annotate the image at its actual size.",
     ),
     "imageSidesDiffer": Rule(
         _W,
@@ -163,25 +171,27 @@ RULES: dict[str, Rule] = {
     ),
     "imageBoxesTurned": Rule(
         _W,
-        "The boxes were drawn before EXIF orientation {orientation} was applied, and were turned with the image.",
+        "The boxes were drawn before EXIF orientation {orientation} was applied; they were transformed with the image.",
         "Check a few boxes of this image.",
     ),
     "imageOriented": Rule(_I, "EXIF orientation {orientation} was applied.", "Nothing to do."),
-    "imageAnimated": Rule(_W, "The image is an animation; only its first picture is used.", "Save one picture of it."),
-    "imageScaled": Rule(_I, "The image of {width} x {height} was scaled down to fit {limit}.", "Nothing to do."),
+    "imageAnimated": Rule(_W, "The image is animated; only its first frame is used.", "Save a single frame."),
+    "imageScaled": Rule(_I, "The {width} x {height} image was scaled down to fit {limit}.", "Nothing to do."),
     "imageUriIgnored": Rule(
         _I,
         "{count:uri outside the store was|uris outside the store were} ignored in favour of file_name.",
         "Nothing to do.",
     ),
-    # The whole dataset.
-    "exactDuplicate": Rule(_W, "The image equals {other!r} (image {other_id}){labels}.", "Keep one of the two."),
+    # the whole dataset
+    "exactDuplicate": Rule(
+        _W, "The image is identical to {other!r} (image {other_id}){labels}.", "Keep one of the two."
+    ),
     "categoriesAlike": Rule(
         _W,
-        "The categories {names} differ in case, spaces or Unicode form only.",
-        "Merge them if they mean the same: to a model they are different.",
+        "The categories {names} differ only in case, spaces or Unicode form.",
+        "Merge them if they mean the same; a model treats them as different.",
     ),
-    "categoryWithoutImages": Rule(_W, "No usable image shows the category {category!r}.", "Add images, or drop it."),
+    "categoryWithoutImages": Rule(_W, "No usable image has the category {category!r}.", "Add images, or drop it."),
     "categoryTooFewImages": Rule(
         _W,
         "The category {category!r} has {count:usable image|usable images}; training needs at least {minimum}.",
@@ -189,25 +199,27 @@ RULES: dict[str, Rule] = {
     ),
     "tooFewCategories": Rule(
         _W,
-        "{count:category is|categories are} fewer than the {minimum} that training needs.",
-        "Add images of something else.",
+        "{count:category has|categories have} usable images; training needs at least {minimum}.",
+        "Add images of other categories.",
     ),
     "categoriesImbalanced": Rule(
         _W,
         "{category!r} has {most:annotation|annotations}; "
         "{count:category has|categories have} less than a twentieth of that: {names}.",
-        "Add images of the rare categories; measured means count them as much as the others.",
+        "Add images of the rare categories; metrics averaged over categories weight them equally.",
     ),
     "crowdBoxes": Rule(
         _I,
-        "{count:box is|boxes are} marked iscrowd: training leaves crowds out, measuring counts no detection in them.",
-        "Nothing to do if that is meant.",
+        "{count:box is|boxes are} marked iscrowd: training skips crowds, and evaluation ignores detections in them.",
+        "Nothing to do if this is intended.",
     ),
     "imagesWithoutBoxes": Rule(
-        _I, "{count:image has|images have} no box: nothing but background.", "Nothing to do if that is meant."
+        _I, "{count:image has|images have} no boxes: background only.", "Nothing to do if this is intended."
     ),
     "imageIdsShifted": Rule(
-        _I, "Image ids overlap with an earlier file's; in the snapshot, {shift} is added to them.", "Nothing to do."
+        _I,
+        "Image ids overlap with those of an earlier file; {shift} is added to them in the snapshot.",
+        "Nothing to do.",
     ),
 }
 
@@ -226,7 +238,7 @@ ANNOTATION_ERRORS = (
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that was noticed."""
+    """A single finding."""
 
     severity: Severity
     code: str
@@ -240,9 +252,9 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 def make(
     code: str, file: str = "", image_id: int | None = None, annotation_id: int | None = None, **variables: object
 ) -> Finding:
-    """A finding by its code; KeyError for an unknown code or a variable that its message needs.
+    """A finding with the given code; KeyError for an unknown code or a missing variable.
 
-    An annotation file may hold names of any length; a finding holds the beginning of them.
+    Long names from an annotation file are truncated.
     """
     rule = RULES[code]
     shown = {name: _cut(value) if isinstance(value, str) else value for name, value in variables.items()}
@@ -254,7 +266,7 @@ def _cut(text: str) -> str:
 
 
 class FindingLog:
-    """Collects findings, at most `limit` of one code, so that a wholly wrong dataset stays within memory."""
+    """Collects findings, at most `limit` per code, so that memory stays bounded if everything is wrong."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -269,13 +281,13 @@ class FindingLog:
         annotation_id: int | None = None,
         **variables: object,
     ) -> None:
-        """Notices one thing; past the limit of its code it is only counted."""
+        """Adds a finding; beyond the limit of its code it is only counted."""
         if self._seen[code] < self._limit:
             self._kept.append(make(code, file, image_id, annotation_id, **variables))
         self._seen[code] += 1
 
     def take(self, findings: Iterable[Finding], more: dict[str, int] | None = None) -> None:
-        """Notices what another log noticed."""
+        """Adds the findings of another log."""
         for finding in findings:
             if self._seen[finding.code] < self._limit:
                 self._kept.append(finding)
@@ -283,7 +295,7 @@ class FindingLog:
         self._seen.update(more or {})
 
     def count(self, code: str) -> int:
-        """How often the code was noticed."""
+        """How many findings of this code were added, whether kept or only counted."""
         return self._seen[code]
 
     @property
@@ -298,7 +310,7 @@ class FindingLog:
 
     @property
     def kept(self) -> list[Finding]:
-        """The findings within the settings, as they came."""
+        """The findings within the limit, in the order they were added."""
         return list(self._kept)
 
     @property
@@ -308,7 +320,7 @@ class FindingLog:
         return {code: count - listed[code] for code, count in self._seen.items() if count > listed[code]}
 
     def ordered(self) -> list[Finding]:
-        """Worst first, then as they came; for every code that went over its limit one line says by how many."""
+        """Worst first, then in the order they were added; an extra line per code over its limit says by how many."""
         extra = [
             Finding(
                 RULES[code].severity,
@@ -322,6 +334,6 @@ class FindingLog:
 
 
 def count(findings: Iterable[Finding]) -> FindingCounts:
-    """How many there are, by severity."""
+    """The number of findings, by severity."""
     found = Counter(finding.severity for finding in findings)
     return FindingCounts(found[Severity.ERROR], found[Severity.WARNING], found[Severity.INFO])

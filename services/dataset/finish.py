@@ -1,4 +1,4 @@
-"""From checked chunks to a verdict: the snapshot's manifest, or the reasons why there is none."""
+"""Finishes a validation: from checked chunks to the snapshot's manifest, or the reasons why there is none."""
 
 from array import array
 from collections import Counter
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.dataset import store
+from services.dataset.context import WorkerContext
 from services.dataset.domain import INLINE_CATEGORIES, CategoryCount, DatasetRecord, Plan, Stats
 from services.dataset.findings import FindingLog
 from services.dataset.settings import DatasetSettings
-from services.dataset.work import Tools
 from services.kit.alike import alike
 from services.kit.errors import DatasetAnnotationsInvalid, DatasetEmpty
 from services.kit.plurals import counted
@@ -27,13 +27,13 @@ from services.vision.snapshot import (
     read_index,
 )
 
-IMBALANCE = 20  # times as many annotations as a rare category has
-NAMED = 5  # rare categories that a finding names
+IMBALANCE = 20  # a category is rare if the most frequent one has this many times its annotations
+NAMED = 5  # rare categories listed in a finding
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """A snapshot that stands."""
+class Validation:
+    """The result of a successful validation."""
 
     manifest: Manifest
     stats: Stats
@@ -41,7 +41,7 @@ class Verdict:
 
 @dataclass(slots=True)
 class _Sums:
-    """What the chunks came to together."""
+    """Totals over the chunks."""
 
     shards: list[Shard]
     images: int = 0
@@ -50,31 +50,33 @@ class _Sums:
     byte_count: int = 0
 
 
-async def judge(tools: Tools, settings: DatasetSettings, record: DatasetRecord, plan: Plan, log: FindingLog) -> Verdict:
-    """Adds up the chunks; raises DatasetEmpty, or DatasetAnnotationsInvalid for too many faults.
+async def finish(
+    context: WorkerContext, settings: DatasetSettings, record: DatasetRecord, plan: Plan, log: FindingLog
+) -> Validation:
+    """Adds up the chunks; raises DatasetEmpty, or DatasetAnnotationsInvalid for too many errors.
 
-    `log` receives the findings of all steps, in the order of the files, then those about the whole.
+    `log` receives the findings of all steps, in the order of the files, then those about the whole dataset.
     """
-    planned = await store.get_plan(tools.blobs, plan.prefix)
+    planned = await store.get_plan(context.blobs, plan.prefix)
     log.take(planned.findings, planned.more)
     sums = _Sums([], plan.image_count, plan.refused_count, planned.refused_annotations)
     for number in range(plan.chunk_count):
-        result = await store.get_result(tools.blobs, plan.prefix, number)
+        result = await store.get_result(context.blobs, plan.prefix, number)
         log.take(result.findings, result.more)
         sums.shards += result.shards
         sums.refused_images += result.refused_images
         sums.refused_annotations += result.refused_annotations
         sums.byte_count += result.byte_count
     _require_enough(settings, record, planned.annotation_count, sums, log)
-    manifest, without_boxes, crowds = await _manifest(tools, record, planned.categories, sums.shards)
-    await _find_duplicates(tools, sums.shards, [name for _, name in planned.categories], log)
+    manifest, without_boxes, crowds = await _manifest(context, record, planned.categories, sums.shards)
+    await _find_duplicates(context, sums.shards, [name for _, name in planned.categories], log)
     _find_alike(manifest, log)
     _find_imbalance(manifest, log)
     if without_boxes:
         log.add("imagesWithoutBoxes", count=without_boxes)
     if crowds:
         log.add("crowdBoxes", count=crowds)
-    return Verdict(manifest, _stats(manifest, sums.byte_count))
+    return Validation(manifest, _stats(manifest, sums.byte_count))
 
 
 def _require_enough(
@@ -96,27 +98,27 @@ def _require_enough(
         if bad > settings.max_bad_share * total:
             allowed = f"{settings.max_bad_share:.0%}"
             problem = (
-                f"{bad} of {counted(total, what)} cannot be used, more than the {allowed} that is allowed"
+                f"{bad} of {counted(total, what)} cannot be used, more than the allowed {allowed}"
                 f"{example} See ListFindings."
             )
             raise DatasetAnnotationsInvalid(file=record.name, problem=problem)
 
 
-async def _indexes(tools: Tools, shards: list[Shard]) -> AsyncIterator[tuple[Record, ...]]:
+async def _indexes(context: WorkerContext, shards: list[Shard]) -> AsyncIterator[tuple[Record, ...]]:
     for shard in shards:
-        yield read_index(await tools.blobs.get(shard.index_key)).records
+        yield read_index(await context.blobs.get(shard.index_key)).records
 
 
 async def _manifest(
-    tools: Tools, record: DatasetRecord, names: list[tuple[int, str]], shards: list[Shard]
+    context: WorkerContext, record: DatasetRecord, names: list[tuple[int, str]], shards: list[Shard]
 ) -> tuple[Manifest, int, int]:
-    """The manifest, how many images have no annotation, and how many boxes are crowds."""
+    """The manifest, the number of images without annotations, and the number of crowd boxes."""
     declared = [Category(id=id_, name=name, image_count=0, annotation_count=0) for id_, name in names]
     digest = SnapshotDigest(record.annotation_kind, declared)
     images, annotations = [0] * len(names), [0] * len(names)
     total, without_boxes, crowds = 0, 0, 0
     for shard in shards:
-        index = read_index(await tools.blobs.get(shard.index_key))
+        index = read_index(await context.blobs.get(shard.index_key))
         digest.add(index.records)
         for number, found in enumerate(count_categories(names, [index])):
             images[number] += found.image_count
@@ -138,17 +140,17 @@ async def _manifest(
     return manifest, without_boxes, crowds
 
 
-async def _find_duplicates(tools: Tools, shards: list[Shard], categories: list[str], log: FindingLog) -> None:
-    """Images whose packed bytes are equal. Two passes, so that a million images need 8 MB rather than 200."""
+async def _find_duplicates(context: WorkerContext, shards: list[Shard], categories: list[str], log: FindingLog) -> None:
+    """Finds images whose packed bytes are equal. In two passes, so that a million images need 8 MB instead of 200."""
     prefixes = array("Q")
-    async for records in _indexes(tools, shards):
+    async for records in _indexes(context, shards):
         prefixes.extend(int(record.sha256[:16], 16) for record in records)
     values, counts = np.unique(np.frombuffer(prefixes, np.uint64), return_counts=True)
     repeated = {int(value) for value in values[counts > 1]}
     if not repeated:
         return
     first: dict[str, Record] = {}
-    async for records in _indexes(tools, shards):
+    async for records in _indexes(context, shards):
         for record in records:
             if int(record.sha256[:16], 16) not in repeated:
                 continue
@@ -207,5 +209,5 @@ def _stats(manifest: Manifest, byte_count: int) -> Stats:
 
 
 def category_counts(categories: tuple[Category, ...]) -> tuple[CategoryCount, ...]:
-    """The manifest's categories as the record and the answers have them."""
+    """The manifest's categories as counts for records and responses."""
     return tuple(CategoryCount(c.name, c.image_count, c.annotation_count) for c in categories)

@@ -1,23 +1,33 @@
-"""What the dataset service measures, each with its reason."""
+"""The metrics of the dataset service, each with its reason."""
+
+from enum import StrEnum
 
 from services.dataset.domain import State
 from services.kit.consume import DEAD_LETTERS, JOBS, QUEUED, RUNNING
 from services.kit.measured import NATS, STORE
 from services.kit.telemetry import Metric, MetricKind
 
-# Gauges of the api are of the whole suite; its replicas say the same. What waits, and does it wait too long?
+
+class Outcome(StrEnum):
+    """What became of a checked image."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+
+
+# The api's gauges cover the whole suite; all replicas report the same. What is waiting, and for too long?
 DATASETS = Metric(
-    "sightline_datasets", MetricKind.GAUGE, "Datasets that there are, by state.", ("state",), values=(tuple(State),)
+    "sightline_datasets", MetricKind.GAUGE, "Number of datasets, by state.", ("state",), values=(tuple(State),)
 )
 OLDEST = Metric(
     "sightline_dataset_oldest_seconds",
     MetricKind.GAUGE,
-    "How long ago the dataset was created that has been VALIDATING for longest; 0 if there is none.",
+    "Age of the oldest VALIDATING dataset; 0 if there is none.",
 )
 STALLED = Metric(
     "sightline_dataset_stalled_seconds",
     MetricKind.GAUGE,
-    "For how long nothing has happened to the VALIDATING dataset that has stood still for longest; 0 if there is none.",
+    "Longest time since the last progress of a VALIDATING dataset; 0 if there is none.",
 )
 # Are datasets getting through, and how do they end?
 VALIDATED = Metric(
@@ -33,24 +43,24 @@ IMAGES = Metric(
     MetricKind.COUNTER,
     "Images checked.",
     ("outcome",),
-    values=(("accepted", "refused"),),
+    values=(tuple(Outcome),),
 )
-# Is a chunk small enough to be repeated without regret when a worker dies?
+# Are chunks small enough that repeating one after a worker dies is cheap?
 CHUNK_SECONDS = Metric(
     "sightline_dataset_chunk_seconds",
     MetricKind.HISTOGRAM,
     "Time to check one chunk of images.",
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
-# How much comes in through UploadFiles rather than straight into the store?
+# How much is uploaded through UploadFiles rather than directly to the store?
 UPLOADED = Metric("sightline_dataset_uploaded_bytes_total", MetricKind.COUNTER, "Bytes stored by UploadFiles.")
-# Is work being lost? More than a handful an hour means that workers die or the queue loses jobs.
+# Is work being lost? More than a few per hour mean that workers die or the queue loses jobs.
 REPUBLISHED = Metric(
     "sightline_dataset_jobs_republished_total", MetricKind.COUNTER, "Jobs that the reconciler published again."
 )
 # Do workers stall for longer than their leases?
 LEASES_LOST = Metric(
-    "sightline_dataset_leases_lost_total", MetricKind.COUNTER, "Datasets that were taken over while a worker held them."
+    "sightline_dataset_leases_lost_total", MetricKind.COUNTER, "Leases on datasets that workers lost while working."
 )
 
 API = (*STORE, *NATS, QUEUED, DATASETS, OLDEST, STALLED, UPLOADED, REPUBLISHED)

@@ -1,21 +1,22 @@
-"""Reads a dataset's annotation files and cuts its images into chunks of work."""
+"""Reads a dataset's annotation files and splits its images into chunks of work."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from services.dataset import coco, store, units
 from services.dataset.coco import Categories, Place, Row
+from services.dataset.context import WorkerContext
 from services.dataset.domain import BoxConvention, DatasetRecord, Plan
 from services.dataset.findings import FindingLog
 from services.dataset.settings import DatasetSettings
-from services.dataset.work import Tools
 from services.kit.blobs import from_uri
 from services.kit.errors import BlobNotFound, DatasetAnnotationsInvalid, QuotaExceeded
+from services.vision.snapshot import AnnotationKind
 
 
 @dataclass(slots=True)
 class Reading:
-    """What the files read so far came to."""
+    """What the files read so far contain."""
 
     log: FindingLog
     categories: Categories = field(default_factory=Categories)
@@ -25,36 +26,36 @@ class Reading:
     annotations: int = 0
     chunks: int = 0
     pending: list[Row] = field(default_factory=list[Row])
-    planned: int = 0  # images that lie in a chunk
+    planned: int = 0  # images that are in a chunk
 
 
-async def make_plan(tools: Tools, settings: DatasetSettings, record: DatasetRecord, reading: Reading) -> Plan:
-    """Writes the chunks' inputs, one file in memory at a time; the snapshot's image ids ascend over all files.
+async def make_plan(context: WorkerContext, settings: DatasetSettings, record: DatasetRecord, reading: Reading) -> Plan:
+    """Writes the chunks' inputs, with one file in memory at a time; image ids in the snapshot ascend over all files.
 
-    Raises DatasetAnnotationsInvalid if a file is unusable as a whole, and QuotaExceeded for too many images; in both
-    cases `reading.log` has everything that was noticed.
+    Raises DatasetAnnotationsInvalid if a file is unusable, and QuotaExceeded for too many images; in both cases
+    `reading.log` has all findings.
     """
     prefix = store.plan_prefix(record)
     for uri in record.annotation_file_uris:
-        place = Place(uri, from_uri(uri, tools.blobs.bucket), tools.blobs.bucket)
-        data = await _fetch(tools, settings, place, reading.log)
-        rows = await tools.compute(lambda data=data, place=place: _read(data, place, record, settings, reading))
+        place = Place(uri, from_uri(uri, context.blobs.bucket), context.blobs.bucket)
+        data = await _fetch(context, settings, place, reading.log)
+        rows = await context.compute(lambda data=data, place=place: _read(data, place, record, settings, reading))
         del data
         for chunk in _cut(rows, reading, settings.chunk_images):
-            await _put_chunk(tools, prefix, reading, chunk)
+            await _put_chunk(context, prefix, reading, chunk)
     if reading.pending:
-        await _put_chunk(tools, prefix, reading, reading.pending)
+        await _put_chunk(context, prefix, reading, reading.pending)
     log = reading.log
     blob = store.PlanBlob(reading.categories.names, log.kept, log.more, reading.annotations, log.refused_annotations)
-    await store.put(tools.blobs, store.plan_key(prefix), blob)
+    await store.put(context.blobs, store.plan_key(prefix), blob)
     return Plan(prefix, reading.chunks, reading.images, reading.images - reading.planned)
 
 
-async def _fetch(tools: Tools, settings: DatasetSettings, place: Place, log: FindingLog) -> bytes:
+async def _fetch(context: WorkerContext, settings: DatasetSettings, place: Place, log: FindingLog) -> bytes:
     try:
-        size = (await tools.blobs.stat(place.key)).size_bytes
+        size = (await context.blobs.stat(place.key)).size_bytes
         if size <= settings.max_coco_bytes:
-            return await tools.blobs.get(place.key)
+            return await context.blobs.get(place.key)
         log.add("annotationFileTooLarge", place.uri, size_bytes=size, limit=settings.max_coco_bytes)
     except BlobNotFound:
         log.add("annotationFileMissing", place.uri)
@@ -64,7 +65,7 @@ async def _fetch(tools: Tools, settings: DatasetSettings, place: Place, log: Fin
 def _read(
     data: bytes, place: Place, record: DatasetRecord, settings: DatasetSettings, reading: Reading
 ) -> Iterator[Row]:
-    """Checks one file as a whole; its rows, yet to be walked. Raises as `make_plan` does."""
+    """Checks one file; returns its rows lazily. Raises as `make_plan` does."""
     log, kind = reading.log, record.annotation_kind
     file = coco.parse(data, place.uri, log)
     if file is None:
@@ -76,7 +77,7 @@ def _read(
     if file.images and not file.annotations:
         log.add("annotationsMissing", place.uri)
     coco.check_ids(file, place.uri, categories, log)
-    if kind == "OBJECT_DETECTION":
+    if kind is AnnotationKind.OBJECT_DETECTION:
         reading.convention = units.check_convention(file, place.uri, reading.convention, log)
     if log.fatal:
         raise refusal(log)
@@ -89,7 +90,7 @@ def _read(
 
 
 def _shift(file: coco.CocoFile, place: Place, reading: Reading) -> int:
-    """What to add to a file's image ids so that they come after those of the files before."""
+    """What to add to a file's image ids so that they are larger than those of earlier files."""
     if not file.images:
         return 0
     first, last = min(image.id for image in file.images), max(image.id for image in file.images)
@@ -101,7 +102,7 @@ def _shift(file: coco.CocoFile, place: Place, reading: Reading) -> int:
 
 
 def _cut(rows: Iterator[Row], reading: Reading, size: int) -> Iterator[list[Row]]:
-    """Full chunks; what is left of the last one stays in `reading.pending`."""
+    """The full chunks; remaining rows stay in `reading.pending`."""
     for row in rows:
         reading.pending.append(row)
         if len(reading.pending) == size:
@@ -109,14 +110,14 @@ def _cut(rows: Iterator[Row], reading: Reading, size: int) -> Iterator[list[Row]
             yield chunk
 
 
-async def _put_chunk(tools: Tools, prefix: str, reading: Reading, chunk: list[Row]) -> None:
-    await store.put(tools.blobs, store.rows_key(prefix, reading.chunks), chunk)
+async def _put_chunk(context: WorkerContext, prefix: str, reading: Reading, chunk: list[Row]) -> None:
+    await store.put(context.blobs, store.rows_key(prefix, reading.chunks), chunk)
     reading.chunks += 1
     reading.planned += len(chunk)
 
 
 def refusal(log: FindingLog) -> DatasetAnnotationsInvalid:
-    """The error that a dataset keeps whose annotation files are unusable; names the first fault in full."""
+    """The error of a dataset whose annotation files are unusable; it quotes the first fatal finding in full."""
     found = log.fatal
     assert found is not None
     where = "" if found.annotation_id is None else f" (annotation {found.annotation_id})"

@@ -1,12 +1,12 @@
-"""Publishes work again that is due and that nobody does, so that losing a job, or the whole queue, loses nothing."""
+"""Publishes jobs again for due work without a live lease, so that losing a job or the whole queue loses nothing."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 from services.dataset import metrics
 from services.dataset.domain import CHECK, DatasetRecord, State
+from services.dataset.jobs import publish_advance
 from services.dataset.settings import DatasetSettings
-from services.dataset.work import publish_advance
 from services.kit.clock import Clock
 from services.kit.errors import SightlineError
 from services.kit.log import Log
@@ -14,14 +14,14 @@ from services.kit.queue import Queue
 from services.kit.telemetry import Telemetry
 from services.kit.views import View
 
-PATIENCE = 10  # times `stall_seconds` that chunks may wait behind other datasets' chunks
+PATIENCE = 10  # multiple of `stall_seconds` that chunks may wait behind other datasets' chunks
 
 _log = Log(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciler:
-    """Compares what is due with who is at it; safe in several replicas at once."""
+    """Finds datasets with due work and no live lease; safe to run in several replicas at once."""
 
     view: View[DatasetRecord]
     queue: Queue
@@ -29,18 +29,18 @@ class Reconciler:
     telemetry: Telemetry
     settings: DatasetSettings
 
-    async def keep_going(self, every_seconds: float) -> None:
-        """Looks again and again, for ever, once all is known; an outage passes."""
+    async def run(self, every_seconds: float) -> None:
+        """Reconciles until cancelled, once the view is synced; outages are logged and retried."""
         await self.view.synced()
         while True:
             try:
-                await self.look()
+                await self.reconcile()
             except SightlineError as error:
                 _log.warning("reconcile_failed", problem=error.message)
             await self.clock.sleep(every_seconds)
 
-    async def look(self) -> int:
-        """Publishes a job for each dataset that stands still; returns how many."""
+    async def reconcile(self) -> int:
+        """One reconciliation pass: publishes a job for each stalled dataset; returns how many."""
         now, count = self.clock.now(), 0
         waiting = await self.queue.depth(CHECK) > 0
         for found in self.view.all():
@@ -56,11 +56,11 @@ class Reconciler:
         return count
 
     def _stalls(self, record: DatasetRecord, now: datetime) -> float:
-        """For how many times `stall_seconds` nothing has happened to a dataset that has work due and no holder."""
+        """How long a dataset with due work and no live lease has been stalled, in multiples of `stall_seconds`."""
         if record.state not in (State.VALIDATING, State.DELETING) or record.lease.is_live(now):
             return 0
         stalls = (now - record.update_time).total_seconds() / self.settings.stall_seconds
-        return max(stalls, 1) if record.lease.holder else stalls  # A lease that ran out: its holder died.
+        return max(stalls, 1) if record.lease.holder else stalls  # the lease expired, so its holder died
 
 
 def _is_checking(record: DatasetRecord) -> bool:

@@ -1,4 +1,4 @@
-"""The servicer of DatasetService: a message in, a use case, a message out."""
+"""The servicer of DatasetService: translates messages to use cases and back."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,11 +15,11 @@ from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
 from sightline.v1 import dataset_service_pb2_grpc as service_grpc
 
-Context = Any  # grpc.aio's context, which nothing here needs
+Context = Any  # grpc.aio's context, unused here
 
 
 class DatasetServicer(service_grpc.DatasetServiceServicer):
-    """Errors pass through: `infra.server` turns them into statuses."""
+    """Errors propagate; `infra.server` turns them into statuses."""
 
     def __init__(self, datasets: Datasets, uploads: Uploads, bucket: str) -> None:
         self._datasets = datasets
@@ -83,4 +83,4 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
     async def CompareDatasets(
         self, request: service_pb.CompareDatasetsRequest, context: Context
     ) -> service_pb.CompareDatasetsResponse:
-        raise NotServedYet(rpc="CompareDatasets", detail="comparing a training set with a test set comes later")
+        raise NotServedYet(rpc="CompareDatasets", detail="comparing datasets comes later")

@@ -1,4 +1,4 @@
-"""What a dataset keeps in blobs beside its record, and under which keys."""
+"""A dataset's blobs: what they contain, and their keys."""
 
 from collections.abc import AsyncIterator
 
@@ -10,11 +10,11 @@ from services.dataset.findings import Finding, FindingLog, Severity, count
 from services.kit.blobs import Blobs
 from services.vision.snapshot import Manifest, Shard, read_manifest
 
-BLOCK = 1000  # findings in a blob
+BLOCK = 1000  # findings per blob
 
 
 class PlanBlob(msgspec.Struct, frozen=True):
-    """What reading the annotation files gave, beside the chunks' inputs."""
+    """The result of reading the annotation files, except for the chunks' inputs."""
 
     categories: list[tuple[int, str]]
     findings: list[Finding]
@@ -24,7 +24,7 @@ class PlanBlob(msgspec.Struct, frozen=True):
 
 
 class ChunkResult(msgspec.Struct, frozen=True):
-    """What checking one chunk gave; written last, so that whoever reads it finds everything that it names."""
+    """The result of checking one chunk; written after every blob that it names."""
 
     shards: list[Shard]
     findings: list[Finding]
@@ -45,7 +45,7 @@ class FindingBlock(msgspec.Struct, frozen=True):
 
 
 def plan_prefix(record: DatasetRecord) -> str:
-    """Of one attempt at reading the annotation files; the epoch tells attempts apart."""
+    """The prefix of one attempt at reading the annotation files; the epoch distinguishes attempts."""
     return f"{record.prefix}/plan/{record.lease.epoch}"
 
 
@@ -55,17 +55,17 @@ def rows_key(prefix: str, number: int) -> str:
 
 
 def plan_key(prefix: str) -> str:
-    """The PlanBlob of an attempt."""
+    """An attempt's PlanBlob."""
     return f"{prefix}/plan.json"
 
 
 def result_key(prefix: str, number: int) -> str:
-    """A chunk's result; attempts at one chunk may replace each other's, all are true."""
+    """A chunk's result; attempts may overwrite each other's, as all are valid."""
     return f"{prefix}/results/{number:05d}.json"
 
 
 def pack_key(record: DatasetRecord, number: int, sha256: str, extension: str) -> str:
-    """A shard or its index, named by content so that attempts at one chunk never disturb each other."""
+    """A shard or its index, named by content so that attempts at one chunk never interfere."""
     return f"{record.prefix}/packs/{number:05d}-{sha256[:24]}.{extension}"
 
 
@@ -80,17 +80,17 @@ async def get_rows(blobs: Blobs, prefix: str, number: int) -> list[Row]:
 
 
 async def get_plan(blobs: Blobs, prefix: str) -> PlanBlob:
-    """What planning found."""
+    """The result of planning."""
     return msgspec.json.decode(await blobs.get(plan_key(prefix)), type=PlanBlob)
 
 
 async def get_result(blobs: Blobs, prefix: str, number: int) -> ChunkResult:
-    """What checking found."""
+    """The result of checking a chunk."""
     return msgspec.json.decode(await blobs.get(result_key(prefix, number)), type=ChunkResult)
 
 
 async def put_manifest(blobs: Blobs, record: DatasetRecord, manifest: Manifest) -> str:
-    """The key of the manifest, named by the snapshot's digest."""
+    """Stores the manifest; returns its key, which contains the snapshot's digest."""
     key = f"{record.prefix}/snapshot/{manifest.digest.removeprefix('sha256:')}.json"
     await blobs.put(key, manifest.encode())
     return key
@@ -102,7 +102,7 @@ async def get_manifest(blobs: Blobs, key: str) -> Manifest:
 
 
 async def put_findings(blobs: Blobs, record: DatasetRecord, log: FindingLog) -> tuple[str, FindingCounts]:
-    """Writes everything noticed, worst first, in blocks of one severity; the key of their index, and the counts."""
+    """Stores the findings, worst first, in blocks of one severity; returns the key of their index, and the counts."""
     prefix = f"{record.prefix}/findings/{record.lease.epoch}"
     ordered, blocks = log.ordered(), list[FindingBlock]()
     for severity in Severity:
@@ -119,7 +119,7 @@ async def put_findings(blobs: Blobs, record: DatasetRecord, log: FindingLog) -> 
 async def list_findings(
     blobs: Blobs, key: str, severity: Severity | None, codes: frozenset[str], start: tuple[int, int]
 ) -> AsyncIterator[tuple[tuple[int, int], Finding]]:
-    """The findings that pass the filters, from a place on, each with its place (block, offset)."""
+    """The findings that match the filters, starting at a place, each with its place (block, offset)."""
     blocks = msgspec.json.decode(await blobs.get(key), type=list[FindingBlock])
     for number, block in enumerate(blocks):
         foreign = (severity and block.severity is not severity) or (codes and codes.isdisjoint(block.codes))

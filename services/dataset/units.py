@@ -1,4 +1,4 @@
-"""In which unit a file's boxes are written: pixels or fractions of the image's sides, never both."""
+"""Detects the unit of a file's boxes: pixels or fractions of the image's sides, never both."""
 
 from collections import Counter
 
@@ -8,17 +8,17 @@ from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
 from services.vision.decode import MAX_SIDE
 
-EDGE = 1e-3  # how far a relative box may reach beyond 1 and still be one
-SURELY_PIXELS = 2.0  # a value above this is none of a relative box, not even of one that reaches out of its image
+EDGE = 1e-3  # how far a relative box may extend beyond 1
+SURELY_PIXELS = 2.0  # no relative box has a larger value, not even one that extends beyond its image
 
 _UNITS = {BoxConvention.ABSOLUTE: "pixels", BoxConvention.RELATIVE: "fractions of the image's sides"}
 
 
 def check_convention(file: CocoFile, uri: str, expected: BoxConvention, log: FindingLog) -> BoxConvention:
-    """In which unit the boxes are written; a fatal finding if it is not `expected`, or for each of a minority.
+    """The unit of the file's boxes; a fatal finding if it is not `expected`, and for each box in the other unit.
 
-    A box whose largest value is above 2 is in pixels; one within 0..1 that is not made of whole numbers is relative;
-    others, such as [0, 0, 1, 1], follow these. Boxes that are none at all say nothing.
+    A box whose largest value is above 2 is in pixels; one within 0..1 with a value that is not a whole number is
+    relative; others, such as [0, 0, 1, 1], follow the majority. Malformed boxes are ignored.
     """
     found = Counter(_unit(mark) for mark in file.annotations)
     pixels, fractions = found[BoxConvention.ABSOLUTE], found[BoxConvention.RELATIVE]
@@ -38,7 +38,7 @@ def check_convention(file: CocoFile, uri: str, expected: BoxConvention, log: Fin
 
 
 def _unit(mark: CocoAnnotation) -> BoxConvention | None:
-    """What the box alone says; UNKNOWN if that is nothing, None if it is no box."""
+    """The unit of a box on its own; UNKNOWN if it is ambiguous, None if the box is malformed."""
     box = read_box(mark.bbox)
     if isinstance(box, str) or box[2] <= 0 or box[3] <= 0:
         return None

@@ -1,4 +1,4 @@
-"""Stores a caller's files: each is checked against its announced size and digest before anything of it is visible."""
+"""Stores a caller's files: each is checked against its announced size and digest before it becomes visible."""
 
 import asyncio
 import hashlib
@@ -23,14 +23,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Opens an upload."""
+    """The start of an upload."""
 
     upload_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """Announces a file."""
+    """A file's announcement, sent before its bytes."""
 
     path: str
     sha256: str
@@ -42,7 +42,7 @@ Part = Header | File | bytes
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file in the store."""
+    """A stored file."""
 
     file: File
     uri: str
@@ -50,7 +50,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """What an upload stored."""
+    """The files that an upload stored."""
 
     upload_id: str
     base_uri: str
@@ -58,7 +58,7 @@ class Uploaded:
 
 
 class Uploads:
-    """Takes the parts of one stream after another."""
+    """Receives uploads."""
 
     def __init__(self, blobs: Blobs, telemetry: Telemetry, settings: DatasetSettings) -> None:
         self._blobs = blobs
@@ -66,7 +66,7 @@ class Uploads:
         self._settings = settings
 
     async def store(self, parts: AsyncIterator[Part]) -> Uploaded:
-        """Stores the files of a stream in order; a fault ends it, and the files before it stay.
+        """Stores the files of a stream in order; an error ends it, and the files before it stay.
 
         Raises InvalidRequest for parts out of order, a bad path, a wrong size or digest, and QuotaExceeded.
         """
@@ -122,23 +122,23 @@ class Uploads:
 
 
 class _Receiving:
-    """A file on its way in."""
+    """A file being received."""
 
     def __init__(self, file: File, path: Path) -> None:
         self.file = file
         self.path = path
-        self._target = path.open("wb", buffering=0)  # nothing is left to be written, and to fail, when it is closed
+        self._target = path.open("wb", buffering=0)  # unbuffered, so that closing cannot fail
         self._sha256 = hashlib.sha256()
         self._size = 0
 
     async def write(self, chunk: bytes) -> None:
-        """Takes the next bytes; InvalidRequest for more than announced."""
+        """Writes the next bytes; InvalidRequest for more than announced."""
         if len(chunk) > MAX_CHUNK:
             problem = f"{self.file.path}: a chunk of {len(chunk)} bytes is larger than {MAX_CHUNK}."
             raise InvalidRequest(field="chunk", problem=problem)
         self._size += len(chunk)
         if self._size > self.file.size_bytes:
-            problem = f"{self.file.path}: more bytes follow than the {self.file.size_bytes} announced."
+            problem = f"{self.file.path}: more than the announced {counted(self.file.size_bytes, 'byte')}."
             raise InvalidRequest(field="file.size_bytes", problem=problem)
         await asyncio.to_thread(self._write, chunk)
 
@@ -147,35 +147,36 @@ class _Receiving:
         try:
             while rest:
                 rest = rest[self._target.write(rest) :]
-        except OSError as error:  # Most likely there is no space; the upload may be repeated when there is.
-            raise Unavailable(what="The folder for files on their way", problem=error.strerror or str(error)) from error
+        except OSError as error:  # most likely the disk is full; the upload can be retried later
+            raise Unavailable(what="The scratch directory", problem=error.strerror or str(error)) from error
         self._sha256.update(chunk)
 
     def check(self) -> None:
-        """Closes the file; InvalidRequest unless size and digest are those announced."""
+        """Closes the file; InvalidRequest unless its size and digest are as announced."""
         self.close()
         if self._size != self.file.size_bytes:
-            problem = f"{self.file.path}: {counted(self._size, 'byte')} came, not {self.file.size_bytes} as announced."
+            received = counted(self._size, "byte")
+            problem = f"{self.file.path}: received {received}, not the announced {self.file.size_bytes}."
             raise InvalidRequest(field="file.size_bytes", problem=problem)
         if self._sha256.hexdigest() != self.file.sha256:
             found = self._sha256.hexdigest()
-            problem = f"{self.file.path}: the digest of what came is {found}, not {self.file.sha256} as announced."
+            problem = f"{self.file.path}: the received bytes have the digest {found}, not {self.file.sha256}."
             raise InvalidRequest(field="file.sha256", problem=problem)
 
     def close(self) -> None:
-        """Takes no more bytes."""
+        """Closes the file."""
         self._target.close()
 
 
 def check_path(path: str) -> None:
-    """InvalidRequest unless the path stays within its upload and means the same on every system."""
+    """InvalidRequest unless the path stays within its upload and means the same on every operating system."""
     problem = ""
     if len(path.encode(errors="replace")) > MAX_PATH:
         problem = f"is longer than {MAX_PATH} bytes"
     elif any(ord(char) < 32 or ord(char) == 127 for char in path):
         problem = "has a control character"
     elif "\\" in path:
-        problem = "has a backslash; write / between parts"
+        problem = "has a backslash; use / as separator"
     else:
         try:
             check_key(path)

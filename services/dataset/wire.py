@@ -1,4 +1,4 @@
-"""Datasets and findings as the contract writes them, and requests as the use cases read them."""
+"""Translates between the contract's messages and the dataset service's domain."""
 
 from services.dataset.domain import CategoryCount, DatasetRecord, NewDataset, Stats
 from services.dataset.findings import Finding, Severity
@@ -16,7 +16,7 @@ from sightline.v1 import finding_pb2
 def dataset_message(
     found: Versioned[DatasetRecord], bucket: str, categories: tuple[CategoryCount, ...] | None = None
 ) -> pb.Dataset:
-    """A dataset; with `categories` in place of those that its record has."""
+    """The dataset's message; with `categories`, if given, instead of the record's."""
     record = found.value
     return pb.Dataset(
         name=record.name,
@@ -62,7 +62,7 @@ def _stats(stats: Stats, categories: tuple[CategoryCount, ...] | None) -> pb.Dat
 
 
 def new_dataset(request: service_pb.CreateDatasetRequest) -> NewDataset:
-    """What a caller asks to register."""
+    """The caller's request."""
     dataset = request.dataset
     return NewDataset(
         dataset_id=request.dataset_id,
@@ -83,7 +83,7 @@ def _kind(value: pb.Dataset.AnnotationKind.ValueType) -> AnnotationKind | None:
 
 
 def finding_message(finding: Finding) -> finding_pb2.Finding:
-    """A finding."""
+    """The finding's message."""
     return finding_pb2.Finding(
         severity=finding_pb2.Finding.Severity.Value(finding.severity),
         code=finding.code,
@@ -96,11 +96,11 @@ def finding_message(finding: Finding) -> finding_pb2.Finding:
 
 
 def severity(value: finding_pb2.Finding.Severity.ValueType) -> Severity | None:
-    """The filter; None lets every severity through. InvalidRequest for a number that means nothing."""
+    """The severity to filter by; None for all. InvalidRequest for an unknown value."""
     if value == finding_pb2.Finding.SEVERITY_UNSPECIFIED:
         return None
     if value not in finding_pb2.Finding.Severity.values():
-        raise InvalidRequest(field="severity", problem=f"{value} is no severity.")
+        raise InvalidRequest(field="severity", problem=f"{value} is not a severity.")
     return Severity(finding_pb2.Finding.Severity.Name(value))
 
 
@@ -114,11 +114,11 @@ def part(request: service_pb.UploadFilesRequest) -> Part:
         case "chunk":
             return request.chunk
         case _:
-            raise InvalidRequest(field="part", problem="a message must carry header, file or chunk.")
+            raise InvalidRequest(field="part", problem="a message must have a header, file or chunk.")
 
 
 def uploaded_message(uploaded: Uploaded) -> service_pb.UploadFilesResponse:
-    """What an upload stored."""
+    """The upload's message."""
     return service_pb.UploadFilesResponse(
         upload_id=uploaded.upload_id,
         base_uri=uploaded.base_uri,

@@ -1,4 +1,4 @@
-"""The dataset service as a caller sees it: register, read, list, change, follow, delete, upload."""
+"""The dataset service as a caller sees it: register, read, list, update, watch, delete, upload."""
 
 import asyncio
 import hashlib
@@ -83,7 +83,7 @@ async def test_several_files_merge_their_categories_and_keep_their_images_apart(
     assert "4 is added" in (await world.found("imageIdsShifted")).message
 
 
-async def test_relative_boxes_are_recognised_and_become_pixels(world: World) -> None:
+async def test_relative_boxes_are_detected_and_become_pixels(world: World) -> None:
     mark = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0.1, 0.2, 0.5, 0.8005]}
     described = coco([{"id": 1, "file_name": "a.png"}], [mark])
     dataset = await world.register(described, {"a.png": picture(200, 100)}, kind="OBJECT_DETECTION")
@@ -91,7 +91,7 @@ async def test_relative_boxes_are_recognised_and_become_pixels(world: World) -> 
     assert await boxes_of(world, dataset) == (Box(20, 20, 100, 80, 0),)
 
 
-async def test_boxes_of_an_exif_rotated_image_mean_the_upright_picture(world: World) -> None:
+async def test_boxes_of_an_exif_rotated_image_refer_to_the_upright_image(world: World) -> None:
     mark = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 150, 20, 30]}
     described = coco([{"id": 1, "file_name": "a.jpg", "width": 100, "height": 200}], [mark])
     dataset = await world.register(described, {"a.jpg": rotated(200, 100, 6)}, kind="OBJECT_DETECTION")
@@ -120,7 +120,7 @@ async def test_an_existing_name_is_refused(world: World) -> None:
         await world.stub.CreateDataset(world.request())
 
 
-async def test_a_repeated_request_gets_the_dataset_that_the_first_one_made(world: World) -> None:
+async def test_a_repeated_request_returns_the_dataset_that_the_first_one_created(world: World) -> None:
     await world.put(*tagged(4))
     first = await world.stub.CreateDataset(world.request(request_id="r1"))
     assert await world.stub.CreateDataset(world.request(request_id="r1")) == first
@@ -226,7 +226,7 @@ async def test_lists_page_by_name_and_see_what_was_just_written(world: World) ->
         await listing(world, 2, "nonsense")
 
 
-async def test_more_than_100_categories_are_listed_in_view_full_only(world: World) -> None:
+async def test_more_than_100_categories_are_listed_only_in_the_full_view(world: World) -> None:
     await world.register(*tagged(101, categories=101))
     assert (await world.get()).stats.category_count == 101
     assert len((await world.get()).stats.categories) == 0
@@ -265,7 +265,7 @@ async def test_comparing_is_not_served_yet_and_says_so(world: World) -> None:
 # Changing and deleting.
 
 
-async def test_an_update_changes_what_its_mask_names_and_of_two_with_one_etag_the_second_loses(world: World) -> None:
+async def test_an_update_changes_what_its_mask_names_and_the_second_of_two_with_one_etag_fails(world: World) -> None:
     dataset = await world.register(*tagged(4))
 
     def change(display_name: str, etag: str, *paths: str) -> Any:
@@ -285,7 +285,7 @@ async def test_an_update_changes_what_its_mask_names_and_of_two_with_one_etag_th
     assert (await world.get()).display_name == "One"
 
 
-async def test_a_deletion_removes_every_blob_but_the_uploads_and_frees_the_name(world: World) -> None:
+async def test_a_deletion_removes_every_blob_except_the_uploads_and_frees_the_name(world: World) -> None:
     described, files = tagged(4)
     dataset = await world.register(described, files)
     async with refused(StatusCode.ABORTED, "EtagMismatch", "etag 1 was read"):
@@ -303,7 +303,7 @@ async def test_a_deletion_removes_every_blob_but_the_uploads_and_frees_the_name(
     assert again.snapshot_uri != dataset.snapshot_uri
 
 
-async def test_a_deletion_ends_a_validation_that_is_under_way(world: World) -> None:
+async def test_a_deletion_ends_a_validation_in_progress(world: World) -> None:
     world.settings = DatasetSettings(chunk_images=2)
     await world.put(*tagged(6))
     await world.stub.CreateDataset(world.request())
@@ -316,7 +316,7 @@ async def test_a_deletion_ends_a_validation_that_is_under_way(world: World) -> N
     assert [blob.key async for blob in world.blobs.list("datasets/")] == []
 
 
-async def test_a_watch_gives_the_present_then_rising_progress_and_ends_with_the_verdict(world: World) -> None:
+async def test_a_watch_starts_with_the_current_state_shows_progress_and_ends_with_the_result(world: World) -> None:
     world.settings = DatasetSettings(chunk_images=2)
     await world.put(*tagged(6))
     await world.stub.CreateDataset(world.request())
@@ -377,13 +377,13 @@ async def test_an_upload_path_that_leaves_its_upload_is_refused(world: World, pa
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"sha256": "0" * 64}, "the digest of what came is"),
+        ({"sha256": "0" * 64}, "the received bytes have the digest"),
         ({"sha256": "0"}, "is not 64 lower-case hex digits"),
-        ({"size_bytes": 3}, "more bytes follow than the 3 announced"),
-        ({"size_bytes": 5}, "4 bytes came, not 5 as announced"),
+        ({"size_bytes": 3}, "more than the announced 3 bytes"),
+        ({"size_bytes": 5}, "received 4 bytes, not the announced 5"),
     ],
 )
-async def test_a_file_that_is_not_what_was_announced_is_not_stored(
+async def test_a_file_that_differs_from_its_announcement_is_not_stored(
     world: World, wrong: dict[str, Any], says: str
 ) -> None:
     async with refused(StatusCode.INVALID_ARGUMENT, "InvalidRequest", says):
@@ -392,12 +392,12 @@ async def test_a_file_that_is_not_what_was_announced_is_not_stored(
         await world.blobs.stat("uploads/u1/x.png")
 
 
-async def test_too_large_an_image_is_refused_before_its_bytes(world: World) -> None:
+async def test_an_image_that_is_too_large_is_refused_before_its_bytes(world: World) -> None:
     async with refused(StatusCode.RESOURCE_EXHAUSTED, "QuotaExceeded", "SIGHTLINE_MAX_IMAGE_BYTES"):
         await world.upload({"x.png": b"data"}, size_bytes=21 << 20)
 
 
-async def test_an_upload_that_finds_no_space_may_be_repeated(
+async def test_an_upload_that_runs_out_of_disk_space_can_be_retried(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").symlink_to("/dev/full")
@@ -406,7 +406,7 @@ async def test_an_upload_that_finds_no_space_may_be_repeated(
         await world.upload({"x.png": b"data"})
 
 
-async def test_a_broken_stream_leaves_the_files_before_and_nothing_of_the_one_in_flight(world: World) -> None:
+async def test_a_broken_stream_keeps_earlier_files_and_nothing_of_the_one_in_flight(world: World) -> None:
     files, first_is_stored = {"a.png": b"first", "b.png": b"second"}, asyncio.Event()
 
     async def broken() -> AsyncIterator[service_pb.UploadFilesRequest]:
@@ -434,7 +434,7 @@ async def test_a_broken_stream_leaves_the_files_before_and_nothing_of_the_one_in
         ([{"chunk": b"x"}], "the first message must be the header"),
         ([{"header": {}}, {"chunk": b"x"}], "a file must be announced before its bytes"),
         ([{"header": {}}, {"header": {}}], "only the first message may be a header"),
-        ([{"header": {}}, {}], "must carry header, file or chunk"),
+        ([{"header": {}}, {}], "must have a header, file or chunk"),
         ([{"header": {"upload_id": "a/b"}}], "header.upload_id"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every fault that a caller's files may have: what the service says, where, and what becomes of the dataset."""
+"""Every error that a caller's files may have: what is reported, where, and the dataset's resulting state."""
 
 import json
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ def one_image(width: int | None = None, height: int | None = None) -> list[dict[
     return [{"id": 1, "file_name": "a.png", **sides}]
 
 
-# The file as a whole.
+# Whole files.
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ async def test_an_unreadable_coco_file_fails_and_says_where(world: World, data: 
 @pytest.mark.parametrize(
     ("images", "annotations", "code", "says"),
     [
-        ([(1, "a.png"), (1, "b.png")], [], "imageDuplicateId", "Image id 1 is used by 'a.png' and again by 'b.png'"),
+        ([(1, "a.png"), (1, "b.png")], [], "imageDuplicateId", "Image id 1 is used by both 'a.png' and 'b.png'"),
         ([(1, "a.png")], [(7, 1, 1), (7, 1, 2)], "annotationDuplicateId", "Annotation id 7 is used more than once"),
         ([(1, "a.png")], [(1, 1, 99)], "categoryUndeclared", "category 99 is not declared"),
     ],
@@ -92,7 +92,7 @@ async def test_a_category_declared_twice_fails_the_dataset(world: World) -> None
 
 async def test_too_many_categories_fail_the_dataset(world: World) -> None:
     dataset = await world.register(coco([], [], [f"c{n}" for n in range(2501)]))
-    assert "2501 categories are more than the 2500" in dataset.error.message
+    assert "2501 categories are more than the limit of 2500" in dataset.error.message
 
 
 async def test_a_dataset_without_images_fails_as_empty(world: World) -> None:
@@ -105,7 +105,7 @@ async def test_a_dataset_without_images_fails_as_empty(world: World) -> None:
 @pytest.mark.parametrize(
     ("kind", "state"), [("OBJECT_DETECTION", pb.Dataset.READY), ("IMAGE_CLASSIFICATION", pb.Dataset.FAILED)]
 )
-async def test_a_file_without_annotations_is_said_to_have_none(
+async def test_a_file_without_annotations_is_reported(
     world: World, kind: str, state: int, annotations: list[object] | None
 ) -> None:
     described = json.loads(coco(one_image(), []))
@@ -121,21 +121,21 @@ async def test_a_file_without_annotations_is_said_to_have_none(
     assert ("the annotation files have no annotations" in dataset.error.message) == (state == pb.Dataset.FAILED)
 
 
-async def test_background_images_among_others_are_no_reason_to_miss_annotations(world: World) -> None:
+async def test_background_images_among_others_do_not_count_as_missing_annotations(world: World) -> None:
     images = [*one_image(), {"id": 2, "file_name": "b.png"}]
     files = {"a.png": picture(200, 100), "b.png": picture(100, 100)}
     await world.register(coco(images, GOOD), files, kind="OBJECT_DETECTION")
     assert "annotationsMissing" not in {finding.code for finding in await world.findings()}
 
 
-async def test_categories_that_differ_in_case_or_spaces_only_are_named_together(world: World) -> None:
+async def test_categories_that_differ_only_in_case_or_spaces_are_listed_together(world: World) -> None:
     described, files = tagged(8, 4)
     for name, alike in (("c1", "Glass"), ("c2", "glass"), ("c3", "glass ")):
         described = described.replace(f'"{name}"'.encode(), f'"{alike}"'.encode())
     assert (await world.register(described, files)).state == pb.Dataset.READY
     finding = await world.found("categoriesAlike")
     assert finding.severity == WARNING
-    assert finding.message == "The categories 'Glass', 'glass', 'glass ' differ in case, spaces or Unicode form only."
+    assert finding.message == "The categories 'Glass', 'glass', 'glass ' differ only in case, spaces or Unicode form."
 
 
 async def test_a_file_with_a_byte_order_mark_is_read(world: World) -> None:
@@ -163,12 +163,12 @@ async def with_one_bad(world: World, path: str, data: bytes | None, code: str) -
     return finding
 
 
-async def test_a_missing_image_is_named(world: World) -> None:
+async def test_a_missing_image_is_reported(world: World) -> None:
     finding = await with_one_bad(world, "images/gone.png", None, "imageMissing")
     assert "s3://sightline/uploads/u1/images/gone.png" in finding.message
 
 
-async def test_a_truncated_image_is_named(world: World) -> None:
+async def test_a_truncated_image_is_reported(world: World) -> None:
     noise = Image.effect_noise((200, 200), 80)
     out = BytesIO()
     noise.save(out, "JPEG")
@@ -178,7 +178,7 @@ async def test_a_truncated_image_is_named(world: World) -> None:
     assert finding.message.startswith("The image is cut off: the end of the JPEG file is missing")
 
 
-async def test_a_file_that_is_no_image_is_named(world: World) -> None:
+async def test_a_file_that_is_not_an_image_is_reported(world: World) -> None:
     finding = await with_one_bad(world, "images/x.txt", b"hello", "imageUndecodable")
     assert finding.message.startswith("The image is of no accepted format; convert it to one of JPEG")
 
@@ -198,7 +198,7 @@ async def test_an_image_of_too_many_bytes_is_refused() -> None:
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("../../secret.png", "leaves the annotation file's folder by '..'"),
+        ("../../secret.png", "leaves the annotation file's folder with '..'"),
         ("/etc/passwd", "is absolute"),
         ("C:/a.png", "is absolute"),
         ("images\\a.png", "has a backslash"),
@@ -212,7 +212,7 @@ async def test_a_path_that_leaves_the_store_is_refused(world: World, path: str, 
     assert says in finding.message
 
 
-async def test_a_gif_animation_gives_its_first_picture(world: World) -> None:
+async def test_an_animated_gif_gives_its_first_frame(world: World) -> None:
     out = BytesIO()
     frames = [Image.new("RGB", (60, 60), color) for color in ("red", "blue", "green")]
     frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
@@ -224,7 +224,7 @@ async def test_a_gif_animation_gives_its_first_picture(world: World) -> None:
     assert dataset.state == pb.Dataset.READY
     finding = await world.found("imageAnimated")
     assert (finding.severity, finding.file) == (WARNING, "a.gif")
-    assert "only its first picture" in finding.message
+    assert "only its first frame" in finding.message
 
 
 async def test_a_png_of_15000_x_15000_is_accepted_and_scaled(world: World) -> None:
@@ -237,19 +237,19 @@ async def test_a_png_of_15000_x_15000_is_accepted_and_scaled(world: World) -> No
     dataset = await world.register(json.dumps(file).encode(), files)
     assert dataset.state == pb.Dataset.READY
     finding = await world.found("imageScaled")
-    assert "15000 x 15000 was scaled down to fit 10240" in finding.message
+    assert "15000 x 15000 image was scaled down to fit 10240" in finding.message
 
 
-async def test_equal_images_are_found_and_a_differing_label_is_said(world: World) -> None:
+async def test_equal_images_are_found_and_different_labels_are_reported(world: World) -> None:
     described, files = tagged(6)
     files["images/2.png"] = files["images/1.png"]
     await world.register(described, files)
     finding = await world.found("exactDuplicate")
     assert (finding.file, finding.image_id) == ("images/2.png", 2)
-    assert "equals 'images/1.png' (image 1), but is labelled 'c2' rather than 'c1'" in finding.message
+    assert "identical to 'images/1.png' (image 1), but is labelled 'c2' rather than 'c1'" in finding.message
 
 
-async def test_one_image_per_category_is_said_to_be_too_few(world: World) -> None:
+async def test_one_image_per_category_is_reported_as_too_few(world: World) -> None:
     dataset = await world.register(*tagged(2))
     assert dataset.state == pb.Dataset.READY
     codes = [(f.code, f.message) for f in await world.findings()]
@@ -266,7 +266,7 @@ async def test_too_many_bad_images_fail_the_dataset_with_an_example(world: World
         del files[f"images/{number}.png"]
     dataset = await world.register(described, files)
     assert dataset.state == pb.Dataset.FAILED
-    assert "3 of 10 images cannot be used, more than the 20%" in dataset.error.message
+    assert "3 of 10 images cannot be used, more than the allowed 20%" in dataset.error.message
     assert "images/1.png" in dataset.error.message
     assert dataset.finding_counts.error == 3
     assert not dataset.snapshot_digest
@@ -313,8 +313,8 @@ GOOD = [box(number, 2, 30, 40, mark=number) for number in range(10, 20)]
     [
         ((10, 10, 0, 5), "boxEmpty", "[10, 10, 0, 5] has a width or height that is not positive"),
         ((10, 10, 5, -5), "boxEmpty", "not positive"),
-        ((500, 10, 20, 20), "boxOutOfFrame", "mostly outside the image of 200 x 100"),
-        ((10, 120, 50, 60), "boxSidesSwapped", "does not fit the image of 200 x 100 but fits 100 x 200"),
+        ((500, 10, 20, 20), "boxOutOfFrame", "mostly outside the 200 x 100 image"),
+        ((10, 120, 50, 60), "boxSidesSwapped", "does not fit the 200 x 100 image but fits 100 x 200"),
         ((150, 20, 190, 90), "boxAsCorners", "looks like corners [x1, y1, x2, y2]"),
         ((1e308, 1e308, 1e308, 1e308), "boxOutOfFrame", "[1e+308, 1e+308, 1e+308, 1e+308] lies mostly outside"),
         ((-1e308, 5, 1e308, 5), "boxOutOfFrame", "mostly outside"),
@@ -327,10 +327,10 @@ GOOD = [box(number, 2, 30, 40, mark=number) for number in range(10, 20)]
         ("1,2,3,4", "boxMalformed", "bbox is a string"),
         ({"x": 1, "y": 2}, "boxMalformed", "bbox is an object"),
         (12, "boxMalformed", "bbox is a number"),
-        (None, "boxMissing", "no bbox; a segmentation does not replace it"),
+        (None, "boxMissing", "no bbox; a segmentation is no substitute"),
     ],
 )
-async def test_a_wrong_box_is_left_out_and_its_fault_named(world: World, numbers: object, code: str, says: str) -> None:
+async def test_a_wrong_box_is_left_out_and_reported(world: World, numbers: object, code: str, says: str) -> None:
     wrong = {"id": 3, "image_id": 1, "category_id": 1, "bbox": numbers, "segmentation": [[1, 2, 3, 4, 5, 6]]}
     dataset = await detect(world, [*GOOD, wrong], picture(200, 100))
     assert dataset.state == pb.Dataset.READY, dataset.error.message
@@ -340,35 +340,35 @@ async def test_a_wrong_box_is_left_out_and_its_fault_named(world: World, numbers
     assert dataset.stats.annotation_count == 10
 
 
-async def test_a_missing_bbox_is_named(world: World) -> None:
+async def test_a_missing_bbox_is_reported(world: World) -> None:
     dataset = await detect(world, [*GOOD, {"id": 3, "image_id": 1, "category_id": 1}], picture(200, 100))
     assert dataset.state == pb.Dataset.READY
     assert (await world.found("boxMissing")).annotation_id == 3
 
 
-async def test_a_box_a_little_over_the_edge_is_cut_and_said(world: World) -> None:
+async def test_a_box_slightly_over_the_edge_is_clipped_and_reported(world: World) -> None:
     await detect(world, [*GOOD, box(180, 10, 25, 20, mark=3), box(150, 10, 50.1, 20, mark=4)], picture(200, 100))
     finding = await world.found("boxClipped")
     assert (finding.severity, finding.annotation_id) == (WARNING, 3)
     assert finding.message == (
-        "Box [180, 10, 25, 20] reached 5 px out of the image of 200 x 100; it was cut to [180, 10, 20, 20]."
+        "Box [180, 10, 25, 20] extends 5 px beyond the 200 x 100 image; it was clipped to [180, 10, 20, 20]."
     )
 
 
-async def test_a_box_of_a_few_pixels_is_kept_and_said(world: World) -> None:
+async def test_a_box_of_a_few_pixels_is_kept_and_reported(world: World) -> None:
     dataset = await detect(world, [*GOOD, box(50, 50, 3, 20, mark=3)], picture(200, 100))
     finding = await world.found("boxTiny")
     assert (finding.severity, finding.file, finding.image_id, finding.annotation_id) == (WARNING, "a.png", 1, 3)
-    assert "Box [50, 50, 3, 20] is 3 px across in an image of 640 px" in finding.message
+    assert "Box [50, 50, 3, 20] is only 3 px across once the image is scaled to 640 px" in finding.message
     assert dataset.stats.annotation_count == 11
 
 
-async def test_a_box_that_scaling_makes_tiny_is_said(world: World) -> None:
+async def test_a_box_that_scaling_makes_tiny_is_reported(world: World) -> None:
     large = [box(100 * number, 2, 200, 200, mark=number) for number in range(10, 20)]
     await detect(world, [*large, box(50, 50, 12, 90, mark=3)], picture(2560, 1000))
     finding = await world.found("boxTiny")
     assert finding.annotation_id == 3
-    assert "is 3 px across" in finding.message
+    assert "is only 3 px across" in finding.message
 
 
 async def test_a_box_given_twice_is_kept_once(world: World) -> None:
@@ -376,7 +376,7 @@ async def test_a_box_given_twice_is_kept_once(world: World) -> None:
     dataset = await detect(world, [*GOOD, again, other], picture(200, 100))
     finding = await world.found("boxRepeated")
     assert (finding.severity, finding.file, finding.image_id, finding.annotation_id) == (WARNING, "a.png", 1, 3)
-    assert "the box [10, 2, 30, 40.01] of 'cat' more than once" in finding.message
+    assert "the 'cat' box [10, 2, 30, 40.01] more than once" in finding.message
     assert dataset.stats.annotation_count == 11
 
 
@@ -392,14 +392,14 @@ async def test_crowds_and_images_without_boxes_are_counted(world: World) -> None
     files = {"a.png": picture(200, 100), "b.png": picture(100, 100)}
     dataset = await world.register(coco(images, [*GOOD, crowd]), files, kind="OBJECT_DETECTION")
     assert dataset.stats.image_count == 2
-    for code, says in (("crowdBoxes", "1 box is marked iscrowd"), ("imagesWithoutBoxes", "1 image has no box")):
+    for code, says in (("crowdBoxes", "1 box is marked iscrowd"), ("imagesWithoutBoxes", "1 image has no boxes")):
         finding = await world.found(code)
         assert finding.severity == INFO
         assert says in finding.message
     assert "'dog'" in (await world.found("categoryWithoutImages")).message
 
 
-async def test_categories_that_are_rare_beside_the_most_frequent_are_named_together(world: World) -> None:
+async def test_categories_that_are_rare_compared_to_the_most_frequent_are_listed_together(world: World) -> None:
     marks = [box(number, 2, 30, 40, mark=number) for number in range(1, 62)]
     marks += [box(1, 50, 30, 40, mark=90, category=2), box(1, 50, 30, 40, mark=91, category=3)]
     marks += [box(number, 50, 30, 40, mark=100 + number, category=4) for number in range(4)]
@@ -412,7 +412,7 @@ async def test_categories_that_are_rare_beside_the_most_frequent_are_named_toget
     )
 
 
-async def test_more_than_1000_boxes_in_an_image_leave_it_out(world: World) -> None:
+async def test_an_image_with_more_than_1000_boxes_is_left_out(world: World) -> None:
     marks = [box(number / 10, 2, 30, 40, mark=number) for number in range(1001)]
     dataset = await detect(world, marks, picture(200, 100))
     assert dataset.state == pb.Dataset.FAILED
@@ -424,7 +424,7 @@ async def test_relative_and_absolute_boxes_are_never_mixed(world: World) -> None
     assert dataset.state == pb.Dataset.FAILED
     finding = await world.found("boxUnitsMixed")
     assert finding.annotation_id == 3
-    assert "is written in fractions of the image's sides, while most boxes here are in pixels" in finding.message
+    assert "is in fractions of the image's sides, but most boxes of the file are in pixels" in finding.message
 
 
 async def test_files_in_different_units_are_never_mixed(world: World) -> None:
@@ -438,23 +438,23 @@ async def test_files_in_different_units_are_never_mixed(world: World) -> None:
     assert dataset.state == pb.Dataset.FAILED
     finding = await world.found("boxUnitsDiffer")
     assert finding.file == uris[1]
-    assert "in fractions of the image's sides, those of the files before in pixels" in finding.message
+    assert "in fractions of the image's sides, those of earlier files in pixels" in finding.message
 
 
 @pytest.mark.parametrize("sides", [(0, 0), (-200, -100), (200, 0)])
-async def test_declared_sides_that_are_not_positive_say_nothing(world: World, sides: tuple[int, int]) -> None:
+async def test_declared_sides_that_are_not_positive_are_ignored(world: World, sides: tuple[int, int]) -> None:
     described = coco([{"id": 1, "file_name": "a.png", "width": sides[0], "height": sides[1]}], GOOD)
     dataset = await world.register(described, {"a.png": picture(200, 100)}, kind="OBJECT_DETECTION")
     assert (dataset.state, dataset.finding_counts.error) == (pb.Dataset.READY, 0)
 
 
-async def test_an_image_whose_declared_sides_have_another_shape_is_left_out(world: World) -> None:
+async def test_an_image_whose_declared_sides_have_another_aspect_ratio_is_left_out(world: World) -> None:
     dataset = await detect(world, GOOD, picture(200, 100), (300, 300))
     assert dataset.state == pb.Dataset.FAILED
     assert "The file says 300 x 300, the image is 200 x 100" in (await world.found("imageFrameUnknown")).message
 
 
-async def test_declared_sides_that_are_swapped_are_recognised_and_named(world: World) -> None:
+async def test_swapped_declared_sides_are_detected_and_reported(world: World) -> None:
     dataset = await detect(world, GOOD, picture(200, 100), (100, 200))
     assert dataset.state == pb.Dataset.READY
     finding = await world.found("imageSidesSwapped")
@@ -462,7 +462,7 @@ async def test_declared_sides_that_are_swapped_are_recognised_and_named(world: W
     assert "The file says 100 x 200, the image is 200 x 100: width and height are swapped" in finding.message
 
 
-async def test_an_exif_rotated_image_is_said_to_be_oriented(world: World) -> None:
+async def test_an_exif_rotated_image_is_reported(world: World) -> None:
     described = coco(one_image(), [{"id": 1, "image_id": 1, "category_id": 1}])
     await world.register(described, {"a.png": rotated(200, 100, 6)})
     assert "EXIF orientation 6 was applied" in (await world.found("imageOriented")).message

@@ -1,4 +1,4 @@
-"""The dataset service as it runs: its two processes, a real nats-server, a folder; all of them killed on the way."""
+"""The dataset service as deployed: its two processes, a real nats-server and a folder, all killed along the way."""
 
 import asyncio
 import os
@@ -52,7 +52,7 @@ class Processes:
 
 
 async def until(port: int, *states: pb.Dataset.State.ValueType) -> pb.Dataset:
-    """The dataset once it is in one of the states, whatever outages are on the way."""
+    """The dataset once it is in one of the states, despite outages."""
     async with asyncio.timeout(60), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = service_grpc.DatasetServiceStub(channel)
         while True:

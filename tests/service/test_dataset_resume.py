@@ -11,10 +11,10 @@ import pytest
 
 from services.dataset import metrics
 from services.dataset.app import Datasets
+from services.dataset.context import WorkerContext
 from services.dataset.domain import CHECK, DatasetRecord, NewDataset, State
-from services.dataset.hold import holding
+from services.dataset.lease_guard import leased
 from services.dataset.settings import DatasetSettings
-from services.dataset.work import Tools
 from services.kit.errors import LeaseLost
 from services.kit.records import Table
 from services.vision.snapshot import AnnotationKind
@@ -24,11 +24,11 @@ NAME = "datasets/pets"
 
 
 class Killed(Exception):
-    """What a call of a dead process comes to."""
+    """Raised by every call of a dead process."""
 
 
 class Mortal:
-    """Passes calls on until the fatal one; from then on the process is dead, and no call has an effect."""
+    """Forwards calls until the fatal one; after that the process is dead, and no call has an effect."""
 
     def __init__(self, fatal: int, *, takes_effect: bool) -> None:
         self.calls = 0
@@ -55,18 +55,18 @@ class Mortal:
 
         return Around()
 
-    def tools(self, tools: Tools, records: Any) -> Tools:
+    def context(self, context: WorkerContext, records: Any) -> WorkerContext:
         return replace(
-            tools,
+            context,
             table=Table(self.around(records), DatasetRecord),
-            blobs=self.around(tools.blobs),
-            queue=self.around(tools.queue),
+            blobs=self.around(context.blobs),
+            queue=self.around(context.queue),
         )
 
 
 @pytest.fixture
 async def reference() -> DatasetRecord:
-    """How the dataset comes out when nobody dies."""
+    """The dataset's record if no worker dies."""
     async with viewed() as world:
         await create(world)
         await world.work()
@@ -74,7 +74,7 @@ async def reference() -> DatasetRecord:
 
 
 class viewed:  # noqa: N801 - a context manager
-    """A world whose view is kept, without a server."""
+    """A world whose view is kept current, without a server."""
 
     async def __aenter__(self) -> World:
         self.world = World(settings=DatasetSettings(chunk_images=2, progress_seconds=0))
@@ -99,7 +99,7 @@ async def create(world: World) -> None:
 async def until_dead(world: World, mortal: Mortal) -> bool:
     """Works until the worker dies (True) or nothing is left to do."""
     try:
-        while await world.step(lambda tools: mortal.tools(tools, world.records)):
+        while await world.step(lambda context: mortal.context(context, world.records)):
             pass
     except Killed:
         return True
@@ -107,15 +107,15 @@ async def until_dead(world: World, mortal: Mortal) -> bool:
 
 
 async def recover(world: World) -> None:
-    """Time passes, the reconciler looks, and another worker does what there is to do."""
+    """Time passes, the reconciler runs, and another worker does what is due."""
     world.clock.advance(60)
     await asyncio.sleep(0)
-    await world.reconciler().look()
+    await world.reconciler().reconcile()
     await world.work()
 
 
 @pytest.mark.parametrize("takes_effect", [False, True])
-async def test_a_validation_whose_worker_dies_at_its_nth_call_ends_the_same(
+async def test_a_validation_whose_worker_dies_at_its_nth_call_has_the_same_result(
     reference: DatasetRecord, takes_effect: bool
 ) -> None:
     fatal = 0
@@ -155,10 +155,10 @@ async def test_losing_the_whole_queue_loses_nothing(reference: DatasetRecord) ->
     async with viewed() as world:
         await create(world)
         for _ in range(3):
-            world.queue.jobs.clear()  # type: ignore[attr-defined]  # the double's
+            world.queue.jobs.clear()  # type: ignore[attr-defined]  # an attribute of the double
             world.clock.advance(60)
             await asyncio.sleep(0)
-            await world.reconciler().look()
+            await world.reconciler().reconcile()
             assert await world.step()
         assert world.telemetry.value(metrics.REPUBLISHED) == 3
         await recover(world)
@@ -166,7 +166,7 @@ async def test_losing_the_whole_queue_loses_nothing(reference: DatasetRecord) ->
         assert (await world.table.get(NAME)).value.snapshot_digest == reference.snapshot_digest
 
 
-async def test_work_that_kills_every_worker_is_given_up_with_a_reason() -> None:
+async def test_work_that_kills_every_worker_fails_with_a_reason() -> None:
     async with viewed() as world:
         await create(world)
         assert await world.step()
@@ -200,11 +200,11 @@ async def test_progress_within_a_chunk_is_visible_and_survives_its_worker() -> N
         assert 0 < done[0] < 6
 
 
-async def test_two_workers_at_one_chunk_do_no_harm(reference: DatasetRecord) -> None:
+async def test_two_workers_on_one_chunk_do_no_harm(reference: DatasetRecord) -> None:
     async with viewed() as world:
         await create(world)
         assert await world.step()
-        for job in list(world.queue.jobs[CHECK]):  # type: ignore[attr-defined]  # the double's
+        for job in list(world.queue.jobs[CHECK]):  # type: ignore[attr-defined]  # an attribute of the double
             await world.queue.publish(CHECK, job.body)
 
         async def one() -> None:
@@ -215,26 +215,26 @@ async def test_two_workers_at_one_chunk_do_no_harm(reference: DatasetRecord) -> 
         assert (await world.table.get(NAME)).value.snapshot_digest == reference.snapshot_digest
 
 
-async def test_a_worker_that_lost_its_lease_writes_nothing_more() -> None:
+async def test_a_worker_that_lost_its_lease_can_no_longer_write() -> None:
     async with viewed() as world:
         await create(world)
         ttl = world.settings.lease
-        async with holding(world.table, NAME, "w1", world.clock, ttl) as slow:
+        async with leased(world.table, NAME, "w1", world.clock, ttl) as slow:
             world.clock.advance(60)
-            async with holding(world.table, NAME, "w2", world.clock, ttl) as quick:
+            async with leased(world.table, NAME, "w2", world.clock, ttl) as quick:
                 with pytest.raises(LeaseLost):
                     await slow.write(lambda record: replace(record, display_name="late"))
                 assert (await quick.write(lambda record: replace(record, display_name="mine"))).display_name == "mine"
         assert (await world.table.get(NAME)).value.display_name == "mine"
 
 
-async def test_a_worker_that_loses_its_lease_in_the_middle_stops_within_a_heartbeat() -> None:
+async def test_a_worker_that_loses_its_lease_while_working_stops_within_a_heartbeat() -> None:
     async with viewed() as world:
         await create(world)
         ttl = timedelta(milliseconds=40)
 
         async def work_too_long() -> None:
-            async with holding(world.table, NAME, "w1", world.clock, ttl):
+            async with leased(world.table, NAME, "w1", world.clock, ttl):
                 world.clock.advance(60)
                 await world.table.change(NAME, lambda record: record.taken("w2", world.clock.now(), ttl))
                 await asyncio.sleep(10)
@@ -244,7 +244,7 @@ async def test_a_worker_that_loses_its_lease_in_the_middle_stops_within_a_heartb
         assert (await world.table.get(NAME)).value.lease.holder == "w2"
 
 
-async def test_a_worker_that_stands_still_for_too_long_is_counted() -> None:
+async def test_a_lease_lost_by_a_stalled_worker_is_counted() -> None:
     async with viewed() as world:
         await create(world)
         get = world.blobs.get
@@ -259,7 +259,7 @@ async def test_a_worker_that_stands_still_for_too_long_is_counted() -> None:
         assert world.telemetry.value(metrics.LEASES_LOST) == 1
 
 
-async def test_a_deletion_that_waited_for_a_worker_follows_at_once_when_it_lets_go() -> None:
+async def test_a_deletion_that_waits_for_a_worker_continues_as_soon_as_the_lease_is_released() -> None:
     async with viewed() as world:
         await create(world)
         reading = asyncio.Event()

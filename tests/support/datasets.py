@@ -19,12 +19,12 @@ from PIL import Image
 
 from services.dataset import worker
 from services.dataset.app import Datasets
+from services.dataset.context import WorkerContext
 from services.dataset.domain import COLLECTION, DatasetRecord
 from services.dataset.reconcile import Reconciler
 from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload import Uploads
-from services.dataset.work import Tools
 from services.infra.server import Server, Service
 from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
@@ -100,8 +100,8 @@ class World:
     def table(self) -> Table[DatasetRecord]:
         return Table(self.records, DatasetRecord)
 
-    def tools(self, executor: ThreadPoolExecutor, holder: str = "w1") -> Tools:
-        return Tools(self.table, self.blobs, self.queue, self.clock, self.telemetry, executor, holder)
+    def context(self, executor: ThreadPoolExecutor, holder: str = "w1") -> WorkerContext:
+        return WorkerContext(self.table, self.blobs, self.queue, self.clock, self.telemetry, executor, holder)
 
     def reconciler(self) -> Reconciler:
         return Reconciler(self.view, self.queue, self.clock, self.telemetry, self.settings)
@@ -113,10 +113,10 @@ class World:
         for path, data in (files or {}).items():
             await self.blobs.put(f"{folder}/{path}", data)
 
-    async def step(self, wrap: Callable[[Tools], Tools] = lambda tools: tools) -> bool:
+    async def step(self, wrap: Callable[[WorkerContext], WorkerContext] = lambda context: context) -> bool:
         """Lets a worker take one job, if there is one; a job whose handler fails stays unsettled, as after a death."""
         with ThreadPoolExecutor(2) as executor:
-            for job in worker.jobs(wrap(self.tools(executor)), self.settings):
+            for job in worker.job_handlers(wrap(self.context(executor)), self.settings):
                 delivery = await self.queue.fetch(job.kind, timedelta(0))
                 if delivery:
                     await (job.poison if is_poison(delivery) else job.handle)(delivery.body)

@@ -1,4 +1,4 @@
-"""Boxes: what is kept, cut, refused, and how they turn with their image."""
+"""Boxes: which are kept, clipped or refused, and how they turn with their image."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from services.dataset.boxes import Box, Frame, fault, scaled, turned
+from services.dataset.boxes import Frame, Xywh, finding_code, scaled, turned
 
 FRAME = Frame(200, 100)
 
@@ -28,16 +28,16 @@ FRAME = Frame(200, 100)
         ((1e300, 1e300, 1e300, 1e300), "boxOutOfFrame"),
     ],
 )
-def test_a_box_is_judged_by_what_lies_inside(box: Box, code: str) -> None:
-    assert fault(box, FRAME) == code
+def test_a_box_is_judged_by_what_lies_inside(box: Xywh, code: str) -> None:
+    assert finding_code(box, FRAME) == code
 
 
 numbers = st.floats(-1e6, 1e6)
 
 
 @given(st.tuples(numbers, numbers, numbers, numbers))
-def test_whatever_is_kept_lies_inside_with_a_positive_area(box: Box) -> None:
-    if fault(box, FRAME) not in ("", "boxClipped"):
+def test_a_box_that_is_kept_lies_inside_with_a_positive_area(box: Xywh) -> None:
+    if finding_code(box, FRAME) not in ("", "boxClipped"):
         return
     x, y, w, h = FRAME.clipped(box)
     assert x >= 0
@@ -49,10 +49,10 @@ def test_whatever_is_kept_lies_inside_with_a_positive_area(box: Box) -> None:
 
 
 @given(st.tuples(*[st.floats(0.01, 1)] * 4))
-def test_a_box_within_the_frame_is_left_as_it_is(parts: Box) -> None:
+def test_a_box_within_the_frame_is_unchanged(parts: Xywh) -> None:
     x, y = parts[0] * 100, parts[1] * 50
     box = x, y, parts[2] * 100, parts[3] * 50
-    assert fault(box, FRAME) == ""
+    assert finding_code(box, FRAME) == ""
     assert FRAME.clipped(box) == pytest.approx(box)
 
 
@@ -70,5 +70,5 @@ def test_a_box_turns_as_pillow_turns_its_image(orientation: int) -> None:
     assert turned((30, 10, 40, 15), orientation, Frame(80, 60)) == expected
 
 
-def test_scaling_multiplies_each_axis_by_its_own_factor() -> None:
+def test_scaling_multiplies_each_axis_by_its_factor() -> None:
     assert scaled((1, 2, 3, 4), 10, 100) == (10, 200, 30, 400)

@@ -1,4 +1,4 @@
-"""COCO files: where images lie, in which unit boxes are, and how much memory a million of them take."""
+"""COCO files: where images are located, the unit of boxes, and how much memory large files take."""
 
 import json
 import tracemalloc
@@ -44,12 +44,12 @@ def located(**fields: Any) -> str:
         ({"coco_url": "s3://sightline/other/x.png"}, "other/x.png"),
     ],
 )
-def test_an_image_lies_below_its_file_or_where_a_uri_of_the_store_says(fields: dict[str, str], key: str) -> None:
+def test_an_image_is_located_relative_to_its_file_or_by_a_uri_of_the_store(fields: dict[str, str], key: str) -> None:
     assert located(**fields) == key
 
 
 @given(st.text(max_size=40))
-def test_no_file_name_whatever_leads_out_of_the_folder(name: str) -> None:
+def test_no_file_name_leads_out_of_the_folder(name: str) -> None:
     try:
         key = located(file_name=name)
     except (UnreadableUri, ValueError):
@@ -66,7 +66,7 @@ def convention(*boxes: object, expected: BoxConvention = UNKNOWN) -> tuple[BoxCo
     return unit, log.count("boxUnitsMixed") + 100 * log.count("boxUnitsDiffer")
 
 
-def test_the_unit_of_boxes_is_recognised_and_a_mixture_never_passes() -> None:
+def test_the_unit_of_boxes_is_detected_and_mixtures_are_rejected() -> None:
     assert convention() == (UNKNOWN, 0)
     assert convention([0, 0, 1, 1]) == (RELATIVE, 0)
     assert convention([0, 0, 1, 1], [5, 5, 9, 9]) == (PIXELS, 0)
@@ -76,14 +76,14 @@ def test_the_unit_of_boxes_is_recognised_and_a_mixture_never_passes() -> None:
     assert convention([5, 5, 9, 9], [0.5, 0.5, 0.1, 0.1], [0.1, 0.5, 0.1, 0.1]) == (RELATIVE, 1)
 
 
-def test_a_file_in_another_unit_than_the_files_before_is_named_once() -> None:
+def test_a_file_in_another_unit_than_earlier_files_is_reported_once() -> None:
     assert convention([0.5, 0.5, 0.1, 0.1], [0.1, 0.1, 0.2, 0.2], expected=PIXELS) == (PIXELS, 100)
     assert convention([5, 5, 9, 9], [6, 6, 7, 7], expected=RELATIVE) == (RELATIVE, 100)
     assert convention(expected=RELATIVE) == (RELATIVE, 0)
     assert convention([0, 0, 1, 1], expected=PIXELS) == (PIXELS, 0)
 
 
-def test_a_box_that_is_none_or_reaches_out_says_nothing_about_the_unit() -> None:
+def test_malformed_or_overhanging_boxes_do_not_affect_the_unit() -> None:
     relative, pixel = [0.1, 0.1, 0.2, 0.2], [10, 10, 20, 20]
     for other in ([0.5, 0.5, 1.4, 0.2], [1e308, 1e308, 1e308, 1e308], [50, 50, 0, 9], [1, 2, 3], "0.1,0.1", None):
         assert convention(relative, other) == (RELATIVE, 0)
@@ -100,13 +100,13 @@ def test_categories_of_several_files_are_merged_by_name() -> None:
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_whatever_break_the_parser(data: bytes) -> None:
+def test_no_bytes_break_the_parser(data: bytes) -> None:
     log = FindingLog(10)
     assert (parse(data, "f", log) is None) == (log.fatal is not None)
 
 
 @given(st.sampled_from(["NaN", "Infinity", "-Infinity"]), st.integers(0, 5), st.integers(0, 5))
-def test_a_number_that_is_none_is_named_with_its_place(token: str, lines: int, spaces: int) -> None:
+def test_a_number_that_is_not_finite_is_reported_with_its_place(token: str, lines: int, spaces: int) -> None:
     data = '{"images": [],' + "\n" * lines + " " * spaces + f'"x": {token}' + "}"
     log = FindingLog(10)
     assert parse(data.encode(), "f", log) is None
@@ -116,7 +116,7 @@ def test_a_number_that_is_none_is_named_with_its_place(token: str, lines: int, s
     assert found.message == f"{token} at line {lines + 1}, column {column} is not a JSON number."
 
 
-def test_findings_beyond_the_limit_of_their_code_are_counted_and_said() -> None:
+def test_findings_beyond_the_limit_of_their_code_are_counted_and_reported() -> None:
     log = FindingLog(2)
     for number in range(5):
         log.add("imageUntagged", f"{number}.png", number)
@@ -129,7 +129,7 @@ def test_findings_beyond_the_limit_of_their_code_are_counted_and_said() -> None:
     assert other.count("imageUntagged") == 5
 
 
-def test_every_rule_ends_its_sentences_and_only_errors_are_fatal() -> None:
+def test_every_rule_is_in_full_sentences_and_only_errors_are_fatal() -> None:
     assert RULES
     for rule in RULES.values():
         assert rule.message.endswith(".")
@@ -183,7 +183,7 @@ def test_boxes_of_a_large_file_are_read_within_a_bounded_multiple_of_its_size() 
     assert peak < 6 * len(data)
 
 
-def test_a_finding_shows_the_beginning_of_what_is_too_long() -> None:
+def test_a_finding_truncates_long_names() -> None:
     found = make("imagePathInvalid", "n" * 5000, path="p" * 5000, problem="is absolute")
     assert max(len(found.file), len(found.message)) < 1500
     assert found.message.endswith("…' is absolute.")

@@ -1,4 +1,4 @@
-"""The life of a dataset, walked at random: no order of events breaks its laws."""
+"""The state machine of a dataset, walked at random: no order of events breaks its invariants."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ def fresh() -> DatasetRecord:
 
 
 class Life(RuleBasedStateMachine):
-    """Does to a record whatever workers and callers may try; a refusal leaves it as it was."""
+    """Applies any event that workers and callers may try; a refused one leaves the record unchanged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Life(RuleBasedStateMachine):
         self.ended: State | None = None
 
     def attempt(self, event: Event, changed: object) -> None:
-        """Applies a change; it must be refused exactly where the table has no transition."""
+        """Applies a change; it must be refused if and only if the table has no transition."""
         assert callable(changed)
         allowed = self.record.state in TRANSITIONS[event]
         try:
@@ -118,7 +118,7 @@ class Life(RuleBasedStateMachine):
         assert self.record.generation in (generation, generation + 1)
 
     @invariant()
-    def what_is_said_fits_the_state(self) -> None:
+    def fields_match_the_state(self) -> None:
         record = self.record
         if record.state is State.READY:
             assert record.manifest_key
@@ -131,19 +131,19 @@ class Life(RuleBasedStateMachine):
         assert 0 <= record.images_done <= record.images_total
 
     @invariant()
-    def progress_never_falls(self) -> None:
+    def progress_never_decreases(self) -> None:
         assert self.record.fraction >= self.fraction
         self.fraction = self.record.fraction
 
     @invariant()
-    def an_end_is_an_end(self) -> None:
+    def final_states_are_final(self) -> None:
         if self.ended and self.record.state is not State.DELETING:
             assert self.record.state is self.ended
         if self.record.state in (State.READY, State.FAILED):
             self.ended = self.record.state
 
     @invariant()
-    def it_survives_being_written(self) -> None:
+    def it_survives_encoding(self) -> None:
         assert codec.decode(codec.encode(self.record), DatasetRecord) == self.record
 
 
@@ -155,7 +155,7 @@ def test_every_event_has_its_transitions() -> None:
     assert not any(State.DELETING in TRANSITIONS[event] for event in Event if event is not Event.DELETE)
 
 
-def test_a_refusal_says_what_is_possible_where() -> None:
+def test_a_refusal_names_the_states_in_which_the_event_is_possible() -> None:
     record = fresh().deleting(START)
     with pytest.raises(WrongState, match="datasets/d is DELETING; update is possible in VALIDATING, READY, FAILED"):
         record.updated(START, display_name="x")

@@ -9,7 +9,7 @@ def test_no_process_of_the_dataset_service_loads_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_settings_are_printed_and_a_wrong_role_is_answered_with_the_usage() -> None:
+def test_settings_are_printed_and_an_unknown_role_prints_the_usage() -> None:
     command = [sys.executable, "-m", "services.dataset"]
     shown = subprocess.run([*command, "api", "--settings"], check=True, capture_output=True, text=True)
     assert '"chunk_images": 1000' in shown.stdout

@@ -1,4 +1,4 @@
-"""What the dataset api says of all datasets: how many are in each state, and for how long the oldest has waited."""
+"""The api's gauges over all datasets: how many are in each state, and how long the oldest has been waiting."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,35 +16,35 @@ EVERY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
-    """Gauges, set from the view now and then: a scrape, which comes in a thread of its own, touches no view."""
+class Gauges:
+    """Sets the gauges from the view periodically: scrapes run in another thread and must not read the view."""
 
     view: View[DatasetRecord]
     queue: Queue
     clock: Clock
     telemetry: Telemetry
 
-    async def keep_going(self) -> None:
-        """Counts for ever; through an outage the gauges keep what was last known."""
+    async def run(self) -> None:
+        """Updates the gauges until cancelled; during an outage they keep their last values."""
         await self.view.synced()
         while True:
-            self.count()
-            await self._measure_queue()
+            self.update()
+            await self._update_queue()
             await self.clock.sleep(EVERY_SECONDS)
 
-    def count(self) -> None:
-        """One look at all datasets."""
+    def update(self) -> None:
+        """Sets the gauges of the datasets from the view."""
         now, records = self.clock.now(), [found.value for found in self.view.all()]
         states = Counter(record.state for record in records)
         for state in State:
             self.telemetry.set(metrics.DATASETS, states[state], state=state)
-        under_way = [record for record in records if record.state is State.VALIDATING]
-        ages = [(now - record.create_time).total_seconds() for record in under_way]
-        stalls = [(now - record.update_time).total_seconds() for record in under_way]
+        validating = [record for record in records if record.state is State.VALIDATING]
+        ages = [(now - record.create_time).total_seconds() for record in validating]
+        stalls = [(now - record.update_time).total_seconds() for record in validating]
         self.telemetry.set(metrics.OLDEST, max(ages, default=0.0))
         self.telemetry.set(metrics.STALLED, max(stalls, default=0.0))
 
-    async def _measure_queue(self) -> None:
+    async def _update_queue(self) -> None:
         try:
             for kind in (ADVANCE, CHECK):
                 self.telemetry.set(QUEUED, await self.queue.depth(kind), kind=kind)

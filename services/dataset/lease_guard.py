@@ -1,4 +1,4 @@
-"""Holding a dataset: one worker at a time, fenced by the lease's epoch, renewed while it works."""
+"""Guards a dataset's work with a lease: one worker at a time, fenced by the lease's epoch, renewed while it works."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -14,8 +14,8 @@ from services.kit.records import Table
 Change = Callable[[DatasetRecord], DatasetRecord]
 
 
-class Hold:
-    """What a worker may write while it holds a dataset."""
+class LeaseGuard:
+    """Writes a dataset's record while this worker has the lease."""
 
     def __init__(self, table: Table[DatasetRecord], record: DatasetRecord, clock: Clock, ttl: timedelta) -> None:
         self._table = table
@@ -24,7 +24,7 @@ class Hold:
         self.record = record
 
     async def write(self, decide: Change) -> DatasetRecord:
-        """Applies the change; LeaseLost, and nothing written, once the dataset was taken over, deleted or made anew."""
+        """Applies the change; LeaseLost, without a write, if the dataset was taken over, deleted or created again."""
 
         def guarded(now: DatasetRecord) -> DatasetRecord:
             held = self.record
@@ -39,17 +39,17 @@ class Hold:
         return written.value
 
     async def renew(self) -> None:
-        """Moves the lease's expiry."""
+        """Extends the lease."""
         await self.write(lambda now: replace(now, lease=now.lease.renewed(self._clock.now(), self._ttl)))
 
     async def delete(self) -> None:
-        """Removes the record; LeaseLost if it is no longer this holder's."""
+        """Deletes the record; LeaseLost if this worker no longer has the lease."""
         await self.renew()
         present = await self._table.get(self.record.name)
         await self._table.delete(self.record.name, present.etag)
 
     async def release(self) -> None:
-        """Lets go, whatever became of the dataset; a lease that somebody else has is left alone."""
+        """Releases the lease, whatever the dataset's state; another holder's lease is left alone."""
 
         def released(now: DatasetRecord) -> DatasetRecord:
             same = (now.uid, now.lease.epoch) == (self.record.uid, self.record.lease.epoch)
@@ -62,26 +62,26 @@ class Hold:
 
 
 @asynccontextmanager
-async def holding(
+async def leased(
     table: Table[DatasetRecord], name: str, holder: str, clock: Clock, ttl: timedelta
-) -> AsyncGenerator[Hold]:
-    """Takes the dataset for the block, and renews the lease while the block runs.
+) -> AsyncGenerator[LeaseGuard]:
+    """Takes the lease for the block, and renews it while the block runs.
 
-    Raises LeaseLost if somebody else holds it, or takes it meanwhile: then the block is cancelled. RecordNotFound if
-    there is no such dataset, WrongState if nothing is due for it. The lease is free after the block, unless the
-    process was killed: then it runs out.
+    Raises LeaseLost if another worker holds the lease or takes it during the block, which is then cancelled;
+    RecordNotFound if there is no such dataset, WrongState if nothing is due for it. The lease is released after the
+    block; if the process is killed, it expires.
     """
     taken = await table.change(name, lambda record: record.taken(holder, clock.now(), ttl))
-    hold = Hold(table, taken.value, clock, ttl)
+    guard = LeaseGuard(table, taken.value, clock, ttl)
     owner = asyncio.current_task()
     lost: list[LeaseLost] = []
 
     async def keep() -> None:
         try:
             while True:
-                await asyncio.sleep(ttl.total_seconds() / 4)  # Real time: a clock that jumps would never let go.
-                with suppress(Unavailable):  # An outage that lasts longer than the lease shows in the next write.
-                    await hold.renew()
+                await asyncio.sleep(ttl.total_seconds() / 4)  # real time, which does not jump
+                with suppress(Unavailable):  # the next write notices if the outage outlasts the lease
+                    await guard.renew()
         except LeaseLost as error:
             lost.append(error)
             if owner:
@@ -89,11 +89,11 @@ async def holding(
 
     keeper = asyncio.create_task(keep(), name=f"lease of {name}")
     try:
-        yield hold
+        yield guard
     except asyncio.CancelledError:
         if lost and owner and not owner.uncancel():
             raise lost[0] from None
         raise
     finally:
         keeper.cancel()
-        await hold.release()
+        await guard.release()

@@ -1,12 +1,12 @@
-"""What the dataset api says of all datasets: states, the oldest, and for how long nothing has happened."""
+"""The dataset api's gauges: states, the age of the oldest dataset, and the longest stall."""
 
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
 from services.dataset import metrics
-from services.dataset.census import Census
 from services.dataset.domain import COLLECTION, DatasetRecord, State
+from services.dataset.gauges import Gauges
 from services.kit.clock import ManualClock
 from services.kit.memory import MemoryQueue, MemoryRecords
 from services.kit.records import Table
@@ -15,7 +15,7 @@ from services.kit.views import View
 from services.vision.snapshot import AnnotationKind
 
 
-async def test_states_ages_and_stalls_are_told():
+async def test_states_ages_and_stalls_are_exported():
     records, clock, telemetry = MemoryRecords(), ManualClock(), MemoryTelemetry()
     view = View(records, DatasetRecord, COLLECTION)
     keeping = asyncio.create_task(view.run())
@@ -32,7 +32,7 @@ async def test_states_ages_and_stalls_are_told():
     await table.create("datasets/a", old)
     await table.create("datasets/b", replace(old, name="datasets/b", state=State.READY))
     await view.synced()
-    Census(view, MemoryQueue(clock), clock, telemetry).count()
+    Gauges(view, MemoryQueue(clock), clock, telemetry).update()
     keeping.cancel()
     assert [telemetry.value(metrics.DATASETS, state=state) for state in State] == [1, 1, 0, 0]
     assert telemetry.value(metrics.OLDEST) == 90

@@ -1,0 +1,33 @@
+"""What a worker's jobs share: its ports, its executor and its name."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from services.dataset.domain import DatasetRecord
+from services.kit.blobs import Blobs
+from services.kit.clock import Clock
+from services.kit.queue import Queue
+from services.kit.records import Table
+from services.kit.telemetry import Telemetry
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    """The ports of a worker process, and its identity."""
+
+    table: Table[DatasetRecord]
+    blobs: Blobs
+    queue: Queue
+    clock: Clock
+    telemetry: Telemetry
+    executor: Executor  # decodes images and parses files
+    holder: str  # this process's name in leases
+
+    async def compute(self, function: Callable[[], T]) -> T:
+        """The function's result, computed off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.executor, function)

@@ -1,0 +1,25 @@
+"""The jobs of the dataset service: what they are called, and how they are published."""
+
+from services.dataset.domain import ADVANCE, CHECK, COLLECTION, DatasetRecord
+from services.kit.errors import InvalidName
+from services.kit.jobs import Job, publish
+from services.kit.names import parse
+from services.kit.queue import Queue
+
+
+async def publish_advance(queue: Queue, record: DatasetRecord, dedup_id: str = "") -> None:
+    """Announces that a dataset may have work due."""
+    await publish(queue, ADVANCE, Job(record.name, record.generation), dedup_id)
+
+
+async def publish_chunk(queue: Queue, record: DatasetRecord, number: int) -> None:
+    """Announces one chunk of a dataset."""
+    await publish(queue, CHECK, Job(f"{record.name}/chunks/{number}", record.generation))
+
+
+def parse_chunk(name: str) -> tuple[str, int]:
+    """The dataset's name and the chunk's number; InvalidName for any other name."""
+    dataset, number = parse(name, COLLECTION, "chunks")
+    if not number.isdecimal():
+        raise InvalidName(field="name", value=name, expected="a chunk number at the end")
+    return f"{COLLECTION}/{dataset}", int(number)
