@@ -1,1 +1,1 @@
-"""The predictor: answers with a trained model, quickly."""
+"""Serves predictions of trained models with low latency."""

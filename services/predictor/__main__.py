@@ -1,4 +1,4 @@
-"""Runs one predictor replica: `python -m services.predictor`; with `--settings` it prints its settings instead."""
+"""Runs a predictor replica: `python -m services.predictor`, or prints its settings with `--settings`."""
 
 import asyncio
 import sys
@@ -30,7 +30,7 @@ DESCRIPTOR = pb.DESCRIPTOR.services_by_name["PredictionService"]
 
 
 def main() -> None:
-    """Serves until SIGTERM or SIGINT, then finishes the calls in hand."""
+    """Serves until SIGTERM or SIGINT, then finishes the calls in flight."""
     settings = load(PredictorSettings)
     if "--settings" in sys.argv[1:]:
         sys.stdout.write(settings.masked() + "\n")
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
-    """The replica and its server. It is ready as soon as it listens: what is loaded needs neither store nor trainer."""
+    """Runs the replica and its server, ready as soon as it listens: loaded models need neither store nor trainer."""
     device = choose(settings.device)
     Log(__name__).info("device_chosen", device=device.kind, name=device.name, problem=device.problem)
     clock = SystemClock()

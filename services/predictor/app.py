@@ -17,8 +17,9 @@ from services.kit.telemetry import Telemetry
 from services.predictor import metrics
 from services.predictor.batching import Batcher
 from services.predictor.cache import ModelCache
-from services.predictor.domain import Bundle, ImageQuery, LoadedModel, Prepared, Recogniser
+from services.predictor.domain import Bundle, ImageQuery, LoadedModel, ModelRunner, Prepared
 from services.predictor.lookup import ModelLookup
+from services.predictor.metrics import DropReason, Eviction, Stage
 from services.predictor.results import Analysis, result_of
 from services.vision.decode import ImageInfo, inspect
 
@@ -27,14 +28,14 @@ log = Log(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a replica takes on."""
+    """The limits of a replica."""
 
-    max_image_bytes: int  # of one image
-    max_requests: int  # predictions in hand at once
+    max_image_bytes: int  # per image
+    max_requests: int  # predictions in flight at once
 
 
 class Predictor:
-    """Answers with models that it loads when they are asked for and keeps while there is room."""
+    """Predicts with models that it loads on demand and keeps while there is room."""
 
     def __init__(
         self,
@@ -55,68 +56,68 @@ class Predictor:
         self._clock = clock
         self._telemetry = telemetry
         self._limits = limits
-        self._in_hand = 0
+        self._in_flight = 0
 
     async def analyze_image(self, query: ImageQuery, deadline: float | None = None) -> Analysis:
-        """What the model sees in the image; the errors are those of the contract. `deadline` is monotonic."""
+        """Analyzes one image; raises the errors of the contract. `deadline` is monotonic."""
         names.parse(query.model_name, "models", field="model_name")
         query.check()
         with self._admitted():
             data, file = await self._image(query)
             bundle = await self._bundle(query.model_name)
             async with self._cache.use(bundle) as model:
-                recogniser = model.recogniser
-                info, image = await self._prepared(recogniser, data, file, deadline)
-                seen = await self._batcher.predict(recogniser, image, deadline)
+                runner = model.runner
+                info, image = await self._prepared(runner, data, file, deadline)
+                output = await self._batcher.predict(runner, image, deadline)
                 model.answered(self._clock.now())
-            with self._timed("postprocess"):
-                result = result_of(recogniser.card, seen, info.width, info.height, query)
+            with self._timed(Stage.POSTPROCESS):
+                result = result_of(runner.card, output, info.width, info.height, query)
                 return Analysis(bundle.version, info.width, info.height, result)
 
     async def load_model(self, model_name: str) -> LoadedModel:
-        """Returns once the model is loaded and warmed, which it may be already."""
+        """Returns once the model is loaded and warmed up, at once if it already is."""
         names.parse(model_name, "models", field="model_name")
         async with self._cache.use(await self._bundle(model_name)) as model:
             return model.describe()
 
     def unload_model(self, model_name: str) -> None:
-        """Drops the model from memory; predictions that use it are still answered. ModelNotFound if it is not here."""
+        """Drops the model from memory; predictions in flight still finish. ModelNotFound if it is not loaded."""
         names.parse(model_name, "models", field="model_name")
-        self._cache.drop(model_name, "unloaded")
+        self._cache.drop(model_name, Eviction.UNLOADED)
 
     def list_loaded_models(self) -> list[LoadedModel]:
-        """Every model that is ready here."""
+        """The loaded models of this replica."""
         return self._cache.loaded()
 
     async def sweep(self) -> None:
-        """Drops loaded models that were deleted though nobody asks for them any more."""
+        """Drops loaded models that have been deleted, even if they are no longer requested."""
         for name in self._cache.names():
             try:
                 await self._lookup.find(name)
             except ModelNotFound:
                 log.info("deleted_model_dropped", model=name)
-            except SightlineError as fault:
-                log.warning("sweep_failed", model=name, problem=fault.message)
+            except SightlineError as error:
+                log.warning("sweep_failed", model=name, problem=error.message)
         self._lookup.forget_except(self._cache.names())
 
-    async def sweep_for_ever(self, every_seconds: float) -> None:
+    async def run_sweeps(self, every_seconds: float) -> None:
         """Sweeps until cancelled."""
         while True:
             await self._clock.sleep(every_seconds)
             await self.sweep()
 
     async def _bundle(self, model_name: str) -> Bundle:
-        """The bundle to use at once: whoever awaits anything in between may see an older one than others do."""
+        """The current bundle; use it without awaiting anything in between, or it may be outdated."""
         return (await self._lookup.find(model_name)).bundle()
 
     async def _image(self, query: ImageQuery) -> tuple[bytes, str]:
-        """The image's bytes and what to call them in a message."""
+        """The image's bytes, and its name in error messages."""
         if query.image is not None:
             self._check_size(len(query.image), "image")
             return query.image, "image"
         key = uris.from_uri(query.uri, self._blobs.bucket)
         self._check_size((await self._blobs.stat(key)).size_bytes, query.uri)
-        data = await self._blobs.get(key, 0, self._limits.max_image_bytes + 1)  # it may have been replaced since
+        data = await self._blobs.get(key, 0, self._limits.max_image_bytes + 1)  # it may have been replaced since stat
         self._check_size(len(data), query.uri)
         return data, query.uri
 
@@ -129,39 +130,39 @@ class Predictor:
             )
 
     async def _prepared(
-        self, recogniser: Recogniser, data: bytes, file: str, deadline: float | None
+        self, runner: ModelRunner, data: bytes, file: str, deadline: float | None
     ) -> tuple[ImageInfo, Prepared]:
-        """The network's input, made in a worker thread unless the deadline passed while the image waited for one.
+        """The network's input, prepared in a worker thread unless the deadline passed while waiting for one.
 
         The header's limits are checked before any pixel is decoded.
         """
 
         def in_thread() -> tuple[ImageInfo, Prepared]:
             if deadline is not None and deadline <= self._clock.monotonic():
-                self._telemetry.add(metrics.DROPPED, reason="late")
+                self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
                 raise DeadlineExceeded(what="The prediction")
-            with self._timed("decode"):
-                info, decoded = inspect(data, file), recogniser.decode(data, file)
-            with self._timed("preprocess"):
-                return info, recogniser.arrange(decoded)
+            with self._timed(Stage.DECODE):
+                info, decoded = inspect(data, file), runner.decode(data, file)
+            with self._timed(Stage.PREPROCESS):
+                return info, runner.arrange(decoded)
 
         return await asyncio.get_running_loop().run_in_executor(self._workers, in_thread)
 
     @contextmanager
     def _admitted(self) -> Generator[None]:
-        """Bounds the images in memory; a full replica refuses at once rather than late."""
+        """Bounds the images in memory; a full replica refuses immediately instead of queueing."""
         limit = self._limits.max_requests
-        if self._in_hand >= limit:
-            self._telemetry.add(metrics.DROPPED, reason="full")
-            raise QueueFull(subject="Predictions", value=self._in_hand, limit=limit, setting="SIGHTLINE_MAX_REQUESTS")
-        self._in_hand += 1
+        if self._in_flight >= limit:
+            self._telemetry.add(metrics.DROPPED, reason=DropReason.FULL)
+            raise QueueFull(subject="Predictions", value=self._in_flight, limit=limit, setting="SIGHTLINE_MAX_REQUESTS")
+        self._in_flight += 1
         try:
             yield
         finally:
-            self._in_hand -= 1
+            self._in_flight -= 1
 
     @contextmanager
-    def _timed(self, stage: str) -> Generator[None]:
+    def _timed(self, stage: Stage) -> Generator[None]:
         start = self._clock.monotonic()
         yield
         self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage=stage)

@@ -1,6 +1,6 @@
-"""Forward passes: one thread, and whatever waits for the same model when it becomes free is the next batch.
+"""Runs forward passes in one thread: whatever is waiting for the same model when it becomes free is the next batch.
 
-There is no timer. Under load a batch fills while the one before it runs; without load a timer would only delay.
+There is no timer. Under load a batch fills while the previous one runs; without load a timer would only add latency.
 """
 
 import asyncio
@@ -14,31 +14,32 @@ from services.kit.clock import Clock
 from services.kit.errors import DeadlineExceeded, Draining
 from services.kit.telemetry import Telemetry
 from services.predictor import metrics
-from services.predictor.domain import Prepared, Recogniser, Seen, input_shape
+from services.predictor.domain import ModelRunner, Prepared, RawOutput, input_shape
+from services.predictor.metrics import DropReason, Stage
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    recogniser: Recogniser
+    runner: ModelRunner
     image: Prepared
     deadline: float | None  # monotonic
     since: float  # monotonic
-    answer: "asyncio.Future[Seen]"
+    answer: "asyncio.Future[RawOutput]"
 
     def joins(self, other: "_Waiting") -> bool:
         """Whether one forward pass can answer both."""
-        return self.recogniser is other.recogniser and input_shape(self.image) == input_shape(other.image)
+        return self.runner is other.runner and input_shape(self.image) == input_shape(other.image)
 
 
 class Batcher:
-    """The one thread that runs networks, and the images that wait for it; `run` must be running.
+    """The thread that runs networks, and the queue of images for it; `run` must be running.
 
-    Law: an image whose caller has gone, or whose deadline has passed, costs no forward pass. The oldest image's
-    model is next, so no model starves another. The inputs of a batch are of one shape (a detector's often differ): of
-    several shapes they would need several passes, and the first answers wait for the last. How many may wait is
-    bounded by whom the caller admits.
+    Law: an image whose caller is gone, or whose deadline has passed, costs no forward pass. The oldest image's model
+    goes next, so no model starves another. All inputs of a batch have the same shape (a detector's often differ):
+    several shapes would need several passes, and the first results would wait for the last. The queue is bounded by
+    how many requests the caller admits.
     """
 
     def __init__(self, clock: Clock, telemetry: Telemetry, max_batch: int) -> None:
@@ -50,25 +51,25 @@ class Batcher:
         telemetry.set(metrics.QUEUE_LENGTH, 0)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="forward")
 
-    async def predict(self, recogniser: Recogniser, image: Prepared, deadline: float | None) -> Seen:
-        """What is seen in one prepared image; DeadlineExceeded if its turn comes too late."""
-        answer: asyncio.Future[Seen] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(recogniser, image, deadline, self._clock.monotonic(), answer))
+    async def predict(self, runner: ModelRunner, image: Prepared, deadline: float | None) -> RawOutput:
+        """The model's output for one prepared image; DeadlineExceeded if its turn comes too late."""
+        answer: asyncio.Future[RawOutput] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(runner, image, deadline, self._clock.monotonic(), answer))
         self._telemetry.set(metrics.QUEUE_LENGTH, len(self._waiting))
         self._arrived.set()
         return await answer
 
     async def call(self, work: Callable[[], T]) -> T:
-        """Runs other work of a network, such as its first pass, in the same thread."""
+        """Runs other work with a network, such as its warm-up, in the same thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def run(self) -> None:
-        """Answers until cancelled; then whoever waits gets Draining."""
+        """Runs batches until cancelled; then waiting images get Draining."""
         try:
             while True:
                 await self._arrived.wait()
                 if batch := self._next_batch():
-                    await self._answer(batch)
+                    await self._run_batch(batch)
                 if not self._waiting:
                     self._arrived.clear()
         finally:
@@ -76,7 +77,7 @@ class Batcher:
             self._thread.shutdown(wait=False)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Takes the oldest image with those that can join it; drops whom an answer would not reach in time."""
+        """Takes the oldest image and those that can join it; drops images that are too late."""
         batch: list[_Waiting] = []
         others: deque[_Waiting] = deque()
         now = self._clock.monotonic()
@@ -93,30 +94,30 @@ class Batcher:
         return batch
 
     def _drop(self, image: _Waiting) -> None:
-        self._telemetry.add(metrics.DROPPED, reason="late")
+        self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
         if not image.answer.done():
             image.answer.set_exception(DeadlineExceeded(what="The prediction"))
 
-    async def _answer(self, batch: list[_Waiting]) -> None:
+    async def _run_batch(self, batch: list[_Waiting]) -> None:
         start = self._clock.monotonic()
         for image in batch:
-            self._telemetry.observe(metrics.STAGE_SECONDS, start - image.since, stage="queue")
-        recogniser, images = batch[0].recogniser, [image.image for image in batch]
+            self._telemetry.observe(metrics.STAGE_SECONDS, start - image.since, stage=Stage.QUEUE)
+        runner, images = batch[0].runner, [image.image for image in batch]
         try:
-            seen = await self.call(lambda: list(recogniser.predict_prepared(images)))
+            outputs = await self.call(lambda: list(runner.predict_prepared(images)))
         except asyncio.CancelledError:
-            self._waiting.extendleft(batch)  # refused with all the others
+            self._waiting.extendleft(batch)  # refused along with the others
             raise
-        except Exception as fault:  # noqa: BLE001 - whatever it is, it is the answer, and the next batch may do better
+        except Exception as error:  # noqa: BLE001 - the batch's callers get it, and the next batch may succeed
             for image in batch:
                 if not image.answer.done():
-                    image.answer.set_exception(fault)
+                    image.answer.set_exception(error)
             return
-        self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage="forward")
+        self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage=Stage.FORWARD)
         self._telemetry.observe(metrics.BATCH_SIZE, len(batch))
-        for image, answer in zip(batch, seen, strict=True):
+        for image, output in zip(batch, outputs, strict=True):
             if not image.answer.done():
-                image.answer.set_result(answer)
+                image.answer.set_result(output)
 
     def _refuse_all(self) -> None:
         while self._waiting:

@@ -1,4 +1,4 @@
-"""Bundles out of the store: fetched into a folder of their own, checked, loaded and warmed."""
+"""Loads bundles: fetches each one into its own folder, checks it, loads the model and warms it up."""
 
 import asyncio
 import shutil
@@ -21,47 +21,45 @@ Forward = Callable[[Callable[[], object]], Awaitable[object]]
 
 
 class BundleSource:
-    """The cache's source of models; `directory` is this process's own and emptied at the start.
+    """The cache's source of models; `directory` belongs to this process and is emptied at the start.
 
-    Every load has a folder of its own that nobody else knows: nothing half fetched is ever loaded, and a bundle that
-    is loaded again while its last users finish does not share their files.
+    Each load has its own folder: nothing partially fetched is ever loaded, and a bundle that is loaded again while its
+    last users finish does not share their files.
     """
 
     def __init__(self, blobs: Blobs, directory: Path, loader: Loader, workers: Executor, forward: Forward) -> None:
         self._blobs = blobs
         self._directory = directory
         self._loader = loader
-        self._workers = workers  # for reading and checking files
-        self._forward = forward  # runs a network in the one thread that may
+        self._workers = workers  # reads and checks files
+        self._forward = forward  # runs a network in the only thread that may
         _remove(directory)
         directory.mkdir(parents=True)
 
     async def size_bytes(self, bundle: Bundle) -> int:
-        """The size of its weights: what they take on disk they take in memory."""
+        """The size of its weights, on disk as in memory."""
         try:
             return (await self._blobs.stat(self._prefix(bundle) + WEIGHTS_FILE)).size_bytes
-        except BlobNotFound as fault:
-            raise _missing(bundle) from fault
+        except BlobNotFound as error:
+            raise _missing(bundle) from error
 
     async def load(self, bundle: Bundle) -> Loaded:
-        """BundleUnusable for files that are damaged, Unavailable where the store does not have or give them."""
+        """Raises BundleUnusable if files are damaged, Unavailable if the store is down or does not have them."""
         directory = await self._fetch(bundle)
         try:
             loop = asyncio.get_running_loop()
-            recogniser = await loop.run_in_executor(self._workers, self._loader, directory)
-            grey = await loop.run_in_executor(
-                self._workers, lambda: recogniser.arrange(recogniser.decode(_grey_picture()))
-            )
-            await self._forward(lambda: list(recogniser.predict_prepared([grey])))
-        except BaseException as fault:
+            runner = await loop.run_in_executor(self._workers, self._loader, directory)
+            grey = await loop.run_in_executor(self._workers, lambda: runner.arrange(runner.decode(_grey_image())))
+            await self._forward(lambda: list(runner.predict_prepared([grey])))
+        except BaseException as error:
             _remove(directory)
-            if isinstance(fault, ValueError):
-                raise BundleUnusable(name=bundle.model_name, version=bundle.version, problem=fault) from fault
+            if isinstance(error, ValueError):
+                raise BundleUnusable(name=bundle.model_name, version=bundle.version, problem=error) from error
             raise
-        return Loaded(recogniser, directory)
+        return Loaded(runner, directory)
 
     def discard(self, loaded: Loaded) -> None:
-        """Removes the files; pages of them that are mapped stay readable to whoever maps them."""
+        """Removes the files; pages that are still mapped stay readable."""
         _remove(loaded.directory)
 
     async def _fetch(self, bundle: Bundle) -> Path:
@@ -70,10 +68,10 @@ class BundleSource:
         try:
             for name in BUNDLE_FILES:
                 await self._blobs.get_file(prefix + name, directory / name)
-        except BaseException as fault:
+        except BaseException as error:
             _remove(directory)
-            if isinstance(fault, BlobNotFound):
-                raise _missing(bundle) from fault
+            if isinstance(error, BlobNotFound):
+                raise _missing(bundle) from error
             raise
         return directory
 
@@ -82,12 +80,14 @@ class BundleSource:
 
 
 def _missing(bundle: Bundle) -> Unavailable:
-    """Retryable: most likely the model was deleted or has a better bundle since it was looked up."""
-    return Unavailable(what=f"Bundle {bundle.version} of {bundle.model_name}", problem=f"{bundle.uri} is not there now")
+    """Retryable: most likely the model was deleted or got a better bundle after it was looked up."""
+    return Unavailable(
+        what=f"Bundle {bundle.version} of {bundle.model_name}", problem=f"{bundle.uri} is no longer there"
+    )
 
 
-def _grey_picture() -> bytes:
-    """What a model sees first."""
+def _grey_image() -> bytes:
+    """The image for the warm-up."""
     file = BytesIO()
     Image.new("RGB", (256, 256), "grey").save(file, "PNG")
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Models in memory: loaded once however many ask, kept within a number of bytes, never taken from under a user."""
+"""The models in memory: each is loaded once, they stay within a byte limit, and none is removed while in use."""
 
 import asyncio
 from collections import OrderedDict
@@ -13,14 +13,15 @@ from services.kit.clock import Clock
 from services.kit.errors import ModelNotFound, QuotaExceeded
 from services.kit.telemetry import Telemetry
 from services.predictor import metrics
-from services.predictor.domain import Bundle, LoadedModel, Recogniser
+from services.predictor.domain import Bundle, LoadedModel, ModelRunner
+from services.predictor.metrics import CacheResult, Eviction
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A recogniser ready to predict, and the folder of its files."""
+    """A model that is ready to predict, and the folder with its files."""
 
-    recogniser: Recogniser
+    runner: ModelRunner
     directory: Path
 
 
@@ -28,11 +29,11 @@ class Source(Protocol):
     """Where models come from."""
 
     async def size_bytes(self, bundle: Bundle) -> int:
-        """Memory that the bundle will take, known before it is loaded."""
+        """The memory that the bundle will take, known before it is loaded."""
         ...
 
     async def load(self, bundle: Bundle) -> Loaded:
-        """Fetches, checks, loads and warms; leaves nothing behind when it fails."""
+        """Fetches, checks, loads and warms up the model; leaves nothing behind if it fails."""
         ...
 
     def discard(self, loaded: Loaded) -> None:
@@ -42,29 +43,29 @@ class Source(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A model in the cache, from the moment its loading begins."""
+    """A model in the cache, from the moment it starts loading."""
 
     bundle: Bundle
     task: "asyncio.Task[Loaded]" = field(init=False)
-    size_bytes: int = 0  # 0 until its place is reserved
-    pins: int = 1  # its own loading's
-    dropped: bool = False  # leaves when the last pin does
-    load_time: datetime | None = None  # None while it loads
+    size_bytes: int = 0  # 0 until its memory is reserved
+    pins: int = 1  # one for the load
+    dropped: bool = False  # freed when the last pin is gone
+    load_time: datetime | None = None  # None while loading
     last_used_time: datetime | None = None
     use_count: int = 0
 
     @property
-    def recogniser(self) -> Recogniser:
-        """The model itself; only for who holds a pin."""
-        return self.task.result().recogniser
+    def runner(self) -> ModelRunner:
+        """The model itself; only valid while holding a pin."""
+        return self.task.result().runner
 
     def answered(self, now: datetime) -> None:
-        """Counts an image that the model has answered for."""
+        """Records an answered prediction."""
         self.last_used_time = now
         self.use_count += 1
 
     def describe(self) -> LoadedModel:
-        """The entry as callers see it, once it is loaded."""
+        """The model as callers see it; ValueError while loading."""
         if self.load_time is None:
             raise ValueError(f"{self.bundle} is not loaded yet")
         name, version = self.bundle.model_name, self.bundle.version
@@ -72,10 +73,10 @@ class Entry:
 
 
 class ModelCache:
-    """At most one bundle per model, at most `capacity_bytes` in all, the least recently used leaving first.
+    """An LRU cache with at most one bundle per model and at most `capacity_bytes` in total.
 
-    Law: a bundle loads once however many ask at once, and the load outlives the callers that gave up. What is
-    pinned stays whole until its last user is done, also when it was dropped meanwhile, and counts until then.
+    Law: concurrent requests for a bundle share one load, which outlives callers that give up. A pinned model stays
+    usable until its last user is done, even if it is dropped meanwhile, and counts towards the capacity until then.
     """
 
     def __init__(self, source: Source, capacity_bytes: int, clock: Clock, telemetry: Telemetry) -> None:
@@ -84,7 +85,7 @@ class ModelCache:
         self._clock = clock
         self._telemetry = telemetry
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # by model name, least recently used first
-        self._used_bytes = 0  # of entries and of those that leave
+        self._used_bytes = 0  # including dropped entries that are still pinned
         self._leaving_bytes = 0  # of dropped entries that are still pinned
         self._freed = asyncio.Event()
         telemetry.set(metrics.CAPACITY_BYTES, capacity_bytes)
@@ -92,9 +93,9 @@ class ModelCache:
 
     @asynccontextmanager
     async def use(self, bundle: Bundle) -> AsyncGenerator[Entry]:
-        """The bundle in memory, pinned for the block; another bundle of the same model is dropped.
+        """Loads the bundle and pins it for the block; drops any other bundle of the same model.
 
-        Raises QuotaExceeded if it does not fit beside the models that are in use, and what loading raises.
+        Raises QuotaExceeded if it does not fit next to the models in use, and whatever loading raises.
         """
         entry = self._enter(bundle)
         entry.pins += 1
@@ -104,8 +105,8 @@ class ModelCache:
         finally:
             self._unpin(entry)
 
-    def drop(self, model_name: str, reason: str) -> None:
-        """The model leaves as soon as nobody uses it; ModelNotFound if it is not here."""
+    def drop(self, model_name: str, reason: Eviction) -> None:
+        """Removes the model and frees it once it is no longer in use; ModelNotFound if it is not in the cache."""
         entry = self._entries.pop(model_name, None)
         if entry is None:
             raise ModelNotFound(name=model_name)
@@ -113,36 +114,37 @@ class ModelCache:
         self._leave(entry)
 
     def discard(self, model_name: str) -> None:
-        """As drop, for a model that was deleted; nothing if it is not here."""
+        """Drops a model that was deleted; does nothing if it is not in the cache."""
         if model_name in self._entries:
-            self.drop(model_name, "deleted")
+            self.drop(model_name, Eviction.DELETED)
 
     def names(self) -> list[str]:
-        """The models that are here or being loaded."""
+        """The models that are loaded or being loaded."""
         return list(self._entries)
 
     def loaded(self) -> list[LoadedModel]:
-        """Every model that is ready."""
+        """The models that are ready to predict."""
         return [entry.describe() for entry in self._entries.values() if entry.load_time]
 
     async def close(self) -> None:
-        """Ends the loads and drops every model; nobody may be using one."""
+        """Cancels the loads and drops every model; none may be in use."""
         entries = list(self._entries.values())
         for entry in entries:
             entry.task.cancel()
         await asyncio.gather(*(entry.task for entry in entries), return_exceptions=True)
         for name in self.names():
-            self.drop(name, "unloaded")
+            self.drop(name, Eviction.UNLOADED)
 
     def _enter(self, bundle: Bundle) -> Entry:
         present = self._entries.get(bundle.model_name)
         if present is not None and present.bundle == bundle:
             self._entries.move_to_end(bundle.model_name)
-            self._telemetry.add(metrics.CACHE_REQUESTS, result="hit" if present.load_time else "joined")
+            result = CacheResult.HIT if present.load_time else CacheResult.JOINED
+            self._telemetry.add(metrics.CACHE_REQUESTS, result=result)
             return present
         if present is not None:
-            self.drop(bundle.model_name, "replaced")
-        self._telemetry.add(metrics.CACHE_REQUESTS, result="miss")
+            self.drop(bundle.model_name, Eviction.REPLACED)
+        self._telemetry.add(metrics.CACHE_REQUESTS, result=CacheResult.MISS)
         entry = Entry(bundle)
         self._entries[bundle.model_name] = entry
         entry.task = asyncio.create_task(self._load(entry), name=f"load {bundle.model_name} {bundle.version}")
@@ -162,7 +164,7 @@ class ModelCache:
         if failed and not task.cancelled():
             self._telemetry.add(metrics.LOAD_FAILURES)
         if failed and self._entries.get(entry.bundle.model_name) is entry:
-            del self._entries[entry.bundle.model_name]  # the next caller tries again
+            del self._entries[entry.bundle.model_name]  # so that the next caller tries again
             self._leave(entry)
         self._unpin(entry)
 
@@ -170,26 +172,26 @@ class ModelCache:
         while not self._make_room(size_bytes):
             if not self._leaving_bytes:
                 raise QuotaExceeded(
-                    subject=f"Memory for {entry.bundle.model_name} beside the models in use",
+                    subject=f"Memory for {entry.bundle.model_name} next to the models in use",
                     value=size_bytes,
                     limit=self._capacity_bytes,
                     setting="SIGHTLINE_MODEL_CACHE_BYTES",
                 )
-            self._freed.clear()  # what leaves is gone as soon as its predictions are answered
+            self._freed.clear()  # dropped models are freed once their predictions finish
             await self._freed.wait()
         entry.size_bytes = size_bytes
         self._leaving_bytes += size_bytes if entry.dropped else 0
         self._count(size_bytes)
 
     def _make_room(self, size_bytes: int) -> bool:
-        """Evicts what it takes, or nothing if that would not be enough."""
+        """Evicts as many models as necessary; none, and False, if that would not be enough."""
         idle = [entry for entry in self._entries.values() if not entry.pins]
         if self._used_bytes - sum(entry.size_bytes for entry in idle) + size_bytes > self._capacity_bytes:
             return False
         for entry in idle:
             if self._used_bytes + size_bytes <= self._capacity_bytes:
                 break
-            self.drop(entry.bundle.model_name, "capacity")
+            self.drop(entry.bundle.model_name, Eviction.CAPACITY)
         return True
 
     def _leave(self, entry: Entry) -> None:

@@ -10,11 +10,11 @@ from sightline.v1 import model_service_pb2 as pb
 if TYPE_CHECKING:
     from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub  # exists for type checkers only
 
-TIMEOUT_SECONDS = 2.0  # a prediction waits for it, once in a while
+TIMEOUT_SECONDS = 2.0  # an occasional prediction waits for this call
 
 
 class TrainerModels:
-    """The port `Models` by the trainer's ModelService; the channel has turned statuses into errors of our tree."""
+    """The `Models` port, backed by the trainer's ModelService; the channel turns statuses into our errors."""
 
     def __init__(self, stub: "ModelServiceAsyncStub") -> None:
         self._stub = stub
@@ -24,17 +24,17 @@ class TrainerModels:
             model = await self._stub.GetModel(pb.GetModelRequest(name=name), timeout=TIMEOUT_SECONDS)
         except (ModelNotFound, Unavailable):
             raise
-        except SightlineError as fault:  # too late, or an error of its own: either way it cannot say
-            raise Unavailable(what="The trainer", problem=fault.message) from fault
+        except SightlineError as error:  # timed out or failed: either way there is no answer
+            raise Unavailable(what="The trainer", problem=error.message) from error
         return model_from(model)
 
 
 def model_from(message: model_pb2.Model) -> ModelInfo:
-    """What the trainer says of a model; Unavailable for a state that this version does not know."""
+    """The model in the trainer's message; Unavailable if this version does not know its state."""
     try:
         state = ModelState(model_pb2.Model.State.Name(message.state))
-    except ValueError as fault:
+    except ValueError as error:
         raise Unavailable(
-            what="The trainer", problem=f"what it says of {message.name} is not known: {fault}"
-        ) from fault
+            what="The trainer", problem=f"it reports an unknown state of {message.name}: {error}"
+        ) from error
     return ModelInfo(message.name, state, message.model_version, message.bundle_uri)

@@ -1,4 +1,4 @@
-"""The predictor's nouns and rules: which bundle answers for a model, and what may be asked of it."""
+"""The predictor's nouns and rules: which bundle serves a model, and which queries are valid."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,14 +17,14 @@ from services.vision.card import ModelCard
 from services.vision.detections import Detections
 
 Prepared = classifier.Prepared | detector.Prepared  # a classifier's input for an image, or a detector's
-Seen = NDArray[np.float32] | Detections  # a classifier's probabilities [category], or a detector's objects
+RawOutput = NDArray[np.float32] | Detections  # a classifier's probabilities [category], or a detector's detections
 
 DEFAULT_MAX_RESULTS = 100
 MAX_MAX_RESULTS = 1000
 
 
 class ModelState(StrEnum):
-    """Where a model is in its life, as the trainer says it."""
+    """The state of a model, as reported by the trainer."""
 
     NOT_STARTED = "NOT_STARTED"
     TRAINING = "TRAINING"
@@ -35,8 +35,8 @@ class ModelState(StrEnum):
 
 
 _REMEDIES = {
-    ModelState.NOT_STARTED: "wait for its first trial to end (WatchModel tells), then ask again",
-    ModelState.TRAINING: "wait for its first trial to end (WatchModel tells), then ask again",
+    ModelState.NOT_STARTED: "wait for its first trial to end (see WatchModel), then try again",
+    ModelState.TRAINING: "wait for its first trial to end (see WatchModel), then try again",
     ModelState.SUCCEEDED: "train another model",
     ModelState.FAILED: "read its error (GetModel), then train another model",
     ModelState.CANCELLING: "train another model and cancel it later",
@@ -46,16 +46,16 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """One model's weights at one moment; another bundle of the same model has another version and another place."""
+    """One version of a model's weights; each version has its own uri."""
 
     model_name: str  # models/{model}
     version: str
-    uri: str  # s3://bucket/key/, below which BUNDLE_FILES are
+    uri: str  # s3://bucket/key/, the prefix of BUNDLE_FILES
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the predictor needs to know of a model; version and uri are empty before its first bundle."""
+    """What the predictor needs to know about a model; version and uri are empty before its first bundle."""
 
     name: str  # models/{model}
     state: ModelState
@@ -63,7 +63,7 @@ class ModelInfo:
     bundle_uri: str
 
     def bundle(self) -> Bundle:
-        """The bundle that answers now, in whatever state the model is; ModelNotReady if there is none yet."""
+        """The current bundle, whatever the model's state; ModelNotReady if there is none yet."""
         if not self.version or not self.bundle_uri:
             raise ModelNotReady(name=self.name, state=self.state.value, remedy=_REMEDIES[self.state])
         return Bundle(self.name, self.version, self.bundle_uri)
@@ -73,58 +73,57 @@ class Models(Protocol):
     """The trainer as the predictor sees it."""
 
     async def get(self, name: str) -> ModelInfo:
-        """The model as it is now; ModelNotFound, or Unavailable if the trainer does not answer."""
+        """The current model; ModelNotFound, or Unavailable if the trainer does not respond."""
         ...
 
 
-class Recogniser(Protocol):
-    """A loaded bundle: `services.vision`'s Classifier or Detector.
+class ModelRunner(Protocol):
+    """A loaded model: the Classifier or Detector of `services.vision`.
 
-    Law: `decode` and `arrange` may run in many threads at once; what is seen in an image does not depend on
-    the images beside it.
+    Law: `decode` and `arrange` are thread-safe; an image's output does not depend on the rest of its batch.
     """
 
     card: ModelCard
 
     def decode(self, data: bytes, name: str = "image") -> Any:
-        """The upright pixels of an image file, as large as its networks need them; raises InvalidImage."""
+        """The upright pixels of an image file, at the size that the networks need; raises InvalidImage."""
         ...
 
     def arrange(self, decoded: Any, /) -> Prepared:
-        """The network's input from what `decode` returned, exactly as in training."""
+        """The network's input from decoded pixels, exactly as in training."""
         ...
 
-    def predict_prepared(self, images: Sequence[Any]) -> Iterable[Seen]:
-        """What it sees in each of the images, which it has prepared itself."""
+    def predict_prepared(self, images: Sequence[Any]) -> Iterable[RawOutput]:
+        """The output for each image; the images are ones that this model has prepared."""
         ...
 
 
 class Loader(Protocol):
-    """Makes a recogniser of a bundle's files."""
+    """Loads a model from a bundle's files."""
 
-    def __call__(self, directory: Path, /) -> Recogniser:
-        """Blocks; ValueError if the files do not match their digests or one another."""
+    def __call__(self, directory: Path, /) -> ModelRunner:
+        """Blocks; ValueError if the files do not match their digests or each other."""
         ...
 
 
 def input_shape(image: Prepared) -> tuple[tuple[int, ...], ...]:
-    """Inputs of equal shape can go through their network together."""
+    """The shape of an input; inputs of equal shape can be batched."""
     return tuple(tuple(part.shape) for part in (image if isinstance(image, tuple) else (image.pixels,)))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageQuery:
-    """One image to analyse: its bytes or, where they are None, its uri in the store."""
+    """One image to analyze: its bytes or, if they are None, its uri in the store."""
 
     model_name: str
     image: bytes | None
     uri: str
-    score_threshold: float | None  # None: of a detector the suggested ones, of a classifier none
+    score_threshold: float | None  # None: the suggested ones for a detector, none for a classifier
     max_results: int | None  # None: DEFAULT_MAX_RESULTS
     use_suggested_thresholds: bool = False
 
     def check(self) -> None:
-        """InvalidRequest unless threshold and number are in range, and there is one kind of threshold at most."""
+        """InvalidRequest unless the values are in range and at most one kind of threshold is set."""
         threshold, limit = self.score_threshold, self.max_results
         if threshold is not None and not (math.isfinite(threshold) and 0 <= threshold <= 1):
             raise InvalidRequest(field="score_threshold", problem=f"{threshold:g} is outside 0..1")
@@ -144,5 +143,5 @@ class LoadedModel:
     version: str
     size_bytes: int
     load_time: datetime
-    last_used_time: datetime | None  # None: it has not answered yet
+    last_used_time: datetime | None  # None: not used yet
     use_count: int

@@ -1,4 +1,4 @@
-"""What the trainer says of each model, remembered for a moment."""
+"""Looks up models at the trainer, with a short-lived cache."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -15,15 +15,15 @@ log = Log(__name__)
 @dataclass(frozen=True, slots=True)
 class _Known:
     info: ModelInfo
-    until: float  # monotonic; older than this it is asked for again
-    stale: bool = False  # the last question had no answer
+    until: float  # monotonic; looked up again after this
+    stale: bool = False  # the last lookup got no response
 
 
 class ModelLookup:
-    """Asks the trainer at most once per model and `fresh_seconds`, however many want to know.
+    """Asks the trainer at most once per model and `fresh_seconds`, however many callers there are.
 
-    A deletion or a new bundle is seen within `fresh_seconds`. While the trainer does not answer, what it said last
-    holds, without anybody waiting: an outage of training must not become an outage of prediction.
+    Deletions and new bundles are noticed within `fresh_seconds`. While the trainer does not respond, its last answer is
+    used without waiting: an outage of training must not become an outage of prediction.
     """
 
     def __init__(self, models: Models, clock: Clock, fresh_seconds: float, on_gone: Callable[[str], None]) -> None:
@@ -35,7 +35,7 @@ class ModelLookup:
         self._asking: dict[str, asyncio.Task[ModelInfo]] = {}
 
     async def find(self, name: str) -> ModelInfo:
-        """The model; ModelNotFound, or Unavailable if the trainer does not answer and never told of the model."""
+        """The model; ModelNotFound, or Unavailable if the trainer does not respond and there is no earlier answer."""
         known = self._known.get(name)
         if known is not None and self._clock.monotonic() < known.until:
             return known.info
@@ -46,10 +46,10 @@ class ModelLookup:
             asking.add_done_callback(lambda task: self._asked(name, task))
         if known is not None and known.stale:
             return known.info
-        return await asyncio.shield(asking)  # the answer is for everybody: one caller's leaving must not end it
+        return await asyncio.shield(asking)  # shared: a caller that leaves must not cancel it
 
     def forget_except(self, names: Collection[str]) -> None:
-        """Forgets every other model, so that memory is bounded by what is in use."""
+        """Forgets all other models, which bounds memory by the models in use."""
         self._known = {name: known for name, known in self._known.items() if name in names}
 
     async def _ask(self, name: str) -> ModelInfo:
@@ -59,21 +59,21 @@ class ModelLookup:
             self._known.pop(name, None)
             self._on_gone(name)
             raise
-        except Unavailable as fault:
-            return self._last_said(name, fault)
+        except Unavailable as error:
+            return self._last_answer(name, error)
         self._known[name] = _Known(info, self._clock.monotonic() + self._fresh_seconds)
         return info
 
-    def _last_said(self, name: str, fault: Unavailable) -> ModelInfo:
+    def _last_answer(self, name: str, error: Unavailable) -> ModelInfo:
         known = self._known.get(name)
         if known is None:
-            raise fault
+            raise error
         if not known.stale:
-            log.warning("trainer_unreachable", model=name, problem=fault.message)
+            log.warning("trainer_unreachable", model=name, problem=error.message)
         self._known[name] = _Known(known.info, self._clock.monotonic() + self._fresh_seconds, stale=True)
         return known.info
 
     def _asked(self, name: str, task: asyncio.Task[ModelInfo]) -> None:
         del self._asking[name]
         if not task.cancelled():
-            task.exception()  # retrieved here too: all who asked may have left
+            task.exception()  # retrieved, as every caller may have left

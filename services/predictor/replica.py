@@ -1,4 +1,4 @@
-"""A predictor without its network: its parts wired to the ports that it is given, and running."""
+"""A running predictor without its server: its parts, wired to the given ports."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -28,7 +28,7 @@ async def running(
     clock: Clock,
     telemetry: Telemetry,
 ) -> AsyncGenerator[Predictor]:
-    """A predictor that answers within the block; `directory` is emptied. Leave it only when no call is in hand."""
+    """A predictor that runs within the block; empties `directory`. Leave the block only when no call is in flight."""
     workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     batcher = Batcher(clock, telemetry, settings.max_batch)
     source = BundleSource(blobs, directory, loader, workers, batcher.call)
@@ -38,13 +38,13 @@ async def running(
     predictor = Predictor(lookup, cache, batcher, blobs, workers, clock, telemetry, limits)
     try:
         async with asyncio.TaskGroup() as tasks:
-            own = [
+            background = [
                 tasks.create_task(batcher.run(), name="batches"),
-                tasks.create_task(predictor.sweep_for_ever(settings.model_sweep_seconds), name="sweep"),
+                tasks.create_task(predictor.run_sweeps(settings.model_sweep_seconds), name="sweep"),
             ]
             yield predictor
             await cache.close()
-            for task in own:
+            for task in background:
                 task.cancel()
     finally:
         workers.shutdown(wait=False, cancel_futures=True)

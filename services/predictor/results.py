@@ -1,26 +1,26 @@
-"""What the predictor answers: the tags or the objects that reach their threshold."""
+"""The predictor's results: the tags or objects that reach their threshold."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.predictor.domain import DEFAULT_MAX_RESULTS, ImageQuery, Seen
+from services.predictor.domain import DEFAULT_MAX_RESULTS, ImageQuery, RawOutput
 from services.vision.card import ModelCard, ModelKind
 from services.vision.detections import Detections
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A category and the model's confidence in it: a classifier's is calibrated, a detector's its network's score."""
+    """A category and its confidence: calibrated for a classifier, the network's score for a detector."""
 
     name: str
     confidence: float  # 0..1
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """Whole pixels of the upright image, at least one each way, none outside."""
+class PixelBox:
+    """A box in whole pixels of the upright image: at least 1 x 1, and inside it."""
 
     x: int
     y: int
@@ -30,29 +30,29 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One thing in an image: where it is, and what."""
+    """An object in an image: its box and category."""
 
-    box: Box
+    box: PixelBox
     tag: Tag
 
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """What a classifier sees, the most confident first."""
+    """A classifier's result, most confident first."""
 
     values: tuple[Tag, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What a detector sees, the most confident first."""
+    """A detector's result, most confident first."""
 
     values: tuple[Object, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What a model sees in an image of so many pixels, upright."""
+    """A model's result for an image, with the size of the upright image."""
 
     model_version: str
     width: int
@@ -60,42 +60,42 @@ class Analysis:
     result: Tags | Objects
 
 
-def result_of(card: ModelCard, seen: Seen, width: int, height: int, query: ImageQuery) -> Tags | Objects:
-    """What reaches the query's threshold, by falling confidence, at most as many as it wants.
+def result_of(card: ModelCard, output: RawOutput, width: int, height: int, query: ImageQuery) -> Tags | Objects:
+    """What reaches the query's threshold, by decreasing confidence, at most `max_results`.
 
     Without a threshold a classifier returns every category, so that its first tag is its decision; a detector applies
-    the suggested thresholds, as it scores hundreds of boxes in any image. Equal confidences come in the model's order.
+    the suggested thresholds, as it scores hundreds of boxes in any image. Ties are in the model's order.
     """
-    labels, scores = _scored(seen)
+    labels, scores = _scored(output)
     chosen = _chosen(labels, scores, _thresholds(card, query), query.max_results or DEFAULT_MAX_RESULTS)
     tags = [Tag(card.categories[labels[index]].name, float(scores[index])) for index in chosen]
-    if not isinstance(seen, Detections):
+    if not isinstance(output, Detections):
         return Tags(tuple(tags))
-    boxes = whole_pixels(seen.boxes[chosen], width, height)
+    boxes = whole_pixels(output.boxes[chosen], width, height)
     return Objects(tuple(Object(box, tag) for box, tag in zip(boxes, tags, strict=True)))
 
 
-def whole_pixels(boxes: NDArray[np.float32], width: int, height: int) -> list[Box]:
-    """Boxes [n, 4] of left, top, width, height in whole pixels of an image of that size.
+def whole_pixels(boxes: NDArray[np.float32], width: int, height: int) -> list[PixelBox]:
+    """Boxes [n, 4] of left, top, width, height, rounded to whole pixels of an image of the given size.
 
-    The edges are rounded, not the sizes: neighbours that touch go on touching.
+    The edges are rounded, not the sizes, so that adjacent boxes stay adjacent.
     """
     limits = np.array([width, height])
     first = np.clip(np.rint(boxes[:, :2]), 0, limits - 1)
     last = np.clip(np.rint(boxes[:, :2] + boxes[:, 2:]), first + 1, limits)
     sides = np.concatenate([first, last - first], axis=1).astype(int)
-    return [Box(x, y, w, h) for x, y, w, h in sides.tolist()]
+    return [PixelBox(x, y, w, h) for x, y, w, h in sides.tolist()]
 
 
-def _scored(seen: Seen) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Categories and their scores: each once, or one for each object."""
-    if isinstance(seen, Detections):
-        return seen.labels, seen.scores
-    return np.arange(len(seen)), seen
+def _scored(output: RawOutput) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Labels and scores: one per category for a classifier, one per object for a detector."""
+    if isinstance(output, Detections):
+        return output.labels, output.scores
+    return np.arange(len(output)), output
 
 
 def _thresholds(card: ModelCard, query: ImageQuery) -> NDArray[np.float64]:
-    """Of each category."""
+    """The threshold of each category."""
     if query.score_threshold is None and (query.use_suggested_thresholds or card.kind is ModelKind.GENERIC_DETECTOR):
         return np.array(card.suggested_thresholds)
     return np.full(len(card.categories), query.score_threshold or 0.0)
@@ -104,6 +104,6 @@ def _thresholds(card: ModelCard, query: ImageQuery) -> NDArray[np.float64]:
 def _chosen(
     labels: NDArray[np.int64], scores: NDArray[np.float32], thresholds: NDArray[np.float64], most: int
 ) -> NDArray[np.intp]:
-    """The positions of what reaches its threshold."""
+    """The indices of what reaches its threshold."""
     order = np.argsort(-scores, kind="stable")
     return order[scores[order] >= thresholds[labels[order]]][:most]

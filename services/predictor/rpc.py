@@ -1,4 +1,4 @@
-"""The PredictionService: messages in, use cases, messages out."""
+"""The servicer of PredictionService: translates messages to use cases and back."""
 
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -18,11 +18,11 @@ from sightline.v1.prediction_service_pb2_grpc import PredictionServiceServicer
 Context = aio.ServicerContext[Any, Any]
 
 ONE_BY_ONE = "call AnalyzeImage for each image until it is"
-NOT_EXPLAINED = "AnalyzeImage gives the confidences alone"
+NOT_EXPLAINED = "AnalyzeImage returns only the confidences"
 
 
 class PredictionServicer(PredictionServiceServicer):
-    """Raises the errors of our tree; the server runtime makes statuses of them."""
+    """Errors propagate; `infra.server` turns them into statuses."""
 
     def __init__(self, predictor: Predictor, clock: Clock) -> None:
         self._predictor = predictor

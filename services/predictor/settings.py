@@ -9,18 +9,18 @@ from services.kit import settings
 
 
 class PredictorSettings(settings.Settings):
-    """What a predictor replica needs to know."""
+    """Limits and the trainer's address; each field is read from `SIGHTLINE_<FIELD>`."""
 
     port: settings.Port = 50053
-    max_calls: int = 256  # at once; each may hold an image before it is admitted or refused
+    max_calls: int = 256  # at once; each may have an image in memory before it is admitted or refused
     trainer_address: settings.Address = "127.0.0.1:50052"  # host:port of the trainer api
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: a replica without a usable GPU ends at once
-    model_cache_bytes: int = Field(default=4 * 1024**3, gt=0)  # weights in memory
-    model_cache_directory: Path | None = None  # bundles' files; none: a temporary folder
-    model_fresh_seconds: float = Field(default=2.0, ge=0)  # for so long what the trainer said of a model holds
-    model_sweep_seconds: float = Field(default=15.0, gt=0)  # so often deleted models are looked for
-    max_prediction_image_bytes: int = Field(default=6 * 1024**2, gt=0)  # of one unary prediction
-    max_requests: int = Field(default=128, gt=0)  # in hand at once; each may hold an image
-    max_batch: int = Field(default=16, gt=0)  # images in one forward pass
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: exit at startup without a usable GPU
+    model_cache_bytes: int = Field(default=4 * 1024**3, gt=0)  # of weights in memory
+    model_cache_directory: Path | None = None  # for bundles' files; none: a temporary folder
+    model_fresh_seconds: float = Field(default=2.0, ge=0)  # how long the trainer's answer about a model is used
+    model_sweep_seconds: float = Field(default=15.0, gt=0)  # between checks for deleted models
+    max_prediction_image_bytes: int = Field(default=6 * 1024**2, gt=0)  # per unary prediction
+    max_requests: int = Field(default=128, gt=0)  # in flight at once; each may have an image in memory
+    max_batch: int = Field(default=16, gt=0)  # images per forward pass
     decode_threads: int = Field(default=2, gt=0)
-    torch_threads: int = Field(default=1, gt=0)  # of one forward pass; spinning threads cost more than they gain
+    torch_threads: int = Field(default=1, gt=0)  # per forward pass; more threads spin and cost more than they gain

@@ -1,4 +1,4 @@
-"""Protobuf messages into the predictor's nouns and back."""
+"""Translates between the contract's messages and the predictor's domain."""
 
 from services.kit.errors import InvalidRequest
 from services.kit.status import to_timestamp
@@ -8,7 +8,7 @@ from sightline.v1 import prediction_pb2, prediction_service_pb2
 
 
 def query_from(message: prediction_service_pb2.AnalyzeImageRequest) -> ImageQuery:
-    """The question; InvalidRequest if it has no image."""
+    """The query in the request; InvalidRequest if it has no image."""
     if message.WhichOneof("image_source") is None:
         raise InvalidRequest(field="image", problem="neither image nor uri is set; set one of them")
     return ImageQuery(
@@ -22,7 +22,7 @@ def query_from(message: prediction_service_pb2.AnalyzeImageRequest) -> ImageQuer
 
 
 def analysis_to(analysis: Analysis) -> prediction_pb2.AnalyzeImageResponse:
-    """The answer; its protobuf JSON is what Azure's callers parse."""
+    """The response; its protobuf JSON is what Azure's callers parse."""
     return prediction_pb2.AnalyzeImageResponse(
         model_version=analysis.model_version,
         metadata=prediction_pb2.ImageMetadata(width=analysis.width, height=analysis.height),
@@ -31,7 +31,7 @@ def analysis_to(analysis: Analysis) -> prediction_pb2.AnalyzeImageResponse:
 
 
 def _result_to(analysis: Analysis) -> prediction_pb2.CustomModelResult:
-    """Tags or objects; a result without any is there and empty."""
+    """Tags or objects; an empty result is present, not omitted."""
     result = analysis.result
     if isinstance(result, Tags):
         tags = [_tag_to(tag) for tag in result.values]
@@ -50,7 +50,7 @@ def _tag_to(tag: Tag) -> prediction_pb2.Tag:
 
 
 def loaded_model_to(model: LoadedModel) -> prediction_pb2.LoadedModel:
-    """A model in memory."""
+    """The loaded model's message."""
     return prediction_pb2.LoadedModel(
         model_name=model.name,
         model_version=model.version,

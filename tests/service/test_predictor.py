@@ -34,7 +34,7 @@ async def running(tmp_path: Path) -> AsyncGenerator[Running]:
 # Answers.
 
 
-async def test_the_answers_json_is_what_azures_callers_parse(tmp_path: Path):
+async def test_the_responses_json_is_what_azures_callers_parse(tmp_path: Path):
     async with serving(tmp_path, loader=lambda _: Fixed(0.1, 0.75, 0.0)) as running:
         response = await running.analyze()
     assert json_format.MessageToJson(response, indent=None) == (
@@ -44,7 +44,7 @@ async def test_the_answers_json_is_what_azures_callers_parse(tmp_path: Path):
     )
 
 
-async def test_the_confidences_are_the_networks_own(running: Running, tmp_path: Path):
+async def test_the_confidences_are_the_networks(running: Running, tmp_path: Path):
     classifier = bundles.load(tmp_path / "m")
     assert isinstance(classifier, Classifier)
     expected = classifier.predict_prepared([classifier.prepare(PICTURE)])[0]
@@ -53,28 +53,28 @@ async def test_the_confidences_are_the_networks_own(running: Running, tmp_path: 
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
-async def test_an_image_in_the_store_is_analyzed_as_its_bytes_are(running: Running):
+async def test_an_image_in_the_store_gets_the_same_result_as_its_bytes(running: Running):
     await running.blobs.put("uploads/a b.png", PICTURE)
     assert await running.analyze(uri="s3://sightline/uploads/a b.png") == await running.analyze()
 
 
-async def test_threshold_and_number_of_results_bound_the_tags(tmp_path: Path):
+async def test_threshold_and_max_results_limit_the_tags(tmp_path: Path):
     async with serving(tmp_path, loader=lambda _: Fixed(0.25, 0.5, 0.25)) as running:
         assert list(confidences(await running.analyze(score_threshold=0.3))) == ["dog"]
         assert list(confidences(await running.analyze(max_results=2))) == ["dog", "cat"]
         assert list(confidences(await running.analyze(score_threshold=0.0))) == ["dog", "cat", "owl"]
 
 
-async def test_only_a_request_that_asks_for_them_gets_the_suggested_thresholds(tmp_path: Path):
-    seen = Fixed(0.25, 0.5, 0.25)
-    seen.card = card(thresholds=(0.2, 0.6, 0.3))
-    async with serving(tmp_path, loader=lambda _: seen) as running:
+async def test_the_suggested_thresholds_apply_only_on_request(tmp_path: Path):
+    fixed = Fixed(0.25, 0.5, 0.25)
+    fixed.card = card(thresholds=(0.2, 0.6, 0.3))
+    async with serving(tmp_path, loader=lambda _: fixed) as running:
         assert list(confidences(await running.analyze())) == ["dog", "cat", "owl"]
         assert list(confidences(await running.analyze(use_suggested_thresholds=True))) == ["cat"]
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("PNG", 1e-7), ("JPEG", 0.002)])
-async def test_an_image_turned_by_exif_gets_the_tags_and_the_size_of_the_upright_one(
+async def test_an_image_rotated_by_exif_gets_the_tags_and_size_of_the_upright_one(
     running: Running, kind: str, tolerance: float
 ):
     upright = picture(160, 96)
@@ -84,11 +84,13 @@ async def test_an_image_turned_by_exif_gets_the_tags_and_the_size_of_the_upright
     expected, found = await running.analyze(file_of(upright, kind)), await running.analyze(turned)
     assert (found.metadata.width, found.metadata.height) == (160, 96)
     lying = await running.analyze(file_of(upright.transpose(Image.Transpose.ROTATE_90), kind))
-    assert confidences(lying) != pytest.approx(confidences(expected), abs=0.005), "a turn matters to this network"
+    assert confidences(lying) != pytest.approx(confidences(expected), abs=0.005), (
+        "this network is sensitive to rotation"
+    )
     assert confidences(found) == pytest.approx(confidences(expected), abs=tolerance)
 
 
-async def test_an_image_among_sixteen_others_gets_the_answer_that_it_gets_alone(tmp_path: Path):
+async def test_an_image_in_a_batch_of_seventeen_gets_the_same_result_as_alone(tmp_path: Path):
     async with serving(tmp_path, max_batch=17) as running:
         others = [file_of(picture(seed=seed)) for seed in range(1, 17)]
         async with running.thread_held_up() as first:
@@ -97,7 +99,7 @@ async def test_an_image_among_sixteen_others_gets_the_answer_that_it_gets_alone(
         alone, *among = [confidences(await answer) for answer in (first, *answers)]
         assert running.telemetry.observed["sightline_predictor_batch_images", ()] == [1, 17]
     assert among[8] == pytest.approx(alone, abs=1e-5)
-    assert among[7] != pytest.approx(alone, abs=1e-5), "another image has another answer"
+    assert among[7] != pytest.approx(alone, abs=1e-5), "another image has another result"
 
 
 # Errors.
@@ -129,7 +131,7 @@ async def test_an_image_among_sixteen_others_gets_the_answer_that_it_gets_alone(
         ({"uri": "s3://sightline/none.png"}, errors.BlobNotFound, "none.png"),
     ],
 )
-async def test_a_bad_request_has_its_own_error(
+async def test_each_kind_of_bad_request_has_its_own_error(
     running: Running, fields: dict[str, Any], error: type[errors.SightlineError], words: str
 ):
     with pytest.raises(errors.SightlineError) as refusal:
@@ -138,13 +140,13 @@ async def test_a_bad_request_has_its_own_error(
     assert words in refusal.value.message
 
 
-async def test_a_too_large_image_in_the_store_is_refused_unread(running: Running):
+async def test_an_image_in_the_store_that_is_too_large_is_refused_unread(running: Running):
     await running.blobs.put("big.png", bytes(6 * 1024**2 + 1))
     with pytest.raises(errors.InvalidImage, match=r"s3://sightline/big\.png: is 6291457 bytes"):
         await running.analyze(uri="s3://sightline/big.png")
 
 
-async def test_a_model_without_a_bundle_is_not_ready_and_one_in_training_answers_with_its_best_so_far(running: Running):
+async def test_a_model_without_a_bundle_is_not_ready_and_one_in_training_serves_its_best_so_far(running: Running):
     running.models.models["models/m"] = info(version="", state=ModelState.TRAINING)
     with pytest.raises(errors.ModelNotReady, match=r"models/m is TRAINING .* wait for its first trial"):
         await running.analyze()
@@ -162,12 +164,12 @@ async def test_a_model_without_a_bundle_is_not_ready_and_one_in_training_answers
         ("ExplainImage", pb.ExplainImageRequest()),
     ],
 )
-async def test_what_a_later_version_serves_says_so(running: Running, rpc: str, request_: Any):
+async def test_rpcs_of_a_later_version_report_it(running: Running, rpc: str, request_: Any):
     with pytest.raises(errors.NotServedYet, match=rpc):
         await getattr(running.stub, rpc)(request_)
 
 
-async def test_streams_that_a_later_version_serves_say_so(running: Running):
+async def test_streams_of_a_later_version_report_it(running: Running):
     async with grpc.aio.insecure_channel(running.address) as channel:
         stub: Any = PredictionServiceStub(channel)
         for call in (stub.WatchBatchPrediction(pb.WatchBatchPredictionRequest()), stub.AnalyzeImages(iter([]))):
@@ -176,20 +178,20 @@ async def test_streams_that_a_later_version_serves_say_so(running: Running):
             assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_damaged_bundle_is_named_and_leaves_no_files(running: Running):
+async def test_a_damaged_bundle_is_reported_and_leaves_no_files(running: Running):
     await running.blobs.put("models/m/v1/card.json", b"{}")
     with pytest.raises(errors.BundleUnusable, match=r"models/m: bundle v1 .* card\.json"):
         await running.analyze()
     assert list(running.folder.iterdir()) == []
 
 
-async def test_a_bundle_that_is_gone_may_be_tried_again(running: Running):
+async def test_a_missing_bundle_is_retryable(running: Running):
     await running.blobs.delete("models/m/v1/digests.json")
-    with pytest.raises(errors.Unavailable, match="s3://sightline/models/m/v1/ is not there"):
+    with pytest.raises(errors.Unavailable, match="s3://sightline/models/m/v1/ is no longer there"):
         await running.analyze()
 
 
-async def test_a_full_replica_refuses_at_once_and_says_when_to_come_back(tmp_path: Path):
+async def test_a_full_replica_refuses_at_once_with_a_retry_delay(tmp_path: Path):
     async with serving(tmp_path, max_requests=2) as running:
         async with running.thread_held_up() as first:
             second = asyncio.create_task(running.analyze())
@@ -201,7 +203,7 @@ async def test_a_full_replica_refuses_at_once_and_says_when_to_come_back(tmp_pat
         await asyncio.gather(first, second)
         await running.analyze()
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    status = from_call(refusal.value)  # type: ignore[arg-type]  # it has what a call has
+    status = from_call(refusal.value)  # type: ignore[arg-type]  # it has the attributes of a call
     assert status is not None
     retry = RetryInfo()
     assert any(detail.Unpack(retry) for detail in status.details)
@@ -209,7 +211,7 @@ async def test_a_full_replica_refuses_at_once_and_says_when_to_come_back(tmp_pat
 
 
 def failed_calls(running: Running) -> float:
-    """How many calls the server has ended otherwise than with OK."""
+    """How many calls the server has ended with a status other than OK."""
     counted = running.telemetry.values.items()
     return sum(n for (name, labels), n in counted if name == HANDLED.name and ("grpc_code", "OK") not in labels)
 
@@ -219,8 +221,8 @@ async def test_a_prediction_whose_deadline_passes_while_it_waits_costs_no_forwar
         request = pb.AnalyzeImageRequest(model_name="models/m", image=PICTURE)
         with pytest.raises(errors.SightlineError) as refusal:
             await running.stub.AnalyzeImage(request, timeout=2)
-        assert running.telemetry.value(metrics.QUEUE_LENGTH) == 1, "it had got as far as the queue"
-        await eventually(lambda: failed_calls(running) == 1)  # here its deadline may pass a little later than there
+        assert running.telemetry.value(metrics.QUEUE_LENGTH) == 1, "it got as far as the queue"
+        await eventually(lambda: failed_calls(running) == 1)  # the server's deadline may pass after the client's
     await first
     await running.analyze()
     assert refusal.value.code is errors.Code.DEADLINE_EXCEEDED

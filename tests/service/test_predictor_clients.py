@@ -1,4 +1,4 @@
-"""The trainer's ModelService as the predictor's client sees it, over real gRPC."""
+"""The predictor's client of the trainer's ModelService, over real gRPC."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -27,7 +27,7 @@ MODEL = model_pb2.Model(
 
 
 class Trainer:
-    """Answers GetModel with what it is given."""
+    """Responds to GetModel with the given model or error."""
 
     def __init__(self, answer: model_pb2.Model | SightlineError) -> None:
         self._answer = answer
@@ -55,7 +55,7 @@ async def trainer(answer: model_pb2.Model | SightlineError) -> AsyncGenerator[Tr
     await server.drain()
 
 
-async def test_a_model_comes_with_its_state_version_and_place():
+async def test_a_model_has_its_state_version_and_uri():
     async with trainer(MODEL) as models:
         found = await models.get("models/m")
     uri = "s3://sightline/models/m/u1/trials/t0/1/"
@@ -68,19 +68,19 @@ async def test_a_missing_model_is_not_found():
             await models.get("models/m")
 
 
-async def test_a_trainer_that_fails_counts_as_silent():
+async def test_an_error_of_the_trainer_counts_as_unavailable():
     async with trainer(SightlineError(message="broken")) as models:
         with pytest.raises(Unavailable, match="broken"):
             await models.get("models/m")
 
 
-async def test_a_state_of_a_newer_trainer_counts_as_silence():
+async def test_an_unknown_state_of_a_newer_trainer_counts_as_unavailable():
     async with trainer(model_pb2.Model(name="models/m")) as models:
         with pytest.raises(Unavailable, match="STATE_UNSPECIFIED"):
             await models.get("models/m")
 
 
-async def test_a_trainer_that_is_not_there_is_unavailable_in_time(monkeypatch: pytest.MonkeyPatch):
+async def test_a_trainer_that_does_not_listen_is_unavailable_within_the_timeout(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(clients, "TIMEOUT_SECONDS", 0.3)
     async with open_channel("127.0.0.1:1") as channel:
         with pytest.raises(Unavailable):

@@ -29,15 +29,15 @@ Row = tuple[str, float, tuple[int, int, int, int]]
 
 
 class FixedObjects(Fixed):
-    """Sees the same objects in every image."""
+    """Returns the same objects for every image."""
 
-    def __init__(self, seen: Detections) -> None:
+    def __init__(self, output: Detections) -> None:
         super().__init__()
         self.card = detector_card()
-        self._seen = seen
+        self._output = output
 
     def predict_prepared(self, images: Sequence[Any]) -> Any:
-        return [self._seen] * len(images)
+        return [self._output] * len(images)
 
 
 @pytest.fixture(scope="module")
@@ -61,24 +61,26 @@ def rows_of(answer: Answer) -> list[Row]:
 
 
 def like(rows: Sequence[Row], tolerance: float = 1e-5) -> list[object]:
-    """The same names and boxes, with confidences that are nearly the same."""
+    """The same names and boxes, with approximately equal confidences."""
     return [(name, pytest.approx(confidence, abs=tolerance), box) for name, confidence, box in rows]
 
 
-def rows_from(seen: Detections) -> list[Row]:
-    """A detector's own answer, its edges rounded."""
+def rows_from(output: Detections) -> list[Row]:
+    """A detector's output, with its edges rounded."""
     rows: list[Row] = []
-    for (left, top, width, height), score, label in zip(seen.boxes.tolist(), seen.scores, seen.labels, strict=True):
+    for (left, top, width, height), score, label in zip(
+        output.boxes.tolist(), output.scores, output.labels, strict=True
+    ):
         x, y = round(left), round(top)
         box = (x, y, round(left + width) - x, round(top + height) - y)
         rows.append((NAMES[label], float(score), box))
     return rows
 
 
-async def test_the_answers_json_is_what_azures_callers_parse(tmp_path: Path):
+async def test_the_responses_json_is_what_azures_callers_parse(tmp_path: Path):
     boxes = np.array([[0, 10.4, 30, 40]], np.float32)
-    seen = Detections(boxes, np.array([0.75], np.float32), np.array([1]))
-    async with serving(tmp_path, loader=lambda _: FixedObjects(seen)) as running:
+    output = Detections(boxes, np.array([0.75], np.float32), np.array([1]))
+    async with serving(tmp_path, loader=lambda _: FixedObjects(output)) as running:
         response = await running.analyze()
     assert json_format.MessageToJson(response, indent=None) == (
         '{"modelVersion": "v1", "metadata": {"width": 90, "height": 60}, "customModelResult": {"objectsResult": '
@@ -89,16 +91,16 @@ async def test_the_answers_json_is_what_azures_callers_parse(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
 @pytest.mark.parametrize("size", [(90, 60), (60, 90), (512, 96), (1200, 1200)])
-async def test_the_objects_are_the_detectors_own_rounded_to_pixels(
+async def test_the_objects_are_the_detectors_rounded_to_pixels(
     running: Running, tmp_path: Path, kind: str, size: tuple[int, int]
 ):
     direct, image = bundles.load(tmp_path / "m"), file_of(picture(*size), kind)
     assert isinstance(direct, Detector)
-    (seen,) = direct.predict_prepared([direct.prepare(image)])
+    (output,) = direct.predict_prepared([direct.prepare(image)])
     answer = await running.analyze(image, score_threshold=0)
     found = rows_of(answer)
     assert len(found) >= 10
-    assert found == like(rows_from(seen)[:100])
+    assert found == like(rows_from(output)[:100])
     assert [one.id for one in answer.custom_model_result.objects_result.values] == [
         str(n + 1) for n in range(len(found))
     ]
@@ -110,7 +112,7 @@ async def test_the_objects_are_the_detectors_own_rounded_to_pixels(
         assert y + h <= size[1]
 
 
-async def test_an_image_turned_by_exif_gets_the_boxes_and_the_size_of_the_upright_one(running: Running):
+async def test_an_image_rotated_by_exif_gets_the_boxes_and_size_of_the_upright_one(running: Running):
     upright = picture(160, 96)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -120,22 +122,20 @@ async def test_an_image_turned_by_exif_gets_the_boxes_and_the_size_of_the_uprigh
     assert (found.metadata.width, found.metadata.height) == (160, 96)
 
 
-async def test_an_image_without_objects_has_an_empty_result_that_is_there(running: Running):
+async def test_an_image_without_objects_has_an_empty_but_present_result(running: Running):
     answer = await running.analyze(score_threshold=1.0)
     assert answer.custom_model_result.HasField("objects_result")
     assert json.loads(json_format.MessageToJson(answer))["customModelResult"] == {"objectsResult": {}}
 
 
-async def test_threshold_and_number_of_results_bound_the_objects(running: Running):
+async def test_threshold_and_max_results_limit_the_objects(running: Running):
     every = rows_of(await running.analyze(score_threshold=0.0))
     least = every[4][1]
     assert rows_of(await running.analyze(score_threshold=least)) == [row for row in every if row[1] >= least]
     assert rows_of(await running.analyze(max_results=3)) == every[:3]
 
 
-async def test_an_image_among_others_of_other_shapes_gets_the_answer_that_it_gets_alone(
-    tmp_path: Path, network: Detector
-):
+async def test_an_image_among_others_of_other_shapes_gets_the_same_result_as_alone(tmp_path: Path, network: Detector):
     async with serving(tmp_path, network=network, max_batch=16) as running:
         tall = [file_of(picture(60, 90, seed)) for seed in range(3)]
         wide = [file_of(picture(90, 60, seed)) for seed in range(1, 4)]
@@ -147,7 +147,7 @@ async def test_an_image_among_others_of_other_shapes_gets_the_answer_that_it_get
         batches = running.telemetry.observed["sightline_predictor_batch_images", ()]
         assert sorted(batches) == [1, 3, 4], "one of each shape, whichever came first"
     assert among[0][:20] == like(alone[:20])
-    assert among[2][:20] != like(alone[:20]), "another image has another answer"
+    assert among[2][:20] != like(alone[:20]), "another image has another result"
 
 
 @pytest.mark.parametrize("kind", ["classifier", "detector"])
@@ -159,7 +159,7 @@ async def test_every_stage_of_a_prediction_is_measured(tmp_path: Path, network: 
     assert {stage: len(times) for stage, times in observed.items()} == dict.fromkeys(stages, 1)
 
 
-async def test_a_detector_is_loaded_ahead_listed_and_unloaded_as_a_classifier_is(running: Running):
+async def test_a_detector_is_loaded_on_request_listed_and_unloaded_like_a_classifier(running: Running):
     loaded = await running.stub.LoadModel(pb.LoadModelRequest(model_name="models/m"))
     assert loaded.size_bytes == (await running.blobs.stat("models/m/v1/weights.safetensors")).size_bytes
     await running.analyze()
@@ -185,7 +185,7 @@ async def test_a_pretrained_detector_finds_the_forks_of_real_photos(tmp_path: Pa
 
 
 def coco_detector(weights_dir: Path) -> Detector:
-    """With the published weights, its categories numbered."""
+    """A detector with the published weights and numbered categories."""
     spec = DETECTORS["yolox_nano"]
     made = build_detector(spec.name, 80)
     load_detector_weights(made, safetensors.torch.load_file(weights_dir / spec.file_name), keep_head=True)

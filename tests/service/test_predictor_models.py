@@ -1,4 +1,4 @@
-"""The predictor over real gRPC: the models that it keeps in memory."""
+"""The predictor over real gRPC: its models in memory."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -18,7 +18,7 @@ async def running(tmp_path: Path) -> AsyncGenerator[Running]:
         yield running
 
 
-async def test_fifty_first_calls_load_the_model_once(running: Running):
+async def test_fifty_concurrent_first_calls_load_the_model_once(running: Running):
     answers = await asyncio.gather(*(running.analyze() for _ in range(50)))
     assert {answer.model_version for answer in answers} == {"v1"}
     assert len(running.telemetry.observed["sightline_predictor_load_seconds", ()]) == 1
@@ -33,7 +33,9 @@ async def test_a_model_is_loaded_listed_and_unloaded_on_request(running: Running
     assert loaded.model_version == "v1"
     assert await running.loaded() == [loaded]
     await running.analyze()
-    assert len(running.telemetry.observed["sightline_predictor_load_seconds", ()]) == 1, "the first prediction found it"
+    assert len(running.telemetry.observed["sightline_predictor_load_seconds", ()]) == 1, (
+        "the first prediction finds it loaded"
+    )
     await running.stub.UnloadModel(pb.UnloadModelRequest(model_name="models/m"))
     assert await running.loaded() == []
     assert list(running.folder.iterdir()) == []
@@ -41,7 +43,7 @@ async def test_a_model_is_loaded_listed_and_unloaded_on_request(running: Running
         await running.stub.UnloadModel(pb.UnloadModelRequest(model_name="models/m"))
 
 
-async def test_loaded_models_come_in_pages_by_name(running: Running, tmp_path: Path):
+async def test_loaded_models_are_paged_by_name(running: Running, tmp_path: Path):
     for name in ("c", "a", "b"):
         running.models.models[f"models/{name}"] = info(name)
         await put_bundle(running.blobs, tmp_path / name, info(name))
@@ -54,7 +56,7 @@ async def test_loaded_models_come_in_pages_by_name(running: Running, tmp_path: P
     assert second.next_page_token == ""
 
 
-async def test_a_better_bundle_answers_as_soon_as_the_trainer_tells_of_it(running: Running, tmp_path: Path):
+async def test_a_better_bundle_is_served_as_soon_as_the_trainer_reports_it(running: Running, tmp_path: Path):
     before = await running.analyze()
     better = info(version="v2")
     await put_bundle(running.blobs, tmp_path / "m2", better, seed=2)
@@ -74,16 +76,16 @@ async def test_a_deleted_model_is_no_longer_served_and_leaves_memory(running: Ru
     assert await running.loaded() == []
 
 
-async def test_a_deleted_model_that_nobody_asks_for_leaves_memory_too(running: Running):
+async def test_a_deleted_model_without_requests_leaves_memory_too(running: Running):
     await running.analyze()
     running.models.models.clear()
     await running.predictor.sweep()
     assert await running.loaded() == []
 
 
-async def test_while_the_trainer_is_silent_a_loaded_model_goes_on_being_served(running: Running):
+async def test_a_loaded_model_is_still_served_while_the_trainer_does_not_respond(running: Running):
     await running.analyze()
-    running.models.fault = errors.Unavailable(what="The trainer", problem="nobody listens")
+    running.models.error = errors.Unavailable(what="The trainer", problem="connection refused")
     for _ in range(3):
         assert (await running.analyze()).model_version == "v1"
     await running.predictor.sweep()

@@ -1,4 +1,4 @@
-"""A predictor that serves real gRPC in this process, over doubles of its ports."""
+"""A predictor that serves real gRPC in this process, with doubles of its ports."""
 
 import asyncio
 import threading
@@ -35,7 +35,7 @@ QUEUED = ("sightline_predictor_stage_seconds", (("stage", "queue"),))
 
 
 class Fixed(FakeClassifier):
-    """Sees the same in every image."""
+    """Returns the same output for every image."""
 
     def __init__(self, *probabilities: float) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Fixed(FakeClassifier):
 
 
 class Running:
-    """A predictor that serves, with everything around it."""
+    """A serving predictor, its doubles and a client."""
 
     def __init__(self, predictor: Predictor, models: FakeModels, blobs: MemoryBlobs, folder: Path) -> None:
         self.predictor, self.models, self.blobs, self.folder = predictor, models, blobs, folder
@@ -66,7 +66,7 @@ class Running:
 
     @asynccontextmanager
     async def thread_held_up(self) -> AsyncGenerator[asyncio.Task[prediction_pb2.AnalyzeImageResponse]]:
-        """No forward pass begins within the block; the next one, of one image, is decided already."""
+        """No forward pass starts within the block; the next one, of a single image, is already decided."""
         await self.predictor.load_model("models/m")
         gate = threading.Event()
         holding = asyncio.create_task(self.predictor._batcher.call(lambda: gate.wait(10)))
@@ -79,7 +79,7 @@ class Running:
             await holding
 
     async def waiting(self, images: int) -> None:
-        """Returns once so many images wait for a forward pass."""
+        """Returns once `images` images are waiting for a forward pass."""
         await eventually(lambda: self.telemetry.value(metrics.QUEUE_LENGTH) >= images)
 
 
@@ -87,7 +87,7 @@ class Running:
 async def serving(
     tmp_path: Path, loader: Loader = bundles.load, network: Classifier | Detector | None = None, **changes: Any
 ) -> AsyncGenerator[Running]:
-    """A replica whose trainer knows `models/m`: this network, or a tiny random classifier."""
+    """A replica whose trainer knows `models/m`: the given network, or a tiny random classifier."""
     values: dict[str, Any] = {"port": 0, "drain_seconds": 0.0, "grace_seconds": 1.0, "model_fresh_seconds": 0.0}
     settings = PredictorSettings(**{**values, **changes})
     models, blobs, clock, telemetry = FakeModels(info()), MemoryBlobs(), SystemClock(), MemoryTelemetry()

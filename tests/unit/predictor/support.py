@@ -57,9 +57,9 @@ def info(model: str = "m", version: str = "v1", uri: str = "", **changes: object
 
 
 async def put_bundle(blobs: MemoryBlobs, folder: Path, model: ModelInfo, seed: int = 1) -> Classifier:
-    """Writes a small network with random weights where the model says that its bundle lies.
+    """Writes a small network with random weights to the model's bundle uri.
 
-    One without normalisation: a random network with it sees the same in every picture.
+    It has no normalisation: with it, a random network gives the same output for every image.
     """
     classifier = Classifier.from_network(card(), build("squeezenet1_1", len(NAMES), seed=seed))
     await put_files(blobs, folder, model, classifier)
@@ -67,7 +67,7 @@ async def put_bundle(blobs: MemoryBlobs, folder: Path, model: ModelInfo, seed: i
 
 
 async def put_files(blobs: MemoryBlobs, folder: Path, model: ModelInfo, network: Classifier | Detector) -> None:
-    """Writes the bundle into the folder and into the store."""
+    """Writes the bundle to the folder and to the store."""
     bundles.write(folder, network)
     key = model.bundle_uri.removeprefix("s3://sightline/")
     for name in BUNDLE_FILES:
@@ -84,18 +84,18 @@ def detector_card(thresholds: tuple[float, ...] = (), names: Sequence[str] = NAM
 
 
 def detector() -> Detector:
-    """A small network with random weights that sees something in every picture, and something else in each.
+    """A small network with random weights that detects objects in every image, and different ones in each.
 
-    For that its normalisation has seen pictures, and its outputs are neither all alike nor all certain.
+    To this end its normalisation is calibrated on images, and its outputs are neither all alike nor all certain.
     """
     network = build_detector("yolox_nano", len(NAMES), seed=1)
     made = Detector(detector_card(), network)
-    seen = [made.prepare(file_of(picture(seed=seed))).pixels for seed in range(8)]
+    inputs = [made.prepare(file_of(picture(seed=seed))).pixels for seed in range(8)]
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0
     with torch.no_grad():
-        network.train().candidates(torch.stack(seen))
+        network.train().candidates(torch.stack(inputs))
         for name, values in network.named_parameters():
             if "_preds." in name and name.endswith("weight"):
                 values.mul_(0.1 if "reg" in name else 0.5)
@@ -106,7 +106,7 @@ def detector() -> Detector:
 
 
 def picture(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:
-    """Smooth colours that differ from corner to corner, so that a turn shows."""
+    """Smooth colours that differ between corners, so that rotations matter."""
     corners = np.random.default_rng(seed).integers(0, 255, (3, 4, 3), np.uint8)
     return Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -118,25 +118,25 @@ def file_of(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 class FakeModels:
-    """The trainer as a dictionary; `fault` is raised instead while it is set."""
+    """The trainer as a dictionary; raises `error` while it is set."""
 
     def __init__(self, *models: ModelInfo) -> None:
         self.models = {model.name: model for model in models}
-        self.fault: SightlineError | None = None
+        self.error: SightlineError | None = None
         self.calls = 0
 
     async def get(self, name: str) -> ModelInfo:
         self.calls += 1
         await asyncio.sleep(0)
-        if self.fault:
-            raise self.fault
+        if self.error:
+            raise self.error
         if name not in self.models:
             raise ModelNotFound(name=name)
         return self.models[name]
 
 
 class FakeClassifier:
-    """Gives each image its own number back as a probability; `gate` holds the forward passes up while it is clear."""
+    """Returns each image's number as a probability; forward passes wait while `gate` is clear."""
 
     def __init__(self) -> None:
         self.card = card(names=["only"])
@@ -144,7 +144,7 @@ class FakeClassifier:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
-        self.fault: Exception | None = None
+        self.error: Exception | None = None
 
     def decode(self, data: bytes, name: str = "image") -> float:
         return float(data[0])
@@ -156,19 +156,19 @@ class FakeClassifier:
         self.entered.set()
         assert self.gate.wait(10)
         self.batches.append(len(images))
-        if self.fault:
-            raise self.fault
+        if self.error:
+            raise self.error
         return np.array([[image[0].flatten()[0].item()] for image in images], np.float32)
 
 
 class FakeSource:
-    """Models of given sizes; `gate` holds loads up while it is clear."""
+    """Models of given sizes; loads wait while `gate` is clear."""
 
     def __init__(self, **sizes: int) -> None:
         self.sizes = sizes
         self.loads: list[Bundle] = []
         self.discarded: list[Path] = []
-        self.fault: SightlineError | None = None
+        self.error: SightlineError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -178,8 +178,8 @@ class FakeSource:
     async def load(self, bundle: Bundle) -> Loaded:
         self.loads.append(bundle)
         await self.gate.wait()
-        if self.fault:
-            raise self.fault
+        if self.error:
+            raise self.error
         return Loaded(FakeClassifier(), Path(f"{bundle.model_name}-{bundle.version}"))
 
     def discard(self, loaded: Loaded) -> None:

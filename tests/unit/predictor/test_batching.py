@@ -15,7 +15,7 @@ from tests.unit.predictor.support import FakeClassifier
 
 
 class Case:
-    """A batcher of at most four images a pass, and two models."""
+    """A batcher of at most four images per pass, and two models."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -40,14 +40,14 @@ class Case:
         await asyncio.gather(task, return_exceptions=True)
 
     async def busy(self):
-        """Holds the thread up in a pass of one image until the gate is set."""
+        """Blocks the thread in a pass of one image until the gate is set."""
         self.one.gate.clear()
         first = self.ask(0)
         await asyncio.to_thread(self.one.entered.wait, 10)
         return first
 
 
-async def test_what_waits_when_the_thread_becomes_free_is_the_next_batch_and_each_gets_its_own_row():
+async def test_the_images_waiting_when_the_thread_becomes_free_are_the_next_batch_and_each_gets_its_row():
     case = Case()
     async with case.running():
         first = await case.busy()
@@ -60,7 +60,7 @@ async def test_what_waits_when_the_thread_becomes_free_is_the_next_batch_and_eac
     assert case.telemetry.observed["sightline_predictor_batch_images", ()] == [1, 4, 2]
 
 
-async def test_models_are_not_mixed_and_the_oldest_image_decides_whose_turn_it_is():
+async def test_models_are_not_mixed_and_the_model_of_the_oldest_image_goes_first():
     case = Case()
     async with case.running():
         first = await case.busy()
@@ -72,7 +72,7 @@ async def test_models_are_not_mixed_and_the_oldest_image_decides_whose_turn_it_i
     assert (case.one.batches, case.other.batches) == ([1, 1], [2])
 
 
-async def test_images_of_different_shapes_are_not_mixed_and_those_of_the_oldest_ones_shape_go_first():
+async def test_shapes_are_not_mixed_and_images_shaped_like_the_oldest_go_first():
     case = Case()
     async with case.running():
         first = await case.busy()
@@ -100,7 +100,7 @@ async def test_an_image_whose_deadline_passed_costs_no_forward_pass():
     assert case.telemetry.value(metrics.DROPPED, reason="late") == 1
 
 
-async def test_an_image_whose_caller_has_gone_costs_no_forward_pass():
+async def test_an_image_whose_caller_is_gone_costs_no_forward_pass():
     case = Case()
     async with case.running():
         first = await case.busy()
@@ -114,17 +114,17 @@ async def test_an_image_whose_caller_has_gone_costs_no_forward_pass():
     assert case.one.batches == [1, 1]
 
 
-async def test_a_pass_that_breaks_fails_its_own_batch_only():
+async def test_a_failing_pass_fails_only_its_own_batch():
     case = Case()
     async with case.running():
-        case.one.fault = RuntimeError("shapes differ")
+        case.one.error = RuntimeError("shapes differ")
         with pytest.raises(RuntimeError, match="shapes differ"):
             await case.ask(1)
-        case.one.fault = None
+        case.one.error = None
         assert await case.ask(2) == 2
 
 
-async def test_the_end_answers_everybody_who_waits():
+async def test_shutdown_answers_every_waiting_caller():
     case = Case()
     async with case.running() as task:
         first = await case.busy()

@@ -34,7 +34,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_fifty_first_uses_load_a_model_once():
+async def test_fifty_concurrent_first_uses_load_a_model_once():
     case = Case(a=40)
     case.source.gate.clear()
     uses = [asyncio.create_task(case.touch("a")) for _ in range(50)]
@@ -48,7 +48,7 @@ async def test_fifty_first_uses_load_a_model_once():
     assert case.telemetry.value(metrics.CACHE_REQUESTS, result="hit") == 1
 
 
-async def test_a_load_outlives_the_callers_that_gave_up():
+async def test_a_load_outlives_callers_that_give_up():
     case = Case(a=40)
     case.source.gate.clear()
     use = asyncio.create_task(case.touch("a"))
@@ -60,18 +60,18 @@ async def test_a_load_outlives_the_callers_that_gave_up():
     assert len(case.source.loads) == 1
 
 
-async def test_a_failed_load_fails_all_who_wait_and_the_next_caller_tries_again():
+async def test_a_failed_load_fails_every_waiting_caller_and_the_next_one_tries_again():
     case = Case(a=40)
-    case.source.fault = Unavailable(what="The store", problem="gone")
+    case.source.error = Unavailable(what="The store", problem="gone")
     results = await asyncio.gather(case.touch("a"), case.touch("a"), return_exceptions=True)
-    assert results == [case.source.fault] * 2
+    assert results == [case.source.error] * 2
     assert (case.cache.names(), case.used_bytes) == ([], 0)
-    case.source.fault = None
+    case.source.error = None
     await case.touch("a")
     assert len(case.source.loads) == 2
 
 
-async def test_the_least_recently_used_model_leaves_first_with_its_files():
+async def test_the_least_recently_used_model_is_evicted_first_with_its_files():
     case = Case(a=40, b=40, c=40)
     for name in ("a", "b", "a", "c"):
         await case.touch(name)
@@ -81,13 +81,13 @@ async def test_the_least_recently_used_model_leaves_first_with_its_files():
     assert case.telemetry.value(metrics.CACHE_EVICTIONS, reason="capacity") == 1
 
 
-async def test_a_model_in_use_is_not_evicted_and_what_does_not_fit_beside_it_is_refused():
+async def test_a_model_in_use_is_not_evicted_and_a_model_that_does_not_fit_next_to_it_is_refused():
     case = Case(a=40, b=40, c=90)
     await case.touch("b")
     async with case.cache.use(Bundle("a", "v1", "")):
         with pytest.raises(QuotaExceeded) as refusal:
             await case.touch("c")
-        assert case.cache.names() == ["b", "a"], "nothing is evicted for what would not fit anyway"
+        assert case.cache.names() == ["b", "a"], "nothing is evicted for a model that would not fit anyway"
     assert refusal.value.metadata["value"] == "90"
     await case.touch("c")
     assert case.cache.names() == ["c"]
@@ -99,7 +99,7 @@ async def test_a_new_bundle_replaces_the_old_one_and_waits_for_its_last_user():
         new = asyncio.create_task(case.touch("a", "v2"))
         await settle()
         assert not new.done(), "both do not fit"
-        assert old.recogniser is not None
+        assert old.runner is not None
         assert case.source.discarded == []
     await new
     assert case.source.discarded == [Path("a-v1")]
@@ -110,14 +110,14 @@ async def test_a_new_bundle_replaces_the_old_one_and_waits_for_its_last_user():
 async def test_a_model_dropped_while_in_use_is_freed_when_its_user_is_done():
     case = Case(a=40)
     async with case.cache.use(Bundle("a", "v1", "")):
-        case.cache.drop("a", "unloaded")
+        case.cache.drop("a", metrics.Eviction.UNLOADED)
         assert (case.cache.names(), case.used_bytes, case.source.discarded) == ([], 40, [])
     assert (case.used_bytes, case.source.discarded) == (0, [Path("a-v1")])
     with pytest.raises(ModelNotFound):
-        case.cache.drop("a", "unloaded")
+        case.cache.drop("a", metrics.Eviction.UNLOADED)
 
 
-async def test_a_model_dropped_while_it_loads_still_answers_who_waits_and_then_leaves():
+async def test_a_model_dropped_while_loading_still_serves_its_callers_and_is_then_freed():
     case = Case(a=40)
     case.source.gate.clear()
     use = asyncio.create_task(case.touch("a"))
@@ -129,7 +129,7 @@ async def test_a_model_dropped_while_it_loads_still_answers_who_waits_and_then_l
     assert (case.cache.names(), case.used_bytes, case.source.discarded) == ([], 0, [Path("a-v1")])
 
 
-async def test_closing_ends_loads_and_frees_everything():
+async def test_closing_cancels_loads_and_frees_everything():
     case = Case(a=40, b=40)
     await case.touch("a")
     case.source.gate.clear()

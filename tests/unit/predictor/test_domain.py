@@ -24,7 +24,7 @@ def test_a_number_of_results_outside_1_to_1000_is_refused(number: int):
 
 
 @pytest.mark.parametrize("state", ModelState)
-def test_a_model_without_a_bundle_is_not_ready_and_says_its_state_and_what_to_do(state: ModelState):
+def test_a_model_without_a_bundle_is_not_ready_and_the_error_names_its_state_and_a_remedy(state: ModelState):
     with pytest.raises(ModelNotReady) as refusal:
         info(version="", state=state).bundle()
     assert refusal.value.metadata["state"] == state.value

@@ -24,18 +24,18 @@ class Case:
         return (await self.lookup.find("models/m")).version
 
     async def answered(self) -> None:
-        """Returns once no question is under way."""
+        """Returns once no lookup is in flight."""
         await asyncio.gather(*self.lookup._asking.values(), return_exceptions=True)
 
 
-async def test_many_questions_at_once_ask_the_trainer_once():
+async def test_concurrent_lookups_ask_the_trainer_once():
     case = Case()
     await asyncio.gather(*(case.version() for _ in range(50)))
     await case.version()
     assert case.models.calls == 1
 
 
-async def test_a_new_bundle_is_seen_when_the_answer_is_no_longer_fresh():
+async def test_a_new_bundle_is_noticed_once_the_answer_is_no_longer_fresh():
     case = Case()
     assert await case.version() == "v1"
     case.models.models["models/m"] = info(version="v2")
@@ -45,7 +45,7 @@ async def test_a_new_bundle_is_seen_when_the_answer_is_no_longer_fresh():
     assert await case.version() == "v2"
 
 
-async def test_a_deleted_model_is_told_of_once_its_answer_is_no_longer_fresh():
+async def test_a_deleted_model_is_reported_once_its_answer_is_no_longer_fresh():
     case = Case()
     await case.version()
     case.models.models.clear()
@@ -55,12 +55,12 @@ async def test_a_deleted_model_is_told_of_once_its_answer_is_no_longer_fresh():
     assert case.gone == ["models/m"]
 
 
-async def test_while_the_trainer_is_silent_its_last_word_holds_and_the_log_says_so_once(
+async def test_while_the_trainer_does_not_respond_its_last_answer_is_used_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ):
     case = Case()
     await case.version()
-    case.models.fault = Unavailable(what="The trainer", problem="gone")
+    case.models.error = Unavailable(what="The trainer", problem="gone")
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             case.clock.advance(FRESH_SECONDS)
@@ -69,28 +69,28 @@ async def test_while_the_trainer_is_silent_its_last_word_holds_and_the_log_says_
     assert [record.message for record in caplog.records] == ["trainer_unreachable"]
 
 
-async def test_after_an_outage_the_trainers_word_counts_again():
+async def test_after_an_outage_the_trainers_answers_are_used_again():
     case = Case()
     await case.version()
-    case.models.fault = Unavailable(what="The trainer", problem="gone")
+    case.models.error = Unavailable(what="The trainer", problem="gone")
     case.clock.advance(FRESH_SECONDS)
     await case.version()
-    case.models.fault = None
+    case.models.error = None
     case.models.models["models/m"] = info(version="v2")
     case.clock.advance(FRESH_SECONDS)
-    assert await case.version() == "v1", "nobody waits for a trainer that was silent"
+    assert await case.version() == "v1", "no caller waits for a trainer that did not respond"
     await case.answered()
     assert await case.version() == "v2"
 
 
-async def test_a_model_that_the_trainer_never_told_of_is_unavailable_while_it_is_silent():
+async def test_a_model_without_an_earlier_answer_is_unavailable_while_the_trainer_does_not_respond():
     case = Case()
-    case.models.fault = Unavailable(what="The trainer", problem="gone")
+    case.models.error = Unavailable(what="The trainer", problem="gone")
     with pytest.raises(Unavailable):
         await case.version()
 
 
-async def test_a_forgotten_model_is_asked_for_again():
+async def test_a_forgotten_model_is_looked_up_again():
     case = Case()
     await case.version()
     case.lookup.forget_except(["models/other"])

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from services.predictor.domain import ImageQuery
-from services.predictor.results import Box, Objects, Tag, Tags, result_of, whole_pixels
+from services.predictor.results import Objects, PixelBox, Tag, Tags, result_of, whole_pixels
 from services.vision.card import ModelCard
 from services.vision.detections import Detections
 from tests.unit.predictor.support import card, detector_card
 
 ROW = np.array([0.25, 0.5, 0.25], np.float32)
-SEEN = Detections(
+DETECTIONS = Detections(
     boxes=np.array([[10.4, 20.6, 30.2, 40.2], [0, 0, 100, 80], [50, 60, 7, 8]], np.float32),
     scores=np.array([0.75, 0.5, 0.25], np.float32),
     labels=np.array([2, 0, 2]),
@@ -23,17 +23,17 @@ def query(
     return ImageQuery("models/m", b"", "", score_threshold, max_results, suggested)
 
 
-def names(card: ModelCard, seen: np.ndarray | Detections, query: ImageQuery) -> list[str]:
-    result = result_of(card, seen, 100, 80, query)
+def names(card: ModelCard, output: np.ndarray | Detections, query: ImageQuery) -> list[str]:
+    result = result_of(card, output, 100, 80, query)
     return [one.name if isinstance(one, Tag) else one.tag.name for one in result.values]
 
 
-def test_tags_come_by_falling_confidence_and_ties_in_the_models_order():
+def test_tags_are_sorted_by_confidence_and_ties_are_in_the_models_order():
     expected = Tags((Tag("dog", 0.5), Tag("cat", 0.25), Tag("owl", 0.25)))
     assert result_of(card(), ROW, 9, 9, query()) == expected
 
 
-def test_a_classifier_always_answers_with_its_decision_first_whatever_its_card_suggests():
+def test_a_classifier_always_returns_its_decision_first_whatever_its_card_suggests():
     assert names(card(thresholds=(0.2, 0.6, 0.3)), ROW, query()) == ["dog", "cat", "owl"]
     assert names(card(thresholds=(0.9, 0.9, 0.9)), ROW, query(max_results=1)) == ["dog"]
 
@@ -44,7 +44,7 @@ def test_the_suggested_thresholds_of_a_classifier_apply_on_request():
     assert names(card(), ROW, query(suggested=True)) == ["dog", "cat", "owl"], "it suggests none"
 
 
-def test_a_threshold_of_the_query_is_the_same_for_every_tag():
+def test_a_threshold_in_the_query_applies_to_every_tag():
     strict = card(thresholds=(0.2, 0.6, 0.3))
     assert names(strict, ROW, query(score_threshold=0.0)) == ["dog", "cat", "owl"]
     assert names(strict, ROW, query(score_threshold=0.5)) == ["dog"], "a threshold that is reached is enough"
@@ -54,28 +54,34 @@ def test_no_more_tags_than_asked_for():
     assert names(card(), ROW, query(max_results=2)) == ["dog", "cat"]
 
 
-def test_objects_come_by_falling_confidence_each_with_its_box_and_its_tag():
-    result = result_of(detector_card(thresholds=(0.1, 0.1, 0.1)), SEEN, 100, 80, query())
+def test_objects_are_sorted_by_confidence_each_with_its_box_and_tag():
+    result = result_of(detector_card(thresholds=(0.1, 0.1, 0.1)), DETECTIONS, 100, 80, query())
     assert isinstance(result, Objects)
     assert [(one.tag.name, one.tag.confidence) for one in result.values] == [("owl", 0.75), ("cat", 0.5), ("owl", 0.25)]
-    assert [one.box for one in result.values] == [Box(10, 21, 31, 40), Box(0, 0, 100, 80), Box(50, 60, 7, 8)]
+    assert [one.box for one in result.values] == [
+        PixelBox(10, 21, 31, 40),
+        PixelBox(0, 0, 100, 80),
+        PixelBox(50, 60, 7, 8),
+    ]
 
 
-def test_each_object_must_reach_the_threshold_of_its_own_category():
+def test_each_object_must_reach_the_threshold_of_its_category():
     strict = detector_card(thresholds=(0.6, 0.1, 0.2))
-    assert names(strict, SEEN, query()) == ["owl", "owl"]
-    assert names(strict, SEEN, query(suggested=True)) == ["owl", "owl"], "it does so by default"
-    assert names(strict, SEEN, query(score_threshold=0.5)) == ["owl", "cat"], "a threshold that is reached is enough"
-    assert names(detector_card(), SEEN, query(max_results=1)) == ["owl"]
+    assert names(strict, DETECTIONS, query()) == ["owl", "owl"]
+    assert names(strict, DETECTIONS, query(suggested=True)) == ["owl", "owl"], "this is the default"
+    assert names(strict, DETECTIONS, query(score_threshold=0.5)) == ["owl", "cat"], (
+        "a threshold that is reached is enough"
+    )
+    assert names(detector_card(), DETECTIONS, query(max_results=1)) == ["owl"]
 
 
-def test_a_detector_without_thresholds_of_its_own_does_not_tell_of_every_box():
-    faint = Detections(SEEN.boxes, np.array([0.75, 0.5, 0.02], np.float32), SEEN.labels)
+def test_a_detector_without_its_own_thresholds_does_not_return_every_box():
+    faint = Detections(DETECTIONS.boxes, np.array([0.75, 0.5, 0.02], np.float32), DETECTIONS.labels)
     assert names(detector_card(), faint, query()) == ["owl", "cat"]
     assert names(detector_card(), faint, query(score_threshold=0.0)) == ["owl", "cat", "owl"]
 
 
-def test_no_objects_are_an_empty_answer_and_not_an_answer_of_another_kind():
+def test_no_objects_are_an_empty_result_of_the_same_kind():
     nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
     assert result_of(detector_card(), nothing, 100, 80, query()) == Objects(())
 
@@ -83,18 +89,18 @@ def test_no_objects_are_an_empty_answer_and_not_an_answer_of_another_kind():
 @pytest.mark.parametrize(
     ("box", "expected"),
     [
-        ((0.4, 0.6, 1.2, 1.2), Box(0, 1, 2, 1)),
-        ((10.1, 10.1, 0.2, 0.2), Box(10, 10, 1, 1)),
-        ((99.9, 79.9, 0.1, 0.1), Box(99, 79, 1, 1)),
-        ((99.4, 0.0, 0.6, 80.0), Box(99, 0, 1, 80)),
-        ((0.0, 0.0, 100.0, 80.0), Box(0, 0, 100, 80)),
+        ((0.4, 0.6, 1.2, 1.2), PixelBox(0, 1, 2, 1)),
+        ((10.1, 10.1, 0.2, 0.2), PixelBox(10, 10, 1, 1)),
+        ((99.9, 79.9, 0.1, 0.1), PixelBox(99, 79, 1, 1)),
+        ((99.4, 0.0, 0.6, 80.0), PixelBox(99, 0, 1, 80)),
+        ((0.0, 0.0, 100.0, 80.0), PixelBox(0, 0, 100, 80)),
     ],
 )
-def test_a_box_in_whole_pixels_has_an_extent_and_lies_in_the_image(box: tuple[float, ...], expected: Box):
+def test_a_box_in_whole_pixels_has_a_positive_size_and_lies_in_the_image(box: tuple[float, ...], expected: PixelBox):
     assert whole_pixels(np.array([box], np.float32), 100, 80) == [expected]
 
 
-def test_boxes_that_touch_go_on_touching():
+def test_adjacent_boxes_stay_adjacent():
     edges = np.cumsum(np.random.default_rng(1).uniform(1, 9, 20))
     boxes = np.array([[left, 0, right - left, 9] for left, right in itertools.pairwise(edges)], np.float32)
     whole = whole_pixels(boxes, 500, 10)
