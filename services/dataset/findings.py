@@ -195,7 +195,7 @@ RULES: dict[str, Rule] = {
     "categoryTooFewImages": Rule(
         _W,
         "The category {category!r} has {count:usable image|usable images}; training needs at least {minimum}.",
-        "Add images of it, or drop it.",
+        "Add images, or drop it.",
     ),
     "tooFewCategories": Rule(
         _W,

@@ -79,7 +79,7 @@ async def leased(
     async def keep() -> None:
         try:
             while True:
-                await asyncio.sleep(ttl.total_seconds() / 4)  # real time, which does not jump
+                await asyncio.sleep(ttl.total_seconds() / 4)  # real time: with a manual clock this would spin
                 with suppress(Unavailable):  # the next write notices if the outage outlasts the lease
                     await guard.renew()
         except LeaseLost as error:

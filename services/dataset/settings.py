@@ -35,7 +35,7 @@ class DatasetSettings(Settings):
 
     @property
     def lease(self) -> timedelta:
-        """How long a dead worker keeps a dataset."""
+        """How long an unresponsive worker keeps a dataset."""
         return timedelta(seconds=self.lease_seconds)
 
     def max_images(self, kind: AnnotationKind) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from services.vision.snapshot import Box, read_index, read_manifest, read_record
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
 from sightline.v1 import finding_pb2
-from tests.support.datasets import URI, World, coco, picture, refused, rotated, running, tagged
+from tests.support.datasets import URI, World, coco, make_image, refused, rotated, running, tagged
 from tests.support.waiting import eventually
 
 CLASSES = pb.Dataset.IMAGE_CLASSIFICATION
@@ -74,7 +74,7 @@ async def test_several_files_merge_their_categories_and_keep_their_images_apart(
     first, files = tagged(4)
     second = coco([{"id": 1, "file_name": "x.png"}], [{"id": 1, "image_id": 1, "category_id": 2}], ["c9", "c1"])
     await world.put(first, files)
-    await world.put(second, {"x.png": picture(70, 70)}, key="uploads/u1/second.json")
+    await world.put(second, {"x.png": make_image(70, 70)}, key="uploads/u1/second.json")
     await world.stub.CreateDataset(world.request(uris=[URI, "s3://sightline/uploads/u1/second.json"]))
     await world.work()
     dataset = await world.get()
@@ -86,7 +86,7 @@ async def test_several_files_merge_their_categories_and_keep_their_images_apart(
 async def test_relative_boxes_are_detected_and_become_pixels(world: World) -> None:
     mark = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0.1, 0.2, 0.5, 0.8005]}
     described = coco([{"id": 1, "file_name": "a.png"}], [mark])
-    dataset = await world.register(described, {"a.png": picture(200, 100)}, kind="OBJECT_DETECTION")
+    dataset = await world.register(described, {"a.png": make_image(200, 100)}, kind="OBJECT_DETECTION")
     assert (dataset.state, dataset.box_convention) == (pb.Dataset.READY, pb.Dataset.RELATIVE)
     assert await boxes_of(world, dataset) == (Box(20, 20, 100, 80, 0),)
 
@@ -109,7 +109,7 @@ async def test_boxes_drawn_before_the_rotation_are_turned_with_the_image(world: 
 async def test_boxes_of_a_declared_larger_copy_are_scaled(world: World) -> None:
     mark = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 50, 200, 100]}
     described = coco([{"id": 1, "file_name": "a.png", "width": 400, "height": 200}], [mark])
-    dataset = await world.register(described, {"a.png": picture(200, 100)}, kind="OBJECT_DETECTION")
+    dataset = await world.register(described, {"a.png": make_image(200, 100)}, kind="OBJECT_DETECTION")
     assert await boxes_of(world, dataset) == (Box(50, 25, 100, 50, 0),)
     assert "The file says 400 x 200, the image is 200 x 100" in (await world.found("imageSidesDiffer")).message
 

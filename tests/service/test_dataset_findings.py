@@ -11,7 +11,7 @@ from PIL import Image
 from services.dataset.settings import DatasetSettings
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import finding_pb2
-from tests.support.datasets import World, coco, picture, refused, rotated, running, tagged
+from tests.support.datasets import World, coco, make_image, refused, rotated, running, tagged
 
 ERROR, WARNING, INFO = finding_pb2.Finding.ERROR, finding_pb2.Finding.WARNING, finding_pb2.Finding.INFO
 
@@ -112,7 +112,7 @@ async def test_a_file_without_annotations_is_reported(
     described["annotations"] = annotations
     if annotations is None:
         del described["annotations"]
-    dataset = await world.register(json.dumps(described).encode(), {"a.png": picture()}, kind=kind)
+    dataset = await world.register(json.dumps(described).encode(), {"a.png": make_image()}, kind=kind)
     assert dataset.state == state
     finding = await world.found("annotationsMissing")
     assert (finding.severity, finding.file) == (WARNING, "s3://sightline/uploads/u1/train.json")
@@ -123,7 +123,7 @@ async def test_a_file_without_annotations_is_reported(
 
 async def test_background_images_among_others_do_not_count_as_missing_annotations(world: World) -> None:
     images = [*one_image(), {"id": 2, "file_name": "b.png"}]
-    files = {"a.png": picture(200, 100), "b.png": picture(100, 100)}
+    files = {"a.png": make_image(200, 100), "b.png": make_image(100, 100)}
     await world.register(coco(images, GOOD), files, kind="OBJECT_DETECTION")
     assert "annotationsMissing" not in {finding.code for finding in await world.findings()}
 
@@ -184,13 +184,13 @@ async def test_a_file_that_is_not_an_image_is_reported(world: World) -> None:
 
 
 async def test_an_image_of_40_x_40_is_too_small(world: World) -> None:
-    finding = await with_one_bad(world, "images/tiny.png", picture(40, 40), "imageSidesInvalid")
+    finding = await with_one_bad(world, "images/tiny.png", make_image(40, 40), "imageSidesInvalid")
     assert finding.message == "The image is 40 x 40 pixels; each side must be 50 to 16000 pixels."
 
 
 async def test_an_image_of_too_many_bytes_is_refused() -> None:
     async with running(World(settings=DatasetSettings(max_image_bytes=5000))) as world:
-        noise = picture(60, 60, form="BMP")
+        noise = make_image(60, 60, form="BMP")
         finding = await with_one_bad(world, "images/fat.bmp", noise, "imageTooLarge")
         assert "more than 5000 bytes" in finding.message
 
@@ -332,7 +332,7 @@ GOOD = [box(number, 2, 30, 40, mark=number) for number in range(10, 20)]
 )
 async def test_a_wrong_box_is_left_out_and_reported(world: World, numbers: object, code: str, says: str) -> None:
     wrong = {"id": 3, "image_id": 1, "category_id": 1, "bbox": numbers, "segmentation": [[1, 2, 3, 4, 5, 6]]}
-    dataset = await detect(world, [*GOOD, wrong], picture(200, 100))
+    dataset = await detect(world, [*GOOD, wrong], make_image(200, 100))
     assert dataset.state == pb.Dataset.READY, dataset.error.message
     finding = await world.found(code)
     assert (finding.severity, finding.file, finding.image_id, finding.annotation_id) == (ERROR, "a.png", 1, 3)
@@ -341,13 +341,13 @@ async def test_a_wrong_box_is_left_out_and_reported(world: World, numbers: objec
 
 
 async def test_a_missing_bbox_is_reported(world: World) -> None:
-    dataset = await detect(world, [*GOOD, {"id": 3, "image_id": 1, "category_id": 1}], picture(200, 100))
+    dataset = await detect(world, [*GOOD, {"id": 3, "image_id": 1, "category_id": 1}], make_image(200, 100))
     assert dataset.state == pb.Dataset.READY
     assert (await world.found("boxMissing")).annotation_id == 3
 
 
 async def test_a_box_slightly_over_the_edge_is_clipped_and_reported(world: World) -> None:
-    await detect(world, [*GOOD, box(180, 10, 25, 20, mark=3), box(150, 10, 50.1, 20, mark=4)], picture(200, 100))
+    await detect(world, [*GOOD, box(180, 10, 25, 20, mark=3), box(150, 10, 50.1, 20, mark=4)], make_image(200, 100))
     finding = await world.found("boxClipped")
     assert (finding.severity, finding.annotation_id) == (WARNING, 3)
     assert finding.message == (
@@ -356,7 +356,7 @@ async def test_a_box_slightly_over_the_edge_is_clipped_and_reported(world: World
 
 
 async def test_a_box_of_a_few_pixels_is_kept_and_reported(world: World) -> None:
-    dataset = await detect(world, [*GOOD, box(50, 50, 3, 20, mark=3)], picture(200, 100))
+    dataset = await detect(world, [*GOOD, box(50, 50, 3, 20, mark=3)], make_image(200, 100))
     finding = await world.found("boxTiny")
     assert (finding.severity, finding.file, finding.image_id, finding.annotation_id) == (WARNING, "a.png", 1, 3)
     assert "Box [50, 50, 3, 20] is only 3 px across once the image is scaled to 640 px" in finding.message
@@ -365,7 +365,7 @@ async def test_a_box_of_a_few_pixels_is_kept_and_reported(world: World) -> None:
 
 async def test_a_box_that_scaling_makes_tiny_is_reported(world: World) -> None:
     large = [box(100 * number, 2, 200, 200, mark=number) for number in range(10, 20)]
-    await detect(world, [*large, box(50, 50, 12, 90, mark=3)], picture(2560, 1000))
+    await detect(world, [*large, box(50, 50, 12, 90, mark=3)], make_image(2560, 1000))
     finding = await world.found("boxTiny")
     assert finding.annotation_id == 3
     assert "is only 3 px across" in finding.message
@@ -373,7 +373,7 @@ async def test_a_box_that_scaling_makes_tiny_is_reported(world: World) -> None:
 
 async def test_a_box_given_twice_is_kept_once(world: World) -> None:
     again, other = box(10, 2, 30, 40.01, mark=3), box(10, 2, 30, 40, mark=4, category=2)
-    dataset = await detect(world, [*GOOD, again, other], picture(200, 100))
+    dataset = await detect(world, [*GOOD, again, other], make_image(200, 100))
     finding = await world.found("boxRepeated")
     assert (finding.severity, finding.file, finding.image_id, finding.annotation_id) == (WARNING, "a.png", 1, 3)
     assert "the 'cat' box [10, 2, 30, 40.01] more than once" in finding.message
@@ -382,14 +382,14 @@ async def test_a_box_given_twice_is_kept_once(world: World) -> None:
 
 async def test_an_object_in_the_box_of_a_crowd_is_kept(world: World) -> None:
     crowd, one = box(100, 2, 50, 40, mark=3) | {"iscrowd": 1}, box(100, 2, 50, 40, mark=4)
-    dataset = await detect(world, [*GOOD, crowd, one], picture(200, 100))
+    dataset = await detect(world, [*GOOD, crowd, one], make_image(200, 100))
     assert dataset.stats.annotation_count == 12
 
 
 async def test_crowds_and_images_without_boxes_are_counted(world: World) -> None:
     crowd = box(100, 2, 50, 40, mark=3) | {"iscrowd": 1}
     images = [*one_image(), {"id": 2, "file_name": "b.png"}]
-    files = {"a.png": picture(200, 100), "b.png": picture(100, 100)}
+    files = {"a.png": make_image(200, 100), "b.png": make_image(100, 100)}
     dataset = await world.register(coco(images, [*GOOD, crowd]), files, kind="OBJECT_DETECTION")
     assert dataset.stats.image_count == 2
     for code, says in (("crowdBoxes", "1 box is marked iscrowd"), ("imagesWithoutBoxes", "1 image has no boxes")):
@@ -404,7 +404,7 @@ async def test_categories_that_are_rare_compared_to_the_most_frequent_are_listed
     marks += [box(1, 50, 30, 40, mark=90, category=2), box(1, 50, 30, 40, mark=91, category=3)]
     marks += [box(number, 50, 30, 40, mark=100 + number, category=4) for number in range(4)]
     described = coco(one_image(), marks, ["cell", "speck", "spot", "fair"])
-    await world.register(described, {"a.png": picture(200, 100)}, kind="OBJECT_DETECTION")
+    await world.register(described, {"a.png": make_image(200, 100)}, kind="OBJECT_DETECTION")
     finding = await world.found("categoriesImbalanced")
     assert finding.severity == WARNING
     assert finding.message == (
@@ -414,13 +414,13 @@ async def test_categories_that_are_rare_compared_to_the_most_frequent_are_listed
 
 async def test_an_image_with_more_than_1000_boxes_is_left_out(world: World) -> None:
     marks = [box(number / 10, 2, 30, 40, mark=number) for number in range(1001)]
-    dataset = await detect(world, marks, picture(200, 100))
+    dataset = await detect(world, marks, make_image(200, 100))
     assert dataset.state == pb.Dataset.FAILED
     assert "1001 boxes, more than 1000" in (await world.found("imageTooManyBoxes")).message
 
 
 async def test_relative_and_absolute_boxes_are_never_mixed(world: World) -> None:
-    dataset = await detect(world, [*GOOD, box(0.1, 0.1, 0.5, 0.5, mark=3)], picture(200, 100))
+    dataset = await detect(world, [*GOOD, box(0.1, 0.1, 0.5, 0.5, mark=3)], make_image(200, 100))
     assert dataset.state == pb.Dataset.FAILED
     finding = await world.found("boxUnitsMixed")
     assert finding.annotation_id == 3
@@ -429,7 +429,7 @@ async def test_relative_and_absolute_boxes_are_never_mixed(world: World) -> None
 
 async def test_files_in_different_units_are_never_mixed(world: World) -> None:
     second = "uploads/u1/more.json"
-    await world.put(coco(one_image(), GOOD), {"a.png": picture(200, 100)})
+    await world.put(coco(one_image(), GOOD), {"a.png": make_image(200, 100)})
     await world.put(coco(one_image(), [box(0.1, 0.1, 0.5, 0.5), box(0.2, 0.1, 0.5, 0.5, mark=2)]), key=second)
     uris = ["s3://sightline/uploads/u1/train.json", f"s3://sightline/{second}"]
     await world.stub.CreateDataset(world.request(kind="OBJECT_DETECTION", uris=uris))
@@ -444,18 +444,18 @@ async def test_files_in_different_units_are_never_mixed(world: World) -> None:
 @pytest.mark.parametrize("sides", [(0, 0), (-200, -100), (200, 0)])
 async def test_declared_sides_that_are_not_positive_are_ignored(world: World, sides: tuple[int, int]) -> None:
     described = coco([{"id": 1, "file_name": "a.png", "width": sides[0], "height": sides[1]}], GOOD)
-    dataset = await world.register(described, {"a.png": picture(200, 100)}, kind="OBJECT_DETECTION")
+    dataset = await world.register(described, {"a.png": make_image(200, 100)}, kind="OBJECT_DETECTION")
     assert (dataset.state, dataset.finding_counts.error) == (pb.Dataset.READY, 0)
 
 
 async def test_an_image_whose_declared_sides_have_another_aspect_ratio_is_left_out(world: World) -> None:
-    dataset = await detect(world, GOOD, picture(200, 100), (300, 300))
+    dataset = await detect(world, GOOD, make_image(200, 100), (300, 300))
     assert dataset.state == pb.Dataset.FAILED
     assert "The file says 300 x 300, the image is 200 x 100" in (await world.found("imageFrameUnknown")).message
 
 
 async def test_swapped_declared_sides_are_detected_and_reported(world: World) -> None:
-    dataset = await detect(world, GOOD, picture(200, 100), (100, 200))
+    dataset = await detect(world, GOOD, make_image(200, 100), (100, 200))
     assert dataset.state == pb.Dataset.READY
     finding = await world.found("imageSidesSwapped")
     assert (finding.severity, finding.image_id) == (WARNING, 1)

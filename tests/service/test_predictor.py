@@ -21,8 +21,8 @@ from services.vision.classifier import Classifier
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 from tests.support.waiting import eventually
-from tests.unit.predictor.serving import PICTURE, Fixed, Running, confidences, serving
-from tests.unit.predictor.support import card, file_of, info, picture
+from tests.unit.predictor.serving import IMAGE, Fixed, Running, confidences, serving
+from tests.unit.predictor.support import card, file_of, info, make_image
 
 
 @pytest.fixture
@@ -47,14 +47,14 @@ async def test_the_responses_json_is_what_azures_callers_parse(tmp_path: Path):
 async def test_the_confidences_are_the_networks(running: Running, tmp_path: Path):
     classifier = bundles.load(tmp_path / "m")
     assert isinstance(classifier, Classifier)
-    expected = classifier.predict_prepared([classifier.prepare(PICTURE)])[0]
+    expected = classifier.predict_prepared([classifier.prepare(IMAGE)])[0]
     found = confidences(await running.analyze())
     assert [found[name] for name in ("cat", "dog", "owl")] == pytest.approx(expected, abs=1e-6)
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
 async def test_an_image_in_the_store_gets_the_same_result_as_its_bytes(running: Running):
-    await running.blobs.put("uploads/a b.png", PICTURE)
+    await running.blobs.put("uploads/a b.png", IMAGE)
     assert await running.analyze(uri="s3://sightline/uploads/a b.png") == await running.analyze()
 
 
@@ -77,7 +77,7 @@ async def test_the_suggested_thresholds_apply_only_on_request(tmp_path: Path):
 async def test_an_image_rotated_by_exif_gets_the_tags_and_size_of_the_upright_one(
     running: Running, kind: str, tolerance: float
 ):
-    upright = picture(160, 96)
+    upright = make_image(160, 96)
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = file_of(upright.transpose(Image.Transpose.ROTATE_90), kind, exif=exif)
@@ -92,9 +92,9 @@ async def test_an_image_rotated_by_exif_gets_the_tags_and_size_of_the_upright_on
 
 async def test_an_image_in_a_batch_of_seventeen_gets_the_same_result_as_alone(tmp_path: Path):
     async with serving(tmp_path, max_batch=17) as running:
-        others = [file_of(picture(seed=seed)) for seed in range(1, 17)]
+        others = [file_of(make_image(seed=seed)) for seed in range(1, 17)]
         async with running.thread_held_up() as first:
-            answers = [asyncio.create_task(running.analyze(image)) for image in [*others[:8], PICTURE, *others[8:]]]
+            answers = [asyncio.create_task(running.analyze(image)) for image in [*others[:8], IMAGE, *others[8:]]]
             await running.waiting(17)
         alone, *among = [confidences(await answer) for answer in (first, *answers)]
         assert running.telemetry.observed["sightline_predictor_batch_images", ()] == [1, 17]
@@ -116,8 +116,8 @@ async def test_an_image_in_a_batch_of_seventeen_gets_the_same_result_as_alone(tm
         ({"image": b""}, errors.InvalidImageSize, "is 0 bytes"),
         ({"image": bytes(6 * 1024**2 + 1)}, errors.InvalidImageSize, "is 6291457 bytes; 1 to 6291456"),
         ({"image": b"no image"}, errors.InvalidImageFormat, "JPEG"),
-        ({"image": PICTURE[:-40]}, errors.InvalidImageFormat, "image: is cut off"),
-        ({"image": file_of(picture(40, 40))}, errors.InvalidImageSize, "40 x 40"),
+        ({"image": IMAGE[:-40]}, errors.InvalidImageFormat, "image: is cut off"),
+        ({"image": file_of(make_image(40, 40))}, errors.InvalidImageSize, "40 x 40"),
         ({"score_threshold": 1.5}, errors.InvalidRequest, "score_threshold"),
         ({"max_results": 0}, errors.InvalidRequest, "max_results"),
         (
@@ -199,7 +199,7 @@ async def test_a_full_replica_refuses_at_once_with_a_retry_delay(tmp_path: Path)
             async with grpc.aio.insecure_channel(running.address) as channel:
                 stub: Any = PredictionServiceStub(channel)
                 with pytest.raises(grpc.aio.AioRpcError) as refusal:
-                    await stub.AnalyzeImage(pb.AnalyzeImageRequest(model_name="models/m", image=PICTURE))
+                    await stub.AnalyzeImage(pb.AnalyzeImageRequest(model_name="models/m", image=IMAGE))
         await asyncio.gather(first, second)
         await running.analyze()
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -218,7 +218,7 @@ def failed_calls(running: Running) -> float:
 
 async def test_a_prediction_whose_deadline_passes_while_it_waits_costs_no_forward_pass(running: Running):
     async with running.thread_held_up() as first:
-        request = pb.AnalyzeImageRequest(model_name="models/m", image=PICTURE)
+        request = pb.AnalyzeImageRequest(model_name="models/m", image=IMAGE)
         with pytest.raises(errors.SightlineError) as refusal:
             await running.stub.AnalyzeImage(request, timeout=2)
         assert running.telemetry.value(metrics.QUEUE_LENGTH) == 1, "it got as far as the queue"

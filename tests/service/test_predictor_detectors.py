@@ -21,8 +21,8 @@ from services.vision.detector import Detector
 from services.vision.detectors import build_detector, load_detector_weights
 from sightline.v1 import prediction_pb2
 from sightline.v1 import prediction_service_pb2 as pb
-from tests.unit.predictor.serving import PICTURE, Fixed, Running, serving
-from tests.unit.predictor.support import NAMES, detector, detector_card, file_of, picture
+from tests.unit.predictor.serving import IMAGE, Fixed, Running, serving
+from tests.unit.predictor.support import NAMES, detector, detector_card, file_of, make_image
 
 Answer = prediction_pb2.AnalyzeImageResponse
 Row = tuple[str, float, tuple[int, int, int, int]]
@@ -94,7 +94,7 @@ async def test_the_responses_json_is_what_azures_callers_parse(tmp_path: Path):
 async def test_the_objects_are_the_detectors_rounded_to_pixels(
     running: Running, tmp_path: Path, kind: str, size: tuple[int, int]
 ):
-    direct, image = bundles.load(tmp_path / "m"), file_of(picture(*size), kind)
+    direct, image = bundles.load(tmp_path / "m"), file_of(make_image(*size), kind)
     assert isinstance(direct, Detector)
     (output,) = direct.predict_prepared([direct.prepare(image)])
     answer = await running.analyze(image, score_threshold=0)
@@ -113,7 +113,7 @@ async def test_the_objects_are_the_detectors_rounded_to_pixels(
 
 
 async def test_an_image_rotated_by_exif_gets_the_boxes_and_size_of_the_upright_one(running: Running):
-    upright = picture(160, 96)
+    upright = make_image(160, 96)
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = file_of(upright.transpose(Image.Transpose.ROTATE_90), exif=exif)
@@ -137,9 +137,9 @@ async def test_threshold_and_max_results_limit_the_objects(running: Running):
 
 async def test_an_image_among_others_of_other_shapes_gets_the_same_result_as_alone(tmp_path: Path, network: Detector):
     async with serving(tmp_path, network=network, max_batch=16) as running:
-        tall = [file_of(picture(60, 90, seed)) for seed in range(3)]
-        wide = [file_of(picture(90, 60, seed)) for seed in range(1, 4)]
-        images = [PICTURE, tall[0], wide[0], tall[1], wide[1], tall[2], wide[2]]
+        tall = [file_of(make_image(60, 90, seed)) for seed in range(3)]
+        wide = [file_of(make_image(90, 60, seed)) for seed in range(1, 4)]
+        images = [IMAGE, tall[0], wide[0], tall[1], wide[1], tall[2], wide[2]]
         async with running.thread_held_up() as first:
             answers = [asyncio.create_task(running.analyze(image)) for image in images]
             await running.waiting(len(images))

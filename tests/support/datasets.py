@@ -1,4 +1,4 @@
-"""A whole dataset service in this process: the real server over in-memory doubles, its workers driven step by step."""
+"""A whole dataset service in this process: the real server over in-memory doubles, with workers driven step by step."""
 
 import asyncio
 import hashlib
@@ -45,7 +45,7 @@ DESCRIPTOR = service_pb.DESCRIPTOR.services_by_name["DatasetService"]
 DatasetStub = Any  # the async stub; grpc gives it the type of the blocking one
 
 
-def picture(
+def make_image(
     width: int = 64, height: int = 64, color: object = (200, 30, 30), form: str = "PNG", **options: object
 ) -> bytes:
     """An image of one colour."""
@@ -55,10 +55,10 @@ def picture(
 
 
 def rotated(width: int, height: int, orientation: int) -> bytes:
-    """A JPEG that is stored as width x height and says by EXIF how it is to be turned."""
+    """A JPEG that is stored as width x height and has an EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return picture(width, height, form="JPEG", exif=exif)
+    return make_image(width, height, form="JPEG", exif=exif)
 
 
 def coco(
@@ -73,7 +73,7 @@ def coco(
 
 def tagged(count: int, categories: int = 2) -> tuple[bytes, dict[str, bytes]]:
     """A classification set of `count` different images, with tags in turn."""
-    files = {f"images/{n}.png": picture(color=(n % 256, n // 256, 7)) for n in range(1, count + 1)}
+    files = {f"images/{n}.png": make_image(color=(n % 256, n // 256, 7)) for n in range(1, count + 1)}
     images = [{"id": n, "file_name": f"images/{n}.png", "width": 64, "height": 64} for n in range(1, count + 1)]
     marks = [{"id": n, "image_id": n, "category_id": (n - 1) % categories + 1} for n in range(1, count + 1)]
     return coco(images, marks, [f"c{n}" for n in range(1, categories + 1)]), files
@@ -81,7 +81,7 @@ def tagged(count: int, categories: int = 2) -> tuple[bytes, dict[str, bytes]]:
 
 @dataclass
 class World:
-    """The service, its doubles, and a caller."""
+    """The service, its doubles, and a client."""
 
     blobs: Blobs = field(default_factory=MemoryBlobs)
     records: Records = field(default_factory=MemoryRecords)
@@ -107,14 +107,14 @@ class World:
         return Reconciler(self.view, self.queue, self.clock, self.telemetry, self.settings)
 
     async def put(self, coco_file: bytes, files: Mapping[str, bytes] | None = None, key: str = COCO) -> None:
-        """Puts a COCO file and its images straight into the store."""
+        """Puts a COCO file and its images directly into the store."""
         await self.blobs.put(key, coco_file)
         folder = key.rpartition("/")[0]
         for path, data in (files or {}).items():
             await self.blobs.put(f"{folder}/{path}", data)
 
     async def step(self, wrap: Callable[[WorkerContext], WorkerContext] = lambda context: context) -> bool:
-        """Lets a worker take one job, if there is one; a job whose handler fails stays unsettled, as after a death."""
+        """Lets a worker take one job, if any; if its handler raises, the job stays unsettled, as if the worker died."""
         with ThreadPoolExecutor(2) as executor:
             for job in worker.job_handlers(wrap(self.context(executor)), self.settings):
                 delivery = await self.queue.fetch(job.kind, timedelta(0))
@@ -125,7 +125,7 @@ class World:
         return False
 
     async def work(self) -> None:
-        """Lets a worker do everything that there is to do."""
+        """Lets a worker process every due job."""
         while await self.step():
             pass
 
@@ -163,7 +163,7 @@ class World:
         return chosen[0]
 
     async def upload(self, files: Mapping[str, bytes], upload_id: str = "u1", **wrong: Any) -> Any:
-        """Sends files by UploadFiles; `wrong` overrides fields of every file's header."""
+        """Sends files with UploadFiles; `wrong` overrides fields of every file's header."""
 
         async def messages() -> AsyncIterator[service_pb.UploadFilesRequest]:
             yield service_pb.UploadFilesRequest(header=service_pb.UploadFilesHeader(upload_id=upload_id))
@@ -182,7 +182,7 @@ class World:
 
 @asynccontextmanager
 async def running(world: World) -> AsyncGenerator[World]:
-    """The world with its server listening and a caller connected."""
+    """The world with its server listening and a client connected."""
     datasets = Datasets(world.table, world.view, world.blobs, world.queue, world.clock, world.settings)
     servicer = DatasetServicer(datasets, Uploads(world.blobs, world.telemetry, world.settings), world.blobs.bucket)
     service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer)
@@ -210,7 +210,7 @@ def reason(error: grpc.aio.AioRpcError) -> str:
 
 @asynccontextmanager
 async def refused(code: grpc.StatusCode, because: str, saying: str) -> AsyncGenerator[None]:
-    """The block must end with such an error."""
+    """The block must end with this error."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         yield
     error = caught.value

@@ -27,10 +27,19 @@ from sightline.v1 import prediction_pb2
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub, add_PredictionServiceServicer_to_server
 from tests.support.waiting import eventually
-from tests.unit.predictor.support import FakeClassifier, FakeModels, card, file_of, info, picture, put_bundle, put_files
+from tests.unit.predictor.support import (
+    FakeClassifier,
+    FakeModels,
+    card,
+    file_of,
+    info,
+    make_image,
+    put_bundle,
+    put_files,
+)
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["PredictionService"]
-PICTURE = file_of(picture())
+IMAGE = file_of(make_image())
 QUEUED = ("sightline_predictor_stage_seconds", (("stage", "queue"),))
 
 
@@ -55,7 +64,7 @@ class Running:
         self.address = ""
         self.stub: Any = None
 
-    async def analyze(self, image: bytes = PICTURE, **fields: Any) -> prediction_pb2.AnalyzeImageResponse:
+    async def analyze(self, image: bytes = IMAGE, **fields: Any) -> prediction_pb2.AnalyzeImageResponse:
         source: dict[str, Any] = {} if "uri" in fields else {"image": image}
         values: dict[str, Any] = {"model_name": "models/m", **source, **fields}
         request = pb.AnalyzeImageRequest(**values)

@@ -90,7 +90,7 @@ def detector() -> Detector:
     """
     network = build_detector("yolox_nano", len(NAMES), seed=1)
     made = Detector(detector_card(), network)
-    inputs = [made.prepare(file_of(picture(seed=seed))).pixels for seed in range(8)]
+    inputs = [made.prepare(file_of(make_image(seed=seed))).pixels for seed in range(8)]
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0
@@ -105,7 +105,7 @@ def detector() -> Detector:
     return made
 
 
-def picture(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:
+def make_image(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:
     """Smooth colours that differ between corners, so that rotations matter."""
     corners = np.random.default_rng(seed).integers(0, 255, (3, 4, 3), np.uint8)
     return Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC)
