@@ -1,6 +1,7 @@
 """Which images train, which select, and which only report: drawn by the seed, alike for all trials of a model."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +39,17 @@ def divide(labels: Indices, split: Split) -> Partition:
     smallest = int(counts[counts > 0].min())
     held = np.zeros(len(labels), bool)
     if split.holdout_fraction > 0 and smallest >= MIN_HELD_OUT_FROM:
-        held = _dealt(labels, max(2, round(1 / split.holdout_fraction)), random) == 0
+        held_hands, hands = share(split.holdout_fraction)
+        held = _dealt(labels, hands, random) < held_hands
     trainable = np.flatnonzero(~held)
     counts = np.bincount(labels[trainable])
     folds = max(2, min(split.folds, int(counts[counts > 0].min())))
     return Partition(trainable, _dealt(labels[trainable], folds, random), np.flatnonzero(held), folds)
+
+
+def share(fraction: float) -> tuple[int, int]:
+    """A share of the images as hands of a deal, 0.4 as 2 of 5; no more hands than the smallest category has images."""
+    return Fraction(fraction).limit_denominator(MIN_HELD_OUT_FROM).as_integer_ratio()
 
 
 def _dealt(labels: Indices, hands: int, random: np.random.Generator) -> Indices:

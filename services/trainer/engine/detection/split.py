@@ -8,7 +8,7 @@ import numpy as np
 
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
-from services.trainer.engine.split import MIN_HELD_OUT_FROM, Partition
+from services.trainer.engine.split import MIN_HELD_OUT_FROM, Partition, share
 from services.trainer.recipe import Split
 
 
@@ -18,7 +18,8 @@ def divide(scenes: Scenes, split: Split, *, refit: bool = False) -> Partition:
     rows = np.arange(len(scenes.samples))
     held = np.zeros(len(rows), np.bool_)
     if split.holdout_fraction > 0 and int(scenes.image_counts().min()) >= MIN_HELD_OUT_FROM:
-        held = _dealt(scenes, rows, max(2, round(1 / split.holdout_fraction)), random) == 0
+        held_hands, hands = share(split.holdout_fraction)
+        held = _dealt(scenes, rows, hands, random) < held_hands
     trainable = np.flatnonzero(~held)
     folds = max(2, min(split.folds, _rarest_count(scenes, trainable)))
     fold = np.ones(len(trainable), np.int64) if refit else _dealt(scenes, trainable, folds, random)

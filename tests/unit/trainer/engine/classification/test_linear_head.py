@@ -75,6 +75,12 @@ def test_a_split_is_stratified_disjoint_and_the_same_each_time():
             assert (labels[partition.trainable[partition.fold == number]] == label).any()
 
 
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.25, 0.4, 0.6])
+def test_the_share_that_is_held_out_is_the_one_that_is_asked_for(fraction: float) -> None:
+    parts = divide(np.repeat(np.arange(4), 100), Split(holdout_fraction=fraction))
+    assert len(parts.held_out) == 400 * fraction
+
+
 def test_without_twenty_images_of_every_category_nothing_is_held_out():
     labels = np.repeat(np.arange(2), [19, 40])
     assert len(divide(labels, Split(holdout_fraction=0.2)).held_out) == 0

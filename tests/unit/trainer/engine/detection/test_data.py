@@ -58,6 +58,12 @@ def test_a_hold_out_is_drawn_only_where_every_category_keeps_twenty_images(tmp_p
     assert np.array_equal(again.held_out, partition.held_out)
 
 
+@pytest.mark.parametrize("fraction", [0.2, 0.4])
+def test_the_share_that_is_held_out_is_about_the_one_that_is_asked_for(tmp_path, fraction):
+    parts = divide(_scenes(tmp_path, count=60), Split(holdout_fraction=fraction))
+    assert len(parts.held_out) == pytest.approx(fraction * (len(parts.held_out) + len(parts.trainable)), abs=2)
+
+
 def test_a_refit_has_no_first_fold(tmp_path):
     partition = divide(_scenes(tmp_path), Split(), refit=True)
     assert len(partition.first_fold) == 0
