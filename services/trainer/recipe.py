@@ -48,6 +48,9 @@ def is_linear(recipe: Recipe) -> bool:
     return recipe.kind is ModelKind.GENERIC_CLASSIFIER and recipe.rung == 0
 
 
+HOLDOUT_FRACTION = 0.2  # of the training images, where no test dataset is given
+
+
 class Split(msgspec.Struct, frozen=True, kw_only=True):
     """How a snapshot is divided; the same values give every trial of a model the same images.
 

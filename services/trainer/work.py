@@ -22,7 +22,6 @@ The write that ends an attempt also adds it to `ends`. A worker that dies writes
 `lease_lost` when another takes over.
 """
 
-import math
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -30,11 +29,10 @@ from typing import Any
 
 from services.kit.errors import Failure, LeaseLost, PoisonWork
 from services.kit.leases import Lease
+from services.trainer.ledger import Reason, Segment, added, whole_microseconds
 from services.trainer.tally import Tally
 
 MAX_ATTEMPTS_WITHOUT_COMMIT = 5
-MAX_SEGMENTS_PER_ATTEMPT = 32  # later checkpoints extend the last one, so that a record stays small
-MAX_SEGMENTS = 256  # beyond, the oldest lines of past attempts are summed up
 
 
 class WorkState(StrEnum):
@@ -59,18 +57,6 @@ _NEXT: dict[WorkState, frozenset[WorkState]] = {
     WorkState.STOPPED: frozenset(),
     WorkState.CANCELLED: frozenset(),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """A line of the ledger."""
-
-    attempt: int
-    number: int
-    seconds: float  # of the reference device
-    charged: bool
-    reason: str  # `checkpoint`, `finished`, `stopped`, `failed`, `cancelled`; uncharged: `workerLost`, `released`
-    end_time: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +143,7 @@ class Work:
         Arrow e instead once so many workers in a row have died of it that another would too.
         """
         lease = self.lease.taken(holder, now, ttl)
-        closed = self._closed("workerLost", now)
+        closed = self._closed(Reason.WORKER_LOST, now)
         if self.attempts_without_commit >= MAX_ATTEMPTS_WITHOUT_COMMIT:
             return closed.poisoned(now, name, "its worker died", "lease_lost")
         return replace(
@@ -192,7 +178,7 @@ class Work:
         if checkpoint_key == self.checkpoint_key:
             return self
         return replace(
-            self._charged(self._uncharged(seconds_used), "checkpoint", now),
+            self._charged(self._uncharged(seconds_used), Reason.CHECKPOINT, now),
             lease=self.lease.renewed(now, ttl),
             checkpoint_key=checkpoint_key,
             barren_attempts=0,
@@ -201,7 +187,7 @@ class Work:
     def released(self, now: datetime) -> "Work":
         """Arrow b: the holder gives it up, unharmed; somebody else goes on from the last commit."""
         return replace(
-            self._closed("released", now),
+            self._closed(Reason.RELEASED, now),
             state=self._next(WorkState.QUEUED),
             ends=self._ends_with("released"),
             lease=self.lease.released(),
@@ -211,7 +197,7 @@ class Work:
 
     def lost(self, now: datetime, name: str, problem: str) -> "Work":
         """Arrow b after the child died under a living worker, or e after too many such deaths in a row."""
-        closed = replace(self._closed("workerLost", now), lease=self.lease.released())
+        closed = replace(self._closed(Reason.WORKER_LOST, now), lease=self.lease.released())
         if self.attempts_without_commit >= MAX_ATTEMPTS_WITHOUT_COMMIT:
             return closed.poisoned(now, name, problem, "died")
         return replace(closed, state=self._next(WorkState.QUEUED), queue_time=now, ends=self._ends_with("died"))
@@ -223,23 +209,23 @@ class Work:
 
     def succeeded(self, now: datetime, seconds_used: float) -> "Work":
         """Arrow d: the result is in the store."""
-        charged = self._charged(self._uncharged(seconds_used), "finished", now)
+        charged = self._charged(self._uncharged(seconds_used), Reason.FINISHED, now)
         return replace(charged, **self._end(WorkState.SUCCEEDED, now, "succeeded"), progress=1.0)
 
     def stopped(self, now: datetime) -> "Work":
         """Arrow f: the allowance is used up; what is left of it is charged, for the device was kept busy as asked."""
-        charged = self._charged(self.remaining_seconds, "stopped", now)
+        charged = self._charged(self.remaining_seconds, Reason.STOPPED, now)
         return replace(charged, **self._end(WorkState.STOPPED, now, "stopped"))
 
     def failed(self, now: datetime, error: Failure) -> "Work":
         """Arrow e: a named failure that another attempt would only repeat. What was not committed is not charged."""
-        return replace(self._closed("failed", now), **self._end(WorkState.FAILED, now, "failed"), error=error)
+        return replace(self._closed(Reason.FAILED, now), **self._end(WorkState.FAILED, now, "failed"), error=error)
 
     def cancelled(self, now: datetime) -> "Work":
         """Arrow g: ended by the caller, who pays for what was done, unless its worker had died of it already."""
         if not self.lease.is_live(now):
-            return replace(self._closed("workerLost", now), **self._end(WorkState.CANCELLED, now, "lease_lost"))
-        closed = self._charged(self.pending_seconds, "cancelled", now) if self.pending_seconds > 0 else self
+            return replace(self._closed(Reason.WORKER_LOST, now), **self._end(WorkState.CANCELLED, now, "lease_lost"))
+        closed = self._charged(self.pending_seconds, Reason.CANCELLED, now) if self.pending_seconds > 0 else self
         return replace(closed, **self._end(WorkState.CANCELLED, now, "cancelled"))
 
     # Bookkeeping.
@@ -263,40 +249,20 @@ class Work:
         """What of the present attempt's seconds no segment holds yet."""
         return max(0.0, seconds_used - sum(s.seconds for s in self.segments if s.attempt == self.attempt))
 
-    def _charged(self, seconds: float, reason: str, now: datetime) -> "Work":
+    def _charged(self, seconds: float, reason: Reason, now: datetime) -> "Work":
         return self._with_segment(min(seconds, self.remaining_seconds), True, reason, now)
 
-    def _closed(self, reason: str, now: datetime) -> "Work":
+    def _closed(self, reason: Reason, now: datetime) -> "Work":
         """What was done since the last commit, written down as lost."""
         return self._with_segment(self.pending_seconds, False, reason, now) if self.pending_seconds > 0 else self
 
-    def _with_segment(self, seconds: float, charged: bool, reason: str, now: datetime) -> "Work":
-        seconds = whole_microseconds(seconds)
-        segments = self.segments
-        number = sum(segment.attempt == self.attempt for segment in segments)
-        if number >= MAX_SEGMENTS_PER_ATTEMPT and (last := segments[-1]).charged and charged:
-            total = round(last.seconds + seconds, 6)
-            segments = (*segments[:-1], replace(last, seconds=total, reason=reason, end_time=now))
-        else:
-            segment = Segment(
-                attempt=self.attempt, number=number, seconds=seconds, charged=charged, reason=reason, end_time=now
-            )
-            segments = _summed_up((*segments, segment))
-        pending = whole_microseconds(max(0.0, self.pending_seconds - seconds))
-        return replace(self, segments=segments, pending_seconds=pending)
-
-
-def whole_microseconds(seconds: float) -> float:
-    """Rounded down, but for what a float cannot hold."""
-    return math.floor(seconds * 1e6 + 1e-3) / 1e6
-
-
-def _summed_up(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """At most MAX_SEGMENTS: of the three oldest, two are paid for by the same side, and become one."""
-    if len(segments) <= MAX_SEGMENTS:
-        return segments
-    oldest, rest = segments[:3], segments[3:]
-    pairs = ((oldest[0], oldest[1]), (oldest[0], oldest[2]), (oldest[1], oldest[2]))
-    first, second = next(pair for pair in pairs if pair[0].charged == pair[1].charged)
-    both = replace(second, seconds=round(first.seconds + second.seconds, 6))
-    return (*(both if segment is second else segment for segment in oldest if segment is not first), *rest)
+    def _with_segment(self, seconds: float, charged: bool, reason: Reason, now: datetime) -> "Work":
+        line = Segment(
+            attempt=self.attempt,
+            seconds=whole_microseconds(seconds),
+            charged=charged,
+            reason=reason,
+            end_time=now,
+        )
+        pending = whole_microseconds(max(0.0, self.pending_seconds - line.seconds))
+        return replace(self, segments=added(self.segments, line), pending_seconds=pending)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from services.trainer.domain import MAX_TRIALS, Model, Trial, granted, served_trial
+from services.trainer.ledger import whole_microseconds
 from services.trainer.planner.costs import expected_seconds, reserve_seconds, resolution_of, slowness
 from services.trainer.recipe import Recipe
-from services.trainer.work import whole_microseconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from types import MappingProxyType
 
 from services.kit.errors import Failure, NotEnoughBudget
 from services.trainer.domain import Evaluation, Hyperparameters, Model, StopReason, Trial, granted
+from services.trainer.ledger import whole_microseconds
 from services.trainer.planner import classifier, detector
 from services.trainer.planner.budget import BudgetView
 from services.trainer.planner.costs import expected_seconds, reserve_seconds
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
-from services.trainer.work import whole_microseconds
 from services.vision.card import ModelKind
 
 SAFETY = 1.5  # of the first rung's predicted cost, in the minimum budget

@@ -19,8 +19,6 @@ from services.trainer import metrics
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
 from services.trainer.domain import (
-    FINAL_EVALUATION,
-    Evaluation,
     Model,
     ModelState,
     Served,
@@ -33,12 +31,13 @@ from services.trainer.domain import (
 from services.trainer.planner.plan import check_budget, plan
 from services.trainer.planner.selection import Selection
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
+from services.trainer.recipe import HOLDOUT_FRACTION
 from services.trainer.reconcile.counts import Counts
+from services.trainer.reconcile.final_evaluation import measured, planned
 from services.trainer.reconcile.housekeeping import Housekeeping
 from services.trainer.store import Store
-from services.trainer.work import Work, WorkState
+from services.trainer.work import Work
 
-HOLDOUT_FRACTION = 0.2  # of the training images, where no test dataset is given
 TICK_SECONDS = 1.0
 
 _log = Log(__name__)
@@ -194,42 +193,21 @@ class Coordinator:
         await self._housekeeping.announce(trial.name, trial.work)
 
     async def _start_final(self, model: Model, allowance_seconds: float) -> None:
-        now = self._clock.now()
-        assert model.test is not None, "only a model with a test dataset is measured on one"
-        assert model.served is not None, "only a bundle can be measured"
-        evaluation = Evaluation(
-            name=join(model.name, "evaluations", FINAL_EVALUATION),
-            model_uid=model.uid,
-            test_dataset=model.test_dataset,
-            test=model.test,
-            model_version=model.served.version,
-            bundle_key=model.served.bundle_key,
-            model_kind=model.model_kind,
-            work=Work(create_time=now, allowance_seconds=allowance_seconds),
-            update_time=now,
-        )
+        evaluation = planned(model, allowance_seconds, self._clock.now())
         await self._store.evaluations.create(evaluation)
         await self._housekeeping.announce(evaluation.name, evaluation.work)
 
     async def _finish(self, model: Model, trials: list[Trial], reason: StopReason) -> None:
         """SUCCEEDED, with the performance on the test dataset where there is one and it could be measured."""
         final = self._store.final_of(model.name)
-        served, warnings = model.served, model.warnings
-        if final is not None and served is not None:
-            if final.performance is not None:
-                served = replace(served, performance=final.performance, performance_key=final.performance_key)
-                warnings = (*warnings, *(f"{finding.message} {finding.remedy}" for finding in final.findings))
-            else:
-                problem = _why_not_measured(final.work)
-                warnings = (*warnings, f"The evaluation on {model.test_dataset} did not succeed: {problem}")
-        cost = training_cost(trials, final)
+        served, warnings = measured(model, final)
         await self._move(
             model,
             ModelState.SUCCEEDED,
             served=served,
             warnings=warnings,
             stop_reason=reason,
-            training_cost_seconds=cost,
+            training_cost_seconds=training_cost(trials, final),
         )
 
     async def _serve_best(self, model: Model, trials: list[Trial]) -> Model:
@@ -241,13 +219,13 @@ class Coordinator:
         if best is None or best.result is None or (model.served and model.served.trial == best.name):
             return model
         result = best.result
-        measured = result if result.performance.image_count else scored_trial(best, trials).result or result
+        scored = result if result.performance.image_count else scored_trial(best, trials).result or result
         served = Served(
             trial=best.name,
             version=f"{best.name.rsplit('/', 1)[-1]}.{best.work.attempt}-{model.uid}",
             bundle_key=result.bundle_key,
-            performance=measured.performance,
-            performance_key=measured.performance_key,
+            performance=scored.performance,
+            performance_key=scored.performance_key,
         )
         now = self._clock.now()
 
@@ -295,11 +273,3 @@ class Coordinator:
             self._telemetry.add(metrics.MODELS_ENDED, 1, state=state)
             self._telemetry.add(metrics.MODELS_COST_SECONDS, changed.training_cost_seconds)
         _log.info("model_moved", state=state)
-
-
-def _why_not_measured(work: Work) -> str:
-    if work.error is not None:
-        return work.error.message
-    if work.state is WorkState.STOPPED:
-        return f"the {work.allowance_seconds:g} s that the budget had left were too few."
-    return f"it is {work.state}."

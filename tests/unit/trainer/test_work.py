@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from services.kit import codec
 from services.kit.errors import Failure, LeaseLost
 from services.kit.records import MAX_RECORD_BYTES
-from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, MAX_SEGMENTS, Work, WorkState
+from services.trainer.ledger import MAX_SEGMENTS
+from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work, WorkState
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TTL = timedelta(seconds=15)

@@ -11,11 +11,12 @@ from services.kit.memory import MemoryQueue, MemoryRecords
 from services.kit.telemetry import MemoryTelemetry, Metric
 from services.trainer import metrics
 from services.trainer.domain import ModelState, Trial
+from services.trainer.ledger import Reason, Segment
 from services.trainer.planner.plan import plan
 from services.trainer.planner.steps import StartTrial
 from services.trainer.reconcile.gauges import Gauges
 from services.trainer.store import Store
-from services.trainer.work import Segment, Work, WorkState
+from services.trainer.work import Work, WorkState
 from tests.unit.trainer.support import START, TTL, model, running, snapshot, training
 
 
@@ -53,7 +54,7 @@ def trial(name: str, work: Work) -> Trial:
 
 
 def charged(seconds: float, **changes: object) -> Work:
-    segment = Segment(attempt=1, number=0, seconds=seconds, charged=True, reason="finished", end_time=START)
+    segment = Segment(attempt=1, number=0, seconds=seconds, charged=True, reason=Reason.FINISHED, end_time=START)
     lost = replace(segment, number=1, charged=False, seconds=1000.0)
     return replace(Work(create_time=START, allowance_seconds=600.0, segments=(segment, lost)), **changes)
 

@@ -1,0 +1,45 @@
+"""The evaluation that ends a training on the test dataset: its record, and what it says about the model."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from services.kit.names import join
+from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Served
+from services.trainer.work import Work, WorkState
+
+
+def planned(model: Model, allowance_seconds: float, now: datetime) -> Evaluation:
+    """The record to create: the served bundle, to be measured on the model's test dataset."""
+    assert model.test is not None, "only a model with a test dataset is measured on one"
+    assert model.served is not None, "only a bundle can be measured"
+    return Evaluation(
+        name=join(model.name, "evaluations", FINAL_EVALUATION),
+        model_uid=model.uid,
+        test_dataset=model.test_dataset,
+        test=model.test,
+        model_version=model.served.version,
+        bundle_key=model.served.bundle_key,
+        model_kind=model.model_kind,
+        work=Work(create_time=now, allowance_seconds=allowance_seconds),
+        update_time=now,
+    )
+
+
+def measured(model: Model, final: Evaluation | None) -> tuple[Served | None, tuple[str, ...]]:
+    """What the model serves, with the performance on the test dataset if that was measured, and all its warnings."""
+    served, warnings = model.served, model.warnings
+    if final is None or served is None:
+        return served, warnings
+    if final.performance is None:
+        problem = _why_not_measured(final.work)
+        return served, (*warnings, f"The evaluation on {model.test_dataset} did not succeed: {problem}")
+    served = replace(served, performance=final.performance, performance_key=final.performance_key)
+    return served, (*warnings, *(f"{finding.message} {finding.remedy}" for finding in final.findings))
+
+
+def _why_not_measured(work: Work) -> str:
+    if work.error is not None:
+        return work.error.message
+    if work.state is WorkState.STOPPED:
+        return f"the {work.allowance_seconds:g} s that the budget had left were too few."
+    return f"it is {work.state}."
