@@ -50,11 +50,6 @@ def receive_signal(stream: BinaryIO) -> Signal | None:
     return _receive(stream, _signals)
 
 
-def receive_message(stream: BinaryIO) -> Message | None:
-    """The next message, None at the end of the stream; ValueError or EOFError for anything else."""
-    return _receive(stream, _messages)
-
-
 async def receive_message_async(connection: Connection) -> Message:
     """The next message; EOFError at the end of the stream, ValueError for bytes that are none."""
     size = _size(await connection.readexactly(_HEADER.size))

@@ -1,9 +1,9 @@
 """What a worker and its training child say to each other: typed messages; `framing` puts them on a pipe.
 
-The child says Ready once torch is imported, takes exactly one task from its stdin, answers with Started, any number
-of Progress, Checkpoint and Offer, and ends with exactly one of Result, EvaluationResult and Failed, after which it
-exits with status 0. One that says Unusable in place of Ready exits at once. Any other that ends without one of those
-three died. A stdin that closes means, at any time: exit.
+The child sends Ready once torch is imported, takes exactly one task from its stdin, answers with any number of
+Progress, Checkpoint and Offer, and ends with exactly one of Result, EvaluationResult and Failed, after which it exits
+with status 0. One that sends Unusable instead of Ready exits at once. Any other that ends without one of those three
+died. A stdin that closes means, at any time: exit.
 After the task the worker may send any number of SaveNow and CheckpointDone, which only a fine-tuning heeds.
 
 No torch, asyncio or grpc here: both sides import it, and the child must not hold what the worker holds.
@@ -66,7 +66,6 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Everything is imported; a task may come."""
 
     device: str  # "cpu" or "cuda"
-    device_name: str
     import_seconds: float
     problem: str = ""  # why not on the GPU, where there is one that cannot be used
 
@@ -77,21 +76,11 @@ class Unusable(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     problem: str
 
 
-class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The task was read and its snapshot opened; the allowance counts since the task's arrival."""
-
-    image_count: int
-    seconds_used: float
-
-
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """How far it is; at most a few a second."""
 
     fraction: float  # 0..1 of the whole task, never falling
     phase: str  # "features", "fit", "train", "calibrate", "evaluate", "bundle"
-    seconds_used: float  # since the task's arrival
-    metric_name: str | None = None
-    metric: float | None = None
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -151,11 +140,10 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The task cannot succeed as it is; `failure` is what the resource's record keeps."""
 
     failure: Failure
-    seconds_used: float
     traceback: str = ""  # for the log only
 
 
-Message = Ready | Unusable | Started | Progress | Checkpoint | Offer | Result | EvaluationResult | Failed
+Message = Ready | Unusable | Progress | Checkpoint | Offer | Result | EvaluationResult | Failed
 
 
 class SaveNow(msgspec.Struct, frozen=True, tag=True):

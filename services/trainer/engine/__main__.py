@@ -42,7 +42,6 @@ def main() -> int:
         return 1
     ready = Ready(
         device=device.kind,
-        device_name=device.name,
         import_seconds=time.monotonic() - started,
         problem=device.problem,
     )

@@ -55,15 +55,15 @@ def run(
     try:
         return train(task, session) if isinstance(task, TrainTask) else evaluate(task, session)
     except SightlineError as error:
-        return Failed(failure=error.failure(), seconds_used=session.meter.used(), traceback=traceback.format_exc())
+        return Failed(failure=error.failure(), traceback=traceback.format_exc())
     except (MemoryError, torch.OutOfMemoryError):
         name = task.trial if isinstance(task, TrainTask) else task.evaluation
         failure = OutOfMemory(trial=name, batch_size=1).failure()
-        return Failed(failure=failure, seconds_used=session.meter.used(), traceback=traceback.format_exc())
+        return Failed(failure=failure, traceback=traceback.format_exc())
     except Exception as error:  # noqa: BLE001 - the process ends after this; the worker must hear why
         name = task.trial if isinstance(task, TrainTask) else task.evaluation
         failure = UnknownTrainingError(name=name, problem=f"{type(error).__name__}: {error}").failure()
-        return Failed(failure=failure, seconds_used=session.meter.used(), traceback=traceback.format_exc())
+        return Failed(failure=failure, traceback=traceback.format_exc())
 
 
 def train(task: TrainTask, session: Session) -> Result:

@@ -65,21 +65,11 @@ class Session:
         self._fraction = 0.0
         self._last = float("-inf")
 
-    def progress(
-        self,
-        phase: str,
-        done: float,
-        low: float = 0.0,
-        high: float = 1.0,
-        metric_name: str | None = None,
-        metric: float | None = None,
-    ) -> None:
-        """Says that `done` (0..1) of the phase is over; drops what comes too fast and brings no metric."""
+    def progress(self, phase: str, done: float, low: float = 0.0, high: float = 1.0) -> None:
+        """Reports that `done` (0..1) of the phase is over; drops reports that follow one another too fast."""
         self._fraction = max(self._fraction, low + (high - low) * min(1.0, max(0.0, done)))
         used = self.meter.used()
-        if metric is None and used - self._last < PROGRESS_SECONDS:
+        if used - self._last < PROGRESS_SECONDS:
             return
         self._last = used
-        self.send(
-            Progress(fraction=self._fraction, phase=phase, seconds_used=used, metric_name=metric_name, metric=metric)
-        )
+        self.send(Progress(fraction=self._fraction, phase=phase))

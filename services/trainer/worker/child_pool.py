@@ -205,4 +205,4 @@ async def _log_words(stream: asyncio.StreamReader) -> None:
         _log.warning("child_printed", text=words.decode(errors="replace").strip())
 
 
-NOT_READY = Ready(device="", device_name="", import_seconds=0.0)
+NOT_READY = Ready(device="", import_seconds=0.0)

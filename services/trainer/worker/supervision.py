@@ -156,7 +156,7 @@ class Supervision:
                     self._offered = result
                 case Result() | EvaluationResult() | Failed():
                     return message
-                case _:  # Ready and Started say nothing that is kept
+                case _:  # Ready says nothing that is kept
                     pass
         raise ChildDied("the training process ended without a result")
 

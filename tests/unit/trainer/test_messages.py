@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from services.kit.errors import Diverged
-from services.trainer.framing import MAX_FRAME_BYTES, frame, receive_message, receive_message_async, receive_task, send
+from services.trainer.framing import MAX_FRAME_BYTES, frame, receive_message_async, receive_task, send
 from services.trainer.messages import (
     EvaluateTask,
     EvaluationResult,
@@ -26,6 +26,7 @@ from services.trainer.performance import Interval, Performance, Source, TagPerfo
 from services.trainer.planner.comparison import paired_gain
 from services.trainer.predictions import Predictions, read_predictions, write_predictions
 from services.trainer.recipe import Recipe
+from tests.unit.trainer.pipe import receive_message
 
 RECIPE = Recipe(name="r", rung=0, backbones=("mobilenet_v2",))
 TASKS: tuple[Task, ...] = (
@@ -48,11 +49,11 @@ PERFORMANCE = Performance(
     tag_performance={"cat": TagPerformance(support=3)},
 )
 MESSAGES: tuple[Message, ...] = (
-    Ready(device="cpu", device_name="cpu", import_seconds=1.0),
+    Ready(device="cpu", import_seconds=1.0),
     Unusable(problem="no driver"),
-    Progress(fraction=0.5, phase="train", seconds_used=2.0),
+    Progress(fraction=0.5, phase="train"),
     EvaluationResult(performance=PERFORMANCE, seconds=1.0, predictions_path="/p"),
-    Failed(failure=Diverged(trial="t", loss="nan", step=1, learning_rate=1, retries=3).failure(), seconds_used=1.0),
+    Failed(failure=Diverged(trial="t", loss="nan", step=1, learning_rate=1, retries=3).failure()),
 )
 
 

@@ -17,7 +17,7 @@ from services.trainer.engine.data import Images, Indices, open_images
 from services.trainer.engine.evaluation import delivered, indices_in, require_time
 from services.trainer.engine.prefetch import prefetched
 from services.trainer.engine.session import Session
-from services.trainer.messages import EvaluateTask, EvaluationResult, Started
+from services.trainer.messages import EvaluateTask, EvaluationResult
 from services.trainer.performance import Coverage, Source
 from services.trainer.predictions import write_predictions
 from services.vision.backbones import Network
@@ -31,7 +31,6 @@ def evaluate_classifier(task: EvaluateTask, session: Session, classifier: Classi
     IncorrectModelKind for a detection snapshot.
     """
     images = open_images(Path(task.directory), task.dataset)
-    session.send(Started(image_count=len(images.samples), seconds_used=session.meter.used()))
     for trunk in classifier.network.trunks:
         if isinstance(trunk, Network):
             trunk.features = fused(trunk).features

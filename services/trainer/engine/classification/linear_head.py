@@ -18,7 +18,7 @@ from services.trainer.engine.data import Floats, Images, Indices, open_images, r
 from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition, divide, readable
-from services.trainer.messages import Result, Started, TrainTask
+from services.trainer.messages import Result, TrainTask
 from services.trainer.recipe import Throughput
 from services.vision.classifier import ClassifierNetwork
 
@@ -59,7 +59,6 @@ def train_head(task: TrainTask, session: Session) -> Result:
     """The whole task; the hold-out, where there is one, is looked at after everything is chosen."""
     images = open_images(Path(task.directory), task.dataset)
     require_trainable(images)
-    session.send(Started(image_count=len(images.samples), seconds_used=session.meter.used()))
     backbones = load_backbones(task, images)
     for backbone in backbones:
         backbone.network.to(task.device).eval()

@@ -18,13 +18,13 @@ from services.trainer.engine.classification.measure import calibrated_across, fi
 from services.trainer.engine.data import Floats, Images, Indices, open_images, require_trainable
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Candidate, Position
-from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Outputs, Truths, Validation, freeze_norms
+from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Outputs, Truths, freeze_norms
 from services.trainer.engine.loop.training import FROZEN_NORM_BELOW, PREPARED, Start
 from services.trainer.engine.prefetch import kept_bytes
 from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition, divide, readable
-from services.trainer.messages import Result, Started, TrainTask
+from services.trainer.messages import Result, TrainTask
 from services.trainer.recipe import Depth
 from services.vision.backbones import Network
 from services.vision.classifier import ClassifierNetwork
@@ -36,7 +36,7 @@ CELL_SECONDS = 1e-4  # and for each score that its report resamples
 
 @dataclass(slots=True)
 class ClassificationTask:
-    """Outputs are `logits` [images, categories]; a validation's loss is the mean log loss."""
+    """Outputs are `logits` [images, categories]; the validation loss is the mean log loss."""
 
     task: TrainTask
     session: Session
@@ -45,7 +45,6 @@ class ClassificationTask:
     backbone: LoadedBackbone
     data: Batches
     report_seconds: float
-    metric_name: str = "accuracy_top1"
 
     @property
     def max_epochs(self) -> int:
@@ -85,10 +84,10 @@ class ClassificationTask:
             out.append(logits.float().cpu().numpy())
         return {"logits": np.concatenate(out)}
 
-    def validate(self, outputs: Outputs) -> Validation:
-        """Log loss and top-1 accuracy."""
+    def validation_loss(self, outputs: Outputs) -> float | None:
+        """The mean log loss."""
         logits, labels = outputs["logits"], self.images.labels[self.partition.first_fold]
-        return Validation(float(log_losses(logits, labels).mean()), float((logits.argmax(axis=1) == labels).mean()))
+        return float(log_losses(logits, labels).mean())
 
     def finish(self, found: Found, directory: Path) -> Result:
         """The temperature is the first fold's; the numbers are of the hold-out where there is one."""
@@ -124,7 +123,6 @@ def start(task: TrainTask, session: Session) -> Start:
         raise InvalidRequest(field="recipe.refit", problem="only detectors are trained on every fold")
     images = open_images(Path(task.directory), task.dataset)
     require_trainable(images)
-    session.send(Started(image_count=len(images.samples), seconds_used=session.meter.used()))
     (backbone,) = load_backbones(task, images)
     recipe, network = task.recipe, backbone.network.to(task.device)
     partition = divide(images.labels, task.split)
@@ -145,7 +143,7 @@ def start(task: TrainTask, session: Session) -> Start:
     position, candidate = Position(), None
     if features is not None:
         candidate = _linear_candidate(network, features, images, partition)
-        position = Position(best_loss=vision_task.validate(candidate.selection).loss, candidate_step=0)
+        position = Position(best_loss=vision_task.validation_loss(candidate.selection), candidate_step=0)
     stages = len(network.backbone.stage_starts)
     depths = {Depth.HEAD: 0, Depth.LAST_STAGES: LAST_STAGES, Depth.ALL: stages}
     if recipe.depth not in depths:

@@ -14,7 +14,7 @@ from services.trainer.engine.detection.data import Scenes, open_scenes
 from services.trainer.engine.evaluation import delivered, indices_in, require_time
 from services.trainer.engine.prefetch import prefetched
 from services.trainer.engine.session import Session
-from services.trainer.messages import EvaluateTask, EvaluationResult, Started
+from services.trainer.messages import EvaluateTask, EvaluationResult
 from services.trainer.performance import Coverage, Source
 from services.trainer.predictions import write_predictions
 from services.vision.detection_matching import GroundTruth
@@ -32,7 +32,6 @@ def evaluate_detector(task: EvaluateTask, session: Session, detector: Detector) 
     DatasetCorrupt for too many unreadable images, IncorrectModelKind for a classification snapshot.
     """
     scenes = open_scenes(Path(task.directory), task.dataset)
-    session.send(Started(image_count=len(scenes.samples), seconds_used=session.meter.used()))
     names = tuple(category.name for category in detector.card.categories)
     of_model = indices_in(names, scenes.categories)
     rows, coverage = _covered(scenes, of_model, names)

@@ -54,7 +54,7 @@ def finish(
         bundle_directory=str(directory / "bundle"),
         selection_score=score,
         standard_error=error,
-        selection_log_loss=measure.validate(scenes, rows, found.selection).loss or 1.0,
+        selection_log_loss=measure.validation_loss(scenes, rows, found.selection) or 1.0,
         predictions_path=str(path),
         performance=measured,
         seconds=session.meter.used(),

@@ -22,13 +22,13 @@ from services.trainer.engine.detection.split import divide
 from services.trainer.engine.detection.start import Origin, load_network
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Candidate, Position
-from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Outputs, Truths, Validation, freeze_norms
+from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Outputs, Truths, freeze_norms
 from services.trainer.engine.loop.timing import OutOfTime
 from services.trainer.engine.loop.training import EVALUATION_BATCH, FROZEN_NORM_BELOW, Start
 from services.trainer.engine.prefetch import kept_bytes, prefetched
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition, readable
-from services.trainer.messages import Result, Started, TrainTask
+from services.trainer.messages import Result, TrainTask
 from services.trainer.recipe import Depth
 from services.vision.canvas import fitting_canvas, variation
 from services.vision.detection import DetectorNetwork, Targets
@@ -53,7 +53,6 @@ class DetectionTask:
     data: SceneBatches
     bfloat16: bool
     report_seconds: float = REPORT_SECONDS
-    metric_name: str = "mean_average_precision_50"
 
     @property
     def max_epochs(self) -> int:
@@ -99,9 +98,9 @@ class DetectionTask:
             answers.update(zip(piece.tolist(), detector.predict_prepared(prepared), strict=True))
         return measure.columns([answers[row] for row in rows.tolist()])
 
-    def validate(self, outputs: Outputs) -> Validation:
-        """Of the first fold."""
-        return measure.validate(self.images, self.partition.first_fold, outputs)
+    def validation_loss(self, outputs: Outputs) -> float | None:
+        """See `measure.validation_loss`."""
+        return measure.validation_loss(self.images, self.partition.first_fold, outputs)
 
     def finish(self, found: Found, directory: Path) -> Result:
         """See `result.finish`."""
@@ -141,7 +140,6 @@ def start(task: TrainTask, session: Session) -> Start:
         raise InvalidRequest(field="recipe.depth", problem=f"a detector has no {recipe.depth}")
     scenes = open_scenes(Path(task.directory), task.dataset)
     require_detectable(scenes)
-    session.send(Started(image_count=len(scenes.samples), seconds_used=session.meter.used()))
     network, origin = load_network(task, len(scenes.categories))
     partition = divide(scenes, task.split, refit=recipe.refit)
     batches = SceneBatches(
@@ -182,7 +180,7 @@ def _with_initialised_outputs(detection: DetectionTask, network: DetectorNetwork
         with suppress(OutOfTime):
             answers = detection.predict(copy.deepcopy(network), detection.partition.first_fold, size, require_time)
             weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            position = Position(best_loss=detection.validate(answers).loss, candidate_step=0)
+            position = Position(best_loss=detection.validation_loss(answers), candidate_step=0)
             return Start(detection, network, position, Candidate(weights, answers))
     return Start(detection, network, Position())
 

@@ -121,31 +121,28 @@ def _retry(training: Training, good: tuple[dict[str, Tensor], Position], loss: f
 def _validate_and_offer(training: Training, plan: Plan, delivery: Delivery) -> None:
     """As far as there is time."""
     with suppress(OutOfTime):
-        metric = _validate(training)
-        done = training.state.position.step / plan.total_steps
-        name = None if metric is None else training.vision_task.metric_name
-        training.session.progress("train", done, PREPARED, TRAINED, name, metric)
+        _validate(training)
+        training.session.progress("train", training.state.position.step / plan.total_steps, PREPARED, TRAINED)
         if delivery.renewable and training.pace.leaves(training.end_seconds, training.delivery_seconds):
             delivery.offer()
 
 
-def _validate(training: Training) -> float | None:
-    """Measures the average on the first fold; its metric. OutOfTime if the candidate could not be delivered then.
+def _validate(training: Training) -> None:
+    """Measures the average on the first fold. OutOfTime if the candidate could not be delivered then.
 
     The average becomes the candidate if it is better, or if the recipe trusts its schedule more than validation.
     """
     state, position = training.state, training.state.position
     outputs = training.predict(state.average, training.partition.first_fold, training.delivery_seconds)
-    validation = training.vision_task.validate(outputs)
+    loss = training.vision_task.validation_loss(outputs)
     best = position.best_loss
-    better = best is None or (validation.loss is not None and validation.loss < best)
+    better = best is None or (loss is not None and loss < best)
     position.stale_epochs = 0 if better else position.stale_epochs + 1
     if better:
-        position.best_loss = validation.loss
+        position.best_loss = loss
     if better or not training.task.recipe.patience:
         weights = {name: tensor.clone() for name, tensor in state.average.state_dict().items()}
         state.candidate, position.candidate_step = Candidate(weights, outputs), position.step
-    return validation.metric
 
 
 def _requests(training: Training, plan: Plan, first: int) -> list[BatchRequest]:

@@ -26,17 +26,6 @@ class BatchRequest(NamedTuple):
     rows: Indices
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """How good predictions are: `loss` decides between two, lower is better; None while there is nothing to judge.
-
-    `metric` is for people.
-    """
-
-    loss: float | None
-    metric: float | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A network that could ship, and what it said about images on which it was not trained."""
@@ -61,11 +50,6 @@ class VisionTask(Protocol):
     @property
     def partition(self) -> Partition:
         """Those that could be read, divided."""
-        ...
-
-    @property
-    def metric_name(self) -> str:
-        """Of a validation's metric."""
         ...
 
     @property
@@ -98,8 +82,8 @@ class VisionTask(Protocol):
         """What the network says about the images as serving would show them, so many at a time."""
         ...
 
-    def validate(self, outputs: Outputs) -> Validation:
-        """Of what was predicted for the first fold."""
+    def validation_loss(self, outputs: Outputs) -> float | None:
+        """The loss of the predictions for the first fold, lower is better; None while there is nothing to compare."""
         ...
 
     def finish(self, found: Found, directory: Path) -> Result:

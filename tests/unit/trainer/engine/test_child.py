@@ -10,9 +10,10 @@ from typing import BinaryIO, cast
 
 import pytest
 
-from services.trainer.framing import frame, receive_message, send
+from services.trainer.framing import frame, send
 from services.trainer.messages import Message, Progress, Ready, Result
 from tests.unit.trainer.engine.shapes import linear_recipe, task_for, tuning_recipe, write_snapshot
+from tests.unit.trainer.pipe import receive_message
 
 GONE_SECONDS = 20.0
 COMMAND = [sys.executable, "-m", "services.trainer.engine"]

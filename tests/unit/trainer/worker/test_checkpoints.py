@@ -65,7 +65,7 @@ async def test_a_child_is_heard_while_its_checkpoint_is_stored(at: World) -> Non
     async def goes_on(task: Task) -> AsyncGenerator[Message]:
         yield checkpoint(task, 1, 0.001)
         await gated(at).begun.wait()
-        yield Progress(fraction=0.5, phase="train", seconds_used=0.002)
+        yield Progress(fraction=0.5, phase="train")
         await at.until(lambda trial: trial.work.phase == "train")
         assert FakeChild.done.empty()
         gated(at).gate.set()

@@ -21,21 +21,21 @@ from services.trainer.framing import receive_task, send
 from services.trainer.messages import Failed, Progress, Ready, Unusable
 out = sys.stdout.buffer
 """
-READY = "send(out, Ready(device='cpu', device_name='cpu', import_seconds=0.1))\n"
+READY = "send(out, Ready(device='cpu', import_seconds=0.1))\n"
 TASK = "task = receive_task(sys.stdin.buffer)\nif task is None: sys.exit(0)\n"
 GOOD = (
     HEAD
     + READY
     + TASK
-    + "send(out, Progress(fraction=0.5, phase='fit', seconds_used=0.1))\n"
-    + "send(out, Failed(failure=Failure(9, 'diverged', task.evaluation), seconds_used=0.2))\n"
+    + "send(out, Progress(fraction=0.5, phase='fit'))\n"
+    + "send(out, Failed(failure=Failure(9, 'diverged', task.evaluation)))\n"
 )
 KILLED = HEAD + READY + TASK + "os.kill(os.getpid(), 9)\n"
 BABBLING = HEAD + READY + TASK + "out.write(b'\\0\\0\\0\\5hello'); out.flush(); time.sleep(60)\n"
 SILENT = "import time\ntime.sleep(60)\n"
 BROKEN = "raise SystemExit(3)\n"
 UNUSABLE = HEAD + "send(out, Unusable(problem='no driver'))\n"
-WRONG = HEAD + "send(out, Progress(fraction=0.5, phase='fit', seconds_used=0.1))\n"
+WRONG = HEAD + "send(out, Progress(fraction=0.5, phase='fit'))\n"
 
 
 def task(folder: Path) -> EvaluateTask:

@@ -32,7 +32,6 @@ from services.trainer.messages import (
     Result,
     SaveNow,
     Signal,
-    Started,
     Task,
     TrainTask,
 )
@@ -88,7 +87,7 @@ class FakeChild(Child):
 
     def __init__(self, script: Script, device: str) -> None:
         self.script = script
-        self.ready = Ready(device=device, device_name=device, import_seconds=0.1)
+        self.ready = Ready(device=device, import_seconds=0.1)
         self.ended = False
 
     @property
@@ -167,8 +166,8 @@ def checkpoint(task: Task, step: int, seconds: float) -> Checkpoint:
 
 
 async def succeeds(task: Task) -> AsyncGenerator[Message]:
-    yield Started(image_count=100, seconds_used=0.001)
-    yield Progress(fraction=0.5, phase="fit", seconds_used=0.002)
+    yield Progress(fraction=0.0, phase="fit")
+    yield Progress(fraction=0.5, phase="fit")
     yield outcome(task, 0.004)
 
 
@@ -184,18 +183,18 @@ async def checkpoints(task: Task) -> AsyncGenerator[Message]:
 
 
 async def dies(task: Task) -> AsyncGenerator[Message]:
-    yield Started(image_count=100, seconds_used=0.001)
+    yield Progress(fraction=0.0, phase="fit")
     raise ChildDied("the training process ended with status -9")
 
 
 async def never_ends(task: Task) -> AsyncGenerator[Message]:
-    yield Progress(fraction=0.1, phase="train", seconds_used=0.001)
+    yield Progress(fraction=0.1, phase="train")
     await asyncio.Event().wait()
 
 
 async def diverges(task: Task) -> AsyncGenerator[Message]:
     error = Diverged(trial=T0, loss="nan", step=3, learning_rate=0.1, retries=3)
-    yield Failed(failure=error.failure(), seconds_used=0.01)
+    yield Failed(failure=error.failure())
 
 
 class FlakyRecords(MemoryRecords):
@@ -539,7 +538,7 @@ async def test_what_children_report_is_counted_by_their_worker(at: World) -> Non
 
 async def test_a_defect_in_an_attempt_ends_like_a_death(at: World) -> None:
     async def breaks(task: Task) -> AsyncGenerator[Message]:
-        yield Started(image_count=100, seconds_used=0.001)
+        yield Progress(fraction=0.0, phase="fit")
         raise KeyError("no such thing")
 
     await at.begin()
@@ -682,7 +681,7 @@ async def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(at: Wor
 
 async def saves_when_asked(task: Task) -> AsyncGenerator[Message]:
     """Works until it is asked for a checkpoint, says that, and goes on for ever."""
-    yield Progress(fraction=0.1, phase="train", seconds_used=0.001)
+    yield Progress(fraction=0.1, phase="train")
     await FakeChild.asked.wait()
     yield checkpoint(task, 5, 0.003)
     await asyncio.Event().wait()

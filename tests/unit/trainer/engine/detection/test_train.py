@@ -76,8 +76,7 @@ def test_a_training_ends_with_a_bundle_and_everything_that_is_known_of_it(snapsh
     assert (result.boxes.count, result.boxes.longer_side) == (22, SIDE)
     assert result.throughput.train_images_per_second
     assert any(isinstance(message, Offer) for message in said)
-    names = {message.metric_name for message in said if isinstance(message, Progress)}
-    assert names == {None, "mean_average_precision_50"}
+    assert any(isinstance(message, Progress) and message.phase == "train" for message in said)
     predicted = _predictions(result)
     assert len(predicted.image_ids.array()) == result.performance.image_count
     assert set(predicted.truths.labels.array()) == {0, 1}
