@@ -23,7 +23,14 @@ from services.kit.errors import (
 from services.kit.own import check_own
 from services.kit.records import Versioned
 from services.trainer.coverage import check_categories
-from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
+from services.trainer.datasets import (
+    Dataset,
+    Datasets,
+    DatasetState,
+    check_test_dataset,
+    check_training_dataset,
+    usable,
+)
 from services.trainer.domain import (
     FINAL_EVALUATION,
     MAX_BUDGET_SECONDS,
@@ -80,11 +87,11 @@ class Models:
     async def _checked(self, model: Model) -> Model:
         training = await usable(self._datasets, model.training_dataset)
         test = await usable(self._datasets, model.test_dataset) if model.test_dataset else None
-        if training.state == "READY":
+        if training.state is DatasetState.READY:
             check_training_dataset(training, model.model_kind)
-        if test is not None and test.state == "READY":
+        if test is not None and test.state is DatasetState.READY:
             check_test_dataset(test, model.model_kind)
-        if training.state == "READY" and (test is None or test.state == "READY"):
+        if training.state is DatasetState.READY and (test is None or test.state is DatasetState.READY):
             if test is not None:
                 check_categories(test, training.category_names, model.model_kind)
             check_budget(model, training.image_count, test.image_count if test else 0)

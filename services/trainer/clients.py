@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from services.kit.blobs import from_uri
 from services.kit.errors import DatasetNotFound, SightlineError, Unavailable
-from services.trainer.datasets import Dataset
+from services.trainer.datasets import Dataset, DatasetState
 from sightline.v1 import dataset_pb2
 from sightline.v1 import dataset_service_pb2 as pb
 
@@ -31,7 +31,7 @@ class GrpcDatasets:
             raise Unavailable(what="The dataset service", problem=error.message) from error
         return Dataset(
             name=message.name,
-            state=dataset_pb2.Dataset.State.Name(message.state),
+            state=DatasetState(dataset_pb2.Dataset.State.Name(message.state)),
             annotation_kind=dataset_pb2.Dataset.AnnotationKind.Name(message.annotation_kind),
             image_count=message.stats.image_count,
             categories=tuple(

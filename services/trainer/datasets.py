@@ -1,6 +1,7 @@
 """A dataset as the trainer sees it, and whether a model can be trained or measured on it."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from services.kit.errors import (
@@ -17,8 +18,20 @@ ANNOTATION_KIND = {
     ModelKind.GENERIC_CLASSIFIER: AnnotationKind.IMAGE_CLASSIFICATION,
     ModelKind.GENERIC_DETECTOR: AnnotationKind.OBJECT_DETECTION,
 }
-USABLE = ("READY", "VALIDATING")
 NO_ANNOTATIONS = "it has no annotations; register a COCO file that lists some under `annotations`."
+
+
+class DatasetState(StrEnum):
+    """Where a dataset is in its life, as the contract has it."""
+
+    UNSPECIFIED = "STATE_UNSPECIFIED"
+    VALIDATING = "VALIDATING"
+    READY = "READY"
+    FAILED = "FAILED"
+    DELETING = "DELETING"
+
+
+USABLE = (DatasetState.READY, DatasetState.VALIDATING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +39,7 @@ class Dataset:
     """A dataset as the dataset service describes it."""
 
     name: str
-    state: str
+    state: DatasetState
     annotation_kind: str
     image_count: int
     categories: tuple[tuple[str, int, int], ...]  # name, images with it, annotations of it
@@ -40,7 +53,7 @@ class Dataset:
 
     def snapshot(self) -> "Snapshot":
         """What training needs of it; DatasetNotReady unless it is READY."""
-        if self.state != "READY":
+        if self.state is not DatasetState.READY:
             raise DatasetNotReady(name=self.name, state=self.state)
         return Snapshot(
             dataset=self.name, digest=self.digest, manifest_key=self.manifest_key, image_count=self.image_count

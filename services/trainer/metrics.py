@@ -4,6 +4,7 @@ from services.kit.consume import DEAD_LETTERS, JOBS, QUEUED, RUNNING
 from services.kit.measured import NATS, STORE
 from services.kit.telemetry import Metric, MetricKind
 from services.trainer.domain import ModelState
+from services.trainer.tally import AttemptResult
 from services.trainer.work import WorkState
 
 _KINDS = ("trial", "evaluation")
@@ -64,7 +65,7 @@ ATTEMPTS = Metric(
     MetricKind.COUNTER,
     "Attempts at trials and evaluations by how they ended: shows workers that die or stall and trainings that fail.",
     ("kind", "result"),
-    values=(_KINDS, ("succeeded", "failed", "stopped", "cancelled", "died", "lease_lost", "released")),
+    values=(_KINDS, tuple(AttemptResult)),
 )
 WAIT_SECONDS = Metric(
     "sightline_trainer_wait_seconds",

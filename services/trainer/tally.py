@@ -2,6 +2,19 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class AttemptResult(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    CANCELLED = "cancelled"
+    DIED = "died"  # the child did, under a living worker
+    LEASE_LOST = "lease_lost"  # the worker died or stalled
+    RELEASED = "released"  # given back unharmed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -9,7 +22,9 @@ class Tally:
     """Of one trial or evaluation. `claim` marks who counted it last, so that its author recognises it."""
 
     started: bool = False
-    ends: dict[str, int] = field(default_factory=dict[str, int])  # attempts that ended, by how they did
+    ends: dict[AttemptResult, int] = field(
+        default_factory=dict[AttemptResult, int]
+    )  # attempts that ended, by how they did
     given_up: bool = False
     charged_seconds: float = 0.0
     uncharged_seconds: float = 0.0

@@ -30,7 +30,7 @@ from typing import Any
 from services.kit.errors import Failure, LeaseLost, PoisonWork
 from services.kit.leases import Lease
 from services.trainer.ledger import Reason, Segment, added, whole_microseconds
-from services.trainer.tally import Tally
+from services.trainer.tally import AttemptResult, Tally
 
 MAX_ATTEMPTS_WITHOUT_COMMIT = 5
 
@@ -80,7 +80,7 @@ class Work:
     start_time: datetime | None = None
     queue_time: datetime | None = None  # when the last attempt gave it back; None before there was one
     end_time: datetime | None = None
-    ends: dict[str, int] = field(default_factory=dict[str, int])  # attempts that ended, by how they did
+    ends: dict[AttemptResult, int] = field(default_factory=dict[AttemptResult, int])  # attempts that ended
     given_up: bool = False  # because attempt after attempt died
     counted: Tally = NOTHING  # what of it is in the metrics
 
@@ -145,11 +145,11 @@ class Work:
         lease = self.lease.taken(holder, now, ttl)
         closed = self._closed(Reason.WORKER_LOST, now)
         if self.attempts_without_commit >= MAX_ATTEMPTS_WITHOUT_COMMIT:
-            return closed.poisoned(now, name, "its worker died", "lease_lost")
+            return closed.poisoned(now, name, "its worker died", AttemptResult.LEASE_LOST)
         return replace(
             closed,
             state=self._next(WorkState.RUNNING),
-            ends=self._ends_with("lease_lost"),
+            ends=self._ends_with(AttemptResult.LEASE_LOST),
             lease=lease,
             attempt=self.attempt + 1,
             barren_attempts=self.attempts_without_commit + 1,
@@ -189,7 +189,7 @@ class Work:
         return replace(
             self._closed(Reason.RELEASED, now),
             state=self._next(WorkState.QUEUED),
-            ends=self._ends_with("released"),
+            ends=self._ends_with(AttemptResult.RELEASED),
             lease=self.lease.released(),
             queue_time=now,
             barren_attempts=max(0, self.attempts_without_commit - 1),
@@ -199,10 +199,11 @@ class Work:
         """Arrow b after the child died under a living worker, or e after too many such deaths in a row."""
         closed = replace(self._closed(Reason.WORKER_LOST, now), lease=self.lease.released())
         if self.attempts_without_commit >= MAX_ATTEMPTS_WITHOUT_COMMIT:
-            return closed.poisoned(now, name, problem, "died")
-        return replace(closed, state=self._next(WorkState.QUEUED), queue_time=now, ends=self._ends_with("died"))
+            return closed.poisoned(now, name, problem, AttemptResult.DIED)
+        ends = self._ends_with(AttemptResult.DIED)
+        return replace(closed, state=self._next(WorkState.QUEUED), queue_time=now, ends=ends)
 
-    def poisoned(self, now: datetime, name: str, problem: str, result: str) -> "Work":
+    def poisoned(self, now: datetime, name: str, problem: str, result: AttemptResult) -> "Work":
         """Arrow e: given up, because every attempt ends without progress; `result` is how the last one did."""
         error = PoisonWork(name=name, attempts=self.attempts_without_commit, last=problem)
         return replace(self, **self._end(WorkState.FAILED, now, result), error=error.failure(), given_up=True)
@@ -210,31 +211,36 @@ class Work:
     def succeeded(self, now: datetime, seconds_used: float) -> "Work":
         """Arrow d: the result is in the store."""
         charged = self._charged(self._uncharged(seconds_used), Reason.FINISHED, now)
-        return replace(charged, **self._end(WorkState.SUCCEEDED, now, "succeeded"), progress=1.0)
+        return replace(charged, **self._end(WorkState.SUCCEEDED, now, AttemptResult.SUCCEEDED), progress=1.0)
 
     def stopped(self, now: datetime) -> "Work":
         """Arrow f: the allowance is used up; what is left of it is charged, for the device was kept busy as asked."""
         charged = self._charged(self.remaining_seconds, Reason.STOPPED, now)
-        return replace(charged, **self._end(WorkState.STOPPED, now, "stopped"))
+        return replace(charged, **self._end(WorkState.STOPPED, now, AttemptResult.STOPPED))
 
     def failed(self, now: datetime, error: Failure) -> "Work":
         """Arrow e: a named failure that another attempt would only repeat. What was not committed is not charged."""
-        return replace(self._closed(Reason.FAILED, now), **self._end(WorkState.FAILED, now, "failed"), error=error)
+        closed = self._closed(Reason.FAILED, now)
+        return replace(closed, **self._end(WorkState.FAILED, now, AttemptResult.FAILED), error=error)
 
     def cancelled(self, now: datetime) -> "Work":
         """Arrow g: ended by the caller, who pays for what was done, unless its worker had died of it already."""
         if not self.lease.is_live(now):
-            return replace(self._closed(Reason.WORKER_LOST, now), **self._end(WorkState.CANCELLED, now, "lease_lost"))
-        closed = self._charged(self.pending_seconds, Reason.CANCELLED, now) if self.pending_seconds > 0 else self
-        return replace(closed, **self._end(WorkState.CANCELLED, now, "cancelled"))
+            closed, result = self._closed(Reason.WORKER_LOST, now), AttemptResult.LEASE_LOST
+        elif self.pending_seconds > 0:
+            closed = self._charged(self.pending_seconds, Reason.CANCELLED, now)
+            result = AttemptResult.CANCELLED
+        else:
+            closed, result = self, AttemptResult.CANCELLED
+        return replace(closed, **self._end(WorkState.CANCELLED, now, result))
 
     # Bookkeeping.
 
-    def _end(self, state: WorkState, now: datetime, result: str) -> dict[str, Any]:
+    def _end(self, state: WorkState, now: datetime, result: AttemptResult) -> dict[str, Any]:
         end = {"lease": self.lease.released(), "end_time": now, "pending_seconds": 0.0}
         return {"state": self._next(state), "ends": self._ends_with(result), **end}
 
-    def _ends_with(self, result: str) -> dict[str, int]:
+    def _ends_with(self, result: AttemptResult) -> dict[AttemptResult, int]:
         """`ends` with the present attempt, if there is one, among them."""
         if self.state is not WorkState.RUNNING:
             return self.ends

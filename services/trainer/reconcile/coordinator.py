@@ -17,7 +17,14 @@ from services.kit.queue import Queue
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.coverage import check_categories
-from services.trainer.datasets import Dataset, Datasets, check_test_dataset, check_training_dataset, usable
+from services.trainer.datasets import (
+    Dataset,
+    Datasets,
+    DatasetState,
+    check_test_dataset,
+    check_training_dataset,
+    usable,
+)
 from services.trainer.domain import (
     Model,
     ModelState,
@@ -129,7 +136,7 @@ class Coordinator:
         try:
             training = await usable(self._datasets, model.training_dataset)
             test = await usable(self._datasets, model.test_dataset) if model.test_dataset else None
-            if any(dataset and dataset.state == "VALIDATING" for dataset in (training, test)):
+            if any(dataset and dataset.state is DatasetState.VALIDATING for dataset in (training, test)):
                 return
             started = self._started(model, training, test)
             await self._store.models.change(model.name, lambda present: started if present == model else present)

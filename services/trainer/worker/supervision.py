@@ -28,6 +28,7 @@ from services.trainer.messages import (
     has_checkpoints,
 )
 from services.trainer.performance import Performance
+from services.trainer.tally import AttemptResult
 from services.trainer.work import Work
 from services.trainer.worker.attempt import AnyAttempt
 from services.trainer.worker.checkpoints import Checkpoints
@@ -91,7 +92,7 @@ class Supervision:
             return self._delivered
         return 0.0 if self._began is None else self._clock.monotonic() - self._began
 
-    async def run(self, child: Child, task: Task) -> str:
+    async def run(self, child: Child, task: Task) -> AttemptResult:
         """Gives the child its task and ends the attempt by what comes of it; returns how it ended. ChildDied.
 
         When the allowance ends, so does the child, and what it offered last is its result.
@@ -110,16 +111,16 @@ class Supervision:
         match last:
             case None:
                 await self.end(lambda work: work.stopped(self._clock.now()))
-                return "stopped"
+                return AttemptResult.STOPPED
             case Failed(failure=failure, traceback=traceback):
                 _log.warning("task_failed", reason=failure.reason, problem=failure.message, traceback=traceback)
                 await self.end(lambda work: work.failed(self._clock.now(), failure))
-                return "failed"
+                return AttemptResult.FAILED
             case Result():
                 await self._through_outages(lambda: self._keep_trial(last))
             case EvaluationResult():
                 await self._through_outages(lambda: self._keep_evaluation(last))
-        return "succeeded"
+        return AttemptResult.SUCCEEDED
 
     async def end(self, how: Callable[[Work], Work]) -> None:
         """Writes down how the attempt ended, through outages; LeaseLost."""

@@ -24,6 +24,7 @@ from services.trainer.performance import Performance
 from services.trainer.recipe import Split
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
+from services.trainer.tally import AttemptResult
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work
 from services.trainer.worker.attempt import AnyAttempt, Attempt, CancelRequested
 from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, ChildPool, DeviceUnusable
@@ -70,7 +71,7 @@ class Worker:
         with about(name):
             while (attempt := await self._begin(name)) is not None:
                 worked = True
-                result = "released"
+                result = AttemptResult.RELEASED
                 try:
                     result = await self._attempt(attempt)
                 finally:
@@ -88,19 +89,19 @@ class Worker:
             return await Attempt[Trial].begin(self._store.trials.table, *rest)
         return await Attempt[Evaluation].begin(self._store.evaluations.table, *rest)
 
-    async def _attempt(self, attempt: AnyAttempt) -> str:
+    async def _attempt(self, attempt: AnyAttempt) -> AttemptResult:
         """One attempt to its end; returns how it ended. Gives the work back if it is cancelled or meets an outage."""
         now = self._clock.now
         supervision = Supervision(attempt, self._workspace, self._clock, self._telemetry)
         try:
             return await self._carry_out(attempt, supervision)
         except CancelRequested:
-            return await self._end(supervision, "cancelled", lambda work: work.cancelled(now()))
+            return await self._end(supervision, AttemptResult.CANCELLED, lambda work: work.cancelled(now()))
         except LeaseLost:
-            return "lease_lost"
+            return AttemptResult.LEASE_LOST
         except Stopped:
             await self._release(attempt)
-            return "released"
+            return AttemptResult.RELEASED
         except Unavailable:
             await self._release(attempt)
             raise  # the job comes again
@@ -110,20 +111,22 @@ class Worker:
             raise Released from None
         except SightlineError as error:
             failure = error.failure()
-            return await self._end(supervision, "failed", lambda work: work.failed(now(), failure))
+            return await self._end(supervision, AttemptResult.FAILED, lambda work: work.failed(now(), failure))
         except asyncio.CancelledError:
             await asyncio.shield(self._release(attempt))
             raise
         except Exception as error:  # noqa: BLE001 - a child's death, or a defect: both may end with another attempt
             problem = str(error) if isinstance(error, ChildDied) else f"{type(error).__name__}: {error}"
             _log.error("attempt_died", None if isinstance(error, ChildDied) else error, problem=problem)
-            return await self._end(supervision, "died", lambda work: work.lost(now(), attempt.name, problem))
+            return await self._end(
+                supervision, AttemptResult.DIED, lambda work: work.lost(now(), attempt.name, problem)
+            )
 
-    async def _end(self, supervision: Supervision, result: str, how: Callable[[Work], Work]) -> str:
+    async def _end(self, supervision: Supervision, result: AttemptResult, how: Callable[[Work], Work]) -> AttemptResult:
         try:
             await supervision.end(how)
         except LeaseLost:
-            return "lease_lost"
+            return AttemptResult.LEASE_LOST
         return result
 
     async def _release(self, attempt: AnyAttempt) -> None:
@@ -131,7 +134,7 @@ class Worker:
         with suppress(SightlineError):
             await attempt.end(lambda work: work.released(self._clock.now()))
 
-    async def _carry_out(self, attempt: AnyAttempt, supervision: Supervision) -> str:
+    async def _carry_out(self, attempt: AnyAttempt, supervision: Supervision) -> AttemptResult:
         """Fetches what the task needs and runs it in a child; the lease is renewed from the first moment on."""
         with self._workspace.attempt() as scratch:
             try:
@@ -148,7 +151,7 @@ class Worker:
                 raise _first(errors) from None
         return result
 
-    async def _in_child(self, supervision: Supervision, task: Task) -> str:
+    async def _in_child(self, supervision: Supervision, task: Task) -> AttemptResult:
         child = await self._pool.take()
         self._telemetry.observe(metrics.CHILD_START_SECONDS, child.ready.import_seconds)
         self._telemetry.set(metrics.DEVICE, 1, device=child.ready.device)

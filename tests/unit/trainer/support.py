@@ -18,7 +18,7 @@ from services.kit.jobs import Job
 from services.kit.queue import Queue
 from services.kit.records import Records, Table
 from services.trainer.coverage import findings
-from services.trainer.datasets import Dataset, Snapshot
+from services.trainer.datasets import Dataset, DatasetState, Snapshot
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, TrialResult
 from services.trainer.performance import Coverage, Performance, Source, TagPerformance
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
@@ -34,17 +34,17 @@ IMAGES = 100
 
 
 def dataset(name: str = "datasets/birds", **changes: Any) -> Dataset:
-    """READY, 100 images of two categories, unless said otherwise."""
+    """READY, 100 images of two categories, unless said otherwise; its state may be given as the contract writes it."""
     ready = Dataset(
         name=name,
-        state="READY",
+        state=DatasetState.READY,
         annotation_kind="IMAGE_CLASSIFICATION",
         image_count=IMAGES,
         categories=(("owl", 50, 50), ("wren", 50, 50)),
         digest="sha256:ab",
         manifest_key=f"{name}/uid/manifest.json",
     )
-    return replace(ready, **changes)
+    return replace(ready, **{**changes, "state": DatasetState(changes.get("state", ready.state))})
 
 
 class FakeDatasets:
