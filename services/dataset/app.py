@@ -10,6 +10,7 @@ from services.dataset.findings import Finding, Severity
 from services.dataset.settings import DatasetSettings
 from services.kit import paging
 from services.kit.blobs import Blobs, from_uri
+from services.kit.caller_fields import check_caller_fields, check_request_id
 from services.kit.clock import Clock
 from services.kit.errors import (
     BlobNotFound,
@@ -26,7 +27,6 @@ from services.kit.errors import (
 from services.kit.jobs import Job, announce
 from services.kit.log import Log
 from services.kit.names import check_id, new_uid, parse
-from services.kit.own import check_own, check_request_id
 from services.kit.paging import check_page_size, decode_token, encode_token
 from services.kit.plurals import counted
 from services.kit.queue import Queue
@@ -96,7 +96,7 @@ class Datasets:
             problem = f"{counted(len(uris), 'uri')} given; name 1 to {MAX_URIS} different COCO files."
             raise InvalidRequest(field="dataset.annotation_file_uris", problem=problem)
         check_request_id(new.request_id)
-        check_own("dataset", new.display_name, new.custom_properties)
+        check_caller_fields("dataset", new.display_name, new.custom_properties)
         now = self._clock.now()
         return DatasetRecord(
             name=f"{COLLECTION}/{new.dataset_id}",

@@ -9,7 +9,7 @@ from services.dataset import wire
 from services.dataset.app import Datasets
 from services.dataset.finish import category_counts
 from services.dataset.upload import Part, Uploads
-from services.kit import own
+from services.kit import caller_fields
 from services.kit.errors import NotServedYet
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
@@ -47,7 +47,7 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
 
     async def UpdateDataset(self, request: service_pb.UpdateDatasetRequest, context: Context) -> pb.Dataset:
         new = request.dataset
-        changes = own.changes("dataset", request.update_mask.paths, new.display_name, new.custom_properties)
+        changes = caller_fields.changes("dataset", request.update_mask.paths, new.display_name, new.custom_properties)
         updated = await self._datasets.update(new.name, changes, new.etag)
         return wire.dataset_message(updated, self._bucket)
 

@@ -32,7 +32,7 @@ class View(Generic[T]):
         self._items: dict[str, Versioned[T]] = {}
         self._names: list[str] | None = None  # of the items, in order; None: not sorted yet
         self._revision = 0
-        self._moves = 0
+        self._version = 0
         self._synced = asyncio.Event()
         self._moved = asyncio.Condition()
 
@@ -64,7 +64,7 @@ class View(Generic[T]):
             if fresh is None:
                 async with self._moved:
                     self._revision = max(self._revision, revision)
-                    self._moves += 1
+                    self._version += 1
                     self._moved.notify_all()
 
     def _read(self, record: Record) -> Versioned[T] | None:
@@ -111,9 +111,9 @@ class View(Generic[T]):
         return self._items
 
     @property
-    def moves(self) -> int:
-        """How often the view has changed; for `changed`."""
-        return self._moves
+    def version(self) -> int:
+        """Rises with every change of the view; for `changed`."""
+        return self._version
 
     async def follow(self, name: str, found: Versioned[T]) -> AsyncGenerator[Versioned[T]]:
         """The resource as found, then after every change (intermediate states may be skipped); ends once it is gone."""
@@ -129,11 +129,11 @@ class View(Generic[T]):
     async def changed(self, timeout_seconds: float, since: int | None = None) -> None:
         """Returns after the next change of any resource in the view, or after the timeout.
 
-        Given the `moves` from before the caller read the view, a change since then counts too.
+        Given the `version` from before the caller read the view, a change since then counts too.
         """
-        seen = self._moves if since is None else since
+        seen = self._version if since is None else since
         try:
             async with asyncio.timeout(timeout_seconds), self._moved:
-                await self._moved.wait_for(lambda: self._moves > seen)
+                await self._moved.wait_for(lambda: self._version > seen)
         except TimeoutError:
             return

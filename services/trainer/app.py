@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from services.kit import codec, paging
 from services.kit.blobs import Blobs, delete_prefix
+from services.kit.caller_fields import check_caller_fields
 from services.kit.clock import Clock
 from services.kit.errors import (
     AlreadyExists,
@@ -20,7 +21,6 @@ from services.kit.errors import (
     RecordExists,
     WrongState,
 )
-from services.kit.own import check_own
 from services.kit.records import Versioned
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import (
@@ -71,7 +71,7 @@ class Models:
 
         A dataset that is still VALIDATING is accepted; the coordinator checks again when it is READY.
         """
-        check_own("model", model.display_name, model.custom_properties)
+        check_caller_fields("model", model.display_name, model.custom_properties)
         if not 0 < model.budget_seconds <= MAX_BUDGET_SECONDS:
             problem = f"{model.budget_seconds:g} s is not above 0 and at most {MAX_BUDGET_SECONDS / 3600:g} hours."
             raise InvalidRequest(field="model.training_parameters.time_budget", problem=problem)
@@ -173,7 +173,7 @@ class Models:
         view, first = self._store.models.view, await self.get(name)
         await view.caught_up(first.revision)
         while (found := view.find(name)) is not None and found.value.uid == first.value.uid:
-            seen = self._store.versions_of(name)
+            seen = self._store.revisions_of(name)
             yield found
             if found.value.ended:
                 return
@@ -193,7 +193,7 @@ class Evaluations:
 
     async def create(self, model: str, draft: Draft, *, validate_only: bool) -> Versioned[Evaluation]:
         """Writes an evaluation, in NOT_STARTED, of the bundle that the model serves now on a READY dataset."""
-        check_own("evaluation", draft.display_name, {})
+        check_caller_fields("evaluation", draft.display_name, {})
         if draft.id == FINAL_EVALUATION:
             problem = f"{FINAL_EVALUATION!r} is kept for the evaluation that ends a training; choose another id."
             raise InvalidRequest(field="evaluation_id", problem=problem)

@@ -6,7 +6,7 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from grpc import aio
 
-from services.kit import names, own
+from services.kit import caller_fields, names
 from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
@@ -55,7 +55,7 @@ class ModelServicer(ModelServiceServicer):
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> model_pb2.Model:
         name = _model_name(request.model.name, "model.name")
         new = request.model
-        changes = own.changes("model", request.update_mask.paths, new.display_name, new.custom_properties)
+        changes = caller_fields.changes("model", request.update_mask.paths, new.display_name, new.custom_properties)
         return self._basic(await self._models.update(name, changes, new.etag))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> Empty:
@@ -116,7 +116,7 @@ class EvaluationServicer(EvaluationServiceServicer):
             id=names.check_id(request.evaluation_id, "evaluation_id"),
             test_dataset=wire.dataset_name(request.evaluation.test_dataset, "evaluation.test_dataset"),
             display_name=request.evaluation.display_name,
-            request_id=own.check_request_id(request.request_id),
+            request_id=caller_fields.check_request_id(request.request_id),
         )
         parent = _model_name(request.parent, "parent")
         found = await self._evaluations.create(parent, draft, validate_only=request.validate_only)

@@ -82,7 +82,7 @@ class Store:
         return self.models.view, self.trials.view, self.evaluations.view
 
     async def run(self) -> None:
-        """Keeps the views, for ever."""
+        """Keeps the views current until cancelled."""
         async with asyncio.TaskGroup() as group:
             for view in self._views:
                 group.create_task(view.run(), name="view")
@@ -97,32 +97,32 @@ class Store:
         return all(view.is_synced for view in self._views)
 
     @property
-    def moves(self) -> tuple[int, ...]:
-        """How often each view has changed; for `changed`."""
-        return tuple(view.moves for view in self._views)
+    def versions(self) -> tuple[int, ...]:
+        """The version of each view; for `changed`."""
+        return tuple(view.version for view in self._views)
 
     async def changed(self, timeout_seconds: float, since: tuple[int, ...]) -> None:
-        """Returns once anything has changed since the `moves`, which were read before looking, or after the timeout."""
+        """Returns once any view has changed since the given `versions`, or after the timeout."""
         pairs = zip(self._views, since, strict=True)
-        waits = [asyncio.ensure_future(view.changed(timeout_seconds, moves)) for view, moves in pairs]
+        waits = [asyncio.ensure_future(view.changed(timeout_seconds, version)) for view, version in pairs]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
 
-    def versions_of(self, model: str) -> tuple[int, ...]:
+    def revisions_of(self, model: str) -> tuple[int, ...]:
         """The revisions that the views have of a model, its trials and its own evaluation."""
         parts = (self.models.view.find(model), self.evaluations.view.find(f"{model}/evaluations/{FINAL_EVALUATION}"))
         found = (*(part for part in parts if part), *self.trials.view.all(f"{model}/trials/"))
         return tuple(part.revision for part in found)
 
     async def model_changed(self, model: str, seen: tuple[int, ...], timeout_seconds: float) -> None:
-        """Returns once `versions_of` the model are not those any more, or after the timeout."""
+        """Returns once `revisions_of` the model differ from those seen, or after the timeout."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
-                while (moves := self.moves) and self.versions_of(model) == seen:
-                    await self.changed(timeout_seconds, moves)
+                while (versions := self.versions) and self.revisions_of(model) == seen:
+                    await self.changed(timeout_seconds, versions)
 
     async def settled(self, model: Model, timeout_seconds: float = 1.0) -> None:
         """Returns once the views have all that an ended model's cost was summed up from, or after the timeout.
@@ -132,7 +132,7 @@ class Store:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 while model.ended and self.cost_of(model.name) < model.training_cost_seconds:
-                    await self.changed(timeout_seconds, self.moves)
+                    await self.changed(timeout_seconds, self.versions)
 
     def cost_of(self, model: str) -> float:
         """What the budget of a model has paid, as far as the views know."""

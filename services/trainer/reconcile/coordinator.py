@@ -78,13 +78,13 @@ class Coordinator:
     async def _start_models(self) -> None:
         models = self._store.models.view
         while True:
-            seen = models.moves
+            seen = models.version
             await self._start_all()
             await models.changed(TICK_SECONDS, seen)
 
     async def _repeat(self, run_pass: Callable[[], Awaitable[None]]) -> None:
         while True:
-            seen, began = self._store.moves, self._clock.monotonic()
+            seen, began = self._store.versions, self._clock.monotonic()
             try:
                 await run_pass()
             except Exception as error:  # noqa: BLE001 - the next pass starts over

@@ -1,4 +1,4 @@
-"""Jobs for trials and evaluations: hints on the queue, made again whenever work is due and nobody is at it."""
+"""Jobs for trials and evaluations: hints on the queue, published again whenever work is due without a live lease."""
 
 from services.kit import jobs
 from services.kit.queue import Queue
@@ -8,11 +8,11 @@ KIND = "trainer"
 
 
 def dedup_key(name: str, work: Work) -> str:
-    """Why work is due, as a word: it was planned, its lease ran out at that moment, or it was given back."""
+    """One key per reason why work is due: it was planned, its lease expired at that moment, or it was given back."""
     expires = work.lease.expires.isoformat() if work.lease.expires else "free"
     return f"{name}/{work.create_time.isoformat()}/{work.lease.epoch}/{expires}"
 
 
 async def announce(queue: Queue, name: str, work: Work) -> None:
-    """Publishes the job of work that is due; repeats within two minutes for the same reason are one."""
+    """Publishes the job of work that is due; repeats for the same reason within two minutes are dropped."""
     await jobs.announce(queue, KIND, jobs.Job(name, work.attempt), dedup_key(name, work))

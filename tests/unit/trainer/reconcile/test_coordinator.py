@@ -530,12 +530,12 @@ async def test_the_served_bundle_never_goes_back_to_what_an_older_view_knows() -
 async def test_a_change_between_looking_and_waiting_is_not_missed() -> None:
     async with world() as at:
         view: View[Model] = at.store.models.view
-        seen = at.store.moves
+        seen = at.store.versions
         await at.create(model())
         await asyncio.wait_for(at.store.changed(60, seen), 10)
-        moves = view.moves
+        version = view.version
         await at.store.models.change(NAME, lambda found: replace(found, display_name="a"))
-        await asyncio.wait_for(view.changed(60, moves), 10)
+        await asyncio.wait_for(view.changed(60, version), 10)
 
 
 async def test_a_running_coordinator_plans_without_waiting_for_its_tick() -> None:

@@ -2,14 +2,14 @@
 
 import pytest
 
+from services.kit.caller_fields import changes, check_caller_fields, check_request_id
 from services.kit.errors import InvalidRequest
-from services.kit.own import changes, check_own, check_request_id
 
 WIDE = "w" * 256
 
 
 def test_what_lies_at_the_limits_is_accepted() -> None:
-    check_own("model", WIDE, {WIDE[n:]: WIDE for n in range(10)})
+    check_caller_fields("model", WIDE, {WIDE[n:]: WIDE for n in range(10)})
     assert check_request_id("r" * 128) == "r" * 128
 
 
@@ -25,7 +25,7 @@ def test_what_lies_at_the_limits_is_accepted() -> None:
 )
 def test_what_lies_beyond_names_its_field(display_name: str, properties: dict[str, str], field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        check_own("model", display_name, properties)
+        check_caller_fields("model", display_name, properties)
     assert caught.value.metadata["field"] == field
 
 

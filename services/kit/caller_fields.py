@@ -11,7 +11,7 @@ MAX_REQUEST_ID = 128  # characters
 UPDATABLE = ("display_name", "custom_properties")
 
 
-def check_own(resource: str, display_name: str, custom_properties: Mapping[str, str]) -> None:
+def check_caller_fields(resource: str, display_name: str, custom_properties: Mapping[str, str]) -> None:
     """InvalidRequest naming the field of `resource` ("dataset") that exceeds its limit."""
     if len(display_name) > MAX_TEXT:
         problem = f"{len(display_name)} characters are more than {MAX_TEXT}."
@@ -35,7 +35,7 @@ def changes(
             problem = f"{path!r} cannot be updated; only {' and '.join(UPDATABLE)} can."
             raise InvalidRequest(field="update_mask", problem=problem)
     chosen = {name: value for name, value in values.items() if (name in mask if mask else value)}
-    check_own(resource, chosen.get("display_name", ""), chosen.get("custom_properties", {}))
+    check_caller_fields(resource, chosen.get("display_name", ""), chosen.get("custom_properties", {}))
     return chosen
 
 
