@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from services.dataset import store
 from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, NewDataset, State
@@ -10,7 +10,7 @@ from services.dataset.findings import Finding, Severity
 from services.dataset.settings import DatasetSettings
 from services.kit import paging
 from services.kit.blobs import Blobs, from_uri
-from services.kit.caller_fields import check_caller_fields, check_request_id
+from services.kit.caller_fields import Changes, check_caller_fields, check_request_id
 from services.kit.clock import Clock
 from services.kit.errors import (
     BlobNotFound,
@@ -167,7 +167,7 @@ class Datasets:
         chosen, token = paging.page(items, COLLECTION, page_size, page_token)
         return [item.found for item in chosen], token
 
-    async def update(self, name: str, changes: dict[str, Any], etag: str) -> Versioned[DatasetRecord]:
+    async def update(self, name: str, changes: Changes, etag: str) -> Versioned[DatasetRecord]:
         """Changes caller fields; EtagMismatch, WrongState in DELETING."""
         parse(name, COLLECTION, field="dataset.name")
 

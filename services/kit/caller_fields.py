@@ -1,7 +1,7 @@
 """The fields of a resource that are the caller's own, and the request id: the same limits everywhere."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from services.kit.errors import InvalidRequest
 
@@ -9,6 +9,13 @@ MAX_TEXT = 256  # characters of a display name, of a property's key or value
 MAX_PROPERTIES = 10
 MAX_REQUEST_ID = 128  # characters
 UPDATABLE = ("display_name", "custom_properties")
+
+
+class Changes(TypedDict, total=False):
+    """The fields that an update changes, with their new values."""
+
+    display_name: str
+    custom_properties: dict[str, str]
 
 
 def check_caller_fields(resource: str, display_name: str, custom_properties: Mapping[str, str]) -> None:
@@ -25,16 +32,17 @@ def check_caller_fields(resource: str, display_name: str, custom_properties: Map
             raise InvalidRequest(field=field, problem=problem)
 
 
-def changes(
-    resource: str, mask: Sequence[str], display_name: str, custom_properties: Mapping[str, str]
-) -> dict[str, Any]:
+def changes(resource: str, mask: Sequence[str], display_name: str, custom_properties: Mapping[str, str]) -> Changes:
     """The fields to update: those in the mask, or without a mask whichever of the two are set; InvalidRequest."""
-    values: dict[str, Any] = {"display_name": display_name, "custom_properties": dict(custom_properties)}
     for path in mask:
         if path not in UPDATABLE:
             problem = f"{path!r} cannot be updated; only {' and '.join(UPDATABLE)} can."
             raise InvalidRequest(field="update_mask", problem=problem)
-    chosen = {name: value for name, value in values.items() if (name in mask if mask else value)}
+    chosen = Changes()
+    if "display_name" in mask if mask else display_name:
+        chosen["display_name"] = display_name
+    if "custom_properties" in mask if mask else custom_properties:
+        chosen["custom_properties"] = dict(custom_properties)
     check_caller_fields(resource, chosen.get("display_name", ""), chosen.get("custom_properties", {}))
     return chosen
 

@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from services.kit import codec, paging
 from services.kit.blobs import Blobs, delete_prefix
-from services.kit.caller_fields import check_caller_fields
+from services.kit.caller_fields import Changes, check_caller_fields
 from services.kit.clock import Clock
 from services.kit.errors import (
     AlreadyExists,
@@ -110,7 +110,7 @@ class Models:
         await self.get(model)
         return page_of(self._store.trials.view.all(f"{model}/trials/"), model, page_size, page_token)
 
-    async def update(self, name: str, changes: dict[str, Any], etag: str) -> Versioned[Model]:
+    async def update(self, name: str, changes: Changes, etag: str) -> Versioned[Model]:
         """Changes the caller's own fields."""
 
         def decide(model: Model) -> Model:
