@@ -23,9 +23,9 @@ import json
 import torch
 found = []
 for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-    told, memory = torch.cuda.get_device_properties(number), torch.cuda.mem_get_info(number)
-    capability = f"{told.major}.{told.minor}"
-    found.append({"name": told.name, "free": memory[0], "memory": memory[1], "capability": capability})
+    properties, memory = torch.cuda.get_device_properties(number), torch.cuda.mem_get_info(number)
+    capability = f"{properties.major}.{properties.minor}"
+    found.append({"name": properties.name, "free": memory[0], "memory": memory[1], "capability": capability})
 if found:
     torch.ones(8, device="cuda").sum().item()
 print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "devices": found}))
@@ -46,23 +46,23 @@ async def check_devices(report: Report, wanted: str = "auto") -> None:
             "install what `pip install 'sightline-services[all]'` brings, and a fitting driver",
         )
         return
-    told = json.loads(said)
-    if told["devices"]:
-        for device in told["devices"]:
+    available = json.loads(said)
+    if available["devices"]:
+        for device in available["devices"]:
             memory = f"{device['free'] / GIB:.1f} of {device['memory'] / GIB:.1f} GiB free"
             text = f"{device['name']}: {memory}, compute {device['capability']}, driver {driver or 'unknown'}"
             if device["free"] < 4 * GIB:
                 report.warn(text, "another process holds the device's memory; trainings need some 4 GiB")
             else:
-                report.ok(f"{text}, torch {told['torch']} for CUDA {told['cuda']}")
+                report.ok(f"{text}, torch {available['torch']} for CUDA {available['cuda']}")
     elif driver:
-        text = f"there is a GPU (driver {driver}), but torch {told['torch']} cannot use it"
-        report.fault(text, "install a driver for CUDA " + (told["cuda"] or "and a torch that is built for it"))
+        text = f"there is a GPU (driver {driver}), but torch {available['torch']} cannot use it"
+        report.fault(text, "install a driver for CUDA " + (available["cuda"] or "and a torch that is built for it"))
     elif wanted == "cuda":
         remedy = "give this machine or pod a GPU and its driver, or set SIGHTLINE_DEVICE to auto or cpu"
-        report.fault(f"SIGHTLINE_DEVICE is cuda, and torch {told['torch']} finds no GPU", remedy)
+        report.fault(f"SIGHTLINE_DEVICE is cuda, and torch {available['torch']} finds no GPU", remedy)
     else:
-        report.ok(f"no GPU; torch {told['torch']} computes on {counted(os.cpu_count() or 1, 'CPU')}")
+        report.ok(f"no GPU; torch {available['torch']} computes on {counted(os.cpu_count() or 1, 'CPU')}")
 
 
 async def _driver() -> str:

@@ -131,7 +131,10 @@ async def _stream(report: Report, js: JetStreamContext, name: str, settings: Set
         return
     config = info.config
     if config.storage != StorageType.FILE:
-        report.fault(f"the stream {name} is kept in memory: a restart loses it", "make it anew with file storage")
+        report.fault(
+            f"the stream {name} is kept in memory: a restart loses it",
+            "delete it, so that it is created again with file storage",
+        )
     elif faults := _replication(info, settings.nats_replicas):
         report.warn(
             f"the stream {name} {faults}", "see `nats stream cluster`, or set its replicas with `nats stream edit`"
