@@ -27,7 +27,7 @@ from services.trainer.datasets import (
     Dataset,
     Datasets,
     DatasetState,
-    check_test_dataset,
+    check_kind,
     check_training_dataset,
     usable,
 )
@@ -90,7 +90,7 @@ class Models:
         if training.state is DatasetState.READY:
             check_training_dataset(training, model.model_kind)
         if test is not None and test.state is DatasetState.READY:
-            check_test_dataset(test, model.model_kind)
+            check_kind(test, model.model_kind)
         if training.state is DatasetState.READY and (test is None or test.state is DatasetState.READY):
             if test is not None:
                 check_categories(test, training.category_names, model.model_kind)
@@ -203,7 +203,7 @@ class Evaluations:
             subject = (await self._store.models.get(model)).value
             dataset = await self._datasets.get(draft.test_dataset)
             evaluation = self._drafted(subject, dataset, draft)
-            check_test_dataset(dataset, subject.model_kind)
+            check_kind(dataset, subject.model_kind)
             check_categories(dataset, subject.categories, subject.model_kind)
             return evaluation
 

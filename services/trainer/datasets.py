@@ -107,11 +107,6 @@ def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:
         raise DatasetAnnotationsInvalid(file=dataset.name, problem=problem)
 
 
-def check_test_dataset(dataset: Dataset, kind: ModelKind) -> None:
-    """Raises what makes a READY dataset unfit to measure a model of the kind on."""
-    check_kind(dataset, kind)
-
-
 def check_kind(dataset: Dataset, kind: ModelKind) -> None:
     """IncorrectModelKind unless the dataset's annotations are what the kind needs.
 

@@ -21,7 +21,7 @@ from services.trainer.datasets import (
     Dataset,
     Datasets,
     DatasetState,
-    check_test_dataset,
+    check_kind,
     check_training_dataset,
     usable,
 )
@@ -148,7 +148,7 @@ class Coordinator:
     def _started(self, model: Model, training: Dataset, test: Dataset | None) -> Model:
         check_training_dataset(training, model.model_kind)
         if test is not None:
-            check_test_dataset(test, model.model_kind)
+            check_kind(test, model.model_kind)
             check_categories(test, training.category_names, model.model_kind)
         check_budget(model, training.image_count, test.image_count if test else 0)
         now = self._clock.now()

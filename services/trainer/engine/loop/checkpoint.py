@@ -123,14 +123,16 @@ class State:
                 kept.copy_(new)
 
 
-def save(root: Path, state: State, plan: Plan, recipe: Recipe, unreadable: dict[int, str]) -> Path:
-    """Writes the checkpoint folder of the state's step, whole or not at all."""
-    path = _folder(root, state.position.step)
+def save(
+    root: Path, packed: dict[str, Tensor], position: Position, plan: Plan, recipe: Recipe, unreadable: dict[int, str]
+) -> Path:
+    """Writes the checkpoint folder of the position's step, whole or not at all; `packed` is of `State.pack`."""
+    path = _folder(root, position.step)
     scratch = root / f".{path.name}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    safetensors.torch.save_file(state.pack(), scratch / "state.safetensors")
-    meta = _Meta(recipe=recipe, plan=plan, position=state.position, unreadable=unreadable)
+    safetensors.torch.save_file(packed, scratch / "state.safetensors")
+    meta = _Meta(recipe=recipe, plan=plan, position=position, unreadable=unreadable)
     (scratch / "state.json").write_bytes(msgspec.json.encode(meta))
     shutil.rmtree(path, ignore_errors=True)
     scratch.rename(path)

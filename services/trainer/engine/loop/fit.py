@@ -91,7 +91,7 @@ def _fit(training: Training, plan: Plan, delivery: Delivery) -> str:
                 return "converged"
         if saver.due():
             good = (state.pack(), copy.copy(position))
-            saver.save()
+            saver.save(good[0])
     session.progress("calibrate", 0.0, TRAINED, 1.0)
     try:
         if position.step not in (0, position.candidate_step):

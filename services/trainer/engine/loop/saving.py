@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Plan
 from services.trainer.engine.loop.timing import Part
@@ -30,15 +32,14 @@ class Saver:
         asked = signals is not None and signals.save_now()
         return (asked or self._period_is_over()) and pace.leaves(self._training.end_seconds, pace.expected(Part.SAVE))
 
-    def save(self) -> None:
-        """Writes a checkpoint and hands it to the worker."""
+    def save(self, packed: dict[str, Tensor]) -> None:
+        """Writes a checkpoint of the state, as `State.pack` has just copied it, and hands it to the worker."""
         training, session = self._training, self._training.session
         done_step, _ = self._done()
         checkpoints.forget(self._root, done_step)
         with training.pace.timed(Part.SAVE):
-            path = checkpoints.save(
-                self._root, training.state, self._plan, training.task.recipe, training.images.unreadable
-            )
+            recipe, unreadable = training.task.recipe, training.images.unreadable
+            path = checkpoints.save(self._root, packed, training.state.position, self._plan, recipe, unreadable)
         self._saved_at, self._saved_step = session.meter.used(), training.state.position.step
         session.send(Checkpoint(path=str(path), step=self._saved_step, seconds_used=self._saved_at))
 
