@@ -16,6 +16,7 @@ from sightline.local.stack import Stack
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.model_pb2 import Model
+from sightline.v1.prediction_pb2 import AnalyzeImageResponse
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 from sightline.v1.trial_pb2 import Trial
 from tests.chaos import victims
@@ -28,6 +29,7 @@ TARGETS = (WORKER, CHILD, "trainer", "dataset", "nats")
 MODEL, TRAIN, TEST = "models/survivor", "datasets/train", "datasets/test"
 BUDGET_SECONDS = 120
 RECOVERY_SECONDS = 60.0
+SERVED_SECONDS = 30.0  # the predictor looks a model up again after `model_fresh_seconds`, and then loads its bundle
 
 log = logging.getLogger(__name__)
 pytestmark = pytest.mark.slow
@@ -68,15 +70,19 @@ async def test_ten_and_more_kills_in_the_middle_of_a_training_lose_nothing(tmp_p
         assert not witness.faults, "\n".join(witness.faults)
         assert witness.answers["OK"] > 100
         await complete(caller, model, trials, kills)
-        answer = patiently(
-            lambda: caller.client.predictions.AnalyzeImage(
-                AnalyzeImageRequest(model_name=MODEL, image=image.read_bytes(), score_threshold=0)
-            )
+        answer = await eventually(
+            lambda: served(caller, image, model.model_version), SERVED_SECONDS, "the final bundle"
         )
-        assert answer.model_version == model.model_version
         assert answer.custom_model_result.tags_result.values
         assert caller.dataset(TRAIN).state == Dataset.READY
         caller.close()
+
+
+def served(caller: Caller, image: Path, version: str) -> AnalyzeImageResponse | None:
+    """The predictor's answer, if it comes from this version of the model."""
+    request = AnalyzeImageRequest(model_name=MODEL, image=image.read_bytes(), score_threshold=0)
+    answer = patiently(lambda: caller.client.predictions.AnalyzeImage(request))
+    return answer if answer.model_version == version else None
 
 
 async def strike(stack: Stack, caller: Caller, target: str, pause: float) -> tuple[str, str, int]:
