@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from services.dataset import store
 from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, NewDataset, State
-from services.dataset.findings import Finding, Severity
+from services.dataset.finding_rules import Severity
+from services.dataset.findings import Finding
 from services.dataset.settings import DatasetSettings
 from services.kit import paging
 from services.kit.blobs import Blobs, from_uri

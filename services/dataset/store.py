@@ -6,7 +6,8 @@ import msgspec
 
 from services.dataset.coco import Row
 from services.dataset.domain import DatasetRecord, FindingCounts
-from services.dataset.findings import Finding, FindingLog, Severity, count
+from services.dataset.finding_rules import Severity
+from services.dataset.findings import Finding, FindingLog, count
 from services.kit.blobs import Blobs
 from services.vision.snapshot import Manifest, Shard, read_manifest
 

@@ -1,7 +1,8 @@
 """Translates between the contract's messages and the dataset service's domain."""
 
 from services.dataset.domain import CategoryCount, DatasetRecord, NewDataset, Stats
-from services.dataset.findings import Finding, Severity
+from services.dataset.finding_rules import Severity
+from services.dataset.findings import Finding
 from services.dataset.upload import File, Header, Part, Uploaded
 from services.kit.blobs import to_uri
 from services.kit.errors import InvalidRequest

@@ -20,7 +20,8 @@ from services.dataset.coco import (
     rows,
 )
 from services.dataset.domain import BoxConvention
-from services.dataset.findings import RULES, FindingLog, Severity, make
+from services.dataset.finding_rules import RULES, Severity
+from services.dataset.findings import FindingLog, make
 from services.dataset.units import check_convention
 from services.kit.errors import UnreadableUri
 from services.vision.snapshot import AnnotationKind

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.dataset.findings import RULES
+from services.dataset.finding_rules import RULES
 from services.kit.errors import SightlineError
 from services.kit.plurals import counted, fill
 from sightline.client.plurals import counted as counted_for_callers

@@ -1,0 +1,228 @@
+"""The codes of findings: how severe each is, what it says and what to do about it."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Severity(StrEnum):
+    """ERROR: left out of the snapshot. WARNING: kept or repaired, but may harm training. INFO: good to know."""
+
+    ERROR = "ERROR"
+    WARNING = "WARNING"
+    INFO = "INFO"
+
+
+class Rule(NamedTuple):
+    """The meaning of a code. A fatal finding makes the whole annotation file unusable."""
+
+    severity: Severity
+    message: str  # a template for `plurals.fill` over the variables given to `FindingLog.add`
+    remedy: str
+    fatal: bool = False
+
+
+_E, _W, _I = Severity.ERROR, Severity.WARNING, Severity.INFO
+
+RULES: dict[str, Rule] = {
+    # whole annotation files
+    "annotationFileMissing": Rule(_E, "The annotation file is no longer in the store.", "Upload it again.", True),
+    "annotationFileTooLarge": Rule(
+        _E,
+        "The annotation file has {size_bytes:byte|bytes}, more than the limit of {limit}.",
+        "Split it into up to 10 files.",
+        True,
+    ),
+    "annotationFileNotJson": Rule(
+        _E, "Not JSON at line {line}, column {column}: {problem}.", "Repair the file, or export it again.", True
+    ),
+    "annotationFileNotFinite": Rule(
+        _E,
+        "{token} at line {line}, column {column} is not a JSON number.",
+        "Replace it with a finite number, or omit the field.",
+        True,
+    ),
+    "annotationFileNotCoco": Rule(
+        _E, "Not a COCO file: {problem}.", "Write `images`, `annotations` and `categories` as COCO defines them.", True
+    ),
+    "categoriesMissing": Rule(_E, "The file declares no categories.", "List them under `categories`.", True),
+    "categoryNameMissing": Rule(
+        _E,
+        "Category {category_id} has no name, or one with more than 256 characters.",
+        "Give it a name of up to 256 characters.",
+        True,
+    ),
+    "categoryDuplicateId": Rule(
+        _E, "Category id {category_id} is declared twice, as {first!r} and as {second!r}.", "Use each id once.", True
+    ),
+    "categoryDuplicateName": Rule(
+        _E, "Category {category!r} is declared twice, as ids {first} and {second}.", "Keep one of them.", True
+    ),
+    "tooManyCategories": Rule(
+        _E,
+        "{count:category is|categories are} more than the limit of {limit} for {kind}.",
+        "Merge or drop categories.",
+        True,
+    ),
+    "annotationsMissing": Rule(
+        _W, "The file has no annotations.", "List them under `annotations`, unless all images are background."
+    ),
+    "imageDuplicateId": Rule(
+        _E, "Image id {image} is used by both {first!r} and {second!r}.", "Give every image a unique id.", True
+    ),
+    "annotationDuplicateId": Rule(
+        _E, "Annotation id {annotation} is used more than once.", "Give every annotation a unique id.", True
+    ),
+    "categoryUndeclared": Rule(
+        _E,
+        "The annotation's category {category_id} is not declared under `categories`.",
+        "Declare the category, or correct the annotation's category_id.",
+        True,
+    ),
+    "boxUnitsDiffer": Rule(
+        _E,
+        "The boxes of this file are in {found}, those of earlier files in {expected}.",
+        "Write the boxes of all files in pixels, or all as fractions 0..1, or register two datasets.",
+        True,
+    ),
+    "boxUnitsMixed": Rule(
+        _E,
+        "Box {box} is in {found}, but most boxes of the file are in {expected}.",
+        "Write all boxes in pixels, or all as fractions 0..1.",
+        True,
+    ),
+    # single annotations
+    "annotationUnknownImage": Rule(
+        _E, "The annotation refers to image {image}, which is not listed.", "List the image, or drop the annotation."
+    ),
+    "annotationWithoutCategory": Rule(_E, "The annotation has no category_id.", "Give it a category_id."),
+    "boxMissing": Rule(
+        _E, "The annotation has no bbox; a segmentation is no substitute.", "Give it `bbox: [x, y, width, height]`."
+    ),
+    "boxMalformed": Rule(_E, "bbox {problem}.", "Write `[x, y, width, height]`, four finite numbers."),
+    "boxEmpty": Rule(_E, "Box {box} has a width or height that is not positive.", "Redraw the box, or drop it."),
+    "boxOutOfFrame": Rule(_E, "Box {box} lies mostly outside the {frame} image.", "Redraw the box, or drop it."),
+    "boxSidesSwapped": Rule(
+        _E,
+        "Box {box} does not fit the {frame} image but fits {swapped}: width and height are swapped.",
+        "Write x and width along the width of the upright image.",
+    ),
+    "boxAsCorners": Rule(
+        _E,
+        "Box {box} does not fit the {frame} image; it looks like corners [x1, y1, x2, y2].",
+        "Write `[x, y, width, height]`.",
+    ),
+    "boxClipped": Rule(
+        _W,
+        "Box {box} extends {over:.4g} px beyond the {frame} image; it was clipped to {clipped}.",
+        "Check the box.",
+    ),
+    "boxTiny": Rule(
+        _W,
+        "Box {box} is only {pixels:.2g} px across once the image is scaled to {side} px for detectors.",
+        "Split the image into tiles so that objects are larger, or drop the box.",
+    ),
+    "boxRepeated": Rule(
+        _W, "The image has the {category!r} box {box} more than once; one was kept.", "Drop this annotation."
+    ),
+    "tagRepeated": Rule(_W, "The image has the category {category!r} twice.", "Keep one of the annotations."),
+    # single images
+    "imagePathMissing": Rule(_E, "The image has no file_name.", "Give it a file_name relative to the COCO file."),
+    "imagePathInvalid": Rule(
+        _E,
+        "The path {path!r} {problem}.",
+        "Use a path relative to the COCO file's folder, with `/` as separator, or an s3:// uri of the store.",
+    ),
+    "imageMissing": Rule(_E, "There is no file at {uri} in the store.", "Upload it, or correct its path."),
+    "imageTooLarge": Rule(_E, "The image has more than {limit:byte|bytes}.", "Scale it down or compress it more."),
+    "imageSidesInvalid": Rule(_E, "The image {problem}.", "Scale or pad it, or drop it."),
+    "imageUndecodable": Rule(_E, "The image {problem}.", "Replace it with an intact file of a supported format."),
+    "imageUntagged": Rule(_E, "The image has no usable tag.", "Annotate it with one category, or drop it."),
+    "imageSeveralTags": Rule(
+        _E, "The image has {count} different tags: {categories}.", "Keep one of them, or register for object detection."
+    ),
+    "imageTooManyBoxes": Rule(
+        _E,
+        "The image has {count:box|boxes}, more than {limit}.",
+        "Split it into tiles, or raise SIGHTLINE_MAX_REGIONS.",
+    ),
+    "imageFrameUnknown": Rule(
+        _E,
+        "The file says {declared}, the image is {actual}: it is unclear which size its boxes refer to.",
+        "Annotate the image at its actual size.",
+    ),
+    "imageSidesDiffer": Rule(
+        _W,
+        "The file says {declared}, the image is {actual}; its boxes were scaled.",
+        "Correct width and height in the file.",
+    ),
+    "imageSidesSwapped": Rule(
+        _W,
+        "The file says {declared}, the image is {actual}: width and height are swapped. Its boxes fit and were kept.",
+        "Swap width and height in the file.",
+    ),
+    "imageBoxesTurned": Rule(
+        _W,
+        "The boxes were drawn before EXIF orientation {orientation} was applied; they were transformed with the image.",
+        "Check a few boxes of this image.",
+    ),
+    "imageOriented": Rule(_I, "EXIF orientation {orientation} was applied.", "Nothing to do."),
+    "imageAnimated": Rule(_W, "The image is animated; only its first frame is used.", "Save a single frame."),
+    "imageScaled": Rule(_I, "The {width} x {height} image was scaled down to fit {limit}.", "Nothing to do."),
+    "imageUriIgnored": Rule(
+        _I,
+        "{count:uri outside the store was|uris outside the store were} ignored in favour of file_name.",
+        "Nothing to do.",
+    ),
+    # the whole dataset
+    "exactDuplicate": Rule(
+        _W, "The image is identical to {other!r} (image {other_id}){labels}.", "Keep one of the two."
+    ),
+    "categoriesAlike": Rule(
+        _W,
+        "The categories {names} differ only in case, spaces or Unicode form.",
+        "Merge them if they mean the same; a model treats them as different.",
+    ),
+    "categoryWithoutImages": Rule(_W, "No usable image has the category {category!r}.", "Add images, or drop it."),
+    "categoryTooFewImages": Rule(
+        _W,
+        "The category {category!r} has {count:usable image|usable images}; training needs at least {minimum}.",
+        "Add images, or drop it.",
+    ),
+    "tooFewCategories": Rule(
+        _W,
+        "{count:category has|categories have} usable images; training needs at least {minimum}.",
+        "Add images of other categories.",
+    ),
+    "categoriesImbalanced": Rule(
+        _W,
+        "{category!r} has {most:annotation|annotations}; "
+        "{count:category has|categories have} less than a twentieth of that: {names}.",
+        "Add images of the rare categories; metrics averaged over categories weight them equally.",
+    ),
+    "crowdBoxes": Rule(
+        _I,
+        "{count:box is|boxes are} marked iscrowd: training skips crowds, and evaluation ignores detections in them.",
+        "Nothing to do if this is intended.",
+    ),
+    "imagesWithoutBoxes": Rule(
+        _I, "{count:image has|images have} no boxes: background only.", "Nothing to do if this is intended."
+    ),
+    "imageIdsShifted": Rule(
+        _I,
+        "Image ids overlap with those of an earlier file; {shift} is added to them in the snapshot.",
+        "Nothing to do.",
+    ),
+}
+
+
+# An annotation with one of these is left out of the snapshot.
+ANNOTATION_ERRORS = (
+    "annotationUnknownImage",
+    "annotationWithoutCategory",
+    "boxMissing",
+    "boxMalformed",
+    "boxEmpty",
+    "boxOutOfFrame",
+    "boxSidesSwapped",
+    "boxAsCorners",
+)
