@@ -14,15 +14,6 @@ from services.trainer.work import WorkState
 from sightline.v1 import evaluation_pb2, finding_pb2, performance_pb2
 
 MAX_BASIC_TAGS = 100
-_SINGLE_METRICS = (
-    "average_precision",
-    "accuracy_top1",
-    "accuracy_top5",
-    "calibration_ece",
-    "mean_average_precision_30",
-    "mean_average_precision_50",
-    "mean_average_precision_75",
-)
 _TAG_METRICS = ("accuracy", "average_precision_50", "precision", "recall", "f1", "suggested_threshold")
 _REASONS = {"unknown": "internalServerError", "ModelNotFound": "modelNotFound"}  # as the contract has them here
 _STATES = {
@@ -83,9 +74,8 @@ def performance_message(performance: Performance, *, full: bool) -> performance_
     message = performance_pb2.ModelPerformance(
         source=performance_pb2.ModelPerformance.Source.Value(performance.source), image_count=performance.image_count
     )
-    for name in _SINGLE_METRICS:
-        if (value := getattr(performance, name)) is not None:
-            setattr(message, name, value)
+    for name, value in performance.metrics().items():
+        setattr(message, name, value)
     if performance.coverage is not None:
         message.coverage.CopyFrom(_coverage_message(performance.coverage))
     for name, interval in performance.intervals.items():

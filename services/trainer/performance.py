@@ -85,6 +85,17 @@ class Finding:
     remedy: str
 
 
+METRICS = (  # of a whole model
+    "average_precision",
+    "accuracy_top1",
+    "accuracy_top5",
+    "calibration_ece",
+    "mean_average_precision_30",
+    "mean_average_precision_50",
+    "mean_average_precision_75",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Performance:
     """A model's metrics; None where one does not apply, never 0."""
@@ -104,6 +115,11 @@ class Performance:
     confusion_matrix: tuple[ConfusionEntry, ...] = ()
     precision_recall_curves: dict[str, Curve] = field(default_factory=dict[str, Curve])
     coverage: Coverage | None = None  # of a test dataset
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics that apply, by the names in METRICS."""
+        values = {name: getattr(self, name) for name in METRICS}
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def suggested_thresholds(self) -> dict[str, float]:

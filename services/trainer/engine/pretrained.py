@@ -11,7 +11,7 @@ from services.trainer.messages import TrainTask
 from services.trainer.recipe import Recipe
 from services.vision.backbones import Network, build
 from services.vision.card import CardBackbone, InputRule, WeightsSource, input_size
-from services.vision.catalogue import BACKBONES, RANDOM_START
+from services.vision.catalogue import BACKBONES, NETWORKS, RANDOM_START
 from services.vision.weights import PretrainedWeights, WeightsResolver, pretrained_network
 
 
@@ -60,9 +60,9 @@ def load_backbones(task: TrainTask, images: Images) -> list[LoadedBackbone]:
 
 
 def within_reach(task: TrainTask) -> tuple[str, ...]:
-    """The backbones whose pretrained weights lie on this machine."""
+    """The networks of the recipe's kind whose pretrained weights are on this machine."""
     found = resolver(task)
-    return tuple(name for name, backbone in BACKBONES.items() if found.available(backbone))
+    return tuple(name for name, network in NETWORKS[task.recipe.kind].items() if found.available(network))
 
 
 def resolver(task: TrainTask) -> WeightsResolver:

@@ -1,26 +1,21 @@
 """What every training ends with: honest numbers, the bundle, the file of predictions, the Result."""
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from services.kit.plurals import counted
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.classification.measure import measure, predictions, softmax
 from services.trainer.engine.data import Floats, Images, Indices
 from services.trainer.engine.pretrained import within_reach
+from services.trainer.engine.reporting import bare_card, image_warnings, measured_card, write_files
 from services.trainer.engine.session import Session
 from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Performance, Source
-from services.trainer.predictions import write_predictions
 from services.trainer.recipe import Throughput
-from services.vision import bundle
-from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, WeightsSource
+from services.vision.card import CardBackbone, ModelCard, ModelKind, WeightsSource
 from services.vision.classifier import Classifier, ClassifierNetwork
-
-FEW_IMAGES = 10  # of a category
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,20 +42,19 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
     """Writes bundle and predictions into the folder; performance is of the hold-out, or of the selection's images."""
     labels = images.labels[finished.selected]
     measured = _performance(images, finished)
-    warnings = (*finished.warnings, *_warnings(images))
-    directory.mkdir(parents=True, exist_ok=True)
-    card = _card(images, finished, measured, warnings, session.meter.used())
-    bundle.write(directory / "bundle", Classifier(card, finished.network))
-    path = directory / "predictions.msgpack"
+    counts = np.bincount(images.labels, minlength=len(images.categories))
+    warnings = (*finished.warnings, *image_warnings(images, counts))
+    card = measured_card(_card(images, finished, measured), measured, warnings, session.meter.used())
     logits = finished.selection_logits
-    write_predictions(path, predictions(images.categories, images.ids[finished.selected], labels, logits))
+    predicted = predictions(images.categories, images.ids[finished.selected], labels, logits)
+    bundle_path, predictions_path = write_files(directory, Classifier(card, finished.network), predicted)
     score = float((logits.argmax(axis=1) == labels).mean())
     return Result(
-        bundle_directory=str(directory / "bundle"),
+        bundle_directory=bundle_path,
         selection_score=score,
         standard_error=float(np.sqrt(max(score * (1 - score), 1 / (4 * len(labels))) / len(labels))),
         selection_log_loss=float(log_losses(logits, labels).mean()),
-        predictions_path=str(path),
+        predictions_path=predictions_path,
         performance=measured,
         seconds=session.meter.used(),
         stop_reason=finished.stop_reason,
@@ -85,36 +79,11 @@ def _performance(images: Images, finished: Finished) -> Performance:
     return measure(softmax(logits), images.labels[rows], images.categories, source)
 
 
-def _warnings(images: Images) -> tuple[str, ...]:
-    found: list[str] = []
-    if images.unreadable:
-        files = ", ".join(images.unreadable_files()[:5])
-        left_out = counted(len(images.unreadable), "image was", "images were")
-        found.append(f"{left_out} left out because they cannot be read, among them {files}.")
-    counts = np.bincount(images.labels, minlength=len(images.categories))
-    few = [name for name, count in zip(images.categories, counts, strict=True) if count < FEW_IMAGES]
-    if few:
-        found.append(f"Fewer than {FEW_IMAGES} images: {', '.join(few[:10])}. More of them would help most.")
-    return tuple(found)
-
-
-def _card(
-    images: Images, finished: Finished, measured: Performance, warnings: tuple[str, ...], seconds: float
-) -> ModelCard:
+def _card(images: Images, finished: Finished, measured: Performance) -> ModelCard:
     """Thresholds are those of the best F1 on the images that selection compares trials by."""
-    names = ("average_precision", "accuracy_top1", "accuracy_top5", "calibration_ece")
-    values = {name: getattr(measured, name) for name in names}
     suggested = [measured.tag_performance[name].suggested_threshold for name in images.categories]
-    return ModelCard(
-        kind=ModelKind.GENERIC_CLASSIFIER,
-        categories=tuple(CardCategory(c.id, c.name) for c in images.manifest.categories),
-        backbones=finished.cards,
+    return replace(
+        bare_card(ModelKind.GENERIC_CLASSIFIER, images, finished.cards),
         temperature=finished.temperature,
         thresholds=tuple(0.5 if value is None else value for value in suggested),
-        data_digest=images.manifest.digest,
-        metrics={name: value for name, value in values.items() if value is not None},
-        metrics_source=measured.source.value,
-        ledger={"seconds": seconds},
-        warnings=warnings,
-        created=datetime.now(UTC),
     )

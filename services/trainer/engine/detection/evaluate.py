@@ -1,27 +1,23 @@
 """An evaluation of a detector: its answers for a snapshot, by the code that serves, into the contract's numbers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from services.kit.errors import DatasetAnnotationsInvalid, InvalidImage
+from services.kit.errors import DatasetAnnotationsInvalid
 from services.trainer.coverage import require_known, unknown_categories
 from services.trainer.datasets import NO_ANNOTATIONS
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection import measure
 from services.trainer.engine.detection.data import Scenes, open_scenes
-from services.trainer.engine.evaluation import delivered, indices_in, require_time
-from services.trainer.engine.prefetch import prefetched
+from services.trainer.engine.evaluation import evaluation_result, indices_in, predicted
 from services.trainer.engine.session import Session
 from services.trainer.messages import EvaluateTask, EvaluationResult
 from services.trainer.performance import Coverage, Source
-from services.trainer.predictions import write_predictions
 from services.vision.detection_matching import GroundTruth
-from services.vision.detections import Detections
-from services.vision.detector import Detector, Prepared
+from services.vision.detector import Detector
 
-PIECE = 16  # images that are predicted together; those of one shape share a forward pass
+BATCH_SIZE = 16  # images predicted together; those of one shape share a forward pass
 
 
 def evaluate_detector(task: EvaluateTask, session: Session, detector: Detector) -> EvaluationResult:
@@ -35,16 +31,14 @@ def evaluate_detector(task: EvaluateTask, session: Session, detector: Detector) 
     names = tuple(category.name for category in detector.card.categories)
     of_model = indices_in(names, scenes.categories)
     rows, coverage = _covered(scenes, of_model, names)
-    answers = _predicted(detector, scenes, rows, task.threads, session)
+    by_row = predicted(task, session, scenes, rows, BATCH_SIZE, detector.prepare, detector.predict_prepared)
     scenes.require_readable()
     rows = rows[scenes.sound()[rows]]
     truth = _known(scenes.truths(rows), of_model)
-    found = measure.detected(measure.columns([answers[row] for row in rows.tolist()]))
-    path = Path(task.output_directory) / "predictions.msgpack"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_predictions(path, measure.predictions(names, scenes.ids[rows], truth, found))
+    found = measure.detected(measure.columns([by_row[row] for row in rows.tolist()]))
     measured = measure.measure(truth, found, len(rows), names, Source.TEST_DATASET)
-    return delivered(measured, coverage, scenes, session, path)
+    per_image = measure.predictions(names, scenes.ids[rows], truth, found)
+    return evaluation_result(task, session, scenes, coverage, measured, per_image)
 
 
 def _covered(scenes: Scenes, of_model: Indices, names: tuple[str, ...]) -> tuple[Indices, Coverage]:
@@ -85,36 +79,3 @@ def _known(truth: GroundTruth, of_model: Indices) -> GroundTruth:
     categories = of_model[truth.categories]
     kept = categories >= 0
     return GroundTruth(truth.images[kept], categories[kept], truth.boxes[kept], truth.crowds[kept])
-
-
-def _predicted(
-    detector: Detector, scenes: Scenes, rows: Indices, threads: int, session: Session
-) -> dict[int, Detections]:
-    """By row; nothing for an image that cannot be read. Decodes ahead of the forward pass."""
-    answers: dict[int, Detections] = {}
-    done, count = 0, len(rows)
-    for size, sound, prepared in _prepared(detector, scenes, rows.tolist(), threads):
-        answers.update(zip(sound, detector.predict_prepared(prepared), strict=True))
-        done += size
-        session.progress("evaluate", done / count)
-        require_time(session, scenes, done / count)
-    return answers
-
-
-def _prepared(
-    detector: Detector, scenes: Scenes, rows: list[int], threads: int
-) -> Iterator[tuple[int, list[int], list[Prepared]]]:
-    """Of each piece its size, the rows that could be read, and their inputs."""
-
-    def prepare(piece: list[int]) -> tuple[int, list[int], list[Prepared]]:
-        sound: list[int] = []
-        made: list[Prepared] = []
-        for row in piece:
-            try:
-                made.append(detector.prepare(scenes.read(row), scenes.samples[row].record.file_name))
-                sound.append(row)
-            except (InvalidImage, ValueError, OSError) as fault:
-                scenes.note_unreadable(row, fault)
-        return len(piece), sound, made
-
-    return prefetched(prepare, [rows[start : start + PIECE] for start in range(0, len(rows), PIECE)], threads)

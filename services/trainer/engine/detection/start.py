@@ -55,9 +55,3 @@ def load_network(task: TrainTask, categories: int) -> tuple[DetectorNetwork, Ori
     except (safetensors.SafetensorError, RuntimeError) as fault:
         raise InvalidRequest(field="weights", problem=f"those of {name} are broken: {fault}") from fault
     return network, Origin(spec, rule, weights)
-
-
-def within_reach(task: TrainTask) -> tuple[str, ...]:
-    """The detectors whose pretrained weights lie on this machine."""
-    found = resolver(task)
-    return tuple(name for name, spec in DETECTORS.items() if found.available(spec))
