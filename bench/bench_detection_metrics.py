@@ -24,7 +24,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from bench.support import machine
-from services.vision.detection_matching import Detected, GroundTruth
+from services.vision.detection_matching import DetectionTable, GroundTruth
 from services.vision.detection_metrics import detection_report
 
 WIDTH, HEIGHT = 640, 480
@@ -62,7 +62,7 @@ def by_sightline(data: Columns, images: int, categories: int) -> list[float]:
     """The whole report; its mean average precisions."""
     report = detection_report(
         GroundTruth(data["images"], data["labels"], data["truths"], data["crowds"]),
-        Detected(data["images"], data["found_labels"], data["found"], data["scores"]),
+        DetectionTable(data["images"], data["found_labels"], data["found"], data["scores"]),
         images,
         categories,
     )

@@ -26,7 +26,7 @@ from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
-from services.kit.measured import MeasuredQueue, MeasuredRecords
+from services.kit.metered import MeteredQueue, MeteredRecords
 from services.kit.queue import Queue
 from services.kit.records import Records, Table
 from services.kit.settings import load, refuse_exposure
@@ -78,8 +78,8 @@ async def _ports(settings: DatasetSettings, role: Role) -> AsyncGenerator[_Ports
         blobs = await open_blobs(settings, telemetry)
         async with connected(settings.nats_url, name, NatsAccess.of(settings), telemetry) as connection:
             replicas = settings.nats_replicas
-            records = MeasuredRecords(JetStreamRecords(connection, replicas=replicas), telemetry)
-            queue = MeasuredQueue(JetStreamQueue(connection, replicas=replicas), telemetry)
+            records = MeteredRecords(JetStreamRecords(connection, replicas=replicas), telemetry)
+            queue = MeteredQueue(JetStreamQueue(connection, replicas=replicas), telemetry)
             yield _Ports(blobs, records, queue, telemetry)
 
 

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from services.dataset.domain import State
 from services.kit.consume import DEAD_LETTERS, JOBS, QUEUED, RUNNING
-from services.kit.measured import NATS, STORE
+from services.kit.metered import NATS, STORE
 from services.kit.telemetry import Metric, MetricKind
 
 

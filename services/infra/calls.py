@@ -16,10 +16,10 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from services.infra import measure
+from services.infra import server_metrics
 from services.infra.auth import Guard
-from services.infra.measure import Rpc, RpcKind
 from services.infra.repeats import repeatable
+from services.infra.server_metrics import Rpc, RpcKind
 from services.kit import log
 from services.kit.errors import (
     Draining,
@@ -117,7 +117,7 @@ class Calls(grpc.aio.ServerInterceptor):
         if path not in self._wrapped:
             handler = await continuation(handler_call_details)
             if handler is None:
-                return self._refusing(measure.UNKNOWN_RPC, path[:200], UnknownMethod(method=path[:200]))
+                return self._refusing(server_metrics.UNKNOWN_RPC, path[:200], UnknownMethod(method=path[:200]))
             self._wrapped[path] = self._wrap(path, handler)
         wrapped = self._wrapped[path]
         if self._guard:
@@ -144,7 +144,7 @@ class Calls(grpc.aio.ServerInterceptor):
             behaviour = repeatable(behaviour)
 
         def parse(raw: bytes) -> Any:
-            self._telemetry.add(measure.RECEIVED, 1, **rpc.labels)
+            self._telemetry.add(server_metrics.RECEIVED, 1, **rpc.labels)
             try:
                 return handler.request_deserializer(raw) if handler.request_deserializer else raw
             except DecodeError:
@@ -157,7 +157,7 @@ class Calls(grpc.aio.ServerInterceptor):
             async with self._around(rpc, path, context):
                 response = await behaviour(requests(incoming), context)
                 data = handler.response_serializer(response) if handler.response_serializer else response
-                self._telemetry.add(measure.SENT, 1, **rpc.labels)
+                self._telemetry.add(server_metrics.SENT, 1, **rpc.labels)
                 return data
 
         async def many_responses(incoming: Any, context: Context) -> None:
@@ -169,7 +169,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 async with aclosing(answer) as responses:
                     async for response in responses:
                         await context.write(response)
-                        self._telemetry.add(measure.SENT, 1, **rpc.labels)
+                        self._telemetry.add(server_metrics.SENT, 1, **rpc.labels)
 
         match streams:
             case False, False:
@@ -187,7 +187,7 @@ class Calls(grpc.aio.ServerInterceptor):
         call = Call(rpc, path, context, asyncio.timeout(limit), _request_id(context))
         log.request_id.set(call.request_id)
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
-        self._telemetry.add(measure.STARTED, 1, **rpc.labels)
+        self._telemetry.add(server_metrics.STARTED, 1, **rpc.labels)
         try:
             async with call.timeout:
                 with self._admitted(call):
@@ -246,8 +246,8 @@ class Calls(grpc.aio.ServerInterceptor):
     def _record(self, call: Call) -> None:
         seconds = time.perf_counter() - call.started
         labels = call.rpc.labels
-        self._telemetry.add(measure.HANDLED, 1, **labels, grpc_code=measure.code_name(call.code))
-        self._telemetry.observe(measure.SECONDS, seconds, **labels)
+        self._telemetry.add(server_metrics.HANDLED, 1, **labels, grpc_code=server_metrics.code_name(call.code))
+        self._telemetry.observe(server_metrics.SECONDS, seconds, **labels)
         write = _log.debug if call.rpc.is_housekeeping else _log.info
         about = {"reason": call.reason} if call.reason else {}
         write(

@@ -18,7 +18,7 @@ from services.infra.nats_access import NatsAccess, client_and_options, explain
 from services.infra.nats_expiry import tell_expiries
 from services.kit.errors import Unavailable
 from services.kit.log import Log
-from services.kit.measured import NATS_CONNECTED
+from services.kit.metered import NATS_CONNECTED
 from services.kit.telemetry import Telemetry
 
 T = TypeVar("T")

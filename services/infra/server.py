@@ -11,7 +11,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.infra import measure
+from services.infra import server_metrics
 from services.infra.auth import guard_of
 from services.infra.calls import Calls
 from services.infra.connections import STANDARD, Connections
@@ -84,7 +84,7 @@ class Server:
         )
         for service in services:
             service.add(service.servicer, self._grpc)
-            measure.declare(telemetry, service.descriptor)
+            server_metrics.declare(telemetry, service.descriptor)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._grpc)

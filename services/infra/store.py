@@ -4,12 +4,12 @@ from services.infra.files import FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
 from services.infra.s3_keys import KeyFiles
 from services.kit.errors import Unavailable
-from services.kit.measured import MeasuredBlobs
+from services.kit.metered import MeteredBlobs
 from services.kit.settings import Settings
 from services.kit.telemetry import Telemetry
 
 
-async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeasuredBlobs:
+async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeteredBlobs:
     """The folder if one is set, otherwise S3, metered; its bucket exists when this returns.
 
     Unavailable, StoreRefused.
@@ -34,4 +34,4 @@ async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeasuredBlobs:
         )
         blobs = S3Blobs(client, settings.bucket, keys=keys)
     await blobs.ensure_bucket()
-    return MeasuredBlobs(blobs, telemetry)
+    return MeteredBlobs(blobs, telemetry)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from services.kit.errors import InvalidRequest, ModelNotReady
 from services.vision import classifier, detector
 from services.vision.card import ModelCard
-from services.vision.detections import Detections
+from services.vision.image_detections import ImageDetections
 
 Prepared = classifier.Prepared | detector.Prepared  # a classifier's input for an image, or a detector's
-RawOutput = NDArray[np.float32] | Detections  # a classifier's probabilities [category], or a detector's detections
+RawOutput = NDArray[np.float32] | ImageDetections  # a classifier's probabilities [category], or a detector's detections
 
 DEFAULT_MAX_RESULTS = 100
 MAX_MAX_RESULTS = 1000

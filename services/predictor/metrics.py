@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from services.kit.measured import STORE
+from services.kit.metered import STORE
 from services.kit.telemetry import Metric, MetricKind
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from services.predictor.domain import DEFAULT_MAX_RESULTS, ImageQuery, RawOutput
 from services.vision.card import ModelCard, ModelKind
-from services.vision.detections import Detections
+from services.vision.image_detections import ImageDetections
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def result_of(card: ModelCard, output: RawOutput, width: int, height: int, query
     labels, scores = _scored(output)
     chosen = _chosen(labels, scores, _thresholds(card, query), query.max_results or DEFAULT_MAX_RESULTS)
     tags = [Tag(card.categories[labels[index]].name, float(scores[index])) for index in chosen]
-    if not isinstance(output, Detections):
+    if not isinstance(output, ImageDetections):
         return Tags(tuple(tags))
     boxes = whole_pixels(output.boxes[chosen], width, height)
     return Objects(tuple(Object(box, tag) for box, tag in zip(boxes, tags, strict=True)))
@@ -89,7 +89,7 @@ def whole_pixels(boxes: NDArray[np.float32], width: int, height: int) -> list[Pi
 
 def _scored(output: RawOutput) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Labels and scores: one per category for a classifier, one per object for a detector."""
-    if isinstance(output, Detections):
+    if isinstance(output, ImageDetections):
         return output.labels, output.scores
     return np.arange(len(output)), output
 

@@ -20,7 +20,7 @@ from services.infra.store import open_blobs
 from services.kit import consume
 from services.kit.clock import SystemClock
 from services.kit.jobs import handler as handler_of
-from services.kit.measured import MeasuredQueue, MeasuredRecords
+from services.kit.metered import MeteredQueue, MeteredRecords
 from services.kit.queue import Queue
 from services.kit.settings import load, refuse_exposure
 from services.kit.telemetry import Telemetry
@@ -165,7 +165,7 @@ async def _records_and_queue(
     )
     records = JetStreamRecords(connection, replicas=settings.nats_replicas)
     queue = JetStreamQueue(connection, replicas=settings.nats_replicas)
-    return Store.over(MeasuredRecords(records, telemetry)), MeasuredQueue(queue, telemetry)
+    return Store.over(MeteredRecords(records, telemetry)), MeteredQueue(queue, telemetry)
 
 
 if __name__ == "__main__":

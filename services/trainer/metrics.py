@@ -1,7 +1,7 @@
 """What the trainer counts, each with its reason."""
 
 from services.kit.consume import DEAD_LETTERS, JOBS, QUEUED, RUNNING
-from services.kit.measured import NATS, STORE
+from services.kit.metered import NATS, STORE
 from services.kit.telemetry import Metric, MetricKind
 from services.trainer.domain import ModelState
 from services.trainer.tally import AttemptResult

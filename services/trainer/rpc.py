@@ -10,7 +10,7 @@ from services.kit import caller_fields, names
 from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
-from services.trainer import measures, wire
+from services.trainer import evaluation_wire, wire
 from services.trainer.app import Evaluations, Models
 from services.trainer.domain import Draft, Model
 from services.trainer.store import Store
@@ -120,20 +120,20 @@ class EvaluationServicer(EvaluationServiceServicer):
         )
         parent = _model_name(request.parent, "parent")
         found = await self._evaluations.create(parent, draft, validate_only=request.validate_only)
-        return measures.evaluation_message(found)
+        return evaluation_wire.evaluation_message(found)
 
     async def GetEvaluation(self, request: epb.GetEvaluationRequest, context: Context) -> evaluation_pb2.Evaluation:
         found = await self._evaluations.get(_evaluation_name(request.name))
         if request.view != evaluation_pb2.Evaluation.FULL:
-            return measures.evaluation_message(found)
-        return measures.evaluation_message(found, await self._evaluations.performance(found.value), full=True)
+            return evaluation_wire.evaluation_message(found)
+        return evaluation_wire.evaluation_message(found, await self._evaluations.performance(found.value), full=True)
 
     async def ListEvaluations(
         self, request: epb.ListEvaluationsRequest, context: Context
     ) -> epb.ListEvaluationsResponse:
         parent = _model_name(request.parent, "parent")
         found, token = await self._evaluations.page(parent, request.page_size, request.page_token)
-        messages = [measures.evaluation_message(evaluation) for evaluation in found]
+        messages = [evaluation_wire.evaluation_message(evaluation) for evaluation in found]
         return epb.ListEvaluationsResponse(evaluations=messages, next_page_token=token)
 
     async def DeleteEvaluation(self, request: epb.DeleteEvaluationRequest, context: Context) -> Empty:
@@ -144,7 +144,7 @@ class EvaluationServicer(EvaluationServiceServicer):
         self, request: epb.WatchEvaluationRequest, context: Context
     ) -> AsyncIterator[epb.WatchEvaluationResponse]:
         async for found in self._evaluations.watch(_evaluation_name(request.name)):
-            yield epb.WatchEvaluationResponse(evaluation=measures.evaluation_message(found))
+            yield epb.WatchEvaluationResponse(evaluation=evaluation_wire.evaluation_message(found))
 
 
 def _model_name(name: str, field: str = "name") -> str:

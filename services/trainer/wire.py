@@ -17,7 +17,7 @@ from services.trainer.domain import (
     served_trial,
     training_cost,
 )
-from services.trainer.measures import performance_message, seconds_message
+from services.trainer.evaluation_wire import performance_message, seconds_message
 from services.trainer.performance import Performance
 from services.trainer.recipe import Depth, Recipe
 from services.trainer.work import WorkState

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 from services.vision.card import InputRule
-from services.vision.detection import Targets
+from services.vision.detector_network import Targets
 from services.vision.letterbox import GREY, filled_up, letterbox
 from services.vision.preprocess import Augmentation, channels_first, jittered, normalise, uniform
 

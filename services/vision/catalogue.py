@@ -1,7 +1,7 @@
 """Every network that a model can be built on: its weights and licence, its input, its size and cost. No torch here.
 
-The rows stand in the order in which training tries them. To add a network of a family that `backbones` or `detectors`
-can build, add a row.
+Training tries them in this order. To add a network of a family that `backbones` or `detector_builder` can build, add a
+row.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Backbone(Entry):
 
 
 class Family(StrEnum):
-    """How a detector finds objects; each has its builder in `detectors`."""
+    """How a detector finds objects; each has its builder in `detector_builder`."""
 
     YOLOX = "YOLOX"
     SSDLITE = "SSDLite"

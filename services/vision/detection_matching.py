@@ -41,7 +41,7 @@ class GroundTruth:
 
 
 @dataclass(frozen=True, slots=True)
-class Detected:
+class DetectionTable:
     """Detections in any order; of equal scores, the one of the earlier image counts first, then the earlier row."""
 
     images: Ints  # [d]
@@ -52,7 +52,7 @@ class Detected:
 
 def match(
     truths: GroundTruth,
-    detected: Detected,
+    detected: DetectionTable,
     image_count: int,
     category_count: int,
     iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
@@ -146,7 +146,7 @@ def _outcomes(pairs: _Pairs, rank: Indices, crowds: Bools, ignored: Bools) -> Co
 
 
 def _overlapping(
-    truths: GroundTruth, detected: Detected, by_place: Indices, rank: Indices, category_count: int, least: float
+    truths: GroundTruth, detected: DetectionTable, by_place: Indices, rank: Indices, category_count: int, least: float
 ) -> _Pairs:
     """All pairs of one image and category with at least this IoU, those of detections without a rank left out."""
     places = truths.images[by_place].astype(np.int64) * category_count + truths.categories[by_place]
@@ -191,7 +191,7 @@ def _sharing_area(detected: Floats, truths: Floats, crowds: Bools, owners: Indic
     return _Pairs(owners, others, np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0))
 
 
-def _surest(order: Indices, detected: Detected, category_count: int) -> Indices:
+def _surest(order: Indices, detected: DetectionTable, category_count: int) -> Indices:
     """The order, by falling score within a category, without those beyond MAX_DETECTIONS of an image and category."""
     crowded = np.bincount(detected.images) > MAX_DETECTIONS
     if not crowded.any():
@@ -205,7 +205,7 @@ def _surest(order: Indices, detected: Detected, category_count: int) -> Indices:
     return np.delete(order, doubtful[together[position >= MAX_DETECTIONS]])
 
 
-def _require_sound(truths: GroundTruth, detected: Detected, image_count: int, category_count: int) -> None:
+def _require_sound(truths: GroundTruth, detected: DetectionTable, image_count: int, category_count: int) -> None:
     columns = (
         (truths, [truths.crowds, *([] if truths.ignored is None else [truths.ignored])]),
         (detected, [detected.scores]),

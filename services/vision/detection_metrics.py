@@ -1,6 +1,6 @@
 """How good a detector is, in the definitions that the contract promises, each mean with its interval. No torch.
 
-    report = detection_report(GroundTruth(...), Detected(...), image_count, category_count)
+    report = detection_report(GroundTruth(...), DetectionTable(...), image_count, category_count)
 
 and to compare two detectors on the same images, resample by resample:
 
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.vision.average_precision import Floats, Matched
-from services.vision.detection_matching import IOU_THRESHOLDS, Detected, GroundTruth, match
-from services.vision.metrics import CurvePoint, Interval, resampling_interval, thinned_curve
+from services.vision.detection_matching import IOU_THRESHOLDS, DetectionTable, GroundTruth, match
+from services.vision.intervals import Interval, resampling_interval
+from services.vision.precision_recall import CurvePoint, thinned_curve
 
 RESAMPLES = 200
 LEAST_RESAMPLES = 20
@@ -55,7 +56,7 @@ class DetectionReport:
 
 
 def detection_report(
-    truths: GroundTruth, detected: Detected, image_count: int, category_count: int, *, seed: int = 0
+    truths: GroundTruth, detected: DetectionTable, image_count: int, category_count: int, *, seed: int = 0
 ) -> DetectionReport:
     """Everything at once; the seed decides the bootstrap alone. Raises ValueError for input without meaning."""
     matched = match(truths, detected, image_count, category_count, IOU_THRESHOLDS)

@@ -12,9 +12,9 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from services.vision import preprocess
 from services.vision.card import InputRule, ModelCard, Suppression
 from services.vision.decode import ImageInfo, decode, inspect
-from services.vision.detection import Candidates, DetectorNetwork
-from services.vision.detections import Detections
-from services.vision.detectors import build_detector
+from services.vision.detector_builder import build_detector
+from services.vision.detector_network import Candidates, DetectorNetwork
+from services.vision.image_detections import ImageDetections
 from services.vision.letterbox import Letterbox, letterbox
 
 PASS_PIXELS = 1 << 20  # of the inputs of a forward pass on a CPU, where more fall out of its caches
@@ -80,9 +80,9 @@ class Detector:
         frame = letterbox(width, height, self._rule.size)
         return Prepared(preprocess.apply(rgb, self._rule, frame), frame)
 
-    def predict_prepared(self, images: Sequence[Prepared]) -> list[Detections]:
+    def predict_prepared(self, images: Sequence[Prepared]) -> list[ImageDetections]:
         """One answer an image, whatever their shapes."""
-        answers: dict[int, Detections] = {}
+        answers: dict[int, ImageDetections] = {}
         for index, candidates in self._passes(images):
             answers[index] = _suppressed(candidates, images[index].frame, self.card.suppression)
         return [answers[index] for index in range(len(images))]
@@ -114,7 +114,7 @@ class Detector:
                 yield from zip(part, zip(found.boxes.cpu(), found.scores.cpu(), strict=True), strict=True)
 
 
-def _suppressed(candidates: tuple[Tensor, Tensor], frame: Letterbox, rule: Suppression) -> Detections:
+def _suppressed(candidates: tuple[Tensor, Tensor], frame: Letterbox, rule: Suppression) -> ImageDetections:
     """Non-maximum suppression within each category, among the best candidates, clipped to the picture."""
     boxes, scores, labels = _contenders(*candidates, rule)
     boxes = clip_boxes_to_image(frame.to_image(boxes), (frame.height, frame.width))
@@ -124,7 +124,7 @@ def _suppressed(candidates: tuple[Tensor, Tensor], frame: Letterbox, rule: Suppr
     kept = batched_nms(boxes.double(), scores.double(), labels, rule.iou)[: rule.most]
     boxes = boxes[kept]
     boxes[:, 2:] -= boxes[:, :2]
-    return Detections(boxes.numpy(), scores[kept].numpy(), labels[kept].numpy())
+    return ImageDetections(boxes.numpy(), scores[kept].numpy(), labels[kept].numpy())
 
 
 def _contenders(boxes: Tensor, scores: Tensor, rule: Suppression) -> tuple[Tensor, Tensor, Tensor]:

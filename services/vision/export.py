@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from services.vision.detection import DetectorNetwork
 from services.vision.detector import Detector
+from services.vision.detector_network import DetectorNetwork
 from services.vision.torchvision_detectors import FasterRcnnDetector
 
 OPSET = 18

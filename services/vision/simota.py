@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.vision.detection import Targets
+from services.vision.detector_network import Targets
 
 _CENTRE_RADIUS = 2.5  # strides
 _MOST_FOR_A_BOX = 10  # overlaps that are added up

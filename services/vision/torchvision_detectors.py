@@ -13,7 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.ssd import SSD
 
-from services.vision.detection import Candidates, DetectorNetwork, Targets
+from services.vision.detector_network import Candidates, DetectorNetwork, Targets
 
 Model = SSD | RetinaNet | FCOS | FasterRCNN
 _Model_co = TypeVar("_Model_co", bound=Model, covariant=True)

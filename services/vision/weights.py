@@ -19,8 +19,8 @@ from torch import Tensor
 from services.vision.backbones import Network, build, load_weights
 from services.vision.card import WeightsSource
 from services.vision.catalogue import DETECTORS, Download, Entry
-from services.vision.detection import DetectorNetwork
-from services.vision.detectors import build_detector, load_detector_weights
+from services.vision.detector_builder import build_detector, load_detector_weights
+from services.vision.detector_network import DetectorNetwork
 
 TIMEOUT_SECONDS = 5.0  # to connect, and between two reads
 _CHUNK_BYTES = 1 << 20

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from services.vision.catalogue import YoloxSize
 from services.vision.darknet import ConvUnit, Levels, Pyramid, unit
-from services.vision.detection import Candidates, DetectorNetwork, Targets
+from services.vision.detector_network import Candidates, DetectorNetwork, Targets
 from services.vision.simota import Proposals, mean_loss
 
 STRIDES = (8, 16, 32)

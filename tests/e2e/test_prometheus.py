@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from services.dataset import metrics as dataset
-from services.infra import measure, observe
+from services.infra import observe, server_metrics
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor import metrics as predictor
 from services.trainer import metrics as trainer
@@ -31,7 +31,13 @@ from tests.support.servers import find_program
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 Sets = tuple[digits.DigitSet, digits.DigitSet]
-RPCS = (measure.STARTED, measure.HANDLED, measure.SECONDS, measure.RECEIVED, measure.SENT)
+RPCS = (
+    server_metrics.STARTED,
+    server_metrics.HANDLED,
+    server_metrics.SECONDS,
+    server_metrics.RECEIVED,
+    server_metrics.SENT,
+)
 SEEN: dict[str, tuple[Metric, ...]] = {
     "dataset-api": (*dataset.API, *RPCS),
     "dataset-worker": dataset.WORKER,

@@ -12,7 +12,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status.rpc_status import from_call
 from PIL import Image
 
-from services.infra.measure import HANDLED
+from services.infra.server_metrics import HANDLED
 from services.kit import errors
 from services.predictor import metrics
 from services.predictor.domain import ModelState

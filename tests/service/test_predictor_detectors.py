@@ -16,9 +16,9 @@ from services.predictor.metrics import STAGE_SECONDS
 from services.vision import bundle as bundles
 from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, WeightsSource
 from services.vision.catalogue import DETECTORS
-from services.vision.detections import Detections
 from services.vision.detector import Detector
-from services.vision.detectors import build_detector, load_detector_weights
+from services.vision.detector_builder import build_detector, load_detector_weights
+from services.vision.image_detections import ImageDetections
 from sightline.v1 import prediction_pb2
 from sightline.v1 import prediction_service_pb2 as pb
 from tests.unit.predictor.serving import IMAGE, Fixed, Running, serving
@@ -31,7 +31,7 @@ Row = tuple[str, float, tuple[int, int, int, int]]
 class FixedObjects(Fixed):
     """Returns the same objects for every image."""
 
-    def __init__(self, output: Detections) -> None:
+    def __init__(self, output: ImageDetections) -> None:
         super().__init__()
         self.card = detector_card()
         self._output = output
@@ -65,7 +65,7 @@ def like(rows: Sequence[Row], tolerance: float = 1e-5) -> list[object]:
     return [(name, pytest.approx(confidence, abs=tolerance), box) for name, confidence, box in rows]
 
 
-def rows_from(output: Detections) -> list[Row]:
+def rows_from(output: ImageDetections) -> list[Row]:
     """A detector's output, with its edges rounded."""
     rows: list[Row] = []
     for (left, top, width, height), score, label in zip(
@@ -79,7 +79,7 @@ def rows_from(output: Detections) -> list[Row]:
 
 async def test_the_responses_json_is_what_azures_callers_parse(tmp_path: Path):
     boxes = np.array([[0, 10.4, 30, 40]], np.float32)
-    output = Detections(boxes, np.array([0.75], np.float32), np.array([1]))
+    output = ImageDetections(boxes, np.array([0.75], np.float32), np.array([1]))
     async with serving(tmp_path, loader=lambda _: FixedObjects(output)) as running:
         response = await running.analyze()
     assert json_format.MessageToJson(response, indent=None) == (

@@ -20,7 +20,7 @@ from services.vision import preprocess
 from services.vision.canvas import fitting_canvas, kept, plain
 from services.vision.card import InputRule
 from services.vision.decode import decode
-from services.vision.detection import Targets
+from services.vision.detector_network import Targets
 from services.vision.letterbox import letterbox
 from sightline.v1 import dataset_pb2 as pb
 from tests.support.datasets import World, coco, running

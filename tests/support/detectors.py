@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, Suppression, WeightsSource
 from services.vision.catalogue import DETECTORS
-from services.vision.detection import DetectorNetwork
 from services.vision.detector import Detector
-from services.vision.detectors import build_detector
+from services.vision.detector_builder import build_detector
+from services.vision.detector_network import DetectorNetwork
 
 
 def detector_card(

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from services.dataset import metrics as dataset
-from services.infra import measure, observe, tls
-from services.kit import consume, measured
+from services.infra import observe, server_metrics, tls
+from services.kit import consume, metered
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor import metrics as predictor
 from services.trainer import metrics as trainer
@@ -17,12 +17,18 @@ from tools import manifests
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(\w+)` \| (.*?) ?\| ", re.MULTILINE)
-RPCS = (measure.STARTED, measure.HANDLED, measure.SECONDS, measure.RECEIVED, measure.SENT)
-EVERYWHERE = (observe.BUILD_INFO, *measured.STORE, tls.EXPIRY)
-COMMON = {*EVERYWHERE, *measured.NATS}
+RPCS = (
+    server_metrics.STARTED,
+    server_metrics.HANDLED,
+    server_metrics.SECONDS,
+    server_metrics.RECEIVED,
+    server_metrics.SENT,
+)
+EVERYWHERE = (observe.BUILD_INFO, *metered.STORE, tls.EXPIRY)
+COMMON = {*EVERYWHERE, *metered.NATS}
 CHAPTERS: dict[str, set[Metric]] = {
     "Metrics of every process": set(EVERYWHERE),
-    "Metrics of every process except the predictor": set(measured.NATS),
+    "Metrics of every process except the predictor": set(metered.NATS),
     "Metrics of every gRPC server": set(RPCS),
     "Metrics of the dataset api": set(dataset.API) - COMMON,
     "Metrics of ingest workers": set(dataset.WORKER) - COMMON,

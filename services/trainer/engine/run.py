@@ -25,7 +25,7 @@ from services.vision.backbones import build
 from services.vision.bundle import load
 from services.vision.card import ModelKind
 from services.vision.detector import Detector
-from services.vision.detectors import build_detector
+from services.vision.detector_builder import build_detector
 from services.vision.device import Device, choose
 
 STARTS = MappingProxyType(

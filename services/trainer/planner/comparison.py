@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions
 from services.vision.average_precision import Matched
-from services.vision.detection_matching import Detected, GroundTruth, match
+from services.vision.detection_matching import DetectionTable, GroundTruth, match
 from services.vision.detection_metrics import resampled
 
 IOU_THRESHOLD = 0.50
@@ -66,7 +66,7 @@ def _matched(predictions: DetectorPredictions, common: NDArray[np.int64]) -> Mat
         GroundTruth(
             asked[kept], truths.labels.array()[kept], truths.boxes.array()[kept], crowds=truths.crowds.array()[kept]
         ),
-        Detected(seen[held], found.labels.array()[held], found.boxes.array()[held], found.scores.array()[held]),
+        DetectionTable(seen[held], found.labels.array()[held], found.boxes.array()[held], found.scores.array()[held]),
         len(common),
         len(predictions.categories),
         (IOU_THRESHOLD,),

@@ -31,7 +31,7 @@ from services.vision.card import (
 from services.vision.catalogue import DETECTORS
 from services.vision.classifier import Classifier, Prepared
 from services.vision.detector import Detector
-from services.vision.detectors import build_detector
+from services.vision.detector_builder import build_detector
 
 NAMES = ("cat", "dog", "owl")
 

@@ -6,11 +6,11 @@ import pytest
 from services.predictor.domain import ImageQuery
 from services.predictor.results import Objects, PixelBox, Tag, Tags, result_of, whole_pixels
 from services.vision.card import ModelCard
-from services.vision.detections import Detections
+from services.vision.image_detections import ImageDetections
 from tests.unit.predictor.support import card, detector_card
 
 ROW = np.array([0.25, 0.5, 0.25], np.float32)
-DETECTIONS = Detections(
+DETECTIONS = ImageDetections(
     boxes=np.array([[10.4, 20.6, 30.2, 40.2], [0, 0, 100, 80], [50, 60, 7, 8]], np.float32),
     scores=np.array([0.75, 0.5, 0.25], np.float32),
     labels=np.array([2, 0, 2]),
@@ -23,7 +23,7 @@ def query(
     return ImageQuery("models/m", b"", "", score_threshold, max_results, suggested)
 
 
-def names(card: ModelCard, output: np.ndarray | Detections, query: ImageQuery) -> list[str]:
+def names(card: ModelCard, output: np.ndarray | ImageDetections, query: ImageQuery) -> list[str]:
     result = result_of(card, output, 100, 80, query)
     return [one.name if isinstance(one, Tag) else one.tag.name for one in result.values]
 
@@ -76,13 +76,13 @@ def test_each_object_must_reach_the_threshold_of_its_category():
 
 
 def test_a_detector_without_its_own_thresholds_does_not_return_every_box():
-    faint = Detections(DETECTIONS.boxes, np.array([0.75, 0.5, 0.02], np.float32), DETECTIONS.labels)
+    faint = ImageDetections(DETECTIONS.boxes, np.array([0.75, 0.5, 0.02], np.float32), DETECTIONS.labels)
     assert names(detector_card(), faint, query()) == ["owl", "cat"]
     assert names(detector_card(), faint, query(score_threshold=0.0)) == ["owl", "cat", "owl"]
 
 
 def test_no_objects_are_an_empty_result_of_the_same_kind():
-    nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
+    nothing = ImageDetections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
     assert result_of(detector_card(), nothing, 100, 80, query()) == Objects(())
 
 

@@ -15,13 +15,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from services.vision import detection_matching
-from services.vision.detection_matching import IOU_THRESHOLDS, Detected, GroundTruth, match
+from services.vision.detection_matching import IOU_THRESHOLDS, DetectionTable, GroundTruth, match
 from services.vision.detection_metrics import detection_report, resampled
 
 OUT_OF_RANGE = 2e10  # an area by which pycocotools ignores a region that is no crowd
 
 
-def reference(truths: GroundTruth, detected: Detected, images: int, categories: int) -> NDArray[Any]:
+def reference(truths: GroundTruth, detected: DetectionTable, images: int, categories: int) -> NDArray[Any]:
     """[thresholds, categories]: pycocotools' average precisions, nan without ground truth."""
     ignored = np.zeros(len(truths.images), bool) if truths.ignored is None else truths.ignored
     with contextlib.redirect_stdout(io.StringIO()):
@@ -62,7 +62,7 @@ def reference(truths: GroundTruth, detected: Detected, images: int, categories: 
     return np.where(precision < 0, np.nan, precision)
 
 
-def require_equal(truths: GroundTruth, detected: Detected, images: int, categories: int) -> None:
+def require_equal(truths: GroundTruth, detected: DetectionTable, images: int, categories: int) -> None:
     matched = match(truths, detected, images, categories)
     ours = np.stack([found.average_precisions() for found in matched])
     np.testing.assert_allclose(ours, reference(truths, detected, images, categories), atol=1e-9, rtol=0)
@@ -79,7 +79,7 @@ def scene(
     levels: int = 20,
     crowds: float = 0.1,
     ignored: float = 0.1,
-) -> tuple[GroundTruth, Detected]:
+) -> tuple[GroundTruth, DetectionTable]:
     """Boxes on a coarse grid, so that overlaps tie and sides are sometimes 0; `levels` different scores."""
     random = np.random.default_rng(seed)
     boxes = np.round(random.uniform(0, 60, (truths, 4)) / grid) * grid
@@ -96,7 +96,7 @@ def scene(
         GroundTruth(
             truth_images, truth_categories, boxes, random.random(truths) < crowds, random.random(truths) < ignored
         ),
-        Detected(found_images, found_categories, moved, random.integers(0, levels, detections) / levels),
+        DetectionTable(found_images, found_categories, moved, random.integers(0, levels, detections) / levels),
     )
 
 
@@ -127,7 +127,7 @@ def test_many_boxes_on_one_another_equal_pycocotools() -> None:
     boxes = 100 + random.normal(0, 4, (240, 4))
     nothing = np.zeros(100, np.int64)
     truths = GroundTruth(nothing, nothing, boxes[:100], random.random(100) < 0.02)
-    detected = Detected(np.zeros(140, np.int64), np.zeros(140, np.int64), boxes[100:], random.random(140))
+    detected = DetectionTable(np.zeros(140, np.int64), np.zeros(140, np.int64), boxes[100:], random.random(140))
     require_equal(truths, detected, 1, 1)
 
 
@@ -158,7 +158,7 @@ def test_jittered_boxes_of_real_images_equal_pycocotools(test_data: Path) -> Non
         moved = boxes[source] + random.normal(0, jitter, (len(source), 4)) * scale
         moved[:, 2:] = np.maximum(moved[:, 2:], 1)
         swapped = np.where(random.random(len(source)) < 0.1, 0, categories[source])
-        detected = Detected(images[source], swapped, moved.astype(np.float32), random.random(len(source)))
+        detected = DetectionTable(images[source], swapped, moved.astype(np.float32), random.random(len(source)))
         require_equal(truths, detected, len(image), len(category))
 
 
@@ -177,7 +177,7 @@ def test_an_image_drawn_twice_weighs_like_two_copies_of_it() -> None:
         truths.crowds[t],
         truths.ignored[t],
     )
-    copied = Detected(
+    copied = DetectionTable(
         np.repeat(np.arange(len(copies)), [len(rows) for rows in found]),
         detected.categories[d],
         detected.boxes[d],
@@ -202,7 +202,9 @@ def test_an_image_of_weight_0_does_not_count() -> None:
             truths.crowds[kept],
             truths.ignored[kept],
         ),
-        Detected(detected.images[found], detected.categories[found], detected.boxes[found], detected.scores[found]),
+        DetectionTable(
+            detected.images[found], detected.categories[found], detected.boxes[found], detected.scores[found]
+        ),
     )
     for weighted, plain in zip(match(truths, detected, 4, 2), match(*without, 4, 2), strict=True):
         assert weighted.mean_average_precision(weights) == pytest.approx(plain.mean_average_precision(), abs=1e-12)
@@ -215,7 +217,7 @@ def nought(count: int) -> NDArray[np.int64]:
 def test_the_suggested_threshold_is_of_the_best_f1_and_the_curve_counts_equal_scores_together() -> None:
     box, elsewhere = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 10.0, 10.0]
     truths = GroundTruth(np.array([0, 1, 2]), nought(3), np.array([box] * 3), np.zeros(3, bool))
-    detected = Detected(
+    detected = DetectionTable(
         np.array([0, 1, 1, 2, 2]),
         nought(5),
         np.array([box, box, elsewhere, elsewhere, box]),
@@ -246,17 +248,17 @@ def test_the_curve_is_thinned_to_a_hundred_points() -> None:
 def test_what_is_not_defined_is_none() -> None:
     empty = np.empty((0, 4))
     nothing = GroundTruth(nought(0), nought(0), empty, np.zeros(0, bool))
-    report = detection_report(nothing, Detected(nought(1), nought(1), np.ones((1, 4)), np.ones(1)), 2, 1)
+    report = detection_report(nothing, DetectionTable(nought(1), nought(1), np.ones((1, 4)), np.ones(1)), 2, 1)
     assert report.mean_average_precision_50 is None
     assert report.intervals == {}
     assert (report.categories[0].average_precision_50, report.categories[0].recall) == (None, None)
     missed = GroundTruth(nought(1), nought(1), np.ones((1, 4)), np.zeros(1, bool))
-    report = detection_report(missed, Detected(nought(0), nought(0), empty, np.empty(0)), 2, 2)
+    report = detection_report(missed, DetectionTable(nought(0), nought(0), empty, np.empty(0)), 2, 2)
     found, absent = report.categories
     assert report.mean_average_precision_30 == 0.0
     assert (found.recall, found.f1, found.precision, found.suggested_threshold) == (0.0, 0.0, None, None)
     assert (absent.support, absent.recall, absent.curve) == (0, None, ())
-    assert detection_report(nothing, Detected(nought(0), nought(0), empty, np.empty(0)), 0, 0).categories == ()
+    assert detection_report(nothing, DetectionTable(nought(0), nought(0), empty, np.empty(0)), 0, 0).categories == ()
 
 
 def test_the_interval_holds_the_mean_and_narrows_with_more_images() -> None:
@@ -299,4 +301,4 @@ def test_input_without_meaning_is_refused(change: dict[str, Any], complaint: str
         "scores": np.ones(1),
     }
     with pytest.raises(ValueError, match=complaint):
-        match(truths, Detected(**(columns | change)), 2, 1)
+        match(truths, DetectionTable(**(columns | change)), 2, 1)

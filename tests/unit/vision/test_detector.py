@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from services.kit.errors import InvalidImage
 from services.vision.card import Suppression
 from services.vision.catalogue import DETECTORS
-from services.vision.detection import Candidates, DetectorNetwork, Targets
-from services.vision.detections import Detections
 from services.vision.detector import Detector, Prepared
-from services.vision.detectors import build_detector, load_detector_weights
+from services.vision.detector_builder import build_detector, load_detector_weights
+from services.vision.detector_network import Candidates, DetectorNetwork, Targets
+from services.vision.image_detections import ImageDetections
 from services.vision.letterbox import Letterbox
 from tests.support.detectors import detector, detector_card
 
@@ -54,7 +54,7 @@ def prepared(model: Detector) -> list[Prepared]:
     return [model.prepare_pixels(rgb, rgb.shape[1], rgb.shape[0]) for rgb in pictures()]
 
 
-def scripted(boxes: list[list[float]], scores: list[list[float]], rule: Suppression) -> Detections:
+def scripted(boxes: list[list[float]], scores: list[list[float]], rule: Suppression) -> ImageDetections:
     """The answer for an image twice as large as its input, 96 x 64."""
     model = Detector(detector_card(categories=len(scores[0]), suppression=rule), Scripted(boxes, scores))
     return model.predict_prepared([Prepared(torch.zeros(3, 64, 96), Letterbox(192, 128, 96, 64, 96, 64))])[0]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from services.vision.card import Suppression
 from services.vision.catalogue import DETECTORS
-from services.vision.detection import Candidates
-from services.vision.detectors import build_detector, load_detector_weights
+from services.vision.detector_builder import build_detector, load_detector_weights
+from services.vision.detector_network import Candidates
 from services.vision.export import ExportFailed, Graph, export_onnx
 from services.vision.yolox import Yolox
 from tests.support.detectors import detector

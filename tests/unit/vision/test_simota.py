@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from services.vision.catalogue import YoloxSize
-from services.vision.detection import Targets
+from services.vision.detector_network import Targets
 from services.vision.simota import Proposals, assign, mean_loss
 from services.vision.yolox import Yolox
 

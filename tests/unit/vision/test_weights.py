@@ -16,7 +16,7 @@ import torchvision
 
 from services.vision.card import WeightsSource
 from services.vision.catalogue import BACKBONES, DETECTORS, Backbone, Download
-from services.vision.detectors import build_detector
+from services.vision.detector_builder import build_detector
 from services.vision.torchvision_detectors import TorchvisionDetector
 from services.vision.weights import WeightsResolver, pretrained_detector, pretrained_network
 

@@ -8,7 +8,7 @@ from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.data import Floats, Indices
 from services.trainer.performance import ConfusionEntry, Curve, Interval, Performance, Source, TagPerformance
 from services.trainer.predictions import Predictions
-from services.vision.metrics import CategoryReport, classification_report
+from services.vision.classification_metrics import CategoryReport, classification_report
 
 MIN_CALIBRATION_ROWS = 10
 KEPT_PROBABILITIES = 1_000_000

@@ -18,7 +18,7 @@ from services.trainer.engine.loop.task import BatchRequest
 from services.trainer.engine.prefetch import prefetched
 from services.vision.canvas import Canvas, Picture, Variation, augmented, kept, plain
 from services.vision.card import InputRule
-from services.vision.detection import Targets
+from services.vision.detector_network import Targets
 
 SCALES = 101  # evenly spaced, that stand for all that are drawn
 GREY_SIDE = 32  # of what stands in the place of an image that cannot be read

@@ -13,8 +13,8 @@ from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.batches import SceneBatches
 from services.trainer.engine.detection.start import Origin
 from services.trainer.engine.session import Meter
-from services.vision.detection import DetectorNetwork, Targets
-from services.vision.detectors import build_detector, load_detector_weights
+from services.vision.detector_builder import build_detector, load_detector_weights
+from services.vision.detector_network import DetectorNetwork, Targets
 from services.vision.yolox import Yolox
 
 IMAGES = 64  # that are looked at, in all,

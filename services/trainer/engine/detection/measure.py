@@ -10,12 +10,12 @@ from services.trainer.engine.loop.task import Outputs
 from services.trainer.performance import Curve, Interval, Performance, Source, TagPerformance
 from services.trainer.predictions import DetectorPredictions, found, image_ids, truths
 from services.vision.card import UNFITTED_THRESHOLD
-from services.vision.detection_matching import Detected, GroundTruth, match
+from services.vision.detection_matching import DetectionTable, GroundTruth, match
 from services.vision.detection_metrics import DetectionCategory, detection_report, resampled
-from services.vision.detections import Detections
+from services.vision.image_detections import ImageDetections
 
 
-def columns(answers: Sequence[Detections]) -> Outputs:
+def columns(answers: Sequence[ImageDetections]) -> Outputs:
     """One row a detection, image by image; whole numbers are exact in float32 as far as anybody counts here."""
     return {
         "counts": np.array([len(answer.scores) for answer in answers], np.float32),
@@ -25,11 +25,11 @@ def columns(answers: Sequence[Detections]) -> Outputs:
     }
 
 
-def detected(outputs: Outputs) -> Detected:
+def detected(outputs: Outputs) -> DetectionTable:
     """Inverse of `columns`; images count from 0."""
     counts = outputs["counts"].astype(np.int64)
     images = np.repeat(np.arange(len(counts)), counts)
-    return Detected(images, outputs["labels"].astype(np.int64), outputs["boxes"], outputs["scores"])
+    return DetectionTable(images, outputs["labels"].astype(np.int64), outputs["boxes"], outputs["scores"])
 
 
 def validation_loss(scenes: Scenes, rows: Indices, outputs: Outputs) -> float | None:
@@ -45,7 +45,9 @@ def validation_loss(scenes: Scenes, rows: Indices, outputs: Outputs) -> float | 
     return 1 - mean if mean > 0 else None
 
 
-def selection_score(truth: GroundTruth, answers: Detected, image_count: int, categories: int) -> tuple[float, float]:
+def selection_score(
+    truth: GroundTruth, answers: DetectionTable, image_count: int, categories: int
+) -> tuple[float, float]:
     """(mAP at IoU .50, its standard error), the latter at least half a region's worth; (0, 1) without ground truth."""
     (matched,) = match(truth, answers, image_count, categories, (0.50,))
     value = matched.mean_average_precision()
@@ -57,7 +59,7 @@ def selection_score(truth: GroundTruth, answers: Detected, image_count: int, cat
 
 
 def measure(
-    truth: GroundTruth, answers: Detected, image_count: int, categories: tuple[str, ...], source: Source
+    truth: GroundTruth, answers: DetectionTable, image_count: int, categories: tuple[str, ...], source: Source
 ) -> Performance:
     """The contract's performance of these detections, as records and cards carry it."""
     report = detection_report(truth, answers, image_count, len(categories))
@@ -76,7 +78,7 @@ def measure(
 
 
 def predictions(
-    categories: tuple[str, ...], ids: Indices, truth: GroundTruth, answers: Detected
+    categories: tuple[str, ...], ids: Indices, truth: GroundTruth, answers: DetectionTable
 ) -> DetectorPredictions:
     """For the file; images count through `ids`."""
     return DetectorPredictions(

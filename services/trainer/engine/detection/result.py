@@ -14,8 +14,8 @@ from services.trainer.engine.split import Partition
 from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Performance, Source
 from services.vision.card import ModelCard, ModelKind
-from services.vision.detection import DetectorNetwork
 from services.vision.detector import Detector
+from services.vision.detector_network import DetectorNetwork
 
 UNMEASURED = "These weights were trained on all images, so there were none to measure them on."
 

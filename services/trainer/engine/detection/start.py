@@ -9,8 +9,8 @@ from services.trainer.engine.pretrained import resolver
 from services.trainer.messages import TrainTask
 from services.vision.card import CardBackbone, InputRule, WeightsSource
 from services.vision.catalogue import DETECTORS, DetectorSpec
-from services.vision.detection import DetectorNetwork
-from services.vision.detectors import build_detector
+from services.vision.detector_builder import build_detector
+from services.vision.detector_network import DetectorNetwork
 from services.vision.weights import PretrainedWeights, pretrained_detector
 
 

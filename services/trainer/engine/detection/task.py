@@ -31,9 +31,9 @@ from services.trainer.engine.split import Partition, readable
 from services.trainer.messages import Result, TrainTask
 from services.trainer.recipe import Depth
 from services.vision.canvas import fitting_canvas, variation
-from services.vision.detection import DetectorNetwork, Targets
-from services.vision.detections import Detections
 from services.vision.detector import Detector, Prepared
+from services.vision.detector_network import DetectorNetwork, Targets
+from services.vision.image_detections import ImageDetections
 from services.vision.letterbox import letterbox
 
 REPORT_SECONDS = 1.5
@@ -91,7 +91,7 @@ class DetectionTask:
         assert isinstance(network, DetectorNetwork), "a detector's"
         detector = Detector(unmeasured_card(self.images, self.origin), network, self.task.device)
         order = self._by_shape(rows)
-        answers: dict[int, Detections] = {}
+        answers: dict[int, ImageDetections] = {}
         pieces = [order[i : i + size] for i in range(0, len(order), size)]
         for piece, prepared in prefetched(lambda piece: (piece, self._prepared(detector, piece)), pieces, self.threads):
             before_each()

@@ -11,7 +11,7 @@ from services.trainer.engine.data import Floats, Images, Indices
 from services.trainer.engine.split import Partition
 from services.trainer.messages import Result
 from services.trainer.recipe import Throughput
-from services.vision.detection import Targets
+from services.vision.detector_network import Targets
 
 Outputs = Mapping[str, Floats]  # what a network says about rows of images: arrays by name, as a checkpoint keeps them
 Truths = Tensor | Sequence[Targets]  # of a batch: labels [n], or the targets of each image

@@ -7,7 +7,7 @@ import pytest
 from services.trainer import predictions as files
 from services.trainer.planner.comparison import paired_gain
 from services.trainer.predictions import DetectorPredictions, found, image_ids, read_predictions, write_predictions
-from services.vision.detection_matching import Detected, GroundTruth, match
+from services.vision.detection_matching import DetectionTable, GroundTruth, match
 from tests.unit.trainer.support import detections, predictions
 
 
@@ -61,7 +61,7 @@ def test_a_gain_is_the_difference_in_mean_average_precision():
     for each in (old, new):
         t, f = each.truths, each.found
         truths = GroundTruth(t.images.array(), t.labels.array(), t.boxes.array(), t.crowds.array())
-        seen = Detected(f.images.array(), f.labels.array(), f.boxes.array(), f.scores.array())
+        seen = DetectionTable(f.images.array(), f.labels.array(), f.boxes.array(), f.scores.array())
         values.append(match(truths, seen, 100, 2, (0.5,))[0].mean_average_precision())
     assert gain == pytest.approx(values[1] - values[0])
     assert count == 100

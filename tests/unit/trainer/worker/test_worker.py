@@ -19,7 +19,7 @@ from services.kit.records import Record, Table
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
-from services.trainer.measures import evaluation_message
+from services.trainer.evaluation_wire import evaluation_message
 from services.trainer.messages import (
     Checkpoint,
     CheckpointDone,

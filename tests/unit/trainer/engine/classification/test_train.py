@@ -31,7 +31,7 @@ from services.trainer.recipe import Depth, Split
 from services.vision import bundle
 from services.vision.backbones import build
 from services.vision.card import WeightsSource
-from services.vision.metrics import classification_report
+from services.vision.classification_metrics import classification_report
 from services.vision.snapshot import AnnotationKind
 from services.vision.weights import PretrainedWeights
 from tests.unit.trainer.engine.shapes import SHAPES, linear_recipe, task_for, tuning_recipe, write_snapshot

@@ -20,7 +20,7 @@ from services.vision.canvas import fitting_canvas, variation
 from services.vision.card import WeightsSource
 from services.vision.catalogue import DETECTORS
 from services.vision.detector import Detector
-from services.vision.detectors import build_detector
+from services.vision.detector_builder import build_detector
 from services.vision.weights import PretrainedWeights
 from services.vision.yolox import Yolox
 from tests.unit.trainer.engine.scenes import SIDE, TINY, detector_recipe, write_scenes

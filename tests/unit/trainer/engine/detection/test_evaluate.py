@@ -16,10 +16,10 @@ from services.trainer.predictions import DetectorPredictions, read_predictions
 from services.vision import bundle
 from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, Suppression, WeightsSource
 from services.vision.catalogue import DETECTORS
-from services.vision.detection_matching import Detected, GroundTruth
+from services.vision.detection_matching import DetectionTable, GroundTruth
 from services.vision.detection_metrics import detection_report
 from services.vision.detector import Detector
-from services.vision.detectors import build_detector
+from services.vision.detector_builder import build_detector
 from tests.unit.trainer.engine.scenes import KINDS, SIDE, TINY, write_scenes
 from tests.unit.trainer.engine.shapes import linear_recipe, task_for, write_snapshot
 
@@ -102,7 +102,9 @@ def test_crowds_and_unknown_categories_count_as_coco_counts_them(tmp_path, detec
         crowds=np.array([box.iscrowd for _, box in known]),
     )
     columns = predictions.found
-    found = Detected(columns.images.array(), columns.labels.array(), columns.boxes.array(), columns.scores.array())
+    found = DetectionTable(
+        columns.images.array(), columns.labels.array(), columns.boxes.array(), columns.scores.array()
+    )
     assert predictions.image_ids.array().tolist() == scenes.ids[measured].tolist()
     report = detection_report(truth, found, len(measured), len(KINDS))
     assert truth.crowds.sum() == 1

@@ -22,7 +22,7 @@ from services.trainer.recipe import Depth, Split
 from services.vision import bundle
 from services.vision.card import UNFITTED_THRESHOLD, WeightsSource
 from services.vision.detector import Detector
-from services.vision.detectors import build_detector
+from services.vision.detector_builder import build_detector
 from tests.unit.trainer.engine.scenes import KINDS, SIDE, TINY, detector_recipe, write_scenes
 from tests.unit.trainer.engine.shapes import task_for, write_snapshot
 

@@ -10,8 +10,8 @@ import torchvision
 from torch import Tensor
 
 from services.vision.catalogue import DETECTORS
-from services.vision.detection import DetectorNetwork, Targets
-from services.vision.detectors import build_detector, load_detector_weights
+from services.vision.detector_builder import build_detector, load_detector_weights
+from services.vision.detector_network import DetectorNetwork, Targets
 from services.vision.torchvision_detectors import TorchvisionDetector
 
 NAMES = sorted(DETECTORS)

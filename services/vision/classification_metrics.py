@@ -11,31 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from services.vision.intervals import Interval, resampling_interval, wilson_interval
+from services.vision.precision_recall import CurvePoint, thinned_curve
+
 CALIBRATION_BINS = 15
-CURVE_POINTS = 100  # at most, of one category's precision-recall curve
-CONFIDENCE_Z = 1.959964  # of the standard normal distribution, for two-sided 95 %
 BOOTSTRAP_CELLS = 200_000_000  # scores looked at in all; some seconds
 
 Scores = NDArray[np.floating[Any]]
 Targets = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Two-sided, 95 %."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class CurvePoint:
-    """What accepting scores at or above `threshold` gives."""
-
-    threshold: float
-    precision: float
-    recall: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +118,6 @@ def confusion(scores: Scores, targets: Targets) -> tuple[ConfusionCell, ...]:
     )
 
 
-def wilson_interval(successes: int, trials: int) -> Interval:
-    """Of a proportion (Wilson, 1927); 0..1 where nothing was tried."""
-    if trials == 0:
-        return Interval(0.0, 1.0)
-    z2 = CONFIDENCE_Z**2
-    share = successes / trials
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = CONFIDENCE_Z / (1 + z2 / trials) * (share * (1 - share) / trials + z2 / (4 * trials**2)) ** 0.5
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
-
-
 def bootstrap_interval(scores: Scores, targets: Targets, *, seed: int = 0) -> Interval:
     """Of the average precision, by resampling images; 20 to 500 times, as the size of the scores allows."""
     if not len(targets):
@@ -156,15 +129,6 @@ def bootstrap_interval(scores: Scores, targets: Targets, *, seed: int = 0) -> In
         chosen = random.integers(0, len(targets), len(targets))
         values.append(average_precision(scores[chosen], targets[chosen]))
     return resampling_interval(average_precision(scores, targets), np.array(values))
-
-
-def resampling_interval(value: float, resampled: Floats) -> Interval:
-    """The percentiles of at least 100 resamples; of fewer, 1.96 standard deviations around the value itself."""
-    if len(resampled) >= 100:
-        low, high = np.percentile(resampled, [2.5, 97.5])
-        return Interval(float(low), float(high))
-    half = CONFIDENCE_Z * float(np.std(resampled)) if len(resampled) else 1.0
-    return Interval(max(0.0, value - half), min(1.0, value + half))
 
 
 def _curves(scores: Scores, targets: Targets) -> Iterator[tuple[int, Scores, Floats, Floats]]:
@@ -213,14 +177,6 @@ def _best_threshold(thresholds: Scores, precision: Floats, recall: Floats) -> fl
     if not len(thresholds):
         return 0.5
     return float(thresholds[np.argmax(2 * precision * recall / (precision + recall))])
-
-
-def thinned_curve(thresholds: Scores, precision: Floats, recall: Floats) -> tuple[CurvePoint, ...]:
-    """The points in any order by ascending threshold, the first of equal ones, evenly thinned to CURVE_POINTS."""
-    _, first = np.unique(thresholds, return_index=True)
-    if len(first) > CURVE_POINTS:
-        first = first[np.linspace(0, len(first) - 1, CURVE_POINTS).round().astype(np.int64)]
-    return tuple(CurvePoint(float(thresholds[i]), float(precision[i]), float(recall[i])) for i in first)
 
 
 def _ratio(part: np.integer[Any], whole: np.integer[Any]) -> float:

@@ -116,7 +116,7 @@ class Meter:
         self.telemetry.add(self.operations, 1, operation=name, result=result)
 
 
-class MeasuredBlobs:
+class MeteredBlobs:
     """Blobs, metered. The time of a list excludes what its reader does in between."""
 
     def __init__(self, inner: Blobs, telemetry: Telemetry) -> None:
@@ -175,7 +175,7 @@ class MeasuredBlobs:
             await self.inner.ping()
 
 
-class MeasuredRecords:
+class MeteredRecords:
     """Records, metered."""
 
     def __init__(self, inner: Records, telemetry: Telemetry) -> None:
@@ -214,7 +214,7 @@ class MeasuredRecords:
             self._meter.count("records_watch", result)
 
 
-class MeasuredQueue:
+class MeteredQueue:
     """A queue, metered. `consume` counts how deliveries are settled."""
 
     def __init__(self, inner: Queue, telemetry: Telemetry) -> None:

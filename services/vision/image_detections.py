@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Detections:
+class ImageDetections:
     """The objects of one image, by falling score.
 
     Boxes lie within the upright image as it was sent, in its pixels; each has an extent.

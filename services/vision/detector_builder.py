@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from services.vision.catalogue import DETECTORS, DetectorSpec, Family
-from services.vision.detection import DetectorNetwork
+from services.vision.detector_network import DetectorNetwork
 from services.vision.torchvision_detectors import (
     FasterRcnnDetector,
     FcosDetector,

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
 from vision_evaluation import evaluators
 
-from services.vision.metrics import (
-    CurvePoint,
+from services.vision.classification_metrics import (
     accuracy,
     average_precision,
     bootstrap_interval,
     calibration_error,
     classification_report,
-    wilson_interval,
 )
+from services.vision.intervals import wilson_interval
+from services.vision.precision_recall import CurvePoint
 
 Arrays = tuple[NDArray[Any], NDArray[np.int64]]
 
@@ -163,7 +163,7 @@ def test_the_bootstrap_is_seeded_covers_the_value_and_narrows_with_more_images()
 def test_few_resamples_give_an_interval_of_similar_width(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, targets = sample(6, 400)
     many = bootstrap_interval(scores, targets)
-    monkeypatch.setattr("services.vision.metrics.BOOTSTRAP_CELLS", 50 * scores.size)
+    monkeypatch.setattr("services.vision.classification_metrics.BOOTSTRAP_CELLS", 50 * scores.size)
     few = bootstrap_interval(scores, targets)
     assert math.isclose(few.high - few.low, many.high - many.low, rel_tol=0.5)
 

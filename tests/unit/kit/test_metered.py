@@ -14,17 +14,17 @@ from services.kit.errors import (
     StoreRefused,
     Unavailable,
 )
-from services.kit.measured import (
+from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
+from services.kit.metered import (
     NATS_OPERATIONS,
     NATS_SECONDS,
     STORE_OPERATIONS,
     STORE_SECONDS,
-    MeasuredBlobs,
-    MeasuredQueue,
-    MeasuredRecords,
+    MeteredBlobs,
+    MeteredQueue,
+    MeteredRecords,
     result_of,
 )
-from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.records import Synced
 from services.kit.telemetry import MemoryTelemetry
 
@@ -39,7 +39,7 @@ def counted(telemetry: MemoryTelemetry, metric: object) -> dict[tuple[str, str],
 
 async def test_every_operation_on_the_store_is_counted_by_how_it_ended(tmp_path):
     telemetry = MemoryTelemetry()
-    blobs = MeasuredBlobs(MemoryBlobs(), telemetry)
+    blobs = MeteredBlobs(MemoryBlobs(), telemetry)
     await blobs.put("a/b", b"12")
     await blobs.put("a/c", b"34")
     assert await blobs.get("a/b", 1) == b"2"
@@ -61,7 +61,7 @@ async def test_every_operation_on_the_store_is_counted_by_how_it_ended(tmp_path)
 
 async def test_a_list_that_its_reader_leaves_is_counted_as_cancelled():
     telemetry = MemoryTelemetry()
-    blobs = MeasuredBlobs(MemoryBlobs(), telemetry)
+    blobs = MeteredBlobs(MemoryBlobs(), telemetry)
     await blobs.put("a", b"")
     listing = blobs.list("")
     await anext(listing)
@@ -71,7 +71,7 @@ async def test_a_list_that_its_reader_leaves_is_counted_as_cancelled():
 
 async def test_every_operation_on_the_records_is_counted_by_how_it_ended():
     telemetry = MemoryTelemetry()
-    records = MeasuredRecords(MemoryRecords(), telemetry)
+    records = MeteredRecords(MemoryRecords(), telemetry)
     revision = await records.create("models/m", b"1")
     with pytest.raises(RecordExists):
         await records.create("models/m", b"1")
@@ -99,7 +99,7 @@ async def test_every_operation_on_the_records_is_counted_by_how_it_ended():
 
 async def test_a_wait_for_jobs_that_brings_none_is_no_fault():
     telemetry = MemoryTelemetry()
-    queue = MeasuredQueue(MemoryQueue(ManualClock()), telemetry)
+    queue = MeteredQueue(MemoryQueue(ManualClock()), telemetry)
     await queue.publish("train", b"x")
     assert await queue.depth("train") == 1
     delivery = await queue.fetch("train", timedelta(0))

@@ -1,0 +1,28 @@
+"""Precision-recall curves. No torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CURVE_POINTS = 100  # per category, at most
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """What accepting scores at or above `threshold` gives."""
+
+    threshold: float
+    precision: float
+    recall: float
+
+
+def thinned_curve(
+    thresholds: NDArray[np.floating[Any]], precision: NDArray[np.float64], recall: NDArray[np.float64]
+) -> tuple[CurvePoint, ...]:
+    """The points in any order by ascending threshold, the first of equal ones, evenly thinned to CURVE_POINTS."""
+    _, first = np.unique(thresholds, return_index=True)
+    if len(first) > CURVE_POINTS:
+        first = first[np.linspace(0, len(first) - 1, CURVE_POINTS).round().astype(np.int64)]
+    return tuple(CurvePoint(float(thresholds[i]), float(precision[i]), float(recall[i])) for i in first)
