@@ -18,20 +18,18 @@ from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload import Uploads
 from services.infra import observe, processes
-from services.infra.jetstream import connected
-from services.infra.jetstream_queue import JetStreamQueue
-from services.infra.jetstream_records import JetStreamRecords
-from services.infra.nats_access import NatsAccess
+from services.infra.broker import open_broker
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
-from services.kit.metered import MeteredQueue, MeteredRecords
+from services.kit.collection import Collection
+from services.kit.errors import DatasetNotFound
 from services.kit.queue import Queue
 from services.kit.records import Records, Table
 from services.kit.settings import load, refuse_exposure
+from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
-from services.kit.views import View
 from sightline.v1 import dataset_service_pb2 as pb
 from sightline.v1.dataset_service_pb2_grpc import add_DatasetServiceServicer_to_server
 
@@ -76,10 +74,7 @@ async def _ports(settings: DatasetSettings, role: Role) -> AsyncGenerator[_Ports
     exported = metrics.API if role is Role.API else metrics.WORKER
     with observe.measured(name, settings, exported) as telemetry:
         blobs = await open_blobs(settings, telemetry)
-        async with connected(settings.nats_url, name, NatsAccess.of(settings), telemetry) as connection:
-            replicas = settings.nats_replicas
-            records = MeteredRecords(JetStreamRecords(connection, replicas=replicas), telemetry)
-            queue = MeteredQueue(JetStreamQueue(connection, replicas=replicas), telemetry)
+        async with open_broker(settings, name, telemetry) as (records, queue):
             yield _Ports(blobs, records, queue, telemetry)
 
 
@@ -87,8 +82,9 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
     """Runs the api. It decodes no images, so it answers even if every worker is busy or dead."""
     async with _ports(settings, Role.API) as ports:
         clock = SystemClock()
-        view = View(ports.records, DatasetRecord, COLLECTION)
-        datasets = Datasets(Table(ports.records, DatasetRecord), view, ports.blobs, ports.queue, clock, settings)
+        collection = Collection(ports.records, DatasetRecord, DatasetNotFound, COLLECTION)
+        view = collection.view
+        datasets = Datasets(collection, ports.blobs, ports.queue, clock, settings)
         uploads = Uploads(ports.blobs, ports.telemetry, settings)
         servicer = DatasetServicer(datasets, uploads, ports.blobs.bucket)
         service = Service(DESCRIPTOR, add_DatasetServiceServicer_to_server, servicer)
@@ -99,18 +95,15 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
             await ports.blobs.ping()
             return True
 
-        reconciler = Reconciler(view, ports.queue, clock, ports.telemetry, settings)
         server = Server("dataset", settings, ports.telemetry, [service], ready)
-        async with asyncio.TaskGroup() as group:
-            background = [
-                group.create_task(view.run(), name="view of datasets"),
-                group.create_task(Gauges(view, ports.queue, clock, ports.telemetry).run(), name="gauges"),
-                group.create_task(reconciler.run(settings.reconcile_seconds), name="reconciler"),
-            ]
+        reconciler = Reconciler(view, ports.queue, clock, ports.telemetry, settings)
+        async with alongside(
+            view=view.run(),
+            gauges=Gauges(view, ports.queue, clock, ports.telemetry).run(),
+            reconciler=reconciler.run(settings.reconcile_seconds),
+        ):
             await server.start()
             await server.run_until(stop)
-            for task in background:
-                task.cancel()
 
 
 async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:

@@ -1,18 +1,17 @@
 """The use cases of the dataset api, without gRPC."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from services.dataset import store
 from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, NewDataset, State
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding
 from services.dataset.settings import DatasetSettings
-from services.kit import paging
 from services.kit.blobs import Blobs, from_uri
 from services.kit.caller_fields import Changes, check_caller_fields, check_request_id
 from services.kit.clock import Clock
+from services.kit.collection import Collection, create_once
 from services.kit.errors import (
     BlobNotFound,
     DatasetAlreadyExists,
@@ -21,18 +20,15 @@ from services.kit.errors import (
     InvalidPageToken,
     InvalidRequest,
     QuotaExceeded,
-    RecordExists,
-    RecordNotFound,
     UnreadableUri,
 )
 from services.kit.jobs import Job, announce
 from services.kit.log import Log
 from services.kit.names import check_id, new_uid, parse
-from services.kit.paging import check_page_size, decode_token, encode_token
+from services.kit.paging import check_page_size, decode_token, encode_token, page_of
 from services.kit.plurals import counted
 from services.kit.queue import Queue
-from services.kit.records import Table, Versioned
-from services.kit.views import View
+from services.kit.records import Versioned
 from services.vision.snapshot import Category
 
 MAX_URIS = 10
@@ -41,50 +37,44 @@ MAX_CODES = 100  # in a filter of findings
 _log = Log(__name__)
 
 
-class _Item(NamedTuple):
-    name: str
-    found: Versioned[DatasetRecord]
-
-
 class Datasets:
     """The use cases; errors tell the caller what to do."""
 
     def __init__(
         self,
-        table: Table[DatasetRecord],
-        view: View[DatasetRecord],
+        datasets: Collection[DatasetRecord],
         blobs: Blobs,
         queue: Queue,
         clock: Clock,
         settings: DatasetSettings,
     ) -> None:
-        self._table = table
-        self._view = view
+        self._datasets = datasets
         self._blobs = blobs
         self._queue = queue
         self._clock = clock
         self._settings = settings
-        self._written = 0  # the last revision that this process wrote
 
     async def create(self, new: NewDataset, *, validate_only: bool = False) -> Versioned[DatasetRecord]:
         """Registers a dataset and announces its validation; after a crash in between, `reconcile` announces it."""
-        record = self._draft(new)
-        repeated = await self._repeat_of(record)
-        if repeated:
-            return repeated
-        await self._check_uris(record.annotation_file_uris)
-        if validate_only:
-            await self._require_free(record.name)
-            return Versioned(record, 0)
-        try:
-            created = self._wrote(await self._table.create(record.name, record))
-        except RecordExists:
-            repeated = await self._repeat_of(record)
-            if repeated:
-                return repeated
-            raise DatasetAlreadyExists(name=record.name) from None
-        await announce(self._queue, ADVANCE, Job(record.name, record.generation), f"{record.uid}:created")
-        _log.info("dataset_created", dataset=record.name, kind=record.annotation_kind)
+        draft = self._draft(new)
+        arguments = draft.annotation_kind, draft.annotation_file_uris
+
+        async def checked() -> DatasetRecord:
+            await self._check_uris(draft.annotation_file_uris)
+            return draft
+
+        created = await create_once(
+            self._datasets,
+            draft.name,
+            draft.request_id,
+            DatasetAlreadyExists(name=draft.name),
+            checked,
+            is_same=lambda first: (first.annotation_kind, first.annotation_file_uris) == arguments,
+            validate_only=validate_only,
+        )
+        if created.value is draft and not validate_only:
+            await announce(self._queue, ADVANCE, Job(draft.name, draft.generation), f"{draft.uid}:created")
+            _log.info("dataset_created", dataset=draft.name, kind=draft.annotation_kind)
         return created
 
     def _draft(self, new: NewDataset) -> DatasetRecord:
@@ -111,27 +101,6 @@ class Datasets:
             request_id=new.request_id,
         )
 
-    async def _repeat_of(self, record: DatasetRecord) -> Versioned[DatasetRecord] | None:
-        """The dataset that an earlier call with the same request id and arguments created; None if there is none."""
-        if not record.request_id:
-            return None
-        try:
-            found = await self._table.get(record.name)
-        except RecordNotFound:
-            return None
-        first = found.value
-        asked = (record.request_id, record.annotation_kind, record.annotation_file_uris)
-        if asked == (first.request_id, first.annotation_kind, first.annotation_file_uris):
-            return found
-        return None
-
-    async def _require_free(self, name: str) -> None:
-        try:
-            await self._table.get(name)
-        except RecordNotFound:
-            return
-        raise DatasetAlreadyExists(name=name)
-
     async def _check_uris(self, uris: Sequence[str]) -> None:
         for uri in uris:
             try:
@@ -150,10 +119,7 @@ class Datasets:
     async def get(self, name: str) -> Versioned[DatasetRecord]:
         """The current dataset; DatasetNotFound."""
         parse(name, COLLECTION)
-        try:
-            return await self._table.get(name)
-        except RecordNotFound:
-            raise DatasetNotFound(name=name) from None
+        return await self._datasets.get(name)
 
     async def categories(self, record: DatasetRecord) -> tuple[Category, ...]:
         """All categories of a READY dataset; none in other states."""
@@ -161,12 +127,9 @@ class Datasets:
             return ()
         return (await store.get_manifest(self._blobs, record.manifest_key)).categories
 
-    async def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[DatasetRecord]], str]:
-        """A page ordered by name, and the next page's token; includes everything that this process wrote."""
-        await self._view.caught_up(self._written)
-        items = [_Item(found.value.name, found) for found in self._view.all()]
-        chosen, token = paging.page(items, COLLECTION, page_size, page_token)
-        return [item.found for item in chosen], token
+    def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[DatasetRecord]], str]:
+        """A page ordered by name, and the next page's token."""
+        return page_of(self._datasets.view.all(), COLLECTION, page_size, page_token)
 
     async def update(self, name: str, changes: Changes, etag: str) -> Versioned[DatasetRecord]:
         """Changes caller fields; EtagMismatch, WrongState in DELETING."""
@@ -176,31 +139,19 @@ class Datasets:
             changed = record.updated(record.update_time, **changes)
             return record if changed == record else replace(changed, update_time=self._clock.now())
 
-        return await self._change(name, decide, etag)
+        return await self._datasets.change(name, decide, etag)
 
     async def delete(self, name: str, etag: str) -> None:
         """Marks the dataset DELETING and announces its removal; if it already is DELETING, announces it again."""
         parse(name, COLLECTION)
-        record = (await self._change(name, lambda record: record.deleting(self._clock.now()), etag)).value
-        await announce(self._queue, ADVANCE, Job(name, record.generation))
+        found = await self._datasets.change(name, lambda record: record.deleting(self._clock.now()), etag)
+        await announce(self._queue, ADVANCE, Job(name, found.value.generation))
         _log.info("dataset_deletion_requested", dataset=name)
-
-    async def _change(
-        self, name: str, decide: Callable[[DatasetRecord], DatasetRecord], etag: str
-    ) -> Versioned[DatasetRecord]:
-        try:
-            return self._wrote(await self._table.change(name, decide, etag))
-        except RecordNotFound:
-            raise DatasetNotFound(name=name) from None
-
-    def _wrote(self, written: Versioned[DatasetRecord]) -> Versioned[DatasetRecord]:
-        self._written = max(self._written, written.revision)
-        return written
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[DatasetRecord]]:
         """The dataset now and after each change, until it is READY or FAILED; DatasetNotFound once it is deleted."""
         first = await self.get(name)
-        async for found in self._view.follow(name, first):
+        async for found in self._datasets.view.follow(name, first):
             if found.value.uid != first.value.uid:
                 break
             yield found

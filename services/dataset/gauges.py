@@ -2,13 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 from services.dataset import metrics
 from services.dataset.domain import ADVANCE, CHECK, DatasetRecord, State
 from services.kit.clock import Clock
 from services.kit.consume import QUEUED
-from services.kit.errors import Unavailable
 from services.kit.queue import Queue
+from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.kit.views import View
 
@@ -27,10 +28,12 @@ class Gauges:
     async def run(self) -> None:
         """Updates the gauges until cancelled; during an outage they keep their last values."""
         await self.view.synced()
-        while True:
-            self.update()
-            await self._update_queue()
-            await self.clock.sleep(EVERY_SECONDS)
+        await repeat(self._update_all, partial(self.clock.sleep, EVERY_SECONDS))
+
+    async def _update_all(self) -> None:
+        self.update()
+        for kind in (ADVANCE, CHECK):
+            self.telemetry.set(QUEUED, await self.queue.depth(kind), kind=kind)
 
     def update(self) -> None:
         """Sets the gauges of the datasets from the view."""
@@ -43,10 +46,3 @@ class Gauges:
         stalls = [(now - record.update_time).total_seconds() for record in validating]
         self.telemetry.set(metrics.OLDEST, max(ages, default=0.0))
         self.telemetry.set(metrics.STALLED, max(stalls, default=0.0))
-
-    async def _update_queue(self) -> None:
-        try:
-            for kind in (ADVANCE, CHECK):
-                self.telemetry.set(QUEUED, await self.queue.depth(kind), kind=kind)
-        except Unavailable:
-            return

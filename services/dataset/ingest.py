@@ -9,7 +9,7 @@ from services.dataset.domain import DatasetRecord, Plan, State
 from services.dataset.findings import FindingLog
 from services.dataset.finish import finish
 from services.dataset.jobs import publish_advance, publish_chunk
-from services.dataset.lease_guard import LeaseGuard, leased
+from services.dataset.lease_guard import DatasetGuard, leased
 from services.dataset.plan import Reading, make_plan
 from services.dataset.settings import DatasetSettings
 from services.kit.blobs import delete_prefix
@@ -79,7 +79,7 @@ async def _yield_to_deletion(context: WorkerContext, name: str) -> None:
         await publish_advance(context.queue, record)
 
 
-async def _plan(context: WorkerContext, settings: DatasetSettings, guard: LeaseGuard) -> DatasetRecord:
+async def _plan(context: WorkerContext, settings: DatasetSettings, guard: DatasetGuard) -> DatasetRecord:
     reading = Reading(FindingLog(settings.findings_per_code))
     try:
         plan = await make_plan(context, settings, guard.record, reading)
@@ -89,7 +89,7 @@ async def _plan(context: WorkerContext, settings: DatasetSettings, guard: LeaseG
     return await guard.write(lambda now: now.planned(plan, convention, context.clock.now()))
 
 
-async def _finish(context: WorkerContext, settings: DatasetSettings, guard: LeaseGuard, plan: Plan) -> DatasetRecord:
+async def _finish(context: WorkerContext, settings: DatasetSettings, guard: DatasetGuard, plan: Plan) -> DatasetRecord:
     log = FindingLog(settings.findings_per_code)
     try:
         validation = await finish(context, settings, guard.record, plan, log)
@@ -103,7 +103,7 @@ async def _finish(context: WorkerContext, settings: DatasetSettings, guard: Leas
     return await guard.write(lambda now: now.accepted(validation.stats, digest, key, findings, context.clock.now()))
 
 
-async def _refuse(context: WorkerContext, guard: LeaseGuard, error: SightlineError, log: FindingLog) -> DatasetRecord:
+async def _refuse(context: WorkerContext, guard: DatasetGuard, error: SightlineError, log: FindingLog) -> DatasetRecord:
     findings = await store.put_findings(context.blobs, guard.record, log)
     return await guard.write(lambda now: now.refused(error.failure(), context.clock.now(), findings))
 

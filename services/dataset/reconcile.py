@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from services.dataset import metrics
 from services.dataset.domain import CHECK, DatasetRecord, State
 from services.dataset.jobs import publish_advance
 from services.dataset.settings import DatasetSettings
 from services.kit.clock import Clock
-from services.kit.errors import SightlineError
 from services.kit.log import Log
 from services.kit.queue import Queue
+from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.kit.views import View
 
@@ -30,14 +31,9 @@ class Reconciler:
     settings: DatasetSettings
 
     async def run(self, every_seconds: float) -> None:
-        """Reconciles until cancelled, once the view is synced; outages are logged and retried."""
+        """Reconciles until cancelled, once the view is synced."""
         await self.view.synced()
-        while True:
-            try:
-                await self.reconcile()
-            except SightlineError as error:
-                _log.warning("reconcile_failed", problem=error.message)
-            await self.clock.sleep(every_seconds)
+        await repeat(self.reconcile, partial(self.clock.sleep, every_seconds))
 
     async def reconcile(self) -> int:
         """One reconciliation pass: publishes a job for each stalled dataset; returns how many."""

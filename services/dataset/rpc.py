@@ -41,7 +41,7 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
     async def ListDatasets(
         self, request: service_pb.ListDatasetsRequest, context: Context
     ) -> service_pb.ListDatasetsResponse:
-        found, token = await self._datasets.page(request.page_size, request.page_token)
+        found, token = self._datasets.page(request.page_size, request.page_token)
         datasets = [wire.dataset_message(one, self._bucket) for one in found]
         return service_pb.ListDatasetsResponse(datasets=datasets, next_page_token=token)
 

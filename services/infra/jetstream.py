@@ -19,6 +19,7 @@ from services.infra.nats_expiry import tell_expiries
 from services.kit.errors import Unavailable
 from services.kit.log import Log
 from services.kit.metered import NATS_CONNECTED
+from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -42,17 +43,13 @@ async def connected(
     """A connection for the block, made by `connect`; its state is reported to the telemetry.
 
     If it is closed for good, as when the server no longer accepts the credentials, the block is cancelled and
-    Unavailable raised, in a group: a process that can never work again must end, so that it is restarted.
+    Unavailable raised: a process that can never work again must end, so that it is restarted.
     """
     connection = await connect(url, name, access=access)
     try:
-        async with asyncio.TaskGroup() as group:
-            helpers = [group.create_task(_until_closed(connection, telemetry), name="nats connection")]
-            if telemetry:
-                helpers.append(group.create_task(tell_expiries(url, access, telemetry), name="nats certificates"))
+        certificates = {"nats certificates": tell_expiries(url, access, telemetry)} if telemetry else {}
+        async with alongside(**{"nats connection": _until_closed(connection, telemetry)}, **certificates):
             yield connection
-            for task in helpers:
-                task.cancel()
     finally:
         with suppress(OSError):  # the server may be away
             await connection.close()

@@ -68,15 +68,15 @@ class JetStreamQueue:
     def __init__(
         self,
         connection: Client,
+        ack_wait: timedelta,
         *,
-        ack_wait: timedelta = timedelta(seconds=30),
         stream: str = STREAM,
         subjects: str = "jobs",
         replicas: int = 1,
     ) -> None:
         self._connection = connection
         self._js = connection.jetstream(timeout=REQUEST_SECONDS)
-        self._ack_wait = ack_wait.total_seconds()
+        self.ack_wait = ack_wait
         self._stream = stream
         self._subjects = subjects
         self._replicas = replicas
@@ -150,7 +150,7 @@ class JetStreamQueue:
             durable_name=kind,
             filter_subject=subject,
             ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=self._ack_wait,
+            ack_wait=self.ack_wait.total_seconds(),
             max_deliver=-1,
             max_ack_pending=-1,  # jobs delayed by nak count as unacknowledged and must not block others
         )

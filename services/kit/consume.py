@@ -85,7 +85,6 @@ async def consume(
     telemetry: Telemetry,
     stop: asyncio.Event,
     concurrency: int = 1,
-    extend_every: timedelta = timedelta(seconds=10),
     grace: timedelta = timedelta(seconds=20),
 ) -> None:
     """Handles jobs, `concurrency` at a time, until `stop` is set; then gives running handlers `grace` to finish.
@@ -96,7 +95,7 @@ async def consume(
     MAX_DELIVERIES times goes to `poison`; but an outage is not the job's fault, so after a retryable error its count
     starts over.
     """
-    worker = _Worker(queue, job, clock, telemetry, stop, extend_every, grace)
+    worker = _Worker(queue, job, clock, telemetry, stop, grace)
     async with asyncio.TaskGroup() as group:
         for number in range(concurrency):
             group.create_task(worker.run(), name=f"{job.kind} jobs {number}")
@@ -109,7 +108,6 @@ class _Worker:
     clock: Clock
     telemetry: Telemetry
     stop: asyncio.Event
-    extend_every: timedelta
     grace: timedelta
 
     async def run(self) -> None:
@@ -181,7 +179,7 @@ class _Worker:
     async def _extend(self, delivery: Delivery) -> None:
         """Keeps the job invisible to others; a failure does no harm, as the record's lease decides."""
         while True:
-            await self.clock.sleep(self.extend_every.total_seconds())
+            await self.clock.sleep(self.queue.ack_wait.total_seconds() / 3)
             try:
                 await delivery.extend()
             except Exception as error:  # noqa: BLE001 - it does no harm, see above

@@ -221,6 +221,10 @@ class MeteredQueue:
         self._inner = inner
         self._meter = Meter(telemetry, NATS_OPERATIONS, NATS_SECONDS)
 
+    @property
+    def ack_wait(self) -> timedelta:
+        return self._inner.ack_wait
+
     async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
         with self._meter.operation("queue_publish"):
             await self._inner.publish(kind, body, dedup_id)

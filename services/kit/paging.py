@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 from services.kit.errors import InvalidPageToken, InvalidRequest
+from services.kit.records import Versioned
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
@@ -58,3 +59,12 @@ def page(items: Iterable[T], scope: str, page_size: int, page_token: str) -> tup
     rest = sorted((item for item in items if item.name > after), key=lambda item: item.name)
     chosen = rest[:size]
     return chosen, encode_token(scope, chosen[-1].name) if len(rest) > size else ""
+
+
+def page_of(
+    found: Iterable[Versioned[T]], scope: str, page_size: int, page_token: str
+) -> tuple[list[Versioned[T]], str]:
+    """The same of resources with their revisions."""
+    versions = {version.value.name: version for version in found}
+    values, token = page((version.value for version in versions.values()), scope, page_size, page_token)
+    return [versions[value.name] for value in values], token

@@ -53,6 +53,11 @@ class Queue(Protocol):
     unreachable, publish (which may have stored the job) and depth raise Unavailable.
     """
 
+    @property
+    def ack_wait(self) -> timedelta:
+        """The lease of a delivery."""
+        ...
+
     async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
         """Returns once the job is stored."""
         ...

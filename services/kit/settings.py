@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     metrics_port: Port = 0  # 0: no /metrics endpoint
     nats_url: str = "nats://127.0.0.1:4222"
     nats_replicas: int = Field(default=1, ge=1, le=5)  # of new streams; existing ones keep theirs
+    ack_wait_seconds: float = Field(default=30.0, gt=0)  # how long a job's worker may be silent before another gets it
     store_directory: Path | None = None  # the blob store as a folder; otherwise S3
     s3_endpoint: str = ""  # host or host:port
     s3_access_key: SecretStr = SecretStr("")

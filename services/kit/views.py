@@ -3,7 +3,7 @@
 import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncGenerator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from services.kit.errors import RecordUnusable, Unavailable
 from services.kit.log import Log
@@ -137,3 +137,22 @@ class View(Generic[T]):
                 await self._moved.wait_for(lambda: self._version > seen)
         except TimeoutError:
             return
+
+
+class Changes:
+    """Waits for changes of some views; one that happens between two waits, or before the first, counts too."""
+
+    def __init__(self, *views: View[Any]) -> None:
+        self._views = views
+        self._seen = [view.version for view in views]
+
+    async def wait(self, timeout_seconds: float) -> None:
+        """Returns once any view has changed, or after the timeout."""
+        pairs = zip(self._views, self._seen, strict=True)
+        waits = [asyncio.ensure_future(view.changed(timeout_seconds, version)) for view, version in pairs]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._seen = [view.version for view in self._views]

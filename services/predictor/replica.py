@@ -1,6 +1,5 @@
 """A running predictor without its server: its parts, wired to the given ports."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from services.kit.blobs import Blobs
 from services.kit.clock import Clock
+from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
 from services.predictor.app import Limits, Predictor
 from services.predictor.batching import Batcher
@@ -37,14 +37,8 @@ async def running(
     limits = Limits(settings.max_prediction_image_bytes, settings.max_requests)
     predictor = Predictor(lookup, cache, batcher, blobs, workers, clock, telemetry, limits)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            background = [
-                tasks.create_task(batcher.run(), name="batches"),
-                tasks.create_task(predictor.run_sweeps(settings.model_sweep_seconds), name="sweep"),
-            ]
+        async with alongside(batches=batcher.run(), sweep=predictor.run_sweeps(settings.model_sweep_seconds)):
             yield predictor
             await cache.close()
-            for task in background:
-                task.cancel()
     finally:
         workers.shutdown(wait=False, cancel_futures=True)

@@ -10,19 +10,16 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
-from services.infra import jetstream, observe, processes, tls
+from services.infra import observe, processes, tls
+from services.infra.broker import open_broker
 from services.infra.channel import open_channel
-from services.infra.jetstream_queue import JetStreamQueue
-from services.infra.jetstream_records import JetStreamRecords
-from services.infra.nats_access import NatsAccess
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit import consume
 from services.kit.clock import SystemClock
 from services.kit.jobs import handler as handler_of
-from services.kit.metered import MeteredQueue, MeteredRecords
-from services.kit.queue import Queue
 from services.kit.settings import load, refuse_exposure
+from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.app import Evaluations, Models
@@ -45,7 +42,6 @@ from sightline.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_serv
 
 USAGE = "usage: python -m services.trainer api | worker [--once] | --settings"
 STOP_GRACE = timedelta(seconds=45)  # beyond what the worker itself takes to give its work back
-EXTEND_EVERY = timedelta(seconds=10)  # well within the queue's lease
 
 
 def main() -> None:
@@ -71,45 +67,34 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("trainer-api", settings, metrics.API))
-        store, queue = await _records_and_queue(settings, "trainer-api", stack, telemetry)
-        blobs = await open_blobs(settings, telemetry)
+        records, queue = await stack.enter_async_context(open_broker(settings, "trainer-api", telemetry))
+        store, blobs = Store.over(records), await open_blobs(settings, telemetry)
         channel = await stack.enter_async_context(
             open_channel(settings.dataset_address, credentials=tls.caller(settings))
         )
         datasets = GrpcDatasets(DatasetServiceStub(channel), blobs.bucket)
         counts = Counts(store, clock, telemetry)
-        models = Models(store, datasets, blobs, clock, counts)
-        evaluations = Evaluations(store, datasets, blobs, clock, counts)
-        server = Server(
-            "trainer",
-            settings,
-            telemetry,
-            [
-                Service(
-                    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
-                    add_ModelServiceServicer_to_server,
-                    ModelServicer(models, store, blobs.bucket, clock),
-                ),
-                Service(
-                    evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"],
-                    add_EvaluationServiceServicer_to_server,
-                    EvaluationServicer(evaluations),
-                ),
-            ],
-            store.is_synced,
-        )
-        async with asyncio.TaskGroup() as group:
-            coordinator = Coordinator(store, datasets, blobs, queue, clock, telemetry)
-            background = [
-                group.create_task(store.run(), name="views"),
-                group.create_task(coordinator.run(), name="coordinator"),
-                group.create_task(Gauges(store, queue, clock, telemetry).keep_going(), name="gauges"),
-                group.create_task(counts.keep_going(), name="counts"),
-            ]
+        services = [
+            Service(
+                model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
+                add_ModelServiceServicer_to_server,
+                ModelServicer(Models(store, datasets, blobs, clock, counts), store, blobs.bucket, clock),
+            ),
+            Service(
+                evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"],
+                add_EvaluationServiceServicer_to_server,
+                EvaluationServicer(Evaluations(store, datasets, blobs, clock, counts)),
+            ),
+        ]
+        server = Server("trainer", settings, telemetry, services, store.is_synced)
+        async with alongside(
+            views=store.run(),
+            coordinator=Coordinator(store, datasets, blobs, queue, clock, telemetry).run(),
+            gauges=Gauges(store, queue, clock, telemetry).keep_going(),
+            counts=counts.keep_going(),
+        ):
             await server.start()
             await server.run_until(stop)
-            for task in background:
-                task.cancel()
 
 
 async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = False) -> None:
@@ -121,22 +106,17 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
         pool = ChildPool(settings.threads, (*COMMAND, settings.device), spares=not once)
         stack.push_async_callback(pool.close)
         pool.prepare()
-        store, queue = await _records_and_queue(settings, "trainer-worker", stack, telemetry)
+        records, queue = await stack.enter_async_context(open_broker(settings, "trainer-worker", telemetry))
         root = settings.work_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-worker-")))
         workspace = Workspace(root, await open_blobs(settings, telemetry))
         workspace.clear()
-        worker = Worker(processes.identity(), store, workspace, pool, settings, clock, telemetry, stop)
+        worker = Worker(processes.identity(), Store.over(records), workspace, pool, settings, clock, telemetry, stop)
         only = RunOne(worker.handle, stop, clock, settings.once_seconds)
         handler = handler_of(only.handle if once else worker.handle)
         job = consume.Job(jobs.KIND, handler, handler)
         await _until_ready(pool, settings, telemetry, stop)
-        async with asyncio.TaskGroup() as group:
-            watching = group.create_task(only.watch(), name="once") if once else None
-            await consume.consume(
-                queue, job, clock=clock, telemetry=telemetry, stop=stop, grace=STOP_GRACE, extend_every=EXTEND_EVERY
-            )
-            if watching:
-                watching.cancel()
+        async with alongside(**({"once": only.watch()} if once else {})):
+            await consume.consume(queue, job, clock=clock, telemetry=telemetry, stop=stop, grace=STOP_GRACE)
         if pool.unusable:
             raise pool.unusable
 
@@ -155,17 +135,6 @@ async def _until_ready(pool: ChildPool, settings: TrainerSettings, telemetry: Te
         return
     if child:
         telemetry.set(metrics.WORKER_READY, 1)
-
-
-async def _records_and_queue(
-    settings: TrainerSettings, name: str, stack: AsyncExitStack, telemetry: Telemetry
-) -> tuple[Store, Queue]:
-    connection = await stack.enter_async_context(
-        jetstream.connected(settings.nats_url, name, NatsAccess.of(settings), telemetry)
-    )
-    records = JetStreamRecords(connection, replicas=settings.nats_replicas)
-    queue = JetStreamQueue(connection, replicas=settings.nats_replicas)
-    return Store.over(MeteredRecords(records, telemetry)), MeteredQueue(queue, telemetry)
 
 
 if __name__ == "__main__":

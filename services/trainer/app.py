@@ -1,16 +1,15 @@
 """The trainer's use cases: what callers ask of models and evaluations, over ports only."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
 
-from services.kit import codec, paging
+from services.kit import codec
 from services.kit.blobs import Blobs, delete_prefix
 from services.kit.caller_fields import Changes, check_caller_fields
 from services.kit.clock import Clock
+from services.kit.collection import create_once
 from services.kit.errors import (
-    AlreadyExists,
     EvaluationAlreadyExists,
     EvaluationNotFound,
     InvalidRequest,
@@ -18,9 +17,9 @@ from services.kit.errors import (
     ModelNotFound,
     ModelNotReady,
     NotFound,
-    RecordExists,
     WrongState,
 )
+from services.kit.paging import page_of
 from services.kit.records import Versioned
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import (
@@ -45,15 +44,12 @@ from services.trainer.domain import (
 from services.trainer.performance import Performance
 from services.trainer.planner.plan import check_budget
 from services.trainer.reconcile.counts import Counts
-from services.trainer.store import Collection, Store
+from services.trainer.store import Store
 from services.trainer.work import Work
 from services.vision.card import CARD_FILE, read_card
 
 EVALUATION_SECONDS = 24 * 3600.0  # what a caller's own evaluation may take
 WATCH_SECONDS = 2.0  # a watch looks again after so long, should no change have come
-
-T = TypeVar("T", Model, Trial, Evaluation)
-R = TypeVar("R", Model, Evaluation)
 
 
 class Models:
@@ -75,12 +71,12 @@ class Models:
         if not 0 < model.budget_seconds <= MAX_BUDGET_SECONDS:
             problem = f"{model.budget_seconds:g} s is not above 0 and at most {MAX_BUDGET_SECONDS / 3600:g} hours."
             raise InvalidRequest(field="model.training_parameters.time_budget", problem=problem)
-        return await _created(
+        return await create_once(
             self._store.models,
             model.name,
             model.request_id,
             ModelAlreadyExists(name=model.name),
-            make=lambda: self._checked(model),
+            lambda: self._checked(model),
             validate_only=validate_only,
         )
 
@@ -208,8 +204,8 @@ class Evaluations:
             return evaluation
 
         taken = EvaluationAlreadyExists(name=name)
-        return await _created(
-            self._store.evaluations, name, draft.request_id, taken, make=make, validate_only=validate_only
+        return await create_once(
+            self._store.evaluations, name, draft.request_id, taken, make, validate_only=validate_only
         )
 
     def _drafted(self, model: Model, dataset: Dataset, draft: Draft) -> Evaluation:
@@ -268,39 +264,3 @@ class Evaluations:
             if found.value.work.ended:
                 return
         raise EvaluationNotFound(name=name)
-
-
-def page_of(found: list[Versioned[T]], scope: str, page_size: int, page_token: str) -> tuple[list[Versioned[T]], str]:
-    """One page of resources, by name."""
-    versions = {version.value.name: version for version in found}
-    values, token = paging.page((version.value for version in found), scope, page_size, page_token)
-    return [versions[value.name] for value in values], token
-
-
-async def _created(
-    collection: Collection[R],
-    name: str,
-    request_id: str,
-    taken: AlreadyExists,
-    *,
-    make: Callable[[], Awaitable[R]],
-    validate_only: bool,
-) -> Versioned[R]:
-    """Adds a resource, whose making checks it; a repeat of the same request gets what the first call made."""
-    try:
-        return _repeated(await collection.get(name), request_id, taken)
-    except NotFound:
-        pass
-    resource = await make()
-    if validate_only:
-        return Versioned(resource, 0)
-    try:
-        return await collection.create(resource)
-    except RecordExists:
-        return _repeated(await collection.get(name), request_id, taken)
-
-
-def _repeated(present: Versioned[R], request_id: str, taken: AlreadyExists) -> Versioned[R]:
-    if request_id and request_id == present.value.request_id:
-        return present
-    raise taken

@@ -1,63 +1,15 @@
-"""The trainer's records: models, trials and evaluations, each as a table to write and a view to list and follow."""
+"""The trainer's collections: models, trials and evaluations, and what is read of them together."""
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
-from services.kit.errors import (
-    EvaluationNotFound,
-    ModelNotFound,
-    NotFound,
-    RecordNotFound,
-    TrialNotFound,
-)
-from services.kit.records import Records, Table, Versioned
-from services.kit.views import View
+from services.kit.collection import Collection
+from services.kit.errors import EvaluationNotFound, ModelNotFound, TrialNotFound
+from services.kit.records import Records
+from services.kit.views import Changes, View
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost
 from services.trainer.work import WorkState
-
-T = TypeVar("T", Model, Trial, Evaluation)
-
-
-class Collection(Generic[T]):
-    """One kind of resource. Every write returns once the view has it, so that a list shows what was just answered."""
-
-    def __init__(self, records: Records, type_: type[T], missing: type[NotFound], *collections: str) -> None:
-        self.table = Table(records, type_)
-        self.view = View(records, type_, *collections)
-        self._missing = missing
-
-    async def get(self, name: str) -> Versioned[T]:
-        """The resource as of now; its own kind of NotFound."""
-        try:
-            return await self.table.get(name)
-        except RecordNotFound:
-            raise self._missing(name=name) from None
-
-    async def create(self, resource: T) -> Versioned[T]:
-        """Adds it; RecordExists."""
-        created = await self.table.create(resource.name, resource)
-        await self.view.caught_up(created.revision)
-        return created
-
-    async def change(self, name: str, decide: Callable[[T], T], etag: str = "") -> Versioned[T]:
-        """Applies a decision, as `Table.change` does; its own kind of NotFound."""
-        try:
-            changed = await self.table.change(name, decide, etag)
-        except RecordNotFound:
-            raise self._missing(name=name) from None
-        await self.view.caught_up(changed.revision)
-        return changed
-
-    async def delete(self, name: str, etag: str = "") -> None:
-        """Removes it; its own kind of NotFound."""
-        try:
-            revision = await self.table.delete(name, etag)
-        except RecordNotFound:
-            raise self._missing(name=name) from None
-        await self.view.caught_up(revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +48,9 @@ class Store:
         """Whether the views are complete; what readiness means."""
         return all(view.is_synced for view in self._views)
 
-    @property
-    def versions(self) -> tuple[int, ...]:
-        """The version of each view; for `changed`."""
-        return tuple(view.version for view in self._views)
-
-    async def changed(self, timeout_seconds: float, since: tuple[int, ...]) -> None:
-        """Returns once any view has changed since the given `versions`, or after the timeout."""
-        pairs = zip(self._views, since, strict=True)
-        waits = [asyncio.ensure_future(view.changed(timeout_seconds, version)) for view, version in pairs]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+    def changes(self) -> Changes:
+        """Changes of any of the views, from now on."""
+        return Changes(*self._views)
 
     def revisions_of(self, model: str) -> tuple[int, ...]:
         """The revisions that the views have of a model, its trials and its own evaluation."""
@@ -119,20 +60,22 @@ class Store:
 
     async def model_changed(self, model: str, seen: tuple[int, ...], timeout_seconds: float) -> None:
         """Returns once `revisions_of` the model differ from those seen, or after the timeout."""
+        changes = self.changes()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
-                while (versions := self.versions) and self.revisions_of(model) == seen:
-                    await self.changed(timeout_seconds, versions)
+                while self.revisions_of(model) == seen:
+                    await changes.wait(timeout_seconds)
 
     async def settled(self, model: Model, timeout_seconds: float = 1.0) -> None:
         """Returns once the views have all that an ended model's cost was summed up from, or after the timeout.
 
         Another replica may have ended it in this moment; a ledger that does not add up would be shown otherwise.
         """
+        changes = self.changes()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 while model.ended and self.cost_of(model.name) < model.training_cost_seconds:
-                    await self.changed(timeout_seconds, self.versions)
+                    await changes.wait(timeout_seconds)
 
     def cost_of(self, model: str) -> float:
         """What the budget of a model has paid, as far as the views know."""

@@ -27,7 +27,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from services.kit.errors import Failure, LeaseLost, PoisonWork
+from services.kit.errors import Failure, PoisonWork
 from services.kit.leases import Lease
 from services.trainer.ledger import Reason, Segment, added, whole_microseconds
 from services.trainer.tally import AttemptResult, Tally
@@ -155,11 +155,6 @@ class Work:
             barren_attempts=self.attempts_without_commit + 1,
             start_time=self.start_time or now,
         )
-
-    def check_epoch(self, name: str, epoch: int) -> None:
-        """LeaseLost if the writer is not, or no longer, the one at work."""
-        if self.ended or self.lease.epoch != epoch or not self.lease.holder:
-            raise LeaseLost(name=name, epoch=epoch)
 
     def beaten(self, now: datetime, ttl: timedelta, *, seconds_used: float, progress: float, phase: str) -> "Work":
         """Arrow c: still at it. `seconds_used` counts since the attempt began, here and below."""

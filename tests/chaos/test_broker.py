@@ -26,6 +26,7 @@ from sightline.v1.trial_pb2 import Trial
 from tests.chaos import victims
 from tests.chaos.suite import ENDED, Caller, eventually, stack_in, write_digits
 from tests.chaos.witness import Witness, audit
+from tests.support.servers import ACK_WAIT
 
 DATASET = "datasets/digits"
 BUDGET_SECONDS = 24
@@ -93,7 +94,7 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
         await asyncio.to_thread(caller.await_dataset, DATASET)
         connection = await jetstream.connect(stack.nats_url, "chaos")
         trials = Table(JetStreamRecords(connection), TrialRecord)
-        yield Scene(stack, caller, JetStreamQueue(connection), trials, next(iter(test.truth)))
+        yield Scene(stack, caller, JetStreamQueue(connection, ACK_WAIT), trials, next(iter(test.truth)))
         await connection.close()
         caller.close()
 

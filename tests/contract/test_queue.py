@@ -361,9 +361,9 @@ async def test_an_outage_counts_as_none_having_come_and_publishing_says_it(
 
 
 async def test_an_existing_consumer_takes_a_new_ack_wait_and_keeps_its_jobs(own_connection: Client) -> None:
-    await JetStreamQueue(own_connection).publish("train", b"1")
-    await JetStreamQueue(own_connection).fetch("other", NOW)
-    assert await JetStreamQueue(own_connection).depth("train") == 1
+    await JetStreamQueue(own_connection, timedelta(seconds=30)).publish("train", b"1")
+    await JetStreamQueue(own_connection, timedelta(seconds=30)).fetch("other", NOW)
+    assert await JetStreamQueue(own_connection, timedelta(seconds=30)).depth("train") == 1
     queue = JetStreamQueue(own_connection, ack_wait=ACK_WAIT)
     assert await drain(queue, "train") == [b"1"]
     info = await own_connection.jetstream().consumer_info(STREAM, "train")

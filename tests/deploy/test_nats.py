@@ -27,7 +27,7 @@ from sightline.local.nats import find, version
 from sightline.local.ports import free_ports
 from tests.support.certificates import HOUR, Authority
 from tests.support.manifests import K8S, of_kind, template
-from tests.support.servers import stop
+from tests.support.servers import ACK_WAIT, stop
 
 SERVERS = 3
 PLACES = {"plain": K8S / "base" / "nats.conf", "tls": K8S / "components" / "tls" / "nats.conf"}
@@ -84,7 +84,7 @@ def _here(config: str, number: int, ports: list[int], folder: Path) -> str:
 
 async def test_three_servers_find_one_another_and_keep_each_stream_thrice(cluster: Cluster) -> None:
     async with asyncio.timeout(60), connected(cluster.url, "test", cluster.access) as connection:
-        queue = JetStreamQueue(connection, replicas=SERVERS)
+        queue = JetStreamQueue(connection, ACK_WAIT, replicas=SERVERS)
         await _published(queue, "trainer")
         info = await connection.jetstream().stream_info(STREAM)
         assert info.config.num_replicas == SERVERS
@@ -99,7 +99,7 @@ async def test_the_autoscaler_reads_the_number_of_trainings_before_any_worker_ha
     (scaled,) = of_kind("autoscaling", "ScaledJob")
     trigger = scaled["spec"]["triggers"][0]["metadata"]
     async with asyncio.timeout(60), connected(cluster.url, "test", cluster.access) as connection:
-        queue = JetStreamQueue(connection, replicas=SERVERS)
+        queue = JetStreamQueue(connection, ACK_WAIT, replicas=SERVERS)
         await _published(queue, "other")  # KEDA takes the whole stream for work where it finds no consumer
         assert await queue.depth(jobs.KIND) == 0  # the trainer api asks this every five seconds
         await _until_told(cluster, trigger, 0)

@@ -31,7 +31,7 @@ from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from tests.support.ceph import CephGateway
 from tests.support.runtime import serving
-from tests.support.servers import NatsServer, free_port
+from tests.support.servers import ACK_WAIT, NatsServer, free_port
 
 
 class Usage(NamedTuple):
@@ -69,7 +69,7 @@ async def test_a_good_nats_server_is_said_to_be(nats_server: NatsServer) -> None
 async def test_the_streams_of_the_suite_are_looked_at(own_nats_server: NatsServer) -> None:
     connection = await connect(own_nats_server.url, "test")
     await JetStreamRecords(connection).ensure()
-    await JetStreamQueue(connection).ensure_stream()
+    await JetStreamQueue(connection, ACK_WAIT).ensure_stream()
     await connection.close()
     made = await found("nats", nats(own_nats_server.url))
     assert texts(made, Level.OK).count("is kept in files, in 1 copy") == 2

@@ -35,7 +35,7 @@ from services.vision.card import ModelKind
 from services.vision.detector import Detector
 from services.vision.snapshot import read_manifest
 from tests.support.detectors import detector
-from tests.support.servers import NatsServer
+from tests.support.servers import ACK_WAIT, NatsServer
 from tests.unit.trainer.engine.scenes import detector_recipe, write_scenes
 from tests.unit.trainer.engine.shapes import linear_recipe, tuning_recipe, write_snapshot
 
@@ -180,7 +180,7 @@ async def pods(own_nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Pod
     await blobs.ensure_bucket()
     records = JetStreamRecords(connection)
     tables = Table(records, Trial), Table(records, Evaluation)
-    yield Pods(tmp_path, own_nats_server.url, blobs, *tables, JetStreamQueue(connection))
+    yield Pods(tmp_path, own_nats_server.url, blobs, *tables, JetStreamQueue(connection, ACK_WAIT))
     await connection.close()
 
 

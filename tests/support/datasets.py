@@ -28,6 +28,8 @@ from services.dataset.upload import Uploads
 from services.infra.server import Server, Service
 from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
+from services.kit.collection import Collection
+from services.kit.errors import DatasetNotFound
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.queue import Queue, is_poison
 from services.kit.records import Records, Table
@@ -90,15 +92,19 @@ class World:
     telemetry: MemoryTelemetry = field(default_factory=MemoryTelemetry)
     queue: Queue = field(init=False)
     stub: DatasetStub = field(init=False)
-    view: View[DatasetRecord] = field(init=False)
+    collection: Collection[DatasetRecord] = field(init=False)
 
     def __post_init__(self) -> None:
         self.queue = MemoryQueue(self.clock)
-        self.view = View(self.records, DatasetRecord, COLLECTION)
+        self.collection = Collection(self.records, DatasetRecord, DatasetNotFound, COLLECTION)
 
     @property
     def table(self) -> Table[DatasetRecord]:
-        return Table(self.records, DatasetRecord)
+        return self.collection.table
+
+    @property
+    def view(self) -> View[DatasetRecord]:
+        return self.collection.view
 
     def context(self, executor: ThreadPoolExecutor, holder: str = "w1") -> WorkerContext:
         return WorkerContext(self.table, self.blobs, self.queue, self.clock, self.telemetry, executor, holder)
@@ -183,7 +189,7 @@ class World:
 @asynccontextmanager
 async def running(world: World) -> AsyncGenerator[World]:
     """The world with its server listening and a client connected."""
-    datasets = Datasets(world.table, world.view, world.blobs, world.queue, world.clock, world.settings)
+    datasets = Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings)
     servicer = DatasetServicer(datasets, Uploads(world.blobs, world.telemetry, world.settings), world.blobs.bucket)
     service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer)
     settings = Settings(port=0, drain_seconds=0, grace_seconds=0.2)

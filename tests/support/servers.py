@@ -8,10 +8,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
+from services.kit.settings import Settings
+
 START_SECONDS = 20.0
+ACK_WAIT = timedelta(seconds=Settings.model_fields["ack_wait_seconds"].default)  # of the queues of our processes
 
 
 class ServerMissing(RuntimeError):

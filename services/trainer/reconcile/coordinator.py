@@ -7,6 +7,7 @@ the records, trials are numbered and created, never overwritten, and a model is 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 from services.kit.blobs import Blobs
 from services.kit.clock import Clock
@@ -14,7 +15,9 @@ from services.kit.errors import Conflict, NotFound, RecordExists, SightlineError
 from services.kit.log import Log, about
 from services.kit.names import join
 from services.kit.queue import Queue
+from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
+from services.kit.views import Changes
 from services.trainer import metrics
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import (
@@ -64,33 +67,28 @@ class Coordinator:
         self._housekeeping = Housekeeping(store, blobs, queue, clock, Counts(store, clock, telemetry))
 
     async def run(self) -> None:
-        """Reconciles after every change and every tick, for ever.
+        """Reconciles after every change and every tick, until cancelled.
 
-        Models that wait for their datasets have a loop of their own: a dataset service that does not answer stops
-        no training.
+        Models that wait for their datasets have their own loop: a dataset service that does not answer stops no
+        training.
         """
         await self._store.synced()
+        models_changed = partial(Changes(self._store.models.view).wait, TICK_SECONDS)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._start_models(), name="start models")
+            group.create_task(repeat(self._start_all, models_changed), name="start models")
             group.create_task(self._repeat(self._advance_all), name="advance models")
             group.create_task(self._repeat(self._housekeeping.reconcile), name="housekeeping")
 
-    async def _start_models(self) -> None:
-        models = self._store.models.view
-        while True:
-            seen = models.version
-            await self._start_all()
-            await models.changed(TICK_SECONDS, seen)
-
     async def _repeat(self, run_pass: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            seen, began = self._store.versions, self._clock.monotonic()
-            try:
-                await run_pass()
-            except Exception as error:  # noqa: BLE001 - the next pass starts over
-                _log.error("pass_failed", error)
+        changes, began = self._store.changes(), self._clock.monotonic()
+
+        async def pause() -> None:
+            nonlocal began
             await self._clock.sleep(self._clock.monotonic() - began)  # it rests as long as it worked
-            await self._store.changed(TICK_SECONDS, seen)
+            await changes.wait(TICK_SECONDS)
+            began = self._clock.monotonic()
+
+        await repeat(run_pass, pause)
 
     async def reconcile(self) -> None:
         """One reconciliation pass over everything."""

@@ -11,16 +11,19 @@ lost is known again by its claim. As with any counter, what a process added afte
 
 import uuid
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from services.kit.clock import Clock
+from services.kit.collection import Collection
 from services.kit.consume import DEAD_LETTERS
 from services.kit.errors import EtagMismatch, NotFound, SightlineError, Unavailable
 from services.kit.log import Log, about
+from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
-from services.trainer.store import Collection, Store
+from services.trainer.store import Store
 from services.trainer.tally import Tally
 
 T = TypeVar("T", Trial, Evaluation)
@@ -46,9 +49,7 @@ class Counts:
         """
         await self._store.synced()
         await self._clock.sleep(FIRST_SCRAPE_SECONDS)
-        while True:
-            await self.reconcile()
-            await self._clock.sleep(EVERY_SECONDS)
+        await repeat(self.reconcile, partial(self._clock.sleep, EVERY_SECONDS))
 
     async def reconcile(self) -> None:
         """Counts all that is not counted yet; what fails for one record is tried again in the next pass."""

@@ -1,14 +1,14 @@
 """What the trainer api says of all models: what runs, what waits and for how long, and what is left of the budgets."""
 
 from collections import Counter, defaultdict
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from services.kit.clock import Clock
 from services.kit.consume import QUEUED
-from services.kit.errors import Unavailable
 from services.kit.queue import Queue
+from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.domain import FINAL_EVALUATION, ModelState
@@ -29,13 +29,13 @@ class Gauges:
     telemetry: Telemetry
 
     async def keep_going(self) -> None:
-        """Counts for ever; through an outage the gauges keep what was last known."""
+        """Counts until cancelled; through an outage the gauges keep what was last known."""
         await self.store.synced()
-        while True:
-            self.count()
-            with suppress(Unavailable):  # the next pass may know more
-                self.telemetry.set(QUEUED, await self.queue.depth(jobs.KIND), kind=jobs.KIND)
-            await self.clock.sleep(EVERY_SECONDS)
+        await repeat(self._update, partial(self.clock.sleep, EVERY_SECONDS))
+
+    async def _update(self) -> None:
+        self.count()
+        self.telemetry.set(QUEUED, await self.queue.depth(jobs.KIND), kind=jobs.KIND)
 
     def count(self) -> None:
         """One pass over all models, trials and evaluations."""

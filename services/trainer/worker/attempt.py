@@ -1,13 +1,14 @@
-"""One attempt at one piece of work: the record that it reports to, under the epoch of its lease."""
+"""One attempt at a trial or evaluation: its lease, and what it writes into the ledger."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from services.kit.clock import Clock
 from services.kit.errors import LeaseLost, RecordNotFound
+from services.kit.lease_guard import LeaseGuard
+from services.kit.leases import Lease
 from services.kit.records import Table
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.work import Work
@@ -19,28 +20,22 @@ class CancelRequested(Exception):
     """The caller wants the work to stop."""
 
 
-class Attempt(Generic[R]):
-    """Law: nothing is written once the lease is lost or the record is gone; LeaseLost says so.
+class Attempt(LeaseGuard[R]):
+    """A lease guard whose writes keep the ledger. Every write may raise LeaseLost."""
 
-    Reports and ends may be written by several tasks at once; they take turns, so `record` never goes back.
-    """
-
-    def __init__(self, table: Table[R], record: R, clock: Clock, lease: timedelta, factor: float) -> None:
-        self._table = table
-        self.record = record
-        self.epoch = record.work.lease.epoch
+    def __init__(self, table: Table[R], taken: R, clock: Clock, lease: timedelta, factor: float) -> None:
+        super().__init__(table, taken, _lease, lambda record: record.model_uid)
         self._clock = clock
-        self._lease = lease
+        self._ttl = lease
         self._factor = factor
-        self._turn = asyncio.Lock()
 
     @classmethod
     async def begin(
         cls, table: Table[R], name: str, holder: str, clock: Clock, lease: timedelta, factor: float
     ) -> "Attempt[R] | None":
-        """Takes the lease; None if there is nothing to do: ended, deleted, cancelled, or in somebody else's hands.
+        """Takes the lease; None if there is nothing to do: the work has ended, is cancelled, gone or leased to another.
 
-        If so many attempts have died of it that another would too, it ends here, and there is nothing to do either.
+        Work whose last attempts all died without a commit ends here, and None is returned.
         """
 
         def take(record: R) -> R:
@@ -60,7 +55,7 @@ class Attempt(Generic[R]):
 
     @property
     def name(self) -> str:
-        """Of the resource."""
+        """Resource name."""
         return self.record.name
 
     @property
@@ -69,48 +64,40 @@ class Attempt(Generic[R]):
         return self.record.work.remaining_seconds / self._factor
 
     async def beat(self, seconds_used: float, progress: float, phase: str) -> None:
-        """Renews the lease and says how far it is; CancelRequested, LeaseLost."""
+        """Renews the lease and reports progress; CancelRequested. Does nothing once this attempt has ended."""
         used = seconds_used * self._factor
-        async with self._turn:
-            if self.record.work.ended:
-                return  # by the other task, in this moment
-            await self._write(
-                lambda work: work.beaten(
-                    self._clock.now(), self._lease, seconds_used=used, progress=progress, phase=phase
-                )
-            )
-        if self.record.work.cancel_requested:
+
+        def beaten(work: Work) -> Work:
+            return work.beaten(self._clock.now(), self._ttl, seconds_used=used, progress=progress, phase=phase)
+
+        await self.renew(self._with(beaten))
+        if self.record.work.cancel_requested and not self.record.work.ended:
             raise CancelRequested
 
     async def commit(self, seconds_used: float, checkpoint_key: str) -> None:
         """Charges everything up to a checkpoint that is in the store."""
         used = seconds_used * self._factor
-        async with self._turn:
-            await self._write(
-                lambda work: work.committed(
-                    self._clock.now(), self._lease, seconds_used=used, checkpoint_key=checkpoint_key
-                )
-            )
+
+        def committed(work: Work) -> Work:
+            return work.committed(self._clock.now(), self._ttl, seconds_used=used, checkpoint_key=checkpoint_key)
+
+        await self.write(self._with(committed))
 
     async def succeed(self, seconds_used: float, **results: Any) -> None:
-        """Ends the work with what it brought, all of which is in the store."""
-        async with self._turn:
-            await self._write(lambda work: work.succeeded(self._clock.now(), seconds_used * self._factor), **results)
+        """Ends the work with its results, all of which are in the store."""
+        used = seconds_used * self._factor
+        await self.write(self._with(lambda work: work.succeeded(self._clock.now(), used), **results))
 
     async def end(self, how: Callable[[Work], Work]) -> None:
         """Ends the work, or gives it back, in another way."""
-        async with self._turn:
-            await self._write(how)
+        await self.write(self._with(how))
 
-    async def _write(self, how: Callable[[Work], Work], **results: Any) -> None:
-        def decide(record: R) -> R:
-            record.work.check_epoch(record.name, self.epoch)
-            return replace(record.with_work(how(record.work), self._clock.now()), **results)
+    def _with(self, how: Callable[[Work], Work], **results: Any) -> Callable[[R], R]:
+        return lambda record: replace(record.with_work(how(record.work), self._clock.now()), **results)
 
-        try:
-            self.record = (await self._table.change(self.name, decide)).value
-        except RecordNotFound:
-            raise LeaseLost(name=self.name, epoch=self.epoch) from None
+
+def _lease(record: Trial | Evaluation) -> Lease:
+    return record.work.lease
 
 
 AnyAttempt = Attempt[Trial] | Attempt[Evaluation]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ from services.kit import codec
 from services.kit.clock import Clock
 from services.kit.errors import Unavailable
 from services.kit.log import Log
+from services.kit.tasks import alongside, repeat
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.coverage import in_record
@@ -66,13 +68,12 @@ class Supervision:
         self._checkpoints: Checkpoints | None = None  # of a child that can save where it is
 
     async def beat(self, every_seconds: float) -> None:
-        """Reports for ever; an outage is waited out, for the lease decides. CancelRequested, LeaseLost."""
-        while True:
-            try:
-                await self._attempt.beat(self._used, self._fraction, self._phase)
-            except Unavailable as error:
-                _log.warning("heartbeat_failed", problem=str(error))
-            await self._clock.sleep(every_seconds)
+        """Reports until cancelled; an outage is waited out, for the lease decides. CancelRequested, LeaseLost."""
+
+        async def report() -> None:
+            await self._attempt.beat(self._used, self._fraction, self._phase)
+
+        await repeat(report, partial(self._clock.sleep, every_seconds), survives=Unavailable)
 
     async def give_up(self, stop: asyncio.Event) -> None:
         """Waits for the stop, then for a last checkpoint, or for a result that is being kept; Stopped."""
@@ -99,14 +100,12 @@ class Supervision:
         """
         checkpoints = Checkpoints(child, self._attempt, self._workspace, self._prefix, self._clock)
         self._checkpoints = checkpoints if has_checkpoints(task) else None
-        async with asyncio.TaskGroup() as group:
-            storing = group.create_task(checkpoints.store(), name="checkpoints")
+        async with alongside(checkpoints=checkpoints.store()):  # until the end: nobody resumes what has ended
             try:
                 last = await self._hear(child, task, checkpoints)
             except ChildDied:
                 await checkpoints.settled()  # what it saved before is not lost with it
                 raise
-            storing.cancel()  # nobody resumes what has ended
         self._count_phase()
         match last:
             case None:

@@ -16,6 +16,7 @@ from services.kit.clock import Clock
 from services.kit.consume import Released
 from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, TrialNotFound, Unavailable
 from services.kit.log import Log, about
+from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
@@ -136,20 +137,10 @@ class Worker:
 
     async def _carry_out(self, attempt: AnyAttempt, supervision: Supervision) -> AttemptResult:
         """Fetches what the task needs and runs it in a child; the lease is renewed from the first moment on."""
+        beat = supervision.beat(self._settings.heartbeat_seconds)
         with self._workspace.attempt() as scratch:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    beat = supervision.beat(self._settings.heartbeat_seconds)
-                    beside = [
-                        group.create_task(beat, name="heartbeat"),
-                        group.create_task(supervision.give_up(self._stop), name="stop"),
-                    ]
-                    result = await self._in_child(supervision, await self._task(attempt, Path(scratch)))
-                    for task in beside:
-                        task.cancel()
-            except BaseExceptionGroup as errors:  # of two at the same time either says enough
-                raise _first(errors) from None
-        return result
+            async with alongside(heartbeat=beat, stop=supervision.give_up(self._stop)):
+                return await self._in_child(supervision, await self._task(attempt, Path(scratch)))
 
     async def _in_child(self, supervision: Supervision, task: Task) -> AttemptResult:
         child = await self._pool.take()
@@ -223,13 +214,6 @@ class Worker:
         except BlobNotFound:
             _log.warning("checkpoint_missing", key=trial.work.checkpoint_key)
             return None
-
-
-def _first(error: BaseException) -> BaseException:
-    """The first exception of a group, however deep."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _batch_size_limit(failures: int) -> int:

@@ -13,7 +13,6 @@ from services.kit.errors import CategoriesUnknown, Unavailable
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.records import Table
 from services.kit.telemetry import MemoryTelemetry
-from services.kit.views import View
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, StopReason, Trial, training_cost
 from services.trainer.performance import Coverage, UnknownCategory
@@ -529,13 +528,12 @@ async def test_the_served_bundle_never_goes_back_to_what_an_older_view_knows() -
 
 async def test_a_change_between_looking_and_waiting_is_not_missed() -> None:
     async with world() as at:
-        view: View[Model] = at.store.models.view
-        seen = at.store.versions
+        changes = at.store.changes()
         await at.create(model())
-        await asyncio.wait_for(at.store.changed(60, seen), 10)
-        version = view.version
+        await asyncio.wait_for(changes.wait(60), 10)
         await at.store.models.change(NAME, lambda found: replace(found, display_name="a"))
-        await asyncio.wait_for(view.changed(60, version), 10)
+        await asyncio.wait_for(changes.wait(60), 10)
+        await changes.wait(0.01)  # nothing has changed since
 
 
 async def test_a_running_coordinator_plans_without_waiting_for_its_tick() -> None:

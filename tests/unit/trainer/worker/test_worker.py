@@ -13,7 +13,7 @@ import pytest
 from services.kit import codec
 from services.kit.clock import SystemClock
 from services.kit.consume import Released
-from services.kit.errors import Diverged, RecordNotFound, Unavailable
+from services.kit.errors import Diverged, LeaseLost, RecordNotFound, Unavailable
 from services.kit.memory import MemoryBlobs, MemoryRecords
 from services.kit.records import Record, Table
 from services.kit.telemetry import MemoryTelemetry
@@ -651,6 +651,20 @@ async def test_a_worker_that_lost_its_lease_stops_its_child_and_writes_nothing(a
     assert (trial.work.lease.holder, trial.work.state, trial.work.attempt) == ("w2", WorkState.RUNNING, 2)
     assert pool.children[0].ended
     assert trial.work.ends == {"lease_lost": 1}
+
+
+async def test_an_attempt_at_a_deleted_trial_writes_nothing_into_another_models_trial_of_the_same_name(
+    at: World,
+) -> None:
+    await at.begin()
+    old, fresh = await Attempt[Trial].begin(at.table, T0, "w1", FastClock(), TTL, 1.0), await at.trial()
+    assert old is not None
+    await at.table.delete(T0)
+    await at.table.create(T0, replace(fresh, model_uid="another"))
+    for report in (old.beat(1.0, 0.5, "fit"), old.commit(1.0, "c/"), old.end(lambda work: work.stopped(START))):
+        with pytest.raises(LeaseLost):
+            await report
+    assert (await at.trial()).work == fresh.work
 
 
 async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
