@@ -12,6 +12,7 @@ from pathlib import Path
 
 import urllib3
 from minio.error import MinioException, S3Error
+from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
 
 from services.infra.findings import GIB, Report
@@ -122,15 +123,8 @@ async def _s3(report: Report, settings: Settings) -> None:
 
 async def _strangers(report: Report, settings: Settings) -> None:
     """A wrong secret must be refused, or anybody who can reach the store could read and change everything."""
-    client = s3_client(
-        settings.s3_endpoint,
-        settings.s3_access_key.get_secret_value(),
-        secrets.token_hex(20),
-        secure=settings.s3_secure,
-        region=settings.s3_region,
-        ca=settings.s3_ca,
-        retries=0,
-    )
+    stranger = settings.model_copy(update={"s3_secret_key": SecretStr(secrets.token_hex(20))})
+    client = s3_client(stranger, retries=0)
     try:
         await asyncio.to_thread(lambda: next(iter(client.list_objects(settings.bucket)), None))
     except S3Error as error:

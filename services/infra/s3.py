@@ -20,12 +20,15 @@ from services.infra.s3_keys import KeyFiles
 from services.infra.threads import Threads
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
+from services.kit.settings import Settings
 from sightline.client.credentials import check_ca
 from sightline.client.diagnosis import unverified
 
 P = ParamSpec("P")
 T = TypeVar("T")
 WORKERS = 16
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 30.0
 MIN_PART_BYTES = 5 * 1024**2  # S3's own limit
 MAX_SINGLE_PUT_BYTES = 5 * 1024**3
 READ_ATTEMPTS = 3
@@ -35,34 +38,27 @@ _KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
 
-def s3_client(
-    endpoint: str,
-    access_key: str,
-    secret_key: str,
-    *,
-    secure: bool = True,
-    region: str = "us-east-1",
-    ca: Path | None = None,
-    keys: KeyFiles | None = None,
-    connect_seconds: float = 3.0,
-    read_seconds: float = 30.0,
-    retries: int = 3,
-) -> Minio:
-    """A client that gives up on a silent server, and retries after a lost connection or a 5xx.
+def s3_client(settings: Settings, keys: KeyFiles | None = None, retries: int = 3) -> Minio:
+    """The settings' server; the client gives up if it is silent, and retries after a lost connection or a 5xx.
 
-    With `ca` it trusts only servers of that CA, reading the file at each new connection; StoreRefused if the file is
+    With `s3_ca` it trusts only servers of that CA, reading the file at each new connection; StoreRefused if the file is
     unusable now. `keys`, if given, are used instead of the two fixed keys.
     """
+    ca, fixed = settings.s3_ca, (settings.s3_access_key, settings.s3_secret_key)
     if ca:
         try:
             check_ca(ca, ca.read_bytes())
         except (OSError, ValueError) as error:
-            raise StoreRefused(what=endpoint, code=f"{error}; see SIGHTLINE_S3_CA") from None
+            raise StoreRefused(what=settings.s3_endpoint, code=f"{error}; see SIGHTLINE_S3_CA") from None
     retry = Retry(total=retries, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False)
-    timeout = Timeout(connect=connect_seconds, read=read_seconds)
-    pool = PoolManager(maxsize=WORKERS, timeout=timeout, retries=retry, ca_certs=str(ca) if ca else None)
-    signing = keys or StaticProvider(access_key, secret_key)
-    return Minio(endpoint, credentials=signing, secure=secure, region=region, http_client=pool)
+    timeout = Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+    return Minio(
+        settings.s3_endpoint,
+        credentials=keys or StaticProvider(*(key.get_secret_value() for key in fixed)),
+        secure=settings.s3_secure,
+        region=settings.s3_region,
+        http_client=PoolManager(maxsize=WORKERS, timeout=timeout, retries=retry, ca_certs=str(ca) if ca else None),
+    )
 
 
 class S3Blobs:

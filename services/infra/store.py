@@ -22,16 +22,6 @@ async def open_blobs(settings: Settings, telemetry: Telemetry) -> MeteredBlobs:
         raise Unavailable(what="The store", problem=problem)
     else:
         keys = KeyFiles.of(settings)
-        access, secret = settings.s3_access_key.get_secret_value(), settings.s3_secret_key.get_secret_value()
-        client = s3_client(
-            settings.s3_endpoint,
-            access,
-            secret,
-            secure=settings.s3_secure,
-            region=settings.s3_region,
-            ca=settings.s3_ca,
-            keys=keys,
-        )
-        blobs = S3Blobs(client, settings.bucket, keys=keys)
+        blobs = S3Blobs(s3_client(settings, keys), settings.bucket, keys=keys)
     await blobs.ensure_bucket()
     return MeteredBlobs(blobs, telemetry)

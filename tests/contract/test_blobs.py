@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from services.infra.files import TEMPORARY, FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
@@ -24,8 +25,14 @@ from tests.support.servers import free_port
 BIG = 20 * 1024**2 + 17
 
 
+def unsigned(port: int) -> Settings:
+    """Settings for a server that checks no keys."""
+    key = SecretStr("unused")
+    return Settings(s3_endpoint=f"127.0.0.1:{port}", s3_access_key=key, s3_secret_key=key, s3_secure=False)
+
+
 async def s3_blobs(server: CephGateway, bucket: str) -> S3Blobs:
-    client = s3_client(server.endpoint, server.access_key, server.secret_key, secure=False)
+    client = s3_client(server.settings())
     blobs = S3Blobs(client, bucket)
     await blobs.ensure_bucket()
     return blobs
@@ -347,7 +354,7 @@ async def test_putting_beside_deleting_in_one_folder_never_fails(folder: FolderB
 async def test_a_wrong_secret_is_refused_by_name(s3_server: CephGateway) -> None:
     blobs = await s3_blobs(s3_server, f"bucket-{uuid.uuid4().hex[:8]}")
     await blobs.put("key", b"1")
-    stranger = S3Blobs(s3_client(s3_server.endpoint, s3_server.access_key, "wrong", secure=False), blobs.bucket)
+    stranger = S3Blobs(s3_client(s3_server.settings(s3_secret_key="wrong")), blobs.bucket)
     with pytest.raises(StoreRefused, match="SignatureDoesNotMatch"):
         await stranger.get("key")
     with pytest.raises(StoreRefused, match="SignatureDoesNotMatch"):
@@ -358,7 +365,7 @@ async def test_a_wrong_secret_is_refused_by_name(s3_server: CephGateway) -> None
 
 
 async def test_a_missing_bucket_does_not_answer_until_it_is_made_by_all_at_once(s3_server: CephGateway) -> None:
-    client = s3_client(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
+    client = s3_client(s3_server.settings())
     blobs = S3Blobs(client, f"bucket-{uuid.uuid4().hex[:8]}")
     with pytest.raises(Unavailable, match="does not exist"):
         await blobs.ping()
@@ -369,7 +376,7 @@ async def test_a_missing_bucket_does_not_answer_until_it_is_made_by_all_at_once(
 
 
 async def test_a_server_that_is_away_does_not_answer() -> None:
-    blobs = S3Blobs(s3_client(f"127.0.0.1:{free_port()}", "a", "b", secure=False, retries=1))
+    blobs = S3Blobs(s3_client(unsigned(free_port()), retries=1))
     for call in (blobs.put("key", b""), blobs.get("key"), blobs.stat("key"), blobs.ping(), keys(blobs)):
         with pytest.raises(Unavailable):
             await call
@@ -384,7 +391,7 @@ async def test_a_body_that_breaks_off_is_never_taken_for_the_blob(tmp_path: Path
 
     server = await asyncio.start_server(half, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    blobs = S3Blobs(s3_client(f"127.0.0.1:{port}", "a", "b", secure=False, retries=0))
+    blobs = S3Blobs(s3_client(unsigned(port), retries=0))
     with pytest.raises(Unavailable):
         await blobs.get("key")
     with pytest.raises(Unavailable):

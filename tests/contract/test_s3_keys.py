@@ -40,7 +40,7 @@ async def put_slowly_into(files: tuple[Path, Path], keys: tuple[str, str]) -> No
 
 def blobs_of(server: CephGateway, files: tuple[Path, Path]) -> S3Blobs:
     keys = KeyFiles(*files)
-    client = s3_client(server.endpoint, "", "", secure=False, keys=keys)
+    client = s3_client(server.settings(), keys)
     return S3Blobs(client, f"bucket-{uuid.uuid4().hex[:8]}", keys=keys)
 
 
@@ -159,7 +159,7 @@ def test_files_that_cannot_be_used_are_named_with_their_settings(files: tuple[Pa
 
 async def test_the_ca_of_the_store_is_read_again_at_each_new_connection(s3_server: CephGateway, tmp_path: Path) -> None:
     ca = Authority("Other").write(tmp_path)
-    client = s3_client(s3_server.secure_endpoint, s3_server.access_key, s3_server.secret_key, ca=ca, retries=0)
+    client = s3_client(s3_server.secure_settings(ca), retries=0)
     blobs = S3Blobs(client, f"bucket-{uuid.uuid4().hex[:8]}")
     with pytest.raises(Unavailable, match="set SIGHTLINE_S3_CA"):
         await blobs.ensure_bucket()

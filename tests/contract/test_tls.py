@@ -266,17 +266,11 @@ def encoded(data: bytes) -> str:
 
 
 def client_of(server: CephGateway, ca: Path | None):
-    return s3_client(server.secure_endpoint, server.access_key, server.secret_key, ca=ca, retries=0)
+    return s3_client(server.secure_settings(ca), retries=0)
 
 
 async def test_blobs_are_kept_over_tls_by_the_settings(s3_server):
-    settings = Settings(
-        s3_endpoint=s3_server.secure_endpoint,
-        s3_access_key=s3_server.access_key,
-        s3_secret_key=s3_server.secret_key,
-        s3_ca=s3_server.ca,
-        bucket=f"tls-{uuid.uuid4().hex[:8]}",
-    )
+    settings = s3_server.secure_settings(s3_server.ca, bucket=f"tls-{uuid.uuid4().hex[:8]}")
     blobs = await open_blobs(settings, PrometheusTelemetry("test"))
     await blobs.put("a/b", b"content")
     assert await blobs.get("a/b", 3) == b"tent"
@@ -289,7 +283,7 @@ async def test_a_store_of_another_ca_is_not_spoken_to(s3_server, tmp_path):
 
 
 async def test_tls_to_a_store_without_it_says_which_setting_turns_it_off(s3_server):
-    client = s3_client(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, ca=s3_server.ca, retries=0)
+    client = s3_client(s3_server.secure_settings(s3_server.ca, s3_endpoint=s3_server.endpoint), retries=0)
     with pytest.raises(Unavailable, match="SIGHTLINE_S3_SECURE=false"):
         await S3Blobs(client).ping()
 
@@ -297,4 +291,4 @@ async def test_tls_to_a_store_without_it_says_which_setting_turns_it_off(s3_serv
 def test_a_ca_file_that_cannot_be_used_is_named_with_its_setting(tmp_path):
     for path in (tmp_path / "nowhere", replace(tmp_path / "ca.crt", b"garbage")):
         with pytest.raises(StoreRefused, match="see SIGHTLINE_S3_CA"):
-            s3_client("127.0.0.1:1", "a", "b", ca=path)
+            s3_client(Settings(s3_endpoint="127.0.0.1:1", s3_ca=path))

@@ -40,7 +40,7 @@ def test_the_suite_keeps_its_blobs_in_s3(
         assert model["state"] == "SUCCEEDED"
         answer = sightline("predict", "digits", next(iter(images[1].truth)), "--json").json
         assert answer["modelVersion"] == model["modelVersion"]
-        client = s3_client(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
+        client = s3_client(s3_server.settings())
         bundle = model["bundleUri"].removeprefix(f"s3://{BUCKET}/")
         kept = {blob.object_name for blob in client.list_objects(BUCKET, bundle, recursive=True)}
         assert kept == {bundle + name for name in ("card.json", "digests.json", "weights.safetensors")}

@@ -10,8 +10,9 @@ import subprocess
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from services.kit.settings import Settings
 from tests.support.certificates import Authority
 from tests.support.servers import ServerFailed, find_program, free_port, stop, wait_until
 
@@ -93,6 +94,21 @@ class CephGateway:
     def secure_endpoint(self) -> str:
         """The same over TLS; the certificate is of `ca`."""
         return f"127.0.0.1:{self.secure_port}"
+
+    def settings(self, **changes: Any) -> Settings:
+        """Settings for the server over plain HTTP."""
+        chosen: dict[str, Any] = {
+            "s3_endpoint": self.endpoint,
+            "s3_access_key": self.access_key,
+            "s3_secret_key": self.secret_key,
+            "s3_secure": False,
+        }
+        return Settings(**{**chosen, **changes})
+
+    def secure_settings(self, ca: Path | None, **changes: Any) -> Settings:
+        """The same over TLS; `ca` is trusted."""
+        chosen: dict[str, Any] = {"s3_endpoint": self.secure_endpoint, "s3_secure": True, "s3_ca": ca}
+        return self.settings(**{**chosen, **changes})
 
     @property
     def ca(self) -> Path:
