@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -138,20 +139,11 @@ class Calls(grpc.aio.ServerInterceptor):
 
     def _wrap(self, path: str, handler: Handler) -> Handler:
         """The handler, wrapped; requests are parsed here, so that a malformed one gets a proper status."""
-        streams, rpc = (handler.request_streaming, handler.response_streaming), _rpc(path, handler)
+        rpc = _rpc(path, handler)
         behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         if path.rpartition("/")[2].startswith("Delete"):
             behaviour = repeatable(behaviour)
-
-        def parse(raw: bytes) -> Any:
-            self._telemetry.add(server_metrics.RECEIVED, 1, **rpc.labels)
-            try:
-                return handler.request_deserializer(raw) if handler.request_deserializer else raw
-            except DecodeError:
-                raise InvalidRequest(field="request", problem=f"its bytes are not what {path} takes.") from None
-
-        def requests(incoming: Any) -> Any:
-            return _Parsed(incoming, parse) if streams[0] else parse(incoming)
+        requests = self._parser(rpc, path, handler)
 
         async def one_response(incoming: Any, context: Context) -> bytes:
             async with self._around(rpc, path, context):
@@ -171,7 +163,7 @@ class Calls(grpc.aio.ServerInterceptor):
                         await context.write(response)
                         self._telemetry.add(server_metrics.SENT, 1, **rpc.labels)
 
-        match streams:
+        match handler.request_streaming, handler.response_streaming:
             case False, False:
                 return grpc.unary_unary_rpc_method_handler(one_response)
             case True, False:
@@ -180,6 +172,18 @@ class Calls(grpc.aio.ServerInterceptor):
                 return grpc.unary_stream_rpc_method_handler(many_responses, None, handler.response_serializer)
             case _:
                 return grpc.stream_stream_rpc_method_handler(many_responses, None, handler.response_serializer)
+
+    def _parser(self, rpc: Rpc, path: str, handler: Handler) -> Callable[[Any], Any]:
+        """What makes the handler's request, or stream of requests, of what arrives."""
+
+        def parse(raw: bytes) -> Any:
+            self._telemetry.add(server_metrics.RECEIVED, 1, **rpc.labels)
+            try:
+                return handler.request_deserializer(raw) if handler.request_deserializer else raw
+            except DecodeError:
+                raise InvalidRequest(field="request", problem=f"its bytes are not what {path} takes.") from None
+
+        return partial(_Parsed, parse) if handler.request_streaming else parse
 
     @asynccontextmanager
     async def _around(self, rpc: Rpc, path: str, context: Context) -> AsyncGenerator[None]:
@@ -258,9 +262,9 @@ class Calls(grpc.aio.ServerInterceptor):
 class _Parsed:
     """A caller's stream of requests, parsed as the handler reads them."""
 
-    def __init__(self, incoming: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> None:
-        self._incoming = incoming
+    def __init__(self, parse: Callable[[bytes], Any], incoming: AsyncIterator[bytes]) -> None:
         self._parse = parse
+        self._incoming = incoming
 
     def __aiter__(self) -> _Parsed:
         return self

@@ -72,31 +72,16 @@ async def connect(url: str, name: str, *, deadline_seconds: float = 30.0, access
     Unavailable, with the last error. Warns if the server cannot flush each record to disk. With `tls://`, or a CA or a
     certificate in `access`, it uses TLS or fails; the files are read again at each attempt.
     """
-    problem, answered = "no answer", False
     connection, options = client_and_options(url, access)
-
-    async def on_error(error: Exception) -> None:
-        nonlocal problem, answered
-        fault = explain(str(error)) or type(error).__name__
-        log.debug("nats.error", problem=fault)  # twice a second while the server is away
-        said = not isinstance(error, OSError) or isinstance(error, ssl.SSLError)
-        if not answered or said:  # what the server said matters more than how the socket closed
-            problem, answered = fault, said
-
-    async def on_disconnect() -> None:
-        log.warning("nats.disconnected")
-
-    async def on_reconnect() -> None:
-        log.info("nats.reconnected", url=masked(url))
-
+    reports = _Reports(url)
     try:
         async with asyncio.timeout(deadline_seconds):
             await connection.connect(
                 servers=url.split(","),
                 name=name,
-                error_cb=on_error,
-                disconnected_cb=on_disconnect,
-                reconnected_cb=on_reconnect,
+                error_cb=reports.error,
+                disconnected_cb=reports.disconnected,
+                reconnected_cb=reports.reconnected,
                 connect_timeout=2,
                 reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]  # annotated int, used as a float
                 max_reconnect_attempts=-1,
@@ -106,9 +91,31 @@ async def connect(url: str, name: str, *, deadline_seconds: float = 30.0, access
             )
     except (TimeoutError, OSError, nats.errors.Error) as error:
         await connection.close()
-        raise Unavailable(what=f"nats-server at {masked(url)}", problem=problem) from error
+        raise Unavailable(what=f"nats-server at {masked(url)}", problem=reports.problem) from error
     warn_of_old_server(connection.connected_server_version)
     return connection
+
+
+class _Reports:
+    """What the client reports of a connection: logged, and the last problem kept."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._answered = False
+        self.problem = "no answer"
+
+    async def error(self, error: Exception) -> None:
+        fault = explain(str(error)) or type(error).__name__
+        log.debug("nats.error", problem=fault)  # twice a second while the server is away
+        said = not isinstance(error, OSError) or isinstance(error, ssl.SSLError)
+        if not self._answered or said:  # what the server said matters more than how the socket closed
+            self.problem, self._answered = fault, said
+
+    async def disconnected(self) -> None:
+        log.warning("nats.disconnected")
+
+    async def reconnected(self) -> None:
+        log.info("nats.reconnected", url=masked(self._url))
 
 
 def masked(url: str) -> str:

@@ -82,12 +82,7 @@ class Server:
         self._grpc = grpc.aio.server(
             interceptors=[self._calls], options=options, maximum_concurrent_rpcs=settings.max_calls + _SPARE_CALLS
         )
-        for service in services:
-            service.add(service.servicer, self._grpc)
-            server_metrics.declare(telemetry, service.descriptor)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._grpc)
+        self._register(services)
         self._probe = (
             grpc.aio.server(options=options, maximum_concurrent_rpcs=_SPARE_CALLS) if settings.probe_port else None
         )
@@ -96,6 +91,15 @@ class Server:
         self._readiness: asyncio.Task[None] | None = None
         self._expiries: asyncio.Task[None] | None = None
         self._open = asyncio.Event()
+
+    def _register(self, services: Sequence[Service]) -> None:
+        """Adds the services, health and reflection."""
+        for service in services:
+            service.add(service.servicer, self._grpc)
+            server_metrics.declare(self._telemetry, service.descriptor)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._grpc)
 
     async def start(self) -> int:
         """Accepts calls, once it is ready; returns the port. RuntimeError if the port is in use."""
