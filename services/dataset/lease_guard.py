@@ -10,8 +10,7 @@ from functools import partial
 from services.dataset.domain import DatasetRecord
 from services.kit.clock import Clock
 from services.kit.errors import LeaseLost, Unavailable
-from services.kit.lease_guard import LeaseGuard
-from services.kit.leases import Lease
+from services.kit.leases import Lease, LeaseGuard
 from services.kit.records import Table
 from services.kit.tasks import alongside, repeat
 

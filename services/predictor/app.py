@@ -5,6 +5,7 @@ from collections.abc import Generator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from services.kit import blobs as uris
 from services.kit import names
@@ -13,6 +14,7 @@ from services.kit.clock import Clock
 from services.kit.errors import DeadlineExceeded, InvalidImageSize, ModelNotFound, QueueFull, SightlineError
 from services.kit.log import Log
 from services.kit.plurals import counted
+from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.predictor import metrics
 from services.predictor.batching import Batcher
@@ -102,9 +104,7 @@ class Predictor:
 
     async def run_sweeps(self, every_seconds: float) -> None:
         """Sweeps until cancelled."""
-        while True:
-            await self._clock.sleep(every_seconds)
-            await self.sweep()
+        await repeat(self.sweep, partial(self._clock.sleep, every_seconds))
 
     async def _bundle(self, model_name: str) -> Bundle:
         """The current bundle; use it without awaiting anything in between, or it may be outdated."""

@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 
 from services.kit.clock import Clock
 from services.kit.errors import LeaseLost, RecordNotFound
-from services.kit.lease_guard import LeaseGuard
-from services.kit.leases import Lease
+from services.kit.leases import Lease, LeaseGuard
 from services.kit.records import Table
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.work import Work

@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.kit.errors import LeaseLost, RecordNotFound
-from services.kit.lease_guard import LeaseGuard
-from services.kit.leases import Lease
+from services.kit.leases import Lease, LeaseGuard
 from services.kit.memory import MemoryRecords
 from services.kit.records import Table
 
