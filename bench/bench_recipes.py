@@ -14,7 +14,8 @@ import msgspec
 import torch
 
 from services.trainer.engine.data import open_images
-from services.trainer.engine.run import run, warm_up
+from services.trainer.engine.run import run
+from services.trainer.engine.warm_up import warm_up
 from services.trainer.messages import EvaluateTask, EvaluationResult, Result, TrainTask
 from services.trainer.recipe import Recipe
 from services.vision import preprocess

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from services.vision.average_precision import Bools, Floats, Indices, Ints, Matched, asked, peaks
+from services.vision.average_precision import Asked, Bools, Floats, Indices, Ints, Matched, asked, peaks
 
 IOU_THRESHOLDS = (0.30, 0.50, 0.75)
 MAX_DETECTIONS = 100  # of one category in one image; of more, the surest count
@@ -73,24 +73,26 @@ def match(
 
     wanted = ~truths.left_out()
     truths_asked = asked(truths.images[wanted], truths.categories[wanted], image_count, category_count)
-    out: list[Matched] = []
-    for threshold in iou_thresholds:
-        outcome = _outcomes(pairs.at_least(threshold), rank, crowds, ignored)[order]
-        kept = order[outcome != IGNORED]
-        right = outcome[outcome != IGNORED] == RIGHT
-        bounds = np.searchsorted(detected.categories[kept], np.arange(category_count + 1))
-        out.append(
-            Matched(
-                image_count=image_count,
-                images=detected.images[kept].astype(np.int64),
-                scores=detected.scores[kept].astype(np.float64),
-                bounds=bounds,
-                hits=np.flatnonzero(right),
-                peaks=peaks(right, bounds),
-                asked=truths_asked,
-            )
-        )
-    return tuple(out)
+    outcomes = [_outcomes(pairs.at_least(threshold), rank, crowds, ignored)[order] for threshold in iou_thresholds]
+    return tuple(_matched(detected, order, outcome, truths_asked, image_count) for outcome in outcomes)
+
+
+def _matched(
+    detected: DetectionTable, order: Indices, outcome: Codes, truths_asked: Asked, image_count: int
+) -> Matched:
+    """What average precision needs of the ordered detections and their outcomes."""
+    kept = order[outcome != IGNORED]
+    right = outcome[outcome != IGNORED] == RIGHT
+    bounds = np.searchsorted(detected.categories[kept], np.arange(len(truths_asked.bounds)))
+    return Matched(
+        image_count=image_count,
+        images=detected.images[kept].astype(np.int64),
+        scores=detected.scores[kept].astype(np.float64),
+        bounds=bounds,
+        hits=np.flatnonzero(right),
+        peaks=peaks(right, bounds),
+        asked=truths_asked,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,11 @@ class Detector:
         return cls(card, network, device)
 
     @property
+    def rule(self) -> InputRule:
+        """How the network wants its input."""
+        return self.card.backbones[0].rule
+
+    @property
     def size_bytes(self) -> int:
         """Of its tensors in memory."""
         tensors = (*self.network.parameters(), *self.network.buffers())
@@ -68,7 +73,7 @@ class Detector:
     def decode(self, data: bytes, name: str = "image") -> tuple[NDArray[np.uint8], ImageInfo]:
         """The first half of `prepare`: upright RGB pixels, perhaps fewer than the picture has, and its sides."""
         info = inspect(data, name, min_side=1)
-        return decode(data, name=name, at_least=self._rule.at_least), info
+        return decode(data, name=name, at_least=self.rule.at_least), info
 
     def arrange(self, decoded: tuple[NDArray[np.uint8], ImageInfo]) -> Prepared:
         """The second half of `prepare`."""
@@ -77,8 +82,8 @@ class Detector:
 
     def prepare_pixels(self, rgb: NDArray[np.uint8], width: int, height: int) -> Prepared:
         """As `prepare`, from upright RGB pixels of a picture of width x height; they may be fewer than it has."""
-        frame = letterbox(width, height, self._rule.size)
-        return Prepared(preprocess.apply(rgb, self._rule, frame), frame)
+        frame = letterbox(width, height, self.rule.size)
+        return Prepared(preprocess.apply(rgb, self.rule, frame), frame)
 
     def predict_prepared(self, images: Sequence[Prepared]) -> list[ImageDetections]:
         """One answer an image, whatever their shapes."""
@@ -93,10 +98,6 @@ class Detector:
         for index, (boxes, scores) in self._passes(images):
             results[index] = Candidates(images[index].frame.to_image(boxes)[None], scores[None])
         return [results[index] for index in range(len(images))]
-
-    @property
-    def _rule(self) -> InputRule:
-        return self.card.backbones[0].rule
 
     @torch.inference_mode()
     def _passes(self, images: Sequence[Prepared]) -> Generator[tuple[int, tuple[Tensor, Tensor]]]:

@@ -33,10 +33,11 @@ def main() -> int:
     os.dup2(2, 1)
     from services.trainer.engine import run  # noqa: PLC0415 - after the descriptors are safe, and OpenMP's settings
     from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise, not before
+    from services.trainer.engine.warm_up import warm_up  # noqa: PLC0415 - likewise, not before
     from services.vision.device import DeviceUnusable  # noqa: PLC0415 - likewise, not before
 
     try:
-        device = run.warm_up(*sys.argv[1:])
+        device = warm_up(*sys.argv[1:])
     except DeviceUnusable as error:
         send(pipe, Unusable(problem=str(error)))
         return 1

@@ -3,7 +3,6 @@
 A fine-tuning starts in its kind's `task.start`, runs in `loop.fit` and ends in its kind's `result.finish`.
 """
 
-import gc
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,29 +20,13 @@ from services.trainer.engine.loop.fit import fine_tune
 from services.trainer.engine.session import Meter, Session, Signals
 from services.trainer.messages import EvaluateTask, EvaluationResult, Failed, Message, Result, Task, TrainTask
 from services.trainer.recipe import is_linear
-from services.vision.backbones import build
 from services.vision.bundle import load
 from services.vision.card import ModelKind
 from services.vision.detector import Detector
-from services.vision.detector_builder import build_detector
-from services.vision.device import Device, choose
 
 STARTS = MappingProxyType(
     {ModelKind.GENERIC_CLASSIFIER: classification.start, ModelKind.GENERIC_DETECTOR: detection.start}
 )
-
-
-def warm_up(wanted: str = "auto") -> Device:
-    """Pays once, before any task, what the first use of torch costs; returns the device. DeviceUnusable."""
-    device = choose(wanted)
-    torch.set_num_threads(1)
-    network = build("mobilenet_v2", 2, seed=0).eval()
-    with torch.inference_mode():
-        network(torch.zeros(2, 3, 64, 64).contiguous(memory_format=torch.channels_last))
-        build_detector("yolox_nano", 2, seed=0).eval().candidates(torch.zeros(1, 3, 64, 64))
-    gc.collect()
-    gc.freeze()  # what is imported by now stays; collections need not look at it again
-    return device
 
 
 def run(

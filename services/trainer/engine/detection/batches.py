@@ -15,8 +15,9 @@ from torch import Tensor
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
 from services.trainer.engine.loop.task import BatchRequest
-from services.trainer.engine.prefetch import prefetched
-from services.vision.canvas import Canvas, Picture, Variation, augmented, kept, plain
+from services.trainer.engine.prefetch import kept_bytes, prefetched
+from services.trainer.messages import TrainTask
+from services.vision.canvas import Canvas, Picture, Variation, augmented, fitting_canvas, kept, plain, variation
 from services.vision.card import InputRule
 from services.vision.detector_network import Targets
 
@@ -39,6 +40,21 @@ class SceneBatches:
     mean_pixels: float = field(init=False)  # of an input, over all steps
     _kept: dict[int, Picture] = field(default_factory=dict[int, Picture])
     _kept_bytes: int = 0
+
+    @classmethod
+    def of_recipe(cls, task: TrainTask, scenes: Scenes, rows: Indices, rule: InputRule) -> "SceneBatches":
+        """Batches of these rows as the task's recipe augments them."""
+        recipe = task.recipe
+        return cls(
+            scenes=scenes,
+            rule=rule,
+            canvas=fitting_canvas(scenes.sizes(rows), rule.size),
+            how=variation(recipe.augmentation, mirror=recipe.mirror),
+            multi_scale=recipe.multi_scale,
+            seed=task.seed,
+            threads=task.threads,
+            kept_bytes=kept_bytes(task),
+        )
 
     def __post_init__(self) -> None:
         """Scaled canvases are rounded up, so their mean is not that of the scales."""

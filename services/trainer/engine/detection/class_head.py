@@ -3,7 +3,9 @@
 Random outputs would have to learn what is no object at all, which every pretrained category knows.
 """
 
+import copy
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -11,8 +13,13 @@ from torchvision.ops import box_iou
 
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.batches import SceneBatches
-from services.trainer.engine.detection.start import Origin
+from services.trainer.engine.detection.network import Origin
+from services.trainer.engine.loop.checkpoint import Candidate, Position
+from services.trainer.engine.loop.task import VisionTask
+from services.trainer.engine.loop.timing import OutOfTime
+from services.trainer.engine.loop.training import EVALUATION_BATCH, Start
 from services.trainer.engine.session import Meter
+from services.trainer.messages import TrainTask
 from services.vision.detector_builder import build_detector, load_detector_weights
 from services.vision.detector_network import DetectorNetwork, Targets
 from services.vision.yolox import Yolox
@@ -20,11 +27,37 @@ from services.vision.yolox import Yolox
 IMAGES = 64  # that are looked at, in all,
 IMAGES_EACH = 4  # but of each category at least
 TIME_SHARE = 0.05  # of the allowance, at most
+FIRST_SHARE = 0.5  # of the allowance: after it, the network as initialised is not measured
 PASS = 8  # images
 BEST_PROPOSALS = 10  # of each region
 LEAST_SCORE = 0.02  # of the best category, for it to be like the new one at all
 ALIKE = 0.5  # of the best category's score: so much makes another one count
 MOST_ALIKE = 3
+
+
+def start_from_pretrained_classes(
+    vision_task: VisionTask,
+    network: DetectorNetwork,
+    origin: Origin,
+    batches: SceneBatches,
+    task: TrainTask,
+    meter: Meter,
+) -> Start:
+    """The first candidate is the initialised network, if every category is initialised and measured in time."""
+    size = min(EVALUATION_BATCH, task.batch_size_limit or EVALUATION_BATCH)
+
+    def require_time() -> None:
+        if meter.used() > FIRST_SHARE * meter.allowance_seconds:
+            raise OutOfTime
+
+    partition = vision_task.partition
+    if initialise_class_outputs(network, origin, batches, partition.other_folds, meter, size):
+        with suppress(OutOfTime):
+            outputs = vision_task.predict(copy.deepcopy(network), partition.first_fold, size, require_time)
+            weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            position = Position(best_loss=vision_task.validation_loss(outputs), candidate_step=0)
+            return Start(vision_task, network, position, Candidate(weights, outputs))
+    return Start(vision_task, network)
 
 
 def initialise_class_outputs(

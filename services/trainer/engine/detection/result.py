@@ -5,7 +5,7 @@ from pathlib import Path
 
 from services.trainer.engine.detection import measure
 from services.trainer.engine.detection.data import Scenes
-from services.trainer.engine.detection.start import Origin
+from services.trainer.engine.detection.network import Origin
 from services.trainer.engine.loop.task import Found
 from services.trainer.engine.pretrained import within_reach
 from services.trainer.engine.reporting import bare_card, image_warnings, measured_card, write_files

@@ -6,7 +6,7 @@ Should the machine slow down, it ends early with the best that it has: `delivery
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from services.trainer.engine.loop.checkpoint import Candidate, Plan, Position, S
 from services.trainer.engine.loop.delivery import Delivery
 from services.trainer.engine.loop.saving import Saver
 from services.trainer.engine.loop.step import step
-from services.trainer.engine.loop.task import BatchRequest
+from services.trainer.engine.loop.task import Batch, BatchRequest
 from services.trainer.engine.loop.timing import OutOfTime
 from services.trainer.engine.loop.training import EVALUATION_BATCH, PREPARED, TRAINED, Start, Training, optimizer
 from services.trainer.engine.session import Session
@@ -58,24 +58,17 @@ def fine_tune(task: TrainTask, session: Session, start: Callable[[TrainTask, Ses
 
 
 def _fit(training: Training, plan: Plan, delivery: Delivery) -> str:
-    """The training loop, and the validation of its last weights; returns why it ended."""
-    task, session, state, pace = training.task, training.session, training.state, training.pace
-    recipe, position = task.recipe, state.position
+    """The training loop, then the validation of its last weights; returns why it ended."""
+    session, state, pace = training.session, training.state, training.pace
+    recipe, position = training.task.recipe, state.position
     good = (state.pack(), copy.copy(position))
     saver = Saver(training, plan)
-    stream = training.vision_task.batches(_requests(training, plan, position.step))
-    while position.step < plan.total_steps:
-        if not pace.leaves(training.end_seconds, 2 * pace.step_seconds):
-            break
-        for group in state.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * position.rate_factor * plan.rate(position.step)
-        began = session.meter.used()
-        inputs, truths = next(stream)
-        loss = step(training, inputs, truths, position.step)
-        pace.stepped((session.meter.used() - began) / training.vision_task.effort(inputs))
+    batches = training.vision_task.batches(_requests(training, plan, position.step))
+    while position.step < plan.total_steps and pace.leaves(training.end_seconds, 2 * pace.step_seconds):
+        loss = _timed_step(training, plan, batches)
         if not np.isfinite(loss):
             position = _retry(training, good, loss)
-            stream = training.vision_task.batches(_requests(training, plan, position.step))
+            batches = training.vision_task.batches(_requests(training, plan, position.step))
             continue
         position.step += 1
         state.average_in(recipe.average_decay)
@@ -92,10 +85,28 @@ def _fit(training: Training, plan: Plan, delivery: Delivery) -> str:
         if saver.due():
             good = (state.pack(), copy.copy(position))
             saver.save(good[0])
-    session.progress("calibrate", 0.0, TRAINED, 1.0)
+    return _validate_last(training, plan)
+
+
+def _timed_step(training: Training, plan: Plan, batches: Iterator[Batch]) -> float:
+    """The next step at the plan's rate, timed with the wait for its batch; returns the loss before it."""
+    state, position, meter = training.state, training.state.position, training.session.meter
+    for group in state.optimizer.param_groups:
+        group["lr"] = training.task.recipe.learning_rate * position.rate_factor * plan.rate(position.step)
+    began = meter.used()
+    inputs, truths = next(batches)
+    loss = step(training, inputs, truths, position.step)
+    training.pace.stepped((meter.used() - began) / training.vision_task.effort(inputs))
+    return loss
+
+
+def _validate_last(training: Training, plan: Plan) -> str:
+    """Makes the last weights a candidate too, if time allows; returns why the loop ended."""
+    position = training.state.position
+    training.session.progress("calibrate", 0.0, TRAINED, 1.0)
     try:
         if position.step not in (0, position.candidate_step):
-            _validate(training)  # the last weights are a candidate too
+            _validate(training)
     except OutOfTime:
         return "allowance"
     return "converged" if position.step == plan.total_steps else "allowance"

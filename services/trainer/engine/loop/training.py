@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ class Start:
 
     vision_task: VisionTask
     network: nn.Module
-    position: Position
+    position: Position = field(default_factory=Position)
     candidate: Candidate | None = None
 
 

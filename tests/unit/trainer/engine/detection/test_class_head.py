@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from services.trainer.engine.detection import start as starting
+from services.trainer.engine.detection import network as networks
 from services.trainer.engine.detection import task as detection
 from services.trainer.engine.detection.batches import SceneBatches
 from services.trainer.engine.detection.class_head import initialise_class_outputs
 from services.trainer.engine.detection.data import open_scenes
-from services.trainer.engine.detection.start import Origin
+from services.trainer.engine.detection.network import Origin
 from services.trainer.engine.prefetch import KEPT_BYTES
 from services.trainer.engine.run import run
 from services.trainer.engine.session import Meter, Session
@@ -87,7 +87,7 @@ def within_reach(pretrained, monkeypatch) -> None:
     def network(name, categories, _resolver, *, seed):
         return build_detector(name, categories, seed=seed), pretrained
 
-    monkeypatch.setattr(starting, "pretrained_detector", network)
+    monkeypatch.setattr(networks, "pretrained_detector", network)
 
 
 @pytest.mark.usefixtures("within_reach")

@@ -1,17 +1,21 @@
-"""The network that a recipe names, with the best weights to be had, and the rule by which it wants its input."""
+"""The network that a recipe names, with the best available weights, its input rule, and what of it trains."""
 
 from dataclasses import dataclass
 
 import safetensors
+from torch import nn
 
 from services.kit.errors import InvalidRequest
 from services.trainer.engine.pretrained import resolver
 from services.trainer.messages import TrainTask
+from services.trainer.recipe import Depth
 from services.vision.card import CardBackbone, InputRule, WeightsSource
 from services.vision.catalogue import DETECTORS, DetectorSpec
 from services.vision.detector_builder import build_detector
 from services.vision.detector_network import DetectorNetwork
 from services.vision.weights import PretrainedWeights, pretrained_detector
+
+TRAINED_PARTS = {Depth.HEAD: 1, Depth.NECK: 2, Depth.ALL: 3}  # of head, neck and backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +28,28 @@ class Origin:
 
     @property
     def pretrained(self) -> bool:
-        """Whether it had learned anything before."""
+        """Whether its weights were trained before."""
         return self.weights.pretrained
 
     def card(self) -> CardBackbone:
-        """As the model's card names it."""
+        """The backbone's entry in the model's card."""
         return CardBackbone(self.spec.name, self.rule, self.weights.source, self.weights.sha256)
 
 
 def load_network(task: TrainTask, categories: int) -> tuple[DetectorNetwork, Origin]:
-    """With pretrained weights if the recipe wants them and they can be had. Random ones depend on the seed alone.
+    """The network with pretrained weights if the recipe wants them and they are available, else random by the seed.
 
-    Raises InvalidRequest for a network that is not known, a side that is no multiple of 32, or broken weights.
+    Raises InvalidRequest for an unknown network or depth, a side that is not a multiple of 32, or broken weights.
     """
     recipe = task.recipe
     name = recipe.backbones[0] if len(recipe.backbones) == 1 else "+".join(recipe.backbones)
     if name not in DETECTORS:
-        problem = f"{name!r} is no detector; known are {', '.join(DETECTORS)}"
+        problem = f"{name!r} is not a detector; the detectors are {', '.join(DETECTORS)}"
         raise InvalidRequest(field="recipe.backbones", problem=problem)
+    if recipe.depth not in TRAINED_PARTS:
+        raise InvalidRequest(field="recipe.depth", problem=f"a detector has no {recipe.depth}")
     if recipe.resolution % 32:
-        raise InvalidRequest(field="recipe.resolution", problem=f"{recipe.resolution} is no multiple of 32")
+        raise InvalidRequest(field="recipe.resolution", problem=f"{recipe.resolution} is not a multiple of 32")
     spec = DETECTORS[name]
     rule = spec.rule.resized(recipe.resolution or spec.rule.size)
     if not recipe.pretrained:
@@ -53,5 +59,10 @@ def load_network(task: TrainTask, categories: int) -> tuple[DetectorNetwork, Ori
     try:
         network, weights = pretrained_detector(name, categories, resolver(task), seed=task.seed)
     except (safetensors.SafetensorError, RuntimeError) as fault:
-        raise InvalidRequest(field="weights", problem=f"those of {name} are broken: {fault}") from fault
+        raise InvalidRequest(field="weights", problem=f"the weights of {name} are broken: {fault}") from fault
     return network, Origin(spec, rule, weights)
+
+
+def frozen_layers(network: DetectorNetwork, depth: Depth, origin: Origin) -> tuple[nn.Module, ...]:
+    """What does not train: the parts beyond `depth`, and the layers that a pretrained network keeps."""
+    return (*network.parts()[TRAINED_PARTS[depth] :], *(network.kept() if origin.pretrained else ()))
