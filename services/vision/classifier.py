@@ -54,11 +54,6 @@ class Classifier:
         self.network = network.to(self.device).eval().requires_grad_(False)
 
     @classmethod
-    def from_network(cls, card: ModelCard, network: Network) -> "Classifier":
-        """Takes over one fine-tuned network, its head included; the network must not be used any more."""
-        return cls(card, ClassifierNetwork([network], network.head))
-
-    @classmethod
     def from_state(
         cls, card: ModelCard, state: Mapping[str, Tensor], device: torch.device | str = "cpu"
     ) -> "Classifier":
@@ -97,16 +92,8 @@ class Classifier:
         inputs = {rule: preprocess.apply(pixels[rule.at_least], rule) for rule in set(self._rules())}
         return tuple(inputs[rule] for rule in self._rules())
 
-    def predict(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Upright RGB pixels into probabilities [images, categories], each row summing to 1."""
-        prepared: list[Prepared] = []
-        for image in images:
-            inputs = {rule: preprocess.apply(image, rule) for rule in set(self._rules())}
-            prepared.append(tuple(inputs[rule] for rule in self._rules()))
-        return self.predict_prepared(prepared)
-
     def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
-        """As `predict`, from what `prepare` returned."""
+        """Probabilities [images, categories], each row summing to 1, of what `prepare` returned."""
         step = BATCH_SIZE if self.device.type == "cpu" else DEVICE_BATCH_SIZE
         rows = [self._probabilities(images[i : i + step]) for i in range(0, len(images), step)]
         empty = np.empty((0, len(self.card.categories)), np.float32)

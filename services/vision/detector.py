@@ -13,7 +13,7 @@ from services.vision import preprocess
 from services.vision.card import InputRule, ModelCard, Suppression
 from services.vision.decode import ImageInfo, decode, inspect
 from services.vision.detector_builder import build_detector
-from services.vision.detector_network import Candidates, DetectorNetwork
+from services.vision.detector_network import DetectorNetwork
 from services.vision.image_detections import ImageDetections
 from services.vision.letterbox import Letterbox, letterbox
 
@@ -91,13 +91,6 @@ class Detector:
         for index, candidates in self._passes(images):
             answers[index] = _suppressed(candidates, images[index].frame, self.card.suppression)
         return [answers[index] for index in range(len(images))]
-
-    def candidates_prepared(self, images: Sequence[Prepared]) -> list[Candidates]:
-        """Per image, as a batch of one: what suppression chooses from, in the image's pixels, not clipped."""
-        results: dict[int, Candidates] = {}
-        for index, (boxes, scores) in self._passes(images):
-            results[index] = Candidates(images[index].frame.to_image(boxes)[None], scores[None])
-        return [results[index] for index in range(len(images))]
 
     @torch.inference_mode()
     def _passes(self, images: Sequence[Prepared]) -> Generator[tuple[int, tuple[Tensor, Tensor]]]:

@@ -36,12 +36,8 @@ class Letterbox:
         """As `scale_x`, downwards."""
         return self.inner_height / self.height
 
-    def to_input(self, boxes: Tensor) -> Tensor:
-        """[..., 4] left, top, right, bottom, from the picture's pixels; nothing is clipped."""
-        return boxes * boxes.new_tensor([self.scale_x, self.scale_y, self.scale_x, self.scale_y])
-
     def to_image(self, boxes: Tensor) -> Tensor:
-        """Inverse of `to_input`."""
+        """[..., 4] left, top, right, bottom, from input pixels to the image's; nothing is clipped."""
         return boxes / boxes.new_tensor([self.scale_x, self.scale_y, self.scale_x, self.scale_y])
 
 

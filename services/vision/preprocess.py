@@ -30,7 +30,7 @@ class Augmentation:
 
 
 def load(data: bytes, rule: InputRule, name: str = "image") -> Tensor:
-    """Bytes into input: what serving does with a request's image, and evaluation with a packed one."""
+    """An image file as input, as `Classifier.prepare` and `Detector.prepare` make it."""
     rgb = decode(data, name=name, at_least=rule.at_least)
     if rule.fit != "letterbox":
         return apply(rgb, rule)

@@ -32,6 +32,7 @@ from services.vision.catalogue import DETECTORS
 from services.vision.classifier import Classifier, Prepared
 from services.vision.detector import Detector
 from services.vision.detector_builder import build_detector
+from tests.support.classifiers import classifier_of
 
 NAMES = ("cat", "dog", "owl")
 
@@ -61,7 +62,7 @@ async def put_bundle(blobs: MemoryBlobs, folder: Path, model: ModelInfo, seed: i
 
     It has no normalisation: with it, a random network gives the same output for every image.
     """
-    classifier = Classifier.from_network(card(), build("squeezenet1_1", len(NAMES), seed=seed))
+    classifier = classifier_of(card(), build("squeezenet1_1", len(NAMES), seed=seed))
     await put_files(blobs, folder, model, classifier)
     return classifier
 

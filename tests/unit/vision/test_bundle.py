@@ -21,6 +21,7 @@ from services.vision.catalogue import BACKBONES
 from services.vision.classifier import BATCH_SIZE, Classifier, ClassifierNetwork
 from services.vision.detector import Detector
 from services.vision.preprocess import apply
+from tests.support.classifiers import classifier_of, predict
 from tests.support.detectors import detector, detector_card
 
 
@@ -56,11 +57,11 @@ def pictures(count: int) -> list[NDArray[np.uint8]]:
 
 def test_what_is_loaded_predicts_what_was_written(tmp_path: Path) -> None:
     written = classifier("mobilenet_v3_small", "squeezenet1_1", temperature=1.7)
-    expected = written.predict(pictures(3))
+    expected = predict(written, pictures(3))
     digest = bundle.write(tmp_path, written)
     loaded = bundle.load(tmp_path)
     assert isinstance(loaded, Classifier)
-    np.testing.assert_array_equal(loaded.predict(pictures(3)), expected)
+    np.testing.assert_array_equal(predict(loaded, pictures(3)), expected)
     assert loaded.card == written.card
     assert digest == bundle.seal(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "digests.json", "weights.safetensors"]
@@ -78,28 +79,28 @@ def test_one_fine_tuned_network_becomes_a_classifier_with_its_own_head() -> None
     batch = torch.stack([apply(image, network.backbone.rule.resized(64)) for image in images])
     with torch.inference_mode():
         expected = network(batch).softmax(dim=1)
-    got = Classifier.from_network(card("mobilenet_v3_small"), network).predict(images)
+    got = predict(classifier_of(card("mobilenet_v3_small"), network), images)
     np.testing.assert_allclose(got, expected.numpy(), atol=1e-6)
 
 
 def test_probabilities_sum_to_one_and_flatten_with_temperature() -> None:
     sharp, flat = classifier("squeezenet1_1"), classifier("squeezenet1_1", temperature=4.0)
-    probabilities = sharp.predict(pictures(4))
+    probabilities = predict(sharp, pictures(4))
     assert probabilities.shape == (4, 3)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    assert flat.predict(pictures(4)).max() < probabilities.max()
-    assert sharp.predict([]).shape == (0, 3)
+    assert predict(flat, pictures(4)).max() < probabilities.max()
+    assert predict(sharp, []).shape == (0, 3)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
 def test_an_image_s_probabilities_do_not_depend_on_its_batch(name: str) -> None:
     model = classifier(name)
     images = pictures(BATCH_SIZE + 3)
-    together = model.predict(images)
-    alone = np.concatenate([model.predict([image]) for image in images])
+    together = predict(model, images)
+    alone = np.concatenate([predict(model, [image]) for image in images])
     np.testing.assert_allclose(together, alone, atol=1e-5)
-    np.testing.assert_allclose(model.predict(images[::-1])[::-1], together, atol=1e-5)
+    np.testing.assert_allclose(predict(model, images[::-1])[::-1], together, atol=1e-5)
 
 
 def test_a_file_and_its_pixels_give_the_same_answer() -> None:
@@ -108,7 +109,7 @@ def test_a_file_and_its_pixels_give_the_same_answer() -> None:
     Image.fromarray(pictures(1)[0]).save(out, "PNG")
     prepared = model.prepare(out.getvalue())
     assert len(prepared) == 2
-    np.testing.assert_array_equal(model.predict_prepared([prepared]), model.predict(pictures(1)))
+    np.testing.assert_array_equal(model.predict_prepared([prepared]), predict(model, pictures(1)))
 
 
 def test_any_changed_or_missing_file_is_noticed(tmp_path: Path) -> None:

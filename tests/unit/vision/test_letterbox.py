@@ -35,12 +35,11 @@ def test_the_picture_is_filled_up_to_multiples_of_32_of_its_own(
     assert frame.scale_y * height == pytest.approx(inner[1])
 
 
-def test_boxes_go_to_the_input_and_back() -> None:
+def test_boxes_of_the_input_go_to_the_image() -> None:
     frame = letterbox(1000, 667, 640)
-    boxes = torch.tensor([[[0.0, 0.0, 1000.0, 667.0]], [[10.5, 20.25, 30.0, 40.0]]])
-    there = frame.to_input(boxes)
-    torch.testing.assert_close(there[0, 0], torch.tensor([0.0, 0.0, 640.0, 427.0]))
-    torch.testing.assert_close(frame.to_image(there), boxes)
+    boxes = torch.tensor([[[0.0, 0.0, 640.0, 427.0]], [[6.4, 42.7, 64.0, 213.5]]])
+    expected = torch.tensor([[[0.0, 0.0, 1000.0, 667.0]], [[10.0, 66.7, 100.0, 333.5]]])
+    torch.testing.assert_close(frame.to_image(boxes), expected)
     assert frame.to_image(torch.zeros(0, 4)).shape == (0, 4)
 
 

@@ -12,6 +12,7 @@ from services.trainer.messages import Checkpoint, EvaluateTask, EvaluationResult
 from services.vision import bundle
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector
+from tests.support.classifiers import predict
 from tests.unit.trainer.engine.scenes import detector_recipe, write_scenes
 from tests.unit.trainer.engine.shapes import linear_recipe, task_for, tuning_recipe, write_snapshot
 
@@ -47,7 +48,7 @@ def test_a_classifier_is_trained_and_evaluated_and_answers_as_on_a_cpu(tmp_path,
     assert isinstance(here, Classifier)
     assert isinstance(there, Classifier)
     images = [np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)]
-    np.testing.assert_allclose(there.predict(images), here.predict(images), atol=1e-2)
+    np.testing.assert_allclose(predict(there, images), predict(here, images), atol=1e-2)
 
 
 def test_a_detector_is_trained_resumed_and_evaluated_and_answers_as_on_a_cpu(tmp_path):
