@@ -1,1 +1,1 @@
-"""What ingest, training and serving must agree on: pixels, networks, metrics and the formats between them."""
+"""What ingest, training and serving must agree on: pixels, networks, metrics and file formats."""

@@ -1,4 +1,4 @@
-"""The networks that classifiers are built on, in one shape: features, pool, norm, linear head."""
+"""The networks that classifiers are built on, with one structure: features, pool, norm, linear head."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ State = Mapping[str, Tensor]
 class Network(nn.Module):
     """Features, pooled to one vector per image, then a linear head.
 
-    `depth` says how much of it trains: 0 the head alone, k the last k stages too. What does not train takes no
-    gradient and stays in evaluation mode, so that its running statistics stand still.
+    `depth` says how much of it trains: with 0 only the head, with k the last k stages too. The rest has no gradients
+    and stays in evaluation mode, so that its running statistics do not change.
     """
 
     def __init__(self, backbone: Backbone, features: nn.Sequential, norm: nn.Module, categories: int) -> None:
@@ -38,21 +38,21 @@ class Network(nn.Module):
         return self.head(self.embed(images))
 
     def stages(self) -> tuple[nn.Module, ...]:
-        """The stages of the features from the output to the input; the first takes the norm with it."""
+        """The stages of the features from output to input; the first includes the norm."""
         starts = self.backbone.stage_starts
         ends = (*starts[1:], len(self.features))
         stages = [self.features[start:end] for start, end in zip(starts, ends, strict=True)]
         return (nn.Sequential(stages[-1], self.norm), *reversed(stages[:-1]))
 
     def unfreeze(self, depth: int) -> None:
-        """Lets the head and the last `depth` stages train, and nothing else."""
+        """Lets only the head and the last `depth` stages train."""
         self.depth = depth
         for index, stage in enumerate(self.stages()):
             stage.requires_grad_(index < depth)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Network":
-        """Training mode for what trains."""
+        """Sets training mode for what trains, evaluation mode for the rest."""
         super().train(mode)
         for stage in self.stages()[self.depth :]:
             stage.eval()
@@ -60,9 +60,9 @@ class Network(nn.Module):
 
 
 def build(name: str, categories: int, *, seed: int | None = None) -> Network:
-    """A network with random weights, the same for the same seed; on the device of the context (meta included).
+    """A network with random weights, determined by the seed; on the default device of the context (meta included).
 
-    Raises KeyError for a name that BACKBONES does not have.
+    Raises KeyError for a name that is not in BACKBONES.
     """
     backbone = BACKBONES[name]
     if seed is None:
@@ -73,9 +73,9 @@ def build(name: str, categories: int, *, seed: int | None = None) -> Network:
 
 
 def load_weights(network: Network, state: State) -> None:
-    """Puts pretrained weights, under torchvision's names, into features and norm; the head stays.
+    """Loads pretrained weights, by torchvision's names, into features and norm; the head is unchanged.
 
-    Strict: raises RuntimeError for a missing, unknown or misshapen tensor. A classifier's tensors are dropped.
+    Raises RuntimeError for a missing, unknown or misshapen tensor. The classifier's tensors are dropped.
     """
     own = network.state_dict()
     renamed = {new: tensor for key, tensor in state.items() if (new := _renamed(network.backbone, key)) is not None}
@@ -107,12 +107,12 @@ def _assembled(backbone: Backbone, categories: int) -> Network:
         _pad_at_end(features)
     for module in features.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.1  # some have 0.01, whose statistics lag behind all of a short training
+            module.momentum = 0.1  # some have 0.01, too slow for a short training
     return Network(backbone, features, norm, categories).to(memory_format=torch.channels_last)
 
 
 def _renamed(backbone: Backbone, key: str) -> str | None:
-    """The name in our network of a tensor of torchvision's; None for the classifier's, which we have no use for."""
+    """Our name of a torchvision tensor; None for those of the classifier, which are not used."""
     if backbone.torchvision_model.startswith("resnet"):
         return None if key.startswith("fc.") else f"features.{key}"
     if backbone.torchvision_model.startswith("convnext") and key.startswith("classifier.0."):
@@ -121,9 +121,9 @@ def _renamed(backbone: Backbone, key: str) -> str | None:
 
 
 class _EndPaddedConv2d(nn.Conv2d):
-    """A convolution of stride 2 whose padding lies right and below only."""
+    """A convolution of stride 2 padded on the right and below only."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base's name
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class's name
         return super().forward(nn.functional.pad(input, (0, 1, 0, 1)))
 
 

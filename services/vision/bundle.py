@@ -1,6 +1,6 @@
 """A trained model as a folder: `weights.safetensors`, `card.json`, and `digests.json` over every other file.
 
-Further files (exported graphs) may lie beside them; `seal` covers them too. Nothing in it is ever a pickle.
+There may be further files, such as exported graphs; `seal` covers them too. There are never pickles.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from services.vision.detector import Detector
 
 
 class BundleCorrupt(ValueError):
-    """A bundle's files are not those that were written, or do not fit together; says which file and why."""
+    """A bundle's files were changed or do not fit together; says which file and why."""
 
 
 def write(directory: Path, model: Classifier | Detector) -> str:
-    """Writes the bundle into the folder, made if need be, and returns its digest; the same model, the same bytes."""
+    """Writes the bundle, creating the folder if needed, and returns its digest; the same model gives the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(model.state(), directory / WEIGHTS_FILE)
     (directory / CARD_FILE).write_bytes(write_card(model.card))
@@ -29,7 +29,7 @@ def write(directory: Path, model: Classifier | Detector) -> str:
 
 
 def seal(directory: Path) -> str:
-    """Writes the digests of the folder's files anew, and returns the digest of them all: `sha256:...`."""
+    """Writes the digests of the folder's files, and returns the digest of those: `sha256:...`."""
     files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != DIGESTS_FILE)
     data = msgspec.json.encode({path.name: _sha256(path) for path in files}, order="deterministic")
     (directory / DIGESTS_FILE).write_bytes(data)
@@ -37,7 +37,7 @@ def seal(directory: Path) -> str:
 
 
 def verify(directory: Path) -> None:
-    """Raises BundleCorrupt unless every file named in `digests.json` is there and unchanged."""
+    """Raises BundleCorrupt unless every file named in `digests.json` exists and is unchanged."""
     try:
         digests = msgspec.json.decode((directory / DIGESTS_FILE).read_bytes(), type=dict[str, str])
         for name in (WEIGHTS_FILE, CARD_FILE):
@@ -45,7 +45,7 @@ def verify(directory: Path) -> None:
                 raise BundleCorrupt(f"{DIGESTS_FILE} does not name {name}")
         for name, digest in digests.items():
             if Path(name).name != name or _sha256(directory / name) != digest:
-                raise BundleCorrupt(f"{name} is not the file that was written; fetch the bundle again")
+                raise BundleCorrupt(f"{name} differs from the file that was written; fetch the bundle again")
     except (OSError, msgspec.MsgspecError) as fault:
         raise BundleCorrupt(f"{DIGESTS_FILE}: {fault}") from fault
 
@@ -59,7 +59,7 @@ def load_card(directory: Path) -> ModelCard:
 
 
 def load(directory: Path, device: torch.device | str = "cpu") -> Classifier | Detector:
-    """What the card says it is, its files verified, its weights mapped rather than copied on a CPU.
+    """The model of the card's kind, its files verified; on a CPU its weights are mapped, not copied.
 
     Raises BundleCorrupt.
     """

@@ -1,7 +1,7 @@
-"""Training views for detectors: a picture and its boxes, scaled, moved and coloured at random, on a batch's canvas.
+"""Training views for detectors: an image and its boxes, randomly scaled, moved and coloured, on a batch's canvas.
 
-A view is a part of the picture, scaled once and laid on grey. Part and place are whole pixels, so that its boxes follow
-its pixels exactly. The generator's state alone decides which view it is.
+A view is a part of the image, scaled once and placed on grey. Part and place are whole pixels, so boxes follow pixels
+exactly. The generator's state alone decides the view.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from services.vision.card import InputRule
 from services.vision.detector_network import Targets
-from services.vision.letterbox import GREY, filled_up, letterbox
+from services.vision.letterbox import GREY, letterbox, padded_side
 from services.vision.preprocess import Augmentation, channels_first, jittered, normalise, uniform
 
-MARGIN = 1.25  # of a kept picture's longer side over the canvas's, for views from near to draw detail from
-FITTING = 0.9  # share of a data set's pictures that a canvas holds whole, across and down
-LEAST_SHARE = 0.3  # of a box's area that a view must show, for the box to count
+MARGIN = 1.25  # of a kept image's longer side over the canvas's, so that enlarged views have detail
+FITTING = 0.9  # share of a dataset's images that fit the canvas, in width and in height
+LEAST_SHARE = 0.3  # of a box's area that a view must show, for it to keep the box
 LEAST_SIDE = 2.0  # pixels of the canvas
 
-_STILL = Augmentation(min_area=1, max_aspect=1, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
+_UNCHANGED = Augmentation(min_area=1, max_aspect=1, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """An upright picture and its boxes, in the pixels of this array; regions that no loss should see left out."""
+class AnnotatedImage:
+    """An upright image and its boxes, in pixels of this array, without regions that are not trained on."""
 
     rgb: NDArray[np.uint8]
     boxes: Tensor  # [m, 4] float32: left, top, right, bottom
@@ -37,31 +37,31 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """What the views of a batch lie on; a picture's longer side is `side` where nothing has been scaled at random."""
+    """What the views of a batch are placed on; without random scaling, an image's longer side is `side`."""
 
     width: int  # multiples of the networks' coarsest stride
     height: int
     side: int
 
     def scaled(self, factor: float) -> "Canvas":
-        """For training at several scales."""
-        return Canvas(filled_up(self.width * factor), filled_up(self.height * factor), round(self.side * factor))
+        """The canvas of one batch in multi-scale training."""
+        return Canvas(padded_side(self.width * factor), padded_side(self.height * factor), round(self.side * factor))
 
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """How far views may stray; one with nothing but ones and zeros shows the picture as serving does."""
+    """How far views may differ from the image; with all ones and zeros, views are as in serving."""
 
-    nearest: float  # objects at most so many times their size in serving
-    farthest: float  # and at least
-    max_aspect: float  # of the picture's distortion, either way
-    shift: float  # share of the free canvas over which the picture may lie
+    nearest: float  # objects are at most this many times their size in serving
+    farthest: float  # and at least this many times
+    max_aspect: float  # of the distortion, in either direction
+    shift: float  # share of the free canvas over which the image may move
     flip: float  # probability
     colour: Augmentation
 
 
 def variation(strength: float, *, mirror: bool) -> Variation:
-    """From 0, the plain picture (mirrored), to 1, from half to twice its size."""
+    """From 0, the image unchanged (or mirrored), to 1, half to twice its size."""
     return Variation(
         nearest=1 + strength,
         farthest=1 / (1 + strength),
@@ -76,20 +76,22 @@ def variation(strength: float, *, mirror: bool) -> Variation:
 
 
 def fitting_canvas(sizes: Sequence[tuple[int, int]], side: int) -> Canvas:
-    """The smallest that holds most pictures, given as (width, height), with a longer side of `side`.
+    """The smallest canvas that holds most images, given as (width, height), with a longer side of `side`.
 
-    A set of pictures of 640 x 480 trains on 640 x 480; one of as many upright ones, on a square.
+    Images of 640 x 480 train on 640 x 480; together with as many of 480 x 640, on a square.
     """
     frames = [letterbox(width, height, side) for width, height in sizes]
     if not frames:
-        return Canvas(filled_up(side), filled_up(side), side)
+        return Canvas(padded_side(side), padded_side(side), side)
     widths, heights = sorted(frame.input_width for frame in frames), sorted(frame.input_height for frame in frames)
     index = min(len(frames) - 1, int(FITTING * len(frames)))
     return Canvas(widths[index], heights[index], side)
 
 
-def kept(rgb: NDArray[np.uint8], boxes: Tensor, labels: Tensor, *, width: int, height: int, side: int) -> Picture:
-    """The decoded picture, no larger than views on a canvas of that side need; boxes as of width x height pixels."""
+def shrunk(
+    rgb: NDArray[np.uint8], boxes: Tensor, labels: Tensor, *, width: int, height: int, side: int
+) -> AnnotatedImage:
+    """The decoded image, no larger than views on a canvas of that side need; boxes are in width x height pixels."""
     rows, columns = rgb.shape[:2]
     limit = round(MARGIN * side)
     if max(rows, columns) > limit:
@@ -97,33 +99,33 @@ def kept(rgb: NDArray[np.uint8], boxes: Tensor, labels: Tensor, *, width: int, h
         small = functional.resize(channels_first(rgb), [frame.inner_height, frame.inner_width], antialias=True)
         rgb = np.ascontiguousarray(small.permute(1, 2, 0).numpy())
     else:
-        rgb = rgb.copy()  # what is kept holds on to nothing else
+        rgb = rgb.copy()  # releases the memory it may be a view of
     across, down = rgb.shape[1] / width, rgb.shape[0] / height
-    return Picture(rgb, boxes * boxes.new_tensor([across, down, across, down]), labels)
+    return AnnotatedImage(rgb, boxes * boxes.new_tensor([across, down, across, down]), labels)
 
 
-def plain(picture: Picture, on: Canvas, rule: InputRule) -> tuple[Tensor, Targets]:
-    """The whole picture at the canvas's top left, smaller than in serving only where it would not fit."""
-    height, width = picture.rgb.shape[:2]
+def plain(source: AnnotatedImage, on: Canvas, rule: InputRule) -> tuple[Tensor, Targets]:
+    """The whole image at the canvas's top left, smaller than in serving only if it would not fit."""
+    height, width = source.rgb.shape[:2]
     factor = min(on.side / max(width, height), on.width / width, on.height / height)
-    still = Variation(1, 1, 1, 0, 0, _STILL)
+    unchanged = Variation(1, 1, 1, 0, 0, _UNCHANGED)
     fitting = Canvas(on.width, on.height, max(1, int(factor * max(width, height) + 1e-6)))
-    return augmented(picture, fitting, rule, still, torch.Generator())
+    return augmented(source, fitting, rule, unchanged, torch.Generator())
 
 
 def augmented(
-    picture: Picture, on: Canvas, rule: InputRule, how: Variation, generator: torch.Generator
+    source: AnnotatedImage, on: Canvas, rule: InputRule, how: Variation, generator: torch.Generator
 ) -> tuple[Tensor, Targets]:
-    """A random view as input, float32 [3, height, width], and the boxes that it shows, in its pixels."""
-    height, width = picture.rgb.shape[:2]
+    """A random view as input, float32 [3, height, width], and the boxes it shows, in its pixels."""
+    height, width = source.rgb.shape[:2]
     zoom = on.side / max(width, height) * how.farthest * (how.nearest / how.farthest) ** uniform(generator, 0, 1)
     aspect = how.max_aspect ** uniform(generator, -0.5, 0.5)
     left, right, start_x, end_x = _placed(width, zoom * aspect, on.width, how.shift, generator)
     top, bottom, start_y, end_y = _placed(height, zoom / aspect, on.height, how.shift, generator)
     across, down = (end_x - start_x) / (right - left), (end_y - start_y) / (bottom - top)
-    boxes = (picture.boxes - picture.boxes.new_tensor([left, top, left, top])) * torch.tensor([across, down] * 2)
+    boxes = (source.boxes - source.boxes.new_tensor([left, top, left, top])) * torch.tensor([across, down] * 2)
     image = functional.resized_crop(
-        channels_first(picture.rgb), top, left, bottom - top, right - left, [end_y - start_y, end_x - start_x],
+        channels_first(source.rgb), top, left, bottom - top, right - left, [end_y - start_y, end_x - start_x],
         InterpolationMode(rule.interpolation), antialias=True,
     )  # fmt: skip
     if uniform(generator, 0, 1) < how.flip:
@@ -132,11 +134,11 @@ def augmented(
     view = torch.full((3, on.height, on.width), float(GREY))
     view[:, start_y:end_y, start_x:end_x] = jittered(image, how.colour, generator)
     boxes += boxes.new_tensor([start_x, start_y, start_x, start_y])
-    return normalise(view, rule), _shown(boxes, picture.labels, (start_x, start_y, end_x, end_y))
+    return normalise(view, rule), _shown(boxes, source.labels, (start_x, start_y, end_x, end_y))
 
 
 def _placed(side: int, zoom: float, room: int, shift: float, generator: torch.Generator) -> tuple[int, int, int, int]:
-    """Along one axis: first and last pixel of the part that is shown, and where on the canvas they come to lie."""
+    """Along one axis: start and end of the part that is shown, and its start and end on the canvas."""
     length = max(1, round(side * zoom))
     place = uniform(generator, 0, 1)
     if length <= room:

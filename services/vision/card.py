@@ -1,4 +1,4 @@
-"""What a network takes in, and a model's card: everything about a trained model but its numbers. No torch here."""
+"""A network's input rule, and a model's card: everything about a trained model but its weights. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 FORMAT_VERSION = 1
-UNFITTED_THRESHOLD = 0.3  # of a detector's category where nothing could suggest one
+UNFITTED_THRESHOLD = 0.3  # of a detector's category if none could be suggested
 WEIGHTS_FILE, CARD_FILE, DIGESTS_FILE = "weights.safetensors", "card.json", "digests.json"
 BUNDLE_FILES = (WEIGHTS_FILE, CARD_FILE, DIGESTS_FILE)  # what every bundle has
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,7 +26,7 @@ class ModelKind(StrEnum):
 
 
 class WeightsSource(StrEnum):
-    """Where a network's weights come from."""
+    """Where a network's weights came from."""
 
     TORCHVISION = "TORCHVISION"
     YOLOX = "YOLOX"
@@ -37,10 +37,10 @@ class WeightsSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InputRule:
-    """How a network wants its input; serving follows the card's, so that it does as training did.
+    """How a network's input is made; serving follows the rule in the card, so that it matches training.
 
-    `resize` is the shorter side before the centre crop of `size` x `size` (fit `crop`). It is ignored where the whole
-    image is scaled: to `size` x `size` (fit `stretch`), or, undistorted, to a longer side of `size` and filled up with
+    `resize` is the shorter side before the centre crop of `size` x `size` (fit `crop`). It is ignored if the whole
+    image is scaled: to `size` x `size` (fit `stretch`), or, undistorted, to a longer side of `size`, padded with
     grey to multiples of 32 (fit `letterbox`, for detectors). A sample becomes (sample * scale - mean) / std.
     """
 
@@ -55,9 +55,9 @@ class InputRule:
 
     @property
     def at_least(self) -> int:
-        """The shorter side below which no JPEG may be decoded: twice what is needed, in steps that rules share.
+        """The least shorter side at which a JPEG may be decoded: twice what is needed, in steps that rules share.
 
-        A letterbox's shorter side is at most three quarters of its size in nearly all pictures.
+        For a letterbox, the shorter side is assumed to be at most three quarters of the size, as for nearly all images.
         """
         needed = 0.75 * self.size if self.fit == "letterbox" else max(self.size, self.resize)
         return -int(-2 * needed // 128) * 128
@@ -70,9 +70,9 @@ class InputRule:
 def input_size(pretrained: bool, pretrained_size: int, longer_sides: Sequence[int]) -> int:
     """The side to train at.
 
-    Pretrained weights do best an eighth above the size they were trained at, where whole pictures show objects at
-    the size that training's random crops did (Touvron et al. 2019, "FixRes"). Random ones have no habit, and small
-    pictures train faster at their own size: the median longer side rounded up to a multiple of 32, within 64..224.
+    Pretrained weights do best an eighth above their training size, where whole images show objects at the size of
+    training's random crops (Touvron et al. 2019, "FixRes"). Random weights have no preferred size, and small images
+    train faster at their own: the median longer side rounded up to a multiple of 32, within 64..224.
     """
     if pretrained or not longer_sides:
         return pretrained_size * 8 // 7
@@ -82,11 +82,11 @@ def input_size(pretrained: bool, pretrained_size: int, longer_sides: Sequence[in
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """How a detector's candidates become its answer."""
+    """How a detector's candidates become its detections."""
 
-    iou: float = 0.65  # of two boxes of one category that overlap more, the one with the lower score goes
-    least_score: float = 0.01  # candidates below are nobody's answer
-    most: int = 300  # boxes an image
+    iou: float = 0.65  # if two boxes of one category overlap more, the lower-scoring one is dropped
+    least_score: float = 0.01  # candidates below it are dropped
+    most: int = 300  # boxes per image
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,35 +99,35 @@ class CardCategory:
 
 @dataclass(frozen=True, slots=True)
 class CardBackbone:
-    """One of the networks whose features a classifier's head reads, in the head's order; or the detector's only one."""
+    """A network whose features a classifier's head reads, in the head's order; or the detector's only one."""
 
     name: str
     rule: InputRule
-    weights_source: WeightsSource  # where its training began
+    weights_source: WeightsSource  # where its initial weights came from
     weights_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """What a caller may want to know of a model without loading it."""
+    """What callers may need to know about a model without loading it."""
 
     format_version: int = FORMAT_VERSION
     kind: ModelKind
     categories: tuple[CardCategory, ...]
     backbones: tuple[CardBackbone, ...]
     temperature: float = 1.0  # logits are divided by it
-    thresholds: tuple[float, ...] = ()  # of the best F1, one a category; empty where none were fitted
+    thresholds: tuple[float, ...] = ()  # of the best F1, one per category; empty if none were fitted
     suppression: Suppression = Suppression()  # a detector's
     data_digest: str = ""  # of the training snapshot
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     metrics_source: str = ""  # TEST_DATASET, HOLD_OUT or CROSS_VALIDATION
     ledger: dict[str, float] = field(default_factory=dict[str, float])  # what training cost, in seconds
-    warnings: tuple[str, ...] = ()  # what a user should know, e.g. a start from random weights
+    warnings: tuple[str, ...] = ()  # for users, e.g. that training started from random weights
     created: datetime
 
     @property
     def suggested_thresholds(self) -> tuple[float, ...]:
-        """One a category. Where none were fitted: a detector's usual one, and 0 for a classifier."""
+        """One per category. If none were fitted: UNFITTED_THRESHOLD for a detector, 0 for a classifier."""
         usual = UNFITTED_THRESHOLD if self.kind is ModelKind.GENERIC_DETECTOR else 0.0
         return self.thresholds or (usual,) * len(self.categories)
 
@@ -138,7 +138,7 @@ def write_card(card: ModelCard) -> bytes:
 
 
 def read_card(data: bytes) -> ModelCard:
-    """Inverse of `write_card`; ValueError for anything else, or for a version that this code does not know."""
+    """Inverse of `write_card`; raises ValueError for anything else, including other format versions."""
     card = msgspec.json.decode(data, type=ModelCard)
     if card.format_version != FORMAT_VERSION:
         raise ValueError(f"card format {card.format_version} is not {FORMAT_VERSION}")

@@ -1,4 +1,4 @@
-"""Every network that a model can be built on: its weights and licence, its input, its size and cost. No torch here.
+"""Every network that a model can be built on: its weights and licence, its input, its size and cost. No torch.
 
 Training tries them in this order. To add a network of a family that `backbones` or `detector_builder` can build, add a
 row.
@@ -16,40 +16,40 @@ BSD, APACHE = "BSD-3-Clause", "Apache-2.0"
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file of tensors on a project's site."""
+    """A published file of weights."""
 
     source: WeightsSource  # the project
     url: str
-    digest: str  # the first digits of its SHA-256; empty where the project publishes none
-    entry: str = ""  # of the dictionary in the file that holds the tensors; empty where they are all of it
+    digest: str  # the first digits of its SHA-256; empty if the project publishes none
+    entry: str = ""  # key of the tensors in the file's dictionary; empty if they are all of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A network by name, and all that may be asked about it before it is built."""
+    """A network, and all that can be known about it before it is built."""
 
     name: str
-    download: Download | None  # None where nobody publishes its weights
+    download: Download | None  # None if nobody publishes its weights
     licence: str  # of the pretrained weights
     rule: InputRule
-    gflops: float  # multiply-adds of one forward pass over a square of the rule's size, in 1e9
+    gflops: float  # 1e9 multiply-adds of a forward pass over a square of the rule's size
     seconds: float  # of the reference device, for one image at the rule's size: decode, preprocess, forward
 
     @property
     def file_name(self) -> str:
-        """Of its weights, in a folder or in the store."""
+        """The name of its weights file, in a folder or in the store."""
         return f"{self.name}.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backbone(Entry):
-    """What a classifier can be built on."""
+    """A network for classifiers."""
 
     torchvision_model: str
     feature_dim: int
-    stage_starts: tuple[int, ...]  # indices of the children of `features` that begin a stage
+    stage_starts: tuple[int, ...]  # indices of the children of `features` where stages begin
     end_padding: bool = False  # stride-2 convolutions pad (0, 1), as Keras does, rather than (1, 1)
-    worth_download: bool = False  # small, and good for its cost: tried even where its weights must be downloaded
+    worth_download: bool = False  # small and accurate for its cost: tried even if its weights must be downloaded
 
 
 class Family(StrEnum):
@@ -78,7 +78,7 @@ class YoloxSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorSpec(Entry):
-    """What a detector can be built on."""
+    """A network for detectors."""
 
     family: Family
     suppression: Suppression
@@ -87,26 +87,26 @@ class DetectorSpec(Entry):
 
 
 def _torchvision(stem: str) -> Download:
-    """Torchvision's file of that name, which ends in the first digits of its digest."""
+    """A torchvision file, whose name ends in the first digits of its digest."""
     url = f"https://download.pytorch.org/models/{stem}.pth"
     return Download(WeightsSource.TORCHVISION, url, stem.rsplit("-", 1)[-1])
 
 
 def _yolox(name: str) -> Download:
-    """Of the project's release, which says nothing of its files' digests."""
+    """A file of YOLOX's release, which publishes no digests."""
     url = f"https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/{name}.pth"
     return Download(WeightsSource.YOLOX, url, digest="", entry="model")
 
 
 def _letterbox(size: int, mean: float | None = None) -> InputRule:
-    """RGB as torchvision normalises it: by ImageNet's mean and deviation, or by one number for both."""
+    """RGB normalised by ImageNet's mean and deviation, or by one number for both."""
     if mean is None:
         return InputRule(size, size, fit="letterbox")
     return InputRule(size, size, fit="letterbox", mean=(mean, mean, mean), std=(mean, mean, mean))
 
 
 def _pixels(size: int) -> InputRule:
-    """Pixels as they are, in OpenCV's order of channels."""
+    """Unnormalised pixels in OpenCV's channel order."""
     return InputRule(size, size, "letterbox", mean=(0, 0, 0), std=(1, 1, 1), channel_order="BGR", scale=1)
 
 
@@ -216,7 +216,7 @@ _BACKBONES = (
         stage_starts=(0, 2, 4, 6),
     ),
 )
-# Sizes are longer sides: those at which a picture of 4:3 has about the shorter side that torchvision scales it to.
+# Sizes are longer sides: a 4:3 image then has about the shorter side that torchvision scales it to.
 _DETECTORS = (
     DetectorSpec(
         name="yolox_nano",
@@ -316,4 +316,4 @@ NETWORKS: Mapping[ModelKind, Mapping[str, Entry]] = MappingProxyType(
     {ModelKind.GENERIC_CLASSIFIER: BACKBONES, ModelKind.GENERIC_DETECTOR: DETECTORS}
 )
 FIRST_BACKBONE, FIRST_DETECTOR = next(iter(BACKBONES)), next(iter(DETECTORS))
-RANDOM_START = "resnet18"  # what learns fastest where no backbone's pretrained weights can be had
+RANDOM_START = "resnet18"  # learns fastest if no backbone's pretrained weights are available

@@ -1,6 +1,6 @@
-"""How good a classifier is, in the definitions that the contract promises, each with its interval.
+"""A classifier's metrics, as the contract defines them, with their confidence intervals.
 
-Scores are [images, categories] probabilities, targets [images] category indices: one category an image. Average
+Scores are [images, categories] probabilities, targets [images] category indices: one per image. Average
 precision is scikit-learn's `average_precision_score`, averaged over the categories that have ground truth.
 """
 
@@ -15,7 +15,7 @@ from services.vision.intervals import Interval, resampling_interval, wilson_inte
 from services.vision.precision_recall import CurvePoint, thinned_curve
 
 CALIBRATION_BINS = 15
-BOOTSTRAP_CELLS = 200_000_000  # scores looked at in all; some seconds
+BOOTSTRAP_CELLS = 200_000_000  # scores resampled in total; takes a few seconds
 
 Scores = NDArray[np.floating[Any]]
 Targets = NDArray[np.integer[Any]]
@@ -24,20 +24,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class CategoryReport:
-    """One category. Precision, recall and F1 are of the top-1 decision; all are 0 where they are undefined."""
+    """One category. Precision, recall and F1 are of the top-1 decision; all are 0 if undefined."""
 
     support: int  # images of this category
     recall: float  # also the tag's accuracy
     precision: float
     f1: float
     average_precision: float
-    suggested_threshold: float  # of the best F1 when this category is decided alone; 0.5 without support
+    suggested_threshold: float  # of the best F1 when only this category is decided; 0.5 without support
     curve: tuple[CurvePoint, ...]  # by ascending threshold
 
 
 @dataclass(frozen=True, slots=True)
 class ConfusionCell:
-    """How many images of category `actual` were taken for `predicted`; only cells that are not zero are kept."""
+    """How many images of category `actual` were predicted as `predicted`; never 0."""
 
     actual: int
     predicted: int
@@ -59,7 +59,7 @@ class ClassificationReport:
 
 
 def classification_report(scores: Scores, targets: Targets, *, seed: int = 0) -> ClassificationReport:
-    """Everything at once; the seed decides the bootstrap alone. Raises ValueError for input without meaning."""
+    """All metrics; the seed only affects the bootstrap. Raises ValueError for inconsistent input."""
     _require_sound(scores, targets)
     count = len(targets)
     top1, top5 = accuracy(scores, targets, 1), accuracy(scores, targets, 5)
@@ -88,7 +88,7 @@ def average_precision(scores: Scores, targets: Targets) -> float:
 
 
 def accuracy(scores: Scores, targets: Targets, k: int) -> float:
-    """The share of images whose category is among the k highest scores; of equal scores the lower index is higher."""
+    """The share of images whose category is among the k highest scores; with ties, the lower index ranks higher."""
     if not len(targets):
         return 0.0
     own = scores[np.arange(len(targets)), targets][:, None]
@@ -98,7 +98,7 @@ def accuracy(scores: Scores, targets: Targets, k: int) -> float:
 
 
 def calibration_error(scores: Scores, targets: Targets, bins: int = CALIBRATION_BINS) -> float:
-    """Expected calibration error on top-1 confidence, bins of equal width (low, high] (Guo et al., 2017)."""
+    """Expected calibration error of top-1 confidence, with equal-width bins (low, high] (Guo et al., 2017)."""
     if not len(targets):
         return 0.0
     predicted = scores.argmax(axis=1)
@@ -109,7 +109,7 @@ def calibration_error(scores: Scores, targets: Targets, bins: int = CALIBRATION_
 
 
 def confusion(scores: Scores, targets: Targets) -> tuple[ConfusionCell, ...]:
-    """The confusion matrix of the top-1 decision, without its zeros."""
+    """The confusion matrix of the top-1 decision, without zeros."""
     categories = scores.shape[1]
     codes, counts = np.unique(targets.astype(np.int64) * categories + scores.argmax(axis=1), return_counts=True)
     return tuple(
@@ -119,7 +119,7 @@ def confusion(scores: Scores, targets: Targets) -> tuple[ConfusionCell, ...]:
 
 
 def bootstrap_interval(scores: Scores, targets: Targets, *, seed: int = 0) -> Interval:
-    """Of the average precision, by resampling images; 20 to 500 times, as the size of the scores allows."""
+    """The interval of the average precision, from 20 to 500 resamples of the images, depending on the scores' size."""
     if not len(targets):
         return Interval(0.0, 1.0)
     random = np.random.default_rng(seed)
@@ -134,8 +134,8 @@ def bootstrap_interval(scores: Scores, targets: Targets, *, seed: int = 0) -> In
 def _curves(scores: Scores, targets: Targets) -> Iterator[tuple[int, Scores, Floats, Floats]]:
     """(category, thresholds, precision, recall) of each category with ground truth, one point per positive image.
 
-    Only the positives are sorted: a threshold between two of them changes no recall, so adds nothing to the average
-    precision. Its value is the mean of the precisions, ties included, as each positive adds the same recall.
+    Only positives are sorted: a threshold between two of them does not change the recall, so it adds nothing to the
+    average precision, which is the mean of the precisions, ties included, as each positive adds the same recall.
     """
     columns = np.ascontiguousarray(scores.T)
     for category in np.unique(targets):
@@ -185,8 +185,8 @@ def _ratio(part: np.integer[Any], whole: np.integer[Any]) -> float:
 
 def _require_sound(scores: Scores, targets: Targets) -> None:
     if scores.ndim != 2 or targets.shape != scores.shape[:1]:
-        raise ValueError(f"scores {scores.shape} and targets {targets.shape} do not belong together")
+        raise ValueError(f"scores {scores.shape} and targets {targets.shape} do not match")
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite")
     if len(targets) and not (targets.min() >= 0 and targets.max() < scores.shape[1]):
-        raise ValueError(f"targets must lie in 0..{scores.shape[1] - 1}")
+        raise ValueError(f"targets must be in 0..{scores.shape[1] - 1}")

@@ -12,23 +12,23 @@ from services.vision.backbones import Network, build
 from services.vision.card import InputRule, ModelCard
 from services.vision.decode import decode
 
-BATCH_SIZE = 8  # images a forward pass on a CPU, where more fall out of its caches
+BATCH_SIZE = 8  # images per forward pass on a CPU; more do not fit its caches
 DEVICE_BATCH_SIZE = 64  # on any other device
 
 Prepared = tuple[Tensor, ...]  # one image's input for each backbone, in order; equal rules share one tensor
 
 
 class ClassifierNetwork(nn.Module):
-    """The features of one or more backbones, side by side, then one linear head.
+    """The concatenated features of one or more backbones, then one linear head.
 
-    A head fitted on standardised features ships with the standardisation folded into its weights.
+    The standardisation of features, if any, is folded into the head's weights.
     """
 
     def __init__(self, trunks: Sequence[Network], head: nn.Linear) -> None:
         super().__init__()
         for trunk in trunks:
             if hasattr(trunk, "head"):
-                del trunk.head  # only its features count here
+                del trunk.head  # only its features are used
         self.trunks = nn.ModuleList(trunks)
         self.head = head
 
@@ -44,8 +44,8 @@ class ClassifierNetwork(nn.Module):
 class Classifier:
     """A network and its card, ready to predict; immutable, and safe to use from several threads.
 
-    An image's probabilities do not depend on the images beside it: within 1e-5, as a kernel may add in another
-    order for another batch size.
+    An image's probabilities do not depend on its batch, except for rounding (1e-5): kernels may add in a different
+    order for a different batch size.
     """
 
     def __init__(self, card: ModelCard, network: ClassifierNetwork, device: torch.device | str = "cpu") -> None:
@@ -57,7 +57,7 @@ class Classifier:
     def from_state(
         cls, card: ModelCard, state: Mapping[str, Tensor], device: torch.device | str = "cpu"
     ) -> "Classifier":
-        """Around existing tensors, without copying them on a CPU; RuntimeError unless they fit the card exactly."""
+        """A classifier of existing tensors, not copied on a CPU; raises RuntimeError unless they fit the card."""
         with torch.device("meta"):
             trunks = [build(backbone.name, 1) for backbone in card.backbones]
             width = sum(trunk.backbone.feature_dim for trunk in trunks)
@@ -67,7 +67,7 @@ class Classifier:
 
     @property
     def size_bytes(self) -> int:
-        """Of its tensors in memory."""
+        """The size of its tensors in memory."""
         tensors = (*self.network.parameters(), *self.network.buffers())
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -76,11 +76,11 @@ class Classifier:
         return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
     def prepare(self, data: bytes, name: str = "image") -> Prepared:
-        """An image file's input, exactly as training made it; raises InvalidImage. Needs no network: any thread."""
+        """An image file's input, as in training; raises InvalidImage. Thread-safe; does not use the network."""
         return self.arrange(self.decode(data, name))
 
     def decode(self, data: bytes, name: str = "image") -> dict[int, NDArray[np.uint8]]:
-        """The first half of `prepare`: upright RGB pixels, once for each size that a rule asks for."""
+        """The first half of `prepare`: upright RGB pixels for each `at_least` among the rules."""
         pixels: dict[int, NDArray[np.uint8]] = {}
         for rule in self._rules():
             if rule.at_least not in pixels:

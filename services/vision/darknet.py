@@ -1,4 +1,4 @@
-"""CSPDarknet and the path-aggregating pyramid over it, as YOLOX (Ge et al. 2021) has them, with the published names."""
+"""CSPDarknet and its path-aggregating pyramid, as in YOLOX (Ge et al. 2021), with the published names."""
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ Levels = tuple[Tensor, Tensor, Tensor]  # strides 8, 16 and 32
 class ConvUnit(nn.Module):
     """Convolution, batch normalisation, SiLU.
 
-    Where the normalisation's statistics stand still (evaluation mode), it is multiplied into the convolution: the
-    same function with the same gradients, without its passes over the pixels.
+    With frozen statistics (evaluation mode), the normalisation is folded into the convolution: the same function and
+    gradients, without extra passes over the pixels.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
@@ -32,7 +32,7 @@ class ConvUnit(nn.Module):
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         conv = self.conv
         if x.dtype == torch.bfloat16 and x.device.type == "cpu" and conv.groups > 1 and conv.stride != (1, 1):
-            # The gradient of a strided depthwise convolution takes a CPU several times as long in bfloat16.
+            # On a CPU, the gradient of a strided depthwise convolution is several times slower in bfloat16.
             with torch.autocast("cpu", enabled=False):
                 return functional.conv2d(x.float(), weight, bias, conv.stride, conv.padding, groups=conv.groups).to(
                     x.dtype
@@ -41,7 +41,7 @@ class ConvUnit(nn.Module):
 
 
 class DepthwiseUnit(nn.Module):
-    """A convolution of each channel alone, then one of single pixels."""
+    """A depthwise convolution, then a pointwise one."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -53,13 +53,13 @@ class DepthwiseUnit(nn.Module):
 
 
 def unit(inputs: int, outputs: int, kernel: int, stride: int = 1, *, depthwise: bool) -> nn.Module:
-    """A convolution of more than one pixel, of the network's kind."""
+    """A convolution with a kernel above 1×1, depthwise if the network is."""
     kind = DepthwiseUnit if depthwise else ConvUnit
     return kind(inputs, outputs, kernel, stride)
 
 
 class Bottleneck(nn.Module):
-    """1×1 then 3×3 at the same width, added to the input where `shortcut` says so."""
+    """1×1 then 3×3 at the same width, added to the input with `shortcut`."""
 
     def __init__(self, channels: int, *, shortcut: bool, depthwise: bool) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Bottleneck(nn.Module):
 
 
 class CspLayer(nn.Module):
-    """Half of the channels pass `count` bottlenecks, half pass by; a 1×1 convolution joins them."""
+    """Half of the channels go through `count` bottlenecks, half bypass them; a 1×1 convolution joins them."""
 
     def __init__(self, inputs: int, outputs: int, count: int, *, shortcut: bool = True, depthwise: bool) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class CspLayer(nn.Module):
 
 
 class Focus(nn.Module):
-    """Every second pixel of every second row to channels (four pictures of half the side), then a convolution."""
+    """Moves each 2×2 block of pixels into channels, then convolves."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -100,9 +100,9 @@ class Focus(nn.Module):
 
 
 class SpatialPyramid(nn.Module):
-    """The maxima over windows of 5, 9 and 13 pixels beside the features themselves.
+    """The features with their maxima over windows of 5, 9 and 13 pixels.
 
-    A window of 9 is one of 5 over maxima of 5, and so on: equal to three separate windows, and cheaper.
+    A maximum over 9 is one over 5 of maxima over 5, and so on: the same as three separate windows, and cheaper.
     """
 
     def __init__(self, channels: int) -> None:
@@ -147,7 +147,7 @@ class CspDarknet(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """The neck, which has the backbone inside as the published names do: context downwards, then detail upwards."""
+    """The neck, with the backbone inside it as in the published names: top-down, then bottom-up."""
 
     def __init__(self, width: int, depth: int, *, depthwise: bool) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Bytes of an image into upright RGB pixels, under limits, by the rules of `sightline.images.upright`.
+"""Decodes image files into upright RGB pixels, within limits, by the rules of `sightline.images.upright`.
 
-Nothing here needs torch, so that ingest, training and serving share it.
+Needs no torch, so that ingest, training and serving can share it.
 """
 
 import math
@@ -20,9 +20,9 @@ from sightline.images.upright import MAX_SIDE, flattened, opened, orientation_of
 
 MIN_SIDE = 50  # pixels
 SCALED_SIDE = 10_240  # pixels; a longer side is scaled down to this
-MAX_ICON_SIDE = 1_024  # pixels; an icon's directory can name 256 at most, and icons are decoded on opening
-GIANT_PIXELS = 64_000_000  # above this, one at a time in a process: 16,000 x 16,000 RGB takes 1 GB in Pillow
-STRIP_PIXELS = 8_000_000  # pixels converted at a time, so that a giant costs little beyond its own bytes
+MAX_ICON_SIDE = 1_024  # pixels; icons are decoded on opening, and normally have 256 at most
+GIANT_PIXELS = 64_000_000  # larger images are decoded one at a time: 16,000 x 16,000 RGB takes 1 GB in Pillow
+STRIP_PIXELS = 8_000_000  # converted at a time, so that a giant image needs little more than its own bytes
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _giant_turn = threading.Lock()
@@ -30,10 +30,10 @@ _giant_turn = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What an image's header says.
+    """An image's header.
 
-    `width` and `height` are those of the upright picture, before any scaling; `stored_width` and `stored_height`
-    are those of the file. `animated` says that pictures after the first exist, all of which are ignored.
+    `width` and `height` are those of the upright image, before any scaling; `stored_width` and `stored_height` are
+    those in the file. `animated` means that there are more frames after the first, which are ignored.
     """
 
     format: str  # one of FORMATS
@@ -46,9 +46,9 @@ class ImageInfo:
 
 
 def inspect(data: bytes, name: str = "image", *, min_side: int = MIN_SIDE, max_side: int = MAX_SIDE) -> ImageInfo:
-    """Reads the header only; no pixel is decoded (an icon's, at most 1,024 a side, is).
+    """Reads the header without decoding pixels, except those of an icon.
 
-    Raises InvalidImageFormat unless it is one of the eight formats, InvalidImageSize unless both sides lie within
+    Raises InvalidImageFormat unless it is one of the eight formats, InvalidImageSize unless both sides are within
     `min_side`..`max_side`.
     """
     with _opened(data, name) as image:
@@ -65,12 +65,12 @@ def decode(
     min_side: int = 1,
     at_least: int | None = None,
 ) -> NDArray[np.uint8]:
-    """The first picture as uint8 [height, width, 3] RGB: upright, composited on white, scaled down to `max_side`.
+    """The first frame as uint8 [height, width, 3] RGB: upright, composited on white, scaled down to `max_side`.
 
-    With `at_least`, a JPEG may come smaller by 2, 4 or 8 (its own transform's scaling, many times faster) so long
-    as its shorter side stays at or above `at_least`; training and serving must then pass the same value.
-    Sixteen-bit samples keep their high byte. Raises InvalidImageSize for a side outside `min_side`..16,000, and
-    InvalidImageFormat, with its cause, for bytes that are no image, truncated or broken.
+    With `at_least`, a JPEG may be decoded smaller by 2, 4 or 8 (which is many times faster) as long as its shorter side
+    is at least `at_least`; training and serving must pass the same value. Sixteen-bit samples keep their high byte.
+    Raises InvalidImageSize for a side outside `min_side`..16,000, and InvalidImageFormat, with its cause, for bytes
+    that are not an image, truncated or broken.
     """
     with _opened(data, name) as image:
         _require_sides(_info_of(image), name, min_side, MAX_SIDE)
@@ -85,7 +85,7 @@ def decode(
 
 @contextmanager
 def _opened(data: bytes, name: str) -> Generator[Image.Image]:
-    """The image, its header read; whatever Pillow raises on hostile bytes in the block becomes InvalidImageFormat."""
+    """The image with its header read; whatever Pillow raises in the block becomes an InvalidImage error."""
     try:
         _require_small_icon(data, name)
         with opened(data) as image:
@@ -94,7 +94,7 @@ def _opened(data: bytes, name: str) -> Generator[Image.Image]:
         raise
     except Image.DecompressionBombError as fault:
         raise InvalidImageSize(file=name, problem=f"has a side above {MAX_SIDE} pixels; scale it down") from fault
-    except Exception as fault:  # Pillow's plugins raise a dozen types on hostile bytes
+    except Exception as fault:  # Pillow's plugins raise a dozen types for hostile bytes
         raise InvalidImageFormat(file=name, problem=problem_of(data, fault)) from fault
 
 
@@ -119,10 +119,10 @@ def _info_of(image: Image.Image) -> ImageInfo:
 
 
 def _animated(image: Image.Image) -> bool:
-    """An MPO's further pictures are previews or the other eye, not an animation."""
+    """An MPO's further frames are previews or the other eye, not an animation."""
     try:
         return image.format != "MPO" and bool(getattr(image, "is_animated", False))
-    except Exception:  # noqa: BLE001 - the first picture may be sound where the second is not
+    except Exception:  # noqa: BLE001 - the first frame may be sound and the second not
         return False
 
 
@@ -134,7 +134,7 @@ def _require_sides(info: ImageInfo, name: str, smallest: int, largest: int) -> N
 
 
 def _require_small_icon(data: bytes, name: str) -> None:
-    """Looks into an icon's pictures before Pillow does, which decodes the largest as soon as it opens the file."""
+    """Checks an icon's sizes before Pillow, which decodes the largest image as soon as it opens the file."""
     if data[:4] != b"\0\0\1\0":
         return
     (count,) = struct.unpack_from("<H", data, 4)
@@ -146,7 +146,7 @@ def _require_small_icon(data: bytes, name: str) -> None:
             width, height = struct.unpack_from("<ii", data, offset + 4)
             width, height = abs(width), abs(height) // 2  # colours, then as many rows of mask
         if max(width, height) > MAX_ICON_SIDE:
-            problem = f"holds an icon of {width} x {height} pixels; an icon's side is {MAX_ICON_SIDE} at most"
+            problem = f"holds an icon of {width} x {height} pixels; an icon's side must be {MAX_ICON_SIDE} at most"
             raise InvalidImageSize(file=name, problem=problem)
 
 
@@ -158,7 +158,7 @@ def _scaled(size: tuple[int, int], max_side: int) -> tuple[int, int]:
 
 
 def _rgb(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The loaded image as RGB pixels of `size`, a strip at a time; strips overlap, so that none shows."""
+    """The loaded image as RGB pixels of `size`, strip by strip; strips overlap, so that no seam shows."""
     width, height = size
     ratio = image.height / height
     margin = 2 * math.ceil(ratio) + 2

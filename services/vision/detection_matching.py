@@ -1,7 +1,7 @@
 """Which detections are right: COCO's greedy matching over columns.
 
-Everything equals pycocotools (areaRng all, maxDets 100). Boxes are left, top, width, height; images and categories
-count from 0. No torch.
+Results equal those of pycocotools (areaRng all, maxDets 100). Boxes are left, top, width, height; images and
+categories are numbered from 0. No torch.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from services.vision.average_precision import Asked, Bools, Floats, Indices, Ints, Matched, asked, peaks
 
 IOU_THRESHOLDS = (0.30, 0.50, 0.75)
-MAX_DETECTIONS = 100  # of one category in one image; of more, the surest count
-PAIRS_AT_ONCE = 1 << 16  # whose columns fit into a processor's cache
-NOBODY = np.iinfo(np.int64).max
+MAX_DETECTIONS = 100  # of one category in one image; of more, the most confident count
+PAIRS_AT_ONCE = 1 << 16  # so that their columns fit into a processor's cache
+UNRANKED = np.iinfo(np.int64).max
 WRONG, RIGHT, IGNORED = 0, 1, 2
 
 Codes = NDArray[np.int8]
@@ -24,25 +24,25 @@ Codes = NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """Regions in any order. An ignored one is not asked for, and what is matched to it is neither right nor wrong.
+    """Regions in any order. An ignored one need not be found, and a detection matched to it is neither right nor wrong.
 
-    A crowd is ignored, takes any number of detections, and overlaps with one by the share of the detection inside it.
+    A crowd is ignored and takes any number of detections; its overlap is the share of the detection inside it.
     """
 
     images: Ints  # [t]
     categories: Ints  # [t]
     boxes: NDArray[np.floating[Any]]  # [t, 4]
     crowds: Bools  # [t]
-    ignored: Bools | None = None  # [t], beside the crowds
+    ignored: Bools | None = None  # [t], in addition to the crowds
 
     def left_out(self) -> Bools:
-        """[t]: which are not asked for."""
+        """[t]: which need not be found."""
         return self.crowds if self.ignored is None else self.crowds | self.ignored
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionTable:
-    """Detections in any order; of equal scores, the one of the earlier image counts first, then the earlier row."""
+    """Detections in any order; of equal scores, the earlier image's comes first, then the earlier row."""
 
     images: Ints  # [d]
     categories: Ints  # [d]
@@ -57,16 +57,16 @@ def match(
     category_count: int,
     iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
 ) -> tuple[Matched, ...]:
-    """Greedy by falling score, per image and category; one result for each IoU threshold, all above 0.
+    """Matches greedily by falling score, per image and category; one result per IoU threshold, all above 0.
 
-    Raises ValueError for columns that do not belong together, numbers out of range, or what is not finite.
+    Raises ValueError for columns of different lengths, numbers out of range, or values that are not finite.
     """
     _require_sound(truths, detected, image_count, category_count)
     order = np.lexsort((detected.images, -detected.scores.astype(np.float64), detected.categories))
-    order = _surest(order, detected, category_count)
+    order = _most_confident(order, detected, category_count)
     by_place = np.lexsort((truths.categories, truths.images))
     crowds, ignored = truths.crowds[by_place], truths.left_out()[by_place]
-    rank = np.full(len(detected.scores), NOBODY)
+    rank = np.full(len(detected.scores), UNRANKED)
     rank[order] = np.arange(len(order))
     pairs = _overlapping(truths, detected, by_place, rank, category_count, min(iou_thresholds, default=1.0))
     pairs = pairs.by_preference(ignored)
@@ -104,7 +104,7 @@ class _Pairs:
     ious: Floats
 
     def by_preference(self, ignored: Bools) -> "_Pairs":
-        """Of each detection, its truths by falling preference: asked for before ignored, then IoU, then the last."""
+        """Each detection's truths by falling preference: not ignored first, then by IoU, then the last."""
         repeated = self.detections[1:] == self.detections[:-1]
         several = np.flatnonzero(np.append(repeated, False) | np.insert(repeated, 0, False))
         detections, truths, ious = self.detections[several], self.truths[several], self.ious[several]
@@ -121,27 +121,27 @@ class _Pairs:
 def _outcomes(pairs: _Pairs, rank: Indices, crowds: Bools, ignored: Bools) -> Codes:
     """WRONG, RIGHT or IGNORED for each detection.
 
-    Every detection asks for the truth that it prefers; a truth keeps the surest that asked, and the others ask for
-    their next (Gale and Shapley, 1962). As all truths agree on who is surest, the outcome is that of serving the
-    detections one by one by falling score, but it takes a few rounds over whole columns.
+    Every detection proposes to the truth that it prefers; a truth keeps the most confident proposer, and the others
+    propose to their next (Gale and Shapley, 1962). As all truths rank detections alike, the outcome is that of matching
+    the detections one by one by falling score, but takes only a few rounds over whole columns.
     """
     outcome = np.zeros(len(rank), np.int8)
-    surest = np.full(len(crowds), NOBODY)  # rank of whom each truth keeps
-    keeper = np.full(len(crowds), -1)  # the pair by which it does
+    kept_rank = np.full(len(crowds), UNRANKED)  # rank of the detection that each truth keeps
+    keeper = np.full(len(crowds), -1)  # the pair by which it keeps it
     owner = np.append(pairs.detections, -1)
-    asking = np.flatnonzero(owner[:-1] != np.insert(owner[:-2], 0, -1)) if len(owner) > 1 else np.empty(0, np.int64)
-    while len(asking):
-        wanted = pairs.truths[asking]
+    proposing = np.flatnonzero(owner[:-1] != np.insert(owner[:-2], 0, -1)) if len(owner) > 1 else np.empty(0, np.int64)
+    while len(proposing):
+        wanted = pairs.truths[proposing]
         crowd = crowds[wanted]
-        outcome[owner[asking[crowd]]] = IGNORED  # a crowd has room for all
-        asking, wanted = asking[~crowd], wanted[~crowd]
-        ranks = rank[owner[asking]]
-        np.minimum.at(surest, wanted, ranks)
-        accepted = surest[wanted] == ranks
+        outcome[owner[proposing[crowd]]] = IGNORED  # a crowd takes any number
+        proposing, wanted = proposing[~crowd], wanted[~crowd]
+        ranks = rank[owner[proposing]]
+        np.minimum.at(kept_rank, wanted, ranks)
+        accepted = kept_rank[wanted] == ranks
         displaced = keeper[wanted[accepted]]
-        keeper[wanted[accepted]] = asking[accepted]
-        refused = np.concatenate([asking[~accepted], displaced[displaced >= 0]])
-        asking = refused[owner[refused + 1] == owner[refused]] + 1
+        keeper[wanted[accepted]] = proposing[accepted]
+        refused = np.concatenate([proposing[~accepted], displaced[displaced >= 0]])
+        proposing = refused[owner[refused + 1] == owner[refused]] + 1
     taken = np.flatnonzero(keeper >= 0)
     outcome[owner[keeper[taken]]] = np.where(ignored[taken], IGNORED, RIGHT)
     return outcome
@@ -150,11 +150,11 @@ def _outcomes(pairs: _Pairs, rank: Indices, crowds: Bools, ignored: Bools) -> Co
 def _overlapping(
     truths: GroundTruth, detected: DetectionTable, by_place: Indices, rank: Indices, category_count: int, least: float
 ) -> _Pairs:
-    """All pairs of one image and category with at least this IoU, those of detections without a rank left out."""
+    """All pairs of one image and category with at least this IoU, without those of unranked detections."""
     places = truths.images[by_place].astype(np.int64) * category_count + truths.categories[by_place]
     place = detected.images.astype(np.int64) * category_count + detected.categories
     starts = np.searchsorted(places, place)
-    counts = np.where(rank == NOBODY, 0, np.searchsorted(places, place, side="right") - starts)
+    counts = np.where(rank == UNRANKED, 0, np.searchsorted(places, place, side="right") - starts)
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
     cuts = np.searchsorted(ends, np.arange(PAIRS_AT_ONCE, total, PAIRS_AT_ONCE)).tolist()
@@ -178,9 +178,9 @@ def _sides(boxes: NDArray[np.floating[Any]]) -> Floats:
 
 
 def _sharing_area(detected: Floats, truths: Floats, crowds: Bools, owners: Indices, others: Indices) -> _Pairs:
-    """Those of these pairs whose boxes share an area, with intersection over union, of a crowd over the detection's.
+    """The pairs whose boxes intersect, with their IoU; for a crowd, intersection over the detection's area.
 
-    Most boxes of an image lie beside one another: for them nothing is computed but that.
+    Most boxes of an image do not intersect, and for them nothing else is computed.
     """
     shared = np.ones(len(owners))
     for low in (0, 1):
@@ -193,8 +193,8 @@ def _sharing_area(detected: Floats, truths: Floats, crowds: Bools, owners: Indic
     return _Pairs(owners, others, np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0))
 
 
-def _surest(order: Indices, detected: DetectionTable, category_count: int) -> Indices:
-    """The order, by falling score within a category, without those beyond MAX_DETECTIONS of an image and category."""
+def _most_confident(order: Indices, detected: DetectionTable, category_count: int) -> Indices:
+    """The order, by falling score in each category, cut to MAX_DETECTIONS per image and category."""
     crowded = np.bincount(detected.images) > MAX_DETECTIONS
     if not crowded.any():
         return order
@@ -215,10 +215,10 @@ def _require_sound(truths: GroundTruth, detected: DetectionTable, image_count: i
     for rows, others in columns:
         count = len(rows.images)
         if rows.boxes.shape != (count, 4) or any(other.shape != (count,) for other in [rows.categories, *others]):
-            raise ValueError("the columns are not of one length")
+            raise ValueError("the columns differ in length")
         for values, limit in ((rows.images, image_count), (rows.categories, category_count)):
             if count and not (values.min() >= 0 and values.max() < limit):
-                raise ValueError(f"images and categories must lie in 0..{limit - 1}")
+                raise ValueError(f"images and categories must be in 0..{limit - 1}")
         if not np.isfinite(rows.boxes).all():
             raise ValueError("boxes must be finite")
     if not np.isfinite(detected.scores).all():

@@ -1,8 +1,8 @@
-"""How good a detector is, in the definitions that the contract promises, each mean with its interval. No torch.
+"""A detector's metrics, as the contract defines them, with the confidence intervals of means. No torch.
 
     report = detection_report(GroundTruth(...), DetectionTable(...), image_count, category_count)
 
-and to compare two detectors on the same images, resample by resample:
+To compare two detectors on the same images, resample by resample:
 
     old, new = (match(truths, found, images, categories, (0.50,))[0] for found in (found_by_old, found_by_new))
     gain = new.mean_average_precision() - old.mean_average_precision()
@@ -21,23 +21,23 @@ from services.vision.precision_recall import CurvePoint, thinned_curve
 
 RESAMPLES = 200
 LEAST_RESAMPLES = 20
-RESAMPLED_DETECTIONS = 20_000_000  # looked at in all, a little more than a second
+RESAMPLED_DETECTIONS = 20_000_000  # in total; takes a little over a second
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionCategory:
-    """One category; None where a number is not defined.
+    """One category; undefined metrics are None.
 
-    Average precisions are None without support, the suggested threshold if nothing is right, the precision without a
-    threshold.
+    Average precisions are undefined without support, the suggested threshold if no detection is right, and precision
+    without a threshold.
     """
 
-    support: int  # regions that are asked for: no crowds
+    support: int  # regions to find, without crowds
     average_precision_30: float | None
     average_precision_50: float | None
     average_precision_75: float | None
     suggested_threshold: float | None  # of the best F1 at IoU .50
-    precision: float | None  # these three of the detections at or above the suggested threshold, at IoU .50
+    precision: float | None  # these three: of detections at or above the suggested threshold, at IoU .50
     recall: float | None
     f1: float | None
     curve: tuple[CurvePoint, ...]  # at IoU .50, by ascending threshold
@@ -45,7 +45,7 @@ class DetectionCategory:
 
 @dataclass(frozen=True, slots=True)
 class DetectionReport:
-    """A detector's performance on one set of images; means over categories with ground truth, None if there is none."""
+    """A detector's performance on a set of images; means are over categories with ground truth, None without any."""
 
     image_count: int
     mean_average_precision_30: float | None
@@ -58,7 +58,7 @@ class DetectionReport:
 def detection_report(
     truths: GroundTruth, detected: DetectionTable, image_count: int, category_count: int, *, seed: int = 0
 ) -> DetectionReport:
-    """Everything at once; the seed decides the bootstrap alone. Raises ValueError for input without meaning."""
+    """All metrics; the seed only affects the bootstrap. Raises ValueError for inconsistent input."""
     matched = match(truths, detected, image_count, category_count, IOU_THRESHOLDS)
     means = [_known(found.mean_average_precision()) for found in matched]
     names = [f"mean_average_precision_{round(100 * threshold)}" for threshold in IOU_THRESHOLDS]
@@ -76,9 +76,9 @@ def detection_report(
 
 
 def resampled(matched: Sequence[Matched], *, seed: int = 0) -> Floats:
-    """[resamples, matched]: mean average precisions on the same resamples of the images, for each of these matchings.
+    """[resamples, matched]: the mean average precision of each matching on the same resamples of the images.
 
-    200 resamples, or as few as 20 of many detections; those without any ground truth are left out.
+    There are 200 resamples, or as few as 20 for many detections; those without ground truth are left out.
     """
     random = np.random.default_rng(seed)
     images = matched[0].image_count
@@ -103,7 +103,7 @@ def _category(matched: Matched, index: int, support: int, precisions: Floats) ->
     start, stop = matched.bounds[index : index + 2]
     rising = matched.scores[start:stop][::-1]
     hits = matched.hits[slice(*np.searchsorted(matched.hits, (start, stop)))]
-    thresholds = matched.scores[hits][::-1]  # another threshold adds nothing but wrong detections
+    thresholds = matched.scores[hits][::-1]  # other thresholds only add wrong detections
     accepted = len(rising) - np.searchsorted(rising, thresholds)
     right = len(thresholds) - np.searchsorted(thresholds, thresholds)
     precision, recall, f1 = right / accepted, right / max(1, support), 2 * right / (accepted + support)

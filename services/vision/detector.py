@@ -17,14 +17,14 @@ from services.vision.detector_network import DetectorNetwork
 from services.vision.image_detections import ImageDetections
 from services.vision.letterbox import Letterbox, letterbox
 
-PASS_PIXELS = 1 << 20  # of the inputs of a forward pass on a CPU, where more fall out of its caches
+PASS_PIXELS = 1 << 20  # of the inputs of a forward pass on a CPU; more do not fit its caches
 DEVICE_PASS_PIXELS = 1 << 24  # on any other device
-CONTENDERS = 10  # candidates per box of an answer that take part in suppression, the best ones
+CONTENDERS = 10  # candidates that take part in suppression, per box returned at most
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """One image's input, and where in it the picture lies."""
+    """One image's input, and where the image is in it."""
 
     pixels: Tensor  # float32 [3, h, w]
     frame: Letterbox
@@ -33,19 +33,19 @@ class Prepared:
 class Detector:
     """A network and its card, ready to predict; immutable, and safe to use from several threads.
 
-    An image's boxes do not depend on the images beside it: within float32's rounding, as a kernel may add in another
-    order for another batch size.
+    An image's boxes do not depend on its batch, except for float32 rounding: kernels may add in a different order for
+    a different batch size.
     """
 
     def __init__(self, card: ModelCard, network: DetectorNetwork, device: torch.device | str = "cpu") -> None:
-        """Takes the network over: it must not be used any more."""
+        """Takes ownership of the network: it must not be used elsewhere."""
         self.card = card
         self.device = torch.device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
 
     @classmethod
     def from_state(cls, card: ModelCard, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> "Detector":
-        """Around existing tensors, without copying them on a CPU; RuntimeError unless they fit the card exactly."""
+        """A detector of existing tensors, not copied on a CPU; raises RuntimeError unless they fit the card exactly."""
         with torch.device("meta"):
             network = build_detector(card.backbones[0].name, len(card.categories))
         network.load_state_dict(state, strict=True, assign=True)
@@ -58,7 +58,7 @@ class Detector:
 
     @property
     def size_bytes(self) -> int:
-        """Of its tensors in memory."""
+        """The size of its tensors in memory."""
         tensors = (*self.network.parameters(), *self.network.buffers())
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -67,11 +67,11 @@ class Detector:
         return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
     def prepare(self, data: bytes, name: str = "image") -> Prepared:
-        """An image file's input, exactly as training made it; raises InvalidImage. Needs no network: any thread."""
+        """An image file's input, as in training; raises InvalidImage. Thread-safe; does not use the network."""
         return self.arrange(self.decode(data, name))
 
     def decode(self, data: bytes, name: str = "image") -> tuple[NDArray[np.uint8], ImageInfo]:
-        """The first half of `prepare`: upright RGB pixels, perhaps fewer than the picture has, and its sides."""
+        """The first half of `prepare`: upright RGB pixels, perhaps decoded smaller, and the image's header."""
         info = inspect(data, name, min_side=1)
         return decode(data, name=name, at_least=self.rule.at_least), info
 
@@ -81,12 +81,12 @@ class Detector:
         return self.prepare_pixels(rgb, info.width, info.height)
 
     def prepare_pixels(self, rgb: NDArray[np.uint8], width: int, height: int) -> Prepared:
-        """As `prepare`, from upright RGB pixels of a picture of width x height; they may be fewer than it has."""
+        """As `prepare`, from upright RGB pixels of an image of width x height, perhaps decoded smaller."""
         frame = letterbox(width, height, self.rule.size)
         return Prepared(preprocess.apply(rgb, self.rule, frame), frame)
 
     def predict_prepared(self, images: Sequence[Prepared]) -> list[ImageDetections]:
-        """One answer an image, whatever their shapes."""
+        """The detections in each image; shapes may differ."""
         answers: dict[int, ImageDetections] = {}
         for index, candidates in self._passes(images):
             answers[index] = _suppressed(candidates, images[index].frame, self.card.suppression)
@@ -94,7 +94,7 @@ class Detector:
 
     @torch.inference_mode()
     def _passes(self, images: Sequence[Prepared]) -> Generator[tuple[int, tuple[Tensor, Tensor]]]:
-        """Each image's position, boxes and scores on the CPU, in input pixels; those of one shape run together."""
+        """Each image's index, boxes and scores on the CPU, in input pixels; images of one shape run together."""
         groups: dict[torch.Size, list[int]] = {}
         for index, image in enumerate(images):
             groups.setdefault(image.pixels.shape, []).append(index)
@@ -109,12 +109,12 @@ class Detector:
 
 
 def _suppressed(candidates: tuple[Tensor, Tensor], frame: Letterbox, rule: Suppression) -> ImageDetections:
-    """Non-maximum suppression within each category, among the best candidates, clipped to the picture."""
+    """Non-maximum suppression within each category, among the best candidates, clipped to the image."""
     boxes, scores, labels = _contenders(*candidates, rule)
     boxes = clip_boxes_to_image(frame.to_image(boxes), (frame.height, frame.width))
     real = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     boxes, scores, labels = boxes[real], scores[real], labels[real]
-    # It moves categories apart by the largest coordinate, which leaves float32 no fractions of a pixel.
+    # It offsets categories by the largest coordinate, after which float32 cannot hold fractions of a pixel.
     kept = batched_nms(boxes.double(), scores.double(), labels, rule.iou)[: rule.most]
     boxes = boxes[kept]
     boxes[:, 2:] -= boxes[:, :2]
@@ -126,7 +126,7 @@ def _contenders(boxes: Tensor, scores: Tensor, rule: Suppression) -> tuple[Tenso
     limit = CONTENDERS * rule.most
     surest = scores.amax(dim=1)
     kept = (surest >= rule.least_score).nonzero().squeeze(1)
-    if len(kept) > limit:  # so many rows hold the best as well, and no list of all rows by categories is made
+    if len(kept) > limit:  # these rows contain the best candidates, and rows x categories stays small
         kept = kept[surest[kept].topk(limit).indices]
     boxes, scores = boxes[kept], scores[kept]
     rows, labels = (scores >= rule.least_score).nonzero(as_tuple=True)

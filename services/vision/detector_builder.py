@@ -1,4 +1,4 @@
-"""The networks that detectors are built on, and how a network gets its pretrained weights."""
+"""Builds the networks of detectors, and loads pretrained weights into them."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -31,9 +31,9 @@ _TORCHVISION = MappingProxyType(
 
 
 def build_detector(name: str, categories: int, *, seed: int | None = None) -> DetectorNetwork:
-    """A network with random weights, the same for the same seed; on the device of the context (meta included).
+    """A network with random weights, determined by the seed; on the default device of the context (meta included).
 
-    Raises KeyError for a name that DETECTORS does not have.
+    Raises KeyError for a name that is not in DETECTORS.
     """
     spec = DETECTORS[name]
     if seed is None:
@@ -44,9 +44,9 @@ def build_detector(name: str, categories: int, *, seed: int | None = None) -> De
 
 
 def load_detector_weights(network: DetectorNetwork, state: Mapping[str, Tensor], *, keep_head: bool = False) -> None:
-    """Puts weights in under their published names, all but the outputs that depend on the categories.
+    """Loads weights by their published names, except the outputs that depend on the categories.
 
-    `keep_head` takes those too. Strict: raises RuntimeError for a missing, unknown or misshapen tensor.
+    With `keep_head`, loads those too. Raises RuntimeError for a missing, unknown or misshapen tensor.
     """
     module, outputs = _published(network)
     if keep_head:
@@ -55,7 +55,7 @@ def load_detector_weights(network: DetectorNetwork, state: Mapping[str, Tensor],
     own = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(outputs)}
     missing = own.keys() - state.keys()
     if missing:
-        raise RuntimeError(f"not the weights of such a network: {min(missing)} is missing")
+        raise RuntimeError(f"these are not the weights of this network: {min(missing)} is missing")
     module.load_state_dict({**state, **own}, strict=True)
 
 
@@ -68,7 +68,7 @@ def _made(spec: DetectorSpec, categories: int) -> DetectorNetwork:
 
 
 def _published(network: DetectorNetwork) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module that has the published names, and what those of its outputs by category begin with."""
+    """The module with the published names, and the prefixes of its outputs by category."""
     if isinstance(network, TorchvisionDetector):
         return network.model, network.class_outputs
     return network, _YOLOX_CLASS_OUTPUTS

@@ -1,4 +1,4 @@
-"""What every detector network is: letterboxed inputs, candidate boxes before suppression, a loss, and three parts."""
+"""The interface of detector networks: letterboxed inputs, candidate boxes before suppression, a loss, three parts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """One image's ground truth in the pixels of its input; crowd regions are not in it."""
+    """One image's ground truth in pixels of its input, without crowds."""
 
     boxes: Tensor  # [m, 4] float32: left, top, right, bottom
     labels: Tensor  # [m] int64
@@ -17,16 +17,16 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Everything the network proposes for a batch, before suppression."""
+    """All that the network proposes for a batch, before suppression."""
 
     boxes: Tensor  # [n, k, 1 or categories, 4]: left, top, right, bottom in input pixels, not clipped
     scores: Tensor  # [n, k, categories], 0..1; 0 where a row is padding
 
 
 class DetectorNetwork(nn.Module, ABC):
-    """Inputs [n, 3, h, w], h and w multiples of 32, as the detector's input rule makes them.
+    """Takes inputs [n, 3, h, w], h and w multiples of 32, made by the detector's input rule.
 
-    Law: an image's candidates do not depend on the images beside it (within float32 rounding).
+    An image's candidates do not depend on the rest of its batch, within float32 rounding.
     """
 
     categories: int
@@ -41,11 +41,11 @@ class DetectorNetwork(nn.Module, ABC):
 
     @abstractmethod
     def parts(self) -> tuple[nn.Module, ...]:
-        """Head, neck, backbone: together all parameters; the order in which training may unfreeze them.
+        """Head, neck and backbone, in the order in which training unfreezes them; together all parameters.
 
-        A network without a neck has an empty module there.
+        A network without a neck has an empty module in its place.
         """
 
     def kept(self) -> tuple[nn.Module, ...]:
-        """Layers that a training from pretrained weights leaves as they are, however deep it goes."""
+        """Layers that training from pretrained weights leaves unchanged at any depth."""
         return ()

@@ -1,4 +1,4 @@
-"""The device to compute on: what the settings ask for, if torch and the driver can use it."""
+"""The device to compute on: the one in the settings, if torch and the driver can use it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ _DRIVER = Path("/sys/module/nvidia/version")
 
 
 class DeviceUnusable(Exception):
-    """There is no GPU that can compute, and nothing else may; the message says what torch and the driver say."""
+    """A GPU is required and none can be used; the message says what torch and the driver report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What to compute on; `problem` says why not on the GPU, where there is one that cannot be used."""
+    """The device to compute on; `problem` says why a GPU that exists cannot be used."""
 
     kind: Literal["cpu", "cuda"]
     name: str
@@ -23,11 +23,11 @@ class Device:
 
 
 def choose(wanted: str) -> Device:
-    """`cuda` is a GPU or DeviceUnusable, `cpu` is the CPU whatever there is, `auto` a GPU where one can be used."""
+    """`cuda` is a GPU or raises DeviceUnusable, `cpu` is the CPU, `auto` is a GPU if one can be used."""
     if wanted == "cpu":
         return Device("cpu", "cpu")
     try:
-        torch.ones(8, device="cuda").sum().item()  # a GPU may be found that has no kernels in this torch
+        torch.ones(8, device="cuda").sum().item()  # torch may find a GPU that it has no kernels for
         return Device("cuda", torch.cuda.get_device_name())
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         problem = _problem(error)
@@ -39,12 +39,12 @@ def choose(wanted: str) -> Device:
 def _problem(error: Exception) -> str:
     said = str(error).strip().splitlines()[0].rstrip(".")
     built = f"torch {torch.__version__}" + (f" for CUDA {torch.version.cuda}" if torch.version.cuda else "")
-    driver = f"NVIDIA's driver is {_driver()}" if _driver() else "no driver of NVIDIA is loaded"
+    driver = f"the NVIDIA driver is {_driver()}" if _driver() else "no NVIDIA driver is loaded"
     return f"{built} cannot use a GPU: {said}; {driver}, and torch finds {torch.cuda.device_count()} devices"
 
 
 def _driver() -> str:
-    """The version of NVIDIA's kernel driver; empty if there is none."""
+    """The version of the NVIDIA kernel driver; empty if there is none."""
     try:
         return _DRIVER.read_text().strip()
     except OSError:

@@ -1,6 +1,6 @@
-"""A detector's graph for other runtimes, as ONNX: from its input to what suppression chooses from.
+"""A detector's graph for other runtimes, as ONNX: from the input to the candidates before suppression.
 
-Input `images` [batch, 3, height, width] as the card's input rule makes them, sides multiples of 32, all three free.
+Input `images` [batch, 3, height, width] made by the card's input rule, sides multiples of 32; all three are dynamic.
 Outputs `boxes` [batch, candidates, 1, 4], left, top, right, bottom in the input's pixels, and `scores` [batch,
 candidates, categories].
 """
@@ -19,30 +19,30 @@ from services.vision.detector_network import DetectorNetwork
 from services.vision.torchvision_detectors import FasterRcnnDetector
 
 OPSET = 18
-TOLERANCE = 1e-2  # pixels: above float32's rounding in the least likely candidate, below what a wrong constant does
+TOLERANCE = 1e-2  # pixels: above float32 rounding in the least likely candidate, below the effect of a wrong constant
 _TRACED = (2, 3, 96, 128)
-_TRIED = ((1, 3, 160, 64), (3, 3, 64, 96))  # neither batch nor sides as traced
+_CHECKED = ((1, 3, 160, 64), (3, 3, 64, 96))  # other batch sizes and sides than traced
 
 
 class ExportFailed(RuntimeError):
-    """The graph cannot be written, or does not answer as the network does; says which network and why."""
+    """The graph cannot be written, or does not match the network; says which network and why."""
 
 
 def export_onnx(detector: Detector, path: Path) -> None:
-    """Writes the graph; ExportFailed, and no file, unless it answers as the network does at other shapes too.
+    """Writes the graph; raises ExportFailed and leaves no file unless it matches the network at other shapes too.
 
-    A tracer takes for a constant whatever it does not see computed: hence the trial.
+    A tracer turns whatever it does not see computed into a constant, hence the check. No rpc exports a model yet.
     """
     name = detector.card.backbones[0].name
     if isinstance(detector.network, FasterRcnnDetector):
         raise ExportFailed(
-            f"{name} proposes as many regions as an image needs, which no traced graph can; export another"
+            f"{name} proposes as many regions as an image needs, which a traced graph cannot; export another detector"
         )
     network = Detector.from_state(detector.card, detector.state()).network
     try:
         _trace(network, path)
-        _try(path, network)
-    except Exception as fault:  # tracer and runtime each have errors of their own
+        _check(path, network)
+    except Exception as fault:  # tracer and runtime each have their own errors
         path.unlink(missing_ok=True)
         raise ExportFailed(f"{name} cannot be exported: {fault}") from fault
 
@@ -56,13 +56,13 @@ class Graph:
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def candidates(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Boxes and scores, as the module's docstring has them."""
+        """Boxes and scores, as in the module's docstring."""
         boxes, scores = self._session.run(["boxes", "scores"], {"images": images})
         return np.asarray(boxes), np.asarray(scores)
 
 
 class _Graph(nn.Module):
-    """The network with what it is asked for as its forward pass."""
+    """The network, with `candidates` as its forward pass."""
 
     def __init__(self, network: DetectorNetwork) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class _Graph(nn.Module):
 
 def _trace(network: DetectorNetwork, path: Path) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is the tracing exporter, and where it sees Python decide
+        warnings.simplefilter("ignore")  # about the tracing exporter, and branches in Python
         torch.onnx.export(
             _Graph(network).eval(),
             (torch.zeros(_TRACED),),
@@ -93,13 +93,13 @@ def _trace(network: DetectorNetwork, path: Path) -> None:
 
 
 @torch.inference_mode()
-def _try(path: Path, network: DetectorNetwork) -> None:
+def _check(path: Path, network: DetectorNetwork) -> None:
     graph = Graph(path)
     generator = torch.Generator().manual_seed(0)
-    for shape in _TRIED:
+    for shape in _CHECKED:
         images = 255 * torch.rand(shape, generator=generator)
         expected = network.candidates(images)
         boxes, scores = graph.candidates(images.numpy())
         same = boxes.shape == expected.boxes.shape and np.allclose(scores, expected.scores, atol=1e-4)
         if not same or not np.allclose(boxes, expected.boxes, rtol=1e-4, atol=TOLERANCE):
-            raise ValueError(f"the graph answers otherwise than the network for input {shape}")
+            raise ValueError(f"the graph's outputs differ from the network's for input {shape}")

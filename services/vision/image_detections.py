@@ -1,4 +1,4 @@
-"""What a detector says of one image. No torch here."""
+"""What a detector finds in one image. No torch."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageDetections:
-    """The objects of one image, by falling score.
+    """The objects in one image, by falling score.
 
-    Boxes lie within the upright image as it was sent, in its pixels; each has an extent.
+    Boxes are in pixels of the upright image at its original size, inside it, and not empty.
     """
 
     boxes: NDArray[np.float32]  # [m, 4]: left, top, width, height
     scores: NDArray[np.float32]  # [m], 0..1
-    labels: NDArray[np.int64]  # [m], positions among the card's categories
+    labels: NDArray[np.int64]  # [m], indices into the card's categories
 
     def __len__(self) -> int:
         return len(self.scores)

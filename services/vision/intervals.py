@@ -10,7 +10,7 @@ CONFIDENCE_Z = 1.959964  # of the standard normal distribution, for two-sided 95
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Two-sided, 95 %."""
+    """A two-sided 95 % confidence interval."""
 
     low: float
     high: float

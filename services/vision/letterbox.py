@@ -1,7 +1,7 @@
-"""The whole picture in a detector's input: where it lies, and the boxes between the two.
+"""Letterboxing: where the whole image is in a detector's input, and boxes from one to the other.
 
-Scaled so that its longer side is the rule's size, it lies at the top left; grey fills up its own rectangle on the
-right and below to multiples of the networks' coarsest stride. An input thus depends on its image and the rule only.
+The image is scaled to the rule's size on its longer side and placed at the top left; grey pads it on the right and
+below to multiples of the networks' coarsest stride. An input thus depends on its image and the rule only.
 """
 
 from dataclasses import dataclass
@@ -11,29 +11,29 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from services.vision.card import InputRule
 
-GREY = 114  # what fills up
-STRIDE = 32  # sides of inputs are multiples of it
+GREY = 114  # of the padding
+STRIDE = 32  # divides the sides of inputs
 
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """Where an upright picture of width x height pixels lies in its input; decoding may have given fewer pixels."""
+    """Where an upright image of width x height pixels is in its input; it may have been decoded smaller."""
 
     width: int
     height: int
-    inner_width: int  # of the picture within the input
+    inner_width: int  # of the image within the input
     inner_height: int
     input_width: int  # multiples of STRIDE
     input_height: int
 
     @property
     def scale_x(self) -> float:
-        """Input pixels per pixel of the picture: exact, since it is of the rounded sides."""
+        """Input pixels per image pixel, horizontally; exact, as it is that of the rounded sides."""
         return self.inner_width / self.width
 
     @property
     def scale_y(self) -> float:
-        """As `scale_x`, downwards."""
+        """As `scale_x`, vertically."""
         return self.inner_height / self.height
 
     def to_image(self, boxes: Tensor) -> Tensor:
@@ -42,20 +42,20 @@ class Letterbox:
 
 
 def letterbox(width: int, height: int, size: int) -> Letterbox:
-    """Of an upright picture, its longer side scaled to `size`."""
+    """The letterbox of an upright image, its longer side scaled to `size`."""
     longer = max(width, height)
     inner_width, inner_height = max(1, round(width * size / longer)), max(1, round(height * size / longer))
-    return Letterbox(width, height, inner_width, inner_height, filled_up(inner_width), filled_up(inner_height))
+    return Letterbox(width, height, inner_width, inner_height, padded_side(inner_width), padded_side(inner_height))
 
 
 def letterboxed(image: Tensor, frame: Letterbox, rule: InputRule) -> Tensor:
-    """uint8 [3, h, w], the upright picture as decoded, into uint8 [3, input_height, input_width]."""
+    """uint8 [3, h, w], the upright image as decoded, into uint8 [3, input_height, input_width]."""
     size = [frame.inner_height, frame.inner_width]
     image = functional.resize(image, size, InterpolationMode(rule.interpolation), antialias=True)
     padding = [0, 0, frame.input_width - frame.inner_width, frame.input_height - frame.inner_height]
     return functional.pad(image, padding, fill=[GREY])
 
 
-def filled_up(side: float) -> int:
-    """The multiple of the stride that holds the side."""
+def padded_side(side: float) -> int:
+    """The side rounded up to a multiple of the stride."""
     return max(1, -int(-side // STRIDE)) * STRIDE

@@ -11,7 +11,7 @@ CURVE_POINTS = 100  # per category, at most
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """What accepting scores at or above `threshold` gives."""
+    """Precision and recall when scores at or above `threshold` are accepted."""
 
     threshold: float
     precision: float
@@ -21,7 +21,7 @@ class CurvePoint:
 def thinned_curve(
     thresholds: NDArray[np.floating[Any]], precision: NDArray[np.float64], recall: NDArray[np.float64]
 ) -> tuple[CurvePoint, ...]:
-    """The points in any order by ascending threshold, the first of equal ones, evenly thinned to CURVE_POINTS."""
+    """The points sorted by threshold, the first of equal ones, evenly thinned to CURVE_POINTS."""
     _, first = np.unique(thresholds, return_index=True)
     if len(first) > CURVE_POINTS:
         first = first[np.linspace(0, len(first) - 1, CURVE_POINTS).round().astype(np.int64)]

@@ -1,4 +1,4 @@
-"""Upright pixels into a network's input by one rule, the same for training and prediction."""
+"""Upright pixels into a network's input, by the same rule for training and prediction."""
 
 import math
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How far training views may stray from the picture; zeros change nothing but the framing."""
+    """How far training views may differ from the image; zeros change nothing but the framing."""
 
-    min_area: float = 0.35  # share of the picture that a random crop keeps at least
-    max_aspect: float = 4 / 3  # of a crop, either way
+    min_area: float = 0.35  # share of the image that a random crop keeps, at least
+    max_aspect: float = 4 / 3  # of a crop, in either direction
     flip: float = 0.5  # probability
-    brightness: float = 0.3  # factors lie in 1 - x .. 1 + x
+    brightness: float = 0.3  # factors are in 1 - x .. 1 + x
     contrast: float = 0.3
     saturation: float = 0.3
     hue: float = 0.02  # turns
@@ -41,7 +41,7 @@ def load(data: bytes, rule: InputRule, name: str = "image") -> Tensor:
 def apply(rgb: NDArray[np.uint8], rule: InputRule, frame: Letterbox | None = None) -> Tensor:
     """uint8 [height, width, 3] into float32 [3, size, size], or a letterbox's own sides; deterministic.
 
-    `frame` is the letterbox of a picture that may have been decoded smaller than it is; without one, of the array.
+    `frame` is the letterbox of the original image, which may have been decoded smaller; by default, of the array.
     """
     image = channels_first(rgb)
     if rule.fit == "letterbox":
@@ -52,14 +52,14 @@ def apply(rgb: NDArray[np.uint8], rule: InputRule, frame: Letterbox | None = Non
         return normalise(stretched, rule)
     height, width = image.shape[-2:]
     shorter = min(height, width)
-    # Rounded down, as torchvision does, whose weights were trained so.
+    # Rounded down, as torchvision does: its weights were trained that way.
     size = [max(rule.size, rule.resize * height // shorter), max(rule.size, rule.resize * width // shorter)]
     image = functional.resize(image, size, _interpolation(rule), antialias=True)
     return normalise(functional.center_crop(image, [rule.size, rule.size]), rule)
 
 
 def augment(rgb: NDArray[np.uint8], rule: InputRule, how: Augmentation, generator: torch.Generator) -> Tensor:
-    """A random view of the picture as input of the rule's size; the generator's state alone decides which."""
+    """A random view of the image as input of the rule's size; the generator's state alone decides which."""
     image = channels_first(rgb)
     top, left, height, width = _random_box(image.shape[-2], image.shape[-1], how, generator)
     size = [rule.size, rule.size]
@@ -70,7 +70,7 @@ def augment(rgb: NDArray[np.uint8], rule: InputRule, how: Augmentation, generato
 
 
 def view(rgb: NDArray[np.uint8], rule: InputRule, index: int) -> Tensor:
-    """The index-th of a few fixed views, for cached features: 0 as served, 1 mirrored, then seeded random ones."""
+    """One of a few fixed views, for cached features: 0 is as served, 1 mirrored, the others are seeded and random."""
     if index == 0:
         return apply(rgb, rule)
     if index == 1:
@@ -79,7 +79,7 @@ def view(rgb: NDArray[np.uint8], rule: InputRule, index: int) -> Tensor:
 
 
 def normalise(image: Tensor, rule: InputRule) -> Tensor:
-    """[3, h, w] RGB samples of 0..255 into the float32 that the network was trained on."""
+    """[3, h, w] RGB samples 0..255 into the float32 input that the network expects."""
     if rule.channel_order == "BGR":
         image = image.flip(0)
     mean = torch.tensor(rule.mean).view(3, 1, 1)
@@ -88,8 +88,8 @@ def normalise(image: Tensor, rule: InputRule) -> Tensor:
 
 
 def channels_first(rgb: NDArray[np.uint8]) -> Tensor:
-    """[h, w, 3] as [3, h, w], without copying where torch may share the memory."""
-    if not rgb.flags.writeable:  # torch warns of memory that it must not write to; nothing here does
+    """[h, w, 3] as [3, h, w], copied only if the memory is read-only."""
+    if not rgb.flags.writeable:  # torch warns about read-only memory
         rgb = rgb.copy()
     return torch.from_numpy(rgb).permute(2, 0, 1)
 
@@ -99,12 +99,12 @@ def _interpolation(rule: InputRule) -> InterpolationMode:
 
 
 def uniform(generator: torch.Generator, low: float, high: float) -> float:
-    """One number from low..high."""
+    """A random number from low..high."""
     return low + (high - low) * torch.rand((), generator=generator).item()
 
 
 def _random_box(height: int, width: int, how: Augmentation, generator: torch.Generator) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a crop by area and aspect, cut to the picture where it sticks out."""
+    """(top, left, height, width) of a crop by area and aspect, cut to the image."""
     area = height * width * uniform(generator, how.min_area, 1)
     aspect = how.max_aspect ** uniform(generator, -1, 1)
     crop_width = min(width, max(1, round((area * aspect) ** 0.5)))
@@ -117,8 +117,7 @@ def _random_box(height: int, width: int, how: Augmentation, generator: torch.Gen
 def jittered(image: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
     """Random brightness, contrast, saturation and hue of [3, h, w], as one 3 x 3 matrix and an offset.
 
-    That is ten times as fast as one by one. Hue turns the chroma plane of YIQ, which is linear, rather
-    than HSV's, which is not.
+    That is ten times as fast as one after another. Hue rotates the chroma plane of YIQ, which is linear, unlike HSV.
     """
     factors = (how.brightness, how.contrast, how.saturation)
     brightness, contrast, saturation = (uniform(generator, 1 - factor, 1 + factor) for factor in factors)

@@ -1,4 +1,4 @@
-"""Which bytes of an image go into a pack: its own where any decoder reads them alike, else re-encoded upright."""
+"""Which bytes of an image are packed: its own if every decoder reads them alike, else an upright re-encoding."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,7 +15,7 @@ _LOSSLESS = {"PNG", "GIF", "BMP", "ICO", "TIFF"}
 
 @dataclass(frozen=True, slots=True)
 class PackImage:
-    """An image as a pack holds it: an upright, still JPEG or PNG of at most 10,240 pixels a side."""
+    """An image as a pack holds it: an upright, still JPEG or PNG of at most 10,240 pixels per side."""
 
     data: bytes
     extension: str  # "jpg" or "png"
@@ -27,12 +27,11 @@ class PackImage:
 def encode_for_pack(
     data: bytes, info: ImageInfo, pixels: NDArray[np.uint8] | None = None, name: str = "image"
 ) -> PackImage:
-    """The same bytes if they are a still, upright JPEG or PNG that is not too large; else a new encoding of them.
+    """The same bytes if they are a still, upright JPEG or PNG that is not too large; else a re-encoding.
 
-    Every image is decoded, unless the caller did it and gives its `pixels`, so that what this returns can be
-    trained on; raises as `decode` does. A lossless source
-    stays lossless (PNG) unless it is scaled; everything else becomes JPEG of quality 95 without chroma subsampling.
-    The same input gives the same bytes.
+    Every image is decoded, unless the caller passes its `pixels`, so that the result can be trained on; raises as
+    `decode` does. A lossless source stays lossless (PNG) unless it is scaled; everything else becomes JPEG of quality
+    95 without chroma subsampling. The same input gives the same bytes.
     """
     pixels = decode(data, name=name) if pixels is None else pixels
     height, width = pixels.shape[:2]

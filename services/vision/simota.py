@@ -1,7 +1,7 @@
-"""SimOTA (Ge et al. 2021): which proposals learn which box, and the loss that follows.
+"""SimOTA (Ge et al. 2021): which proposals learn which box, and the resulting loss.
 
-A proposal may learn a box if its cell lies in the box or near its centre. Each box takes the proposals that already
-fit it best in category and place, as many as their overlaps add up to. Nothing is random.
+A proposal may learn a box if its cell is in the box or near its centre. Each box takes the proposals that already fit
+its category and position best, as many as the sum of their overlaps. Nothing is random.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch.nn import functional
 from services.vision.detector_network import Targets
 
 _CENTRE_RADIUS = 2.5  # strides
-_MOST_FOR_A_BOX = 10  # overlaps that are added up
+_MOST_FOR_A_BOX = 10  # overlaps in the sum
 _OVERLAP_COST = 3.0
 _OUTSIDE_COST = 1e5  # for a cell that is not both in the box and near its centre
 _BOX_WEIGHT = 5.0
@@ -22,7 +22,7 @@ _BOX_WEIGHT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """What the network says for every cell of a batch."""
+    """The network's outputs for every cell of a batch."""
 
     raw: Tensor  # [n, k, 5 + categories]: x and y in strides from the cell's corner, log width and height in strides,
     # then the logits of objectness and of the categories
@@ -38,7 +38,7 @@ class Proposals:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The proposals of one image that learn a box; a proposal learns one at most."""
+    """The proposals of one image that learn a box; each learns one at most."""
 
     cells: Tensor  # [p] int64, indices of proposals
     owners: Tensor  # [p] int64, indices of the image's boxes
@@ -47,7 +47,7 @@ class Assignment:
 
 @torch.no_grad()
 def assign(boxes: Tensor, logits: Tensor, corners: Tensor, strides: Tensor, targets: Targets) -> Assignment:
-    """Boxes [k, 4] and logits [k, 1 + categories] of one image's proposals to its targets."""
+    """Assigns one image's proposals, boxes [k, 4] and logits [k, 1 + categories], to its targets."""
     inside, near = _places(corners, strides, targets.boxes)
     cells = (inside | near).any(dim=0).nonzero().squeeze(1)
     if cells.numel() == 0:
@@ -66,7 +66,7 @@ def assign(boxes: Tensor, logits: Tensor, corners: Tensor, strides: Tensor, targ
 
 
 def mean_loss(proposals: Proposals, targets: Sequence[Targets], *, l1_weight: float = 0.0) -> Tensor:
-    """The loss of a batch per proposal that learns a box, or per image where there are fewer of those."""
+    """The loss of a batch, divided by its proposals that learn a box, or by its images if those are more."""
     raw, boxes = proposals.raw, proposals.boxes()
     with torch.no_grad():
         found = [_assigned(proposals, boxes, image, target) for image, target in enumerate(targets)]
@@ -94,7 +94,7 @@ def _assigned(proposals: Proposals, boxes: Tensor, image: int, targets: Targets)
 
 
 def _places(corners: Tensor, strides: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """[m, k] each: cells whose centre lies in the box, and near the box's centre."""
+    """[m, k] each: cells whose centre is in the box, and near the box's centre."""
     middles = corners + strides / 2
     inside = ((middles > boxes[:, None, :2]) & (middles < boxes[:, None, 2:])).all(dim=2)
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -103,7 +103,7 @@ def _places(corners: Tensor, strides: Tensor, boxes: Tensor) -> tuple[Tensor, Te
 
 
 def _category_cost(logits: Tensor, labels: Tensor) -> Tensor:
-    """[m, k]: cross entropy of the root of objectness times category against each box's label."""
+    """[m, k]: cross entropy of sqrt(objectness * category) against each box's label."""
     squashed = logits.sigmoid()
     probability = (squashed[:, :1] * squashed[:, 1:]).sqrt()
     hit, miss = probability.log().clamp(min=-100), (1 - probability).log().clamp(min=-100)

@@ -1,7 +1,7 @@
-"""The snapshot of a dataset: WebDataset tar shards, an index beside each, and one manifest over all.
+"""The snapshot of a dataset: WebDataset tar shards, an index for each, and one manifest.
 
-The dataset service writes it, the trainer reads it. Records ascend by image id through all shards, so that the
-same annotations and images give the same digest however they were cut into shards. No torch here.
+The dataset service writes it, the trainer reads it. Records ascend by image id through all shards, so that the same
+annotations and images give the same digest however they are sharded. No torch.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 FORMAT_VERSION = 1
-SHARD_BYTES = 256 * 1024 * 1024  # a shard is closed once it holds this many
+SHARD_BYTES = 256 * 1024 * 1024  # a shard is closed once it is this large
 MIN_IMAGES_PER_CATEGORY = 2  # to train on
 
 _BLOCK = tarfile.BLOCKSIZE  # tar pads every member to a multiple of 512 bytes
@@ -24,14 +24,14 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 
 
 class AnnotationKind(StrEnum):
-    """What a dataset's annotations are."""
+    """The kind of a dataset's annotations."""
 
     IMAGE_CLASSIFICATION = "IMAGE_CLASSIFICATION"
     OBJECT_DETECTION = "OBJECT_DETECTION"
 
     @property
     def min_categories(self) -> int:
-        """How many categories a dataset needs to be trained on."""
+        """How many categories training needs."""
         return 2 if self is AnnotationKind.IMAGE_CLASSIFICATION else 1
 
 
@@ -47,7 +47,7 @@ class Box(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One image and its annotations; also the JSON member beside the image in the tar."""
+    """One image and its annotations; also the image's JSON member in the tar."""
 
     image_id: int  # as in the COCO file
     file_name: str  # as in the COCO file
@@ -58,7 +58,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Record(Entry, frozen=True, kw_only=True, omit_defaults=True):
-    """An entry, and where its image's bytes lie in the shard."""
+    """An entry, and where its image's bytes are in the shard."""
 
     offset: int
     size: int  # bytes
@@ -66,7 +66,7 @@ class Record(Entry, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ShardIndex(msgspec.Struct, frozen=True, kw_only=True):
-    """What a shard holds."""
+    """The contents of a shard."""
 
     records: tuple[Record, ...]
     sha256: str  # of the tar
@@ -83,7 +83,7 @@ class Category(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a shard and its index lie in the store."""
+    """Where a shard and its index are in the store."""
 
     key: str
     index_key: str
@@ -93,7 +93,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole snapshot; small, however many images it has."""
+    """A whole snapshot; small however many images it has."""
 
     format_version: int = FORMAT_VERSION
     kind: AnnotationKind
@@ -110,7 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 class PackWriter:
     """Writes one shard into `file`, which must be empty; `close` ends it and returns its index.
 
-    The bytes depend on the entries and images only: no times, owners or modes of this machine.
+    The bytes depend on the entries and images only, not on this machine's times, owners or modes.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -121,11 +121,11 @@ class PackWriter:
 
     @property
     def full(self) -> bool:
-        """Whether the shard has reached its size; a caller then closes it and opens the next."""
+        """Whether the shard is full; the caller then closes it and opens the next."""
         return self.size_bytes >= SHARD_BYTES
 
     def add(self, entry: Entry, image: bytes, extension: str) -> Record:
-        """Appends one image; ids must ascend (ValueError)."""
+        """Appends one image; raises ValueError unless ids ascend."""
         if self._records and entry.image_id <= self._records[-1].image_id:
             raise ValueError(f"image ids must ascend: {entry.image_id} after {self._records[-1].image_id}")
         stem = f"{entry.image_id:012d}"
@@ -141,7 +141,7 @@ class PackWriter:
         return record
 
     def close(self) -> ShardIndex:
-        """Ends the tar and describes it; the file stays open, at its end."""
+        """Ends the tar and returns its index; the file stays open, at its end."""
         self._write(b"\0" * (2 * _BLOCK))
         return ShardIndex(records=tuple(self._records), sha256=self._sha256.hexdigest(), size_bytes=self.size_bytes)
 
@@ -171,7 +171,7 @@ def read_index(data: bytes) -> ShardIndex:
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """Inverse of `Manifest.encode`; raises ValueError for a version that this code does not know."""
+    """Inverse of `Manifest.encode`; raises ValueError for another format version."""
     manifest = msgspec.json.decode(data, type=Manifest)
     if manifest.format_version != FORMAT_VERSION:
         raise ValueError(f"snapshot format {manifest.format_version} is not {FORMAT_VERSION}")
@@ -195,9 +195,9 @@ def read_record(pack: Path | mmap.mmap | bytes | memoryview, record: Record, *, 
 
 
 class SnapshotDigest:
-    """The digest of a snapshot's content, added up index by index: which images, with which annotations.
+    """The digest of a snapshot's content, computed index by index: its images and their annotations.
 
-    Independent of how the records were cut into shards; dependent on kind, categories and every packed byte.
+    It depends on kind, categories and every packed byte, but not on how records are sharded.
     """
 
     def __init__(self, kind: AnnotationKind, categories: Sequence[Category]) -> None:
@@ -205,7 +205,7 @@ class SnapshotDigest:
         self._last_id: int | None = None
 
     def add(self, records: Iterable[Record]) -> None:
-        """The records of the next shard; ids must go on ascending (ValueError)."""
+        """Adds the records of the next shard; raises ValueError unless ids keep ascending."""
         for record in records:
             if self._last_id is not None and record.image_id <= self._last_id:
                 raise ValueError(f"image ids must ascend: {record.image_id} after {self._last_id}")

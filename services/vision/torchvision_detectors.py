@@ -1,4 +1,4 @@
-"""torchvision's detectors as detector networks: inputs as our input rule makes them, answers before suppression."""
+"""torchvision's detectors as detector networks: inputs by our input rule, outputs before suppression."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,30 +21,30 @@ _OneStageModel_co = TypeVar("_OneStageModel_co", bound=SSD | RetinaNet | FCOS, c
 
 
 class TorchvisionDetector(DetectorNetwork, Generic[_Model_co]):
-    """One of torchvision's models, under `model` with its published names.
+    """One of torchvision's models, as `model`, with its published tensor names.
 
-    Its labels are ours where each category has its own sigmoid. Where a softmax tells them from the background,
-    that is label 0 in there, and everything is shifted here.
+    Its labels are our category indices if each category has its own sigmoid. If a softmax includes the background, its
+    label 0 is the background, and ours are shifted by one.
     """
 
-    class_outputs: tuple[str, ...]  # what the names of the tensors that depend on the categories begin with
+    class_outputs: tuple[str, ...]  # prefixes of the tensors that depend on the categories
     background: int  # 1 where label 0 is the background
 
     def __init__(self, model: _Model_co, categories: int) -> None:
         super().__init__()
-        model.add_module("transform", _AsTheyAre())
+        model.add_module("transform", _NoTransform())
         self.model = model
         self.categories = categories
 
     @classmethod
     def built(cls, name: str, categories: int) -> Self:
-        """The model of that name with random weights; for a sigmoid each, or for them and the background."""
+        """The model of that name with random weights."""
         outputs = categories + cls.background
         model = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=outputs)
         return cls(cast(_Model_co, model), categories)
 
     def loss(self, images: Tensor, targets: Sequence[Targets]) -> Tensor:
-        """The sum of the model's own losses. Boxes without an extent, which have no logarithm, are left out."""
+        """The sum of the model's own losses. Empty boxes, whose sides have no logarithm, are left out."""
         losses: dict[str, Tensor] = self.model(images, [self._target(target) for target in targets])
         return torch.stack(list(losses.values())).sum()
 
@@ -63,7 +63,7 @@ class TorchvisionDetector(DetectorNetwork, Generic[_Model_co]):
 
 
 class _OneStage(TorchvisionDetector[_OneStageModel_co]):
-    """An answer at every anchor."""
+    """A model with a candidate at every anchor."""
 
     def candidates(self, images: Tensor) -> Candidates:
         features = list(self._features(images).values())
@@ -78,7 +78,7 @@ class _OneStage(TorchvisionDetector[_OneStageModel_co]):
 
     @abstractmethod
     def _boxes(self, codes: Tensor, anchors: Tensor) -> Tensor:
-        """[n, k, 4] and [k, 4] into left, top, right, bottom [n, k, 4]."""
+        """Box codes [n, k, 4] at anchors [k, 4] into left, top, right, bottom [n, k, 4]."""
 
     @abstractmethod
     def _scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -92,7 +92,7 @@ class SsdDetector(_OneStage[SSD]):
     background = 1
 
     def _anchors(self, images: Tensor, features: list[Tensor]) -> Tensor:
-        """Those of an image of one pixel, scaled: the model's own scaling would become a constant of a traced graph."""
+        """The anchors of a one-pixel image, scaled: a tracer would turn the model's own scaling into a constant."""
         left, top, right, bottom = super()._anchors(images[..., :1, :1], features).unbind(dim=1)
         height, width = images.shape[-2:]
         return torch.stack((left * width, top * height, right * width, bottom * height), dim=1)
@@ -125,7 +125,7 @@ class RetinaNetDetector(_OneStage[RetinaNet]):
 
 
 class FcosDetector(_OneStage[FCOS]):
-    """FCOS (Tian et al. 2019): a score is the geometric mean of the category's and of the centre-ness."""
+    """FCOS (Tian et al. 2019): a score is the geometric mean of category probability and centre-ness."""
 
     class_outputs = ("head.classification_head.cls_logits.",)
     background = 0
@@ -141,13 +141,13 @@ class FcosDetector(_OneStage[FCOS]):
 
 
 class FasterRcnnDetector(TorchvisionDetector[FasterRCNN]):
-    """Faster R-CNN (Ren et al. 2015): a box for each category at every proposal, so its box outputs depend on them."""
+    """Faster R-CNN (Ren et al. 2015): each proposal has a box per category, so box outputs depend on them too."""
 
     class_outputs = ("roi_heads.box_predictor.",)
     background = 1
 
     def candidates(self, images: Tensor) -> Candidates:
-        """An image with fewer proposals than another has rows of zeros at the end; none at all is possible."""
+        """Images with fewer proposals than others are padded with zeros; an image may have none."""
         features = self._features(images)
         shapes = _image_list(images).image_sizes
         heads = cast(RoIHeads, self.model.roi_heads)
@@ -166,14 +166,14 @@ class FasterRcnnDetector(TorchvisionDetector[FasterRCNN]):
         return nn.ModuleList((self.model.rpn, self.model.roi_heads)), *_pyramid(self.model)
 
 
-class _AsTheyAre(nn.Module):
-    """In place of the model's own resizing and normalisation."""
+class _NoTransform(nn.Module):
+    """Replaces the model's own resizing and normalisation."""
 
     def forward(self, images: Tensor, targets: list[dict[str, Tensor]]) -> tuple[ImageList, list[dict[str, Tensor]]]:
         return _image_list(images), targets
 
     def postprocess(self, result: list[dict[str, Tensor]], *_: object) -> list[dict[str, Tensor]]:
-        """What the two-stage model asks for even while it trains."""
+        """The two-stage model calls this even in training."""
         return result
 
 

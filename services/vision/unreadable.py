@@ -1,6 +1,6 @@
-"""Why a file cannot be read as an image, in words for whoever has to replace it.
+"""Why a file cannot be read as an image, for the person who has to replace it.
 
-Pillow's own words are none: `decoder error -2`, `cannot identify image file <_io.BytesIO object>`.
+Pillow's own errors do not say: `decoder error -2`, `cannot identify image file <_io.BytesIO object>`.
 """
 
 import struct
@@ -10,10 +10,10 @@ from PIL import TiffImagePlugin
 from sightline.images import libtiff
 from sightline.images.upright import FORMATS, Unusable
 
-_COPY = "replace it by an intact copy"
+_COPY = "replace it with an intact copy"
 _CONVERT = f"convert it to one of {', '.join(FORMATS)}"
 _COMPRESSION = 259  # TIFF tag
-_TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # of a value of a TIFF type; 1 of the others
+_TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # per value of a TIFF type; 1 for the others
 _COMPRESSIONS = {
     34712: "JPEG 2000",
     34887: "LERC",
@@ -23,7 +23,7 @@ _COMPRESSIONS = {
     50001: "WebP",
     50002: "JPEG XL",
 }
-_ACCEPTED = (  # how files of accepted formats begin; MPO begins as JPEG
+_ACCEPTED = (  # how files of accepted formats begin; MPO begins like JPEG
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"GIF8", "GIF"),
@@ -34,22 +34,22 @@ _ACCEPTED = (  # how files of accepted formats begin; MPO begins as JPEG
     (b"MM\0*", "TIFF"),
 )
 _HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-_OTHERS = (  # where the mark is, the mark, what the file is
-    *((4, b"ftyp" + brand, "a HEIC picture") for brand in _HEIC),
-    (4, b"ftypavif", "an AVIF picture"),
+_OTHERS = (  # offset, mark, what the file is
+    *((4, b"ftyp" + brand, "a HEIC image") for brand in _HEIC),
+    (4, b"ftypavif", "an AVIF image"),
     (4, b"ftyp", "a video"),
-    (4, b"jP  ", "a JPEG 2000 picture"),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
-    (4, b"JXL ", "a JPEG XL picture"),
-    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (4, b"jP  ", "a JPEG 2000 image"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (4, b"JXL ", "a JPEG XL image"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
     (0, b"8BPS", "a Photoshop document"),
     (0, b"%PDF", "a PDF document"),
     (128, b"DICM", "a DICOM file"),
     (0, b"PK\3\4", "a ZIP archive"),
     (0, b"\x1f\x8b", "a gzip archive"),
 )
-_TEXTS = (  # the same for texts, in lower case
-    (b"version https://git-lfs", "a Git LFS pointer, not the file that it stands for; fetch that with `git lfs pull`"),
+_TEXTS = (  # how text files begin, in lower case
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch the file with `git lfs pull`"),
     (b"<!doctype html", "a web page, not an image; download the image itself"),
     (b"<html", "a web page, not an image; download the image itself"),
     (b"<svg", f"an SVG drawing; {_CONVERT}"),
@@ -73,15 +73,15 @@ def problem_of(data: bytes, fault: Exception) -> str:
         return f"is cut off: the end of the {kind} file is missing; {_COPY}"
     if "MAX_TEXT" in str(fault):
         return "holds text or a colour profile of more than a megabyte; save it without metadata"
-    return f"is damaged, or of a rare kind of {kind}, and cannot be decoded; {_COPY}"
+    return f"is damaged, or an unusual kind of {kind}, and cannot be decoded; {_COPY}"
 
 
 def _foreign(data: bytes) -> str:
-    """Of a file that does not begin as any accepted format."""
+    """What a file is that does not begin like any accepted format."""
     if not data:
         return "is empty: it has 0 bytes; upload it again"
     if not data.strip(b"\0"):
-        return f"holds nothing but zeros; {_COPY}"
+        return f"contains only zeros; {_COPY}"
     for place, mark, what in _OTHERS:
         if data.startswith(mark, place):
             return f"is {what}; {_CONVERT}"
@@ -89,18 +89,18 @@ def _foreign(data: bytes) -> str:
     for mark, what in _TEXTS:
         if beginning.startswith(mark):
             return f"is {what}"
-    return f"is of no accepted format; {_CONVERT}"
+    return f"is not in an accepted format; {_CONVERT}"
 
 
 def _is_cut_off(kind: str, data: bytes) -> bool:
-    """Whether the header promises more bytes than there are; only TIFF and WEBP say so where Pillow does not."""
+    """Whether the header announces more bytes than there are, for TIFF and WEBP, where Pillow does not say so."""
     if kind == "WEBP":
         return len(data) < 12 or len(data) < 8 + int(struct.unpack_from("<I", data, 4)[0])
     return kind == "TIFF" and _first_directory(data) is None
 
 
 def _first_directory(data: bytes) -> dict[int, int] | None:
-    """The first value of each 16-bit tag in a TIFF's first directory; None where the file ends before its values."""
+    """The first value of each 16-bit tag in a TIFF's first directory; None if the file ends before its values."""
     order = "<" if data.startswith(b"II") else ">"
     values: dict[int, int] = {}
     try:
@@ -109,7 +109,7 @@ def _first_directory(data: bytes) -> dict[int, int] | None:
         for entry in range(place + 2, place + 2 + 12 * count, 12):
             tag, type_, length, offset = struct.unpack_from(f"{order}HHII", data, entry)
             size = length * _TYPE_BYTES.get(type_, 1)
-            if size > 4 and offset + size > len(data):  # its values lie elsewhere
+            if size > 4 and offset + size > len(data):  # the values are elsewhere
                 return None
             (values[tag],) = struct.unpack_from(f"{order}H", data, entry + 8)
     except struct.error:
@@ -118,7 +118,7 @@ def _first_directory(data: bytes) -> dict[int, int] | None:
 
 
 def _undecodable_compression(data: bytes) -> str:
-    """The compression of a TIFF's pixels, where this build cannot unpack it."""
+    """The compression of a TIFF's pixels if this build cannot decode it, else empty."""
     compression = (_first_directory(data) or {}).get(_COMPRESSION, 1)
     if compression in TiffImagePlugin.COMPRESSION_INFO and libtiff.decodes(compression):
         return ""

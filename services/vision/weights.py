@@ -1,4 +1,4 @@
-"""Where pretrained weights come from: a folder, the store's copy, the publisher's site, else random, said aloud."""
+"""Where pretrained weights come from: a folder, the store's copy, the publisher's site; else random, with a note."""
 
 import hashlib
 import http.client
@@ -28,24 +28,24 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PretrainedWeights:
-    """Tensors under their published names, and their origin; `state` is empty where the source is RANDOM."""
+    """Tensors by their published names, and their origin; `state` is empty if the source is RANDOM."""
 
     state: dict[str, Tensor]
     source: WeightsSource
-    sha256: str  # of the file; empty where the source is RANDOM
-    note: str  # why nothing better was found; empty where all is well
+    sha256: str  # of the file; empty if the source is RANDOM
+    note: str  # why there are no weights; empty if there are
 
     @property
     def pretrained(self) -> bool:
-        """Whether the network has learned anything yet."""
+        """Whether these are pretrained weights."""
         return self.source is not WeightsSource.RANDOM
 
 
 class WeightsResolver:
-    """Finds a network's weights: in `folder`, in `cache` (which a worker fills from the store), by download.
+    """Finds a network's weights: in `folder`, in `cache` (which a worker fills from the store), or by download.
 
-    A download goes into the cache as safetensors. One failure to reach a site is remembered: no further attempt is
-    made by this object, so that a machine without a network waits once and briefly.
+    Downloads go into the cache as safetensors. After one failure to reach a site, this object does not try it again, so
+    that a machine without network access waits only once.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class WeightsResolver:
         self._open = opener or _open_url
 
     def resolve(self, wanted: Entry) -> PretrainedWeights:
-        """Never fails for want of weights; raises safetensors.SafetensorError for a broken file that is there."""
+        """The best weights, or none with a note; raises safetensors.SafetensorError for a broken file."""
         for path, source in self._places(wanted):
             if path.is_file():
                 return _read(path, source)
         return self._download(wanted)
 
     def available(self, wanted: Entry) -> bool:
-        """Whether weights lie on this machine already; asks no network."""
+        """Whether the weights are on this machine already."""
         return any(path.is_file() for path, _ in self._places(wanted))
 
     def _places(self, wanted: Entry) -> list[tuple[Path, WeightsSource]]:
@@ -90,13 +90,13 @@ class WeightsResolver:
             try:
                 return self._fetched(wanted, download)
             except (OSError, ValueError, http.client.HTTPException) as fault:
-                problem = f"{download.source.lower()}'s site did not give them ({fault})"
+                problem = f"{download.source.lower()}'s site did not provide them ({fault})"
                 self._unreachable[download.source] = problem
         note = f"No pretrained weights for {wanted.name}: {problem}. Training starts from random weights."
         return PretrainedWeights({}, WeightsSource.RANDOM, "", note)
 
     def _fetched(self, wanted: Entry, download: Download) -> PretrainedWeights:
-        """Downloads, checks the digest where one is known, converts; raises OSError or ValueError."""
+        """Downloads, checks the digest if one is known, converts; raises OSError or ValueError."""
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "weights"
             digest = hashlib.sha256()
@@ -117,7 +117,7 @@ class WeightsResolver:
 def pretrained_network(
     name: str, categories: int, resolver: WeightsResolver, *, seed: int = 0
 ) -> tuple[Network, PretrainedWeights]:
-    """A network with the best weights to be had and a head random by the seed; RuntimeError if they do not fit."""
+    """A network with the best available weights and a head random by the seed; RuntimeError if they do not fit."""
     network = build(name, categories, seed=seed)
     weights = resolver.resolve(network.backbone)
     if weights.pretrained:
@@ -128,7 +128,7 @@ def pretrained_network(
 def pretrained_detector(
     name: str, categories: int, resolver: WeightsResolver, *, seed: int = 0
 ) -> tuple[DetectorNetwork, PretrainedWeights]:
-    """As `pretrained_network`: what depends on the categories is random by the seed."""
+    """As `pretrained_network`; outputs that depend on the categories are random by the seed."""
     network = build_detector(name, categories, seed=seed)
     weights = resolver.resolve(DETECTORS[name])
     if weights.pretrained:
@@ -137,10 +137,10 @@ def pretrained_detector(
 
 
 def _tensors(path: Path, entry: str) -> dict[str, Tensor]:
-    """Of a published file: the only pickles that are ever read, by the restricted loader."""
+    """The tensors of a published file: the only pickles that are ever read, with torch's restricted loader."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as fault:  # torch raises half a dozen types on a page of HTML or half a file
+    except Exception as fault:  # torch raises half a dozen types for HTML or a truncated file
         raise ValueError(f"it cannot be read: {fault}") from fault
     state = content.get(entry) if entry and isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
@@ -159,7 +159,7 @@ def _read(path: Path, source: WeightsSource) -> PretrainedWeights:
 
 
 def _moved(source: Path, target: Path) -> Path:
-    """Copies beside the target first, so that another process never sees half a file."""
+    """Copies to the target's folder first, so that no other process sees a partial file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
         file.write(source.read_bytes())
@@ -168,5 +168,5 @@ def _moved(source: Path, target: Path) -> Path:
 
 
 def _open_url(url: str) -> AbstractContextManager[BinaryIO]:
-    response = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)  # noqa: S310 - only addresses from our own tables
+    response = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)  # noqa: S310 - only URLs from our catalogue
     return cast(AbstractContextManager[BinaryIO], response)

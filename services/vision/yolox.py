@@ -35,7 +35,7 @@ class DecoupledHead(nn.Module):
         self.obj_preds = outputs(1)
 
     def forward(self, levels: Levels) -> list[Tensor]:
-        """For each level [n, 5 + categories, h, w]: box, objectness, categories, none of them squashed."""
+        """For each level [n, 5 + categories, h, w]: box, objectness, categories, all before the sigmoid."""
         results: list[Tensor] = []
         for index, level in enumerate(levels):
             stem = self.stems[index](level)
@@ -46,10 +46,10 @@ class DecoupledHead(nn.Module):
 
 
 class Yolox(DetectorNetwork):
-    """Takes BGR pixels 0..255. `l1_weight` adds the distance of box parameters to the loss, as for last epochs."""
+    """Takes BGR pixels 0..255. `l1_weight` adds the L1 distance of box parameters to the loss, for last epochs."""
 
     def __init__(self, size: YoloxSize, categories: int, *, l1_weight: float = 0.0) -> None:
-        """Random weights, the category and objectness outputs starting at a probability of 1 %."""
+        """Random weights; category and objectness outputs start at a probability of 1 %."""
         super().__init__()
         self.categories = categories
         self.l1_weight = l1_weight
@@ -79,7 +79,7 @@ class Yolox(DetectorNetwork):
         return self.head, self.backbone.own_layers(), self.backbone.backbone
 
     def kept(self) -> tuple[nn.Module, ...]:
-        """The stem: as its inputs reach 255, its weights are so small that few of Adam's steps destroy them."""
+        """The stem: its inputs reach 255, so its weights are so small that a few steps of Adam destroy them."""
         return (self.backbone.backbone.stem,)
 
 

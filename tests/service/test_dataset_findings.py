@@ -180,7 +180,7 @@ async def test_a_truncated_image_is_reported(world: World) -> None:
 
 async def test_a_file_that_is_not_an_image_is_reported(world: World) -> None:
     finding = await with_one_bad(world, "images/x.txt", b"hello", "imageUndecodable")
-    assert finding.message.startswith("The image is of no accepted format; convert it to one of JPEG")
+    assert finding.message.startswith("The image is not in an accepted format; convert it to one of JPEG")
 
 
 async def test_an_image_of_40_x_40_is_too_small(world: World) -> None:

@@ -17,7 +17,7 @@ from services.trainer.datasets import Snapshot
 from services.trainer.engine.detection.data import Scenes, open_scenes
 from services.trainer.worker.workspace import Workspace
 from services.vision import preprocess
-from services.vision.canvas import fitting_canvas, kept, plain
+from services.vision.canvas import fitting_canvas, plain, shrunk
 from services.vision.card import InputRule
 from services.vision.decode import decode
 from services.vision.detector_network import Targets
@@ -108,7 +108,7 @@ def seen(scenes: Scenes) -> list[Seen]:
         boxes, labels = (torch.from_numpy(column) for column in scenes.regions(row))
         pixels = scenes.pixels(row, RULE.at_least)
         assert pixels is not None
-        picture = kept(pixels, boxes, labels, width=record.width, height=record.height, side=canvas.side)
+        picture = shrunk(pixels, boxes, labels, width=record.width, height=record.height, side=canvas.side)
         trained, target = plain(picture, canvas, RULE)
         snapshot = [(box.x, box.y, box.w, box.h, box.category) for box in record.boxes]
         found.append(Seen(decode(data), snapshot, preprocess.load(data, RULE), trained, target))

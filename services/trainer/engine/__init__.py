@@ -1,1 +1,1 @@
-"""The torch side of training: one task in one process, measured in seconds since the task arrived. No network."""
+"""The part of training that uses torch: one task per process, timed from its arrival. No network access."""

@@ -1,9 +1,9 @@
-"""The training child: imports torch, says Ready, takes one task from stdin, answers on stdout, exits.
+"""The training child: imports torch, sends Ready, reads one task from stdin, replies on stdout, exits.
 
-Its one argument is the device to use: `auto` (as without one), `cpu` or `cuda`.
+Its one argument is the device: `auto` (the default), `cpu` or `cuda`.
 
-Nothing else may write to the pipe: what libraries print goes to stderr. Law: the child does not outlive its worker,
-which keeps stdin open for as long as it wants an answer, and which may be killed at any moment.
+Nothing else may write to the pipe: what libraries print goes to stderr. The child never outlives its worker, which
+keeps stdin open as long as it wants a result, and may be killed at any moment.
 """
 
 import ctypes
@@ -25,16 +25,16 @@ STDIN = 0
 
 
 def main() -> int:
-    """One task; 0 unless the pipe broke, or the device that the argument asks for cannot be used."""
+    """Runs one task; returns 0 unless the pipe broke or the device cannot be used."""
     _die_with_parent()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a busy machine
     started = time.monotonic()
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    from services.trainer.engine import run  # noqa: PLC0415 - after the descriptors are safe, and OpenMP's settings
-    from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise, not before
-    from services.trainer.engine.warm_up import warm_up  # noqa: PLC0415 - likewise, not before
-    from services.vision.device import DeviceUnusable  # noqa: PLC0415 - likewise, not before
+    from services.trainer.engine import run  # noqa: PLC0415 - stdout and OpenMP must be set up first
+    from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise
+    from services.trainer.engine.warm_up import warm_up  # noqa: PLC0415 - likewise
+    from services.vision.device import DeviceUnusable  # noqa: PLC0415 - likewise
 
     try:
         device = warm_up(*sys.argv[1:])
@@ -48,37 +48,37 @@ def main() -> int:
     )
     lock = threading.Lock()
 
-    def say(message: Message) -> None:
+    def send_message(message: Message) -> None:
         with lock:
             send(pipe, message)
 
     try:
-        say(ready)
+        send_message(ready)
         stdin = os.fdopen(STDIN, "rb", closefd=False)
         task = receive_task(stdin)
         if task is not None:
             signals = Signals()
             threading.Thread(target=_follow, args=(stdin, signals), name="stdin", daemon=True).start()
-            say(run.run(task, say, signals))
+            send_message(run.run(task, send_message, signals))
     except BrokenPipeError:
-        return 1  # the worker is gone; so is the reason for this process
+        return 1  # the worker is gone
     return 0
 
 
 def _die_with_parent() -> None:
-    """Asks the kernel, which is at once even while no Python runs; Linux only.
+    """Has the kernel kill this process with its parent, at once, whatever Python is doing; Linux only.
 
-    It sends the signal when the *thread* that started this process ends: the worker starts it from its main thread,
-    in which asyncio's loop runs.
+    The signal comes when the *thread* that started this process ends: the worker starts it from its main thread,
+    which runs the asyncio loop.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _follow(stdin: BinaryIO, signals: "Signals") -> None:
-    """Passes the worker's signals on, and ends the process with the pipe.
+    """Passes the worker's signals on, and ends the process when the pipe closes.
 
-    The latter wherever the kernel does not do it, and for a worker that died before it was asked.
+    That covers systems other than Linux, and a worker that died before `_die_with_parent`.
     """
     try:
         while (signal := receive_signal(stdin)) is not None:

@@ -1,4 +1,4 @@
-"""A snapshot on the local disk as a list of images, and which of them cannot be read."""
+"""A snapshot on the local disk as a list of images, and which of them are unreadable."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Images:
-    """The images of a snapshot, ascending by image id; remembers those that proved unreadable."""
+    """The images of a snapshot, ascending by image id, and those found unreadable so far."""
 
     dataset: str
     manifest: Manifest
@@ -48,26 +48,26 @@ class Images:
 
     @property
     def labels(self) -> Indices:
-        """[images]"""
+        """[images], category indices."""
         return np.array([sample.label for sample in self.samples], np.int64)
 
     @property
     def ids(self) -> Indices:
-        """[images]"""
+        """[images], image ids."""
         return np.array([sample.record.image_id for sample in self.samples], np.int64)
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Names, in the order of the labels."""
+        """Category names, in the order of the labels."""
         return tuple(category.name for category in self.manifest.categories)
 
     def read(self, index: int) -> bytes:
-        """The packed bytes; ValueError or OSError where the shard does not hold them."""
+        """The packed bytes; raises ValueError or OSError if the shard does not hold them."""
         sample = self.samples[index]
         return read_record(sample.shard, sample.record)
 
     def pixels(self, index: int, at_least: int | None) -> Pixels | None:
-        """Upright RGB; None, and remembered, where the image cannot be read. Safe from several threads."""
+        """Upright RGB, or None, with a note, if the image is unreadable. Thread-safe."""
         sample = self.samples[index]
         try:
             return decode(self.read(index), name=sample.record.file_name, at_least=at_least)
@@ -76,16 +76,16 @@ class Images:
             return None
 
     def note_unreadable(self, index: int, fault: Exception) -> None:
-        """Remembers why the image cannot be read, by its file's name."""
-        problem = fault.metadata["problem"] if isinstance(fault, InvalidImage) else "is not in the snapshot as written"
+        """Notes which file is unreadable and why."""
+        problem = fault.metadata["problem"] if isinstance(fault, InvalidImage) else "does not match the index"
         self.unreadable[index] = f"{self.samples[index].record.file_name} (it {problem})"
 
     def sound(self) -> NDArray[np.bool_]:
-        """Which images have not proved unreadable."""
+        """[images]: which have not been found unreadable."""
         return np.array([index not in self.unreadable for index in range(len(self.samples))], np.bool_)
 
     def require_readable(self) -> None:
-        """Raises DatasetCorrupt once more than a twentieth proved unreadable."""
+        """Raises DatasetCorrupt if more than MAX_UNREADABLE of the images are unreadable."""
         if len(self.unreadable) <= MAX_UNREADABLE * len(self.samples):
             return
         files = ", ".join(self.unreadable[index] for index in sorted(self.unreadable)[:LISTED_UNREADABLE])
@@ -94,20 +94,20 @@ class Images:
         )
 
     def unreadable_files(self) -> tuple[str, ...]:
-        """At most a hundred names."""
+        """The names of the first LISTED_UNREADABLE unreadable files."""
         indices = sorted(self.unreadable)[:LISTED_UNREADABLE]
         return tuple(self.samples[index].record.file_name for index in indices)
 
     def longer_sides(self) -> list[int]:
-        """Of each image, in pixels."""
+        """The longer side of each image, in pixels."""
         return [max(sample.record.width, sample.record.height) for sample in self.samples]
 
 
 def open_images(directory: Path, dataset: str) -> Images:
-    """Reads manifest and indexes, no image.
+    """Reads manifest and indexes, but no image.
 
-    An image with no label, or (against the rule of one tag an image) with several different ones, is left out.
-    Raises IncorrectModelKind for detection, DatasetEmpty without any image.
+    Images without a label, or with several different ones, are left out.
+    Raises IncorrectModelKind for a detection snapshot, DatasetEmpty if no image is left.
     """
     manifest = read_manifest((directory / MANIFEST_FILE).read_bytes())
     if manifest.kind is not AnnotationKind.IMAGE_CLASSIFICATION:
@@ -122,14 +122,14 @@ def open_images(directory: Path, dataset: str) -> Images:
 
 
 def read_indexes(directory: Path, manifest: Manifest) -> Iterator[tuple[Sequence[Record], Path]]:
-    """The records of each shard, and where it lies."""
+    """The records of each shard, and the path of the shard."""
     for shard in manifest.shards:
         index = read_index((directory / local_name(shard.index_key)).read_bytes())
         yield index.records, directory / local_name(shard.key)
 
 
 def require_trainable(images: Images) -> None:
-    """Raises DatasetAnnotationsInvalid unless two categories have two images each."""
+    """Raises DatasetAnnotationsInvalid unless there are two categories and each has two images."""
     counts = np.bincount(images.labels, minlength=len(images.categories))
     few = [name for name, count in zip(images.categories, counts, strict=True) if count < 2]
     if len(images.categories) < 2 or few:
@@ -138,7 +138,7 @@ def require_trainable(images: Images) -> None:
 
 
 def cache_key(*parts: object) -> str:
-    """A file name that stands for all of the parts."""
+    """A file name that identifies the parts."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""The frozen networks that a recipe names, with their weights and the rule by which they want their input."""
+"""The frozen networks that a recipe names, with their weights and input rules."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from services.vision.weights import PretrainedWeights, WeightsResolver, pretrain
 
 @dataclass(frozen=True, slots=True)
 class LoadedBackbone:
-    """One backbone, ready to embed."""
+    """A backbone that can embed images."""
 
     network: Network
     rule: InputRule
@@ -25,34 +25,34 @@ class LoadedBackbone:
 
     @property
     def name(self) -> str:
-        """Of the backbone."""
+        """The backbone's name."""
         return self.network.backbone.name
 
     @property
     def width(self) -> int:
-        """Of its features."""
+        """The number of its features."""
         return self.network.backbone.feature_dim
 
     @property
     def identity(self) -> str:
-        """Stands for the features it gives: the same identity and image, the same features."""
+        """Equal identities give equal features for an image."""
         return f"{self.name} {self.weights.sha256 or 'random'} {self.rule}"
 
     def card(self) -> CardBackbone:
-        """As the model's card names it."""
+        """The backbone's entry in the model's card."""
         return CardBackbone(self.name, self.rule, self.weights.source, self.weights.sha256)
 
 
 def origin(backbones: list[LoadedBackbone]) -> WeightsSource:
-    """Where the weights of several come from: RANDOM if any of them does, otherwise as the first's."""
+    """The source of several backbones' weights: RANDOM if that of any is, otherwise the first's."""
     sources = [backbone.weights.source for backbone in backbones]
     return WeightsSource.RANDOM if WeightsSource.RANDOM in sources else sources[0]
 
 
 def load_backbones(task: TrainTask, images: Images) -> list[LoadedBackbone]:
-    """One for each backbone of the recipe. Random weights depend on the task's seed alone.
+    """The recipe's backbones. Random weights depend on the task's seed alone.
 
-    Raises InvalidRequest for a backbone that is not known.
+    Raises InvalidRequest for an unknown backbone or broken weights.
     """
     found = resolver(task)
     categories = len(images.categories)
@@ -66,14 +66,14 @@ def within_reach(task: TrainTask) -> tuple[str, ...]:
 
 
 def resolver(task: TrainTask) -> WeightsResolver:
-    """Where the task may look for weights."""
+    """Finds weights where the task may look for them."""
     folder = Path(task.weights_directory) if task.weights_directory else None
     return WeightsResolver(folder, Path(task.cache_directory), download=task.download_weights)
 
 
 def _load(name: str, categories: int, task: TrainTask, resolver: WeightsResolver, images: Images) -> LoadedBackbone:
     if name not in BACKBONES:
-        problem = f"{name!r} is no backbone; known are {', '.join(BACKBONES)}"
+        problem = f"{name!r} is not a backbone; the backbones are {', '.join(BACKBONES)}"
         raise InvalidRequest(field="recipe.backbones", problem=problem)
     network, weights = _network(name, categories, task, resolver)
     weights = replace(weights, state={})  # the network has them now
@@ -83,25 +83,25 @@ def _load(name: str, categories: int, task: TrainTask, resolver: WeightsResolver
 def _network(
     name: str, categories: int, task: TrainTask, resolver: WeightsResolver
 ) -> tuple[Network, PretrainedWeights]:
-    """With pretrained weights if the recipe wants them and they can be had; else the network that needs them least."""
+    """Pretrained if the recipe wants that and weights are available; else the network that needs them least."""
     note = f"{name} started from random weights, as its recipe asks."
     if task.recipe.pretrained:
         try:
             network, weights = pretrained_network(name, categories, resolver, seed=task.seed)
         except (safetensors.SafetensorError, RuntimeError) as fault:
-            raise InvalidRequest(field="weights", problem=f"those of {name} are broken: {fault}") from fault
+            raise InvalidRequest(field="weights", problem=f"the weights of {name} are broken: {fault}") from fault
         if weights.pretrained:
             return network, weights
-        name, note = RANDOM_START, f"{weights.note} {RANDOM_START} learns best from those."
+        name, note = RANDOM_START, f"{weights.note} {RANDOM_START} learns best from random weights."
     random = PretrainedWeights({}, WeightsSource.RANDOM, f"seed {task.seed}", note)
     return build(name, categories, seed=task.seed), random
 
 
 def _rule(network: Network, recipe: Recipe, pretrained: bool, images: Images) -> InputRule:
-    """The whole picture, as the backbone wants its colours, at the size that the recipe or small images ask for.
+    """The whole image, normalised as the backbone's own rule says, at the size for the recipe or for small images.
 
-    The weights' own rule crops, which suits photos whose subject is in the middle; here what tells two categories
-    apart may lie at the edge, and cross-validation on three image sets prefers the whole by 1 to 4 points.
+    That rule would crop, which suits photos with a central subject; here what distinguishes two categories may be at
+    the edge, and in cross-validation on three image sets whole images score 1 to 4 points higher.
     """
     rule = network.backbone.rule
     size = recipe.resolution or input_size(pretrained, rule.size, images.longer_sides())

@@ -1,4 +1,4 @@
-"""One task from its arrival to its last message: every failure becomes a named one.
+"""One task, from its arrival to its last message; every error becomes a Failed with a reason.
 
 A fine-tuning starts in its kind's `task.start`, runs in `loop.fit` and ends in its kind's `result.finish`.
 """
@@ -32,7 +32,7 @@ STARTS = MappingProxyType(
 def run(
     task: Task, send: Callable[[Message], None], signals: Signals | None = None
 ) -> Result | EvaluationResult | Failed:
-    """The last message of the task; sends the others on the way, and heeds what the worker signals."""
+    """Runs the task; returns its last message, sends the earlier ones, and obeys the worker's signals."""
     session = Session(Meter(task.allowance_seconds), send, signals)
     torch.set_num_threads(max(1, task.threads))
     try:
@@ -43,21 +43,21 @@ def run(
         name = task.trial if isinstance(task, TrainTask) else task.evaluation
         failure = OutOfMemory(trial=name, batch_size=1).failure()
         return Failed(failure=failure, traceback=traceback.format_exc())
-    except Exception as error:  # noqa: BLE001 - the process ends after this; the worker must hear why
+    except Exception as error:  # noqa: BLE001 - the worker must learn why the process ends
         name = task.trial if isinstance(task, TrainTask) else task.evaluation
         failure = UnknownTrainingError(name=name, problem=f"{type(error).__name__}: {error}").failure()
         return Failed(failure=failure, traceback=traceback.format_exc())
 
 
 def train(task: TrainTask, session: Session) -> Result:
-    """A trial: a linear head on frozen features, or a fine-tuning of the recipe's kind."""
+    """Runs a trial: a linear head on frozen features, or a fine-tuning of the recipe's kind."""
     if is_linear(task.recipe):
         return train_head(task, session)
     return fine_tune(task, session, STARTS[task.recipe.kind])
 
 
 def evaluate(task: EvaluateTask, session: Session) -> EvaluationResult:
-    """An evaluation by the code of the model's kind."""
+    """Evaluates a bundle with the code of its kind."""
     model = load(Path(task.bundle_directory), task.device)
     if isinstance(model, Detector):
         return evaluate_detector(task, session, model)

@@ -1,4 +1,4 @@
-"""The task's own clock and voice: seconds used since it arrived, and messages to the worker."""
+"""What every part of a task uses: the clock since it arrived, and the connection to the worker."""
 
 import threading
 import time
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from services.trainer.messages import CheckpointDone, Message, Progress, SaveNow, Signal
 
-PROGRESS_SECONDS = 0.25  # between two Progress messages, at least
-HANDOVER_SECONDS = 0.5  # for the last message to be heard in time on a busy machine
-HANDOVER_SHARE = 0.05  # of the allowance, at most
+PROGRESS_SECONDS = 0.25  # minimum between two Progress messages
+HANDOVER_SECONDS = 0.5  # for the last message to arrive in time on a busy machine
+HANDOVER_SHARE = 0.05  # of the allowance; HANDOVER_SECONDS does not exceed it
 
 
 class Meter:
@@ -24,20 +24,20 @@ class Meter:
         return self._clock() - self._start
 
     def remaining(self) -> float:
-        """Seconds until the last message should be under way, shortly before the allowance ends; may be negative."""
+        """Seconds until the last message should be sent, shortly before the allowance ends; may be negative."""
         handover = min(HANDOVER_SECONDS, HANDOVER_SHARE * self.allowance_seconds)
         return self.allowance_seconds - handover - self.used()
 
 
 class Signals:
-    """What the worker has said since the task: put by the thread that reads the pipe, read by the training loop."""
+    """The worker's signals: written by the thread that reads the pipe, read by the training loop."""
 
     def __init__(self) -> None:
         self._save = threading.Event()
         self.done: CheckpointDone | None = None  # the latest
 
     def put(self, signal: Signal) -> None:
-        """Takes in what has just been read."""
+        """Records a signal."""
         match signal:
             case SaveNow():
                 self._save.set()
@@ -45,20 +45,20 @@ class Signals:
                 self.done = signal
 
     def save_now(self) -> bool:
-        """Whether a checkpoint was asked for since the last call."""
+        """Whether a checkpoint was requested since the last call."""
         asked = self._save.is_set()
         self._save.clear()
         return asked
 
 
 class Session:
-    """What every part of a task may use: the meter and the way to the worker.
+    """The meter, and how to reach the worker.
 
-    Progress never falls: each phase has its share of the whole, from `low` to `high`.
+    Progress never decreases: each phase covers a range of the whole, from `low` to `high`.
     """
 
     def __init__(self, meter: Meter, send: Callable[[Message], None], signals: Signals | None = None) -> None:
-        """Without signals, checkpoints are done with as soon as they are sent."""
+        """Without signals, a checkpoint counts as stored once it is sent."""
         self.meter = meter
         self.send = send
         self.signals = signals
@@ -66,7 +66,7 @@ class Session:
         self._last = float("-inf")
 
     def progress(self, phase: str, done: float, low: float = 0.0, high: float = 1.0) -> None:
-        """Reports that `done` (0..1) of the phase is over; drops reports that follow one another too fast."""
+        """Reports that `done` (0..1) of the phase is complete; at most one report per PROGRESS_SECONDS is sent."""
         self._fraction = max(self._fraction, low + (high - low) * min(1.0, max(0.0, done)))
         used = self.meter.used()
         if used - self._last < PROGRESS_SECONDS:

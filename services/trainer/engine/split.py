@@ -1,4 +1,4 @@
-"""Which images train, which select, and which only report: drawn by the seed, alike for all trials of a model."""
+"""Which images train, which select, and which only report: drawn by the seed, the same for all trials of a model."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from services.trainer.engine.data import Indices
 from services.trainer.recipe import Split
 
-MIN_HELD_OUT_FROM = 20  # images of the smallest category, for a hold-out to be drawn
+MIN_HELD_OUT_FROM = 20  # images of the smallest category, for there to be a hold-out
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """Indices into the images; `fold` counts through `trainable`, in parallel."""
+    """Indices of images; `fold` is parallel to `trainable`."""
 
     trainable: Indices
     fold: Indices  # 0..folds-1
@@ -23,24 +23,24 @@ class Partition:
 
     @property
     def first_fold(self) -> Indices:
-        """Rung 1 validates on these."""
+        """What fine-tunings validate on."""
         return self.trainable[self.fold == 0]
 
     @property
     def other_folds(self) -> Indices:
-        """Rung 1 trains on these."""
+        """What fine-tunings train on."""
         return self.trainable[self.fold != 0]
 
 
 def divide(labels: Indices, split: Split) -> Partition:
-    """Hold-out first, then stratified folds; every category is in every fold, as far as its images go."""
+    """Hold-out first, then stratified folds; every category is in every fold if it has enough images."""
     random = np.random.default_rng(split.seed)
     counts = np.bincount(labels)
     smallest = int(counts[counts > 0].min())
     held = np.zeros(len(labels), bool)
     if split.holdout_fraction > 0 and smallest >= MIN_HELD_OUT_FROM:
-        held_hands, hands = share(split.holdout_fraction)
-        held = _dealt(labels, hands, random) < held_hands
+        held_parts, parts = share(split.holdout_fraction)
+        held = _dealt(labels, parts, random) < held_parts
     trainable = np.flatnonzero(~held)
     counts = np.bincount(labels[trainable])
     folds = max(2, min(split.folds, int(counts[counts > 0].min())))
@@ -48,22 +48,22 @@ def divide(labels: Indices, split: Split) -> Partition:
 
 
 def share(fraction: float) -> tuple[int, int]:
-    """A share of the images as hands of a deal, 0.4 as 2 of 5; no more hands than the smallest category has images."""
+    """A fraction as (hold-out parts, parts): 0.4 is 2 of 5. There are at most MIN_HELD_OUT_FROM parts."""
     return Fraction(fraction).limit_denominator(MIN_HELD_OUT_FROM).as_integer_ratio()
 
 
-def _dealt(labels: Indices, hands: int, random: np.random.Generator) -> Indices:
-    """Deals each category's images out in random order, going on where the last category stopped."""
-    hand = np.empty(len(labels), np.int64)
+def _dealt(labels: Indices, parts: int, random: np.random.Generator) -> Indices:
+    """[images]: the part of each, dealt round-robin in random order, category after category."""
+    part = np.empty(len(labels), np.int64)
     shift = 0
     for label in np.unique(labels):
         rows = random.permutation(np.flatnonzero(labels == label))
-        hand[rows] = (np.arange(len(rows)) + shift) % hands
+        part[rows] = (np.arange(len(rows)) + shift) % parts
         shift += len(rows)
-    return hand
+    return part
 
 
 def readable(partition: Partition, sound: NDArray[np.bool_]) -> Partition:
-    """The same division without the images that cannot be read."""
+    """The same partition without the unreadable images."""
     kept, held_out = sound[partition.trainable], partition.held_out[sound[partition.held_out]]
     return Partition(partition.trainable[kept], partition.fold[kept], held_out, partition.folds)

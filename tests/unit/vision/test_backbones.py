@@ -18,7 +18,7 @@ def images(count: int = 2, size: int = 64) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_backbone_embeds_into_its_dimension_and_its_stages_are_all_of_it(name: str) -> None:
+def test_a_backbone_embeds_into_its_dimension_and_consists_of_its_stages(name: str) -> None:
     network = build(name, 3, seed=0)
     features = embed(network, images())
     assert features.shape == (2, BACKBONES[name].feature_dim)
@@ -29,7 +29,7 @@ def test_a_backbone_embeds_into_its_dimension_and_its_stages_are_all_of_it(name:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not BACKBONES[name].end_padding])
-def test_a_network_embeds_what_torchvision_s_own_gives_its_classifier(name: str) -> None:
+def test_embeddings_equal_the_inputs_of_torchvision_s_classifier(name: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         reference = torchvision.models.get_model(BACKBONES[name].torchvision_model, weights=None).eval()
@@ -45,7 +45,7 @@ def test_a_network_embeds_what_torchvision_s_own_gives_its_classifier(name: str)
     torch.testing.assert_close(embed(network, images()), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_network_and_leaves_the_global_generator_alone() -> None:
+def test_the_seed_decides_the_network_and_the_global_generator_is_untouched() -> None:
     state = torch.get_rng_state()
     first, second = build("squeezenet1_1", 3, seed=5), build("squeezenet1_1", 3, seed=5)
     assert torch.equal(torch.get_rng_state(), state)
@@ -66,7 +66,7 @@ def test_unfreezing_trains_the_head_and_the_last_stages_only() -> None:
         ]
 
 
-def test_frozen_running_statistics_stand_still_while_the_rest_trains() -> None:
+def test_frozen_running_statistics_do_not_change_while_the_rest_trains() -> None:
     network = build("mobilenet_v2", 3, seed=0)
     network.unfreeze(1)
     network.train()
@@ -78,12 +78,12 @@ def test_frozen_running_statistics_stand_still_while_the_rest_trains() -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0"])
-def test_running_statistics_follow_within_a_short_training(name: str) -> None:
+def test_running_statistics_adapt_within_a_short_training(name: str) -> None:
     momenta = {module.momentum for module in build(name, 3).modules() if isinstance(module, torch.nn.BatchNorm2d)}
     assert momenta == {0.1}
 
 
-def test_embedding_leaves_the_network_as_it_was() -> None:
+def test_embedding_does_not_change_the_network() -> None:
     network = build("mobilenet_v2", 3, seed=0)
     network.train()
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
@@ -103,8 +103,8 @@ def test_weights_that_do_not_fit_are_refused() -> None:
         load_weights(network, state)
 
 
-def test_keras_padding_reads_right_and_below() -> None:
-    """An even picture whose last row and column alone differ must differ in the last outputs of the first layer."""
+def test_keras_padding_is_on_the_right_and_below() -> None:
+    """If only the last row and column of an even image differ, only the last outputs of the first layer do."""
     network = build("mobilenet_v2_keras", 3, seed=0).eval()
     plain = build("mobilenet_v2", 3, seed=0).eval()
     load_weights(plain, {k: v for k, v in network.state_dict().items() if k.startswith("features.")})

@@ -1,4 +1,4 @@
-"""A bundle is what was trained, or it is refused; a classifier answers the same whatever it is asked beside."""
+"""Bundles: a changed one is refused; a classifier's probabilities do not depend on the batch."""
 
 import pickle
 import re
@@ -55,7 +55,7 @@ def pictures(count: int) -> list[NDArray[np.uint8]]:
     return [random.integers(0, 256, (70 + 3 * i, 90, 3), dtype=np.uint8) for i in range(count)]
 
 
-def test_what_is_loaded_predicts_what_was_written(tmp_path: Path) -> None:
+def test_a_loaded_bundle_predicts_the_same_as_the_written_model(tmp_path: Path) -> None:
     written = classifier("mobilenet_v3_small", "squeezenet1_1", temperature=1.7)
     expected = predict(written, pictures(3))
     digest = bundle.write(tmp_path, written)
@@ -103,7 +103,7 @@ def test_an_image_s_probabilities_do_not_depend_on_its_batch(name: str) -> None:
     np.testing.assert_allclose(predict(model, images[::-1])[::-1], together, atol=1e-5)
 
 
-def test_a_file_and_its_pixels_give_the_same_answer() -> None:
+def test_a_file_and_its_pixels_give_the_same_probabilities() -> None:
     model = classifier("mobilenet_v3_small", "squeezenet1_1")
     out = BytesIO()
     Image.fromarray(pictures(1)[0]).save(out, "PNG")
@@ -112,7 +112,7 @@ def test_a_file_and_its_pixels_give_the_same_answer() -> None:
     np.testing.assert_array_equal(model.predict_prepared([prepared]), predict(model, pictures(1)))
 
 
-def test_any_changed_or_missing_file_is_noticed(tmp_path: Path) -> None:
+def test_any_changed_or_missing_file_is_detected(tmp_path: Path) -> None:
     model = classifier("squeezenet1_1")
     for name in ("weights.safetensors", "card.json", "digests.json"):
         folder = tmp_path / name
@@ -127,7 +127,7 @@ def test_any_changed_or_missing_file_is_noticed(tmp_path: Path) -> None:
             bundle.load(folder)
 
 
-def test_further_files_are_sealed_too(tmp_path: Path) -> None:
+def test_additional_files_are_sealed_too(tmp_path: Path) -> None:
     before = bundle.write(tmp_path, classifier("squeezenet1_1"))
     (tmp_path / "model.onnx").write_bytes(b"graph")
     assert bundle.seal(tmp_path) != before
@@ -137,7 +137,7 @@ def test_further_files_are_sealed_too(tmp_path: Path) -> None:
         bundle.load(tmp_path)
 
 
-def test_digests_may_not_name_a_file_elsewhere(tmp_path: Path) -> None:
+def test_digests_may_not_name_a_file_outside_the_bundle(tmp_path: Path) -> None:
     bundle.write(tmp_path, classifier("squeezenet1_1"))
     text = (tmp_path / "digests.json").read_text()
     (tmp_path / "digests.json").write_text(text.replace("{", '{"../card.json":"00",', 1))
@@ -168,14 +168,14 @@ def test_an_unknown_backbone_is_refused(tmp_path: Path) -> None:
         bundle.load(tmp_path)
 
 
-def test_a_card_survives_the_round_trip_and_another_version_does_not() -> None:
+def test_a_card_round_trips_and_another_version_is_refused() -> None:
     original = card("resnet18", "mobilenet_v2_keras")
     assert read_card(write_card(original)) == original
     with pytest.raises(ValueError, match="card format 2"):
         read_card(write_card(original).replace(b'"format_version":1', b'"format_version":2'))
 
 
-def test_loading_makes_no_random_weights_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_does_not_initialise_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle.write(tmp_path, classifier("resnet18"))
     made: list[str] = []
     monkeypatch.setattr(nn.init, "kaiming_normal_", lambda tensor, **_: made.append(str(tensor.device)))
@@ -183,7 +183,7 @@ def test_loading_makes_no_random_weights_first(tmp_path: Path, monkeypatch: pyte
     assert set(made) <= {"meta"}
 
 
-def test_a_detector_s_bundle_answers_as_the_detector_did(tmp_path: Path) -> None:
+def test_a_detector_s_bundle_predicts_the_same_as_the_detector(tmp_path: Path) -> None:
     written = detector("ssdlite320_mobilenet_v3_large")
     images = [written.prepare_pixels(rgb, rgb.shape[1], rgb.shape[0]) for rgb in pictures(2)]
     digest = bundle.write(tmp_path / "a", written)
@@ -201,7 +201,7 @@ def test_a_detector_s_bundle_answers_as_the_detector_did(tmp_path: Path) -> None
         bundle.load(tmp_path / "a")
 
 
-def test_a_detector_s_card_must_name_a_network_of_the_table(tmp_path: Path) -> None:
+def test_a_detector_s_card_must_name_a_network_of_the_catalogue(tmp_path: Path) -> None:
     bundle.write(tmp_path, detector())
     text = (tmp_path / "card.json").read_text()
     for other in (text.replace("yolox_nano", "yolox_giga"), re.sub(r'"backbones":\[.*?\}\]', '"backbones":[]', text)):

@@ -1,4 +1,4 @@
-"""Training views of detectors: boxes follow pixels, and the generator alone decides."""
+"""Training views of detectors: boxes follow pixels, and only the generator decides."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.vision import preprocess
-from services.vision.canvas import Canvas, Picture, augmented, fitting_canvas, kept, plain, variation
+from services.vision.canvas import AnnotatedImage, Canvas, augmented, fitting_canvas, plain, shrunk, variation
 from services.vision.card import InputRule
 
 RULE = InputRule(size=128, resize=128, fit="letterbox", mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)
@@ -18,16 +18,16 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def painted(width: int, height: int, box: tuple[int, int, int, int]) -> Picture:
+def painted(width: int, height: int, box: tuple[int, int, int, int]) -> AnnotatedImage:
     """Blue, with one red box."""
     rgb = np.full((height, width, 3), BLUE, np.uint8)
     left, top, right, bottom = box
     rgb[top:bottom, left:right] = RED
-    return Picture(rgb, torch.tensor([box], dtype=torch.float32), torch.tensor([1]))
+    return AnnotatedImage(rgb, torch.tensor([box], dtype=torch.float32), torch.tensor([1]))
 
 
 def red_box(view: Tensor) -> list[float]:
-    """Left, top, right, bottom of what is rather red than blue: colours may have been jittered."""
+    """Left, top, right, bottom of what is more red than blue, as colours may be jittered."""
     red = view[0] - view[2] > 0
     rows, columns = torch.nonzero(red.any(dim=1)).flatten(), torch.nonzero(red.any(dim=0)).flatten()
     return [float(columns[0]), float(rows[0]), float(columns[-1]) + 1, float(rows[-1]) + 1]
@@ -48,7 +48,7 @@ def test_boxes_follow_their_pixels(box: tuple[int, int, int, int], strength: flo
     assert seen >= 25
 
 
-def test_the_generator_alone_decides() -> None:
+def test_only_the_generator_decides_the_view() -> None:
     picture = painted(200, 120, (40, 30, 90, 70))
 
     def view(seed: int) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def test_the_generator_alone_decides() -> None:
 
 def test_a_plain_view_is_the_served_input() -> None:
     rgb = np.random.default_rng(0).integers(0, 255, (100, 140, 3), np.uint8)
-    picture = Picture(rgb, torch.tensor([[14.0, 10.0, 140.0, 100.0]]), torch.tensor([0]))
+    picture = AnnotatedImage(rgb, torch.tensor([[14.0, 10.0, 140.0, 100.0]]), torch.tensor([0]))
     view, targets = plain(picture, Canvas(128, 96, 128), RULE)
     assert torch.equal(view, preprocess.apply(rgb, RULE))
     assert targets.boxes[0].tolist() == pytest.approx([12.8, 9.1, 128, 91], abs=0.01)
@@ -74,12 +74,12 @@ def test_a_plain_view_is_the_served_input() -> None:
 
 
 @pytest.mark.parametrize("longer", [77, 154, 303])
-def test_a_plain_view_s_longer_side_is_the_canvas_s_whatever_the_division_rounds_to(longer: int) -> None:
+def test_a_plain_view_s_longer_side_is_the_canvas_s_despite_rounding(longer: int) -> None:
     _, targets = plain(painted(longer, 60, (0, 0, longer, 60)), Canvas(320, 320, 320), RULE)
     assert targets.boxes[0, 2] == 320
 
 
-def test_a_plain_view_on_too_narrow_a_canvas_shrinks() -> None:
+def test_a_plain_view_shrinks_to_fit_a_narrow_canvas() -> None:
     picture = painted(100, 200, (0, 0, 100, 200))
     view, targets = plain(picture, Canvas(128, 96, 128), RULE)
     assert view.shape == (3, 96, 128)
@@ -100,7 +100,7 @@ def test_strength_widens_the_range_of_sizes() -> None:
     assert widths(1)[-1] > 30
 
 
-def test_mirroring_is_as_often_as_asked_and_never_where_it_must_not_be() -> None:
+def test_views_are_mirrored_at_the_given_probability_and_never_when_forbidden() -> None:
     picture = painted(128, 96, (0, 0, 30, 96))
 
     def at_left(*, mirror: bool) -> int:
@@ -112,8 +112,8 @@ def test_mirroring_is_as_often_as_asked_and_never_where_it_must_not_be() -> None
     assert 10 <= at_left(mirror=True) <= 30
 
 
-def test_slivers_of_boxes_are_no_targets() -> None:
-    picture = Picture(
+def test_slivers_of_boxes_are_not_targets() -> None:
+    picture = AnnotatedImage(
         np.zeros((96, 128, 3), np.uint8),
         torch.tensor([[10.0, 10.0, 11.0, 60.0], [-90.0, 10.0, 10.0, 60.0], [-10.0, 10.0, 90.0, 60.0]]),
         torch.tensor([0, 1, 2]),
@@ -124,10 +124,10 @@ def test_slivers_of_boxes_are_no_targets() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(50, 16_000), (16_000, 50), (1, 1), (50, 50)])
-def test_extreme_pictures_have_views(width: int, height: int) -> None:
+def test_images_of_extreme_shape_have_views(width: int, height: int) -> None:
     rgb: NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
     whole = torch.tensor([[0.0, 0.0, width, height]])
-    picture = kept(rgb, whole, torch.tensor([0]), width=width, height=height, side=128)
+    picture = shrunk(rgb, whole, torch.tensor([0]), width=width, height=height, side=128)
     assert max(picture.rgb.shape) <= 160
     for seed in range(5):
         view, targets = augmented(picture, Canvas(128, 96, 128), RULE, variation(1, mirror=True), generator(seed))
@@ -137,26 +137,26 @@ def test_extreme_pictures_have_views(width: int, height: int) -> None:
     assert plain(picture, Canvas(128, 96, 128), RULE)[0].shape == (3, 96, 128)
 
 
-def test_a_picture_without_boxes_has_views_without_targets() -> None:
-    picture = Picture(np.zeros((96, 128, 3), np.uint8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+def test_an_image_without_boxes_has_views_without_targets() -> None:
+    picture = AnnotatedImage(np.zeros((96, 128, 3), np.uint8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     _, targets = augmented(picture, Canvas(128, 96, 128), RULE, variation(1, mirror=True), generator(0))
     assert targets.boxes.shape == (0, 4)
     assert targets.labels.shape == (0,)
 
 
-def test_a_kept_picture_is_small_and_its_boxes_are_in_its_own_pixels() -> None:
+def test_a_shrunk_image_is_small_and_its_boxes_are_in_its_own_pixels() -> None:
     rgb = np.zeros((300, 400, 3), np.uint8)  # decoded from 800 x 600
     boxes = torch.tensor([[80.0, 60.0, 800.0, 600.0]])
-    picture = kept(rgb, boxes, torch.tensor([0]), width=800, height=600, side=128)
+    picture = shrunk(rgb, boxes, torch.tensor([0]), width=800, height=600, side=128)
     assert picture.rgb.shape == (120, 160, 3)
     assert picture.boxes.tolist() == [[16, 12, 160, 120]]
-    small = kept(rgb[:60, :80], boxes, torch.tensor([0]), width=800, height=600, side=128)
+    small = shrunk(rgb[:60, :80], boxes, torch.tensor([0]), width=800, height=600, side=128)
     assert small.rgb.shape == (60, 80, 3)
     assert small.rgb.base is None
     assert small.boxes.tolist() == [[8, 6, 80, 60]]
 
 
-def test_a_canvas_fits_the_pictures_of_its_set() -> None:
+def test_a_canvas_fits_the_images_of_its_dataset() -> None:
     assert fitting_canvas([(640, 480)] * 10, 640) == Canvas(640, 480, 640)
     assert fitting_canvas([(640, 480)] * 19 + [(480, 640)], 416) == Canvas(416, 320, 416)
     assert fitting_canvas([(640, 480), (480, 640)], 416) == Canvas(416, 416, 416)

@@ -24,7 +24,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 
 def published(model: str, download: Download) -> Any:
-    """Torchvision's own entry of these weights."""
+    """Torchvision's own entry for these weights."""
     (weights,) = (entry for entry in torchvision.models.get_model_weights(model) if entry.url == download.url)
     assert download.source is WeightsSource.TORCHVISION
     assert len(download.digest) == 8
@@ -32,7 +32,7 @@ def published(model: str, download: Download) -> Any:
 
 
 def rows(title: str) -> list[list[str]]:
-    """Of the table under a title of the docs."""
+    """The rows of the table under a heading of the docs."""
     text = DOCS.joinpath("networks.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
     table = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
@@ -54,7 +54,7 @@ def test_the_docs_list_every_network_in_the_order_of_the_catalogue() -> None:
     ]
 
 
-def test_every_kind_has_its_networks_each_with_a_cost() -> None:
+def test_every_kind_has_networks_each_with_a_cost() -> None:
     assert set(NETWORKS) == set(ModelKind)
     assert RANDOM_START in BACKBONES
     assert BACKBONES[FIRST_BACKBONE].worth_download
@@ -76,7 +76,7 @@ def test_a_backbone_s_row_agrees_with_torchvision_s_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(DETECTORS))
-def test_rules_fill_up_to_strides_and_say_what_the_weights_were_trained_on(name: str) -> None:
+def test_rules_pad_to_strides_and_match_how_the_weights_were_trained(name: str) -> None:
     spec = DETECTORS[name]
     assert (spec.rule.fit, spec.rule.size % 32, spec.file_name) == ("letterbox", 0, f"{name}.safetensors")
     assert spec.gflops > 0

@@ -67,13 +67,13 @@ def test_accuracy_and_calibration_equal_the_published_code(scores: NDArray[Any],
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_top_five_equals_the_published_code_where_no_scores_tie(seed: int) -> None:
+def test_top_five_equals_the_published_code_without_ties(seed: int) -> None:
     scores, targets = sample(seed, categories=9)
     reference = published(evaluators.TopKAccuracyEvaluator(5), scores, targets)
     assert accuracy(scores, targets, 5) == pytest.approx(reference)
 
 
-def test_of_equal_scores_the_lower_index_counts_as_higher() -> None:
+def test_with_equal_scores_the_lower_index_ranks_higher() -> None:
     scores = np.full((4, 4), 0.25)
     assert accuracy(scores, np.array([0, 1, 2, 3]), 1) == 0.25
     assert accuracy(scores, np.array([0, 1, 2, 3]), 2) == 0.5
@@ -112,7 +112,7 @@ def test_the_suggested_threshold_has_the_best_f1_of_all() -> None:
         assert f1(category.suggested_threshold) == pytest.approx(best)
 
 
-def test_every_point_of_a_curve_says_what_its_threshold_gives_and_curves_stay_short() -> None:
+def test_every_point_of_a_curve_is_what_its_threshold_gives_and_curves_stay_short() -> None:
     scores, targets = sample(8, images=3000, categories=3)
     categories = classification_report(scores, targets).categories
     assert len(categories) == 3
@@ -127,7 +127,7 @@ def test_every_point_of_a_curve_says_what_its_threshold_gives_and_curves_stay_sh
             assert (point.precision, point.recall) == pytest.approx((expected.precision, expected.recall))
 
 
-def test_a_category_without_ground_truth_counts_in_no_mean() -> None:
+def test_a_category_without_ground_truth_is_in_no_mean() -> None:
     scores, targets = sample(2, present=5)
     absent = classification_report(scores, targets).categories[7]
     assert (absent.support, absent.recall, absent.average_precision) == (0, 0.0, 0.0)
@@ -135,7 +135,7 @@ def test_a_category_without_ground_truth_counts_in_no_mean() -> None:
     assert average_precision(scores, targets) > average_precision(np.ones_like(scores), targets)
 
 
-def test_no_images_at_all_give_zeros_and_the_widest_intervals() -> None:
+def test_no_images_give_zeros_and_the_widest_intervals() -> None:
     report = classification_report(np.empty((0, 3)), np.empty(0, np.int64))
     assert (report.average_precision, report.accuracy_top1, report.calibration_ece) == (0.0, 0.0, 0.0)
     assert (report.intervals["accuracy_top1"].low, report.intervals["accuracy_top1"].high) == (0.0, 1.0)
@@ -177,6 +177,6 @@ def test_few_resamples_give_an_interval_of_similar_width(monkeypatch: pytest.Mon
         (np.ones((2, 3)), np.array([0])),
     ],
 )
-def test_input_without_meaning_is_refused(scores: NDArray[Any], targets: NDArray[Any]) -> None:
+def test_inconsistent_input_is_refused(scores: NDArray[Any], targets: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match=r"scores|targets"):
         classification_report(scores, targets)

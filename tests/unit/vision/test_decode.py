@@ -1,4 +1,4 @@
-"""Every way an image may lie, and the one array that must come out."""
+"""Every way to store an image, and the one array that must come out."""
 
 import contextlib
 import random
@@ -24,7 +24,7 @@ from services.vision.repack import encode_for_pack
 from sightline.images.upright import FORMATS
 
 T = Image.Transpose
-# How a camera stores an upright picture for each EXIF orientation: the inverse of what a viewer must do.
+# How a camera stores an upright image for each EXIF orientation: the inverse of what a viewer must do.
 STORED = {
     1: None,
     2: T.FLIP_LEFT_RIGHT,
@@ -38,7 +38,7 @@ STORED = {
 
 
 def picture(width: int = 96, height: int = 128) -> Image.Image:
-    """Blocks of 16 pixels in colours that differ everywhere, so that every turn shows."""
+    """Blocks of 16 pixels in colours that differ everywhere, so that every rotation is visible."""
     colours = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
     return Image.fromarray(colours).resize((width, height), Image.Resampling.NEAREST)
 
@@ -58,7 +58,7 @@ def turned(orientation: int, format_: str, **options: Any) -> bytes:
 
 
 def png_claiming(width: int, height: int, data: bytes = b"", colour_type: int = 2) -> bytes:
-    """A PNG of the header's size, whose rows are `data`, compressed; by default it promises what it does not hold."""
+    """A PNG of the header's size with the rows `data`, by default too few."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -129,7 +129,7 @@ def test_another_format_is_refused_by_name(format_: str) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\0\0\1\0", b"\0\0\1\0\1\0", b"GIF89a", b"\xff\xd8\xff", b"II*\0", b"not an image"]
 )
-def test_bytes_that_are_no_image_are_refused(data: bytes) -> None:
+def test_bytes_that_are_not_an_image_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidImageFormat):
         decode(data)
 
@@ -152,7 +152,7 @@ def test_a_side_above_16000_is_refused_before_decoding() -> None:
             decode(data)
 
 
-def test_a_header_of_15000_pixels_a_side_passes_inspection_and_its_missing_pixels_are_named() -> None:
+def test_a_header_of_15000_pixels_per_side_passes_inspection_and_missing_pixels_are_reported() -> None:
     data = png_claiming(15_000, 15_000)
     assert inspect(data).width == 15_000
     with pytest.raises(InvalidImageFormat) as caught:
@@ -181,7 +181,7 @@ def test_a_truncated_file_is_refused_with_its_cause(format_: str) -> None:
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])
-def test_every_cut_of_a_file_is_said_in_words(format_: str) -> None:
+def test_every_truncation_is_reported_as_cut_off(format_: str) -> None:
     data = encoded(picture(480, 480), format_)
     for twentieth in range(1, 20):
         with pytest.raises(InvalidImageFormat, match=r"^image: is cut off"):
@@ -189,7 +189,7 @@ def test_every_cut_of_a_file_is_said_in_words(format_: str) -> None:
 
 
 def damaged_tiff(compression: str) -> bytes:
-    """One whose strips do not unpack."""
+    """A TIFF whose strips cannot be unpacked."""
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8))
     data = bytearray(encoded(noise, "TIFF", compression=compression))
     data[2000:2400] = bytes(byte ^ 0xFF for byte in data[2000:2400])
@@ -197,17 +197,17 @@ def damaged_tiff(compression: str) -> bytes:
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
-def test_a_damaged_tiff_is_refused_in_words_and_libtiff_prints_none_of_its_own(
+def test_a_damaged_tiff_is_refused_with_our_error_and_libtiff_prints_nothing(
     compression: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InvalidImageFormat) as caught:
         decode(damaged_tiff(compression), name="a.tif")
-    assert str(caught.value).startswith("a.tif: is damaged, or of a rare kind of TIFF")
+    assert str(caught.value).startswith("a.tif: is damaged, or an unusual kind of TIFF")
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("number", "name"), [(34712, "JPEG 2000"), (34887, "LERC"), (12345, "an unknown (12345)")])
-def test_a_tiff_whose_compression_cannot_be_read_is_told_which_it_is(number: int, name: str) -> None:
+def test_an_undecodable_tiff_compression_is_named(number: int, name: str) -> None:
     data = bytearray(encoded(picture(), "TIFF", compression="tiff_lzw"))
     tag = struct.pack("<HHII", 259, 3, 1, 5)  # compression: one short, 5 is LZW
     assert data.count(tag) == 1
@@ -220,24 +220,24 @@ def test_a_tiff_whose_compression_cannot_be_read_is_told_which_it_is(number: int
     ("data", "words"),
     [
         (b"", "is empty: it has 0 bytes"),
-        (bytes(9_000), "holds nothing but zeros"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC picture; convert it"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0", "is an AVIF picture; convert it"),
+        (bytes(9_000), "contains only zeros"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC image; convert it"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "is an AVIF image; convert it"),
         (b"\0\0\0\x18ftypmp42\0\0\0\0", "is a video; convert it"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL picture; convert it"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL image; convert it"),
         (b"%PDF-1.7\n", "is a PDF document; convert it"),
         (b"\n<!DOCTYPE html><html><title>404</title>", "is a web page, not an image"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
-        (b'{"error": "not found"}', "is of no accepted format; convert it to one of JPEG, PNG"),
+        (b'{"error": "not found"}', "is not in an accepted format; convert it to one of JPEG, PNG"),
     ],
 )
-def test_what_is_no_image_is_called_what_it_is(data: bytes, words: str) -> None:
+def test_a_file_that_is_not_an_image_is_named_for_what_it_is(data: bytes, words: str) -> None:
     with pytest.raises(InvalidImageFormat) as caught:
         decode(data, name="a.jpg")
     assert str(caught.value).startswith(f"a.jpg: {words}")
 
 
-def test_every_problem_of_an_image_continues_the_words_the_image() -> None:
+def test_every_problem_reads_as_a_predicate_of_the_image() -> None:
     png_with_text = PngInfo()
     png_with_text.add_text("note", "x" * 2_000_000, zip=True)
     hostile = [
@@ -255,7 +255,7 @@ def test_every_problem_of_an_image_continues_the_words_the_image() -> None:
         assert not problem.endswith("."), problem
 
 
-def test_damaged_files_either_decode_or_raise_the_one_error() -> None:
+def test_damaged_files_either_decode_or_raise_invalid_image_format() -> None:
     randomness = random.Random(0)
     for format_ in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "ICO", "TIFF"):
         data = encoded(picture(), format_)
@@ -322,14 +322,14 @@ def test_only_the_first_frame_of_an_animation_is_used_and_the_rest_is_flagged() 
     assert not inspect(encoded(frames[0], "GIF")).animated
 
 
-def test_an_mpo_gives_its_first_picture_and_is_no_animation() -> None:
+def test_an_mpo_gives_its_first_frame_and_is_not_an_animation() -> None:
     data = encoded(Image.new("RGB", (64, 64), "red"), "MPO", save_all=True, append_images=[Image.new("RGB", (64, 64))])
     assert inspect(data).format == "MPO"
     assert not inspect(data).animated
     assert np.abs(decode(data).astype(int) - [255, 0, 0]).max() < 6
 
 
-def test_an_icon_that_hides_a_huge_picture_is_refused_before_it_is_decoded() -> None:
+def test_an_icon_that_contains_a_huge_image_is_refused_before_it_is_decoded() -> None:
     inner = png_claiming(15_000, 15_000)
     icon = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, len(inner), 22) + inner
     with pytest.raises(InvalidImageSize, match="15000 x 15000"):
@@ -347,12 +347,12 @@ def test_a_long_side_is_scaled_down_without_seams(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(decode(data), pixels_of(noise))
 
 
-def test_a_picture_of_15000_pixels_a_side_is_scaled_in_bounded_memory(tmp_path: Path) -> None:
+def test_an_image_of_15000_pixels_per_side_is_scaled_in_bounded_memory(tmp_path: Path) -> None:
     compressor = zlib.compressobj(1)
     rows = b"".join(compressor.compress(bytes(1 + 15_000)) for _ in range(15_000)) + compressor.flush()
     path = tmp_path / "giant.png"
     path.write_bytes(png_claiming(15_000, 15_000, rows, colour_type=0))
-    # The kernel's own high-water mark: getrusage would carry over that of the process which started this one.
+    # The kernel's high-water mark: getrusage would include that of the parent process.
     program = (
         "import pathlib, re, sys; from services.vision.decode import decode;"
         "pixels = decode(pathlib.Path(sys.argv[1]).read_bytes());"
@@ -365,7 +365,7 @@ def test_a_picture_of_15000_pixels_a_side_is_scaled_in_bounded_memory(tmp_path: 
     assert peak_kib < 1_000_000  # 225 MB of grey samples, 315 MB of result, and the strips between
 
 
-def test_a_jpeg_may_come_smaller_but_not_below_what_was_asked() -> None:
+def test_a_jpeg_may_be_decoded_smaller_but_not_below_at_least() -> None:
     data = encoded(picture(1600, 960), "JPEG")
     assert decode(data, at_least=256).shape == (480, 800, 3) or decode(data, at_least=256).shape == (320, 534, 3)
     assert min(decode(data, at_least=256).shape[:2]) >= 256
@@ -374,14 +374,14 @@ def test_a_jpeg_may_come_smaller_but_not_below_what_was_asked() -> None:
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG"])
-def test_a_plain_jpeg_or_png_goes_into_the_pack_as_it_is(format_: str) -> None:
+def test_a_plain_jpeg_or_png_is_packed_unchanged(format_: str) -> None:
     data = encoded(picture(), format_)
     packed = encode_for_pack(data, inspect(data))
     assert packed.data is data
     assert (packed.extension, packed.width, packed.height) == ({"JPEG": "jpg", "PNG": "png"}[format_], 96, 128)
 
 
-def test_what_is_not_upright_still_or_plain_is_re_encoded_and_looks_the_same() -> None:
+def test_turned_animated_and_other_images_are_re_encoded_and_look_the_same() -> None:
     animated = encoded(picture(), "PNG", save_all=True, append_images=[Image.new("RGB", (96, 128))])
     cases = [(turned(6, "JPEG", quality=95), "jpg"), (turned(5, "PNG"), "png"), (animated, "png")]
     cases += [(encoded(picture(), format_), "png") for format_ in ("BMP", "GIF", "TIFF")]

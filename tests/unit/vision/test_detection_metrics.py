@@ -18,7 +18,7 @@ from services.vision import detection_matching
 from services.vision.detection_matching import IOU_THRESHOLDS, DetectionTable, GroundTruth, match
 from services.vision.detection_metrics import detection_report, resampled
 
-OUT_OF_RANGE = 2e10  # an area by which pycocotools ignores a region that is no crowd
+OUT_OF_RANGE = 2e10  # an area from which pycocotools ignores a region that is not a crowd
 
 
 def reference(truths: GroundTruth, detected: DetectionTable, images: int, categories: int) -> NDArray[Any]:
@@ -117,12 +117,12 @@ def test_random_scenes_equal_pycocotools(images: int, categories: int, **scenery
 
 
 @pytest.mark.parametrize("levels", [4, 1000])
-def test_only_the_hundred_surest_of_an_image_and_category_count(levels: int) -> None:
+def test_only_the_hundred_most_confident_of_an_image_and_category_count(levels: int) -> None:
     truths, detected = scene(1, images=3, categories=2, truths=400, detections=1500, levels=levels)
     require_equal(truths, detected, 3, 2)
 
 
-def test_many_boxes_on_one_another_equal_pycocotools() -> None:
+def test_many_overlapping_boxes_equal_pycocotools() -> None:
     random = np.random.default_rng(2)
     boxes = 100 + random.normal(0, 4, (240, 4))
     nothing = np.zeros(100, np.int64)
@@ -136,7 +136,7 @@ def test_many_categories_equal_pycocotools() -> None:
     require_equal(truths, detected, 20, 80)
 
 
-def test_pairs_taken_in_small_portions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_pairs_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detection_matching, "PAIRS_AT_ONCE", 7)
     truths, detected = scene(4)
     require_equal(truths, detected, 12, 3)
@@ -162,7 +162,7 @@ def test_jittered_boxes_of_real_images_equal_pycocotools(test_data: Path) -> Non
         require_equal(truths, detected, len(image), len(category))
 
 
-def test_an_image_drawn_twice_weighs_like_two_copies_of_it() -> None:
+def test_an_image_of_weight_2_counts_like_two_copies() -> None:
     truths, detected = scene(5, levels=10**9)
     weights = np.random.default_rng(0).integers(0, 4, 12)
     copies = np.repeat(np.arange(12), weights)
@@ -210,16 +210,16 @@ def test_an_image_of_weight_0_does_not_count() -> None:
         assert weighted.mean_average_precision(weights) == pytest.approx(plain.mean_average_precision(), abs=1e-12)
 
 
-def nought(count: int) -> NDArray[np.int64]:
+def zeros(count: int) -> NDArray[np.int64]:
     return np.zeros(count, np.int64)
 
 
-def test_the_suggested_threshold_is_of_the_best_f1_and_the_curve_counts_equal_scores_together() -> None:
+def test_the_suggested_threshold_has_the_best_f1_and_the_curve_counts_equal_scores_together() -> None:
     box, elsewhere = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 10.0, 10.0]
-    truths = GroundTruth(np.array([0, 1, 2]), nought(3), np.array([box] * 3), np.zeros(3, bool))
+    truths = GroundTruth(np.array([0, 1, 2]), zeros(3), np.array([box] * 3), np.zeros(3, bool))
     detected = DetectionTable(
         np.array([0, 1, 1, 2, 2]),
-        nought(5),
+        zeros(5),
         np.array([box, box, elsewhere, elsewhere, box]),
         np.array([0.9, 0.8, 0.8, 0.4, 0.1]),
     )
@@ -245,23 +245,23 @@ def test_the_curve_is_thinned_to_a_hundred_points() -> None:
         assert recalls == sorted(recalls, reverse=True)
 
 
-def test_what_is_not_defined_is_none() -> None:
+def test_undefined_metrics_are_none() -> None:
     empty = np.empty((0, 4))
-    nothing = GroundTruth(nought(0), nought(0), empty, np.zeros(0, bool))
-    report = detection_report(nothing, DetectionTable(nought(1), nought(1), np.ones((1, 4)), np.ones(1)), 2, 1)
+    nothing = GroundTruth(zeros(0), zeros(0), empty, np.zeros(0, bool))
+    report = detection_report(nothing, DetectionTable(zeros(1), zeros(1), np.ones((1, 4)), np.ones(1)), 2, 1)
     assert report.mean_average_precision_50 is None
     assert report.intervals == {}
     assert (report.categories[0].average_precision_50, report.categories[0].recall) == (None, None)
-    missed = GroundTruth(nought(1), nought(1), np.ones((1, 4)), np.zeros(1, bool))
-    report = detection_report(missed, DetectionTable(nought(0), nought(0), empty, np.empty(0)), 2, 2)
+    missed = GroundTruth(zeros(1), zeros(1), np.ones((1, 4)), np.zeros(1, bool))
+    report = detection_report(missed, DetectionTable(zeros(0), zeros(0), empty, np.empty(0)), 2, 2)
     found, absent = report.categories
     assert report.mean_average_precision_30 == 0.0
     assert (found.recall, found.f1, found.precision, found.suggested_threshold) == (0.0, 0.0, None, None)
     assert (absent.support, absent.recall, absent.curve) == (0, None, ())
-    assert detection_report(nothing, DetectionTable(nought(0), nought(0), empty, np.empty(0)), 0, 0).categories == ()
+    assert detection_report(nothing, DetectionTable(zeros(0), zeros(0), empty, np.empty(0)), 0, 0).categories == ()
 
 
-def test_the_interval_holds_the_mean_and_narrows_with_more_images() -> None:
+def test_the_interval_contains_the_mean_and_narrows_with_more_images() -> None:
     widths: list[float] = []
     for images in (20, 2000):
         truths, detected = scene(8, images=images, truths=3 * images, detections=5 * images, levels=10**9)
@@ -285,18 +285,18 @@ def test_two_detectors_are_compared_on_the_same_resamples() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"images": np.array([2])}, "lie in 0..1"),
-        ({"categories": np.array([-1])}, "lie in 0..0"),
+        ({"images": np.array([2])}, "be in 0..1"),
+        ({"categories": np.array([-1])}, "be in 0..0"),
         ({"scores": np.array([np.nan])}, "scores must be finite"),
         ({"boxes": np.full((1, 4), np.inf)}, "boxes must be finite"),
-        ({"boxes": np.ones((1, 3))}, "not of one length"),
+        ({"boxes": np.ones((1, 3))}, "differ in length"),
     ],
 )
-def test_input_without_meaning_is_refused(change: dict[str, Any], complaint: str) -> None:
-    truths = GroundTruth(nought(1), nought(1), np.ones((1, 4)), np.zeros(1, bool))
+def test_inconsistent_input_is_refused(change: dict[str, Any], complaint: str) -> None:
+    truths = GroundTruth(zeros(1), zeros(1), np.ones((1, 4)), np.zeros(1, bool))
     columns: dict[str, Any] = {
-        "images": nought(1),
-        "categories": nought(1),
+        "images": zeros(1),
+        "categories": zeros(1),
         "boxes": np.ones((1, 4)),
         "scores": np.ones(1),
     }

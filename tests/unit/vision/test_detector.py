@@ -61,7 +61,7 @@ def scripted(boxes: list[list[float]], scores: list[list[float]], rule: Suppress
 
 
 @pytest.mark.parametrize("name", ["yolox_nano", "ssdlite320_mobilenet_v3_large"])
-def test_an_image_s_boxes_do_not_depend_on_its_batch_or_its_shape_s_neighbours(name: str) -> None:
+def test_an_image_s_boxes_do_not_depend_on_its_batch(name: str) -> None:
     model = detector(name)
     images = prepared(model)
     assert len({image.pixels.shape for image in images}) > 2
@@ -74,7 +74,7 @@ def test_an_image_s_boxes_do_not_depend_on_its_batch_or_its_shape_s_neighbours(n
     assert model.predict_prepared([]) == []
 
 
-def test_boxes_lie_within_the_picture_by_falling_score() -> None:
+def test_boxes_are_inside_the_image_by_falling_score() -> None:
     model = detector()
     for answer, (width, height) in zip(model.predict_prepared(prepared(model)), SIZES, strict=True):
         assert 0 < len(answer) <= 300
@@ -86,14 +86,14 @@ def test_boxes_lie_within_the_picture_by_falling_score() -> None:
         assert set(answer.labels.tolist()) <= {0, 1, 2}
 
 
-def test_candidates_become_left_top_width_height_in_the_picture_s_pixels() -> None:
+def test_candidates_become_left_top_width_height_in_image_pixels() -> None:
     answer = scripted([[10, 20, 30, 50], [-5, 40, 20, 80]], [[0.5, 0.1], [0.2, 0.9]], Suppression(least_score=0.3))
     assert answer.boxes.tolist() == [[0, 80, 40, 48], [20, 40, 40, 60]]
     assert answer.scores.tolist() == pytest.approx([0.9, 0.5])
     assert answer.labels.tolist() == [1, 0]
 
 
-def test_overlapping_boxes_go_within_their_category_only() -> None:
+def test_only_overlapping_boxes_of_the_same_category_are_suppressed() -> None:
     boxes: list[list[float]] = [[10, 10, 50, 50], [11, 10, 51, 50], [12, 10, 52, 50]]
     scores = [[0.9, 0.0], [0.8, 0.0], [0.0, 0.7]]
     answer = scripted(boxes, scores, Suppression(iou=0.5, least_score=0.1))
@@ -102,7 +102,7 @@ def test_overlapping_boxes_go_within_their_category_only() -> None:
     assert len(scripted(boxes, scores, Suppression(iou=0.99, least_score=0.1))) == 3
 
 
-def test_no_more_boxes_come_than_the_card_allows_and_the_best_ones() -> None:
+def test_at_most_as_many_boxes_as_the_card_allows_are_returned_best_first() -> None:
     boxes = [[4.0 * i, 0, 4.0 * i + 3, 10] for i in range(20)]
     answer = scripted(boxes, [[0.2 + 0.01 * i] for i in range(20)], Suppression(most=3, least_score=0.1))
     assert answer.scores.tolist() == pytest.approx([0.39, 0.38, 0.37])
@@ -110,7 +110,7 @@ def test_no_more_boxes_come_than_the_card_allows_and_the_best_ones() -> None:
     assert crowded.scores.tolist() == pytest.approx([0.39])
 
 
-def test_a_thousand_categories_on_the_widest_picture_are_told_apart_to_the_fraction_of_a_pixel() -> None:
+def test_a_thousand_categories_on_the_widest_image_are_suppressed_to_a_fraction_of_a_pixel() -> None:
     boxes: list[list[float]] = [[10, 10, 13, 13], [10.7, 10, 13.7, 13], [15990, 10, 16000, 20]]
     scores = [[0.0] * 999 + [score] for score in (0.9, 0.8)] + [[0.7] + [0.0] * 999]
     rule = Suppression(iou=0.55, least_score=0.1)  # the first two overlap by 0.62, by 0.5 in whole pixels
@@ -120,7 +120,7 @@ def test_a_thousand_categories_on_the_widest_picture_are_told_apart_to_the_fract
     assert answer.labels.tolist() == [999, 0]
 
 
-def test_the_best_pairs_come_though_every_box_has_a_score_in_every_category() -> None:
+def test_the_best_pairs_are_returned_though_every_box_has_a_score_in_every_category() -> None:
     boxes = [[4.0 * (i % 24), 10.0 * (i // 24), 4.0 * (i % 24) + 3, 10.0 * (i // 24) + 9] for i in range(120)]
     scores = torch.rand(120, 50, generator=torch.Generator().manual_seed(0))
     answer = scripted(boxes, scores.tolist(), Suppression(most=4, least_score=0))
@@ -132,7 +132,7 @@ def test_the_best_pairs_come_though_every_box_has_a_score_in_every_category() ->
 @pytest.mark.parametrize(
     "name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"]
 )
-def test_a_network_of_nothing_but_nan_answers_nothing(name: str) -> None:
+def test_a_network_whose_outputs_are_all_nan_detects_nothing(name: str) -> None:
     network = build_detector(name, 3, seed=0).requires_grad_(False)
     for parameter in network.parameters():
         parameter.fill_(torch.nan)
@@ -143,7 +143,7 @@ def test_a_network_of_nothing_but_nan_answers_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"]
 )
-def test_the_most_extreme_pictures_have_answers(name: str) -> None:
+def test_images_of_extreme_shape_have_detections(name: str) -> None:
     model = detector(name)
     rgb = np.zeros((1024, 4, 3), np.uint8)
     tall, wide = model.prepare_pixels(rgb, 50, 16000), model.prepare_pixels(rgb.transpose(1, 0, 2), 16000, 50)
@@ -153,7 +153,7 @@ def test_the_most_extreme_pictures_have_answers(name: str) -> None:
         assert (answer.boxes[:, :2] + answer.boxes[:, 2:] <= np.array(limit) + 1e-2).all()
 
 
-def test_what_lies_outside_the_picture_or_scores_too_little_is_no_answer() -> None:
+def test_boxes_outside_the_image_or_with_low_scores_are_dropped() -> None:
     answer = scripted(
         [[100, 10, 120, 30], [10, 10, 10, 30], [5, 5, 9, 9]], [[0.9], [0.9], [0.05]], Suppression(least_score=0.1)
     )
@@ -161,7 +161,7 @@ def test_what_lies_outside_the_picture_or_scores_too_little_is_no_answer() -> No
     assert answer.boxes.shape == (0, 4)
 
 
-def test_a_file_is_prepared_as_its_pixels_are_and_turned_upright() -> None:
+def test_a_file_is_prepared_like_its_pixels_and_turned_upright() -> None:
     model = detector()
     rgb = pictures()[0]
     out, turned = BytesIO(), BytesIO()

@@ -1,4 +1,4 @@
-"""Each detector of the table is what a detector network must be, and takes its published weights strictly."""
+"""Every detector of the catalogue is a valid detector network, and loads its published weights strictly."""
 
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,14 @@ def on_meta(name: str, categories: int = CATEGORIES) -> DetectorNetwork:
 
 
 def published(name: str) -> dict[str, Tensor]:
-    """A state under the published names, of COCO's categories, full of twos."""
+    """Weights by the published names, of COCO's categories, all twos."""
     network = on_meta(name, 80)
     module = network.model if isinstance(network, TorchvisionDetector) else network
     return {key: torch.full(tensor.shape, 2, dtype=tensor.dtype) for key, tensor in module.state_dict().items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_head_neck_and_backbone_are_each_parameter_once(name: str) -> None:
+def test_head_neck_and_backbone_contain_each_parameter_once(name: str) -> None:
     network = on_meta(name)
     parts = [parameter for part in network.parts() for parameter in part.parameters()]
     assert len(network.parts()) == 3
@@ -69,7 +69,7 @@ def test_the_loss_is_one_finite_number_that_trains_every_part(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", TWO_STAGE])
-def test_images_without_a_box_have_a_finite_loss_too(name: str) -> None:
+def test_images_without_boxes_have_a_finite_loss(name: str) -> None:
     network = build_detector(name, CATEGORIES, seed=0).train()
     loss = network.loss(images(), targets()[1:] * 2)
     loss.backward()
@@ -78,7 +78,7 @@ def test_images_without_a_box_have_a_finite_loss_too(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*LIGHT, TWO_STAGE])
 @torch.inference_mode()
-def test_an_image_s_candidates_do_not_depend_on_the_images_beside_it(name: str) -> None:
+def test_an_image_s_candidates_do_not_depend_on_its_batch(name: str) -> None:
     network = build_detector(name, CATEGORIES, seed=0).eval()
     together = network.candidates(images(3))
     count, boxes_each = together.boxes.shape[1], CATEGORIES if name == TWO_STAGE else 1
@@ -123,7 +123,7 @@ def test_torchvision_s_own_detections_are_among_the_candidates(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_published_weights_load_but_for_what_depends_on_the_categories(name: str) -> None:
+def test_published_weights_load_except_what_depends_on_the_categories(name: str) -> None:
     state = published(name)
     network = build_detector(name, CATEGORIES, seed=0)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
@@ -138,7 +138,7 @@ def test_published_weights_load_but_for_what_depends_on_the_categories(name: str
         load_detector_weights(network, state)
 
 
-def test_files_of_networks_whose_normalisation_stood_still_load_under_the_older_names() -> None:
+def test_weights_of_networks_with_frozen_normalisation_load_by_the_older_names() -> None:
     state = {key: tensor for key, tensor in published(TWO_STAGE).items() if not key.endswith("num_batches_tracked")}
     for suffix in ("weight", "bias"):
         state[f"rpn.head.conv.{suffix}"] = state.pop(f"rpn.head.conv.0.0.{suffix}")
@@ -159,7 +159,7 @@ def test_missing_misshapen_or_foreign_tensors_are_refused() -> None:
         load_detector_weights(network, {key: tensor for key, tensor in state.items() if "cls_preds" not in key})
 
 
-def test_the_head_is_kept_on_request_where_the_categories_agree() -> None:
+def test_the_head_is_loaded_on_request_if_the_categories_match() -> None:
     source, network = build_detector("yolox_nano", 5, seed=1), build_detector("yolox_nano", 5, seed=2)
     load_detector_weights(network, source.state_dict(), keep_head=True)
     assert all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in network.state_dict().items())
@@ -167,7 +167,7 @@ def test_the_head_is_kept_on_request_where_the_categories_agree() -> None:
         load_detector_weights(build_detector("yolox_nano", 4), source.state_dict(), keep_head=True)
 
 
-def test_a_seed_decides_the_weights_and_leaves_the_global_one_alone() -> None:
+def test_the_seed_decides_the_weights_and_the_global_generator_is_untouched() -> None:
     state = torch.get_rng_state()
     first, again = build_detector("yolox_nano", 2, seed=3), build_detector("yolox_nano", 2, seed=3)
     assert torch.equal(torch.get_rng_state(), state)

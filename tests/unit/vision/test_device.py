@@ -1,4 +1,4 @@
-"""Which device is chosen, where the GPU is there, is not there, or cannot be used."""
+"""Which device is chosen if there is a GPU, none, or an unusable one."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from services.vision.device import Device, DeviceUnusable, choose
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine with a GPU and its driver, as torch shows it."""
+    """A machine with a GPU and its driver, as torch reports it."""
     (tmp_path / "version").write_text("580.65.06\n")
     ones = torch.ones
     monkeypatch.setattr(device, "_DRIVER", tmp_path / "version")
@@ -20,7 +20,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """Whatever is computed on the GPU fails."""
+    """Every computation on the GPU fails."""
 
     def fail(size: int, device: str) -> torch.Tensor:
         raise error
@@ -43,7 +43,7 @@ def test_a_gpu_is_used_unless_the_settings_say_otherwise() -> None:
         AssertionError("Torch not compiled with CUDA enabled"),
     ],
 )
-def test_a_gpu_that_computes_nothing_ends_whoever_must_use_it_and_is_said_to_others(
+def test_an_unusable_gpu_is_an_error_if_required_and_reported_otherwise(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     broken(monkeypatch, error)
@@ -56,11 +56,9 @@ def test_a_gpu_that_computes_nothing_ends_whoever_must_use_it_and_is_said_to_oth
     assert chosen.problem in str(raised.value)
 
 
-def test_a_machine_without_a_gpu_computes_on_its_cpu_and_there_is_nothing_to_say(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_a_gpu_the_cpu_is_used_and_nothing_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(device, "_DRIVER", tmp_path / "missing")
     broken(monkeypatch, RuntimeError("Found no NVIDIA driver on your system."))
     assert choose("auto") == Device("cpu", "cpu")
-    with pytest.raises(DeviceUnusable, match="no driver of NVIDIA is loaded"):
+    with pytest.raises(DeviceUnusable, match="no NVIDIA driver is loaded"):
         choose("cuda")

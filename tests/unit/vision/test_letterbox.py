@@ -1,4 +1,4 @@
-"""The letterbox: an input depends on its picture and the rule only, and boxes go there and back."""
+"""The letterbox: an input depends on its image and the rule only, and boxes are converted exactly."""
 
 from io import BytesIO
 
@@ -25,7 +25,7 @@ RULE = InputRule(size=64, resize=64, fit="letterbox", mean=(0, 0, 0), std=(1, 1,
         (16_000, 1, (640, 1), (640, 32)),
     ],
 )
-def test_the_picture_is_filled_up_to_multiples_of_32_of_its_own(
+def test_an_image_is_padded_to_its_own_multiples_of_32(
     width: int, height: int, inner: tuple[int, int], outer: tuple[int, int]
 ) -> None:
     frame = letterbox(width, height, 640)
@@ -35,7 +35,7 @@ def test_the_picture_is_filled_up_to_multiples_of_32_of_its_own(
     assert frame.scale_y * height == pytest.approx(inner[1])
 
 
-def test_boxes_of_the_input_go_to_the_image() -> None:
+def test_boxes_are_converted_from_the_input_to_the_image() -> None:
     frame = letterbox(1000, 667, 640)
     boxes = torch.tensor([[[0.0, 0.0, 640.0, 427.0]], [[6.4, 42.7, 64.0, 213.5]]])
     expected = torch.tensor([[[0.0, 0.0, 1000.0, 667.0]], [[10.0, 66.7, 100.0, 333.5]]])
@@ -43,7 +43,7 @@ def test_boxes_of_the_input_go_to_the_image() -> None:
     assert frame.to_image(torch.zeros(0, 4)).shape == (0, 4)
 
 
-def test_a_picture_decoded_smaller_lies_where_the_whole_one_would() -> None:
+def test_an_image_decoded_smaller_has_the_letterbox_of_the_original() -> None:
     rgb = np.full((334, 501, 3), 200, np.uint8)  # a JPEG of 1001 x 667 at half its size
     rule = InputRule(size=640, resize=640, fit="letterbox", mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)
     frame = letterbox(1001, 667, 640)
@@ -57,7 +57,7 @@ def test_a_picture_decoded_smaller_lies_where_the_whole_one_would() -> None:
 def test_a_file_s_orientation_is_applied_before_its_letterbox() -> None:
     out = BytesIO()
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying, shown standing
+    exif[0x0112] = 6  # stored landscape, shown portrait
     Image.new("RGB", (100, 50), (200, 200, 200)).save(out, "JPEG", exif=exif)
     view = preprocess.load(out.getvalue(), RULE)
     assert view.shape == (3, 64, 32)
@@ -73,6 +73,6 @@ def test_a_large_jpeg_is_decoded_smaller_without_its_letterbox_changing() -> Non
     assert view[0, 48:].unique().tolist() == [114]
 
 
-def test_half_of_a_letterbox_s_size_more_is_enough_of_the_shorter_side() -> None:
+def test_a_letterbox_decodes_at_one_and_a_half_times_its_size() -> None:
     assert InputRule(size=416, resize=416, fit="letterbox").at_least == 640
     assert InputRule(size=640, resize=640, fit="letterbox").at_least == 1024

@@ -28,12 +28,12 @@ def generator(seed: int) -> torch.Generator:
 
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (300, 500), (224, 224), (60, 400)])
-def test_the_rule_agrees_with_torchvision_s_own_transform(width: int, height: int) -> None:
+def test_the_rule_equals_torchvision_s_own_transform(width: int, height: int) -> None:
     rgb = gradient(width, height)
     ours = preprocess.apply(rgb, RULE)
     theirs = MobileNet_V2_Weights.IMAGENET1K_V1.transforms()(Image.fromarray(rgb))
     assert ours.shape == theirs.shape == (3, 224, 224)
-    # Fixed point against floating point: one step of 255 at most, on the average far less.
+    # Fixed point against floating point: at most one step of 255, on average far less.
     assert (ours - theirs).abs().mean() < 0.01
     assert (ours - theirs).abs().max() < 0.1
 
@@ -45,7 +45,7 @@ def test_the_same_pixels_give_the_same_input_whether_writeable_or_not() -> None:
     assert torch.equal(preprocess.apply(rgb, RULE), preprocess.apply(frozen, RULE))
 
 
-def test_letterboxing_keeps_the_whole_picture_and_pads_with_grey() -> None:
+def test_letterboxing_keeps_the_whole_image_and_pads_with_grey() -> None:
     rule = InputRule(size=64, resize=64, fit="letterbox", mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)
     image = preprocess.apply(np.full((50, 100, 3), 200, np.uint8), rule)
     assert image.shape == (3, 32, 64)
@@ -62,7 +62,7 @@ def test_channel_order_scale_mean_and_std_are_the_rule_s() -> None:
     assert image[:, 0, 0].tolist() == [(30 - 1) / 2, (20 - 2) / 2, (10 - 3) / 2]
 
 
-def test_a_file_gives_what_its_pixels_give() -> None:
+def test_a_file_gives_the_same_input_as_its_pixels() -> None:
     out = BytesIO()
     Image.fromarray(gradient(200, 100)).save(out, "PNG")
     assert torch.equal(preprocess.load(out.getvalue(), RULE), preprocess.apply(gradient(200, 100), RULE))
@@ -71,14 +71,14 @@ def test_a_file_gives_what_its_pixels_give() -> None:
 def test_an_augmented_view_depends_on_the_generator_alone() -> None:
     rgb = gradient(300, 200)
     first = preprocess.augment(rgb, RULE, Augmentation(), generator(1))
-    torch.rand(7)  # the global generator plays no part
+    torch.rand(7)  # the global generator must not matter
     assert torch.equal(first, preprocess.augment(rgb, RULE, Augmentation(), generator(1)))
     assert not torch.equal(first, preprocess.augment(rgb, RULE, Augmentation(), generator(2)))
     assert first.shape == (3, 224, 224)
     assert first.isfinite().all()
 
 
-def test_an_augmentation_of_nothing_is_the_picture_itself() -> None:
+def test_an_augmentation_of_zeros_is_the_image_itself() -> None:
     rgb = gradient(256, 256)
     nothing = Augmentation(min_area=1, max_aspect=1, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
     rule = InputRule(size=224, resize=224)
@@ -93,7 +93,7 @@ def jittered(**strength: float) -> torch.Tensor:
     return preprocess.augment(picture, rule, dataclasses.replace(still, **strength), generator(3))
 
 
-def test_jitter_changes_what_it_is_named_after_and_nothing_else() -> None:
+def test_each_kind_of_jitter_changes_only_what_it_is_named_after() -> None:
     still = jittered()
     luma = torch.tensor([0.299, 0.587, 0.114])
     factors = jittered(brightness=0.3) / still
@@ -108,7 +108,7 @@ def test_jitter_changes_what_it_is_named_after_and_nothing_else() -> None:
     torch.testing.assert_close(luma @ contrast.mean(dim=(1, 2)), luma @ still.mean(dim=(1, 2)), atol=0.1, rtol=0)
 
 
-def test_flips_come_as_often_as_asked() -> None:
+def test_flips_have_the_given_probability() -> None:
     rgb = gradient(64, 64)
     rule = InputRule(size=64, resize=64)
     always = Augmentation(min_area=1, max_aspect=1, flip=1, brightness=0, contrast=0, saturation=0, hue=0)
@@ -117,13 +117,13 @@ def test_flips_come_as_often_as_asked() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(50, 50), (1, 300), (2000, 50)])
-def test_extreme_pictures_can_be_augmented(width: int, height: int) -> None:
+def test_images_of_extreme_shape_can_be_augmented(width: int, height: int) -> None:
     for seed in range(5):
         view = preprocess.augment(gradient(width, height), RULE, Augmentation(), generator(seed))
         assert view.shape == (3, 224, 224)
 
 
-def test_fixed_views_begin_with_the_served_one_and_repeat() -> None:
+def test_fixed_views_begin_with_the_served_one_and_are_repeatable() -> None:
     rgb = gradient(300, 200)
     views = [preprocess.view(rgb, RULE, index) for index in range(4)]
     assert torch.equal(views[0], preprocess.apply(rgb, RULE))
@@ -132,7 +132,7 @@ def test_fixed_views_begin_with_the_served_one_and_repeat() -> None:
     assert not torch.equal(views[2], views[3])
 
 
-def test_size_is_the_weights_own_or_for_random_weights_the_pictures_own() -> None:
+def test_the_size_suits_pretrained_weights_or_for_random_ones_the_images() -> None:
     assert input_size(True, 224, [64, 64]) == 256
     assert input_size(False, 224, [64, 64, 500]) == 64
     assert input_size(False, 224, [20]) == 64
@@ -148,7 +148,7 @@ def test_a_rule_at_another_size_keeps_its_margin() -> None:
     assert RULE.resized(64).at_least == 256
 
 
-def test_stretching_keeps_the_whole_picture():
+def test_stretching_keeps_the_whole_image():
     rgb = np.zeros((60, 120, 3), np.uint8)
     rgb[:, :30] = 200  # the left quarter, which a centre crop would lose
     rule = InputRule(size=40, resize=40, fit="stretch", mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)

@@ -1,4 +1,4 @@
-"""SimOTA: which proposals learn which box, and the loss of it."""
+"""SimOTA: which proposals learn which box, and the loss."""
 
 import math
 
@@ -30,7 +30,7 @@ def grid(side: int = 8, stride: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def level(boxes: Tensor, categories: int = 2, objectness: float = 0.0) -> Proposals:
-    """Proposals of one image that say `boxes` [k, 4] with even categories."""
+    """Proposals of one image with `boxes` [k, 4] and equal category scores."""
     corners, strides = grid()
     centre = ((boxes[:, :2] + boxes[:, 2:]) / 2 - corners) / strides
     size = ((boxes[:, 2:] - boxes[:, :2]) / strides).log()
@@ -50,11 +50,11 @@ def assigned(proposals: Proposals, wanted: Targets) -> tuple[list[int], list[int
     return found.cells.tolist(), found.owners.tolist(), found.overlaps.tolist()
 
 
-def test_a_box_takes_as_many_proposals_as_their_overlaps_add_up_to() -> None:
+def test_a_box_takes_as_many_proposals_as_the_sum_of_their_overlaps() -> None:
     corners, _ = grid()
     boxes = around(corners, 1.0)
     exact = torch.tensor([16.0, 16.0, 40.0, 40.0])
-    for cell in (18, 19, 27):  # three cells that say exactly the box: overlaps add up to a little over three
+    for cell in (18, 19, 27):  # three cells predict the box exactly: the overlaps sum to a little over three
         boxes[cell] = exact
     cells, owners, overlaps = assigned(level(boxes), targets((16, 16, 40, 40)))
     assert cells == [18, 19, 27]
@@ -62,7 +62,7 @@ def test_a_box_takes_as_many_proposals_as_their_overlaps_add_up_to() -> None:
     assert overlaps == pytest.approx([1.0, 1.0, 1.0])
 
 
-def test_a_box_that_nothing_fits_still_takes_one_cell_near_its_centre() -> None:
+def test_a_box_that_no_proposal_fits_still_takes_one_cell_near_its_centre() -> None:
     corners, _ = grid()
     cells, owners, _ = assigned(level(around(corners, 0.5)), targets((20, 20, 21, 21)))
     assert owners == [0]
@@ -83,7 +83,7 @@ def test_of_two_cells_with_equal_boxes_the_one_of_the_right_category_is_taken() 
     corners, _ = grid()
     boxes = around(corners, 0.5)
     boxes[27] = boxes[28] = torch.tensor([20.0, 20.0, 40.0, 40.0])
-    boxes[28, 2:] -= 8.0  # together they overlap by less than two boxes, so that one is taken
+    boxes[28, 2:] -= 8.0  # the overlaps sum to less than two, so one is taken
     boxes[27] = boxes[28]
     proposals = level(boxes)
     proposals.raw[0, 27, 5:] = torch.tensor([3.0, -3.0])
@@ -97,7 +97,7 @@ def test_a_box_outside_the_cells_takes_none() -> None:
     assert assigned(level(around(corners, 8.0)), targets((200, 200, 220, 220))) == ([], [], [])
 
 
-def test_the_loss_of_one_exact_certain_proposal_is_nothing() -> None:
+def test_the_loss_of_one_exact_certain_proposal_is_zero() -> None:
     corners, _ = grid()
     boxes = around(corners, 0.5)
     boxes[27] = torch.tensor([20.0, 20.0, 40.0, 40.0])
@@ -113,7 +113,7 @@ def test_the_loss_is_the_sum_of_its_terms_per_proposal_that_learns() -> None:
     proposals = level(boxes, objectness=-20.0)
     proposals.raw[0, 27, 4:] = 0.0
     loss = float(mean_loss(proposals, [targets((20, 20, 40, 40))]))
-    # Overlap 1/2: box 5·(1 - 1/4); objectness log 2; categories log 2 each, whatever the soft target is.
+    # Overlap 1/2: box 5·(1 - 1/4); objectness log 2; categories log 2 each, for any soft target.
     assert loss == pytest.approx(5 * 0.75 + 3 * math.log(2), abs=1e-4)
     distance = 5 / 8 + math.log(2)  # the centre is 5 pixels off, the height half
     assert float(mean_loss(proposals, [targets((20, 20, 40, 40))], l1_weight=1.0)) == pytest.approx(
@@ -121,7 +121,7 @@ def test_the_loss_is_the_sum_of_its_terms_per_proposal_that_learns() -> None:
     )
 
 
-def test_images_without_boxes_teach_that_there_is_nothing() -> None:
+def test_images_without_boxes_train_objectness_towards_zero() -> None:
     torch.manual_seed(0)
     net = Yolox(NANO, 2).train()
     loss = net.loss(torch.rand(2, 3, 64, 96) * 255, [targets(), targets()])
@@ -143,7 +143,7 @@ def test_the_gradient_is_finite_for_boxes_of_every_shape() -> None:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in net.parameters())
 
 
-def test_the_loss_of_a_batch_takes_a_proposal_of_any_image_alike() -> None:
+def test_the_loss_of_a_batch_weighs_proposals_of_all_images_equally() -> None:
     corners, _ = grid()
     one = level(around(corners, 10.0))
     both = Proposals(torch.cat((one.raw, one.raw)), one.corners, one.strides)
@@ -151,7 +151,7 @@ def test_the_loss_of_a_batch_takes_a_proposal_of_any_image_alike() -> None:
     torch.testing.assert_close(mean_loss(both, [wanted, wanted]), mean_loss(one, [wanted]))
 
 
-def test_a_network_learns_two_images_by_heart() -> None:
+def test_a_network_can_overfit_two_images() -> None:
     torch.manual_seed(0)
     net = Yolox(NANO, 2).train()
     images = torch.full((2, 3, 64, 64), 114.0)
@@ -164,7 +164,7 @@ def test_a_network_learns_two_images_by_heart() -> None:
         net.loss(images, wanted).backward()
         optimizer.step()
     with torch.inference_mode():
-        found = net.candidates(images)  # statistics of the batch: the running ones lag behind so few steps
+        found = net.candidates(images)  # batch statistics: the running ones lag after so few steps
     for index, want in enumerate(wanted):
         scores = found.scores[index]
         best = int(scores.max(dim=1).values.argmax())

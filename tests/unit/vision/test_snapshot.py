@@ -1,4 +1,4 @@
-"""The snapshot format: what is written is what is read, byte for byte the same each time."""
+"""The snapshot format: it round-trips, and the same content gives the same bytes."""
 
 import io
 import mmap
@@ -69,7 +69,7 @@ def test_the_same_entries_give_the_same_bytes() -> None:
     assert pack_into_bytes(items(1, 2, 3)) == pack_into_bytes(items(1, 2, 3))
 
 
-def test_a_record_is_read_alike_from_a_path_a_map_and_memory(tmp_path: Path) -> None:
+def test_a_record_reads_the_same_from_a_path_a_memory_map_and_memory(tmp_path: Path) -> None:
     data, index = pack_into_bytes(items(4, 5))
     path = tmp_path / "shard.tar"
     path.write_bytes(data)
@@ -78,7 +78,7 @@ def test_a_record_is_read_alike_from_a_path_a_map_and_memory(tmp_path: Path) -> 
             assert read_record(path, record) == read_record(mapped, record) == read_record(data, record) == image
 
 
-def test_a_damaged_or_short_shard_is_noticed() -> None:
+def test_a_damaged_or_short_shard_is_detected() -> None:
     data, index = pack_into_bytes(items(4, 5))
     damaged = data.replace(b"image 5", b"image 6")
     with pytest.raises(ValueError, match=r"image 5 \(images/5.jpg\)"):
@@ -87,7 +87,7 @@ def test_a_damaged_or_short_shard_is_noticed() -> None:
         read_record(data[:1024], index.records[1])
 
 
-def test_an_index_survives_the_round_trip_and_junk_does_not() -> None:
+def test_an_index_round_trips_and_junk_is_refused() -> None:
     boxes = (Box(1.5, 2.0, 30.25, 40.0, 1), Box(0.0, 0.0, 5.0, 5.0, 0, iscrowd=True))
     detection = Entry(image_id=12, file_name="d\u00e9tail.png", width=64, height=64, boxes=boxes)
     _, index = pack_into_bytes([*items(3), (detection, b"png", "png")])
@@ -106,7 +106,7 @@ def test_ids_that_do_not_ascend_are_refused() -> None:
         digest_of(first.records, second.records)
 
 
-def test_the_digest_does_not_depend_on_how_records_were_cut_into_shards() -> None:
+def test_the_digest_does_not_depend_on_sharding() -> None:
     _, whole = pack_into_bytes(items(1, 2, 3))
     _, head = pack_into_bytes(items(1))
     _, tail = pack_into_bytes(items(2, 3))
@@ -131,7 +131,7 @@ def test_the_digest_depends_on_pixels_labels_names_and_categories() -> None:
     assert digest_of(index.records, categories=counted) == digest_of(index.records)
 
 
-def test_the_manifest_survives_the_round_trip_and_another_version_does_not() -> None:
+def test_the_manifest_round_trips_and_another_version_is_refused() -> None:
     _, index = pack_into_bytes(items(1, 2, 3))
     shard = Shard(key="a.tar", index_key="a.json", sha256=index.sha256, size_bytes=index.size_bytes, record_count=3)
     manifest = Manifest(
@@ -147,7 +147,7 @@ def test_the_manifest_survives_the_round_trip_and_another_version_does_not() -> 
         read_manifest(msgspec.structs.replace(manifest, format_version=2).encode())
 
 
-def test_images_and_annotations_of_a_category_are_counted_apart() -> None:
+def test_images_and_annotations_of_a_category_are_counted_separately() -> None:
     boxes = (Box(0, 0, 5, 5, 1), Box(9, 9, 5, 5, 1))
     _, index = pack_into_bytes([(Entry(image_id=1, file_name="a", width=60, height=60, boxes=boxes), b"x", "jpg")])
     cat, dog = count_categories([(7, "cat"), (9, "dog")], [index])

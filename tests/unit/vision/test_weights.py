@@ -50,7 +50,7 @@ def unreachable(asked: list[str]) -> Opener:
 
 
 def published() -> tuple[bytes, Backbone]:
-    """A file as torchvision publishes them, and the catalogue's row with its digest."""
+    """A file as published by torchvision, and a catalogue row with its digest."""
     out = BytesIO()
     torch.save(torchvision.models.squeezenet1_1().state_dict(), out)
     digest = hashlib.sha256(out.getvalue()).hexdigest()[:8]
@@ -68,7 +68,7 @@ def test_the_folder_comes_before_the_store_s_copy(tmp_path: Path) -> None:
     assert WeightsResolver(None, cache, download=False).resolve(SQUEEZENET).source is WeightsSource.STORE
 
 
-def test_without_any_the_weights_are_random_and_the_note_says_why(tmp_path: Path) -> None:
+def test_without_weights_the_start_is_random_and_the_note_says_why(tmp_path: Path) -> None:
     resolver = WeightsResolver(tmp_path, tmp_path, download=False)
     weights = resolver.resolve(SQUEEZENET)
     assert (weights.source, weights.state, weights.sha256) == (WeightsSource.RANDOM, {}, "")
@@ -78,7 +78,7 @@ def test_without_any_the_weights_are_random_and_the_note_says_why(tmp_path: Path
     assert "none are published" in resolver.resolve(BACKBONES["mobilenet_v2_keras"]).note
 
 
-def test_an_unreachable_site_is_asked_once(tmp_path: Path) -> None:
+def test_an_unreachable_site_is_tried_once(tmp_path: Path) -> None:
     asked: list[str] = []
     resolver = WeightsResolver(None, tmp_path, opener=unreachable(asked))
     for name in ("squeezenet1_1", "resnet18", "squeezenet1_1"):
@@ -113,7 +113,7 @@ def test_a_download_with_another_digest_is_never_unpickled(tmp_path: Path, monke
     assert not list(tmp_path.iterdir())
 
 
-def test_a_broken_file_in_the_folder_is_an_error_not_a_reason_to_start_at_random(tmp_path: Path) -> None:
+def test_a_broken_file_in_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / SQUEEZENET.file_name).write_bytes(b"no safetensors")
     with pytest.raises(safetensors.SafetensorError):
         WeightsResolver(tmp_path, download=False).resolve(SQUEEZENET)
@@ -136,7 +136,7 @@ def test_the_real_folder_serves_its_networks(name: str, weights_dir: Path) -> No
 
 
 def checkpoint(content: object) -> bytes:
-    """A file of tensors as the YOLOX project publishes them."""
+    """A file of tensors as published by the YOLOX project."""
     out = BytesIO()
     torch.save(content, out)
     return out.getvalue()
@@ -167,7 +167,7 @@ class Harmful:
     ("content", "why"),
     [({"model": Harmful()}, "fail"), ({"weights": {}}, "no tensors under model"), ({"model": {"a": 1}}, "no tensors")],
 )
-def test_a_release_that_is_more_than_tensors_is_not_used(content: object, why: str, tmp_path: Path) -> None:
+def test_a_release_with_more_than_tensors_is_not_used(content: object, why: str, tmp_path: Path) -> None:
     weights = WeightsResolver(None, tmp_path, opener=serving(checkpoint(content), [])).resolve(YOLOX)
     assert weights.source is WeightsSource.RANDOM
     assert why in weights.note
@@ -175,7 +175,7 @@ def test_a_release_that_is_more_than_tensors_is_not_used(content: object, why: s
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_half_a_release_or_a_page_instead_of_one_is_not_used(share: float, tmp_path: Path) -> None:
+def test_a_truncated_release_or_an_html_page_is_not_used(share: float, tmp_path: Path) -> None:
     data = checkpoint({"model": {"a": torch.zeros(1000)}})
     for answer in (data[: int(share * len(data))], b"<html>" * int(1 + 10 * share)):
         weights = WeightsResolver(None, tmp_path, opener=serving(answer, [])).resolve(YOLOX)
@@ -184,7 +184,7 @@ def test_half_a_release_or_a_page_instead_of_one_is_not_used(share: float, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_one_site_s_silence_is_not_another_s(tmp_path: Path) -> None:
+def test_another_site_is_tried_after_one_is_unreachable(tmp_path: Path) -> None:
     asked: list[str] = []
     resolver = WeightsResolver(None, tmp_path, opener=unreachable(asked))
     for spec in (YOLOX, SQUEEZENET, DETECTORS["yolox_s"], DETECTORS["fcos_resnet50_fpn"]):

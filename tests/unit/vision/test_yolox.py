@@ -37,7 +37,7 @@ def pixels(count: int = 2, height: int = 64, width: int = 96) -> Tensor:
 
 
 def pictures(test_data: Path, name: str, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Images as inputs of 416 pixels beside their first box there."""
+    """Inputs of 416 pixels, each with its image's first box."""
     listing = json.loads((test_data / name / "train.json").read_text())
     found: list[tuple[Tensor, Tensor]] = []
     for image in listing["images"][:count]:
@@ -66,7 +66,7 @@ def test_each_size_has_as_many_parameters_as_published(variant: str, millions: f
 
 
 @pytest.mark.parametrize("variant", ["nano", "tiny", "s"])
-def test_head_neck_and_backbone_are_each_parameter_once(variant: str) -> None:
+def test_head_neck_and_backbone_contain_each_parameter_once(variant: str) -> None:
     with torch.device("meta"):
         net = Yolox(SIZES[variant], 3)
     parts = net.parts()
@@ -87,7 +87,7 @@ def test_every_cell_of_every_level_gives_one_candidate_with_a_score_for_each_cat
     assert bool(((found.scores >= 0) & (found.scores <= 1)).all())
 
 
-def test_a_fresh_network_expects_a_box_of_a_category_rarely() -> None:
+def test_a_fresh_network_gives_low_scores() -> None:
     with torch.inference_mode():
         scores = network().candidates(pixels()).scores
     assert float(scores.mean()) < 1e-3
@@ -100,7 +100,7 @@ def test_raw_outputs_are_offsets_and_log_sizes_in_strides() -> None:
     torch.testing.assert_close(proposals.boxes(), torch.tensor([[[32.0, 4.0, 48.0, 36.0]]]))
 
 
-def test_cells_run_row_by_row_from_the_finest_level() -> None:
+def test_cells_are_ordered_by_row_from_the_finest_level() -> None:
     proposals = network().proposals(pixels())
     assert proposals.corners[:2].tolist() == [[0.0, 0.0], [8.0, 0.0]]
     assert proposals.corners[12].tolist() == [0.0, 8.0]
@@ -108,7 +108,7 @@ def test_cells_run_row_by_row_from_the_finest_level() -> None:
     assert proposals.strides.squeeze(1).unique_consecutive().tolist() == [8.0, 16.0, 32.0]
 
 
-def test_an_image_s_candidates_do_not_depend_on_the_images_beside_it() -> None:
+def test_an_image_s_candidates_do_not_depend_on_its_batch() -> None:
     net, images = network(), pixels(3)
     with torch.inference_mode():
         together, alone = net.candidates(images), net.candidates(images[1:2])
@@ -116,7 +116,7 @@ def test_an_image_s_candidates_do_not_depend_on_the_images_beside_it() -> None:
     torch.testing.assert_close(together.scores[1:2], alone.scores, rtol=1e-4, atol=1e-6)
 
 
-def test_standing_statistics_fold_into_the_convolution_with_equal_gradients() -> None:
+def test_frozen_statistics_fold_into_the_convolution_with_equal_gradients() -> None:
     unit = ConvUnit(4, 6, 3).eval()
     norm = unit.bn
     assert norm.running_mean is not None
@@ -133,7 +133,7 @@ def test_standing_statistics_fold_into_the_convolution_with_equal_gradients() ->
     torch.testing.assert_close(torch.autograd.grad(folded.square().sum(), parameters), expected)
 
 
-def test_pooling_in_a_chain_is_pooling_over_windows_of_5_9_and_13() -> None:
+def test_chained_pooling_equals_windows_of_5_9_and_13() -> None:
     layer = SpatialPyramid(8).eval()
     image = torch.randn(1, 8, 20, 20, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -168,7 +168,7 @@ def test_the_candidates_can_be_exported_with_any_number_of_images() -> None:
 
 
 def test_the_published_weights_find_scissors(test_data: Path, weights_dir: Path) -> None:
-    """Of COCO's 80 categories scissors are number 76; of the pictures with a pair at least one shows it plainly."""
+    """Scissors are COCO's category 76; at least one of the images shows a pair clearly."""
     net = pretrained(weights_dir)
     overlaps: list[float] = []
     for image, box in pictures(test_data, "fork_scissors", 4):

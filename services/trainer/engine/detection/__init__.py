@@ -1,1 +1,1 @@
-"""Training and measuring detectors: what the engine's loop must not know of them."""
+"""Training and measuring detectors: all that is specific to them, behind the loop's VisionTask."""

@@ -1,7 +1,7 @@
-"""Training batches of scenes: decoded pictures kept small in memory, views made on the fly ahead of the step.
+"""Training batches of scenes: decoded images kept small in memory, views made on the fly ahead of the step.
 
-Everything random is a function of (seed, epoch, image), the scale of a batch one of (seed, step), so that a resumed
-training sees what it would have seen.
+All randomness is a function of (seed, epoch, image), and the scale of a batch one of (seed, step), so that a resumed
+training sees the same batches.
 """
 
 from collections import deque
@@ -17,17 +17,26 @@ from services.trainer.engine.detection.data import Scenes
 from services.trainer.engine.loop.task import BatchRequest
 from services.trainer.engine.prefetch import kept_bytes, prefetched
 from services.trainer.messages import TrainTask
-from services.vision.canvas import Canvas, Picture, Variation, augmented, fitting_canvas, kept, plain, variation
+from services.vision.canvas import (
+    AnnotatedImage,
+    Canvas,
+    Variation,
+    augmented,
+    fitting_canvas,
+    plain,
+    shrunk,
+    variation,
+)
 from services.vision.card import InputRule
 from services.vision.detector_network import Targets
 
-SCALES = 101  # evenly spaced, that stand for all that are drawn
-GREY_SIDE = 32  # of what stands in the place of an image that cannot be read
+SCALES = 101  # evenly spaced, to estimate the mean over all scales that may be drawn
+GREY_SIDE = 32  # of what replaces an unreadable image
 
 
 @dataclass(slots=True)
 class SceneBatches:
-    """Serves inputs of one shape and their targets by image index."""
+    """Makes batches of inputs of one shape, with their targets."""
 
     scenes: Scenes
     rule: InputRule
@@ -38,7 +47,7 @@ class SceneBatches:
     threads: int
     kept_bytes: int
     mean_pixels: float = field(init=False)  # of an input, over all steps
-    _kept: dict[int, Picture] = field(default_factory=dict[int, Picture])
+    _kept: dict[int, AnnotatedImage] = field(default_factory=dict[int, AnnotatedImage])
     _kept_bytes: int = 0
 
     @classmethod
@@ -57,29 +66,29 @@ class SceneBatches:
         )
 
     def __post_init__(self) -> None:
-        """Scaled canvases are rounded up, so their mean is not that of the scales."""
+        """Scaled canvases are rounded up, so their mean has to be measured."""
         drawn = [self._scaled(place) for place in np.linspace(-1, 1, SCALES)]
         self.mean_pixels = float(np.mean([on.width * on.height for on in drawn]))
 
     def look_at(self, rows: Indices, keep: Indices) -> None:
-        """Decodes every row once, so that unreadable ones are known; keeps those of `keep` as far as memory lasts."""
+        """Decodes every row once, to find the unreadable ones; keeps those of `keep` while memory lasts."""
         wanted = set(keep.tolist())
 
-        def look(row: int) -> None:
+        def decode(row: int) -> None:
             if row in wanted:
-                self._picture(row)
+                self._image(row)
             else:
                 self.scenes.pixels(row, self.rule.at_least)
 
-        deque(prefetched(look, rows.tolist(), self.threads), maxlen=0)
+        deque(prefetched(decode, rows.tolist(), self.threads), maxlen=0)
 
     def training(self, requests: Sequence[BatchRequest]) -> Iterator[tuple[Tensor, list[Targets]]]:
-        """(inputs, targets) of each request, in order."""
+        """The inputs and targets of each request, in order."""
         return prefetched(self._made, requests, self.threads)
 
     def plain(self, row: int) -> tuple[Tensor, Targets]:
-        """One image's input as serving would show it, on the canvas, and its targets."""
-        return plain(self._picture(row), self.canvas, self.rule)
+        """One image's input as serving would prepare it, on the canvas, and its targets."""
+        return plain(self._image(row), self.canvas, self.rule)
 
     def _made(self, request: BatchRequest) -> tuple[Tensor, list[Targets]]:
         on = self._canvas(request.step)
@@ -87,7 +96,7 @@ class SceneBatches:
         targets: list[Targets] = []
         for place, row in enumerate(request.rows.tolist()):
             generator = torch.Generator().manual_seed(hash((self.seed, request.epoch, row)) & 0x7FFF_FFFF_FFFF_FFFF)
-            view, truth = augmented(self._picture(row), on, self.rule, self.how, generator)
+            view, truth = augmented(self._image(row), on, self.rule, self.how, generator)
             inputs[place] = view
             targets.append(truth)
         return inputs, targets
@@ -99,8 +108,8 @@ class SceneBatches:
         """From -1, the smallest, to 1, the largest."""
         return self.canvas.scaled(1 + self.multi_scale * float(place)) if self.multi_scale else self.canvas
 
-    def _picture(self, row: int) -> Picture:
-        """The picture and its regions, decoded at its first use only, as long as memory lasts."""
+    def _image(self, row: int) -> AnnotatedImage:
+        """The image and its regions, decoded only once while memory lasts."""
         found = self._kept.get(row)
         if found is not None:
             return found
@@ -112,8 +121,8 @@ class SceneBatches:
         if row in self.scenes.unreadable:
             boxes, labels = boxes[:0], labels[:0]
         side = round(self.canvas.side * (1 + self.multi_scale))
-        picture = kept(pixels, boxes, labels, width=record.width, height=record.height, side=side)
-        if self._kept_bytes + picture.rgb.nbytes <= self.kept_bytes:
-            self._kept[row] = picture
-            self._kept_bytes += picture.rgb.nbytes
-        return picture
+        image = shrunk(pixels, boxes, labels, width=record.width, height=record.height, side=side)
+        if self._kept_bytes + image.rgb.nbytes <= self.kept_bytes:
+            self._kept[row] = image
+            self._kept_bytes += image.rgb.nbytes
+        return image

@@ -1,6 +1,6 @@
-"""Category outputs to begin with: those of the pretrained categories that the training images look most like.
+"""Initial category outputs: those of the pretrained categories that the training images resemble most.
 
-Random outputs would have to learn what is no object at all, which every pretrained category knows.
+Random outputs would first have to learn what is not an object, which every pretrained category knows.
 """
 
 import copy
@@ -24,14 +24,14 @@ from services.vision.detector_builder import build_detector, load_detector_weigh
 from services.vision.detector_network import DetectorNetwork, Targets
 from services.vision.yolox import Yolox
 
-IMAGES = 64  # that are looked at, in all,
-IMAGES_EACH = 4  # but of each category at least
+IMAGES = 64  # to look at, shared among the categories
+IMAGES_EACH = 4  # of each category, at least
 TIME_SHARE = 0.05  # of the allowance, at most
 FIRST_SHARE = 0.5  # of the allowance: after it, the network as initialised is not measured
-PASS = 8  # images
-BEST_PROPOSALS = 10  # of each region
-LEAST_SCORE = 0.02  # of the best category, for it to be like the new one at all
-ALIKE = 0.5  # of the best category's score: so much makes another one count
+PASS = 8  # images per forward pass
+BEST_PROPOSALS = 10  # per region
+LEAST_SCORE = 0.02  # of the best pretrained category, for it to count as similar
+ALIKE = 0.5  # share of the best category's score from which another one counts too
 MOST_ALIKE = 3
 
 
@@ -63,17 +63,17 @@ def start_from_pretrained_classes(
 def initialise_class_outputs(
     network: DetectorNetwork, origin: Origin, batches: SceneBatches, rows: Indices, meter: Meter, size: int = PASS
 ) -> bool:
-    """Gives each category the mean outputs of the pretrained ones that answer most where its regions are.
+    """Gives each category the mean outputs of the pretrained ones that score highest in its regions.
 
-    Looks at some of the rows, at most `size` at a time. Categories that nothing answers to keep their random outputs;
-    so do those that look most like one and the same, as equal outputs are worse to begin with. Only networks of the
-    YOLOX family have outputs that can be told apart by category. Returns whether every category has been given some.
+    Looks at some of the rows, at most `size` at a time. A category keeps its random outputs if no pretrained one
+    scores in its regions, or if it shares its best one with another category: equal outputs are a worse start. Only
+    networks of the YOLOX family have separate outputs per category. Returns whether every category was initialised.
     """
     if not isinstance(network, Yolox):
         return False
     outputs = origin.weights.state["head.cls_preds.0.bias"].shape[0]
     known = build_detector(origin.spec.name, outputs)
-    assert isinstance(known, Yolox), "of the same name"
+    assert isinstance(known, Yolox), "same name, same family"
     load_detector_weights(known, origin.weights.state, keep_head=True)
     known.to(next(network.parameters()).device).eval()
     answers = _answers(known, _plain(batches, rows, min(size, PASS)), meter, network.categories)
@@ -97,7 +97,7 @@ def _initialise(network: Yolox, known: Yolox, category: int, alike: Tensor) -> N
 
 @torch.inference_mode()
 def _answers(known: Yolox, views: Iterator[tuple[Tensor, list[Targets]]], meter: Meter, categories: int) -> Tensor:
-    """[categories, pretrained categories]: mean scores of the proposals that fit the regions best."""
+    """[categories, pretrained categories]: mean scores of the proposals that best fit the regions."""
     total, count = torch.zeros(categories, known.categories), torch.zeros(categories, 1)
     ends = meter.used() + TIME_SHARE * meter.allowance_seconds
     for inputs, targets in views:
@@ -113,7 +113,7 @@ def _answers(known: Yolox, views: Iterator[tuple[Tensor, list[Targets]]], meter:
 
 
 def _plain(batches: SceneBatches, rows: Indices, size: int) -> Iterator[tuple[Tensor, list[Targets]]]:
-    """Of the first images of each category."""
+    """Inputs and targets of the first images of each category."""
     wanted = max(IMAGES_EACH, IMAGES // len(batches.scenes.categories))
     shown = [0] * len(batches.scenes.categories)
     chosen: list[int] = []

@@ -1,4 +1,4 @@
-"""A detection snapshot on the local disk: images and the regions in them, as columns."""
+"""A detection snapshot on the local disk: its images, and their regions as columns."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,26 +17,26 @@ from services.vision.snapshot import MIN_IMAGES_PER_CATEGORY, AnnotationKind, re
 
 @dataclass(slots=True)
 class Scenes(Images):
-    """The images of a detection snapshot, those without any region too."""
+    """The images of a detection snapshot, including those without regions."""
 
     def sizes(self, rows: Indices) -> list[tuple[int, int]]:
         """(width, height) of the upright images."""
         return [(self.samples[row].record.width, self.samples[row].record.height) for row in rows.tolist()]
 
     def categories_in(self, row: int) -> Indices:
-        """Those of which the image has a region that is no crowd, ascending."""
+        """The categories of the image's regions without crowds, ascending."""
         found = {box.category for box in self.samples[row].record.boxes if not box.iscrowd}
         return np.array(sorted(found), np.int64)
 
     def regions(self, row: int) -> tuple[NDArray[np.float32], Indices]:
-        """What a network should find: boxes [m, 4] as left, top, right, bottom, and labels [m]; crowds left out."""
+        """What a network should find: boxes [m, 4] as left, top, right, bottom, and labels [m]; without crowds."""
         kept = [box for box in self.samples[row].record.boxes if not box.iscrowd]
         corners = [(box.x, box.y, box.x + box.w, box.y + box.h) for box in kept]
         labels = np.array([box.category for box in kept], np.int64)
         return np.array(corners, np.float32).reshape(-1, 4), labels
 
     def truths(self, rows: Indices) -> GroundTruth:
-        """All regions of these images, which count from 0 in it."""
+        """All regions of these images, which are numbered from 0."""
         found = [(i, box) for i, row in enumerate(rows.tolist()) for box in self.samples[row].record.boxes]
         return GroundTruth(
             images=np.array([image for image, _ in found], np.int64),
@@ -46,7 +46,7 @@ class Scenes(Images):
         )
 
     def statistics(self) -> BoxStatistics:
-        """Of all regions that are no crowds; there are some in every category."""
+        """Statistics of all regions but crowds; every category must have one."""
         sizes: list[list[float]] = [[] for _ in self.categories]
         for sample in self.samples:
             record = sample.record
@@ -62,7 +62,7 @@ class Scenes(Images):
         )
 
     def image_counts(self) -> Indices:
-        """[categories]: in how many images each has a region that is no crowd."""
+        """[categories]: the images in which each has a region other than crowds."""
         counts = np.zeros(len(self.categories), np.int64)
         for row in range(len(self.samples)):
             counts[self.categories_in(row)] += 1
@@ -70,7 +70,10 @@ class Scenes(Images):
 
 
 def open_scenes(directory: Path, dataset: str) -> Scenes:
-    """Reads manifest and indexes, no image. IncorrectModelKind for classification, DatasetEmpty without any image."""
+    """Reads manifest and indexes, but no image.
+
+    Raises IncorrectModelKind for a classification snapshot, DatasetEmpty without images.
+    """
     manifest = read_manifest((directory / MANIFEST_FILE).read_bytes())
     if manifest.kind is not AnnotationKind.OBJECT_DETECTION:
         kind = ModelKind.GENERIC_DETECTOR.value
@@ -82,7 +85,7 @@ def open_scenes(directory: Path, dataset: str) -> Scenes:
 
 
 def require_detectable(scenes: Scenes) -> None:
-    """Raises DatasetAnnotationsInvalid unless there is a category, and every one has regions in two images."""
+    """Raises DatasetAnnotationsInvalid unless there is a category, and each has regions in two images."""
     counts = scenes.image_counts()
     few = [name for name, count in zip(scenes.categories, counts, strict=True) if count < MIN_IMAGES_PER_CATEGORY]
     if few or not scenes.categories:

@@ -1,4 +1,4 @@
-"""An evaluation of a detector: its answers for a snapshot, by the code that serves, into the contract's numbers."""
+"""An evaluation of a detector: its detections in a snapshot, by the code that serves, as the contract's metrics."""
 
 from pathlib import Path
 
@@ -21,10 +21,10 @@ BATCH_SIZE = 16  # images predicted together; those of one shape share a forward
 
 
 def evaluate_detector(task: EvaluateTask, session: Session, detector: Detector) -> EvaluationResult:
-    """Categories are matched by name; regions of a category that the model does not know are left out, and counted.
+    """Matches categories by name; leaves out, and counts, regions of categories that the model does not have.
 
-    So are images that have no other regions; those without any region stay, as background. Raises CategoriesUnknown if
-    more than half of the regions or images would be left out, DatasetAnnotationsInvalid where nothing is left to find,
+    Images with only such regions are left out too; those without regions stay, as background. Raises CategoriesUnknown
+    if more than half of the regions or images would be left out, DatasetAnnotationsInvalid if nothing is left to find,
     DatasetCorrupt for too many unreadable images, IncorrectModelKind for a classification snapshot.
     """
     scenes = open_scenes(Path(task.directory), task.dataset)
@@ -42,7 +42,7 @@ def evaluate_detector(task: EvaluateTask, session: Session, detector: Detector) 
 
 
 def _covered(scenes: Scenes, of_model: Indices, names: tuple[str, ...]) -> tuple[Indices, Coverage]:
-    """The rows to measure, and how much of the snapshot they are, before any image is read."""
+    """The rows to measure and their coverage, before any image is read."""
     count = len(scenes.samples)
     every = scenes.truths(np.arange(count))
     if not len(every.categories):
@@ -53,7 +53,7 @@ def _covered(scenes: Scenes, of_model: Indices, names: tuple[str, ...]) -> tuple
     for lost, total, what in ((~known, len(known), "regions"), (left_out, count, "images")):
         require_known(scenes.dataset, unknown, names, int(lost.sum()), total, what)
     if every.crowds[known].all():
-        problem = "every region of the model's categories is marked iscrowd, so that there is nothing to find."
+        problem = "every region of the model's categories is marked iscrowd, so there is nothing to find."
         raise DatasetAnnotationsInvalid(file=scenes.dataset, problem=problem)
     coverage = Coverage(
         image_count=count,
@@ -67,7 +67,7 @@ def _covered(scenes: Scenes, of_model: Indices, names: tuple[str, ...]) -> tuple
 
 
 def _occurrences(scenes: Scenes, truth: GroundTruth) -> list[tuple[str, int, int]]:
-    """Of each category its name, the images that show it, and its regions."""
+    """Each category's name, and how many images and regions it has."""
     regions = np.bincount(truth.categories, minlength=len(scenes.categories))
     shown = np.unique(np.stack([truth.categories, truth.images]), axis=1)[0]
     images = np.bincount(shown, minlength=len(scenes.categories))
@@ -75,7 +75,7 @@ def _occurrences(scenes: Scenes, truth: GroundTruth) -> list[tuple[str, int, int
 
 
 def _known(truth: GroundTruth, of_model: Indices) -> GroundTruth:
-    """The regions of the model's categories, by its own indices."""
+    """The regions of the model's categories, with the model's category indices."""
     categories = of_model[truth.categories]
     kept = categories >= 0
     return GroundTruth(truth.images[kept], categories[kept], truth.boxes[kept], truth.crowds[kept])

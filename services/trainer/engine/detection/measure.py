@@ -1,4 +1,4 @@
-"""Detections into columns, and columns into the numbers that people read."""
+"""Detections as columns, and the metrics of columns."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ from services.vision.image_detections import ImageDetections
 
 
 def columns(answers: Sequence[ImageDetections]) -> Outputs:
-    """One row a detection, image by image; whole numbers are exact in float32 as far as anybody counts here."""
+    """One row per detection, image by image; counts and labels are small enough to be exact in float32."""
     return {
         "counts": np.array([len(answer.scores) for answer in answers], np.float32),
         "boxes": np.concatenate([np.empty((0, 4), np.float32), *(answer.boxes for answer in answers)]),
@@ -33,9 +33,9 @@ def detected(outputs: Outputs) -> DetectionTable:
 
 
 def validation_loss(scenes: Scenes, rows: Indices, outputs: Outputs) -> float | None:
-    """1 minus the mean mAP at IoU .30, .50 and .75, which moves before mAP at .50 alone does.
+    """1 minus the mean mAP at IoU .30, .50 and .75, which responds earlier than mAP at .50 alone.
 
-    None as long as nothing is found, or without ground truth.
+    None while nothing is found, or without ground truth.
     """
     matched = match(scenes.truths(rows), detected(outputs), len(rows), len(scenes.categories))
     values = [threshold.mean_average_precision() for threshold in matched]
@@ -48,7 +48,7 @@ def validation_loss(scenes: Scenes, rows: Indices, outputs: Outputs) -> float | 
 def selection_score(
     truth: GroundTruth, answers: DetectionTable, image_count: int, categories: int
 ) -> tuple[float, float]:
-    """(mAP at IoU .50, its standard error), the latter at least half a region's worth; (0, 1) without ground truth."""
+    """(mAP at IoU .50, its standard error of at least half a region); (0, 1) without ground truth."""
     (matched,) = match(truth, answers, image_count, categories, (0.50,))
     value = matched.mean_average_precision()
     if np.isnan(value):
@@ -61,7 +61,7 @@ def selection_score(
 def measure(
     truth: GroundTruth, answers: DetectionTable, image_count: int, categories: tuple[str, ...], source: Source
 ) -> Performance:
-    """The contract's performance of these detections, as records and cards carry it."""
+    """The performance of these detections."""
     report = detection_report(truth, answers, image_count, len(categories))
     tags = dict(zip(categories, report.categories, strict=True))
     return Performance(
@@ -80,7 +80,7 @@ def measure(
 def predictions(
     categories: tuple[str, ...], ids: Indices, truth: GroundTruth, answers: DetectionTable
 ) -> DetectorPredictions:
-    """For the file; images count through `ids`."""
+    """The content of the predictions file; the images are those of `ids`, in order."""
     return DetectorPredictions(
         categories=categories,
         image_ids=image_ids(ids),
@@ -90,7 +90,7 @@ def predictions(
 
 
 def thresholds(measured: Performance, categories: tuple[str, ...], before: Mapping[str, float]) -> tuple[float, ...]:
-    """Of every category the suggested one, or else that from `before`, the median of the others, or the usual one."""
+    """Each category's suggested threshold, or else that of `before`, the median of the others, or the usual one."""
     known = {**before, **measured.suggested_thresholds}
     others = [known[name] for name in categories if name in known]
     usual = float(np.median(others)) if others else UNFITTED_THRESHOLD

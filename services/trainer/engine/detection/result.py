@@ -29,14 +29,12 @@ def finish(
     found: Found,
     directory: Path,
 ) -> Result:
-    """Writes bundle and predictions into the folder.
+    """Writes bundle and predictions into the folder; the performance is of the hold-out, or else of the first fold.
 
-    The performance is of the hold-out, or else of the first fold. With neither, as after a refit, it has no metrics,
-    a warning says so, and the thresholds are the task's. A refit has a selection score of 0.
+    A refit has a selection score of 0; without a hold-out it has no metrics, a warning, and the task's thresholds.
     """
     rows, answers = partition.first_fold, measure.detected(found.selection)
-    truth = scenes.truths(rows)
-    measured = _performance(scenes, partition, found)
+    truth, measured = scenes.truths(rows), _performance(scenes, partition, found)
     detector = _detector(task, scenes, origin, found, measured, session.meter.used())
     predictions = measure.predictions(scenes.categories, scenes.ids[rows], truth, answers)
     bundle_path, predictions_path = write_files(directory, detector, predictions)

@@ -1,7 +1,7 @@
-"""Which scenes train, which select, and which only report: every category is spread over the parts.
+"""Which images train, which select, and which only report: every category is spread over the parts.
 
-By iterative stratification (Sechidis, Tsoumakas and Vlahavas, 2011): the rarest category deals first, each of its
-images to the part that has the fewest of that category so far.
+By iterative stratification (Sechidis, Tsoumakas and Vlahavas, 2011): the rarest category comes first, and
+each of its images goes to the part that has the fewest of that category so far.
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ from services.trainer.recipe import Split
 
 
 def divide(scenes: Scenes, split: Split, *, refit: bool = False) -> Partition:
-    """Hold-out first, as the split's law says, then the folds; with `refit` none of the images is in the first."""
+    """Hold-out first, then the folds; with `refit` the first fold is empty."""
     random = np.random.default_rng(split.seed)
     rows = np.arange(len(scenes.samples))
     held = np.zeros(len(rows), np.bool_)
     if split.holdout_fraction > 0 and int(scenes.image_counts().min()) >= MIN_HELD_OUT_FROM:
-        held_hands, hands = share(split.holdout_fraction)
-        held = _dealt(scenes, rows, hands, random) < held_hands
+        held_parts, parts = share(split.holdout_fraction)
+        held = _dealt(scenes, rows, parts, random) < held_parts
     trainable = np.flatnonzero(~held)
     folds = max(2, min(split.folds, _rarest_count(scenes, trainable)))
     fold = np.ones(len(trainable), np.int64) if refit else _dealt(scenes, trainable, folds, random)
@@ -31,8 +31,8 @@ def _rarest_count(scenes: Scenes, rows: Indices) -> int:
     return int(np.bincount(np.concatenate(present), minlength=len(scenes.categories)).min())
 
 
-def _dealt(scenes: Scenes, rows: Indices, hands: int, random: np.random.Generator) -> Indices:
-    """[rows]: the hand that each is dealt to; those that show nothing come last and fill up the smaller hands."""
+def _dealt(scenes: Scenes, rows: Indices, parts: int, random: np.random.Generator) -> Indices:
+    """[rows]: the part of each; images without regions come last and even out the sizes."""
     present = [scenes.categories_in(row) for row in rows.tolist()]
     left = np.bincount(np.concatenate([*present, np.empty(0, np.int64)]), minlength=len(scenes.categories))
     having: list[list[int]] = [[] for _ in scenes.categories]
@@ -40,12 +40,12 @@ def _dealt(scenes: Scenes, rows: Indices, hands: int, random: np.random.Generato
     for place in order:
         for category in present[place].tolist():
             having[category].append(place)
-    hand = np.full(len(rows), -1, np.int64)
-    dealt, sizes = np.zeros((len(scenes.categories), hands), np.int64), np.zeros(hands, np.int64)
+    part = np.full(len(rows), -1, np.int64)
+    dealt, sizes = np.zeros((len(scenes.categories), parts), np.int64), np.zeros(parts, np.int64)
 
     def deal(place: int, least: Indices) -> None:
         chosen = int(np.lexsort((sizes, least))[0])
-        hand[place] = chosen
+        part[place] = chosen
         sizes[chosen] += 1
         dealt[present[place], chosen] += 1
         left[present[place]] -= 1
@@ -53,9 +53,9 @@ def _dealt(scenes: Scenes, rows: Indices, hands: int, random: np.random.Generato
     while (left > 0).any():
         rarest = int(np.argmin(np.where(left > 0, left, np.iinfo(np.int64).max)))
         for place in having[rarest]:
-            if hand[place] < 0:
+            if part[place] < 0:
                 deal(place, dealt[rarest])
     for place in order:
-        if hand[place] < 0:
+        if part[place] < 0:
             deal(place, sizes)
-    return hand
+    return part

@@ -1,1 +1,1 @@
-"""The training loop of every network; it imports no task, a task is passed to it."""
+"""The training loop of every network; it imports no vision task, one is passed to it."""

@@ -1,7 +1,7 @@
-"""Everything a fine-tuning is at one step, and its checkpoint: safetensors and JSON, never a pickle.
+"""The complete state of a fine-tuning at one step, and its checkpoint: safetensors and JSON, never a pickle.
 
-Resuming is by law: the same plan, the same step, the same tensors; all randomness follows from (seed, step), so on a
-CPU a resumed training ends with the weights of one that was never interrupted, bit for bit.
+A checkpoint restores the plan, the step and the tensors, and all randomness follows from (seed, step): on a CPU a
+resumed training ends with the same weights, bit for bit, as one that was never interrupted.
 """
 
 import math
@@ -30,7 +30,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     validate_every: int  # epochs
 
     def rate(self, step: int) -> float:
-        """The share of the peak rate at a step: linear warm-up, then half a cosine down to 0."""
+        """The learning rate at a step as a share of its peak: linear warm-up, then half a cosine down to 0."""
         warm = max(1, round(WARM_UP * self.total_steps))
         if step < warm:
             return (step + 1) / (warm + 1)
@@ -38,13 +38,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Position(msgspec.Struct, kw_only=True):
-    """Where it is, and what it remembers beside tensors."""
+    """Where the training is: all of its state but the tensors."""
 
     step: int = 0
     rate_factor: float = 1.0  # halved each time the loss stops being finite
     retries: int = 0
-    best_loss: float | None = None  # of validation, as the task measures it; None before there was one
-    candidate_step: int = -1  # after which the candidate was measured
+    best_loss: float | None = None  # of validation, as the task measures it; None before the first
+    candidate_step: int = -1  # at which the candidate was measured
     stale_epochs: int = 0  # validations since the best
 
 
@@ -52,21 +52,21 @@ class _Meta(msgspec.Struct, frozen=True, kw_only=True):
     recipe: Recipe
     plan: Plan
     position: Position
-    unreadable: dict[int, str]  # images that were left out
+    unreadable: dict[int, str]  # images that were left out, by index
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Weights that could ship, and what they say about images on which they were not trained."""
+    """Weights that could ship, and their outputs for images on which they were not trained."""
 
     weights: dict[str, Tensor]
     selection: Outputs  # of the first fold
-    held_out: Outputs | None = None  # None until it is asked for
+    held_out: Outputs | None = None  # None until needed
 
 
 @dataclass(slots=True)
 class State:
-    """The live training: `average` is the network that ships, `candidate` its best validated state, if any."""
+    """The live training: `average` is the network that ships, `candidate` its best validated weights, if any."""
 
     network: nn.Module
     average: nn.Module
@@ -89,7 +89,7 @@ class State:
         return {name: tensor.detach().clone().contiguous() for name, tensor in packed.items()}
 
     def unpack(self, packed: dict[str, Tensor]) -> None:
-        """Inverse of `pack`; RuntimeError for tensors of another network."""
+        """Inverse of `pack`; raises RuntimeError for tensors of another network."""
         self.network.load_state_dict(_part(packed, "network."))
         self.average.load_state_dict(_part(packed, "average."))
         self.candidate = _candidate(packed)
@@ -110,7 +110,7 @@ class State:
 
     @torch.no_grad()
     def average_in(self, decay: float) -> None:
-        """Moves the average towards the network; faster at first, so that the start is forgotten."""
+        """Moves the average towards the network; faster at first, so that it forgets the initial weights."""
         if not self._pairs:
             average, network = self.average.state_dict(), self.network.state_dict()
             self._pairs = list(zip(average.values(), network.values(), strict=True))
@@ -126,7 +126,7 @@ class State:
 def save(
     root: Path, packed: dict[str, Tensor], position: Position, plan: Plan, recipe: Recipe, unreadable: dict[int, str]
 ) -> Path:
-    """Writes the checkpoint folder of the position's step, whole or not at all; `packed` is of `State.pack`."""
+    """Writes the checkpoint folder of the position's step, atomically; `packed` is from `State.pack`."""
     path = _folder(root, position.step)
     scratch = root / f".{path.name}"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -140,7 +140,7 @@ def save(
 
 
 def forget(root: Path, step: int) -> None:
-    """Deletes the checkpoints of the step and of those before it."""
+    """Deletes the checkpoints of this step and earlier ones."""
     for path in root.glob("step-*"):
         if path <= _folder(root, step):
             shutil.rmtree(path, ignore_errors=True)
@@ -152,7 +152,7 @@ def unreadable(path: Path) -> dict[int, str]:
 
 
 def usable(path: Path, recipe: Recipe) -> bool:
-    """Whether it is whole, and of this recipe."""
+    """Whether the checkpoint is complete and of this recipe."""
     try:
         with safetensors.safe_open(path / "state.safetensors", "pt"):  # checks header and length
             return _meta(path).recipe == recipe
@@ -161,7 +161,7 @@ def usable(path: Path, recipe: Recipe) -> bool:
 
 
 def restore(path: Path, state: State) -> Plan:
-    """Puts a usable checkpoint into the state and returns its plan."""
+    """Restores the state from a usable checkpoint; returns its plan."""
     meta = _meta(path)
     state.unpack(safetensors.torch.load_file(path / "state.safetensors"))
     state.position = meta.position
@@ -169,7 +169,7 @@ def restore(path: Path, state: State) -> Plan:
 
 
 def _folder(root: Path, step: int) -> Path:
-    return root / f"step-{step:09d}"  # in the order of steps by name too
+    return root / f"step-{step:09d}"  # names sort by step
 
 
 def _meta(path: Path) -> _Meta:
@@ -192,5 +192,5 @@ def _part(packed: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """The value in the parameter's own memory layout, as the optimizer made it."""
+    """The value in the parameter's memory layout, as the optimizer creates it."""
     return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(value).detach()

@@ -1,4 +1,4 @@
-"""The best result so far, kept ready on the disk and offered to the worker, so that no allowance ends without one."""
+"""The best result so far, written to disk and offered to the worker, so that no allowance ends without one."""
 
 import copy
 import shutil
@@ -15,12 +15,12 @@ from services.trainer.engine.loop.training import TRAINED, Training
 from services.trainer.messages import Offer, Result
 from services.trainer.recipe import Throughput
 
-RENEWAL_SHARE = 0.05  # of the time, at most, goes into offers that a later one replaces
+RENEWAL_SHARE = 0.05  # of the time, at most, is spent on offers that a later one replaces
 
 
 @dataclass(slots=True)
 class Delivery:
-    """Turns the state's candidate into a Result. Once one is offered, there always is one."""
+    """Turns the state's candidate into a Result. Once one is offered, there always is one to return."""
 
     training: Training
     steps_per_epoch: int
@@ -32,15 +32,15 @@ class Delivery:
 
     @property
     def renewable(self) -> bool:
-        """Whether a better candidate than the one offered waits, and long enough has passed to pay for an offer."""
+        """Whether there is a newer candidate than the one offered, and enough time has passed for another offer."""
         state, used = self.training.state, self.training.session.meter.used()
         waits = state.candidate is not None and (self._result is None or self._step != state.position.candidate_step)
         return waits and (used - self._ended) * RENEWAL_SHARE >= self._took
 
     def offer(self) -> None:
-        """Measures the candidate on the hold-out and writes it; OutOfTime, and the offer before stands.
+        """Measures the candidate on the hold-out, writes its result and sends it; does nothing without a candidate.
 
-        Without a candidate nothing happens.
+        Raises OutOfTime, and the previous offer stands.
         """
         training, state = self.training, self.training.state
         started = training.session.meter.used()
@@ -60,9 +60,9 @@ class Delivery:
         self._took = self._ended - started
 
     def final(self, reason: str) -> Result:
-        """The last word: the candidate if there is time to write it, else what was offered.
+        """The candidate's result if there is time to write it, else the one offered.
 
-        NotEnoughBudget where time did not suffice for any.
+        Raises NotEnoughBudget if there is neither.
         """
         training, position = self.training, self.training.state.position
         if self._result is None or self._step != position.candidate_step:
@@ -84,7 +84,7 @@ class Delivery:
         )
 
     def _written(self, network: nn.Module, selection: Outputs, held_out: Outputs) -> Result:
-        """Keeps the folder before, too: the worker may be about to read it."""
+        """Also keeps the previous folder: the worker may be about to read it."""
         training, position = self.training, self.training.state.position
         note = self._optimism()
         found = Found(
@@ -111,7 +111,7 @@ class Delivery:
     def _optimism(self) -> str:
         if len(self.training.partition.held_out) or not self.training.task.recipe.patience:
             return ""
-        return "The performance is of images that also chose when to stop: it is a little optimistic."
+        return "The performance was measured on the images that also decided when to stop: it is slightly optimistic."
 
     def _not_enough(self) -> NotEnoughBudget:
         training = self.training

@@ -1,8 +1,8 @@
-"""The training loop of every network, from pretrained weights (and a linear head: LP-FT, Kumar et al., 2022) or none.
+"""The training loop of every network. From pretrained weights and a linear head it is LP-FT (Kumar et al., 2022).
 
-It trains on all folds but the first and is measured on the first, with the moving average of its weights. How many
-steps fit is measured before the first one; the schedule is then fixed, so that a resumed training follows it too.
-Should the machine slow down, it ends early with the best that it has: `delivery` keeps that ready.
+It trains on all folds but the first, and validates the moving average of its weights on the first. Before the first
+step it measures how many fit; the schedule is then fixed, so that a resumed training follows it too. If the machine
+slows down, training ends early with its best result, which `delivery` keeps ready.
 """
 
 import copy
@@ -28,25 +28,25 @@ from services.trainer.engine.session import Session
 from services.trainer.messages import Result, TrainTask
 
 PLANNED_SHARE = 0.85  # of the allowance: the rest is for a machine that slows down
-DELIVERIES = 2  # that a plan makes room for: one offer, and the last word
-PROBES = 3  # steps to measure; the first only warms up
+DELIVERIES = 2  # that a plan leaves time for: one offer and the final result
+PROBES = 3  # steps to measure; the first is only a warm-up
 MAX_RETRIES = 3
 
 
 def fine_tune(task: TrainTask, session: Session, start: Callable[[TrainTask, Session], Start]) -> Result:
-    """The whole task; ends by itself before the allowance does, with the best weights that it has then.
+    """Runs the whole task; ends before the allowance does, with the best weights by then.
 
-    `start` belongs to the task's kind: it opens the snapshot and loads the network.
+    `start` is that of the task's kind: it opens the snapshot and loads the network.
     """
     if task.checkpoint_path and not checkpoints.usable(Path(task.checkpoint_path), task.recipe):
-        task = msgspec.structs.replace(task, checkpoint_path=None)  # begins anew
+        task = msgspec.structs.replace(task, checkpoint_path=None)  # starts over
     training = Training.begin(task, session, start(task, session))
     if task.checkpoint_path:
         plan = checkpoints.restore(Path(task.checkpoint_path), training.state)
         delivery = Delivery(training, plan.steps_per_epoch)
         with suppress(OutOfTime):
-            delivery.offer()  # what the attempt before had reached is safe from here on
-        _measure_pace(training)  # perhaps this is another machine
+            delivery.offer()  # secures what the previous attempt reached
+        _measure_pace(training)  # this may be another machine
     else:
         _measure_pace(training)
         plan = _planned(training)
@@ -113,7 +113,7 @@ def _validate_last(training: Training, plan: Plan) -> str:
 
 
 def _retry(training: Training, good: tuple[dict[str, Tensor], Position], loss: float) -> Position:
-    """Back to the last good state, at half the rate; Diverged after too many times."""
+    """Returns to the last good state, at half the rate; raises Diverged after MAX_RETRIES."""
     task, state, position = training.task, training.state, training.state.position
     if position.retries >= MAX_RETRIES:
         raise Diverged(
@@ -130,7 +130,7 @@ def _retry(training: Training, good: tuple[dict[str, Tensor], Position], loss: f
 
 
 def _validate_and_offer(training: Training, plan: Plan, delivery: Delivery) -> None:
-    """As far as there is time."""
+    """Validates, and offers a better candidate, if time allows."""
     with suppress(OutOfTime):
         _validate(training)
         training.session.progress("train", training.state.position.step / plan.total_steps, PREPARED, TRAINED)
@@ -139,7 +139,7 @@ def _validate_and_offer(training: Training, plan: Plan, delivery: Delivery) -> N
 
 
 def _validate(training: Training) -> None:
-    """Measures the average on the first fold. OutOfTime if the candidate could not be delivered then.
+    """Measures the average on the first fold. Raises OutOfTime if no time would be left to deliver the candidate.
 
     The average becomes the candidate if it is better, or if the recipe trusts its schedule more than validation.
     """
@@ -157,7 +157,7 @@ def _validate(training: Training) -> None:
 
 
 def _requests(training: Training, plan: Plan, first: int) -> list[BatchRequest]:
-    """Every batch from the step on; the last, incomplete batch of an epoch is left out."""
+    """All batches from step `first` on; an epoch's incomplete last batch is dropped."""
     requests: list[BatchRequest] = []
     size, every = training.batch_size, plan.steps_per_epoch
     for epoch in range(first // every, -(-plan.total_steps // every)):
@@ -167,15 +167,15 @@ def _requests(training: Training, plan: Plan, first: int) -> list[BatchRequest]:
 
 
 def _order(training: Training, epoch: int) -> Indices:
-    """The epoch's permutation of the images that train."""
+    """The training images, in the epoch's order."""
     rows = training.partition.other_folds
     return rows[np.random.default_rng((training.task.seed, epoch)).permutation(len(rows))]
 
 
 def _measure_pace(training: Training) -> None:
-    """Times steps on a copy of the network, which leaves the training untouched, and predictions.
+    """Times predictions, and steps on a copy of the network, which leaves the training untouched.
 
-    Stops as soon as hardly more than the delivery of what there is fits.
+    Stops as soon as there is little more time than delivery needs.
     """
     live, pace = training.state, training.pace
     network = copy.deepcopy(live.network)
@@ -196,7 +196,7 @@ def _measure_pace(training: Training) -> None:
 
 
 def _planned(training: Training) -> Plan:
-    """As many steps as fit, by the pace that was measured; NotEnoughBudget if too few."""
+    """As many steps as fit at the measured pace; raises NotEnoughBudget if they are too few."""
     meter, recipe, pace = training.session.meter, training.task.recipe, training.pace
     per_epoch = max(1, len(training.partition.other_folds) // training.batch_size)
     validation, step_seconds = training.validation_seconds, pace.step_seconds

@@ -1,4 +1,4 @@
-"""When a fine-tuning saves a checkpoint: no more often than the worker can store them."""
+"""When a fine-tuning saves checkpoints: no more often than the worker can store them."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from services.trainer.engine.loop.timing import Part
 from services.trainer.engine.loop.training import Training
 from services.trainer.messages import Checkpoint
 
-STRETCH = 2.0  # times what storing the last one took: the store is at work for half of the time, at most
+STRETCH = 2.0  # times what storing the last one took: the store is busy half of the time, at most
 
 
 class Saver:
-    """Saves a training's checkpoints, and deletes those that the worker is done with.
+    """Saves a training's checkpoints, and deletes those that the worker has stored.
 
-    Law: a checkpoint stays until its CheckpointDone, and no other is saved meanwhile unless the worker asks for it.
+    A checkpoint stays until its CheckpointDone; until then no other is saved unless the worker asks for one.
     """
 
     def __init__(self, training: Training, plan: Plan) -> None:
@@ -27,13 +27,13 @@ class Saver:
         self._saved_step = 0
 
     def due(self) -> bool:
-        """Whether a checkpoint should be saved now, and the allowance leaves time for it."""
+        """Whether a checkpoint is due or requested, and the allowance leaves time for it."""
         signals, pace = self._training.session.signals, self._training.pace
         asked = signals is not None and signals.save_now()
         return (asked or self._period_is_over()) and pace.leaves(self._training.end_seconds, pace.expected(Part.SAVE))
 
     def save(self, packed: dict[str, Tensor]) -> None:
-        """Writes a checkpoint of the state, as `State.pack` has just copied it, and hands it to the worker."""
+        """Writes a checkpoint of the state, as just copied by `State.pack`, and announces it to the worker."""
         training, session = self._training, self._training.session
         done_step, _ = self._done()
         checkpoints.forget(self._root, done_step)
@@ -50,7 +50,7 @@ class Saver:
         return done_step >= self._saved_step and since >= period_seconds
 
     def _done(self) -> tuple[int, float]:
-        """Up to which step the worker is done with checkpoints, and how long the last of them took it."""
+        """The step up to which the worker has stored checkpoints, and how long the last one took."""
         signals = self._training.session.signals
         if signals is None:
             return self._saved_step, 0.0

@@ -1,4 +1,4 @@
-"""One step of a fine-tuning: the effective batch, in micro-batches that fit into memory."""
+"""One step of a fine-tuning: a batch, in micro-batches that fit into memory."""
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ CLIP_NORM = 5.0
 
 
 def step(training: Training, inputs: Tensor, truths: Truths, number: int) -> float:
-    """One update; the mean loss before it. Where that is not finite, no weight changes.
+    """One update; returns the mean loss before it. If that is not finite, no weight changes.
 
-    A micro-batch that does not fit is halved, for good; OutOfMemory if not even one image fits.
+    If a micro-batch does not fit into memory, its size is halved permanently; raises OutOfMemory if a single image does
+    not fit.
     """
     state = training.state
     while True:
@@ -49,7 +50,7 @@ def _backward(training: Training, inputs: Tensor, truths: Truths) -> float:
 
 
 def _is_out_of_memory(fault: Exception) -> bool:
-    """On a CPU torch says it with a plain RuntimeError."""
+    """On a CPU, torch raises a plain RuntimeError."""
     if isinstance(fault, torch.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(fault).lower() for words in ("out of memory", "not enough memory", "can't allocate memory"))

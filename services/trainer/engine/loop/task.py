@@ -1,4 +1,4 @@
-"""What a fine-tuning is about, as far as its loop must not know: classification or detection."""
+"""What the training loop needs from a vision task, be it classification or detection."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from services.trainer.messages import Result
 from services.trainer.recipe import Throughput
 from services.vision.detector_network import Targets
 
-Outputs = Mapping[str, Floats]  # what a network says about rows of images: arrays by name, as a checkpoint keeps them
-Truths = Tensor | Sequence[Targets]  # of a batch: labels [n], or the targets of each image
-Batch = tuple[Tensor, Truths]  # inputs [n, 3, h, w] and what is true of them
+Outputs = Mapping[str, Floats]  # of a network for some images: arrays by name, as a checkpoint keeps them
+Truths = Tensor | Sequence[Targets]  # of a batch: labels [n], or each image's targets
+Batch = tuple[Tensor, Truths]  # inputs [n, 3, h, w] and their ground truth
 
 
 class BatchRequest(NamedTuple):
-    """A batch to be made: all that is random in it follows from the seed, these numbers, and the image."""
+    """A batch to make: its randomness follows from the seed, these numbers and the image alone."""
 
     step: int
     epoch: int
@@ -28,9 +28,9 @@ class BatchRequest(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A network that could ship, and what it said about images on which it was not trained."""
+    """A network that could ship, and its outputs for images on which it was not trained."""
 
-    network: nn.Module  # in evaluation mode, nobody else's
+    network: nn.Module  # in evaluation mode; a copy
     selection: Outputs  # of the first fold
     held_out: Outputs
     notes: tuple[str, ...]  # warnings for people
@@ -40,26 +40,26 @@ class Found:
 
 
 class VisionTask(Protocol):
-    """One snapshot, divided, and one kind of network; the loop owns networks, time, memory and checkpoints."""
+    """A partitioned snapshot and a kind of network; the loop owns networks, time, memory and checkpoints."""
 
     @property
     def images(self) -> Images:
-        """Of the snapshot."""
+        """The snapshot's images."""
         ...
 
     @property
     def partition(self) -> Partition:
-        """Those that could be read, divided."""
+        """How the readable images are divided."""
         ...
 
     @property
     def max_epochs(self) -> int:
-        """Beyond which training on is of no use here: as the recipe has it, or fewer; 0 asks for one step only."""
+        """How many epochs are useful: the recipe's, or fewer; 0 means a single step."""
         ...
 
     @property
     def report_seconds(self) -> float:
-        """That the first report may take, for want of a measurement."""
+        """An estimate of how long the first delivery takes, until it is measured."""
         ...
 
     def batches(self, requests: Sequence[BatchRequest]) -> Iterator[Batch]:
@@ -67,32 +67,32 @@ class VisionTask(Protocol):
         ...
 
     def start_training(self, network: nn.Module) -> None:
-        """Training mode for what trains, evaluation mode for what stands still."""
+        """Sets training mode for what trains, evaluation mode for what is frozen."""
         ...
 
     def loss(self, network: nn.Module, inputs: Tensor, truths: Truths) -> Tensor:
-        """The mean loss of a part of a batch, which lies on the CPU."""
+        """The mean loss of a micro-batch; inputs and truths are on the CPU."""
         ...
 
     def effort(self, inputs: Tensor) -> float:
-        """The work of a step with these inputs against that of a mean one."""
+        """The work of a step with these inputs, relative to the average step."""
         ...
 
     def predict(self, network: nn.Module, rows: Indices, size: int, before_each: Callable[[], None]) -> Outputs:
-        """What the network says about the images as serving would show them, so many at a time."""
+        """The network's outputs for images as serving would prepare them, `size` at a time; `before_each` may raise."""
         ...
 
     def validation_loss(self, outputs: Outputs) -> float | None:
-        """The loss of the predictions for the first fold, lower is better; None while there is nothing to compare."""
+        """The loss of the outputs for the first fold, lower is better; None if it is undefined."""
         ...
 
     def finish(self, found: Found, directory: Path) -> Result:
-        """Writes bundle and predictions into the folder; seconds and stop reason are as of now, "allowance"."""
+        """Writes bundle and predictions into the folder; the result has the seconds so far, stop reason "allowance"."""
         ...
 
 
 def freeze_norms(network: nn.Module) -> None:
-    """Batch statistics stand still: of few images they are worse than those of the pretraining."""
+    """Freezes batch statistics: of few images they are worse than those of pretraining."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()

@@ -1,4 +1,4 @@
-"""How long the parts of a fine-tuning take on this machine as it is now, and whether there is time for another."""
+"""How long the parts of a fine-tuning take on this machine at present, and whether there is time for another."""
 
 from collections import defaultdict, deque
 from collections.abc import Generator
@@ -13,15 +13,15 @@ from services.trainer.engine.session import Meter
 RECENT_STEPS = 8
 RECENT_PARTS = 3
 QUANTILE = 0.75  # of the recent steps
-SAFETY = 1.5  # times what the end is expected to take, while there is a choice
+SAFETY = 1.5  # times what the end is expected to take, when deciding whether to start something
 
 
 class OutOfTime(Exception):
-    """There is no time for this any more; what was delivered before stands."""
+    """There is no time left for this; what was delivered stands."""
 
 
 class Part(Enum):
-    """What is measured beside steps."""
+    """What is measured in addition to steps."""
 
     PREDICT = "predict"  # one image
     DELIVER = "deliver"  # report, bundle and predictions
@@ -38,51 +38,53 @@ def _parts() -> defaultdict[Part, deque[tuple[float, float]]]:
 
 @dataclass(slots=True)
 class Pace:
-    """All in seconds, by the meter's clock.
+    """Durations in seconds of the meter's clock.
 
-    A part is expected to take what it took at most of late, and longer by as much as steps take longer since: steps
-    are measured all the time, parts are not.
+    A part is expected to take the maximum of its recent durations, scaled up if steps have slowed down since: steps
+    are measured continuously, parts are not.
     """
 
     meter: Meter
     _first_step: float = 0.0
     _steps: deque[float] = field(default_factory=_steps)
-    _parts: defaultdict[Part, deque[tuple[float, float]]] = field(default_factory=_parts)  # (its, a step's then or 0)
+    _parts: defaultdict[Part, deque[tuple[float, float]]] = field(
+        default_factory=_parts
+    )  # (seconds, a step's then or 0)
 
     @property
     def step_seconds(self) -> float:
-        """Of a step now; 0 before any. One that stands out says nothing, two in a row say that it goes on so."""
+        """The duration of a step now; 0 before the first. A single slow step is ignored, two in a row are not."""
         if not self._steps:
             return 0.0
         return max(float(np.quantile(self._steps, QUANTILE)), min(list(self._steps)[-2:]))
 
     def stepped(self, seconds: float) -> None:
-        """A step took so long, waiting for its batch included."""
+        """Records a step's duration, including the wait for its batch."""
         self._first_step = self._first_step or seconds
         self._steps.append(seconds)
 
     @contextmanager
     def timed(self, part: Part, count: int = 1) -> Generator[None]:
-        """Measures what runs inside as `count` such parts, if it ends well."""
+        """Measures the block as `count` such parts, if it succeeds."""
         started = self.meter.used()
         yield
         if count:
             self.took(part, (self.meter.used() - started) / count)
 
     def took(self, part: Part, seconds: float) -> None:
-        """The part took so long, or is supposed to as long as nothing was measured."""
+        """Records a part's duration, or an estimate before the first."""
         self._parts[part].append((seconds, self.step_seconds))
 
     def expected(self, part: Part) -> float:
-        """Of the part now; 0 before it was measured."""
+        """The expected duration of the part now; 0 before the first `took`."""
         now, first = self.step_seconds, self._first_step
         return max((took * max(1.0, now / (then or first or 1.0)) for took, then in self._parts[part]), default=0.0)
 
     def leaves(self, end_seconds: float, seconds: float = 0.0) -> bool:
-        """Whether there is time for so many seconds and then, amply, for the end."""
+        """Whether there is time for `seconds` and then, with SAFETY, for the end."""
         return self.meter.remaining() >= SAFETY * end_seconds + seconds
 
     def require(self, seconds: float) -> None:
-        """OutOfTime unless so many are left."""
+        """Raises OutOfTime unless `seconds` are left."""
         if self.meter.remaining() < seconds:
             raise OutOfTime

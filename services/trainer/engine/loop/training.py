@@ -1,4 +1,4 @@
-"""A fine-tuning's parts, whatever its task: the live state, the pace, and how much fits into memory at a time."""
+"""What a fine-tuning consists of, whatever its vision task: the live state, the pace, the micro-batch."""
 
 import copy
 import math
@@ -17,12 +17,12 @@ from services.trainer.messages import TrainTask
 
 FROZEN_NORM_BELOW = 5_000  # training images: batch statistics of fewer are worse than the pretrained ones
 EVALUATION_BATCH = 16
-PREPARED, TRAINED = 0.1, 0.95  # of the progress bar: where preparing, and training, end
+PREPARED, TRAINED = 0.1, 0.95  # of the progress bar: where preparation and training end
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a training begins, before any checkpoint is restored; the network's parameters say whether they train."""
+    """Where a training begins, before any checkpoint is restored; parameters that train require gradients."""
 
     vision_task: VisionTask
     network: nn.Module
@@ -32,7 +32,7 @@ class Start:
 
 @dataclass(slots=True)
 class Training:
-    """One fine-tuning's parts."""
+    """A fine-tuning in progress."""
 
     task: TrainTask
     session: Session
@@ -43,7 +43,7 @@ class Training:
 
     @classmethod
     def begin(cls, task: TrainTask, session: Session, start: Start) -> "Training":
-        """Before the first step."""
+        """The training before its first step."""
         pace, size = Pace(session.meter), task.recipe.batch_size
         pace.took(Part.DELIVER, start.vision_task.report_seconds)
         average = copy.deepcopy(start.network).requires_grad_(False)
@@ -52,43 +52,43 @@ class Training:
 
     @property
     def images(self) -> Images:
-        """All of them."""
+        """The snapshot's images."""
         return self.vision_task.images
 
     @property
     def partition(self) -> Partition:
-        """How they are divided."""
+        """How the images are divided."""
         return self.vision_task.partition
 
     @property
     def batch_size(self) -> int:
-        """The effective one."""
+        """The effective batch size."""
         return min(self.task.recipe.batch_size, len(self.partition.other_folds))
 
     @property
     def delivery_seconds(self) -> float:
-        """What predicting the hold-out and writing a result are expected to take now."""
+        """The expected time to predict the hold-out and write a result."""
         return len(self.partition.held_out) * self.pace.expected(Part.PREDICT) + self.pace.expected(Part.DELIVER)
 
     @property
     def validation_seconds(self) -> float:
-        """What a validation is expected to take now."""
+        """The expected time of a validation."""
         return len(self.partition.first_fold) * self.pace.expected(Part.PREDICT)
 
     @property
     def end_seconds(self) -> float:
-        """What is expected to follow the last step: a validation, and the delivery."""
+        """The expected time after the last step: a validation and the delivery."""
         return self.validation_seconds + self.delivery_seconds
 
     def predict(self, network: nn.Module, rows: Indices, then_seconds: float = -math.inf) -> Outputs:
-        """Of the plain inputs; OutOfTime once less than `then_seconds` would be left."""
+        """Outputs of the plain inputs; raises OutOfTime once less than `then_seconds` are left."""
         size = min(EVALUATION_BATCH, self.micro_batch)
         with self.pace.timed(Part.PREDICT, len(rows)):
             return self.vision_task.predict(network, rows, size, lambda: self.pace.require(then_seconds))
 
 
 def optimizer(network: nn.Module, task: TrainTask) -> torch.optim.AdamW:
-    """Weight decay on matrices and kernels alone."""
+    """AdamW with weight decay on matrices and kernels only."""
     trained = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": task.recipe.weight_decay},

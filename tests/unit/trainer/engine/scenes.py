@@ -22,11 +22,11 @@ from services.vision.snapshot import (
 
 KINDS = ("disc", "square")
 TINY = "yolox_nano"
-SIDE = 96  # pixels of the pictures, and of the inputs
+SIDE = 96  # pixels of images and inputs
 
 
 def scene(random: np.random.Generator, labels: tuple[int, ...], size: tuple[int, int]) -> tuple[bytes, tuple[Box, ...]]:
-    """A PNG with one bright shape for each label, side by side on dark noise, and their boxes."""
+    """A PNG with one bright shape for each label, next to each other on dark noise, and their boxes."""
     width, height = size
     image = Image.fromarray(random.integers(0, 50, (height, width, 3), dtype=np.uint8))
     draw = ImageDraw.Draw(image)
@@ -59,7 +59,7 @@ def write_scenes(
     broken: int = 0,
     sizes: tuple[tuple[int, int], ...] = ((SIDE, SIDE), (SIDE, 64)),
 ) -> Path:
-    """A snapshot in the folder: images of one or two shapes by turns, then `empty` ones without any.
+    """A snapshot in the folder: images of one and two shapes alternately, then `empty` ones without any.
 
     With `crowd` the first image's first region is one; the first `broken` images cannot be decoded.
     """
@@ -97,7 +97,7 @@ def write_scenes(
 
 
 def detector_recipe(**changes: object) -> Recipe:
-    """Rung 1 on random weights, two short epochs."""
+    """A fine-tuning from random weights, two short epochs."""
     settings: dict[str, object] = {
         "name": "detector",
         "rung": 1,

@@ -51,7 +51,7 @@ def write_snapshot(
     broken: int = 0,
     kind: AnnotationKind = AnnotationKind.IMAGE_CLASSIFICATION,
 ) -> Path:
-    """A snapshot in the folder, images of the categories by turns; the first `broken` of them cannot be decoded."""
+    """A snapshot in the folder, images of the categories in turn; the first `broken` of them cannot be decoded."""
     random = np.random.default_rng(seed)
     items: list[tuple[Entry, bytes, str]] = []
     for number in range(per_category * len(names)):
@@ -79,19 +79,19 @@ def write_snapshot(
 
 
 def linear_recipe(**changes: object) -> Recipe:
-    """Rung 0 on random features."""
+    """A linear head on random features."""
     settings = {"name": "linear", "rung": 0, "backbones": (TINY,), "pretrained": False, **changes}
     return Recipe(**settings)  # pyright: ignore[reportArgumentType] - any of its fields
 
 
 def tuning_recipe(**changes: object) -> Recipe:
-    """Rung 1, three short epochs."""
+    """A fine-tuning, three short epochs."""
     settings = {"name": "tuned", "rung": 1, "max_epochs": 3, "batch_size": 8, "learning_rate": 1e-3}
     return linear_recipe(**{**settings, **changes})
 
 
 def task_for(snapshot: Path, recipe: Recipe, **changes: object) -> TrainTask:
-    """A task whose folders lie beside the snapshot."""
+    """A task whose folders are next to the snapshot."""
     root = snapshot.parent
     for name in ("out", "cache"):
         (root / name).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The training child as a process: it answers on its pipe, and does not outlive its worker."""
+"""The training child as a process: it replies on its pipe, and does not outlive its worker."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def snapshot(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def held_open() -> Iterator[tuple[int, int]]:
-    """A pipe that nobody closes before the test ends."""
+    """A pipe that stays open until the test ends."""
     ends = os.pipe()
     yield ends
     for end in ends:
@@ -49,7 +49,7 @@ def held_open() -> Iterator[tuple[int, int]]:
 
 
 def _lives(pid: int) -> bool:
-    """Zombies do not."""
+    """Whether the process runs; zombies do not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -63,7 +63,7 @@ def _gone(pid: int) -> bool:
     return not _lives(pid)
 
 
-def test_the_child_answers_on_its_pipe_and_exits(snapshot):
+def test_the_child_replies_on_its_pipe_and_exits(snapshot):
     with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         answers, tasks = cast(BinaryIO, child.stdout), cast(BinaryIO, child.stdin)
         assert isinstance(receive_message(answers), Ready)
@@ -80,7 +80,7 @@ def test_a_child_whose_stdin_closes_before_a_task_exits():
     assert done.returncode == 0
 
 
-def test_a_child_at_work_ends_when_its_stdin_does(snapshot):
+def test_a_busy_child_ends_when_its_stdin_closes(snapshot):
     with subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         answers, tasks = cast(BinaryIO, child.stdout), cast(BinaryIO, child.stdin)
         send(tasks, task_for(snapshot, tuning_recipe(max_epochs=10_000)))
@@ -90,7 +90,7 @@ def test_a_child_at_work_ends_when_its_stdin_does(snapshot):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only its kernel does this")
-def test_the_kernel_ends_a_child_whose_parent_is_killed_whoever_else_holds_its_stdin(snapshot, held_open):
+def test_the_kernel_ends_a_child_whose_parent_is_killed_even_if_its_stdin_stays_open(snapshot, held_open):
     script = f"import subprocess, time\nprint(subprocess.Popen({COMMAND!r}, stdin=0, stdout=2).pid, flush=True)\n"
     with subprocess.Popen(
         [sys.executable, "-c", script + "time.sleep(600)"],

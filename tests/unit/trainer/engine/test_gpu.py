@@ -1,4 +1,4 @@
-"""Whole tasks on a GPU, as a worker gives them to a child that has one; skipped where torch finds none."""
+"""Whole tasks on a GPU, as a worker sends them to a child; skipped if torch finds no GPU."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def _evaluated(result: Result, snapshot: Path, directory: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [linear_recipe(), tuning_recipe()], ids=["linear head", "fine-tuning"])
-def test_a_classifier_is_trained_and_evaluated_and_answers_as_on_a_cpu(tmp_path, recipe):
+def test_a_classifier_is_trained_and_evaluated_and_predicts_as_on_a_cpu(tmp_path, recipe):
     snapshot = write_snapshot(tmp_path / "snapshot")
     result, _ = _trained(task_for(snapshot, recipe))
     _evaluated(result, snapshot, tmp_path)
@@ -51,7 +51,7 @@ def test_a_classifier_is_trained_and_evaluated_and_answers_as_on_a_cpu(tmp_path,
     np.testing.assert_allclose(predict(there, images), predict(here, images), atol=1e-2)
 
 
-def test_a_detector_is_trained_resumed_and_evaluated_and_answers_as_on_a_cpu(tmp_path):
+def test_a_detector_is_trained_resumed_and_evaluated_and_predicts_as_on_a_cpu(tmp_path):
     snapshot = write_scenes(tmp_path / "snapshot")
     task = task_for(snapshot, detector_recipe(), checkpoint_seconds=0.0)
     _, said = _trained(task)

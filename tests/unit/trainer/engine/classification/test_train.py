@@ -376,5 +376,5 @@ def test_an_evaluation_of_mostly_unknown_images_is_refused(tmp_path, snapshot, n
 
 
 def test_train_head_raises_named_errors_only(snapshot):
-    with pytest.raises(Exception, match="is no backbone"):
+    with pytest.raises(Exception, match="is not a backbone"):
         train_head(task_for(snapshot, linear_recipe(backbones=("nonsense",))), Session(Meter(9), lambda _: None))

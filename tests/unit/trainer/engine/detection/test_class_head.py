@@ -1,4 +1,4 @@
-"""Category outputs to begin with, from a network that stands for a pretrained one."""
+"""Initial category outputs, from a network that acts as a pretrained one."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from services.vision.yolox import Yolox
 from tests.unit.trainer.engine.scenes import SIDE, TINY, detector_recipe, write_scenes
 from tests.unit.trainer.engine.shapes import task_for
 
-LIKELY = 2  # the only one of three pretrained categories that ever answers
+LIKELY = 2  # the only one of three pretrained categories that ever scores
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +46,8 @@ def pretrained() -> PretrainedWeights:
     return PretrainedWeights(network.state_dict(), WeightsSource.FOLDER, "0" * 64, "")
 
 
-def _adopted(tmp_path: Path, weights: PretrainedWeights, names: tuple[str, ...]) -> tuple[bool, Yolox, Yolox]:
-    """What it said, the network after, and as it was before."""
+def _initialised(tmp_path: Path, weights: PretrainedWeights, names: tuple[str, ...]) -> tuple[bool, Yolox, Yolox]:
+    """The return value, the network after it, and the network before it."""
     scenes = open_scenes(write_scenes(tmp_path / "snapshot", 8, names), "datasets/d")
     rows = np.arange(len(scenes.samples))
     rule = DETECTORS[TINY].rule.resized(SIDE)
@@ -60,8 +60,8 @@ def _adopted(tmp_path: Path, weights: PretrainedWeights, names: tuple[str, ...])
     return done, network, before
 
 
-def test_a_category_begins_with_the_outputs_that_answer_to_it(tmp_path, pretrained):
-    done, network, before = _adopted(tmp_path, pretrained, ("disc",))
+def test_a_category_starts_with_the_outputs_that_score_in_its_regions(tmp_path, pretrained):
+    done, network, before = _initialised(tmp_path, pretrained, ("disc",))
     assert done
     for level in range(3):
         theirs = pretrained.state[f"head.cls_preds.{level}.weight"][LIKELY]
@@ -72,7 +72,7 @@ def test_a_category_begins_with_the_outputs_that_answer_to_it(tmp_path, pretrain
 
 
 def test_categories_that_look_like_the_same_one_keep_their_random_outputs(tmp_path, pretrained):
-    done, network, before = _adopted(tmp_path, pretrained, ("disc", "square"))
+    done, network, before = _initialised(tmp_path, pretrained, ("disc", "square"))
     assert not done
     assert all(
         torch.equal(after, value)
@@ -82,7 +82,7 @@ def test_categories_that_look_like_the_same_one_keep_their_random_outputs(tmp_pa
 
 @pytest.fixture
 def within_reach(pretrained, monkeypatch) -> None:
-    """Trainings begin from the network that stands for a pretrained one."""
+    """Trainings start from the network that acts as a pretrained one."""
 
     def network(name, categories, _resolver, *, seed):
         return build_detector(name, categories, seed=seed), pretrained
@@ -91,7 +91,7 @@ def within_reach(pretrained, monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("within_reach")
-def test_what_was_adopted_is_offered_before_any_step(tmp_path):
+def test_the_initialised_network_is_offered_before_any_step(tmp_path):
     said: list[Message] = []
     task = task_for(write_scenes(tmp_path / "snapshot", 8, ("disc",)), detector_recipe(pretrained=True, max_epochs=1))
     result = run(task, said.append)
@@ -102,8 +102,8 @@ def test_what_was_adopted_is_offered_before_any_step(tmp_path):
 
 
 @pytest.mark.usefixtures("within_reach")
-def test_measuring_the_network_as_it_came_has_its_bounds(tmp_path, monkeypatch):
-    """Of time: it never spends the allowance before the first step. Of memory: it keeps to the attempt's limit."""
+def test_measuring_the_initialised_network_has_its_limits(tmp_path, monkeypatch):
+    """It leaves time for training, and respects the attempt's batch size limit."""
     now, sizes = [0.0], list[int]()
     predict = Detector.predict_prepared
 

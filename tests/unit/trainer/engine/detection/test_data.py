@@ -1,4 +1,4 @@
-"""Scenes: how they are divided, and what a training batch of them is."""
+"""Scenes: how they are partitioned, and their training batches."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_every_category_is_in_every_fold_and_negatives_are_spread(tmp_path):
         assert sum(len(scenes.categories_in(row)) == 0 for row in rows) == 2
 
 
-def test_a_hold_out_is_drawn_only_where_every_category_keeps_twenty_images(tmp_path):
+def test_there_is_a_hold_out_only_if_every_category_has_twenty_images(tmp_path):
     split = Split(holdout_fraction=0.2)
     few, enough = _scenes(tmp_path / "few", count=26), _scenes(tmp_path / "enough", count=40)
     assert len(divide(few, split).held_out) == 0
@@ -59,7 +59,7 @@ def test_a_hold_out_is_drawn_only_where_every_category_keeps_twenty_images(tmp_p
 
 
 @pytest.mark.parametrize("fraction", [0.2, 0.4])
-def test_the_share_that_is_held_out_is_about_the_one_that_is_asked_for(tmp_path, fraction):
+def test_the_held_out_share_is_about_the_requested_one(tmp_path, fraction):
     parts = divide(_scenes(tmp_path, count=60), Split(holdout_fraction=fraction))
     assert len(parts.held_out) == pytest.approx(fraction * (len(parts.held_out) + len(parts.trainable)), abs=2)
 
@@ -79,7 +79,7 @@ def test_two_images_of_a_category_never_share_a_fold(tmp_path):
             assert set(np.concatenate([scenes.categories_in(row) for row in rows])) == {0, 1}
 
 
-def test_a_batch_depends_on_seed_step_and_epoch_alone(tmp_path):
+def test_a_batch_depends_only_on_seed_step_and_epoch(tmp_path):
     scenes = _scenes(tmp_path)
     requests = [BatchRequest(step, step // 2, np.arange(4) + step) for step in range(4)]
     whole = list(_batches(scenes, 0.3, 0.5).training(requests))
@@ -110,7 +110,7 @@ def test_targets_are_where_the_shapes_are_and_crowds_are_not_in_them(tmp_path):
     assert truth.crowds.tolist() == [True, False, False]
 
 
-def test_effort_is_that_of_a_mean_step_on_average(tmp_path):
+def test_effort_averages_one(tmp_path):
     batches = _batches(_scenes(tmp_path), multi_scale=0.4)
     requests = [BatchRequest(step, 0, np.array([0])) for step in range(300)]
     pixels = [inputs.shape[2] * inputs.shape[3] for inputs, _ in batches.training(requests)]

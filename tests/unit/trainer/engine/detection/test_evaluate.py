@@ -1,4 +1,4 @@
-"""Evaluations of detectors: what the bundle serves against what is there."""
+"""Evaluations of detectors: what the bundle serves, compared with ground truth."""
 
 import json
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ def _one_thread():
 
 @pytest.fixture
 def detector(tmp_path: Path) -> Detector:
-    """Random, and sure enough of what it sees to say much; its bundle lies in `tmp_path/bundle`."""
+    """A random detector, confident enough to detect many objects; its bundle is in `tmp_path/bundle`."""
     network = build_detector(TINY, 2, seed=1)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -69,7 +69,7 @@ def _evaluated(tmp_path: Path, snapshot: Path) -> tuple[EvaluationResult, Detect
     return result, predictions
 
 
-def test_an_evaluation_says_what_the_detector_serves(tmp_path, detector):
+def test_an_evaluation_measures_what_the_detector_serves(tmp_path, detector):
     snapshot = write_scenes(tmp_path / "test", 9, crowd=True, seed=3)
     result, predictions = _evaluated(tmp_path, snapshot)
     scenes = open_scenes(snapshot, "datasets/t")
@@ -143,7 +143,7 @@ def test_an_evaluation_of_mostly_unknown_regions_is_refused(tmp_path, names):
 
 @pytest.mark.usefixtures("detector")
 def test_few_unknown_regions_in_most_images_are_refused_too(tmp_path):
-    """Of 13 regions 5 are unknown, but these are all that 5 of the 9 images show."""
+    """5 of the 13 regions are unknown, but they are the only ones in 5 of the 9 images."""
     snapshot = write_scenes(tmp_path / "test", 9, names=("disc", "square", "dog"), empty=0)
     index = json.loads((snapshot / "0.json").read_text())
     for record in index["records"]:
@@ -174,7 +174,7 @@ def test_a_snapshot_without_anything_to_find_is_refused(tmp_path, boxes, says):
 
 
 @pytest.mark.usefixtures("detector")
-def test_an_image_that_cannot_be_read_is_named_and_not_measured(tmp_path):
+def test_an_unreadable_image_is_named_and_not_measured(tmp_path):
     result, predictions = _evaluated(tmp_path, write_scenes(tmp_path / "test", 38, broken=1))
     assert result.unreadable == ("1.png",)
     assert 1 not in predictions.image_ids.array()
@@ -188,7 +188,7 @@ def test_an_image_that_cannot_be_read_is_named_and_not_measured(tmp_path):
 
 
 @pytest.mark.usefixtures("detector")
-def test_models_are_evaluated_on_snapshots_of_their_kind_only(tmp_path):
+def test_models_are_only_evaluated_on_snapshots_of_their_kind(tmp_path):
     shapes = write_snapshot(tmp_path / "shapes")
     failed = run(_task(tmp_path, shapes), lambda _: None)
     assert isinstance(failed, Failed)

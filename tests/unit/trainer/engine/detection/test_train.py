@@ -1,4 +1,4 @@
-"""Whole trainings of detectors on small drawn scenes, from random weights."""
+"""Complete trainings of detectors on small drawn scenes, from random weights."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def _predictions(result: Result) -> DetectorPredictions:
     return found
 
 
-def test_a_training_ends_with_a_bundle_and_everything_that_is_known_of_it(snapshot):
+def test_a_training_ends_with_a_bundle_and_a_complete_result(snapshot):
     result, said = _trained(task_for(snapshot, detector_recipe(multi_scale=0.3)))
     detector = bundle.load(Path(result.bundle_directory))
     assert isinstance(detector, Detector)
@@ -82,7 +82,7 @@ def test_a_training_ends_with_a_bundle_and_everything_that_is_known_of_it(snapsh
     assert set(predicted.truths.labels.array()) == {0, 1}
 
 
-def test_a_hold_out_reports_where_every_category_has_enough_images(tmp_path):
+def test_the_performance_is_of_the_hold_out_if_every_category_has_enough_images(tmp_path):
     snapshot = write_scenes(tmp_path / "snapshot", 44)
     task = task_for(snapshot, detector_recipe(max_epochs=1), split=Split(holdout_fraction=0.2))
     result, _ = _trained(task)
@@ -105,7 +105,7 @@ def test_the_loss_falls(snapshot, monkeypatch):
 
 
 @pytest.mark.parametrize("depth", [Depth.HEAD, Depth.NECK])
-def test_what_lies_below_the_depth_stays_as_it_was_statistics_included(snapshot, depth):
+def test_frozen_parts_do_not_change_including_their_statistics(snapshot, depth):
     result, _ = _trained(task_for(snapshot, detector_recipe(depth=depth, max_epochs=1), seed=3))
     before, after = build_detector(TINY, 2, seed=3).state_dict(), _weights(result)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -116,14 +116,14 @@ def test_what_lies_below_the_depth_stays_as_it_was_statistics_included(snapshot,
     assert any(name.startswith("head.") for name in changed)
 
 
-def test_a_head_on_random_layers_is_worth_one_step_only(snapshot):
+def test_a_head_on_random_layers_trains_for_one_step_only(snapshot):
     result, _ = _trained(task_for(snapshot, detector_recipe(depth=Depth.HEAD, max_epochs=9)))
     assert (result.steps, result.epochs, result.weights_source) == (1, 0, WeightsSource.RANDOM)
     assert isinstance(bundle.load(Path(result.bundle_directory)), Detector)
 
 
 class _Killed(BaseException):
-    """Stands for kill -9."""
+    """Simulates kill -9."""
 
 
 @pytest.mark.parametrize(("die_at", "refit"), [(1, False), (3, False), (3, True)])
@@ -132,7 +132,7 @@ def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypa
     base = task_for(snapshot, recipe, checkpoint_seconds=0.0, seed=7)
     planned = fit._planned
 
-    def fixed(training):  # what is measured differs from run to run; a checkpoint carries it
+    def fixed(training):  # the measured pace varies between runs; a checkpoint keeps it
         return msgspec.structs.replace(planned(training), total_steps=5, validate_every=1)
 
     monkeypatch.setattr(fit, "_planned", fixed)
@@ -158,7 +158,7 @@ def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(("slower_from", "slowness"), [(0, 1.0), (8, 5.0), (20, 3.0)])
-def test_a_training_ends_by_itself_before_its_allowance(snapshot, monkeypatch, slower_from, slowness):
+def test_a_training_ends_before_its_allowance(snapshot, monkeypatch, slower_from, slowness):
     now, steps = [0.0], [0]
     step, predict, finish = fit.step, DetectionTask.predict, detection.finish
 
@@ -194,7 +194,7 @@ def test_an_allowance_that_cannot_suffice_is_refused_with_a_minimum(snapshot):
     assert float(failed.failure.metadata["minimum_seconds"]) > 0.02
 
 
-def test_a_refit_trains_on_every_image_and_says_that_nothing_measured_it(snapshot, monkeypatch):
+def test_a_refit_trains_on_every_image_and_says_that_it_is_unmeasured(snapshot, monkeypatch):
     rows: set[int] = set()
     batches = DetectionTask.batches
 
@@ -216,7 +216,7 @@ def test_a_refit_trains_on_every_image_and_says_that_nothing_measured_it(snapsho
     assert len(_predictions(result).image_ids.array()) == 0
 
 
-def test_every_category_has_a_threshold_measured_or_not():
+def test_every_category_has_a_threshold_even_if_unmeasured():
     def of(suggested: dict[str, float | None], before: dict[str, float]) -> tuple[float, ...]:
         tags = {name: TagPerformance(support=1, suggested_threshold=value) for name, value in suggested.items()}
         measured = Performance(source=Source.CROSS_VALIDATION, image_count=9, tag_performance=tags)
@@ -227,7 +227,7 @@ def test_every_category_has_a_threshold_measured_or_not():
     assert of({}, {}) == of({"a": None, "b": None, "c": None}, {}) == (UNFITTED_THRESHOLD,) * 3
 
 
-def test_a_refit_reports_of_the_hold_out_where_there_is_one(tmp_path):
+def test_a_refit_reports_the_hold_out_s_performance_if_there_is_one(tmp_path):
     snapshot = write_scenes(tmp_path / "snapshot", 44)
     recipe = detector_recipe(refit=True, max_epochs=1)
     result, _ = _trained(task_for(snapshot, recipe, split=Split(holdout_fraction=0.2)))
@@ -244,8 +244,8 @@ def test_a_few_unreadable_images_are_left_out_and_named(tmp_path):
 
 
 @pytest.mark.parametrize(("seed", "left"), [(0, 1), (1, 0)])
-def test_a_training_outlives_the_loss_of_a_part_s_only_object(tmp_path, seed, left):
-    """Of two images with an object one cannot be read: nothing is left to train on, or nothing to validate by."""
+def test_a_training_survives_without_objects_in_a_part(tmp_path, seed, left):
+    """One of two images with an object is unreadable: nothing is left to train on, or to validate on."""
     snapshot = write_scenes(tmp_path / "snapshot", 2, ("disc",), empty=40, broken=1)
     result, _ = _trained(task_for(snapshot, detector_recipe(max_epochs=1), split=Split(seed=seed)))
     validated = len(_predictions(result).truths.labels.array())
@@ -298,7 +298,7 @@ def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, mo
         ({"depth": Depth.LAST_STAGES}, "recipe.depth"),
     ],
 )
-def test_recipes_that_make_no_sense_are_refused(snapshot, changes, field):
+def test_invalid_recipes_are_refused(snapshot, changes, field):
     with pytest.raises(InvalidRequest) as refused:
         train(task_for(snapshot, detector_recipe(**changes)), Session(Meter(9), lambda _: None))
     assert refused.value.metadata["field"] == field

@@ -1,4 +1,4 @@
-"""Fine-tunings on machines that slow down, by a clock that the test moves: a result comes before the allowance ends."""
+"""Fine-tunings on machines that slow down, with a clock that the test controls: a result comes in time."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,12 +22,12 @@ from services.trainer.recipe import Split
 from services.vision import bundle
 from tests.unit.trainer.engine.shapes import task_for, tuning_recipe, write_snapshot
 
-STEP, PREDICTED_BATCH, DELIVERY, SAVE = 0.5, 0.3, 1.0, 0.2  # seconds of an idle machine
+STEP, PREDICTED_BATCH, DELIVERY, SAVE = 0.5, 0.3, 1.0, 0.2  # seconds on an idle machine
 
 
 @dataclass
 class Machine:
-    """Work takes as long as it is told to, times `slowness`, which changes after so many steps or deliveries."""
+    """Work takes its nominal time times `slowness`, which changes after a number of steps or deliveries."""
 
     slowness: float = 1.0
     slower_after: dict[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
@@ -47,7 +47,7 @@ class Machine:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """The one on which the test's trainings run."""
+    """The machine on which the test's trainings run."""
     torch.set_num_threads(1)
     made = Machine()
     step, plain, write, save = fit.step, Batches.plain, finish.finish, checkpoint.save
@@ -91,7 +91,7 @@ def _sound(result: Result, allowance: float) -> None:
     assert Path(result.predictions_path).exists()
 
 
-def test_an_even_machine_spends_most_of_the_allowance_and_ends_by_plan(machine, snapshot):
+def test_a_steady_machine_uses_most_of_the_allowance_and_ends_by_plan(machine, snapshot):
     result = train(task_for(snapshot, ENDLESS, split=HELD_OUT), machine.session(40, lambda _: None))
     _sound(result, 40)
     assert result.stop_reason == "converged"
@@ -99,7 +99,7 @@ def test_an_even_machine_spends_most_of_the_allowance_and_ends_by_plan(machine, 
 
 
 @pytest.mark.parametrize(("when", "slowness"), [(6, 2.0), (6, 5.0), (15, 5.0), (15, 10.0), (25, 5.0), (33, 5.0)])
-def test_steps_that_suddenly_take_longer_end_the_training_early(machine, snapshot, when, slowness):
+def test_a_sudden_slowdown_of_steps_ends_the_training_early(machine, snapshot, when, slowness):
     machine.slower_after = {"step": (when, slowness)}
     result = train(task_for(snapshot, ENDLESS, split=HELD_OUT), machine.session(40, lambda _: None))
     _sound(result, 40)
@@ -107,13 +107,13 @@ def test_steps_that_suddenly_take_longer_end_the_training_early(machine, snapsho
 
 
 @pytest.mark.parametrize(("what", "when"), [("batch", 6), ("batch", 9), ("finish", 1), ("finish", 2), ("save", 1)])
-def test_predictions_deliveries_and_checkpoints_that_suddenly_take_longer_do_too(machine, snapshot, what, when):
+def test_a_sudden_slowdown_of_predictions_deliveries_or_checkpoints_does_too(machine, snapshot, what, when):
     machine.slower_after = {what: (when, 5.0)}
     task = task_for(snapshot, ENDLESS, split=HELD_OUT, checkpoint_seconds=3.0)
     _sound(train(task, machine.session(60, lambda _: None)), 60)
 
 
-def test_a_hiccup_ends_nothing(machine, snapshot, monkeypatch):
+def test_a_hiccup_does_not_end_the_training(machine, snapshot, monkeypatch):
     machine.slower_after = {"step": (20, 8.0)}
     session = machine.session(60, lambda _: None)
     original = machine.work
@@ -128,7 +128,7 @@ def test_a_hiccup_ends_nothing(machine, snapshot, monkeypatch):
 
 
 class _Killed(BaseException):
-    """Stands for kill -9."""
+    """Simulates kill -9."""
 
 
 @pytest.mark.parametrize("died_at", [8, 20, 35])
@@ -160,11 +160,11 @@ def test_a_training_that_resumes_on_a_slower_machine_delivers_in_what_is_left(
     assert isinstance(said[0], Offer)  # before any new step
 
 
-def test_once_something_was_offered_there_always_is_a_result(machine, snapshot):
+def test_after_an_offer_there_always_is_a_result(machine, snapshot):
     said: list[Message] = []
     task = task_for(snapshot, ENDLESS, split=HELD_OUT)
     machine.slower_after = {"step": (14, 100.0)}
-    result = train(task, machine.session(40, said.append))  # one step alone outlasts the allowance
+    result = train(task, machine.session(40, said.append))  # a single step exceeds the allowance
     offers = [message.result for message in said if isinstance(message, Offer)]
     assert result.bundle_directory == offers[-1].bundle_directory
     assert result.stop_reason == "allowance"
@@ -173,7 +173,7 @@ def test_once_something_was_offered_there_always_is_a_result(machine, snapshot):
 
 
 @pytest.mark.parametrize(("when", "slowness"), [(fit.PROBES + 1, 100.0), (2 * fit.PROBES, 10.0)])
-def test_nothing_measured_in_time_is_not_enough_budget(machine, snapshot, when, slowness):
+def test_without_a_measured_candidate_in_time_the_budget_is_not_enough(machine, snapshot, when, slowness):
     machine.slower_after = {"step": (when, slowness)}
     with pytest.raises(NotEnoughBudget) as refused:
         train(task_for(snapshot, ENDLESS, split=HELD_OUT), machine.session(40, lambda _: None))
@@ -207,4 +207,4 @@ def test_the_pace_follows_the_machine():
     with suppress(ValueError), pace.timed(Part.DELIVER):
         now[0] += 50.0
         raise ValueError
-    assert pace.expected(Part.DELIVER) == 6.0  # what was broken off says nothing
+    assert pace.expected(Part.DELIVER) == 6.0  # an interrupted part is not recorded

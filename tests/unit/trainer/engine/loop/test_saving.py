@@ -1,4 +1,4 @@
-"""When a fine-tuning saves: by its period, and by what the worker says of the checkpoints before."""
+"""When a fine-tuning saves: by its period, and by when the worker has stored earlier checkpoints."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,19 +13,19 @@ from services.trainer.engine.session import Meter, Session, Signals
 from services.trainer.messages import Checkpoint, CheckpointDone, Message, SaveNow
 from tests.unit.trainer.engine.shapes import task_for, tuning_recipe, write_snapshot
 
-STEPS = 40  # of a second each
+STEPS = 40  # of one second each
 
 
 @dataclass
 class Worker:
-    """Hears what a training says, by a clock on which each of its steps takes a second, and answers after each."""
+    """Receives a training's messages, with a clock on which each step takes a second, and replies after each step."""
 
     stored_in_seconds: float | None  # None: never
     save_at: float = float("inf")
     signals: Signals = field(default_factory=Signals)
     now: float = 0.0
     saved: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
-    folders: list[list[str]] = field(default_factory=list[list[str]])  # that lie there at each checkpoint
+    folders: list[list[str]] = field(default_factory=list[list[str]])  # that exist at each checkpoint
     arrived: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])  # not stored yet
 
     def hear(self, message: Message) -> None:
@@ -47,7 +47,7 @@ class Worker:
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs forty steps of a second each, with a checkpoint every other second, before a worker."""
+    """Runs forty steps of a second each for a worker, with a checkpoint every other second."""
     step, planned = fit.step, fit._planned
 
     def run(worker: Worker) -> None:
@@ -72,14 +72,14 @@ def _gaps(worker: Worker) -> list[float]:
     return [after - before for before, after in pairwise(times)]
 
 
-def test_checkpoints_that_are_stored_at_once_come_by_the_period(train):
+def test_checkpoints_that_are_stored_at_once_are_saved_every_period(train):
     worker = Worker(stored_in_seconds=1.0)
     train(worker)
     assert len(worker.saved) > 10
     assert set(_gaps(worker)) == {2.0}
 
 
-def test_checkpoints_that_take_longer_to_store_come_less_often(train):
+def test_checkpoints_that_take_longer_to_store_are_saved_less_often(train):
     worker = Worker(stored_in_seconds=5.0)
     train(worker)
     assert len(worker.saved) >= 3
@@ -92,7 +92,7 @@ def test_a_checkpoint_that_is_never_stored_is_the_only_one_and_stays(train):
     assert len(worker.saved) == 1
 
 
-def test_a_checkpoint_that_is_asked_for_is_saved_beside_one_that_is_being_stored(train):
+def test_a_requested_checkpoint_is_saved_while_another_is_being_stored(train):
     worker = Worker(stored_in_seconds=None, save_at=20.0)
     train(worker)
     assert len(worker.saved) == 2
@@ -100,7 +100,7 @@ def test_a_checkpoint_that_is_asked_for_is_saved_beside_one_that_is_being_stored
     assert [len(names) for names in worker.folders] == [1, 2]
 
 
-def test_a_stored_checkpoint_s_folder_makes_room_for_the_next(train):
+def test_a_stored_checkpoint_s_folder_is_deleted_before_the_next(train):
     worker = Worker(stored_in_seconds=1.0)
     train(worker)
     assert len(worker.folders) > 10
