@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
@@ -117,14 +118,14 @@ def engine_pace(task: TrainTask) -> float:
         return loss
 
     with patch.object(fit, "step", timed):
-        fit.fine_tune(task, Session(Meter(task.allowance_seconds), lambda _: None), start)
+        fit.fine_tune(task, Session(Meter(task.allowance), lambda _: None), start)
     planned = times[fit.PROBES :]
     return len(planned) * BATCH / (planned[-1][1] - planned[0][0])
 
 
 def bare_pace(task: TrainTask, steps: int) -> float:
     """Images per second of nothing but steps: same network, same precision, same optimizer, inputs ready."""
-    session = Session(Meter(task.allowance_seconds), lambda _: None)
+    session = Session(Meter(task.allowance), lambda _: None)
     training = Training.begin(task, session, start(task, session))
     vision_task, network, optimizer = training.vision_task, training.state.network, training.state.optimizer
     rows = training.partition.other_folds
@@ -155,7 +156,7 @@ def main() -> None:
             batch_size=BATCH, max_epochs=EPOCHS, refit=True, learning_rate=1e-4,
         )  # fmt: skip
         task = TrainTask(
-            trial="bench", dataset=name, directory=str(snapshot), recipe=recipe, allowance_seconds=100_000.0,
+            trial="bench", dataset=name, directory=str(snapshot), recipe=recipe, allowance=timedelta(days=1),
             output_directory=str(root / "out"), cache_directory=str(root / "cache"),
             weights_directory=str(folder("SIGHTLINE_WEIGHTS_DIR")),
         )  # fmt: skip

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -35,7 +36,7 @@ from services.vision.snapshot import (
 from services.vision.weights import WeightsResolver, pretrained_network
 
 SETS = ("hemlock_cherry", "trash", "grocery")
-ALLOWANCE_SECONDS = 180.0
+ALLOWANCE = timedelta(seconds=180.0)
 ONE = ("mobilenet_v2",)
 TWO = (*ONE, "mobilenet_v2_keras")
 THREE = (*TWO, "squeezenet1_1")
@@ -133,7 +134,7 @@ def climb(name: str, data: Path, weights: Path, root: Path) -> None:
             dataset=name,
             directory=str(train),
             recipe=recipe,
-            allowance_seconds=ALLOWANCE_SECONDS,
+            allowance=ALLOWANCE,
             output_directory=str(out),
             cache_directory=str(cache),
             weights_directory=str(weights),
@@ -154,7 +155,7 @@ def climb(name: str, data: Path, weights: Path, root: Path) -> None:
         print(
             f"{name:15} {recipe.name:28} out of fold {result.selection_score:.3f} ±{result.standard_error:.3f}"
             f" log loss {result.selection_log_loss:.3f} | test top-1 {measured.performance.accuracy_top1:.3f}"
-            f" | {result.seconds:5.1f} s = {result.seconds / bare:.2f} bare forward passes",
+            f" | {result.used.total_seconds():5.1f} s = {result.used.total_seconds() / bare:.2f} bare forward passes",
             flush=True,
         )
 

@@ -8,6 +8,7 @@ are tiny. A third of the pictures, which show other images than those that train
 import sys
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -57,12 +58,13 @@ def compose(coco: Path, out: Path, tiles: int) -> Path:
 def train(snapshot: Path, recipe: Recipe, root: Path) -> tuple[Result, float]:
     """The product's own training on two thirds of the pictures, and its seconds of processor time."""
     task = TrainTask(
-        trial=recipe.name, dataset=snapshot.name, directory=str(snapshot), recipe=recipe, allowance_seconds=100_000.0,
+        trial=recipe.name, dataset=snapshot.name, directory=str(snapshot), recipe=recipe,
+        allowance=timedelta(days=1),
         output_directory=str(root / recipe.name), cache_directory=str(root / "cache"), split=Split(folds=3),
         weights_directory=str(folder("SIGHTLINE_WEIGHTS_DIR")),
     )  # fmt: skip
     began = time.process_time()
-    result = fine_tune(task, Session(Meter(task.allowance_seconds, time.process_time), lambda _: None), start)
+    result = fine_tune(task, Session(Meter(task.allowance, time.process_time), lambda _: None), start)
     return result, time.process_time() - began
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
+from datetime import timedelta
+
+from msgspec.structs import replace
 
 from services.kit import codec
 from services.kit.blobs import Blobs, delete_prefix
@@ -32,7 +34,6 @@ from services.trainer.datasets import (
 )
 from services.trainer.domain import (
     FINAL_EVALUATION,
-    MAX_BUDGET_SECONDS,
     NEXT,
     Draft,
     Evaluation,
@@ -48,7 +49,7 @@ from services.trainer.store import Store
 from services.trainer.work import Work
 from services.vision.card import CARD_FILE, read_card
 
-EVALUATION_SECONDS = 24 * 3600.0  # what a caller's own evaluation may take
+EVALUATION_ALLOWANCE = timedelta(hours=24)  # what a caller's own evaluation may take
 WATCH_SECONDS = 2.0  # a watch looks again after so long, should no change have come
 
 
@@ -68,9 +69,6 @@ class Models:
         A dataset that is still VALIDATING is accepted; the coordinator checks again when it is READY.
         """
         check_caller_fields("model", model.display_name, model.custom_properties)
-        if not 0 < model.budget_seconds <= MAX_BUDGET_SECONDS:
-            problem = f"{model.budget_seconds:g} s is not above 0 and at most {MAX_BUDGET_SECONDS / 3600:g} hours."
-            raise InvalidRequest(field="model.training_parameters.time_budget", problem=problem)
         return await create_once(
             self._store.models,
             model.name,
@@ -221,7 +219,7 @@ class Evaluations:
             model_version=model.served.version,
             bundle_key=model.served.bundle_key,
             model_kind=model.model_kind,
-            work=Work(create_time=now, allowance_seconds=EVALUATION_SECONDS),
+            work=Work(create_time=now, allowance=EVALUATION_ALLOWANCE),
             update_time=now,
             display_name=draft.display_name,
             request_id=draft.request_id,

@@ -10,20 +10,24 @@
              └──────────────────────────────┘
 """
 
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
+import msgspec
+from msgspec.structs import replace
+
 from services.kit.errors import Failure, WrongState
 from services.trainer.datasets import Snapshot
+from services.trainer.ledger import ZERO, total
 from services.trainer.performance import Finding, Performance
 from services.trainer.recipe import BoxStatistics, Recipe, Throughput
 from services.trainer.work import Work
 from services.vision.card import ModelKind, WeightsSource
 
 FINAL_EVALUATION = "final"  # the id of the evaluation that is part of a training and paid by its budget
-MAX_BUDGET_SECONDS = 288 * 3600.0
+MAX_BUDGET = timedelta(hours=288)
 MAX_TRIALS = 1000  # of a model: t000 to t999, so that names keep the order in which trials were planned
 
 
@@ -79,21 +83,20 @@ class Served:
     performance_key: str  # the whole of it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A model: what was asked for, and what became of it."""
 
     name: str
     uid: str
     training_dataset: str
-    budget_seconds: float
+    budget: timedelta = msgspec.field(name="budget_seconds")
     model_kind: ModelKind
     create_time: datetime
     update_time: datetime
     test_dataset: str = ""
-    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    hyperparameters: Hyperparameters = Hyperparameters()
     display_name: str = ""
-    custom_properties: dict[str, str] = field(default_factory=dict[str, str])
+    custom_properties: dict[str, str] = {}
     request_id: str = ""
     state: ModelState = ModelState.NOT_STARTED
     training: Snapshot | None = None
@@ -101,7 +104,7 @@ class Model:
     categories: tuple[str, ...] = ()
     served: Served | None = None
     warnings: tuple[str, ...] = ()
-    training_cost_seconds: float = 0.0
+    training_cost: timedelta = msgspec.field(name="training_cost_seconds", default=ZERO)  # of one that has ended
     stop_reason: StopReason | None = None
     error: Failure | None = None
     start_time: datetime | None = None
@@ -148,8 +151,7 @@ class TrialResult:
     boxes: BoxStatistics | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """`models/{model}/trials/{trial}`: one recipe, carried out by one worker at a time."""
 
     name: str
@@ -160,15 +162,11 @@ class Trial:
     holdout_fraction: float
     seed: int
     expected_seconds: float = 0.0
-    forerunner: str = ""  # the stored name of `parent_trial`
+    # Name of the trial whose settings it repeats, for longer or on more images; empty where it repeats none.
+    parent_trial: str = msgspec.field(name="forerunner", default="")
     work: Work
     result: TrialResult | None = None
     update_time: datetime
-
-    @property
-    def parent_trial(self) -> str:
-        """Name of the trial whose settings it repeats, for longer or on more images; empty where it repeats none."""
-        return self.forerunner
 
     @property
     def blob_prefix(self) -> str:
@@ -181,8 +179,7 @@ class Trial:
         return self if work is self.work else replace(self, work=work, update_time=now)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """`models/{model}/evaluations/{evaluation}`: one bundle measured on one snapshot."""
 
     name: str
@@ -236,16 +233,19 @@ def scored_trial(trial: Trial, trials: list[Trial]) -> Trial:
     return next((other for other in trials if other.name == trial.parent_trial), trial)
 
 
-def training_cost(trials: list[Trial], final: Evaluation | None) -> float:
-    """Seconds of the reference device that the budget has paid: the sum of the ledger's charged entries."""
-    works = [trial.work for trial in trials] + ([final.work] if final else [])
-    return round(sum(work.charged_seconds for work in works), 6)
+def works_of(trials: list[Trial], final: Evaluation | None) -> list[Work]:
+    """All work that a model's budget pays."""
+    return [trial.work for trial in trials] + ([final.work] if final else [])
 
 
-def granted(trials: list[Trial], final: Evaluation | None) -> float:
+def training_cost(trials: list[Trial], final: Evaluation | None) -> timedelta:
+    """Time on the reference device that the budget has paid: the sum of the ledger's charged entries."""
+    return total(work.charged for work in works_of(trials, final))
+
+
+def granted(trials: list[Trial], final: Evaluation | None) -> timedelta:
     """What the budget has paid, or has promised to work that has not ended."""
-    works = [trial.work for trial in trials] + ([final.work] if final else [])
-    return sum(work.charged_seconds if work.ended else work.allowance_seconds for work in works)
+    return total(work.charged if work.ended else work.allowance for work in works_of(trials, final))
 
 
 def asked_to_stop(record: R, now: datetime) -> R:

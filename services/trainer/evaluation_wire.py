@@ -1,9 +1,6 @@
 """What was measured as protobuf messages: evaluations and the performance of models."""
 
 from dataclasses import replace
-from datetime import timedelta
-
-from google.protobuf.duration_pb2 import Duration
 
 from services.kit.errors import Code, Failure
 from services.kit.records import Versioned
@@ -38,7 +35,7 @@ def evaluation_message(
         state=evaluation_pb2.Evaluation.State.Value(_STATES[work.state]),
         progress=work.progress,
         model_version=evaluation.model_version,
-        cost=seconds_message(work.charged_seconds),
+        cost=to_duration(work.charged),
         create_time=to_timestamp(work.create_time),
         start_time=to_timestamp(work.start_time),
         end_time=to_timestamp(work.end_time),
@@ -62,8 +59,10 @@ def _error(evaluation: Evaluation) -> Failure | None:
     if work.error is not None:
         return replace(work.error, reason=_REASONS.get(work.error.reason, work.error.reason))
     if work.state is WorkState.STOPPED:
-        message = f"It was ended when its {work.allowance_seconds:g} s were used up."
-        return Failure(Code.DEADLINE_EXCEEDED, reason, message, {"seconds": f"{work.allowance_seconds:g}"})
+        seconds = f"{work.allowance.total_seconds():g}"
+        return Failure(
+            Code.DEADLINE_EXCEEDED, reason, f"It was ended when its {seconds} s were used up.", {"seconds": seconds}
+        )
     if work.state is WorkState.CANCELLED:
         return Failure(Code.CANCELLED, reason, "It was ended with the training that it was a part of.")
     return None
@@ -119,8 +118,3 @@ def _coverage_message(coverage: Coverage) -> performance_pb2.Coverage:
         ],
         untested_categories=coverage.untested_categories,
     )
-
-
-def seconds_message(seconds: float) -> Duration:
-    """Seconds for a message's field."""
-    return to_duration(timedelta(seconds=seconds))

@@ -1,9 +1,16 @@
 """The ledger of one piece of work: which stretches of its attempts were charged, and why the others were not."""
 
 import math
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from enum import StrEnum
+from fractions import Fraction
+
+import msgspec
+from msgspec.structs import replace
+
+ZERO = timedelta()
+MICROSECOND = timedelta(microseconds=1)  # the resolution of ledger time
 
 MAX_SEGMENTS_PER_ATTEMPT = 32  # later checkpoints extend the last one, so that a record stays small
 MAX_SEGMENTS = 256  # beyond, the oldest lines of past attempts are summed up
@@ -21,13 +28,12 @@ class Reason(StrEnum):
     RELEASED = "released"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """A line of the ledger."""
 
     attempt: int
     number: int = 0  # within its attempt
-    seconds: float  # of the reference device
+    duration: timedelta = msgspec.field(name="seconds")  # on the reference device
     charged: bool
     reason: Reason
     end_time: datetime
@@ -37,14 +43,23 @@ def added(segments: tuple[Segment, ...], line: Segment) -> tuple[Segment, ...]:
     """With one more line of the latest attempt, numbered; beyond a limit, its charged lines extend the last one."""
     number = sum(segment.attempt == line.attempt for segment in segments)
     if number >= MAX_SEGMENTS_PER_ATTEMPT and (last := segments[-1]).charged and line.charged:
-        total = round(last.seconds + line.seconds, 6)
-        return (*segments[:-1], replace(last, seconds=total, reason=line.reason, end_time=line.end_time))
+        longer = replace(last, duration=last.duration + line.duration, reason=line.reason, end_time=line.end_time)
+        return (*segments[:-1], longer)
     return _summed_up((*segments, replace(line, number=number)))
 
 
-def whole_microseconds(seconds: float) -> float:
-    """Rounded down, but for what a float cannot hold."""
-    return math.floor(seconds * 1e6 + 1e-3) / 1e6
+def total(spans: Iterable[timedelta]) -> timedelta:
+    """The exact sum."""
+    return sum(spans, ZERO)
+
+
+def scaled(span: timedelta, factor: Fraction) -> timedelta:
+    """The span times a device factor, or its inverse, rounded down to whole microseconds.
+
+    Ledger time is rounded nowhere else. As both the allowance and what it is charged are rounded down, time on a device
+    that uses up its allowance is never charged as more than the allowance.
+    """
+    return timedelta(microseconds=math.floor(span // MICROSECOND * factor))
 
 
 def _summed_up(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
@@ -54,5 +69,5 @@ def _summed_up(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     oldest, rest = segments[:3], segments[3:]
     pairs = ((oldest[0], oldest[1]), (oldest[0], oldest[2]), (oldest[1], oldest[2]))
     first, second = next(pair for pair in pairs if pair[0].charged == pair[1].charged)
-    both = replace(second, seconds=round(first.seconds + second.seconds, 6))
+    both = replace(second, duration=first.duration + second.duration)
     return (*(both if segment is second else segment for segment in oldest if segment is not first), *rest)

@@ -9,6 +9,8 @@ After the task the worker may send any number of SaveNow and CheckpointDone, whi
 No torch, asyncio or grpc here: both sides import it, and the child must not hold what the worker holds.
 """
 
+from datetime import timedelta
+
 import msgspec
 
 from services.kit.errors import Failure
@@ -26,7 +28,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     dataset: str  # resource name, for messages
     directory: str  # the snapshot: manifest, packs and indexes
     recipe: Recipe
-    allowance_seconds: float  # for this attempt, from the task's arrival to its Result; never exceeded
+    allowance: timedelta  # of this attempt, from the task's arrival to its Result; never exceeded
     output_directory: str
     cache_directory: str  # shared by the trials of a snapshot; may be lost, empty or written by others at any time
     weights_directory: str | None = None
@@ -49,7 +51,7 @@ class EvaluateTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     bundle_directory: str
     directory: str
     output_directory: str
-    allowance_seconds: float = float("inf")
+    allowance: timedelta = timedelta.max
     threads: int = 1
     device: str = "cpu"
 
@@ -88,7 +90,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     path: str
     step: int  # of one task's checkpoints, each is greater than the one before
-    seconds_used: float  # since the task's arrival: up to here nothing need be repeated
+    used: timedelta  # since the task's arrival: up to here nothing need be repeated
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -105,7 +107,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     selection_log_loss: float
     predictions_path: str  # `services.trainer.predictions`: per image, for paired comparison between trials
     performance: Performance  # of the hold-out, or cross-validated
-    seconds: float  # since the task's arrival
+    used: timedelta  # since the task's arrival
     stop_reason: str  # "converged": the recipe ran to its end; "allowance": it was cut to fit
     weights_source: WeightsSource
     resolution: int
@@ -130,7 +132,7 @@ class EvaluationResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A measured model."""
 
     performance: Performance
-    seconds: float
+    used: timedelta  # since the task's arrival
     predictions_path: str
     unreadable: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 from services.kit.collection import Collection
 from services.kit.errors import EvaluationNotFound, ModelNotFound, TrialNotFound
@@ -74,10 +75,10 @@ class Store:
         changes = self.changes()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
-                while model.ended and self.cost_of(model.name) < model.training_cost_seconds:
+                while model.ended and self.cost_of(model.name) < model.training_cost:
                     await changes.wait(timeout_seconds)
 
-    def cost_of(self, model: str) -> float:
+    def cost_of(self, model: str) -> timedelta:
         """What the budget of a model has paid, as far as the views know."""
         return training_cost(self.trials_of(model), self.final_of(model))
 

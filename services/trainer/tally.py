@@ -1,8 +1,12 @@
 """What has happened to a piece of work so far, as numbers that only ever rise, so that each can be counted once."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
+
+import msgspec
+
+from services.trainer.ledger import ZERO
 
 
 class AttemptResult(StrEnum):
@@ -17,17 +21,14 @@ class AttemptResult(StrEnum):
     RELEASED = "released"  # given back unharmed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
     """Of one trial or evaluation. `claim` marks who counted it last, so that its author recognises it."""
 
     started: bool = False
-    ends: dict[AttemptResult, int] = field(
-        default_factory=dict[AttemptResult, int]
-    )  # attempts that ended, by how they did
+    ends: dict[AttemptResult, int] = {}  # attempts that ended, by result
     given_up: bool = False
-    charged_seconds: float = 0.0
-    uncharged_seconds: float = 0.0
+    charged: timedelta = msgspec.field(name="charged_seconds", default=ZERO)
+    uncharged: timedelta = msgspec.field(name="uncharged_seconds", default=ZERO)
     claim: str = ""
 
     def since(self, before: "Tally") -> "Tally":
@@ -36,6 +37,6 @@ class Tally:
             started=self.started and not before.started,
             ends=dict(Counter(self.ends) - Counter(before.ends)),
             given_up=self.given_up and not before.given_up,
-            charged_seconds=max(0.0, self.charged_seconds - before.charged_seconds),
-            uncharged_seconds=max(0.0, self.uncharged_seconds - before.uncharged_seconds),
+            charged=max(ZERO, self.charged - before.charged),
+            uncharged=max(ZERO, self.uncharged - before.uncharged),
         )

@@ -1,23 +1,31 @@
 """Protobuf messages to the trainer's nouns and back."""
 
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+
 from services.kit import names
 from services.kit.blobs import to_uri
 from services.kit.caller_fields import check_request_id
 from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
-from services.kit.status import failure_to_status, to_timestamp
+from services.kit.status import failure_to_status, to_duration, to_timestamp
 from services.trainer.domain import (
+    MAX_BUDGET,
     Evaluation,
     Hyperparameters,
     Model,
     ModelState,
+    Served,
     Trial,
     scored_trial,
     served_trial,
     training_cost,
+    works_of,
 )
-from services.trainer.evaluation_wire import performance_message, seconds_message
+from services.trainer.evaluation_wire import performance_message
+from services.trainer.ledger import MICROSECOND, total
 from services.trainer.performance import Performance
 from services.trainer.recipe import Depth, Recipe
 from services.trainer.work import WorkState
@@ -61,7 +69,7 @@ def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> M
         name=names.join("models", id_),
         uid=names.new_uid(),
         training_dataset=training,
-        budget_seconds=parameters.time_budget.seconds + parameters.time_budget.nanos // 1000 / 1e6,  # of any size
+        budget=_budget(parameters.time_budget),
         model_kind=kind,
         create_time=now,
         update_time=now,
@@ -71,6 +79,15 @@ def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> M
         custom_properties=dict(message.custom_properties),
         request_id=check_request_id(request.request_id),
     )
+
+
+def _budget(given: Duration) -> timedelta:
+    """The budget in whole microseconds, rounded down; InvalidRequest out of range."""
+    microseconds = given.seconds * 1_000_000 + given.nanos // 1000  # more than a timedelta can hold, perhaps
+    if not 0 < microseconds <= MAX_BUDGET // MICROSECOND:
+        problem = f"{microseconds / 1e6:g} s is not above 0 and at most {MAX_BUDGET // timedelta(hours=1)} hours."
+        raise InvalidRequest(field="model.training_parameters.time_budget", problem=problem)
+    return microseconds * MICROSECOND
 
 
 def dataset_name(name: str, field: str) -> str:
@@ -124,15 +141,14 @@ def model_message(
     full: bool = False,
 ) -> model_pb2.Model:
     """A model as callers see it; with its whole performance and its ledger in view FULL."""
-    model, served = version.value, version.value.served
-    cost = model.training_cost_seconds if model.ended else training_cost(trials, final)
+    model = version.value
     message = model_pb2.Model(
         name=model.name,
         display_name=model.display_name,
         training_parameters=_parameters_message(model),
         state=model_pb2.Model.State.Value(model.state),
         progress=_progress_message(model, trials, final, queue_position),
-        training_cost=seconds_message(cost),
+        training_cost=to_duration(model.training_cost if model.ended else training_cost(trials, final)),
         create_time=to_timestamp(model.create_time),
         start_time=to_timestamp(model.start_time),
         end_time=to_timestamp(model.end_time),
@@ -149,20 +165,26 @@ def model_message(
         message.stop_reason = model_pb2.Model.StopReason.Value(model.stop_reason)
     if model.error:
         message.error.CopyFrom(failure_to_status(model.error))
-    if served:
-        message.performance.CopyFrom(performance_message(performance or served.performance, full=full))
-        message.model_version, message.best_trial = served.version, served.trial
-        message.bundle_uri = to_uri(bucket, served.bundle_key)
+    if model.served:
+        _set_served(message, model.served, performance, bucket, full=full)
     if full:
         message.ledger.extend(_ledger(trials, final))
     return message
+
+
+def _set_served(
+    message: model_pb2.Model, served: Served, performance: Performance | None, bucket: str, *, full: bool
+) -> None:
+    message.performance.CopyFrom(performance_message(performance or served.performance, full=full))
+    message.model_version, message.best_trial = served.version, served.trial
+    message.bundle_uri = to_uri(bucket, served.bundle_key)
 
 
 def _parameters_message(model: Model) -> model_pb2.TrainingParameters:
     given = model.hyperparameters
     return model_pb2.TrainingParameters(
         training_dataset=model.training_dataset,
-        time_budget=seconds_message(model.budget_seconds),
+        time_budget=to_duration(model.budget),
         model_kind=model_pb2.TrainingParameters.ModelKind.Value(model.model_kind),
         hyperparameters=model_pb2.Hyperparameters(
             seed=given.seed,
@@ -177,8 +199,8 @@ def _parameters_message(model: Model) -> model_pb2.TrainingParameters:
 def _progress_message(
     model: Model, trials: list[Trial], final: Evaluation | None, queue_position: int | None
 ) -> model_pb2.TrainingProgress:
-    works = [trial.work for trial in trials] + ([final.work] if final else [])
-    used = sum(work.charged_seconds + (0.0 if work.ended else work.pending_seconds) for work in works)
+    works = works_of(trials, final)
+    used = total(work.charged if work.ended else work.charged + work.pending for work in works)
     reported = [trial for trial in trials if trial.work.state is not WorkState.QUEUED]
     served = served_trial(model, trials)
     best = scored_trial(served, trials).result if served else None
@@ -187,9 +209,9 @@ def _progress_message(
         trial=reported[-1].name if reported else "",
         metric_name=SCORE_METRICS[model.model_kind] if best else "",
         metric_value=best.score if best else None,
-        budget_used=seconds_message(min(used, model.budget_seconds)),
+        budget_used=to_duration(min(used, model.budget)),
         queue_position=queue_position,
-        fraction=1.0 if model.ended else min(1.0, sum(work.reached_seconds for work in works) / model.budget_seconds),
+        fraction=1.0 if model.ended else min(1.0, total(work.reached for work in works) / model.budget),
         trials_done=sum(trial.work.ended for trial in trials),
     )
 
@@ -217,7 +239,7 @@ def _ledger(trials: list[Trial], final: Evaluation | None) -> list[model_pb2.Led
             trial=name,
             attempt=segment.attempt,
             segment=segment.number,
-            duration=seconds_message(segment.seconds),
+            duration=to_duration(segment.duration),
             charged=segment.charged,
             reason=segment.reason,
             end_time=to_timestamp(segment.end_time),
@@ -238,7 +260,7 @@ def trial_message(version: Versioned[Trial]) -> trial_pb2.Trial:
         score=scored.score if scored else None,
         score_metric=SCORE_METRICS[trial.recipe.kind] if scored else "",
         standard_error=scored.standard_error if scored else None,
-        cost=seconds_message(work.charged_seconds),
+        cost=to_duration(work.charged),
         attempts=work.attempt,
         progress=work.progress,
         create_time=to_timestamp(work.create_time),

@@ -12,8 +12,8 @@
 
 A segment is a stretch of one attempt that ended with a commit, and only commits are charged. What an attempt did
 after its last commit is lost with it; it is written down uncharged, so that the ledger shows it and the budget does
-not pay for it. The sum of charged segments never exceeds the allowance. Seconds are whole microseconds, as the
-contract's durations are, so that a ledger adds up to the last digit.
+not pay for it. The sum of charged segments never exceeds the allowance. Ledger time is a timedelta, so it is whole
+microseconds and sums are exact. Records hold it as ISO 8601, under the names it had as floats of seconds.
 
 Poison is decided here and not by the queue: work that is due is announced anew by the coordinator, so that no job's
 own count of deliveries says how often workers died of it.
@@ -22,14 +22,16 @@ The write that ends an attempt also adds it to `ends`. A worker that dies writes
 `lease_lost` when another takes over.
 """
 
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace
+
 from services.kit.errors import Failure, PoisonWork
 from services.kit.leases import Lease
-from services.trainer.ledger import Reason, Segment, added, whole_microseconds
+from services.trainer.ledger import ZERO, Reason, Segment, added, total
 from services.trainer.tally import AttemptResult, Tally
 
 MAX_ATTEMPTS_WITHOUT_COMMIT = 5
@@ -59,19 +61,22 @@ _NEXT: dict[WorkState, frozenset[WorkState]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Work(msgspec.Struct, frozen=True, kw_only=True):
     """One piece of work and everything that happened to it."""
 
     create_time: datetime
-    allowance_seconds: float
+    allowance: timedelta = msgspec.field(name="allowance_seconds")
     state: WorkState = WorkState.QUEUED
     lease: Lease = FREE
     attempt: int = 0
-    barren_attempts: int = 0  # the stored name of `attempts_without_commit`
+    attempts_without_commit: int = msgspec.field(name="barren_attempts", default=0)  # not counting those released
     segments: tuple[Segment, ...] = ()
-    pending_seconds: float = 0.0  # done by the present attempt since its last commit
-    furthest_seconds: float = 0.0  # charged and pending together, when that was most
+    pending: timedelta = msgspec.field(
+        name="pending_seconds", default=ZERO
+    )  # done by the present attempt since its last commit
+    furthest: timedelta = msgspec.field(
+        name="furthest_seconds", default=ZERO
+    )  # charged and pending together, when that was most
     checkpoint_key: str = ""
     progress: float = 0.0
     phase: str = ""
@@ -80,14 +85,9 @@ class Work:
     start_time: datetime | None = None
     queue_time: datetime | None = None  # when the last attempt gave it back; None before there was one
     end_time: datetime | None = None
-    ends: dict[AttemptResult, int] = field(default_factory=dict[AttemptResult, int])  # attempts that ended
+    ends: dict[AttemptResult, int] = {}  # attempts that ended
     given_up: bool = False  # because attempt after attempt died
     counted: Tally = NOTHING  # what of it is in the metrics
-
-    @property
-    def attempts_without_commit(self) -> int:
-        """Attempts begun since the last commit, those given back unharmed not counted."""
-        return self.barren_attempts
 
     @property
     def ended(self) -> bool:
@@ -95,30 +95,29 @@ class Work:
         return not _NEXT[self.state]
 
     @property
-    def charged_seconds(self) -> float:
+    def charged(self) -> timedelta:
         """What the budget pays so far."""
-        return round(sum(segment.seconds for segment in self.segments if segment.charged), 6)
+        return total(segment.duration for segment in self.segments if segment.charged)
 
     @property
-    def reached_seconds(self) -> float:
+    def reached(self) -> timedelta:
         """How far it has come, lost attempts included; unlike what is charged and pending, it never falls."""
-        return max(self.furthest_seconds, self.charged_seconds)
+        return max(self.furthest, self.charged)
 
     @property
-    def remaining_seconds(self) -> float:
+    def remaining(self) -> timedelta:
         """What of the allowance is left."""
-        return whole_microseconds(max(0.0, self.allowance_seconds - self.charged_seconds))
+        return max(ZERO, self.allowance - self.charged)
 
     @property
     def tally(self) -> Tally:
         """What has happened so far, for the metrics."""
-        uncharged = sum(segment.seconds for segment in self.segments if not segment.charged)
         return Tally(
             started=self.start_time is not None,
             ends=self.ends,
             given_up=self.given_up,
-            charged_seconds=self.charged_seconds,
-            uncharged_seconds=round(uncharged, 6),
+            charged=self.charged,
+            uncharged=total(segment.duration for segment in self.segments if not segment.charged),
         )
 
     @property
@@ -152,31 +151,31 @@ class Work:
             ends=self._ends_with(AttemptResult.LEASE_LOST),
             lease=lease,
             attempt=self.attempt + 1,
-            barren_attempts=self.attempts_without_commit + 1,
+            attempts_without_commit=self.attempts_without_commit + 1,
             start_time=self.start_time or now,
         )
 
-    def beaten(self, now: datetime, ttl: timedelta, *, seconds_used: float, progress: float, phase: str) -> "Work":
-        """Arrow c: still at it. `seconds_used` counts since the attempt began, here and below."""
-        pending = whole_microseconds(min(self._uncharged(seconds_used), self.remaining_seconds))
+    def beaten(self, now: datetime, ttl: timedelta, *, used: timedelta, progress: float, phase: str) -> "Work":
+        """Arrow c: still at it. `used` counts since the attempt began, here and below."""
+        pending = min(self._uncharged(used), self.remaining)
         return replace(
             self,
             lease=self.lease.renewed(now, ttl),
-            pending_seconds=pending,
-            furthest_seconds=max(self.furthest_seconds, self.charged_seconds + pending),
+            pending=pending,
+            furthest=max(self.furthest, self.charged + pending),
             progress=max(self.progress, min(progress, 1.0)),
             phase=phase,
         )
 
-    def committed(self, now: datetime, ttl: timedelta, *, seconds_used: float, checkpoint_key: str) -> "Work":
+    def committed(self, now: datetime, ttl: timedelta, *, used: timedelta, checkpoint_key: str) -> "Work":
         """Arrow c: the checkpoint is in the store, so the seconds up to it are earned; once, if it is repeated."""
         if checkpoint_key == self.checkpoint_key:
             return self
         return replace(
-            self._charged(self._uncharged(seconds_used), Reason.CHECKPOINT, now),
+            self._charged(self._uncharged(used), Reason.CHECKPOINT, now),
             lease=self.lease.renewed(now, ttl),
             checkpoint_key=checkpoint_key,
-            barren_attempts=0,
+            attempts_without_commit=0,
         )
 
     def released(self, now: datetime) -> "Work":
@@ -187,7 +186,7 @@ class Work:
             ends=self._ends_with(AttemptResult.RELEASED),
             lease=self.lease.released(),
             queue_time=now,
-            barren_attempts=max(0, self.attempts_without_commit - 1),
+            attempts_without_commit=max(0, self.attempts_without_commit - 1),
         )
 
     def lost(self, now: datetime, name: str, problem: str) -> "Work":
@@ -203,14 +202,14 @@ class Work:
         error = PoisonWork(name=name, attempts=self.attempts_without_commit, last=problem)
         return replace(self, **self._end(WorkState.FAILED, now, result), error=error.failure(), given_up=True)
 
-    def succeeded(self, now: datetime, seconds_used: float) -> "Work":
+    def succeeded(self, now: datetime, used: timedelta) -> "Work":
         """Arrow d: the result is in the store."""
-        charged = self._charged(self._uncharged(seconds_used), Reason.FINISHED, now)
+        charged = self._charged(self._uncharged(used), Reason.FINISHED, now)
         return replace(charged, **self._end(WorkState.SUCCEEDED, now, AttemptResult.SUCCEEDED), progress=1.0)
 
     def stopped(self, now: datetime) -> "Work":
         """Arrow f: the allowance is used up; what is left of it is charged, for the device was kept busy as asked."""
-        charged = self._charged(self.remaining_seconds, Reason.STOPPED, now)
+        charged = self._charged(self.remaining, Reason.STOPPED, now)
         return replace(charged, **self._end(WorkState.STOPPED, now, AttemptResult.STOPPED))
 
     def failed(self, now: datetime, error: Failure) -> "Work":
@@ -222,8 +221,8 @@ class Work:
         """Arrow g: ended by the caller, who pays for what was done, unless its worker had died of it already."""
         if not self.lease.is_live(now):
             closed, result = self._closed(Reason.WORKER_LOST, now), AttemptResult.LEASE_LOST
-        elif self.pending_seconds > 0:
-            closed = self._charged(self.pending_seconds, Reason.CANCELLED, now)
+        elif self.pending:
+            closed = self._charged(self.pending, Reason.CANCELLED, now)
             result = AttemptResult.CANCELLED
         else:
             closed, result = self, AttemptResult.CANCELLED
@@ -232,7 +231,7 @@ class Work:
     # Bookkeeping.
 
     def _end(self, state: WorkState, now: datetime, result: AttemptResult) -> dict[str, Any]:
-        end = {"lease": self.lease.released(), "end_time": now, "pending_seconds": 0.0}
+        end = {"lease": self.lease.released(), "end_time": now, "pending": ZERO}
         return {"state": self._next(state), "ends": self._ends_with(result), **end}
 
     def _ends_with(self, result: AttemptResult) -> dict[AttemptResult, int]:
@@ -246,24 +245,18 @@ class Work:
             raise ValueError(f"work does not go from {self.state} to {state}")
         return state
 
-    def _uncharged(self, seconds_used: float) -> float:
-        """What of the present attempt's seconds no segment holds yet."""
-        return max(0.0, seconds_used - sum(s.seconds for s in self.segments if s.attempt == self.attempt))
+    def _uncharged(self, used: timedelta) -> timedelta:
+        """What of the present attempt's time no segment holds yet."""
+        return max(ZERO, used - total(s.duration for s in self.segments if s.attempt == self.attempt))
 
-    def _charged(self, seconds: float, reason: Reason, now: datetime) -> "Work":
-        return self._with_segment(min(seconds, self.remaining_seconds), True, reason, now)
+    def _charged(self, duration: timedelta, reason: Reason, now: datetime) -> "Work":
+        return self._with_segment(min(duration, self.remaining), True, reason, now)
 
     def _closed(self, reason: Reason, now: datetime) -> "Work":
         """What was done since the last commit, written down as lost."""
-        return self._with_segment(self.pending_seconds, False, reason, now) if self.pending_seconds > 0 else self
+        return self._with_segment(self.pending, False, reason, now) if self.pending else self
 
-    def _with_segment(self, seconds: float, charged: bool, reason: Reason, now: datetime) -> "Work":
-        line = Segment(
-            attempt=self.attempt,
-            seconds=whole_microseconds(seconds),
-            charged=charged,
-            reason=reason,
-            end_time=now,
-        )
-        pending = whole_microseconds(max(0.0, self.pending_seconds - line.seconds))
-        return replace(self, segments=added(self.segments, line), pending_seconds=pending)
+    def _with_segment(self, duration: timedelta, charged: bool, reason: Reason, now: datetime) -> "Work":
+        line = Segment(attempt=self.attempt, duration=duration, charged=charged, reason=reason, end_time=now)
+        pending = max(ZERO, self.pending - duration)
+        return replace(self, segments=added(self.segments, line), pending=pending)

@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
+from msgspec.structs import replace
 
 from services.infra import jetstream
 from services.infra.jetstream_records import JetStreamRecords
@@ -122,7 +124,7 @@ class Watched:
     async def _charge(self, trial: str, seconds: float) -> None:
         def more(now: Trial) -> Trial:
             *others, last = now.work.segments
-            charged = replace(last, seconds=last.seconds + seconds)
+            charged = replace(last, duration=last.duration + timedelta(seconds=seconds))
             return replace(now, work=replace(now.work, segments=(*others, charged)))
 
         async with jetstream.connected(self.stack.nats_url, "tests") as connection:

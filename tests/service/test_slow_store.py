@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from services.kit.records import Table
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer.datasets import Snapshot
 from services.trainer.domain import Trial
+from services.trainer.ledger import total
 from services.trainer.recipe import Recipe
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
@@ -86,7 +87,7 @@ class Suite:
             MemoryTelemetry(),
         )
 
-    async def plan(self, recipe: Recipe, allowance_seconds: float) -> None:
+    async def plan(self, recipe: Recipe, allowance: timedelta) -> None:
         """Puts the trial's images into the store, and its record."""
         folder, now = write_snapshot(self.root / "snapshot"), datetime.now(UTC)
         for path in folder.iterdir():
@@ -105,7 +106,7 @@ class Suite:
             recipe=recipe,
             holdout_fraction=0.0,
             seed=1,
-            work=Work(create_time=now, allowance_seconds=allowance_seconds),
+            work=Work(create_time=now, allowance=allowance),
             update_time=now,
         )
         await self.trials.create(NAME, trial)
@@ -122,7 +123,7 @@ async def test_a_store_slower_than_the_period_of_checkpoints_ends_no_attempt(
     backbone, batch = NETWORKS[network]
     suite = Suite(tmp_path, pool)
     recipe = tuning_recipe(backbones=(backbone,), batch_size=batch, max_epochs=10_000, patience=10_000)
-    await suite.plan(recipe, allowance_seconds=ALLOWANCE_SECONDS)
+    await suite.plan(recipe, allowance=timedelta(seconds=ALLOWANCE_SECONDS))
     await asyncio.wait_for(suite.worker.handle(NAME), DEADLINE_SECONDS)
     work = await suite.work()
     assert (work.state, work.attempt) == (WorkState.SUCCEEDED, 1)
@@ -136,13 +137,13 @@ async def test_a_child_that_is_killed_before_a_slow_store_resumes_from_what_is_s
     tmp_path: Path, pool: Witness
 ) -> None:
     suite = Suite(tmp_path, pool)
-    await suite.plan(tuning_recipe(max_epochs=10_000, patience=10_000), allowance_seconds=20.0)
+    await suite.plan(tuning_recipe(max_epochs=10_000, patience=10_000), allowance=timedelta(seconds=20.0))
     handling = asyncio.create_task(suite.worker.handle(NAME))
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while (await suite.work()).charged_seconds < 4:  # noqa: ASYNC110 - what is waited for is a record
+        while (await suite.work()).charged < timedelta(seconds=4):  # noqa: ASYNC110 - what is waited for is a record
             await asyncio.sleep(0.05)
         os.kill(pool.pids[0], signal.SIGKILL)
         await handling
     work = await suite.work()
     assert (work.state, work.attempt) == (WorkState.SUCCEEDED, 2)
-    assert sum(line.seconds for line in work.segments if line.attempt == 1 and line.charged) >= 4
+    assert total(line.duration for line in work.segments if line.attempt == 1 and line.charged) >= timedelta(seconds=4)

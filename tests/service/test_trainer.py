@@ -197,7 +197,7 @@ async def test_a_model_is_created_in_not_started_and_trained_to_its_end(at: Worl
 
 
 async def test_the_ledger_of_view_full_adds_up_to_the_training_cost(at: World) -> None:
-    at.worker.seconds = 1.2345678
+    at.worker.spends = timedelta(microseconds=1_234_567)
     await at.trained(test_dataset="datasets/test")
     basic, full = await at.get(), await at.get(view=model_pb2.Model.FULL)
     assert not basic.ledger
@@ -229,7 +229,7 @@ async def test_a_ledger_that_another_replica_has_just_closed_is_waited_for(at: W
     for _ in range(2):
         await at.coordinator.reconcile()
     now = at.clock.now()
-    ended = {"end_time": now, "training_cost_seconds": 2.0}
+    ended = {"end_time": now, "training_cost": timedelta(seconds=2)}
     await at.store.models.change(
         M, lambda model: model.moved(ModelState.CANCELLING, now).moved(ModelState.CANCELLED, now, **ended)
     )
@@ -238,7 +238,7 @@ async def test_a_ledger_that_another_replica_has_just_closed_is_waited_for(at: W
     assert not reading.done()
     attempt = await Attempt[Trial].begin(at.store.trials.table, f"{M}/trials/t000", "w", at.clock, TTL, 1.0)
     assert attempt is not None
-    await attempt.succeed(2.0)
+    await attempt.succeed(timedelta(seconds=2))
     full = await reading
     assert full.training_cost.seconds == sum(entry.duration.seconds for entry in full.ledger) == 2
 
@@ -614,7 +614,7 @@ async def test_a_watch_shows_the_reports_of_a_worker_and_is_silent_while_nothing
     assert first.model.progress.queue_position == 0
     attempt = await Attempt[Trial].begin(at.store.trials.table, f"{M}/trials/t000", "w", at.clock, TTL, 1.0)
     assert attempt is not None
-    await attempt.beat(3.0, 0.25, "fit")
+    await attempt.beat(timedelta(seconds=3), 0.25, "fit")
     while (message := (await watch.read()).model).progress.budget_used.seconds != 3:
         pass
     assert message.progress.phase == model_pb2.TrainingProgress.SEARCHING

@@ -73,7 +73,7 @@ class Pods:
     evaluations: Table[Evaluation]
     queue: JetStreamQueue
 
-    async def plan(self, recipe: Recipe, allowance_seconds: float = 600.0) -> None:
+    async def plan(self, recipe: Recipe, allowance: timedelta = timedelta(minutes=10)) -> None:
         """A trial of thirty-six drawn shapes, or of eighteen scenes with their boxes, announced."""
         detects = recipe.kind is ModelKind.GENERIC_DETECTOR
         folder = write_scenes(self.root / "snapshot") if detects else write_snapshot(self.root / "snapshot")
@@ -86,7 +86,7 @@ class Pods:
             recipe=recipe,
             holdout_fraction=0.0,
             seed=7,
-            work=Work(create_time=now, allowance_seconds=allowance_seconds),
+            work=Work(create_time=now, allowance=allowance),
             update_time=now,
         )
         await self.trials.create(NAME, trial)
@@ -106,7 +106,7 @@ class Pods:
             model_version="v",
             bundle_key="b/",
             model_kind=ModelKind.GENERIC_DETECTOR,
-            work=Work(create_time=now, allowance_seconds=600.0),
+            work=Work(create_time=now, allowance=timedelta(minutes=10)),
             update_time=now,
         )
         await self.evaluations.create(EVALUATION, evaluation)
@@ -242,13 +242,13 @@ async def test_a_sigterm_saves_where_the_training_is_and_another_worker_goes_on_
         await pods.until(lambda work: work.attempt == 2)
         waited = [line for line in pods.log("second").splitlines() if "checkpoint_missing" in line]
         assert not waited
-        again = await pods.until(lambda work: work.phase == "train" and work.pending_seconds > 1)
+        again = await pods.until(lambda work: work.phase == "train" and work.pending > timedelta(seconds=1))
         assert await stopped(process) < END_SECONDS
     twice = await pods.work()
     assert (twice.state, twice.attempt, twice.attempts_without_commit) == (WorkState.QUEUED, 2, 0), pods.log("second")
     charged = [line for line in twice.segments if line.charged]
     assert [(line.attempt, line.reason) for line in charged] == [(1, "checkpoint"), (2, "checkpoint")]
-    assert charged[0].seconds == given_back.charged_seconds
+    assert charged[0].duration == given_back.charged
     assert twice.checkpoint_key != given_back.checkpoint_key
     assert again.checkpoint_key == given_back.checkpoint_key
     assert not pods.wrote_outside("first") + pods.wrote_outside("second")
@@ -257,7 +257,7 @@ async def test_a_sigterm_saves_where_the_training_is_and_another_worker_goes_on_
 @pytest.mark.slow
 @pytest.mark.timeout(500)
 async def test_a_detector_s_training_goes_on_from_where_a_sigterm_found_it_to_its_end(pods: Pods) -> None:
-    began, allowance = time.monotonic(), 45.0
+    began, allowance = time.monotonic(), timedelta(seconds=45)
     await pods.plan(detector_recipe(max_epochs=100_000), allowance)
     with pods.worker("first", "--once") as process:
         await pods.until(lambda work: work.phase == "train" and work.progress > 0.2)
@@ -281,8 +281,8 @@ async def test_a_detector_s_training_goes_on_from_where_a_sigterm_found_it_to_it
         (2, 0, "finished"),
     ]
     assert charged[0] == saved
-    assert work.charged_seconds == round(saved.seconds + charged[1].seconds, 6)
-    assert work.charged_seconds <= min(allowance, time.monotonic() - began)
+    assert work.charged == saved.duration + charged[1].duration
+    assert work.charged <= min(allowance, timedelta(seconds=time.monotonic() - began))
     assert not pods.wrote_outside("first") + pods.wrote_outside("second")
 
 

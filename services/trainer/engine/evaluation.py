@@ -96,7 +96,7 @@ def evaluation_result(
     unreadable = images.unreadable_files()
     return EvaluationResult(
         performance=replace(performance, coverage=coverage),
-        seconds=session.meter.used(),
+        used=session.meter.elapsed(),
         predictions_path=str(path),
         unreadable=unreadable,
         findings=findings(images.dataset, coverage, unreadable),

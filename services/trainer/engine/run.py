@@ -33,7 +33,7 @@ def run(
     task: Task, send: Callable[[Message], None], signals: Signals | None = None
 ) -> Result | EvaluationResult | Failed:
     """Runs the task; returns its last message, sends the earlier ones, and obeys the worker's signals."""
-    session = Session(Meter(task.allowance_seconds), send, signals)
+    session = Session(Meter(task.allowance), send, signals)
     torch.set_num_threads(max(1, task.threads))
     try:
         return train(task, session) if isinstance(task, TrainTask) else evaluate(task, session)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from services.trainer.messages import CheckpointDone, Message, Progress, SaveNow, Signal
 
@@ -12,16 +13,20 @@ HANDOVER_SHARE = 0.05  # of the allowance; HANDOVER_SECONDS does not exceed it
 
 
 class Meter:
-    """Seconds since the task arrived, against its allowance."""
+    """Time since the task arrived, against its allowance: floats of seconds to plan with, `elapsed` to charge."""
 
-    def __init__(self, allowance_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, allowance: timedelta, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._start = clock()
-        self.allowance_seconds = allowance_seconds
+        self.allowance_seconds = allowance.total_seconds()
 
     def used(self) -> float:
         """Seconds since the task arrived."""
         return self._clock() - self._start
+
+    def elapsed(self) -> timedelta:
+        """Time since the task arrived, as the ledger counts it: in whole microseconds."""
+        return timedelta(seconds=self.used())
 
     def remaining(self) -> float:
         """Seconds until the last message should be sent, shortly before the allowance ends; may be negative."""

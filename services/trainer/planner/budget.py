@@ -1,9 +1,9 @@
 """What is left of a model's budget, and what recipes would cost: by the table, as fast as its trials went."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from services.trainer.domain import MAX_TRIALS, Model, Trial, granted, served_trial
-from services.trainer.ledger import whole_microseconds
 from services.trainer.planner.costs import expected_seconds, reserve_seconds, resolution_of, slowness
 from services.trainer.recipe import Recipe
 
@@ -15,7 +15,7 @@ class BudgetView:
     image_count: int
     test_count: int
     trials: int  # that may still be planned
-    left: float
+    left: timedelta
     pace: float  # how many times longer than by the table things take
     resolution: int  # where a recipe leaves it open
     served: Recipe | None
@@ -28,7 +28,7 @@ class BudgetView:
             image_count=model.training.image_count if model.training else 0,
             test_count=model.test.image_count if model.test else 0,
             trials=min(model.hyperparameters.max_trials or MAX_TRIALS, MAX_TRIALS) - len(trials),
-            left=model.budget_seconds - granted(trials, None),
+            left=model.budget - granted(trials, None),
             pace=slowness(trials),
             resolution=resolution_of(trials),
             served=best.recipe if best else None,
@@ -45,4 +45,4 @@ class BudgetView:
         """
         candidates = (recipe, self.served) if self.served else (recipe,)
         reserve = max(reserve_seconds(candidate, self.test_count, self.resolution) for candidate in candidates)
-        return whole_microseconds(self.left - self.pace * reserve)
+        return self.left.total_seconds() - self.pace * reserve

@@ -59,7 +59,7 @@ def slowness(trials: list[Trial]) -> float:
     done = [trial for trial in trials if trial.work.state is WorkState.SUCCEEDED and trial.result is not None]
     detectors = [trial for trial in done if trial.result and trial.result.epochs and _is_detector(trial.recipe)]
     said = detectors[-1:] or [trial for trial in done if trial.recipe.rung == 0 and not _is_detector(trial.recipe)][:1]
-    return max(0.25, said[0].work.charged_seconds / _expected_of(said[0])) if said else 1.0
+    return max(0.25, said[0].work.charged.total_seconds() / _expected_of(said[0])) if said else 1.0
 
 
 def _is_detector(recipe: Recipe) -> bool:

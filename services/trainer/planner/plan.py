@@ -5,11 +5,11 @@ cost, with the final evaluation held back, fits into what is left of the budget.
 the reference device, scaled by what the trials before took.
 """
 
+from datetime import timedelta
 from types import MappingProxyType
 
 from services.kit.errors import Failure, NotEnoughBudget
 from services.trainer.domain import Evaluation, Hyperparameters, Model, StopReason, Trial, granted
-from services.trainer.ledger import whole_microseconds
 from services.trainer.planner import classifier, detector
 from services.trainer.planner.budget import BudgetView
 from services.trainer.planner.costs import expected_seconds, reserve_seconds
@@ -32,7 +32,7 @@ def plan(model: Model, trials: list[Trial], final: Evaluation | None) -> Step:
     if model.served is None:
         return Fail(_failure(model, trials))
     if model.test is not None:
-        return StartEvaluation(whole_microseconds(model.budget_seconds - granted(trials, None)))
+        return StartEvaluation(model.budget - granted(trials, None))
     return Finish(step)
 
 
@@ -54,9 +54,9 @@ def check_budget(model: Model, image_count: int, test_count: int) -> None:
     """NotEnoughBudget, with the minimum and a suggestion, if not even the first rung fits."""
     asked = model.model_kind, model.hyperparameters, image_count, test_count
     minimum = minimum_budget(*asked)
-    if model.budget_seconds < minimum:
+    if model.budget < timedelta(seconds=minimum):
         raise NotEnoughBudget(
-            budget_seconds=f"{model.budget_seconds:g}",
+            budget_seconds=f"{model.budget.total_seconds():g}",
             dataset=model.training_dataset,
             image_count=image_count,
             minimum_seconds=_round_up(minimum),
@@ -83,14 +83,14 @@ def _failure(model: Model, trials: list[Trial]) -> Failure:
         if trial.work.error is not None:
             return trial.work.error
     budget = BudgetView.of(model, trials)
-    count, pace = budget.image_count, max(1.0, budget.pace)
+    count, pace, seconds = budget.image_count, max(1.0, budget.pace), model.budget.total_seconds()
     asked = model.model_kind, model.hyperparameters, count, budget.test_count
     return NotEnoughBudget(
-        budget_seconds=f"{model.budget_seconds:g}",
+        budget_seconds=f"{model.budget.total_seconds():g}",
         dataset=model.training_dataset,
         image_count=count,
-        minimum_seconds=_round_up(max(pace * minimum_budget(*asked), 1.5 * model.budget_seconds)),
-        suggested_seconds=_round_up(max(pace * suggested_budget(*asked), 3 * model.budget_seconds)),
+        minimum_seconds=_round_up(max(pace * minimum_budget(*asked), 1.5 * seconds)),
+        suggested_seconds=_round_up(max(pace * suggested_budget(*asked), 3 * seconds)),
     ).failure()
 
 

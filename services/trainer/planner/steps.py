@@ -1,6 +1,7 @@
 """What a training may need next."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from services.kit.errors import Failure
 from services.trainer.domain import StopReason
@@ -21,12 +22,17 @@ class StartTrial:
     expected_seconds: float
     parent_trial: str = ""  # name of the trial whose settings it repeats, for longer or on more images
 
+    @property
+    def allowance(self) -> timedelta:
+        """The allowance in ledger time. The nearest microsecond: not more than what is left, which is whole ones."""
+        return timedelta(seconds=self.allowance_seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class StartEvaluation:
     """Measure the best bundle on the test dataset."""
 
-    allowance_seconds: float
+    allowance: timedelta
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ the records, trials are numbered and created, never overwritten, and a model is 
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from datetime import timedelta
 from functools import partial
+
+from msgspec.structs import replace
 
 from services.kit.blobs import Blobs
 from services.kit.clock import Clock
@@ -168,8 +170,8 @@ class Coordinator:
         match step:
             case StartTrial():
                 await self._start_trial(model, len(trials), step)
-            case StartEvaluation(allowance_seconds):
-                await self._start_final(model, allowance_seconds)
+            case StartEvaluation(allowance):
+                await self._start_final(model, allowance)
             case Finish(reason):
                 await self._finish(model, trials, reason)
             case Fail(error):
@@ -189,16 +191,16 @@ class Coordinator:
             holdout_fraction=0.0 if model.test else HOLDOUT_FRACTION,
             seed=model.hyperparameters.seed,
             expected_seconds=step.expected_seconds,
-            forerunner=step.parent_trial,
-            work=Work(create_time=now, allowance_seconds=step.allowance_seconds),
+            parent_trial=step.parent_trial,
+            work=Work(create_time=now, allowance=step.allowance),
             update_time=now,
         )
         await self._store.trials.create(trial)
         _log.info("trial_planned", name=trial.name, recipe=step.recipe.name, allowance_seconds=step.allowance_seconds)
         await self._housekeeping.announce(trial.name, trial.work)
 
-    async def _start_final(self, model: Model, allowance_seconds: float) -> None:
-        evaluation = planned(model, allowance_seconds, self._clock.now())
+    async def _start_final(self, model: Model, allowance: timedelta) -> None:
+        evaluation = planned(model, allowance, self._clock.now())
         await self._store.evaluations.create(evaluation)
         await self._housekeeping.announce(evaluation.name, evaluation.work)
 
@@ -212,7 +214,7 @@ class Coordinator:
             served=served,
             warnings=warnings,
             stop_reason=reason,
-            training_cost_seconds=training_cost(trials, final),
+            training_cost=training_cost(trials, final),
         )
 
     async def _serve_best(self, model: Model, trials: list[Trial]) -> Model:
@@ -258,14 +260,14 @@ class Coordinator:
             await self._store.evaluations.change(final.name, lambda present: asked_to_stop(present, now))
         trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
         if all(work.ended for work in (*(t.work for t in trials), *((final.work,) if final else ()))):
-            await self._move(model, ModelState.CANCELLED, training_cost_seconds=training_cost(trials, final))
+            await self._move(model, ModelState.CANCELLED, training_cost=training_cost(trials, final))
 
     async def _move(self, model: Model, state: ModelState, **changes: object) -> None:
         """The model's next state, unless somebody else moved it first."""
         now = self._clock.now()
         if state is ModelState.FAILED:
             trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
-            changes["training_cost_seconds"] = training_cost(trials, final)
+            changes["training_cost"] = training_cost(trials, final)
         moved = False
 
         def decide(present: Model) -> Model:
@@ -276,5 +278,5 @@ class Coordinator:
         changed = (await self._store.models.change(model.name, decide)).value
         if moved and changed.ended:
             self._telemetry.add(metrics.MODELS_ENDED, 1, state=state)
-            self._telemetry.add(metrics.MODELS_COST_SECONDS, changed.training_cost_seconds)
+            self._telemetry.add(metrics.MODELS_COST_SECONDS, changed.training_cost.total_seconds())
         _log.info("model_moved", state=state)

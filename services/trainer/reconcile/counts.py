@@ -10,9 +10,10 @@ lost is known again by its claim. As with any counter, what a process added afte
 """
 
 import uuid
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from services.kit.clock import Clock
 from services.kit.collection import Collection
@@ -113,5 +114,5 @@ class Counts:
             telemetry.add(metrics.ATTEMPTS, count, kind=kind, result=result)
         if added.given_up:
             telemetry.add(DEAD_LETTERS, 1, kind=kind)
-        telemetry.add(metrics.COMPUTE_SECONDS, added.charged_seconds, charged="true")
-        telemetry.add(metrics.COMPUTE_SECONDS, added.uncharged_seconds, charged="false")
+        telemetry.add(metrics.COMPUTE_SECONDS, added.charged.total_seconds(), charged="true")
+        telemetry.add(metrics.COMPUTE_SECONDS, added.uncharged.total_seconds(), charged="false")

@@ -1,14 +1,14 @@
 """The evaluation that ends a training on the test dataset: its record, and what it says about the model."""
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from services.kit.names import join
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Served
 from services.trainer.work import Work, WorkState
 
 
-def planned(model: Model, allowance_seconds: float, now: datetime) -> Evaluation:
+def planned(model: Model, allowance: timedelta, now: datetime) -> Evaluation:
     """The record to create: the served bundle, to be measured on the model's test dataset."""
     assert model.test is not None, "only a model with a test dataset is measured on one"
     assert model.served is not None, "only a bundle can be measured"
@@ -20,7 +20,7 @@ def planned(model: Model, allowance_seconds: float, now: datetime) -> Evaluation
         model_version=model.served.version,
         bundle_key=model.served.bundle_key,
         model_kind=model.model_kind,
-        work=Work(create_time=now, allowance_seconds=allowance_seconds),
+        work=Work(create_time=now, allowance=allowance),
         update_time=now,
     )
 
@@ -41,5 +41,5 @@ def _why_not_measured(work: Work) -> str:
     if work.error is not None:
         return work.error.message
     if work.state is WorkState.STOPPED:
-        return f"the {work.allowance_seconds:g} s that the budget had left were too few."
+        return f"the {work.allowance.total_seconds():g} s that the budget had left were too few."
     return f"it is {work.state}."

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from services.kit.clock import Clock
@@ -12,6 +12,7 @@ from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.domain import FINAL_EVALUATION, ModelState
+from services.trainer.ledger import ZERO, total
 from services.trainer.reconcile import jobs
 from services.trainer.store import Store
 from services.trainer.work import Work, WorkState
@@ -44,9 +45,9 @@ class Gauges:
         evaluations = [(found.value.name, found.value.work) for found in self.store.evaluations.view.all()]
         self._count_work("trial", [work for _, work in trials], now)
         self._count_work("evaluation", [work for _, work in evaluations], now)
-        charged = defaultdict[str, float](float)
+        charged = defaultdict[str, timedelta](timedelta)
         for name, work in (*trials, *(each for each in evaluations if each[0].endswith(f"/{FINAL_EVALUATION}"))):
-            charged["/".join(name.split("/", 2)[:2])] += work.charged_seconds
+            charged["/".join(name.split("/", 2)[:2])] += work.charged
         self._count_models(charged)
 
     def _count_work(self, kind: str, works: list[Work], now: datetime) -> None:
@@ -57,14 +58,14 @@ class Gauges:
         waits = [(now - work.due_time).total_seconds() for work in due]
         self.telemetry.set(metrics.OLDEST_QUEUED, max(waits, default=0.0), kind=kind)
 
-    def _count_models(self, charged: dict[str, float]) -> None:
+    def _count_models(self, charged: dict[str, timedelta]) -> None:
         models = [found.value for found in self.store.models.view.all()]
         states = Counter(model.state for model in models)
         for state in ModelState:
             self.telemetry.set(metrics.MODELS, states[state], state=state)
         going = [model for model in models if not model.ended]
-        left = sum(max(0.0, model.budget_seconds - charged.get(model.name, 0.0)) for model in going)
-        overruns = [charged.get(model.name, 0.0) - model.budget_seconds for model in models]
-        self.telemetry.set(metrics.BUDGET, sum(model.budget_seconds for model in going))
-        self.telemetry.set(metrics.BUDGET_LEFT, left)
-        self.telemetry.set(metrics.BUDGET_OVERRUN, round(max(0.0, *overruns, 0.0), 6))
+        left = total(max(ZERO, model.budget - charged.get(model.name, ZERO)) for model in going)
+        overruns = [charged.get(model.name, ZERO) - model.budget for model in models]
+        self.telemetry.set(metrics.BUDGET, total(model.budget for model in going).total_seconds())
+        self.telemetry.set(metrics.BUDGET_LEFT, left.total_seconds())
+        self.telemetry.set(metrics.BUDGET_OVERRUN, max(ZERO, ZERO, *overruns).total_seconds())

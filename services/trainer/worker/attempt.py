@@ -1,15 +1,18 @@
 """One attempt at a trial or evaluation: its lease, and what it writes into the ledger."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from services.kit.clock import Clock
 from services.kit.errors import LeaseLost, RecordNotFound
 from services.kit.leases import Lease, LeaseGuard
 from services.kit.records import Table
 from services.trainer.domain import Evaluation, Trial
+from services.trainer.ledger import scaled
 from services.trainer.work import Work
 
 R = TypeVar("R", Trial, Evaluation)
@@ -26,7 +29,7 @@ class Attempt(LeaseGuard[R]):
         super().__init__(table, taken, _lease, lambda record: record.model_uid)
         self._clock = clock
         self._ttl = lease
-        self._factor = factor
+        self._factor = Fraction(factor)
 
     @classmethod
     async def begin(
@@ -58,34 +61,34 @@ class Attempt(LeaseGuard[R]):
         return self.record.name
 
     @property
-    def allowance_seconds(self) -> float:
-        """What is left, in seconds of this worker's device."""
-        return self.record.work.remaining_seconds / self._factor
+    def allowance(self) -> timedelta:
+        """What is left, as time on this worker's device."""
+        return scaled(self.record.work.remaining, 1 / self._factor)
 
-    async def beat(self, seconds_used: float, progress: float, phase: str) -> None:
+    async def beat(self, used: timedelta, progress: float, phase: str) -> None:
         """Renews the lease and reports progress; CancelRequested. Does nothing once this attempt has ended."""
-        used = seconds_used * self._factor
+        charged = scaled(used, self._factor)
 
         def beaten(work: Work) -> Work:
-            return work.beaten(self._clock.now(), self._ttl, seconds_used=used, progress=progress, phase=phase)
+            return work.beaten(self._clock.now(), self._ttl, used=charged, progress=progress, phase=phase)
 
         await self.renew(self._with(beaten))
         if self.record.work.cancel_requested and not self.record.work.ended:
             raise CancelRequested
 
-    async def commit(self, seconds_used: float, checkpoint_key: str) -> None:
+    async def commit(self, used: timedelta, checkpoint_key: str) -> None:
         """Charges everything up to a checkpoint that is in the store."""
-        used = seconds_used * self._factor
+        charged = scaled(used, self._factor)
 
         def committed(work: Work) -> Work:
-            return work.committed(self._clock.now(), self._ttl, seconds_used=used, checkpoint_key=checkpoint_key)
+            return work.committed(self._clock.now(), self._ttl, used=charged, checkpoint_key=checkpoint_key)
 
         await self.write(self._with(committed))
 
-    async def succeed(self, seconds_used: float, **results: Any) -> None:
+    async def succeed(self, used: timedelta, **results: Any) -> None:
         """Ends the work with its results, all of which are in the store."""
-        used = seconds_used * self._factor
-        await self.write(self._with(lambda work: work.succeeded(self._clock.now(), used), **results))
+        charged = scaled(used, self._factor)
+        await self.write(self._with(lambda work: work.succeeded(self._clock.now(), charged), **results))
 
     async def end(self, how: Callable[[Work], Work]) -> None:
         """Ends the work, or gives it back, in another way."""

@@ -72,7 +72,7 @@ class Checkpoints:
         before = self._attempt.record.work.checkpoint_key
         try:
             await self._workspace.upload(Path(checkpoint.path), key)
-            await self._attempt.commit(checkpoint.seconds_used, key)
+            await self._attempt.commit(checkpoint.used, key)
         except LeaseLost:
             raise
         except (SightlineError, OSError) as error:

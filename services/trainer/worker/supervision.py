@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class Supervision:
         self._telemetry = telemetry
         self._prefix = f"{attempt.record.blob_prefix}{attempt.record.work.attempt}/"
         self._began: float | None = None
-        self._delivered: float | None = None
+        self._delivered: timedelta | None = None
         self._fraction = 0.0
         self._phase = "preparing"
         self._phase_since: float | None = None
@@ -87,11 +88,11 @@ class Supervision:
         raise Stopped
 
     @property
-    def _used(self) -> float:
-        """Seconds that the child was at work: from its task to its last word, not what keeping that takes."""
+    def _used(self) -> timedelta:
+        """How long the child was at work: from its task to its last word, not what keeping that takes."""
         if self._delivered is not None:
             return self._delivered
-        return 0.0 if self._began is None else self._clock.monotonic() - self._began
+        return timedelta(seconds=0.0 if self._began is None else self._clock.monotonic() - self._began)
 
     async def run(self, child: Child, task: Task) -> AttemptResult:
         """Gives the child its task and ends the attempt by what comes of it; returns how it ended. ChildDied.
@@ -128,18 +129,18 @@ class Supervision:
     async def _hear(self, child: Child, task: Task, checkpoints: Checkpoints) -> Last | None:
         """The child's last message; if its allowance ends first, what it had offered, or None. ChildDied."""
         self._began = self._clock.monotonic()
-        allowance_seconds = self._attempt.allowance_seconds
-        allowance = asyncio.timeout(allowance_seconds)
+        allowance = self._attempt.allowance
+        deadline = asyncio.timeout(allowance.total_seconds())
         try:
-            async with allowance, aclosing(child.run(task)) as messages:
+            async with deadline, aclosing(child.run(task)) as messages:
                 return await self._listen(messages, checkpoints)
         except TimeoutError:
-            if not allowance.expired():
+            if not deadline.expired():
                 raise
             await child.end()
             if self._offered is None:
                 return None
-            return msgspec.structs.replace(self._offered, seconds=allowance_seconds, stop_reason="allowance")
+            return msgspec.structs.replace(self._offered, used=allowance, stop_reason="allowance")
         finally:
             self._delivered = self._used
 
@@ -187,14 +188,14 @@ class Supervision:
             boxes=result.boxes,
         )
         checkpoint = self._attempt.record.work.checkpoint_key
-        await self._attempt.succeed(result.seconds, result=kept)
+        await self._attempt.succeed(result.used, result=kept)
         if checkpoint:
             await self._workspace.forget(checkpoint)
 
     async def _keep_evaluation(self, result: EvaluationResult) -> None:
         _, performance_key = await self._upload(result.predictions_path, result.performance)
         await self._attempt.succeed(
-            result.seconds,
+            result.used,
             performance=_summary(result.performance),
             performance_key=performance_key,
             findings=result.findings,

@@ -163,7 +163,7 @@ class Worker:
                 bundle_directory=str(await self._bundle(record)),
                 directory=str(await self._workspace.snapshot(record.test)),
                 output_directory=str(output),
-                allowance_seconds=attempt.allowance_seconds,
+                allowance=attempt.allowance,
                 threads=self._settings.threads,
             )
         weights = self._settings.weights_dir
@@ -172,7 +172,7 @@ class Worker:
             dataset=record.training.dataset,
             directory=str(await self._workspace.snapshot(record.training)),
             recipe=record.recipe,
-            allowance_seconds=attempt.allowance_seconds,
+            allowance=attempt.allowance,
             output_directory=str(output),
             cache_directory=str(await self._workspace.cache()),
             weights_directory=str(weights) if weights else None,

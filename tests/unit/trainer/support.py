@@ -77,13 +77,13 @@ def model(name: str = "models/m", **changes: Any) -> Model:
         name=name,
         uid="uid1",
         training_dataset="datasets/birds",
-        budget_seconds=600.0,
+        budget=timedelta(minutes=10),
         model_kind=ModelKind.GENERIC_CLASSIFIER,
         create_time=START,
         update_time=START,
         hyperparameters=Hyperparameters(),
     )
-    return replace(fresh, **changes)
+    return msgspec.structs.replace(fresh, **changes)
 
 
 def training(**changes: Any) -> Model:
@@ -205,13 +205,13 @@ class QuickWorker:
         queue: Queue,
         clock: Clock,
         *,
-        seconds: float = 1.0,
+        spends: timedelta = timedelta(seconds=1),
         score: Callable[[Trial], int] = lambda trial: 80,
     ) -> None:
         self.trials: Table[Trial] = Table(records, Trial)
         self.evaluations: Table[Evaluation] = Table(records, Evaluation)
         self.blobs, self.queue, self.clock = blobs, queue, clock
-        self.seconds, self.score = seconds, score
+        self.spends, self.score = spends, score
         self.coverage: Coverage | None = None  # of evaluations
 
     async def work_off(self) -> int:
@@ -227,7 +227,7 @@ class QuickWorker:
         attempt = await Attempt[Any].begin(table, name, "quick", self.clock, TTL, 1.0)
         if attempt is None:
             return False
-        seconds = min(self.seconds, attempt.allowance_seconds)
+        used = min(self.spends, attempt.allowance)
         if isinstance(attempt.record, Evaluation):
             key = f"{attempt.record.blob_prefix}performance.json"
             detects = attempt.record.model_kind is ModelKind.GENERIC_DETECTOR
@@ -235,13 +235,13 @@ class QuickWorker:
             measured = replace(measured, coverage=self.coverage)
             await self.blobs.put(key, codec.encode(measured))
             found = findings(attempt.record.test_dataset, self.coverage, ()) if self.coverage else ()
-            await attempt.succeed(seconds, performance=measured, performance_key=key, findings=found)
+            await attempt.succeed(used, performance=measured, performance_key=key, findings=found)
             return True
         brought, predicted = self._brought(attempt.record)
         await self.blobs.put(brought.predictions_key, msgspec.msgpack.encode(predicted))
         await self.blobs.put(brought.performance_key, codec.encode(brought.performance))
         await self.blobs.put(f"{brought.bundle_key}card.json", write_card(card(attempt.record)))
-        await attempt.succeed(seconds, result=brought)
+        await attempt.succeed(used, result=brought)
         return True
 
     def _brought(self, trial: Trial) -> tuple[TrialResult, AnyPredictions]:

@@ -1,6 +1,7 @@
 """How much of a test dataset was measured: what is refused, what is said, what a record keeps."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_a_record_keeps_few_names_however_many_there_are() -> None:
 
 
 def test_records_of_the_version_before_can_be_read() -> None:
-    work = Work(create_time=START, allowance_seconds=1.0)
+    work = Work(create_time=START, allowance=timedelta(seconds=1.0))
     evaluation = Evaluation(
         name="models/m/evaluations/e",
         model_uid="u",

@@ -5,6 +5,7 @@ import io
 import struct
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 
@@ -35,7 +36,7 @@ TASKS: tuple[Task, ...] = (
         dataset="datasets/d",
         directory="/d",
         recipe=RECIPE,
-        allowance_seconds=3.5,
+        allowance=timedelta(seconds=3.5),
         output_directory="/o",
         cache_directory="/c",
     ),
@@ -52,7 +53,7 @@ MESSAGES: tuple[Message, ...] = (
     Ready(device="cpu", import_seconds=1.0),
     Unusable(problem="no driver"),
     Progress(fraction=0.5, phase="train"),
-    EvaluationResult(performance=PERFORMANCE, seconds=1.0, predictions_path="/p"),
+    EvaluationResult(performance=PERFORMANCE, used=timedelta(seconds=1), predictions_path="/p"),
     Failed(failure=Diverged(trial="t", loss="nan", step=1, learning_rate=1, retries=3).failure()),
 )
 

@@ -75,7 +75,7 @@ def train_head(task: TrainTask, session: Session) -> Result:
     finished = _finished(images, backbones, partition, head, views[0], extractor.work.images_per_second)
     session.progress("bundle", 0.0, 0.95, 1.0)
     result = finish(task, session, images, finished, Path(task.output_directory))
-    fixed = result.seconds - extractor.work.seconds
+    fixed = result.used.total_seconds() - extractor.work.seconds
     return msgspec.structs.replace(result, throughput=msgspec.structs.replace(result.throughput, fixed_seconds=fixed))
 
 

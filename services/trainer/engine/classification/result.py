@@ -56,7 +56,7 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
         selection_log_loss=float(log_losses(logits, labels).mean()),
         predictions_path=predictions_path,
         performance=measured,
-        seconds=session.meter.used(),
+        used=session.meter.elapsed(),
         stop_reason=finished.stop_reason,
         weights_source=finished.weights_source,
         resolution=finished.resolution,

@@ -46,7 +46,7 @@ def finish(
         selection_log_loss=measure.validation_loss(scenes, rows, found.selection) or 1.0,
         predictions_path=predictions_path,
         performance=measured,
-        seconds=session.meter.used(),
+        used=session.meter.elapsed(),
         stop_reason="allowance",
         weights_source=origin.weights.source,
         resolution=origin.rule.size,

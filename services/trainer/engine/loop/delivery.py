@@ -76,7 +76,7 @@ class Delivery:
         training.images.require_readable()
         return msgspec.structs.replace(
             self._result,
-            seconds=training.session.meter.used(),
+            used=training.session.meter.elapsed(),
             stop_reason=reason,
             throughput=self._throughput(),
             epochs=position.step // self.steps_per_epoch,

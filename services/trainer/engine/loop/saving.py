@@ -40,8 +40,9 @@ class Saver:
         with training.pace.timed(Part.SAVE):
             recipe, unreadable = training.task.recipe, training.images.unreadable
             path = checkpoints.save(self._root, packed, training.state.position, self._plan, recipe, unreadable)
-        self._saved_at, self._saved_step = session.meter.used(), training.state.position.step
-        session.send(Checkpoint(path=str(path), step=self._saved_step, seconds_used=self._saved_at))
+        used = session.meter.elapsed()
+        self._saved_at, self._saved_step = used.total_seconds(), training.state.position.step
+        session.send(Checkpoint(path=str(path), step=self._saved_step, used=used))
 
     def _period_is_over(self) -> bool:
         done_step, stored_in_seconds = self._done()

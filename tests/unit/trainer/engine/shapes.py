@@ -1,6 +1,7 @@
 """Small snapshots of drawn shapes, for tests of the engine."""
 
 import io
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def task_for(snapshot: Path, recipe: Recipe, **changes: object) -> TrainTask:
         "dataset": "datasets/d",
         "directory": str(snapshot),
         "recipe": recipe,
-        "allowance_seconds": 300.0,
+        "allowance": timedelta(seconds=300),
         "output_directory": str(root / "out"),
         "cache_directory": str(root / "cache"),
     }

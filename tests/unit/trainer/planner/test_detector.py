@@ -1,15 +1,17 @@
 """A detector's ladder: its settings follow the boxes, most of the budget goes to the end, and it never exceeds it."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from services.kit.errors import Failure, NotEnoughBudget
 from services.trainer.domain import Hyperparameters, Model, Served, StopReason, Trial, training_cost
+from services.trainer.ledger import total
 from services.trainer.planner import costs, detector_recipes
 from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
@@ -39,7 +41,7 @@ Score = Callable[[Recipe], float]
 
 def detector(budget: float, images: int = 100, tests: int = 0, **hyperparameters: Any) -> Model:
     begun = training(
-        model_kind=DETECTOR, budget_seconds=budget, test=snapshot("datasets/test", tests) if tests else None
+        model_kind=DETECTOR, budget=timedelta(seconds=budget), test=snapshot("datasets/test", tests) if tests else None
     )
     return replace(begun, training=snapshot(count=images), hyperparameters=Hyperparameters(**hyperparameters))
 
@@ -54,8 +56,8 @@ def planned(model: Model, trials: list[Trial], step: StartTrial) -> Trial:
         recipe=step.recipe,
         holdout_fraction=0.2,
         seed=0,
-        forerunner=step.parent_trial,
-        work=Work(create_time=START, allowance_seconds=step.allowance_seconds).taken("t", "w", START, TTL),
+        parent_trial=step.parent_trial,
+        work=Work(create_time=START, allowance=step.allowance).taken("t", "w", START, TTL),
         update_time=START,
     )
 
@@ -92,13 +94,13 @@ def climbed(
     while isinstance(step := plan(served(asked, trials), trials, None), StartTrial):
         trial = planned(asked, trials, step)
         whole = pace * costs.expected_seconds(trial.recipe, trial.training.image_count)
-        used = min(whole, trial.work.allowance_seconds)
+        used = min(timedelta(seconds=whole), trial.work.allowance)
         changes: dict[str, Any] = {
-            "epochs": max(1, int(trial.recipe.max_epochs * used / whole)),
+            "epochs": max(1, int(trial.recipe.max_epochs * used.total_seconds() / whole)),
             "boxes": found or boxes(),
             "score": 0.0 if trial.recipe.refit else score(trial.recipe),
         } | described
-        work = trial.work.beaten(START, TTL, seconds_used=used, progress=1.0, phase="train").succeeded(START, used)
+        work = trial.work.beaten(START, TTL, used=used, progress=1.0, phase="train").succeeded(START, used)
         trials.append(replace(trial, work=work, result=detector_result(trial, **changes)))
     return trials, step
 
@@ -164,11 +166,12 @@ def test_every_training_ends_within_its_budget(
         assert step.allowance_seconds > 0
         trial = planned(present, trials, step)
         assert plan(present, [*trials, trial], None) == Wait()
-        work = trial.work.beaten(START, TTL, seconds_used=share * step.allowance_seconds, progress=share, phase="train")
+        used = share * step.allowance
+        work = trial.work.beaten(START, TTL, used=used, progress=share, phase="train")
         brought = None
         match how:
             case "succeed":
-                work = work.succeeded(START, share * step.allowance_seconds)
+                work = work.succeeded(START, used)
                 brought = detector_result(trial, right, boxes=found, backbones=reach, weights_source=source)
             case "stop":
                 work = work.stopped(START)
@@ -179,7 +182,7 @@ def test_every_training_ends_within_its_budget(
         trials.append(replace(trial, work=work, result=brought))
     else:
         pytest.fail("it never ended")
-    assert training_cost(trials, None) <= budget + 1e-6
+    assert training_cost(trials, None) <= present.budget
     recipes = [trial.recipe for trial in trials]
     assert len({recipe.name for recipe in recipes}) == len(recipes)
     assert [recipe.rung for recipe in recipes[:1]] == [0] * len(recipes[:1])
@@ -194,7 +197,7 @@ def test_every_training_ends_within_its_budget(
         assert isinstance(step, Finish)
     else:
         assert isinstance(step, StartEvaluation)
-        assert training_cost(trials, None) + step.allowance_seconds <= budget + 1e-6
+        assert training_cost(trials, None) + step.allowance <= present.budget
 
 
 def test_a_budget_of_seconds_pays_for_a_head_only() -> None:
@@ -266,9 +269,9 @@ def test_head_and_neck_alone_are_tried_by_a_large_budget_and_kept_if_they_do_bet
 @pytest.mark.parametrize("pace", [0.5, 1.0, 2.0])
 def test_most_of_a_small_budget_belongs_to_the_end(images: int, budget: float, pace: float) -> None:
     trials, _ = climbed(detector(budget, images, 50), pace=pace)
-    long = [t.work.charged_seconds for t in trials if t.recipe.rung and not t.recipe.name.endswith("probe")]
+    long = [t.work.charged for t in trials if t.recipe.rung and not t.recipe.name.endswith("probe")]
     assert long
-    assert sum(long) >= 0.45 * training_cost(trials, None)
+    assert total(long) >= 0.45 * training_cost(trials, None)
     assert trials[-1].recipe.rung
 
 
@@ -325,7 +328,7 @@ def test_random_weights_learn_from_small_inputs_as_far_as_the_boxes_allow() -> N
 def test_from_random_weights_one_long_schedule_takes_what_there_is(budget: float) -> None:
     trials, step = climbed(detector(budget, 240), weights_source=RANDOM, backbones=(), found=boxes(longer_side=256))
     assert len(trials) == 2
-    assert trials[1].work.allowance_seconds == pytest.approx(budget - trials[0].work.charged_seconds)
+    assert trials[1].work.allowance.total_seconds() == pytest.approx(budget - trials[0].work.charged.total_seconds())
     assert not trials[1].recipe.mirror
     assert step == Finish(StopReason.BUDGET_REACHED)
 
@@ -359,5 +362,5 @@ def test_the_pace_is_that_of_the_latest_trial() -> None:
 def test_the_suggested_budget_is_never_below_the_minimum(count: int, tests: int, asked: Hyperparameters) -> None:
     minimum = minimum_budget(DETECTOR, asked, count, tests)
     assert minimum <= suggested_budget(DETECTOR, asked, count, tests)
-    fresh = model(model_kind=DETECTOR, hyperparameters=asked, budget_seconds=minimum)
+    fresh = model(model_kind=DETECTOR, hyperparameters=asked, budget=timedelta(seconds=minimum))
     check_budget(fresh, count, tests)

@@ -1,10 +1,11 @@
 """The ladder: whatever trials cost and bring, a training ends, within its budget, with its evaluation paid for."""
 
-from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from services.kit.errors import Failure, NotEnoughBudget
 from services.trainer.domain import (
@@ -53,14 +54,14 @@ def planned(model: Model, number: int, step: StartTrial) -> Trial:
         recipe=step.recipe,
         holdout_fraction=0.2,
         seed=0,
-        work=Work(create_time=START, allowance_seconds=step.allowance_seconds).taken("t", "w", START, TTL),
+        work=Work(create_time=START, allowance=step.allowance).taken("t", "w", START, TTL),
         update_time=START,
     )
 
 
 def ended(trial: Trial, how: str, share: float, right: int, known: tuple[str, ...]) -> Trial:
-    used = share * trial.work.allowance_seconds
-    work = trial.work.beaten(START, TTL, seconds_used=used, progress=share, phase="fit")
+    used = share * trial.work.allowance
+    work = trial.work.beaten(START, TTL, used=used, progress=share, phase="fit")
     match how:
         case "succeed":
             brought = result(trial, right, backbones=known)
@@ -109,7 +110,7 @@ def test_every_training_ends_within_its_budget(
     budget: float, tests: int, asked: Hyperparameters, results: list[tuple[str, float, int]], known: tuple[str, ...]
 ) -> None:
     test = snapshot("datasets/test", tests) if tests else None
-    present = training(budget_seconds=budget, test=test, hyperparameters=asked)
+    present = training(budget=timedelta(seconds=budget), test=test, hyperparameters=asked)
     trials: list[Trial] = []
     for how, share, right in results:
         present = served(present, trials)
@@ -123,7 +124,7 @@ def test_every_training_ends_within_its_budget(
         trials.append(ended(trial, how, share, right, known))
     else:
         pytest.fail("it never ended")
-    assert training_cost(trials, None) <= budget + 1e-6
+    assert training_cost(trials, None) <= present.budget
     assert len({trial.recipe.name for trial in trials}) == len(trials)
     assert asked.max_trials is None or len(trials) <= asked.max_trials
     assert asked.max_rung is None or all(trial.recipe.rung <= asked.max_rung for trial in trials)
@@ -138,16 +139,16 @@ def test_every_training_ends_within_its_budget(
     assert isinstance(step, StartEvaluation)
     best = next(trial for trial in trials if present.served.trial == trial.name)
     reserve = costs.reserve_seconds(best.recipe, tests, costs.resolution_of(trials))
-    assert step.allowance_seconds >= 0.25 * reserve - 1e-5
-    assert training_cost(trials, None) + step.allowance_seconds <= budget + 1e-6
-    final = evaluation(present, step.allowance_seconds)
+    assert step.allowance.total_seconds() >= 0.25 * reserve - 1e-5
+    assert training_cost(trials, None) + step.allowance == present.budget
+    final = evaluation(present, step.allowance)
     assert plan(present, trials, final) == Wait()
     done = replace(final, work=final.work.taken("e", "w", START, TTL).stopped(START))
     assert isinstance(plan(present, trials, done), Finish)
-    assert training_cost(trials, done) <= budget + 1e-6
+    assert training_cost(trials, done) <= present.budget
 
 
-def evaluation(model: Model, allowance: float) -> Evaluation:
+def evaluation(model: Model, allowance: timedelta) -> Evaluation:
     return Evaluation(
         name=f"{model.name}/evaluations/final",
         model_uid=model.uid,
@@ -156,14 +157,14 @@ def evaluation(model: Model, allowance: float) -> Evaluation:
         model_version="v",
         bundle_key="b/",
         model_kind=ModelKind.GENERIC_CLASSIFIER,
-        work=Work(create_time=START, allowance_seconds=allowance),
+        work=Work(create_time=START, allowance=allowance),
         update_time=START,
     )
 
 
 def test_a_dearer_served_bundle_keeps_its_own_reserve_while_a_cheaper_one_is_tried() -> None:
     present = training(
-        budget_seconds=200.0,
+        budget=timedelta(seconds=200.0),
         test=snapshot("datasets/test", 400),
         hyperparameters=Hyperparameters(backbones=("mobilenet_v3_small", "convnext_tiny")),
     )
@@ -178,17 +179,17 @@ def test_a_dearer_served_bundle_keeps_its_own_reserve_while_a_cheaper_one_is_tri
     best = next(trial for trial in trials if trial.name == present.served.trial)
     assert len(best.recipe.backbones) > 1
     assert isinstance(step, StartEvaluation)
-    assert step.allowance_seconds >= costs.reserve_seconds(best.recipe, 400) - 1e-5
+    assert step.allowance.total_seconds() >= costs.reserve_seconds(best.recipe, 400) - 1e-5
 
 
 def test_a_budget_of_one_second_is_refused_with_what_would_suffice() -> None:
-    asked = model(budget_seconds=1.0)
+    asked = model(budget=timedelta(seconds=1.0))
     with pytest.raises(NotEnoughBudget) as caught:
         check_budget(asked, 100, 20)
     minimum, suggested = (float(caught.value.metadata[f"{word}_seconds"]) for word in ("minimum", "suggested"))
     assert f"the minimum is {minimum:g} s, {suggested:g} s is suggested" in caught.value.message
     assert 1 < minimum <= suggested
-    check_budget(replace(asked, budget_seconds=minimum), 100, 20)
+    check_budget(replace(asked, budget=timedelta(seconds=minimum)), 100, 20)
 
 
 @given(count=st.integers(2, 10**6), tests=st.integers(0, 10**5), asked=wanted)
@@ -211,11 +212,11 @@ def test_a_perfect_score_ends_the_search() -> None:
 
 
 def test_without_images_to_measure_on_only_frozen_features_are_tried() -> None:
-    present, trials = training(budget_seconds=5000.0), list[Trial]()
+    present, trials = training(budget=timedelta(seconds=5000.0)), list[Trial]()
     while isinstance(step := plan(served(present, trials), trials, None), StartTrial):
         trial = planned(present, len(trials), step)
         brought = result(trial, 60, performance=performance(0.6, Source.CROSS_VALIDATION))
-        trials.append(replace(trial, work=trial.work.succeeded(START, 1), result=brought))
+        trials.append(replace(trial, work=trial.work.succeeded(START, timedelta(seconds=1)), result=brought))
     assert {trial.recipe.rung for trial in trials} == {0}
 
 
@@ -231,12 +232,12 @@ def test_a_training_without_a_bundle_ends_with_its_last_failure_or_with_a_budget
     step = plan(present, stopped, None)
     assert isinstance(step, Fail)
     assert step.error.reason == "notEnoughBudget"
-    assert float(step.error.metadata["minimum_seconds"]) > present.budget_seconds
+    assert float(step.error.metadata["minimum_seconds"]) > present.budget.total_seconds()
 
 
 def test_no_more_trials_are_planned_than_names_keep_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"t{MAX_TRIALS - 1:03d}" == "t999"
-    present = training(budget_seconds=3600.0)
+    present = training(budget=timedelta(seconds=3600.0))
     step = plan(present, [], None)
     assert isinstance(step, StartTrial)
     first = ended(planned(present, 0, step), "succeed", 0.001, 60, ("mobilenet_v2",))

@@ -1,9 +1,10 @@
 """The choice between trials: the cheaper one wins within one standard error, on the same images."""
 
-from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from services.kit.memory import MemoryBlobs
 from services.trainer.domain import Trial
@@ -35,7 +36,7 @@ def trial(number: int) -> Trial:
         recipe=step.recipe,
         holdout_fraction=0.2,
         seed=0,
-        work=Work(create_time=START, allowance_seconds=10).taken("t", "w", START, TTL),
+        work=Work(create_time=START, allowance=timedelta(seconds=10)).taken("t", "w", START, TTL),
         update_time=START,
     )
 
@@ -44,7 +45,7 @@ async def succeeded(blobs: MemoryBlobs, number: int, right: int, count: int = 10
     found = trial(number)
     brought = result(found, right)
     await blobs.put(brought.predictions_key, msgspec.msgpack.encode(predictions(right, count)))
-    return replace(found, work=found.work.succeeded(START, 1), result=brought)
+    return replace(found, work=found.work.succeeded(START, timedelta(seconds=1)), result=brought)
 
 
 async def test_nothing_is_best_where_nothing_succeeded() -> None:
@@ -91,13 +92,13 @@ async def test_a_comparison_is_read_from_the_store_once() -> None:
 
 async def detector(blobs: MemoryBlobs, number: int, right: int, **recipe: Any) -> Trial:
     """A detector's trial; head, unless said otherwise."""
-    forerunner = recipe.pop("forerunner", "")
+    parent_trial = recipe.pop("parent_trial", "")
     kind = {"kind": ModelKind.GENERIC_DETECTOR, "backbones": ("yolox_nano",)}
     found = trial(number)
-    found = replace(found, recipe=msgspec.structs.replace(found.recipe, **(kind | recipe)), forerunner=forerunner)
+    found = replace(found, recipe=msgspec.structs.replace(found.recipe, **(kind | recipe)), parent_trial=parent_trial)
     brought = detector_result(found, right)
     await blobs.put(brought.predictions_key, msgspec.msgpack.encode(detections(right)))
-    return replace(found, work=found.work.succeeded(START, 1), result=brought)
+    return replace(found, work=found.work.succeeded(START, timedelta(seconds=1)), result=brought)
 
 
 async def test_a_tuned_detector_follows_the_head_unless_it_is_worse_beyond_the_noise() -> None:
@@ -117,8 +118,8 @@ async def test_other_settings_must_be_better_by_more_than_the_noise() -> None:
 async def test_the_best_settings_for_longer_are_served_unless_they_are_worse() -> None:
     blobs = MemoryBlobs()
     tuned = await detector(blobs, 0, 80, rung=1)
-    longer = await detector(blobs, 1, 80, rung=1, forerunner=tuned.name)
-    spoilt = await detector(blobs, 2, 40, rung=1, forerunner=tuned.name)
+    longer = await detector(blobs, 1, 80, rung=1, parent_trial=tuned.name)
+    spoilt = await detector(blobs, 2, 40, rung=1, parent_trial=tuned.name)
     assert await Selection(blobs).best([tuned, longer]) == longer
     assert await Selection(blobs).best([tuned, spoilt]) == tuned
 
@@ -126,8 +127,8 @@ async def test_the_best_settings_for_longer_are_served_unless_they_are_worse() -
 async def test_a_refit_follows_the_best_trial_only_and_is_not_compared() -> None:
     blobs = MemoryBlobs()
     tuned = await detector(blobs, 0, 80, rung=1)
-    refit = await detector(blobs, 1, 0, rung=1, refit=True, forerunner=tuned.name)
-    other = await detector(blobs, 2, 0, rung=1, refit=True, forerunner="models/m/trials/t009")
+    refit = await detector(blobs, 1, 0, rung=1, refit=True, parent_trial=tuned.name)
+    other = await detector(blobs, 2, 0, rung=1, refit=True, parent_trial="models/m/trials/t009")
     assert await Selection(blobs).best([tuned, refit]) == refit
     assert await Selection(blobs).best([tuned, other]) == tuned
 
@@ -135,5 +136,5 @@ async def test_a_refit_follows_the_best_trial_only_and_is_not_compared() -> None
 async def test_a_refit_that_was_cut_off_is_not_served() -> None:
     blobs = MemoryBlobs()
     tuned = await detector(blobs, 0, 80, rung=1, max_epochs=20)
-    short = await detector(blobs, 1, 0, rung=1, refit=True, max_epochs=9, forerunner=tuned.name)
+    short = await detector(blobs, 1, 0, rung=1, refit=True, max_epochs=9, parent_trial=tuned.name)
     assert await Selection(blobs).best([tuned, short]) == tuned

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from services.kit.clock import ManualClock
 from services.kit.errors import CategoriesUnknown, Unavailable
@@ -124,7 +125,7 @@ async def test_an_end_is_counted_once_with_what_the_training_was_charged() -> No
         for _ in range(3):
             await at.coordinator().reconcile()
         assert at.telemetry.value(metrics.MODELS_ENDED, state="SUCCEEDED") == 1
-        assert at.telemetry.value(metrics.MODELS_COST_SECONDS) == found.training_cost_seconds > 0
+        assert at.telemetry.value(metrics.MODELS_COST_SECONDS) == found.training_cost.total_seconds() > 0
 
 
 async def test_a_training_ends_with_the_best_bundle_and_a_ledger_that_adds_up() -> None:
@@ -137,8 +138,8 @@ async def test_a_training_ends_with_the_best_bundle_and_a_ledger_that_adds_up() 
         trials = at.store.trials_of(NAME)
         assert found.served.trial == trials[-1].name
         assert await exists(at.blobs, f"{found.served.bundle_key}card.json")
-        assert found.training_cost_seconds == training_cost(trials, None) == len(trials) * at.worker.seconds
-        assert found.training_cost_seconds <= found.budget_seconds
+        assert found.training_cost == training_cost(trials, None) == len(trials) * at.worker.spends
+        assert found.training_cost <= found.budget
         assert found.stop_reason is StopReason.LADDER_COMPLETED
         assert found.categories == ("owl", "wren")
 
@@ -151,7 +152,7 @@ async def test_the_test_dataset_has_the_last_word() -> None:
         assert found.served.performance.source == "TEST_DATASET"
         final = at.store.final_of(NAME)
         assert final is not None
-        assert found.training_cost_seconds == training_cost(at.store.trials_of(NAME), final)
+        assert found.training_cost == training_cost(at.store.trials_of(NAME), final)
         assert all(trial.holdout_fraction == 0 for trial in at.store.trials_of(NAME))
 
 
@@ -234,13 +235,13 @@ async def test_a_model_that_cannot_be_trained_fails_with_the_reason_at_no_cost(
         at.datasets.present.pop("datasets/birds")
         if changed is not None:
             at.datasets.present["datasets/birds"] = changed  # pyright: ignore[reportArgumentType] - a Dataset
-        await at.create(model(budget_seconds=20.0))
+        await at.create(model(budget=timedelta(seconds=20.0)))
         await at.coordinator().reconcile()
         found = await at.model()
         assert found.state is ModelState.FAILED
         assert found.error is not None
         assert (found.error.reason, text in found.error.message) == (reason, True), found.error
-        assert found.training_cost_seconds == 0
+        assert not found.training_cost
         assert found.end_time is not None
         assert not at.queue.jobs[jobs.KIND]
 
@@ -278,7 +279,7 @@ async def test_a_model_whose_record_would_be_too_large_fails_rather_than_waits_f
 
 async def test_two_coordinators_at_once_plan_every_trial_once_and_never_spend_more() -> None:
     async with world() as at, running(at.records) as other:
-        await at.create(model(test_dataset="datasets/test", budget_seconds=60.0))
+        await at.create(model(test_dataset="datasets/test", budget=timedelta(seconds=60.0)))
         one, two = at.coordinator(), at.coordinator(other)
         for _ in range(60):
             await asyncio.gather(one.reconcile(), two.reconcile())
@@ -290,7 +291,7 @@ async def test_two_coordinators_at_once_plan_every_trial_once_and_never_spend_mo
         assert found.state is ModelState.SUCCEEDED
         assert [trial.number for trial in trials] == list(range(len(trials)))
         assert len({trial.recipe.name for trial in trials}) == len(trials)
-        assert training_cost(trials, at.store.final_of(NAME)) <= 60
+        assert training_cost(trials, at.store.final_of(NAME)) <= timedelta(seconds=60)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -317,7 +318,7 @@ async def test_a_coordinator_that_dies_at_any_write_is_succeeded_by_another(afte
             assert found.served is not None
             assert expected.served is not None
             assert found.served.trial == expected.served.trial
-            assert found.training_cost_seconds == expected.training_cost_seconds
+            assert found.training_cost == expected.training_cost
             if records.left is not None:  # it outlived the whole training
                 break
     assert died > 10
@@ -346,7 +347,7 @@ async def test_cancelling_ends_what_waits_at_once_and_keeps_the_bundle() -> None
         found = await at.model()
         assert found.state is ModelState.CANCELLED
         assert found.served is not None
-        assert found.training_cost_seconds == at.worker.seconds
+        assert found.training_cost == at.worker.spends
         assert [trial.work.state for trial in at.store.trials_of(NAME)] == [WorkState.SUCCEEDED, WorkState.CANCELLED]
 
 
@@ -357,7 +358,7 @@ async def test_cancelling_waits_for_a_worker_that_lives_and_not_for_one_that_die
         await coordinator.reconcile()
         attempt = await Attempt[Trial].begin(at.store.trials.table, T0, "w", at.clock, TTL, 1.0)
         assert attempt is not None
-        await attempt.beat(3.0, 0.1, "fit")
+        await attempt.beat(timedelta(seconds=3.0), 0.1, "fit")
         await cancelling(at)
         await coordinator.reconcile()
         assert (await at.model()).state is ModelState.CANCELLING
@@ -366,7 +367,7 @@ async def test_cancelling_waits_for_a_worker_that_lives_and_not_for_one_that_die
         await coordinator.reconcile()
         found = await at.model()
         assert found.state is ModelState.CANCELLED
-        assert found.training_cost_seconds == 0  # an attempt that died is not charged
+        assert not found.training_cost  # an attempt that died is not charged
 
 
 async def test_a_trial_planned_by_a_replica_that_knew_less_is_ended_with_its_model() -> None:
@@ -413,7 +414,7 @@ async def test_work_that_a_worker_gives_back_is_announced_at_once() -> None:
         await coordinator.reconcile()  # it looked dead, and its job is lost again
         assert len(at.queue.jobs[jobs.KIND]) == 1
         at.queue.jobs[jobs.KIND].clear()
-        await attempt.beat(1.0, 0.1, "fit")
+        await attempt.beat(timedelta(seconds=1.0), 0.1, "fit")
         await attempt.end(lambda work: work.released(at.clock.now()))
         await at.settle()
         await coordinator.reconcile()
@@ -507,7 +508,7 @@ async def test_an_evaluation_that_fails_leaves_a_model_with_a_warning() -> None:
         found = await at.model()
         assert found.state is ModelState.SUCCEEDED
         assert "that the budget had left were too few" in found.warnings[-1]
-        assert found.training_cost_seconds == pytest.approx(found.budget_seconds)
+        assert found.training_cost == found.budget
 
 
 async def test_the_served_bundle_never_goes_back_to_what_an_older_view_knows() -> None:
@@ -555,9 +556,9 @@ async def test_a_running_coordinator_plans_without_waiting_for_its_tick() -> Non
 
 
 def test_a_job_is_named_after_why_it_is_due() -> None:
-    work = Work(create_time=START, allowance_seconds=10)
+    work = Work(create_time=START, allowance=timedelta(seconds=10))
     taken = work.taken(T0, "w", START, TTL)
-    beaten = taken.beaten(START + timedelta(seconds=5), TTL, seconds_used=5, progress=0, phase="")
+    beaten = taken.beaten(START + timedelta(seconds=5), TTL, used=timedelta(seconds=5), progress=0, phase="")
     released = beaten.released(START + timedelta(seconds=6))
     keys = [jobs.dedup_key(T0, each) for each in (work, taken, beaten, released)]
     assert len(set(keys)) == 4

@@ -92,7 +92,7 @@ class World:
 async def world(replicas: int = 1) -> AsyncGenerator[World]:
     records = FaultyRecords()
     async with running(records) as store:
-        await store.trials.create(trial(NAME, Work(create_time=START, allowance_seconds=600.0)))
+        await store.trials.create(trial(NAME, Work(create_time=START, allowance=timedelta(seconds=600.0))))
         yield World(store, records, replicas)
 
 
@@ -101,7 +101,7 @@ def taken(minutes: float = 1, holder: str = "w1") -> Move:
 
 
 def beaten(seconds: float) -> Move:
-    return lambda work: work.beaten(START + HOUR, TTL, seconds_used=seconds, progress=0.5, phase="fit")
+    return lambda work: work.beaten(START + HOUR, TTL, used=timedelta(seconds=seconds), progress=0.5, phase="fit")
 
 
 def released(work: Work) -> Work:
@@ -113,7 +113,7 @@ def lost(work: Work) -> Work:
 
 
 def succeeded(work: Work) -> Work:
-    return work.succeeded(START + HOUR, 12.5)
+    return work.succeeded(START + HOUR, timedelta(seconds=12.5))
 
 
 ENDS: dict[str, Move] = {

@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
+
+from msgspec.structs import replace
 
 from services.kit.clock import ManualClock
 from services.kit.leases import Lease
@@ -54,9 +55,11 @@ def trial(name: str, work: Work) -> Trial:
 
 
 def charged(seconds: float, **changes: object) -> Work:
-    segment = Segment(attempt=1, number=0, seconds=seconds, charged=True, reason=Reason.FINISHED, end_time=START)
-    lost = replace(segment, number=1, charged=False, seconds=1000.0)
-    return replace(Work(create_time=START, allowance_seconds=600.0, segments=(segment, lost)), **changes)
+    segment = Segment(
+        attempt=1, number=0, duration=timedelta(seconds=seconds), charged=True, reason=Reason.FINISHED, end_time=START
+    )
+    lost = replace(segment, number=1, charged=False, duration=timedelta(seconds=1000))
+    return replace(Work(create_time=START, allowance=timedelta(seconds=600.0), segments=(segment, lost)), **changes)
 
 
 async def test_what_runs_and_what_waits_for_how_long():
@@ -99,8 +102,8 @@ async def test_a_trial_whose_worker_is_lost_waits_since_its_lease_ran_out() -> N
 
 async def test_budgets_are_of_models_under_way_and_only_charged_segments_count():
     async with bench() as at:
-        await at.store.models.create(training(budget_seconds=600.0))
-        await at.store.models.create(model("models/done", state=ModelState.SUCCEEDED, budget_seconds=60.0))
+        await at.store.models.create(training(budget=timedelta(seconds=600.0)))
+        await at.store.models.create(model("models/done", state=ModelState.SUCCEEDED, budget=timedelta(seconds=60.0)))
         await at.store.trials.create(trial("models/m/trials/t000", charged(150)))
         at.gauges.count()
         assert at.value(metrics.BUDGET) == 600
@@ -110,8 +113,8 @@ async def test_budgets_are_of_models_under_way_and_only_charged_segments_count()
 
 async def test_an_overrun_is_told_also_of_a_model_that_has_ended():
     async with bench() as at:
-        await at.store.models.create(model("models/m", state=ModelState.SUCCEEDED, budget_seconds=100.0))
-        await at.store.models.create(model("models/n", state=ModelState.SUCCEEDED, budget_seconds=100.0))
+        await at.store.models.create(model("models/m", state=ModelState.SUCCEEDED, budget=timedelta(seconds=100.0)))
+        await at.store.models.create(model("models/n", state=ModelState.SUCCEEDED, budget=timedelta(seconds=100.0)))
         await at.store.trials.create(trial("models/m/trials/t000", charged(60)))
         await at.store.trials.create(trial("models/m/trials/t001", charged(42.5)))
         at.gauges.count()

@@ -127,7 +127,7 @@ async def test_a_result_waits_for_no_checkpoint(at: World) -> None:
     await at.begin(recipe=FINE_TUNING)
     await asyncio.wait_for(at.worker(delivers).handle(T0), 30)
     work = (await at.trial()).work
-    assert (work.state, work.charged_seconds, work.checkpoint_key) == (WorkState.SUCCEEDED, 0.002, "")
+    assert (work.state, work.charged.total_seconds(), work.checkpoint_key) == (WorkState.SUCCEEDED, 0.002, "")
 
 
 @pytest.mark.parametrize(
@@ -172,5 +172,5 @@ async def test_a_stop_stores_the_checkpoint_in_progress_and_then_the_last_one(at
     with pytest.raises(Released):
         await asyncio.wait_for(handling, 30)
     work = (await at.trial()).work
-    assert (work.state, work.charged_seconds) == (WorkState.QUEUED, 0.002)
+    assert (work.state, work.charged.total_seconds()) == (WorkState.QUEUED, 0.002)
     assert work.checkpoint_key.endswith("/checkpoint-2/")

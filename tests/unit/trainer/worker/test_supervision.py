@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -43,7 +44,7 @@ async def test_a_child_beyond_its_allowance_is_ended_and_what_it_offered_is_the_
     await at.worker(pool=pool).handle(T0)
     trial = await at.trial()
     assert trial.work.state is WorkState.SUCCEEDED
-    assert trial.work.charged_seconds == pytest.approx(1.0)
+    assert trial.work.charged == timedelta(seconds=1)
     assert trial.result is not None
     assert trial.result.stop_reason == "allowance"
     assert await at.blobs.get(trial.result.bundle_key + "card.json") == b"{}"

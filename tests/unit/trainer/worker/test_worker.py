@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from services.kit import codec
 from services.kit.clock import SystemClock
@@ -20,6 +21,7 @@ from services.kit.telemetry import MemoryTelemetry
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.evaluation_wire import evaluation_message
+from services.trainer.ledger import ZERO, total
 from services.trainer.messages import (
     Checkpoint,
     CheckpointDone,
@@ -134,7 +136,7 @@ def outcome(task: Task, seconds: float) -> Message:
     if isinstance(task, EvaluateTask):
         return EvaluationResult(
             performance=performance(0.7, Source.TEST_DATASET),
-            seconds=seconds,
+            used=timedelta(seconds=seconds),
             predictions_path=str(output / "predictions.msgpack"),
         )
     (output / "bundle").mkdir(exist_ok=True)
@@ -146,7 +148,7 @@ def outcome(task: Task, seconds: float) -> Message:
         selection_log_loss=0.5,
         predictions_path=str(output / "predictions.msgpack"),
         performance=performance(0.8, tags=120),
-        seconds=seconds,
+        used=timedelta(seconds=seconds),
         stop_reason="converged",
         weights_source=WeightsSource.FOLDER,
         resolution=224,
@@ -162,7 +164,7 @@ def checkpoint(task: Task, step: int, seconds: float) -> Checkpoint:
     folder = Path(task.output_directory) / f"checkpoint-{step}"
     folder.mkdir()
     (folder / "state").write_text(str(step))
-    return Checkpoint(path=str(folder), step=step, seconds_used=seconds)
+    return Checkpoint(path=str(folder), step=step, used=timedelta(seconds=seconds))
 
 
 async def succeeds(task: Task) -> AsyncGenerator[Message]:
@@ -282,7 +284,7 @@ class World:
             recipe=changes.pop("recipe", step.recipe),
             holdout_fraction=0.2,
             seed=7,
-            work=Work(create_time=START, allowance_seconds=allowance),
+            work=Work(create_time=START, allowance=timedelta(seconds=allowance)),
             update_time=START,
         )
         await self.table.create(T0, replace(trial, **changes))
@@ -299,7 +301,7 @@ class World:
             model_version="v1",
             bundle_key="models/m/uid1/trials/t000/1/bundle/",
             model_kind=ModelKind.GENERIC_CLASSIFIER,
-            work=Work(create_time=START, allowance_seconds=100),
+            work=Work(create_time=START, allowance=timedelta(seconds=100)),
             update_time=START,
         )
         await self.evaluations.create(E0, evaluation)
@@ -346,8 +348,8 @@ class World:
 
 
 def adds_up(work: Work) -> bool:
-    charged = sum(segment.seconds for segment in work.segments if segment.charged)
-    return abs(charged - work.charged_seconds) < 1e-9 and charged <= work.allowance_seconds
+    charged = total(segment.duration for segment in work.segments if segment.charged)
+    return charged == work.charged <= work.allowance
 
 
 @pytest.fixture(autouse=True)
@@ -368,7 +370,7 @@ async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_i
     await at.worker(pool=pool).handle(T0)
     trial = await at.trial()
     assert trial.work.state is WorkState.SUCCEEDED
-    assert trial.work.charged_seconds == 0.004
+    assert trial.work.charged.total_seconds() == 0.004
     assert trial.work.progress == 1
     assert trial.result is not None
     assert trial.result.backbones == ("mobilenet_v2",)
@@ -381,7 +383,7 @@ async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_i
     assert pool.children[0].ended
     assert list((at.root / "w1" / "attempts").iterdir()) == []
     assert trial.work.ends == {"succeeded": 1}
-    assert trial.work.tally.charged_seconds == 0.004
+    assert trial.work.tally.charged.total_seconds() == 0.004
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -412,11 +414,11 @@ async def test_a_refit_is_told_the_thresholds_of_the_trial_that_it_repeats(at: W
     done = await at.trial()
     assert done.result is not None
     assert done.result.performance.tag_performance == {}, "too many for its record, not for the refit"
-    again = replace(done, result=None, work=Work(create_time=START, allowance_seconds=9.0), forerunner=T0)
+    again = replace(done, result=None, work=Work(create_time=START, allowance=timedelta(seconds=9.0)), parent_trial=T0)
     refit = msgspec.structs.replace(done.recipe, refit=True)
-    for number, (forerunner, recipe) in enumerate([(T0, refit), ("models/m/trials/t009", refit), (T0, done.recipe)], 1):
+    for number, (parent, recipe) in enumerate([(T0, refit), ("models/m/trials/t009", refit), (T0, done.recipe)], 1):
         name = f"models/m/trials/t{number:03d}"
-        await at.table.create(name, replace(again, name=name, number=number, forerunner=forerunner, recipe=recipe))
+        await at.table.create(name, replace(again, name=name, number=number, parent_trial=parent, recipe=recipe))
         await at.worker(listens).handle(name)
     assert told == [{}, {f"category {number}": 0.5 for number in range(120)}, {}, {}]
 
@@ -459,14 +461,14 @@ async def test_a_folder_is_fetched_whatever_the_length_of_its_model_s_name(tmp_p
 async def test_a_slower_device_is_charged_by_its_factor(at: World) -> None:
     await at.begin()
     await at.worker(succeeds, device_factor=0.5).handle(T0)
-    assert (await at.trial()).work.charged_seconds == 0.002
+    assert (await at.trial()).work.charged.total_seconds() == 0.002
 
 
 async def test_a_trial_whose_child_dies_resumes_from_its_checkpoint(at: World) -> None:
     async def dies_after_a_checkpoint(task: Task) -> AsyncGenerator[Message]:
         yield checkpoint(task, 1, 0.002)
         at.clock.advance(0.02)  # which is lost, as a heartbeat has it
-        await at.until(lambda trial: trial.work.pending_seconds > 0)
+        await at.until(lambda trial: trial.work.pending > ZERO)
         raise ChildDied("the training process ended with status -9")
 
     await at.begin()
@@ -481,7 +483,7 @@ async def test_a_trial_whose_child_dies_resumes_from_its_checkpoint(at: World) -
         (2, "checkpoint", True),
         (2, "finished", True),
     ]
-    assert trial.work.charged_seconds == pytest.approx(0.002 + 0.002)
+    assert trial.work.charged.total_seconds() == 0.004
     assert not [blob async for blob in at.blobs.list("models/") if "checkpoint" in blob.key]
 
 
@@ -490,14 +492,16 @@ async def test_a_checkpoint_that_the_store_has_lost_means_beginning_anew(at: Wor
     await at.change(
         lambda work: (
             work.taken(T0, "w0", START, TTL)
-            .committed(START, TTL, seconds_used=0.5, checkpoint_key="models/m/uid1/trials/t000/1/checkpoint-9/")
+            .committed(
+                START, TTL, used=timedelta(seconds=0.5), checkpoint_key="models/m/uid1/trials/t000/1/checkpoint-9/"
+            )
             .released(START)
         )
     )
     await at.worker(checkpoints).handle(T0)
     work = (await at.trial()).work
     assert work.state is WorkState.SUCCEEDED
-    assert work.charged_seconds == pytest.approx(0.503)
+    assert work.charged.total_seconds() == 0.503
 
 
 async def test_a_child_that_dies_five_times_fails_its_trial_with_what_happened(at: World) -> None:
@@ -509,7 +513,7 @@ async def test_a_child_that_dies_five_times_fails_its_trial_with_what_happened(a
     assert work.state is WorkState.FAILED
     assert work.error is not None
     assert "status -9" in work.error.message
-    assert work.charged_seconds == 0
+    assert work.charged == ZERO
     assert work.ends == {"died": MAX_ATTEMPTS_WITHOUT_COMMIT}
     assert work.given_up
 
@@ -550,7 +554,7 @@ async def test_a_named_failure_ends_the_trial_at_once(at: World) -> None:
     await at.begin()
     await at.worker(diverges).handle(T0)
     work = (await at.trial()).work
-    assert (work.state, work.attempt, work.charged_seconds) == (WorkState.FAILED, 1, 0)
+    assert (work.state, work.attempt, work.charged.total_seconds()) == (WorkState.FAILED, 1, 0)
     assert work.error is not None
     assert work.error.reason == "diverged"
 
@@ -561,7 +565,7 @@ async def test_a_trial_beyond_its_allowance_is_stopped_and_charged_exactly_that(
     await at.worker(pool=pool).handle(T0)
     work = (await at.trial()).work
     assert work.state is WorkState.STOPPED
-    assert work.charged_seconds == 0.05
+    assert work.charged.total_seconds() == 0.05
     assert pool.children[0].ended
 
 
@@ -575,7 +579,7 @@ async def test_a_store_that_times_out_is_no_used_up_allowance(at: World) -> None
     await at.worker(checkpoints).handle(T0)
     work = (await at.trial()).work
     assert work.state is WorkState.FAILED
-    assert work.charged_seconds == 0
+    assert work.charged == ZERO
 
 
 async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) -> None:
@@ -594,7 +598,7 @@ async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) ->
     await at.worker(saves_and_delivers).handle(T0)
     work = (await at.trial()).work
     assert work.state is WorkState.SUCCEEDED
-    assert work.charged_seconds == pytest.approx(0.003)
+    assert work.charged.total_seconds() == 0.003
 
 
 class BlindPool(FakePool):
@@ -621,12 +625,12 @@ async def test_cancelling_stops_the_child_and_charges_what_it_did(at: World) -> 
     await at.begin()
     pool = FakePool(never_ends)
     task = asyncio.create_task(at.worker(pool=pool).handle(T0))
-    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    await at.until(lambda trial: trial.work.pending > ZERO)
     await at.change(lambda work: replace(work, cancel_requested=True))
     await asyncio.wait_for(task, 30)
     work = (await at.trial()).work
     assert work.state is WorkState.CANCELLED
-    assert 0 < work.charged_seconds < 5
+    assert 0 < work.charged.total_seconds() < 5
     assert pool.children[0].ended
 
 
@@ -643,7 +647,7 @@ async def test_a_worker_that_lost_its_lease_stops_its_child_and_writes_nothing(a
     await at.begin()
     pool = FakePool(never_ends)
     task = asyncio.create_task(at.worker(pool=pool).handle(T0))
-    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    await at.until(lambda trial: trial.work.pending > ZERO)
     rival = await Attempt[Trial].begin(at.table, T0, "w2", FastClock(timedelta(seconds=60)), TTL, 1.0)
     assert rival is not None
     await asyncio.wait_for(task, 30)
@@ -661,7 +665,7 @@ async def test_an_attempt_at_a_deleted_trial_writes_nothing_into_another_models_
     assert old is not None
     await at.table.delete(T0)
     await at.table.create(T0, replace(fresh, model_uid="another"))
-    for report in (old.beat(1.0, 0.5, "fit"), old.commit(1.0, "c/"), old.end(lambda work: work.stopped(START))):
+    for report in (old.beat(timedelta(seconds=1.0), 0.5, "fit"), old.commit(timedelta(seconds=1.0), "c/"), old.end(lambda work: work.stopped(START))):
         with pytest.raises(LeaseLost):
             await report
     assert (await at.trial()).work == fresh.work
@@ -670,7 +674,7 @@ async def test_an_attempt_at_a_deleted_trial_writes_nothing_into_another_models_
 async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
     await at.begin()
     task = asyncio.create_task(at.worker(never_ends).handle(T0))
-    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    await at.until(lambda trial: trial.work.pending > ZERO)
     await at.table.delete(T0)
     await asyncio.wait_for(task, 30)
     with pytest.raises(RecordNotFound):
@@ -681,14 +685,14 @@ async def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(at: Wor
     await at.begin()
     pool = FakePool(never_ends)
     task = asyncio.create_task(at.worker(pool=pool).handle(T0))
-    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    await at.until(lambda trial: trial.work.pending > ZERO)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     work = (await at.trial()).work
     assert work.state is WorkState.QUEUED
     assert work.is_due(FastClock().now())
-    assert (work.charged_seconds, work.attempts_without_commit) == (0, 0)
+    assert (work.charged.total_seconds(), work.attempts_without_commit) == (0, 0)
     assert [line.reason for line in work.segments] == ["released"]
     assert pool.children[0].ended
 
@@ -705,13 +709,15 @@ async def test_a_stop_waits_for_a_last_checkpoint_and_gives_the_work_back(at: Wo
     await at.begin(recipe=FINE_TUNING)
     stop = asyncio.Event()
     handling = asyncio.create_task(at.worker(saves_when_asked, stop=stop).handle(T0))
-    await at.until(lambda trial: trial.work.pending_seconds > 0.005)
+    await at.until(lambda trial: trial.work.pending.total_seconds() > 0.005)
     stop.set()
     with pytest.raises(Released):
         await handling
     work = (await at.trial()).work
     assert (work.state, work.attempts_without_commit, work.lease.holder) == (WorkState.QUEUED, 0, "")
-    assert [(line.seconds, line.reason) for line in work.segments if line.charged] == [(0.003, "checkpoint")]
+    assert [(line.duration.total_seconds(), line.reason) for line in work.segments if line.charged] == [
+        (0.003, "checkpoint")
+    ]
     assert await exists(at.blobs, f"{work.checkpoint_key}state")
     await at.worker(checkpoints, name="w2").handle(T0)
     assert (await at.trial()).work.state is WorkState.SUCCEEDED
@@ -721,12 +727,12 @@ async def test_a_stop_gives_work_that_has_no_checkpoints_back_at_once(at: World)
     await at.begin()
     stop = asyncio.Event()
     handling = asyncio.create_task(at.worker(never_ends, stop=stop).handle(T0))
-    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    await at.until(lambda trial: trial.work.pending > ZERO)
     stop.set()
     with pytest.raises(Released):
         await asyncio.wait_for(handling, 5)
     work = (await at.trial()).work
-    assert (work.state, work.charged_seconds, work.attempts_without_commit) == (WorkState.QUEUED, 0, 0)
+    assert (work.state, work.charged.total_seconds(), work.attempts_without_commit) == (WorkState.QUEUED, 0, 0)
 
 
 async def test_a_child_that_never_saves_is_not_waited_for_long(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -734,7 +740,7 @@ async def test_a_child_that_never_saves_is_not_waited_for_long(at: World, monkey
     await at.begin(recipe=FINE_TUNING)
     stop = asyncio.Event()
     handling = asyncio.create_task(at.worker(never_ends, stop=stop).handle(T0))
-    await at.until(lambda trial: trial.work.pending_seconds > 0)
+    await at.until(lambda trial: trial.work.pending > ZERO)
     stop.set()
     with pytest.raises(Released):
         await asyncio.wait_for(handling, 5)
@@ -812,7 +818,7 @@ async def test_records_that_are_away_at_any_call_cost_nothing(tmp_path: Path, af
         assert trial.work.state is WorkState.SUCCEEDED, number
         assert adds_up(trial.work), number
         # 3 ms of work; what is done again after a lost commit was not charged before
-        assert 0.003 <= trial.work.charged_seconds <= 0.005 + 1e-9, number
+        assert 0.003 <= trial.work.charged.total_seconds() <= 0.005, number
         assert trial.result is not None
         assert await exists(at.blobs, f"{trial.result.bundle_key}card.json")
         if at.records.left >= 0:  # nothing failed any more
@@ -830,7 +836,7 @@ async def test_a_store_that_is_away_at_any_call_costs_nothing(tmp_path: Path) ->
         trial = await finished_in_spite_of_outages(at)
         assert trial.work.state is WorkState.SUCCEEDED, number
         assert adds_up(trial.work), number
-        assert trial.work.charged_seconds == pytest.approx(0.003), number
+        assert trial.work.charged.total_seconds() == 0.003, number
         if at.blobs.left >= 0:
             break
         failed += 1

@@ -1,5 +1,6 @@
 """Whole tasks of the engine on small drawn images, without pretrained weights."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -193,7 +194,7 @@ def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypa
         return msgspec.structs.replace(planned(training), total_steps=6, validate_every=1)
 
     monkeypatch.setattr(fit, "_planned", fixed)
-    whole = train(base, Session(Meter(300), lambda _: None))
+    whole = train(base, Session(Meter(timedelta(seconds=300)), lambda _: None))
     expected = _weights(whole)
 
     seen: list[Checkpoint] = []
@@ -206,11 +207,14 @@ def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypa
 
     (tmp_path / "second").mkdir()
     with pytest.raises(_Killed):
-        train(msgspec.structs.replace(base, output_directory=str(tmp_path / "second")), Session(Meter(300), die))
+        train(
+            msgspec.structs.replace(base, output_directory=str(tmp_path / "second")),
+            Session(Meter(timedelta(seconds=300)), die),
+        )
     (tmp_path / "third").mkdir()
     resumed = train(
         msgspec.structs.replace(base, output_directory=str(tmp_path / "third"), checkpoint_path=seen[-1].path),
-        Session(Meter(300), lambda _: None),
+        Session(Meter(timedelta(seconds=300)), lambda _: None),
     )
     assert resumed.steps == whole.steps
     _assert_equal(expected, _weights(resumed))
@@ -219,10 +223,10 @@ def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypa
 def test_a_checkpoint_of_another_recipe_is_not_continued(snapshot):
     said: list[Message] = []
     task = task_for(snapshot, tuning_recipe(max_epochs=2), checkpoint_seconds=0.0)
-    train(task, Session(Meter(300), said.append))
+    train(task, Session(Meter(timedelta(seconds=300)), said.append))
     path = next(message.path for message in reversed(said) if isinstance(message, Checkpoint))
     other = msgspec.structs.replace(task, recipe=tuning_recipe(max_epochs=2, batch_size=4), checkpoint_path=path)
-    assert train(other, Session(Meter(300), lambda _: None)).steps > 7
+    assert train(other, Session(Meter(timedelta(seconds=300)), lambda _: None)).steps > 7
 
 
 def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, monkeypatch):
@@ -240,7 +244,7 @@ def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, mo
 
     monkeypatch.setattr(fit, "_planned", plan_then_break)
     with pytest.raises(Diverged) as caught:
-        train(task_for(snapshot, tuning_recipe()), Session(Meter(300), lambda _: None))
+        train(task_for(snapshot, tuning_recipe()), Session(Meter(timedelta(seconds=300)), lambda _: None))
     assert caught.value.metadata["retries"] == "3"
     assert len(injected) == 4
     assert injected[3] == pytest.approx(injected[0] / 8)
@@ -296,16 +300,16 @@ def test_many_unreadable_images_are_a_corrupt_dataset(tmp_path, recipe):
 
 def test_training_stops_by_itself_before_its_allowance(snapshot):
     brief, _ = _trained(task_for(snapshot, tuning_recipe(max_epochs=1, min_epochs=1)))
-    allowance = 4.0 + 2 * brief.seconds  # on however slow a machine
+    allowance = timedelta(seconds=4) + 2 * brief.used  # on however slow a machine
     recipe = tuning_recipe(max_epochs=10_000, min_epochs=1)
-    result, _ = _trained(task_for(snapshot, recipe, allowance_seconds=allowance))
-    assert result.seconds < allowance
+    result, _ = _trained(task_for(snapshot, recipe, allowance=allowance))
+    assert result.used < allowance
     assert result.steps > 3
 
 
 @pytest.mark.parametrize("recipe", [linear_recipe(resolution=448), tuning_recipe(max_epochs=50, min_epochs=50)])
 def test_an_allowance_that_cannot_suffice_is_refused_with_a_minimum(snapshot, recipe):
-    failed, _ = _run(task_for(snapshot, recipe, allowance_seconds=0.02))
+    failed, _ = _run(task_for(snapshot, recipe, allowance=timedelta(seconds=0.02)))
     assert isinstance(failed, Failed)
     assert failed.failure.reason == "notEnoughBudget"
     assert float(failed.failure.metadata["minimum_seconds"]) > 0.02
@@ -377,4 +381,7 @@ def test_an_evaluation_of_mostly_unknown_images_is_refused(tmp_path, snapshot, n
 
 def test_train_head_raises_named_errors_only(snapshot):
     with pytest.raises(Exception, match="is not a backbone"):
-        train_head(task_for(snapshot, linear_recipe(backbones=("nonsense",))), Session(Meter(9), lambda _: None))
+        train_head(
+            task_for(snapshot, linear_recipe(backbones=("nonsense",))),
+            Session(Meter(timedelta(seconds=9)), lambda _: None),
+        )

@@ -1,5 +1,6 @@
 """Initial category outputs, from a network that acts as a pretrained one."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,9 @@ def _initialised(tmp_path: Path, weights: PretrainedWeights, names: tuple[str, .
     network, before = (build_detector(TINY, len(names), seed=1) for _ in range(2))
     assert isinstance(network, Yolox)
     assert isinstance(before, Yolox)
-    done = initialise_class_outputs(network, Origin(DETECTORS[TINY], rule, weights), batches, rows, Meter(1e6))
+    done = initialise_class_outputs(
+        network, Origin(DETECTORS[TINY], rule, weights), batches, rows, Meter(timedelta(seconds=1e6))
+    )
     return done, network, before
 
 
@@ -115,8 +118,14 @@ def test_measuring_the_initialised_network_has_its_limits(tmp_path, monkeypatch)
     monkeypatch.setattr(Detector, "predict_prepared", slow)
     snapshot = write_scenes(tmp_path / "snapshot", 24, ("disc",))
     task = task_for(snapshot, detector_recipe(pretrained=True), batch_size_limit=2)
-    assert detection.start(task, Session(Meter(100, lambda: now[0]), lambda _: None)).candidate is not None
+    assert (
+        detection.start(task, Session(Meter(timedelta(seconds=100), lambda: now[0]), lambda _: None)).candidate
+        is not None
+    )
     before = now[0]
-    assert detection.start(task, Session(Meter(10, lambda: now[0] - before), lambda _: None)).candidate is None
+    assert (
+        detection.start(task, Session(Meter(timedelta(seconds=10), lambda: now[0] - before), lambda _: None)).candidate
+        is None
+    )
     assert now[0] - before <= 8
     assert max(sizes) <= 2

@@ -1,5 +1,6 @@
 """Complete trainings of detectors on small drawn scenes, from random weights."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -136,7 +137,7 @@ def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypa
         return msgspec.structs.replace(planned(training), total_steps=5, validate_every=1)
 
     monkeypatch.setattr(fit, "_planned", fixed)
-    whole = train(base, Session(Meter(300), lambda _: None))
+    whole = train(base, Session(Meter(timedelta(seconds=300)), lambda _: None))
     seen: list[Checkpoint] = []
 
     def die(message: Message) -> None:
@@ -148,9 +149,12 @@ def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypa
     for name in ("second", "third"):
         (tmp_path / name).mkdir()
     with pytest.raises(_Killed):
-        train(msgspec.structs.replace(base, output_directory=str(tmp_path / "second")), Session(Meter(300), die))
+        train(
+            msgspec.structs.replace(base, output_directory=str(tmp_path / "second")),
+            Session(Meter(timedelta(seconds=300)), die),
+        )
     again = msgspec.structs.replace(base, output_directory=str(tmp_path / "third"), checkpoint_path=seen[-1].path)
-    resumed = train(again, Session(Meter(300), lambda _: None))
+    resumed = train(again, Session(Meter(timedelta(seconds=300)), lambda _: None))
     assert resumed.steps == whole.steps == 5
     expected, got = _weights(whole), _weights(resumed)
     assert expected.keys() == got.keys()
@@ -181,15 +185,15 @@ def test_a_training_ends_before_its_allowance(snapshot, monkeypatch, slower_from
     monkeypatch.setattr(fit, "step", slow_step)
     monkeypatch.setattr(DetectionTask, "predict", slow_predict)
     monkeypatch.setattr(detection, "finish", slow_finish)
-    session = Session(Meter(20, lambda: now[0]), lambda _: None)
+    session = Session(Meter(timedelta(seconds=20), lambda: now[0]), lambda _: None)
     result = train(task_for(snapshot, detector_recipe(max_epochs=10_000)), session)
-    assert result.seconds <= 20
+    assert result.used <= timedelta(seconds=20)
     assert result.steps >= max(3, slower_from - fit.PROBES)
     assert isinstance(bundle.load(Path(result.bundle_directory)), Detector)
 
 
 def test_an_allowance_that_cannot_suffice_is_refused_with_a_minimum(snapshot):
-    failed = _failed(task_for(snapshot, detector_recipe(), allowance_seconds=0.02))
+    failed = _failed(task_for(snapshot, detector_recipe(), allowance=timedelta(seconds=0.02)))
     assert failed.failure.reason == "notEnoughBudget"
     assert float(failed.failure.metadata["minimum_seconds"]) > 0.02
 
@@ -286,7 +290,7 @@ def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, mo
 
     monkeypatch.setattr(fit, "_planned", plan_then_break)
     with pytest.raises(Diverged) as caught:
-        train(task_for(snapshot, detector_recipe()), Session(Meter(300), lambda _: None))
+        train(task_for(snapshot, detector_recipe()), Session(Meter(timedelta(seconds=300)), lambda _: None))
     assert caught.value.metadata["retries"] == "3"
 
 
@@ -300,7 +304,7 @@ def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, mo
 )
 def test_invalid_recipes_are_refused(snapshot, changes, field):
     with pytest.raises(InvalidRequest) as refused:
-        train(task_for(snapshot, detector_recipe(**changes)), Session(Meter(9), lambda _: None))
+        train(task_for(snapshot, detector_recipe(**changes)), Session(Meter(timedelta(seconds=9)), lambda _: None))
     assert refused.value.metadata["field"] == field
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Machine:
             self.slowness = slowness
 
     def session(self, allowance: float, send: Callable[[Message], None]) -> Session:
-        return Session(Meter(allowance, lambda: self.now), send)
+        return Session(Meter(timedelta(seconds=allowance), lambda: self.now), send)
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ HELD_OUT = Split(holdout_fraction=0.2)
 
 
 def _sound(result: Result, allowance: float) -> None:
-    assert result.seconds <= allowance
+    assert result.used <= timedelta(seconds=allowance)
     assert bundle.load(Path(result.bundle_directory)).card.metrics_source == "HOLD_OUT"
     assert Path(result.predictions_path).exists()
 
@@ -95,7 +96,7 @@ def test_a_steady_machine_uses_most_of_the_allowance_and_ends_by_plan(machine, s
     result = train(task_for(snapshot, ENDLESS, split=HELD_OUT), machine.session(40, lambda _: None))
     _sound(result, 40)
     assert result.stop_reason == "converged"
-    assert result.seconds > 28
+    assert result.used > timedelta(seconds=28)
 
 
 @pytest.mark.parametrize(("when", "slowness"), [(6, 2.0), (6, 5.0), (15, 5.0), (15, 10.0), (25, 5.0), (33, 5.0)])
@@ -148,10 +149,10 @@ def test_a_training_that_resumes_on_a_slower_machine_delivers_in_what_is_left(
     with pytest.raises(_Killed):
         train(task, machine.session(40, die))
     machine.slowness = slowness
-    left = 40 - kept[-1].seconds_used
+    left = 40 - kept[-1].used.total_seconds()
     (tmp_path / "again").mkdir()
     again = msgspec.structs.replace(
-        task, checkpoint_path=kept[-1].path, output_directory=str(tmp_path / "again"), allowance_seconds=left
+        task, checkpoint_path=kept[-1].path, output_directory=str(tmp_path / "again"), allowance=timedelta(seconds=left)
     )
     said: list[Message] = []
     result = train(again, machine.session(left, said.append))
@@ -168,7 +169,7 @@ def test_after_an_offer_there_always_is_a_result(machine, snapshot):
     offers = [message.result for message in said if isinstance(message, Offer)]
     assert result.bundle_directory == offers[-1].bundle_directory
     assert result.stop_reason == "allowance"
-    assert all(offer.seconds <= 40 for offer in offers)
+    assert all(offer.used <= timedelta(seconds=40) for offer in offers)
     assert offers[-1].selection_score == result.selection_score
 
 
@@ -183,14 +184,14 @@ def test_without_a_measured_candidate_in_time_the_budget_is_not_enough(machine, 
 def test_offers_take_a_small_share_of_the_time(machine, snapshot):
     said: list[Message] = []
     train(task_for(snapshot, ENDLESS, split=HELD_OUT), machine.session(80, said.append))
-    times = [message.result.seconds for message in said if isinstance(message, Offer)]
+    times = [message.result.used.total_seconds() for message in said if isinstance(message, Offer)]
     assert len(times) >= 2
     assert all(later - earlier >= DELIVERY / delivery.RENEWAL_SHARE for earlier, later in pairwise(times[:-1]))
 
 
 def test_the_pace_follows_the_machine():
     now = [0.0]
-    pace = Pace(Meter(100, lambda: now[0]))
+    pace = Pace(Meter(timedelta(seconds=100), lambda: now[0]))
     assert pace.expected(Part.DELIVER) == 0
     for _ in range(8):
         pace.stepped(1.0)

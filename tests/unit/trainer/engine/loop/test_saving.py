@@ -1,6 +1,7 @@
 """When a fine-tuning saves: by its period, and by when the worker has stored earlier checkpoints."""
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(fit, "step", ticking)
         monkeypatch.setattr(fit, "_planned", forty)
         task = task_for(write_snapshot(tmp_path / "snapshot"), tuning_recipe(), checkpoint_seconds=2.0)
-        session = Session(Meter(300, lambda: worker.now), worker.hear, worker.signals)
+        session = Session(Meter(timedelta(seconds=300), lambda: worker.now), worker.hear, worker.signals)
         fit.fine_tune(task, session, start)
 
     return run
