@@ -22,7 +22,7 @@ from services.kit.errors import Failure, WrongState
 from services.trainer.datasets import Snapshot
 from services.trainer.ledger import ZERO, total
 from services.trainer.performance import Finding, Performance
-from services.trainer.recipe import BoxStatistics, Recipe, Throughput
+from services.trainer.recipe import BoxStatistics, Recipe
 from services.trainer.work import Work
 from services.vision.card import ModelKind, WeightsSource
 
@@ -142,11 +142,8 @@ class TrialResult:
     performance: Performance  # without curves and matrix
     weights_source: WeightsSource
     resolution: int
-    throughput: Throughput
     backbones: tuple[str, ...] = ()  # with pretrained weights within the worker's reach
-    stop_reason: str = ""
     epochs: int = 0
-    categories: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     boxes: BoxStatistics | None = None
 

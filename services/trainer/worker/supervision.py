@@ -180,15 +180,14 @@ class Supervision:
             performance=_summary(result.performance),
             weights_source=result.weights_source,
             resolution=result.resolution,
-            throughput=result.throughput,
             backbones=result.backbones,
-            stop_reason=result.stop_reason,
             epochs=result.epochs,
             warnings=result.warnings,
             boxes=result.boxes,
         )
         checkpoint = self._attempt.record.work.checkpoint_key
         await self._attempt.succeed(result.used, result=kept)
+        _log.info("trial_delivered", stop_reason=result.stop_reason, epochs=result.epochs)
         if checkpoint:
             await self._workspace.forget(checkpoint)
 

@@ -22,7 +22,7 @@ from services.trainer.datasets import Dataset, DatasetState, Snapshot
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, TrialResult
 from services.trainer.performance import Coverage, Performance, Source, TagPerformance
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
-from services.trainer.recipe import BoxStatistics, Throughput
+from services.trainer.recipe import BoxStatistics
 from services.trainer.reconcile import jobs
 from services.trainer.store import Store
 from services.trainer.worker.attempt import Attempt
@@ -176,7 +176,6 @@ def result(trial: Trial, right: int = 80, **changes: Any) -> TrialResult:
         performance=performance(right / IMAGES),
         weights_source=WeightsSource.FOLDER,
         resolution=224,
-        throughput=Throughput(),
         backbones=("mobilenet_v2", "resnet18"),
     )
     return replace(brought, **changes)

@@ -31,7 +31,11 @@ async def offers_and_never_ends(task: Task) -> AsyncGenerator[Message]:
     await asyncio.Event().wait()
 
 
-async def test_a_child_beyond_its_allowance_is_ended_and_what_it_offered_is_the_result(at: World) -> None:
+async def test_a_child_beyond_its_allowance_is_ended_and_what_it_offered_is_the_result(
+    at: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
     async def offers_and_goes_on(task: Task) -> AsyncGenerator[Message]:
         async for message in offers_and_never_ends(task):
             yield message
@@ -46,7 +50,8 @@ async def test_a_child_beyond_its_allowance_is_ended_and_what_it_offered_is_the_
     assert trial.work.state is WorkState.SUCCEEDED
     assert trial.work.charged == timedelta(seconds=1)
     assert trial.result is not None
-    assert trial.result.stop_reason == "allowance"
+    (delivered,) = [record for record in caplog.records if record.message == "trial_delivered"]
+    assert vars(delivered)["fields"]["stop_reason"] == "allowance"
     assert await at.blobs.get(trial.result.bundle_key + "card.json") == b"{}"
     assert pool.children[0].ended
 
