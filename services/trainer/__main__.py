@@ -1,6 +1,6 @@
-"""Runs a part of the trainer: `python -m services.trainer api` or `worker`; `--settings` prints its settings.
+"""Runs the trainer's api or worker: `python -m services.trainer api` or `worker`; `--settings` prints the settings.
 
-`worker --once` ends after one trial or evaluation, or when none has come for SIGHTLINE_ONCE_SECONDS.
+`worker --once` exits after one trial or evaluation, or if none arrives within SIGHTLINE_ONCE_SECONDS.
 """
 
 import asyncio
@@ -41,11 +41,11 @@ from sightline.v1.evaluation_service_pb2_grpc import add_EvaluationServiceServic
 from sightline.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 
 USAGE = "usage: python -m services.trainer api | worker [--once] | --settings"
-STOP_GRACE = timedelta(seconds=45)  # beyond what the worker itself takes to give its work back
+STOP_GRACE = timedelta(seconds=45)  # longer than a worker takes to give its work back
 
 
 def main() -> None:
-    """Runs until SIGTERM or SIGINT, then ends in its own time."""
+    """Runs until SIGTERM or SIGINT, then shuts down gracefully."""
     settings = load(TrainerSettings)
     arguments = sys.argv[1:]
     if "--settings" in arguments:
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
-    """The api: ModelService, EvaluationService, and the coordinator. It holds no torch."""
+    """Runs the api: ModelService, EvaluationService and the coordinator. Imports no torch."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("trainer-api", settings, metrics.API))
@@ -98,7 +98,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
 
 
 async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = False) -> None:
-    """A worker: one trial or evaluation at a time, each in a child process that alone holds torch; with `once`, one."""
+    """Runs a worker: one trial or evaluation at a time, or only one; only its child processes import torch."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("trainer-worker", settings, metrics.WORKER))
@@ -122,10 +122,10 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
 
 
 async def _until_ready(pool: ChildPool, settings: TrainerSettings, telemetry: Telemetry, stop: asyncio.Event) -> None:
-    """Until a child can take a task, so that a worker without its device takes no work; DeviceUnusable.
+    """Returns once a child can take a task, so that a worker without its device takes no work; DeviceUnusable.
 
-    A child that dies may have met bad luck, and is tried again with a task; on a GPU that must be used it may have met
-    a broken driver: ChildDied.
+    If a child dies, the worker goes on, and the first task tries again; but if a GPU is required, the driver may be
+    broken: ChildDied.
     """
     try:
         child = await pool.ready(stop)

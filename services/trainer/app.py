@@ -1,4 +1,4 @@
-"""The trainer's use cases: what callers ask of models and evaluations, over ports only."""
+"""The trainer's use cases: what callers do with models and evaluations. Depends on ports only."""
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -49,12 +49,12 @@ from services.trainer.store import Store
 from services.trainer.work import Work
 from services.vision.card import CARD_FILE, read_card
 
-EVALUATION_ALLOWANCE = timedelta(hours=24)  # what a caller's own evaluation may take
-WATCH_SECONDS = 2.0  # a watch looks again after so long, should no change have come
+EVALUATION_ALLOWANCE = timedelta(hours=24)  # of an evaluation that a caller creates
+WATCH_SECONDS = 2.0  # after which a watch looks again even without a change
 
 
 class Models:
-    """Everything that callers do to models and read of them."""
+    """Everything that callers do with models."""
 
     def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock, counts: Counts) -> None:
         self._store = store
@@ -64,9 +64,9 @@ class Models:
         self._clock = clock
 
     async def create(self, model: Model, *, validate_only: bool) -> Versioned[Model]:
-        """Checks the request against the datasets as they are now, and writes the model in NOT_STARTED.
+        """Checks the request against the datasets as they are now, and stores the model in NOT_STARTED.
 
-        A dataset that is still VALIDATING is accepted; the coordinator checks again when it is READY.
+        A dataset that is still VALIDATING is accepted; the coordinator checks it once it is READY.
         """
         check_caller_fields("model", model.display_name, model.custom_properties)
         return await create_once(
@@ -92,7 +92,7 @@ class Models:
         return model
 
     async def get(self, name: str) -> Versioned[Model]:
-        """The model as of now; ModelNotFound."""
+        """The current model; ModelNotFound."""
         return await self._store.models.get(name)
 
     def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[Model]], str]:
@@ -100,12 +100,12 @@ class Models:
         return page_of(self._store.models.view.all(), "models", page_size, page_token)
 
     async def trials(self, model: str, page_size: int, page_token: str) -> tuple[list[Versioned[Trial]], str]:
-        """One page of a model's trials in the order in which they were planned; ModelNotFound."""
+        """One page of a model's trials, in the order of planning; ModelNotFound."""
         await self.get(model)
         return page_of(self._store.trials.view.all(f"{model}/trials/"), model, page_size, page_token)
 
     async def update(self, name: str, changes: Changes, etag: str) -> Versioned[Model]:
-        """Changes the caller's own fields."""
+        """Changes the caller's fields."""
 
         def decide(model: Model) -> Model:
             changed = replace(model, **changes)
@@ -114,7 +114,7 @@ class Models:
         return await self._store.models.change(name, decide, etag)
 
     async def cancel(self, name: str) -> Versioned[Model]:
-        """NOT_STARTED or TRAINING to CANCELLING; nothing to do where that has been asked for already."""
+        """NOT_STARTED or TRAINING to CANCELLING; no change if it is already CANCELLING or CANCELLED."""
         now = self._clock.now()
 
         def decide(model: Model) -> Model:
@@ -127,10 +127,10 @@ class Models:
         return await self._store.models.change(name, decide)
 
     async def delete(self, name: str, etag: str) -> None:
-        """Removes a model whose training is over: itself, then its trials, evaluations and blobs.
+        """Removes a model whose training is over: its record, then its trials, evaluations and blobs.
 
-        From the first step on it is gone for everybody. Should this die in between, the coordinator removes what
-        is left of the records, and only blobs that nothing names stay.
+        After the first step no caller can see it. If the process dies before the last step, the coordinator removes
+        the remaining records; only blobs that nothing refers to may stay.
         """
         found = await self.get(name)
         if not found.value.ended:
@@ -146,13 +146,13 @@ class Models:
         await delete_prefix(self._blobs, found.value.blob_prefix)
 
     async def performance(self, model: Model) -> Performance | None:
-        """The whole performance of the served bundle, curves and matrix included; None before there is one."""
+        """The full performance of the served bundle, with curves and matrix; None before there is one."""
         if model.served is None:
             return None
         return codec.decode(await self._blobs.get(model.served.performance_key), Performance)
 
     async def suggested_thresholds(self, model: Model) -> dict[str, float]:
-        """By category name, those that predictions of the served bundle apply; empty before there is one."""
+        """The suggested thresholds of the served bundle by category name; empty before there is one."""
         if model.served is None:
             return {}
         card = read_card(await self._blobs.get(f"{model.served.bundle_key}{CARD_FILE}"))
@@ -160,9 +160,9 @@ class Models:
         return dict(zip(names, card.suggested_thresholds, strict=True))
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[Model]]:
-        """The model now and after each change, its trials' reports included, until its training is over.
+        """The model now and after each change of it or its trials, until its training is over.
 
-        ModelNotFound once it is gone.
+        ModelNotFound once it is deleted.
         """
         view, first = self._store.models.view, await self.get(name)
         await view.caught_up(first.revision)
@@ -176,7 +176,7 @@ class Models:
 
 
 class Evaluations:
-    """Everything that callers do to evaluations and read of them."""
+    """Everything that callers do with evaluations."""
 
     def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock, counts: Counts) -> None:
         self._store = store
@@ -186,10 +186,10 @@ class Evaluations:
         self._clock = clock
 
     async def create(self, model: str, draft: Draft, *, validate_only: bool) -> Versioned[Evaluation]:
-        """Writes an evaluation, in NOT_STARTED, of the bundle that the model serves now on a READY dataset."""
+        """Stores an evaluation of the bundle that the model serves now, on a READY dataset."""
         check_caller_fields("evaluation", draft.display_name, {})
         if draft.id == FINAL_EVALUATION:
-            problem = f"{FINAL_EVALUATION!r} is kept for the evaluation that ends a training; choose another id."
+            problem = f"{FINAL_EVALUATION!r} is reserved for the evaluation that ends a training; choose another id."
             raise InvalidRequest(field="evaluation_id", problem=problem)
         name = f"{model}/evaluations/{draft.id}"
 
@@ -226,7 +226,7 @@ class Evaluations:
         )
 
     async def get(self, name: str) -> Versioned[Evaluation]:
-        """The evaluation as of now; EvaluationNotFound."""
+        """The current evaluation; EvaluationNotFound."""
         return await self._store.evaluations.get(name)
 
     async def page(self, model: str, page_size: int, page_token: str) -> tuple[list[Versioned[Evaluation]], str]:
@@ -235,29 +235,29 @@ class Evaluations:
         return page_of(self._store.evaluations.view.all(f"{model}/evaluations/"), model, page_size, page_token)
 
     async def delete(self, name: str, etag: str) -> None:
-        """Removes an evaluation in any state; a worker that is at it stops at its next report.
+        """Removes an evaluation in any state; a worker that runs it stops at its next report.
 
-        The one that ends a training stays: the model's ledger and budget count on it.
+        The one that ends a training cannot be removed: it is part of the model's ledger.
         """
         found = await self.get(name)
         if name.endswith(f"/{FINAL_EVALUATION}"):
-            problem = f"{name} is part of its model's training and goes with the model: delete that."
+            problem = f"{name} is part of its model's training; it is deleted with the model."
             raise InvalidRequest(field="name", problem=problem)
         await self._counts.delete(self._store.evaluations, name, etag)
         await delete_prefix(self._blobs, found.value.blob_prefix)
 
     async def performance(self, evaluation: Evaluation) -> Performance | None:
-        """The whole performance; None before there is one."""
+        """The full performance; None before there is one."""
         if not evaluation.performance_key:
             return None
         return codec.decode(await self._blobs.get(evaluation.performance_key), Performance)
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[Evaluation]]:
-        """The evaluation now and after each change, until it has ended; EvaluationNotFound once it is gone."""
+        """The evaluation now and after each change, until it has ended; EvaluationNotFound once it is deleted."""
         first = await self.get(name)
         async for found in self._store.evaluations.view.follow(name, first):
             if found.value.work.create_time != first.value.work.create_time:
-                break  # a namesake
+                break  # another one of the same name
             yield found
             if found.value.work.ended:
                 return

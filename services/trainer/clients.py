@@ -8,14 +8,14 @@ from services.trainer.datasets import Dataset, DatasetState
 from sightline.v1 import dataset_pb2
 from sightline.v1 import dataset_service_pb2 as pb
 
-if TYPE_CHECKING:  # the asynchronous stub exists in the types only
+if TYPE_CHECKING:  # the asynchronous stub exists only in the type stubs
     from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
 
 TIMEOUT_SECONDS = 5.0
 
 
 class GrpcDatasets:
-    """The port `Datasets` by the DatasetService; the channel has turned statuses into errors of our tree."""
+    """The port `Datasets` over the DatasetService; the channel turns statuses into errors of our tree."""
 
     def __init__(self, stub: "DatasetServiceAsyncStub", bucket: str) -> None:
         self._stub = stub
@@ -27,7 +27,7 @@ class GrpcDatasets:
             message = await self._stub.GetDataset(request, timeout=TIMEOUT_SECONDS)
         except (DatasetNotFound, Unavailable):
             raise
-        except SightlineError as error:  # too late, or an error of its own: either way it cannot say
+        except SightlineError as error:  # a timeout, or an error of the service: either way there is no answer
             raise Unavailable(what="The dataset service", problem=error.message) from error
         return Dataset(
             name=message.name,

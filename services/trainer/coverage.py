@@ -1,4 +1,4 @@
-"""How much of a test dataset a model can be measured on, and what to say of the rest. Categories match by name."""
+"""How much of a test dataset a model can be evaluated on, and findings about the rest. Categories match by name."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ LISTED = 20  # categories in a record; the whole performance has all
 
 
 def unknown_categories(found: Iterable[tuple[str, int, int]], known: Sequence[str]) -> tuple[UnknownCategory, ...]:
-    """Those of a dataset's categories (name, images, regions) that occur and are none of `known`, by frequency."""
+    """The dataset's categories (name, images, regions) that occur and are not in `known`, most frequent first."""
     names = set(known)
     rows = [row for row in found if row[1] and row[0] not in names]
     rows.sort(key=lambda row: (-row[2], -row[1]))
@@ -28,7 +28,7 @@ def unknown_categories(found: Iterable[tuple[str, int, int]], known: Sequence[st
 
 
 def check_categories(dataset: Dataset, known: Sequence[str], kind: ModelKind) -> None:
-    """CategoriesUnknown if a READY dataset is mostly of categories that a model does not know."""
+    """CategoriesUnknown if most of a READY dataset is in categories that the model does not know."""
     what = "regions" if kind is ModelKind.GENERIC_DETECTOR else "images"
     counts = {name: regions if what == "regions" else images for name, images, regions in dataset.categories}
     found = [(name, images, regions if what == "regions" else 0) for name, images, regions in dataset.categories]
@@ -40,7 +40,7 @@ def check_categories(dataset: Dataset, known: Sequence[str], kind: ModelKind) ->
 def require_known(
     dataset: str, unknown: Sequence[UnknownCategory], known: Sequence[str], left_out: int, total: int, what: str
 ) -> None:
-    """CategoriesUnknown if more than half of the images or regions would be left out for their category."""
+    """CategoriesUnknown if more than half of the images or regions would be left out because of their category."""
     if 2 * left_out > total:
         raise CategoriesUnknown(
             unknown=left_out,
@@ -53,7 +53,7 @@ def require_known(
 
 
 def findings(dataset: str, coverage: Coverage, unreadable: Sequence[str]) -> tuple[Finding, ...]:
-    """What was left out and why, in words; `unreadable` are files, perhaps not all of them."""
+    """What was left out and why, in words; `unreadable` names files, possibly not all."""
     found: list[Finding] = []
     if coverage.unknown_categories:
         found.append(_unknown(dataset, coverage))
@@ -63,13 +63,13 @@ def findings(dataset: str, coverage: Coverage, unreadable: Sequence[str]) -> tup
         found.append(Finding(code="imagesUnreadable", message=message, remedy="Register the dataset again."))
     if coverage.untested_categories:
         names = _listed([_quoted(name) for name in coverage.untested_categories])
-        message = f"No image that was measured shows these categories of the model: {names}."
+        message = f"No evaluated image shows these categories of the model: {names}."
         found.append(Finding(code="categoriesUntested", message=message, remedy=f"Add images of them to {dataset}."))
     return tuple(found)
 
 
 def in_record(coverage: Coverage) -> Coverage:
-    """The coverage with as many names as a record has room for."""
+    """The coverage with only as many names as a record has room for."""
     return replace(
         coverage,
         unknown_categories=coverage.unknown_categories[:LISTED],
@@ -99,11 +99,11 @@ def _described(category: UnknownCategory) -> str:
 
 
 def _listed(names: Sequence[str], count: int | None = None) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the rest."""
     more = (len(names) if count is None else count) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _quoted(name: str) -> str:
-    """In quotes, so that spaces at its ends show."""
+    """The name in quotes, so that leading and trailing spaces show; truncated if long."""
     return repr(name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…")

@@ -1,4 +1,4 @@
-"""A dataset as the trainer sees it, and whether a model can be trained or measured on it."""
+"""A dataset as the trainer sees it, and the checks that a model can be trained or evaluated on it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,7 +22,7 @@ NO_ANNOTATIONS = "it has no annotations; register a COCO file that lists some un
 
 
 class DatasetState(StrEnum):
-    """Where a dataset is in its life, as the contract has it."""
+    """Where a dataset is in its life, as the contract names it."""
 
     UNSPECIFIED = "STATE_UNSPECIFIED"
     VALIDATING = "VALIDATING"
@@ -42,17 +42,17 @@ class Dataset:
     state: DatasetState
     annotation_kind: str
     image_count: int
-    categories: tuple[tuple[str, int, int], ...]  # name, images with it, annotations of it
+    categories: tuple[tuple[str, int, int], ...]  # name, number of images, number of annotations
     digest: str
     manifest_key: str
 
     @property
     def category_names(self) -> tuple[str, ...]:
-        """In the order of the snapshot, which is that of a model's outputs."""
+        """In the order of the snapshot, which is the order of a model's outputs."""
         return tuple(name for name, _, _ in self.categories)
 
     def snapshot(self) -> "Snapshot":
-        """What training needs of it; DatasetNotReady unless it is READY."""
+        """The part that training needs; DatasetNotReady unless it is READY."""
         if self.state is not DatasetState.READY:
             raise DatasetNotReady(name=self.name, state=self.state)
         return Snapshot(
@@ -79,7 +79,7 @@ class Datasets(Protocol):
 
 
 async def usable(datasets: Datasets, name: str) -> Dataset:
-    """A dataset that is READY or may become so; DatasetNotFound, DatasetNotReady."""
+    """A dataset that is READY or may become READY; DatasetNotFound, DatasetNotReady."""
     dataset = await datasets.get(name)
     if dataset.state not in USABLE:
         raise DatasetNotReady(name=name, state=dataset.state)
@@ -87,9 +87,9 @@ async def usable(datasets: Datasets, name: str) -> Dataset:
 
 
 def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:
-    """Raises what makes a READY dataset unfit to train a model of the kind on.
+    """Raises the reason why a model of the kind cannot be trained on a READY dataset, if there is one.
 
-    How large it may be, the dataset service alone decides, by its settings.
+    The maximum size is up to the dataset service, by its settings.
     """
     check_kind(dataset, kind)
     minimum = ANNOTATION_KIND[kind].min_categories
@@ -108,7 +108,7 @@ def check_training_dataset(dataset: Dataset, kind: ModelKind) -> None:
 
 
 def check_kind(dataset: Dataset, kind: ModelKind) -> None:
-    """IncorrectModelKind unless the dataset's annotations are what the kind needs.
+    """IncorrectModelKind unless the dataset has the annotations that the kind needs.
 
     DatasetEmpty without images, DatasetAnnotationsInvalid without annotations.
     """

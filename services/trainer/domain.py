@@ -1,4 +1,4 @@
-"""The trainer's nouns: models, their trials and evaluations, and the rules of a model's life.
+"""The trainer's nouns: models, their trials and evaluations, and the life cycle of a model.
 
   create        a              b
 ─────────▶ NOT_STARTED ───▶ TRAINING ───▶ SUCCEEDED
@@ -26,9 +26,9 @@ from services.trainer.recipe import BoxStatistics, Recipe
 from services.trainer.work import Work
 from services.vision.card import ModelKind, WeightsSource
 
-FINAL_EVALUATION = "final"  # the id of the evaluation that is part of a training and paid by its budget
+FINAL_EVALUATION = "final"  # id of the evaluation that is part of a training and paid by its budget
 MAX_BUDGET = timedelta(hours=288)
-MAX_TRIALS = 1000  # of a model: t000 to t999, so that names keep the order in which trials were planned
+MAX_TRIALS = 1000  # per model: t000 to t999, so that names sort in the order of planning
 
 
 class ModelState(StrEnum):
@@ -53,7 +53,7 @@ NEXT: dict[ModelState, frozenset[ModelState]] = {
 
 
 class StopReason(StrEnum):
-    """Why a training ended when it did."""
+    """Why a training ended."""
 
     BUDGET_REACHED = "BUDGET_REACHED"
     CONVERGED = "CONVERGED"
@@ -63,7 +63,7 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hyperparameters:
-    """What the caller narrows the search to; 0, empty and None leave it open."""
+    """The caller's limits on the search; 0, empty and None leave it open."""
 
     seed: int = 0
     backbones: tuple[str, ...] = ()
@@ -74,17 +74,17 @@ class Hyperparameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """The bundle that a model predicts with now."""
+    """The bundle that a model predicts with."""
 
     trial: str
     version: str
     bundle_key: str  # prefix, ending in "/"
     performance: Performance  # without curves and matrix
-    performance_key: str  # the whole of it
+    performance_key: str  # of the full one
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """A model: what was asked for, and what became of it."""
+    """A model: what was asked for, and the outcome."""
 
     name: str
     uid: str
@@ -104,7 +104,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     categories: tuple[str, ...] = ()
     served: Served | None = None
     warnings: tuple[str, ...] = ()
-    training_cost: timedelta = msgspec.field(name="training_cost_seconds", default=ZERO)  # of one that has ended
+    training_cost: timedelta = msgspec.field(name="training_cost_seconds", default=ZERO)  # zero until it has ended
     stop_reason: StopReason | None = None
     error: Failure | None = None
     start_time: datetime | None = None
@@ -116,7 +116,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         return not NEXT[self.state]
 
     def moved(self, state: ModelState, now: datetime, **changes: Any) -> "Model":
-        """The model in its next state; WrongState if there is no such arrow."""
+        """The model in its next state; WrongState if there is no such transition."""
         if state not in NEXT[self.state]:
             allowed = ", ".join(s for s, following in NEXT.items() if state in following)
             raise WrongState(name=self.name, state=self.state, verb=f"going to {state}", allowed=allowed)
@@ -126,13 +126,13 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def blob_prefix(self) -> str:
-        """Where all blobs of this creation lie."""
+        """Prefix of all its blobs; a later model of the same name has another."""
         return f"{self.name}/{self.uid}/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """What a trial that succeeded brought."""
+    """The result of a trial that succeeded."""
 
     score: float  # top-1 accuracy, or mAP at IoU 0.50, on images that training has not seen; 0 of a refit
     standard_error: float
@@ -142,14 +142,14 @@ class TrialResult:
     performance: Performance  # without curves and matrix
     weights_source: WeightsSource
     resolution: int
-    backbones: tuple[str, ...] = ()  # with pretrained weights within the worker's reach
+    backbones: tuple[str, ...] = ()  # whose pretrained weights the worker has or can fetch
     epochs: int = 0
     warnings: tuple[str, ...] = ()
     boxes: BoxStatistics | None = None
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """`models/{model}/trials/{trial}`: one recipe, carried out by one worker at a time."""
+    """`models/{model}/trials/{trial}`: one recipe, run by one worker at a time."""
 
     name: str
     model_uid: str
@@ -159,7 +159,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     holdout_fraction: float
     seed: int
     expected_seconds: float = 0.0
-    # Name of the trial whose settings it repeats, for longer or on more images; empty where it repeats none.
+    # Name of the trial whose settings it repeats, for longer or on more images; empty if it repeats none.
     parent_trial: str = msgspec.field(name="forerunner", default="")
     work: Work
     result: TrialResult | None = None
@@ -167,12 +167,12 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def blob_prefix(self) -> str:
-        """Where its blobs lie: under its model's, so that they go with it."""
+        """Prefix of its blobs: under the model's, so that they are deleted with it."""
         model, _, id_ = self.name.partition("/trials/")
         return f"{model}/{self.model_uid}/trials/{id_}/"
 
     def with_work(self, work: Work, now: datetime) -> Self:
-        """The trial with its work moved on; itself if the work is where it was."""
+        """The trial with changed work; itself if the work is the same."""
         return self if work is self.work else replace(self, work=work, update_time=now)
 
 
@@ -196,18 +196,18 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def blob_prefix(self) -> str:
-        """Where its blobs lie: under its model's, so that they go with it."""
+        """Prefix of its blobs: under the model's, so that they are deleted with it."""
         model, _, id_ = self.name.partition("/evaluations/")
         return f"{model}/{self.model_uid}/evaluations/{id_}/"
 
     def with_work(self, work: Work, now: datetime) -> Self:
-        """The evaluation with its work moved on; itself if the work is where it was."""
+        """The evaluation with changed work; itself if the work is the same."""
         return self if work is self.work else replace(self, work=work, update_time=now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """An evaluation as its caller asks for it."""
+    """An evaluation as requested."""
 
     id: str
     test_dataset: str
@@ -224,14 +224,14 @@ def served_trial(model: Model, trials: list[Trial]) -> Trial | None:
 
 
 def scored_trial(trial: Trial, trials: list[Trial]) -> Trial:
-    """The trial whose score shows what this one is good for: itself, or of a refit the one that it repeats."""
+    """The trial whose score counts for this one: itself, or for a refit the trial that it repeats."""
     if not trial.recipe.refit:
         return trial
     return next((other for other in trials if other.name == trial.parent_trial), trial)
 
 
 def works_of(trials: list[Trial], final: Evaluation | None) -> list[Work]:
-    """All work that a model's budget pays."""
+    """All work that a model's budget pays for."""
     return [trial.work for trial in trials] + ([final.work] if final else [])
 
 
@@ -241,12 +241,12 @@ def training_cost(trials: list[Trial], final: Evaluation | None) -> timedelta:
 
 
 def granted(trials: list[Trial], final: Evaluation | None) -> timedelta:
-    """What the budget has paid, or has promised to work that has not ended."""
+    """What the budget has paid or, for work that has not ended, promised."""
     return total(work.charged if work.ended else work.allowance for work in works_of(trials, final))
 
 
 def asked_to_stop(record: R, now: datetime) -> R:
-    """A record whose work ends: at once if nobody is at it, at its worker's next report otherwise."""
+    """The record with its work cancelled: at once without a live lease, else at the worker's next report."""
     work = record.work
     if work.ended:
         return record

@@ -1,4 +1,4 @@
-"""What was measured as protobuf messages: evaluations and the performance of models."""
+"""Evaluations and the performance of models as protobuf messages."""
 
 from dataclasses import replace
 
@@ -12,7 +12,10 @@ from sightline.v1 import evaluation_pb2, finding_pb2, performance_pb2
 
 MAX_BASIC_TAGS = 100
 _TAG_METRICS = ("accuracy", "average_precision_50", "precision", "recall", "f1", "suggested_threshold")
-_REASONS = {"unknown": "internalServerError", "ModelNotFound": "modelNotFound"}  # as the contract has them here
+_REASONS = {
+    "unknown": "internalServerError",
+    "ModelNotFound": "modelNotFound",
+}  # as the contract names them here
 _STATES = {
     WorkState.QUEUED: "NOT_STARTED",
     WorkState.RUNNING: "RUNNING",
@@ -64,7 +67,7 @@ def _error(evaluation: Evaluation) -> Failure | None:
             Code.DEADLINE_EXCEEDED, reason, f"It was ended when its {seconds} s were used up.", {"seconds": seconds}
         )
     if work.state is WorkState.CANCELLED:
-        return Failure(Code.CANCELLED, reason, "It was ended with the training that it was a part of.")
+        return Failure(Code.CANCELLED, reason, "It was cancelled together with the training that it is part of.")
     return None
 
 

@@ -1,6 +1,6 @@
 """Messages on a pipe: length-prefixed msgpack frames.
 
-No torch, asyncio or grpc here: worker and child both import it, and the child must not hold what the worker holds.
+Imports no torch, asyncio or grpc: worker and child both import this module.
 """
 
 import struct
@@ -19,15 +19,15 @@ T = TypeVar("T")
 
 
 class Connection(Protocol):
-    """The reading half of an asyncio stream, without importing it."""
+    """The reading half of an asyncio stream, without importing asyncio."""
 
     def readexactly(self, n: int, /) -> Awaitable[bytes]:
-        """So many bytes; raises EOFError (IncompleteReadError) at the end."""
+        """`n` bytes; EOFError (IncompleteReadError) at the end."""
         ...
 
 
 def frame(message: Task | Message | Signal) -> bytes:
-    """The message as bytes for the pipe: its length in four bytes, big-endian, then msgpack."""
+    """The message as bytes: a four-byte big-endian length, then msgpack. ValueError if it is too long."""
     body = msgspec.msgpack.encode(message)
     if len(body) > MAX_FRAME_BYTES:
         raise ValueError(f"a message of {len(body)} bytes is more than {MAX_FRAME_BYTES}")
@@ -41,17 +41,17 @@ def send(stream: BinaryIO, message: Task | Message) -> None:
 
 
 def receive_task(stream: BinaryIO) -> Task | None:
-    """The next task, None at the end of the stream; ValueError or EOFError for anything else."""
+    """The next task, or None at the end of the stream; ValueError or EOFError for anything else."""
     return _receive(stream, _tasks)
 
 
 def receive_signal(stream: BinaryIO) -> Signal | None:
-    """The next signal, None at the end of the stream; ValueError or EOFError for anything else."""
+    """The next signal, or None at the end of the stream; ValueError or EOFError for anything else."""
     return _receive(stream, _signals)
 
 
 async def receive_message_async(connection: Connection) -> Message:
-    """The next message; EOFError at the end of the stream, ValueError for bytes that are none."""
+    """The next message; EOFError at the end of the stream, ValueError for an invalid one."""
     size = _size(await connection.readexactly(_HEADER.size))
     return _messages.decode(await connection.readexactly(size))
 
@@ -82,7 +82,7 @@ def _size(header: bytes) -> int:
 
 
 def _read_exactly(stream: BinaryIO, count: int) -> bytes:
-    """So many bytes, fewer only at the end; a pipe's read may return less at a time."""
+    """`count` bytes, fewer only at the end of the stream; one read of a pipe may return fewer."""
     parts: list[bytes] = []
     while count:
         part = stream.read(count)

@@ -1,4 +1,4 @@
-"""The ledger of one piece of work: which stretches of its attempts were charged, and why the others were not."""
+"""The ledger of one piece of work: which segments of its attempts were charged, and why the others were not."""
 
 import math
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ from msgspec.structs import replace
 ZERO = timedelta()
 MICROSECOND = timedelta(microseconds=1)  # the resolution of ledger time
 
-MAX_SEGMENTS_PER_ATTEMPT = 32  # later checkpoints extend the last one, so that a record stays small
-MAX_SEGMENTS = 256  # beyond, the oldest lines of past attempts are summed up
+MAX_SEGMENTS_PER_ATTEMPT = 32  # later checkpoints extend the last one, so that the record stays small
+MAX_SEGMENTS = 256  # beyond this, the oldest are merged
 
 
 class Reason(StrEnum):
-    """Why a segment ended. `workerLost` and `released` are never charged, `failed` is not either."""
+    """Why a segment ended. `workerLost`, `released` and `failed` are never charged."""
 
     CHECKPOINT = "checkpoint"
     FINISHED = "finished"
@@ -29,7 +29,7 @@ class Reason(StrEnum):
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the ledger."""
+    """One entry of the ledger."""
 
     attempt: int
     number: int = 0  # within its attempt
@@ -39,13 +39,16 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     end_time: datetime
 
 
-def added(segments: tuple[Segment, ...], line: Segment) -> tuple[Segment, ...]:
-    """With one more line of the latest attempt, numbered; beyond a limit, its charged lines extend the last one."""
-    number = sum(segment.attempt == line.attempt for segment in segments)
-    if number >= MAX_SEGMENTS_PER_ATTEMPT and (last := segments[-1]).charged and line.charged:
-        longer = replace(last, duration=last.duration + line.duration, reason=line.reason, end_time=line.end_time)
+def added(segments: tuple[Segment, ...], new: Segment) -> tuple[Segment, ...]:
+    """The segments with a new one of the latest attempt, numbered.
+
+    Once an attempt has many, a charged one extends the last charged one.
+    """
+    number = sum(segment.attempt == new.attempt for segment in segments)
+    if number >= MAX_SEGMENTS_PER_ATTEMPT and (last := segments[-1]).charged and new.charged:
+        longer = replace(last, duration=last.duration + new.duration, reason=new.reason, end_time=new.end_time)
         return (*segments[:-1], longer)
-    return _summed_up((*segments, replace(line, number=number)))
+    return _merged((*segments, replace(new, number=number)))
 
 
 def total(spans: Iterable[timedelta]) -> timedelta:
@@ -56,14 +59,14 @@ def total(spans: Iterable[timedelta]) -> timedelta:
 def scaled(span: timedelta, factor: Fraction) -> timedelta:
     """The span times a device factor, or its inverse, rounded down to whole microseconds.
 
-    Ledger time is rounded nowhere else. As both the allowance and what it is charged are rounded down, time on a device
-    that uses up its allowance is never charged as more than the allowance.
+    Ledger time is rounded nowhere else. Because the allowance on the device and the charge for it are both rounded
+    down, using up the one never costs more than the other.
     """
     return timedelta(microseconds=math.floor(span // MICROSECOND * factor))
 
 
-def _summed_up(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """At most MAX_SEGMENTS: of the three oldest, two are paid for by the same side, and become one."""
+def _merged(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """At most MAX_SEGMENTS: two of the three oldest are alike in whether they are charged, and become one."""
     if len(segments) <= MAX_SEGMENTS:
         return segments
     oldest, rest = segments[:3], segments[3:]

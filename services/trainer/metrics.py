@@ -1,4 +1,4 @@
-"""What the trainer counts, each with its reason."""
+"""The trainer's metrics, each with its reason."""
 
 from services.kit.consume import DEAD_LETTERS, JOBS, QUEUED, RUNNING
 from services.kit.metered import NATS, STORE
@@ -10,60 +10,60 @@ from services.trainer.work import WorkState
 _KINDS = ("trial", "evaluation")
 _LONG = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 
-# Of the api: gauges are of the whole suite, and its replicas say the same.
+# Of the api. Gauges describe the whole suite, so all replicas report the same.
 MODELS = Metric(
     "sightline_trainer_models",
     MetricKind.GAUGE,
-    "Models that there are, by state: what runs.",
+    "Models by state: what runs.",
     ("state",),
     values=(tuple(ModelState),),
 )
 WORK = Metric(
     "sightline_trainer_work",
     MetricKind.GAUGE,
-    "Trials and evaluations that there are, by state: what runs, and what waits for a worker.",
+    "Trials and evaluations by state: what runs, and what waits for a worker.",
     ("kind", "state"),
     values=(_KINDS, tuple(WorkState)),
 )
 OLDEST_QUEUED = Metric(
     "sightline_trainer_oldest_queued_seconds",
     MetricKind.GAUGE,
-    "How long the one has waited that waits for a worker for longest, since its last attempt if any; 0 if none waits.",
+    "How long the work that waits longest for a worker has waited, since its last attempt if any; 0 if none waits.",
     ("kind",),
     values=(_KINDS,),
 )
 BUDGET = Metric(
     "sightline_trainer_budget_seconds",
     MetricKind.GAUGE,
-    "Budgets of the models that have not ended, all together.",
+    "Total budget of the models that have not ended.",
 )
 BUDGET_LEFT = Metric(
     "sightline_trainer_budget_left_seconds",
     MetricKind.GAUGE,
-    "What is left of the budgets of the models that have not ended: what the workers may still be asked for.",
+    "What is left of the budgets of the models that have not ended: what workers may still have to do.",
 )
 BUDGET_OVERRUN = Metric(
     "sightline_trainer_budget_overrun_seconds",
     MetricKind.GAUGE,
-    "By how much the model that has overrun its budget the most was charged too much. Anything but 0 is a defect.",
+    "The most that any model was charged beyond its budget. Anything but 0 is a defect.",
 )
 MODELS_ENDED = Metric(
     "sightline_trainer_models_ended_total",
     MetricKind.COUNTER,
-    "Trainings that ended, by how they did, as this replica ended them.",
+    "Trainings that this replica ended, by final state.",
     ("state",),
     values=((ModelState.SUCCEEDED, ModelState.FAILED, ModelState.CANCELLED),),
 )
 MODELS_COST_SECONDS = Metric(
     "sightline_trainer_models_cost_seconds_total",
     MetricKind.COUNTER,
-    "Compute that the trainings which ended were charged.",
+    "Compute charged to trainings that have ended.",
 )
-# Of the api too, but each attempt is counted by one replica, from its record: see `counts.py`.
+# Of the api too, but only one replica counts each attempt, from its record: see `counts.py`.
 ATTEMPTS = Metric(
     "sightline_trainer_attempts_total",
     MetricKind.COUNTER,
-    "Attempts at trials and evaluations by how they ended: shows workers that die or stall and trainings that fail.",
+    "Attempts at trials and evaluations by result: shows workers that die or stall, and trainings that fail.",
     ("kind", "result"),
     values=(_KINDS, tuple(AttemptResult)),
 )
@@ -78,35 +78,35 @@ WAIT_SECONDS = Metric(
 COMPUTE_SECONDS = Metric(
     "sightline_trainer_compute_seconds_total",
     MetricKind.COUNTER,
-    "Compute by whether a budget pays for it: the uncharged share is what crashes cost.",
+    "Compute by whether a budget pays for it: the uncharged part is what crashes cost.",
     ("charged",),
     values=(("true", "false"),),
 )
-# Of the workers' children, who report over their pipes. A pod that ends takes what was not scraped with it.
+# Of the workers' children, reported over their pipes. What is not scraped before a pod ends is lost.
 PHASE_SECONDS = Metric(
     "sightline_trainer_phase_seconds_total",
     MetricKind.COUNTER,
-    "Time that children have spent in each phase of their tasks.",
+    "Time that training processes have spent in each phase of their tasks.",
     ("phase",),
     values=(("preparing", "features", "fit", "train", "calibrate", "evaluate", "bundle"),),
 )
 CHILD_START_SECONDS = Metric(
     "sightline_trainer_child_start_seconds",
     MetricKind.HISTOGRAM,
-    "Time that a child took to import what it trains with, before it could take a task.",
+    "Time that a training process took for its imports, before it could take a task.",
     buckets=(1, 2, 5, 10, 20, 50, 100),
 )
 DEVICE = Metric(
     "sightline_trainer_device_info",
     MetricKind.GAUGE,
-    "1 for the kind of device that the worker's children train on.",
+    "1 for the kind of device that the worker trains on.",
     ("device",),
     values=(("cpu", "cuda"),),
 )
 WORKER_READY = Metric(
     "sightline_trainer_worker_ready",
     MetricKind.GAUGE,
-    "1 once the worker has had a training process that could start on its device; 0 before, and where it never can.",
+    "1 once a training process has started on the worker's device; 0 until then.",
 )
 
 API = (

@@ -1,11 +1,11 @@
-"""How well a model does, as records, cards and the child's messages carry it: the contract's ModelPerformance."""
+"""A model's metrics, as in the contract's ModelPerformance: in records, cards and the child's messages."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 
 class Source(StrEnum):
-    """On which images the numbers were measured."""
+    """The images on which the metrics were measured."""
 
     TEST_DATASET = "TEST_DATASET"
     HOLD_OUT = "HOLD_OUT"
@@ -14,7 +14,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Where a metric's true value lies, with a confidence of `level`."""
+    """A confidence interval of a metric."""
 
     low: float
     high: float
@@ -23,7 +23,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class TagPerformance:
-    """One category; None where a number is not defined, as recall is without ground truth."""
+    """One category; None where a metric is undefined, such as recall without ground truth."""
 
     support: int
     accuracy: float | None = None  # recall at top 1
@@ -36,7 +36,7 @@ class TagPerformance:
 
 @dataclass(frozen=True, slots=True)
 class ConfusionEntry:
-    """So many images of category `row` were taken for category `col`."""
+    """`count` images of category `row` were predicted as category `col`."""
 
     row: int
     col: int
@@ -45,7 +45,7 @@ class ConfusionEntry:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Precision against recall by falling threshold; three lists of one length."""
+    """Precision and recall by descending threshold; three lists of equal length."""
 
     thresholds: tuple[float, ...]
     precisions: tuple[float, ...]
@@ -59,16 +59,16 @@ class UnknownCategory:
     name: str
     image_count: int
     region_count: int = 0  # of a detection dataset
-    similar: str = ""  # the model's category that was probably meant
+    similar: str = ""  # the category of the model that was probably meant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """How much of the test dataset was measured. Every image was, or is unknown, or is unreadable."""
+    """How much of the test dataset was measured. Every image is either measured, unknown or unreadable."""
 
     image_count: int  # of the test dataset, as the three below
     measured_image_count: int
-    unknown_image_count: int = 0  # without any annotation of the model's categories, though with others
+    unknown_image_count: int = 0  # annotated, but only with categories that the model does not have
     unreadable_image_count: int = 0
     region_count: int = 0  # of a detection dataset, all of them
     unknown_region_count: int = 0
@@ -78,7 +78,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that whoever reads the numbers should know."""
+    """Something that readers of the metrics should know."""
 
     code: str
     message: str
@@ -98,7 +98,7 @@ METRICS = (  # of a whole model
 
 @dataclass(frozen=True, slots=True)
 class Performance:
-    """A model's metrics; None where one does not apply, never 0."""
+    """A model's metrics; None, never 0, where one does not apply."""
 
     source: Source
     image_count: int
@@ -111,7 +111,7 @@ class Performance:
     mean_average_precision_75: float | None = None
     intervals: dict[str, Interval] = field(default_factory=dict[str, Interval])
     tag_performance: dict[str, TagPerformance] = field(default_factory=dict[str, TagPerformance])
-    categories: tuple[str, ...] = ()  # what the confusion matrix's rows and columns count through
+    categories: tuple[str, ...] = ()  # in the order of the confusion matrix's rows and columns
     confusion_matrix: tuple[ConfusionEntry, ...] = ()
     precision_recall_curves: dict[str, Curve] = field(default_factory=dict[str, Curve])
     coverage: Coverage | None = None  # of a test dataset
@@ -123,6 +123,6 @@ class Performance:
 
     @property
     def suggested_thresholds(self) -> dict[str, float]:
-        """By category, of those that have one."""
+        """By category name, for categories that have one."""
         found = {name: tag.suggested_threshold for name, tag in self.tag_performance.items()}
         return {name: value for name, value in found.items() if value is not None}

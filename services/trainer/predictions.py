@@ -1,4 +1,4 @@
-"""What a trial predicted for each image that it had not trained on: a small file for paired comparisons. No torch."""
+"""A trial's predictions for images that it was not trained on: a small file for paired comparisons. No torch."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_DETECTIONS = 1_000_000  # in one file, 28 bytes each; of more, the surest are kept
+MAX_DETECTIONS = 1_000_000  # per file, 28 bytes each; beyond this, those with the highest scores are kept
 
 
 class Predictions(msgspec.Struct, frozen=True, kw_only=True, tag="classifier"):
-    """Parallel to each other, ascending by image id. Top-1 accuracy is the mean of `correct`."""
+    """Parallel columns, ascending by image id. Top-1 accuracy is the mean of `correct`."""
 
     categories: tuple[str, ...]
     image_ids: tuple[int, ...]
@@ -19,10 +19,10 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True, tag="classifier"):
     predicted: tuple[int, ...]
     correct: tuple[bool, ...]
     log_losses: tuple[float, ...]
-    probabilities: tuple[tuple[float, ...], ...] = ()  # calibrated; left empty above a million numbers
+    probabilities: tuple[tuple[float, ...], ...] = ()  # calibrated; empty if there are more than a million
 
     def correct_by_id(self) -> dict[int, bool]:
-        """Whether each image was recognised."""
+        """Whether each image was classified correctly."""
         return dict(zip(self.image_ids, self.correct, strict=True))
 
 
@@ -43,21 +43,21 @@ class Column(msgspec.Struct, frozen=True, array_like=True):
         return cls(dtype, packed.shape, packed.tobytes())
 
     def array(self) -> NDArray[Any]:
-        """The values, read-only; ValueError where the bytes are not what shape and type say."""
+        """The values, read-only; ValueError if the bytes do not fit shape and type."""
         return np.frombuffer(self.data, dtype=np.dtype(self.dtype)).reshape(self.shape)
 
 
 class Truths(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in the images, one row a region, ascending by image."""
+    """The annotated regions, one per row, ascending by image."""
 
     images: Column  # int32 [t]: which of `image_ids`
     labels: Column  # int32 [t]: category, by index
     boxes: Column  # float32 [t, 4]: left, top, width, height in pixels of the upright image
-    crowds: Column  # bool [t]: a region of many, in which any number of detections is neither right nor wrong
+    crowds: Column  # bool [t]: a group of objects, in which detections count neither as right nor as wrong
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What a detector found, one row a box, ascending by image, of each image by falling score."""
+    """Detections, one per row, ascending by image and within each by descending score."""
 
     images: Column  # int32 [d]
     labels: Column  # int32 [d]
@@ -78,7 +78,7 @@ AnyPredictions = Predictions | DetectorPredictions
 
 
 def truths(images: NDArray[Any], labels: NDArray[Any], boxes: NDArray[Any], crowds: NDArray[Any]) -> Truths:
-    """The regions in any order."""
+    """Packs regions in any order."""
     order = np.argsort(images, kind="stable")
     return Truths(
         images=Column.of(images[order], "<i4"),
@@ -89,7 +89,7 @@ def truths(images: NDArray[Any], labels: NDArray[Any], boxes: NDArray[Any], crow
 
 
 def found(images: NDArray[Any], labels: NDArray[Any], boxes: NDArray[Any], scores: NDArray[Any]) -> Found:
-    """The detections in any order; the surest of them, where they are too many for a file."""
+    """Packs detections in any order; those with the highest scores if there are too many for a file."""
     order = np.lexsort((-scores, images))
     if len(order) > MAX_DETECTIONS:
         surest = np.argsort(-scores[order], kind="stable")[:MAX_DETECTIONS]
@@ -103,15 +103,15 @@ def found(images: NDArray[Any], labels: NDArray[Any], boxes: NDArray[Any], score
 
 
 def image_ids(ids: NDArray[Any]) -> Column:
-    """The ids of the images, ascending."""
+    """Packs ascending image ids."""
     return Column.of(ids, "<i8")
 
 
 def write_predictions(path: Path, predictions: AnyPredictions) -> None:
-    """Writes the file."""
+    """Writes predictions to a file."""
     path.write_bytes(msgspec.msgpack.encode(predictions))
 
 
 def read_predictions(data: bytes) -> AnyPredictions:
-    """Inverse of `write_predictions`: its tag says which kind; msgspec.ValidationError for anything else."""
+    """Inverse of `write_predictions`; msgspec.ValidationError for anything else."""
     return msgspec.msgpack.decode(data, type=AnyPredictions)

@@ -1,4 +1,4 @@
-"""The ModelService and the EvaluationService: messages in, use cases, messages out."""
+"""The ModelService and the EvaluationService: message in, use case, message out."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,7 +24,7 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class ModelServicer(ModelServiceServicer):
-    """Raises the errors of our tree; the server runtime makes statuses of them."""
+    """Raises errors of our tree; the server runtime turns them into statuses."""
 
     def __init__(self, models: Models, store: Store, bucket: str, clock: Clock) -> None:
         self._models = models
@@ -82,7 +82,7 @@ class ModelServicer(ModelServiceServicer):
     async def EstimateTraining(
         self, request: pb.EstimateTrainingRequest, context: Context
     ) -> pb.EstimateTrainingResponse:
-        detail = "CreateModel with validate_only says whether a budget suffices, and the minimum"
+        detail = "CreateModel with validate_only checks a budget and reports the minimum"
         raise NotServedYet(rpc="EstimateTraining", detail=detail)
 
     async def ExportModel(
@@ -96,7 +96,7 @@ class ModelServicer(ModelServiceServicer):
         return wire.model_message(found, trials, final, queue_position=queue_position, bucket=self._bucket)
 
     def _reported(self, found: Versioned[Model]) -> model_pb2.Model:
-        """With the queue position while the model waits for a worker."""
+        """The model, with its queue position while it waits for a worker."""
         return self._basic(found, self._queue_position(found.value))
 
     def _queue_position(self, model: Model) -> int | None:
@@ -104,7 +104,7 @@ class ModelServicer(ModelServiceServicer):
 
 
 class EvaluationServicer(EvaluationServiceServicer):
-    """Raises the errors of our tree; the server runtime makes statuses of them."""
+    """Raises errors of our tree; the server runtime turns them into statuses."""
 
     def __init__(self, evaluations: Evaluations) -> None:
         self._evaluations = evaluations
@@ -149,7 +149,7 @@ class EvaluationServicer(EvaluationServiceServicer):
 
 def _model_name(name: str, field: str = "name") -> str:
     if not name:
-        raise InvalidRequest(field=field, problem="say which model, as models/{model}.")
+        raise InvalidRequest(field=field, problem="name the model as models/{model}.")
     names.parse(name, "models", field=field)
     return name
 

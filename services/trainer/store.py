@@ -1,4 +1,4 @@
-"""The trainer's collections: models, trials and evaluations, and what is read of them together."""
+"""The trainer's collections: models, trials and evaluations, and reads that combine them."""
 
 import asyncio
 from contextlib import suppress
@@ -15,7 +15,7 @@ from services.trainer.work import WorkState
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """All that the trainer keeps."""
+    """Everything that the trainer stores."""
 
     models: Collection[Model]
     trials: Collection[Trial]
@@ -23,7 +23,7 @@ class Store:
 
     @classmethod
     def over(cls, records: Records) -> "Store":
-        """The store in these records; its views are empty until `run`."""
+        """The store in these records; its views stay empty until `run`."""
         return cls(
             Collection(records, Model, ModelNotFound, "models"),
             Collection(records, Trial, TrialNotFound, "models", "trials"),
@@ -41,26 +41,26 @@ class Store:
                 group.create_task(view.run(), name="view")
 
     async def synced(self) -> None:
-        """Returns once the views hold everything that existed when they began."""
+        """Returns once the views hold everything that existed when they started."""
         for view in self._views:
             await view.synced()
 
     async def is_synced(self) -> bool:
-        """Whether the views are complete; what readiness means."""
+        """Whether the views are complete: the api's readiness."""
         return all(view.is_synced for view in self._views)
 
     def changes(self) -> Changes:
-        """Changes of any of the views, from now on."""
+        """Changes of any view, from now on."""
         return Changes(*self._views)
 
     def revisions_of(self, model: str) -> tuple[int, ...]:
-        """The revisions that the views have of a model, its trials and its own evaluation."""
+        """The revisions, in the views, of a model, its trials and its final evaluation."""
         parts = (self.models.view.find(model), self.evaluations.view.find(f"{model}/evaluations/{FINAL_EVALUATION}"))
         found = (*(part for part in parts if part), *self.trials.view.all(f"{model}/trials/"))
         return tuple(part.revision for part in found)
 
     async def model_changed(self, model: str, seen: tuple[int, ...], timeout_seconds: float) -> None:
-        """Returns once `revisions_of` the model differ from those seen, or after the timeout."""
+        """Returns once the model's `revisions_of` differ from those seen, or after the timeout."""
         changes = self.changes()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
@@ -68,9 +68,9 @@ class Store:
                     await changes.wait(timeout_seconds)
 
     async def settled(self, model: Model, timeout_seconds: float = 1.0) -> None:
-        """Returns once the views have all that an ended model's cost was summed up from, or after the timeout.
+        """Returns once the views hold all the ledger entries of an ended model, or after the timeout.
 
-        Another replica may have ended it in this moment; a ledger that does not add up would be shown otherwise.
+        If another replica has just ended it, they may lag, and the ledger would not add up to the cost.
         """
         changes = self.changes()
         with suppress(TimeoutError):
@@ -79,20 +79,20 @@ class Store:
                     await changes.wait(timeout_seconds)
 
     def cost_of(self, model: str) -> timedelta:
-        """What the budget of a model has paid, as far as the views know."""
+        """What the model's budget has paid, according to the views."""
         return training_cost(self.trials_of(model), self.final_of(model))
 
     def trials_of(self, model: str) -> list[Trial]:
-        """The trials that the view has of a model, by number, as their names ascend."""
+        """The model's trials, in order of number."""
         return [trial.value for trial in self.trials.view.all(f"{model}/trials/")]
 
     def final_of(self, model: str) -> Evaluation | None:
-        """The evaluation that is part of a model's training, if it has begun."""
+        """The evaluation that is part of the model's training, if it has been planned."""
         found = self.evaluations.view.find(f"{model}/evaluations/{FINAL_EVALUATION}")
         return found.value if found else None
 
     def queue_position(self, model: str) -> int | None:
-        """How much work was planned before a model's and waits for a worker too; None unless the model's waits."""
+        """How much other work waits for a worker and was planned earlier; None unless the model's work waits."""
         final = self.final_of(model)
         own = [trial.work for trial in self.trials_of(model)] + ([final.work] if final else [])
         waiting = [work.create_time for work in own if work.state is WorkState.QUEUED]

@@ -1,4 +1,4 @@
-"""What has happened to a piece of work so far, as numbers that only ever rise, so that each can be counted once."""
+"""What has happened to a piece of work, as numbers that only rise, so that each can be counted once."""
 
 from collections import Counter
 from datetime import timedelta
@@ -16,13 +16,13 @@ class AttemptResult(StrEnum):
     FAILED = "failed"
     STOPPED = "stopped"
     CANCELLED = "cancelled"
-    DIED = "died"  # the child did, under a living worker
+    DIED = "died"  # the child did, the worker did not
     LEASE_LOST = "lease_lost"  # the worker died or stalled
-    RELEASED = "released"  # given back unharmed
+    RELEASED = "released"  # given back by the worker
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one trial or evaluation. `claim` marks who counted it last, so that its author recognises it."""
+    """The numbers of one trial or evaluation. `claim` identifies the write that counted it last."""
 
     started: bool = False
     ends: dict[AttemptResult, int] = {}  # attempts that ended, by result
@@ -32,7 +32,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     claim: str = ""
 
     def since(self, before: "Tally") -> "Tally":
-        """What has been added since an earlier tally of the same work."""
+        """The difference from an earlier tally of the same work."""
         return Tally(
             started=self.started and not before.started,
             ends=dict(Counter(self.ends) - Counter(before.ends)),

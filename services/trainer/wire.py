@@ -1,4 +1,4 @@
-"""Protobuf messages to the trainer's nouns and back."""
+"""Conversion between protobuf messages and the trainer's nouns."""
 
 from datetime import timedelta
 
@@ -48,11 +48,11 @@ _DEPTHS = {
     Depth.ALL: trial_pb2.Recipe.ALL,
 }
 _RESOLUTIONS = (32, 1024)
-_STRIDE = 32  # of detectors: sides are multiples of it
+_STRIDE = 32  # the sides of a detector's input are multiples of it
 
 
 def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> Model:
-    """The model that a request asks for, in NOT_STARTED; InvalidRequest or InvalidName for a field that is wrong."""
+    """The requested model, in NOT_STARTED; InvalidRequest or InvalidName for a field that is wrong."""
     message, id_ = request.model, names.check_id(request.model_id, "model_id")
     parameters = message.training_parameters
     kind = _model_kind(parameters.model_kind)
@@ -83,7 +83,7 @@ def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> M
 
 def _budget(given: Duration) -> timedelta:
     """The budget in whole microseconds, rounded down; InvalidRequest out of range."""
-    microseconds = given.seconds * 1_000_000 + given.nanos // 1000  # more than a timedelta can hold, perhaps
+    microseconds = given.seconds * 1_000_000 + given.nanos // 1000  # may be more than a timedelta can hold
     if not 0 < microseconds <= MAX_BUDGET // MICROSECOND:
         problem = f"{microseconds / 1e6:g} s is not above 0 and at most {MAX_BUDGET // timedelta(hours=1)} hours."
         raise InvalidRequest(field="model.training_parameters.time_budget", problem=problem)
@@ -91,7 +91,7 @@ def _budget(given: Duration) -> timedelta:
 
 
 def dataset_name(name: str, field: str) -> str:
-    """A dataset's name as given; InvalidName if it is not `datasets/{dataset}`."""
+    """The name itself; InvalidName unless it is `datasets/{dataset}`."""
     names.parse(name, "datasets", field=field)
     return name
 
@@ -99,7 +99,7 @@ def dataset_name(name: str, field: str) -> str:
 def _model_kind(kind: model_pb2.TrainingParameters.ModelKind.ValueType) -> ModelKind:
     field = "model.training_parameters.model_kind"
     if kind not in _KINDS:
-        raise InvalidRequest(field=field, problem="say GENERIC_CLASSIFIER or GENERIC_DETECTOR.")
+        raise InvalidRequest(field=field, problem="set it to GENERIC_CLASSIFIER or GENERIC_DETECTOR.")
     return _KINDS[kind]
 
 
@@ -107,7 +107,7 @@ def _hyperparameters(message: model_pb2.Hyperparameters, kind: ModelKind) -> Hyp
     prefix = "model.training_parameters.hyperparameters"
     unknown = [name for name in message.backbones if name not in NETWORKS[kind]]
     if unknown:
-        problem = f"{unknown[0]!r} is none of a {kind}'s: {', '.join(sorted(NETWORKS[kind]))}."
+        problem = f"{unknown[0]!r} is not a backbone of a {kind}; choose from {', '.join(sorted(NETWORKS[kind]))}."
         raise InvalidRequest(field=f"{prefix}.backbones", problem=problem)
     low, high = _RESOLUTIONS
     if message.HasField("resolution") and not low <= message.resolution <= high:
@@ -140,7 +140,7 @@ def model_message(
     *,
     full: bool = False,
 ) -> model_pb2.Model:
-    """A model as callers see it; with its whole performance and its ledger in view FULL."""
+    """A model as callers see it; `full` adds the full performance and the ledger."""
     model = version.value
     message = model_pb2.Model(
         name=model.name,
@@ -217,7 +217,7 @@ def _progress_message(
 
 
 def phase_of(model: Model, trials: list[Trial], final: Evaluation | None) -> str:
-    """What a training is doing, as `TrainingProgress.Phase` names it."""
+    """The name of a training's current `TrainingProgress.Phase`."""
     if model.ended:
         return "FINISHED"
     if model.state is ModelState.NOT_STARTED:
@@ -279,7 +279,7 @@ def trial_message(version: Versioned[Trial]) -> trial_pb2.Trial:
 def _recipe_message(trial: Trial) -> trial_pb2.Recipe:
     recipe: Recipe = trial.recipe
     detects = recipe.kind is ModelKind.GENERIC_DETECTOR
-    tuned = detects or recipe.rung > 0  # by gradients
+    tuned = detects or recipe.rung > 0  # trained by gradients
     depth = recipe.depth if tuned else Depth.HEAD
     return trial_pb2.Recipe(
         backbones=recipe.backbones,
@@ -297,7 +297,7 @@ def _recipe_message(trial: Trial) -> trial_pb2.Recipe:
 
 
 def _augmentation(recipe: Recipe) -> str:
-    """Of gradient training: its strength, and whether images are mirrored."""
+    """The augmentation of gradient training: its strength, and whether images are mirrored."""
     if not recipe.augmentation and not recipe.mirror:
         return "none"
     return f"{recipe.augmentation:.1f}, mirrored" if recipe.mirror else f"{recipe.augmentation:.1f}"

@@ -1,1 +1,1 @@
-"""What comes next, and what it costs: pure decisions from records."""
+"""Decides what comes next, and estimates what it costs: pure functions of records."""

@@ -1,4 +1,4 @@
-"""What is left of a model's budget, and what recipes would cost: by the table, as fast as its trials went."""
+"""What is left of a model's budget, and what recipes would cost: by the cost table and the pace of its trials."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,19 +10,22 @@ from services.trainer.recipe import Recipe
 
 @dataclass(frozen=True, slots=True)
 class BudgetView:
-    """Of a model whose trials so far have all ended. Seconds of the reference device throughout."""
+    """The budget of a model whose trials so far have all ended, in time on the reference device.
+
+    Here ledger time becomes seconds to plan with; `StartTrial.allowance` turns them back.
+    """
 
     image_count: int
     test_count: int
     trials: int  # that may still be planned
     left: timedelta
-    pace: float  # how many times longer than by the table things take
-    resolution: int  # where a recipe leaves it open
+    pace: float  # actual time divided by the table's
+    resolution: int  # for recipes that leave it open
     served: Recipe | None
 
     @classmethod
     def of(cls, model: Model, trials: list[Trial]) -> "BudgetView":
-        """As these records have it."""
+        """The view from these records."""
         best = served_trial(model, trials)
         return cls(
             image_count=model.training.image_count if model.training else 0,
@@ -35,13 +38,13 @@ class BudgetView:
         )
 
     def expected(self, recipe: Recipe) -> float:
-        """What the recipe will take."""
+        """Seconds that the recipe is expected to take."""
         return self.pace * expected_seconds(recipe, self.image_count, self.resolution)
 
     def available(self, recipe: Recipe) -> float:
-        """What the recipe may take.
+        """Seconds that the recipe may take.
 
-        Held back is what the final evaluation will, whether this recipe's bundle will be served or the one that is now.
+        The time of the final evaluation is held back, be it of this recipe's bundle or of the one served now.
         """
         candidates = (recipe, self.served) if self.served else (recipe,)
         reserve = max(reserve_seconds(candidate, self.test_count, self.resolution) for candidate in candidates)

@@ -1,4 +1,4 @@
-"""How much better one trial is than another, on the images that both predicted and neither had trained on."""
+"""How much better one trial is than another, on the images that both predicted and neither was trained on."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,8 @@ def paired_gain(old: AnyPredictions, new: AnyPredictions) -> tuple[float, float,
 def _accuracy_gain(old: Predictions, new: Predictions) -> tuple[float, float, int]:
     """(gain in top-1 accuracy, its standard error, images) of `new` over `old` on the images that both predicted.
 
-    Pairing removes what the images' own difficulty adds to the noise. Half an image is added to each cell of the two
-    by two table (Agresti and Min 2005), so that a handful of images cannot seem certain. Without a common image it is
-    (0, inf, 0).
+    Pairing removes the noise due to the images' difficulty. Half an image is added to each cell of the 2x2 table
+    (Agresti and Min 2005), so that a few images never give certainty. Without common images: (0, inf, 0).
     """
     before, after = old.correct_by_id(), new.correct_by_id()
     common = [id_ for id_ in after if id_ in before]
@@ -43,8 +42,8 @@ def _accuracy_gain(old: Predictions, new: Predictions) -> tuple[float, float, in
 def _precision_gain(old: DetectorPredictions, new: DetectorPredictions) -> tuple[float, float, int]:
     """(gain in mAP at IoU 0.50, its standard error, images) of `new` over `old`, by a paired bootstrap over images.
 
-    The error is at least half a region's worth, so that a handful of images cannot seem certain. Without a common
-    image that shows something it is (0, inf, 0).
+    The error is at least half a region, so that a few images never give certainty. Without a common image that has
+    regions: (0, inf, 0).
     """
     common = np.intersect1d(old.image_ids.array(), new.image_ids.array())
     pair = _matched(old, common), _matched(new, common)
@@ -57,7 +56,7 @@ def _precision_gain(old: DetectorPredictions, new: DetectorPredictions) -> tuple
 
 
 def _matched(predictions: DetectorPredictions, common: NDArray[np.int64]) -> Matched:
-    """The detections in the common images against what is there."""
+    """The matches of detections with regions in the common images."""
     ids, truths, found = predictions.image_ids.array(), predictions.truths, predictions.found
     place = np.where(np.isin(ids, common), np.searchsorted(common, ids), -1)
     asked, seen = place[truths.images.array()], place[found.images.array()]

@@ -1,4 +1,4 @@
-"""What recipes cost: by the catalogue's seconds of the reference device, scaled by what the trials before took."""
+"""What recipes cost: by the catalogue's seconds on the reference device, scaled by what earlier trials took."""
 
 from services.trainer.domain import Trial
 from services.trainer.recipe import Depth, Recipe
@@ -6,18 +6,18 @@ from services.trainer.work import WorkState
 from services.vision.card import ModelKind, WeightsSource, input_size
 from services.vision.catalogue import BACKBONES, FIRST_BACKBONE, NETWORKS, RANDOM_START
 
-PRETRAINED_RESOLUTION = input_size(True, BACKBONES[FIRST_BACKBONE].rule.size, ())  # where a recipe leaves it open
-TRAIN_RATIO = 3.5  # a training step against a forward pass, per image
+PRETRAINED_RESOLUTION = input_size(True, BACKBONES[FIRST_BACKBONE].rule.size, ())  # if the recipe leaves it open
+TRAIN_RATIO = 3.5  # time of a training step relative to a forward pass, per image
 DETECTOR_RATIOS = {Depth.HEAD: 2.0, Depth.NECK: 2.5, Depth.LAST_STAGES: 3.0, Depth.ALL: 3.5}
 FIXED_SECONDS = 1.0  # reading the task, fitting a head, writing a bundle
-TRAINED_SHARE = 0.8  # of the images; the others validate
+TRAINED_SHARE = 0.8  # of the images; the others are for validation
 HEAD_SECONDS = 0.002  # cross-validating a linear head, per image
 EVALUATION_FIXED_SECONDS = 1.0
-RESERVE_FACTOR = 1.5  # of what is held back for what must not fail
+RESERVE_FACTOR = 1.5  # safety factor on the time held back for the final evaluation
 
 
 def forward_seconds(recipe: Recipe, resolution: int) -> float:
-    """Of one image through all of the recipe's networks, at the side that it leaves open or asks for."""
+    """Seconds of one image's pass through all the recipe's networks; `resolution` is used if the recipe has none."""
     side = recipe.resolution or resolution
     networks = [NETWORKS[recipe.kind][name] for name in recipe.backbones]
     return sum(network.seconds * (side / network.rule.size) ** 2 for network in networks)
@@ -26,7 +26,7 @@ def forward_seconds(recipe: Recipe, resolution: int) -> float:
 def expected_seconds(
     recipe: Recipe, image_count: int, resolution: int = PRETRAINED_RESOLUTION, epochs: int | None = None
 ) -> float:
-    """The cost of a recipe on the reference device; where it has epochs, of all of them, or of so many."""
+    """The seconds that a recipe takes on the reference device; with `epochs`, that many instead of all."""
     forward = forward_seconds(recipe, resolution)
     ratio = TRAIN_RATIO
     if _is_detector(recipe):
@@ -39,27 +39,29 @@ def expected_seconds(
 
 
 def reserve_seconds(recipe: Recipe, test_count: int, resolution: int = PRETRAINED_RESOLUTION) -> float:
-    """What is held back to measure a model of this recipe on the test dataset; 0 without one."""
+    """Seconds to hold back for evaluating a model of this recipe on the test dataset; 0 without one."""
     if not test_count:
         return 0.0
     return RESERVE_FACTOR * (EVALUATION_FIXED_SECONDS + test_count * forward_seconds(recipe, resolution))
 
 
 def resolution_of(trials: list[Trial]) -> int:
-    """The side that recipes get which leave it open: the first trial's, once that has shown it."""
+    """The side for recipes that leave it open: the first trial's, once it is known."""
     first = trials[0].result if trials else None
     return first.resolution if first and not trials[0].recipe.resolution else PRETRAINED_RESOLUTION
 
 
 def slowness(trials: list[Trial]) -> float:
-    """How many times longer than predicted things take; 1 before there is a trial that says.
+    """Actual time divided by predicted time; 1 until a trial shows it.
 
-    A classifier's first rung says it; of detectors the latest trial, by the epochs that it ran.
+    For a classifier the first linear head shows it; for a detector the latest trial, by the epochs that it ran.
     """
     done = [trial for trial in trials if trial.work.state is WorkState.SUCCEEDED and trial.result is not None]
     detectors = [trial for trial in done if trial.result and trial.result.epochs and _is_detector(trial.recipe)]
-    said = detectors[-1:] or [trial for trial in done if trial.recipe.rung == 0 and not _is_detector(trial.recipe)][:1]
-    return max(0.25, said[0].work.charged.total_seconds() / _expected_of(said[0])) if said else 1.0
+    measured = (
+        detectors[-1:] or [trial for trial in done if trial.recipe.rung == 0 and not _is_detector(trial.recipe)][:1]
+    )
+    return max(0.25, measured[0].work.charged.total_seconds() / _expected_of(measured[0])) if measured else 1.0
 
 
 def _is_detector(recipe: Recipe) -> bool:
@@ -67,9 +69,9 @@ def _is_detector(recipe: Recipe) -> bool:
 
 
 def _expected_of(trial: Trial) -> float:
-    """What a trial that is done should have taken."""
+    """Seconds that a finished trial should have taken."""
     recipe, result, count = trial.recipe, trial.result, trial.training.image_count
-    assert result is not None, "it is done"
+    assert result is not None, "it succeeded"
     if _is_detector(recipe):
         return expected_seconds(recipe, count, result.resolution, result.epochs)
     if result.weights_source is WeightsSource.RANDOM:

@@ -1,7 +1,7 @@
-"""A detector's ladder: the head, short probes of settings, the best settings for long, and once more on all images.
+"""A detector's ladder: the head, short probes of settings, a long run with the best settings, a refit on all images.
 
-Most of the budget belongs to the end: a probe is tried only where the long schedule still fits after it, since a
-setting that is not tried costs less than a schedule cut short.
+Most of the budget is for the end: a probe runs only if the long schedule still fits after it, as skipping a setting
+costs less accuracy than cutting the schedule short.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from services.trainer.work import WorkState
 from services.vision.card import WeightsSource
 from services.vision.catalogue import DETECTORS
 
-ENOUGH = 0.7  # of a long schedule's cost: so much must be left for it after the first probe
-AMPLE = 1.1  # and so much after any other,
-TWICE = 2.0  # or after one that promises little
-WORTHWHILE, SCRATCH_WORTHWHILE = 0.25, 0.03  # of a long schedule's cost: with less it is not begun
-REPEATED = 0.8  # of the cost of what a refit repeats: with less it would be another training
-PROBE_SLACK = 0.5  # of what a probe is expected to take: so much longer it may take, at most
+ENOUGH = 0.7  # of a long schedule's cost: what must be left for it after the first probe
+AMPLE = 1.1  # after any other probe
+TWICE = 2.0  # after a probe with little promise
+WORTHWHILE, SCRATCH_WORTHWHILE = 0.25, 0.03  # of a long schedule's cost: it does not start with less
+REPEATED = 0.8  # of the cost of the repeated trial: with less, a refit would be a different training
+PROBE_SLACK = 0.5  # of a probe's expected time: the most that it may take beyond that
 
 
 def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTrial | StopReason:
@@ -35,12 +35,12 @@ def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTr
 
 
 def first(wanted: Hyperparameters) -> Recipe:
-    """What every budget must pay for."""
+    """The recipe that every budget must pay for."""
     return recipes.head(wanted)
 
 
 def climb(wanted: Hyperparameters, image_count: int) -> list[Recipe]:
-    """What a generous budget pays for, as far as it is known before the images are."""
+    """What a generous budget pays for, as far as that is known without the images."""
     head = recipes.head(wanted)
     if wanted.max_rung == 0:
         return [head]
@@ -51,7 +51,7 @@ def climb(wanted: Hyperparameters, image_count: int) -> list[Recipe]:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """What is next, as a function of the trials so far."""
+    """The next step, as a function of the trials so far."""
 
     model: Model
     trials: list[Trial]
@@ -66,7 +66,7 @@ class _Search:
         probe = self._probe() if self.budget.trials > 1 else None
         return probe or self._long() or self._refit() or self._ended()
 
-    # What the trials have shown
+    # What the trials have shown.
 
     @property
     def _boxes(self) -> BoxStatistics | None:
@@ -74,17 +74,17 @@ class _Search:
 
     @property
     def _few(self) -> bool:
-        """Whether some category has too few boxes for the settings of larger sets; so as long as nothing says."""
+        """Whether some category has too few boxes for the usual settings; True until the boxes are known."""
         return self._boxes is None or self._boxes.fewest < recipes.FEW_BOXES
 
     @property
     def _small(self) -> bool:
-        """Whether the images that validate are worth training on in the end."""
+        """Whether the validation images are worth a refit that trains on them too."""
         return self.budget.image_count <= recipes.REFIT_IMAGES
 
     @property
     def _known(self) -> tuple[str, ...]:
-        """The networks to start from published weights, the preferred ones first; none if there are no weights."""
+        """The networks with pretrained weights, preferred ones first; empty if there are none."""
         asked, first = self.model.hyperparameters.backbones, self.trials[0]
         if first.result is None:
             return first.recipe.backbones
@@ -99,7 +99,7 @@ class _Search:
 
     @property
     def _best(self) -> Trial | None:
-        """The trial to go on from: the one that is served if it was tuned, else the best that was."""
+        """The trial to continue from: the served one if it was tuned, else the tuned one with the best score."""
         served = served_trial(self.model, self.trials)
         if served is not None and served.recipe.rung:
             return served
@@ -108,7 +108,7 @@ class _Search:
 
     @property
     def _perfect(self) -> bool:
-        """A gain could not be told from the score. A head's on a handful of images does not count."""
+        """Whether the score leaves no room for a gain. A head's score on few images does not count."""
         served = served_trial(self.model, self.trials)
         if served is None or (self._small and not served.recipe.rung):
             return False
@@ -117,7 +117,7 @@ class _Search:
 
     @property
     def _prior(self) -> SearchPoint:
-        """The settings to begin with; once begun with, those."""
+        """The settings that the search starts with; once it has started, those it started with."""
         if self._tuned:
             return SearchPoint.of(self._tuned[0].recipe)
         if self._known:
@@ -127,7 +127,7 @@ class _Search:
         return SearchPoint(backbone, side, recipes.SCRATCH_RATE, pretrained=False)
 
     def _side(self, backbone: str) -> int:
-        """The input that the boxes ask for, or the largest below it that the budget pays for."""
+        """The input side that suits the boxes, or the largest below it that the budget pays for."""
         if self.model.hyperparameters.resolution:
             return self.model.hyperparameters.resolution
         sides = recipes.smaller_sides(backbone, recipes.prior_side(backbone, self._boxes))
@@ -135,25 +135,25 @@ class _Search:
         return paid[-1] if paid else sides[0]
 
     def _spare(self, point: SearchPoint, share: float) -> float:
-        """What is left after a probe of the settings and such a share of a long schedule with them."""
+        """Seconds left after a probe of the settings and that share of a long schedule with them."""
         probe, last = recipes.probe(point, self.budget.image_count), self._last(point)
         return self.budget.available(last) - self.budget.expected(probe) - share * self.budget.expected(last)
 
-    # What may be next
+    # What may come next.
 
     def _long_recipe(self, point: SearchPoint) -> Recipe:
         return recipes.long(point, self.budget.image_count)
 
     def _last(self, point: SearchPoint) -> Recipe:
-        """What a training with these settings ends with."""
+        """The last recipe of a training with these settings."""
         recipe = self._long_recipe(point)
         return recipes.refit(recipe) if self._small else recipe
 
     def _candidates(self) -> Iterator[SearchPoint]:
-        """The prior's, then one departure from the best at a time: input, rates, the neck alone, larger networks."""
+        """The prior, then one change to the best settings at a time: input, rates, neck only, larger networks."""
         prior = self._prior
         if not prior.pretrained:
-            return  # random weights show nothing in a short schedule
+            return  # a short schedule shows nothing from random weights
         yield prior
         if not self._tuned:
             return
@@ -164,14 +164,14 @@ class _Search:
             for factor in recipes.RATE_FACTORS:
                 yield replace(best, rate=factor * recipes.prior_rate(few=self._few))
             neck = replace(best, depth=Depth.NECK)
-            if self._spare(neck, TWICE) >= 0:  # it seldom differs by more than noise
+            if self._spare(neck, TWICE) >= 0:  # it rarely differs by more than the noise
                 yield neck
         for backbone in self._known[1 : 1 + recipes.LARGER_NETWORKS]:
             tried = next((trial.recipe for trial in self._tuned if trial.recipe.backbones == (backbone,)), None)
             yield SearchPoint.of(tried) if tried else SearchPoint(backbone, self._side(backbone), best.rate)
 
     def _larger(self, best: SearchPoint) -> int | None:
-        """The next larger input, if that may show more: the boxes are small, and none as large did worse."""
+        """The next larger input, if it may help: the boxes are small, and no larger one was tried."""
         if self.model.hyperparameters.resolution or not self._boxes:
             return None
         tried = [trial.recipe.resolution for trial in self._tuned if trial.recipe.backbones == (best.backbone,)]
@@ -185,7 +185,7 @@ class _Search:
                 yield point
 
     def _probe(self) -> StartTrial | None:
-        """The first settings that are untried and leave enough for a long schedule with them."""
+        """The first untried settings that leave enough time for a long schedule with them."""
         share = AMPLE if self._tuned else ENOUGH
         for point in self._untried():
             recipe = recipes.probe(point, self.budget.image_count)
@@ -196,7 +196,7 @@ class _Search:
         return None
 
     def _long(self) -> StartTrial | None:
-        """The best settings for long, validated; where not both that and a refit fit, the refit goes first."""
+        """A long, validated run with the best settings; if that and a refit do not both fit, only the refit runs."""
         best = self._best
         recipe = self._long_recipe(SearchPoint.of(best.recipe) if best else self._prior)
         if any(trial.recipe.name == recipe.name for trial in self.trials):
@@ -210,12 +210,12 @@ class _Search:
         return StartTrial(recipe, available - held, expected, best.name if best else "")
 
     def _refits(self, best: Trial | None) -> bool:
-        """Whether the best trial may be repeated on all images: only what is served has shown that it is the best."""
+        """Whether the best trial may be refitted on all images: only the served one has proved to be the best."""
         served = self.model.served
         return best is not None and self._small and served is not None and served.trial == best.name
 
     def _refit(self) -> StartTrial | None:
-        """The best trial's settings once more on all images: for long, unless that has been shown to be worse."""
+        """A refit with the best trial's settings on all images: the long schedule, unless that proved worse."""
         best = self._best
         if best is None or not self._refits(best):
             return None
@@ -236,5 +236,5 @@ class _Search:
             return StopReason.LADDER_COMPLETED
         longest = [trial for trial in self._tuned if recipes.is_long(trial.recipe, self.budget.image_count)]
         if any(trial.result and trial.result.epochs < trial.recipe.max_epochs for trial in longest):
-            return StopReason.BUDGET_REACHED  # a schedule was cut to fit
+            return StopReason.BUDGET_REACHED  # a schedule was cut short
         return StopReason.LADDER_COMPLETED if longest and not any(self._untried()) else StopReason.BUDGET_REACHED

@@ -1,4 +1,4 @@
-"""The recipes of a detector's ladder, as data. What they try was chosen by cross-validation on two image sets."""
+"""The recipes of a detector's ladder, as data. Their settings were chosen by cross-validation on two image sets."""
 
 from dataclasses import dataclass
 
@@ -9,35 +9,35 @@ from services.trainer.recipe import BoxStatistics, Depth, Recipe
 from services.vision.card import ModelKind
 from services.vision.catalogue import DETECTORS, FIRST_DETECTOR
 
-STRIDE = 32  # of detectors: sides are multiples of it
-LARGER_NETWORKS = 2  # tried beside the first
+STRIDE = 32  # input sides are multiples of it
+LARGER_NETWORKS = 2  # tried in addition to the first
 
-FEW_BOXES = 100  # of a category, below which the settings are those for few images
+FEW_BOXES = 100  # in a category, below which the settings for few images apply
 RATE, FEW_RATE, SCRATCH_RATE = 1e-3, 2e-4, 4e-3
-RATE_FACTORS = (2.0, 0.5)  # of the rate to begin with: what else is tried
-TELLING_BOXES = 250  # in all, below which those that validate are too few to tell rates apart
+RATE_FACTORS = (2.0, 0.5)  # the other rates to try, relative to the first
+TELLING_BOXES = 250  # in total, below which validation cannot tell rates apart
 
-BOX_SIDE = 28  # pixels of the input that the boxes of every category shall have, by their median
-SCRATCH_BOX_SIDE = 42  # from random weights, which have no habits and cost many steps
+BOX_SIDE = 28  # pixels of the input that a category's median box should have
+SCRATCH_BOX_SIDE = 42  # from random weights
 MAX_SIDE = 960
-MAX_MAGNIFICATION = 2.0  # of a picture; beyond, a larger input shows nothing more
-LARGER_SIDE = 1.5  # times the side that did best so far: the next to try
-LARGE_ENOUGH = 64  # pixels of the boxes, above which no larger input is tried
+MAX_MAGNIFICATION = 2.0  # of an image; a larger input shows nothing more
+LARGER_SIDE = 1.5  # the next side to try, relative to the best so far
+LARGE_ENOUGH = 64  # pixels of a box, above which no larger input is tried
 SCRATCH_SIDES = (160, 192, 224, 256, 320, 416)
 
-SEEN = 4_000  # images that the long schedule shows, but each so often at least and at most
-EPOCHS = (12, 40)
-SCRATCH_SEEN = 40_000  # from random weights: as many as most budgets pay for
+SEEN = 4_000  # images in the long schedule
+EPOCHS = (12, 40)  # its minimum and maximum
+SCRATCH_SEEN = 40_000  # from random weights; as many as most budgets pay for
 SCRATCH_EPOCHS = (20, 200)
 PROBE_SHARE = 0.3  # of the long schedule
 HEAD_EPOCHS = 6
-REFIT_IMAGES = 2_000  # of at most so many, those that validate are worth training on
-PATIENCE = 3  # validations without a better one, after which a long schedule of more images ends
+REFIT_IMAGES = 2_000  # up to this many, a refit on all images is worthwhile
+PATIENCE = 3  # validations without improvement, after which a long schedule on more images ends
 
 
 @dataclass(frozen=True, slots=True)
 class SearchPoint:
-    """What the search decides."""
+    """The settings that the search decides."""
 
     backbone: str
     side: int
@@ -47,7 +47,7 @@ class SearchPoint:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "SearchPoint":
-        """Those of a recipe that tunes."""
+        """The settings of a recipe that tunes."""
         return cls(recipe.backbones[0], recipe.resolution, recipe.learning_rate, recipe.pretrained, recipe.depth)
 
     def __str__(self) -> str:
@@ -57,12 +57,12 @@ class SearchPoint:
 
 
 def side_of(backbone: str, wanted: Hyperparameters) -> int:
-    """The input's longer side where nothing is known yet: as asked for, or the network's own."""
+    """The input's longer side before anything is known: as requested, or the network's default."""
     return wanted.resolution or DETECTORS[backbone].rule.size
 
 
 def head(wanted: Hyperparameters) -> Recipe:
-    """The head alone on a frozen network: a usable model after seconds."""
+    """Only the head, on a frozen network: a usable model after seconds."""
     backbone = wanted.backbones[0] if wanted.backbones else FIRST_DETECTOR
     point = SearchPoint(backbone, side_of(backbone, wanted), RATE)
     name, epochs = f"{backbone} head at {point.side}", HEAD_EPOCHS
@@ -71,12 +71,12 @@ def head(wanted: Hyperparameters) -> Recipe:
 
 
 def probe(point: SearchPoint, image_count: int) -> Recipe:
-    """A short schedule, to see what the settings are good for."""
+    """A short schedule, to see how good the settings are."""
     return _tuned(f"{point}, probe", point, max(4, round(PROBE_SHARE * _epochs(point, image_count))))
 
 
 def long(point: SearchPoint, image_count: int) -> Recipe:
-    """The whole schedule; where it ends the search, it may stop early, as there are images enough to tell by."""
+    """The whole schedule; if no refit follows, there are enough images to stop early by validation."""
     patience = PATIENCE if point.pretrained and image_count > REFIT_IMAGES else 0
     recipe = _tuned(str(point), point, _epochs(point, image_count))
     return msgspec.structs.replace(recipe, patience=patience)
@@ -88,17 +88,17 @@ def is_long(recipe: Recipe, image_count: int) -> bool:
 
 
 def refit(recipe: Recipe) -> Recipe:
-    """The same once more, on the images too that validated it."""
+    """The recipe again, trained on the validation images too."""
     return msgspec.structs.replace(recipe, name=f"{recipe.name}, all images", refit=True)
 
 
 def prior_rate(*, few: bool) -> float:
-    """The rate to begin with: with few boxes, a high one forgets more than it learns."""
+    """The first rate to try; with few boxes a high rate forgets more than it learns."""
     return FEW_RATE if few else RATE
 
 
 def prior_side(backbone: str, boxes: BoxStatistics | None) -> int:
-    """The input to begin with: at which the boxes of every category are large enough to be found."""
+    """The first input side to try: boxes of every category are large enough to be found."""
     own = DETECTORS[backbone].rule.size
     if boxes is None:
         return own
@@ -106,19 +106,19 @@ def prior_side(backbone: str, boxes: BoxStatistics | None) -> int:
 
 
 def smaller_sides(backbone: str, side: int) -> list[int]:
-    """What to begin with where the budget does not pay for the side, ascending up to it."""
+    """Sides to choose from if the budget is too small for `side`, ascending up to it."""
     own = DETECTORS[backbone].rule.size
     return sorted({own, _multiple((own + side) / 2), side}) if side > own else [side]
 
 
 def larger_side(side: int, boxes: BoxStatistics) -> int | None:
-    """The next input to try; None where it shows nothing more."""
+    """The next input side to try; None if it would show nothing more."""
     larger = min(_multiple(LARGER_SIDE * side), _most(boxes))
     return larger if larger > side and side * boxes.small_size < LARGE_ENOUGH else None
 
 
 def scratch_side(backbone: str, boxes: BoxStatistics | None) -> int:
-    """The input for random weights: as small as the boxes allow, for steps count more than pixels."""
+    """The input side for random weights: as small as the boxes allow, as steps matter more than pixels."""
     own = DETECTORS[backbone].rule.size
     if boxes is None:
         return own
@@ -135,13 +135,13 @@ def _multiple(side: float) -> int:
 
 
 def _epochs(point: SearchPoint, image_count: int) -> int:
-    """Of the whole schedule: the fewer images there are, the more often each is shown."""
+    """Epochs of the whole schedule: the fewer images, the more epochs."""
     seen, (least, most) = (SEEN, EPOCHS) if point.pretrained else (SCRATCH_SEEN, SCRATCH_EPOCHS)
     return min(max(round(seen / max(1, image_count)), least), most)
 
 
 def _tuned(name: str, point: SearchPoint, epochs: int) -> Recipe:
-    """From published weights at a rate that keeps what they know, or from random ones."""
+    """A fine-tuning of pretrained weights, or a training from random ones."""
     return Recipe(
         name=name,
         rung=1,
@@ -155,8 +155,8 @@ def _tuned(name: str, point: SearchPoint, epochs: int) -> Recipe:
         batch_size=4 if point.pretrained else 8,
         max_epochs=epochs,
         augmentation=0.5,
-        mirror=point.pretrained,  # from nothing there are no steps to spare for views that serving never shows
+        mirror=point.pretrained,  # random weights have no steps to spare for views that serving never shows
         average_decay=0.98 if point.pretrained else 0.995,
-        linear_head=False,  # the outputs of similar pretrained categories are a gain in short schedules only
+        linear_head=False,  # outputs of similar pretrained categories help only in short schedules
         label_smoothing=0.0,
     )

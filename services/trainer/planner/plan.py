@@ -1,8 +1,8 @@
 """The ladder of trials: which recipe comes next, what it will cost, and when to stop. Pure functions of records.
 
-Cheap rungs come first, so that there is a usable model after seconds; a dearer one follows only while its predicted
-cost, with the final evaluation held back, fits into what is left of the budget. Costs are predicted from a table of
-the reference device, scaled by what the trials before took.
+Cheap recipes come first, so that there is a usable model after seconds; a more expensive one follows only if its
+predicted cost and the final evaluation fit into what is left of the budget. Costs are predicted from a table for the
+reference device, scaled by what earlier trials took.
 """
 
 from datetime import timedelta
@@ -16,12 +16,12 @@ from services.trainer.planner.costs import expected_seconds, reserve_seconds
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
 from services.vision.card import ModelKind
 
-SAFETY = 1.5  # of the first rung's predicted cost, in the minimum budget
+SAFETY = 1.5  # factor on the first recipe's predicted cost, in the minimum budget
 _LADDERS = MappingProxyType({ModelKind.GENERIC_CLASSIFIER: classifier, ModelKind.GENERIC_DETECTOR: detector})
 
 
 def plan(model: Model, trials: list[Trial], final: Evaluation | None) -> Step:
-    """What a model in TRAINING needs next. `trials` ascend by number; `final` is its own evaluation, if begun."""
+    """What a model in TRAINING needs next. `trials` ascend by number; `final` is its final evaluation, if planned."""
     if final is not None:
         return Finish(_reason(model, trials)) if final.work.ended else Wait()
     if any(not trial.work.ended for trial in trials):
@@ -37,7 +37,7 @@ def plan(model: Model, trials: list[Trial], final: Evaluation | None) -> Step:
 
 
 def minimum_budget(kind: ModelKind, wanted: Hyperparameters, image_count: int, test_count: int) -> float:
-    """The least budget, in seconds, with which the first rung and the evaluation fit for certain."""
+    """The smallest budget, in seconds, that is sure to pay for the first recipe and the evaluation."""
     recipe = _LADDERS[kind].first(wanted)
     return SAFETY * expected_seconds(recipe, image_count) + reserve_seconds(recipe, test_count)
 
@@ -51,7 +51,7 @@ def suggested_budget(kind: ModelKind, wanted: Hyperparameters, image_count: int,
 
 
 def check_budget(model: Model, image_count: int, test_count: int) -> None:
-    """NotEnoughBudget, with the minimum and a suggestion, if not even the first rung fits."""
+    """NotEnoughBudget, with the minimum and a suggestion, if not even the first recipe fits."""
     asked = model.model_kind, model.hyperparameters, image_count, test_count
     minimum = minimum_budget(*asked)
     if model.budget < timedelta(seconds=minimum):
@@ -78,7 +78,7 @@ def _reason(model: Model, trials: list[Trial]) -> StopReason:
 
 
 def _failure(model: Model, trials: list[Trial]) -> Failure:
-    """Why there is no bundle: the last trial's own error, or a budget that did not suffice."""
+    """Why there is no bundle: the last trial's error, or a budget that was too small."""
     for trial in reversed(trials):
         if trial.work.error is not None:
             return trial.work.error

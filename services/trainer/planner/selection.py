@@ -1,4 +1,4 @@
-"""Which of a model's trials is the best: decided on the same images, in favour of the cheaper within the noise."""
+"""Which of a model's trials is the best: compared on the same images; within the noise, the cheaper one wins."""
 
 import asyncio
 
@@ -10,28 +10,28 @@ from services.trainer.work import WorkState
 from services.vision.card import ModelKind
 
 MAX_REMEMBERED = 10_000
-# Standard errors by which a dearer trial must win. A fine-tuning stops where it does best on the very images that it
-# is compared on, so its gain there is flattered.
+# Standard errors by which a more expensive trial must win. Early stopping picks the epoch at which a fine-tuning is
+# best on the very images that it is compared on, so its gain there is optimistic.
 MARGIN, TUNED_MARGIN = 1.0, 2.0
-# Of a detector that repeats the best settings for longer, or follows a mere head, nothing else is expected than that
-# it is better: it stays out only if it is worse beyond the noise.
+# A detector that repeats the best settings for longer, or that follows a head alone, is expected to be better: it loses
+# only if it is worse by more than the noise.
 EXPECTED_MARGIN = -1.0
-WHOLE = 0.8  # of the epochs of the trial that it repeats: a refit cut off before stands for nothing that was measured
+WHOLE = 0.8  # of the repeated trial's epochs: a refit cut shorter differs too much from what was measured
 
 
 class Selection:
-    """Compares trials by what they predicted for images that they had not trained on."""
+    """Compares trials by their predictions for images that they were not trained on."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._decisions: dict[tuple[str, str], bool] = {}  # blobs never change, so neither does a comparison
+        self._decisions: dict[tuple[str, str], bool] = {}  # blobs never change, so comparisons do not either
 
     async def best(self, trials: list[Trial]) -> Trial | None:
-        """Of the trials that brought a bundle, the first that no later one beats by more than the noise.
+        """The first trial with a bundle that no later one beats by more than the noise.
 
-        Trials ascend by cost, so this is the one-standard-error rule of Breiman et al. (1984), on paired images, and
-        twice as strict with fine-tunings of classifiers. A refit, which left no image to compare it on, follows the
-        trial that it repeats, unless it was cut off. It only ever moves to a later trial when one is added.
+        Trials ascend by cost, so this is the one-standard-error rule of Breiman et al. (1984) on paired images; it is
+        twice as strict for fine-tunings of classifiers. A refit has no images to compare it on: it wins if the trial
+        that it repeats has won, unless it was cut short. An added trial can only move the choice to itself.
         """
         best: tuple[Trial, TrialResult] | None = None
         for trial in trials:

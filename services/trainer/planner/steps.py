@@ -1,4 +1,4 @@
-"""What a training may need next."""
+"""The possible next steps of a training."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,12 +10,12 @@ from services.trainer.recipe import Recipe
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Work is under way; nothing to decide."""
+    """Work is in progress; there is nothing to decide."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartTrial:
-    """Carry out this recipe next."""
+    """Run this recipe next."""
 
     recipe: Recipe
     allowance_seconds: float
@@ -24,13 +24,13 @@ class StartTrial:
 
     @property
     def allowance(self) -> timedelta:
-        """The allowance in ledger time. The nearest microsecond: not more than what is left, which is whole ones."""
+        """The allowance as ledger time, rounded to a microsecond; never above what is left, which is whole ones."""
         return timedelta(seconds=self.allowance_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class StartEvaluation:
-    """Measure the best bundle on the test dataset."""
+    """Evaluate the served bundle on the test dataset."""
 
     allowance: timedelta
 

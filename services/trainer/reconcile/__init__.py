@@ -1,1 +1,1 @@
-"""Brings records, jobs and gauges in line with what the planner decides."""
+"""Brings records, jobs and metrics in line with the planner's decisions."""

@@ -1,7 +1,7 @@
-"""Moves every model through its training: reads its records, decides the next step, writes it. Level-triggered.
+"""Moves every model through its training: reads its records, decides the next step and writes it. Level-triggered.
 
-It keeps nothing of its own, so any number of replicas may run and any of them may die: a decision is a function of
-the records, trials are numbered and created, never overwritten, and a model is changed by compare-and-set only.
+It is stateless, so any number of replicas may run and any of them may die: decisions are functions of the records,
+trials are numbered and created, never overwritten, and models change by compare-and-set only.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ _log = Log(__name__)
 
 
 class Coordinator:
-    """Reconciles models, trials and evaluations with what should be."""
+    """Reconciles models, trials and evaluations with the planner's decisions."""
 
     def __init__(
         self, store: Store, datasets: Datasets, blobs: Blobs, queue: Queue, clock: Clock, telemetry: Telemetry
@@ -71,7 +71,7 @@ class Coordinator:
     async def run(self) -> None:
         """Reconciles after every change and every tick, until cancelled.
 
-        Models that wait for their datasets have their own loop: a dataset service that does not answer stops no
+        Models that wait for datasets have their own loop, so that a dataset service that does not answer stops no
         training.
         """
         await self._store.synced()
@@ -86,7 +86,7 @@ class Coordinator:
 
         async def pause() -> None:
             nonlocal began
-            await self._clock.sleep(self._clock.monotonic() - began)  # it rests as long as it worked
+            await self._clock.sleep(self._clock.monotonic() - began)  # at most half of the time is spent in passes
             await changes.wait(TICK_SECONDS)
             began = self._clock.monotonic()
 
@@ -109,12 +109,12 @@ class Coordinator:
         await asyncio.gather(*(self._try_step(model) for model in models))
 
     async def _try_step(self, model: Model) -> None:
-        """What fails for one model is logged and tried again in the next pass."""
+        """One step; errors are logged, and the next pass tries again."""
         with about(model.name):
             try:
                 await self._step(model)
             except (Conflict, RecordExists, NotFound, Unavailable) as error:
-                _log.info("reconcile_postponed", problem=str(error))  # the world moved, or is away: try again
+                _log.info("reconcile_postponed", problem=str(error))  # a lost race or an outage
             except Exception as error:  # noqa: BLE001 - one model's defect must not stop the others
                 _log.error("reconcile_failed", error)
 
@@ -132,7 +132,7 @@ class Coordinator:
     # NOT_STARTED
 
     async def _start(self, model: Model) -> None:
-        """TRAINING once the datasets are READY, FAILED if they never will be fit for it."""
+        """TRAINING once the datasets are READY, FAILED if they cannot be used."""
         try:
             training = await usable(self._datasets, model.training_dataset)
             test = await usable(self._datasets, model.test_dataset) if model.test_dataset else None
@@ -205,7 +205,7 @@ class Coordinator:
         await self._housekeeping.announce(evaluation.name, evaluation.work)
 
     async def _finish(self, model: Model, trials: list[Trial], reason: StopReason) -> None:
-        """SUCCEEDED, with the performance on the test dataset where there is one and it could be measured."""
+        """SUCCEEDED, with the performance on the test dataset if that was measured."""
         final = self._store.final_of(model.name)
         served, warnings = measured(model, final)
         await self._move(
@@ -218,9 +218,9 @@ class Coordinator:
         )
 
     async def _serve_best(self, model: Model, trials: list[Trial]) -> Model:
-        """The model with the best trial so far as the one it predicts with.
+        """The model, changed to serve the best trial so far.
 
-        A refit that left no image to measure it on is described by the trial that it repeats.
+        The performance of a refit that left no image to measure it on is that of the trial that it repeats.
         """
         best = await self._selection.best(trials)
         if best is None or best.result is None or (model.served and model.served.trial == best.name):
@@ -237,7 +237,7 @@ class Coordinator:
         now = self._clock.now()
 
         def decide(present: Model) -> Model:
-            overtaken = present.served is not None and present.served.trial >= best.name  # by a replica that knew more
+            overtaken = present.served is not None and present.served.trial >= best.name  # by another replica
             if present.state is not ModelState.TRAINING or overtaken:
                 return present
             warnings = tuple(dict.fromkeys((*present.warnings, *result.warnings)))
@@ -250,7 +250,7 @@ class Coordinator:
     # CANCELLING and every end
 
     async def _cancel(self, model: Model) -> None:
-        """Asks running work to stop; CANCELLED once all of it has."""
+        """Asks running work to stop; CANCELLED once all work has ended."""
         now = self._clock.now()
         trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
         for trial in trials:
@@ -263,7 +263,7 @@ class Coordinator:
             await self._move(model, ModelState.CANCELLED, training_cost=training_cost(trials, final))
 
     async def _move(self, model: Model, state: ModelState, **changes: object) -> None:
-        """The model's next state, unless somebody else moved it first."""
+        """Moves the model to its next state, unless another replica has."""
         now = self._clock.now()
         if state is ModelState.FAILED:
             trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)

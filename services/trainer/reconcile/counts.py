@@ -1,12 +1,12 @@
 """Counts attempts, compute and waits of all trials and evaluations from their records, for the metrics.
 
-Workers do not count these: a pod that ends takes its counters with it, often before they were scraped. The record has
-what happened (`Work.tally`), and how much of that is counted (`Work.counted`).
+Workers do not count these: a pod's counters end with it, often before they are scraped. The record has what happened
+(`Work.tally`) and how much of that is counted (`Work.counted`).
 
-Law: a replica first writes into the record, by compare-and-set, that it is counted, and only then adds what that write
-covers to its own counters. So each attempt is counted once, by one replica, however often its record is looked at; by
-the next process, if none ran when it ended; and the sum over all replicas is what happened. A write whose answer was
-lost is known again by its claim. As with any counter, what a process added after its last scrape is lost if it dies.
+Law: a replica first marks the record as counted, by compare-and-set, and only then adds what that write covers to its
+own counters. So one replica counts each attempt, once, however often it reads the record; if no replica ran when the
+attempt ended, the next process counts it; and the sum over all replicas is what happened. A claim identifies a write
+whose answer was lost. As with any counter, what a process added after its last scrape is lost if it dies.
 """
 
 import uuid
@@ -28,39 +28,39 @@ from services.trainer.store import Store
 from services.trainer.tally import Tally
 
 T = TypeVar("T", Trial, Evaluation)
-FIRST_SCRAPE_SECONDS = 20.0  # after the start of the process; longer than between two scrapes
+FIRST_SCRAPE_SECONDS = 20.0  # after the start of the process; longer than a scrape interval
 EVERY_SECONDS = 2.0
 
 _log = Log(__name__)
 
 
 class Counts:
-    """Of one replica of the api."""
+    """The counters of one api replica."""
 
     def __init__(self, store: Store, clock: Clock, telemetry: Telemetry) -> None:
         self._store = store
         self._clock = clock
         self._telemetry = telemetry
-        self._unanswered: dict[str, tuple[str, Tally]] = {}  # by record: writes that may have happened
+        self._unanswered: dict[str, tuple[str, Tally]] = {}  # by record: writes that may have succeeded
 
     async def keep_going(self) -> None:
-        """Counts for ever.
+        """Counts until cancelled.
 
-        It begins once the counters were scraped at 0: Prometheus would take what it sees first for the start.
+        It starts after the counters have been scraped at 0, as Prometheus ignores what a counter starts with.
         """
         await self._store.synced()
         await self._clock.sleep(FIRST_SCRAPE_SECONDS)
         await repeat(self.reconcile, partial(self._clock.sleep, EVERY_SECONDS))
 
     async def reconcile(self) -> None:
-        """Counts all that is not counted yet; what fails for one record is tried again in the next pass."""
+        """Counts everything that is not counted yet; the next pass retries records that fail."""
         for trial in self._store.trials.view.all():
             await self._reconcile_one(self._store.trials, trial.value)
         for evaluation in self._store.evaluations.view.all():
             await self._reconcile_one(self._store.evaluations, evaluation.value)
 
     async def delete(self, collection: Collection[T], name: str, etag: str = "") -> None:
-        """Deletes a record and counts the rest of it, an attempt under way as cancelled; NotFound, EtagMismatch."""
+        """Deletes a record and counts the rest of it; a running attempt counts as cancelled. NotFound, EtagMismatch."""
         while True:
             found = await collection.get(name)
             try:
@@ -80,7 +80,7 @@ class Counts:
             try:
                 await self._count(collection, record.name)
             except NotFound:
-                self._unanswered.pop(record.name, None)  # whoever deleted it has counted it
+                self._unanswered.pop(record.name, None)  # counted when it was deleted
             except SightlineError as error:
                 _log.info("count_postponed", problem=str(error))
 
@@ -91,7 +91,7 @@ class Counts:
             nonlocal added
             work = record.work
             if work.counted.claim == claim:
-                return record  # it was written, though the answer was lost
+                return record  # the write succeeded, but its answer was lost
             added = work.tally.since(work.counted)
             if not work.is_uncounted:
                 return record

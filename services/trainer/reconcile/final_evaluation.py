@@ -1,4 +1,4 @@
-"""The evaluation that ends a training on the test dataset: its record, and what it says about the model."""
+"""The evaluation on the test dataset that ends a training: its record, and what it adds to the model."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -9,9 +9,9 @@ from services.trainer.work import Work, WorkState
 
 
 def planned(model: Model, allowance: timedelta, now: datetime) -> Evaluation:
-    """The record to create: the served bundle, to be measured on the model's test dataset."""
-    assert model.test is not None, "only a model with a test dataset is measured on one"
-    assert model.served is not None, "only a bundle can be measured"
+    """The record of an evaluation of the served bundle on the model's test dataset."""
+    assert model.test is not None, "the planner asks for it only if there is a test dataset"
+    assert model.served is not None, "the planner asks for it only if there is a bundle"
     return Evaluation(
         name=join(model.name, "evaluations", FINAL_EVALUATION),
         model_uid=model.uid,
@@ -26,7 +26,7 @@ def planned(model: Model, allowance: timedelta, now: datetime) -> Evaluation:
 
 
 def measured(model: Model, final: Evaluation | None) -> tuple[Served | None, tuple[str, ...]]:
-    """What the model serves, with the performance on the test dataset if that was measured, and all its warnings."""
+    """What the model serves, with its performance on the test dataset if that was measured, and all warnings."""
     served, warnings = model.served, model.warnings
     if final is None or served is None:
         return served, warnings
@@ -41,5 +41,5 @@ def _why_not_measured(work: Work) -> str:
     if work.error is not None:
         return work.error.message
     if work.state is WorkState.STOPPED:
-        return f"the {work.allowance.total_seconds():g} s that the budget had left were too few."
+        return f"the {work.allowance.total_seconds():g} s left in the budget were not enough."
     return f"it is {work.state}."

@@ -1,4 +1,4 @@
-"""What the trainer api says of all models: what runs, what waits and for how long, and what is left of the budgets."""
+"""The trainer api's gauges: what runs, what waits and for how long, and what is left of the budgets."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ EVERY_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """Gauges, set from the views now and then: a scrape, which comes in a thread of its own, touches no view."""
+    """Sets the gauges from the views periodically, as scrapes run in another thread and must not touch views."""
 
     store: Store
     queue: Queue
@@ -30,7 +30,7 @@ class Gauges:
     telemetry: Telemetry
 
     async def keep_going(self) -> None:
-        """Counts until cancelled; through an outage the gauges keep what was last known."""
+        """Sets the gauges until cancelled; during an outage they keep their last values."""
         await self.store.synced()
         await repeat(self._update, partial(self.clock.sleep, EVERY_SECONDS))
 

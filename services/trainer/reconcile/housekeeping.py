@@ -1,4 +1,4 @@
-"""Keeps work in step with what models need: announces what is due, ends what nobody waits for, removes what is lost."""
+"""Housekeeping of work: announces what is due, ends what is no longer needed, removes what is orphaned."""
 
 from services.kit.blobs import Blobs, delete_prefix
 from services.kit.clock import Clock
@@ -12,8 +12,8 @@ from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
 from services.trainer.work import Work
 
-ANNOUNCE_SECONDS = 10.0  # between two checks whether the queue has lost jobs
-SWEEP_SECONDS = 60.0  # between two searches for records whose model is gone
+ANNOUNCE_SECONDS = 10.0  # between two checks for lost jobs
+SWEEP_SECONDS = 60.0  # between two searches for orphaned records
 
 Found = Versioned[Trial] | Versioned[Evaluation]
 
@@ -21,7 +21,7 @@ _log = Log(__name__)
 
 
 class Housekeeping:
-    """What it remembers only spares repetitions; it may be forgotten, and any number of replicas may do this."""
+    """Any number of replicas may run it; its memory only saves repetition."""
 
     def __init__(self, store: Store, blobs: Blobs, queue: Queue, clock: Clock, counts: Counts) -> None:
         self._store = store
@@ -33,7 +33,7 @@ class Housekeeping:
         self._swept = float("-inf")
 
     async def reconcile(self) -> None:
-        """One pass over all trials and evaluations; what fails for one is logged and tried again in the next pass."""
+        """One pass over all trials and evaluations; errors are logged, and the next pass retries."""
         now, present = self._clock.now(), self._clock.monotonic()
         sweep = present >= self._swept + SWEEP_SECONDS
         self._swept = present if sweep else self._swept
@@ -50,14 +50,14 @@ class Housekeeping:
         await self._announce_all(due)
 
     async def announce(self, name: str, work: Work) -> None:
-        """Tells the workers that work is due."""
+        """Publishes a job for due work."""
         self._announced[name] = jobs.dedup_key(name, work), self._clock.monotonic()
         await jobs.announce(self._queue, name, work)
 
     async def _announce_all(self, due: list[Trial | Evaluation]) -> None:
-        """What is newly due at once; what was announced a while ago if there are fewer jobs than there should be.
+        """Announces newly due work at once, and older work again if the queue has fewer jobs than there is due work.
 
-        Work may wait for hours while all workers are busy: its job is still there, and a second one would only make
+        While all workers are busy, work may wait for hours: its job is still queued, and a second one would only make
         the queue look longer to autoscalers.
         """
         before, self._announced = self._announced, {}
@@ -82,12 +82,12 @@ class Housekeeping:
         try:
             return await self._queue.depth(jobs.KIND) < due
         except Unavailable:
-            return False  # nothing could be published either
+            return False  # publishing would fail too
 
     async def _clear(self, found: Found) -> None:
-        """Deletes what is left of a deleted model, ends what an ended one no longer needs.
+        """Deletes what a deleted model left behind, and ends what a model no longer needs.
 
-        The views may know different moments, so it is decided by the model's record itself.
+        Views may be out of step with each other, so the model's record decides.
         """
         record = found.value
         with about(record.name):
@@ -100,7 +100,7 @@ class Housekeeping:
             except NotFound:
                 await self._delete(found)
             except SightlineError as error:
-                _log.info("upkeep_postponed", problem=str(error))
+                _log.info("housekeeping_postponed", problem=str(error))
 
     async def _stop(self, record: Trial | Evaluation) -> None:
         now = self._clock.now()
@@ -119,7 +119,7 @@ class Housekeeping:
             await delete_prefix(self._blobs, record.blob_prefix)
             _log.info("orphan_deleted")
         except SightlineError as error:
-            _log.info("upkeep_postponed", problem=str(error))
+            _log.info("housekeeping_postponed", problem=str(error))
 
 
 def _model_of(record: Trial | Evaluation) -> str:
@@ -127,9 +127,9 @@ def _model_of(record: Trial | Evaluation) -> str:
 
 
 def _needs(model: Model, record: Trial | Evaluation) -> bool:
-    """Whether somebody waits for the work: a training that goes on, or the caller who asked for an evaluation."""
+    """Whether the work is still needed: by a running training, or by the caller who asked for an evaluation."""
     if model.uid != record.model_uid:
         return False
     if record.work.ended:
-        return True  # nobody need do anything
+        return True  # there is nothing to end
     return not model.ended or (isinstance(record, Evaluation) and not record.name.endswith(f"/{FINAL_EVALUATION}"))

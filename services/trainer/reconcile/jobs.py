@@ -1,4 +1,4 @@
-"""Jobs for trials and evaluations: hints on the queue, published again whenever work is due without a live lease."""
+"""Jobs for trials and evaluations: hints in the queue that work is due, which may be repeated."""
 
 from services.kit import jobs
 from services.kit.queue import Queue
@@ -8,11 +8,11 @@ KIND = "trainer"
 
 
 def dedup_key(name: str, work: Work) -> str:
-    """One key per reason why work is due: it was planned, its lease expired at that moment, or it was given back."""
+    """One key per reason why work is due: it was planned, its lease expired at a certain time, or it was given back."""
     expires = work.lease.expires.isoformat() if work.lease.expires else "free"
     return f"{name}/{work.create_time.isoformat()}/{work.lease.epoch}/{expires}"
 
 
 async def announce(queue: Queue, name: str, work: Work) -> None:
-    """Publishes the job of work that is due; repeats for the same reason within two minutes are dropped."""
+    """Publishes a job for due work; the queue drops repeats with the same key within two minutes."""
     await jobs.announce(queue, KIND, jobs.Job(name, work.attempt), dedup_key(name, work))

@@ -1,4 +1,4 @@
-"""What the worker does with a child's checkpoints: stores them while the child goes on."""
+"""The worker stores a child's checkpoints while the child carries on."""
 
 import asyncio
 from pathlib import Path
@@ -15,9 +15,9 @@ _log = Log(__name__)
 
 
 class Checkpoints:
-    """Of one child: stored one at a time, the newest next.
+    """One child's checkpoints, stored one at a time, the newest first.
 
-    A checkpoint that cannot be stored is skipped, as the next one covers more; no training ends for it.
+    One that cannot be stored is skipped, as the next one covers more; the training goes on.
     """
 
     def __init__(self, child: Child, attempt: AnyAttempt, workspace: Workspace, prefix: str, clock: Clock) -> None:
@@ -26,7 +26,7 @@ class Checkpoints:
         self._workspace = workspace
         self._prefix = prefix
         self._clock = clock
-        self._newest: tuple[Checkpoint, float] | None = None  # and when it arrived
+        self._newest: tuple[Checkpoint, float] | None = None  # with its time of arrival
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -35,7 +35,7 @@ class Checkpoints:
         self._last_stored = asyncio.Event()
 
     def arrived(self, checkpoint: Checkpoint) -> None:
-        """Takes over what the child has saved; one that still waits to be stored is skipped for it."""
+        """Queues a checkpoint to be stored; it replaces one that still waits."""
         if self._last_asked and self._last_step is None:
             self._last_step = checkpoint.step
         self._newest = checkpoint, self._clock.monotonic()
@@ -47,7 +47,7 @@ class Checkpoints:
         while True:
             await self._news.wait()
             self._news.clear()
-            assert self._newest is not None, "it is news"
+            assert self._newest is not None, "there is news"
             checkpoint, arrived = self._newest
             await self._keep(checkpoint)
             self._child.tell(CheckpointDone(step=checkpoint.step, seconds=self._clock.monotonic() - arrived))
@@ -57,17 +57,17 @@ class Checkpoints:
                 self._idle.set()
 
     async def settled(self) -> None:
-        """Returns when everything that arrived is stored or skipped."""
+        """Returns once everything that arrived is stored or skipped."""
         await self._idle.wait()
 
     async def save_last(self) -> None:
-        """Has the child save where it is, and returns when that is stored or skipped."""
+        """Has the child save a checkpoint, and returns once that is stored or skipped."""
         self._last_asked = True
         self._child.tell(SaveNow())
         await self._last_stored.wait()
 
     async def _keep(self, checkpoint: Checkpoint) -> None:
-        """Uploads, then commits; the one before is no longer needed."""
+        """Uploads and commits a checkpoint, and deletes the one before."""
         key = f"{self._prefix}checkpoint-{checkpoint.step}/"
         before = self._attempt.record.work.checkpoint_key
         try:

@@ -1,4 +1,4 @@
-"""A worker for one piece of work: what a pod of a job is."""
+"""A worker for one piece of work, as in a pod of a Kubernetes Job."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,9 +7,9 @@ from services.kit.clock import Clock
 
 
 class RunOne:
-    """Sets `stop` after the first trial or evaluation, or when none came in time.
+    """Sets `stop` after the first trial or evaluation, or if none arrives in time.
 
-    Jobs about which there is nothing to do, as somebody else has the work, do not count; they make the wait no longer.
+    Jobs with nothing to do, because another worker has the work, do not count and do not extend the wait.
     """
 
     def __init__(
@@ -22,7 +22,7 @@ class RunOne:
         self._busy = self._late = False
 
     async def handle(self, name: str) -> None:
-        """Handles one job; jobs come one at a time."""
+        """Handles one job; calls must not overlap."""
         self._busy = True
         try:
             worked = await self._handle(name)
@@ -34,7 +34,7 @@ class RunOne:
             self._stop.set()
 
     async def watch(self) -> None:
-        """Ends the wait; a job in hand is finished first."""
+        """Sets `stop` after the patience, or once the job in flight is done."""
         await self._clock.sleep(self._patience_seconds)
         self._late = True
         if not self._busy:

@@ -1,4 +1,4 @@
-"""What the worker does while a child is at work: reports, keeps checkpoints and results, and enforces the allowance."""
+"""What the worker does while a child runs: reports, stores checkpoints and results, and enforces the allowance."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -39,8 +39,8 @@ from services.trainer.worker.child_pool import Child, ChildDied
 from services.trainer.worker.workspace import Workspace
 
 MAX_TAGS_IN_RECORD = 100
-OUTAGE_SECONDS = 2.0  # between two tries to write down what must not be lost
-LAST_SECONDS = 30.0  # for a last checkpoint, or for the result, when the worker is to stop
+OUTAGE_SECONDS = 2.0  # between two attempts to record what must not be lost
+LAST_SECONDS = 30.0  # for a last checkpoint, or the result, when the worker has to stop
 
 _log = Log(__name__)
 
@@ -48,11 +48,11 @@ Last = Result | EvaluationResult | Failed
 
 
 class Stopped(Exception):
-    """The worker is to stop, and has kept of this attempt what it could."""
+    """The worker has to stop, and has saved what it could of this attempt."""
 
 
 class Supervision:
-    """Of one attempt. What a child has delivered is kept through outages of the store and the records."""
+    """Supervises one attempt. A delivered result survives outages of the store and the records."""
 
     def __init__(self, attempt: AnyAttempt, workspace: Workspace, clock: Clock, telemetry: Telemetry) -> None:
         self._attempt = attempt
@@ -69,7 +69,7 @@ class Supervision:
         self._checkpoints: Checkpoints | None = None  # of a child that can save where it is
 
     async def beat(self, every_seconds: float) -> None:
-        """Reports until cancelled; an outage is waited out, for the lease decides. CancelRequested, LeaseLost."""
+        """Reports until cancelled; keeps trying through outages, as the lease decides. CancelRequested, LeaseLost."""
 
         async def report() -> None:
             await self._attempt.beat(self._used, self._fraction, self._phase)
@@ -77,27 +77,27 @@ class Supervision:
         await repeat(report, partial(self._clock.sleep, every_seconds), survives=Unavailable)
 
     async def give_up(self, stop: asyncio.Event) -> None:
-        """Waits for the stop, then for a last checkpoint, or for a result that is being kept; Stopped."""
+        """Waits for `stop`, then for a last checkpoint or for a delivered result to be stored; Stopped."""
         await stop.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_SECONDS):
                 if self._delivered is not None:
-                    await asyncio.Event().wait()  # the attempt ends meanwhile, and this with it
+                    await asyncio.Event().wait()  # the end of the attempt cancels this
                 elif self._checkpoints is not None:
                     await self._checkpoints.save_last()
         raise Stopped
 
     @property
     def _used(self) -> timedelta:
-        """How long the child was at work: from its task to its last word, not what keeping that takes."""
+        """How long the child worked: from its task to its last message, without storing the result."""
         if self._delivered is not None:
             return self._delivered
         return timedelta(seconds=0.0 if self._began is None else self._clock.monotonic() - self._began)
 
     async def run(self, child: Child, task: Task) -> AttemptResult:
-        """Gives the child its task and ends the attempt by what comes of it; returns how it ended. ChildDied.
+        """Gives the child its task, records the outcome and returns the attempt's result. ChildDied.
 
-        When the allowance ends, so does the child, and what it offered last is its result.
+        When the allowance is used up, the child is ended, and its last offer is the result.
         """
         checkpoints = Checkpoints(child, self._attempt, self._workspace, self._prefix, self._clock)
         self._checkpoints = checkpoints if has_checkpoints(task) else None
@@ -105,7 +105,7 @@ class Supervision:
             try:
                 last = await self._hear(child, task, checkpoints)
             except ChildDied:
-                await checkpoints.settled()  # what it saved before is not lost with it
+                await checkpoints.settled()  # so that what it saved is not lost
                 raise
         self._count_phase()
         match last:
@@ -123,11 +123,11 @@ class Supervision:
         return AttemptResult.SUCCEEDED
 
     async def end(self, how: Callable[[Work], Work]) -> None:
-        """Writes down how the attempt ended, through outages; LeaseLost."""
+        """Records the end of the attempt, retrying through outages; LeaseLost."""
         await self._through_outages(lambda: self._attempt.end(how))
 
     async def _hear(self, child: Child, task: Task, checkpoints: Checkpoints) -> Last | None:
-        """The child's last message; if its allowance ends first, what it had offered, or None. ChildDied."""
+        """The child's last message; if the allowance is used up first, its last offer or None. ChildDied."""
         self._began = self._clock.monotonic()
         allowance = self._attempt.allowance
         deadline = asyncio.timeout(allowance.total_seconds())
@@ -145,7 +145,7 @@ class Supervision:
             self._delivered = self._used
 
     async def _listen(self, messages: AsyncGenerator[Message], checkpoints: Checkpoints) -> Last:
-        """Follows the child to its last message."""
+        """Handles the child's messages and returns the last one."""
         async for message in messages:
             match message:
                 case Progress(fraction=fraction, phase=phase):
@@ -157,12 +157,12 @@ class Supervision:
                     self._offered = result
                 case Result() | EvaluationResult() | Failed():
                     return message
-                case _:  # Ready says nothing that is kept
+                case _:  # Ready was read at the start
                     pass
         raise ChildDied("the training process ended without a result")
 
     def _count_phase(self) -> None:
-        """The time since the last look, for the phase that the child was in."""
+        """Adds the time since the last call to the metric of the child's current phase."""
         now = self._clock.monotonic()
         since = self._began if self._phase_since is None else self._phase_since
         self._telemetry.add(metrics.PHASE_SECONDS, max(0.0, now - (now if since is None else since)), phase=self._phase)
@@ -201,14 +201,14 @@ class Supervision:
         )
 
     async def _upload(self, predictions_path: str, performance: Performance) -> tuple[str, str]:
-        """Stores what both kinds of work bring; returns the keys of predictions and performance."""
+        """Stores what both kinds of work deliver; returns the keys of predictions and performance."""
         keys = f"{self._prefix}predictions.msgpack", f"{self._prefix}performance.json"
         await self._workspace.blobs.put_file(keys[0], Path(predictions_path))
         await self._workspace.blobs.put(keys[1], codec.encode(performance))
         return keys
 
     async def _through_outages(self, keep: Callable[[], Awaitable[None]]) -> None:
-        """Repeats what must not be lost until it is kept; the heartbeat ends it should the lease be lost meanwhile."""
+        """Retries until it succeeds; the heartbeat cancels it if the lease is lost."""
         while True:
             try:
                 return await keep()
@@ -218,7 +218,7 @@ class Supervision:
 
 
 def _summary(performance: Performance) -> Performance:
-    """What fits into a record: no curves, no matrix, per-tag numbers of at most a hundred categories, few names."""
+    """The part that fits into a record: no curves or matrix, per-tag metrics only of few categories, few names."""
     tags = performance.tag_performance if len(performance.tag_performance) <= MAX_TAGS_IN_RECORD else {}
     performance = replace(performance, coverage=in_record(performance.coverage) if performance.coverage else None)
     return replace(performance, confusion_matrix=(), precision_recall_curves={}, categories=(), tag_performance=tags)

@@ -1,7 +1,7 @@
-"""The trainer worker: takes one trial or evaluation at a time, has a child carry it out, and writes down how it goes.
+"""The trainer worker: takes one trial or evaluation at a time, has a child run it, and records progress and result.
 
-At least once: a job may come twice, and any of worker, child, broker and store may die at any moment. The record's
-lease says whose turn it is; what was committed is never done again, and never charged again.
+Delivery is at least once: a job may arrive twice, and worker, child, broker and store may die at any moment. The lease
+in the record decides who works on it; committed work is never repeated, and never charged twice.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _log = Log(__name__)
 
 
 class Worker:
-    """Does the jobs of `jobs.KIND`, one at a time."""
+    """Handles jobs of `jobs.KIND`, one at a time."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class Worker:
         telemetry: Telemetry,
         stop: asyncio.Event | None = None,
     ) -> None:
-        """Once `stop` is set, the attempt in hand saves where it is and gives its work back, and no other begins.
+        """Once `stop` is set, the current attempt saves a checkpoint and gives its work back, and no other begins.
 
-        The worker sets it itself when the device can no longer be used.
+        The worker itself sets it when the device can no longer be used.
         """
         self._stop = stop or asyncio.Event()
         self._name = name
@@ -63,10 +63,10 @@ class Worker:
         self._telemetry = telemetry
 
     async def handle(self, name: str) -> bool:
-        """Carries out the work of a trial or evaluation until it has ended or is in somebody else's hands.
+        """Makes attempts at a trial or evaluation until it has ended or another worker has its lease.
 
-        However often its job came: whether it is poison, its record says. Returns whether there was anything to do;
-        Released if it is not done and the worker is to stop.
+        The number of deliveries does not matter; the record decides what is poison. Returns whether there was anything
+        to do. Released if the worker has to stop before the end.
         """
         worked = False
         with about(name):
@@ -91,7 +91,7 @@ class Worker:
         return await Attempt[Evaluation].begin(self._store.evaluations.table, *rest)
 
     async def _attempt(self, attempt: AnyAttempt) -> AttemptResult:
-        """One attempt to its end; returns how it ended. Gives the work back if it is cancelled or meets an outage."""
+        """Runs one attempt and returns its result. Gives the work back on asyncio cancellation and in an outage."""
         now = self._clock.now
         supervision = Supervision(attempt, self._workspace, self._clock, self._telemetry)
         try:
@@ -105,10 +105,10 @@ class Worker:
             return AttemptResult.RELEASED
         except Unavailable:
             await self._release(attempt)
-            raise  # the job comes again
+            raise  # the job is delivered again
         except DeviceUnusable:
             await self._release(attempt)
-            self._stop.set()  # no other task would fare better here
+            self._stop.set()  # it would not work for another task either
             raise Released from None
         except SightlineError as error:
             failure = error.failure()
@@ -116,7 +116,7 @@ class Worker:
         except asyncio.CancelledError:
             await asyncio.shield(self._release(attempt))
             raise
-        except Exception as error:  # noqa: BLE001 - a child's death, or a defect: both may end with another attempt
+        except Exception as error:  # noqa: BLE001 - after a child's death or a defect another attempt may succeed
             problem = str(error) if isinstance(error, ChildDied) else f"{type(error).__name__}: {error}"
             _log.error("attempt_died", None if isinstance(error, ChildDied) else error, problem=problem)
             return await self._end(
@@ -131,12 +131,12 @@ class Worker:
         return result
 
     async def _release(self, attempt: AnyAttempt) -> None:
-        """Gives the work back for others to take at once; should that fail, the lease runs out by itself."""
+        """Gives the work back, so that others can take it at once; if that fails, the lease expires."""
         with suppress(SightlineError):
             await attempt.end(lambda work: work.released(self._clock.now()))
 
     async def _carry_out(self, attempt: AnyAttempt, supervision: Supervision) -> AttemptResult:
-        """Fetches what the task needs and runs it in a child; the lease is renewed from the first moment on."""
+        """Fetches what the task needs and runs it in a child; renews the lease from the start."""
         beat = supervision.beat(self._settings.heartbeat_seconds)
         with self._workspace.attempt() as scratch:
             async with alongside(heartbeat=beat, stop=supervision.give_up(self._stop)):
@@ -187,7 +187,7 @@ class Worker:
         )
 
     async def _thresholds(self, trial: Trial) -> dict[str, float]:
-        """Those of the trial that a refit repeats; nobody else needs any."""
+        """The thresholds of the trial that a refit repeats; other trials need none."""
         if not (trial.recipe.refit and trial.parent_trial):
             return {}
         try:
@@ -206,7 +206,7 @@ class Worker:
             raise ModelNotFound(name=evaluation.name.partition("/evaluations/")[0]) from None
 
     async def _checkpoint(self, trial: Trial) -> str | None:
-        """Where the last one lies; None if there is none, or the store has lost it: then it begins anew."""
+        """Path of the last checkpoint; None, so that the trial starts over, if there is none or the store lost it."""
         if not trial.work.checkpoint_key:
             return None
         try:
@@ -217,5 +217,5 @@ class Worker:
 
 
 def _batch_size_limit(failures: int) -> int:
-    """Whoever died without a checkpoint may have died of memory: those after it take less, the last two the least."""
+    """A child that died without a checkpoint may have run out of memory: later attempts use smaller batches."""
     return 0 if failures < 2 else 8 if failures < MAX_ATTEMPTS_WITHOUT_COMMIT - 1 else 1

@@ -1,4 +1,4 @@
-"""The worker's own folder: snapshots, weights and bundles fetched from the store, and room for attempts."""
+"""The worker's folder: snapshots, weights and bundles fetched from the store, and scratch space for attempts."""
 
 import asyncio
 import hashlib
@@ -13,21 +13,21 @@ from services.trainer.datasets import Snapshot
 from services.trainer.messages import MANIFEST_FILE, local_name
 from services.vision.snapshot import read_manifest
 
-KEPT_FOLDERS = 4  # of snapshots, and of bundles and checkpoints; an attempt needs two at most
+KEPT_FOLDERS = 4  # of snapshots, and of bundles and checkpoints; an attempt needs at most two
 WEIGHTS_PREFIX = "weights/"
 WEIGHTS_SUFFIX = ".safetensors"
 CACHE_BYTES = 20 * 2**30  # of features
 
 
 class Workspace:
-    """Law: what is fetched appears whole or not at all, and may be deleted at any time when no attempt runs."""
+    """Law: files appear complete or not at all, and may be deleted whenever no attempt runs."""
 
     def __init__(self, root: Path, blobs: Blobs) -> None:
         self._root = root
         self.blobs = blobs
 
     async def snapshot(self, snapshot: Snapshot) -> Path:
-        """The folder with a snapshot's manifest, packs and indexes; DatasetNotFound if its dataset was deleted."""
+        """A folder with the snapshot's manifest, packs and indexes; DatasetNotFound if its dataset was deleted."""
         directory = self._made("snapshots", snapshot.digest.replace(":", "-"))
         try:
             manifest = read_manifest(await self.blobs.get(snapshot.manifest_key))
@@ -42,7 +42,7 @@ class Workspace:
 
     async def folder(self, prefix: str) -> Path:
         """The blobs under a prefix as a folder of files; BlobNotFound if there are none."""
-        directory = self._made("folders", hashlib.sha256(prefix.encode()).hexdigest())  # a name of any length
+        directory = self._made("folders", hashlib.sha256(prefix.encode()).hexdigest())  # prefixes may be too long
         found = False
         async for blob in self.blobs.list(prefix):
             await self._fetch(blob.key, directory / check_key(blob.key.removeprefix(prefix)))
@@ -53,7 +53,7 @@ class Workspace:
         return directory
 
     async def cache(self) -> Path:
-        """The folder that all trials share: features, and weights from the store or downloaded; fetches the former."""
+        """The folder that all trials share, for features and weights; fetches the store's weights into it."""
         directory = self._made("cache")
         async for blob in self.blobs.list(WEIGHTS_PREFIX):
             if blob.key.endswith(WEIGHTS_SUFFIX):
@@ -62,21 +62,21 @@ class Workspace:
         return directory
 
     async def upload(self, directory: Path, prefix: str) -> None:
-        """Every file of a folder, under the prefix."""
+        """Stores every file of a folder under the prefix."""
         for path in await asyncio.to_thread(lambda: sorted(directory.iterdir())):
             await self.blobs.put_file(prefix + path.name, path)
 
     async def forget(self, prefix: str) -> None:
-        """Deletes blobs that nothing names any more; those that an outage saves go with their model."""
+        """Deletes blobs that nothing refers to; those missed in an outage are deleted with their model."""
         with suppress(SightlineError):
             await delete_prefix(self.blobs, prefix)
 
     def attempt(self) -> "tempfile.TemporaryDirectory[str]":
-        """A folder for one attempt, gone with it."""
+        """A temporary folder for one attempt."""
         return tempfile.TemporaryDirectory(dir=self._made("attempts"))
 
     def clear(self) -> None:
-        """Removes what attempts of a worker that died left behind."""
+        """Removes what a dead worker's attempts left behind."""
         for name in ("attempts", "folders"):
             shutil.rmtree(self._root / name, ignore_errors=True)
 
@@ -91,7 +91,7 @@ class Workspace:
 
 
 def _keep(directory: Path) -> None:
-    """Removes the neighbours that were used longest ago."""
+    """Marks a folder as used and removes the least recently used of its siblings."""
     directory.touch()
     by_age = sorted(directory.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     for forgotten in by_age[KEPT_FOLDERS:]:
@@ -99,7 +99,7 @@ def _keep(directory: Path) -> None:
 
 
 def _trim(directory: Path) -> None:
-    """Removes the features that were used longest ago, until the rest fits; weights stay."""
+    """Removes the least recently used features until the rest fits; weights stay."""
     files = [path for path in directory.rglob("*") if path.is_file() and path.suffix != WEIGHTS_SUFFIX]
     files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     kept = 0

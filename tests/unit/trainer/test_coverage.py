@@ -67,7 +67,7 @@ def test_what_was_left_out_is_said_with_its_reason() -> None:
         "'Owl' (3 images; did you mean 'owl'?), 'cat' (1 image)."
     )
     assert unreadable.message.endswith("which cannot be read: a.png, b.png, c.png.")
-    assert untested.message == "No image that was measured shows these categories of the model: 'wren'."
+    assert untested.message == "No evaluated image shows these categories of the model: 'wren'."
     assert all(finding.remedy.endswith(".") for finding in (unknown, unreadable, untested))
     assert findings("datasets/t", Coverage(image_count=9, measured_image_count=9), ()) == ()
 

@@ -507,7 +507,7 @@ async def test_an_evaluation_that_fails_leaves_a_model_with_a_warning() -> None:
         await coordinator.reconcile()
         found = await at.model()
         assert found.state is ModelState.SUCCEEDED
-        assert "that the budget had left were too few" in found.warnings[-1]
+        assert "left in the budget were not enough" in found.warnings[-1]
         assert found.training_cost == found.budget
 
 

@@ -171,7 +171,7 @@ async def test_what_a_child_prints_is_logged_to_its_last_word(tmp_path: Path, ca
 async def test_a_childs_death_is_seen_though_somebody_holds_its_pipe_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for seconds in ("SILENT_SECONDS", "LAST_WORDS_SECONDS"):
+    for seconds in ("SILENT_SECONDS", "LAST_OUTPUT_SECONDS"):
         monkeypatch.setattr(child_pool, seconds, 0.05)
     fork = "import os, signal, time\nif os.fork() == 0:\n    time.sleep(20)\n    os._exit(0)\n"
     script = HEAD + READY + TASK + fork + "os.kill(os.getpid(), signal.SIGKILL)\n"
