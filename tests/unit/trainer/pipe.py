@@ -1,4 +1,4 @@
-"""A worker's side of the pipe for tests, which block where the worker awaits."""
+"""The worker's side of the pipe, blocking, for tests."""
 
 from typing import BinaryIO
 
@@ -11,5 +11,5 @@ _messages = msgspec.msgpack.Decoder(Message)
 
 
 def receive_message(stream: BinaryIO) -> Message | None:
-    """The next message, None at the end of the stream; ValueError or EOFError for anything else."""
+    """The next message, or None at the end of the stream; ValueError or EOFError for anything else."""
     return framing._receive(stream, _messages)

@@ -1,4 +1,4 @@
-"""What the trainer's tests share: datasets, stores that run, results of trials, and a worker that trains nothing."""
+"""What the trainer's tests share: datasets, running stores, results of trials, and a worker that trains nothing."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -34,7 +34,7 @@ IMAGES = 100
 
 
 def dataset(name: str = "datasets/birds", **changes: Any) -> Dataset:
-    """READY, 100 images of two categories, unless said otherwise; its state may be given as the contract writes it."""
+    """READY, with 100 images of two categories, unless changed; the state may be a name of the contract."""
     ready = Dataset(
         name=name,
         state=DatasetState.READY,
@@ -48,7 +48,7 @@ def dataset(name: str = "datasets/birds", **changes: Any) -> Dataset:
 
 
 class FakeDatasets:
-    """The dataset service in a dictionary; it may be away."""
+    """The dataset service as a dictionary; `away` simulates an outage."""
 
     def __init__(self, *present: Dataset) -> None:
         self.present = {found.name: found for found in present}
@@ -61,7 +61,7 @@ class FakeDatasets:
     async def get(self, name: str) -> Dataset:
         self.asked += 1
         if self.away:
-            raise Unavailable(what="The dataset service", problem="it is away")
+            raise Unavailable(what="The dataset service", problem="it is down")
         if name not in self.present:
             raise DatasetNotFound(name=name)
         return self.present[name]
@@ -72,7 +72,7 @@ def snapshot(name: str = "datasets/birds", count: int = IMAGES) -> Snapshot:
 
 
 def model(name: str = "models/m", **changes: Any) -> Model:
-    """A classifier in NOT_STARTED with ten minutes, unless said otherwise."""
+    """A classifier in NOT_STARTED with a budget of ten minutes, unless changed."""
     fresh = Model(
         name=name,
         uid="uid1",
@@ -104,7 +104,7 @@ def performance(accuracy: float = 0.8, source: Source = Source.HOLD_OUT, tags: i
 
 
 def predictions(right: int, count: int = IMAGES) -> Predictions:
-    """The first `right` images are recognised."""
+    """The first `right` images are classified correctly."""
     correct = tuple(number < right for number in range(count))
     return Predictions(
         categories=("owl", "wren"),
@@ -117,7 +117,7 @@ def predictions(right: int, count: int = IMAGES) -> Predictions:
 
 
 def detections(right: int, count: int = IMAGES) -> DetectorPredictions:
-    """One object in each image; in the first `right` it is found, in the others a place without one."""
+    """One object per image; detections are right in the first `right` images and misplaced in the others."""
     numbers = np.arange(count)
     boxes = np.tile([10.0, 10.0, 50.0, 40.0], (count, 1))
     missed = np.where(numbers[:, None] < right, boxes, boxes + 200)
@@ -131,7 +131,7 @@ def detections(right: int, count: int = IMAGES) -> DetectorPredictions:
 
 
 def boxes(**changes: Any) -> BoxStatistics:
-    """Many large objects in pictures of 640 pixels, unless said otherwise."""
+    """Many large objects in images of 640 pixels, unless changed."""
     many = BoxStatistics(count=400, fewest=200, small_size=0.2, median_size=0.4, longer_side=640)
     return msgspec.structs.replace(many, **changes)
 
@@ -151,7 +151,7 @@ def detector_performance(score: float = 0.8, source: Source = Source.HOLD_OUT, i
 
 
 def detector_result(trial: Trial, right: int = 80, **changes: Any) -> TrialResult:
-    """What a detector's trial brings that found so many of a hundred objects; a refit has nothing to say it by."""
+    """The result of a detector's trial that found `right` of a hundred objects; a refit has no score."""
     refit = trial.recipe.refit
     described = {
         "score": 0.0 if refit else right / IMAGES,
@@ -165,7 +165,7 @@ def detector_result(trial: Trial, right: int = 80, **changes: Any) -> TrialResul
 
 
 def result(trial: Trial, right: int = 80, **changes: Any) -> TrialResult:
-    """What a trial brings that recognised so many of a hundred images."""
+    """The result of a trial that classified `right` of a hundred images correctly."""
     prefix = f"{trial.blob_prefix}{trial.work.attempt}/"
     brought = TrialResult(
         score=right / IMAGES,
@@ -183,7 +183,7 @@ def result(trial: Trial, right: int = 80, **changes: Any) -> TrialResult:
 
 @asynccontextmanager
 async def running(records: Records) -> AsyncGenerator[Store]:
-    """A store whose views are kept."""
+    """A store whose views are running."""
     store = Store.over(records)
     task = asyncio.create_task(store.run())
     try:
@@ -195,7 +195,7 @@ async def running(records: Records) -> AsyncGenerator[Store]:
 
 
 class QuickWorker:
-    """Takes jobs and ends them at once, by records alone: `score(trial)` images are recognised."""
+    """Takes jobs and ends their work at once, by records alone: `score(trial)` images are right."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class QuickWorker:
         self.coverage: Coverage | None = None  # of evaluations
 
     async def work_off(self) -> int:
-        """Handles every job there is; returns how many brought something."""
+        """Handles all queued jobs; returns how many had anything to do."""
         done = 0
         while (delivery := await self.queue.fetch(jobs.KIND, timedelta(0))) is not None:
             done += await self.handle(codec.decode(delivery.body, Job).name)
@@ -251,7 +251,7 @@ class QuickWorker:
 
 
 def card(trial: Trial) -> ModelCard:
-    """Of the trial's bundle; no detector has thresholds of its own here."""
+    """The card of the trial's bundle; detectors have no thresholds here."""
     kind = trial.recipe.kind
     return ModelCard(
         kind=kind,

@@ -1,4 +1,4 @@
-"""How much of a test dataset was measured: what is refused, what is said, what a record keeps."""
+"""Coverage of test datasets: what is refused, what findings say, what a record keeps."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -26,9 +26,9 @@ KNOWN = ("owl", "wren")
         ((("owl", 8, 8), ("Wren", 9, 9)), CLASSIFIER, "9 of the 17 images of datasets/birds"),
         ((("owl ", 1, 1),), CLASSIFIER, "'owl ' (1 image; did you mean 'owl'?)"),
         ((("cat", 4, 4),), CLASSIFIER, "'cat' (4 images). The model knows 'owl', 'wren'."),
-        ((("owl", 1, 90), ("Wren", 9, 90)), DETECTOR, ""),  # of a detector regions count
+        ((("owl", 1, 90), ("Wren", 9, 90)), DETECTOR, ""),  # for a detector, regions count
         ((("owl", 9, 9), ("Wren", 1, 10)), DETECTOR, "10 of the 19 regions of datasets/birds"),
-        ((("owl", 9, 9), ("cat", 0, 0)), CLASSIFIER, ""),  # declared, never used
+        ((("owl", 9, 9), ("cat", 0, 0)), CLASSIFIER, ""),  # declared but never used
     ],
 )
 def test_a_dataset_is_refused_once_more_than_half_of_it_is_unknown(
@@ -43,7 +43,7 @@ def test_a_dataset_is_refused_once_more_than_half_of_it_is_unknown(
     return None
 
 
-def test_a_refusal_with_the_longest_names_still_fits_into_an_answer() -> None:
+def test_a_refusal_with_the_longest_names_fits_into_a_response() -> None:
     names = tuple((f"{number}{'字' * 250}", 2, 2) for number in range(2500))
     with pytest.raises(CategoriesUnknown) as caught:
         check_categories(dataset(categories=names), [f"K{name}" for name, _, _ in names], CLASSIFIER)
@@ -52,7 +52,7 @@ def test_a_refusal_with_the_longest_names_still_fits_into_an_answer() -> None:
     assert len(caught.value.message) < 2500
 
 
-def test_what_was_left_out_is_said_with_its_reason() -> None:
+def test_findings_name_what_was_left_out_and_why() -> None:
     coverage = Coverage(
         image_count=40,
         measured_image_count=33,
@@ -72,7 +72,7 @@ def test_what_was_left_out_is_said_with_its_reason() -> None:
     assert findings("datasets/t", Coverage(image_count=9, measured_image_count=9), ()) == ()
 
 
-def test_regions_are_said_with_the_images_that_show_nothing_else() -> None:
+def test_findings_about_regions_count_the_images_that_show_nothing_else() -> None:
     unknown = unknown_categories([("Owl", 5, 7), ("owl", 9, 9)], KNOWN)
     coverage = Coverage(
         image_count=12,
@@ -91,7 +91,7 @@ def test_regions_are_said_with_the_images_that_show_nothing_else() -> None:
     assert "images" not in finding.message
 
 
-def test_a_record_keeps_few_names_however_many_there_are() -> None:
+def test_a_record_keeps_only_the_first_names() -> None:
     names = tuple(f"{number:04d}{'字' * 250}" for number in range(1000))
     unknown = tuple(UnknownCategory(name=name, image_count=1, similar=name) for name in names)
     coverage = Coverage(image_count=9, measured_image_count=9, unknown_categories=unknown, untested_categories=names)
@@ -101,7 +101,7 @@ def test_a_record_keeps_few_names_however_many_there_are() -> None:
     assert len(codec.encode(kept)) < 64 * 1024
 
 
-def test_records_of_the_version_before_can_be_read() -> None:
+def test_records_of_the_previous_version_can_be_read() -> None:
     work = Work(create_time=START, allowance=timedelta(seconds=1.0))
     evaluation = Evaluation(
         name="models/m/evaluations/e",

@@ -1,4 +1,4 @@
-"""Ledger time is exact: sums, device factors, the contract, and stored records, also those with floats of seconds."""
+"""Ledger time is exact: sums, device factors, the contract, and stored records, even those with floats of seconds."""
 
 from datetime import timedelta
 from fractions import Fraction

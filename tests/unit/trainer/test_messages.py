@@ -59,7 +59,7 @@ MESSAGES: tuple[Message, ...] = (
 
 
 class _Drip(io.BytesIO):
-    """Gives a byte at a time, as a pipe may."""
+    """Returns one byte at a time, as a pipe may."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         return super().read(min(1, size or 0))
@@ -87,7 +87,7 @@ async def test_a_worker_reads_the_same_messages_from_an_asyncio_stream():
         await receive_message_async(reader)
 
 
-def test_a_stream_that_breaks_off_inside_a_frame_is_an_error():
+def test_a_stream_that_ends_inside_a_frame_is_an_error():
     whole = frame(TASKS[0])
     for end in (2, len(whole) - 1):
         with pytest.raises(EOFError):
@@ -99,12 +99,12 @@ def test_a_frame_that_claims_to_be_huge_is_refused_before_it_is_read():
         receive_message(io.BytesIO(struct.pack("!I", MAX_FRAME_BYTES + 1)))
 
 
-def test_bytes_that_are_no_message_are_a_value_error():
+def test_an_invalid_message_is_a_value_error():
     with pytest.raises(ValueError, match="type"):
         receive_message(io.BytesIO(frame(TASKS[0])))
 
 
-def test_a_shard_lies_under_the_last_part_of_its_key():
+def test_a_pack_is_named_by_the_last_part_of_its_key():
     assert local_name("datasets/d/1/shards/00000.tar") == "00000.tar"
 
 
@@ -126,13 +126,13 @@ def _predictions(ids: tuple[int, ...], correct: tuple[bool, ...]) -> Predictions
     )
 
 
-def test_predictions_survive_their_file(tmp_path):
+def test_predictions_are_read_back_as_they_were_written(tmp_path):
     predictions = _predictions((1, 2), (True, False))
     write_predictions(tmp_path / "p", predictions)
     assert read_predictions((tmp_path / "p").read_bytes()) == predictions
 
 
-def test_a_paired_gain_counts_common_images_only():
+def test_a_paired_gain_counts_only_common_images():
     old = _predictions((1, 2, 3, 4), (True, False, False, True))
     new = _predictions((2, 3, 4, 9), (True, True, True, False))
     gain, error, count = paired_gain(old, new)

@@ -1,4 +1,4 @@
-"""Work and its ledger: whatever happens to workers, commits alone are charged, once, and never beyond the allowance."""
+"""Work and its ledger: whatever happens to workers, only commits are charged, once, and never beyond the allowance."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -65,7 +65,7 @@ class WorkMachine(RuleBasedStateMachine):
         self.work = self.work.taken("t", holder, self.now, TTL)
         if not self.work.ended:
             self.began = self.now
-            assert self.work.lease.epoch > before.lease.epoch  # which fences whoever held it before
+            assert self.work.lease.epoch > before.lease.epoch  # fences the previous holder
         else:
             assert before.attempts_without_commit == MAX_ATTEMPTS_WITHOUT_COMMIT
 
@@ -100,7 +100,7 @@ class WorkMachine(RuleBasedStateMachine):
     @precondition(running)
     @rule(how=st.sampled_from(["succeed", "fail", "stop"]), chance=st.integers(0, 9))
     def end(self, how: str, chance: int) -> None:
-        if chance:  # most walks go on
+        if chance:  # most runs go on
             return
         match how:
             case "succeed":
@@ -170,7 +170,7 @@ WorkMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40
 test_a_ledger_keeps_its_law_on_every_walk = WorkMachine.TestCase
 
 
-def test_work_that_workers_die_of_is_given_up_after_five_attempts_without_progress() -> None:
+def test_work_that_kills_its_workers_is_given_up_after_five_attempts_without_progress() -> None:
     at = work()
     for attempt in range(MAX_ATTEMPTS_WITHOUT_COMMIT):
         at = at.taken("models/m/trials/t0", f"w{attempt}", after(20 * attempt), TTL)
@@ -182,7 +182,7 @@ def test_work_that_workers_die_of_is_given_up_after_five_attempts_without_progre
     assert at.charged == ZERO
 
 
-def test_a_child_that_dies_five_times_fails_its_work_with_what_happened_last() -> None:
+def test_work_whose_child_dies_five_times_fails_with_the_last_problem() -> None:
     at = work()
     for attempt in range(MAX_ATTEMPTS_WITHOUT_COMMIT):
         at = at.taken("t", "w", after(attempt), TTL).lost(after(attempt + 0.5), "t", "killed by signal 9")
@@ -201,7 +201,7 @@ def test_progress_between_deaths_keeps_work_alive() -> None:
     assert at.charged == 20 * SECOND
 
 
-def test_work_that_is_given_back_unharmed_is_not_poison() -> None:
+def test_work_that_is_given_back_is_not_poison() -> None:
     at = work()
     for attempt in range(50):
         at = at.taken("t", "w", after(attempt), TTL).released(after(attempt + 0.5))
@@ -209,7 +209,7 @@ def test_work_that_is_given_back_unharmed_is_not_poison() -> None:
     assert at.taken("t", "w", after(60), TTL).state is WorkState.RUNNING
 
 
-def test_what_a_dead_worker_did_since_its_last_commit_is_written_down_uncharged() -> None:
+def test_what_a_dead_worker_did_since_its_last_commit_is_recorded_as_uncharged() -> None:
     at = work().taken("t", "a", START, TTL)
     at = at.committed(after(5), TTL, used=5 * SECOND, checkpoint_key="c1/")
     at = at.beaten(after(9), TTL, used=9 * SECOND, progress=0.2, phase="fit")
@@ -228,7 +228,7 @@ def test_a_beat_beyond_the_commit_that_follows_it_stays_pending() -> None:
     assert (at.charged, at.pending) == (8 * SECOND, 2 * SECOND)
 
 
-def test_a_caller_who_cancels_pays_for_what_a_live_worker_did_and_not_for_a_dead_one() -> None:
+def test_a_caller_who_cancels_pays_for_a_live_worker_and_not_for_a_dead_one() -> None:
     at = work().taken("t", "a", START, TTL).beaten(after(4), TTL, used=4 * SECOND, progress=0.1, phase="fit")
     assert at.cancelled(after(5)).charged == 4 * SECOND
     assert at.cancelled(after(60)).charged == ZERO
@@ -242,7 +242,7 @@ def test_a_named_failure_charges_only_what_was_committed() -> None:
 
 
 @pytest.mark.parametrize("commits_per_attempt", [1, 7, 10_000])
-def test_a_record_stays_small_however_many_commits_and_attempts_there_were(commits_per_attempt: int) -> None:
+def test_a_record_stays_small_after_any_number_of_commits_and_attempts(commits_per_attempt: int) -> None:
     at = work(1e6 * SECOND)
     began = 0
     for step in range(10_000):

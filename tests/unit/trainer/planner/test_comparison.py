@@ -1,4 +1,4 @@
-"""Predictions of detectors, and the comparison of two of them: on the same images, by mAP, with an honest error."""
+"""Predictions of detectors, and how two of them are compared: on the same images, by mAP, with a standard error."""
 
 import msgspec
 import numpy as np
@@ -12,7 +12,7 @@ from tests.unit.trainer.support import detections, predictions
 
 
 def of_images(whole: DetectorPredictions, kept: list[int]) -> DetectorPredictions:
-    """The predictions for some of the images only, under their ids."""
+    """The predictions for some of the images, with their ids."""
     order = np.array(sorted(kept))
     asked, seen = (np.isin(column.images.array(), order) for column in (whole.truths, whole.found))
     truths, kept_found = whole.truths, whole.found
@@ -34,20 +34,20 @@ def of_images(whole: DetectorPredictions, kept: list[int]) -> DetectorPrediction
     )
 
 
-def test_a_files_tag_says_which_kind_it_is(tmp_path):
+def test_the_tag_of_a_file_tells_its_kind(tmp_path):
     for written in (detections(30), predictions(30), detections(0, 0)):
         write_predictions(tmp_path / "p", written)
         assert read_predictions((tmp_path / "p").read_bytes()) == written
 
 
-def test_rows_are_kept_by_image_and_falling_score():
+def test_rows_are_sorted_by_image_and_descending_score():
     rows = found(np.array([1, 0, 1]), np.array([0, 1, 2]), np.arange(12).reshape(3, 4), np.array([0.2, 0.5, 0.9]))
     assert rows.images.array().tolist() == [0, 1, 1]
     assert rows.labels.array().tolist() == [1, 2, 0]
     assert rows.boxes.array()[0].tolist() == [4, 5, 6, 7]
 
 
-def test_of_too_many_detections_the_surest_are_kept(monkeypatch):
+def test_of_too_many_detections_those_with_the_highest_scores_are_kept(monkeypatch):
     monkeypatch.setattr(files, "MAX_DETECTIONS", 2)
     rows = found(np.array([0, 0, 1]), np.zeros(3), np.zeros((3, 4)), np.array([0.9, 0.1, 0.5]))
     assert rows.scores.array().tolist() == pytest.approx([0.9, 0.5])
@@ -70,7 +70,7 @@ def test_a_gain_is_the_difference_in_mean_average_precision():
     assert (back, error_back) == (pytest.approx(-gain), pytest.approx(error))
 
 
-def test_equal_predictions_gain_nothing_and_seem_not_quite_certain():
+def test_equal_predictions_gain_nothing_but_not_with_certainty():
     gain, error, count = paired_gain(detections(50), detections(50))
     assert (gain, error, count) == (0.0, 0.5 / 100, 100)
 
@@ -79,10 +79,10 @@ def test_only_images_that_both_predicted_count():
     old, new = of_images(detections(40), list(range(60))), of_images(detections(80), list(range(50, 100)))
     gain, _, count = paired_gain(old, new)
     assert count == 10
-    assert gain == pytest.approx(1.0)  # in images 50 to 59 the old one finds nothing, the new one everything
+    assert gain == pytest.approx(1.0)  # in images 50 to 59 the old one finds nothing and the new one everything
 
 
-def test_without_common_images_or_regions_nothing_is_known():
+def test_without_common_images_or_regions_the_gain_is_unknown():
     assert paired_gain(of_images(detections(9), [1, 2]), of_images(detections(9), [3])) == (0.0, float("inf"), 0)
     assert paired_gain(detections(0, 0), detections(9)) == (0.0, float("inf"), 0)
 

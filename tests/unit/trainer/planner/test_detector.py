@@ -1,4 +1,4 @@
-"""A detector's ladder: its settings follow the boxes, most of the budget goes to the end, and it never exceeds it."""
+"""A detector's ladder: its settings suit the boxes, and most of the budget, never exceeded, goes to the last trials."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -63,7 +63,7 @@ def planned(model: Model, trials: list[Trial], step: StartTrial) -> Trial:
 
 
 def served(model: Model, trials: list[Trial]) -> Model:
-    """As the coordinator does, by score alone; a refit follows the trial that it repeats."""
+    """As in the coordinator, but by score alone; a refit wins if the trial that it repeats has won."""
     best: Trial | None = None
     for trial in trials:
         if trial.result is None:
@@ -89,7 +89,7 @@ def climbed(
     found: BoxStatistics | None = None,
     **described: Any,
 ) -> tuple[list[Trial], Step]:
-    """A whole training whose trials take `pace` times what the table says, and find boxes like these."""
+    """A whole training whose trials take `pace` times the predicted time and find boxes like `found`."""
     trials: list[Trial] = []
     while isinstance(step := plan(served(asked, trials), trials, None), StartTrial):
         trial = planned(asked, trials, step)
@@ -200,7 +200,7 @@ def test_every_training_ends_within_its_budget(
         assert training_cost(trials, None) + step.allowance <= present.budget
 
 
-def test_a_budget_of_seconds_pays_for_a_head_only() -> None:
+def test_a_budget_of_seconds_pays_only_for_a_head() -> None:
     asked = detector(1.0, images=28)
     with pytest.raises(NotEnoughBudget) as caught:
         check_budget(asked, 28, 0)
@@ -218,13 +218,13 @@ def test_the_suggested_budget_pays_for_the_whole_ladder() -> None:
     assert trials[-1].recipe.refit
 
 
-def test_few_boxes_lead_to_a_gentler_rate() -> None:
+def test_few_boxes_lead_to_a_lower_rate() -> None:
     few, _ = climbed(detector(600), found=boxes(fewest=20))
     many, _ = climbed(detector(600), found=boxes(fewest=500))
     assert tuned(few)[0].learning_rate == detector_recipes.FEW_RATE < tuned(many)[0].learning_rate
 
 
-def test_small_boxes_lead_to_a_larger_input_where_the_budget_pays_for_it() -> None:
+def test_small_boxes_lead_to_a_larger_input_if_the_budget_pays_for_it() -> None:
     small = boxes(small_size=0.02, longer_side=1200)
     large, _ = climbed(detector(3600), found=boxes(small_size=0.3))
     assert tuned(large)[0].resolution == DETECTORS[NANO].rule.size
@@ -234,7 +234,7 @@ def test_small_boxes_lead_to_a_larger_input_where_the_budget_pays_for_it() -> No
     assert tuned(climbed(detector(36_000), found=coarse)[0])[0].resolution < detector_recipes.MAX_SIDE
 
 
-def test_a_larger_input_that_does_better_is_what_the_training_ends_with() -> None:
+def test_a_larger_input_that_does_better_is_used_in_the_end() -> None:
     medium = boxes(small_size=0.1, longer_side=1000)
     own, next_ = DETECTORS[NANO].rule.size, detector_recipes.larger_side(DETECTORS[NANO].rule.size, medium)
     assert next_ is not None
@@ -245,7 +245,7 @@ def test_a_larger_input_that_does_better_is_what_the_training_ends_with() -> Non
     assert tuned(trials)[-1].resolution == own
 
 
-def test_the_rate_that_does_best_is_what_the_training_ends_with() -> None:
+def test_the_rate_that_does_best_is_used_in_the_end() -> None:
     trials, _ = climbed(detector(7200), lambda recipe: 0.5 + 0.1 * recipe.rung - recipe.learning_rate)
     rates = [recipe.learning_rate for recipe in tuned(trials)]
     assert len(set(rates)) > 2
@@ -256,7 +256,7 @@ def test_the_rate_that_does_best_is_what_the_training_ends_with() -> None:
     assert refit.recipe.max_epochs == long.recipe.max_epochs
 
 
-def test_head_and_neck_alone_are_tried_by_a_large_budget_and_kept_if_they_do_better() -> None:
+def test_a_large_budget_tries_head_and_neck_alone_and_keeps_them_if_they_do_better() -> None:
     trials, _ = climbed(detector(7200), lambda recipe: 0.8 if recipe.depth is Depth.NECK else 0.5)
     assert tuned(trials)[0].depth is Depth.ALL
     assert tuned(trials)[-1].depth is Depth.NECK
@@ -267,7 +267,7 @@ def test_head_and_neck_alone_are_tried_by_a_large_budget_and_kept_if_they_do_bet
 
 @pytest.mark.parametrize(("images", "budget"), [(270, 600), (60, 300), (28, 240)])
 @pytest.mark.parametrize("pace", [0.5, 1.0, 2.0])
-def test_most_of_a_small_budget_belongs_to_the_end(images: int, budget: float, pace: float) -> None:
+def test_most_of_a_small_budget_is_spent_on_the_last_trials(images: int, budget: float, pace: float) -> None:
     trials, _ = climbed(detector(budget, images, 50), pace=pace)
     long = [t.work.charged for t in trials if t.recipe.rung and not t.recipe.name.endswith("probe")]
     assert long
@@ -275,14 +275,14 @@ def test_most_of_a_small_budget_belongs_to_the_end(images: int, budget: float, p
     assert trials[-1].recipe.rung
 
 
-def test_a_large_set_keeps_the_images_that_validate() -> None:
+def test_a_large_set_keeps_its_validation_images() -> None:
     trials, _ = climbed(detector(100_000, images=detector_recipes.REFIT_IMAGES + 1))
     assert not any(trial.recipe.refit for trial in trials)
     assert detector_recipes.is_long(trials[-1].recipe, trials[-1].training.image_count)
-    assert trials[-1].recipe.patience  # images enough to tell when it gets no better
+    assert trials[-1].recipe.patience  # enough images to stop early by
 
 
-def test_a_long_schedule_that_did_worse_is_not_what_is_fitted_again() -> None:
+def test_a_long_schedule_that_did_worse_is_not_refitted() -> None:
     long = long_recipe(100)
     trials, _ = climbed(detector(7200), lambda recipe: 0.9 - 0.01 * (recipe.max_epochs >= long.max_epochs))
     *_, refit = trials
@@ -290,7 +290,7 @@ def test_a_long_schedule_that_did_worse_is_not_what_is_fitted_again() -> None:
     assert refit.recipe.max_epochs < long.max_epochs
 
 
-def test_a_perfect_score_ends_the_search_but_not_the_training_on_all_images() -> None:
+def test_a_perfect_score_ends_the_search_but_not_before_a_refit() -> None:
     trials, step = climbed(detector(7200), lambda recipe: 1.0)
     assert [trial.recipe.rung for trial in trials] == [0, 1, 1]
     assert trials[-1].recipe.refit
@@ -300,7 +300,7 @@ def test_a_perfect_score_ends_the_search_but_not_the_training_on_all_images() ->
     assert step == Finish(StopReason.CONVERGED)
 
 
-def test_larger_networks_are_tried_where_the_budget_pays_for_them() -> None:
+def test_larger_networks_are_tried_if_the_budget_pays_for_them() -> None:
     reach = (NANO, "yolox_s")
     rich, _ = climbed(detector(36_000), lambda recipe: 0.5 + 0.3 * ("yolox_s" in recipe.backbones), backbones=reach)
     assert rich[-1].recipe.backbones == ("yolox_s",)
@@ -308,7 +308,7 @@ def test_larger_networks_are_tried_where_the_budget_pays_for_them() -> None:
     assert {trial.recipe.backbones for trial in poor} == {(NANO,)}
 
 
-def test_without_published_weights_it_learns_from_random_ones_for_longer() -> None:
+def test_without_pretrained_weights_it_trains_random_ones_for_longer() -> None:
     trials, _ = climbed(detector(7200), weights_source=RANDOM, backbones=())
     first, second = tuned(trials)
     assert not first.pretrained
@@ -317,7 +317,7 @@ def test_without_published_weights_it_learns_from_random_ones_for_longer() -> No
     assert second.refit
 
 
-def test_random_weights_learn_from_small_inputs_as_far_as_the_boxes_allow() -> None:
+def test_random_weights_are_trained_on_inputs_as_small_as_the_boxes_allow() -> None:
     for size, side in ((0.5, 160), (0.22, 192), (0.15, 256), (0.001, 256)):
         found = boxes(small_size=size, longer_side=256)
         trials, _ = climbed(detector(7200), weights_source=RANDOM, backbones=(), found=found)
@@ -325,7 +325,7 @@ def test_random_weights_learn_from_small_inputs_as_far_as_the_boxes_allow() -> N
 
 
 @pytest.mark.parametrize("budget", [40, 60, 300])
-def test_from_random_weights_one_long_schedule_takes_what_there_is(budget: float) -> None:
+def test_from_random_weights_one_long_schedule_takes_the_whole_budget(budget: float) -> None:
     trials, step = climbed(detector(budget, 240), weights_source=RANDOM, backbones=(), found=boxes(longer_side=256))
     assert len(trials) == 2
     assert trials[1].work.allowance.total_seconds() == pytest.approx(budget - trials[0].work.charged.total_seconds())
@@ -333,12 +333,12 @@ def test_from_random_weights_one_long_schedule_takes_what_there_is(budget: float
     assert step == Finish(StopReason.BUDGET_REACHED)
 
 
-def test_a_handful_of_boxes_is_not_asked_which_rate_is_best() -> None:
+def test_with_few_boxes_no_rates_are_compared() -> None:
     trials, _ = climbed(detector(7200), found=boxes(count=60, fewest=30))
     assert len({recipe.learning_rate for recipe in tuned(trials)}) == 1
 
 
-def test_only_networks_with_weights_within_reach_are_tuned() -> None:
+def test_only_networks_with_available_weights_are_tuned() -> None:
     trials, _ = climbed(detector(3600), weights_source=RANDOM, backbones=("ssdlite320_mobilenet_v3_large",))
     assert {recipe.backbones for recipe in tuned(trials)} == {("ssdlite320_mobilenet_v3_large",)}
     assert all(recipe.pretrained for recipe in tuned(trials))

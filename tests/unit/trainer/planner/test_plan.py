@@ -1,4 +1,4 @@
-"""The ladder: whatever trials cost and bring, a training ends, within its budget, with its evaluation paid for."""
+"""The ladder: whatever trials cost and deliver, a training ends within its budget and pays for its evaluation."""
 
 from datetime import timedelta
 
@@ -75,7 +75,7 @@ def ended(trial: Trial, how: str, share: float, right: int, known: tuple[str, ..
 
 
 def served(model: Model, trials: list[Trial]) -> Model:
-    """As the coordinator does, by score alone."""
+    """As in the coordinator, but by score alone."""
     found = [(trial.result.score, trial) for trial in trials if trial.result]
     if not found:
         return model
@@ -162,7 +162,7 @@ def evaluation(model: Model, allowance: timedelta) -> Evaluation:
     )
 
 
-def test_a_dearer_served_bundle_keeps_its_own_reserve_while_a_cheaper_one_is_tried() -> None:
+def test_a_more_expensive_served_bundle_keeps_its_reserve_while_a_cheaper_one_is_tried() -> None:
     present = training(
         budget=timedelta(seconds=200.0),
         test=snapshot("datasets/test", 400),
@@ -182,7 +182,7 @@ def test_a_dearer_served_bundle_keeps_its_own_reserve_while_a_cheaper_one_is_tri
     assert step.allowance.total_seconds() >= costs.reserve_seconds(best.recipe, 400) - 1e-5
 
 
-def test_a_budget_of_one_second_is_refused_with_what_would_suffice() -> None:
+def test_a_budget_of_one_second_is_refused_with_the_minimum() -> None:
     asked = model(budget=timedelta(seconds=1.0))
     with pytest.raises(NotEnoughBudget) as caught:
         check_budget(asked, 100, 20)
@@ -198,7 +198,7 @@ def test_the_suggested_budget_is_never_below_the_minimum(count: int, tests: int,
     assert minimum <= suggested_budget(CLASSIFIER, asked, count, tests)
 
 
-def test_larger_images_ask_for_a_larger_budget() -> None:
+def test_larger_images_need_a_larger_budget() -> None:
     plain, large = Hyperparameters(), Hyperparameters(resolution=448)
     assert minimum_budget(CLASSIFIER, large, 1000, 0) > 2 * minimum_budget(CLASSIFIER, plain, 1000, 0)
 
@@ -220,7 +220,7 @@ def test_without_images_to_measure_on_only_frozen_features_are_tried() -> None:
     assert {trial.recipe.rung for trial in trials} == {0}
 
 
-def test_a_training_without_a_bundle_ends_with_its_last_failure_or_with_a_budget_that_would_do() -> None:
+def test_a_training_without_a_bundle_ends_with_its_last_failure_or_a_sufficient_budget() -> None:
     present = training()
     step = plan(present, [], None)
     assert isinstance(step, StartTrial)
@@ -235,7 +235,7 @@ def test_a_training_without_a_bundle_ends_with_its_last_failure_or_with_a_budget
     assert float(step.error.metadata["minimum_seconds"]) > present.budget.total_seconds()
 
 
-def test_no_more_trials_are_planned_than_names_keep_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_trials_are_planned_than_names_can_keep_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"t{MAX_TRIALS - 1:03d}" == "t999"
     present = training(budget=timedelta(seconds=3600.0))
     step = plan(present, [], None)

@@ -1,4 +1,4 @@
-"""The choice between trials: the cheaper one wins within one standard error, on the same images."""
+"""The choice between trials: compared on the same images; within one standard error the cheaper one wins."""
 
 from datetime import timedelta
 from typing import Any
@@ -48,7 +48,7 @@ async def succeeded(blobs: MemoryBlobs, number: int, right: int, count: int = 10
     return replace(found, work=found.work.succeeded(START, timedelta(seconds=1)), result=brought)
 
 
-async def test_nothing_is_best_where_nothing_succeeded() -> None:
+async def test_no_trial_is_best_if_none_succeeded() -> None:
     found = trial(0)
     assert await Selection(MemoryBlobs()).best([found, replace(found, work=found.work.stopped(START))]) is None
 
@@ -65,7 +65,7 @@ async def test_a_gain_beyond_one_standard_error_does() -> None:
     assert await Selection(blobs).best(trials) == trials[2]
 
 
-async def test_a_fine_tuning_must_gain_twice_as_much_for_it_chose_where_to_stop() -> None:
+async def test_a_fine_tuning_must_gain_twice_as_much_because_it_chose_where_to_stop() -> None:
     blobs = MemoryBlobs()
     linear, tuned = [await succeeded(blobs, 0, 80), await succeeded(blobs, 1, 83)]
     recipe = msgspec.structs.replace(tuned.recipe, rung=1)
@@ -79,7 +79,7 @@ async def test_only_images_that_both_predicted_count() -> None:
     assert await Selection(blobs).best(trials) == trials[0]
 
 
-async def test_a_comparison_is_read_from_the_store_once() -> None:
+async def test_predictions_are_read_from_the_store_once_per_comparison() -> None:
     blobs = MemoryBlobs()
     trials = [await succeeded(blobs, 0, 80), await succeeded(blobs, 1, 95)]
     selection = Selection(blobs)
@@ -91,7 +91,7 @@ async def test_a_comparison_is_read_from_the_store_once() -> None:
 
 
 async def detector(blobs: MemoryBlobs, number: int, right: int, **recipe: Any) -> Trial:
-    """A detector's trial; head, unless said otherwise."""
+    """A detector's trial; by default of the head."""
     parent_trial = recipe.pop("parent_trial", "")
     kind = {"kind": ModelKind.GENERIC_DETECTOR, "backbones": ("yolox_nano",)}
     found = trial(number)
@@ -133,7 +133,7 @@ async def test_a_refit_follows_the_best_trial_only_and_is_not_compared() -> None
     assert await Selection(blobs).best([tuned, other]) == tuned
 
 
-async def test_a_refit_that_was_cut_off_is_not_served() -> None:
+async def test_a_refit_that_was_cut_short_is_not_served() -> None:
     blobs = MemoryBlobs()
     tuned = await detector(blobs, 0, 80, rung=1, max_epochs=20)
     short = await detector(blobs, 1, 0, rung=1, refit=True, max_epochs=9, parent_trial=tuned.name)

@@ -1,4 +1,4 @@
-"""The coordinator: a model's way through its training, by records alone, whoever looks and whenever it dies."""
+"""The coordinator: moves a model through its training by records alone, with any replicas, dying at any time."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -39,11 +39,11 @@ T0 = "models/m/trials/t000"
 
 
 class Crash(BaseException):
-    """The process dies."""
+    """Raised where the process dies."""
 
 
 class CrashingRecords(MemoryRecords):
-    """Dies at the n-th write, before or after it happens."""
+    """Dies at the n-th write, before or after writing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class World:
         return (await self.store.trials.get(name)).value
 
     async def settle(self) -> None:
-        """Lets the views see what others have written."""
+        """Returns once the views have what others have written."""
         for _ in range(20):
             await asyncio.sleep(0)
 
@@ -118,7 +118,7 @@ async def world(records: MemoryRecords | None = None) -> AsyncGenerator[World]:
         yield World(records, blobs, clock, queue, datasets, worker, store)
 
 
-async def test_an_end_is_counted_once_with_what_the_training_was_charged() -> None:
+async def test_an_ended_training_is_counted_once_with_its_cost() -> None:
     async with world() as at:
         await at.create(model())
         found = await at.finish()
@@ -144,7 +144,7 @@ async def test_a_training_ends_with_the_best_bundle_and_a_ledger_that_adds_up() 
         assert found.categories == ("owl", "wren")
 
 
-async def test_the_test_dataset_has_the_last_word() -> None:
+async def test_the_performance_on_the_test_dataset_is_the_final_one() -> None:
     async with world() as at:
         await at.create(model(test_dataset="datasets/test"))
         found = await at.finish()
@@ -173,7 +173,7 @@ async def test_what_the_test_dataset_could_not_measure_stays_on_the_model() -> N
         assert "rename" in warning
 
 
-async def test_a_final_evaluation_that_fails_leaves_a_model_that_predicts_and_says_why() -> None:
+async def test_after_a_failed_final_evaluation_the_model_predicts_and_says_why_it_failed() -> None:
     async with world() as at:
         await at.create(model(test_dataset="datasets/test"))
         coordinator = at.coordinator()
@@ -206,7 +206,7 @@ async def test_a_training_waits_for_its_dataset_to_be_validated() -> None:
         assert (await at.model()).state is ModelState.TRAINING
 
 
-async def test_a_dataset_service_that_is_away_is_waited_for() -> None:
+async def test_a_training_waits_for_a_dataset_service_that_is_down() -> None:
     async with world() as at:
         at.datasets.away = True
         await at.create(model())
@@ -253,7 +253,7 @@ async def test_a_model_that_cannot_be_trained_fails_with_the_reason_at_no_cost(
         ((("owl", 0, 0), ("wren", 0, 0)), "datasetAnnotationsInvalid", "has no annotations"),
     ],
 )
-async def test_a_test_dataset_that_can_say_nothing_fails_the_model_before_anything_is_spent(
+async def test_an_unusable_test_dataset_fails_the_model_before_anything_is_spent(
     categories: tuple[tuple[str, int, int], ...], reason: str, text: str
 ) -> None:
     async with world() as at:
@@ -268,7 +268,7 @@ async def test_a_test_dataset_that_can_say_nothing_fails_the_model_before_anythi
         assert not at.queue.jobs[jobs.KIND]
 
 
-async def test_a_model_whose_record_would_be_too_large_fails_rather_than_waits_for_ever() -> None:
+async def test_a_model_whose_record_would_be_too_large_fails_instead_of_waiting_forever() -> None:
     async with world() as at:
         long = tuple((f"{number:04d}" * 60, 40, 40) for number in range(2000))
         at.datasets.put(dataset(categories=long, image_count=200))
@@ -277,7 +277,7 @@ async def test_a_model_whose_record_would_be_too_large_fails_rather_than_waits_f
         assert (await at.model()).state is ModelState.FAILED
 
 
-async def test_two_coordinators_at_once_plan_every_trial_once_and_never_spend_more() -> None:
+async def test_two_coordinators_plan_every_trial_once_and_stay_within_the_budget() -> None:
     async with world() as at, running(at.records) as other:
         await at.create(model(test_dataset="datasets/test", budget=timedelta(seconds=60.0)))
         one, two = at.coordinator(), at.coordinator(other)
@@ -295,7 +295,7 @@ async def test_two_coordinators_at_once_plan_every_trial_once_and_never_spend_mo
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_a_coordinator_that_dies_at_any_write_is_succeeded_by_another(after: bool) -> None:
+async def test_another_coordinator_continues_after_a_death_at_any_write(after: bool) -> None:
     async with world() as plain:
         await plain.create(model(test_dataset="datasets/test"))
         expected = await plain.finish()
@@ -319,12 +319,12 @@ async def test_a_coordinator_that_dies_at_any_write_is_succeeded_by_another(afte
             assert expected.served is not None
             assert found.served.trial == expected.served.trial
             assert found.training_cost == expected.training_cost
-            if records.left is not None:  # it outlived the whole training
+            if records.left is not None:  # the training ended before that write
                 break
     assert died > 10
 
 
-async def test_cancelling_before_the_start_ends_at_once() -> None:
+async def test_cancelling_before_the_start_ends_the_model_at_once() -> None:
     async with world() as at:
         await at.create(model(state=ModelState.CANCELLING, stop_reason=StopReason.CANCELLED_BY_CALLER))
         await at.coordinator().reconcile()
@@ -335,7 +335,7 @@ async def cancelling(at: World) -> None:
     await at.store.models.change(NAME, lambda found: found.moved(ModelState.CANCELLING, at.clock.now()))
 
 
-async def test_cancelling_ends_what_waits_at_once_and_keeps_the_bundle() -> None:
+async def test_cancelling_ends_waiting_work_at_once_and_keeps_the_bundle() -> None:
     async with world() as at:
         await at.create(training())
         coordinator = at.coordinator()
@@ -351,7 +351,7 @@ async def test_cancelling_ends_what_waits_at_once_and_keeps_the_bundle() -> None
         assert [trial.work.state for trial in at.store.trials_of(NAME)] == [WorkState.SUCCEEDED, WorkState.CANCELLED]
 
 
-async def test_cancelling_waits_for_a_worker_that_lives_and_not_for_one_that_died() -> None:
+async def test_cancelling_waits_for_a_live_worker_and_not_for_a_dead_one() -> None:
     async with world() as at:
         await at.create(training())
         coordinator = at.coordinator()
@@ -370,7 +370,7 @@ async def test_cancelling_waits_for_a_worker_that_lives_and_not_for_one_that_die
         assert not found.training_cost  # an attempt that died is not charged
 
 
-async def test_a_trial_planned_by_a_replica_that_knew_less_is_ended_with_its_model() -> None:
+async def test_a_trial_planned_by_an_outdated_replica_ends_with_its_model() -> None:
     async with world() as at:
         await at.create(training())
         await at.coordinator().reconcile()
@@ -381,7 +381,7 @@ async def test_a_trial_planned_by_a_replica_that_knew_less_is_ended_with_its_mod
         assert (await at.trial()).work.state is WorkState.CANCELLED
 
 
-async def test_what_is_left_of_a_deleted_model_is_removed() -> None:
+async def test_the_remains_of_a_deleted_model_are_removed() -> None:
     async with world() as at:
         await at.create(training())
         await at.coordinator().reconcile()
@@ -392,7 +392,7 @@ async def test_what_is_left_of_a_deleted_model_is_removed() -> None:
         assert [blob async for blob in at.blobs.list("models/")] == []
 
 
-async def test_the_trials_of_a_deleted_namesake_are_removed_and_the_new_model_trains() -> None:
+async def test_trials_of_a_deleted_model_of_the_same_name_are_removed_and_the_new_one_trains() -> None:
     async with world() as at:
         await at.create(training())
         await at.coordinator().reconcile()
@@ -411,7 +411,7 @@ async def test_work_that_a_worker_gives_back_is_announced_at_once() -> None:
         attempt = await Attempt[Trial].begin(at.store.trials.table, T0, "w", at.clock, TTL, 1.0)
         assert attempt is not None
         at.clock.advance(TTL.total_seconds() + 1)
-        await coordinator.reconcile()  # it looked dead, and its job is lost again
+        await coordinator.reconcile()  # the lease has expired, and the job is lost again
         assert len(at.queue.jobs[jobs.KIND]) == 1
         at.queue.jobs[jobs.KIND].clear()
         await attempt.beat(timedelta(seconds=1.0), 0.1, "fit")
@@ -421,7 +421,7 @@ async def test_work_that_a_worker_gives_back_is_announced_at_once() -> None:
         assert len(at.queue.jobs[jobs.KIND]) == 1
 
 
-async def test_work_whose_worker_died_is_announced_when_its_lease_runs_out() -> None:
+async def test_work_whose_worker_died_is_announced_when_its_lease_expires() -> None:
     async with world() as at:
         await at.create(training())
         coordinator = at.coordinator()
@@ -437,7 +437,7 @@ async def test_work_whose_worker_died_is_announced_when_its_lease_runs_out() -> 
         assert (await at.finish()).state is ModelState.SUCCEEDED
 
 
-async def test_a_queue_that_was_emptied_costs_nothing_but_time() -> None:
+async def test_jobs_lost_by_the_queue_are_announced_again() -> None:
     async with world() as at:
         await at.create(training())
         coordinator = at.coordinator()
@@ -445,13 +445,13 @@ async def test_a_queue_that_was_emptied_costs_nothing_but_time() -> None:
         at.queue.jobs[jobs.KIND].clear()
         await coordinator.reconcile()
         assert not at.queue.jobs[jobs.KIND]
-        at.clock.advance(121)  # after the queue's own memory
+        at.clock.advance(121)  # longer than the queue remembers keys
         await coordinator.reconcile()
         assert len(at.queue.jobs[jobs.KIND]) == 1
         assert (await at.finish(coordinator)).state is ModelState.SUCCEEDED
 
 
-async def test_work_that_waits_is_not_announced_in_every_pass() -> None:
+async def test_waiting_work_is_not_announced_in_every_pass() -> None:
     class Counting(MemoryQueue):
         published = 0
 
@@ -478,10 +478,10 @@ async def test_work_that_waits_for_hours_has_one_job() -> None:
         assert len(at.queue.jobs[jobs.KIND]) == 1
 
 
-async def test_a_queue_that_is_away_stops_no_planning() -> None:
+async def test_planning_goes_on_without_the_queue() -> None:
     class Away(MemoryQueue):
         async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
-            raise Unavailable(what="the queue", problem="it is away")
+            raise Unavailable(what="the queue", problem="it is down")
 
     async with world() as at:
         at.queue = Away(at.clock)
@@ -511,7 +511,7 @@ async def test_an_evaluation_that_fails_leaves_a_model_with_a_warning() -> None:
         assert found.training_cost == found.budget
 
 
-async def test_the_served_bundle_never_goes_back_to_what_an_older_view_knows() -> None:
+async def test_an_outdated_view_never_reverts_the_served_bundle() -> None:
     async with world() as at:
         at.worker.score = lambda trial: 50 + 20 * trial.number
         await at.create(training())
@@ -527,7 +527,7 @@ async def test_the_served_bundle_never_goes_back_to_what_an_older_view_knows() -
         assert (await at.model()).served == present.served
 
 
-async def test_a_change_between_looking_and_waiting_is_not_missed() -> None:
+async def test_a_change_between_reading_and_waiting_is_not_missed() -> None:
     async with world() as at:
         changes = at.store.changes()
         await at.create(model())
@@ -549,13 +549,13 @@ async def test_a_running_coordinator_plans_without_waiting_for_its_tick() -> Non
             async with asyncio.timeout(30):
                 while not (await at.model()).ended:
                     await at.worker.work_off()
-            assert asyncio.get_running_loop().time() - begun < 0.9  # less than one tick for all its steps
+            assert asyncio.get_running_loop().time() - begun < 0.9  # less than one tick for all steps
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
 
-def test_a_job_is_named_after_why_it_is_due() -> None:
+def test_the_dedup_key_of_a_job_depends_on_why_it_is_due() -> None:
     work = Work(create_time=START, allowance=timedelta(seconds=10))
     taken = work.taken(T0, "w", START, TTL)
     beaten = taken.beaten(START + timedelta(seconds=5), TTL, used=timedelta(seconds=5), progress=0, phase="")

@@ -29,7 +29,7 @@ Move = Callable[[Work], Work]
 
 
 class FaultyRecords(MemoryRecords):
-    """Does not answer the next writes, each of which happens all the same or not."""
+    """Does not answer the next writes, each of which may or may not succeed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class FaultyRecords(MemoryRecords):
 
 
 class World:
-    """One trial and the replicas of the api, each with counters of its own."""
+    """One trial, and replicas of the api, each with its own counters."""
 
     def __init__(self, store: Store, records: FaultyRecords, replicas: int = 1) -> None:
         self.store = store
@@ -57,7 +57,7 @@ class World:
         return Counts(self.store, self.clock, telemetry)
 
     async def restart(self) -> None:
-        """Another process in the place of the first replica, with counters at 0."""
+        """Replaces the first replica by a new process with counters at 0."""
         self.telemetry.append(MemoryTelemetry())
         self.replicas[0] = self.replica(self.telemetry[-1])
 
@@ -72,7 +72,7 @@ class World:
             await replica.reconcile()
 
     def sum(self, **labels: str) -> float:
-        """Attempts with this result, over all replicas that there ever were."""
+        """Attempts with this result, over all replicas so far."""
         return sum(each.value(metrics.ATTEMPTS, kind="trial", **labels) for each in self.telemetry)
 
     def seconds(self, charged: str) -> float:
@@ -128,7 +128,7 @@ ENDS: dict[str, Move] = {
 
 
 @pytest.mark.parametrize("result", ENDS)
-async def test_an_attempt_is_counted_by_how_it_ended(result: str) -> None:
+async def test_an_attempt_is_counted_by_its_result(result: str) -> None:
     async with world() as at:
         await at.do(taken(), ENDS[result])
         await at.reconcile()
@@ -136,7 +136,7 @@ async def test_an_attempt_is_counted_by_how_it_ended(result: str) -> None:
         assert counted == dict.fromkeys(ENDS, 0) | {result: 1}
 
 
-def test_the_metric_has_a_series_for_every_end() -> None:
+def test_the_metric_has_a_series_for_every_result() -> None:
     assert set(metrics.ATTEMPTS.values[1]) == set(ENDS)
 
 
@@ -151,7 +151,7 @@ async def test_compute_counts_as_charged_or_not_and_the_wait_for_the_first_attem
         assert at.waits == [120.0]
 
 
-async def test_looking_again_counts_nothing_again_and_writes_nothing() -> None:
+async def test_another_pass_counts_nothing_twice_and_writes_nothing() -> None:
     async with world(replicas=2) as at:
         await at.do(taken(), succeeded)
         await at.reconcile()
@@ -170,7 +170,7 @@ async def test_two_replicas_whose_views_both_show_an_end_count_it_once() -> None
         assert at.seconds("true") == 12.5
 
 
-async def test_what_ended_while_no_replica_ran_is_counted_by_the_next_and_nothing_else_again() -> None:
+async def test_the_next_replica_counts_what_ended_while_none_ran_and_nothing_twice() -> None:
     async with world() as at:
         await at.do(taken(), lost)
         await at.reconcile()
@@ -182,7 +182,7 @@ async def test_what_ended_while_no_replica_ran_is_counted_by_the_next_and_nothin
 
 
 @pytest.mark.parametrize("happened", [True, False])
-async def test_a_count_whose_write_is_not_answered_is_neither_lost_nor_doubled(happened: bool) -> None:
+async def test_a_count_whose_write_gets_no_answer_is_neither_lost_nor_doubled(happened: bool) -> None:
     async with world(replicas=2) as at:
         await at.do(taken(), lost)
         at.records.faults = [happened]
@@ -206,7 +206,7 @@ async def test_work_that_is_given_up_is_one_dead_letter() -> None:
         assert at.sum(result="died") == 1
 
 
-async def test_what_is_deleted_before_it_was_counted_is_counted_by_who_deletes_it() -> None:
+async def test_the_deleting_replica_counts_what_was_not_counted_yet() -> None:
     async with world(replicas=2) as at:
         await at.do(taken(), succeeded)
         await at.replicas[0].delete(at.store.trials, NAME)
@@ -214,7 +214,7 @@ async def test_what_is_deleted_before_it_was_counted_is_counted_by_who_deletes_i
         assert at.sum(result="succeeded") == 1
 
 
-async def test_an_attempt_under_way_whose_record_is_deleted_was_cancelled() -> None:
+async def test_a_running_attempt_whose_record_is_deleted_counts_as_cancelled() -> None:
     async with world() as at:
         await at.do(taken(5), beaten(3.0))
         await at.replicas[0].delete(at.store.trials, NAME)
@@ -234,7 +234,7 @@ async def test_a_deletion_of_another_version_is_refused_and_counts_nothing() -> 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(["died", "released", "look 0", "look 1", "restart", "lose 1", "lose 0"]), max_size=25))
 async def test_whatever_happens_each_attempt_is_counted_once(steps: list[str]) -> None:
-    """A process ends only between two looks here: what it added and nobody scraped is no longer anybody's."""
+    """Processes end only between passes here: what a process added after its last scrape would be lost."""
     async with world(replicas=2) as at:
         truth = Counter[str]()
         for step in steps:
@@ -245,7 +245,7 @@ async def test_whatever_happens_each_attempt_is_counted_once(steps: list[str]) -
                 at.records.faults = [argument == "1"]
                 await at.replicas[0].reconcile()
                 at.records.faults = []
-                await at.replicas[0].reconcile()  # it lives on
+                await at.replicas[0].reconcile()  # it stays alive
             elif verb == "restart":
                 await at.restart()
             else:
@@ -257,7 +257,7 @@ async def test_whatever_happens_each_attempt_is_counted_once(steps: list[str]) -
         assert {name: at.sum(result=name) for name in ENDS} == dict.fromkeys(ENDS, 0) | truth
 
 
-async def test_a_process_counts_nothing_before_its_counters_were_scraped_at_0() -> None:
+async def test_a_process_counts_nothing_before_its_counters_are_scraped_at_0() -> None:
     async with world() as at:
         await at.do(taken(), succeeded)
         began, times, counted = at.clock.monotonic(), list[float](), asyncio.Event()

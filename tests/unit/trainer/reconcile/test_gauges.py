@@ -1,4 +1,4 @@
-"""What the trainer api says of all models: states, waits, budgets."""
+"""The trainer api's gauges: states, waits, budgets."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -62,7 +62,7 @@ def charged(seconds: float, **changes: object) -> Work:
     return replace(Work(create_time=START, allowance=timedelta(seconds=600.0), segments=(segment, lost)), **changes)
 
 
-async def test_what_runs_and_what_waits_for_how_long():
+async def test_gauges_show_what_runs_and_how_long_work_waits():
     async with bench() as at:
         await at.store.models.create(training())
         await at.store.models.create(model("models/done", state=ModelState.SUCCEEDED))
@@ -79,7 +79,7 @@ async def test_what_runs_and_what_waits_for_how_long():
         assert at.value(metrics.OLDEST_QUEUED, kind="evaluation") == 0
 
 
-async def test_a_trial_that_was_given_back_waits_since_then() -> None:
+async def test_a_trial_that_was_given_back_has_waited_since_then() -> None:
     async with bench() as at:
         back = START + timedelta(minutes=4)
         for number, end in enumerate(("released", "lost")):
@@ -90,7 +90,7 @@ async def test_a_trial_that_was_given_back_waits_since_then() -> None:
         assert at.value(metrics.OLDEST_QUEUED, kind="trial") == 60
 
 
-async def test_a_trial_whose_worker_is_lost_waits_since_its_lease_ran_out() -> None:
+async def test_a_trial_whose_worker_was_lost_has_waited_since_its_lease_expired() -> None:
     async with bench() as at:
         begun = charged(0).taken("t", "w1", START + timedelta(minutes=4) - TTL, TTL)
         await at.store.trials.create(trial("models/m/trials/t000", begun))
@@ -100,7 +100,7 @@ async def test_a_trial_whose_worker_is_lost_waits_since_its_lease_ran_out() -> N
         assert at.value(metrics.WORK, kind="trial", state="RUNNING") == 0
 
 
-async def test_budgets_are_of_models_under_way_and_only_charged_segments_count():
+async def test_budgets_are_of_models_that_have_not_ended_and_only_charged_segments_count():
     async with bench() as at:
         await at.store.models.create(training(budget=timedelta(seconds=600.0)))
         await at.store.models.create(model("models/done", state=ModelState.SUCCEEDED, budget=timedelta(seconds=60.0)))
@@ -111,7 +111,7 @@ async def test_budgets_are_of_models_under_way_and_only_charged_segments_count()
         assert at.value(metrics.BUDGET_OVERRUN) == 0
 
 
-async def test_an_overrun_is_told_also_of_a_model_that_has_ended():
+async def test_an_overrun_is_reported_for_ended_models_too():
     async with bench() as at:
         await at.store.models.create(model("models/m", state=ModelState.SUCCEEDED, budget=timedelta(seconds=100.0)))
         await at.store.models.create(model("models/n", state=ModelState.SUCCEEDED, budget=timedelta(seconds=100.0)))
@@ -121,7 +121,7 @@ async def test_an_overrun_is_told_also_of_a_model_that_has_ended():
         assert at.value(metrics.BUDGET_OVERRUN) == 2.5
 
 
-async def test_without_models_everything_is_nought():
+async def test_without_models_all_gauges_are_0():
     async with bench() as at:
         at.gauges.count()
         assert set(at.telemetry.values.values()) == {0}

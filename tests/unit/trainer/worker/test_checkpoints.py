@@ -1,4 +1,4 @@
-"""Checkpoints that are slow to store, or cannot be stored: no attempt dies of it, and what was stored is not lost."""
+"""Checkpoints that are slow to store, or cannot be stored: attempts survive, and what was stored is not lost."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -24,7 +24,7 @@ from tests.unit.trainer.worker.test_worker import (
 
 
 class GatedBlobs(FlakyBlobs):
-    """Stores nothing of a checkpoint while the gate is shut."""
+    """Blocks uploads of checkpoints while the gate is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ async def until_done(step: int) -> None:
         pass
 
 
-async def test_a_child_is_heard_while_its_checkpoint_is_stored(at: World) -> None:
+async def test_messages_are_handled_while_a_checkpoint_is_stored(at: World) -> None:
     async def goes_on(task: Task) -> AsyncGenerator[Message]:
         yield checkpoint(task, 1, 0.001)
         await gated(at).begun.wait()
@@ -79,7 +79,7 @@ async def test_a_child_is_heard_while_its_checkpoint_is_stored(at: World) -> Non
     assert [line.reason for line in work.segments] == ["checkpoint", "finished"]
 
 
-async def test_of_the_checkpoints_that_wait_only_the_newest_is_stored(at: World) -> None:
+async def test_only_the_newest_of_the_waiting_checkpoints_is_stored(at: World) -> None:
     signals: list[CheckpointDone] = []
 
     async def hurries(task: Task) -> AsyncGenerator[Message]:
@@ -99,7 +99,7 @@ async def test_of_the_checkpoints_that_wait_only_the_newest_is_stored(at: World)
     assert all(signal.seconds > 0 for signal in signals)
 
 
-async def test_a_checkpoint_that_is_being_stored_when_the_child_dies_is_not_lost(at: World) -> None:
+async def test_a_checkpoint_in_flight_when_the_child_dies_is_not_lost(at: World) -> None:
     async def dies_meanwhile(task: Task) -> AsyncGenerator[Message]:
         yield checkpoint(task, 1, 0.001)
         await gated(at).begun.wait()
@@ -118,7 +118,7 @@ async def test_a_checkpoint_that_is_being_stored_when_the_child_dies_is_not_lost
     ]
 
 
-async def test_a_result_waits_for_no_checkpoint(at: World) -> None:
+async def test_a_result_does_not_wait_for_a_checkpoint(at: World) -> None:
     async def delivers(task: Task) -> AsyncGenerator[Message]:
         yield checkpoint(task, 1, 0.001)
         await gated(at).begun.wait()
@@ -134,7 +134,7 @@ async def test_a_result_waits_for_no_checkpoint(at: World) -> None:
     "problem",
     [
         FileNotFoundError("checkpoint-1"),
-        Unavailable(what="the store", problem="away"),
+        Unavailable(what="the store", problem="it is down"),
         StoreRefused(code="AccessDenied", what="the store", problem="Access Denied"),
         TimeoutError("too slow"),
     ],

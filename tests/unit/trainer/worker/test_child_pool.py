@@ -71,7 +71,7 @@ async def spare_of(made: ChildPool) -> Child:
     return await asyncio.shield(made._spare)
 
 
-async def test_a_child_takes_a_task_and_answers(tmp_path: Path) -> None:
+async def test_a_child_takes_a_task_and_responds(tmp_path: Path) -> None:
     async with pool(GOOD) as made:
         child = await made.take()
         async with aclosing(child.run(task(tmp_path))) as messages:
@@ -89,9 +89,9 @@ async def test_the_spare_is_the_child_that_is_taken(tmp_path: Path) -> None:
         made.prepare()
         spare = await spare_of(made)
         assert await made.take() is spare
-        made.prepare(60.0)  # the next one is not started yet
+        made.prepare(60.0)  # not started yet
         await spare.end()
-        another = await asyncio.wait_for(made.take(), 30)  # but whoever needs it does not wait that long
+        another = await asyncio.wait_for(made.take(), 30)  # but taking it does not wait that long
         assert another.pid != spare.pid
         await another.end()
 
@@ -107,7 +107,7 @@ async def test_a_spare_that_died_is_replaced() -> None:
         await child.end()
 
 
-async def test_a_taker_that_gives_up_leaves_the_spare_to_the_next() -> None:
+async def test_a_cancelled_taker_leaves_the_spare_to_the_next() -> None:
     async with pool(GOOD) as made:
         made.prepare()
         taker = asyncio.create_task(made.take())
@@ -137,9 +137,7 @@ async def test_closing_leaves_no_process_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("script", "status"), [(KILLED, "-9"), (BABBLING, "-9"), (HEAD + READY + TASK, "0")])
-async def test_a_child_that_ends_or_babbles_before_it_delivers_has_died(
-    script: str, status: str, tmp_path: Path
-) -> None:
+async def test_a_child_that_ends_or_sends_an_invalid_message_has_died(script: str, status: str, tmp_path: Path) -> None:
     async with pool(script) as made:
         child = await made.take()
         with pytest.raises(ChildDied, match=f"status {status}"):
@@ -149,13 +147,13 @@ async def test_a_child_that_ends_or_babbles_before_it_delivers_has_died(
 
 
 @pytest.mark.parametrize("script", [BROKEN, WRONG, SILENT])
-async def test_a_child_that_does_not_begin_as_it_should_is_no_child(script: str) -> None:
+async def test_a_process_that_does_not_send_ready_first_is_not_a_child(script: str) -> None:
     async with pool(script, start_seconds=0.1 if script is SILENT else 30.0) as made:
         with pytest.raises(ChildDied):
             await made.take()
 
 
-async def test_what_a_child_prints_is_logged_to_its_last_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_everything_that_a_child_prints_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     printed = "os.write(2, b'UserWarning: Truncated File Read\\n')\n"
     crash = "import faulthandler\nfaulthandler.enable()\nfaulthandler._sigsegv()\n"
     async with pool(HEAD + READY + TASK + printed + crash) as made:
@@ -168,7 +166,7 @@ async def test_what_a_child_prints_is_logged_to_its_last_word(tmp_path: Path, ca
     assert "Segmentation fault" in words
 
 
-async def test_a_childs_death_is_seen_though_somebody_holds_its_pipe_open(
+async def test_a_childs_death_is_noticed_while_another_process_holds_its_pipe_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seconds in ("SILENT_SECONDS", "LAST_OUTPUT_SECONDS"):
@@ -183,7 +181,7 @@ async def test_a_childs_death_is_seen_though_somebody_holds_its_pipe_open(
                     await anext(messages)
 
 
-async def test_the_spare_is_waited_for_and_stays_the_spare() -> None:
+async def test_waiting_for_the_spare_does_not_take_it() -> None:
     async with pool(GOOD) as made:
         spare = await made.ready(asyncio.Event())
         assert spare is not None
@@ -191,7 +189,7 @@ async def test_the_spare_is_waited_for_and_stays_the_spare() -> None:
         await spare.end()
 
 
-async def test_whoever_is_told_to_stop_waits_no_longer() -> None:
+async def test_a_stop_ends_the_wait_for_the_spare() -> None:
     async with pool(SILENT) as made:
         stop = asyncio.Event()
         waiting = asyncio.create_task(made.ready(stop))
@@ -200,7 +198,7 @@ async def test_whoever_is_told_to_stop_waits_no_longer() -> None:
         assert await asyncio.wait_for(waiting, 5) is None
 
 
-async def test_a_device_that_cannot_be_used_is_told_once_and_for_all() -> None:
+async def test_an_unusable_device_is_reported_permanently() -> None:
     async with pool(UNUSABLE) as made:
         with pytest.raises(DeviceUnusable, match="no driver"):
             await made.ready(asyncio.Event())

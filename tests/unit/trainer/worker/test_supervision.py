@@ -1,4 +1,4 @@
-"""What a worker does with offers, and with children that may have died of memory."""
+"""What a worker does with offers, and with children that may have run out of memory."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -31,7 +31,7 @@ async def offers_and_never_ends(task: Task) -> AsyncGenerator[Message]:
     await asyncio.Event().wait()
 
 
-async def test_a_child_beyond_its_allowance_is_ended_and_what_it_offered_is_the_result(
+async def test_a_child_beyond_its_allowance_is_ended_and_its_offer_is_the_result(
     at: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -72,7 +72,7 @@ async def test_an_offer_does_not_end_a_child_that_dies_within_its_allowance(at: 
     assert (await at.trial()).work.attempt == 2
 
 
-async def test_what_an_evaluation_left_out_is_kept_briefly_in_the_record_and_wholly_in_the_store(at: World) -> None:
+async def test_coverage_is_kept_in_brief_in_the_record_and_in_full_in_the_store(at: World) -> None:
     names = tuple(f"category {number}" for number in range(100))
     coverage = Coverage(image_count=9, measured_image_count=9, untested_categories=names)
     found = (Finding(code="categoriesUntested", message="None of them.", remedy="Add some."),)

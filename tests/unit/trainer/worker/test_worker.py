@@ -1,4 +1,4 @@
-"""The worker: whatever dies or is away at whatever moment, a trial is done once, charged once, and by one worker."""
+"""The worker: whatever dies or fails at any moment, a trial is done once, charged once, and by one worker."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -63,7 +63,7 @@ Script = Callable[[Task], AsyncGenerator[Message]]
 
 
 class FastClock(SystemClock):
-    """The machine's clock, `ahead` of it, on which nobody sleeps for long."""
+    """The machine's clock plus `ahead`; sleeps are short."""
 
     def __init__(self, ahead: timedelta = timedelta(0)) -> None:
         self._ahead = ahead
@@ -82,10 +82,10 @@ class FastClock(SystemClock):
 
 
 class FakeChild(Child):
-    """Says what its script says."""
+    """Sends what its script yields."""
 
-    asked = asyncio.Event()  # of the test at hand: somebody wants a checkpoint
-    done = asyncio.Queue[CheckpointDone]()  # likewise: what became of those that it has saved
+    asked = asyncio.Event()  # of the current test: a checkpoint was requested
+    done = asyncio.Queue[CheckpointDone]()  # of the current test: answers to saved checkpoints
 
     def __init__(self, script: Script, device: str) -> None:
         self.script = script
@@ -113,7 +113,7 @@ class FakeChild(Child):
 
 
 class FakePool(ChildPool):
-    """Each child gets the next script, the last one again and again."""
+    """Each child gets the next script; the last one is repeated."""
 
     def __init__(self, *scripts: Script, device: str = "cpu") -> None:
         self.scripts = list(scripts)
@@ -130,7 +130,7 @@ class FakePool(ChildPool):
 
 
 def outcome(task: Task, seconds: float) -> Message:
-    """What a child delivers, its files written."""
+    """A child's result, with its files written."""
     output = Path(task.output_directory)
     (output / "predictions.msgpack").write_bytes(msgspec.msgpack.encode(predictions(80)))
     if isinstance(task, EvaluateTask):
@@ -174,7 +174,7 @@ async def succeeds(task: Task) -> AsyncGenerator[Message]:
 
 
 async def checkpoints(task: Task) -> AsyncGenerator[Message]:
-    """Goes on from the step of the checkpoint that it is given, two more, then delivers."""
+    """Continues from its checkpoint for two more, then delivers."""
     path = task.checkpoint_path if isinstance(task, TrainTask) else None
     first = int((Path(path) / "state").read_text()) if path else 0
     for step in range(first + 1, 3):
@@ -200,7 +200,7 @@ async def diverges(task: Task) -> AsyncGenerator[Message]:
 
 
 class FlakyRecords(MemoryRecords):
-    """Fails at the n-th call, before or after doing it."""
+    """Fails at the n-th call, before or after its effect."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,16 +215,16 @@ class FlakyRecords(MemoryRecords):
 
     async def get(self, key: str) -> Record:
         if self._fails():
-            raise Unavailable(what="the records", problem="away")
+            raise Unavailable(what="the records", problem="it is down")
         return await super().get(key)
 
     async def update(self, key: str, value: bytes, revision: int) -> int:
         fails = self._fails()
         if fails and not self.after:
-            raise Unavailable(what="the records", problem="away")
+            raise Unavailable(what="the records", problem="it is down")
         written = await super().update(key, value, revision)
         if fails:
-            raise Unavailable(what="the records", problem="away")
+            raise Unavailable(what="the records", problem="it is down")
         return written
 
 
@@ -239,7 +239,7 @@ class FlakyBlobs(MemoryBlobs):
         if self.left is not None:
             self.left -= 1
             if self.left == -1:
-                raise Unavailable(what="the store", problem="away")
+                raise Unavailable(what="the store", problem="it is down")
 
     async def put(self, key: str, data: bytes) -> None:
         self._call()
@@ -335,7 +335,7 @@ class World:
         )
 
     async def trial(self) -> Trial:
-        """As it is, whether the records are away or not."""
+        """The stored trial, even during a simulated outage."""
         return codec.decode((await MemoryRecords.get(self.records, T0)).value, Trial)
 
     async def change(self, decide: Callable[[Work], Work]) -> None:
@@ -387,7 +387,7 @@ async def test_a_trial_that_succeeds_leaves_bundle_predictions_performance_and_i
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-async def test_a_task_names_its_dataset_and_the_device_that_its_child_has(at: World, device: str) -> None:
+async def test_a_task_names_its_dataset_and_its_child_s_device(at: World, device: str) -> None:
     told: list[tuple[str, str]] = []
 
     async def listens(task: Task) -> AsyncGenerator[Message]:
@@ -401,7 +401,7 @@ async def test_a_task_names_its_dataset_and_the_device_that_its_child_has(at: Wo
     assert at.telemetry.value(metrics.DEVICE, device=device) == 1
 
 
-async def test_a_refit_is_told_the_thresholds_of_the_trial_that_it_repeats(at: World) -> None:
+async def test_a_refit_gets_the_thresholds_of_the_trial_that_it_repeats(at: World) -> None:
     told: list[dict[str, float]] = []
 
     async def listens(task: Task) -> AsyncGenerator[Message]:
@@ -441,7 +441,7 @@ async def test_an_evaluation_that_succeeds_leaves_its_performance(at: World) -> 
     assert await exists(at.blobs, evaluation.performance_key)
 
 
-async def test_an_evaluation_of_a_bundle_that_is_gone_fails_with_the_model_s_name(at: World) -> None:
+async def test_an_evaluation_of_a_deleted_bundle_fails_with_the_model_s_name(at: World) -> None:
     await at.begin_evaluation(bundle=False)
     await at.worker(succeeds).handle(E0)
     error = (await at.evaluations.get(E0)).value.work.error
@@ -467,7 +467,7 @@ async def test_a_slower_device_is_charged_by_its_factor(at: World) -> None:
 async def test_a_trial_whose_child_dies_resumes_from_its_checkpoint(at: World) -> None:
     async def dies_after_a_checkpoint(task: Task) -> AsyncGenerator[Message]:
         yield checkpoint(task, 1, 0.002)
-        at.clock.advance(0.02)  # which is lost, as a heartbeat has it
+        at.clock.advance(0.02)  # recorded by a heartbeat, then lost
         await at.until(lambda trial: trial.work.pending > ZERO)
         raise ChildDied("the training process ended with status -9")
 
@@ -487,7 +487,7 @@ async def test_a_trial_whose_child_dies_resumes_from_its_checkpoint(at: World) -
     assert not [blob async for blob in at.blobs.list("models/") if "checkpoint" in blob.key]
 
 
-async def test_a_checkpoint_that_the_store_has_lost_means_beginning_anew(at: World) -> None:
+async def test_a_trial_whose_checkpoint_is_missing_starts_over(at: World) -> None:
     await at.begin()
     await at.change(
         lambda work: (
@@ -504,7 +504,7 @@ async def test_a_checkpoint_that_the_store_has_lost_means_beginning_anew(at: Wor
     assert work.charged.total_seconds() == 0.503
 
 
-async def test_a_child_that_dies_five_times_fails_its_trial_with_what_happened(at: World) -> None:
+async def test_a_trial_whose_child_dies_five_times_fails_with_the_problem(at: World) -> None:
     await at.begin()
     pool = FakePool(dies)
     await at.worker(pool=pool).handle(T0)
@@ -531,7 +531,7 @@ async def test_a_trial_whose_workers_all_died_is_given_up_by_the_next_one(at: Wo
     assert work.ends == {"lease_lost": MAX_ATTEMPTS_WITHOUT_COMMIT}
 
 
-async def test_what_children_report_is_counted_by_their_worker(at: World) -> None:
+async def test_a_worker_counts_what_its_children_report(at: World) -> None:
     await at.begin()
     await at.worker(succeeds).handle(T0)
     seconds = {dict(labels)["phase"] for name, labels in at.telemetry.values if name == metrics.PHASE_SECONDS.name}
@@ -540,7 +540,7 @@ async def test_what_children_report_is_counted_by_their_worker(at: World) -> Non
     assert at.telemetry.observed[metrics.CHILD_START_SECONDS.name, ()] == [0.1]
 
 
-async def test_a_defect_in_an_attempt_ends_like_a_death(at: World) -> None:
+async def test_a_defect_ends_an_attempt_like_a_death(at: World) -> None:
     async def breaks(task: Task) -> AsyncGenerator[Message]:
         yield Progress(fraction=0.0, phase="fit")
         raise KeyError("no such thing")
@@ -559,7 +559,7 @@ async def test_a_named_failure_ends_the_trial_at_once(at: World) -> None:
     assert work.error.reason == "diverged"
 
 
-async def test_a_trial_beyond_its_allowance_is_stopped_and_charged_exactly_that(at: World) -> None:
+async def test_a_trial_that_uses_up_its_allowance_is_stopped_and_charged_exactly_that(at: World) -> None:
     await at.begin(allowance=0.05)
     pool = FakePool(never_ends)
     await at.worker(pool=pool).handle(T0)
@@ -569,7 +569,7 @@ async def test_a_trial_beyond_its_allowance_is_stopped_and_charged_exactly_that(
     assert pool.children[0].ended
 
 
-async def test_a_store_that_times_out_is_no_used_up_allowance(at: World) -> None:
+async def test_a_timeout_of_the_store_does_not_count_as_a_used_up_allowance(at: World) -> None:
     class Slow(FlakyBlobs):
         async def put_file(self, key: str, path: Path) -> None:
             raise TimeoutError("too slow")
@@ -582,7 +582,7 @@ async def test_a_store_that_times_out_is_no_used_up_allowance(at: World) -> None
     assert work.charged == ZERO
 
 
-async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) -> None:
+async def test_the_time_of_a_slow_store_is_not_charged(at: World) -> None:
     class Slow(FlakyBlobs):
         async def put_file(self, key: str, path: Path) -> None:
             at.clock.advance(0.5)
@@ -602,13 +602,13 @@ async def test_the_time_that_a_slow_store_takes_is_not_the_trial_s(at: World) ->
 
 
 class BlindPool(FakePool):
-    """The GPU is gone."""
+    """The GPU has failed."""
 
     async def take(self) -> Child:
         raise DeviceUnusable("the GPU is gone")
 
 
-async def test_a_worker_whose_device_is_gone_gives_its_work_back_and_takes_no_other(at: World) -> None:
+async def test_a_worker_whose_device_fails_gives_its_work_back_and_takes_no_more(at: World) -> None:
     await at.begin()
     stop = asyncio.Event()
     worker = at.worker(pool=BlindPool(never_ends), stop=stop)
@@ -634,7 +634,7 @@ async def test_cancelling_stops_the_child_and_charges_what_it_did(at: World) -> 
     assert pool.children[0].ended
 
 
-async def test_work_that_was_cancelled_while_it_waited_is_not_begun(at: World) -> None:
+async def test_work_that_was_cancelled_while_it_waited_does_not_start(at: World) -> None:
     await at.begin()
     await at.change(lambda work: replace(work, cancel_requested=True))
     pool = FakePool(never_ends)
@@ -685,7 +685,7 @@ async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
         await at.trial()
 
 
-async def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(at: World) -> None:
+async def test_a_stopped_worker_gives_its_work_back_at_once(at: World) -> None:
     await at.begin()
     pool = FakePool(never_ends)
     task = asyncio.create_task(at.worker(pool=pool).handle(T0))
@@ -702,7 +702,7 @@ async def test_a_worker_that_is_told_to_stop_gives_its_work_back_at_once(at: Wor
 
 
 async def saves_when_asked(task: Task) -> AsyncGenerator[Message]:
-    """Works until it is asked for a checkpoint, says that, and goes on for ever."""
+    """Works until a checkpoint is requested, sends it, and never ends."""
     yield Progress(fraction=0.1, phase="train")
     await FakeChild.asked.wait()
     yield checkpoint(task, 5, 0.003)
@@ -727,7 +727,7 @@ async def test_a_stop_waits_for_a_last_checkpoint_and_gives_the_work_back(at: Wo
     assert (await at.trial()).work.state is WorkState.SUCCEEDED
 
 
-async def test_a_stop_gives_work_that_has_no_checkpoints_back_at_once(at: World) -> None:
+async def test_a_stop_gives_work_without_checkpoints_back_at_once(at: World) -> None:
     await at.begin()
     stop = asyncio.Event()
     handling = asyncio.create_task(at.worker(never_ends, stop=stop).handle(T0))
@@ -739,7 +739,9 @@ async def test_a_stop_gives_work_that_has_no_checkpoints_back_at_once(at: World)
     assert (work.state, work.charged.total_seconds(), work.attempts_without_commit) == (WorkState.QUEUED, 0, 0)
 
 
-async def test_a_child_that_never_saves_is_not_waited_for_long(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stop_waits_only_briefly_for_a_child_that_never_saves(
+    at: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(supervision, "LAST_SECONDS", 0.05)
     await at.begin(recipe=FINE_TUNING)
     stop = asyncio.Event()
@@ -751,7 +753,7 @@ async def test_a_child_that_never_saves_is_not_waited_for_long(at: World, monkey
     assert (await at.trial()).work.state is WorkState.QUEUED
 
 
-async def test_a_result_that_is_being_kept_when_the_stop_comes_is_kept(at: World) -> None:
+async def test_a_result_that_is_being_stored_when_the_stop_comes_is_kept(at: World) -> None:
     stop = asyncio.Event()
 
     class Slow(FlakyBlobs):
@@ -766,7 +768,7 @@ async def test_a_result_that_is_being_kept_when_the_stop_comes_is_kept(at: World
     assert (await at.trial()).work.state is WorkState.SUCCEEDED
 
 
-async def test_a_worker_that_is_to_stop_begins_nothing(at: World) -> None:
+async def test_a_stopped_worker_starts_nothing(at: World) -> None:
     await at.begin()
     stop = asyncio.Event()
     stop.set()
@@ -775,13 +777,13 @@ async def test_a_worker_that_is_to_stop_begins_nothing(at: World) -> None:
     assert (await at.trial()).work.attempt == 0
 
 
-async def test_a_handled_job_says_whether_there_was_anything_to_do(at: World) -> None:
+async def test_handling_a_job_tells_whether_there_was_anything_to_do(at: World) -> None:
     await at.begin()
     assert await at.worker(succeeds).handle(T0)
     assert not await at.worker(succeeds).handle(T0)
 
 
-async def test_a_job_that_comes_twice_is_done_once(at: World) -> None:
+async def test_a_job_that_is_delivered_twice_is_done_once(at: World) -> None:
     await at.begin()
     pool = FakePool(checkpoints)
     one, two = at.worker(pool=pool), at.worker(pool=pool, name="w2")
@@ -792,14 +794,14 @@ async def test_a_job_that_comes_twice_is_done_once(at: World) -> None:
     assert (work.state, work.attempt) == (WorkState.SUCCEEDED, 1)
 
 
-async def test_jobs_for_what_is_gone_are_done(at: World) -> None:
+async def test_jobs_for_deleted_resources_are_done(at: World) -> None:
     worker = at.worker(succeeds)
     await worker.handle("models/gone/trials/t000")
     await worker.handle("models/gone/evaluations/e")
 
 
 async def finished_in_spite_of_outages(at: World) -> Trial:
-    """Delivers the job again and again, as the queue does, until the trial has ended."""
+    """Delivers the job repeatedly, as the queue does, until the trial has ended."""
     worker = at.worker(checkpoints)
     for _ in range(20):
         try:
@@ -812,7 +814,7 @@ async def finished_in_spite_of_outages(at: World) -> Trial:
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_records_that_are_away_at_any_call_cost_nothing(tmp_path: Path, after: bool) -> None:
+async def test_an_outage_of_the_records_at_any_call_costs_nothing(tmp_path: Path, after: bool) -> None:
     failed = 0
     for number in range(200):
         at = World(tmp_path / str(number))
@@ -821,17 +823,17 @@ async def test_records_that_are_away_at_any_call_cost_nothing(tmp_path: Path, af
         trial = await finished_in_spite_of_outages(at)
         assert trial.work.state is WorkState.SUCCEEDED, number
         assert adds_up(trial.work), number
-        # 3 ms of work; what is done again after a lost commit was not charged before
+        # 3 ms of work; what is repeated after a lost commit was not charged before
         assert 0.003 <= trial.work.charged.total_seconds() <= 0.005, number
         assert trial.result is not None
         assert await exists(at.blobs, f"{trial.result.bundle_key}card.json")
-        if at.records.left >= 0:  # nothing failed any more
+        if at.records.left >= 0:  # no call failed any more
             break
         failed += 1
     assert failed > 5
 
 
-async def test_a_store_that_is_away_at_any_call_costs_nothing(tmp_path: Path) -> None:
+async def test_an_outage_of_the_store_at_any_call_costs_nothing(tmp_path: Path) -> None:
     failed = 0
     for number in range(200):
         at = World(tmp_path / str(number))
@@ -847,12 +849,12 @@ async def test_a_store_that_is_away_at_any_call_costs_nothing(tmp_path: Path) ->
     assert failed > 5
 
 
-async def test_a_store_that_is_away_for_long_is_no_poison(at: World) -> None:
+async def test_a_long_outage_of_the_store_is_not_poison(at: World) -> None:
     await at.begin()
 
     class Away(FlakyBlobs):
         async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-            raise Unavailable(what="the store", problem="away")
+            raise Unavailable(what="the store", problem="it is down")
 
     present, at.blobs = at.blobs, Away()
     worker = at.worker(succeeds)
