@@ -9,7 +9,7 @@ from services.kit.collection import Collection
 from services.kit.errors import EvaluationNotFound, ModelNotFound, TrialNotFound
 from services.kit.records import Records
 from services.kit.views import Changes, View
-from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost
+from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost, works_of
 from services.trainer.work import WorkState
 
 
@@ -93,8 +93,7 @@ class Store:
 
     def queue_position(self, model: str) -> int | None:
         """How much other work waits for a worker and was planned earlier; None unless the model's work waits."""
-        final = self.final_of(model)
-        own = [trial.work for trial in self.trials_of(model)] + ([final.work] if final else [])
+        own = works_of(self.trials_of(model), self.final_of(model))
         waiting = [work.create_time for work in own if work.state is WorkState.QUEUED]
         if not waiting:
             return None

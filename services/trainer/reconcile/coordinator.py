@@ -39,6 +39,7 @@ from services.trainer.domain import (
     asked_to_stop,
     scored_trial,
     training_cost,
+    works_of,
 )
 from services.trainer.planner.plan import check_budget, plan
 from services.trainer.planner.selection import Selection
@@ -259,7 +260,7 @@ class Coordinator:
         if final is not None and not final.work.ended:
             await self._store.evaluations.change(final.name, lambda present: asked_to_stop(present, now))
         trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
-        if all(work.ended for work in (*(t.work for t in trials), *((final.work,) if final else ()))):
+        if all(work.ended for work in works_of(trials, final)):
             await self._move(model, ModelState.CANCELLED, training_cost=training_cost(trials, final))
 
     async def _move(self, model: Model, state: ModelState, **changes: object) -> None:

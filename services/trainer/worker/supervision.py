@@ -66,7 +66,7 @@ class Supervision:
         self._phase = "preparing"
         self._phase_since: float | None = None
         self._offered: Result | None = None
-        self._checkpoints: Checkpoints | None = None  # of a child that can save where it is
+        self._checkpoints: Checkpoints | None = None  # of a child that saves checkpoints
 
     async def beat(self, every_seconds: float) -> None:
         """Reports until cancelled; keeps trying through outages, as the lease decides. CancelRequested, LeaseLost."""

@@ -665,11 +665,8 @@ async def test_an_attempt_at_a_deleted_trial_writes_nothing_into_another_models_
     assert old is not None
     await at.table.delete(T0)
     await at.table.create(T0, replace(fresh, model_uid="another"))
-    for report in (
-        old.beat(timedelta(seconds=1.0), 0.5, "fit"),
-        old.commit(timedelta(seconds=1.0), "c/"),
-        old.end(lambda work: work.stopped(START)),
-    ):
+    used = timedelta(seconds=1)
+    for report in (old.beat(used, 0.5, "fit"), old.commit(used, "c/"), old.end(lambda work: work.stopped(START))):
         with pytest.raises(LeaseLost):
             await report
     assert (await at.trial()).work == fresh.work
