@@ -26,6 +26,8 @@ class Connections:
         return (
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            # Above this gRPC refuses calls, at first at random; its default of 8 KiB has no room for the longest token.
+            ("grpc.max_metadata_size", 16 * 1024),
             ("grpc.so_reuseport", 0),  # a port in use is an error, not a port to share
             ("grpc.keepalive_time_ms", 60_000),  # detects vanished clients, and ends their streams
             ("grpc.keepalive_timeout_ms", 20_000),
