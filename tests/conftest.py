@@ -7,27 +7,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Tests share two cores: one thread per process, and none that spins while it waits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from sightline.client import channel, patience
 from tests.support.ceph import CephGateway
+from tests.support.error_messages import collect_gaps
 from tests.support.servers import NatsServer
-from tests.support.wording import errors_watched
+
+# No property test fails because the machine is busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)
-def _errors_have_their_subjects() -> Iterator[None]:
-    """Fails a test in whose course an error was made whose message lacks what it is about."""
-    with errors_watched() as faults:
+def _error_messages_have_no_gaps() -> Iterator[None]:
+    """Fails a test during which an error was created whose message has a gap."""
+    with collect_gaps() as faults:
         yield
     assert faults == []
 
 
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """One nats-server with JetStream for the session. Leave it running: to kill one, take `own_nats_server`."""
+    """One nats-server with JetStream for the session. Tests that stop theirs use `own_nats_server`."""
     with NatsServer(tmp_path_factory.mktemp("nats")) as server:
         yield server
 
@@ -41,7 +47,7 @@ def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[CephGateway]:
-    """One S3 server for the session, without buckets: a test makes its own under its own name."""
+    """One S3 server for the session, without buckets: each test creates its own."""
     with CephGateway() as server:
         yield server
 
@@ -58,8 +64,17 @@ def weights_dir() -> Path:
     return _folder("SIGHTLINE_WEIGHTS_DIR", "the pretrained weights")
 
 
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients in this process retry as often as usual, but with short pauses."""
+    config = channel.service_config().replace('"0.2s"', '"0.01s"').replace('"3s"', '"0.05s"')
+    assert config != channel.service_config()
+    monkeypatch.setattr(channel, "OPTIONS", tuple((dict(channel.OPTIONS) | {"grpc.service_config": config}).items()))
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", (0.01, 0.05))
+
+
 def _folder(variable: str, what: str) -> Path:
-    """The folder that the variable names. Unset skips the test; set to what is not a folder fails it."""
+    """The folder that the variable names. Skips the test if it is unset, fails it if it names no folder."""
     value = os.environ.get(variable)
     if not value:
         pytest.skip(f"set {variable} to the folder of {what} to run this test")

@@ -78,7 +78,7 @@ class Tokens:
             if algorithm not in self._algorithms:
                 raise _Refused("the token is signed by an algorithm that the service does not take")
             if not isinstance(kid, str) or not kid:
-                raise _Refused("the token does not say (`kid`) by which key it is signed")
+                raise _Refused("the token does not say (`kid`) which key signed it")
             key = await self._keys.key(kid)
             if key is None:
                 raise _Refused("the token is signed by a key that the issuer does not publish")
@@ -162,7 +162,7 @@ _WORDS: dict[type[jwt.PyJWTError], str] = {
     jwt.InvalidIssuerError: "the token is of another issuer",
     jwt.InvalidAudienceError: "the token is for another audience",
     jwt.MissingRequiredClaimError: "the token lacks one of the claims exp, iss, aud and sub",
-    jwt.InvalidSignatureError: "the token's signature does not hold",
+    jwt.InvalidSignatureError: "the token's signature is invalid",
     jwt.InvalidAlgorithmError: "the token's algorithm is not that of its key",
     jwt.InvalidKeyError: "the key that the issuer publishes for it is too short",
 }

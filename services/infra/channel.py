@@ -26,9 +26,9 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """A channel to every replica behind the address; close it when done. CredentialsError if it would be unsafe.
 
-    Unary calls have the default deadline unless they set their own, and are retried while nobody answers. Unary calls
-    and response streams raise SightlineErrors; services stream no requests to one another. Each call uses the current
-    token and certificates, even after their files are replaced.
+    Unary calls have the default deadline unless they set their own, and are retried while no server answers. They and
+    response streams raise SightlineErrors; services stream no requests to one another. Each call uses the current token
+    and certificates, even after their files are replaced.
     """
     credentials.check(address)
     about = _About(address, credentials, credentials.watch_token(_tell))
@@ -60,7 +60,7 @@ def error_from(
 ) -> SightlineError:
     """The error raised by the other service; RemoteError for one that this version does not know.
 
-    A failure that did not come from Sightline, as when nobody listens, is Unavailable or a RemoteError.
+    A failure that did not come from Sightline, such as a refused connection, is Unavailable or a RemoteError.
     """
     rich = describe(error)
     code = Code(error.code().value[0])

@@ -145,12 +145,12 @@ def _broken(file: Path) -> str:
         with file.open("rb") as content:
             (length,) = HEADER.unpack(content.read(HEADER.size))
             if length > MAX_HEADER_BYTES:
-                return "it is no safetensors file"
+                return "it is not a safetensors file"
             header = json.loads(content.read(length))
         ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
         whole = HEADER.size + length + max(ends, default=0)
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError, IndexError) as error:
-        return f"it is no safetensors file, or cannot be read ({type(error).__name__})"
+        return f"it is not a safetensors file, or cannot be read ({type(error).__name__})"
     size = file.stat().st_size
     return "" if size == whole else f"it has {counted(size, 'byte')}, where its header says {whole}"
 

@@ -153,7 +153,7 @@ def _replication(info: StreamInfo, wanted: int) -> str:
         return ""
     away = [peer.name or "?" for peer in cluster.replicas or [] if peer.offline or not peer.current]
     if away:
-        return f"has copies that lag behind or are away: {', '.join(away)}"
+        return f"has copies that lag behind or are offline: {', '.join(away)}"
     return "" if copies > 1 else "has one copy only, though the server is in a cluster"
 
 
@@ -166,13 +166,13 @@ async def _write(report: Report, js: JetStreamContext) -> None:
         await js.add_stream(StreamConfig(name=name, subjects=[subject], storage=StorageType.FILE))
     except (nats.js.errors.Error, nats.errors.Error) as error:
         remedy = "allow the user `$JS.API.>`, or raise the account's limits"
-        report.fault(f"a stream cannot be made ({error})", remedy)
+        report.fault(f"a stream cannot be created ({error})", remedy)
         return
     try:
         seconds = await _timed_writes(js, subject)
         kept = await js.get_msg(name, subject=subject)
         if kept.data != b"%d" % (WRITES - 1):
-            report.fault("the server confirms writes and gives back others", "look at its log and its disk")
+            report.fault("the server confirms writes but returns different data", "check its log and its disk")
         else:
             report.ok(f"writes are confirmed and read back, in {1000 * seconds:.1f} ms each")
         if kept.time is not None:

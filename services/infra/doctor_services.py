@@ -26,14 +26,14 @@ async def check_services(report: Report, settings: Settings) -> None:
     try:
         addresses = Addresses.from_environment()
     except AddressError as error:
-        report.fault(f"the services cannot be called: {error}", "correct what the message names")
+        report.fault(f"the services cannot be called: {error}", "fix what the message names")
         return
     for service, variable in VARIABLES.items():
         address = str(getattr(addresses, service))
         try:
             serving = await asyncio.to_thread(_serving, address, credentials)
         except CredentialsError as error:
-            report.fault(f"the {service} service cannot be called: {error}", "correct what the message names")
+            report.fault(f"the {service} service cannot be called: {error}", "fix what the message names")
         except grpc.RpcError as error:
             said = error.details() if isinstance(error, grpc.Call) else str(error)
             _unreachable(report, service, address, variable, said or "no answer", credentials)
@@ -41,7 +41,7 @@ async def check_services(report: Report, settings: Settings) -> None:
             if serving:
                 report.ok(f"the {service} service serves at {address}")
             else:
-                remedy = "see its log: nats-server or the store is away, or it is just starting or stopping"
+                remedy = "see its log: nats-server or the store is down, or it is just starting or stopping"
                 report.fault(f"the {service} service answers at {address}, but does not serve", remedy)
 
 

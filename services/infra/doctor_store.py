@@ -29,7 +29,7 @@ REACH = "start the store, or correct SIGHTLINE_S3_ENDPOINT, _SECURE, _CA, _ACCES
 
 
 async def check_store(report: Report, settings: Settings) -> None:
-    """Uses the services' own adapter, on blobs of its own under `doctor/`."""
+    """Uses the services' own adapter, on its own blobs under `doctor/`."""
     if settings.store_directory is None and not settings.s3_endpoint:
         report.fault("there is no store", "set SIGHTLINE_STORE_DIRECTORY, or SIGHTLINE_S3_ENDPOINT and its keys")
         return
@@ -43,7 +43,7 @@ async def check_store(report: Report, settings: Settings) -> None:
         return
     report.ok(f"{where} has the bucket {settings.bucket}")
     if await _behaves(report, blobs):
-        report.ok(f"put, get, range, list and delete do what they should, in {time.monotonic() - began:.1f} s")
+        report.ok(f"put, get, range, list and delete work, in {time.monotonic() - began:.1f} s")
     if settings.store_directory:
         report.room(f"in {where}", shutil.disk_usage(settings.store_directory).free, STORE_BYTES)
     else:
@@ -60,7 +60,7 @@ async def _behaves(report: Report, blobs: Blobs) -> bool:
         "put": lambda: _all(blobs.put(key, content) for key in keys),
         "get": lambda: _same(blobs.get(keys[0]), content),
         "range": lambda: _same(blobs.get(keys[0], 100, 50), content[100:150]),
-        "range behind the end": lambda: _same(blobs.get(keys[0], 200_000, 5), b""),
+        "range beyond the end": lambda: _same(blobs.get(keys[0], 200_000, 5), b""),
         "list": lambda: _same(_keys(blobs.list(prefix)), keys),
         "multipart": lambda: _multipart(blobs, f"{prefix}large"),
         "delete": lambda: _all(blobs.delete(key) for key in (*keys, f"{prefix}large")),
@@ -73,7 +73,7 @@ async def _behaves(report: Report, blobs: Blobs) -> bool:
         except (SightlineError, OSError) as error:
             problem = str(error)
         if problem:
-            report.fault(f"{name}: {problem}", "see the store's permissions, quota and log; it must speak plain S3")
+            report.fault(f"{name}: {problem}", "see the store's permissions, quota and log; it must implement plain S3")
             return False
     return True
 

@@ -48,7 +48,7 @@ class Report:
     def skew(self, whose: str, seconds: float) -> None:
         """Judges how far this machine's clock is ahead of another's: leases and signatures depend on clocks."""
         text = f"the clock here and that of {whose} differ by {abs(seconds):.1f} s"
-        remedy = "let every machine keep its clock by NTP (chrony, systemd-timesyncd)"
+        remedy = "keep every machine's clock in sync with NTP (chrony, systemd-timesyncd)"
         if abs(seconds) > 10:
             self.fault(f"{text}: leases are lost or kept too long, and S3 may refuse signatures", remedy)
         elif abs(seconds) > 2:
@@ -59,7 +59,7 @@ class Report:
     def room(self, where: str, free_bytes: int, wanted_bytes: int, least_bytes: int = GIB) -> None:
         """Judges the free space."""
         text = f"{free_bytes / GIB:.1f} GiB are free {where}"
-        remedy = f"make room, or choose a larger disk: {wanted_bytes / GIB:.0f} GiB are comfortable"
+        remedy = f"make room, or choose a larger disk: {wanted_bytes / GIB:.0f} GiB are recommended"
         if free_bytes < least_bytes:
             self.fault(text, remedy)
         elif free_bytes < wanted_bytes:
@@ -77,7 +77,7 @@ async def examine(area: str, check: Check) -> list[Finding]:
     try:
         await check(report)
     except Exception as error:  # noqa: BLE001 - whatever breaks a check is a finding
-        report.fault(f"the check broke: {type(error).__name__}: {error}", "look at what it says, or report a defect")
+        report.fault(f"the check failed: {type(error).__name__}: {error}", "fix what it names, or report a bug")
     return report.findings
 
 

@@ -155,7 +155,7 @@ async def ask(
     Unavailable when there is no connection or no answer, and then the call may have had its effect. Other errors of
     JetStream (a wrong sequence, a message not found) pass as they are.
     """
-    problem = "it is missing and cannot be made"
+    problem = "it is missing and cannot be created"
     for _ in range(ATTEMPTS):
         if not await is_back(connection, PATIENCE_SECONDS):
             raise Unavailable(what=what, problem="there is no connection to nats-server")

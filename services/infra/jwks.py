@@ -120,13 +120,13 @@ def fetcher(url: str, ca: Path | None) -> Fetch:
 
 
 def parse(content: bytes) -> Keys:
-    """The keys by id, without those that have no id, sign nothing, or are secret. ValueError if it is no JWKS."""
+    """The keys by id, without those that have no id, sign nothing, or are secret. ValueError if it is not a JWKS."""
     try:
         listed: Any = json.loads(content)
         keys = cast("list[Any]", listed["keys"])
         found = {key["kid"]: key for key in keys if _is_public(key)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"that is no JWKS ({type(error).__name__}: {error})") from None
+        raise ValueError(f"that is not a JWKS ({type(error).__name__}: {error})") from None
     parsed: dict[str, jwt.PyJWK] = {}
     for kid, key in found.items():
         try:

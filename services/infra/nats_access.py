@@ -87,7 +87,7 @@ def _credentials(contents: list[bytes]) -> str:
     """Checked here, as nats-py would search forever for what a file lacks."""
     content = contents[0].decode("utf-8")
     if "BEGIN NATS USER JWT" not in content or "BEGIN USER NKEY SEED" not in content:
-        raise ValueError("credentials of NATS have a user's JWT and the seed of its key, and one is missing")
+        raise ValueError("it lacks the user's JWT or the seed of the user's key; a .creds file has both")
     return content
 
 

@@ -393,7 +393,7 @@ class QueueFull(QuotaExceeded):
     """A bounded queue is full; there will be room in a moment."""
 
     template = (
-        "{subject}: {value:is|are} waiting already, as many as may ({setting} is {limit}); ask again in a moment."
+        "{subject}: {value:is|are} waiting already, the most allowed ({setting} is {limit}); ask again in a moment."
     )
     retry = True
 
@@ -462,14 +462,14 @@ class Overloaded(Unavailable):
     """The maximum number of calls is in flight; another replica, or this one in a moment, will answer."""
 
     reason = "Overloaded"
-    template = "The {service} service already answers {limit:call|calls}, as many as it may."
+    template = "The {service} service already has {limit:call|calls} in flight, its limit."
 
 
 class StreamExpired(Unavailable):
     """A stream reached its maximum age; the caller opens it again."""
 
     reason = "StreamExpired"
-    template = "{method} was open for {limit_seconds} s, as long as a stream may be; open it again."
+    template = "{method} was open for {limit_seconds} s, the longest allowed for a stream; open it again."
 
 
 class Internal(SightlineError):

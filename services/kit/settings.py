@@ -211,7 +211,7 @@ def refuse_exposure(settings: Settings) -> None:
         without = " and without ".join(lacking)
         raise SystemExit(
             f"Refusing to serve on {settings.host}, which other machines can reach, without {without}."
-            "\nSet them, or SIGHTLINE_HOST=127.0.0.1, or SIGHTLINE_INSECURE=true where something else guards the way."
+            "\nSet them, or SIGHTLINE_HOST=127.0.0.1, or SIGHTLINE_INSECURE=true where something else restricts access."
         )
 
 

@@ -1,4 +1,4 @@
-"""The suite as these tests run it: the real processes, short leases, a set of real images, and a caller who retries."""
+"""The suite as these tests run it: the real processes, short leases, real images, and a caller that retries."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def stack_in(folder: Path, workers: int = 1, /, **settings: str) -> Stack:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """What the call returns; tried again while the service is away, as every caller should."""
+    """What the call returns; retried while the service is unavailable, as every caller should."""
     patience = Patience()
     while True:
         try:
@@ -58,24 +58,24 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 async def eventually(find: Callable[[], T | None], seconds: float, what: str) -> T:
-    """What `find` finds at last, looked for off the event loop; AssertionError that says what never came."""
+    """The first true result of `find`, called off the event loop; AssertionError naming `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         found = await asyncio.to_thread(find)
         if found:
             return found
-        assert time.monotonic() < deadline, f"{what} did not come to pass in {seconds:.0f} s"
+        assert time.monotonic() < deadline, f"{what} did not happen in {seconds:.0f} s"
         await asyncio.sleep(0.1)
 
 
 class Caller:
-    """What the tests ask of the services, each call repeated while a service is away."""
+    """The tests' calls to the services, each retried while a service is unavailable."""
 
     def __init__(self, stack: Stack) -> None:
         self.client = Stubs(stack.addresses)
 
     def upload(self, coco: Path) -> str:
-        """The uri of the COCO file; its images lie beside it."""
+        """Uploads the COCO file and its images; returns the file's uri."""
         return self.client.upload_files(files_of(coco))[coco.name]
 
     def register(self, name: str, uri: str) -> None:
@@ -114,13 +114,13 @@ class Caller:
         return patiently(lambda: self.client.models.GetModel(model_service.GetModelRequest(name=name, view=Model.FULL)))
 
     def trials(self, model: str) -> list[Trial]:
-        """A model's trials in their order."""
+        """The model's trials in order."""
         return list(
             patiently(lambda: self.client.models.ListTrials(model_service.ListTrialsRequest(parent=model))).trials
         )
 
     def fine_tuning(self, model: str) -> Trial | None:
-        """The trial of the model that fine-tunes, if it runs now."""
+        """The model's running fine-tuning trial, if there is one."""
         running = [trial for trial in self.trials(model) if trial.state == Trial.RUNNING]
         return next((trial for trial in running if trial.rung >= RUNG_OF_FINE_TUNING), None)
 
@@ -129,7 +129,7 @@ class Caller:
         return patiently(lambda: self.client.evaluations.GetEvaluation(GetEvaluationRequest(name=name)))
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self.client.close()
 
 

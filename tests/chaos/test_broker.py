@@ -1,4 +1,4 @@
-"""What the broker and a worker that lags behind may do to a training: repeat, forget, and wake up too late."""
+"""A training survives repeated and lost jobs, and a worker that wakes up after its lease has expired."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from services.trainer.reconcile import jobs
 from sightline.local.stack import Stack
 from sightline.v1.model_pb2 import Model
 from sightline.v1.trial_pb2 import Trial
-from tests.chaos import victims
+from tests.chaos.observer import Observer, audit
 from tests.chaos.suite import ENDED, Caller, eventually, stack_in, write_digits
-from tests.chaos.witness import Witness, audit
+from tests.support import processes
 from tests.support.servers import ACK_WAIT
 
 DATASET = "datasets/digits"
@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(200), pytest.mark.asyncio(lo
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A suite with two workers, a dataset, and the broker as the services see it."""
+    """A suite with two workers, a dataset, and access to its broker."""
 
     stack: Stack
     caller: Caller
@@ -45,8 +45,8 @@ class Scene:
     trials: Table[TrialRecord]
     image: Path
 
-    def witness(self, model: str) -> Witness:
-        return Witness(self.stack.addresses, model, DATASET, self.image)
+    def observer(self, model: str) -> Observer:
+        return Observer(self.stack.addresses, model, DATASET, self.image)
 
     @property
     def workers(self) -> list[int]:
@@ -56,7 +56,7 @@ class Scene:
         await asyncio.to_thread(self.caller.train, model, BUDGET_SECONDS, DATASET)
 
     async def fine_tuning(self, model: str) -> Trial:
-        """The trial that fine-tunes, once it has come to its first checkpoint."""
+        """The fine-tuning trial, once it has committed its first checkpoint."""
 
         def charged() -> Trial | None:
             trial = self.caller.fine_tuning(model)
@@ -72,14 +72,14 @@ class Scene:
         return await eventually(ended, 2 * WAIT_SECONDS, f"the end of {model}")
 
     async def announce(self, trial: Trial, times: int) -> None:
-        """Publishes the trial's job, as often as it likes."""
+        """Publishes the trial's job `times` times."""
         for _ in range(times):
             await self.queue.publish(jobs.KIND, codec.encode(Job(trial.name)))
 
     async def drained(self) -> None:
-        """Returns once nobody has a job in hand, and none waits."""
+        """Returns once no job is waiting or in flight."""
         async with asyncio.timeout(WAIT_SECONDS):
-            while await self.queue.depth(jobs.KIND):  # noqa: ASYNC110 - nobody here could tell
+            while await self.queue.depth(jobs.KIND):  # noqa: ASYNC110 - the queue is in another process
                 await asyncio.sleep(0.1)
 
 
@@ -102,7 +102,7 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
 async def test_repeated_and_late_jobs_change_nothing(scene: Scene) -> None:
     model = "models/repeated"
     await scene.start(model)
-    with scene.witness(model) as witness:
+    with scene.observer(model) as observer:
         trial = await scene.fine_tuning(model)
         await scene.announce(trial, 5)
         ended = await scene.end(model)
@@ -112,48 +112,48 @@ async def test_repeated_and_late_jobs_change_nothing(scene: Scene) -> None:
     assert scene.caller.trials(model) == before
     assert scene.caller.model(model) == ended
     assert [one.attempts for one in before] == [1] * len(before)
-    audit(ended, scene.caller.trials(model), witness)
-    assert not witness.faults, "\n".join(witness.faults)
+    audit(ended, scene.caller.trials(model), observer)
+    assert not observer.faults, "\n".join(observer.faults)
 
 
-async def test_a_training_outlives_the_whole_job_stream(scene: Scene) -> None:
+async def test_a_training_survives_the_loss_of_the_job_stream(scene: Scene) -> None:
     model = "models/forgotten"
-    stream = scene.queue._js  # the operator's mistake, not a service's call
+    stream = scene.queue._js  # an operator's mistake, not a service's call
     for pid in scene.workers:
         os.kill(pid, signal.SIGSTOP)
     try:
         await scene.start(model)
         await eventually(lambda: scene.caller.trials(model), WAIT_SECONDS, "a trial that waits")
-        await asyncio.sleep(1)  # its job is in the queue, where nobody takes it
+        await asyncio.sleep(1)  # its job is in the queue, and no worker takes it
         await stream.delete_stream(STREAM)
     finally:
         for pid in scene.workers:
             os.kill(pid, signal.SIGCONT)
-    with scene.witness(model) as witness:
+    with scene.observer(model) as observer:
         await scene.fine_tuning(model)
         await stream.delete_stream(STREAM)
         ended = await scene.end(model)
-    audit(ended, scene.caller.trials(model), witness)
-    assert not witness.faults, "\n".join(witness.faults)
+    audit(ended, scene.caller.trials(model), observer)
+    assert not observer.faults, "\n".join(observer.faults)
 
 
-async def test_a_worker_frozen_beyond_its_lease_stops_when_it_wakes_and_writes_nothing(scene: Scene) -> None:
+async def test_a_worker_frozen_beyond_its_lease_stops_when_resumed_and_writes_nothing(scene: Scene) -> None:
     model = "models/frozen"
     await scene.start(model)
-    with scene.witness(model) as witness:
+    with scene.observer(model) as observer:
         trial = await scene.fine_tuning(model)
         holder = (await scene.trials.get(trial.name)).value.work.lease.holder.split("-")
         stale = next(pid for pid in scene.workers if str(pid) in holder)
-        child = victims.training_child(stale)
+        child = processes.training_child(stale)
         assert child is not None
         os.kill(stale, signal.SIGSTOP)
         try:
             frozen = (await scene.trials.get(trial.name)).value.work
-            taken = await eventually(lambda: another(scene, model), WAIT_SECONDS, "a second attempt")
+            taken = await eventually(lambda: second_attempt(scene, model), WAIT_SECONDS, "a second attempt")
         finally:
             os.kill(stale, signal.SIGCONT)
         assert taken.name == trial.name
-        await eventually(lambda: not victims.is_alive(child), WAIT_SECONDS, "the end of the stale child")
+        await eventually(lambda: not processes.is_alive(child), WAIT_SECONDS, "the end of the stale child")
         ended = await scene.end(model)
     work = (await scene.trials.get(trial.name)).value.work
     assert [segment for segment in work.segments if segment.attempt == 1 and segment.charged] == [
@@ -164,12 +164,12 @@ async def test_a_worker_frozen_beyond_its_lease_stops_when_it_wakes_and_writes_n
         [(1, "workerLost")],
     )
     assert work.attempt == 2
-    assert stale in scene.workers, "the worker that woke up has died of it"
-    audit(ended, scene.caller.trials(model), witness)
-    assert not witness.faults, "\n".join(witness.faults)
+    assert stale in scene.workers, "the stale worker died"
+    audit(ended, scene.caller.trials(model), observer)
+    assert not observer.faults, "\n".join(observer.faults)
 
 
-def another(scene: Scene, model: str) -> Trial | None:
-    """The fine-tuning in its second attempt."""
+def second_attempt(scene: Scene, model: str) -> Trial | None:
+    """The fine-tuning trial, if it is in its second attempt."""
     trial = scene.caller.fine_tuning(model)
     return trial if trial and trial.attempts == 2 else None

@@ -1,6 +1,6 @@
-"""A service of two replicas is restarted again and again under load, and no call of the client fails.
+"""A service with two replicas is restarted repeatedly under load, and no call of the client fails.
 
-`SIGHTLINE_RESTARTS` says how often; half of them by SIGTERM, half by SIGKILL, at moments of chance.
+`SIGHTLINE_RESTARTS` is the number of restarts; half are by SIGTERM, half by SIGKILL, at random times.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.slow
 
 
 class Replica:
-    """One process of the dataset api, on a port that it keeps."""
+    """One process of the dataset api, on a fixed port."""
 
     def __init__(self, number: int, folder: Path, nats_url: str) -> None:
         self.port = free_port()
@@ -74,7 +74,7 @@ class Replica:
         try:
             status = self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGABRT)  # faulthandler writes where each thread is
+            self._process.send_signal(signal.SIGABRT)  # faulthandler dumps every thread's stack
             status = self._process.wait(END_SECONDS)
         assert status == (0 if by is signal.SIGTERM else -by), f"status {status}:\n{self._log.read_text()[-6000:]}"
 
@@ -83,7 +83,7 @@ class Replica:
         self._process.wait()
 
     def wait(self) -> None:
-        """Returns once it says that it serves."""
+        """Returns once it reports SERVING."""
         deadline = time.monotonic() + READY_SECONDS
         with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)
@@ -101,9 +101,9 @@ class Replica:
 
 @dataclass
 class Load:
-    """Callers that register, look at, change and delete datasets, one after the other, for as long as they are let.
+    """Callers that create, read, update and delete datasets until `over` is set.
 
-    One more uploads a file and begins to watch a dataset, again and again.
+    Another one repeatedly uploads a file and opens a watch.
     """
 
     client: Stubs
@@ -151,7 +151,7 @@ class Load:
 
 
 @pytest.mark.timeout(60 + 20 * RESTARTS)
-async def test_restarts_of_a_service_with_two_replicas_cost_no_call(
+async def test_restarts_of_a_service_with_two_replicas_fail_no_call(
     own_nats_server: NatsServer, tmp_path: Path
 ) -> None:
     blobs = FolderBlobs(tmp_path / "store")
@@ -159,7 +159,7 @@ async def test_restarts_of_a_service_with_two_replicas_cost_no_call(
     await blobs.put(URI.removeprefix("s3://sightline/"), b"{}")
     load, seconds = await asyncio.to_thread(_under_load, own_nats_server.url, tmp_path)
     slowest = sorted(load.seconds)[-len(load.seconds) // 1000 :]
-    told = {
+    report = {
         "restarts": RESTARTS,
         "calls": sum(load.calls.values()),
         "failed": len(load.failed),
@@ -168,11 +168,11 @@ async def test_restarts_of_a_service_with_two_replicas_cost_no_call(
         "p999_s": round(slowest[0], 2),
         "longest_s": round(slowest[-1], 2),
     }
-    log.warning("%s", json.dumps(told))
+    log.warning("%s", json.dumps(report))
     if where := os.environ.get("SIGHTLINE_RESTARTS_REPORT"):
-        await asyncio.to_thread(Path(where).write_text, json.dumps(told))
-    assert not load.failed, f"{told}\n" + "\n".join(load.failed[:10])
-    assert load.calls.total() > 20 * RESTARTS, "there was no load to speak of"
+        await asyncio.to_thread(Path(where).write_text, json.dumps(report))
+    assert not load.failed, f"{report}\n" + "\n".join(load.failed[:10])
+    assert load.calls.total() > 20 * RESTARTS, "there was hardly any load"
 
 
 def _under_load(nats_url: str, folder: Path) -> tuple[Load, float]:

@@ -59,7 +59,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-async def test_what_was_put_is_got(blobs: Blobs) -> None:
+async def test_get_returns_what_was_put(blobs: Blobs) -> None:
     await blobs.put("datasets/a/1.bin", b"\0content")
     await blobs.put("empty", b"")
     assert await blobs.get("datasets/a/1.bin") == b"\0content"
@@ -67,7 +67,7 @@ async def test_what_was_put_is_got(blobs: Blobs) -> None:
     assert await blobs.stat("datasets/a/1.bin") == BlobInfo("datasets/a/1.bin", 8)
 
 
-async def test_a_bucket_says_its_name_and_answers_a_ping(blobs: Blobs) -> None:
+async def test_a_bucket_has_its_name_and_answers_a_ping(blobs: Blobs) -> None:
     assert blobs.bucket.startswith("bucket-")
     await blobs.ping()
 
@@ -80,7 +80,7 @@ async def test_putting_a_key_again_replaces_the_blob(blobs: Blobs) -> None:
 
 
 @pytest.mark.parametrize("key", ["plain", "with space/and+plus", "ünï/cödé.jpg", "a=b&c?d#e%41", "x" * 200])
-async def test_a_normal_key_may_hold_any_character(blobs: Blobs, key: str) -> None:
+async def test_a_normal_key_may_contain_any_character(blobs: Blobs, key: str) -> None:
     await blobs.put(key, b"1")
     assert await blobs.get(key) == b"1"
     assert await keys(blobs) == [key]
@@ -119,7 +119,7 @@ async def test_a_key_that_is_not_normal_is_a_value_error(blobs: Blobs, key: str,
         (0, 0, b""),
     ],
 )
-async def test_a_range_gives_what_the_blob_has_of_it(
+async def test_a_range_returns_the_part_of_it_that_the_blob_has(
     blobs: Blobs, start: int, length: int | None, expected: bytes
 ) -> None:
     await blobs.put("key", b"0123456789")
@@ -133,7 +133,7 @@ async def test_a_negative_range_is_a_value_error(blobs: Blobs) -> None:
             await blobs.get("key", start, length)
 
 
-async def test_a_missing_key_is_blob_not_found_and_fine_to_delete(blobs: Blobs, tmp_path: Path) -> None:
+async def test_a_missing_key_raises_blob_not_found_but_can_be_deleted(blobs: Blobs, tmp_path: Path) -> None:
     await blobs.put("folder/blob", b"1")
     for key in ("missing", "folder", "folder/missing", "folder/blob/below"):
         for call in (blobs.get(key), blobs.get(key, 0, 0), blobs.get_file(key, tmp_path / "out"), blobs.stat(key)):
@@ -144,7 +144,7 @@ async def test_a_missing_key_is_blob_not_found_and_fine_to_delete(blobs: Blobs, 
     assert await keys(blobs) == ["folder/blob"]
 
 
-async def test_a_deleted_blob_is_gone_and_may_come_again(blobs: Blobs) -> None:
+async def test_a_deleted_blob_is_gone_and_can_be_put_again(blobs: Blobs) -> None:
     await blobs.put("a/b/c", b"1")
     await blobs.delete("a/b/c")
     await blobs.delete("a/b/c")
@@ -154,7 +154,7 @@ async def test_a_deleted_blob_is_gone_and_may_come_again(blobs: Blobs) -> None:
     assert await blobs.get("a/b/c") == b"2"
 
 
-async def test_a_listing_is_in_the_order_of_whole_keys(blobs: Blobs) -> None:
+async def test_a_listing_is_ordered_by_whole_keys(blobs: Blobs) -> None:
     names = ["a/z", "a-b", "a.b/c", "a0", "B", "a/b/c", "a/b-c", "ä", "z/1", "z/10", "z/2"]
     for index, name in enumerate(names):
         await blobs.put(name, b"x" * index)
@@ -187,7 +187,7 @@ async def test_a_long_listing_is_complete(blobs: Blobs) -> None:
     assert await keys(blobs) == []
 
 
-async def test_a_large_file_goes_in_and_comes_out_whole(blobs: Blobs, tmp_path: Path) -> None:
+async def test_a_large_file_survives_the_round_trip(blobs: Blobs, tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
     source.write_bytes(os.urandom(BIG))
     await blobs.put_file("packs/0.tar", source)
@@ -199,7 +199,7 @@ async def test_a_large_file_goes_in_and_comes_out_whole(blobs: Blobs, tmp_path: 
     assert names_in(tmp_path) - {"store"} == {"copy", "source"}
 
 
-async def test_large_bytes_go_in_whole(blobs: Blobs) -> None:
+async def test_large_bytes_are_stored_completely(blobs: Blobs) -> None:
     data = os.urandom(BIG)
     await blobs.put("big", data)
     assert await blobs.get("big") == data
@@ -212,13 +212,13 @@ async def test_an_empty_file_is_a_blob(blobs: Blobs, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b""
 
 
-async def test_a_source_file_that_is_missing_is_the_callers_fault(blobs: Blobs, tmp_path: Path) -> None:
+async def test_a_missing_source_file_is_the_callers_error(blobs: Blobs, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await blobs.put_file("key", tmp_path / "missing")
     assert await keys(blobs) == []
 
 
-async def test_readers_beside_writers_see_whole_blobs_only(blobs: Blobs) -> None:
+async def test_readers_concurrent_with_writers_see_only_whole_blobs(blobs: Blobs) -> None:
     await blobs.put("key", b"0" * 300_000)
 
     async def write(digit: int) -> None:
@@ -232,7 +232,7 @@ async def test_readers_beside_writers_see_whole_blobs_only(blobs: Blobs) -> None
     await asyncio.gather(*(step for i in range(8) for step in (write(i), read())))
 
 
-async def test_settings_choose_the_store_and_its_bucket_is_there(
+async def test_the_settings_choose_the_store_and_its_bucket_is_created(
     s3_server: CephGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIGHTLINE_BUCKET", f"bucket-{uuid.uuid4().hex[:8]}")
@@ -248,7 +248,7 @@ async def test_settings_choose_the_store_and_its_bucket_is_there(
         await blobs.ping()
 
 
-# What only a folder can meet.
+# Folders only.
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ async def test_a_put_that_fails_midway_leaves_nothing_and_names_a_full_disk(
     assert list((tmp_path / "store" / TEMPORARY).iterdir()) == []
 
 
-async def test_what_a_crashed_writer_left_is_neither_listed_nor_kept_for_ever(
+async def test_leftovers_of_a_crashed_writer_are_not_listed_and_are_removed_after_a_day(
     folder: FolderBlobs, tmp_path: Path
 ) -> None:
     old, young = (tmp_path / "store" / TEMPORARY / name for name in ("old", "young"))
@@ -311,7 +311,7 @@ async def test_symbolic_links_are_not_followed(folder: FolderBlobs, tmp_path: Pa
     assert [p.name for p in outside.iterdir()] == ["secret"]
 
 
-async def test_a_key_below_a_blob_is_refused_in_words(folder: FolderBlobs) -> None:
+async def test_a_key_below_a_blob_is_refused_with_an_explanation(folder: FolderBlobs) -> None:
     await folder.put("a", b"")
     await folder.put("b/c", b"")
     for key in ("a/b", "b"):
@@ -319,7 +319,7 @@ async def test_a_key_below_a_blob_is_refused_in_words(folder: FolderBlobs) -> No
             await folder.put(key, b"")
 
 
-async def test_a_key_that_no_file_can_be_called_is_refused_rather_than_tried_again(folder: FolderBlobs) -> None:
+async def test_a_key_that_cannot_be_a_file_name_is_refused_instead_of_retried(folder: FolderBlobs) -> None:
     with pytest.raises(StoreRefused, match="too long"):
         await folder.put("a/" + "n" * 300, b"")
     with pytest.raises(BlobNotFound):
@@ -333,12 +333,12 @@ async def test_deleting_leaves_no_empty_folders(folder: FolderBlobs, tmp_path: P
     assert sorted(p.name for p in (tmp_path / "store" / "a").iterdir()) == ["e"]
 
 
-async def test_a_folder_that_is_gone_does_not_answer(tmp_path: Path) -> None:
+async def test_a_missing_folder_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="missing"):
         await FolderBlobs(tmp_path / "nowhere").ping()
 
 
-async def test_putting_beside_deleting_in_one_folder_never_fails(folder: FolderBlobs) -> None:
+async def test_puts_concurrent_with_deletes_in_one_folder_never_fail(folder: FolderBlobs) -> None:
     async def cycle(name: str) -> None:
         for _ in range(20):
             await folder.put(f"shared/deep/{name}", b"x")
@@ -348,10 +348,10 @@ async def test_putting_beside_deleting_in_one_folder_never_fails(folder: FolderB
     assert await keys(folder) == []
 
 
-# What only S3 can meet.
+# S3 only.
 
 
-async def test_a_wrong_secret_is_refused_by_name(s3_server: CephGateway) -> None:
+async def test_a_wrong_secret_is_refused_with_the_stores_code(s3_server: CephGateway) -> None:
     blobs = await s3_blobs(s3_server, f"bucket-{uuid.uuid4().hex[:8]}")
     await blobs.put("key", b"1")
     stranger = S3Blobs(s3_client(s3_server.settings(s3_secret_key="wrong")), blobs.bucket)
@@ -364,7 +364,7 @@ async def test_a_wrong_secret_is_refused_by_name(s3_server: CephGateway) -> None
     assert await blobs.get("key") == b"1"
 
 
-async def test_a_missing_bucket_does_not_answer_until_it_is_made_by_all_at_once(s3_server: CephGateway) -> None:
+async def test_a_missing_bucket_is_unavailable_until_several_callers_create_it_at_once(s3_server: CephGateway) -> None:
     client = s3_client(s3_server.settings())
     blobs = S3Blobs(client, f"bucket-{uuid.uuid4().hex[:8]}")
     with pytest.raises(Unavailable, match="does not exist"):
@@ -375,14 +375,14 @@ async def test_a_missing_bucket_does_not_answer_until_it_is_made_by_all_at_once(
     await blobs.ping()
 
 
-async def test_a_server_that_is_away_does_not_answer() -> None:
+async def test_a_server_that_is_down_is_unavailable() -> None:
     blobs = S3Blobs(s3_client(unsigned(free_port()), retries=1))
     for call in (blobs.put("key", b""), blobs.get("key"), blobs.stat("key"), blobs.ping(), keys(blobs)):
         with pytest.raises(Unavailable):
             await call
 
 
-async def test_a_body_that_breaks_off_is_never_taken_for_the_blob(tmp_path: Path) -> None:
+async def test_a_truncated_body_is_never_returned_as_the_blob(tmp_path: Path) -> None:
     async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: "e"\r\n\r\nhalf')

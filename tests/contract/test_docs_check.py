@@ -1,4 +1,4 @@
-"""The check of the docs finds what it is there to find, and nothing else."""
+"""The docs check finds every kind of fault, and nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def faults(root: Path, text: str) -> list[str]:
         ("```\nmake test && make gone\n```", "make gone"),
     ],
 )
-def test_a_page_that_misleads_is_named_with_its_fault(root: Path, text: str, fault: str) -> None:
+def test_a_misleading_page_is_reported_with_its_fault(root: Path, text: str, fault: str) -> None:
     [found] = faults(root, text)
     assert found.startswith("page.md: ")
     assert fault in found
@@ -49,10 +49,10 @@ def test_a_page_that_misleads_is_named_with_its_fault(root: Path, text: str, fau
         "```\n[not a link](gone.md)\n```",
     ],
 )
-def test_a_page_that_holds_passes(root: Path, text: str) -> None:
+def test_a_correct_page_passes(root: Path, text: str) -> None:
     assert faults(root, text) == []
 
 
-def test_a_readme_that_nobody_reads_to_its_end_is_refused(root: Path) -> None:
+def test_a_readme_that_is_too_long_is_refused(root: Path) -> None:
     (root / "README.md").write_text("line\n" * 151)
     assert faults(root, "") == ["README.md: has 151 lines, at most 150 are allowed"]

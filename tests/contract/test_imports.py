@@ -1,4 +1,4 @@
-"""What a process holds in memory once it has started: the import rules of `make check`, seen from outside."""
+"""What a process has imported once it has started: the import rules of `make check`, seen from outside."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_CLIENT = {"grpc", "google", "rich", "PIL"}
         ("sightline.cli.commands", NO_TORCH | NO_SERVER),
     ],
 )
-def test_a_process_holds_only_what_its_work_needs(module: str, forbidden: set[str]) -> None:
+def test_a_process_imports_only_what_it_needs(module: str, forbidden: set[str]) -> None:
     assert sorted(forbidden & packages_after_importing(module)) == []
 
 

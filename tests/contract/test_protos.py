@@ -1,4 +1,4 @@
-"""The contract: all of it is commented, nothing that was published changes its meaning, and Azure's JSON comes out."""
+"""The contract: everything is commented, nothing published changes its meaning, and responses are Azure's JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BUF = ROOT / "node_modules/.bin/buf"
 
 FIRST_WORDS = ("Required. ", "Optional. ", "Output only. ", "Immutable. ")
 
-# DESIGN's table of services: the rpcs may grow, none may go.
+# The rpcs of the design: more may be added, none removed.
 SERVICES = {
     "DatasetService": """CreateDataset GetDataset ListDatasets UpdateDataset DeleteDataset WatchDataset UploadFiles
         ListFindings CompareDatasets""",
@@ -55,10 +55,10 @@ def test_everything_in_the_contract_has_a_comment(contract: FileDescriptorSet):
     assert bare == []
 
 
-def test_every_field_says_first_who_sets_it_and_when(contract: FileDescriptorSet):
+def test_every_fields_comment_begins_with_who_sets_it_and_when(contract: FileDescriptorSet):
     fields = [(name, comment) for file in ours(contract) for name, kind, comment in commented(file) if kind == "field"]
     assert [name for name, comment in fields if not comment.startswith(FIRST_WORDS)] == []
-    assert len(fields) > 200, "the walk over the descriptors found too little to mean anything"
+    assert len(fields) > 200, "the walk over the descriptors found too little to be meaningful"
 
 
 def test_every_rpc_of_the_design_is_there(contract: FileDescriptorSet):
@@ -67,7 +67,7 @@ def test_every_rpc_of_the_design_is_there(contract: FileDescriptorSet):
     assert {name: set(rpcs.split()) - found[name] for name, rpcs in SERVICES.items()} == {name: set() for name in found}
 
 
-def test_every_value_that_no_service_names_says_that_it_is_not_served_yet(contract: FileDescriptorSet):
+def test_every_value_that_no_service_uses_says_that_it_is_not_served_yet(contract: FileDescriptorSet):
     code = "\n".join(path.read_text() for path in (ROOT / "services").rglob("*.py"))
     named, unserved = set(re.findall(r"\w+", code)), tuple(f"{rpc}Request." for rpc in refused_rpcs())
     promised = [
@@ -83,7 +83,7 @@ def test_every_value_that_no_service_names_says_that_it_is_not_served_yet(contra
     assert promised == []
 
 
-def test_an_rpc_says_that_it_is_not_served_exactly_where_it_is_not(contract: FileDescriptorSet):
+def test_an_rpc_says_that_it_is_not_served_if_and_only_if_it_is_not(contract: FileDescriptorSet):
     rpcs = {
         name.rsplit(".", 1)[-1]: comment
         for file in ours(contract)
@@ -94,12 +94,12 @@ def test_an_rpc_says_that_it_is_not_served_exactly_where_it_is_not(contract: Fil
     assert {name for name, comment in rpcs.items() if comment.startswith("Not served yet")} == refused_rpcs()
 
 
-def test_every_rpc_has_a_request_of_its_own(contract: FileDescriptorSet):
+def test_every_rpc_has_its_own_request(contract: FileDescriptorSet):
     rpcs = [rpc for file in ours(contract) for service in file.service for rpc in service.method]
     assert {rpc.name: rpc.input_type for rpc in rpcs} == {rpc.name: f".sightline.v1.{rpc.name}Request" for rpc in rpcs}
 
 
-def test_the_answer_about_an_image_is_the_json_that_azure_gave(contract: FileDescriptorSet):
+def test_an_image_analysis_is_the_json_that_azure_returned(contract: FileDescriptorSet):
     answer = {
         "modelVersion": "v1",
         "metadata": {"width": 640, "height": 480},
@@ -124,7 +124,7 @@ def test_the_answer_about_an_image_is_the_json_that_azure_gave(contract: FileDes
     assert json.loads(json_format.MessageToJson(message)) == answer
 
 
-def test_the_lock_holds_all_of_the_contract_as_it_is(contract: FileDescriptorSet):
+def test_the_lock_matches_the_contract(contract: FileDescriptorSet):
     locked = FileDescriptorSet.FromString(LOCK.read_bytes())
     assert sorted(names(locked)) == sorted(names(contract)), "`make proto-lock` takes in what was added"
 
@@ -139,7 +139,7 @@ def test_the_lock_holds_all_of_the_contract_as_it_is(contract: FileDescriptorSet
     ],
     ids=["removed field", "renumbered field", "field of another type", "renumbered enum value"],
 )
-def test_the_lock_refuses(tmp_path: Path, old: str, new: str):
+def test_the_lock_refuses_a_breaking_change(tmp_path: Path, old: str, new: str):
     changed = copy_of_protos(tmp_path)
     dataset = changed / "sightline/v1/dataset.proto"
     text = dataset.read_text()
@@ -150,7 +150,7 @@ def test_the_lock_refuses(tmp_path: Path, old: str, new: str):
     assert "dataset.proto" in result.stdout
 
 
-def test_the_lock_lets_a_new_field_pass(tmp_path: Path):
+def test_the_lock_accepts_a_new_field(tmp_path: Path):
     changed = copy_of_protos(tmp_path)
     dataset = changed / "sightline/v1/dataset.proto"
     text = dataset.read_text()
@@ -175,7 +175,7 @@ def compiled(protos: Path, image: Path) -> FileDescriptorSet:
 
 
 def ours(contract: FileDescriptorSet) -> list[FileDescriptorProto]:
-    """The files of our own package."""
+    """The files of our package."""
     return [file for file in contract.file if file.package == "sightline.v1"]
 
 
@@ -186,7 +186,7 @@ def names(contract: FileDescriptorSet) -> Iterator[str]:
 
 
 def commented(file: FileDescriptorProto) -> Iterator[tuple[str, str, str]]:
-    """(name, kind, comment) of everything that a file declares; the comment is empty where there is none."""
+    """(name, kind, comment) of everything that a file declares; the comment may be empty."""
     comments = {
         tuple(place.path): (place.leading_comments or place.trailing_comments).strip()
         for place in file.source_code_info.location

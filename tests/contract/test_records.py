@@ -1,4 +1,4 @@
-"""The law of Records, over the double and a real nats-server, and of the View that is built on it."""
+"""The law of Records, over the double and a real nats-server, and of the View on top of it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def take(watch: AsyncIterator[Change], count: int) -> list[Change]:
 # Reading and writing.
 
 
-async def test_what_was_created_is_read_with_its_revision(records: Records) -> None:
+async def test_a_created_record_is_read_with_its_revision(records: Records) -> None:
     revision = await records.create("datasets/a", b"\0one")
     assert await records.get("datasets/a") == Record("datasets/a", b"\0one", revision)
 
@@ -93,7 +93,7 @@ async def test_an_update_at_another_revision_is_a_conflict(records: Records) -> 
     assert await records.get("models/m") == Record("models/m", b"2", second)
 
 
-async def test_what_does_not_exist_can_be_neither_updated_nor_deleted(records: Records) -> None:
+async def test_a_missing_record_can_be_neither_updated_nor_deleted(records: Records) -> None:
     for revision in (0, 1, 7):
         with pytest.raises(Conflict):
             await records.update("models/m", b"", revision)
@@ -130,14 +130,14 @@ async def test_an_empty_value_is_a_value(records: Records) -> None:
     assert await records.get("models/m") == Record("models/m", b"", revision)
 
 
-async def test_a_record_holds_256_kib(records: Records) -> None:
+async def test_a_record_may_have_256_kib(records: Records) -> None:
     value = os.urandom(MAX_RECORD_BYTES)
     await records.create("models/m", value)
     assert (await records.get("models/m")).value == value
 
 
 @pytest.mark.parametrize("name", ["birds.v1", "a.", "a..", "a.b.c", "x_y-z.", "0", "A" * 255])
-async def test_an_id_may_hold_dots_also_at_its_end(records: Records, name: str) -> None:
+async def test_an_id_may_contain_dots_even_at_its_end(records: Records, name: str) -> None:
     key = f"models/{name}/trials/{name}"
     revision = await records.create(key, b"1")
     assert (await records.get(key)).key == key
@@ -153,7 +153,7 @@ async def test_names_that_look_alike_are_different_records(records: Records) -> 
 
 
 @pytest.mark.parametrize("key", ["", "/", "a/", "/a", "a//b", "a b", "a*", ">", "a/>", "ä", "a=b", "a\n"])
-async def test_what_is_no_resource_name_is_a_value_error(records: Records, key: str) -> None:
+async def test_a_key_that_is_not_a_resource_name_is_a_value_error(records: Records, key: str) -> None:
     for call in (records.get(key), records.create(key, b""), records.update(key, b"", 1), records.delete(key, 1)):
         with pytest.raises(ValueError, match="not a record's key"):
             await call
@@ -169,7 +169,7 @@ def test_keys_and_subjects_map_both_ways() -> None:
 # Races.
 
 
-async def test_of_many_creates_one_wins(records: Records) -> None:
+async def test_one_of_many_concurrent_creates_wins(records: Records) -> None:
     answers = await asyncio.gather(
         *(records.create("models/m", str(i).encode()) for i in range(30)), return_exceptions=True
     )
@@ -179,20 +179,20 @@ async def test_of_many_creates_one_wins(records: Records) -> None:
     assert (await records.get("models/m")).value == str(winners[0]).encode()
 
 
-async def test_of_many_creates_after_a_deletion_one_wins(records: Records) -> None:
+async def test_one_of_many_concurrent_creates_after_a_deletion_wins(records: Records) -> None:
     await records.delete("models/m", await records.create("models/m", b""))
     answers = await asyncio.gather(*(records.create("models/m", b"") for _ in range(20)), return_exceptions=True)
     assert sorted(type(answer).__name__ for answer in answers) == ["RecordExists"] * 19 + ["int"]
 
 
-async def test_of_many_writers_at_one_revision_one_wins_and_the_others_conflict(records: Records) -> None:
+async def test_one_of_many_writers_at_one_revision_wins_and_the_others_conflict(records: Records) -> None:
     revision = await records.create("models/m", b"")
     writes = [records.update("models/m", str(i).encode(), revision) for i in range(20)]
     answers = await asyncio.gather(*writes, records.delete("models/m", revision), return_exceptions=True)
     assert sorted(type(answer).__name__ for answer in answers) == ["Conflict"] * 20 + ["int"]
 
 
-async def test_changes_that_race_are_all_applied(records: Records) -> None:
+async def test_racing_changes_are_all_applied(records: Records) -> None:
     @dataclass(frozen=True)
     class Counter:
         count: int
@@ -207,7 +207,7 @@ async def test_changes_that_race_are_all_applied(records: Records) -> None:
 # Watching.
 
 
-async def test_a_watch_tells_what_exists_then_that_it_is_synced_then_each_change(records: Records) -> None:
+async def test_a_watch_yields_what_exists_then_synced_then_each_change(records: Records) -> None:
     a = await records.create("models/a", b"1")
     b = await records.create("models/b", b"2")
     gone = await records.create("models/gone", b"3")
@@ -225,21 +225,21 @@ async def test_a_watch_tells_what_exists_then_that_it_is_synced_then_each_change
     assert await take(watch, 1) == [Record("models/b", b"5", again)]
 
 
-async def test_a_watch_of_nothing_is_synced_at_once_and_then_tells(records: Records) -> None:
+async def test_a_watch_of_an_empty_collection_is_synced_at_once_and_yields_later_changes(records: Records) -> None:
     watch = records.watch("models")
     assert await until_synced(watch) == []
     revision = await records.create("models/m", b"")
     assert await take(watch, 1) == [Record("models/m", b"", revision)]
 
 
-async def test_synced_carries_the_revision_that_it_is_synced_to(records: Records) -> None:
+async def test_synced_has_the_revision_that_the_watch_has_reached(records: Records) -> None:
     revision = await records.create("models/m", b"")
     other = await records.create("datasets/d", b"")
     changes = await take(records.watch("models"), 2)
     assert changes == [Record("models/m", b"", revision), Synced(other)]
 
 
-async def test_a_watch_tells_of_its_own_collections_only(records: Records) -> None:
+async def test_a_watch_yields_only_its_own_collections(records: Records) -> None:
     keys = ["models/m", "models/m/trials/t0", "models/m/evaluations/e", "models/n/trials/t.1.", "datasets/d"]
     for key in keys:
         await records.create(key, b"")
@@ -258,7 +258,7 @@ async def test_a_watch_tells_of_its_own_collections_only(records: Records) -> No
     }
 
 
-async def test_each_watch_tells_all_of_it_in_the_order_of_revisions(records: Records) -> None:
+async def test_every_watch_yields_all_changes_in_order_of_revision(records: Records) -> None:
     first, second = records.watch("models"), records.watch("models")
     await until_synced(first)
     await until_synced(second)
@@ -267,7 +267,7 @@ async def test_each_watch_tells_all_of_it_in_the_order_of_revisions(records: Rec
         assert [change.revision for change in await take(watch, 40)] == written
 
 
-async def test_a_watch_that_begins_amid_writes_misses_no_record(records: Records) -> None:
+async def test_a_watch_that_starts_during_writes_misses_no_record(records: Records) -> None:
     names = [f"models/m{i}" for i in range(256)]
     for name in names:
         await records.create(name, b"0" * 1000)
@@ -294,7 +294,7 @@ async def test_a_watch_that_begins_amid_writes_misses_no_record(records: Records
     assert watches > 5
 
 
-async def test_a_closed_watch_stands_in_nobodys_way(records: Records) -> None:
+async def test_a_closed_watch_blocks_neither_writes_nor_other_watches(records: Records) -> None:
     watch = records.watch("models")
     await until_synced(watch)
     await watch.aclose()  # type: ignore[attr-defined]  # every watch is a generator
@@ -337,17 +337,10 @@ async def test_a_view_reads_its_own_writes_once_it_has_caught_up(records: Record
         assert view.find("models/a") is None
 
 
-# What only a real server can do.
+# Real servers only.
 
 
-@pytest.fixture
-async def own_connection(own_nats_server: NatsServer) -> AsyncIterator[Client]:
-    connection = await connect(own_nats_server.url, "test")
-    yield connection
-    await connection.close()
-
-
-async def test_old_tombstones_do_not_pile_up_and_live_records_stay(own_connection: Client) -> None:
+async def test_old_tombstones_are_removed_and_live_records_stay(own_connection: Client) -> None:
     records = JetStreamRecords(own_connection, "b", tombstone_age=timedelta(milliseconds=1))
     for i in range(20):
         await records.delete(f"models/m{i}", await records.create(f"models/m{i}", b""))
@@ -363,7 +356,7 @@ async def test_old_tombstones_do_not_pile_up_and_live_records_stay(own_connectio
     assert (await records.get("models/m19")).value == b"again"
 
     fresh = JetStreamRecords(own_connection, "b", tombstone_age=timedelta(milliseconds=1))
-    await until_synced(fresh.watch("models"))  # meets what another process left
+    await until_synced(fresh.watch("models"))  # sees the tombstones of another process
     await fresh.delete("models/last", await fresh.create("models/last", b""))
     await asyncio.sleep(0.01)
     await fresh.delete("models/last", await fresh.create("models/last", b""))
@@ -390,7 +383,7 @@ async def test_a_server_that_goes_silent_ends_the_watch_and_fails_the_calls(
     assert (await records.get("models/m")).value == b""
 
 
-async def test_a_view_outlives_a_killed_server_and_loses_nothing(
+async def test_a_view_survives_a_killed_server_and_loses_nothing(
     own_nats_server: NatsServer, own_connection: Client
 ) -> None:
     records = JetStreamRecords(own_connection, "b", heartbeat=BEAT)
@@ -405,7 +398,7 @@ async def test_a_view_outlives_a_killed_server_and_loses_nothing(
         own_nats_server.kill()
         with pytest.raises(Unavailable):
             await table.create("models/away", Thing(""))
-        assert len(view.all()) == 20  # It keeps what it knew.
+        assert len(view.all()) == 20  # it keeps its last state
         own_nats_server.start()
 
         await eventually(lambda: own_connection.is_connected)
@@ -418,7 +411,7 @@ async def test_a_view_outlives_a_killed_server_and_loses_nothing(
         assert view.find("models/after") == created
 
 
-async def test_a_bucket_that_is_deleted_ends_the_watch_and_is_made_again(own_connection: Client) -> None:
+async def test_a_deleted_bucket_ends_the_watch_and_is_recreated(own_connection: Client) -> None:
     records = JetStreamRecords(own_connection, "b", heartbeat=BEAT)
     old = await records.create("models/old", b"")
     watch = records.watch("models")
@@ -435,7 +428,9 @@ async def test_a_bucket_that_is_deleted_ends_the_watch_and_is_made_again(own_con
     ]
 
 
-async def test_a_first_connection_waits_for_the_server_and_then_gives_up_in_words(own_nats_server: NatsServer) -> None:
+async def test_the_first_connection_waits_for_the_server_and_gives_up_with_an_explanation(
+    own_nats_server: NatsServer,
+) -> None:
     own_nats_server.stop()
     url = own_nats_server.url.replace("nats://", "nats://user:secret@")
     with pytest.raises(Unavailable, match=r"nats-server at nats://127\.0\.0\.1") as failed:
@@ -456,7 +451,7 @@ async def test_an_existing_bucket_keeps_its_operators_configuration(own_connecti
     assert (await (await js.key_value("b")).get("models.m")).value == b"x"  # NATS's own tools read it
 
 
-async def test_a_wrong_password_is_named_and_a_right_one_is_not_told(tmp_path: Path) -> None:
+async def test_a_wrong_password_is_reported_and_the_right_one_connects(tmp_path: Path) -> None:
     users = 'authorization { users: [ { user: "u", password: "right" } ] }'
     with NatsServer(tmp_path, config=users) as server:
         wrong, right = (server.url.replace("nats://", f"nats://u:{password}@") for password in ("wrong", "right"))
@@ -467,6 +462,6 @@ async def test_a_wrong_password_is_named_and_a_right_one_is_not_told(tmp_path: P
         await connection.close()
 
 
-async def test_a_value_beyond_the_servers_limit_is_not_called_an_outage(own_connection: Client) -> None:
+async def test_a_value_beyond_the_servers_limit_is_not_reported_as_an_outage(own_connection: Client) -> None:
     with pytest.raises(MaxPayloadError):
         await JetStreamRecords(own_connection).create("models/m", bytes(1_100_000))

@@ -1,4 +1,4 @@
-"""The check of a release: this tree states one version, and each fault that it is there to find is found."""
+"""The release check: this tree states one version, and every kind of fault is found."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_every_file_states_the_version_of_pyproject(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", release_check.STATED)
-def test_a_file_that_states_another_version_is_named(root: Path, name: str) -> None:
+def test_a_file_that_states_another_version_is_reported(root: Path, name: str) -> None:
     file, version = root / name, wheels.version()
     file.write_text(re.sub(rf"\b{re.escape(version)}\b", "9.9.9", file.read_text(), count=1))
     assert list(release_check.versions(root, version)) == [f"{name}: says 9.9.9, pyproject.toml says {version}"]
 
 
-def test_a_file_that_states_the_version_no_more_is_named(root: Path) -> None:
+def test_a_file_that_no_longer_states_the_version_is_reported(root: Path) -> None:
     (root / "package.json").write_text("{}\n")
     (fault,) = release_check.versions(root, wheels.version())
     assert fault.startswith("package.json: ")
@@ -59,5 +59,5 @@ def test_the_changelogs_newest_release_is_dated_and_has_entries(text: str, fault
     assert [fault in found for found in release_check.changelog(text, "0.2.0")] == [True] * bool(fault)
 
 
-def test_the_lock_of_the_protos_holds_every_addition() -> None:
+def test_the_protos_lock_contains_every_addition() -> None:
     assert list(release_check.contract()) == []

@@ -1,4 +1,4 @@
-"""Keys of the S3 store in files: each request is signed with those of the moment, and a rotation fails no call."""
+"""S3 keys in files: each request is signed with the current ones, and a rotation fails no call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def put_into(files: tuple[Path, Path], keys: tuple[str, str]) -> None:
 
 
 async def put_slowly_into(files: tuple[Path, Path], keys: tuple[str, str]) -> None:
-    """For a moment the files do not fit each other, and what is signed by them meanwhile is refused."""
+    """Replaces one file after the other; in between, requests signed with the mismatched pair are refused."""
     replace(files[0], keys[0].encode())
     await asyncio.sleep(GAP_SECONDS)
     replace(files[1], keys[1].encode())
@@ -45,7 +45,7 @@ def blobs_of(server: CephGateway, files: tuple[Path, Path]) -> S3Blobs:
 
 
 async def use(blobs: S3Blobs, number: int, folder: Path, stop: asyncio.Event) -> int:
-    """Every operation, one after the other, until the stop; returns how many rounds there were."""
+    """Runs every operation in turn until stopped; returns the number of rounds."""
     large, back = folder / f"large-{number}", folder / f"back-{number}"
     large.write_bytes(b"x" * (MIN_PART_BYTES + 1))
     rounds = 0
@@ -65,7 +65,7 @@ async def use(blobs: S3Blobs, number: int, folder: Path, stop: asyncio.Event) ->
     return rounds
 
 
-async def test_keys_are_rotated_under_load_and_no_call_fails(
+async def test_rotating_keys_under_load_fails_no_call(
     s3_server: CephGateway, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     keys = s3_server.add_key()
@@ -85,7 +85,9 @@ async def test_keys_are_rotated_under_load_and_no_call_fails(
     s3_server.remove_key(keys[0])
 
 
-async def test_a_listing_goes_on_where_the_keys_were_replaced(s3_server: CephGateway, files: tuple[Path, Path]) -> None:
+async def test_a_listing_continues_after_the_keys_are_replaced(
+    s3_server: CephGateway, files: tuple[Path, Path]
+) -> None:
     first = s3_server.add_key()
     put_into(files, first)
     blobs = blobs_of(s3_server, files)
@@ -104,7 +106,7 @@ async def test_a_listing_goes_on_where_the_keys_were_replaced(s3_server: CephGat
     s3_server.remove_key(first[0])
 
 
-async def test_withdrawn_keys_are_an_outage_until_there_are_others(
+async def test_revoked_keys_are_an_outage_until_there_are_new_ones(
     s3_server: CephGateway, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.infra.s3_keys.REPLACE_SECONDS", 0.1)
@@ -130,7 +132,7 @@ async def test_withdrawn_keys_are_an_outage_until_there_are_others(
 async def test_processes_read_the_keys_from_the_files_that_their_settings_name(
     s3_server: CephGateway, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of the two keys may stand in the environment."""
+    """One of the two keys may be in the environment."""
     keys = s3_server.add_key()
     put_into(files, keys)
     monkeypatch.setenv("SIGHTLINE_BUCKET", f"bucket-{uuid.uuid4().hex[:8]}")
@@ -149,7 +151,7 @@ async def test_processes_read_the_keys_from_the_files_that_their_settings_name(
     await whole.ping()
 
 
-def test_files_that_cannot_be_used_are_named_with_their_settings(files: tuple[Path, Path]) -> None:
+def test_unusable_files_are_reported_with_their_settings(files: tuple[Path, Path]) -> None:
     for contents in ({}, {0: b"\n", 1: b"secret"}):
         for number, content in contents.items():
             replace(files[number], content)
@@ -157,7 +159,7 @@ def test_files_that_cannot_be_used_are_named_with_their_settings(files: tuple[Pa
             KeyFiles(*files)
 
 
-async def test_the_ca_of_the_store_is_read_again_at_each_new_connection(s3_server: CephGateway, tmp_path: Path) -> None:
+async def test_the_stores_ca_is_read_again_for_each_new_connection(s3_server: CephGateway, tmp_path: Path) -> None:
     ca = Authority("Other").write(tmp_path)
     client = s3_client(s3_server.secure_settings(ca), retries=0)
     blobs = S3Blobs(client, f"bucket-{uuid.uuid4().hex[:8]}")

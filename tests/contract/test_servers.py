@@ -1,4 +1,4 @@
-"""The servers that other tests stand on are real, and end as they are told."""
+"""The servers that other tests use are real, and stop when asked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.ceph import CephGateway
 from tests.support.servers import NatsServer, ServerFailed, ServerMissing
 
 
-async def test_what_a_client_was_promised_outlives_a_killed_nats_server(own_nats_server: NatsServer) -> None:
+async def test_acknowledged_writes_survive_a_killed_nats_server(own_nats_server: NatsServer) -> None:
     connection = await nats.connect(own_nats_server.url)
     bucket = await connection.jetstream().create_key_value(bucket="kept")
     revision = await bucket.create("key", b"value")

@@ -1,4 +1,4 @@
-"""A line that silences a tool says why on that line."""
+"""Every suppression of a tool has its reason on the same line."""
 
 import io
 import re
@@ -33,7 +33,7 @@ def test_every_suppression_has_its_reason_on_its_line():
         path for folder in ("services", "sightline", "tests", "tools", "bench", "deploy") for path in found(folder)
     ]
     files.append(ROOT / "hatch_build.py")
-    assert len(files) > 300, "the walk found too little to mean anything"
+    assert len(files) > 300, "the walk found too little to be meaningful"
     assert [f"{file.relative_to(ROOT)}:{line}" for file in files for line in unexplained(file.read_text())] == []
 
 
@@ -49,10 +49,10 @@ def test_every_suppression_has_its_reason_on_its_line():
         ("x = '# noqa: S311'\n", True),
     ],
 )
-def test_a_reason_is_told_from_none(line: str, explained: bool):
+def test_a_missing_reason_is_recognised(line: str, explained: bool):
     assert bool(unexplained(line)) is not explained
 
 
 def found(folder: str) -> list[Path]:
-    """The Python files that people write."""
+    """The Python files that are not generated."""
     return [path for path in (ROOT / folder).rglob("*.py") if "sightline/v1" not in path.as_posix()]

@@ -19,7 +19,7 @@ def telemetry(request: pytest.FixtureRequest) -> Telemetry:
 
 
 def read(telemetry: Telemetry, metric: Metric, **labels: str) -> float:
-    """The present value, as a scrape would see it."""
+    """The current value, as a scrape sees it."""
     if isinstance(telemetry, MemoryTelemetry):
         return telemetry.value(metric, **labels)
     assert isinstance(telemetry, PrometheusTelemetry)
@@ -59,6 +59,6 @@ def test_wrong_labels_count_nothing(telemetry: Telemetry, labels: dict[str, str]
         with pytest.raises(ValueError, match="takes the labels"):
             telemetry.add(CALLS, 1, **labels)
     else:
-        telemetry.add(CALLS, 1, **labels)  # logged: a defect of ours must not end a caller's work
+        telemetry.add(CALLS, 1, **labels)  # logged: a bug of ours must not fail a caller's work
     telemetry.add(CALLS, kind="b")
     assert read(telemetry, CALLS, kind="b") == 1

@@ -1,4 +1,4 @@
-"""NATS and S3 over TLS: real servers with certificates of an authority of our own."""
+"""NATS and S3 over TLS: real servers with certificates of a test CA."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def authority() -> Authority:
 
 @pytest.fixture
 def files(tmp_path: Path, authority: Authority) -> dict[str, Path]:
-    """What a client of NATS has."""
+    """A NATS client's files."""
     certificate, key = authority.pair("client").write(tmp_path, "client")
     return {"ca": authority.write(tmp_path), "certificate": certificate, "key": key}
 
 
 @pytest.fixture
 def server(tmp_path: Path, authority: Authority, files: dict[str, Path]) -> Iterator[NatsServer]:
-    """A nats-server that speaks TLS and asks for certificates."""
+    """A nats-server with TLS that requires client certificates."""
     certificate, key = authority.pair().write(tmp_path, "nats")
     tls = f'tls {{ cert_file: "{certificate}", key_file: "{key}", ca_file: "{files["ca"]}", verify: true }}'
     with NatsServer(tmp_path / "nats", config=tls) as running:
@@ -61,14 +61,14 @@ async def use(connection: Client) -> None:
     await JetStreamRecords(connection, f"b_{uuid.uuid4().hex[:8]}").create("models/m", b"x")
 
 
-async def test_records_are_kept_over_mutual_tls(server, files):
+async def test_records_are_stored_over_mutual_tls(server, files):
     for url in (server.url, server.url.replace("nats://", "tls://")):
         connection = await connect(url, "test", deadline_seconds=SECONDS, access=NatsAccess(**files))
         await use(connection)
         await connection.close()
 
 
-async def test_a_server_of_another_ca_is_not_spoken_to(server, files, tmp_path):
+async def test_a_server_of_another_ca_is_refused(server, files, tmp_path):
     access = NatsAccess(**files | {"ca": Authority("Other").write(tmp_path, "other")})
     with pytest.raises(Unavailable, match="set SIGHTLINE_NATS_CA to the right one"):
         await connect(server.url, "test", deadline_seconds=SECONDS, access=access)
@@ -84,7 +84,7 @@ async def test_a_client_whose_certificate_is_not_accepted_is_told_what_to_set(se
 
 
 @pytest.mark.parametrize(("scheme", "with_ca"), [("nats", True), ("tls", False)])
-async def test_a_password_is_never_said_to_a_server_that_offers_no_tls(own_nats_server, files, scheme, with_ca):
+async def test_a_password_is_never_sent_to_a_server_that_offers_no_tls(own_nats_server, files, scheme, with_ca):
     url = own_nats_server.url.replace("nats://", f"{scheme}://user:secret@")
     access = NatsAccess(files["ca"]) if with_ca else NatsAccess()
     with pytest.raises(Unavailable, match=r"offers no TLS.*give it a `tls` block"):
@@ -92,21 +92,21 @@ async def test_a_password_is_never_said_to_a_server_that_offers_no_tls(own_nats_
 
 
 @pytest.mark.parametrize(
-    ("hosts", "hours", "said"),
+    ("hosts", "hours", "message"),
     [(("elsewhere.example",), 1, "does not name this host"), (("localhost", "127.0.0.1"), -1, "has expired")],
 )
-async def test_a_server_whose_certificate_does_not_hold_is_not_spoken_to(
-    server, files, authority, tmp_path, hosts, hours, said
+async def test_a_server_with_an_invalid_certificate_is_refused(
+    server, files, authority, tmp_path, hosts, hours, message
 ):
     server.stop()
     authority.pair(hosts=hosts, valid=(-2 * HOUR, hours * HOUR)).write(tmp_path, "nats")
     server.start()
-    with pytest.raises(Unavailable, match=said):
+    with pytest.raises(Unavailable, match=message):
         await connect(server.url, "test", deadline_seconds=SECONDS, access=NatsAccess(**files))
 
 
-async def test_a_ca_that_is_withdrawn_is_trusted_no_longer(server, files):
-    """Nor are the system's, where one is set."""
+async def test_a_replaced_ca_is_no_longer_trusted(server, files):
+    """Nor are the system's CAs, if one is set."""
     connection = await connect(server.url, "test", deadline_seconds=SECONDS, access=NatsAccess(**files))
     context = connection.ssl_context
     assert len(context.get_ca_certs()) == 1
@@ -117,14 +117,14 @@ async def test_a_ca_that_is_withdrawn_is_trusted_no_longer(server, files):
     await connection.close()
 
 
-async def test_files_that_cannot_be_used_are_named_with_their_settings(files, tmp_path):
+async def test_unusable_files_are_reported_with_their_settings(files, tmp_path):
     for broken in ({"ca": tmp_path / "nowhere"}, {"key": replace(tmp_path / "other.key", b"garbage")}):
         with pytest.raises(Unavailable, match="see SIGHTLINE_NATS_CA, SIGHTLINE_NATS_CERTIFICATE"):
             await connect("nats://127.0.0.1:1", "test", deadline_seconds=SECONDS, access=NatsAccess(**files | broken))
 
 
-async def test_a_connection_that_comes_back_shows_the_new_certificate(server, files, tmp_path):
-    """Server and client move to another authority: a client that kept its first certificate could never return."""
+async def test_a_reconnect_uses_the_new_certificate(server, files, tmp_path):
+    """Server and client move to another CA: a client that kept its first certificate could never reconnect."""
     connection = await connect(server.url, "test", deadline_seconds=SECONDS, access=NatsAccess(**files))
     await use(connection)
     other = Authority("Other")
@@ -139,67 +139,67 @@ async def test_a_connection_that_comes_back_shows_the_new_certificate(server, fi
     await connection.close()
 
 
-async def test_a_renewed_certificate_of_nats_is_told_without_a_new_connection(
+async def test_a_renewed_certificate_of_nats_is_exported_without_a_new_connection(
     server, files, authority, tmp_path, monkeypatch
 ):
-    """The server reads it at SIGHUP, which the sidecar sends; connections go on."""
+    """The server reads it on SIGHUP, which the sidecar sends; open connections stay."""
     monkeypatch.setattr("services.infra.nats_expiry.LOOK_SECONDS", 0.05)
     telemetry = MemoryTelemetry()
 
-    def told(label: str) -> float:
+    def exported(label: str) -> float:
         return telemetry.value(EXPIRY, certificate=label)
 
     async with connected(server.url, "test", NatsAccess(**files), telemetry) as connection:
-        await eventually(lambda: told("nats_server") > 0)
-        for hours in (12, -1):  # one that has expired must be told too
+        await eventually(lambda: exported("nats_server") > 0)
+        for hours in (12, -1):  # an expired one must be exported too
             renewed = authority.pair(valid=(-2 * HOUR, hours * HOUR))
             renewed.write(tmp_path, "nats")
             os.kill(server.pid, signal.SIGHUP)
-            await eventually(lambda renewed=renewed: told("nats_server") == end_of(renewed))
+            await eventually(lambda renewed=renewed: exported("nats_server") == end_of(renewed))
         assert connection.is_connected
         assert connection.stats["reconnects"] == 0
         renewed = authority.pair("client", valid=(-HOUR, 12 * HOUR))
         renewed.write(tmp_path, "client")
-        await eventually(lambda: told("nats_client") == end_of(renewed))
+        await eventually(lambda: exported("nats_client") == end_of(renewed))
 
 
 def end_of(pair: Pair) -> float:
     return x509.load_pem_x509_certificate(pair.certificate).not_valid_after_utc.timestamp()
 
 
-async def test_without_tls_no_certificate_is_told(own_nats_server):
+async def test_without_tls_no_certificate_is_exported(own_nats_server):
     telemetry = MemoryTelemetry()
     await asyncio.wait_for(tell_expiries(own_nats_server.url, NatsAccess(), telemetry), 5)
     assert not telemetry.values
 
 
-def operated() -> tuple[str, str]:
-    """The configuration of a server that knows users by their JWTs, and a user's `.creds` file."""
+def jwt_authentication() -> tuple[str, str]:
+    """A server configuration that authenticates users by JWT, and a user's `.creds` file."""
     operator, system, account, user = (Identity(kind) for kind in ("operator", "account", "account", "user"))
     unlimited = {"subs": -1, "data": -1, "payload": -1}
     accounts = {
-        one.public: one.said_by(operator, {"limits": {**unlimited, "conn": -1, "imports": -1, "exports": -1}})
+        one.public: one.signed_by(operator, {"limits": {**unlimited, "conn": -1, "imports": -1, "exports": -1}})
         for one in (system, account)
     }
     config = "\n".join(
         [
-            f"operator: {operator.said_by(operator, {})}",
+            f"operator: {operator.signed_by(operator, {})}",
             f"system_account: {system.public}",
             "resolver: MEMORY",
             "resolver_preload {",
-            *(f"  {public}: {said}" for public, said in accounts.items()),
+            *(f"  {public}: {token}" for public, token in accounts.items()),
             "}",
         ]
     )
     content = (
-        f"-----BEGIN NATS USER JWT-----\n{user.said_by(account, unlimited)}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN NATS USER JWT-----\n{user.signed_by(account, unlimited)}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
     )
     return config, content
 
 
-async def test_a_credentials_file_logs_in_and_without_it_nobody_does(tmp_path):
-    config, content = operated()
+async def test_a_login_needs_credentials(tmp_path):
+    config, content = jwt_authentication()
     assert "SEED" not in repr(NatsAccess(credentials=content))
     with NatsServer(tmp_path, config=config) as server:
         with pytest.raises(Unavailable, match=r"(?i)authorization"):
@@ -210,8 +210,8 @@ async def test_a_credentials_file_logs_in_and_without_it_nobody_does(tmp_path):
         await connection.close()
 
 
-async def test_a_credentials_file_is_read_again_when_the_connection_comes_back(tmp_path, caplog):
-    (config, content), (new_config, new_content) = operated(), operated()
+async def test_a_credentials_file_is_read_again_on_reconnect(tmp_path, caplog):
+    (config, content), (new_config, new_content) = jwt_authentication(), jwt_authentication()
     path = tmp_path / "user.creds"
     replace(path, content.encode())
     with NatsServer(tmp_path / "nats", config=config) as server:
@@ -230,14 +230,14 @@ async def test_a_credentials_file_is_read_again_when_the_connection_comes_back(t
         await connection.close()
 
 
-async def test_a_credentials_file_that_is_none_is_named_with_its_setting(own_nats_server, tmp_path):
+async def test_an_unusable_credentials_file_is_reported_with_its_setting(own_nats_server, tmp_path):
     for path in (tmp_path / "nowhere", replace(tmp_path / "user.creds", b"garbage")):
         with pytest.raises(Unavailable, match="see SIGHTLINE_NATS_CREDENTIALS_FILE"):
             await connect(own_nats_server.url, "test", deadline_seconds=1, access=NatsAccess(credentials_file=path))
 
 
 class Identity:
-    """An operator, account or user of NATS: its key, and what another says of it in NATS's own kind of JWT."""
+    """An operator, account or user of NATS: its key, and the JWTs that others sign for it."""
 
     def __init__(self, kind: str) -> None:
         prefixes = {
@@ -250,7 +250,7 @@ class Identity:
         self._pair = nkeys.from_seed(bytearray(self.seed))
         self.public = bytes(self._pair.public_key).decode()
 
-    def said_by(self, issuer: Identity, more: Mapping[str, object]) -> str:
+    def signed_by(self, issuer: Identity, more: Mapping[str, object]) -> str:
         nats = {"type": self._kind, "version": 2, **more}
         claims = {"jti": self.public, "iat": 1, "iss": issuer.public, "name": self._kind, "sub": self.public}
         parts = ({"typ": "JWT", "alg": "ed25519-nkey"}, claims | {"nats": nats})
@@ -269,14 +269,14 @@ def client_of(server: CephGateway, ca: Path | None):
     return s3_client(server.secure_settings(ca), retries=0)
 
 
-async def test_blobs_are_kept_over_tls_by_the_settings(s3_server):
+async def test_blobs_are_stored_over_tls_according_to_the_settings(s3_server):
     settings = s3_server.secure_settings(s3_server.ca, bucket=f"tls-{uuid.uuid4().hex[:8]}")
     blobs = await open_blobs(settings, PrometheusTelemetry("test"))
     await blobs.put("a/b", b"content")
     assert await blobs.get("a/b", 3) == b"tent"
 
 
-async def test_a_store_of_another_ca_is_not_spoken_to(s3_server, tmp_path):
+async def test_a_store_of_another_ca_is_refused(s3_server, tmp_path):
     for ca in (None, Authority("Other").write(tmp_path)):
         with pytest.raises(Unavailable, match="set SIGHTLINE_S3_CA to the right one"):
             await S3Blobs(client_of(s3_server, ca)).ping()
@@ -288,7 +288,7 @@ async def test_tls_to_a_store_without_it_says_which_setting_turns_it_off(s3_serv
         await S3Blobs(client).ping()
 
 
-def test_a_ca_file_that_cannot_be_used_is_named_with_its_setting(tmp_path):
+def test_an_unusable_ca_file_is_reported_with_its_setting(tmp_path):
     for path in (tmp_path / "nowhere", replace(tmp_path / "ca.crt", b"garbage")):
         with pytest.raises(StoreRefused, match="see SIGHTLINE_S3_CA"):
             s3_client(Settings(s3_endpoint="127.0.0.1:1", s3_ca=path))

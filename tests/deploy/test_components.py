@@ -1,4 +1,4 @@
-"""What each component of deploy/k8s adds, and what each overlay may rely on."""
+"""What each component of deploy/k8s adds, and what each overlay relies on."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -32,16 +32,16 @@ rendering = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_is_guarded_or_says_that_it_is_not(overlay: str) -> None:
+def test_an_overlay_is_secured_or_explicitly_insecure(overlay: str) -> None:
     for pod_name in APIS:
         values = environment(f"overlay {overlay}", pod_name)
-        guarded = "SIGHTLINE_TLS_CERTIFICATE" in values and "SIGHTLINE_AUTH_KEYS" in values
-        assert guarded != (values.get("SIGHTLINE_INSECURE") == "true")
-        assert overlay == "local" or guarded
+        secured = "SIGHTLINE_TLS_CERTIFICATE" in values and "SIGHTLINE_AUTH_KEYS" in values
+        assert secured != (values.get("SIGHTLINE_INSECURE") == "true")
+        assert overlay == "local" or secured
 
 
 @rendering
-def test_nats_writes_through_to_the_disk_and_keeps_each_stream_on_as_many_servers_as_it_has(name: str) -> None:
+def test_nats_flushes_every_write_and_replicates_each_stream_to_all_servers(name: str) -> None:
     (nats,) = [one for one in of_kind(name, "StatefulSet") if one["metadata"]["name"] == "nats"]
     (config,) = [one["data"]["nats.conf"] for one in of_kind(name, "ConfigMap") if "nats.conf" in one["data"]]
     version = template(nats)["spec"]["containers"][0]["image"].partition(":")[2]
@@ -59,13 +59,13 @@ def test_nats_writes_through_to_the_disk_and_keeps_each_stream_on_as_many_server
 
 
 @pytest.mark.parametrize("name", ["autoscaling", "kueue", "all", "overlay production"])
-def test_a_training_has_a_pod_of_its_own_that_nothing_but_its_end_stops(name: str) -> None:
+def test_each_training_has_its_own_pod_which_nothing_evicts(name: str) -> None:
     (scaled,) = of_kind(name, "ScaledJob")
     job, spec = scaled["spec"]["jobTargetRef"], scaled["spec"]
     assert job.get("activeDeadlineSeconds", LONGEST_TRAINING_SECONDS) >= LONGEST_TRAINING_SECONDS
     assert (job["backoffLimit"], job["parallelism"], job["completions"]) == (0, 1, 1)
     assert spec["rollout"]["strategy"] == "gradual"
-    assert "scalingStrategy" not in spec, "KEDA's own takes running jobs off; some versions refuse its name"
+    assert "scalingStrategy" not in spec, "KEDA's default subtracts running jobs; some versions refuse its name"
     disruption = {"type": "DisruptionTarget", "status": "True"}
     assert job["podFailurePolicy"] == {"rules": [{"action": "Ignore", "onPodConditions": [disruption]}]}
     trigger = spec["triggers"][0]["metadata"]
@@ -87,13 +87,13 @@ def test_a_training_has_a_pod_of_its_own_that_nothing_but_its_end_stops(name: st
 @pytest.mark.parametrize(
     "order", [("autoscaling", "gpu"), ("autoscaling", "tls"), ("kueue", "autoscaling"), ("kueue",)]
 )
-def test_components_in_an_order_that_would_lose_something_are_refused(order: tuple[str, ...]) -> None:
+def test_components_in_an_order_that_would_drop_a_patch_are_refused(order: tuple[str, ...]) -> None:
     with pytest.raises(AssertionError, match="no resource matches"):
         combined_text(*order)
 
 
 @pytest.mark.parametrize("name", ["kueue", "all"])
-def test_the_queue_has_a_quota_for_everything_that_a_job_asks_for(name: str) -> None:
+def test_the_queue_has_a_quota_for_every_resource_that_a_job_requests(name: str) -> None:
     (scaled,), (queue,) = of_kind(name, "ScaledJob"), of_kind(name, "ClusterQueue")
     (group,) = queue["spec"]["resourceGroups"]
     wanted: Resource = template(scaled)["spec"]["containers"][0]["resources"]
@@ -118,7 +118,7 @@ def test_a_worker_on_a_gpu_has_one_device_and_shared_memory(name: str, device: s
     pod = template(worker)["spec"]
     limits: Resource = pod["containers"][0]["resources"]["limits"]
     assert {key: value for key, value in limits.items() if key.startswith("nvidia.com")} == {device: 1}
-    assert "nodeSelector" not in pod, "no node has a label while there is no node"
+    assert "nodeSelector" not in pod, "an autoscaled pool has no labelled node yet"
     assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
     assert "topologySpreadConstraints" not in pod
     (packed,) = pod["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
@@ -130,7 +130,7 @@ def test_a_worker_on_a_gpu_has_one_device_and_shared_memory(name: str, device: s
 
 
 @pytest.mark.parametrize("name", ["network-policies", "all", "overlay production"])
-def test_the_network_is_closed_and_no_pod_reaches_the_clouds_metadata(name: str) -> None:
+def test_the_network_is_closed_and_no_pod_reaches_the_clouds_metadata_service(name: str) -> None:
     policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(name, "NetworkPolicy")}
     assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     rules = [rule for one in policies.values() for rule in one.get("egress", [])]
@@ -141,7 +141,7 @@ def test_the_network_is_closed_and_no_pod_reaches_the_clouds_metadata(name: str)
             assert not _reaches(rule, address) or {port["port"] for port in rule["ports"]} == {53}, address
     for spec in policies.values():
         for rule in [*spec.get("ingress", []), *spec.get("egress", [])]:
-            assert rule.get("ports"), "a rule without ports opens them all"
+            assert rule.get("ports"), "a rule without ports opens all ports"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_the_network_is_closed_and_no_pod_reaches_the_clouds_metadata(name: str)
     ],
     ids=["kube-dns", "OpenShift", "NodeLocal DNSCache", "Cloud DNS"],
 )
-def test_every_pod_may_ask_for_names(where: dict[str, str] | str, port: int) -> None:
+def test_every_pod_may_resolve_names(where: dict[str, str] | str, port: int) -> None:
     (names,) = [one for one in of_kind("all", "NetworkPolicy") if one["metadata"]["name"] == "names"]
     assert names["spec"]["podSelector"] == {}
     ways = [
@@ -212,16 +212,16 @@ def _selectors(spec: Resource) -> Iterator[Resource]:
 
 
 @pytest.mark.parametrize("name", ["tls", "all", "overlay cpu", "overlay gpu", "overlay production"])
-def test_what_reloads_the_certificates_of_nats_sees_them_and_the_server(name: str) -> None:
+def test_the_certificate_reloader_of_nats_sees_the_certificates_and_the_server(name: str) -> None:
     (nats,) = [one for one in of_kind(name, "StatefulSet") if one["metadata"]["name"] == "nats"]
     pod = template(nats)["spec"]
     (server,), (reloader,) = pod["containers"], pod["initContainers"]
-    assert reloader["restartPolicy"] == "Always", "a sidecar"
+    assert reloader["restartPolicy"] == "Always", "it must be a sidecar"
     assert reloader["image"] == server["image"]
     assert pod["shareProcessNamespace"] is True
-    assert "runAsUser" not in reloader["securityContext"], "one user, or the signal is not allowed"
+    assert "runAsUser" not in reloader["securityContext"], "a different user may not send the signal"
     mounts = {mount["mountPath"]: mount for mount in reloader["volumeMounts"]}
     assert set(mounts) == {"/tmp", "/etc/nats-tls"}
     assert all(mount["readOnly"] for mount in mounts.values())
     assert all(mounts.get(mount["mountPath"], mount)["name"] == mount["name"] for mount in server["volumeMounts"])
-    assert not any("subPath" in mount for mount in mounts.values()), "which never changes"
+    assert not any("subPath" in mount for mount in mounts.values()), "files mounted by subPath are never updated"

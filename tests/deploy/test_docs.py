@@ -1,4 +1,4 @@
-"""The commands by which docs/operations.md makes certificates and keys make what the cluster needs."""
+"""The commands and overlays of docs/operations.md produce what the cluster needs."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from tests.support.manifests import K8S, ROOT, environment, of_kind, render_text
 from tests.support.servers import find_program
 
 DOCUMENT = (ROOT / "docs" / "operations.md").read_text()
-# In place of kubectl: keeps what `create secret generic NAME --from-file/--from-literal` would store.
+# Replaces kubectl: writes what `create secret generic NAME --from-file/--from-literal` would store into files.
 KUBECTL = """#!/usr/bin/env bash
 set -eu
 [ "$3" = create ] || exit 0
@@ -36,7 +36,7 @@ done
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The secrets, a folder each, that the documented commands make."""
+    """The secrets that the documented commands create, a folder each."""
     folder = tmp_path_factory.mktemp("secrets")
     found = re.search(r"<!-- tests/deploy/test_docs.py .*? -->\n```sh\n(.*?)```", DOCUMENT, re.DOTALL)
     assert found
@@ -56,7 +56,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_documented_driver_is_for_the_cuda_that_torch_brings() -> None:
+def test_the_documented_driver_supports_the_cuda_version_of_torch() -> None:
     major, minor = metadata.version("nvidia-cuda-runtime").split(".")[:2]
     chapter = DOCUMENT.partition("\n### GPUs\n")[2].partition("\n### ")[0]
     assert f"built for CUDA {major}.{minor}." in chapter
@@ -64,7 +64,7 @@ def test_the_documented_driver_is_for_the_cuda_that_torch_brings() -> None:
 
 
 @pytest.mark.parametrize("name", ["sightline-tls", "nats-tls"])
-def test_a_certificate_is_of_the_ca_and_fits_its_key(secrets: Path, name: str) -> None:
+def test_a_certificate_is_signed_by_the_ca_and_matches_its_key(secrets: Path, name: str) -> None:
     folder = secrets / "secrets" / name
     for purpose in ("sslserver", "sslclient"):
         verify = ["openssl", "verify", "-purpose", purpose, "-CAfile", "ca.crt", "tls.crt"]
@@ -76,7 +76,7 @@ def test_a_certificate_is_of_the_ca_and_fits_its_key(secrets: Path, name: str) -
     assert keys[0] == keys[1]
 
 
-def test_the_certificates_have_every_name_by_which_the_servers_are_called(secrets: Path) -> None:
+def test_the_certificates_cover_every_name_of_the_servers(secrets: Path) -> None:
     values = environment("tls", "predictor")
     called = {
         "sightline-tls": {values["SIGHTLINE_DATASET_ADDRESS"], values["SIGHTLINE_TRAINER_ADDRESS"], "predictor:50053"},
@@ -90,11 +90,11 @@ def test_the_certificates_have_every_name_by_which_the_servers_are_called(secret
         for address in addresses:
             host = address.partition(":")[0]
             check = ["openssl", "x509", "-in", str(certificate), "-noout", "-checkhost", host]
-            said = subprocess.run(check, capture_output=True, text=True, check=True).stdout
-            assert "does match" in said, f"{name}: {said}"
+            output = subprocess.run(check, capture_output=True, text=True, check=True).stdout
+            assert "does match" in output, f"{name}: {output}"
 
 
-def test_the_keys_are_those_of_the_services_and_of_an_administrator(secrets: Path) -> None:
+def test_the_keys_belong_to_the_services_and_an_administrator(secrets: Path) -> None:
     callers = parse((secrets / "secrets" / "sightline-auth" / "keys").read_bytes())
     token = (secrets / "secrets" / "sightline-token" / "token").read_text()
     assert callers[digest(token)].roles == {Role.VIEWER}
@@ -102,7 +102,7 @@ def test_the_keys_are_those_of_the_services_and_of_an_administrator(secrets: Pat
     assert callers[digest(printed)].roles == {Role.ADMIN}
 
 
-def test_the_documented_overlay_takes_every_image_from_the_registry_and_may_be_of_any_namespace(tmp_path: Path) -> None:
+def test_the_documented_overlay_pulls_every_image_from_the_registry_and_works_in_any_namespace(tmp_path: Path) -> None:
     found = re.search(r"`deploy/k8s/(overlays/ours)/kustomization.yaml`:\n\n```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
     assert found
     folder = shutil.copytree(K8S, tmp_path / "k8s") / found[1]
@@ -117,7 +117,7 @@ def test_the_documented_overlay_takes_every_image_from_the_registry_and_may_be_o
     assert not names & images
 
 
-def test_the_documented_command_makes_every_alert_point_to_a_team_s_own_runbooks(tmp_path: Path) -> None:
+def test_the_documented_command_points_every_alert_to_a_teams_own_runbooks(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
     shutil.copytree(ROOT / "tools", tmp_path / "tools")
     found = re.search(r"`python (tools/manifests.py --runbooks (\S+))`", DOCUMENT)
@@ -136,7 +136,7 @@ def test_the_documented_command_makes_every_alert_point_to_a_team_s_own_runbooks
     assert "must be an http url" in refused.stderr
 
 
-def test_the_documented_overlay_makes_every_alert_point_to_a_team_s_own_runbooks(tmp_path: Path) -> None:
+def test_the_documented_overlay_points_every_alert_to_a_teams_own_runbooks(tmp_path: Path) -> None:
     found = re.search(r"### Where the runbooks are\n.*?```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
     assert found
     folder = shutil.copytree(K8S, tmp_path / "k8s") / "overlays" / "ours"

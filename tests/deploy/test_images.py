@@ -1,4 +1,4 @@
-"""What can be said of the images and of deploy/compose.yaml without a build; `make test-images` makes them."""
+"""Checks of the images and of deploy/compose.yaml that need no build; `make test-images` builds them."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 LOCK = (ROOT / "constraints.txt").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
 BUILT = {name: one for name, one in COMPOSE["services"].items() if "build" in one}
-# Of each target, which stage has its packages.
+# The stage that has each target's packages.
 TARGETS = {"dataset": "plain", "trainer-api": "plain", "trainer-worker": "torch", "predictor": "torch"}
 EXTRAS = {"plain": "", "torch": "torch"}
 
@@ -35,17 +35,17 @@ def test_the_base_image_has_one_full_version() -> None:
     (image,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", image)
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
-    assert workflow["jobs"]["run"]["container"] == image.replace("-slim", ""), "the tests run on the same"
+    assert workflow["jobs"]["run"]["container"] == image.replace("-slim", ""), "the tests run on the same version"
     stages = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     assert set(stages) == {"${PYTHON_IMAGE}", "environment", "runtime", "plain", "torch"}
 
 
-def test_every_package_has_the_version_and_the_hash_that_are_locked() -> None:
+def test_every_install_is_restricted_to_locked_versions_and_hashes() -> None:
     pip, *installs = re.findall(r"pip install [^\n]*", DOCKERFILE)
     assert pip.startswith("pip install --require-hashes -r /pip.txt")
     assert len(installs) == 3
     assert all("--require-hashes -c /constraints.txt" in one for one in installs)
-    assert "--no-deps --no-build-isolation" in stage("wheels"), "the build fetches nothing of its own"
+    assert "--no-deps --no-build-isolation" in stage("wheels"), "the build downloads nothing by itself"
 
 
 def test_every_package_that_an_image_installs_is_locked_with_hashes() -> None:
@@ -53,7 +53,7 @@ def test_every_package_that_an_image_installs_is_locked_with_hashes() -> None:
         re.findall(r"^([\w.-]+)==[^\n]*\\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", LOCK, re.MULTILINE)
     )
     names = {re.sub(r"[-_.]+", "-", name).lower() for name in locked}
-    assert len(names) == len(re.findall(r"^\S+==", LOCK, re.MULTILINE)), "each with a hash"
+    assert len(names) == len(re.findall(r"^\S+==", LOCK, re.MULTILINE)), "every package has a hash"
     for extra in EXTRAS.values():
         installed = distributions("sightline-services", extra) | distributions("sightline")
         wanted = {re.sub(r"[-_.]+", "-", name).lower() for name in installed}
@@ -61,7 +61,7 @@ def test_every_package_that_an_image_installs_is_locked_with_hashes() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_target_has_the_packages_of_its_stage_and_runs_as_nobody(target: str) -> None:
+def test_a_target_has_the_packages_of_its_stage_and_runs_unprivileged(target: str) -> None:
     packages = TARGETS[target]
     assert f"-r /wheels/{packages}.txt" in stage(f"environment-{packages}")
     assert f"COPY --from=environment-{packages} /opt/sightline" in stage(packages)
@@ -73,11 +73,11 @@ def test_a_target_has_the_packages_of_its_stage_and_runs_as_nobody(target: str) 
 
 
 @pytest.mark.parametrize(("packages", "extra"), EXTRAS.items())
-def test_the_images_of_apis_hold_no_torch(packages: str, extra: str) -> None:
+def test_only_the_torch_images_contain_torch(packages: str, extra: str) -> None:
     assert ("torch" in distributions("sightline-services", extra)) is (packages == "torch")
 
 
-def test_only_what_the_build_needs_reaches_it() -> None:
+def test_the_build_context_has_only_what_the_build_copies() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     let_in = {line[1:] for line in lines if line.startswith("!")}
@@ -89,7 +89,7 @@ def test_only_what_the_build_needs_reaches_it() -> None:
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
-def test_a_container_of_compose_is_confined_healthy_and_this_machines_own(name: str) -> None:
+def test_a_compose_container_is_confined_health_checked_and_only_reachable_locally(name: str) -> None:
     service = COMPOSE["services"][name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -98,7 +98,7 @@ def test_a_container_of_compose_is_confined_healthy_and_this_machines_own(name: 
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
-def test_compose_and_the_cluster_run_the_same_versions_and_of_ours_this_one() -> None:
+def test_compose_and_the_cluster_run_the_same_versions() -> None:
     assert f"ARG VERSION={metadata.version('sightline')}\n" in DOCKERFILE
     assert {one["image"].partition(":")[2] for one in BUILT.values()} == {metadata.version("sightline")}
     cluster = "\n".join(path.read_text() for path in (ROOT / "deploy" / "k8s").rglob("kustomization.yaml"))
@@ -108,7 +108,7 @@ def test_compose_and_the_cluster_run_the_same_versions_and_of_ours_this_one() ->
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_an_image_sets_what_its_processes_know(name: str) -> None:
+def test_an_image_sets_only_variables_that_its_processes_know(name: str) -> None:
     target = "dataset" if name.startswith("dataset") else name
     stages = ("runtime", TARGETS[target], target)
     values = set(re.findall(r"\b(SIGHTLINE_\w+)=", "".join(map(stage, stages))))
@@ -116,7 +116,7 @@ def test_an_image_sets_what_its_processes_know(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_compose_builds_what_the_dockerfile_has_and_sets_what_the_services_know(name: str) -> None:
+def test_compose_builds_existing_targets_and_sets_only_variables_that_the_services_know(name: str) -> None:
     service = BUILT[name]
     assert service["build"]["target"] in TARGETS
     assert service["environment"].keys() <= SHARED

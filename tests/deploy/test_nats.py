@@ -1,4 +1,4 @@
-"""The configuration of NATS in deploy/k8s, tried with real servers: three of them, plain and with TLS."""
+"""The configuration of NATS in deploy/k8s, on three real servers, with and without TLS."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ PLACES = {"plain": K8S / "base" / "nats.conf", "tls": K8S / "components" / "tls"
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where three servers are, and how to get in."""
+    """Three servers' addresses, and how to authenticate to them."""
 
     url: str
     access: NatsAccess
@@ -45,7 +45,7 @@ class Cluster:
 
 @pytest.fixture(params=PLACES)
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Cluster]:
-    """Three servers of the configuration."""
+    """Three servers with the configuration."""
     access, authority = NatsAccess(), Authority()
     if request.param == "tls":
         certificate, key = authority.pair().write(tmp_path / "tls", "tls")
@@ -54,7 +54,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Cluster
     with ExitStack() as stack:
         for number in range(SERVERS):
             config = tmp_path / f"nats-{number}.conf"
-            config.write_text(_here(PLACES[request.param].read_text(), number, ports, tmp_path))
+            config.write_text(_localised(PLACES[request.param].read_text(), number, ports, tmp_path))
             log = stack.enter_context((tmp_path / f"nats-{number}.log").open("wb"))
             environment = os.environ | {"POD_NAME": f"nats-{number}"}
             command = [find(), "--config", str(config)]
@@ -65,14 +65,14 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Cluster
         yield Cluster(url, access, [f"http://127.0.0.1:{port}" for port in monitors], authority)
 
 
-def _here(config: str, number: int, ports: list[int], folder: Path) -> str:
-    """The configuration of one server, for this machine: names become ports, and an old server hears of no sync."""
+def _localised(config: str, number: int, ports: list[int], folder: Path) -> str:
+    """One server's configuration for this machine: names become ports; an old server does not get `sync_interval`."""
     clients, routes, monitors = (ports[i * SERVERS : (i + 1) * SERVERS] for i in range(3))
     for other in range(SERVERS):
         config = config.replace(f"nats-{other}.nats:6222", f"127.0.0.1:{routes[other]}")
-    for old, mine in (("0.0.0.0:4222", clients), ("0.0.0.0:6222", routes), ("0.0.0.0:8222", monitors)):
+    for old, own in (("0.0.0.0:4222", clients), ("0.0.0.0:6222", routes), ("0.0.0.0:8222", monitors)):
         assert old in config
-        config = config.replace(old, f"127.0.0.1:{mine[number]}")
+        config = config.replace(old, f"127.0.0.1:{own[number]}")
     config = config.replace("/data", str(folder / f"data-{number}")).replace(
         "/tmp/nats.pid", str(folder / f"pid-{number}")
     )
@@ -82,10 +82,10 @@ def _here(config: str, number: int, ports: list[int], folder: Path) -> str:
     return config if knows else re.sub(r" *sync_interval: always\n", "", config)
 
 
-async def test_three_servers_find_one_another_and_keep_each_stream_thrice(cluster: Cluster) -> None:
+async def test_three_servers_form_a_cluster_and_keep_three_copies_of_each_stream(cluster: Cluster) -> None:
     async with asyncio.timeout(60), connected(cluster.url, "test", cluster.access) as connection:
         queue = JetStreamQueue(connection, ACK_WAIT, replicas=SERVERS)
-        await _published(queue, "trainer")
+        await _publish(queue, "trainer")
         info = await connection.jetstream().stream_info(STREAM)
         assert info.config.num_replicas == SERVERS
         assert info.cluster is not None
@@ -95,22 +95,24 @@ async def test_three_servers_find_one_another_and_keep_each_stream_thrice(cluste
         assert delivery.body == b"work"
 
 
-async def test_the_autoscaler_reads_the_number_of_trainings_before_any_worker_has_been_there(cluster: Cluster) -> None:
+async def test_the_autoscaler_reads_the_number_of_trainings_before_the_first_worker_starts(cluster: Cluster) -> None:
     (scaled,) = of_kind("autoscaling", "ScaledJob")
     trigger = scaled["spec"]["triggers"][0]["metadata"]
     async with asyncio.timeout(60), connected(cluster.url, "test", cluster.access) as connection:
         queue = JetStreamQueue(connection, ACK_WAIT, replicas=SERVERS)
-        await _published(queue, "other")  # KEDA takes the whole stream for work where it finds no consumer
+        await _publish(queue, "other")  # without a consumer KEDA counts the whole stream
         assert await queue.depth(jobs.KIND) == 0  # the trainer api asks this every five seconds
-        await _until_told(cluster, trigger, 0)
+        await _until_reported(cluster, trigger, 0)
         await queue.publish(jobs.KIND, b"1")
         await queue.publish(jobs.KIND, b"2")
         assert await queue.fetch(jobs.KIND, timedelta(seconds=20))
-        await _until_told(cluster, trigger, 2)
+        await _until_reported(cluster, trigger, 2)
 
 
 @pytest.mark.parametrize("cluster", ["tls"], indirect=True)
-async def test_servers_show_a_renewed_certificate_and_connections_go_on(cluster: Cluster, tmp_path: Path) -> None:
+async def test_servers_present_a_renewed_certificate_and_open_connections_stay(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     (nats,) = of_kind("tls", "StatefulSet")
     (reloader,) = template(nats)["spec"]["initContainers"]
     (script,) = reloader["args"]
@@ -121,7 +123,7 @@ async def test_servers_show_a_renewed_certificate_and_connections_go_on(cluster:
                 pid = str(tmp_path / f"pid-{number}")
                 here = script.replace("/tmp/nats.pid", pid).replace("/etc/nats-tls", str(tmp_path / "tls"))
                 command = [*reloader["command"], here.replace("sleep 10", "sleep 0.2")]
-                stack.callback(stop, _begun(command, path))
+                stack.callback(stop, _start(command, path))
             for hours in (5, 7):
                 renewed = cluster.authority.pair(valid=(-HOUR, hours * HOUR))
                 renewed.write(tmp_path / "tls", "tls")
@@ -133,33 +135,33 @@ async def test_servers_show_a_renewed_certificate_and_connections_go_on(cluster:
             pass
 
 
-def _begun(command: list[str], path: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(command: list[str], path: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=os.environ | path)
 
 
 async def _until_shown(cluster: Cluster, ends: list[datetime]) -> None:
-    """Until every server shows a certificate that ends then."""
+    """Returns once every server presents a certificate with this expiry."""
     while True:
         if await shown(cluster.url, cluster.access) == ends:
             return
         await asyncio.sleep(0.2)
 
 
-async def _until_told(cluster: Cluster, trigger: dict[str, str], number: int) -> None:
-    """Until the monitoring endpoint says so, asked as KEDA asks, which makes its name of the consumer's leader."""
+async def _until_reported(cluster: Cluster, trigger: dict[str, str], number: int) -> None:
+    """Returns once a monitoring endpoint reports the number, by KEDA's query: KEDA asks the consumer's leader."""
     query = f"/jsz?acc={trigger['account']}&consumers=true&config=true"
     while True:
         for position, monitor in enumerate(cluster.monitors):
-            told = await asyncio.to_thread(_asked, monitor + query)
-            if number in _counted(told, trigger, f"nats-{position}"):
+            reported = await asyncio.to_thread(_get_json, monitor + query)
+            if number in _job_counts(reported, trigger, f"nats-{position}"):
                 return
         await asyncio.sleep(0.2)
 
 
-def _counted(told: dict[str, Any], trigger: dict[str, str], leader: str) -> list[int]:
+def _job_counts(reported: dict[str, Any], trigger: dict[str, str], leader: str) -> list[int]:
     return [
         consumer["num_pending"] + consumer["num_ack_pending"]
-        for account in told.get("account_details", [])
+        for account in reported.get("account_details", [])
         if account["name"] == trigger["account"]
         for stream in account.get("stream_detail", [])
         if stream["name"] == trigger["stream"]
@@ -168,15 +170,15 @@ def _counted(told: dict[str, Any], trigger: dict[str, str], leader: str) -> list
     ]
 
 
-def _asked(url: str) -> dict[str, Any]:
+def _get_json(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url, timeout=5) as answer:
         return dict(json.load(answer))
 
 
-async def _published(queue: Queue, kind: str) -> None:
-    """Until the servers have elected a leader, none of them takes anything."""
+async def _publish(queue: Queue, kind: str) -> None:
+    """Publishes a job; repeats it, as the servers accept nothing until they have elected a leader."""
     while True:
         try:
             return await queue.publish(kind, b"work")
-        except Exception:  # noqa: BLE001 - whatever it says, the test's deadline ends it
+        except Exception:  # noqa: BLE001 - any error is retried until the test's deadline
             await asyncio.sleep(0.2)

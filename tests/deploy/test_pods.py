@@ -1,4 +1,4 @@
-"""What every pod of deploy/k8s promises: confined, limited, probed, in time to drain, and with settings that exist."""
+"""Every pod of deploy/k8s: confined, limited, probed, given time to drain, and with settings that exist."""
 
 import re
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_every_container_is_confined_limited_and_probed(name: str) -> None:
         assert pod_context["runAsUser"] >= 10000, what
         assert pod_context["seccompProfile"] == {"type": "RuntimeDefault"}, what
         assert pod["automountServiceAccountToken"] is False, what
-        if container.get("restartPolicy") != "Always":  # a sidecar serves nobody
+        if container.get("restartPolicy") != "Always":  # a sidecar has no callers
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), what
         for bound in ("requests", "limits"):
             assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"][bound].keys(), what
@@ -52,7 +52,7 @@ def test_every_container_is_confined_limited_and_probed(name: str) -> None:
 
 
 @rendering
-def test_what_writes_has_a_place_for_it(name: str) -> None:
+def test_every_container_has_the_writable_folders_that_it_needs(name: str) -> None:
     for what, _, container in containers(name):
         written = {one["mountPath"] for one in container["volumeMounts"] if not one.get("readOnly")}
         assert "/tmp" in written or container["name"] == "reloader", what
@@ -63,18 +63,18 @@ def test_what_writes_has_a_place_for_it(name: str) -> None:
 
 
 @rendering
-def test_a_service_is_probed_by_its_health_and_hidden_from_callers_before_it_ends(name: str) -> None:
+def test_an_api_is_probed_by_its_health_and_hidden_from_callers_before_it_stops(name: str) -> None:
     served = [one for one in containers(name) if one[2]["name"] in APIS]
     assert len(served) == len(APIS)
     for what, _, container in served:
         port = int(environment(name, container["name"])["SIGHTLINE_PROBE_PORT"])
         assert container["readinessProbe"]["grpc"]["port"] == port, what
-        assert "grpc" not in container["livenessProbe"], f"{what}: NOT_SERVING is no reason to be killed"
+        assert "grpc" not in container["livenessProbe"], f"{what}: a pod that is NOT_SERVING must not be killed"
         assert container["lifecycle"]["preStop"]["sleep"]["seconds"] >= 5, what
 
 
 @rendering
-def test_every_process_of_ours_is_asked_whether_its_event_loop_turns(name: str) -> None:
+def test_the_liveness_of_every_process_is_that_of_its_event_loop(name: str) -> None:
     asked = {
         container["name"]: container["livenessProbe"]["httpGet"]["path"]
         for _, _, container in containers(name)
@@ -132,11 +132,11 @@ def test_every_workload_has_a_disruption_budget_unless_it_is_a_job(name: str) ->
 
 
 GIB = 2**30
-SMALL_DISK = 20 * GIB * 0.85  # what kubelet leaves to pods of a node's disk
+SMALL_DISK = 20 * GIB * 0.85  # the part of a node's disk that kubelet leaves to pods
 
 
 @rendering
-def test_requests_are_what_is_used_and_fit_a_node(name: str) -> None:
+def test_resource_requests_match_the_use_and_fit_a_node(name: str) -> None:
     for what, pod, container in containers(name):
         asked, bounds = container["resources"]["requests"], container["resources"]["limits"]
         volumes = {one["name"]: one["emptyDir"] for one in pod["volumes"] if "emptyDir" in one}
@@ -146,12 +146,12 @@ def test_requests_are_what_is_used_and_fit_a_node(name: str) -> None:
         if name == "overlay local":
             continue  # on a laptop everything is requested small
         if container["name"] == "trainer-worker":
-            assert asked["memory"] == bounds["memory"], "who uses more than is requested is evicted first, days of work"
+            assert asked["memory"] == bounds["memory"], "pods above their request are evicted first, with days of work"
         if container["name"] == "predictor":
             cache = int(environment(name, "predictor")["SIGHTLINE_MODEL_CACHE_BYTES"])
-            assert quantity(asked["memory"]) >= cache + 1.5 * GIB, "torch and images beside the models"
+            assert quantity(asked["memory"]) >= cache + 1.5 * GIB, "torch and images in addition to the models"
             assert quantity(bounds["memory"]) >= 2 * cache
-            assert quantity(volumes["cache"]["sizeLimit"]) >= 1.5 * cache, "one comes while another leaves"
+            assert quantity(volumes["cache"]["sizeLimit"]) >= 1.5 * cache, "a model is loaded while another is evicted"
 
 
 @rendering
@@ -162,7 +162,7 @@ def test_services_are_headless_so_that_callers_spread_over_all_pods(name: str) -
 
 
 @rendering
-def test_every_resource_carries_the_recommended_labels_and_lives_in_the_namespace(name: str) -> None:
+def test_every_resource_has_the_recommended_labels_and_the_namespace(name: str) -> None:
     for resource in resources(name):
         assert resource["metadata"]["labels"]["app.kubernetes.io/part-of"] == "sightline", title(resource)
         if resource["kind"] not in CLUSTER_WIDE:
@@ -175,7 +175,7 @@ def test_every_resource_carries_the_recommended_labels_and_lives_in_the_namespac
 
 
 @rendering
-def test_every_secret_is_documented_and_every_config_map_made(name: str) -> None:
+def test_every_secret_is_documented_and_every_config_map_exists(name: str) -> None:
     made = {one["metadata"]["name"] for one in of_kind(name, "ConfigMap")}
     text = text_of(name)
     secrets = set(re.findall(r"secretName: (\S+)", text)) | set(
@@ -183,7 +183,7 @@ def test_every_secret_is_documented_and_every_config_map_made(name: str) -> None
     )
     assert secrets
     for secret in secrets:
-        assert f"`{secret}`" in OPERATIONS, f"docs/operations.md does not say how to make the secret {secret}"
+        assert f"`{secret}`" in OPERATIONS, f"docs/operations.md does not say how to create the secret {secret}"
     for workload in workloads(name):
         pod = template(workload)["spec"]
         used = {one["configMapRef"]["name"] for one in pod["containers"][0].get("envFrom", [])}
@@ -192,7 +192,7 @@ def test_every_secret_is_documented_and_every_config_map_made(name: str) -> None
 
 
 @rendering
-def test_secrets_come_as_files_except_the_address_of_the_store_and_the_keys_of_the_stores_own_program(
+def test_secrets_are_files_except_for_the_stores_address_and_the_bundled_stores_keys(
     name: str,
 ) -> None:
     found = {
@@ -206,7 +206,7 @@ def test_secrets_come_as_files_except_the_address_of_the_store_and_the_keys_of_t
 
 @rendering
 @pytest.mark.parametrize("pod_name", OURS)
-def test_every_variable_is_a_setting_with_a_value_that_it_takes(
+def test_every_variable_is_a_setting_with_a_valid_value(
     name: str, pod_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = environment(name, pod_name) | {"SIGHTLINE_S3_ENDPOINT": "store:443"}

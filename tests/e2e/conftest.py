@@ -1,9 +1,8 @@
-"""One real suite for all tests of this folder: separate processes, a real nats-server, the command as people run it."""
+"""One real suite for all tests of this folder: separate processes, a real nats-server, the installed command."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -18,35 +17,23 @@ import pytest
 from sightline.client.addresses import Addresses
 from sightline.demo import digits
 from sightline.local.stack import Stack
+from tests.support.commands import Outcome
 
 COMMAND = Path(sys.executable).parent / "sightline"
 START_SECONDS = 240.0
-COMMAND_SECONDS = 600.0  # longer than any budget, however busy the machine
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command printed and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
+COMMAND_SECONDS = 600.0  # longer than any budget, even on a busy machine
 
 
 @dataclass(frozen=True)
 class Command:
-    """`sightline` in a process of its own, against these addresses."""
+    """`sightline` in a separate process, against these addresses."""
 
     addresses: Addresses
     folder: Path
     path: Path = COMMAND
 
     def __call__(self, *words: object, code: int = 0) -> Outcome:
-        """Runs the command; fails unless it ends with the code."""
+        """Runs the command; fails unless it exits with the code."""
         ended = subprocess.run(
             [self.path, *map(str, words)],
             capture_output=True,
@@ -56,13 +43,13 @@ class Command:
             env={**os.environ, **self.addresses.environment()},
             check=False,
         )
-        assert ended.returncode == code, f"{words} ended with {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+        assert ended.returncode == code, f"{words} exited with {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
         assert "Traceback" not in ended.stderr
         return Outcome(ended.returncode, ended.stdout, ended.stderr)
 
 
 class RunningStack:
-    """A Stack on an event loop of its own thread, for tests that are not asyncio's."""
+    """A Stack on an event loop in a separate thread, for synchronous tests."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.stack = Stack(folder, base_port=0, **options)
@@ -84,7 +71,7 @@ class RunningStack:
 
 @pytest.fixture(scope="session")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The suite, running. To stop or kill parts of it, start your own."""
+    """The running suite. Tests that stop or kill parts of it start their own."""
     with RunningStack(tmp_path_factory.mktemp("suite")) as running:
         yield running.stack
 

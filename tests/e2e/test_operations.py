@@ -1,4 +1,4 @@
-"""The commands of docs/operations.md that lead from nothing to a served model do so, on ports of their own."""
+"""The commands of docs/operations.md that lead from nothing to a served model, on free ports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 PROCESS = re.compile(r"SIGHTLINE_METRICS_PORT=(\d+) (python -m services\.\w+)")
 SERVICES = {"services.dataset": "DATASET", "services.trainer": "TRAINER", "services.predictor": "PREDICTOR"}
-SEEN = """
+WAIT_FOR_PROMETHEUS = """
 for i in $(seq 60); do
   up=$(curl --silent "http://127.0.0.1:9090/api/v1/query?query=sum(up)" | grep -o '"5"' || true)
   [ -z "$up" ] || break
@@ -39,8 +39,8 @@ def commands() -> str:
     return found[1]
 
 
-def elsewhere(text: str, ports: dict[str, int]) -> str:
-    """The text with other ports than those that are written there."""
+def on_free_ports(text: str, ports: dict[str, int]) -> str:
+    """The text with its ports replaced by free ones."""
     return re.sub(r"\b(4222|9090|910[0-4])\b", lambda port: str(ports[port[1]]), text)
 
 
@@ -55,7 +55,7 @@ def test_an_administrator_gets_from_nothing_to_a_served_model(
     config.parent.mkdir(parents=True)
     (config.parent / "rules.yaml").symlink_to(ROOT / "deploy/prometheus/rules.yaml")
     written = (ROOT / "deploy/prometheus/prometheus.yaml").read_text()
-    config.write_text(elsewhere(written.replace("scrape_interval: 15s", "scrape_interval: 1s"), ports))
+    config.write_text(on_free_ports(written.replace("scrape_interval: 15s", "scrape_interval: 1s"), ports))
     environment = {
         **os.environ,
         "PATH": f"{os.environ['PATH']}:{Path(find_program('nats-server', 'nats-server')).parent}",
@@ -68,11 +68,11 @@ def test_an_administrator_gets_from_nothing_to_a_served_model(
     waits = "until sightline doctor --only services > suite/doctor.log; do sleep 1; done\nsightline doctor  "
     script = script.replace("sightline doctor  ", waits, 1)
     script = script.replace("prometheus.yaml ", "prometheus.yaml --web.listen-address=127.0.0.1:9090 ", 1)
-    script = script.replace("\nkill ", f"{SEEN}kill ", 1) + "\nwait\n"
+    script = script.replace("\nkill ", f"{WAIT_FOR_PROMETHEUS}kill ", 1) + "\nwait\n"
     script = PROCESS.sub(lambda found: f"SIGHTLINE_PORT={ports[found[2].split()[2]]} {found[0]}", script)
     with (tmp_path / "output").open("w+") as output:
         process = subprocess.Popen(
-            ["bash", "-euc", elsewhere(script, ports)],
+            ["bash", "-euc", on_free_ports(script, ports)],
             cwd=tmp_path,
             env=environment,
             stdout=output,
@@ -81,11 +81,11 @@ def test_an_administrator_gets_from_nothing_to_a_served_model(
         )
         try:
             status = process.wait(500)
-            said = (tmp_path / "output").read_text()
+            printed = (tmp_path / "output").read_text()
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-    assert status == 0, said
-    assert "photos/test/0001.png" in said
-    assert 'Prometheus sees "5"' in said
-    assert said.count(" 0 faults") >= 2
+    assert status == 0, printed
+    assert "photos/test/0001.png" in printed
+    assert 'Prometheus sees "5"' in printed
+    assert printed.count(" 0 faults") >= 2

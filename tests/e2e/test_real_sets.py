@@ -1,4 +1,4 @@
-"""Real image sets with real pretrained weights: what the README promises of a few minutes' budget."""
+"""Real image sets with real pretrained weights: what the README promises for a few minutes of budget."""
 
 from __future__ import annotations
 

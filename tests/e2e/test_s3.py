@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 BUCKET = "e2e-sightline"
 
 
-def test_the_suite_keeps_its_blobs_in_s3(
+def test_the_suite_stores_its_blobs_in_s3(
     s3_server: CephGateway, tmp_path: Path, images: tuple[DigitSet, DigitSet]
 ) -> None:
     secret = tmp_path / "secret"

@@ -23,7 +23,7 @@ def _registered() -> set[str]:
 
 @pytest.fixture
 def trained(sightline: Command, images: Sets, _registered: set[str]) -> str:
-    """The name of a model that was trained by the story's first steps, once for all tests."""
+    """The name of a model that the story's first steps train, once for all tests."""
     if not _registered:
         for name, made in zip(("story-train", "story-test"), images, strict=True):
             sightline("datasets", "create", name, "--kind", "classification", "--coco", made.coco, "--wait")
@@ -34,7 +34,7 @@ def trained(sightline: Command, images: Sets, _registered: set[str]) -> str:
     return "story"
 
 
-def test_a_dataset_is_checked_and_frozen(sightline: Command, images: Sets) -> None:
+def test_a_dataset_is_validated_and_frozen(sightline: Command, images: Sets) -> None:
     made = images[0]
     words = ("--kind", "classification", "--coco", made.coco, "--wait", "--json")
     dataset = sightline("datasets", "create", "checked", *words).json
@@ -46,7 +46,7 @@ def test_a_dataset_is_checked_and_frozen(sightline: Command, images: Sets) -> No
     assert "datasets/checked" in names
 
 
-def test_a_model_learns_within_its_budget_and_its_ledger_adds_up(sightline: Command, trained: str) -> None:
+def test_a_model_is_trained_within_its_budget_and_its_ledger_adds_up(sightline: Command, trained: str) -> None:
     model = sightline("models", "show", trained, "--json").json
     charged = _seconds(model["trainingCost"])
     assert 0 < charged <= 60
@@ -58,7 +58,7 @@ def test_a_model_learns_within_its_budget_and_its_ledger_adds_up(sightline: Comm
     assert any(trial["state"] == "SUCCEEDED" for trial in trials)
 
 
-def test_a_model_is_measured_on_a_dataset_of_ones_choice(sightline: Command, trained: str) -> None:
+def test_a_model_is_evaluated_on_a_chosen_dataset(sightline: Command, trained: str) -> None:
     words = ("--dataset", "story-test", "--wait", "--json")
     created = sightline("evaluations", "create", trained, "again", *words).json
     assert created["state"] == "SUCCEEDED"
@@ -112,9 +112,7 @@ def test_a_name_in_use_is_refused(sightline: Command, trained: str, images: Sets
     assert "DatasetAlreadyExists" in sightline("datasets", "create", "story-train", *words, code=6).err
 
 
-def test_a_small_image_is_refused_with_the_sides_that_are_accepted(
-    sightline: Command, trained: str, tmp_path: Path
-) -> None:
+def test_a_small_image_is_refused_with_the_accepted_sides(sightline: Command, trained: str, tmp_path: Path) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "small.png")
     outcome = sightline("predict", trained, tmp_path / "small.png", code=3)
     assert "InvalidImageSize" in outcome.err

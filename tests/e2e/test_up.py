@@ -1,4 +1,4 @@
-"""`sightline up`: continues, restarts, refuses a second, and leaves nothing behind."""
+"""`sightline up`: continues with its data, restarts processes, refuses a second instance, leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from sightline.client.addresses import Addresses
 from sightline.demo.digits import DigitSet
 from tests.e2e.conftest import COMMAND, START_SECONDS, Command
+from tests.support.processes import command_line, descendants, is_alive
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -40,9 +41,9 @@ class Up:
         return self.process.wait(60)
 
     def children(self) -> list[int]:
-        """The processes that this one started, theirs included."""
+        """All descendants of the process."""
         assert self.process
-        return _descendants(self.process.pid)
+        return descendants(self.process.pid)
 
 
 @pytest.fixture
@@ -54,13 +55,13 @@ def up(tmp_path: Path) -> Iterator[Up]:
         made.end(signal.SIGTERM)
 
 
-def test_a_second_up_goes_on_with_everything(up: Up, images: tuple[DigitSet, DigitSet], tmp_path: Path) -> None:
+def test_a_second_up_continues_with_all_data(up: Up, images: tuple[DigitSet, DigitSet], tmp_path: Path) -> None:
     sightline = Command(Addresses(*(f"127.0.0.1:{up.base_port + n}" for n in range(3))), tmp_path)
     words = ("--kind", "classification", "--coco", images[1].coco, "--wait", "--json")
     before = sightline("datasets", "create", "kept", *words).json
     children = up.children()
     assert up.end(signal.SIGINT) == 0
-    assert not [pid for pid in children if _lives(pid)]
+    assert not [pid for pid in children if is_alive(pid)]
     assert "127.0.0.1" in sightline("datasets", "list", code=14).err
     up.start()
     after = sightline("datasets", "show", "kept", "--json").json
@@ -77,7 +78,7 @@ def test_a_second_up_on_the_same_folder_is_refused_while_the_first_runs(up: Up) 
     assert "--data" in second.stderr
 
 
-def test_ports_in_use_are_named_before_anything_starts(up: Up, tmp_path: Path) -> None:
+def test_ports_in_use_are_reported_before_anything_starts(up: Up, tmp_path: Path) -> None:
     words = [COMMAND, "up", "--data", tmp_path / "other", "--base-port", str(up.base_port)]
     second = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 1
@@ -86,14 +87,14 @@ def test_ports_in_use_are_named_before_anything_starts(up: Up, tmp_path: Path) -
     assert not (tmp_path / "other" / "logs").exists()
 
 
-def test_a_child_that_dies_starts_again_and_none_outlives_a_parent_that_is_killed(up: Up) -> None:
-    victim = next(pid for pid in up.children() if "services.dataset api" in _command_line(pid))
+def test_a_child_that_dies_is_restarted_and_none_outlives_a_killed_parent(up: Up) -> None:
+    victim = next(pid for pid in up.children() if "services.dataset api" in command_line(pid))
     os.kill(victim, signal.SIGKILL)
     until(lambda: "dataset died (SIGKILL)" in up.log.read_text(), up.log)
-    until(lambda: any("services.dataset api" in _command_line(pid) for pid in up.children()), up.log)
+    until(lambda: any("services.dataset api" in command_line(pid) for pid in up.children()), up.log)
     children = up.children()
     up.end(signal.SIGKILL)
-    until(lambda: not [pid for pid in children if _lives(pid)], up.log)
+    until(lambda: not [pid for pid in children if is_alive(pid)], up.log)
 
 
 def until(holds: Callable[[], bool], log: Path) -> None:
@@ -104,7 +105,7 @@ def until(holds: Callable[[], bool], log: Path) -> None:
 
 
 def three_free_ports() -> int:
-    """The first of three neighbouring ports on which nothing listens."""
+    """The first of three consecutive free ports."""
     for base in range(21000 + os.getpid() % 500 * 10, 32000, 7):
         try:
             for port in range(base, base + 3):
@@ -116,32 +117,7 @@ def three_free_ports() -> int:
     raise AssertionError("no free ports")
 
 
-def _descendants(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = {int(child): int(parent) for child, parent in (line.split() for line in listed.splitlines())}
-    found, wave = [], [pid]
-    while wave:
-        wave = [child for child, parent in parents.items() if parent in wave]
-        found += wave
-    return found
-
-
-def _lives(pid: int) -> bool:
-    """Whether the process runs; one that is dead and not yet reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def _command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except FileNotFoundError:
-        return ""
-
-
-def test_json_is_what_the_command_prints_and_nothing_else(up: Up, tmp_path: Path) -> None:
+def test_the_command_prints_json_and_nothing_else(up: Up, tmp_path: Path) -> None:
     sightline = Command(Addresses(*(f"127.0.0.1:{up.base_port + n}" for n in range(3))), tmp_path)
     assert json.loads(sightline("datasets", "list", "--json").out) == {"datasets": [], "nextPageToken": ""}
     assert json.loads(sightline("models", "list", "--json").out) == {"models": [], "nextPageToken": ""}

@@ -23,27 +23,27 @@ Wheels = tuple[Path, Path]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Wheels:
-    """The wheels of this tree: the caller's, and that of the services."""
+    """The wheels built from this tree: the caller's, and that of the services."""
     return wheels.build(tmp_path_factory.mktemp("wheels"))
 
 
 @pytest.fixture(scope="module")
 def caller(built: Wheels, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """What a caller has who installs `sightline`."""
+    """An environment with `sightline` installed."""
     return Environment(tmp_path_factory.mktemp("caller"), built[:1], "sightline")
 
 
 @pytest.fixture(scope="module")
 def services(built: Wheels, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """What an operator has who installs `sightline-services[all]`."""
+    """An environment with `sightline-services[all]` installed."""
     return Environment(tmp_path_factory.mktemp("services"), built, "sightline-services", "all")
 
 
-def test_the_wheels_hold_what_they_must_and_no_more(built: Wheels) -> None:
+def test_the_wheels_contain_what_they_must_and_nothing_else(built: Wheels) -> None:
     assert list(wheels.check(*built)) == []
 
 
-def test_what_a_wheel_lacks_or_has_too_much_is_named(built: Wheels, tmp_path: Path) -> None:
+def test_missing_and_superfluous_files_of_a_wheel_are_named(built: Wheels, tmp_path: Path) -> None:
     caller, services = (Path(shutil.copy(wheel, tmp_path)) for wheel in built)
     with zipfile.ZipFile(caller, "a") as wheel:
         wheel.writestr("services/kit/__init__.py", f'"""Was built in {wheels.ROOT}."""\n')
@@ -59,7 +59,7 @@ def test_what_a_wheel_lacks_or_has_too_much_is_named(built: Wheels, tmp_path: Pa
     ]
 
 
-def test_a_callers_environment_is_whole_and_has_neither_torch_nor_the_services(caller: Environment) -> None:
+def test_a_callers_environment_is_complete_and_has_neither_torch_nor_the_services(caller: Environment) -> None:
     caller.pip("check")
     found = "from importlib.util import find_spec; print([bool(find_spec(n)) for n in ('torch', 'services', 'nats')])"
     assert caller.run(found) == "[False, False, False]"
@@ -72,7 +72,7 @@ def test_a_caller_is_told_how_to_get_the_services(caller: Environment, tmp_path:
     assert "pip install 'sightline-services[all]'" in sightline("up", code=1).err
 
 
-def test_the_services_environment_is_whole_and_runs_no_code_of_the_tree(services: Environment) -> None:
+def test_the_services_environment_is_complete_and_runs_no_code_of_the_tree(services: Environment) -> None:
     services.pip("check")
     code = "import sys, services, sightline; print(services.__file__, sightline.__file__, *sys.path, sep='\\n')"
     assert str(wheels.ROOT) not in services.run(code)

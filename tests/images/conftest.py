@@ -1,7 +1,7 @@
-"""Building takes minutes and gigabytes: these tests run only when they are asked for, by `make test-images`.
+"""Building takes minutes and gigabytes, so these tests run only by `make test-images`.
 
-The images are built for real, by buildah over a base made by debootstrap: in place of the official Python image stands
-Debian's own Python, so that no engine and no registry of images is needed.
+The images are built by buildah on a base made by debootstrap: Debian's Python replaces the official Python image, so
+that neither an engine nor a registry is needed.
 """
 
 import functools
@@ -24,7 +24,7 @@ collect_ignore_glob = [] if any("tests/images" in word for word in sys.argv) els
 
 @pytest.fixture(scope="session")
 def buildah(tmp_path_factory: pytest.TempPathFactory) -> Generator[Buildah]:
-    """Runs buildah over a store of its own, which is gone afterwards."""
+    """Runs buildah with a temporary store."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     missing = [name for name in ("buildah", "debootstrap") if shutil.which(name, path=path) is None]
     assert not missing, f"these Debian packages are missing: {missing}"
@@ -48,7 +48,7 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Generator[Buildah]:
     run("commit", "--rm", container, BASE)
     shutil.rmtree(folder)
     yield run
-    for line in reversed(Path("/proc/mounts").read_text().splitlines()):  # containers', and of builds broken off
+    for line in reversed(Path("/proc/mounts").read_text().splitlines()):  # of containers, and of interrupted builds
         if (place := line.split()[1]).startswith(str(store)):
             subprocess.run(["umount", place], check=False)
     shutil.rmtree(store)
@@ -56,20 +56,20 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Generator[Buildah]:
 
 @pytest.fixture(scope="session")
 def images(buildah: Buildah) -> Callable[[str], Container]:
-    """Builds a target, under its own name, and makes a container of it; each but once."""
+    """Builds a target and creates a container of it, each only once."""
 
     @functools.cache
     def built(target: str) -> Container:
         words = ["build", "--layers", "--pull=never", "--build-arg", f"PYTHON_IMAGE={BASE}"]
         place = ["--build-arg", "REVISION=test", "--target", target, "--tag", f"localhost/{target}"]
-        buildah(*words, *place, *_as_pip_here(), "--file", "deploy/Dockerfile", ".")
+        buildah(*words, *place, *_pip_configuration(), "--file", "deploy/Dockerfile", ".")
         return container_of(buildah, f"localhost/{target}")
 
     return built
 
 
-def _as_pip_here() -> list[str]:
-    """Options by which pip finds packages during the build as it does on this machine."""
+def _pip_configuration() -> list[str]:
+    """Options that give pip in the build the configuration of this machine."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     words = [word.strip("'").removeprefix("file://") for word in listed.stdout.replace("=", " ").split()]
     folders = {str(Path(*Path(word).parts[:3])) for word in words if word.startswith("/") and Path(word).exists()}

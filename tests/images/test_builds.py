@@ -1,4 +1,4 @@
-"""Each image by itself, tried as the user that it names over a root that cannot be written."""
+"""Each image alone, run as its user on a read-only root."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ MODULES = {
     "trainer-worker": "services.trainer",
     "predictor": "services.predictor",
 }
-WITHOUT_TORCH_MIB = 250  # beside the base; torch alone is several times that
+WITHOUT_TORCH_MIB = 250  # without the base; torch alone is several times that
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -28,13 +28,13 @@ def target(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def container(images: Callable[[str], Container], target: str) -> Container:
-    """A container of it."""
+    """A container of the image."""
     return images(target)
 
 
 @pytest.fixture
 def run(container: Container) -> Callable[..., str]:
-    """Runs a command in it; returns what it prints."""
+    """Runs a command in the container; returns its output."""
 
     def printed_by(*words: str) -> str:
         done = subprocess.run(container.command(*words), capture_output=True, text=True, check=False)
@@ -44,24 +44,24 @@ def run(container: Container) -> Callable[..., str]:
     return printed_by
 
 
-def test_it_prints_its_settings_as_a_user_without_rights(run: Callable[..., str], target: str) -> None:
+def test_the_image_prints_its_settings_as_an_unprivileged_user(run: Callable[..., str], target: str) -> None:
     settings = json.loads(run("python", "-m", MODULES[target], "--settings"))
     assert settings["host"] == "0.0.0.0"
     assert settings["metrics_port"] == 9090
     assert run("id", "-u") == "10001"
 
 
-def test_apis_hold_no_torch_and_the_others_do(run: Callable[..., str], target: str) -> None:
+def test_only_the_images_of_workers_and_predictor_contain_torch(run: Callable[..., str], target: str) -> None:
     found = run("python", "-c", "import importlib.util as u; print(bool(u.find_spec('torch')))")
     assert found == str(target in {"trainer-worker", "predictor"})
 
 
-def test_it_holds_no_tools_to_build_or_install_with(run: Callable[..., str]) -> None:
+def test_the_image_contains_no_build_or_install_tools(run: Callable[..., str]) -> None:
     words = "gcc cc make git pip protoc"
     assert run("bash", "-c", f"for one in {words}; do command -v $one || true; done") == ""
 
 
-def test_its_user_may_write_to_the_declared_folders_only(container: Container, target: str) -> None:
+def test_the_user_may_write_only_to_the_declared_folders(container: Container, target: str) -> None:
     declared = {"trainer-worker": {"/work"}, "predictor": {"/cache"}}.get(target, set())
     test = "find / -xdev -type d -writable 2>/dev/null || true"
     command = container.command("sh", "-c", test, mounts={}, read_only=False)
@@ -70,7 +70,7 @@ def test_its_user_may_write_to_the_declared_folders_only(container: Container, t
     assert {"/tmp", *declared} <= written <= usual
 
 
-def test_its_labels_and_its_user_are_set(container: Container) -> None:
+def test_the_labels_and_the_user_are_set(container: Container) -> None:
     labels = container.config["Labels"]
     assert container.config["User"] == "10001:10001"
     assert labels["org.opencontainers.image.revision"] == "test"

@@ -1,4 +1,4 @@
-"""The four images together: what an overlay starts, as near to pods as a machine without a cluster comes."""
+"""The four images together, run as an overlay runs them, as closely as possible without a cluster."""
 
 import contextlib
 import os
@@ -26,16 +26,16 @@ from tests.support.containers import Container
 from tests.support.manifests import APIS, OURS, environment, template, workloads
 from tests.support.servers import NatsServer
 
-NOBODY = 10001
+USER_ID = 10001
 START_SECONDS = 300.0
-# What pods have of their cluster: addresses of their own, and a store with TLS, which that of the tests is without.
-OWN = {"SIGHTLINE_PORT", "SIGHTLINE_BUCKET", "SIGHTLINE_S3_SECURE"}
+# Set by the test: on a cluster each pod has its own address, and the store has TLS.
+TEST_VARIABLES = {"SIGHTLINE_PORT", "SIGHTLINE_BUCKET", "SIGHTLINE_S3_SECURE"}
 
 pytestmark = pytest.mark.timeout(3600)
 
 
 class Pods:
-    """A process for each workload, with the image, arguments, settings and volumes that its manifest gives it."""
+    """A process for each workload, with the image, arguments, settings and volumes of its manifest."""
 
     def __init__(self, overlay: str, images: Callable[[str], Container], folder: Path, here: dict[str, str]) -> None:
         self._overlay = overlay
@@ -54,7 +54,7 @@ class Pods:
         }
 
     def command(self, name: str, *words: str) -> list[str]:
-        """Runs the words, or what the pod runs, in its container."""
+        """The command that runs the words, or the pod's own command, in its container."""
         (workload,) = [one for one in workloads(self._overlay) if one["metadata"]["name"] == name]
         pod = template(workload)["spec"]
         (spec,) = pod["containers"]
@@ -66,13 +66,13 @@ class Pods:
         }
         mounts = {one["mountPath"]: kept[one["name"]] for one in spec["volumeMounts"]}
         values = environment(self._overlay, name)
-        values |= {key: value for key, value in self._settings[name].items() if key in values or key in OWN}
+        values |= {key: value for key, value in self._settings[name].items() if key in values or key in TEST_VARIABLES}
         words = words or (*container.config["Entrypoint"], *spec.get("args", []))
         return container.command(*words, environment=values, mounts=mounts)
 
     @contextlib.contextmanager
     def running(self, name: str) -> Generator[subprocess.Popen[bytes]]:
-        """The pod, for the block; then it is told to end, and must do so in good order."""
+        """Runs the pod for the block; then terminates it, which must exit with status 0."""
         with (self._folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(self.command(name), stdout=log, stderr=log)
         try:
@@ -84,7 +84,7 @@ class Pods:
             process.wait()
 
     def until_ready(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        """As kubelet would see it: by its health, or of a worker by its metrics."""
+        """Returns once the pod is ready: by its health as kubelet does, or by a worker's metrics."""
         deadline = time.monotonic() + START_SECONDS
         while not self._ready(name):
             assert process.poll() is None, self.log(name)
@@ -115,24 +115,24 @@ def pods(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Generator[Pods]:
-    """What has been made ready for the pods of an overlay, and for us as their caller."""
+    """The pods of an overlay with their secrets and servers, and the caller's credentials."""
     authority, tls = Authority(), tmp_path / "sightline-tls"
     certificate, key = authority.pair().write(tls, "tls")
     ca = authority.write(tls)
     files = {"sightline-s3/access-key": s3_server.access_key, "sightline-s3/secret-key": s3_server.secret_key}
     files["sightline-token/token"], services = keys.make("services", "viewer")
-    mine, administrator = keys.make("administrator", "admin")
+    token, administrator = keys.make("administrator", "admin")
     files["sightline-auth/keys"] = f"{services}\n{administrator}\n"
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     for file in (certificate, key, ca, *(tmp_path / name for name in files)):
         file.chmod(0o440)
-        os.chown(file, 0, NOBODY)
+        os.chown(file, 0, USER_ID)
     config = ""
     if request.param != "local":
         monkeypatch.setenv("SIGHTLINE_CA", str(ca))
-        monkeypatch.setenv("SIGHTLINE_TOKEN", mine)
+        monkeypatch.setenv("SIGHTLINE_TOKEN", token)
         config = f'tls {{ cert_file: "{certificate}", key_file: "{key}", ca_file: "{ca}", verify: true }}'
     with NatsServer(tmp_path / "nats", config=config) as nats:
         here = {
@@ -147,7 +147,7 @@ def pods(
         yield Pods(f"overlay {request.param}", images, tmp_path, here)
 
 
-def test_the_images_train_a_model_and_answer_with_it(pods: Pods, tmp_path: Path) -> None:
+def test_the_images_train_a_model_and_predict_with_it(pods: Pods, tmp_path: Path) -> None:
     training, test = digits.write(tmp_path / "digits", digits=3, per_digit=20)
     sightline = Command(pods.addresses, tmp_path)
     with ExitStack() as stack:

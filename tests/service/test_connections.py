@@ -26,12 +26,12 @@ from sightline.client.uploads import LocalFile
 from sightline.v1 import dataset_service_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
-from tests.support.frames import connection
-from tests.support.names import NameServer
+from tests.support.http2 import connection
+from tests.support.name_server import NameServer
 from tests.support.runtime import serving
 
 ROOT = Path(__file__).parents[2]
-STORY = ROOT / "tests/e2e/node/story.js"  # what docs/api.md shows as a client in another language
+STORY = ROOT / "tests/e2e/node/story.js"  # the client in another language that docs/api.md shows
 COMPOSE = ROOT / "deploy/compose.yaml"
 PRODUCT = ("sightline", "services", "bench", "tests")
 WATCH = dataset_service_pb2.WatchDatasetRequest(name="datasets/d")
@@ -39,7 +39,7 @@ GET = dataset_service_pb2.GetDatasetRequest(name="datasets/d")
 SHORT = Connections(ping_seconds=0.2, age_seconds=0.1)
 
 
-async def test_an_idle_caller_that_pings_no_oftener_than_the_limit_lives_and_one_that_does_is_told_why():
+async def test_an_idle_caller_may_ping_at_the_limit_and_is_disconnected_with_a_reason_above_it():
     async with serving(connections=Connections(ping_seconds=0.1)) as running:
         async with connection(running.address) as caller:
             await caller.pings(8, pause_seconds=0.12)
@@ -48,7 +48,7 @@ async def test_an_idle_caller_that_pings_no_oftener_than_the_limit_lives_and_one
                 await caller.pings(8)
 
 
-def test_the_limit_leaves_room_for_pings_at_the_interval_that_the_documentation_promises():
+def test_the_limit_leaves_room_for_pings_at_the_documented_interval():
     promised = re.search(
         r"accept pings \(gRPC's keepalive\) every (\d+) s or less often", (ROOT / "docs/api.md").read_text()
     )
@@ -60,8 +60,8 @@ def test_the_limit_leaves_room_for_pings_at_the_interval_that_the_documentation_
     assert int(own) >= int(promised[1]) * 1000
 
 
-async def test_our_own_channel_s_pings_are_borne_while_a_stream_is_silent():
-    """Once a second, the most that gRPC's clients do, on a stream that says nothing for five."""
+async def test_our_channels_pings_are_accepted_while_a_stream_is_silent():
+    """Once a second, the maximum for gRPC's clients, on a stream that sends nothing for five seconds."""
     options = [*((n, v) for n, v in OPTIONS if n != "grpc.keepalive_time_ms"), ("grpc.keepalive_time_ms", 300)]
     options.append(("grpc.http2.max_pings_without_data", 0))
 
@@ -76,8 +76,8 @@ async def test_our_own_channel_s_pings_are_borne_while_a_stream_is_silent():
         assert len(answers) == 2
 
 
-async def test_no_call_fails_while_connections_end_of_age():
-    """Unary calls, streams of responses and of both, each much longer or more numerous than a connection's age."""
+async def test_no_call_fails_when_connections_reach_their_maximum_age():
+    """Unary calls, response streams and bidirectional ones, which last much longer than a connection may."""
 
     async def act(request: object, _context: object) -> None:
         await asyncio.sleep(1.5 if isinstance(request, dataset_service_pb2.WatchDatasetRequest) else 0.002)
@@ -110,7 +110,7 @@ async def test_no_call_fails_while_connections_end_of_age():
     assert streamed == 30
 
 
-async def test_a_caller_s_client_uploads_and_asks_while_connections_end_of_age(tmp_path: Path):
+async def test_a_client_uploads_and_calls_while_connections_reach_their_maximum_age(tmp_path: Path):
     file = tmp_path / "a"
     file.write_bytes(bytes(20 << 20))
 
@@ -128,16 +128,16 @@ async def test_a_caller_s_client_uploads_and_asks_while_connections_end_of_age(t
 
         await asyncio.to_thread(use)
         name = {"grpc_service": "sightline.v1.DatasetService", "grpc_method": "UploadFiles"}
-        assert running.metric("grpc_server_started_total", grpc_type="client_stream", **name) == 1  # no repetition
+        assert running.metric("grpc_server_started_total", grpc_type="client_stream", **name) == 1  # not repeated
 
 
-def test_a_connection_s_grace_is_longer_than_any_stream_and_fits_into_gRPC_s_numbers():  # noqa: N802 - its name
+def test_a_connections_grace_is_longer_than_any_stream_and_fits_into_grpcs_integers():
     assert dict(STANDARD.options(3600))["grpc.max_connection_age_grace_ms"] > 3_600_000
     assert dict(STANDARD.options(1e12))["grpc.max_connection_age_grace_ms"] == 2**31 - 1
     assert 60 <= STANDARD.age_seconds <= 120
 
 
-async def test_a_replica_that_is_new_gets_calls_as_soon_as_connections_are_of_age():
+async def test_a_new_replica_gets_calls_once_connections_reach_their_maximum_age():
     async with serving(connections=SHORT) as first, NameServer() as names:
         port = int(first.address.rpartition(":")[2])
         names.addresses = ["127.0.0.1"]
@@ -160,7 +160,7 @@ def _core() -> mmap.mmap:
 
 
 def _is_known(option: str) -> bool:
-    """Whether gRPC's compiled core has the string: it ignores options that it does not know without a word."""
+    """Whether gRPC's compiled core has the string: it silently ignores unknown options."""
     return _core().find(option.encode() + b"\0") >= 0
 
 
@@ -173,7 +173,7 @@ def _options_of(source: str) -> Iterator[str]:
                 yield name
 
 
-def test_every_option_is_one_that_grpc_knows():
+def test_every_option_is_known_to_grpc():
     used = {
         name: str(file)
         for folder in PRODUCT
@@ -185,6 +185,6 @@ def test_every_option_is_one_that_grpc_knows():
         used |= dict.fromkeys(re.findall(r'"(grpc\.[\w.]+)"', file.read_text()), str(file))
     assert {"grpc.max_connection_age_ms", "grpc.keepalive_time_ms", "grpc.enable_http_proxy"} <= used.keys()
     assert {name: file for name, file in used.items() if not _is_known(name)} == {}
-    assert {name for name, _ in (*OPTIONS, *STANDARD.options(1))} <= used.keys()  # none is put together elsewhere
+    assert {name for name, _ in (*OPTIONS, *STANDARD.options(1))} <= used.keys()  # none is assembled elsewhere
     assert not _is_known("grpc.http2.min_recv_ping_interval_without_data_ms")
     assert json.loads(str(dict(OPTIONS)["grpc.service_config"]))["loadBalancingConfig"] == [{"round_robin": {}}]

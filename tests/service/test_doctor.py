@@ -1,4 +1,4 @@
-"""`sightline doctor` against real servers: what is well is said to be, and each fault that was made is named."""
+"""`sightline doctor` against real servers: it confirms what works and names each injected fault."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Usage(NamedTuple):
 
 
 async def found(area: str, check: Any) -> list[Finding]:
-    """What the check finds; every finding that is not ok must say what to do."""
+    """The check's findings; every one that is not ok must have a remedy."""
     made = await findings.examine(area, check)
     assert made
     assert all(one.remedy for one in made if one.level is not Level.OK)
@@ -58,7 +58,7 @@ def nats(url: str, **changes: Any) -> Any:
     return partial(check_nats, settings=DoctorSettings(nats_url=url, **changes), monitor_url="")
 
 
-async def test_a_good_nats_server_is_said_to_be(nats_server: NatsServer) -> None:
+async def test_a_good_nats_server_is_confirmed(nats_server: NatsServer) -> None:
     made = await found("nats", nats(nats_server.url))
     assert not texts(made, Level.FAULT)
     good = texts(made, Level.OK)
@@ -66,7 +66,7 @@ async def test_a_good_nats_server_is_said_to_be(nats_server: NatsServer) -> None
         assert words in good
 
 
-async def test_the_streams_of_the_suite_are_looked_at(own_nats_server: NatsServer) -> None:
+async def test_the_suites_streams_are_checked(own_nats_server: NatsServer) -> None:
     connection = await connect(own_nats_server.url, "test")
     await JetStreamRecords(connection).ensure()
     await JetStreamQueue(connection, ACK_WAIT).ensure_stream()
@@ -77,14 +77,14 @@ async def test_the_streams_of_the_suite_are_looked_at(own_nats_server: NatsServe
     assert texts(made, Level.WARNING).count("SIGHTLINE_NATS_REPLICAS asks for 3") == 2
 
 
-async def test_nats_leaves_nothing_behind(own_nats_server: NatsServer) -> None:
+async def test_the_check_of_nats_leaves_nothing_behind(own_nats_server: NatsServer) -> None:
     await found("nats", nats(own_nats_server.url))
     connection = await connect(own_nats_server.url, "test")
     assert await connection.jetstream().streams_info() == []
     await connection.close()
 
 
-async def test_a_nats_server_that_is_away_is_a_fault() -> None:
+async def test_a_nats_server_that_is_down_is_a_fault() -> None:
     made = await found("nats", nats(f"nats://127.0.0.1:{free_port()}"))
     assert "cannot be used" in texts(made, Level.FAULT)
 
@@ -100,7 +100,7 @@ async def test_a_nats_server_without_jetstream_is_a_fault(tmp_path: Path) -> Non
     assert "JetStream is off" in texts(made, Level.FAULT)
 
 
-async def test_messages_that_are_too_small_for_a_record_are_a_fault(tmp_path: Path) -> None:
+async def test_a_message_limit_too_small_for_a_record_is_a_fault(tmp_path: Path) -> None:
     with NatsServer(tmp_path, config="max_payload: 65536") as server:
         made = await found("nats", nats(server.url))
     assert "records do not fit" in texts(made, Level.FAULT)
@@ -121,7 +121,7 @@ async def test_an_account_without_room_for_two_streams_is_a_fault(tmp_path: Path
         ({"sync_interval": 120_000_000_000}, Level.WARNING, "every 120 s"),
     ],
 )
-async def test_the_monitoring_endpoint_tells_of_durability_and_is_asked_without_a_proxy(
+async def test_durability_is_read_from_the_monitoring_endpoint_without_a_proxy(
     config: object, level: Level, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
@@ -136,7 +136,7 @@ async def test_the_monitoring_endpoint_tells_of_durability_and_is_asked_without_
 
     with answering({"jetstream": {"config": config}}) as url:
         report = Report("nats")
-        await doctor_nats._durability(report, Connection(), url)  # type: ignore[arg-type]  # as much of one as is used
+        await doctor_nats._durability(report, Connection(), url)  # type: ignore[arg-type]  # only what is used of it
     assert [(one.level, words in one.text) for one in report.findings] == [(level, True)]
 
 
@@ -176,11 +176,11 @@ def s3(server: CephGateway, **changes: Any) -> Any:
     return store(**{**settings, **changes})
 
 
-async def test_a_good_folder_is_said_to_be_and_left_as_it_was(tmp_path: Path) -> None:
+async def test_a_good_folder_is_confirmed_and_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "sightline" / "weights").mkdir(parents=True)
     made = await found("store", store(store_directory=tmp_path))
     assert not texts(made, Level.FAULT)
-    assert "put, get, range, list and delete do what they should" in texts(made, Level.OK)
+    assert "put, get, range, list and delete work" in texts(made, Level.OK)
     assert not await asyncio.to_thread(lambda: [path for path in tmp_path.rglob("*") if path.is_file()])
 
 
@@ -201,11 +201,11 @@ async def test_no_store_at_all_is_a_fault() -> None:
     assert "there is no store" in texts(await found("store", store()), Level.FAULT)
 
 
-async def test_a_good_s3_server_is_said_to_be(s3_server: CephGateway) -> None:
+async def test_a_good_s3_server_is_confirmed(s3_server: CephGateway) -> None:
     made = await found("store", s3(s3_server))
     assert not texts(made, Level.FAULT) + texts(made, Level.WARNING)
     good = texts(made, Level.OK)
-    for words in ("do what they should", "a wrong secret is refused", "clock agrees"):
+    for words in ("list and delete work", "a wrong secret is refused", "clock agrees"):
         assert words in good
 
 
@@ -215,7 +215,7 @@ async def test_a_wrong_secret_is_a_fault(s3_server: CephGateway) -> None:
     assert s3_server.secret_key not in str(made)
 
 
-async def test_an_s3_server_that_is_away_is_a_fault(s3_server: CephGateway) -> None:
+async def test_an_s3_server_that_is_down_is_a_fault(s3_server: CephGateway) -> None:
     made = await found("store", s3(s3_server, s3_endpoint=f"127.0.0.1:{free_port()}"))
     assert "cannot be used" in texts(made, Level.FAULT)
 
@@ -223,7 +223,7 @@ async def test_an_s3_server_that_is_away_is_a_fault(s3_server: CephGateway) -> N
 @pytest.mark.parametrize(
     ("seconds", "level"), [(0.4, Level.OK), (-3.0, Level.WARNING), (60.0, Level.FAULT), (-60.0, Level.FAULT)]
 )
-def test_a_clock_that_is_wrong_is_told(seconds: float, level: Level) -> None:
+def test_a_wrong_clock_is_reported(seconds: float, level: Level) -> None:
     report = Report("nats")
     report.skew("nats-server", seconds)
     assert [one.level for one in report.findings] == [level]
@@ -231,12 +231,12 @@ def test_a_clock_that_is_wrong_is_told(seconds: float, level: Level) -> None:
 
 @pytest.fixture
 async def addresses(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """Two services serve, the predictor is away."""
+    """Addresses of two services that run, one of them not serving, and of a predictor that does not."""
 
     async def never() -> bool:
         return False
 
-    async with serving() as one, serving(ready=never) as two:
+    async with serving() as one, serving(ready=never, patience_seconds=0.1) as two:
         monkeypatch.setenv("SIGHTLINE_DATASET_ADDRESS", one.address)
         monkeypatch.setenv("SIGHTLINE_TRAINER_ADDRESS", two.address)
         monkeypatch.setenv("SIGHTLINE_PREDICTOR_ADDRESS", f"127.0.0.1:{free_port()}")
@@ -244,7 +244,7 @@ async def addresses(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
 
 
 @pytest.mark.usefixtures("addresses")
-async def test_services_that_serve_that_do_not_and_that_are_away_are_told_apart() -> None:
+async def test_services_that_serve_do_not_serve_or_do_not_answer_are_distinguished() -> None:
     made = await found("services", partial(check_services, settings=DoctorSettings()))
     assert [one.level for one in made] == [Level.OK, Level.FAULT, Level.FAULT]
     assert "does not serve" in made[1].text
@@ -260,7 +260,7 @@ async def test_a_folder_that_cannot_be_written_is_a_fault(tmp_path: Path) -> Non
     assert len(made) == 2
 
 
-async def test_a_gpu_that_must_be_used_and_is_not_there_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_required_but_missing_gpu_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert "finds no GPU" in texts(await found("devices", partial(check_devices, wanted="cuda")), Level.FAULT)
@@ -274,7 +274,7 @@ async def test_little_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch
     assert "has 64 MiB" in texts(await found("memory", check_memory), Level.WARNING)
 
 
-async def test_weights_are_listed_and_those_that_are_cut_off_are_faults(tmp_path: Path) -> None:
+async def test_weights_are_listed_and_truncated_ones_are_faults(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
     whole = struct.pack("<Q", len(header)) + header + b"1234"
     (tmp_path / "resnet18.safetensors").write_bytes(whole)
@@ -291,7 +291,7 @@ async def test_weights_are_listed_and_those_that_are_cut_off_are_faults(tmp_path
     )
 
 
-async def test_a_check_that_breaks_is_a_fault_and_the_others_go_on() -> None:
+async def test_a_check_that_raises_is_a_fault_and_the_others_continue() -> None:
     async def breaks(report: Report) -> None:
         report.ok("so far")
         raise ValueError("odd")
@@ -306,20 +306,22 @@ def doctor(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
 
-async def test_the_command_ends_with_1_for_a_fault_and_with_0_without(nats_server: NatsServer, tmp_path: Path) -> None:
+async def test_the_command_exits_with_1_if_there_is_a_fault_and_with_0_otherwise(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
     well = {"SIGHTLINE_NATS_URL": nats_server.url, "SIGHTLINE_STORE_DIRECTORY": str(tmp_path)}
-    areas = ("--only", "nats", "--only", "store", "--only", "devices")
-    done = await asyncio.to_thread(doctor, *areas, **well)
+    areas = ("--only", "nats", "--only", "store")
+    done = await asyncio.to_thread(doctor, *areas, "--only", "devices", **well)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 faults" in done.stdout
     away = {**well, "SIGHTLINE_NATS_URL": f"nats://127.0.0.1:{free_port()}"}
     done = await asyncio.to_thread(doctor, "--json", *areas, **away)
     assert done.stdout, done.stderr
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["faults"]) == (1, 1)
-    assert {"area", "level", "text", "remedy"} == set(told["checks"][0])
+    printed = json.loads(done.stdout)
+    assert (done.returncode, printed["faults"]) == (1, 1)
+    assert {"area", "level", "text", "remedy"} == set(printed["checks"][0])
 
 
-def test_the_command_knows_the_folder_of_a_suite(tmp_path: Path) -> None:
+def test_the_command_recognises_the_folder_of_a_suite(tmp_path: Path) -> None:
     done = doctor("--data", str(tmp_path))
     assert (done.returncode, "is not the folder of a suite" in done.stderr) == (1, True)

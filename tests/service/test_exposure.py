@@ -1,4 +1,4 @@
-"""Processes that other machines could reach: they start with TLS and tokens, or not at all."""
+"""Processes that other machines could reach start with TLS and tokens, or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """A process of a service that ends at once."""
+    """Runs a process of a service that exits immediately."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SIGHTLINE_")}
     environment |= {f"SIGHTLINE_{name}": value for name, value in settings.items()}
     command = [sys.executable, "-m", *words]
@@ -27,7 +27,7 @@ def run(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("words", [("services.dataset", "api"), ("services.trainer", "api"), ("services.predictor",)])
-def test_a_service_for_other_machines_without_tls_and_tokens_ends_with_status_1_and_says_what_to_set(words):
+def test_an_exposed_service_without_tls_and_tokens_exits_with_status_1_and_says_what_to_set(words):
     ended = run(*words, HOST="0.0.0.0")
     assert ended.returncode == 1
     assert "SIGHTLINE_TLS_CERTIFICATE and SIGHTLINE_TLS_KEY" in ended.stderr
@@ -37,7 +37,7 @@ def test_a_service_for_other_machines_without_tls_and_tokens_ends_with_status_1_
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"TLS_KEY": "/x"}, "set both SIGHTLINE_TLS_CERTIFICATE and _KEY"),
         ({"TLS_CLIENT_CA": "/x"}, "SIGHTLINE_TLS_CLIENT_CA needs SIGHTLINE_TLS_CERTIFICATE"),
@@ -48,9 +48,9 @@ def test_a_service_for_other_machines_without_tls_and_tokens_ends_with_status_1_
         ({"AUTH_ALGORITHMS": "HS256"}, "SIGHTLINE_AUTH_ALGORITHMS: HS256 is not allowed"),
     ],
 )
-def test_settings_that_contradict_one_another_are_told_before_anything_starts(settings, said):
+def test_contradictory_settings_are_reported_before_anything_starts(settings, message):
     ended = run("services.dataset", "api", **settings)
-    assert (ended.returncode, said in ended.stderr) == (1, True), ended.stderr
+    assert (ended.returncode, message in ended.stderr) == (1, True), ended.stderr
 
 
 def test_printed_settings_mask_tokens_and_credentials(tmp_path):
@@ -60,8 +60,8 @@ def test_printed_settings_mask_tokens_and_credentials(tmp_path):
     assert "hunter" not in printed.stdout
 
 
-class Guarded:
-    """Dataset and trainer for other machines: mutual TLS among all, tokens, and NATS over TLS."""
+class SecuredSuite:
+    """A dataset and a trainer api for other machines: mutual TLS, tokens, and NATS over TLS."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -115,7 +115,7 @@ class Guarded:
             self._processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
 
     def caller(self, **changes: str) -> dict[str, str]:
-        """What the command needs; a change of "" leaves something out."""
+        """The command's settings; "" unsets one."""
         return {
             **{f"{name.upper()}_ADDRESS": f"localhost:{port}" for name, port in self.ports.items()},
             "CA": self.ca,
@@ -128,17 +128,17 @@ class Guarded:
     def await_services(self) -> None:
         """Returns once both answer the command."""
         for words in (("datasets", "list"), ("models", "list")):
-            said, deadline = "not asked", time.monotonic() + 60
-            while said:
+            message, deadline = "not asked", time.monotonic() + 60
+            while message:
                 listed = run("sightline", *words, **self.caller())
-                said = listed.stderr if listed.returncode else ""
+                message = listed.stderr if listed.returncode else ""
                 if time.monotonic() > deadline:
-                    raise AssertionError("\n".join([said, *map(tail, self.folder.glob("*.log"))]))
+                    raise AssertionError("\n".join([message, *map(tail, self.folder.glob("*.log"))]))
 
 
 @pytest.mark.slow
-def test_the_suite_works_for_other_machines_with_tls_and_tokens_everywhere(tmp_path):
-    with Guarded(tmp_path) as suite:
+def test_an_exposed_suite_works_with_tls_and_tokens_everywhere(tmp_path):
+    with SecuredSuite(tmp_path) as suite:
         suite.await_services()
         train = ("sightline", "models", "train", "m", "--dataset", "nowhere", "--kind", "classifier", "--budget", "10m")
         asked = run(*train, **suite.caller())

@@ -99,7 +99,7 @@ async def test_an_image_in_a_batch_of_seventeen_gets_the_same_result_as_alone(tm
         alone, *among = [confidences(await answer) for answer in (first, *answers)]
         assert running.telemetry.observed["sightline_predictor_batch_images", ()] == [1, 17]
     assert among[8] == pytest.approx(alone, abs=1e-5)
-    assert among[7] != pytest.approx(alone, abs=1e-5), "another image has another result"
+    assert among[7] != pytest.approx(alone, abs=1e-5), "another image must have another result"
 
 
 # Errors.
@@ -185,6 +185,7 @@ async def test_a_damaged_bundle_is_reported_and_leaves_no_files(running: Running
     assert list(running.folder.iterdir()) == []
 
 
+@pytest.mark.usefixtures("quick_retries")
 async def test_a_missing_bundle_is_retryable(running: Running):
     await running.blobs.delete("models/m/v1/digests.json")
     with pytest.raises(errors.Unavailable, match="s3://sightline/models/m/v1/ is no longer there"):
@@ -221,7 +222,7 @@ async def test_a_prediction_whose_deadline_passes_while_it_waits_costs_no_forwar
         request = pb.AnalyzeImageRequest(model_name="models/m", image=IMAGE)
         with pytest.raises(errors.SightlineError) as refusal:
             await running.stub.AnalyzeImage(request, timeout=2)
-        assert running.telemetry.value(metrics.QUEUE_LENGTH) == 1, "it got as far as the queue"
+        assert running.telemetry.value(metrics.QUEUE_LENGTH) == 1, "it must have reached the queue"
         await eventually(lambda: failed_calls(running) == 1)  # the server's deadline may pass after the client's
     await first
     await running.analyze()

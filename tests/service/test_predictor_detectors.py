@@ -147,7 +147,7 @@ async def test_an_image_among_others_of_other_shapes_gets_the_same_result_as_alo
         batches = running.telemetry.observed["sightline_predictor_batch_images", ()]
         assert sorted(batches) == [1, 3, 4], "one of each shape, whichever came first"
     assert among[0][:20] == like(alone[:20])
-    assert among[2][:20] != like(alone[:20]), "another image has another result"
+    assert among[2][:20] != like(alone[:20]), "another image must have another result"
 
 
 @pytest.mark.parametrize("kind", ["classifier", "detector"])

@@ -83,6 +83,7 @@ async def test_a_deleted_model_without_requests_leaves_memory_too(running: Runni
     assert await running.loaded() == []
 
 
+@pytest.mark.usefixtures("quick_retries")
 async def test_a_loaded_model_is_still_served_while_the_trainer_does_not_respond(running: Running):
     await running.analyze()
     running.models.error = errors.Unavailable(what="The trainer", problem="connection refused")

@@ -1,4 +1,4 @@
-"""A proxy in the environment: loopback is reached without it, and where it is in the way the error says so."""
+"""A proxy in the environment: loopback is reached without it, and an error that it causes names it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from tests.support.runtime import serving
 
 ROOT = Path(__file__).parents[2]
 GET = dataset_service_pb2.GetDatasetRequest(name="datasets/d")
-ELSEWHERE = "10.255.255.1:50051"  # reached by the proxy alone, which refuses
+ELSEWHERE = "10.255.255.1:50051"  # only reachable through the proxy, which refuses
 ADVICE = "http_proxy sends calls to 10.255.255.1 through the proxy"
 
 
 @contextlib.asynccontextmanager
-async def refusing() -> AsyncGenerator[str]:
+async def refusing_proxy() -> AsyncGenerator[str]:
     """A proxy that answers every request with 403."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -52,16 +52,16 @@ async def refusing() -> AsyncGenerator[str]:
 
 @pytest.fixture
 async def proxy(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[str]:
-    """Such a proxy, for everything."""
+    """Such a proxy, set for all calls."""
     for name in ("no_proxy", "no_grpc_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.delenv(name, raising=False)
-    async with refusing() as url:
+    async with refusing_proxy() as url:
         monkeypatch.setenv("http_proxy", url)
         yield url
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
-async def test_this_machine_is_reached_without_a_proxy_by_services_callers_and_up(proxy, monkeypatch, variable):
+async def test_services_clients_and_up_reach_this_machine_without_the_proxy(proxy, monkeypatch, variable):
     monkeypatch.setenv(variable, proxy)
     async with serving() as running:
         for address in (running.address, running.address.replace("127.0.0.1", "localhost")):
@@ -76,7 +76,8 @@ async def test_this_machine_is_reached_without_a_proxy_by_services_callers_and_u
         assert await stack._serving(running.address)
 
 
-async def test_a_service_that_calls_another_through_a_proxy_that_refuses_names_the_variable(proxy):
+@pytest.mark.usefixtures("quick_retries")
+async def test_a_service_whose_call_a_proxy_refuses_names_the_variable(proxy):
     async with open_channel(ELSEWHERE) as channel:
         with pytest.raises(Unavailable, match=ADVICE):
             await DatasetServiceStub(channel).GetDataset(GET, timeout=20)
@@ -102,31 +103,31 @@ async def test_doctor_names_a_variable_whose_address_is_malformed(monkeypatch):
 
 
 async def command(*words: str, **environment: str) -> tuple[int, str]:
-    """`sightline` as a person runs it: the exit code, and what stands on the terminal."""
+    """Runs `sightline`; returns its exit code and everything that it prints."""
     clean = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "sightline", *words, env={**clean, **environment},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = await process.communicate()
-    return process.returncode or 0, said.decode()
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
 
 
-async def test_the_command_names_the_variable_and_shows_nothing_of_grpc_s_own_log(proxy):
-    code, said = await command("datasets", "list", SIGHTLINE_DATASET_ADDRESS=ELSEWHERE)
+async def test_the_command_names_the_variable_and_hides_grpcs_own_log(proxy):
+    code, output = await command("datasets", "list", SIGHTLINE_DATASET_ADDRESS=ELSEWHERE)
     assert code == grpc.StatusCode.UNAVAILABLE.value[0]
-    assert f"fix: {ADVICE}" in said
-    assert "HTTP proxy returned response code 403" in said
-    assert "http_connect" not in said, "that is gRPC's own line"
+    assert f"fix: {ADVICE}" in output
+    assert "HTTP proxy returned response code 403" in output
+    assert "http_connect" not in output, "that is gRPC's own line"
 
 
-async def test_grpc_s_own_log_is_shown_to_whoever_asks_for_it(proxy):
-    _, said = await command("datasets", "list", SIGHTLINE_DATASET_ADDRESS=ELSEWHERE, GRPC_VERBOSITY="ERROR")
-    assert "http_connect" in said
+async def test_grpcs_own_log_is_shown_on_request(proxy):
+    _, output = await command("datasets", "list", SIGHTLINE_DATASET_ADDRESS=ELSEWHERE, GRPC_VERBOSITY="ERROR")
+    assert "http_connect" in output
 
 
 @pytest.mark.parametrize(("name", "port"), [("dataset-worker", "9090"), ("predictor", "8081")])
-async def test_compose_s_checks_of_health_use_no_proxy_that_the_engine_gives_its_containers(proxy, name, port):
+async def test_health_checks_of_compose_ignore_the_proxy_that_the_engine_sets(proxy, name, port):
     services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
     _, _, *arguments = services[name]["healthcheck"]["test"]
 

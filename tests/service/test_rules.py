@@ -1,4 +1,4 @@
-"""promtool's own verdict on the rules: they parse, and each alert fires when its tests say and not before."""
+"""promtool on the rules: they parse, and each alert fires when its tests say and not before."""
 
 from __future__ import annotations
 

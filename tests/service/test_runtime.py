@@ -2,11 +2,7 @@
 
 import asyncio
 import inspect
-import json
-import logging
 import string
-from collections.abc import Iterator
-from io import StringIO
 from typing import Any
 
 import grpc
@@ -19,13 +15,13 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status.rpc_status import from_call
 
 from services.infra.channel import open_channel
-from services.infra.observe import configure_logging
 from services.kit import errors, log
 from services.kit.errors import SightlineError
 from sightline.client.channel import OPTIONS, describe
 from sightline.v1 import dataset_service_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
+from tests.support.logs import events
 from tests.support.runtime import bare_channel, serving
 from tests.support.servers import free_port
 
@@ -35,7 +31,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 
 def every_error() -> list[SightlineError]:
-    """One error of each class that has a template of its own variables."""
+    """An error of each class that has a template."""
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, SightlineError)]
     return [
         kind(**{name: f"the {name}" for _, name, _, _ in string.Formatter().parse(kind.template) if name})
@@ -49,22 +45,6 @@ def raising(error: BaseException):
         raise error
 
     return act
-
-
-@pytest.fixture
-def lines() -> Iterator[StringIO]:
-    """What the process logs, as JSON lines."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    stream = StringIO()
-    configure_logging("test", "DEBUG", stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-def events(stream: StringIO, event: str) -> list[dict]:
-    return [line for line in map(json.loads, stream.getvalue().splitlines()) if line["event"] == event]
 
 
 async def failure(call) -> grpc.aio.AioRpcError:
@@ -92,7 +72,7 @@ def details_of(error: grpc.aio.AioRpcError, kind):
 
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
-async def test_an_error_arrives_with_its_code_reason_words_and_variables(error):
+async def test_an_error_arrives_with_its_code_reason_message_and_variables(error):
     async with serving(raising(error)) as running, bare_channel(running.address) as channel:
         caught = await failure(DatasetServiceStub(channel).GetDataset(GET))
     assert caught.code().value[0] == error.code
@@ -111,7 +91,7 @@ async def test_an_error_arrives_with_its_code_reason_words_and_variables(error):
 @pytest.mark.parametrize(
     "error", [error for error in every_error() if not error.retry], ids=lambda error: type(error).__name__
 )
-async def test_our_channel_raises_what_the_other_service_raised(error):
+async def test_our_channel_raises_the_error_that_the_other_service_raised(error):
     async with serving(raising(error)) as running, open_channel(running.address) as channel:
         with pytest.raises(SightlineError) as caught:
             await DatasetServiceStub(channel).GetDataset(GET)
@@ -121,7 +101,7 @@ async def test_our_channel_raises_what_the_other_service_raised(error):
         assert type(caught.value) is type(error)
 
 
-async def test_an_error_amid_a_stream_follows_what_was_sent_before():
+async def test_an_error_during_a_stream_follows_the_messages_already_sent():
     error = errors.DatasetNotFound(name="datasets/birds")
     async with serving(raising(error)) as running, open_channel(running.address) as channel:
         updates = aiter(DatasetServiceStub(channel).WatchDataset(WATCH))
@@ -139,7 +119,7 @@ async def test_the_caller_side_describes_an_error_in_plain_values():
     assert rich.metadata == error.metadata
 
 
-async def test_an_error_with_endless_variables_still_arrives():
+async def test_an_error_with_huge_variables_still_arrives():
     error = errors.InvalidRequest(field="x", problem="ü" * 100_000)
     async with serving(raising(error)) as running, bare_channel(running.address) as channel:
         rich = describe(await failure(DatasetServiceStub(channel).GetDataset(GET)))
@@ -147,44 +127,44 @@ async def test_an_error_with_endless_variables_still_arrives():
     assert rich.message.endswith("…")
 
 
-async def test_an_unknown_exception_says_nothing_but_the_id_under_which_the_log_has_it(lines):
+async def test_an_unknown_exception_reveals_only_its_id_in_the_log(log_stream):
     async with serving(raising(ValueError("password=hunter2"))) as running, bare_channel(running.address) as channel:
         rich = describe(await failure(DatasetServiceStub(channel).GetDataset(GET)))
     assert rich.code is grpc.StatusCode.INTERNAL
     assert "hunter2" not in str(rich)
-    (event,) = events(lines, "internal_error")
+    (event,) = events(log_stream, "internal_error")
     assert event["error_id"] == rich.metadata["error_id"]
     assert event["exception"]["message"] == "password=hunter2"
     assert "runtime.py" in event["exception"]["traceback"]
-    assert len(events(lines, "call")) == 1
-    assert not events(lines, "library_message")
+    assert len(events(log_stream, "call")) == 1
+    assert not events(log_stream, "library_message")
 
 
-async def test_an_error_of_ours_inside_a_task_group_is_that_error():
+async def test_an_error_of_ours_in_a_task_group_is_unwrapped():
     group = ExceptionGroup("tasks", [errors.ModelNotFound(name="models/m")])
     async with serving(raising(group)) as running, bare_channel(running.address) as channel:
         assert describe(await failure(DatasetServiceStub(channel).GetDataset(GET))).reason == "ModelNotFound"
 
 
-async def test_a_handlers_own_abort_passes_through(lines):
+async def test_a_handlers_own_abort_passes_through(log_stream):
     async def act(_request, context):
         await context.abort(grpc.StatusCode.DATA_LOSS, "as it was")
 
     async with serving(act) as running, bare_channel(running.address) as channel:
         caught = await failure(DatasetServiceStub(channel).GetDataset(GET))
     assert (caught.code(), caught.details()) == (grpc.StatusCode.DATA_LOSS, "as it was")
-    assert [line["code"] for line in events(lines, "call")] == ["DATA_LOSS"]
-    assert not events(lines, "internal_error")
+    assert [line["code"] for line in events(log_stream, "call")] == ["DATA_LOSS"]
+    assert not events(log_stream, "internal_error")
 
 
-async def test_bytes_that_are_no_request_are_the_callers_mistake():
+async def test_malformed_request_bytes_are_the_callers_error():
     async with serving() as running, bare_channel(running.address) as channel:
         call = channel.unary_unary("/sightline.v1.DatasetService/GetDataset")
         rich = describe(await failure(call(b"\xff\xff\xff")))
     assert (rich.code, rich.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "InvalidRequest")
 
 
-async def test_a_request_id_goes_from_caller_to_handler_to_the_next_service_and_back(lines):
+async def test_a_request_id_is_passed_from_caller_to_handler_to_the_next_service_and_back(log_stream):
     seen = []
 
     async def inner_act(_request, _context):
@@ -200,18 +180,18 @@ async def test_a_request_id_goes_from_caller_to_handler_to_the_next_service_and_
             await call
             assert (await call.trailing_metadata())["x-request-id"] == "from-the-caller"
     assert seen == ["from-the-caller"]
-    assert {line["request_id"] for line in events(lines, "call")} == {"from-the-caller"}
+    assert {line["request_id"] for line in events(log_stream, "call")} == {"from-the-caller"}
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, '"}{'])
-async def test_a_request_id_that_no_log_should_carry_is_replaced(given):
+async def test_a_request_id_unfit_for_logs_is_replaced(given):
     async with serving() as running, bare_channel(running.address) as channel:
         call = DatasetServiceStub(channel).GetDataset(GET, metadata=[("x-request-id", given)])
         await call
         assert len((await call.trailing_metadata())["x-request-id"]) == 32
 
 
-async def test_each_type_of_rpc_is_counted_under_the_names_of_go_grpc_middleware():
+async def test_each_type_of_rpc_is_counted_with_the_names_of_go_grpc_middleware():
     async def act(request, _context):
         if "bad" in str(request):
             raise errors.InvalidRequest(field="name", problem="is bad.")
@@ -291,7 +271,7 @@ async def test_a_message_of_nearly_24_mib_passes_and_one_of_25_does_not():
         assert (await failure(stub.AnalyzeImage(too_large))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_unavailable_is_tried_again_even_with_a_large_message():
+async def test_unavailable_is_retried_even_with_a_large_message():
     attempts = []
 
     async def act(_request, _context):
@@ -305,7 +285,7 @@ async def test_unavailable_is_tried_again_even_with_a_large_message():
     assert len(attempts) == 3
 
 
-async def test_a_stream_of_requests_is_its_caller_s_to_repeat():
+async def test_a_stream_of_requests_is_not_retried():
     attempts = []
 
     async def act(_request, _context):
@@ -318,7 +298,7 @@ async def test_a_stream_of_requests_is_its_caller_s_to_repeat():
     assert len(attempts) == 1
 
 
-async def test_a_deletion_that_is_repeated_because_its_answer_was_lost_succeeds_though_the_resource_is_gone():
+async def test_a_retried_deletion_whose_first_response_was_lost_succeeds():
     attempts = 0
 
     async def act(_request, _context):
@@ -336,20 +316,21 @@ async def test_a_deletion_that_is_repeated_because_its_answer_was_lost_succeeds_
             await stub.DeleteDataset(dataset_service_pb2.DeleteDatasetRequest(name="datasets/gone"))
 
 
-async def test_a_service_that_nobody_runs_is_unavailable():
+@pytest.mark.usefixtures("quick_retries")
+async def test_a_service_that_is_not_running_is_unavailable():
     async with open_channel("127.0.0.1:1") as channel:
         with pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1:1"):
             await DatasetServiceStub(channel).GetDataset(GET)
 
 
-async def test_a_unary_call_has_a_deadline_by_itself():
+async def test_a_unary_call_has_a_default_deadline():
     async with serving(lambda *_: asyncio.sleep(60)) as running, open_channel(running.address, 0.2) as channel:
         with pytest.raises(errors.RemoteError) as caught:
             await DatasetServiceStub(channel).GetDataset(GET)
     assert caught.value.code is errors.Code.DEADLINE_EXCEEDED
 
 
-async def test_a_stream_ends_at_the_longest_duration_that_one_may_have():
+async def test_a_stream_ends_at_the_maximum_duration():
     async with (
         serving(lambda *_: asyncio.sleep(60), max_stream_seconds=0.2) as running,
         bare_channel(running.address) as channel,
@@ -358,7 +339,7 @@ async def test_a_stream_ends_at_the_longest_duration_that_one_may_have():
     assert (rich.code, rich.reason) == (grpc.StatusCode.UNAVAILABLE, "StreamExpired")
 
 
-async def test_more_calls_than_may_be_are_refused_but_health_is_answered():
+async def test_calls_beyond_the_limit_are_refused_but_health_is_answered():
     free = asyncio.Event()
     async with (
         serving(lambda *_: free.wait(), max_calls=2) as running,
@@ -375,7 +356,7 @@ async def test_more_calls_than_may_be_are_refused_but_health_is_answered():
         assert sum(isinstance(result, Exception) for result in results) == 1
 
 
-async def test_health_follows_readiness_for_the_whole_and_for_each_service(lines):
+async def test_health_follows_readiness_for_the_server_and_for_each_service(log_stream):
     state = {"ready": False}
 
     async def ready():
@@ -393,10 +374,10 @@ async def test_health_follows_readiness_for_the_whole_and_for_each_service(lines
         state["ready"] = True
         assert (await watch.read()).status == SERVING
         assert await status() == SERVING
-    assert all(line["level"] == "debug" for line in events(lines, "call"))
+    assert all(line["level"] == "debug" for line in events(log_stream, "call"))
 
 
-async def test_a_call_that_comes_before_a_server_is_ready_waits_and_is_not_refused():
+async def test_a_call_before_the_server_is_ready_waits_instead_of_failing():
     port, calls, answered = free_port(), [], []
     async with bare_channel(f"127.0.0.1:{port}") as channel:
 
@@ -419,7 +400,7 @@ async def test_reflection_lists_the_services():
     assert {"sightline.v1.DatasetService", "sightline.v1.PredictionService", "grpc.health.v1.Health"} <= names
 
 
-async def test_draining_says_so_then_finishes_what_runs_ends_watches_and_takes_nothing_new():
+async def test_a_draining_server_reports_it_finishes_calls_ends_watches_and_refuses_new_calls():
     entered, free = asyncio.Event(), asyncio.Event()
 
     async def act(_request, _context):
@@ -457,7 +438,7 @@ async def test_a_call_that_outlasts_the_grace_ends_as_draining():
         assert describe(await failure(call)).reason == "Draining"
 
 
-async def test_a_call_that_reached_no_handler_does_not_hold_up_the_end_and_may_be_tried_again():
+async def test_a_call_that_reached_no_handler_does_not_delay_the_shutdown_and_is_retryable():
     async def silence():
         await asyncio.Event().wait()
         yield b""
@@ -465,7 +446,7 @@ async def test_a_call_that_reached_no_handler_does_not_hold_up_the_end_and_may_b
     async with serving(grace_seconds=25) as running, bare_channel(running.address) as channel:
         get = channel.stream_unary("/sightline.v1.DatasetService/GetDataset")
         call = asyncio.ensure_future(get(silence()))
-        await health_of(channel).Check(health_pb2.HealthCheckRequest())  # by now its headers are there, too
+        await health_of(channel).Check(health_pb2.HealthCheckRequest())  # by now its headers have arrived too
         running.stop.set()
         async with asyncio.timeout(15):
             assert (await failure(call)).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

@@ -12,12 +12,12 @@ from tests.unit.predictor.serving import confidences, serving
 from tests.unit.trainer.engine.shapes import SHAPES, linear_recipe, task_for, write_snapshot
 
 
-async def test_the_first_tag_of_every_image_is_what_the_evaluation_took_it_for(tmp_path: Path) -> None:
+async def test_the_first_tag_of_every_image_is_the_category_that_the_evaluation_predicted(tmp_path: Path) -> None:
     train = write_snapshot(tmp_path / "train")
     test = write_snapshot(tmp_path / "test", per_category=20, seed=1)
     trained = run(task_for(train, linear_recipe()), lambda _: None)
     assert isinstance(trained, Result), trained
-    decisions = decided(trained.bundle_directory, test)
+    decisions = predicted_categories(trained.bundle_directory, test)
     images = open_images(test, "datasets/test")
     classifier = bundle.load(Path(trained.bundle_directory))
     assert isinstance(classifier, Classifier)
@@ -27,11 +27,11 @@ async def test_the_first_tag_of_every_image_is_what_the_evaluation_took_it_for(t
     assert [next(iter(answer)) for answer in answers] == [SHAPES[index] for index in decisions]
     assert all(answer.keys() == set(SHAPES) for answer in answers)
     firsts = [next(iter(confidences(answer)), "") for answer in kept]
-    assert firsts != [next(iter(answer)) for answer in answers], "its thresholds would hide or reorder some of them"
+    assert firsts != [next(iter(answer)) for answer in answers], "its thresholds hide or reorder some of them"
 
 
-def decided(bundle_directory: str, test: Path) -> tuple[int, ...]:
-    """The categories, by index, that an evaluation takes the images of a snapshot for."""
+def predicted_categories(bundle_directory: str, test: Path) -> tuple[int, ...]:
+    """The index of the category that an evaluation predicts for each image of a snapshot."""
     task = EvaluateTask(
         evaluation="models/m/evaluations/e",
         dataset="datasets/test",

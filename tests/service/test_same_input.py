@@ -1,4 +1,4 @@
-"""One picture, registered in every way that the contract allows, is one input with one truth to a detector."""
+"""One image, registered in every way that the contract allows, is the same input and target for a detector."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from tests.support.datasets import World, coco, running
 
 WIDTH, HEIGHT = 230, 150
 RULE = InputRule(size=192, resize=192, fit="letterbox", mean=(0, 0, 0), std=(1, 1, 1), channel_order="BGR", scale=1)
-# Upright x, y, width, height and category; two reach to the edges.
+# x, y, width, height and category in the upright image; two touch its edges.
 TRUTH = ((0.0, 0.0, 57.5, 30.0, 1), (23.0, 45.0, 92.0, 60.0, 2), (138.0, 15.0, 92.0, 135.0, 1))
 UNTURNED = {
     1: None,
@@ -42,8 +42,8 @@ UNTURNED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What ingest, serving and training make of one image."""
+class PreparedImage:
+    """One image as ingest, serving and training prepare it."""
 
     pixels: NDArray[np.uint8]  # of the pack
     boxes: list[tuple[float, ...]]  # of the snapshot
@@ -53,14 +53,14 @@ class Seen:
 
 
 def upright() -> Image.Image:
-    """A picture without any symmetry."""
+    """An image without any symmetry."""
     random = np.random.default_rng(3)
     coarse = Image.fromarray(random.integers(0, 256, (12, 18, 3), np.uint8))
     return coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
 
 
 def stored(orientation: int, form: str, **options: object) -> bytes:
-    """The picture as a camera held in another way stores it."""
+    """The image as a camera stores it that was held in another orientation."""
     turn, exif, out = UNTURNED[orientation], Image.Exif(), BytesIO()
     exif[0x0112] = orientation
     image = upright() if turn is None else upright().transpose(turn)
@@ -77,7 +77,7 @@ WAYS: dict[str, Writer] = {
 
 
 async def registered(folder: Path, files: list[bytes], write: Writer, *, declared: bool) -> Scenes:
-    """The files as a dataset that went through all of the service, as the trainer's workers fetch it."""
+    """Registers the files with the service, and opens the snapshot as a trainer worker does."""
     images: list[dict[str, object]] = [{"id": n, "file_name": f"{n}.img"} for n in range(1, len(files) + 1)]
     if declared:
         images = [{**image, "width": WIDTH, "height": HEIGHT} for image in images]
@@ -98,30 +98,30 @@ async def registered(folder: Path, files: list[bytes], write: Writer, *, declare
         return open_scenes(await Workspace(folder, world.blobs).snapshot(snapshot), dataset.name)
 
 
-def seen(scenes: Scenes) -> list[Seen]:
-    """Each image by the preparation of serving, and by that of training without augmentation."""
+def prepared_images(scenes: Scenes) -> list[PreparedImage]:
+    """Each image as prepared for serving, and for training without augmentation."""
     rows = np.arange(len(scenes.samples))
     canvas = fitting_canvas(scenes.sizes(rows), RULE.size)
-    found: list[Seen] = []
+    found: list[PreparedImage] = []
     for row in rows.tolist():
         record, data = scenes.samples[row].record, scenes.read(row)
         boxes, labels = (torch.from_numpy(column) for column in scenes.regions(row))
         pixels = scenes.pixels(row, RULE.at_least)
         assert pixels is not None
-        picture = shrunk(pixels, boxes, labels, width=record.width, height=record.height, side=canvas.side)
-        trained, target = plain(picture, canvas, RULE)
+        image = shrunk(pixels, boxes, labels, width=record.width, height=record.height, side=canvas.side)
+        trained, target = plain(image, canvas, RULE)
         snapshot = [(box.x, box.y, box.w, box.h, box.category) for box in record.boxes]
-        found.append(Seen(decode(data), snapshot, preprocess.load(data, RULE), trained, target))
+        found.append(PreparedImage(decode(data), snapshot, preprocess.load(data, RULE), trained, target))
     return found
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["sides declared", "sides left out"])
 @pytest.mark.parametrize("way", WAYS)
-async def test_orientation_and_unit_of_boxes_change_nothing_that_a_detector_sees(
+async def test_orientation_and_unit_of_boxes_do_not_change_a_detectors_input(
     tmp_path: Path, way: str, declared: bool
 ) -> None:
     files = [stored(orientation, "PNG") for orientation in UNTURNED]
-    images = seen(await registered(tmp_path, files, WAYS[way], declared=declared))
+    images = prepared_images(await registered(tmp_path, files, WAYS[way], declared=declared))
     assert len(images) == 8
     expected = preprocess.apply(np.asarray(upright()), RULE)
     frame = letterbox(WIDTH, HEIGHT, RULE.size)
@@ -136,9 +136,9 @@ async def test_orientation_and_unit_of_boxes_change_nothing_that_a_detector_sees
         torch.testing.assert_close(image.target.boxes, boxes, atol=1e-4, rtol=0)
 
 
-async def test_a_turned_jpeg_differs_by_its_new_encoding_only(tmp_path: Path) -> None:
+async def test_a_rotated_jpeg_differs_only_by_its_re_encoding(tmp_path: Path) -> None:
     files = [stored(orientation, "JPEG", quality=95, subsampling=0) for orientation in UNTURNED]
-    images = seen(await registered(tmp_path, files, WAYS["in pixels"], declared=True))
+    images = prepared_images(await registered(tmp_path, files, WAYS["in pixels"], declared=True))
     first = images[0]
     assert len(images) == len(files)
     for image in images[1:]:

@@ -1,4 +1,4 @@
-"""Every process prints all of its settings, and none of its secrets."""
+"""Every process prints all of its settings, with its secrets masked."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def test_a_process_prints_all_of_its_settings_and_no_secret(command: tuple[str, 
     assert printed["bucket"] == "pictures"
 
 
-def test_a_predictor_that_must_use_a_gpu_and_has_none_ends_at_once() -> None:
+def test_a_predictor_that_requires_a_missing_gpu_exits_at_once() -> None:
     environment = {**os.environ, "SIGHTLINE_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "services.predictor"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)

@@ -1,4 +1,4 @@
-"""Fine-tunings whose checkpoints take longer to store than to make, in a real child: none dies of it."""
+"""Fine-tunings in a real child whose checkpoints take longer to store than their period: none fails."""
 
 import asyncio
 import os
@@ -35,11 +35,11 @@ NETWORKS = {"small": ("mobilenet_v3_small", 8), "large": ("resnet50", 4)}  # 6 M
 
 
 class SlowBlobs(MemoryBlobs):
-    """Takes its time for each checkpoint."""
+    """Stores each checkpoint slowly."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.missing: list[str] = []  # files that were gone when their turn came
+        self.missing: list[str] = []  # keys of files that no longer existed when they were to be stored
 
     async def put_file(self, key: str, path: Path) -> None:
         if key.endswith("state.safetensors"):
@@ -49,8 +49,8 @@ class SlowBlobs(MemoryBlobs):
         await super().put_file(key, path)
 
 
-class Witness(ChildPool):
-    """Keeps the process ids of the children that it gave away."""
+class RecordingPool(ChildPool):
+    """Records the process ids of the children that it hands out."""
 
     pids: list[int]
 
@@ -61,8 +61,8 @@ class Witness(ChildPool):
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[Witness]:
-    made = Witness(threads=1, spares=False)
+async def pool() -> AsyncIterator[RecordingPool]:
+    made = RecordingPool(threads=1, spares=False)
     made.pids = []
     yield made
     await made.close()
@@ -71,7 +71,7 @@ async def pool() -> AsyncIterator[Witness]:
 class Suite:
     """A trial of drawn shapes, and a worker for it."""
 
-    def __init__(self, root: Path, pool: Witness) -> None:
+    def __init__(self, root: Path, pool: RecordingPool) -> None:
         self.root = root
         self.blobs = SlowBlobs()
         self.records = MemoryRecords()
@@ -117,8 +117,8 @@ class Suite:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
-async def test_a_store_slower_than_the_period_of_checkpoints_ends_no_attempt(
-    tmp_path: Path, pool: Witness, network: str
+async def test_a_store_slower_than_the_checkpoint_period_ends_no_attempt(
+    tmp_path: Path, pool: RecordingPool, network: str
 ) -> None:
     backbone, batch = NETWORKS[network]
     suite = Suite(tmp_path, pool)
@@ -133,14 +133,14 @@ async def test_a_store_slower_than_the_period_of_checkpoints_ends_no_attempt(
 
 
 @pytest.mark.slow
-async def test_a_child_that_is_killed_before_a_slow_store_resumes_from_what_is_stored(
-    tmp_path: Path, pool: Witness
+async def test_a_child_killed_during_a_slow_store_resumes_from_the_last_stored_checkpoint(
+    tmp_path: Path, pool: RecordingPool
 ) -> None:
     suite = Suite(tmp_path, pool)
     await suite.plan(tuning_recipe(max_epochs=10_000, patience=10_000), allowance=timedelta(seconds=20.0))
     handling = asyncio.create_task(suite.worker.handle(NAME))
     async with asyncio.timeout(DEADLINE_SECONDS):
-        while (await suite.work()).charged < timedelta(seconds=4):  # noqa: ASYNC110 - what is waited for is a record
+        while (await suite.work()).charged < timedelta(seconds=4):  # noqa: ASYNC110 - it waits for a record
             await asyncio.sleep(0.05)
         os.kill(pool.pids[0], signal.SIGKILL)
         await handling

@@ -1,4 +1,4 @@
-"""TLS of servers and callers: rotation without a failed call, mutual TLS, and what a caller reads when it fails."""
+"""TLS of servers and callers: rotation without a failed call, mutual TLS, and the errors that callers get."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def authority() -> Authority:
 
 @pytest.fixture
 def files(tmp_path: Path, authority: Authority) -> dict[str, Path]:
-    """A server's pair, a caller's pair, and the CA of both."""
+    """A server's pair, a caller's pair, and the CA that signed both."""
     certificate, key = authority.pair().write(tmp_path)
     client_certificate, client_key = authority.pair("caller").write(tmp_path, "client")
     return {
@@ -60,45 +60,45 @@ def server(files: dict[str, Path], *, mutual: bool = False) -> dict[str, Any]:
 
 
 def caller(files: dict[str, Path], *, certificate: bool = False) -> Credentials:
-    """What a caller knows and shows."""
+    """A caller's credentials, on request with a certificate."""
     if not certificate:
         return Credentials(ca=str(files["ca"]))
     return Credentials(str(files["ca"]), str(files["client_certificate"]), str(files["client_key"]))
 
 
 async def get(address: str, credentials: Credentials) -> None:
-    """One call over a connection of its own."""
+    """One call over a new connection."""
     async with open_channel(address, 20, credentials) as channel:
         await DatasetServiceStub(channel).GetDataset(GET)
 
 
-async def shown(address: str) -> bytes:
-    """The certificate that the server shows now."""
+async def presented(address: str) -> bytes:
+    """The certificate that the server presents now."""
     host, _, port = address.rpartition(":")
     return (await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))).encode()
 
 
-def words(pem: bytes) -> str:
+def one_line(pem: bytes) -> str:
     return "".join(pem.decode().split())
 
 
-async def test_twenty_rotations_under_load_fail_no_call(files, authority, tmp_path):
-    """Callers with connections that stand, with new ones for each call, and both clients of callers."""
-    done = {"standing": 0, "new": 0, "blocking": 0, "asyncio": 0}
+async def test_twenty_certificate_rotations_under_load_fail_no_call(files, authority, tmp_path):
+    """Callers with an open connection, with a new one for each call, and with both client classes."""
+    done = {"persistent": 0, "new": 0, "blocking": 0, "asyncio": 0}
     stop = threading.Event()
 
-    async def standing(channel: grpc.aio.Channel) -> None:
+    async def persistent(channel: grpc.aio.Channel) -> None:
         while not stop.is_set():
             await DatasetServiceStub(channel).GetDataset(GET)
-            done["standing"] += 1
+            done["persistent"] += 1
             await asyncio.sleep(0.002)
 
-    shows = caller(files, certificate=True).watch_channel(lambda _: None)
+    credentials = caller(files, certificate=True).watch_channel(lambda _: None)
 
     async def new(address: str) -> None:
         """Without retries: no handshake may fail."""
         while not stop.is_set():
-            async with grpc.aio.secure_channel(address, shows.get(), [("grpc.enable_retries", 0)]) as channel:
+            async with grpc.aio.secure_channel(address, credentials.get(), [("grpc.enable_retries", 0)]) as channel:
                 await DatasetServiceStub(channel).GetDataset(GET, timeout=10)
             done["new"] += 1
 
@@ -121,7 +121,7 @@ async def test_twenty_rotations_under_load_fail_no_call(files, authority, tmp_pa
         asyncio.TaskGroup() as group,
     ):
         for _ in range(3):
-            group.create_task(standing(channel))
+            group.create_task(persistent(channel))
         group.create_task(of_asyncio(running.address))
         group.create_task(new(running.address))
         group.create_task(asyncio.to_thread(blocking, running.address))
@@ -130,7 +130,7 @@ async def test_twenty_rotations_under_load_fail_no_call(files, authority, tmp_pa
                 pair = authority.pair()
                 pair.write(tmp_path)
                 authority.pair("caller").write(tmp_path, "client")
-                assert words(await shown(running.address)) == words(pair.certificate)
+                assert one_line(await presented(running.address)) == one_line(pair.certificate)
                 before = dict(done)
                 await eventually(lambda: all(done[kind] > before[kind] for kind in done))  # noqa: B023 - awaited at once
         finally:
@@ -148,17 +148,17 @@ LABELS = {
 }
 
 
-async def test_a_new_connection_meets_the_new_certificate(files, authority, tmp_path):
+async def test_a_new_connection_gets_the_new_certificate(files, authority, tmp_path):
     async with serving(**server(files)) as running:
         pair = authority.pair(valid=(-HOUR, 2 * HOUR))
         before = running.metric(EXPIRY.name, certificate="server")
         pair.write(tmp_path)
-        assert words(await shown(running.address)) == words(pair.certificate)
+        assert one_line(await presented(running.address)) == one_line(pair.certificate)
         assert running.metric(EXPIRY.name, certificate="server") > before
 
 
-async def test_a_callers_new_certificate_is_shown_at_once_and_its_stream_goes_on(files, authority, tmp_path):
-    """The server comes to trust another CA; the caller, whose certificate is of that one by then, is not cut off."""
+async def test_a_callers_new_certificate_is_used_at_once_and_its_open_stream_continues(files, authority, tmp_path):
+    """The server trusts another CA, and the caller has a certificate of it: the open stream is not cut off."""
     going = asyncio.Event()
 
     async def act(request, _context):
@@ -182,7 +182,7 @@ async def test_a_callers_new_certificate_is_shown_at_once_and_its_stream_goes_on
 
 
 @pytest.mark.parametrize("fault", ["half", "expired", "early", "garbage", "gone"])
-async def test_a_pair_that_cannot_be_used_leaves_the_one_before(files, authority, tmp_path, fault):
+async def test_an_unusable_pair_leaves_the_previous_one_in_use(files, authority, tmp_path, fault):
     good = files["certificate"].read_bytes()
     async with serving(**server(files)) as running:
         match fault:
@@ -196,26 +196,27 @@ async def test_a_pair_that_cannot_be_used_leaves_the_one_before(files, authority
                 Pair(b"", b"garbage").write(tmp_path)
             case _:
                 files["key"].unlink()
-        assert words(await shown(running.address)) == words(good)
+        assert one_line(await presented(running.address)) == one_line(good)
         await get(running.address, caller(files))
         whole = authority.pair()
         whole.write(tmp_path)
-        assert words(await shown(running.address)) == words(whole.certificate)
+        assert one_line(await presented(running.address)) == one_line(whole.certificate)
 
 
-@pytest.mark.parametrize(("fault", "said"), [("half", "not a certificate and its key"), ("expired", "expired at")])
-async def test_a_server_without_a_usable_pair_does_not_start_and_says_which_setting(
-    files, authority, tmp_path, fault, said
+@pytest.mark.parametrize(("fault", "message"), [("half", "not a certificate and its key"), ("expired", "expired at")])
+async def test_a_server_without_a_usable_pair_does_not_start_and_names_the_setting(
+    files, authority, tmp_path, fault, message
 ):
     if fault == "half":
         replace(files["certificate"], authority.pair().certificate)
     else:
         authority.pair(valid=(-2 * HOUR, -HOUR)).write(tmp_path)
-    with pytest.raises(TlsUnusable, match=f"{said}.*SIGHTLINE_TLS_CERTIFICATE, SIGHTLINE_TLS_KEY"):
+    with pytest.raises(TlsUnusable, match=f"{message}.*SIGHTLINE_TLS_CERTIFICATE, SIGHTLINE_TLS_KEY"):
         async with serving(**server(files)):
             pass
 
 
+@pytest.mark.usefixtures("quick_retries")
 async def test_a_caller_that_trusts_another_ca_is_told_what_to_set(files, tmp_path):
     wrong = Credentials(ca=str(Authority("Other").write(tmp_path, "other")), names=CALLER_NAMES)
     async with serving(**server(files)) as running:
@@ -223,7 +224,8 @@ async def test_a_caller_that_trusts_another_ca_is_told_what_to_set(files, tmp_pa
             await get(running.address, wrong)
 
 
-async def test_a_server_whose_certificate_has_expired_meanwhile_is_named_as_the_fault(files, authority, tmp_path):
+@pytest.mark.usefixtures("quick_retries")
+async def test_a_certificate_that_expires_while_the_server_runs_is_named_as_the_fault(files, authority, tmp_path):
     authority.pair(valid=(-HOUR, timedelta(seconds=2))).write(tmp_path)
     async with serving(**server(files)) as running:
         await asyncio.sleep(2.2)
@@ -231,6 +233,7 @@ async def test_a_server_whose_certificate_has_expired_meanwhile_is_named_as_the_
             await get(running.address, caller(files))
 
 
+@pytest.mark.usefixtures("quick_retries")
 async def test_a_certificate_for_another_host_is_named_as_the_fault(files, authority, tmp_path):
     authority.pair(hosts=("elsewhere.example",)).write(tmp_path)
     async with serving(**server(files)) as running:
@@ -238,6 +241,7 @@ async def test_a_certificate_for_another_host_is_named_as_the_fault(files, autho
             await get(running.address, caller(files))
 
 
+@pytest.mark.usefixtures("quick_retries")
 async def test_plain_text_to_a_server_with_tls_and_the_reverse_say_what_to_set(files):
     async with serving(**server(files)) as running:
         with pytest.raises(Unavailable, match="set SIGHTLINE_CA to the CA"):
@@ -247,7 +251,10 @@ async def test_plain_text_to_a_server_with_tls_and_the_reverse_say_what_to_set(f
             await get(running.address, caller(files))
 
 
-async def test_mutual_tls_refuses_who_has_no_certificate_an_expired_one_or_a_strangers(files, authority, tmp_path):
+@pytest.mark.usefixtures("quick_retries")
+async def test_mutual_tls_refuses_callers_without_a_certificate_or_with_an_expired_or_foreign_one(
+    files, authority, tmp_path
+):
     stranger = Authority("Other").pair("stranger").write(tmp_path, "stranger")
     expired = authority.pair("caller", valid=(-2 * HOUR, -HOUR)).write(tmp_path, "expired")
     async with serving(**server(files, mutual=True)) as running:
@@ -259,7 +266,7 @@ async def test_mutual_tls_refuses_who_has_no_certificate_an_expired_one_or_a_str
                 await get(running.address, Credentials(str(files["ca"]), str(certificate), str(key)))
 
 
-async def test_a_connection_that_failed_is_diagnosed_by_trying_it_out(files, authority, tmp_path):
+async def test_a_failed_connection_is_diagnosed_by_a_test_connection(files, authority, tmp_path):
     """gRPC names the fault of the last address only, and `localhost` has two."""
     other = Credentials(ca=str(Authority("Other").write(tmp_path, "other")))
     whole = caller(files, certificate=True)
@@ -281,7 +288,7 @@ async def test_a_connection_that_failed_is_diagnosed_by_trying_it_out(files, aut
     assert not await fault(running, whole)
 
 
-async def test_probes_without_tls_have_a_port_that_answers_health_alone(files):
+async def test_the_probe_port_without_tls_answers_only_health(files):
     port = free_port()
     async with (
         serving(**server(files, mutual=True), probe_port=port),
@@ -296,7 +303,7 @@ async def test_probes_without_tls_have_a_port_that_answers_health_alone(files):
 
 
 @pytest.mark.parametrize(
-    ("credentials", "said"),
+    ("credentials", "message"),
     [
         (Credentials(certificate="c"), "set both SIGHTLINE_CLIENT_CERTIFICATE and SIGHTLINE_CLIENT_KEY"),
         (Credentials(certificate="c", key="k"), "needs TLS: set SIGHTLINE_CA"),
@@ -305,24 +312,24 @@ async def test_probes_without_tls_have_a_port_that_answers_health_alone(files):
         (Credentials(ca=__file__), "holds no certificate of a CA"),
     ],
 )
-def test_credentials_that_cannot_be_used_are_refused_before_anything_is_sent(credentials, said):
+def test_unusable_credentials_are_refused_before_anything_is_sent(credentials, message):
     with (
-        pytest.raises(CredentialsError, match=said),
+        pytest.raises(CredentialsError, match=message),
         Stubs(Addresses(dataset="services.example:50051"), credentials) as client,
     ):
         _ = client.datasets
 
 
-def test_a_token_never_shows_in_what_is_printed_of_credentials():
+def test_the_repr_of_credentials_hides_the_token():
     assert "hunter2" not in repr(Credentials(token="hunter2"))
 
 
-def test_other_failures_are_not_explained_by_tls():
+def test_other_failures_get_no_explanation_about_tls():
     assert not explain("Connection refused", Credentials(), "localhost:50051")
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
-async def test_an_address_of_ipv6_is_listened_on_with_and_without_brackets(host):
+async def test_the_server_listens_on_an_ipv6_address_with_and_without_brackets(host):
     async with serving(host=host, probe_port=free_port()) as running:
         await get(running.address.replace("127.0.0.1", "[::1]"), Credentials())
 
@@ -333,7 +340,7 @@ def test_loopback_needs_neither_tls_nor_tokens(host):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "10.1.2.3", "dataset.example"])
-def test_another_address_is_refused_without_tls_and_tokens_unless_told_so(host, files):
+def test_other_hosts_are_refused_without_tls_and_tokens_unless_insecure_is_set(host, files):
     with pytest.raises(SystemExit, match=r"(?s)TLS_CERTIFICATE.*and without tokens.*SIGHTLINE_INSECURE"):
         refuse_exposure(Settings(host=host))
     with pytest.raises(SystemExit, match="without tokens"):
@@ -344,7 +351,9 @@ def test_another_address_is_refused_without_tls_and_tokens_unless_told_so(host, 
     refuse_exposure(Settings(host=host, insecure=True))
 
 
-async def test_when_certificates_end_is_told_by_the_files_without_a_connection(files, authority, tmp_path, monkeypatch):
+async def test_the_expiry_of_certificates_is_exported_from_the_files_without_a_connection(
+    files, authority, tmp_path, monkeypatch
+):
     monkeypatch.setattr("services.infra.tls.LOOK_SECONDS", 0.01)
     callers = {"tls_client_certificate": files["client_certificate"], "tls_client_key": files["client_key"]}
     async with serving(**server(files), **callers) as running:
@@ -356,4 +365,4 @@ async def test_when_certificates_end_is_told_by_the_files_without_a_connection(f
             replace(tmp_path / f"{name}.key", b"garbage")
             replace(tmp_path / f"{name}.crt", authority.pair().certificate)
             await asyncio.sleep(0.05)
-            assert running.metric(EXPIRY.name, certificate=label) == ends, "the pair before is in force"
+            assert running.metric(EXPIRY.name, certificate=label) == ends, "the previous pair stays in use"

@@ -46,7 +46,7 @@ E = "models/m/evaluations/e"
 
 
 def request(id_: str = "m", **changes: Any) -> pb.CreateModelRequest:
-    """Ten minutes for a classifier of birds, unless said otherwise."""
+    """By default, ten minutes for a classifier of birds."""
     parameters = model_pb2.TrainingParameters(
         training_dataset=changes.pop("training_dataset", "datasets/birds"),
         time_budget=Duration(seconds=changes.pop("budget", 600)),
@@ -65,7 +65,7 @@ def request(id_: str = "m", **changes: Any) -> pb.CreateModelRequest:
 
 
 class World:
-    """A trainer api over memory; its coordinator and worker move when the test says so."""
+    """A trainer api over in-memory doubles, with coordinator and worker driven step by step."""
 
     def __init__(self, store: Store, records: MemoryRecords) -> None:
         self.store = store
@@ -99,7 +99,7 @@ class World:
         ]
 
     async def step(self) -> None:
-        """One look of the coordinator, then all the work there is."""
+        """One reconciliation pass, then all work that is due."""
         await self.coordinator.reconcile()
         await self.worker.work_off()
         await asyncio.sleep(0.01)
@@ -108,7 +108,7 @@ class World:
         return await self.models.GetModel(pb.GetModelRequest(name=name, view=view))
 
     async def trained(self, **changes: Any) -> model_pb2.Model:
-        """A model whose training is over."""
+        """Creates a model; returns it once its training has ended."""
         await self.models.CreateModel(request(**changes))
         for _ in range(50):
             await self.step()
@@ -123,7 +123,7 @@ class World:
 
 
 @pytest.fixture
-async def at() -> AsyncIterator[World]:
+async def trainer() -> AsyncIterator[World]:
     async with world() as made:
         yield made
 
@@ -146,7 +146,7 @@ async def world() -> AsyncGenerator[World]:
 
 
 async def refused(call: Awaitable[Any], code: grpc.StatusCode, reason: str, *words: str) -> dict[str, str]:
-    """The metadata of the error that a call must end with."""
+    """Asserts that the call fails with this error; returns the error's metadata."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     rich = describe(caught.value)
@@ -175,14 +175,14 @@ PRECONDITION, ABORTED = grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABO
 # Creating.
 
 
-async def test_a_model_is_created_in_not_started_and_trained_to_its_end(at: World) -> None:
-    created = await at.models.CreateModel(request(display_name="Birds", custom_properties={"team": "a"}))
+async def test_a_model_is_created_in_not_started_and_trained_to_its_end(trainer: World) -> None:
+    created = await trainer.models.CreateModel(request(display_name="Birds", custom_properties={"team": "a"}))
     assert (created.name, created.state) == (M, model_pb2.Model.NOT_STARTED)
     assert created.progress.phase == model_pb2.TrainingProgress.WAITING_FOR_DATASET
     assert created.etag
     assert created.training_parameters.time_budget.ToTimedelta() == timedelta(minutes=10)
-    while (found := await at.get()).state != model_pb2.Model.SUCCEEDED:
-        await at.step()
+    while (found := await trainer.get()).state != model_pb2.Model.SUCCEEDED:
+        await trainer.step()
     assert (found.display_name, dict(found.custom_properties)) == ("Birds", {"team": "a"})
     assert found.stop_reason != model_pb2.Model.STOP_REASON_UNSPECIFIED
     assert found.best_trial.startswith("models/m/trials/")
@@ -196,10 +196,10 @@ async def test_a_model_is_created_in_not_started_and_trained_to_its_end(at: Worl
     assert found.create_time.ToDatetime() <= found.start_time.ToDatetime() <= found.end_time.ToDatetime()
 
 
-async def test_the_ledger_of_view_full_adds_up_to_the_training_cost(at: World) -> None:
-    at.worker.spends = timedelta(microseconds=1_234_567)
-    await at.trained(test_dataset="datasets/test")
-    basic, full = await at.get(), await at.get(view=model_pb2.Model.FULL)
+async def test_the_ledger_in_the_full_view_adds_up_to_the_training_cost(trainer: World) -> None:
+    trainer.worker.spends = timedelta(microseconds=1_234_567)
+    await trainer.trained(test_dataset="datasets/test")
+    basic, full = await trainer.get(), await trainer.get(view=model_pb2.Model.FULL)
     assert not basic.ledger
     assert not basic.performance.HasField("confusion_matrix")
     total = sum((entry.duration.ToTimedelta() for entry in full.ledger if entry.charged), timedelta())
@@ -210,65 +210,72 @@ async def test_the_ledger_of_view_full_adds_up_to_the_training_cost(at: World) -
     assert list(full.performance.confusion_matrix.categories) == ["category 0", "category 1"]
 
 
-async def test_view_full_has_the_thresholds_that_the_served_bundle_suggests(at: World) -> None:
-    await at.models.CreateModel(request())
-    assert not (await at.get(view=model_pb2.Model.FULL)).suggested_thresholds, "there is no bundle yet"
-    while (await at.get()).state != model_pb2.Model.SUCCEEDED:
-        await at.step()
-    assert not (await at.get()).suggested_thresholds
-    assert (await at.get(view=model_pb2.Model.FULL)).suggested_thresholds == {"owl": 0.25, "wren": 0.75}
+async def test_the_full_view_has_the_thresholds_that_the_served_bundle_suggests(trainer: World) -> None:
+    await trainer.models.CreateModel(request())
+    assert not (await trainer.get(view=model_pb2.Model.FULL)).suggested_thresholds, "there is no bundle yet"
+    while (await trainer.get()).state != model_pb2.Model.SUCCEEDED:
+        await trainer.step()
+    assert not (await trainer.get()).suggested_thresholds
+    assert (await trainer.get(view=model_pb2.Model.FULL)).suggested_thresholds == {"owl": 0.25, "wren": 0.75}
 
 
-async def test_a_detector_without_thresholds_of_its_own_suggests_those_that_it_applies(at: World) -> None:
-    await at.trained(kind=DETECTOR, **BOXES)
-    assert (await at.get(view=model_pb2.Model.FULL)).suggested_thresholds == {"owl": 0.3, "wren": 0.3}
+async def test_a_detector_without_its_own_thresholds_suggests_those_that_it_applies(trainer: World) -> None:
+    await trainer.trained(kind=DETECTOR, **BOXES)
+    assert (await trainer.get(view=model_pb2.Model.FULL)).suggested_thresholds == {"owl": 0.3, "wren": 0.3}
 
 
-async def test_a_ledger_that_another_replica_has_just_closed_is_waited_for(at: World) -> None:
-    await at.models.CreateModel(request())
+async def test_a_ledger_that_another_replica_has_just_closed_is_awaited(trainer: World) -> None:
+    await trainer.models.CreateModel(request())
     for _ in range(2):
-        await at.coordinator.reconcile()
-    now = at.clock.now()
+        await trainer.coordinator.reconcile()
+    now = trainer.clock.now()
     ended = {"end_time": now, "training_cost": timedelta(seconds=2)}
-    await at.store.models.change(
+    await trainer.store.models.change(
         M, lambda model: model.moved(ModelState.CANCELLING, now).moved(ModelState.CANCELLED, now, **ended)
     )
-    reading = asyncio.create_task(at.get(view=model_pb2.Model.FULL))
+    reading = asyncio.create_task(trainer.get(view=model_pb2.Model.FULL))
     await asyncio.sleep(0.1)
     assert not reading.done()
-    attempt = await Attempt[Trial].begin(at.store.trials.table, f"{M}/trials/t000", "w", at.clock, TTL, 1.0)
+    attempt = await Attempt[Trial].begin(trainer.store.trials.table, f"{M}/trials/t000", "w", trainer.clock, TTL, 1.0)
     assert attempt is not None
     await attempt.succeed(timedelta(seconds=2))
     full = await reading
     assert full.training_cost.seconds == sum(entry.duration.seconds for entry in full.ledger) == 2
 
 
-async def test_validate_only_says_what_would_be_and_writes_nothing(at: World) -> None:
-    answer = await at.models.CreateModel(request(validate_only=True))
+async def test_validate_only_returns_the_model_and_writes_nothing(trainer: World) -> None:
+    answer = await trainer.models.CreateModel(request(validate_only=True))
     assert (answer.name, answer.etag) == (M, "")
-    await refused(at.get(), MISSING, "ModelNotFound", M)
+    await refused(trainer.get(), MISSING, "ModelNotFound", M)
     await refused(
-        at.models.CreateModel(request(validate_only=True, budget=1)), PRECONDITION, "notEnoughBudget", "the minimum is"
+        trainer.models.CreateModel(request(validate_only=True, budget=1)),
+        PRECONDITION,
+        "notEnoughBudget",
+        "the minimum is",
     )
 
 
-async def test_a_repeated_request_gets_the_first_answer_and_another_one_does_not(at: World) -> None:
-    first = await at.models.CreateModel(request(request_id="r1"))
-    again = await at.models.CreateModel(request(request_id="r1", budget=1))
+async def test_a_repeated_request_gets_the_first_response_and_a_different_one_does_not(trainer: World) -> None:
+    first = await trainer.models.CreateModel(request(request_id="r1"))
+    again = await trainer.models.CreateModel(request(request_id="r1", budget=1))
     assert again == first
     for other in (request(request_id="r2"), request(), request(validate_only=True)):
         await refused(
-            at.models.CreateModel(other), grpc.StatusCode.ALREADY_EXISTS, "ModelAlreadyExists", M, "choose another id"
+            trainer.models.CreateModel(other),
+            grpc.StatusCode.ALREADY_EXISTS,
+            "ModelAlreadyExists",
+            M,
+            "choose another id",
         )
 
 
-async def test_a_model_may_be_created_before_its_dataset_is_validated(at: World) -> None:
-    at.datasets.put(dataset(state="VALIDATING", image_count=0, categories=()))
-    created = await at.models.CreateModel(request())
+async def test_a_model_may_be_created_before_its_dataset_is_validated(trainer: World) -> None:
+    trainer.datasets.put(dataset(state="VALIDATING", image_count=0, categories=()))
+    created = await trainer.models.CreateModel(request())
     assert created.state == model_pb2.Model.NOT_STARTED
-    at.datasets.put(dataset(categories=(("owl", 99, 99), ("wren", 1, 1))))
-    await at.step()
-    found = await at.get()
+    trainer.datasets.put(dataset(categories=(("owl", 99, 99), ("wren", 1, 1))))
+    await trainer.step()
+    found = await trainer.get()
     assert found.state == model_pb2.Model.FAILED
     assert "'wren'" in found.error.message
     assert found.training_cost.ToTimedelta() == timedelta(0)
@@ -302,10 +309,10 @@ async def test_a_model_may_be_created_before_its_dataset_is_validated(at: World)
     ],
 )
 async def test_a_request_that_can_never_succeed_is_refused(
-    at: World, changes: dict[str, Any], code: grpc.StatusCode, reason: str, word: str
+    trainer: World, changes: dict[str, Any], code: grpc.StatusCode, reason: str, word: str
 ) -> None:
-    await refused(at.models.CreateModel(request(**changes)), code, reason, word)
-    assert (await at.models.ListModels(pb.ListModelsRequest())).models == []
+    await refused(trainer.models.CreateModel(request(**changes)), code, reason, word)
+    assert (await trainer.models.ListModels(pb.ListModelsRequest())).models == []
 
 
 @pytest.mark.parametrize(
@@ -319,8 +326,8 @@ async def test_a_request_that_can_never_succeed_is_refused(
         (model_pb2.Hyperparameters(backbones=["resnet18", "resnet18"]), "backbones"),
     ],
 )
-async def test_hyperparameters_out_of_range_are_refused(at: World, given: Any, word: str) -> None:
-    await refused(at.models.CreateModel(request(hyperparameters=given)), INVALID, "InvalidRequest", word)
+async def test_hyperparameters_out_of_range_are_refused(trainer: World, given: Any, word: str) -> None:
+    await refused(trainer.models.CreateModel(request(hyperparameters=given)), INVALID, "InvalidRequest", word)
 
 
 @pytest.mark.parametrize(
@@ -330,14 +337,14 @@ async def test_hyperparameters_out_of_range_are_refused(at: World, given: Any, w
         (model_pb2.Hyperparameters(resolution=600), "600 is not a multiple of 32"),
     ],
 )
-async def test_a_detectors_hyperparameters_are_its_own(at: World, given: Any, word: str) -> None:
-    call = at.models.CreateModel(request(kind=DETECTOR, hyperparameters=given, **BOXES))
+async def test_hyperparameters_unsuitable_for_a_detector_are_refused(trainer: World, given: Any, word: str) -> None:
+    call = trainer.models.CreateModel(request(kind=DETECTOR, hyperparameters=given, **BOXES))
     await refused(call, INVALID, "InvalidRequest", word)
 
 
-async def test_a_detector_is_trained_and_measured_by_mean_average_precision(at: World) -> None:
-    at.worker.score = lambda trial: 60 + 10 * trial.recipe.rung
-    found = await at.trained(kind=DETECTOR, test_dataset="datasets/more-boxes", **BOXES)
+async def test_a_detector_is_trained_and_measured_by_mean_average_precision(trainer: World) -> None:
+    trainer.worker.score = lambda trial: 60 + 10 * trial.recipe.rung
+    found = await trainer.trained(kind=DETECTOR, test_dataset="datasets/more-boxes", **BOXES)
     assert found.state == model_pb2.Model.SUCCEEDED, found
     assert found.training_parameters.model_kind == DETECTOR
     assert found.performance.source == found.performance.TEST_DATASET
@@ -345,7 +352,7 @@ async def test_a_detector_is_trained_and_measured_by_mean_average_precision(at: 
     assert found.performance.tag_performance["owl"].average_precision_50 == 0.9
     assert not found.performance.HasField("accuracy_top1")
     assert (found.progress.metric_name, found.progress.metric_value) == ("mean_average_precision_50", 0.7)
-    trials = (await at.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
+    trials = (await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
     assert [trial.rung for trial in trials] == [0] + [1] * (len(trials) - 1)
     assert {trial.recipe.head for trial in trials} == {"detection"}
     assert trials[0].recipe.depth == trial_pb2.Recipe.HEAD
@@ -357,35 +364,37 @@ async def test_a_detector_is_trained_and_measured_by_mean_average_precision(at: 
     assert found.best_trial == refit.name
 
 
-async def test_a_detector_without_other_images_says_that_it_was_measured_while_it_was_chosen(at: World) -> None:
-    found = await at.trained(kind=DETECTOR, **BOXES)
+async def test_a_detector_without_separate_images_says_that_it_was_measured_on_its_selection_set(
+    trainer: World,
+) -> None:
+    found = await trainer.trained(kind=DETECTOR, **BOXES)
     assert found.performance.source == found.performance.CROSS_VALIDATION
     assert found.performance.mean_average_precision_50 == 0.8
-    assert (await at.get(view=model_pb2.Model.FULL)).performance.image_count == 100
+    assert (await trainer.get(view=model_pb2.Model.FULL)).performance.image_count == 100
 
 
-async def test_hyperparameters_narrow_the_search(at: World) -> None:
+async def test_hyperparameters_narrow_the_search(trainer: World) -> None:
     given = model_pb2.Hyperparameters(max_trials=1, backbones=["resnet18"], resolution=128, seed=3)
-    found = await at.trained(hyperparameters=given)
+    found = await trainer.trained(hyperparameters=given)
     assert found.training_parameters.hyperparameters == given
-    trials = (await at.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
+    trials = (await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
     assert [list(trial.recipe.backbones) for trial in trials] == [["resnet18"]]
     assert trials[0].recipe.seed == 3
 
 
-async def test_a_budget_of_one_second_is_refused_with_the_minimum_and_a_suggestion(at: World) -> None:
-    told = await refused(
-        at.models.CreateModel(request(budget=1)),
+async def test_a_budget_of_one_second_is_refused_with_the_minimum_and_a_suggestion(trainer: World) -> None:
+    metadata = await refused(
+        trainer.models.CreateModel(request(budget=1)),
         PRECONDITION,
         "notEnoughBudget",
         "A budget of 1 s is not enough for datasets/birds",
         "the minimum is",
         "is suggested",
     )
-    accepted = await at.models.CreateModel(request(budget=int(told["minimum_seconds"])))
+    accepted = await trainer.models.CreateModel(request(budget=int(metadata["minimum_seconds"])))
     assert accepted.state == model_pb2.Model.NOT_STARTED
-    assert int(told["suggested_seconds"]) >= int(told["minimum_seconds"])
-    assert await fields_at_fault(at.models.CreateModel(request("m2", budget=1))) == [
+    assert int(metadata["suggested_seconds"]) >= int(metadata["minimum_seconds"])
+    assert await fields_at_fault(trainer.models.CreateModel(request("m2", budget=1))) == [
         "model.training_parameters.time_budget"
     ]
 
@@ -402,56 +411,56 @@ async def test_a_budget_of_one_second_is_refused_with_the_minimum_and_a_suggesti
     ],
 )
 async def test_a_dataset_that_no_model_can_be_trained_on_is_refused_at_once(
-    at: World, changes: dict[str, Any], code: grpc.StatusCode, reason: str, word: str
+    trainer: World, changes: dict[str, Any], code: grpc.StatusCode, reason: str, word: str
 ) -> None:
-    at.datasets.put(dataset(**changes))
-    await refused(at.models.CreateModel(request()), code, reason, word)
+    trainer.datasets.put(dataset(**changes))
+    await refused(trainer.models.CreateModel(request()), code, reason, word)
 
 
-async def test_whatever_size_the_dataset_service_registers_can_be_trained_and_measured_on(at: World) -> None:
+async def test_a_dataset_of_any_registered_size_can_be_used_for_training_and_evaluation(trainer: World) -> None:
     categories = tuple((f"category {number}", 1000, 1000) for number in range(3000))
-    at.datasets.put(dataset(image_count=3_000_000, categories=categories))
-    at.datasets.put(dataset("datasets/test", image_count=3_000_000, categories=categories))
-    created = await at.models.CreateModel(request(test_dataset="datasets/test", budget=288 * 3600))
+    trainer.datasets.put(dataset(image_count=3_000_000, categories=categories))
+    trainer.datasets.put(dataset("datasets/test", image_count=3_000_000, categories=categories))
+    created = await trainer.models.CreateModel(request(test_dataset="datasets/test", budget=288 * 3600))
     assert created.state == model_pb2.Model.NOT_STARTED
-    await at.step()
-    assert (await at.get()).state == model_pb2.Model.TRAINING
+    await trainer.step()
+    assert (await trainer.get()).state == model_pb2.Model.TRAINING
 
 
-async def test_a_dataset_service_that_is_away_is_said_to_be(at: World) -> None:
-    at.datasets.away = True
-    await refused(at.models.CreateModel(request()), grpc.StatusCode.UNAVAILABLE, "Unavailable", "dataset service")
+async def test_a_dataset_service_that_is_down_is_reported(trainer: World) -> None:
+    trainer.datasets.away = True
+    await refused(trainer.models.CreateModel(request()), grpc.StatusCode.UNAVAILABLE, "Unavailable", "dataset service")
 
 
 # Reading.
 
 
 @pytest.mark.parametrize("name", ["", "m", "models/", "models/a/b", "datasets/m"])
-async def test_a_name_of_another_form_is_refused(at: World, name: str) -> None:
+async def test_a_malformed_name_is_refused(trainer: World, name: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await at.get(name)
+        await trainer.get(name)
     assert caught.value.code() is INVALID
     assert describe(caught.value).reason in ("InvalidName", "InvalidRequest")
 
 
-async def test_models_are_listed_in_pages_by_name(at: World) -> None:
+async def test_models_are_listed_in_pages_by_name(trainer: World) -> None:
     for number in range(5):
-        await at.models.CreateModel(request(f"m{number}"))
+        await trainer.models.CreateModel(request(f"m{number}"))
     seen, token = list[str](), ""
     while True:
-        page = await at.models.ListModels(pb.ListModelsRequest(page_size=2, page_token=token))
+        page = await trainer.models.ListModels(pb.ListModelsRequest(page_size=2, page_token=token))
         seen += [model.name for model in page.models]
         assert len(page.models) <= 2
         if not (token := page.next_page_token):
             break
     assert seen == [f"models/m{number}" for number in range(5)]
-    await refused(at.models.ListModels(pb.ListModelsRequest(page_token="x")), INVALID, "InvalidPageToken")
-    await refused(at.models.ListModels(pb.ListModelsRequest(page_size=-1)), INVALID, "InvalidRequest", "-1")
+    await refused(trainer.models.ListModels(pb.ListModelsRequest(page_token="x")), INVALID, "InvalidPageToken")
+    await refused(trainer.models.ListModels(pb.ListModelsRequest(page_size=-1)), INVALID, "InvalidRequest", "-1")
 
 
-async def test_trials_are_listed_with_recipe_score_and_cost(at: World) -> None:
-    await at.trained()
-    page = await at.models.ListTrials(pb.ListTrialsRequest(parent=M, page_size=1))
+async def test_trials_are_listed_with_recipe_score_and_cost(trainer: World) -> None:
+    await trainer.trained()
+    page = await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M, page_size=1))
     assert [trial.name for trial in page.trials] == ["models/m/trials/t000"]
     trial = page.trials[0]
     assert trial.state == trial_pb2.Trial.SUCCEEDED
@@ -459,137 +468,141 @@ async def test_trials_are_listed_with_recipe_score_and_cost(at: World) -> None:
     assert trial.cost.ToTimedelta() == timedelta(seconds=1)
     assert trial.weights_source == trial_pb2.Trial.FOLDER
     assert trial.recipe.depth == trial_pb2.Recipe.HEAD
-    rest = await at.models.ListTrials(pb.ListTrialsRequest(parent=M, page_token=page.next_page_token))
+    rest = await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M, page_token=page.next_page_token))
     assert [found.name for found in rest.trials][:1] == ["models/m/trials/t001"]
-    await refused(at.models.ListTrials(pb.ListTrialsRequest(parent="models/x")), MISSING, "ModelNotFound")
-    await refused(at.models.ListTrials(pb.ListTrialsRequest(parent="")), INVALID, "InvalidRequest", "parent")
-    await at.models.CreateModel(request("other"))
+    await refused(trainer.models.ListTrials(pb.ListTrialsRequest(parent="models/x")), MISSING, "ModelNotFound")
+    await refused(trainer.models.ListTrials(pb.ListTrialsRequest(parent="")), INVALID, "InvalidRequest", "parent")
+    await trainer.models.CreateModel(request("other"))
     await refused(
-        at.models.ListTrials(pb.ListTrialsRequest(parent="models/other", page_token=page.next_page_token)),
+        trainer.models.ListTrials(pb.ListTrialsRequest(parent="models/other", page_token=page.next_page_token)),
         INVALID,
         "InvalidPageToken",
     )
 
 
-async def test_a_trial_says_how_its_images_are_augmented(at: World) -> None:
-    await at.trained()
-    trials = (await at.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
-    said = {trial.rung: trial.recipe.augmentation for trial in trials if trial.recipe.augmentation != "none"}
-    assert said == {0: "2 views", 1: "0.7, mirrored"}
+async def test_a_trial_says_how_its_images_are_augmented(trainer: World) -> None:
+    await trainer.trained()
+    trials = (await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
+    augmentations = {trial.rung: trial.recipe.augmentation for trial in trials if trial.recipe.augmentation != "none"}
+    assert augmentations == {0: "2 views", 1: "0.7, mirrored"}
     assert trials[0].recipe.augmentation == "none"
 
 
-async def test_a_model_that_waits_for_a_worker_says_how_much_is_before_it(at: World) -> None:
-    await at.models.CreateModel(request("first"))
-    await at.coordinator.reconcile()
-    await at.coordinator.reconcile()
-    await at.models.CreateModel(request())
-    await at.coordinator.reconcile()
-    await at.coordinator.reconcile()
-    found = await at.get()
+async def test_a_model_that_waits_for_a_worker_says_how_much_work_is_ahead_of_it(trainer: World) -> None:
+    await trainer.models.CreateModel(request("first"))
+    await trainer.coordinator.reconcile()
+    await trainer.coordinator.reconcile()
+    await trainer.models.CreateModel(request())
+    await trainer.coordinator.reconcile()
+    await trainer.coordinator.reconcile()
+    found = await trainer.get()
     assert found.state == model_pb2.Model.TRAINING
     assert found.progress.phase == model_pb2.TrainingProgress.WAITING_FOR_WORKER
     assert found.progress.queue_position == 1
-    assert (await at.get(view=model_pb2.Model.FULL)).progress.queue_position == 1
-    assert (await at.get("models/first")).progress.queue_position == 0
+    assert (await trainer.get(view=model_pb2.Model.FULL)).progress.queue_position == 1
+    assert (await trainer.get("models/first")).progress.queue_position == 0
 
 
 # Changing.
 
 
-async def test_display_name_and_custom_properties_can_be_changed_in_any_state(at: World) -> None:
-    created = await at.models.CreateModel(request(custom_properties={"a": "b"}))
+async def test_display_name_and_custom_properties_can_be_changed_in_any_state(trainer: World) -> None:
+    created = await trainer.models.CreateModel(request(custom_properties={"a": "b"}))
     changed = model_pb2.Model(name=M, display_name="New", etag=created.etag)
-    answer = await at.models.UpdateModel(
+    answer = await trainer.models.UpdateModel(
         pb.UpdateModelRequest(model=changed, update_mask=FieldMask(paths=["display_name"]))
     )
     assert (answer.display_name, dict(answer.custom_properties)) == ("New", {"a": "b"})
     assert answer.etag != created.etag
-    cleared = await at.models.UpdateModel(
+    cleared = await trainer.models.UpdateModel(
         pb.UpdateModelRequest(model=model_pb2.Model(name=M), update_mask=FieldMask(paths=["custom_properties"]))
     )
     assert dict(cleared.custom_properties) == {}
     await refused(
-        at.models.UpdateModel(pb.UpdateModelRequest(model=changed)),
+        trainer.models.UpdateModel(pb.UpdateModelRequest(model=changed)),
         ABORTED,
         "EtagMismatch",
         created.etag,
         "get it again",
     )
     for path in ("training_parameters", "state", "nonsense"):
-        call = at.models.UpdateModel(pb.UpdateModelRequest(model=changed, update_mask=FieldMask(paths=[path])))
+        call = trainer.models.UpdateModel(pb.UpdateModelRequest(model=changed, update_mask=FieldMask(paths=[path])))
         await refused(call, INVALID, "InvalidRequest", path)
     long = model_pb2.Model(name=M, display_name="x" * 300)
-    await refused(at.models.UpdateModel(pb.UpdateModelRequest(model=long)), INVALID, "InvalidRequest", "300")
+    await refused(trainer.models.UpdateModel(pb.UpdateModelRequest(model=long)), INVALID, "InvalidRequest", "300")
     missing = model_pb2.Model(name="models/x", display_name="x")
-    await refused(at.models.UpdateModel(pb.UpdateModelRequest(model=missing)), MISSING, "ModelNotFound")
+    await refused(trainer.models.UpdateModel(pb.UpdateModelRequest(model=missing)), MISSING, "ModelNotFound")
 
 
-async def test_a_model_is_deleted_with_everything_that_belongs_to_it(at: World) -> None:
-    done = await at.trained(test_dataset="datasets/test")
-    await at.evaluate()
-    await refused(at.models.DeleteModel(pb.DeleteModelRequest(name=M, etag="1")), ABORTED, "EtagMismatch")
-    assert (await at.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials  # a refusal deletes nothing
-    await at.models.DeleteModel(pb.DeleteModelRequest(name=M, etag=done.etag))
-    await refused(at.get(), MISSING, "ModelNotFound")
-    await refused(at.models.DeleteModel(pb.DeleteModelRequest(name=M)), MISSING, "ModelNotFound")
-    assert [blob.key async for blob in at.blobs.list("models/m/")] == []
-    assert at.store.trials.view.all() == []
-    assert at.store.evaluations.view.all() == []
-    assert (await at.trained()).state == model_pb2.Model.SUCCEEDED  # the name is free again
+async def test_a_model_is_deleted_with_everything_that_belongs_to_it(trainer: World) -> None:
+    done = await trainer.trained(test_dataset="datasets/test")
+    await trainer.evaluate()
+    await refused(trainer.models.DeleteModel(pb.DeleteModelRequest(name=M, etag="1")), ABORTED, "EtagMismatch")
+    assert (await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials  # a refusal deletes nothing
+    await trainer.models.DeleteModel(pb.DeleteModelRequest(name=M, etag=done.etag))
+    await refused(trainer.get(), MISSING, "ModelNotFound")
+    await refused(trainer.models.DeleteModel(pb.DeleteModelRequest(name=M)), MISSING, "ModelNotFound")
+    assert [blob.key async for blob in trainer.blobs.list("models/m/")] == []
+    assert trainer.store.trials.view.all() == []
+    assert trainer.store.evaluations.view.all() == []
+    assert (await trainer.trained()).state == model_pb2.Model.SUCCEEDED  # the name is free again
 
 
-async def test_a_model_in_training_must_be_cancelled_before_it_is_deleted(at: World) -> None:
-    await at.models.CreateModel(request())
+async def test_a_model_in_training_must_be_cancelled_before_it_is_deleted(trainer: World) -> None:
+    await trainer.models.CreateModel(request())
     for _ in range(2):
         await refused(
-            at.models.DeleteModel(pb.DeleteModelRequest(name=M)), PRECONDITION, "WrongState", "cancel it first"
+            trainer.models.DeleteModel(pb.DeleteModelRequest(name=M)), PRECONDITION, "WrongState", "cancel it first"
         )
-        await at.coordinator.reconcile()
-    await at.models.CancelModel(pb.CancelModelRequest(name=M))
-    await at.coordinator.reconcile()
-    await at.models.DeleteModel(pb.DeleteModelRequest(name=M))
+        await trainer.coordinator.reconcile()
+    await trainer.models.CancelModel(pb.CancelModelRequest(name=M))
+    await trainer.coordinator.reconcile()
+    await trainer.models.DeleteModel(pb.DeleteModelRequest(name=M))
 
 
-async def test_cancelling_keeps_the_best_bundle_and_is_idempotent(at: World) -> None:
-    await at.models.CreateModel(request())
+async def test_cancelling_keeps_the_best_bundle_and_is_idempotent(trainer: World) -> None:
+    await trainer.models.CreateModel(request())
     for _ in range(3):
-        await at.step()
-    answer = await at.models.CancelModel(pb.CancelModelRequest(name=M))
+        await trainer.step()
+    answer = await trainer.models.CancelModel(pb.CancelModelRequest(name=M))
     assert answer.state == model_pb2.Model.CANCELLING
-    assert (await at.models.CancelModel(pb.CancelModelRequest(name=M))).state == model_pb2.Model.CANCELLING
-    await at.coordinator.reconcile()
-    found = await at.models.CancelModel(pb.CancelModelRequest(name=M))
+    assert (await trainer.models.CancelModel(pb.CancelModelRequest(name=M))).state == model_pb2.Model.CANCELLING
+    await trainer.coordinator.reconcile()
+    found = await trainer.models.CancelModel(pb.CancelModelRequest(name=M))
     assert found.state == model_pb2.Model.CANCELLED
     assert found.stop_reason == model_pb2.Model.CANCELLED_BY_CALLER
     assert found.model_version
-    await refused(at.models.CancelModel(pb.CancelModelRequest(name="models/x")), MISSING, "ModelNotFound")
+    await refused(trainer.models.CancelModel(pb.CancelModelRequest(name="models/x")), MISSING, "ModelNotFound")
 
 
-async def test_a_training_that_is_over_cannot_be_cancelled(at: World) -> None:
-    await at.trained()
+async def test_a_training_that_has_ended_cannot_be_cancelled(trainer: World) -> None:
+    await trainer.trained()
     await refused(
-        at.models.CancelModel(pb.CancelModelRequest(name=M)), PRECONDITION, "WrongState", "SUCCEEDED", "NOT_STARTED"
+        trainer.models.CancelModel(pb.CancelModelRequest(name=M)),
+        PRECONDITION,
+        "WrongState",
+        "SUCCEEDED",
+        "NOT_STARTED",
     )
 
 
 # Following.
 
 
-async def test_a_watch_shows_the_way_and_ends_after_the_last_state(at: World) -> None:
-    await at.models.CreateModel(request(test_dataset="datasets/test"))
-    running_coordinator = asyncio.create_task(at.coordinator.run())
+async def test_a_watch_shows_every_state_and_ends_after_the_last(trainer: World) -> None:
+    await trainer.models.CreateModel(request(test_dataset="datasets/test"))
+    running_coordinator = asyncio.create_task(trainer.coordinator.run())
 
     async def work() -> None:
         while True:
-            await at.worker.work_off()
+            await trainer.worker.work_off()
             await asyncio.sleep(0.01)
 
     working = asyncio.create_task(work())
     seen = list[model_pb2.Model]()
     try:
         async with asyncio.timeout(60):
-            async for message in at.models.WatchModel(pb.WatchModelRequest(name=M)):
+            async for message in trainer.models.WatchModel(pb.WatchModelRequest(name=M)):
                 seen.append(message.model)
     finally:
         for task in (running_coordinator, working):
@@ -605,14 +618,14 @@ async def test_a_watch_shows_the_way_and_ends_after_the_last_state(at: World) ->
     assert seen[-1].progress.budget_used.ToTimedelta() > timedelta(0)
 
 
-async def test_a_watch_shows_the_reports_of_a_worker_and_is_silent_while_nothing_changes(at: World) -> None:
-    await at.models.CreateModel(request())
+async def test_a_watch_shows_a_workers_progress_and_is_silent_while_nothing_changes(trainer: World) -> None:
+    await trainer.models.CreateModel(request())
     for _ in range(2):
-        await at.coordinator.reconcile()
-    watch = at.models.WatchModel(pb.WatchModelRequest(name=M))
+        await trainer.coordinator.reconcile()
+    watch = trainer.models.WatchModel(pb.WatchModelRequest(name=M))
     first = await watch.read()
     assert first.model.progress.queue_position == 0
-    attempt = await Attempt[Trial].begin(at.store.trials.table, f"{M}/trials/t000", "w", at.clock, TTL, 1.0)
+    attempt = await Attempt[Trial].begin(trainer.store.trials.table, f"{M}/trials/t000", "w", trainer.clock, TTL, 1.0)
     assert attempt is not None
     await attempt.beat(timedelta(seconds=3), 0.25, "fit")
     while (message := (await watch.read()).model).progress.budget_used.seconds != 3:
@@ -625,64 +638,66 @@ async def test_a_watch_shows_the_reports_of_a_worker_and_is_silent_while_nothing
     watch.cancel()
 
 
-async def test_a_watch_of_a_model_that_is_deleted_ends_with_not_found(at: World) -> None:
-    await refused(anext(aiter(at.models.WatchModel(pb.WatchModelRequest(name=M)))), MISSING, "ModelNotFound")
-    await at.models.CreateModel(request())
-    watch = at.models.WatchModel(pb.WatchModelRequest(name=M))
+async def test_a_watch_of_a_model_that_is_deleted_ends_with_not_found(trainer: World) -> None:
+    await refused(anext(aiter(trainer.models.WatchModel(pb.WatchModelRequest(name=M)))), MISSING, "ModelNotFound")
+    await trainer.models.CreateModel(request())
+    watch = trainer.models.WatchModel(pb.WatchModelRequest(name=M))
     await watch.read()
-    await at.store.models.delete(M)
+    await trainer.store.models.delete(M)
     await refused(asyncio.wait_for(watch.read(), 30), MISSING, "ModelNotFound")
 
 
-# What a later version serves.
+# Not served yet.
 
 
-async def test_what_is_not_served_yet_says_so(at: World) -> None:
+async def test_what_is_not_served_yet_says_so(trainer: World) -> None:
     unimplemented = grpc.StatusCode.UNIMPLEMENTED
     await refused(
-        at.models.EstimateTraining(pb.EstimateTrainingRequest()), unimplemented, "NotServedYet", "EstimateTraining"
+        trainer.models.EstimateTraining(pb.EstimateTrainingRequest()), unimplemented, "NotServedYet", "EstimateTraining"
     )
     await refused(
-        anext(aiter(at.models.ExportModel(pb.ExportModelRequest()))), unimplemented, "NotServedYet", "ExportModel"
+        anext(aiter(trainer.models.ExportModel(pb.ExportModelRequest()))), unimplemented, "NotServedYet", "ExportModel"
     )
 
 
 # Evaluations.
 
 
-async def test_an_evaluation_measures_the_served_bundle(at: World) -> None:
-    done = await at.trained()
-    created = await at.evaluate()
+async def test_an_evaluation_measures_the_served_bundle(trainer: World) -> None:
+    done = await trainer.trained()
+    created = await trainer.evaluate()
     assert (created.name, created.state) == (E, evaluation_pb2.Evaluation.NOT_STARTED)
     assert created.model_version == done.model_version
-    await at.step()
-    found = await at.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E))
+    await trainer.step()
+    found = await trainer.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E))
     assert found.state == evaluation_pb2.Evaluation.SUCCEEDED
     assert found.performance.accuracy_top1 == 0.9
     assert not found.performance.HasField("confusion_matrix")
-    full = await at.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E, view=evaluation_pb2.Evaluation.FULL))
+    full = await trainer.evaluations.GetEvaluation(
+        epb.GetEvaluationRequest(name=E, view=evaluation_pb2.Evaluation.FULL)
+    )
     assert list(full.performance.confusion_matrix.categories) == ["category 0", "category 1"]
-    assert (await at.get()).training_cost == done.training_cost  # charged to no budget
+    assert (await trainer.get()).training_cost == done.training_cost  # charged to no budget
 
 
-async def test_an_evaluation_is_refused_with_its_reason(at: World) -> None:
-    await refused(at.evaluate(), MISSING, "ModelNotFound", M)
-    await at.models.CreateModel(request())
-    await refused(at.evaluate(), PRECONDITION, "ModelNotReady", "NOT_STARTED", "wait")
-    while (await at.get()).state != model_pb2.Model.SUCCEEDED:
-        await at.step()
-    await refused(at.evaluate(test_dataset="datasets/none"), MISSING, "datasetNotFound", "datasets/none")
-    await refused(at.evaluate(test_dataset="none"), INVALID, "InvalidName", "evaluation.test_dataset")
-    await refused(at.evaluate(id_="a/b"), INVALID, "InvalidName", "evaluation_id")
-    await refused(at.evaluate(id_="final"), INVALID, "InvalidRequest", "'final'")
-    at.datasets.put(dataset("datasets/boxes", annotation_kind="OBJECT_DETECTION"))
-    await refused(at.evaluate(test_dataset="datasets/boxes"), INVALID, "incorrectModelKind", "OBJECT_DETECTION")
-    at.datasets.put(dataset("datasets/new", state="VALIDATING"))
-    await refused(at.evaluate(test_dataset="datasets/new"), PRECONDITION, "datasetNotReady", "VALIDATING")
-    await at.evaluate(request_id="r")
-    await refused(at.evaluate(), grpc.StatusCode.ALREADY_EXISTS, "EvaluationAlreadyExists", E)
-    assert (await at.evaluate(request_id="r", test_dataset="datasets/none")).name == E
-    assert (await at.evaluate("e2", validate_only=True)).etag == ""
+async def test_an_evaluation_is_refused_with_its_reason(trainer: World) -> None:
+    await refused(trainer.evaluate(), MISSING, "ModelNotFound", M)
+    await trainer.models.CreateModel(request())
+    await refused(trainer.evaluate(), PRECONDITION, "ModelNotReady", "NOT_STARTED", "wait")
+    while (await trainer.get()).state != model_pb2.Model.SUCCEEDED:
+        await trainer.step()
+    await refused(trainer.evaluate(test_dataset="datasets/none"), MISSING, "datasetNotFound", "datasets/none")
+    await refused(trainer.evaluate(test_dataset="none"), INVALID, "InvalidName", "evaluation.test_dataset")
+    await refused(trainer.evaluate(id_="a/b"), INVALID, "InvalidName", "evaluation_id")
+    await refused(trainer.evaluate(id_="final"), INVALID, "InvalidRequest", "'final'")
+    trainer.datasets.put(dataset("datasets/boxes", annotation_kind="OBJECT_DETECTION"))
+    await refused(trainer.evaluate(test_dataset="datasets/boxes"), INVALID, "incorrectModelKind", "OBJECT_DETECTION")
+    trainer.datasets.put(dataset("datasets/new", state="VALIDATING"))
+    await refused(trainer.evaluate(test_dataset="datasets/new"), PRECONDITION, "datasetNotReady", "VALIDATING")
+    await trainer.evaluate(request_id="r")
+    await refused(trainer.evaluate(), grpc.StatusCode.ALREADY_EXISTS, "EvaluationAlreadyExists", E)
+    assert (await trainer.evaluate(request_id="r", test_dataset="datasets/none")).name == E
+    assert (await trainer.evaluate("e2", validate_only=True)).etag == ""
 
 
 @pytest.mark.parametrize(
@@ -704,23 +719,27 @@ async def test_an_evaluation_is_refused_with_its_reason(at: World) -> None:
         ),
     ],
 )
-async def test_a_dataset_that_cannot_measure_a_model_is_refused_for_training_and_evaluation(
-    at: World, kind: Any, categories: Any, reason: str, word: str
+async def test_an_unsuitable_test_dataset_is_refused_for_training_and_evaluation(
+    trainer: World, kind: Any, categories: Any, reason: str, word: str
 ) -> None:
     given: dict[str, Any] = {"kind": kind, **(BOXES if kind == DETECTOR else {})}
-    await at.trained(**given)
+    await trainer.trained(**given)
     annotation_kind = "OBJECT_DETECTION" if kind == DETECTOR else "IMAGE_CLASSIFICATION"
-    at.datasets.put(dataset("datasets/t", annotation_kind=annotation_kind, categories=categories))
-    await refused(at.evaluate(test_dataset="datasets/t"), INVALID, reason, "datasets/t", word)
+    trainer.datasets.put(dataset("datasets/t", annotation_kind=annotation_kind, categories=categories))
+    await refused(trainer.evaluate(test_dataset="datasets/t"), INVALID, reason, "datasets/t", word)
     await refused(
-        at.models.CreateModel(request("m2", test_dataset="datasets/t", **given)), INVALID, reason, "datasets/t", word
+        trainer.models.CreateModel(request("m2", test_dataset="datasets/t", **given)),
+        INVALID,
+        reason,
+        "datasets/t",
+        word,
     )
-    assert at.store.evaluations.view.all() == []
+    assert trainer.store.evaluations.view.all() == []
 
 
-async def test_an_evaluation_and_its_model_say_what_was_left_out(at: World) -> None:
+async def test_an_evaluation_and_its_model_say_what_was_left_out(trainer: World) -> None:
     unknown = UnknownCategory(name="Wren", image_count=4, similar="wren")
-    at.worker.coverage = Coverage(
+    trainer.worker.coverage = Coverage(
         image_count=20,
         measured_image_count=15,
         unknown_image_count=4,
@@ -728,10 +747,10 @@ async def test_an_evaluation_and_its_model_say_what_was_left_out(at: World) -> N
         unknown_categories=(unknown,),
         untested_categories=("owl",),
     )
-    done = await at.trained(test_dataset="datasets/test")
-    await at.evaluate()
-    await at.step()
-    found = await at.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E))
+    done = await trainer.trained(test_dataset="datasets/test")
+    await trainer.evaluate()
+    await trainer.step()
+    found = await trainer.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E))
     for coverage in (done.performance.coverage, found.performance.coverage):
         counts = coverage.image_count, coverage.measured_image_count, coverage.unknown_image_count
         assert (*counts, coverage.unreadable_image_count) == (20, 15, 4, 1)
@@ -744,57 +763,61 @@ async def test_an_evaluation_and_its_model_say_what_was_left_out(at: World) -> N
     assert list(done.warnings)[-3:] == [f"{warning.message} {warning.remedy}" for warning in found.warnings]
 
 
-async def test_evaluations_are_listed_and_deleted(at: World) -> None:
-    await at.trained(test_dataset="datasets/test")
+async def test_evaluations_are_listed_and_deleted(trainer: World) -> None:
+    await trainer.trained(test_dataset="datasets/test")
     for id_ in ("a", "b"):
-        await at.evaluate(id_)
-    await at.step()
-    page = await at.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent=M, page_size=2))
+        await trainer.evaluate(id_)
+    await trainer.step()
+    page = await trainer.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent=M, page_size=2))
     assert [found.name.rsplit("/")[-1] for found in page.evaluations] == ["a", "b"]
-    rest = await at.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent=M, page_token=page.next_page_token))
+    rest = await trainer.evaluations.ListEvaluations(
+        epb.ListEvaluationsRequest(parent=M, page_token=page.next_page_token)
+    )
     assert [found.name.rsplit("/")[-1] for found in rest.evaluations] == ["final"]
     await refused(
-        at.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent="models/x")), MISSING, "ModelNotFound"
+        trainer.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent="models/x")), MISSING, "ModelNotFound"
     )
-    delete = at.evaluations.DeleteEvaluation
+    delete = trainer.evaluations.DeleteEvaluation
     await refused(delete(epb.DeleteEvaluationRequest(name=f"{M}/evaluations/a", etag="1")), ABORTED, "EtagMismatch")
     await delete(epb.DeleteEvaluationRequest(name=f"{M}/evaluations/a"))
     await refused(delete(epb.DeleteEvaluationRequest(name=f"{M}/evaluations/a")), MISSING, "EvaluationNotFound")
     await refused(
         delete(epb.DeleteEvaluationRequest(name=f"{M}/evaluations/final")), INVALID, "InvalidRequest", "training"
     )
-    left = await at.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent=M))
+    left = await trainer.evaluations.ListEvaluations(epb.ListEvaluationsRequest(parent=M))
     assert len(left.evaluations) == 2
 
 
-async def test_an_evaluation_can_be_followed_to_its_end(at: World) -> None:
-    await at.trained()
-    await at.evaluate()
-    watch = at.evaluations.WatchEvaluation(epb.WatchEvaluationRequest(name=E))
+async def test_an_evaluation_can_be_followed_to_its_end(trainer: World) -> None:
+    await trainer.trained()
+    await trainer.evaluate()
+    watch = trainer.evaluations.WatchEvaluation(epb.WatchEvaluationRequest(name=E))
     assert (await watch.read()).evaluation.state == evaluation_pb2.Evaluation.NOT_STARTED
-    await at.step()
+    await trainer.step()
     state: Any = None
     while (message := await watch.read()) is not grpc.aio.EOF:
         state = message.evaluation.state
     assert state == evaluation_pb2.Evaluation.SUCCEEDED
-    missing = at.evaluations.WatchEvaluation(epb.WatchEvaluationRequest(name=f"{M}/evaluations/x"))
+    missing = trainer.evaluations.WatchEvaluation(epb.WatchEvaluationRequest(name=f"{M}/evaluations/x"))
     await refused(anext(aiter(missing)), MISSING, "EvaluationNotFound")
 
 
-async def test_an_evaluation_that_fails_says_why_in_the_contract_s_words(at: World) -> None:
-    await at.trained()
-    await at.evaluate()
+async def test_a_failed_evaluation_has_an_error_of_the_contract(trainer: World) -> None:
+    await trainer.trained()
+    await trainer.evaluate()
     for _ in range(5):
-        attempt = await Attempt[Any].begin(at.store.evaluations.table, E, "w", at.clock, TTL, 1.0)
+        attempt = await Attempt[Any].begin(trainer.store.evaluations.table, E, "w", trainer.clock, TTL, 1.0)
         assert attempt is not None
-        await attempt.end(lambda work: work.lost(at.clock.now(), E, "killed"))
-    found = await at.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E))
+        await attempt.end(lambda work: work.lost(trainer.clock.now(), E, "killed"))
+    found = await trainer.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=E))
     assert found.state == evaluation_pb2.Evaluation.FAILED
     assert "killed" in found.error.message
-    await at.evaluate("e2")
-    attempt = await Attempt[Any].begin(at.store.evaluations.table, f"{M}/evaluations/e2", "w", at.clock, TTL, 1.0)
+    await trainer.evaluate("e2")
+    attempt = await Attempt[Any].begin(
+        trainer.store.evaluations.table, f"{M}/evaluations/e2", "w", trainer.clock, TTL, 1.0
+    )
     assert attempt is not None
-    await attempt.end(lambda work: work.stopped(at.clock.now()))
-    found = await at.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=f"{M}/evaluations/e2"))
+    await attempt.end(lambda work: work.stopped(trainer.clock.now()))
+    found = await trainer.evaluations.GetEvaluation(epb.GetEvaluationRequest(name=f"{M}/evaluations/e2"))
     assert found.state == evaluation_pb2.Evaluation.FAILED
     assert "86400 s were used up" in found.error.message

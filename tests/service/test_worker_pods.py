@@ -1,4 +1,4 @@
-"""The trainer's worker as a pod runs it: one piece of work, a SIGTERM at any moment, no disk but its own folders."""
+"""The trainer worker as a pod runs it: one job, a SIGTERM at any moment, no disk except its own folders."""
 
 import asyncio
 import json
@@ -43,8 +43,8 @@ NAME = "models/m/trials/t000"
 EVALUATION = "models/m/evaluations/e"
 END_SECONDS = 60.0  # after a SIGTERM, at most
 START_SECONDS = 150.0  # until a worker trains, on a busy machine
-# Tells of every file or folder that Python makes, or opens to write, outside of the folders that a pod may write in.
-WITNESS = """
+# Reports every file or folder that Python creates, or opens for writing, outside the folders that a pod may write to.
+AUDIT_HOOK = """
 import os, sys
 allowed = tuple(os.environ["WRITABLE"].split(":")) + ("/dev/", "/proc/self/")
 changes = ("os.mkdir", "os.rename", "os.link", "os.symlink")
@@ -64,7 +64,7 @@ sys.addaudithook(watch)
 
 @dataclass(frozen=True, slots=True)
 class Pods:
-    """Workers with nothing but a nats-server, a store, a work folder each and a temporary one."""
+    """Workers with only a nats-server, a store, and a work folder and a temporary one each."""
 
     root: Path
     nats_url: str
@@ -74,7 +74,7 @@ class Pods:
     queue: JetStreamQueue
 
     async def plan(self, recipe: Recipe, allowance: timedelta = timedelta(minutes=10)) -> None:
-        """A trial of thirty-six drawn shapes, or of eighteen scenes with their boxes, announced."""
+        """Creates and announces a trial on thirty-six drawn shapes, or on eighteen scenes with boxes."""
         detects = recipe.kind is ModelKind.GENERIC_DETECTOR
         folder = write_scenes(self.root / "snapshot") if detects else write_snapshot(self.root / "snapshot")
         now = datetime.now(UTC)
@@ -93,7 +93,7 @@ class Pods:
         await jobs.announce(self.queue, NAME, trial.work)
 
     async def plan_evaluation(self, model: Detector, scenes: int) -> None:
-        """An evaluation of the detector on so many scenes, announced."""
+        """Creates and announces an evaluation of the detector on `scenes` scenes."""
         write_bundle(self.root / "bundle", model)
         await Workspace(self.root, self.blobs).upload(self.root / "bundle", "b/")
         names = tuple(category.name for category in model.card.categories)
@@ -127,20 +127,22 @@ class Pods:
 
     async def until(self, holds: Callable[[Work], bool], name: str = NAME) -> Work:
         async with asyncio.timeout(START_SECONDS):
-            while not holds(work := await self.work(name)):  # noqa: ASYNC110 - what is waited for is a record
+            while not holds(work := await self.work(name)):  # noqa: ASYNC110 - it waits for a record
                 await asyncio.sleep(0.05)
         return work
 
     @contextmanager
     def worker(self, name: str, *arguments: str, **settings: str) -> Generator[subprocess.Popen[bytes]]:
-        """A process that is killed at the end of the block, if it still runs then."""
+        """A worker process; it is killed at the end of the block if it still runs."""
         folders = {kind: self.root / name / kind for kind in ("work", "tmp")}
         for folder in folders.values():
             folder.mkdir(parents=True)
-        (self.root / "witness").mkdir(exist_ok=True)
-        (self.root / "witness" / "sitecustomize.py").write_text(WITNESS)
+        (self.root / "audit").mkdir(exist_ok=True)
+        (self.root / "audit" / "sitecustomize.py").write_text(AUDIT_HOOK)
         environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("TORCH")},  # torch's own, of here
+            **{
+                key: value for key, value in os.environ.items() if not key.startswith("TORCH")
+            },  # torch's settings of this machine
             "PYTHONPATH": f"{self.root / 'witness'}:{Path.cwd()}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "WRITABLE": ":".join(f"{folder}" for folder in folders.values()),
@@ -150,7 +152,7 @@ class Pods:
             "SIGHTLINE_NATS_URL": self.nats_url,
             "SIGHTLINE_STORE_DIRECTORY": str(self.root / "store"),
             "SIGHTLINE_DOWNLOAD_WEIGHTS": "false",
-            "SIGHTLINE_CHECKPOINT_SECONDS": "1000",  # only those that a stop asks for
+            "SIGHTLINE_CHECKPOINT_SECONDS": "1000",  # only when it is stopped
             "SIGHTLINE_HEARTBEAT_SECONDS": "0.3",
             "SIGHTLINE_THREADS": "1",
             **{f"SIGHTLINE_{key.upper()}": value for key, value in settings.items()},
@@ -168,7 +170,7 @@ class Pods:
         return (self.root / name / "log").read_text()
 
     def wrote_outside(self, name: str) -> list[str]:
-        """What the worker wrote where a pod cannot; the store is the test's stand-in for S3."""
+        """What the worker wrote outside a pod's folders; the store stands in for S3."""
         lines = [line for line in self.log(name).splitlines() if line.startswith("WROTE OUTSIDE")]
         return [line for line in lines if str(self.root / "store") not in line]
 
@@ -185,21 +187,21 @@ async def pods(own_nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Pod
 
 
 async def stopped(process: subprocess.Popen[bytes]) -> float:
-    """Seconds from SIGTERM to an end with status 0."""
+    """Terminates the process; returns the seconds until it exits with status 0."""
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(process.wait, END_SECONDS) == 0
     return time.monotonic() - began
 
 
-async def test_a_pod_that_finds_no_work_ends_well(pods: Pods) -> None:
+async def test_a_pod_that_finds_no_work_exits_with_status_0(pods: Pods) -> None:
     with pods.worker("idle", "--once", once_seconds="1") as process:
         assert await asyncio.to_thread(process.wait, START_SECONDS) == 0, pods.log("idle")
     assert not pods.wrote_outside("idle")
 
 
 @pytest.mark.parametrize("arguments", [("--once",), ()])
-async def test_a_worker_that_must_use_a_gpu_and_has_none_ends_at_once_and_takes_no_work(
+async def test_a_worker_that_requires_a_missing_gpu_exits_at_once_and_takes_no_work(
     pods: Pods, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -215,7 +217,7 @@ async def test_a_worker_that_must_use_a_gpu_and_has_none_ends_at_once_and_takes_
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-async def test_a_pod_takes_one_trial_and_ends_with_it(pods: Pods) -> None:
+async def test_a_pod_runs_one_trial_and_exits(pods: Pods) -> None:
     await pods.plan(linear_recipe())
     with pods.worker("one", "--once", once_seconds="100") as process:
         assert await asyncio.to_thread(process.wait, 2 * START_SECONDS) == 0, pods.log("one")
@@ -227,7 +229,7 @@ async def test_a_pod_takes_one_trial_and_ends_with_it(pods: Pods) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-async def test_a_sigterm_saves_where_the_training_is_and_another_worker_goes_on_at_once(pods: Pods) -> None:
+async def test_a_sigterm_saves_a_checkpoint_from_which_another_worker_resumes_at_once(pods: Pods) -> None:
     await pods.plan(tuning_recipe(max_epochs=100_000))
     with pods.worker("first", "--once") as process:
         await pods.until(lambda work: work.phase == "train" and work.progress > 0)
@@ -256,8 +258,8 @@ async def test_a_sigterm_saves_where_the_training_is_and_another_worker_goes_on_
 
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-async def test_a_detector_s_training_goes_on_from_where_a_sigterm_found_it_to_its_end(pods: Pods) -> None:
-    began, allowance = time.monotonic(), timedelta(seconds=45)
+async def test_a_detectors_training_resumes_after_a_sigterm_and_finishes(pods: Pods) -> None:
+    began, allowance = time.monotonic(), timedelta(seconds=25)
     await pods.plan(detector_recipe(max_epochs=100_000), allowance)
     with pods.worker("first", "--once") as process:
         await pods.until(lambda work: work.phase == "train" and work.progress > 0.2)
@@ -288,13 +290,13 @@ async def test_a_detector_s_training_goes_on_from_where_a_sigterm_found_it_to_it
 
 @pytest.mark.slow
 @pytest.mark.timeout(500)
-async def test_a_detector_s_evaluation_that_a_sigterm_ends_costs_nothing_and_is_done_by_another_worker(
+async def test_a_detectors_evaluation_ended_by_a_sigterm_costs_nothing_and_is_repeated_by_another_worker(
     pods: Pods,
 ) -> None:
-    await pods.plan_evaluation(detector(categories=2, size=416), scenes=300)
+    await pods.plan_evaluation(detector(categories=2, size=416), scenes=120)
     with pods.worker("first", "--once") as process:
         await pods.until(lambda work: work.phase == "evaluate" and work.progress > 0, EVALUATION)
-        assert await stopped(process) < 15  # there is nothing to wait for
+        assert await stopped(process) < 15  # nothing to save
     given_back = await pods.work(EVALUATION)
     assert (given_back.state, given_back.attempts_without_commit) == (WorkState.QUEUED, 0), pods.log("first")
     assert [(line.charged, line.reason) for line in given_back.segments] == [(False, "released")]
@@ -321,13 +323,13 @@ async def test_a_sigterm_at_any_moment_gives_the_work_back(pods: Pods, seconds: 
         "stopped"
     )
     assert all(line.reason in ("checkpoint", "released") for line in work.segments)
-    async with asyncio.timeout(5):  # well before the queue's lease would run out
+    async with asyncio.timeout(5):  # well before the queue's lease expires
         while not (delivery := await pods.queue.fetch(jobs.KIND, timedelta(seconds=1))):
             pass
     assert delivery.deliveries == 2
 
 
-async def test_a_job_that_a_stopping_ingest_worker_cannot_finish_comes_to_another_at_once(pods: Pods) -> None:
+async def test_a_job_that_a_stopping_ingest_worker_cannot_finish_is_redelivered_at_once(pods: Pods) -> None:
     stop, begun = asyncio.Event(), asyncio.Event()
 
     async def stuck(_body: bytes) -> None:

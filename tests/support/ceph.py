@@ -1,4 +1,4 @@
-"""A real S3 server for tests: Ceph's RADOS gateway over one monitor and one object daemon that keep all in memory."""
+"""A real S3 server for tests: Ceph's RADOS gateway over one monitor and one object daemon, all in memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIG = """\
 fsid = {fsid}
 mon host = v2:127.0.0.1:{mon_port}
 mon initial members = a
-# Nobody else reaches loopback on these ports: no keys between the daemons.
+# Loopback only: no keys between the daemons.
 auth cluster required = none
 auth service required = none
 auth client required = none
@@ -48,7 +48,7 @@ osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 mon allow pool size one = true
 mon max pg per osd = 1000
-# Agree at once: a lone monitor has nobody to wait for.
+# Agree at once: a single monitor has no peers to wait for.
 paxos propose interval = 0.02
 paxos min wait = 0.01
 # All files here: unix sockets have a short path limit.
@@ -76,7 +76,7 @@ rgw data = {folder}/rgw
 
 
 class CephGateway:
-    """An S3 endpoint that lasts from start to stop, and forgets everything afterwards."""
+    """An S3 endpoint that runs from start to stop, and then loses its data."""
 
     def __init__(self) -> None:
         self.port, self.secure_port = free_port(), free_port()
@@ -92,7 +92,7 @@ class CephGateway:
 
     @property
     def secure_endpoint(self) -> str:
-        """The same over TLS; the certificate is of `ca`."""
+        """The same over TLS, with a certificate signed by `ca`."""
         return f"127.0.0.1:{self.secure_port}"
 
     def settings(self, **changes: Any) -> Settings:
@@ -112,7 +112,7 @@ class CephGateway:
 
     @property
     def ca(self) -> Path:
-        """The certificate of the authority."""
+        """The CA's certificate."""
         return self._folder / "ca.crt"
 
     @property
@@ -121,7 +121,7 @@ class CephGateway:
         return f"http://{self.endpoint}"
 
     def start(self) -> Self:
-        """Bring up monitor, object daemon and gateway, in this order; a failure leaves nothing behind."""
+        """Starts monitor, object daemon and gateway, in this order; a failure leaves nothing behind."""
         programs = {name: find_program(name, package) for name, package in PACKAGES.items()}
         self._folder = Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp"))
         try:
@@ -134,20 +134,20 @@ class CephGateway:
         return self
 
     def stop(self) -> None:
-        """Stop the daemons that were started here, the last one first, and remove their folder."""
+        """Stops the daemons, the last one first, and removes their folder."""
         while self._daemons:
             stop(self._daemons.pop(), seconds=2.0)
         if self._folder.name.startswith("s3-"):
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def add_key(self) -> tuple[str, str]:
-        """Another access key and its secret, of the same user."""
+        """Creates another access key and its secret for the same user."""
         access, secret = f"key-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
         self._administer("key", "create", f"--access-key={access}", f"--secret-key={secret}")
         return access, secret
 
     def remove_key(self, access: str) -> None:
-        """From now on what is signed with it is refused."""
+        """Revokes the key: requests signed with it are refused."""
         self._administer("key", "rm", f"--access-key={access}")
 
     def _administer(self, *words: str) -> None:
@@ -188,7 +188,7 @@ class CephGateway:
         keys = ("--access-key", self.access_key, "--secret-key", self.secret_key)
         made = self._run(programs["radosgw-admin"], "user", "create", "--uid=test", "--display-name=test", *keys)
         if json.loads(made)["user_id"] != "test":
-            raise ServerFailed(f"the gateway's user was not made: {made}")
+            raise ServerFailed(f"the gateway's user was not created: {made}")
         wait_until(self._answers, gateway, self._folder / "radosgw.out")
 
     @property
@@ -196,7 +196,7 @@ class CephGateway:
         return self._folder / "ceph.conf"
 
     def _run(self, program: str, *arguments: str | Path) -> str:
-        """Run one administrative command to its end and return what it printed."""
+        """Runs an administrative command; returns its output."""
         command = (
             [program, "-c", self._config, *arguments] if Path(program).name != "monmaptool" else [program, *arguments]
         )
@@ -206,7 +206,7 @@ class CephGateway:
         return done.stdout
 
     def _daemon(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a daemon as a child in the foreground, so that it is stopped by its own process id."""
+        """Starts a daemon as a child, in the foreground, so that it is stopped by its process id."""
         log = self._folder / f"{Path(program).name}.out"
         with log.open("ab") as output:
             command = [program, "-f", "-c", self._config, *arguments]

@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, and what it signs; certificates and keys as files of PEM."""
+"""Certificates for tests: a CA, and the certificates that it signs, with their keys, as PEM files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Pair:
     key: bytes
 
     def write(self, folder: Path, name: str = "server") -> tuple[Path, Path]:
-        """As files, each replaced in one step, the key last; returns their paths."""
+        """Writes both as files, each atomically, the key last; returns their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         paths = folder / f"{name}.crt", folder / f"{name}.key"
         for path, content in zip(paths, (self.certificate, self.key), strict=True):
@@ -33,14 +33,14 @@ class Pair:
 
 
 def replace(path: Path, content: bytes) -> Path:
-    """The file with another content, never seen half written."""
+    """Replaces the file's content atomically; returns its path."""
     new = path.with_suffix(".new")
     new.write_bytes(content)
     return new.replace(path)
 
 
 class Authority:
-    """A CA of its own."""
+    """A CA with a new key."""
 
     def __init__(self, name: str = "Tests") -> None:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} CA")])
@@ -63,7 +63,7 @@ class Authority:
         self.certificate = certificate.public_bytes(Encoding.PEM)
 
     def write(self, folder: Path, name: str = "ca") -> Path:
-        """Its certificate as a file."""
+        """Writes its certificate as a file; returns the path."""
         folder.mkdir(parents=True, exist_ok=True)
         return replace(folder / f"{name}.crt", self.certificate)
 
@@ -74,7 +74,7 @@ class Authority:
         valid: tuple[timedelta, timedelta] = (-HOUR, HOUR),
         hosts: tuple[str, ...] = ("localhost", "127.0.0.1"),
     ) -> Pair:
-        """A certificate for servers and clients, valid between two moments counted from now."""
+        """A certificate for servers and clients, valid between two offsets from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         now = datetime.now(UTC)

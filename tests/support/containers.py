@@ -12,7 +12,7 @@ Buildah = Callable[..., str]
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """The files of an image, mounted, what the image says of how to run them, and the digests of its layers."""
+    """An image's mounted files, its configuration, and the digests of its layers."""
 
     root: Path
     config: Mapping[str, Any]
@@ -25,17 +25,17 @@ class Container:
         mounts: Mapping[str, Path | None] | None = None,
         read_only: bool = True,
     ) -> list[str]:
-        """What runs the words as the image's user, in a mount namespace of its own, which ends with them.
+        """The command that runs the words as the image's user, in a separate mount namespace.
 
-        `mounts` are folders of this machine by their places there; None is an empty one, in memory. Without any,
-        /tmp is one. The network is this machine's. (`buildah run` has a root that can be written, passes no signals
-        on, and now and then loses what a short command prints.)
+        `mounts` maps paths in the container to folders of this machine, or to None for an empty folder in memory; by
+        default /tmp is one. The network is the host's. (`buildah run` has a writable root, forwards no signals and
+        sometimes loses the output of a short command.)
         """
         root = shlex.quote(str(self.root))
         lines = [f"mount --bind {root} {root}"]
         lines += [f"mount --rbind /{one} {root}/{one}" for one in ("proc", "dev", "sys")]
-        for place, source in ({"/tmp": None} if mounts is None else mounts).items():
-            at = shlex.quote(f"{self.root}{place}")
+        for target, source in ({"/tmp": None} if mounts is None else mounts).items():
+            at = shlex.quote(f"{self.root}{target}")
             what = f"--bind {shlex.quote(str(source))}" if source else "-t tmpfs -o mode=1777 tmpfs"
             lines += [f"mkdir -p {at}", f"mount {what} {at}"]
         if read_only:
@@ -47,6 +47,6 @@ class Container:
 
 def container_of(buildah: Buildah, image: str) -> Container:
     """A new container of the image."""
-    told = json.loads(buildah("inspect", "--type", "image", image))["OCIv1"]
+    image_config = json.loads(buildah("inspect", "--type", "image", image))["OCIv1"]
     root = Path(buildah("mount", buildah("from", "--pull=never", image)))
-    return Container(root, told["config"], tuple(told["rootfs"]["diff_ids"]))
+    return Container(root, image_config["config"], tuple(image_config["rootfs"]["diff_ids"]))

@@ -26,5 +26,5 @@ def detector_card(
 def detector(
     name: str = "yolox_nano", categories: int = 3, size: int = 96, network: DetectorNetwork | None = None
 ) -> Detector:
-    """With random weights, all of whose candidates count, unless a network is given."""
+    """A detector with random weights unless a network is given; every candidate counts."""
     return Detector(detector_card(name, categories, size), network or build_detector(name, categories, seed=0))

@@ -1,4 +1,4 @@
-"""Fresh environments with one wheel or two in them, made without a network: what they need is linked from this one."""
+"""Fresh virtual environments with given wheels, made offline: their dependencies are links into the running one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Find: TypeAlias = Callable[[str], metadata.Distribution]
 def distributions(
     name: str, extra: str = "", find: Find = metadata.distribution, seen: frozenset[tuple[str, str]] = frozenset()
 ) -> set[str]:
-    """Everything that installing `name[extra]` brings, by the metadata of what is installed."""
+    """All distributions that `name[extra]` installs, according to the installed metadata."""
     if (name, extra) in seen:
         return set()
     found = {name}
     try:
         required = find(name).requires or []
-    except metadata.PackageNotFoundError:  # for another system
+    except metadata.PackageNotFoundError:  # only for another platform
         return found
     for requirement in map(Requirement, required):
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
@@ -35,9 +35,9 @@ def distributions(
 
 
 class Environment:
-    """A virtual environment that holds wheels and what their metadata asks for, and nothing else.
+    """A virtual environment with the wheels and the dependencies that they declare, and nothing else.
 
-    Their dependencies are links to those of the running interpreter: a test need not install torch again.
+    The dependencies are links to those of the running interpreter, so that no test installs torch again.
     """
 
     def __init__(self, folder: Path, wheels: tuple[Path, ...], name: str, extra: str = "") -> None:
@@ -64,7 +64,7 @@ class Environment:
     def _link(self, name: str) -> None:
         try:
             one = metadata.distribution(name)
-        except metadata.PackageNotFoundError:  # for another system
+        except metadata.PackageNotFoundError:  # only for another platform
             return
         for top in {file.parts[0] for file in one.files or ()} - {"..", "__pycache__"}:
             link = self.packages / top

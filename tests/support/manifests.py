@@ -1,4 +1,4 @@
-"""The manifests of deploy/k8s as a cluster would get them: rendered by kubectl, parsed, and asked."""
+"""The manifests of deploy/k8s as a cluster gets them: rendered by kubectl and parsed."""
 
 import functools
 import re
@@ -23,7 +23,7 @@ K8S = ROOT / "deploy" / "k8s"
 NAMESPACE = "sightline"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 
-# Every component at once and each alone, in the order that their files ask for.
+# All components together and each alone, in the order that their files require.
 COMBINATIONS: dict[str, tuple[str, ...]] = {
     "gpu-mig": ("gpu-mig",),
     "autoscaling": ("autoscaling",),
@@ -54,19 +54,19 @@ def variables(*settings: type[Settings]) -> set[str]:
     return {name for name, _ in fields} | {f"{name}_FILE" for name, field in fields if field.annotation is SecretStr}
 
 
-# What an environment that several processes share may hold: their settings, and the addresses that the doctor asks.
+# The variables allowed in an environment that processes share: their settings, and the addresses for the doctor.
 SHARED = variables(*OURS.values()) | set(VARIABLES.values())
 
 
 def tool(name: str) -> str:
-    """The program beside this Python, or on the PATH."""
+    """The program next to this Python, or on the PATH."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     assert found, f"{name} is missing: `make setup` installs it"
     return found
 
 
 def render_text(folder: Path) -> str:
-    """What `kubectl kustomize` prints; AssertionError with its words if it fails."""
+    """The output of `kubectl kustomize`; AssertionError with its error message if it fails."""
     done = subprocess.run([tool("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr, done.stderr
@@ -83,18 +83,18 @@ def text_of(name: str) -> str:
 
 def combined_text(*components: str, namespace: str = NAMESPACE) -> str:
     """Base with these components, in this order."""
-    return _made_text({"components": [f"../../components/{one}" for one in components]}, "../../base", namespace)
+    return _overlay_text({"components": [f"../../components/{one}" for one in components]}, "../../base", namespace)
 
 
 @functools.cache
 def text_in(name: str, namespace: str) -> str:
-    """The same as an administrator would put it into another namespace: an overlay over one of ours, or of parts."""
+    """The same in another namespace, by an overlay such as an administrator would write."""
     if name.startswith("overlay "):
-        return _made_text({}, f"../{name.removeprefix('overlay ')}", namespace)
+        return _overlay_text({}, f"../{name.removeprefix('overlay ')}", namespace)
     return combined_text(*COMBINATIONS[name], namespace=namespace)
 
 
-def _made_text(parts: dict[str, list[str]], resource: str, namespace: str) -> str:
+def _overlay_text(parts: dict[str, list[str]], resource: str, namespace: str) -> str:
     overlay = {"namespace": namespace, "resources": [resource], **parts, "transformers": ["../../namespace"]}
     with tempfile.TemporaryDirectory(prefix="render-") as folder:
         made = shutil.copytree(K8S, Path(folder) / "k8s") / "overlays" / "made"
@@ -114,30 +114,30 @@ def resources(name: str) -> tuple[Resource, ...]:
 
 
 def of_kind(name: str, *kinds: str) -> list[Resource]:
-    """Those of these kinds."""
+    """The resources of these kinds."""
     return [one for one in resources(name) if one["kind"] in kinds]
 
 
 def title(resource: Resource) -> str:
-    """How a failed test names it."""
+    """The resource's name in failure messages."""
     return f"{resource['kind']}/{resource['metadata']['name']}"
 
 
 def template(workload: Resource) -> Resource:
-    """The pod template of whatever makes pods."""
+    """A workload's pod template."""
     spec = workload["spec"]
     return spec["jobTargetRef"]["template"] if workload["kind"] == "ScaledJob" else spec["template"]
 
 
 def workloads(name: str) -> list[Resource]:
-    """Whatever makes pods: in each rendering all of OURS, and more."""
+    """The resources that create pods; AssertionError unless all of OURS are among them."""
     found = of_kind(name, "Deployment", "StatefulSet", "ScaledJob", "Job", "DaemonSet", "CronJob")
     assert OURS.keys() < {one["metadata"]["name"] for one in found}, name
     return found
 
 
 def containers(name: str) -> list[tuple[str, Resource, Resource]]:
-    """Of every container: a title for messages, its pod's spec, itself."""
+    """Every container, each with a title for failure messages and its pod's spec."""
     pods = [(title(workload), template(workload)["spec"]) for workload in workloads(name)]
     found = [
         (f"{what}, container {container['name']}", pod, container)
@@ -149,7 +149,7 @@ def containers(name: str) -> list[tuple[str, Resource, Resource]]:
 
 
 def environment(name: str, pod_name: str) -> dict[str, str]:
-    """The plain variables of a workload's container: of its ConfigMaps, then its own."""
+    """The plain variables of a workload's container: those of its ConfigMaps, overridden by its own."""
     maps = {one["metadata"]["name"]: one["data"] for one in of_kind(name, "ConfigMap")}
     (workload,) = [one for one in workloads(name) if one["metadata"]["name"] == pod_name]
     container = template(workload)["spec"]["containers"][0]
@@ -160,14 +160,14 @@ def environment(name: str, pod_name: str) -> dict[str, str]:
 
 
 def quantity(amount: str | int) -> float:
-    """A quantity of Kubernetes as a number: 500m, 2, 4Gi."""
+    """A Kubernetes quantity (500m, 2, 4Gi) as a number."""
     found = re.fullmatch(r"([\d.]+)(m|[KMGT]i)?", str(amount))
     assert found, amount
     return float(found[1]) * {None: 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[found[2]]
 
 
 def as_builtin(resource: Resource) -> Resource:
-    """A ScaledJob as the Job that it makes, so that checks of built-in kinds see its pods; others as they are."""
+    """A ScaledJob as the Job that it creates, so that checks of built-in kinds see its pods; others unchanged."""
     if resource["kind"] != "ScaledJob":
         return resource
     spec = resource["spec"]["jobTargetRef"]

@@ -1,4 +1,4 @@
-"""A real Prometheus for tests: scrapes every second what it is told, and says what it sees and which alerts fire."""
+"""A real Prometheus for tests: scrapes its targets every second and evaluates the alerts."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ WINDOW = "2m"
 
 
 class PrometheusRefused(AssertionError):
-    """Prometheus did not take a query; the message is its own."""
+    """Prometheus refused a query; the message is Prometheus's."""
 
 
-def hastened(rules: str, patience: Mapping[str, str]) -> dict[str, Any]:
-    """The rules for a test that cannot wait: no `for`, short windows, and in each alert these numbers replaced.
+def with_thresholds(rules: str, thresholds: Mapping[str, str]) -> dict[str, Any]:
+    """The rules for a test that cannot wait: no `for`, short windows, and other thresholds.
 
-    `patience` has `OLD -> NEW`, or several with commas, by the alert's name; fails if an alert has no such number.
+    `thresholds` has `OLD -> NEW`, or several with commas, by the alert's name; fails if an alert has no such number.
     """
     loaded: dict[str, Any] = yaml.safe_load(re.sub(r"\[\d+[mhd]\]", f"[{WINDOW}]", rules))
-    left = dict(patience)
+    left = dict(thresholds)
     for group in loaded["groups"]:
         group.pop("interval", None)
         for rule in group["rules"]:
@@ -55,7 +55,7 @@ def queries(rules: Mapping[str, Any]) -> list[str]:
 
 
 def _filled(expression: str) -> str:
-    """A panel's expression as Grafana asks it for all namespaces."""
+    """A panel's expression as Grafana sends it for all namespaces."""
     return expression.replace("$__rate_interval", WINDOW).replace("$namespace", ".*")
 
 
@@ -96,25 +96,25 @@ class Prometheus:
         stop(self._process)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """What the expression is now: a list of `metric` and `value`. PrometheusRefused."""
+        """The expression's current value: a list of `metric` and `value`. PrometheusRefused."""
         data = self._get("query", query=expression)
         return list(data["result"]) if data["resultType"] == "vector" else [{"metric": {}, "value": data["result"]}]
 
     def names(self, job: str) -> set[str]:
-        """The names of all series that it has seen of a job."""
+        """The names of all series scraped from a job."""
         return set(self._get("label/__name__/values", **{"match[]": f'{{job="{job}"}}'}))
 
     def rules(self) -> list[dict[str, Any]]:
-        """Every rule with its state, as it evaluated it last."""
+        """Every rule with the state of its last evaluation."""
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
     def firing(self) -> set[str]:
-        """The names of the alerts that fire."""
+        """The names of the firing alerts."""
         alerts = self._get("alerts")["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
     def wait_for(self, *alerts: str, seconds: float = 40.0) -> None:
-        """Returns once all of them have fired, each at some moment; AssertionError after so many seconds."""
+        """Returns once each alert has fired, not necessarily at the same time; AssertionError after `seconds`."""
         missing, deadline = set(alerts), time.monotonic() + seconds
         while missing := missing - self.firing():
             assert time.monotonic() < deadline, f"{sorted(missing)} did not fire, but {sorted(self.firing())}"

@@ -21,11 +21,11 @@ Act = Callable[[Any, Any], Awaitable[object]]
 
 
 async def succeed(_request: Any, _context: Any) -> None:
-    """What a handler does before it answers, unless a test says otherwise."""
+    """What a handler does by default before it answers: nothing."""
 
 
 class Datasets(DatasetServiceServicer):
-    """Three of the four types of rpc, and a deletion; each does `act` with its first request, then answers."""
+    """Three of the four types of rpc, and a deletion; each awaits `act` with its request, then answers."""
 
     def __init__(self, act: Act) -> None:
         self._act = act
@@ -67,7 +67,7 @@ class Predictions(PredictionServiceServicer):
 
 @dataclass
 class Serving:
-    """A server that runs; its metrics as a scrape sees them."""
+    """A running server, and its metrics as a scrape sees them."""
 
     server: Server
     address: str
@@ -114,7 +114,7 @@ async def serving(
 
 
 def bare_channel(address: str) -> grpc.aio.Channel:
-    """A channel as a stranger opens it: no retries, no limits of ours, no interceptors."""
+    """A plain gRPC channel: no retries, no interceptors, no limit of messages sent."""
     return grpc.aio.insecure_channel(
         address, options=[("grpc.enable_retries", 0), ("grpc.max_send_message_length", -1)]
     )

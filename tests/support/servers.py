@@ -1,4 +1,4 @@
-"""A real nats-server for tests: started on a free port, stopped, killed and started again on the same store."""
+"""A real nats-server for tests: started on a free port, stopped, killed and restarted on the same store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ServerFailed(RuntimeError):
 
 
 def find_program(name: str, package: str) -> str:
-    """Return the program's path, or raise ServerMissing. Looks where distributions put servers, off PATH or not."""
+    """The program's path, also outside PATH where distributions put servers; ServerMissing."""
     found = shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin")
     if found is None:
         raise ServerMissing(f"'{name}' is not installed: run `make setup`, or `sudo apt-get install {package}`")
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return once `ready` holds; raise ServerFailed if the process ends first or START_SECONDS pass."""
+    """Returns once `ready` holds; ServerFailed if the process ends first or START_SECONDS pass."""
     deadline = time.monotonic() + START_SECONDS
     while not ready():
         if process.poll() is not None:
@@ -53,12 +53,12 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log:
 
 
 def tail(log: Path, lines: int = 20) -> str:
-    """The log's last lines, or nothing when it was never written."""
+    """The log's last lines, or nothing if it was never written."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
 def stop(process: subprocess.Popen[bytes] | None, seconds: float = 10.0) -> None:
-    """Ask the process to end, insist after `seconds`, and reap it. Does nothing to one that has ended."""
+    """Terminates the process, kills it after `seconds`, and reaps it. Does nothing if it has ended."""
     if process is None or process.poll() is not None:
         return
     process.terminate()
@@ -80,18 +80,18 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """What a client connects to."""
+        """The url for clients."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
-        """The running process; raises ServerFailed when none runs."""
+        """The process id; ServerFailed if the server does not run."""
         if self._process is None or self._process.poll() is not None:
             raise ServerFailed("nats-server is not running")
         return self._process.pid
 
     def start(self) -> Self:
-        """Start, and return once clients are greeted. Does nothing when it runs already."""
+        """Starts the server; returns once it accepts clients. Does nothing if it is running."""
         if self._process is not None and self._process.poll() is None:
             return self
         program = find_program("nats-server", "nats-server")
@@ -106,29 +106,29 @@ class NatsServer:
         return self
 
     def reconfigure(self, config: str) -> None:
-        """What the next start adds to its own configuration."""
+        """Replaces the additional configuration, from the next start on."""
         self._config = config
 
     def stop(self) -> None:
-        """End in good order: what was written is on disk afterwards."""
+        """Shuts down cleanly: everything written is on disk afterwards."""
         stop(self._process)
 
     def kill(self) -> None:
-        """End as a crash does (SIGKILL), and return once the process is gone."""
+        """Crashes the server (SIGKILL); returns once the process is gone."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def pause(self) -> None:
-        """Freeze the process (SIGSTOP): connections stay open, nothing answers."""
+        """Freezes the process (SIGSTOP): connections stay open, nothing answers."""
         self._process_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a frozen process go on."""
+        """Resumes a paused process."""
         self._process_signal(signal.SIGCONT)
 
     def restart(self) -> Self:
-        """Stop in good order and start on the same port and store."""
+        """Stops cleanly and starts again on the same port and store."""
         self.stop()
         return self.start()
 
@@ -143,7 +143,7 @@ class NatsServer:
             self._process.send_signal(number)
 
     def _greets(self) -> bool:
-        """A nats-server speaks first: it greets with INFO once it takes clients."""
+        """Whether the server accepts clients: it greets each with INFO."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
                 return connection.recv(5) == b"INFO "

@@ -1,4 +1,4 @@
-"""What a test reads from a status."""
+"""Reads failures from statuses."""
 
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
@@ -7,7 +7,7 @@ from services.kit.errors import DOMAIN, Failure
 
 
 def failure_of(status: Status) -> Failure:
-    """The failure that a status carries; without an ErrorInfo of ours the reason is empty."""
+    """The failure in a status; its reason is empty if the status has no ErrorInfo of ours."""
     for detail in status.details:
         info = ErrorInfo()
         if detail.Unpack(info) and info.domain == DOMAIN:

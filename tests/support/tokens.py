@@ -1,4 +1,4 @@
-"""An issuer of tokens for tests: keys, the JWKS that publishes them, and whatever token is asked for."""
+"""A token issuer for tests: its keys, the JWKS that publishes them, and any token, valid or not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ISSUER, AUDIENCE = "https://issuer.example", "sightline"
 
 
 class Issuer:
-    """One signing key at a time; `publish` says which keys the world knows."""
+    """Signs tokens with one key, which services know once it is published."""
 
     def __init__(self, kid: str = "first", bits: int = 2048) -> None:
         self.kid = kid
@@ -26,7 +26,7 @@ class Issuer:
 
     @property
     def public_pem(self) -> bytes:
-        """The public key, which everybody has."""
+        """The public key in PEM."""
         return self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     @property
@@ -36,7 +36,7 @@ class Issuer:
         return listed | {"kid": self.kid, "use": "sig", "alg": "RS256"}
 
     def token(self, role: object = "admin", *, headers: dict[str, Any] | None = None, **claims: Any) -> str:
-        """A token that holds, but for the claims and headers that are given; one of None is left out."""
+        """A valid token, except for the given claims and headers; those that are None are left out."""
         now = int(time.time())
         whole = {"sub": "alice", "iss": ISSUER, "aud": AUDIENCE, "iat": now, "exp": now + 300, "role": role} | claims
         left = {name: value for name, value in whole.items() if value is not None}
@@ -50,10 +50,10 @@ def jwks(*issuers: Issuer) -> bytes:
 
 
 def publish(path: Path, *issuers: Issuer) -> Path:
-    """The JWKS as a file."""
+    """Writes the issuers' JWKS as a file; returns its path."""
     return replace(path, jwks(*issuers))
 
 
 def settings(path: Path, **changes: Any) -> dict[str, Any]:
-    """Settings of a service that takes the issuer's tokens."""
+    """Settings of a service that accepts the issuer's tokens."""
     return {"auth_jwks": str(path), "auth_issuer": ISSUER, "auth_audience": AUDIENCE} | changes

@@ -1,4 +1,4 @@
-"""Waiting for what another process or thread does, and not waiting for time to pass."""
+"""Waits for conditions, and advances the event loop's clock instead of waiting for time to pass."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 
 async def eventually(holds: Callable[[], bool], seconds: float = 15.0) -> None:
-    """Returns once it holds; TimeoutError if it does not in time."""
+    """Returns once the condition holds; TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - what is waited for happens outside of this event loop
+        while not holds():  # noqa: ASYNC110 - the condition changes outside this event loop
             await asyncio.sleep(0.02)
 
 
 async def jump(seconds: float) -> None:
-    """Makes the running event loop's clock jump; returns when everything due by then has had its turn."""
+    """Advances the running event loop's clock; returns once everything due by then has run."""
     loop = asyncio.get_running_loop()
     now = loop.time
     loop.time = lambda: now() + seconds

@@ -1,4 +1,4 @@
-"""The dashboard that is committed is what its code makes, and it asks for metrics that exist."""
+"""The committed dashboard is up to date with its code, and queries metrics that exist."""
 
 import json
 import re
@@ -13,19 +13,19 @@ from tests.unit.test_docs_metrics import ALL
 FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
 
 
-def test_the_committed_dashboard_is_what_its_code_makes() -> None:
+def test_the_committed_dashboard_is_what_its_code_generates() -> None:
     made = runpy.run_path(str(FOLDER / "dashboard.py"))["made"]()
     assert made == (FOLDER / "sightline.json").read_text(), "run python deploy/grafana/dashboard.py"
 
 
-def test_the_dashboard_asks_for_metrics_that_exist() -> None:
+def test_the_dashboard_queries_metrics_that_exist() -> None:
     text = (FOLDER / "sightline.json").read_text()
     named = set(re.findall(r"\b(?:sightline|grpc_server)_[a-z0-9_]+\b", text))
     known = {metric.name: metric for metric in ALL}
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in named if name not in known} <= set(known)
 
 
-def test_every_panel_says_what_it_tells() -> None:
+def test_every_panel_has_a_description() -> None:
     panels = json.loads((FOLDER / "sightline.json").read_text())["panels"]
     rows = [panel["title"] for panel in panels if panel["type"] == "row"]
     assert rows == ["What runs", "What waits", "What it costs", "What fails", "How fast it responds"]

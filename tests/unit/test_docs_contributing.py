@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's table of where to change what is true: the files exist, and the names are defined there alone."""
+"""CONTRIBUTING.md's table of changes is true: its files exist, and its names are defined only there."""
 
 from __future__ import annotations
 
@@ -35,12 +35,14 @@ def test_a_name_is_defined_in_its_file_and_nowhere_else_in_the_package(
     names: str, code: str, test: str, doc: str
 ) -> None:
     file = ROOT / code
-    for name in re.findall(r"`([\w-]+)`", names):
+    defined = re.findall(r"`([\w-]+)`", names)
+    assert defined
+    for name in defined:
         assert [path for path in sorted(file.parent.rglob(f"*{file.suffix}")) if defines(path, name)] == [file]
 
 
 @row
-def test_the_test_is_of_what_is_changed(names: str, code: str, test: str, doc: str) -> None:
+def test_the_test_mentions_what_is_changed(names: str, code: str, test: str, doc: str) -> None:
     text = (ROOT / test).read_text()
     subjects = [Path(code).stem, *re.findall(r"`([\w-]+)`", names)]
     assert re.search("|".join(map(re.escape, subjects)), text, re.IGNORECASE), f"{test} is about neither of {subjects}"

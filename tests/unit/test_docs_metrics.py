@@ -38,7 +38,7 @@ CHAPTERS: dict[str, set[Metric]] = {
 }
 ALL = set[Metric]().union(*CHAPTERS.values())
 NAMED = {metric.name: metric for metric in ALL}
-# Labels without a list of values here: what bounds them instead.
+# What bounds the labels that list no values.
 BOUNDED_ELSEWHERE = {
     observe.BUILD_INFO: "one value of each label in a process",
     consume.JOBS: "the kinds of jobs that the process consumes",
@@ -82,7 +82,7 @@ def test_every_label_is_bounded(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))
-def test_every_metric_says_what_it_is(name: str) -> None:
+def test_every_metric_has_a_help_text(name: str) -> None:
     metric = NAMED[name]
     assert metric.help.endswith(".")
     assert metric.name.endswith("_total") == (metric.kind is MetricKind.COUNTER)
@@ -114,7 +114,7 @@ def test_every_alert_is_tested_to_fire() -> None:
     assert fired == {alert["alert"] for alert in alerts()}
 
 
-def test_rules_and_runbooks_speak_of_metrics_that_exist() -> None:
+def test_rules_and_runbooks_mention_only_metrics_that_exist() -> None:
     known = {metric.name for metric in ALL}
     known |= {f"{metric.name}{end}" for metric in ALL for end in ("_bucket", "_sum", "_count")}
     text = (ROOT / "deploy/prometheus/rules.yaml").read_text() + (ROOT / "docs/runbooks.md").read_text()

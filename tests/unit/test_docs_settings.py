@@ -1,4 +1,4 @@
-"""docs/operations.md lists every setting of every service, each with the default that it has."""
+"""docs/operations.md lists every setting of every service with its default."""
 
 import re
 from collections.abc import Iterator

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,24 +12,12 @@ from typer.testing import CliRunner
 
 from sightline.cli.commands import app
 from sightline.client.addresses import VARIABLES
+from tests.support.commands import Outcome
 from tests.unit.cli.fakes import Fakes, serving
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a command printed and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, object]:
-        return json.loads(self.out)
-
-
 class Command:
-    """`sightline` as a person runs it."""
+    """Runs `sightline` in this process."""
 
     def __call__(self, *words: object) -> Outcome:
         result = CliRunner().invoke(app, [str(word) for word in words])
@@ -46,7 +33,7 @@ def fakes() -> Fakes:
 
 @pytest.fixture
 def sightline(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    """The command, with its services answering."""
+    """The command against the fake services."""
     with serving(fakes) as address:
         for variable in VARIABLES.values():
             monkeypatch.setenv(variable, address)
@@ -55,7 +42,7 @@ def sightline(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """A COCO file with two images beside it, and a third image that it does not name."""
+    """A COCO file with its two images, and a third image that it does not list."""
     folder = tmp_path / "set"
     (folder / "images").mkdir(parents=True)
     for name in ("a", "b", "unnamed"):

@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - rpcs are named as the contract names them
-"""Servicers that answer from dictionaries, and fail with rich statuses when told so."""
+"""Servicers that answer from dictionaries, and fail with rich statuses on demand."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def status(code: grpc.StatusCode, reason: str, message: str, *details: Message, 
 
 
 class Fakes:
-    """What the fake services hold, and the errors that they answer with, by rpc."""
+    """The fake services' state, and the errors that they will return, by rpc."""
 
     def __init__(self) -> None:
         self.datasets: dict[str, Dataset] = {}
         self.models: dict[str, Model] = {}
-        self.evaluations: dict[str, Evaluation] = {}  # as they are once they have been measured
+        self.evaluations: dict[str, Evaluation] = {}  # as in an evaluated model
         self.trials: list[Trial] = []
         self.findings: list[Finding] = []
         self.files: dict[str, bytes] = {}
@@ -65,10 +65,10 @@ class Fakes:
         self.errors: dict[str, list[Status]] = {}
         self.requests: list[Message] = []
         self.tags: list[tuple[str, float]] = [("cat", 0.75), ("dog", 0.25)]
-        self.objects: list[tuple[str, float, tuple[int, int, int, int]]] | None = None  # None: it is a classifier
+        self.objects: list[tuple[str, float, tuple[int, int, int, int]]] | None = None  # None: a classifier
 
     def check(self, context: grpc.ServicerContext, rpc: str, request: Message) -> None:
-        """Fails with the next error that was planned for the rpc."""
+        """Fails with the rpc's next planned error, if any."""
         self.requests.append(request)
         if self.errors.get(rpc):
             context.abort_with_status(rpc_status.to_status(self.errors[rpc].pop(0)))
@@ -224,7 +224,7 @@ class PredictionFake(ps_grpc.PredictionServiceServicer):
 
 
 def _concrete(servicer: Any) -> Any:
-    """The servicer's class, which leaves the rpcs out that no test calls: those answer UNIMPLEMENTED."""
+    """The servicer's class, which lacks the rpcs that no test calls: those return UNIMPLEMENTED."""
     return servicer
 
 

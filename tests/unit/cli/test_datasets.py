@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import grpc
+import pytest
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
@@ -15,7 +16,7 @@ from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
 
 
-def test_create_uploads_the_coco_file_and_precisely_the_images_that_it_names(
+def test_create_uploads_the_coco_file_and_exactly_the_images_that_it_lists(
     sightline: Command, fakes: Fakes, coco: Path
 ) -> None:
     outcome = sightline("datasets", "create", "pets", "--kind", "classification", "--coco", coco)
@@ -25,7 +26,7 @@ def test_create_uploads_the_coco_file_and_precisely_the_images_that_it_names(
     assert fakes.datasets["datasets/pets"].annotation_kind == Dataset.IMAGE_CLASSIFICATION
 
 
-def test_images_are_looked_for_in_the_folder_that_is_named(sightline: Command, fakes: Fakes, coco: Path) -> None:
+def test_images_are_read_from_the_given_folder(sightline: Command, fakes: Fakes, coco: Path) -> None:
     elsewhere = coco.parent.parent / "labels.json"
     coco.rename(elsewhere)
     outcome = sightline(
@@ -35,7 +36,7 @@ def test_images_are_looked_for_in_the_folder_that_is_named(sightline: Command, f
     assert set(fakes.files) == {"labels.json", "images/a.png", "images/b.png"}
 
 
-def test_missing_images_are_named_all_at_once_with_their_ids_before_anything_is_uploaded(
+def test_all_missing_images_are_reported_with_their_ids_before_anything_is_uploaded(
     sightline: Command, fakes: Fakes, coco: Path
 ) -> None:
     content = json.loads(coco.read_text())
@@ -56,7 +57,8 @@ def test_a_coco_file_that_is_not_json_is_refused_with_its_line(sightline: Comman
     assert not fakes.requests
 
 
-def test_an_upload_that_the_service_drops_is_repeated(sightline: Command, fakes: Fakes, coco: Path) -> None:
+@pytest.mark.usefixtures("quick_retries")
+def test_an_upload_that_the_service_drops_is_retried(sightline: Command, fakes: Fakes, coco: Path) -> None:
     away = status(grpc.StatusCode.UNAVAILABLE, "Draining", "The dataset service is shutting down.")
     fakes.errors["UploadFiles"] = [away] * 5
     outcome = sightline("datasets", "create", "pets", "--kind", "classification", "--coco", coco)
@@ -64,13 +66,14 @@ def test_an_upload_that_the_service_drops_is_repeated(sightline: Command, fakes:
     assert len(fakes.files) == 3
 
 
-def test_a_call_that_nobody_answered_in_time_says_where_to_look(sightline: Command, fakes: Fakes) -> None:
+def test_a_call_that_timed_out_says_what_to_check(sightline: Command, fakes: Fakes) -> None:
     fakes.errors["GetDataset"] = [Status(code=grpc.StatusCode.DEADLINE_EXCEEDED.value[0], message="Deadline Exceeded")]
     outcome = sightline("datasets", "show", "pets")
     assert outcome.code == 4
     assert "sightline doctor" in outcome.err
 
 
+@pytest.mark.usefixtures("quick_retries")
 def test_a_wait_survives_a_stream_that_breaks(sightline: Command, fakes: Fakes, coco: Path) -> None:
     fakes.errors["WatchDataset"] = [status(grpc.StatusCode.UNAVAILABLE, "StreamExpired", "Open it again.")]
     outcome = sightline("datasets", "create", "pets", "--kind", "classification", "--coco", coco, "--wait", "--json")
@@ -78,7 +81,7 @@ def test_a_wait_survives_a_stream_that_breaks(sightline: Command, fakes: Fakes, 
     assert outcome.json["state"] == "READY"
 
 
-def test_a_dataset_that_fails_its_check_ends_the_wait_with_the_code_of_its_error(
+def test_waiting_for_a_dataset_that_fails_exits_with_the_code_of_its_error(
     sightline: Command, fakes: Fakes, coco: Path
 ) -> None:
     def fail(name: str) -> None:
@@ -123,7 +126,7 @@ def test_bare_and_full_names_mean_the_same(sightline: Command, fakes: Fakes) -> 
     assert bare.json["name"] == "datasets/pets"
 
 
-def test_findings_say_what_where_and_what_to_do(sightline: Command, fakes: Fakes) -> None:
+def test_findings_show_the_problem_its_place_and_the_remedy(sightline: Command, fakes: Fakes) -> None:
     fakes.findings = [
         Finding(
             severity=Finding.ERROR,
@@ -165,10 +168,10 @@ def test_delete_prints_an_empty_message_as_json(sightline: Command, fakes: Fakes
     assert not fakes.datasets
 
 
-def test_wrong_usage_ends_with_2(sightline: Command) -> None:
+def test_wrong_usage_exits_with_2(sightline: Command) -> None:
     assert sightline("datasets", "create", "pets", "--kind", "nonsense", "--coco", "x").code == 2
 
 
 def test_an_id_reaches_the_service_as_it_was_typed(sightline: Command, fakes: Fakes, coco: Path) -> None:
     sightline("datasets", "create", "../pets", "--kind", "classification", "--coco", coco)
-    assert list(fakes.datasets) == ["datasets/../pets"]  # for the real service to refuse, not for us to guess at
+    assert list(fakes.datasets) == ["datasets/../pets"]  # the real service refuses it

@@ -27,7 +27,9 @@ def performance(unknown: int = 0) -> ModelPerformance:
 
 
 @pytest.mark.parametrize("words", [("create", "m", "e", "--dataset", "t", "--wait"), ("show", "m", "e")])
-def test_what_was_left_out_stands_beside_the_metrics(sightline: Command, fakes: Fakes, words: tuple[str, ...]) -> None:
+def test_what_was_left_out_is_shown_next_to_the_metrics(
+    sightline: Command, fakes: Fakes, words: tuple[str, ...]
+) -> None:
     warning = Finding(severity=Finding.WARNING, code="categoriesUnknown", message=MESSAGE, remedy="Rename them.")
     fakes.evaluations[E] = Evaluation(
         name=E, state=Evaluation.SUCCEEDED, performance=performance(16), warnings=[warning]
@@ -43,7 +45,7 @@ def test_what_was_left_out_stands_beside_the_metrics(sightline: Command, fakes: 
     assert (unknown["name"], unknown["imageCount"]) == ("[bold]none ", 16)
 
 
-def test_a_model_says_on_how_much_it_was_measured_wherever_its_metric_stands(sightline: Command, fakes: Fakes) -> None:
+def test_a_models_metric_is_always_shown_with_the_number_of_images_behind_it(sightline: Command, fakes: Fakes) -> None:
     fakes.models["models/m"] = Model(name="models/m", performance=performance(), warnings=[MESSAGE])
     shown = sightline("models", "show", "m").out
     assert "Quality on 8 of 24 images" in shown
@@ -51,7 +53,7 @@ def test_a_model_says_on_how_much_it_was_measured_wherever_its_metric_stands(sig
     assert "100.0 % top-1 accuracy on 8 of 24 images" in sightline("models", "list").out
 
 
-def test_regions_that_were_left_out_are_said_too(sightline: Command, fakes: Fakes) -> None:
+def test_regions_that_were_left_out_are_shown_too(sightline: Command, fakes: Fakes) -> None:
     measured = ModelPerformance(mean_average_precision_50=0.5, image_count=24, source=ModelPerformance.TEST_DATASET)
     measured.coverage.CopyFrom(
         Coverage(image_count=24, measured_image_count=24, region_count=90, unknown_region_count=20)

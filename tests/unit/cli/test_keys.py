@@ -12,7 +12,7 @@ from sightline.local.stack import Stack
 from tests.support.certificates import Authority
 
 
-def test_a_key_is_printed_once_and_the_services_know_its_line(sightline):
+def test_a_key_is_printed_once_and_the_services_accept_its_line(sightline):
     made = sightline("keys", "make", "ci-runner", "--role", "trainer")
     key, line = made.out.splitlines()
     assert key.startswith(PREFIX)
@@ -23,14 +23,14 @@ def test_a_key_is_printed_once_and_the_services_know_its_line(sightline):
     assert "SIGHTLINE_AUTH_KEYS" in made.err
 
 
-def test_a_line_goes_into_the_file_and_the_output_is_the_key_alone(sightline, tmp_path):
+def test_the_line_is_added_to_the_file_and_only_the_key_is_printed(sightline, tmp_path):
     file = tmp_path / "keys"
     keys = [sightline("keys", "make", name, "--role", "viewer", "--file", file).out.strip() for name in ("a", "b")]
     assert list(parse(file.read_bytes())) == [digest(key) for key in keys]
     assert file.stat().st_mode & 0o007 == 0
 
 
-def test_a_name_that_no_line_can_hold_is_refused_and_nothing_is_written(sightline, tmp_path):
+def test_an_invalid_name_is_refused_and_nothing_is_written(sightline, tmp_path):
     file = tmp_path / "keys"
     made = sightline("keys", "make", "two words", "--role", "viewer", "--file", file)
     assert (made.code, made.out) == (2, "")
@@ -38,7 +38,7 @@ def test_a_name_that_no_line_can_hold_is_refused_and_nothing_is_written(sightlin
     assert not file.exists()
 
 
-def test_a_file_that_cannot_be_written_is_a_fault_of_this_machine(sightline, tmp_path):
+def test_a_file_that_cannot_be_written_is_a_local_error(sightline, tmp_path):
     made = sightline("keys", "make", "a", "--role", "viewer", "--file", tmp_path / "nowhere" / "keys")
     assert (made.code, made.out) == (1, "")
 
@@ -46,32 +46,33 @@ def test_a_file_that_cannot_be_written_is_a_fault_of_this_machine(sightline, tmp
 def test_a_token_is_not_sent_in_plain_text_to_another_machine(sightline, monkeypatch):
     monkeypatch.setenv("SIGHTLINE_DATASET_ADDRESS", "services.example:50051")
     monkeypatch.setenv("SIGHTLINE_TOKEN", "hunter2")
-    said = sightline("datasets", "list")
-    assert said.code == 2
-    assert "set SIGHTLINE_CA to the CA of the services" in said.err
-    assert "hunter2" not in said.err
+    outcome = sightline("datasets", "list")
+    assert outcome.code == 2
+    assert "set SIGHTLINE_CA to the CA of the services" in outcome.err
+    assert "hunter2" not in outcome.err
 
 
 @pytest.mark.parametrize("token", ["hünter2", "hunter\n2", "hunter 2", " "])
-def test_a_token_that_no_call_can_carry_is_refused_before_any_and_not_repeated(sightline, monkeypatch, token):
+def test_a_malformed_token_is_refused_before_any_call_and_not_quoted(sightline, monkeypatch, token):
     monkeypatch.setenv("SIGHTLINE_TOKEN", token)
-    said = sightline("datasets", "list")
-    assert said.code == 2
-    assert "one word of ASCII, and there is none; see SIGHTLINE_TOKEN" in said.err
-    assert "nter" not in said.err
+    outcome = sightline("datasets", "list")
+    assert outcome.code == 2
+    assert "one word of ASCII, and there is none; see SIGHTLINE_TOKEN" in outcome.err
+    assert "nter" not in outcome.err
 
 
-def test_tls_to_services_that_speak_none_says_what_to_leave_out(sightline, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("quick_retries")
+def test_tls_to_services_without_it_says_which_setting_to_leave_out(sightline, monkeypatch, tmp_path):
     monkeypatch.setenv("SIGHTLINE_CA", str(Authority().write(tmp_path)))
-    said = sightline("datasets", "list")
-    assert said.code == 14
-    assert "fix: the service does not speak TLS there: leave out SIGHTLINE_CA" in said.err
+    outcome = sightline("datasets", "list")
+    assert outcome.code == 14
+    assert "fix: the service does not speak TLS there: leave out SIGHTLINE_CA" in outcome.err
 
 
-def test_a_ca_that_is_no_file_is_named_with_its_variable(sightline, monkeypatch):
+def test_a_missing_ca_file_is_reported_with_its_variable(sightline, monkeypatch):
     monkeypatch.setenv("SIGHTLINE_CA", "/nowhere/ca.crt")
-    said = sightline("datasets", "list")
-    assert (said.code, "/nowhere/ca.crt" in said.err, "SIGHTLINE_CA" in said.err) == (2, True, True)
+    outcome = sightline("datasets", "list")
+    assert (outcome.code, "/nowhere/ca.crt" in outcome.err, "SIGHTLINE_CA" in outcome.err) == (2, True, True)
 
 
 def test_credentials_come_from_the_environment():
@@ -82,7 +83,7 @@ def test_credentials_come_from_the_environment():
     assert Credentials.from_environment({}) == Credentials()
 
 
-def test_what_a_shell_uses_to_call_another_suite_does_not_reach_this_ones_children(monkeypatch, tmp_path):
+def test_a_shells_settings_for_another_suite_do_not_reach_this_suites_processes(monkeypatch, tmp_path):
     for name in ("TOKEN", "TOKEN_FILE", "TLS_CERTIFICATE", "AUTH_KEYS", "NATS_CA", "INSECURE"):
         monkeypatch.setenv(f"SIGHTLINE_{name}", "of another suite")
     monkeypatch.setenv("SIGHTLINE_LOG_LEVEL", "DEBUG")

@@ -21,12 +21,12 @@ from tests.unit.cli.fakes import Fakes, status
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("1h1m1s", 3661), ("1S", 1)]
 )
-def test_durations_are_read_as_people_write_them(text: str, seconds: int) -> None:
+def test_common_spellings_of_durations_are_parsed(text: str, seconds: int) -> None:
     assert parse_duration(text) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "ten minutes", "-5m", "5m1h", "1d"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_a_malformed_duration_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="10m"):
         parse_duration(text)
 
@@ -34,7 +34,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0s"), (8.44, "8.4s"), (59.99, "1m"), (90, "1m30s"), (7500, "2h05m"), (3600, "1h00m")]
 )
-def test_durations_are_written_for_people(seconds: float, text: str) -> None:
+def test_durations_are_formatted_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -45,7 +45,7 @@ def test_durations_are_written_for_people(seconds: float, text: str) -> None:
         (Dataset.OBJECT_DETECTION, TrainingParameters.GENERIC_DETECTOR),
     ],
 )
-def test_a_model_is_of_the_kind_that_fits_its_dataset(
+def test_the_kind_of_a_model_follows_from_its_dataset(
     sightline: Command, fakes: Fakes, annotations: Dataset.AnnotationKind.ValueType, kind: int
 ) -> None:
     fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets", annotation_kind=annotations)
@@ -60,7 +60,7 @@ def test_a_model_is_of_the_kind_that_fits_its_dataset(
     assert model.evaluation_parameters.test_dataset == "datasets/held"
 
 
-def test_too_small_a_budget_is_answered_with_the_budget_to_repeat_with(sightline: Command, fakes: Fakes) -> None:
+def test_too_small_a_budget_is_refused_with_one_that_suffices(sightline: Command, fakes: Fakes) -> None:
     fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets")
     message = "A budget of 1 s is not enough for datasets/pets: the minimum is 8 s, 59.2 s is suggested."
     fakes.errors["CreateModel"] = [
@@ -73,9 +73,7 @@ def test_too_small_a_budget_is_answered_with_the_budget_to_repeat_with(sightline
     assert "--budget 60s" in outcome.err
 
 
-def test_a_training_that_fails_while_it_is_watched_ends_with_the_code_of_its_error(
-    sightline: Command, fakes: Fakes
-) -> None:
+def test_watching_a_training_that_fails_exits_with_the_code_of_its_error(sightline: Command, fakes: Fakes) -> None:
     fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets")
     original = Fakes.check
 
@@ -109,7 +107,7 @@ def test_a_model_is_shown_with_its_metrics_its_interval_and_its_worst_category(
         assert part in outcome.out
 
 
-def test_the_figures_of_a_category_are_all_of_the_decision_for_the_highest_score(
+def test_all_figures_of_a_category_refer_to_the_decision_for_the_highest_score(
     sightline: Command, fakes: Fakes
 ) -> None:
     performance = ModelPerformance(accuracy_top1=0.6, image_count=20, source=ModelPerformance.TEST_DATASET)
@@ -126,7 +124,7 @@ def test_the_figures_of_a_category_are_all_of_the_decision_for_the_highest_score
         line.replace(" %", "").split() for line in out.splitlines() if line.strip().startswith(("cat ", "dog", "owl"))
     ]
     assert rows == [
-        ["cat", "8", "0.0", "0.0"],  # nothing was taken for it, so there is no precision
+        ["cat", "8", "0.0", "0.0"],  # never predicted, so there is no precision
         ["dog", "8", "75.0", "50.0", "60.0"],
         ["owl", "4", "100.0", "50.0", "66.7"],
     ]
@@ -170,6 +168,6 @@ def test_trials_are_listed_with_the_metric_that_compares_them(sightline: Command
     assert "%" not in refit
 
 
-def test_markup_in_names_is_printed_and_not_obeyed(sightline: Command, fakes: Fakes) -> None:
+def test_markup_in_names_is_printed_literally(sightline: Command, fakes: Fakes) -> None:
     fakes.models["models/m"] = Model(name="models/m", warnings=["[bold]not bold[/bold]"])
     assert "[bold]not bold[/bold]" in sightline("models", "show", "m").out

@@ -24,44 +24,44 @@ ORIENTATION = 0x0112  # EXIF tag
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image_file(tmp_path: Path) -> Path:
     file = tmp_path / "p.jpg"
     Image.new("RGB", (64, 48), "blue").save(file)
     return file
 
 
-def test_one_image_is_answered_with_the_response_as_azure_writes_it(sightline: Command, picture: Path) -> None:
-    answer = sightline("predict", "m", picture, "--json").json
+def test_the_output_for_one_image_is_the_response_in_azures_format(sightline: Command, image_file: Path) -> None:
+    answer = sightline("predict", "m", image_file, "--json").json
     assert answer["customModelResult"] == {
         "tagsResult": {"values": [{"name": "cat", "confidence": 0.75}, {"name": "dog", "confidence": 0.25}]}
     }
 
 
-def test_several_images_are_one_json_document(sightline: Command, fakes: Fakes, picture: Path) -> None:
+def test_the_output_for_several_images_is_one_json_document(sightline: Command, fakes: Fakes, image_file: Path) -> None:
     fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.INVALID_ARGUMENT, "InvalidImageFormat", "No image.")]
-    outcome = sightline("predict", "m", picture, picture, "--json")
+    outcome = sightline("predict", "m", image_file, image_file, "--json")
     assert outcome.code == 3
     answers = json.loads(outcome.out)
-    assert [answer["id"] for answer in answers] == [str(picture)] * 2
+    assert [answer["id"] for answer in answers] == [str(image_file)] * 2
     assert sorted(key for answer in answers for key in answer if key != "id") == ["error", "response"]
     assert "InvalidImageFormat" in outcome.err
 
 
-def test_an_error_that_concerns_every_image_is_said_once(sightline: Command, fakes: Fakes, picture: Path) -> None:
+def test_an_error_that_concerns_every_image_is_printed_once(sightline: Command, fakes: Fakes, image_file: Path) -> None:
     fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.NOT_FOUND, "ModelNotFound", "models/m does not exist.")] * 9
-    outcome = sightline("predict", "m", *[picture] * 9)
+    outcome = sightline("predict", "m", *[image_file] * 9)
     assert outcome.code == 5
     assert outcome.err.count("ModelNotFound") == 1
 
 
-def test_draw_writes_each_picture_upright_with_its_tags_below(
-    sightline: Command, fakes: Fakes, picture: Path, tmp_path: Path
+def test_draw_writes_each_image_upright_with_its_tags_below(
+    sightline: Command, fakes: Fakes, image_file: Path, tmp_path: Path
 ) -> None:
     turned = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     Image.new("RGB", (400, 300), "blue").save(turned, exif=exif)
-    outcome = sightline("predict", "m", turned, picture, "--draw", tmp_path / "drawn")
+    outcome = sightline("predict", "m", turned, image_file, "--draw", tmp_path / "drawn")
     assert outcome.code == 0, outcome.err
     with Image.open(tmp_path / "drawn" / "turned.png") as drawn:
         assert drawn.width == 320
@@ -71,7 +71,7 @@ def test_draw_writes_each_picture_upright_with_its_tags_below(
     assert (tmp_path / "drawn" / "p.png").exists()
 
 
-def test_a_picture_of_16_bits_is_drawn_as_the_model_saw_it(sightline: Command, tmp_path: Path) -> None:
+def test_a_16_bit_image_is_drawn_as_the_model_sees_it(sightline: Command, tmp_path: Path) -> None:
     ramp = np.linspace(0, 65_535, 320).astype(np.uint16)
     Image.fromarray(np.tile(ramp, (320, 1))).save(tmp_path / "deep.png")
     assert sightline("predict", "m", tmp_path / "deep.png", "--draw", tmp_path / "drawn").code == 0
@@ -79,11 +79,11 @@ def test_a_picture_of_16_bits_is_drawn_as_the_model_saw_it(sightline: Command, t
         assert [drawn.getpixel((x, 0)) for x in (0, 160, 319)] == [(0, 0, 0), (128, 128, 128), (255, 255, 255)]
 
 
-def test_objects_are_listed_one_a_line_with_their_boxes_and_drawn(
-    sightline: Command, fakes: Fakes, picture: Path, tmp_path: Path
+def test_objects_are_listed_one_per_line_with_their_boxes_and_drawn(
+    sightline: Command, fakes: Fakes, image_file: Path, tmp_path: Path
 ) -> None:
     fakes.objects = [("cat", 0.9, (0, 1, 32, 24)), ("[dog]", 0.4, (7, 8, 9, 10))]
-    outcome = sightline("predict", "m", picture, "--draw", tmp_path / "drawn")
+    outcome = sightline("predict", "m", image_file, "--draw", tmp_path / "drawn")
     assert outcome.code == 0, outcome.err
     lines = [line.split() for line in outcome.out.splitlines() if "%" in line]
     assert lines[0][1:8] == ["cat", "90.0", "%", "0", "1", "32", "24"]
@@ -93,7 +93,7 @@ def test_objects_are_listed_one_a_line_with_their_boxes_and_drawn(
 
 
 def test_neither_libraries_nor_libtiff_write_into_the_commands_output(sightline: Command, tmp_path: Path) -> None:
-    assert sightline  # its services answer the process below
+    assert sightline  # its fake services answer the process below
     palette = Image.new("P", (64, 48))
     palette.save(tmp_path / "warns.png", transparency=bytes(range(200)))
     noise = Image.effect_noise((480, 480), 90).convert("1")
@@ -108,7 +108,7 @@ def test_neither_libraries_nor_libtiff_write_into_the_commands_output(sightline:
         assert ended.stderr == ""
 
 
-def test_a_picture_that_cannot_be_drawn_is_named(sightline: Command, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_drawn_is_named(sightline: Command, tmp_path: Path) -> None:
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
     outcome = sightline("predict", "m", tmp_path / "a.heic", "--draw", tmp_path / "drawn")
     assert outcome.code == 1
@@ -116,18 +116,18 @@ def test_a_picture_that_cannot_be_drawn_is_named(sightline: Command, tmp_path: P
     assert "BytesIO" not in outcome.err
 
 
-def test_an_image_without_objects_says_so(sightline: Command, fakes: Fakes, picture: Path) -> None:
+def test_an_image_without_objects_says_so(sightline: Command, fakes: Fakes, image_file: Path) -> None:
     fakes.objects = []
-    assert "nothing above the threshold" in sightline("predict", "m", picture).out
+    assert "nothing above the threshold" in sightline("predict", "m", image_file).out
     empty = {"objectsResult": {"values": []}}
-    assert sightline("predict", "m", picture, "--json").json["customModelResult"] == empty
-    several = json.loads(sightline("predict", "m", picture, picture, "--json").out)
+    assert sightline("predict", "m", image_file, "--json").json["customModelResult"] == empty
+    several = json.loads(sightline("predict", "m", image_file, image_file, "--json").out)
     assert [one["response"]["customModelResult"] for one in several] == [empty, empty]
 
 
-def test_the_question_is_what_the_options_say(sightline: Command, fakes: Fakes, picture: Path) -> None:
+def test_the_request_follows_the_options(sightline: Command, fakes: Fakes, image_file: Path) -> None:
     for words in ([], ["--threshold", "0", "--top", "2"], ["--suggested-thresholds"]):
-        assert sightline("predict", "m", picture, *words).code == 0
+        assert sightline("predict", "m", image_file, *words).code == 0
     plain, bounded, suggested = (cast(AnalyzeImageRequest, request) for request in fakes.requests)
     assert not plain.HasField("score_threshold")
     assert not plain.HasField("max_results")
@@ -136,40 +136,41 @@ def test_the_question_is_what_the_options_say(sightline: Command, fakes: Fakes, 
     assert (bounded.score_threshold, bounded.max_results) == (0, 2)
     assert suggested.use_suggested_thresholds
     assert {request.model_name for request in (plain, bounded, suggested)} == {"models/m"}
-    assert sightline("predict", "m", picture, "--suggested-thresholds", "--threshold", "0.5").code == 2
+    assert sightline("predict", "m", image_file, "--suggested-thresholds", "--threshold", "0.5").code == 2
     assert len(fakes.requests) == 3
 
 
-def test_as_many_tags_are_shown_as_were_asked_for(sightline: Command, fakes: Fakes, picture: Path) -> None:
+def test_the_requested_number_of_tags_is_shown(sightline: Command, fakes: Fakes, image_file: Path) -> None:
     fakes.tags = [(name, 0.2) for name in ("a1", "b2", "c3", "d4", "e5")]
-    assert "c3" in (shown := sightline("predict", "m", picture).out)
+    assert "c3" in (shown := sightline("predict", "m", image_file).out)
     assert "d4" not in shown
-    assert "e5" in sightline("predict", "m", picture, "--top", "5").out
+    assert "e5" in sightline("predict", "m", image_file, "--top", "5").out
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_an_image_that_is_refused_is_called_by_its_file(
-    sightline: Command, fakes: Fakes, picture: Path, several: bool
+def test_a_refused_image_is_named_by_its_file(
+    sightline: Command, fakes: Fakes, image_file: Path, several: bool
 ) -> None:
     message, problem = "image: is 40 x 40 pixels", "is 40 x 40 pixels"
     refusal = status(grpc.StatusCode.INVALID_ARGUMENT, "InvalidImageSize", message, file="image", problem=problem)
     fakes.errors["AnalyzeImage"] = [refusal] * 2
-    outcome = sightline("predict", "m", *[picture] * (1 + several), "--json")
+    outcome = sightline("predict", "m", *[image_file] * (1 + several), "--json")
     assert outcome.code == 3
-    assert outcome.err.count(f"  {picture}: is 40 x 40 pixels") == 1 + several
-    assert outcome.err.count(str(picture)) == 1 + several, "it is named once"
+    assert outcome.err.count(f"  {image_file}: is 40 x 40 pixels") == 1 + several
+    assert outcome.err.count(str(image_file)) == 1 + several, "it is named once"
     assert "image: is" not in outcome.err
     if several:
         (error, _) = [one["error"] for one in json.loads(outcome.out)]
-        assert error["message"] == f"{picture}: is 40 x 40 pixels"
-        assert error["details"][0]["metadata"] == {"file": str(picture), "problem": problem}
+        assert error["message"] == f"{image_file}: is 40 x 40 pixels"
+        assert error["details"][0]["metadata"] == {"file": str(image_file), "problem": problem}
 
 
-def test_a_service_that_is_not_there_is_named_with_its_address_its_variable_and_the_remedy(
-    sightline: Command, picture: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("quick_retries")
+def test_an_unreachable_service_is_reported_with_its_address_its_variable_and_the_remedy(
+    sightline: Command, image_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLES["predictor"], "127.0.0.1:1")
-    outcome = sightline("predict", "m", picture)
+    outcome = sightline("predict", "m", image_file)
     assert outcome.code == 14
     assert "predictor" in outcome.err
     assert "127.0.0.1:1" in outcome.err
@@ -178,24 +179,24 @@ def test_a_service_that_is_not_there_is_named_with_its_address_its_variable_and_
     assert "SIGHTLINE_DATASET_ADDRESS" not in outcome.err
 
 
-def test_a_wait_grows_longer_up_to_its_limit_and_then_gives_up() -> None:
+def test_retries_wait_longer_each_time_up_to_a_limit_and_then_give_up() -> None:
     now, pauses = [0.0], []
 
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
         now[0] += seconds
 
-    patience, error = Patience(10.0, lambda: now[0], sleep), _Away()
+    patience, error = Patience(10.0, lambda: now[0], sleep), _Unreachable()
     while now[0] <= 10.0:
         patience.bear(error)
-    with pytest.raises(_Away):
+    with pytest.raises(_Unreachable):
         patience.bear(error)
     assert pauses[0] == PAUSE_SECONDS[0]
     assert max(pauses) == PAUSE_SECONDS[1]
 
 
-class _Away(grpc.RpcError, grpc.Call):
-    """What a call to a service raises that is not there."""
+class _Unreachable(grpc.RpcError, grpc.Call):
+    """The error of a call to an unreachable service."""
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.UNAVAILABLE

@@ -1,4 +1,4 @@
-"""What a terminal or an environment that is not as one would wish does to the command: it says what is wrong."""
+"""The command on limited terminals and in faulty environments: it copes, or says what is wrong."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def address(fakes: Fakes) -> Iterator[str]:
 
 
 def run(address: str, environment: dict[str, str], *words: object) -> tuple[int, bytes, bytes]:
-    """The command in a process of its own, whose standard output and error it is the encoding of."""
+    """Runs the command in a separate process whose standard output and error have the encoding."""
     addresses = dict.fromkeys(VARIABLES.values(), address)
     done = subprocess.run(
         [sys.executable, "-m", "sightline", *map(str, words)],
@@ -64,28 +64,28 @@ def test_json_stays_json_and_keeps_the_names(address, environment):
     assert json.loads(out.decode("ascii"))["displayName"] == PLANE
 
 
-def test_json_is_legible_where_the_terminal_knows_the_letters(address):
+def test_json_is_legible_if_the_terminal_supports_the_characters(address):
     _, out, _ = run(address, {"PYTHONIOENCODING": "utf-8"}, "datasets", "show", "d", "--json")
     assert PLANE in out.decode()
 
 
 def test_predictions_and_errors_with_such_names_are_printed_too(address, fakes: Fakes, tmp_path: Path):
-    picture = tmp_path / f"{PLANE}.png"
-    Image.new("RGB", (64, 48), "blue").save(picture)
+    image_file = tmp_path / f"{PLANE}.png"
+    Image.new("RGB", (64, 48), "blue").save(image_file)
     latin = {"PYTHONIOENCODING": "cp1252"}
-    code, out, _ = run(address, latin, "predict", "m", picture)
+    code, out, _ = run(address, latin, "predict", "m", image_file)
     assert code == 0
     assert b"??.png" in out
-    code, out, _ = run(address, latin, "predict", "m", picture, picture, "--json")
+    code, out, _ = run(address, latin, "predict", "m", image_file, image_file, "--json")
     assert code == 0
-    assert [answer["id"] for answer in json.loads(out)] == [str(picture)] * 2
+    assert [answer["id"] for answer in json.loads(out)] == [str(image_file)] * 2
     fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.NOT_FOUND, "ModelNotFound", f"models/{PLANE} is missing.")]
-    code, _, err = run(address, latin, "predict", PLANE, picture)
+    code, _, err = run(address, latin, "predict", PLANE, image_file)
     assert code == 5
     assert b"models/?? is missing." in err
 
 
-def test_addresses_that_cannot_be_are_named_all_at_once_and_are_wrong_usage(
+def test_all_malformed_addresses_are_reported_at_once_as_wrong_usage(
     sightline: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIGHTLINE_DATASET_ADDRESS", "http://localhost:50051")
@@ -96,7 +96,7 @@ def test_addresses_that_cannot_be_are_named_all_at_once_and_are_wrong_usage(
     assert "SIGHTLINE_TRAINER_ADDRESS: 'localhost' has no port; expected host:port" in outcome.err
 
 
-def test_files_that_no_call_can_carry_are_named_with_size_limit_and_fix_before_any_is_sent(
+def test_files_too_large_for_a_call_are_reported_with_size_limit_and_fix_before_any_is_sent(
     sightline: Command, fakes: Fakes, tmp_path: Path
 ) -> None:
     large, small = tmp_path / "large.png", tmp_path / "small.png"

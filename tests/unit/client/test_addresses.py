@@ -1,4 +1,4 @@
-"""What may be the address of a service, and what is said of what may not."""
+"""Which addresses of services are valid, and the errors about those that are not."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from sightline.client.stubs import Stubs
     ["localhost:50051", "a-b_c.example:1", "10.0.0.7:65535", "[::1]:50051", "[fe80::1%eth0]:1", "dns:///host:1",
      "dns://127.0.0.1:53/host:1", "unix:/run/sightline", "ipv4:10.0.0.1:1,10.0.0.2:1"],
 )  # fmt: skip
-def test_host_and_port_is_an_address_and_so_is_another_target_of_grpc(address):
+def test_host_and_port_and_other_targets_of_grpc_are_addresses(address):
     assert fault_of(address) == ""
 
 
@@ -43,14 +43,14 @@ def test_host_and_port_is_an_address_and_so_is_another_target_of_grpc(address):
         ("user:password@host:1", "has a @"),
     ],
 )
-def test_of_anything_else_the_fault_is_named_and_what_is_expected(address, words):
-    said = fault_of(address)
-    assert words in said
-    assert "expected host:port" in said
-    assert "password" not in said
+def test_an_invalid_address_is_refused_with_its_fault_and_the_expected_form(address, words):
+    message = fault_of(address)
+    assert words in message
+    assert "expected host:port" in message
+    assert "password" not in message
 
 
-def test_a_caller_hears_of_every_variable_at_fault_before_anything_is_sent(monkeypatch):
+def test_every_invalid_variable_is_reported_before_anything_is_sent(monkeypatch):
     monkeypatch.setenv("SIGHTLINE_DATASET_ADDRESS", "http://host:1")
     monkeypatch.setenv("SIGHTLINE_PREDICTOR_ADDRESS", "host")
     with pytest.raises(AddressError) as caught:
@@ -61,7 +61,7 @@ def test_a_caller_hears_of_every_variable_at_fault_before_anything_is_sent(monke
         Addresses(trainer="x")
 
 
-def test_a_service_hears_of_every_address_at_fault_at_once(monkeypatch):
+def test_a_service_reports_all_invalid_addresses_at_once(monkeypatch):
     wrong = {
         "SIGHTLINE_DATASET_ADDRESS": "http://dataset:50051",
         "SIGHTLINE_NATS_URL": "http://nats:4222",
@@ -73,9 +73,9 @@ def test_a_service_hears_of_every_address_at_fault_at_once(monkeypatch):
         monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit) as caught:
         load(TrainerSettings)
-    said = str(caught.value)
-    assert all(f"{variable}: " in said for variable in wrong)
-    assert "SIGHTLINE_S3_SECURE" in said
+    message = str(caught.value)
+    assert all(f"{variable}: " in message for variable in wrong)
+    assert "SIGHTLINE_S3_SECURE" in message
     monkeypatch.setenv("SIGHTLINE_TRAINER_ADDRESS", "trainer")
     with pytest.raises(SystemExit, match="SIGHTLINE_TRAINER_ADDRESS: 'trainer' has no port"):
         load(PredictorSettings)

@@ -31,7 +31,7 @@ E = "models/m/evaluations/e"
 
 
 def trained(fakes: Fakes) -> Model:
-    """A model whose training has ended, as the service has it."""
+    """A model whose training has ended, as the service returns it."""
     model = Model(name="models/m", state=Model.SUCCEEDED, stop_reason=Model.CONVERGED, model_version="v1")
     model.performance.accuracy_top1 = 0.9
     model.training_cost.FromSeconds(8)
@@ -51,7 +51,7 @@ def test_a_dataset_is_uploaded_registered_and_awaited(client: Client, fakes: Fak
 
 
 @pytest.mark.parametrize("box", [{"bbox": [1, 2, 3, 4]}, {"segmentation": [[1, 2, 3, 4, 5, 6]]}])
-def test_boxes_make_a_dataset_one_for_detection_unless_it_is_said(
+def test_a_dataset_with_boxes_is_for_detection_unless_its_kind_is_given(
     client: Client, coco: Path, box: dict[str, object]
 ) -> None:
     content = json.loads(coco.read_text())
@@ -61,14 +61,14 @@ def test_boxes_make_a_dataset_one_for_detection_unless_it_is_said(
     assert client.datasets.register("tags", coco=coco, kind="classification").kind == "classification"
 
 
-def test_annotations_that_lie_in_the_store_are_not_uploaded(client: Client, fakes: Fakes) -> None:
+def test_annotations_in_the_store_are_not_uploaded(client: Client, fakes: Fakes) -> None:
     client.datasets.register("birds", coco="s3://sightline/birds.json", kind="detection")
     assert not fakes.files
     with pytest.raises(ValueError, match="kind='classification' or kind='detection'"):
         client.datasets.register("birds", coco="s3://sightline/birds.json")
 
 
-def test_missing_images_are_all_named_before_anything_is_sent(client: Client, fakes: Fakes, coco: Path) -> None:
+def test_all_missing_images_are_named_before_anything_is_sent(client: Client, fakes: Fakes, coco: Path) -> None:
     content = json.loads(coco.read_text())
     content["images"] += [{"id": 7, "file_name": "gone.png"}, {"id": 8, "file_name": "../out.png"}]
     coco.write_text(json.dumps(content))
@@ -87,7 +87,7 @@ def test_datasets_are_listed_described_and_deleted(client: Client, fakes: Fakes)
         Finding(severity=Finding.ERROR, code="x", file="a.png", image_id=0, message="Bad.", remedy="Mend.")
     ]
     assert [one.name for one in client.datasets.list()] == [f"datasets/d{number}" for number in range(5)]
-    assert client.datasets.get("d1").image_count is None, "nothing is known of it"
+    assert client.datasets.get("d1").image_count is None, "the service has no statistics yet"
     (category,) = client.datasets.get("d0").categories
     assert (category.name, category.image_count, category.annotation_count) == ("cat", 12, 13)
     (finding,) = client.datasets.findings(client.datasets.get("d0"))
@@ -101,7 +101,7 @@ def test_datasets_are_listed_described_and_deleted(client: Client, fakes: Fakes)
 @pytest.mark.parametrize(
     ("budget", "seconds"), [("10m", 600), ("1h30m", 5400), (90, 90), (0.5, 0.5), (timedelta(minutes=3), 180)]
 )
-def test_a_budget_is_written_as_people_write_it(
+def test_common_spellings_of_a_budget_are_accepted(
     client: Client, fakes: Fakes, budget: str | float | timedelta, seconds: float
 ) -> None:
     fakes.datasets["datasets/d"] = Dataset(name="datasets/d", annotation_kind=Dataset.OBJECT_DETECTION)
@@ -110,13 +110,13 @@ def test_a_budget_is_written_as_people_write_it(
     assert (model.kind, model.state) == ("detector", "NOT_STARTED")
 
 
-def test_a_budget_that_is_no_length_of_time_is_refused_before_anything_is_asked(client: Client, fakes: Fakes) -> None:
+def test_a_malformed_budget_is_refused_before_any_call(client: Client, fakes: Fakes) -> None:
     with pytest.raises(ValueError, match="'ten minutes' is not a duration; write it as 90s, 10m or 1h30m"):
         client.models.train("m", dataset="d", budget="ten minutes", kind="classifier")
     assert not fakes.requests
 
 
-def test_a_training_is_started_narrowed_and_awaited(client: Client, fakes: Fakes, coco: Path) -> None:
+def test_a_training_is_started_with_hyperparameters_and_awaited(client: Client, fakes: Fakes, coco: Path) -> None:
     birds = client.datasets.register("birds", coco=coco)
     narrowed = Hyperparameters(seed=3, backbones=("resnet18",), max_rung=0)
     model = client.models.train("m", dataset=birds, budget="10m", test_dataset="held-out", hyperparameters=narrowed)
@@ -132,12 +132,14 @@ def test_a_training_is_started_narrowed_and_awaited(client: Client, fakes: Fakes
     assert done.performance.accuracy_top5 is None
     assert (done.cost, done.ledger[0].duration) == (timedelta(seconds=8), timedelta(seconds=8))
     assert done.create_time == datetime(2026, 1, 2, tzinfo=UTC)
-    assert model == client.models.train("m", dataset=birds, budget="10m", test_dataset="held-out"), "it is a value"
+    assert model == client.models.train("m", dataset=birds, budget="10m", test_dataset="held-out"), (
+        "models compare by value"
+    )
     with pytest.raises(FrozenInstanceError):
         done.name = "other"  # pyright: ignore[reportAttributeAccessIssue] - it is frozen
 
 
-def test_models_are_listed_cancelled_and_deleted_and_say_what_they_tried(client: Client, fakes: Fakes) -> None:
+def test_models_are_listed_with_their_trials_cancelled_and_deleted(client: Client, fakes: Fakes) -> None:
     trained(fakes)
     recipe = Recipe(backbones=["resnet18"], head="linear", depth=Recipe.HEAD, epochs=3)
     fakes.trials = [Trial(name="models/m/trials/t000", score=0.5, recipe=recipe, state=Trial.SUCCEEDED)]
@@ -151,13 +153,13 @@ def test_models_are_listed_cancelled_and_deleted_and_say_what_they_tried(client:
     assert client.models.list() == ()
 
 
-def test_what_ends_as_failed_raises_its_error_with_its_name(client: Client, fakes: Fakes) -> None:
+def test_waiting_for_a_resource_that_fails_raises_its_error_with_its_name(client: Client, fakes: Fakes) -> None:
     failed = trained(fakes)
     failed.state = Model.FAILED
     failed.error.CopyFrom(status(grpc.StatusCode.FAILED_PRECONDITION, "diverged", "The loss became nan."))
     with pytest.raises(errors.Diverged, match="models/m failed: The loss"):
         client.models.wait("m")
-    assert isinstance(client.models.get("m").error, errors.Diverged), "to look at it raises nothing"
+    assert isinstance(client.models.get("m").error, errors.Diverged), "reading it raises nothing"
 
 
 def test_an_evaluation_is_awaited_listed_and_deleted(client: Client, fakes: Fakes) -> None:
@@ -175,7 +177,7 @@ def test_an_evaluation_is_awaited_listed_and_deleted(client: Client, fakes: Fake
     assert not fakes.evaluations
 
 
-def test_tags_and_objects_are_read_alike(client: Client, fakes: Fakes, photo: Path) -> None:
+def test_tags_and_objects_have_the_same_interface(client: Client, fakes: Fakes, photo: Path) -> None:
     seen = client.predict("m", photo)
     assert list(seen) == [Tag("cat", 0.75), Tag("dog", 0.25)]
     assert (seen.kind, seen.image, seen.width, seen.height) == ("classifier", str(photo), 64, 48)
@@ -187,7 +189,7 @@ def test_tags_and_objects_are_read_alike(client: Client, fakes: Fakes, photo: Pa
     assert len(client.predict("m", "s3://sightline/a.png")) == 0
 
 
-def test_a_question_is_what_the_arguments_say(client: Client, fakes: Fakes, photo: Path) -> None:
+def test_the_request_follows_the_arguments(client: Client, fakes: Fakes, photo: Path) -> None:
     client.predict("m", "s3://sightline/a.png", threshold=0, top=2)
     client.predict("models/m", str(photo), suggested_thresholds=True)
     stored, read = (one for one in fakes.requests if isinstance(one, AnalyzeImageRequest))
@@ -198,7 +200,7 @@ def test_a_question_is_what_the_arguments_say(client: Client, fakes: Fakes, phot
         client.predict("m", photo, threshold=0.5, suggested_thresholds=True)
 
 
-def test_of_many_images_one_that_is_refused_leaves_the_others(client: Client, fakes: Fakes, photo: Path) -> None:
+def test_a_refused_image_does_not_affect_the_others(client: Client, fakes: Fakes, photo: Path) -> None:
     refusal = status(
         grpc.StatusCode.INVALID_ARGUMENT, "InvalidImageSize", "image: is 40 x 40 pixels", file="image", problem="is"
     )
@@ -207,19 +209,19 @@ def test_of_many_images_one_that_is_refused_leaves_the_others(client: Client, fa
     assert len(predictions) == 20
     (failed,) = [one for one in predictions if one.error]
     assert isinstance(failed.error, errors.InvalidImageSize)
-    assert failed.error.message == f"{photo}: is 40 x 40 pixels", "it is called by its file"
+    assert failed.error.message == f"{photo}: is 40 x 40 pixels", "it is named by its file"
     with pytest.raises(errors.InvalidImageSize):
         _ = failed[0]
 
 
-def test_an_error_about_all_images_ends_them(client: Client, fakes: Fakes, photo: Path) -> None:
+def test_an_error_that_concerns_every_image_is_raised(client: Client, fakes: Fakes, photo: Path) -> None:
     fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.NOT_FOUND, "ModelNotFound", "models/m is missing.")] * 1000
     with pytest.raises(errors.ModelNotFound):
         list(client.predict_many("m", [photo] * 1000))
     assert len(fakes.requests) < 100
 
 
-def test_a_file_that_no_message_can_carry_is_refused_here(client: Client, fakes: Fakes, tmp_path: Path) -> None:
+def test_a_file_too_large_for_a_message_is_refused_by_the_client(client: Client, fakes: Fakes, tmp_path: Path) -> None:
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(24 * 2**20)
     with pytest.raises(errors.InvalidImageSize, match=r"large.png has 24.0 MiB"):
@@ -227,7 +229,9 @@ def test_a_file_that_no_message_can_carry_is_refused_here(client: Client, fakes:
     assert not fakes.requests
 
 
-def test_a_file_that_cannot_be_read_is_named_and_leaves_the_others(client: Client, photo: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named_and_does_not_affect_the_others(
+    client: Client, photo: Path, tmp_path: Path
+) -> None:
     gone, seen = client.predict_many("m", [tmp_path / "gone.png", photo])
     assert isinstance(gone.error, errors.ImageUnreadable)
     assert gone.error.message == f"{tmp_path / 'gone.png'} cannot be read: No such file or directory"
@@ -236,7 +240,8 @@ def test_a_file_that_cannot_be_read_is_named_and_leaves_the_others(client: Clien
         client.predict("m", "gone.png")
 
 
-def test_a_service_that_is_not_there_is_named_with_its_address_and_its_variable() -> None:
+@pytest.mark.usefixtures("quick_retries")
+def test_an_unreachable_service_is_reported_with_its_address_and_its_variable() -> None:
     with (
         Client(Addresses("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1"), Credentials(), progress=False) as client,
         pytest.raises(errors.Unreachable, match=r"127.0.0.1:1 \(SIGHTLINE_DATASET_ADDRESS\)") as caught,
@@ -246,13 +251,13 @@ def test_a_service_that_is_not_there_is_named_with_its_address_and_its_variable(
     assert "sightline up" in caught.value.fix
 
 
-def test_a_call_that_nobody_answered_in_time_is_one_too(client: Client, fakes: Fakes) -> None:
+def test_a_call_that_timed_out_is_reported_in_the_same_way(client: Client, fakes: Fakes) -> None:
     fakes.errors["GetDataset"] = [Status(code=grpc.StatusCode.DEADLINE_EXCEEDED.value[0], message="Deadline Exceeded")]
     with pytest.raises(errors.DeadlineExceeded):
         client.datasets.get("d")
 
 
-def test_credentials_and_addresses_that_cannot_be_are_errors_of_the_same_base() -> None:
+def test_invalid_credentials_and_addresses_raise_errors_of_the_same_base() -> None:
     with pytest.raises(errors.SightlineError, match="has no port"):
         Addresses("here")
     with (
@@ -262,24 +267,24 @@ def test_credentials_and_addresses_that_cannot_be_are_errors_of_the_same_base() 
         client.datasets.list()
 
 
-def test_progress_is_reported_to_ones_own_and_to_nobody_off_a_terminal(
+def test_progress_is_reported_to_a_given_callback_and_not_at_all_without_a_terminal(
     addresses: Addresses, coco: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said: list[tuple[str, float]] = []
+    reports: list[tuple[str, float]] = []
 
     @contextmanager
     def own(title: str):
         class Bar:
             def update(self, fraction: float, doing: str, detail: str = "") -> None:
-                said.append((title, fraction))
+                reports.append((title, fraction))
 
         yield Bar()
 
     with Client(addresses, Credentials(), progress=own) as client:
         client.datasets.register("birds", coco=coco)
-    assert said[0][0] == "upload birds"
-    assert ("upload birds", 1.0) in said
-    assert said[-1][0] == "check birds"
+    assert reports[0][0] == "upload birds"
+    assert ("upload birds", 1.0) in reports
+    assert reports[-1][0] == "check birds"
     with Client(addresses, Credentials()) as client:
         client.datasets.register("birds", coco=coco)
     assert capsys.readouterr() == ("", "")
@@ -295,7 +300,7 @@ def test_one_client_serves_several_threads(client: Client, photo: Path) -> None:
     assert seen == ["cat"] * 8
 
 
-def test_the_stubs_stay_within_reach(client: Client, photo: Path) -> None:
+def test_the_stubs_are_accessible(client: Client, photo: Path) -> None:
     answer = client.stubs.predictions.AnalyzeImage(AnalyzeImageRequest(model_name="models/m", image=photo.read_bytes()))
     assert client.predict("m", photo).message == answer
 
@@ -338,7 +343,8 @@ async def test_errors_are_the_same_in_asyncio(aio: AsyncClient, fakes: Fakes, ph
     assert len(fakes.requests) < 50
 
 
-async def test_an_upload_that_the_service_drops_is_repeated_in_asyncio(
+@pytest.mark.usefixtures("quick_retries")
+async def test_an_upload_that_the_service_drops_is_retried_in_asyncio(
     aio: AsyncClient, fakes: Fakes, coco: Path
 ) -> None:
     away = status(grpc.StatusCode.UNAVAILABLE, "Draining", "The dataset service is shutting down.")
@@ -364,7 +370,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments(blocking: ty
     assert len(methods(blocking)) >= 3
 
 
-def test_what_the_package_names_is_there() -> None:
+def test_every_exported_name_exists() -> None:
     for name in sightline.__all__:
         assert getattr(sightline, name) is not None, name
     assert set(sightline.__all__) <= set(dir(sightline))

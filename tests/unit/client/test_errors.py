@@ -18,8 +18,8 @@ from sightline.client.errors import Details, NotEnoughBudget, SightlineError, cl
 from sightline.client.failures import error_from
 from tests.unit.cli.fakes import status
 
-# Of work between processes, and what a service says that it did not understand itself.
-NEVER_ANSWERED = {"LeaseLost", "RemoteError"}
+# Internal to the services, or errors that a service passes on without a class for them.
+NEVER_RETURNED = {"LeaseLost", "RemoteError"}
 
 
 def below(kind: type) -> Iterator[type]:
@@ -28,16 +28,16 @@ def below(kind: type) -> Iterator[type]:
         yield from below(one)
 
 
-def test_every_reason_that_a_service_answers_has_a_class_with_its_code() -> None:
+def test_every_reason_that_a_service_returns_has_a_class_with_its_code() -> None:
     known = {kind.reason: kind.code for kind in below(SightlineError) if kind.reason}
     answered = {kind.reason: int(kind.code) for kind in below(served.SightlineError)}
     assert len(answered) > 30
-    assert set(answered) - NEVER_ANSWERED - {"internalServerError"} <= set(known)
+    assert set(answered) - NEVER_RETURNED - {"internalServerError"} <= set(known)
     unlike = {reason for reason, code in answered.items() if reason in known and code != known[reason]}
     assert unlike <= {"unknown", "internalServerError"}, "these come with several codes"
 
 
-def test_a_reason_means_one_class_only() -> None:
+def test_every_reason_has_only_one_class() -> None:
     reasons = [kind.reason for kind in below(SightlineError) if "reason" in vars(kind) and kind.reason]
     assert len(reasons) == len(set(reasons)) > 30
 
@@ -46,9 +46,7 @@ def test_a_reason_means_one_class_only() -> None:
     ("code", "kind"),
     [(3, errors.InvalidArgument), (5, errors.NotFound), (14, errors.Unavailable), (16, errors.Unauthenticated)],
 )
-def test_a_reason_that_this_version_does_not_know_is_the_class_of_its_code(
-    code: int, kind: type[SightlineError]
-) -> None:
+def test_an_error_with_an_unknown_reason_has_the_class_of_its_code(code: int, kind: type[SightlineError]) -> None:
     error = error_from(Status(code=code, message="Hm."))
     assert type(error) is kind
     assert (error.message, error.code) == ("Hm.", code)
@@ -58,7 +56,7 @@ def test_a_code_without_a_class_is_the_base_itself() -> None:
     assert type(error_from(Status(code=grpc.StatusCode.DATA_LOSS.value[0], message="Gone."))) is SightlineError
 
 
-def test_too_small_a_budget_says_which_one_would_do() -> None:
+def test_too_small_a_budget_says_which_one_suffices() -> None:
     variables = {"minimum_seconds": "8", "suggested_seconds": "59.2"}
     answer = status(grpc.StatusCode.FAILED_PRECONDITION, "notEnoughBudget", "Not enough.", **variables)
     error = error_from(answer)
@@ -83,15 +81,15 @@ def test_too_small_a_budget_says_which_one_would_do() -> None:
         ("internalServerError", {"error_id": "e1"}, "the service's log"),
     ],
 )
-def test_the_fix_follows_from_what_is_at_fault(reason: str, metadata: dict[str, str], fix: str) -> None:
+def test_the_fix_names_what_is_at_fault(reason: str, metadata: dict[str, str], fix: str) -> None:
     assert class_for(reason, 0)("Hm.", Details(variables=metadata)).fix.startswith(fix)
 
 
-def test_no_id_is_spoken_of_where_there_is_none() -> None:
+def test_an_error_without_an_id_mentions_none() -> None:
     assert errors.InternalError("Hm.", Details(variables={"seconds": "24"})).fix == ""
 
 
-def test_what_may_be_repeated_says_when() -> None:
+def test_a_retryable_error_says_when_to_retry() -> None:
     retry = RetryInfo(retry_delay=Duration(seconds=2))
     error = error_from(status(grpc.StatusCode.RESOURCE_EXHAUSTED, "QuotaExceeded", "Full.", retry))
     assert error.retryable
@@ -106,7 +104,7 @@ def test_a_traceback_shows_message_and_fix() -> None:
     assert "fix: `sightline models list` prints the models that exist" in shown
 
 
-def test_the_fields_at_fault_are_kept_unless_the_message_says_them() -> None:
+def test_the_fields_at_fault_are_shown_unless_the_message_names_them() -> None:
     bad = BadRequest(
         field_violations=[
             BadRequest.FieldViolation(field="page_size", description="is negative"),

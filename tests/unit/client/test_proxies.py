@@ -1,4 +1,4 @@
-"""Which proxy stands between a caller and a service, as gRPC reads the environment."""
+"""Which proxy is between a caller and a service, as gRPC reads the environment."""
 
 import pytest
 
@@ -29,19 +29,19 @@ PROXY = "http://proxy.example:3128"
         ({"http_proxy": PROXY, "no_proxy": "", "NO_PROXY": "host.example"}, "host.example:1", "http_proxy"),
     ],
 )
-def test_the_variable_is_the_one_that_grpc_goes_by(environment, address, variable):
+def test_the_variable_is_the_one_that_grpc_uses(environment, address, variable):
     assert variable_for(address, environment) == variable
 
 
-def test_the_advice_names_variable_host_and_the_way_out_but_no_password():
-    said = advice("host.example:1", {"https_proxy": "http://me:sec/ret@proxy.example:3128"})
-    assert "https_proxy sends calls to host.example through the proxy proxy.example:3128" in said
-    assert "add host.example to no_proxy" in said
-    assert "sec" not in said
+def test_the_advice_names_the_variable_the_host_and_the_fix_but_no_password():
+    text = advice("host.example:1", {"https_proxy": "http://me:sec/ret@proxy.example:3128"})
+    assert "https_proxy sends calls to host.example through the proxy proxy.example:3128" in text
+    assert "add host.example to no_proxy" in text
+    assert "sec" not in text
     assert "to no_grpc_proxy" in advice("host.example:1", {"https_proxy": PROXY, "no_grpc_proxy": "x"})
     assert advice("localhost:1", {"https_proxy": PROXY}) == ""
 
 
-def test_only_channels_to_this_machine_are_told_to_use_no_proxy():
+def test_only_channels_to_this_machine_bypass_the_proxy():
     assert ("grpc.enable_http_proxy", 0) in options_for("127.0.0.1:1")
     assert "grpc.enable_http_proxy" not in dict(options_for("host.example:1"))

@@ -19,7 +19,7 @@ def test_uploads_go_in_batches_of_bounded_size(tmp_path: Path, monkeypatch: pyte
     assert [len(batch) for batch in uploads.batches(files)] == [2, 2, 1]
 
 
-def test_images_that_lie_in_the_store_already_are_not_looked_for(tmp_path: Path) -> None:
+def test_images_already_in_the_store_are_not_looked_for(tmp_path: Path) -> None:
     images = [
         {"id": 1, "file_name": "s3://sightline/a.png"},
         {"id": 2, "file_name": "b.png", "coco_url": "s3://sightline/b.png"},

@@ -1,4 +1,4 @@
-"""The demos: their images, their pictures, and what they promise. Nothing runs a service here."""
+"""The demos' data, drawings and checks of their results, without any service."""
 
 import json
 from datetime import timedelta
@@ -79,7 +79,7 @@ def test_scenes_are_valid_coco_and_the_truth_is_what_the_file_says(made: tuple[S
             assert scenes.SIZES[0] - 1 <= max(one.box[2:]) <= scenes.SIZES[1] + 1
 
 
-def test_boxes_lie_tight_around_the_ink(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_boxes_fit_tightly_around_the_ink(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(scenes, "_piece", lambda *_: Image.new("RGB", (SIDE, SIDE), (128, 128, 128)))
     monkeypatch.setattr(scenes, "MOST", 1)
     truth = scenes.write(tmp_path, train=8, test=1, side=SIDE)[0].truth
@@ -93,7 +93,7 @@ def test_boxes_lie_tight_around_the_ink(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert np.abs(inked - [x, y, x + w, y + h]).max() <= 4
 
 
-def test_the_test_set_shows_other_scans_on_other_parts_of_the_photographs() -> None:
+def test_the_test_set_has_other_scans_on_other_parts_of_the_photographs() -> None:
     train, test = scenes.digits.split(4, None, 0.25, 0)
     seen = {scan.tobytes() for _, scan in train}
     assert not [1 for _, scan in test if scan.tobytes() in seen]
@@ -118,7 +118,7 @@ def model(charged: float, *entries: float) -> pb.Model:
         (model(20, 12, 8), 0.2, "mAP50 is 20"),
     ],
 )
-def test_a_demo_fails_where_budget_ledger_or_quality_break_its_promise(
+def test_a_demo_fails_if_budget_ledger_or_quality_break_its_promise(
     trained: pb.Model, reached: float, fault: str
 ) -> None:
     measured = ModelPerformance(mean_average_precision_50=reached)
@@ -134,7 +134,7 @@ def answer(**fields: Any) -> Prediction:
     return Prediction.of(AnalyzeImageResponse(custom_model_result=fields))  # pyright: ignore[reportArgumentType] - either field
 
 
-def test_both_demos_draw_what_their_models_answer(made: tuple[SceneSet, SceneSet]) -> None:
+def test_both_demos_draw_what_their_models_predict(made: tuple[SceneSet, SceneSet]) -> None:
     file, truth = next(iter(made[1].truth.items()))
     x, y, w, h = truth[0].box
     box, tag = {"x": x, "y": y, "w": w, "h": h}, {"name": truth[0].name, "confidence": 0.9}

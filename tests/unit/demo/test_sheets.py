@@ -1,4 +1,4 @@
-"""What a sheet says of right and wrong."""
+"""Sheets that show which predictions are right and wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def photo(tmp_path: Path) -> Path:
     return file
 
 
-def test_an_object_counts_as_found_once_by_its_name_and_its_place() -> None:
+def test_an_object_counts_as_found_once_by_its_name_and_position() -> None:
     truth = [Found("cat", (0, 0, 100, 100)), Found("dog", (200, 0, 100, 100))]
     near, twice = Found("cat", (10, 0, 100, 100), 0.9), Found("cat", (0, 10, 100, 100), 0.8)
     other_name, far = Found("cat", (200, 0, 100, 100), 0.7), Found("dog", (280, 0, 100, 100), 0.6)
@@ -30,7 +30,7 @@ def test_an_object_counts_as_found_once_by_its_name_and_its_place() -> None:
     assert matches([], truth) == 0
 
 
-def test_a_sheet_says_of_each_picture_what_was_found_and_what_is_wrong(photo: Path) -> None:
+def test_a_sheet_says_for_each_image_what_was_found_and_what_is_wrong(photo: Path) -> None:
     true = Found("cat", CAT.box)
     cells = [ObjectsCell(photo, [CAT], [true]), ObjectsCell(photo, [], [true]), ObjectsCell(photo, [CAT], [])]
     sheet = objects_sheet([cells[0]] * 2, "Right", columns=2, side=200)

@@ -1,4 +1,4 @@
-"""What is drawn is what the services decode: one picture for every kind of file."""
+"""The command draws the pixels that the services decode, for every kind of file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def turned(orientation: int) -> dict[str, Any]:
     return {"exif": exif}
 
 
-def seen_through() -> Image.Image:
+def transparent() -> Image.Image:
     image = NOISE.convert("RGBA")
     image.paste((0, 0, 255, 0), (0, 0, 40, 60))
     return image
@@ -33,9 +33,9 @@ FILES: dict[str, tuple[Image.Image, dict[str, Any]]] = {
     "16 bits.tif": (Image.fromarray(RAMP), {}),
     "16 bits, big-endian.tif": (Image.frombytes("I;16B", (80, 60), RAMP.astype(">u2").tobytes()), {}),
     "16 bits, turned.tif": (Image.fromarray(RAMP), turned(6)),
-    "transparent.png": (seen_through(), {}),
+    "transparent.png": (transparent(), {}),
     "transparent palette.png": (NOISE.convert("P"), {"transparency": 3}),
-    "transparent grey.png": (seen_through().convert("LA"), {}),
+    "transparent grey.png": (transparent().convert("LA"), {}),
     "cmyk.jpg": (NOISE.convert("CMYK"), {}),
     "turned.jpg": (NOISE, turned(8)),
     "turned.tif": (NOISE, turned(5)),
@@ -46,7 +46,7 @@ FILES: dict[str, tuple[Image.Image, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_services_and_the_command_see_the_same_picture(tmp_path: Path, name: str) -> None:
+def test_the_services_and_the_command_decode_the_same_pixels(tmp_path: Path, name: str) -> None:
     image, options = FILES[name]
     image.save(tmp_path / name, **options)
     pixels = np.asarray(upright(tmp_path / name))
@@ -54,12 +54,12 @@ def test_the_services_and_the_command_see_the_same_picture(tmp_path: Path, name:
     assert pixels.std() > 0, "not one colour"
 
 
-def test_a_picture_above_pillows_own_guard_is_read(tmp_path: Path) -> None:
+def test_an_image_above_pillows_size_limit_is_read(tmp_path: Path) -> None:
     Image.new("1", (14_000, 13_000)).save(tmp_path / "giant.png")
     assert upright(tmp_path / "giant.png").size == (14_000, 13_000)
 
 
-def test_samples_of_32_bits_are_not_guessed(tmp_path: Path) -> None:
+def test_samples_of_32_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((60, 80), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(Unusable, match="32 bits"):
         upright(tmp_path / "a.tif")

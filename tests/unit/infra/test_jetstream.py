@@ -1,4 +1,4 @@
-"""What surrounds the calls to nats-server."""
+"""Cancellation of calls to nats-server."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from services.infra.jetstream import heeding_cancellation
 
 
 async def answer(begun: asyncio.Event, fails: bool) -> str:
-    """Hides a cancellation that comes while it waits, as `asyncio.wait_for` does at the moment of the answer."""
+    """Hides a cancellation while it waits, as `asyncio.wait_for` does when one coincides with the reply."""
     begun.set()
     try:
         await asyncio.Event().wait()
@@ -19,7 +19,7 @@ async def answer(begun: asyncio.Event, fails: bool) -> str:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_cancellation_that_the_client_hides_ends_the_task_all_the_same(fails: bool) -> None:
+async def test_a_cancellation_that_the_client_hides_still_ends_the_task(fails: bool) -> None:
     begun = asyncio.Event()
     task = asyncio.create_task(heeding_cancellation(lambda: answer(begun, fails)))
     await begun.wait()
@@ -28,13 +28,13 @@ async def test_a_cancellation_that_the_client_hides_ends_the_task_all_the_same(f
     assert task.cancelled()
 
 
-async def test_a_task_that_was_cancelled_before_may_still_ask_while_it_cleans_up() -> None:
+async def test_a_cancelled_task_may_still_call_the_server_while_it_cleans_up() -> None:
     async def clean_up() -> str:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             return await heeding_cancellation(lambda: asyncio.sleep(0, "cleaned"))
-        raise AssertionError("it waits for ever")
+        raise AssertionError("it waits until cancelled")
 
     task = asyncio.create_task(clean_up())
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Keys of an issuer at a url: cached, asked for within a rate, and kept while the url is down."""
+"""Keys of an issuer at a url: cached, fetched at a bounded rate, and kept while the url is down."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.support.tokens import Issuer
 from tests.support.tokens import jwks as listed
 
 
-class Site:
-    """A url that counts who asks, and may be down."""
+class FakeUrl:
+    """A url that counts requests, and may be down."""
 
     def __init__(self, *issuers: Issuer) -> None:
         self.issuers, self.asked, self.down = list(issuers), 0, False
@@ -47,21 +47,21 @@ def second() -> Issuer:
 
 
 async def settle() -> None:
-    """Lets a request beside the calls come to its end."""
+    """Lets a request in the background finish."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-async def test_many_calls_at_once_ask_once(first):
-    site = Site(first)
+async def test_concurrent_calls_share_one_request(first):
+    site = FakeUrl(first)
     source = JwksUrl(site.fetch, ManualClock())
     found = await asyncio.gather(*(source.key("first") for _ in range(50)))
     assert all(found)
     assert site.asked == 1
 
 
-async def test_an_unknown_key_is_looked_for_once_in_a_while_however_many_name_it(first, second):
-    site, clock = Site(first), ManualClock()
+async def test_unknown_keys_cause_requests_at_a_bounded_rate(first, second):
+    site, clock = FakeUrl(first), ManualClock()
     source = JwksUrl(site.fetch, clock)
     assert await source.key("first")
     for number in range(100):
@@ -74,8 +74,8 @@ async def test_an_unknown_key_is_looked_for_once_in_a_while_however_many_name_it
     assert site.asked == 2
 
 
-async def test_known_keys_go_on_while_the_url_is_down_and_not_for_ever(first):
-    site, clock = Site(first), ManualClock()
+async def test_known_keys_stay_in_use_for_a_bounded_time_while_the_url_is_down(first):
+    site, clock = FakeUrl(first), ManualClock()
     source = JwksUrl(site.fetch, clock)
     assert await source.key("first")
     site.down = True
@@ -93,8 +93,8 @@ async def test_known_keys_go_on_while_the_url_is_down_and_not_for_ever(first):
     assert await source.key("first")
 
 
-async def test_an_issuer_that_never_answered_makes_the_service_unavailable_rather_than_the_caller_unknown(first):
-    site = Site(first)
+async def test_an_issuer_that_never_answered_is_reported_as_unavailable_instead_of_an_unknown_key(first):
+    site = FakeUrl(first)
     site.down = True
     source = JwksUrl(site.fetch, ManualClock())
     for _ in range(10):
@@ -103,8 +103,8 @@ async def test_an_issuer_that_never_answered_makes_the_service_unavailable_rathe
     assert site.asked == 1
 
 
-async def test_a_key_that_is_withdrawn_is_gone_after_the_next_refresh(first, second):
-    site, clock = Site(first, second), ManualClock()
+async def test_a_withdrawn_key_is_gone_after_the_next_refresh(first, second):
+    site, clock = FakeUrl(first, second), ManualClock()
     source = JwksUrl(site.fetch, clock)
     assert await source.key("first")
     site.issuers = [second]
@@ -115,7 +115,7 @@ async def test_a_key_that_is_withdrawn_is_gone_after_the_next_refresh(first, sec
     assert await source.key("second")
 
 
-async def test_a_caller_that_gives_up_does_not_end_the_request_of_others(first):
+async def test_a_caller_that_gives_up_does_not_cancel_the_request_of_others(first):
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow() -> bytes:
@@ -136,7 +136,7 @@ async def test_a_caller_that_gives_up_does_not_end_the_request_of_others(first):
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b'{"keys": {}}', b'{"keys": []}', b'{"keys": [1]}', b"[" * 9999]
 )
-def test_what_is_no_jwks_is_refused(content):
+def test_a_document_that_is_not_a_jwks_is_refused(content):
     with pytest.raises(ValueError, match="JWKS"):
         parse(content)
 
@@ -155,7 +155,7 @@ def test_secret_encrypting_and_nameless_keys_are_left_out(first):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A real https server: the JWKS at /jwks, and what a fetch must refuse; with the CA of its certificate."""
+    """A real https server with the JWKS at /jwks and responses that a fetch must refuse, and its CA."""
     folder, authority = tmp_path_factory.mktemp("site"), Authority()
     body = listed(Issuer())
 
@@ -181,19 +181,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
     server.server_close()
 
 
-async def test_a_jwks_is_fetched_over_https_from_the_ca_that_is_set(site):
+async def test_a_jwks_is_fetched_over_https_from_a_server_of_the_configured_ca(site):
     url, ca = site
     assert list(parse(await fetcher(f"{url}/jwks", ca)())) == ["first"]
 
 
-@pytest.mark.parametrize(("path", "said"), [("away", "status 302"), ("fault", "status 500"), ("huge", "more than")])
-async def test_redirects_errors_and_endless_answers_are_not_taken_for_keys(site, path, said):
+@pytest.mark.parametrize(("path", "message"), [("away", "status 302"), ("fault", "status 500"), ("huge", "more than")])
+async def test_redirects_errors_and_endless_responses_are_refused(site, path, message):
     url, ca = site
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         await fetcher(f"{url}/{path}", ca)()
 
 
-async def test_a_site_of_another_ca_is_not_believed(site):
+async def test_a_server_of_another_ca_is_refused(site):
     url, _ = site
     with pytest.raises(HTTPError, match="CERTIFICATE_VERIFY_FAILED"):
         await fetcher(f"{url}/jwks", None)()

@@ -1,4 +1,4 @@
-"""How a process whose event loop is stuck is seen, and ends."""
+"""A process whose event loop is stuck is noticed, and ends."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ def port() -> int:
 
 @pytest.fixture
 def process(port: int, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
-    """A process as the services are; SIGUSR1 blocks its event loop for a minute."""
+    """A process that runs as the services do; SIGUSR1 blocks its event loop for a minute."""
     source = PROCESS.format(port=port, seconds=getattr(request, "param", 3))
     with subprocess.Popen([sys.executable, "-c", source], stderr=subprocess.PIPE) as running:
         until(lambda: live(port) == 200)
@@ -57,7 +57,7 @@ def process(port: int, request: pytest.FixtureRequest) -> Iterator[subprocess.Po
 
 
 def live(port: int) -> int:
-    """The status that a probe sees; 0 where nothing answers."""
+    """The status that a probe gets; 0 if nothing answers."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/live", timeout=2) as answer:
             return int(answer.status)
@@ -67,28 +67,28 @@ def live(port: int) -> int:
         return 0
 
 
-def test_a_probe_sees_that_the_loop_is_stuck_and_the_process_ends_and_says_where(process, port):
+def test_a_stuck_loop_fails_the_probe_and_ends_the_process_with_its_stack_in_the_log(process, port):
     process.send_signal(signal.SIGUSR1)
     until(lambda: live(port) == 503)
-    _, said = process.communicate(timeout=30)
+    _, log = process.communicate(timeout=30)
     assert process.returncode == 1
-    line = json.loads(said.splitlines()[-1])
+    line = json.loads(log.splitlines()[-1])
     assert line["event"] == "event_loop_stuck"
     assert "get_stuck" in line["stack"]
 
 
 @pytest.mark.parametrize("process", [1], indirect=True)
-def test_a_process_that_was_stopped_and_goes_on_is_not_taken_for_stuck(process, port):
+def test_a_process_that_was_paused_does_not_count_as_stuck(process, port):
     os.kill(process.pid, signal.SIGSTOP)
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(1.3)  # longer than a stuck loop has
+        process.wait(1.3)  # longer than a stuck loop may take
     os.kill(process.pid, signal.SIGCONT)
     until(lambda: live(port) == 200)
     assert process.poll() is None
 
 
 @pytest.mark.parametrize("stuck_seconds", [0, 3600])
-async def test_a_loop_that_misses_looks_is_late_then_stuck_and_one_that_turns_again_is_neither(stuck_seconds):
+async def test_a_loop_that_misses_checks_is_late_then_stuck_and_recovers_if_it_runs_again(stuck_seconds):
     ended = []
     with closing(Pulse(stuck_seconds, lambda: ended.append(True))) as pulse:
         for _ in range(STEPS // 3):
@@ -106,7 +106,7 @@ async def test_a_loop_that_misses_looks_is_late_then_stuck_and_one_that_turns_ag
         assert not pulse.is_late
 
 
-async def test_live_is_no_health_and_metrics_are_where_they_were():
+async def test_live_does_not_replace_the_metrics():
     late = False
     with closing(serve_metrics(CollectorRegistry(), "127.0.0.1", 0, lambda: late)) as endpoint:
         assert await asyncio.to_thread(live, endpoint.port) == 200

@@ -1,6 +1,5 @@
 """Log lines and metrics as operators read them."""
 
-import json
 import logging
 import urllib.request
 import warnings
@@ -9,9 +8,10 @@ from io import StringIO
 
 import pytest
 
-from services.infra.observe import PrometheusTelemetry, configure_logging, serve_metrics
+from services.infra.observe import PrometheusTelemetry, serve_metrics
 from services.kit import log
 from services.kit.telemetry import Metric, MetricKind
+from tests.support.logs import captured_log, lines
 
 IMAGES = Metric("test_images_total", MetricKind.COUNTER, "Images.", ("format",))
 DEPTH = Metric("test_depth", MetricKind.GAUGE, "Depth.")
@@ -20,21 +20,11 @@ SECONDS = Metric("test_seconds", MetricKind.HISTOGRAM, "Seconds.", (), (0.1, 1))
 
 @pytest.fixture
 def stream() -> Iterator[StringIO]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    stream, show_warning = StringIO(), warnings.showwarning
-    configure_logging("dataset", "INFO", stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    warnings.showwarning = show_warning
+    with captured_log("dataset", "INFO") as captured:
+        yield captured
 
 
-def lines(stream: StringIO) -> list[dict]:
-    return [json.loads(line) for line in stream.getvalue().splitlines()]
-
-
-def test_an_event_is_one_line_with_its_fields_and_the_ids_at_hand(stream):
+def test_an_event_is_one_line_with_its_fields_and_the_current_ids(stream):
     log.request_id.set("r1")
     with log.about("datasets/birds"):
         log.Log("services.test").info("dataset_ready", image_count=3, note="two\nlines")
@@ -51,7 +41,7 @@ def test_an_event_is_one_line_with_its_fields_and_the_ids_at_hand(stream):
     }
 
 
-def test_what_grpc_quotes_of_metadata_is_not_logged(stream):
+def test_metadata_quoted_by_grpc_is_not_logged(stream):
     logger = logging.getLogger("grpc._cython.cygrpc")
     logger.error("Invalid encoding on %s", b"Bearer secret")
     logger.error("something else")
@@ -59,14 +49,14 @@ def test_what_grpc_quotes_of_metadata_is_not_logged(stream):
     assert line["message"] == "something else"
 
 
-def test_a_field_never_replaces_what_every_line_has(stream):
+def test_a_field_never_replaces_one_that_every_line_has(stream):
     log.Log("services.test").info("tried", event="x", level="y", service="z", time="w", name=object())
     (line,) = lines(stream)
     assert (line["event"], line["level"], line["service"]) == ("tried", "info", "dataset")
     assert (line["event_"], line["level_"], line["service_"], line["time_"]) == ("x", "y", "z", "w")
 
 
-def test_an_exception_is_told_with_its_traceback(stream):
+def test_an_exception_is_logged_with_its_traceback(stream):
     try:
         raise KeyError("lost")
     except KeyError as error:
@@ -77,7 +67,7 @@ def test_an_exception_is_told_with_its_traceback(stream):
     assert "test_observe.py" in line["exception"]["traceback"]
 
 
-def test_what_failed_in_a_task_group_is_told_by_its_own_words(stream):
+def test_a_failure_in_a_task_group_is_logged_with_its_own_message(stream):
     lost = KeyError("lost")
     several = ExceptionGroup("several", [lost, lost])
     for error in (ExceptionGroup("outer", [ExceptionGroup("inner", [lost])]), several):
@@ -87,7 +77,7 @@ def test_what_failed_in_a_task_group_is_told_by_its_own_words(stream):
     assert more["message"] == str(several)
 
 
-def test_a_librarys_words_are_a_field_of_a_constant_event(stream):
+def test_a_librarys_message_is_a_field_of_a_constant_event(stream):
     logging.getLogger("nats").warning("slow consumer on %s", "jobs")
     logging.getLogger("nats").info("chatter")
     log.Log("services.test").debug("detail")
@@ -95,14 +85,14 @@ def test_a_librarys_words_are_a_field_of_a_constant_event(stream):
     assert (line["event"], line["logger"], line["message"]) == ("library_message", "nats", "slow consumer on jobs")
 
 
-def test_a_warning_of_python_is_a_librarys_message(stream):
+def test_a_python_warning_is_logged_as_a_librarys_message(stream):
     warnings.warn("Truncated File Read", UserWarning, stacklevel=1)
     (line,) = lines(stream)
     assert (line["event"], line["logger"], line["level"]) == ("library_message", "py.warnings", "warning")
     assert line["message"] == "UserWarning: Truncated File Read"
 
 
-def test_a_scrape_shows_what_was_measured_and_what_runs():
+def test_a_scrape_shows_the_measurements_and_the_build():
     telemetry = PrometheusTelemetry("dataset")
     telemetry.add(IMAGES, 2, format="JPEG")
     telemetry.add(DEPTH, 5)
@@ -122,7 +112,7 @@ def test_a_scrape_shows_what_was_measured_and_what_runs():
     assert "_created" not in text
 
 
-def test_a_metric_that_is_used_wrongly_is_logged_and_harms_nobody(stream):
+def test_wrong_use_of_a_metric_is_logged_and_raises_nothing(stream):
     telemetry = PrometheusTelemetry("dataset")
     telemetry.add(IMAGES)
     telemetry.set(IMAGES, 1, format="PNG")

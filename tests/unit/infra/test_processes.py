@@ -32,8 +32,8 @@ run(main)
 
 
 @pytest.fixture(autouse=True)
-def _survives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of the process is one that a test outlives."""
+def _exit_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaces the end of the process by SystemExit."""
     monkeypatch.setattr(os, "_exit", sys.exit)
 
 
@@ -52,7 +52,7 @@ def test_a_signal_asks_the_process_to_stop_and_lets_it_finish(number):
     assert finished
 
 
-def test_a_process_that_fails_says_so_by_its_status():
+def test_a_process_that_fails_exits_with_status_1():
     async def main(_stop: asyncio.Event) -> None:
         raise OSError("no such host")
 
@@ -62,7 +62,7 @@ def test_a_process_that_fails_says_so_by_its_status():
 
 
 @pytest.mark.parametrize("what", ["Threads(1, 'store').run(time.sleep, 25)", "stubborn()"])
-def test_neither_a_thread_of_a_silent_store_nor_a_task_that_cannot_be_cancelled_keeps_a_process(what):
+def test_neither_a_blocked_thread_nor_a_task_that_ignores_cancellation_delays_the_exit(what):
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", HELD.format(what=what)], check=True, timeout=60)
     assert time.monotonic() - began < 20

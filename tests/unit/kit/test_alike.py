@@ -28,7 +28,7 @@ KNOWN = ["None", "fire truck", "Müll", "class 1", "class 10", "Straße"]
         ("", ""),
     ],
 )
-def test_a_name_is_traced_to_the_one_that_was_meant(name: str, meant: str) -> None:
+def test_a_name_is_matched_to_the_one_that_was_meant(name: str, meant: str) -> None:
     assert similar([name], KNOWN) == [meant]
 
 
@@ -37,6 +37,6 @@ def test_of_many_names_only_the_first_are_compared_letter_by_letter() -> None:
     assert similar(names, KNOWN)[COMPARED:] == ["", "fire truck"]
 
 
-def test_names_are_grouped_that_are_equal_but_for_case_and_spaces() -> None:
+def test_names_that_are_equal_except_for_case_and_spaces_are_grouped() -> None:
     assert alike(["Glass", "glass", "paper", "glass ", "Paper"]) == [["Glass", "glass", "glass "], ["paper", "Paper"]]
     assert alike(["glass", "glasses", "1", "2"]) == []

@@ -8,7 +8,7 @@ from services.kit.errors import InvalidRequest
 WIDE = "w" * 256
 
 
-def test_what_lies_at_the_limits_is_accepted() -> None:
+def test_values_at_the_limits_are_accepted() -> None:
     check_caller_fields("model", WIDE, {WIDE[n:]: WIDE for n in range(10)})
     assert check_request_id("r" * 128) == "r" * 128
 
@@ -23,13 +23,15 @@ def test_what_lies_at_the_limits_is_accepted() -> None:
         ("", {"a": WIDE + "w"}, "model.custom_properties"),
     ],
 )
-def test_what_lies_beyond_names_its_field(display_name: str, properties: dict[str, str], field: str) -> None:
+def test_values_beyond_the_limits_are_refused_with_their_field(
+    display_name: str, properties: dict[str, str], field: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_caller_fields("model", display_name, properties)
     assert caught.value.metadata["field"] == field
 
 
-def test_an_update_changes_what_its_mask_names_and_without_one_what_is_set() -> None:
+def test_an_update_changes_what_its_mask_names_or_without_a_mask_what_is_set() -> None:
     assert changes("model", [], "New", {}) == {"display_name": "New"}
     assert changes("model", ["custom_properties"], "New", {}) == {"custom_properties": {}}
     assert changes("model", ["display_name"], "", {"": "not looked at"}) == {"display_name": ""}

@@ -12,8 +12,8 @@ from services.kit.queue import MAX_DELIVERIES
 from services.kit.telemetry import MemoryTelemetry
 
 
-class Bench:
-    """A worker on an in-memory queue, whose clock jumps whenever somebody waits."""
+class Harness:
+    """A worker on an in-memory queue, whose clock advances at every sleep."""
 
     def __init__(self, clock=None) -> None:
         self.clock = clock or ManualClock()
@@ -32,7 +32,7 @@ class Bench:
         self.stop.set()
 
     async def run(self, **options) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await consume(
                 self.queue,
                 Job("train", self.handle, self.poison),
@@ -47,77 +47,77 @@ class Bench:
 
 
 async def test_a_job_whose_handler_returns_is_gone():
-    bench = Bench()
-    await bench.queue.publish("train", b"a")
-    await bench.run()
-    assert (bench.handled, bench.results()) == ([b"a"], {"done": 1})
-    assert await bench.queue.depth("train") == 0
-    assert bench.telemetry.value(RUNNING, kind="train") == 0
+    harness = Harness()
+    await harness.queue.publish("train", b"a")
+    await harness.run()
+    assert (harness.handled, harness.results()) == ([b"a"], {"done": 1})
+    assert await harness.queue.depth("train") == 0
+    assert harness.telemetry.value(RUNNING, kind="train") == 0
 
 
-async def test_a_job_that_fails_rests_longer_each_time_and_then_is_poison():
-    bench, moments = Bench(), []
+async def test_a_failing_job_waits_longer_each_time_and_then_is_poison():
+    harness, moments = Harness(), []
 
     async def handle(body: bytes) -> None:
-        moments.append(bench.clock.monotonic())
+        moments.append(harness.clock.monotonic())
         raise ValueError("broken")
 
-    bench.handle = handle
-    await bench.queue.publish("train", b"a")
-    await bench.run()
+    harness.handle = handle
+    await harness.queue.publish("train", b"a")
+    await harness.run()
     pauses = [later - earlier for earlier, later in pairwise(moments)]
     assert len(moments) == MAX_DELIVERIES
     assert all(pause >= delay_after(n + 1).total_seconds() for n, pause in enumerate(pauses))
-    assert bench.poisoned == [b"a"]
-    assert bench.results() == {"failed": MAX_DELIVERIES, "poisoned": 1}
-    assert await bench.queue.depth("train") == 0
+    assert harness.poisoned == [b"a"]
+    assert harness.results() == {"failed": MAX_DELIVERIES, "poisoned": 1}
+    assert await harness.queue.depth("train") == 0
 
 
 async def test_an_outage_however_long_never_makes_a_job_poison():
-    bench, attempts = Bench(), []
+    harness, attempts = Harness(), []
 
     async def handle(body: bytes) -> None:
         attempts.append(body)
         if len(attempts) <= 4 * MAX_DELIVERIES:
             raise Unavailable(what="the store", problem="no route")
-        bench.stop.set()
+        harness.stop.set()
 
-    bench.handle = handle
-    await bench.queue.publish("train", b"a")
-    await bench.run()
-    assert bench.results() == {"retried": 4 * MAX_DELIVERIES, "done": 1}
-    assert bench.poisoned == []
-    assert await bench.queue.depth("train") == 0
+    harness.handle = handle
+    await harness.queue.publish("train", b"a")
+    await harness.run()
+    assert harness.results() == {"retried": 4 * MAX_DELIVERIES, "done": 1}
+    assert harness.poisoned == []
+    assert await harness.queue.depth("train") == 0
 
 
-async def test_a_job_whose_lease_somebody_else_holds_is_left_to_them():
-    bench = Bench()
+async def test_a_job_whose_record_another_worker_has_leased_is_left_to_that_worker():
+    harness = Harness()
 
     async def handle(body: bytes) -> None:
-        bench.stop.set()
+        harness.stop.set()
         raise LeaseLost(name="models/m", epoch=3)
 
-    bench.handle = handle
-    await bench.queue.publish("train", b"a")
-    await bench.run()
-    assert bench.results() == {"superseded": 1}
-    assert await bench.queue.depth("train") == 0
+    harness.handle = handle
+    await harness.queue.publish("train", b"a")
+    await harness.run()
+    assert harness.results() == {"superseded": 1}
+    assert await harness.queue.depth("train") == 0
 
 
 async def test_a_long_job_stays_with_its_worker_even_while_heartbeats_fail():
-    bench = Bench()
+    harness = Harness()
 
     async def handle(body: bytes) -> None:
-        bench.handled.append(body)
-        await bench.clock.sleep(5)
+        harness.handled.append(body)
+        await harness.clock.sleep(5)
         for _ in range(50):
             await asyncio.sleep(0)
-        assert await bench.queue.fetch("train", timedelta(0)) is None
-        bench.stop.set()
+        assert await harness.queue.fetch("train", timedelta(0)) is None
+        harness.stop.set()
 
-    bench.handle = handle
-    await bench.queue.publish("train", b"a")
-    fetch, extended = bench.queue.fetch, []
+    harness.handle = handle
+    await harness.queue.publish("train", b"a")
+    fetch, extended = harness.queue.fetch, []
 
     async def fetch_flaky(kind, wait):
         delivery = await fetch(kind, wait)
@@ -125,7 +125,7 @@ async def test_a_long_job_stays_with_its_worker_even_while_heartbeats_fail():
             extend = delivery.extend
 
             async def flaky() -> None:
-                extended.append(bench.clock.monotonic())
+                extended.append(harness.clock.monotonic())
                 if len(extended) % 2 == 0:
                     raise Unavailable(what="nats", problem="away")
                 await extend()
@@ -133,69 +133,69 @@ async def test_a_long_job_stays_with_its_worker_even_while_heartbeats_fail():
             delivery.extend = flaky
         return delivery
 
-    bench.queue.fetch = fetch_flaky
-    await bench.run()
+    harness.queue.fetch = fetch_flaky
+    await harness.run()
     assert len(extended) > 3
-    assert (bench.handled, bench.results()) == ([b"a"], {"done": 1})
+    assert (harness.handled, harness.results()) == ([b"a"], {"done": 1})
 
 
-async def test_a_stop_lets_the_job_in_hand_finish():
-    bench = Bench(SystemClock())  # on which the grace does not pass
+async def test_a_stop_lets_the_job_in_flight_finish():
+    harness = Harness(SystemClock())  # a real clock: the grace does not pass during the test
 
     async def handle(body: bytes) -> None:
-        bench.stop.set()
+        harness.stop.set()
         for _ in range(100):
             await asyncio.sleep(0)
-        bench.handled.append(body)
+        harness.handled.append(body)
 
-    bench.handle = handle
-    await bench.queue.publish("train", b"a")
-    await bench.queue.publish("train", b"b")
-    await bench.run()
-    assert bench.handled == [b"a"]
-    assert await bench.queue.depth("train") == 1
+    harness.handle = handle
+    await harness.queue.publish("train", b"a")
+    await harness.queue.publish("train", b"b")
+    await harness.run()
+    assert harness.handled == [b"a"]
+    assert await harness.queue.depth("train") == 1
 
 
 async def test_a_job_that_outlasts_the_grace_is_cancelled_and_free_at_once():
-    bench, cancelled = Bench(), []
+    harness, cancelled = Harness(), []
 
     async def handle(body: bytes) -> None:
-        bench.stop.set()
+        harness.stop.set()
         try:
             await asyncio.Event().wait()
         finally:
             cancelled.append(body)
 
-    bench.handle = handle
-    await bench.queue.publish("train", b"a")
-    await bench.run()
-    assert (cancelled, bench.results()) == ([b"a"], {"released": 1})
-    again = await bench.queue.fetch("train", timedelta(0))
+    harness.handle = handle
+    await harness.queue.publish("train", b"a")
+    await harness.run()
+    assert (cancelled, harness.results()) == ([b"a"], {"released": 1})
+    again = await harness.queue.fetch("train", timedelta(0))
     assert again is not None
     assert again.deliveries == 2
 
 
-async def test_jobs_run_side_by_side_up_to_the_concurrency():
-    bench, together = Bench(SystemClock()), []
+async def test_jobs_run_concurrently_up_to_the_limit():
+    harness, together = Harness(SystemClock()), []
     both = asyncio.Barrier(2)
 
     async def handle(body: bytes) -> None:
         async with both:
             together.append(body)
-        bench.stop.set()
+        harness.stop.set()
 
-    bench.handle = handle
-    await bench.queue.publish("train", b"a")
-    await bench.queue.publish("train", b"b")
-    await bench.run(concurrency=2)
+    harness.handle = handle
+    await harness.queue.publish("train", b"a")
+    await harness.queue.publish("train", b"b")
+    await harness.run(concurrency=2)
     assert sorted(together) == [b"a", b"b"]
 
 
 async def test_a_queue_that_cannot_settle_does_not_end_the_worker():
-    bench = Bench()
-    await bench.queue.publish("train", b"a")
+    harness = Harness()
+    await harness.queue.publish("train", b"a")
 
-    fetch = bench.queue.fetch
+    fetch = harness.queue.fetch
 
     async def broken() -> None:
         raise Unavailable(what="nats", problem="away")
@@ -206,6 +206,6 @@ async def test_a_queue_that_cannot_settle_does_not_end_the_worker():
             delivery.ack = broken
         return delivery
 
-    bench.queue.fetch = fetch_broken
-    await bench.run()
-    assert bench.results() == {"unsettled": 1}
+    harness.queue.fetch = fetch_broken
+    await harness.run()
+    assert harness.results() == {"unsettled": 1}

@@ -1,4 +1,4 @@
-"""Every error of the tree, as the code makes it: its template gets all of its variables, and none of them is empty."""
+"""Every error of the tree, as the code creates it: its template gets all of its variables, and none is empty."""
 
 import ast
 import importlib
@@ -10,14 +10,14 @@ import pytest
 
 from services.kit import errors
 from services.kit.errors import DatasetEmpty, InvalidName, InvalidRequest, SightlineError
-from tests.support.wording import errors_watched, holes
+from tests.support.error_messages import collect_gaps, gaps
 
 ROOT = Path(errors.__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def _errors_have_their_subjects() -> None:
-    """In place of the check of the same name that all other tests have: those here make faulty errors on purpose."""
+def _error_messages_have_no_gaps() -> None:
+    """Replaces the fixture that all other tests use: these tests create errors with gaps on purpose."""
 
 
 def _tree(kind: type[SightlineError] = SightlineError) -> Iterator[type[SightlineError]]:
@@ -31,7 +31,7 @@ def _variables(kind: type[SightlineError]) -> set[str]:
 
 
 def _calls() -> Iterator[tuple[str, type[SightlineError], ast.Call]]:
-    """Where services make errors: the place, the error's class, and the call."""
+    """Where services create errors: the place, the error's class, and the call."""
     kinds = {kind.__name__: kind for kind in _tree() if kind.__module__ == errors.__name__}
     for path in sorted((ROOT / "services").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -39,12 +39,12 @@ def _calls() -> Iterator[tuple[str, type[SightlineError], ast.Call]]:
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", kinds[node.func.id], node
 
 
-def test_every_error_is_made_with_all_the_variables_of_its_message() -> None:
+def test_every_error_is_created_with_all_variables_of_its_message() -> None:
     faults: list[str] = []
     made = 0
     for place, kind, call in _calls():
         given = {keyword.arg for keyword in call.keywords}
-        if None in given:  # **variables: only tests that run it can tell
+        if None in given:  # **variables: only known at run time
             continue
         made += 1
         if missing := _variables(kind) - {name for name in given if name}:
@@ -75,14 +75,14 @@ def test_every_error_of_the_tree_can_be_read() -> None:
     ],
     ids=str,
 )
-def test_an_empty_variable_is_a_hole_unless_it_is_quoted_or_ends_a_word(
+def test_an_empty_variable_is_a_gap_unless_it_is_quoted_or_ends_a_word(
     error: SightlineError, expected: list[str]
 ) -> None:
-    assert holes(error) == expected
+    assert gaps(error) == expected
 
 
-def test_an_error_with_a_hole_is_noticed_wherever_it_is_raised() -> None:
-    with errors_watched() as faults:
+def test_an_error_with_a_gap_is_noticed_wherever_it_is_created() -> None:
+    with collect_gaps() as faults:
         InvalidRequest(field="", problem="is missing")
         InvalidRequest(field="model", problem="is missing")
     assert faults == ["InvalidRequest without field: : is missing"]

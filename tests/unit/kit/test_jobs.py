@@ -1,4 +1,4 @@
-"""Jobs: announced through outages, and dropped where nobody will ever read them."""
+"""Jobs: announced despite outages, and dropped if they cannot be read."""
 
 import pytest
 
@@ -13,7 +13,7 @@ class SilentQueue(MemoryQueue):
         raise Unavailable(what="the queue", problem="a test")
 
 
-async def test_an_outage_fails_a_publish_and_is_no_failure_of_an_announcement(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_outage_fails_a_publish_but_not_an_announcement(caplog: pytest.LogCaptureFixture) -> None:
     await announce(SilentQueue(), "train", Job("models/m"))
     assert "job_not_announced" in caplog.text
     with pytest.raises(Unavailable):
@@ -21,7 +21,7 @@ async def test_an_outage_fails_a_publish_and_is_no_failure_of_an_announcement(ca
 
 
 @pytest.mark.parametrize("body", [b"nonsense", b'{"name": 3}', b'{"name": "a name"}', codec.encode(Job("models/bad"))])
-async def test_a_job_that_will_never_be_read_is_dropped(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreadable_job_is_dropped(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def work(name: str) -> None:
         raise InvalidName(field="name", value=name, expected="another")
 

@@ -23,7 +23,7 @@ class Leases(RuleBasedStateMachine):
         super().__init__()
         self.lease = Lease()
         self.now = START
-        self.epochs: dict[str, int] = {}  # what each worker believes to hold
+        self.epochs: dict[str, int] = {}  # what each worker believes it holds
         self.given: list[int] = []
 
     def fenced(self, worker: str) -> bool:
@@ -66,18 +66,18 @@ class Leases(RuleBasedStateMachine):
         assert sum(not self.fenced(worker) for worker in ("w1", "w2", "w3")) <= 1
 
     @invariant()
-    def no_epoch_was_given_twice(self) -> None:
+    def no_epoch_was_issued_twice(self) -> None:
         assert self.given == sorted(set(self.given))
 
 
 TestLeases = Leases.TestCase
 
 
-def test_a_lease_ends_at_the_very_moment_of_its_expiry() -> None:
+def test_a_lease_ends_exactly_at_its_expiry() -> None:
     lease = Lease().taken("w1", START, TTL)
     assert lease.is_live(START + TTL - timedelta(microseconds=1))
     assert not lease.is_live(START + TTL)
 
 
-def test_a_worker_that_comes_back_under_its_own_name_gets_a_new_epoch() -> None:
+def test_a_worker_that_returns_under_the_same_name_gets_a_new_epoch() -> None:
     assert Lease().taken("w1", START, TTL).taken("w1", START, TTL).epoch == 2

@@ -1,4 +1,4 @@
-"""Ports that are measured behave as before, and say what happened."""
+"""Metered ports behave like the originals, and count every operation."""
 
 import asyncio
 from datetime import timedelta
@@ -94,10 +94,10 @@ async def test_every_operation_on_the_records_is_counted_by_how_it_ended():
         ("records_delete", "ok"): 1,
         ("records_get", "missing"): 1,
     }
-    assert not telemetry.observed[NATS_SECONDS.name, (("operation", "records_watch"),)], "it would last for ever"
+    assert not telemetry.observed[NATS_SECONDS.name, (("operation", "records_watch"),)], "it would never end"
 
 
-async def test_a_wait_for_jobs_that_brings_none_is_no_fault():
+async def test_a_fetch_without_a_job_does_not_count_as_a_failure():
     telemetry = MemoryTelemetry()
     queue = MeteredQueue(MemoryQueue(ManualClock()), telemetry)
     await queue.publish("train", b"x")
@@ -123,5 +123,5 @@ async def test_a_wait_for_jobs_that_brings_none_is_no_fault():
         (ZeroDivisionError(), "error"),
     ],
 )
-def test_trouble_is_told_from_the_callers_own_affairs(error: BaseException, result: str):
+def test_failures_are_distinguished_from_results_for_the_caller_to_handle(error: BaseException, result: str):
     assert result_of(error) == result

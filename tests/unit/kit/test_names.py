@@ -1,4 +1,4 @@
-"""Resource names come apart as they were put together, and nothing else is one."""
+"""Resource names parse into the ids that they were joined from, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ ids = st.from_regex(ID_PATTERN.replace("$", r"\Z"))
 
 
 @given(ids, ids)
-def test_a_name_comes_apart_as_it_was_put_together(model: str, trial: str) -> None:
+def test_a_joined_name_parses_into_its_ids(model: str, trial: str) -> None:
     name = join("models", model, "trials", trial)
     assert parse(name, "models", "trials") == (model, trial)
 
 
 @given(st.text())
-def test_whatever_is_no_id_is_refused_with_the_field(text: str) -> None:
+def test_an_invalid_id_is_refused_with_its_field(text: str) -> None:
     ok = 0 < len(text) <= 255 and text.isascii() and text[0].isalnum() and all(c.isalnum() or c in "._-" for c in text)
     if ok:
         assert check_id(text, "model_id") == text
@@ -33,7 +33,7 @@ def test_whatever_is_no_id_is_refused_with_the_field(text: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "models", "models/", "models/a/b", "datasets/a", "models/a/trials/", "models/-a/trials/t", "/models/a"]
 )
-def test_a_name_of_another_form_is_refused_and_told_the_form(name: str) -> None:
+def test_a_malformed_name_is_refused_with_the_expected_form(name: str) -> None:
     with pytest.raises(InvalidName) as refused:
         parse(name, "models", "trials", field="parent")
     assert refused.value.metadata["field"] == "parent"
@@ -49,7 +49,7 @@ keys = st.lists(st.text("ab.-_ %ä/", min_size=1).filter(lambda p: p not in ("."
 
 
 @given(keys.map("/".join))
-def test_a_uri_names_the_key_it_was_made_of(key: str) -> None:
+def test_a_uri_parses_into_the_key_it_was_made_from(key: str) -> None:
     assert from_uri(to_uri("sightline", key), "sightline") == key
 
 
@@ -76,7 +76,7 @@ def test_no_uri_leads_out_of_the_bucket(text: str) -> None:
         ("s3://sightline", "empty"),
     ],
 )
-def test_a_uri_outside_the_store_is_refused_with_what_is_wrong(uri: str, problem: str) -> None:
+def test_a_uri_outside_the_store_is_refused_with_the_reason(uri: str, problem: str) -> None:
     with pytest.raises(UnreadableUri, match=problem) as refused:
         from_uri(uri, "sightline")
     assert refused.value.metadata["uri"] == uri

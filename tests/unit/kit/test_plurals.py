@@ -1,4 +1,4 @@
-"""Counts and the words that fit them, alone and in every message that has some."""
+"""Counted nouns, alone and in every message that has one."""
 
 import re
 import string
@@ -16,7 +16,7 @@ WRONG = rf"\b1 (usable )?({NOUNS}|are|were|have)\b"
 
 
 @pytest.mark.parametrize("words", [counted, counted_for_callers])
-def test_a_count_has_the_word_that_fits_it(words) -> None:
+def test_a_count_has_the_right_form_of_its_noun(words) -> None:
     assert [words(count, "image") for count in (0, 1, 2, 11)] == ["0 images", "1 image", "2 images", "11 images"]
     assert [words(count, "box", "boxes") for count in (1, 2)] == ["1 box", "2 boxes"]
 
@@ -24,7 +24,7 @@ def test_a_count_has_the_word_that_fits_it(words) -> None:
 @pytest.mark.parametrize(
     ("count", "text"), [(1, "1 box is"), ("1", "1 box is"), (2, "2 boxes are"), ("0", "0 boxes are")]
 )
-def test_a_template_chooses_the_word_for_numbers_and_for_their_texts(count: object, text: str) -> None:
+def test_a_template_chooses_the_form_for_numbers_and_numeric_strings(count: object, text: str) -> None:
     assert fill("{count:box is|boxes are} in {file!r}", {"count": count, "file": "a"}) == f"{text} in 'a'"
 
 

@@ -32,7 +32,7 @@ def test_every_rpc_of_the_contract_has_a_policy_and_no_policy_is_for_another():
     assert served | {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"} == POLICY.keys()
 
 
-def test_nothing_but_health_is_open():
+def test_only_health_is_open():
     assert rpcs(health_pb2.DESCRIPTOR) == OPEN
 
 
@@ -45,7 +45,7 @@ def test_nothing_but_health_is_open():
         (Role.ADMIN, set(Role)),
     ],
 )
-def test_a_role_has_what_lies_before_it(role, allowed):
+def test_a_role_includes_the_roles_before_it(role, allowed):
     assert {wanted for wanted in Role if may({role}, wanted)} == allowed
 
 
@@ -59,5 +59,5 @@ def test_a_viewer_changes_nothing():
     assert all(name.startswith(read) for name in viewers)
 
 
-def test_the_command_offers_the_roles_that_there_are():
+def test_the_command_offers_every_role():
     assert list(keys.ROLES) == [role.value for role in Role]

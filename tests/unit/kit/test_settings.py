@@ -1,4 +1,4 @@
-"""Settings: what is taken, and what is printed of them."""
+"""Settings: which values are accepted, and how they are printed."""
 
 import json
 
@@ -8,7 +8,7 @@ from pydantic import SecretStr, ValidationError
 from services.kit.settings import Settings, load
 
 
-def test_no_secret_is_printed_nor_a_password_in_a_url() -> None:
+def test_neither_secrets_nor_passwords_in_urls_are_printed() -> None:
     settings = Settings(nats_url="nats://me:secret@a:1,tls://me:sec@secret@b:2", s3_secret_key=SecretStr("secret"))
     printed = settings.masked()
     assert "secret" not in printed.replace("s3_secret_key", "")
@@ -18,25 +18,25 @@ def test_no_secret_is_printed_nor_a_password_in_a_url() -> None:
 @pytest.mark.parametrize(
     "url", ["nats://me:se/cret@a:1", "nats://me:se#cret@a:1", "nats://a:1,me:secret@b:1", "a:1", "http://a", "nats://"]
 )
-def test_urls_of_nats_that_would_be_misread_are_refused_without_repeating_them(monkeypatch, url) -> None:
+def test_nats_urls_that_would_be_misread_are_refused_without_quoting_them(monkeypatch, url) -> None:
     monkeypatch.setenv("SIGHTLINE_NATS_URL", url)
     with pytest.raises(SystemExit, match="SIGHTLINE_NATS_URL: that is not `nats://host:port`") as caught:
         load(Settings)
     assert "cret" not in str(caught.value)
 
 
-def test_a_secrets_file_that_cannot_be_read_is_named_with_its_variable(monkeypatch) -> None:
+def test_an_unreadable_secrets_file_is_reported_with_its_variable(monkeypatch) -> None:
     monkeypatch.setenv("SIGHTLINE_S3_SECRET_KEY_FILE", "/nowhere/key")
     with pytest.raises(SystemExit, match=r"SIGHTLINE_S3_SECRET_KEY_FILE: .*No such file.*/nowhere/key"):
         load(Settings)
 
 
 @pytest.mark.parametrize("host", ["unix:/run/sightline", "127.0.0.1:50051", "dns:example"])
-def test_a_host_is_an_address_or_a_name_and_no_target_of_grpc(host) -> None:
+def test_a_host_is_an_address_or_a_name_but_not_a_grpc_target(host) -> None:
     with pytest.raises(ValidationError, match="does not appear to be an IPv4 or IPv6 address"):
         Settings(host=host)
 
 
-def test_the_clocks_of_issuer_and_service_may_not_differ_for_as_long_as_tokens_live() -> None:
+def test_the_allowed_difference_between_clocks_is_limited() -> None:
     with pytest.raises(ValidationError):
         Settings(auth_leeway_seconds=3600)

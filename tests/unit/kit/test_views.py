@@ -1,4 +1,4 @@
-"""Tables and views, over records that can be told to fail."""
+"""Tables and views, over records that fail on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Thing:
 
 
 class LossyRecords(MemoryRecords):
-    """Records whose watches break when they are told to, and whose updates lose their next races."""
+    """Records whose watches break on demand, and whose next updates lose their races."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ async def test_a_decision_that_returns_its_argument_writes_nothing(records: Loss
     assert await table.change("models/m", lambda thing: thing) == created
 
 
-async def test_a_change_with_an_etag_is_made_to_that_revision_only(records: LossyRecords) -> None:
+async def test_a_change_with_an_etag_is_applied_to_that_revision_only(records: LossyRecords) -> None:
     table = Table(records, Thing)
     old = await table.create("models/m", Thing())
     new = await table.change("models/m", lambda _: Thing("new"), etag=old.etag)
@@ -132,7 +132,7 @@ async def test_a_view_follows_creations_changes_and_deletions(records: LossyReco
         assert view.find("models/b") is None
 
 
-async def test_a_view_keeps_what_it_knew_while_the_store_is_lost_and_then_begins_anew(records: LossyRecords) -> None:
+async def test_a_view_keeps_its_state_during_an_outage_and_then_resynchronises(records: LossyRecords) -> None:
     table = Table(records, Thing)
     for name in ("models/kept", "models/gone"):
         await table.create(name, Thing(name))
@@ -142,24 +142,24 @@ async def test_a_view_keeps_what_it_knew_while_the_store_is_lost_and_then_begins
         assert len(view.all()) == 2
         deleted = await table.delete("models/gone")
         records.broken.clear()
-        await view.caught_up(deleted)  # though no watch has told of the deletion itself
+        await view.caught_up(deleted)  # although no watch yielded the deletion
         assert [found.value.text for found in view.all()] == ["models/kept"]
 
 
-async def test_a_view_that_does_not_catch_up_says_so(records: LossyRecords) -> None:
+async def test_a_view_that_does_not_catch_up_is_unavailable(records: LossyRecords) -> None:
     async with running(View(records, Thing, "models")) as view:
         with pytest.raises(Unavailable, match="models"):
             await view.caught_up(99, timeout_seconds=0.01)
 
 
-async def test_a_view_that_is_not_complete_yet_shows_nothing_rather_than_a_part(records: LossyRecords) -> None:
+async def test_a_view_is_unavailable_until_it_is_complete(records: LossyRecords) -> None:
     view = View(records, Thing, "models")
     for read in (view.all, lambda: view.find("models/a")):
         with pytest.raises(Unavailable, match="not complete"):
             read()
 
 
-async def test_waiting_for_a_change_ends_with_it_or_in_time(records: LossyRecords) -> None:
+async def test_waiting_for_a_change_ends_with_the_change_or_at_the_timeout(records: LossyRecords) -> None:
     async with running(View(records, Thing, "models")) as view:
         await view.changed(0.01)
         waiting = asyncio.create_task(view.changed(60))
@@ -169,7 +169,7 @@ async def test_waiting_for_a_change_ends_with_it_or_in_time(records: LossyRecord
         assert view.find("models/m") is not None
 
 
-async def test_a_view_takes_repeated_and_unknown_changes_calmly() -> None:
+async def test_a_view_tolerates_repeated_and_unknown_changes() -> None:
     class Scripted(MemoryRecords):
         async def watch(self, *collections: str) -> AsyncIterator[Change]:
             yield Deleted("models/never", 1)
@@ -186,7 +186,7 @@ async def test_a_view_takes_repeated_and_unknown_changes_calmly() -> None:
         assert view.all() == [Versioned(Thing("2"), 7)]
 
 
-async def test_a_record_that_cannot_be_read_is_logged_and_costs_no_other_anything(
+async def test_an_unreadable_record_is_logged_and_affects_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     records = MemoryRecords()

@@ -11,22 +11,22 @@ from sightline.local.processes import Child, Died, Program
 from tests.support.waiting import eventually
 
 
-async def test_a_program_that_dies_is_started_again_and_its_last_words_are_told(
+async def test_a_program_that_dies_is_restarted_and_the_end_of_its_log_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sightline.local.processes.PAUSE_SECONDS", (0.001, 30.0))
-    told: list[Died] = []
-    child = Child(_program("import sys; print('alas', flush=True); sys.exit(3)"), tmp_path / "p.log", told.append)
+    deaths: list[Died] = []
+    child = Child(_program("import sys; print('alas', flush=True); sys.exit(3)"), tmp_path / "p.log", deaths.append)
     await child.start()
-    await eventually(lambda: len(told) >= 2)
+    await eventually(lambda: len(deaths) >= 2)
     await child.stop(1.0)
-    assert told[0].how == "status 3"
-    assert told[0].last_words == "alas"
-    assert told[1].pause_seconds == 2 * told[0].pause_seconds
+    assert deaths[0].how == "status 3"
+    assert deaths[0].last_words == "alas"
+    assert deaths[1].pause_seconds == 2 * deaths[0].pause_seconds
     assert child.pid is None
 
 
-async def test_a_program_that_will_not_end_is_killed_after_the_grace(tmp_path: Path) -> None:
+async def test_a_program_that_does_not_stop_is_killed_after_the_grace(tmp_path: Path) -> None:
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(99)"
     )
@@ -38,7 +38,7 @@ async def test_a_program_that_will_not_end_is_killed_after_the_grace(tmp_path: P
     assert child.deaths == 0
 
 
-async def test_a_long_log_is_set_aside_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_log_is_rotated_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sightline.local.processes.MAX_LOG_BYTES", 5)
     log = tmp_path / "p.log"
     log.write_text("much too long\n")

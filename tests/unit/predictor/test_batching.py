@@ -1,3 +1,5 @@
+"""Batches: which images share a forward pass, and which get none."""
+
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager

@@ -1,3 +1,5 @@
+"""The model cache: shared loads, eviction, and models in use."""
+
 import asyncio
 from pathlib import Path
 

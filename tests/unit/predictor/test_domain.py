@@ -1,3 +1,5 @@
+"""Queries and models: what is valid, and which bundle serves."""
+
 import math
 
 import pytest

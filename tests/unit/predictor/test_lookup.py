@@ -1,3 +1,5 @@
+"""Lookups of models at the trainer, during outages too."""
+
 import asyncio
 import logging
 

@@ -1,3 +1,5 @@
+"""Results: thresholds, order, and boxes in whole pixels."""
+
 import itertools
 
 import numpy as np
@@ -40,17 +42,17 @@ def test_a_classifier_always_returns_its_decision_first_whatever_its_card_sugges
 
 def test_the_suggested_thresholds_of_a_classifier_apply_on_request():
     strict = card(thresholds=(0.25, 0.6, 0.3))
-    assert names(strict, ROW, query(suggested=True)) == ["cat"], "a threshold that is reached is enough"
+    assert names(strict, ROW, query(suggested=True)) == ["cat"], "reaching the threshold suffices"
     assert names(card(), ROW, query(suggested=True)) == ["dog", "cat", "owl"], "it suggests none"
 
 
 def test_a_threshold_in_the_query_applies_to_every_tag():
     strict = card(thresholds=(0.2, 0.6, 0.3))
     assert names(strict, ROW, query(score_threshold=0.0)) == ["dog", "cat", "owl"]
-    assert names(strict, ROW, query(score_threshold=0.5)) == ["dog"], "a threshold that is reached is enough"
+    assert names(strict, ROW, query(score_threshold=0.5)) == ["dog"], "reaching the threshold suffices"
 
 
-def test_no_more_tags_than_asked_for():
+def test_there_are_no_more_tags_than_requested():
     assert names(card(), ROW, query(max_results=2)) == ["dog", "cat"]
 
 
@@ -69,9 +71,7 @@ def test_each_object_must_reach_the_threshold_of_its_category():
     strict = detector_card(thresholds=(0.6, 0.1, 0.2))
     assert names(strict, DETECTIONS, query()) == ["owl", "owl"]
     assert names(strict, DETECTIONS, query(suggested=True)) == ["owl", "owl"], "this is the default"
-    assert names(strict, DETECTIONS, query(score_threshold=0.5)) == ["owl", "cat"], (
-        "a threshold that is reached is enough"
-    )
+    assert names(strict, DETECTIONS, query(score_threshold=0.5)) == ["owl", "cat"], "reaching the threshold suffices"
     assert names(detector_card(), DETECTIONS, query(max_results=1)) == ["owl"]
 
 

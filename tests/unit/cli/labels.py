@@ -1,4 +1,4 @@
-"""What is written on a picture, and where."""
+"""Records the labels that are drawn on an image."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from sightline.cli import frames
 
 
 @dataclass(frozen=True)
-class Written:
+class Label:
     """A label."""
 
     text: str
     place: tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def written(monkeypatch: pytest.MonkeyPatch) -> list[Written]:
-    """The labels that are written from now on."""
-    notes: list[Written] = []
+def record_labels(monkeypatch: pytest.MonkeyPatch) -> list[Label]:
+    """The labels that are drawn from now on."""
+    notes: list[Label] = []
     original: Any = frames._write
 
     def write(pen: Any, place: Any, text: str, letters: Any, ink: Any) -> None:
-        notes.append(Written(text, place))
+        notes.append(Label(text, place))
         original(pen, place, text, letters, ink)
 
     monkeypatch.setattr(frames, "_write", write)

@@ -1,4 +1,4 @@
-"""A caller that speaks HTTP/2 frame by frame, to do what gRPC's own clients would not."""
+"""A client that speaks HTTP/2 frame by frame, to do what gRPC's clients never do."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -23,7 +23,7 @@ class Frames:
     writer: asyncio.StreamWriter
 
     async def pings(self, count: int, pause_seconds: float = 0.0) -> None:
-        """Pings, each with its answer; ConnectionError with the server's words if it says GOAWAY."""
+        """Sends pings one after the other; ConnectionError with the server's message if it sends GOAWAY."""
         for _ in range(count):
             await asyncio.sleep(pause_seconds)
             await self._ping()
@@ -38,7 +38,7 @@ class Frames:
                 return
 
     async def _read(self) -> tuple[int, int, bytes]:
-        """The next frame; those that expect an acknowledgement have got it."""
+        """The next frame, already acknowledged if it must be."""
         head = await self.reader.readexactly(9)
         kind, flags, payload = head[3], head[4], await self.reader.readexactly(int.from_bytes(head[:3], "big"))
         if kind == SETTINGS and not flags & ACK:
@@ -50,7 +50,7 @@ class Frames:
 
 @asynccontextmanager
 async def connection(address: str) -> AsyncGenerator[Frames]:
-    """A connection to the server, on which nothing has been asked yet."""
+    """A new connection to the server."""
     host, port = address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(PREFACE + frame(SETTINGS))

@@ -1,4 +1,4 @@
-"""A name server on a free port of this machine, which gives every name the addresses that a test wants."""
+"""A DNS server on a free local port, which answers every name with the addresses that a test sets."""
 
 import asyncio
 import socket
@@ -8,7 +8,7 @@ _A = 1
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """Answers while it is entered; `addresses` are of IPv4."""
+    """Answers within the block; `addresses` are IPv4."""
 
     def __init__(self) -> None:
         self.addresses: list[str] = []

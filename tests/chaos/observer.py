@@ -1,4 +1,4 @@
-"""Who watches a training from outside, all the time, and the rules that nothing it sees may break."""
+"""Observes a training from outside, continuously, and checks invariants that no observation may break."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Line = tuple[str, int, int]  # of the ledger: trial, attempt, segment
 
 
 @dataclass(slots=True)
-class Seen:
-    """The last good answers, and when each attempt was seen."""
+class Observed:
+    """The last successful responses, and when each attempt was observed."""
 
     state: int = 0
     version: str = ""
@@ -39,18 +39,19 @@ class Seen:
     cost: float = 0.0
     charged: dict[Line, float] = field(default_factory=dict[Line, float])
     trials: dict[str, Trial] = field(default_factory=dict[str, Trial])
-    before: dict[tuple[str, int], float] = field(default_factory=dict[tuple[str, int], float])  # not yet begun
-    after: dict[tuple[str, int], float] = field(default_factory=dict[tuple[str, int], float])  # over
+    # When each attempt was last observed not to have started, and first observed to have ended.
+    before: dict[tuple[str, int], float] = field(default_factory=dict[tuple[str, int], float])
+    after: dict[tuple[str, int], float] = field(default_factory=dict[tuple[str, int], float])
 
 
-class Witness(threading.Thread):
-    """Reads and predicts until the block ends; `faults` holds every broken rule, `answers` how calls ended."""
+class Observer(threading.Thread):
+    """Reads and predicts until the block ends; `faults` has every broken invariant, `answers` counts calls by code."""
 
     def __init__(self, addresses: Addresses, model: str, dataset: str, image: Path) -> None:
-        super().__init__(name="witness", daemon=True)
+        super().__init__(name="observer", daemon=True)
         self.faults: list[str] = []
         self.answers: Counter[str] = Counter()
-        self.seen = Seen()
+        self.seen = Observed()
         self._client = Stubs(addresses)
         self._model, self._dataset, self._image = model, dataset, image.read_bytes()
         self._over = threading.Event()
@@ -63,83 +64,83 @@ class Witness(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self.join()
-        self._look()  # at the end, too
+        self._observe()  # once more at the end
         self._client.close()
 
     def run(self) -> None:
         while not self._over.wait(PAUSE_SECONDS):
-            self._look()
+            self._observe()
 
-    def _look(self) -> None:
-        for look in (self._look_at_model, self._look_at_trials, self._look_at_dataset, self._predict):
+    def _observe(self) -> None:
+        for observe in (self._observe_model, self._observe_trials, self._observe_dataset, self._predict):
             try:
-                look()
+                observe()
                 self.answers["OK"] += 1
             except grpc.RpcError as error:
                 code = status_code(error)
                 self.answers[code.name] += 1
-                self._rule(code in BEARABLE, f"{look.__name__}: {code.name} {error}")
+                self._check(code in BEARABLE, f"{observe.__name__}: {code.name} {error}")
 
-    def longest(self, trial: str, attempt: int) -> float:
-        """Seconds that the attempt can have lasted at most: from before its begin was seen to after its end was."""
+    def longest_seconds(self, trial: str, attempt: int) -> float:
+        """An upper bound of the attempt's seconds: from before its start was observed to after its end was."""
         before = [when for (name, number), when in self.seen.before.items() if name == trial and number <= attempt]
         begun = max(before, default=self._began)
         return self.seen.after.get((trial, attempt), time.monotonic()) - begun
 
-    def _rule(self, holds: bool, problem: str) -> None:
+    def _check(self, holds: bool, problem: str) -> None:
         if not holds:
             self.faults.append(f"{time.strftime('%H:%M:%S')} {problem}")
 
-    def _look_at_model(self) -> None:
+    def _observe_model(self) -> None:
         request = model_service.GetModelRequest(name=self._model, view=Model.FULL)
         model, seen = self._client.models.GetModel(request, timeout=5), self.seen
-        self._rule(model.state in LIFE and model.state >= seen.state, f"state {seen.state} → {model.state}")
+        self._check(model.state in LIFE and model.state >= seen.state, f"state {seen.state} → {model.state}")
         fraction, cost = model.progress.fraction, model.training_cost.ToTimedelta().total_seconds()
-        self._rule(fraction >= seen.fraction, f"fraction {seen.fraction} → {fraction}")
-        self._rule(cost >= seen.cost, f"training cost {seen.cost} → {cost}")
+        self._check(fraction >= seen.fraction, f"fraction {seen.fraction} → {fraction}")
+        self._check(cost >= seen.cost, f"training cost {seen.cost} → {cost}")
         charged = {line(entry): seconds(entry) for entry in model.ledger if entry.charged}
         fallen = {key: (was, charged.get(key)) for key, was in seen.charged.items() if charged.get(key, 0) < was}
-        self._rule(not fallen, f"charged entries fell: {fallen}")
-        self._rule(bool(model.model_version) >= bool(seen.version), f"version {seen.version} → {model.model_version}")
+        self._check(not fallen, f"charged entries fell: {fallen}")
+        self._check(bool(model.model_version) >= bool(seen.version), f"version {seen.version} → {model.model_version}")
         seen.state, seen.version = model.state, model.model_version
         seen.fraction, seen.cost, seen.charged = fraction, cost, charged
 
-    def _look_at_trials(self) -> None:
+    def _observe_trials(self) -> None:
         asked = time.monotonic()
         answer = self._client.models.ListTrials(model_service.ListTrialsRequest(parent=self._model), timeout=5)
         now, seen = time.monotonic(), self.seen
         trials = {trial.name: trial for trial in answer.trials}
-        self._rule(seen.trials.keys() <= trials.keys(), f"trials vanished: {seen.trials.keys() - trials.keys()}")
+        self._check(seen.trials.keys() <= trials.keys(), f"trials vanished: {seen.trials.keys() - trials.keys()}")
         for name, trial in trials.items():
             was = seen.trials.get(name)
             if was:
-                self._rule(trial.attempts >= was.attempts, f"{name}: attempts {was.attempts} → {trial.attempts}")
-                self._rule(trial.progress >= was.progress, f"{name}: progress {was.progress} → {trial.progress}")
-                self._rule(was.state not in ENDED or trial.state == was.state, f"{name} began again after its end")
+                self._check(trial.attempts >= was.attempts, f"{name}: attempts {was.attempts} → {trial.attempts}")
+                self._check(trial.progress >= was.progress, f"{name}: progress {was.progress} → {trial.progress}")
+                self._check(was.state not in ENDED or trial.state == was.state, f"{name} restarted after its end")
             seen.before[name, trial.attempts + 1] = asked
             for attempt in range(1, trial.attempts + (trial.state in ENDED)):
                 seen.after.setdefault((name, attempt), now)
         seen.trials = trials
 
-    def _look_at_dataset(self) -> None:
+    def _observe_dataset(self) -> None:
         request = dataset_service.GetDatasetRequest(name=self._dataset)
         dataset = self._client.datasets.GetDataset(request, timeout=5)
-        self._rule(dataset.state == Dataset.READY, f"the dataset is {Dataset.State.Name(dataset.state)}")
+        self._check(dataset.state == Dataset.READY, f"the dataset is {Dataset.State.Name(dataset.state)}")
 
     def _predict(self) -> None:
         if not self.seen.version:
             return  # nothing to predict with yet
         request = AnalyzeImageRequest(model_name=self._model, image=self._image, score_threshold=0)
         answer = self._client.predictions.AnalyzeImage(request, timeout=10)
-        self._rule(bool(answer.custom_model_result.tags_result.values), "a prediction without tags")
+        self._check(bool(answer.custom_model_result.tags_result.values), "a prediction without tags")
 
 
-def audit(model: Model, trials: list[Trial], witness: Witness) -> None:
-    """The model has come to a good end, with a ledger that adds up, is within its budget, and charges nothing twice."""
+def audit(model: Model, trials: list[Trial], observer: Observer) -> None:
+    """Asserts that the model has succeeded, within its budget, with a ledger that adds up and charges nothing twice."""
     assert Model.State.Name(model.state) == "SUCCEEDED", model.error
     assert all(trial.state in (Trial.SUCCEEDED, Trial.STOPPED) for trial in trials), trials
     lines = Counter(line(entry) for entry in model.ledger)
-    assert max(lines.values()) == 1, f"written down twice: {lines.most_common(3)}"
+    assert max(lines.values()) == 1, f"recorded twice: {lines.most_common(3)}"
     charged: dict[tuple[str, int], float] = defaultdict(float)
     for entry in model.ledger:
         if entry.charged:
@@ -150,14 +151,16 @@ def audit(model: Model, trials: list[Trial], witness: Witness) -> None:
     assert 0 < cost <= budget
     for (trial, attempt), paid in charged.items():
         if "/trials/" in trial:
-            assert paid <= witness.longest(trial, attempt) + 0.1, f"{trial}, attempt {attempt}, is charged {paid} s"
+            assert paid <= observer.longest_seconds(trial, attempt) + 0.1, (
+                f"{trial}, attempt {attempt}, is charged {paid} s"
+            )
 
 
 def line(entry: LedgerEntry) -> Line:
-    """What names an entry."""
+    """The entry's key."""
     return entry.trial, entry.attempt, entry.segment
 
 
 def seconds(entry: LedgerEntry) -> float:
-    """How long it was."""
+    """The entry's duration."""
     return entry.duration.ToTimedelta().total_seconds()

@@ -1,4 +1,4 @@
-"""A suite under a real Prometheus, and the ways in which tests break it."""
+"""A suite monitored by a real Prometheus, and the faults that tests inject into it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from sightline.local.stack import Stack
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.dataset_service_pb2 import CreateDatasetRequest, GetDatasetRequest
 from tests.e2e.conftest import Command, RunningStack
-from tests.support.prometheus import RULES, Prometheus, hastened
+from tests.support.processes import children
+from tests.support.prometheus import RULES, Prometheus, with_thresholds
 from tests.support.servers import free_port, stop
 
 JOBS = {
@@ -39,8 +40,8 @@ JOBS = {
     "trainer-worker-2": "trainer-worker",
     "predictor": "predictor",
 }
-# What stands for hours and dozens in a test of seconds. The rules are those that are deployed otherwise.
-PATIENCE = {
+# Replaces thresholds of hours and dozens in tests of seconds. Otherwise the rules are those that are deployed.
+THRESHOLDS = {
     "SightlineWorkWaits": "3600 -> 2",
     "SightlineNoWorkerTakesWork": "300 -> 2",
     "SightlineWorkersNotReady": "< 0.5 -> < 0.99, 300 -> 2",  # the suite's own workers are ready
@@ -51,11 +52,11 @@ PATIENCE = {
     "SightlinePredictionsRefused": "> 0.05 -> > 0",
     "SightlineErrorsHigh": "> 3 -> > 0",
     "SightlineModelCacheThrashing": "> 1 -> > 0",
-    "SightlineTrialsFailing": "> 0.5 -> > 0.2",  # those of the tests before count too
+    "SightlineTrialsFailing": "> 0.5 -> > 0.2",  # earlier tests count too
     "SightlineTrainingsFail": "> 2 -> > 0, > 0.5 -> > 0.1",
 }
 ENVIRONMENT = {
-    "SIGHTLINE_WEIGHTS_DIR": "",  # whether this machine has weights or not, models are equally large and slow to train
+    "SIGHTLINE_WEIGHTS_DIR": "",  # the same models whether this machine has weights or not
     "SIGHTLINE_DOWNLOAD_WEIGHTS": "false",
     "SIGHTLINE_LEASE_SECONDS": "3",
     "SIGHTLINE_HEARTBEAT_SECONDS": "0.5",
@@ -66,17 +67,17 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Watched:
-    """The suite, the Prometheus that watches it, and the command against it."""
+class MonitoredSuite:
+    """The suite, the Prometheus that monitors it, and the command against it."""
 
     stack: Stack
     prometheus: Prometheus
     command: Command
-    spare_port: int  # Prometheus looks there for the metrics of the job `spare`
+    spare_port: int  # scraped as the job `spare`
 
     @contextmanager
     def frozen(self, *names: str) -> Generator[None]:
-        """These processes stand still within the block: they hold their connections and answer nothing."""
+        """Freezes these processes for the block: their connections stay open, nothing answers."""
         pids = [self.stack.pids[name] for name in names]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -88,7 +89,7 @@ class Watched:
 
     @contextmanager
     def without(self, name: str) -> Generator[None]:
-        """In the place of this folder of the suite there is something that is no folder."""
+        """Replaces this folder of the suite by a file for the block."""
         folder = self.stack.data / name
         away = folder.rename(folder.with_name(f"{name}-away"))
         folder.write_text("not a folder")
@@ -100,7 +101,7 @@ class Watched:
 
     @contextmanager
     def damaged(self, model: str) -> Generator[None]:
-        """One byte of the weights of each of the model's bundles is another, in the store."""
+        """Changes one byte of the weights in each of the model's bundles in the store for the block."""
         files = list((self.stack.data / "store").glob(f"**/models/{model}/**/weights.safetensors"))
         assert files
         whole = {file: file.read_bytes() for file in files}
@@ -114,7 +115,7 @@ class Watched:
 
     @contextmanager
     def overcharged(self, trial: str, seconds: float) -> Generator[None]:
-        """The trial's record says that so many seconds more were charged."""
+        """Adds `seconds` to the charged time in the trial's record for the block."""
         asyncio.run(self._charge(trial, seconds))
         try:
             yield
@@ -132,14 +133,14 @@ class Watched:
 
     @contextmanager
     def another_dataset_api(self, certificate: Path, key: Path) -> Generator[None]:
-        """One that speaks TLS, beside that of the suite."""
+        """A second dataset api, with TLS."""
         files = {"SIGHTLINE_TLS_CERTIFICATE": str(certificate), "SIGHTLINE_TLS_KEY": str(key)}
         with self._another("services.dataset", "api", SIGHTLINE_PORT=str(free_port()), **files):
             yield
 
     @contextmanager
     def another_worker_without_its_gpu(self) -> Generator[None]:
-        """A trainer worker that must use a GPU and sees none; it ends by itself."""
+        """A trainer worker that requires a GPU and has none; it exits by itself."""
         with self._another("services.trainer", "worker", SIGHTLINE_DEVICE="cuda", CUDA_VISIBLE_DEVICES=""):
             yield
 
@@ -159,14 +160,14 @@ class Watched:
             stop(process)
 
     @contextmanager
-    def deadly(self) -> Generator[None]:
-        """Every training process is killed as soon as it appears."""
+    def children_killed(self) -> Generator[None]:
+        """Kills every training process as soon as it appears."""
         with self._sent_to_children(signal.SIGKILL):
             yield
 
     @contextmanager
-    def stuck(self) -> Generator[None]:
-        """Every training process stands still, so that what runs goes on running."""
+    def children_frozen(self) -> Generator[None]:
+        """Freezes every training process, so that running work never ends."""
         try:
             with self._sent_to_children(signal.SIGSTOP):
                 yield
@@ -196,7 +197,7 @@ class Watched:
                 os.kill(pid, number)
 
     def register(self, *names: str, like: str) -> None:
-        """More datasets of the files that this one was made of; nothing is uploaded."""
+        """Registers more datasets with the files of `like`, without uploading anything."""
         with Stubs(self.stack.addresses) as client:
             source = client.datasets.GetDataset(GetDatasetRequest(name=f"datasets/{like}"))
             described = Dataset(
@@ -205,13 +206,13 @@ class Watched:
             for name in names:
                 client.datasets.CreateDataset(CreateDatasetRequest(dataset_id=name, dataset=described))
 
-    def ask_in_vain(self, dataset: str) -> None:
-        """A call that fails, again and again until its deadline."""
+    def failing_call(self, dataset: str) -> None:
+        """A call that is retried until its deadline and fails."""
         with Stubs(self.stack.addresses) as client, pytest.raises(grpc.RpcError):
             client.datasets.GetDataset(GetDatasetRequest(name=f"datasets/{dataset}"), timeout=15)
 
     def metrics(self, name: str) -> bytes:
-        """What a scrape of the process brings."""
+        """The process's metrics as a scrape returns them."""
         port = self.stack.metrics_ports[name]
         return subprocess.run(
             ["curl", "--silent", "--fail", f"http://127.0.0.1:{port}/metrics"], capture_output=True, check=True
@@ -230,19 +231,13 @@ class Watched:
         return found
 
     def _children(self) -> list[int]:
-        workers = {pid for name, pid in self.stack.pids.items() if name.startswith("trainer-worker")}
-        found: list[int] = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError, ValueError):
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent in workers:
-                    found.append(int(folder.name))
-        return found
+        workers = [pid for name, pid in self.stack.pids.items() if name.startswith("trainer-worker")]
+        return [pid for worker in workers for pid in children(worker)]
 
 
 @contextmanager
-def watching(folder: Path, environment: dict[str, str]) -> Generator[Watched]:
-    """The suite with two trainer workers, and Prometheus with the hastened rules."""
+def monitored_suite(folder: Path, environment: dict[str, str]) -> Generator[MonitoredSuite]:
+    """The suite with two trainer workers, and Prometheus with the adapted rules."""
     suite, spare_port = folder / "suite", free_port()
     (suite / "scratch").mkdir(parents=True)
     environment = {**ENVIRONMENT, "SIGHTLINE_SCRATCH_DIRECTORY": str(suite / "scratch"), **environment}
@@ -250,6 +245,6 @@ def watching(folder: Path, environment: dict[str, str]) -> Generator[Watched]:
         targets: dict[str, list[int]] = {"spare": [spare_port]}
         for name, port in running.stack.metrics_ports.items():
             targets.setdefault(JOBS[name], []).append(port)
-        rules = hastened(RULES.read_text(), PATIENCE)
+        rules = with_thresholds(RULES.read_text(), THRESHOLDS)
         with Prometheus(folder / "prometheus", targets, rules) as prometheus:
-            yield Watched(running.stack, prometheus, Command(running.stack.addresses, folder), spare_port)
+            yield MonitoredSuite(running.stack, prometheus, Command(running.stack.addresses, folder), spare_port)

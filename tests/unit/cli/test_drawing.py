@@ -1,4 +1,4 @@
-"""Pictures of objects: frames, labels and colours."""
+"""Drawings of objects on images: frames, labels and colours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sightline.cli.pictures import (
 )
 from sightline.client.results.prediction import Prediction
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse
-from tests.unit.cli.written import Written, written
+from tests.unit.cli.labels import Label, record_labels
 
 ORIENTATION = 0x0112  # EXIF tag
 BLUE = (0, 0, 255)
@@ -42,7 +42,7 @@ def answer_of(*objects: Found) -> Prediction:
     return Prediction.of(answer)
 
 
-def test_the_frame_lies_on_the_edges_of_the_box_and_nothing_covers_what_is_inside(photo: Path) -> None:
+def test_the_frame_is_on_the_edges_of_the_box_and_leaves_its_inside_uncovered(photo: Path) -> None:
     drawn, ink = draw(photo, answer_of(CAT)).load(), inks_of(["cat"])["cat"]
     assert drawn is not None
     for x, y in ((40, 100), (119, 100), (80, 149)):
@@ -52,7 +52,7 @@ def test_the_frame_lies_on_the_edges_of_the_box_and_nothing_covers_what_is_insid
     assert drawn[130, 105] == BLUE
 
 
-def test_objects_are_read_from_an_answer_in_its_order() -> None:
+def test_objects_are_read_from_a_response_in_order() -> None:
     dog = Found("dog", (1, 2, 3, 4), 0.5)
     assert found_in(answer_of(CAT, dog)) == [CAT, dog]
 
@@ -68,9 +68,7 @@ def test_an_image_turned_by_exif_is_drawn_upright(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "longest"), [((50, 50), MIN_SIDE), ((9000, 60), MAX_SIDE), ((60, 9000), MAX_SIDE)])
-def test_tiny_and_huge_images_are_drawn_at_a_size_that_can_be_read(
-    tmp_path: Path, size: tuple[int, int], longest: int
-) -> None:
+def test_tiny_and_huge_images_are_drawn_at_a_legible_size(tmp_path: Path, size: tuple[int, int], longest: int) -> None:
     file = tmp_path / "p.png"
     Image.new("RGB", size, BLUE).save(file)
     drawn = draw_objects(file, [Found("a cat with a long name", (0, 0, *size), 0.9)])
@@ -78,7 +76,7 @@ def test_tiny_and_huge_images_are_drawn_at_a_size_that_can_be_read(
     assert drawn.width >= MIN_SIDE
 
 
-def test_every_category_keeps_its_colour_and_no_two_of_a_picture_share_one() -> None:
+def test_every_category_keeps_its_colour_and_no_two_in_an_image_share_one() -> None:
     names = ["RBC", "WBC", "Platelets", "raccoon", "fork", "scissors", "hemlock"]
     assert set(inks_of(names).values()) == set(INKS)
     assert inks_of(names) == inks_of(reversed(names))
@@ -88,12 +86,12 @@ def test_every_category_keeps_its_colour_and_no_two_of_a_picture_share_one() -> 
 
 
 def test_labels_stay_inside_and_hide_neither_one_another_nor_small_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    notes = written(monkeypatch)
+    notes = record_labels(monkeypatch)
     image, draws = Image.new("RGB", (640, 480), BLUE), random.Random(1)
     boxes = [(draws.uniform(0, 600), draws.uniform(0, 440), 40, 40) for _ in range(30)]
     found = [Found("cell", box, draws.uniform(0.3, 1)) for box in boxes]
     frame(image, found, inks_of(["cell"]))
-    assert len(notes) >= 20, "most find a place"
+    assert len(notes) >= 20, "most labels fit"
     for number, note in enumerate(notes):
         left, top, right, bottom = note.place
         assert min(left, top) >= 0
@@ -105,8 +103,8 @@ def test_labels_stay_inside_and_hide_neither_one_another_nor_small_objects(monke
             assert overlap(note.place, (x, y, x + width, y + height)) <= 0.35 * width * height
 
 
-def test_where_a_name_finds_no_room_the_confidence_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    notes = written(monkeypatch)
+def test_a_label_without_room_for_the_name_shows_only_the_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = record_labels(monkeypatch)
     image = Image.new("RGB", (400, 400), BLUE)
     crowd = [
         Found("a long name", (x, y, 36, 36), 0.99 - 0.0001 * x) for x in range(0, 400, 40) for y in range(0, 400, 40)
@@ -115,17 +113,17 @@ def test_where_a_name_finds_no_room_the_confidence_stands_alone(monkeypatch: pyt
     assert all(len(note.text) <= len("99") for note in notes)
 
 
-def test_what_is_true_is_dashed_in_black_and_white(photo: Path) -> None:
+def test_the_ground_truth_is_dashed_in_black_and_white(photo: Path) -> None:
     drawn = draw_objects(photo, [], [Found("cat", (40, 60, 200, 150))]).crop((40, 60, 240, 62))
     assert {(16, 18, 22), (255, 255, 255)} == {colour for _, colour in drawn.getcolors() or []}
 
 
-def test_a_picture_in_which_nothing_is_found_says_so(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[Written] = written(monkeypatch)
+def test_an_image_without_objects_is_labelled_as_such(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[Label] = record_labels(monkeypatch)
     assert draw(photo, answer_of()).height > 480
     assert [note.text for note in notes] == ["nothing found"]
 
 
-def test_words_too_long_for_their_room_end_in_an_ellipsis() -> None:
+def test_text_too_long_for_its_space_ends_in_an_ellipsis() -> None:
     assert fitting("a very long name", font(16), 60).endswith("…")
     assert font(16).getlength(fitting("a very long name", font(16), 60)) <= 60
