@@ -1,7 +1,7 @@
 """Sightline as a caller sees it: `from sightline import Client`.
 
-What is named here is imported when it is first used, so that `import sightline` alone costs nothing: processes of the
-services, some of which must not hold gRPC, import other parts of this package.
+Each name is imported on first use, so that `import sightline` alone costs nothing: the services import other parts of
+this package, and some of their processes must not load gRPC.
 """
 
 from importlib import import_module
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sightline.client.results.prediction import Tag as Tag
     from sightline.client.results.trial import Trial as Trial
 
-_HOMES = {
+_MODULES = {
     "Client": "client.client",
     "AsyncClient": "client.client_aio",
     "Addresses": "client.addresses",
@@ -68,9 +68,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "errors":
         return import_module("sightline.client.errors")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'sightline' has no attribute {name!r}")
-    return getattr(import_module(f"sightline.{_HOMES[name]}"), name)
+    return getattr(import_module(f"sightline.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

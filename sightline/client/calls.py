@@ -1,4 +1,4 @@
-"""The client's calls; failures are raised as the errors of `sightline.client.errors`."""
+"""The client's calls, whose failures are raised as errors of `sightline.client.errors`."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
@@ -53,11 +53,11 @@ class Calls:
             raise self.error_of(error) from error
 
     def error_of(self, error: grpc.RpcError) -> SightlineError:
-        """What gRPC raised, as one of ours."""
+        """The SightlineError for what gRPC raised."""
         return error_of(error, self.stubs.addresses, self.stubs.credentials)
 
     def ask(self, rpc: Callable[[Q], A], request: Q) -> A:
-        """The answer to a call."""
+        """The response to a call."""
         with self.raising():
             return rpc(request)
 
@@ -87,11 +87,11 @@ class AsyncCalls:
             raise await self.error_of(error) from error
 
     async def error_of(self, error: grpc.RpcError) -> SightlineError:
-        """What gRPC raised, as one of ours; in a thread, since finding out why nobody answers blocks."""
+        """The SightlineError for what gRPC raised; in a thread, since diagnosing a silent service blocks."""
         return await asyncio.to_thread(error_of, error, self.stubs.addresses, self.stubs.credentials)
 
     async def ask(self, rpc: Callable[[Q], Awaitable[A]], request: Q) -> A:
-        """The answer to a call."""
+        """The response to a call."""
         async with self.raising():
             return await rpc(request)
 

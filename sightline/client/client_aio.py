@@ -1,4 +1,4 @@
-"""`AsyncClient`: what `Client` does, for asyncio."""
+"""`AsyncClient`: the asyncio version of `Client`."""
 
 from collections.abc import AsyncGenerator, Iterable
 from types import TracebackType
@@ -22,7 +22,7 @@ from sightline.client.stubs_aio import AsyncStubs
 class AsyncClient:
     """Connections to the three services: `async with AsyncClient() as client: ...`, within one event loop.
 
-    The methods are those of `Client`, to be awaited; `watch` and `predict_many` are for `async for`.
+    It has the methods of `Client`: await them, and iterate over `watch` and `predict_many` with `async for`.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class AsyncClient:
         *,
         progress: bool | Reporter = True,
     ) -> None:
-        """As those of `Client`."""
+        """As for `Client`."""
         self.stubs = AsyncStubs(addresses, credentials)
         self._calls = AsyncCalls(self.stubs, reporter(progress))
         self.datasets = AsyncDatasets(self._calls)
@@ -66,7 +66,7 @@ class AsyncClient:
         return predictions.predict_many_async(self._calls, question, images)
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         await self.stubs.close()
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The channel of `sightline.client.connection`, for asyncio."""
+"""The asyncio version of `sightline.client.connection`."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -13,9 +13,9 @@ from sightline.client.repeats import identified
 
 
 def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
-    """The channel, to be closed or used as a context manager; CredentialsError if the credentials cannot be used.
+    """The channel, to be closed or used as a context manager; CredentialsError if the credentials are unusable.
 
-    Needs a running event loop. Certificates and the token's file are read again when they change.
+    Needs a running event loop. Certificates and the token file are reloaded when they change.
     """
     credentials.check(address)
     token, options = credentials.watch_token(warn), options_for(address)
@@ -36,7 +36,7 @@ class _Completing:
         self._token = token
 
     def _completed(self, details: Any, timeout: float | None = None) -> grpc.aio.ClientCallDetails:
-        """The details with a token and, where the caller set no deadline, this one."""
+        """The details with a token and, unless the caller set a deadline, this one."""
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         if (token := self._token()) and AUTHORIZATION not in metadata:
             metadata.add(*bearer(token))
@@ -47,7 +47,7 @@ class _Completing:
 
 
 class _Unary(_Completing, grpc.aio.UnaryUnaryClientInterceptor):
-    """Gives the call a deadline and its request an id too."""
+    """Also gives the call a deadline, and its request an id."""
 
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any

@@ -1,4 +1,4 @@
-"""`client.datasets`: register labelled images, and see what registration found."""
+"""`client.datasets`: register labelled images, and read the findings."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
@@ -19,7 +19,7 @@ COLLECTION = "datasets"
 
 
 class Datasets:
-    """Labelled images, of a `Client`."""
+    """The datasets of a `Client`: labelled images."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -34,13 +34,13 @@ class Datasets:
         display_name: str = "",
         wait: bool = True,
     ) -> Dataset:
-        """Uploads a COCO file with the images that it names, registers them, and waits until they are checked.
+        """Uploads a COCO file and the images it names, registers them, and waits until they have been checked.
 
-        Names of images are relative to the folder `images`, by default to that of the COCO file; `coco` may also be the
-        `s3://` uri of one that lies in the store with its images. Without a `kind`, boxes make it detection.
+        Image names are relative to the folder `images`, by default the COCO file's own. `coco` may also be the `s3://`
+        uri of a COCO file that is in the store with its images. Without `kind`, a file with boxes is for detection.
 
-        Raises AnnotationsUnreadable or ImagesMissing before anything is uploaded, DatasetAlreadyExists, and, while it
-        waits, the error of a dataset that ends as FAILED. With `wait=False` it returns a dataset that may still be
+        Raises AnnotationsUnreadable or ImagesMissing before anything is uploaded, DatasetAlreadyExists, and, while
+        waiting, the error of a dataset that ends as FAILED. With `wait=False`, returns a dataset that may still be
         VALIDATING.
         """
         local = _local_set(coco, images, kind)
@@ -85,13 +85,13 @@ class Datasets:
         return self.get(full)
 
     def delete(self, name: str | Named) -> None:
-        """Deletes a dataset; models that were trained on it stay. DatasetNotFound."""
+        """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
         request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name))
         self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)
 
 
 class AsyncDatasets:
-    """Labelled images, of an `AsyncClient`: the methods of `Datasets`."""
+    """The datasets of an `AsyncClient`, with the methods of `Datasets`."""
 
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls
@@ -148,17 +148,17 @@ class AsyncDatasets:
         return await self.get(full)
 
     async def delete(self, name: str | Named) -> None:
-        """Deletes a dataset; models that were trained on it stay. DatasetNotFound."""
+        """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
         request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name))
         await self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)
 
 
 def _local_set(coco: str | Path, images: str | Path | None, kind: str | None) -> LocalSet | None:
-    """The files to upload; None where they lie in the store already."""
+    """The files to upload; None if they are in the store already."""
     if not str(coco).startswith(STORE):
         return read_set(Path(coco), Path(images) if images else None)
     if kind is None:
-        raise ValueError(f"{coco} is not read here: say which kind it is, kind='classification' or kind='detection'")
+        raise ValueError(f"the client does not read {coco}: pass kind='classification' or kind='detection'")
     return None
 
 

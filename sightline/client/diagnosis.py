@@ -1,4 +1,4 @@
-"""Why a connection failed, where TLS or a proxy is to blame: by what gRPC said, or by trying it out."""
+"""Why a connection failed, if TLS or a proxy is to blame: from gRPC's message, or by trying to connect."""
 
 import socket
 import ssl
@@ -12,26 +12,26 @@ from sightline.client.credentials import SYSTEM, VARIABLES, Credentials
 SECONDS = 2.0  # for one attempt
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
-# What is said of a connection that failed, and what it means; the closer one first. The words are OpenSSL's and gRPC's.
+# Phrases of OpenSSL and gRPC about a failed connection, and what they mean; the more specific ones first.
 _UNVERIFIED = (
-    (("certificate has expired",), "the service's certificate has expired: its operator must renew it"),
+    (("certificate has expired",), "the service's certificate has expired: the operator must renew it"),
     (("Hostname Verification", "Hostname mismatch", "IP address mismatch", "not valid for"),
-     "the service's certificate does not name this host: reach it by a name that it has"),
+     "the service's certificate does not name this host: connect by a name that it contains"),
     (("CERTIFICATE_VERIFY_FAILED",),
-     "the service's certificate is not signed by the CA that is trusted here: set {ca} to the right one"),
+     "the service's certificate is not signed by the trusted CA: set {ca} to the right one"),
 )  # fmt: skip
 _MEANINGS = (
     *_UNVERIFIED,
-    (("WRONG_VERSION_NUMBER",), "the service does not speak TLS there: leave out {ca}, or give it a certificate"),
+    (("WRONG_VERSION_NUMBER",), "the service does not use TLS: unset {ca}, or give the service a certificate"),
     (("CERTIFICATE_REQUIRED", "ALERT_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "PEER_DID_NOT_RETURN"),
-     "the service refuses the caller's certificate: set {certificate} and {key} to a valid pair that it accepts"),
+     "the service rejects the client certificate: set {certificate} and {key} to a valid pair that it accepts"),
 )  # fmt: skip
 _CLOSED = "Socket closed"
 _SILENT = (_CLOSED, "Connection reset", "SETTINGS frame", "Broken pipe", "End of TCP stream", "GOAWAY")
 
 
 def explain(said: str, credentials: Credentials, address: str) -> str:
-    """What to change about a connection that failed, by what gRPC said; empty where that is neither TLS nor a proxy."""
+    """What to change after a failed connection, by gRPC's message; empty if neither TLS nor a proxy is to blame."""
     names = {field: credentials.name_of(field) for field in VARIABLES}
     for words, meaning in _MEANINGS:
         if any(word in said for word in words):
@@ -41,19 +41,19 @@ def explain(said: str, credentials: Credentials, address: str) -> str:
     if not any(word in said for word in _SILENT):
         return ""
     if not credentials.ca:
-        return f"if the service speaks TLS, set {names['ca']} to the CA of its certificate"
+        return f"if the service uses TLS, set {names['ca']} to the CA of its certificate"
     if not credentials.certificate:
-        return f"if the service asks for certificates, set {names['certificate']} and {names['key']}"
-    return f"if it refuses the certificate, see whether {names['certificate']} is valid and of a CA that it trusts"
+        return f"if the service requires client certificates, set {names['certificate']} and {names['key']}"
+    return f"check that {names['certificate']} is valid and signed by a CA that the service trusts"
 
 
 def unverified(said: str, ca: str) -> str:
-    """Why a server's certificate was not believed, where that is the fault; `ca` is the setting that names its CA."""
+    """Why a server's certificate failed verification; empty if that is not the cause. `ca` is the CA's setting."""
     return next((meaning.format(ca=ca) for words, meaning in _UNVERIFIED if any(word in said for word in words)), "")
 
 
 def place_of(address: str) -> tuple[str, int] | None:
-    """Host and port of a target; None for one of another form."""
+    """Host and port of a target; None if it has another form."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return None
@@ -61,7 +61,7 @@ def place_of(address: str) -> tuple[str, int] | None:
 
 
 def diagnose(address: str, credentials: Credentials) -> str:
-    """What to set so that a call gets there, found by trying; empty where neither a proxy nor TLS is the fault."""
+    """What to change so that calls get through, found by connecting; empty if neither a proxy nor TLS is to blame."""
     if advice := proxies.advice(address):
         return "" if connects(address, credentials, SECONDS) else advice
     place = place_of(address)
@@ -70,15 +70,15 @@ def diagnose(address: str, credentials: Credentials) -> str:
     said = _attempt(place, _context(credentials))
     if credentials.ca:
         return explain(said, credentials, address) if said else ""
-    # Without a CA plain text was spoken: the fault is TLS if TLS would have been understood.
+    # Without a CA the call was plain text: TLS is to blame if the service understands it.
     understood = said in ("", _CLOSED) or "CERTIFICATE" in said.upper()
-    return f"the service speaks TLS: set {credentials.name_of('ca')} to the CA of its certificate" if understood else ""
+    return f"the service uses TLS: set {credentials.name_of('ca')} to the CA of its certificate" if understood else ""
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:
     if not credentials.ca:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only asked whether it speaks TLS
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it only has to use TLS
     else:
         context = ssl.create_default_context(cafile=None if credentials.ca == SYSTEM else credentials.ca)
         if credentials.certificate:
@@ -88,7 +88,7 @@ def _context(credentials: Credentials) -> ssl.SSLContext:
 
 
 def _attempt(place: tuple[str, int], context: ssl.SSLContext) -> str:
-    """What went wrong; a server refuses a certificate only after the handshake. Empty where nothing did."""
+    """What went wrong, if anything. Reads too, as a server rejects a client certificate only after the handshake."""
     try:
         with (
             socket.create_connection(place, SECONDS) as plain,

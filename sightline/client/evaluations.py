@@ -1,4 +1,4 @@
-"""`client.evaluations`: measure a model on a dataset of one's choice."""
+"""`client.evaluations`: measure a model on any dataset."""
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
@@ -13,16 +13,16 @@ from sightline.v1 import evaluation_service_pb2 as service
 
 
 class Evaluations:
-    """Evaluations, of a `Client`. One is called by its full name, `models/birds/evaluations/held-out`, or by itself."""
+    """The evaluations of a `Client`. A name is a full name, `models/birds/evaluations/held-out`, or the evaluation."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
     def create(self, model: str | Named, name: str, *, dataset: str | Named, wait: bool = True) -> Evaluation:
-        """Measures the model that is served now on a dataset.
+        """Measures the model's current version on a dataset.
 
         Raises EvaluationAlreadyExists, ModelNotFound, ModelNotReady, DatasetNotFound, DatasetNotReady,
-        IncorrectModelKind or CategoriesUnknown, and, while it waits, the error of an evaluation that ends as FAILED.
+        IncorrectModelKind or CategoriesUnknown, and, while waiting, the error of an evaluation that ends as FAILED.
         """
         request = requests.create_evaluation(model, name, dataset)
         made = Evaluation.of(self._calls.ask(self._calls.stubs.evaluations.CreateEvaluation, request), self)
@@ -60,7 +60,7 @@ class Evaluations:
 
 
 class AsyncEvaluations:
-    """Evaluations, of an `AsyncClient`: the methods of `Evaluations`."""
+    """The evaluations of an `AsyncClient`, with the methods of `Evaluations`."""
 
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls

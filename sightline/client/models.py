@@ -1,4 +1,4 @@
-"""`client.models`: train within a budget, follow it, and see what came out."""
+"""`client.models`: train models within a budget, follow their training, and read the results."""
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
@@ -19,7 +19,7 @@ COLLECTION = "models"
 
 
 class Models:
-    """Models and their training, of a `Client`."""
+    """The models of a `Client`, and their training."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -35,12 +35,12 @@ class Models:
         display_name: str = "",
         hyperparameters: Hyperparameters | None = None,
     ) -> Model:
-        """Starts a training and returns at once; `wait()` waits for its end.
+        """Starts a training and returns immediately; `wait()` waits for its end.
 
-        It never uses more compute than the `budget`: `10m`, seconds, or a timedelta. It is measured on the
-        `test_dataset`, or on a part of the `dataset` that is set aside. Without a `kind` the model is of the one that
-        fits the dataset. Raises ModelAlreadyExists, DatasetNotFound, DatasetNotReady, NotEnoughBudget,
-        IncorrectModelKind or CategoriesUnknown; ValueError for a budget that is no length of time.
+        The training never uses more compute than the `budget`: `10m`, seconds, or a timedelta. The model is measured
+        on the `test_dataset`, or on images held out from the `dataset`. Without `kind`, the dataset decides.
+        Raises ModelAlreadyExists, DatasetNotFound, DatasetNotReady, NotEnoughBudget, IncorrectModelKind or
+        CategoriesUnknown, and ValueError for a budget that is not a duration.
         """
         kind = ModelKind(kind) if kind else self._kind_for(dataset)
         request = requests.create_model(name, kind, dataset, test_dataset, budget, display_name, hyperparameters)
@@ -57,7 +57,7 @@ class Models:
         return tuple(Model.of(message, self) for message in answer.models)
 
     def trials(self, name: str | Named) -> tuple[Trial, ...]:
-        """What a training tried, in order; ModelNotFound."""
+        """The trials of a training, in order; ModelNotFound."""
         request = service.ListTrialsRequest(parent=full_name(COLLECTION, name))
         answer = self._calls.pages(self._calls.stubs.models.ListTrials, request)
         return tuple(Trial.of(message) for message in answer.trials)
@@ -71,7 +71,7 @@ class Models:
     def wait(self, name: str | Named) -> Model:
         """Waits until a training has ended and returns the model; raises the error of one that ends as FAILED.
 
-        A model that is CANCELLED meanwhile is returned too: it keeps its best weights so far.
+        Also returns a model that is CANCELLED meanwhile, which keeps its best weights so far.
         """
         full = full_name(COLLECTION, name)
         with self._calls.reporter(f"train {bare_name(full)}") as bar:
@@ -98,7 +98,7 @@ class Models:
 
 
 class AsyncModels:
-    """Models and their training, of an `AsyncClient`: the methods of `Models`."""
+    """The models of an `AsyncClient`, with the methods of `Models`."""
 
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls
@@ -130,7 +130,7 @@ class AsyncModels:
         return tuple(AsyncModel.of(message, self) for message in answer.models)
 
     async def trials(self, name: str | Named) -> tuple[Trial, ...]:
-        """What a training tried, in order; ModelNotFound."""
+        """The trials of a training, in order; ModelNotFound."""
         request = service.ListTrialsRequest(parent=full_name(COLLECTION, name))
         answer = await self._calls.pages(self._calls.stubs.models.ListTrials, request)
         return tuple(Trial.of(message) for message in answer.trials)

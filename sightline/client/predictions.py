@@ -1,4 +1,4 @@
-"""Predictions for one image, or for many with several calls in flight."""
+"""Predictions for one image, or for many images with several calls in flight."""
 
 import asyncio
 from collections import deque
@@ -17,13 +17,13 @@ from sightline.client.results.prediction import Prediction
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 
 IN_FLIGHT = 8
-# With these codes the next image would fare no better: NOT_FOUND, FAILED_PRECONDITION, UNIMPLEMENTED, INTERNAL,
-# UNAVAILABLE, UNAUTHENTICATED; and 7, PERMISSION_DENIED.
+# Codes with which the next image would fail too: NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION, UNIMPLEMENTED,
+# INTERNAL, UNAVAILABLE, UNAUTHENTICATED.
 ABOUT_ALL = frozenset({5, 7, 9, 12, 13, 14, 16})
 
 
 def predict(calls: Calls, question: AnalyzeImageRequest, image: Image) -> Prediction:
-    """What the model sees in one image."""
+    """The prediction for one image."""
     name = requests.called(image)
     request = requests.analyze(question, image)
     try:
@@ -33,7 +33,7 @@ def predict(calls: Calls, question: AnalyzeImageRequest, image: Image) -> Predic
 
 
 def predict_many(calls: Calls, question: AnalyzeImageRequest, images: Iterable[Image]) -> Generator[Prediction]:
-    """A prediction for each image, in their order."""
+    """A prediction for each image, in the order of the images."""
     waiting: deque[Future[Prediction]] = deque()
     with ThreadPoolExecutor(IN_FLIGHT, "predict") as threads:
         try:
@@ -48,7 +48,7 @@ def predict_many(calls: Calls, question: AnalyzeImageRequest, images: Iterable[I
 
 
 async def predict_async(calls: AsyncCalls, question: AnalyzeImageRequest, image: Image) -> Prediction:
-    """What the model sees in one image."""
+    """The asyncio version of `predict`; the file is read in a thread."""
     name = requests.called(image)
     request = await asyncio.to_thread(requests.analyze, question, image)
     try:
@@ -60,7 +60,7 @@ async def predict_async(calls: AsyncCalls, question: AnalyzeImageRequest, image:
 async def predict_many_async(
     calls: AsyncCalls, question: AnalyzeImageRequest, images: Iterable[Image]
 ) -> AsyncGenerator[Prediction]:
-    """A prediction for each image, in their order."""
+    """The asyncio version of `predict_many`."""
     waiting: deque[asyncio.Task[Prediction]] = deque()
     try:
         for image in images:
@@ -76,7 +76,7 @@ async def predict_many_async(
 
 
 def _settled(calls: Calls, question: AnalyzeImageRequest, image: Image) -> Prediction:
-    """The prediction, or its error if that is about this image alone."""
+    """The prediction, which has an error if that concerns this image only."""
     try:
         return predict(calls, question, image)
     except SightlineError as error:
@@ -97,6 +97,6 @@ def _failed(error: SightlineError, image: Image) -> Prediction:
 
 
 def _refusal(error: grpc.RpcError, name: str) -> SightlineError | None:
-    """The service's refusal, naming the file; None where nothing of Sightline answered."""
+    """The service's error, naming the file; None if no Sightline service responded."""
     status = status_of(error)
     return error_from(with_file(status, name)) if status.details else None

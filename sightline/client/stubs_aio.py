@@ -1,4 +1,4 @@
-"""The stubs of `sightline.client.stubs`, for asyncio."""
+"""The asyncio version of `sightline.client.stubs`."""
 
 import asyncio
 import secrets
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 
 class AsyncStubs:
-    """The stubs, each service connected when it is first used, within one event loop.
+    """The stubs, for one event loop; each service is connected on first use.
 
-    Calls raise `grpc.aio.AioRpcError`, or CredentialsError as those of `Stubs` do.
+    Calls raise `grpc.aio.AioRpcError`, or CredentialsError as with `Stubs`.
     """
 
     def __init__(self, addresses: Addresses | None = None, credentials: Credentials | None = None) -> None:
@@ -67,7 +67,7 @@ class AsyncStubs:
     async def upload_files(
         self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None
     ) -> dict[str, str]:
-        """As `Stubs.upload_files`; files are read in threads."""
+        """As `Stubs.upload_files`."""
         upload_id = secrets.token_hex(8)
         uris: dict[str, str] = {}
         for batch in batches(files):
@@ -76,7 +76,7 @@ class AsyncStubs:
         return uris
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         async with AsyncExitStack() as leaving:
             for channel in self._channels:
                 leaving.push_async_exit(channel)
@@ -97,7 +97,7 @@ class AsyncStubs:
     async def _upload(
         self, upload_id: str, batch: list[LocalFile], sent: Callable[[int], None]
     ) -> dataset_service.UploadFilesResponse:
-        """One batch, repeated while the service is away: files of equal paths are overwritten."""
+        """As `Stubs._upload`; files are read in threads."""
         patience = Patience()
         while True:
             counter = Counter(sent)
@@ -112,6 +112,6 @@ class AsyncStubs:
 async def _in_thread(
     items: Iterator[dataset_service.UploadFilesRequest],
 ) -> AsyncGenerator[dataset_service.UploadFilesRequest]:
-    """The items, each read in a thread."""
+    """The items, each produced in a thread."""
     while (item := await asyncio.to_thread(next, items, None)) is not None:
         yield item

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
+from sightline.cli.drawings import INK, RIGHT, STRIP, scaled, times
 from sightline.cli.frames import Box, Found, Ink, fitting, font, frame, inks_of, legend, overlap
-from sightline.cli.pictures import INK, RIGHT, STRIP, scaled, times
 from sightline.images.upright import upright
 
 WRONG = (200, 38, 40)

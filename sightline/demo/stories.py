@@ -4,9 +4,9 @@ from functools import partial
 
 from PIL import Image
 
+from sightline.cli.drawings import found_in
 from sightline.cli.formats import percent
 from sightline.cli.frames import Found
-from sightline.cli.pictures import found_in
 from sightline.client.plurals import counted
 from sightline.client.results.performance import Performance
 from sightline.demo import digits, scenes

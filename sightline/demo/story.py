@@ -37,7 +37,8 @@ from sightline.client.results.model import Model
 from sightline.client.results.performance import Performance
 from sightline.client.results.prediction import Prediction
 from sightline.demo.digits import DigitsMissing, ImageSet
-from sightline.local.stack import Stack, StackError
+from sightline.local.claims import StackError
+from sightline.local.stack import Stack
 
 FOLDER = Path("demo")
 Truth = TypeVar("Truth")
@@ -100,7 +101,7 @@ async def _run(story: Story[Truth], folder: Path, console: Console) -> None:
     began = time.monotonic()
     console.print(Panel.fit(f"[bold]Sightline[/] {story.claim}, on this machine alone"))
     _chapter(console, "The suite: nats-server, three services, two workers")
-    stack = Stack(folder / "suite", base_port=0, tell=lambda died: print_death(console, died))
+    stack = Stack(folder / "suite", base_port=0, on_death=lambda died: print_death(console, died))
     try:
         await start(stack, console)
         with Client(stack.addresses, Credentials(), progress=progress_bar) as client:

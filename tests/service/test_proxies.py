@@ -25,7 +25,7 @@ from services.kit.settings import Settings
 from sightline.client.addresses import VARIABLES, Addresses
 from sightline.client.credentials import Credentials
 from sightline.client.stubs import Stubs
-from sightline.local import stack
+from sightline.local.programs import is_serving
 from sightline.v1 import dataset_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from tests.support.runtime import serving
@@ -73,7 +73,7 @@ async def test_this_machine_is_reached_without_a_proxy_by_services_callers_and_u
                     return client.datasets.GetDataset(GET).name
 
             assert await asyncio.to_thread(ask) == "datasets/d"
-        assert await stack._serving(running.address)
+        assert await is_serving(running.address)
 
 
 async def test_a_service_that_calls_another_through_a_proxy_that_refuses_names_the_variable(proxy):

@@ -203,7 +203,9 @@ async def test_a_pair_that_cannot_be_used_leaves_the_one_before(files, authority
         assert words(await shown(running.address)) == words(whole.certificate)
 
 
-@pytest.mark.parametrize(("fault", "said"), [("half", "not a certificate and its key"), ("expired", "expired at")])
+@pytest.mark.parametrize(
+    ("fault", "said"), [("half", "not a certificate and its private key"), ("expired", "expired at")]
+)
 async def test_a_server_without_a_usable_pair_does_not_start_and_says_which_setting(
     files, authority, tmp_path, fault, said
 ):
@@ -219,7 +221,7 @@ async def test_a_server_without_a_usable_pair_does_not_start_and_says_which_sett
 async def test_a_caller_that_trusts_another_ca_is_told_what_to_set(files, tmp_path):
     wrong = Credentials(ca=str(Authority("Other").write(tmp_path, "other")), names=CALLER_NAMES)
     async with serving(**server(files)) as running:
-        with pytest.raises(Unavailable, match="not signed by the CA that is trusted here: set SIGHTLINE_TLS_CA"):
+        with pytest.raises(Unavailable, match="not signed by the trusted CA: set SIGHTLINE_TLS_CA"):
             await get(running.address, wrong)
 
 
@@ -227,7 +229,7 @@ async def test_a_server_whose_certificate_has_expired_meanwhile_is_named_as_the_
     authority.pair(valid=(-HOUR, timedelta(seconds=2))).write(tmp_path)
     async with serving(**server(files)) as running:
         await asyncio.sleep(2.2)
-        with pytest.raises(Unavailable, match="certificate has expired: its operator must renew it"):
+        with pytest.raises(Unavailable, match="certificate has expired: the operator must renew it"):
             await get(running.address, caller(files))
 
 
@@ -243,7 +245,7 @@ async def test_plain_text_to_a_server_with_tls_and_the_reverse_say_what_to_set(f
         with pytest.raises(Unavailable, match="set SIGHTLINE_CA to the CA"):
             await get(running.address, Credentials())
     async with serving() as running:
-        with pytest.raises(Unavailable, match="does not speak TLS there: leave out SIGHTLINE_CA"):
+        with pytest.raises(Unavailable, match="does not use TLS: unset SIGHTLINE_CA"):
             await get(running.address, caller(files))
 
 
@@ -270,12 +272,12 @@ async def test_a_connection_that_failed_is_diagnosed_by_trying_it_out(files, aut
     async with serving(**server(files, mutual=True)) as running:
         assert not await fault(running, whole)
         assert "set SIGHTLINE_CA to the right one" in await fault(running, other)
-        assert "the service speaks TLS: set SIGHTLINE_CA" in await fault(running, Credentials())
+        assert "the service uses TLS: set SIGHTLINE_CA" in await fault(running, Credentials())
         assert "SIGHTLINE_CLIENT_CERTIFICATE and SIGHTLINE_CLIENT_KEY" in await fault(running, caller(files))
         authority.pair(hosts=("elsewhere.example",)).write(tmp_path)
         assert "does not name this host" in await fault(running, whole)
     async with serving() as running:
-        assert "leave out SIGHTLINE_CA" in await fault(running, whole)
+        assert "unset SIGHTLINE_CA" in await fault(running, whole)
         assert not await fault(running, Credentials())
     assert not await fault(running, Credentials())
     assert not await fault(running, whole)
@@ -302,7 +304,7 @@ async def test_probes_without_tls_have_a_port_that_answers_health_alone(files):
         (Credentials(certificate="c", key="k"), "needs TLS: set SIGHTLINE_CA"),
         (Credentials(token="t"), "plain text: set SIGHTLINE_CA"),
         (Credentials(ca="/nowhere/ca.crt"), "No such file.*see SIGHTLINE_CA"),
-        (Credentials(ca=__file__), "holds no certificate of a CA"),
+        (Credentials(ca=__file__), "holds no CA certificate"),
     ],
 )
 def test_credentials_that_cannot_be_used_are_refused_before_anything_is_sent(credentials, said):

@@ -105,7 +105,7 @@ def test_files_that_no_call_can_carry_are_named_with_size_limit_and_fix_before_a
         file.truncate(MAX_IMAGE_BYTES + 1)
     outcome = sightline("predict", "m", small, large)
     assert outcome.code == 3
-    assert f"{large} has 23.9 MiB; a prediction can carry an image of at most 23.9 MiB" in outcome.err
+    assert f"{large} is 23.9 MiB; images can be at most 23.9 MiB" in outcome.err
     assert "fix: scale the image down" in outcome.err
     assert not fakes.requests
     largest = AnalyzeImageRequest(model_name="models/" + "m" * 255, image=bytes(MAX_IMAGE_BYTES))

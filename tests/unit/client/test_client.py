@@ -194,7 +194,7 @@ def test_a_question_is_what_the_arguments_say(client: Client, fakes: Fakes, phot
     assert (stored.uri, stored.score_threshold, stored.max_results) == ("s3://sightline/a.png", 0, 2)
     assert stored.HasField("score_threshold")
     assert (read.model_name, read.image, read.use_suggested_thresholds) == ("models/m", photo.read_bytes(), True)
-    with pytest.raises(ValueError, match="one of the two"):
+    with pytest.raises(ValueError, match="only one of them"):
         client.predict("m", photo, threshold=0.5, suggested_thresholds=True)
 
 
@@ -222,7 +222,7 @@ def test_an_error_about_all_images_ends_them(client: Client, fakes: Fakes, photo
 def test_a_file_that_no_message_can_carry_is_refused_here(client: Client, fakes: Fakes, tmp_path: Path) -> None:
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(24 * 2**20)
-    with pytest.raises(errors.InvalidImageSize, match=r"large.png has 24.0 MiB"):
+    with pytest.raises(errors.InvalidImageSize, match=r"large.png is 24.0 MiB"):
         client.predict("m", tmp_path / "large.png")
     assert not fakes.requests
 

@@ -21,7 +21,7 @@ async def test_a_program_that_dies_is_started_again_and_its_last_words_are_told(
     await eventually(lambda: len(told) >= 2)
     await child.stop(1.0)
     assert told[0].how == "status 3"
-    assert told[0].last_words == "alas"
+    assert told[0].log_tail == "alas"
     assert told[1].pause_seconds == 2 * told[0].pause_seconds
     assert child.pid is None
 
@@ -32,7 +32,7 @@ async def test_a_program_that_will_not_end_is_killed_after_the_grace(tmp_path: P
     )
     child = Child(_program(stubborn), tmp_path / "p.log", lambda _: None)
     await child.start()
-    await eventually(lambda: bool(child.last_words()))
+    await eventually(lambda: bool(child.log_tail()))
     await child.stop(0.1)
     assert child.pid is None
     assert child.deaths == 0
@@ -44,7 +44,7 @@ async def test_a_long_log_is_set_aside_at_the_start(tmp_path: Path, monkeypatch:
     log.write_text("much too long\n")
     child = Child(_program("print('new', flush=True); import time; time.sleep(99)"), log, lambda _: None)
     await child.start()
-    await eventually(lambda: bool(child.last_words()))
+    await eventually(lambda: bool(child.log_tail()))
     await child.stop(1.0)
     assert log.read_text() == "new\n"
     assert (tmp_path / "p.log.1").read_text() == "much too long\n"
