@@ -1,4 +1,4 @@
-"""The commands of `sightline` and their help. `sightline.cli.failures` lists the exit codes."""
+"""The commands of `sightline` and their help. `sightline.cli.reporting` lists the exit codes."""
 
 from importlib import metadata
 from typing import Annotated
@@ -23,8 +23,8 @@ app.add_typer(keys.app, name="keys")
 app.command("predict")(predict.predict)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(metadata.version("sightline"))
         raise typer.Exit
 

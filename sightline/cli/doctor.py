@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.console import notes
-from sightline.cli.failures import CommandError, report
+from sightline.cli.reporting import CommandError, report
 from sightline.cli.up import DATA
 
 NEEDED = ("services", "nats", "minio", "pydantic_settings")

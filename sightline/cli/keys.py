@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from sightline.cli.console import notes
-from sightline.cli.failures import CommandError, UsageError, report
+from sightline.cli.reporting import CommandError, UsageError, report
 from sightline.client import keys
 
 app = typer.Typer(

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from sightline.cli import drawings
 from sightline.cli.console import Json, escapes, notes, output, print_json, progress_bar, table, to_dict
-from sightline.cli.failures import CommandError, report
 from sightline.cli.formats import percent
 from sightline.cli.frames import Ink, inks_of
+from sightline.cli.reporting import CommandError, report
 from sightline.cli.session import session
 from sightline.client.client import Client
 from sightline.client.errors import SightlineError
@@ -82,11 +82,11 @@ def _ask(
     client: Client, model: str, images: list[Path], threshold: float | None, suggested: bool, top: int | None
 ) -> list[Prediction]:
     """A prediction for each image; ends with the first error that concerns all of them."""
-    asked = client.predict_many(model, images, threshold=threshold, suggested_thresholds=suggested, top=top)
+    results = client.predict_many(model, images, threshold=threshold, suggested_thresholds=suggested, top=top)
     made: list[Prediction] = []
     with silent("predict") if len(images) == 1 else progress_bar("predict") as bar:
         try:
-            for prediction in asked:
+            for prediction in results:
                 made.append(prediction)
                 bar.update(len(made) / len(images), "predicting", f"{len(made)} of {len(images)} images")
         except SightlineError as error:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import typer
 
 from sightline.cli.console import notes, progress_bar
-from sightline.cli.failures import report
+from sightline.cli.reporting import report
 from sightline.client.client import Client
 from sightline.client.errors import SightlineError
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sightline.cli.console import facts, output, table
-from sightline.cli.failures import CommandError
+from sightline.cli.reporting import CommandError
 from sightline.cli.session import session
 from sightline.client.addresses import VARIABLES
 from sightline.local.claims import StackError

@@ -7,17 +7,17 @@ from typing import Protocol, TypeVar
 
 import grpc
 
-from sightline.client import patience, progress
+from sightline.client import progress, retries
 from sightline.client.errors import SightlineError
-from sightline.client.failures import error_of
-from sightline.client.patience import AsyncStream, Stream
+from sightline.client.grpc_errors import error_of
+from sightline.client.retries import AsyncStream, Stream
 from sightline.client.stubs import WATCH_SECONDS, Stubs
 from sightline.client.stubs_aio import AsyncStubs
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-R = TypeVar("R", bound=patience.PageRequest)
-P = TypeVar("P", bound=patience.Page)
+R = TypeVar("R", bound=retries.PageRequest)
+P = TypeVar("P", bound=retries.Page)
 M_co = TypeVar("M_co", covariant=True)
 Q_contra = TypeVar("Q_contra", contravariant=True)
 
@@ -64,12 +64,12 @@ class Calls:
     def pages(self, rpc: Callable[[R], P], request: R) -> P:
         """All pages of a list as one."""
         with self.raising():
-            return patience.every_page(rpc, request)
+            return retries.every_page(rpc, request)
 
     def watch(self, rpc: Watch[Q, A], request: Q) -> Generator[A]:
         """The messages of a stream, until the resource's final state."""
         with self.raising():
-            yield from patience.follow(lambda: rpc(request, timeout=WATCH_SECONDS))
+            yield from retries.follow(lambda: rpc(request, timeout=WATCH_SECONDS))
 
 
 class AsyncCalls:
@@ -98,10 +98,10 @@ class AsyncCalls:
     async def pages(self, rpc: Callable[[R], Awaitable[P]], request: R) -> P:
         """All pages of a list as one."""
         async with self.raising():
-            return await patience.every_page_async(rpc, request)
+            return await retries.every_page_async(rpc, request)
 
     async def watch(self, rpc: AsyncWatch[Q, A], request: Q) -> AsyncGenerator[A]:
         """The messages of a stream, until the resource's final state."""
         async with self.raising():
-            async for message in patience.follow_async(lambda: rpc(request, timeout=WATCH_SECONDS)):
+            async for message in retries.follow_async(lambda: rpc(request, timeout=WATCH_SECONDS)):
                 yield message

@@ -53,8 +53,8 @@ class Client:
         `threshold` or `suggested_thresholds` overrides that. Returns at most `top` results, by default 100.
         Raises ModelNotFound, ModelNotReady, ImageUnreadable, InvalidImageFormat or InvalidImageSize.
         """
-        question = requests.question(model, threshold, suggested_thresholds, top)
-        return predictions.predict(self._calls, question, image)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        return predictions.predict(self._calls, request, image)
 
     def predict_many(
         self,
@@ -70,8 +70,8 @@ class Client:
         The prediction for an image that cannot be used has an `error`; an error that concerns every image, such as
         ModelNotFound, is raised.
         """
-        question = requests.question(model, threshold, suggested_thresholds, top)
-        return predictions.predict_many(self._calls, question, images)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        return predictions.predict_many(self._calls, request, images)
 
     def close(self) -> None:
         """Closes the connections."""

@@ -49,8 +49,8 @@ class AsyncClient:
         top: int | None = None,
     ) -> Prediction:
         """As `Client.predict`; the file is read in a thread."""
-        question = requests.question(model, threshold, suggested_thresholds, top)
-        return await predictions.predict_async(self._calls, question, image)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        return await predictions.predict_async(self._calls, request, image)
 
     def predict_many(
         self,
@@ -62,8 +62,8 @@ class AsyncClient:
         top: int | None = None,
     ) -> AsyncGenerator[Prediction]:
         """As `Client.predict_many`, for `async for`."""
-        question = requests.question(model, threshold, suggested_thresholds, top)
-        return predictions.predict_many_async(self._calls, question, images)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        return predictions.predict_many_async(self._calls, request, images)
 
     async def close(self) -> None:
         """Closes the connections."""

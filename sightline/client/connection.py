@@ -8,8 +8,8 @@ import grpc
 
 from sightline.client.channel import DEADLINE_SECONDS, options_for
 from sightline.client.credentials import Credentials
-from sightline.client.renewing import Renewing
-from sightline.client.repeats import RequestIds
+from sightline.client.reopening import ReopeningChannel
+from sightline.client.request_ids import RequestIds
 
 AUTHORIZATION = "authorization"
 
@@ -26,7 +26,7 @@ def open_channel(address: str, credentials: Credentials) -> tuple[grpc.Channel, 
     bare: Any
     if credentials.ca:
         watched = credentials.watch_channel(warn)
-        bare = Renewing(watched, lambda now: grpc.secure_channel(address, now, options=options))
+        bare = ReopeningChannel(watched, lambda now: grpc.secure_channel(address, now, options=options))
     else:
         bare = grpc.insecure_channel(address, options=options)
     interceptors: list[Any] = [_Deadline(), RequestIds()]

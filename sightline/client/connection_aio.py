@@ -8,8 +8,8 @@ import grpc
 from sightline.client.channel import DEADLINE_SECONDS, options_for
 from sightline.client.connection import AUTHORIZATION, bearer, warn
 from sightline.client.credentials import Credentials
-from sightline.client.renewing import RenewingAio
-from sightline.client.repeats import identified
+from sightline.client.reopening import AsyncReopeningChannel
+from sightline.client.request_ids import with_request_id
 
 
 def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
@@ -26,7 +26,7 @@ def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
     def secure(now: grpc.ChannelCredentials) -> grpc.aio.Channel:
         return grpc.aio.secure_channel(address, now, options=options, interceptors=interceptors)
 
-    return cast("grpc.aio.Channel", RenewingAio(credentials.watch_channel(warn), secure))
+    return cast("grpc.aio.Channel", AsyncReopeningChannel(credentials.watch_channel(warn), secure))
 
 
 class _Completing:
@@ -52,7 +52,7 @@ class _Unary(_Completing, grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
-        return await continuation(self._completed(client_call_details, DEADLINE_SECONDS), identified(request))
+        return await continuation(self._completed(client_call_details, DEADLINE_SECONDS), with_request_id(request))
 
 
 class _UnaryStream(_Completing, grpc.aio.UnaryStreamClientInterceptor):

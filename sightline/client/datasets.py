@@ -60,14 +60,14 @@ class Datasets:
 
     def list(self) -> tuple[Dataset, ...]:
         """All datasets, by name."""
-        answer = self._calls.pages(self._calls.stubs.datasets.ListDatasets, service.ListDatasetsRequest())
-        return tuple(Dataset.of(message, self) for message in answer.datasets)
+        response = self._calls.pages(self._calls.stubs.datasets.ListDatasets, service.ListDatasetsRequest())
+        return tuple(Dataset.of(message, self) for message in response.datasets)
 
     def findings(self, name: str | Named) -> tuple[Finding, ...]:
         """What registration found, the worst first; DatasetNotFound."""
         request = service.ListFindingsRequest(parent=full_name(COLLECTION, name))
-        answer = self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
-        return tuple(Finding.of(message) for message in answer.findings)
+        response = self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
+        return tuple(Finding.of(message) for message in response.findings)
 
     def watch(self, name: str | Named) -> Generator[Dataset]:
         """A dataset now and after each change, until it is READY or FAILED."""
@@ -122,14 +122,14 @@ class AsyncDatasets:
 
     async def list(self) -> tuple[AsyncDataset, ...]:
         """All datasets, by name."""
-        answer = await self._calls.pages(self._calls.stubs.datasets.ListDatasets, service.ListDatasetsRequest())
-        return tuple(AsyncDataset.of(message, self) for message in answer.datasets)
+        response = await self._calls.pages(self._calls.stubs.datasets.ListDatasets, service.ListDatasetsRequest())
+        return tuple(AsyncDataset.of(message, self) for message in response.datasets)
 
     async def findings(self, name: str | Named) -> tuple[Finding, ...]:
         """What registration found, the worst first; DatasetNotFound."""
         request = service.ListFindingsRequest(parent=full_name(COLLECTION, name))
-        answer = await self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
-        return tuple(Finding.of(message) for message in answer.findings)
+        response = await self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
+        return tuple(Finding.of(message) for message in response.findings)
 
     async def watch(self, name: str | Named) -> AsyncGenerator[AsyncDataset]:
         """A dataset now and after each change, until it is READY or FAILED."""

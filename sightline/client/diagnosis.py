@@ -30,15 +30,15 @@ _CLOSED = "Socket closed"
 _SILENT = (_CLOSED, "Connection reset", "SETTINGS frame", "Broken pipe", "End of TCP stream", "GOAWAY")
 
 
-def explain(said: str, credentials: Credentials, address: str) -> str:
+def explain(message: str, credentials: Credentials, address: str) -> str:
     """What to change after a failed connection, by gRPC's message; empty if neither TLS nor a proxy is to blame."""
     names = {field: credentials.name_of(field) for field in VARIABLES}
     for words, meaning in _MEANINGS:
-        if any(word in said for word in words):
+        if any(word in message for word in words):
             return meaning.format(**names)
     if advice := proxies.advice(address):
         return advice
-    if not any(word in said for word in _SILENT):
+    if not any(word in message for word in _SILENT):
         return ""
     if not credentials.ca:
         return f"if the service uses TLS, set {names['ca']} to the CA of its certificate"
@@ -47,9 +47,9 @@ def explain(said: str, credentials: Credentials, address: str) -> str:
     return f"check that {names['certificate']} is valid and signed by a CA that the service trusts"
 
 
-def unverified(said: str, ca: str) -> str:
+def unverified(message: str, ca: str) -> str:
     """Why a server's certificate failed verification; empty if that is not the cause. `ca` is the CA's setting."""
-    return next((meaning.format(ca=ca) for words, meaning in _UNVERIFIED if any(word in said for word in words)), "")
+    return next((meaning.format(ca=ca) for words, meaning in _UNVERIFIED if any(word in message for word in words)), "")
 
 
 def place_of(address: str) -> tuple[str, int] | None:
@@ -67,11 +67,11 @@ def diagnose(address: str, credentials: Credentials) -> str:
     place = place_of(address)
     if place is None:
         return ""
-    said = _attempt(place, _context(credentials))
+    message = _attempt(place, _context(credentials))
     if credentials.ca:
-        return explain(said, credentials, address) if said else ""
+        return explain(message, credentials, address) if message else ""
     # Without a CA the call was plain text: TLS is to blame if the service understands it.
-    understood = said in ("", _CLOSED) or "CERTIFICATE" in said.upper()
+    understood = message in ("", _CLOSED) or "CERTIFICATE" in message.upper()
     return f"the service uses TLS: set {credentials.name_of('ca')} to the CA of its certificate" if understood else ""
 
 

@@ -36,8 +36,8 @@ class Evaluations:
     def list(self, model: str | Named) -> tuple[Evaluation, ...]:
         """The evaluations of a model, by name; ModelNotFound."""
         request = service.ListEvaluationsRequest(parent=full_name("models", model))
-        answer = self._calls.pages(self._calls.stubs.evaluations.ListEvaluations, request)
-        return tuple(Evaluation.of(message, self) for message in answer.evaluations)
+        response = self._calls.pages(self._calls.stubs.evaluations.ListEvaluations, request)
+        return tuple(Evaluation.of(message, self) for message in response.evaluations)
 
     def watch(self, name: str | Named) -> Generator[Evaluation]:
         """An evaluation now and after each change, until it has ended."""
@@ -81,8 +81,8 @@ class AsyncEvaluations:
     async def list(self, model: str | Named) -> tuple[AsyncEvaluation, ...]:
         """The evaluations of a model, by name; ModelNotFound."""
         request = service.ListEvaluationsRequest(parent=full_name("models", model))
-        answer = await self._calls.pages(self._calls.stubs.evaluations.ListEvaluations, request)
-        return tuple(AsyncEvaluation.of(message, self) for message in answer.evaluations)
+        response = await self._calls.pages(self._calls.stubs.evaluations.ListEvaluations, request)
+        return tuple(AsyncEvaluation.of(message, self) for message in response.evaluations)
 
     async def watch(self, name: str | Named) -> AsyncGenerator[AsyncEvaluation]:
         """An evaluation now and after each change, until it has ended."""

@@ -53,14 +53,14 @@ class Models:
 
     def list(self) -> tuple[Model, ...]:
         """All models, by name."""
-        answer = self._calls.pages(self._calls.stubs.models.ListModels, service.ListModelsRequest())
-        return tuple(Model.of(message, self) for message in answer.models)
+        response = self._calls.pages(self._calls.stubs.models.ListModels, service.ListModelsRequest())
+        return tuple(Model.of(message, self) for message in response.models)
 
     def trials(self, name: str | Named) -> tuple[Trial, ...]:
         """The trials of a training, in order; ModelNotFound."""
         request = service.ListTrialsRequest(parent=full_name(COLLECTION, name))
-        answer = self._calls.pages(self._calls.stubs.models.ListTrials, request)
-        return tuple(Trial.of(message) for message in answer.trials)
+        response = self._calls.pages(self._calls.stubs.models.ListTrials, request)
+        return tuple(Trial.of(message) for message in response.trials)
 
     def watch(self, name: str | Named) -> Generator[Model]:
         """A model now and after each change, until its training has ended."""
@@ -126,14 +126,14 @@ class AsyncModels:
 
     async def list(self) -> tuple[AsyncModel, ...]:
         """All models, by name."""
-        answer = await self._calls.pages(self._calls.stubs.models.ListModels, service.ListModelsRequest())
-        return tuple(AsyncModel.of(message, self) for message in answer.models)
+        response = await self._calls.pages(self._calls.stubs.models.ListModels, service.ListModelsRequest())
+        return tuple(AsyncModel.of(message, self) for message in response.models)
 
     async def trials(self, name: str | Named) -> tuple[Trial, ...]:
         """The trials of a training, in order; ModelNotFound."""
         request = service.ListTrialsRequest(parent=full_name(COLLECTION, name))
-        answer = await self._calls.pages(self._calls.stubs.models.ListTrials, request)
-        return tuple(Trial.of(message) for message in answer.trials)
+        response = await self._calls.pages(self._calls.stubs.models.ListTrials, request)
+        return tuple(Trial.of(message) for message in response.trials)
 
     async def watch(self, name: str | Named) -> AsyncGenerator[AsyncModel]:
         """A model now and after each change, until its training has ended."""

@@ -70,7 +70,7 @@ def create_evaluation(model: str | Named, name: str, dataset: str | Named) -> ev
     return request
 
 
-def question(
+def analyze_image(
     model: str | Named, threshold: float | None, suggested_thresholds: bool, top: int | None
 ) -> predictions.AnalyzeImageRequest:
     """The request for every image, without the image. ValueError if both kinds of thresholds are given."""
@@ -84,10 +84,10 @@ def question(
     )
 
 
-def analyze(asked: predictions.AnalyzeImageRequest, image: Image) -> predictions.AnalyzeImageRequest:
+def with_image(base: predictions.AnalyzeImageRequest, image: Image) -> predictions.AnalyzeImageRequest:
     """The request for one image; reads its file. ImageUnreadable, or InvalidImageSize if no message can hold it."""
     request = predictions.AnalyzeImageRequest()
-    request.CopyFrom(asked)
+    request.CopyFrom(base)
     if isinstance(image, str) and image.startswith(STORE):
         request.uri = image
         return request
@@ -96,11 +96,11 @@ def analyze(asked: predictions.AnalyzeImageRequest, image: Image) -> predictions
     except OSError as error:
         raise ImageUnreadable(f"{image} cannot be read: {error.strerror}") from error
     if len(request.image) > MAX_IMAGE_BYTES:
-        raise too_large({called(image): len(request.image)})
+        raise too_large({image_name(image): len(request.image)})
     return request
 
 
-def called(image: Image) -> str:
+def image_name(image: Image) -> str:
     """An image's name in errors."""
     return "image" if isinstance(image, bytes) else str(image)
 

@@ -11,7 +11,7 @@ import grpc
 from sightline.client.addresses import Addresses
 from sightline.client.connection import open_channel
 from sightline.client.credentials import Credentials
-from sightline.client.patience import Patience, follow
+from sightline.client.retries import Backoff, follow
 from sightline.client.uploads import Counter, LocalFile, batches, messages
 from sightline.v1 import dataset_pb2, evaluation_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as dataset_service
@@ -71,8 +71,8 @@ class Stubs:
         upload_id = secrets.token_hex(8)
         uris: dict[str, str] = {}
         for batch in batches(files):
-            answer = self._upload(upload_id, batch, sent)
-            uris |= {file.path: file.uri for file in answer.files}
+            response = self._upload(upload_id, batch, sent)
+            uris |= {file.path: file.uri for file in response.files}
         return uris
 
     def watch_dataset(self, name: str) -> Iterator[dataset_pb2.Dataset]:
@@ -113,11 +113,11 @@ class Stubs:
         self, upload_id: str, batch: list[LocalFile], sent: Callable[[int], None]
     ) -> dataset_service.UploadFilesResponse:
         """Uploads one batch, repeatedly while the service is away: files with the same path are overwritten."""
-        patience = Patience()
+        backoff = Backoff()
         while True:
             counter = Counter(sent)
             try:
                 return self.datasets.UploadFiles(messages(upload_id, batch, counter.count), timeout=UPLOAD_SECONDS)
             except grpc.RpcError as error:
-                patience.bear(error)
+                backoff.wait(error)
                 counter.take_back()

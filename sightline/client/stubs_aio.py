@@ -13,7 +13,7 @@ import grpc
 from sightline.client.addresses import Addresses
 from sightline.client.connection_aio import open_channel
 from sightline.client.credentials import Credentials
-from sightline.client.patience import Patience
+from sightline.client.retries import Backoff
 from sightline.client.stubs import UPLOAD_SECONDS
 from sightline.client.uploads import Counter, LocalFile, batches, messages
 from sightline.v1 import dataset_service_pb2 as dataset_service
@@ -71,8 +71,8 @@ class AsyncStubs:
         upload_id = secrets.token_hex(8)
         uris: dict[str, str] = {}
         for batch in batches(files):
-            answer = await self._upload(upload_id, batch, sent)
-            uris |= {file.path: file.uri for file in answer.files}
+            response = await self._upload(upload_id, batch, sent)
+            uris |= {file.path: file.uri for file in response.files}
         return uris
 
     async def close(self) -> None:
@@ -98,14 +98,14 @@ class AsyncStubs:
         self, upload_id: str, batch: list[LocalFile], sent: Callable[[int], None]
     ) -> dataset_service.UploadFilesResponse:
         """As `Stubs._upload`; files are read in threads."""
-        patience = Patience()
+        backoff = Backoff()
         while True:
             counter = Counter(sent)
             stream = _in_thread(messages(upload_id, batch, counter.count))
             try:
                 return await self.datasets.UploadFiles(stream, timeout=UPLOAD_SECONDS)
             except grpc.aio.AioRpcError as error:
-                await patience.bear_async(error)
+                await backoff.wait_async(error)
                 counter.take_back()
 
 

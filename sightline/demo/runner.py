@@ -22,9 +22,9 @@ from rich.panel import Panel
 from rich.rule import Rule
 
 from sightline.cli.console import facts, notes, output, progress_bar
-from sightline.cli.failures import report
 from sightline.cli.formats import percent
 from sightline.cli.quality import print_performance
+from sightline.cli.reporting import report
 from sightline.cli.up import print_death, start
 from sightline.client.client import Client
 from sightline.client.credentials import Credentials

@@ -120,10 +120,10 @@ async def is_serving(address: str) -> bool:
         try:
             stub = health_pb2_grpc.HealthStub(channel)
             request = health_pb2.HealthCheckRequest()
-            answer = await stub.Check(request, timeout=2.0)  # pyright: ignore[reportAttributeAccessIssue] - set by __init__
+            response = await stub.Check(request, timeout=2.0)  # pyright: ignore[reportAttributeAccessIssue] - set by __init__
         except grpc.aio.AioRpcError:
             return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _has_run(pid_of: Callable[[], int | None]) -> Callable[[], Awaitable[bool]]:

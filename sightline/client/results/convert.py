@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sightline.client.errors import SightlineError
-from sightline.client.failures import error_from
+from sightline.client.grpc_errors import error_from
 
 
 def moment(value: Timestamp) -> datetime | None:

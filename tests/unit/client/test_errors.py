@@ -15,7 +15,7 @@ from google.rpc.status_pb2 import Status
 from services.kit import errors as served
 from sightline.client import errors
 from sightline.client.errors import Details, NotEnoughBudget, SightlineError, class_for
-from sightline.client.failures import error_from
+from sightline.client.grpc_errors import error_from
 from tests.unit.cli.fakes import status
 
 # Of work between processes, and what a service says that it did not understand itself.

@@ -9,7 +9,7 @@ import grpc
 
 from sightline.client.channel import status_code, streaming
 
-PATIENCE_SECONDS = 60.0  # how long a service may be away before a wait gives up
+GIVE_UP_SECONDS = 60.0  # how long a service may be away before a wait gives up
 PAUSE_SECONDS = (0.2, 2.0)  # between two attempts: at first, at most
 PAGE_SIZE = 1000
 # How calls fail while a service restarts; gRPC's servers return CANCELLED as they shut down.
@@ -18,29 +18,29 @@ AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.Sta
 M_co = TypeVar("M_co", covariant=True)
 
 
-class Patience:
+class Backoff:
     """Waits between attempts, longer each time, and gives up when none has succeeded for too long."""
 
     def __init__(
         self,
-        limit_seconds: float = PATIENCE_SECONDS,
+        limit_seconds: float = GIVE_UP_SECONDS,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._limit_seconds, self._now, self._sleep = limit_seconds, now, sleep
-        self.renew()
+        self.reset()
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Starts over, after a success."""
         self._since: float | None = None
         self._pause_seconds = PAUSE_SECONDS[0]
 
-    def bear(self, error: grpc.RpcError) -> None:
+    def wait(self, error: grpc.RpcError) -> None:
         """Returns after a pause if a retry may succeed; raises the error if not, or when time is up."""
         self._sleep(self._pause(error))
 
-    async def bear_async(self, error: grpc.RpcError) -> None:
-        """The asyncio version of `bear`."""
+    async def wait_async(self, error: grpc.RpcError) -> None:
+        """The asyncio version of `wait`."""
         await asyncio.sleep(self._pause(error))
 
     def _pause(self, error: grpc.RpcError) -> float:
@@ -126,35 +126,35 @@ class AsyncStream(Protocol[M_co]):
         ...
 
 
-def follow(open_stream: Callable[[], Stream[M_co]], patience: Patience | None = None) -> Iterator[M_co]:
+def follow(open_stream: Callable[[], Stream[M_co]], backoff: Backoff | None = None) -> Iterator[M_co]:
     """Every message of a Watch rpc until it ends with OK, as it does after the resource's final state.
 
     A stream that breaks because the service restarts, or because it reached the time limit for streams, is reopened;
-    a message may then come twice. Raises UNAVAILABLE once the service has been away for PATIENCE_SECONDS.
+    a message may then come twice. Raises UNAVAILABLE once the service has been away for GIVE_UP_SECONDS.
     """
-    patience = patience or Patience()
+    backoff = backoff or Backoff()
     while True:
         try:
             with streaming(open_stream()) as messages:
                 for message in messages:
-                    patience.renew()
+                    backoff.reset()
                     yield message
         except grpc.RpcError as error:
-            patience.bear(error)
+            backoff.wait(error)
         else:
             return
 
 
 async def follow_async(open_stream: Callable[[], AsyncStream[M_co]]) -> AsyncGenerator[M_co]:
     """The asyncio version of `follow`."""
-    patience = Patience()
+    backoff = Backoff()
     while True:
         try:
             with streaming(open_stream()) as messages:
                 async for message in messages:
-                    patience.renew()
+                    backoff.reset()
                     yield message
         except grpc.RpcError as error:
-            await patience.bear_async(error)
+            await backoff.wait_async(error)
         else:
             return

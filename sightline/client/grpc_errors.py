@@ -27,9 +27,9 @@ def error_of(error: grpc.RpcError, addresses: Addresses, credentials: Credential
     """The error of a call; if no Sightline service responded, takes a few seconds to find out why."""
     status = status_of(error)
     if status.code in UNANSWERED and not _detail(status, rpc.ErrorInfo):
-        asked = [getattr(addresses, name) for name in VARIABLES]
+        targets = [getattr(addresses, name) for name in VARIABLES]
         # gRPC's message is about the last address that it tried, which need not be the one that accepts connections.
-        if advice := next(filter(None, (diagnose(address, credentials) for address in asked)), ""):
+        if advice := next(filter(None, (diagnose(address, credentials) for address in targets)), ""):
             return Unreachable(status.message, _details(status), fix=advice)
         if status.code == UNAVAILABLE:
             return _unreachable(status, addresses)

@@ -13,7 +13,7 @@ BEGIN_SECONDS = 5.0  # a call that got the channel begins within this time
 END_SECONDS = 3600.0  # the longest that a stream may last
 
 
-class Renewing(Generic[C]):
+class ReopeningChannel(Generic[C]):
     """Stands in for a channel: has what a stub and an interceptor need of one.
 
     Law: each call uses a channel with the current credentials. Calls begun on the former channel end undisturbed; it
@@ -56,7 +56,7 @@ class Renewing(Generic[C]):
         return self._channel.close()
 
 
-class RenewingAio(Renewing[grpc.aio.Channel]):
+class AsyncReopeningChannel(ReopeningChannel[grpc.aio.Channel]):
     """The asyncio version, where a channel that nothing refers to would cut off its calls."""
 
     def __init__(

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 FIELD = "request_id"
 
 
-def identified(request: Any) -> Any:
+def with_request_id(request: Any) -> Any:
     """The request itself, or a copy with an id if its `request_id` field is empty."""
     if not isinstance(request, Message) or FIELD not in request.DESCRIPTOR.fields_by_name or getattr(request, FIELD):
         return request
@@ -33,4 +33,4 @@ class RequestIds(grpc.UnaryUnaryClientInterceptor):
         client_call_details: grpc.ClientCallDetails,
         request: Any,
     ) -> Any:
-        return continuation(client_call_details, identified(request))
+        return continuation(client_call_details, with_request_id(request))
