@@ -11,7 +11,7 @@ from PIL.Image import Image
 from rich.markup import escape
 from rich.table import Table
 
-from sightline.cli import drawings
+from sightline.cli import drawing
 from sightline.cli.console import Json, escapes, notes, output, print_json, progress_bar, table, to_dict
 from sightline.cli.formats import percent
 from sightline.cli.frames import Ink, inks_of
@@ -109,9 +109,9 @@ def _draw_all(folder: Path, predictions: list[Prediction]) -> dict[str, Path]:
     drawn: dict[str, Path] = {}
     for image, prediction in made.items():
         target = _free(folder, Path(image).stem, set(drawn.values()))
-        drawing = _drawn(Path(image), prediction, inks)
+        drawn_image = _drawn(Path(image), prediction, inks)
         try:
-            drawing.save(target)
+            drawn_image.save(target)
         except OSError as error:
             raise CommandError(f"{target} cannot be written: {error}", fix="choose another folder") from error
         drawn[image] = target
@@ -130,7 +130,7 @@ def _free(folder: Path, stem: str, taken: set[Path]) -> Path:
 def _drawn(file: Path, prediction: Prediction, inks: Mapping[str, Ink]) -> Image:
     """The drawing of a prediction; CommandError if this machine cannot decode what the service could."""
     try:
-        return drawings.draw(file, prediction, inks)
+        return drawing.draw(file, prediction, inks)
     except Exception as error:  # Pillow's plugins raise a dozen types
         raise CommandError(f"{file} cannot be drawn on", fix="leave it out, or leave out --draw") from error
 

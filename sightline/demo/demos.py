@@ -4,7 +4,7 @@ from functools import partial
 
 from PIL import Image
 
-from sightline.cli.drawings import found_in
+from sightline.cli.drawing import found_in
 from sightline.cli.formats import percent
 from sightline.cli.frames import Found
 from sightline.client.plurals import counted

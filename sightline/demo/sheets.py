@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from sightline.cli.drawings import INK, RIGHT, STRIP, scaled, times
+from sightline.cli.drawing import INK, RIGHT, STRIP, scaled, times
 from sightline.cli.frames import Box, Found, Ink, fitting, font, frame, inks_of, legend, overlap
 from sightline.images.upright import upright
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sightline.cli.drawings import RIGHT
+from sightline.cli.drawing import RIGHT
 from sightline.cli.frames import Found
 from sightline.demo.sheets import WRONG, Cell, ObjectsCell, contact_sheet, matches, objects_sheet
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sightline.cli.drawings import (
+from sightline.cli.drawing import (
     MAX_SIDE,
     MIN_SIDE,
     draw,
