@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from typing import Protocol, TypeVar
 
 import grpc
@@ -38,6 +38,23 @@ class AsyncWatch(Protocol[Q_contra, M_co]):
         ...
 
 
+class Resource(Protocol):
+    """A resource that works towards a final state."""
+
+    @property
+    def state(self) -> str:
+        """The state's name."""
+        ...
+
+    @property
+    def error(self) -> SightlineError | None:
+        """Why it is FAILED."""
+        ...
+
+
+W = TypeVar("W", bound=Resource)
+
+
 class Calls:
     """The calls of a `Client`."""
 
@@ -70,6 +87,13 @@ class Calls:
         """The messages of a stream, until the resource's final state."""
         with self.raising():
             yield from retries.follow(lambda: rpc(request, timeout=WATCH_SECONDS))
+
+    def wait(self, title: str, states: Generator[W], step: Callable[[W], progress.Step]) -> None:
+        """Reports the progress of a resource until its final state; raises its error if that is FAILED."""
+        with self.reporter(title) as bar, closing(states):
+            for resource in states:
+                bar.update(*step(resource))
+                _raise_if_failed(resource)
 
 
 class AsyncCalls:
@@ -105,3 +129,16 @@ class AsyncCalls:
         async with self.raising():
             async for message in retries.follow_async(lambda: rpc(request, timeout=WATCH_SECONDS)):
                 yield message
+
+    async def wait(self, title: str, states: AsyncGenerator[W], step: Callable[[W], progress.Step]) -> None:
+        """Reports the progress of a resource until its final state; raises its error if that is FAILED."""
+        with self.reporter(title) as bar:
+            async with aclosing(states):
+                async for resource in states:
+                    bar.update(*step(resource))
+                    _raise_if_failed(resource)
+
+
+def _raise_if_failed(resource: Resource) -> None:
+    if resource.state == "FAILED" and resource.error:
+        raise resource.error

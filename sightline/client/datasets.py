@@ -2,15 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
 from pathlib import Path
 
 from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.requests import STORE
-from sightline.client.results.dataset import AsyncDataset, Dataset, DatasetData, Finding
-from sightline.client.results.kinds import DatasetKind, DatasetState
+from sightline.client.results.dataset import AsyncDataset, Dataset, Finding
+from sightline.client.results.kinds import DatasetKind
 from sightline.client.uploads import LocalSet, read_set
 from sightline.v1 import dataset_pb2
 from sightline.v1 import dataset_service_pb2 as service
@@ -78,10 +77,7 @@ class Datasets:
     def wait(self, name: str | Named) -> Dataset:
         """Waits until a dataset is READY and returns it; raises the error of one that ends as FAILED."""
         full = full_name(COLLECTION, name)
-        with self._calls.reporter(f"check {bare_name(full)}") as bar:
-            for dataset in self.watch(full):
-                bar.update(*progress.of_dataset(dataset))
-                _raise_if_failed(dataset)
+        self._calls.wait(f"check {bare_name(full)}", self.watch(full), progress.of_dataset)
         return self.get(full)
 
     def delete(self, name: str | Named) -> None:
@@ -140,11 +136,7 @@ class AsyncDatasets:
     async def wait(self, name: str | Named) -> AsyncDataset:
         """Waits until a dataset is READY and returns it; raises the error of one that ends as FAILED."""
         full = full_name(COLLECTION, name)
-        with self._calls.reporter(f"check {bare_name(full)}") as bar:
-            async with aclosing(self.watch(full)) as states:
-                async for dataset in states:
-                    bar.update(*progress.of_dataset(dataset))
-                    _raise_if_failed(dataset)
+        await self._calls.wait(f"check {bare_name(full)}", self.watch(full), progress.of_dataset)
         return await self.get(full)
 
     async def delete(self, name: str | Named) -> None:
@@ -168,8 +160,3 @@ def _creation(
     uri = uris[local.files[0].path] if local else str(coco)
     found = local.kind if local else DatasetKind.UNKNOWN
     return requests.create_dataset(name, DatasetKind(kind or found), [uri], display_name)
-
-
-def _raise_if_failed(dataset: DatasetData) -> None:
-    if dataset.state == DatasetState.FAILED and dataset.error:
-        raise dataset.error

@@ -1,13 +1,11 @@
 """`client.evaluations`: measure a model on any dataset."""
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
 
 from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.names import Named, bare_name, full_name
-from sightline.client.results.evaluation import AsyncEvaluation, Evaluation, EvaluationData
-from sightline.client.results.kinds import EvaluationState
+from sightline.client.results.evaluation import AsyncEvaluation, Evaluation
 from sightline.v1 import evaluation_pb2
 from sightline.v1 import evaluation_service_pb2 as service
 
@@ -47,10 +45,7 @@ class Evaluations:
 
     def wait(self, name: str | Named) -> Evaluation:
         """Waits until an evaluation has ended and returns it; raises the error of one that ends as FAILED."""
-        with self._calls.reporter(f"evaluate {bare_name(_full(name))}") as bar:
-            for evaluation in self.watch(name):
-                bar.update(*progress.of_evaluation(evaluation))
-                _raise_if_failed(evaluation)
+        self._calls.wait(f"evaluate {bare_name(_full(name))}", self.watch(name), progress.of_evaluation)
         return self.get(name)
 
     def delete(self, name: str | Named) -> None:
@@ -92,11 +87,7 @@ class AsyncEvaluations:
 
     async def wait(self, name: str | Named) -> AsyncEvaluation:
         """Waits until an evaluation has ended and returns it; raises the error of one that ends as FAILED."""
-        with self._calls.reporter(f"evaluate {bare_name(_full(name))}") as bar:
-            async with aclosing(self.watch(name)) as states:
-                async for evaluation in states:
-                    bar.update(*progress.of_evaluation(evaluation))
-                    _raise_if_failed(evaluation)
+        await self._calls.wait(f"evaluate {bare_name(_full(name))}", self.watch(name), progress.of_evaluation)
         return await self.get(name)
 
     async def delete(self, name: str | Named) -> None:
@@ -107,8 +98,3 @@ class AsyncEvaluations:
 
 def _full(name: str | Named) -> str:
     return full_name("models", name)
-
-
-def _raise_if_failed(evaluation: EvaluationData) -> None:
-    if evaluation.state == EvaluationState.FAILED and evaluation.error:
-        raise evaluation.error

@@ -1,15 +1,14 @@
 """`client.models`: train models within a budget, follow their training, and read the results."""
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
 
 from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.requests import Budget
 from sightline.client.results.dataset import DatasetData
-from sightline.client.results.kinds import ModelKind, ModelState
-from sightline.client.results.model import KIND_FOR, AsyncModel, Hyperparameters, Model, ModelData
+from sightline.client.results.kinds import ModelKind
+from sightline.client.results.model import KIND_FOR, AsyncModel, Hyperparameters, Model
 from sightline.client.results.trial import Trial
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_pb2
@@ -74,10 +73,7 @@ class Models:
         Also returns a model that is CANCELLED meanwhile, which keeps its best weights so far.
         """
         full = full_name(COLLECTION, name)
-        with self._calls.reporter(f"train {bare_name(full)}") as bar:
-            for model in self.watch(full):
-                bar.update(*progress.of_model(model))
-                _raise_if_failed(model)
+        self._calls.wait(f"train {bare_name(full)}", self.watch(full), progress.of_model)
         return self.get(full)
 
     def cancel(self, name: str | Named) -> Model:
@@ -144,11 +140,7 @@ class AsyncModels:
     async def wait(self, name: str | Named) -> AsyncModel:
         """As `Models.wait`."""
         full = full_name(COLLECTION, name)
-        with self._calls.reporter(f"train {bare_name(full)}") as bar:
-            async with aclosing(self.watch(full)) as states:
-                async for model in states:
-                    bar.update(*progress.of_model(model))
-                    _raise_if_failed(model)
+        await self._calls.wait(f"train {bare_name(full)}", self.watch(full), progress.of_model)
         return await self.get(full)
 
     async def cancel(self, name: str | Named) -> AsyncModel:
@@ -171,8 +163,3 @@ class AsyncModels:
 def kind_for(dataset: DatasetData) -> ModelKind:
     """The kind of model that fits the annotations of a dataset."""
     return KIND_FOR.get(dataset.kind, ModelKind.CLASSIFIER)
-
-
-def _raise_if_failed(model: ModelData) -> None:
-    if model.state == ModelState.FAILED and model.error:
-        raise model.error
