@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline.client import errors as errors
-    from sightline.client.addresses import Addresses as Addresses
     from sightline.client.client import Client as Client
     from sightline.client.client_aio import AsyncClient as AsyncClient
-    from sightline.client.credentials import Credentials as Credentials
     from sightline.client.errors import SightlineError as SightlineError
     from sightline.client.results.dataset import Dataset as Dataset
     from sightline.client.results.dataset import Finding as Finding
@@ -25,12 +23,14 @@ if TYPE_CHECKING:
     from sightline.client.results.prediction import Prediction as Prediction
     from sightline.client.results.prediction import Tag as Tag
     from sightline.client.results.trial import Trial as Trial
+    from sightline.client.transport.addresses import Addresses as Addresses
+    from sightline.client.transport.credentials import Credentials as Credentials
 
 _MODULES = {
     "Client": "client.client",
     "AsyncClient": "client.client_aio",
-    "Addresses": "client.addresses",
-    "Credentials": "client.credentials",
+    "Addresses": "client.transport.addresses",
+    "Credentials": "client.transport.credentials",
     "SightlineError": "client.errors",
     "Dataset": "client.results.dataset",
     "Finding": "client.results.dataset",

@@ -9,11 +9,11 @@ import grpc
 
 from services.kit import log
 from services.kit.errors import Code, Failure, RemoteError, SightlineError, Unavailable
-from sightline.client.channel import DEADLINE_SECONDS, describe, options_for
-from sightline.client.connection import AUTHORIZATION, bearer
-from sightline.client.credentials import Credentials
-from sightline.client.diagnosis import explain
-from sightline.client.reopening import AsyncReopeningChannel
+from sightline.client.transport.channel import DEADLINE_SECONDS, describe, options_for
+from sightline.client.transport.connection import AUTHORIZATION, bearer
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.diagnosis import explain
+from sightline.client.transport.reopening import AsyncReopeningChannel
 
 REQUEST_ID = "x-request-id"
 PLAIN = Credentials()

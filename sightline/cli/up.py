@@ -12,7 +12,7 @@ from rich.markup import escape
 from sightline.cli.console import facts, output, table
 from sightline.cli.reporting import CommandError
 from sightline.cli.session import session
-from sightline.client.addresses import VARIABLES
+from sightline.client.transport.addresses import VARIABLES
 from sightline.local.claims import StackError
 from sightline.local.ports import HOST
 

@@ -7,12 +7,13 @@ from typing import Protocol, TypeVar
 
 import grpc
 
-from sightline.client import progress, retries
+from sightline.client import progress
 from sightline.client.errors import SightlineError
 from sightline.client.grpc_errors import error_of
-from sightline.client.retries import AsyncStream, Stream
 from sightline.client.stubs import WATCH_SECONDS, Stubs
 from sightline.client.stubs_aio import AsyncStubs
+from sightline.client.transport import retries
+from sightline.client.transport.retries import AsyncStream, Stream
 
 Q = TypeVar("Q")
 A = TypeVar("A")

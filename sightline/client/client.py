@@ -5,9 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from sightline.client import predictions, progress, requests
-from sightline.client.addresses import Addresses
 from sightline.client.calls import Calls
-from sightline.client.credentials import Credentials
 from sightline.client.datasets import Datasets
 from sightline.client.evaluations import Evaluations
 from sightline.client.models import Models
@@ -15,6 +13,8 @@ from sightline.client.names import Named
 from sightline.client.requests import Image
 from sightline.client.results.prediction import Prediction
 from sightline.client.stubs import Stubs
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.credentials import Credentials
 
 
 class Client:

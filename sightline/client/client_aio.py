@@ -5,10 +5,8 @@ from types import TracebackType
 from typing import Self
 
 from sightline.client import predictions, requests
-from sightline.client.addresses import Addresses
 from sightline.client.calls import AsyncCalls
 from sightline.client.client import reporter
-from sightline.client.credentials import Credentials
 from sightline.client.datasets import AsyncDatasets
 from sightline.client.evaluations import AsyncEvaluations
 from sightline.client.models import AsyncModels
@@ -17,6 +15,8 @@ from sightline.client.progress import Reporter
 from sightline.client.requests import Image
 from sightline.client.results.prediction import Prediction
 from sightline.client.stubs_aio import AsyncStubs
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.credentials import Credentials
 
 
 class AsyncClient:

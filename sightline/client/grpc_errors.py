@@ -9,11 +9,11 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as rpc
 from google.rpc.status_pb2 import Status
 
-from sightline.client.addresses import VARIABLES, Addresses
-from sightline.client.channel import DOMAIN, status_of
-from sightline.client.credentials import Credentials
-from sightline.client.diagnosis import diagnose, place_of
 from sightline.client.errors import Details, SightlineError, Unreachable, class_for
+from sightline.client.transport.addresses import VARIABLES, Addresses
+from sightline.client.transport.channel import DOMAIN, status_of
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.diagnosis import diagnose, place_of
 
 CONNECT_SECONDS = 1.0
 UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]

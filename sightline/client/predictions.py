@@ -9,11 +9,11 @@ import grpc
 
 from sightline.client import requests
 from sightline.client.calls import AsyncCalls, Calls
-from sightline.client.channel import status_of
 from sightline.client.errors import SightlineError
 from sightline.client.grpc_errors import error_from, with_file
 from sightline.client.requests import Image
 from sightline.client.results.prediction import Prediction
+from sightline.client.transport.channel import status_of
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 
 IN_FLIGHT = 8

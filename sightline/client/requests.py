@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from sightline.client.channel import MAX_MESSAGE_BYTES
 from sightline.client.errors import ImageUnreadable, InvalidImageSize
 from sightline.client.names import Named, full_name, own_id
 from sightline.client.quantities import span_of
@@ -12,6 +11,7 @@ from sightline.client.results.dataset import KINDS as DATASET_KINDS
 from sightline.client.results.kinds import DatasetKind, ModelKind
 from sightline.client.results.model import KINDS as MODEL_KINDS
 from sightline.client.results.model import Hyperparameters
+from sightline.client.transport.channel import MAX_MESSAGE_BYTES
 from sightline.v1 import dataset_service_pb2 as datasets
 from sightline.v1 import evaluation_service_pb2 as evaluations
 from sightline.v1 import model_service_pb2 as models

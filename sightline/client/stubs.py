@@ -8,10 +8,10 @@ from typing import Self
 
 import grpc
 
-from sightline.client.addresses import Addresses
-from sightline.client.connection import open_channel
-from sightline.client.credentials import Credentials
-from sightline.client.retries import Backoff, follow
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.connection import open_channel
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.retries import Backoff, follow
 from sightline.client.uploads import Counter, LocalFile, batches, messages
 from sightline.v1 import dataset_pb2, evaluation_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as dataset_service

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
-from sightline.client.addresses import Addresses
-from sightline.client.connection_aio import open_channel
-from sightline.client.credentials import Credentials
-from sightline.client.retries import Backoff
 from sightline.client.stubs import UPLOAD_SECONDS
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.connection_aio import open_channel
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.retries import Backoff
 from sightline.client.uploads import Counter, LocalFile, batches, messages
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub

@@ -27,7 +27,6 @@ from sightline.cli.quality import print_performance
 from sightline.cli.reporting import report
 from sightline.cli.up import print_death, start
 from sightline.client.client import Client
-from sightline.client.credentials import Credentials
 from sightline.client.errors import SightlineError
 from sightline.client.plurals import counted
 from sightline.client.quantities import duration
@@ -36,6 +35,7 @@ from sightline.client.results.kinds import DatasetKind
 from sightline.client.results.model import Model
 from sightline.client.results.performance import Performance
 from sightline.client.results.prediction import Prediction
+from sightline.client.transport.credentials import Credentials
 from sightline.demo.digits import DigitsMissing, ImageSet
 from sightline.local.claims import StackError
 from sightline.local.stack import Stack

@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sightline.client.addresses import Addresses
-from sightline.client.channel import DIRECT
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.channel import DIRECT
 from sightline.local import nats
 from sightline.local.ports import HOST
 from sightline.local.processes import Program

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Self
 
-from sightline.client.addresses import Addresses
+from sightline.client.transport.addresses import Addresses
 from sightline.local import claims, nats
 from sightline.local.claims import StackError
 from sightline.local.ports import HOST

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import grpc
 
-from sightline.client.retries import Backoff
 from sightline.client.stubs import Stubs
+from sightline.client.transport.retries import Backoff
 from sightline.client.uploads import files_of
 from sightline.demo import digits
 from sightline.local.stack import Stack

@@ -22,9 +22,9 @@ from services.infra.findings import Level, Report
 from services.infra.observe import serve_metrics
 from services.kit.errors import Unavailable
 from services.kit.settings import Settings
-from sightline.client.addresses import VARIABLES, Addresses
-from sightline.client.credentials import Credentials
 from sightline.client.stubs import Stubs
+from sightline.client.transport.addresses import VARIABLES, Addresses
+from sightline.client.transport.credentials import Credentials
 from sightline.local.programs import is_serving
 from sightline.v1 import dataset_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub

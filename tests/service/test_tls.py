@@ -18,11 +18,11 @@ from services.infra.channel import open_channel
 from services.infra.tls import CALLER_NAMES, EXPIRY, TlsUnusable
 from services.kit.errors import Unavailable
 from services.kit.settings import Settings, refuse_exposure
-from sightline.client.addresses import Addresses
-from sightline.client.credentials import Credentials, CredentialsError
-from sightline.client.diagnosis import diagnose, explain
 from sightline.client.stubs import Stubs
 from sightline.client.stubs_aio import AsyncStubs
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.credentials import Credentials, CredentialsError
+from sightline.client.transport.diagnosis import diagnose, explain
 from sightline.v1 import dataset_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from tests.support.certificates import HOUR, Authority, Pair, replace

@@ -6,9 +6,9 @@ import pytest
 
 from services.infra.static_keys import parse
 from services.kit.roles import Role
-from sightline.client.addresses import Addresses
-from sightline.client.credentials import VARIABLES, Credentials
 from sightline.client.keys import PREFIX, digest
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.credentials import VARIABLES, Credentials
 from sightline.local.programs import Layout, environment
 from tests.support.certificates import Authority
 

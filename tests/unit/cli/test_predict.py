@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from sightline.cli.frames import inks_of
-from sightline.client.addresses import VARIABLES
-from sightline.client.retries import PAUSE_SECONDS, Backoff
+from sightline.client.transport.addresses import VARIABLES
+from sightline.client.transport.retries import PAUSE_SECONDS, Backoff
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from sightline.cli.predict import MAX_IMAGE_BYTES
-from sightline.client.addresses import VARIABLES
-from sightline.client.channel import MAX_MESSAGE_BYTES
+from sightline.client.transport.addresses import VARIABLES
+from sightline.client.transport.channel import MAX_MESSAGE_BYTES
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.finding_pb2 import Finding
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest

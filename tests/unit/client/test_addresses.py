@@ -5,8 +5,8 @@ import pytest
 from services.kit.settings import load
 from services.predictor.settings import PredictorSettings
 from services.trainer.settings import TrainerSettings
-from sightline.client.addresses import AddressError, Addresses, fault_of
 from sightline.client.stubs import Stubs
+from sightline.client.transport.addresses import AddressError, Addresses, fault_of
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Requests get an id, so that gRPC may repeat them."""
 
-from sightline.client.request_ids import with_request_id
+from sightline.client.transport.request_ids import with_request_id
 from sightline.v1 import dataset_service_pb2 as service
 
 

@@ -4,7 +4,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 
-from sightline.client.credentials import host_of, is_loopback
+from sightline.client.transport.credentials import host_of, is_loopback
 
 # gRPC uses the first of each that is set, even if it is empty, and ignores the upper-case variants.
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
@@ -14,7 +14,7 @@ EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 def variable_for(address: str, environment: Mapping[str, str] = os.environ) -> str:
     """The variable whose proxy is used for calls to the address; empty if they go there directly.
 
-    Our channels use no proxy for this machine; see `sightline.client.channel.options_for`.
+    Our channels use no proxy for this machine; see `sightline.client.transport.channel.options_for`.
     """
     variable = next((name for name in VARIABLES if name in environment), "")
     if not environment.get(variable) or is_loopback(address):

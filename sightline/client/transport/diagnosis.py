@@ -5,9 +5,9 @@ import ssl
 from contextlib import suppress
 from pathlib import Path
 
-from sightline.client import proxies
-from sightline.client.connection import connects
-from sightline.client.credentials import SYSTEM, VARIABLES, Credentials
+from sightline.client.transport import proxies
+from sightline.client.transport.connection import connects
+from sightline.client.transport.credentials import SYSTEM, VARIABLES, Credentials
 
 SECONDS = 2.0  # for one attempt
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"

@@ -12,7 +12,7 @@ from typing import Self
 import grpc
 
 from sightline.client.errors import CredentialsError
-from sightline.client.reloading import ReloadingFiles
+from sightline.client.transport.reloading import ReloadingFiles
 
 SYSTEM = "system"  # instead of a file: the root certificates that ship with gRPC
 VARIABLES = {

@@ -1,15 +1,15 @@
-"""The asyncio version of `sightline.client.connection`."""
+"""The asyncio version of `sightline.client.transport.connection`."""
 
 from collections.abc import Callable
 from typing import Any, cast
 
 import grpc
 
-from sightline.client.channel import DEADLINE_SECONDS, options_for
-from sightline.client.connection import AUTHORIZATION, bearer, warn
-from sightline.client.credentials import Credentials
-from sightline.client.reopening import AsyncReopeningChannel
-from sightline.client.request_ids import with_request_id
+from sightline.client.transport.channel import DEADLINE_SECONDS, options_for
+from sightline.client.transport.connection import AUTHORIZATION, bearer, warn
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.reopening import AsyncReopeningChannel
+from sightline.client.transport.request_ids import with_request_id
 
 
 def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:

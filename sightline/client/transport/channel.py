@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from sightline.client.credentials import is_loopback
+from sightline.client.transport.credentials import is_loopback
 
 DOMAIN = "sightline"
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from sightline.client.channel import status_code, streaming
+from sightline.client.transport.channel import status_code, streaming
 
 GIVE_UP_SECONDS = 60.0  # how long a service may be away before a wait gives up
 PAUSE_SECONDS = (0.2, 2.0)  # between two attempts: at first, at most

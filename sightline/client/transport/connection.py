@@ -6,10 +6,10 @@ from typing import Any
 
 import grpc
 
-from sightline.client.channel import DEADLINE_SECONDS, options_for
-from sightline.client.credentials import Credentials
-from sightline.client.reopening import ReopeningChannel
-from sightline.client.request_ids import RequestIds
+from sightline.client.transport.channel import DEADLINE_SECONDS, options_for
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.reopening import ReopeningChannel
+from sightline.client.transport.request_ids import RequestIds
 
 AUTHORIZATION = "authorization"
 

@@ -6,7 +6,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
-from sightline.client.reloading import ReloadingFiles
+from sightline.client.transport.reloading import ReloadingFiles
 
 C = TypeVar("C", bound="grpc.Channel | grpc.aio.Channel")
 BEGIN_SECONDS = 5.0  # a call that got the channel begins within this time
