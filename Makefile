@@ -72,7 +72,7 @@ proto: $(BIN)/python ## Generate the Python stubs in sightline/v1 from protos/
 ##
 
 .PHONY: check
-check: setup ## Check formatting, lint, types, import directions, protos and docs
+check: setup ## Check formatting, lint, types, import rules, protos and docs
 	@tools/check
 
 .PHONY: fmt
@@ -90,7 +90,7 @@ test-fast: setup ## Run the tests without I/O
 	@$(BIN)/python -m pytest tests/unit
 
 .PHONY: coverage
-coverage: setup ## Run every test, and print the lines that no test ran in its own process
+coverage: setup ## Run every test, and print the lines that none of them ran in its own process
 	@status=0; $(BIN)/coverage run -m pytest || status=$$?; $(BIN)/coverage report; exit $$status
 
 .PHONY: test-images

@@ -44,8 +44,8 @@ class ReleaseHook(MetadataHookInterface):  # type: ignore[misc,valid-type]  # as
 def generate(root: Path) -> None:
     """Replace sightline/v1 by the stubs of every proto under protos/sightline/v1.
 
-    What is generated depends on the protos and the compiler alone: stubs of a removed file disappear. When a proto
-    does not compile, the old stubs stay, the compiler's message is on stderr, and RuntimeError is raised.
+    The result depends only on the protos and the compiler: stubs of a removed proto disappear. If a proto does not
+    compile, the old stubs stay, the compiler's message is on stderr, and RuntimeError is raised.
     """
     from grpc_tools import protoc
 
@@ -75,7 +75,7 @@ def generate(root: Path) -> None:
 
 
 def _plugin(name: str) -> str:
-    """The plugin beside this interpreter first: its environment need not be on PATH."""
+    """The plugin in this interpreter's environment, which need not be on PATH, or else the one on PATH."""
     command = f"protoc-gen-{name}"
     folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
     found = next((hit for folder in folders if (hit := shutil.which(command, path=folder))), shutil.which(command))

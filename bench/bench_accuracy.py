@@ -1,7 +1,7 @@
 """What a budget buys on real image sets: `python bench/bench_accuracy.py [SET ...] [--seeds N]`.
 
-Needs SIGHTLINE_TEST_DATA (folders with train.json, test.json) and SIGHTLINE_WEIGHTS_DIR. Trains on train.json, with
-test.json as the test dataset, which nothing but the final evaluation sees.
+Reads SIGHTLINE_TEST_DATA (folders with train.json and test.json) and SIGHTLINE_WEIGHTS_DIR. Trains on train.json, with
+test.json as the test dataset, which only the final evaluation uses.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from sightline.v1 import model_pb2
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """A set, the budget that it gets, and what it should reach with it."""
+    """A set, its budget, and the goal for that budget."""
 
     budget_seconds: int
     goal: float
@@ -23,12 +23,12 @@ class ImageSet:
 
     @property
     def metric(self) -> str:
-        """The goal's, as ModelPerformance names it."""
+        """The goal's metric, a field of ModelPerformance."""
         return "mean_average_precision_50" if self.detection else "accuracy_top1"
 
     @property
     def others(self) -> tuple[str, ...]:
-        """What is told beside it."""
+        """The other metrics in the table."""
         if self.detection:
             return ("mean_average_precision_30", "mean_average_precision_75")
         return ("average_precision", "calibration_ece")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def measure(client: Stubs, name: str, seeds: int) -> None:
-    """Registers a set, trains once for each seed, and prints."""
+    """Registers a set, trains once for each seed, and prints a table."""
     wanted = SETS[name]
     data = support.folder("SIGHTLINE_TEST_DATA") / name
     for part in ("train", "test"):
@@ -72,7 +72,7 @@ def measure(client: Stubs, name: str, seeds: int) -> None:
 
 
 def row(client: Stubs, name: str, wanted: ImageSet, seed: int) -> float:
-    """Trains with one seed; prints its row and returns the goal's metric."""
+    """Trains with one seed, prints its row, and returns the goal's metric."""
     kind = model_pb2.TrainingParameters.GENERIC_CLASSIFIER
     if wanted.detection:
         kind = model_pb2.TrainingParameters.GENERIC_DETECTOR
@@ -81,7 +81,7 @@ def row(client: Stubs, name: str, wanted: ImageSet, seed: int) -> float:
     )
     *_, last = client.watch_model(model)
     if last.state != model_pb2.Model.SUCCEEDED:
-        raise SystemExit(f"{model} has not succeeded: {last.error.message}")
+        raise SystemExit(f"{model} did not succeed: {last.error.message}")
     found = last.performance
     interval = found.intervals.get(wanted.metric)
     cells = (

@@ -1,9 +1,9 @@
-"""What the detection metrics cost beside pycocotools: CPU seconds and memory on the same boxes, side by side.
+"""The cost of the detection metrics against pycocotools: CPU seconds and memory on the same boxes.
 
-`python bench/bench_detection_metrics.py [--images N] [--boxes N] [--categories N] [--pairs N]`. Each measurement is a
-process of its own, which loads the columns from a file. CPU counts from the loaded columns on: here to the whole
-report with its intervals, there from making the COCO objects to the accumulated precisions. Memory is the highest
-resident size of the process, columns included, less that of one which only imports the same modules.
+`python bench/bench_detection_metrics.py [--images N] [--boxes N] [--categories N] [--pairs N]`. Each measurement has
+its own process, which loads the columns from a file. CPU time starts with the loaded columns; ours ends with the whole
+report and its intervals, theirs covers building the COCO objects up to the accumulated precisions. Memory is the peak
+resident size of the process, columns included, less that of a process that only imports the same modules.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from services.vision.detection_matching import DetectionTable, GroundTruth
 from services.vision.detection_metrics import detection_report
 
 WIDTH, HEIGHT = 640, 480
-FOUND_SHARE = 0.8  # of the truths; as many other boxes are found as are missed
+FOUND_SHARE = 0.8  # of the truths; there are as many false detections as missed truths
 CROWD_SHARE = 0.01
 SIDES = ("sightline", "pycocotools")
 Columns = dict[str, NDArray[Any]]
 
 
 def columns(images: int, boxes: int, categories: int) -> Columns:
-    """Truths, and detections most of which are truths whose sides were moved a little."""
+    """Truths, and detections, most of which are truths with slightly moved sides."""
     random = np.random.default_rng(0)
     count = images * boxes
     size = random.uniform(16, 200, (count, 2))
@@ -59,7 +59,7 @@ def columns(images: int, boxes: int, categories: int) -> Columns:
 
 
 def by_sightline(data: Columns, images: int, categories: int) -> list[float]:
-    """The whole report; its mean average precisions."""
+    """The mean average precisions of the whole report."""
     report = detection_report(
         GroundTruth(data["images"], data["labels"], data["truths"], data["crowds"]),
         DetectionTable(data["images"], data["found_labels"], data["found"], data["scores"]),
@@ -71,7 +71,7 @@ def by_sightline(data: Columns, images: int, categories: int) -> list[float]:
 
 
 def by_pycocotools(data: Columns, images: int, categories: int) -> list[float]:
-    """Its own objects from the columns, evaluated and accumulated; the means over what has ground truth."""
+    """The mean average precisions, over categories with ground truth, of COCO objects built from the columns."""
     truth: Any = COCO()
     truth.dataset = {
         "images": [{"id": image} for image in range(images)],
@@ -103,7 +103,7 @@ def by_pycocotools(data: Columns, images: int, categories: int) -> list[float]:
 
 
 def measure(side: str, path: Path, images: int, categories: int) -> None:
-    """In a process of its own: prints CPU seconds, highest resident MB and the means; without images only imports."""
+    """Prints CPU seconds, peak resident MB and the means; without images it only imports. Needs its own process."""
     means: list[float] = []
     before = resource.getrusage(resource.RUSAGE_SELF)
     if images:
@@ -115,11 +115,11 @@ def measure(side: str, path: Path, images: int, categories: int) -> None:
             means = evaluate(data, images, categories)
     after = resource.getrusage(resource.RUSAGE_SELF)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(json.dumps([seconds, highest_resident_megabytes(), means]))
+    print(json.dumps([seconds, peak_resident_megabytes(), means]))
 
 
-def highest_resident_megabytes() -> float:
-    """Of this program alone: what getrusage says can be that of the process that started it."""
+def peak_resident_megabytes() -> float:
+    """The peak of this program alone; getrusage may report that of the process that started it."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024
 
@@ -133,7 +133,7 @@ def measured(side: str, path: Path, images: int, categories: int) -> tuple[float
 
 
 def compare(path: Path, images: int, categories: int, pairs: int) -> None:
-    """Pairs of runs, ours first in every other, and the spread of their ratios."""
+    """Prints pairs of runs, in alternating order, and the spread of their ratios."""
     idle = measured(SIDES[0], path, 0, 0)[1]
     runs: list[dict[str, tuple[float, float, list[float]]]] = []
     for pair in range(pairs):
@@ -155,7 +155,7 @@ def compare(path: Path, images: int, categories: int, pairs: int) -> None:
 
 
 def main() -> None:
-    """The sizes of the command line."""
+    """Runs the comparison, or in a child process one measurement."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--boxes", type=int, default=10, help="truths in each image, and as many detections")

@@ -1,9 +1,9 @@
-"""Training throughput of detectors: the engine's loop beside a bare one over the same network, images and sizes.
+"""Training throughput of detectors: the engine's loop against a bare one over the same network, images and sizes.
 
 Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python bench/bench_detection_training.py [SET [NETWORK [SIDE]]]`.
-Both loops run by turns in this process, with one thread. The engine's time runs from its first planned step to the end
-of its last: decoded pictures are augmented, weights averaged, results offered and checkpoints written meanwhile. The
-bare loop does nothing but steps on inputs that lie ready in memory.
+Both loops run in turn in this process, with one thread. The engine's time runs from its first planned step to the end
+of its last; meanwhile it augments images, averages weights, offers results and writes checkpoints. The bare loop only
+steps, on inputs that are already in memory.
 """
 
 import itertools
@@ -17,10 +17,10 @@ from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
-import msgspec
 import numpy as np
 import torch
 
+from bench.snapshots import pack
 from bench.support import folder, machine, spread
 from services.trainer.engine.detection.task import start
 from services.trainer.engine.loop import fit
@@ -30,81 +30,13 @@ from services.trainer.engine.session import Meter, Session
 from services.trainer.messages import TrainTask
 from services.trainer.recipe import Recipe
 from services.vision.card import ModelKind
-from services.vision.decode import inspect
-from services.vision.repack import encode_for_pack
-from services.vision.snapshot import (
-    AnnotationKind,
-    Box,
-    Entry,
-    Manifest,
-    Shard,
-    SnapshotDigest,
-    count_categories,
-    pack_into_bytes,
-    write_index,
-)
+from services.vision.snapshot import AnnotationKind
 
 ROUNDS = 3
-EPOCHS = 5  # so that the first offer weighs little more than in a training
+EPOCHS = 5  # enough for the first offer to take little more of the time than in a real training
 BATCH = 8
-READY_BATCHES = 6  # of the bare loop, in turn
-IMAGES = 96  # of the set, at most: what is measured is pace
-
-
-class _Image(msgspec.Struct):
-    id: int
-    file_name: str
-
-
-class _Annotation(msgspec.Struct):
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-
-
-class _Category(msgspec.Struct):
-    id: int
-    name: str
-
-
-class _Coco(msgspec.Struct):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
-
-
-def pack(coco: Path, out: Path, limit: int = 1_000_000) -> Path:
-    """A COCO detection file and its first images as a snapshot of one shard."""
-    data = msgspec.json.decode(coco.read_bytes(), type=_Coco)
-    position = {category.id: index for index, category in enumerate(data.categories)}
-    items: list[tuple[Entry, bytes, str]] = []
-    for image in sorted(data.images, key=lambda image: image.id)[:limit]:
-        raw = (coco.parent / image.file_name).read_bytes()
-        ready = encode_for_pack(raw, inspect(raw))
-        boxes = [
-            Box(*found.bbox, position[found.category_id]) for found in data.annotations if found.image_id == image.id
-        ]
-        entry = Entry(
-            image_id=image.id, file_name=image.file_name, width=ready.width, height=ready.height, boxes=tuple(boxes)
-        )
-        items.append((entry, ready.data, ready.extension))
-    tar, index = pack_into_bytes(items)
-    categories = count_categories([(category.id, category.name) for category in data.categories], [index])
-    digest = SnapshotDigest(AnnotationKind.OBJECT_DETECTION, categories)
-    digest.add(index.records)
-    shard = Shard(key="0.tar", index_key="0.json", sha256=index.sha256, size_bytes=len(tar), record_count=len(items))
-    manifest = Manifest(
-        kind=AnnotationKind.OBJECT_DETECTION,
-        categories=categories,
-        shards=(shard,),
-        image_count=len(items),
-        digest=digest.hexdigest(),
-    )
-    out.mkdir(parents=True)
-    (out / "0.tar").write_bytes(tar)
-    (out / "0.json").write_bytes(write_index(index))
-    (out / "manifest.json").write_bytes(manifest.encode())
-    return out
+READY_BATCHES = 6  # through which the bare loop cycles
+IMAGES = 96  # at most of the set, as only throughput is measured
 
 
 def engine_pace(task: TrainTask) -> float:
@@ -124,7 +56,7 @@ def engine_pace(task: TrainTask) -> float:
 
 
 def bare_pace(task: TrainTask, steps: int) -> float:
-    """Images per second of nothing but steps: same network, same precision, same optimizer, inputs ready."""
+    """Images per second of steps alone, with the same network, precision and optimizer, and inputs in memory."""
     session = Session(Meter(task.allowance), lambda _: None)
     training = Training.begin(task, session, start(task, session))
     vision_task, network, optimizer = training.vision_task, training.state.network, training.state.optimizer
@@ -150,7 +82,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        snapshot = pack(folder("SIGHTLINE_TEST_DATA") / name / "train.json", root / "snapshot", IMAGES)
+        coco = folder("SIGHTLINE_TEST_DATA") / name / "train.json"
+        snapshot = pack(coco, root / "snapshot", AnnotationKind.OBJECT_DETECTION, IMAGES)
         recipe = Recipe(
             name="bench", rung=1, kind=ModelKind.GENERIC_DETECTOR, backbones=(network,), resolution=int(side),
             batch_size=BATCH, max_epochs=EPOCHS, refit=True, learning_rate=1e-4,

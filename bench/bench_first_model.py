@@ -1,9 +1,8 @@
 """Time from CreateModel to the first usable model, against one bare forward pass: `python bench/bench_first_model.py`.
 
-Needs SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. Pairs are run in turn: a training of `trash` until its
-`model_version` is set, and the bare pass of the same backbone over the same 180 images, already
-decoded and normalised, in a process of its own with as many threads and at the same size. Every training has a suite
-of its own, so that no feature is cached.
+Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. Each pair is a training of `trash` until its `model_version` is
+set, and a bare pass of the same backbone over the same 180 images, already decoded and normalised, in its own process
+with the same number of threads and the same image size. Each training has a new suite, so that no features are cached.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from services.trainer.planner.classifier_recipes import FIRST_BACKBONE
 from sightline.client.stubs import Stubs
 
 GOAL = 2.0
-SPARE_SECONDS = 6  # in which a worker that has just started has its spare child import torch
+SPARE_SECONDS = 6  # in which the spare child of a new worker imports torch
 BARE = """
 import json, os, sys, time
 from pathlib import Path
@@ -57,7 +56,7 @@ def main() -> None:
 
 
 def pair() -> float:
-    """One pair, with a suite that has seen nothing before; returns its ratio."""
+    """Measures one pair, with a new suite; returns its ratio."""
     annotations = support.folder("SIGHTLINE_TEST_DATA") / "trash" / "train.json"
     bare = float(subprocess.check_output([sys.executable, "-c", BARE, str(annotations), FIRST_BACKBONE]))
     seconds: list[float] = []

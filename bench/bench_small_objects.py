@@ -1,8 +1,8 @@
-"""Small objects: what a detector finds by the side of its input, and the side that the ladder begins with.
+"""Small objects: a detector's precision by the side of its input, and the side that the ladder begins with.
 
 Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python bench/bench_small_objects.py [TILES [EPOCHS@SIDE ...]]`.
-A picture of 1280 x 960 is made of TILES x TILES training images of bccd, shrunk where they must be, so that its cells
-are tiny. A third of the pictures, which show other images than those that train, measures.
+Each 1280 x 960 image is composed of TILES x TILES training images of bccd, scaled down to fit, so that its cells are
+tiny. A third of these images, made of other training images than the rest, is used to measure.
 """
 
 import sys
@@ -15,7 +15,7 @@ import msgspec
 import torch
 from PIL import Image
 
-from bench.bench_detection_training import pack
+from bench.snapshots import pack
 from bench.support import folder, machine
 from services.trainer.engine.detection.data import open_scenes
 from services.trainer.engine.detection.task import start
@@ -25,38 +25,39 @@ from services.trainer.messages import Result, TrainTask
 from services.trainer.planner import detector_recipes as recipes
 from services.trainer.planner.detector_recipes import SearchPoint
 from services.trainer.recipe import Recipe, Split
+from services.vision.snapshot import AnnotationKind
 
 WIDTH, HEIGHT = 1280, 960
 BACKBONE = "yolox_nano"
 
 
 def compose(coco: Path, out: Path, tiles: int) -> Path:
-    """A COCO file of pictures that show tiles x tiles images each; those left over are not used."""
+    """A COCO file of images that are composed of tiles x tiles images each; those left over are not used."""
     data = msgspec.json.decode(coco.read_bytes())
     width, height = WIDTH // tiles, HEIGHT // tiles
     images, annotations = list[dict[str, object]](), list[dict[str, object]]()
     out.mkdir(parents=True)
     for number in range(len(data["images"]) // tiles**2):
-        picture = Image.new("RGB", (WIDTH, HEIGHT))
+        composed = Image.new("RGB", (WIDTH, HEIGHT))
         for place, image in enumerate(data["images"][number * tiles**2 : (number + 1) * tiles**2]):
             left, top = place % tiles * width, place // tiles * height
             with Image.open(coco.parent / image["file_name"]) as tile:
-                picture.paste(tile.convert("RGB").resize((width, height), Image.Resampling.BOX), (left, top))
+                composed.paste(tile.convert("RGB").resize((width, height), Image.Resampling.BOX), (left, top))
             across, down = width / image["width"], height / image["height"]
             for found in data["annotations"]:
                 if found["image_id"] == image["id"]:
                     x, y, w, h = found["bbox"]
                     box = (left + x * across, top + y * down, w * across, h * down)
                     annotations.append(found | {"image_id": number, "bbox": box})
-        picture.save(out / f"{number}.jpg", quality=92)
+        composed.save(out / f"{number}.jpg", quality=92)
         images.append({"id": number, "file_name": f"{number}.jpg", "width": WIDTH, "height": HEIGHT})
-    composed = out / "train.json"
-    composed.write_bytes(msgspec.json.encode(data | {"images": images, "annotations": annotations}))
-    return composed
+    file = out / "train.json"
+    file.write_bytes(msgspec.json.encode(data | {"images": images, "annotations": annotations}))
+    return file
 
 
 def train(snapshot: Path, recipe: Recipe, root: Path) -> tuple[Result, float]:
-    """The product's own training on two thirds of the pictures, and its seconds of processor time."""
+    """Trains with the engine on two thirds of the images; returns the result and its CPU seconds."""
     task = TrainTask(
         trial=recipe.name, dataset=snapshot.name, directory=str(snapshot), recipe=recipe,
         allowance=timedelta(days=1),
@@ -69,20 +70,18 @@ def train(snapshot: Path, recipe: Recipe, root: Path) -> tuple[Result, float]:
 
 
 def main() -> None:
-    """Prints what the rules choose, and a line for each side."""
+    """Prints what the planner chooses, and a line for each side."""
     tiles = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        coco = compose(folder("SIGHTLINE_TEST_DATA") / "bccd" / "train.json", root / "pictures", tiles)
-        snapshot = pack(coco, root / "snapshot")
+        coco = compose(folder("SIGHTLINE_TEST_DATA") / "bccd" / "train.json", root / "images", tiles)
+        snapshot = pack(coco, root / "snapshot", AnnotationKind.OBJECT_DETECTION)
         boxes = open_scenes(snapshot, "bench").statistics()
         chosen = recipes.prior_side(BACKBONE, boxes)
-        print(
-            f"{tiles} x {tiles} on one picture, smallest median {boxes.small_size:.4f} of the longer side; {machine()}"
-        )
-        print(f"to begin with: {chosen} (or {recipes.smaller_sides(BACKBONE, chosen)} where that does not fit),")
-        print(f"to try after 640: {recipes.larger_side(640, boxes)}", flush=True)
+        print(f"{tiles} x {tiles} in one image, smallest median {boxes.small_size:.4f} of the longer side; {machine()}")
+        print(f"first side: {chosen} (or {recipes.smaller_sides(BACKBONE, chosen)} if the budget is too small),")
+        print(f"next after 640: {recipes.larger_side(640, boxes)}", flush=True)
         for plan in sys.argv[2:] or ("20@416", "20@640", f"20@{chosen}"):
             epochs, side = map(int, plan.split("@"))
             point = SearchPoint(BACKBONE, side, recipes.RATE)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a suite in a temporary folder, and its story through the client."""
+"""What the benchmarks share: a suite in a temporary folder, and calls to it."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from sightline.v1 import dataset_pb2, dataset_service_pb2, model_pb2, model_serv
 
 
 def folder(variable: str) -> Path:
-    """The folder that an environment variable names; SystemExit that says so if it is not set."""
+    """The folder that an environment variable names; SystemExit if it is not set."""
     value = os.environ.get(variable)
     if not value:
         raise SystemExit(f"{variable} is not set; it must name the folder that docs/benchmarks.md describes.")
@@ -61,7 +61,7 @@ def create_model(
 
 
 def machine() -> str:
-    """The machine in one line, for the record beside the numbers."""
+    """The machine in one line, to go with the numbers."""
     return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
@@ -70,16 +70,16 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def run(story: Callable[[Stubs], object]) -> None:
-    """Starts a suite, tells the story with a client of it, and stops it."""
+def run(measure: Callable[[Stubs], object]) -> None:
+    """Starts a suite, measures with a client of it, and stops it."""
 
-    def told(stack: Stack) -> None:
+    def connected(stack: Stack) -> None:
         with Stubs(stack.addresses) as client:
-            story(client)
+            measure(client)
 
     async def main() -> None:
         with tempfile.TemporaryDirectory(prefix="sightline-bench-") as data:
             async with Stack(Path(data), base_port=0) as stack:
-                await asyncio.to_thread(told, stack)
+                await asyncio.to_thread(connected, stack)
 
     asyncio.run(main())

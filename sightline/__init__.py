@@ -1,7 +1,7 @@
 """Sightline as a caller sees it: `from sightline import Client`.
 
-What is named here is imported when it is first used, so that `import sightline` alone costs nothing: processes of the
-services, some of which must not hold gRPC, import other parts of this package.
+Each name is imported on first use, so that `import sightline` alone costs nothing: the services import other parts of
+this package, and some of their processes must not load gRPC.
 """
 
 from importlib import import_module
@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline.client import errors as errors
-    from sightline.client.addresses import Addresses as Addresses
     from sightline.client.client import Client as Client
     from sightline.client.client_aio import AsyncClient as AsyncClient
-    from sightline.client.credentials import Credentials as Credentials
     from sightline.client.errors import SightlineError as SightlineError
     from sightline.client.results.dataset import Dataset as Dataset
     from sightline.client.results.dataset import Finding as Finding
@@ -25,12 +23,14 @@ if TYPE_CHECKING:
     from sightline.client.results.prediction import Prediction as Prediction
     from sightline.client.results.prediction import Tag as Tag
     from sightline.client.results.trial import Trial as Trial
+    from sightline.client.transport.addresses import Addresses as Addresses
+    from sightline.client.transport.credentials import Credentials as Credentials
 
-_HOMES = {
+_MODULES = {
     "Client": "client.client",
     "AsyncClient": "client.client_aio",
-    "Addresses": "client.addresses",
-    "Credentials": "client.credentials",
+    "Addresses": "client.transport.addresses",
+    "Credentials": "client.transport.credentials",
     "SightlineError": "client.errors",
     "Dataset": "client.results.dataset",
     "Finding": "client.results.dataset",
@@ -68,9 +68,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "errors":
         return import_module("sightline.client.errors")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'sightline' has no attribute {name!r}")
-    return getattr(import_module(f"sightline.{_HOMES[name]}"), name)
+    return getattr(import_module(f"sightline.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,7 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from sightline.client import channel, patience
+from sightline.client.transport import channel, retries
 from tests.support.ceph import CephGateway
 from tests.support.error_messages import collect_gaps
 from tests.support.servers import NatsServer
@@ -70,7 +70,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     config = channel.service_config().replace('"0.2s"', '"0.01s"').replace('"3s"', '"0.05s"')
     assert config != channel.service_config()
     monkeypatch.setattr(channel, "OPTIONS", tuple((dict(channel.OPTIONS) | {"grpc.service_config": config}).items()))
-    monkeypatch.setattr(patience, "PAUSE_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr(retries, "PAUSE_SECONDS", (0.01, 0.05))
 
 
 def _folder(variable: str, what: str) -> Path:

@@ -1,13 +1,12 @@
-"""The dashboard as code: what runs, what waits, what it costs, what fails, how fast it responds.
+"""Makes the dashboard from its panels.
 
-`python deploy/grafana/dashboard.py` writes sightline.json next to this file; with --check it only compares.
+`python -m deploy.grafana.dashboard` writes sightline.json next to this file; with --check it only compares.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
@@ -15,334 +14,14 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement
 from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef, VariableRefresh
 
+from deploy.grafana.panels import ROWS, Panel
+
 FILE = Path(__file__).with_name("sightline.json")
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 HEIGHT = 8
-WINDOW = "$__rate_interval"
-CHOSEN = 'namespace=~"$namespace"'
-OURS = 'job=~"dataset-.*|trainer-.*|predictor"'
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """One or more lines of a panel; `legend` may name labels as `{{label}}`."""
-
-    expr: str
-    legend: str
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A graph, or with `number` the current value; `tells` is its description."""
-
-    title: str
-    tells: str
-    queries: tuple[Query, ...]
-    unit: str = "short"
-    width: int = 8
-    number: bool = False
-
-
-def chosen(metric: str, where: str = "") -> str:
-    """The series of a metric in the namespaces that the viewer selected; without namespaces, all of them."""
-    return f"{metric}{{{', '.join(filter(None, (CHOSEN, where)))}}}"
-
-
-def grouped(by: str = "") -> str:
-    """The labels of a line, with the namespace, so that suites stay separate."""
-    return ", ".join(filter(None, ("namespace", by)))
-
-
-def quantile(share: float, histogram: str, by: str = "", where: str = "") -> str:
-    """The quantile of a histogram over all processes of a suite, for each value of the labels in `by`."""
-    buckets = chosen(f"{histogram}_bucket", where)
-    return f"histogram_quantile({share}, sum by ({grouped(by)}, le) (rate({buckets}[{WINDOW}])))"
-
-
-def mean(histogram: str, by: str = "") -> str:
-    """The mean of a histogram's observations, by these labels."""
-    return f"{rate(f'{histogram}_sum', by)} / {rate(f'{histogram}_count', by)}"
-
-
-def total(gauge: str, by: str = "", where: str = "") -> str:
-    """The sum of a gauge by these labels."""
-    return f"sum by ({grouped(by)}) ({chosen(gauge, where)})"
-
-
-def rate(counter: str, by: str = "", where: str = "") -> str:
-    """Events a second, by these labels."""
-    return f"sum by ({grouped(by)}) (rate({chosen(counter, where)}[{WINDOW}]))"
-
-
-def within(counter: str, window: str, by: str = "", where: str = "") -> str:
-    """Events within the window, by these labels."""
-    return f"sum by ({grouped(by)}) (increase({chosen(counter, where)}[{window}]))"
-
-
-def suite(gauge: str, by: str = "", where: str = "") -> str:
-    """A gauge that every replica of an api reports with the same value."""
-    return f"max by ({grouped(by)}) ({chosen(gauge, where)})"
-
-
-ROWS: dict[str, tuple[Panel, ...]] = {
-    "What runs": (
-        Panel(
-            "Processes",
-            "How many of each respond to Prometheus.",
-            (Query(total("up", "job", OURS), "{{job}}"),),
-        ),
-        Panel(
-            "Models",
-            "By state, without those that have ended.",
-            (
-                Query(
-                    suite("sightline_trainer_models", "state", 'state=~"NOT_STARTED|TRAINING|CANCELLING"'),
-                    "{{state}}",
-                ),
-            ),
-        ),
-        Panel(
-            "Running trials and evaluations",
-            "Each occupies one worker.",
-            (Query(suite("sightline_trainer_work", "kind", 'state="RUNNING"'), "{{kind}}"),),
-        ),
-        Panel(
-            "Phases of training",
-            "What the training processes spend their time on, in seconds per second.",
-            (Query(rate("sightline_trainer_phase_seconds_total", "phase"), "{{phase}}"),),
-        ),
-        Panel(
-            "Images checked",
-            "How fast ingest workers read images, and how many they refuse.",
-            (Query(rate("sightline_dataset_images_checked_total", "outcome"), "{{outcome}}"),),
-        ),
-        Panel(
-            "Versions",
-            "More than one line for a process: a rollout is in progress, or stuck.",
-            (Query(total("sightline_build_info", "service, version"), "{{service}} {{version}}"),),
-        ),
-    ),
-    "What waits": (
-        Panel(
-            "Work without a worker",
-            "Queued trials and evaluations.",
-            (Query(suite("sightline_trainer_work", "kind", 'state="QUEUED"'), "{{kind}}"),),
-        ),
-        Panel(
-            "Longest wait",
-            "Rises while nothing runs: see SightlineNoWorkerTakesWork.",
-            (
-                Query(suite("sightline_trainer_oldest_queued_seconds", "kind"), "{{kind}}"),
-                Query(suite("sightline_dataset_stalled_seconds"), "dataset without progress"),
-            ),
-            "s",
-        ),
-        Panel(
-            "Queue",
-            "Jobs that are waiting or in flight; autoscalers see the same numbers.",
-            (Query(suite("sightline_jobs_queued", "kind"), "{{kind}}"),),
-        ),
-        Panel(
-            "Wait for the first attempt",
-            "How long work waited: the median, and what one in twenty exceeded.",
-            (
-                Query(quantile(0.5, "sightline_trainer_wait_seconds"), "median"),
-                Query(quantile(0.95, "sightline_trainer_wait_seconds"), "1 in 20"),
-            ),
-            "s",
-        ),
-        Panel(
-            "Datasets",
-            "By state.",
-            (Query(suite("sightline_datasets", "state"), "{{state}}"),),
-        ),
-        Panel(
-            "Images waiting for a forward pass",
-            "Above 0 for a long time: another replica of the predictor is needed.",
-            (Query(total("sightline_predictor_queue_images", "instance"), "{{instance}}"),),
-        ),
-    ),
-    "What it costs": (
-        Panel(
-            "Compute",
-            "Reference device seconds per second, added as attempts end. What is not charged is the cost of crashes.",
-            (
-                Query(rate("sightline_trainer_compute_seconds_total", "charged", 'charged="true"'), "charged"),
-                Query(rate("sightline_trainer_compute_seconds_total", "charged", 'charged="false"'), "not charged"),
-            ),
-        ),
-        Panel(
-            "Budgets of running trainings",
-            "Over all models that have not ended.",
-            (
-                Query(suite("sightline_trainer_budget_seconds"), "granted"),
-                Query(suite("sightline_trainer_budget_left_seconds"), "left"),
-            ),
-            "s",
-        ),
-        Panel(
-            "Budget overrun",
-            "Must be 0.",
-            (Query(suite("sightline_trainer_budget_overrun_seconds"), "overrun"),),
-            "s",
-            4,
-            number=True,
-        ),
-        Panel(
-            "Charged today",
-            "Compute charged to the trainings that ended within 24 hours.",
-            (Query(within("sightline_trainer_models_cost_seconds_total", "24h"), "charged"),),
-            "s",
-            4,
-            number=True,
-        ),
-        Panel(
-            "Memory",
-            "By process.",
-            (Query(total("process_resident_memory_bytes", "job", OURS), "{{job}}"),),
-            "bytes",
-        ),
-        Panel(
-            "CPU",
-            "Cores that each process keeps busy, without the training children.",
-            (Query(rate("process_cpu_seconds_total", "job", OURS), "{{job}}"),),
-        ),
-        Panel(
-            "Models in memory",
-            "Bytes, and how many they may use.",
-            (
-                Query(total("sightline_predictor_loaded_bytes", "instance"), "{{instance}}"),
-                Query(total("sightline_predictor_capacity_bytes", "instance"), "{{instance}} limit"),
-            ),
-            "bytes",
-        ),
-    ),
-    "What fails": (
-        Panel(
-            "Errors by code",
-            "Calls that did not end with OK.",
-            (Query(rate("grpc_server_handled_total", "grpc_code", 'grpc_code!="OK"'), "{{grpc_code}}"),),
-            "reqps",
-        ),
-        Panel(
-            "Attempts",
-            "How attempts at trials and evaluations end.",
-            (Query(rate("sightline_trainer_attempts_total", "result"), "{{result}}"),),
-        ),
-        Panel(
-            "Trainings and validations that ended",
-            "By state.",
-            (
-                Query(rate("sightline_trainer_models_ended_total", "state"), "model {{state}}"),
-                Query(rate("sightline_datasets_validated_total", "state"), "dataset {{state}}"),
-            ),
-        ),
-        Panel(
-            "Work given up and taken over",
-            "Within an hour: work of which every attempt died, and leases that workers lost.",
-            (
-                Query(within("sightline_dead_letters_total", "1h", "kind"), "{{kind}} given up"),
-                Query(
-                    within("sightline_trainer_attempts_total", "1h", where='result="lease_lost"'),
-                    "trainer leases lost",
-                ),
-                Query(within("sightline_dataset_leases_lost_total", "1h"), "dataset leases lost"),
-                Query(within("sightline_dataset_jobs_republished_total", "1h"), "jobs published again"),
-            ),
-        ),
-        Panel(
-            "Jobs",
-            "How deliveries are settled.",
-            (Query(rate("sightline_jobs_total", "kind, result"), "{{kind}} {{result}}"),),
-        ),
-        Panel(
-            "Store and NATS errors",
-            "Operations that got no response or were refused.",
-            (
-                Query(
-                    rate("sightline_store_operations_total", "operation", 'result=~"unavailable|refused|error"'),
-                    "store {{operation}}",
-                ),
-                Query(
-                    rate("sightline_nats_operations_total", "operation", 'result=~"unavailable|refused|error"'),
-                    "NATS {{operation}}",
-                ),
-                Query(f"1 - min by ({grouped('job')}) ({chosen('sightline_nats_connected')})", "{{job}} without NATS"),
-            ),
-        ),
-    ),
-    "How fast it responds": (
-        Panel(
-            "Calls",
-            "Per second, by method.",
-            (
-                Query(
-                    rate("grpc_server_handled_total", "grpc_method", 'grpc_service=~"sightline[.].*"'),
-                    "{{grpc_method}}",
-                ),
-            ),
-            "reqps",
-        ),
-        Panel(
-            "Predictions",
-            "Duration of AnalyzeImage: the median, and what one in twenty calls exceeded.",
-            (
-                Query(quantile(0.5, "grpc_server_handling_seconds", "", 'grpc_method="AnalyzeImage"'), "median"),
-                Query(
-                    quantile(0.95, "grpc_server_handling_seconds", "", 'grpc_method="AnalyzeImage"'),
-                    "1 in 20",
-                ),
-            ),
-            "s",
-        ),
-        Panel(
-            "Where a prediction spends its time",
-            "Mean of each stage; the forward pass is that of the whole batch.",
-            (Query(mean("sightline_predictor_stage_seconds", "stage"), "{{stage}}"),),
-            "s",
-        ),
-        Panel(
-            "Images in a batch",
-            "Above 1: batching happens.",
-            (Query(mean("sightline_predictor_batch_images"), "mean"),),
-        ),
-        Panel(
-            "Model cache",
-            "How often a caller waits for a load, and how often a model is evicted.",
-            (
-                Query(rate("sightline_predictor_cache_requests_total", "result"), "{{result}}"),
-                Query(rate("sightline_predictor_cache_evictions_total", "reason"), "evicted: {{reason}}"),
-                Query(rate("sightline_predictor_dropped_images_total", "reason"), "image {{reason}}"),
-            ),
-        ),
-        Panel(
-            "Model loads",
-            "Duration of model loads: the median, and what one in ten exceeded.",
-            (
-                Query(quantile(0.5, "sightline_predictor_load_seconds"), "median"),
-                Query(quantile(0.9, "sightline_predictor_load_seconds"), "1 in 10"),
-            ),
-            "s",
-        ),
-        Panel(
-            "Blob store",
-            "One in twenty operations took longer.",
-            (Query(quantile(0.95, "sightline_store_operation_seconds", "operation"), "{{operation}}"),),
-            "s",
-            12,
-        ),
-        Panel(
-            "Records and queue",
-            "One in twenty operations took longer.",
-            (Query(quantile(0.95, "sightline_nats_operation_seconds", "operation"), "{{operation}}"),),
-            "s",
-            12,
-        ),
-    ),
-}
-
-
-def made() -> str:
+def render() -> str:
     """The dashboard's JSON."""
     board = (
         dashboard.Dashboard("Sightline")
@@ -377,7 +56,7 @@ def _panel(panel: Panel) -> stat.Panel | timeseries.Panel:
     else:
         legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
         shown = timeseries.Panel().min(0).legend(legend.placement(LegendPlacement.BOTTOM))
-    shown = shown.title(panel.title).description(panel.tells).unit(panel.unit).datasource(SOURCE)
+    shown = shown.title(panel.title).description(panel.description).unit(panel.unit).datasource(SOURCE)
     shown = shown.span(panel.width).height(HEIGHT)
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
         target = (
@@ -388,12 +67,12 @@ def _panel(panel: Panel) -> stat.Panel | timeseries.Panel:
 
 
 def main() -> int:
-    """Writes the file, or compares it; 1 if it is not what this module makes."""
-    text = made()
+    """Writes the file, or compares it; returns 1 if it is out of date."""
+    text = render()
     if "--check" in sys.argv[1:]:
         fresh = FILE.exists() and FILE.read_text() == text
         if not fresh:
-            sys.stdout.write(f"{FILE.name} is not what dashboard.py makes: run python deploy/grafana/dashboard.py\n")
+            sys.stdout.write(f"{FILE.name} is out of date: run python -m deploy.grafana.dashboard\n")
         return 0 if fresh else 1
     FILE.write_text(text)
     return 0

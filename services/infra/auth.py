@@ -12,7 +12,7 @@ from services.kit.clock import Clock, SystemClock
 from services.kit.errors import PermissionDenied, Unauthenticated
 from services.kit.roles import OPEN, POLICY, Role, may
 from services.kit.settings import Settings
-from sightline.client.credentials import check_ca
+from sightline.client.transport.credentials import check_ca
 
 AUTHORIZATION = "authorization"
 MAX_TOKEN = 8192  # characters

@@ -9,11 +9,11 @@ import grpc
 
 from services.kit import log
 from services.kit.errors import Code, Failure, RemoteError, SightlineError, Unavailable
-from sightline.client.channel import DEADLINE_SECONDS, describe, options_for
-from sightline.client.connection import AUTHORIZATION, bearer
-from sightline.client.credentials import Credentials
-from sightline.client.diagnosis import explain
-from sightline.client.renewing import RenewingAio
+from sightline.client.transport.channel import DEADLINE_SECONDS, describe, options_for
+from sightline.client.transport.connection import AUTHORIZATION, bearer
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.diagnosis import explain
+from sightline.client.transport.reopening import AsyncReopeningChannel
 
 REQUEST_ID = "x-request-id"
 PLAIN = Credentials()
@@ -39,7 +39,7 @@ def open_channel(
     def secure(now: grpc.ChannelCredentials) -> grpc.aio.Channel:
         return grpc.aio.secure_channel(address, now, options=options, interceptors=interceptors)
 
-    return cast("grpc.aio.Channel", RenewingAio(credentials.watch_channel(_tell), secure))
+    return cast("grpc.aio.Channel", AsyncReopeningChannel(credentials.watch_channel(_tell), secure))
 
 
 def _tell(error: Exception) -> None:

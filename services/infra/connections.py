@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sightline.client.channel import MAX_MESSAGE_BYTES
+from sightline.client.transport.channel import MAX_MESSAGE_BYTES
 
 _LONGEST_MS = 2**31 - 1  # gRPC takes this as unlimited
 

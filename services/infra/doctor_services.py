@@ -10,10 +10,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.infra import tls
 from services.infra.findings import Report
 from services.kit.settings import Settings
-from sightline.client.addresses import VARIABLES, AddressError, Addresses
-from sightline.client.connection import open_channel
-from sightline.client.credentials import Credentials, CredentialsError
-from sightline.client.diagnosis import explain
+from sightline.client.transport.addresses import VARIABLES, AddressError, Addresses
+from sightline.client.transport.connection import open_channel
+from sightline.client.transport.credentials import Credentials, CredentialsError
+from sightline.client.transport.diagnosis import explain
 
 SECONDS = 5.0
 

@@ -13,7 +13,7 @@ from urllib3.exceptions import HTTPError
 from services.kit.clock import Clock
 from services.kit.errors import Unavailable
 from services.kit.log import Log
-from sightline.client.reloading import ReloadingFiles
+from sightline.client.transport.reloading import ReloadingFiles
 
 MAX_BYTES = 1 << 20
 FETCH_SECONDS = 5.0

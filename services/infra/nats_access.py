@@ -11,9 +11,9 @@ from nats.aio.client import Client, RawCredentials
 from services.kit.errors import Unavailable
 from services.kit.log import Log
 from services.kit.settings import Settings
-from sightline.client.credentials import check_ca, check_pair
-from sightline.client.diagnosis import unverified
-from sightline.client.reloading import ReloadingFiles
+from sightline.client.transport.credentials import check_ca, check_pair
+from sightline.client.transport.diagnosis import unverified
+from sightline.client.transport.reloading import ReloadingFiles
 
 _log = Log(__name__)
 

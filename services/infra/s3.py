@@ -21,8 +21,8 @@ from services.infra.threads import Threads
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
 from services.kit.settings import Settings
-from sightline.client.credentials import check_ca
-from sightline.client.diagnosis import unverified
+from sightline.client.transport.credentials import check_ca
+from sightline.client.transport.diagnosis import unverified
 
 P = ParamSpec("P")
 T = TypeVar("T")

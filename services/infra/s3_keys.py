@@ -9,7 +9,7 @@ from minio.credentials.providers import Provider
 from services.kit.errors import StoreRefused
 from services.kit.log import Log
 from services.kit.settings import Settings
-from sightline.client.reloading import ReloadingFiles
+from sightline.client.transport.reloading import ReloadingFiles
 
 REPLACE_SECONDS = 2.0  # the most that may pass between replacing one file and the other
 LOOK_SECONDS = 0.05

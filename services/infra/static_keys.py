@@ -8,7 +8,7 @@ from pathlib import Path
 from services.kit.log import Log
 from services.kit.roles import Role
 from sightline.client.keys import NAME, PREFIX, digest
-from sightline.client.reloading import ReloadingFiles
+from sightline.client.transport.reloading import ReloadingFiles
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 

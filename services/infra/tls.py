@@ -12,8 +12,8 @@ from cryptography import x509
 from services.kit.log import Log
 from services.kit.settings import Settings
 from services.kit.telemetry import Metric, MetricKind, Telemetry
-from sightline.client.credentials import Credentials, check_ca, check_pair
-from sightline.client.reloading import ReloadingFiles
+from sightline.client.transport.credentials import Credentials, check_ca, check_pair
+from sightline.client.transport.reloading import ReloadingFiles
 
 EXPIRY = Metric(
     "sightline_tls_certificate_expiry_timestamp_seconds",

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from sightline.client.addresses import MAX_PORT, fault_of, fault_of_endpoint
+from sightline.client.transport.addresses import MAX_PORT, fault_of, fault_of_endpoint
 
 # For tokens: asymmetric ones only, so that knowing the public key is not enough to sign.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")

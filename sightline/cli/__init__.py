@@ -7,12 +7,12 @@ import warnings
 
 
 def main() -> None:
-    """Runs the command line of this process.
+    """Runs the command with this process's arguments.
 
-    What the terminal's encoding lacks is printed as a question mark.
+    Characters that the terminal's encoding lacks are printed as question marks.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC reads it when it is imported; the errors below say it all
-    if not sys.warnoptions:  # libraries' warnings are for their programmers, not for whoever runs the command
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC reads it on import; our errors say everything it would log
+    if not sys.warnoptions:  # warnings of libraries are for developers, not for users of the command
         warnings.simplefilter("ignore")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

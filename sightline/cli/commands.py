@@ -1,4 +1,4 @@
-"""The commands of `sightline` and their help. Its exit codes stand in `sightline.cli.failures`."""
+"""The commands of `sightline` and their help. `sightline.cli.reporting` lists the exit codes."""
 
 from importlib import metadata
 from typing import Annotated
@@ -12,7 +12,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    epilog="Exit codes: 0 done, 2 used wrongly, 3 to 16 the gRPC status code, 1 a fault of this machine, 130 Ctrl-C.",
+    epilog="Exit codes: 0 success, 1 a local problem, 2 wrong usage, 3 to 16 the gRPC status code, 130 Ctrl-C.",
 )
 app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
@@ -23,8 +23,8 @@ app.add_typer(keys.app, name="keys")
 app.command("predict")(predict.predict)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(metadata.version("sightline"))
         raise typer.Exit
 

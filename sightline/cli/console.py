@@ -1,4 +1,4 @@
-"""Where output goes: results to standard output, progress and errors to standard error."""
+"""Output: results go to standard output, progress and errors to standard error."""
 
 import json
 import sys
@@ -16,11 +16,11 @@ from rich.table import Table
 
 from sightline.client.progress import Bar, drawn
 
-PLAIN_WIDTH = 200  # columns where no terminal says how many there are
-PLAIN_STEP = 0.1  # how far a bar moves between two plain lines
-PLAIN_SECONDS = 1.0  # between two of them, where no other phase has begun
+PLAIN_WIDTH = 200  # columns, if there is no terminal
+PLAIN_STEP = 0.1  # progress between two plain lines
+PLAIN_SECONDS = 1.0  # between two plain lines of the same phase
 
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as protobuf JSON and nothing else.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the response as protobuf JSON and nothing else.")]
 
 STATE_STYLES = {
     "READY": "green",
@@ -34,12 +34,12 @@ STATE_STYLES = {
 
 
 def output() -> Console:
-    """Standard output as it is now (tests and pipes replace it)."""
+    """The current standard output (tests replace it)."""
     return _console(stderr=False)
 
 
 def notes() -> Console:
-    """Standard error as it is now."""
+    """The current standard error."""
     return _console(stderr=True)
 
 
@@ -51,31 +51,31 @@ def _console(*, stderr: bool) -> Console:
 
 
 def to_dict(message: Message) -> dict[str, object]:
-    """The message's protobuf JSON as a dictionary, for the one JSON document of a command.
+    """The message's protobuf JSON as a dictionary, for a command's JSON document.
 
-    Empty lists and default values are in it, so that scripts find every field; what has presence and is not set is not.
+    It includes empty lists and default values, so that scripts find every field, but no unset fields with presence.
     """
     return dict(json_format.MessageToDict(message, always_print_fields_with_no_presence=True))
 
 
 def escapes() -> bool:
-    """Whether JSON must escape what is not ASCII, as standard output could not print all of it."""
+    """Whether JSON must escape non-ASCII characters, because standard output cannot print all of them."""
     return not (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def print_json(message: Message) -> None:
-    """The one JSON document of a command."""
+    """Prints a command's JSON document."""
     print(json.dumps(to_dict(message), indent=2, ensure_ascii=escapes()))
 
 
 def state(name: str) -> str:
-    """A state in its colour."""
+    """The state in its colour."""
     style = STATE_STYLES.get(name, "cyan")
     return f"[{style}]{name}[/]"
 
 
 def table(*columns: str, right: Iterable[str] = ()) -> Table:
-    """An empty table with these columns, those in `right` flush right."""
+    """An empty table with these columns, those in `right` right-aligned."""
     made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     numbers = set(right)
     for column in columns:
@@ -84,7 +84,7 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> Table:
-    """Pairs of a name and a value, one under the other; empty values are left out."""
+    """Names with their values, a line each; empty values are left out."""
     made = Table.grid(padding=(0, 2))
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
@@ -96,24 +96,24 @@ def facts(rows: Iterable[tuple[str, str]]) -> Table:
 
 @contextmanager
 def progress_bar(title: str) -> Generator[Bar]:
-    """A bar on standard error while the block runs; plain lines, few of them, where that is no terminal."""
+    """A bar on standard error while the block runs; a few plain lines if that is not a terminal."""
     console = notes()
     with drawn(title, console) if console.is_terminal else nullcontext(_Lines(console, title)) as bar:
         yield bar
 
 
 class _Lines:
-    """A line whenever something else is being done, or the work has moved on by a tenth and a second has passed."""
+    """Prints a line when the phase changes, and at most every second when progress has grown by a tenth."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console, self._title = console, title
-        self._doing, self._fraction, self._said = "", -1.0, 0.0
+        self._doing, self._fraction, self._printed = "", -1.0, 0.0
 
     def update(self, fraction: float, doing: str, detail: str = "") -> None:
-        moved = fraction >= self._fraction + PLAIN_STEP and time.monotonic() >= self._said + PLAIN_SECONDS
+        moved = fraction >= self._fraction + PLAIN_STEP and time.monotonic() >= self._printed + PLAIN_SECONDS
         ended = fraction >= 1.0 > self._fraction
         if doing == self._doing and not moved and not ended:
             return
-        self._doing, self._fraction, self._said = doing, fraction, time.monotonic()
+        self._doing, self._fraction, self._printed = doing, fraction, time.monotonic()
         text = f"{self._title}: {100 * fraction:3.0f} %  {doing}  {detail}".rstrip()
         self._console.print(text, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`sightline datasets`: register labelled images, and see what registration found."""
+"""`sightline datasets`: register labelled images, and show the findings."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -21,12 +21,12 @@ from sightline.v1 import dataset_service_pb2 as service
 COLLECTION = "datasets"
 SHOWN_FINDINGS = 200
 
-app = typer.Typer(help="Labelled images: register, check, list, delete.", no_args_is_help=True)
+app = typer.Typer(help="Register labelled images as datasets, and list, show and delete them.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The dataset's name.")]
 
 
 class Kind(StrEnum):
-    """What the annotations say about an image."""
+    """The kind of a dataset's annotations."""
 
     CLASSIFICATION = "classification"
     DETECTION = "detection"
@@ -38,16 +38,16 @@ SEVERITY_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Sever
 @app.command("create")
 def create(
     name: Name,
-    kind: Annotated[Kind, typer.Option(help="What the annotations say about an image.")],
+    kind: Annotated[Kind, typer.Option(help="A category for each image, or boxes around objects.")],
     coco: Annotated[Path, typer.Option(help="The COCO file.", exists=True, dir_okay=False)],
     images: Annotated[
         Path | None,
-        typer.Option(help="The folder that the COCO file's names start from; its own by default.", file_okay=False),
+        typer.Option(help="The folder that image names are relative to; by default the COCO file's.", file_okay=False),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Return only when the dataset is checked.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the dataset has been checked.")] = False,
     json: Json = False,
 ) -> None:
-    """Upload a COCO file with the images that it names, and register them as a dataset."""
+    """Upload a COCO file and the images it names, and register them as a dataset."""
     with session() as client:
         dataset = client.datasets.register(name, coco=coco, images=images, kind=kind.value, wait=wait)
     if json:
@@ -92,26 +92,28 @@ def show(name: Name, json: Json = False) -> None:
 
 @app.command("findings")
 def findings(name: Name, json: Json = False) -> None:
-    """Show what registration found: what is wrong, where, and what to do."""
+    """Show the findings of registration: what is wrong, where, and what to do."""
     with session() as client:
         found = client.datasets.findings(name)
     if json:
         print_json(service.ListFindingsResponse(findings=[finding.message for finding in found]))
         return
     if not found:
-        output().print(f"[green]nothing to find fault with[/] in {escape(bare_name(name))}")
+        output().print(f"[green]no findings[/] in {escape(bare_name(name))}")
         return
     rows = table("SEVERITY", "CODE", "FILE", "IMAGE", "ANNOTATION", "WHAT", "WHAT TO DO", right=("IMAGE", "ANNOTATION"))
     for finding in found[:SHOWN_FINDINGS]:
         rows.add_row(*_cells(finding))
     output().print(rows)
     if (more := len(found) - SHOWN_FINDINGS) > 0:
-        notes().print(f"and {more} more: `sightline datasets findings {escape(bare_name(name))} --json` has them all")
+        notes().print(
+            f"and {more} more: `sightline datasets findings {escape(bare_name(name))} --json` prints them all"
+        )
 
 
 @app.command("delete")
 def delete(name: Name, json: Json = False) -> None:
-    """Delete a dataset; models that were trained on it stay."""
+    """Delete a dataset, but not the models trained on it."""
     with session() as client:
         client.datasets.delete(name)
     if json:
@@ -121,7 +123,7 @@ def delete(name: Name, json: Json = False) -> None:
 
 
 def print_dataset(dataset: DatasetData) -> None:
-    """A dataset for people."""
+    """Prints a dataset for people."""
     console = output()
     rows = [
         ("name", escape(dataset.name)),
@@ -151,7 +153,7 @@ def _print_registered(dataset: DatasetData) -> None:
         return
     print_dataset(dataset)
     if dataset.error_count or dataset.warning_count:
-        notes().print(f"see what was found: `sightline datasets findings {escape(bare_name(dataset.name))}`")
+        notes().print(f"see the findings: `sightline datasets findings {escape(bare_name(dataset.name))}`")
 
 
 def _kind(dataset: DatasetData) -> str:

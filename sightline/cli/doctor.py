@@ -1,4 +1,4 @@
-"""`sightline doctor`: what is wrong with a suite and what it stands on, and what to do about it."""
+"""`sightline doctor`: what is wrong with a suite or with what it depends on, and what to do about it."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.console import notes
-from sightline.cli.failures import CommandError, report
+from sightline.cli.reporting import CommandError, report
 from sightline.cli.up import DATA
 
 NEEDED = ("services", "nats", "minio", "pydantic_settings")
@@ -20,20 +20,20 @@ OF_THE_STORE = ("SIGHTLINE_NATS_URL", "SIGHTLINE_STORE_DIRECTORY", "SIGHTLINE_S3
 def doctor(
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The folder of a suite that `sightline up` runs; .sightline if it is here."),
+        typer.Option(metavar="DIR", help="The folder of a suite started by `sightline up`; .sightline if it exists."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="nats, store, services, devices, memory, folders or weights; may be repeated."),
+        typer.Option(help="Check only nats, store, services, devices, memory, folders or weights; repeatable."),
     ] = None,
     nats_monitor: Annotated[
-        str, typer.Option(metavar="URL", help="The monitoring endpoint of nats-server, such as http://nats:8222.")
+        str, typer.Option(metavar="URL", help="nats-server's monitoring endpoint, such as http://nats:8222.")
     ] = "",
 ) -> None:
-    """Check NATS, the store, the services and this machine, and say what to do. Exit code 1 with any fault.
+    """Check NATS, the store, the services and this machine, and say what to do. Exits with 1 if anything is wrong.
 
-    It checks from here and by the variables that are set here: run it where the services have theirs.
+    It uses this machine's network and environment: run it where the services run, with their variables.
     """
     try:
         environment = _environment(data)
@@ -46,7 +46,7 @@ def doctor(
 
 
 def _environment(data: Path | None) -> dict[str, str]:
-    """This process's, and where a suite of this machine keeps its things; CommandError if nothing can be checked."""
+    """This process's environment, with the places of a local suite; CommandError if nothing can be checked."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise CommandError(
             f"the services are not installed here ({', '.join(missing)} missing)",
@@ -60,7 +60,7 @@ def _environment(data: Path | None) -> dict[str, str]:
         port = int((folder / "nats" / "port").read_text())
     except (OSError, ValueError):
         raise CommandError(
-            f"{folder} is not the folder of a suite", fix="name that of `sightline up`: --data"
+            f"{folder} is not the folder of a suite", fix="pass the folder that `sightline up` uses with --data"
         ) from None
     environment |= {
         "SIGHTLINE_NATS_URL": f"nats://127.0.0.1:{port}",

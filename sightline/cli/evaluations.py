@@ -1,4 +1,4 @@
-"""`sightline evaluations`: measure a model on a dataset of one's choice."""
+"""`sightline evaluations`: measure a model on any dataset."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from sightline.client.names import bare_name, evaluation_name
 from sightline.client.quantities import duration
 from sightline.client.results.evaluation import EvaluationData
 
-app = typer.Typer(help="Evaluations: measure a model on a dataset.", no_args_is_help=True)
+app = typer.Typer(help="Measure a model on a dataset, and show the results.", no_args_is_help=True)
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The evaluation's name.")]
 
@@ -23,10 +23,10 @@ def create(
     model: ModelName,
     name: Name,
     dataset: Annotated[str, typer.Option(help="The dataset to measure on.")],
-    wait: Annotated[bool, typer.Option("--wait", help="Return only when it is measured.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the evaluation has ended.")] = False,
     json: Json = False,
 ) -> None:
-    """Measure the model that is served now on a dataset."""
+    """Measure the model's current version on a dataset."""
     with session() as client:
         evaluation = client.evaluations.create(model, name, dataset=dataset, wait=wait)
     if json:
@@ -50,7 +50,7 @@ def show(model: ModelName, name: Name, json: Json = False) -> None:
 
 
 def print_evaluation(evaluation: EvaluationData) -> None:
-    """An evaluation for people."""
+    """Prints an evaluation for people."""
     rows = [
         ("name", escape(evaluation.name)),
         ("state", state(evaluation.state)),

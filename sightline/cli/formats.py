@@ -1,4 +1,4 @@
-"""How the command line reads and writes times, names of categories and numbers."""
+"""How the command reads and writes durations, times, category names and numbers."""
 
 from datetime import datetime, timedelta
 
@@ -8,7 +8,7 @@ from sightline.client.quantities import span_of
 
 
 def parse_duration(text: str) -> timedelta:
-    """`90s`, `10m`, `1h30m` or `1.5h` as a time; typer.BadParameter for anything else."""
+    """`90s`, `10m`, `1h30m` or `1.5h` as a duration; typer.BadParameter for anything else."""
     try:
         return span_of(text)
     except ValueError as error:
@@ -16,12 +16,12 @@ def parse_duration(text: str) -> timedelta:
 
 
 def moment(value: datetime | None) -> str:
-    """A point in time, in the zone of this machine; nothing if it is not set."""
+    """A time in this machine's time zone; empty if it is not set."""
     return value.astimezone().strftime("%Y-%m-%d %H:%M:%S") if value else ""
 
 
 def visible(name: str) -> str:
-    """A category's name; in quotes where spaces at its ends, or several in a row, would not be seen."""
+    """A category's name, in quotes if it has leading, trailing or repeated spaces that would not be visible."""
     return name if name == " ".join(name.split()) else repr(name)
 
 

@@ -1,4 +1,4 @@
-"""Objects on a picture: frames in a colour for each category, and labels that hide as little as they can."""
+"""Objects drawn on an image: a frame in the category's colour, and a label that hides as little as possible."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ Ink = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
-# Colours that people with any colour blindness tell apart: Okabe and Ito, "Color Universal Design", 2008.
+# Colours that people with any colour blindness can distinguish: Okabe and Ito, "Color Universal Design", 2008.
 INKS: tuple[Ink, ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -24,14 +24,14 @@ INKS: tuple[Ink, ...] = (
     (204, 121, 167),
 )
 DARK, LIGHT = (16, 18, 22), (255, 255, 255)
-MAX_LABELS = 150  # more than that nobody reads
+MAX_LABELS = 150  # nobody reads more
 HIDDEN = 0.35  # a label that would hide more than this is shortened, or left out
-DASH = 5  # in widths of the line
+DASH = 5  # length, in line widths
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object: what a model sees, or, without a confidence, what is true."""
+    """An object: predicted, or, without a confidence, the ground truth."""
 
     name: str
     box: Box
@@ -41,23 +41,23 @@ class Found:
 def inks_of(names: Iterable[str]) -> dict[str, Ink]:
     """A colour for each category.
 
-    A name asks for the same colour everywhere, and gets the next one where another name of the same picture has it;
+    A name prefers the same colour in every image, and gets the next one if another of the names has that colour;
     names beyond the seventh share colours.
     """
     inks: dict[str, Ink] = {}
     for name in sorted(set(names)):
-        wish = crc32(name.encode())
-        turns = [INKS[(wish + step) % len(INKS)] for step in range(len(INKS))]
+        preferred = crc32(name.encode())
+        by_preference = [INKS[(preferred + step) % len(INKS)] for step in range(len(INKS))]
         taken = list(inks.values())
-        inks[name] = min(turns, key=taken.count)
+        inks[name] = min(by_preference, key=taken.count)
     return inks
 
 
 def frame(image: Image.Image, found: Sequence[Found], inks: Mapping[str, Ink], truth: Sequence[Found] = ()) -> None:
-    """Draws the objects, the surest on top, and under them what is true, dashed in black and white.
+    """Draws the objects, the most confident on top, and below them the ground truth, dashed in black and white.
 
     Boxes are in pixels of this image. A label that would hide another label or too much of an object is shortened to
-    its confidence and then left out: `inks` tells the name too.
+    its confidence, or else left out: the colour shows the category too.
     """
     pen, line = ImageDraw.Draw(image), max(3, round(max(image.size) / 280))
     for true in truth:
@@ -78,7 +78,7 @@ def frame(image: Image.Image, found: Sequence[Found], inks: Mapping[str, Ink], t
 
 
 def legend(width: int, entries: Sequence[tuple[str, Ink]], size: int) -> Image.Image:
-    """A dark strip so wide with the words on their colours, in as many rows as it takes."""
+    """A dark strip of this width with the words on their colours, in as many rows as needed."""
     letters, gap = font(size), size // 2
     row, x, places = 0, gap, list[tuple[str, Ink, _Edges]]()
     high = round(_size("", letters)[1])
@@ -98,7 +98,7 @@ def legend(width: int, entries: Sequence[tuple[str, Ink]], size: int) -> Image.I
 
 
 def fitting(text: str, letters: Font, room: float) -> str:
-    """The text, cut with an ellipsis where it is longer than the room."""
+    """The text, truncated with an ellipsis if it is wider than the room."""
     if letters.getlength(text) <= room:
         return text
     while text and letters.getlength(text + "…") > room:
@@ -107,32 +107,32 @@ def fitting(text: str, letters: Font, room: float) -> str:
 
 
 def font(size: float) -> Font:
-    """Pillow's own scalable font, which needs no file of this machine."""
+    """Pillow's built-in scalable font, which needs no font file."""
     return ImageFont.load_default(size)
 
 
 def on(ink: Ink) -> Ink:
-    """The colour of letters that are legible on the ink."""
+    """The text colour that is legible on the ink."""
     red, green, blue = (((sample / 255) ** 2.2) for sample in ink)
     return DARK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else LIGHT
 
 
 def overlap(one: _Edges, other: _Edges) -> float:
-    """The area that both cover."""
+    """The area of the intersection."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return width * height if width > 0 and height > 0 else 0.0
 
 
 def _edges(box: Box, image: Image.Image) -> _Edges:
-    """The box's edges within the image, at least a pixel apart."""
+    """The box's edges, clipped to the image, at least a pixel apart."""
     left, top = min(max(box[0], 0), image.width - 1), min(max(box[1], 0), image.height - 1)
     right, bottom = min(box[0] + box[2], image.width), min(box[1] + box[3], image.height)
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
 def _frame(pen: ImageDraw.ImageDraw, box: _Edges, line: int, ink: Ink) -> None:
-    """A frame with a dark edge on either side, so that it shows on its own colour; thin around what is small."""
+    """A frame with a dark edge on either side, so that it shows on its own colour; thinner around small objects."""
     left, top, right, bottom = (round(edge) for edge in box)
     width = max(1, min(line, (right - left) // 8, (bottom - top) // 8))
     if width > 1:
@@ -141,7 +141,7 @@ def _frame(pen: ImageDraw.ImageDraw, box: _Edges, line: int, ink: Ink) -> None:
 
 
 def _dash(pen: ImageDraw.ImageDraw, box: _Edges, line: int) -> None:
-    """A frame of dashes, black and white by turns, which shows on every picture and beside every colour."""
+    """A frame of alternately black and white dashes, which shows on every image and next to every colour."""
     left, top, right, bottom = box[0], box[1], box[2] - 1, box[3] - 1
     corners = ((left, top), (right, top), (right, bottom), (left, bottom), (left, top))
     for (x0, y0), (x1, y1) in pairwise(corners):
@@ -153,7 +153,7 @@ def _dash(pen: ImageDraw.ImageDraw, box: _Edges, line: int) -> None:
 
 
 def _texts(one: Found) -> tuple[str, ...]:
-    """What its label may say, the longest first."""
+    """The possible texts of its label, the longest first."""
     if one.confidence is None:
         return (one.name,)
     percent = f"{100 * one.confidence:.0f}"
@@ -161,7 +161,7 @@ def _texts(one: Found) -> tuple[str, ...]:
 
 
 def _size(text: str, letters: Font) -> tuple[float, float]:
-    """Of a label: the letters' full height, so that all labels are of one height, and a margin."""
+    """Width and height of a label with its margin; all labels have the same height."""
     height = letters.getbbox("Ag")[3]
     return letters.getlength(text) + 0.5 * height, 1.2 * height
 
@@ -169,9 +169,9 @@ def _size(text: str, letters: Font) -> tuple[float, float]:
 def _best_place(
     size: tuple[float, float], own: _Edges, boxes: Sequence[_Edges], labels: Sequence[_Edges], within: tuple[int, int]
 ) -> tuple[_Edges, float]:
-    """Where the label hides least of other labels and of the objects, and how much that is.
+    """The place where the label hides least of other labels and of the objects, and how much it hides there.
 
-    An object counts by the share of it that is hidden, so that a label may lie on a large one but not on a small one.
+    An object counts by its hidden share, so that a label may cover part of a large one but not of a small one.
     """
     best, least = (0.0, 0.0, 0.0, 0.0), math.inf
     for place in _places(size, own, within):
@@ -187,7 +187,7 @@ def _best_place(
 
 
 def _places(size: tuple[float, float], own: _Edges, within: tuple[int, int]) -> list[_Edges]:
-    """Above the box, below it, in its corners, beside it: each moved into the picture."""
+    """Places above the box, below it, in its corners and next to it, each moved into the image."""
     (width, height), (left, top, right, bottom) = size, own
     corners = (
         (left, top - height),
@@ -202,8 +202,8 @@ def _places(size: tuple[float, float], own: _Edges, within: tuple[int, int]) -> 
         (left - width, top),
     )
     places: list[_Edges] = []
-    for wish_x, wish_y in corners:
-        x, y = max(0.0, min(wish_x, within[0] - width)), max(0.0, min(wish_y, within[1] - height))
+    for corner_x, corner_y in corners:
+        x, y = max(0.0, min(corner_x, within[0] - width)), max(0.0, min(corner_y, within[1] - height))
         places.append((x, y, x + width, y + height))
     return places
 

@@ -1,4 +1,4 @@
-"""`sightline keys`: static keys for callers that have no issuer of tokens."""
+"""`sightline keys`: static keys for callers without a token issuer."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,14 +8,16 @@ import typer
 from rich.markup import escape
 
 from sightline.cli.console import notes
-from sightline.cli.failures import CommandError, UsageError, report
+from sightline.cli.reporting import CommandError, UsageError, report
 from sightline.client import keys
 
-app = typer.Typer(help="Keys: tokens that the services know by a line in a file.", no_args_is_help=True)
+app = typer.Typer(
+    help="Make keys: static tokens that the services recognise by a line in a file.", no_args_is_help=True
+)
 
 
 class Role(StrEnum):
-    """What the services know by these names."""
+    """The roles of the services."""
 
     VIEWER = "viewer"
     PREDICTOR = "predictor"
@@ -29,16 +31,15 @@ def _group() -> None: ...
 
 @app.command("make")
 def make(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is; logs show it.")],
-    role: Annotated[Role, typer.Option(help="What its bearer may do.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The caller's name, which logs show.")],
+    role: Annotated[Role, typer.Option(help="What the caller may do.")],
     file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Add the line to this file (SIGHTLINE_AUTH_KEYS) at once.")
+        Path | None, typer.Option(metavar="FILE", help="Add the line to this file (SIGHTLINE_AUTH_KEYS).")
     ] = None,
 ) -> None:
-    """Make a key for a caller, and the line by which the services know it.
+    """Make a key for a caller, and the line by which the services recognise it.
 
-    The key is printed once and kept nowhere: standard output has nothing but the key, and with no --file the line
-    after it.
+    The key is printed once and stored nowhere. Standard output has only the key and, without --file, the line.
     """
     try:
         key, line = _made(name, role.value, file)
@@ -48,8 +49,8 @@ def make(
     if file is None:
         print(line)
         notes().print(
-            "The first line is the key: give it to the caller, as SIGHTLINE_TOKEN. The second belongs into the file"
-            " that SIGHTLINE_AUTH_KEYS of the services names.",
+            "The first line is the key: give it to the caller as SIGHTLINE_TOKEN. Add the second to the file that"
+            " SIGHTLINE_AUTH_KEYS names where the services run.",
             soft_wrap=True,
         )
     else:
@@ -64,5 +65,5 @@ def _made(name: str, role: str, file: Path | None) -> tuple[str, str]:
     except ValueError as error:
         raise UsageError(str(error)) from None
     except OSError as error:
-        raise CommandError(f"the line cannot be added: {error}") from None
+        raise CommandError(f"the line cannot be added to the file: {error}") from None
     return key, line

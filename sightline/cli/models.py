@@ -1,4 +1,4 @@
-"""`sightline models`: train within a budget, follow it, and see what came out."""
+"""`sightline models`: train within a budget, follow the training, and show the results."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -21,7 +21,7 @@ from sightline.v1 import model_service_pb2 as service
 
 COLLECTION = "models"
 
-app = typer.Typer(help="Models: train, follow, list, cancel, delete.", no_args_is_help=True)
+app = typer.Typer(help="Train models, and list, show, cancel and delete them.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 
@@ -36,13 +36,13 @@ class Kind(StrEnum):
 def train(
     name: Name,
     dataset: Annotated[str, typer.Option(help="The dataset to train on.")],
-    budget: Annotated[str, typer.Option(help="Compute at most, such as 90s, 10m or 1h30m. Waiting is free.")],
-    test_dataset: Annotated[str, typer.Option(help="The dataset to measure on; part of the first by default.")] = "",
-    kind: Annotated[Kind | None, typer.Option(help="What the model does; by default what fits the dataset.")] = None,
+    budget: Annotated[str, typer.Option(help="Compute budget, e.g. 90s, 10m or 1h30m. Waiting costs nothing.")],
+    test_dataset: Annotated[str, typer.Option(help="The dataset to measure on; by default held-out images.")] = "",
+    kind: Annotated[Kind | None, typer.Option(help="The kind of model; by default, the dataset decides.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the training until it ends.")] = False,
     json: Json = False,
 ) -> None:
-    """Train a model within a budget of compute that is never exceeded."""
+    """Train a model within a compute budget, which is never exceeded."""
     span = parse_duration(budget)
     with session() as client:
         model = client.models.train(
@@ -83,7 +83,7 @@ def list_(json: Json = False) -> None:
 
 @app.command("show")
 def show(name: Name, json: Json = False) -> None:
-    """Show one model: its training, its quality and where the budget went."""
+    """Show one model: its training, cost and quality."""
     with session() as client:
         model = client.models.get(name)
     if json:
@@ -94,7 +94,7 @@ def show(name: Name, json: Json = False) -> None:
 
 @app.command("trials")
 def trials_(name: Name, json: Json = False) -> None:
-    """List what a training tried."""
+    """List the trials of a training."""
     with session() as client:
         trials = client.models.trials(name)
     if json:
@@ -118,7 +118,7 @@ def trials_(name: Name, json: Json = False) -> None:
 
 @app.command("cancel")
 def cancel(name: Name, json: Json = False) -> None:
-    """End a training; the best model so far is kept."""
+    """Cancel a training; the best model so far is kept."""
     with session() as client:
         model = client.models.cancel(name)
     if json:
@@ -139,7 +139,7 @@ def delete(name: Name, json: Json = False) -> None:
 
 
 def print_model(model: ModelData) -> None:
-    """A model for people."""
+    """Prints a model for people."""
     console = output()
     _, doing, detail = of_model(model)
     stopped = f" ({model.stop_reason.lower().replace('_', ' ')})" if model.stop_reason else ""

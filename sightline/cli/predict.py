@@ -1,4 +1,4 @@
-"""`sightline predict`: what a model sees in image files."""
+"""`sightline predict`: analyze image files with a model."""
 
 import json as jsonlib
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from PIL.Image import Image
 from rich.markup import escape
 from rich.table import Table
 
-from sightline.cli import pictures
+from sightline.cli import drawing
 from sightline.cli.console import Json, escapes, notes, output, print_json, progress_bar, table, to_dict
-from sightline.cli.failures import CommandError, report
 from sightline.cli.formats import percent
 from sightline.cli.frames import Ink, inks_of
+from sightline.cli.reporting import CommandError, report
 from sightline.cli.session import session
 from sightline.client.client import Client
 from sightline.client.errors import SightlineError
@@ -39,24 +39,24 @@ def predict(
         bool,
         typer.Option(
             "--suggested-thresholds",
-            help="Leave out results below the threshold that the model suggests for their category, as detectors do"
-            " by default.",
+            help="Leave out results below the model's suggested threshold for their category, as detectors do by"
+            " default.",
         ),
     ] = False,
     top: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="At most so many results for each image, the best; else 100.")
+        int | None, typer.Option(min=1, max=1000, help="The most results for each image, 100 by default.")
     ] = None,
     draw: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each image with its tags or objects into this folder.")
+        Path | None, typer.Option(metavar="DIR", help="Write each image with its tags or objects to this folder.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what a model sees in images.
+    """Analyze images with a model.
 
-    --json prints the response for one image; for several a list of {"id": file, "response" or "error": ...}.
+    For one image, --json prints the response; for several, a list of {"id": file, "response" or "error": ...}.
     """
     if threshold is not None and suggested_thresholds:
-        raise typer.BadParameter("it excludes --threshold; give one of the two", param_hint="--suggested-thresholds")
+        raise typer.BadParameter("it excludes --threshold; use only one of them", param_hint="--suggested-thresholds")
     with session() as client:
         _refuse_too_large(images)
         predictions = _ask(client, model, images, threshold, suggested_thresholds, top)
@@ -66,13 +66,13 @@ def predict(
         elif json and predictions[0].message:
             print_json(predictions[0].message)
         elif not json:
-            _print_answers([made for made in predictions if not made.error], drawn, top or SHOWN_TAGS)
+            _print_predictions([made for made in predictions if not made.error], drawn, top or SHOWN_TAGS)
         codes = [_report(made.image, made.error) for made in predictions if made.error]
     raise typer.Exit(codes[-1] if codes else 0)
 
 
 def _refuse_too_large(images: list[Path]) -> None:
-    """InvalidImageSize that names all files that no call can carry, whatever the service allows."""
+    """Raises InvalidImageSize, naming all files that are too large for a message, whatever the service allows."""
     sizes = {str(file): file.stat().st_size for file in images}
     if large := {name: size_bytes for name, size_bytes in sizes.items() if size_bytes > MAX_IMAGE_BYTES}:
         raise too_large(large)
@@ -81,37 +81,37 @@ def _refuse_too_large(images: list[Path]) -> None:
 def _ask(
     client: Client, model: str, images: list[Path], threshold: float | None, suggested: bool, top: int | None
 ) -> list[Prediction]:
-    """A prediction for each image; ends with the first error that is about all of them."""
-    asked = client.predict_many(model, images, threshold=threshold, suggested_thresholds=suggested, top=top)
+    """A prediction for each image; ends with the first error that concerns all of them."""
+    results = client.predict_many(model, images, threshold=threshold, suggested_thresholds=suggested, top=top)
     made: list[Prediction] = []
     with silent("predict") if len(images) == 1 else progress_bar("predict") as bar:
         try:
-            for prediction in asked:
+            for prediction in results:
                 made.append(prediction)
-                bar.update(len(made) / len(images), "asking", f"{len(made)} of {len(images)} images")
+                bar.update(len(made) / len(images), "predicting", f"{len(made)} of {len(images)} images")
         except SightlineError as error:
             made.append(Prediction(str(images[len(made)]), error=error))
     return made
 
 
 def _report(image: str, error: SightlineError) -> int:
-    """Says which image failed and why; returns the exit code."""
+    """Prints which image failed and why; returns the exit code."""
     if image not in error.message:
         notes().print(f"[bold]{escape(image)}[/]", soft_wrap=True)
     return report(error, notes())
 
 
 def _draw_all(folder: Path, predictions: list[Prediction]) -> dict[str, Path]:
-    """Writes each answered image into the folder; returns where it lies. Names that occur twice get a number."""
+    """Writes a drawing of each prediction to the folder; returns their paths. Names that occur twice get a number."""
     folder.mkdir(parents=True, exist_ok=True)
-    answers = {made.image: made for made in predictions if not made.error}
-    inks = inks_of(one.name for answer in answers.values() for one in answer.objects)
+    made = {prediction.image: prediction for prediction in predictions if not prediction.error}
+    inks = inks_of(one.name for prediction in made.values() for one in prediction.objects)
     drawn: dict[str, Path] = {}
-    for image, answer in answers.items():
+    for image, prediction in made.items():
         target = _free(folder, Path(image).stem, set(drawn.values()))
-        picture = _drawn(Path(image), answer, inks)
+        drawn_image = _drawn(Path(image), prediction, inks)
         try:
-            picture.save(target)
+            drawn_image.save(target)
         except OSError as error:
             raise CommandError(f"{target} cannot be written: {error}", fix="choose another folder") from error
         drawn[image] = target
@@ -127,16 +127,16 @@ def _free(folder: Path, stem: str, taken: set[Path]) -> Path:
     return target
 
 
-def _drawn(file: Path, answer: Prediction, inks: Mapping[str, Ink]) -> Image:
-    """The picture of an answer; CommandError where this machine cannot decode what the service could."""
+def _drawn(file: Path, prediction: Prediction, inks: Mapping[str, Ink]) -> Image:
+    """The drawing of a prediction; CommandError if this machine cannot decode what the service could."""
     try:
-        return pictures.draw(file, answer, inks)
+        return drawing.draw(file, prediction, inks)
     except Exception as error:  # Pillow's plugins raise a dozen types
         raise CommandError(f"{file} cannot be drawn on", fix="leave it out, or leave out --draw") from error
 
 
-def _print_answers(predictions: list[Prediction], drawn: dict[str, Path], shown_tags: int) -> None:
-    """A line for each image with its tags, or for each object: a model gives all its answers in one of the two."""
+def _print_predictions(predictions: list[Prediction], drawn: dict[str, Path], shown_tags: int) -> None:
+    """Prints a line for each image with its tags, or for each object, by the kind of the model."""
     if not predictions:
         return
     if any(made.kind == ModelKind.DETECTOR for made in predictions):
@@ -147,7 +147,7 @@ def _print_answers(predictions: list[Prediction], drawn: dict[str, Path], shown_
 
 
 def _tags_table(predictions: list[Prediction], drawn: dict[str, Path], shown_tags: int) -> Table:
-    rows = table("IMAGE", "SEEN", "CONFIDENCE", "AND THEN", *(["DRAWN"] if drawn else []), right=("CONFIDENCE",))
+    rows = table("IMAGE", "TAG", "CONFIDENCE", "NEXT BEST", *(["DRAWN"] if drawn else []), right=("CONFIDENCE",))
     for made in predictions:
         rest = ", ".join(f"{tag.name} {percent(tag.confidence)}" for tag in made.tags[1:shown_tags])
         first = (NOTHING, "")
@@ -158,7 +158,7 @@ def _tags_table(predictions: list[Prediction], drawn: dict[str, Path], shown_tag
 
 
 def _objects_table(predictions: list[Prediction], drawn: dict[str, Path]) -> Table:
-    """The boxes are in pixels of the upright image; what belongs to an image as a whole stands in its first line."""
+    """Boxes are in pixels of the upright image; the image's file is only in its first line."""
     numbers = ("CONFIDENCE", "X", "Y", "W", "H")
     rows = table("IMAGE", "OBJECT", *numbers, *(["DRAWN"] if drawn else []), right=numbers)
     for made in predictions:
@@ -173,7 +173,7 @@ def _objects_table(predictions: list[Prediction], drawn: dict[str, Path]) -> Tab
 
 
 def _where(image: str, drawn: dict[str, Path]) -> list[str]:
-    """The cell of the picture that was drawn, where there is such a column."""
+    """The cell with the drawing's path, if there is such a column."""
     return [escape(str(drawn[image]))] if drawn else []
 
 

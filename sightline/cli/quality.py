@@ -1,4 +1,4 @@
-"""How good a model is, for people: its metrics, the categories that it does worst, what it confuses."""
+"""Prints how good a model is: its metrics, its worst categories, and what it confuses."""
 
 from collections import Counter
 
@@ -15,16 +15,16 @@ from sightline.client.results.performance import CategoryPerformance, Confusion,
 SHOWN_TAGS = 10
 SHOWN_CONFUSIONS = 5
 
-MAIN = ("accuracy_top1", "mean_average_precision_50")  # the one number of a classifier, and that of a detector
+MAIN = ("accuracy_top1", "mean_average_precision_50")  # the main metric of a classifier, and that of a detector
 SOURCES = {
     Source.TEST_DATASET: "the test dataset",
-    Source.HOLD_OUT: "training images that were set aside",
-    Source.CROSS_VALIDATION: "cross-validation, as the images are few",
+    Source.HOLD_OUT: "held-out training images",
+    Source.CROSS_VALIDATION: "cross-validation, as there are few images",
 }
-# A row holds figures of one decision only: a classifier's highest score, or a detector's suggested threshold.
+# A row's figures are all for one decision: a classifier's highest score, or a detector's suggested threshold.
 CLASSIFIER_COLUMNS = ("RECALL", "PRECISION", "F1")
-DECISION = "an image counts as the category with the highest confidence"
-DETECTOR_COLUMNS = {  # the field of CategoryPerformance, and what it is called
+DECISION = "an image is assigned the category with the highest confidence"
+DETECTOR_COLUMNS = {  # the field of CategoryPerformance, and its title
     "average_precision_50": "AP AT IOU 0.50",
     "precision": "PRECISION",
     "recall": "RECALL",
@@ -34,7 +34,7 @@ DETECTOR_COLUMNS = {  # the field of CategoryPerformance, and what it is called
 
 
 def print_performance(performance: Performance) -> None:
-    """All of it."""
+    """Prints all of it."""
     console = output()
     source = SOURCES.get(performance.source, "")
     style = "bold yellow" if _left_out(performance) else "none"
@@ -62,7 +62,7 @@ def metric_lines(performance: Performance) -> list[tuple[str, str]]:
 
 
 def main_metric(performance: Performance) -> str:
-    """`97.1 % top-1 accuracy`, and on how much of the test dataset unless it is all; "" where nothing was measured."""
+    """`97.1 % top-1 accuracy`, and on which part of the test dataset unless on all; "" if nothing was measured."""
     for field in MAIN:
         if (value := getattr(performance, field)) is not None:
             part = f" on {measured_on(performance)}" if _left_out(performance) else ""
@@ -71,7 +71,7 @@ def main_metric(performance: Performance) -> str:
 
 
 def measured_on(performance: Performance) -> str:
-    """`24 images`, `20 of 24 images` where some were left out, `24 images and 7 of 9 regions`."""
+    """`24 images`, or `20 of 24 images` if some were left out, or `24 images and 7 of 9 regions`."""
     measured, coverage = performance.image_count, performance.coverage
     given = max(measured, coverage.image_count if coverage else 0)
     images = f"{measured} of {given} images" if given > measured else counted(measured, "image")
@@ -82,7 +82,7 @@ def measured_on(performance: Performance) -> str:
 
 
 def worst_tags(performance: Performance, count: int) -> list[tuple[str, CategoryPerformance]]:
-    """The categories that the model does worst, at most so many."""
+    """The model's worst categories, at most `count`."""
 
     def quality(item: tuple[str, CategoryPerformance]) -> tuple[float, float]:
         precision = item[1].average_precision_50 or 0.0
@@ -94,7 +94,7 @@ def worst_tags(performance: Performance, count: int) -> list[tuple[str, Category
 
 
 def worst_confusions(performance: Performance, count: int) -> list[str]:
-    """What is most often taken for what, as `12 × cat taken for dog`."""
+    """The most frequent confusions, at most `count`: `12 × cat taken for dog`."""
     wrong = sorted(
         (pair for pair in performance.confusion if pair.true != pair.predicted), key=lambda pair: -pair.count
     )
@@ -107,10 +107,10 @@ def _left_out(performance: Performance) -> bool:
 
 
 def _decided(tags: list[tuple[str, CategoryPerformance]], title: str, pairs: tuple[Confusion, ...]) -> Table:
-    """A classifier's categories, all figures at top 1; precision and F1 only where there is a confusion matrix.
+    """A classifier's categories, all figures at top 1; precision and F1 only if there is a confusion matrix.
 
-    CategoryPerformance has precision, recall and F1 at the suggested threshold, which beside the recall at top 1 would
-    contradict it.
+    CategoryPerformance has precision, recall and F1 at the suggested threshold, which would contradict the recall at
+    top 1.
     """
     right, taken = Counter[str](), Counter[str]()
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""One command's connection to the services, and how every failure of it ends."""
+"""One command's client, whose failures end the command."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import typer
 
 from sightline.cli.console import notes, progress_bar
-from sightline.cli.failures import report
+from sightline.cli.reporting import report
 from sightline.client.client import Client
 from sightline.client.errors import SightlineError
 
@@ -15,12 +15,12 @@ INTERRUPTED = 130
 
 @contextmanager
 def session() -> Generator[Client]:
-    """A client for the block. Failures are reported on standard error, and end the command with their exit code."""
+    """A client for the block. Failures are reported on standard error and end the command with their exit code."""
     try:
         with Client(progress=progress_bar) as client:
             yield client
     except SightlineError as error:
         raise typer.Exit(report(error, notes())) from None
     except KeyboardInterrupt:
-        notes().print("[yellow]interrupted[/]; what the services were asked for goes on without this command")
+        notes().print("[yellow]interrupted[/]; what the services have begun continues")
         raise typer.Exit(INTERRUPTED) from None

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from sightline.cli.console import facts, output, table
-from sightline.cli.failures import CommandError
+from sightline.cli.reporting import CommandError
 from sightline.cli.session import session
-from sightline.client.addresses import VARIABLES
+from sightline.client.transport.addresses import VARIABLES
+from sightline.local.claims import StackError
 from sightline.local.ports import HOST
 
 if TYPE_CHECKING:
@@ -24,26 +25,26 @@ DATA = Path(".sightline")
 
 def up(
     data: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder that holds everything.", file_okay=False)
+        Path, typer.Option(metavar="DIR", help="The folder for all data of the suite.", file_okay=False)
     ] = DATA,
     base_port: Annotated[
         int,
         typer.Option(
-            min=0, max=65533, help="The dataset service's port; trainer and predictor take the next two. 0: free ones."
+            min=0, max=65533, help="The dataset service's port; trainer and predictor use the next two. 0: free ports."
         ),
     ] = 50051,
     metrics_port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65000, help="Serve /metrics of each process from this port on, for Prometheus. 0: free ports."
+            min=0, max=65000, help="Serve each process's /metrics for Prometheus, from this port on. 0: free ports."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="How many trials train at once.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="The number of trials that train at the same time.")] = 1,
 ) -> None:
-    """Run the whole suite on this machine until Ctrl-C; a later `up` on the same folder goes on with what is there."""
+    """Run the whole suite on this machine until Ctrl-C. Run it again on the same folder to continue."""
     with session():
         try:
-            from sightline.local.stack import Stack, StackError  # noqa: PLC0415 - needs packages that a mere caller lacks
+            from sightline.local.stack import Stack  # noqa: PLC0415 - needs packages that callers lack
         except ImportError as error:
             raise CommandError(
                 f"the services are not installed here ({error.name} is missing)",
@@ -55,7 +56,7 @@ def up(
             base_port=base_port,
             metrics_port=metrics_port,
             workers=workers,
-            tell=lambda died: print_death(console, died),
+            on_death=lambda died: print_death(console, died),
         )
         try:
             asyncio.run(_run(stack, console))
@@ -64,7 +65,7 @@ def up(
 
 
 async def _run(stack: "Stack", console: Console) -> None:
-    """Starts, says where everything is, and waits for a signal; a second signal kills at once."""
+    """Starts the suite, prints its addresses and folders, and stops it after a signal."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     starting = asyncio.create_task(start(stack, console), name="start")
@@ -73,7 +74,7 @@ async def _run(stack: "Stack", console: Console) -> None:
     try:
         await starting
     except asyncio.CancelledError:
-        console.print("stopped before everything had started")
+        console.print("stopped before everything was started")
         return
     print_stack(stack, console)
     console.print("\nCtrl-C stops everything.", style="dim")
@@ -81,7 +82,7 @@ async def _run(stack: "Stack", console: Console) -> None:
     console.print("stopping ...")
     await stack.stop()
     console.print(
-        f"stopped; `sightline up --data {escape(str(stack.data))}` goes on with what is there", soft_wrap=True
+        f"stopped; `sightline up --data {escape(str(stack.data))}` continues where this ended", soft_wrap=True
     )
 
 
@@ -93,21 +94,21 @@ def _asked_to_stop(stop: asyncio.Event, starting: "asyncio.Task[None]") -> None:
 
 
 async def start(stack: "Stack", console: Console) -> None:
-    """Starts the stack and shows what is still awaited."""
+    """Starts the stack, and shows which parts have not started yet."""
     waiting = list(stack.names)
 
     def ready(name: str) -> None:
         waiting.remove(name)
         console.print(f"[green]✓[/] {name}")
-        status.update(_awaited(waiting))
+        status.update(_starting(waiting))
 
-    with console.status(_awaited(waiting)) as status:
+    with console.status(_starting(waiting)) as status:
         stack.on_ready(ready)
         await stack.start()
 
 
 def print_stack(stack: "Stack", console: Console) -> None:
-    """Where the services listen, and where what they write lies."""
+    """Prints the services' addresses, and where their data and logs are."""
     rows = table("SERVICE", "ADDRESS", "VARIABLE FOR CALLERS", "LOG")
     for name, variable in VARIABLES.items():
         log = stack.logs / f"{name}.log"
@@ -120,18 +121,18 @@ def print_stack(stack: "Stack", console: Console) -> None:
     console.print(facts((name, escape(value)) for name, value in kept))
 
 
-def _awaited(names: list[str]) -> str:
+def _starting(names: list[str]) -> str:
     return f"starting {', '.join(names)} ..." if names else "started"
 
 
 def _short(path: Path) -> str:
-    """Relative to where the reader is, if it lies below."""
+    """The path, relative to the working directory if it is inside."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def print_death(console: Console, died: "Died") -> None:
-    """What died, when it starts again, and the end of its log."""
+    """Prints what died, when it will be restarted, and the end of its log."""
     console.print(
-        f"[bold red]{died.name} died[/] ({died.how}); it starts again in {died.pause_seconds:g} s. Its last words:"
+        f"[bold red]{died.name} died[/] ({died.how}); it is restarted in {died.pause_seconds:g} s. The end of its log:"
     )
-    console.print(died.last_words or "(none)", style="dim", markup=False, no_wrap=True, overflow="ellipsis")
+    console.print(died.log_tail or "(empty)", style="dim", markup=False, no_wrap=True, overflow="ellipsis")

@@ -1,1 +1,1 @@
-"""What a program calls Sightline with: connections, credentials, uploads, the stubs."""
+"""The Python client: connections, credentials, uploads, requests and typed results."""

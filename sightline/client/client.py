@@ -5,9 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from sightline.client import predictions, progress, requests
-from sightline.client.addresses import Addresses
 from sightline.client.calls import Calls
-from sightline.client.credentials import Credentials
 from sightline.client.datasets import Datasets
 from sightline.client.evaluations import Evaluations
 from sightline.client.models import Models
@@ -15,13 +13,15 @@ from sightline.client.names import Named
 from sightline.client.requests import Image
 from sightline.client.results.prediction import Prediction
 from sightline.client.stubs import Stubs
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.credentials import Credentials
 
 
 class Client:
-    """Connections to the three services: `with Client() as client: ...`. May be used by several threads.
+    """Connections to the three services: `with Client() as client: ...`. Threads may share it.
 
-    Addresses and credentials are those of the environment (`SIGHTLINE_*`) unless they are given; each service is
-    connected when it is first used. Whatever fails raises a SightlineError.
+    Addresses and credentials come from the environment (`SIGHTLINE_*`) unless given. Each service is connected on
+    first use. Failures are raised as SightlineError.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Client:
         *,
         progress: "bool | progress.Reporter" = True,
     ) -> None:
-        """`progress`: whether to show long tasks on standard error if that is a terminal, or your own reporter."""
+        """`progress`: whether to show progress on standard error if that is a terminal, or your own reporter."""
         self.stubs = Stubs(addresses, credentials)
         self._calls = Calls(self.stubs, reporter(progress))
         self.datasets = Datasets(self._calls)
@@ -47,14 +47,14 @@ class Client:
         suggested_thresholds: bool = False,
         top: int | None = None,
     ) -> Prediction:
-        """What a model sees in an image: a file, the bytes of one, or an `s3://` uri of the store.
+        """Analyzes one image: a file, its bytes, or an `s3://` uri in the store.
 
-        A classifier returns every tag, a detector the objects that reach its suggested threshold for their category.
-        `threshold` or `suggested_thresholds` replaces that for either. At most `top` results, by default 100.
+        A classifier returns every tag, a detector the objects that reach its suggested threshold for their category;
+        `threshold` or `suggested_thresholds` overrides that. Returns at most `top` results, by default 100.
         Raises ModelNotFound, ModelNotReady, ImageUnreadable, InvalidImageFormat or InvalidImageSize.
         """
-        question = requests.question(model, threshold, suggested_thresholds, top)
-        return predictions.predict(self._calls, question, image)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        return predictions.predict(self._calls, request, image)
 
     def predict_many(
         self,
@@ -65,16 +65,16 @@ class Client:
         suggested_thresholds: bool = False,
         top: int | None = None,
     ) -> Generator[Prediction]:
-        """A prediction for each image, in the order of the images, with several calls in flight.
+        """Yields a prediction for each image, in the order of the images, with several calls in flight.
 
         The prediction for an image that cannot be used has an `error`; an error that concerns every image, such as
         ModelNotFound, is raised.
         """
-        question = requests.question(model, threshold, suggested_thresholds, top)
-        return predictions.predict_many(self._calls, question, images)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        return predictions.predict_many(self._calls, request, images)
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         self.stubs.close()
 
     def __enter__(self) -> Self:
@@ -85,7 +85,7 @@ class Client:
 
 
 def reporter(wanted: "bool | progress.Reporter") -> progress.Reporter:
-    """What reports progress: a bar where a terminal is, nothing, or the caller's own."""
+    """The reporter: a bar if there is a terminal, nothing, or the caller's own."""
     if isinstance(wanted, bool):
         return progress.on_terminal if wanted else progress.silent
     return wanted

@@ -1,14 +1,12 @@
-"""`AsyncClient`: what `Client` does, for asyncio."""
+"""`AsyncClient`: the asyncio version of `Client`."""
 
 from collections.abc import AsyncGenerator, Iterable
 from types import TracebackType
 from typing import Self
 
 from sightline.client import predictions, requests
-from sightline.client.addresses import Addresses
 from sightline.client.calls import AsyncCalls
 from sightline.client.client import reporter
-from sightline.client.credentials import Credentials
 from sightline.client.datasets import AsyncDatasets
 from sightline.client.evaluations import AsyncEvaluations
 from sightline.client.models import AsyncModels
@@ -17,12 +15,14 @@ from sightline.client.progress import Reporter
 from sightline.client.requests import Image
 from sightline.client.results.prediction import Prediction
 from sightline.client.stubs_aio import AsyncStubs
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.credentials import Credentials
 
 
 class AsyncClient:
     """Connections to the three services: `async with AsyncClient() as client: ...`, within one event loop.
 
-    The methods are those of `Client`, to be awaited; `watch` and `predict_many` are for `async for`.
+    It has the methods of `Client`: await them, and iterate over `watch` and `predict_many` with `async for`.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class AsyncClient:
         *,
         progress: bool | Reporter = True,
     ) -> None:
-        """As those of `Client`."""
+        """As for `Client`."""
         self.stubs = AsyncStubs(addresses, credentials)
         self._calls = AsyncCalls(self.stubs, reporter(progress))
         self.datasets = AsyncDatasets(self._calls)
@@ -49,8 +49,8 @@ class AsyncClient:
         top: int | None = None,
     ) -> Prediction:
         """As `Client.predict`; the file is read in a thread."""
-        question = requests.question(model, threshold, suggested_thresholds, top)
-        return await predictions.predict_async(self._calls, question, image)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        return await predictions.predict_async(self._calls, request, image)
 
     def predict_many(
         self,
@@ -62,11 +62,11 @@ class AsyncClient:
         top: int | None = None,
     ) -> AsyncGenerator[Prediction]:
         """As `Client.predict_many`, for `async for`."""
-        question = requests.question(model, threshold, suggested_thresholds, top)
-        return predictions.predict_many_async(self._calls, question, images)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        return predictions.predict_many_async(self._calls, request, images)
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         await self.stubs.close()
 
     async def __aenter__(self) -> Self:

@@ -1,16 +1,15 @@
-"""`client.datasets`: register labelled images, and see what registration found."""
+"""`client.datasets`: register labelled images, and read the findings."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
 from pathlib import Path
 
 from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.requests import STORE
-from sightline.client.results.dataset import AsyncDataset, Dataset, DatasetData, Finding
-from sightline.client.results.kinds import DatasetKind, DatasetState
+from sightline.client.results.dataset import AsyncDataset, Dataset, Finding
+from sightline.client.results.kinds import DatasetKind
 from sightline.client.uploads import LocalSet, read_set
 from sightline.v1 import dataset_pb2
 from sightline.v1 import dataset_service_pb2 as service
@@ -19,7 +18,7 @@ COLLECTION = "datasets"
 
 
 class Datasets:
-    """Labelled images, of a `Client`."""
+    """The datasets of a `Client`: labelled images."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -34,13 +33,13 @@ class Datasets:
         display_name: str = "",
         wait: bool = True,
     ) -> Dataset:
-        """Uploads a COCO file with the images that it names, registers them, and waits until they are checked.
+        """Uploads a COCO file and the images it names, registers them, and waits until they have been checked.
 
-        Names of images are relative to the folder `images`, by default to that of the COCO file; `coco` may also be the
-        `s3://` uri of one that lies in the store with its images. Without a `kind`, boxes make it detection.
+        Image names are relative to the folder `images`, by default the COCO file's own. `coco` may also be the `s3://`
+        uri of a COCO file that is in the store with its images. Without `kind`, a file with boxes is for detection.
 
-        Raises AnnotationsUnreadable or ImagesMissing before anything is uploaded, DatasetAlreadyExists, and, while it
-        waits, the error of a dataset that ends as FAILED. With `wait=False` it returns a dataset that may still be
+        Raises AnnotationsUnreadable or ImagesMissing before anything is uploaded, DatasetAlreadyExists, and, while
+        waiting, the error of a dataset that ends as FAILED. With `wait=False`, returns a dataset that may still be
         VALIDATING.
         """
         local = _local_set(coco, images, kind)
@@ -60,14 +59,14 @@ class Datasets:
 
     def list(self) -> tuple[Dataset, ...]:
         """All datasets, by name."""
-        answer = self._calls.pages(self._calls.stubs.datasets.ListDatasets, service.ListDatasetsRequest())
-        return tuple(Dataset.of(message, self) for message in answer.datasets)
+        response = self._calls.pages(self._calls.stubs.datasets.ListDatasets, service.ListDatasetsRequest())
+        return tuple(Dataset.of(message, self) for message in response.datasets)
 
     def findings(self, name: str | Named) -> tuple[Finding, ...]:
         """What registration found, the worst first; DatasetNotFound."""
         request = service.ListFindingsRequest(parent=full_name(COLLECTION, name))
-        answer = self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
-        return tuple(Finding.of(message) for message in answer.findings)
+        response = self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
+        return tuple(Finding.of(message) for message in response.findings)
 
     def watch(self, name: str | Named) -> Generator[Dataset]:
         """A dataset now and after each change, until it is READY or FAILED."""
@@ -78,20 +77,17 @@ class Datasets:
     def wait(self, name: str | Named) -> Dataset:
         """Waits until a dataset is READY and returns it; raises the error of one that ends as FAILED."""
         full = full_name(COLLECTION, name)
-        with self._calls.reporter(f"check {bare_name(full)}") as bar:
-            for dataset in self.watch(full):
-                bar.update(*progress.of_dataset(dataset))
-                _raise_if_failed(dataset)
+        self._calls.wait(f"check {bare_name(full)}", self.watch(full), progress.of_dataset)
         return self.get(full)
 
     def delete(self, name: str | Named) -> None:
-        """Deletes a dataset; models that were trained on it stay. DatasetNotFound."""
+        """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
         request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name))
         self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)
 
 
 class AsyncDatasets:
-    """Labelled images, of an `AsyncClient`: the methods of `Datasets`."""
+    """The datasets of an `AsyncClient`, with the methods of `Datasets`."""
 
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls
@@ -122,14 +118,14 @@ class AsyncDatasets:
 
     async def list(self) -> tuple[AsyncDataset, ...]:
         """All datasets, by name."""
-        answer = await self._calls.pages(self._calls.stubs.datasets.ListDatasets, service.ListDatasetsRequest())
-        return tuple(AsyncDataset.of(message, self) for message in answer.datasets)
+        response = await self._calls.pages(self._calls.stubs.datasets.ListDatasets, service.ListDatasetsRequest())
+        return tuple(AsyncDataset.of(message, self) for message in response.datasets)
 
     async def findings(self, name: str | Named) -> tuple[Finding, ...]:
         """What registration found, the worst first; DatasetNotFound."""
         request = service.ListFindingsRequest(parent=full_name(COLLECTION, name))
-        answer = await self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
-        return tuple(Finding.of(message) for message in answer.findings)
+        response = await self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
+        return tuple(Finding.of(message) for message in response.findings)
 
     async def watch(self, name: str | Named) -> AsyncGenerator[AsyncDataset]:
         """A dataset now and after each change, until it is READY or FAILED."""
@@ -140,25 +136,21 @@ class AsyncDatasets:
     async def wait(self, name: str | Named) -> AsyncDataset:
         """Waits until a dataset is READY and returns it; raises the error of one that ends as FAILED."""
         full = full_name(COLLECTION, name)
-        with self._calls.reporter(f"check {bare_name(full)}") as bar:
-            async with aclosing(self.watch(full)) as states:
-                async for dataset in states:
-                    bar.update(*progress.of_dataset(dataset))
-                    _raise_if_failed(dataset)
+        await self._calls.wait(f"check {bare_name(full)}", self.watch(full), progress.of_dataset)
         return await self.get(full)
 
     async def delete(self, name: str | Named) -> None:
-        """Deletes a dataset; models that were trained on it stay. DatasetNotFound."""
+        """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
         request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name))
         await self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)
 
 
 def _local_set(coco: str | Path, images: str | Path | None, kind: str | None) -> LocalSet | None:
-    """The files to upload; None where they lie in the store already."""
+    """The files to upload; None if they are in the store already."""
     if not str(coco).startswith(STORE):
         return read_set(Path(coco), Path(images) if images else None)
     if kind is None:
-        raise ValueError(f"{coco} is not read here: say which kind it is, kind='classification' or kind='detection'")
+        raise ValueError(f"the client does not read {coco}: pass kind='classification' or kind='detection'")
     return None
 
 
@@ -168,8 +160,3 @@ def _creation(
     uri = uris[local.files[0].path] if local else str(coco)
     found = local.kind if local else DatasetKind.UNKNOWN
     return requests.create_dataset(name, DatasetKind(kind or found), [uri], display_name)
-
-
-def _raise_if_failed(dataset: DatasetData) -> None:
-    if dataset.state == DatasetState.FAILED and dataset.error:
-        raise dataset.error

@@ -4,7 +4,7 @@ SightlineError
 ├── InvalidArgument: InvalidRequest, InvalidName, InvalidPageToken, InvalidUri, DatasetInvalidAnnotationUri,
 │   │   DatasetAnnotationsInvalid, DatasetEmpty, CategoriesUnknown, IncorrectModelKind
 │   ├── InvalidImage: InvalidImageFormat, InvalidImageSize
-│   └── found here, before anything is sent: AnnotationsUnreadable, ImagesMissing
+│   └── raised before anything is sent: AnnotationsUnreadable, ImagesMissing
 ├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists
 ├── NotFound: DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound, BlobNotFound
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, WrongState, StoreRefused, Diverged,
@@ -14,7 +14,7 @@ SightlineError
 ├── Unimplemented: NotServedYet, UnknownMethod
 ├── Unavailable: Draining, Overloaded, StreamExpired, Unreachable
 ├── InternalError: BundleUnusable
-└── AddressError, CredentialsError: how the services are reached is set wrongly
+└── AddressError, CredentialsError: wrong settings for reaching the services
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,14 +32,14 @@ SHOWN_MISSING = 50
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What a service says about a failure, in addition to its message."""
+    """What a service reports about a failure, in addition to its message."""
 
     code: int = 0  # the gRPC status code
     reason: str = ""
     variables: Mapping[str, str] = field(default_factory=dict[str, str])  # of the message, by name
-    faults: tuple[str, ...] = ()  # `field: what is wrong with it`, of fields and quotas
+    faults: tuple[str, ...] = ()  # `field: what is wrong with it`, for fields and quotas
     retry_after: timedelta | None = None
-    resource: str = ""  # the resource that ended as FAILED; empty where a call was refused
+    resource: str = ""  # the resource that ended as FAILED; empty if a call failed
     status: bytes = b""  # the google.rpc.Status, as it was sent
 
 
@@ -54,13 +54,13 @@ class _Bare(dict[str, str]):
 
 
 class SightlineError(Exception):
-    """Any refusal or failure. `message` says what is wrong, `fix` what to do; a traceback shows both.
+    """Base class of all errors. `message` says what is wrong, `fix` what to do; a traceback shows both.
 
-    `reason` is the word that programs decide by (the class, mostly); `retryable` says that the same call may succeed
-    later without a change.
+    `reason` is a stable word for programs, nearly always one class each; `retryable` says that the same call may
+    succeed later without a change.
     """
 
-    code: int = 0  # the gRPC status code; 0 where no call was made
+    code: int = 0  # the gRPC status code; 0 if no call was made
     reason: str = ""
     advice: ClassVar[str] = ""  # what to do; {name} is the last part of the message's variable of that name
 
@@ -79,7 +79,7 @@ class SightlineError(Exception):
         return self.details.retry_after is not None
 
     def _advice(self, variables: Mapping[str, str]) -> str:
-        """What to do about it, from the message's variables; empty if the message itself says it."""
+        """What to do about it, from the message's variables; empty if the message says it."""
         return self.advice.format_map(_Bare(variables))
 
     def _retry_advice(self) -> str:
@@ -87,23 +87,23 @@ class SightlineError(Exception):
         return f"repeat it in {after.total_seconds():g}s" if after is not None else ""
 
 
-# Asked wrongly: change the request.
+# The request is wrong: change it.
 
 
 class InvalidArgument(SightlineError):
-    """The request can never succeed as it is; `details.faults` names the fields."""
+    """The request cannot succeed unless it is changed; `details.faults` names the fields."""
 
     code = 3
 
 
 class InvalidRequest(InvalidArgument):
-    """A field is missing, malformed or contradicts another."""
+    """A field is missing, malformed, or contradicts another."""
 
     reason = "InvalidRequest"
 
 
 class InvalidName(InvalidArgument):
-    """A name or id does not have the form that its collection asks for."""
+    """A name or id does not have the form that its collection requires."""
 
     reason = "InvalidName"
 
@@ -127,17 +127,17 @@ class DatasetInvalidAnnotationUri(InvalidArgument):
 
 
 class _DatasetUnusable(InvalidArgument):
-    """An annotation file is at fault, or, where a dataset is named, what its findings list: images, annotations."""
+    """An annotation file is invalid, or, if a dataset is named, the images and annotations that its findings list."""
 
     def _advice(self, variables: Mapping[str, str]) -> str:
         name = variables.get("dataset") or variables.get("file", "")
         if name.startswith("datasets/"):
-            return f"mend what `sightline datasets findings {bare_name(name)}` lists, and register it under a new name"
-        return "repair the COCO file and register it under a new name"
+            return f"fix what `sightline datasets findings {bare_name(name)}` lists, and register it under a new name"
+        return "fix the COCO file and register it under a new name"
 
 
 class DatasetAnnotationsInvalid(_DatasetUnusable):
-    """An annotation file cannot be used, or too much of what it names."""
+    """An annotation file, or too much of what it names, cannot be used."""
 
     reason = "datasetAnnotationsInvalid"
 
@@ -156,12 +156,10 @@ class CategoriesUnknown(InvalidArgument):
 
 
 class IncorrectModelKind(InvalidArgument):
-    """A model and a dataset of different kinds were put together."""
+    """A model and a dataset are of different kinds."""
 
     reason = "incorrectModelKind"
-    advice = (
-        "choose a dataset that fits the model's kind; `sightline models train` without --kind takes that of the dataset"
-    )
+    advice = "choose a dataset that fits the model's kind; `sightline models train` without --kind uses the dataset's"
 
 
 class InvalidImage(InvalidArgument):
@@ -169,7 +167,7 @@ class InvalidImage(InvalidArgument):
 
 
 class InvalidImageFormat(InvalidImage):
-    """Bytes that are no image of an accepted format, cut off, or damaged."""
+    """The bytes are not an image in an accepted format, or the image is truncated or damaged."""
 
     reason = "InvalidImageFormat"
 
@@ -192,7 +190,7 @@ class AnnotationsUnreadable(InvalidArgument):
 
 @dataclass(frozen=True, slots=True)
 class MissingImage:
-    """An image that a COCO file names and that cannot be uploaded."""
+    """An image that a COCO file names but that cannot be uploaded."""
 
     image_id: object
     file_name: str
@@ -200,10 +198,10 @@ class MissingImage:
 
 
 class ImagesMissing(InvalidArgument):
-    """Images that a local COCO file names are not there. Nothing was uploaded."""
+    """Images that a local COCO file names do not exist. Nothing was uploaded."""
 
     images: tuple[MissingImage, ...] = ()  # all of them; the message lists the first 50
-    advice = "name the folder that the file names start from with --images, or remove these images from the COCO file"
+    advice = "name the folder that contains the images with --images, or remove these images from the COCO file"
 
     @classmethod
     def named(cls, annotations: Path, images: Sequence[MissingImage]) -> Self:
@@ -282,20 +280,20 @@ class EvaluationNotFound(NotFound):
 
 
 class BlobNotFound(NotFound):
-    """Nothing lies at the uri."""
+    """There is nothing at the uri."""
 
     reason = "BlobNotFound"
 
 
 class FailedPrecondition(SightlineError):
-    """The system is not in the state that the request needs."""
+    """The system is not in the state that the request requires."""
 
     code = 9
     reason = "FailedPrecondition"
 
 
 class NotEnoughBudget(FailedPrecondition):
-    """The budget does not even pay for the cheapest model; nothing was started."""
+    """The budget is too small for even the cheapest model; nothing was started."""
 
     reason = "notEnoughBudget"
 
@@ -306,7 +304,7 @@ class NotEnoughBudget(FailedPrecondition):
 
     @property
     def suggested(self) -> timedelta | None:
-        """A budget that is likely to bring a good model."""
+        """A budget that is likely to give a good model."""
         return _span(self.details.variables.get("suggested_seconds"))
 
     def _advice(self, variables: Mapping[str, str]) -> str:
@@ -323,7 +321,7 @@ class DatasetNotReady(FailedPrecondition):
     def _advice(self, variables: Mapping[str, str]) -> str:
         name = bare_name(variables.get("name", "NAME"))
         if variables.get("state") == "FAILED":
-            return f"see `sightline datasets findings {name}`, repair the files, and register them under a new name"
+            return f"see `sightline datasets findings {name}`, fix the files, and register them under a new name"
         return f"wait until it is READY: `sightline datasets show {name}`"
 
 
@@ -331,23 +329,23 @@ class ModelNotReady(FailedPrecondition):
     """The model has no weights to predict with, yet or ever."""
 
     reason = "ModelNotReady"
-    advice = "see how far it is: `sightline models show {name}`"
+    advice = "see its progress: `sightline models show {name}`"
 
 
 class WrongState(FailedPrecondition):
-    """What was asked for does not start from this state."""
+    """The operation is not allowed in this state."""
 
     reason = "WrongState"
 
 
 class StoreRefused(FailedPrecondition):
-    """The blob store refuses: credentials, a missing permission, an impossible key."""
+    """The blob store refused: wrong credentials, a missing permission, or an invalid key."""
 
     reason = "StoreRefused"
 
 
 class Diverged(FailedPrecondition):
-    """A training's loss stopped being finite, at every rate that was tried."""
+    """A training's loss became infinite or NaN at every learning rate that was tried."""
 
     reason = "diverged"
 
@@ -356,23 +354,23 @@ class DatasetCorrupt(FailedPrecondition):
     """Too many images of a snapshot cannot be read."""
 
     reason = "datasetCorrupt"
-    advice = "replace or remove the images that are named, and register the dataset again"
+    advice = "replace or remove these images, and register the dataset again"
 
 
 class OutOfMemory(FailedPrecondition):
-    """Not even the smallest batch fits in memory."""
+    """Not even the smallest batch fits into memory."""
 
     reason = "outOfMemory"
 
 
 class WorkAbandoned(FailedPrecondition):
-    """Work was given up after attempts without progress, or failed in a way without a name; the log says more."""
+    """Work was abandoned after attempts without progress, or failed for an unknown reason; see the worker's log."""
 
     reason = "unknown"
 
 
 class Conflict(SightlineError):
-    """Somebody else changed the thing first."""
+    """The resource was changed concurrently."""
 
     code = 10
     reason = "Conflict"
@@ -382,11 +380,11 @@ class EtagMismatch(Conflict):
     """The resource has changed since it was read."""
 
     reason = "EtagMismatch"
-    advice = "somebody changed it meanwhile: look at it again, then repeat"
+    advice = "it was changed meanwhile: read it again, then repeat"
 
 
 class QuotaExceeded(SightlineError):
-    """A limit that is a setting of the services is reached."""
+    """A limit set by the operator is reached."""
 
     code = 8
     reason = "QuotaExceeded"
@@ -394,16 +392,16 @@ class QuotaExceeded(SightlineError):
     def _advice(self, variables: Mapping[str, str]) -> str:
         setting = variables.get("setting", "the limit")
         if setting == "SIGHTLINE_MAX_IMAGE_BYTES":
-            return f"scale the image down or leave it out of the COCO file; or let the operator raise {setting}"
-        return f"ask for less, or let the operator raise {setting}"
+            return f"scale the image down or leave it out of the COCO file, or have the operator raise {setting}"
+        return f"request less, or have the operator raise {setting}"
 
 
 class DeadlineExceeded(SightlineError):
-    """The call's deadline passed before it was answered."""
+    """The call's deadline passed before there was a response."""
 
     code = 4
     reason = "DeadlineExceeded"
-    advice = "see what the services wait for with `sightline doctor`, where they run; then repeat the command"
+    advice = "run `sightline doctor` where the services run, to see what they wait for; then repeat the command"
 
 
 class Unimplemented(SightlineError):
@@ -413,38 +411,38 @@ class Unimplemented(SightlineError):
 
 
 class NotServedYet(Unimplemented):
-    """The contract has it; this version of the services does not serve it."""
+    """The contract has it, but this version of the services does not serve it."""
 
     reason = "NotServedYet"
 
 
 class UnknownMethod(Unimplemented):
-    """No service of this server has such an rpc."""
+    """No service on this server has such an rpc."""
 
     reason = "UnknownMethod"
 
 
 class Unauthenticated(SightlineError):
-    """The call has no token, or one that does not hold."""
+    """The call has no token, or an invalid one."""
 
     code = 16
     reason = "Unauthenticated"
     advice = (
-        "set SIGHTLINE_TOKEN, or SIGHTLINE_TOKEN_FILE, to a token of your issuer or to a key that the operator made"
+        "set SIGHTLINE_TOKEN or SIGHTLINE_TOKEN_FILE to a token from your issuer, or to a key that the operator made"
         " with `sightline keys make`"
     )
 
 
 class PermissionDenied(SightlineError):
-    """The token's roles do not include the one that the rpc asks for."""
+    """The token's roles do not include the one that the rpc requires."""
 
     code = 7
     reason = "PermissionDenied"
-    advice = "ask whoever runs the services for a token of the role {role}"
+    advice = "ask the operator of the services for a token with the role {role}"
 
 
 class Unavailable(SightlineError):
-    """A part that is needed does not answer at the moment."""
+    """A part that the call needs does not respond at the moment."""
 
     code = 14
     reason = "Unavailable"
@@ -456,37 +454,37 @@ class Unavailable(SightlineError):
 
 
 class Draining(Unavailable):
-    """The process shuts down; another replica, or its successor, will answer."""
+    """The process is shutting down; another replica or its successor will respond."""
 
     reason = "Draining"
 
 
 class Overloaded(Unavailable):
-    """A service answers as many calls as it may."""
+    """The service already handles as many calls as it may."""
 
     reason = "Overloaded"
 
 
 class StreamExpired(Unavailable):
-    """A stream was open for as long as one may be."""
+    """A stream reached the time limit for streams."""
 
     reason = "StreamExpired"
 
 
 class Unreachable(Unavailable):
-    """No Sightline service answered; the message names each silent service, its address and its variable."""
+    """No Sightline service responded; the message names each silent service, its address and its variable."""
 
     reason = ""
 
 
 class InternalError(SightlineError):
-    """A defect of Sightline; `details.variables["error_id"]` stands in the service's log too."""
+    """A bug in Sightline; `details.variables["error_id"]` is also in the service's log."""
 
     code = 13
     reason = "internalServerError"
 
     def _advice(self, variables: Mapping[str, str]) -> str:
-        return "the service's log has the whole story under this id" if "error_id" in variables else ""
+        return "the service's log has the details under this id" if "error_id" in variables else ""
 
 
 class BundleUnusable(InternalError):
@@ -496,15 +494,15 @@ class BundleUnusable(InternalError):
 
 
 class AddressError(SightlineError, ValueError):
-    """Addresses that no service can have; the message names each and says what is expected."""
+    """Invalid addresses; the message names each and says what is expected."""
 
 
 class CredentialsError(SightlineError, ValueError):
-    """What the credentials name cannot be used; the message says which variable to change."""
+    """Unusable credentials; the message says which variable to change."""
 
 
 def class_for(reason: str, code: int) -> type[SightlineError]:
-    """The class of a failure: by its reason, or by its code if this version does not know the reason."""
+    """The class for a failure: by its reason, or by its code if this version does not know the reason."""
     kinds = list(_below(SightlineError))
     by_reason = (kind for kind in kinds if reason and kind.reason == reason)
     by_code = (kind for kind in kinds if kind.code == code)
@@ -512,7 +510,7 @@ def class_for(reason: str, code: int) -> type[SightlineError]:
 
 
 def _below(kind: type[SightlineError]) -> Iterator[type[SightlineError]]:
-    """Every class below, those nearest to the root first."""
+    """All subclasses, breadth first."""
     level = kind.__subclasses__()
     while level:
         yield from level

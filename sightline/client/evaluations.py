@@ -1,28 +1,26 @@
-"""`client.evaluations`: measure a model on a dataset of one's choice."""
+"""`client.evaluations`: measure a model on any dataset."""
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
 
 from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.names import Named, bare_name, full_name
-from sightline.client.results.evaluation import AsyncEvaluation, Evaluation, EvaluationData
-from sightline.client.results.kinds import EvaluationState
+from sightline.client.results.evaluation import AsyncEvaluation, Evaluation
 from sightline.v1 import evaluation_pb2
 from sightline.v1 import evaluation_service_pb2 as service
 
 
 class Evaluations:
-    """Evaluations, of a `Client`. One is called by its full name, `models/birds/evaluations/held-out`, or by itself."""
+    """The evaluations of a `Client`. A name is a full name, `models/birds/evaluations/held-out`, or the evaluation."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
     def create(self, model: str | Named, name: str, *, dataset: str | Named, wait: bool = True) -> Evaluation:
-        """Measures the model that is served now on a dataset.
+        """Measures the model's current version on a dataset.
 
         Raises EvaluationAlreadyExists, ModelNotFound, ModelNotReady, DatasetNotFound, DatasetNotReady,
-        IncorrectModelKind or CategoriesUnknown, and, while it waits, the error of an evaluation that ends as FAILED.
+        IncorrectModelKind or CategoriesUnknown, and, while waiting, the error of an evaluation that ends as FAILED.
         """
         request = requests.create_evaluation(model, name, dataset)
         made = Evaluation.of(self._calls.ask(self._calls.stubs.evaluations.CreateEvaluation, request), self)
@@ -36,8 +34,8 @@ class Evaluations:
     def list(self, model: str | Named) -> tuple[Evaluation, ...]:
         """The evaluations of a model, by name; ModelNotFound."""
         request = service.ListEvaluationsRequest(parent=full_name("models", model))
-        answer = self._calls.pages(self._calls.stubs.evaluations.ListEvaluations, request)
-        return tuple(Evaluation.of(message, self) for message in answer.evaluations)
+        response = self._calls.pages(self._calls.stubs.evaluations.ListEvaluations, request)
+        return tuple(Evaluation.of(message, self) for message in response.evaluations)
 
     def watch(self, name: str | Named) -> Generator[Evaluation]:
         """An evaluation now and after each change, until it has ended."""
@@ -47,10 +45,7 @@ class Evaluations:
 
     def wait(self, name: str | Named) -> Evaluation:
         """Waits until an evaluation has ended and returns it; raises the error of one that ends as FAILED."""
-        with self._calls.reporter(f"evaluate {bare_name(_full(name))}") as bar:
-            for evaluation in self.watch(name):
-                bar.update(*progress.of_evaluation(evaluation))
-                _raise_if_failed(evaluation)
+        self._calls.wait(f"evaluate {bare_name(_full(name))}", self.watch(name), progress.of_evaluation)
         return self.get(name)
 
     def delete(self, name: str | Named) -> None:
@@ -60,7 +55,7 @@ class Evaluations:
 
 
 class AsyncEvaluations:
-    """Evaluations, of an `AsyncClient`: the methods of `Evaluations`."""
+    """The evaluations of an `AsyncClient`, with the methods of `Evaluations`."""
 
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls
@@ -81,8 +76,8 @@ class AsyncEvaluations:
     async def list(self, model: str | Named) -> tuple[AsyncEvaluation, ...]:
         """The evaluations of a model, by name; ModelNotFound."""
         request = service.ListEvaluationsRequest(parent=full_name("models", model))
-        answer = await self._calls.pages(self._calls.stubs.evaluations.ListEvaluations, request)
-        return tuple(AsyncEvaluation.of(message, self) for message in answer.evaluations)
+        response = await self._calls.pages(self._calls.stubs.evaluations.ListEvaluations, request)
+        return tuple(AsyncEvaluation.of(message, self) for message in response.evaluations)
 
     async def watch(self, name: str | Named) -> AsyncGenerator[AsyncEvaluation]:
         """An evaluation now and after each change, until it has ended."""
@@ -92,11 +87,7 @@ class AsyncEvaluations:
 
     async def wait(self, name: str | Named) -> AsyncEvaluation:
         """Waits until an evaluation has ended and returns it; raises the error of one that ends as FAILED."""
-        with self._calls.reporter(f"evaluate {bare_name(_full(name))}") as bar:
-            async with aclosing(self.watch(name)) as states:
-                async for evaluation in states:
-                    bar.update(*progress.of_evaluation(evaluation))
-                    _raise_if_failed(evaluation)
+        await self._calls.wait(f"evaluate {bare_name(_full(name))}", self.watch(name), progress.of_evaluation)
         return await self.get(name)
 
     async def delete(self, name: str | Named) -> None:
@@ -107,8 +98,3 @@ class AsyncEvaluations:
 
 def _full(name: str | Named) -> str:
     return full_name("models", name)
-
-
-def _raise_if_failed(evaluation: EvaluationData) -> None:
-    if evaluation.state == EvaluationState.FAILED and evaluation.error:
-        raise evaluation.error

@@ -1,15 +1,14 @@
-"""`client.models`: train within a budget, follow it, and see what came out."""
+"""`client.models`: train models within a budget, follow their training, and read the results."""
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing
 
 from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.requests import Budget
 from sightline.client.results.dataset import DatasetData
-from sightline.client.results.kinds import ModelKind, ModelState
-from sightline.client.results.model import KIND_FOR, AsyncModel, Hyperparameters, Model, ModelData
+from sightline.client.results.kinds import ModelKind
+from sightline.client.results.model import KIND_FOR, AsyncModel, Hyperparameters, Model
 from sightline.client.results.trial import Trial
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_pb2
@@ -19,7 +18,7 @@ COLLECTION = "models"
 
 
 class Models:
-    """Models and their training, of a `Client`."""
+    """The models of a `Client`, and their training."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -35,12 +34,12 @@ class Models:
         display_name: str = "",
         hyperparameters: Hyperparameters | None = None,
     ) -> Model:
-        """Starts a training and returns at once; `wait()` waits for its end.
+        """Starts a training and returns immediately; `wait()` waits for its end.
 
-        It never uses more compute than the `budget`: `10m`, seconds, or a timedelta. It is measured on the
-        `test_dataset`, or on a part of the `dataset` that is set aside. Without a `kind` the model is of the one that
-        fits the dataset. Raises ModelAlreadyExists, DatasetNotFound, DatasetNotReady, NotEnoughBudget,
-        IncorrectModelKind or CategoriesUnknown; ValueError for a budget that is no length of time.
+        The training never uses more compute than the `budget`: `10m`, seconds, or a timedelta. The model is measured
+        on the `test_dataset`, or on images held out from the `dataset`. Without `kind`, the dataset decides.
+        Raises ModelAlreadyExists, DatasetNotFound, DatasetNotReady, NotEnoughBudget, IncorrectModelKind or
+        CategoriesUnknown, and ValueError for a budget that is not a duration.
         """
         kind = ModelKind(kind) if kind else self._kind_for(dataset)
         request = requests.create_model(name, kind, dataset, test_dataset, budget, display_name, hyperparameters)
@@ -53,14 +52,14 @@ class Models:
 
     def list(self) -> tuple[Model, ...]:
         """All models, by name."""
-        answer = self._calls.pages(self._calls.stubs.models.ListModels, service.ListModelsRequest())
-        return tuple(Model.of(message, self) for message in answer.models)
+        response = self._calls.pages(self._calls.stubs.models.ListModels, service.ListModelsRequest())
+        return tuple(Model.of(message, self) for message in response.models)
 
     def trials(self, name: str | Named) -> tuple[Trial, ...]:
-        """What a training tried, in order; ModelNotFound."""
+        """The trials of a training, in order; ModelNotFound."""
         request = service.ListTrialsRequest(parent=full_name(COLLECTION, name))
-        answer = self._calls.pages(self._calls.stubs.models.ListTrials, request)
-        return tuple(Trial.of(message) for message in answer.trials)
+        response = self._calls.pages(self._calls.stubs.models.ListTrials, request)
+        return tuple(Trial.of(message) for message in response.trials)
 
     def watch(self, name: str | Named) -> Generator[Model]:
         """A model now and after each change, until its training has ended."""
@@ -71,13 +70,10 @@ class Models:
     def wait(self, name: str | Named) -> Model:
         """Waits until a training has ended and returns the model; raises the error of one that ends as FAILED.
 
-        A model that is CANCELLED meanwhile is returned too: it keeps its best weights so far.
+        Also returns a model that is CANCELLED meanwhile, which keeps its best weights so far.
         """
         full = full_name(COLLECTION, name)
-        with self._calls.reporter(f"train {bare_name(full)}") as bar:
-            for model in self.watch(full):
-                bar.update(*progress.of_model(model))
-                _raise_if_failed(model)
+        self._calls.wait(f"train {bare_name(full)}", self.watch(full), progress.of_model)
         return self.get(full)
 
     def cancel(self, name: str | Named) -> Model:
@@ -98,7 +94,7 @@ class Models:
 
 
 class AsyncModels:
-    """Models and their training, of an `AsyncClient`: the methods of `Models`."""
+    """The models of an `AsyncClient`, with the methods of `Models`."""
 
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls
@@ -126,14 +122,14 @@ class AsyncModels:
 
     async def list(self) -> tuple[AsyncModel, ...]:
         """All models, by name."""
-        answer = await self._calls.pages(self._calls.stubs.models.ListModels, service.ListModelsRequest())
-        return tuple(AsyncModel.of(message, self) for message in answer.models)
+        response = await self._calls.pages(self._calls.stubs.models.ListModels, service.ListModelsRequest())
+        return tuple(AsyncModel.of(message, self) for message in response.models)
 
     async def trials(self, name: str | Named) -> tuple[Trial, ...]:
-        """What a training tried, in order; ModelNotFound."""
+        """The trials of a training, in order; ModelNotFound."""
         request = service.ListTrialsRequest(parent=full_name(COLLECTION, name))
-        answer = await self._calls.pages(self._calls.stubs.models.ListTrials, request)
-        return tuple(Trial.of(message) for message in answer.trials)
+        response = await self._calls.pages(self._calls.stubs.models.ListTrials, request)
+        return tuple(Trial.of(message) for message in response.trials)
 
     async def watch(self, name: str | Named) -> AsyncGenerator[AsyncModel]:
         """A model now and after each change, until its training has ended."""
@@ -144,11 +140,7 @@ class AsyncModels:
     async def wait(self, name: str | Named) -> AsyncModel:
         """As `Models.wait`."""
         full = full_name(COLLECTION, name)
-        with self._calls.reporter(f"train {bare_name(full)}") as bar:
-            async with aclosing(self.watch(full)) as states:
-                async for model in states:
-                    bar.update(*progress.of_model(model))
-                    _raise_if_failed(model)
+        await self._calls.wait(f"train {bare_name(full)}", self.watch(full), progress.of_model)
         return await self.get(full)
 
     async def cancel(self, name: str | Named) -> AsyncModel:
@@ -171,8 +163,3 @@ class AsyncModels:
 def kind_for(dataset: DatasetData) -> ModelKind:
     """The kind of model that fits the annotations of a dataset."""
     return KIND_FOR.get(dataset.kind, ModelKind.CLASSIFIER)
-
-
-def _raise_if_failed(model: ModelData) -> None:
-    if model.state == ModelState.FAILED and model.error:
-        raise model.error

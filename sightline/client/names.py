@@ -1,10 +1,10 @@
-"""Names of resources: `datasets/birds`, or `birds` where the collection is clear."""
+"""Resource names: `datasets/birds`, or `birds` where the collection is clear."""
 
 from typing import Protocol
 
 
 class Named(Protocol):
-    """A resource that a service answered with."""
+    """A resource that a service returned."""
 
     @property
     def name(self) -> str:
@@ -13,13 +13,13 @@ class Named(Protocol):
 
 
 def full_name(collection: str, name: str | Named) -> str:
-    """`birds` as `datasets/birds`; a full name, and a resource's, as it is."""
+    """`birds` as `datasets/birds`; a full name unchanged; the name of a resource."""
     text = name if isinstance(name, str) else name.name
     return text if text.startswith(f"{collection}/") else f"{collection}/{text}"
 
 
 def own_id(collection: str, name: str) -> str:
-    """The id that a new resource is asked for by, as typed: whether it is one, the service says."""
+    """The id for a new resource, as typed; the service validates it."""
     return name.removeprefix(f"{collection}/")
 
 

@@ -50,19 +50,19 @@ Step = tuple[float, str, str]  # how much is done, 0..1; the current step; its d
 
 
 class Bar(Protocol):
-    """What a long task reports to."""
+    """Receives the progress of a long task."""
 
     def update(self, fraction: float, doing: str, detail: str = "") -> None:
         """Reports how much is done (0..1), the current step, and its details."""
         ...
 
 
-Reporter = Callable[[str], AbstractContextManager[Bar]]  # by the task's title, such as `train birds`
+Reporter = Callable[[str], AbstractContextManager[Bar]]  # takes the task's title, such as `train birds`
 
 
 class _Silence:
     def update(self, fraction: float, doing: str, detail: str = "") -> None:
-        """Says nothing."""
+        """Does nothing."""
 
 
 @contextmanager
@@ -81,14 +81,14 @@ def on_terminal(title: str) -> Generator[Bar]:
 
 @contextmanager
 def drawn(title: str, console: Console) -> Generator[Bar]:
-    """A bar on the console, which is a terminal."""
+    """A bar on the console, which must be a terminal."""
     columns = (
         SpinnerColumn(finished_text="[green]✓[/]"),
         TextColumn("[bold]{task.description}[/]"),
         BarColumn(bar_width=20),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        # On a narrow terminal the end of the detail is cut, so that the bar stays one line.
+        # On a narrow terminal the end of the detail is cut off, so that the bar stays on one line.
         TextColumn(
             "{task.fields[doing]}[dim]{task.fields[detail]}[/]",
             table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
@@ -112,7 +112,7 @@ class _Drawn:
 
 @contextmanager
 def uploading(reporter: Reporter, name: str, local: LocalSet | None) -> Generator[Callable[[int], None]]:
-    """Yields a callback for the bytes sent, which moves the bar; without a local set there is nothing to upload."""
+    """Yields a callback for the bytes sent, which updates the bar; without a local set there is nothing to upload."""
     if local is None:
         yield lambda _: None
         return
@@ -130,23 +130,23 @@ def uploading(reporter: Reporter, name: str, local: LocalSet | None) -> Generato
 
 
 def metric_name(field: str) -> str:
-    """A metric's field name as people say it."""
+    """The readable name of a metric's field."""
     return METRICS.get(field, field.replace("_", " "))
 
 
 def of_dataset(dataset: DatasetData) -> Step:
-    """How far the check of a dataset is."""
+    """The progress of a dataset's validation."""
     progress = dataset.message.progress
     detail = f"{progress.images_done} of {counted(progress.images_total, 'image')}" if progress.images_total else ""
     return progress.fraction, CHECKING.get(progress.phase, ""), detail
 
 
 def of_model(model: ModelData) -> Step:
-    """How far a training is: trial, best metric and budget, if known."""
+    """The progress of a training: trial, best metric and budget, if known."""
     progress = model.progress
     doing = TRAINING.get(progress.phase, "")
     if progress.phase == "WAITING_FOR_WORKER" and progress.queue_position:
-        doing += f" ({counted(progress.queue_position, 'job')} before)"
+        doing += f" ({counted(progress.queue_position, 'job')} ahead)"
     parts = [f"trial {bare_name(progress.trial)}"] if progress.trial else []
     if progress.metric_value is not None:
         parts.append(f"{metric_name(progress.metric)} {100 * progress.metric_value:.1f} %")
@@ -155,6 +155,6 @@ def of_model(model: ModelData) -> Step:
 
 
 def of_evaluation(evaluation: EvaluationData) -> Step:
-    """How far an evaluation is."""
+    """The progress of an evaluation."""
     waiting = evaluation.state == EvaluationState.NOT_STARTED
     return evaluation.progress, "waiting for a worker" if waiting else "measuring", ""

@@ -1,4 +1,4 @@
-"""Lengths of time and sizes as people write and read them."""
+"""Durations and sizes as people write and read them."""
 
 import re
 from datetime import timedelta
@@ -20,7 +20,7 @@ def span_of(value: str | float | timedelta) -> timedelta:
 
 
 def duration(value: float | timedelta) -> str:
-    """For people: `8.4s`, `1m30s`, `2h05m`."""
+    """A duration for people: `8.4s`, `1m30s`, `2h05m`."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if seconds < 59.95:
         return f"{seconds:.1f}".removesuffix(".0") + "s"
@@ -32,7 +32,7 @@ def duration(value: float | timedelta) -> str:
 
 
 def size(size_bytes: int) -> str:
-    """Bytes for people: `812 KB`, `1.4 GB`."""
+    """A size for people: `812 KB`, `1.4 GB`."""
     value = float(size_bytes)
     for unit in ("B", "KB", "MB", "GB"):
         if value < 1000:

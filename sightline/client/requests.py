@@ -1,10 +1,9 @@
-"""Requests: pure functions from the client's arguments to the contract's messages."""
+"""Requests: the contract's messages from the client's arguments."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from sightline.client.channel import MAX_MESSAGE_BYTES
 from sightline.client.errors import ImageUnreadable, InvalidImageSize
 from sightline.client.names import Named, full_name, own_id
 from sightline.client.quantities import span_of
@@ -12,12 +11,13 @@ from sightline.client.results.dataset import KINDS as DATASET_KINDS
 from sightline.client.results.kinds import DatasetKind, ModelKind
 from sightline.client.results.model import KINDS as MODEL_KINDS
 from sightline.client.results.model import Hyperparameters
+from sightline.client.transport.channel import MAX_MESSAGE_BYTES
 from sightline.v1 import dataset_service_pb2 as datasets
 from sightline.v1 import evaluation_service_pb2 as evaluations
 from sightline.v1 import model_service_pb2 as models
 from sightline.v1 import prediction_service_pb2 as predictions
 
-MAX_IMAGE_BYTES = MAX_MESSAGE_BYTES - 64 * 1024  # what a message can carry with the rest of the request
+MAX_IMAGE_BYTES = MAX_MESSAGE_BYTES - 64 * 1024  # leaves room in the message for the rest of the request
 STORE = "s3://"
 
 Image = str | Path | bytes  # a file, `s3://...` in the store, or the bytes of an image file
@@ -27,7 +27,7 @@ Budget = str | float | timedelta  # `10m`, seconds, or a timedelta
 def create_dataset(
     name: str, kind: DatasetKind, uris: Sequence[str], display_name: str
 ) -> datasets.CreateDatasetRequest:
-    """To register annotation files that lie in the store."""
+    """Registers annotation files that are in the store."""
     request = datasets.CreateDatasetRequest(dataset_id=own_id("datasets", name))
     request.dataset.annotation_kind = DATASET_KINDS[DatasetKind(kind)]
     request.dataset.annotation_file_uris.extend(uris)
@@ -44,7 +44,7 @@ def create_model(
     display_name: str,
     hyperparameters: Hyperparameters | None,
 ) -> models.CreateModelRequest:
-    """To train; ValueError for a budget that is no length of time."""
+    """Trains a model; ValueError for a budget that is not a duration."""
     request = models.CreateModelRequest(model_id=own_id("models", name))
     request.model.display_name = display_name
     wanted = request.model.training_parameters
@@ -64,18 +64,18 @@ def create_model(
 
 
 def create_evaluation(model: str | Named, name: str, dataset: str | Named) -> evaluations.CreateEvaluationRequest:
-    """To measure the model that is served now."""
+    """Measures the model's current version."""
     request = evaluations.CreateEvaluationRequest(parent=full_name("models", model), evaluation_id=name)
     request.evaluation.test_dataset = full_name("datasets", dataset)
     return request
 
 
-def question(
+def analyze_image(
     model: str | Named, threshold: float | None, suggested_thresholds: bool, top: int | None
 ) -> predictions.AnalyzeImageRequest:
-    """What is asked about every image. ValueError for both kinds of thresholds at once."""
+    """The request for every image, without the image. ValueError if both kinds of thresholds are given."""
     if threshold is not None and suggested_thresholds:
-        raise ValueError("suggested_thresholds excludes threshold; give one of the two")
+        raise ValueError("suggested_thresholds excludes threshold; pass only one of them")
     return predictions.AnalyzeImageRequest(
         model_name=full_name("models", model),
         score_threshold=threshold,
@@ -84,10 +84,10 @@ def question(
     )
 
 
-def analyze(asked: predictions.AnalyzeImageRequest, image: Image) -> predictions.AnalyzeImageRequest:
-    """The question about one image; reads its file. ImageUnreadable, or InvalidImageSize if no message can carry it."""
+def with_image(base: predictions.AnalyzeImageRequest, image: Image) -> predictions.AnalyzeImageRequest:
+    """The request for one image; reads its file. ImageUnreadable, or InvalidImageSize if no message can hold it."""
     request = predictions.AnalyzeImageRequest()
-    request.CopyFrom(asked)
+    request.CopyFrom(base)
     if isinstance(image, str) and image.startswith(STORE):
         request.uri = image
         return request
@@ -96,19 +96,19 @@ def analyze(asked: predictions.AnalyzeImageRequest, image: Image) -> predictions
     except OSError as error:
         raise ImageUnreadable(f"{image} cannot be read: {error.strerror}") from error
     if len(request.image) > MAX_IMAGE_BYTES:
-        raise too_large({called(image): len(request.image)})
+        raise too_large({image_name(image): len(request.image)})
     return request
 
 
-def called(image: Image) -> str:
+def image_name(image: Image) -> str:
     """An image's name in errors."""
     return "image" if isinstance(image, bytes) else str(image)
 
 
 def too_large(sizes: Mapping[str, int]) -> InvalidImageSize:
-    """The error for images that no message can carry, given their sizes by name."""
-    named = ", ".join(f"{name} has {mib(size_bytes)}" for name, size_bytes in sizes.items())
-    limit = f"a prediction can carry an image of at most {mib(MAX_IMAGE_BYTES)}"
+    """The error for images too large for a message, given their sizes by name."""
+    named = ", ".join(f"{name} is {mib(size_bytes)}" for name, size_bytes in sizes.items())
+    limit = f"images can be at most {mib(MAX_IMAGE_BYTES)}"
     return InvalidImageSize(f"{named}; {limit}", fix="scale the image down, or save it as JPEG, and repeat")
 
 

@@ -1,4 +1,4 @@
-"""The stubs of the three services, and what every caller of them needs."""
+"""The stubs of the three services, and file uploads."""
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -8,10 +8,10 @@ from typing import Self
 
 import grpc
 
-from sightline.client.addresses import Addresses
-from sightline.client.connection import open_channel
-from sightline.client.credentials import Credentials
-from sightline.client.patience import Patience, follow
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.connection import open_channel
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.retries import Backoff, follow
 from sightline.client.uploads import Counter, LocalFile, batches, messages
 from sightline.v1 import dataset_pb2, evaluation_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as dataset_service
@@ -23,14 +23,14 @@ from sightline.v1.model_service_pb2_grpc import ModelServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 
 UPLOAD_SECONDS = 600.0  # for one batch of files
-WATCH_SECONDS = 3600.0  # then the stream is opened again
+WATCH_SECONDS = 3600.0  # then the stream is reopened
 
 
 class Stubs:
-    """The stubs, each service connected when it is first used.
+    """The stubs; each service is connected on first use.
 
-    Calls raise `grpc.RpcError`; its details are a `google.rpc.Status` with one `ErrorInfo`. CredentialsError at the
-    first use of a service says that the credentials cannot be used, or that a token would go in plain text.
+    Calls raise `grpc.RpcError`, whose details are a `google.rpc.Status` with one `ErrorInfo`. The first use of a
+    service raises CredentialsError if the credentials are unusable, or a token would be sent in plain text.
     """
 
     def __init__(self, addresses: Addresses | None = None, credentials: Credentials | None = None) -> None:
@@ -63,16 +63,16 @@ class Stubs:
         return PredictionServiceStub(self._open(self.addresses.predictor))
 
     def upload_files(self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None) -> dict[str, str]:
-        """Stores the files, the largest first, and returns the uri of each by its path.
+        """Uploads the files, the largest first, and returns the uri of each by its path.
 
-        `sent` hears the bytes that go out; a negative number takes back those of a batch that is repeated because
-        the service was away.
+        `sent` receives the number of bytes sent, and a negative number when a batch is repeated because the service
+        was away.
         """
         upload_id = secrets.token_hex(8)
         uris: dict[str, str] = {}
         for batch in batches(files):
-            answer = self._upload(upload_id, batch, sent)
-            uris |= {file.path: file.uri for file in answer.files}
+            response = self._upload(upload_id, batch, sent)
+            uris |= {file.path: file.uri for file in response.files}
         return uris
 
     def watch_dataset(self, name: str) -> Iterator[dataset_pb2.Dataset]:
@@ -94,7 +94,7 @@ class Stubs:
             yield message.evaluation
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         for close in self._closers:
             close()
 
@@ -112,12 +112,12 @@ class Stubs:
     def _upload(
         self, upload_id: str, batch: list[LocalFile], sent: Callable[[int], None]
     ) -> dataset_service.UploadFilesResponse:
-        """One batch, repeated while the service is away: files of equal paths are overwritten."""
-        patience = Patience()
+        """Uploads one batch, repeatedly while the service is away: files with the same path are overwritten."""
+        backoff = Backoff()
         while True:
             counter = Counter(sent)
             try:
                 return self.datasets.UploadFiles(messages(upload_id, batch, counter.count), timeout=UPLOAD_SECONDS)
             except grpc.RpcError as error:
-                patience.bear(error)
+                backoff.wait(error)
                 counter.take_back()

@@ -1,4 +1,4 @@
-"""The stubs of `sightline.client.stubs`, for asyncio."""
+"""The asyncio version of `sightline.client.stubs`."""
 
 import asyncio
 import secrets
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
-from sightline.client.addresses import Addresses
-from sightline.client.connection_aio import open_channel
-from sightline.client.credentials import Credentials
-from sightline.client.patience import Patience
 from sightline.client.stubs import UPLOAD_SECONDS
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.connection_aio import open_channel
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.retries import Backoff
 from sightline.client.uploads import Counter, LocalFile, batches, messages
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 
 class AsyncStubs:
-    """The stubs, each service connected when it is first used, within one event loop.
+    """The stubs, for one event loop; each service is connected on first use.
 
-    Calls raise `grpc.aio.AioRpcError`, or CredentialsError as those of `Stubs` do.
+    Calls raise `grpc.aio.AioRpcError`, or CredentialsError as with `Stubs`.
     """
 
     def __init__(self, addresses: Addresses | None = None, credentials: Credentials | None = None) -> None:
@@ -67,16 +67,16 @@ class AsyncStubs:
     async def upload_files(
         self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None
     ) -> dict[str, str]:
-        """As `Stubs.upload_files`; files are read in threads."""
+        """As `Stubs.upload_files`."""
         upload_id = secrets.token_hex(8)
         uris: dict[str, str] = {}
         for batch in batches(files):
-            answer = await self._upload(upload_id, batch, sent)
-            uris |= {file.path: file.uri for file in answer.files}
+            response = await self._upload(upload_id, batch, sent)
+            uris |= {file.path: file.uri for file in response.files}
         return uris
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         async with AsyncExitStack() as leaving:
             for channel in self._channels:
                 leaving.push_async_exit(channel)
@@ -97,21 +97,21 @@ class AsyncStubs:
     async def _upload(
         self, upload_id: str, batch: list[LocalFile], sent: Callable[[int], None]
     ) -> dataset_service.UploadFilesResponse:
-        """One batch, repeated while the service is away: files of equal paths are overwritten."""
-        patience = Patience()
+        """As `Stubs._upload`; files are read in threads."""
+        backoff = Backoff()
         while True:
             counter = Counter(sent)
             stream = _in_thread(messages(upload_id, batch, counter.count))
             try:
                 return await self.datasets.UploadFiles(stream, timeout=UPLOAD_SECONDS)
             except grpc.aio.AioRpcError as error:
-                await patience.bear_async(error)
+                await backoff.wait_async(error)
                 counter.take_back()
 
 
 async def _in_thread(
     items: Iterator[dataset_service.UploadFilesRequest],
 ) -> AsyncGenerator[dataset_service.UploadFilesRequest]:
-    """The items, each read in a thread."""
+    """The items, each produced in a thread."""
     while (item := await asyncio.to_thread(next, items, None)) is not None:
         yield item

@@ -1,4 +1,4 @@
-"""Which local files a COCO file needs, and how they travel to the dataset service."""
+"""The local files that a COCO file names, and how they are uploaded to the dataset service."""
 
 import hashlib
 import json
@@ -11,14 +11,14 @@ from sightline.client.errors import AnnotationsUnreadable, ImagesMissing, Missin
 from sightline.client.results.kinds import DatasetKind
 from sightline.v1 import dataset_service_pb2 as dataset_service
 
-CHUNK_BYTES = 1024 * 1024  # what UploadFiles accepts at most in one message
+CHUNK_BYTES = 1024 * 1024  # the most that UploadFiles accepts in one message
 BATCH_FILES = 256
 BATCH_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file here, and the path under which it is uploaded."""
+    """A local file, and the path under which it is uploaded."""
 
     path: str
     file: Path
@@ -26,10 +26,10 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class LocalSet:
-    """What is to be uploaded: a COCO file, then precisely the images that it names, each once."""
+    """The files to upload: a COCO file, then exactly the images it names, each once."""
 
     files: tuple[LocalFile, ...]
-    kind: DatasetKind  # by its annotations: boxes make it detection
+    kind: DatasetKind  # detection if any annotation has a box
 
 
 def files_of(annotations: Path, images: Path | None = None) -> tuple[LocalFile, ...]:
@@ -38,10 +38,10 @@ def files_of(annotations: Path, images: Path | None = None) -> tuple[LocalFile, 
 
 
 def read_set(annotations: Path, images: Path | None = None) -> LocalSet:
-    """What is to be uploaded.
+    """The files to upload for a COCO file.
 
-    Names are relative to `images`, by default to the COCO file's folder; images that already lie in the store
-    (`s3://...`) are left out. Raises AnnotationsUnreadable, or ImagesMissing with every image that is not there.
+    Image names are relative to `images`, by default the COCO file's folder; images that are already in the store
+    (`s3://...`) are left out. Raises AnnotationsUnreadable, or ImagesMissing with every image that does not exist.
     """
     folder = images or annotations.parent
     content = _content(annotations)
@@ -59,9 +59,9 @@ def read_set(annotations: Path, images: Path | None = None) -> LocalSet:
 
 
 def _problem(name: str, file: Path) -> str:
-    """Why an image of this name cannot be uploaded, or nothing."""
+    """Why an image with this name cannot be uploaded; empty if it can."""
     if name.startswith("/") or ".." in name.split("/"):
-        return "leaves the folder of the images; name it relative to that folder, without '..'"
+        return "is outside the folder of the images; use a path relative to that folder, without '..'"
     return "" if file.is_file() else f"there is no file {file}"
 
 
@@ -71,12 +71,12 @@ def _content(annotations: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise AnnotationsUnreadable(f"{annotations} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise AnnotationsUnreadable(f"{annotations} is no COCO file: its top level is not an object")
+        raise AnnotationsUnreadable(f"{annotations} is not a COCO file: its top level is not an object")
     return cast("dict[str, Any]", content)
 
 
 def _entries(content: dict[str, Any], section: str) -> Iterator[dict[str, Any]]:
-    """The objects of a section. The COCO file's other faults are the service's to find."""
+    """The objects in a section. The service finds the COCO file's other errors."""
     listed = content.get(section)
     for entry in cast("list[Any]", listed) if isinstance(listed, list) else []:
         if isinstance(entry, dict):
@@ -84,7 +84,7 @@ def _entries(content: dict[str, Any], section: str) -> Iterator[dict[str, Any]]:
 
 
 def _named_images(content: dict[str, Any]) -> Iterator[tuple[object, str]]:
-    """The id and the file of every image that lies here."""
+    """The id and file name of every local image."""
     for entry in _entries(content, "images"):
         name = entry.get("file_name")
         uris = [str(entry.get(field) or "") for field in ("absolute_url", "coco_url", "file_name")]
@@ -99,9 +99,9 @@ def _kind_of(content: dict[str, Any]) -> DatasetKind:
 
 
 def batches(files: Iterable[LocalFile]) -> Iterator[list[LocalFile]]:
-    """The files, the largest first, in groups small enough that one which fails on the way is cheap to repeat.
+    """The files, in batches small enough that repeating one is cheap.
 
-    So a file that the service finds too large is refused before the others are sent.
+    The largest come first, so that the service rejects a file that is too large before the others are sent.
     """
     batch: list[LocalFile] = []
     size_bytes = 0
@@ -127,14 +127,14 @@ class Counter:
         self._sent(size_bytes)
 
     def take_back(self) -> None:
-        """Subtracts the batch, none of which arrived."""
+        """Subtracts the batch, which will be sent again."""
         self._sent(-self._bytes)
 
 
 def messages(
     upload_id: str, files: Iterable[LocalFile], sent: Callable[[int], None]
 ) -> Iterator[dataset_service.UploadFilesRequest]:
-    """The stream of UploadFiles for these files; `sent` hears the size of each chunk as it is asked for."""
+    """The request stream of UploadFiles for these files; `sent` receives the size of each chunk as gRPC takes it."""
     header = dataset_service.UploadFilesHeader(upload_id=upload_id)
     yield dataset_service.UploadFilesRequest(header=header)
     for file in files:

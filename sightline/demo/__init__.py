@@ -1,1 +1,1 @@
-"""`python -m sightline.demo`: the whole story on real images, on this machine alone."""
+"""`python -m sightline.demo`: registers, trains, evaluates and predicts on real images, all on this machine."""

@@ -1,18 +1,18 @@
-"""`python -m sightline.demo [detection]`: ends with 0 if quality and budget are as promised."""
+"""`python -m sightline.demo [detection]`: exits with 0 if the model reaches its goal within the budget."""
 
 import sys
 
-from sightline.demo.stories import FINDING, READING
-from sightline.demo.story import tell
+from sightline.demo.demos import FINDING, READING
+from sightline.demo.runner import run
 
 
 def main() -> None:
-    """Tells the story that is asked for."""
+    """Runs the demo that the argument selects."""
     match sys.argv[1:]:
         case []:
-            tell(READING)
+            run(READING)
         case ["detection"]:
-            tell(FINDING)
+            run(FINDING)
         case _:
             sys.exit("usage: python -m sightline.demo [detection]")
 

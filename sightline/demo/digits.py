@@ -1,7 +1,7 @@
-"""A small set of real images: the handwritten digits that scikit-learn brings with it, as PNG and COCO files.
+"""A small set of real images: the handwritten digits that ship with scikit-learn, as PNG and COCO files.
 
 1,797 scans of 8 × 8 pixels (E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI repository),
-enlarged so that they have the size of an image. Read from scikit-learn's data file, without importing scikit-learn.
+enlarged to a realistic size. They are read from scikit-learn's data file, without importing scikit-learn.
 """
 
 import csv
@@ -19,10 +19,10 @@ from PIL import Image, ImageOps
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FILE = "sklearn/datasets/data/digits.csv.gz"
 SCAN_SIDE, SCAN_DEPTH = 8, 16  # pixels; grey levels above 0
-BORDER = 1  # pixels of empty paper around a scan
+BORDER = 1  # pixels of white margin around a scan
 
 Truth = TypeVar("Truth")
-Scan = tuple[int, Image.Image]  # the digit it shows, and the scan
+Scan = tuple[int, Image.Image]  # the digit, and its scan
 
 
 class DigitsMissing(Exception):
@@ -31,7 +31,7 @@ class DigitsMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ImageSet(Generic[Truth]):
-    """A COCO file with its images, and what each image truly shows."""
+    """A COCO file with its images, and the ground truth for each image."""
 
     coco: Path
     truth: dict[Path, Truth]
@@ -49,25 +49,25 @@ def write(
     test_share: float = 0.2,
     seed: int = 0,
 ) -> tuple[DigitSet, DigitSet]:
-    """Writes a training and a test set below the folder: the first `digits` digits, `per_digit` scans of each.
+    """Writes a training and a test set into the folder: the first `digits` digits, `per_digit` scans of each.
 
-    The split is stratified and depends on the seed alone. Raises DigitsMissing.
+    The split is stratified and depends only on the seed. Raises DigitsMissing.
     """
     train, test = split(digits, per_digit, test_share, seed)
     return _write_set(folder, "train", train, digits, side), _write_set(folder, "test", test, digits, side)
 
 
 def split(digits: int, per_digit: int | None, test_share: float, seed: int) -> tuple[list[Scan], list[Scan]]:
-    """Scans to train and to test with, in the order of their labels; as `write` divides them."""
+    """Training and test scans, in the order of their labels, as `write` divides them."""
     scans: dict[int, list[Scan]] = defaultdict(list)
     for scan in _scans():
         if scan[0] < digits:
             scans[scan[0]].append(scan)
-    chance = random.Random(seed)  # noqa: S311 - a split is no secret
+    rng = random.Random(seed)  # noqa: S311 - a split is no secret
     train: list[Scan] = []
     test: list[Scan] = []
     for label in sorted(scans):
-        chosen = chance.sample(scans[label], per_digit or len(scans[label]))
+        chosen = rng.sample(scans[label], per_digit or len(scans[label]))
         cut = round(test_share * len(chosen))
         test += chosen[:cut]
         train += chosen[cut:]
@@ -75,7 +75,7 @@ def split(digits: int, per_digit: int | None, test_share: float, seed: int) -> t
 
 
 def bundled(file: str) -> Path:
-    """A file that scikit-learn brings with it; DigitsMissing if that is not installed."""
+    """A file that ships with scikit-learn; DigitsMissing if that is not installed."""
     try:
         return Path(str(metadata.distribution("scikit-learn").locate_file(file)))
     except metadata.PackageNotFoundError as error:
@@ -83,12 +83,12 @@ def bundled(file: str) -> Path:
 
 
 def categories(digits: int) -> list[dict[str, object]]:
-    """The first digits as a COCO file declares them."""
+    """The COCO categories of the first digits."""
     return [{"id": label + 1, "name": NAMES[label]} for label in range(digits)]
 
 
 def _scans() -> list[Scan]:
-    """Every scan with its label: dark ink on white paper, one pixel of paper around it."""
+    """All scans with their labels: dark ink on white paper, with a margin."""
     scans: list[Scan] = []
     with gzip.open(bundled(FILE), "rt") as lines:
         for row in csv.reader(lines):

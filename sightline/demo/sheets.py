@@ -1,4 +1,4 @@
-"""Sheets of many images, each with what a model says about it and whether that is true."""
+"""Sheets of many images, each with the model's prediction and whether it is correct."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
+from sightline.cli.drawing import INK, RIGHT, STRIP, scaled, times
 from sightline.cli.frames import Box, Found, Ink, fitting, font, frame, inks_of, legend, overlap
-from sightline.cli.pictures import INK, RIGHT, STRIP, scaled, times
 from sightline.images.upright import upright
 
 WRONG = (200, 38, 40)
 PAPER = (246, 247, 249)
-SAME_OBJECT = 0.5  # intersection over union from which on a box is where the true one is
+SAME_OBJECT = 0.5  # the least intersection over union of a predicted and a true box of the same object
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One image of a contact sheet, with what was predicted and what is true."""
+    """One image of a contact sheet, with the prediction and the truth."""
 
     file: Path
     predicted: str
@@ -27,7 +27,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class ObjectsCell:
-    """One image of a sheet of objects, with what was found in it and what is there."""
+    """One image of a sheet of objects, with the predicted and the true objects."""
 
     file: Path
     found: Sequence[Found]
@@ -35,7 +35,7 @@ class ObjectsCell:
 
 
 def contact_sheet(cells: Sequence[Cell], title: str, columns: int = 6, side: int = 150) -> Image.Image:
-    """A grid of images, framed green where the prediction is the truth and red where not, with both written below."""
+    """A grid of images, framed in green if the prediction is correct and in red if not, with both written below."""
     rows = -(-len(cells) // columns)
     gap, head, foot = 14, 56, 50
     width, height = gap + columns * (side + gap), head + rows * (side + foot + gap) + gap // 2
@@ -49,13 +49,13 @@ def contact_sheet(cells: Sequence[Cell], title: str, columns: int = 6, side: int
 
 
 def objects_sheet(cells: Sequence[ObjectsCell], title: str, columns: int = 3, side: int = 400) -> Image.Image:
-    """A grid of images with their objects framed and their true objects dashed; below, how many of these were found."""
+    """A grid of images with predicted objects framed, true ones dashed, and how many of these were found below each."""
     inks = inks_of(one.name for cell in cells for one in cell.found)
     images = [_with_objects(cell, inks, side) for cell in cells]
     rows = [list(zip(cells, images, strict=True))[first : first + columns] for first in range(0, len(cells), columns)]
     gap, head, foot, words = 16, 60, 26, font(16)
     width = gap + columns * (side + gap)
-    key = legend(width, [*inks.items(), ("dashed: what people marked", STRIP)], 20)
+    key = legend(width, [*inks.items(), ("dashed: ground truth", STRIP)], 20)
     heights = [max(image.height for _, image in row) + foot + gap for row in rows]
     sheet = Image.new("RGB", (width, head + key.height + gap + sum(heights)), PAPER)
     sheet.paste(key, (0, head))
@@ -72,7 +72,7 @@ def objects_sheet(cells: Sequence[ObjectsCell], title: str, columns: int = 3, si
 
 
 def matches(found: Sequence[Found], truth: Sequence[Found]) -> int:
-    """How many of the true objects were found: by a box of the same name at the same place, the surest first."""
+    """How many true objects were found: by a box with the same name in the same place, the most confident first."""
     left = list(truth)
     for one in sorted(found, key=lambda one: -(one.confidence or 0)):
         same = [true for true in left if true.name == one.name and _iou(one.box, true.box) >= SAME_OBJECT]
@@ -82,7 +82,7 @@ def matches(found: Sequence[Found], truth: Sequence[Found]) -> int:
 
 
 def _with_objects(cell: ObjectsCell, inks: Mapping[str, Ink], side: int) -> Image.Image:
-    """The cell's image within a square of that side, framed."""
+    """The cell's image, scaled to fit a square of this side, with its objects."""
     image = upright(cell.file)
     scale = side / max(image.size)
     image = image.resize(times(image.size, scale), Image.Resampling.LANCZOS)
@@ -106,8 +106,8 @@ def _draw_cell(sheet: Image.Image, cell: Cell, x: int, y: int, side: int) -> Non
     pen, good = ImageDraw.Draw(sheet), cell.predicted == cell.truth
     ink = RIGHT if good else WRONG
     pen.rounded_rectangle((x - 5, y - 5, x + side + 4, y + side + 47), radius=6, fill=ink)
-    picture = ImageOps.fit(upright(cell.file), (side, side), Image.Resampling.BICUBIC)
-    sheet.paste(picture, (x, y))
+    image = ImageOps.fit(upright(cell.file), (side, side), Image.Resampling.BICUBIC)
+    sheet.paste(image, (x, y))
     percent = f"{100 * cell.confidence:.0f} %"
     room = side - font(15).getlength(percent) - 10
     pen.text((x, y + side + 4), fitting(cell.predicted, font(20), room), fill=INK, font=font(20))

@@ -1,1 +1,1 @@
-"""How an image file becomes pixels: one set of rules for training, serving and drawing."""
+"""Decodes image files by the same rules for training, serving and drawing."""

@@ -1,4 +1,4 @@
-"""libtiff, which decodes TIFFs for Pillow, as far as Pillow gives no access to it."""
+"""The functions of libtiff, Pillow's TIFF decoder, that Pillow does not expose."""
 
 import ctypes
 from functools import cache
@@ -8,9 +8,9 @@ from PIL import Image
 
 @cache
 def silence() -> None:
-    """From now on libtiff writes nothing to standard error in this process; what fails is an exception anyway.
+    """Stops libtiff from writing to this process's standard error; failures are exceptions anyway.
 
-    Does nothing where Pillow's libtiff cannot be reached, as in a static build.
+    Does nothing if Pillow's libtiff cannot be accessed, as in a static build.
     """
     if library := _library():
         library.TIFFSetErrorHandler(None)
@@ -18,14 +18,14 @@ def silence() -> None:
 
 
 def decodes(compression: int) -> bool:
-    """Whether this libtiff can unpack the compression, a value of tag 259; True where it cannot be asked."""
+    """Whether this libtiff can decode the compression, a value of tag 259; True if libtiff cannot be accessed."""
     library = _library()
     return library is None or bool(library.TIFFIsCODECConfigured(ctypes.c_uint16(compression)))
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """Pillow's own extension, through which the symbols of the libraries that it is linked to are found."""
+    """Pillow's extension module, which gives access to the symbols of the libraries it is linked to."""
     try:
         library = ctypes.CDLL(Image.core.__file__)
         for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler", "TIFFIsCODECConfigured"):

@@ -1,7 +1,7 @@
-"""The first picture of a file as upright RGB: what orientation, transparency and 16-bit samples mean.
+"""The first image in a file as upright RGB: the rules for orientation, transparency and 16-bit samples.
 
-The services decode by these rules, under their limits (services/vision/decode.py); drawing uses them as they are.
-Colour profiles are ignored, as the pretrained networks' own training did.
+The services decode by these rules within their limits (services/vision/decode.py), drawing without limits.
+Colour profiles are ignored, as they were when the pretrained networks were trained.
 """
 
 import sys
@@ -17,7 +17,7 @@ from sightline.images import libtiff
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "ICO", "TIFF", "MPO")
 MAX_SIDE = 16_000  # pixels
 
-_OPENED = tuple(format_ for format_ in FORMATS if format_ != "MPO")  # Pillow opens those as JPEG, then looks closer
+_OPENED = tuple(format_ for format_ in FORMATS if format_ != "MPO")  # Pillow opens MPO as JPEG, then detects it
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,11 +30,11 @@ _TURNS = {
 
 
 class Unusable(ValueError):
-    """An image that decodes but has no agreed meaning as RGB; the message is a predicate."""
+    """An image that decodes but cannot be converted to RGB unambiguously; the message is a predicate."""
 
 
 def upright(file: Path) -> Image.Image:
-    """The first picture in mode RGB, upright; raises what Pillow raises, and Unusable."""
+    """The first image in mode RGB, upright; raises what Pillow raises, and Unusable."""
     with opened(file.read_bytes()) as image:
         turn = turn_of(image)
         image.load()
@@ -44,9 +44,9 @@ def upright(file: Path) -> Image.Image:
 
 @contextmanager
 def opened(data: bytes) -> Generator[Image.Image]:
-    """The image, its header read; images up to MAX_SIDE pass Pillow's guard, which limits pixels (179 million).
+    """The image with its header read; images up to MAX_SIDE pass Pillow's pixel limit (179 million by default).
 
-    Takes bytes, not a path: Pillow memory-maps an uncompressed TIFF file, and shears it if it has to be rotated.
+    Takes bytes, not a path: Pillow memory-maps an uncompressed TIFF file, and skews it if it has to be rotated.
     """
     libtiff.silence()
     Image.MAX_IMAGE_PIXELS = MAX_SIDE * MAX_SIDE
@@ -55,9 +55,9 @@ def opened(data: bytes) -> Generator[Image.Image]:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF orientation, 1 where there is none, or none that can be read: a broken tag is no reason to refuse."""
+    """The EXIF orientation; 1 if there is none or it cannot be read: a broken tag is no reason to refuse an image."""
     try:
-        # The base's method: a PNG's own would decode every pixel to see whether EXIF follows them.
+        # The base class's method: that of a PNG would decode every pixel to see whether EXIF follows them.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - Pillow's plugins raise a dozen types on hostile bytes
         return 1
@@ -65,7 +65,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """What makes the loaded pixels upright; None where they are. Pillow turns a TIFF itself as it loads."""
+    """What makes the loaded pixels upright; None if they already are. Pillow rotates a TIFF itself as it loads."""
     return None if image.format == "TIFF" else _TURNS.get(orientation_of(image))
 
 

@@ -1,1 +1,1 @@
-"""The whole suite on one machine, as `sightline up` runs it."""
+"""Runs the whole suite on one machine, for `sightline up`."""

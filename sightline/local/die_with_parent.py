@@ -1,8 +1,8 @@
-"""`die_with_parent.py PARENT COMMAND...` runs a command that the kernel kills when its parent has ended.
+"""`die_with_parent.py PARENT COMMAND...` runs a command that the kernel kills when its parent ends.
 
-A parent that is killed with -9 can stop nobody. So a child asks the kernel, before it becomes the command, to be
-killed when its parent ends. (Done here and not between fork and exec in the parent, where Python code is unsafe
-once there are threads.) Linux only; elsewhere the command outlives its parent.
+A parent killed with SIGKILL cannot stop its children. So the child, before it becomes the command, asks the kernel to
+kill it when its parent ends. (Here, and not between fork and exec in the parent, where Python code is unsafe once
+there are threads.) Linux only; elsewhere the command outlives its parent.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    """Becomes the command; ends at once if the parent is gone already."""
+    """Becomes the command; exits immediately if the parent has already ended."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Ports of this machine on which nothing listens."""
+"""Free ports of this machine."""
 
 import contextlib
 import socket
@@ -7,7 +7,7 @@ HOST = "127.0.0.1"
 
 
 def free_ports(count: int) -> list[int]:
-    """So many different ports on which nothing listens."""
+    """`count` different ports on which nothing listens."""
     with contextlib.ExitStack() as open_sockets:
         probes = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:

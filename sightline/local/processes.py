@@ -1,4 +1,4 @@
-"""Programs that run as children: started, restarted when they die, stopped, and never left behind."""
+"""Child processes: started, restarted when they die, stopped, and never left behind."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from sightline.local import die_with_parent
 
 PAUSE_SECONDS = (0.2, 30.0)  # before a restart: after the first death, and at most
-STEADY_SECONDS = 60.0  # a program that lived so long starts anew with the first pause
+STEADY_SECONDS = 60.0  # after a program has run this long, the pause is reset
 MAX_LOG_BYTES = 16 * 1024 * 1024
 TAIL_LINES = 8
 TAIL_BYTES = 16 * 1024
@@ -21,7 +21,7 @@ TAIL_BYTES = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, and how to see that it works."""
+    """What to run, and how to tell that it is ready."""
 
     name: str
     command: tuple[str, ...]
@@ -31,27 +31,26 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """A program ended that should have gone on."""
+    """A program ended without being stopped."""
 
     name: str
     how: str  # `status 1`, `SIGKILL`
-    pause_seconds: float  # until it is started again
-    last_words: str  # the end of its log
+    pause_seconds: float  # until it is restarted
+    log_tail: str  # the end of its log
 
 
 class Child:
     """Keeps one program running from `start` to `stop`.
 
-    Law: it has its own process group, of which nothing is left once the program has ended; it dies with this
-    process, however that ends; its output is appended to the log, which is set aside when it is too long. A program
-    that dies is started again after a pause, which doubles from death to death up to half a minute; it is never
-    given up.
+    Law: the program has its own process group, of which nothing is left once the program has ended. It dies with this
+    process, however that ends. Its output is appended to the log, which is rotated when it is too long. A program that
+    dies is restarted after a pause, which doubles with each death up to half a minute, without limit.
     """
 
-    def __init__(self, program: Program, log: Path, tell: Callable[[Died], None]) -> None:
+    def __init__(self, program: Program, log: Path, on_death: Callable[[Died], None]) -> None:
         self.program, self.log = program, log
         self.deaths = 0
-        self._tell = tell
+        self._on_death = on_death
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
@@ -68,7 +67,7 @@ class Child:
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.program.name}")
 
     async def stop(self, grace_seconds: float) -> None:
-        """SIGTERM, then SIGKILL to the whole group after the grace; returns when nothing is left of it."""
+        """Sends SIGTERM, then SIGKILL to the whole group after the grace period; returns when nothing is left."""
         self._stopping = True
         process, keeper = self._process, self._keeper
         if process and process.returncode is None:
@@ -82,7 +81,7 @@ class Child:
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of the log."""
         return tail(self.log)
 
@@ -97,13 +96,13 @@ class Child:
             self.deaths += 1
             if time.monotonic() - began >= STEADY_SECONDS:
                 pause_seconds = PAUSE_SECONDS[0]
-            self._tell(Died(self.program.name, _how(status), pause_seconds, self.last_words()))
+            self._on_death(Died(self.program.name, _how(status), pause_seconds, self.log_tail()))
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS[1])
             await self._spawn()
 
     async def _spawn(self) -> None:
-        """A new process, unless a stop came first."""
+        """Starts a new process, unless the child is being stopped."""
         if self._stopping:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +121,7 @@ class Child:
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> str:
-    """The last lines of a log; nothing if there is none."""
+    """The last lines of a log; empty if there is none."""
     if not log.exists():
         return ""
     with log.open("rb") as content:
@@ -131,7 +130,7 @@ def tail(log: Path, lines: int = TAIL_LINES) -> str:
 
 
 def _kill_group(pid: int) -> None:
-    """Whatever is left of a program's process group ends."""
+    """Kills what is left of a program's process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 

@@ -11,9 +11,9 @@ from typing import Self
 
 import grpc
 
-from sightline.client.addresses import Addresses
-from sightline.client.channel import status_code
 from sightline.client.stubs import Stubs
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.channel import status_code
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_service_pb2 as model_service
 from sightline.v1.dataset_pb2 import Dataset

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import grpc
 
-from sightline.client.patience import Patience
 from sightline.client.stubs import Stubs
+from sightline.client.transport.retries import Backoff
 from sightline.client.uploads import files_of
 from sightline.demo import digits
 from sightline.local.stack import Stack
@@ -49,12 +49,12 @@ def stack_in(folder: Path, workers: int = 1, /, **settings: str) -> Stack:
 
 def patiently(call: Callable[[], T]) -> T:
     """What the call returns; retried while the service is unavailable, as every caller should."""
-    patience = Patience()
+    backoff = Backoff()
     while True:
         try:
             return call()
         except grpc.RpcError as error:
-            patience.bear(error)
+            backoff.wait(error)
 
 
 async def eventually(find: Callable[[], T | None], seconds: float, what: str) -> T:

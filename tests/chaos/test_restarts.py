@@ -28,9 +28,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.infra.files import FolderBlobs
-from sightline.client.addresses import Addresses
-from sightline.client.credentials import Credentials
 from sightline.client.stubs import Stubs
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.credentials import Credentials
 from sightline.client.uploads import CHUNK_BYTES, LocalFile
 from sightline.v1 import dataset_service_pb2 as service
 from sightline.v1.dataset_pb2 import Dataset

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import pytest
 
-from sightline.client.addresses import Addresses
+from sightline.client.transport.addresses import Addresses
 from sightline.demo import digits
 from sightline.local.stack import Stack
 from tests.support.commands import Outcome

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.client.addresses import Addresses
+from sightline.client.transport.addresses import Addresses
 from sightline.demo.digits import DigitSet
 from tests.e2e.conftest import COMMAND, START_SECONDS, Command
 from tests.support.processes import command_line, descendants, is_alive

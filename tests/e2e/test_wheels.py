@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.client.addresses import Addresses
+from sightline.client.transport.addresses import Addresses
 from sightline.demo.digits import DigitSet
 from tests.e2e.conftest import Command
 from tests.e2e.test_up import Up, three_free_ports

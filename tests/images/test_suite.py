@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sightline.client import keys
-from sightline.client.addresses import Addresses
+from sightline.client.transport.addresses import Addresses
 from sightline.demo import digits
 from sightline.local.ports import free_ports
 from tests.e2e.conftest import Command

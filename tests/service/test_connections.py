@@ -18,10 +18,10 @@ from grpc._cython import cygrpc
 
 from services.infra.channel import open_channel
 from services.infra.connections import STANDARD, Connections
-from sightline.client.addresses import Addresses
-from sightline.client.channel import OPTIONS
-from sightline.client.credentials import Credentials
 from sightline.client.stubs import Stubs
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.channel import OPTIONS
+from sightline.client.transport.credentials import Credentials
 from sightline.client.uploads import LocalFile
 from sightline.v1 import dataset_service_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub

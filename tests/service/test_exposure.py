@@ -156,7 +156,7 @@ def test_an_exposed_suite_works_with_tls_and_tokens_everywhere(tmp_path):
         refused = run(*train, **suite.caller(TOKEN=viewer))
         assert refused.returncode == 7
         assert "CreateModel needs the role trainer; viewer has viewer" in refused.stderr
-        assert "ask whoever runs the services for a token of the role trainer" in refused.stderr
+        assert "ask the operator of the services for a token with the role trainer" in refused.stderr
 
         bare = run("sightline", "datasets", "list", **suite.caller(CLIENT_CERTIFICATE="", CLIENT_KEY=""))
         assert bare.returncode == 14

@@ -22,10 +22,10 @@ from services.infra.findings import Level, Report
 from services.infra.observe import serve_metrics
 from services.kit.errors import Unavailable
 from services.kit.settings import Settings
-from sightline.client.addresses import VARIABLES, Addresses
-from sightline.client.credentials import Credentials
 from sightline.client.stubs import Stubs
-from sightline.local import stack
+from sightline.client.transport.addresses import VARIABLES, Addresses
+from sightline.client.transport.credentials import Credentials
+from sightline.local.programs import is_serving
 from sightline.v1 import dataset_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from tests.support.runtime import serving
@@ -73,7 +73,7 @@ async def test_services_clients_and_up_reach_this_machine_without_the_proxy(prox
                     return client.datasets.GetDataset(GET).name
 
             assert await asyncio.to_thread(ask) == "datasets/d"
-        assert await stack._serving(running.address)
+        assert await is_serving(running.address)
 
 
 @pytest.mark.usefixtures("quick_retries")

@@ -17,7 +17,7 @@ from grpc_status.rpc_status import from_call
 from services.infra.channel import open_channel
 from services.kit import errors, log
 from services.kit.errors import SightlineError
-from sightline.client.channel import OPTIONS, describe
+from sightline.client.transport.channel import OPTIONS, describe
 from sightline.v1 import dataset_service_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub

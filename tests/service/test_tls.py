@@ -18,11 +18,11 @@ from services.infra.channel import open_channel
 from services.infra.tls import CALLER_NAMES, EXPIRY, TlsUnusable
 from services.kit.errors import Unavailable
 from services.kit.settings import Settings, refuse_exposure
-from sightline.client.addresses import Addresses
-from sightline.client.credentials import Credentials, CredentialsError
-from sightline.client.diagnosis import diagnose, explain
 from sightline.client.stubs import Stubs
 from sightline.client.stubs_aio import AsyncStubs
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.credentials import Credentials, CredentialsError
+from sightline.client.transport.diagnosis import diagnose, explain
 from sightline.v1 import dataset_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from tests.support.certificates import HOUR, Authority, Pair, replace
@@ -203,7 +203,9 @@ async def test_an_unusable_pair_leaves_the_previous_one_in_use(files, authority,
         assert one_line(await presented(running.address)) == one_line(whole.certificate)
 
 
-@pytest.mark.parametrize(("fault", "message"), [("half", "not a certificate and its key"), ("expired", "expired at")])
+@pytest.mark.parametrize(
+    ("fault", "message"), [("half", "not a certificate and its private key"), ("expired", "expired at")]
+)
 async def test_a_server_without_a_usable_pair_does_not_start_and_names_the_setting(
     files, authority, tmp_path, fault, message
 ):
@@ -220,7 +222,7 @@ async def test_a_server_without_a_usable_pair_does_not_start_and_names_the_setti
 async def test_a_caller_that_trusts_another_ca_is_told_what_to_set(files, tmp_path):
     wrong = Credentials(ca=str(Authority("Other").write(tmp_path, "other")), names=CALLER_NAMES)
     async with serving(**server(files)) as running:
-        with pytest.raises(Unavailable, match="not signed by the CA that is trusted here: set SIGHTLINE_TLS_CA"):
+        with pytest.raises(Unavailable, match="not signed by the trusted CA: set SIGHTLINE_TLS_CA"):
             await get(running.address, wrong)
 
 
@@ -229,7 +231,7 @@ async def test_a_certificate_that_expires_while_the_server_runs_is_named_as_the_
     authority.pair(valid=(-HOUR, timedelta(seconds=2))).write(tmp_path)
     async with serving(**server(files)) as running:
         await asyncio.sleep(2.2)
-        with pytest.raises(Unavailable, match="certificate has expired: its operator must renew it"):
+        with pytest.raises(Unavailable, match="certificate has expired: the operator must renew it"):
             await get(running.address, caller(files))
 
 
@@ -247,7 +249,7 @@ async def test_plain_text_to_a_server_with_tls_and_the_reverse_say_what_to_set(f
         with pytest.raises(Unavailable, match="set SIGHTLINE_CA to the CA"):
             await get(running.address, Credentials())
     async with serving() as running:
-        with pytest.raises(Unavailable, match="does not speak TLS there: leave out SIGHTLINE_CA"):
+        with pytest.raises(Unavailable, match="does not use TLS: unset SIGHTLINE_CA"):
             await get(running.address, caller(files))
 
 
@@ -277,12 +279,12 @@ async def test_a_failed_connection_is_diagnosed_by_a_test_connection(files, auth
     async with serving(**server(files, mutual=True)) as running:
         assert not await fault(running, whole)
         assert "set SIGHTLINE_CA to the right one" in await fault(running, other)
-        assert "the service speaks TLS: set SIGHTLINE_CA" in await fault(running, Credentials())
+        assert "the service uses TLS: set SIGHTLINE_CA" in await fault(running, Credentials())
         assert "SIGHTLINE_CLIENT_CERTIFICATE and SIGHTLINE_CLIENT_KEY" in await fault(running, caller(files))
         authority.pair(hosts=("elsewhere.example",)).write(tmp_path)
         assert "does not name this host" in await fault(running, whole)
     async with serving() as running:
-        assert "leave out SIGHTLINE_CA" in await fault(running, whole)
+        assert "unset SIGHTLINE_CA" in await fault(running, whole)
         assert not await fault(running, Credentials())
     assert not await fault(running, Credentials())
     assert not await fault(running, whole)
@@ -309,7 +311,7 @@ async def test_the_probe_port_without_tls_answers_only_health(files):
         (Credentials(certificate="c", key="k"), "needs TLS: set SIGHTLINE_CA"),
         (Credentials(token="t"), "plain text: set SIGHTLINE_CA"),
         (Credentials(ca="/nowhere/ca.crt"), "No such file.*see SIGHTLINE_CA"),
-        (Credentials(ca=__file__), "holds no certificate of a CA"),
+        (Credentials(ca=__file__), "holds no CA certificate"),
     ],
 )
 def test_unusable_credentials_are_refused_before_anything_is_sent(credentials, message):

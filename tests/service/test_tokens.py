@@ -24,13 +24,13 @@ from services.infra.channel import open_channel
 from services.kit import errors
 from services.kit.roles import POLICY
 from sightline.client import keys
-from sightline.client.addresses import Addresses
-from sightline.client.channel import describe
 from sightline.client.client_aio import AsyncClient
-from sightline.client.connection import bearer
-from sightline.client.credentials import Credentials
 from sightline.client.errors import Unauthenticated
 from sightline.client.stubs import Stubs
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.channel import describe
+from sightline.client.transport.connection import bearer
+from sightline.client.transport.credentials import Credentials
 from sightline.client.uploads import LocalFile
 from sightline.v1 import dataset_service_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub

@@ -27,7 +27,7 @@ from services.trainer.rpc import EvaluationServicer, ModelServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
 from services.trainer.worker.attempt import Attempt
-from sightline.client.channel import describe
+from sightline.client.transport.channel import describe
 from sightline.v1 import evaluation_pb2, finding_pb2, model_pb2, trial_pb2
 from sightline.v1 import evaluation_service_pb2 as epb
 from sightline.v1 import model_service_pb2 as pb

@@ -16,7 +16,7 @@ from services.dataset.settings import DatasetSettings
 from services.kit.settings import Settings
 from services.predictor.settings import PredictorSettings
 from services.trainer.settings import TrainerSettings
-from sightline.client.addresses import VARIABLES
+from sightline.client.transport.addresses import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"

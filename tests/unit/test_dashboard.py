@@ -2,11 +2,11 @@
 
 import json
 import re
-import runpy
 from pathlib import Path
 
 import yaml
 
+from deploy.grafana import dashboard
 from tests.support.prometheus import RULES, queries
 from tests.unit.test_docs_metrics import ALL
 
@@ -14,8 +14,7 @@ FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
 
 
 def test_the_committed_dashboard_is_what_its_code_generates() -> None:
-    made = runpy.run_path(str(FOLDER / "dashboard.py"))["made"]()
-    assert made == (FOLDER / "sightline.json").read_text(), "run python deploy/grafana/dashboard.py"
+    assert dashboard.render() == (FOLDER / "sightline.json").read_text(), "run python -m deploy.grafana.dashboard"
 
 
 def test_the_dashboard_queries_metrics_that_exist() -> None:

@@ -1,5 +1,5 @@
-"""What the services answer, as frozen dataclasses with a line per field.
+"""The services' responses as frozen dataclasses.
 
 Times are aware datetimes, durations timedeltas; what does not apply is None or empty, never 0. `message` is the
-protobuf message itself, for whatever has no field here.
+protobuf message itself, for everything that has no field here.
 """

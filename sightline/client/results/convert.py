@@ -8,11 +8,11 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from sightline.client.errors import SightlineError
-from sightline.client.failures import error_from
+from sightline.client.grpc_errors import error_from
 
 
 def moment(value: Timestamp) -> datetime | None:
-    """An aware datetime; None where it is not set."""
+    """An aware datetime; None if it is not set."""
     return value.ToDatetime(UTC) if value.seconds or value.nanos else None
 
 
@@ -22,10 +22,10 @@ def span(value: Duration) -> timedelta:
 
 
 def given(message: Message, field: str) -> Any:
-    """The value of a field with presence; None where it is not set."""
+    """The value of a field with presence; None if it is not set."""
     return getattr(message, field) if message.HasField(field) else None
 
 
 def failure(message: Any) -> SightlineError | None:
-    """Why a resource is FAILED; None where it is not."""
+    """Why a resource is FAILED; None if it is not."""
     return error_from(message.error, message.name) if message.HasField("error") else None

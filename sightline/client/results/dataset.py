@@ -1,4 +1,4 @@
-"""Datasets and what registration found in them."""
+"""Datasets and their findings."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,7 +27,7 @@ class Category:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetData:
-    """Labelled images: COCO files and the images that they name, checked once and then frozen."""
+    """Labelled images: COCO files and the images they name, checked once and then frozen."""
 
     name: str  # `datasets/birds`
     state: DatasetState
@@ -38,7 +38,7 @@ class DatasetData:
     annotation_count: int | None
     size_bytes: int | None  # of the original images
     category_count: int | None
-    categories: tuple[Category, ...]  # by id; past 100 of them only from `get`
+    categories: tuple[Category, ...]  # by id; all of them from `get`, otherwise at most 100
     error_count: int  # findings, by severity
     warning_count: int
     info_count: int
@@ -47,7 +47,7 @@ class DatasetData:
     create_time: datetime | None
     update_time: datetime | None
     message: dataset_pb2.Dataset = field(repr=False, compare=False)
-    owner: Any = field(default=None, repr=False, compare=False)  # the `datasets` of the client that answered
+    owner: Any = field(default=None, repr=False, compare=False)  # `datasets` of the client that returned it
 
     @classmethod
     def of(cls, message: dataset_pb2.Dataset, owner: Any = None) -> Self:
@@ -77,7 +77,7 @@ class DatasetData:
 
 
 class Dataset(DatasetData):
-    """A dataset that a `Client` answered with."""
+    """A dataset that a `Client` returned."""
 
     __slots__ = ()
 
@@ -88,7 +88,7 @@ class Dataset(DatasetData):
 
 
 class AsyncDataset(DatasetData):
-    """A dataset that an `AsyncClient` answered with."""
+    """A dataset that an `AsyncClient` returned."""
 
     __slots__ = ()
 
@@ -100,12 +100,12 @@ class AsyncDataset(DatasetData):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that registration noticed in a dataset, or an evaluation in its test dataset."""
+    """Something that registration noticed in a dataset, or an evaluation in its test dataset."""
 
     severity: Severity
     code: str  # a stable word, such as `imageUndecodable`
-    file: str  # as the annotation file names it; empty if no file is concerned
-    image_id: int | None  # of the annotation file
+    file: str  # as the annotation file names it; empty if it concerns no file
+    image_id: int | None  # in the annotation file
     annotation_id: int | None
     text: str  # what is wrong, with the values that show it
     remedy: str  # what to do about it

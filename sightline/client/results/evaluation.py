@@ -1,4 +1,4 @@
-"""Measurements of a model on a dataset of the caller's choice."""
+"""Evaluations: measurements of a model on any dataset."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -19,9 +19,9 @@ class EvaluationData:
     name: str  # `models/birds/evaluations/held-out`
     state: EvaluationState
     display_name: str
-    dataset: str  # that it measures on
+    dataset: str  # that the model is measured on
     progress: float  # how many of the images are done, 0..1
-    model_version: str  # the weights that are measured: those served when it was created
+    model_version: str  # of the weights that are measured: those served when it was created
     performance: Performance  # without metrics until it has SUCCEEDED
     cost: timedelta  # charged to no budget
     warnings: tuple[Finding, ...]
@@ -29,7 +29,7 @@ class EvaluationData:
     create_time: datetime | None
     end_time: datetime | None
     message: evaluation_pb2.Evaluation = field(repr=False, compare=False)
-    owner: Any = field(default=None, repr=False, compare=False)  # the `evaluations` of the client that answered
+    owner: Any = field(default=None, repr=False, compare=False)  # `evaluations` of the client that returned it
 
     @classmethod
     def of(cls, message: evaluation_pb2.Evaluation, owner: Any = None) -> Self:
@@ -53,7 +53,7 @@ class EvaluationData:
 
 
 class Evaluation(EvaluationData):
-    """An evaluation that a `Client` answered with."""
+    """An evaluation that a `Client` returned."""
 
     __slots__ = ()
 
@@ -64,7 +64,7 @@ class Evaluation(EvaluationData):
 
 
 class AsyncEvaluation(EvaluationData):
-    """An evaluation that an `AsyncClient` answered with."""
+    """An evaluation that an `AsyncClient` returned."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Kinds and states, as words. A word that a newer service says and this version does not know becomes UNKNOWN."""
+"""Kinds and states as words. A value from a newer service that this version does not know becomes UNKNOWN."""
 
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -24,7 +24,7 @@ class ModelKind(StrEnum):
 
 
 class DatasetState(StrEnum):
-    """Where a dataset is in its life."""
+    """The state of a dataset."""
 
     VALIDATING = "VALIDATING"  # its files are being checked
     READY = "READY"  # it can be trained on, and never changes
@@ -34,7 +34,7 @@ class DatasetState(StrEnum):
 
 
 class ModelState(StrEnum):
-    """Where a model is in its life."""
+    """The state of a model."""
 
     NOT_STARTED = "NOT_STARTED"
     TRAINING = "TRAINING"  # predicts with its best weights so far, as soon as there are any
@@ -46,7 +46,7 @@ class ModelState(StrEnum):
 
 
 class TrialState(StrEnum):
-    """Where a trial is in its life."""
+    """The state of a trial."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -58,7 +58,7 @@ class TrialState(StrEnum):
 
 
 class EvaluationState(StrEnum):
-    """Where an evaluation is in its life."""
+    """The state of an evaluation."""
 
     NOT_STARTED = "NOT_STARTED"
     RUNNING = "RUNNING"
@@ -71,45 +71,45 @@ class Severity(StrEnum):
     """How much a finding matters."""
 
     ERROR = "ERROR"  # the image or annotation is left out
-    WARNING = "WARNING"  # kept or repaired, and likely to harm training or its numbers
+    WARNING = "WARNING"  # kept or repaired, and likely to harm training or its metrics
     INFO = "INFO"
     UNKNOWN = "UNKNOWN"
 
 
 class StopReason(StrEnum):
-    """Why a training ended when it did."""
+    """Why a training ended."""
 
-    BUDGET_REACHED = "BUDGET_REACHED"  # nothing that could help fits into what is left of the budget
+    BUDGET_REACHED = "BUDGET_REACHED"  # nothing that could help fits into the rest of the budget
     CONVERGED = "CONVERGED"  # nothing better is expected
-    NO_FURTHER_GAIN = "NO_FURTHER_GAIN"  # the expected gain does not pay for its cost
+    NO_FURTHER_GAIN = "NO_FURTHER_GAIN"  # the expected gain is not worth its cost
     LADDER_COMPLETED = "LADDER_COMPLETED"  # every step that the hyperparameters allow is done
     CANCELLED_BY_CALLER = "CANCELLED_BY_CALLER"
     UNKNOWN = "UNKNOWN"
 
 
 class Source(StrEnum):
-    """On which images a model was measured."""
+    """The images that a model was measured on."""
 
     TEST_DATASET = "TEST_DATASET"  # the one that the caller named
     HOLD_OUT = "HOLD_OUT"  # a part of the training dataset, set aside before anything was tried
-    CROSS_VALIDATION = "CROSS_VALIDATION"  # the folds of one, where the images are few
+    CROSS_VALIDATION = "CROSS_VALIDATION"  # folds of the training dataset, if it has few images
     UNKNOWN = "UNKNOWN"
 
 
 class _Names(Protocol[N_contra]):
     def Name(self, number: N_contra, /) -> str:  # noqa: N802 - protobuf's name
-        """The word of a number; ValueError for one that this version does not know."""
+        """The name of a number; ValueError if this version does not know it."""
         ...
 
 
 def word(kind: type[W], names: "_Names[N_contra]", number: N_contra) -> W:
-    """The word of a protobuf enum's number."""
+    """The word for a number of a protobuf enum."""
     name = name_of(names, number)
     return kind(name) if name in set(kind) else kind("UNKNOWN")
 
 
 def name_of(names: "_Names[N_contra]", number: N_contra) -> str:
-    """The contract's own word of a protobuf enum's number."""
+    """The contract's name for a number of a protobuf enum."""
     try:
         return names.Name(number)
     except ValueError:

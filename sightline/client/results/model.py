@@ -1,4 +1,4 @@
-"""Models, what their training does, and what it tried."""
+"""Models, their training and its ledger."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,11 +21,11 @@ _KIND_OF = {number: kind for kind, number in KINDS.items()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hyperparameters:
-    """Narrows the search of a training; the defaults suit nearly everyone."""
+    """Narrows the search of a training; the defaults suit nearly every dataset."""
 
     seed: int = 0  # the same seed, data and device type give the same plan
     backbones: tuple[str, ...] = ()  # the pretrained networks to try; by default a choice that fits the budget
-    max_rung: int | None = None  # the highest to climb: 0 a head on frozen features, 1 fine-tuning
+    max_rung: int | None = None  # the highest rung: 0 trains a head on frozen features, 1 fine-tunes
     max_trials: int | None = None
     resolution: int | None = None  # the side to which images are scaled, in pixels
 
@@ -36,43 +36,43 @@ class Progress:
 
     phase: str  # such as `SEARCHING`
     fraction: float  # how much is done, 0..1
-    trial: str  # the one that last reported, as `models/birds/trials/t001`
-    metric: str  # the name of the metric that selection goes by, a field of Performance
+    trial: str  # the one that last reported, such as `models/birds/trials/t001`
+    metric: str  # the metric that selects the best trial, a field of Performance
     metric_value: float | None  # the best so far
     budget_used: timedelta
-    queue_position: int | None  # jobs before this model's next one, where it waits for a worker
+    queue_position: int | None  # jobs ahead of this model's next one, while it waits for a worker
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """Where a part of the budget went."""
+    """What a part of the budget was spent on."""
 
     trial: str
     attempt: int  # from 1
     duration: timedelta  # compute, in seconds of the reference device
     charged: bool
-    reason: str  # what it ended with, or why it is not charged
+    reason: str  # how the attempt ended, or why it is not charged
     end_time: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelData:
-    """A custom model: what it is trained on, how its training goes, what that cost, and how good it is."""
+    """A custom model: its datasets, the progress and cost of its training, and its performance."""
 
     name: str  # `models/birds`
     state: ModelState
     kind: ModelKind
     display_name: str
     dataset: str  # that it is trained on, `datasets/birds`
-    test_dataset: str  # that it is measured on; empty for a part of the first
-    budget: timedelta  # compute at most
+    test_dataset: str  # that it is measured on; empty if images are held out from `dataset`
+    budget: timedelta  # the most compute that it may use
     cost: timedelta  # charged so far, never above the budget
     progress: Progress
-    performance: Performance  # of the weights that are served; without metrics until there are any
+    performance: Performance  # of the weights that are served; has no metrics until there are any
     stop_reason: StopReason | None  # None until it has ended
     error: SightlineError | None  # why it is FAILED
     version: str  # of the weights that are served; empty until there are any
-    best_trial: str  # that they come from
+    best_trial: str  # the one that produced them
     categories: tuple[str, ...]  # in the order of the model's outputs
     warnings: tuple[str, ...]
     ledger: tuple[LedgerEntry, ...]  # only from `get`
@@ -81,7 +81,7 @@ class ModelData:
     start_time: datetime | None
     end_time: datetime | None
     message: model_pb2.Model = field(repr=False, compare=False)
-    owner: Any = field(default=None, repr=False, compare=False)  # the `models` of the client that answered
+    owner: Any = field(default=None, repr=False, compare=False)  # `models` of the client that returned it
 
     @classmethod
     def of(cls, message: model_pb2.Model, owner: Any = None) -> Self:
@@ -118,7 +118,7 @@ class ModelData:
 
 
 class Model(ModelData):
-    """A model that a `Client` answered with."""
+    """A model that a `Client` returned."""
 
     __slots__ = ()
 
@@ -129,7 +129,7 @@ class Model(ModelData):
 
 
 class AsyncModel(ModelData):
-    """A model that an `AsyncClient` answered with."""
+    """A model that an `AsyncClient` returned."""
 
     __slots__ = ()
 

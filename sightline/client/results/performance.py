@@ -1,4 +1,4 @@
-"""How good a model is."""
+"""The performance of a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from sightline.v1 import performance_pb2
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Where the true value of a metric lies, with a confidence of `level`."""
+    """The confidence interval of a metric."""
 
     low: float
     high: float
@@ -20,20 +20,20 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class CategoryPerformance:
-    """How well a model does on one category."""
+    """The performance of a model on one category."""
 
     accuracy: float | None  # classifiers: the share of the category's images that are recognised
-    average_precision_50: float | None  # of detectors at IoU 0.50
+    average_precision_50: float | None  # detectors: at IoU 0.50
     precision: float | None  # at `suggested_threshold`
     recall: float | None
     f1: float | None
     suggested_threshold: float | None  # the one with the best F1 on these images
-    support: int  # images (classifiers) or boxes (detectors) of the category that were measured
+    support: int  # measured images (classifiers) or boxes (detectors) of the category
 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How many images of one category were taken for another, or rightly for itself."""
+    """How many images of the category `true` were classified as `predicted`."""
 
     true: str
     predicted: str
@@ -47,7 +47,7 @@ class UnknownCategory:
     name: str
     image_count: int
     region_count: int  # detectors
-    similar_category: str  # of the model, what was probably meant; empty if there is none
+    similar_category: str  # the model's category that was probably meant; empty if there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +56,30 @@ class Coverage:
 
     image_count: int  # in the test dataset
     measured_image_count: int
-    unknown_image_count: int  # of categories that the model does not know
+    unknown_image_count: int  # with a category that the model does not know
     unreadable_image_count: int
     region_count: int  # detectors
     unknown_region_count: int
     unknown_categories: tuple[UnknownCategory, ...]  # the most frequent first
-    untested_categories: tuple[str, ...]  # of the model
+    untested_categories: tuple[str, ...]  # the model's categories that do not occur
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Performance:
-    """How well a model does on images that its selection never saw. A metric that does not apply is None."""
+    """The performance of a model on images not used for its selection. A metric that does not apply is None."""
 
     accuracy_top1: float | None  # classifiers: the share of images whose category scores highest
     accuracy_top5: float | None
     average_precision: float | None  # classifiers: the mean over categories
-    calibration_ece: float | None  # classifiers: expected calibration error; less is better
+    calibration_ece: float | None  # classifiers: expected calibration error; lower is better
     mean_average_precision_30: float | None  # detectors: COCO's, at IoU 0.30
     mean_average_precision_50: float | None
     mean_average_precision_75: float | None
     intervals: Mapping[str, Interval]  # by the name of a metric above
-    categories: Mapping[str, CategoryPerformance]  # by name; past 100 of them only from `get`
+    categories: Mapping[str, CategoryPerformance]  # by name; all of them from `get`, otherwise at most 100
     confusion: tuple[Confusion, ...]  # classifiers, only from `get`: every pair that occurred
     source: Source
-    image_count: int  # how many images were measured; 0 where nothing was
+    image_count: int  # measured images; 0 if nothing was measured
     coverage: Coverage | None  # of a test dataset
     message: performance_pb2.ModelPerformance = field(repr=False, compare=False)
 

@@ -1,4 +1,4 @@
-"""What a model sees in an image."""
+"""Predictions: the tags of an image, or the objects in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,29 +36,29 @@ class Object:
 
     @property
     def name(self) -> str:
-        """What it is."""
+        """The category."""
         return self.tags[0].name
 
     @property
     def confidence(self) -> float:
-        """How sure the model is, 0..1."""
+        """The model's confidence, 0..1."""
         return self.tags[0].confidence
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction(Sequence[Tag | Object]):
-    """What a model sees in one image: a sequence of a classifier's tags or of a detector's objects, the surest first.
+    """The prediction for one image: a sequence of a classifier's tags or a detector's objects, most confident first.
 
-    One that failed, as may happen among many images, has an `error`; to read on raises it.
+    A failed prediction, among those for many images, has an `error`; reading the sequence raises it.
     """
 
-    image: str  # the file or uri that was asked about; `image` for bytes
-    kind: ModelKind = ModelKind.UNKNOWN  # of the model that answered
-    tags: tuple[Tag, ...] = ()  # of a classifier
-    objects: tuple[Object, ...] = ()  # of a detector
+    image: str  # the file or uri; `image` for bytes
+    kind: ModelKind = ModelKind.UNKNOWN  # of the model
+    tags: tuple[Tag, ...] = ()  # from a classifier
+    objects: tuple[Object, ...] = ()  # from a detector
     width: int = 0  # pixels of the upright image
     height: int = 0
-    model_version: str = ""  # the weights that answered
+    model_version: str = ""  # of the weights
     error: SightlineError | None = None
     message: prediction_pb2.AnalyzeImageResponse | None = field(default=None, repr=False, compare=False)
 

@@ -1,4 +1,4 @@
-"""What a training tried."""
+"""The trials of a training."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,11 +12,11 @@ from sightline.v1 import trial_pb2
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a trial does. A number that does not apply is None."""
+    """What a trial trains, and how. A number that does not apply is None."""
 
     backbones: tuple[str, ...]  # the pretrained networks
     head: str  # how the head is fitted: `logistic`, `linear`, `detection`
-    depth: str  # which part is trained: `HEAD`, `LAST_STAGES`, `ALL`
+    depth: str  # the part that is trained: `HEAD`, `LAST_STAGES`, `ALL`
     resolution: int  # the side to which images are scaled, in pixels
     augmentation: str
     learning_rate: float | None
@@ -24,22 +24,22 @@ class Recipe:
     batch_size: int | None
     epochs: int | None
     seed: int
-    refit: bool  # on all images; then the trial has no score of its own
+    refit: bool  # whether it trains on all images; such a trial has no score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One attempt of a training to find better weights."""
+    """One try of a training to find better weights."""
 
     name: str  # `models/birds/trials/t001`
     state: TrialState
-    rung: int  # 0 on frozen features, 1 fine-tuning
+    rung: int  # 0: a head on frozen features, 1: fine-tuning
     recipe: Recipe
-    score: float | None  # in `score_metric`; more is better
+    score: float | None  # in `score_metric`; higher is better
     score_metric: str  # a field of Performance
     standard_error: float | None  # of the score
     cost: timedelta  # charged to the budget so far
-    attempts: int  # above 1 after a worker's death
+    attempts: int  # above 1 if a worker died
     progress: float  # 0..1
     error: SightlineError | None  # why it is FAILED
     start_time: datetime | None

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sightline.cli.commands import app
-from sightline.client.addresses import VARIABLES
+from sightline.client.transport.addresses import VARIABLES
 from tests.support.commands import Outcome
 from tests.unit.cli.fakes import Fakes, serving
 

@@ -45,7 +45,7 @@ def test_all_missing_images_are_reported_with_their_ids_before_anything_is_uploa
     outcome = sightline("datasets", "create", "pets", "--kind", "classification", "--coco", coco)
     assert outcome.code == 3
     assert "image id 7: images/gone.png" in outcome.err
-    assert "image id 8: ../out.png: leaves the folder" in outcome.err
+    assert "image id 8: ../out.png: is outside the folder" in outcome.err
     assert not fakes.requests
 
 

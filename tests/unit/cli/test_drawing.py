@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sightline.cli.frames import INKS, Found, fitting, font, frame, inks_of, overlap
-from sightline.cli.pictures import (
+from sightline.cli.drawing import (
     MAX_SIDE,
     MIN_SIDE,
     draw,
     draw_objects,
     found_in,
 )
+from sightline.cli.frames import INKS, Found, fitting, font, frame, inks_of, overlap
 from sightline.client.results.prediction import Prediction
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse
 from tests.unit.cli.labels import Label, record_labels

@@ -6,9 +6,10 @@ import pytest
 
 from services.infra.static_keys import parse
 from services.kit.roles import Role
-from sightline.client.credentials import VARIABLES, Credentials
 from sightline.client.keys import PREFIX, digest
-from sightline.local.stack import Stack
+from sightline.client.transport.addresses import Addresses
+from sightline.client.transport.credentials import VARIABLES, Credentials
+from sightline.local.programs import Layout, environment
 from tests.support.certificates import Authority
 
 
@@ -34,7 +35,7 @@ def test_an_invalid_name_is_refused_and_nothing_is_written(sightline, tmp_path):
     file = tmp_path / "keys"
     made = sightline("keys", "make", "two words", "--role", "viewer", "--file", file)
     assert (made.code, made.out) == (2, "")
-    assert "'two words' is not a name" in made.err
+    assert "'two words' is not a valid name" in made.err
     assert not file.exists()
 
 
@@ -48,7 +49,7 @@ def test_a_token_is_not_sent_in_plain_text_to_another_machine(sightline, monkeyp
     monkeypatch.setenv("SIGHTLINE_TOKEN", "hunter2")
     outcome = sightline("datasets", "list")
     assert outcome.code == 2
-    assert "set SIGHTLINE_CA to the CA of the services" in outcome.err
+    assert "set SIGHTLINE_CA to the services' CA" in outcome.err
     assert "hunter2" not in outcome.err
 
 
@@ -57,7 +58,7 @@ def test_a_malformed_token_is_refused_before_any_call_and_not_quoted(sightline, 
     monkeypatch.setenv("SIGHTLINE_TOKEN", token)
     outcome = sightline("datasets", "list")
     assert outcome.code == 2
-    assert "one word of ASCII, and there is none; see SIGHTLINE_TOKEN" in outcome.err
+    assert "expected a token, which is one word of ASCII; see SIGHTLINE_TOKEN" in outcome.err
     assert "nter" not in outcome.err
 
 
@@ -66,7 +67,7 @@ def test_tls_to_services_without_it_says_which_setting_to_leave_out(sightline, m
     monkeypatch.setenv("SIGHTLINE_CA", str(Authority().write(tmp_path)))
     outcome = sightline("datasets", "list")
     assert outcome.code == 14
-    assert "fix: the service does not speak TLS there: leave out SIGHTLINE_CA" in outcome.err
+    assert "fix: the service does not use TLS: unset SIGHTLINE_CA" in outcome.err
 
 
 def test_a_missing_ca_file_is_reported_with_its_variable(sightline, monkeypatch):
@@ -87,8 +88,15 @@ def test_a_shells_settings_for_another_suite_do_not_reach_this_suites_processes(
     for name in ("TOKEN", "TOKEN_FILE", "TLS_CERTIFICATE", "AUTH_KEYS", "NATS_CA", "INSECURE"):
         monkeypatch.setenv(f"SIGHTLINE_{name}", "of another suite")
     monkeypatch.setenv("SIGHTLINE_LOG_LEVEL", "DEBUG")
-    suite = Stack(tmp_path, environment={"SIGHTLINE_AUTH_KEYS": "meant for this one"})
-    found = suite._child_environment(1, {})
+    layout = Layout(
+        data=tmp_path,
+        workers=1,
+        addresses=Addresses(),
+        nats_port=4222,
+        metrics_ports={},
+        environment={"SIGHTLINE_AUTH_KEYS": "meant for this one"},
+    )
+    found = environment(layout, "dataset", {})
     assert "of another suite" not in found.values()
     assert found["SIGHTLINE_AUTH_KEYS"] == "meant for this one"
     assert found["SIGHTLINE_LOG_LEVEL"] == "DEBUG"

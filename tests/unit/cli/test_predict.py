@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from sightline.cli.frames import inks_of
-from sightline.client.addresses import VARIABLES
-from sightline.client.patience import PAUSE_SECONDS, Patience
+from sightline.client.transport.addresses import VARIABLES
+from sightline.client.transport.retries import PAUSE_SECONDS, Backoff
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
@@ -186,11 +186,11 @@ def test_retries_wait_longer_each_time_up_to_a_limit_and_then_give_up() -> None:
         pauses.append(seconds)
         now[0] += seconds
 
-    patience, error = Patience(10.0, lambda: now[0], sleep), _Unreachable()
+    backoff, error = Backoff(10.0, lambda: now[0], sleep), _Unreachable()
     while now[0] <= 10.0:
-        patience.bear(error)
+        backoff.wait(error)
     with pytest.raises(_Unreachable):
-        patience.bear(error)
+        backoff.wait(error)
     assert pauses[0] == PAUSE_SECONDS[0]
     assert max(pauses) == PAUSE_SECONDS[1]
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from sightline.cli.predict import MAX_IMAGE_BYTES
-from sightline.client.addresses import VARIABLES
-from sightline.client.channel import MAX_MESSAGE_BYTES
+from sightline.client.transport.addresses import VARIABLES
+from sightline.client.transport.channel import MAX_MESSAGE_BYTES
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.finding_pb2 import Finding
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
@@ -105,7 +105,7 @@ def test_files_too_large_for_a_call_are_reported_with_size_limit_and_fix_before_
         file.truncate(MAX_IMAGE_BYTES + 1)
     outcome = sightline("predict", "m", small, large)
     assert outcome.code == 3
-    assert f"{large} has 23.9 MiB; a prediction can carry an image of at most 23.9 MiB" in outcome.err
+    assert f"{large} is 23.9 MiB; images can be at most 23.9 MiB" in outcome.err
     assert "fix: scale the image down" in outcome.err
     assert not fakes.requests
     largest = AnalyzeImageRequest(model_name="models/" + "m" * 255, image=bytes(MAX_IMAGE_BYTES))

@@ -196,7 +196,7 @@ def test_the_request_follows_the_arguments(client: Client, fakes: Fakes, photo: 
     assert (stored.uri, stored.score_threshold, stored.max_results) == ("s3://sightline/a.png", 0, 2)
     assert stored.HasField("score_threshold")
     assert (read.model_name, read.image, read.use_suggested_thresholds) == ("models/m", photo.read_bytes(), True)
-    with pytest.raises(ValueError, match="one of the two"):
+    with pytest.raises(ValueError, match="only one of them"):
         client.predict("m", photo, threshold=0.5, suggested_thresholds=True)
 
 
@@ -224,7 +224,7 @@ def test_an_error_that_concerns_every_image_is_raised(client: Client, fakes: Fak
 def test_a_file_too_large_for_a_message_is_refused_by_the_client(client: Client, fakes: Fakes, tmp_path: Path) -> None:
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(24 * 2**20)
-    with pytest.raises(errors.InvalidImageSize, match=r"large.png has 24.0 MiB"):
+    with pytest.raises(errors.InvalidImageSize, match=r"large.png is 24.0 MiB"):
         client.predict("m", tmp_path / "large.png")
     assert not fakes.requests
 

@@ -15,7 +15,7 @@ from google.rpc.status_pb2 import Status
 from services.kit import errors as served
 from sightline.client import errors
 from sightline.client.errors import Details, NotEnoughBudget, SightlineError, class_for
-from sightline.client.failures import error_from
+from sightline.client.grpc_errors import error_from
 from tests.unit.cli.fakes import status
 
 # Internal to the services, or errors that a service passes on without a class for them.
@@ -69,15 +69,19 @@ def test_too_small_a_budget_says_which_one_suffices() -> None:
 @pytest.mark.parametrize(
     ("reason", "metadata", "fix"),
     [
-        ("datasetAnnotationsInvalid", {"file": "s3://sightline/uploads/u/coco.json"}, "repair the COCO file"),
-        ("datasetAnnotationsInvalid", {"file": "datasets/pets"}, "mend what `sightline datasets findings pets` lists"),
-        ("datasetEmpty", {"dataset": "datasets/pets"}, "mend what `sightline datasets findings pets` lists"),
+        ("datasetAnnotationsInvalid", {"file": "s3://sightline/uploads/u/coco.json"}, "fix the COCO file"),
+        ("datasetAnnotationsInvalid", {"file": "datasets/pets"}, "fix what `sightline datasets findings pets` lists"),
+        ("datasetEmpty", {"dataset": "datasets/pets"}, "fix what `sightline datasets findings pets` lists"),
         ("DatasetAlreadyExists", {"name": "datasets/pets"}, "choose another name, or `sightline datasets delete pets`"),
         ("datasetNotReady", {"name": "datasets/pets", "state": "FAILED"}, "see `sightline datasets findings pets`"),
         ("datasetNotReady", {"name": "datasets/pets", "state": "VALIDATING"}, "wait until it is READY"),
-        ("PermissionDenied", {"role": "trainer"}, "ask whoever runs the services for a token of the role trainer"),
-        ("PermissionDenied", {}, "ask whoever runs the services for a token of the role ROLE"),
-        ("QuotaExceeded", {"setting": "SIGHTLINE_MAX_BOXES"}, "ask for less, or let the operator raise SIGHTLINE_MAX_"),
+        ("PermissionDenied", {"role": "trainer"}, "ask the operator of the services for a token with the role trainer"),
+        ("PermissionDenied", {}, "ask the operator of the services for a token with the role ROLE"),
+        (
+            "QuotaExceeded",
+            {"setting": "SIGHTLINE_MAX_BOXES"},
+            "request less, or have the operator raise SIGHTLINE_MAX_",
+        ),
         ("internalServerError", {"error_id": "e1"}, "the service's log"),
     ],
 )

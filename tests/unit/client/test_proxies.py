@@ -2,8 +2,8 @@
 
 import pytest
 
-from sightline.client.channel import options_for
-from sightline.client.proxies import advice, variable_for
+from sightline.client.transport.channel import options_for
+from sightline.client.transport.proxies import advice, variable_for
 
 PROXY = "http://proxy.example:3128"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.client.reloading import ReloadingFiles
+from sightline.client.transport.reloading import ReloadingFiles
 
 
 def joined(contents: list[bytes]) -> bytes:

@@ -17,9 +17,9 @@ from sightline.client.results.performance import Performance
 from sightline.client.results.prediction import Prediction
 from sightline.demo import __main__ as demo
 from sightline.demo import digits, scenes
+from sightline.demo.demos import FINDING, READING
+from sightline.demo.runner import DemoFailed, judge
 from sightline.demo.scenes import SceneSet
-from sightline.demo.stories import FINDING, READING
-from sightline.demo.story import DemoFailed, judge
 from sightline.v1 import evaluation_pb2
 from sightline.v1 import model_pb2 as pb
 from sightline.v1.performance_pb2 import ModelPerformance
@@ -80,7 +80,7 @@ def test_scenes_are_valid_coco_and_the_truth_is_what_the_file_says(made: tuple[S
 
 
 def test_boxes_fit_tightly_around_the_ink(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(scenes, "_piece", lambda *_: Image.new("RGB", (SIDE, SIDE), (128, 128, 128)))
+    monkeypatch.setattr(scenes, "_crop", lambda *_: Image.new("RGB", (SIDE, SIDE), (128, 128, 128)))
     monkeypatch.setattr(scenes, "MOST", 1)
     truth = scenes.write(tmp_path, train=8, test=1, side=SIDE)[0].truth
     assert len(truth) == 8
@@ -124,10 +124,10 @@ def test_a_demo_fails_if_budget_ledger_or_quality_break_its_promise(
     measured = ModelPerformance(mean_average_precision_50=reached)
     evaluation = Evaluation.of(evaluation_pb2.Evaluation(performance=measured))
     if not fault:
-        judge(300, FINDING.promise, Model.of(trained), evaluation)
+        judge(300, FINDING.goal, Model.of(trained), evaluation)
         return
     with pytest.raises(DemoFailed, match=fault):
-        judge(300, FINDING.promise, Model.of(trained), evaluation)
+        judge(300, FINDING.goal, Model.of(trained), evaluation)
 
 
 def answer(**fields: Any) -> Prediction:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sightline.cli.drawing import RIGHT
 from sightline.cli.frames import Found
-from sightline.cli.pictures import RIGHT
 from sightline.demo.sheets import WRONG, Cell, ObjectsCell, contact_sheet, matches, objects_sheet
 
 CAT = Found("cat", (40, 60, 80, 90), 0.75)

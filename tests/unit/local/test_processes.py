@@ -21,7 +21,7 @@ async def test_a_program_that_dies_is_restarted_and_the_end_of_its_log_is_report
     await eventually(lambda: len(deaths) >= 2)
     await child.stop(1.0)
     assert deaths[0].how == "status 3"
-    assert deaths[0].last_words == "alas"
+    assert deaths[0].log_tail == "alas"
     assert deaths[1].pause_seconds == 2 * deaths[0].pause_seconds
     assert child.pid is None
 
@@ -32,7 +32,7 @@ async def test_a_program_that_does_not_stop_is_killed_after_the_grace(tmp_path: 
     )
     child = Child(_program(stubborn), tmp_path / "p.log", lambda _: None)
     await child.start()
-    await eventually(lambda: bool(child.last_words()))
+    await eventually(lambda: bool(child.log_tail()))
     await child.stop(0.1)
     assert child.pid is None
     assert child.deaths == 0
@@ -44,7 +44,7 @@ async def test_a_long_log_is_rotated_at_the_start(tmp_path: Path, monkeypatch: p
     log.write_text("much too long\n")
     child = Child(_program("print('new', flush=True); import time; time.sleep(99)"), log, lambda _: None)
     await child.start()
-    await eventually(lambda: bool(child.last_words()))
+    await eventually(lambda: bool(child.log_tail()))
     await child.stop(1.0)
     assert log.read_text() == "new\n"
     assert (tmp_path / "p.log.1").read_text() == "much too long\n"

@@ -1,6 +1,6 @@
-"""What every demo tells: real images are registered, trained on within a budget, measured, and predicted.
+"""Runs a demo: registers real images, trains within a budget, evaluates and predicts, through the client.
 
-The suite runs on this machine alone, and everything goes through the same code as the commands'.
+The suite runs on free ports of this machine and stops with the demo.
 """
 
 import asyncio
@@ -22,12 +22,11 @@ from rich.panel import Panel
 from rich.rule import Rule
 
 from sightline.cli.console import facts, notes, output, progress_bar
-from sightline.cli.failures import report
 from sightline.cli.formats import percent
 from sightline.cli.quality import print_performance
+from sightline.cli.reporting import report
 from sightline.cli.up import print_death, start
 from sightline.client.client import Client
-from sightline.client.credentials import Credentials
 from sightline.client.errors import SightlineError
 from sightline.client.plurals import counted
 from sightline.client.quantities import duration
@@ -36,21 +35,23 @@ from sightline.client.results.kinds import DatasetKind
 from sightline.client.results.model import Model
 from sightline.client.results.performance import Performance
 from sightline.client.results.prediction import Prediction
+from sightline.client.transport.credentials import Credentials
 from sightline.demo.digits import DigitsMissing, ImageSet
-from sightline.local.stack import Stack, StackError
+from sightline.local.claims import StackError
+from sightline.local.stack import Stack
 
 FOLDER = Path("demo")
 Truth = TypeVar("Truth")
-Answers = Sequence[tuple[Path, Prediction, Truth]]  # images, what the model sees, and what is true
+Results = Sequence[tuple[Path, Prediction, Truth]]  # images with their predictions and the truth
 
 
 class DemoFailed(Exception):
-    """The suite works, but not as well as the demo promises."""
+    """The suite works, but the demo did not reach its goal."""
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
-    """What training must reach on images that it never saw."""
+class Goal:
+    """The least performance on images that training never saw."""
 
     metric: str  # in words
     score: Callable[[Performance], float]
@@ -58,28 +59,28 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True)
-class Story(Generic[Truth]):
-    """What a demo shows."""
+class Demo(Generic[Truth]):
+    """What a demo trains, and how it shows the result."""
 
     name: str  # of the model; the datasets are `<name>-train` and `<name>-test`
-    claim: str  # what Sightline does in it
-    images: str  # which these are
-    write: Callable[[Path], tuple[ImageSet[Truth], ImageSet[Truth]]]  # training and test set into a folder
+    task: str  # what the model learns, for the title
+    images: str  # a description of the images
+    write: Callable[[Path], tuple[ImageSet[Truth], ImageSet[Truth]]]  # writes training and test set into a folder
     budget_seconds: int
-    limit_seconds: float  # then something is stuck
-    promise: Promise
-    shown: int  # images on the picture
-    sheet: Callable[[Answers[Truth], Performance], Image.Image]
-    picture: str  # the file in `demo` that it is written to
+    limit_seconds: float  # after which something is stuck
+    goal: Goal
+    shown: int  # images on the sheet
+    sheet: Callable[[Results[Truth], Performance], Image.Image]  # draws it
+    sheet_file: str  # in `demo`
 
 
-def tell(story: Story[Truth]) -> None:
-    """Runs a demo; exits with 1 and the place of the logs if something fails."""
+def run(demo: Demo[Truth]) -> None:
+    """Runs a demo; if something fails, exits with 1 and prints where the logs are."""
     console = output()
     FOLDER.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=FOLDER))
     try:
-        asyncio.run(_run(story, folder, console))
+        asyncio.run(_run(demo, folder, console))
     except (DemoFailed, StackError, DigitsMissing) as error:
         notes().print(f"[bold red]the demo failed:[/] {escape(str(error))}", soft_wrap=True)
     except SightlineError as error:
@@ -91,47 +92,47 @@ def tell(story: Story[Truth]) -> None:
     else:
         _remove(folder)
         return
-    notes().print(f"The logs lie in {folder / 'suite' / 'logs'}", soft_wrap=True)
+    notes().print(f"The logs are in {folder / 'suite' / 'logs'}", soft_wrap=True)
     sys.exit(1)
 
 
-async def _run(story: Story[Truth], folder: Path, console: Console) -> None:
-    """Starts the suite on free ports, tells the story, and stops the suite."""
+async def _run(demo: Demo[Truth], folder: Path, console: Console) -> None:
+    """Starts the suite on free ports, runs the steps, and stops the suite."""
     began = time.monotonic()
-    console.print(Panel.fit(f"[bold]Sightline[/] {story.claim}, on this machine alone"))
-    _chapter(console, "The suite: nats-server, three services, two workers")
-    stack = Stack(folder / "suite", base_port=0, tell=lambda died: print_death(console, died))
+    console.print(Panel.fit(f"[bold]Sightline[/] {demo.task}, all on this machine"))
+    _title(console, "The suite: nats-server, three services, two workers")
+    stack = Stack(folder / "suite", base_port=0, on_death=lambda died: print_death(console, died))
     try:
         await start(stack, console)
         with Client(stack.addresses, Credentials(), progress=progress_bar) as client:
-            async with asyncio.timeout(story.limit_seconds):
-                await asyncio.to_thread(_chapters, story, client, folder, console)
+            async with asyncio.timeout(demo.limit_seconds):
+                await asyncio.to_thread(_steps, demo, client, folder, console)
     except TimeoutError as error:
-        raise DemoFailed(f"it has not ended after {duration(story.limit_seconds)}") from error
+        raise DemoFailed(f"it did not end within {duration(demo.limit_seconds)}") from error
     finally:
         await stack.stop()
-    console.print(f"\n[bold green]✓[/] all of it in {duration(time.monotonic() - began)}")
+    console.print(f"\n[bold green]✓[/] done in {duration(time.monotonic() - began)}")
 
 
-def _chapters(story: Story[Truth], client: Client, folder: Path, console: Console) -> None:
-    """Register, train, evaluate, predict; DemoFailed if a promise is broken."""
-    _chapter(console, f"Register: {story.images}")
-    train, test = story.write(folder / "images")
+def _steps(demo: Demo[Truth], client: Client, folder: Path, console: Console) -> None:
+    """Register, train, evaluate, predict; DemoFailed if the goal or the budget is missed."""
+    _title(console, f"Register: {demo.images}")
+    train, test = demo.write(folder / "images")
     for part, made in (("train", train), ("test", test)):
-        _register(client, f"{story.name}-{part}", made, console)
-    _chapter(console, f"Train: at most {duration(story.budget_seconds)} of compute")
-    training = client.models.train(story.name, dataset=f"{story.name}-train", budget=story.budget_seconds)
+        _register(client, f"{demo.name}-{part}", made, console)
+    _title(console, f"Train: at most {duration(demo.budget_seconds)} of compute")
+    training = client.models.train(demo.name, dataset=f"{demo.name}-train", budget=demo.budget_seconds)
     model = training.wait()
     _print_training(console, model)
-    _chapter(console, "Evaluate: on the images that training never saw")
-    evaluation = client.evaluations.create(model, "held-out", dataset=f"{story.name}-test")
+    _title(console, "Evaluate: on images that training never saw")
+    evaluation = client.evaluations.create(model, "held-out", dataset=f"{demo.name}-test")
     print_performance(evaluation.performance)
-    _chapter(console, "Predict")
-    sheet = _predict(story, client, test, evaluation)
+    _title(console, "Predict")
+    sheet = _predict(demo, client, test, evaluation)
     console.print(
-        f"{counted(story.shown, 'prediction')} drawn in [bold]{escape(str(sheet.resolve()))}[/]", soft_wrap=True
+        f"{counted(demo.shown, 'prediction')} drawn in [bold]{escape(str(sheet.resolve()))}[/]", soft_wrap=True
     )
-    judge(story.budget_seconds, story.promise, model, evaluation)
+    judge(demo.budget_seconds, demo.goal, model, evaluation)
 
 
 def _register(client: Client, name: str, made: ImageSet[Truth], console: Console) -> None:
@@ -143,7 +144,7 @@ def _register(client: Client, name: str, made: ImageSet[Truth], console: Console
 
 
 def _print_training(console: Console, model: Model) -> None:
-    """Where the budget went."""
+    """Prints what the budget was spent on."""
     charged = [entry for entry in model.ledger if entry.charged]
     trials = counted(len({entry.trial for entry in charged}), "trial")
     entries = counted(len(charged), "entry", "entries")
@@ -151,44 +152,44 @@ def _print_training(console: Console, model: Model) -> None:
     rows = [
         ("budget", duration(model.budget)),
         ("charged", f"{duration(model.cost)} for {trials}, in {entries} of the ledger"),
-        ("ended", reason),
+        ("stop reason", reason),
         *(("note", f"[yellow]{escape(warning)}[/]") for warning in model.warnings),
     ]
     console.print(facts(rows))
 
 
-def _predict(story: Story[Truth], client: Client, test: ImageSet[Truth], evaluation: Evaluation) -> Path:
-    """Asks for images drawn at random from the test set; returns the picture with all answers."""
-    files = random.Random(1).sample(sorted(test.truth), story.shown)  # noqa: S311 - a sample is no secret
-    answers: list[tuple[Path, Prediction, Truth]] = []
-    for file, prediction in zip(files, client.predict_many(story.name, files), strict=True):
+def _predict(demo: Demo[Truth], client: Client, test: ImageSet[Truth], evaluation: Evaluation) -> Path:
+    """Predicts a random sample of the test set; returns the sheet with all predictions."""
+    files = random.Random(1).sample(sorted(test.truth), demo.shown)  # noqa: S311 - a sample is no secret
+    results: list[tuple[Path, Prediction, Truth]] = []
+    for file, prediction in zip(files, client.predict_many(demo.name, files), strict=True):
         if prediction.error:
             raise prediction.error
-        answers.append((file, prediction, test.truth[file]))
-    sheet = FOLDER / story.picture
-    story.sheet(answers, evaluation.performance).save(sheet)
+        results.append((file, prediction, test.truth[file]))
+    sheet = FOLDER / demo.sheet_file
+    demo.sheet(results, evaluation.performance).save(sheet)
     return sheet
 
 
-def judge(budget_seconds: int, promise: Promise, model: Model, evaluation: Evaluation) -> None:
-    """DemoFailed if the budget was exceeded, the ledger does not add up, or too little was learnt."""
+def judge(budget_seconds: int, goal: Goal, model: Model, evaluation: Evaluation) -> None:
+    """DemoFailed if the budget was exceeded, the ledger does not add up, or the goal was missed."""
     charged = model.cost.total_seconds()
     ledger = sum(entry.duration.total_seconds() for entry in model.ledger if entry.charged)
-    reached = promise.score(evaluation.performance)
+    reached = goal.score(evaluation.performance)
     if charged > budget_seconds:
         raise DemoFailed(f"{charged:.1f} s were charged, more than the budget of {budget_seconds} s")
     if abs(charged - ledger) > 0.01:  # seconds, for rounding
         raise DemoFailed(f"the ledger adds up to {ledger:.2f} s, but {charged:.2f} s were charged")
-    if reached < promise.least:
-        raise DemoFailed(f"{promise.metric} is {percent(reached)}, less than {percent(promise.least)}")
+    if reached < goal.least:
+        raise DemoFailed(f"{goal.metric} is {percent(reached)}, less than {percent(goal.least)}")
 
 
-def _chapter(console: Console, title: str) -> None:
+def _title(console: Console, title: str) -> None:
     console.print()
     console.print(Rule(f"[bold]{title}[/]", align="left", style="dim"), width=min(console.width, 80))
 
 
 def _remove(folder: Path) -> None:
-    """The demo's suite and images; the picture stays."""
+    """Removes the demo's suite and images; the sheet stays."""
     with contextlib.suppress(OSError):
         shutil.rmtree(folder)

@@ -1,20 +1,20 @@
-"""The proxy that gRPC sends calls through, as the environment says, and what to do where it is in the way."""
+"""The proxy through which gRPC sends calls, by the environment, and what to do if it is in the way."""
 
 import ipaddress
 import os
 from collections.abc import Mapping
 
-from sightline.client.credentials import host_of, is_loopback
+from sightline.client.transport.credentials import host_of, is_loopback
 
-# gRPC takes the first of each that is set, even if it is empty, and reads none of them in capitals.
+# gRPC uses the first of each that is set, even if it is empty, and ignores the upper-case variants.
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 EXCEPTIONS = ("no_grpc_proxy", "no_proxy")
 
 
 def variable_for(address: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The variable whose proxy calls to the address go through; empty where they go there directly.
+    """The variable whose proxy is used for calls to the address; empty if they go there directly.
 
-    Our channels use no proxy for this machine itself, see `sightline.client.channel.options_for`.
+    Our channels use no proxy for this machine; see `sightline.client.transport.channel.options_for`.
     """
     variable = next((name for name in VARIABLES if name in environment), "")
     if not environment.get(variable) or is_loopback(address):
@@ -26,13 +26,13 @@ def variable_for(address: str, environment: Mapping[str, str] = os.environ) -> s
 
 
 def advice(address: str, environment: Mapping[str, str] = os.environ) -> str:
-    """What to change where a call to the address failed and a proxy may be why; empty where none is used."""
+    """What to change after a failed call to the address, if a proxy may be the cause; empty if none is used."""
     variable = variable_for(address, environment)
     if not variable:
         return ""
     host, proxy = host_of(address), environment[variable].rpartition("@")[2]  # without a password
     return (
-        f"{variable} sends calls to {host} through the proxy {proxy}: if it can be reached without,"
+        f"{variable} sends calls to {host} through the proxy {proxy}: if the proxy is not needed,"
         f" add {host} to {_exceptions(environment)}, or unset {variable}"
     )
 
@@ -42,7 +42,7 @@ def _exceptions(environment: Mapping[str, str]) -> str:
 
 
 def _covers(entry: str, host: str) -> bool:
-    """Whether an entry of no_proxy covers the host: as the end of its name, or as a network of its address."""
+    """Whether an entry of no_proxy covers the host: as a suffix of its name, or as a network with its address."""
     if host.lower().endswith(entry.lower()):
         return True
     try:

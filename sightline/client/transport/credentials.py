@@ -1,4 +1,4 @@
-"""What a caller shows and trusts: the CA of the services, a certificate of its own, and its token."""
+"""A caller's credentials: the CA it trusts, its client certificate, and its token."""
 
 import ipaddress
 import os
@@ -12,9 +12,9 @@ from typing import Self
 import grpc
 
 from sightline.client.errors import CredentialsError
-from sightline.client.reloading import ReloadingFiles
+from sightline.client.transport.reloading import ReloadingFiles
 
-SYSTEM = "system"  # in place of a file: the roots that come with gRPC
+SYSTEM = "system"  # instead of a file: the root certificates that ship with gRPC
 VARIABLES = {
     "ca": "SIGHTLINE_CA",
     "certificate": "SIGHTLINE_CLIENT_CERTIFICATE",
@@ -27,19 +27,19 @@ VARIABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """How a caller reaches the services. Without `ca` it speaks plain text; `names` are the variables in messages."""
+    """How a caller reaches the services: in plain text without `ca`. `names` are the variables that errors mention."""
 
-    ca: str = ""  # a file of PEM, or SYSTEM
+    ca: str = ""  # a PEM file, or SYSTEM
     certificate: str = ""
     key: str = ""
     token: str = ""
     token_file: str = ""
-    insecure: bool = False  # whether a token may go over plain text to another machine
+    insecure: bool = False  # whether a token may be sent to another machine in plain text
     names: Mapping[str, str] | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """What the variables name."""
+        """The credentials in the variables."""
         found = {field: environment.get(variable, "") for field, variable in VARIABLES.items()}
         insecure = found["insecure"].lower() in ("1", "true", "yes", "on")
         return cls(found["ca"], found["certificate"], found["key"], found["token"], found["token_file"], insecure)
@@ -57,19 +57,19 @@ class Credentials:
         return (self.names or VARIABLES)[field]
 
     def check(self, address: str) -> None:
-        """CredentialsError for what contradicts itself, and for a token that would cross a network in plain text."""
+        """CredentialsError if they are contradictory, or a token would cross a network in plain text."""
         if bool(self.certificate) != bool(self.key):
             raise CredentialsError(f"set both {self.name_of('certificate')} and {self.name_of('key')}, or neither")
         if self.certificate and not self.ca:
             raise CredentialsError(f"{self.name_of('certificate')} needs TLS: set {self.name_of('ca')} too")
         if self.has_token and not self.ca and not self.insecure and not is_loopback(address):
             raise CredentialsError(
-                f"a token would go to {address} in plain text: set {self.name_of('ca')} to the CA of the services"
-                f" (or to `{SYSTEM}`), or {self.name_of('insecure')}=true where something else encrypts the way"
+                f"the token would be sent to {address} in plain text: set {self.name_of('ca')} to the services' CA"
+                f" (or to `{SYSTEM}`), or {self.name_of('insecure')}=true if something else encrypts the connection"
             )
 
-    def watch_channel(self, tell: Callable[[Exception], None]) -> ReloadingFiles[grpc.ChannelCredentials]:
-        """The credentials of TLS, by the files as they are; CredentialsError for those that cannot be used."""
+    def watch_channel(self, on_error: Callable[[Exception], None]) -> ReloadingFiles[grpc.ChannelCredentials]:
+        """The TLS credentials, reloaded when their files change; CredentialsError if they are unusable."""
         fields = [field for field in ("ca", "certificate", "key") if getattr(self, field)]
         paths = {field: Path(getattr(self, field)) for field in fields if getattr(self, field) != SYSTEM}
 
@@ -82,17 +82,17 @@ class Credentials:
             return grpc.ssl_channel_credentials(found.get("ca"), found.get("key"), found.get("certificate"))
 
         try:
-            return ReloadingFiles(list(paths.values()), load, tell)
+            return ReloadingFiles(list(paths.values()), load, on_error)
         except (OSError, ValueError) as error:
             variables = ", ".join(self.name_of(field) for field in paths)
             raise CredentialsError(f"{error}; see {variables}") from error
 
-    def watch_token(self, tell: Callable[[Exception], None]) -> Callable[[], str]:
-        """Gives the token of the moment; CredentialsError if its file cannot be read, or it is none."""
+    def watch_token(self, on_error: Callable[[Exception], None]) -> Callable[[], str]:
+        """A function that returns the current token; CredentialsError if the file cannot be read or holds no token."""
         try:
             if self.token_file:
                 return ReloadingFiles(
-                    [Path(self.token_file)], lambda contents: _token(contents[0].decode("latin-1")), tell
+                    [Path(self.token_file)], lambda contents: _token(contents[0].decode("latin-1")), on_error
                 ).get
             token = _token(self.token) if self.token else ""
         except (OSError, ValueError) as error:
@@ -104,7 +104,7 @@ class Credentials:
 def _token(text: str) -> str:
     token = text.strip()
     if not re.fullmatch(r"[!-~]+", token):
-        raise ValueError("a token is one word of ASCII, and there is none")
+        raise ValueError("expected a token, which is one word of ASCII")
     return token
 
 
@@ -113,7 +113,7 @@ def check_ca(path: Path, content: bytes) -> None:
     try:
         ssl.create_default_context(cadata=content.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
-        raise ValueError(f"{path} holds no certificate of a CA ({error})") from None
+        raise ValueError(f"{path} holds no CA certificate ({error})") from None
 
 
 def check_pair(certificate: Path, key: Path) -> None:
@@ -121,15 +121,15 @@ def check_pair(certificate: Path, key: Path) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=_no_password)
     except ssl.SSLError as error:
-        raise ValueError(f"{certificate} and {key} are not a certificate and its key ({error})") from None
+        raise ValueError(f"{certificate} and {key} are not a certificate and its private key ({error})") from None
 
 
 def _no_password() -> str:
-    raise ValueError("the private key is encrypted: give one without a password")
+    raise ValueError("the private key is encrypted: use one without a password")
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine is reached there: `host`, `host:port`, or a unix socket."""
+    """Whether the address (`host`, `host:port`, or a unix socket) is on this machine."""
     if address.startswith("unix"):
         return True
     host = host_of(address)

@@ -1,4 +1,4 @@
-"""Where the three services listen: `SIGHTLINE_<SERVICE>_ADDRESS`, or the place where `sightline up` puts them."""
+"""The addresses of the three services: `SIGHTLINE_<SERVICE>_ADDRESS`, by default where `sightline up` serves them."""
 
 import ipaddress
 import os
@@ -24,7 +24,7 @@ _ENDPOINT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<p
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """One gRPC target (`host:port`) per service; AddressError for what cannot be one."""
+    """One gRPC target (`host:port`) per service; AddressError for an invalid one."""
 
     dataset: str = "localhost:50051"
     trainer: str = "localhost:50052"
@@ -35,24 +35,24 @@ class Addresses:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """The addresses that the variables name; the defaults for those that are not set. AddressError."""
+        """The addresses in the variables; the default for each that is not set. Raises AddressError."""
         named = {name: value for name, variable in VARIABLES.items() if (value := environment.get(variable))}
         _check({VARIABLES[name]: value for name, value in named.items()})
         return cls(**named)
 
     def environment(self) -> dict[str, str]:
-        """The variables that name these addresses."""
+        """The variables that set these addresses."""
         return {variable: str(getattr(self, name)) for name, variable in VARIABLES.items()}
 
 
 def _check(addresses: Mapping[str, str]) -> None:
-    """AddressError that lists every address at fault under its name."""
+    """Raises AddressError, which lists every invalid address under its name."""
     if faults := [f"{name}: {fault}" for name, value in addresses.items() if (fault := fault_of(value))]:
         raise AddressError("\n  ".join(faults))
 
 
 def fault_of(address: str) -> str:
-    """What is wrong with a gRPC target, and what is expected; empty for one that a channel can be opened to."""
+    """What is wrong with a gRPC target, and what is expected; empty if a channel can be opened to it."""
     if address.startswith(_OTHER_TARGETS):
         return ""
     endpoint = address.rpartition("/")[2] if address.startswith("dns:") else address
@@ -61,18 +61,18 @@ def fault_of(address: str) -> str:
 
 
 def fault_of_endpoint(endpoint: str, *, needs_port: bool = True) -> str:
-    """What is wrong with a `host:port`, in words that follow it; empty if nothing is."""
+    """What is wrong with a `host:port`, as a predicate; empty if nothing is."""
     if scheme := _SCHEME.match(endpoint):
         return f"begins with {scheme.group()}"
     if any(character.isspace() for character in endpoint):
-        return "has a space in it"
+        return "contains a space"
     if odd := next((character for character in endpoint if character in _NEVER), ""):
-        return f"has a {odd} in it"
+        return f"contains {odd}"
     match = _ENDPOINT.fullmatch(endpoint)
     if match is None:
-        return "has colons or brackets out of place (an IPv6 address stands in brackets)"
+        return "has misplaced colons or brackets (write an IPv6 address in brackets)"
     if match["ipv6"] is not None and not _is_ipv6(match["ipv6"]):
-        return "has brackets around what is no IPv6 address"
+        return "has brackets around something other than an IPv6 address"
     if match["name"] == "":
         return "has no host"
     port = match["port"]
@@ -92,6 +92,6 @@ def _is_ipv6(host: str) -> bool:
 
 
 def _shown(address: str) -> str:
-    """The address without the password that somebody may have put into it."""
+    """The address without a password that it may contain."""
     _, at, rest = address.rpartition("@")
     return repr(f"***@{rest}" if at else address)

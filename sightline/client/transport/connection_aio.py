@@ -1,21 +1,21 @@
-"""The channel of `sightline.client.connection`, for asyncio."""
+"""The asyncio version of `sightline.client.transport.connection`."""
 
 from collections.abc import Callable
 from typing import Any, cast
 
 import grpc
 
-from sightline.client.channel import DEADLINE_SECONDS, options_for
-from sightline.client.connection import AUTHORIZATION, bearer, warn
-from sightline.client.credentials import Credentials
-from sightline.client.renewing import RenewingAio
-from sightline.client.repeats import identified
+from sightline.client.transport.channel import DEADLINE_SECONDS, options_for
+from sightline.client.transport.connection import AUTHORIZATION, bearer, warn
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.reopening import AsyncReopeningChannel
+from sightline.client.transport.request_ids import with_request_id
 
 
 def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
-    """The channel, to be closed or used as a context manager; CredentialsError if the credentials cannot be used.
+    """The channel, to be closed or used as a context manager; CredentialsError if the credentials are unusable.
 
-    Needs a running event loop. Certificates and the token's file are read again when they change.
+    Needs a running event loop. Certificates and the token file are reloaded when they change.
     """
     credentials.check(address)
     token, options = credentials.watch_token(warn), options_for(address)
@@ -26,7 +26,7 @@ def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
     def secure(now: grpc.ChannelCredentials) -> grpc.aio.Channel:
         return grpc.aio.secure_channel(address, now, options=options, interceptors=interceptors)
 
-    return cast("grpc.aio.Channel", RenewingAio(credentials.watch_channel(warn), secure))
+    return cast("grpc.aio.Channel", AsyncReopeningChannel(credentials.watch_channel(warn), secure))
 
 
 class _Completing:
@@ -36,7 +36,7 @@ class _Completing:
         self._token = token
 
     def _completed(self, details: Any, timeout: float | None = None) -> grpc.aio.ClientCallDetails:
-        """The details with a token and, where the caller set no deadline, this one."""
+        """The details with a token and, unless the caller set a deadline, this one."""
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         if (token := self._token()) and AUTHORIZATION not in metadata:
             metadata.add(*bearer(token))
@@ -47,12 +47,12 @@ class _Completing:
 
 
 class _Unary(_Completing, grpc.aio.UnaryUnaryClientInterceptor):
-    """Gives the call a deadline and its request an id too."""
+    """Also gives the call a deadline, and its request an id."""
 
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
-        return await continuation(self._completed(client_call_details, DEADLINE_SECONDS), identified(request))
+        return await continuation(self._completed(client_call_details, DEADLINE_SECONDS), with_request_id(request))
 
 
 class _UnaryStream(_Completing, grpc.aio.UnaryStreamClientInterceptor):

@@ -1,4 +1,4 @@
-"""Pictures of predictions: what a model saw, written legibly on the image."""
+"""Drawings of predictions: the image with its tags or objects."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from sightline.images.upright import upright
 STRIP = (16, 18, 22)
 INK = (255, 255, 255)
 RIGHT = (20, 128, 66)
-MIN_SIDE = 320  # pixels; a smaller image is enlarged, so that the words fit
-MAX_SIDE = 2400  # pixels; a larger one is scaled down, so that the picture can be looked at
+MIN_SIDE = 320  # pixels; a smaller image is enlarged, so that the text fits
+MAX_SIDE = 2400  # pixels; a larger one is scaled down, so that the drawing fits on a screen
 MAX_TAGS = 3
 
 
 def found_in(prediction: Prediction) -> list[Found]:
-    """The objects of an answer, in its order; none for a classifier's."""
+    """The objects of a prediction, in its order; none for a classifier's."""
     return [
         Found(one.name, (one.box.x, one.box.y, one.box.width, one.box.height), one.confidence)
         for one in prediction.objects
@@ -28,7 +28,7 @@ def found_in(prediction: Prediction) -> list[Found]:
 
 
 def draw(file: Path, prediction: Prediction, inks: Mapping[str, Ink] | None = None) -> Image.Image:
-    """The image with its best tags, or with its objects framed and counted; `inks` is for pictures that go together."""
+    """The image with its best tags, or with its objects framed and counted; `inks` keeps colours across drawings."""
     if prediction.kind == ModelKind.DETECTOR:
         return draw_objects(file, found_in(prediction), inks=inks)
     image, _ = _readable(upright(file))
@@ -39,7 +39,7 @@ def draw(file: Path, prediction: Prediction, inks: Mapping[str, Ink] | None = No
 def draw_objects(
     file: Path, found: Sequence[Found], truth: Sequence[Found] = (), inks: Mapping[str, Ink] | None = None
 ) -> Image.Image:
-    """The image with its objects framed, what is true dashed, and below it how many there are of each category."""
+    """The image with its objects framed and the ground truth dashed, above the number of objects in each category."""
     inks = inks or inks_of(one.name for one in found)
     image, scale = _readable(upright(file))
     frame(image, scaled(found, scale), inks, scaled(truth, scale))
@@ -52,18 +52,18 @@ def draw_objects(
 
 
 def _readable(image: Image.Image) -> tuple[Image.Image, float]:
-    """The image at a size at which words fit and the whole can be seen, and how many times as large that is."""
+    """The image at a size where text fits and all of it is visible, and the scale factor."""
     scale = min(max(1.0, MIN_SIDE / min(image.size)), MAX_SIDE / max(image.size))
     return (image, 1.0) if scale == 1 else (image.resize(times(image.size, scale), Image.Resampling.LANCZOS), scale)
 
 
 def times(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """A width and a height, scaled; at least a pixel each."""
+    """The width and height, scaled, at least one pixel each."""
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def scaled(objects: Sequence[Found], scale: float) -> list[Found]:
-    """The objects on an image that is `scale` times as large."""
+    """The objects with their boxes scaled."""
     return [
         Found(o.name, (o.box[0] * scale, o.box[1] * scale, o.box[2] * scale, o.box[3] * scale), o.confidence)
         for o in objects
@@ -71,7 +71,7 @@ def scaled(objects: Sequence[Found], scale: float) -> list[Found]:
 
 
 def _with_tags(image: Image.Image, tags: Sequence[tuple[str, float]]) -> Image.Image:
-    """The image above a strip with a line per tag: a bar as long as the confidence, the name, the number."""
+    """The image above a strip with a line per tag: a bar as long as the confidence, the name, the percentage."""
     size = max(18, image.width // 24)
     line, pad = round(size * 1.5), size // 2
     framed = Image.new("RGB", (image.width, image.height + len(tags) * line + pad), STRIP)

@@ -1,4 +1,4 @@
-"""From what gRPC raises to the errors of `sightline.client.errors`."""
+"""Turns what gRPC raises into errors of `sightline.client.errors`."""
 
 import socket
 from collections.abc import Iterator
@@ -9,27 +9,27 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as rpc
 from google.rpc.status_pb2 import Status
 
-from sightline.client.addresses import VARIABLES, Addresses
-from sightline.client.channel import DOMAIN, status_of
-from sightline.client.credentials import Credentials
-from sightline.client.diagnosis import diagnose, place_of
 from sightline.client.errors import Details, SightlineError, Unreachable, class_for
+from sightline.client.transport.addresses import VARIABLES, Addresses
+from sightline.client.transport.channel import DOMAIN, status_of
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.diagnosis import diagnose, place_of
 
 CONNECT_SECONDS = 1.0
 UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
 UNANSWERED = (UNAVAILABLE, int(grpc.StatusCode.DEADLINE_EXCEEDED.value[0]))
-UNNAMED = "image"  # what the service calls an image whose bytes came without a name
+UNNAMED = "image"  # how the service refers to image bytes, which have no name
 
 M = TypeVar("M", bound=Message)
 
 
 def error_of(error: grpc.RpcError, addresses: Addresses, credentials: Credentials) -> SightlineError:
-    """The error of a call; if no Sightline service answered, takes a few seconds to find out why."""
+    """The error of a call; if no Sightline service responded, takes a few seconds to find out why."""
     status = status_of(error)
     if status.code in UNANSWERED and not _detail(status, rpc.ErrorInfo):
-        asked = [getattr(addresses, name) for name in VARIABLES]
-        # What gRPC says is of the last address that it tried, which need not be the one that answers.
-        if advice := next(filter(None, (diagnose(address, credentials) for address in asked)), ""):
+        targets = [getattr(addresses, name) for name in VARIABLES]
+        # gRPC's message is about the last address that it tried, which need not be the one that accepts connections.
+        if advice := next(filter(None, (diagnose(address, credentials) for address in targets)), ""):
             return Unreachable(status.message, _details(status), fix=advice)
         if status.code == UNAVAILABLE:
             return _unreachable(status, addresses)
@@ -37,13 +37,13 @@ def error_of(error: grpc.RpcError, addresses: Addresses, credentials: Credential
 
 
 def error_from(status: Status, resource: str = "") -> SightlineError:
-    """The error for a status; `resource` names the resource whose `error` it is, if it is not that of a call."""
+    """The error for a status: of a call, or of the FAILED resource that `resource` names."""
     details = _details(status, resource)
     return class_for(details.reason, status.code)(status.message, details)
 
 
 def with_file(status: Status, file: str) -> Status:
-    """The status of a prediction with the file's name, where the service, which saw only bytes, says `image`."""
+    """The status with the file's name where the service, which received only bytes, wrote `image`."""
     named = Status()
     named.CopyFrom(status)
     for packed in named.details:
@@ -70,7 +70,7 @@ def _details(status: Status, resource: str = "") -> Details:
 
 
 def _faults(status: Status) -> Iterator[str]:
-    """The fields and quotas at fault, unless the message says so already."""
+    """The invalid fields and exceeded quotas, except those that the message already reports."""
     bad, quota = _detail(status, rpc.BadRequest), _detail(status, rpc.QuotaFailure)
     found = [(v.field, v.description) for v in bad.field_violations] if bad else []
     found += [(v.subject, v.description) for v in quota.violations] if quota else []
@@ -78,7 +78,7 @@ def _faults(status: Status) -> Iterator[str]:
 
 
 def _detail(status: Status, kind: type[M]) -> M | None:
-    """The status's detail of that kind, if it has one."""
+    """The status's detail of this kind, if it has one."""
     for packed in status.details:
         found = kind()
         if packed.Unpack(found):
@@ -87,17 +87,17 @@ def _detail(status: Status, kind: type[M]) -> M | None:
 
 
 def _unreachable(status: Status, addresses: Addresses) -> SightlineError:
-    """Which services do not answer, and the variables that say where they are."""
+    """Names the services that do not respond, and the variables that set their addresses."""
     silent = {name: getattr(addresses, name) for name in VARIABLES if not _listens(getattr(addresses, name))}
     if not silent:
-        return Unreachable(status.message, _details(status), fix="the services answer again: repeat the command")
-    lines = (f"the {name} service does not answer at {where} ({VARIABLES[name]})" for name, where in silent.items())
-    fix = "start the suite on this machine: `sightline up`; or set the variable to where the service runs"
+        return Unreachable(status.message, _details(status), fix="all services respond now: repeat the command")
+    lines = (f"the {name} service does not respond at {where} ({VARIABLES[name]})" for name, where in silent.items())
+    fix = "start the suite on this machine with `sightline up`, or set the variable to the service's address"
     return Unreachable("\n".join(lines), _details(status), fix=fix)
 
 
 def _listens(address: str) -> bool:
-    """Whether anything accepts connections there. Targets other than host:port are not judged."""
+    """Whether anything accepts connections there; assumed of targets other than host:port."""
     place = place_of(address)
     if place is None:
         return True

@@ -1,4 +1,4 @@
-"""How Sightline's services are called: message sizes, retries and deadlines, and what a failed call says."""
+"""How Sightline's services are called: message sizes, retries and deadlines, and what a failed call reports."""
 
 import json
 from collections.abc import Generator
@@ -11,11 +11,11 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from sightline.client.credentials import is_loopback
+from sightline.client.transport.credentials import is_loopback
 
 DOMAIN = "sightline"
 MAX_MESSAGE_BYTES = 24 * 1024 * 1024
-DEADLINE_SECONDS = 30.0  # of a unary call, unless the caller says otherwise
+DEADLINE_SECONDS = 30.0  # of a unary call, unless the caller sets another
 STREAMS_OF_REQUESTS = [
     {"service": "sightline.v1.DatasetService", "method": "UploadFiles"},
     {"service": "sightline.v1.PredictionService", "method": "AnalyzeImages"},
@@ -24,11 +24,11 @@ _DETAILS = "grpc-status-details-bin"
 
 
 def service_config() -> str:
-    """The service config of gRPC: calls spread over all replicas, and tried five times in all while nobody answers.
+    """GRPC's service config: calls are spread over all replicas, and tried up to five times while no service responds.
 
-    That is UNAVAILABLE; and CANCELLED, which gRPC's servers say of a call that arrives in the moment of their end. A
-    call that its caller cancels is never tried again. Streams of requests are their callers' to repeat: gRPC, which
-    sends the messages that it kept, was seen to lose one.
+    That is UNAVAILABLE, or CANCELLED, which gRPC's servers return for a call that arrives as they shut down. A call
+    that its caller cancels is never retried. Callers repeat streams of requests themselves: gRPC, which resends the
+    messages it has buffered, was seen to lose one.
     """
     retry = {
         "maxAttempts": 5,  # the most that gRPC takes
@@ -45,32 +45,32 @@ OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.service_config", service_config()),
-    # A call whose message is larger than this buffer would never be tried again.
+    # A call whose message is larger than this buffer would never be retried.
     ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 60_000),  # A server that vanished is noticed while a stream waits for it.
+    ("grpc.keepalive_time_ms", 60_000),  # Notices a server that vanished while a stream waits for it.
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1_000),  # A replica is found again while calls are still tried again.
+    ("grpc.max_reconnect_backoff_ms", 1_000),  # Reconnects while calls are still being retried.
 )
 
 
-# For channels to this machine: a proxy that the environment names would look for the service on its own loopback.
+# For channels to this machine: a proxy from the environment would look for the service on the proxy's own loopback.
 DIRECT = (("grpc.enable_http_proxy", 0),)
 
 
 def options_for(address: str) -> tuple[tuple[str, str | int], ...]:
-    """The options of a channel to the address."""
+    """The options for a channel to the address."""
     return OPTIONS + DIRECT if is_loopback(address) else OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
 class RichError:
-    """What a failed call says. `reason` is empty where the answer did not come from Sightline itself."""
+    """What a failed call reports. `reason` is empty if the response did not come from Sightline itself."""
 
     code: grpc.StatusCode
     reason: str
     message: str
-    fields: dict[str, str] = field(default_factory=dict[str, str])  # what is wrong, by the request's field
+    fields: dict[str, str] = field(default_factory=dict[str, str])  # what is wrong, by field of the request
     metadata: dict[str, str] = field(default_factory=dict[str, str])  # the variables of the message
 
 
@@ -96,7 +96,7 @@ class _Failed(Protocol):
 
 
 def status_of(error: grpc.RpcError) -> Status:
-    """What the service sent of a failed call, or what little the call says where nothing of Sightline answered."""
+    """The status that the service sent, or the little that the call knows if no Sightline service responded."""
     if not hasattr(error, "trailing_metadata"):
         return Status(code=grpc.StatusCode.UNKNOWN.value[0], message=str(error))
     call: _Failed = error  # type: ignore[assignment]  # every error that a call raises is one
@@ -108,7 +108,7 @@ def status_of(error: grpc.RpcError) -> Status:
 
 
 def status_code(error: grpc.RpcError) -> grpc.StatusCode:
-    """The code of a call that failed, blocking or asyncio."""
+    """The status code of a failed call, blocking or asyncio."""
     call: _Failed = error  # type: ignore[assignment]  # every error that a call raises is one
     return call.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
 
@@ -122,9 +122,9 @@ C = TypeVar("C", bound=_Cancellable)
 
 @contextmanager
 def streaming(call: C) -> Generator[C]:
-    """Ends the call however the block is left.
+    """Cancels the call when the block ends, however it ends.
 
-    A stream that is merely no longer read stays open, as gRPC collects none; so write
+    gRPC does not close a stream that is no longer read; so write
     `with streaming(stub.WatchModel(request)) as updates:`.
     """
     try:

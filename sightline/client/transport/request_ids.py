@@ -1,7 +1,7 @@
-"""Requests that may be repeated: a Create that its caller gave no `request_id` gets one before it is first sent.
+"""Makes requests safe to repeat: a Create without a `request_id` gets one before it is first sent.
 
-gRPC sends a call again when a service died over it, and nobody knows then whether it had its effect. With an id the
-service answers the repetition as it would have answered the first; without one it would say ALREADY_EXISTS.
+gRPC retries a call when a service died during it, which may have happened after the call took effect. With an id, the
+service responds to the retry as it would have to the first attempt; without one, it would return ALREADY_EXISTS.
 """
 
 import secrets
@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 FIELD = "request_id"
 
 
-def identified(request: Any) -> Any:
-    """The request itself, or a copy with an id where it has a place for one that is empty."""
+def with_request_id(request: Any) -> Any:
+    """The request itself, or a copy with an id if its `request_id` field is empty."""
     if not isinstance(request, Message) or FIELD not in request.DESCRIPTOR.fields_by_name or getattr(request, FIELD):
         return request
     copy = type(request)()
@@ -25,7 +25,7 @@ def identified(request: Any) -> Any:
 
 
 class RequestIds(grpc.UnaryUnaryClientInterceptor):
-    """Gives each call's request its id."""
+    """Gives each unary call's request an id."""
 
     def intercept_unary_unary(
         self,
@@ -33,4 +33,4 @@ class RequestIds(grpc.UnaryUnaryClientInterceptor):
         client_call_details: grpc.ClientCallDetails,
         request: Any,
     ) -> Any:
-        return continuation(client_call_details, identified(request))
+        return continuation(client_call_details, with_request_id(request))

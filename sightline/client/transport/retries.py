@@ -1,4 +1,4 @@
-"""Calls that go on though a service goes and comes: streams that are opened again, lists of many pages."""
+"""Calls that survive a service's restart: streams that are reopened, and lists of several pages."""
 
 import asyncio
 import time
@@ -7,44 +7,44 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from sightline.client.channel import status_code, streaming
+from sightline.client.transport.channel import status_code, streaming
 
-PATIENCE_SECONDS = 60.0  # how long a service may be away before a wait gives up
+GIVE_UP_SECONDS = 60.0  # how long a service may be away before a wait gives up
 PAUSE_SECONDS = (0.2, 2.0)  # between two attempts: at first, at most
 PAGE_SIZE = 1000
-# What calls end with while a service goes and comes; CANCELLED is what gRPC's servers say in the moment of their end.
+# How calls fail while a service restarts; gRPC's servers return CANCELLED as they shut down.
 AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 
 M_co = TypeVar("M_co", covariant=True)
 
 
-class Patience:
-    """Waits between attempts, a little longer each time, and gives up when nothing has worked for too long."""
+class Backoff:
+    """Waits between attempts, longer each time, and gives up when none has succeeded for too long."""
 
     def __init__(
         self,
-        limit_seconds: float = PATIENCE_SECONDS,
+        limit_seconds: float = GIVE_UP_SECONDS,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._limit_seconds, self._now, self._sleep = limit_seconds, now, sleep
-        self.renew()
+        self.reset()
 
-    def renew(self) -> None:
-        """Something worked."""
+    def reset(self) -> None:
+        """Starts over, after a success."""
         self._since: float | None = None
         self._pause_seconds = PAUSE_SECONDS[0]
 
-    def bear(self, error: grpc.RpcError) -> None:
-        """Returns after a pause if trying again may help; raises the error if not, or not for much longer."""
+    def wait(self, error: grpc.RpcError) -> None:
+        """Returns after a pause if a retry may succeed; raises the error if not, or when time is up."""
         self._sleep(self._pause(error))
 
-    async def bear_async(self, error: grpc.RpcError) -> None:
-        """The same of asyncio."""
+    async def wait_async(self, error: grpc.RpcError) -> None:
+        """The asyncio version of `wait`."""
         await asyncio.sleep(self._pause(error))
 
     def _pause(self, error: grpc.RpcError) -> float:
-        """How long to wait before the next attempt; raises the error if there should be none."""
+        """Seconds until the next attempt; raises the error if there is to be none."""
         if status_code(error) not in AWAY:
             raise error
         now = self._now()
@@ -62,7 +62,7 @@ class Page(Protocol):
     next_page_token: str
 
     def MergeFrom(self, other: Any, /) -> None:  # noqa: N802 - protobuf's name
-        """Appends the repeated fields of the other."""
+        """Appends the other's repeated fields."""
         ...
 
 
@@ -88,7 +88,7 @@ def every_page(call: Callable[[Q], P], request: Q) -> P:
 
 
 async def every_page_async(call: Callable[[Q], Awaitable[P]], request: Q) -> P:
-    """The same of asyncio."""
+    """The asyncio version of `every_page`."""
     request.page_size = request.page_size or PAGE_SIZE
     whole = await call(request)
     while whole.next_page_token:
@@ -115,7 +115,7 @@ class Stream(Protocol[M_co]):
 
 
 class AsyncStream(Protocol[M_co]):
-    """The responses of a streaming call of asyncio."""
+    """The responses of an asyncio streaming call."""
 
     def __aiter__(self) -> AsyncIterator[M_co]:
         """The messages as they come."""
@@ -126,35 +126,35 @@ class AsyncStream(Protocol[M_co]):
         ...
 
 
-def follow(open_stream: Callable[[], Stream[M_co]], patience: Patience | None = None) -> Iterator[M_co]:
-    """Every message of a Watch rpc until it ends with OK, which it does after the resource's final state.
+def follow(open_stream: Callable[[], Stream[M_co]], backoff: Backoff | None = None) -> Iterator[M_co]:
+    """Every message of a Watch rpc until it ends with OK, as it does after the resource's final state.
 
-    A stream that breaks because the service went away, or was open for as long as one may be, is opened again; a
-    message may then come twice. Raises UNAVAILABLE once the service has been away for PATIENCE_SECONDS.
+    A stream that breaks because the service restarts, or because it reached the time limit for streams, is reopened;
+    a message may then come twice. Raises UNAVAILABLE once the service has been away for GIVE_UP_SECONDS.
     """
-    patience = patience or Patience()
+    backoff = backoff or Backoff()
     while True:
         try:
             with streaming(open_stream()) as messages:
                 for message in messages:
-                    patience.renew()
+                    backoff.reset()
                     yield message
         except grpc.RpcError as error:
-            patience.bear(error)
+            backoff.wait(error)
         else:
             return
 
 
 async def follow_async(open_stream: Callable[[], AsyncStream[M_co]]) -> AsyncGenerator[M_co]:
-    """The same of asyncio."""
-    patience = Patience()
+    """The asyncio version of `follow`."""
+    backoff = Backoff()
     while True:
         try:
             with streaming(open_stream()) as messages:
                 async for message in messages:
-                    patience.renew()
+                    backoff.reset()
                     yield message
         except grpc.RpcError as error:
-            await patience.bear_async(error)
+            await backoff.wait_async(error)
         else:
             return

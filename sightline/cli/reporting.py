@@ -1,9 +1,9 @@
 """What a person reads when a command fails, and the exit code that a script gets.
 
-0        it worked                    2        used wrongly: the message says how it is meant
-1        a fault of this machine      3 .. 16  the number of the gRPC status code: 3 INVALID_ARGUMENT,
+0        success                      2        wrong usage: the message says what is expected
+1        a problem on this machine    3 .. 16  the number of the gRPC status code: 3 INVALID_ARGUMENT,
 130      Ctrl-C                                5 NOT_FOUND, 6 ALREADY_EXISTS, 9 FAILED_PRECONDITION,
-                                               14 UNAVAILABLE, ... (a resource that ended as FAILED: of its error)
+                                               14 UNAVAILABLE, ... (of the error of a resource that ended as FAILED)
 """
 
 from typing import Any
@@ -15,11 +15,11 @@ from rich.markup import escape
 from sightline.client.errors import AddressError, CredentialsError, SightlineError, Unreachable
 
 MAX_FAULTS = 10
-USED_WRONGLY = 2
+WRONG_USAGE = 2
 
 
 class CommandError(SightlineError):
-    """A command cannot go on for a reason of this machine."""
+    """A command cannot continue because of a problem on this machine."""
 
     code = 1
 
@@ -27,11 +27,11 @@ class CommandError(SightlineError):
 class UsageError(CommandError):
     """The command was used wrongly."""
 
-    code = USED_WRONGLY
+    code = WRONG_USAGE
 
 
 def report(error: SightlineError, console: Console) -> int:
-    """Says on the console what is wrong and what to do; returns the exit code."""
+    """Prints what is wrong and what to do; returns the exit code."""
     if error.details.resource:
         console.print(f"[bold red]{escape(error.details.resource)} failed[/]", soft_wrap=True)
     if error.details.code and not isinstance(error, Unreachable):
@@ -45,7 +45,7 @@ def report(error: SightlineError, console: Console) -> int:
         console.print(f"  [dim]•[/] {escape(line)}", soft_wrap=True)
     if error.fix:
         console.print(f"[bold green]fix:[/] {escape(error.fix)}", soft_wrap=True)
-    return USED_WRONGLY if isinstance(error, AddressError | CredentialsError) else error.code or 1
+    return WRONG_USAGE if isinstance(error, AddressError | CredentialsError) else error.code or 1
 
 
 def _first(faults: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A caller's channel to one service: encrypted where it has a CA, with deadline, token and request id on each call."""
+"""A caller's channel to one service: encrypted if a CA is set, with deadline, token and request id on each call."""
 
 import logging
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from typing import Any
 
 import grpc
 
-from sightline.client.channel import DEADLINE_SECONDS, options_for
-from sightline.client.credentials import Credentials
-from sightline.client.renewing import Renewing
-from sightline.client.repeats import RequestIds
+from sightline.client.transport.channel import DEADLINE_SECONDS, options_for
+from sightline.client.transport.credentials import Credentials
+from sightline.client.transport.reopening import ReopeningChannel
+from sightline.client.transport.request_ids import RequestIds
 
 AUTHORIZATION = "authorization"
 
@@ -17,16 +17,16 @@ _log = logging.getLogger(__name__)
 
 
 def open_channel(address: str, credentials: Credentials) -> tuple[grpc.Channel, Callable[[], None]]:
-    """The channel, and what ends it; CredentialsError before anything is sent, if the credentials cannot be used.
+    """The channel and its close function; CredentialsError before anything is sent if the credentials are unusable.
 
-    Certificates and the token's file are read again when they change; calls in hand are not disturbed.
+    Certificates and the token file are reloaded when they change; calls in flight are not disturbed.
     """
     credentials.check(address)
     options = options_for(address)
     bare: Any
     if credentials.ca:
         watched = credentials.watch_channel(warn)
-        bare = Renewing(watched, lambda now: grpc.secure_channel(address, now, options=options))
+        bare = ReopeningChannel(watched, lambda now: grpc.secure_channel(address, now, options=options))
     else:
         bare = grpc.insecure_channel(address, options=options)
     interceptors: list[Any] = [_Deadline(), RequestIds()]
@@ -36,7 +36,7 @@ def open_channel(address: str, credentials: Credentials) -> tuple[grpc.Channel, 
 
 
 def connects(address: str, credentials: Credentials, seconds: float) -> bool:
-    """Whether a channel to the address is ready in that time."""
+    """Whether a channel to the address is ready within `seconds`."""
     channel, close = open_channel(address, credentials)
     try:
         grpc.channel_ready_future(channel).result(seconds)
@@ -53,12 +53,12 @@ def bearer(token: str) -> tuple[str, str]:
 
 
 def warn(error: Exception) -> None:
-    """Logs credentials that were replaced by unusable ones."""
-    _log.warning("credentials that cannot be used are left aside: %s", error)
+    """Logs that changed credentials are unusable, so that the former ones stay in force."""
+    _log.warning("ignoring new credentials, which cannot be used: %s", error)
 
 
 class _Details(grpc.ClientCallDetails):
-    """The details of a call, to be changed."""
+    """A mutable copy of a call's details."""
 
     def __init__(self, details: grpc.ClientCallDetails) -> None:
         self.method, self.metadata, self.credentials = details.method, details.metadata, details.credentials
@@ -67,7 +67,7 @@ class _Details(grpc.ClientCallDetails):
 
 
 class _Deadline(grpc.UnaryUnaryClientInterceptor):
-    """Gives calls of one question and one answer a deadline where the caller set none."""
+    """Gives each unary call a deadline unless the caller set one."""
 
     def intercept_unary_unary(
         self,
@@ -86,7 +86,7 @@ class _Token(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Puts the token of the moment on every call that brings none of its own."""
+    """Puts the current token on each call that has none."""
 
     def __init__(self, token: Callable[[], str]) -> None:
         self._token = token

@@ -1,4 +1,4 @@
-"""A channel that is opened anew when its certificates have been replaced; blocking and asyncio alike."""
+"""A channel that is reopened when its certificates have been replaced, blocking or asyncio."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,18 +6,18 @@ from typing import Any, Generic, Self, TypeVar
 
 import grpc
 
-from sightline.client.reloading import ReloadingFiles
+from sightline.client.transport.reloading import ReloadingFiles
 
 C = TypeVar("C", bound="grpc.Channel | grpc.aio.Channel")
-BEGIN_SECONDS = 5.0  # a call that has the channel begins in that time
-END_SECONDS = 3600.0  # as long as a stream may last
+BEGIN_SECONDS = 5.0  # a call that got the channel begins within this time
+END_SECONDS = 3600.0  # the longest that a stream may last
 
 
-class Renewing(Generic[C]):
-    """Stands for a channel: what a stub and an interceptor need of one.
+class ReopeningChannel(Generic[C]):
+    """Stands in for a channel: has what a stub and an interceptor need of one.
 
-    Law: each call goes over a channel with the credentials of the moment. Calls that were begun over the former one
-    end in peace; it goes when the last of them has.
+    Law: each call uses a channel with the current credentials. Calls begun on the former channel end undisturbed; it
+    closes after the last of them.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Renewing(Generic[C]):
         return self._channel
 
     def _retire(self, channel: C) -> None:
-        """A blocking channel closes by itself when the last call has let go of it."""
+        """Does nothing: a blocking channel closes itself when its last call has released it."""
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
         return _Calls(self.current, "unary_unary", args, kwargs)
@@ -52,12 +52,12 @@ class Renewing(Generic[C]):
         return _Calls(self.current, "stream_stream", args, kwargs)
 
     def close(self) -> Any:
-        """Ends what the channel of the moment does."""
+        """Closes the current channel."""
         return self._channel.close()
 
 
-class RenewingAio(Renewing[grpc.aio.Channel]):
-    """The same of asyncio, where a channel that nobody holds would cut its calls off."""
+class AsyncReopeningChannel(ReopeningChannel[grpc.aio.Channel]):
+    """The asyncio version, where a channel that nothing refers to would cut off its calls."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ async def _close_later(channel: grpc.aio.Channel) -> None:
 
 
 class _Calls:
-    """The calls of one rpc, each over the channel of its moment."""
+    """The calls of one rpc, each on the channel that is current when it begins."""
 
     def __init__(self, current: Callable[[], Any], kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._current = current

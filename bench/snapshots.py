@@ -1,0 +1,86 @@
+"""Packs a COCO file and its images into a snapshot of one shard, without services."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import msgspec
+
+from services.vision.decode import inspect
+from services.vision.repack import encode_for_pack
+from services.vision.snapshot import (
+    AnnotationKind,
+    Box,
+    Entry,
+    Manifest,
+    Shard,
+    SnapshotDigest,
+    count_categories,
+    pack_into_bytes,
+    write_index,
+)
+
+
+class _Image(msgspec.Struct):
+    id: int
+    file_name: str
+
+
+class _Annotation(msgspec.Struct):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float] | None = None
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+
+
+class _Coco(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+def pack(coco: Path, out: Path, kind: AnnotationKind, limit: int | None = None) -> Path:
+    """Writes a snapshot of the first `limit` images into the new folder `out`; returns the folder."""
+    data = msgspec.json.decode(coco.read_bytes(), type=_Coco)
+    index_of = {category.id: index for index, category in enumerate(data.categories)}
+    labels, boxes = defaultdict[int, list[int]](list), defaultdict[int, list[Box]](list)
+    for one in data.annotations:
+        if kind == AnnotationKind.IMAGE_CLASSIFICATION:
+            labels[one.image_id] = [index_of[one.category_id]]
+        elif one.bbox:
+            boxes[one.image_id].append(Box(*one.bbox, index_of[one.category_id]))
+    items: list[tuple[Entry, bytes, str]] = []
+    for image in sorted(data.images, key=lambda image: image.id)[:limit]:
+        raw = (coco.parent / image.file_name).read_bytes()
+        packed = encode_for_pack(raw, inspect(raw))
+        entry = Entry(
+            image_id=image.id,
+            file_name=image.file_name,
+            width=packed.width,
+            height=packed.height,
+            labels=tuple(labels[image.id]),
+            boxes=tuple(boxes[image.id]),
+        )
+        items.append((entry, packed.data, packed.extension))
+    return _write(out, kind, [(category.id, category.name) for category in data.categories], items)
+
+
+def _write(
+    out: Path, kind: AnnotationKind, names: list[tuple[int, str]], items: list[tuple[Entry, bytes, str]]
+) -> Path:
+    tar, index = pack_into_bytes(items)
+    categories = count_categories(names, [index])
+    digest = SnapshotDigest(kind, categories)
+    digest.add(index.records)
+    shard = Shard(key="0.tar", index_key="0.json", sha256=index.sha256, size_bytes=len(tar), record_count=len(items))
+    manifest = Manifest(
+        kind=kind, categories=categories, shards=(shard,), image_count=len(items), digest=digest.hexdigest()
+    )
+    out.mkdir(parents=True)
+    (out / "0.tar").write_bytes(tar)
+    (out / "0.json").write_bytes(write_index(index))
+    (out / "manifest.json").write_bytes(manifest.encode())
+    return out
