@@ -32,9 +32,9 @@ def main() -> int:
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     from services.trainer.engine import run  # noqa: PLC0415 - stdout and OpenMP must be set up first
-    from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise
-    from services.trainer.engine.warm_up import warm_up  # noqa: PLC0415 - likewise
-    from services.vision.device import DeviceUnusable  # noqa: PLC0415 - likewise
+    from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise, not before
+    from services.trainer.engine.warm_up import warm_up  # noqa: PLC0415 - likewise, not before
+    from services.vision.device import DeviceUnusable  # noqa: PLC0415 - likewise, not before
 
     try:
         device = warm_up(*sys.argv[1:])
