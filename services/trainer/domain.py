@@ -146,6 +146,7 @@ class TrialResult:
     epochs: int = 0
     warnings: tuple[str, ...] = ()
     boxes: BoxStatistics | None = None
+    mirror: bool = True  # a mirrored image shows the same category, as far as the trial could tell
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):

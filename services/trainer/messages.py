@@ -15,7 +15,7 @@ import msgspec
 
 from services.kit.errors import Failure
 from services.trainer.performance import Finding, Performance
-from services.trainer.recipe import BoxStatistics, Recipe, Split, Throughput, is_linear
+from services.trainer.recipe import BoxStatistics, Recipe, Split, is_linear
 from services.vision.card import WeightsSource
 
 MANIFEST_FILE = "manifest.json"  # in a task's `directory`, with packs and indexes named by `local_name`
@@ -113,13 +113,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     resolution: int
     image_count: int
     category_count: int
-    throughput: Throughput
     backbones: tuple[str, ...] = ()  # whose pretrained weights the worker has or can fetch
     warnings: tuple[str, ...] = ()  # shown to people: random weights, unreadable images, few images
     unreadable: tuple[str, ...] = ()  # file names, at most 100
     epochs: int = 0
     steps: int = 0
     boxes: BoxStatistics | None = None  # of a detector's training images
+    mirror: bool = True  # mirrored images show the same category, as far as a classifier's mirrored views tell
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -21,10 +21,6 @@ class Predictions(msgspec.Struct, frozen=True, kw_only=True, tag="classifier"):
     log_losses: tuple[float, ...]
     probabilities: tuple[tuple[float, ...], ...] = ()  # calibrated; empty if there are more than a million
 
-    def correct_by_id(self) -> dict[int, bool]:
-        """Whether each image was classified correctly."""
-        return dict(zip(self.image_ids, self.correct, strict=True))
-
 
 Dtype = Literal["<i4", "<i8", "<f4", "|b1"]
 

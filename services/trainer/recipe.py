@@ -16,16 +16,24 @@ class Depth(StrEnum):
     ALL = "ALL"
 
 
+class Framing(StrEnum):
+    """How an image becomes a square."""
+
+    CROP = "crop"  # the middle, undistorted
+    STRETCH = "stretch"  # the whole, distorted
+
+
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """How a trial trains. Rung 0 fits a linear head on frozen features; rung 1 changes the backbone too."""
 
     name: str  # for people: "mobilenet_v2 linear"
     rung: int
     kind: ModelKind = ModelKind.GENERIC_CLASSIFIER
-    backbones: tuple[str, ...]  # several: rung 0 only, features concatenated
+    backbones: tuple[str, ...]  # features concatenated; a fine-tuning changes the first, and reads them all frozen too
+    framings: tuple[Framing, ...] = (Framing.STRETCH,)  # each network sees an image in all of them
     pretrained: bool = True  # False: random weights, even if pretrained ones are available
     views: int = 1  # of each training image: 1 plain, 2 also mirrored, 3 and more also closer crops
-    resolution: int = 0  # pixels, the whole image; 0: by the backbone's rule, or less for small images if untrained
+    resolution: int = 0  # pixels; 0: by the backbone's rule, or less for small images if untrained
     depth: Depth = Depth.ALL  # this and the following: rung 1 only
     learning_rate: float = 1e-3  # the peak of the schedule
     weight_decay: float = 1e-4
@@ -62,14 +70,6 @@ class Split(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     folds: int = 5
     holdout_fraction: float = 0.0
-
-
-class Throughput(msgspec.Struct, frozen=True, kw_only=True):
-    """Speed measured in this task; None where it was not measured."""
-
-    forward_images_per_second: float | None = None  # decode, preprocess and forward, of all backbones together
-    train_images_per_second: float | None = None  # forward, backward, step and augmentation
-    fixed_seconds: float = 0.0  # what does not depend on the number of images
 
 
 class BoxStatistics(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from services.vision.catalogue import BACKBONES, Backbone
+from services.vision.catalogue import BACKBONES, Backbone, Library
 
 State = Mapping[str, Tensor]
 
@@ -28,6 +28,7 @@ class Network(nn.Module):
         self.norm = norm
         self.head = nn.Linear(backbone.feature_dim, categories)
         self.depth = len(backbone.stage_starts)
+        self.normalised = False  # the head reads features of unit length
 
     def embed(self, images: Tensor) -> Tensor:
         """[n, 3, h, w] into pooled features [n, feature_dim]."""
@@ -35,7 +36,8 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[n, 3, h, w] into logits [n, categories]."""
-        return self.head(self.embed(images))
+        features = self.embed(images)
+        return self.head(nn.functional.normalize(features.float(), dim=1) if self.normalised else features)
 
     def stages(self) -> tuple[nn.Module, ...]:
         """The stages of the features from output to input; the first includes the norm."""
@@ -73,7 +75,7 @@ def build(name: str, categories: int, *, seed: int | None = None) -> Network:
 
 
 def load_weights(network: Network, state: State) -> None:
-    """Loads pretrained weights, by torchvision's names, into features and norm; the head is unchanged.
+    """Loads pretrained weights, by their library's names, into features and norm; the head is unchanged.
 
     Raises RuntimeError for a missing, unknown or misshapen tensor. The classifier's tensors are dropped.
     """
@@ -94,15 +96,8 @@ def embed(network: Network, images: Tensor) -> Tensor:
 
 
 def _assembled(backbone: Backbone, categories: int) -> Network:
-    model = torchvision.models.get_model(backbone.torchvision_model, weights=None)
-    norm: nn.Module = nn.Identity()
-    if backbone.torchvision_model.startswith("resnet"):
-        children = OrderedDict((name, child) for name, child in model.named_children() if name not in ("avgpool", "fc"))
-        features = nn.Sequential(children)
-    else:
-        features = cast(nn.Sequential, model.features)
-    if backbone.torchvision_model.startswith("convnext"):
-        norm = cast(nn.Sequential, model.classifier)[0]
+    assemble = _from_timm if backbone.library is Library.TIMM else _from_torchvision
+    features, norm = assemble(backbone)
     if backbone.end_padding:
         _pad_at_end(features)
     for module in features.modules():
@@ -111,13 +106,36 @@ def _assembled(backbone: Backbone, categories: int) -> Network:
     return Network(backbone, features, norm, categories).to(memory_format=torch.channels_last)
 
 
+def _from_torchvision(backbone: Backbone) -> tuple[nn.Sequential, nn.Module]:
+    """(features, norm)"""
+    model = torchvision.models.get_model(backbone.architecture, weights=None)
+    if backbone.architecture.startswith("resnet"):
+        children = OrderedDict((name, child) for name, child in model.named_children() if name not in ("avgpool", "fc"))
+        return nn.Sequential(children), nn.Identity()
+    norm = cast(nn.Sequential, model.classifier)[0] if backbone.architecture.startswith("convnext") else nn.Identity()
+    return cast(nn.Sequential, model.features), norm
+
+
+def _from_timm(backbone: Backbone) -> tuple[nn.Sequential, nn.Module]:
+    """(features, norm) of an EfficientNet, its blocks named as timm names them but without the dot."""
+    import timm  # noqa: PLC0415 - takes a second, which only what is built on it should wait for
+
+    parts = dict(timm.create_model(backbone.architecture, pretrained=False).named_children())
+    children: OrderedDict[str, nn.Module] = OrderedDict(conv_stem=parts["conv_stem"], bn1=parts["bn1"])
+    children.update((f"blocks{name}", block) for name, block in parts["blocks"].named_children())
+    children.update(conv_head=parts["conv_head"], bn2=parts["bn2"])
+    return nn.Sequential(children), nn.Identity()
+
+
 def _renamed(backbone: Backbone, key: str) -> str | None:
-    """Our name of a torchvision tensor; None for those of the classifier, which are not used."""
-    if backbone.torchvision_model.startswith("resnet"):
-        return None if key.startswith("fc.") else f"features.{key}"
-    if backbone.torchvision_model.startswith("convnext") and key.startswith("classifier.0."):
-        return key.replace("classifier.0.", "norm.", 1)
-    return None if key.startswith("classifier.") else key
+    """Our name of a published tensor; None for those of the classifier, which are not used."""
+    if key.startswith(("fc.", "classifier.")):
+        if backbone.architecture.startswith("convnext") and key.startswith("classifier.0."):
+            return key.replace("classifier.0.", "norm.", 1)
+        return None
+    if backbone.library is Library.TIMM:
+        return "features." + key.replace("blocks.", "blocks", 1)
+    return f"features.{key}" if backbone.architecture.startswith("resnet") else key
 
 
 class _EndPaddedConv2d(nn.Conv2d):

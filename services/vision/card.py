@@ -105,6 +105,8 @@ class CardBackbone:
     rule: InputRule
     weights_source: WeightsSource  # where its initial weights came from
     weights_sha256: str = ""
+    normalised: bool = False  # the head reads its features scaled to unit length
+    shares: int | None = None  # index of an earlier backbone with the same weights, which sees the image another way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,11 +41,19 @@ class Entry:
         return f"{self.name}.safetensors"
 
 
+class Library(StrEnum):
+    """Who wrote a backbone's architecture."""
+
+    TORCHVISION = "torchvision"
+    TIMM = "timm"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backbone(Entry):
     """A network for classifiers."""
 
-    torchvision_model: str
+    architecture: str  # the library's name of it
+    library: Library = Library.TORCHVISION
     feature_dim: int
     stage_starts: tuple[int, ...]  # indices of the children of `features` where stages begin
     end_padding: bool = False  # stride-2 convolutions pad (0, 1), as Keras does, rather than (1, 1)
@@ -110,7 +118,10 @@ def _pixels(size: int) -> InputRule:
     return InputRule(size, size, "letterbox", mean=(0, 0, 0), std=(1, 1, 1), channel_order="BGR", scale=1)
 
 
+_HALF = (0.5, 0.5, 0.5)
 _V1, _V2 = InputRule(size=224, resize=256), InputRule(size=224, resize=232)
+_LITE0 = InputRule(size=224, resize=256, interpolation="bicubic", mean=_HALF, std=_HALF)
+_LITE2 = InputRule(size=260, resize=292, interpolation="bicubic", mean=_HALF, std=_HALF)
 
 _BACKBONES = (
     Backbone(
@@ -120,10 +131,34 @@ _BACKBONES = (
         rule=_V1,
         gflops=0.301,
         seconds=0.018,
-        torchvision_model="mobilenet_v2",
+        architecture="mobilenet_v2",
         feature_dim=1280,
         stage_starts=(0, 4, 7, 14),
         worth_download=True,
+    ),
+    Backbone(
+        name="efficientnet_lite2",
+        download=None,
+        licence=APACHE,
+        rule=_LITE2,
+        gflops=0.89,
+        seconds=0.040,
+        architecture="efficientnet_lite2",
+        library=Library.TIMM,
+        feature_dim=1280,
+        stage_starts=(0, 4, 5, 7),
+    ),
+    Backbone(
+        name="efficientnet_lite0",
+        download=None,
+        licence=APACHE,
+        rule=_LITE0,
+        gflops=0.39,
+        seconds=0.022,
+        architecture="efficientnet_lite0",
+        library=Library.TIMM,
+        feature_dim=1280,
+        stage_starts=(0, 4, 5, 7),
     ),
     Backbone(
         name="mobilenet_v2_keras",
@@ -132,7 +167,7 @@ _BACKBONES = (
         rule=_V1,
         gflops=0.301,
         seconds=0.018,
-        torchvision_model="mobilenet_v2",
+        architecture="mobilenet_v2",
         feature_dim=1280,
         stage_starts=(0, 4, 7, 14),
         end_padding=True,
@@ -144,7 +179,7 @@ _BACKBONES = (
         rule=_V2,
         gflops=0.217,
         seconds=0.014,
-        torchvision_model="mobilenet_v3_large",
+        architecture="mobilenet_v3_large",
         feature_dim=960,
         stage_starts=(0, 4, 7, 13),
         worth_download=True,
@@ -156,7 +191,7 @@ _BACKBONES = (
         rule=InputRule(size=224, resize=256, interpolation="bicubic"),
         gflops=0.386,
         seconds=0.025,
-        torchvision_model="efficientnet_b0",
+        architecture="efficientnet_b0",
         feature_dim=1280,
         stage_starts=(0, 3, 4, 6),
     ),
@@ -167,7 +202,7 @@ _BACKBONES = (
         rule=_V1,
         gflops=1.814,
         seconds=0.032,
-        torchvision_model="resnet18",
+        architecture="resnet18",
         feature_dim=512,
         stage_starts=(0, 5, 6, 7),
     ),
@@ -178,7 +213,7 @@ _BACKBONES = (
         rule=_V1,
         gflops=0.349,
         seconds=0.012,
-        torchvision_model="squeezenet1_1",
+        architecture="squeezenet1_1",
         feature_dim=512,
         stage_starts=(0, 3, 6, 9),
     ),
@@ -189,7 +224,7 @@ _BACKBONES = (
         rule=_V1,
         gflops=0.057,
         seconds=0.008,
-        torchvision_model="mobilenet_v3_small",
+        architecture="mobilenet_v3_small",
         feature_dim=576,
         stage_starts=(0, 2, 4, 9),
     ),
@@ -200,7 +235,7 @@ _BACKBONES = (
         rule=_V2,
         gflops=4.089,
         seconds=0.075,
-        torchvision_model="resnet50",
+        architecture="resnet50",
         feature_dim=2048,
         stage_starts=(0, 5, 6, 7),
     ),
@@ -211,7 +246,7 @@ _BACKBONES = (
         rule=InputRule(size=224, resize=236),
         gflops=4.456,
         seconds=0.085,
-        torchvision_model="convnext_tiny",
+        architecture="convnext_tiny",
         feature_dim=768,
         stage_starts=(0, 2, 4, 6),
     ),

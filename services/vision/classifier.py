@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from services.vision import preprocess
 from services.vision.backbones import Network, build
-from services.vision.card import InputRule, ModelCard
+from services.vision.card import CardBackbone, InputRule, ModelCard
 from services.vision.decode import decode
 
 BATCH_SIZE = 8  # images per forward pass on a CPU; more do not fit its caches
@@ -21,24 +21,35 @@ Prepared = tuple[Tensor, ...]  # one image's input for each backbone, in order; 
 class ClassifierNetwork(nn.Module):
     """The concatenated features of one or more backbones, then one linear head.
 
-    The standardisation of features, if any, is folded into the head's weights.
+    A single head suffices for a combination of heads: averaging their logits gives the probabilities that averaging
+    their log-probabilities does, and the mean of linear functions is linear.
+
+    `trunks` has a network for each of the card's backbones; one that several share is the same object, stored once.
     """
 
-    def __init__(self, trunks: Sequence[Network], head: nn.Linear) -> None:
+    def __init__(self, backbones: Sequence[CardBackbone], trunks: Sequence[Network], head: nn.Linear) -> None:
         super().__init__()
-        for trunk in trunks:
+        unique = list(dict.fromkeys(trunks))
+        for trunk in unique:
             if hasattr(trunk, "head"):
                 del trunk.head  # only its features are used
-        self.trunks = nn.ModuleList(trunks)
+        self.trunks = nn.ModuleList(unique)
         self.head = head
+        self._places = [unique.index(trunk) for trunk in trunks]
+        self._normalised = [backbone.normalised for backbone in backbones]
 
     def forward(self, *images: Tensor) -> Tensor:
-        """One batch per trunk into logits [n, categories]."""
-        features = [trunk.embed(batch) for trunk, batch in zip(self._networks(), images, strict=True)]
+        """One batch per backbone into logits [n, categories]."""
+        features = [self._features(index, batch) for index, batch in enumerate(images)]
         return self.head(torch.cat(features, dim=1))
 
-    def _networks(self) -> list[Network]:
+    def networks(self) -> list[Network]:
+        """Each once."""
         return [trunk for trunk in self.trunks if isinstance(trunk, Network)]
+
+    def _features(self, index: int, batch: Tensor) -> Tensor:
+        features = self.networks()[self._places[index]].embed(batch)
+        return nn.functional.normalize(features.float(), dim=1) if self._normalised[index] else features
 
 
 class Classifier:
@@ -59,9 +70,11 @@ class Classifier:
     ) -> "Classifier":
         """A classifier of existing tensors, not copied on a CPU; raises RuntimeError unless they fit the card."""
         with torch.device("meta"):
-            trunks = [build(backbone.name, 1) for backbone in card.backbones]
+            trunks: list[Network] = []
+            for backbone in card.backbones:
+                trunks.append(build(backbone.name, 1) if backbone.shares is None else trunks[backbone.shares])
             width = sum(trunk.backbone.feature_dim for trunk in trunks)
-            network = ClassifierNetwork(trunks, nn.Linear(width, len(card.categories)))
+            network = ClassifierNetwork(card.backbones, trunks, nn.Linear(width, len(card.categories)))
         network.load_state_dict(state, strict=True, assign=True)
         return cls(card, network, device)
 

@@ -92,7 +92,7 @@ class WeightsResolver:
             except (OSError, ValueError, http.client.HTTPException) as fault:
                 problem = f"{download.source.lower()}'s site did not provide them ({fault})"
                 self._unreachable[download.source] = problem
-        note = f"No pretrained weights for {wanted.name}: {problem}. Training starts from random weights."
+        note = f"No pretrained weights for {wanted.name}: {problem}."
         return PretrainedWeights({}, WeightsSource.RANDOM, "", note)
 
     def _fetched(self, wanted: Entry, download: Download) -> PretrainedWeights:

@@ -12,7 +12,7 @@ from services.vision.classifier import Classifier, ClassifierNetwork
 
 def classifier_of(card: ModelCard, network: Network) -> Classifier:
     """One network with its own head; the network must not be used afterwards."""
-    return Classifier(card, ClassifierNetwork([network], network.head))
+    return Classifier(card, ClassifierNetwork(card.backbones, [network], network.head))
 
 
 def predict(classifier: Classifier, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -9,15 +9,15 @@ from services.trainer.recipe import Recipe
 from services.vision.card import WeightsSource
 from services.vision.catalogue import BACKBONES
 
-WORTHWHILE_EPOCHS = 8  # fewer are not worth a fine-tuning's cost
+WORTHWHILE_EPOCHS = 5  # fewer are not worth a fine-tuning's cost
 
 first = classifier_recipes.first
 
 
-def climb(wanted: Hyperparameters, _image_count: int) -> list[Recipe]:
+def climb(wanted: Hyperparameters, image_count: int) -> list[Recipe]:
     """What a generous budget pays for, as far as it is known before the images are."""
     begun = first(wanted)
-    return [begun, *classifier_recipes.pretrained(wanted.backbones or begun.backbones, wanted)]
+    return [begun, *classifier_recipes.pretrained(wanted.backbones or begun.backbones, wanted, image_count)]
 
 
 def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTrial | StopReason:
@@ -26,7 +26,7 @@ def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTr
     if best is not None and best.result is not None and best.result.score >= 1.0:
         return StopReason.CONVERGED  # a gain could not be told from a perfect score
     done = {trial.recipe.name for trial in trials}
-    candidates = [recipe for recipe in _recipes(model, trials) if recipe.name not in done]
+    candidates = [recipe for recipe in _recipes(model, trials, budget.image_count) if recipe.name not in done]
     for recipe in candidates:
         available, expected = budget.available(recipe), budget.expected(recipe)
         least = expected if recipe.rung == 0 else expected * min(1.0, WORTHWHILE_EPOCHS / recipe.max_epochs)
@@ -36,7 +36,7 @@ def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTr
     return StopReason.BUDGET_REACHED if candidates else StopReason.LADDER_COMPLETED
 
 
-def _recipes(model: Model, trials: list[Trial]) -> list[Recipe]:
+def _recipes(model: Model, trials: list[Trial], image_count: int) -> list[Recipe]:
     """The ladder as far as it is known: the first rung tells which weights there are, and how many images."""
     wanted = model.hyperparameters
     if not trials:
@@ -44,7 +44,8 @@ def _recipes(model: Model, trials: list[Trial]) -> list[Recipe]:
     ladder = classifier_recipes.scratch(wanted)
     first = trials[0].result
     if first is not None and (known := _within_reach(first, wanted)):
-        ladder = classifier_recipes.pretrained(known, wanted)
+        mirror = all(trial.result.mirror for trial in trials if trial.result)
+        ladder = classifier_recipes.pretrained(known, wanted, image_count, mirror=mirror)
     if first is not None and first.performance.source is Source.CROSS_VALIDATION and model.test is None:
         ladder = [recipe for recipe in ladder if recipe.rung == 0]  # no image is left to measure a fine-tuned one on
     if wanted.max_rung is not None:

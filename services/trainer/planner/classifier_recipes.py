@@ -1,46 +1,52 @@
-"""The recipes of the ladder, cheap ones first. What they try was chosen by cross-validation on three image sets."""
+"""The recipes of the ladder, cheap ones first. What they try was chosen on some image sets and confirmed on others."""
 
 from services.trainer.domain import Hyperparameters
-from services.trainer.recipe import Depth, Recipe
+from services.trainer.recipe import Depth, Framing, Recipe
 from services.vision.catalogue import FIRST_BACKBONE, RANDOM_START
 
-SEVERAL = 2  # networks whose features are put together; a third brought nothing
-HIGH_RESOLUTION = 320
+SEVERAL = 2  # networks whose features are put together
+BOTH = (Framing.STRETCH, Framing.CROP)  # which of them is better differs from set to set
+BOTH_UP_TO, MIRRORED_UP_TO = 20_000, 5_000  # images; more add as much, and fill the memory
 
 
 def first(wanted: Hyperparameters) -> Recipe:
-    """A linear head on one frozen network: a usable model after seconds."""
+    """A linear head on one frozen network: a usable model within seconds."""
     backbone = wanted.backbones[0] if wanted.backbones else FIRST_BACKBONE
     return _linear((backbone,), wanted.resolution or 0)
 
 
-def pretrained(backbones: tuple[str, ...], wanted: Hyperparameters) -> list[Recipe]:
-    """What follows where pretrained weights are within reach: `backbones`, in order of preference.
+def pretrained(
+    backbones: tuple[str, ...], wanted: Hyperparameters, image_count: int, *, mirror: bool = True
+) -> list[Recipe]:
+    """What follows if pretrained weights are available: `backbones`, in order of preference.
 
-    A higher resolution than the weights were trained at (Touvron et al. 2019), then a second network and mirrored
-    views, then fine-tuning at a rate that changes the features little, for large budgets.
+    Two networks that see images in both framings, and mirrored; then the first of them fine-tuned from its linear head,
+    its predictions blended with theirs.
     """
-    resolution = wanted.resolution or HIGH_RESOLUTION
-    return [
-        _linear(backbones[:1], resolution),
-        _linear(backbones[:SEVERAL], resolution, views=2),
-        Recipe(
-            name=f"{backbones[0]} fine-tuned",
-            rung=1,
-            backbones=backbones[:1],
-            learning_rate=1e-5,
-            batch_size=16,
-            max_epochs=30,
-            patience=5,
-            augmentation=0.7,
-            label_smoothing=0.05,
-            resolution=wanted.resolution or 0,
-        ),
-    ]
+    several = backbones[:SEVERAL]
+    framings = BOTH if image_count <= BOTH_UP_TO else BOTH[:1]
+    views = 2 if image_count <= MIRRORED_UP_TO else 1
+    head = _linear(several, wanted.resolution or 0, framings, views)
+    tuned = Recipe(
+        name=f"{backbones[0]} fine-tuned, with {'+'.join(several)}",
+        rung=1,
+        backbones=several,
+        framings=framings,
+        views=views,
+        learning_rate=3e-4,
+        batch_size=16,
+        max_epochs=12,
+        min_epochs=4,
+        augmentation=0.67,
+        label_smoothing=0.0,
+        mirror=mirror,
+        resolution=wanted.resolution or 0,
+    )
+    return [head, tuned]
 
 
 def scratch(wanted: Hyperparameters) -> list[Recipe]:
-    """What follows where there are none: the whole network learns from random weights."""
+    """What follows if there are none: the whole network learns from random weights."""
     backbone = wanted.backbones[0] if wanted.backbones else RANDOM_START
     recipe = Recipe(
         name=f"{backbone} from scratch",
@@ -58,7 +64,18 @@ def scratch(wanted: Hyperparameters) -> list[Recipe]:
     return [recipe]
 
 
-def _linear(backbones: tuple[str, ...], resolution: int, views: int = 1) -> Recipe:
+def _linear(
+    backbones: tuple[str, ...], resolution: int, framings: tuple[Framing, ...] = (Framing.STRETCH,), views: int = 1
+) -> Recipe:
     name = "+".join(backbones) + " linear" + (f" at {resolution}" if resolution else "")
+    name += ", crop and stretch" if len(framings) > 1 else ""
     name += f", {views} views" if views > 1 else ""
-    return Recipe(name=name, rung=0, backbones=backbones, views=views, resolution=resolution, depth=Depth.HEAD)
+    return Recipe(
+        name=name,
+        rung=0,
+        backbones=backbones,
+        framings=framings,
+        views=views,
+        resolution=resolution,
+        depth=Depth.HEAD,
+    )

@@ -15,28 +15,24 @@ def paired_gain(old: AnyPredictions, new: AnyPredictions) -> tuple[float, float,
     """(gain, its standard error, images) of `new` over `old` on the images that both predicted."""
     match old, new:
         case Predictions(), Predictions():
-            return _accuracy_gain(old, new)
+            return _log_loss_gain(old, new)
         case DetectorPredictions(), DetectorPredictions():
             return _precision_gain(old, new)
         case _:
             raise ValueError("a classifier's predictions cannot be compared with a detector's")
 
 
-def _accuracy_gain(old: Predictions, new: Predictions) -> tuple[float, float, int]:
-    """(gain in top-1 accuracy, its standard error, images) of `new` over `old` on the images that both predicted.
+def _log_loss_gain(old: Predictions, new: Predictions) -> tuple[float, float, int]:
+    """(fall in the mean log loss, its standard error, images) from `old` to `new` on the images that both predicted.
 
-    Pairing removes the noise due to the images' difficulty. Half an image is added to each cell of the 2x2 table
-    (Agresti and Min 2005), so that a few images never give certainty. Without common images: (0, inf, 0).
+    Log loss tells two classifiers apart on far fewer images than accuracy does, and pairing removes the noise due to
+    the images' difficulty. With fewer than two common images: (0, inf, images).
     """
-    before, after = old.correct_by_id(), new.correct_by_id()
-    common = [id_ for id_ in after if id_ in before]
-    if not common:
-        return 0.0, float("inf"), 0
-    won = sum(after[id_] and not before[id_] for id_ in common)
-    lost = sum(before[id_] and not after[id_] for id_ in common)
-    total = len(common) + 2
-    variance = (won + lost + 1) - (won - lost) ** 2 / total
-    return (won - lost) / total, variance**0.5 / total, len(common)
+    before, after = (dict(zip(each.image_ids, each.log_losses, strict=True)) for each in (old, new))
+    gains = np.array([before[id_] - after[id_] for id_ in after if id_ in before])
+    if len(gains) < 2:
+        return 0.0, float("inf"), len(gains)
+    return float(gains.mean()), float(gains.std(ddof=1)) / len(gains) ** 0.5, len(gains)
 
 
 def _precision_gain(old: DetectorPredictions, new: DetectorPredictions) -> tuple[float, float, int]:

@@ -1,7 +1,7 @@
 """What recipes cost: by the catalogue's seconds on the reference device, scaled by what earlier trials took."""
 
 from services.trainer.domain import Trial
-from services.trainer.recipe import Depth, Recipe
+from services.trainer.recipe import Depth, Recipe, is_linear
 from services.trainer.work import WorkState
 from services.vision.card import ModelKind, WeightsSource, input_size
 from services.vision.catalogue import BACKBONES, FIRST_BACKBONE, NETWORKS, RANDOM_START
@@ -17,25 +17,29 @@ RESERVE_FACTOR = 1.5  # safety factor on the time held back for the final evalua
 
 
 def forward_seconds(recipe: Recipe, resolution: int) -> float:
-    """Seconds of one image's pass through all the recipe's networks; `resolution` is used if the recipe has none."""
-    side = recipe.resolution or resolution
-    networks = [NETWORKS[recipe.kind][name] for name in recipe.backbones]
-    return sum(network.seconds * (side / network.rule.size) ** 2 for network in networks)
+    """Seconds of one image's pass through all that predicts; `resolution` is used if the recipe has none."""
+    seconds = [_network_seconds(recipe, name, resolution) for name in recipe.backbones]
+    if _is_detector(recipe) or not recipe.pretrained:
+        return sum(seconds)
+    return len(recipe.framings) * sum(seconds) + (seconds[0] if recipe.rung else 0.0)
+
+
+def _network_seconds(recipe: Recipe, name: str, resolution: int) -> float:
+    network = NETWORKS[recipe.kind][name]
+    return network.seconds * ((recipe.resolution or resolution) / network.rule.size) ** 2
 
 
 def expected_seconds(
     recipe: Recipe, image_count: int, resolution: int = PRETRAINED_RESOLUTION, epochs: int | None = None
 ) -> float:
     """The seconds that a recipe takes on the reference device; with `epochs`, that many instead of all."""
-    forward = forward_seconds(recipe, resolution)
-    ratio = TRAIN_RATIO
-    if _is_detector(recipe):
-        ratio = DETECTOR_RATIOS[recipe.depth]
-    elif recipe.rung == 0:
-        return FIXED_SECONDS + image_count * (recipe.views * forward + HEAD_SECONDS)
+    if is_linear(recipe):
+        return FIXED_SECONDS + image_count * (recipe.views * forward_seconds(recipe, resolution) + HEAD_SECONDS)
+    ratio = DETECTOR_RATIOS[recipe.depth] if _is_detector(recipe) else TRAIN_RATIO
     trained = 1.0 if recipe.refit else TRAINED_SHARE
     passes = trained * ratio + (1.0 - trained)
-    return FIXED_SECONDS + (recipe.max_epochs if epochs is None else epochs) * image_count * forward * passes
+    epochs = recipe.max_epochs if epochs is None else epochs
+    return FIXED_SECONDS + epochs * image_count * _network_seconds(recipe, recipe.backbones[0], resolution) * passes
 
 
 def reserve_seconds(recipe: Recipe, test_count: int, resolution: int = PRETRAINED_RESOLUTION) -> float:

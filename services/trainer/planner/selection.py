@@ -1,4 +1,4 @@
-"""Which of a model's trials is the best: compared on the same images; within the noise, the cheaper one wins."""
+"""Which of a model's trials is the best: compared on the same images."""
 
 import asyncio
 
@@ -10,9 +10,9 @@ from services.trainer.work import WorkState
 from services.vision.card import ModelKind
 
 MAX_REMEMBERED = 10_000
-# Standard errors by which a more expensive trial must win. Early stopping picks the epoch at which a fine-tuning is
-# best on the very images that it is compared on, so its gain there is optimistic.
-MARGIN, TUNED_MARGIN = 1.0, 2.0
+# Standard errors by which a more expensive trial must win. A classifier's later trial reads all features that the
+# earlier ones do, and more, so it is expected to be better and need only show it.
+MARGIN, CLASSIFIER_MARGIN = 1.0, 0.0
 # A detector that repeats the best settings for longer, or that follows a head alone, is expected to be better: it loses
 # only if it is worse by more than the noise.
 EXPECTED_MARGIN = -1.0
@@ -29,9 +29,9 @@ class Selection:
     async def best(self, trials: list[Trial]) -> Trial | None:
         """The first trial with a bundle that no later one beats by more than the noise.
 
-        Trials ascend by cost, so this is the one-standard-error rule of Breiman et al. (1984) on paired images; it is
-        twice as strict for fine-tunings of classifiers. A refit has no images to compare it on: it wins if the trial
-        that it repeats has won, unless it was cut short. An added trial can only move the choice to itself.
+        A classifier's later trial wins by the lower log loss on paired images, a detector's by the one-standard-error
+        rule of Breiman et al. (1984). A refit has no images to compare it on: it wins if the trial that it repeats has
+        won, unless it was cut short. An added trial can only move the choice to itself.
         """
         best: tuple[Trial, TrialResult] | None = None
         for trial in trials:
@@ -56,7 +56,7 @@ class Selection:
 def _margin(later: Trial, best: Trial) -> float:
     """Standard errors by which the later trial must be better."""
     if later.recipe.kind is ModelKind.GENERIC_CLASSIFIER:
-        return TUNED_MARGIN if later.recipe.rung else MARGIN
+        return CLASSIFIER_MARGIN
     expected = later.parent_trial == best.name or (later.recipe.rung > best.recipe.rung)
     return EXPECTED_MARGIN if expected else MARGIN
 

@@ -184,6 +184,7 @@ class Supervision:
             epochs=result.epochs,
             warnings=result.warnings,
             boxes=result.boxes,
+            mirror=result.mirror,
         )
         checkpoint = self._attempt.record.work.checkpoint_key
         await self._attempt.succeed(result.used, result=kept)

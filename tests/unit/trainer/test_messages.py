@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import timedelta
 
+import numpy as np
 import pytest
 
 from services.kit.errors import Diverged
@@ -122,7 +123,7 @@ def _predictions(ids: tuple[int, ...], correct: tuple[bool, ...]) -> Predictions
         labels=zeros,
         predicted=tuple(0 if right else 1 for right in correct),
         correct=correct,
-        log_losses=(0.5,) * len(ids),
+        log_losses=tuple(0.5 if right else 1.5 for right in correct),
     )
 
 
@@ -136,6 +137,6 @@ def test_a_paired_gain_counts_only_common_images():
     old = _predictions((1, 2, 3, 4), (True, False, False, True))
     new = _predictions((2, 3, 4, 9), (True, True, True, False))
     gain, error, count = paired_gain(old, new)
-    assert (gain, count) == (2 / 5, 3)  # two of three won, and two imaginary images
-    assert error == pytest.approx((3 - 4 / 5) ** 0.5 / 5)
-    assert paired_gain(old, _predictions((9,), (True,))) == (0.0, float("inf"), 0)
+    assert (gain, count) == (pytest.approx(2 / 3), 3)  # image 4 was right before, the other two have become right
+    assert error == pytest.approx(np.std([1, 1, 0], ddof=1) / 3**0.5)
+    assert paired_gain(old, _predictions((1,), (False,))) == (0.0, float("inf"), 1)

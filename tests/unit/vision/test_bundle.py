@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -47,7 +48,17 @@ def classifier(*names: str, temperature: float = 1.0) -> Classifier:
         torch.manual_seed(3)
         head = nn.Linear(sum(trunk.backbone.feature_dim for trunk in trunks), 3)
         nn.init.normal_(head.weight)
-    return Classifier(card(*names, temperature=temperature), ClassifierNetwork(trunks, head))
+    made = card(*names, temperature=temperature)
+    return Classifier(made, ClassifierNetwork(made.backbones, trunks, head))
+
+
+def two_framings() -> Classifier:
+    """One network that sees the middle and the whole of an image, and a head on features of unit length."""
+    trunk = build("mobilenet_v3_small", 1, seed=0)
+    (cropped,) = card("mobilenet_v3_small").backbones
+    whole = replace(cropped, rule=replace(cropped.rule, fit="stretch"), shares=0, normalised=True)
+    made = replace(card(), backbones=(replace(cropped, normalised=True), whole))
+    return Classifier(made, ClassifierNetwork(made.backbones, [trunk, trunk], nn.Linear(2 * 576, 3)))
 
 
 def pictures(count: int) -> list[NDArray[np.uint8]]:
@@ -65,6 +76,27 @@ def test_a_loaded_bundle_predicts_the_same_as_the_written_model(tmp_path: Path) 
     assert loaded.card == written.card
     assert digest == bundle.seal(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "digests.json", "weights.safetensors"]
+
+
+def test_a_network_that_sees_an_image_in_two_framings_is_stored_once(tmp_path: Path) -> None:
+    written = two_framings()
+    bundle.write(tmp_path, written)
+    loaded = bundle.load(tmp_path)
+    assert isinstance(loaded, Classifier)
+    np.testing.assert_array_equal(predict(loaded, pictures(3)), predict(written, pictures(3)))
+    assert loaded.size_bytes < 1.01 * classifier("mobilenet_v3_small").size_bytes
+    with torch.inference_mode():
+        cropped, whole = (apply(pictures(1)[0], backbone.rule)[None] for backbone in written.card.backbones)
+        features = [written.network.networks()[0].embed(batch) for batch in (cropped, whole)]
+        expected = written.network.head(torch.cat([block / block.norm() for block in features], dim=1)).softmax(dim=1)
+    np.testing.assert_allclose(predict(written, pictures(1)), expected.numpy(), atol=1e-6)
+
+
+def test_a_card_from_before_features_were_normalised_is_read_as_it_was_meant() -> None:
+    present = write_card(card("squeezenet1_1"))
+    old = present.replace(b',"normalised":false', b"").replace(b',"shares":null', b"")
+    assert old != present
+    assert read_card(old) == card("squeezenet1_1")
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_every_kind_has_networks_each_with_a_cost() -> None:
 def test_a_backbone_s_row_agrees_with_torchvision_s_weights(name: str) -> None:
     backbone, download = BACKBONES[name], BACKBONES[name].download
     assert download is not None
-    weights = published(backbone.torchvision_model, download)
+    weights = published(backbone.architecture, download)
     transform, rule = weights.transforms(), backbone.rule
     assert (rule.size, rule.resize) == (transform.crop_size[0], transform.resize_size[0])
     assert (list(rule.mean), list(rule.std)) == (transform.mean, transform.std)

@@ -1,1 +1,1 @@
-"""Training and measuring classifiers: what the loop must not know of them."""
+"""Training and evaluation of classifiers: all that the training loop does not know about them."""

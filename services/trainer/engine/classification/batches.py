@@ -1,4 +1,4 @@
-"""Batches for training: decoded pictures kept small in memory, augmented on the fly ahead of the step.
+"""Batches for training: decoded images, shrunk and kept in memory, are augmented ahead of the step.
 
 Everything random is a function of (seed, epoch, image), so that a resumed training sees what it would have seen.
 """
@@ -19,11 +19,11 @@ from services.vision import preprocess
 from services.vision.card import InputRule
 from services.vision.preprocess import Augmentation
 
-MARGIN = 1.15  # of a kept picture's shorter side over the input's, for crops to draw detail from
+MARGIN = 1.15  # shorter side of a kept image relative to the input's, so that crops have detail
 
 
 def augmentation(strength: float, *, mirror: bool) -> Augmentation:
-    """From 0, nothing but the centre's neighbourhood, to 1, crops of a quarter of the picture."""
+    """From 0, almost the image itself, to 1, crops of a quarter of it."""
     return Augmentation(
         min_area=1 - 0.75 * strength,
         max_aspect=(4 / 3) ** strength,
@@ -31,13 +31,13 @@ def augmentation(strength: float, *, mirror: bool) -> Augmentation:
         brightness=0.4 * strength,
         contrast=0.4 * strength,
         saturation=0.4 * strength,
-        hue=0.0,  # ten times the cost of the others
+        hue=0.0,  # costs ten times as much as the others
     )
 
 
 @dataclass(slots=True)
 class Batches:
-    """Serves inputs by image index. In the place of an image that cannot be read stands a grey one."""
+    """Makes inputs by image index; an unreadable image is replaced by a grey one."""
 
     images: Images
     rule: InputRule
@@ -49,7 +49,7 @@ class Batches:
     _kept_bytes: int = 0
 
     def look_at(self, rows: Indices, keep: Indices) -> None:
-        """Decodes every row once, so that unreadable ones are known; keeps those of `keep` as far as memory lasts."""
+        """Decodes every row once, which finds the unreadable ones; keeps those of `keep` while they fit in memory."""
         kept = set(keep.tolist())
         looks = prefetched(lambda index: self._look(index, keep=index in kept), rows.tolist(), self.threads)
         deque(looks, maxlen=0)
@@ -59,7 +59,7 @@ class Batches:
         return prefetched(self._augmented, requests, self.threads)
 
     def plain(self, rows: Indices, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(inputs, labels) of the rows as serving will see them."""
+        """(inputs, labels) of the rows as prediction sees them."""
         return prefetched(self._plain, [rows[i : i + size] for i in range(0, len(rows), size)], self.threads)
 
     def _augmented(self, request: BatchRequest) -> tuple[Tensor, Tensor]:
@@ -87,7 +87,7 @@ class Batches:
         return np.full((self.rule.size, self.rule.size, 3), 128, np.uint8) if pixels is None else pixels
 
     def _small(self, index: int) -> Pixels:
-        """The picture for augmentation, decoded at its first use only, as long as memory lasts."""
+        """The image for augmentation, decoded only once if it fits in memory."""
         kept = self._kept.get(index)
         if kept is not None:
             return kept

@@ -1,4 +1,4 @@
-"""An evaluation of a classifier: its predictions for a snapshot, by the code that serves, into the contract's numbers.
+"""An evaluation of a classifier: metrics of its predictions for a snapshot, made by the code that serves.
 
 Only the batch normalisations are folded first, which changes predictions by rounding and takes a third less time.
 """
@@ -15,20 +15,18 @@ from services.trainer.engine.evaluation import evaluation_result, indices_in, pr
 from services.trainer.engine.session import Session
 from services.trainer.messages import EvaluateTask, EvaluationResult
 from services.trainer.performance import Coverage, Source
-from services.vision.backbones import Network
 from services.vision.classifier import BATCH_SIZE, Classifier
 
 
 def evaluate_classifier(task: EvaluateTask, session: Session, classifier: Classifier) -> EvaluationResult:
-    """Categories are matched by name; images of a category that the model does not know are left out, and counted.
+    """Categories are matched by name; images of a category that the model does not know are left out and counted.
 
     Raises CategoriesUnknown if that is more than half of them, DatasetCorrupt for too many unreadable images,
     IncorrectModelKind for a detection snapshot.
     """
     images = open_images(Path(task.directory), task.dataset)
-    for trunk in classifier.network.trunks:
-        if isinstance(trunk, Network):
-            trunk.features = fused(trunk).features
+    for trunk in classifier.network.networks():
+        trunk.features = fused(trunk).features
     names = tuple(category.name for category in classifier.card.categories)
     labels = indices_in(names, images.categories)[images.labels]
     known = np.flatnonzero(labels >= 0)

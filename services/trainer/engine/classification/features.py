@@ -1,12 +1,12 @@
-"""Features of frozen networks over all images of a snapshot: one pass, decoding ahead of the forward, kept on disk.
+"""Features of frozen networks for all images of a snapshot: one pass, with decoding ahead of it, cached on disk.
 
-The cache is chunked, so that an attempt that died continues where it stopped. It holds nothing that cannot be
-computed again: a chunk that is missing, cut or unreadable is made anew.
+The cache is chunked, so that the next attempt continues where one died. A chunk that is missing, truncated or
+unreadable is computed again.
 """
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,48 +25,32 @@ from services.vision.backbones import embed
 
 BATCH_SIZE = 16
 CHUNK_IMAGES = 2048
-EARLY = 0.25  # share of the allowance before which the pace says little
-RESERVE = 0.1  # share of the allowance that must be left when the last image is through
+EARLY = 0.25  # share of the allowance before which the pace is no guide
+RESERVE = 0.1  # share of the allowance that must be left after the last image
 
-Inputs = dict[tuple[int, int], Tensor]  # by backbone and view: [batch, 3, size, size], NaN for what cannot be read
-
-
-@dataclass(slots=True)
-class Work:
-    """What computing features has cost so far, for estimates."""
-
-    images: int = 0
-    seconds: float = 0.0
-
-    @property
-    def images_per_second(self) -> float | None:
-        """Each image through every network and view that was asked for; None before any."""
-        return self.images / self.seconds if self.images else None
+Inputs = dict[tuple[int, int], Tensor]  # by backbone and view: [batch, 3, size, size], NaN for unreadable images
 
 
 @dataclass(slots=True)
 class Extractor:
-    """Features [view][image, width] of every backbone, side by side; a row of NaN where an image cannot be read."""
+    """Features of every view and backbone, [images, width]; a row of NaN for an unreadable image."""
 
     task: TrainTask
     session: Session
     images: Images
     backbones: Sequence[LoadedBackbone]
     views: int
-    work: Work = field(default_factory=Work)
 
-    def run(self, low: float = 0.0, high: float = 0.8) -> list[Floats]:
-        """Everything; raises DatasetCorrupt, or NotEnoughBudget once the pace shows that it cannot end in time."""
-        widths = [backbone.width for backbone in self.backbones]
+    def run(self, low: float = 0.0, high: float = 0.8) -> list[list[Floats]]:
+        """[view][backbone]; DatasetCorrupt, or NotEnoughBudget once the pace shows that it cannot end in time."""
         count = len(self.images.samples)
-        out = [np.empty((count, sum(widths)), np.float32) for _ in range(self.views)]
-        edges = np.cumsum([0, *widths])
+        out = [[np.empty((count, b.width), np.float32) for b in self.backbones] for _ in range(self.views)]
         for start in range(0, count, CHUNK_IMAGES):
             rows = range(start, min(count, start + CHUNK_IMAGES))
             for (backbone, view), features in self._chunk(rows, low, high).items():
-                out[view][rows.start : rows.stop, edges[backbone] : edges[backbone + 1]] = features
-        for index in np.flatnonzero(np.isnan(out[0]).any(axis=1)):
-            if int(index) not in self.images.unreadable:  # known from the cache alone: name it again
+                out[view][backbone][rows.start : rows.stop] = features
+        for index in np.flatnonzero(np.isnan(out[0][0]).any(axis=1)):
+            if int(index) not in self.images.unreadable:  # known only from the cache: find out why
                 self.images.pixels(int(index), self.backbones[0].rule.at_least)
         self.images.require_readable()
         return out
@@ -100,8 +84,6 @@ class Extractor:
             self.session.progress("features", batch.stop / total, low, high)
             self._require_time(started, done, total - batch.stop)
             self.images.require_readable()
-        self.work.images += len(rows)
-        self.work.seconds += self.session.meter.used() - started
         return out
 
     def _prepared(self, which: list[tuple[int, int]], rows: range) -> Iterator[tuple[range, Inputs]]:
@@ -110,7 +92,7 @@ class Extractor:
         return prefetched(lambda batch: (batch, self._inputs(which, batch)), batches, self.task.threads)
 
     def _inputs(self, which: list[tuple[int, int]], batch: range) -> Inputs:
-        """Decodes each image once for each limit of the rules, and makes each view of each rule once."""
+        """Decodes each image once per decoding size, and makes each view of each rule once."""
         rules = {(self.backbones[backbone].rule, view) for backbone, view in which}
         made: dict[tuple[object, int], list[Tensor]] = {key: [] for key in rules}
         for index in batch:
@@ -153,7 +135,7 @@ class Extractor:
 
 
 def _store(path: Path, features: Floats) -> None:
-    """Whole or not at all; a full disk costs only the cache."""
+    """Writes the file atomically; if the disk is full, only the cache is lost."""
     scratch = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A frozen network with its batch normalisations folded into the convolutions before them: a third faster."""
+"""Folds the batch normalisations of a frozen network into the convolutions before them: a third faster."""
 
 import copy
 from itertools import pairwise
@@ -10,17 +10,17 @@ from services.vision.backbones import Network
 
 
 def fused(network: Network) -> Network:
-    """A copy for inference; its features agree with the original's within rounding."""
+    """A copy for inference; its features equal the original's up to rounding."""
     fused_copy = copy.deepcopy(network).eval()
     _fuse(fused_copy.features)
     return fused_copy
 
 
 def _fuse(module: nn.Module) -> None:
-    """In every backbone of ours a normalisation follows its convolution in the order of definition."""
+    """In every backbone, a normalisation is defined right after its convolution."""
     for (name, first), (next_name, second) in pairwise(list(module.named_children())):
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
             setattr(module, name, fuse_conv_bn_eval(first, second))
-            setattr(module, next_name, nn.Identity())
+            setattr(module, next_name, getattr(second, "act", nn.Identity()))  # timm's layer includes the activation
     for child in module.children():
         _fuse(child)

@@ -1,4 +1,4 @@
-"""Predictions into the numbers that people read, and the one scalar that makes confidences honest."""
+"""Metrics of predictions, and the temperature that calibrates them."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ TEMPERATURES = np.exp(np.linspace(np.log(0.05), np.log(20), 121))
 
 
 def fit_temperature(logits: Floats, labels: Indices) -> float:
-    """What the logits must be divided by for the least log loss (Guo et al., 2017); 1 for very few rows."""
+    """The divisor of the logits that gives the lowest log loss (Guo et al., 2017); 1 for very few rows."""
     if len(labels) < MIN_CALIBRATION_ROWS:
         return 1.0
     losses = [float(log_losses(logits / np.float32(t), labels).mean()) for t in TEMPERATURES]
@@ -24,7 +24,7 @@ def fit_temperature(logits: Floats, labels: Indices) -> float:
 
 
 def calibrated_across(logits: Floats, labels: Indices, fold: Indices) -> Floats:
-    """Each fold's logits divided by the temperature that the other folds ask for: no row calibrates itself."""
+    """Each fold's logits, divided by the temperature of the other folds, so that no row calibrates itself."""
     out = logits.copy()
     for number in np.unique(fold):
         own = fold == number
@@ -33,12 +33,12 @@ def calibrated_across(logits: Floats, labels: Indices, fold: Indices) -> Floats:
 
 
 def softmax(logits: Floats) -> Floats:
-    """Rows that sum to 1."""
+    """Probabilities: rows that sum to 1."""
     return torch.softmax(torch.from_numpy(logits).double(), dim=1).float().numpy()
 
 
 def predictions(categories: tuple[str, ...], ids: Indices, labels: Indices, logits: Floats) -> Predictions:
-    """For the file; `logits` are calibrated."""
+    """What the predictions file holds; `logits` are calibrated."""
     predicted = logits.argmax(axis=1)
     probabilities = softmax(logits) if logits.size <= KEPT_PROBABILITIES else np.empty((0, 0), np.float32)
     return Predictions(
@@ -53,7 +53,7 @@ def predictions(categories: tuple[str, ...], ids: Indices, labels: Indices, logi
 
 
 def measure(scores: Floats, labels: Indices, categories: tuple[str, ...], source: Source) -> Performance:
-    """The contract's performance of these probabilities, as records and cards carry it."""
+    """The performance of these probabilities, as records and cards hold it."""
     report = classification_report(scores, labels)
     return Performance(
         source=source,
@@ -95,7 +95,7 @@ def _tag(category: CategoryReport, scores: Floats, positive: NDArray[np.bool_]) 
 
 
 def _curve(category: CategoryReport) -> Curve:
-    points = category.curve[::-1]  # by falling threshold
+    points = category.curve[::-1]  # by descending threshold
     return Curve(
         thresholds=tuple(point.threshold for point in points),
         precisions=tuple(point.precision for point in points),

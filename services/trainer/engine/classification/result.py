@@ -1,4 +1,4 @@
-"""What every training ends with: honest numbers, the bundle, the file of predictions, the Result."""
+"""What every training of a classifier ends with: honest metrics, the bundle, the predictions file, the Result."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,33 +13,31 @@ from services.trainer.engine.reporting import bare_card, image_warnings, measure
 from services.trainer.engine.session import Session
 from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Performance, Source
-from services.trainer.recipe import Throughput
 from services.vision.card import CardBackbone, ModelCard, ModelKind, WeightsSource
 from services.vision.classifier import Classifier, ClassifierNetwork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A trained network, and its calibrated logits for images on which it was not trained."""
+    """A trained network, and its calibrated logits for images that it was not trained on."""
 
     network: ClassifierNetwork
     cards: tuple[CardBackbone, ...]
     temperature: float
-    selected: Indices  # images that selection compares trials by
+    selected: Indices  # images on which trials are compared
     selection_logits: Floats
-    held_out: Indices  # images that nothing has looked at; empty where there are none
+    held_out: Indices  # images that nothing was chosen by; may be empty
     held_out_logits: Floats
     warnings: tuple[str, ...]
     weights_source: WeightsSource
     resolution: int
     stop_reason: str
-    throughput: Throughput
     epochs: int = 0
     steps: int = 0
 
 
 def finish(task: TrainTask, session: Session, images: Images, finished: Finished, directory: Path) -> Result:
-    """Writes bundle and predictions into the folder; performance is of the hold-out, or of the selection's images."""
+    """Writes bundle and predictions into the folder; the performance is of the hold-out, or else of the selection."""
     labels = images.labels[finished.selected]
     measured = _performance(images, finished)
     counts = np.bincount(images.labels, minlength=len(images.categories))
@@ -62,7 +60,6 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
         resolution=finished.resolution,
         image_count=len(images.samples),
         category_count=len(images.categories),
-        throughput=finished.throughput,
         backbones=within_reach(task),
         warnings=warnings,
         unreadable=images.unreadable_files(),
@@ -80,7 +77,7 @@ def _performance(images: Images, finished: Finished) -> Performance:
 
 
 def _card(images: Images, finished: Finished, measured: Performance) -> ModelCard:
-    """Thresholds are those of the best F1 on the images that selection compares trials by."""
+    """The card's thresholds are those with the best F1 in the measured performance."""
     suggested = [measured.tag_performance[name].suggested_threshold for name in images.categories]
     return replace(
         bare_card(ModelKind.GENERIC_CLASSIFIER, images, finished.cards),

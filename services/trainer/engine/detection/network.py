@@ -1,6 +1,6 @@
 """The network that a recipe names, with the best available weights, its input rule, and what of it trains."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import safetensors
 from torch import nn
@@ -60,6 +60,8 @@ def load_network(task: TrainTask, categories: int) -> tuple[DetectorNetwork, Ori
         network, weights = pretrained_detector(name, categories, resolver(task), seed=task.seed)
     except (safetensors.SafetensorError, RuntimeError) as fault:
         raise InvalidRequest(field="weights", problem=f"the weights of {name} are broken: {fault}") from fault
+    if not weights.pretrained:
+        weights = replace(weights, note=f"{weights.note} Training starts from random weights.")
     return network, Origin(spec, rule, weights)
 
 

@@ -52,7 +52,6 @@ def finish(
         resolution=origin.rule.size,
         image_count=len(scenes.samples),
         category_count=len(scenes.categories),
-        throughput=found.throughput,
         backbones=within_reach(task),
         warnings=detector.card.warnings,
         unreadable=scenes.unreadable_files(),

@@ -13,7 +13,6 @@ from services.trainer.engine.loop.task import Found, Outputs
 from services.trainer.engine.loop.timing import OutOfTime, Part
 from services.trainer.engine.loop.training import TRAINED, Training
 from services.trainer.messages import Offer, Result
-from services.trainer.recipe import Throughput
 
 RENEWAL_SHARE = 0.05  # of the time, at most, is spent on offers that a later one replaces
 
@@ -78,7 +77,6 @@ class Delivery:
             self._result,
             used=training.session.meter.elapsed(),
             stop_reason=reason,
-            throughput=self._throughput(),
             epochs=position.step // self.steps_per_epoch,
             steps=position.step,
         )
@@ -92,7 +90,6 @@ class Delivery:
             selection=selection,
             held_out=held_out,
             notes=(note,) if note else (),
-            throughput=self._throughput(),
             epochs=position.step // self.steps_per_epoch,
             steps=position.step,
         )
@@ -103,10 +100,6 @@ class Delivery:
             shutil.rmtree(old, ignore_errors=True)
         del self._folders[:-2]
         return result
-
-    def _throughput(self) -> Throughput:
-        seconds = self.training.pace.step_seconds
-        return Throughput(train_images_per_second=self.training.batch_size / seconds if seconds else None)
 
     def _optimism(self) -> str:
         if len(self.training.partition.held_out) or not self.training.task.recipe.patience:

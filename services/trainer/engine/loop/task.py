@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from services.trainer.engine.data import Floats, Images, Indices
 from services.trainer.engine.split import Partition
 from services.trainer.messages import Result
-from services.trainer.recipe import Throughput
 from services.vision.detector_network import Targets
 
 Outputs = Mapping[str, Floats]  # of a network for some images: arrays by name, as a checkpoint keeps them
@@ -34,7 +33,6 @@ class Found:
     selection: Outputs  # of the first fold
     held_out: Outputs
     notes: tuple[str, ...]  # warnings for people
-    throughput: Throughput
     epochs: int
     steps: int
 

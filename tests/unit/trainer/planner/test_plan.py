@@ -179,7 +179,7 @@ def test_a_more_expensive_served_bundle_keeps_its_reserve_while_a_cheaper_one_is
     best = next(trial for trial in trials if trial.name == present.served.trial)
     assert len(best.recipe.backbones) > 1
     assert isinstance(step, StartEvaluation)
-    assert step.allowance.total_seconds() >= costs.reserve_seconds(best.recipe, 400) - 1e-5
+    assert step.allowance.total_seconds() >= costs.reserve_seconds(best.recipe, 400, costs.resolution_of(trials)) - 1e-5
 
 
 def test_a_budget_of_one_second_is_refused_with_the_minimum() -> None:

@@ -40,7 +40,7 @@ from services.trainer.messages import (
 from services.trainer.performance import Source
 from services.trainer.planner.plan import plan
 from services.trainer.planner.steps import StartTrial
-from services.trainer.recipe import Recipe, Throughput
+from services.trainer.recipe import Recipe
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work, WorkState
@@ -154,7 +154,6 @@ def outcome(task: Task, seconds: float) -> Message:
         resolution=224,
         image_count=100,
         category_count=2,
-        throughput=Throughput(),
         backbones=("mobilenet_v2",),
         warnings=("Few images.",),
     )

@@ -1,64 +1,132 @@
-"""The linear head and how its penalty is chosen."""
+"""Linear heads: the solvers, their combination, and what cross-validation may know."""
 
 import numpy as np
 import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from services.trainer.engine.classification import logistic
-from services.trainer.engine.classification.linear_head import fit_head
-from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
+from services.trainer.engine.classification import discriminant, heads, logistic
+from services.trainer.engine.classification.heads import fit_head, mirroring_harms, normalised
+from services.trainer.engine.classification.measure import calibrated_across, fit_temperature, softmax
+from services.trainer.engine.data import Floats, Indices
 from services.trainer.engine.split import divide
 from services.trainer.recipe import Split
 
 
-def _blobs(rows: int, width: int, seed: int = 0) -> tuple[logistic.Floats, np.ndarray]:
+def blobs(rows: int, width: int, seed: int = 0) -> tuple[Floats, Indices]:
     random = np.random.default_rng(seed)
     labels = np.arange(rows) % 3
     centres = random.normal(size=(3, width))
     return (centres[labels] + 1.5 * random.normal(size=(rows, width))).astype(np.float32), labels
 
 
+def centred(logits: Floats) -> Floats:
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
 @pytest.mark.parametrize("width", [5, 200])
-def test_the_solution_is_that_of_scikit_learn(width):
-    rows, labels = _blobs(60, width)
-    strength = 1.0
-    ours = logistic.solve(rows, labels, np.ones((1, 60), bool), 3, strength, steps=500)[0]
-    theirs = LogisticRegression(C=1 / (strength / 100 * 60), tol=1e-8, max_iter=10_000).fit(rows, labels)
-    logits = rows @ ours[:-1] + ours[-1]
+def test_the_logistic_solution_is_that_of_scikit_learn(width: int) -> None:
+    rows, labels = blobs(60, width)
+    ours = logistic.solve(rows, labels, 3)
+    theirs = LogisticRegression(C=1 / (logistic.PENALTY * 60), tol=1e-8, max_iter=10_000).fit(rows, labels)
+    np.testing.assert_allclose(softmax(logistic.apply(rows, ours)), theirs.predict_proba(rows), atol=0.02)
+
+
+def test_the_discriminant_is_that_of_scikit_learn() -> None:
+    rows, labels = blobs(90, 20)
+    weights = discriminant.solve_discriminant(rows, labels, 3, width=20)
+    theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=discriminant.SHRINKAGE).fit(rows, labels)
     expected = theirs.decision_function(rows)
-    centred = logits - logits.mean(axis=1, keepdims=True)
-    assert np.allclose(centred, expected - expected.mean(axis=1, keepdims=True), atol=0.1)
+    np.testing.assert_allclose(centred(logistic.apply(rows, weights)), centred(expected), rtol=0.1, atol=0.2)
 
 
-def test_rotation_into_the_rows_own_span_changes_no_prediction():
-    rows, labels = _blobs(40, 300)
+def test_rotation_into_the_rows_own_span_changes_no_prediction() -> None:
+    rows, labels = blobs(40, 300)
     coordinates, basis = logistic.rotated(rows)
     assert basis is not None
     assert coordinates.shape[1] <= 40
-    assert np.allclose(coordinates @ basis, rows, atol=1e-3)
-    everything = np.ones((1, 40), bool)
-    direct = logistic.solve(rows, labels, everything, 3, 1.0, steps=300)[0]
-    turned = logistic.solve(coordinates, labels, everything, 3, 1.0, steps=300)[0]
-    expected = rows @ direct[:-1] + direct[-1]
-    assert np.allclose(coordinates @ turned[:-1] + turned[-1], expected, atol=0.1)
+    np.testing.assert_allclose(coordinates @ basis, rows, atol=1e-3)
+    for solve in (
+        lambda x: logistic.solve(x, labels, 3),
+        lambda x: discriminant.solve_discriminant(x, labels, 3, width=300),
+    ):
+        direct, turned = logistic.apply(rows, solve(rows)), logistic.apply(coordinates, solve(coordinates))
+        np.testing.assert_allclose(softmax(turned), softmax(direct), atol=0.01)
 
 
-def test_out_of_fold_logits_know_nothing_of_their_own_labels():
-    random = np.random.default_rng(1)
-    features = random.normal(size=(90, 400)).astype(np.float32)
-    labels = random.permutation(np.arange(90) % 3)
+def test_out_of_fold_logits_know_nothing_of_their_own_labels() -> None:
+    right: list[float] = []
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        features = random.normal(size=(90, 400)).astype(np.float32)
+        labels = random.permutation(np.arange(90) % 3)
+        partition = divide(labels, Split())
+        views = [[features], [features + 0.01]]  # a view of an image in training would give the image away
+        head = fit_head(views, labels, partition.fold, partition.folds, 3)
+        right.append((head.out_of_fold.argmax(axis=1) == labels).mean())
+        assert (head.logits([features]).argmax(axis=1) == labels).mean() > 0.9
+    assert np.mean(right) == pytest.approx(1 / 3, abs=0.08)  # the labels are noise
+
+
+def test_a_head_reads_features_of_several_networks_whatever_their_scale() -> None:
+    features, labels = blobs(60, 30)
     partition = divide(labels, Split())
-    head = fit_head([features], labels, partition.fold, partition.folds, 3, (400,))
-    assert (head.choice.logits.argmax(axis=1) == labels).mean() < 0.5
-    assert (head.logits(features).argmax(axis=1) == labels).mean() > 0.3
+    blocks = [features[:, :10], 1000 * features[:, 10:]]
+    head = fit_head([blocks], labels, partition.fold, partition.folds, 3)
+    assert head.out_of_fold.shape == (60, 3)
+    assert head.solved.all()
+    assert (head.logits(blocks).argmax(axis=1) == labels).mean() > 0.9
+    scaled = [blocks[0] * 7, blocks[1]]  # of unit length before the head reads them
+    np.testing.assert_allclose(head.logits(scaled), head.logits(blocks), rtol=1e-3, atol=1e-3)
 
 
-def test_a_head_applies_to_raw_features_and_views_of_one_image_share_its_fold():
-    features, labels = _blobs(60, 30)
+def test_the_head_is_the_mean_of_its_kinds_each_calibrated() -> None:
+    features, labels = blobs(60, 12)
     partition = divide(labels, Split())
-    head = fit_head([features, features + 0.01], labels, partition.fold, partition.folds, 3, (10, 20))
-    assert head.choice.logits.shape == (60, 3)
-    assert (head.logits(features).argmax(axis=1) == labels).mean() > 0.9
+    fold, folds = partition.fold, partition.folds
+    head = fit_head([[features]], labels, fold, folds, 3)
+    rows = normalised(features)
+    rows = rows - rows.mean(axis=0)
+    rows /= np.sqrt(np.square(rows).sum(axis=1).mean())
+    expected = np.zeros((60, 3))
+    for solve in (
+        lambda x, y: logistic.solve(x, y, 3),
+        lambda x, y: discriminant.solve_discriminant(x, y, 3, 12),
+    ):
+        out = np.zeros((60, 3), np.float32)
+        for number in range(folds):
+            train = fold != number
+            out[~train] = logistic.apply(rows[~train], solve(rows[train], labels[train]))
+        expected += logistic.apply(rows, solve(rows, labels)) / fit_temperature(out, labels) / 2
+    np.testing.assert_allclose(head.logits([features]), expected, atol=1e-2)
+
+
+def test_two_images_a_category_fit_no_discriminant() -> None:
+    features, labels = blobs(6, 40)
+    partition = divide(labels, Split())
+    head = fit_head([[features]], labels, partition.fold, partition.folds, 3)
+    assert np.isfinite(head.weight).all()
+    assert (head.logits([features]).argmax(axis=1) == labels).all()
+
+
+def test_mirroring_harms_where_the_mirrored_image_looks_like_another_category() -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    centres = np.eye(3, 8) * 4
+    plain = (centres[labels] + random.normal(size=(90, 8))).astype(np.float32)
+    mirrored = (centres[(labels + 1) % 3] + random.normal(size=(90, 8))).astype(np.float32)
+    same = (centres[labels] + random.normal(size=(90, 8))).astype(np.float32)
+    partition = divide(labels, Split())
+    assert mirroring_harms([[plain], [mirrored]], labels, partition.fold, partition.folds, 3)
+    assert not mirroring_harms([[plain], [same]], labels, partition.fold, partition.folds, 3)
+
+
+def test_of_very_many_rows_fewer_folds_are_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = blobs(60, 12)
+    partition = divide(labels, Split())
+    monkeypatch.setattr(heads, "CELLS", 2 * 60 * 12 * 3)
+    head = fit_head([[features]], labels, partition.fold, partition.folds, 3)
+    assert head.solved.tolist() == (partition.fold < 2).tolist()
 
 
 def test_a_split_is_stratified_disjoint_and_the_same_each_time():

@@ -1,0 +1,133 @@
+"""Linear heads on normalised features of frozen networks, and their combination into one.
+
+Each kind of head predicts every fold's images from the other folds; these predictions give the temperature that its
+logits are divided by. The head that ships is the mean of all kinds, which is a linear head again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.trainer.engine.classification import logistic
+from services.trainer.engine.classification.discriminant import solve_discriminant
+from services.trainer.engine.classification.measure import fit_temperature
+from services.trainer.engine.data import Floats, Indices
+
+CELLS = 3e11  # rows x features x categories x folds: beyond this fewer folds are solved
+DISCRIMINANT_IMAGES = 3  # of a category
+DISCRIMINANT_WIDTH = 4096  # features of a rotated row, beyond which a covariance takes too long
+MIRRORED_LOSS = 0.03  # nats
+
+Fit = Callable[[Floats, Indices], Floats]  # rows and labels into weights [features + 1, categories]
+
+
+@dataclass(frozen=True, slots=True)
+class LinearHead:
+    """A head on normalised features, and the out-of-fold predictions of its cross-validation."""
+
+    weight: Floats  # [categories, width]
+    bias: Floats  # [categories]
+    out_of_fold: Floats  # logits [images, categories]
+    solved: NDArray[np.bool_]  # [images]: which have logits; with very many images, not every fold is solved
+
+    def logits(self, blocks: Sequence[Floats]) -> Floats:
+        """[images, categories], from the features of each backbone, [images, width]."""
+        return np.concatenate([normalised(block) for block in blocks], axis=1) @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Training rows in coordinates of their own span: one for each view and image, the plain views first."""
+
+    coordinates: Floats
+    labels: Indices  # of the images
+    image: Indices  # which one each row shows
+    width: int  # before the rotation
+
+
+def normalised(features: Floats) -> Floats:
+    """Rows of unit length."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def fit_head(
+    views: Sequence[Sequence[Floats]], labels: Indices, fold: Indices, folds: int, categories: int
+) -> LinearHead:
+    """Fits on the features of each view and backbone, [images, width]; all views of an image are in its fold."""
+    rows, mean, scale, basis = _rows(views, labels)
+    weights, out_of_fold, solved = _combined(rows, fold, folds, categories)
+    weight = weights[:-1] if basis is None else basis.T @ weights[:-1]
+    weight = weight * scale[:, None]
+    bias = weights[-1] - mean @ weight
+    return LinearHead(np.ascontiguousarray(weight.T), bias, out_of_fold, solved)
+
+
+def mirroring_harms(
+    views: Sequence[Sequence[Floats]], labels: Indices, fold: Indices, folds: int, categories: int
+) -> bool:
+    """Whether mirrored images look like other categories, as letters, arrows or left and right hands do.
+
+    Compares the first two views, plain and mirrored, out of fold: the log loss of the mirrored one must be higher by
+    more than the noise, and by more than photos of things show.
+    """
+    rows, *_ = _rows(views[:2], labels)
+    plain, mirrored = rows.coordinates[: len(labels)], rows.coordinates[len(labels) :]
+    excess = np.zeros(len(labels))
+    for number in range(folds):
+        train, out = fold != number, fold == number
+        weights = logistic.solve(plain[train], labels[train], categories)
+        losses = [logistic.log_losses(logistic.apply(view[out], weights), labels[out]) for view in (mirrored, plain)]
+        excess[out] = losses[0] - losses[1]
+    return bool(excess.mean() > max(MIRRORED_LOSS, 2 * excess.std() / len(excess) ** 0.5))
+
+
+def _rows(views: Sequence[Sequence[Floats]], labels: Indices) -> tuple[Rows, Floats, Floats, Floats | None]:
+    """(rows, mean, scale, basis): the views one after another, centred, scaled and rotated."""
+    blocks = [np.concatenate([normalised(view[index]) for view in views]) for index in range(len(views[0]))]
+    mean, scale = _scaling(blocks)
+    coordinates, basis = logistic.rotated((np.concatenate(blocks, axis=1) - mean) * scale)
+    image = np.tile(np.arange(len(labels)), len(views))
+    return Rows(coordinates, labels, image, len(mean)), mean, scale, basis
+
+
+def _scaling(blocks: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """(mean, factor) per feature: rows get a mean squared length of 1, to which every backbone contributes equally.
+
+    Uses no label, so out-of-fold rows take part too.
+    """
+    means = [block.mean(axis=0) for block in blocks]
+    lengths = [np.square(block - mean).sum(axis=1).mean() for block, mean in zip(blocks, means, strict=True)]
+    factors = [1 / np.sqrt(max(float(length), 1e-12) * len(blocks)) for length in lengths]
+    widths = [block.shape[1] for block in blocks]
+    return np.concatenate(means), np.repeat(np.array(factors, np.float32), widths)
+
+
+def _combined(rows: Rows, fold: Indices, folds: int, categories: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """(weights, out-of-fold logits, which images have them): the mean of all kinds of heads, each calibrated."""
+    labels, plain = rows.labels, rows.coordinates[: len(rows.labels)]
+    solved_folds = max(1, min(folds, int(CELLS // max(1, rows.coordinates.size * categories))))
+    solved = fold < solved_folds
+    weights: list[Floats] = []
+    logits: list[Floats] = []
+    for fit in _kinds(rows, fold, categories):
+        predicted = np.zeros((len(labels), categories), np.float32)
+        for number in range(solved_folds):
+            train, out = fold[rows.image] != number, fold == number
+            fitted = fit(rows.coordinates[train], labels[rows.image[train]])
+            predicted[out] = logistic.apply(plain[out], fitted)
+        temperature = np.float32(fit_temperature(predicted[solved], labels[solved]))
+        logits.append(predicted / temperature)
+        weights.append(fit(rows.coordinates, labels[rows.image]) / temperature)
+    return np.mean(weights, axis=0), np.mean(logits, axis=0), solved
+
+
+def _kinds(rows: Rows, fold: Indices, categories: int) -> list[Fit]:
+    """A discriminant needs several images per category, in every training part."""
+    kinds: list[Fit] = [lambda x, y: logistic.solve(x, y, categories)]
+    fewest = np.bincount(rows.labels[fold != 0], minlength=categories)
+    fewest = fewest[fewest > 0].min()
+    if fewest >= DISCRIMINANT_IMAGES and rows.coordinates.shape[1] <= DISCRIMINANT_WIDTH:
+        kinds.append(lambda x, y: solve_discriminant(x, y, categories, rows.width))
+    return kinds
