@@ -27,7 +27,7 @@ def faults(root: Path, text: str) -> list[str]:
     [
         ("[a](gone.md)", "no such file"),
         ("[a](README.md#gone)", "no such heading"),
-        ("![picture](gone.png)", "no such file"),
+        ("![image](gone.png)", "no such file"),
         ("Run `make gone` first.", "make gone"),
         ("```\nmake demo gone\n```", "make gone"),
         ("```\nmake test && make gone\n```", "make gone"),

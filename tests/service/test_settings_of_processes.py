@@ -37,7 +37,7 @@ def test_a_process_prints_all_of_its_settings_and_no_secret(command: tuple[str, 
         **os.environ,
         **{f"SIGHTLINE_{name.upper()}": secret for name in secrets_of(kind)},
         "SIGHTLINE_NATS_URL": f"nats://me:{secret}@127.0.0.1:4222",
-        "SIGHTLINE_BUCKET": "pictures",
+        "SIGHTLINE_BUCKET": "images",
     }
     done = subprocess.run(
         [sys.executable, "-m", *command, "--settings"], env=environment, capture_output=True, text=True, check=True
@@ -45,7 +45,7 @@ def test_a_process_prints_all_of_its_settings_and_no_secret(command: tuple[str, 
     assert secret not in done.stdout
     printed = json.loads(done.stdout)
     assert set(printed) == set(kind.model_fields)
-    assert printed["bucket"] == "pictures"
+    assert printed["bucket"] == "images"
 
 
 def test_a_predictor_that_requires_a_missing_gpu_exits_at_once() -> None:

@@ -86,8 +86,8 @@ def _networks(task: TrainTask, categories: int) -> list[tuple[Network, Pretraine
         problem = f"{unknown[0]!r} is not a backbone; the backbones are {', '.join(BACKBONES)}"
         raise InvalidRequest(field="recipe.backbones", problem=problem)
     if not recipe.pretrained:
-        name = recipe.backbones[0]
-        return [_random(name, categories, task, f"{name} started from random weights, as its recipe asks.")]
+        asked = "started from random weights, as its recipe asks."
+        return [_random(name, categories, task, f"{name} {asked}") for name in recipe.backbones]
     spare = [name for name in within_reach(task) if name not in recipe.backbones]
     networks: list[tuple[Network, PretrainedWeights]] = []
     notes: list[str] = []

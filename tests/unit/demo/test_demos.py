@@ -68,8 +68,8 @@ def test_scenes_are_valid_coco_and_the_truth_is_what_the_file_says(made: tuple[S
     assert len({mark["id"] for mark in data["annotations"]}) == len(data["annotations"])
     for image in data["images"]:
         file = folder / image["file_name"]
-        with Image.open(file) as picture:
-            assert picture.size == (image["width"], image["height"]) == (SIDE, SIDE)
+        with Image.open(file) as sample_image:
+            assert sample_image.size == (image["width"], image["height"]) == (SIDE, SIDE)
         marks = [mark for mark in data["annotations"] if mark["image_id"] == image["id"]]
         assert 1 <= len(marks) <= scenes.MOST
         found = tuple(Found(names[mark["category_id"]], tuple(mark["bbox"])) for mark in marks)
@@ -85,8 +85,10 @@ def test_boxes_fit_tightly_around_the_ink(monkeypatch: pytest.MonkeyPatch, tmp_p
     truth = scenes.write(tmp_path, train=8, test=1, side=SIDE)[0].truth
     assert len(truth) == 8
     for file, (found,) in truth.items():
-        with Image.open(file) as picture:
-            changed = ImageChops.difference(picture.convert("RGB"), Image.new("RGB", picture.size, (128, 128, 128)))
+        with Image.open(file) as sample_image:
+            changed = ImageChops.difference(
+                sample_image.convert("RGB"), Image.new("RGB", sample_image.size, (128, 128, 128))
+            )
         rows, columns = np.nonzero(np.asarray(changed.convert("L")) > 24)
         inked = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         x, y, w, h = found.box

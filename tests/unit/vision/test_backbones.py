@@ -114,12 +114,12 @@ def test_keras_padding_is_on_the_right_and_below() -> None:
     plain = build("mobilenet_v2", 3, seed=0).eval()
     load_weights(plain, {k: v for k, v in network.state_dict().items() if k.startswith("features.")})
     first, other = network.features[0], plain.features[0]
-    picture = images(1)
+    sample_image = images(1)
     with torch.inference_mode():
-        shifted = torch.nn.functional.pad(picture, (0, 1, 0, 1))[:, :, 1:, 1:]
-        assert first(picture).shape == other(picture).shape
+        shifted = torch.nn.functional.pad(sample_image, (0, 1, 0, 1))[:, :, 1:, 1:]
+        assert first(sample_image).shape == other(sample_image).shape
         inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-        torch.testing.assert_close(first(picture)[inner], other(shifted)[inner])
+        torch.testing.assert_close(first(sample_image)[inner], other(shifted)[inner])
 
 
 @pytest.mark.parametrize(

@@ -61,18 +61,18 @@ def two_framings() -> Classifier:
     return Classifier(made, ClassifierNetwork(made.backbones, [trunk, trunk], nn.Linear(2 * 576, 3)))
 
 
-def pictures(count: int) -> list[NDArray[np.uint8]]:
+def sample_images(count: int) -> list[NDArray[np.uint8]]:
     random = np.random.default_rng(0)
     return [random.integers(0, 256, (70 + 3 * i, 90, 3), dtype=np.uint8) for i in range(count)]
 
 
 def test_a_loaded_bundle_predicts_the_same_as_the_written_model(tmp_path: Path) -> None:
     written = classifier("mobilenet_v3_small", "squeezenet1_1", temperature=1.7)
-    expected = predict(written, pictures(3))
+    expected = predict(written, sample_images(3))
     digest = bundle.write(tmp_path, written)
     loaded = bundle.load(tmp_path)
     assert isinstance(loaded, Classifier)
-    np.testing.assert_array_equal(predict(loaded, pictures(3)), expected)
+    np.testing.assert_array_equal(predict(loaded, sample_images(3)), expected)
     assert loaded.card == written.card
     assert digest == bundle.seal(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "digests.json", "weights.safetensors"]
@@ -83,13 +83,13 @@ def test_a_network_that_sees_an_image_in_two_framings_is_stored_once(tmp_path: P
     bundle.write(tmp_path, written)
     loaded = bundle.load(tmp_path)
     assert isinstance(loaded, Classifier)
-    np.testing.assert_array_equal(predict(loaded, pictures(3)), predict(written, pictures(3)))
+    np.testing.assert_array_equal(predict(loaded, sample_images(3)), predict(written, sample_images(3)))
     assert loaded.size_bytes < 1.01 * classifier("mobilenet_v3_small").size_bytes
     with torch.inference_mode():
-        cropped, whole = (apply(pictures(1)[0], backbone.rule)[None] for backbone in written.card.backbones)
+        cropped, whole = (apply(sample_images(1)[0], backbone.rule)[None] for backbone in written.card.backbones)
         features = [written.network.networks()[0].embed(batch) for batch in (cropped, whole)]
         expected = written.network.head(torch.cat([block / block.norm() for block in features], dim=1)).softmax(dim=1)
-    np.testing.assert_allclose(predict(written, pictures(1)), expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(predict(written, sample_images(1)), expected.numpy(), atol=1e-6)
 
 
 def test_a_card_from_before_features_were_normalised_is_read_as_it_was_meant() -> None:
@@ -107,7 +107,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_one_fine_tuned_network_becomes_a_classifier_with_its_own_head() -> None:
     network = build("mobilenet_v3_small", 3, seed=0).eval()
-    images = pictures(2)
+    images = sample_images(2)
     batch = torch.stack([apply(image, network.backbone.rule.resized(64)) for image in images])
     with torch.inference_mode():
         expected = network(batch).softmax(dim=1)
@@ -117,18 +117,18 @@ def test_one_fine_tuned_network_becomes_a_classifier_with_its_own_head() -> None
 
 def test_probabilities_sum_to_one_and_flatten_with_temperature() -> None:
     sharp, flat = classifier("squeezenet1_1"), classifier("squeezenet1_1", temperature=4.0)
-    probabilities = predict(sharp, pictures(4))
+    probabilities = predict(sharp, sample_images(4))
     assert probabilities.shape == (4, 3)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    assert predict(flat, pictures(4)).max() < probabilities.max()
+    assert predict(flat, sample_images(4)).max() < probabilities.max()
     assert predict(sharp, []).shape == (0, 3)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
 def test_an_image_s_probabilities_do_not_depend_on_its_batch(name: str) -> None:
     model = classifier(name)
-    images = pictures(BATCH_SIZE + 3)
+    images = sample_images(BATCH_SIZE + 3)
     together = predict(model, images)
     alone = np.concatenate([predict(model, [image]) for image in images])
     np.testing.assert_allclose(together, alone, atol=1e-5)
@@ -138,10 +138,10 @@ def test_an_image_s_probabilities_do_not_depend_on_its_batch(name: str) -> None:
 def test_a_file_and_its_pixels_give_the_same_probabilities() -> None:
     model = classifier("mobilenet_v3_small", "squeezenet1_1")
     out = BytesIO()
-    Image.fromarray(pictures(1)[0]).save(out, "PNG")
+    Image.fromarray(sample_images(1)[0]).save(out, "PNG")
     prepared = model.prepare(out.getvalue())
     assert len(prepared) == 2
-    np.testing.assert_array_equal(model.predict_prepared([prepared]), predict(model, pictures(1)))
+    np.testing.assert_array_equal(model.predict_prepared([prepared]), predict(model, sample_images(1)))
 
 
 def test_any_changed_or_missing_file_is_detected(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_loading_does_not_initialise_random_weights(tmp_path: Path, monkeypatch:
 
 def test_a_detector_s_bundle_predicts_the_same_as_the_detector(tmp_path: Path) -> None:
     written = detector("ssdlite320_mobilenet_v3_large")
-    images = [written.prepare_pixels(rgb, rgb.shape[1], rgb.shape[0]) for rgb in pictures(2)]
+    images = [written.prepare_pixels(rgb, rgb.shape[1], rgb.shape[0]) for rgb in sample_images(2)]
     digest = bundle.write(tmp_path / "a", written)
     assert digest == bundle.write(tmp_path / "b", detector("ssdlite320_mobilenet_v3_large"))
     loaded = bundle.load(tmp_path / "a")

@@ -36,10 +36,10 @@ def red_box(view: Tensor) -> list[float]:
 @pytest.mark.parametrize("box", [(40, 30, 90, 70), (0, 0, 50, 40), (150, 80, 200, 120), (0, 0, 200, 120)])
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 def test_boxes_follow_their_pixels(box: tuple[int, int, int, int], strength: float) -> None:
-    picture, seen = painted(200, 120, box), 0
+    sample_image, seen = painted(200, 120, box), 0
     for seed in range(40):
         how = variation(strength, mirror=True)
-        view, targets = augmented(picture, Canvas(128, 96, 128), RULE, how, generator(seed))
+        view, targets = augmented(sample_image, Canvas(128, 96, 128), RULE, how, generator(seed))
         assert view.shape == (3, 96, 128)
         if len(targets.boxes):
             seen += 1
@@ -49,11 +49,11 @@ def test_boxes_follow_their_pixels(box: tuple[int, int, int, int], strength: flo
 
 
 def test_only_the_generator_decides_the_view() -> None:
-    picture = painted(200, 120, (40, 30, 90, 70))
+    sample_image = painted(200, 120, (40, 30, 90, 70))
 
     def view(seed: int) -> tuple[Tensor, Tensor]:
         how = variation(0.7, mirror=True)
-        image, targets = augmented(picture, Canvas(128, 96, 128), RULE, how, generator(seed))
+        image, targets = augmented(sample_image, Canvas(128, 96, 128), RULE, how, generator(seed))
         return image, targets.boxes
 
     first = view(1)
@@ -65,11 +65,11 @@ def test_only_the_generator_decides_the_view() -> None:
 
 def test_a_plain_view_is_the_served_input() -> None:
     rgb = np.random.default_rng(0).integers(0, 255, (100, 140, 3), np.uint8)
-    picture = AnnotatedImage(rgb, torch.tensor([[14.0, 10.0, 140.0, 100.0]]), torch.tensor([0]))
-    view, targets = plain(picture, Canvas(128, 96, 128), RULE)
+    sample_image = AnnotatedImage(rgb, torch.tensor([[14.0, 10.0, 140.0, 100.0]]), torch.tensor([0]))
+    view, targets = plain(sample_image, Canvas(128, 96, 128), RULE)
     assert torch.equal(view, preprocess.apply(rgb, RULE))
     assert targets.boxes[0].tolist() == pytest.approx([12.8, 9.1, 128, 91], abs=0.01)
-    still, _ = augmented(picture, Canvas(128, 96, 128), RULE, variation(0, mirror=False), generator(3))
+    still, _ = augmented(sample_image, Canvas(128, 96, 128), RULE, variation(0, mirror=False), generator(3))
     assert torch.equal(still, view)
 
 
@@ -80,18 +80,18 @@ def test_a_plain_view_s_longer_side_is_the_canvas_s_despite_rounding(longer: int
 
 
 def test_a_plain_view_shrinks_to_fit_a_narrow_canvas() -> None:
-    picture = painted(100, 200, (0, 0, 100, 200))
-    view, targets = plain(picture, Canvas(128, 96, 128), RULE)
+    sample_image = painted(100, 200, (0, 0, 100, 200))
+    view, targets = plain(sample_image, Canvas(128, 96, 128), RULE)
     assert view.shape == (3, 96, 128)
     assert targets.boxes[0].tolist() == pytest.approx([0, 0, 48, 96], abs=0.01)
 
 
 def test_strength_widens_the_range_of_sizes() -> None:
-    picture = painted(128, 96, (54, 38, 74, 58))
+    sample_image = painted(128, 96, (54, 38, 74, 58))
 
     def widths(strength: float) -> list[float]:
         how = variation(strength, mirror=False)
-        views = (augmented(picture, Canvas(128, 96, 128), RULE, how, generator(seed)) for seed in range(60))
+        views = (augmented(sample_image, Canvas(128, 96, 128), RULE, how, generator(seed)) for seed in range(60))
         whole = [targets.boxes[0] for _, targets in views if len(targets.boxes)]
         return sorted(float(box[2] - box[0]) for box in whole)
 
@@ -101,11 +101,11 @@ def test_strength_widens_the_range_of_sizes() -> None:
 
 
 def test_views_are_mirrored_at_the_given_probability_and_never_when_forbidden() -> None:
-    picture = painted(128, 96, (0, 0, 30, 96))
+    sample_image = painted(128, 96, (0, 0, 30, 96))
 
     def at_left(*, mirror: bool) -> int:
         how = variation(0, mirror=mirror)
-        views = (augmented(picture, Canvas(128, 96, 128), RULE, how, generator(seed)) for seed in range(40))
+        views = (augmented(sample_image, Canvas(128, 96, 128), RULE, how, generator(seed)) for seed in range(40))
         return sum(bool(targets.boxes[0, 0] == 0) for _, targets in views)
 
     assert at_left(mirror=False) == 40
@@ -113,12 +113,12 @@ def test_views_are_mirrored_at_the_given_probability_and_never_when_forbidden() 
 
 
 def test_slivers_of_boxes_are_not_targets() -> None:
-    picture = AnnotatedImage(
+    sample_image = AnnotatedImage(
         np.zeros((96, 128, 3), np.uint8),
         torch.tensor([[10.0, 10.0, 11.0, 60.0], [-90.0, 10.0, 10.0, 60.0], [-10.0, 10.0, 90.0, 60.0]]),
         torch.tensor([0, 1, 2]),
     )
-    _, targets = plain(picture, Canvas(128, 96, 128), RULE)
+    _, targets = plain(sample_image, Canvas(128, 96, 128), RULE)
     assert targets.labels.tolist() == [2]
     assert targets.boxes.tolist() == [[0, 10, 90, 60]]
 
@@ -127,19 +127,21 @@ def test_slivers_of_boxes_are_not_targets() -> None:
 def test_images_of_extreme_shape_have_views(width: int, height: int) -> None:
     rgb: NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
     whole = torch.tensor([[0.0, 0.0, width, height]])
-    picture = shrunk(rgb, whole, torch.tensor([0]), width=width, height=height, side=128)
-    assert max(picture.rgb.shape) <= 160
+    sample_image = shrunk(rgb, whole, torch.tensor([0]), width=width, height=height, side=128)
+    assert max(sample_image.rgb.shape) <= 160
     for seed in range(5):
-        view, targets = augmented(picture, Canvas(128, 96, 128), RULE, variation(1, mirror=True), generator(seed))
+        view, targets = augmented(sample_image, Canvas(128, 96, 128), RULE, variation(1, mirror=True), generator(seed))
         assert view.shape == (3, 96, 128)
         assert view.isfinite().all()
         assert targets.boxes.shape[1] == 4
-    assert plain(picture, Canvas(128, 96, 128), RULE)[0].shape == (3, 96, 128)
+    assert plain(sample_image, Canvas(128, 96, 128), RULE)[0].shape == (3, 96, 128)
 
 
 def test_an_image_without_boxes_has_views_without_targets() -> None:
-    picture = AnnotatedImage(np.zeros((96, 128, 3), np.uint8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    _, targets = augmented(picture, Canvas(128, 96, 128), RULE, variation(1, mirror=True), generator(0))
+    sample_image = AnnotatedImage(
+        np.zeros((96, 128, 3), np.uint8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    )
+    _, targets = augmented(sample_image, Canvas(128, 96, 128), RULE, variation(1, mirror=True), generator(0))
     assert targets.boxes.shape == (0, 4)
     assert targets.labels.shape == (0,)
 
@@ -147,9 +149,9 @@ def test_an_image_without_boxes_has_views_without_targets() -> None:
 def test_a_shrunk_image_is_small_and_its_boxes_are_in_its_own_pixels() -> None:
     rgb = np.zeros((300, 400, 3), np.uint8)  # decoded from 800 x 600
     boxes = torch.tensor([[80.0, 60.0, 800.0, 600.0]])
-    picture = shrunk(rgb, boxes, torch.tensor([0]), width=800, height=600, side=128)
-    assert picture.rgb.shape == (120, 160, 3)
-    assert picture.boxes.tolist() == [[16, 12, 160, 120]]
+    sample_image = shrunk(rgb, boxes, torch.tensor([0]), width=800, height=600, side=128)
+    assert sample_image.rgb.shape == (120, 160, 3)
+    assert sample_image.boxes.tolist() == [[16, 12, 160, 120]]
     small = shrunk(rgb[:60, :80], boxes, torch.tensor([0]), width=800, height=600, side=128)
     assert small.rgb.shape == (60, 80, 3)
     assert small.rgb.base is None

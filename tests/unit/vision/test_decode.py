@@ -37,7 +37,7 @@ STORED = {
 }
 
 
-def picture(width: int = 96, height: int = 128) -> Image.Image:
+def sample_image(width: int = 96, height: int = 128) -> Image.Image:
     """Blocks of 16 pixels in colours that differ everywhere, so that every rotation is visible."""
     colours = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
     return Image.fromarray(colours).resize((width, height), Image.Resampling.NEAREST)
@@ -53,7 +53,7 @@ def turned(orientation: int, format_: str, **options: Any) -> bytes:
     transpose = STORED[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = picture() if transpose is None else picture().transpose(transpose)
+    image = sample_image() if transpose is None else sample_image().transpose(transpose)
     return encoded(image, format_, exif=exif, **options)
 
 
@@ -87,13 +87,13 @@ def test_the_eight_exif_orientations_give_the_same_pixels(format_: str, options:
         info = inspect(data)
         assert (info.orientation, info.width, info.height) == (orientation, 96, 128)
         assert (info.stored_width, info.stored_height) == ((128, 96) if orientation >= 5 else (96, 128))
-        np.testing.assert_array_equal(decode(data), pixels_of(picture()), err_msg=f"orientation {orientation}")
+        np.testing.assert_array_equal(decode(data), pixels_of(sample_image()), err_msg=f"orientation {orientation}")
 
 
 def test_the_eight_exif_orientations_of_a_jpeg_agree() -> None:
     for orientation in range(1, 9):
         pixels = decode(turned(orientation, "JPEG", quality=95, subsampling=0))
-        difference = np.abs(pixels.astype(int) - pixels_of(picture()).astype(int))
+        difference = np.abs(pixels.astype(int) - pixels_of(sample_image()).astype(int))
         assert difference.mean() < 4, f"orientation {orientation}"
 
 
@@ -101,19 +101,19 @@ def test_the_eight_exif_orientations_of_a_jpeg_agree() -> None:
 def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(picture(), "PNG", exif=exif)
+    data = encoded(sample_image(), "PNG", exif=exif)
     assert inspect(data).orientation == 1
-    np.testing.assert_array_equal(decode(data), pixels_of(picture()))
+    np.testing.assert_array_equal(decode(data), pixels_of(sample_image()))
 
 
 def test_each_of_the_eight_formats_is_recognised_and_decoded() -> None:
     assert len(FORMATS) == 8
     for format_ in FORMATS:
         options: dict[str, Any] = {
-            "MPO": {"save_all": True, "append_images": [picture()]},
+            "MPO": {"save_all": True, "append_images": [sample_image()]},
             "ICO": {"sizes": [(96, 128)]},
         }.get(format_, {})
-        data = encoded(picture(), format_, **options)
+        data = encoded(sample_image(), format_, **options)
         assert inspect(data).format == format_
         assert decode(data).shape == (128, 96, 3), format_
 
@@ -121,7 +121,7 @@ def test_each_of_the_eight_formats_is_recognised_and_decoded() -> None:
 @pytest.mark.parametrize("format_", ["PPM", "TGA", "SGI"])
 def test_another_format_is_refused_by_name(format_: str) -> None:
     with pytest.raises(InvalidImageFormat, match="JPEG, PNG, GIF") as caught:
-        inspect(encoded(picture(), format_), "a/b.img")
+        inspect(encoded(sample_image(), format_), "a/b.img")
     assert caught.value.metadata["file"] == "a/b.img"
     assert caught.value.reason == "InvalidImageFormat"
 
@@ -165,7 +165,7 @@ def test_inspection_decodes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("decoded")
 
     # An icon is decoded when it is opened (and is small); a WEBP's decoder sees the header only.
-    files = [encoded(picture(), format_) for format_ in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")]
+    files = [encoded(sample_image(), format_) for format_ in ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")]
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     for data in files:
         assert inspect(data).width == 96
@@ -173,7 +173,7 @@ def test_inspection_decodes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF"])
 def test_a_truncated_file_is_refused_with_its_cause(format_: str) -> None:
-    data = encoded(picture(480, 480), format_)
+    data = encoded(sample_image(480, 480), format_)
     with pytest.raises(InvalidImageFormat) as caught:
         decode(data[: len(data) // 2], name="half")
     assert caught.value.__cause__ is not None
@@ -182,7 +182,7 @@ def test_a_truncated_file_is_refused_with_its_cause(format_: str) -> None:
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])
 def test_every_truncation_is_reported_as_cut_off(format_: str) -> None:
-    data = encoded(picture(480, 480), format_)
+    data = encoded(sample_image(480, 480), format_)
     for twentieth in range(1, 20):
         with pytest.raises(InvalidImageFormat, match=r"^image: is cut off"):
             decode(data[: len(data) * twentieth // 20])
@@ -208,7 +208,7 @@ def test_a_damaged_tiff_is_refused_with_our_error_and_libtiff_prints_nothing(
 
 @pytest.mark.parametrize(("number", "name"), [(34712, "JPEG 2000"), (34887, "LERC"), (12345, "an unknown (12345)")])
 def test_an_undecodable_tiff_compression_is_named(number: int, name: str) -> None:
-    data = bytearray(encoded(picture(), "TIFF", compression="tiff_lzw"))
+    data = bytearray(encoded(sample_image(), "TIFF", compression="tiff_lzw"))
     tag = struct.pack("<HHII", 259, 3, 1, 5)  # compression: one short, 5 is LZW
     assert data.count(tag) == 1
     data = data.replace(tag, struct.pack("<HHII", 259, 3, 1, number))
@@ -243,7 +243,7 @@ def test_every_problem_reads_as_a_predicate_of_the_image() -> None:
     hostile = [
         *(b"", b"no image", png_claiming(40_000, 40_000), png_claiming(16_001, 60), png_claiming(9, 9)),
         *(encoded(Image.fromarray(np.zeros((64, 64), np.int32)), "TIFF"), damaged_tiff("tiff_lzw")),
-        *(encoded(picture(), "PNG", pnginfo=png_with_text), encoded(picture(), "JPEG")[:-400]),
+        *(encoded(sample_image(), "PNG", pnginfo=png_with_text), encoded(sample_image(), "JPEG")[:-400]),
         b"\0\0\1\0\1\0" + bytes(12) + struct.pack("<I", 22) + struct.pack("<Iii", 40, 5_000, 10_000),
     ]
     for data in hostile:
@@ -258,7 +258,7 @@ def test_every_problem_reads_as_a_predicate_of_the_image() -> None:
 def test_damaged_files_either_decode_or_raise_invalid_image_format() -> None:
     randomness = random.Random(0)
     for format_ in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "ICO", "TIFF"):
-        data = encoded(picture(), format_)
+        data = encoded(sample_image(), format_)
         for _ in range(40):
             damaged = bytearray(data)
             for _ in range(randomness.randint(1, 8)):
@@ -366,7 +366,7 @@ def test_an_image_of_15000_pixels_per_side_is_scaled_in_bounded_memory(tmp_path:
 
 
 def test_a_jpeg_may_be_decoded_smaller_but_not_below_at_least() -> None:
-    data = encoded(picture(1600, 960), "JPEG")
+    data = encoded(sample_image(1600, 960), "JPEG")
     assert decode(data, at_least=256).shape == (480, 800, 3) or decode(data, at_least=256).shape == (320, 534, 3)
     assert min(decode(data, at_least=256).shape[:2]) >= 256
     assert decode(data).shape == (960, 1600, 3)
@@ -375,17 +375,17 @@ def test_a_jpeg_may_be_decoded_smaller_but_not_below_at_least() -> None:
 
 @pytest.mark.parametrize("format_", ["JPEG", "PNG"])
 def test_a_plain_jpeg_or_png_is_packed_unchanged(format_: str) -> None:
-    data = encoded(picture(), format_)
+    data = encoded(sample_image(), format_)
     packed = encode_for_pack(data, inspect(data))
     assert packed.data is data
     assert (packed.extension, packed.width, packed.height) == ({"JPEG": "jpg", "PNG": "png"}[format_], 96, 128)
 
 
 def test_turned_animated_and_other_images_are_re_encoded_and_look_the_same() -> None:
-    animated = encoded(picture(), "PNG", save_all=True, append_images=[Image.new("RGB", (96, 128))])
+    animated = encoded(sample_image(), "PNG", save_all=True, append_images=[Image.new("RGB", (96, 128))])
     cases = [(turned(6, "JPEG", quality=95), "jpg"), (turned(5, "PNG"), "png"), (animated, "png")]
-    cases += [(encoded(picture(), format_), "png") for format_ in ("BMP", "GIF", "TIFF")]
-    cases += [(encoded(picture(), "WEBP"), "jpg")]
+    cases += [(encoded(sample_image(), format_), "png") for format_ in ("BMP", "GIF", "TIFF")]
+    cases += [(encoded(sample_image(), "WEBP"), "jpg")]
     for data, extension in cases:
         packed = encode_for_pack(data, inspect(data))
         again = inspect(packed.data)
@@ -405,6 +405,6 @@ def test_an_image_above_10240_pixels_is_scaled_for_the_pack() -> None:
 
 
 def test_a_broken_image_never_reaches_a_pack() -> None:
-    data = encoded(picture(), "JPEG")
+    data = encoded(sample_image(), "JPEG")
     with pytest.raises(InvalidImageFormat):
         encode_for_pack(data[: len(data) // 2], inspect(data))

@@ -45,13 +45,13 @@ class Scripted(DetectorNetwork):
         return ()
 
 
-def pictures() -> list[NDArray[np.uint8]]:
+def sample_images() -> list[NDArray[np.uint8]]:
     random = np.random.default_rng(0)
     return [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in SIZES]
 
 
 def prepared(model: Detector) -> list[Prepared]:
-    return [model.prepare_pixels(rgb, rgb.shape[1], rgb.shape[0]) for rgb in pictures()]
+    return [model.prepare_pixels(rgb, rgb.shape[1], rgb.shape[0]) for rgb in sample_images()]
 
 
 def scripted(boxes: list[list[float]], scores: list[list[float]], rule: Suppression) -> ImageDetections:
@@ -163,7 +163,7 @@ def test_boxes_outside_the_image_or_with_low_scores_are_dropped() -> None:
 
 def test_a_file_is_prepared_like_its_pixels_and_turned_upright() -> None:
     model = detector()
-    rgb = pictures()[0]
+    rgb = sample_images()[0]
     out, turned = BytesIO(), BytesIO()
     Image.fromarray(rgb).save(out, "PNG")
     exif = Image.Exif()

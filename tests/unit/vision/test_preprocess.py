@@ -88,9 +88,9 @@ def test_an_augmentation_of_zeros_is_the_image_itself() -> None:
 def jittered(**strength: float) -> torch.Tensor:
     still = Augmentation(min_area=1, max_aspect=1, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
     rule = InputRule(size=64, resize=64, mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)
-    picture = np.full((64, 64, 3), (100, 60, 140), np.uint8)
-    picture[:, 32:] = (60, 100, 20)
-    return preprocess.augment(picture, rule, dataclasses.replace(still, **strength), generator(3))
+    sample_image = np.full((64, 64, 3), (100, 60, 140), np.uint8)
+    sample_image[:, 32:] = (60, 100, 20)
+    return preprocess.augment(sample_image, rule, dataclasses.replace(still, **strength), generator(3))
 
 
 def test_each_kind_of_jitter_changes_only_what_it_is_named_after() -> None:

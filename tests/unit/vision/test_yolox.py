@@ -36,14 +36,14 @@ def pixels(count: int = 2, height: int = 64, width: int = 96) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0)) * 255
 
 
-def pictures(test_data: Path, name: str, count: int) -> list[tuple[Tensor, Tensor]]:
+def sample_images(test_data: Path, name: str, count: int) -> list[tuple[Tensor, Tensor]]:
     """Inputs of 416 pixels, each with its image's first box."""
     listing = json.loads((test_data / name / "train.json").read_text())
     found: list[tuple[Tensor, Tensor]] = []
     for image in listing["images"][:count]:
-        picture = Image.open(test_data / name / "images" / Path(image["file_name"]).name).convert("RGB")
-        scale = 416 / max(picture.size)
-        small = np.asarray(picture.resize((round(picture.width * scale), round(picture.height * scale))))
+        sample_image = Image.open(test_data / name / "images" / Path(image["file_name"]).name).convert("RGB")
+        scale = 416 / max(sample_image.size)
+        small = np.asarray(sample_image.resize((round(sample_image.width * scale), round(sample_image.height * scale))))
         canvas = np.full((416, 416, 3), 114, np.uint8)
         canvas[: small.shape[0], : small.shape[1]] = small
         left, top, width, height = next(a["bbox"] for a in listing["annotations"] if a["image_id"] == image["id"])
@@ -171,7 +171,7 @@ def test_the_published_weights_find_scissors(test_data: Path, weights_dir: Path)
     """Scissors are COCO's category 76; at least one of the images shows a pair clearly."""
     net = pretrained(weights_dir)
     overlaps: list[float] = []
-    for image, box in pictures(test_data, "fork_scissors", 4):
+    for image, box in sample_images(test_data, "fork_scissors", 4):
         with torch.inference_mode():
             found = net.candidates(image[None])
         best = int(found.scores[0].max(dim=1).values.argmax())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 
 from services.kit.errors import Diverged
 from services.trainer.engine import pretrained as pretrained_networks
@@ -28,7 +29,7 @@ from services.trainer.messages import (
 )
 from services.trainer.performance import Coverage, Source, UnknownCategory
 from services.trainer.predictions import Predictions, read_predictions
-from services.trainer.recipe import Depth, Split
+from services.trainer.recipe import Depth, Framing, Split
 from services.vision import bundle
 from services.vision.backbones import build
 from services.vision.card import WeightsSource
@@ -70,6 +71,22 @@ def _trained(task: TrainTask) -> tuple[Result, list[Message]]:
     return result, said
 
 
+def _evaluated(snapshot: Path, trained: Result) -> EvaluationResult:
+    """On the images that it was trained on, most of which it should recognise."""
+    task = EvaluateTask(
+        evaluation="models/m/evaluations/e",
+        dataset="datasets/d",
+        bundle_directory=trained.bundle_directory,
+        directory=str(snapshot),
+        output_directory=str(snapshot.parent / "evaluated"),
+    )
+    measured, _ = _run(task)
+    assert isinstance(measured, EvaluationResult), measured
+    assert measured.performance.accuracy_top1 is not None
+    assert measured.performance.accuracy_top1 > 0.6
+    return measured
+
+
 def _classified(result: Result | EvaluationResult) -> Predictions:
     predictions = read_predictions(Path(result.predictions_path).read_bytes())
     assert isinstance(predictions, Predictions)
@@ -89,7 +106,7 @@ def test_rung_0_ends_with_a_bundle_that_predicts_what_it_says(snapshot):
     result, said = _trained(task_for(snapshot, linear_recipe()))
     fractions = [message.fraction for message in said if isinstance(message, Progress)]
     assert fractions == sorted(fractions)
-    assert result.selection_score > 0.5
+    assert result.selection_score > 0.4  # a third would be chance
     assert result.performance.source is Source.CROSS_VALIDATION
     assert result.weights_source == WeightsSource.RANDOM
     assert any("random weights" in warning for warning in result.warnings)
@@ -106,6 +123,45 @@ def test_rung_0_joins_several_backbones_and_views(snapshot):
     result, _ = _trained(task_for(snapshot, recipe))
     assert len(bundle.load_card(Path(result.bundle_directory)).backbones) == 2
     assert result.resolution == 64
+
+
+def test_rung_0_reads_both_framings_of_a_network_that_is_stored_once(snapshot, pretrained):
+    recipe = linear_recipe(pretrained=True, framings=(Framing.STRETCH, Framing.CROP), views=2, resolution=64)
+    result, _ = _trained(task_for(snapshot, recipe))
+    whole, middle = bundle.load_card(Path(result.bundle_directory)).backbones
+    assert (whole.rule.fit, whole.shares, middle.rule.fit, middle.shares) == ("stretch", None, "crop", 0)
+    assert not any(name.startswith("trunks.1.") for name in _weights(result))
+    _evaluated(snapshot, result)
+
+
+def test_a_fine_tuned_network_ships_blended_with_the_heads_on_frozen_ones(snapshot, pretrained):
+    recipe = tuning_recipe(pretrained=True, linear_head=True, framings=(Framing.STRETCH, Framing.CROP))
+    result, _ = _trained(task_for(snapshot, recipe))
+    card = bundle.load_card(Path(result.bundle_directory))
+    assert [(backbone.rule.fit, backbone.shares) for backbone in card.backbones] == [
+        ("stretch", None),
+        ("stretch", None),
+        ("crop", 1),
+    ]
+    assert all(backbone.normalised for backbone in card.backbones)
+    weights = _weights(result)
+    tuned, frozen = (weights[f"trunks.{trunk}.features.0.0.weight"] for trunk in (0, 1))
+    assert not torch.equal(tuned, frozen)
+    _evaluated(snapshot, result)
+
+
+def test_a_network_without_weights_is_replaced_by_one_that_has_them(snapshot, tmp_path):
+    torch.manual_seed(0)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    state = torchvision.models.squeezenet1_1(weights=None).state_dict()
+    safetensors.torch.save_file(state, folder / "squeezenet1_1.safetensors")
+    recipe = linear_recipe(pretrained=True, backbones=("mobilenet_v3_small", "resnet18"))
+    task = msgspec.structs.replace(task_for(snapshot, recipe), weights_directory=str(folder))
+    result, _ = _trained(task)
+    (backbone,) = bundle.load_card(Path(result.bundle_directory)).backbones
+    assert (backbone.name, backbone.weights_source) == ("squeezenet1_1", WeightsSource.FOLDER)
+    assert any("squeezenet1_1 took its place" in warning for warning in result.warnings)
 
 
 def test_features_are_computed_once_for_a_snapshot(snapshot, monkeypatch):
