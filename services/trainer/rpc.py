@@ -10,7 +10,7 @@ from services.kit import caller_fields, names
 from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
-from services.trainer import evaluation_wire, wire
+from services.trainer import evaluation_wire, trial_wire, wire
 from services.trainer.app import Evaluations, Models
 from services.trainer.domain import Draft, Model
 from services.trainer.store import Store
@@ -77,7 +77,7 @@ class ModelServicer(ModelServiceServicer):
     async def ListTrials(self, request: pb.ListTrialsRequest, context: Context) -> pb.ListTrialsResponse:
         parent = _model_name(request.parent, "parent")
         found, token = await self._models.trials(parent, request.page_size, request.page_token)
-        return pb.ListTrialsResponse(trials=[wire.trial_message(trial) for trial in found], next_page_token=token)
+        return pb.ListTrialsResponse(trials=[trial_wire.trial_message(trial) for trial in found], next_page_token=token)
 
     async def EstimateTraining(
         self, request: pb.EstimateTrainingRequest, context: Context

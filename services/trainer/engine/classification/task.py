@@ -14,10 +14,9 @@ from services.trainer.engine.classification import result
 from services.trainer.engine.classification.batches import Batches, augmentation
 from services.trainer.engine.classification.companion import Companion, blended, fit_companion, fit_on_other_folds
 from services.trainer.engine.classification.features import Extractor
-from services.trainer.engine.classification.linear_head import rows_of
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
-from services.trainer.engine.data import Floats, Images, Indices, open_images, require_trainable
+from services.trainer.engine.data import Images, Indices, open_images, require_trainable
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Candidate, Position
 from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Outputs, Truths, freeze_norms
@@ -139,22 +138,15 @@ def start(task: TrainTask, session: Session) -> Start:
     if task.checkpoint_path:
         images.unreadable.update(checkpoints.unreadable(Path(task.checkpoint_path)))
     backbones = load_backbones(task, images)
-    backbone = backbones[0]
-    backbone = replace(backbone, network=copy.deepcopy(backbone.network).to(task.device))
-    network, partition = backbone.network, divide(images.labels, task.split)
-    how = augmentation(task.recipe.augmentation, mirror=task.recipe.mirror)
+    backbone = replace(backbones[0], network=copy.deepcopy(backbones[0].network).to(task.device))
+    network, how = backbone.network, augmentation(task.recipe.augmentation, mirror=task.recipe.mirror)
     batches = Batches(images, backbone.rule, how, task.seed, task.threads, kept_bytes(task))
     companion = candidate = None
     if task.recipe.linear_head and backbone.weights.pretrained:
-        for frozen in backbones:
-            frozen.network.to(task.device).eval()
-        views = Extractor(task, session, images, backbones, task.recipe.views).run(0.0, PREPARED)
-        partition = readable(partition, images.sound())
-        companion = fit_companion(backbones, views, images.labels, partition, len(images.categories))
-        candidate = _linear_candidate(network, [blocks[:1] for blocks in views], images, partition)
+        companion, candidate = _linear_start(task, session, images, backbones, network)
     if not task.checkpoint_path:
-        decoded = partition.other_folds if companion else np.arange(len(images.samples))
-        batches.look_at(decoded, partition.other_folds)  # no step waits for decoding
+        training = divide(images.labels, task.split).other_folds
+        batches.look_at(training if companion else np.arange(len(images.samples)), training)  # no step waits to decode
     images.require_readable()
     partition = readable(divide(images.labels, task.split), images.sound())
     report_seconds = REPORT_SECONDS + CELL_SECONDS * len(partition.first_fold) * len(images.categories)
@@ -170,15 +162,21 @@ def start(task: TrainTask, session: Session) -> Start:
     return Start(vision_task, network, position, candidate)
 
 
-def _linear_candidate(
-    network: Network, views: Sequence[Sequence[Floats]], images: Images, partition: Partition
-) -> Candidate:
-    """Puts a head that was fitted without the first fold into the network."""
-    head = fit_on_other_folds(views, images.labels, partition, len(images.categories))
+def _linear_start(
+    task: TrainTask, session: Session, images: Images, backbones: list[LoadedBackbone], network: Network
+) -> tuple[Companion, Candidate]:
+    """The companion, and a first candidate: the network with a head that was fitted without the first fold."""
+    for backbone in backbones:
+        backbone.network.to(task.device).eval()
+    views = Extractor(task, session, images, backbones, task.recipe.views).run(0.0, PREPARED)
+    partition = readable(divide(images.labels, task.split), images.sound())
+    categories = len(images.categories)
+    head = fit_on_other_folds([blocks[:1] for blocks in views], images.labels, partition, categories)
     network.normalised = True
     with torch.no_grad():
         network.head.weight.copy_(torch.from_numpy(head.weight))
         network.head.bias.copy_(torch.from_numpy(head.bias))
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    first, held_out = (head.logits(rows_of(views[0], rows)) for rows in (partition.first_fold, partition.held_out))
-    return Candidate(weights, {"logits": first}, {"logits": held_out})
+    first, held_out = (head.logits([views[0][0][rows]]) for rows in (partition.first_fold, partition.held_out))
+    companion = fit_companion(backbones, views, images.labels, partition, categories)
+    return companion, Candidate(weights, {"logits": first}, {"logits": held_out})
