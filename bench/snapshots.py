@@ -1,10 +1,12 @@
 """Packs a COCO file and its images into a snapshot of one shard, without services."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from services.kit.errors import InvalidImage
 from services.vision.decode import inspect
 from services.vision.repack import encode_for_pack
 from services.vision.snapshot import (
@@ -42,8 +44,17 @@ class _Coco(msgspec.Struct):
     categories: list[_Category]
 
 
-def pack(coco: Path, out: Path, kind: AnnotationKind, limit: int | None = None) -> Path:
-    """Writes a snapshot of the first `limit` images into the new folder `out`; returns the folder."""
+def pack(
+    coco: Path,
+    out: Path,
+    kind: AnnotationKind,
+    limit: int | None = None,
+    keep: Callable[[dict[int, list[int]]], set[int]] | None = None,
+) -> Path:
+    """Writes a snapshot of the first `limit` images into the new folder `out`; returns the folder.
+
+    `keep` chooses among the ids, given the categories of each. Images that registration refuses are left out.
+    """
     data = msgspec.json.decode(coco.read_bytes(), type=_Coco)
     index_of = {category.id: index for index, category in enumerate(data.categories)}
     labels, boxes = defaultdict[int, list[int]](list), defaultdict[int, list[Box]](list)
@@ -52,10 +63,16 @@ def pack(coco: Path, out: Path, kind: AnnotationKind, limit: int | None = None) 
             labels[one.image_id] = [index_of[one.category_id]]
         elif one.bbox:
             boxes[one.image_id].append(Box(*one.bbox, index_of[one.category_id]))
+    kept = keep(dict(labels)) if keep else {image.id for image in data.images}
     items: list[tuple[Entry, bytes, str]] = []
     for image in sorted(data.images, key=lambda image: image.id)[:limit]:
+        if image.id not in kept:
+            continue
         raw = (coco.parent / image.file_name).read_bytes()
-        packed = encode_for_pack(raw, inspect(raw))
+        try:
+            packed = encode_for_pack(raw, inspect(raw))
+        except InvalidImage:
+            continue
         entry = Entry(
             image_id=image.id,
             file_name=image.file_name,
