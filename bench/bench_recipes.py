@@ -26,6 +26,7 @@ from services.trainer.engine.warm_up import warm_up
 from services.trainer.messages import EvaluateTask, EvaluationResult, Result, TrainTask
 from services.trainer.planner import classifier_recipes
 from services.trainer.planner.comparison import paired_gain
+from services.trainer.planner.selection import classifier_margin
 from services.trainer.predictions import read_predictions
 from services.trainer.recipe import Recipe, Split
 from services.vision import preprocess
@@ -105,7 +106,7 @@ def climb(train: Path, test: Path, weights: Path, root: Path, seed: int, max_run
     """Runs the ladder's recipes; the last row repeats the one that would be served."""
     bare = bare_forward_seconds(train, weights)
     count = len(open_images(train, "bench").samples)
-    results: list[tuple[Result, Row]] = []
+    results: list[tuple[Recipe, Result, Row]] = []
     for number, recipe in enumerate(ladder(weights, count)):
         if recipe.rung > max_rung:
             continue
@@ -126,13 +127,14 @@ def climb(train: Path, test: Path, weights: Path, root: Path, seed: int, max_run
             lambda _: None,
         )
         assert isinstance(result, Result), result
-        results.append((result, measured(recipe, result, test, out)))
-        yield results[-1][1]
-    print(f"the first trial took {results[0][1].seconds / bare:.2f} bare forward passes of its network")
-    best, served = results[0]
-    for later, row in results[1:]:
+        results.append((recipe, result, measured(recipe, result, test, out)))
+        yield results[-1][2]
+    print(f"the first trial took {results[0][2].seconds / bare:.2f} bare forward passes of its network")
+    _, best, served = results[0]
+    for recipe, later, row in results[1:]:
         old, new = (read_predictions(Path(one.predictions_path).read_bytes()) for one in (best, later))
-        if paired_gain(old, new)[0] > 0:
+        gain, error, _ = paired_gain(old, new)
+        if gain > classifier_margin(recipe) * error:
             best, served = later, row
     yield served._replace(recipe=SERVED)
 

@@ -6,13 +6,14 @@ from services.kit.blobs import Blobs
 from services.trainer.domain import Trial, TrialResult
 from services.trainer.planner.comparison import paired_gain
 from services.trainer.predictions import read_predictions
+from services.trainer.recipe import Recipe
 from services.trainer.work import WorkState
 from services.vision.card import ModelKind
 
 MAX_REMEMBERED = 10_000
-# Standard errors by which a more expensive trial must win. A classifier's later trial reads all features that the
-# earlier ones do, and more, so it is expected to be better and need only show it.
-MARGIN, CLASSIFIER_MARGIN = 1.0, 0.0
+# Standard errors by which a more expensive trial must win. A classifier's head on more features is expected to be
+# better and need only show it; a fine-tuning trains on fewer images, and is compared on those that chose its blend.
+MARGIN, HEAD_MARGIN = 1.0, 0.0
 # A detector that repeats the best settings for longer, or that follows a head alone, is expected to be better: it loses
 # only if it is worse by more than the noise.
 EXPECTED_MARGIN = -1.0
@@ -29,9 +30,9 @@ class Selection:
     async def best(self, trials: list[Trial]) -> Trial | None:
         """The first trial with a bundle that no later one beats by more than the noise.
 
-        A classifier's later trial wins by the lower log loss on paired images, a detector's by the one-standard-error
-        rule of Breiman et al. (1984). A refit has no images to compare it on: it wins if the trial that it repeats has
-        won, unless it was cut short. An added trial can only move the choice to itself.
+        Classifiers are compared by log loss, detectors by mAP, on paired images, with the one-standard-error rule of
+        Breiman et al. (1984). A refit has no images to compare it on: it wins if the trial that it repeats has won,
+        unless it was cut short. An added trial can only move the choice to itself.
         """
         best: tuple[Trial, TrialResult] | None = None
         for trial in trials:
@@ -53,10 +54,15 @@ class Selection:
         return self._decisions[new, old]
 
 
+def classifier_margin(later: Recipe) -> float:
+    """Standard errors by which a classifier must be better than those before it."""
+    return MARGIN if later.rung else HEAD_MARGIN
+
+
 def _margin(later: Trial, best: Trial) -> float:
     """Standard errors by which the later trial must be better."""
     if later.recipe.kind is ModelKind.GENERIC_CLASSIFIER:
-        return CLASSIFIER_MARGIN
+        return classifier_margin(later.recipe)
     expected = later.parent_trial == best.name or (later.recipe.rung > best.recipe.rung)
     return EXPECTED_MARGIN if expected else MARGIN
 

@@ -65,11 +65,13 @@ async def test_of_equal_classifiers_the_cheaper_one_is_served() -> None:
     assert await Selection(blobs).best(trials) == trials[0]
 
 
-async def test_a_fine_tuning_is_compared_like_any_other_classifier() -> None:
+async def test_a_fine_tuning_must_gain_more_than_the_noise() -> None:
     blobs = MemoryBlobs()
-    linear, tuned = [await succeeded(blobs, 0, 80), await succeeded(blobs, 1, 81)]
-    tuned = replace(tuned, recipe=replace(tuned.recipe, rung=1))
-    assert await Selection(blobs).best([linear, tuned]) == tuned
+    linear, equal, better = [await succeeded(blobs, number, right) for number, right in enumerate((80, 81, 84))]
+    tuned = [replace(trial, recipe=replace(trial.recipe, rung=1)) for trial in (equal, better)]
+    assert await Selection(blobs).best([linear, equal]) == equal
+    assert await Selection(blobs).best([linear, tuned[0]]) == linear
+    assert await Selection(blobs).best([linear, *tuned]) == tuned[1]
 
 
 async def test_only_images_that_both_predicted_count() -> None:
