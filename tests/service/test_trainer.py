@@ -481,7 +481,8 @@ async def test_trials_are_listed_with_recipe_score_and_cost(trainer: World) -> N
 
 
 async def test_a_trial_says_how_its_images_are_augmented(trainer: World) -> None:
-    await trainer.trained()
+    trainer.datasets.put(dataset(image_count=1_000))
+    await trainer.trained(budget=7_200)
     trials = (await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
     augmentations = {trial.rung: trial.recipe.augmentation for trial in trials if trial.recipe.augmentation != "none"}
     assert augmentations == {0: "2 views", 1: "0.7, mirrored"}
@@ -562,7 +563,7 @@ async def test_a_model_in_training_must_be_cancelled_before_it_is_deleted(traine
 
 async def test_cancelling_keeps_the_best_bundle_and_is_idempotent(trainer: World) -> None:
     await trainer.models.CreateModel(request())
-    for _ in range(3):
+    for _ in range(2):
         await trainer.step()
     answer = await trainer.models.CancelModel(pb.CancelModelRequest(name=M))
     assert answer.state == model_pb2.Model.CANCELLING

@@ -6,7 +6,8 @@ from services.vision.catalogue import FIRST_BACKBONE, RANDOM_START
 
 SEVERAL = 2  # networks whose features are put together
 BOTH = (Framing.STRETCH, Framing.CROP)  # which of them is better differs from set to set
-BOTH_UP_TO, MIRRORED_UP_TO = 20_000, 5_000  # images; more add as much, and fill the memory
+BOTH_UP_TO, MIRRORED_UP_TO = 20_000, 5_000  # images; of more, the features would fill the memory
+TUNED_FROM = 1_000  # images; with fewer, it loses more by training on four fifths of them than it gains
 
 
 def first(wanted: Hyperparameters) -> Recipe:
@@ -20,8 +21,8 @@ def pretrained(
 ) -> list[Recipe]:
     """What follows if pretrained weights are available: `backbones`, in order of preference.
 
-    Two networks that see images in both framings, and mirrored; then the first of them fine-tuned from its linear head,
-    its predictions blended with theirs.
+    Two networks that see images in both framings, and mirrored; then, with enough images, the first of them fine-tuned
+    from its linear head, its predictions blended with theirs.
     """
     several = backbones[:SEVERAL]
     framings = BOTH if image_count <= BOTH_UP_TO else BOTH[:1]
@@ -42,7 +43,7 @@ def pretrained(
         mirror=mirror,
         resolution=wanted.resolution or 0,
     )
-    return [head, tuned]
+    return [head, tuned] if image_count >= TUNED_FROM else [head]
 
 
 def scratch(wanted: Hyperparameters) -> list[Recipe]:

@@ -19,7 +19,7 @@ from services.trainer.domain import (
     training_cost,
 )
 from services.trainer.performance import Source
-from services.trainer.planner import costs
+from services.trainer.planner import classifier_recipes, costs
 from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
 from services.trainer.work import Work
@@ -30,6 +30,7 @@ from tests.unit.trainer.support import START, TTL, model, performance, result, s
 DIVERGED = Failure(9, "diverged", "It diverged.")
 CLASSIFIER = ModelKind.GENERIC_CLASSIFIER
 NAMES = sorted(BACKBONES)
+TWO = (NAMES[0], NAMES[1])
 
 outcomes = st.lists(
     st.tuples(st.sampled_from(["succeed", "stop", "fail", "cancel"]), st.floats(0, 1), st.integers(0, 100)),
@@ -94,6 +95,7 @@ def served(model: Model, trials: list[Trial]) -> Model:
 @settings(max_examples=150, deadline=None)
 @example(
     budget=12.0,
+    images=100,
     tests=1,
     asked=Hyperparameters(),
     results=[("succeed", 0.0, 0)] * 3 + [("succeed", 1.0, 0)] + [("succeed", 0.0, 0)] * 36,
@@ -101,16 +103,23 @@ def served(model: Model, trials: list[Trial]) -> Model:
 )
 @given(
     budget=st.floats(2, 5000),
+    images=st.sampled_from([100, 1_000, 30_000]),
     tests=st.sampled_from([0, 1, 50, 400]),
     asked=wanted,
     results=outcomes,
     known=st.lists(st.sampled_from([*NAMES, "unheard_of"]), max_size=5, unique=True).map(tuple),
 )
 def test_every_training_ends_within_its_budget(
-    budget: float, tests: int, asked: Hyperparameters, results: list[tuple[str, float, int]], known: tuple[str, ...]
+    budget: float,
+    images: int,
+    tests: int,
+    asked: Hyperparameters,
+    results: list[tuple[str, float, int]],
+    known: tuple[str, ...],
 ) -> None:
     test = snapshot("datasets/test", tests) if tests else None
     present = training(budget=timedelta(seconds=budget), test=test, hyperparameters=asked)
+    present = replace(present, training=snapshot(count=images))
     trials: list[Trial] = []
     for how, share, right in results:
         present = served(present, trials)
@@ -244,3 +253,17 @@ def test_no_more_trials_are_planned_than_names_can_keep_in_order(monkeypatch: py
     assert isinstance(plan(present, [first], None), StartTrial)
     monkeypatch.setattr("services.trainer.planner.budget.MAX_TRIALS", 1)
     assert not isinstance(plan(present, [first], None), StartTrial)
+
+
+def test_a_fine_tuning_needs_many_images_and_follows_what_the_head_says_of_mirrored_ones() -> None:
+    few, many = (classifier_recipes.pretrained(TWO, Hyperparameters(), count) for count in (999, 1_000))
+    assert [recipe.rung for recipe in few] == [0]
+    assert [(recipe.rung, recipe.mirror) for recipe in many] == [(0, True), (1, True)]
+    unmirrored = classifier_recipes.pretrained(TWO, Hyperparameters(), 1_000, mirror=False)
+    assert not unmirrored[1].mirror
+
+
+def test_very_many_images_are_seen_in_one_framing_and_not_mirrored() -> None:
+    for count, framings, views in ((5_000, 2, 2), (20_000, 2, 1), (20_001, 1, 1)):
+        head, _ = classifier_recipes.pretrained(TWO, Hyperparameters(), count)
+        assert (len(head.framings), head.views) == (framings, views)
