@@ -63,16 +63,12 @@ def pack(
             labels[one.image_id] = [index_of[one.category_id]]
         elif one.bbox:
             boxes[one.image_id].append(Box(*one.bbox, index_of[one.category_id]))
-    kept = keep(dict(labels)) if keep else {image.id for image in data.images}
+    images = [image for image in data.images if _accepted(coco.parent / image.file_name)]
+    kept = keep({image.id: labels[image.id] for image in images}) if keep else {image.id for image in images}
     items: list[tuple[Entry, bytes, str]] = []
-    for image in sorted(data.images, key=lambda image: image.id)[:limit]:
-        if image.id not in kept:
-            continue
+    for image in sorted((image for image in images if image.id in kept), key=lambda image: image.id)[:limit]:
         raw = (coco.parent / image.file_name).read_bytes()
-        try:
-            packed = encode_for_pack(raw, inspect(raw))
-        except InvalidImage:
-            continue
+        packed = encode_for_pack(raw, inspect(raw))
         entry = Entry(
             image_id=image.id,
             file_name=image.file_name,
@@ -83,6 +79,14 @@ def pack(
         )
         items.append((entry, packed.data, packed.extension))
     return _write(out, kind, [(category.id, category.name) for category in data.categories], items)
+
+
+def _accepted(file: Path) -> bool:
+    try:
+        inspect(file.read_bytes())
+    except InvalidImage:
+        return False
+    return True
 
 
 def _write(

@@ -11,11 +11,9 @@ from services.trainer.work import WorkState
 from services.vision.card import ModelKind
 
 MAX_REMEMBERED = 10_000
-# Standard errors by which a more expensive trial must win. A classifier's head on more features is expected to be
-# better and need only show it; a fine-tuning trains on fewer images, and is compared on those that chose its blend.
-MARGIN, HEAD_MARGIN = 1.0, 0.0
-# A detector that repeats the best settings for longer, or that follows a head alone, is expected to be better: it loses
-# only if it is worse by more than the noise.
+MARGIN = 1.0  # standard errors by which a more expensive trial must win
+# A detector that repeats the best settings for longer, or that follows a head alone, is expected to be better, as is a
+# classifier's head on more features: it loses only if it is worse by more than the noise.
 EXPECTED_MARGIN = -1.0
 WHOLE = 0.8  # of the repeated trial's epochs: a refit cut shorter differs too much from what was measured
 
@@ -56,7 +54,7 @@ class Selection:
 
 def classifier_margin(later: Recipe) -> float:
     """Standard errors by which a classifier must be better than those before it."""
-    return MARGIN if later.rung else HEAD_MARGIN
+    return MARGIN if later.rung else EXPECTED_MARGIN
 
 
 def _margin(later: Trial, best: Trial) -> float:
