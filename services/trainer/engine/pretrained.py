@@ -90,20 +90,20 @@ def _networks(task: TrainTask, categories: int) -> list[tuple[Network, Pretraine
         return [_random(name, categories, task, f"{name} {asked}") for name in recipe.backbones]
     spare = [name for name in within_reach(task) if name not in recipe.backbones]
     networks: list[tuple[Network, PretrainedWeights]] = []
-    notes: list[str] = []
+    missing = ""  # why the first network without weights and without a replacement has none
     for name in recipe.backbones:
         network, weights = _pretrained(name, categories, task, found)
         if not weights.pretrained:
-            notes.append(weights.note)
+            why = weights.note
             if not spare:
+                missing = missing or why
                 continue
             network, weights = _pretrained(spare.pop(0), categories, task, found)
-            note = f"{notes.pop()} {network.backbone.name} took its place."
-            weights = replace(weights, note=note)
+            weights = replace(weights, note=f"{why} {network.backbone.name} took its place.")
         networks.append((network, replace(weights, state={})))  # the network has them now
     if networks:
         return networks
-    note = f"{notes[0]} Training starts from random weights, of {RANDOM_START}, which learns best from them."
+    note = f"{missing} Training starts from random weights, of {RANDOM_START}, which learns best from them."
     return [_random(RANDOM_START, categories, task, note)]
 
 

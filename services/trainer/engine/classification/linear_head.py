@@ -1,9 +1,9 @@
 """Rung 0: a combination of linear heads on the features of frozen networks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -41,12 +41,11 @@ def train_head(task: TrainTask, session: Session) -> Result:
     head = fit_head(chosen, labels, partition.fold, partition.folds, len(images.categories))
     held_out = head.logits(rows_of(views[0], partition.held_out))
     finished = _finished(images, backbones, partition, head, held_out)
-    session.progress("bundle", 0.0, 0.95, 1.0)
-    result = finish(task, session, images, finished, Path(task.output_directory))
     if len(chosen) > 1:
         harms = mirroring_harms(chosen, labels, partition.fold, partition.folds, len(images.categories))
-        result = msgspec.structs.replace(result, mirror=not harms)
-    return result
+        finished = replace(finished, mirror=not harms)
+    session.progress("bundle", 0.0, 0.95, 1.0)
+    return finish(task, session, images, finished, Path(task.output_directory))
 
 
 def sound_rows(blocks: Sequence[Floats]) -> NDArray[np.bool_]:
@@ -89,7 +88,7 @@ def _finished(
         held_out=partition.held_out,
         held_out_logits=held_out_logits / np.float32(temperature),
         warnings=tuple(
-            backbone.weights.note for backbone in backbones if backbone.weights.note and not backbone.shares
+            backbone.weights.note for backbone in backbones if backbone.weights.note and backbone.shares is None
         ),
         weights_source=origin(backbones),
         resolution=max(backbone.rule.size for backbone in backbones),

@@ -34,6 +34,7 @@ class Finished:
     stop_reason: str
     epochs: int = 0
     steps: int = 0
+    mirror: bool = True
 
 
 def finish(task: TrainTask, session: Session, images: Images, finished: Finished, directory: Path) -> Result:
@@ -65,6 +66,7 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
         unreadable=images.unreadable_files(),
         epochs=finished.epochs,
         steps=finished.steps,
+        mirror=finished.mirror,
     )
 
 

@@ -156,12 +156,14 @@ def test_a_network_without_weights_is_replaced_by_one_that_has_them(snapshot, tm
     folder.mkdir()
     state = torchvision.models.squeezenet1_1(weights=None).state_dict()
     safetensors.torch.save_file(state, folder / "squeezenet1_1.safetensors")
-    recipe = linear_recipe(pretrained=True, backbones=("mobilenet_v3_small", "resnet18"))
+    framings = (Framing.STRETCH, Framing.CROP)
+    recipe = linear_recipe(pretrained=True, backbones=("mobilenet_v3_small", "resnet18"), framings=framings)
     task = msgspec.structs.replace(task_for(snapshot, recipe), weights_directory=str(folder))
     result, _ = _trained(task)
-    (backbone,) = bundle.load_card(Path(result.bundle_directory)).backbones
-    assert (backbone.name, backbone.weights_source) == ("squeezenet1_1", WeightsSource.FOLDER)
-    assert any("squeezenet1_1 took its place" in warning for warning in result.warnings)
+    backbones = bundle.load_card(Path(result.bundle_directory)).backbones
+    assert len(backbones) == 2  # the framings of the one network
+    assert all((each.name, each.weights_source) == ("squeezenet1_1", WeightsSource.FOLDER) for each in backbones)
+    assert sum("squeezenet1_1 took its place" in warning for warning in result.warnings) == 1
 
 
 def test_features_are_computed_once_for_a_snapshot(snapshot, monkeypatch):
