@@ -1,7 +1,7 @@
 """Packs a COCO file and its images into a snapshot of one shard, without services."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -78,7 +78,7 @@ def pack(
             boxes=tuple(boxes[image.id]),
         )
         items.append((entry, packed.data, packed.extension))
-    return _write(out, kind, [(category.id, category.name) for category in data.categories], items)
+    return write(out, kind, [(category.id, category.name) for category in data.categories], items)
 
 
 def _accepted(file: Path) -> bool:
@@ -89,14 +89,17 @@ def _accepted(file: Path) -> bool:
     return True
 
 
-def _write(
-    out: Path, kind: AnnotationKind, names: list[tuple[int, str]], items: list[tuple[Entry, bytes, str]]
+def write(
+    out: Path, kind: AnnotationKind, names: Sequence[tuple[int, str]], items: Sequence[tuple[Entry, bytes, str]]
 ) -> Path:
+    """Writes a snapshot of one shard into the new folder `out`; returns the folder. `names` are of the categories."""
     tar, index = pack_into_bytes(items)
     categories = count_categories(names, [index])
     digest = SnapshotDigest(kind, categories)
     digest.add(index.records)
-    shard = Shard(key="0.tar", index_key="0.json", sha256=index.sha256, size_bytes=len(tar), record_count=len(items))
+    shard = Shard(
+        key="d/0.tar", index_key="d/0.json", sha256=index.sha256, size_bytes=len(tar), record_count=len(items)
+    )
     manifest = Manifest(
         kind=kind, categories=categories, shards=(shard,), image_count=len(items), digest=digest.hexdigest()
     )

@@ -6,19 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from bench import snapshots
 from services.trainer.recipe import Depth, Recipe
 from services.vision.card import ModelKind
-from services.vision.snapshot import (
-    AnnotationKind,
-    Box,
-    Entry,
-    Manifest,
-    Shard,
-    SnapshotDigest,
-    count_categories,
-    pack_into_bytes,
-    write_index,
-)
+from services.vision.snapshot import AnnotationKind, Box, Entry
 
 KINDS = ("disc", "square")
 TINY = "yolox_nano"
@@ -75,25 +66,7 @@ def write_scenes(
             boxes = (Box(first.x, first.y, first.w, first.h, first.category, iscrowd=True), *boxes[1:])
         entry = Entry(image_id=number + 1, file_name=f"{number + 1}.png", width=size[0], height=size[1], boxes=boxes)
         items.append((entry, data[:100] if number < broken else data, "png"))
-    pack, index = pack_into_bytes(items)
-    categories = count_categories([(i + 1, name) for i, name in enumerate(names)], [index])
-    digest = SnapshotDigest(AnnotationKind.OBJECT_DETECTION, categories)
-    digest.add(index.records)
-    shard = Shard(
-        key="d/0.tar", index_key="d/0.json", sha256=index.sha256, size_bytes=len(pack), record_count=len(items)
-    )
-    manifest = Manifest(
-        kind=AnnotationKind.OBJECT_DETECTION,
-        categories=categories,
-        shards=(shard,),
-        image_count=len(items),
-        digest=digest.hexdigest(),
-    )
-    directory.mkdir(parents=True)
-    (directory / "0.tar").write_bytes(pack)
-    (directory / "0.json").write_bytes(write_index(index))
-    (directory / "manifest.json").write_bytes(manifest.encode())
-    return directory
+    return snapshots.write(directory, AnnotationKind.OBJECT_DETECTION, list(enumerate(names, start=1)), items)
 
 
 def detector_recipe(**changes: object) -> Recipe:

@@ -7,18 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from bench import snapshots
 from services.trainer.messages import TrainTask
 from services.trainer.recipe import Recipe
-from services.vision.snapshot import (
-    AnnotationKind,
-    Entry,
-    Manifest,
-    Shard,
-    SnapshotDigest,
-    count_categories,
-    pack_into_bytes,
-    write_index,
-)
+from services.vision.snapshot import AnnotationKind, Entry
 
 SHAPES = ("circle", "square", "cross")
 TINY = "mobilenet_v3_small"
@@ -62,21 +54,7 @@ def write_snapshot(
             data = data[:100]
         entry = Entry(image_id=number + 1, file_name=f"{number + 1}.png", width=64, height=64, labels=(label,))
         items.append((entry, data, "png"))
-    pack, index = pack_into_bytes(items)
-    categories = count_categories([(i + 1, name) for i, name in enumerate(names)], [index])
-    digest = SnapshotDigest(kind, categories)
-    digest.add(index.records)
-    shard = Shard(
-        key="d/0.tar", index_key="d/0.json", sha256=index.sha256, size_bytes=len(pack), record_count=len(items)
-    )
-    manifest = Manifest(
-        kind=kind, categories=categories, shards=(shard,), image_count=len(items), digest=digest.hexdigest()
-    )
-    directory.mkdir(parents=True)
-    (directory / "0.tar").write_bytes(pack)
-    (directory / "0.json").write_bytes(write_index(index))
-    (directory / "manifest.json").write_bytes(manifest.encode())
-    return directory
+    return snapshots.write(directory, kind, list(enumerate(names, start=1)), items)
 
 
 def linear_recipe(**changes: object) -> Recipe:
