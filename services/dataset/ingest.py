@@ -120,9 +120,13 @@ async def _publish_missing(context: WorkerContext, record: DatasetRecord) -> Non
 
 
 async def _remove(context: WorkerContext, settings: DatasetSettings, name: str) -> None:
-    """Deletes every blob under the name, then the record, so that the id is only free once everything is gone."""
+    """Deletes every blob under the name, then the record, so that the id is only free once everything is gone.
+
+    The manifest goes first: whoever stores a blob while it is there can rely on the deletion finding that blob.
+    """
     async with leased(context.table, name, context.holder, context.clock, settings.lease) as guard:
-        count = await delete_prefix(context.blobs, guard.record.root)
+        count = await delete_prefix(context.blobs, f"{guard.record.prefix}/snapshot/")
+        count += await delete_prefix(context.blobs, guard.record.root)
         await guard.delete()
     _log.info("dataset_deleted", blobs=count)
 

@@ -69,6 +69,11 @@ class Snapshot:
     manifest_key: str
     image_count: int
 
+    @property
+    def features_prefix(self) -> str:
+        """Prefix of the features that trainings computed from it: under the dataset's, so that they go with it."""
+        return "/".join(self.manifest_key.split("/")[:3]) + "/features/"
+
 
 class Datasets(Protocol):
     """The dataset service as seen from here."""

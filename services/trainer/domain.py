@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from services.kit.errors import Failure, WrongState
 from services.trainer.datasets import Snapshot
+from services.trainer.feature_blocks import FeatureUse
 from services.trainer.ledger import ZERO, total
 from services.trainer.performance import Finding, Performance
 from services.trainer.recipe import BoxStatistics, Recipe
@@ -147,6 +148,7 @@ class TrialResult:
     warnings: tuple[str, ...] = ()
     boxes: BoxStatistics | None = None
     mirror: bool = True  # a mirrored image shows the same category, as far as the trial could tell
+    features: FeatureUse | None = None  # of frozen networks; what reuse saved is time on the reference device
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from datetime import timedelta
 import msgspec
 
 from services.kit.errors import Failure
+from services.trainer.feature_blocks import FeatureUse
 from services.trainer.performance import Finding, Performance
 from services.trainer.recipe import BoxStatistics, Recipe, Split, is_linear
 from services.vision.card import WeightsSource
@@ -120,6 +121,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     steps: int = 0
     boxes: BoxStatistics | None = None  # of a detector's training images
     mirror: bool = True  # mirrored images show the same category, as far as a classifier's mirrored views tell
+    features: FeatureUse | None = None  # of a classifier that read features of frozen networks
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -42,6 +42,10 @@ def trial_message(version: Versioned[Trial]) -> trial_pb2.Trial:
     )
     if result:
         message.weights_source = trial_pb2.Trial.WeightsSource.Value(result.weights_source)
+        if (features := result.features) is not None:
+            message.features.reused_blocks = features.reused
+            message.features.computed_blocks = features.computed
+            message.features.saved.CopyFrom(to_duration(features.saved))
     if work.error:
         message.error.CopyFrom(failure_to_status(work.error))
     return message

@@ -94,7 +94,7 @@ def show(name: Name, json: Json = False) -> None:
 
 @app.command("trials")
 def trials_(name: Name, json: Json = False) -> None:
-    """List the trials of a training."""
+    """List the trials of a training. SAVED is the compute for features that an earlier trial had paid."""
     with session() as client:
         trials = client.models.trials(name)
     if json:
@@ -102,7 +102,9 @@ def trials_(name: Name, json: Json = False) -> None:
         return
     metric = next((metric_name(trial.score_metric) for trial in trials if trial.score_metric), "")
     score = f"SCORE: {metric}" if metric else "SCORE"
-    rows = table("TRIAL", "STATE", "RUNG", "RECIPE", score, "COST", "ATTEMPTS", right=(score, "COST", "ATTEMPTS"))
+    saved = any(trial.features and trial.features.reused for trial in trials)
+    right = (score, "COST", *(["SAVED"] if saved else []), "ATTEMPTS")
+    rows = table("TRIAL", "STATE", "RUNG", "RECIPE", *right, right=right)
     for trial in trials:
         rows.add_row(
             bare_name(trial.name),
@@ -111,6 +113,7 @@ def trials_(name: Name, json: Json = False) -> None:
             escape(_recipe(trial.recipe)),
             f"{percent(trial.score)} ± {percent(trial.standard_error or 0)}" if trial.score is not None else "",
             duration(trial.cost),
+            *([duration(trial.features.saved) if trial.features else ""] if saved else []),
             str(trial.attempts),
         )
     output().print(rows)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from services.trainer.feature_blocks import FeatureUse
 from services.trainer.messages import CheckpointDone, Message, Progress, SaveNow, Signal
 
 PROGRESS_SECONDS = 0.25  # minimum between two Progress messages
@@ -67,6 +68,7 @@ class Session:
         self.meter = meter
         self.send = send
         self.signals = signals
+        self.features: FeatureUse | None = None  # once they are extracted
         self._fraction = 0.0
         self._last = float("-inf")
 

@@ -1,6 +1,7 @@
 """What recipes cost: by the catalogue's seconds on the reference device, scaled by what earlier trials took."""
 
 from services.trainer.domain import Trial
+from services.trainer.ledger import ZERO
 from services.trainer.recipe import Depth, Recipe, is_linear
 from services.trainer.work import WorkState
 from services.vision.card import ModelKind, WeightsSource, input_size
@@ -65,11 +66,17 @@ def slowness(trials: list[Trial]) -> float:
     measured = (
         detectors[-1:] or [trial for trial in done if trial.recipe.rung == 0 and not _is_detector(trial.recipe)][:1]
     )
-    return max(0.25, measured[0].work.charged.total_seconds() / _expected_of(measured[0])) if measured else 1.0
+    return max(0.25, _seconds_of(measured[0]) / _expected_of(measured[0])) if measured else 1.0
 
 
 def _is_detector(recipe: Recipe) -> bool:
     return recipe.kind is ModelKind.GENERIC_DETECTOR
+
+
+def _seconds_of(trial: Trial) -> float:
+    """Seconds that a finished trial took, or would have taken had it computed all of its features itself."""
+    reused = trial.result.features.saved if trial.result and trial.result.features else ZERO
+    return (trial.work.charged + reused).total_seconds()
 
 
 def _expected_of(trial: Trial) -> float:

@@ -65,9 +65,13 @@ class Attempt(LeaseGuard[R]):
         """What is left, as time on this worker's device."""
         return scaled(self.record.work.remaining, 1 / self._factor)
 
+    def on_reference(self, span: timedelta) -> timedelta:
+        """Time on this worker's device, as the ledger counts it."""
+        return scaled(span, self._factor)
+
     async def beat(self, used: timedelta, progress: float, phase: str) -> None:
         """Renews the lease and reports progress; CancelRequested. Does nothing once this attempt has ended."""
-        charged = scaled(used, self._factor)
+        charged = self.on_reference(used)
 
         def beaten(work: Work) -> Work:
             return work.beaten(self._clock.now(), self._ttl, used=charged, progress=progress, phase=phase)
@@ -78,7 +82,7 @@ class Attempt(LeaseGuard[R]):
 
     async def commit(self, used: timedelta, checkpoint_key: str) -> None:
         """Charges everything up to a checkpoint that is in the store."""
-        charged = scaled(used, self._factor)
+        charged = self.on_reference(used)
 
         def committed(work: Work) -> Work:
             return work.committed(self._clock.now(), self._ttl, used=charged, checkpoint_key=checkpoint_key)
@@ -87,7 +91,7 @@ class Attempt(LeaseGuard[R]):
 
     async def succeed(self, used: timedelta, **results: Any) -> None:
         """Ends the work with its results, all of which are in the store."""
-        charged = scaled(used, self._factor)
+        charged = self.on_reference(used)
         await self.write(self._with(lambda work: work.succeeded(self._clock.now(), charged), **results))
 
     async def end(self, how: Callable[[Work], Work]) -> None:

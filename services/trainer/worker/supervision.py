@@ -171,6 +171,8 @@ class Supervision:
     async def _keep_trial(self, result: Result) -> None:
         keys = await self._upload(result.predictions_path, result.performance)
         await self._workspace.upload(Path(result.bundle_directory), f"{self._prefix}bundle/")
+        if (features := result.features) is not None:
+            features = msgspec.structs.replace(features, saved=self._attempt.on_reference(features.saved))
         kept = TrialResult(
             score=result.selection_score,
             standard_error=result.standard_error,
@@ -185,6 +187,7 @@ class Supervision:
             warnings=result.warnings,
             boxes=result.boxes,
             mirror=result.mirror,
+            features=features,
         )
         checkpoint = self._attempt.record.work.checkpoint_key
         await self._attempt.succeed(result.used, result=kept)

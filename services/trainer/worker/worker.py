@@ -77,6 +77,8 @@ class Worker:
                     result = await self._attempt(attempt)
                 finally:
                     _log.info("attempt_ended", attempt=attempt.record.work.attempt, result=result)
+                if isinstance(attempt.record, Trial):
+                    await self._workspace.features(attempt.record.training).share()
                 if attempt.record.work.ended:
                     break
         return worked
@@ -140,15 +142,18 @@ class Worker:
         beat = supervision.beat(self._settings.heartbeat_seconds)
         with self._workspace.attempt() as scratch:
             async with alongside(heartbeat=beat, stop=supervision.give_up(self._stop)):
-                return await self._in_child(supervision, await self._task(attempt, Path(scratch)))
+                return await self._in_child(attempt, supervision, await self._task(attempt, Path(scratch)))
 
-    async def _in_child(self, supervision: Supervision, task: Task) -> AttemptResult:
+    async def _in_child(self, attempt: AnyAttempt, supervision: Supervision, task: Task) -> AttemptResult:
         child = await self._pool.take()
         self._telemetry.observe(metrics.CHILD_START_SECONDS, child.ready.import_seconds)
         self._telemetry.set(metrics.DEVICE, 1, device=child.ready.device)
         self._pool.prepare(SPARE_DELAY_SECONDS)
         try:
-            return await supervision.run(child, structs.replace(task, device=child.ready.device))
+            record, device = attempt.record, child.ready.device
+            if isinstance(record, Trial):
+                await self._workspace.features(record.training).fetch(record.recipe, device)
+            return await supervision.run(child, structs.replace(task, device=device))
         finally:
             await child.end()
 

@@ -11,6 +11,7 @@ from services.kit.blobs import Blobs, check_key, delete_prefix
 from services.kit.errors import BlobNotFound, DatasetNotFound, SightlineError
 from services.trainer.datasets import Snapshot
 from services.trainer.messages import MANIFEST_FILE, local_name
+from services.trainer.worker.feature_bank import FeatureBank
 from services.vision.snapshot import read_manifest
 
 KEPT_FOLDERS = 4  # of snapshots, and of bundles and checkpoints; an attempt needs at most two
@@ -60,6 +61,10 @@ class Workspace:
                 await self._fetch(blob.key, directory / local_name(blob.key))
         await asyncio.to_thread(_trim, directory)
         return directory
+
+    def features(self, snapshot: Snapshot) -> FeatureBank:
+        """The features of a snapshot."""
+        return FeatureBank(self.blobs, snapshot, self._made("cache"))
 
     async def upload(self, directory: Path, prefix: str) -> None:
         """Stores every file of a folder under the prefix."""

@@ -28,6 +28,15 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureUse:
+    """The blocks of features that a trial read, of frozen networks; computing a block is charged once per dataset."""
+
+    reused: int  # blocks that an earlier trial computed
+    computed: int
+    saved: timedelta  # that computing the reused ones took; not part of the trial's cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One try of a training to find better weights."""
 
@@ -41,6 +50,7 @@ class Trial:
     cost: timedelta  # charged to the budget so far
     attempts: int  # above 1 if a worker died
     progress: float  # 0..1
+    features: FeatureUse | None  # None of a detector, and without a result
     error: SightlineError | None  # why it is FAILED
     start_time: datetime | None
     end_time: datetime | None
@@ -60,11 +70,16 @@ class Trial:
             cost=span(message.cost),
             attempts=message.attempts,
             progress=message.progress,
+            features=_features(message.features) if message.HasField("features") else None,
             error=failure(message),
             start_time=moment(message.start_time),
             end_time=moment(message.end_time),
             message=message,
         )
+
+
+def _features(use: trial_pb2.FeatureUse) -> FeatureUse:
+    return FeatureUse(reused=use.reused_blocks, computed=use.computed_blocks, saved=span(use.saved))
 
 
 def _recipe(recipe: trial_pb2.Recipe) -> Recipe:

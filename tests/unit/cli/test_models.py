@@ -168,6 +168,17 @@ def test_trials_are_listed_with_the_metric_that_compares_them(sightline: Command
     assert "%" not in refit
 
 
+def test_trials_say_what_reused_features_saved(sightline: Command, fakes: Fakes) -> None:
+    fakes.trials = [Trial(name="models/m/trials/t1"), Trial(name="models/m/trials/t2")]
+    assert "SAVED" not in sightline("models", "trials", "m").out
+    fakes.trials[0].features.reused_blocks = 2
+    fakes.trials[0].features.saved.FromSeconds(75)
+    outcome = sightline("models", "trials", "m").out
+    assert "SAVED" in outcome
+    (first,) = [line for line in outcome.splitlines() if line.strip().startswith("t1")]
+    assert "1m15s" in first
+
+
 def test_markup_in_names_is_printed_literally(sightline: Command, fakes: Fakes) -> None:
     fakes.models["models/m"] = Model(name="models/m", warnings=["[bold]not bold[/bold]"])
     assert "[bold]not bold[/bold]" in sightline("models", "show", "m").out

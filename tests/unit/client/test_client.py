@@ -19,6 +19,7 @@ from sightline import Addresses, AsyncClient, Box, Client, Credentials, Hyperpar
 from sightline.client.datasets import AsyncDatasets, Datasets
 from sightline.client.evaluations import AsyncEvaluations, Evaluations
 from sightline.client.models import AsyncModels, Models
+from sightline.client.results.trial import FeatureUse
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.finding_pb2 import Finding
@@ -147,6 +148,11 @@ def test_models_are_listed_with_their_trials_cancelled_and_deleted(client: Clien
     assert (trial.score, trial.standard_error, trial.state) == (0.5, None, "SUCCEEDED")
     assert (trial.recipe.backbones, trial.recipe.depth, trial.recipe.epochs) == (("resnet18",), "HEAD", 3)
     assert trial.recipe.learning_rate is None
+    assert trial.features is None
+    fakes.trials[0].features.reused_blocks = 2
+    fakes.trials[0].features.saved.FromSeconds(7)
+    (trial,) = client.models.trials("m")
+    assert trial.features == FeatureUse(reused=2, computed=0, saved=timedelta(seconds=7))
     assert [one.name for one in client.models.list()] == ["models/m"]
     assert client.models.cancel("m").state == "CANCELLING"
     client.models.delete("m")

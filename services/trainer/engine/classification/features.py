@@ -1,12 +1,10 @@
-"""Features of frozen networks for all images of a snapshot: one pass, with decoding ahead of it, cached on disk.
+"""Features of frozen networks for all images of a snapshot: one pass, with decoding ahead of it.
 
-The cache is chunked, so that the next attempt continues where one died. A chunk that is missing, truncated or
-unreadable is computed again.
+They are kept in blocks, so that a later attempt or another training computes only what is missing.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,8 @@ import torch
 from torch import Tensor
 
 from services.kit.errors import NotEnoughBudget
+from services.trainer import feature_blocks
+from services.trainer.engine.classification.bank import Bank
 from services.trainer.engine.classification.fuse import fused
 from services.trainer.engine.data import Floats, Images, cache_key
 from services.trainer.engine.prefetch import prefetched
@@ -21,14 +21,28 @@ from services.trainer.engine.pretrained import LoadedBackbone
 from services.trainer.engine.session import Session
 from services.trainer.messages import TrainTask
 from services.vision import preprocess
-from services.vision.backbones import embed
+from services.vision.backbones import Network, embed
 
 BATCH_SIZE = 16
-CHUNK_IMAGES = 2048
 EARLY = 0.25  # share of the allowance before which the pace is no guide
 RESERVE = 0.1  # share of the allowance that must be left after the last image
 
-Inputs = dict[tuple[int, int], Tensor]  # by backbone and view: [batch, 3, size, size], NaN for unreadable images
+Which = tuple[int, int]  # backbone and view
+Inputs = dict[Which, Tensor]  # [batch, 3, size, size], NaN for unreadable images
+
+
+@dataclass(slots=True)
+class Work:
+    """What is missing, and how much of it is done, in images times backbones and views."""
+
+    missing: dict[range, list[Which]]
+    started: float  # seconds of the meter
+    done: int = 0
+
+    @property
+    def total(self) -> int:
+        """All that was missing at first."""
+        return sum(len(rows) * len(which) for rows, which in self.missing.items())
 
 
 @dataclass(slots=True)
@@ -40,58 +54,70 @@ class Extractor:
     images: Images
     backbones: Sequence[LoadedBackbone]
     views: int
+    bank: Bank = field(init=False)
+    fused: dict[int, Network] = field(init=False, default_factory=dict[int, Network])  # by the first with the network
+
+    def __post_init__(self) -> None:
+        folder = feature_blocks.folder_of(Path(self.task.cache_directory), self.images.manifest.digest)
+        self.bank = Bank(folder)
 
     def run(self, low: float = 0.0, high: float = 0.8) -> list[list[Floats]]:
         """[view][backbone]; DatasetCorrupt, or NotEnoughBudget once the pace shows that it cannot end in time."""
         count = len(self.images.samples)
         out = [[np.empty((count, b.width), np.float32) for b in self.backbones] for _ in range(self.views)]
-        for start in range(0, count, CHUNK_IMAGES):
-            rows = range(start, min(count, start + CHUNK_IMAGES))
-            for (backbone, view), features in self._chunk(rows, low, high).items():
+        missing: dict[range, list[Which]] = {}
+        for start in range(0, count, feature_blocks.IMAGES):
+            rows = range(start, min(count, start + feature_blocks.IMAGES))
+            for backbone, view in [(b, v) for b in range(len(self.backbones)) for v in range(self.views)]:
+                found = self._load((backbone, view), rows)
+                if found is None:
+                    missing.setdefault(rows, []).append((backbone, view))
+                else:
+                    out[view][backbone][rows.start : rows.stop] = found
+        work = Work(missing, self.session.meter.used())
+        for rows, which in missing.items():
+            for (backbone, view), (features, seconds) in self._compute(which, rows, work, (low, high)).items():
+                self.bank.store(self._name((backbone, view), rows), features, seconds)
                 out[view][backbone][rows.start : rows.stop] = features
-        for index in np.flatnonzero(np.isnan(out[0][0]).any(axis=1)):
-            if int(index) not in self.images.unreadable:  # known only from the cache: find out why
-                self.images.pixels(int(index), self.backbones[0].rule.at_least)
+        self.session.features = self.bank.use
         self.images.require_readable()
         return out
 
-    def _chunk(self, rows: range, low: float, high: float) -> dict[tuple[int, int], Floats]:
-        every = [(backbone, view) for backbone in range(len(self.backbones)) for view in range(self.views)]
-        found = {which: self._load(which, rows) for which in every}
-        missing = [which for which in every if found[which] is None]
-        if missing:
-            computed = self._compute(missing, rows, low, high)
-            for which, features in computed.items():
-                _store(self._path(which, rows), features)
-            found.update(computed)
-        return {which: features for which, features in found.items() if features is not None}
-
     @torch.inference_mode()
     def _compute(
-        self, which: list[tuple[int, int]], rows: range, low: float, high: float
-    ) -> dict[tuple[int, int], Floats]:
-        started = self.session.meter.used()
+        self, which: list[Which], rows: range, work: Work, bar: tuple[float, float]
+    ) -> dict[Which, tuple[Floats, float]]:
+        """Features, and the seconds that they took: decoding is shared equally."""
+        began = self.session.meter.used()
         out = {(t, v): np.empty((len(rows), self.backbones[t].width), np.float32) for t, v in which}
-        networks = {
-            backbone: fused(self.backbones[backbone].network) for backbone in {backbone for backbone, _ in which}
-        }
-        total, done = len(self.images.samples), 0
+        seconds = dict.fromkeys(which, 0.0)
         for batch, inputs in self._prepared(which, rows):
             for (backbone, view), images in inputs.items():
-                features = embed(networks[backbone], images.to(self.task.device)).float().cpu().numpy()
+                before = self.session.meter.used()
+                features = embed(self._network(backbone), images.to(self.task.device)).float().cpu().numpy()
                 out[backbone, view][batch.start - rows.start : batch.stop - rows.start] = features
-            done += len(batch)
-            self.session.progress("features", batch.stop / total, low, high)
-            self._require_time(started, done, total - batch.stop)
+                seconds[backbone, view] += self.session.meter.used() - before
+            work.done += len(batch) * len(which)
+            self.session.progress("features", work.done / work.total, *bar)
+            self._require_time(work)
             self.images.require_readable()
-        return out
+        shared = (self.session.meter.used() - began - sum(seconds.values())) / len(which)
+        return {key: (features, seconds[key] + shared) for key, features in out.items()}
 
-    def _prepared(self, which: list[tuple[int, int]], rows: range) -> Iterator[tuple[range, Inputs]]:
+    def _network(self, index: int) -> Network:
+        """A backbone's network, fused once for all of its framings."""
+        shares = self.backbones[index].shares
+        first = index if shares is None else shares
+        if first not in self.fused:
+            self.fused[first] = fused(self.backbones[first].network)
+        return self.fused[first]
+
+    def _prepared(self, which: list[Which], rows: range) -> Iterator[tuple[range, Inputs]]:
         size = min(BATCH_SIZE, self.task.batch_size_limit or BATCH_SIZE)
         batches = [range(i, min(rows.stop, i + size)) for i in range(rows.start, rows.stop, size)]
         return prefetched(lambda batch: (batch, self._inputs(which, batch)), batches, self.task.threads)
 
-    def _inputs(self, which: list[tuple[int, int]], batch: range) -> Inputs:
+    def _inputs(self, which: list[Which], batch: range) -> Inputs:
         """Decodes each image once per decoding size, and makes each view of each rule once."""
         rules = {(self.backbones[backbone].rule, view) for backbone, view in which}
         made: dict[tuple[object, int], list[Tensor]] = {key: [] for key in rules}
@@ -105,10 +131,10 @@ class Extractor:
         stacked = {key: torch.stack(tensors) for key, tensors in made.items()}
         return {(backbone, view): stacked[self.backbones[backbone].rule, view] for backbone, view in which}
 
-    def _require_time(self, started: float, done: int, left: int) -> None:
+    def _require_time(self, work: Work) -> None:
         meter = self.session.meter
         used = meter.used()
-        needed = used + (used - started) / done * left
+        needed = used + (used - work.started) / work.done * (work.total - work.done)
         if needed <= meter.allowance_seconds * (1 - RESERVE) or used < EARLY * meter.allowance_seconds:
             return
         minimum = needed / (1 - RESERVE)
@@ -120,27 +146,29 @@ class Extractor:
             suggested_seconds=round(3 * minimum, 1),
         )
 
-    def _path(self, which: tuple[int, int], rows: range) -> Path:
-        backbone, view = which
-        key = cache_key(self.backbones[backbone].identity, view, self.images.manifest.digest, rows.start, rows.stop)
-        return Path(self.task.cache_directory) / f"features-{key}.npy"
+    def _name(self, which: Which, rows: range) -> str:
+        backbone, view = self.backbones[which[0]], which[1]
+        kind = feature_blocks.kind(self.task.device, backbone.rule.fit, self.task.recipe.resolution, view)
+        digest = cache_key(
+            feature_blocks.EXTRACTION,
+            torch.__version__.partition("+")[0],
+            self.task.device,
+            backbone.identity,
+            view,
+            self.images.manifest.digest,
+            rows,
+        )
+        return feature_blocks.name_of(kind, backbone.name, digest, rows.start)
 
-    def _load(self, which: tuple[int, int], rows: range) -> Floats | None:
-        try:
-            features = np.load(self._path(which, rows), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+    def _load(self, which: Which, rows: range) -> Floats | None:
+        """A block of the bank; None if there is none, or if it lacks images that can be read here."""
+        name = self._name(which, rows)
+        features = self.bank.load(name, len(rows), self.backbones[which[0]].width)
+        if features is None:
             return None
-        sound = features.dtype == np.float32 and features.shape == (len(rows), self.backbones[which[0]].width)
-        return features if sound else None
-
-
-def _store(path: Path, features: Floats) -> None:
-    """Writes the file atomically; if the disk is full, only the cache is lost."""
-    scratch = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as file:
-            np.save(file, features, allow_pickle=False)
-        scratch.replace(path)
-    except OSError:
-        scratch.unlink(missing_ok=True)
+        for index in np.flatnonzero(np.isnan(features).any(axis=1)) + rows.start:
+            at_least = self.backbones[which[0]].rule.at_least
+            if int(index) not in self.images.unreadable and self.images.pixels(int(index), at_least) is not None:
+                self.bank.discard(name, f"it has no features of {self.images.samples[index].record.file_name}")
+                return None
+        return features

@@ -67,6 +67,7 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
         epochs=finished.epochs,
         steps=finished.steps,
         mirror=finished.mirror,
+        features=session.features,
     )
 
 

@@ -18,6 +18,7 @@ from services.trainer.domain import (
     Trial,
     training_cost,
 )
+from services.trainer.feature_blocks import FeatureUse
 from services.trainer.performance import Source
 from services.trainer.planner import classifier_recipes, costs
 from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
@@ -261,6 +262,21 @@ def test_a_fine_tuning_needs_many_images_and_follows_what_the_head_says_of_mirro
     assert [(recipe.rung, recipe.mirror) for recipe in many] == [(0, True), (1, True)]
     unmirrored = classifier_recipes.pretrained(TWO, Hyperparameters(), 1_000, mirror=False)
     assert not unmirrored[1].mirror
+
+
+def test_a_machine_is_as_slow_as_its_first_trial_would_have_been_without_reused_features() -> None:
+    step = plan(training(), [], None)
+    assert isinstance(step, StartTrial)
+    trial = planned(training(), 0, step)
+
+    def measured(took: timedelta, saved: timedelta) -> float:
+        features = FeatureUse(reused=1, computed=0, saved=saved)
+        work = trial.work.succeeded(START, took)
+        return costs.slowness([replace(trial, work=work, result=result(trial, features=features))])
+
+    slow = timedelta(seconds=4 * step.expected_seconds)
+    assert measured(slow, timedelta()) > 3
+    assert measured(slow * 0.1, slow * 0.9) == pytest.approx(measured(slow, timedelta()))
 
 
 def test_very_many_images_are_seen_in_one_framing_and_not_mirrored() -> None:

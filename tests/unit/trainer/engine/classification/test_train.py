@@ -12,10 +12,12 @@ import torchvision
 
 from services.kit.errors import Diverged
 from services.trainer.engine import pretrained as pretrained_networks
+from services.trainer.engine.classification import features
 from services.trainer.engine.classification.linear_head import train_head
 from services.trainer.engine.loop import fit, step
 from services.trainer.engine.run import run, train
 from services.trainer.engine.session import Meter, Session
+from services.trainer.feature_blocks import FeatureUse
 from services.trainer.messages import (
     Checkpoint,
     EvaluateTask,
@@ -36,7 +38,9 @@ from services.vision.card import WeightsSource
 from services.vision.classification_metrics import classification_report
 from services.vision.snapshot import AnnotationKind
 from services.vision.weights import PretrainedWeights
-from tests.unit.trainer.engine.shapes import SHAPES, linear_recipe, task_for, tuning_recipe, write_snapshot
+from tests.unit.trainer.engine.shapes import SHAPES, TINY, linear_recipe, task_for, tuning_recipe, write_snapshot
+
+WHOLE_AND_BROKEN = (("whole", 0), ("broken", 1))
 
 
 @pytest.fixture(autouse=True)
@@ -175,15 +179,64 @@ def test_features_are_computed_once_for_a_snapshot(snapshot, monkeypatch):
     monkeypatch.setattr("services.trainer.engine.classification.features.Extractor._compute", never)
     second, _ = _trained(task_for(snapshot, linear_recipe(name="again")))
     _assert_equal(_weights(first), _weights(second))
+    assert second.features is not None
+    assert (second.features.reused, second.features.computed) == (1, 0)
 
 
-def test_a_broken_cache_costs_only_time(snapshot):
+def _blocks(task: TrainTask) -> list[Path]:
+    return [path for path in (Path(task.cache_directory) / "features").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-4],
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        lambda data: b"\x93NUMPY",
+    ],
+)
+def test_a_damaged_block_of_features_costs_only_time(snapshot, damage, capfd):
     task = task_for(snapshot, linear_recipe())
     first, _ = _trained(task)
-    for path in Path(task.cache_directory).iterdir():
-        path.write_bytes(b"\x93NUMPY broken")
+    for path in _blocks(task):
+        path.write_bytes(damage(path.read_bytes()))
     second, _ = _trained(task)
     assert second.selection_score == first.selection_score
+    assert second.features == FeatureUse(reused=0, computed=1, saved=timedelta())
+    assert "is computed again" in capfd.readouterr().err
+    third, _ = _trained(task)
+    assert third.features is not None
+    assert (third.features.reused, third.features.computed) == (1, 0)
+
+
+def test_features_of_an_image_that_another_machine_could_not_read_are_computed_again(tmp_path, capfd):
+    whole, broken = (write_snapshot(tmp_path / name / "snapshot", broken=count) for name, count in WHOLE_AND_BROKEN)
+    (broken / "manifest.json").write_bytes((whole / "manifest.json").read_bytes())
+    recipe = linear_recipe()
+    _trained(task_for(broken, recipe))
+    task = task_for(whole, recipe, cache_directory=str(broken.parent / "cache"))
+    result, _ = _trained(task)
+    assert result.features == FeatureUse(reused=0, computed=1, saved=timedelta())
+    assert "it has no features of 1.png" in capfd.readouterr().err
+    assert not result.unreadable
+    again, _ = _trained(task)
+    assert again.features is not None
+    assert again.features.reused == 1
+
+
+def test_a_network_is_fused_once_for_all_of_its_framings(snapshot, pretrained, monkeypatch):
+    fused: list[object] = []
+    original = features.fused
+    monkeypatch.setattr(features, "fused", lambda network: fused.append(network) or original(network))
+    framings = (Framing.STRETCH, Framing.CROP)
+    recipe = linear_recipe(
+        pretrained=True, backbones=(TINY, "squeezenet1_1"), framings=framings, views=2, resolution=64
+    )
+    result, _ = _trained(task_for(snapshot, recipe))
+    assert len(fused) == len(set(map(id, fused))) == 2
+    assert result.features is not None
+    assert result.features.computed == 8
 
 
 def test_with_enough_images_a_hold_out_reports_and_selection_never_sees_it(tmp_path):
