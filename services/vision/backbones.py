@@ -32,12 +32,21 @@ class Network(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """[n, 3, h, w] into pooled features [n, feature_dim]."""
-        return torch.flatten(self.norm(self.pool(self.features(images))), 1)
+        return self._last(self.features(images))
+
+    def embed_stages(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features of the last stage, [n, feature_dim], and of the one before, [n, middle_dim]."""
+        start = self.backbone.stage_starts[-1]
+        middle = self.features[:start](images)
+        return self._last(self.features[start:](middle)), torch.flatten(self.pool(middle), 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """[n, 3, h, w] into logits [n, categories]."""
         features = self.embed(images)
         return self.head(nn.functional.normalize(features.float(), dim=1) if self.normalised else features)
+
+    def _last(self, maps: Tensor) -> Tensor:
+        return torch.flatten(self.norm(self.pool(maps)), 1)
 
     def stages(self) -> tuple[nn.Module, ...]:
         """The stages of the features from output to input; the first includes the norm."""
@@ -86,11 +95,15 @@ def load_weights(network: Network, state: State) -> None:
 
 
 @torch.inference_mode()
-def embed(network: Network, images: Tensor) -> Tensor:
-    """Pooled features [n, dim] in evaluation mode, channels last; leaves the network's mode as it was."""
+def embed(network: Network, images: Tensor, *, middle: bool = False) -> Tensor:
+    """Pooled features [n, dim] in evaluation mode, channels last; leaves the network's mode as it was.
+
+    With `middle`, those of the last two stages side by side.
+    """
     was_training = network.training
     network.eval()
-    features = network.embed(images.contiguous(memory_format=torch.channels_last))
+    images = images.contiguous(memory_format=torch.channels_last)
+    features = torch.cat(network.embed_stages(images), dim=1) if middle else network.embed(images)
     network.train(was_training)
     return features
 

@@ -107,6 +107,7 @@ class CardBackbone:
     weights_sha256: str = ""
     normalised: bool = False  # the head reads its features scaled to unit length
     shares: int | None = None  # index of an earlier backbone with the same weights, which sees the image another way
+    middle: bool = False  # the head reads the features of the stage before the last too, after those of the last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,7 @@ class Backbone(Entry):
     architecture: str  # the library's name of it
     library: Library = Library.TORCHVISION
     feature_dim: int
+    middle_dim: int = 0  # features of the stage before the last; 0: none are read
     stage_starts: tuple[int, ...]  # indices of the children of `features` where stages begin
     end_padding: bool = False  # stride-2 convolutions pad (0, 1), as Keras does, rather than (1, 1)
     worth_download: bool = False  # small and accurate for its cost: tried even if its weights must be downloaded
@@ -133,6 +134,7 @@ _BACKBONES = (
         seconds=0.018,
         architecture="mobilenet_v2",
         feature_dim=1280,
+        middle_dim=96,
         stage_starts=(0, 4, 7, 14),
         worth_download=True,
     ),
@@ -146,6 +148,7 @@ _BACKBONES = (
         architecture="efficientnet_lite2",
         library=Library.TIMM,
         feature_dim=1280,
+        middle_dim=120,
         stage_starts=(0, 4, 5, 7),
     ),
     Backbone(
@@ -158,6 +161,7 @@ _BACKBONES = (
         architecture="efficientnet_lite0",
         library=Library.TIMM,
         feature_dim=1280,
+        middle_dim=112,
         stage_starts=(0, 4, 5, 7),
     ),
     Backbone(
@@ -169,6 +173,7 @@ _BACKBONES = (
         seconds=0.018,
         architecture="mobilenet_v2",
         feature_dim=1280,
+        middle_dim=96,
         stage_starts=(0, 4, 7, 14),
         end_padding=True,
     ),
@@ -181,6 +186,7 @@ _BACKBONES = (
         seconds=0.014,
         architecture="mobilenet_v3_large",
         feature_dim=960,
+        middle_dim=112,
         stage_starts=(0, 4, 7, 13),
         worth_download=True,
     ),
@@ -193,6 +199,7 @@ _BACKBONES = (
         seconds=0.025,
         architecture="efficientnet_b0",
         feature_dim=1280,
+        middle_dim=112,
         stage_starts=(0, 3, 4, 6),
     ),
     Backbone(
@@ -204,6 +211,7 @@ _BACKBONES = (
         seconds=0.032,
         architecture="resnet18",
         feature_dim=512,
+        middle_dim=256,
         stage_starts=(0, 5, 6, 7),
     ),
     Backbone(
@@ -215,6 +223,7 @@ _BACKBONES = (
         seconds=0.012,
         architecture="squeezenet1_1",
         feature_dim=512,
+        middle_dim=256,
         stage_starts=(0, 3, 6, 9),
     ),
     Backbone(
@@ -226,6 +235,7 @@ _BACKBONES = (
         seconds=0.008,
         architecture="mobilenet_v3_small",
         feature_dim=576,
+        middle_dim=48,
         stage_starts=(0, 2, 4, 9),
     ),
     Backbone(
@@ -237,6 +247,7 @@ _BACKBONES = (
         seconds=0.075,
         architecture="resnet50",
         feature_dim=2048,
+        middle_dim=1024,
         stage_starts=(0, 5, 6, 7),
     ),
     Backbone(
@@ -248,6 +259,7 @@ _BACKBONES = (
         seconds=0.085,
         architecture="convnext_tiny",
         feature_dim=768,
+        middle_dim=384,
         stage_starts=(0, 2, 4, 6),
     ),
 )

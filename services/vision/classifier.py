@@ -36,7 +36,7 @@ class ClassifierNetwork(nn.Module):
         self.trunks = nn.ModuleList(unique)
         self.head = head
         self._places = [unique.index(trunk) for trunk in trunks]
-        self._normalised = [backbone.normalised for backbone in backbones]
+        self._backbones = tuple(backbones)
 
     def forward(self, *images: Tensor) -> Tensor:
         """One batch per backbone into logits [n, categories]."""
@@ -48,8 +48,11 @@ class ClassifierNetwork(nn.Module):
         return [trunk for trunk in self.trunks if isinstance(trunk, Network)]
 
     def _features(self, index: int, batch: Tensor) -> Tensor:
-        features = self.networks()[self._places[index]].embed(batch)
-        return nn.functional.normalize(features.float(), dim=1) if self._normalised[index] else features
+        trunk, backbone = self.networks()[self._places[index]], self._backbones[index]
+        blocks = trunk.embed_stages(batch) if backbone.middle else (trunk.embed(batch),)
+        if backbone.normalised:
+            blocks = tuple(nn.functional.normalize(block.float(), dim=1) for block in blocks)
+        return torch.cat(blocks, dim=1)
 
 
 class Classifier:
@@ -73,7 +76,10 @@ class Classifier:
             trunks: list[Network] = []
             for backbone in card.backbones:
                 trunks.append(build(backbone.name, 1) if backbone.shares is None else trunks[backbone.shares])
-            width = sum(trunk.backbone.feature_dim for trunk in trunks)
+            width = sum(
+                trunk.backbone.feature_dim + (trunk.backbone.middle_dim if backbone.middle else 0)
+                for trunk, backbone in zip(trunks, card.backbones, strict=True)
+            )
             network = ClassifierNetwork(card.backbones, trunks, nn.Linear(width, len(card.categories)))
         network.load_state_dict(state, strict=True, assign=True)
         return cls(card, network, device)

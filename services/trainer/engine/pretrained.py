@@ -1,5 +1,6 @@
 """The frozen networks that a recipe names, with their weights and input rules."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,19 +31,40 @@ class LoadedBackbone:
         return self.network.backbone.name
 
     @property
-    def width(self) -> int:
-        """The number of its features."""
-        return self.network.backbone.feature_dim
+    def widths(self) -> tuple[int, ...]:
+        """The numbers of features of the last stage and, of pretrained weights, of the stage before it."""
+        backbone = self.network.backbone
+        return (backbone.feature_dim, backbone.middle_dim) if self.has_middle else (backbone.feature_dim,)
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether the stage before the last is read too: it tells more of images unlike those of the pretraining."""
+        return self.weights.pretrained and self.network.backbone.middle_dim > 0
 
     @property
     def identity(self) -> str:
         """Equal identities give equal features for an image."""
-        return f"{self.name} {self.weights.sha256 or 'random'} {self.rule}"
+        return f"{self.name} {self.weights.sha256 or 'random'} {self.rule} {self.widths}"
 
-    def card(self, *, normalised: bool = True, shift: int = 0) -> CardBackbone:
-        """The backbone's entry in the model's card, `shift` places further down."""
-        shares = None if self.shares is None else self.shares + shift
-        return CardBackbone(self.name, self.rule, self.weights.source, self.weights.sha256, normalised, shares)
+    def card(self, *, frozen: bool = True, normalised: bool = True, shift: int = 0) -> CardBackbone:
+        """The backbone's entry in the model's card, `shift` places further down.
+
+        A fine-tuned one has a head on its last stage alone.
+        """
+        return CardBackbone(
+            self.name,
+            self.rule,
+            self.weights.source,
+            self.weights.sha256,
+            normalised=normalised,
+            shares=None if self.shares is None else self.shares + shift,
+            middle=frozen and self.has_middle,
+        )
+
+
+def middle_blocks(backbones: Sequence[LoadedBackbone]) -> tuple[bool, ...]:
+    """Which of their blocks of features, in order, are of a stage before the last."""
+    return tuple(index > 0 for backbone in backbones for index in range(len(backbone.widths)))
 
 
 def origin(backbones: list[LoadedBackbone]) -> WeightsSource:

@@ -11,7 +11,7 @@ from services.trainer.engine.classification.linear_head import linear, rows_of
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.classification.measure import fit_temperature
 from services.trainer.engine.data import Floats, Indices
-from services.trainer.engine.pretrained import LoadedBackbone
+from services.trainer.engine.pretrained import LoadedBackbone, middle_blocks
 from services.trainer.engine.split import Partition
 
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of a fine-tuned network in the answer
@@ -55,9 +55,10 @@ def fit_companion(
     partition: Partition,
     categories: int,
 ) -> Companion:
-    """Fits on the features of each view and backbone, of all images."""
-    whole = _fitted(views, labels, partition.trainable, partition.fold, partition.folds, categories)
-    part = fit_on_other_folds(views, labels, partition, categories)
+    """Fits on the blocks of each view, of all images."""
+    middle = middle_blocks(backbones)
+    whole = _fitted(views, labels, partition.trainable, partition.fold, partition.folds, categories, middle)
+    part = fit_on_other_folds(views, labels, partition, categories, middle)
     known = labels[partition.trainable][whole.solved]
     temperature = fit_temperature(whole.out_of_fold[whole.solved], known)
     selection, held_out = rows_of(views[0], partition.first_fold), rows_of(views[0], partition.held_out)
@@ -75,12 +76,16 @@ def _cooled(logits: Floats, temperature: float) -> Floats:
 
 
 def fit_on_other_folds(
-    views: Sequence[Sequence[Floats]], labels: Indices, partition: Partition, categories: int
+    views: Sequence[Sequence[Floats]],
+    labels: Indices,
+    partition: Partition,
+    categories: int,
+    middle: Sequence[bool] = (),
 ) -> LinearHead:
     """A head fitted without the first fold."""
     others = partition.fold[partition.fold != 0] - 1
     fold, folds = (others, partition.folds - 1) if partition.folds > 2 else (np.arange(len(others)) % 2, 2)
-    return _fitted(views, labels, partition.other_folds, fold, folds, categories)
+    return _fitted(views, labels, partition.other_folds, fold, folds, categories, middle)
 
 
 def blended(tuned: Floats, companion: Floats, labels: Indices) -> Blend:
@@ -92,6 +97,12 @@ def blended(tuned: Floats, companion: Floats, labels: Indices) -> Blend:
 
 
 def _fitted(
-    views: Sequence[Sequence[Floats]], labels: Indices, rows: Indices, fold: Indices, folds: int, categories: int
+    views: Sequence[Sequence[Floats]],
+    labels: Indices,
+    rows: Indices,
+    fold: Indices,
+    folds: int,
+    categories: int,
+    middle: Sequence[bool],
 ) -> LinearHead:
-    return fit_head([rows_of(blocks, rows) for blocks in views], labels[rows], fold, folds, categories)
+    return fit_head([rows_of(blocks, rows) for blocks in views], labels[rows], fold, folds, categories, middle)

@@ -47,7 +47,7 @@ class Work:
 
 @dataclass(slots=True)
 class Extractor:
-    """Features of every view and backbone, [images, width]; a row of NaN for an unreadable image."""
+    """Features of every view, [images, width] for each stage of each backbone; NaN for an unreadable image."""
 
     task: TrainTask
     session: Session
@@ -62,9 +62,12 @@ class Extractor:
         self.bank = Bank(folder)
 
     def run(self, low: float = 0.0, high: float = 0.8) -> list[list[Floats]]:
-        """[view][backbone]; DatasetCorrupt, or NotEnoughBudget once the pace shows that it cannot end in time."""
+        """[view][block], blocks by backbone, then by stage, the last one first.
+
+        Raises DatasetCorrupt, or NotEnoughBudget once the pace shows that it cannot end in time.
+        """
         count = len(self.images.samples)
-        out = [[np.empty((count, b.width), np.float32) for b in self.backbones] for _ in range(self.views)]
+        out = [[np.empty((count, sum(b.widths)), np.float32) for b in self.backbones] for _ in range(self.views)]
         missing: dict[range, list[Which]] = {}
         for start in range(0, count, feature_blocks.IMAGES):
             rows = range(start, min(count, start + feature_blocks.IMAGES))
@@ -81,7 +84,10 @@ class Extractor:
                 out[view][backbone][rows.start : rows.stop] = features
         self.session.features = self.bank.use
         self.images.require_readable()
-        return out
+        return [
+            [block for features, b in zip(view, self.backbones, strict=True) for block in _blocks(features, b)]
+            for view in out
+        ]
 
     @torch.inference_mode()
     def _compute(
@@ -89,13 +95,14 @@ class Extractor:
     ) -> dict[Which, tuple[Floats, float]]:
         """Features, and the seconds that they took: decoding is shared equally."""
         began = self.session.meter.used()
-        out = {(t, v): np.empty((len(rows), self.backbones[t].width), np.float32) for t, v in which}
+        out = {(t, v): np.empty((len(rows), sum(self.backbones[t].widths)), np.float32) for t, v in which}
         seconds = dict.fromkeys(which, 0.0)
         for batch, inputs in self._prepared(which, rows):
             for (backbone, view), images in inputs.items():
                 before = self.session.meter.used()
-                features = embed(self._network(backbone), images.to(self.task.device)).float().cpu().numpy()
-                out[backbone, view][batch.start - rows.start : batch.stop - rows.start] = features
+                middle = self.backbones[backbone].has_middle
+                features = embed(self._network(backbone), images.to(self.task.device), middle=middle)
+                out[backbone, view][batch.start - rows.start : batch.stop - rows.start] = features.float().cpu().numpy()
                 seconds[backbone, view] += self.session.meter.used() - before
             work.done += len(batch) * len(which)
             self.session.progress("features", work.done / work.total, *bar)
@@ -163,7 +170,7 @@ class Extractor:
     def _load(self, which: Which, rows: range) -> Floats | None:
         """A block of the bank; None if there is none, or if it lacks images that can be read here."""
         name = self._name(which, rows)
-        features = self.bank.load(name, len(rows), self.backbones[which[0]].width)
+        features = self.bank.load(name, len(rows), sum(self.backbones[which[0]].widths))
         if features is None:
             return None
         for index in np.flatnonzero(np.isnan(features).any(axis=1)) + rows.start:

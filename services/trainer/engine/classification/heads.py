@@ -1,11 +1,14 @@
 """Linear heads on normalised features of frozen networks, and their combination into one.
 
 Each kind of head predicts every fold's images from the other folds; these predictions give the temperature that its
-logits are divided by. The head that ships is the mean of all kinds, which is a linear head again.
+logits are divided by. The head that ships is the mean of all kinds, on the networks' last stages alone and on the
+stages before them too, which is a linear head again: last stages know objects like those of the pretraining, earlier
+ones textures, strokes and everything that is unlike them.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +36,7 @@ class LinearHead:
     solved: NDArray[np.bool_]  # [images]: which have logits; with very many images, not every fold is solved
 
     def logits(self, blocks: Sequence[Floats]) -> Floats:
-        """[images, categories], from the features of each backbone, [images, width]."""
+        """[images, categories], from the blocks of features that it was fitted on, [images, width] each."""
         return np.concatenate([normalised(block) for block in blocks], axis=1) @ self.weight.T + self.bias
 
 
@@ -53,15 +56,26 @@ def normalised(features: Floats) -> Floats:
 
 
 def fit_head(
-    views: Sequence[Sequence[Floats]], labels: Indices, fold: Indices, folds: int, categories: int
+    views: Sequence[Sequence[Floats]],
+    labels: Indices,
+    fold: Indices,
+    folds: int,
+    categories: int,
+    middle: Sequence[bool] = (),
 ) -> LinearHead:
-    """Fits on the features of each view and backbone, [images, width]; all views of an image are in its fold."""
-    rows, mean, scale, basis = _rows(views, labels)
-    weights, out_of_fold, solved = _combined(rows, fold, folds, categories)
-    weight = weights[:-1] if basis is None else basis.T @ weights[:-1]
-    weight = weight * scale[:, None]
-    bias = weights[-1] - mean @ weight
-    return LinearHead(np.ascontiguousarray(weight.T), bias, out_of_fold, solved)
+    """Fits on the blocks of each view, [images, width]; all views of an image are in its fold.
+
+    `middle` says which blocks are of a stage before a network's last.
+    """
+    every = [True] * len(views[0])
+    subsets = [every, [not of_middle for of_middle in middle]] if any(middle) else [every]
+    heads = [_fitted(views, subset, labels, fold, folds, categories) for subset in subsets]
+    return LinearHead(
+        weight=np.mean([head.weight for head in heads], axis=0),
+        bias=np.mean([head.bias for head in heads], axis=0),
+        out_of_fold=np.mean([head.out_of_fold for head in heads], axis=0),
+        solved=np.logical_and.reduce([head.solved for head in heads]),
+    )
 
 
 def mirroring_harms(
@@ -81,6 +95,19 @@ def mirroring_harms(
         losses = [logistic.log_losses(logistic.apply(view[out], weights), labels[out]) for view in (mirrored, plain)]
         excess[out] = losses[0] - losses[1]
     return bool(excess.mean() > max(MIRRORED_LOSS, 2 * excess.std() / len(excess) ** 0.5))
+
+
+def _fitted(
+    views: Sequence[Sequence[Floats]], subset: list[bool], labels: Indices, fold: Indices, folds: int, categories: int
+) -> LinearHead:
+    """A head that reads only the blocks of the subset; its weights for the others are 0."""
+    rows, mean, scale, basis = _rows([list(compress(blocks, subset)) for blocks in views], labels)
+    weights, out_of_fold, solved = _combined(rows, fold, folds, categories)
+    own = weights[:-1] if basis is None else basis.T @ weights[:-1]
+    own = own * scale[:, None]
+    weight = np.zeros((sum(block.shape[1] for block in views[0]), categories), np.float32)
+    weight[np.repeat(subset, [block.shape[1] for block in views[0]])] = own
+    return LinearHead(np.ascontiguousarray(weight.T), weights[-1] - mean @ own, out_of_fold, solved)
 
 
 def _rows(views: Sequence[Sequence[Floats]], labels: Indices) -> tuple[Rows, Floats, Floats, Floats | None]:

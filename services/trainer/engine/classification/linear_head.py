@@ -14,7 +14,7 @@ from services.trainer.engine.classification.heads import LinearHead, fit_head, m
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
 from services.trainer.engine.classification.result import Finished, finish
 from services.trainer.engine.data import Floats, Images, open_images, require_trainable
-from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin
+from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, middle_blocks, origin
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition, divide, readable
 from services.trainer.messages import Result, TrainTask
@@ -38,11 +38,12 @@ def train_head(task: TrainTask, session: Session) -> Result:
     session.progress("fit", 0.0, FEATURES_SHARE, 0.95)
     labels = images.labels[partition.trainable]
     chosen = [rows_of(blocks, partition.trainable) for blocks in views]
-    head = fit_head(chosen, labels, partition.fold, partition.folds, len(images.categories))
+    categories = len(images.categories)
+    head = fit_head(chosen, labels, partition.fold, partition.folds, categories, middle_blocks(backbones))
     held_out = head.logits(rows_of(views[0], partition.held_out))
     finished = _finished(images, backbones, partition, head, held_out)
     if len(chosen) > 1:
-        harms = mirroring_harms(chosen, labels, partition.fold, partition.folds, len(images.categories))
+        harms = mirroring_harms(chosen, labels, partition.fold, partition.folds, categories)
         finished = replace(finished, mirror=not harms)
     session.progress("bundle", 0.0, 0.95, 1.0)
     return finish(task, session, images, finished, Path(task.output_directory))
@@ -54,7 +55,7 @@ def sound_rows(blocks: Sequence[Floats]) -> NDArray[np.bool_]:
 
 
 def rows_of(blocks: Sequence[Floats], rows: NDArray[np.int64]) -> list[Floats]:
-    """The features of some images, per backbone."""
+    """The features of some images, by block."""
     return [block[rows] for block in blocks]
 
 

@@ -96,7 +96,7 @@ class ClassificationTask:
         assert isinstance(found.network, Network), "a classifier's"
         selection, held_out = found.selection["logits"], found.held_out["logits"]
         labels = self.images.labels[self.partition.first_fold]
-        cards = (self.backbone.card(normalised=found.network.normalised),)
+        cards = (self.backbone.card(frozen=False, normalised=found.network.normalised),)
         networks, head = [found.network], found.network.head
         if self.companion is not None:
             blend = blended(selection, self.companion.selection, labels)
