@@ -24,6 +24,11 @@ def test_a_backbone_embeds_into_its_dimension_and_consists_of_its_stages(name: s
     features = embed(network, images())
     assert features.shape == (2, BACKBONES[name].feature_dim)
     assert network.eval()(images()).shape == (2, 3)
+    both = embed(network, images(), middle=True)
+    assert both.shape == (2, BACKBONES[name].feature_dim + BACKBONES[name].middle_dim)
+    torch.testing.assert_close(both[:, : features.shape[1]], features)
+    middle = network.features[: BACKBONES[name].stage_starts[-1]](images()).mean(dim=(2, 3))
+    torch.testing.assert_close(both[:, features.shape[1] :], middle, rtol=1e-4, atol=1e-5)
     staged = [id(parameter) for stage in network.stages() for parameter in stage.parameters()]
     assert len(staged) == len(set(staged))
     assert {*staged, *map(id, network.head.parameters())} == {id(parameter) for parameter in network.parameters()}

@@ -53,12 +53,15 @@ def classifier(*names: str, temperature: float = 1.0) -> Classifier:
 
 
 def two_framings() -> Classifier:
-    """One network that sees the middle and the whole of an image, and a head on features of unit length."""
+    """One network that sees the centre and the whole of an image, and a head on features of unit length.
+
+    Of the whole, the head reads the stage before the last too.
+    """
     trunk = build("mobilenet_v3_small", 1, seed=0)
     (cropped,) = card("mobilenet_v3_small").backbones
-    whole = replace(cropped, rule=replace(cropped.rule, fit="stretch"), shares=0, normalised=True)
+    whole = replace(cropped, rule=replace(cropped.rule, fit="stretch"), shares=0, normalised=True, middle=True)
     made = replace(card(), backbones=(replace(cropped, normalised=True), whole))
-    return Classifier(made, ClassifierNetwork(made.backbones, [trunk, trunk], nn.Linear(2 * 576, 3)))
+    return Classifier(made, ClassifierNetwork(made.backbones, [trunk, trunk], nn.Linear(2 * 576 + 48, 3)))
 
 
 def sample_images(count: int) -> list[NDArray[np.uint8]]:
@@ -87,14 +90,15 @@ def test_a_network_that_sees_an_image_in_two_framings_is_stored_once(tmp_path: P
     assert loaded.size_bytes < 1.01 * classifier("mobilenet_v3_small").size_bytes
     with torch.inference_mode():
         cropped, whole = (apply(sample_images(1)[0], backbone.rule)[None] for backbone in written.card.backbones)
-        features = [written.network.networks()[0].embed(batch) for batch in (cropped, whole)]
+        (trunk,) = written.network.networks()
+        features = [trunk.embed(cropped), *trunk.embed_stages(whole)]
         expected = written.network.head(torch.cat([block / block.norm() for block in features], dim=1)).softmax(dim=1)
     np.testing.assert_allclose(predict(written, sample_images(1)), expected.numpy(), atol=1e-6)
 
 
 def test_a_card_from_before_features_were_normalised_is_read_as_it_was_meant() -> None:
     present = write_card(card("squeezenet1_1"))
-    old = present.replace(b',"normalised":false', b"").replace(b',"shares":null', b"")
+    old = present.replace(b',"normalised":false,"shares":null,"middle":false', b"")
     assert old != present
     assert read_card(old) == card("squeezenet1_1")
 

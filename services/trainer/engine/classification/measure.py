@@ -12,7 +12,7 @@ from services.vision.classification_metrics import CategoryReport, classificatio
 
 MIN_CALIBRATION_ROWS = 10
 KEPT_PROBABILITIES = 1_000_000
-TEMPERATURES = np.exp(np.linspace(np.log(0.05), np.log(20), 121))
+TEMPERATURES = np.exp(np.linspace(np.log(0.05), np.log(200), 165))
 
 
 def fit_temperature(logits: Floats, labels: Indices) -> float:

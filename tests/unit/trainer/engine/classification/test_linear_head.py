@@ -101,6 +101,31 @@ def test_the_head_is_the_mean_of_its_kinds_each_calibrated() -> None:
     np.testing.assert_allclose(head.logits([features]), expected, atol=1e-2)
 
 
+def test_half_of_the_head_reads_the_stages_before_the_last_too() -> None:
+    told, labels = blobs(60, 12)
+    untold = np.random.default_rng(1).normal(size=(60, 30)).astype(np.float32)
+    partition = divide(labels, Split())
+    fold, folds = partition.fold, partition.folds
+    with_middle = fit_head([[untold, told]], labels, fold, folds, 3, (False, True))
+    without, everything = (
+        fit_head([[untold]], labels, fold, folds, 3),
+        fit_head([[untold, told]], labels, fold, folds, 3),
+    )
+    np.testing.assert_allclose(with_middle.weight[:, 30:], everything.weight[:, 30:] / 2, atol=1e-4)
+    np.testing.assert_allclose(with_middle.weight[:, :30], (without.weight + everything.weight[:, :30]) / 2, atol=1e-4)
+    shared = (without.logits([untold]) + everything.logits([untold, told])) / 2
+    np.testing.assert_allclose(with_middle.logits([untold, told]), shared, atol=1e-3)
+    right = [(head.out_of_fold.argmax(axis=1) == labels).mean() for head in (without, with_middle)]
+    assert right[1] > right[0] + 0.2
+
+
+def test_rows_without_a_mistake_do_not_make_the_next_mistake_certain() -> None:
+    labels = np.arange(30) % 3
+    logits = 300 * np.eye(3, dtype=np.float32)[labels]
+    doubt = 1 - softmax(logits / np.float32(fit_temperature(logits, labels)))[np.arange(30), labels]
+    assert 0.005 < doubt.max() < 0.05
+
+
 def test_two_images_a_category_fit_no_discriminant() -> None:
     features, labels = blobs(6, 40)
     partition = divide(labels, Split())
