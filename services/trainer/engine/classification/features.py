@@ -179,3 +179,7 @@ class Extractor:
                 self.bank.discard(name, f"it has no features of {self.images.samples[index].record.file_name}")
                 return None
         return features
+
+
+def _blocks(features: Floats, backbone: LoadedBackbone) -> list[Floats]:
+    return np.split(features, np.cumsum(backbone.widths)[:-1], axis=1)
