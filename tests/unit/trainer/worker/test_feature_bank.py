@@ -248,9 +248,9 @@ class Trainings:
         self.manifest = read_manifest((self.directory / MANIFEST_FILE).read_bytes())
         embed = features.embed
 
-        def counted(network: Network, images: Tensor) -> Tensor:
+        def counted(network: Network, images: Tensor, *, middle: bool) -> Tensor:
             self.batches += 1
-            return embed(network, images)
+            return embed(network, images, middle=middle)
 
         monkeypatch.setattr(features, "embed", counted)
 
