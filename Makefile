@@ -89,6 +89,10 @@ test: setup ## Run every test
 test-fast: setup ## Run the tests without I/O
 	@$(BIN)/python -m pytest tests/unit
 
+.PHONY: campaign
+campaign: setup ## Simulate 500 trainings in which everything dies at random
+	@SIGHTLINE_CAMPAIGN=500 $(BIN)/python -m pytest -q tests/unit/trainer/test_campaign.py
+
 .PHONY: coverage
 coverage: setup ## Run every test, and print the lines that none of them ran in its own process
 	@status=0; $(BIN)/coverage run -m pytest || status=$$?; $(BIN)/coverage report; exit $$status

@@ -11,7 +11,7 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, Header, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, Header, RetentionPolicy, StorageType, StreamConfig
 
 from services.infra.jetstream import PAUSE_SECONDS, REQUEST_SECONDS, ask, ensure_stream, is_back
 from services.kit.errors import Unavailable
@@ -128,9 +128,16 @@ class JetStreamQueue:
                 await asyncio.sleep(min(PAUSE_SECONDS, left))
 
     async def depth(self, kind: str) -> int:
+        info = await self._consumer_info(kind)
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+    async def waiting(self, kind: str) -> int:
+        return (await self._consumer_info(kind)).num_waiting or 0
+
+    async def _consumer_info(self, kind: str) -> ConsumerInfo:
         subject = self._subject(kind)
         try:
-            info = await ask(
+            return await ask(
                 self._connection,
                 "the queue",
                 lambda: self._js.consumer_info(self._stream, kind),
@@ -138,7 +145,6 @@ class JetStreamQueue:
             )
         except nats.js.errors.Error as error:
             raise Unavailable(what="the queue", problem=str(error)) from error
-        return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
     def _subject(self, kind: str) -> str:
         return f"{self._subjects}.{check_kind(kind)}"

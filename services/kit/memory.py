@@ -1,7 +1,7 @@
 """In-memory doubles of the ports, for unit tests; they pass the same contract suites as the real adapters."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -163,6 +163,7 @@ class MemoryQueue:
         self.ack_wait = ack_wait
         self.jobs: dict[str, list[_Job]] = defaultdict(list)
         self._published: dict[tuple[str, str], float] = {}
+        self._waiting: Counter[str] = Counter()
 
     async def publish(self, kind: str, body: bytes, dedup_id: str = "") -> None:
         check_kind(kind)
@@ -177,17 +178,24 @@ class MemoryQueue:
     async def fetch(self, kind: str, wait: timedelta) -> Delivery | None:
         check_kind(kind)
         end = self.clock.monotonic() + wait.total_seconds()
-        await asyncio.sleep(0)  # let others run, as a real queue does
-        while True:
-            now = self.clock.monotonic()
-            for job in self.jobs[kind]:
-                if job.due <= now:
-                    job.deliveries += 1
-                    job.due = now + self.ack_wait.total_seconds()
-                    return _Delivery(self, kind, job)
-            if now >= end:
-                return None
-            await self.clock.sleep(0.01)
+        self._waiting[kind] += 1
+        try:
+            await asyncio.sleep(0)  # let others run, as a real queue does
+            while True:
+                now = self.clock.monotonic()
+                for job in self.jobs[kind]:
+                    if job.due <= now:
+                        job.deliveries += 1
+                        job.due = now + self.ack_wait.total_seconds()
+                        return _Delivery(self, kind, job)
+                if now >= end:
+                    return None
+                await self.clock.sleep(0.01)
+        finally:
+            self._waiting[kind] -= 1
 
     async def depth(self, kind: str) -> int:
         return len(self.jobs[check_kind(kind)])
+
+    async def waiting(self, kind: str) -> int:
+        return self._waiting[check_kind(kind)]

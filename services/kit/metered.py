@@ -33,7 +33,7 @@ RESULTS = tuple(Result)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STORE = ("put", "put_file", "get", "get_file", "stat", "list", "delete", "ping")
 _RECORDS = ("get", "create", "update", "delete")
-_QUEUE = ("publish", "depth")
+_QUEUE = ("publish", "depth", "waiting")
 _TIMED = (*(f"records_{name}" for name in _RECORDS), *(f"queue_{name}" for name in _QUEUE))
 
 STORE_OPERATIONS = Metric(
@@ -241,3 +241,7 @@ class MeteredQueue:
     async def depth(self, kind: str) -> int:
         with self._meter.operation("queue_depth"):
             return await self._inner.depth(kind)
+
+    async def waiting(self, kind: str) -> int:
+        with self._meter.operation("queue_waiting"):
+            return await self._inner.waiting(kind)

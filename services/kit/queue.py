@@ -50,7 +50,7 @@ class Queue(Protocol):
     lease expires. The order is not guaranteed, and a job may be delivered twice at the same time: a late ack is not
     fenced, so a handler goes by the record, never by the delivery. Publishing with an id that was used for the same
     kind within two minutes does nothing. A kind consists of letters, digits, `_` and `-` (ValueError). If the queue is
-    unreachable, publish (which may have stored the job) and depth raise Unavailable.
+    unreachable, publish (which may have stored the job), depth and waiting raise Unavailable.
     """
 
     @property
@@ -68,6 +68,10 @@ class Queue(Protocol):
 
     async def depth(self, kind: str) -> int:
         """How many jobs of the kind are waiting or in flight."""
+        ...
+
+    async def waiting(self, kind: str) -> int:
+        """How many fetches of the kind are waiting for a job, in all processes."""
         ...
 
 

@@ -89,7 +89,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
         server = Server("trainer", settings, telemetry, services, store.is_synced)
         async with alongside(
             views=store.run(),
-            coordinator=Coordinator(store, datasets, blobs, queue, clock, telemetry).run(),
+            coordinator=Coordinator(store, datasets, blobs, queue, clock, telemetry, settings.lease).run(),
             gauges=Gauges(store, queue, clock, telemetry).keep_going(),
             counts=counts.keep_going(),
         ):

@@ -82,6 +82,7 @@ class Served:
     bundle_key: str  # prefix, ending in "/"
     performance: Performance  # without curves and matrix
     performance_key: str  # of the full one
+    compared: int = 0  # results that it was chosen from: a choice from more replaces one from fewer
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +105,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     test: Snapshot | None = None
     categories: tuple[str, ...] = ()
     served: Served | None = None
+    # The trial planned last, stored here before it gets its own record: one replica decides, any can create it.
+    planned: "Trial | None" = None
+    search_ended: bool = False  # no further trial is planned
     warnings: tuple[str, ...] = ()
     training_cost: timedelta = msgspec.field(name="training_cost_seconds", default=ZERO)  # zero until it has ended
     stop_reason: StopReason | None = None
@@ -124,6 +128,10 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         if not NEXT[state]:
             changes.setdefault("end_time", now)
         return replace(self, state=state, update_time=now, **changes)
+
+    def has_all_planned(self, trials: "list[Trial]") -> bool:
+        """Whether these are all trials planned so far, so that a decision made from them holds."""
+        return self.planned is None or self.planned.number < len(trials)
 
     @property
     def blob_prefix(self) -> str:

@@ -32,6 +32,11 @@ OLDEST_QUEUED = Metric(
     ("kind",),
     values=(_KINDS,),
 )
+WORKERS_FREE = Metric(
+    "sightline_trainer_workers_free",
+    MetricKind.GAUGE,
+    "Workers, of several, that neither work nor are needed by work that waits: they may take further trials of a model.",
+)
 BUDGET = Metric(
     "sightline_trainer_budget_seconds",
     MetricKind.GAUGE,
@@ -111,7 +116,7 @@ WORKER_READY = Metric(
 
 API = (
     *(*STORE, *NATS, QUEUED, MODELS, WORK, OLDEST_QUEUED),
-    *(BUDGET, BUDGET_LEFT, BUDGET_OVERRUN, MODELS_ENDED, MODELS_COST_SECONDS),
+    *(WORKERS_FREE, BUDGET, BUDGET_LEFT, BUDGET_OVERRUN, MODELS_ENDED, MODELS_COST_SECONDS),
     *(ATTEMPTS, DEAD_LETTERS, WAIT_SECONDS, COMPUTE_SECONDS),
 )
 WORKER = (*STORE, *NATS, JOBS, RUNNING, PHASE_SECONDS, CHILD_START_SECONDS, DEVICE, WORKER_READY)

@@ -103,7 +103,7 @@ async def test_kinds_are_kept_apart(queue: Queue) -> None:
 
 @pytest.mark.parametrize("kind", ["", "a.b", "a b", "*", ">", "a/b", "ä"])
 async def test_a_kind_of_other_characters_is_a_value_error(queue: Queue, kind: str) -> None:
-    for call in (queue.publish(kind, b""), queue.fetch(kind, NOW), queue.depth(kind)):
+    for call in (queue.publish(kind, b""), queue.fetch(kind, NOW), queue.depth(kind), queue.waiting(kind)):
         with pytest.raises(ValueError, match="not a kind"):
             await call
 
@@ -216,6 +216,30 @@ async def test_depth_counts_the_waiting_jobs_and_those_in_flight(queue: Queue) -
     assert await queue.depth("train") == 3
     await job.ack()
     assert await queue.depth("train") == 2
+
+
+async def wait_for_waiting(queue: Queue, kind: str, count: int) -> None:
+    async with asyncio.timeout(15):
+        while await queue.waiting(kind) != count:  # noqa: ASYNC110 - the queue may be in another process
+            await asyncio.sleep(0.02)
+
+
+async def test_waiting_counts_the_fetches_of_a_kind_that_have_no_job_yet(queue: Queue) -> None:
+    assert await queue.waiting("train") == 0
+    fetching = {asyncio.create_task(queue.fetch("train", timedelta(seconds=30))) for _ in range(2)}
+    await wait_for_waiting(queue, "train", 2)
+    assert await queue.waiting("ingest") == 0
+    await queue.publish("train", b"1")
+    await wait_for_waiting(queue, "train", 1)
+    done, left = await asyncio.wait(fetching, return_when=asyncio.FIRST_COMPLETED)
+    for fetched in done:
+        job = fetched.result()
+        assert job is not None
+        await job.ack()
+    for fetch in left:
+        fetch.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await wait_for_waiting(queue, "train", 0)
 
 
 async def test_consumers_share_the_jobs_and_each_is_done_once(queue: Queue) -> None:

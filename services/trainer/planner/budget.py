@@ -7,12 +7,15 @@ from services.trainer.domain import MAX_TRIALS, Model, Trial, granted, served_tr
 from services.trainer.planner.costs import expected_seconds, reserve_seconds, resolution_of, slowness
 from services.trainer.recipe import Recipe
 
+SLACK = 1.5  # of its expected time: what a trial may take if another may run beside it
+
 
 @dataclass(frozen=True, slots=True)
 class BudgetView:
-    """The budget of a model whose trials so far have all ended, in time on the reference device.
+    """The budget of a model, in time on the reference device.
 
-    Here ledger time becomes seconds to plan with; `StartTrial.allowance` turns them back.
+    A trial that runs keeps its whole allowance; what it does not use is left once it has ended. Here ledger time
+    becomes seconds to plan with; `StartTrial.allowance` turns them back.
     """
 
     image_count: int
@@ -22,9 +25,11 @@ class BudgetView:
     pace: float  # actual time divided by the table's
     resolution: int  # for recipes that leave it open
     served: Recipe | None
+    running: tuple[Recipe, ...] = ()
+    shared: bool = False  # among trials that run side by side
 
     @classmethod
-    def of(cls, model: Model, trials: list[Trial]) -> "BudgetView":
+    def of(cls, model: Model, trials: list[Trial], *, shared: bool = False) -> "BudgetView":
         """The view from these records."""
         best = served_trial(model, trials)
         return cls(
@@ -35,6 +40,8 @@ class BudgetView:
             pace=slowness(trials),
             resolution=resolution_of(trials),
             served=best.recipe if best else None,
+            running=tuple(trial.recipe for trial in trials if not trial.work.ended),
+            shared=shared,
         )
 
     def expected(self, recipe: Recipe) -> float:
@@ -44,8 +51,9 @@ class BudgetView:
     def available(self, recipe: Recipe) -> float:
         """Seconds that the recipe may take.
 
-        The time of the final evaluation is held back, be it of this recipe's bundle or of the one served now.
+        The time of the final evaluation is held back, be it of this recipe's bundle, of the one served now, or of one
+        that is being trained.
         """
-        candidates = (recipe, self.served) if self.served else (recipe,)
+        candidates = (recipe, *self.running, *((self.served,) if self.served else ()))
         reserve = max(reserve_seconds(candidate, self.test_count, self.resolution) for candidate in candidates)
         return self.left.total_seconds() - self.pace * reserve

@@ -11,7 +11,7 @@ from services.trainer.domain import Hyperparameters, Model, StopReason, Trial, s
 from services.trainer.planner import detector_recipes as recipes
 from services.trainer.planner.budget import BudgetView
 from services.trainer.planner.detector_recipes import SearchPoint
-from services.trainer.planner.steps import StartTrial
+from services.trainer.planner.steps import StartTrial, Wait
 from services.trainer.recipe import BoxStatistics, Depth, Recipe
 from services.trainer.work import WorkState
 from services.vision.card import WeightsSource
@@ -25,8 +25,10 @@ REPEATED = 0.8  # of the cost of the repeated trial: with less, a refit would be
 PROBE_SLACK = 0.5  # of a probe's expected time: the most that it may take beyond that
 
 
-def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTrial | StopReason:
-    """The next recipe that fits, or why there is none. All trials have ended."""
+def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTrial | StopReason | Wait:
+    """The next recipe that fits and need not wait for a trial that runs, or why there is none."""
+    if trials and not trials[0].work.ended:
+        return Wait()  # it tells what the boxes are like
     if trials:
         return _Search(model, trials, budget).next()
     recipe = recipes.head(model.hyperparameters)
@@ -57,14 +59,17 @@ class _Search:
     trials: list[Trial]
     budget: BudgetView
 
-    def next(self) -> StartTrial | StopReason:
+    def next(self) -> StartTrial | StopReason | Wait:
         """The next trial, or why there is none."""
-        if self.model.hyperparameters.max_rung == 0 or any(trial.recipe.refit for trial in self.trials):
+        if self.model.hyperparameters.max_rung == 0 or self._refitted:
             return self._ended()
         if self._perfect:
-            return self._refit() or self._ended()
-        probe = self._probe() if self.budget.trials > 1 else None
-        return probe or self._long() or self._refit() or self._ended()
+            return Wait() if self.budget.running else self._refit() or self._ended()
+        if probe := self._probe() if self.budget.trials > 1 else None:
+            return probe
+        if self.budget.running:
+            return self._refit_beside() or Wait()
+        return self._long() or self._refit() or self._ended()
 
     # What the trials have shown.
 
@@ -105,6 +110,14 @@ class _Search:
             return served
         done = [(trial.result.score, trial) for trial in self._tuned if trial.result]
         return max(done, key=lambda pair: pair[0])[1] if done else None
+
+    @property
+    def _refitted(self) -> bool:
+        """Whether the best trial, or one that still runs, has its refit."""
+        best, refits = self._best, [trial for trial in self.trials if trial.recipe.refit]
+        return any(
+            not trial.work.ended or not best or best.name in (trial.name, trial.parent_trial) for trial in refits
+        )
 
     @property
     def _perfect(self) -> bool:
@@ -199,7 +212,7 @@ class _Search:
         """A long, validated run with the best settings; if that and a refit do not both fit, only the refit runs."""
         best = self._best
         recipe = self._long_recipe(SearchPoint.of(best.recipe) if best else self._prior)
-        if any(trial.recipe.name == recipe.name for trial in self.trials):
+        if self._was_tried(recipe):
             return None
         expected, available = self.budget.expected(recipe), self.budget.available(recipe)
         held = self.budget.expected(recipes.refit(recipe)) if self._refits(best) else 0.0
@@ -207,7 +220,9 @@ class _Search:
             return None
         if available - held < (WORTHWHILE if recipe.pretrained else SCRATCH_WORTHWHILE) * expected:
             return None
-        return StartTrial(recipe, available - held, expected, best.name if best else "")
+        beside = self.budget.shared and held  # the refit may run at the same time: the two divide what is left
+        allowance = available * expected / (expected + held) if beside else available - held
+        return StartTrial(recipe, allowance, expected, best.name if best else "")
 
     def _refits(self, best: Trial | None) -> bool:
         """Whether the best trial may be refitted on all images: only the served one has proved to be the best."""
@@ -223,11 +238,27 @@ class _Search:
         outdone = any(
             trial.recipe.name == long.name and trial.work.state is WorkState.SUCCEEDED for trial in self.trials
         )
-        recipe = recipes.refit(best.recipe if outdone else long)
+        recipe = recipes.refit(best.recipe if outdone or self._was_tried(recipes.refit(long)) else long)
+        if self._was_tried(recipe):
+            return None
         available = self.budget.available(recipe)
         if available < REPEATED * self.budget.expected(recipes.refit(best.recipe)):
             return None
         return StartTrial(recipe, available, self.budget.expected(recipe), best.name)
+
+    def _refit_beside(self) -> StartTrial | None:
+        """The refit of a long run that is the only trial running: it counts if the long run proves to be the best."""
+        running = [trial for trial in self.trials if not trial.work.ended]
+        if len(running) > 1 or not self._small or not recipes.is_long(running[0].recipe, self.budget.image_count):
+            return None
+        recipe = recipes.refit(running[0].recipe)
+        available, expected = self.budget.available(recipe), self.budget.expected(recipe)
+        if self.budget.trials < 1 or self._was_tried(recipe) or available < REPEATED * expected:
+            return None
+        return StartTrial(recipe, available, expected, running[0].name)
+
+    def _was_tried(self, recipe: Recipe) -> bool:
+        return any(trial.recipe.name == recipe.name for trial in self.trials)
 
     def _ended(self) -> StopReason:
         if self._perfect:

@@ -20,15 +20,24 @@ SAFETY = 1.5  # factor on the first recipe's predicted cost, in the minimum budg
 _LADDERS = MappingProxyType({ModelKind.GENERIC_CLASSIFIER: classifier, ModelKind.GENERIC_DETECTOR: detector})
 
 
-def plan(model: Model, trials: list[Trial], final: Evaluation | None) -> Step:
-    """What a model in TRAINING needs next. `trials` ascend by number; `final` is its final evaluation, if planned."""
+def plan(model: Model, trials: list[Trial], final: Evaluation | None, free: int = 0) -> Step:
+    """What a model in TRAINING needs next. `trials` ascend by number; `final` is its final evaluation, if planned.
+
+    While trials run, a further one starts only if a worker is free. If none runs, `free` decides nothing but the next
+    trial's allowance: with more than one worker, something is left for a trial beside it.
+    """
     if final is not None:
         return Finish(_reason(model, trials)) if final.work.ended else Wait()
-    if any(not trial.work.ended for trial in trials):
+    running = any(not trial.work.ended for trial in trials)
+    if running and (free < 1 or model.search_ended):
         return Wait()
-    step = _next_trial(model, trials)
+    if model.search_ended:
+        return StartEvaluation(model.budget - granted(trials, None))
+    step = _next_trial(model, trials, shared=running or free > 1)
     if isinstance(step, StartTrial):
         return step
+    if running or isinstance(step, Wait):
+        return Wait()
     if model.served is None:
         return Fail(_failure(model, trials))
     if model.test is not None:
@@ -64,9 +73,9 @@ def check_budget(model: Model, image_count: int, test_count: int) -> None:
         )
 
 
-def _next_trial(model: Model, trials: list[Trial]) -> StartTrial | StopReason:
+def _next_trial(model: Model, trials: list[Trial], *, shared: bool = False) -> StartTrial | StopReason | Wait:
     """The next recipe that fits, or why there is none."""
-    budget = BudgetView.of(model, trials)
+    budget = BudgetView.of(model, trials, shared=shared)
     if budget.trials <= 0:
         return StopReason.LADDER_COMPLETED
     return _LADDERS[model.model_kind].next_trial(model, trials, budget)
@@ -74,7 +83,7 @@ def _next_trial(model: Model, trials: list[Trial]) -> StartTrial | StopReason:
 
 def _reason(model: Model, trials: list[Trial]) -> StopReason:
     step = _next_trial(model, trials)
-    return StopReason.BUDGET_REACHED if isinstance(step, StartTrial) else step
+    return step if isinstance(step, StopReason) else StopReason.BUDGET_REACHED
 
 
 def _failure(model: Model, trials: list[Trial]) -> Failure:

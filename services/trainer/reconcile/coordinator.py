@@ -1,7 +1,8 @@
 """Moves every model through its training: reads its records, decides the next step and writes it. Level-triggered.
 
-It is stateless, so any number of replicas may run and any of them may die: decisions are functions of the records,
-trials are numbered and created, never overwritten, and models change by compare-and-set only.
+It is stateless, so any number of replicas may run and any of them may die: models change by compare-and-set only, and
+each decision is a change of the model's record that is refused if another replica has decided since. What follows from
+it (a trial, the final evaluation) is created, never overwritten, by whichever replica is there.
 """
 
 import asyncio
@@ -9,13 +10,10 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 
-from msgspec.structs import replace
-
 from services.kit.blobs import Blobs
 from services.kit.clock import Clock
 from services.kit.errors import Conflict, NotFound, RecordExists, SightlineError, Unavailable
 from services.kit.log import Log, about
-from services.kit.names import join
 from services.kit.queue import Queue
 from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
@@ -33,23 +31,21 @@ from services.trainer.datasets import (
 from services.trainer.domain import (
     Model,
     ModelState,
-    Served,
     StopReason,
     Trial,
     asked_to_stop,
-    scored_trial,
     training_cost,
     works_of,
 )
 from services.trainer.planner.plan import check_budget, plan
 from services.trainer.planner.selection import Selection
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
-from services.trainer.recipe import HOLDOUT_FRACTION
 from services.trainer.reconcile.counts import Counts
-from services.trainer.reconcile.final_evaluation import measured, planned
+from services.trainer.reconcile.final_evaluation import measured
 from services.trainer.reconcile.housekeeping import Housekeeping
+from services.trainer.reconcile.search import Search
+from services.trainer.reconcile.workers import Workers
 from services.trainer.store import Store
-from services.trainer.work import Work
 
 TICK_SECONDS = 1.0
 
@@ -60,14 +56,23 @@ class Coordinator:
     """Reconciles models, trials and evaluations with the planner's decisions."""
 
     def __init__(
-        self, store: Store, datasets: Datasets, blobs: Blobs, queue: Queue, clock: Clock, telemetry: Telemetry
+        self,
+        store: Store,
+        datasets: Datasets,
+        blobs: Blobs,
+        queue: Queue,
+        clock: Clock,
+        telemetry: Telemetry,
+        lease: timedelta = timedelta(seconds=15),
     ) -> None:
+        """`lease` is that of the workers."""
         self._store = store
         self._telemetry = telemetry
         self._datasets = datasets
         self._clock = clock
-        self._selection = Selection(blobs)
         self._housekeeping = Housekeeping(store, blobs, queue, clock, Counts(store, clock, telemetry))
+        self._search = Search(store, Selection(blobs), clock, self._housekeeping.announce)
+        self._workers = Workers(store, queue, clock, lease.total_seconds())
 
     async def run(self) -> None:
         """Reconciles after every change and every tick, until cancelled.
@@ -103,6 +108,8 @@ class Coordinator:
         await self._step_all(lambda model: model.state is ModelState.NOT_STARTED)
 
     async def _advance_all(self) -> None:
+        await self._workers.count()
+        self._telemetry.set(metrics.WORKERS_FREE, self._workers.free)
         await self._step_all(lambda model: not model.ended and model.state is not ModelState.NOT_STARTED)
 
     async def _step_all(self, chosen: Callable[[Model], bool]) -> None:
@@ -144,7 +151,7 @@ class Coordinator:
         except Unavailable:
             raise
         except SightlineError as error:
-            await self._move(model, ModelState.FAILED, error=error.failure())
+            await self._move(model, [], ModelState.FAILED, error=error.failure())
 
     def _started(self, model: Model, training: Dataset, test: Dataset | None) -> Model:
         check_training_dataset(training, model.model_kind)
@@ -166,44 +173,25 @@ class Coordinator:
 
     async def _train(self, model: Model) -> None:
         trials = self._store.trials_of(model.name)
-        model = await self._serve_best(model, trials)
-        step = plan(model, trials, self._store.final_of(model.name))
-        match step:
-            case StartTrial():
-                await self._start_trial(model, len(trials), step)
+        if any(trial.model_uid != model.uid for trial in trials):
+            return  # of a deleted model of the same name: housekeeping removes them
+        model = await self._search.serve_best(model, trials)
+        if model.state is not ModelState.TRAINING:
+            return  # another replica was faster
+        if await self._search.create_planned(model, trials):
+            return
+        match plan(model, trials, self._store.final_of(model.name), self._workers.free):
+            case StartTrial() as step:
+                with self._workers.claimed():
+                    await self._search.start_trial(model, trials, step)
             case StartEvaluation(allowance):
-                await self._start_final(model, allowance)
+                await self._search.start_final(model, trials, allowance)
             case Finish(reason):
                 await self._finish(model, trials, reason)
             case Fail(error):
-                await self._move(model, ModelState.FAILED, error=error)
+                await self._move(model, trials, ModelState.FAILED, error=error)
             case Wait():
                 return
-
-    async def _start_trial(self, model: Model, number: int, step: StartTrial) -> None:
-        now = self._clock.now()
-        assert model.training is not None, "a model in TRAINING has its snapshot"
-        trial = Trial(
-            name=join(model.name, "trials", f"t{number:03d}"),
-            model_uid=model.uid,
-            number=number,
-            training=model.training,
-            recipe=step.recipe,
-            holdout_fraction=0.0 if model.test else HOLDOUT_FRACTION,
-            seed=model.hyperparameters.seed,
-            expected_seconds=step.expected_seconds,
-            parent_trial=step.parent_trial,
-            work=Work(create_time=now, allowance=step.allowance),
-            update_time=now,
-        )
-        await self._store.trials.create(trial)
-        _log.info("trial_planned", name=trial.name, recipe=step.recipe.name, allowance_seconds=step.allowance_seconds)
-        await self._housekeeping.announce(trial.name, trial.work)
-
-    async def _start_final(self, model: Model, allowance: timedelta) -> None:
-        evaluation = planned(model, allowance, self._clock.now())
-        await self._store.evaluations.create(evaluation)
-        await self._housekeeping.announce(evaluation.name, evaluation.work)
 
     async def _finish(self, model: Model, trials: list[Trial], reason: StopReason) -> None:
         """SUCCEEDED, with the performance on the test dataset if that was measured."""
@@ -211,6 +199,7 @@ class Coordinator:
         served, warnings = measured(model, final)
         await self._move(
             model,
+            trials,
             ModelState.SUCCEEDED,
             served=served,
             warnings=warnings,
@@ -218,42 +207,14 @@ class Coordinator:
             training_cost=training_cost(trials, final),
         )
 
-    async def _serve_best(self, model: Model, trials: list[Trial]) -> Model:
-        """The model, changed to serve the best trial so far.
-
-        The performance of a refit that left no image to measure it on is that of the trial that it repeats.
-        """
-        best = await self._selection.best(trials)
-        if best is None or best.result is None or (model.served and model.served.trial == best.name):
-            return model
-        result = best.result
-        scored = result if result.performance.image_count else scored_trial(best, trials).result or result
-        served = Served(
-            trial=best.name,
-            version=f"{best.name.rsplit('/', 1)[-1]}.{best.work.attempt}-{model.uid}",
-            bundle_key=result.bundle_key,
-            performance=scored.performance,
-            performance_key=scored.performance_key,
-        )
-        now = self._clock.now()
-
-        def decide(present: Model) -> Model:
-            overtaken = present.served is not None and present.served.trial >= best.name  # by another replica
-            if present.state is not ModelState.TRAINING or overtaken:
-                return present
-            warnings = tuple(dict.fromkeys((*present.warnings, *result.warnings)))
-            return replace(present, served=served, warnings=warnings, update_time=now)
-
-        changed = await self._store.models.change(model.name, decide)
-        _log.info("bundle_served", trial=best.name, score=result.score)
-        return changed.value
-
     # CANCELLING and every end
 
     async def _cancel(self, model: Model) -> None:
         """Asks running work to stop; CANCELLED once all work has ended."""
         now = self._clock.now()
         trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
+        if await self._search.create_planned(model, trials):
+            return
         for trial in trials:
             if not trial.work.ended:
                 await self._store.trials.change(trial.name, lambda present: asked_to_stop(present, now))
@@ -261,10 +222,10 @@ class Coordinator:
             await self._store.evaluations.change(final.name, lambda present: asked_to_stop(present, now))
         trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
         if all(work.ended for work in works_of(trials, final)):
-            await self._move(model, ModelState.CANCELLED, training_cost=training_cost(trials, final))
+            await self._move(model, trials, ModelState.CANCELLED, training_cost=training_cost(trials, final))
 
-    async def _move(self, model: Model, state: ModelState, **changes: object) -> None:
-        """Moves the model to its next state, unless another replica has."""
+    async def _move(self, model: Model, trials: list[Trial], state: ModelState, **changes: object) -> None:
+        """Moves the model to its next state, unless another replica has, or has planned a trial after these."""
         now = self._clock.now()
         if state is ModelState.FAILED:
             trials, final = self._store.trials_of(model.name), self._store.final_of(model.name)
@@ -273,7 +234,7 @@ class Coordinator:
 
         def decide(present: Model) -> Model:
             nonlocal moved
-            moved = present.state is model.state
+            moved = present.state is model.state and present.has_all_planned(trials)
             return present.moved(state, now, **changes) if moved else present
 
         changed = (await self._store.models.change(model.name, decide)).value

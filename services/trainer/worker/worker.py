@@ -192,11 +192,16 @@ class Worker:
         )
 
     async def _thresholds(self, trial: Trial) -> dict[str, float]:
-        """The thresholds of the trial that a refit repeats; other trials need none."""
+        """The thresholds of the trial that a refit repeats; other trials need none.
+
+        While that trial runs, those of the one that it repeats itself: the same settings, trained for less time.
+        """
         if not (trial.recipe.refit and trial.parent_trial):
             return {}
         try:
             repeated = (await self._store.trials.get(trial.parent_trial)).value
+            if repeated.result is None and repeated.parent_trial:
+                repeated = (await self._store.trials.get(repeated.parent_trial)).value
             if repeated.result is None:
                 return {}
             whole = await self._workspace.blobs.get(repeated.result.performance_key)

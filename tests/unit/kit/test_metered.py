@@ -102,6 +102,7 @@ async def test_a_fetch_without_a_job_does_not_count_as_a_failure():
     queue = MeteredQueue(MemoryQueue(ManualClock()), telemetry)
     await queue.publish("train", b"x")
     assert await queue.depth("train") == 1
+    assert await queue.waiting("train") == 0
     delivery = await queue.fetch("train", timedelta(0))
     assert delivery
     assert delivery.body == b"x"
@@ -109,6 +110,7 @@ async def test_a_fetch_without_a_job_does_not_count_as_a_failure():
     assert counted(telemetry, NATS_OPERATIONS) == {
         ("queue_publish", "ok"): 1,
         ("queue_depth", "ok"): 1,
+        ("queue_waiting", "ok"): 1,
         ("queue_fetch", "ok"): 1,
         ("queue_fetch", "empty"): 1,
     }

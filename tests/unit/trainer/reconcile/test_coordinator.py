@@ -523,7 +523,7 @@ async def test_an_outdated_view_never_reverts_the_served_bundle() -> None:
         present = await at.model()
         assert present.served is not None
         first = await at.trial()
-        await coordinator._serve_best(replace(present, served=None), [first])
+        await coordinator._search.serve_best(replace(present, served=None), [first])
         assert (await at.model()).served == present.served
 
 

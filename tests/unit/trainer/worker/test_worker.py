@@ -422,6 +422,27 @@ async def test_a_refit_gets_the_thresholds_of_the_trial_that_it_repeats(at: Worl
     assert told == [{}, {f"category {number}": 0.5 for number in range(120)}, {}, {}]
 
 
+async def test_a_refit_beside_the_trial_that_it_repeats_gets_the_thresholds_of_the_one_before(at: World) -> None:
+    told: list[dict[str, float]] = []
+
+    async def listens(task: Task) -> AsyncGenerator[Message]:
+        assert isinstance(task, TrainTask)
+        told.append(task.thresholds)
+        yield outcome(task, 0.001)
+
+    await at.begin()
+    await at.worker(listens).handle(T0)
+    done = await at.trial()
+    queued = Work(create_time=START, allowance=timedelta(seconds=9.0))
+    long, refit = (T0.replace("t000", f"t00{number}") for number in (1, 2))
+    runs = replace(done, name=long, number=1, result=None, parent_trial=T0, work=queued)
+    repeats = msgspec.structs.replace(done.recipe, refit=True)
+    await at.table.create(long, runs)
+    await at.table.create(refit, replace(runs, name=refit, number=2, recipe=repeats, parent_trial=long))
+    await at.worker(listens).handle(refit)
+    assert told == [{}, {f"category {number}": 0.5 for number in range(120)}]
+
+
 async def test_an_evaluation_that_succeeds_leaves_its_performance(at: World) -> None:
     told: list[str] = []
 
