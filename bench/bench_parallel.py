@@ -1,4 +1,4 @@
-"""The same search by one worker and by two, each with one thread: `python bench/bench_parallel.py [SET ...] [--pairs N]`.
+"""The same search by one worker and by two, with one thread each: `python bench/bench_parallel.py [SET ...]`.
 
 Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. Each run is a suite of its own, so that nothing is cached; its time
 runs from CreateModel to SUCCEEDED. Both runs have the same budget, which pays for the whole ladder, and the same seed.

@@ -35,7 +35,7 @@ OLDEST_QUEUED = Metric(
 WORKERS_FREE = Metric(
     "sightline_trainer_workers_free",
     MetricKind.GAUGE,
-    "Workers, of several, that neither work nor are needed by work that waits: they may take further trials of a model.",
+    "Workers, of several, without work and not needed by work that waits: for further trials of a model.",
 )
 BUDGET = Metric(
     "sightline_trainer_budget_seconds",
