@@ -7,6 +7,7 @@ import logging
 import os
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -15,7 +16,7 @@ from msgspec import structs
 
 from services.trainer.datasets import Dataset
 from services.trainer.domain import Hyperparameters, Model, Trial
-from services.trainer.planner import classifier_recipes
+from services.trainer.planner import classifier_recipes, selection
 from services.trainer.planner.plan import minimum_budget
 from services.trainer.recipe import Recipe
 from services.vision.card import ModelKind
@@ -24,6 +25,7 @@ from tests.unit.trainer.support import dataset, model
 
 TRAININGS = int(os.environ.get("SIGHTLINE_CAMPAIGN", "40"))
 KINDS = {ModelKind.GENERIC_CLASSIFIER: "IMAGE_CLASSIFICATION", ModelKind.GENERIC_DETECTOR: "OBJECT_DETECTION"}
+COMPARED = cache(selection._beats)
 Asked = tuple[Model, tuple[Dataset, ...]]
 RATES = (1e-4, 3e-4, 1e-3)
 
@@ -82,6 +84,12 @@ def several_fine_tunings(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     monkeypatch.setattr(classifier_recipes, "pretrained", longer)
+
+
+@pytest.fixture(autouse=True)
+def remembered_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pair of predictions is compared once in all trainings: every coordinator would come to the same result."""
+    monkeypatch.setattr(selection, "_beats", COMPARED)
 
 
 @pytest.mark.parametrize("seed", range(TRAININGS))

@@ -35,6 +35,11 @@ class Killed(BaseException):
 class SharedRecords(MemoryRecords):
     """The records that everybody writes."""
 
+    @property
+    def revision(self) -> int:
+        """The number of the last write."""
+        return self._revision
+
     def value(self, key: str) -> bytes:
         """The present value of a key."""
         return self._records[key].value
@@ -138,6 +143,7 @@ class World:
     clock: ManualClock = field(default_factory=ManualClock)
     replicas: list[Replica] = field(default_factory=list[Replica])
     most_at_once: int = 0  # trials of one model
+    checked: int = 0  # revision
 
     def __post_init__(self) -> None:
         setting, fixed = self.setting, Random(self.setting.seed)
@@ -237,6 +243,9 @@ class World:
         return next((codec.decode(value, Evaluation) for value in self.records.under(f"{name}/evaluations/")), None)
 
     def _check(self) -> None:
+        if self.records.revision == self.checked:
+            return
+        self.checked = self.records.revision
         for model in self.setting.models:
             trials, final = self.trials(model.name), self.final(model.name)
             assert granted(trials, final) <= model.budget, "the allowances exceed the budget"
