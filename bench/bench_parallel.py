@@ -22,7 +22,7 @@ GOAL = 0.6
 # Seconds. Workers count once they have been there for longer than a lease; by then their children have loaded torch.
 IDLE_SECONDS = 25
 ONE_THREAD = {"SIGHTLINE_THREADS": "1", "OMP_NUM_THREADS": "1"}
-SETS = {"eurosat": (600, False), "raccoon": (900, True)}  # seconds of budget, and whether it is for detection
+SETS = {"eurosat": (600, False), "maize_kernels": (1800, True)}  # seconds of budget, and whether it is for detection
 
 
 def main() -> None:
