@@ -36,6 +36,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     resolution: int = 0  # pixels; 0: by the backbone's rule, or less for small images if untrained
     depth: Depth = Depth.ALL  # this and the following: rung 1 only
     learning_rate: float = 1e-3  # the peak of the schedule
+    backbone_rate: float = 1.0  # of a detector: its share of the learning rate
     weight_decay: float = 1e-4
     batch_size: int = 32  # per step, however small the micro-batches
     max_epochs: int = 40

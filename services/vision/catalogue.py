@@ -69,6 +69,8 @@ class Family(StrEnum):
     FASTER_RCNN = "Faster R-CNN"
     FCOS = "FCOS"
     RETINANET = "RetinaNet"
+    D_FINE = "D-FINE"
+    RF_DETR = "RF-DETR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +88,27 @@ class YoloxSize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerSize:
+    """A size of D-FINE or RF-DETR: what differs between those of a family that are in the catalogue."""
+
+    decoder_layers: int
+    width: int = 256  # channels of encoder and decoder
+    levels: int = 3  # of the feature pyramid, the coarsest ones
+    encoder_depth: float = 1.0  # and the next: D-FINE's published multipliers
+    encoder_expansion: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorSpec(Entry):
     """A network for detectors."""
 
     family: Family
     suppression: Suppression
     coco_ap: float  # of its published weights, as published, in percent
+    parameters: float  # in millions, with COCO's 80 categories
+    hub: str = ""  # the repository on the Hugging Face hub whose `model.safetensors` is its weights file
     yolox: YoloxSize | None = None  # of that family only
+    transformer: TransformerSize | None = None  # of D-FINE and RF-DETR only
 
 
 def _torchvision(stem: str) -> Download:
@@ -114,12 +130,18 @@ def _letterbox(size: int, mean: float | None = None) -> InputRule:
     return InputRule(size, size, fit="letterbox", mean=(mean, mean, mean), std=(mean, mean, mean))
 
 
+def _unit(size: int) -> InputRule:
+    """RGB from 0 to 1."""
+    return InputRule(size, size, fit="letterbox", mean=(0, 0, 0), std=(1, 1, 1))
+
+
 def _pixels(size: int) -> InputRule:
     """Unnormalised pixels in OpenCV's channel order."""
     return InputRule(size, size, "letterbox", mean=(0, 0, 0), std=(1, 1, 1), channel_order="BGR", scale=1)
 
 
 _HALF = (0.5, 0.5, 0.5)
+_NONE = Suppression(iou=1.0)  # of networks that propose each object once
 _V1, _V2 = InputRule(size=224, resize=256), InputRule(size=224, resize=232)
 _LITE0 = InputRule(size=224, resize=256, interpolation="bicubic", mean=_HALF, std=_HALF)
 _LITE2 = InputRule(size=260, resize=292, interpolation="bicubic", mean=_HALF, std=_HALF)
@@ -275,7 +297,64 @@ _DETECTORS = (
         family=Family.YOLOX,
         suppression=Suppression(0.65),
         coco_ap=25.8,
+        parameters=0.9,
         yolox=YoloxSize(width=16, depth=1, depthwise=True),
+    ),
+    DetectorSpec(
+        name="dfine_nano",
+        download=None,
+        hub="ustc-community/dfine-nano-coco",
+        licence=APACHE,
+        rule=_unit(640),
+        gflops=3.61,
+        seconds=0.10,
+        family=Family.D_FINE,
+        suppression=_NONE,
+        coco_ap=42.8,
+        parameters=3.8,
+        transformer=TransformerSize(decoder_layers=3, width=128, levels=2, encoder_depth=0.5, encoder_expansion=0.34),
+    ),
+    DetectorSpec(
+        name="dfine_small",
+        download=None,
+        hub="ustc-community/dfine-small-coco",
+        licence=APACHE,
+        rule=_unit(640),
+        gflops=13.7,
+        seconds=0.29,
+        family=Family.D_FINE,
+        suppression=_NONE,
+        coco_ap=48.5,
+        parameters=10.3,
+        transformer=TransformerSize(decoder_layers=3, encoder_depth=0.34, encoder_expansion=0.5),
+    ),
+    DetectorSpec(
+        name="rfdetr_small",
+        download=None,
+        hub="Roboflow/rf-detr-small",
+        licence=APACHE,
+        rule=_letterbox(512),
+        gflops=25.4,
+        seconds=0.48,
+        family=Family.RF_DETR,
+        suppression=_NONE,
+        coco_ap=53.0,
+        parameters=32.1,
+        transformer=TransformerSize(decoder_layers=3),
+    ),
+    DetectorSpec(
+        name="rfdetr_medium",
+        download=None,
+        hub="Roboflow/rf-detr-medium",
+        licence=APACHE,
+        rule=_letterbox(576),
+        gflops=32.3,
+        seconds=0.62,
+        family=Family.RF_DETR,
+        suppression=_NONE,
+        coco_ap=54.7,
+        parameters=33.6,
+        transformer=TransformerSize(decoder_layers=4),
     ),
     DetectorSpec(
         name="yolox_tiny",
@@ -287,6 +366,7 @@ _DETECTORS = (
         family=Family.YOLOX,
         suppression=Suppression(0.65),
         coco_ap=32.8,
+        parameters=5.1,
         yolox=YoloxSize(width=24, depth=1),
     ),
     DetectorSpec(
@@ -299,6 +379,7 @@ _DETECTORS = (
         family=Family.YOLOX,
         suppression=Suppression(0.65),
         coco_ap=40.5,
+        parameters=9.0,
         yolox=YoloxSize(width=32, depth=1),
     ),
     DetectorSpec(
@@ -311,6 +392,7 @@ _DETECTORS = (
         family=Family.FASTER_RCNN,
         suppression=Suppression(0.5),
         coco_ap=22.8,
+        parameters=19.4,
     ),
     DetectorSpec(
         name="ssdlite320_mobilenet_v3_large",
@@ -322,6 +404,7 @@ _DETECTORS = (
         family=Family.SSDLITE,
         suppression=Suppression(0.55),
         coco_ap=21.3,
+        parameters=3.4,
     ),
     DetectorSpec(
         name="fcos_resnet50_fpn",
@@ -333,6 +416,7 @@ _DETECTORS = (
         family=Family.FCOS,
         suppression=Suppression(0.6),
         coco_ap=39.2,
+        parameters=32.3,
     ),
     DetectorSpec(
         name="retinanet_resnet50_fpn_v2",
@@ -344,6 +428,7 @@ _DETECTORS = (
         family=Family.RETINANET,
         suppression=Suppression(0.5),
         coco_ap=41.5,
+        parameters=38.2,
     ),
     DetectorSpec(
         name="fasterrcnn_resnet50_fpn_v2",
@@ -355,6 +440,7 @@ _DETECTORS = (
         family=Family.FASTER_RCNN,
         suppression=Suppression(0.5),
         coco_ap=46.7,
+        parameters=43.7,
     ),
 )
 BACKBONES: Mapping[str, Backbone] = MappingProxyType({row.name: row for row in _BACKBONES})

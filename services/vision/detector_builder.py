@@ -15,6 +15,7 @@ from services.vision.torchvision_detectors import (
     SsdDetector,
     TorchvisionDetector,
 )
+from services.vision.transformer_detectors import TransformerDetector
 from services.vision.yolox import Yolox
 
 _YOLOX_CLASS_OUTPUTS = ("head.cls_preds.",)
@@ -49,6 +50,8 @@ def load_detector_weights(network: DetectorNetwork, state: Mapping[str, Tensor],
     With `keep_head`, loads those too. Raises RuntimeError for a missing, unknown or misshapen tensor.
     """
     module, outputs = _published(network)
+    if isinstance(network, TransformerDetector):
+        state = network.own_names(state)
     if keep_head:
         module.load_state_dict(state, strict=True)
         return
@@ -62,6 +65,8 @@ def load_detector_weights(network: DetectorNetwork, state: Mapping[str, Tensor],
 def _made(spec: DetectorSpec, categories: int) -> DetectorNetwork:
     if spec.yolox is not None:
         network: DetectorNetwork = Yolox(spec.yolox, categories)
+    elif spec.transformer is not None:
+        return TransformerDetector.of(spec, categories)  # its outputs would change in the last bit with the layout
     else:
         network = _TORCHVISION[spec.family].built(spec.name, categories)
     return network.to(memory_format=torch.channels_last)
@@ -69,6 +74,6 @@ def _made(spec: DetectorSpec, categories: int) -> DetectorNetwork:
 
 def _published(network: DetectorNetwork) -> tuple[nn.Module, tuple[str, ...]]:
     """The module with the published names, and the prefixes of its outputs by category."""
-    if isinstance(network, TorchvisionDetector):
+    if isinstance(network, TorchvisionDetector | TransformerDetector):
         return network.model, network.class_outputs
     return network, _YOLOX_CLASS_OUTPUTS

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from services.vision.detector import Detector
 from services.vision.detector_network import DetectorNetwork
 from services.vision.torchvision_detectors import FasterRcnnDetector
+from services.vision.transformer_detectors import TransformerDetector
 
 OPSET = 18
 TOLERANCE = 1e-2  # pixels: above float32 rounding in the least likely candidate, below the effect of a wrong constant
@@ -34,6 +35,10 @@ def export_onnx(detector: Detector, path: Path) -> None:
     A tracer turns whatever it does not see computed into a constant, hence the check. No rpc exports a model yet.
     """
     name = detector.card.backbones[0].name
+    if isinstance(detector.network, TransformerDetector):
+        raise ExportFailed(
+            f"{name} computes with its input's sides, which a traced graph fixes; export another detector"
+        )
     if isinstance(detector.network, FasterRcnnDetector):
         raise ExportFailed(
             f"{name} proposes as many regions as an image needs, which a traced graph cannot; export another detector"

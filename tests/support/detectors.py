@@ -2,6 +2,12 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
 
 from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, Suppression, WeightsSource
 from services.vision.catalogue import DETECTORS
@@ -28,3 +34,11 @@ def detector(
 ) -> Detector:
     """A detector with random weights unless a network is given; every candidate counts."""
     return Detector(detector_card(name, categories, size), network or build_detector(name, categories, seed=0))
+
+
+def published_transformer(name: str, folder: Path, categories: int = 80, seed: int = 0) -> dict[str, Tensor]:
+    """Random weights of D-FINE or RF-DETR as their publishers store them: written by transformers itself."""
+    model: Any = build_detector(name, categories).get_submodule("model")
+    torch.manual_seed(seed)
+    type(model)(model.config).save_pretrained(folder)
+    return safetensors.torch.load_file(folder / "model.safetensors")

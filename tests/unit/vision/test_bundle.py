@@ -219,11 +219,12 @@ def test_loading_does_not_initialise_random_weights(tmp_path: Path, monkeypatch:
     assert set(made) <= {"meta"}
 
 
-def test_a_detector_s_bundle_predicts_the_same_as_the_detector(tmp_path: Path) -> None:
-    written = detector("ssdlite320_mobilenet_v3_large")
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "dfine_nano", "rfdetr_small"])
+def test_a_detector_s_bundle_predicts_the_same_as_the_detector(name: str, tmp_path: Path) -> None:
+    written = detector(name)
     images = [written.prepare_pixels(rgb, rgb.shape[1], rgb.shape[0]) for rgb in sample_images(2)]
     digest = bundle.write(tmp_path / "a", written)
-    assert digest == bundle.write(tmp_path / "b", detector("ssdlite320_mobilenet_v3_large"))
+    assert digest == bundle.write(tmp_path / "b", detector(name))
     loaded = bundle.load(tmp_path / "a")
     assert isinstance(loaded, Detector)
     assert loaded.card == written.card

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torchvision
 
 from services.vision.card import InputRule, ModelKind, WeightsSource
@@ -18,6 +19,7 @@ from services.vision.catalogue import (
     Download,
     Family,
 )
+from services.vision.detector_builder import build_detector
 
 NAMES = sorted(BACKBONES)
 DOCS = Path(__file__).parents[3] / "docs"
@@ -48,10 +50,20 @@ def test_the_docs_list_every_network_in_the_order_of_the_catalogue() -> None:
     assert rows("Classifiers") == [
         [f"`{name}`", str(row.feature_dim), f"{row.gflops:g}", row.licence] for name, row in BACKBONES.items()
     ]
-    assert [row[:5] + row[6:] for row in rows("Detectors")] == [
-        [f"`{name}`", row.family, str(row.rule.size), f"{row.gflops:g}", f"{row.coco_ap:g}", row.licence]
+    assert [row[:6] + row[7:] for row in rows("Detectors")] == [
+        [
+            f"`{name}`",
+            row.family,
+            str(row.rule.size),
+            f"{row.gflops:g}",
+            f"{row.parameters:g}",
+            f"{row.coco_ap:g}",
+            row.licence,
+        ]
         for name, row in DETECTORS.items()
     ]
+    text = DOCS.joinpath("networks.md").read_text()
+    assert all(f"| `{name}` | `{row.hub}` |" in text for name, row in DETECTORS.items() if row.hub)
 
 
 def test_every_kind_has_networks_each_with_a_cost() -> None:
@@ -81,7 +93,10 @@ def test_rules_pad_to_strides_and_match_how_the_weights_were_trained(name: str) 
     assert (spec.rule.fit, spec.rule.size % 32, spec.file_name) == ("letterbox", 0, f"{name}.safetensors")
     assert spec.gflops > 0
     download = spec.download
-    assert download is not None
+    if download is None:
+        assert spec.transformer, "its weights are put into the folder"
+        assert spec.hub.count("/") == 1
+        return
     assert download.url.startswith("https://")
     if spec.family is not Family.YOLOX:
         transform: Any = torchvision.models.get_model(name, weights=None, weights_backbone=None).transform
@@ -91,6 +106,14 @@ def test_rules_pad_to_strides_and_match_how_the_weights_were_trained(name: str) 
         assert spec.coco_ap == weights.meta["_metrics"]["COCO-val2017"]["box_map"]
     else:
         assert (spec.rule.channel_order, spec.rule.scale, download.source) == ("BGR", 1, WeightsSource.YOLOX)
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_a_detector_has_the_parameters_that_the_catalogue_names(name: str) -> None:
+    with torch.device("meta"):
+        network = build_detector(name, 91 if DETECTORS[name].family is Family.RF_DETR else 80)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert count / 1e6 == pytest.approx(DETECTORS[name].parameters, rel=0.05)
 
 
 def test_rules_are_hashable_data() -> None:

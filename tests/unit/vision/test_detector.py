@@ -1,6 +1,7 @@
 """A detector's answers are in the pixels of the image as sent, and the same whatever it is asked beside."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def scripted(boxes: list[list[float]], scores: list[list[float]], rule: Suppress
     return model.predict_prepared([Prepared(torch.zeros(3, 64, 96), Letterbox(192, 128, 96, 64, 96, 64))])[0]
 
 
-@pytest.mark.parametrize("name", ["yolox_nano", "ssdlite320_mobilenet_v3_large"])
+@pytest.mark.parametrize("name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", "dfine_nano"])
 def test_an_image_s_boxes_do_not_depend_on_its_batch(name: str) -> None:
     model = detector(name)
     images = prepared(model)
@@ -102,6 +103,12 @@ def test_only_overlapping_boxes_of_the_same_category_are_suppressed() -> None:
     assert len(scripted(boxes, scores, Suppression(iou=0.99, least_score=0.1))) == 3
 
 
+def test_a_network_that_proposes_each_object_once_suppresses_nothing() -> None:
+    boxes: list[list[float]] = [[10, 10, 50, 50], [10, 10, 50, 50], [10, 10, 50, 51]]
+    answer = scripted(boxes, [[0.9], [0.8], [0.7]], replace(DETECTORS["dfine_nano"].suppression, least_score=0.1))
+    assert answer.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
+
+
 def test_at_most_as_many_boxes_as_the_card_allows_are_returned_best_first() -> None:
     boxes = [[4.0 * i, 0, 4.0 * i + 3, 10] for i in range(20)]
     answer = scripted(boxes, [[0.2 + 0.01 * i] for i in range(20)], Suppression(most=3, least_score=0.1))
@@ -130,7 +137,7 @@ def test_the_best_pairs_are_returned_though_every_box_has_a_score_in_every_categ
 
 
 @pytest.mark.parametrize(
-    "name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+    "name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn", "dfine_nano"]
 )
 def test_a_network_whose_outputs_are_all_nan_detects_nothing(name: str) -> None:
     network = build_detector(name, 3, seed=0).requires_grad_(False)
@@ -141,7 +148,7 @@ def test_a_network_whose_outputs_are_all_nan_detects_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+    "name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn", "dfine_nano"]
 )
 def test_images_of_extreme_shape_have_detections(name: str) -> None:
     model = detector(name)

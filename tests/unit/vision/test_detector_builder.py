@@ -1,5 +1,6 @@
 """Every detector of the catalogue is a valid detector network, and loads its published weights strictly."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from services.vision.catalogue import DETECTORS
 from services.vision.detector_builder import build_detector, load_detector_weights
 from services.vision.detector_network import DetectorNetwork, Targets
 from services.vision.torchvision_detectors import TorchvisionDetector
+from services.vision.transformer_detectors import LEAST_SIDE, TransformerDetector
+from tests.support.detectors import published_transformer
 
 NAMES = sorted(DETECTORS)
-TORCHVISION = [name for name in NAMES if not name.startswith("yolox")]
+TRANSFORMERS = [name for name in NAMES if DETECTORS[name].transformer]
 LIGHT = ["yolox_nano", "ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn", "retinanet_resnet50_fpn_v2"]
 TWO_STAGE = "fasterrcnn_mobilenet_v3_large_320_fpn"
 CATEGORIES = 3
+BY_CATEGORY = ("cls", "class", "box_predictor", "enc_score_head")  # in the names of what depends on the categories
 
 
 def images(count: int = 2) -> Tensor:
@@ -41,7 +45,7 @@ def on_meta(name: str, categories: int = CATEGORIES) -> DetectorNetwork:
 def published(name: str) -> dict[str, Tensor]:
     """Weights by the published names, of COCO's categories, all twos."""
     network = on_meta(name, 80)
-    module = network.model if isinstance(network, TorchvisionDetector) else network
+    module = network.model if isinstance(network, TorchvisionDetector | TransformerDetector) else network
     return {key: torch.full(tensor.shape, 2, dtype=tensor.dtype) for key, tensor in module.state_dict().items()}
 
 
@@ -54,7 +58,7 @@ def test_head_neck_and_backbone_contain_each_parameter_once(name: str) -> None:
     assert network.categories == CATEGORIES
 
 
-@pytest.mark.parametrize("name", [*LIGHT, TWO_STAGE])
+@pytest.mark.parametrize("name", [*LIGHT, TWO_STAGE, "dfine_nano", "dfine_small", "rfdetr_small"])
 def test_the_loss_is_one_finite_number_that_trains_every_part(name: str) -> None:
     network = build_detector(name, CATEGORIES, seed=0).train()
     loss = network.loss(images(), targets())
@@ -68,7 +72,9 @@ def test_the_loss_is_one_finite_number_that_trains_every_part(name: str) -> None
         assert any(bool(gradient.any()) for gradient in gradients)
 
 
-@pytest.mark.parametrize("name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", TWO_STAGE])
+@pytest.mark.parametrize(
+    "name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", TWO_STAGE, "dfine_nano", "rfdetr_small"]
+)
 def test_images_without_boxes_have_a_finite_loss(name: str) -> None:
     network = build_detector(name, CATEGORIES, seed=0).train()
     loss = network.loss(images(), targets()[1:] * 2)
@@ -76,7 +82,7 @@ def test_images_without_boxes_have_a_finite_loss(name: str) -> None:
     assert loss.isfinite()
 
 
-@pytest.mark.parametrize("name", [*LIGHT, TWO_STAGE])
+@pytest.mark.parametrize("name", [*LIGHT, TWO_STAGE, "dfine_nano", "rfdetr_small"])
 @torch.inference_mode()
 def test_an_image_s_candidates_do_not_depend_on_its_batch(name: str) -> None:
     network = build_detector(name, CATEGORIES, seed=0).eval()
@@ -131,11 +137,55 @@ def test_published_weights_load_except_what_depends_on_the_categories(name: str)
     kept = [key for key, tensor in network.state_dict().items() if torch.equal(tensor, before[key])]
     changed = [key for key in before if key not in kept]
     assert kept
-    assert all("cls" in key or "classification" in key or "box_predictor" in key for key in kept)
+    assert all(any(part in key for part in BY_CATEGORY) for key in kept)
     assert not any(before[key].shape != state[key.removeprefix("model.")].shape for key in changed)
     state["surplus"] = torch.zeros(1)
     with pytest.raises(RuntimeError, match="surplus"):
         load_detector_weights(network, state)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_files_of_transformers_load_under_the_names_that_it_writes(name: str, tmp_path: Path) -> None:
+    state = published_transformer(name, tmp_path)
+    network = build_detector(name, CATEGORIES, seed=0)
+    assert isinstance(network, TransformerDetector)
+    load_detector_weights(network, state)
+    own = network.own_names(state)
+    assert all(
+        torch.equal(tensor, own[key])
+        for key, tensor in network.model.state_dict().items()
+        if not key.startswith(network.class_outputs)
+    )
+    lost = next(key for key in state if "backbone" in key)
+    with pytest.raises(RuntimeError, match="missing_keys"):
+        load_detector_weights(network, {key: tensor for key, tensor in state.items() if key != lost})
+
+
+def test_a_file_of_d_fine_holds_its_outputs_by_either_name(tmp_path: Path) -> None:
+    state = published_transformer("dfine_nano", tmp_path)
+    for given, other in (("class_embed.", "model.decoder.class_embed."), ("model.decoder.bbox_embed.", "bbox_embed.")):
+        renamed = {re.sub(f"^({re.escape(other)})", given, key): tensor for key, tensor in state.items()}
+        load_detector_weights(build_detector("dfine_nano", 80), renamed, keep_head=True)
+    load_detector_weights(build_detector("dfine_nano", 80), {**state, **_twice(state)}, keep_head=True)
+
+
+def _twice(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        f"{prefix}{key.removeprefix('model.decoder.')}": tensor
+        for key, tensor in state.items()
+        if re.match(r"(model\.decoder\.)?(class|bbox)_embed", key)
+        for prefix in ("", "model.decoder.")
+    }
+
+
+def test_a_detr_pads_small_inputs_and_its_boxes_are_in_the_input_s_own_pixels() -> None:
+    network = build_detector("dfine_nano", CATEGORIES, seed=0).eval()
+    small = images(1)
+    padded = torch.nn.functional.pad(small, (0, LEAST_SIDE - 96, 0, LEAST_SIDE - 64))
+    with torch.inference_mode():
+        found, same = network.candidates(small), network.candidates(padded)
+    torch.testing.assert_close(found.boxes, same.boxes)
+    torch.testing.assert_close(found.scores, same.scores)
 
 
 def test_weights_of_networks_with_frozen_normalisation_load_by_the_older_names() -> None:

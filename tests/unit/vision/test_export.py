@@ -49,9 +49,10 @@ def test_torchvision_s_exported_one_stage_detectors_accept_any_batch_and_size(na
     np.testing.assert_allclose(scores, expected.scores.numpy(), atol=1e-5)
 
 
-def test_two_stage_detectors_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    with pytest.raises(ExportFailed, match="fasterrcnn_mobilenet"):
-        export_onnx(detector("fasterrcnn_mobilenet_v3_large_320_fpn"), tmp_path / "model.onnx")
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "dfine_nano"])
+def test_detectors_that_cannot_be_traced_are_refused_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportFailed, match=name):
+        export_onnx(detector(name), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 

@@ -92,7 +92,8 @@ def _timed_step(training: Training, plan: Plan, batches: Iterator[Batch]) -> flo
     """The next step at the plan's rate, timed with the wait for its batch; returns the loss before it."""
     state, position, meter = training.state, training.state.position, training.session.meter
     for group in state.optimizer.param_groups:
-        group["lr"] = training.task.recipe.learning_rate * position.rate_factor * plan.rate(position.step)
+        rate = training.task.recipe.learning_rate * position.rate_factor * plan.rate(position.step)
+        group["lr"] = group["share"] * rate
     began = meter.used()
     inputs, truths = next(batches)
     loss = step(training, inputs, truths, position.step)

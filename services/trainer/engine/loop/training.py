@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from services.trainer.engine.loop.timing import Pace, Part
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition
 from services.trainer.messages import TrainTask
+from services.vision.detector_network import DetectorNetwork
 
 FROZEN_NORM_BELOW = 5_000  # training images: batch statistics of fewer are worse than the pretrained ones
 EVALUATION_BATCH = 16
@@ -88,10 +90,15 @@ class Training:
 
 
 def optimizer(network: nn.Module, task: TrainTask) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and kernels only."""
-    trained = [p for p in network.parameters() if p.requires_grad]
+    """AdamW with weight decay on matrices and kernels only. Each group has its `share` of the learning rate."""
+    recipe = task.recipe
+    slow = {id(p) for p in network.parts()[-1].parameters()} if isinstance(network, DetectorNetwork) else set[int]()
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": task.recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for p in network.parameters() if p.requires_grad and (p.ndim > 1, id(p) in slow) == kind],
+            "weight_decay": recipe.weight_decay if kind[0] else 0.0,
+            "share": recipe.backbone_rate if kind[1] else 1.0,
+        }
+        for kind in product((True, False), repeat=2)
     ]
-    return torch.optim.AdamW(groups, lr=task.recipe.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)

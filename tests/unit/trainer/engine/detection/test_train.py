@@ -23,7 +23,8 @@ from services.trainer.recipe import Depth, Split
 from services.vision import bundle
 from services.vision.card import UNFITTED_THRESHOLD, WeightsSource
 from services.vision.detector import Detector
-from services.vision.detector_builder import build_detector
+from services.vision.detector_builder import build_detector, load_detector_weights
+from tests.support.detectors import published_transformer
 from tests.unit.trainer.engine.scenes import KINDS, SIDE, TINY, detector_recipe, write_scenes
 from tests.unit.trainer.engine.shapes import task_for, write_snapshot
 
@@ -122,13 +123,50 @@ def test_a_head_on_random_layers_trains_for_one_step_only(snapshot):
     assert isinstance(bundle.load(Path(result.bundle_directory)), Detector)
 
 
+def test_a_transformer_trains_from_its_publisher_s_file_and_its_bundle_predicts(snapshot, tmp_path):
+    name, folder = "dfine_nano", tmp_path / "weights"
+    state = published_transformer(name, tmp_path / "hub")
+    folder.mkdir()
+    safetensors.torch.save_file(state, folder / f"{name}.safetensors")
+    recipe = detector_recipe(backbones=(name,), pretrained=True, max_epochs=1, refit=True, depth=Depth.HEAD)
+    task = task_for(snapshot, recipe, weights_directory=str(folder))
+    result, _ = _trained(task)
+    assert (result.weights_source, result.steps) == (WeightsSource.FOLDER, 4)
+    after = _weights(result)
+    network = build_detector(name, 2)
+    load_detector_weights(network, state)
+    backbone = {id(parameter) for parameter in network.parts()[-1].parameters()}
+    own = network.named_parameters()
+    assert all(torch.equal(parameter, after[key]) for key, parameter in own if id(parameter) in backbone)
+    detector = bundle.load(Path(result.bundle_directory))
+    assert isinstance(detector, Detector)
+    image = detector.prepare_pixels(np.full((SIDE, SIDE, 3), 60, np.uint8), SIDE, SIDE)
+    assert len(detector.predict_prepared([image])[0]) > 0
+
+
+def test_the_backbone_trains_at_its_share_of_the_rate(snapshot):
+    changes: dict[float, dict[str, torch.Tensor]] = {}
+    before = build_detector(TINY, 2, seed=0).state_dict()
+    for share in (1.0, 1e-3):
+        result, _ = _trained(task_for(snapshot, detector_recipe(max_epochs=1, backbone_rate=share)))
+        changes[share] = {name: (value - before[name]).abs() for name, value in _weights(result).items()}
+    kernels = [name for name in before if name.endswith("conv.weight")]
+    for name in kernels:
+        slower = changes[1e-3][name].mean() / changes[1.0][name].mean()
+        assert bool(slower < 0.1) == name.startswith("backbone.backbone."), name
+
+
 class _Killed(BaseException):
     """Simulates kill -9."""
 
 
-@pytest.mark.parametrize(("die_at", "refit"), [(1, False), (3, False), (3, True)])
-def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypatch, die_at, refit):
-    recipe = detector_recipe(multi_scale=0.3, augmentation=0.5, patience=9, refit=refit)
+@pytest.mark.parametrize(
+    ("die_at", "refit", "network"), [(1, False, TINY), (3, False, TINY), (3, True, TINY), (3, False, "dfine_nano")]
+)
+def test_a_killed_training_resumes_to_the_same_bits(snapshot, tmp_path, monkeypatch, die_at, refit, network):
+    recipe = detector_recipe(
+        multi_scale=0.3, augmentation=0.5, patience=9, refit=refit, backbones=(network,), backbone_rate=0.5
+    )
     base = task_for(snapshot, recipe, checkpoint_seconds=0.0, seed=7)
     planned = fit._planned
 
