@@ -1,7 +1,7 @@
 """A detector's ladder: the head, short probes of settings, a long run with the best settings, a refit on all images.
 
 Most of the budget is for the end: a probe runs only if the long schedule still fits after it, as skipping a setting
-costs less accuracy than cutting the schedule short.
+costs less accuracy than cutting the schedule short. What the probes leave lengthens the long schedule.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,12 @@ from services.trainer.work import WorkState
 from services.vision.card import WeightsSource
 from services.vision.catalogue import DETECTORS
 
-ENOUGH = 0.7  # of a long schedule's cost: what must be left for it after the first probe
+ENOUGH = 0.8  # of a long schedule's cost: what must be left for it after the first probe
 AMPLE = 1.1  # after any other probe
 TWICE = 2.0  # after a probe with little promise
 WORTHWHILE, SCRATCH_WORTHWHILE = 0.25, 0.03  # of a long schedule's cost: it does not start with less
 REPEATED = 0.8  # of the cost of the repeated trial: with less, a refit would be a different training
+LENGTHENED = 0.8  # of what is left: the share that a lengthened schedule may be expected to take
 PROBE_SLACK = 0.5  # of a probe's expected time: the most that it may take beyond that
 
 
@@ -46,7 +47,8 @@ def climb(wanted: Hyperparameters, image_count: int) -> list[Recipe]:
     head = recipes.head(wanted)
     if wanted.max_rung == 0:
         return [head]
-    point = SearchPoint(head.backbones[0], head.resolution, recipes.FEW_RATE)
+    side = wanted.resolution or max(head.resolution, recipes.USUAL_SIDE)
+    point = SearchPoint(head.backbones[0], side, head.learning_rate)
     long = recipes.long(point, image_count)
     return [head, recipes.probe(point, image_count), long, recipes.refit(long)]
 
@@ -134,13 +136,17 @@ class _Search:
         if self._tuned:
             return SearchPoint.of(self._tuned[0].recipe)
         if self._known:
-            return SearchPoint(self._known[0], self._side(self._known[0]), recipes.prior_rate(few=self._few))
+            return self._start(self._known[0])
         backbone = self.trials[0].recipe.backbones[0]
         side = self.model.hyperparameters.resolution or recipes.scratch_side(backbone, self._boxes)
         return SearchPoint(backbone, side, recipes.SCRATCH_RATE, pretrained=False)
 
+    def _start(self, backbone: str) -> SearchPoint:
+        """The settings that a network starts with."""
+        return SearchPoint(backbone, self._side(backbone), recipes.prior_rate(backbone, few=self._few))
+
     def _side(self, backbone: str) -> int:
-        """The input side that suits the boxes, or the largest below it that the budget pays for."""
+        """The input side that suits boxes and images, or the largest below it that the budget pays for."""
         if self.model.hyperparameters.resolution:
             return self.model.hyperparameters.resolution
         sides = recipes.smaller_sides(backbone, recipes.prior_side(backbone, self._boxes))
@@ -148,14 +154,17 @@ class _Search:
         return paid[-1] if paid else sides[0]
 
     def _spare(self, point: SearchPoint, share: float) -> float:
-        """Seconds left after a probe of the settings and that share of a long schedule with them."""
-        probe, last = recipes.probe(point, self.budget.image_count), self._last(point)
+        """Seconds left after a probe of the settings and that share of a long schedule with them, or with the best."""
+        probe, points = recipes.probe(point, self.budget.image_count), [point]
+        if self._best:
+            points.append(SearchPoint.of(self._best.recipe))  # which the probe may not beat
+        last = max((self._last(each) for each in points), key=self.budget.expected)
         return self.budget.available(last) - self.budget.expected(probe) - share * self.budget.expected(last)
 
     # What may come next.
 
-    def _long_recipe(self, point: SearchPoint) -> Recipe:
-        return recipes.long(point, self.budget.image_count)
+    def _long_recipe(self, point: SearchPoint, times: float = 1.0) -> Recipe:
+        return recipes.long(point, self.budget.image_count, times)
 
     def _last(self, point: SearchPoint) -> Recipe:
         """The last recipe of a training with these settings."""
@@ -163,32 +172,37 @@ class _Search:
         return recipes.refit(recipe) if self._small else recipe
 
     def _candidates(self) -> Iterator[SearchPoint]:
-        """The prior, then one change to the best settings at a time: input, rates, neck only, larger networks."""
+        """The prior, then one change to the best settings at a time: network, input, rate, neck only."""
         prior = self._prior
         if not prior.pretrained:
             return  # a short schedule shows nothing from random weights
         yield prior
         if not self._tuned:
             return
+        for backbone in self._known[1 : 1 + recipes.LARGER_NETWORKS]:
+            tried = next((trial.recipe for trial in self._tuned if trial.recipe.backbones == (backbone,)), None)
+            yield SearchPoint.of(tried) if tried else self._start(backbone)
         best = SearchPoint.of(self._best.recipe) if self._best else prior
-        if (side := self._larger(best)) is not None:
-            yield replace(best, side=side)
-        if self._boxes and self._boxes.count >= recipes.TELLING_BOXES:
-            for factor in recipes.RATE_FACTORS:
-                yield replace(best, rate=factor * recipes.prior_rate(few=self._few))
+        larger, smaller = self._other_sides(best)
+        if larger is not None:
+            yield replace(best, side=larger)
+        for rate in recipes.other_rates(best.backbone, few=self._few):
+            yield replace(best, rate=rate)
+        if smaller is not None:
+            yield replace(best, side=smaller)
+        if self._boxes and self._boxes.count >= recipes.NECK_BOXES:
             neck = replace(best, depth=Depth.NECK)
             if self._spare(neck, TWICE) >= 0:  # it rarely differs by more than the noise
                 yield neck
-        for backbone in self._known[1 : 1 + recipes.LARGER_NETWORKS]:
-            tried = next((trial.recipe for trial in self._tuned if trial.recipe.backbones == (backbone,)), None)
-            yield SearchPoint.of(tried) if tried else SearchPoint(backbone, self._side(backbone), best.rate)
 
-    def _larger(self, best: SearchPoint) -> int | None:
-        """The next larger input, if it may help: the boxes are small, and no larger one was tried."""
+    def _other_sides(self, best: SearchPoint) -> tuple[int | None, int | None]:
+        """The next larger and the smaller input, each None if one in that direction was tried or would not help."""
         if self.model.hyperparameters.resolution or not self._boxes:
-            return None
+            return None, None
         tried = [trial.recipe.resolution for trial in self._tuned if trial.recipe.backbones == (best.backbone,)]
-        return recipes.larger_side(best.side, self._boxes) if max(tried, default=0) <= best.side else None
+        larger = recipes.larger_side(best.side, self._boxes) if max(tried, default=0) <= best.side else None
+        smaller = recipes.smaller_side(best.backbone, best.side, self._boxes)
+        return larger, smaller if min(tried, default=best.side) >= best.side else None
 
     def _untried(self) -> Iterator[SearchPoint]:
         done = {trial.recipe.name for trial in self.trials}
@@ -211,18 +225,32 @@ class _Search:
     def _long(self) -> StartTrial | None:
         """A long, validated run with the best settings; if that and a refit do not both fit, only the refit runs."""
         best = self._best
-        recipe = self._long_recipe(SearchPoint.of(best.recipe) if best else self._prior)
+        point = SearchPoint.of(best.recipe) if best else self._prior
+        recipe = self._long_recipe(point)
         if self._was_tried(recipe):
             return None
-        expected, available = self.budget.expected(recipe), self.budget.available(recipe)
-        held = self.budget.expected(recipes.refit(recipe)) if self._refits(best) else 0.0
-        if held and (self.budget.trials < 2 or available < expected + held):
+        refits = self._refits(best)
+        if refits and self.budget.trials < 2:
+            return None
+        available = self.budget.available(recipe)
+        times = self._lengthened(point, (recipe, recipes.refit(recipe)) if refits else (recipe,))
+        recipe = self._long_recipe(point, times)
+        expected = self.budget.expected(recipe)
+        held = self.budget.expected(recipes.refit(recipe)) if refits else 0.0
+        if held and available < expected + held:
             return None
         if available - held < (WORTHWHILE if recipe.pretrained else SCRATCH_WORTHWHILE) * expected:
             return None
         beside = self.budget.shared and held  # the refit may run at the same time: the two divide what is left
         allowance = available * expected / (expected + held) if beside else available - held
         return StartTrial(recipe, allowance, expected, best.name if best else "")
+
+    def _lengthened(self, point: SearchPoint, ahead: tuple[Recipe, ...]) -> float:
+        """How many times as long the schedules ahead may be, so that they use what the probes have left."""
+        if not point.pretrained or ahead[0].patience:
+            return 1.0  # a schedule from random weights is as long as it is useful, and patience ends one that is not
+        cost = sum(self.budget.expected(recipe) for recipe in ahead)
+        return min(recipes.LONGEST, max(1.0, LENGTHENED * self.budget.available(ahead[0]) / cost))
 
     def _refits(self, best: Trial | None) -> bool:
         """Whether the best trial may be refitted on all images: only the served one has proved to be the best."""
@@ -234,11 +262,13 @@ class _Search:
         best = self._best
         if best is None or not self._refits(best):
             return None
-        long = self._long_recipe(SearchPoint.of(best.recipe))
-        outdone = any(
-            trial.recipe.name == long.name and trial.work.state is WorkState.SUCCEEDED for trial in self.trials
-        )
-        recipe = recipes.refit(best.recipe if outdone or self._was_tried(recipes.refit(long)) else long)
+        point = SearchPoint.of(best.recipe)
+        long = self._long_recipe(point)
+        done = next((trial for trial in self.trials if trial.recipe.name == long.name), None)
+        if (done is not None and done.work.state is WorkState.SUCCEEDED) or self._was_tried(recipes.refit(long)):
+            recipe = recipes.refit(best.recipe)  # the long one, or what has outdone it
+        else:
+            recipe = recipes.refit(self._long_recipe(point, self._lengthened(point, (recipes.refit(long),))))
         if self._was_tried(recipe):
             return None
         available = self.budget.available(recipe)

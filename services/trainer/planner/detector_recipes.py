@@ -10,23 +10,27 @@ from services.vision.card import ModelKind
 from services.vision.catalogue import DETECTORS, FIRST_DETECTOR
 
 STRIDE = 32  # input sides are multiples of it
-LARGER_NETWORKS = 2  # tried in addition to the first
+LARGER_NETWORKS = 4  # tried in addition to the first
 
 FEW_BOXES = 100  # in a category, below which the settings for few images apply
 RATE, FEW_RATE, SCRATCH_RATE = 1e-3, 2e-4, 4e-3
-RATE_FACTORS = (2.0, 0.5)  # the other rates to try, relative to the first
-TELLING_BOXES = 250  # in total, below which validation cannot tell rates apart
+TRANSFORMER_RATE, FEW_TRANSFORMER_RATE = 2e-4, 1e-4
+TRANSFORMER_BACKBONE_RATE = 0.5  # of that rate, as published
+RATE_FACTORS, FEW_RATE_FACTORS = (2.0, 0.5), (2.5,)  # the other rates to try, relative to the first
+NECK_BOXES = 250  # in total, below which validation cannot tell depths apart
 
+USUAL_SIDE = 640  # of the input, if the images are as large and the budget pays for it
 BOX_SIDE = 28  # pixels of the input that a category's median box should have
 SCRATCH_BOX_SIDE = 42  # from random weights
 MAX_SIDE = 960
 MAX_MAGNIFICATION = 2.0  # of an image; a larger input shows nothing more
 LARGER_SIDE = 1.5  # the next side to try, relative to the best so far
-LARGE_ENOUGH = 64  # pixels of a box, above which no larger input is tried
+LARGE_ENOUGH = 64  # pixels of a box, above which no input larger than the images is tried
 SCRATCH_SIDES = (160, 192, 224, 256, 320, 416)
 
 SEEN = 4_000  # images in the long schedule
 EPOCHS = (12, 40)  # its minimum and maximum
+LONGEST = 2.0  # times as many epochs, if the budget pays for them
 SCRATCH_SEEN = 40_000  # from random weights; as many as most budgets pay for
 SCRATCH_EPOCHS = (20, 200)
 PROBE_SHARE = 0.3  # of the long schedule
@@ -64,7 +68,7 @@ def side_of(backbone: str, wanted: Hyperparameters) -> int:
 def head(wanted: Hyperparameters) -> Recipe:
     """Only the head, on a frozen network: a usable model after seconds."""
     backbone = wanted.backbones[0] if wanted.backbones else FIRST_DETECTOR
-    point = SearchPoint(backbone, side_of(backbone, wanted), RATE)
+    point = SearchPoint(backbone, side_of(backbone, wanted), prior_rate(backbone, few=False))
     name, epochs = f"{backbone} head at {point.side}", HEAD_EPOCHS
     recipe = _tuned(name, point, epochs)
     return msgspec.structs.replace(recipe, rung=0, depth=Depth.HEAD, min_epochs=1, linear_head=True)
@@ -75,10 +79,10 @@ def probe(point: SearchPoint, image_count: int) -> Recipe:
     return _tuned(f"{point}, probe", point, max(4, round(PROBE_SHARE * _epochs(point, image_count))))
 
 
-def long(point: SearchPoint, image_count: int) -> Recipe:
-    """The whole schedule; if no refit follows, there are enough images to stop early by validation."""
+def long(point: SearchPoint, image_count: int, times: float = 1.0) -> Recipe:
+    """The whole schedule, or `times` as many epochs; if no refit follows, validation may stop it early."""
     patience = PATIENCE if point.pretrained and image_count > REFIT_IMAGES else 0
-    recipe = _tuned(str(point), point, _epochs(point, image_count))
+    recipe = _tuned(str(point), point, round(times * _epochs(point, image_count)))
     return msgspec.structs.replace(recipe, patience=patience)
 
 
@@ -92,17 +96,26 @@ def refit(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(recipe, name=f"{recipe.name}, all images", refit=True)
 
 
-def prior_rate(*, few: bool) -> float:
+def prior_rate(backbone: str, *, few: bool) -> float:
     """The first rate to try; with few boxes a high rate forgets more than it learns."""
+    if DETECTORS[backbone].transformer:
+        return FEW_TRANSFORMER_RATE if few else TRANSFORMER_RATE
     return FEW_RATE if few else RATE
 
 
+def other_rates(backbone: str, *, few: bool) -> list[float]:
+    """The rates to try next."""
+    first = prior_rate(backbone, few=few)
+    return [factor * first for factor in (FEW_RATE_FACTORS if few else RATE_FACTORS)]
+
+
 def prior_side(backbone: str, boxes: BoxStatistics | None) -> int:
-    """The first input side to try: boxes of every category are large enough to be found."""
+    """The first input side to try: boxes of every category are large enough to be found, and few pixels are lost."""
     own = DETECTORS[backbone].rule.size
     if boxes is None:
         return own
-    return max(own, min(_multiple(BOX_SIDE / boxes.small_size), _most(boxes)))
+    found = min(_multiple(BOX_SIDE / boxes.small_size), _most(boxes))
+    return max(own, found, min(USUAL_SIDE, _multiple(boxes.longer_side)))
 
 
 def smaller_sides(backbone: str, side: int) -> list[int]:
@@ -112,9 +125,26 @@ def smaller_sides(backbone: str, side: int) -> list[int]:
 
 
 def larger_side(side: int, boxes: BoxStatistics) -> int | None:
-    """The next input side to try; None if it would show nothing more."""
-    larger = min(_multiple(LARGER_SIDE * side), _most(boxes))
-    return larger if larger > side and side * boxes.small_size < LARGE_ENOUGH else None
+    """The next input side to try: up to the images' own, or beyond it for small boxes; None if there is none."""
+    limit = _most(boxes) if side * boxes.small_size < LARGE_ENOUGH else min(MAX_SIDE, _multiple(boxes.longer_side))
+    larger = min(_multiple(LARGER_SIDE * side), limit)
+    return larger if larger > side else None
+
+
+def smaller_side(backbone: str, side: int, boxes: BoxStatistics) -> int | None:
+    """The network's own side, if it is smaller and every category's boxes are large enough there; else None."""
+    own = DETECTORS[backbone].rule.size
+    return own if own < side and own * boxes.small_size >= BOX_SIDE else None
+
+
+def improves_on(new: Recipe, old: Recipe) -> bool:
+    """Whether `new` is expected to be better: a network that is more accurate on COCO, or only a larger input."""
+    ours, theirs = (SearchPoint.of(recipe) for recipe in (new, old))
+    if not (ours.pretrained and theirs.pretrained) or ours.depth is not theirs.depth:
+        return False
+    if ours.backbone != theirs.backbone:
+        return DETECTORS[ours.backbone].coco_ap > DETECTORS[theirs.backbone].coco_ap
+    return ours.rate == theirs.rate and ours.side > theirs.side
 
 
 def scratch_side(backbone: str, boxes: BoxStatistics | None) -> int:
@@ -142,6 +172,7 @@ def _epochs(point: SearchPoint, image_count: int) -> int:
 
 def _tuned(name: str, point: SearchPoint, epochs: int) -> Recipe:
     """A fine-tuning of pretrained weights, or a training from random ones."""
+    transformer = DETECTORS[point.backbone].transformer is not None
     return Recipe(
         name=name,
         rung=1,
@@ -151,6 +182,7 @@ def _tuned(name: str, point: SearchPoint, epochs: int) -> Recipe:
         resolution=point.side,
         depth=point.depth,
         learning_rate=point.rate,
+        backbone_rate=TRANSFORMER_BACKBONE_RATE if transformer and point.pretrained else 1.0,
         weight_decay=0.01 if point.pretrained else 0.05,
         batch_size=4 if point.pretrained else 8,
         max_epochs=epochs,

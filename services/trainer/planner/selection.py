@@ -5,6 +5,7 @@ import asyncio
 from services.kit.blobs import Blobs
 from services.trainer.domain import Trial, TrialResult
 from services.trainer.planner.comparison import paired_gain
+from services.trainer.planner.detector_recipes import improves_on
 from services.trainer.predictions import read_predictions
 from services.trainer.recipe import Recipe
 from services.trainer.work import WorkState
@@ -12,8 +13,9 @@ from services.vision.card import ModelKind
 
 MAX_REMEMBERED = 10_000
 MARGIN = 1.0  # standard errors by which a more expensive trial must win
-# A detector that repeats the best settings for longer, or that follows a head alone, is expected to be better, as is a
-# classifier's head on more features: it loses only if it is worse by more than the noise.
+# A detector is expected to be better if it repeats the best settings for longer, follows a head alone, is a more
+# accurate network, or sees a larger input; so is a classifier's head on more features. It loses only if it is worse by
+# more than the noise.
 EXPECTED_MARGIN = -1.0
 WHOLE = 0.8  # of the repeated trial's epochs: a refit cut shorter differs too much from what was measured
 
@@ -61,8 +63,8 @@ def _margin(later: Trial, best: Trial) -> float:
     """Standard errors by which the later trial must be better."""
     if later.recipe.kind is ModelKind.GENERIC_CLASSIFIER:
         return classifier_margin(later.recipe)
-    expected = later.parent_trial == best.name or (later.recipe.rung > best.recipe.rung)
-    return EXPECTED_MARGIN if expected else MARGIN
+    repeats = later.parent_trial == best.name or later.recipe.rung > best.recipe.rung
+    return EXPECTED_MARGIN if repeats or improves_on(later.recipe, best.recipe) else MARGIN
 
 
 def _beats(old: bytes, new: bytes, margin: float) -> bool:

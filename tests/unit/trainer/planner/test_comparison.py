@@ -70,6 +70,19 @@ def test_a_gain_is_the_difference_in_mean_average_precision():
     assert (back, error_back) == (pytest.approx(-gain), pytest.approx(error))
 
 
+def test_boxes_that_fit_more_closely_are_a_gain_though_all_regions_are_found() -> None:
+    exact = detections(100)
+    boxes = exact.found.boxes.array().copy()
+    boxes[:, 2] *= 0.6  # an overlap of 0.6
+    seen = exact.found
+    loose = msgspec.structs.replace(
+        exact, found=found(seen.images.array(), seen.labels.array(), boxes, seen.scores.array())
+    )
+    gain, error, _ = paired_gain(loose, exact)
+    assert gain == pytest.approx(0.5)
+    assert error < 0.1
+
+
 def test_equal_predictions_gain_nothing_but_not_with_certainty():
     gain, error, count = paired_gain(detections(50), detections(50))
     assert (gain, error, count) == (0.0, 0.5 / 100, 100)

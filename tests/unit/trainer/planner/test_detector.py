@@ -226,23 +226,52 @@ def test_few_boxes_lead_to_a_lower_rate() -> None:
 
 def test_small_boxes_lead_to_a_larger_input_if_the_budget_pays_for_it() -> None:
     small = boxes(small_size=0.02, longer_side=1200)
-    large, _ = climbed(detector(3600), found=boxes(small_size=0.3))
-    assert tuned(large)[0].resolution == DETECTORS[NANO].rule.size
     assert tuned(climbed(detector(36_000), found=small)[0])[0].resolution == detector_recipes.MAX_SIDE
     assert tuned(climbed(detector(200), found=small)[0])[0].resolution == DETECTORS[NANO].rule.size
     coarse = boxes(small_size=0.03, longer_side=300)
     assert tuned(climbed(detector(36_000), found=coarse)[0])[0].resolution < detector_recipes.MAX_SIDE
 
 
+@pytest.mark.parametrize(("longer_side", "side"), [(300, 416), (480, 480), (640, 640), (4000, 640)])
+def test_however_large_the_boxes_are_inputs_are_as_large_as_the_images_up_to_the_usual_side(
+    longer_side: int, side: int
+) -> None:
+    found = boxes(small_size=0.3, longer_side=longer_side)
+    assert tuned(climbed(detector(3600), found=found)[0])[0].resolution == side
+
+
+@pytest.mark.parametrize(("budget", "side"), [(480, 640), (180, 512), (100, 416)])
+def test_a_larger_input_is_chosen_only_if_most_of_the_long_schedule_fits_after_its_probe(
+    budget: float, side: int
+) -> None:
+    trials, _ = climbed(detector(budget, 60), found=boxes(small_size=0.3))
+    assert tuned(trials)[0].resolution == side
+
+
 def test_a_larger_input_that_does_better_is_used_in_the_end() -> None:
-    medium = boxes(small_size=0.1, longer_side=1000)
-    own, next_ = DETECTORS[NANO].rule.size, detector_recipes.larger_side(DETECTORS[NANO].rule.size, medium)
+    medium = boxes(small_size=0.08, longer_side=1000)
+    usual, next_ = detector_recipes.USUAL_SIDE, detector_recipes.larger_side(detector_recipes.USUAL_SIDE, medium)
     assert next_ is not None
     trials, _ = climbed(detector(7200), lambda recipe: 0.4 + recipe.resolution / 3000, found=medium)
-    assert (tuned(trials)[0].resolution, tuned(trials)[-1].resolution) == (own, next_)
+    assert (tuned(trials)[0].resolution, tuned(trials)[-1].resolution) == (usual, next_)
     trials, _ = climbed(detector(7200), lambda recipe: 0.9 - recipe.resolution / 3000, found=medium)
     assert [recipe.resolution for recipe in tuned(trials)].count(next_) == 1
-    assert tuned(trials)[-1].resolution == own
+    assert tuned(trials)[-1].resolution < next_
+
+
+def test_input_and_rate_are_varied_however_few_boxes_there_are() -> None:
+    few = boxes(count=28, fewest=14, small_size=0.4, longer_side=800)
+    trials, _ = climbed(detector(3600, 28), lambda recipe: 0.8 + 0.1 * (recipe.resolution == 640), found=few)
+    probed = [trial.recipe for trial in trials if trial.recipe.name.endswith("probe")]
+    assert {recipe.resolution for recipe in probed} == {416, 640, 800}
+    assert len({recipe.learning_rate for recipe in probed}) == 2
+
+
+def test_a_smaller_input_is_tried_unless_it_would_lose_boxes() -> None:
+    for size, tried in ((0.3, True), (0.04, False)):
+        found = boxes(small_size=size, longer_side=640)
+        trials, _ = climbed(detector(7200), lambda recipe: recipe.resolution / 1000, found=found)
+        assert (416 in {recipe.resolution for recipe in tuned(trials)}) == tried
 
 
 def test_the_rate_that_does_best_is_used_in_the_end() -> None:
@@ -268,7 +297,7 @@ def test_a_large_budget_tries_head_and_neck_alone_and_keeps_them_if_they_do_bett
 @pytest.mark.parametrize(("images", "budget"), [(270, 600), (60, 300), (28, 240)])
 @pytest.mark.parametrize("pace", [0.5, 1.0, 2.0])
 def test_most_of_a_small_budget_is_spent_on_the_last_trials(images: int, budget: float, pace: float) -> None:
-    trials, _ = climbed(detector(budget, images, 50), pace=pace)
+    trials, _ = climbed(detector(budget, images, 50), lambda recipe: 0.5 + recipe.resolution / 1e4, pace=pace)
     long = [t.work.charged for t in trials if t.recipe.rung and not t.recipe.name.endswith("probe")]
     assert long
     assert total(long) >= 0.45 * training_cost(trials, None)
@@ -301,11 +330,24 @@ def test_a_perfect_score_ends_the_search_but_not_before_a_refit() -> None:
 
 
 def test_larger_networks_are_tried_if_the_budget_pays_for_them() -> None:
-    reach = (NANO, "yolox_s")
-    rich, _ = climbed(detector(36_000), lambda recipe: 0.5 + 0.3 * ("yolox_s" in recipe.backbones), backbones=reach)
-    assert rich[-1].recipe.backbones == ("yolox_s",)
-    poor, _ = climbed(detector(400), backbones=reach)
-    assert {trial.recipe.backbones for trial in poor} == {(NANO,)}
+    for larger in ("yolox_s", "dfine_nano", "rfdetr_small"):
+        reach = (NANO, larger)
+        rich, _ = climbed(
+            detector(36_000), lambda recipe, name=larger: 0.5 + 0.3 * (name in recipe.backbones), backbones=reach
+        )
+        assert rich[-1].recipe.backbones == (larger,)
+        poor, _ = climbed(detector(400), backbones=reach)
+        assert {trial.recipe.backbones for trial in poor} == {(NANO,)}
+
+
+def test_transformers_have_their_own_rates_and_come_before_other_networks() -> None:
+    reach = (NANO, "yolox_s", "dfine_nano")
+    trials, _ = climbed(detector(36_000), backbones=reach)
+    first, second, third = tuned(trials)[:3]
+    assert [recipe.backbones for recipe in (first, second, third)] == [(NANO,), ("dfine_nano",), ("yolox_s",)]
+    assert (first.learning_rate, first.backbone_rate) == (detector_recipes.RATE, 1.0)
+    assert (second.learning_rate, second.backbone_rate) == (detector_recipes.TRANSFORMER_RATE, 0.5)
+    assert tuned(climbed(detector(36_000), backbones=(NANO,))[0])[1].backbones == (NANO,)
 
 
 def test_without_pretrained_weights_it_trains_random_ones_for_longer() -> None:
@@ -333,9 +375,36 @@ def test_from_random_weights_one_long_schedule_takes_the_whole_budget(budget: fl
     assert step == Finish(StopReason.BUDGET_REACHED)
 
 
-def test_with_few_boxes_no_rates_are_compared() -> None:
-    trials, _ = climbed(detector(7200), found=boxes(count=60, fewest=30))
-    assert len({recipe.learning_rate for recipe in tuned(trials)}) == 1
+@pytest.mark.parametrize("budget", range(160, 700, 20))
+def test_no_probe_shortens_the_end_with_the_settings_that_it_did_not_beat(budget: int) -> None:
+    trials, _ = climbed(detector(budget, 90), lambda recipe: 0.5 + recipe.resolution / 1e4)
+    first, *others, last = tuned(trials)
+    if any(recipe.name.endswith("probe") for recipe in others):
+        assert last.refit
+        whole = costs.expected_seconds(last, 90)
+        assert trials[-1].work.charged.total_seconds() >= 0.99 * whole
+        assert last.max_epochs >= long_recipe(90).max_epochs
+        assert last.resolution == first.resolution
+
+
+def test_what_the_probes_leave_lengthens_the_long_schedule_and_its_refit() -> None:
+    usual = long_recipe(60).max_epochs
+    ends: list[int] = []
+    for budget in (300, 1000, 36_000):
+        trials, step = climbed(detector(budget, 60), lambda recipe: 0.5 + 0.1 * recipe.rung + recipe.max_epochs / 1e4)
+        *_, last = tuned(trials)
+        assert last.refit
+        assert {recipe.max_epochs for recipe in tuned(trials) if recipe.max_epochs >= usual} == {last.max_epochs}
+        ends.append(last.max_epochs)
+    assert step == Finish(StopReason.LADDER_COMPLETED)
+    assert ends == sorted(ends)
+    assert usual <= ends[0] < ends[-1] == detector_recipes.LONGEST * usual
+
+
+def test_the_ladder_ends_with_budget_left_only_when_nothing_is_left_to_try() -> None:
+    for budget in (200, 300, 480, 700, 1000):
+        trials, step = climbed(detector(budget, 60), lambda recipe: 0.5 + 0.1 * recipe.rung + recipe.resolution / 1e5)
+        assert training_cost(trials, None).total_seconds() > 0.75 * budget, (budget, step)
 
 
 def test_only_networks_with_available_weights_are_tuned() -> None:

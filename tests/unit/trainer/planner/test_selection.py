@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+import pytest
 from msgspec.structs import replace
 
 from services.kit.memory import MemoryBlobs
@@ -11,6 +12,7 @@ from services.trainer.domain import Trial
 from services.trainer.planner.plan import plan
 from services.trainer.planner.selection import Selection
 from services.trainer.planner.steps import StartTrial
+from services.trainer.recipe import Depth
 from services.trainer.work import Work
 from services.vision.card import ModelKind
 from tests.unit.trainer.support import (
@@ -118,6 +120,28 @@ async def test_other_settings_must_be_better_by_more_than_the_noise() -> None:
     tuned, other, better = [await detector(blobs, n, right, rung=1) for n, right in enumerate((80, 81, 95))]
     assert await Selection(blobs).best([tuned, other]) == tuned
     assert await Selection(blobs).best([tuned, other, better]) == better
+
+
+@pytest.mark.parametrize(
+    ("changes", "follows"),
+    [
+        ({"resolution": 640}, True),
+        ({"backbones": ("dfine_nano",), "resolution": 640}, True),
+        ({"resolution": 320}, False),
+        ({"resolution": 640, "learning_rate": 2e-3}, False),
+        ({"backbones": ("ssdlite320_mobilenet_v3_large",), "resolution": 640}, False),
+        ({"resolution": 640, "pretrained": False}, False),
+        ({"resolution": 640, "depth": Depth.NECK}, False),
+    ],
+)
+async def test_what_is_known_to_be_better_decides_a_tie_and_nothing_more(
+    changes: dict[str, Any], follows: bool
+) -> None:
+    blobs = MemoryBlobs()
+    first = await detector(blobs, 0, 80, rung=1, resolution=416)
+    equal, worse = [await detector(blobs, n, right, rung=1, **changes) for n, right in ((1, 80), (2, 40))]
+    assert await Selection(blobs).best([first, equal]) == (equal if follows else first)
+    assert await Selection(blobs).best([first, worse]) == first
 
 
 async def test_the_best_settings_for_longer_are_served_unless_they_are_worse() -> None:
