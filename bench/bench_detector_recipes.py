@@ -76,10 +76,9 @@ def main() -> None:
         )
         scenes = open_scenes(train, "bench")
         boxes = scenes.statistics()
-        few = boxes.fewest < recipes.FEW_BOXES
         print(f"{name}: {len(scenes.samples)} images, {boxes.count} boxes; {machine()}")
-        print(f"the ladder starts at {recipes.prior_side(FIRST_DETECTOR, boxes)} pixels, if the budget pays,", end=" ")
-        print(f"and a rate of {recipes.prior_rate(FIRST_DETECTOR, few=few):g}", flush=True)
+        side = recipes.prior_side(FIRST_DETECTOR, boxes)
+        print(f"the ladder starts at {side} pixels, if the budget pays", flush=True)
         for plan in plans or USUAL:
             (root / plan).mkdir()
             print(measured(plan, train, test, root), flush=True)

@@ -80,9 +80,14 @@ class _Search:
         return next((trial.result.boxes for trial in self.trials if trial.result and trial.result.boxes), None)
 
     @property
-    def _few(self) -> bool:
-        """Whether some category has too few boxes for the usual settings; True until the boxes are known."""
-        return self._boxes is None or self._boxes.fewest < recipes.FEW_BOXES
+    def _gentle(self) -> bool:
+        """Whether a gentle rate suits: some category has few boxes, and the frozen network finds such objects already.
+
+        True until both are known.
+        """
+        first = self.trials[0].result
+        few = self._boxes is None or self._boxes.fewest < recipes.FEW_BOXES
+        return few and (first is None or first.score >= recipes.KNOWN_SCORE)
 
     @property
     def _small(self) -> bool:
@@ -143,7 +148,7 @@ class _Search:
 
     def _start(self, backbone: str) -> SearchPoint:
         """The settings that a network starts with."""
-        return SearchPoint(backbone, self._side(backbone), recipes.prior_rate(backbone, few=self._few))
+        return SearchPoint(backbone, self._side(backbone), recipes.rates(backbone, gentle=self._gentle)[0])
 
     def _side(self, backbone: str) -> int:
         """The input side that suits boxes and images, or the largest below it that the budget pays for."""
@@ -186,7 +191,7 @@ class _Search:
         larger, smaller = self._other_sides(best)
         if larger is not None:
             yield replace(best, side=larger)
-        for rate in recipes.other_rates(best.backbone, few=self._few):
+        for rate in recipes.rates(best.backbone, gentle=self._gentle)[1:]:
             yield replace(best, rate=rate)
         if smaller is not None:
             yield replace(best, side=smaller)

@@ -1,4 +1,4 @@
-"""The recipes of a detector's ladder, as data. Their settings were chosen by cross-validation on two image sets."""
+"""The recipes of a detector's ladder, as data. What they try was chosen on a few image sets."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,12 @@ from services.vision.catalogue import DETECTORS, FIRST_DETECTOR
 STRIDE = 32  # input sides are multiples of it
 LARGER_NETWORKS = 4  # tried in addition to the first
 
-FEW_BOXES = 100  # in a category, below which the settings for few images apply
-RATE, FEW_RATE, SCRATCH_RATE = 1e-3, 2e-4, 4e-3
-TRANSFORMER_RATE, FEW_TRANSFORMER_RATE = 2e-4, 1e-4
+FEW_BOXES = 100  # in a category, below which a gentle rate applies to objects that pretraining knows
+KNOWN_SCORE = 0.3  # of the head alone, from which pretraining knows the objects
+RATE, GENTLE_RATE, SCRATCH_RATE = 1e-3, 2e-4, 4e-3
+TRANSFORMER_RATE, GENTLE_TRANSFORMER_RATE = 2e-4, 1e-4
 TRANSFORMER_BACKBONE_RATE = 0.5  # of that rate, as published
-RATE_FACTORS, FEW_RATE_FACTORS = (2.0, 0.5), (2.5,)  # the other rates to try, relative to the first
+RATE_FACTORS, GENTLE_RATE_FACTORS = (2.0, 0.5), (2.5,)  # the other rates to try, relative to the first
 NECK_BOXES = 250  # in total, below which validation cannot tell depths apart
 
 USUAL_SIDE = 640  # of the input, if the images are as large and the budget pays for it
@@ -68,7 +69,7 @@ def side_of(backbone: str, wanted: Hyperparameters) -> int:
 def head(wanted: Hyperparameters) -> Recipe:
     """Only the head, on a frozen network: a usable model after seconds."""
     backbone = wanted.backbones[0] if wanted.backbones else FIRST_DETECTOR
-    point = SearchPoint(backbone, side_of(backbone, wanted), prior_rate(backbone, few=False))
+    point = SearchPoint(backbone, side_of(backbone, wanted), rates(backbone, gentle=False)[0])
     name, epochs = f"{backbone} head at {point.side}", HEAD_EPOCHS
     recipe = _tuned(name, point, epochs)
     return msgspec.structs.replace(recipe, rung=0, depth=Depth.HEAD, min_epochs=1, linear_head=True)
@@ -96,17 +97,13 @@ def refit(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(recipe, name=f"{recipe.name}, all images", refit=True)
 
 
-def prior_rate(backbone: str, *, few: bool) -> float:
-    """The first rate to try; with few boxes a high rate forgets more than it learns."""
+def rates(backbone: str, *, gentle: bool) -> list[float]:
+    """The rates to try, the first one first; a high one forgets what it cannot learn again from few boxes."""
     if DETECTORS[backbone].transformer:
-        return FEW_TRANSFORMER_RATE if few else TRANSFORMER_RATE
-    return FEW_RATE if few else RATE
-
-
-def other_rates(backbone: str, *, few: bool) -> list[float]:
-    """The rates to try next."""
-    first = prior_rate(backbone, few=few)
-    return [factor * first for factor in (FEW_RATE_FACTORS if few else RATE_FACTORS)]
+        first = GENTLE_TRANSFORMER_RATE if gentle else TRANSFORMER_RATE
+    else:
+        first = GENTLE_RATE if gentle else RATE
+    return [first, *(factor * first for factor in (GENTLE_RATE_FACTORS if gentle else RATE_FACTORS))]
 
 
 def prior_side(backbone: str, boxes: BoxStatistics | None) -> int:

@@ -218,10 +218,15 @@ def test_the_suggested_budget_pays_for_the_whole_ladder() -> None:
     assert trials[-1].recipe.refit
 
 
-def test_few_boxes_lead_to_a_lower_rate() -> None:
-    few, _ = climbed(detector(600), found=boxes(fewest=20))
-    many, _ = climbed(detector(600), found=boxes(fewest=500))
-    assert tuned(few)[0].learning_rate == detector_recipes.FEW_RATE < tuned(many)[0].learning_rate
+def test_few_boxes_lead_to_a_lower_rate_if_the_frozen_network_finds_such_objects() -> None:
+    few, many = boxes(fewest=20), boxes(fewest=500)
+
+    def first(found: BoxStatistics, head: float) -> float:
+        trials, _ = climbed(detector(600), lambda recipe: 0.9 if recipe.rung else head, found=found)
+        return tuned(trials)[0].learning_rate
+
+    assert first(few, 0.5) == detector_recipes.GENTLE_RATE
+    assert first(few, 0.1) == first(many, 0.5) == first(many, 0.1) == detector_recipes.RATE
 
 
 def test_small_boxes_lead_to_a_larger_input_if_the_budget_pays_for_it() -> None:
