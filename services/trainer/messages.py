@@ -33,7 +33,8 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     output_directory: str
     cache_directory: str  # shared by the trials of a snapshot; may be lost or written by others at any time
     weights_directory: str | None = None
-    download_weights: bool = False  # if neither that directory nor the cache has them
+    installed_weights: bool = False  # those in installed packages too, if neither that directory nor the cache has them
+    download_weights: bool = False  # if nothing on this machine has them
     checkpoint_path: str | None = None  # of an earlier attempt: continue from there
     checkpoint_seconds: float = 5.0  # minimum time between two checkpoints
     split: Split = Split()

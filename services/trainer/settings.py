@@ -20,7 +20,8 @@ class TrainerSettings(Settings):
     checkpoint_seconds: float = Field(default=5.0, ge=0)  # minimum time between two checkpoints
     # Only of workers.
     weights_dir: Path | None = None  # pretrained weights as safetensors, for machines without internet access
-    download_weights: bool = True  # if neither that folder nor the store has them
+    installed_weights: bool = True  # those in installed packages (the extra `weights`), after folder and store
+    download_weights: bool = True  # if none of these has them
     work_dir: Path | None = None  # caches snapshots and features; by default a temporary folder
     once_seconds: float = Field(default=30.0, ge=0)  # how long a worker with --once waits for work before it exits
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: a worker without a usable GPU exits at once

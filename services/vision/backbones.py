@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torchvision
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from services.vision.catalogue import BACKBONES, Backbone, Library
 
 State = Mapping[str, Tensor]
+QUARTERS = 4
 
 
 class Network(nn.Module):
@@ -24,10 +25,10 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.features = features
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = nn.Identity() if backbone.whole else nn.AdaptiveAvgPool2d(1)
         self.norm = norm
         self.head = nn.Linear(backbone.feature_dim, categories)
-        self.depth = len(backbone.stage_starts)
+        self.depth = len(self.stages())
         self.normalised = False  # the head reads features of unit length
 
     def embed(self, images: Tensor) -> Tensor:
@@ -50,6 +51,8 @@ class Network(nn.Module):
 
     def stages(self) -> tuple[nn.Module, ...]:
         """The stages of the features from output to input; the first includes the norm."""
+        if self.backbone.whole:
+            return _stages_of(self.features[0])
         starts = self.backbone.stage_starts
         ends = (*starts[1:], len(self.features))
         stages = [self.features[start:end] for start, end in zip(starts, ends, strict=True)]
@@ -58,7 +61,9 @@ class Network(nn.Module):
     def unfreeze(self, depth: int) -> None:
         """Lets only the head and the last `depth` stages train."""
         self.depth = depth
-        for index, stage in enumerate(self.stages()):
+        stages = self.stages()
+        self.features.requires_grad_(depth >= len(stages))  # position embeddings are in no stage
+        for index, stage in enumerate(stages):
             stage.requires_grad_(index < depth)
         self.train(self.training)
 
@@ -89,9 +94,29 @@ def load_weights(network: Network, state: State) -> None:
     Raises RuntimeError for a missing, unknown or misshapen tensor. The classifier's tensors are dropped.
     """
     own = network.state_dict()
-    renamed = {new: tensor for key, tensor in state.items() if (new := _renamed(network.backbone, key)) is not None}
+    if network.backbone.whole:
+        renamed = _of_whole(network, state)
+    else:
+        renamed = {new: tensor for key, tensor in state.items() if (new := _renamed(network.backbone, key)) is not None}
     heads = {key: own[key] for key in own if key.startswith("head.")}
     network.load_state_dict({**renamed, **heads}, strict=True)
+
+
+def published_names(backbone: Backbone) -> list[str]:
+    """The names of a timm network's tensors, in timm's order."""
+    import timm  # noqa: PLC0415 - see `_from_timm`
+
+    with torch.device("meta"):
+        return list(timm.create_model(backbone.architecture, pretrained=False).state_dict())
+
+
+def fill_buffers(network: Network) -> None:
+    """Computes the buffers that no state has, such as tables of positions, if the network was built on `meta`."""
+    missing = [name for name, buffer in network.named_buffers() if buffer.is_meta]
+    computed = dict(build(network.backbone.name, 1).named_buffers()) if missing else {}
+    for name in missing:
+        parent, _, leaf = name.rpartition(".")
+        network.get_submodule(parent).register_buffer(leaf, computed[name], persistent=False)
 
 
 @torch.inference_mode()
@@ -110,6 +135,8 @@ def embed(network: Network, images: Tensor, *, middle: bool = False) -> Tensor:
 
 def _assembled(backbone: Backbone, categories: int) -> Network:
     assemble = _from_timm if backbone.library is Library.TIMM else _from_torchvision
+    if backbone.whole:
+        assemble = _whole
     features, norm = assemble(backbone)
     if backbone.end_padding:
         _pad_at_end(features)
@@ -138,6 +165,40 @@ def _from_timm(backbone: Backbone) -> tuple[nn.Sequential, nn.Module]:
     children.update((f"blocks{name}", block) for name, block in parts["blocks"].named_children())
     children.update(conv_head=parts["conv_head"], bn2=parts["bn2"])
     return nn.Sequential(children), nn.Identity()
+
+
+def _whole(backbone: Backbone) -> tuple[nn.Sequential, nn.Module]:
+    """(timm's network, which gives pooled features; no norm). A transformer takes any multiple of its patch."""
+    import timm  # noqa: PLC0415 - see `_from_timm`
+
+    options: dict[str, Any] = {"dynamic_img_size": True} if backbone.patch > 1 else {}
+    return nn.Sequential(
+        timm.create_model(backbone.architecture, pretrained=False, num_classes=0, **options)
+    ), nn.Identity()
+
+
+def _stages_of(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The parts of a network of timm's from output to input: its trunk in quarters, the first with what follows it."""
+    children = list(model.named_children())
+    middle = next(index for index, (name, _) in enumerate(children) if name in ("stages", "blocks"))
+    units = list(children[middle][1].children())
+    size = -(-len(units) // QUARTERS)
+    groups = [units[end - size if end > size else 0 : end] for end in range(len(units), 0, -size)]
+    groups[0] += [child for _, child in children[middle + 1 :]]
+    groups[-1] = [*(child for _, child in children[:middle]), *groups[-1]]
+    return tuple(nn.Sequential(*group) for group in groups)
+
+
+def _of_whole(network: Network, state: State) -> dict[str, Tensor]:
+    """Published tensors by our names, without the classifier's."""
+    model = network.features[0]
+    config = cast(dict[str, object], model.pretrained_cfg)["classifier"]
+    names = (config,) if isinstance(config, str) else cast(tuple[str, ...], config)
+    classifiers = tuple(f"{name.removesuffix('.l')}." for name in names)  # `.l`: the layer after a normalisation
+    own = model.state_dict()
+    return {
+        f"features.0.{key}": tensor for key, tensor in state.items() if key in own or not key.startswith(classifiers)
+    }
 
 
 def _renamed(backbone: Backbone, key: str) -> str | None:

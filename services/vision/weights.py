@@ -1,8 +1,9 @@
-"""Where pretrained weights come from: a folder, the store's copy, the publisher's site; else random, with a note."""
+"""Where pretrained weights come from: folder, store, package or the publisher's site; else random, with a note."""
 
 import hashlib
 import http.client
 import os
+import shutil
 import tempfile
 import urllib.request
 from collections.abc import Callable
@@ -16,11 +17,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from services.vision.backbones import Network, build, load_weights
+from services.vision.backbones import Network, build, load_weights, published_names
 from services.vision.card import WeightsSource
-from services.vision.catalogue import DETECTORS, Download, Entry
+from services.vision.catalogue import BACKBONES, DETECTORS, Download, Entry, Package
 from services.vision.detector_builder import build_detector, load_detector_weights
 from services.vision.detector_network import DetectorNetwork
+from services.vision.packs import WEIGHTS_SUFFIX, Pack, PackUnusable, file_digest, installed, read_pack, require_fit
 
 TIMEOUT_SECONDS = 5.0  # to connect, and between two reads
 _CHUNK_BYTES = 1 << 20
@@ -34,6 +36,7 @@ class PretrainedWeights:
     source: WeightsSource
     sha256: str  # of the file; empty if the source is RANDOM
     note: str  # why there are no weights; empty if there are
+    pack: Pack | None = None  # their description, if they came with one
 
     @property
     def pretrained(self) -> bool:
@@ -42,10 +45,11 @@ class PretrainedWeights:
 
 
 class WeightsResolver:
-    """Finds a network's weights: in `folder`, in `cache` (which a worker fills from the store), or by download.
+    """Finds a network's weights: in `folder`, in `cache` (which a worker fills from the store), in an installed
+    package, or by download.
 
-    Downloads go into the cache as safetensors. After one failure to reach a site, this object does not try it again, so
-    that a machine without network access waits only once.
+    What comes from a package or a download goes into the cache as safetensors. After one failure to reach a site, this
+    object does not try it again, so that a machine without network access waits only once.
     """
 
     def __init__(
@@ -53,32 +57,56 @@ class WeightsResolver:
         folder: Path | None = None,
         cache: Path | None = None,
         *,
+        packages: bool = True,
         download: bool = True,
         opener: Callable[[str], AbstractContextManager[BinaryIO]] | None = None,
     ) -> None:
         self._folder = folder
         self._cache = cache
+        self._packages = packages
         self._allowed = download
         self._unreachable: dict[WeightsSource, str] = {}
         self._open = opener or _open_url
 
     def resolve(self, wanted: Entry) -> PretrainedWeights:
-        """The best weights, or none with a note; raises safetensors.SafetensorError for a broken file."""
+        """The best weights, or none with a note.
+
+        Raises safetensors.SafetensorError for a broken file, and PackUnusable for one that is not what its description
+        or the catalogue says.
+        """
         for path, source in self._places(wanted):
             if path.is_file():
-                return _read(path, source)
+                return _read(path, source, wanted)
+        if wanted.package and (path := self._installed(wanted.package)):
+            return self._converted(path, wanted, wanted.package)
         return self._download(wanted)
 
     def available(self, wanted: Entry) -> bool:
         """Whether the weights are on this machine already."""
-        return any(path.is_file() for path, _ in self._places(wanted))
+        in_place = any(path.is_file() for path, _ in self._places(wanted))
+        return in_place or (wanted.package is not None and self._installed(wanted.package) is not None)
+
+    def _installed(self, package: Package) -> Path | None:
+        return installed(package) if self._packages else None
 
     def _places(self, wanted: Entry) -> list[tuple[Path, WeightsSource]]:
         places = [(self._folder, wanted.file_name, WeightsSource.FOLDER)]
         places.append((self._cache, wanted.file_name, WeightsSource.STORE))
+        if wanted.package and self._packages:
+            places.append((self._cache, _cached_name(wanted, WeightsSource.PACKAGE), WeightsSource.PACKAGE))
         if wanted.download:
-            places.append((self._cache, _downloaded_name(wanted, wanted.download), wanted.download.source))
+            places.append((self._cache, _cached_name(wanted, wanted.download.source), wanted.download.source))
         return [(root / name, source) for root, name, source in places if root is not None]
+
+    def _converted(self, path: Path, wanted: Entry, package: Package) -> PretrainedWeights:
+        """The weights in an installed package; PackUnusable if its file is not the one that the catalogue knows."""
+        if (digest := file_digest(path)) != package.sha256:
+            raise PackUnusable(
+                f"{path} was changed: its SHA-256 is {digest}, not {package.sha256}."
+                f" Install {package.distribution} again."
+            )
+        origin = {"package": package.distribution, "sha256": digest}
+        return self._kept(read_tensors(path, wanted), origin, wanted, WeightsSource.PACKAGE)
 
     def _download(self, wanted: Entry) -> PretrainedWeights:
         download = wanted.download
@@ -106,12 +134,19 @@ class WeightsResolver:
                     file.write(chunk)
             if not digest.hexdigest().startswith(download.digest):
                 raise ValueError(f"its digest is {digest.hexdigest()}, not {download.digest}...")
-            converted = Path(scratch) / "weights.safetensors"
             origin = {"url": download.url, "sha256": digest.hexdigest()}
-            safetensors.torch.save_file(_tensors(path, download.entry), converted, metadata=origin)
-            if self._cache is None:
-                return _read(converted, download.source)
-            return _read(_moved(converted, self._cache / _downloaded_name(wanted, download)), download.source)
+            return self._kept(read_tensors(path, wanted), origin, wanted, download.source)
+
+    def _kept(
+        self, state: dict[str, Tensor], origin: dict[str, str], wanted: Entry, source: WeightsSource
+    ) -> PretrainedWeights:
+        """Writes the tensors as safetensors, into the cache if there is one, and reads them from there."""
+        with tempfile.TemporaryDirectory() as scratch:
+            converted = Path(scratch) / "weights.safetensors"
+            safetensors.torch.save_file(state, converted, metadata=origin)
+            if self._cache is not None:
+                converted = _moved(converted, self._cache / _cached_name(wanted, source))
+            return _read(converted, source, wanted)
 
 
 def pretrained_network(
@@ -136,33 +171,59 @@ def pretrained_detector(
     return network, weights
 
 
-def _tensors(path: Path, entry: str) -> dict[str, Tensor]:
-    """The tensors of a published file: the only pickles that are ever read, with torch's restricted loader."""
+def load_strictly(wanted: Entry, state: dict[str, Tensor]) -> None:
+    """RuntimeError unless the tensors are exactly those of the network, save for the outputs."""
+    shapes = {name: tensor.to("meta") for name, tensor in state.items()}
+    with torch.device("meta"):
+        if wanted.name in BACKBONES:
+            load_weights(build(wanted.name, 1), shapes)
+        else:
+            load_detector_weights(build_detector(wanted.name, 1), shapes)
+
+
+def read_tensors(path: Path, wanted: Entry) -> dict[str, Tensor]:
+    """The tensors of a published file, by their published names; ValueError if it has none.
+
+    A pickle is read with torch's restricted loader, never with another.
+    """
     try:
+        if _is_safetensors(path):
+            return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as fault:  # torch raises half a dozen types for HTML or a truncated file
         raise ValueError(f"it cannot be read: {fault}") from fault
+    entry = wanted.download.entry if wanted.download else ""
     state = content.get(entry) if entry and isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"it holds no tensors{' under ' + entry if entry else ''}")
-    return {str(name): tensor.contiguous() for name, tensor in cast(dict[str, Tensor], state).items()}
+    tensors = {str(name): tensor.contiguous() for name, tensor in cast(dict[str, Tensor], state).items()}
+    if wanted.package and file_digest(path) == wanted.package.sha256:
+        return dict(zip(published_names(BACKBONES[wanted.name]), tensors.values(), strict=True))
+    return tensors
 
 
-def _downloaded_name(wanted: Entry, download: Download) -> str:
-    return f"{wanted.name}.{download.source.lower()}.safetensors"
-
-
-def _read(path: Path, source: WeightsSource) -> PretrainedWeights:
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins like one: eight bytes of length, then JSON."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return PretrainedWeights(safetensors.torch.load_file(path), source, digest, "")
+        return file.read(9)[8:] == b"{"
+
+
+def _cached_name(wanted: Entry, source: WeightsSource) -> str:
+    return f"{wanted.name}.{source.lower()}{WEIGHTS_SUFFIX}"
+
+
+def _read(path: Path, source: WeightsSource, wanted: Entry) -> PretrainedWeights:
+    digest, pack = file_digest(path), read_pack(path)
+    if pack:
+        require_fit(pack, path, digest, wanted)
+    return PretrainedWeights(safetensors.torch.load_file(path), source, digest, "", pack)
 
 
 def _moved(source: Path, target: Path) -> Path:
     """Copies to the target's folder first, so that no other process sees a partial file."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-        file.write(source.read_bytes())
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file, source.open("rb") as content:
+        shutil.copyfileobj(content, file)
     os.replace(file.name, target)  # noqa: PTH105 - Path.replace would need the name as a Path first
     return target
 

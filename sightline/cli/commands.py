@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli import datasets, doctor, evaluations, keys, models, predict, up
+from sightline.cli import datasets, doctor, evaluations, keys, models, predict, up, weights
 
 app = typer.Typer(
     help="Train image classifiers and object detectors within a budget, and predict with them.",
@@ -20,6 +20,7 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(evaluations.app, name="evaluations")
 app.add_typer(keys.app, name="keys")
+app.add_typer(weights.app, name="weights")
 app.command("predict")(predict.predict)
 
 

@@ -41,6 +41,7 @@ def stack_in(folder: Path, workers: int = 1, /, **settings: str) -> Stack:
         "SIGHTLINE_STALL_SECONDS": "3",
         "SIGHTLINE_RECONCILE_SECONDS": "1",
         "SIGHTLINE_WEIGHTS_DIR": str(folder / "no-weights"),  # the same training on every machine
+        "SIGHTLINE_INSTALLED_WEIGHTS": "false",
         "SIGHTLINE_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }

@@ -58,6 +58,7 @@ THRESHOLDS = {
 ENVIRONMENT = {
     "SIGHTLINE_WEIGHTS_DIR": "",  # the same models whether this machine has weights or not
     "SIGHTLINE_DOWNLOAD_WEIGHTS": "false",
+    "SIGHTLINE_INSTALLED_WEIGHTS": "false",
     "SIGHTLINE_LEASE_SECONDS": "3",
     "SIGHTLINE_HEARTBEAT_SECONDS": "0.5",
     "SIGHTLINE_STALL_SECONDS": "3",

@@ -61,6 +61,7 @@ def test_an_administrator_gets_from_nothing_to_a_served_model(
         "PATH": f"{os.environ['PATH']}:{Path(find_program('nats-server', 'nats-server')).parent}",
         "SIGHTLINE_NATS_URL": f"nats://127.0.0.1:{ports['4222']}",
         "SIGHTLINE_DOWNLOAD_WEIGHTS": "false",
+        "SIGHTLINE_INSTALLED_WEIGHTS": "false",
         **{f"SIGHTLINE_{name}_ADDRESS": f"127.0.0.1:{ports[module]}" for module, name in SERVICES.items()},
     }
 

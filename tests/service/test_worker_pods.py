@@ -152,6 +152,7 @@ class Pods:
             "SIGHTLINE_NATS_URL": self.nats_url,
             "SIGHTLINE_STORE_DIRECTORY": str(self.root / "store"),
             "SIGHTLINE_DOWNLOAD_WEIGHTS": "false",
+            "SIGHTLINE_INSTALLED_WEIGHTS": "false",
             "SIGHTLINE_CHECKPOINT_SECONDS": "1000",  # only when it is stopped
             "SIGHTLINE_HEARTBEAT_SECONDS": "0.3",
             "SIGHTLINE_THREADS": "1",

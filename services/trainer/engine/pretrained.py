@@ -13,6 +13,7 @@ from services.trainer.recipe import Framing, Recipe
 from services.vision.backbones import Network, build
 from services.vision.card import CardBackbone, InputRule, WeightsSource, input_size
 from services.vision.catalogue import BACKBONES, NETWORKS, RANDOM_START
+from services.vision.packs import PackUnusable
 from services.vision.weights import PretrainedWeights, WeightsResolver, pretrained_network
 
 
@@ -85,7 +86,7 @@ def load_backbones(task: TrainTask, images: Images) -> list[LoadedBackbone]:
         framings = task.recipe.framings if weights.pretrained else (Framing.STRETCH,)
         first = len(loaded)
         for framing in framings:
-            rule = _rule(network, framing, task.recipe, weights.pretrained, images)
+            rule = _rule(network, weights, framing, task.recipe, images)
             loaded.append(LoadedBackbone(network, rule, weights, None if len(loaded) == first else first))
     return loaded
 
@@ -99,7 +100,8 @@ def within_reach(task: TrainTask) -> tuple[str, ...]:
 def resolver(task: TrainTask) -> WeightsResolver:
     """Finds weights where the task may look for them."""
     folder = Path(task.weights_directory) if task.weights_directory else None
-    return WeightsResolver(folder, Path(task.cache_directory), download=task.download_weights)
+    cache, packages = Path(task.cache_directory), task.installed_weights
+    return WeightsResolver(folder, cache, packages=packages, download=task.download_weights)
 
 
 def _networks(task: TrainTask, categories: int) -> list[tuple[Network, PretrainedWeights]]:
@@ -134,6 +136,8 @@ def _pretrained(
 ) -> tuple[Network, PretrainedWeights]:
     try:
         return pretrained_network(name, categories, found, seed=task.seed)
+    except PackUnusable as fault:
+        raise InvalidRequest(field="weights", problem=str(fault)) from fault
     except (safetensors.SafetensorError, RuntimeError) as fault:
         raise InvalidRequest(field="weights", problem=f"the weights of {name} are broken: {fault}") from fault
 
@@ -143,10 +147,12 @@ def _random(name: str, categories: int, task: TrainTask, note: str) -> tuple[Net
     return build(name, categories, seed=task.seed), weights
 
 
-def _rule(network: Network, framing: Framing, recipe: Recipe, pretrained: bool, images: Images) -> InputRule:
-    """As the backbone wants its colours, in the framing, at the size that the recipe or small images ask for."""
+def _rule(network: Network, weights: PretrainedWeights, framing: Framing, recipe: Recipe, images: Images) -> InputRule:
+    """As the weights want their colours, in the framing, at the size that the recipe or small images ask for."""
     rule = network.backbone.rule
+    if weights.pack:
+        rule = weights.pack.adapted(rule)
     if framing is Framing.CROP:
         return rule.resized(recipe.resolution or rule.size)
-    size = recipe.resolution or input_size(pretrained, rule.size, images.longer_sides())
+    size = recipe.resolution or input_size(weights.pretrained, rule.size, images.longer_sides())
     return replace(rule, size=size, resize=size, fit="stretch")

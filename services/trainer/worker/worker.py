@@ -181,6 +181,7 @@ class Worker:
             output_directory=str(output),
             cache_directory=str(await self._workspace.cache()),
             weights_directory=str(weights) if weights else None,
+            installed_weights=self._settings.installed_weights,
             download_weights=self._settings.download_weights,
             checkpoint_path=await self._checkpoint(record),
             checkpoint_seconds=self._settings.checkpoint_seconds,

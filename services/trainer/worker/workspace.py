@@ -7,16 +7,17 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from services.kit.blobs import Blobs, check_key, delete_prefix
+from services.kit.blobs import BlobInfo, Blobs, check_key, delete_prefix
 from services.kit.errors import BlobNotFound, DatasetNotFound, SightlineError
 from services.trainer.datasets import Snapshot
 from services.trainer.messages import MANIFEST_FILE, local_name
 from services.trainer.worker.feature_bank import FeatureBank
+from services.vision.packs import DESCRIPTION_SUFFIX, WEIGHTS_SUFFIX, description_of
 from services.vision.snapshot import read_manifest
 
 KEPT_FOLDERS = 4  # of snapshots, and of bundles and checkpoints; an attempt needs at most two
 WEIGHTS_PREFIX = "weights/"
-WEIGHTS_SUFFIX = ".safetensors"
+KEPT_SUFFIXES = (WEIGHTS_SUFFIX, DESCRIPTION_SUFFIX)
 CACHE_BYTES = 20 * 2**30  # of features
 
 
@@ -58,13 +59,24 @@ class Workspace:
         directory = self._made("cache")
         async for blob in self.blobs.list(WEIGHTS_PREFIX):
             if blob.key.endswith(WEIGHTS_SUFFIX):
-                await self._fetch(blob.key, directory / local_name(blob.key))
+                await self._fetch_weights(blob, directory / local_name(blob.key))
         await asyncio.to_thread(_trim, directory)
         return directory
 
     def features(self, snapshot: Snapshot) -> FeatureBank:
         """The features of a snapshot."""
         return FeatureBank(self.blobs, snapshot, self._made("cache"))
+
+    async def _fetch_weights(self, blob: BlobInfo, path: Path) -> None:
+        """Copies weights unless the copy is current; of the same size, it is if their description has not changed."""
+        try:
+            description = await self.blobs.get(blob.key.removesuffix(WEIGHTS_SUFFIX) + DESCRIPTION_SUFFIX)
+        except BlobNotFound:
+            description = None
+        if await asyncio.to_thread(_is_current, path, blob.size_bytes, description):
+            return
+        await self.blobs.get_file(blob.key, path)
+        await asyncio.to_thread(_describe, path, description)
 
     async def upload(self, directory: Path, prefix: str) -> None:
         """Stores every file of a folder under the prefix."""
@@ -95,6 +107,20 @@ class Workspace:
             await self.blobs.get_file(key, path)
 
 
+def _is_current(path: Path, size: int, description: bytes | None) -> bool:
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    described = description_of(path)
+    return (described.read_bytes() if described.is_file() else None) == description
+
+
+def _describe(weights: Path, description: bytes | None) -> None:
+    path = description_of(weights)
+    path.unlink(missing_ok=True)
+    if description is not None:
+        path.write_bytes(description)
+
+
 def _keep(directory: Path) -> None:
     """Marks a folder as used and removes the least recently used of its siblings."""
     directory.touch()
@@ -105,7 +131,7 @@ def _keep(directory: Path) -> None:
 
 def _trim(directory: Path) -> None:
     """Removes the least recently used features until the rest fits; weights stay."""
-    files = [path for path in directory.rglob("*") if path.is_file() and path.suffix != WEIGHTS_SUFFIX]
+    files = [path for path in directory.rglob("*") if path.is_file() and path.suffix not in KEPT_SUFFIXES]
     files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     kept = 0
     for path in files:

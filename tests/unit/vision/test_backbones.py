@@ -1,6 +1,8 @@
 """The backbones of the catalogue as networks."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -8,10 +10,16 @@ import timm
 import torch
 import torchvision
 
+from services.trainer.engine.classification.fuse import fused
 from services.vision.backbones import build, embed, load_weights
+from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, WeightsSource
 from services.vision.catalogue import BACKBONES, Library
+from services.vision.classifier import Classifier, ClassifierNetwork
 
-NAMES = sorted(BACKBONES)
+NAMES = sorted(name for name, row in BACKBONES.items() if row.parameters < 25)
+WHOLE = [name for name in NAMES if BACKBONES[name].whole]
+LARGE = sorted(set(BACKBONES) - set(NAMES))
+SIDES = {name: 4 * row.patch if row.patch > 1 else 64 for name, row in BACKBONES.items()}
 
 
 def images(count: int = 2, size: int = 64) -> torch.Tensor:
@@ -21,20 +29,27 @@ def images(count: int = 2, size: int = 64) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_backbone_embeds_into_its_dimension_and_consists_of_its_stages(name: str) -> None:
     network = build(name, 3, seed=0)
-    features = embed(network, images())
+    features = embed(network, images(2, SIDES[name]))
     assert features.shape == (2, BACKBONES[name].feature_dim)
-    assert network.eval()(images()).shape == (2, 3)
-    both = embed(network, images(), middle=True)
-    assert both.shape == (2, BACKBONES[name].feature_dim + BACKBONES[name].middle_dim)
-    torch.testing.assert_close(both[:, : features.shape[1]], features)
-    middle = network.features[: BACKBONES[name].stage_starts[-1]](images()).mean(dim=(2, 3))
-    torch.testing.assert_close(both[:, features.shape[1] :], middle, rtol=1e-4, atol=1e-5)
+    assert network.eval()(images(2, SIDES[name])).shape == (2, 3)
+    if BACKBONES[name].middle_dim:
+        both = embed(network, images(), middle=True)
+        assert both.shape == (2, BACKBONES[name].feature_dim + BACKBONES[name].middle_dim)
+        torch.testing.assert_close(both[:, : features.shape[1]], features)
+        middle = network.features[: BACKBONES[name].stage_starts[-1]](images()).mean(dim=(2, 3))
+        torch.testing.assert_close(both[:, features.shape[1] :], middle, rtol=1e-4, atol=1e-5)
     staged = [id(parameter) for stage in network.stages() for parameter in stage.parameters()]
     assert len(staged) == len(set(staged))
-    assert {*staged, *map(id, network.head.parameters())} == {id(parameter) for parameter in network.parameters()}
+    loose = [*network.features[0].parameters(recurse=False)] if name in WHOLE else []  # tokens, position embeddings
+    rest = {id(parameter) for parameter in (*network.head.parameters(), *loose)}
+    assert {*staged, *rest} == {id(parameter) for parameter in network.parameters()}
+    network.unfreeze(len(network.stages()) - 1)
+    assert not any(parameter.requires_grad for parameter in loose)
+    network.unfreeze(len(network.stages()))
+    assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not BACKBONES[name].end_padding])
+@pytest.mark.parametrize("name", [name for name in NAMES if not BACKBONES[name].end_padding and name not in WHOLE])
 def test_a_network_embeds_what_its_library_s_own_gives_its_classifier(name: str) -> None:
     backbone = BACKBONES[name]
     with torch.random.fork_rng(devices=[]):
@@ -53,6 +68,47 @@ def test_a_network_embeds_what_its_library_s_own_gives_its_classifier(name: str)
         expected = seen[0].mean(dim=(2, 3), keepdim=True) if seen[0].ndim == 4 else seen[0]
         expected = torch.flatten(network.norm(expected), 1)
     torch.testing.assert_close(embed(network, images()), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_network_embeds_what_timm_gives_its_classifier(name: str) -> None:
+    options: dict[str, Any] = {"dynamic_img_size": True} if BACKBONES[name].patch > 1 else {}
+    reference: Any = timm.create_model(name, pretrained=False, **options).eval()
+    network, batch = build(name, 3, seed=0), images(2, SIDES[name])
+    load_weights(network, reference.state_dict())
+    with torch.inference_mode():
+        expected = reference.forward_head(reference.forward_features(batch), pre_logits=True)
+    rounding = 1e-4 * float(expected.abs().max())
+    torch.testing.assert_close(embed(network, batch), expected, rtol=0, atol=rounding)
+    torch.testing.assert_close(embed(fused(network), batch), expected, rtol=0, atol=rounding)
+
+
+@pytest.mark.parametrize("name", [name for name in LARGE if BACKBONES[name].whole])
+def test_a_large_network_takes_exactly_timm_s_tensors(name: str) -> None:
+    with torch.device("meta"):
+        network = build(name, 3)
+        state = timm.create_model(name, pretrained=False).state_dict()
+    load_weights(network, state)
+    assert len(network.stages()) == 4
+    some = next(key for key in state if key.startswith(("blocks.", "stages.")))
+    with pytest.raises(RuntimeError, match="Missing"):
+        load_weights(network, {key: tensor for key, tensor in state.items() if key != some})
+
+
+def test_a_classifier_restored_from_its_tensors_has_the_tables_that_these_leave_out() -> None:
+    name = "tiny_vit_5m_224.dist_in22k_ft_in1k"
+    cards = (CardBackbone(name, BACKBONES[name].rule, WeightsSource.RANDOM),)
+    card = ModelCard(
+        kind=ModelKind.GENERIC_CLASSIFIER,
+        categories=(CardCategory(1, "a"), CardCategory(2, "b")),
+        backbones=cards,
+        created=datetime.now(UTC),
+    )
+    made = Classifier(card, ClassifierNetwork(cards, [build(name, 1, seed=0)], torch.nn.Linear(320, 2)))
+    again = Classifier.from_state(card, made.state())
+    assert not any(buffer.is_meta for buffer in again.network.buffers())
+    with torch.inference_mode():
+        torch.testing.assert_close(again.network(images()), made.network(images()))
 
 
 def test_the_seed_decides_the_network_and_the_global_generator_is_untouched() -> None:

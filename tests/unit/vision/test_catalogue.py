@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
+from torch.utils.flop_counter import FlopCounterMode
 
+from services.vision.backbones import build
 from services.vision.card import InputRule, ModelKind, WeightsSource
 from services.vision.catalogue import (
     BACKBONES,
@@ -18,10 +21,19 @@ from services.vision.catalogue import (
     RANDOM_START,
     Download,
     Family,
+    Library,
+    preferred,
 )
 from services.vision.detector_builder import build_detector
+from services.vision.packs import ALLOWED_LICENCES
+from services.vision.timm_networks import DeviceClass, Pretraining
 
 NAMES = sorted(BACKBONES)
+SMALLER = (  # than the images that the weights were trained on
+    "mobilenetv4_conv_medium.e250_r384_in12k_ft_in1k",
+    "vit_small_patch14_reg4_dinov2.lvd142m",
+    "vit_base_patch14_reg4_dinov2.lvd142m",
+)
 DOCS = Path(__file__).parents[3] / "docs"
 
 
@@ -48,7 +60,16 @@ def test_it_imports_no_torch() -> None:
 
 def test_the_docs_list_every_network_in_the_order_of_the_catalogue() -> None:
     assert rows("Classifiers") == [
-        [f"`{name}`", str(row.feature_dim), f"{row.gflops:g}", row.licence] for name, row in BACKBONES.items()
+        [
+            f"`{name}`",
+            str(row.feature_dim),
+            f"{row.gflops:g}",
+            f"{row.parameters:g}",
+            row.device,
+            row.pretraining,
+            row.licence,
+        ]
+        for name, row in BACKBONES.items()
     ]
     assert [row[:6] + row[7:] for row in rows("Detectors")] == [
         [
@@ -75,16 +96,63 @@ def test_every_kind_has_networks_each_with_a_cost() -> None:
         assert all(row.name == name and row.seconds > 0 for name, row in networks.items())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if BACKBONES[name].download])
+@pytest.mark.parametrize("name", [name for name, row in BACKBONES.items() if row.library is Library.TORCHVISION])
 def test_a_backbone_s_row_agrees_with_torchvision_s_weights(name: str) -> None:
     backbone, download = BACKBONES[name], BACKBONES[name].download
-    assert download is not None
+    if download is None:
+        assert name == "mobilenet_v2_keras"
+        return
     weights = published(backbone.architecture, download)
     transform, rule = weights.transforms(), backbone.rule
     assert (rule.size, rule.resize) == (transform.crop_size[0], transform.resize_size[0])
     assert (list(rule.mean), list(rule.std)) == (transform.mean, transform.std)
     assert rule.interpolation == transform.interpolation.value
     assert backbone.gflops == weights.meta["_ops"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if BACKBONES[name].whole])
+def test_a_backbone_s_row_agrees_with_timm_s_configuration(name: str) -> None:
+    """Its size may be smaller than the weights' own where that would cost too much."""
+    backbone, config = BACKBONES[name], timm.get_pretrained_cfg(name, allow_unregistered=False)
+    assert config is not None
+    rule, size = backbone.rule, backbone.rule.size
+    assert (rule.mean, rule.std, rule.interpolation) == (config.mean, config.std, config.interpolation)
+    assert (config.license or "").lower() == backbone.licence.lower()
+    assert rule.resize == int(size / config.crop_pct)
+    assert size == config.input_size[1] or (name in SMALLER and size < config.input_size[1])
+    assert size % backbone.patch == 0
+    assert backbone.download is not None
+    assert f"/{config.hf_hub_id}/" in backbone.download.url
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_size_features_and_cost_are_those_of_the_network(name: str) -> None:
+    backbone = BACKBONES[name]
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = build(name, 1).eval()
+        features = network.embed(torch.empty(1, 3, backbone.rule.size, backbone.rule.size))
+    assert features.shape == (1, backbone.feature_dim)
+    parameters = sum(value.numel() for key, value in network.named_parameters() if not key.startswith("head."))
+    assert backbone.parameters == pytest.approx(parameters / 1e6, abs=0.01)
+    if backbone.whole:  # of the others a test above compares what torchvision says
+        assert backbone.gflops == pytest.approx(counter.get_total_flops() / 2e9, abs=0.01)
+        model: Any = network.features[0]
+        assert backbone.pooling == (model.global_pool if backbone.patch > 1 else "avg")
+
+
+def test_every_licence_permits_any_use() -> None:
+    assert {row.licence for networks in NETWORKS.values() for row in networks.values()} <= set(ALLOWED_LICENCES)
+
+
+def test_a_device_prefers_its_own_class_and_never_gets_a_larger_one() -> None:
+    for device in DeviceClass:
+        names = preferred(device)
+        ranks = [BACKBONES[name].device.rank for name in names]
+        assert ranks == sorted(ranks, reverse=True)
+        assert ranks[0] == device.rank
+        assert len(names) == sum(row.device.rank <= device.rank for row in BACKBONES.values())
+    own = [row for row in BACKBONES.values() if row.device in (DeviceClass.GPU_16, DeviceClass.GPU_80)]
+    assert {row.pretraining for row in own} == set(Pretraining)
 
 
 @pytest.mark.parametrize("name", sorted(DETECTORS))

@@ -8,6 +8,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from services.vision.backbones import Network
 
+SUMS = "RepVggDw"  # its normalisation follows a sum of convolutions
+
 
 def fused(network: Network) -> Network:
     """A copy for inference; its features equal the original's up to rounding."""
@@ -17,8 +19,9 @@ def fused(network: Network) -> Network:
 
 
 def _fuse(module: nn.Module) -> None:
-    """In every backbone, a normalisation is defined right after its convolution."""
-    for (name, first), (next_name, second) in pairwise(list(module.named_children())):
+    """In every backbone, a normalisation is defined right after its convolution, with one exception."""
+    pairs = [] if type(module).__name__ == SUMS else pairwise(list(module.named_children()))
+    for (name, first), (next_name, second) in pairs:
         if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
             setattr(module, name, fuse_conv_bn_eval(first, second))
             setattr(module, next_name, getattr(second, "act", nn.Identity()))  # timm's layer includes the activation

@@ -13,6 +13,7 @@ from services.vision.card import CardBackbone, InputRule, WeightsSource
 from services.vision.catalogue import DETECTORS, DetectorSpec
 from services.vision.detector_builder import build_detector
 from services.vision.detector_network import DetectorNetwork
+from services.vision.packs import PackUnusable
 from services.vision.weights import PretrainedWeights, pretrained_detector
 
 TRAINED_PARTS = {Depth.HEAD: 1, Depth.NECK: 2, Depth.ALL: 3}  # of head, neck and backbone
@@ -58,6 +59,8 @@ def load_network(task: TrainTask, categories: int) -> tuple[DetectorNetwork, Ori
         return build_detector(name, categories, seed=task.seed), Origin(spec, rule, weights)
     try:
         network, weights = pretrained_detector(name, categories, resolver(task), seed=task.seed)
+    except PackUnusable as fault:
+        raise InvalidRequest(field="weights", problem=str(fault)) from fault
     except (safetensors.SafetensorError, RuntimeError) as fault:
         raise InvalidRequest(field="weights", problem=f"the weights of {name} are broken: {fault}") from fault
     if not weights.pretrained:

@@ -1,0 +1,1 @@
+"""What `sightline weights` does: lists, fetches, adds and verifies packs of pretrained weights."""

@@ -1,0 +1,37 @@
+"""What commands need that run the services' own programs on this machine."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from sightline.cli.reporting import CommandError
+from sightline.cli.up import DATA
+
+OF_THE_STORE = ("SIGHTLINE_NATS_URL", "SIGHTLINE_STORE_DIRECTORY", "SIGHTLINE_S3_ENDPOINT")
+
+
+def require(*packages: str) -> None:
+    """CommandError if one of these is not installed."""
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise CommandError(
+            f"the services are not installed here ({', '.join(missing)} missing)",
+            fix="pip install 'sightline-services[all]'",
+        )
+
+
+def environment(data: Path | None) -> dict[str, str]:
+    """This process's environment, with the places of a local suite; CommandError if `data` is not of one."""
+    found = dict(os.environ)
+    if data is None and (any(os.environ.get(name) for name in OF_THE_STORE) or not DATA.is_dir()):
+        return found
+    folder = (data or DATA).resolve()
+    try:
+        port = int((folder / "nats" / "port").read_text())
+    except (OSError, ValueError):
+        raise CommandError(
+            f"{folder} is not the folder of a suite", fix="pass the folder that `sightline up` uses with --data"
+        ) from None
+    return found | {
+        "SIGHTLINE_NATS_URL": f"nats://127.0.0.1:{port}",
+        "SIGHTLINE_STORE_DIRECTORY": str(folder / "store"),
+    }
