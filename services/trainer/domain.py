@@ -151,7 +151,10 @@ class TrialResult:
     performance: Performance  # without curves and matrix
     weights_source: WeightsSource
     resolution: int
-    backbones: tuple[str, ...] = ()  # whose pretrained weights the worker has or can fetch
+    networks: tuple[str, ...] = ()  # of a classifier: those that it is built on; may differ from the recipe's
+    backbones: tuple[
+        str, ...
+    ] = ()  # whose weights the worker has or can fetch, preferred first; none measured too slow
     epochs: int = 0
     warnings: tuple[str, ...] = ()
     boxes: BoxStatistics | None = None

@@ -115,7 +115,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     resolution: int
     image_count: int
     category_count: int
-    backbones: tuple[str, ...] = ()  # whose pretrained weights the worker has or can fetch
+    networks: tuple[str, ...] = ()  # of a classifier: those that it is built on
+    backbones: tuple[
+        str, ...
+    ] = ()  # whose weights the worker has or can fetch, preferred first; none measured too slow
     warnings: tuple[str, ...] = ()  # shown to people: random weights, unreadable images, few images
     unreadable: tuple[str, ...] = ()  # file names, at most 100
     epochs: int = 0

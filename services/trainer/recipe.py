@@ -30,6 +30,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     rung: int
     kind: ModelKind = ModelKind.GENERIC_CLASSIFIER
     backbones: tuple[str, ...]  # features concatenated; a fine-tuning changes the first, and reads them all frozen too
+    choose: bool = False  # the worker takes one that suits its device and allowance instead of `backbones`
     framings: tuple[Framing, ...] = (Framing.STRETCH,)  # each network sees an image in all of them
     pretrained: bool = True  # False: random weights, even if pretrained ones are available
     views: int = 1  # of each training image: 1 plain, 2 also mirrored, 3 and more also closer crops

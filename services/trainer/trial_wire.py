@@ -57,7 +57,7 @@ def _recipe_message(trial: Trial) -> trial_pb2.Recipe:
     tuned = detects or recipe.rung > 0  # trained by gradients
     depth = recipe.depth if tuned else Depth.HEAD
     return trial_pb2.Recipe(
-        backbones=recipe.backbones,
+        backbones=(trial.result.networks if trial.result else ()) or recipe.backbones,
         head="detection" if detects else "linear" if tuned else "logistic",
         depth=_DEPTHS[depth],
         resolution=trial.result.resolution if trial.result else recipe.resolution,

@@ -7,12 +7,13 @@ from pathlib import Path
 import safetensors
 
 from services.kit.errors import InvalidRequest
+from services.trainer.engine import choice
 from services.trainer.engine.data import Images
 from services.trainer.messages import TrainTask
 from services.trainer.recipe import Framing, Recipe
 from services.vision.backbones import Network, build
 from services.vision.card import CardBackbone, InputRule, WeightsSource, input_size
-from services.vision.catalogue import BACKBONES, NETWORKS, RANDOM_START
+from services.vision.catalogue import BACKBONES, DETECTORS, RANDOM_START, preferred
 from services.vision.packs import PackUnusable
 from services.vision.weights import PretrainedWeights, WeightsResolver, pretrained_network
 
@@ -77,12 +78,15 @@ def origin(backbones: list[LoadedBackbone]) -> WeightsSource:
 def load_backbones(task: TrainTask, images: Images) -> list[LoadedBackbone]:
     """One per backbone and framing of the recipe. Random weights depend on the task's seed alone.
 
-    A backbone without pretrained weights is replaced by the next in the catalogue whose weights are on this machine.
+    If the recipe leaves the choice to the worker, there is one: the preferred one that is fast enough. Otherwise, a
+    backbone without pretrained weights is replaced by the next in the catalogue whose weights are on this machine.
     Without any, a single network starts from random weights.
     Raises InvalidRequest for an unknown backbone or broken weights.
     """
     loaded: list[LoadedBackbone] = []
-    for network, weights in _networks(task, len(images.categories)):
+    found = resolver(task)
+    chosen = _chosen(task, images, found) if task.recipe.choose else None
+    for network, weights in [chosen] if chosen else _networks(task, len(images.categories), found):
         framings = task.recipe.framings if weights.pretrained else (Framing.STRETCH,)
         first = len(loaded)
         for framing in framings:
@@ -91,10 +95,28 @@ def load_backbones(task: TrainTask, images: Images) -> list[LoadedBackbone]:
     return loaded
 
 
-def within_reach(task: TrainTask) -> tuple[str, ...]:
-    """The networks of the recipe's kind whose pretrained weights are on this machine."""
+def detectors_within_reach(task: TrainTask) -> tuple[str, ...]:
+    """The detectors whose pretrained weights are on this machine."""
     found = resolver(task)
-    return tuple(name for name, network in NETWORKS[task.recipe.kind].items() if found.available(network))
+    return tuple(name for name, network in DETECTORS.items() if found.available(network))
+
+
+def within_reach(task: TrainTask, used: Sequence[CardBackbone] = ()) -> tuple[str, ...]:
+    """The backbones that suit the device and have weights, the preferred ones first.
+
+    The weights are on this machine, or small and on a site from which `used` has some. If the worker chose the network
+    that it used, those that it found too slow are left out.
+    """
+    found, sites = resolver(task), {card.weights_source for card in used}
+    names = preferred(choice.device_class(task))
+    if task.recipe.choose and used and used[0].name in names:
+        names = names[names.index(used[0].name) :]
+    return tuple(
+        name
+        for name in names
+        if found.available(row := BACKBONES[name])
+        or (row.worth_download and row.download is not None and row.download.source in sites)
+    )
 
 
 def resolver(task: TrainTask) -> WeightsResolver:
@@ -104,8 +126,8 @@ def resolver(task: TrainTask) -> WeightsResolver:
     return WeightsResolver(folder, cache, packages=packages, download=task.download_weights)
 
 
-def _networks(task: TrainTask, categories: int) -> list[tuple[Network, PretrainedWeights]]:
-    found, recipe = resolver(task), task.recipe
+def _networks(task: TrainTask, categories: int, found: WeightsResolver) -> list[tuple[Network, PretrainedWeights]]:
+    recipe = task.recipe
     if unknown := [name for name in recipe.backbones if name not in BACKBONES]:
         problem = f"{unknown[0]!r} is not a backbone; the backbones are {', '.join(BACKBONES)}"
         raise InvalidRequest(field="recipe.backbones", problem=problem)
@@ -131,6 +153,26 @@ def _networks(task: TrainTask, categories: int) -> list[tuple[Network, Pretraine
     return [_random(RANDOM_START, categories, task, note)]
 
 
+def _chosen(task: TrainTask, images: Images, found: WeightsResolver) -> tuple[Network, PretrainedWeights] | None:
+    """The preferred network whose pass over the images fits, or else the fastest; None if none has weights."""
+    fastest = None
+    for name in choice.candidates(choice.device_class(task), found):
+        if fastest and BACKBONES[name].seconds >= fastest[0].backbone.seconds:
+            continue  # slower than what is too slow
+        network, weights = _pretrained(name, len(images.categories), task, found)
+        if not weights.pretrained:
+            continue
+        rule = _rule(network, weights, Framing.STRETCH, task.recipe, images)
+        loaded = network, replace(weights, state={})
+        if choice.surely_fast(network.backbone, rule, len(images.samples), task):
+            return loaded
+        seconds = choice.pass_seconds(network, rule, images, task)
+        if seconds <= choice.PASS_SHARE * task.allowance.total_seconds():
+            return loaded
+        fastest = loaded
+    return fastest
+
+
 def _pretrained(
     name: str, categories: int, task: TrainTask, found: WeightsResolver
 ) -> tuple[Network, PretrainedWeights]:
@@ -149,10 +191,10 @@ def _random(name: str, categories: int, task: TrainTask, note: str) -> tuple[Net
 
 def _rule(network: Network, weights: PretrainedWeights, framing: Framing, recipe: Recipe, images: Images) -> InputRule:
     """As the weights want their colours, in the framing, at the size that the recipe or small images ask for."""
-    rule = network.backbone.rule
+    rule, patch = network.backbone.rule, network.backbone.patch
     if weights.pack:
         rule = weights.pack.adapted(rule)
-    if framing is Framing.CROP:
-        return rule.resized(recipe.resolution or rule.size)
-    size = recipe.resolution or input_size(weights.pretrained, rule.size, images.longer_sides())
-    return replace(rule, size=size, resize=size, fit="stretch")
+    own = framing is Framing.CROP or patch > 1  # a transformer's positions are learned for its own size
+    size = recipe.resolution or (rule.size if own else input_size(weights.pretrained, rule.size, images.longer_sides()))
+    size = max(1, size // patch) * patch
+    return rule.resized(size) if framing is Framing.CROP else replace(rule, size=size, resize=size, fit="stretch")

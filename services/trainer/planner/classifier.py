@@ -9,7 +9,6 @@ from services.trainer.planner.budget import SLACK, BudgetView
 from services.trainer.planner.steps import StartTrial, Wait
 from services.trainer.recipe import Recipe
 from services.vision.card import WeightsSource
-from services.vision.catalogue import BACKBONES
 
 WORTHWHILE_EPOCHS = 5  # fewer are not worth a fine-tuning's cost
 HEAD_SLACK = 3.0  # of a head's expected time: what it may take, except the first
@@ -70,7 +69,4 @@ def _within_reach(first: TrialResult, wanted: Hyperparameters) -> tuple[str, ...
     """The networks whose pretrained weights the workers have or can have, the preferred ones first."""
     if first.weights_source is WeightsSource.RANDOM:
         return ()
-    found = set(first.backbones)
-    if first.weights_source is WeightsSource.TORCHVISION:
-        found |= {name for name, backbone in BACKBONES.items() if backbone.worth_download}
-    return wanted.backbones or tuple(name for name in BACKBONES if name in found)
+    return wanted.backbones or first.backbones

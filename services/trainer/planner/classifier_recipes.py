@@ -1,5 +1,7 @@
 """The recipes of the ladder, cheap ones first. What they try was chosen on some image sets and confirmed on others."""
 
+from msgspec.structs import replace
+
 from services.trainer.domain import Hyperparameters
 from services.trainer.recipe import Depth, Framing, Recipe
 from services.vision.catalogue import FIRST_BACKBONE, RANDOM_START
@@ -13,7 +15,8 @@ TUNED_FROM = 1_000  # images; with fewer, it loses more by training on four fift
 def first(wanted: Hyperparameters) -> Recipe:
     """A linear head on one frozen network: a usable model within seconds."""
     backbone = wanted.backbones[0] if wanted.backbones else FIRST_BACKBONE
-    return _linear((backbone,), wanted.resolution or 0)
+    recipe = _linear((backbone,), wanted.resolution or 0)
+    return recipe if wanted.backbones else replace(recipe, choose=True)
 
 
 def pretrained(

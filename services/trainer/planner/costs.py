@@ -1,5 +1,7 @@
 """What recipes cost: by the catalogue's seconds on the reference device, scaled by what earlier trials took."""
 
+from msgspec.structs import replace
+
 from services.trainer.domain import Trial
 from services.trainer.ledger import ZERO
 from services.trainer.recipe import Depth, Recipe, is_linear
@@ -87,4 +89,6 @@ def _expected_of(trial: Trial) -> float:
         return expected_seconds(recipe, count, result.resolution, result.epochs)
     if result.weights_source is WeightsSource.RANDOM:
         recipe = Recipe(name=recipe.name, rung=0, backbones=(RANDOM_START,), views=recipe.views)
+    elif recipe.choose and result.networks:
+        recipe = replace(recipe, backbones=result.networks)
     return expected_seconds(recipe, count, result.resolution)

@@ -182,6 +182,7 @@ class Supervision:
             performance=_summary(result.performance),
             weights_source=result.weights_source,
             resolution=result.resolution,
+            networks=result.networks,
             backbones=result.backbones,
             epochs=result.epochs,
             warnings=result.warnings,

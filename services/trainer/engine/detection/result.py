@@ -7,7 +7,7 @@ from services.trainer.engine.detection import measure
 from services.trainer.engine.detection.data import Scenes
 from services.trainer.engine.detection.network import Origin
 from services.trainer.engine.loop.task import Found
-from services.trainer.engine.pretrained import within_reach
+from services.trainer.engine.pretrained import detectors_within_reach
 from services.trainer.engine.reporting import bare_card, image_warnings, measured_card, write_files
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition
@@ -52,7 +52,7 @@ def finish(
         resolution=origin.rule.size,
         image_count=len(scenes.samples),
         category_count=len(scenes.categories),
-        backbones=within_reach(task),
+        backbones=detectors_within_reach(task),
         warnings=detector.card.warnings,
         unreadable=scenes.unreadable_files(),
         epochs=found.epochs,
