@@ -38,6 +38,7 @@ READING = Demo(
     images="1,797 scans, a fifth of them held out",
     write=partial(digits.write, side=64),
     budget_seconds=150,
+    resolution=96,
     limit_seconds=600,
     goal=Goal("top-1 accuracy", lambda measured: measured.accuracy_top1 or 0.0, 0.95),
     shown=24,

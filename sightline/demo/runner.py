@@ -32,13 +32,15 @@ from sightline.client.plurals import counted
 from sightline.client.quantities import duration
 from sightline.client.results.evaluation import Evaluation
 from sightline.client.results.kinds import DatasetKind
-from sightline.client.results.model import Model
+from sightline.client.results.model import Hyperparameters, Model
 from sightline.client.results.performance import Performance
 from sightline.client.results.prediction import Prediction
+from sightline.client.results.trial import Trial
 from sightline.client.transport.credentials import Credentials
 from sightline.demo.digits import DigitsMissing, ImageSet
 from sightline.local.claims import StackError
 from sightline.local.stack import Stack
+from sightline.v1 import trial_pb2
 
 FOLDER = Path("demo")
 Truth = TypeVar("Truth")
@@ -72,6 +74,7 @@ class Demo(Generic[Truth]):
     shown: int  # images on the sheet
     sheet: Callable[[Results[Truth], Performance], Image.Image]  # draws it
     sheet_file: str  # in `demo`
+    resolution: int | None = None  # of training, in pixels; by default the networks' own
 
 
 def run(demo: Demo[Truth]) -> None:
@@ -121,9 +124,14 @@ def _steps(demo: Demo[Truth], client: Client, folder: Path, console: Console) ->
     for part, made in (("train", train), ("test", test)):
         _register(client, f"{demo.name}-{part}", made, console)
     _title(console, f"Train: at most {duration(demo.budget_seconds)} of compute")
-    training = client.models.train(demo.name, dataset=f"{demo.name}-train", budget=demo.budget_seconds)
+    training = client.models.train(
+        demo.name,
+        dataset=f"{demo.name}-train",
+        budget=demo.budget_seconds,
+        hyperparameters=Hyperparameters(resolution=demo.resolution),
+    )
     model = training.wait()
-    _print_training(console, model)
+    _print_training(console, model, start_of(client.models.trials(model)))
     _title(console, "Evaluate: on images that training never saw")
     evaluation = client.evaluations.create(model, "held-out", dataset=f"{demo.name}-test")
     print_performance(evaluation.performance)
@@ -143,7 +151,16 @@ def _register(client: Client, name: str, made: ImageSet[Truth], console: Console
     console.print(f"{ready.name}: {counted(ready.image_count or 0, 'image')}, {boxes}{categories}, {found}")
 
 
-def _print_training(console: Console, model: Model) -> None:
+def start_of(trials: Sequence[Trial]) -> str:
+    """The networks of the first trial that succeeded, and where their weights came from; empty if none did."""
+    for trial in trials:
+        if source := trial.message.weights_source:
+            origin = trial_pb2.Trial.WeightsSource.Name(source).lower()
+            return f"{', '.join(trial.recipe.backbones)}, weights from: {origin}"
+    return ""
+
+
+def _print_training(console: Console, model: Model, start: str) -> None:
     """Prints what the budget was spent on."""
     charged = [entry for entry in model.ledger if entry.charged]
     trials = counted(len({entry.trial for entry in charged}), "trial")
@@ -153,6 +170,7 @@ def _print_training(console: Console, model: Model) -> None:
         ("budget", duration(model.budget)),
         ("charged", f"{duration(model.cost)} for {trials}, in {entries} of the ledger"),
         ("stop reason", reason),
+        ("started from", start),
         *(("note", f"[yellow]{escape(warning)}[/]") for warning in model.warnings),
     ]
     console.print(facts(rows))

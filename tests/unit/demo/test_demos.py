@@ -15,12 +15,13 @@ from sightline.client.results.evaluation import Evaluation
 from sightline.client.results.model import Model
 from sightline.client.results.performance import Performance
 from sightline.client.results.prediction import Prediction
+from sightline.client.results.trial import Trial
 from sightline.demo import __main__ as demo
 from sightline.demo import digits, scenes
 from sightline.demo.demos import FINDING, READING
-from sightline.demo.runner import DemoFailed, judge
+from sightline.demo.runner import DemoFailed, judge, start_of
 from sightline.demo.scenes import SceneSet
-from sightline.v1 import evaluation_pb2
+from sightline.v1 import evaluation_pb2, trial_pb2
 from sightline.v1 import model_pb2 as pb
 from sightline.v1.performance_pb2 import ModelPerformance
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse
@@ -152,3 +153,15 @@ def test_an_unknown_demo_is_refused_with_the_usage(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(demo.sys, "argv", ["demo", "segmentation"])
     with pytest.raises(SystemExit, match="usage: python"):
         demo.main()
+
+
+def test_the_demo_names_the_networks_that_training_started_from_and_their_weights() -> None:
+    failed = trial_pb2.Trial(name="models/digits/trials/t000", state=trial_pb2.Trial.FAILED)
+    started = trial_pb2.Trial(
+        name="models/digits/trials/t001",
+        recipe=trial_pb2.Recipe(backbones=["efficientnet_lite2"]),
+        weights_source=trial_pb2.Trial.PACKAGE,
+    )
+    trials = [Trial.of(message) for message in (failed, started)]
+    assert start_of(trials) == "efficientnet_lite2, weights from: package"
+    assert start_of(trials[:1]) == ""

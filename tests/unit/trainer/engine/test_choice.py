@@ -44,7 +44,8 @@ def published(name: str) -> dict[str, torch.Tensor]:
     """Random weights under their published names."""
     state = build(name, 1, seed=0).state_dict()
     prefix = "features.0." if BACKBONES[name].whole else "features." if name.startswith("resnet") else ""
-    return {key.removeprefix(prefix): tensor.contiguous() for key, tensor in state.items() if not key.startswith("head.")}
+    own = {key: tensor for key, tensor in state.items() if not key.startswith("head.")}
+    return {key.removeprefix(prefix): tensor.contiguous() for key, tensor in own.items()}
 
 
 def put(folder: Path, *names: str) -> None:
