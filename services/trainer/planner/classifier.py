@@ -9,6 +9,7 @@ from services.trainer.planner.budget import SLACK, BudgetView
 from services.trainer.planner.steps import StartTrial, Wait
 from services.trainer.recipe import Recipe
 from services.vision.card import WeightsSource
+from services.vision.catalogue import BACKBONES
 
 WORTHWHILE_EPOCHS = 5  # fewer are not worth a fine-tuning's cost
 HEAD_SLACK = 3.0  # of a head's expected time: what it may take, except the first
@@ -69,4 +70,6 @@ def _within_reach(first: TrialResult, wanted: Hyperparameters) -> tuple[str, ...
     """The networks whose pretrained weights the workers have or can have, the preferred ones first."""
     if first.weights_source is WeightsSource.RANDOM:
         return ()
-    return wanted.backbones or first.backbones
+    return wanted.backbones or tuple(
+        name for name in first.backbones if name in BACKBONES
+    )  # a newer worker's may not be

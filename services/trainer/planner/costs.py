@@ -89,6 +89,6 @@ def _expected_of(trial: Trial) -> float:
         return expected_seconds(recipe, count, result.resolution, result.epochs)
     if result.weights_source is WeightsSource.RANDOM:
         recipe = Recipe(name=recipe.name, rung=0, backbones=(RANDOM_START,), views=recipe.views)
-    elif recipe.choose and result.networks:
+    elif recipe.choose and result.networks and BACKBONES.keys() >= set(result.networks):
         recipe = replace(recipe, backbones=result.networks)
     return expected_seconds(recipe, count, result.resolution)
