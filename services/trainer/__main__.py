@@ -31,6 +31,7 @@ from services.trainer.reconcile.gauges import Gauges
 from services.trainer.rpc import EvaluationServicer, ModelServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
+from services.trainer.waiting import Waits
 from services.trainer.worker.child_pool import COMMAND, ChildDied, ChildPool
 from services.trainer.worker.run_one import RunOne
 from services.trainer.worker.worker import Worker
@@ -78,7 +79,13 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
             Service(
                 model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
                 add_ModelServiceServicer_to_server,
-                ModelServicer(Models(store, datasets, blobs, clock, counts), store, blobs.bucket, clock),
+                ModelServicer(
+                    Models(store, datasets, blobs, clock, counts),
+                    store,
+                    Waits(store, queue, datasets, clock),
+                    blobs.bucket,
+                    clock,
+                ),
             ),
             Service(
                 evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"],

@@ -45,6 +45,10 @@ class Dataset:
     categories: tuple[tuple[str, int, int], ...]  # name, number of images, number of annotations
     digest: str
     manifest_key: str
+    phase: str = ""  # of its validation, as the contract names it
+    images_done: int = 0
+    images_total: int = 0
+    fraction: float = 0.0
 
     @property
     def category_names(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from services.kit.errors import Failure, WrongState
 from services.trainer.datasets import Snapshot
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.ledger import ZERO, total
-from services.trainer.performance import Finding, Performance
+from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe
 from services.trainer.work import Work
 from services.vision.card import ModelKind, WeightsSource
@@ -145,6 +145,8 @@ class TrialResult:
 
     score: float  # top-1 accuracy, or mAP at IoU 0.50, on images that training has not seen; 0 of a refit
     standard_error: float
+    score_interval: Interval | None = None  # of `score`, at 95 %; None of a refit, and of earlier versions
+    log_loss: float | None = None  # of a classifier, on the images of `score`; None of earlier versions
     bundle_key: str
     predictions_key: str
     performance_key: str

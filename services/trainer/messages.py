@@ -15,7 +15,7 @@ import msgspec
 
 from services.kit.errors import Failure
 from services.trainer.feature_blocks import FeatureUse
-from services.trainer.performance import Finding, Performance
+from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe, Split, is_linear
 from services.vision.card import WeightsSource
 
@@ -107,6 +107,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     selection_score: float
     standard_error: float
     selection_log_loss: float
+    selection_interval: Interval | None = None  # of the score, at 95 %
     predictions_path: str  # see `services.trainer.predictions`: per image, to compare trials on paired images
     performance: Performance  # of the hold-out, or cross-validated
     used: timedelta  # since the task's arrival

@@ -13,7 +13,9 @@ from services.kit.records import Versioned
 from services.trainer import evaluation_wire, trial_wire, wire
 from services.trainer.app import Evaluations, Models
 from services.trainer.domain import Draft, Model
+from services.trainer.progress_wire import NOTHING, Moment
 from services.trainer.store import Store
+from services.trainer.waiting import Waits
 from sightline.v1 import evaluation_pb2, model_pb2
 from sightline.v1 import evaluation_service_pb2 as epb
 from sightline.v1 import model_service_pb2 as pb
@@ -26,9 +28,10 @@ Context = aio.ServicerContext[Any, Any]
 class ModelServicer(ModelServiceServicer):
     """Raises errors of our tree; the server runtime turns them into statuses."""
 
-    def __init__(self, models: Models, store: Store, bucket: str, clock: Clock) -> None:
+    def __init__(self, models: Models, store: Store, waits: Waits, bucket: str, clock: Clock) -> None:
         self._models = models
         self._store = store
+        self._waits = waits
         self._bucket = bucket
         self._clock = clock
 
@@ -40,11 +43,11 @@ class ModelServicer(ModelServiceServicer):
         found = await self._models.get(_model_name(request.name))
         await self._store.settled(found.value)
         if request.view != model_pb2.Model.FULL:
-            return self._reported(found)
+            return await self._reported(found)
         performance = await self._models.performance(found.value)
         trials, final = self._store.trials_of(found.value.name), self._store.final_of(found.value.name)
-        waiting = self._queue_position(found.value)
-        message = wire.model_message(found, trials, final, performance, waiting, self._bucket, full=True)
+        moment = await self._moment(found.value)
+        message = wire.model_message(found, trials, final, performance, moment, self._bucket, full=True)
         message.suggested_thresholds.update(await self._models.suggested_thresholds(found.value))
         return message
 
@@ -69,7 +72,7 @@ class ModelServicer(ModelServiceServicer):
         sent = None
         async for found in self._models.watch(_model_name(request.name)):
             await self._store.settled(found.value)
-            message = pb.WatchModelResponse(model=self._reported(found))
+            message = pb.WatchModelResponse(model=await self._reported(found))
             if message != sent:
                 yield message
             sent = message
@@ -91,16 +94,19 @@ class ModelServicer(ModelServiceServicer):
         raise NotServedYet(rpc="ExportModel", detail="the bundle at bundle_uri holds the weights as safetensors")
         yield  # the rpc is a stream
 
-    def _basic(self, found: Versioned[Model], queue_position: int | None = None) -> model_pb2.Model:
+    def _basic(self, found: Versioned[Model], moment: Moment = NOTHING) -> model_pb2.Model:
         trials, final = self._store.trials_of(found.value.name), self._store.final_of(found.value.name)
-        return wire.model_message(found, trials, final, queue_position=queue_position, bucket=self._bucket)
+        return wire.model_message(found, trials, final, moment=moment, bucket=self._bucket)
 
-    def _reported(self, found: Versioned[Model]) -> model_pb2.Model:
-        """The model, with its queue position while it waits for a worker."""
-        return self._basic(found, self._queue_position(found.value))
+    async def _reported(self, found: Versioned[Model]) -> model_pb2.Model:
+        """The model, with its queue position and the reason why it waits."""
+        return self._basic(found, await self._moment(found.value))
 
-    def _queue_position(self, model: Model) -> int | None:
-        return None if model.ended else self._store.queue_position(model.name)
+    async def _moment(self, model: Model) -> Moment:
+        if model.ended:
+            return NOTHING
+        waiting = await self._waits.reason_of(model)
+        return Moment(self._clock.now(), self._store.queue_position(model.name), waiting)
 
 
 class EvaluationServicer(EvaluationServiceServicer):

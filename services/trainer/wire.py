@@ -16,19 +16,14 @@ from services.trainer.domain import (
     Evaluation,
     Hyperparameters,
     Model,
-    ModelState,
     Served,
     Trial,
-    scored_trial,
-    served_trial,
     training_cost,
-    works_of,
 )
 from services.trainer.evaluation_wire import performance_message
-from services.trainer.ledger import MICROSECOND, total
+from services.trainer.ledger import MICROSECOND
 from services.trainer.performance import Performance
-from services.trainer.trial_wire import SCORE_METRICS
-from services.trainer.work import WorkState
+from services.trainer.progress_wire import NOTHING, Moment, progress_message
 from services.vision.card import ModelKind
 from services.vision.catalogue import NETWORKS
 from sightline.v1 import model_pb2, model_service_pb2
@@ -125,7 +120,7 @@ def model_message(
     trials: list[Trial],
     final: Evaluation | None,
     performance: Performance | None = None,
-    queue_position: int | None = None,
+    moment: Moment = NOTHING,
     bucket: str = "",
     *,
     full: bool = False,
@@ -137,7 +132,7 @@ def model_message(
         display_name=model.display_name,
         training_parameters=_parameters_message(model),
         state=model_pb2.Model.State.Value(model.state),
-        progress=_progress_message(model, trials, final, queue_position),
+        progress=progress_message(model, trials, final, moment),
         training_cost=to_duration(model.training_cost if model.ended else training_cost(trials, final)),
         create_time=to_timestamp(model.create_time),
         start_time=to_timestamp(model.start_time),
@@ -184,39 +179,6 @@ def _parameters_message(model: Model) -> model_pb2.TrainingParameters:
             resolution=given.resolution,
         ),
     )
-
-
-def _progress_message(
-    model: Model, trials: list[Trial], final: Evaluation | None, queue_position: int | None
-) -> model_pb2.TrainingProgress:
-    works = works_of(trials, final)
-    used = total(work.charged if work.ended else work.charged + work.pending for work in works)
-    reported = [trial for trial in trials if trial.work.state is not WorkState.QUEUED]
-    served = served_trial(model, trials)
-    best = scored_trial(served, trials).result if served else None
-    return model_pb2.TrainingProgress(
-        phase=model_pb2.TrainingProgress.Phase.Value(phase_of(model, trials, final)),
-        trial=reported[-1].name if reported else "",
-        metric_name=SCORE_METRICS[model.model_kind] if best else "",
-        metric_value=best.score if best else None,
-        budget_used=to_duration(min(used, model.budget)),
-        queue_position=queue_position,
-        fraction=1.0 if model.ended else min(1.0, total(work.reached for work in works) / model.budget),
-        trials_done=sum(trial.work.ended for trial in trials),
-    )
-
-
-def phase_of(model: Model, trials: list[Trial], final: Evaluation | None) -> str:
-    """The name of a training's current `TrainingProgress.Phase`."""
-    if model.ended:
-        return "FINISHED"
-    if model.state is ModelState.NOT_STARTED:
-        return "WAITING_FOR_DATASET"
-    if final is not None:
-        return "WAITING_FOR_WORKER" if final.work.state is WorkState.QUEUED else "EVALUATING"
-    if not trials or all(trial.work.ended for trial in trials):
-        return "PREPARING"
-    return "WAITING_FOR_WORKER" if trials[-1].work.state is WorkState.QUEUED else "SEARCHING"
 
 
 def _ledger(trials: list[Trial], final: Evaluation | None) -> list[model_pb2.LedgerEntry]:

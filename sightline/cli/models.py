@@ -1,5 +1,6 @@
 """`sightline models`: train within a budget, follow the training, and show the results."""
 
+from contextlib import closing
 from enum import StrEnum
 from typing import Annotated
 
@@ -7,14 +8,15 @@ import typer
 from google.protobuf.empty_pb2 import Empty
 from rich.markup import escape
 
-from sightline.cli.console import Json, facts, output, print_json, state, table
+from sightline.cli.console import Json, facts, notes, output, print_json, state, table
 from sightline.cli.formats import moment, parse_duration, percent
 from sightline.cli.quality import main_metric, print_performance
 from sightline.cli.session import session
+from sightline.cli.watching import watching
 from sightline.client.names import bare_name, full_name
 from sightline.client.progress import metric_name, of_model
 from sightline.client.quantities import duration
-from sightline.client.results.kinds import ModelKind
+from sightline.client.results.kinds import ModelKind, ModelState
 from sightline.client.results.model import ModelData
 from sightline.client.results.trial import Recipe
 from sightline.v1 import model_service_pb2 as service
@@ -85,6 +87,22 @@ def list_(json: Json = False) -> None:
 def show(name: Name, json: Json = False) -> None:
     """Show one model: its training, cost and quality."""
     with session() as client:
+        model = client.models.get(name)
+    if json:
+        print_json(model.message)
+    else:
+        print_model(model)
+
+
+@app.command("watch")
+def watch(name: Name, json: Json = False) -> None:
+    """Follow a training to its end: what runs, what it found so far, what is left, and why it waits."""
+    with session() as client:
+        with watching(notes()) as show_state, closing(client.models.watch(name)) as states:
+            for model in states:
+                show_state(model)
+                if model.state == ModelState.FAILED and model.error:
+                    raise model.error
         model = client.models.get(name)
     if json:
         print_json(model.message)

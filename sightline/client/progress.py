@@ -15,8 +15,10 @@ from sightline.client.plurals import counted
 from sightline.client.quantities import duration, size
 from sightline.client.results.dataset import DatasetData
 from sightline.client.results.evaluation import EvaluationData
-from sightline.client.results.kinds import EvaluationState
+from sightline.client.results.kinds import EvaluationState, WaitReason
 from sightline.client.results.model import ModelData
+from sightline.client.results.progress import Progress as TrainingProgress
+from sightline.client.results.progress import Validation
 from sightline.client.uploads import LocalSet
 from sightline.v1.dataset_pb2 import DatasetProgress
 
@@ -145,13 +147,45 @@ def of_model(model: ModelData) -> Step:
     """The progress of a training: trial, best metric and budget, if known."""
     progress = model.progress
     doing = TRAINING.get(progress.phase, "")
-    if progress.phase == "WAITING_FOR_WORKER" and progress.queue_position:
-        doing += f" ({counted(progress.queue_position, 'job')} ahead)"
+    if progress.waiting:
+        doing = why_waiting(progress)
     parts = [f"trial {bare_name(progress.trial)}"] if progress.trial else []
     if progress.metric_value is not None:
         parts.append(f"{metric_name(progress.metric)} {100 * progress.metric_value:.1f} %")
     parts.append(f"{duration(progress.budget_used)} of {duration(model.budget)}")
     return progress.fraction, doing, " · ".join(parts)
+
+
+def why_waiting(progress: TrainingProgress) -> str:
+    """Why nothing runs for a training, and what is ahead of it; empty while something does."""
+    waiting = progress.waiting
+    if waiting is None:
+        return ""
+    match waiting.reason:
+        case WaitReason.DATASET_VALIDATING:
+            return "waiting for " + ", ".join(_validation(one) for one in waiting.validations)
+        case WaitReason.DATASET_SERVICE_UNREACHABLE:
+            return "waiting: the dataset service does not respond"
+        case WaitReason.NO_WORKER:
+            return "waiting: no trainer worker is connected" + _ahead(progress)
+        case WaitReason.WORKERS_BUSY:
+            workers = f"all {waiting.workers} workers are" if waiting.workers > 1 else "the only worker is"
+            return f"waiting: {workers} busy with other work" + _ahead(progress)
+        case _:
+            return "waiting for a worker" + _ahead(progress)
+
+
+def _ahead(progress: TrainingProgress) -> str:
+    return f" ({counted(progress.queue_position, 'job')} ahead)" if progress.queue_position else ""
+
+
+def _validation(one: Validation) -> str:
+    name = bare_name(one.dataset)
+    if not one.started:
+        return f"dataset {name}: no dataset worker has taken it yet"
+    if not one.images_total:
+        return f"dataset {name}: reading annotations"
+    return f"dataset {name}: {one.images_done} of {counted(one.images_total, 'image')} checked"
 
 
 def of_evaluation(evaluation: EvaluationData) -> Step:

@@ -26,9 +26,10 @@ from services.trainer.reconcile.counts import Counts
 from services.trainer.rpc import EvaluationServicer, ModelServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
+from services.trainer.waiting import Waits
 from services.trainer.worker.attempt import Attempt
 from sightline.client.transport.channel import describe
-from sightline.v1 import evaluation_pb2, finding_pb2, model_pb2, trial_pb2
+from sightline.v1 import evaluation_pb2, finding_pb2, model_pb2, progress_pb2, trial_pb2
 from sightline.v1 import evaluation_service_pb2 as epb
 from sightline.v1 import model_service_pb2 as pb
 from sightline.v1.evaluation_service_pb2_grpc import (
@@ -89,7 +90,13 @@ class World:
             Service(
                 pb.DESCRIPTOR.services_by_name["ModelService"],
                 add_ModelServiceServicer_to_server,
-                ModelServicer(models, self.store, self.blobs.bucket, self.clock),
+                ModelServicer(
+                    models,
+                    self.store,
+                    Waits(self.store, self.queue, self.datasets, self.clock),
+                    self.blobs.bucket,
+                    self.clock,
+                ),
             ),
             Service(
                 epb.DESCRIPTOR.services_by_name["EvaluationService"],
@@ -107,14 +114,14 @@ class World:
     async def get(self, name: str = M, view: Any = model_pb2.Model.BASIC) -> model_pb2.Model:
         return await self.models.GetModel(pb.GetModelRequest(name=name, view=view))
 
-    async def trained(self, **changes: Any) -> model_pb2.Model:
+    async def trained(self, id_: str = "m", **changes: Any) -> model_pb2.Model:
         """Creates a model; returns it once its training has ended."""
-        await self.models.CreateModel(request(**changes))
+        await self.models.CreateModel(request(id_, **changes))
         for _ in range(50):
             await self.step()
-            if (found := await self.get()).state in (model_pb2.Model.SUCCEEDED, model_pb2.Model.FAILED):
+            if (found := await self.get(f"models/{id_}")).state in (model_pb2.Model.SUCCEEDED, model_pb2.Model.FAILED):
                 return found
-        raise AssertionError(f"it never ended: {await self.get()}")
+        raise AssertionError(f"it never ended: {await self.get(f'models/{id_}')}")
 
     async def evaluate(self, id_: str = "e", **changes: Any) -> evaluation_pb2.Evaluation:
         evaluation = evaluation_pb2.Evaluation(test_dataset=changes.pop("test_dataset", "datasets/test"))
@@ -502,6 +509,59 @@ async def test_a_model_that_waits_for_a_worker_says_how_much_work_is_ahead_of_it
     assert found.progress.queue_position == 1
     assert (await trainer.get(view=model_pb2.Model.FULL)).progress.queue_position == 1
     assert (await trainer.get("models/first")).progress.queue_position == 0
+
+
+async def test_a_model_says_which_dataset_it_waits_for_and_how_far_that_is(trainer: World) -> None:
+    trainer.datasets.put(dataset(state="VALIDATING", phase="CHECKING_IMAGES", images_done=30, images_total=100))
+    await trainer.models.CreateModel(request())
+    await trainer.step()
+    waiting = (await trainer.get()).progress.waiting
+    assert waiting.reason == progress_pb2.Waiting.DATASET_VALIDATING
+    (validation,) = waiting.validations
+    assert validation.dataset == "datasets/birds"
+    assert (validation.progress.images_done, validation.progress.images_total) == (30, 100)
+    trainer.datasets.put(dataset())
+    assert (await trainer.trained("other")).state == model_pb2.Model.SUCCEEDED
+    assert not (await trainer.get()).progress.HasField("waiting")
+
+
+async def test_a_model_says_that_no_worker_is_there_or_that_all_are_busy_with_other_work(trainer: World) -> None:
+    await trainer.models.CreateModel(request("first"))
+    await trainer.coordinator.reconcile()
+    await trainer.coordinator.reconcile()
+    first = "models/first/trials/t000"
+    assert (await trainer.get("models/first")).progress.waiting.reason == progress_pb2.Waiting.NO_WORKER
+    attempt = await Attempt[Trial].begin(trainer.store.trials.table, first, "w", trainer.clock, TTL, 1.0)
+    assert attempt is not None
+    await trainer.models.CreateModel(request())
+    await trainer.coordinator.reconcile()
+    await trainer.coordinator.reconcile()
+    waiting = (await trainer.get()).progress.waiting
+    assert (waiting.reason, waiting.workers, waiting.busy_workers) == (progress_pb2.Waiting.WORKERS_BUSY, 1, 1)
+    assert not (await trainer.get("models/first")).progress.HasField("waiting")
+
+
+async def test_a_training_shows_what_runs_its_rungs_and_what_is_left(trainer: World) -> None:
+    await trainer.models.CreateModel(request())
+    while len(trainer.store.trials.view.all()) < 2:
+        await trainer.worker.work_off()
+        await trainer.coordinator.reconcile()
+    name = f"{M}/trials/t001"
+    attempt = await Attempt[Trial].begin(trainer.store.trials.table, name, "w", trainer.clock, TTL, 1.0)
+    assert attempt is not None
+    await attempt.beat(timedelta(seconds=4), 0.25, "features")
+    await trainer.store.trials.view.caught_up((await trainer.store.trials.get(name)).revision)
+    progress = (await trainer.get()).progress
+    (running_work,) = progress.running
+    assert (running_work.name, running_work.step, running_work.used.seconds) == (name, "features", 4)
+    assert running_work.recipe == attempt.record.recipe.name
+    assert [(one.rung, one.trials_done, one.trials_running) for one in progress.rungs] == [(0, 1, 1)]
+    assert progress.metric_interval.low < progress.metric_value < progress.metric_interval.high
+    assert progress.budget_used.seconds + progress.budget_left.seconds == 600
+    assert progress.estimated_time_left.ToTimedelta() > timedelta(0)
+    done = await trainer.trained("ended")
+    assert not done.progress.HasField("estimated_time_left")
+    assert not done.progress.running
 
 
 # Changing.

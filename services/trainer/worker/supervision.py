@@ -176,6 +176,8 @@ class Supervision:
         kept = TrialResult(
             score=result.selection_score,
             standard_error=result.standard_error,
+            score_interval=result.selection_interval,
+            log_loss=result.selection_log_loss,
             bundle_key=f"{self._prefix}bundle/",
             predictions_key=keys[0],
             performance_key=keys[1],

@@ -87,6 +87,17 @@ class StopReason(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
+class WaitReason(StrEnum):
+    """Why a training does not move."""
+
+    DATASET_VALIDATING = "DATASET_VALIDATING"  # a dataset is being validated
+    DATASET_SERVICE_UNREACHABLE = "DATASET_SERVICE_UNREACHABLE"  # the dataset service does not respond
+    NO_WORKER = "NO_WORKER"  # no trainer worker is connected
+    WORKERS_BUSY = "WORKERS_BUSY"  # with other work
+    WORKER_STARTING = "WORKER_STARTING"  # a worker takes the work within seconds
+    UNKNOWN = "UNKNOWN"
+
+
 class Source(StrEnum):
     """The images that a model was measured on."""
 

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 from sightline.client.errors import SightlineError
-from sightline.client.results.convert import failure, given, moment, span
-from sightline.client.results.kinds import DatasetKind, ModelKind, ModelState, StopReason, name_of, word
+from sightline.client.results.convert import failure, moment, span
+from sightline.client.results.kinds import DatasetKind, ModelKind, ModelState, StopReason, word
 from sightline.client.results.performance import Performance
+from sightline.client.results.progress import Progress
 from sightline.v1 import model_pb2
 
 KINDS = {
@@ -28,19 +29,6 @@ class Hyperparameters:
     max_rung: int | None = None  # the highest rung: 0 trains a head on frozen features, 1 fine-tunes
     max_trials: int | None = None
     resolution: int | None = None  # the side to which images are scaled, in pixels
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a training is doing."""
-
-    phase: str  # such as `SEARCHING`
-    fraction: float  # how much is done, 0..1
-    trial: str  # the one that last reported, such as `models/birds/trials/t001`
-    metric: str  # the metric that selects the best trial, a field of Performance
-    metric_value: float | None  # the best so far
-    budget_used: timedelta
-    queue_position: int | None  # jobs ahead of this model's next one, while it waits for a worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +84,7 @@ class ModelData:
             test_dataset=message.evaluation_parameters.test_dataset,
             budget=span(wanted.time_budget),
             cost=span(message.training_cost),
-            progress=_progress(message.progress),
+            progress=Progress.of(message.progress),
             performance=Performance.of(message.performance),
             stop_reason=word(StopReason, model_pb2.Model.StopReason, reason) if reason else None,
             error=failure(message),
@@ -137,15 +125,3 @@ class AsyncModel(ModelData):
         """Waits until its training has ended and returns it whole; raises the error of one that ends as FAILED."""
         waited: AsyncModel = await self.owner.wait(self)
         return waited
-
-
-def _progress(progress: model_pb2.TrainingProgress) -> Progress:
-    return Progress(
-        phase=name_of(model_pb2.TrainingProgress.Phase, progress.phase),
-        fraction=progress.fraction,
-        trial=progress.trial,
-        metric=progress.metric_name,
-        metric_value=given(progress, "metric_value"),
-        budget_used=span(progress.budget_used),
-        queue_position=given(progress, "queue_position"),
-    )

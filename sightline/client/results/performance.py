@@ -17,6 +17,11 @@ class Interval:
     high: float
     level: float  # such as 0.95
 
+    @classmethod
+    def of(cls, message: performance_pb2.Interval) -> Self:
+        """The content of the message."""
+        return cls(message.low, message.high, message.level)
+
 
 @dataclass(frozen=True, slots=True)
 class CategoryPerformance:
@@ -95,7 +100,7 @@ class Performance:
             mean_average_precision_30=given(message, "mean_average_precision_30"),
             mean_average_precision_50=given(message, "mean_average_precision_50"),
             mean_average_precision_75=given(message, "mean_average_precision_75"),
-            intervals={name: Interval(i.low, i.high, i.level) for name, i in message.intervals.items()},
+            intervals={name: Interval.of(interval) for name, interval in message.intervals.items()},
             categories={name: _category(tag) for name, tag in message.tag_performance.items()},
             confusion=tuple(Confusion(names[e.row], names[e.col], e.count) for e in message.confusion_matrix.entries),
             source=word(Source, performance_pb2.ModelPerformance.Source, message.source),

@@ -57,6 +57,7 @@ class Fakes:
     def __init__(self) -> None:
         self.datasets: dict[str, Dataset] = {}
         self.models: dict[str, Model] = {}
+        self.watched: dict[str, list[Model]] = {}  # what a watch of a model yields, if not its one state
         self.evaluations: dict[str, Evaluation] = {}  # as in an evaluated model
         self.trials: list[Trial] = []
         self.findings: list[Finding] = []
@@ -169,7 +170,8 @@ class ModelFake(ms_grpc.ModelServiceServicer):
 
     def WatchModel(self, request: ms.WatchModelRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "WatchModel", request)
-        yield ms.WatchModelResponse(model=self.fakes.models[request.name])
+        for model in self.fakes.watched.get(request.name) or [self.fakes.models[request.name]]:
+            yield ms.WatchModelResponse(model=model)
 
     def CancelModel(self, request: ms.CancelModelRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "CancelModel", request)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from io import StringIO
 
 import grpc
 import pytest
 import typer
+from rich.console import Console
 
 from sightline.cli.formats import parse_duration
+from sightline.cli.watching import line, watching
 from sightline.client.quantities import duration
-from sightline.v1.dataset_pb2 import Dataset
-from sightline.v1.model_pb2 import Model, TrainingParameters
+from sightline.client.results.model import ModelData
+from sightline.v1.dataset_pb2 import Dataset, DatasetProgress
+from sightline.v1.model_pb2 import Model, TrainingParameters, TrainingProgress
 from sightline.v1.performance_pb2 import ModelPerformance
+from sightline.v1.progress_pb2 import Validation, Waiting
 from sightline.v1.trial_pb2 import Recipe, Trial
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
@@ -182,3 +187,86 @@ def test_trials_say_what_reused_features_saved(sightline: Command, fakes: Fakes)
 def test_markup_in_names_is_printed_literally(sightline: Command, fakes: Fakes) -> None:
     fakes.models["models/m"] = Model(name="models/m", warnings=["[bold]not bold[/bold]"])
     assert "[bold]not bold[/bold]" in sightline("models", "show", "m").out
+
+
+def test_watching_without_a_terminal_prints_a_line_for_each_change(sightline: Command, fakes: Fakes) -> None:
+    states = watched()
+    fakes.watched["models/m"] = [*states, states[-1]]
+    fakes.models["models/m"] = states[-1]
+    outcome = sightline("models", "watch", "m")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.err.splitlines()
+    assert len(lines) == 4, "two equal states, and one that differs by seconds only, are one line"
+    assert "dataset birds: 12 of 48 images checked" in lines[0]
+    assert "all 2 workers are busy with other work (3 jobs ahead)" in lines[1]
+    for part in ("t001 mobilenet_v2 linear: computing features, 43 %", "1 trial done", "94.0 % top-1 accuracy (90.0 %"):
+        assert part in lines[2]
+    assert "12s of 1m used" in lines[2]
+    assert "about 40s left, an estimate" in lines[2]
+    assert "done" in lines[3]
+    assert "SUCCEEDED" in outcome.out
+
+
+def test_watching_a_training_that_fails_ends_with_its_error(sightline: Command, fakes: Fakes) -> None:
+    failed = Model(name="models/m", state=Model.FAILED)
+    failed.error.CopyFrom(status(grpc.StatusCode.FAILED_PRECONDITION, "diverged", "The loss became nan."))
+    fakes.watched["models/m"] = [failed]
+    outcome = sightline("models", "watch", "m")
+    assert outcome.code == 9
+    assert "The loss became nan." in outcome.err
+
+
+def test_a_terminal_shows_rungs_running_trials_budget_and_time(fakes: Fakes) -> None:
+    shown = Console(width=120, force_terminal=True, record=True, file=StringIO())
+    _, _, searching, *_ = watched()
+    with watching(shown) as show:
+        show(ModelData.of(searching))
+    text = shown.export_text()
+    for part in (
+        "0 heads on frozen features: 1 done, 1 running",
+        "t001 mobilenet_v2 linear: computing features, 43 %",
+        "94.0 % top-1 accuracy (90.0 % to 97.0 %) by t000",
+        "12s used, 48s left",
+        "about 40s left, an estimate",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (Waiting.NO_WORKER, "no trainer worker is connected (3 jobs ahead)"),
+        (Waiting.WORKER_STARTING, "waiting for a worker"),
+        (Waiting.DATASET_SERVICE_UNREACHABLE, "the dataset service does not respond"),
+    ],
+)
+def test_a_training_says_why_it_waits(reason: Waiting.Reason.ValueType, words: str) -> None:
+    progress = TrainingProgress(queue_position=3, waiting=Waiting(reason=reason))
+    assert words in line(ModelData.of(Model(name="models/m", progress=progress)))
+
+
+def watched() -> list[Model]:
+    """States of a training: waiting for its dataset, for a worker, searching (twice), ended."""
+    made = [Model(name="models/m", state=Model.TRAINING) for _ in range(5)]
+    for model in made:
+        model.training_parameters.time_budget.seconds = 60
+    made[0].state = Model.NOT_STARTED
+    validation = Validation(dataset="datasets/birds")
+    validation.progress.phase = DatasetProgress.CHECKING_IMAGES
+    validation.progress.images_done, validation.progress.images_total = 12, 48
+    made[0].progress.waiting.reason = Waiting.DATASET_VALIDATING
+    made[0].progress.waiting.validations.append(validation)
+    made[1].progress.waiting.CopyFrom(Waiting(reason=Waiting.WORKERS_BUSY, workers=2, busy_workers=2))
+    made[1].progress.queue_position = 3
+    for seconds, model in ((12, made[2]), (13, made[3])):
+        model.best_trial, progress = "models/m/trials/t000", model.progress
+        progress.phase, progress.trials_done = TrainingProgress.SEARCHING, 1
+        progress.metric_name, progress.metric_value = "accuracy_top1", 0.94
+        progress.metric_interval.low, progress.metric_interval.high = 0.9, 0.97
+        progress.budget_used.seconds, progress.budget_left.seconds = seconds, 60 - seconds
+        progress.estimated_time_left.seconds = 40
+        work = progress.running.add(name="models/m/trials/t001", recipe="mobilenet_v2 linear", step="features")
+        work.progress = 0.43
+        progress.rungs.add(rung=0, trials_done=1, trials_running=1)
+    made[4].state, made[4].progress.phase, made[4].progress.fraction = Model.SUCCEEDED, TrainingProgress.FINISHED, 1
+    return made

@@ -20,7 +20,7 @@ from services.kit.records import Records, Table
 from services.trainer.coverage import findings
 from services.trainer.datasets import Dataset, DatasetState, Snapshot
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, TrialResult
-from services.trainer.performance import Coverage, Performance, Source, TagPerformance
+from services.trainer.performance import Coverage, Interval, Performance, Source, TagPerformance
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
 from services.trainer.recipe import BoxStatistics
 from services.trainer.reconcile import jobs
@@ -170,6 +170,8 @@ def result(trial: Trial, right: int = 80, **changes: Any) -> TrialResult:
     brought = TrialResult(
         score=right / IMAGES,
         standard_error=0.04,
+        score_interval=Interval(right / IMAGES - 0.08, right / IMAGES + 0.08),
+        log_loss=0.5,
         bundle_key=f"{prefix}bundle/",
         predictions_key=f"{prefix}predictions.msgpack",
         performance_key=f"{prefix}performance.json",

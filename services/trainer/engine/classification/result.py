@@ -12,9 +12,10 @@ from services.trainer.engine.pretrained import within_reach
 from services.trainer.engine.reporting import bare_card, image_warnings, measured_card, write_files
 from services.trainer.engine.session import Session
 from services.trainer.messages import Result, TrainTask
-from services.trainer.performance import Performance, Source
+from services.trainer.performance import Interval, Performance, Source
 from services.vision.card import CardBackbone, ModelCard, ModelKind, WeightsSource
 from services.vision.classifier import Classifier, ClassifierNetwork
+from services.vision.intervals import wilson_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +48,13 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
     logits = finished.selection_logits
     predicted = predictions(images.categories, images.ids[finished.selected], labels, logits)
     bundle_path, predictions_path = write_files(directory, Classifier(card, finished.network), predicted)
-    score = float((logits.argmax(axis=1) == labels).mean())
+    right = int((logits.argmax(axis=1) == labels).sum())
+    score, limits = right / len(labels), wilson_interval(right, len(labels))
     return Result(
         bundle_directory=bundle_path,
         selection_score=score,
         standard_error=float(np.sqrt(max(score * (1 - score), 1 / (4 * len(labels))) / len(labels))),
+        selection_interval=Interval(limits.low, limits.high),
         selection_log_loss=float(log_losses(logits, labels).mean()),
         predictions_path=predictions_path,
         performance=measured,

@@ -13,6 +13,7 @@ from services.vision.card import UNFITTED_THRESHOLD
 from services.vision.detection_matching import DetectionTable, GroundTruth, match
 from services.vision.detection_metrics import DetectionCategory, detection_report, resampled
 from services.vision.image_detections import ImageDetections
+from services.vision.intervals import resampling_interval
 
 
 def columns(answers: Sequence[ImageDetections]) -> Outputs:
@@ -47,15 +48,16 @@ def validation_loss(scenes: Scenes, rows: Indices, outputs: Outputs) -> float | 
 
 def selection_score(
     truth: GroundTruth, answers: DetectionTable, image_count: int, categories: int
-) -> tuple[float, float]:
-    """(mAP at IoU .50, its standard error of at least half a region); (0, 1) without ground truth."""
+) -> tuple[float, float, Interval | None]:
+    """(mAP at IoU .50, its standard error of at least half a region, its interval); (0, 1, None) without truth."""
     (matched,) = match(truth, answers, image_count, categories, (0.50,))
     value = matched.mean_average_precision()
     if np.isnan(value):
-        return 0.0, 1.0
+        return 0.0, 1.0, None
     values = resampled((matched,))[:, 0]
     error = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return value, max(error, 0.5 / matched.truth_count)
+    limits = resampling_interval(value, values)
+    return value, max(error, 0.5 / matched.truth_count), Interval(limits.low, limits.high)
 
 
 def measure(

@@ -38,11 +38,12 @@ def finish(
     detector = _detector(task, scenes, origin, found, measured, session.meter.used())
     predictions = measure.predictions(scenes.categories, scenes.ids[rows], truth, answers)
     bundle_path, predictions_path = write_files(directory, detector, predictions)
-    score, error = measure.selection_score(truth, answers, len(rows), len(scenes.categories))
+    score, error, limits = measure.selection_score(truth, answers, len(rows), len(scenes.categories))
     return Result(
         bundle_directory=bundle_path,
         selection_score=score,
         standard_error=error,
+        selection_interval=limits,
         selection_log_loss=measure.validation_loss(scenes, rows, found.selection) or 1.0,
         predictions_path=predictions_path,
         performance=measured,

@@ -1,0 +1,84 @@
+"""Why a training does not move: what its datasets, the queue and the workers say at this moment."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from services.kit.clock import Clock
+from services.kit.errors import SightlineError, Unavailable
+from services.kit.queue import Queue
+from services.trainer.datasets import Dataset, Datasets, DatasetState
+from services.trainer.domain import Model, ModelState, works_of
+from services.trainer.reconcile import jobs
+from services.trainer.store import Store
+
+BLINK_SECONDS = 0.3  # longer than a worker takes from one fetch, or one job, to the next
+
+
+class WaitReason(StrEnum):
+    """Why nothing runs for a model, as the contract names it."""
+
+    DATASET_VALIDATING = "DATASET_VALIDATING"
+    DATASET_SERVICE_UNREACHABLE = "DATASET_SERVICE_UNREACHABLE"
+    NO_WORKER = "NO_WORKER"
+    WORKERS_BUSY = "WORKERS_BUSY"
+    WORKER_STARTING = "WORKER_STARTING"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The reason, the workers that are connected, and the datasets that are still being validated."""
+
+    reason: WaitReason
+    workers: int = 0
+    busy_workers: int = 0
+    validating: tuple[Dataset, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Finds out why a model waits. It never fails: what cannot be found out is left out."""
+
+    store: Store
+    queue: Queue
+    datasets: Datasets
+    clock: Clock
+
+    async def reason_of(self, model: Model) -> Waiting | None:
+        """None while a worker runs something for the model, the planner has to decide, or training has ended."""
+        if model.state is ModelState.NOT_STARTED:
+            return await self._for_datasets(model)
+        now = self.clock.now()
+        works = works_of(self.store.trials_of(model.name), self.store.final_of(model.name))
+        if model.ended or not any(work.is_due(now) for work in works) or any(work.lease.is_live(now) for work in works):
+            return None
+        try:
+            waiting = await self._waiting()
+        except Unavailable:
+            return None
+        busy = self._busy()
+        reason = WaitReason.WORKER_STARTING if waiting else WaitReason.WORKERS_BUSY if busy else WaitReason.NO_WORKER
+        return Waiting(reason, waiting + busy, busy)
+
+    async def _for_datasets(self, model: Model) -> Waiting | None:
+        try:
+            found = [await self.datasets.get(name) for name in (model.training_dataset, model.test_dataset) if name]
+        except Unavailable:
+            return Waiting(WaitReason.DATASET_SERVICE_UNREACHABLE)
+        except SightlineError:
+            return None  # the coordinator fails the model for it
+        validating = tuple(dataset for dataset in found if dataset.state is DatasetState.VALIDATING)
+        return Waiting(WaitReason.DATASET_VALIDATING, validating=validating) if validating else None
+
+    async def _waiting(self) -> int:
+        """Workers that wait for a job. A worker between two fetches is not missed: if there is none, it looks again."""
+        waiting = await self.queue.waiting(jobs.KIND)
+        if waiting or self._busy():
+            return waiting
+        await self.clock.sleep(BLINK_SECONDS)
+        return await self.queue.waiting(jobs.KIND)
+
+    def _busy(self) -> int:
+        """Workers that run something."""
+        now = self.clock.now()
+        works = [found.value.work for found in (*self.store.trials.view.all(), *self.store.evaluations.view.all())]
+        return len({work.lease.holder for work in works if work.lease.is_live(now)})
