@@ -42,12 +42,14 @@ from services.trainer.domain import (
     StopReason,
     Trial,
 )
+from services.trainer.insight import NO_INSIGHT, Insight, LearningCurve, no_curve
+from services.trainer.leaderboard import Entry, Leaderboard
 from services.trainer.performance import Performance
 from services.trainer.planner.plan import check_budget
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
 from services.trainer.work import Work
-from services.vision.card import CARD_FILE, read_card
+from services.vision.card import CARD_FILE, ModelKind, read_card
 
 EVALUATION_ALLOWANCE = timedelta(hours=24)  # of an evaluation that a caller creates
 WATCH_SECONDS = 2.0  # after which a watch looks again even without a change
@@ -62,6 +64,7 @@ class Models:
         self._datasets = datasets
         self._blobs = blobs
         self._clock = clock
+        self._leaderboard = Leaderboard(blobs)
 
     async def create(self, model: Model, *, validate_only: bool) -> Versioned[Model]:
         """Checks the request against the datasets as they are now, and stores the model in NOT_STARTED.
@@ -158,6 +161,28 @@ class Models:
         card = read_card(await self._blobs.get(f"{model.served.bundle_key}{CARD_FILE}"))
         names = [category.name for category in card.categories]
         return dict(zip(names, card.suggested_thresholds, strict=True))
+
+    async def leaderboard(self, model: Model) -> list[Entry]:
+        """Every trial, the served one first."""
+        return await self._leaderboard.of(model, self._store.trials_of(model.name))
+
+    async def learning_curve(self, trials: list[Trial]) -> tuple[str, LearningCurve]:
+        """The newest trial that has a learning curve, and the curve; if none has, why the newest has none."""
+        reason = ""
+        for trial in reversed(trials):
+            if trial.recipe.kind is ModelKind.GENERIC_DETECTOR:
+                return "", no_curve("It is measured for classifiers only.")
+            curve = (await self.insight(trial)).learning_curve
+            if curve is not None and curve.gain is not None:
+                return trial.name, curve
+            reason = reason or (curve.unavailable if curve else "")
+        return "", no_curve(reason or "No trial has fitted heads on frozen features, or an earlier version has.")
+
+    async def insight(self, trial: Trial | None) -> Insight:
+        """What a trial showed about its images; nothing for trials without a result and of earlier versions."""
+        if trial is None or trial.result is None or not trial.result.insight_key:
+            return NO_INSIGHT
+        return codec.decode(await self._blobs.get(trial.result.insight_key), Insight)
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[Model]]:
         """The model now and after each change of it or its trials, until its training is over.

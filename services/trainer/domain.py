@@ -150,6 +150,7 @@ class TrialResult:
     bundle_key: str
     predictions_key: str
     performance_key: str
+    insight_key: str = ""  # empty of earlier versions
     performance: Performance  # without curves and matrix
     weights_source: WeightsSource
     resolution: int

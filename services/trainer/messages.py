@@ -15,6 +15,7 @@ import msgspec
 
 from services.kit.errors import Failure
 from services.trainer.feature_blocks import FeatureUse
+from services.trainer.insight import NO_INSIGHT, Insight
 from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe, Split, is_linear
 from services.vision.card import WeightsSource
@@ -125,6 +126,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     epochs: int = 0
     steps: int = 0
     boxes: BoxStatistics | None = None  # of a detector's training images
+    insight: Insight = NO_INSIGHT
     mirror: bool = True  # mirrored images show the same category, as far as a classifier's mirrored views tell
     features: FeatureUse | None = None  # of a classifier that read features of frozen networks
 

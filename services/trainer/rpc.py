@@ -12,7 +12,8 @@ from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
 from services.trainer import evaluation_wire, trial_wire, wire
 from services.trainer.app import Evaluations, Models
-from services.trainer.domain import Draft, Model
+from services.trainer.domain import Draft, Model, scored_trial, served_trial
+from services.trainer.insight_wire import curve_message, entry_message, mistake_message
 from services.trainer.progress_wire import NOTHING, Moment
 from services.trainer.store import Store
 from services.trainer.waiting import Waits
@@ -49,6 +50,11 @@ class ModelServicer(ModelServiceServicer):
         moment = await self._moment(found.value)
         message = wire.model_message(found, trials, final, performance, moment, self._bucket, full=True)
         message.suggested_thresholds.update(await self._models.suggested_thresholds(found.value))
+        message.leaderboard.extend(map(entry_message, await self._models.leaderboard(found.value)))
+        if served := served_trial(found.value, trials):
+            insight = await self._models.insight(scored_trial(served, trials))
+            message.worst_mistakes.extend(map(mistake_message, insight.mistakes))
+            message.learning_curve.CopyFrom(curve_message(*await self._models.learning_curve(trials)))
         return message
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:

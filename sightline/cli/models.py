@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from sightline.cli.console import Json, facts, notes, output, print_json, state, table
 from sightline.cli.formats import moment, parse_duration, percent
+from sightline.cli.insight import print_advice, print_curve, print_leaderboard, print_mistakes
 from sightline.cli.quality import main_metric, print_performance
 from sightline.cli.session import session
 from sightline.cli.watching import watching
@@ -84,14 +85,32 @@ def list_(json: Json = False) -> None:
 
 
 @app.command("show")
-def show(name: Name, json: Json = False) -> None:
+def show(
+    name: Name,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also show every trial, the worst mistakes and the learning curve.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show one model: its training, cost and quality."""
     with session() as client:
         model = client.models.get(name)
     if json:
         print_json(model.message)
-    else:
-        print_model(model)
+        return
+    print_model(model)
+    if full:
+        print_leaderboard(model)
+        print_mistakes(model)
+        print_curve(model)
+
+
+@app.command("advise")
+def advise(name: Name, json: Json = False) -> None:
+    """Say what would make a model better: images to collect, categories that are confused, labels to check."""
+    with session() as client:
+        found = client.models.advise(name)
+    print_advice(found, json=json)
 
 
 @app.command("watch")

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Generator
 
 from sightline.client import progress, requests
+from sightline.client.advice import Advice, advice
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.requests import Budget
@@ -49,6 +50,10 @@ class Models:
         """One model, with its ledger and everything that was measured; ModelNotFound."""
         request = service.GetModelRequest(name=full_name(COLLECTION, name), view=model_pb2.Model.FULL)
         return Model.of(self._calls.ask(self._calls.stubs.models.GetModel, request), self)
+
+    def advise(self, name: str | Named) -> tuple[Advice, ...]:
+        """What would make a model better: images to collect, categories to tell apart, labels to check."""
+        return advice(self.get(name))
 
     def list(self) -> tuple[Model, ...]:
         """All models, by name."""
@@ -119,6 +124,10 @@ class AsyncModels:
         """One model, with its ledger and everything that was measured; ModelNotFound."""
         request = service.GetModelRequest(name=full_name(COLLECTION, name), view=model_pb2.Model.FULL)
         return AsyncModel.of(await self._calls.ask(self._calls.stubs.models.GetModel, request), self)
+
+    async def advise(self, name: str | Named) -> tuple[Advice, ...]:
+        """As `Models.advise`."""
+        return advice(await self.get(name))
 
     async def list(self) -> tuple[AsyncModel, ...]:
         """All models, by name."""

@@ -20,7 +20,17 @@ from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer.app import Evaluations, Models
 from services.trainer.domain import ModelState, Trial
-from services.trainer.performance import Coverage, UnknownCategory
+from services.trainer.insight import (
+    CategoryGain,
+    CurvePoint,
+    Gain,
+    Insight,
+    LearningCurve,
+    Mistake,
+    PowerLaw,
+    no_curve,
+)
+from services.trainer.performance import Coverage, Interval, UnknownCategory
 from services.trainer.reconcile.coordinator import Coordinator
 from services.trainer.reconcile.counts import Counts
 from services.trainer.rpc import EvaluationServicer, ModelServicer
@@ -562,6 +572,51 @@ async def test_a_training_shows_what_runs_its_rungs_and_what_is_left(trainer: Wo
     done = await trainer.trained("ended")
     assert not done.progress.HasField("estimated_time_left")
     assert not done.progress.running
+
+
+async def test_the_full_view_has_every_trial_with_its_verdict_the_worst_mistakes_and_the_learning_curve(
+    trainer: World,
+) -> None:
+    mistake = Mistake(
+        image_id=7, file_name="7.jpg", true_category="owl", predicted_category="wren", probability=0.9, log_loss=2.3
+    )
+    gain = Gain(0.04, Interval(0.01, 0.07))
+    curve = LearningCurve(
+        points=(CurvePoint(10.0, 0.8, Interval(0.7, 0.9)),),
+        power_law=PowerLaw(0.9, 0.5, 0.4),
+        gain=gain,
+        categories=(CategoryGain("owl", 50, 0.7, gain, gain),),
+    )
+    trainer.worker.insight = Insight(mistakes=(mistake,), learning_curve=curve)
+    done = await trainer.trained()
+    assert not done.leaderboard
+    assert not done.worst_mistakes
+    assert not done.HasField("learning_curve")
+    full = await trainer.get(view=model_pb2.Model.FULL)
+    trials = (await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
+    assert len(full.leaderboard) == len(trials)
+    first, *others = full.leaderboard
+    assert (first.trial, first.served, first.verdict) == (full.best_trial, True, "served")
+    assert (first.score, first.log_loss, first.cost.seconds) == (0.8, 0.5, 1)
+    assert first.score_interval.low < first.score < first.score_interval.high
+    assert not any(other.served for other in others)
+    assert all("log loss than" in other.verdict for other in others)
+    (worst,) = full.worst_mistakes
+    assert (worst.file_name, worst.true_category, worst.predicted_category) == ("7.jpg", "owl", "wren")
+    assert full.learning_curve.trial == trials[-1].name
+    assert full.learning_curve.added_image_count == 10
+    assert full.learning_curve.categories[0].gain.interval.high == 0.07
+
+
+async def test_a_model_without_a_learning_curve_says_why(trainer: World) -> None:
+    trainer.worker.insight = Insight(learning_curve=no_curve("A category has too few images."))
+    await trainer.trained()
+    full = await trainer.get(view=model_pb2.Model.FULL)
+    assert full.learning_curve.unavailable == "A category has too few images."
+    await trainer.trained("boxes", kind=DETECTOR, **BOXES)
+    full = await trainer.get("models/boxes", model_pb2.Model.FULL)
+    assert full.learning_curve.unavailable == "It is measured for classifiers only."
+    assert full.leaderboard[0].score_metric in ("mean_average_precision_50", "")
 
 
 # Changing.

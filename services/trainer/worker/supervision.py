@@ -170,6 +170,8 @@ class Supervision:
 
     async def _keep_trial(self, result: Result) -> None:
         keys = await self._upload(result.predictions_path, result.performance)
+        insight_key = f"{self._prefix}insight.json"
+        await self._workspace.blobs.put(insight_key, codec.encode(result.insight))
         await self._workspace.upload(Path(result.bundle_directory), f"{self._prefix}bundle/")
         if (features := result.features) is not None:
             features = msgspec.structs.replace(features, saved=self._attempt.on_reference(features.saved))
@@ -181,6 +183,7 @@ class Supervision:
             bundle_key=f"{self._prefix}bundle/",
             predictions_key=keys[0],
             performance_key=keys[1],
+            insight_key=insight_key,
             performance=_summary(result.performance),
             weights_source=result.weights_source,
             resolution=result.resolution,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from io import StringIO
 
@@ -16,6 +17,7 @@ from sightline.client.quantities import duration
 from sightline.client.results.model import ModelData
 from sightline.v1.dataset_pb2 import Dataset, DatasetProgress
 from sightline.v1.model_pb2 import Model, TrainingParameters, TrainingProgress
+from sightline.v1.model_service_pb2 import GetModelRequest
 from sightline.v1.performance_pb2 import ModelPerformance
 from sightline.v1.progress_pb2 import Validation, Waiting
 from sightline.v1.trial_pb2 import Recipe, Trial
@@ -270,3 +272,34 @@ def watched() -> list[Model]:
         progress.rungs.add(rung=0, trials_done=1, trials_running=1)
     made[4].state, made[4].progress.phase, made[4].progress.fraction = Model.SUCCEEDED, TrainingProgress.FINISHED, 1
     return made
+
+
+def test_a_model_is_shown_in_full_with_its_leaderboard_mistakes_and_learning_curve(
+    sightline: Command, fakes: Fakes
+) -> None:
+    made = Model(name="models/m", state=Model.SUCCEEDED)
+    first = made.leaderboard.add(trial="models/m/trials/t001", recipe="two networks", score=0.9, served=True)
+    first.score_metric, first.log_loss, first.verdict = "accuracy_top1", 0.31, "served"
+    first.score_interval.low, first.score_interval.high = 0.84, 0.94
+    worse = "worse by 0.030 ± 0.010 log loss than t001 on the same 100 images"
+    made.leaderboard.add(trial="models/m/trials/t000", recipe="[one] network", score=0.8, verdict=worse)
+    made.worst_mistakes.add(file_name="a.jpg", true_category="cat", predicted_category="dog", probability=0.98)
+    made.learning_curve.points.add(images_per_category=12.5, value=0.8)
+    fakes.models["models/m"] = made
+    assert "Leaderboard" not in sightline("models", "show", "m").out
+    out = " ".join(sightline("models", "show", "m", "--full").out.split())
+    for part in ("90.0 % (84.0 % to 94.0 %) 0.310", worse, "[one] network", "a.jpg cat dog 98.0 %", "12.5 80.0 %"):
+        assert part in out
+    asked = fakes.requests[-1]
+    assert isinstance(asked, GetModelRequest)
+    assert asked.view == Model.FULL
+
+
+def test_advice_is_printed_as_sentences_or_as_json(sightline: Command, fakes: Fakes) -> None:
+    fakes.models["models/m"] = Model(name="models/m", model_version="v")
+    fakes.models["models/m"].learning_curve.unavailable = "It is measured for classifiers only."
+    outcome = sightline("models", "advise", "m")
+    assert "What more images are worth is not known. It is measured for classifiers only." in outcome.out
+    document = json.loads(sightline("models", "advise", "m", "--json").out)
+    assert document["advice"][0]["question"] == "More images"
+    assert "classifiers only" in document["advice"][0]["sentences"][0]

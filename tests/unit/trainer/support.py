@@ -20,6 +20,7 @@ from services.kit.records import Records, Table
 from services.trainer.coverage import findings
 from services.trainer.datasets import Dataset, DatasetState, Snapshot
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, TrialResult
+from services.trainer.insight import Insight
 from services.trainer.performance import Coverage, Interval, Performance, Source, TagPerformance
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
 from services.trainer.recipe import BoxStatistics
@@ -175,6 +176,7 @@ def result(trial: Trial, right: int = 80, **changes: Any) -> TrialResult:
         bundle_key=f"{prefix}bundle/",
         predictions_key=f"{prefix}predictions.msgpack",
         performance_key=f"{prefix}performance.json",
+        insight_key=f"{prefix}insight.json",
         performance=performance(right / IMAGES),
         weights_source=WeightsSource.FOLDER,
         resolution=224,
@@ -214,6 +216,7 @@ class QuickWorker:
         self.blobs, self.queue, self.clock = blobs, queue, clock
         self.spends, self.score = spends, score
         self.coverage: Coverage | None = None  # of evaluations
+        self.insight = Insight()  # of trials
 
     async def work_off(self) -> int:
         """Handles all queued jobs; returns how many had anything to do."""
@@ -241,6 +244,7 @@ class QuickWorker:
         brought, predicted = self._brought(attempt.record)
         await self.blobs.put(brought.predictions_key, msgspec.msgpack.encode(predicted))
         await self.blobs.put(brought.performance_key, codec.encode(brought.performance))
+        await self.blobs.put(brought.insight_key, codec.encode(self.insight))
         await self.blobs.put(f"{brought.bundle_key}card.json", write_card(card(attempt.record)))
         await attempt.succeed(used, result=brought)
         return True

@@ -110,6 +110,12 @@ def _fitted(
     return LinearHead(np.ascontiguousarray(weight.T), weights[-1] - mean @ own, out_of_fold, solved)
 
 
+def plain_coordinates(blocks: Sequence[Floats], labels: Indices) -> tuple[Floats, int]:
+    """(coordinates, features before the rotation) of images as a head sees them, from each backbone's features."""
+    rows, *_ = _rows([blocks], labels)
+    return rows.coordinates, rows.width
+
+
 def _rows(views: Sequence[Sequence[Floats]], labels: Indices) -> tuple[Rows, Floats, Floats, Floats | None]:
     """(rows, mean, scale, basis): the views one after another, centred, scaled and rotated."""
     blocks = [np.concatenate([normalised(view[index]) for view in views]) for index in range(len(views[0]))]

@@ -1,6 +1,6 @@
 """Rung 0: a combination of linear heads on the features of frozen networks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from services.trainer.engine.classification.features import Extractor
 from services.trainer.engine.classification.heads import LinearHead, fit_head, mirroring_harms
+from services.trainer.engine.classification.learning_curve import learning_curve
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
 from services.trainer.engine.classification.result import Finished, finish
 from services.trainer.engine.data import Floats, Images, open_images, require_trainable
@@ -21,6 +22,8 @@ from services.trainer.messages import Result, TrainTask
 from services.vision.classifier import ClassifierNetwork
 
 FEATURES_SHARE = 0.8  # of the progress bar
+CURVE_SHARE, CURVE_SECONDS = 0.1, 0.5  # of the time used so far, or this much if that is less
+CURVE_SHARE_OF_REST = 0.3  # of the rest of the allowance, at most: the bundle is still to be written
 
 
 def train_head(task: TrainTask, session: Session) -> Result:
@@ -45,8 +48,27 @@ def train_head(task: TrainTask, session: Session) -> Result:
     if len(chosen) > 1:
         harms = mirroring_harms(chosen, labels, partition.fold, partition.folds, categories)
         finished = replace(finished, mirror=not harms)
+    curve = learning_curve(
+        chosen[0], labels, partition.fold, partition.folds, images.categories, task.seed, curve_limit(session)
+    )
+    finished = replace(finished, learning_curve=curve)
     session.progress("bundle", 0.0, 0.95, 1.0)
     return finish(task, session, images, finished, Path(task.output_directory))
+
+
+def curve_limit(session: Session) -> Callable[[], bool]:
+    """Whether the learning curve has used its share of the trial's time, or would with one more step like the last."""
+    began = session.meter.used()
+    share = min(max(CURVE_SHARE * began, CURVE_SECONDS), CURVE_SHARE_OF_REST * session.meter.remaining())
+    steps = 0
+
+    def out_of_time() -> bool:
+        nonlocal steps
+        steps += 1
+        spent = session.meter.used() - began
+        return spent + spent / steps > share
+
+    return out_of_time
 
 
 def sound_rows(blocks: Sequence[Floats]) -> NDArray[np.bool_]:

@@ -7,10 +7,12 @@ import numpy as np
 
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.classification.measure import measure, predictions, softmax
+from services.trainer.engine.classification.mistakes import worst_mistakes
 from services.trainer.engine.data import Floats, Images, Indices
 from services.trainer.engine.pretrained import within_reach
 from services.trainer.engine.reporting import bare_card, image_warnings, measured_card, write_files
 from services.trainer.engine.session import Session
+from services.trainer.insight import Insight, LearningCurve, Mistake
 from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Interval, Performance, Source
 from services.vision.card import CardBackbone, ModelCard, ModelKind, WeightsSource
@@ -36,6 +38,7 @@ class Finished:
     epochs: int = 0
     steps: int = 0
     mirror: bool = True
+    learning_curve: LearningCurve | None = None
 
 
 def finish(task: TrainTask, session: Session, images: Images, finished: Finished, directory: Path) -> Result:
@@ -70,9 +73,16 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
         unreadable=images.unreadable_files(),
         epochs=finished.epochs,
         steps=finished.steps,
+        insight=Insight(mistakes=_mistakes(images, finished), learning_curve=finished.learning_curve),
         mirror=finished.mirror,
         features=session.features,
     )
+
+
+def _mistakes(images: Images, finished: Finished) -> tuple[Mistake, ...]:
+    """Of all images that were predicted without being trained on."""
+    rows = np.concatenate([finished.selected, finished.held_out])
+    return worst_mistakes(images, rows, np.concatenate([finished.selection_logits, finished.held_out_logits]))
 
 
 def _performance(images: Images, finished: Finished) -> Performance:

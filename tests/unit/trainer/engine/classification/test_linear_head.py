@@ -7,9 +7,10 @@ from sklearn.linear_model import LogisticRegression
 
 from services.trainer.engine.classification import discriminant, heads, logistic
 from services.trainer.engine.classification.heads import fit_head, mirroring_harms, normalised
-from services.trainer.engine.classification.measure import calibrated_across, fit_temperature, softmax
+from services.trainer.engine.classification.measure import calibrated_across, fit_temperature, measure, softmax
 from services.trainer.engine.data import Floats, Indices
 from services.trainer.engine.split import divide
+from services.trainer.performance import Source
 from services.trainer.recipe import Split
 
 
@@ -66,6 +67,24 @@ def test_out_of_fold_logits_know_nothing_of_their_own_labels() -> None:
         right.append((head.out_of_fold.argmax(axis=1) == labels).mean())
         assert (head.logits([features]).argmax(axis=1) == labels).mean() > 0.9
     assert np.mean(right) == pytest.approx(1 / 3, abs=0.08)  # the labels are noise
+
+
+def test_on_labels_without_meaning_the_reported_interval_covers_chance() -> None:
+    """The interval of a cross-validated performance, for several combinations of images and categories."""
+    covered: list[bool] = []
+    for seed, (count, categories) in enumerate([(12, 2), (20, 2), (30, 3), (60, 3), (60, 6), (100, 10)] * 4):
+        random = np.random.default_rng(seed)
+        features = random.normal(size=(count, 150)).astype(np.float32)
+        labels = random.permutation(np.arange(count) % categories)
+        names = tuple(str(number) for number in range(categories))
+        partition = divide(labels, Split(seed=seed))
+        head = fit_head([[features]], labels, partition.fold, partition.folds, categories)
+        logits = calibrated_across(head.out_of_fold, labels, partition.fold)
+        measured = measure(softmax(logits), labels, names, Source.CROSS_VALIDATION)
+        limits = measured.intervals["accuracy_top1"]
+        covered.append(limits.low <= 1 / categories <= limits.high)
+        assert measured.source is Source.CROSS_VALIDATION
+    assert sum(covered) >= 21, "of 24 intervals at 95 %"
 
 
 def test_a_head_reads_features_of_several_networks_whatever_their_scale() -> None:

@@ -13,7 +13,7 @@ import torchvision
 from services.kit.errors import Diverged
 from services.trainer.engine import pretrained as pretrained_networks
 from services.trainer.engine.classification import features
-from services.trainer.engine.classification.linear_head import train_head
+from services.trainer.engine.classification.linear_head import curve_limit, train_head
 from services.trainer.engine.loop import fit, step
 from services.trainer.engine.run import run, train
 from services.trainer.engine.session import Meter, Session
@@ -495,3 +495,35 @@ def test_train_head_raises_named_errors_only(snapshot):
             task_for(snapshot, linear_recipe(backbones=("nonsense",))),
             Session(Meter(timedelta(seconds=9)), lambda _: None),
         )
+
+
+def test_a_head_brings_its_mistakes_and_a_learning_curve_and_its_trial_pays_for_them(tmp_path):
+    task = task_for(write_snapshot(tmp_path / "snapshot", per_category=24), linear_recipe())
+    result = run(task, lambda _: None)
+    assert isinstance(result, Result), result
+    predictions = read_predictions(Path(result.predictions_path).read_bytes())
+    assert isinstance(predictions, Predictions)
+    wrong = {id_ for id_, correct in zip(predictions.image_ids, predictions.correct, strict=True) if not correct}
+    mistakes = result.insight.mistakes
+    assert wrong <= {one.image_id for one in mistakes} or len(mistakes) == 50
+    assert all(one.file_name == f"{one.image_id}.png" for one in mistakes)
+    assert [one.log_loss for one in mistakes] == sorted((one.log_loss for one in mistakes), reverse=True)
+    curve = result.insight.learning_curve
+    assert curve is not None
+    assert curve.unavailable == "" or "no time" in curve.unavailable
+    assert result.selection_interval is not None
+    assert result.selection_interval.low < result.selection_score < result.selection_interval.high
+
+
+@pytest.mark.parametrize(("allowance", "spent", "steps"), [(1000, 100, 10), (1000, 1, 1), (101, 100, 0)])
+def test_a_learning_curve_takes_a_tenth_of_the_time_and_never_what_the_bundle_needs(allowance, spent, steps):
+    clock = [0.0]
+    session = Session(Meter(timedelta(seconds=allowance), clock=lambda: clock[0]), lambda _: None)
+    clock[0] = spent
+    out_of_time, taken = curve_limit(session), 0
+    while True:
+        clock[0] += 0.5 if spent == 1 else 1.0
+        taken += 1
+        if out_of_time():
+            break
+    assert taken <= max(1, steps)

@@ -1,0 +1,78 @@
+"""A leaderboard, mistakes and a learning curve as protobuf messages."""
+
+from services.kit.status import to_duration
+from services.trainer.insight import ADDED_IMAGES, Gain, LearningCurve, Mistake
+from services.trainer.leaderboard import Entry
+from services.trainer.progress_wire import interval_message
+from services.trainer.trial_wire import SCORE_METRICS
+from services.vision.card import ModelKind
+from sightline.v1 import insight_pb2
+
+
+def entry_message(entry: Entry) -> insight_pb2.LeaderboardEntry:
+    """A trial on the leaderboard."""
+    trial, result = entry.trial, None if entry.trial.recipe.refit else entry.trial.result
+    message = insight_pb2.LeaderboardEntry(
+        trial=trial.name,
+        rung=trial.recipe.rung,
+        recipe=trial.recipe.name,
+        score=result.score if result else None,
+        score_metric=SCORE_METRICS[trial.recipe.kind] if result else "",
+        cost=to_duration(trial.work.charged),
+        served=entry.served,
+        verdict=entry.verdict,
+    )
+    if result and trial.recipe.kind is ModelKind.GENERIC_CLASSIFIER and result.log_loss is not None:
+        message.log_loss = result.log_loss
+    if result and result.score_interval:
+        message.score_interval.CopyFrom(interval_message(result.score_interval))
+    return message
+
+
+def curve_message(trial: str, curve: LearningCurve) -> insight_pb2.LearningCurve:
+    """The learning curve of a trial's features."""
+    if curve.gain is None or curve.power_law is None:
+        return insight_pb2.LearningCurve(unavailable=curve.unavailable)
+    return insight_pb2.LearningCurve(
+        trial=trial,
+        metric=SCORE_METRICS[ModelKind.GENERIC_CLASSIFIER],
+        points=[
+            insight_pb2.LearningPoint(
+                images_per_category=point.images_per_category,
+                value=point.value,
+                interval=interval_message(point.interval),
+            )
+            for point in curve.points
+        ],
+        power_law=insight_pb2.PowerLaw(a=curve.power_law.a, b=curve.power_law.b, c=curve.power_law.c),
+        added_image_count=ADDED_IMAGES,
+        gain=_gain_message(curve.gain),
+        categories=[
+            insight_pb2.CategoryGain(
+                category=one.category,
+                image_count=one.image_count,
+                recall=one.recall,
+                gain=_gain_message(one.gain),
+                net_gain=_gain_message(one.net_gain),
+            )
+            for one in curve.categories
+        ],
+    )
+
+
+def _gain_message(gain: Gain) -> insight_pb2.ExpectedGain:
+    return insight_pb2.ExpectedGain(value=gain.value, interval=interval_message(gain.interval))
+
+
+def mistake_message(mistake: Mistake) -> insight_pb2.Mistake:
+    """A mistake."""
+    return insight_pb2.Mistake(
+        image_id=mistake.image_id,
+        file_name=mistake.file_name,
+        true_category=mistake.true_category,
+        predicted_category=mistake.predicted_category,
+        probability=mistake.probability,
+        log_loss=mistake.log_loss,
+        missed_region_count=mistake.missed,
+        false_object_count=mistake.false,
+    )
