@@ -7,7 +7,7 @@ from services.kit.status import to_duration
 from services.trainer.domain import Evaluation, Model, ModelState, Trial, scored_trial, served_trial, works_of
 from services.trainer.ledger import ZERO, total
 from services.trainer.performance import Interval
-from services.trainer.planner.outlook import time_left
+from services.trainer.planner.time_left import time_left
 from services.trainer.trial_wire import SCORE_METRICS
 from services.trainer.waiting import Waiting
 from services.trainer.work import WorkState
