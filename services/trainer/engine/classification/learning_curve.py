@@ -158,7 +158,9 @@ def _share(count: int, fraction: float) -> int:
 def _sizes(counts: Indices, fractions: Sequence[float], folds: int) -> NDArray[np.float64]:
     """Images per category that are trained on, at each fraction, on average over categories and folds."""
     trained = [count * (folds - 1) / folds for count in counts[counts > 0].tolist()]
-    return np.array([np.mean([max(LEAST_IMAGES, fraction * count) for count in trained]) for fraction in fractions])
+    return np.array(
+        [float(np.mean([max(LEAST_IMAGES, fraction * count) for count in trained])) for fraction in fractions]
+    )
 
 
 def _points(

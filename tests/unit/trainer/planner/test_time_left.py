@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from services.trainer.domain import Evaluation, Model, ModelState, Served, Trial, works_of
 from services.trainer.ledger import total
-from services.trainer.planner.time_left import ahead, time_left
 from services.trainer.planner.plan import plan
 from services.trainer.planner.steps import StartTrial
+from services.trainer.planner.time_left import ahead, time_left
 from services.trainer.work import Work
 from services.vision.card import ModelKind
 from tests.unit.trainer.support import START, TTL, detector_result, performance, result, snapshot, training
