@@ -10,7 +10,7 @@
     ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound,
     │   RecordNotFound, BlobNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
-    │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused
+    │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused, CoverageUnavailable
     │   └── Diverged, DatasetCorrupt, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
     ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull
@@ -302,6 +302,13 @@ class ModelNotReady(FailedPrecondition):
     reason = "ModelNotReady"
     template = "{name} is {state} and has no weights to predict with; {remedy}."
     resource_type = "model"
+
+
+class CoverageUnavailable(FailedPrecondition):
+    """The model was calibrated on too few images for prediction sets of the coverage."""
+
+    reason = "CoverageUnavailable"
+    template = "{name} cannot give prediction sets of coverage {coverage}: {problem}."
 
 
 class DatasetNotReady(FailedPrecondition):

@@ -23,6 +23,7 @@ from services.predictor.domain import Bundle, ImageQuery, LoadedModel, ModelRunn
 from services.predictor.lookup import ModelLookup
 from services.predictor.metrics import DropReason, Eviction, Stage
 from services.predictor.results import Analysis, result_of
+from services.predictor.sets import check_coverage
 from services.vision.decode import ImageInfo, inspect
 
 log = Log(__name__)
@@ -69,6 +70,7 @@ class Predictor:
             bundle = await self._bundle(query.model_name)
             async with self._cache.use(bundle) as model:
                 runner = model.runner
+                check_coverage(runner.card, query)  # before the image costs anything
                 info, image = await self._prepared(runner, data, file, deadline)
                 output = await self._batcher.predict(runner, image, deadline)
                 model.answered(self._clock.now())

@@ -121,6 +121,7 @@ class ImageQuery:
     score_threshold: float | None  # None: the suggested ones for a detector, none for a classifier
     max_results: int | None  # None: DEFAULT_MAX_RESULTS
     use_suggested_thresholds: bool = False
+    coverage: float | None = None  # of the prediction set; None: no set
 
     def check(self) -> None:
         """InvalidRequest unless the values are in range and at most one kind of threshold is set."""
@@ -133,6 +134,8 @@ class ImageQuery:
             raise InvalidRequest(
                 field="use_suggested_thresholds", problem="score_threshold is set too; set one of them"
             )
+        if self.coverage is not None and not 0 < self.coverage < 1:
+            raise InvalidRequest(field="coverage", problem=f"{self.coverage:g} is not above 0 and below 1")
 
 
 @dataclass(frozen=True, slots=True)

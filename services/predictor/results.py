@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.predictor.domain import DEFAULT_MAX_RESULTS, ImageQuery, RawOutput
+from services.predictor.sets import PredictionSet, set_of
 from services.vision.card import ModelCard, ModelKind
 from services.vision.image_detections import ImageDetections
 
@@ -41,6 +42,7 @@ class Tags:
     """A classifier's result, most confident first."""
 
     values: tuple[Tag, ...]
+    prediction_set: PredictionSet | None = None  # if the query asks for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def result_of(card: ModelCard, output: RawOutput, width: int, height: int, query
     chosen = _chosen(labels, scores, _thresholds(card, query), query.max_results or DEFAULT_MAX_RESULTS)
     tags = [Tag(card.categories[labels[index]].name, float(scores[index])) for index in chosen]
     if not isinstance(output, ImageDetections):
-        return Tags(tuple(tags))
+        return Tags(tuple(tags), set_of(card, output, query))
     boxes = whole_pixels(output.boxes[chosen], width, height)
     return Objects(tuple(Object(box, tag) for box, tag in zip(boxes, tags, strict=True)))
 

@@ -18,6 +18,7 @@ def query_from(message: prediction_service_pb2.AnalyzeImageRequest) -> ImageQuer
         score_threshold=message.score_threshold if message.HasField("score_threshold") else None,
         max_results=message.max_results if message.HasField("max_results") else None,
         use_suggested_thresholds=message.use_suggested_thresholds,
+        coverage=message.coverage if message.HasField("coverage") else None,
     )
 
 
@@ -34,10 +35,18 @@ def _result_to(analysis: Analysis) -> prediction_pb2.CustomModelResult:
     """Tags or objects; an empty result is present, not omitted."""
     result = analysis.result
     if isinstance(result, Tags):
-        tags = [_tag_to(tag) for tag in result.values]
-        return prediction_pb2.CustomModelResult(tags_result=prediction_pb2.TagsResult(values=tags))
+        return prediction_pb2.CustomModelResult(tags_result=_tags_to(result))
     objects = [_object_to(number, one) for number, one in enumerate(result.values, 1)]
     return prediction_pb2.CustomModelResult(objects_result=prediction_pb2.ObjectsResult(values=objects))
+
+
+def _tags_to(tags: Tags) -> prediction_pb2.TagsResult:
+    message = prediction_pb2.TagsResult(values=[_tag_to(tag) for tag in tags.values])
+    if found := tags.prediction_set:
+        message.prediction_set.coverage = found.coverage
+        message.prediction_set.categories.extend(found.names)
+        message.prediction_set.calibration_image_count = found.calibration_images
+    return message
 
 
 def _object_to(number: int, one: Object) -> prediction_pb2.DetectedObject:

@@ -45,7 +45,7 @@ from services.trainer.domain import (
 from services.trainer.insight import NO_INSIGHT, Insight, LearningCurve, no_curve
 from services.trainer.leaderboard import Entry, Leaderboard
 from services.trainer.performance import Performance
-from services.trainer.planner.plan import check_budget
+from services.trainer.planner.plan import check_budget, check_prediction_cost
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
 from services.trainer.work import Work
@@ -82,6 +82,7 @@ class Models:
         )
 
     async def _checked(self, model: Model) -> Model:
+        check_prediction_cost(model.model_kind, model.hyperparameters)
         training = await usable(self._datasets, model.training_dataset)
         test = await usable(self._datasets, model.test_dataset) if model.test_dataset else None
         if training.state is DatasetState.READY:

@@ -71,6 +71,7 @@ class Hyperparameters:
     max_rung: int | None = None
     max_trials: int | None = None
     resolution: int | None = None
+    max_prediction_seconds: float | None = None  # seconds of the reference device that predicting one image may cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ class Served:
     performance: Performance  # without curves and matrix
     performance_key: str  # of the full one
     compared: int = 0  # results that it was chosen from: a choice from more replaces one from fewer
+    prediction_seconds: float = 0.0  # of the reference device, for one image; 0 if not known
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +163,7 @@ class TrialResult:
     epochs: int = 0
     warnings: tuple[str, ...] = ()
     boxes: BoxStatistics | None = None
+    prediction_seconds: float = 0.0  # of the reference device, for one image; 0 if not known
     mirror: bool = True  # a mirrored image shows the same category, as far as the trial could tell
     features: FeatureUse | None = None  # of frozen networks; what reuse saved is time on the reference device
 

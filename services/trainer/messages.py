@@ -127,6 +127,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     steps: int = 0
     boxes: BoxStatistics | None = None  # of a detector's training images
     insight: Insight = NO_INSIGHT
+    prediction_seconds: float = 0.0  # of the reference device, for one image
     mirror: bool = True  # mirrored images show the same category, as far as a classifier's mirrored views tell
     features: FeatureUse | None = None  # of a classifier that read features of frozen networks
 

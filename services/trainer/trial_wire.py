@@ -1,5 +1,9 @@
 """Conversion of trials into protobuf messages."""
 
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_duration, to_timestamp
 from services.trainer.domain import Trial
@@ -40,6 +44,8 @@ def trial_message(version: Versioned[Trial]) -> trial_pb2.Trial:
         update_time=to_timestamp(trial.update_time),
         etag=version.etag,
     )
+    if result and (cost := prediction_cost(result.prediction_seconds)) is not None:
+        message.prediction_cost.CopyFrom(cost)
     if result:
         message.weights_source = trial_pb2.Trial.WeightsSource.Value(result.weights_source)
         if (features := result.features) is not None:
@@ -49,6 +55,11 @@ def trial_message(version: Versioned[Trial]) -> trial_pb2.Trial:
     if work.error:
         message.error.CopyFrom(failure_to_status(work.error))
     return message
+
+
+def prediction_cost(seconds: float | None) -> Duration | None:
+    """What predicting an image costs; None if it is not known."""
+    return to_duration(timedelta(seconds=seconds)) if seconds else None
 
 
 def _recipe_message(trial: Trial) -> trial_pb2.Recipe:

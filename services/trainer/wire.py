@@ -21,9 +21,10 @@ from services.trainer.domain import (
     training_cost,
 )
 from services.trainer.evaluation_wire import performance_message
-from services.trainer.ledger import MICROSECOND
+from services.trainer.ledger import MICROSECOND, ZERO
 from services.trainer.performance import Performance
 from services.trainer.progress_wire import NOTHING, Moment, progress_message
+from services.trainer.trial_wire import prediction_cost
 from services.vision.card import ModelKind
 from services.vision.catalogue import NETWORKS
 from sightline.v1 import model_pb2, model_service_pb2
@@ -102,6 +103,11 @@ def _hyperparameters(message: model_pb2.Hyperparameters, kind: ModelKind) -> Hyp
         raise InvalidRequest(field=f"{prefix}.resolution", problem=problem)
     if len(set(message.backbones)) != len(message.backbones):
         raise InvalidRequest(field=f"{prefix}.backbones", problem="one is named twice.")
+    limit = message.max_prediction_cost.ToTimedelta() if message.HasField("max_prediction_cost") else None
+    if limit is not None and limit <= ZERO:
+        raise InvalidRequest(
+            field=f"{prefix}.max_prediction_cost", problem=f"{limit.total_seconds():g} s is not above 0."
+        )
     present = {field.name: value for field, value in message.ListFields()}
     for name, least in (("max_rung", 0), ("max_trials", 1), ("seed", 0)):
         if (given := present.get(name, least)) < least:
@@ -112,6 +118,7 @@ def _hyperparameters(message: model_pb2.Hyperparameters, kind: ModelKind) -> Hyp
         max_rung=message.max_rung if message.HasField("max_rung") else None,
         max_trials=message.max_trials if message.HasField("max_trials") else None,
         resolution=message.resolution if message.HasField("resolution") else None,
+        max_prediction_seconds=limit.total_seconds() if limit else None,
     )
 
 
@@ -163,6 +170,8 @@ def _set_served(
     message.performance.CopyFrom(performance_message(performance or served.performance, full=full))
     message.model_version, message.best_trial = served.version, served.trial
     message.bundle_uri = to_uri(bucket, served.bundle_key)
+    if (cost := prediction_cost(served.prediction_seconds)) is not None:
+        message.prediction_cost.CopyFrom(cost)
 
 
 def _parameters_message(model: Model) -> model_pb2.TrainingParameters:
@@ -177,6 +186,7 @@ def _parameters_message(model: Model) -> model_pb2.TrainingParameters:
             max_rung=given.max_rung,
             max_trials=given.max_trials,
             resolution=given.resolution,
+            max_prediction_cost=prediction_cost(given.max_prediction_seconds),
         ),
     )
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from services.vision.prediction_sets import Calibration
+
 FORMAT_VERSION = 1
 UNFITTED_THRESHOLD = 0.3  # of a detector's category if none could be suggested
 WEIGHTS_FILE, CARD_FILE, DIGESTS_FILE = "weights.safetensors", "card.json", "digests.json"
@@ -122,6 +124,7 @@ class ModelCard:
     backbones: tuple[CardBackbone, ...]
     temperature: float = 1.0  # logits are divided by it
     thresholds: tuple[float, ...] = ()  # of the best F1, one per category; empty if none were fitted
+    calibration: Calibration | None = None  # a classifier's; None in bundles of versions without prediction sets
     suppression: Suppression = Suppression()  # a detector's
     data_digest: str = ""  # of the training snapshot
     metrics: dict[str, float] = field(default_factory=dict[str, float])

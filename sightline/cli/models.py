@@ -16,9 +16,9 @@ from sightline.cli.session import session
 from sightline.cli.watching import watching
 from sightline.client.names import bare_name, full_name
 from sightline.client.progress import metric_name, of_model
-from sightline.client.quantities import duration
+from sightline.client.quantities import duration, milliseconds
 from sightline.client.results.kinds import ModelKind, ModelState
-from sightline.client.results.model import ModelData
+from sightline.client.results.model import Hyperparameters, ModelData
 from sightline.client.results.trial import Recipe
 from sightline.v1 import model_service_pb2 as service
 
@@ -42,14 +42,27 @@ def train(
     budget: Annotated[str, typer.Option(help="Compute budget, e.g. 90s, 10m or 1h30m. Waiting costs nothing.")],
     test_dataset: Annotated[str, typer.Option(help="The dataset to measure on; by default held-out images.")] = "",
     kind: Annotated[Kind | None, typer.Option(help="The kind of model; by default, the dataset decides.")] = None,
+    max_prediction_cost: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="The most that predicting one image may cost on one core of the reference device, e.g. 50ms.",
+        ),
+    ] = "",
     watch: Annotated[bool, typer.Option("--watch", help="Follow the training until it ends.")] = False,
     json: Json = False,
 ) -> None:
     """Train a model within a compute budget, which is never exceeded."""
     span = parse_duration(budget)
+    narrowed = Hyperparameters(max_prediction_cost=parse_duration(max_prediction_cost) if max_prediction_cost else None)
     with session() as client:
         model = client.models.train(
-            name, dataset=dataset, budget=span, test_dataset=test_dataset or None, kind=kind.value if kind else None
+            name,
+            dataset=dataset,
+            budget=span,
+            test_dataset=test_dataset or None,
+            kind=kind.value if kind else None,
+            hyperparameters=narrowed,
         )
         if watch:
             model = model.wait()
@@ -140,7 +153,7 @@ def trials_(name: Name, json: Json = False) -> None:
     metric = next((metric_name(trial.score_metric) for trial in trials if trial.score_metric), "")
     score = f"SCORE: {metric}" if metric else "SCORE"
     saved = any(trial.features and trial.features.reused for trial in trials)
-    right = (score, "COST", *(["SAVED"] if saved else []), "ATTEMPTS")
+    right = (score, "COST", *(["SAVED"] if saved else []), "PREDICTION", "ATTEMPTS")
     rows = table("TRIAL", "STATE", "RUNG", "RECIPE", *right, right=right)
     for trial in trials:
         rows.add_row(
@@ -151,6 +164,7 @@ def trials_(name: Name, json: Json = False) -> None:
             f"{percent(trial.score)} ± {percent(trial.standard_error or 0)}" if trial.score is not None else "",
             duration(trial.cost),
             *([duration(trial.features.saved) if trial.features else ""] if saved else []),
+            milliseconds(trial.prediction_cost),
             str(trial.attempts),
         )
     output().print(rows)
@@ -191,6 +205,7 @@ def print_model(model: ModelData) -> None:
         ("doing", escape(f"{doing} {detail}") if model.end_time is None else ""),
         ("budget", f"{duration(model.cost)} used of {duration(model.budget)}{stopped}"),
         ("best trial", escape(bare_name(model.best_trial))),
+        ("prediction", milliseconds(model.prediction_cost) and f"{milliseconds(model.prediction_cost)} an image"),
         ("created", moment(model.create_time)),
         *(("warning", f"[yellow]{escape(warning)}[/]") for warning in model.warnings),
     ]

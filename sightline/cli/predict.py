@@ -46,6 +46,12 @@ def predict(
     top: Annotated[
         int | None, typer.Option(min=1, max=1000, help="The most results for each image, 100 by default.")
     ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Also list the tags among which the true one is with this probability, such as 0.9 (classifiers only)."
+        ),
+    ] = None,
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each image with its tags or objects to this folder.")
     ] = None,
@@ -59,7 +65,7 @@ def predict(
         raise typer.BadParameter("it excludes --threshold; use only one of them", param_hint="--suggested-thresholds")
     with session() as client:
         _refuse_too_large(images)
-        predictions = _ask(client, model, images, threshold, suggested_thresholds, top)
+        predictions = _ask(client, model, images, threshold, suggested_thresholds, top, coverage)
         drawn = _draw_all(draw, predictions) if draw else {}
         if json and len(images) > 1:
             print(jsonlib.dumps([_entry(made) for made in predictions], indent=2, ensure_ascii=escapes()))
@@ -79,10 +85,18 @@ def _refuse_too_large(images: list[Path]) -> None:
 
 
 def _ask(
-    client: Client, model: str, images: list[Path], threshold: float | None, suggested: bool, top: int | None
+    client: Client,
+    model: str,
+    images: list[Path],
+    threshold: float | None,
+    suggested: bool,
+    top: int | None,
+    coverage: float | None,
 ) -> list[Prediction]:
     """A prediction for each image; ends with the first error that concerns all of them."""
-    results = client.predict_many(model, images, threshold=threshold, suggested_thresholds=suggested, top=top)
+    results = client.predict_many(
+        model, images, threshold=threshold, suggested_thresholds=suggested, top=top, coverage=coverage
+    )
     made: list[Prediction] = []
     with silent("predict") if len(images) == 1 else progress_bar("predict") as bar:
         try:
@@ -147,13 +161,18 @@ def _print_predictions(predictions: list[Prediction], drawn: dict[str, Path], sh
 
 
 def _tags_table(predictions: list[Prediction], drawn: dict[str, Path], shown_tags: int) -> Table:
-    rows = table("IMAGE", "TAG", "CONFIDENCE", "NEXT BEST", *(["DRAWN"] if drawn else []), right=("CONFIDENCE",))
+    covered = next((made.prediction_set.coverage for made in predictions if made.prediction_set), None)
+    title = [f"SET AT {100 * covered:g} %"] if covered is not None else []
+    rows = table(
+        "IMAGE", "TAG", "CONFIDENCE", "NEXT BEST", *title, *(["DRAWN"] if drawn else []), right=("CONFIDENCE",)
+    )
     for made in predictions:
         rest = ", ".join(f"{tag.name} {percent(tag.confidence)}" for tag in made.tags[1:shown_tags])
         first = (NOTHING, "")
         if made.tags:
             first = (f"[bold]{escape(made.tags[0].name)}[/]", percent(made.tags[0].confidence))
-        rows.add_row(escape(made.image), *first, f"[dim]{escape(rest)}[/]", *_where(made.image, drawn))
+        names = [escape(", ".join(made.prediction_set.categories))] if made.prediction_set else []
+        rows.add_row(escape(made.image), *first, f"[dim]{escape(rest)}[/]", *names, *_where(made.image, drawn))
     return rows
 
 

@@ -46,14 +46,18 @@ class Client:
         threshold: float | None = None,
         suggested_thresholds: bool = False,
         top: int | None = None,
+        coverage: float | None = None,
     ) -> Prediction:
         """Analyzes one image: a file, its bytes, or an `s3://` uri in the store.
 
         A classifier returns every tag, a detector the objects that reach its suggested threshold for their category;
-        `threshold` or `suggested_thresholds` overrides that. Returns at most `top` results, by default 100.
-        Raises ModelNotFound, ModelNotReady, ImageUnreadable, InvalidImageFormat or InvalidImageSize.
+        `threshold` or `suggested_thresholds` overrides that. Returns at most `top` results, by default 100. With
+        `coverage`, a classifier's prediction has a `prediction_set`, which contains the true category with that
+        probability.
+        Raises ModelNotFound, ModelNotReady, CoverageUnavailable, ImageUnreadable, InvalidImageFormat or
+        InvalidImageSize.
         """
-        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage)
         return predictions.predict(self._calls, request, image)
 
     def predict_many(
@@ -64,13 +68,14 @@ class Client:
         threshold: float | None = None,
         suggested_thresholds: bool = False,
         top: int | None = None,
+        coverage: float | None = None,
     ) -> Generator[Prediction]:
         """Yields a prediction for each image, in the order of the images, with several calls in flight.
 
         The prediction for an image that cannot be used has an `error`; an error that concerns every image, such as
         ModelNotFound, is raised.
         """
-        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage)
         return predictions.predict_many(self._calls, request, images)
 
     def close(self) -> None:

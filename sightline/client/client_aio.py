@@ -47,9 +47,10 @@ class AsyncClient:
         threshold: float | None = None,
         suggested_thresholds: bool = False,
         top: int | None = None,
+        coverage: float | None = None,
     ) -> Prediction:
         """As `Client.predict`; the file is read in a thread."""
-        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage)
         return await predictions.predict_async(self._calls, request, image)
 
     def predict_many(
@@ -60,9 +61,10 @@ class AsyncClient:
         threshold: float | None = None,
         suggested_thresholds: bool = False,
         top: int | None = None,
+        coverage: float | None = None,
     ) -> AsyncGenerator[Prediction]:
         """As `Client.predict_many`, for `async for`."""
-        request = requests.analyze_image(model, threshold, suggested_thresholds, top)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage)
         return predictions.predict_many_async(self._calls, request, images)
 
     async def close(self) -> None:

@@ -7,8 +7,8 @@ SightlineError
 │   └── raised before anything is sent: AnnotationsUnreadable, ImagesMissing
 ├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists
 ├── NotFound: DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound, BlobNotFound
-├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, WrongState, StoreRefused, Diverged,
-│       DatasetCorrupt, OutOfMemory, WorkAbandoned
+├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
+│       StoreRefused, Diverged, DatasetCorrupt, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded, DeadlineExceeded, Unauthenticated, PermissionDenied
 ├── Unimplemented: NotServedYet, UnknownMethod
@@ -330,6 +330,17 @@ class ModelNotReady(FailedPrecondition):
 
     reason = "ModelNotReady"
     advice = "see its progress: `sightline models show {name}`"
+
+
+class CoverageUnavailable(FailedPrecondition):
+    """The model was calibrated on too few images for prediction sets of this coverage."""
+
+    reason = "CoverageUnavailable"
+
+    @property
+    def highest(self) -> float:
+        """The highest coverage that the model can give; 0 if it gives none."""
+        return float(self.details.variables.get("highest_coverage", "0"))
 
 
 class WrongState(FailedPrecondition):

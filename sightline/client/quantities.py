@@ -3,11 +3,12 @@
 import re
 from datetime import timedelta
 
-_WRITTEN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_WRITTEN = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
 
 
 def span_of(value: str | float | timedelta) -> timedelta:
-    """`90s`, `10m`, `1h30m` or `1.5h`, seconds, or a timedelta; ValueError for anything else."""
+    """`90s`, `10m`, `1h30m`, `1.5h` or `50ms`, seconds, or a timedelta; ValueError for anything else."""
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str):
@@ -15,8 +16,8 @@ def span_of(value: str | float | timedelta) -> timedelta:
     match = _WRITTEN.fullmatch(value.strip().lower())
     if not value.strip() or match is None:
         raise ValueError(f"'{value}' is not a duration; write it as 90s, 10m or 1h30m.")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    hours, minutes, seconds, milliseconds = (float(part or 0) for part in match.groups())
+    return timedelta(hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds)
 
 
 def duration(value: float | timedelta) -> str:
@@ -29,6 +30,14 @@ def duration(value: float | timedelta) -> str:
         return f"{minutes}m{rest:02d}s" if rest else f"{minutes}m"
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m"
+
+
+def milliseconds(value: timedelta | None) -> str:
+    """A short time for people: `2.6 ms`, `134 ms`; empty if there is none."""
+    if not value:
+        return ""
+    time = value.total_seconds() * 1000
+    return f"{time:.1f} ms" if time < 10 else f"{time:.0f} ms"
 
 
 def size(size_bytes: int) -> str:

@@ -58,6 +58,8 @@ def create_model(
         for field in ("max_rung", "max_trials", "resolution"):
             if (value := getattr(hyperparameters, field)) is not None:
                 setattr(narrowed, field, value)
+        if hyperparameters.max_prediction_cost is not None:
+            narrowed.max_prediction_cost.FromTimedelta(span_of(hyperparameters.max_prediction_cost))
     if test_dataset is not None:
         request.model.evaluation_parameters.test_dataset = full_name("datasets", test_dataset)
     return request
@@ -71,7 +73,11 @@ def create_evaluation(model: str | Named, name: str, dataset: str | Named) -> ev
 
 
 def analyze_image(
-    model: str | Named, threshold: float | None, suggested_thresholds: bool, top: int | None
+    model: str | Named,
+    threshold: float | None,
+    suggested_thresholds: bool,
+    top: int | None,
+    coverage: float | None = None,
 ) -> predictions.AnalyzeImageRequest:
     """The request for every image, without the image. ValueError if both kinds of thresholds are given."""
     if threshold is not None and suggested_thresholds:
@@ -81,6 +87,7 @@ def analyze_image(
         score_threshold=threshold,
         use_suggested_thresholds=suggested_thresholds,
         max_results=top,
+        coverage=coverage,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from services.predictor import metrics
 from services.predictor.domain import ModelState
 from services.vision import bundle as bundles
 from services.vision.classifier import Classifier
+from services.vision.prediction_sets import Calibration
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 from tests.support.waiting import eventually
 from tests.unit.predictor.serving import IMAGE, Fixed, Running, confidences, serving
-from tests.unit.predictor.support import card, file_of, info, make_image
+from tests.unit.predictor.support import card, detector, file_of, info, make_image
 
 
 @pytest.fixture
@@ -73,6 +75,49 @@ async def test_the_suggested_thresholds_apply_only_on_request(tmp_path: Path):
         assert list(confidences(await running.analyze(use_suggested_thresholds=True))) == ["cat"]
 
 
+def calibrated(*true: float) -> Fixed:
+    """A classifier that was calibrated on images in which the true category had these probabilities."""
+    fixed = Fixed(0.25, 0.6, 0.15)
+    fixed.card = replace(card(), calibration=Calibration(len(true), tuple(sorted(true, reverse=True))))
+    return fixed
+
+
+async def test_a_prediction_set_is_complete_whatever_limits_the_tags(tmp_path: Path):
+    fixed = calibrated(0.9, 0.8, 0.7, 0.2, 0.1)
+    async with serving(tmp_path, loader=lambda _: fixed) as running:
+        result = (await running.analyze(coverage=0.6, max_results=1)).custom_model_result.tags_result
+        assert [tag.name for tag in result.values] == ["dog"]
+        assert list(result.prediction_set.categories) == ["dog", "cat"]
+        assert (result.prediction_set.coverage, result.prediction_set.calibration_image_count) == (0.6, 5)
+        wider = (await running.analyze(coverage=0.8, score_threshold=0.5)).custom_model_result.tags_result
+        assert list(wider.prediction_set.categories) == ["dog", "cat", "owl"]
+        narrow = (await running.analyze(coverage=0.1)).custom_model_result.tags_result
+        assert list(narrow.prediction_set.categories) == ["dog"], "never empty"
+        assert not (await running.analyze()).custom_model_result.tags_result.HasField("prediction_set")
+
+
+async def test_a_coverage_beyond_the_calibration_images_is_refused_with_the_highest_possible(tmp_path: Path):
+    async with serving(tmp_path, loader=lambda _: calibrated(0.9, 0.8)) as running:
+        with pytest.raises(
+            errors.CoverageUnavailable, match=r"calibrated on 2 images, which allow at most 0\.6666"
+        ) as no:
+            await running.analyze(coverage=0.9)
+        highest = float(no.value.metadata["highest_coverage"])
+        assert (no.value.metadata["image_count"], no.value.metadata["images_needed"]) == ("2", "9")
+        assert (await running.analyze(coverage=highest)).custom_model_result.tags_result.HasField("prediction_set")
+
+
+async def test_a_bundle_of_an_earlier_version_gives_no_sets_and_says_so(running: Running):
+    with pytest.raises(errors.CoverageUnavailable, match="train the model again"):
+        await running.analyze(coverage=0.5)
+
+
+async def test_a_detector_gives_no_sets(tmp_path: Path):
+    async with serving(tmp_path, network=detector()) as running:
+        with pytest.raises(errors.InvalidRequest, match="coverage: models/m is a detector"):
+            await running.analyze(coverage=0.5)
+
+
 @pytest.mark.parametrize(("kind", "tolerance"), [("PNG", 1e-7), ("JPEG", 0.002)])
 async def test_an_image_rotated_by_exif_gets_the_tags_and_size_of_the_upright_one(
     running: Running, kind: str, tolerance: float
@@ -120,6 +165,9 @@ async def test_an_image_in_a_batch_of_seventeen_gets_the_same_result_as_alone(tm
         ({"image": file_of(make_image(40, 40))}, errors.InvalidImageSize, "40 x 40"),
         ({"score_threshold": 1.5}, errors.InvalidRequest, "score_threshold"),
         ({"max_results": 0}, errors.InvalidRequest, "max_results"),
+        ({"coverage": 1.0}, errors.InvalidRequest, "coverage: 1 is not above 0 and below 1"),
+        ({"coverage": 0.0}, errors.InvalidRequest, "coverage: 0 is not"),
+        ({"coverage": float("nan")}, errors.InvalidRequest, "coverage: nan is not"),
         (
             {"score_threshold": 0.0, "use_suggested_thresholds": True},
             errors.InvalidRequest,

@@ -341,6 +341,8 @@ async def test_a_request_that_can_never_succeed_is_refused(
         (model_pb2.Hyperparameters(max_rung=-1), "max_rung"),
         (model_pb2.Hyperparameters(seed=-1), "seed"),
         (model_pb2.Hyperparameters(backbones=["resnet18", "resnet18"]), "backbones"),
+        (model_pb2.Hyperparameters(max_prediction_cost=Duration()), "max_prediction_cost: 0 s is not above 0"),
+        (model_pb2.Hyperparameters(max_prediction_cost=Duration(nanos=1_000_000)), "1 ms is less than the least"),
     ],
 )
 async def test_hyperparameters_out_of_range_are_refused(trainer: World, given: Any, word: str) -> None:
@@ -397,6 +399,16 @@ async def test_hyperparameters_narrow_the_search(trainer: World) -> None:
     trials = (await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
     assert [list(trial.recipe.backbones) for trial in trials] == [["resnet18"]]
     assert trials[0].recipe.seed == 3
+
+
+async def test_a_prediction_costs_no_more_than_the_caller_allows_and_every_trial_says_what(trainer: World) -> None:
+    given = model_pb2.Hyperparameters(max_prediction_cost=Duration(nanos=30_000_000))
+    found = await trainer.trained(hyperparameters=given)
+    assert found.training_parameters.hyperparameters == given
+    trials = (await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
+    costs = {trial.name: trial.prediction_cost.ToTimedelta() for trial in trials}
+    assert all(timedelta() < cost <= timedelta(milliseconds=30) for cost in costs.values())
+    assert found.prediction_cost.ToTimedelta() == costs[found.best_trial]
 
 
 async def test_a_budget_of_one_second_is_refused_with_the_minimum_and_a_suggestion(trainer: World) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import safetensors
 
 from services.kit.errors import InvalidRequest
 from services.trainer.engine import choice
 from services.trainer.engine.data import Images
 from services.trainer.messages import TrainTask
+from services.trainer.prediction_cost import keeps_to
 from services.trainer.recipe import Framing, Recipe
 from services.vision.backbones import Network, build
 from services.vision.card import CardBackbone, InputRule, WeightsSource, input_size
@@ -135,20 +137,27 @@ def _networks(task: TrainTask, categories: int, found: WeightsResolver) -> list[
         asked = "started from random weights, as its recipe asks."
         return [_random(name, categories, task, f"{name} {asked}") for name in recipe.backbones]
     spare = [name for name in within_reach(task) if name not in recipe.backbones]
+    names = list(recipe.backbones)
     networks: list[tuple[Network, PretrainedWeights]] = []
     missing = ""  # why the first network without weights and without a replacement has none
-    for name in recipe.backbones:
+    for place, name in enumerate(recipe.backbones):
         network, weights = _pretrained(name, categories, task, found)
         if not weights.pretrained:
             why = weights.note
-            if not spare:
+            other = next((one for one in spare if _fits([*names[:place], one, *names[place + 1 :]], recipe)), None)
+            if other is None:
                 missing = missing or why
                 continue
-            network, weights = _pretrained(spare.pop(0), categories, task, found)
-            weights = replace(weights, note=f"{why} {network.backbone.name} took its place.")
+            spare.remove(other)
+            names[place] = other
+            network, weights = _pretrained(other, categories, task, found)
+            weights = replace(weights, note=f"{why} {other} took its place.")
         networks.append((network, replace(weights, state={})))  # the network has them now
     if networks:
         return networks
+    if not _fits([RANDOM_START], msgspec.structs.replace(recipe, pretrained=False)):
+        note = f"{missing} Training starts from random weights, of {names[0]}."
+        return [_random(names[0], categories, task, note)]
     note = f"{missing} Training starts from random weights, of {RANDOM_START}, which learns best from them."
     return [_random(RANDOM_START, categories, task, note)]
 
@@ -171,6 +180,11 @@ def _chosen(task: TrainTask, images: Images, found: WeightsResolver) -> tuple[Ne
             return loaded
         fastest = loaded
     return fastest
+
+
+def _fits(names: list[str], recipe: Recipe) -> bool:
+    """Whether a prediction with these networks keeps to the recipe's limit."""
+    return keeps_to(msgspec.structs.replace(recipe, backbones=tuple(names)), recipe.max_prediction_seconds)
 
 
 def _pretrained(

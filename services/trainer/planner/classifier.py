@@ -1,5 +1,6 @@
 """A classifier's ladder: heads on frozen features, by cost, then a fine-tuning or a training from random weights."""
 
+from dataclasses import replace
 from math import inf
 
 from services.trainer.domain import Hyperparameters, Model, StopReason, Trial, TrialResult, served_trial
@@ -7,20 +8,40 @@ from services.trainer.performance import Source
 from services.trainer.planner import classifier_recipes
 from services.trainer.planner.budget import SLACK, BudgetView
 from services.trainer.planner.steps import StartTrial, Wait
+from services.trainer.prediction_cost import LEAST_SIDE, keeps_to, largest_side, narrowed
 from services.trainer.recipe import Recipe
-from services.vision.card import WeightsSource
+from services.vision.card import ModelKind, WeightsSource
 from services.vision.catalogue import BACKBONES
 
 WORTHWHILE_EPOCHS = 5  # fewer are not worth a fine-tuning's cost
 HEAD_SLACK = 3.0  # of a head's expected time: what it may take, except the first
 
-first = classifier_recipes.first
+
+def first(wanted: Hyperparameters) -> Recipe:
+    """On the preferred network that keeps to the limit of a prediction's cost, if need be at a smaller input size.
+
+    If there is none, it is the one without a limit.
+    """
+    limit = wanted.max_prediction_seconds
+    for name in wanted.backbones or BACKBONES:
+        usual = replace(wanted, backbones=(name,))
+        smaller = replace(usual, resolution=wanted.resolution or _largest_side(name, limit))
+        for tried in (usual, smaller):
+            if (recipe := narrowed(classifier_recipes.first(tried), limit)) is not None:
+                return recipe
+    return classifier_recipes.first(wanted)
+
+
+def _largest_side(name: str, limit: float | None) -> int | None:
+    """The largest input that keeps to the limit; None if it is too small to be of use."""
+    side = largest_side(ModelKind.GENERIC_CLASSIFIER, name, limit) if limit is not None else 0
+    return side if side >= LEAST_SIDE else None
 
 
 def climb(wanted: Hyperparameters, image_count: int) -> list[Recipe]:
     """What a generous budget pays for, as far as it is known before the images are."""
     begun = first(wanted)
-    return [begun, *classifier_recipes.pretrained(wanted.backbones or begun.backbones, wanted, image_count)]
+    return [begun, *_pretrained(wanted.backbones or begun.backbones, wanted, image_count)]
 
 
 def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTrial | StopReason | Wait:
@@ -53,17 +74,38 @@ def _recipes(model: Model, trials: list[Trial], image_count: int) -> list[Recipe
     """The ladder as far as it is known: the first rung tells which weights there are, and how many images."""
     wanted = model.hyperparameters
     if not trials:
-        return [classifier_recipes.first(wanted)]
-    ladder = classifier_recipes.scratch(wanted)
-    first = trials[0].result
-    if first is not None and (known := _within_reach(first, wanted)):
+        return [first(wanted)]
+    ladder = _scratch(wanted)
+    shown = trials[0].result
+    if shown is not None and (known := _within_reach(shown, wanted)):
         mirror = all(trial.result.mirror for trial in trials if trial.result)
-        ladder = classifier_recipes.pretrained(known, wanted, image_count, mirror=mirror)
-    if first is not None and first.performance.source is Source.CROSS_VALIDATION and model.test is None:
+        ladder = _pretrained(known, wanted, image_count, mirror=mirror)
+    if shown is not None and shown.performance.source is Source.CROSS_VALIDATION and model.test is None:
         ladder = [recipe for recipe in ladder if recipe.rung == 0]  # no image is left to measure a fine-tuned one on
     if wanted.max_rung is not None:
         ladder = [recipe for recipe in ladder if recipe.rung <= wanted.max_rung]
     return [trials[0].recipe, *ladder]
+
+
+def _pretrained(
+    backbones: tuple[str, ...], wanted: Hyperparameters, image_count: int, *, mirror: bool = True
+) -> list[Recipe]:
+    """What follows with pretrained weights and keeps to the limit of a prediction's cost."""
+    limit = wanted.max_prediction_seconds
+    single = [replace(wanted, backbones=(name,)) for name in backbones]
+    cheap = tuple(one.backbones[0] for one in single if keeps_to(classifier_recipes.first(one), limit))
+    ladder = classifier_recipes.pretrained(cheap, wanted, image_count, mirror=mirror) if cheap else []
+    return [kept for recipe in ladder if (kept := narrowed(recipe, limit)) is not None]
+
+
+def _scratch(wanted: Hyperparameters) -> list[Recipe]:
+    """What follows without: on the first recipe's network and input if the usual one exceeds the limit."""
+    begun, limit = first(wanted), wanted.max_prediction_seconds
+    smaller = replace(wanted, backbones=begun.backbones, resolution=begun.resolution or None)
+    ladder = classifier_recipes.scratch(wanted)
+    if not all(keeps_to(recipe, limit) for recipe in ladder):
+        ladder = classifier_recipes.scratch(smaller)
+    return [kept for recipe in ladder if (kept := narrowed(recipe, limit)) is not None]
 
 
 def _within_reach(first: TrialResult, wanted: Hyperparameters) -> tuple[str, ...]:

@@ -103,7 +103,12 @@ class _Search:
         found = set(first.result.backbones)
         if first.result.weights_source is not WeightsSource.RANDOM:
             found |= set(first.recipe.backbones)
-        return tuple(name for name in asked or DETECTORS if name in found)
+        return tuple(name for name in asked or DETECTORS if name in found and self._affordable(name))
+
+    def _affordable(self, backbone: str) -> bool:
+        """Whether predictions keep to their limit; a network other than the first is not tried below its own size."""
+        own = DETECTORS[backbone].rule.size if backbone not in self.trials[0].recipe.backbones else recipes.LEAST_SIDE
+        return recipes.affordable(backbone, self.model.hyperparameters, own)
 
     @property
     def _tuned(self) -> list[Trial]:
@@ -143,7 +148,8 @@ class _Search:
         if self._known:
             return self._start(self._known[0])
         backbone = self.trials[0].recipe.backbones[0]
-        side = self.model.hyperparameters.resolution or recipes.scratch_side(backbone, self._boxes)
+        wanted = self.model.hyperparameters
+        side = wanted.resolution or min(recipes.scratch_side(backbone, self._boxes), self._most_side(backbone))
         return SearchPoint(backbone, side, recipes.SCRATCH_RATE, pretrained=False)
 
     def _start(self, backbone: str) -> SearchPoint:
@@ -154,9 +160,13 @@ class _Search:
         """The input side that suits boxes and images, or the largest below it that the budget pays for."""
         if self.model.hyperparameters.resolution:
             return self.model.hyperparameters.resolution
-        sides = recipes.smaller_sides(backbone, recipes.prior_side(backbone, self._boxes))
+        most = self._most_side(backbone)
+        sides = recipes.smaller_sides(backbone, min(recipes.prior_side(backbone, self._boxes), most))
         paid = [side for side in sides if self._spare(SearchPoint(backbone, side, recipes.RATE), ENOUGH) >= 0]
         return paid[-1] if paid else sides[0]
+
+    def _most_side(self, backbone: str) -> int:
+        return recipes.most_side(backbone, self.model.hyperparameters)
 
     def _spare(self, point: SearchPoint, share: float) -> float:
         """Seconds left after a probe of the settings and that share of a long schedule with them, or with the best."""
@@ -206,6 +216,8 @@ class _Search:
             return None, None
         tried = [trial.recipe.resolution for trial in self._tuned if trial.recipe.backbones == (best.backbone,)]
         larger = recipes.larger_side(best.side, self._boxes) if max(tried, default=0) <= best.side else None
+        if larger is not None and larger > self._most_side(best.backbone):
+            larger = None
         smaller = recipes.smaller_side(best.backbone, best.side, self._boxes)
         return larger, smaller if min(tried, default=best.side) >= best.side else None
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import msgspec
 
 from services.trainer.domain import Hyperparameters
+from services.trainer.prediction_cost import LEAST_SIDE, largest_side, pass_seconds
 from services.trainer.recipe import BoxStatistics, Depth, Recipe
 from services.vision.card import ModelKind
 from services.vision.catalogue import DETECTORS, FIRST_DETECTOR
@@ -62,13 +63,27 @@ class SearchPoint:
 
 
 def side_of(backbone: str, wanted: Hyperparameters) -> int:
-    """The input's longer side before anything is known: as requested, or the network's default."""
-    return wanted.resolution or DETECTORS[backbone].rule.size
+    """The input's longer side before anything is known: as requested, or the network's default within the limit."""
+    return wanted.resolution or min(DETECTORS[backbone].rule.size, most_side(backbone, wanted))
+
+
+def most_side(backbone: str, wanted: Hyperparameters) -> int:
+    """The largest side to try: a prediction costs no more than it may."""
+    limit, most = wanted.max_prediction_seconds, max(MAX_SIDE, DETECTORS[backbone].rule.size)
+    return most if limit is None else min(most, largest_side(ModelKind.GENERIC_DETECTOR, backbone, limit))
+
+
+def affordable(backbone: str, wanted: Hyperparameters, least: int) -> bool:
+    """Whether the network keeps to the limit of a prediction's cost at the requested side, or else at `least`."""
+    limit = wanted.max_prediction_seconds
+    side = wanted.resolution or least
+    return limit is None or pass_seconds(ModelKind.GENERIC_DETECTOR, backbone, side) <= limit
 
 
 def head(wanted: Hyperparameters) -> Recipe:
     """Only the head, on a frozen network: a usable model after seconds."""
-    backbone = wanted.backbones[0] if wanted.backbones else FIRST_DETECTOR
+    preferred = wanted.backbones or (FIRST_DETECTOR, *DETECTORS)
+    backbone = next((name for name in preferred if affordable(name, wanted, LEAST_SIDE)), preferred[0])
     point = SearchPoint(backbone, side_of(backbone, wanted), rates(backbone, gentle=False)[0])
     name, epochs = f"{backbone} head at {point.side}", HEAD_EPOCHS
     recipe = _tuned(name, point, epochs)

@@ -8,12 +8,13 @@ reference device, scaled by what earlier trials took.
 from datetime import timedelta
 from types import MappingProxyType
 
-from services.kit.errors import Failure, NotEnoughBudget
+from services.kit.errors import Failure, InvalidRequest, NotEnoughBudget
 from services.trainer.domain import Evaluation, Hyperparameters, Model, StopReason, Trial, granted
 from services.trainer.planner import classifier, detector
 from services.trainer.planner.budget import BudgetView
 from services.trainer.planner.costs import expected_seconds, reserve_seconds
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
+from services.trainer.prediction_cost import least_seconds
 from services.vision.card import ModelKind
 
 SAFETY = 1.5  # factor on the first recipe's predicted cost, in the minimum budget
@@ -71,6 +72,22 @@ def check_budget(model: Model, image_count: int, test_count: int) -> None:
             minimum_seconds=_round_up(minimum),
             suggested_seconds=_round_up(suggested_budget(*asked)),
         )
+
+
+def check_prediction_cost(kind: ModelKind, wanted: Hyperparameters) -> None:
+    """InvalidRequest, with the minimum, if not even the cheapest prediction keeps to the limit."""
+    limit = wanted.max_prediction_seconds
+    least, network = least_seconds(kind, wanted.backbones, wanted.resolution)
+    if limit is not None and limit < least:
+        problem = (
+            f"{limit * 1000:g} ms is less than the least that a prediction costs: {_milliseconds(least)} ({network})."
+        )
+        raise InvalidRequest(field="model.training_parameters.hyperparameters.max_prediction_cost", problem=problem)
+
+
+def _milliseconds(seconds: float) -> str:
+    """Rounded up to a microsecond, so that it can be requested."""
+    return f"{-(-round(seconds * 1e9) // 1000) / 1000:g} ms"
 
 
 def _next_trial(model: Model, trials: list[Trial], *, shared: bool = False) -> StartTrial | StopReason | Wait:

@@ -132,4 +132,5 @@ def _served(best: Trial, trials: list[Trial], compared: int) -> Served:
         performance=scored.performance,
         performance_key=scored.performance_key,
         compared=compared,
+        prediction_seconds=result.prediction_seconds,
     )

@@ -192,6 +192,7 @@ class Supervision:
             epochs=result.epochs,
             warnings=result.warnings,
             boxes=result.boxes,
+            prediction_seconds=result.prediction_seconds,
             mirror=result.mirror,
             features=features,
         )

@@ -30,6 +30,8 @@ class Hyperparameters:
     max_rung: int | None = None  # the highest rung: 0 trains a head on frozen features, 1 fine-tunes
     max_trials: int | None = None
     resolution: int | None = None  # the side to which images are scaled, in pixels
+    # The most that predicting one image may cost, on one core of the reference device: `50ms`, seconds or a timedelta.
+    max_prediction_cost: str | float | timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class ModelData:
     error: SightlineError | None  # why it is FAILED
     version: str  # of the weights that are served; empty until there are any
     best_trial: str  # the one that produced them
+    prediction_cost: timedelta | None  # of one image with them, on one core of the reference device
     categories: tuple[str, ...]  # in the order of the model's outputs
     warnings: tuple[str, ...]
     ledger: tuple[LedgerEntry, ...]  # only from `get`
@@ -94,6 +97,7 @@ class ModelData:
             error=failure(message),
             version=message.model_version,
             best_trial=message.best_trial,
+            prediction_cost=span(message.prediction_cost) if message.HasField("prediction_cost") else None,
             categories=tuple(message.categories),
             warnings=tuple(message.warnings),
             ledger=tuple(

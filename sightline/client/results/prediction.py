@@ -18,6 +18,15 @@ class Tag:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionSet:
+    """Categories, most confident first, that contain the image's true one with the probability `coverage`."""
+
+    coverage: float
+    categories: tuple[str, ...]
+    calibration_image_count: int  # images that the model was calibrated on
+
+
+@dataclass(frozen=True, slots=True)
 class Box:
     """A box in whole pixels of the upright image."""
 
@@ -56,6 +65,7 @@ class Prediction(Sequence[Tag | Object]):
     kind: ModelKind = ModelKind.UNKNOWN  # of the model
     tags: tuple[Tag, ...] = ()  # from a classifier
     objects: tuple[Object, ...] = ()  # from a detector
+    prediction_set: PredictionSet | None = None  # from a classifier, if `coverage` was requested
     width: int = 0  # pixels of the upright image
     height: int = 0
     model_version: str = ""  # of the weights
@@ -74,6 +84,7 @@ class Prediction(Sequence[Tag | Object]):
                 Object(Box(o.bounding_box.x, o.bounding_box.y, o.bounding_box.w, o.bounding_box.h), _tags(o.tags))
                 for o in result.objects_result.values
             ),
+            prediction_set=_prediction_set(result.tags_result),
             width=message.metadata.width,
             height=message.metadata.height,
             model_version=message.model_version,
@@ -94,6 +105,13 @@ class Prediction(Sequence[Tag | Object]):
         if self.error:
             raise self.error
         return self.objects or self.tags
+
+
+def _prediction_set(result: prediction_pb2.TagsResult) -> PredictionSet | None:
+    if not result.HasField("prediction_set"):
+        return None
+    found = result.prediction_set
+    return PredictionSet(found.coverage, tuple(found.categories), found.calibration_image_count)
 
 
 def _tags(tags: Sequence[prediction_pb2.Tag]) -> tuple[Tag, ...]:

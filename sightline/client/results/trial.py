@@ -48,6 +48,7 @@ class Trial:
     score_metric: str  # a field of Performance
     standard_error: float | None  # of the score
     cost: timedelta  # charged to the budget so far
+    prediction_cost: timedelta | None  # of one image with the result, on one core of the reference device
     attempts: int  # above 1 if a worker died
     progress: float  # 0..1
     features: FeatureUse | None  # None of a detector, and without a result
@@ -68,6 +69,7 @@ class Trial:
             score_metric=message.score_metric,
             standard_error=given(message, "standard_error"),
             cost=span(message.cost),
+            prediction_cost=span(message.prediction_cost) if message.HasField("prediction_cost") else None,
             attempts=message.attempts,
             progress=message.progress,
             features=_features(message.features) if message.HasField("features") else None,

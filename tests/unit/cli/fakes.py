@@ -215,6 +215,9 @@ class PredictionFake(ps_grpc.PredictionServiceServicer):
         self.fakes.check(context, "AnalyzeImage", request)
         values = [Tag(name=name, confidence=confidence) for name, confidence in self.fakes.tags]
         result = CustomModelResult(tags_result=TagsResult(values=values))
+        if request.HasField("coverage"):
+            result.tags_result.prediction_set.coverage = request.coverage
+            result.tags_result.prediction_set.categories.extend(name for name, _ in self.fakes.tags)
         if self.fakes.objects is not None:
             result = CustomModelResult(objects_result=ObjectsResult())
             for number, (name, confidence, (x, y, w, h)) in enumerate(self.fakes.objects, 1):

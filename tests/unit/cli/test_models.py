@@ -26,13 +26,24 @@ from tests.unit.cli.fakes import Fakes, status
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("1h1m1s", 3661), ("1S", 1)]
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("1.5h", 5400),
+        ("1h1m1s", 3661),
+        ("1S", 1),
+        ("50ms", 0.05),
+        ("1s500ms", 1.5),
+        ("1m1ms", 60.001),
+    ],
 )
 def test_common_spellings_of_durations_are_parsed(text: str, seconds: int) -> None:
     assert parse_duration(text) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("text", ["", "10", "m", "ten minutes", "-5m", "5m1h", "1d"])
+@pytest.mark.parametrize("text", ["", "10", "m", "ten minutes", "-5m", "5m1h", "1d", "5ms1s"])
 def test_a_malformed_duration_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="10m"):
         parse_duration(text)
@@ -303,3 +314,17 @@ def test_advice_is_printed_as_sentences_or_as_json(sightline: Command, fakes: Fa
     document = json.loads(sightline("models", "advise", "m", "--json").out)
     assert document["advice"][0]["question"] == "More images"
     assert "classifiers only" in document["advice"][0]["sentences"][0]
+
+
+def test_a_limit_of_a_predictions_cost_is_sent_and_the_cost_is_shown(sightline: Command, fakes: Fakes) -> None:
+    fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets")
+    arguments = ("models", "train", "m", "--dataset", "pets", "--budget", "10m", "--max-prediction-cost", "50ms")
+    assert sightline(*arguments).code == 0
+    made = fakes.models["models/m"]
+    assert made.training_parameters.hyperparameters.max_prediction_cost.ToTimedelta() == timedelta(milliseconds=50)
+    made.prediction_cost.FromTimedelta(timedelta(microseconds=23_510))
+    assert "24 ms an image" in sightline("models", "show", "m").out
+    trial = Trial(name="models/m/trials/t000", state=Trial.SUCCEEDED)
+    trial.prediction_cost.FromTimedelta(timedelta(microseconds=134_200))
+    fakes.trials = [trial]
+    assert "134 ms" in sightline("models", "trials", "m").out

@@ -221,3 +221,28 @@ class _Unreachable(grpc.RpcError, grpc.Call):
 
     def add_callback(self, callback) -> bool:
         return False
+
+
+def test_a_coverage_adds_the_prediction_set_to_the_table_and_the_document(
+    sightline: Command, fakes: Fakes, image_file: Path
+) -> None:
+    fakes.tags = [("cat", 0.5), ("sea dog", 0.45), ("owl", 0.05)]
+    shown = sightline("predict", "m", image_file, "--coverage", 0.9, "--top", 1).out
+    assert "SET AT 90 %" in shown
+    assert "cat, sea dog, owl" in shown
+    answer = sightline("predict", "m", image_file, "--coverage", 0.9, "--json").json
+    found = answer["customModelResult"]["tagsResult"]["predictionSet"]
+    assert (found["coverage"], found["categories"]) == (0.9, ["cat", "sea dog", "owl"])
+    assert "SET AT" not in sightline("predict", "m", image_file).out
+
+
+def test_a_coverage_that_the_model_cannot_give_says_which_it_can(
+    sightline: Command, fakes: Fakes, image_file: Path
+) -> None:
+    why = (
+        "models/m cannot give prediction sets of coverage 0.9: it was calibrated on 4 images, which allow at most 0.8."
+    )
+    fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.FAILED_PRECONDITION, "CoverageUnavailable", why)]
+    outcome = sightline("predict", "m", image_file, "--coverage", 0.9)
+    assert outcome.code == 9
+    assert "at most 0.8" in outcome.err

@@ -206,6 +206,26 @@ def test_the_request_follows_the_arguments(client: Client, fakes: Fakes, photo: 
         client.predict("m", photo, threshold=0.5, suggested_thresholds=True)
 
 
+def test_a_prediction_set_comes_with_the_coverage_that_was_requested(client: Client, photo: Path) -> None:
+    assert client.predict("m", photo).prediction_set is None
+    found = client.predict("m", photo, coverage=0.9).prediction_set
+    assert found is not None
+    assert (found.coverage, found.categories) == (0.9, ("cat", "dog"))
+    (among,) = client.predict_many("m", [photo], coverage=0.8)
+    assert among.prediction_set is not None
+    assert among.prediction_set.coverage == 0.8
+
+
+def test_a_coverage_that_the_model_cannot_give_has_the_highest_that_it_can(
+    client: Client, fakes: Fakes, photo: Path
+) -> None:
+    refusal = status(grpc.StatusCode.FAILED_PRECONDITION, "CoverageUnavailable", "No.", highest_coverage="0.8")
+    fakes.errors["AnalyzeImage"] = [refusal]
+    with pytest.raises(errors.CoverageUnavailable) as refused:
+        client.predict("m", photo, coverage=0.9)
+    assert refused.value.highest == 0.8
+
+
 def test_a_refused_image_does_not_affect_the_others(client: Client, fakes: Fakes, photo: Path) -> None:
     refusal = status(
         grpc.StatusCode.INVALID_ARGUMENT, "InvalidImageSize", "image: is 40 x 40 pixels", file="image", problem="is"

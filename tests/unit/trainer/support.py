@@ -22,6 +22,7 @@ from services.trainer.datasets import Dataset, DatasetState, Snapshot
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, TrialResult
 from services.trainer.insight import Insight
 from services.trainer.performance import Coverage, Interval, Performance, Source, TagPerformance
+from services.trainer.prediction_cost import recipe_seconds
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
 from services.trainer.recipe import BoxStatistics
 from services.trainer.reconcile import jobs
@@ -181,6 +182,7 @@ def result(trial: Trial, right: int = 80, **changes: Any) -> TrialResult:
         weights_source=WeightsSource.FOLDER,
         resolution=224,
         backbones=("mobilenet_v2", "resnet18"),
+        prediction_seconds=recipe_seconds(trial.recipe),
     )
     return replace(brought, **changes)
 

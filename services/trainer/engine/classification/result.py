@@ -15,9 +15,11 @@ from services.trainer.engine.session import Session
 from services.trainer.insight import Insight, LearningCurve, Mistake
 from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Interval, Performance, Source
+from services.trainer.prediction_cost import bundle_seconds
 from services.vision.card import CardBackbone, ModelCard, ModelKind, WeightsSource
 from services.vision.classifier import Classifier, ClassifierNetwork
 from services.vision.intervals import wilson_interval
+from services.vision.prediction_sets import Calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
         insight=Insight(mistakes=_mistakes(images, finished), learning_curve=finished.learning_curve),
         mirror=finished.mirror,
         features=session.features,
+        prediction_seconds=bundle_seconds(card.kind, card.backbones),
     )
 
 
@@ -100,4 +103,12 @@ def _card(images: Images, finished: Finished, measured: Performance) -> ModelCar
         bare_card(ModelKind.GENERIC_CLASSIFIER, images, finished.cards),
         temperature=finished.temperature,
         thresholds=tuple(0.5 if value is None else value for value in suggested),
+        calibration=_calibration(images, finished),
     )
+
+
+def _calibration(images: Images, finished: Finished) -> Calibration:
+    """Of all images that had no part in fitting what predicted them."""
+    logits = np.concatenate([finished.selection_logits, finished.held_out_logits])
+    labels = images.labels[np.concatenate([finished.selected, finished.held_out])]
+    return Calibration.of(softmax(logits), labels)

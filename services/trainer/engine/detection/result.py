@@ -17,6 +17,7 @@ from services.trainer.engine.split import Partition
 from services.trainer.insight import Insight, Mistake
 from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Performance, Source
+from services.trainer.prediction_cost import bundle_seconds
 from services.vision.card import ModelCard, ModelKind
 from services.vision.detector import Detector
 from services.vision.detector_network import DetectorNetwork
@@ -64,6 +65,7 @@ def finish(
         steps=found.steps,
         boxes=scenes.statistics(),
         insight=Insight(mistakes=_mistakes(scenes, partition, found, detector.card.thresholds)),
+        prediction_seconds=bundle_seconds(detector.card.kind, detector.card.backbones),
     )
 
 

@@ -15,6 +15,7 @@ from services.trainer.ledger import total
 from services.trainer.planner import costs, detector_recipes
 from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
+from services.trainer.prediction_cost import keeps_to, least_seconds
 from services.trainer.recipe import BoxStatistics, Depth, Recipe
 from services.trainer.work import Work
 from services.vision.card import ModelKind, WeightsSource
@@ -124,6 +125,7 @@ wanted = st.builds(
     max_rung=st.none() | st.integers(0, 2),
     max_trials=st.none() | st.integers(1, 5),
     resolution=st.none() | st.sampled_from([320, 640]),
+    max_prediction_seconds=st.none() | st.floats(0.0005, 1.0),
 )
 statistics = st.none() | st.builds(
     BoxStatistics,
@@ -190,6 +192,8 @@ def test_every_training_ends_within_its_budget(
     assert asked.max_trials is None or len(trials) <= asked.max_trials
     assert asked.max_rung is None or all(recipe.rung <= asked.max_rung for recipe in recipes)
     assert asked.resolution is None or all(recipe.resolution == asked.resolution for recipe in recipes)
+    if (asked.max_prediction_seconds or 1) >= least_seconds(DETECTOR, asked.backbones, asked.resolution)[0]:
+        assert all(keeps_to(recipe, asked.max_prediction_seconds) for recipe in recipes)
     assert all(recipe.resolution % 32 == 0 and recipe.kind is DETECTOR for recipe in recipes)
     if present.served is None:
         assert isinstance(step, Fail)

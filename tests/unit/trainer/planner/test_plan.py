@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from services.kit.errors import Failure, NotEnoughBudget
+from services.kit.errors import Failure, InvalidRequest, NotEnoughBudget
 from services.trainer.domain import (
     MAX_TRIALS,
     Evaluation,
@@ -21,8 +21,9 @@ from services.trainer.domain import (
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.performance import Source
 from services.trainer.planner import classifier_recipes, costs
-from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
+from services.trainer.planner.plan import check_budget, check_prediction_cost, minimum_budget, plan, suggested_budget
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
+from services.trainer.prediction_cost import keeps_to, recipe_seconds
 from services.trainer.work import Work
 from services.vision.card import ModelKind
 from services.vision.catalogue import BACKBONES
@@ -44,7 +45,17 @@ wanted = st.builds(
     max_rung=st.none() | st.integers(0, 2),
     max_trials=st.none() | st.integers(1, 5),
     resolution=st.none() | st.sampled_from([32, 224, 512]),
+    max_prediction_seconds=st.none() | st.floats(0.001, 0.3),
 )
+
+
+def refused(asked: Hyperparameters) -> bool:
+    """Whether CreateModel refuses the limit of a prediction's cost."""
+    try:
+        check_prediction_cost(CLASSIFIER, asked)
+    except InvalidRequest:
+        return True
+    return False
 
 
 def planned(model: Model, number: int, step: StartTrial) -> Trial:
@@ -139,6 +150,8 @@ def test_every_training_ends_within_its_budget(
     assert asked.max_trials is None or len(trials) <= asked.max_trials
     assert asked.max_rung is None or all(trial.recipe.rung <= asked.max_rung for trial in trials)
     assert asked.resolution is None or all(trial.recipe.resolution == asked.resolution for trial in trials)
+    if not refused(asked):
+        assert all(keeps_to(trial.recipe, asked.max_prediction_seconds) for trial in trials)
     if present.served is None:
         assert isinstance(step, Fail)
         assert step.error.message
@@ -283,3 +296,51 @@ def test_very_many_images_are_seen_in_one_framing_and_not_mirrored() -> None:
     for count, framings, views in ((5_000, 2, 2), (20_000, 2, 1), (20_001, 1, 1)):
         head, _ = classifier_recipes.pretrained(TWO, Hyperparameters(), count)
         assert (len(head.framings), head.views) == (framings, views)
+
+
+def climbed(limit: float | None, known: tuple[str, ...], images: int = 100, **asked: object) -> list[Trial]:
+    """The trials of a training with a large budget whose scores improve, and a limit of a prediction's cost."""
+    narrowed = Hyperparameters(max_prediction_seconds=limit, **asked)  # type: ignore[arg-type]  # any of its fields
+    present = training(budget=timedelta(hours=9), hyperparameters=narrowed)
+    present, trials = replace(present, training=snapshot(count=images)), list[Trial]()
+    while isinstance(step := plan(served(present, trials), trials, None), StartTrial):
+        trials.append(ended(planned(present, len(trials), step), "succeed", 1e-5, 50 + len(trials), known))
+    return trials
+
+
+def test_a_limit_of_a_predictions_cost_leaves_out_framings_and_networks() -> None:
+    known = ("mobilenet_v2", "efficientnet_lite2")
+    shapes = {
+        limit: [(len(trial.recipe.backbones), len(trial.recipe.framings)) for trial in climbed(limit, known)]
+        for limit in (None, 1.0, 0.1, 0.05, 0.03)
+    }
+    assert shapes[None] == shapes[1.0] == [(1, 1), (2, 2)]
+    assert shapes[0.1] == [(1, 1), (2, 1)]
+    assert shapes[0.05] == [(1, 1), (1, 2)]
+    assert shapes[0.03] == [(1, 1), (1, 1)], "mirrored views cost a prediction nothing"
+
+
+def test_a_fine_tuning_keeps_to_the_limit_with_its_companions() -> None:
+    known = ("mobilenet_v2", "efficientnet_lite2")
+    free, bound = (climbed(limit, known, 1_000)[-1].recipe for limit in (None, 0.1))
+    assert (free.rung, bound.rung) == (1, 1)
+    assert recipe_seconds(free) > 0.1 >= recipe_seconds(bound)
+    assert bound.backbones[0] == free.backbones[0]
+
+
+def test_a_limit_below_the_first_network_gives_it_a_smaller_input() -> None:
+    (first, *_) = climbed(0.01, ("mobilenet_v2",))
+    assert (first.recipe.backbones, first.recipe.resolution) == (("mobilenet_v2",), 160)
+
+
+def test_a_limit_below_the_cheapest_prediction_is_refused_with_the_minimum() -> None:
+    with pytest.raises(InvalidRequest, match=r"1 ms is less than .*: 2\.613 ms \(mobilenet_v3_small\)") as caught:
+        check_prediction_cost(CLASSIFIER, Hyperparameters(max_prediction_seconds=0.001))
+    assert caught.value.metadata["field"].endswith("hyperparameters.max_prediction_cost")
+    check_prediction_cost(CLASSIFIER, Hyperparameters(max_prediction_seconds=0.002613))
+    (first, *_) = climbed(0.002613, ("mobilenet_v2",))
+    assert first.recipe.backbones == ("mobilenet_v3_small",)
+    with pytest.raises(InvalidRequest, match="resnet50"):
+        check_prediction_cost(
+            CLASSIFIER, Hyperparameters(max_prediction_seconds=0.05, resolution=224, backbones=("resnet50",))
+        )

@@ -12,6 +12,7 @@ from services.trainer.engine.data import Floats, Indices
 from services.trainer.engine.split import divide
 from services.trainer.performance import Source
 from services.trainer.recipe import Split
+from services.vision.prediction_sets import Calibration
 
 
 def blobs(rows: int, width: int, seed: int = 0) -> tuple[Floats, Indices]:
@@ -213,3 +214,18 @@ def test_temperature_undoes_overconfidence_and_no_fold_calibrates_itself():
     other = labels.copy()
     other[fold == 0] = 0
     assert np.array_equal(calibrated_across(logits * 8, other, fold)[fold == 0], across[fold == 0])
+
+
+def test_sets_calibrated_out_of_fold_contain_the_category_of_new_images_as_often_as_promised() -> None:
+    covered: list[float] = []
+    for seed in range(12):
+        features, labels = blobs(2090, 12, seed)
+        partition = divide(labels[:90], Split())
+        head = fit_head([[features[:90]]], labels[:90], partition.fold, partition.folds, 3)
+        calibration = Calibration.of(softmax(head.out_of_fold), labels[:90])
+        threshold = calibration.threshold(0.9)
+        assert threshold is not None
+        fresh = softmax(head.logits([features[90:]]))
+        covered.append(float((fresh[np.arange(2000), labels[90:]] >= threshold).mean()))
+        assert (fresh >= threshold).sum(axis=1).mean() < 3, "not simply every category"
+    assert 0.87 <= np.mean(covered) <= 0.96

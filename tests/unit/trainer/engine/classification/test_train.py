@@ -30,6 +30,7 @@ from services.trainer.messages import (
     TrainTask,
 )
 from services.trainer.performance import Coverage, Source, UnknownCategory
+from services.trainer.prediction_cost import recipe_seconds
 from services.trainer.predictions import Predictions, read_predictions
 from services.trainer.recipe import Depth, Framing, Split
 from services.vision import bundle
@@ -170,6 +171,33 @@ def test_a_network_without_weights_is_replaced_by_one_that_has_them(snapshot, tm
     assert sum("squeezenet1_1 took its place" in warning for warning in result.warnings) == 1
 
 
+@pytest.mark.parametrize("framings", [(Framing.STRETCH,), (Framing.STRETCH, Framing.CROP)])
+@pytest.mark.parametrize("resolution", [0, 64])
+@pytest.mark.parametrize("make", [linear_recipe, tuning_recipe])
+def test_a_result_says_what_a_prediction_costs_as_its_recipe_did(snapshot, pretrained, make, framings, resolution):
+    recipe = make(pretrained=True, framings=framings, resolution=resolution, max_epochs=2)
+    result, _ = _trained(task_for(snapshot, recipe))
+    assert result.prediction_seconds == pytest.approx(recipe_seconds(recipe))
+    card = bundle.load_card(Path(result.bundle_directory))
+    assert len(card.backbones) == len(framings) + recipe.rung
+
+
+def test_a_network_that_takes_anothers_place_keeps_to_the_limit_of_a_predictions_cost(snapshot, tmp_path):
+    torch.manual_seed(0)
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    state = torchvision.models.squeezenet1_1(weights=None).state_dict()
+    safetensors.torch.save_file(state, folder / "squeezenet1_1.safetensors")
+    used: dict[float, set[str]] = {}
+    for limit in (0.02, 0.011):
+        recipe = linear_recipe(pretrained=True, backbones=("mobilenet_v3_small",), max_prediction_seconds=limit)
+        task = msgspec.structs.replace(task_for(snapshot, recipe), weights_directory=str(folder))
+        result, _ = _trained(task)
+        used[limit] = {each.name for each in bundle.load_card(Path(result.bundle_directory)).backbones}
+        assert result.prediction_seconds <= limit
+    assert used == {0.02: {"squeezenet1_1"}, 0.011: {"mobilenet_v3_small"}}
+
+
 def test_features_are_computed_once_for_a_snapshot(snapshot, monkeypatch):
     first, _ = _trained(task_for(snapshot, linear_recipe()))
 
@@ -246,6 +274,26 @@ def test_with_enough_images_a_hold_out_reports_and_selection_never_sees_it(tmp_p
     assert result.performance.image_count == 12
     predictions = _classified(result)
     assert len(predictions.image_ids) == 48
+
+
+def test_a_card_is_calibrated_on_every_image_that_its_prediction_was_not_fitted_on(tmp_path):
+    snapshot = write_snapshot(tmp_path / "snapshot", per_category=20)
+    result, _ = _trained(task_for(snapshot, linear_recipe(), split=Split(holdout_fraction=0.2)))
+    calibration = bundle.load_card(Path(result.bundle_directory)).calibration
+    assert calibration is not None
+    assert calibration.image_count == 60
+    predicted = _classified(result)
+    true = [row[label] for row, label in zip(predicted.probabilities, predicted.labels, strict=True)]
+    assert np.isin(np.array(true, np.float32), np.array(calibration.probabilities, np.float32)).all(), "out of fold"
+    assert list(calibration.probabilities) == sorted(calibration.probabilities, reverse=True)
+
+
+def test_a_fine_tuning_is_calibrated_on_the_fold_that_it_did_not_train_on(tmp_path):
+    snapshot = write_snapshot(tmp_path / "snapshot", per_category=10)
+    result, _ = _trained(task_for(snapshot, tuning_recipe(max_epochs=2)))
+    calibration = bundle.load_card(Path(result.bundle_directory)).calibration
+    assert calibration is not None
+    assert calibration.image_count == len(_classified(result).labels) < 10
 
 
 def test_rung_1_learns_shapes_from_random_weights(tmp_path):
