@@ -12,6 +12,7 @@ from services.kit.caller_fields import Changes, check_caller_fields
 from services.kit.clock import Clock
 from services.kit.collection import create_once
 from services.kit.errors import (
+    BlobNotFound,
     EvaluationAlreadyExists,
     EvaluationNotFound,
     InvalidRequest,
@@ -23,6 +24,7 @@ from services.kit.errors import (
 )
 from services.kit.paging import page_of
 from services.kit.records import Versioned
+from services.trainer.base_model import base_model
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import (
     Dataset,
@@ -82,7 +84,8 @@ class Models:
         )
 
     async def _checked(self, model: Model) -> Model:
-        check_prediction_cost(model.model_kind, model.hyperparameters)
+        model = await self._based(model)
+        check_prediction_cost(model.model_kind, model.wanted)
         training = await usable(self._datasets, model.training_dataset)
         test = await usable(self._datasets, model.test_dataset) if model.test_dataset else None
         if training.state is DatasetState.READY:
@@ -94,6 +97,26 @@ class Models:
                 check_categories(test, training.category_names, model.model_kind)
             check_budget(model, training.image_count, test.image_count if test else 0)
         return model
+
+    async def _based(self, model: Model) -> Model:
+        """The model with what the present version of its base model brings, if it has one.
+
+        ModelNotFound, ModelNotReady if that has no bundle, InvalidRequest if it is of another kind.
+        """
+        if not model.base_model:
+            return model
+        base = (await self._store.models.get(model.base_model)).value
+        if base.model_kind is not model.model_kind:
+            problem = f"{base.name} is a {base.model_kind}; a {model.model_kind} continues one of its own kind."
+            raise InvalidRequest(field="model.training_parameters.base_model", problem=problem)
+        if base.served is None:
+            raise _not_ready(base)
+        served = base.served
+        try:
+            card = read_card(await self._blobs.get(f"{served.bundle_key}{CARD_FILE}"))
+        except BlobNotFound:
+            raise ModelNotFound(name=base.name) from None  # it is being deleted
+        return replace(model, base=base_model(base.name, served.version, served.bundle_key, card))
 
     async def get(self, name: str) -> Versioned[Model]:
         """The current model; ModelNotFound."""
@@ -234,8 +257,7 @@ class Evaluations:
 
     def _drafted(self, model: Model, dataset: Dataset, draft: Draft) -> Evaluation:
         if model.served is None:
-            remedy = "train another model" if model.ended else "wait until its training has a first result"
-            raise ModelNotReady(name=model.name, state=model.state, remedy=remedy)
+            raise _not_ready(model)
         now = self._clock.now()
         return Evaluation(
             name=f"{model.name}/evaluations/{draft.id}",
@@ -288,3 +310,8 @@ class Evaluations:
             if found.value.work.ended:
                 return
         raise EvaluationNotFound(name=name)
+
+
+def _not_ready(model: Model) -> ModelNotReady:
+    remedy = "train another model" if model.ended else "wait until its training has a first result"
+    return ModelNotReady(name=model.name, state=model.state, remedy=remedy)

@@ -10,6 +10,7 @@
              └──────────────────────────────┘
 """
 
+import dataclasses
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,6 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from services.kit.errors import Failure, WrongState
+from services.trainer.base_model import BaseModel
 from services.trainer.datasets import Snapshot
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.ledger import ZERO, total
@@ -98,6 +100,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     create_time: datetime
     update_time: datetime
     test_dataset: str = ""
+    base_model: str = ""  # models/{model}, as requested
+    base: BaseModel | None = None  # what it was then
     hyperparameters: Hyperparameters = Hyperparameters()
     display_name: str = ""
     custom_properties: dict[str, str] = {}
@@ -140,6 +144,23 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         """Prefix of all its blobs; a later model of the same name has another."""
         return f"{self.name}/{self.uid}/"
 
+    @property
+    def base_key(self) -> str:
+        """Prefix of its copy of the base model's bundle."""
+        return f"{self.blob_prefix}base/"
+
+    @property
+    def wanted(self) -> Hyperparameters:
+        """The hyperparameters; what they leave open is as in the base model, if there is one."""
+        given, base = self.hyperparameters, self.base
+        if base is None:
+            return given
+        return dataclasses.replace(
+            given,
+            backbones=given.backbones or base.networks,
+            resolution=given.resolution or base.resolution,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
@@ -178,6 +199,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     recipe: Recipe
     holdout_fraction: float
     seed: int
+    base_key: str = ""  # prefix of the bundle that it continues; empty: none
     expected_seconds: float = 0.0
     # Name of the trial whose settings it repeats, for longer or on more images; empty if it repeats none.
     parent_trial: str = msgspec.field(name="forerunner", default="")

@@ -36,6 +36,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     weights_directory: str | None = None
     installed_weights: bool = False  # those in installed packages too, if neither that directory nor the cache has them
     download_weights: bool = False  # if nothing on this machine has them
+    base_directory: str | None = None  # the bundle of the model that it continues
     checkpoint_path: str | None = None  # of an earlier attempt: continue from there
     checkpoint_seconds: float = 5.0  # minimum time between two checkpoints
     split: Split = Split()

@@ -8,7 +8,7 @@ from services.kit import names
 from services.kit.blobs import to_uri
 from services.kit.caller_fields import check_request_id
 from services.kit.clock import Clock
-from services.kit.errors import InvalidRequest, NotServedYet
+from services.kit.errors import InvalidRequest
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_duration, to_timestamp
 from services.trainer.domain import (
@@ -43,9 +43,7 @@ def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> M
     parameters = message.training_parameters
     kind = _model_kind(parameters.model_kind)
     if parameters.base_model:
-        raise NotServedYet(
-            rpc="training_parameters.base_model", detail="leave it empty to start from pretrained weights"
-        )
+        names.parse(parameters.base_model, "models", field="model.training_parameters.base_model")
     training = dataset_name(parameters.training_dataset, "model.training_parameters.training_dataset")
     test = ""
     if message.HasField("evaluation_parameters"):
@@ -60,6 +58,7 @@ def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> M
         create_time=now,
         update_time=now,
         test_dataset=test,
+        base_model=parameters.base_model,
         hyperparameters=_hyperparameters(parameters.hyperparameters, kind),
         display_name=message.display_name,
         custom_properties=dict(message.custom_properties),
@@ -150,6 +149,7 @@ def model_message(
         categories=model.categories,
         warnings=model.warnings,
         snapshot_digest=model.training.digest if model.training else "",
+        base_model_version=model.base.version if model.base else "",
     )
     if model.test_dataset:
         message.evaluation_parameters.test_dataset = model.test_dataset
@@ -178,6 +178,7 @@ def _parameters_message(model: Model) -> model_pb2.TrainingParameters:
     given = model.hyperparameters
     return model_pb2.TrainingParameters(
         training_dataset=model.training_dataset,
+        base_model=model.base_model,
         time_budget=to_duration(model.budget),
         model_kind=model_pb2.TrainingParameters.ModelKind.Value(model.model_kind),
         hyperparameters=model_pb2.Hyperparameters(

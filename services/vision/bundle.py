@@ -50,6 +50,11 @@ def verify(directory: Path) -> None:
         raise BundleCorrupt(f"{DIGESTS_FILE}: {fault}") from fault
 
 
+def weights_sha256(directory: Path) -> str:
+    """The digest of the weights file, as `digests.json` has it."""
+    return msgspec.json.decode((directory / DIGESTS_FILE).read_bytes(), type=dict[str, str])[WEIGHTS_FILE]
+
+
 def load_card(directory: Path) -> ModelCard:
     """The card alone, unverified; raises BundleCorrupt."""
     try:

@@ -36,6 +36,7 @@ class WeightsSource(StrEnum):
     PACKAGE = "PACKAGE"
     STORE = "STORE"
     FOLDER = "FOLDER"
+    BASE_MODEL = "BASE_MODEL"
     RANDOM = "RANDOM"
 
 
@@ -110,6 +111,7 @@ class CardBackbone:
     weights_source: WeightsSource  # where its initial weights came from
     weights_sha256: str = ""
     normalised: bool = False  # the head reads its features scaled to unit length
+    tuned: bool = False  # training changed its weights
     shares: int | None = None  # index of an earlier backbone with the same weights, which sees the image another way
     middle: bool = False  # the head reads the features of the stage before the last too, after those of the last
 

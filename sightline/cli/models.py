@@ -42,6 +42,7 @@ def train(
     budget: Annotated[str, typer.Option(help="Compute budget, e.g. 90s, 10m or 1h30m. Waiting costs nothing.")],
     test_dataset: Annotated[str, typer.Option(help="The dataset to measure on; by default held-out images.")] = "",
     kind: Annotated[Kind | None, typer.Option(help="The kind of model; by default, the dataset decides.")] = None,
+    base_model: Annotated[str, typer.Option(help="A model to continue: training starts from its networks.")] = "",
     max_prediction_cost: Annotated[
         str,
         typer.Option(
@@ -62,6 +63,7 @@ def train(
             budget=span,
             test_dataset=test_dataset or None,
             kind=kind.value if kind else None,
+            base_model=base_model or None,
             hyperparameters=narrowed,
         )
         if watch:
@@ -202,6 +204,7 @@ def print_model(model: ModelData) -> None:
         ("state", state(model.state)),
         ("kind", _kind(model)),
         ("trained on", escape(model.dataset)),
+        ("continues", escape(f"{model.base_model}, version {model.base_model_version}") if model.base_model else ""),
         ("doing", escape(f"{doing} {detail}") if model.end_time is None else ""),
         ("budget", f"{duration(model.cost)} used of {duration(model.budget)}{stopped}"),
         ("best trial", escape(bare_name(model.best_trial))),

@@ -33,17 +33,22 @@ class Models:
         test_dataset: str | Named | None = None,
         kind: ModelKind | str | None = None,
         display_name: str = "",
+        base_model: str | Named | None = None,
         hyperparameters: Hyperparameters | None = None,
     ) -> Model:
         """Starts a training and returns immediately; `wait()` waits for its end.
 
         The training never uses more compute than the `budget`: `10m`, seconds, or a timedelta. The model is measured
-        on the `test_dataset`, or on images held out from the `dataset`. Without `kind`, the dataset decides.
-        Raises ModelAlreadyExists, DatasetNotFound, DatasetNotReady, NotEnoughBudget, IncorrectModelKind or
-        CategoriesUnknown, and ValueError for a budget that is not a duration.
+        on the `test_dataset`, or on images held out from the `dataset`. Without `kind`, the dataset decides. With a
+        `base_model`, the training continues from its networks.
+        Raises ModelAlreadyExists, DatasetNotFound, DatasetNotReady, NotEnoughBudget, IncorrectModelKind,
+        CategoriesUnknown, ModelNotFound or ModelNotReady (of the base model), and ValueError for a budget that is not
+        a duration.
         """
         kind = ModelKind(kind) if kind else self._kind_for(dataset)
-        request = requests.create_model(name, kind, dataset, test_dataset, budget, display_name, hyperparameters)
+        request = requests.create_model(
+            name, kind, dataset, test_dataset, budget, display_name, base_model, hyperparameters
+        )
         return Model.of(self._calls.ask(self._calls.stubs.models.CreateModel, request), self)
 
     def get(self, name: str | Named) -> Model:
@@ -113,11 +118,14 @@ class AsyncModels:
         test_dataset: str | Named | None = None,
         kind: ModelKind | str | None = None,
         display_name: str = "",
+        base_model: str | Named | None = None,
         hyperparameters: Hyperparameters | None = None,
     ) -> AsyncModel:
         """As `Models.train`."""
         kind = ModelKind(kind) if kind else await self._kind_for(dataset)
-        request = requests.create_model(name, kind, dataset, test_dataset, budget, display_name, hyperparameters)
+        request = requests.create_model(
+            name, kind, dataset, test_dataset, budget, display_name, base_model, hyperparameters
+        )
         return AsyncModel.of(await self._calls.ask(self._calls.stubs.models.CreateModel, request), self)
 
     async def get(self, name: str | Named) -> AsyncModel:

@@ -42,6 +42,7 @@ def create_model(
     test_dataset: str | Named | None,
     budget: Budget,
     display_name: str,
+    base_model: str | Named | None,
     hyperparameters: Hyperparameters | None,
 ) -> models.CreateModelRequest:
     """Trains a model; ValueError for a budget that is not a duration."""
@@ -51,6 +52,8 @@ def create_model(
     wanted.training_dataset = full_name("datasets", dataset)
     wanted.time_budget.FromTimedelta(span_of(budget))
     wanted.model_kind = MODEL_KINDS[ModelKind(kind)]
+    if base_model is not None:
+        wanted.base_model = full_name("models", base_model)
     if hyperparameters:
         narrowed = wanted.hyperparameters
         narrowed.seed = hyperparameters.seed

@@ -318,7 +318,8 @@ async def test_a_model_may_be_created_before_its_dataset_is_validated(trainer: W
         ({"kind": DETECTOR}, INVALID, "incorrectModelKind", "IMAGE_CLASSIFICATION"),
         ({"training_dataset": "datasets/boxes"}, INVALID, "incorrectModelKind", "OBJECT_DETECTION"),
         ({"kind": DETECTOR, **BOXES, "test_dataset": "datasets/test"}, INVALID, "incorrectModelKind", "datasets/test"),
-        ({"base_model": "models/other"}, grpc.StatusCode.UNIMPLEMENTED, "NotServedYet", "base_model"),
+        ({"base_model": "models/other"}, MISSING, "ModelNotFound", "models/other"),
+        ({"base_model": "other"}, INVALID, "InvalidName", "base_model"),
         ({"request_id": "r" * 129}, INVALID, "InvalidRequest", "129"),
         ({"display_name": "d" * 257}, INVALID, "InvalidRequest", "257"),
         ({"custom_properties": {str(n): "" for n in range(11)}}, INVALID, "InvalidRequest", "11 entries"),
@@ -773,6 +774,48 @@ async def test_a_watch_of_a_model_that_is_deleted_ends_with_not_found(trainer: W
     await watch.read()
     await trainer.store.models.delete(M)
     await refused(asyncio.wait_for(watch.read(), 30), MISSING, "ModelNotFound")
+
+
+# Continuing an earlier model.
+
+
+async def test_a_model_continues_another_with_its_networks_and_survives_its_deletion(trainer: World) -> None:
+    narrow = model_pb2.Hyperparameters(max_trials=1, backbones=["resnet18"])
+    base = await trainer.trained(hyperparameters=narrow)
+    await trainer.models.CreateModel(request("next", base_model=M))
+    await trainer.coordinator.reconcile()
+    await trainer.models.DeleteModel(pb.DeleteModelRequest(name=M))
+    await trainer.models.CreateModel(request())  # another model of that name changes nothing
+    while (found := await trainer.get("models/next")).state != model_pb2.Model.SUCCEEDED:
+        await trainer.step()
+    assert (found.training_parameters.base_model, found.base_model_version) == (M, base.model_version)
+    trials = (await trainer.models.ListTrials(pb.ListTrialsRequest(parent="models/next"))).trials
+    assert list(trials[0].recipe.backbones) == ["resnet18"]
+    assert trials[1].recipe.backbones[0] == "resnet18", "what the base brings is preferred"
+    stored = (await trainer.store.trials.get(trials[0].name)).value.base_key
+    assert stored.startswith("models/next/")
+    assert await trainer.blobs.get(f"{stored}weights.safetensors") == b"weights.safetensors"
+
+
+async def test_a_base_model_must_have_a_bundle_and_be_of_the_same_kind(trainer: World) -> None:
+    await trainer.models.CreateModel(request())
+    waiting = trainer.models.CreateModel(request("next", base_model=M))
+    await refused(waiting, PRECONDITION, "ModelNotReady", "models/m is NOT_STARTED")
+    while (await trainer.get()).state != model_pb2.Model.SUCCEEDED:
+        await trainer.step()
+    other = trainer.models.CreateModel(request("next", base_model=M, kind=DETECTOR, **BOXES))
+    await refused(other, INVALID, "InvalidRequest", "base_model: models/m is a GENERIC_CLASSIFIER")
+    await trainer.models.CreateModel(request("next", base_model=M))
+
+
+async def test_a_training_whose_base_model_was_deleted_before_it_started_fails(trainer: World) -> None:
+    await trainer.trained()
+    await trainer.models.CreateModel(request("next", base_model=M))
+    await trainer.models.DeleteModel(pb.DeleteModelRequest(name=M))
+    await trainer.step()
+    found = await trainer.get("models/next")
+    assert found.state == model_pb2.Model.FAILED
+    assert found.error.message.startswith("models/m does not exist")
 
 
 # Not served yet.

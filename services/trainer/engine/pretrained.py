@@ -9,6 +9,7 @@ import safetensors
 
 from services.kit.errors import InvalidRequest
 from services.trainer.engine import choice
+from services.trainer.engine.base_bundle import BaseBundle, base_networks, open_base
 from services.trainer.engine.data import Images
 from services.trainer.messages import TrainTask
 from services.trainer.prediction_cost import keeps_to
@@ -62,8 +63,17 @@ class LoadedBackbone:
             self.weights.sha256,
             normalised=normalised,
             shares=None if self.shares is None else self.shares + shift,
+            tuned=not frozen or self.weights.source is WeightsSource.BASE_MODEL,
             middle=frozen and self.has_middle,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where weights come from: the base model first."""
+
+    found: WeightsResolver
+    base: BaseBundle | None
 
 
 def middle_blocks(backbones: Sequence[LoadedBackbone]) -> tuple[bool, ...]:
@@ -86,9 +96,9 @@ def load_backbones(task: TrainTask, images: Images) -> list[LoadedBackbone]:
     Raises InvalidRequest for an unknown backbone or broken weights.
     """
     loaded: list[LoadedBackbone] = []
-    found = resolver(task)
-    chosen = _chosen(task, images, found) if task.recipe.choose else None
-    for network, weights in [chosen] if chosen else _networks(task, len(images.categories), found):
+    sources = _Sources(resolver(task), open_base(task))
+    chosen = _chosen(task, images, sources) if task.recipe.choose else None
+    for network, weights in [chosen] if chosen else _networks(task, len(images.categories), sources):
         framings = task.recipe.framings if weights.pretrained else (Framing.STRETCH,)
         first = len(loaded)
         for framing in framings:
@@ -99,8 +109,8 @@ def load_backbones(task: TrainTask, images: Images) -> list[LoadedBackbone]:
 
 def detectors_within_reach(task: TrainTask) -> tuple[str, ...]:
     """The detectors whose pretrained weights are on this machine."""
-    found = resolver(task)
-    return tuple(name for name, network in DETECTORS.items() if found.available(network))
+    found, brought = resolver(task), base_networks(task)
+    return tuple(name for name, network in DETECTORS.items() if name in brought or found.available(network))
 
 
 def within_reach(task: TrainTask, used: Sequence[CardBackbone] = ()) -> tuple[str, ...]:
@@ -109,14 +119,15 @@ def within_reach(task: TrainTask, used: Sequence[CardBackbone] = ()) -> tuple[st
     The weights are on this machine, or small and on a site from which `used` has some. If the worker chose the network
     that it used, those that it found too slow are left out.
     """
-    found, sites = resolver(task), {card.weights_source for card in used}
+    found, sites, brought = resolver(task), {card.weights_source for card in used}, base_networks(task)
     names = preferred(choice.device_class(task))
     if task.recipe.choose and used and used[0].name in names:
         names = names[names.index(used[0].name) :]
     return tuple(
         name
-        for name in names
-        if found.available(row := BACKBONES[name])
+        for name in dict.fromkeys((*brought, *names))
+        if name in brought
+        or found.available(row := BACKBONES[name])
         or (row.worth_download and row.download is not None and row.download.source in sites)
     )
 
@@ -128,7 +139,7 @@ def resolver(task: TrainTask) -> WeightsResolver:
     return WeightsResolver(folder, cache, packages=packages, download=task.download_weights)
 
 
-def _networks(task: TrainTask, categories: int, found: WeightsResolver) -> list[tuple[Network, PretrainedWeights]]:
+def _networks(task: TrainTask, categories: int, sources: _Sources) -> list[tuple[Network, PretrainedWeights]]:
     recipe = task.recipe
     if unknown := [name for name in recipe.backbones if name not in BACKBONES]:
         problem = f"{unknown[0]!r} is not a backbone; the backbones are {', '.join(BACKBONES)}"
@@ -141,7 +152,7 @@ def _networks(task: TrainTask, categories: int, found: WeightsResolver) -> list[
     networks: list[tuple[Network, PretrainedWeights]] = []
     missing = ""  # why the first network without weights and without a replacement has none
     for place, name in enumerate(recipe.backbones):
-        network, weights = _pretrained(name, categories, task, found)
+        network, weights = _pretrained(name, categories, task, sources)
         if not weights.pretrained:
             why = weights.note
             other = next((one for one in spare if _fits([*names[:place], one, *names[place + 1 :]], recipe)), None)
@@ -150,7 +161,7 @@ def _networks(task: TrainTask, categories: int, found: WeightsResolver) -> list[
                 continue
             spare.remove(other)
             names[place] = other
-            network, weights = _pretrained(other, categories, task, found)
+            network, weights = _pretrained(other, categories, task, sources)
             weights = replace(weights, note=f"{why} {other} took its place.")
         networks.append((network, replace(weights, state={})))  # the network has them now
     if networks:
@@ -162,13 +173,15 @@ def _networks(task: TrainTask, categories: int, found: WeightsResolver) -> list[
     return [_random(RANDOM_START, categories, task, note)]
 
 
-def _chosen(task: TrainTask, images: Images, found: WeightsResolver) -> tuple[Network, PretrainedWeights] | None:
+def _chosen(task: TrainTask, images: Images, sources: _Sources) -> tuple[Network, PretrainedWeights] | None:
     """The preferred network whose pass over the images fits, or else the fastest; None if none has weights."""
     fastest = None
-    for name in choice.candidates(choice.device_class(task), found):
+    for name in choice.candidates(choice.device_class(task), sources.found):
         if fastest and BACKBONES[name].seconds >= fastest[0].backbone.seconds:
             continue  # slower than what is too slow
-        network, weights = _pretrained(name, len(images.categories), task, found)
+        if not _fits([name], task.recipe):
+            continue
+        network, weights = _pretrained(name, len(images.categories), task, sources)
         if not weights.pretrained:
             continue
         rule = _rule(network, weights, Framing.STRETCH, task.recipe, images)
@@ -187,15 +200,23 @@ def _fits(names: list[str], recipe: Recipe) -> bool:
     return keeps_to(msgspec.structs.replace(recipe, backbones=tuple(names)), recipe.max_prediction_seconds)
 
 
-def _pretrained(
-    name: str, categories: int, task: TrainTask, found: WeightsResolver
-) -> tuple[Network, PretrainedWeights]:
+def _pretrained(name: str, categories: int, task: TrainTask, sources: _Sources) -> tuple[Network, PretrainedWeights]:
+    weights = sources.base.backbone_weights(name) if sources.base else None
     try:
-        return pretrained_network(name, categories, found, seed=task.seed)
+        if weights is None:
+            return pretrained_network(name, categories, sources.found, seed=task.seed)
+        return _continued(build(name, categories, seed=task.seed), weights), weights
     except PackUnusable as fault:
         raise InvalidRequest(field="weights", problem=str(fault)) from fault
     except (safetensors.SafetensorError, RuntimeError) as fault:
         raise InvalidRequest(field="weights", problem=f"the weights of {name} are broken: {fault}") from fault
+
+
+def _continued(network: Network, weights: PretrainedWeights) -> Network:
+    """The network with the weights of a bundle, which has no head of its own for each network."""
+    own = {key: value for key, value in network.state_dict().items() if key.startswith("head.")}
+    network.load_state_dict({**weights.state, **own}, strict=True)
+    return network
 
 
 def _random(name: str, categories: int, task: TrainTask, note: str) -> tuple[Network, PretrainedWeights]:

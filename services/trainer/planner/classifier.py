@@ -72,12 +72,12 @@ def _depends_on(recipe: Recipe, running: tuple[Recipe, ...]) -> bool:
 
 def _recipes(model: Model, trials: list[Trial], image_count: int) -> list[Recipe]:
     """The ladder as far as it is known: the first rung tells which weights there are, and how many images."""
-    wanted = model.hyperparameters
+    wanted = model.wanted
     if not trials:
         return [first(wanted)]
     ladder = _scratch(wanted)
     shown = trials[0].result
-    if shown is not None and (known := _within_reach(shown, wanted)):
+    if shown is not None and (known := _within_reach(shown, model)):
         mirror = all(trial.result.mirror for trial in trials if trial.result)
         ladder = _pretrained(known, wanted, image_count, mirror=mirror)
     if shown is not None and shown.performance.source is Source.CROSS_VALIDATION and model.test is None:
@@ -108,10 +108,10 @@ def _scratch(wanted: Hyperparameters) -> list[Recipe]:
     return [kept for recipe in ladder if (kept := narrowed(recipe, limit)) is not None]
 
 
-def _within_reach(first: TrialResult, wanted: Hyperparameters) -> tuple[str, ...]:
+def _within_reach(first: TrialResult, model: Model) -> tuple[str, ...]:
     """The networks whose pretrained weights the workers have or can have, the preferred ones first."""
+    brought = model.base.networks if model.base else ()
     if first.weights_source is WeightsSource.RANDOM:
         return ()
-    return wanted.backbones or tuple(
-        name for name in first.backbones if name in BACKBONES
-    )  # a newer worker's may not be
+    known = (name for name in first.backbones if name in BACKBONES)  # a newer worker's may not be
+    return model.hyperparameters.backbones or tuple(dict.fromkeys((*brought, *known)))

@@ -32,7 +32,7 @@ def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTr
         return Wait()  # it tells what the boxes are like
     if trials:
         return _Search(model, trials, budget).next()
-    recipe = recipes.head(model.hyperparameters)
+    recipe = recipes.head(model.wanted)
     available = budget.available(recipe)
     return StartTrial(recipe, available, budget.expected(recipe)) if available > 0 else StopReason.BUDGET_REACHED
 
@@ -97,13 +97,15 @@ class _Search:
     @property
     def _known(self) -> tuple[str, ...]:
         """The networks with pretrained weights, preferred ones first; empty if there are none."""
-        asked, first = self.model.hyperparameters.backbones, self.trials[0]
+        brought = self.model.base.networks if self.model.base else ()
+        asked = self.model.hyperparameters.backbones or tuple(dict.fromkeys((*brought, *DETECTORS)))
+        first = self.trials[0]
         if first.result is None:
             return first.recipe.backbones
         found = set(first.result.backbones)
         if first.result.weights_source is not WeightsSource.RANDOM:
             found |= set(first.recipe.backbones)
-        return tuple(name for name in asked or DETECTORS if name in found and self._affordable(name))
+        return tuple(name for name in asked if name in found and self._affordable(name))
 
     def _affordable(self, backbone: str) -> bool:
         """Whether predictions keep to their limit; a network other than the first is not tried below its own size."""

@@ -62,7 +62,7 @@ def suggested_budget(kind: ModelKind, wanted: Hyperparameters, image_count: int,
 
 def check_budget(model: Model, image_count: int, test_count: int) -> None:
     """NotEnoughBudget, with the minimum and a suggestion, if not even the first recipe fits."""
-    asked = model.model_kind, model.hyperparameters, image_count, test_count
+    asked = model.model_kind, model.wanted, image_count, test_count
     minimum = minimum_budget(*asked)
     if model.budget < timedelta(seconds=minimum):
         raise NotEnoughBudget(
@@ -110,7 +110,7 @@ def _failure(model: Model, trials: list[Trial]) -> Failure:
             return trial.work.error
     budget = BudgetView.of(model, trials)
     count, pace, seconds = budget.image_count, max(1.0, budget.pace), model.budget.total_seconds()
-    asked = model.model_kind, model.hyperparameters, count, budget.test_count
+    asked = model.model_kind, model.wanted, count, budget.test_count
     return NotEnoughBudget(
         budget_seconds=f"{model.budget.total_seconds():g}",
         dataset=model.training_dataset,

@@ -40,6 +40,7 @@ from services.trainer.domain import (
 from services.trainer.planner.plan import check_budget, plan
 from services.trainer.planner.selection import Selection
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
+from services.trainer.reconcile.base_copy import copy_base
 from services.trainer.reconcile.counts import Counts
 from services.trainer.reconcile.final_evaluation import measured
 from services.trainer.reconcile.housekeeping import Housekeeping
@@ -70,6 +71,7 @@ class Coordinator:
         self._telemetry = telemetry
         self._datasets = datasets
         self._clock = clock
+        self._blobs = blobs
         self._housekeeping = Housekeeping(store, blobs, queue, clock, Counts(store, clock, telemetry))
         self._search = Search(store, Selection(blobs), clock, self._housekeeping.announce)
         self._workers = Workers(store, queue, clock, lease.total_seconds())
@@ -147,6 +149,7 @@ class Coordinator:
             if any(dataset and dataset.state is DatasetState.VALIDATING for dataset in (training, test)):
                 return
             started = self._started(model, training, test)
+            await copy_base(self._blobs, model)
             await self._store.models.change(model.name, lambda present: started if present == model else present)
         except Unavailable:
             raise

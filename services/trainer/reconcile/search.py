@@ -73,6 +73,7 @@ class Search:
             recipe=step.recipe,
             holdout_fraction=0.0 if model.test else HOLDOUT_FRACTION,
             seed=model.hyperparameters.seed,
+            base_key=model.base_key if model.base else "",
             expected_seconds=step.expected_seconds,
             parent_trial=step.parent_trial,
             work=Work(create_time=now, allowance=step.allowance),

@@ -183,6 +183,7 @@ class Worker:
             weights_directory=str(weights) if weights else None,
             installed_weights=self._settings.installed_weights,
             download_weights=self._settings.download_weights,
+            base_directory=await self._base(record),
             checkpoint_path=await self._checkpoint(record),
             checkpoint_seconds=self._settings.checkpoint_seconds,
             split=Split(seed=record.seed, holdout_fraction=record.holdout_fraction),
@@ -215,6 +216,15 @@ class Worker:
             return await self._workspace.folder(evaluation.bundle_key)
         except BlobNotFound:
             raise ModelNotFound(name=evaluation.name.partition("/evaluations/")[0]) from None
+
+    async def _base(self, trial: Trial) -> str | None:
+        """Path of the bundle that the trial continues, which is deleted only with the trial's model."""
+        if not trial.base_key:
+            return None
+        try:
+            return str(await self._workspace.folder(trial.base_key))
+        except BlobNotFound:
+            raise ModelNotFound(name=trial.name.partition("/trials/")[0]) from None
 
     async def _checkpoint(self, trial: Trial) -> str | None:
         """Path of the last checkpoint; None, so that the trial starts over, if there is none or the store lost it."""

@@ -15,7 +15,7 @@ from services.trainer.worker.feature_bank import FeatureBank
 from services.vision.packs import DESCRIPTION_SUFFIX, WEIGHTS_SUFFIX, description_of
 from services.vision.snapshot import read_manifest
 
-KEPT_FOLDERS = 4  # of snapshots, and of bundles and checkpoints; an attempt needs at most two
+KEPT_FOLDERS = 4  # of snapshots, and of bundles and checkpoints; an attempt needs at most two of these
 WEIGHTS_PREFIX = "weights/"
 KEPT_SUFFIXES = (WEIGHTS_SUFFIX, DESCRIPTION_SUFFIX)
 CACHE_BYTES = 20 * 2**30  # of features

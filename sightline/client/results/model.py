@@ -56,6 +56,8 @@ class ModelData:
     display_name: str
     dataset: str  # that it is trained on, `datasets/birds`
     test_dataset: str  # that it is measured on; empty if images are held out from `dataset`
+    base_model: str  # that it continues, `models/finches`; empty if none
+    base_model_version: str  # of its weights, which this training started from
     budget: timedelta  # the most compute that it may use
     cost: timedelta  # charged so far, never above the budget
     progress: Progress
@@ -89,6 +91,8 @@ class ModelData:
             display_name=message.display_name,
             dataset=wanted.training_dataset,
             test_dataset=message.evaluation_parameters.test_dataset,
+            base_model=wanted.base_model,
+            base_model_version=message.base_model_version,
             budget=span(wanted.time_budget),
             cost=span(message.training_cost),
             progress=Progress.of(message.progress),

@@ -328,3 +328,12 @@ def test_a_limit_of_a_predictions_cost_is_sent_and_the_cost_is_shown(sightline: 
     trial.prediction_cost.FromTimedelta(timedelta(microseconds=134_200))
     fakes.trials = [trial]
     assert "134 ms" in sightline("models", "trials", "m").out
+
+
+def test_a_model_says_which_one_it_continues(sightline: Command, fakes: Fakes) -> None:
+    fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets")
+    assert sightline("models", "train", "m", "--dataset", "pets", "--budget", "10m", "--base-model", "old").code == 0
+    made = fakes.models["models/m"]
+    assert made.training_parameters.base_model == "models/old"
+    made.base_model_version = "t001.1-ab"
+    assert "models/old, version t001.1-ab" in sightline("models", "show", "m").out

@@ -28,7 +28,8 @@ from services.trainer.recipe import BoxStatistics
 from services.trainer.reconcile import jobs
 from services.trainer.store import Store
 from services.trainer.worker.attempt import Attempt
-from services.vision.card import CardCategory, ModelCard, ModelKind, WeightsSource, write_card
+from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, WeightsSource, write_card
+from services.vision.catalogue import NETWORKS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TTL = timedelta(seconds=15)
@@ -248,6 +249,8 @@ class QuickWorker:
         await self.blobs.put(brought.performance_key, codec.encode(brought.performance))
         await self.blobs.put(brought.insight_key, codec.encode(self.insight))
         await self.blobs.put(f"{brought.bundle_key}card.json", write_card(card(attempt.record)))
+        for file in ("weights.safetensors", "digests.json"):
+            await self.blobs.put(brought.bundle_key + file, file.encode())
         await attempt.succeed(used, result=brought)
         return True
 
@@ -264,7 +267,10 @@ def card(trial: Trial) -> ModelCard:
     return ModelCard(
         kind=kind,
         categories=(CardCategory(1, "owl"), CardCategory(2, "wren")),
-        backbones=(),
+        backbones=tuple(
+            CardBackbone(name, NETWORKS[kind][name].rule, WeightsSource.FOLDER, tuned=trial.recipe.rung > 0)
+            for name in trial.recipe.backbones
+        ),
         thresholds=(0.25, 0.75) if kind is ModelKind.GENERIC_CLASSIFIER else (),
         created=START,
     )

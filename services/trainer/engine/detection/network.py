@@ -6,12 +6,13 @@ import safetensors
 from torch import nn
 
 from services.kit.errors import InvalidRequest
+from services.trainer.engine.base_bundle import open_base
 from services.trainer.engine.pretrained import resolver
 from services.trainer.messages import TrainTask
 from services.trainer.recipe import Depth
 from services.vision.card import CardBackbone, InputRule, WeightsSource
 from services.vision.catalogue import DETECTORS, DetectorSpec
-from services.vision.detector_builder import build_detector
+from services.vision.detector_builder import build_detector, load_detector_weights
 from services.vision.detector_network import DetectorNetwork
 from services.vision.packs import PackUnusable
 from services.vision.weights import PretrainedWeights, pretrained_detector
@@ -34,10 +35,10 @@ class Origin:
 
     def card(self) -> CardBackbone:
         """The backbone's entry in the model's card."""
-        return CardBackbone(self.spec.name, self.rule, self.weights.source, self.weights.sha256)
+        return CardBackbone(self.spec.name, self.rule, self.weights.source, self.weights.sha256, tuned=True)
 
 
-def load_network(task: TrainTask, categories: int) -> tuple[DetectorNetwork, Origin]:
+def load_network(task: TrainTask, categories: tuple[str, ...]) -> tuple[DetectorNetwork, Origin]:
     """The network with pretrained weights if the recipe wants them and they are available, else random by the seed.
 
     Raises InvalidRequest for an unknown network or depth, a side that is not a multiple of 32, or broken weights.
@@ -56,9 +57,9 @@ def load_network(task: TrainTask, categories: int) -> tuple[DetectorNetwork, Ori
     if not recipe.pretrained:
         note = f"{name} started from random weights, as its recipe asks."
         weights = PretrainedWeights({}, WeightsSource.RANDOM, f"seed {task.seed}", note)
-        return build_detector(name, categories, seed=task.seed), Origin(spec, rule, weights)
+        return build_detector(name, len(categories), seed=task.seed), Origin(spec, rule, weights)
     try:
-        network, weights = pretrained_detector(name, categories, resolver(task), seed=task.seed)
+        network, weights = _pretrained(task, name, categories)
     except PackUnusable as fault:
         raise InvalidRequest(field="weights", problem=str(fault)) from fault
     except (safetensors.SafetensorError, RuntimeError) as fault:
@@ -66,6 +67,18 @@ def load_network(task: TrainTask, categories: int) -> tuple[DetectorNetwork, Ori
     if not weights.pretrained:
         weights = replace(weights, note=f"{weights.note} Training starts from random weights.")
     return network, Origin(spec, rule, weights)
+
+
+def _pretrained(task: TrainTask, name: str, categories: tuple[str, ...]) -> tuple[DetectorNetwork, PretrainedWeights]:
+    """With the base model's weights if it is of this network, else the published ones."""
+    base = open_base(task)
+    weights = base.detector_weights(name) if base else None
+    if base is None or weights is None:
+        return pretrained_detector(name, len(categories), resolver(task), seed=task.seed)
+    network = build_detector(name, len(categories), seed=task.seed)
+    load_detector_weights(network, weights.state)
+    base.keep_categories(network, categories)
+    return network, weights
 
 
 def frozen_layers(network: DetectorNetwork, depth: Depth, origin: Origin) -> tuple[nn.Module, ...]:

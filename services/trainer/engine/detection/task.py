@@ -40,7 +40,7 @@ def start(task: TrainTask, session: Session) -> Start:
     recipe = task.recipe
     scenes = open_scenes(Path(task.directory), task.dataset)
     require_detectable(scenes)
-    network, origin = load_network(task, len(scenes.categories))
+    network, origin = load_network(task, scenes.categories)
     partition = divide(scenes, task.split, refit=recipe.refit)
     batches = SceneBatches.of_recipe(task, scenes, partition.other_folds, origin.rule)
     if task.checkpoint_path:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from services.kit.errors import Failure, InvalidRequest, NotEnoughBudget
+from services.trainer.base_model import BaseModel
 from services.trainer.domain import (
     MAX_TRIALS,
     Evaluation,
@@ -344,3 +345,18 @@ def test_a_limit_below_the_cheapest_prediction_is_refused_with_the_minimum() -> 
         check_prediction_cost(
             CLASSIFIER, Hyperparameters(max_prediction_seconds=0.05, resolution=224, backbones=("resnet50",))
         )
+
+
+def test_the_networks_of_a_base_model_are_preferred_and_others_follow() -> None:
+    base = BaseModel(name="models/b", version="v", bundle_key="k/", networks=("resnet18",), resolution=96)
+    present, trials = replace(training(budget=timedelta(hours=9)), base=base), list[Trial]()
+    while isinstance(step := plan(served(present, trials), trials, None), StartTrial):
+        trials.append(ended(planned(present, len(trials), step), "succeed", 1e-5, 50 + len(trials), ("mobilenet_v2",)))
+    first, second = (trial.recipe for trial in trials)
+    assert first.backbones == ("resnet18",)
+    assert second.backbones == ("resnet18", "mobilenet_v2")
+    assert {first.resolution, second.resolution} == {96}
+    asked = replace(present, hyperparameters=Hyperparameters(backbones=("resnet50",), resolution=224))
+    step = plan(asked, [], None)
+    assert isinstance(step, StartTrial)
+    assert (step.recipe.backbones, step.recipe.resolution) == (("resnet50",), 224), "the caller's choice comes first"

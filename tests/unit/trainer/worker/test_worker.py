@@ -443,6 +443,32 @@ async def test_a_refit_beside_the_trial_that_it_repeats_gets_the_thresholds_of_t
     assert told == [{}, {f"category {number}": 0.5 for number in range(120)}]
 
 
+def names_in(directory: str) -> list[str]:
+    return [path.name for path in Path(directory).iterdir()]
+
+
+async def test_a_trial_that_continues_a_model_gets_its_bundle(at: World) -> None:
+    given: list[str] = []
+
+    async def listens(task: Task) -> AsyncGenerator[Message]:
+        assert isinstance(task, TrainTask)
+        assert task.base_directory is not None
+        given.extend(names_in(task.base_directory))
+        yield outcome(task, 0.001)
+
+    await at.begin()
+    await at.blobs.put("models/m/uid1/base/card.json", b"{}")
+    found = await at.trial()
+    for number, key in enumerate(("models/m/uid1/base/", "models/m/uid1/gone/"), 1):
+        name = f"models/m/trials/t{number:03d}"
+        await at.table.create(name, replace(found, name=name, number=number, base_key=key))
+        await at.worker(listens).handle(name)
+    assert given == ["card.json"]
+    failed = (await at.table.get("models/m/trials/t002")).value
+    assert failed.work.error is not None
+    assert failed.work.error.reason == "ModelNotFound"
+
+
 async def test_an_evaluation_that_succeeds_leaves_its_performance(at: World) -> None:
     told: list[str] = []
 

@@ -32,13 +32,14 @@ from services.trainer.messages import (
 from services.trainer.performance import Coverage, Source, UnknownCategory
 from services.trainer.prediction_cost import recipe_seconds
 from services.trainer.predictions import Predictions, read_predictions
-from services.trainer.recipe import Depth, Framing, Split
+from services.trainer.recipe import Depth, Framing, Recipe, Split
 from services.vision import bundle
 from services.vision.backbones import build
 from services.vision.card import WeightsSource
 from services.vision.classification_metrics import classification_report
 from services.vision.snapshot import AnnotationKind
 from services.vision.weights import PretrainedWeights
+from tests.unit.trainer.engine.scenes import detector_recipe, write_scenes
 from tests.unit.trainer.engine.shapes import SHAPES, TINY, linear_recipe, task_for, tuning_recipe, write_snapshot
 
 WHOLE_AND_BROKEN = (("whole", 0), ("broken", 1))
@@ -196,6 +197,66 @@ def test_a_network_that_takes_anothers_place_keeps_to_the_limit_of_a_predictions
         used[limit] = {each.name for each in bundle.load_card(Path(result.bundle_directory)).backbones}
         assert result.prediction_seconds <= limit
     assert used == {0.02: {"squeezenet1_1"}, 0.011: {"mobilenet_v3_small"}}
+
+
+def _continued(result: Result, snapshot: Path, recipe: Recipe) -> Result:
+    """Continues the result's bundle, without overwriting it."""
+    out = Path(result.bundle_directory).parent / "continued"
+    out.mkdir()
+    task = task_for(snapshot, recipe, base_directory=result.bundle_directory, output_directory=str(out))
+    return _trained(task)[0]
+
+
+@pytest.fixture
+def wider(tmp_path) -> Path:
+    """A snapshot with one more category."""
+    return write_snapshot(tmp_path / "later" / "snapshot", names=(*SHAPES, "other"), seed=5)
+
+
+def test_a_fine_tuned_model_is_continued_with_another_category_and_again(snapshot, wider, tmp_path, monkeypatch):
+    scratch = tuning_recipe(max_epochs=2)
+    base, _ = _trained(task_for(snapshot, scratch))  # from random weights: there are no others
+    recipe = linear_recipe(pretrained=True, resolution=64)
+    later = _continued(base, wider, recipe)
+    card = bundle.load_card(Path(later.bundle_directory))
+    assert [category.name for category in card.categories] == [*SHAPES, "other"]
+    assert (later.weights_source, later.backbones) == (WeightsSource.BASE_MODEL, ("mobilenet_v3_small",))
+    assert not any("random weights" in warning for warning in later.warnings)
+    before, after = _weights(base), _weights(later)
+    assert all(torch.equal(after[name], before[name]) for name in after if name.startswith("trunks."))
+    tuned = _continued(later, wider, tuning_recipe(pretrained=True, resolution=64, max_epochs=2))
+    first, second = bundle.load_card(Path(tuned.bundle_directory)).backbones
+    assert first.tuned
+    assert second.tuned, "the frozen network beside it is the base's, not the published one"
+    weights = _weights(tuned)
+    assert torch.equal(weights["trunks.1.features.0.0.weight"], before["trunks.0.features.0.0.weight"])
+    last = _continued(tuned, wider, recipe)
+    for name, values in _weights(last).items():
+        assert not name.startswith("trunks.") or torch.equal(values, weights[name]), "of the last fine-tuning"
+
+
+def test_a_model_on_frozen_features_is_continued_with_the_same_weights_and_origin(snapshot, wider, pretrained):
+    recipe = linear_recipe(pretrained=True, resolution=64)
+    base, _ = _trained(task_for(snapshot, recipe))
+    later = _continued(base, wider, recipe)
+    card = bundle.load_card(Path(later.bundle_directory))
+    assert (later.weights_source, card.backbones[0].weights_sha256) == (WeightsSource.FOLDER, "0" * 64)
+    assert not card.backbones[0].tuned
+    name = "trunks.0.features.0.0.weight"
+    assert torch.equal(_weights(later)[name], _weights(base)[name])
+
+
+def test_a_base_model_that_is_damaged_or_of_another_kind_is_refused(snapshot):
+    base, _ = _trained(task_for(snapshot, linear_recipe()))
+    detector = detector_recipe(pretrained=True)
+    scenes = write_scenes(snapshot.parent / "boxes" / "snapshot")
+    failed, _ = _run(task_for(scenes, detector, base_directory=base.bundle_directory))
+    assert isinstance(failed, Failed)
+    assert "base_model: it is a GENERIC_CLASSIFIER" in failed.failure.message
+    (Path(base.bundle_directory) / "card.json").write_bytes(b"{}")
+    failed, _ = _run(task_for(snapshot, linear_recipe(pretrained=True), base_directory=base.bundle_directory))
+    assert isinstance(failed, Failed)
+    assert "base_model: its bundle is damaged" in failed.failure.message
 
 
 def test_features_are_computed_once_for_a_snapshot(snapshot, monkeypatch):

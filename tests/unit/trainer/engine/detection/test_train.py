@@ -12,6 +12,7 @@ import torch
 from services.kit.errors import Diverged, InvalidRequest
 from services.trainer.engine.detection import measure
 from services.trainer.engine.detection import task as detection
+from services.trainer.engine.detection.network import load_network
 from services.trainer.engine.detection.task import DetectionTask
 from services.trainer.engine.loop import fit
 from services.trainer.engine.run import run, train
@@ -115,6 +116,27 @@ def test_frozen_parts_do_not_change_including_their_statistics(snapshot, depth):
     assert not changed & backbone
     assert bool(changed & neck) == (depth is Depth.NECK)
     assert any(name.startswith("head.") for name in changed)
+
+
+def test_a_detector_is_continued_with_other_categories_and_keeps_what_it_knows_of_those_of_the_same_name(
+    snapshot, tmp_path
+):
+    base, _ = _trained(task_for(snapshot, detector_recipe()))
+    later = write_scenes(tmp_path / "later" / "snapshot", names=("ring", KINDS[1], KINDS[0]), seed=2)
+    recipe = detector_recipe(pretrained=True, depth=Depth.HEAD, max_epochs=1)
+    task = task_for(later, recipe, base_directory=base.bundle_directory)
+    network, origin = load_network(task, ("ring", KINDS[1], KINDS[0]))
+    before, start = _weights(base), network.state_dict()
+    for level in range(3):
+        name = f"head.cls_preds.{level}.weight"
+        assert torch.equal(start[name][[2, 1]], before[name])
+    assert all(torch.equal(start[name], before[name]) for name in start if "cls_preds" not in name)
+    assert (origin.weights.source, origin.pretrained) == (WeightsSource.BASE_MODEL, True)
+    result, _ = _trained(task)
+    after = _weights(result)
+    assert all(torch.equal(after[name], before[name]) for name in after if name.startswith("backbone."))
+    assert result.weights_source is WeightsSource.BASE_MODEL
+    assert TINY in result.backbones
 
 
 def test_a_head_on_random_layers_trains_for_one_step_only(snapshot):

@@ -1,0 +1,25 @@
+"""Copies the base model's bundle under the model that continues it, so that the base model may be deleted."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from services.kit.blobs import Blobs
+from services.kit.errors import BlobNotFound, ModelNotFound
+from services.trainer.domain import Model
+from services.vision.card import BUNDLE_FILES
+
+
+async def copy_base(blobs: Blobs, model: Model) -> None:
+    """Does nothing without a base model; ModelNotFound if that has been deleted. Safe to repeat."""
+    if model.base is None:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in BUNDLE_FILES:
+            path = Path(scratch) / name
+            try:
+                await blobs.get_file(model.base.bundle_key + name, path)
+            except BlobNotFound:
+                raise ModelNotFound(name=model.base.name) from None
+            await blobs.put_file(model.base_key + name, path)
+            await asyncio.to_thread(path.unlink)
