@@ -18,18 +18,20 @@ HEAD_SLACK = 3.0  # of a head's expected time: what it may take, except the firs
 
 
 def first(wanted: Hyperparameters) -> Recipe:
-    """On the preferred network that keeps to the limit of a prediction's cost, if need be at a smaller input size.
+    """On the preferred network, or the first that keeps to the limit of a prediction's cost at a smaller input size.
 
     If there is none, it is the one without a limit.
     """
-    limit = wanted.max_prediction_seconds
-    for name in wanted.backbones or BACKBONES:
+    limit, preferred = wanted.max_prediction_seconds, classifier_recipes.first(wanted)
+    if (recipe := narrowed(preferred, limit)) is not None:
+        return recipe
+    for name in wanted.backbones or (*preferred.backbones, *BACKBONES):
         usual = replace(wanted, backbones=(name,))
         smaller = replace(usual, resolution=wanted.resolution or _largest_side(name, limit))
         for tried in (usual, smaller):
             if (recipe := narrowed(classifier_recipes.first(tried), limit)) is not None:
                 return recipe
-    return classifier_recipes.first(wanted)
+    return preferred
 
 
 def _largest_side(name: str, limit: float | None) -> int | None:

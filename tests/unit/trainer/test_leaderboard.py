@@ -104,7 +104,8 @@ async def test_a_trial_without_a_result_says_what_became_of_it() -> None:
 
 async def test_detectors_are_compared_by_mean_average_precision_and_a_refit_by_what_it_repeats() -> None:
     kind = ModelKind.GENERIC_DETECTOR
-    first, other, refit = trial(0, kind=kind), trial(1, kind=kind), trial(2, kind=kind, refit=True)
+    yolox: dict[str, Any] = {"kind": kind, "backbones": ("yolox_nano",)}
+    first, other, refit = trial(0, **yolox), trial(1, **yolox), trial(2, **yolox, refit=True)
     trials = [done(first, 90), done(other, 40), done(refit, 0)]
     files = detections(90), detections(40), detections(0, 0)
     verdicts = await judged(serving(trials[2], model_kind=kind), trials, *files)
