@@ -48,7 +48,7 @@ def set_of(card: ModelCard, output: NDArray[np.float32], query: ImageQuery) -> P
         return None
     check_coverage(card, query)
     calibration = card.calibration or UNCALIBRATED
-    found = members(output, calibration.threshold(query.coverage) or 0.0)
+    found = members(output.tolist(), calibration.threshold(query.coverage) or 0.0)
     return PredictionSet(query.coverage, tuple(card.categories[index].name for index in found), calibration.image_count)
 
 

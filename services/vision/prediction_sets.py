@@ -1,4 +1,4 @@
-"""Sets of categories that contain the true one with a chosen probability: split-conformal prediction. No torch.
+"""Sets of categories that contain the true one with a chosen probability: split-conformal prediction.
 
 A category belongs to the set if its probability reaches a threshold: the k-th highest that the true category got in
 n calibration images, with k = ceil((n + 1) * coverage) (Sadinle et al., 2019, "Least Ambiguous Set-Valued Classifiers
@@ -7,10 +7,8 @@ probability `coverage`, however wrong the model's own probabilities are.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 KEPT = 1_000  # probabilities in a card
 
@@ -26,13 +24,12 @@ class Calibration:
     probabilities: tuple[float, ...]
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> "Calibration":
-        """From probabilities [images, categories] and the true categories [images]."""
-        count = len(labels)
-        true = np.sort(probabilities[np.arange(count), labels])[::-1]
-        kept = min(count, KEPT)
+    def of(cls, probabilities: Iterable[float]) -> "Calibration":
+        """From the true categories' probabilities, in any order."""
+        true = sorted(probabilities, reverse=True)
+        count, kept = len(true), min(len(true), KEPT)
         ranks = [-(-(place * count) // kept) for place in range(1, kept + 1)]
-        return cls(count, tuple(float(true[rank - 1]) for rank in ranks))
+        return cls(count, tuple(true[rank - 1] for rank in ranks))
 
     @property
     def highest_coverage(self) -> float:
@@ -52,10 +49,10 @@ def images_needed(coverage: float) -> int:
     return math.ceil(round(coverage / (1 - coverage), 9))
 
 
-def members(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.intp]:
+def members(probabilities: Sequence[float], threshold: float) -> list[int]:
     """The indices of the set's categories, most probable first; the most probable one always belongs to it."""
-    order = np.argsort(-probabilities, kind="stable")
-    return order[: max(1, int((probabilities >= threshold).sum()))]
+    order = sorted(range(len(probabilities)), key=lambda index: -probabilities[index])
+    return order[: max(1, sum(probability >= threshold for probability in probabilities))]
 
 
 def _rank(coverage: float, image_count: int) -> int:

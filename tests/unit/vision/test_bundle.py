@@ -1,5 +1,6 @@
 """Bundles: a changed one is refused; a classifier's probabilities do not depend on the batch."""
 
+import json
 import pickle
 import re
 from dataclasses import replace
@@ -97,10 +98,10 @@ def test_a_network_that_sees_an_image_in_two_framings_is_stored_once(tmp_path: P
 
 
 def test_a_card_from_before_features_were_normalised_is_read_as_it_was_meant() -> None:
-    present = write_card(card("squeezenet1_1"))
-    old = present.replace(b',"normalised":false,"shares":null,"middle":false', b"")
-    assert old != present
-    assert read_card(old) == card("squeezenet1_1")
+    present = json.loads(write_card(card("squeezenet1_1")))
+    for added in ("normalised", "shares", "middle", "tuned"):
+        del present["backbones"][0][added]
+    assert read_card(json.dumps(present).encode()) == card("squeezenet1_1")
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:

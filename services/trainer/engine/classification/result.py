@@ -111,4 +111,4 @@ def _calibration(images: Images, finished: Finished) -> Calibration:
     """Of all images that had no part in fitting what predicted them."""
     logits = np.concatenate([finished.selection_logits, finished.held_out_logits])
     labels = images.labels[np.concatenate([finished.selected, finished.held_out])]
-    return Calibration.of(softmax(logits), labels)
+    return Calibration.of(softmax(logits)[np.arange(len(labels)), labels].tolist())

@@ -222,7 +222,7 @@ def test_sets_calibrated_out_of_fold_contain_the_category_of_new_images_as_often
         features, labels = blobs(2090, 12, seed)
         partition = divide(labels[:90], Split())
         head = fit_head([[features[:90]]], labels[:90], partition.fold, partition.folds, 3)
-        calibration = Calibration.of(softmax(head.out_of_fold), labels[:90])
+        calibration = Calibration.of(softmax(head.out_of_fold)[np.arange(90), labels[:90]].tolist())
         threshold = calibration.threshold(0.9)
         assert threshold is not None
         fresh = softmax(head.logits([features[90:]]))
