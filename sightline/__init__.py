@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sightline.client.errors import SightlineError as SightlineError
     from sightline.client.results.dataset import Dataset as Dataset
     from sightline.client.results.dataset import Finding as Finding
+    from sightline.client.results.estimate import Estimate as Estimate
     from sightline.client.results.evaluation import Evaluation as Evaluation
     from sightline.client.results.model import Hyperparameters as Hyperparameters
     from sightline.client.results.model import Model as Model
@@ -38,6 +39,7 @@ _MODULES = {
     "Hyperparameters": "client.results.model",
     "Trial": "client.results.trial",
     "Evaluation": "client.results.evaluation",
+    "Estimate": "client.results.estimate",
     "Performance": "client.results.performance",
     "Prediction": "client.results.prediction",
     "Tag": "client.results.prediction",
@@ -51,6 +53,7 @@ __all__ = [
     "Client",
     "Credentials",
     "Dataset",
+    "Estimate",
     "Evaluation",
     "Finding",
     "Hyperparameters",

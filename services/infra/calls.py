@@ -36,6 +36,7 @@ from services.kit.telemetry import Telemetry
 
 REQUEST_ID = "x-request-id"
 DETAILS = "grpc-status-details-bin"
+NO_RESENDING = ("grpc-retry-pushback-ms", "-1")  # by the caller's gRPC itself
 MAX_HOUSEKEEPING = 100  # calls at once: health needs no token, and must not use up the room for other calls
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
@@ -234,6 +235,8 @@ class Calls(grpc.aio.ServerInterceptor):
         status = status_of(known)
         call.code, call.reason = _CODES[status.code], known.reason
         trailers = ((REQUEST_ID, call.request_id), (DETAILS, status.SerializeToString()))
+        if not known.resend:
+            trailers = (*trailers, NO_RESENDING)
         await call.context.abort(call.code, status.message, trailers)
 
     def _understand(self, call: Call, error: Exception) -> SightlineError:

@@ -8,7 +8,7 @@
     │   └── InvalidImage: InvalidImageFormat, InvalidImageSize
     ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists
     ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound,
-    │   RecordNotFound, BlobNotFound
+    │   EstimateNotFound, RecordNotFound, BlobNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused, CoverageUnavailable
     │   └── Diverged, DatasetCorrupt, OutOfMemory, PoisonWork
@@ -17,7 +17,7 @@
     ├── DeadlineExceeded (DEADLINE_EXCEEDED)
     ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied (PERMISSION_DENIED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
-    ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired
+    ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired, EstimateTimedOut
     ├── Internal (INTERNAL): UnknownTrainingError, BundleUnusable, RecordUnusable
     └── RemoteError (any code): an error of another service that this tree has no class for
 
@@ -79,6 +79,7 @@ class SightlineError(Exception):
     retry: bool = False
     retry_after: ClassVar[timedelta] = timedelta(seconds=1)  # if a retry may help
     field_name: ClassVar[str] = ""  # the request's field at fault, if it is always the same
+    resend: ClassVar[bool] = True  # if a retry may help: also one that gRPC makes by itself, within the call's deadline
     resource_type: ClassVar[str] = ""  # "dataset", "model", ... if the error is about one resource
 
     def __init__(self, **variables: object) -> None:
@@ -266,6 +267,12 @@ class EvaluationNotFound(NotFound):
 
     reason = "EvaluationNotFound"
     resource_type = "evaluation"
+
+
+class EstimateNotFound(NotFound):
+    """An estimate is gone, because nobody waited for it; no call returns this."""
+
+    template = "{name} does not exist."
 
 
 class RecordNotFound(NotFound):
@@ -477,6 +484,15 @@ class StreamExpired(Unavailable):
 
     reason = "StreamExpired"
     template = "{method} was open for {limit_seconds} s, the longest allowed for a stream; open it again."
+
+
+class EstimateTimedOut(Unavailable):
+    """The call's deadline came before a worker's measurement; nothing is left of it."""
+
+    reason = "EstimateTimedOut"
+    template = "{dataset} was not measured within {seconds} s: {problem}."
+    retry_after = timedelta(seconds=30)
+    resend = False  # there is no time left for it
 
 
 class Internal(SightlineError):

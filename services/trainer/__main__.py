@@ -24,6 +24,7 @@ from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.app import Evaluations, Models
 from services.trainer.clients import GrpcDatasets
+from services.trainer.estimates import Estimates
 from services.trainer.reconcile import jobs
 from services.trainer.reconcile.coordinator import Coordinator
 from services.trainer.reconcile.counts import Counts
@@ -81,6 +82,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
                 add_ModelServiceServicer_to_server,
                 ModelServicer(
                     Models(store, datasets, blobs, clock, counts),
+                    Estimates(store, datasets, clock, telemetry),
                     store,
                     Waits(store, queue, datasets, clock),
                     blobs.bucket,
@@ -105,7 +107,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
 
 
 async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = False) -> None:
-    """Runs a worker: one trial or evaluation at a time, or only one; only its child processes import torch."""
+    """Runs a worker: one piece of work at a time, or only one; only its child processes import torch."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("trainer-worker", settings, metrics.WORKER))

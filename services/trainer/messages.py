@@ -1,9 +1,9 @@
 """Messages between a worker and its training child; `framing` puts them on a pipe.
 
 The child sends Ready once torch is imported, reads exactly one task from stdin, sends any number of Progress,
-Checkpoint and Offer, and finishes with exactly one of Result, EvaluationResult and Failed, after which it exits with
-status 0. A child that sends Unusable instead of Ready exits at once. A child that ends in any other way has died. When
-its stdin closes, it exits. After the task the worker may send any number of SaveNow and CheckpointDone; only
+Checkpoint and Offer, and finishes with exactly one of Result, EvaluationResult, Probed and Failed, after which it
+exits with status 0. A child that sends Unusable instead of Ready exits at once. A child that ends in any other way has
+died. When its stdin closes, it exits. After the task the worker may send any number of SaveNow and CheckpointDone; only
 fine-tuning acts on them.
 
 Imports no torch, asyncio or grpc: both sides import this module.
@@ -14,6 +14,7 @@ from datetime import timedelta
 import msgspec
 
 from services.kit.errors import Failure
+from services.trainer.estimate import Probe
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.insight import NO_INSIGHT, Insight
 from services.trainer.performance import Finding, Interval, Performance
@@ -60,7 +61,27 @@ class EvaluateTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     device: str = "cpu"
 
 
-Task = TrainTask | EvaluateTask
+class ProbeTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Measure what recipes take on samples of a snapshot's images, and what accuracy they promise."""
+
+    estimate: str  # resource name, for messages
+    dataset: str  # resource name, for messages
+    directory: str  # of the sample for the first recipe
+    small_directory: str  # of the sample for the others; may be the same
+    index_directory: str  # the whole snapshot's manifest and indexes
+    recipes: tuple[Recipe, ...]
+    images_per_category: float | None  # of the whole snapshot; None if the sample lacks categories
+    output_directory: str
+    cache_directory: str
+    weights_directory: str | None = None
+    download_weights: bool = False
+    allowance: timedelta = timedelta.max
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+
+
+Task = TrainTask | EvaluateTask | ProbeTask
 
 
 def has_checkpoints(task: Task) -> bool:
@@ -86,7 +107,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Sent at most a few times a second."""
 
     fraction: float  # 0..1 of the whole task; never falls
-    phase: str  # "features", "fit", "train", "calibrate", "evaluate", "bundle"
+    phase: str  # "features", "fit", "train", "calibrate", "evaluate", "bundle", "probe"
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -149,6 +170,13 @@ class EvaluationResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     findings: tuple[Finding, ...] = ()
 
 
+class Probed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The result of a probe."""
+
+    probe: Probe
+    used: timedelta  # since the task's arrival
+
+
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The task cannot succeed; the resource's record keeps `failure`."""
 
@@ -156,7 +184,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     traceback: str = ""  # for the log only
 
 
-Message = Ready | Unusable | Progress | Checkpoint | Offer | Result | EvaluationResult | Failed
+Message = Ready | Unusable | Progress | Checkpoint | Offer | Result | EvaluationResult | Probed | Failed
 
 
 class SaveNow(msgspec.Struct, frozen=True, tag=True):

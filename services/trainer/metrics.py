@@ -1,5 +1,7 @@
 """The trainer's metrics, each with its reason."""
 
+from enum import StrEnum
+
 from services.kit.consume import DEAD_LETTERS, JOBS, QUEUED, RUNNING
 from services.kit.metered import NATS, STORE
 from services.kit.telemetry import Metric, MetricKind
@@ -7,7 +9,18 @@ from services.trainer.domain import ModelState
 from services.trainer.tally import AttemptResult
 from services.trainer.work import WorkState
 
+
+class EstimateResult(StrEnum):
+    """How a call of EstimateTraining ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"  # no worker was free, or none had finished
+    CANCELLED = "cancelled"
+
+
 _KINDS = ("trial", "evaluation")
+_WORKS = (*_KINDS, "estimate")
 _LONG = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 
 # Of the api. Gauges describe the whole suite, so all replicas report the same.
@@ -21,16 +34,16 @@ MODELS = Metric(
 WORK = Metric(
     "sightline_trainer_work",
     MetricKind.GAUGE,
-    "Trials and evaluations by state: what runs, and what waits for a worker.",
+    "Trials, evaluations and estimates by state: what runs, and what waits for a worker.",
     ("kind", "state"),
-    values=(_KINDS, tuple(WorkState)),
+    values=(_WORKS, tuple(WorkState)),
 )
 OLDEST_QUEUED = Metric(
     "sightline_trainer_oldest_queued_seconds",
     MetricKind.GAUGE,
     "How long the work that waits longest for a worker has waited, since its last attempt if any; 0 if none waits.",
     ("kind",),
-    values=(_KINDS,),
+    values=(_WORKS,),
 )
 WORKERS_FREE = Metric(
     "sightline_trainer_workers_free",
@@ -64,6 +77,19 @@ MODELS_COST_SECONDS = Metric(
     MetricKind.COUNTER,
     "Compute charged to trainings that have ended.",
 )
+ESTIMATES = Metric(
+    "sightline_trainer_estimates_total",
+    MetricKind.COUNTER,
+    "Calls of EstimateTraining that this replica answered, by result.",
+    ("result",),
+    values=(tuple(EstimateResult),),
+)
+ESTIMATE_SECONDS = Metric(
+    "sightline_trainer_estimate_seconds",
+    MetricKind.HISTOGRAM,
+    "Compute of the probes behind those that succeeded, in seconds of the reference device; no budget pays for it.",
+    buckets=(2, 5, 10, 20, 40, 80, 160, 320),
+)
 # Of the api too, but only one replica counts each attempt, from its record: see `counts.py`.
 ATTEMPTS = Metric(
     "sightline_trainer_attempts_total",
@@ -93,7 +119,7 @@ PHASE_SECONDS = Metric(
     MetricKind.COUNTER,
     "Time that training processes have spent in each phase of their tasks.",
     ("phase",),
-    values=(("preparing", "features", "fit", "train", "calibrate", "evaluate", "bundle"),),
+    values=(("preparing", "features", "fit", "train", "calibrate", "evaluate", "bundle", "probe"),),
 )
 CHILD_START_SECONDS = Metric(
     "sightline_trainer_child_start_seconds",
@@ -118,5 +144,6 @@ API = (
     *(*STORE, *NATS, QUEUED, MODELS, WORK, OLDEST_QUEUED),
     *(WORKERS_FREE, BUDGET, BUDGET_LEFT, BUDGET_OVERRUN, MODELS_ENDED, MODELS_COST_SECONDS),
     *(ATTEMPTS, DEAD_LETTERS, WAIT_SECONDS, COMPUTE_SECONDS),
+    *(ESTIMATES, ESTIMATE_SECONDS),
 )
 WORKER = (*STORE, *NATS, JOBS, RUNNING, PHASE_SECONDS, CHILD_START_SECONDS, DEVICE, WORKER_READY)

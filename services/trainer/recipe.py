@@ -59,6 +59,7 @@ def is_linear(recipe: Recipe) -> bool:
     return recipe.kind is ModelKind.GENERIC_CLASSIFIER and recipe.rung == 0
 
 
+MIN_HELD_OUT_FROM = 20  # images of the smallest category, for there to be a hold-out
 HOLDOUT_FRACTION = 0.2  # of the training images, if there is no test dataset
 
 

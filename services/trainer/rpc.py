@@ -1,7 +1,7 @@
 """The ModelService and the EvaluationService: message in, use case, message out."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.empty_pb2 import Empty
 from grpc import aio
@@ -10,10 +10,12 @@ from services.kit import caller_fields, names
 from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
-from services.trainer import evaluation_wire, trial_wire, wire
+from services.trainer import estimate_wire, evaluation_wire, trial_wire, wire
 from services.trainer.app import Evaluations, Models
 from services.trainer.domain import Draft, Model, scored_trial, served_trial
+from services.trainer.estimates import Estimates
 from services.trainer.insight_wire import curve_message, entry_message, mistake_message
+from services.trainer.planner.outlook import outlook
 from services.trainer.progress_wire import NOTHING, Moment
 from services.trainer.store import Store
 from services.trainer.waiting import Waits
@@ -29,8 +31,11 @@ Context = aio.ServicerContext[Any, Any]
 class ModelServicer(ModelServiceServicer):
     """Raises errors of our tree; the server runtime turns them into statuses."""
 
-    def __init__(self, models: Models, store: Store, waits: Waits, bucket: str, clock: Clock) -> None:
+    def __init__(
+        self, models: Models, estimates: Estimates, store: Store, waits: Waits, bucket: str, clock: Clock
+    ) -> None:
         self._models = models
+        self._estimates = estimates
         self._store = store
         self._waits = waits
         self._bucket = bucket
@@ -91,8 +96,10 @@ class ModelServicer(ModelServiceServicer):
     async def EstimateTraining(
         self, request: pb.EstimateTrainingRequest, context: Context
     ) -> pb.EstimateTrainingResponse:
-        detail = "CreateModel with validate_only checks a budget and reports the minimum"
-        raise NotServedYet(rpc="EstimateTraining", detail=detail)
+        wanted = wire.estimated_from(request, self._clock)
+        remaining = cast(float | None, context.time_remaining())  # None for a call without a deadline
+        ended = await self._estimates.estimate(wanted, remaining)
+        return estimate_wire.estimate_message(ended, outlook(ended))
 
     async def ExportModel(
         self, request: pb.ExportModelRequest, context: Context

@@ -1,4 +1,4 @@
-"""The trainer's collections: models, trials and evaluations, and reads that combine them."""
+"""The trainer's collections: models, trials, evaluations and estimates, and reads that combine them."""
 
 import asyncio
 from contextlib import suppress
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from services.kit.collection import Collection
-from services.kit.errors import EvaluationNotFound, ModelNotFound, TrialNotFound
+from services.kit.errors import EstimateNotFound, EvaluationNotFound, ModelNotFound, TrialNotFound
 from services.kit.records import Records
 from services.kit.views import Changes, View
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost, works_of
+from services.trainer.estimate import COLLECTION, Estimate
 from services.trainer.work import WorkState
 
 
@@ -20,6 +21,7 @@ class Store:
     models: Collection[Model]
     trials: Collection[Trial]
     evaluations: Collection[Evaluation]
+    estimates: Collection[Estimate]
 
     @classmethod
     def over(cls, records: Records) -> "Store":
@@ -28,11 +30,12 @@ class Store:
             Collection(records, Model, ModelNotFound, "models"),
             Collection(records, Trial, TrialNotFound, "models", "trials"),
             Collection(records, Evaluation, EvaluationNotFound, "models", "evaluations"),
+            Collection(records, Estimate, EstimateNotFound, COLLECTION),
         )
 
     @property
-    def _views(self) -> tuple[View[Model], View[Trial], View[Evaluation]]:
-        return self.models.view, self.trials.view, self.evaluations.view
+    def _views(self) -> tuple[View[Model], View[Trial], View[Evaluation], View[Estimate]]:
+        return self.models.view, self.trials.view, self.evaluations.view, self.estimates.view
 
     async def run(self) -> None:
         """Keeps the views current until cancelled."""
@@ -97,6 +100,6 @@ class Store:
         waiting = [work.create_time for work in own if work.state is WorkState.QUEUED]
         if not waiting:
             return None
-        records = (*self.trials.view.all(), *self.evaluations.view.all())
+        records = (*self.trials.view.all(), *self.evaluations.view.all(), *self.estimates.view.all())
         works = [found.value.work for found in records]
         return sum(work.state is WorkState.QUEUED and work.create_time < min(waiting) for work in works)

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
+from msgspec.structs import replace
 
 from services.kit import names
 from services.kit.blobs import to_uri
@@ -40,29 +41,52 @@ _STRIDE = 32  # the sides of a detector's input are multiples of it
 def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> Model:
     """The requested model, in NOT_STARTED; InvalidRequest or InvalidName for a field that is wrong."""
     message, id_ = request.model, names.check_id(request.model_id, "model_id")
+    requested = _requested(names.join("models", id_), message, "model.", clock)
+    return replace(
+        requested,
+        budget=_budget(message.training_parameters.time_budget),
+        display_name=message.display_name,
+        custom_properties=dict(message.custom_properties),
+        request_id=check_request_id(request.request_id),
+    )
+
+
+def estimated_from(request: model_service_pb2.EstimateTrainingRequest, clock: Clock) -> Model:
+    """The model that CreateModel would make of these parameters, whatever its budget; InvalidRequest, InvalidName."""
+    if request.training_parameters.base_model:
+        detail = "leave it empty; continuing a model costs about as much as training on its networks"
+        raise NotServedYet(rpc="training_parameters.base_model of EstimateTraining", detail=detail)
+    return _requested("models/estimate", request, "", clock)
+
+
+def _requested(
+    name: str,
+    message: model_pb2.Model | model_service_pb2.EstimateTrainingRequest,
+    prefix: str,
+    clock: Clock,
+) -> Model:
+    """The model with these training and evaluation parameters, and the largest budget; `prefix` leads to the fields."""
     parameters = message.training_parameters
-    kind = _model_kind(parameters.model_kind)
+    path = f"{prefix}training_parameters"
+    kind = _model_kind(parameters.model_kind, path)
     if parameters.base_model:
-        names.parse(parameters.base_model, "models", field="model.training_parameters.base_model")
-    training = dataset_name(parameters.training_dataset, "model.training_parameters.training_dataset")
+        names.parse(parameters.base_model, "models", field=f"{path}.base_model")
+    training = dataset_name(parameters.training_dataset, f"{path}.training_dataset")
     test = ""
     if message.HasField("evaluation_parameters"):
-        test = dataset_name(message.evaluation_parameters.test_dataset, "model.evaluation_parameters.test_dataset")
+        test = dataset_name(message.evaluation_parameters.test_dataset, f"{prefix}evaluation_parameters.test_dataset")
     now = clock.now()
     return Model(
-        name=names.join("models", id_),
+        name=name,
         uid=names.new_uid(),
         training_dataset=training,
-        budget=_budget(parameters.time_budget),
+        budget=MAX_BUDGET,
         model_kind=kind,
         create_time=now,
         update_time=now,
         test_dataset=test,
         base_model=parameters.base_model,
-        hyperparameters=_hyperparameters(parameters.hyperparameters, kind),
-        display_name=message.display_name,
-        custom_properties=dict(message.custom_properties),
-        request_id=check_request_id(request.request_id),
+        hyperparameters=_hyperparameters(parameters.hyperparameters, kind, f"{path}.hyperparameters"),
     )
 
 
@@ -81,15 +105,13 @@ def dataset_name(name: str, field: str) -> str:
     return name
 
 
-def _model_kind(kind: model_pb2.TrainingParameters.ModelKind.ValueType) -> ModelKind:
-    field = "model.training_parameters.model_kind"
+def _model_kind(kind: model_pb2.TrainingParameters.ModelKind.ValueType, path: str) -> ModelKind:
     if kind not in _KINDS:
-        raise InvalidRequest(field=field, problem="set it to GENERIC_CLASSIFIER or GENERIC_DETECTOR.")
+        raise InvalidRequest(field=f"{path}.model_kind", problem="set it to GENERIC_CLASSIFIER or GENERIC_DETECTOR.")
     return _KINDS[kind]
 
 
-def _hyperparameters(message: model_pb2.Hyperparameters, kind: ModelKind) -> Hyperparameters:
-    prefix = "model.training_parameters.hyperparameters"
+def _hyperparameters(message: model_pb2.Hyperparameters, kind: ModelKind, prefix: str) -> Hyperparameters:
     unknown = [name for name in message.backbones if name not in NETWORKS[kind]]
     if unknown:
         problem = f"{unknown[0]!r} is not a backbone of a {kind}; choose from {', '.join(sorted(NETWORKS[kind]))}."

@@ -1,4 +1,4 @@
-"""`sightline models`: train within a budget, follow the training, and show the results."""
+"""`sightline models`: estimate a training, train within a budget, follow the training, and show the results."""
 
 from contextlib import closing
 from enum import StrEnum
@@ -17,6 +17,7 @@ from sightline.cli.watching import watching
 from sightline.client.names import bare_name, full_name
 from sightline.client.progress import metric_name, of_model
 from sightline.client.quantities import duration, milliseconds
+from sightline.client.results.estimate import BudgetOutlook
 from sightline.client.results.kinds import ModelKind, ModelState
 from sightline.client.results.model import Hyperparameters, ModelData
 from sightline.client.results.trial import Recipe
@@ -24,7 +25,7 @@ from sightline.v1 import model_service_pb2 as service
 
 COLLECTION = "models"
 
-app = typer.Typer(help="Train models, and list, show, cancel and delete them.", no_args_is_help=True)
+app = typer.Typer(help="Estimate and train models, and list, show, cancel and delete them.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 
@@ -74,6 +75,39 @@ def train(
         print_model(model)
     else:
         output().print(f"training {escape(model.name)}: `sightline models show {escape(bare_name(model.name))}`")
+
+
+@app.command("estimate")
+def estimate(
+    dataset: Annotated[str, typer.Option(help="The dataset to train on.")],
+    test_dataset: Annotated[str, typer.Option(help="The dataset to measure on; by default held-out images.")] = "",
+    kind: Annotated[Kind | None, typer.Option(help="The kind of model; by default, the dataset decides.")] = None,
+    timeout: Annotated[str, typer.Option(help="How long to wait for a free worker and its result.")] = "5m",
+    json: Json = False,
+) -> None:
+    """Estimate what a training would need and achieve: a worker measures for some seconds. Costs nothing."""
+    seconds = parse_duration(timeout).total_seconds()
+    with session() as client:
+        found = client.models.estimate(
+            dataset=dataset, test_dataset=test_dataset or None, kind=kind.value if kind else None, timeout=seconds
+        )
+    if json:
+        print_json(found.message)
+        return
+    output().print(
+        facts(
+            [
+                ("minimum budget", duration(found.minimum_budget)),
+                ("suggested budget", duration(found.suggested_budget)),
+                ("measured on", escape(f"{found.device}, charged at {found.calibration_factor:g}")),
+            ]
+        )
+    )
+    metric = metric_name(found.metric).upper() if found.metric else ""
+    rows = table("BUDGET", "EXPECTED COST", *([metric] if metric else []), right=("BUDGET", "EXPECTED COST"))
+    for each in found.outlook:
+        rows.add_row(duration(each.budget), duration(each.expected_cost), *([_expected(each)] if metric else []))
+    output().print(rows)
 
 
 @app.command("list")
@@ -217,6 +251,13 @@ def print_model(model: ModelData) -> None:
         console.print(f"[red]{escape(model.error.message)}[/]")
     if model.message.HasField("performance"):
         print_performance(model.performance)
+
+
+def _expected(outlook: BudgetOutlook) -> str:
+    """`82.1 %  (70.0 % to 90.3 %)`."""
+    if outlook.value is None or outlook.interval is None:
+        return ""
+    return f"{percent(outlook.value)}  ({percent(outlook.interval.low)} to {percent(outlook.interval.high)})"
 
 
 def _kind(model: ModelData) -> str:

@@ -12,7 +12,7 @@ SightlineError
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded, DeadlineExceeded, Unauthenticated, PermissionDenied
 ├── Unimplemented: NotServedYet, UnknownMethod
-├── Unavailable: Draining, Overloaded, StreamExpired, Unreachable
+├── Unavailable: Draining, Overloaded, StreamExpired, EstimateTimedOut, Unreachable
 ├── InternalError: BundleUnusable
 └── AddressError, CredentialsError: wrong settings for reaching the services
 """
@@ -480,6 +480,12 @@ class StreamExpired(Unavailable):
     """A stream reached the time limit for streams."""
 
     reason = "StreamExpired"
+
+
+class EstimateTimedOut(Unavailable):
+    """No worker was free, or none had finished measuring, before the call's deadline."""
+
+    reason = "EstimateTimedOut"
 
 
 class Unreachable(Unavailable):

@@ -1,6 +1,7 @@
 """`client.models`: train models within a budget, follow their training, and read the results."""
 
 from collections.abc import AsyncGenerator, Generator
+from functools import partial
 
 from sightline.client import progress, requests
 from sightline.client.advice import Advice, advice
@@ -8,6 +9,7 @@ from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.requests import Budget
 from sightline.client.results.dataset import DatasetData
+from sightline.client.results.estimate import Estimate
 from sightline.client.results.kinds import ModelKind
 from sightline.client.results.model import KIND_FOR, AsyncModel, Hyperparameters, Model
 from sightline.client.results.trial import Trial
@@ -16,6 +18,7 @@ from sightline.v1 import model_pb2
 from sightline.v1 import model_service_pb2 as service
 
 COLLECTION = "models"
+ESTIMATE_SECONDS = 300.0  # that an estimate may take, most of which is the wait for a worker
 
 
 class Models:
@@ -50,6 +53,26 @@ class Models:
             name, kind, dataset, test_dataset, budget, display_name, base_model, hyperparameters
         )
         return Model.of(self._calls.ask(self._calls.stubs.models.CreateModel, request), self)
+
+    def estimate(
+        self,
+        *,
+        dataset: str | Named,
+        test_dataset: str | Named | None = None,
+        kind: ModelKind | str | None = None,
+        hyperparameters: Hyperparameters | None = None,
+        timeout: float = ESTIMATE_SECONDS,
+    ) -> Estimate:
+        """Has a worker measure what a training would need and achieve; creates and charges nothing.
+
+        It takes some seconds once a worker is free, and up to `timeout` seconds in total. Without `kind`, the dataset
+        decides. Raises DatasetNotFound, DatasetNotReady, IncorrectModelKind or CategoriesUnknown, and EstimateTimedOut
+        if no worker was free in time.
+        """
+        kind = ModelKind(kind) if kind else self._kind_for(dataset)
+        request = requests.estimate_training(kind, dataset, test_dataset, hyperparameters)
+        rpc = partial(self._calls.stubs.models.EstimateTraining, timeout=timeout)
+        return Estimate.of(self._calls.ask(rpc, request))
 
     def get(self, name: str | Named) -> Model:
         """One model, with its ledger and everything that was measured; ModelNotFound."""
@@ -127,6 +150,21 @@ class AsyncModels:
             name, kind, dataset, test_dataset, budget, display_name, base_model, hyperparameters
         )
         return AsyncModel.of(await self._calls.ask(self._calls.stubs.models.CreateModel, request), self)
+
+    async def estimate(
+        self,
+        *,
+        dataset: str | Named,
+        test_dataset: str | Named | None = None,
+        kind: ModelKind | str | None = None,
+        hyperparameters: Hyperparameters | None = None,
+        timeout: float = ESTIMATE_SECONDS,  # noqa: ASYNC109 - the call's deadline, which gRPC keeps
+    ) -> Estimate:
+        """As `Models.estimate`. Cancelling the call ends the measurement."""
+        kind = ModelKind(kind) if kind else await self._kind_for(dataset)
+        request = requests.estimate_training(kind, dataset, test_dataset, hyperparameters)
+        rpc = partial(self._calls.stubs.models.EstimateTraining, timeout=timeout)
+        return Estimate.of(await self._calls.ask(rpc, request))
 
     async def get(self, name: str | Named) -> AsyncModel:
         """One model, with its ledger and everything that was measured; ModelNotFound."""

@@ -14,6 +14,7 @@ from sightline.client.results.model import Hyperparameters
 from sightline.client.transport.channel import MAX_MESSAGE_BYTES
 from sightline.v1 import dataset_service_pb2 as datasets
 from sightline.v1 import evaluation_service_pb2 as evaluations
+from sightline.v1 import model_pb2
 from sightline.v1 import model_service_pb2 as models
 from sightline.v1 import prediction_service_pb2 as predictions
 
@@ -48,9 +49,33 @@ def create_model(
     """Trains a model; ValueError for a budget that is not a duration."""
     request = models.CreateModelRequest(model_id=own_id("models", name))
     request.model.display_name = display_name
-    wanted = request.model.training_parameters
+    _set_training(request.model, kind, dataset, test_dataset, hyperparameters)
+    request.model.training_parameters.time_budget.FromTimedelta(span_of(budget))
+    return request
+
+
+def estimate_training(
+    kind: ModelKind,
+    dataset: str | Named,
+    test_dataset: str | Named | None,
+    hyperparameters: Hyperparameters | None,
+) -> models.EstimateTrainingRequest:
+    """Measures what a training would need."""
+    request = models.EstimateTrainingRequest()
+    _set_training(request, kind, dataset, test_dataset, hyperparameters)
+    return request
+
+
+def _set_training(
+    message: model_pb2.Model | models.EstimateTrainingRequest,
+    kind: ModelKind,
+    dataset: str | Named,
+    test_dataset: str | Named | None,
+    hyperparameters: Hyperparameters | None,
+) -> None:
+    """Sets what a model and an estimate have in common."""
+    wanted = message.training_parameters
     wanted.training_dataset = full_name("datasets", dataset)
-    wanted.time_budget.FromTimedelta(span_of(budget))
     wanted.model_kind = MODEL_KINDS[ModelKind(kind)]
     if base_model is not None:
         wanted.base_model = full_name("models", base_model)
@@ -64,8 +89,7 @@ def create_model(
         if hyperparameters.max_prediction_cost is not None:
             narrowed.max_prediction_cost.FromTimedelta(span_of(hyperparameters.max_prediction_cost))
     if test_dataset is not None:
-        request.model.evaluation_parameters.test_dataset = full_name("datasets", test_dataset)
-    return request
+        message.evaluation_parameters.test_dataset = full_name("datasets", test_dataset)
 
 
 def create_evaluation(model: str | Named, name: str, dataset: str | Named) -> evaluations.CreateEvaluationRequest:

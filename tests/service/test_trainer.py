@@ -11,15 +11,17 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
-from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from grpc_status.rpc_status import from_call
 
 from services.infra.server import Server, Service
 from services.kit.clock import SystemClock
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.telemetry import MemoryTelemetry
+from services.trainer import metrics
 from services.trainer.app import Evaluations, Models
 from services.trainer.domain import ModelState, Trial
+from services.trainer.estimates import Estimates
 from services.trainer.insight import (
     CategoryGain,
     CurvePoint,
@@ -47,6 +49,7 @@ from sightline.v1.evaluation_service_pb2_grpc import (
     add_EvaluationServiceServicer_to_server,
 )
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub, add_ModelServiceServicer_to_server
+from tests.support.waiting import eventually
 from tests.unit.trainer.support import TTL, FakeDatasets, QuickWorker, dataset, running
 
 CLASSIFIER = model_pb2.TrainingParameters.GENERIC_CLASSIFIER
@@ -89,6 +92,7 @@ class World:
         )
         self.coordinator = Coordinator(store, self.datasets, self.blobs, self.queue, self.clock, MemoryTelemetry())
         self.worker = QuickWorker(records, self.blobs, self.queue, self.clock)
+        self.telemetry = MemoryTelemetry()
         self.models: Any = None
         self.evaluations: Any = None
 
@@ -102,6 +106,7 @@ class World:
                 add_ModelServiceServicer_to_server,
                 ModelServicer(
                     models,
+                    self.estimates(),
                     self.store,
                     Waits(self.store, self.queue, self.datasets, self.clock),
                     self.blobs.bucket,
@@ -114,6 +119,9 @@ class World:
                 EvaluationServicer(evaluations),
             ),
         ]
+
+    def estimates(self) -> Estimates:
+        return Estimates(self.store, self.datasets, self.clock, self.telemetry)
 
     async def step(self) -> None:
         """One reconciliation pass, then all work that is due."""
@@ -818,14 +826,74 @@ async def test_a_training_whose_base_model_was_deleted_before_it_started_fails(t
     assert found.error.message.startswith("models/m does not exist")
 
 
+# Estimates.
+
+
+def question(dataset_name: str = "datasets/birds", **changes: Any) -> pb.EstimateTrainingRequest:
+    parameters = model_pb2.TrainingParameters(training_dataset=dataset_name, model_kind=CLASSIFIER, **changes)
+    return pb.EstimateTrainingRequest(training_parameters=parameters)
+
+
+async def test_an_estimate_is_measured_and_creates_nothing(trainer: World) -> None:
+    asked = question()
+    asked.evaluation_parameters.test_dataset = "datasets/test"
+    call = trainer.models.EstimateTraining(asked, timeout=60)
+    waiting = asyncio.ensure_future(call)
+    while not waiting.done():
+        await trainer.step()
+    found = await waiting
+    assert found.device == "cpu, 2 threads"
+    assert found.calibration_factor == 1.0
+    assert 0 < found.minimum_budget.seconds <= found.suggested_budget.seconds
+    assert found.metric_name == "accuracy_top1"
+    assert found.outlook[-1].metric_value == 0.7
+    assert found.outlook[0].expected_cost.ToTimedelta() <= found.outlook[0].budget.ToTimedelta()
+    assert not trainer.store.models.view.all()
+    assert not trainer.store.estimates.view.all()
+    accepted = request(budget=found.minimum_budget.seconds, test_dataset="datasets/test", validate_only=True)
+    await trainer.models.CreateModel(accepted)
+
+
+async def test_an_estimate_without_a_free_worker_is_unavailable_and_not_resent(trainer: World) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await trainer.models.EstimateTraining(question(), timeout=1.0)
+    assert (caught.value.code(), describe(caught.value).reason) == (grpc.StatusCode.UNAVAILABLE, "EstimateTimedOut")
+    status = from_call(caught.value)  # pyright: ignore[reportArgumentType] - it has what a call has
+    assert status is not None
+    delay = RetryInfo()
+    assert any(detail.Unpack(delay) for detail in status.details)
+    assert delay.retry_delay.seconds == 30
+    assert trainer.telemetry.value(metrics.ESTIMATES, result="timed_out") == 1
+
+
+async def test_an_estimate_whose_caller_cancels_ends_its_work(trainer: World) -> None:
+    call = trainer.models.EstimateTraining(question(), timeout=60)
+    waiting = asyncio.ensure_future(call)
+    await eventually(lambda: bool(trainer.store.estimates.view.all()))
+    call.cancel()
+    await asyncio.wait([waiting])
+    await eventually(lambda: not trainer.store.estimates.view.all())
+    await trainer.coordinator.reconcile()
+    assert await trainer.worker.work_off() == 0
+
+
+async def test_an_estimate_of_an_unfit_request_is_refused(trainer: World) -> None:
+    trainer.datasets.put(dataset("datasets/new", state="VALIDATING"))
+    estimate = trainer.models.EstimateTraining
+    await refused(estimate(question("datasets/none")), MISSING, "datasetNotFound", "datasets/none")
+    await refused(estimate(question("datasets/new")), grpc.StatusCode.FAILED_PRECONDITION, "datasetNotReady")
+    await refused(estimate(question("datasets/boxes")), grpc.StatusCode.INVALID_ARGUMENT, "incorrectModelKind")
+    assert await fields_at_fault(estimate(question("nonsense"))) == ["training_parameters.training_dataset"]
+    assert await fields_at_fault(estimate(pb.EstimateTrainingRequest())) == ["training_parameters.model_kind"]
+    wrong = question(hyperparameters=model_pb2.Hyperparameters(backbones=["vgg"]))
+    assert await fields_at_fault(estimate(wrong)) == ["training_parameters.hyperparameters.backbones"]
+
+
 # Not served yet.
 
 
 async def test_what_is_not_served_yet_says_so(trainer: World) -> None:
     unimplemented = grpc.StatusCode.UNIMPLEMENTED
-    await refused(
-        trainer.models.EstimateTraining(pb.EstimateTrainingRequest()), unimplemented, "NotServedYet", "EstimateTraining"
-    )
     await refused(
         anext(aiter(trainer.models.ExportModel(pb.ExportModelRequest()))), unimplemented, "NotServedYet", "ExportModel"
     )

@@ -17,8 +17,19 @@ from services.trainer.engine.classification.linear_head import train_head
 from services.trainer.engine.detection import task as detection
 from services.trainer.engine.detection.evaluate import evaluate_detector
 from services.trainer.engine.loop.fit import fine_tune
+from services.trainer.engine.probe import probe
 from services.trainer.engine.session import Meter, Session, Signals
-from services.trainer.messages import EvaluateTask, EvaluationResult, Failed, Message, Result, Task, TrainTask
+from services.trainer.messages import (
+    EvaluateTask,
+    EvaluationResult,
+    Failed,
+    Message,
+    Probed,
+    ProbeTask,
+    Result,
+    Task,
+    TrainTask,
+)
 from services.trainer.recipe import is_linear
 from services.vision.bundle import load
 from services.vision.card import ModelKind
@@ -31,21 +42,25 @@ STARTS = MappingProxyType(
 
 def run(
     task: Task, send: Callable[[Message], None], signals: Signals | None = None
-) -> Result | EvaluationResult | Failed:
+) -> Result | EvaluationResult | Probed | Failed:
     """Runs the task; returns its last message, sends the earlier ones, and obeys the worker's signals."""
     session = Session(Meter(task.allowance), send, signals)
     torch.set_num_threads(max(1, task.threads))
     try:
-        return train(task, session) if isinstance(task, TrainTask) else evaluate(task, session)
+        match task:
+            case TrainTask():
+                return train(task, session)
+            case EvaluateTask():
+                return evaluate(task, session)
+            case ProbeTask():
+                return probe(task, session, train)
     except SightlineError as error:
         return Failed(failure=error.failure(), traceback=traceback.format_exc())
     except (MemoryError, torch.OutOfMemoryError):
-        name = task.trial if isinstance(task, TrainTask) else task.evaluation
-        failure = OutOfMemory(trial=name, batch_size=1).failure()
+        failure = OutOfMemory(trial=_name_of(task), batch_size=1).failure()
         return Failed(failure=failure, traceback=traceback.format_exc())
     except Exception as error:  # noqa: BLE001 - the worker must learn why the process ends
-        name = task.trial if isinstance(task, TrainTask) else task.evaluation
-        failure = UnknownTrainingError(name=name, problem=f"{type(error).__name__}: {error}").failure()
+        failure = UnknownTrainingError(name=_name_of(task), problem=f"{type(error).__name__}: {error}").failure()
         return Failed(failure=failure, traceback=traceback.format_exc())
 
 
@@ -62,3 +77,14 @@ def evaluate(task: EvaluateTask, session: Session) -> EvaluationResult:
     if isinstance(model, Detector):
         return evaluate_detector(task, session, model)
     return evaluate_classifier(task, session, model)
+
+
+def _name_of(task: Task) -> str:
+    """The resource that the task is for."""
+    match task:
+        case TrainTask():
+            return task.trial
+        case EvaluateTask():
+            return task.evaluation
+        case ProbeTask():
+            return task.estimate

@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.trainer.engine.data import Indices
-from services.trainer.recipe import Split
-
-MIN_HELD_OUT_FROM = 20  # images of the smallest category, for there to be a hold-out
+from services.trainer.recipe import MIN_HELD_OUT_FROM, Split
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,14 +81,20 @@ def _seconds_of(trial: Trial) -> float:
     return (trial.work.charged + reused).total_seconds()
 
 
+def as_run(recipe: Recipe, source: WeightsSource) -> Recipe:
+    """What a worker without pretrained weights runs for a linear recipe: one network with random ones."""
+    if source is not WeightsSource.RANDOM or not is_linear(recipe):
+        return recipe
+    return Recipe(name=recipe.name, rung=0, backbones=(RANDOM_START,), views=recipe.views)
+
+
 def _expected_of(trial: Trial) -> float:
     """Seconds that a finished trial should have taken."""
     recipe, result, count = trial.recipe, trial.result, trial.training.image_count
     assert result is not None, "it succeeded"
     if _is_detector(recipe):
         return expected_seconds(recipe, count, result.resolution, result.epochs)
-    if result.weights_source is WeightsSource.RANDOM:
-        recipe = Recipe(name=recipe.name, rung=0, backbones=(RANDOM_START,), views=recipe.views)
-    elif recipe.choose and result.networks and BACKBONES.keys() >= set(result.networks):
+    recipe = as_run(recipe, result.weights_source)
+    if recipe.choose and result.networks and BACKBONES.keys() >= set(result.networks):
         recipe = replace(recipe, backbones=result.networks)
     return expected_seconds(recipe, count, result.resolution)

@@ -15,9 +15,11 @@ from services.trainer.planner.budget import BudgetView
 from services.trainer.planner.costs import expected_seconds, reserve_seconds
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
 from services.trainer.prediction_cost import least_seconds
+from services.trainer.recipe import Recipe
 from services.vision.card import ModelKind
 
 SAFETY = 1.5  # factor on the first recipe's predicted cost, in the minimum budget
+SPARE = 1.2  # factor on the whole ladder's, in the suggested one
 _LADDERS = MappingProxyType({ModelKind.GENERIC_CLASSIFIER: classifier, ModelKind.GENERIC_DETECTOR: detector})
 
 
@@ -46,6 +48,11 @@ def plan(model: Model, trials: list[Trial], final: Evaluation | None, free: int 
     return Finish(step)
 
 
+def whole_ladder(kind: ModelKind, wanted: Hyperparameters, image_count: int) -> list[Recipe]:
+    """What a generous budget pays for, the first recipe first."""
+    return _LADDERS[kind].climb(wanted, image_count)
+
+
 def minimum_budget(kind: ModelKind, wanted: Hyperparameters, image_count: int, test_count: int) -> float:
     """The smallest budget, in seconds, that is sure to pay for the first recipe and the evaluation."""
     recipe = _LADDERS[kind].first(wanted)
@@ -54,9 +61,9 @@ def minimum_budget(kind: ModelKind, wanted: Hyperparameters, image_count: int, t
 
 def suggested_budget(kind: ModelKind, wanted: Hyperparameters, image_count: int, test_count: int) -> float:
     """A budget, in seconds, that pays for the whole ladder."""
-    climb = _LADDERS[kind].climb(wanted, image_count)
+    climb = whole_ladder(kind, wanted, image_count)
     cost = sum(expected_seconds(recipe, image_count) for recipe in climb)
-    pays = 1.2 * cost + max(reserve_seconds(recipe, test_count) for recipe in climb)
+    pays = SPARE * cost + max(reserve_seconds(recipe, test_count) for recipe in climb)
     return max(pays, minimum_budget(kind, wanted, image_count, test_count))
 
 

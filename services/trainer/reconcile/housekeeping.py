@@ -1,4 +1,4 @@
-"""Housekeeping of work: announces what is due, ends what is no longer needed, removes what is orphaned."""
+"""Housekeeping of work: announces what is due, ends what is no longer needed, removes what nobody waits for."""
 
 from services.kit.blobs import Blobs, delete_prefix
 from services.kit.clock import Clock
@@ -7,6 +7,7 @@ from services.kit.log import Log, about
 from services.kit.queue import Queue
 from services.kit.records import Versioned
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, asked_to_stop
+from services.trainer.estimate import Estimate
 from services.trainer.reconcile import jobs
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
@@ -33,11 +34,11 @@ class Housekeeping:
         self._swept = float("-inf")
 
     async def reconcile(self) -> None:
-        """One pass over all trials and evaluations; errors are logged, and the next pass retries."""
+        """One pass over all trials, evaluations and estimates; errors are logged, and the next pass retries."""
         now, present = self._clock.now(), self._clock.monotonic()
         sweep = present >= self._swept + SWEEP_SECONDS
         self._swept = present if sweep else self._swept
-        due: list[Trial | Evaluation] = []
+        due: list[Trial | Evaluation | Estimate] = []
         for found in (*self._store.trials.view.all(), *self._store.evaluations.view.all()):
             record = found.value
             if record.work.ended and not sweep:
@@ -47,6 +48,11 @@ class Housekeeping:
                 await self._clear(found)
             elif record.work.is_due(now):
                 due.append(record)
+        for found in self._store.estimates.view.all():
+            if not found.value.is_wanted(now):
+                await self._forget(found)
+            elif found.value.work.is_due(now):
+                due.append(found.value)
         await self._announce_all(due)
 
     async def announce(self, name: str, work: Work) -> None:
@@ -54,14 +60,14 @@ class Housekeeping:
         self._announced[name] = jobs.dedup_key(name, work), self._clock.monotonic()
         await jobs.announce(self._queue, name, work)
 
-    async def _announce_all(self, due: list[Trial | Evaluation]) -> None:
+    async def _announce_all(self, due: list[Trial | Evaluation | Estimate]) -> None:
         """Announces newly due work at once, and older work again if the queue has fewer jobs than there is due work.
 
         While all workers are busy, work may wait for hours: its job is still queued, and a second one would only make
         the queue look longer to autoscalers.
         """
         before, self._announced = self._announced, {}
-        again: list[Trial | Evaluation] = []
+        again: list[Trial | Evaluation | Estimate] = []
         for record in due:
             said, moment = before.get(record.name, ("", 0.0))
             if said != jobs.dedup_key(record.name, record.work):
@@ -99,6 +105,15 @@ class Housekeeping:
                     await self._stop(record)
             except NotFound:
                 await self._delete(found)
+            except SightlineError as error:
+                _log.info("housekeeping_postponed", problem=str(error))
+
+    async def _forget(self, found: Versioned[Estimate]) -> None:
+        """Deletes an estimate whose callers are gone, which ends its probe, unless a caller has just come."""
+        with about(found.value.name):
+            try:
+                await self._store.estimates.delete(found.value.name, found.etag)
+                _log.info("estimate_abandoned")
             except SightlineError as error:
                 _log.info("housekeeping_postponed", problem=str(error))
 

@@ -1,4 +1,4 @@
-"""One attempt at a trial or evaluation: its lease, and what it writes into the ledger."""
+"""One attempt at a trial, evaluation or estimate: its lease, and what it writes into the ledger."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,10 +12,11 @@ from services.kit.errors import LeaseLost, RecordNotFound
 from services.kit.leases import Lease, LeaseGuard
 from services.kit.records import Table
 from services.trainer.domain import Evaluation, Trial
+from services.trainer.estimate import Estimate
 from services.trainer.ledger import scaled
 from services.trainer.work import Work
 
-R = TypeVar("R", Trial, Evaluation)
+R = TypeVar("R", Trial, Evaluation, Estimate)
 
 
 class CancelRequested(Exception):
@@ -61,6 +62,11 @@ class Attempt(LeaseGuard[R]):
         return self.record.name
 
     @property
+    def factor(self) -> float:
+        """How many seconds are charged for one second of this worker's device."""
+        return float(self._factor)
+
+    @property
     def allowance(self) -> timedelta:
         """What is left, as time on this worker's device."""
         return scaled(self.record.work.remaining, 1 / self._factor)
@@ -102,8 +108,8 @@ class Attempt(LeaseGuard[R]):
         return lambda record: replace(record.with_work(how(record.work), self._clock.now()), **results)
 
 
-def _lease(record: Trial | Evaluation) -> Lease:
+def _lease(record: Trial | Evaluation | Estimate) -> Lease:
     return record.work.lease
 
 
-AnyAttempt = Attempt[Trial] | Attempt[Evaluation]
+AnyAttempt = Attempt[Trial] | Attempt[Evaluation] | Attempt[Estimate]

@@ -25,6 +25,7 @@ from services.trainer.messages import (
     Failed,
     Message,
     Offer,
+    Probed,
     Progress,
     Result,
     Task,
@@ -44,7 +45,7 @@ LAST_SECONDS = 30.0  # for a last checkpoint, or the result, when the worker has
 
 _log = Log(__name__)
 
-Last = Result | EvaluationResult | Failed
+Last = Result | EvaluationResult | Probed | Failed
 
 
 class Stopped(Exception):
@@ -120,6 +121,11 @@ class Supervision:
                 await self._through_outages(lambda: self._keep_trial(last))
             case EvaluationResult():
                 await self._through_outages(lambda: self._keep_evaluation(last))
+            case Probed(probe=probe, used=used):
+                await self._through_outages(
+                    lambda: self._attempt.succeed(used, probe=probe, device_factor=self._attempt.factor)
+                )
+                _log.info("estimate_delivered", device=probe.device, seconds=used.total_seconds())
         return AttemptResult.SUCCEEDED
 
     async def end(self, how: Callable[[Work], Work]) -> None:
@@ -155,7 +161,7 @@ class Supervision:
                     checkpoints.arrived(message)
                 case Offer(result=result):
                     self._offered = result
-                case Result() | EvaluationResult() | Failed():
+                case Result() | EvaluationResult() | Probed() | Failed():
                     return message
                 case _:  # Ready was read at the start
                     pass

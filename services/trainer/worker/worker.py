@@ -1,4 +1,4 @@
-"""The trainer worker: takes one trial or evaluation at a time, has a child run it, and records progress and result.
+"""The trainer worker: takes one trial, evaluation or estimate at a time, has a child run it, and records the result.
 
 Delivery is at least once: a job may arrive twice, and worker, child, broker and store may die at any moment. The lease
 in the record decides who works on it; committed work is never repeated, and never charged twice.
@@ -20,6 +20,7 @@ from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
+from services.trainer.estimate import COLLECTION, Estimate
 from services.trainer.messages import EvaluateTask, Task, TrainTask
 from services.trainer.performance import Performance
 from services.trainer.recipe import Split
@@ -29,6 +30,7 @@ from services.trainer.tally import AttemptResult
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work
 from services.trainer.worker.attempt import AnyAttempt, Attempt, CancelRequested
 from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, ChildPool, DeviceUnusable
+from services.trainer.worker.probing import probe_task
 from services.trainer.worker.supervision import Stopped, Supervision
 from services.trainer.worker.workspace import Workspace
 
@@ -63,7 +65,7 @@ class Worker:
         self._telemetry = telemetry
 
     async def handle(self, name: str) -> bool:
-        """Makes attempts at a trial or evaluation until it has ended or another worker has its lease.
+        """Makes attempts at a trial, evaluation or estimate until it has ended or another worker has its lease.
 
         The number of deliveries does not matter; the record decides what is poison. Returns whether there was anything
         to do. Released if the worker has to stop before the end.
@@ -90,6 +92,8 @@ class Worker:
         rest = (name, self._name, self._clock, settings.lease, settings.device_factor)
         if "/trials/" in name:
             return await Attempt[Trial].begin(self._store.trials.table, *rest)
+        if name.startswith(f"{COLLECTION}/"):
+            return await Attempt[Estimate].begin(self._store.estimates.table, *rest)
         return await Attempt[Evaluation].begin(self._store.evaluations.table, *rest)
 
     async def _attempt(self, attempt: AnyAttempt) -> AttemptResult:
@@ -161,6 +165,8 @@ class Worker:
         output = scratch / "output"
         output.mkdir()
         record = attempt.record
+        if isinstance(record, Estimate):
+            return await probe_task(record, self._workspace, self._settings, scratch, attempt.allowance)
         if isinstance(record, Evaluation):
             return EvaluateTask(
                 evaluation=record.name,

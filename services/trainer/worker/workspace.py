@@ -28,13 +28,16 @@ class Workspace:
         self._root = root
         self.blobs = blobs
 
-    async def snapshot(self, snapshot: Snapshot) -> Path:
-        """A folder with the snapshot's manifest, packs and indexes; DatasetNotFound if its dataset was deleted."""
+    async def snapshot(self, snapshot: Snapshot, *, packs: bool = True) -> Path:
+        """A folder with the snapshot's manifest, packs and indexes; DatasetNotFound if its dataset was deleted.
+
+        Without `packs` it fetches no images.
+        """
         directory = self._made("snapshots", snapshot.digest.replace(":", "-"))
         try:
             manifest = read_manifest(await self.blobs.get(snapshot.manifest_key))
             for shard in manifest.shards:
-                for key in (shard.key, shard.index_key):
+                for key in (shard.key, shard.index_key) if packs else (shard.index_key,):
                     await self._fetch(key, directory / local_name(key))
             await self._fetch(snapshot.manifest_key, directory / MANIFEST_FILE)
         except BlobNotFound:

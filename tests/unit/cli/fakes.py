@@ -64,6 +64,8 @@ class Fakes:
         self.files: dict[str, bytes] = {}
         self.page_size = 2
         self.errors: dict[str, list[Status]] = {}
+        self.estimate = ms.EstimateTrainingResponse()
+        self.patience = 0.0  # seconds left to the last call of EstimateTraining
         self.requests: list[Message] = []
         self.tags: list[tuple[str, float]] = [("cat", 0.75), ("dog", 0.25)]
         self.objects: list[tuple[str, float, tuple[int, int, int, int]]] | None = None  # None: a classifier
@@ -155,6 +157,11 @@ class ModelFake(ms_grpc.ModelServiceServicer):
         made.evaluation_parameters.CopyFrom(request.model.evaluation_parameters)
         self.fakes.models[made.name] = made
         return made
+
+    def EstimateTraining(self, request: ms.EstimateTrainingRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "EstimateTraining", request)
+        self.fakes.patience = context.time_remaining()
+        return self.fakes.estimate
 
     def GetModel(self, request: ms.GetModelRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "GetModel", request)

@@ -10,6 +10,7 @@ import grpc
 import pytest
 import typer
 from rich.console import Console
+from sightline.v1.progress_pb2 import Validation, Waiting
 
 from sightline.cli.formats import parse_duration
 from sightline.cli.watching import line, watching
@@ -17,9 +18,8 @@ from sightline.client.quantities import duration
 from sightline.client.results.model import ModelData
 from sightline.v1.dataset_pb2 import Dataset, DatasetProgress
 from sightline.v1.model_pb2 import Model, TrainingParameters, TrainingProgress
-from sightline.v1.model_service_pb2 import GetModelRequest
-from sightline.v1.performance_pb2 import ModelPerformance
-from sightline.v1.progress_pb2 import Validation, Waiting
+from sightline.v1.model_service_pb2 import EstimateTrainingRequest, EstimateTrainingResponse, GetModelRequest
+from sightline.v1.performance_pb2 import Interval, ModelPerformance
 from sightline.v1.trial_pb2 import Recipe, Trial
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
@@ -89,6 +89,54 @@ def test_too_small_a_budget_is_refused_with_one_that_suffices(sightline: Command
     assert "notEnoughBudget" in outcome.err
     assert "the minimum is 8 s" in outcome.err
     assert "--budget 60s" in outcome.err
+
+
+def an_estimate(*, metric: str = "") -> EstimateTrainingResponse:
+    """Of two budgets, the second with an expected accuracy if there is a metric."""
+    found = EstimateTrainingResponse(device="cpu, 2 threads", calibration_factor=0.5, metric_name=metric)
+    found.minimum_budget.FromSeconds(12)
+    found.suggested_budget.FromSeconds(150)
+    for seconds in (12, 150):
+        outlook = found.outlook.add()
+        outlook.budget.FromSeconds(seconds)
+        outlook.expected_cost.FromSeconds(seconds - 2)
+    if metric:
+        found.outlook[1].metric_value = 0.82
+        found.outlook[1].interval.CopyFrom(Interval(low=0.7, high=0.91, level=0.95))
+    return found
+
+
+def test_an_estimate_shows_budgets_and_what_to_expect_of_them(sightline: Command, fakes: Fakes) -> None:
+    fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets", annotation_kind=Dataset.IMAGE_CLASSIFICATION)
+    fakes.estimate = an_estimate(metric="accuracy_top1")
+    outcome = sightline("models", "estimate", "--dataset", "pets", "--test-dataset", "held", "--timeout", "2m")
+    assert outcome.code == 0, outcome.err
+    for words in ("12s", "2m30s", "cpu, 2 threads, charged at 0.5", "2m28s", "82.0 %  (70.0 % to 91.0 %)", "TOP-1"):
+        assert words in outcome.out, words
+    asked = fakes.requests[-1]
+    assert isinstance(asked, EstimateTrainingRequest)
+    assert asked.training_parameters.model_kind == TrainingParameters.GENERIC_CLASSIFIER
+    assert asked.training_parameters.training_dataset == "datasets/pets"
+    assert asked.evaluation_parameters.test_dataset == "datasets/held"
+    assert 100 < fakes.patience < 125
+
+
+def test_an_estimate_without_a_metric_shows_costs_alone(sightline: Command, fakes: Fakes) -> None:
+    fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets", annotation_kind=Dataset.OBJECT_DETECTION)
+    fakes.estimate = an_estimate()
+    outcome = sightline("models", "estimate", "--dataset", "pets")
+    assert "EXPECTED COST" in outcome.out
+    assert "ACCURACY" not in outcome.out
+    assert sightline("models", "estimate", "--dataset", "pets", "--json").json["suggestedBudget"] == "150s"
+
+
+def test_an_estimate_that_no_worker_was_free_for_says_so(sightline: Command, fakes: Fakes) -> None:
+    fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets")
+    message = "datasets/pets was not measured within 30 s: no worker was free."
+    fakes.errors["EstimateTraining"] = [status(grpc.StatusCode.UNAVAILABLE, "EstimateTimedOut", message)] * 5
+    outcome = sightline("models", "estimate", "--dataset", "pets", "--timeout", "30s")
+    assert outcome.code == 14
+    assert "no worker was free" in outcome.err
 
 
 def test_watching_a_training_that_fails_exits_with_the_code_of_its_error(sightline: Command, fakes: Fakes) -> None:

@@ -111,6 +111,25 @@ def test_common_spellings_of_a_budget_are_accepted(
     assert (model.kind, model.state) == ("detector", "NOT_STARTED")
 
 
+def test_an_estimate_has_types(client: Client, fakes: Fakes) -> None:
+    fakes.datasets["datasets/d"] = Dataset(name="datasets/d", annotation_kind=Dataset.IMAGE_CLASSIFICATION)
+    fakes.estimate.minimum_budget.FromSeconds(12)
+    fakes.estimate.suggested_budget.FromSeconds(90)
+    fakes.estimate.metric_name = "accuracy_top1"
+    known, unknown = fakes.estimate.outlook.add(metric_value=0.8), fakes.estimate.outlook.add()
+    known.interval.low, known.interval.high, known.interval.level = 0.7, 0.9, 0.95
+    unknown.expected_cost.FromSeconds(80)
+    estimate = client.models.estimate(dataset="d", hyperparameters=Hyperparameters(max_rung=0), timeout=100)
+    assert (estimate.minimum_budget, estimate.suggested_budget) == (timedelta(seconds=12), timedelta(seconds=90))
+    assert estimate.outlook[0].value == 0.8
+    assert estimate.outlook[0].interval is not None
+    assert estimate.outlook[0].interval.low == 0.7
+    assert (estimate.outlook[1].value, estimate.outlook[1].interval) == (None, None)
+    assert estimate.outlook[1].expected_cost == timedelta(seconds=80)
+    assert 80 < fakes.patience < 105
+    assert fakes.requests[-1].training_parameters.hyperparameters.max_rung == 0  # type: ignore[attr-defined]
+
+
 def test_a_malformed_budget_is_refused_before_any_call(client: Client, fakes: Fakes) -> None:
     with pytest.raises(ValueError, match="'ten minutes' is not a duration; write it as 90s, 10m or 1h30m"):
         client.models.train("m", dataset="d", budget="ten minutes", kind="classifier")

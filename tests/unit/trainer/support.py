@@ -20,11 +20,13 @@ from services.kit.records import Records, Table
 from services.trainer.coverage import findings
 from services.trainer.datasets import Dataset, DatasetState, Snapshot
 from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, TrialResult
+from services.trainer.estimate import Estimate, Expectation, Observation, Probe
 from services.trainer.insight import Insight
 from services.trainer.performance import Coverage, Interval, Performance, Source, TagPerformance
+from services.trainer.planner.costs import FIXED_SECONDS, expected_seconds
 from services.trainer.prediction_cost import recipe_seconds
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
-from services.trainer.recipe import BoxStatistics
+from services.trainer.recipe import BoxStatistics, Recipe
 from services.trainer.reconcile import jobs
 from services.trainer.store import Store
 from services.trainer.worker.attempt import Attempt
@@ -216,6 +218,7 @@ class QuickWorker:
     ) -> None:
         self.trials: Table[Trial] = Table(records, Trial)
         self.evaluations: Table[Evaluation] = Table(records, Evaluation)
+        self.estimates: Table[Estimate] = Table(records, Estimate)
         self.blobs, self.queue, self.clock = blobs, queue, clock
         self.spends, self.score = spends, score
         self.coverage: Coverage | None = None  # of evaluations
@@ -231,10 +234,14 @@ class QuickWorker:
 
     async def handle(self, name: str) -> bool:
         table: Any = self.trials if "/trials/" in name else self.evaluations
+        table = self.estimates if name.startswith("estimates/") else table
         attempt = await Attempt[Any].begin(table, name, "quick", self.clock, TTL, 1.0)
         if attempt is None:
             return False
         used = min(self.spends, attempt.allowance)
+        if isinstance(attempt.record, Estimate):
+            await attempt.succeed(used, probe=probe(attempt.record.recipes), device_factor=attempt.factor)
+            return True
         if isinstance(attempt.record, Evaluation):
             key = f"{attempt.record.blob_prefix}performance.json"
             detects = attempt.record.model_kind is ModelKind.GENERIC_DETECTOR
@@ -259,6 +266,32 @@ class QuickWorker:
         if trial.recipe.kind is ModelKind.GENERIC_CLASSIFIER:
             return result(trial, right), predictions(right)
         return detector_result(trial, right), detections(right, 0 if trial.recipe.refit else IMAGES)
+
+
+def observed(recipe: Recipe, pace: float = 1.0, value: float | None = None) -> Observation:
+    """The recipe on forty images, at a multiple of the table's time; `value` is the accuracy that it promises."""
+    short = msgspec.structs.replace(recipe, max_epochs=2)
+    scaling = pace * (expected_seconds(short, 40, 256) - FIXED_SECONDS)
+    known = None if value is None else Expectation(value=value, interval=Interval(value - 0.1, value + 0.1))
+    return Observation(
+        recipe=short,
+        image_count=40,
+        seconds=FIXED_SECONDS + scaling,
+        scaling_seconds=scaling,
+        resolution=recipe.resolution or 256,
+        expectation=known,
+    )
+
+
+def probe(recipes: tuple[Recipe, ...], pace: float = 1.0, **changes: Any) -> Probe:
+    """What a worker with pretrained weights found, at a multiple of the table's times."""
+    found = Probe(
+        device="cpu, 2 threads",
+        observations=tuple(observed(recipe, pace, 0.7) for recipe in recipes),
+        weights_source=WeightsSource.FOLDER,
+        backbones=("mobilenet_v2", "efficientnet_lite2", "yolox_nano"),
+    )
+    return msgspec.structs.replace(found, **changes)
 
 
 def card(trial: Trial) -> ModelCard:

@@ -8,8 +8,8 @@ import numpy as np
 
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
-from services.trainer.engine.split import MIN_HELD_OUT_FROM, Partition, share
-from services.trainer.recipe import Split
+from services.trainer.engine.split import Partition, share
+from services.trainer.recipe import MIN_HELD_OUT_FROM, Split
 
 
 def divide(scenes: Scenes, split: Split, *, refit: bool = False) -> Partition:

@@ -66,7 +66,7 @@ def pretrained(monkeypatch) -> None:
     monkeypatch.setattr(pretrained_networks, "pretrained_network", network)
 
 
-def _run(task: TrainTask | EvaluateTask) -> tuple[Result | EvaluationResult | Failed, list[Message]]:
+def _run(task: TrainTask | EvaluateTask) -> tuple[Message, list[Message]]:
     said: list[Message] = []
     return run(task, said.append), said
 

@@ -1,0 +1,138 @@
+"""Estimates: measured paces become budgets by the planner's own steps, and agree in kind with CreateModel's check."""
+
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from msgspec.structs import replace
+
+from services.trainer.domain import Hyperparameters, Model
+from services.trainer.estimate import Estimate
+from services.trainer.planner.outlook import outlook, with_recipes
+from services.trainer.planner.plan import check_budget, minimum_budget, suggested_budget, whole_ladder
+from services.trainer.planner.rehearsal import rehearse
+from services.trainer.work import Work
+from services.vision.card import ModelKind, WeightsSource
+from tests.unit.trainer.support import START, boxes, model, observed, probe, snapshot
+
+DETECTOR = ModelKind.GENERIC_DETECTOR
+
+
+def estimate(wanted: Model | None = None, pace: float = 1.0, count: int = 500, **changes: object) -> Estimate:
+    """A probe that found the table's times, unless changed; as many test images as `tests`."""
+    wanted = replace(wanted or model(), training=snapshot(count=count))
+    tests = int(str(changes.pop("tests", 0)))
+    if tests:
+        wanted = replace(wanted, test=snapshot("datasets/test", tests))
+    asked = with_recipes(
+        Estimate(
+            name="estimates/e",
+            model=wanted,
+            fewest=50,
+            work=Work(create_time=START, allowance=timedelta(minutes=10)),
+            update_time=START,
+        )
+    )
+    detects = wanted.model_kind is DETECTOR
+    found = probe(asked.recipes, pace, boxes=boxes() if detects else None)
+    return replace(asked, probe=found, **changes)
+
+
+def test_a_device_at_the_tables_pace_gets_the_budgets_that_create_model_names() -> None:
+    wanted = Hyperparameters(backbones=("mobilenet_v2", "efficientnet_lite2"))
+    found = outlook(estimate(model(hyperparameters=wanted), count=500, tests=100))
+    asked = ModelKind.GENERIC_CLASSIFIER, wanted, 500, 100
+    assert found.minimum.total_seconds() == pytest.approx(minimum_budget(*asked), rel=0.1, abs=2)
+    assert found.suggested.total_seconds() == pytest.approx(suggested_budget(*asked), rel=0.1)
+
+
+@pytest.mark.parametrize("pace", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("kind", list(ModelKind))
+def test_the_minimum_is_accepted_and_pays_for_a_first_trial(kind: ModelKind, pace: float) -> None:
+    asked = estimate(model(model_kind=kind), pace)
+    found = outlook(asked)
+    check_budget(replace(asked.model, budget=found.minimum), 500, 0)
+    assert rehearse(asked, found.minimum).recipes
+    assert found.minimum <= found.suggested
+
+
+@pytest.mark.parametrize("kind", list(ModelKind))
+def test_a_device_that_is_three_times_slower_needs_about_three_times_the_budget(kind: ModelKind) -> None:
+    even, slow = (outlook(estimate(model(model_kind=kind), pace)) for pace in (1.0, 3.0))
+    assert 2.0 < slow.suggested / even.suggested < 3.5
+    assert slow.minimum > even.minimum
+
+
+def test_what_is_charged_for_a_second_scales_the_budgets() -> None:
+    even, charged = (outlook(estimate(pace=4.0, device_factor=factor)) for factor in (1.0, 0.5))
+    assert charged.suggested / even.suggested == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", list(ModelKind))
+def test_the_suggested_budget_pays_for_the_whole_ladder_uncut(kind: ModelKind) -> None:
+    asked = estimate(model(model_kind=kind), 2.0, tests=50)
+    suggested = outlook(asked).suggested
+    rehearsal = rehearse(asked, suggested)
+    assert rehearsal.is_whole
+    assert len(rehearsal.recipes) >= len(whole_ladder(kind, Hyperparameters(), 500))
+    assert suggested / 1.5 <= rehearsal.cost <= suggested
+
+
+def test_a_detector_whose_small_boxes_need_a_larger_input_needs_a_larger_budget() -> None:
+    large = estimate(model(model_kind=DETECTOR))
+    assert large.probe is not None
+    small = replace(large, probe=replace(large.probe, boxes=boxes(small_size=0.04, longer_side=1600)))
+    assert outlook(small).suggested > 1.5 * outlook(large).suggested
+
+
+@pytest.mark.parametrize("kind", list(ModelKind))
+@pytest.mark.parametrize("seconds", [5, 30, 200, 5000])
+def test_no_rehearsal_is_charged_more_than_its_budget(kind: ModelKind, seconds: int) -> None:
+    budget = timedelta(seconds=seconds)
+    assert rehearse(estimate(model(model_kind=kind), 1.7, tests=30), budget).cost <= budget
+
+
+def test_the_outlook_ascends_and_holds_both_budgets() -> None:
+    found = outlook(estimate())
+    budgets = [each.budget for each in found.budgets]
+    assert {found.minimum, found.suggested} <= set(budgets)
+    assert all(one < other for one, other in pairwise(budgets))
+    assert all(one.cost <= other.cost for one, other in pairwise(found.budgets))
+
+
+def test_a_budget_is_expected_to_reach_what_its_trials_were_measured_to_reach() -> None:
+    asked = estimate()
+    assert asked.probe is not None
+    first, second = asked.recipes[:2]
+    told = replace(asked.probe, observations=(observed(first, value=0.7), observed(second, value=0.8)))
+    found = outlook(replace(asked, probe=told))
+    values = [each.expectation.value if each.expectation else None for each in found.budgets]
+    assert values[0] == 0.7
+    assert values[-1] == 0.8
+
+
+def test_nothing_is_expected_of_what_was_not_measured() -> None:
+    asked = estimate(model(model_kind=DETECTOR))
+    told = probe(asked.recipes, observations=tuple(observed(recipe) for recipe in asked.recipes))
+    assert all(each.expectation is None for each in outlook(replace(asked, probe=told)).budgets)
+
+
+def test_without_pretrained_weights_the_training_from_random_ones_is_rehearsed() -> None:
+    asked = estimate()
+    assert asked.probe is not None
+    bare = replace(asked.probe, weights_source=WeightsSource.RANDOM, backbones=())
+    rehearsal = rehearse(replace(asked, probe=bare), timedelta(hours=2))
+    assert any(not recipe.pretrained for recipe in rehearsal.recipes)
+
+
+def test_recipes_that_differ_in_epochs_only_are_measured_once() -> None:
+    asked = estimate(model(model_kind=DETECTOR)).recipes
+    climb = whole_ladder(DETECTOR, Hyperparameters(), 500)
+    assert len(asked) < len(climb)
+    assert asked[0] == climb[0]
+
+
+@pytest.mark.parametrize("count", [100, 5000])
+def test_the_recipes_to_measure_are_those_that_a_training_runs(count: int) -> None:
+    asked = estimate(count=count)
+    assert asked.recipes == rehearse(asked, timedelta(days=2)).recipes
