@@ -74,6 +74,7 @@ class Worker:
         with about(name):
             while (attempt := await self._begin(name)) is not None:
                 worked = True
+                _log.info("attempt_began", attempt=attempt.record.work.attempt)
                 result = AttemptResult.RELEASED
                 try:
                     result = await self._attempt(attempt)

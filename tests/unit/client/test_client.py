@@ -24,6 +24,7 @@ from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.finding_pb2 import Finding
 from sightline.v1.model_pb2 import Model, TrainingParameters
+from sightline.v1.model_service_pb2 import EstimateTrainingRequest
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 from sightline.v1.trial_pb2 import Recipe, Trial
 from tests.unit.cli.fakes import Fakes, status
@@ -127,7 +128,9 @@ def test_an_estimate_has_types(client: Client, fakes: Fakes) -> None:
     assert (estimate.outlook[1].value, estimate.outlook[1].interval) == (None, None)
     assert estimate.outlook[1].expected_cost == timedelta(seconds=80)
     assert 80 < fakes.patience < 105
-    assert fakes.requests[-1].training_parameters.hyperparameters.max_rung == 0  # type: ignore[attr-defined]
+    asked = fakes.requests[-1]
+    assert isinstance(asked, EstimateTrainingRequest)
+    assert asked.training_parameters.hyperparameters.HasField("max_rung")
 
 
 def test_a_malformed_budget_is_refused_before_any_call(client: Client, fakes: Fakes) -> None:

@@ -243,10 +243,10 @@ async def test_an_unfit_dataset_is_refused_before_any_work(
 
 async def without_leaving(world: World, call: "asyncio.Task[Estimate]") -> None:
     """Ends the call as the death of its process would: its record stays."""
-    original, world.store.estimates.change = world.store.estimates.change, _unreachable  # type: ignore[method-assign]
-    call.cancel()
-    await asyncio.wait([call])
-    world.store.estimates.change = original
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store.estimates, "change", _unreachable)
+        call.cancel()
+        await asyncio.wait([call])
 
 
 async def _unreachable(*_: Any) -> Any:
