@@ -8,7 +8,14 @@ from datetime import timedelta
 from msgspec.structs import replace
 
 from services.kit.clock import Clock
-from services.kit.errors import EstimateNotFound, EstimateTimedOut, RecordExists, RemoteError, SightlineError
+from services.kit.errors import (
+    EstimateNotFound,
+    EstimateTimedOut,
+    EtagMismatch,
+    RecordExists,
+    RemoteError,
+    SightlineError,
+)
 from services.kit.log import Log
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
@@ -131,11 +138,17 @@ class Estimates:
     async def _leave(self, name: str, caller: str) -> None:
         """Deletes the record if no other caller waits; in an outage, the interest expires by itself."""
         try:
-            left = await self._store.estimates.change(name, lambda present: present.left_by(caller))
-            if not left.value.is_wanted(self._clock.now()):
-                await self._store.estimates.delete(name, left.etag)
-        except SightlineError as error:  # gone already, joined by another call, or an outage
-            _log.debug("estimate_kept", name=name, problem=error.message)
+            while True:
+                left = await self._store.estimates.change(name, lambda present: present.left_by(caller))
+                if left.value.is_wanted(self._clock.now()):
+                    return
+                with suppress(EtagMismatch):  # the worker has reported, or another call has come: look again
+                    await self._store.estimates.delete(name, left.etag)
+                    return
+        except EstimateNotFound:
+            return
+        except SightlineError as error:
+            _log.info("estimate_kept", name=name, problem=error.message)
 
     def _timed_out(self, draft: Estimate, seconds: float) -> EstimateTimedOut:
         found = self._store.estimates.view.find(draft.name)

@@ -129,6 +129,25 @@ async def test_a_call_that_is_cancelled_ends_the_probe(world: World) -> None:
     assert world.telemetry.value(metrics.ESTIMATES, result="cancelled") == 1
 
 
+async def test_a_worker_that_reports_just_then_does_not_keep_the_record_of_a_cancelled_call(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = asyncio.create_task(world.api().estimate(asked(), PATIENCE))
+    attempt = await world.taken()
+    delete, reports = world.store.estimates.delete, iter(range(3))
+
+    async def late(name: str, etag: str = "") -> None:
+        if next(reports, None) is not None:
+            world.clock.advance(0.1)
+            await attempt.beat(timedelta(seconds=1), 0.1, "probe")
+        await delete(name, etag)
+
+    monkeypatch.setattr(world.store.estimates, "delete", late)
+    call.cancel()
+    await asyncio.wait([call])
+    assert world.records() == []
+
+
 async def test_equal_calls_share_a_probe_which_outlives_the_one_that_leaves(world: World) -> None:
     first = asyncio.create_task(world.api().estimate(asked(), PATIENCE))
     await world.one()
