@@ -74,6 +74,7 @@ class ProbeTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     output_directory: str
     cache_directory: str
     weights_directory: str | None = None
+    installed_weights: bool = False
     download_weights: bool = False
     allowance: timedelta = timedelta.max
     seed: int = 0

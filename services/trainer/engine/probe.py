@@ -34,7 +34,7 @@ def probe(task: ProbeTask, session: Session, train: Train) -> Probed:
         if first is not None and (session.meter.used() > ENOUGH_SECONDS or _is_random(first)):
             break
         session.progress("probe", number / len(task.recipes))
-        small = _miniature(task, recipe, number)
+        small = _miniature(task, _with_chosen(recipe, first) if task.recipes[0].choose else recipe, number)
         observed, result = _observed(small, train)
         first = first or result
         if task.images_per_category and is_linear(recipe) and small.directory == task.directory:
@@ -78,14 +78,24 @@ def _observed(task: TrainTask, train: Train) -> tuple[Observation, Result]:
     watch = Stopwatch()
     result = train(task, watch)
     seconds = watch.meter.used()
+    ran = task.recipe
+    if ran.choose and result.networks:
+        ran = msgspec.structs.replace(ran, backbones=result.networks)
     observed = Observation(
-        recipe=task.recipe,
+        recipe=ran,
         image_count=result.image_count,
         seconds=seconds,
         scaling_seconds=min(seconds, watch.scaling_seconds() or seconds),
         resolution=result.resolution,
     )
     return observed, result
+
+
+def _with_chosen(recipe: Recipe, first: Result | None) -> Recipe:
+    """The recipe with the networks that the first trial prefers of those with weights, as the ladder will have it."""
+    if first is None or not first.backbones:
+        return recipe
+    return msgspec.structs.replace(recipe, backbones=first.backbones[: len(recipe.backbones)])
 
 
 def _miniature(task: ProbeTask, recipe: Recipe, number: int) -> TrainTask:
@@ -102,6 +112,7 @@ def _miniature(task: ProbeTask, recipe: Recipe, number: int) -> TrainTask:
         output_directory=str(output),
         cache_directory=task.cache_directory,
         weights_directory=task.weights_directory,
+        installed_weights=task.installed_weights,
         download_weights=task.download_weights,
         split=Split(seed=task.seed),
         seed=task.seed,

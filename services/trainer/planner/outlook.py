@@ -46,7 +46,8 @@ class Outlook:
 def with_recipes(draft: Estimate) -> Estimate:
     """The estimate with the recipes to measure: those of the ladder that differ by more than epochs, the first first.
 
-    They are those that a training with the weights of all networks reaches; a worker replaces a network that it lacks.
+    They are those that a training with the weights of all networks reaches. Where the ladder leaves the networks to the
+    worker, the worker puts in those that it has.
     """
     model, training = draft.model, draft.model.training
     assert training is not None, "an estimate has its snapshot"
@@ -150,7 +151,7 @@ def _alike(one: Recipe, other: Recipe) -> bool:
 
     def of(recipe: Recipe) -> tuple[object, ...]:
         rest = recipe.framings, recipe.views, recipe.resolution, recipe.depth, recipe.pretrained
-        return recipe.rung, recipe.backbones, *rest
+        return recipe.rung, recipe.choose or recipe.backbones, *rest
 
     return of(one) == of(other)
 

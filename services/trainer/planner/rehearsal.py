@@ -44,7 +44,7 @@ class MeasuredCosts:
 
     def seconds(self, recipe: Recipe, image_count: int, resolution: int, epochs: int | None = None) -> float:
         """The whole cost; with `epochs`, of that many instead of all."""
-        scaling = expected_seconds(as_run(recipe, self.weights_source), image_count, resolution, epochs) - FIXED_SECONDS
+        scaling = expected_seconds(self._as_run(recipe), image_count, resolution, epochs) - FIXED_SECONDS
         observed = self._closest(recipe)
         fixed = observed.seconds - observed.scaling_seconds
         return self.factor * (fixed + self._slowness(observed) * scaling)
@@ -52,7 +52,13 @@ class MeasuredCosts:
     def evaluation_seconds(self, recipe: Recipe, test_count: int, resolution: int) -> float:
         """Of a model of the recipe on the test dataset."""
         slowness = self.factor * self._slowness(self._closest(recipe))
-        return slowness * reserve_seconds(as_run(recipe, self.weights_source), test_count, resolution) / RESERVE_FACTOR
+        return slowness * reserve_seconds(self._as_run(recipe), test_count, resolution) / RESERVE_FACTOR
+
+    def _as_run(self, recipe: Recipe) -> Recipe:
+        """With the network that the worker chose, if the recipe leaves that to the worker."""
+        if recipe.choose:
+            recipe = msgspec.structs.replace(recipe, backbones=self.observations[0].recipe.backbones)
+        return as_run(recipe, self.weights_source)
 
     def _closest(self, recipe: Recipe) -> Observation:
         """The observation of the recipe that has most in common with this one; the first of several."""
@@ -61,7 +67,7 @@ class MeasuredCosts:
             ran = observed.recipe
             return (
                 is_linear(ran) != is_linear(recipe),
-                ran.backbones != recipe.backbones,
+                ran.choose != recipe.choose or (not ran.choose and ran.backbones != recipe.backbones),
                 ran.depth != recipe.depth,
                 (ran.framings, ran.views) != (recipe.framings, recipe.views),
             )
@@ -127,6 +133,7 @@ def _run(
         performance=Performance(source=_source(estimate), image_count=0 if recipe.refit else training.image_count),
         weights_source=probe.weights_source,
         resolution=resolution,
+        networks=probe.observations[0].recipe.backbones if recipe.choose else recipe.backbones,
         backbones=probe.backbones,
         epochs=epochs,
         boxes=probe.boxes,

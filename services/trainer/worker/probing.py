@@ -49,6 +49,7 @@ async def probe_task(
         output_directory=str(scratch / "output"),
         cache_directory=str(await workspace.cache()),
         weights_directory=str(weights) if weights else None,
+        installed_weights=settings.installed_weights,
         download_weights=settings.download_weights,
         allowance=allowance,
         seed=seed,

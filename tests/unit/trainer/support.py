@@ -289,7 +289,7 @@ def probe(recipes: tuple[Recipe, ...], pace: float = 1.0, **changes: Any) -> Pro
         device="cpu, 2 threads",
         observations=tuple(observed(recipe, pace, 0.7) for recipe in recipes),
         weights_source=WeightsSource.FOLDER,
-        backbones=("mobilenet_v2", "efficientnet_lite2", "yolox_nano"),
+        backbones=recipes[-1].backbones,
     )
     return msgspec.structs.replace(found, **changes)
 

@@ -24,7 +24,7 @@ from services.trainer.recipe import is_linear
 from services.trainer.reconcile import jobs
 from services.trainer.reconcile.workers import BLINK_SECONDS
 from services.trainer.work import Work
-from services.trainer.worker.attempt import AnyAttempt, Attempt, CancelRequested
+from services.trainer.worker.attempt import Attempt, CancelRequested
 from services.vision.card import ModelKind
 from tests.unit.trainer.support import TTL, detections, detector_result, performance, predictions, result
 
@@ -73,7 +73,7 @@ class Outside:
 
 @dataclass
 class _Running:
-    attempt: AnyAttempt
+    attempt: Attempt[Trial] | Attempt[Evaluation]
     delivery: Delivery
     began_with: timedelta
     whole: timedelta  # on the device, from here to the end
@@ -121,7 +121,7 @@ class ScriptedWorker:
             return
         name = codec.decode(delivery.body, Job).name
         rest = (name, f"w{self._number}.{self._lives}", at.clock, TTL, self._factor)
-        attempt: AnyAttempt | None
+        attempt: Attempt[Trial] | Attempt[Evaluation] | None
         if "/trials/" in name:
             attempt = await Attempt[Trial].begin(Table(at.records, Trial), *rest)
         else:

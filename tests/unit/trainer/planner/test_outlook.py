@@ -79,10 +79,11 @@ def test_the_suggested_budget_pays_for_the_whole_ladder_uncut(kind: ModelKind) -
 
 
 def test_a_detector_whose_small_boxes_need_a_larger_input_needs_a_larger_budget() -> None:
-    large = estimate(model(model_kind=DETECTOR))
-    assert large.probe is not None
-    small = replace(large, probe=replace(large.probe, boxes=boxes(small_size=0.04, longer_side=1600)))
-    assert outlook(small).suggested > 1.5 * outlook(large).suggested
+    asked = estimate(model(model_kind=DETECTOR))
+    assert asked.probe is not None
+    sizes = boxes(small_size=0.5, longer_side=300), boxes(small_size=0.035, longer_side=1600)
+    large, small = (replace(asked, probe=replace(asked.probe, boxes=each)) for each in sizes)
+    assert outlook(small).suggested > outlook(large).suggested
 
 
 @pytest.mark.parametrize("kind", list(ModelKind))
@@ -109,6 +110,21 @@ def test_a_budget_is_expected_to_reach_what_its_trials_were_measured_to_reach() 
     values = [each.expectation.value if each.expectation else None for each in found.budgets]
     assert values[0] == 0.7
     assert values[-1] == 0.8
+
+
+def test_costs_are_of_the_networks_that_the_worker_chose() -> None:
+    asked = estimate()
+    assert asked.probe is not None
+    assert asked.recipes[0].choose
+    quick, slow = (
+        replace(asked.probe, observations=tuple(observed(replace(recipe, backbones=names)) for recipe in asked.recipes))
+        for names in (("mobilenet_v3_small",), ("resnet50",))
+    )
+    first, other = (
+        outlook(replace(asked, probe=replace(each, backbones=each.observations[0].recipe.backbones)))
+        for each in (quick, slow)
+    )
+    assert other.suggested > 3 * first.suggested
 
 
 def test_nothing_is_expected_of_what_was_not_measured() -> None:
