@@ -59,6 +59,12 @@ def until(holds: Callable[[], bool], seconds: float = SECONDS) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture(autouse=True)
+def idle(own: RunningStack, client: Client) -> None:
+    """The worker has ended its last attempt: it answers before the child is gone."""
+    until(lambda: len(events(own, WORKER, "attempt_began")) == len(events(own, WORKER, "attempt_ended")))
+
+
 def test_a_classifier_is_measured_and_the_command_shows_it(client: Client, own: RunningStack, tmp_path: Path) -> None:
     words = ("models", "estimate", "--dataset", "cherries", "--timeout", f"{SECONDS:g}s")
     found = Command(own.stack.addresses, tmp_path)(*words, "--json").json

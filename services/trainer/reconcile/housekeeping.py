@@ -114,6 +114,8 @@ class Housekeeping:
             try:
                 await self._store.estimates.delete(found.value.name, found.etag)
                 _log.info("estimate_abandoned")
+            except NotFound:
+                pass  # its last caller has deleted it
             except SightlineError as error:
                 _log.info("housekeeping_postponed", problem=str(error))
 
