@@ -33,6 +33,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float  # from its start to its result
     scaling_seconds: float  # the part that grows with the images and epochs
     resolution: int
+    score: float = 0.0  # on images of the sample that it had not seen, as a trial's
     expectation: Expectation | None = None
 
 

@@ -9,7 +9,7 @@ from services.kit import names
 from services.kit.blobs import to_uri
 from services.kit.caller_fields import check_request_id
 from services.kit.clock import Clock
-from services.kit.errors import InvalidRequest
+from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_duration, to_timestamp
 from services.trainer.domain import (

@@ -51,6 +51,8 @@ def create_model(
     request.model.display_name = display_name
     _set_training(request.model, kind, dataset, test_dataset, hyperparameters)
     request.model.training_parameters.time_budget.FromTimedelta(span_of(budget))
+    if base_model is not None:
+        request.model.training_parameters.base_model = full_name("models", base_model)
     return request
 
 
@@ -77,8 +79,6 @@ def _set_training(
     wanted = message.training_parameters
     wanted.training_dataset = full_name("datasets", dataset)
     wanted.model_kind = MODEL_KINDS[ModelKind(kind)]
-    if base_model is not None:
-        wanted.base_model = full_name("models", base_model)
     if hyperparameters:
         narrowed = wanted.hyperparameters
         narrowed.seed = hyperparameters.seed

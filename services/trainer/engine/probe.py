@@ -87,6 +87,7 @@ def _observed(task: TrainTask, train: Train) -> tuple[Observation, Result]:
         seconds=seconds,
         scaling_seconds=min(seconds, watch.scaling_seconds() or seconds),
         resolution=result.resolution,
+        score=result.selection_score,
     )
     return observed, result
 

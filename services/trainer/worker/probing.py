@@ -14,7 +14,7 @@ from services.vision.card import ModelKind
 
 EACH = 5  # images of a category
 MOST = 300  # images for the first recipe, which is cheap
-SMALL = 64  # images up to which one sample does for all recipes
+SMALL = 64  # images up to which one sample does for all recipes, and a classifier's dataset is sampled whole
 TIMED = 40  # images of another sample for the others, if there are more; also of a detector's
 
 
@@ -27,7 +27,8 @@ async def probe_task(
     indexes = await workspace.snapshot(model.training, packs=False)
     contents = await asyncio.to_thread(read_contents, indexes)
     seed, detects = model.hyperparameters.seed, model.model_kind is ModelKind.GENERIC_DETECTOR
-    each, most = (TIMED, TIMED) if detects else (EACH, MOST)
+    whole = len(contents.rows) <= SMALL
+    each, most = (TIMED, TIMED) if detects else (SMALL if whole else EACH, MOST)
     rows = await asyncio.to_thread(choose, contents.rows, each, most, seed)
     few = rows if len(rows) <= SMALL else await asyncio.to_thread(choose, contents.rows, EACH, TIMED, seed)
     try:

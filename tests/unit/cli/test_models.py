@@ -10,7 +10,6 @@ import grpc
 import pytest
 import typer
 from rich.console import Console
-from sightline.v1.progress_pb2 import Validation, Waiting
 
 from sightline.cli.formats import parse_duration
 from sightline.cli.watching import line, watching
@@ -20,6 +19,7 @@ from sightline.v1.dataset_pb2 import Dataset, DatasetProgress
 from sightline.v1.model_pb2 import Model, TrainingParameters, TrainingProgress
 from sightline.v1.model_service_pb2 import EstimateTrainingRequest, EstimateTrainingResponse, GetModelRequest
 from sightline.v1.performance_pb2 import Interval, ModelPerformance
+from sightline.v1.progress_pb2 import Validation, Waiting
 from sightline.v1.trial_pb2 import Recipe, Trial
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from sightline.v1.insight_pb2 import CategoryGain, ExpectedGain, LearningCurve, Mistake
 
 from sightline.client.advice import advice
 from sightline.client.results.model import ModelData
+from sightline.v1.insight_pb2 import CategoryGain, ExpectedGain, LearningCurve, Mistake
 from sightline.v1.model_pb2 import Model
 
 

@@ -18,6 +18,7 @@ from services.trainer.performance import Interval
 
 DRAWS = 8  # of training images, for each size
 RESAMPLES = 500
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # images of a category to train on
 MAX_EXPONENT = 1.0  # no error falls faster than the number of images rises
 
 Wrong = NDArray[np.float64]  # [sizes, draws, images]: 1 for a mistake, 0 for none, NaN where the image trained
@@ -47,7 +48,7 @@ def extrapolated(blocks: Sequence[Floats], labels: Indices, target: float, seed:
         return None
     rows, _ = logistic.rotated(_rows(blocks))
     random = np.random.default_rng(seed)
-    sizes = range(1, most + 1)
+    sizes = [size for size in SIZES if size <= most]
     wrong = np.stack([np.stack([_mistakes(rows, labels, size, random) for _ in range(DRAWS)]) for size in sizes])
     shown = np.array([np.minimum(size, np.maximum(per_category[per_category > 0] - 1, 1)).mean() for size in sizes])
     share, count = float(_errors(wrong)[-1]), len(labels)

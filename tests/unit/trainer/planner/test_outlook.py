@@ -127,6 +127,14 @@ def test_costs_are_of_the_networks_that_the_worker_chose() -> None:
     assert other.suggested > 3 * first.suggested
 
 
+@pytest.mark.parametrize(("count", "trials"), [(40, 1), (41, 2)])
+def test_a_perfect_score_on_all_images_ends_the_training(count: int, trials: int) -> None:
+    asked = estimate(count=count)
+    assert asked.probe is not None
+    perfect = replace(asked.probe, observations=tuple(replace(each, score=1.0) for each in asked.probe.observations))
+    assert len(rehearse(replace(asked, probe=perfect), timedelta(hours=1)).recipes) == trials
+
+
 def test_nothing_is_expected_of_what_was_not_measured() -> None:
     asked = estimate(model(model_kind=DETECTOR))
     told = probe(asked.recipes, observations=tuple(observed(recipe) for recipe in asked.recipes))
