@@ -129,7 +129,22 @@ release-check: setup ## Check that this tree can be released: version, changelog
 
 .PHONY: bench
 bench: setup ## Run the benchmarks; each prints ratios measured side by side
-	@for file in bench/bench_*.py; do $(BIN)/python "$$file"; done
+	@for file in $(filter-out bench/bench_autogluon.py bench/bench_gpu.py,$(wildcard bench/bench_*.py)); do \
+	  $(BIN)/python "$$file"; done
+
+.PHONY: bench-gpu
+bench-gpu: setup ## On a GPU, in under ten minutes: throughput against bare loops, memory, and the tests that need one
+	@$(BIN)/python bench/bench_gpu.py
+
+AUTOGLUON ?= build/autogluon
+$(AUTOGLUON)/.installed:
+	@$(PYTHON) -m venv $(AUTOGLUON)
+	@$(AUTOGLUON)/bin/pip install --quiet 'autogluon.multimodal==1.6.3'
+	@touch $@
+
+.PHONY: bench-autogluon
+bench-autogluon: setup $(AUTOGLUON)/.installed ## Compare with AutoGluon MultiModal, in an environment of its own (AUTOGLUON=folder)
+	@$(BIN)/python bench/bench_autogluon.py --python $(AUTOGLUON)/bin/python
 
 ##
 ## Running

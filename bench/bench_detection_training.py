@@ -1,32 +1,22 @@
 """Training throughput of detectors: the engine's loop against a bare one over the same network, images and sizes.
 
 Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python bench/bench_detection_training.py [SET [NETWORK [SIDE]]]`.
-Both loops run in turn in this process, with one thread. The engine's time runs from its first planned step to the end
-of its last; meanwhile it augments images, averages weights, offers results and writes checkpoints. The bare loop only
-steps, on inputs that are already in memory.
+Both loops run in turn in this process, with one thread.
 """
 
-import itertools
 import os
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from unittest.mock import patch
 
-import numpy as np
 import torch
 
 from bench.snapshots import pack
 from bench.support import folder, machine, spread
+from bench.throughput import bare_pace, engine_pace
 from services.trainer.engine.detection.task import start
-from services.trainer.engine.loop import fit
-from services.trainer.engine.loop.task import Batch, BatchRequest
-from services.trainer.engine.loop.training import Training
-from services.trainer.engine.session import Meter, Session
 from services.trainer.messages import TrainTask
 from services.trainer.recipe import Recipe
 from services.vision.card import ModelKind
@@ -35,44 +25,7 @@ from services.vision.snapshot import AnnotationKind
 ROUNDS = 3
 EPOCHS = 5  # enough for the first offer to take little more of the time than in a real training
 BATCH = 8
-READY_BATCHES = 6  # through which the bare loop cycles
 IMAGES = 96  # at most of the set, as only throughput is measured
-
-
-def engine_pace(task: TrainTask) -> float:
-    """Images per second from the first planned step to the end of the last."""
-    real, times = fit.step, list[tuple[float, float]]()
-
-    def timed(*args: object) -> float:
-        began = time.perf_counter()
-        loss = real(*args)  # pyright: ignore[reportArgumentType] - passed through
-        times.append((began, time.perf_counter()))
-        return loss
-
-    with patch.object(fit, "step", timed):
-        fit.fine_tune(task, Session(Meter(task.allowance), lambda _: None), start)
-    planned = times[fit.PROBES :]
-    return len(planned) * BATCH / (planned[-1][1] - planned[0][0])
-
-
-def bare_pace(task: TrainTask, steps: int) -> float:
-    """Images per second of steps alone, with the same network, precision and optimizer, and inputs in memory."""
-    session = Session(Meter(task.allowance), lambda _: None)
-    training = Training.begin(task, session, start(task, session))
-    vision_task, network, optimizer = training.vision_task, training.state.network, training.state.optimizer
-    rows = training.partition.other_folds
-    requests = [BatchRequest(number, 0, np.roll(rows, -number * BATCH)[:BATCH]) for number in range(READY_BATCHES)]
-    ready: Iterator[Batch] = itertools.cycle(list(vision_task.batches(requests)))
-    vision_task.start_training(network)
-    began = 0.0
-    for number in range(-fit.PROBES, steps):
-        if number == 0:
-            began = time.perf_counter()
-        inputs, truths = next(ready)
-        optimizer.zero_grad(set_to_none=True)
-        vision_task.loss(network, inputs, truths).backward()
-        optimizer.step()
-    return steps * BATCH / (time.perf_counter() - began)
 
 
 def main() -> None:
@@ -96,8 +49,9 @@ def main() -> None:
         print(f"{network} at {side} on {name}, batches of {BATCH}; {machine()}")
         ours, bare = list[float](), list[float]()
         for _ in range(ROUNDS):
-            ours.append(engine_pace(task))
-            bare.append(bare_pace(task, EPOCHS * (IMAGES // BATCH)))
+            engine = engine_pace(task, start)
+            ours.append(engine.pace)
+            bare.append(bare_pace(task, start, EPOCHS * (IMAGES // BATCH), engine.numerics))
             print(f"engine {ours[-1]:.2f} images/s, bare loop {bare[-1]:.2f}", flush=True)
         ratio = statistics.median(ours) / statistics.median(bare)
         print(f"engine {spread(ours)}, bare loop {spread(bare)} images/s; ratio {ratio:.3f}")

@@ -112,7 +112,8 @@ async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = F
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("trainer-worker", settings, metrics.WORKER))
         telemetry.set(metrics.WORKER_READY, 0)
-        pool = ChildPool(settings.threads, (*COMMAND, settings.device), spares=not once)
+        command = (*COMMAND, settings.device, str(settings.processes))
+        pool = ChildPool(settings.threads, command, hang_seconds=settings.hang_seconds, spares=not once)
         stack.push_async_callback(pool.close)
         pool.prepare()
         records, queue = await stack.enter_async_context(open_broker(settings, "trainer-worker", telemetry))

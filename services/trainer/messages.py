@@ -45,6 +45,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     threads: int = 1
     device: str = "cpu"  # as the child's Ready names it
     batch_size_limit: int = 0  # maximum images per micro-batch, to save memory; 0: no limit
+    frugal: bool = False  # earlier attempts may have used up the machine's memory
     thresholds: dict[str, float] = {}  # by category, of the trial that a refit repeats; a refit cannot measure its own
 
 
@@ -95,6 +96,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     device: str  # "cpu" or "cuda"
     import_seconds: float
+    devices: int = 1  # how many of them compute a training together
     problem: str = ""  # why it does not use a GPU that is there
 
 
@@ -151,6 +153,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     boxes: BoxStatistics | None = None  # of a detector's training images
     insight: Insight = NO_INSIGHT
     prediction_seconds: float = 0.0  # of the reference device, for one image
+    numerics: str = ""  # of a fine-tuning's steps, such as "float32-channels-last"
+    batch_size_limit: int = 0  # images per micro-batch that fit into memory; 0: as many as the recipe asks for
     mirror: bool = True  # mirrored images show the same category, as far as a classifier's mirrored views tell
     features: FeatureUse | None = None  # of a classifier that read features of frozen networks
 

@@ -121,6 +121,13 @@ PHASE_SECONDS = Metric(
     ("phase",),
     values=(("preparing", "features", "fit", "train", "calibrate", "evaluate", "bundle", "probe"),),
 )
+NUMERICS = Metric(
+    "sightline_trainer_numerics_total",
+    MetricKind.COUNTER,
+    "Fine-tunings by the precision and memory layout of their steps: whether a GPU gains from bfloat16.",
+    ("numerics",),
+    values=(("float32", "float32-channels-last", "bfloat16", "bfloat16-channels-last"),),
+)
 CHILD_START_SECONDS = Metric(
     "sightline_trainer_child_start_seconds",
     MetricKind.HISTOGRAM,
@@ -146,4 +153,4 @@ API = (
     *(ATTEMPTS, DEAD_LETTERS, WAIT_SECONDS, COMPUTE_SECONDS),
     *(ESTIMATES, ESTIMATE_SECONDS),
 )
-WORKER = (*STORE, *NATS, JOBS, RUNNING, PHASE_SECONDS, CHILD_START_SECONDS, DEVICE, WORKER_READY)
+WORKER = (*STORE, *NATS, JOBS, RUNNING, PHASE_SECONDS, NUMERICS, CHILD_START_SECONDS, DEVICE, WORKER_READY)

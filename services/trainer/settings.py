@@ -27,6 +27,8 @@ class TrainerSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: a worker without a usable GPU exits at once
     # How many seconds on the reference device one second on this worker's device is charged as.
     device_factor: float = Field(default=1.0, gt=0)
+    processes: int = Field(default=0, ge=0)  # that compute one training together; 0: one for each GPU
+    hang_seconds: float = Field(default=300.0, gt=0)  # without progress, after which a training child is ended
     threads: int = Field(default=max(1, os.cpu_count() or 1), gt=0)  # of the training child
 
     @property

@@ -17,6 +17,7 @@ class AttemptResult(StrEnum):
     STOPPED = "stopped"
     CANCELLED = "cancelled"
     DIED = "died"  # the child did, the worker did not
+    HUNG = "hung"  # the child made no progress, and its worker ended it
     LEASE_LOST = "lease_lost"  # the worker died or stalled
     RELEASED = "released"  # given back by the worker
 

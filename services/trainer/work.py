@@ -187,12 +187,12 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
             attempts_without_commit=max(0, self.attempts_without_commit - 1),
         )
 
-    def lost(self, now: datetime, name: str, problem: str) -> "Work":
-        """Arrow b after the child died but its worker did not, or e after too many such deaths in a row."""
+    def lost(self, now: datetime, name: str, problem: str, result: AttemptResult = AttemptResult.DIED) -> "Work":
+        """Arrow b after the child died or hung but its worker did not, or e after too many of these in a row."""
         closed = replace(self._closed(Reason.WORKER_LOST, now), lease=self.lease.released())
         if self.attempts_without_commit >= MAX_ATTEMPTS_WITHOUT_COMMIT:
-            return closed.poisoned(now, name, problem, AttemptResult.DIED)
-        ends = self._ends_with(AttemptResult.DIED)
+            return closed.poisoned(now, name, problem, result)
+        ends = self._ends_with(result)
         return replace(closed, state=self._next(WorkState.QUEUED), queue_time=now, ends=ends)
 
     def poisoned(self, now: datetime, name: str, problem: str, result: AttemptResult) -> "Work":

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from services.kit import pulse
 from services.vision.intervals import Interval, resampling_interval, wilson_interval
 from services.vision.precision_recall import CurvePoint, thinned_curve
 
@@ -126,6 +127,7 @@ def bootstrap_interval(scores: Scores, targets: Targets, *, seed: int = 0) -> In
     rounds = min(500, max(20, BOOTSTRAP_CELLS // max(1, scores.size)))
     values: list[float] = []
     for _ in range(rounds):
+        pulse.beat()
         chosen = random.integers(0, len(targets), len(targets))
         values.append(average_precision(scores[chosen], targets[chosen]))
     return resampling_interval(average_precision(scores, targets), np.array(values))

@@ -11,6 +11,7 @@ from services.vision import preprocess
 from services.vision.backbones import Network, build, fill_buffers
 from services.vision.card import CardBackbone, InputRule, ModelCard
 from services.vision.decode import decode
+from services.vision.memory import BatchLimit
 
 BATCH_SIZE = 8  # images per forward pass on a CPU; more do not fit its caches
 DEVICE_BATCH_SIZE = 64  # on any other device
@@ -56,16 +57,17 @@ class ClassifierNetwork(nn.Module):
 
 
 class Classifier:
-    """A network and its card, ready to predict; immutable, and safe to use from several threads.
+    """A network and its card, ready to predict; safe to use from several threads.
 
-    An image's probabilities do not depend on its batch, except for rounding (1e-5): kernels may add in a different
-    order for a different batch size.
+    Batches that do not fit into memory are halved, from then on. An image's probabilities do not depend on
+    its batch, except for rounding (1e-5): kernels may add in a different order for a different batch size.
     """
 
     def __init__(self, card: ModelCard, network: ClassifierNetwork, device: torch.device | str = "cpu") -> None:
         self.card = card
         self.device = torch.device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
+        self._limit = BatchLimit(BATCH_SIZE if self.device.type == "cpu" else DEVICE_BATCH_SIZE)
 
     @classmethod
     def from_state(
@@ -115,8 +117,7 @@ class Classifier:
 
     def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
         """Probabilities [images, categories], each row summing to 1, of what `prepare` returned."""
-        step = BATCH_SIZE if self.device.type == "cpu" else DEVICE_BATCH_SIZE
-        rows = [self._probabilities(images[i : i + step]) for i in range(0, len(images), step)]
+        rows = self._limit.pieces(images, self._probabilities)
         empty = np.empty((0, len(self.card.categories)), np.float32)
         return np.concatenate(rows) if rows else empty
 

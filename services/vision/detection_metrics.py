@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from services.kit import pulse
 from services.vision.average_precision import Floats, Matched
 from services.vision.detection_matching import IOU_THRESHOLDS, DetectionTable, GroundTruth, match
 from services.vision.intervals import Interval, resampling_interval
@@ -86,6 +87,7 @@ def resampled(matched: Sequence[Matched], *, seed: int = 0) -> Floats:
     rounds = min(RESAMPLES, max(LEAST_RESAMPLES, RESAMPLED_DETECTIONS // max(1, size)))
     values: list[list[float]] = []
     for _ in range(rounds if images else 0):
+        pulse.beat()
         weights = np.bincount(random.integers(0, images, images), minlength=images)
         values.append([found.mean_average_precision(weights) for found in matched])
     table = np.array(values).reshape(-1, len(matched))

@@ -1,5 +1,6 @@
 """A trained detector: pixels in, boxes out."""
 
+import itertools
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from services.vision.detector_builder import build_detector
 from services.vision.detector_network import DetectorNetwork
 from services.vision.image_detections import ImageDetections
 from services.vision.letterbox import Letterbox, letterbox
+from services.vision.memory import BatchLimit
 
 PASS_PIXELS = 1 << 20  # of the inputs of a forward pass on a CPU; more do not fit its caches
 DEVICE_PASS_PIXELS = 1 << 24  # on any other device
@@ -31,10 +33,10 @@ class Prepared:
 
 
 class Detector:
-    """A network and its card, ready to predict; immutable, and safe to use from several threads.
+    """A network and its card, ready to predict; safe to use from several threads.
 
-    An image's boxes do not depend on its batch, except for float32 rounding: kernels may add in a different order for
-    a different batch size.
+    Batches that do not fit into memory are halved, from then on. An image's boxes do not depend on its
+    batch, except for float32 rounding: kernels may add in a different order for a different batch size.
     """
 
     def __init__(self, card: ModelCard, network: DetectorNetwork, device: torch.device | str = "cpu") -> None:
@@ -42,6 +44,7 @@ class Detector:
         self.card = card
         self.device = torch.device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
+        self._pass_pixels = PASS_PIXELS if self.device.type == "cpu" else DEVICE_PASS_PIXELS
 
     @classmethod
     def from_state(cls, card: ModelCard, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> "Detector":
@@ -98,14 +101,19 @@ class Detector:
         groups: dict[torch.Size, list[int]] = {}
         for index, image in enumerate(images):
             groups.setdefault(image.pixels.shape, []).append(index)
-        budget = PASS_PIXELS if self.device.type == "cpu" else DEVICE_PASS_PIXELS
-        for shape, indices in groups.items():
-            step = max(1, budget // (shape[-2] * shape[-1]))
-            for start in range(0, len(indices), step):
-                part = indices[start : start + step]
-                batch = torch.stack([images[index].pixels for index in part])
-                found = self.network.candidates(batch.to(self.device, memory_format=torch.channels_last))
-                yield from zip(part, zip(found.boxes.cpu(), found.scores.cpu(), strict=True), strict=True)
+        for (_, height, width), indices in groups.items():
+            most = max(1, self._pass_pixels // (height * width))
+            limit = BatchLimit(most)
+            inputs = [images[index].pixels for index in indices]
+            candidates = itertools.chain(*limit.pieces(inputs, self._candidates))
+            if limit.most < most:
+                self._pass_pixels = limit.most * height * width
+            yield from zip(indices, candidates, strict=True)
+
+    def _candidates(self, inputs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Each input's boxes and scores on the CPU."""
+        found = self.network.candidates(torch.stack(list(inputs)).to(self.device, memory_format=torch.channels_last))
+        return list(zip(found.boxes.cpu(), found.scores.cpu(), strict=True))
 
 
 def _suppressed(candidates: tuple[Tensor, Tensor], frame: Letterbox, rule: Suppression) -> ImageDetections:

@@ -39,6 +39,14 @@ class DetectorNetwork(nn.Module, ABC):
     def loss(self, images: Tensor, targets: Sequence[Targets]) -> Tensor:
         """The scalar mean loss per image, in training mode; images without any box are allowed."""
 
+    def summed_loss(self, images: Tensor, targets: Sequence[Targets]) -> tuple[Tensor, int]:
+        """The loss as a sum, and the objects that it is of: `loss` is it divided by these, or by the images if more.
+
+        Sums of the parts of a batch add up, which a mean of means does not. For a loss that is a mean of images there
+        are no objects.
+        """
+        return self.loss(images, targets) * len(targets), 0
+
     @abstractmethod
     def parts(self) -> tuple[nn.Module, ...]:
         """Head, neck and backbone, in the order in which training unfreezes them; together all parameters.

@@ -36,6 +36,15 @@ def choose(wanted: str) -> Device:
     return Device("cpu", "cpu", problem if _driver() else "")
 
 
+def is_of_device(fault: Exception) -> bool:
+    """Whether the device or its driver failed, rather than the computation."""
+    words = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_", "NCCL error")
+    said = str(fault)
+    return isinstance(fault, torch.AcceleratorError) or (
+        isinstance(fault, RuntimeError) and any(word in said for word in words)
+    )
+
+
 def _problem(error: Exception) -> str:
     said = str(error).strip().splitlines()[0].rstrip(".")
     built = f"torch {torch.__version__}" + (f" for CUDA {torch.version.cuda}" if torch.version.cuda else "")

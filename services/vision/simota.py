@@ -65,8 +65,8 @@ def assign(boxes: Tensor, logits: Tensor, corners: Tensor, strides: Tensor, targ
     return Assignment(cells[kept], owners[kept], overlaps[owners[kept], kept])
 
 
-def mean_loss(proposals: Proposals, targets: Sequence[Targets], *, l1_weight: float = 0.0) -> Tensor:
-    """The loss of a batch, divided by its proposals that learn a box, or by its images if those are more."""
+def summed_loss(proposals: Proposals, targets: Sequence[Targets], *, l1_weight: float = 0.0) -> tuple[Tensor, int]:
+    """The loss of a batch as a sum, and how many of its proposals learn a box."""
     raw, boxes = proposals.raw, proposals.boxes()
     with torch.no_grad():
         found = [_assigned(proposals, boxes, image, target) for image, target in enumerate(targets)]
@@ -84,7 +84,7 @@ def mean_loss(proposals: Proposals, targets: Sequence[Targets], *, l1_weight: fl
     if l1_weight:
         goal = _encoded(wanted, proposals.corners[cells], proposals.strides[cells])
         total = total + l1_weight * (learning[:, :4] - goal).abs().sum()
-    return total / max(cells.numel(), len(targets), 1)
+    return total, cells.numel()
 
 
 def _assigned(proposals: Proposals, boxes: Tensor, image: int, targets: Targets) -> Assignment:

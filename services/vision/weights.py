@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from services.kit import pulse
 from services.vision.backbones import Network, build, load_weights, published_names
 from services.vision.card import WeightsSource
 from services.vision.catalogue import BACKBONES, DETECTORS, Download, Entry, Package
@@ -130,6 +131,7 @@ class WeightsResolver:
             digest = hashlib.sha256()
             with self._open(download.url) as response, path.open("wb") as file:
                 while chunk := response.read(_CHUNK_BYTES):
+                    pulse.beat()
                     digest.update(chunk)
                     file.write(chunk)
             if not digest.hexdigest().startswith(download.digest):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from services.vision.catalogue import YoloxSize
 from services.vision.darknet import ConvUnit, Levels, Pyramid, unit
 from services.vision.detector_network import Candidates, DetectorNetwork, Targets
-from services.vision.simota import Proposals, mean_loss
+from services.vision.simota import Proposals, summed_loss
 
 STRIDES = (8, 16, 32)
 
@@ -73,7 +73,12 @@ class Yolox(DetectorNetwork):
         return Candidates(proposals.boxes().unsqueeze(2), scores[..., :1] * scores[..., 1:])
 
     def loss(self, images: Tensor, targets: Sequence[Targets]) -> Tensor:
-        return mean_loss(self.proposals(images), targets, l1_weight=self.l1_weight)
+        total, objects = self.summed_loss(images, targets)
+        return total / max(objects, len(targets), 1)
+
+    def summed_loss(self, images: Tensor, targets: Sequence[Targets]) -> tuple[Tensor, int]:
+        """The objects are the proposals that learn a box."""
+        return summed_loss(self.proposals(images), targets, l1_weight=self.l1_weight)
 
     def parts(self) -> tuple[nn.Module, ...]:
         return self.head, self.backbone.own_layers(), self.backbone.backbone

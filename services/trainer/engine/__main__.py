@@ -1,6 +1,7 @@
 """The training child: imports torch, sends Ready, reads one task from stdin, replies on stdout, exits.
 
-Its one argument is the device: `auto` (the default), `cpu` or `cuda`.
+Its arguments are the device, `auto` (the default), `cpu` or `cuda`, and how many processes compute a training together:
+1 by default, 0 for one per GPU. With several it becomes torchrun; then only the first one reads and writes the pipe.
 
 Nothing else may write to the pipe: what libraries print goes to stderr. The child never outlives its worker, which
 keeps stdin open as long as it wants a result, and may be killed at any moment.
@@ -14,10 +15,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
+from services.trainer.engine.launch import become_torchrun, is_launched, processes_wanted, take_own_gpu
 from services.trainer.framing import receive_signal, receive_task, send
-from services.trainer.messages import Message, Ready, Unusable
+from services.trainer.messages import Failed, Message, Ready, Unusable
 
 if TYPE_CHECKING:
+    from services.trainer.engine.group import Processes
     from services.trainer.engine.session import Signals
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -25,43 +28,79 @@ STDIN = 0
 
 
 def main() -> int:
-    """Runs one task; returns 0 unless the pipe broke or the device cannot be used."""
+    """Runs one task; returns 0 unless the pipe broke, the device cannot be used, or a group failed."""
     _die_with_parent()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a busy machine
     started = time.monotonic()
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    device, processes = [*sys.argv[1:], *("auto", "1")[len(sys.argv) - 1 :]]
+    if is_launched():
+        take_own_gpu()
+    else:
+        try:
+            wanted = processes_wanted(device, int(processes))
+        except ValueError as error:
+            send(pipe, Unusable(problem=str(error)))
+            return 1
+        if wanted > 1:
+            os.dup2(pipe.fileno(), 1)
+            become_torchrun(device, wanted)
+    return _serve(pipe, device, started)
+
+
+def _serve(pipe: BinaryIO, device: str, started: float) -> int:
+    """Imports torch, waits for a task and runs it: alone, as the leader of a group, or as a follower."""
     from services.trainer.engine import run  # noqa: PLC0415 - stdout and OpenMP must be set up first
+    from services.trainer.engine.group import ALONE, Processes  # noqa: PLC0415 - likewise, not before
     from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise, not before
     from services.trainer.engine.warm_up import warm_up  # noqa: PLC0415 - likewise, not before
     from services.vision.device import DeviceUnusable  # noqa: PLC0415 - likewise, not before
 
+    group = Processes() if is_launched() else ALONE
     try:
-        device = warm_up(*sys.argv[1:])
+        chosen = warm_up(device)
     except DeviceUnusable as error:
-        send(pipe, Unusable(problem=str(error)))
+        if group.leads:
+            send(pipe, Unusable(problem=str(error)))
         return 1
-    ready = Ready(
-        device=device.kind,
-        import_seconds=time.monotonic() - started,
-        problem=device.problem,
-    )
+    group.meet()
+    if isinstance(group, Processes) and not group.leads:
+        return _follow_leader(group)
     lock = threading.Lock()
 
     def send_message(message: Message) -> None:
         with lock:
             send(pipe, message)
 
+    devices = group.size if chosen.kind == "cuda" else 1
+    seconds = time.monotonic() - started
     try:
-        send_message(ready)
+        send_message(Ready(device=chosen.kind, import_seconds=seconds, problem=chosen.problem, devices=devices))
         stdin = os.fdopen(STDIN, "rb", closefd=False)
         task = receive_task(stdin)
+        group.agree_on(task)
         if task is not None:
             signals = Signals()
             threading.Thread(target=_follow, args=(stdin, signals), name="stdin", daemon=True).start()
-            send_message(run.run(task, send_message, signals))
+            last = run.run(task, send_message, signals, group)
+            send_message(last)
+            if group.size > 1 and isinstance(last, Failed):
+                return 1  # perhaps amid an order, so the followers cannot be told that it has ended
+            group.close()
     except BrokenPipeError:
         return 1  # the worker is gone
+    return 0
+
+
+def _follow_leader(group: "Processes") -> int:
+    """A follower's part."""
+    from services.trainer.engine.follow import follow  # noqa: PLC0415 - imports torch
+
+    task = group.agree_on(None)
+    if task is not None:
+        follow(task, group)
+        group.close()
     return 0
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from services.kit import pulse
 from services.trainer.messages import TrainTask
 
 KEPT_BYTES = 2 * 1024**3  # of decoded images
@@ -16,21 +17,30 @@ R = TypeVar("R")
 
 
 def prefetched(make: Callable[[T], R], pieces: Iterable[T], threads: int) -> Iterator[R]:
-    """`make(piece)` of every piece, in order; work not yet begun is cancelled when the caller stops."""
+    """`make(piece)` of every piece, in order; work not yet begun is cancelled when the caller stops.
+
+    Beats the pulse with every piece.
+    """
     with ThreadPoolExecutor(max(1, threads), thread_name_prefix="prefetch") as pool:
         pending: deque[Future[R]] = deque()
         try:
             for piece in pieces:
                 pending.append(pool.submit(make, piece))
                 if len(pending) >= LOOKAHEAD:
-                    yield pending.popleft().result()
+                    yield _next(pending)
             while pending:
-                yield pending.popleft().result()
+                yield _next(pending)
         finally:
             for future in pending:
                 future.cancel()
 
 
+def _next(pending: "deque[Future[R]]") -> R:
+    result = pending.popleft().result()
+    pulse.beat()
+    return result
+
+
 def kept_bytes(task: TrainTask) -> int:
     """How many bytes of decoded images the task may keep."""
-    return KEPT_BYTES // FRUGAL if task.batch_size_limit else KEPT_BYTES
+    return KEPT_BYTES // FRUGAL if task.frugal else KEPT_BYTES

@@ -8,14 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 
+import msgspec
 import torch
 
+from services.kit import pulse
 from services.kit.errors import OutOfMemory, SightlineError, UnknownTrainingError
 from services.trainer.engine.classification import task as classification
 from services.trainer.engine.classification.evaluate import evaluate_classifier
 from services.trainer.engine.classification.linear_head import train_head
 from services.trainer.engine.detection import task as detection
 from services.trainer.engine.detection.evaluate import evaluate_detector
+from services.trainer.engine.group import ALONE, Group, GroupBroken
 from services.trainer.engine.loop.fit import fine_tune
 from services.trainer.engine.probe import probe
 from services.trainer.engine.session import Meter, Session, Signals
@@ -34,6 +37,7 @@ from services.trainer.recipe import is_linear
 from services.vision.bundle import load
 from services.vision.card import ModelKind
 from services.vision.detector import Detector
+from services.vision.device import is_of_device
 
 STARTS = MappingProxyType(
     {ModelKind.GENERIC_CLASSIFIER: classification.start, ModelKind.GENERIC_DETECTOR: detection.start}
@@ -41,27 +45,43 @@ STARTS = MappingProxyType(
 
 
 def run(
-    task: Task, send: Callable[[Message], None], signals: Signals | None = None
+    task: Task, send: Callable[[Message], None], signals: Signals | None = None, group: Group = ALONE
 ) -> Result | EvaluationResult | Probed | Failed:
-    """Runs the task; returns its last message, sends the earlier ones, and obeys the worker's signals."""
-    session = Session(Meter(task.allowance), send, signals)
-    torch.set_num_threads(max(1, task.threads))
+    """Runs the task; returns its last message, sends the earlier ones, and obeys the worker's signals.
+
+    Raises GroupBroken if another process of the group dies, and what torch raises if the device fails.
+    """
+    session = Session(Meter(task.allowance), send, signals, ALONE if isinstance(task, ProbeTask) else group)
+    task = with_share_of_threads(task, group)
+    torch.set_num_threads(task.threads)
     try:
-        match task:
-            case TrainTask():
-                return train(task, session)
-            case EvaluateTask():
-                return evaluate(task, session)
-            case ProbeTask():
-                return probe(task, session, train)
+        with pulse.heard(session.alive):
+            return _result(task, session)
     except SightlineError as error:
         return Failed(failure=error.failure(), traceback=traceback.format_exc())
     except (MemoryError, torch.OutOfMemoryError):
         failure = OutOfMemory(trial=_name_of(task), batch_size=1).failure()
         return Failed(failure=failure, traceback=traceback.format_exc())
-    except Exception as error:  # noqa: BLE001 - the worker must learn why the process ends
+    except Exception as error:
+        if isinstance(error, GroupBroken) or is_of_device(error):
+            raise  # the process ends, and the next one finds out whether the device works
         failure = UnknownTrainingError(name=_name_of(task), problem=f"{type(error).__name__}: {error}").failure()
         return Failed(failure=failure, traceback=traceback.format_exc())
+
+
+def _result(task: Task, session: Session) -> Result | EvaluationResult | Probed:
+    match task:
+        case TrainTask():
+            return train(task, session)
+        case EvaluateTask():
+            return evaluate(task, session)
+        case ProbeTask():
+            return probe(task, session, train)
+
+
+def with_share_of_threads(task: Task, group: Group) -> Task:
+    """The processes of a group divide the threads among themselves."""
+    return msgspec.structs.replace(task, threads=max(1, task.threads // group.size))
 
 
 def train(task: TrainTask, session: Session) -> Result:

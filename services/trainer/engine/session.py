@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from services.trainer.engine.group import ALONE, Group
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.messages import CheckpointDone, Message, Progress, SaveNow, Signal
 
@@ -58,25 +59,38 @@ class Signals:
 
 
 class Session:
-    """The meter, and how to reach the worker.
+    """The meter, and how to reach the worker and the other processes of the group.
 
     Progress never decreases: each phase covers a range of the whole, from `low` to `high`.
     """
 
-    def __init__(self, meter: Meter, send: Callable[[Message], None], signals: Signals | None = None) -> None:
+    def __init__(
+        self,
+        meter: Meter,
+        send: Callable[[Message], None],
+        signals: Signals | None = None,
+        group: Group | None = None,
+    ) -> None:
         """Without signals, a checkpoint counts as stored once it is sent."""
+        self.group = group or ALONE
         self.meter = meter
         self.send = send
         self.signals = signals
         self.features: FeatureUse | None = None  # once they are extracted
         self._fraction = 0.0
         self._last = float("-inf")
+        self._phase = "preparing"
 
     def progress(self, phase: str, done: float, low: float = 0.0, high: float = 1.0) -> None:
         """Reports that `done` (0..1) of the phase is complete; at most one report per PROGRESS_SECONDS is sent."""
         self._fraction = max(self._fraction, low + (high - low) * min(1.0, max(0.0, done)))
+        self._phase = phase
+        self.alive()
+
+    def alive(self) -> None:
+        """Repeats the last report, at most once per PROGRESS_SECONDS: a worker ends a child that is silent for long."""
         used = self.meter.used()
         if used - self._last < PROGRESS_SECONDS:
             return
         self._last = used
-        self.send(Progress(fraction=self._fraction, phase=phase))
+        self.send(Progress(fraction=self._fraction, phase=self._phase))

@@ -30,7 +30,8 @@ class Attempt(LeaseGuard[R]):
         super().__init__(table, taken, _lease, lambda record: record.model_uid)
         self._clock = clock
         self._ttl = lease
-        self._factor = Fraction(factor)
+        self._factor_of_one = Fraction(factor)
+        self.devices = 1  # that work on it at the same time, each of which is charged
 
     @classmethod
     async def begin(
@@ -63,12 +64,17 @@ class Attempt(LeaseGuard[R]):
 
     @property
     def factor(self) -> float:
-        """How many seconds are charged for one second of this worker's device."""
-        return float(self._factor)
+        """How many seconds are charged for one second of one of this worker's devices."""
+        return float(self._factor_of_one)
+
+    @property
+    def _factor(self) -> Fraction:
+        """Seconds charged for one second."""
+        return self._factor_of_one * self.devices
 
     @property
     def allowance(self) -> timedelta:
-        """What is left, as time on this worker's device."""
+        """What is left, as time on this worker's devices."""
         return scaled(self.record.work.remaining, 1 / self._factor)
 
     def on_reference(self, span: timedelta) -> timedelta:

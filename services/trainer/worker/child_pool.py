@@ -18,7 +18,10 @@ from services.trainer.messages import Message, Ready, Signal, Task, Unusable
 
 COMMAND = (sys.executable, "-X", "faulthandler", "-m", "services.trainer.engine")
 START_SECONDS = 120.0  # after which a child that is not ready is given up
+HANG_SECONDS = 300.0  # without a message, after which a child hangs
 SILENT_SECONDS = 2.0  # between two checks whether a silent child is alive
+TRACE_SECONDS = 2.0  # for a hanging child to print where it hangs
+KILL_SECONDS = 30.0  # after which a killed process that is still there never ends: a driver does not return
 POLL_SECONDS = 0.02
 LAST_OUTPUT_SECONDS = 1.0  # for a dead child's output, in case another process holds its standard error open
 OUTPUT_SECONDS = 0.2  # output within this time is one log record: a traceback is written piece by piece
@@ -32,16 +35,23 @@ class ChildDied(Exception):
     """The child ended, or sent an invalid message, before it delivered."""
 
 
+class ChildHung(ChildDied):
+    """The child sent nothing for too long, and was ended."""
+
+
 class DeviceUnusable(Exception):
-    """The required device cannot be used on this machine; the message is the child's."""
+    """The device cannot be used on this machine, or no longer; the message says why."""
 
 
 class Child:
     """A child process that has sent Ready."""
 
-    def __init__(self, process: Process, output: asyncio.Task[None], ready: Ready) -> None:
+    def __init__(
+        self, process: Process, output: asyncio.Task[None], ready: Ready, hang_seconds: float = HANG_SECONDS
+    ) -> None:
         self._process = process
         self._output = output
+        self._hang_seconds = hang_seconds
         self.ready = ready
 
     @property
@@ -55,7 +65,10 @@ class Child:
         return self._process.returncode is None
 
     async def run(self, task: Task) -> AsyncGenerator[Message]:
-        """Sends the task and yields the child's messages; the caller stops after the last one. ChildDied."""
+        """Sends the task and yields the child's messages; the caller stops after the last one.
+
+        ChildDied, or ChildHung after `hang_seconds` without a message.
+        """
         assert self._process.stdin is not None, "stdin, stdout and stderr are pipes"
         try:
             self._process.stdin.write(frame(task))
@@ -65,6 +78,10 @@ class Child:
         except (EOFError, ConnectionError, ValueError) as error:
             status = await self.end()
             raise ChildDied(f"the training process ended with status {status} ({type(error).__name__})") from error
+        except ChildHung:
+            await self._print_traceback()
+            await self.end()
+            raise
 
     def tell(self, signal: Signal) -> None:
         """Sends a signal to a child that has its task; does nothing if the child is dying."""
@@ -73,31 +90,53 @@ class Child:
             self._process.stdin.write(frame(signal))
 
     async def _receive(self) -> Message:
-        """The next message; EOFError at the end of the pipe, or if the process ended and left it open."""
+        """The next message; EOFError at the end of the pipe, or if the process ended and left it open; ChildHung.
+
+        Silence is counted in checks, not read from a clock: while the worker itself is paused, it hears nothing.
+        """
         assert self._process.stdout is not None, "stdin, stdout and stderr are pipes"
         reading = asyncio.ensure_future(receive_message_async(self._process.stdout))
-        ended = False
+        ended, silent_seconds = False, 0.0
         try:
             while not (await asyncio.wait([reading], timeout=SILENT_SECONDS))[0]:
                 if ended:
                     raise EOFError("it ended and left the pipe open")
                 ended = not self.alive  # its last message may still be in the pipe: wait once more
+                silent_seconds += SILENT_SECONDS
+                if silent_seconds >= self._hang_seconds and not ended:
+                    raise ChildHung(f"the training process sent nothing for {self._hang_seconds:g} s and was ended")
             return reading.result()
         finally:
             reading.cancel()
 
+    async def _print_traceback(self) -> None:
+        """Has a child that hangs print its stacks to the log, by faulthandler, which ends it."""
+        self._signal(signal.SIGABRT)
+        with suppress(DeviceUnusable):
+            await self._exit_status(TRACE_SECONDS)
+
     async def end(self) -> int:
-        """Kills it if it still runs, and returns its exit status."""
-        if self.alive:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)  # Process.kill would reap one that has ended, and lose its status
-        # Process.wait also waits for the pipes to close, which a pipe that nobody reads never does.
-        while (status := self._process.returncode) is None:  # noqa: ASYNC110 - asyncio has no event for it
-            await asyncio.sleep(POLL_SECONDS)
+        """Kills it if it still runs, and returns its exit status; DeviceUnusable if it cannot be killed."""
+        self._signal(signal.SIGKILL)
+        status = await self._exit_status(KILL_SECONDS)
         await asyncio.wait([self._output], timeout=LAST_OUTPUT_SECONDS)
         # Closes our ends of the pipes; asyncio does so only once the other ends are closed.
         self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way
         return status
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.alive:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)  # Process.kill would reap one that has ended, and lose its status
+
+    async def _exit_status(self, seconds: float) -> int:
+        """Its status once it has ended; DeviceUnusable if it still runs after `seconds`."""
+        # Process.wait also waits for the pipes to close, which a pipe that nobody reads never does.
+        for _ in range(max(1, round(seconds / POLL_SECONDS))):
+            if (status := self._process.returncode) is not None:
+                return status
+            await asyncio.sleep(POLL_SECONDS)
+        raise DeviceUnusable(f"process {self.pid} cannot be killed: it waits for a driver that does not return")
 
 
 class ChildPool:
@@ -109,15 +148,18 @@ class ChildPool:
         command: Sequence[str] = COMMAND,
         start_seconds: float = START_SECONDS,
         *,
+        hang_seconds: float = HANG_SECONDS,
         spares: bool = True,  # while a child works; a worker with `--once` needs none
     ) -> None:
+        self._hang_seconds = hang_seconds
         self._spares = spares
         self._command = command
         self._start_seconds = start_seconds
         self._environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
         self._spare: asyncio.Task[Child] | None = None
         self._hurry = asyncio.Event()
-        self.unusable: DeviceUnusable | None = None  # once a child has reported it
+        self._device = ""  # of the first child
+        self.unusable: DeviceUnusable | None = None  # once a child has reported it, or one cannot be killed
 
     def prepare(self, delay_seconds: float = 0.0) -> None:
         """Starts a spare after the delay, unless there is one; without `spares`, only if there is no delay."""
@@ -178,19 +220,23 @@ class ChildPool:
             async with asyncio.timeout(self._start_seconds):
                 ready = await receive_message_async(process.stdout)
             if isinstance(ready, Unusable):
-                self.unusable = DeviceUnusable(ready.problem)
-                raise self.unusable
+                raise DeviceUnusable(ready.problem)
             if not isinstance(ready, Ready):
                 raise ChildDied(f"the training process began with {type(ready).__name__}")
+            self._device = self._device or ready.device
+            if ready.device != self._device:  # its trials were planned for that device's speed
+                raise DeviceUnusable(f"{self._device} was used until now, but {ready.problem or 'it has gone'}")
         except (EOFError, ValueError, TimeoutError) as error:
             status = await Child(process, output, NOT_READY).end()
             raise ChildDied(f"the training process did not start; it ended with status {status}") from error
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, DeviceUnusable):
+                self.unusable = error
             await Child(process, output, NOT_READY).end()
             raise
         if ready.problem:
             _log.warning("device_unusable", problem=ready.problem)
-        return Child(process, output, ready)
+        return Child(process, output, ready, self._hang_seconds)
 
 
 async def _log_output(stream: asyncio.StreamReader) -> None:

@@ -66,6 +66,7 @@ class Supervision:
         self._fraction = 0.0
         self._phase = "preparing"
         self._phase_since: float | None = None
+        self.batch_size_limit = 0  # that the child has found, if it has delivered
         self._offered: Result | None = None
         self._checkpoints: Checkpoints | None = None  # of a child that saves checkpoints
 
@@ -175,6 +176,7 @@ class Supervision:
         self._phase_since = now
 
     async def _keep_trial(self, result: Result) -> None:
+        self.batch_size_limit = result.batch_size_limit
         keys = await self._upload(result.predictions_path, result.performance)
         insight_key = f"{self._prefix}insight.json"
         await self._workspace.blobs.put(insight_key, codec.encode(result.insight))
@@ -204,7 +206,9 @@ class Supervision:
         )
         checkpoint = self._attempt.record.work.checkpoint_key
         await self._attempt.succeed(result.used, result=kept)
-        _log.info("trial_delivered", stop_reason=result.stop_reason, epochs=result.epochs)
+        _log.info("trial_delivered", stop_reason=result.stop_reason, epochs=result.epochs, numerics=result.numerics)
+        if result.numerics:
+            self._telemetry.add(metrics.NUMERICS, 1, numerics=result.numerics)
         if checkpoint:
             await self._workspace.forget(checkpoint)
 

@@ -23,13 +23,13 @@ from services.trainer.domain import Evaluation, Trial
 from services.trainer.estimate import COLLECTION, Estimate
 from services.trainer.messages import EvaluateTask, Task, TrainTask
 from services.trainer.performance import Performance
-from services.trainer.recipe import Split
+from services.trainer.recipe import Recipe, Split
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
 from services.trainer.tally import AttemptResult
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work
 from services.trainer.worker.attempt import AnyAttempt, Attempt, CancelRequested
-from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, ChildPool, DeviceUnusable
+from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, ChildHung, ChildPool, DeviceUnusable
 from services.trainer.worker.probing import probe_task
 from services.trainer.worker.supervision import Stopped, Supervision
 from services.trainer.worker.workspace import Workspace
@@ -53,7 +53,7 @@ class Worker:
     ) -> None:
         """Once `stop` is set, the current attempt saves a checkpoint and gives its work back, and no other begins.
 
-        The worker itself sets it when the device can no longer be used.
+        The worker itself sets it when the device can no longer be used, which `pool.unusable` then explains.
         """
         self._stop = stop or asyncio.Event()
         self._name = name
@@ -63,6 +63,7 @@ class Worker:
         self._settings = settings
         self._clock = clock
         self._telemetry = telemetry
+        self._fits: dict[tuple[object, ...], int] = {}  # images per micro-batch, found by trials that ran out of memory
 
     async def handle(self, name: str) -> bool:
         """Makes attempts at a trial, evaluation or estimate until it has ended or another worker has its lease.
@@ -84,6 +85,8 @@ class Worker:
                     await self._workspace.features(attempt.record.training).share()
                 if attempt.record.work.ended:
                     break
+                if result is AttemptResult.HUNG:
+                    raise Released  # to any worker: this one's machine may be what hangs
         return worked
 
     async def _begin(self, name: str) -> AnyAttempt | None:
@@ -113,8 +116,9 @@ class Worker:
         except Unavailable:
             await self._release(attempt)
             raise  # the job is delivered again
-        except DeviceUnusable:
+        except DeviceUnusable as error:
             await self._release(attempt)
+            self._pool.unusable = error
             self._stop.set()  # it would not work for another task either
             raise Released from None
         except SightlineError as error:
@@ -126,9 +130,8 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - after a child's death or a defect another attempt may succeed
             problem = str(error) if isinstance(error, ChildDied) else f"{type(error).__name__}: {error}"
             _log.error("attempt_died", None if isinstance(error, ChildDied) else error, problem=problem)
-            return await self._end(
-                supervision, AttemptResult.DIED, lambda work: work.lost(now(), attempt.name, problem)
-            )
+            result = AttemptResult.HUNG if isinstance(error, ChildHung) else AttemptResult.DIED
+            return await self._end(supervision, result, lambda work: work.lost(now(), attempt.name, problem, result))
 
     async def _end(self, supervision: Supervision, result: AttemptResult, how: Callable[[Work], Work]) -> AttemptResult:
         try:
@@ -139,6 +142,8 @@ class Worker:
 
     async def _release(self, attempt: AnyAttempt) -> None:
         """Gives the work back, so that others can take it at once; if that fails, the lease expires."""
+        if attempt.record.work.ended:
+            return
         with suppress(SightlineError):
             await attempt.end(lambda work: work.released(self._clock.now()))
 
@@ -154,11 +159,17 @@ class Worker:
         self._telemetry.observe(metrics.CHILD_START_SECONDS, child.ready.import_seconds)
         self._telemetry.set(metrics.DEVICE, 1, device=child.ready.device)
         self._pool.prepare(SPARE_DELAY_SECONDS)
+        if isinstance(task, TrainTask):  # an evaluation uses the first device only
+            attempt.devices = child.ready.devices
         try:
             record, device = attempt.record, child.ready.device
             if isinstance(record, Trial):
                 await self._workspace.features(record.training).fetch(record.recipe, device)
-            return await supervision.run(child, structs.replace(task, device=device))
+            here = structs.replace(task, device=device, allowance=attempt.allowance)
+            result = await supervision.run(child, here)
+            if isinstance(here, TrainTask) and supervision.batch_size_limit:
+                self._fits[_memory(here.recipe)] = supervision.batch_size_limit
+            return result
         finally:
             await child.end()
 
@@ -178,7 +189,7 @@ class Worker:
                 allowance=attempt.allowance,
                 threads=self._settings.threads,
             )
-        weights = self._settings.weights_dir
+        weights, deaths = self._settings.weights_dir, record.work.attempts_without_commit
         return TrainTask(
             trial=record.name,
             dataset=record.training.dataset,
@@ -196,7 +207,8 @@ class Worker:
             split=Split(seed=record.seed, holdout_fraction=record.holdout_fraction),
             seed=record.seed,
             threads=self._settings.threads,
-            batch_size_limit=_batch_size_limit(record.work.attempts_without_commit),
+            batch_size_limit=_batch_size_limit(deaths) or self._fits.get(_memory(record.recipe), 0),
+            frugal=_batch_size_limit(deaths) > 0,
             thresholds=await self._thresholds(record),
         )
 
@@ -242,6 +254,11 @@ class Worker:
         except BlobNotFound:
             _log.warning("checkpoint_missing", key=trial.work.checkpoint_key)
             return None
+
+
+def _memory(recipe: Recipe) -> tuple[object, ...]:
+    """What decides how many images fit into the device's memory."""
+    return recipe.kind, recipe.backbones, recipe.resolution, recipe.depth, recipe.multi_scale
 
 
 def _batch_size_limit(failures: int) -> int:

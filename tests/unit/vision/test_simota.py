@@ -8,10 +8,15 @@ from torch import Tensor
 
 from services.vision.catalogue import YoloxSize
 from services.vision.detector_network import Targets
-from services.vision.simota import Proposals, assign, mean_loss
+from services.vision.simota import Proposals, assign, summed_loss
 from services.vision.yolox import Yolox
 
 NANO = YoloxSize(width=16, depth=1, depthwise=True)
+
+
+def mean_loss(proposals: Proposals, wanted: list[Targets], l1_weight: float = 0.0) -> torch.Tensor:
+    total, learning = summed_loss(proposals, wanted, l1_weight=l1_weight)
+    return total / learning
 
 
 def targets(*boxes: tuple[float, float, float, float], labels: list[int] | None = None) -> Targets:

@@ -4,7 +4,7 @@ Everything random is a function of (seed, epoch, image), so that a resumed train
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,7 +54,7 @@ class Batches:
         looks = prefetched(lambda index: self._look(index, keep=index in kept), rows.tolist(), self.threads)
         deque(looks, maxlen=0)
 
-    def training(self, requests: Sequence[BatchRequest]) -> Iterator[tuple[Tensor, Tensor]]:
+    def training(self, requests: Iterable[BatchRequest]) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, labels) of each, in order."""
         return prefetched(self._augmented, requests, self.threads)
 

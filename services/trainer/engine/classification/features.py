@@ -15,15 +15,17 @@ from services.kit.errors import NotEnoughBudget
 from services.trainer import feature_blocks
 from services.trainer.engine.classification.bank import Bank
 from services.trainer.engine.classification.fuse import fused
-from services.trainer.engine.data import Floats, Images, cache_key
+from services.trainer.engine.data import Floats, Images, Indices, cache_key
 from services.trainer.engine.prefetch import prefetched
 from services.trainer.engine.pretrained import LoadedBackbone
 from services.trainer.engine.session import Session
 from services.trainer.messages import TrainTask
 from services.vision import preprocess
 from services.vision.backbones import Network, embed
+from services.vision.memory import BatchLimit
 
-BATCH_SIZE = 16
+BATCH_SIZE = 16  # on a CPU
+DEVICE_BATCH_SIZE = 128  # on any other device, if they fit into memory
 EARLY = 0.25  # share of the allowance before which the pace is no guide
 RESERVE = 0.1  # share of the allowance that must be left after the last image
 
@@ -45,6 +47,24 @@ class Work:
         return sum(len(rows) * len(which) for rows, which in self.missing.items())
 
 
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """An order: compute your share of the rows for these backbones and views; then the shares are gathered."""
+
+    which: list[Which]
+    rows: range
+    networks: tuple[str, ...]  # that the leader reads, which may be of its own choice
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One process's share: features by backbone and view, and the unreadable images that it has found."""
+
+    features: dict[Which, Floats]
+    seconds: dict[Which, float]
+    unreadable: dict[int, str]
+
+
 @dataclass(slots=True)
 class Extractor:
     """Features of every view, [images, width] for each stage of each backbone; NaN for an unreadable image."""
@@ -55,11 +75,15 @@ class Extractor:
     backbones: Sequence[LoadedBackbone]
     views: int
     bank: Bank = field(init=False)
+    limit: BatchLimit = field(init=False)
     fused: dict[int, Network] = field(init=False, default_factory=dict[int, Network])  # by the first with the network
 
     def __post_init__(self) -> None:
+        """A task may limit batches further."""
         folder = feature_blocks.folder_of(Path(self.task.cache_directory), self.images.manifest.digest)
         self.bank = Bank(folder)
+        most = BATCH_SIZE if self.task.device == "cpu" else DEVICE_BATCH_SIZE
+        self.limit = BatchLimit(min(most, self.task.batch_size_limit or most))
 
     def run(self, low: float = 0.0, high: float = 0.8) -> list[list[Floats]]:
         """[view][block], blocks by backbone, then by stage, the last one first.
@@ -89,27 +113,50 @@ class Extractor:
             for view in out
         ]
 
-    @torch.inference_mode()
     def _compute(
         self, which: list[Which], rows: range, work: Work, bar: tuple[float, float]
     ) -> dict[Which, tuple[Floats, float]]:
-        """Features, and the seconds that they took: decoding is shared equally."""
-        began = self.session.meter.used()
-        out = {(t, v): np.empty((len(rows), sum(self.backbones[t].widths)), np.float32) for t, v in which}
-        seconds = dict.fromkeys(which, 0.0)
-        for batch, inputs in self._prepared(which, rows):
+        """Features, and the seconds that they took: decoding is shared equally.
+
+        Every process of the group computes its share of the rows.
+        """
+        began, group = self.session.meter.used(), self.session.group
+        group.order(Extract(which, rows, tuple(dict.fromkeys(backbone.name for backbone in self.backbones))))
+        parts = group.gather(self.share(which, rows, work, bar))
+        for part in parts[1:]:
+            self.images.unreadable.update(part.unreadable)
+        seconds = parts[0].seconds
+        shared = (self.session.meter.used() - began - sum(seconds.values())) / len(which)
+        features = {one: np.concatenate([part.features[one] for part in parts]) for one in which}
+        return {one: (features[one], seconds[one] + shared) for one in which}
+
+    @torch.inference_mode()
+    def share(
+        self, which: list[Which], rows: range, work: Work | None = None, bar: tuple[float, float] = (0.0, 0.0)
+    ) -> Part:
+        """The features of this process's share of the rows; only a leader, with work, minds time and bad images."""
+        group = self.session.group
+        own = group.share(np.arange(rows.start, rows.stop))
+        out = {(t, v): np.empty((len(own), sum(self.backbones[t].widths)), np.float32) for t, v in which}
+        seconds, done = dict.fromkeys(which, 0.0), 0
+        for size, inputs in self._prepared(which, own):
             for (backbone, view), images in inputs.items():
                 before = self.session.meter.used()
-                middle = self.backbones[backbone].has_middle
-                features = embed(self._network(backbone), images.to(self.task.device), middle=middle)
-                out[backbone, view][batch.start - rows.start : batch.stop - rows.start] = features.float().cpu().numpy()
+                out[backbone, view][done : done + size] = self._embedded(backbone, images)
                 seconds[backbone, view] += self.session.meter.used() - before
-            work.done += len(batch) * len(which)
-            self.session.progress("features", work.done / work.total, *bar)
-            self._require_time(work)
-            self.images.require_readable()
-        shared = (self.session.meter.used() - began - sum(seconds.values())) / len(which)
-        return {key: (features, seconds[key] + shared) for key, features in out.items()}
+            done += size
+            if work is not None:  # the others are as fast
+                work.done += min(size * group.size, len(rows) - (done - size) * group.size) * len(which)
+                self.session.progress("features", work.done / work.total, *bar)
+                self._require_time(work)
+                self.images.require_readable()
+        return Part(out, seconds, self.images.unreadable)
+
+    def _embedded(self, backbone: int, images: Tensor) -> Floats:
+        """[batch, widths]; batches that do not fit into memory are halved from then on."""
+        network, middle, device = self._network(backbone), self.backbones[backbone].has_middle, self.task.device
+        pieces = self.limit.pieces(images, lambda piece: embed(network, piece.to(device), middle=middle).float().cpu())
+        return torch.cat(pieces).numpy()
 
     def _network(self, index: int) -> Network:
         """A backbone's network, fused once for all of its framings."""
@@ -119,12 +166,11 @@ class Extractor:
             self.fused[first] = fused(self.backbones[first].network)
         return self.fused[first]
 
-    def _prepared(self, which: list[Which], rows: range) -> Iterator[tuple[range, Inputs]]:
-        size = min(BATCH_SIZE, self.task.batch_size_limit or BATCH_SIZE)
-        batches = [range(i, min(rows.stop, i + size)) for i in range(rows.start, rows.stop, size)]
-        return prefetched(lambda batch: (batch, self._inputs(which, batch)), batches, self.task.threads)
+    def _prepared(self, which: list[Which], rows: Indices) -> Iterator[tuple[int, Inputs]]:
+        batches = [rows[start : start + self.limit.most] for start in range(0, len(rows), self.limit.most)]
+        return prefetched(lambda batch: (len(batch), self._inputs(which, batch.tolist())), batches, self.task.threads)
 
-    def _inputs(self, which: list[Which], batch: range) -> Inputs:
+    def _inputs(self, which: list[Which], batch: list[int]) -> Inputs:
         """Decodes each image once per decoding size, and makes each view of each rule once."""
         rules = {(self.backbones[backbone].rule, view) for backbone, view in which}
         made: dict[tuple[object, int], list[Tensor]] = {key: [] for key in rules}

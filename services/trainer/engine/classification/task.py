@@ -1,8 +1,8 @@
 """The vision task of classifiers: which category an image shows."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,12 @@ from services.trainer.engine.classification.companion import Companion, blended,
 from services.trainer.engine.classification.features import Extractor
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
-from services.trainer.engine.data import Images, Indices, open_images, require_trainable
+from services.trainer.engine.data import Floats, Images, Indices, open_images, require_trainable
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Candidate, Position
-from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Outputs, Truths, freeze_norms
+from services.trainer.engine.loop.numerics import Numerics
+from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Loss, Outputs, Truths, freeze_norms
+from services.trainer.engine.loop.together import look_at
 from services.trainer.engine.loop.training import FROZEN_NORM_BELOW, PREPARED, Start
 from services.trainer.engine.prefetch import kept_bytes
 from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin
@@ -29,6 +31,7 @@ from services.trainer.messages import Result, TrainTask
 from services.trainer.recipe import Depth
 from services.vision.backbones import Network
 from services.vision.classifier import ClassifierNetwork
+from services.vision.memory import BatchLimit
 
 LAST_STAGES = 2
 REPORT_SECONDS = 1.0  # for writing a result
@@ -47,13 +50,14 @@ class ClassificationTask:
     companion: Companion | None
     data: Batches
     report_seconds: float
+    numerics: Numerics = field(default_factory=Numerics)
 
     @property
     def max_epochs(self) -> int:
         """The recipe's."""
         return self.task.recipe.max_epochs
 
-    def batches(self, requests: Sequence[BatchRequest]) -> Iterator[Batch]:
+    def batches(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
         """Augmented views and their labels."""
         return self.data.training(requests)
 
@@ -63,12 +67,20 @@ class ClassificationTask:
         if self.backbone.weights.pretrained and len(self.partition.other_folds) < FROZEN_NORM_BELOW:
             freeze_norms(network)
 
-    def loss(self, network: nn.Module, inputs: Tensor, truths: Truths) -> Tensor:
+    def look_at(self, rows: Indices, keep: Indices) -> None:
+        """See `Batches.look_at`."""
+        self.data.look_at(rows, keep)
+
+    def loss(self, network: nn.Module, inputs: Tensor, truths: Truths) -> Loss:
         """Smoothed cross-entropy."""
         assert isinstance(truths, Tensor), "labels"
-        logits = network(inputs.to(self.task.device, memory_format=torch.channels_last))
-        smoothing = self.task.recipe.label_smoothing
-        return nn.functional.cross_entropy(logits, truths.to(self.task.device), label_smoothing=smoothing)
+        device, recipe = self.task.device, self.task.recipe
+        with self.numerics.autocast(device):
+            logits: Tensor = network(self.numerics.arranged(inputs, device))
+        total = nn.functional.cross_entropy(
+            logits.float(), truths.to(device), label_smoothing=recipe.label_smoothing, reduction="sum"
+        )
+        return Loss(total, 0, len(inputs))
 
     def effort(self, inputs: Tensor) -> float:
         """All batches cost the same."""
@@ -79,12 +91,16 @@ class ClassificationTask:
     def predict(self, network: nn.Module, rows: Indices, size: int, before_each: Callable[[], None]) -> Outputs:
         """Logits of inputs as prediction sees them."""
         network.eval()
+        limit = BatchLimit(size)
         out = [np.empty((0, len(self.images.categories)), np.float32)]
         for inputs, _ in self.data.plain(rows, size):
             before_each()
-            logits = network(inputs.to(self.task.device, memory_format=torch.channels_last))
-            out.append(logits.float().cpu().numpy())
+            out += limit.pieces(inputs, lambda piece: self._logits(network, piece))
         return {"logits": np.concatenate(out)}
+
+    def _logits(self, network: nn.Module, inputs: Tensor) -> Floats:
+        logits: Tensor = network(inputs.to(self.task.device, memory_format=torch.channels_last))
+        return logits.float().cpu().numpy()
 
     def validation_loss(self, outputs: Outputs) -> float | None:
         """The mean log loss."""
@@ -146,7 +162,8 @@ def start(task: TrainTask, session: Session) -> Start:
         companion, candidate = _linear_start(task, session, images, backbones, network)
     if not task.checkpoint_path:
         training = divide(images.labels, task.split).other_folds
-        batches.look_at(training if companion else np.arange(len(images.samples)), training)  # no step waits to decode
+        rows = training if companion else np.arange(len(images.samples))
+        look_at(session, images, batches.look_at, rows, training)  # no step waits to decode
     images.require_readable()
     partition = readable(divide(images.labels, task.split), images.sound())
     report_seconds = REPORT_SECONDS + CELL_SECONDS * len(partition.first_fold) * len(images.categories)

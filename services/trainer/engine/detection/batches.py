@@ -5,7 +5,7 @@ training sees the same batches.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,7 +82,7 @@ class SceneBatches:
 
         deque(prefetched(decode, rows.tolist(), self.threads), maxlen=0)
 
-    def training(self, requests: Sequence[BatchRequest]) -> Iterator[tuple[Tensor, list[Targets]]]:
+    def training(self, requests: Iterable[BatchRequest]) -> Iterator[tuple[Tensor, list[Targets]]]:
         """The inputs and targets of each request, in order."""
         return prefetched(self._made, requests, self.threads)
 

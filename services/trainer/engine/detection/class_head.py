@@ -6,6 +6,7 @@ Random outputs would first have to learn what is not an object, which every pret
 import copy
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from services.trainer.engine.session import Meter
 from services.trainer.messages import TrainTask
 from services.vision.detector_builder import build_detector, load_detector_weights
 from services.vision.detector_network import DetectorNetwork, Targets
+from services.vision.memory import BatchLimit
 from services.vision.yolox import Yolox
 
 IMAGES = 64  # to look at, shared among the categories
@@ -100,9 +102,15 @@ def _answers(known: Yolox, views: Iterator[tuple[Tensor, list[Targets]]], meter:
     """[categories, pretrained categories]: mean scores of the proposals that best fit the regions."""
     total, count = torch.zeros(categories, known.categories), torch.zeros(categories, 1)
     ends = meter.used() + TIME_SHARE * meter.allowance_seconds
+    limit, device = BatchLimit(EVALUATION_BATCH), next(known.parameters()).device
+
+    def candidates(inputs: Tensor) -> list[tuple[Tensor, Tensor]]:
+        found = known.candidates(inputs.to(device, memory_format=torch.channels_last))
+        return list(zip(found.boxes.cpu(), found.scores.cpu(), strict=True))
+
     for inputs, targets in views:
-        found = known.candidates(inputs.to(next(known.parameters()).device, memory_format=torch.channels_last))
-        for boxes, scores, truth in zip(found.boxes.cpu(), found.scores.cpu(), targets, strict=True):
+        found = chain(*limit.pieces(inputs, candidates))
+        for (boxes, scores), truth in zip(found, targets, strict=True):
             overlaps = box_iou(truth.boxes, boxes.squeeze(1))
             fitting = overlaps.topk(min(BEST_PROPOSALS, overlaps.shape[1])).indices
             total.index_add_(0, truth.labels, scores[fitting].mean(dim=1))

@@ -1,11 +1,10 @@
 """The vision task of detectors: where objects are, and of which category."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from services.trainer.engine.data import Indices
@@ -18,7 +17,9 @@ from services.trainer.engine.detection.predict import predict
 from services.trainer.engine.detection.result import finish, unmeasured_card
 from services.trainer.engine.detection.split import divide
 from services.trainer.engine.loop import checkpoint as checkpoints
-from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Outputs, Truths, freeze_norms
+from services.trainer.engine.loop.numerics import Numerics, bfloat16_pays
+from services.trainer.engine.loop.task import Batch, BatchRequest, Found, Loss, Outputs, Truths, freeze_norms
+from services.trainer.engine.loop.together import look_at
 from services.trainer.engine.loop.training import FROZEN_NORM_BELOW, Start
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition, readable
@@ -28,7 +29,6 @@ from services.vision.detector import Detector
 from services.vision.detector_network import DetectorNetwork, Targets
 
 REPORT_SECONDS = 1.5
-_BFLOAT16_CPU_FEATURES = ("avx512_bf16", "amx_bf16")  # without either, bfloat16 is slower than float32
 
 
 def start(task: TrainTask, session: Session) -> Start:
@@ -46,12 +46,14 @@ def start(task: TrainTask, session: Session) -> Start:
     if task.checkpoint_path:
         scenes.unreadable.update(checkpoints.unreadable(Path(task.checkpoint_path)))
     else:
-        batches.look_at(np.arange(len(scenes.samples)), partition.other_folds)  # no step waits for decoding
+        rows = np.arange(len(scenes.samples))
+        look_at(session, scenes, batches.look_at, rows, partition.other_folds)  # no step waits for decoding
     scenes.require_readable()
     partition = readable(partition, scenes.sound())
     for layer in frozen_layers(network, recipe.depth, origin):
         layer.requires_grad_(False)
-    vision_task = DetectionTask(task, session, scenes, partition, origin, batches, _bfloat16_pays(task.device))
+    numerics = Numerics(bfloat16=bfloat16_pays(task.device))
+    vision_task = DetectionTask(task, session, scenes, partition, origin, batches, numerics)
     network.to(task.device)
     if task.checkpoint_path or not (recipe.linear_head and origin.pretrained):
         return Start(vision_task, network)
@@ -68,7 +70,7 @@ class DetectionTask:
     partition: Partition
     origin: Origin
     data: SceneBatches
-    bfloat16: bool  # whether training computes in it; weights, gradients and loss stay in float32
+    numerics: Numerics
     report_seconds: float = REPORT_SECONDS
 
     @property
@@ -77,7 +79,7 @@ class DetectionTask:
         hopeless = self.task.recipe.depth is Depth.HEAD and not self.origin.pretrained
         return 0 if hopeless else self.task.recipe.max_epochs
 
-    def batches(self, requests: Sequence[BatchRequest]) -> Iterator[Batch]:
+    def batches(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
         """Augmented views and their targets."""
         return self.data.training(requests)
 
@@ -90,14 +92,19 @@ class DetectionTask:
         if self.origin.pretrained and len(self.partition.other_folds) < FROZEN_NORM_BELOW:
             freeze_norms(network)
 
-    def loss(self, network: nn.Module, inputs: Tensor, truths: Truths) -> Tensor:
+    def look_at(self, rows: Indices, keep: Indices) -> None:
+        """See `SceneBatches.look_at`."""
+        self.data.look_at(rows, keep)
+
+    def loss(self, network: nn.Module, inputs: Tensor, truths: Truths) -> Loss:
         """The network's own loss."""
         assert isinstance(network, DetectorNetwork), "a detector's"
         assert not isinstance(truths, Tensor), "targets"
         device = self.task.device
         targets = [Targets(truth.boxes.to(device), truth.labels.to(device)) for truth in truths]
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.bfloat16):
-            return network.loss(inputs.to(device, memory_format=torch.channels_last), targets)
+        with self.numerics.autocast(device):
+            total, objects = network.summed_loss(self.numerics.arranged(inputs, device), targets)
+        return Loss(total, objects, len(inputs))
 
     def effort(self, inputs: Tensor) -> float:
         """Proportional to the pixels: multi-scale training draws a side for each step."""
@@ -116,11 +123,3 @@ class DetectionTask:
     def finish(self, found: Found, directory: Path) -> Result:
         """See `result.finish`."""
         return finish(self.task, self.session, self.images, self.partition, self.origin, found, directory)
-
-
-def _bfloat16_pays(device: str) -> bool:
-    """Whether the device has instructions for bfloat16."""
-    if device == "cpu":
-        features = torch.cpu.get_capabilities()
-        return any(features.get(name, False) for name in _BFLOAT16_CPU_FEATURES)
-    return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from services.trainer.engine.loop.numerics import Numerics
 from services.trainer.engine.loop.task import Outputs
 from services.trainer.recipe import Recipe
 
@@ -28,6 +29,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     total_steps: int
     steps_per_epoch: int
     validate_every: int  # epochs
+    numerics: Numerics = Numerics()
 
     def rate(self, step: int) -> float:
         """The learning rate at a step as a share of its peak: linear warm-up, then half a cosine down to 0."""

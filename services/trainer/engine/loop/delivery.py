@@ -79,6 +79,8 @@ class Delivery:
             stop_reason=reason,
             epochs=position.step // self.steps_per_epoch,
             steps=position.step,
+            numerics=str(training.vision_task.numerics),
+            batch_size_limit=training.micro_batch if training.micro_batch < training.task.recipe.batch_size else 0,
         )
 
     def _written(self, network: nn.Module, selection: Outputs, held_out: Outputs) -> Result:

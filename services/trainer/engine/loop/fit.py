@@ -6,6 +6,7 @@ slows down, training ends early with its best result, which `delivery` keeps rea
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,10 +20,12 @@ from services.trainer.engine.data import Indices
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Candidate, Plan, Position, State
 from services.trainer.engine.loop.delivery import Delivery
+from services.trainer.engine.loop.numerics import Numerics, candidates, fastest
 from services.trainer.engine.loop.saving import Saver
 from services.trainer.engine.loop.step import step
 from services.trainer.engine.loop.task import Batch, BatchRequest
 from services.trainer.engine.loop.timing import OutOfTime
+from services.trainer.engine.loop.together import Begin
 from services.trainer.engine.loop.training import EVALUATION_BATCH, PREPARED, TRAINED, Start, Training, optimizer
 from services.trainer.engine.session import Session
 from services.trainer.messages import Result, TrainTask
@@ -40,14 +43,18 @@ def fine_tune(task: TrainTask, session: Session, start: Callable[[TrainTask, Ses
     """
     if task.checkpoint_path and not checkpoints.usable(Path(task.checkpoint_path), task.recipe):
         task = msgspec.structs.replace(task, checkpoint_path=None)  # starts over
+    session.group.order(Begin())
     training = Training.begin(task, session, start(task, session))
     if task.checkpoint_path:
         plan = checkpoints.restore(Path(task.checkpoint_path), training.state)
+        training.compute_in(plan.numerics)
         delivery = Delivery(training, plan.steps_per_epoch)
         with suppress(OutOfTime):
             delivery.offer()  # secures what the previous attempt reached
         _measure_pace(training)  # this may be another machine
     else:
+        choices = candidates(task.device, training.vision_task.numerics)
+        training.compute_in(fastest(choices, lambda numerics: _step_seconds(training, numerics)))
         _measure_pace(training)
         plan = _planned(training)
         delivery = Delivery(training, plan.steps_per_epoch)
@@ -63,12 +70,12 @@ def _fit(training: Training, plan: Plan, delivery: Delivery) -> str:
     recipe, position = training.task.recipe, state.position
     good = (state.pack(), copy.copy(position))
     saver = Saver(training, plan)
-    batches = training.vision_task.batches(_requests(training, plan, position.step))
+    batches = training.together.batches(_requests(training, plan, position.step))
     while position.step < plan.total_steps and pace.leaves(training.end_seconds, 2 * pace.step_seconds):
         loss = _timed_step(training, plan, batches)
         if not np.isfinite(loss):
             position = _retry(training, good, loss)
-            batches = training.vision_task.batches(_requests(training, plan, position.step))
+            batches = training.together.batches(_requests(training, plan, position.step))
             continue
         position.step += 1
         state.average_in(recipe.average_decay)
@@ -179,21 +186,41 @@ def _measure_pace(training: Training) -> None:
     Stops as soon as there is little more time than delivery needs.
     """
     live, pace = training.state, training.pace
-    network = copy.deepcopy(live.network)
-    training.state = State(network, live.average, optimizer(network, training.task), Position())
-    rows = _order(training, 0)[: training.batch_size]
-    probes = [BatchRequest(number, 0, rows) for number in range(PROBES)]
-    for number, (inputs, truths) in enumerate(training.vision_task.batches(probes)):
-        began = pace.meter.used()
-        step(training, inputs, truths, number)
+    for number, seconds in enumerate(_probes(training)):
         enough = pace.leaves(training.delivery_seconds)
         if number or not enough:
-            pace.stepped((pace.meter.used() - began) / training.vision_task.effort(inputs))
+            pace.stepped(seconds)
         if not enough:
             break
     else:
-        training.predict(network, training.partition.first_fold[: 2 * EVALUATION_BATCH])
+        training.predict(training.state.network, training.partition.first_fold[: 2 * EVALUATION_BATCH])
     training.state = live
+
+
+def _step_seconds(training: Training, numerics: Numerics) -> float:
+    """The least time of a step with these numerics, without the first; infinite if there is hardly time to measure."""
+    live, usual = training.state, training.vision_task.numerics
+    training.compute_in(numerics)
+    found: list[float] = []
+    for number, seconds in enumerate(_probes(training)):
+        found += [seconds] if number else []
+        if not training.pace.leaves(training.delivery_seconds):
+            break
+    training.state = live
+    training.compute_in(usual)
+    return min(found, default=math.inf)
+
+
+def _probes(training: Training) -> Iterator[float]:
+    """Steps on a copy of the network, which becomes the training's; yields the seconds of each, of average effort."""
+    network = copy.deepcopy(training.state.network)
+    training.state = State(network, training.state.average, optimizer(network, training.task), Position())
+    rows = _order(training, 0)[: training.batch_size]
+    probes = [BatchRequest(number, 0, rows) for number in range(PROBES)]
+    for number, (inputs, truths) in enumerate(training.together.batches(probes)):
+        began = training.pace.meter.used()
+        step(training, inputs, truths, number)
+        yield (training.pace.meter.used() - began) / training.vision_task.effort(inputs)
 
 
 def _planned(training: Training) -> Plan:
@@ -216,4 +243,9 @@ def _planned(training: Training) -> Plan:
             minimum_seconds=round(minimum, 1),
             suggested_seconds=round(minimum + recipe.max_epochs * epoch_seconds, 1),
         )
-    return Plan(total_steps=max(1, int(epochs * per_epoch)), steps_per_epoch=per_epoch, validate_every=every)
+    return Plan(
+        total_steps=max(1, int(epochs * per_epoch)),
+        steps_per_epoch=per_epoch,
+        validate_every=every,
+        numerics=training.vision_task.numerics,
+    )

@@ -1,6 +1,6 @@
 """What the training loop needs from a vision task, be it classification or detection."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from services.trainer.engine.data import Floats, Images, Indices
+from services.trainer.engine.loop.numerics import Numerics
 from services.trainer.engine.split import Partition
 from services.trainer.messages import Result
 from services.vision.detector_network import Targets
@@ -15,6 +16,20 @@ from services.vision.detector_network import Targets
 Outputs = Mapping[str, Floats]  # of a network for some images: arrays by name, as a checkpoint keeps them
 Truths = Tensor | Sequence[Targets]  # of a batch: labels [n], or each image's targets
 Batch = tuple[Tensor, Truths]  # inputs [n, 3, h, w] and their ground truth
+
+
+class Loss(NamedTuple):
+    """The loss of a micro-batch as a sum, so that those of a batch add up: divided by its objects, or by its images
+    if those are more.
+    """
+
+    total: Tensor
+    objects: int  # that a detector learns; 0 for a classifier
+    images: int
+
+    def mean(self) -> Tensor:
+        """The loss of a batch that consists of this micro-batch only."""
+        return self.total / max(self.objects, self.images, 1)
 
 
 class BatchRequest(NamedTuple):
@@ -50,6 +65,8 @@ class VisionTask(Protocol):
         """How the readable images are divided."""
         ...
 
+    numerics: Numerics
+
     @property
     def max_epochs(self) -> int:
         """How many epochs are useful: the recipe's, or fewer; 0 means a single step."""
@@ -60,7 +77,7 @@ class VisionTask(Protocol):
         """An estimate of how long the first delivery takes, until it is measured."""
         ...
 
-    def batches(self, requests: Sequence[BatchRequest]) -> Iterator[Batch]:
+    def batches(self, requests: Iterable[BatchRequest]) -> Iterator[Batch]:
         """The training batch of each request, in order, prefetched."""
         ...
 
@@ -68,8 +85,12 @@ class VisionTask(Protocol):
         """Sets training mode for what trains, evaluation mode for what is frozen."""
         ...
 
-    def loss(self, network: nn.Module, inputs: Tensor, truths: Truths) -> Tensor:
-        """The mean loss of a micro-batch; inputs and truths are on the CPU."""
+    def look_at(self, rows: Indices, keep: Indices) -> None:
+        """Decodes the rows once, which finds the unreadable ones, and keeps those of `keep` in memory."""
+        ...
+
+    def loss(self, network: nn.Module, inputs: Tensor, truths: Truths) -> Loss:
+        """The loss of a micro-batch; inputs and truths are on the CPU."""
         ...
 
     def effort(self, inputs: Tensor) -> float:

@@ -10,8 +10,10 @@ from torch import nn
 
 from services.trainer.engine.data import Images, Indices
 from services.trainer.engine.loop.checkpoint import Candidate, Position, State
+from services.trainer.engine.loop.numerics import Numerics
 from services.trainer.engine.loop.task import Outputs, VisionTask
 from services.trainer.engine.loop.timing import Pace, Part
+from services.trainer.engine.loop.together import Together
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition
 from services.trainer.messages import TrainTask
@@ -42,6 +44,7 @@ class Training:
     state: State
     pace: Pace
     micro_batch: int
+    together: Together
 
     @classmethod
     def begin(cls, task: TrainTask, session: Session, start: Start) -> "Training":
@@ -50,7 +53,10 @@ class Training:
         pace.took(Part.DELIVER, start.vision_task.report_seconds)
         average = copy.deepcopy(start.network).requires_grad_(False)
         state = State(start.network, average, optimizer(start.network, task), start.position, start.candidate)
-        return cls(task, session, start.vision_task, state, pace, min(size, task.batch_size_limit or size))
+        micro_batch = min(size, task.batch_size_limit or size)
+        return cls(
+            task, session, start.vision_task, state, pace, micro_batch, Together(session.group, start.vision_task)
+        )
 
     @property
     def images(self) -> Images:
@@ -82,11 +88,18 @@ class Training:
         """The expected time after the last step: a validation and the delivery."""
         return self.validation_seconds + self.delivery_seconds
 
+    def compute_in(self, numerics: Numerics) -> None:
+        """Trains with these numerics from now on."""
+        self.vision_task.numerics = numerics
+        layout = torch.channels_last if numerics.channels_last else torch.contiguous_format
+        for network in (self.state.network, self.state.average):
+            network.to(memory_format=layout)
+
     def predict(self, network: nn.Module, rows: Indices, then_seconds: float = -math.inf) -> Outputs:
         """Outputs of the plain inputs; raises OutOfTime once less than `then_seconds` are left."""
         size = min(EVALUATION_BATCH, self.micro_batch)
         with self.pace.timed(Part.PREDICT, len(rows)):
-            return self.vision_task.predict(network, rows, size, lambda: self.pace.require(then_seconds))
+            return self.together.predict(network, rows, size, lambda: self.pace.require(then_seconds))
 
 
 def optimizer(network: nn.Module, task: TrainTask) -> torch.optim.AdamW:

@@ -18,6 +18,7 @@ from services.kit.telemetry import MemoryTelemetry, Metric
 from services.trainer import metrics
 from services.trainer.reconcile.counts import FIRST_SCRAPE_SECONDS, Counts
 from services.trainer.store import Store
+from services.trainer.tally import AttemptResult
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work
 from tests.unit.trainer.reconcile.test_gauges import trial
 from tests.unit.trainer.support import START, TTL, running
@@ -123,6 +124,7 @@ ENDS: dict[str, Move] = {
     "cancelled": lambda work: work.cancelled(START + timedelta(minutes=1)),
     "released": released,
     "died": lost,
+    "hung": lambda work: work.lost(START + HOUR, NAME, "silent", AttemptResult.HUNG),
     "lease_lost": lambda work: work.taken(NAME, "w2", START + HOUR, TTL),
 }
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from services.trainer.messages import EvaluateTask, Failed, Progress
+from services.trainer.messages import EvaluateTask, Failed, Message, Progress
 from services.trainer.worker import child_pool
-from services.trainer.worker.child_pool import Child, ChildDied, ChildPool, DeviceUnusable
+from services.trainer.worker.child_pool import HANG_SECONDS, Child, ChildDied, ChildHung, ChildPool, DeviceUnusable
 from tests.support.waiting import eventually
 
 HEAD = """
@@ -50,8 +50,10 @@ def task(folder: Path) -> EvaluateTask:
 
 
 @asynccontextmanager
-async def pool(script: str, start_seconds: float = 30.0) -> AsyncGenerator[ChildPool]:
-    made = ChildPool(1, (sys.executable, "-c", script), start_seconds)
+async def pool(
+    script: str, start_seconds: float = 30.0, hang_seconds: float = HANG_SECONDS
+) -> AsyncGenerator[ChildPool]:
+    made = ChildPool(1, (sys.executable, "-c", script), start_seconds, hang_seconds=hang_seconds)
     try:
         yield made
     finally:
@@ -64,6 +66,11 @@ def lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+async def first_message(child: Child, folder: Path) -> Message:
+    async with aclosing(child.run(task(folder))) as messages:
+        return await anext(messages)
 
 
 async def spare_of(made: ChildPool) -> Child:
@@ -206,3 +213,67 @@ async def test_an_unusable_device_is_reported_permanently() -> None:
             with pytest.raises(DeviceUnusable, match="no driver"):
                 await made.take()
         assert str(made.unusable) == "no driver"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_pool, "SILENT_SECONDS", 0.05)
+
+
+HANGING = (
+    "import faulthandler; faulthandler.enable()\n" + HEAD + READY + TASK + "def stuck(): time.sleep(60)\nstuck()\n"
+)
+BUSY = HEAD + READY + TASK + "for n in range(9): send(out, Progress(fraction=n / 9, phase='fit')); time.sleep(0.2)\n"
+
+
+async def test_a_child_that_hangs_is_ended_and_prints_where(
+    impatient: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pool(HANGING, hang_seconds=0.2) as made:
+        child = await made.take()
+        async with asyncio.timeout(20):
+            with pytest.raises(ChildHung, match=r"sent nothing for 0\.2 s"):
+                await first_message(child, tmp_path)
+        assert not lives(child.pid)
+    words = "\n".join(vars(one)["fields"]["text"] for one in caplog.records if one.message == "child_printed")
+    assert "in stuck" in words
+
+
+async def test_a_child_that_reports_does_not_hang_however_long_it_works(impatient: None, tmp_path: Path) -> None:
+    async with pool(BUSY, hang_seconds=1.0) as made:
+        child = await made.take()
+        async with aclosing(child.run(task(tmp_path))) as messages:
+            heard = [await anext(messages) for _ in range(9)]
+        assert len(heard) == 9
+        await child.end()
+
+
+async def test_a_child_that_no_signal_ends_makes_the_device_unusable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with pool(GOOD) as made:
+        child = await made.take()
+        with monkeypatch.context() as patched:
+            patched.setattr(child_pool, "KILL_SECONDS", 0.05)
+            patched.setattr(child_pool.os, "kill", lambda *_: None)
+            with pytest.raises(DeviceUnusable, match=f"process {child.pid} cannot be killed"):
+                await child.end()
+        await child.end()
+
+
+async def test_a_gpu_that_is_lost_while_the_worker_runs_is_not_replaced_by_the_cpu(tmp_path: Path) -> None:
+    flag = tmp_path / "lost"
+    script = (
+        HEAD
+        + f"import pathlib\nflag = pathlib.Path({str(flag)!r})\n"
+        + "device = 'cpu' if flag.exists() else 'cuda'\nflag.touch()\n"
+        + "send(out, Ready(device=device, import_seconds=0.1, problem='torch finds 0 devices'))\n"
+        + TASK
+    )
+    async with pool(script) as made:
+        first = await made.take()
+        assert first.ready.device == "cuda"
+        await first.end()
+        with pytest.raises(DeviceUnusable, match="cuda was used until now, but torch finds 0 devices"):
+            await made.take()
+        assert made.unusable is not None

@@ -10,12 +10,14 @@ import msgspec
 import pytest
 
 from services.kit import codec
+from services.trainer import metrics
 from services.trainer.coverage import in_record
 from services.trainer.messages import Checkpoint, EvaluationResult, Message, Offer, Result, Task, TrainTask
 from services.trainer.performance import Coverage, Finding, Performance
-from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, WorkState
+from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work, WorkState
 from tests.support.waiting import jump
-from tests.unit.trainer.worker.test_worker import E0, T0, FakePool, World, checkpoint, dies, outcome
+from tests.unit.trainer.support import START
+from tests.unit.trainer.worker.test_worker import E0, FINE_TUNING, T0, FakePool, World, checkpoint, dies, outcome
 
 
 @pytest.fixture
@@ -91,6 +93,55 @@ async def test_coverage_is_kept_in_brief_in_the_record_and_in_full_in_the_store(
     assert evaluation.performance.coverage == in_record(coverage) != coverage
     whole = codec.decode(await at.blobs.get(evaluation.performance_key), Performance)
     assert whole.coverage == coverage
+
+
+@pytest.mark.parametrize(("processes", "device", "charged"), [(1, "cuda", 0.004), (4, "cuda", 0.016)])
+async def test_every_device_that_works_on_a_trial_is_charged(
+    at: World, processes: int, device: str, charged: float
+) -> None:
+    told: list[timedelta] = []
+
+    async def delivers(task: Task) -> AsyncGenerator[Message]:
+        told.append(task.allowance)
+        yield outcome(task, 0.004)
+
+    await at.begin(allowance=100.0)
+    await at.worker(pool=FakePool(delivers, device=device, devices=processes)).handle(T0)
+    assert told == [timedelta(seconds=100 / processes)]
+    assert (await at.trial()).work.charged == timedelta(seconds=charged)
+
+
+async def test_an_evaluation_is_charged_for_the_one_device_that_it_uses(at: World) -> None:
+    async def delivers(task: Task) -> AsyncGenerator[Message]:
+        yield outcome(task, 0.004)
+
+    await at.begin_evaluation()
+    await at.worker(pool=FakePool(delivers, device="cuda", devices=4)).handle(E0)
+    assert (await at.evaluations.get(E0)).value.work.charged == timedelta(seconds=0.004)
+
+
+async def test_how_many_images_fit_is_remembered_for_recipes_that_need_the_same_memory(at: World) -> None:
+    told: list[tuple[int, bool]] = []
+
+    async def runs_out_of_memory(task: Task) -> AsyncGenerator[Message]:
+        assert isinstance(task, TrainTask)
+        told.append((task.batch_size_limit, task.frugal))
+        result = outcome(task, 0.001)
+        assert isinstance(result, Result)
+        yield msgspec.structs.replace(result, batch_size_limit=4, numerics="bfloat16")
+
+    await at.begin(recipe=FINE_TUNING)
+    worker = at.worker(runs_out_of_memory)
+    await worker.handle(T0)
+    done = await at.trial()
+    fresh = msgspec.structs.replace(done, result=None, work=Work(create_time=START, allowance=timedelta(seconds=9)))
+    larger = msgspec.structs.replace(FINE_TUNING, resolution=512)
+    for number, recipe in enumerate((msgspec.structs.replace(FINE_TUNING, learning_rate=1e-4), larger), 1):
+        name = f"models/m/trials/t{number:03d}"
+        await at.table.create(name, msgspec.structs.replace(fresh, name=name, number=number, recipe=recipe))
+        await worker.handle(name)
+    assert told == [(0, False), (4, False), (0, False)]
+    assert at.telemetry.value(metrics.NUMERICS, numerics="bfloat16") == 3
 
 
 async def test_attempts_after_deaths_without_a_checkpoint_take_less_memory(at: World) -> None:

@@ -46,7 +46,7 @@ from services.trainer.store import Store
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work, WorkState
 from services.trainer.worker import supervision
 from services.trainer.worker.attempt import Attempt
-from services.trainer.worker.child_pool import Child, ChildDied, ChildPool, DeviceUnusable
+from services.trainer.worker.child_pool import Child, ChildDied, ChildHung, ChildPool, DeviceUnusable
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
 from services.vision.card import ModelKind, WeightsSource
@@ -87,9 +87,9 @@ class FakeChild(Child):
     asked = asyncio.Event()  # of the current test: a checkpoint was requested
     done = asyncio.Queue[CheckpointDone]()  # of the current test: answers to saved checkpoints
 
-    def __init__(self, script: Script, device: str) -> None:
+    def __init__(self, script: Script, device: str, devices: int) -> None:
         self.script = script
-        self.ready = Ready(device=device, import_seconds=0.1)
+        self.ready = Ready(device=device, import_seconds=0.1, devices=devices)
         self.ended = False
 
     @property
@@ -115,9 +115,10 @@ class FakeChild(Child):
 class FakePool(ChildPool):
     """Each child gets the next script; the last one is repeated."""
 
-    def __init__(self, *scripts: Script, device: str = "cpu") -> None:
+    def __init__(self, *scripts: Script, device: str = "cpu", devices: int = 1) -> None:
         self.scripts = list(scripts)
         self.device = device
+        self.devices = devices
         self.children: list[FakeChild] = []
 
     def prepare(self, delay_seconds: float = 0.0) -> None:
@@ -125,7 +126,7 @@ class FakePool(ChildPool):
 
     async def take(self) -> Child:
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
-        self.children.append(FakeChild(script, self.device))
+        self.children.append(FakeChild(script, self.device, self.devices))
         return self.children[-1]
 
 
@@ -665,6 +666,64 @@ async def test_a_worker_whose_device_fails_gives_its_work_back_and_takes_no_more
     work = (await at.trial()).work
     assert (work.state, work.attempt, work.attempts_without_commit) == (WorkState.QUEUED, 1, 0)
     assert work.is_due(FastClock().now())
+
+
+async def hangs_after_a_checkpoint(task: Task) -> AsyncGenerator[Message]:
+    yield checkpoint(task, 1, 0.002)
+    await FakeChild.done.get()
+    await asyncio.sleep(0.02)  # of which a heartbeat reports a part
+    raise ChildHung("the training process sent nothing for 300 s and was ended")
+
+
+async def test_a_hanging_child_s_trial_goes_to_any_worker_from_its_checkpoint_uncharged_since(at: World) -> None:
+    await at.begin()
+    pool = FakePool(hangs_after_a_checkpoint, checkpoints)
+    with pytest.raises(Released):
+        await at.worker(pool=pool).handle(T0)
+    assert len(pool.children) == 1, "the worker does not try again before others could"
+    work = (await at.trial()).work
+    assert (work.state, work.charged.total_seconds(), work.ends) == (WorkState.QUEUED, 0.002, {"hung": 1})
+    assert work.is_due(FastClock().now())
+    await at.worker(checkpoints, name="w2").handle(T0)
+    work = (await at.trial()).work
+    assert (work.state, work.attempt) == (WorkState.SUCCEEDED, 2)
+    assert {line.reason for line in work.segments if not line.charged} == {"workerLost"}
+
+
+async def hangs(task: Task) -> AsyncGenerator[Message]:
+    yield Progress(fraction=0.0, phase="features")
+    raise ChildHung("the training process sent nothing for 300 s and was ended")
+
+
+async def test_a_trial_that_hangs_every_time_is_given_up(at: World) -> None:
+    await at.begin()
+    worker = at.worker(hangs)
+    for _ in range(MAX_ATTEMPTS_WITHOUT_COMMIT - 1):
+        with pytest.raises(Released):
+            await worker.handle(T0)
+    await worker.handle(T0)
+    work = (await at.trial()).work
+    assert (work.state, work.charged, work.given_up) == (WorkState.FAILED, ZERO, True)
+    assert work.ends == {"hung": MAX_ATTEMPTS_WITHOUT_COMMIT}
+
+
+async def test_a_result_whose_child_cannot_be_killed_is_kept_and_the_worker_takes_no_more(at: World) -> None:
+    class Unkillable(FakePool):
+        async def take(self) -> Child:
+            child = await super().take()
+            child.end = self.fail
+            return child
+
+        async def fail(self) -> int:
+            raise DeviceUnusable("process 7 cannot be killed")
+
+    await at.begin()
+    stop = asyncio.Event()
+    worker = at.worker(pool=Unkillable(succeeds), stop=stop)
+    with pytest.raises(Released):
+        await worker.handle(T0)
+    assert stop.is_set()
+    assert (await at.trial()).work.state is WorkState.SUCCEEDED
 
 
 async def test_cancelling_stops_the_child_and_charges_what_it_did(at: World) -> None:

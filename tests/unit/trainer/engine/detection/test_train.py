@@ -101,9 +101,9 @@ def test_the_loss_falls(snapshot, monkeypatch):
         return losses[-1]
 
     monkeypatch.setattr(fit, "step", watched)
-    _trained(task_for(snapshot, detector_recipe(max_epochs=6, refit=True, augmentation=0.0, mirror=False)))
+    _trained(task_for(snapshot, detector_recipe(max_epochs=24, refit=True, augmentation=0.0, mirror=False)))
     each = losses[fit.PROBES :]
-    assert np.mean(each[-4:]) < np.mean(each[:4])
+    assert np.mean(each[-12:]) < 0.9 * np.mean(each[:12])
 
 
 @pytest.mark.parametrize("depth", [Depth.HEAD, Depth.NECK])
@@ -342,9 +342,13 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved(snapshot, monkeypatch):
 def test_a_loss_that_stays_infinite_is_diverged_after_three_retries(snapshot, monkeypatch):
     real, planned = DetectionTask.loss, fit._planned
 
+    def broken(*args):
+        loss = real(*args)
+        return loss._replace(total=loss.total * float("nan"))
+
     def plan_then_break(training):
         plan = planned(training)
-        monkeypatch.setattr(DetectionTask, "loss", lambda *args: real(*args) * float("nan"))
+        monkeypatch.setattr(DetectionTask, "loss", broken)
         return plan
 
     monkeypatch.setattr(fit, "_planned", plan_then_break)
