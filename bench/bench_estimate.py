@@ -46,6 +46,8 @@ def measure(client: Stubs, names: list[str]) -> None:
         "ratio",
         "expected accuracy",
         "reached",
+        "trials",
+        "stop reason",
     )
     print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     ratios = [row(client, name) for name in names]
@@ -85,6 +87,8 @@ def row(client: Stubs, name: str) -> float:
         f"{expected / charged:.2f}",
         promised,
         f"{last.performance.mean_average_precision_50 if detects else last.performance.accuracy_top1:.3f}",
+        str(last.progress.trials_done),
+        model_pb2.Model.StopReason.Name(last.stop_reason),
     )
     print(f"| {' | '.join(cells)} |", flush=True)
     return expected / charged

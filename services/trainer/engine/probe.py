@@ -65,9 +65,13 @@ class Stopwatch(Session):
     def progress(self, phase: str, done: float, low: float = 0.0, high: float = 1.0) -> None:
         self._marks[phase].append((done, self.meter.used()))
 
-    def scaling_seconds(self) -> float:
-        """How long the phases that scale take at the pace after their first report, which includes warming up."""
-        total = 0.0
+    def scaling_seconds(self, *, linear: bool) -> float:
+        """How long the phases that scale take at the pace after their first report, which includes warming up.
+
+        For a linear head, also everything after its features: the fits and the measurements.
+        """
+        features = self._marks["features"]
+        total = self.meter.used() - features[-1][1] if linear and features else 0.0
         for marks in (self._marks[phase] for phase in SCALING_PHASES):
             if len(marks) > 1 and marks[-1][0] > marks[0][0]:
                 total += (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
@@ -85,7 +89,7 @@ def _observed(task: TrainTask, train: Train) -> tuple[Observation, Result]:
         recipe=ran,
         image_count=result.image_count,
         seconds=seconds,
-        scaling_seconds=min(seconds, watch.scaling_seconds() or seconds),
+        scaling_seconds=min(seconds, watch.scaling_seconds(linear=is_linear(task.recipe)) or seconds),
         resolution=result.resolution,
         score=result.selection_score,
     )
