@@ -153,6 +153,11 @@ def unreadable(path: Path) -> dict[int, str]:
     return _meta(path).unreadable
 
 
+def numerics(path: Path) -> Numerics:
+    """Those that the checkpoint's training computes in."""
+    return _meta(path).plan.numerics
+
+
 def usable(path: Path, recipe: Recipe) -> bool:
     """Whether the checkpoint is complete and of this recipe."""
     try:

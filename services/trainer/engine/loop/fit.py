@@ -46,8 +46,8 @@ def fine_tune(task: TrainTask, session: Session, start: Callable[[TrainTask, Ses
     session.group.order(Begin())
     training = Training.begin(task, session, start(task, session))
     if task.checkpoint_path:
+        training.compute_in(checkpoints.numerics(Path(task.checkpoint_path)))
         plan = checkpoints.restore(Path(task.checkpoint_path), training.state)
-        training.compute_in(plan.numerics)
         delivery = Delivery(training, plan.steps_per_epoch)
         with suppress(OutOfTime):
             delivery.offer()  # secures what the previous attempt reached

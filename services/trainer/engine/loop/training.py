@@ -89,8 +89,10 @@ class Training:
         return self.validation_seconds + self.delivery_seconds
 
     def compute_in(self, numerics: Numerics) -> None:
-        """Trains with these numerics from now on."""
+        """Trains with these numerics from now on; must come before the optimizer has a state, which has that layout."""
         self.vision_task.numerics = numerics
+        if self.task.device == "cpu":
+            return  # there, a network stays in the layout in which it was built
         layout = torch.channels_last if numerics.channels_last else torch.contiguous_format
         for network in (self.state.network, self.state.average):
             network.to(memory_format=layout)
