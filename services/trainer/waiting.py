@@ -1,6 +1,7 @@
 """Why a training does not move: what its datasets, the queue and the workers say at this moment."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from services.kit.clock import Clock
@@ -11,7 +12,8 @@ from services.trainer.domain import Model, ModelState, works_of
 from services.trainer.reconcile import jobs
 from services.trainer.store import Store
 
-BLINK_SECONDS = 0.3  # longer than a worker takes from one fetch, or one job, to the next
+BLINK_SECONDS = 0.3  # longer than a worker takes from one fetch to the next
+PROMPT = timedelta(seconds=3)  # a worker goes from one job to the next in less, and is neither busy nor waiting then
 
 
 class WaitReason(StrEnum):
@@ -56,8 +58,9 @@ class Waits:
         except Unavailable:
             return None
         busy = self._busy()
-        reason = WaitReason.WORKER_STARTING if waiting else WaitReason.WORKERS_BUSY if busy else WaitReason.NO_WORKER
-        return Waiting(reason, waiting + busy, busy)
+        prompt = any(work.is_due(now) and now - work.due_time < PROMPT for work in works)
+        reason = WaitReason.WORKERS_BUSY if busy else WaitReason.NO_WORKER
+        return Waiting(WaitReason.WORKER_STARTING if waiting or prompt else reason, waiting + busy, busy)
 
     async def _for_datasets(self, model: Model) -> Waiting | None:
         try:

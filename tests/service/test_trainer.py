@@ -18,7 +18,7 @@ from services.infra.server import Server, Service
 from services.kit.clock import SystemClock
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.telemetry import MemoryTelemetry
-from services.trainer import metrics
+from services.trainer import metrics, waiting
 from services.trainer.app import Evaluations, Models
 from services.trainer.domain import ModelState, Trial
 from services.trainer.estimates import Estimates
@@ -546,9 +546,9 @@ async def test_a_model_says_which_dataset_it_waits_for_and_how_far_that_is(train
     trainer.datasets.put(dataset(state="VALIDATING", phase="CHECKING_IMAGES", images_done=30, images_total=100))
     await trainer.models.CreateModel(request())
     await trainer.step()
-    waiting = (await trainer.get()).progress.waiting
-    assert waiting.reason == progress_pb2.Waiting.DATASET_VALIDATING
-    (validation,) = waiting.validations
+    shown = (await trainer.get()).progress.waiting
+    assert shown.reason == progress_pb2.Waiting.DATASET_VALIDATING
+    (validation,) = shown.validations
     assert validation.dataset == "datasets/birds"
     assert (validation.progress.images_done, validation.progress.images_total) == (30, 100)
     trainer.datasets.put(dataset())
@@ -556,7 +556,10 @@ async def test_a_model_says_which_dataset_it_waits_for_and_how_far_that_is(train
     assert not (await trainer.get()).progress.HasField("waiting")
 
 
-async def test_a_model_says_that_no_worker_is_there_or_that_all_are_busy_with_other_work(trainer: World) -> None:
+async def test_a_model_says_that_no_worker_is_there_or_that_all_are_busy_with_other_work(
+    trainer: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "PROMPT", timedelta(0))
     await trainer.models.CreateModel(request("first"))
     await trainer.coordinator.reconcile()
     await trainer.coordinator.reconcile()
@@ -567,8 +570,8 @@ async def test_a_model_says_that_no_worker_is_there_or_that_all_are_busy_with_ot
     await trainer.models.CreateModel(request())
     await trainer.coordinator.reconcile()
     await trainer.coordinator.reconcile()
-    waiting = (await trainer.get()).progress.waiting
-    assert (waiting.reason, waiting.workers, waiting.busy_workers) == (progress_pb2.Waiting.WORKERS_BUSY, 1, 1)
+    shown = (await trainer.get()).progress.waiting
+    assert (shown.reason, shown.workers, shown.busy_workers) == (progress_pb2.Waiting.WORKERS_BUSY, 1, 1)
     assert not (await trainer.get("models/first")).progress.HasField("waiting")
 
 

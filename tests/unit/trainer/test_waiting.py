@@ -34,10 +34,10 @@ async def store() -> AsyncIterator[Store]:
         yield made
 
 
-async def add_trial(store: Store, name: str, holder: str = "") -> Trial:
+async def add_trial(store: Store, name: str, holder: str = "", age_seconds: float = 60) -> Trial:
     """A trial that waits, or that `holder` runs."""
     now = SystemClock().now()
-    work = Work(create_time=now, allowance=timedelta(seconds=60))
+    work = Work(create_time=now - timedelta(seconds=age_seconds), allowance=timedelta(seconds=60))
     trial = Trial(
         name=name, model_uid="uid1", number=0, training=snapshot(), recipe=RECIPE, holdout_fraction=0.2, seed=0,
         work=work.taken(name, holder, now, TTL) if holder else work, update_time=now,
@@ -72,6 +72,11 @@ async def test_a_model_whose_datasets_are_ready_or_gone_waits_for_nothing_but_th
 async def test_without_any_worker_that_is_the_reason(store: Store) -> None:
     await add_trial(store, "models/m/trials/t000")
     assert await waits(store).reason_of(training()) == Waiting(WaitReason.NO_WORKER)
+
+
+async def test_a_worker_that_goes_from_one_job_to_the_next_is_not_missed(store: Store) -> None:
+    await add_trial(store, "models/m/trials/t000", age_seconds=1)
+    assert await waits(store).reason_of(training()) == Waiting(WaitReason.WORKER_STARTING)
 
 
 async def test_workers_that_are_all_busy_are_counted_once_each(store: Store) -> None:
