@@ -18,6 +18,7 @@ from services.vision.card import WeightsSource
 from services.vision.catalogue import DETECTORS
 
 ENOUGH = 0.8  # of a long schedule's cost: what must be left for it after the first probe
+WHOLE = 1.0  # for an input larger than the network's own: with fewer epochs, more pixels are worth less
 AMPLE = 1.1  # after any other probe
 TWICE = 2.0  # after a probe with little promise
 WORTHWHILE, SCRATCH_WORTHWHILE = 0.25, 0.03  # of a long schedule's cost: it does not start with less
@@ -164,7 +165,7 @@ class _Search:
             return self.model.hyperparameters.resolution
         most = self._most_side(backbone)
         sides = recipes.smaller_sides(backbone, min(recipes.prior_side(backbone, self._boxes), most))
-        paid = [side for side in sides if self._spare(SearchPoint(backbone, side, recipes.RATE), ENOUGH) >= 0]
+        paid = [side for side in sides if self._spare(SearchPoint(backbone, side, recipes.RATE), WHOLE) >= 0]
         return paid[-1] if paid else sides[0]
 
     def _most_side(self, backbone: str) -> int:
