@@ -11,7 +11,7 @@ from services.kit.records import Records
 from services.kit.views import Changes, View
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost, works_of
 from services.trainer.estimate import COLLECTION, Estimate
-from services.trainer.work import WorkState
+from services.trainer.work import Work, WorkState
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +94,15 @@ class Store:
         found = self.evaluations.view.find(f"{model}/evaluations/{FINAL_EVALUATION}")
         return found.value if found else None
 
+    def training_works(self) -> list[Work]:
+        """The work of every trial and evaluation, in no order."""
+        return [found.value.work for found in (*self.trials.view.all(), *self.evaluations.view.all())]
+
     def queue_position(self, model: str) -> int | None:
         """How much other work waits for a worker and was planned earlier; None unless the model's work waits."""
         own = works_of(self.trials_of(model), self.final_of(model))
         waiting = [work.create_time for work in own if work.state is WorkState.QUEUED]
         if not waiting:
             return None
-        records = (*self.trials.view.all(), *self.evaluations.view.all(), *self.estimates.view.all())
-        works = [found.value.work for found in records]
+        works = (*self.training_works(), *(found.value.work for found in self.estimates.view.all()))
         return sum(work.state is WorkState.QUEUED and work.create_time < min(waiting) for work in works)

@@ -83,5 +83,4 @@ class Waits:
     def _busy(self) -> int:
         """Workers that run something."""
         now = self.clock.now()
-        works = [found.value.work for found in (*self.store.trials.view.all(), *self.store.evaluations.view.all())]
-        return len({work.lease.holder for work in works if work.lease.is_live(now)})
+        return len({work.lease.holder for work in self.store.training_works() if work.lease.is_live(now)})

@@ -21,6 +21,7 @@ from services.trainer.planner.costs import (
     resolution_of,
 )
 from services.trainer.planner.plan import plan
+from services.trainer.planner.selection import follows
 from services.trainer.planner.steps import StartEvaluation, StartTrial
 from services.trainer.recipe import HOLDOUT_FRACTION, MIN_HELD_OUT_FROM, Recipe, is_linear
 from services.trainer.work import Work
@@ -174,9 +175,7 @@ def _served(model: Model, trials: list[Trial]) -> Model:
     """The model once the last trial has ended: it wins if the ladder expects it to, as selection's margin says."""
     last, best = trials[-1], _trial_of(model, trials)
     assert last.result is not None, "every rehearsed trial succeeds"
-    if best is not None and last.recipe.kind is ModelKind.GENERIC_DETECTOR:
-        follows = last.parent_trial == best.name or last.recipe.rung > best.recipe.rung
-        if not follows:
-            return model
+    if best is not None and last.recipe.kind is ModelKind.GENERIC_DETECTOR and not follows(last, best):
+        return model
     served = Served(trial=last.name, version="", bundle_key="", performance=last.result.performance, performance_key="")
     return msgspec.structs.replace(model, served=served)

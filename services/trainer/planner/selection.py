@@ -63,8 +63,12 @@ def _margin(later: Trial, best: Trial) -> float:
     """Standard errors by which the later trial must be better."""
     if later.recipe.kind is ModelKind.GENERIC_CLASSIFIER:
         return classifier_margin(later.recipe)
-    repeats = later.parent_trial == best.name or later.recipe.rung > best.recipe.rung
-    return EXPECTED_MARGIN if repeats or improves_on(later.recipe, best.recipe) else MARGIN
+    return EXPECTED_MARGIN if follows(later, best) or improves_on(later.recipe, best.recipe) else MARGIN
+
+
+def follows(later: Trial, best: Trial) -> bool:
+    """Whether a detector repeats the best settings for longer, or tunes more than a head alone."""
+    return later.parent_trial == best.name or later.recipe.rung > best.recipe.rung
 
 
 def _beats(old: bytes, new: bytes, margin: float) -> bool:

@@ -9,7 +9,6 @@ from services.kit.errors import Unavailable
 from services.kit.queue import Queue
 from services.trainer.reconcile import jobs
 from services.trainer.store import Store
-from services.trainer.work import Work
 
 BLINK_SECONDS = 3.0  # a worker that is neither busy nor waiting for less time is still there: it goes from job to job
 
@@ -44,7 +43,7 @@ class Workers:
         except Unavailable:
             return
         now, moment = self._clock.now(), self._clock.monotonic()
-        present = waiting + sum(work.lease.is_live(now) for work in self._works())
+        present = waiting + sum(work.lease.is_live(now) for work in self._store.training_works())
         self._levels = [level for level in self._levels if level.low is None or moment - level.low < BLINK_SECONDS]
         self._levels += [_Level(moment) for _ in range(len(self._levels), present)]
         for number, level in enumerate(self._levels):
@@ -57,7 +56,7 @@ class Workers:
         steady = sum(moment - level.since > self._lease_seconds for level in self._levels)
         if steady < 2:
             return 0  # one worker takes a model's trials in turn
-        return max(0, steady - self._claimed - sum(not work.ended for work in self._works()))
+        return max(0, steady - self._claimed - sum(not work.ended for work in self._store.training_works()))
 
     @contextmanager
     def claimed(self) -> Generator[None]:
@@ -67,7 +66,3 @@ class Workers:
             yield
         finally:
             self._claimed -= 1
-
-    def _works(self) -> list[Work]:
-        records = (*self._store.trials.view.all(), *self._store.evaluations.view.all())
-        return [found.value.work for found in records]
