@@ -19,7 +19,7 @@ from services.kit.queue import Queue
 from services.kit.records import Records, Table
 from services.trainer.coverage import findings
 from services.trainer.datasets import Dataset, DatasetState, Snapshot
-from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Trial, TrialResult
+from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelState, Served, Trial, TrialResult
 from services.trainer.estimate import Estimate, Expectation, Observation, Probe
 from services.trainer.insight import Insight
 from services.trainer.performance import Coverage, Interval, Performance, Source, TagPerformance
@@ -315,3 +315,21 @@ async def exists(blobs: Blobs, key: str) -> bool:
     except BlobNotFound:
         return False
     return True
+
+
+def served_by_score(model: Model, trials: list[Trial]) -> Model:
+    """As in the coordinator, but by score alone; a refit wins if the trial that it repeats has won."""
+    best: Trial | None = None
+    for trial in trials:
+        if trial.result is None:
+            continue
+        assert best is None or best.result is not None
+        if trial.recipe.refit:
+            best = trial if best and trial.parent_trial == best.name else best
+        elif best is None or best.result is None or trial.result.score >= best.result.score:
+            best = trial
+    if best is None:
+        return model
+    shown = performance() if model.model_kind is ModelKind.GENERIC_CLASSIFIER else detector_performance()
+    bundle = Served(trial=best.name, version="v", bundle_key="b/", performance=shown, performance_key="p")
+    return msgspec.structs.replace(model, served=bundle)

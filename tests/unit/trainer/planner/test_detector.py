@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from services.kit.errors import Failure, NotEnoughBudget
-from services.trainer.domain import Hyperparameters, Model, Served, StopReason, Trial, training_cost
+from services.trainer.domain import Hyperparameters, Model, StopReason, Trial, training_cost
 from services.trainer.ledger import total
 from services.trainer.planner import costs, detector_recipes
 from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
@@ -24,9 +24,9 @@ from tests.unit.trainer.support import (
     START,
     TTL,
     boxes,
-    detector_performance,
     detector_result,
     model,
+    served_by_score,
     snapshot,
     training,
 )
@@ -63,25 +63,6 @@ def planned(model: Model, trials: list[Trial], step: StartTrial) -> Trial:
     )
 
 
-def served(model: Model, trials: list[Trial]) -> Model:
-    """As in the coordinator, but by score alone; a refit wins if the trial that it repeats has won."""
-    best: Trial | None = None
-    for trial in trials:
-        if trial.result is None:
-            continue
-        assert best is None or best.result is not None
-        if trial.recipe.refit:
-            best = trial if best and trial.parent_trial == best.name else best
-        elif best is None or best.result is None or trial.result.score >= best.result.score:
-            best = trial
-    if best is None:
-        return model
-    bundle = Served(
-        trial=best.name, version="v", bundle_key="b/", performance=detector_performance(), performance_key="p"
-    )
-    return replace(model, served=bundle)
-
-
 def climbed(
     asked: Model,
     score: Score = lambda recipe: 0.5 + 0.1 * recipe.rung,
@@ -92,7 +73,7 @@ def climbed(
 ) -> tuple[list[Trial], Step]:
     """A whole training whose trials take `pace` times the predicted time and find boxes like `found`."""
     trials: list[Trial] = []
-    while isinstance(step := plan(served(asked, trials), trials, None), StartTrial):
+    while isinstance(step := plan(served_by_score(asked, trials), trials, None), StartTrial):
         trial = planned(asked, trials, step)
         whole = pace * costs.expected_seconds(trial.recipe, trial.training.image_count)
         used = min(timedelta(seconds=whole), trial.work.allowance)
@@ -161,7 +142,7 @@ def test_every_training_ends_within_its_budget(
     present = replace(detector(budget, images, tests), hyperparameters=asked)
     trials: list[Trial] = []
     for how, share, right in results:
-        present = served(present, trials)
+        present = served_by_score(present, trials)
         step = plan(present, trials, None)
         if not isinstance(step, StartTrial):
             break

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from services.kit.errors import Failure
-from services.trainer.domain import Hyperparameters, Model, Served, Trial, granted
+from services.trainer.domain import Hyperparameters, Model, Trial, granted
 from services.trainer.planner import classifier_recipes, costs, detector_recipes
 from services.trainer.planner.plan import plan
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
@@ -21,10 +21,9 @@ from tests.unit.trainer.support import (
     START,
     TTL,
     boxes,
-    detector_performance,
     detector_result,
-    performance,
     result,
+    served_by_score,
     snapshot,
     training,
 )
@@ -61,24 +60,6 @@ def done(trial: Trial, used: timedelta, right: int = 80, **described: Any) -> Tr
     return replace(trial, work=work, result=brought)
 
 
-def served(model: Model, trials: list[Trial]) -> Model:
-    """As in the coordinator, but by score alone; a refit wins if the trial that it repeats has won."""
-    best: Trial | None = None
-    for trial in trials:
-        if trial.result is None:
-            continue
-        assert best is None or best.result is not None
-        if trial.recipe.refit:
-            best = trial if best and trial.parent_trial == best.name else best
-        elif best is None or best.result is None or trial.result.score >= best.result.score:
-            best = trial
-    if best is None:
-        return model
-    shown = performance() if model.model_kind is CLASSIFIER else detector_performance()
-    bundle = Served(trial=best.name, version="v", bundle_key="b/", performance=shown, performance_key="p")
-    return replace(model, served=bundle)
-
-
 class Search:
     """A search with some workers, whose trials end when the test says so."""
 
@@ -92,7 +73,7 @@ class Search:
 
     def step(self) -> Step:
         """What the planner says now."""
-        self.model = served(self.model, self.trials)
+        self.model = served_by_score(self.model, self.trials)
         return plan(self.model, self.trials, None, self.workers - len(self.running))
 
     def start(self) -> list[int]:
@@ -191,7 +172,7 @@ def test_the_refit_runs_beside_the_long_run_and_counts_once_that_is_the_best() -
     expected = [costs.expected_seconds(search.recipe(number), 100, 416) for number in (long, refit)]
     assert shares[0] / shares[1] == pytest.approx(expected[0] / expected[1], rel=0.01)
     search.end(refit)
-    first = served(search.model, search.trials).served
+    first = served_by_score(search.model, search.trials).served
     assert first
     assert first.trial not in (search.trials[long].name, search.trials[refit].name)
     assert search.step() == Wait()
