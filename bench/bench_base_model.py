@@ -15,14 +15,12 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from bench import support
-from bench.bench_recipes import ALLOWANCE, KIND, few, measured
+from bench.bench_recipes import KIND, few, measured
+from bench.engine import trained
 from bench.snapshots import pack
 from services.trainer.domain import Hyperparameters
-from services.trainer.engine.run import run
 from services.trainer.engine.warm_up import warm_up
-from services.trainer.messages import Result, TrainTask
 from services.trainer.planner import classifier_recipes
-from services.trainer.recipe import Recipe, Split
 
 SETS = ("eurosat", "omniglot_greek")
 
@@ -53,11 +51,12 @@ def compared(data: Path, root: Path, weights: Path, images: int, seed: int) -> t
     ladder = classifier_recipes.pretrained(head.backbones, Hyperparameters(), classifier_recipes.TUNED_FROM)
     tuning = replace(ladder[-1], framings=head.framings)
     half = pack(half_of(data / "train.json", root), root / "half", KIND)
-    base = trained(tuning, half, root / "base", weights, seed)
+    base = trained(tuning, half, root / "base", root / "base" / "cache", weights, seed)
     train = pack(data / "train.json", root / "few", KIND, keep=few(images, seed))
     test = pack(data / "test.json", root / "test", KIND)
-    plain = trained(head, train, root / "plain", weights, seed)
-    continued = trained(head, train, root / "continued", weights, seed, base.bundle_directory)
+    plain = trained(head, train, root / "plain", root / "plain" / "cache", weights, seed)
+    out = root / "continued"
+    continued = trained(head, train, out, out / "cache", weights, seed, base.bundle_directory)
     rows = [measured(head, one, test, root / name) for one, name in ((plain, "of-plain"), (continued, "of-continued"))]
     return rows[0].accuracy, rows[1].accuracy
 
@@ -78,26 +77,6 @@ def half_of(coco: Path, out: Path) -> Path:
     path = out / "half.json"
     path.write_text(json.dumps(data))
     return path
-
-
-def trained(recipe: Recipe, snapshot: Path, out: Path, weights: Path, seed: int, base: str | None = None) -> Result:
-    """The recipe's result."""
-    task = TrainTask(
-        trial=recipe.name,
-        dataset="bench",
-        directory=str(snapshot),
-        recipe=recipe,
-        allowance=ALLOWANCE,
-        output_directory=str(out),
-        cache_directory=str(out / "cache"),
-        weights_directory=str(weights),
-        base_directory=base,
-        split=Split(seed=seed),
-        seed=seed,
-    )
-    result = run(task, lambda _: None)
-    assert isinstance(result, Result), result
-    return result
 
 
 if __name__ == "__main__":

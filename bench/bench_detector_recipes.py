@@ -7,17 +7,15 @@ Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python bench/bench_detecto
 import sys
 import tempfile
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import torch
 
+from bench.engine import tested, trained
 from bench.snapshots import pack
 from bench.support import folder, machine
 from services.trainer.engine.detection.data import open_scenes
-from services.trainer.engine.run import run
-from services.trainer.messages import EvaluateTask, EvaluationResult, Result, TrainTask
 from services.trainer.planner import detector_recipes as recipes
 from services.trainer.planner.detector_recipes import SearchPoint
 from services.trainer.recipe import Recipe
@@ -38,25 +36,10 @@ def recipe(plan: str) -> Recipe:
 def measured(plan: str, train: Path, test: Path, root: Path) -> str:
     """Trains and evaluates; returns a line."""
     began = time.process_time()
-    result = run(
-        TrainTask(
-            trial=plan, dataset="bench", directory=str(train), recipe=recipe(plan), allowance=timedelta(days=1),
-            output_directory=str(root / plan), cache_directory=str(root / "cache"),
-            weights_directory=str(folder("SIGHTLINE_WEIGHTS_DIR")),
-        ),
-        lambda _: None,
-    )  # fmt: skip
-    assert isinstance(result, Result), result
+    weights = folder("SIGHTLINE_WEIGHTS_DIR")
+    result = trained(recipe(plan), train, root / plan, root / "cache", weights)
     seconds = time.process_time() - began
-    found = run(
-        EvaluateTask(
-            evaluation=plan, dataset="bench", bundle_directory=result.bundle_directory, directory=str(test),
-            output_directory=str(root / plan / "test"),
-        ),
-        lambda _: None,
-    )  # fmt: skip
-    assert isinstance(found, EvaluationResult), found
-    reached = found.performance
+    reached = tested(result, test, root / plan / "test").performance
     return (
         f"{plan}: {result.steps} steps, mAP30 {reached.mean_average_precision_30:.3f},"
         f" mAP50 {reached.mean_average_precision_50:.3f}, mAP75 {reached.mean_average_precision_75:.3f};"

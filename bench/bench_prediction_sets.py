@@ -19,13 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import support
-from bench.bench_recipes import ALLOWANCE, KIND, SETS, few, ladder
+from bench.bench_recipes import KIND, SETS, few, ladder
+from bench.engine import tested, trained
 from bench.snapshots import pack
-from services.trainer.engine.run import run
 from services.trainer.engine.warm_up import warm_up
-from services.trainer.messages import EvaluateTask, EvaluationResult, Result, TrainTask
 from services.trainer.predictions import Predictions, read_predictions
-from services.trainer.recipe import Split
 
 COVERAGES = (0.8, 0.9, 0.95)
 Scores = NDArray[np.float64]  # [images, categories]; lower fits better
@@ -85,32 +83,9 @@ def main() -> None:
 
 def predicted(train: Path, test: Path, weights: Path, root: Path, seed: int) -> tuple[Predicted, Predicted]:
     """A trained model's predictions: out of fold, and for the test images."""
-    task = TrainTask(
-        trial="bench",
-        dataset="bench",
-        directory=str(train),
-        recipe=ladder(weights, 0)[1],
-        allowance=ALLOWANCE,
-        output_directory=str(root / "out"),
-        cache_directory=str(root / "cache"),
-        weights_directory=str(weights),
-        split=Split(seed=seed),
-        seed=seed,
-    )
-    trained = run(task, lambda _: None)
-    assert isinstance(trained, Result), trained
-    measured = run(
-        EvaluateTask(
-            evaluation="test",
-            dataset="bench",
-            bundle_directory=trained.bundle_directory,
-            directory=str(test),
-            output_directory=str(root / "test"),
-        ),
-        lambda _: None,
-    )
-    assert isinstance(measured, EvaluationResult), measured
-    return _read(trained.predictions_path), _read(measured.predictions_path)
+    result = trained(ladder(weights, 0)[1], train, root / "out", root / "cache", weights, seed)
+    measured = tested(result, test, root / "test")
+    return _read(result.predictions_path), _read(measured.predictions_path)
 
 
 def rows(calibration: Predicted, measured: Predicted) -> Iterator[tuple[float, str, float, float]]:

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,17 +17,17 @@ import numpy as np
 import torch
 
 from bench import support
+from bench.engine import tested, trained
 from bench.snapshots import pack
 from services.trainer.domain import Hyperparameters
 from services.trainer.engine.data import open_images
-from services.trainer.engine.run import run
 from services.trainer.engine.warm_up import warm_up
-from services.trainer.messages import EvaluateTask, EvaluationResult, Result, TrainTask
+from services.trainer.messages import Result
 from services.trainer.planner import classifier_recipes
 from services.trainer.planner.comparison import paired_gain
 from services.trainer.planner.selection import classifier_margin
 from services.trainer.predictions import read_predictions
-from services.trainer.recipe import Recipe, Split
+from services.trainer.recipe import Recipe
 from services.vision import preprocess
 from services.vision.backbones import embed
 from services.vision.catalogue import BACKBONES
@@ -36,7 +35,6 @@ from services.vision.snapshot import AnnotationKind
 from services.vision.weights import WeightsResolver, pretrained_network
 
 SETS = ("hemlock_cherry", "trash", "grocery", "coffee_leaf", "eurosat", "steel_defects", "omniglot_greek")
-ALLOWANCE = timedelta(hours=1)
 KIND = AnnotationKind.IMAGE_CLASSIFICATION
 SERVED = "served"
 
@@ -111,22 +109,7 @@ def climb(train: Path, test: Path, weights: Path, root: Path, seed: int, max_run
         if recipe.rung > max_rung:
             continue
         out = root / str(number)
-        result = run(
-            TrainTask(
-                trial=recipe.name,
-                dataset="bench",
-                directory=str(train),
-                recipe=recipe,
-                allowance=ALLOWANCE,
-                output_directory=str(out),
-                cache_directory=str(root / "cache"),
-                weights_directory=str(weights),
-                split=Split(seed=seed),
-                seed=seed,
-            ),
-            lambda _: None,
-        )
-        assert isinstance(result, Result), result
+        result = trained(recipe, train, out, root / "cache", weights, seed)
         results.append((recipe, result, measured(recipe, result, test, out)))
         yield results[-1][2]
     print(f"the first trial took {results[0][2].seconds / bare:.2f} bare forward passes of its network")
@@ -150,15 +133,7 @@ def ladder(weights: Path, image_count: int) -> list[Recipe]:
 
 def measured(recipe: Recipe, result: Result, test: Path, out: Path) -> Row:
     """The trained bundle on the test images."""
-    task = EvaluateTask(
-        evaluation="test",
-        dataset="bench",
-        bundle_directory=result.bundle_directory,
-        directory=str(test),
-        output_directory=str(out / "test"),
-    )
-    found = run(task, lambda _: None)
-    assert isinstance(found, EvaluationResult), found
+    found = tested(result, test, out / "test")
     accuracy, error = found.performance.accuracy_top1, found.performance.calibration_ece
     assert accuracy is not None
     assert error is not None
