@@ -401,7 +401,8 @@ async def test_a_task_names_its_dataset_and_its_child_s_device(at: World, device
     assert at.telemetry.value(metrics.DEVICE, device=device) == 1
 
 
-async def test_a_refit_gets_the_thresholds_of_the_trial_that_it_repeats(at: World) -> None:
+def told_thresholds() -> tuple[list[dict[str, float]], Callable[[Task], AsyncGenerator[Message]]]:
+    """A child that notes the thresholds that it is given, and those."""
     told: list[dict[str, float]] = []
 
     async def listens(task: Task) -> AsyncGenerator[Message]:
@@ -409,6 +410,11 @@ async def test_a_refit_gets_the_thresholds_of_the_trial_that_it_repeats(at: Worl
         told.append(task.thresholds)
         yield outcome(task, 0.001)
 
+    return told, listens
+
+
+async def test_a_refit_gets_the_thresholds_of_the_trial_that_it_repeats(at: World) -> None:
+    told, listens = told_thresholds()
     await at.begin()
     await at.worker(listens).handle(T0)
     done = await at.trial()
@@ -424,13 +430,7 @@ async def test_a_refit_gets_the_thresholds_of_the_trial_that_it_repeats(at: Worl
 
 
 async def test_a_refit_beside_the_trial_that_it_repeats_gets_the_thresholds_of_the_one_before(at: World) -> None:
-    told: list[dict[str, float]] = []
-
-    async def listens(task: Task) -> AsyncGenerator[Message]:
-        assert isinstance(task, TrainTask)
-        told.append(task.thresholds)
-        yield outcome(task, 0.001)
-
+    told, listens = told_thresholds()
     await at.begin()
     await at.worker(listens).handle(T0)
     done = await at.trial()
