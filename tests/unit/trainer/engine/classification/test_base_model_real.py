@@ -6,8 +6,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from bench.bench_base_model import half_of, trained
+from bench.bench_base_model import half_of
 from bench.bench_recipes import few
+from bench.engine import trained
 from bench.snapshots import pack
 from services.trainer.recipe import Recipe
 from services.vision import bundle
@@ -26,9 +27,11 @@ def test_a_classifier_of_satellite_images_is_continued_with_the_categories_that_
 ) -> None:
     coco = test_data / "eurosat" / "train.json"
     half = pack(half_of(coco, tmp_path / "coco"), tmp_path / "half", KIND, keep=few(6, 0))
-    base = trained(TUNING, half, tmp_path / "base", weights_dir, 0)
+    base = trained(TUNING, half, tmp_path / "base", tmp_path / "base" / "cache", weights_dir, 0)
     whole = pack(coco, tmp_path / "whole", KIND, keep=few(4, 0))
-    later = trained(HEAD, whole, tmp_path / "later", weights_dir, 0, base.bundle_directory)
+    later = trained(
+        HEAD, whole, tmp_path / "later", tmp_path / "later" / "cache", weights_dir, 0, base.bundle_directory
+    )
     assert (base.category_count, later.category_count) == (5, 10)
     assert (base.weights_source, later.weights_source) == (WeightsSource.FOLDER, WeightsSource.BASE_MODEL)
     assert later.selection_score > 0.3, "a tenth would be chance"
