@@ -95,7 +95,9 @@ def test_a_call_goes_on_when_the_api_is_killed_in_the_middle(client: Client, own
 
 def test_a_cancelled_call_frees_the_worker(client: Client, own: RunningStack) -> None:
     parameters = model_pb2.TrainingParameters(
-        training_dataset="datasets/raccoons", model_kind=model_pb2.TrainingParameters.GENERIC_DETECTOR
+        training_dataset="datasets/raccoons",
+        model_kind=model_pb2.TrainingParameters.GENERIC_DETECTOR,
+        hyperparameters=model_pb2.Hyperparameters(seed=1),  # another probe than the last test's, which may be kept
     )
     ended, started = len(events(own, WORKER, "attempt_ended")), len(events(own, WORKER, "attempt_began"))
     call = client.stubs.models.EstimateTraining.future(
