@@ -1,13 +1,15 @@
 """Authentication and authorization: bearer tokens, checked against the table of roles."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import jwt
 
 from services.infra.jwks import JwksFile, JwksUrl, KeySource, fetcher
-from services.infra.static_keys import Caller, StaticKeys
+from services.infra.static_keys import StaticKeys
+from services.kit.callers import Caller
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import PermissionDenied, Unauthenticated
 from services.kit.roles import OPEN, POLICY, Role, may
@@ -36,10 +38,10 @@ class Guard:
     def __init__(self, keys: StaticKeys | None, tokens: "Tokens | None") -> None:
         self._keys, self._tokens = keys, tokens
 
-    async def admit(self, path: str, metadata: Metadata) -> str:
-        """The caller's name, "" if the rpc is open to all; Unauthenticated, PermissionDenied, Unavailable."""
+    async def admit(self, path: str, metadata: Metadata) -> Caller | None:
+        """The caller, None if the rpc is open to all; Unauthenticated, PermissionDenied, Unavailable."""
         if path in OPEN:
-            return ""
+            return None
         rpc, role = path.rpartition("/")[2][:200], POLICY.get(path)
         try:
             caller = await self._caller(_token_of(metadata))
@@ -48,7 +50,7 @@ class Guard:
         if role is None or not may(caller.roles, role):
             roles = ", ".join(sorted(caller.roles)) or "none"
             raise PermissionDenied(rpc=rpc, role=role or "that nobody has", caller=caller.name, roles=roles)
-        return caller.name
+        return caller
 
     async def _caller(self, token: str) -> Caller:
         if self._keys and self._keys.takes(token):
@@ -83,10 +85,14 @@ class Tokens:
             if key is None:
                 raise _Refused("the token is signed by a key that the issuer does not publish")
             claims = self._claims(token, key, algorithm)
-        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            return Caller(
+                subject=str(claims["sub"])[:MAX_NAME],
+                roles=_roles(claims, self._role_claim),
+                issuer=self._issuer,
+                expires=datetime.fromtimestamp(claims["exp"], UTC),
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, OSError, RecursionError) as error:
             raise _Refused(_words(error)) from None
-        subject = claims["sub"]
-        return Caller(str(subject)[:MAX_NAME], _roles(claims, self._role_claim))
 
     def _claims(self, token: str, key: jwt.PyJWK, algorithm: str) -> dict[str, Any]:
         # With a PyJWK the algorithm must be the key's own, so that no key is used for another algorithm.

@@ -21,7 +21,7 @@ from services.infra import server_metrics
 from services.infra.auth import Guard
 from services.infra.repeats import repeatable
 from services.infra.server_metrics import Rpc, RpcKind
-from services.kit import log
+from services.kit import callers, log
 from services.kit.errors import (
     Draining,
     Internal,
@@ -124,9 +124,11 @@ class Calls(grpc.aio.ServerInterceptor):
         wrapped = self._wrapped[path]
         if self._guard:
             try:
-                log.caller.set(await self._guard.admit(path, handler_call_details.invocation_metadata or ()))
+                caller = await self._guard.admit(path, handler_call_details.invocation_metadata or ())
             except Exception as error:  # noqa: BLE001 - whatever it is, the call is not admitted
                 return self._refusing(_rpc(path, wrapped), path, error)
+            callers.current.set(caller)
+            log.caller.set(caller.name if caller else "")
         return wrapped
 
     def _refusing(self, rpc: Rpc, path: str, error: Exception) -> Handler:

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from services.kit.callers import Caller
 from services.kit.log import Log
 from services.kit.roles import Role
 from sightline.client.keys import NAME, PREFIX, digest
@@ -13,14 +13,6 @@ from sightline.client.transport.reloading import ReloadingFiles
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 _log = Log(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """A caller's name and roles, according to the token."""
-
-    name: str
-    roles: frozenset[Role]
 
 
 class StaticKeys:
@@ -58,6 +50,6 @@ def parse(content: bytes) -> Mapping[str, Caller]:
             roles = "|".join(Role)
             raise ValueError(f"the keys' line {number} is not `name {roles} sha256:digest`") from None
         if match[1] in found:
-            raise ValueError(f"the keys' line {number} has the key of {found[match[1]].name}")
+            raise ValueError(f"the keys' line {number} has the key of {found[match[1]].subject}")
         found[match[1]] = caller
     return found

@@ -164,6 +164,6 @@ def test_an_exposed_suite_works_with_tls_and_tokens_everywhere(tmp_path):
         stranger = run("sightline", "datasets", "list", **suite.caller(CA=str(Authority().write(tmp_path, "other"))))
         assert "set SIGHTLINE_CA to the right one" in stranger.stderr
     logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
-    assert '"caller": "trainer-service"' in logs
+    assert '"caller": "key:trainer-service"' in logs
     assert viewer not in logs
     assert suite.token not in logs

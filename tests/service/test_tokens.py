@@ -309,7 +309,7 @@ async def test_the_callers_name_is_in_the_log_and_the_token_is_not(issuer, jwks_
         assert (await answer(running.address, bearer(token)))[0] == "OK"
         assert (await answer(running.address))[0] == "UNAUTHENTICATED"
     made = events(log_stream, "call")
-    assert [line.get("caller") for line in made] == ["alice@example", None]
+    assert [line.get("caller") for line in made] == ["https://issuer.example:alice@example", None]
     assert token not in log_stream.getvalue()
 
 
