@@ -49,7 +49,7 @@ class Guard:
             raise Unauthenticated(rpc=rpc, role=role or "no role", problem=str(refusal)) from None
         if role is None or not may(caller.roles, role):
             roles = ", ".join(sorted(caller.roles)) or "none"
-            raise PermissionDenied(rpc=rpc, role=role or "that nobody has", caller=caller.name, roles=roles)
+            raise PermissionDenied(rpc=rpc, role=role or "that nobody has", caller=caller.subject, roles=roles)
         return caller
 
     async def _caller(self, token: str) -> Caller:
