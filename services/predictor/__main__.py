@@ -7,8 +7,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from services.infra import observe, processes, tls
 from services.infra.channel import open_channel
 from services.infra.server import Server, Service
@@ -16,11 +14,10 @@ from services.infra.store import open_blobs
 from services.kit.clock import SystemClock
 from services.kit.log import Log
 from services.kit.settings import load, refuse_exposure
-from services.predictor import metrics, replica
+from services.predictor import engines, metrics, replica
 from services.predictor.clients import TrainerModels
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
-from services.vision import bundle
 from services.vision.device import choose
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub
@@ -37,7 +34,6 @@ def main() -> None:
         return
     refuse_exposure(settings)
     observe.configure_logging("predictor", settings.log_level)
-    torch.set_num_threads(settings.torch_threads)
     processes.run(lambda stop: serve(settings, stop))
 
 
@@ -55,7 +51,7 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-bundles-"))
         )
         models, blobs = TrainerModels(ModelServiceStub(channel)), await open_blobs(settings, telemetry)
-        load_bundle = partial(bundle.load, device=device.kind)
+        load_bundle = partial(engines.load, device=device.kind, threads=settings.forward_threads)
         predictor = await stack.enter_async_context(
             replica.running(settings, directory / "bundles", models, blobs, load_bundle, clock, telemetry)
         )

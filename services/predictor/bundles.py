@@ -15,7 +15,8 @@ from services.kit.blobs import Blobs
 from services.kit.errors import BlobNotFound, BundleUnusable, Unavailable
 from services.predictor.cache import Loaded
 from services.predictor.domain import Bundle, Loader
-from services.vision.card import BUNDLE_FILES, WEIGHTS_FILE
+from services.vision.bundle_files import names_of
+from services.vision.card import DIGESTS_FILE, WEIGHTS_FILE
 
 Forward = Callable[[Callable[[], object]], Awaitable[object]]
 
@@ -66,7 +67,8 @@ class BundleSource:
         prefix = self._prefix(bundle)
         directory = Path(tempfile.mkdtemp(dir=self._directory))
         try:
-            for name in BUNDLE_FILES:
+            await self._blobs.get_file(prefix + DIGESTS_FILE, directory / DIGESTS_FILE)
+            for name in names_of((directory / DIGESTS_FILE).read_bytes()):
                 await self._blobs.get_file(prefix + name, directory / name)
         except BaseException as error:
             _remove(directory)

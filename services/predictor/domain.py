@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.kit.errors import InvalidRequest, ModelNotReady
-from services.vision import classifier, detector
 from services.vision.card import ModelCard
 from services.vision.image_detections import ImageDetections
+from services.vision.inputs import Letterboxed, Views
 
-Prepared = classifier.Prepared | detector.Prepared  # a classifier's input for an image, or a detector's
+Prepared = Views | Letterboxed  # a classifier's input for an image, or a detector's
 RawOutput = NDArray[np.float32] | ImageDetections  # a classifier's probabilities [category], or a detector's detections
 
 DEFAULT_MAX_RESULTS = 100
@@ -50,7 +50,7 @@ class Bundle:
 
     model_name: str  # models/{model}
     version: str
-    uri: str  # s3://bucket/key/, the prefix of BUNDLE_FILES
+    uri: str  # s3://bucket/key/, the prefix of its files
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Models(Protocol):
 
 
 class ModelRunner(Protocol):
-    """A loaded model: the Classifier or Detector of `services.vision`.
+    """A loaded model: a classifier or detector of `services.vision`, on any engine.
 
     Law: `decode` and `arrange` are thread-safe; an image's output does not depend on the rest of its batch.
     """

@@ -23,4 +23,4 @@ class PredictorSettings(settings.Settings):
     max_requests: int = Field(default=128, gt=0)  # in flight at once; each may have an image in memory
     max_batch: int = Field(default=16, gt=0)  # images per forward pass
     decode_threads: int = Field(default=2, gt=0)
-    torch_threads: int = Field(default=1, gt=0)  # per forward pass; more threads spin and cost more than they gain
+    forward_threads: int = Field(default=1, gt=0)  # per forward pass; more cost more than they gain

@@ -13,7 +13,6 @@ from services.vision.prediction_sets import Calibration
 FORMAT_VERSION = 1
 UNFITTED_THRESHOLD = 0.3  # of a detector's category if none could be suggested
 WEIGHTS_FILE, CARD_FILE, DIGESTS_FILE = "weights.safetensors", "card.json", "digests.json"
-BUNDLE_FILES = (WEIGHTS_FILE, CARD_FILE, DIGESTS_FILE)  # what every bundle has
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -140,6 +139,11 @@ class ModelCard:
         """One per category. If none were fitted: UNFITTED_THRESHOLD for a detector, 0 for a classifier."""
         usual = UNFITTED_THRESHOLD if self.kind is ModelKind.GENERIC_DETECTOR else 0.0
         return self.thresholds or (usual,) * len(self.categories)
+
+
+def graph_file(index: int) -> str:
+    """The file in a bundle with the graph of the card's network of that index."""
+    return f"network-{index}.onnx"
 
 
 def write_card(card: ModelCard) -> bytes:

@@ -7,16 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from services.vision import preprocess
 from services.vision.backbones import Network, build, fill_buffers
-from services.vision.card import CardBackbone, InputRule, ModelCard
-from services.vision.decode import decode
+from services.vision.card import CardBackbone, ModelCard
+from services.vision.inputs import ClassifierInputs, Views, batches_of
 from services.vision.memory import BatchLimit
+from services.vision.preprocess import normalise
 
 BATCH_SIZE = 8  # images per forward pass on a CPU; more do not fit its caches
 DEVICE_BATCH_SIZE = 64  # on any other device
-
-Prepared = tuple[Tensor, ...]  # one image's input for each backbone, in order; equal rules share one tensor
 
 
 class ClassifierNetwork(nn.Module):
@@ -56,7 +54,7 @@ class ClassifierNetwork(nn.Module):
         return torch.cat(blocks, dim=1)
 
 
-class Classifier:
+class Classifier(ClassifierInputs):
     """A network and its card, ready to predict; safe to use from several threads.
 
     Batches that do not fit into memory are halved, from then on. An image's probabilities do not depend on
@@ -64,7 +62,7 @@ class Classifier:
     """
 
     def __init__(self, card: ModelCard, network: ClassifierNetwork, device: torch.device | str = "cpu") -> None:
-        self.card = card
+        super().__init__(card)
         self.device = torch.device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
         self._limit = BatchLimit(BATCH_SIZE if self.device.type == "cpu" else DEVICE_BATCH_SIZE)
@@ -98,35 +96,17 @@ class Classifier:
         """Its tensors by name, contiguous, on the CPU."""
         return {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
-    def prepare(self, data: bytes, name: str = "image") -> Prepared:
-        """An image file's input, as in training; raises InvalidImage. Thread-safe; does not use the network."""
-        return self.arrange(self.decode(data, name))
-
-    def decode(self, data: bytes, name: str = "image") -> dict[int, NDArray[np.uint8]]:
-        """The first half of `prepare`: upright RGB pixels for each `at_least` among the rules."""
-        pixels: dict[int, NDArray[np.uint8]] = {}
-        for rule in self._rules():
-            if rule.at_least not in pixels:
-                pixels[rule.at_least] = decode(data, name=name, at_least=rule.at_least)
-        return pixels
-
-    def arrange(self, pixels: dict[int, NDArray[np.uint8]]) -> Prepared:
-        """The second half of `prepare`."""
-        inputs = {rule: preprocess.apply(pixels[rule.at_least], rule) for rule in set(self._rules())}
-        return tuple(inputs[rule] for rule in self._rules())
-
-    def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
+    def predict_prepared(self, images: Sequence[Views]) -> NDArray[np.float32]:
         """Probabilities [images, categories], each row summing to 1, of what `prepare` returned."""
         rows = self._limit.pieces(images, self._probabilities)
         empty = np.empty((0, len(self.card.categories)), np.float32)
         return np.concatenate(rows) if rows else empty
 
-    def _rules(self) -> list[InputRule]:
-        return [backbone.rule for backbone in self.card.backbones]
-
     @torch.inference_mode()
-    def _probabilities(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
-        columns = [torch.stack(column) for column in zip(*images, strict=True)]
-        batches = [column.to(self.device, memory_format=torch.channels_last) for column in columns]
+    def _probabilities(self, images: Sequence[Views]) -> NDArray[np.float32]:
+        batches = [
+            normalise(torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2), rule)
+            for batch, rule in zip(batches_of(images), self._rules, strict=True)
+        ]
         logits: Tensor = self.network(*batches)
         return torch.softmax(logits.float() / self.card.temperature, dim=1).cpu().numpy()

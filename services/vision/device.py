@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 _DRIVER = Path("/sys/module/nvidia/version")
 
 
@@ -23,9 +21,11 @@ class Device:
 
 
 def choose(wanted: str) -> Device:
-    """`cuda` is a GPU or raises DeviceUnusable, `cpu` is the CPU, `auto` is a GPU if one can be used."""
-    if wanted == "cpu":
+    """`cuda` is a GPU or raises DeviceUnusable, `cpu` is the CPU, `auto` is a GPU if there is one that can be used."""
+    if wanted == "cpu" or (wanted == "auto" and not _driver()):
         return Device("cpu", "cpu")
+    import torch  # noqa: PLC0415 - takes seconds and 200 MB, which a machine without a GPU does without
+
     try:
         torch.ones(8, device="cuda").sum().item()  # torch may find a GPU that it has no kernels for
         return Device("cuda", torch.cuda.get_device_name())
@@ -33,12 +33,14 @@ def choose(wanted: str) -> Device:
         problem = _problem(error)
     if wanted == "cuda":
         raise DeviceUnusable(f"SIGHTLINE_DEVICE is cuda, but {problem}. Set it to auto or cpu to compute on the CPU.")
-    return Device("cpu", "cpu", problem if _driver() else "")
+    return Device("cpu", "cpu", problem)
 
 
 def is_of_device(fault: Exception) -> bool:
     """Whether the device or its driver failed, rather than the computation."""
     words = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_", "NCCL error")
+    import torch  # noqa: PLC0415 - as above
+
     said = str(fault)
     return isinstance(fault, torch.AcceleratorError) or (
         isinstance(fault, RuntimeError) and any(word in said for word in words)
@@ -46,6 +48,8 @@ def is_of_device(fault: Exception) -> bool:
 
 
 def _problem(error: Exception) -> str:
+    import torch  # noqa: PLC0415 - as above
+
     said = str(error).strip().splitlines()[0].rstrip(".")
     built = f"torch {torch.__version__}" + (f" for CUDA {torch.version.cuda}" if torch.version.cuda else "")
     driver = f"the NVIDIA driver is {_driver()}" if _driver() else "no NVIDIA driver is loaded"

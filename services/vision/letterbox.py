@@ -1,15 +1,13 @@
 """Letterboxing: where the whole image is in a detector's input, and boxes from one to the other.
 
 The image is scaled to the rule's size on its longer side and placed at the top left; grey pads it on the right and
-below to multiples of the networks' coarsest stride. An input thus depends on its image and the rule only.
+below to multiples of the networks' coarsest stride. An input thus depends on its image and the rule only. No torch.
 """
 
 from dataclasses import dataclass
 
-from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode, functional
-
-from services.vision.card import InputRule
+import numpy as np
+from numpy.typing import NDArray
 
 GREY = 114  # of the padding
 STRIDE = 32  # divides the sides of inputs
@@ -36,9 +34,9 @@ class Letterbox:
         """As `scale_x`, vertically."""
         return self.inner_height / self.height
 
-    def to_image(self, boxes: Tensor) -> Tensor:
+    def to_image(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         """[..., 4] left, top, right, bottom, from input pixels to the image's; nothing is clipped."""
-        return boxes / boxes.new_tensor([self.scale_x, self.scale_y, self.scale_x, self.scale_y])
+        return boxes / np.array([self.scale_x, self.scale_y] * 2, np.float32)
 
 
 def letterbox(width: int, height: int, size: int) -> Letterbox:
@@ -46,14 +44,6 @@ def letterbox(width: int, height: int, size: int) -> Letterbox:
     longer = max(width, height)
     inner_width, inner_height = max(1, round(width * size / longer)), max(1, round(height * size / longer))
     return Letterbox(width, height, inner_width, inner_height, padded_side(inner_width), padded_side(inner_height))
-
-
-def letterboxed(image: Tensor, frame: Letterbox, rule: InputRule) -> Tensor:
-    """uint8 [3, h, w], the upright image as decoded, into uint8 [3, input_height, input_width]."""
-    size = [frame.inner_height, frame.inner_width]
-    image = functional.resize(image, size, InterpolationMode(rule.interpolation), antialias=True)
-    padding = [0, 0, frame.input_width - frame.inner_width, frame.input_height - frame.inner_height]
-    return functional.pad(image, padding, fill=[GREY])
 
 
 def padded_side(side: float) -> int:

@@ -1,4 +1,4 @@
-"""Upright pixels into a network's input, by the same rule for training and prediction."""
+"""Training's tensors of images: as served, by `inputs.framed`, or randomly varied."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from services.vision.card import InputRule
 from services.vision.decode import decode, inspect
-from services.vision.letterbox import Letterbox, letterbox, letterboxed
+from services.vision.inputs import framed
+from services.vision.letterbox import Letterbox, letterbox
 
 _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])  # of RGB; first row luma
 
@@ -30,7 +31,7 @@ class Augmentation:
 
 
 def load(data: bytes, rule: InputRule, name: str = "image") -> Tensor:
-    """An image file as input, as `Classifier.prepare` and `Detector.prepare` make it."""
+    """An image file as input, normalised."""
     rgb = decode(data, name=name, at_least=rule.at_least)
     if rule.fit != "letterbox":
         return apply(rgb, rule)
@@ -43,19 +44,7 @@ def apply(rgb: NDArray[np.uint8], rule: InputRule, frame: Letterbox | None = Non
 
     `frame` is the letterbox of the original image, which may have been decoded smaller; by default, of the array.
     """
-    image = channels_first(rgb)
-    if rule.fit == "letterbox":
-        frame = frame or letterbox(image.shape[-1], image.shape[-2], rule.size)
-        return normalise(letterboxed(image, frame, rule), rule)
-    if rule.fit == "stretch":
-        stretched = functional.resize(image, [rule.size, rule.size], _interpolation(rule), antialias=True)
-        return normalise(stretched, rule)
-    height, width = image.shape[-2:]
-    shorter = min(height, width)
-    # Rounded down, as torchvision does: its weights were trained that way.
-    size = [max(rule.size, rule.resize * height // shorter), max(rule.size, rule.resize * width // shorter)]
-    image = functional.resize(image, size, _interpolation(rule), antialias=True)
-    return normalise(functional.center_crop(image, [rule.size, rule.size]), rule)
+    return normalise(channels_first(framed(rgb, rule, frame)), rule)
 
 
 def augment(rgb: NDArray[np.uint8], rule: InputRule, how: Augmentation, generator: torch.Generator) -> Tensor:
@@ -78,13 +67,13 @@ def view(rgb: NDArray[np.uint8], rule: InputRule, index: int) -> Tensor:
     return augment(rgb, rule, Augmentation(), torch.Generator().manual_seed(index))
 
 
-def normalise(image: Tensor, rule: InputRule) -> Tensor:
-    """[3, h, w] RGB samples 0..255 into the float32 input that the network expects."""
+def normalise(images: Tensor, rule: InputRule) -> Tensor:
+    """[..., 3, h, w] RGB samples 0..255 into the float32 input that the network expects."""
     if rule.channel_order == "BGR":
-        image = image.flip(0)
-    mean = torch.tensor(rule.mean).view(3, 1, 1)
-    std = torch.tensor(rule.std).view(3, 1, 1)
-    return image.float().mul_(rule.scale).sub_(mean).div_(std)
+        images = images.flip(-3)
+    mean = torch.tensor(rule.mean, device=images.device).view(3, 1, 1)
+    std = torch.tensor(rule.std, device=images.device).view(3, 1, 1)
+    return images.float().mul_(rule.scale).sub_(mean).div_(std)
 
 
 def channels_first(rgb: NDArray[np.uint8]) -> Tensor:

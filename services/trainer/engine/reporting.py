@@ -52,9 +52,11 @@ def measured_card(card: ModelCard, performance: Performance, warnings: tuple[str
     )
 
 
-def write_files(directory: Path, model: Classifier | Detector, predictions: AnyPredictions) -> tuple[str, str]:
+def write_files(
+    directory: Path, model: Classifier | Detector, predictions: AnyPredictions, traced: str
+) -> tuple[str, str]:
     """Writes bundle and predictions, creating the folder if needed; returns both paths, as a Result names them."""
     directory.mkdir(parents=True, exist_ok=True)
-    bundle.write(directory / BUNDLE, model)
+    bundle.write(directory / BUNDLE, model, Path(traced) if traced else None)
     write_predictions(directory / PREDICTIONS, predictions)
     return str(directory / BUNDLE), str(directory / PREDICTIONS)

@@ -34,7 +34,7 @@ from services.trainer.messages import (
     TrainTask,
 )
 from services.trainer.recipe import is_linear
-from services.vision.bundle import load
+from services.vision import bundle
 from services.vision.card import ModelKind
 from services.vision.detector import Detector
 from services.vision.device import is_of_device
@@ -79,6 +79,12 @@ def _result(task: Task, session: Session) -> Result | EvaluationResult | Probed:
             return probe(task, session, train)
 
 
+def complete(task: Task, last: Message) -> None:
+    """What remains after the last message: the graphs of a trained model, if the task wants them."""
+    if isinstance(task, TrainTask) and isinstance(last, Result) and task.graphs_directory:
+        bundle.complete(Path(last.bundle_directory), Path(task.graphs_directory))
+
+
 def with_share_of_threads(task: Task, group: Group) -> Task:
     """The processes of a group divide the threads among themselves."""
     return msgspec.structs.replace(task, threads=max(1, task.threads // group.size))
@@ -93,7 +99,7 @@ def train(task: TrainTask, session: Session) -> Result:
 
 def evaluate(task: EvaluateTask, session: Session) -> EvaluationResult:
     """Evaluates a bundle with the code of its kind."""
-    model = load(Path(task.bundle_directory), task.device)
+    model = bundle.load(Path(task.bundle_directory), task.device)
     if isinstance(model, Detector):
         return evaluate_detector(task, session, model)
     return evaluate_classifier(task, session, model)

@@ -7,7 +7,8 @@ from pathlib import Path
 from services.kit.blobs import Blobs
 from services.kit.errors import BlobNotFound, ModelNotFound
 from services.trainer.domain import Model
-from services.vision.card import BUNDLE_FILES
+from services.vision.bundle_files import names_of
+from services.vision.card import DIGESTS_FILE
 
 
 async def copy_base(blobs: Blobs, model: Model) -> None:
@@ -15,11 +16,11 @@ async def copy_base(blobs: Blobs, model: Model) -> None:
     if model.base is None:
         return
     with tempfile.TemporaryDirectory() as scratch:
-        for name in BUNDLE_FILES:
-            path = Path(scratch) / name
-            try:
+        try:
+            for name in (DIGESTS_FILE, *names_of(await blobs.get(model.base.bundle_key + DIGESTS_FILE))):
+                path = Path(scratch) / name
                 await blobs.get_file(model.base.bundle_key + name, path)
-            except BlobNotFound:
-                raise ModelNotFound(name=model.base.name) from None
-            await blobs.put_file(model.base_key + name, path)
-            await asyncio.to_thread(path.unlink)
+                await blobs.put_file(model.base_key + name, path)
+                await asyncio.to_thread(path.unlink)
+        except BlobNotFound:
+            raise ModelNotFound(name=model.base.name) from None

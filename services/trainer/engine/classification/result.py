@@ -52,7 +52,9 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
     card = measured_card(_card(images, finished, measured), measured, warnings, session.meter.used())
     logits = finished.selection_logits
     predicted = predictions(images.categories, images.ids[finished.selected], labels, logits)
-    bundle_path, predictions_path = write_files(directory, Classifier(card, finished.network), predicted)
+    bundle_path, predictions_path = write_files(
+        directory, Classifier(card, finished.network), predicted, task.graphs_directory
+    )
     right = int((logits.argmax(axis=1) == labels).sum())
     score, limits = right / len(labels), wilson_interval(right, len(labels))
     return Result(

@@ -7,8 +7,9 @@ import numpy as np
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
 from services.trainer.engine.prefetch import prefetched
-from services.vision.detector import Detector, Prepared
+from services.vision.detector import Detector
 from services.vision.image_detections import ImageDetections
+from services.vision.inputs import Letterboxed
 from services.vision.letterbox import letterbox
 
 
@@ -25,9 +26,9 @@ def predict(
     return [by_row[row] for row in rows.tolist()]
 
 
-def _prepared(detector: Detector, scenes: Scenes, rows: Indices) -> list[Prepared]:
+def _prepared(detector: Detector, scenes: Scenes, rows: Indices) -> list[Letterboxed]:
     """An image that has become unreadable since the start is grey: nothing is found in it."""
-    prepared: list[Prepared] = []
+    prepared: list[Letterboxed] = []
     for row in rows.tolist():
         record = scenes.samples[row].record
         pixels = scenes.pixels(row, detector.rule.at_least)

@@ -42,7 +42,7 @@ def finish(
     truth, measured = scenes.truths(rows), _performance(scenes, partition, found)
     detector = _detector(task, scenes, origin, found, measured, session.meter.used())
     predictions = measure.predictions(scenes.categories, scenes.ids[rows], truth, answers)
-    bundle_path, predictions_path = write_files(directory, detector, predictions)
+    bundle_path, predictions_path = write_files(directory, detector, predictions, task.graphs_directory)
     score, error, limits = measure.selection_score(truth, answers, len(rows), len(scenes.categories))
     return Result(
         bundle_directory=bundle_path,

@@ -1,0 +1,26 @@
+"""What runs a model: ONNX Runtime on a CPU, torch on a GPU and for bundles without graphs."""
+
+from pathlib import Path
+from typing import Literal
+
+from services.predictor.domain import ModelRunner
+from services.vision import graph_models
+from services.vision.bundle_files import BundleCorrupt
+
+
+def load(directory: Path, device: Literal["cpu", "cuda"], threads: int) -> ModelRunner:
+    """The model of a bundle, its files verified; ValueError."""
+    if device == "cpu" and graph_models.has_graphs(directory):
+        return graph_models.load(directory, threads)
+    return _on_torch(directory, device, threads)
+
+
+def _on_torch(directory: Path, device: Literal["cpu", "cuda"], threads: int) -> ModelRunner:
+    try:
+        import torch  # noqa: PLC0415 - takes seconds and 200 MB, and images for CPUs are without it
+
+        from services.vision import bundle  # noqa: PLC0415 - likewise
+    except ModuleNotFoundError:
+        raise BundleCorrupt("it has no graphs, and this replica no torch; install the extra `torch`") from None
+    torch.set_num_threads(threads)
+    return bundle.load(directory, device)

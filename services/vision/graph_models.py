@@ -1,0 +1,121 @@
+"""Models that ONNX Runtime runs, from the graphs in a bundle. No torch.
+
+They answer as `classifier.Classifier` and `detector.Detector` do, within 1e-4.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from services.vision.bundle_files import BundleCorrupt, load_card, names_of, verify
+from services.vision.card import DIGESTS_FILE, WEIGHTS_FILE, ModelCard, ModelKind, graph_file
+from services.vision.image_detections import ImageDetections
+from services.vision.inputs import ClassifierInputs, DetectorInputs, Letterboxed, Views, batches_of
+from services.vision.suppression import suppressed
+
+Floats = NDArray[np.float32]
+
+
+class Graph:
+    """A network on a CPU, whose threads sleep between passes; safe to use from several threads."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as fault:  # ONNX Runtime's own errors have no common base
+            raise BundleCorrupt(f"{path.name} cannot be used: {fault}") from fault
+
+    def run(self, outputs: Sequence[str], pixels: NDArray[np.uint8]) -> list[Floats]:
+        """The outputs for [n, h, w, 3]."""
+        return [np.asarray(output) for output in self._session.run(outputs, {"pixels": pixels})]
+
+
+def reads_middle(card: ModelCard, index: int) -> bool:
+    """Whether the head reads the stage before the last of this network, in any of its views."""
+    views = (each for at, each in enumerate(card.backbones) if index in (at, each.shares))
+    return any(view.middle for view in views)
+
+
+def outputs_of(card: ModelCard, index: int) -> tuple[str, ...]:
+    """The outputs of a network's graph."""
+    if card.kind is ModelKind.GENERIC_DETECTOR:
+        return "boxes", "scores"
+    return ("features", "middle") if reads_middle(card, index) else ("features",)
+
+
+class GraphClassifier(ClassifierInputs):
+    """Safe to use from several threads."""
+
+    def __init__(self, card: ModelCard, directory: Path, threads: int) -> None:
+        super().__init__(card)
+        self._graphs = {
+            index: Graph(directory / graph_file(index), threads)
+            for index, backbone in enumerate(card.backbones)
+            if backbone.shares is None
+        }
+        with safe_open(directory / WEIGHTS_FILE, framework="numpy") as weights:
+            self._head: Floats = np.ascontiguousarray(weights.get_tensor("head.weight").T)
+            self._bias: Floats = weights.get_tensor("head.bias")
+
+    def predict_prepared(self, images: Sequence[Views]) -> Floats:
+        """Probabilities [images, categories], each row summing to 1, of what `prepare` returned."""
+        if not images:
+            return np.empty((0, len(self.card.categories)), np.float32)
+        blocks = [block for index, batch in enumerate(batches_of(images)) for block in self._features(index, batch)]
+        logits = (np.concatenate(blocks, axis=1) @ self._head + self._bias) / np.float32(self.card.temperature)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def _features(self, index: int, batch: NDArray[np.uint8]) -> list[Floats]:
+        backbone = self.card.backbones[index]
+        graph = self._graphs[index if backbone.shares is None else backbone.shares]
+        blocks = graph.run(["features", "middle"] if backbone.middle else ["features"], batch)
+        if not backbone.normalised:
+            return blocks
+        return [block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12) for block in blocks]
+
+
+class GraphDetector(DetectorInputs):
+    """Safe to use from several threads."""
+
+    def __init__(self, card: ModelCard, directory: Path, threads: int) -> None:
+        super().__init__(card)
+        self._graph = Graph(directory / graph_file(0), threads)
+
+    def predict_prepared(self, images: Sequence[Letterboxed]) -> list[ImageDetections]:
+        """The detections in each image; images of one shape share a pass."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(image.pixels.shape, []).append(index)
+        found: dict[int, ImageDetections] = {}
+        for indices in groups.values():
+            batch = np.stack([images[index].pixels for index in indices])
+            boxes, scores = self._graph.run(["boxes", "scores"], batch)
+            for row, index in enumerate(indices):
+                found[index] = suppressed(boxes[row], scores[row], images[index].frame, self.card.suppression)
+        return [found[index] for index in range(len(images))]
+
+
+def has_graphs(directory: Path) -> bool:
+    """Whether the bundle has a graph for each of its networks; BundleCorrupt."""
+    names = names_of((directory / DIGESTS_FILE).read_bytes())
+    backbones = enumerate(load_card(directory).backbones)
+    return all(graph_file(index) in names for index, backbone in backbones if backbone.shares is None)
+
+
+def load(directory: Path, threads: int = 1) -> GraphClassifier | GraphDetector:
+    """The model of a bundle that has graphs, its files verified; BundleCorrupt."""
+    verify(directory)
+    card = load_card(directory)
+    kind = GraphDetector if card.kind is ModelKind.GENERIC_DETECTOR else GraphClassifier
+    try:
+        return kind(card, directory, threads)
+    except (OSError, SafetensorError) as fault:
+        raise BundleCorrupt(f"{WEIGHTS_FILE}: {fault}") from fault

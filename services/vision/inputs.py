@@ -1,0 +1,110 @@
+"""What a network sees of an image: upright pixels, framed by the card's rule. No torch: every engine shares it.
+
+Engines normalise the pixels themselves, so that what travels to a device is bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from services.vision.card import InputRule, ModelCard
+from services.vision.decode import ImageInfo, decode, inspect
+from services.vision.letterbox import GREY, Letterbox, letterbox
+
+Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
+Views = tuple[Pixels, ...]  # one image for each backbone of a classifier, in order; equal rules share one array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Letterboxed:
+    """One image for a detector, and where it is in the network's input."""
+
+    pixels: Pixels
+    frame: Letterbox
+
+
+def framed(rgb: Pixels, rule: InputRule, frame: Letterbox | None = None) -> Pixels:
+    """Upright pixels, as decoded, at the size that the network sees; deterministic.
+
+    `frame` is the letterbox of the original image, which may have been decoded smaller; by default, of the array.
+    """
+    height, width = rgb.shape[:2]
+    if rule.fit == "letterbox":
+        frame = frame or letterbox(width, height, rule.size)
+        canvas = np.full((frame.input_height, frame.input_width, 3), GREY, np.uint8)
+        canvas[: frame.inner_height, : frame.inner_width] = _resized(rgb, frame.inner_width, frame.inner_height, rule)
+        return canvas
+    if rule.fit == "stretch":
+        return _resized(rgb, rule.size, rule.size, rule)
+    shorter = min(height, width)
+    # Rounded down, as torchvision does: published weights were trained that way.
+    across, down = (max(rule.size, rule.resize * side // shorter) for side in (width, height))
+    left, top = round((across - rule.size) / 2), round((down - rule.size) / 2)
+    return _resized(rgb, across, down, rule)[top : top + rule.size, left : left + rule.size]
+
+
+def _resized(rgb: Pixels, width: int, height: int, rule: InputRule) -> Pixels:
+    if (height, width) == rgb.shape[:2]:
+        return rgb
+    how = Image.Resampling[rule.interpolation.upper()]
+    return np.asarray(Image.fromarray(rgb).resize((width, height), how))
+
+
+class ClassifierInputs:
+    """How a classifier's images are made, by its card. Thread-safe."""
+
+    def __init__(self, card: ModelCard) -> None:
+        self.card = card
+        self._rules = [backbone.rule for backbone in card.backbones]
+
+    def prepare(self, data: bytes, name: str = "image") -> Views:
+        """An image file's views; raises InvalidImage."""
+        return self.arrange(self.decode(data, name))
+
+    def decode(self, data: bytes, name: str = "image") -> dict[int, Pixels]:
+        """The first half of `prepare`: upright pixels for each `at_least` among the rules."""
+        return {least: decode(data, name=name, at_least=least) for least in {rule.at_least for rule in self._rules}}
+
+    def arrange(self, pixels: dict[int, Pixels]) -> Views:
+        """The second half of `prepare`."""
+        views = {rule: framed(pixels[rule.at_least], rule) for rule in set(self._rules)}
+        return tuple(views[rule] for rule in self._rules)
+
+
+class DetectorInputs:
+    """How a detector's images are made, by its card. Thread-safe."""
+
+    def __init__(self, card: ModelCard) -> None:
+        self.card = card
+
+    @property
+    def rule(self) -> InputRule:
+        """How the network wants its input."""
+        return self.card.backbones[0].rule
+
+    def prepare(self, data: bytes, name: str = "image") -> Letterboxed:
+        """An image file, letterboxed; raises InvalidImage."""
+        return self.arrange(self.decode(data, name))
+
+    def decode(self, data: bytes, name: str = "image") -> tuple[Pixels, ImageInfo]:
+        """The first half of `prepare`: upright pixels, perhaps decoded smaller, and the image's header."""
+        info = inspect(data, name, min_side=1)
+        return decode(data, name=name, at_least=self.rule.at_least), info
+
+    def arrange(self, decoded: tuple[Pixels, ImageInfo]) -> Letterboxed:
+        """The second half of `prepare`."""
+        rgb, info = decoded
+        return self.prepare_pixels(rgb, info.width, info.height)
+
+    def prepare_pixels(self, rgb: Pixels, width: int, height: int) -> Letterboxed:
+        """As `prepare`, from upright pixels of an image of width x height, perhaps decoded smaller."""
+        frame = letterbox(width, height, self.rule.size)
+        return Letterboxed(framed(rgb, self.rule, frame), frame)
+
+
+def batches_of(images: Sequence[Views]) -> list[Pixels]:
+    """For each backbone, [n, height, width, 3]."""
+    return [np.stack(column) for column in zip(*images, strict=True)]
