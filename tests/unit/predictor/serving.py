@@ -21,8 +21,9 @@ from services.predictor.domain import Loader
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
 from services.vision import bundle as bundles
-from services.vision.classifier import Classifier, Prepared
+from services.vision.classifier import Classifier
 from services.vision.detector import Detector
+from services.vision.inputs import Views
 from sightline.v1 import prediction_pb2
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub, add_PredictionServiceServicer_to_server
@@ -51,7 +52,7 @@ class Fixed(FakeClassifier):
         self.card = card()
         self._probabilities = probabilities
 
-    def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
+    def predict_prepared(self, images: Sequence[Views]) -> NDArray[np.float32]:
         return np.array([self._probabilities] * len(images), np.float32)
 
 

@@ -20,7 +20,6 @@ from services.predictor.domain import Bundle, ModelInfo, ModelState
 from services.vision import bundle as bundles
 from services.vision.backbones import build
 from services.vision.card import (
-    BUNDLE_FILES,
     CardBackbone,
     CardCategory,
     InputRule,
@@ -29,9 +28,11 @@ from services.vision.card import (
     WeightsSource,
 )
 from services.vision.catalogue import DETECTORS
-from services.vision.classifier import Classifier, Prepared
+from services.vision.classifier import Classifier
 from services.vision.detector import Detector
 from services.vision.detector_builder import build_detector
+from services.vision.inputs import Pixels, Views
+from services.vision.preprocess import channels_first, normalise
 from tests.support.classifiers import classifier_of
 
 NAMES = ("cat", "dog", "owl")
@@ -71,8 +72,8 @@ async def put_files(blobs: MemoryBlobs, folder: Path, model: ModelInfo, network:
     """Writes the bundle to the folder and to the store."""
     bundles.write(folder, network)
     key = model.bundle_uri.removeprefix("s3://sightline/")
-    for name in BUNDLE_FILES:
-        await blobs.put_file(key + name, folder / name)
+    for path in folder.iterdir():
+        await blobs.put_file(key + path.name, path)
 
 
 def detector_card(thresholds: tuple[float, ...] = (), names: Sequence[str] = NAMES) -> ModelCard:
@@ -91,7 +92,9 @@ def detector() -> Detector:
     """
     network = build_detector("yolox_nano", len(NAMES), seed=1)
     made = Detector(detector_card(), network)
-    inputs = [made.prepare(file_of(make_image(seed=seed))).pixels for seed in range(8)]
+    inputs = [
+        normalise(channels_first(made.prepare(file_of(make_image(seed=seed))).pixels), made.rule) for seed in range(8)
+    ]
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0
@@ -136,6 +139,10 @@ class FakeModels:
         return self.models[name]
 
 
+def number_image(number: float, side: int = 1) -> Pixels:
+    return np.full((side, side, 3), number, np.uint8)
+
+
 class FakeClassifier:
     """Returns each image's number as a probability; forward passes wait while `gate` is clear."""
 
@@ -150,16 +157,16 @@ class FakeClassifier:
     def decode(self, data: bytes, name: str = "image") -> float:
         return float(data[0])
 
-    def arrange(self, decoded: float) -> Prepared:
-        return (torch.tensor(decoded),)
+    def arrange(self, decoded: float) -> Views:
+        return (number_image(decoded),)
 
-    def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
+    def predict_prepared(self, images: Sequence[Views]) -> NDArray[np.float32]:
         self.entered.set()
         assert self.gate.wait(10)
         self.batches.append(len(images))
         if self.error:
             raise self.error
-        return np.array([[image[0].flatten()[0].item()] for image in images], np.float32)
+        return np.array([[image[0].flat[0]] for image in images], np.float32)
 
 
 class FakeSource:

@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-import torch
 
 from services.kit.clock import ManualClock
 from services.kit.errors import DeadlineExceeded, Draining
 from services.kit.telemetry import MemoryTelemetry
 from services.predictor import metrics
 from services.predictor.batching import Batcher
-from tests.unit.predictor.support import FakeClassifier
+from services.vision.inputs import Pixels
+from tests.unit.predictor.support import FakeClassifier, number_image
 
 
 class Case:
@@ -26,10 +26,10 @@ class Case:
         self.one, self.other = FakeClassifier(), FakeClassifier()
 
     def ask(self, number: float, model: FakeClassifier | None = None, deadline: float | None = None, side: int = 1):
-        answer = self._number(model or self.one, torch.full((side,), float(number)), deadline)
+        answer = self._number(model or self.one, number_image(number, side), deadline)
         return asyncio.create_task(answer)
 
-    async def _number(self, model: FakeClassifier, image: torch.Tensor, deadline: float | None) -> float:
+    async def _number(self, model: FakeClassifier, image: Pixels, deadline: float | None) -> float:
         row = await self.batcher.predict(model, (image,), deadline)
         assert isinstance(row, np.ndarray)
         return float(row[0])

@@ -67,7 +67,8 @@ def test_a_plain_view_is_the_served_input() -> None:
     rgb = np.random.default_rng(0).integers(0, 255, (100, 140, 3), np.uint8)
     sample_image = AnnotatedImage(rgb, torch.tensor([[14.0, 10.0, 140.0, 100.0]]), torch.tensor([0]))
     view, targets = plain(sample_image, Canvas(128, 96, 128), RULE)
-    assert torch.equal(view, preprocess.apply(rgb, RULE))
+    step = RULE.scale / min(RULE.std)  # training resizes by torchvision, which may round a sample differently
+    torch.testing.assert_close(view, preprocess.apply(rgb, RULE), atol=1.01 * step, rtol=0)
     assert targets.boxes[0].tolist() == pytest.approx([12.8, 9.1, 128, 91], abs=0.01)
     still, _ = augmented(sample_image, Canvas(128, 96, 128), RULE, variation(0, mirror=False), generator(3))
     assert torch.equal(still, view)

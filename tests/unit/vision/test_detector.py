@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from services.kit.errors import InvalidImage
 from services.vision.card import Suppression
 from services.vision.catalogue import DETECTORS
-from services.vision.detector import Detector, Prepared
+from services.vision.detector import Detector
 from services.vision.detector_builder import build_detector, load_detector_weights
 from services.vision.detector_network import Candidates, DetectorNetwork, Targets
 from services.vision.image_detections import ImageDetections
+from services.vision.inputs import Letterboxed
 from services.vision.letterbox import Letterbox
 from tests.support.detectors import detector, detector_card
 
@@ -51,14 +52,16 @@ def sample_images() -> list[NDArray[np.uint8]]:
     return [random.integers(0, 256, (height, width, 3), dtype=np.uint8) for width, height in SIZES]
 
 
-def prepared(model: Detector) -> list[Prepared]:
+def prepared(model: Detector) -> list[Letterboxed]:
     return [model.prepare_pixels(rgb, rgb.shape[1], rgb.shape[0]) for rgb in sample_images()]
 
 
 def scripted(boxes: list[list[float]], scores: list[list[float]], rule: Suppression) -> ImageDetections:
     """The answer for an image twice as large as its input, 96 x 64."""
     model = Detector(detector_card(categories=len(scores[0]), suppression=rule), Scripted(boxes, scores))
-    return model.predict_prepared([Prepared(torch.zeros(3, 64, 96), Letterbox(192, 128, 96, 64, 96, 64))])[0]
+    return model.predict_prepared([Letterboxed(np.zeros((64, 96, 3), np.uint8), Letterbox(192, 128, 96, 64, 96, 64))])[
+        0
+    ]
 
 
 @pytest.mark.parametrize("name", ["yolox_nano", "ssdlite320_mobilenet_v3_large", "dfine_nano"])
@@ -123,7 +126,7 @@ def test_a_thousand_categories_on_the_widest_image_are_suppressed_to_a_fraction_
     rule = Suppression(iou=0.55, least_score=0.1)  # the first two overlap by 0.62, by 0.5 in whole pixels
     model = Detector(detector_card(categories=1000, suppression=rule), Scripted(boxes, scores))
     frame = Letterbox(16000, 64, 16000, 64, 16000, 64)
-    (answer,) = model.predict_prepared([Prepared(torch.zeros(3, 64, 16), frame)])
+    (answer,) = model.predict_prepared([Letterboxed(np.zeros((64, 16, 3), np.uint8), frame)])
     assert answer.labels.tolist() == [999, 0]
 
 
@@ -154,7 +157,7 @@ def test_images_of_extreme_shape_have_detections(name: str) -> None:
     model = detector(name)
     rgb = np.zeros((1024, 4, 3), np.uint8)
     tall, wide = model.prepare_pixels(rgb, 50, 16000), model.prepare_pixels(rgb.transpose(1, 0, 2), 16000, 50)
-    assert (tuple(tall.pixels.shape), tuple(wide.pixels.shape)) == ((3, 96, 32), (3, 32, 96))
+    assert (tuple(tall.pixels.shape), tuple(wide.pixels.shape)) == ((96, 32, 3), (32, 96, 3))
     for answer, limit in zip(model.predict_prepared([tall, wide]), ([50, 16000], [16000, 50]), strict=True):
         assert len(answer) > 0
         assert (answer.boxes[:, :2] + answer.boxes[:, 2:] <= np.array(limit) + 1e-2).all()
@@ -180,7 +183,7 @@ def test_a_file_is_prepared_like_its_pixels_and_turned_upright() -> None:
     for data in (out.getvalue(), turned.getvalue()):
         image = model.prepare(data)
         assert image.frame == pixels.frame
-        assert torch.equal(image.pixels, pixels.pixels)
+        np.testing.assert_array_equal(image.pixels, pixels.pixels)
     with pytest.raises(InvalidImage):
         model.prepare(b"nothing")
 
@@ -190,7 +193,7 @@ def test_a_large_jpeg_s_boxes_are_in_its_own_pixels_though_it_was_decoded_smalle
     Image.fromarray(np.zeros((1200, 1600, 3), np.uint8)).save(out, "JPEG")
     model = Detector(detector_card(categories=1), Scripted([[0, 0, 48, 36]], [[0.9]]))
     image = model.prepare(out.getvalue())
-    assert (image.frame.width, image.frame.height, tuple(image.pixels.shape)) == (1600, 1200, (3, 96, 96))
+    assert (image.frame.width, image.frame.height, tuple(image.pixels.shape)) == (1600, 1200, (96, 96, 3))
     assert model.predict_prepared([image])[0].boxes.tolist() == [[0, 0, 800, 600]]
 
 

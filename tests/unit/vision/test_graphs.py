@@ -18,6 +18,7 @@ from services.vision.classifier import Classifier
 from services.vision.detector import Detector
 from services.vision.detector_builder import build_detector, load_detector_weights
 from services.vision.detector_network import Candidates
+from services.vision.graph_models import GraphClassifier, GraphDetector
 from services.vision.yolox import Yolox
 from tests.support.detectors import detector
 from tests.unit.vision.test_bundle import classifier, two_framings
@@ -42,15 +43,21 @@ def written(directory: Path, model: Classifier | Detector, kept: Path) -> str:
     return seal(directory)
 
 
+def loaded(directory: Path) -> GraphClassifier:
+    """A classifier's bundle."""
+    model = graph_models.load(directory)
+    assert isinstance(model, GraphClassifier)
+    return model
+
+
 @pytest.mark.parametrize("names", [("squeezenet1_1",), ("mobilenet_v2", "efficientnet_lite0")])
 def test_a_classifier_s_graphs_give_its_probabilities(names: tuple[str, ...], tmp_path: Path, kept: Path) -> None:
     model = classifier(*names, temperature=2.0)
     written(tmp_path, model, kept)
-    loaded = graph_models.load(tmp_path)
-    assert isinstance(loaded, graph_models.GraphClassifier)
+    served = loaded(tmp_path)
     views = [model.arrange({rule.at_least: photo for rule in model._rules}) for photo in photos()]
-    np.testing.assert_allclose(loaded.predict_prepared(views), model.predict_prepared(views), atol=1e-5)
-    assert loaded.predict_prepared([]).shape == (0, 3)
+    np.testing.assert_allclose(served.predict_prepared(views), model.predict_prepared(views), atol=1e-5)
+    assert served.predict_prepared([]).shape == (0, 3)
 
 
 def test_two_views_of_one_network_share_a_graph(tmp_path: Path, kept: Path) -> None:
@@ -59,7 +66,7 @@ def test_two_views_of_one_network_share_a_graph(tmp_path: Path, kept: Path) -> N
     assert [path.name for path in tmp_path.glob("*.onnx")] == [graph_file(0)]
     views = [model.arrange({rule.at_least: photo for rule in model._rules}) for photo in photos()]
     expected = model.predict_prepared(views)
-    np.testing.assert_allclose(graph_models.load(tmp_path).predict_prepared(views), expected, atol=1e-5)
+    np.testing.assert_allclose(loaded(tmp_path).predict_prepared(views), expected, atol=1e-5)
 
 
 @pytest.mark.weights
@@ -71,12 +78,12 @@ def test_a_detector_s_graph_finds_the_same_objects_in_photos_of_any_shape(
     load_detector_weights(network, load_file(weights_dir / "yolox_nano.safetensors"), keep_head=True)
     model = detector("yolox_nano", 80, DETECTORS["yolox_nano"].rule.size, network)
     written(tmp_path, model, kept)
-    loaded = graph_models.load(tmp_path)
-    assert isinstance(loaded, graph_models.GraphDetector)
+    served = graph_models.load(tmp_path)
+    assert isinstance(served, GraphDetector)
     photos = [(test_data / "raccoon" / "images" / name).read_bytes() for name in ("0014.jpg", "0034.jpg", "0035.jpg")]
-    images = [loaded.prepare(photo) for photo in photos]
+    images = [served.prepare(photo) for photo in photos]
     assert len({image.pixels.shape for image in images}) > 1
-    for ours, theirs in zip(loaded.predict_prepared(images), model.predict_prepared(images), strict=True):
+    for ours, theirs in zip(served.predict_prepared(images), model.predict_prepared(images), strict=True):
         sure = int((theirs.scores > 0.1).sum())  # less likely ones may swap places
         assert sure > 0
         np.testing.assert_allclose(ours.boxes[:sure], theirs.boxes[:sure], atol=1e-2)
@@ -105,7 +112,7 @@ def test_changed_weights_need_no_new_trace(tmp_path: Path, kept: Path, monkeypat
     written(tmp_path / "b", model, kept)
     views = [model.arrange({rule.at_least: photo for rule in model._rules}) for photo in photos()]
     expected = model.predict_prepared(views)
-    np.testing.assert_allclose(graph_models.load(tmp_path / "b").predict_prepared(views), expected, atol=1e-5)
+    np.testing.assert_allclose(loaded(tmp_path / "b").predict_prepared(views), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "dfine_nano"])

@@ -4,7 +4,6 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from services.vision import preprocess
@@ -37,10 +36,10 @@ def test_an_image_is_padded_to_its_own_multiples_of_32(
 
 def test_boxes_are_converted_from_the_input_to_the_image() -> None:
     frame = letterbox(1000, 667, 640)
-    boxes = torch.tensor([[[0.0, 0.0, 640.0, 427.0]], [[6.4, 42.7, 64.0, 213.5]]])
-    expected = torch.tensor([[[0.0, 0.0, 1000.0, 667.0]], [[10.0, 66.7, 100.0, 333.5]]])
-    torch.testing.assert_close(frame.to_image(boxes), expected)
-    assert frame.to_image(torch.zeros(0, 4)).shape == (0, 4)
+    boxes = np.array([[[0.0, 0.0, 640.0, 427.0]], [[6.4, 42.7, 64.0, 213.5]]], np.float32)
+    expected = np.array([[[0.0, 0.0, 1000.0, 667.0]], [[10.0, 66.7, 100.0, 333.5]]])
+    np.testing.assert_allclose(frame.to_image(boxes), expected, rtol=1e-6)
+    assert frame.to_image(np.zeros((0, 4), np.float32)).shape == (0, 4)
 
 
 def test_an_image_decoded_smaller_has_the_letterbox_of_the_original() -> None:

@@ -82,7 +82,9 @@ def test_an_augmentation_of_zeros_is_the_image_itself() -> None:
     rgb = gradient(256, 256)
     nothing = Augmentation(min_area=1, max_aspect=1, flip=0, brightness=0, contrast=0, saturation=0, hue=0)
     rule = InputRule(size=224, resize=224)
-    assert torch.equal(preprocess.augment(rgb, rule, nothing, generator(0)), preprocess.apply(rgb, rule))
+    step = rule.scale / min(rule.std)  # torchvision resizes views, and may round a sample differently
+    view = preprocess.augment(rgb, rule, nothing, generator(0))
+    torch.testing.assert_close(view, preprocess.apply(rgb, rule), atol=1.01 * step, rtol=0)
 
 
 def jittered(**strength: float) -> torch.Tensor:

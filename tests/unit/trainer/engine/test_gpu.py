@@ -12,6 +12,7 @@ from services.trainer.messages import Checkpoint, EvaluateTask, EvaluationResult
 from services.vision import bundle
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector
+from services.vision.preprocess import channels_first, normalise
 from tests.support.classifiers import predict
 from tests.unit.trainer.engine.scenes import detector_recipe, write_scenes
 from tests.unit.trainer.engine.shapes import linear_recipe, task_for, tuning_recipe, write_snapshot
@@ -62,7 +63,8 @@ def test_a_detector_is_trained_resumed_and_evaluated_and_predicts_as_on_a_cpu(tm
     assert isinstance(here, Detector)
     assert isinstance(there, Detector)
     view = here.prepare_pixels(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8), 96, 96).pixels
+    inputs = normalise(channels_first(view), here.rule)[None]
     with torch.inference_mode():
-        expected = here.network.candidates(view[None])
-        found = there.network.candidates(view[None].to(DEVICE))
+        expected = here.network.candidates(inputs)
+        found = there.network.candidates(inputs.to(DEVICE))
     torch.testing.assert_close(found.scores.cpu(), expected.scores, atol=1e-2, rtol=0)
