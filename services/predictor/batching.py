@@ -1,4 +1,4 @@
-"""Runs forward passes in one thread: whatever is waiting for the same model when it becomes free is the next batch.
+"""Runs forward passes in a few threads: whatever waits for the same model when one becomes free is the next batch.
 
 There is no timer. Under load a batch fills while the previous one runs; without load a timer would only add latency.
 """
@@ -34,7 +34,7 @@ class _Waiting:
 
 
 class Batcher:
-    """The thread that runs networks, and the queue of images for it; `run` must be running.
+    """The threads that run networks, and the queue of images for them; `run` must be running.
 
     Law: an image whose caller is gone, or whose deadline has passed, costs no forward pass. The oldest image's model
     goes next, so no model starves another. All inputs of a batch have the same shape (a detector's often differ):
@@ -42,14 +42,16 @@ class Batcher:
     how many requests the caller admits.
     """
 
-    def __init__(self, clock: Clock, telemetry: Telemetry, max_batch: int) -> None:
+    def __init__(self, clock: Clock, telemetry: Telemetry, max_batch: int, passes: int = 1) -> None:
+        """`passes` run at once."""
         self._clock = clock
         self._telemetry = telemetry
         self._max_batch = max_batch
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         telemetry.set(metrics.QUEUE_LENGTH, 0)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="forward")
+        self._free = asyncio.Semaphore(passes)
+        self._threads = ThreadPoolExecutor(passes, thread_name_prefix="forward")
 
     async def predict(self, runner: ModelRunner, image: Prepared, deadline: float | None) -> RawOutput:
         """The model's output for one prepared image; DeadlineExceeded if its turn comes too late."""
@@ -60,21 +62,25 @@ class Batcher:
         return await answer
 
     async def call(self, work: Callable[[], T]) -> T:
-        """Runs other work with a network, such as its warm-up, in the same thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """Runs other work with a network, such as its warm-up, in one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def run(self) -> None:
         """Runs batches until cancelled; then waiting images get Draining."""
         try:
-            while True:
-                await self._arrived.wait()
-                if batch := self._next_batch():
-                    await self._run_batch(batch)
-                if not self._waiting:
-                    self._arrived.clear()
+            async with asyncio.TaskGroup() as passes:
+                while True:
+                    await self._arrived.wait()
+                    await self._free.acquire()  # meanwhile, more images may arrive
+                    if batch := self._next_batch():
+                        passes.create_task(self._run_batch(batch))
+                    else:
+                        self._free.release()
+                    if not self._waiting:
+                        self._arrived.clear()
         finally:
             self._refuse_all()
-            self._thread.shutdown(wait=False)
+            self._threads.shutdown(wait=False)
 
     def _next_batch(self) -> list[_Waiting]:
         """Takes the oldest image and those that can join it; drops images that are too late."""
@@ -99,6 +105,13 @@ class Batcher:
             image.answer.set_exception(DeadlineExceeded(what="The prediction"))
 
     async def _run_batch(self, batch: list[_Waiting]) -> None:
+        """Answers the batch's callers, and frees the place that `run` took for it."""
+        try:
+            await self._pass(batch)
+        finally:
+            self._free.release()
+
+    async def _pass(self, batch: list[_Waiting]) -> None:
         start = self._clock.monotonic()
         for image in batch:
             self._telemetry.observe(metrics.STAGE_SECONDS, start - image.since, stage=Stage.QUEUE)

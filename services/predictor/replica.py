@@ -25,12 +25,16 @@ async def running(
     models: Models,
     blobs: Blobs,
     loader: Loader,
+    passes: int,
     clock: Clock,
     telemetry: Telemetry,
 ) -> AsyncGenerator[Predictor]:
-    """A predictor that runs within the block; empties `directory`. Leave the block only when no call is in flight."""
+    """A predictor that runs `passes` forward passes at once within the block; empties `directory`.
+
+    Leave the block only when no call is in flight.
+    """
     workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
-    batcher = Batcher(clock, telemetry, settings.max_batch)
+    batcher = Batcher(clock, telemetry, settings.max_batch, passes)
     source = BundleSource(blobs, directory, loader, workers, batcher.call)
     cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry)
     lookup = ModelLookup(models, clock, settings.model_fresh_seconds, on_gone=cache.discard)

@@ -1,5 +1,6 @@
 """The predictor's settings."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -23,4 +24,5 @@ class PredictorSettings(settings.Settings):
     max_requests: int = Field(default=128, gt=0)  # in flight at once; each may have an image in memory
     max_batch: int = Field(default=16, gt=0)  # images per forward pass
     decode_threads: int = Field(default=2, gt=0)
+    forward_passes: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0)  # at once; on a GPU, one
     forward_threads: int = Field(default=1, gt=0)  # per forward pass; more cost more than they gain

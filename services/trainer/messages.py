@@ -2,9 +2,9 @@
 
 The child sends Ready once torch is imported, reads exactly one task from stdin, sends any number of Progress,
 Checkpoint and Offer, and finishes with exactly one of Result, EvaluationResult, Probed and Failed, after which it
-exits with status 0. Between a Result and its exit it adds graphs to the bundle, which the budget does not pay. A child
-that sends Unusable instead of Ready exits at once. A child that ends in any other way has died. When its stdin closes,
-it exits. After the task the worker may send any number of SaveNow and CheckpointDone; only fine-tuning acts on them.
+exits with status 0. A child that sends Unusable instead of Ready exits at once. A child that ends in any other way has
+died. When its stdin closes, it exits. After the task the worker may send any number of SaveNow and CheckpointDone; only
+fine-tuning acts on them.
 
 Imports no torch, asyncio or grpc: both sides import this module.
 """
@@ -34,7 +34,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     allowance: timedelta  # of this attempt, from the task's arrival to its Result: a hard limit
     output_directory: str
     cache_directory: str  # shared by the trials of a snapshot; may be lost or written by others at any time
-    graphs_directory: str = ""  # of traced networks, likewise; empty: the bundle gets no graphs
+    graphs_directory: str = ""  # of traced networks, see `vision.graphs`; empty: the bundle gets no graphs
     weights_directory: str | None = None
     installed_weights: bool = False  # those in installed packages too, if neither that directory nor the cache has them
     download_weights: bool = False  # if nothing on this machine has them

@@ -1,6 +1,7 @@
 """The trainer's settings, each from `SIGHTLINE_<FIELD>`."""
 
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ class TrainerSettings(Settings):
     installed_weights: bool = True  # those in installed packages (the extra `weights`), after folder and store
     download_weights: bool = True  # if none of these has them
     work_dir: Path | None = None  # caches snapshots and features; by default a temporary folder
-    graphs_directory: Path | None = None  # of traced networks; by default in `work_dir`
+    graphs_directory: Path = Path(sys.prefix) / "share" / "sightline" / "graphs"  # of traced networks
     once_seconds: float = Field(default=30.0, ge=0)  # how long a worker with --once waits for work before it exits
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: a worker without a usable GPU exits at once
     # How many seconds on the reference device one second on this worker's device is charged as.

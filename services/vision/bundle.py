@@ -7,11 +7,12 @@ import safetensors.torch
 import torch
 
 from services.kit.log import Log
-from services.vision import graph_models, graphs
+from services.vision import graphs
 from services.vision.bundle_files import BundleCorrupt, load_card, seal, verify
 from services.vision.card import CARD_FILE, WEIGHTS_FILE, ModelKind, write_card
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector
+from services.vision.graph_tracing import GraphUnavailable
 
 _log = Log(__name__)
 
@@ -19,28 +20,17 @@ _log = Log(__name__)
 def write(directory: Path, model: Classifier | Detector, traced: Path | None = None) -> str:
     """Writes the bundle, creating the folder if needed, and returns its digest; the same model gives the same bytes.
 
-    Given the folder where traced graphs are kept, with graphs, if there are some for its networks; see `complete`.
+    With graphs, if the folder of traced networks has those of this model; see `graphs`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(model.state(), directory / WEIGHTS_FILE)
     (directory / CARD_FILE).write_bytes(write_card(model.card))
     if traced:
-        _add_graphs(directory, model, traced, trace=False)
+        try:
+            graphs.write(directory, model, traced)
+        except GraphUnavailable as fault:
+            _log.info("bundle_without_graphs", problem=str(fault))
     return seal(directory)
-
-
-def complete(directory: Path, traced: Path) -> None:
-    """Adds graphs to a bundle that has none, tracing its networks if need be, which takes seconds for each."""
-    if not graph_models.has_graphs(directory):
-        _add_graphs(directory, load(directory), traced, trace=True)
-        seal(directory)
-
-
-def _add_graphs(directory: Path, model: Classifier | Detector, traced: Path, *, trace: bool) -> None:
-    try:
-        graphs.write(directory, model, traced, trace=trace)
-    except graphs.GraphUnavailable as fault:
-        _log.info("bundle_without_graphs", problem=str(fault))
 
 
 def load(directory: Path, device: torch.device | str = "cpu") -> Classifier | Detector:

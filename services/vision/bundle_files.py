@@ -19,11 +19,9 @@ class BundleCorrupt(ValueError):
 
 def seal(directory: Path) -> str:
     """Writes the digests of the folder's files, and returns the digest of those: `sha256:...`."""
-    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name.lstrip(".") != DIGESTS_FILE)
+    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != DIGESTS_FILE)
     data = msgspec.json.encode({path.name: _sha256(path) for path in files}, order="deterministic")
-    part = directory / f".{DIGESTS_FILE}"
-    part.write_bytes(data)
-    part.replace(directory / DIGESTS_FILE)
+    (directory / DIGESTS_FILE).write_bytes(data)
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 

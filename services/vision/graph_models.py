@@ -37,19 +37,6 @@ class Graph:
         return [np.asarray(output) for output in self._session.run(outputs, {"pixels": pixels})]
 
 
-def reads_middle(card: ModelCard, index: int) -> bool:
-    """Whether the head reads the stage before the last of this network, in any of its views."""
-    views = (each for at, each in enumerate(card.backbones) if index in (at, each.shares))
-    return any(view.middle for view in views)
-
-
-def outputs_of(card: ModelCard, index: int) -> tuple[str, ...]:
-    """The outputs of a network's graph."""
-    if card.kind is ModelKind.GENERIC_DETECTOR:
-        return "boxes", "scores"
-    return ("features", "middle") if reads_middle(card, index) else ("features",)
-
-
 class GraphClassifier(ClassifierInputs):
     """Safe to use from several threads."""
 

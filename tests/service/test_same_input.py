@@ -131,7 +131,8 @@ async def test_orientation_and_unit_of_boxes_do_not_change_a_detectors_input(
         assert np.array_equal(image.pixels, np.asarray(upright()))
         assert image.boxes == [pytest.approx((*box, category - 1), abs=1e-5) for *box, category in TRUTH]
         assert torch.equal(image.served, expected)
-        assert torch.equal(image.trained, expected)
+        # Training resizes by torchvision, which may round a sample differently.
+        assert (image.trained - expected).abs().max() <= 1
         assert torch.equal(image.target.labels, torch.tensor([0, 1, 0]))
         torch.testing.assert_close(image.target.boxes, boxes, atol=1e-4, rtol=0)
 

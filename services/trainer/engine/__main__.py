@@ -88,7 +88,6 @@ def _serve(pipe: BinaryIO, device: str, started: float) -> int:
             if group.size > 1 and isinstance(last, Failed):
                 return 1  # perhaps amid an order, so the followers cannot be told that it has ended
             group.close()
-            run.complete(task, last)
     except BrokenPipeError:
         return 1  # the worker is gone
     return 0

@@ -79,12 +79,6 @@ def _result(task: Task, session: Session) -> Result | EvaluationResult | Probed:
             return probe(task, session, train)
 
 
-def complete(task: Task, last: Message) -> None:
-    """What remains after the last message: the graphs of a trained model, if the task wants them."""
-    if isinstance(task, TrainTask) and isinstance(last, Result) and task.graphs_directory:
-        bundle.complete(Path(last.bundle_directory), Path(task.graphs_directory))
-
-
 def with_share_of_threads(task: Task, group: Group) -> Task:
     """The processes of a group divide the threads among themselves."""
     return msgspec.structs.replace(task, threads=max(1, task.threads // group.size))

@@ -115,13 +115,6 @@ class Child:
         with suppress(DeviceUnusable):
             await self._exit_status(TRACE_SECONDS)
 
-    async def completed(self, seconds: float) -> bool:
-        """Whether the child has ended by itself within the time."""
-        try:
-            return await self._exit_status(seconds) == 0
-        except DeviceUnusable:
-            return False
-
     async def end(self) -> int:
         """Kills it if it still runs, and returns its exit status; DeviceUnusable if it cannot be killed."""
         self._signal(signal.SIGKILL)

@@ -41,7 +41,6 @@ from services.trainer.worker.workspace import Workspace
 
 MAX_TAGS_IN_RECORD = 100
 OUTAGE_SECONDS = 2.0  # between two attempts to record what must not be lost
-GRAPHS_SECONDS = 120.0  # for a child that has delivered to add graphs to its bundle
 LAST_SECONDS = 30.0  # for a last checkpoint, or the result, when the worker has to stop
 
 _log = Log(__name__)
@@ -120,8 +119,6 @@ class Supervision:
                 await self.end(lambda work: work.failed(self._clock.now(), failure))
                 return AttemptResult.FAILED
             case Result():
-                if child.alive and not await child.completed(GRAPHS_SECONDS):
-                    _log.warning("graphs_unfinished", seconds=GRAPHS_SECONDS)
                 await self._through_outages(lambda: self._keep_trial(last))
             case EvaluationResult():
                 await self._through_outages(lambda: self._keep_evaluation(last))

@@ -66,10 +66,6 @@ class Workspace:
         await asyncio.to_thread(_trim, directory)
         return directory
 
-    def graphs(self) -> Path:
-        """The folder of traced networks."""
-        return self._made("graphs")
-
     def features(self, snapshot: Snapshot) -> FeatureBank:
         """The features of a snapshot."""
         return FeatureBank(self.blobs, snapshot, self._made("cache"))

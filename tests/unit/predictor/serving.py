@@ -106,7 +106,7 @@ async def serving(
     else:
         await put_bundle(blobs, tmp_path / "m", info())
     folder = tmp_path / "cache"
-    async with replica.running(settings, folder, models, blobs, loader, clock, telemetry) as predictor:
+    async with replica.running(settings, folder, models, blobs, loader, 1, clock, telemetry) as predictor:
         running = Running(predictor, models, blobs, folder)
         running.telemetry = telemetry
         servicer = PredictionServicer(predictor, clock)

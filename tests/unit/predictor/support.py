@@ -19,7 +19,9 @@ from services.predictor.cache import Loaded
 from services.predictor.domain import Bundle, ModelInfo, ModelState
 from services.vision import bundle as bundles
 from services.vision.backbones import build
+from services.vision.bundle_files import names_of
 from services.vision.card import (
+    DIGESTS_FILE,
     CardBackbone,
     CardCategory,
     InputRule,
@@ -72,8 +74,8 @@ async def put_files(blobs: MemoryBlobs, folder: Path, model: ModelInfo, network:
     """Writes the bundle to the folder and to the store."""
     bundles.write(folder, network)
     key = model.bundle_uri.removeprefix("s3://sightline/")
-    for path in folder.iterdir():
-        await blobs.put_file(key + path.name, path)
+    for name in (DIGESTS_FILE, *names_of((folder / DIGESTS_FILE).read_bytes())):
+        await blobs.put_file(key + name, folder / name)
 
 
 def detector_card(thresholds: tuple[float, ...] = (), names: Sequence[str] = NAMES) -> ModelCard:

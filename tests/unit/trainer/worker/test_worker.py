@@ -107,9 +107,6 @@ class FakeChild(Child):
             case CheckpointDone():
                 FakeChild.done.put_nowait(signal)
 
-    async def completed(self, seconds: float) -> bool:
-        return True
-
     async def end(self) -> int:
         self.ended = True
         return 0
