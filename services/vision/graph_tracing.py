@@ -145,7 +145,12 @@ def _trace(network: Traceable) -> onnx.ModelProto:
             verbose=False,
         )
         assert program is not None
+        weights = {value: value.const_value for value in program.model.graph.initializers.values()}
+        for value in weights:
+            value.const_value = None  # what follows from weights must not be folded, only what follows from shapes
         optimizer.fold_constants(program.model, onnx_shape_inference=False)
+        for value, tensor in weights.items():
+            value.const_value = tensor
         optimizer.remove_unused_nodes(program.model)
     proto = ir.to_proto(program.model)
     _strip(proto, set(network.state_dict()))

@@ -37,7 +37,8 @@ def write(directory: Path, model: Classifier | Detector, folder: Path) -> None:
             graph = traced(backbone.name, folder)
             _place(graph.graph, prefix, directory / WEIGHTS_FILE)
             _normalise(graph.graph, backbone.rule)
-            _count(graph.graph, len(model.card.categories))
+            if isinstance(model, Detector):
+                _count(graph.graph, len(model.card.categories))
             written.append(directory / graph_file(index))
             written[-1].write_bytes(graph.SerializeToString(deterministic=True))
             _check(written[-1], network, backbone.name, backbone.rule)
@@ -74,15 +75,10 @@ def _place(graph: onnx.GraphProto, prefix: str, weights: Path) -> None:
 
 
 def _count(graph: onnx.GraphProto, categories: int) -> None:
-    """Sets a detector's number of categories where the tracer has fixed it, alone or with a box and its objectness."""
+    """Sets a detector's number of categories in shapes, where it stands alone or with a box and its objectness."""
     counts = {CATEGORIES: categories, CATEGORIES + 5: categories + 5}
     for constant in (attribute for node in graph.node if node.op_type == "Constant" for attribute in node.attribute):
         constant.ints[:] = [counts.get(value, value) for value in constant.ints]
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.INT64 and tensor.data_location != TensorProto.EXTERNAL:
-            values = numpy_helper.to_array(tensor)
-            changed = np.array([counts.get(value, value) for value in values.flat], np.int64).reshape(values.shape)
-            tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
 
 
 def _normalise(graph: onnx.GraphProto, rule: InputRule) -> None:
