@@ -22,9 +22,10 @@ from services.kit.settings import load, refuse_exposure
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
-from services.trainer.app import Evaluations, Models
+from services.trainer.app import Models
 from services.trainer.clients import GrpcDatasets
 from services.trainer.estimates import Estimates
+from services.trainer.evaluations import Evaluations
 from services.trainer.reconcile import jobs
 from services.trainer.reconcile.coordinator import Coordinator
 from services.trainer.reconcile.counts import Counts

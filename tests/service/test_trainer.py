@@ -19,9 +19,10 @@ from services.kit.clock import SystemClock
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import metrics, waiting
-from services.trainer.app import Evaluations, Models
+from services.trainer.app import Models
 from services.trainer.domain import ModelState, Trial
 from services.trainer.estimates import Estimates
+from services.trainer.evaluations import Evaluations
 from services.trainer.insight import (
     CategoryGain,
     CurvePoint,
