@@ -83,7 +83,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
                 add_ModelServiceServicer_to_server,
                 ModelServicer(
                     Models(store, datasets, blobs, clock, counts),
-                    Estimates(store, datasets, clock, telemetry),
+                    Estimates(store, datasets, blobs, clock, telemetry),
                     store,
                     Waits(store, queue, datasets, clock),
                     blobs.bucket,

@@ -20,7 +20,7 @@ from services.trainer.domain import NEXT, Model, ModelState, StopReason, Trial
 from services.trainer.insight import NO_INSIGHT, Insight, LearningCurve, no_curve
 from services.trainer.leaderboard import Entry, Leaderboard
 from services.trainer.performance import Performance
-from services.trainer.planner.plan import check_budget, check_prediction_cost
+from services.trainer.planner.needs import check_budget, check_prediction_cost
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
 from services.vision.card import CARD_FILE, ModelKind, read_card
@@ -55,7 +55,7 @@ class Models:
         )
 
     async def _checked(self, model: Model) -> Model:
-        model = await with_base(model, self._store, self._blobs)
+        model = await with_base(model, self._store, self._blobs, "model.training_parameters.base_model")
         check_prediction_cost(model.model_kind, model.wanted)
         training = await usable(self._datasets, model.training_dataset)
         test = await usable(self._datasets, model.test_dataset) if model.test_dataset else None

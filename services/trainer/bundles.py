@@ -18,8 +18,8 @@ def require_served(model: Model) -> Served:
     return model.served
 
 
-async def with_base(model: Model, store: Store, blobs: Blobs) -> Model:
-    """The model with what the present version of its base model brings, if it has one.
+async def with_base(model: Model, store: Store, blobs: Blobs, field: str) -> Model:
+    """The model with what the present version of its base model brings, if it has one; `field` names the request's.
 
     ModelNotFound, ModelNotReady if that has no bundle, InvalidRequest if it is of another kind.
     """
@@ -28,7 +28,7 @@ async def with_base(model: Model, store: Store, blobs: Blobs) -> Model:
     base = (await store.models.get(model.base_model)).value
     if base.model_kind is not model.model_kind:
         problem = f"{base.name} is a {base.model_kind}; a {model.model_kind} continues one of its own kind."
-        raise InvalidRequest(field="model.training_parameters.base_model", problem=problem)
+        raise InvalidRequest(field=field, problem=problem)
     served = require_served(base)
     try:
         card = read_card(await blobs.get(f"{served.bundle_key}{CARD_FILE}"))

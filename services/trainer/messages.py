@@ -81,6 +81,8 @@ class ProbeTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
+    base_directory: str | None = None  # the bundle that the training would continue
+    stored_blocks: tuple[str, ...] = ()  # of the whole snapshot's features, by name
 
 
 Task = TrainTask | EvaluateTask | ProbeTask
@@ -97,6 +99,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     device: str  # "cpu" or "cuda"
     import_seconds: float
     devices: int = 1  # how many of them compute a training together
+    memory_bytes: int = 0  # of a GPU
     problem: str = ""  # why it does not use a GPU that is there
 
 

@@ -9,7 +9,7 @@ from services.kit import names
 from services.kit.blobs import to_uri
 from services.kit.caller_fields import check_request_id
 from services.kit.clock import Clock
-from services.kit.errors import InvalidRequest, NotServedYet
+from services.kit.errors import InvalidRequest
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_duration, to_timestamp
 from services.trainer.domain import (
@@ -53,9 +53,6 @@ def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> M
 
 def estimated_from(request: model_service_pb2.EstimateTrainingRequest, clock: Clock) -> Model:
     """The model that CreateModel would make of these parameters, whatever its budget; InvalidRequest, InvalidName."""
-    if request.training_parameters.base_model:
-        detail = "leave it empty; continuing a model costs about as much as training on its networks"
-        raise NotServedYet(rpc="training_parameters.base_model of EstimateTraining", detail=detail)
     return _requested("models/estimate", request, "", clock)
 
 

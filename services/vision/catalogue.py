@@ -525,6 +525,11 @@ FIRST_BACKBONE, FIRST_DETECTOR = "mobilenet_v2", next(iter(DETECTORS))
 RANDOM_START = "resnet18"  # learns fastest if no backbone's pretrained weights are available
 
 
+def suited(kind: ModelKind, device: DeviceClass) -> tuple[str, ...]:
+    """The networks of a kind of model that suit a device."""
+    return tuple(row.name for row in NETWORKS[kind].values() if row.device.rank <= device.rank)
+
+
 def preferred(device: DeviceClass) -> tuple[str, ...]:
     """The backbones that suit a device, the best first: those of its own class before those of smaller ones."""
     suited = [row for row in _CLASSIFIERS if row.device.rank <= device.rank]

@@ -36,6 +36,11 @@ def choose(wanted: str) -> Device:
     return Device("cpu", "cpu", problem if _driver() else "")
 
 
+def memory_bytes(kind: str) -> int:
+    """Of the GPU; 0 for the CPU."""
+    return 0 if kind == "cpu" else torch.cuda.get_device_properties(kind).total_memory
+
+
 def is_of_device(fault: Exception) -> bool:
     """Whether the device or its driver failed, rather than the computation."""
     words = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_", "NCCL error")

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 Colour = tuple[float, float, float]
 
+MANY_CORES = 8
+LARGE_GPU_BYTES = 40 * 2**30
+
 
 class DeviceClass(StrEnum):
     """What a worker computes on, from the smallest to the largest."""
@@ -17,6 +20,13 @@ class DeviceClass(StrEnum):
     CORES_8 = "8 cores"
     GPU_16 = "16-GB GPU"
     GPU_80 = "80-GB GPU"
+
+    @classmethod
+    def of(cls, device: str, cores: int, memory_bytes: int) -> "DeviceClass":
+        """The class of a CPU with so many cores, or of a GPU with so much memory."""
+        if device == "cpu":
+            return cls.CORES_8 if cores >= MANY_CORES else cls.CORES_2
+        return cls.GPU_80 if memory_bytes >= LARGE_GPU_BYTES else cls.GPU_16
 
     @property
     def rank(self) -> int:

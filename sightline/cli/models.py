@@ -82,6 +82,7 @@ def estimate(
     dataset: Annotated[str, typer.Option(help="The dataset to train on.")],
     test_dataset: Annotated[str, typer.Option(help="The dataset to measure on; by default held-out images.")] = "",
     kind: Annotated[Kind | None, typer.Option(help="The kind of model; by default, the dataset decides.")] = None,
+    base_model: Annotated[str, typer.Option(help="A model to continue: training would start from its networks.")] = "",
     timeout: Annotated[str, typer.Option(help="How long to wait for a free worker and its result.")] = "5m",
     json: Json = False,
 ) -> None:
@@ -89,7 +90,11 @@ def estimate(
     seconds = parse_duration(timeout).total_seconds()
     with session() as client:
         found = client.models.estimate(
-            dataset=dataset, test_dataset=test_dataset or None, kind=kind.value if kind else None, timeout=seconds
+            dataset=dataset,
+            test_dataset=test_dataset or None,
+            kind=kind.value if kind else None,
+            base_model=base_model or None,
+            timeout=seconds,
         )
     if json:
         print_json(found.message)

@@ -122,7 +122,7 @@ class World:
         ]
 
     def estimates(self) -> Estimates:
-        return Estimates(self.store, self.datasets, self.clock, self.telemetry)
+        return Estimates(self.store, self.datasets, self.blobs, self.clock, self.telemetry)
 
     async def step(self) -> None:
         """One reconciliation pass, then all work that is due."""
@@ -856,6 +856,25 @@ async def test_an_estimate_is_measured_and_creates_nothing(trainer: World) -> No
     assert not trainer.store.estimates.view.all()
     accepted = request(budget=found.minimum_budget.seconds, test_dataset="datasets/test", validate_only=True)
     await trainer.models.CreateModel(accepted)
+
+
+async def test_an_estimate_measures_the_networks_of_the_base_model(trainer: World) -> None:
+    narrow = model_pb2.Hyperparameters(max_trials=1, backbones=["resnet18"])
+    await trainer.trained(hyperparameters=narrow)
+    waiting = asyncio.ensure_future(trainer.models.EstimateTraining(question(base_model=M), timeout=60))
+    recipes: list[tuple[str, ...]] = []
+    while not waiting.done():
+        recipes += [each.value.recipes[0].backbones for each in trainer.store.estimates.view.all()]
+        await trainer.step()
+    assert (await waiting).minimum_budget.seconds > 0
+    assert set(recipes) == {("resnet18",)}
+
+
+async def test_an_estimate_for_a_base_model_without_a_bundle_is_refused(trainer: World) -> None:
+    await refused(trainer.models.EstimateTraining(question(base_model="models/none")), MISSING, "ModelNotFound")
+    await trainer.models.CreateModel(request())
+    asked = trainer.models.EstimateTraining(question(base_model=M))
+    await refused(asked, grpc.StatusCode.FAILED_PRECONDITION, "ModelNotReady")
 
 
 async def test_an_estimate_without_a_free_worker_is_unavailable_and_not_resent(trainer: World) -> None:

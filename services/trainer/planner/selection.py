@@ -45,12 +45,12 @@ class Selection:
     async def _beats(self, later: tuple[Trial, TrialResult], best: tuple[Trial, TrialResult]) -> bool:
         if later[0].recipe.refit:
             return later[0].parent_trial == best[0].name and later[1].epochs >= WHOLE * best[1].epochs
-        new, old, margin = later[1].predictions_key, best[1].predictions_key, _margin(later[0], best[0])
+        new, old, required = later[1].predictions_key, best[1].predictions_key, margin(later[0], best[0])
         if (new, old) not in self._decisions:
             before, after = await self._blobs.get(old), await self._blobs.get(new)
             if len(self._decisions) >= MAX_REMEMBERED:
                 self._decisions.clear()
-            self._decisions[new, old] = await asyncio.to_thread(_beats, before, after, margin)
+            self._decisions[new, old] = await asyncio.to_thread(_beats, before, after, required)
         return self._decisions[new, old]
 
 
@@ -59,8 +59,8 @@ def classifier_margin(later: Recipe) -> float:
     return MARGIN if later.rung else EXPECTED_MARGIN
 
 
-def _margin(later: Trial, best: Trial) -> float:
-    """Standard errors by which the later trial must be better."""
+def margin(later: Trial, best: Trial) -> float:
+    """Standard errors by which the later trial must be better; negative if it is expected to be."""
     if later.recipe.kind is ModelKind.GENERIC_CLASSIFIER:
         return classifier_margin(later.recipe)
     return EXPECTED_MARGIN if follows(later, best) or improves_on(later.recipe, best.recipe) else MARGIN

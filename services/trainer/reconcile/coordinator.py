@@ -37,7 +37,8 @@ from services.trainer.domain import (
     training_cost,
     works_of,
 )
-from services.trainer.planner.plan import check_budget, plan
+from services.trainer.planner.needs import check_budget
+from services.trainer.planner.plan import plan
 from services.trainer.planner.selection import Selection
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
 from services.trainer.reconcile.base_copy import copy_base

@@ -21,7 +21,7 @@ from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.estimate import COLLECTION, Estimate
-from services.trainer.messages import EvaluateTask, Task, TrainTask
+from services.trainer.messages import EvaluateTask, Ready, Task, TrainTask
 from services.trainer.performance import Performance
 from services.trainer.recipe import Recipe, Split
 from services.trainer.settings import TrainerSettings
@@ -33,6 +33,8 @@ from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, C
 from services.trainer.worker.probing import probe_task
 from services.trainer.worker.supervision import Stopped, Supervision
 from services.trainer.worker.workspace import Workspace
+from services.vision.catalogue import suited
+from services.vision.timm_networks import DeviceClass
 
 _log = Log(__name__)
 
@@ -163,6 +165,8 @@ class Worker:
             attempt.devices = child.ready.devices
         try:
             record, device = attempt.record, child.ready.device
+            if not isinstance(record, Evaluation):
+                await self._workspace.fetch_weights(self._networks(record, child.ready))
             if isinstance(record, Trial):
                 await self._workspace.features(record.training).fetch(record.recipe, device)
             here = structs.replace(task, device=device, allowance=attempt.allowance)
@@ -172,6 +176,12 @@ class Worker:
             return result
         finally:
             await child.end()
+
+    def _networks(self, record: Trial | Estimate, ready: Ready) -> set[str]:
+        """The networks whose weights the work may use: those of its recipes, and all that suit the device."""
+        recipes = (record.recipe,) if isinstance(record, Trial) else record.recipes
+        device = DeviceClass.of(ready.device, self._settings.threads, ready.memory_bytes)
+        return {name for recipe in recipes for name in (*recipe.backbones, *suited(recipe.kind, device))}
 
     async def _task(self, attempt: AnyAttempt, scratch: Path) -> Task:
         output = scratch / "output"

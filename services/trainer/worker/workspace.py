@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,13 +59,18 @@ class Workspace:
         return directory
 
     async def cache(self) -> Path:
-        """The folder that all trials share, for features and weights; fetches the store's weights into it."""
+        """The folder that all trials share, for features and weights."""
         directory = self._made("cache")
-        async for blob in self.blobs.list(WEIGHTS_PREFIX):
-            if blob.key.endswith(WEIGHTS_SUFFIX):
-                await self._fetch_weights(blob, directory / local_name(blob.key))
         await asyncio.to_thread(_trim, directory)
         return directory
+
+    async def fetch_weights(self, networks: Collection[str]) -> None:
+        """Brings the store's packs of these networks into that folder."""
+        directory = self._made("cache")
+        async for blob in self.blobs.list(WEIGHTS_PREFIX):
+            name = local_name(blob.key)
+            if name.endswith(WEIGHTS_SUFFIX) and name.removesuffix(WEIGHTS_SUFFIX) in networks:
+                await self._fetch_weights(blob, directory / name)
 
     def features(self, snapshot: Snapshot) -> FeatureBank:
         """The features of a snapshot."""

@@ -120,7 +120,9 @@ def test_an_estimate_has_types(client: Client, fakes: Fakes) -> None:
     known, unknown = fakes.estimate.outlook.add(metric_value=0.8), fakes.estimate.outlook.add()
     known.interval.low, known.interval.high, known.interval.level = 0.7, 0.9, 0.95
     unknown.expected_cost.FromSeconds(80)
-    estimate = client.models.estimate(dataset="d", hyperparameters=Hyperparameters(max_rung=0), timeout=100)
+    estimate = client.models.estimate(
+        dataset="d", base_model="m", hyperparameters=Hyperparameters(max_rung=0), timeout=100
+    )
     assert (estimate.minimum_budget, estimate.suggested_budget) == (timedelta(seconds=12), timedelta(seconds=90))
     assert estimate.outlook[0].value == 0.8
     assert estimate.outlook[0].interval is not None

@@ -23,7 +23,9 @@ from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelSta
 from services.trainer.estimate import Estimate, Expectation, Observation, Probe
 from services.trainer.insight import Insight
 from services.trainer.performance import Coverage, Interval, Performance, Source, TagPerformance
-from services.trainer.planner.costs import FIXED_SECONDS, expected_seconds
+from services.trainer.planner.costs import FIXED_SECONDS, scaling_seconds
+from services.trainer.planner.needs import minimum_seconds, suggested_seconds
+from services.trainer.planner.prospect import Prospect
 from services.trainer.prediction_cost import recipe_seconds
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
 from services.trainer.recipe import BoxStatistics, Recipe
@@ -268,10 +270,21 @@ class QuickWorker:
         return detector_result(trial, right), detections(right, 0 if trial.recipe.refit else IMAGES)
 
 
+def minimum_budget(kind: ModelKind, wanted: Hyperparameters, images: int, tests: int) -> float:
+    """CreateModel's, in seconds."""
+    return minimum_seconds(Prospect.tabled(model(model_kind=kind, hyperparameters=wanted), images, tests))
+
+
+def suggested_budget(kind: ModelKind, wanted: Hyperparameters, images: int, tests: int) -> float:
+    """CreateModel's, in seconds."""
+    prospect = Prospect.tabled(model(model_kind=kind, hyperparameters=wanted), images, tests)
+    return suggested_seconds(prospect, minimum_seconds(prospect))
+
+
 def observed(recipe: Recipe, pace: float = 1.0, value: float | None = None) -> Observation:
     """The recipe on forty images, at a multiple of the table's time; `value` is the accuracy that it promises."""
     short = msgspec.structs.replace(recipe, max_epochs=2)
-    scaling = pace * (expected_seconds(short, 40, 256) - FIXED_SECONDS)
+    scaling = pace * scaling_seconds(short, 40, 256)
     known = None if value is None else Expectation(value=value, interval=Interval(value - 0.1, value + 0.1))
     return Observation(
         recipe=short,
