@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from services.kit.errors import InvalidRequest
 from services.trainer.engine.classification import result
 from services.trainer.engine.classification.batches import Batches, augmentation
-from services.trainer.engine.classification.companion import Companion, blended, fit_companion, fit_on_other_folds
+from services.trainer.engine.classification.companion import Companion, fit_companion, fit_on_other_folds
 from services.trainer.engine.classification.features import Extractor
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
@@ -35,8 +35,6 @@ from services.vision.classifier import ClassifierNetwork
 from services.vision.memory import BatchLimit
 
 LAST_STAGES = 2
-REPORT_SECONDS = 1.0  # for writing a result
-CELL_SECONDS = 1e-4  # for each score that its report resamples
 
 
 @dataclass(slots=True)
@@ -114,18 +112,14 @@ class ClassificationTask:
         selection, held_out = found.selection["logits"], found.held_out["logits"]
         labels = self.images.labels[self.partition.first_fold]
         cards = (self.backbone.card(frozen=False, normalised=found.network.normalised),)
-        networks, head = [found.network], found.network.head
+        network = None
         if self.companion is not None:
-            blend = blended(selection, self.companion.selection, labels)
-            selection = blend.logits(selection, self.companion.selection)
-            held_out = blend.logits(held_out, self.companion.held_out)
-            head = self.companion.joined(head, blend)
-            cards += tuple(backbone.card(shift=1) for backbone in self.companion.backbones)
-            networks += [backbone.network for backbone in self.companion.backbones]
+            both = self.companion.combined(self.backbone, found.network, selection, held_out, labels)
+            network, cards, selection, held_out = both.network, both.cards, both.selection, both.held_out
         temperature = fit_temperature(selection, labels)
         note = self.backbone.weights.note
         finished = result.Finished(
-            network=ClassifierNetwork(cards, networks, head),
+            network=network or ClassifierNetwork(cards, [found.network], found.network.head),
             cards=cards,
             temperature=temperature,
             selected=self.partition.first_fold,
@@ -167,7 +161,7 @@ def start(task: TrainTask, session: Session) -> Start:
         look_at(session, images, batches.look_at, rows, partition.other_folds)  # no step waits to decode
     images.require_readable()
     partition = readable(partition, images.sound())
-    report_seconds = REPORT_SECONDS + CELL_SECONDS * len(partition.first_fold) * len(images.categories)
+    report_seconds = result.report_seconds(len(partition.first_fold), len(images.categories))
     vision_task = ClassificationTask(task, session, images, partition, backbone, companion, batches, report_seconds)
     position = Position()
     if candidate is not None:
