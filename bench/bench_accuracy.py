@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every set, at 2, 5, 10 and all images per category")
     parser.add_argument("--images", type=int, nargs="+", default=[2, 5, 10, 0], help="with --all, per category; 0: all")
     parser.add_argument("--results", type=Path, help="with --all: keeps the rows")
+    parser.add_argument("--engine", action="store_true", help="with --all: the classifiers' ladder, without a budget")
     arguments = parser.parse_args()
     choices = every_set.sets_in(support.folder("SIGHTLINE_TEST_DATA")) if arguments.all else SETS
     names = arguments.sets or list(choices)
@@ -67,34 +68,37 @@ def main() -> None:
     support.folder("SIGHTLINE_WEIGHTS_DIR")
     print(support.machine())
     if arguments.all:
-        measure_all(names, arguments.images, arguments.seeds, arguments.results)
+        measure_all(names, arguments.images, arguments.seeds, arguments.results, engine=arguments.engine)
     else:
         support.run(lambda client: [measure(client, name, arguments.seeds) for name in names])
 
 
-def measure_all(names: list[str], sizes: list[int], seeds: int, results: Path | None) -> None:
+def measure_all(names: list[str], sizes: list[int], seeds: int, results: Path | None, *, engine: bool) -> None:
     """Measures what the file does not have yet, and prints the tables of all that was asked for."""
     torch.set_num_threads(1)
     kinds = every_set.sets_in(support.folder("SIGHTLINE_TEST_DATA"))
+    names = [name for name in names if not (engine and kinds[name])]
     rows = {row.key: row for row in every_set.known(results)}
-    asked = [
-        (name, images, seed) for name in names for images in ([0] if kinds[name] else sizes) for seed in range(seeds)
-    ]
+    asked = {name: [(n, s) for n in ([0] if kinds[name] else sizes) for s in range(seeds)] for name in names}
+    missing = {name: [pair for pair in pairs if (name, *pair) not in rows] for name, pairs in asked.items()}
 
-    def measure_missing(client: Stubs) -> None:
+    def measured(client: Stubs | None) -> None:
         with tempfile.TemporaryDirectory() as scratch:
-            for name in names:
-                missing = [
-                    (images, seed) for one, images, seed in asked if one == name and (one, images, seed) not in rows
-                ]
-                for row in every_set.measure(client, name, missing, Path(scratch), detection=kinds[name]):
+            for name in (name for name in names if missing[name]):
+                if client is None:
+                    found = every_set.measure_alone(name, missing[name], Path(scratch))
+                else:
+                    found = every_set.measure(client, name, missing[name], Path(scratch), detection=kinds[name])
+                for row in found:
                     rows[row.key] = row
                     print(row, flush=True)
                     every_set.keep(row, results)
 
-    if any(key not in rows for key in asked):
-        support.run(measure_missing)
-    print("\n".join(every_set.tables([rows[key] for key in asked])))
+    if engine:
+        measured(None)
+    elif any(missing.values()):
+        support.run(measured)
+    print("\n".join(every_set.tables([rows[name, *pair] for name, pairs in asked.items() for pair in pairs])))
     print("\n* some recipe, rate or threshold was chosen on this set")
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from bench import support
-from bench.bench_recipes import few
-from bench.plain_heads import PlainHeads
-from bench.snapshots import labels_of, write_subset
+from bench.bench_recipes import climb, few
+from bench.plain_heads import KIND, PlainHeads
+from bench.snapshots import labels_of, pack, write_subset
 from sightline.client.results.kinds import DatasetKind
 from sightline.client.stubs import Stubs
 from sightline.client.uploads import read_set
@@ -72,8 +72,6 @@ def measure(
     client: Stubs, name: str, wanted: Sequence[tuple[int, int]], scratch: Path, *, detection: bool
 ) -> Iterator[Row]:
     """A row for each number of images and seed."""
-    if not wanted:
-        return
     folder = support.folder("SIGHTLINE_TEST_DATA") / name
     support.register(client, f"{name}-test", folder / "test.json", detection=detection)
     plain = None if detection else PlainHeads(folder, support.folder("SIGHTLINE_WEIGHTS_DIR"))
@@ -98,6 +96,29 @@ def measure(
             accuracy=found.mean_average_precision_50 if detection else found.accuracy_top1,
             second=found.mean_average_precision_75 if detection else found.calibration_ece,
             plain=plain.accuracies(chosen) if plain else {},
+        )
+
+
+def measure_alone(name: str, wanted: Sequence[tuple[int, int]], scratch: Path) -> Iterator[Row]:
+    """The same of a classifier's ladder without services and without a budget: all of its recipes, one by one."""
+    data, weights = support.folder("SIGHTLINE_TEST_DATA") / name, support.folder("SIGHTLINE_WEIGHTS_DIR")
+    plain, labels = PlainHeads(data, weights), labels_of(data / "train.json")
+    test = pack(data / "test.json", scratch / name / "test", KIND)
+    for images, seed in wanted:
+        root = scratch / name / f"{images}-{seed}"
+        train = pack(data / "train.json", root / "train", KIND, keep=few(images, seed))
+        *tried, served = climb(train, test, weights, root, seed, max_rung=1)
+        yield Row(
+            set=name,
+            images=images,
+            seed=seed,
+            budget=0,
+            charged=sum(each.seconds for each in tried),
+            served=next(each.recipe for each in tried if each[1:] == served[1:]),
+            ended="LADDER_COMPLETED",
+            accuracy=served.accuracy,
+            second=served.calibration_error,
+            plain=plain.accuracies(few(images, seed)(labels)),
         )
 
 
@@ -198,4 +219,5 @@ def _spread(rows: Sequence[Row]) -> str:
 
 
 def _cost(rows: Sequence[Row]) -> str:
-    return f"{_mean(rows, 'charged'):.0f} of {rows[0].budget} s"
+    of_budget = f" of {rows[0].budget}" if rows[0].budget else ""
+    return f"{_mean(rows, 'charged'):.0f}{of_budget} s"

@@ -135,7 +135,7 @@ def _finished(
     tuned: _Tuned,
 ) -> Result:
     """The blend that the predicted folds suggest, calibrated by them."""
-    solved, note = tuned.solved, own.weights.note
+    solved, note = tuned.solved & companion.head.solved, own.weights.note
     selected, fold = partition.trainable[solved], partition.fold[solved]
     labels = images.labels[selected]
     companion = replace(companion, selection=companion.selection[solved])
