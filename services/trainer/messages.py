@@ -89,8 +89,8 @@ Task = TrainTask | EvaluateTask | ProbeTask
 
 
 def has_checkpoints(task: Task) -> bool:
-    """Whether the task can resume from checkpoints; a linear head and an evaluation start over."""
-    return isinstance(task, TrainTask) and not is_linear(task.recipe)
+    """Whether the task can resume from checkpoints; what is short (a head, last stages, an evaluation) starts over."""
+    return isinstance(task, TrainTask) and not (is_linear(task.recipe) or task.recipe.stored_maps)
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -51,6 +51,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     linear_head: bool = True  # start from the head that rung 0 would fit on the training folds (LP-FT)
     multi_scale: float = 0.0  # detectors: each step draws its input side from resolution x (1 - this .. 1 + this)
     max_prediction_seconds: float | None = None  # seconds; networks in the place of missing ones keep to it
+    stored_maps: bool = False  # train the last stages on stored outputs of those before: each fold, then all images
     refit: bool = False  # train on the first fold too, with settings that a trial has validated
 
 

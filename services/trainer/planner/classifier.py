@@ -83,7 +83,7 @@ def _recipes(model: Model, trials: list[Trial], image_count: int) -> list[Recipe
         mirror = all(trial.result.mirror for trial in trials if trial.result)
         ladder = _pretrained(known, wanted, image_count, mirror=mirror)
     if shown is not None and shown.performance.source is Source.CROSS_VALIDATION and model.test is None:
-        ladder = [recipe for recipe in ladder if recipe.rung == 0]  # no image is left to measure a fine-tuned one on
+        ladder = [recipe for recipe in ladder if recipe.rung == 0 or recipe.stored_maps]  # what predicts every fold
     if wanted.max_rung is not None:
         ladder = [recipe for recipe in ladder if recipe.rung <= wanted.max_rung]
     return [trials[0].recipe, *ladder]

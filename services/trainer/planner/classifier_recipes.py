@@ -4,12 +4,13 @@ from msgspec.structs import replace
 
 from services.trainer.domain import Hyperparameters
 from services.trainer.recipe import Depth, Framing, Recipe
-from services.vision.catalogue import FIRST_BACKBONE, RANDOM_START
+from services.vision.catalogue import BACKBONES, FIRST_BACKBONE, RANDOM_START
 
 SEVERAL = 2  # networks whose features are put together
 BOTH = (Framing.STRETCH, Framing.CROP)  # which of them is better differs from set to set
 BOTH_UP_TO, MIRRORED_UP_TO = 20_000, 5_000  # images; of more, the features would fill the memory
-TUNED_FROM = 1_000  # images; with fewer, it loses more by training on four fifths of them than it gains
+TUNED_FROM = 1_000  # images; with fewer, last stages are tuned on stored maps instead, which leaves no fold out
+STAGES_FROM = 120  # images; with 60 and fewer, tuning only made the network worse
 
 
 def first(wanted: Hyperparameters) -> Recipe:
@@ -24,8 +25,8 @@ def pretrained(
 ) -> list[Recipe]:
     """What follows if pretrained weights are available: `backbones`, in order of preference.
 
-    Two networks that see images in both framings, and mirrored; then, with enough images, the first of them fine-tuned
-    from its linear head, its predictions blended with theirs.
+    Two networks that see images in both framings, and mirrored; then, with enough images, the first of them tuned from
+    its linear head, its predictions blended with theirs: its last stages, or with many images all of it.
     """
     several = backbones[:SEVERAL]
     framings = BOTH if image_count <= BOTH_UP_TO else BOTH[:1]
@@ -46,7 +47,16 @@ def pretrained(
         mirror=mirror,
         resolution=wanted.resolution or 0,
     )
-    return [head, tuned] if image_count >= TUNED_FROM else [head]
+    if image_count >= TUNED_FROM:
+        return [head, tuned]
+    stages = replace(
+        tuned,
+        name=f"{backbones[0]}'s last stages tuned, with {'+'.join(several)}",
+        depth=Depth.LAST_STAGES,
+        stored_maps=True,
+        min_epochs=8,
+    )
+    return [head, stages] if image_count >= STAGES_FROM and BACKBONES[backbones[0]].stage_starts else [head]
 
 
 def scratch(wanted: Hyperparameters) -> list[Recipe]:

@@ -18,6 +18,8 @@ from services.vision.catalogue import BACKBONES, FIRST_BACKBONE, NETWORKS, RANDO
 
 PRETRAINED_RESOLUTION = input_size(True, BACKBONES[FIRST_BACKBONE].rule.size, ())  # if the recipe leaves it open
 TRAIN_RATIO = 3.5  # time of a training step relative to a forward pass, per image
+MAPS_RATIO = 0.7  # of a step that trains the last stages on stored maps; of storing a view: 1
+MAP_VIEWS, MAP_FOLDS = 8, 5  # that are stored, and that are predicted
 DETECTOR_RATIOS = {Depth.HEAD: 2.0, Depth.NECK: 2.5, Depth.LAST_STAGES: 3.0, Depth.ALL: 3.5}
 FIXED_SECONDS = 1.0  # reading the task, fitting a head, writing a bundle
 TRAINED_SHARE = 0.8  # of the images; the others are for validation
@@ -61,11 +63,23 @@ def scaling_seconds(
     if is_linear(recipe):
         passes = recipe.views * forward_seconds(recipe, resolution) - _seconds_of_passes(recipe, resolution, known)
         return image_count * (passes + HEAD_SECONDS)
+    if recipe.stored_maps:
+        return image_count * _map_passes(recipe, epochs) * _first_seconds(recipe, resolution)
     ratio = DETECTOR_RATIOS[recipe.depth] if _is_detector(recipe) else TRAIN_RATIO
     trained = 1.0 if recipe.refit else TRAINED_SHARE
     passes = trained * ratio + (1.0 - trained)
     epochs = recipe.max_epochs if epochs is None else epochs
-    return epochs * image_count * _network_seconds(recipe, recipe.backbones[0], resolution) * passes
+    return epochs * image_count * passes * _first_seconds(recipe, resolution)
+
+
+def _first_seconds(recipe: Recipe, resolution: int) -> float:
+    return _network_seconds(recipe, recipe.backbones[0], resolution)
+
+
+def _map_passes(recipe: Recipe, epochs: int | None) -> float:
+    """Forward passes that take as long as storing maps, tuning without each fold, and tuning on all images."""
+    epochs = recipe.max_epochs if epochs is None else epochs
+    return MAP_VIEWS + epochs * MAPS_RATIO * (MAP_FOLDS * TRAINED_SHARE + 1)
 
 
 def evaluation_seconds(

@@ -13,6 +13,7 @@ from services.trainer.engine.classification.features import Extractor
 from services.trainer.engine.classification.heads import LinearHead, fit_head, mirroring_harms
 from services.trainer.engine.classification.learning_curve import learning_curve
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
+from services.trainer.engine.classification.near_duplicates import near_duplicates
 from services.trainer.engine.classification.result import Finished, finish
 from services.trainer.engine.data import Floats, Images, open_images, require_trainable
 from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, middle_blocks, origin
@@ -36,7 +37,7 @@ def train_head(task: TrainTask, session: Session) -> Result:
     extractor = Extractor(task, session, images, backbones, task.recipe.views)
     views = extractor.run(0.0, FEATURES_SHARE)
 
-    partition = divide(images.labels, task.split)
+    partition = divide(images.labels, task.split, near_duplicates(views[0][0], images.labels, task.split.folds))
     partition = readable(partition, sound_rows(views[0]))
     session.progress("fit", 0.0, FEATURES_SHARE, 0.95)
     labels = images.labels[partition.trainable]

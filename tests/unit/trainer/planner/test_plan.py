@@ -1,5 +1,6 @@
 """The ladder: whatever trials cost and deliver, a training ends within its budget and pays for its evaluation."""
 
+import dataclasses
 from datetime import timedelta
 
 import pytest
@@ -288,6 +289,41 @@ def test_a_fine_tuning_needs_many_images_and_follows_what_the_head_says_of_mirro
     assert [(recipe.rung, recipe.mirror) for recipe in many] == [(0, True), (1, True)]
     unmirrored = classifier_recipes.pretrained(TWO, Hyperparameters(), 1_000, mirror=False)
     assert not unmirrored[1].mirror
+
+
+def test_some_images_are_enough_to_tune_last_stages_on_stored_maps() -> None:
+    known = ("mobilenet_v2", "efficientnet_lite2")
+    few, some, most, many = (
+        classifier_recipes.pretrained(known, Hyperparameters(), count) for count in (119, 120, 999, 1_000)
+    )
+    assert [recipe.rung for recipe in few] == [0]
+    assert [(recipe.rung, recipe.stored_maps) for recipe in some] == [(0, False), (1, True)]
+    assert [recipe.name for recipe in most] == [recipe.name for recipe in some]
+    assert not many[1].stored_maps
+    in_one_piece = ("tiny_vit_5m_224.dist_in22k_ft_in1k", "mobilenet_v2")
+    assert len(classifier_recipes.pretrained(in_one_piece, Hyperparameters(), 500)) == 1
+
+
+@pytest.mark.parametrize(("images", "rungs"), [(300, [0, 0, 1]), (1_000, [0, 0])])
+def test_without_held_out_images_only_what_predicts_every_fold_is_tuned(images: int, rungs: list[int]) -> None:
+    present = replace(training(budget=timedelta(hours=9)), training=snapshot(count=images))
+    trials = list[Trial]()
+    while isinstance(step := plan(served(present, trials), trials, None), StartTrial):
+        trial = ended(planned(present, len(trials), step), "succeed", 1e-5, 50, ("mobilenet_v2", "efficientnet_lite2"))
+        assert trial.result
+        crossed = performance(source=Source.CROSS_VALIDATION)
+        trials.append(replace(trial, result=dataclasses.replace(trial.result, performance=crossed)))
+    assert [trial.recipe.rung for trial in trials] == rungs
+
+
+def test_tuning_last_stages_costs_less_than_tuning_the_network_once_for_each_fold() -> None:
+    (_, stages), (_, whole) = (
+        classifier_recipes.pretrained(("mobilenet_v2", "efficientnet_lite2"), Hyperparameters(), count)
+        for count in (500, 1_000)
+    )
+    of_stages, of_whole = (costs.expected_seconds(recipe, 500) for recipe in (stages, whole))
+    assert of_stages < 2 * of_whole
+    assert of_stages > costs.scaling_seconds(stages, 500, epochs=1) > 500 * costs.forward_seconds(whole, 256)
 
 
 def test_a_machine_is_as_slow_as_its_first_trial_would_have_been_without_reused_features() -> None:
