@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from services.trainer.engine.classification.heads import LinearHead, fit_head
+from services.trainer.engine.classification.heads import LinearHead
 from services.trainer.engine.classification.linear_head import linear, rows_of
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.classification.measure import fit_temperature
+from services.trainer.engine.classification.names import NO_NAMES, Names, fit_named_head
 from services.trainer.engine.data import Floats, Indices
 from services.trainer.engine.pretrained import LoadedBackbone, middle_blocks
 from services.trainer.engine.split import Partition
+from services.trainer.name_use import NO_NAME_USE, NameUse
 
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of a fine-tuned network in the answer
 
@@ -26,6 +28,7 @@ class Companion:
     temperature: float
     selection: Floats  # [first fold, categories], from a head that was fitted without the first fold
     held_out: Floats
+    names: NameUse = NO_NAME_USE
 
     def joined(self, tuned: nn.Linear, blend: "Blend") -> nn.Linear:
         """A single layer on the fine-tuned and the frozen features that predicts what the blend does."""
@@ -54,11 +57,13 @@ def fit_companion(
     labels: Indices,
     partition: Partition,
     categories: int,
+    names: Names = NO_NAMES,
 ) -> Companion:
     """Fits on the blocks of each view, of all images."""
     middle = middle_blocks(backbones)
-    whole = _fitted(views, labels, partition.trainable, partition.fold, partition.folds, categories, middle)
-    part = fit_on_other_folds(views, labels, partition, categories, middle)
+    rows, fold, folds = partition.trainable, partition.fold, partition.folds
+    whole, use = _fitted(views, labels, rows, fold, folds, categories, middle, names)
+    part = fit_on_other_folds(views, labels, partition, categories, middle, names)
     known = labels[partition.trainable][whole.solved]
     temperature = fit_temperature(whole.out_of_fold[whole.solved], known)
     selection, held_out = rows_of(views[0], partition.first_fold), rows_of(views[0], partition.held_out)
@@ -68,6 +73,7 @@ def fit_companion(
         temperature,
         _cooled(part.logits(selection), temperature),
         _cooled(whole.logits(held_out), temperature),
+        use,
     )
 
 
@@ -81,11 +87,12 @@ def fit_on_other_folds(
     partition: Partition,
     categories: int,
     middle: Sequence[bool] = (),
+    names: Names = NO_NAMES,
 ) -> LinearHead:
     """A head fitted without the first fold."""
     others = partition.fold[partition.fold != 0] - 1
     fold, folds = (others, partition.folds - 1) if partition.folds > 2 else (np.arange(len(others)) % 2, 2)
-    return _fitted(views, labels, partition.other_folds, fold, folds, categories, middle)
+    return _fitted(views, labels, partition.other_folds, fold, folds, categories, middle, names)[0]
 
 
 def blended(tuned: Floats, companion: Floats, labels: Indices) -> Blend:
@@ -104,5 +111,7 @@ def _fitted(
     folds: int,
     categories: int,
     middle: Sequence[bool],
-) -> LinearHead:
-    return fit_head([rows_of(blocks, rows) for blocks in views], labels[rows], fold, folds, categories, middle)
+    names: Names,
+) -> tuple[LinearHead, NameUse]:
+    chosen = [rows_of(blocks, rows) for blocks in views]
+    return fit_named_head(chosen, labels[rows], fold, folds, categories, middle, names)
