@@ -24,6 +24,7 @@ from services.trainer.base_model import BaseModel
 from services.trainer.datasets import Snapshot
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.ledger import ZERO, total
+from services.trainer.name_use import NameUse
 from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe
 from services.trainer.work import Work
@@ -74,6 +75,7 @@ class Hyperparameters:
     max_trials: int | None = None
     resolution: int | None = None
     max_prediction_seconds: float | None = None  # seconds of the reference device that predicting one image may cost
+    ignore_category_names: bool = False  # classifiers do not start from them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +189,7 @@ class TrialResult:
     prediction_seconds: float = 0.0  # of the reference device, for one image; 0 if not known
     mirror: bool = True  # a mirrored image shows the same category, as far as the trial could tell
     features: FeatureUse | None = None  # of frozen networks; what reuse saved is time on the reference device
+    names: NameUse | None = None  # of a classifier; None of earlier versions
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):

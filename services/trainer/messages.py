@@ -17,6 +17,7 @@ from services.kit.errors import Failure
 from services.trainer.estimate import Probe
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.insight import NO_INSIGHT, Insight
+from services.trainer.name_use import NameUse
 from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe, Split, is_linear
 from services.vision.card import WeightsSource
@@ -160,6 +161,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     batch_size_limit: int = 0  # images per micro-batch that fit into memory; 0: as many as the recipe asks for
     mirror: bool = True  # mirrored images show the same category, as far as a classifier's mirrored views tell
     features: FeatureUse | None = None  # of a classifier that read features of frozen networks
+    names: NameUse | None = None  # of a classifier
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, tag=True):

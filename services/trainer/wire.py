@@ -137,6 +137,7 @@ def _hyperparameters(message: model_pb2.Hyperparameters, kind: ModelKind, prefix
         max_trials=message.max_trials if message.HasField("max_trials") else None,
         resolution=message.resolution if message.HasField("resolution") else None,
         max_prediction_seconds=limit.total_seconds() if limit else None,
+        ignore_category_names=message.ignore_category_names,
     )
 
 
@@ -207,6 +208,7 @@ def _parameters_message(model: Model) -> model_pb2.TrainingParameters:
             max_trials=given.max_trials,
             resolution=given.resolution,
             max_prediction_cost=prediction_cost(given.max_prediction_seconds),
+            ignore_category_names=given.ignore_category_names,
         ),
     )
 

@@ -83,6 +83,7 @@ def _set_training(
         narrowed = wanted.hyperparameters
         narrowed.seed = hyperparameters.seed
         narrowed.backbones.extend(hyperparameters.backbones)
+        narrowed.ignore_category_names = hyperparameters.ignore_category_names
         for field in ("max_rung", "max_trials", "resolution"):
             if (value := getattr(hyperparameters, field)) is not None:
                 setattr(narrowed, field, value)

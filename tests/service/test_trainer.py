@@ -403,7 +403,9 @@ async def test_a_detector_without_separate_images_says_that_it_was_measured_on_i
 
 
 async def test_hyperparameters_narrow_the_search(trainer: World) -> None:
-    given = model_pb2.Hyperparameters(max_trials=1, backbones=["resnet18"], resolution=128, seed=3)
+    given = model_pb2.Hyperparameters(
+        max_trials=1, backbones=["resnet18"], resolution=128, seed=3, ignore_category_names=True
+    )
     found = await trainer.trained(hyperparameters=given)
     assert found.training_parameters.hyperparameters == given
     trials = (await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials

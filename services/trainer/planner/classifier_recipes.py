@@ -16,7 +16,7 @@ STAGES_FROM = 120  # images; with 60 and fewer, tuning only made the network wor
 def first(wanted: Hyperparameters) -> Recipe:
     """A linear head on one frozen network: a usable model within seconds."""
     backbone = wanted.backbones[0] if wanted.backbones else FIRST_BACKBONE
-    recipe = _linear((backbone,), wanted.resolution or 0)
+    recipe = _linear((backbone,), wanted)
     return recipe if wanted.backbones else replace(recipe, choose=True)
 
 
@@ -31,7 +31,7 @@ def pretrained(
     several = backbones[:SEVERAL]
     framings = BOTH if image_count <= BOTH_UP_TO else BOTH[:1]
     views = 2 if image_count <= MIRRORED_UP_TO else 1
-    head = _linear(several, wanted.resolution or 0, framings, views)
+    head = _linear(several, wanted, framings, views)
     tuned = Recipe(
         name=f"{backbones[0]} fine-tuned, with {'+'.join(several)}",
         rung=1,
@@ -46,6 +46,7 @@ def pretrained(
         label_smoothing=0.0,
         mirror=mirror,
         resolution=wanted.resolution or 0,
+        names=not wanted.ignore_category_names,
     )
     if image_count >= TUNED_FROM:
         return [head, tuned]
@@ -79,8 +80,12 @@ def scratch(wanted: Hyperparameters) -> list[Recipe]:
 
 
 def _linear(
-    backbones: tuple[str, ...], resolution: int, framings: tuple[Framing, ...] = (Framing.STRETCH,), views: int = 1
+    backbones: tuple[str, ...],
+    wanted: Hyperparameters,
+    framings: tuple[Framing, ...] = (Framing.STRETCH,),
+    views: int = 1,
 ) -> Recipe:
+    resolution = wanted.resolution or 0
     name = "+".join(backbones) + " linear" + (f" at {resolution}" if resolution else "")
     name += ", crop and stretch" if len(framings) > 1 else ""
     name += f", {views} views" if views > 1 else ""
@@ -91,5 +96,6 @@ def _linear(
         framings=framings,
         views=views,
         resolution=resolution,
+        names=not wanted.ignore_category_names,
         depth=Depth.HEAD,
     )

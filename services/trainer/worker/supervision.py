@@ -203,6 +203,7 @@ class Supervision:
             prediction_seconds=result.prediction_seconds,
             mirror=result.mirror,
             features=features,
+            names=result.names,
         )
         checkpoint = self._attempt.record.work.checkpoint_key
         await self._attempt.succeed(result.used, result=kept)

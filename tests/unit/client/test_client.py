@@ -19,13 +19,14 @@ from sightline import Addresses, AsyncClient, Box, Client, Credentials, Hyperpar
 from sightline.client.datasets import AsyncDatasets, Datasets
 from sightline.client.evaluations import AsyncEvaluations, Evaluations
 from sightline.client.models import AsyncModels, Models
-from sightline.client.results.trial import FeatureUse
+from sightline.client.results.trial import FeatureUse, NameUse
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.finding_pb2 import Finding
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.model_service_pb2 import EstimateTrainingRequest
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
+from sightline.v1.trial_pb2 import NameUse as NameUseMessage
 from sightline.v1.trial_pb2 import Recipe, Trial
 from tests.unit.cli.fakes import Fakes, status
 
@@ -177,6 +178,10 @@ def test_models_are_listed_with_their_trials_cancelled_and_deleted(client: Clien
     fakes.trials[0].features.saved.FromSeconds(7)
     (trial,) = client.models.trials("m")
     assert trial.features == FeatureUse(reused=2, computed=0, saved=timedelta(seconds=7))
+    assert trial.category_names is None
+    fakes.trials[0].category_names.CopyFrom(NameUseMessage(effect=NameUseMessage.CENTRE, network="net", scale=0.5))
+    (trial,) = client.models.trials("m")
+    assert trial.category_names == NameUse(effect="CENTRE", network="net", scale=0.5)
     assert [one.name for one in client.models.list()] == ["models/m"]
     assert client.models.cancel("m").state == "CANCELLING"
     client.models.delete("m")

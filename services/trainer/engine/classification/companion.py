@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from services.trainer.engine.classification.heads import LinearHead, fit_head
+from services.trainer.engine.classification.heads import LinearHead
 from services.trainer.engine.classification.linear_head import linear, rows_of
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.classification.measure import fit_temperature
+from services.trainer.engine.classification.names import NO_NAMES, Names, fit_named_head
 from services.trainer.engine.data import Floats, Indices
 from services.trainer.engine.pretrained import LoadedBackbone, middle_blocks
 from services.trainer.engine.split import Partition
+from services.trainer.name_use import NO_NAME_USE, NameUse
 from services.vision.backbones import Network
 from services.vision.card import CardBackbone
 from services.vision.classifier import ClassifierNetwork
@@ -29,6 +31,7 @@ class Companion:
     temperature: float
     selection: Floats  # [selected images, categories], from heads that were fitted without them
     held_out: Floats
+    names: NameUse = NO_NAME_USE
 
     def combined(
         self, own: LoadedBackbone, network: Network, selection: Floats, held_out: Floats, labels: Indices
@@ -82,11 +85,12 @@ def fit_companion(
     labels: Indices,
     partition: Partition,
     categories: int,
+    names: Names = NO_NAMES,
 ) -> Companion:
     """Fits on the blocks of each view, of all images; the selection is the first fold."""
     middle = middle_blocks(backbones)
-    whole = fit_on_all(views, labels, partition, categories, middle)
-    part = fit_on_other_folds(views, labels, partition, categories, middle)
+    whole = fit_on_all(views, labels, partition, categories, middle, names)
+    part = fit_on_other_folds(views, labels, partition, categories, middle, names=names)
     selection = part.logits(rows_of(views[0], partition.first_fold))
     return _companion(backbones, views, labels, partition, whole, selection)
 
@@ -97,10 +101,11 @@ def fit_crossed_companion(
     labels: Indices,
     partition: Partition,
     categories: int,
+    names: Names = NO_NAMES,
 ) -> Companion:
     """Fits on the blocks of each view, of all images; the selection is every image, predicted out of fold."""
-    whole = fit_on_all(views, labels, partition, categories, middle_blocks(backbones))
-    return _companion(backbones, views, labels, partition, whole, whole.out_of_fold)
+    whole = fit_on_all(views, labels, partition, categories, middle_blocks(backbones), names)
+    return _companion(backbones, views, labels, partition, whole, whole[0].out_of_fold)
 
 
 def _companion(
@@ -108,13 +113,15 @@ def _companion(
     views: Sequence[Sequence[Floats]],
     labels: Indices,
     partition: Partition,
-    whole: LinearHead,
+    fitted: tuple[LinearHead, NameUse],
     selection: Floats,
 ) -> Companion:
+    whole, use = fitted
     known = labels[partition.trainable][whole.solved]
     temperature = fit_temperature(whole.out_of_fold[whole.solved], known)
     held_out = whole.logits(rows_of(views[0], partition.held_out))
-    return Companion(backbones, whole, temperature, _cooled(selection, temperature), _cooled(held_out, temperature))
+    selection, held_out = _cooled(selection, temperature), _cooled(held_out, temperature)
+    return Companion(backbones, whole, temperature, selection, held_out, use)
 
 
 def _cooled(logits: Floats, temperature: float) -> Floats:
@@ -127,9 +134,11 @@ def fit_on_all(
     partition: Partition,
     categories: int,
     middle: Sequence[bool] = (),
-) -> LinearHead:
-    """A head fitted on every fold."""
-    return _fitted(views, labels, partition.trainable, partition.fold, partition.folds, categories, middle)
+    names: Names = NO_NAMES,
+) -> tuple[LinearHead, NameUse]:
+    """A head fitted on every fold, and what it made of the names."""
+    rows, fold, folds = partition.trainable, partition.fold, partition.folds
+    return _fitted(views, labels, rows, fold, folds, categories, middle, names)
 
 
 def fit_on_other_folds(
@@ -139,12 +148,13 @@ def fit_on_other_folds(
     categories: int,
     middle: Sequence[bool] = (),
     without: int = 0,
+    names: Names = NO_NAMES,
 ) -> LinearHead:
     """A head fitted without one fold, by default the first."""
     kept = partition.fold != without
     others = partition.fold[kept] - (partition.fold[kept] > without)
     fold, folds = (others, partition.folds - 1) if partition.folds > 2 else (np.arange(len(others)) % 2, 2)
-    return _fitted(views, labels, partition.trainable[kept], fold, folds, categories, middle)
+    return _fitted(views, labels, partition.trainable[kept], fold, folds, categories, middle, names)[0]
 
 
 def blended(tuned: Floats, companion: Floats, labels: Indices) -> Blend:
@@ -171,5 +181,7 @@ def _fitted(
     folds: int,
     categories: int,
     middle: Sequence[bool],
-) -> LinearHead:
-    return fit_head([rows_of(blocks, rows) for blocks in views], labels[rows], fold, folds, categories, middle)
+    names: Names,
+) -> tuple[LinearHead, NameUse]:
+    chosen = [rows_of(blocks, rows) for blocks in views]
+    return fit_named_head(chosen, labels[rows], fold, folds, categories, middle, names)

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.trainer.engine.classification.features import Extractor
-from services.trainer.engine.classification.heads import LinearHead, fit_head, mirroring_harms
+from services.trainer.engine.classification.heads import LinearHead, mirroring_harms
 from services.trainer.engine.classification.learning_curve import learning_curve
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
+from services.trainer.engine.classification.names import fit_named_head, read_names
 from services.trainer.engine.classification.near_duplicates import near_duplicates
 from services.trainer.engine.classification.result import Finished, finish
 from services.trainer.engine.data import Floats, Images, open_images, require_trainable
@@ -34,6 +35,7 @@ def train_head(task: TrainTask, session: Session) -> Result:
     backbones = load_backbones(task, images)
     for backbone in backbones:
         backbone.network.to(task.device).eval()
+    names = read_names(task, backbones, images.categories)
     extractor = Extractor(task, session, images, backbones, task.recipe.views)
     views = extractor.run(0.0, FEATURES_SHARE)
 
@@ -43,9 +45,12 @@ def train_head(task: TrainTask, session: Session) -> Result:
     labels = images.labels[partition.trainable]
     chosen = [rows_of(blocks, partition.trainable) for blocks in views]
     categories = len(images.categories)
-    head = fit_head(chosen, labels, partition.fold, partition.folds, categories, middle_blocks(backbones))
+    middle = middle_blocks(backbones)
+    head, use = fit_named_head(chosen, labels, partition.fold, partition.folds, categories, middle, names)
     held_out = head.logits(rows_of(views[0], partition.held_out))
     finished = _finished(images, backbones, partition, head, held_out)
+    warnings = (*finished.warnings, *([names.note] if names.note else []))
+    finished = replace(finished, warnings=warnings, names=use)
     if len(chosen) > 1:
         harms = mirroring_harms(chosen, labels, partition.fold, partition.folds, categories)
         finished = replace(finished, mirror=not harms)

@@ -14,6 +14,7 @@ from services.trainer.engine.reporting import bare_card, image_warnings, measure
 from services.trainer.engine.session import Session
 from services.trainer.insight import Insight, LearningCurve, Mistake
 from services.trainer.messages import Result, TrainTask
+from services.trainer.name_use import NO_NAME_USE, NameUse
 from services.trainer.performance import Interval, Performance, Source
 from services.trainer.prediction_cost import bundle_seconds
 from services.vision.card import CardBackbone, ModelCard, ModelKind, WeightsSource
@@ -49,6 +50,7 @@ class Finished:
     steps: int = 0
     mirror: bool = True
     learning_curve: LearningCurve | None = None
+    names: NameUse = NO_NAME_USE
 
 
 def finish(task: TrainTask, session: Session, images: Images, finished: Finished, directory: Path) -> Result:
@@ -86,6 +88,7 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
         insight=Insight(mistakes=_mistakes(images, finished), learning_curve=finished.learning_curve),
         mirror=finished.mirror,
         features=session.features,
+        names=finished.names,
         prediction_seconds=bundle_seconds(card.kind, card.backbones),
     )
 

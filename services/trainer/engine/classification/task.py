@@ -16,6 +16,7 @@ from services.trainer.engine.classification.companion import Companion, fit_comp
 from services.trainer.engine.classification.features import Extractor
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
+from services.trainer.engine.classification.names import read_names
 from services.trainer.engine.classification.near_duplicates import near_duplicates
 from services.trainer.engine.data import Floats, Images, Indices, open_images, require_trainable
 from services.trainer.engine.loop import checkpoint as checkpoints
@@ -29,6 +30,7 @@ from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, o
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition, divide, readable
 from services.trainer.messages import Result, TrainTask
+from services.trainer.name_use import NO_NAME_USE
 from services.trainer.recipe import Depth
 from services.vision.backbones import Network
 from services.vision.classifier import ClassifierNetwork
@@ -132,6 +134,7 @@ class ClassificationTask:
             stop_reason="allowance",
             epochs=found.epochs,
             steps=found.steps,
+            names=self.companion.names if self.companion else NO_NAME_USE,
         )
         return result.finish(self.task, self.session, self.images, finished, directory)
 
@@ -180,16 +183,18 @@ def _linear_start(
     """The companion, a first candidate (the network with a head that was fitted without the first fold), the folds."""
     for backbone in backbones:
         backbone.network.to(task.device).eval()
+    names = read_names(task, backbones, images.categories)
     views = Extractor(task, session, images, backbones, task.recipe.views).run(0.0, PREPARED)
     group = near_duplicates(views[0][0], images.labels, task.split.folds)
     partition = readable(divide(images.labels, task.split, group), images.sound())
     categories = len(images.categories)
-    head = fit_on_other_folds([blocks[:1] for blocks in views], images.labels, partition, categories)
+    first = [blocks[:1] for blocks in views]
+    head = fit_on_other_folds(first, images.labels, partition, categories, names=names.of_first())
     network.normalised = True
     with torch.no_grad():
         network.head.weight.copy_(torch.from_numpy(head.weight))
         network.head.bias.copy_(torch.from_numpy(head.bias))
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    first, held_out = (head.logits([views[0][0][rows]]) for rows in (partition.first_fold, partition.held_out))
-    companion = fit_companion(backbones, views, images.labels, partition, categories)
-    return companion, Candidate(weights, {"logits": first}, {"logits": held_out}), partition
+    selection, held_out = (head.logits([views[0][0][rows]]) for rows in (partition.first_fold, partition.held_out))
+    companion = fit_companion(backbones, views, images.labels, partition, categories, names)
+    return companion, Candidate(weights, {"logits": selection}, {"logits": held_out}), partition

@@ -22,6 +22,7 @@ from services.trainer.engine.classification.features import Extractor
 from services.trainer.engine.classification.heads import LinearHead
 from services.trainer.engine.classification.linear_head import sound_rows
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
+from services.trainer.engine.classification.names import read_names
 from services.trainer.engine.classification.near_duplicates import near_duplicates
 from services.trainer.engine.classification.result import Finished, finish, report_seconds
 from services.trainer.engine.classification.stage_maps import store_maps
@@ -52,7 +53,8 @@ def tune_stages(task: TrainTask, session: Session) -> Result:
     views = Extractor(task, session, images, backbones, task.recipe.views).run(0.0, FEATURES)
     group = near_duplicates(views[0][0], images.labels, task.split.folds)
     partition = readable(divide(images.labels, task.split, group), sound_rows(views[0]))
-    companion = fit_crossed_companion(backbones, views, images.labels, partition, len(images.categories))
+    names = read_names(task, backbones, images.categories)
+    companion = fit_crossed_companion(backbones, views, images.labels, partition, len(images.categories), names)
     clock = StepClock(task, session, len(images.samples), (STORED, TRAINED))
     maps = store_maps(task, session, images, own, (FEATURES, STORED))
     tuning = StageTuning(task, own.network, maps, images.labels, clock.stepped)
@@ -84,7 +86,7 @@ class _Folds:
         """Tunes without each fold that there is time for, then on all images."""
         partition, categories, meter = self.partition, len(self.images.categories), self.session.meter
         began = meter.used()
-        head = fit_on_all(self.views, self.images.labels, partition, categories)
+        head, _ = fit_on_all(self.views, self.images.labels, partition, categories)
         head_seconds = meter.used() - began
         self.tuning.trained(partition.trainable, head, 1, PROBES)
         costs = self._costs(head_seconds)
@@ -157,6 +159,7 @@ def _finished(
         epochs=tuned.epochs,
         steps=tuned.steps,
         mirror=task.recipe.mirror,
+        names=companion.names,
     )
     session.progress("bundle", 0.0, TRAINED, 1.0)
     return finish(task, session, images, finished, Path(task.output_directory))
