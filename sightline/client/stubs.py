@@ -75,6 +75,10 @@ class Stubs:
             uris |= {file.path: file.uri for file in response.files}
         return uris
 
+    def max_image_bytes(self) -> int:
+        """The most bytes that an uploaded image may have; 0 if the service does not say."""
+        return self._upload(secrets.token_hex(8), [], lambda _: None).max_image_bytes
+
     def watch_dataset(self, name: str) -> Iterator[dataset_pb2.Dataset]:
         """A dataset now and after each change, until it is READY or FAILED."""
         request = dataset_service.WatchDatasetRequest(name=name)

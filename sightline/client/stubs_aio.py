@@ -75,6 +75,10 @@ class AsyncStubs:
             uris |= {file.path: file.uri for file in response.files}
         return uris
 
+    async def max_image_bytes(self) -> int:
+        """As `Stubs.max_image_bytes`."""
+        return (await self._upload(secrets.token_hex(8), [], lambda _: None)).max_image_bytes
+
     async def close(self) -> None:
         """Closes the connections."""
         async with AsyncExitStack() as leaving:

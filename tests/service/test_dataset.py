@@ -141,6 +141,15 @@ async def test_validate_only_checks_everything_and_creates_nothing(world: World)
         await world.stub.CreateDataset(world.request(validate_only=True))
 
 
+async def test_a_caller_can_ask_whether_a_name_is_free_before_it_uploads_anything(world: World) -> None:
+    answer = await world.stub.CreateDataset(world.request(uris=[], validate_only=True))
+    assert answer.name == "datasets/pets"
+    async with refused(StatusCode.INVALID_ARGUMENT, "InvalidName", "my pets"):
+        await world.stub.CreateDataset(world.request("my pets", uris=[], validate_only=True))
+    async with refused(StatusCode.INVALID_ARGUMENT, "InvalidRequest", "0 uris given"):
+        await world.stub.CreateDataset(world.request(uris=[]))
+
+
 @pytest.mark.parametrize(
     ("change", "because", "says"),
     [
@@ -364,6 +373,11 @@ async def test_uploaded_files_can_be_registered_and_a_second_stream_adds_to_the_
     await world.stub.CreateDataset(world.request())
     await world.work()
     assert (await world.get()).state == pb.Dataset.READY
+
+
+async def test_an_upload_without_files_says_how_large_an_image_may_be(world: World) -> None:
+    answer = await world.upload({})
+    assert (list(answer.files), answer.max_image_bytes) == ([], world.settings.max_image_bytes)
 
 
 @pytest.mark.parametrize(
