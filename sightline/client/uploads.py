@@ -83,7 +83,7 @@ def read_export(source: Path, reading: Reading) -> Package:
 
 def local_set(package: Package, max_image_bytes: int = 0) -> LocalSet:
     """The files to upload for an export, without images of more than `max_image_bytes`, if that is not 0."""
-    found = {placed.path: LocalFile(placed.path, placed.file) for placed in package.placed}
+    found = {placed.path: LocalFile(placed.path, placed.file) for placed in package.included}
     large = tuple(file for file in found.values() if 0 < max_image_bytes < file.size_bytes)
     for file in large:
         del found[file.path]

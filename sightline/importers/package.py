@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +69,25 @@ class Package:
     imported: Imported
     placed: tuple[Placed, ...]
     box_form: BoxForm
+    excluded: frozenset[str] = frozenset()  # paths of images that belong to another part
+
+    @property
+    def included(self) -> tuple[Placed, ...]:
+        """The images that are uploaded."""
+        return tuple(placed for placed in self.placed if placed.path not in self.excluded)
 
     @property
     def size_bytes(self) -> int:
         """The size of the images."""
-        return sum(file.stat().st_size for file in {placed.file for placed in self.placed})
+        return sum(file.stat().st_size for file in {placed.file for placed in self.included})
+
+    def without(self, paths: Collection[str]) -> "Package":
+        """The part without the images of these paths."""
+        return replace(self, excluded=self.excluded | set(paths))
 
     def annotation_files(self, left_out: Collection[str] = ()) -> tuple[AnnotationFile, ...]:
         """The COCO files without the images whose paths in the upload are given."""
-        gone = set(left_out)
+        gone = self.excluded | set(left_out)
         if not self.imported.documents:
             return (AnnotationFile("annotations.json", _encoded(_coco(self, gone))),)
         paths = {id(placed.image.entry): placed.path for placed in self.placed}
@@ -192,7 +202,7 @@ def _check_corners(imported: Imported, form: BoxForm) -> None:
         )
 
 
-def _coco(package: Package, left_out: set[str]) -> dict[str, Any]:
+def _coco(package: Package, left_out: Collection[str]) -> dict[str, Any]:
     """A COCO file with the categories that occur."""
     imported = package.imported
     kept = [placed for placed in package.placed if placed.path not in left_out]
@@ -225,7 +235,7 @@ def _document_names(imported: Imported) -> list[str]:
 
 
 def _document(
-    document: Document, name: str, paths: Mapping[int, str], left_out: set[str], form: BoxForm
+    document: Document, name: str, paths: Mapping[int, str], left_out: Collection[str], form: BoxForm
 ) -> AnnotationFile:
     """A COCO file as it is, if its names are the paths and its boxes [x, y, width, height]."""
     entries = objects(document.content.get("images"))
