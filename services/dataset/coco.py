@@ -154,8 +154,8 @@ class Categories:
                 log.add("categoriesMerged", uri, category=category.name, first=first, second=second)
             by_id.setdefault(category.id, category)
             by_name.setdefault(category.name, category.id)
-        if unused := [one.name for one in declared if used and one.id not in used]:
-            names = ", ".join(repr(name) for name in unused[:NAMED]) + (", …" if len(unused) > NAMED else "")
+        if unused := [f"{one.name!r} (id {one.id})" for one in declared if used and one.id not in used]:
+            names = ", ".join(unused[:NAMED]) + (", …" if len(unused) > NAMED else "")
             log.add("categoriesUnused", uri, count=len(unused), names=names)
         return {id_: self._place(by_id[id_]) for id_ in sorted(by_id)}
 

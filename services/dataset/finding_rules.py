@@ -180,7 +180,7 @@ RULES: dict[str, Rule] = {
     "imageSideInvalid": Rule(
         _W, "The image's {side} is {value}, not a number; it was ignored.", "Correct the value, or leave it out."
     ),
-    "imageMissing": Rule(_E, "There is no file at {uri} in the store.", "Upload it, or correct its path."),
+    "imageMissing": Rule(_E, "There is no file at {uri} in the store{near}.", "Upload it, or correct its path."),
     "imageTooLarge": Rule(_E, "The image has more than {limit:byte|bytes}.", "Scale it down or compress it more."),
     "imageSidesInvalid": Rule(_E, "The image {problem}.", "Scale or pad it, or drop it."),
     "imageUndecodable": Rule(_E, "The image {problem}.", "Replace it with an intact file of a supported format."),

@@ -101,8 +101,8 @@ class Resolver:
         """Each name's match. A file that two names mean, neither of them literally, is a match for neither."""
         return unshared({name: self.find(name) for name in names})
 
-    def find(self, name: str) -> Match:
-        """The match of one name."""
+    def find(self, name: str, *, by_end: bool = True) -> Match:
+        """The match of one name; without `by_end`, steps 1 to 3 only."""
         if name in self._paths:
             return Match(name, literal=True)
         plain = slashed(name)
@@ -112,7 +112,8 @@ class Resolver:
         for path in listed:
             if path.lstrip("/") in self._paths:
                 return Match(path.lstrip("/"))
-        for step in (self._in_other_form, self._by_end, self._by_name_without_extension):
+        further = (self._by_end, self._by_name_without_extension) if by_end else ()
+        for step in (self._in_other_form, *further):
             for path in listed:
                 near = step(path)
                 if len(near) == 1:

@@ -218,6 +218,31 @@ async def test_a_path_that_leaves_the_store_is_refused(world: World, path: str, 
     assert says in finding.message
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("images\\a.png", "images/a.png"),
+        ("Images/A.PNG", "images/a.png"),
+        ("M%C3%BCll.png", "Mu\u0308ll.png"),
+        ("x:12_y:5.png", "x:12_y:5.png"),
+    ],
+)
+async def test_a_name_that_is_written_otherwise_than_its_file_in_the_store_is_found(
+    world: World, name: str, key: str
+) -> None:
+    described = coco([{"id": 1, "file_name": name}], GOOD)
+    dataset = await world.register(described, {key: make_image(200, 100)}, kind="OBJECT_DETECTION")
+    assert dataset.stats.image_count == 1
+
+
+async def test_a_missing_image_is_named_with_the_file_that_was_probably_meant(world: World) -> None:
+    described = coco([{"id": 1, "file_name": "cats/1.png"}, {"id": 2, "file_name": "a.png"}], GOOD)
+    await world.register(described, {"dogs/1.png": make_image(200, 100)}, kind="OBJECT_DETECTION")
+    messages = {one.image_id: one.message for one in await world.findings() if one.code == "imageMissing"}
+    assert messages[1].endswith("in the store (did you mean dogs/1.png?).")
+    assert messages[2].endswith("in the store.")
+
+
 async def test_an_animated_gif_gives_its_first_frame(world: World) -> None:
     out = BytesIO()
     frames = [Image.new("RGB", (60, 60), color) for color in ("red", "blue", "green")]
