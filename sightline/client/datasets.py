@@ -60,14 +60,15 @@ class Datasets:
         """
         reading = _reading(coco, images, format, boxes, splits, url_prefixes)
         package = _package(source, coco, reading, kind)
-        local = None
+        local, upload_id = None, ""
         if isinstance(package, Package):
             self._calls.ask(self._calls.stubs.datasets.CreateDataset, _trial(name, kind, package))
             with self._calls.raising():
-                local = local_set(package, self._calls.stubs.max_image_bytes())
+                opened = self._calls.stubs.open_upload()
+            local, upload_id = local_set(package, opened.max_image_bytes), opened.upload_id
             _report(local, note)
         with progress.uploading(self._calls.reporter, name, local) as sent, self._calls.raising():
-            uris = self._calls.stubs.upload_files(local.files, sent) if local else {}
+            uris = self._calls.stubs.upload_files(local.files, sent, upload_id) if local else {}
         request = _creation(name, package, kind, display_name, local, uris)
         made = Dataset.of(self._calls.ask(self._calls.stubs.datasets.CreateDataset, request), self)
         return self.wait(made) if wait else made
@@ -131,15 +132,16 @@ class AsyncDatasets:
         """As `Datasets.register`."""
         reading = _reading(coco, images, format, boxes, splits, url_prefixes)
         package = await asyncio.to_thread(_package, source, coco, reading, kind)
-        local = None
+        local, upload_id = None, ""
         if isinstance(package, Package):
             await self._calls.ask(self._calls.stubs.datasets.CreateDataset, _trial(name, kind, package))
             async with self._calls.raising():
-                local = await asyncio.to_thread(local_set, package, await self._calls.stubs.max_image_bytes())
+                opened = await self._calls.stubs.open_upload()
+            local, upload_id = await asyncio.to_thread(local_set, package, opened.max_image_bytes), opened.upload_id
             _report(local, note)
         async with self._calls.raising():
             with progress.uploading(self._calls.reporter, name, local) as sent:
-                uris = await self._calls.stubs.upload_files(local.files, sent) if local else {}
+                uris = await self._calls.stubs.upload_files(local.files, sent, upload_id) if local else {}
         request = _creation(name, package, kind, display_name, local, uris)
         made = AsyncDataset.of(await self._calls.ask(self._calls.stubs.datasets.CreateDataset, request), self)
         return await self.wait(made) if wait else made
