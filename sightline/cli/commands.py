@@ -17,7 +17,7 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
-app.command("train")(train.train)
+app.command("train")(train.train_photos)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(evaluations.app, name="evaluations")

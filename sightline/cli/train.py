@@ -28,7 +28,7 @@ from sightline.importers.package import Package
 SHARE = 0.2  # of the images, set aside for testing
 
 
-def train(
+def train_photos(
     photos: Annotated[
         Path, typer.Argument(metavar="PATH", help="A folder per class, or an export of another tool (see --format).")
     ],
