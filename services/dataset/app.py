@@ -56,7 +56,7 @@ class Datasets:
 
     async def create(self, new: NewDataset, *, validate_only: bool = False) -> Versioned[DatasetRecord]:
         """Registers a dataset and announces its validation; after a crash in between, `reconcile` announces it."""
-        draft = self._draft(new)
+        draft = self._draft(new, validate_only=validate_only)
         arguments = draft.annotation_kind, draft.annotation_file_uris
 
         async def checked() -> DatasetRecord:
@@ -77,13 +77,14 @@ class Datasets:
             _log.info("dataset_created", dataset=draft.name, kind=draft.annotation_kind)
         return created
 
-    def _draft(self, new: NewDataset) -> DatasetRecord:
+    def _draft(self, new: NewDataset, *, validate_only: bool) -> DatasetRecord:
         check_id(new.dataset_id, "dataset_id")
         if new.annotation_kind is None:
             problem = "choose IMAGE_CLASSIFICATION or OBJECT_DETECTION."
             raise InvalidRequest(field="dataset.annotation_kind", problem=problem)
         uris = new.annotation_file_uris
-        if not 1 <= len(uris) <= MAX_URIS or len(set(uris)) != len(uris):
+        fewest = 0 if validate_only else 1  # a caller may ask whether a name is free before it uploads
+        if not fewest <= len(uris) <= MAX_URIS or len(set(uris)) != len(uris):
             problem = f"{counted(len(uris), 'uri')} given; name 1 to {MAX_URIS} different COCO files."
             raise InvalidRequest(field="dataset.annotation_file_uris", problem=problem)
         check_request_id(new.request_id)

@@ -1,19 +1,26 @@
 """Reads and checks a COCO file: turns untrusted bytes into rows of work, or findings that say what is wrong where."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated
 
 import msgspec
+from msgspec import structs
 
 from services.dataset.boxes import Xywh, read_box
 from services.dataset.findings import FindingLog
+from services.dataset.repair import repaired
+from services.kit.alike import hidden_character, tidy
 from services.kit.blobs import check_key, from_uri
 from services.kit.errors import UnreadableUri
 from services.vision.snapshot import AnnotationKind
 
 MAX_NAME = 256  # characters of a category's name
+NAMED = 10  # categories in a finding
+
+_DRIVE = re.compile(r"[A-Za-z]:/")
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -84,6 +91,9 @@ def parse(data: bytes, uri: str, log: FindingLog) -> CocoFile | None:
     try:
         return _decoder.decode(data)
     except msgspec.ValidationError as error:
+        mended = repaired(data, uri, log)
+        if mended is not None:
+            return _decoder.decode(mended)
         log.add("annotationFileNotCoco", uri, problem=str(error))
     except msgspec.DecodeError as error:
         _not_json(data, str(error), uri, log)
@@ -118,23 +128,35 @@ class Categories:
         self.names: list[tuple[int, str]] = []
         self._index: dict[str, int] = {}
 
-    def merge(self, declared: list[CocoCategory], uri: str, log: FindingLog) -> dict[int, int]:
-        """The snapshot's index of each category id of a file."""
+    def merge(
+        self, declared: list[CocoCategory], uri: str, log: FindingLog, used: Collection[int] = ()
+    ) -> dict[int, int]:
+        """The snapshot's index of each category id of a file; only of those in `used`, unless that is empty.
+
+        Names are stripped and in Unicode's composed form; equal names are one category.
+        """
         if not declared:
             log.add("categoriesMissing", uri)
         by_id: dict[int, CocoCategory] = {}
         by_name: dict[str, int] = {}
-        for category in declared:
-            if not category.name.strip() or len(category.name) > MAX_NAME:
+        for category in (structs.replace(one, name=tidy(one.name)) for one in declared):
+            if used and category.id not in used:
+                continue
+            if not category.name or len(category.name) > MAX_NAME:
                 log.add("categoryNameMissing", uri, category_id=category.id)
+            elif hidden := hidden_character(category.name):
+                log.add("categoryNameInvalid", uri, category_id=category.id, name=category.name, character=hidden)
             if category.id in by_id:
                 first = by_id[category.id].name
                 log.add("categoryDuplicateId", uri, category_id=category.id, first=first, second=category.name)
             elif category.name in by_name:
                 first, second = by_name[category.name], category.id
-                log.add("categoryDuplicateName", uri, category=category.name, first=first, second=second)
+                log.add("categoriesMerged", uri, category=category.name, first=first, second=second)
             by_id.setdefault(category.id, category)
             by_name.setdefault(category.name, category.id)
+        if unused := [f"{one.name!r} (id {one.id})" for one in declared if used and one.id not in used]:
+            names = ", ".join(unused[:NAMED]) + (", …" if len(unused) > NAMED else "")
+            log.add("categoriesUnused", uri, count=len(unused), names=names)
         return {id_: self._place(by_id[id_]) for id_ in sorted(by_id)}
 
     def _place(self, category: CocoCategory) -> int:
@@ -188,9 +210,8 @@ class Place:
         name = image.file_name
         if "://" in name:
             return from_uri(name, self.bucket)
-        if "\\" in name:
-            raise ValueError("has a backslash")
-        if name.startswith("/") or name[1:2] == ":":
+        name = name.replace("\\", "/")
+        if name.startswith("/") or _DRIVE.match(name):
             raise ValueError("is absolute")
         if any(ord(char) < 32 or ord(char) == 127 for char in name):
             raise ValueError("has a control character")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from services.dataset import coco, store, units
 from services.dataset.coco import Categories, Place, Row
 from services.dataset.context import WorkerContext
+from services.dataset.convention import check_reading
 from services.dataset.domain import BoxConvention, DatasetRecord, Plan
 from services.dataset.findings import FindingLog
 from services.dataset.settings import DatasetSettings
@@ -70,7 +71,8 @@ def _read(
     file = coco.parse(data, place.uri, log)
     if file is None:
         raise refusal(log)
-    categories = reading.categories.merge(file.categories, place.uri, log)
+    used = {mark.category_id for mark in file.annotations if mark.category_id is not None}
+    categories = reading.categories.merge(file.categories, place.uri, log, used)
     count, limit = len(reading.categories.names), settings.max_categories(kind)
     if count > limit:
         log.add("tooManyCategories", place.uri, count=count, limit=limit, kind=kind)
@@ -79,6 +81,7 @@ def _read(
     coco.check_ids(file, place.uri, categories, log)
     if kind is AnnotationKind.OBJECT_DETECTION:
         reading.convention = units.check_convention(file, place.uri, reading.convention, log)
+        check_reading(file, place.uri, reading.convention, log)
     if log.fatal:
         raise refusal(log)
     reading.images += len(file.images)

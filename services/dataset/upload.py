@@ -55,6 +55,7 @@ class Uploaded:
     upload_id: str
     base_uri: str
     files: tuple[Stored, ...]
+    max_image_bytes: int
 
 
 class Uploads:
@@ -95,7 +96,8 @@ class Uploads:
             finally:
                 if receiving:
                     receiving.close()
-        return Uploaded(upload_id, to_uri(self._blobs.bucket, prefix), tuple(stored))
+        uri = to_uri(self._blobs.bucket, prefix)
+        return Uploaded(upload_id, uri, tuple(stored), self._settings.max_image_bytes)
 
     def _check(self, file: File, count: int) -> None:
         if count >= self._settings.max_upload_files:

@@ -122,6 +122,7 @@ def uploaded_message(uploaded: Uploaded) -> service_pb.UploadFilesResponse:
     """The upload's message."""
     return service_pb.UploadFilesResponse(
         upload_id=uploaded.upload_id,
+        max_image_bytes=uploaded.max_image_bytes,
         base_uri=uploaded.base_uri,
         files=[
             service_pb.UploadedFile(

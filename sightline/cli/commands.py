@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli import calibrate, datasets, doctor, evaluations, keys, models, predict, up, weights
+from sightline.cli import calibrate, datasets, doctor, evaluations, keys, models, predict, train, up, weights
 
 app = typer.Typer(
     help="Train image classifiers and object detectors within a budget, and predict with them.",
@@ -17,6 +17,7 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
+app.command("train")(train.train_photos)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")
 app.add_typer(evaluations.app, name="evaluations")

@@ -27,7 +27,7 @@ from typing import ClassVar, Self
 from sightline.client.names import bare_name
 from sightline.client.plurals import counted
 
-SHOWN_MISSING = 50
+SHOWN = 50  # lines of a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +183,17 @@ class ImageUnreadable(InvalidImage):
 
 
 class AnnotationsUnreadable(InvalidArgument):
-    """A local COCO file cannot be read; the message says where and why. Nothing was uploaded."""
+    """Local annotations cannot be read; the message says where and why. Nothing was uploaded."""
 
-    advice = "export the annotations as COCO JSON"
+    faults: tuple[str, ...] = ()  # all of them; the message lists the first 50
+    advice = "repair the file, or export the annotations in another form"
+
+    @classmethod
+    def with_faults(cls, message: str, faults: Sequence[str], fix: str) -> Self:
+        """The error for an export with faults in several places."""
+        error = cls("\n".join((message, *_first([f"  {fault}" for fault in faults]))), fix=fix)
+        error.faults = tuple(faults)
+        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,21 +206,24 @@ class MissingImage:
 
 
 class ImagesMissing(InvalidArgument):
-    """Images that a local COCO file names do not exist. Nothing was uploaded."""
+    """Images that local annotations name do not exist. Nothing was uploaded."""
 
     images: tuple[MissingImage, ...] = ()  # all of them; the message lists the first 50
-    advice = "name the folder that contains the images with --images, or remove these images from the COCO file"
+    advice = "name the folder that contains the images with --images, or remove these images from the annotations"
 
     @classmethod
     def named(cls, annotations: Path, images: Sequence[MissingImage]) -> Self:
-        """The error for a COCO file."""
-        lines = [f"  image id {image.image_id}: {image.file_name}: {image.problem}" for image in images]
-        if len(lines) > SHOWN_MISSING:
-            lines[SHOWN_MISSING:] = [f"  and {len(lines) - SHOWN_MISSING} more"]
+        """The error for an export."""
+        lines = _first([f"  image id {image.image_id}: {image.file_name}: {image.problem}" for image in images])
         head = f"{annotations} names {counted(len(images), 'image')} that cannot be uploaded; nothing was uploaded"
         error = cls("\n".join((head, *lines)))
         error.images = tuple(images)
         return error
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], f"  and {more} more"] if more > 0 else lines
 
 
 # About a resource.

@@ -118,7 +118,7 @@ def uploading(reporter: Reporter, name: str, local: LocalSet | None) -> Generato
     if local is None:
         yield lambda _: None
         return
-    total_bytes = sum(file.file.stat().st_size for file in local.files)
+    total_bytes = sum(file.size_bytes for file in local.files)
     done_bytes = 0
     with reporter(f"upload {bare_name(name)}") as bar:
 

@@ -19,7 +19,7 @@ from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.kit.views import Changes
 from services.trainer import metrics
-from services.trainer.coverage import check_categories
+from services.trainer.coverage import alike_warnings, check_categories
 from services.trainer.datasets import (
     Dataset,
     Datasets,
@@ -171,6 +171,7 @@ class Coordinator:
             training=training.snapshot(),
             test=test.snapshot() if test else None,
             categories=training.category_names,
+            warnings=(*model.warnings, *alike_warnings(training.category_names)),
         )
 
     # TRAINING

@@ -63,6 +63,7 @@ class Fakes:
         self.findings: list[Finding] = []
         self.files: dict[str, bytes] = {}
         self.page_size = 2
+        self.max_image_bytes = 20 << 20
         self.errors: dict[str, list[Status]] = {}
         self.estimate = ms.EstimateTrainingResponse()
         self.patience = 0.0  # seconds left to the last call of EstimateTraining
@@ -87,7 +88,8 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
         self.fakes = fakes
 
     def UploadFiles(self, request_iterator: Iterator[ds.UploadFilesRequest], context: grpc.ServicerContext) -> Any:
-        answer, current, announced = ds.UploadFilesResponse(base_uri="s3://sightline/uploads/u"), b"", None
+        answer, current = ds.UploadFilesResponse(base_uri="s3://sightline/uploads/u"), b""
+        announced: ds.FileHeader | None = None
         files: list[tuple[ds.FileHeader, bytes]] = []
         for message in request_iterator:
             kind = message.WhichOneof("part")
@@ -98,6 +100,8 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
             elif kind == "chunk":
                 assert len(message.chunk) <= 1024 * 1024
                 current += message.chunk
+        if not files and announced is None:
+            return ds.UploadFilesResponse(max_image_bytes=self.fakes.max_image_bytes)
         self.fakes.check(context, "UploadFiles", ds.UploadFilesRequest())
         if announced is not None:
             files.append((announced, current))
@@ -110,9 +114,13 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
 
     def CreateDataset(self, request: ds.CreateDatasetRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "CreateDataset", request)
+        if request.validate_only and f"datasets/{request.dataset_id}" in self.fakes.datasets:
+            taken = status(grpc.StatusCode.ALREADY_EXISTS, "DatasetAlreadyExists", f"{request.dataset_id} exists.")
+            context.abort_with_status(rpc_status.to_status(taken))
         made = Dataset(name=f"datasets/{request.dataset_id}", state=Dataset.VALIDATING)
         made.annotation_kind = request.dataset.annotation_kind
-        self.fakes.datasets[made.name] = made
+        if not request.validate_only:
+            self.fakes.datasets[made.name] = made
         return made
 
     def GetDataset(self, request: ds.GetDatasetRequest, context: grpc.ServicerContext) -> Any:

@@ -341,7 +341,7 @@ def test_progress_is_reported_to_a_given_callback_and_not_at_all_without_a_termi
     assert ("upload birds", 1.0) in reports
     assert reports[-1][0] == "check birds"
     with Client(addresses, Credentials()) as client:
-        client.datasets.register("birds", coco=coco)
+        client.datasets.register("more-birds", coco=coco)
     assert capsys.readouterr() == ("", "")
 
 

@@ -39,6 +39,8 @@ def located(**fields: Any) -> str:
     [
         ({"file_name": "x.png"}, "sets/a/x.png"),
         ({"file_name": "./b//x.png"}, "sets/a/b/x.png"),
+        ({"file_name": "b\\x.png"}, "sets/a/b/x.png"),
+        ({"file_name": "x:12_y:5.jpg"}, "sets/a/x:12_y:5.jpg"),
         ({"file_name": "s3://sightline/other/x.png"}, "other/x.png"),
         ({"file_name": "x.png", "coco_url": "http://images.example.org/x.png"}, "sets/a/x.png"),
         ({"file_name": "x.png", "absolute_url": "s3://sightline/other/x.png"}, "other/x.png"),
