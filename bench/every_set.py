@@ -11,9 +11,8 @@ from bench import support
 from bench.bench_recipes import climb, few
 from bench.plain_heads import KIND, PlainHeads
 from bench.snapshots import labels_of, pack, write_subset
-from sightline.client.results.kinds import DatasetKind
 from sightline.client.stubs import Stubs
-from sightline.client.uploads import read_set
+from sightline.client.uploads import Reading, read_export
 from sightline.v1 import model_pb2
 
 # Recipes, rates or thresholds were chosen on these; the others only confirmed them.
@@ -51,7 +50,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 def sets_in(data: Path) -> dict[str, bool]:
     """The sets by name, and which are for detection."""
     folders = sorted(path.parent for path in data.glob("*/train.json") if (path.parent / "test.json").is_file())
-    return {one.name: read_set(one / "train.json").kind is DatasetKind.DETECTION for one in folders}
+    return {one.name: read_export(one / "train.json", Reading()).imported.detection for one in folders}
 
 
 def known(results: Path | None) -> list[Row]:

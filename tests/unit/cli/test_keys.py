@@ -19,7 +19,7 @@ def test_a_key_is_printed_once_and_the_services_accept_its_line(sightline):
     assert key.startswith(PREFIX)
     assert key not in line
     (caller,) = parse(line.encode()).values()
-    assert (caller.name, caller.roles) == ("ci-runner", {Role.TRAINER})
+    assert (caller.subject, caller.roles) == ("ci-runner", {Role.TRAINER})
     assert digest(key) in line
     assert "SIGHTLINE_AUTH_KEYS" in made.err
 
