@@ -78,5 +78,3 @@ class Call:
         when = None if seconds is None else asyncio.get_running_loop().time() + seconds
         ends = [end for end in (when, self.until) if end is not None]
         self.timeout.reschedule(min(ends) if ends else None)
-        if self.open_place:
-            self.open_place.is_waiting = seconds is not None

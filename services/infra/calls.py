@@ -223,7 +223,7 @@ class Calls(grpc.aio.ServerInterceptor):
     def _forget(self, call: Call) -> None:
         """The call's handler has ended; its place remains until the response is sent."""
         if call.open_place:
-            call.open_place.is_waiting, call.open_place.is_answered = False, True
+            call.open_place.is_answered = True
         self._housekeeping.discard(call)
         self._live.discard(call)
         if not self._live:

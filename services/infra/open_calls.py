@@ -10,19 +10,19 @@ from services.kit.telemetry import Telemetry
 
 @dataclass(eq=False, slots=True)
 class OpenPlace:
-    """A call's place. `is_waiting` until its request is there; `is_answered` once only its response is to be sent."""
+    """A call's place. `is_answered` once only its response is to be sent."""
 
     host: str
     end: Callable[[], None]
-    is_waiting: bool = True
     is_answered: bool = False
 
 
 class OpenCalls:
-    """Law: when the pool is full, the call that has waited longest for its request ends, otherwise the oldest stream.
+    """Law: when the pool is full, the oldest call ends for the newcomer.
 
-    A probe's request comes with its headers, so that calls whose request never comes cannot push it out. One host has
-    at most half of the pool, because a call whose response its caller does not take cannot be ended.
+    A probe's request comes with its headers and is answered at once, so it is done before as many others come as the
+    pool has places; a stream is opened again. One host has at most half of the pool, because a call whose response its
+    caller does not take cannot be ended.
     """
 
     def __init__(self, most: int, telemetry: Telemetry) -> None:
@@ -50,10 +50,8 @@ class OpenCalls:
         self._places.pop(place, None)
 
     def _make_room(self, places: list[OpenPlace], limit: int) -> None:
-        waiting = (place for place in places if place.is_waiting)
-        streams = (place for place in places if not place.is_answered)
         self._telemetry.add(REFUSED, limit=Limit.CALLS, whose=Whose.OPEN)
-        oldest = next(waiting, None) or next(streams, None)
+        oldest = next((place for place in places if not place.is_answered), None)
         if oldest is None:
             raise Overloaded(service="health", limit=limit, what="calls in flight")
         self.leave(oldest)

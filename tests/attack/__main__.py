@@ -19,6 +19,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -108,7 +109,8 @@ async def good_calls(api: Api, seconds: float) -> Measured:
             metadata = [bearer(api.target.tokens["admin"])]
             await DatasetServiceStub(channel).GetDataset(pb.GetDatasetRequest(name=HELD), metadata=metadata, timeout=5)
             if number % 10 == 0:
-                await HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)  # type: ignore[misc]
+                health: Any = HealthStub(channel)
+                await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
         except grpc.aio.AioRpcError:
             found.failed += 1
         else:

@@ -204,33 +204,29 @@ class Pool:
         return self.calls.enter(f"ipv4:{host}:{len(name)}", lambda: self.ended.append(name))
 
 
-def test_a_full_pool_ends_the_call_that_has_waited_longest_for_its_request() -> None:
+def test_a_full_pool_ends_its_oldest_call() -> None:
     pool = Pool()
-    stream = pool.enter("stream", "a")
-    stream.is_waiting = False
-    for name, host in (("one", "a"), ("two", "b"), ("three", "b"), ("four", "c")):
+    for name, host in (("one", "a"), ("two", "a"), ("three", "b"), ("four", "b"), ("five", "c")):
         pool.enter(name, host)
     assert pool.ended == ["one"]
 
 
-def test_a_full_pool_ends_the_oldest_stream_if_no_call_waits() -> None:
+def test_a_host_with_half_of_the_pool_ends_only_calls_of_its_own() -> None:
     pool = Pool()
-    for name, host in (("one", "a"), ("two", "a"), ("three", "b"), ("four", "b")):
-        pool.enter(name, host).is_waiting = False
-    pool.enter("five", "c")
-    assert pool.ended == ["one"]
+    for name, host in (("one", "a"), ("two", "b"), ("three", "b"), ("four", "b")):
+        pool.enter(name, host)
+    assert pool.ended == ["two"]
 
 
 def test_a_host_whose_answers_are_stuck_keeps_only_itself_out() -> None:
     pool = Pool()
     for name in ("one", "two"):
-        place = pool.enter(name, "a")
-        place.is_waiting, place.is_answered = False, True
+        pool.enter(name, "a").is_answered = True
     with pytest.raises(Overloaded):
         pool.enter("three", "a")
-    for name in ("four", "five", "six"):
+    for name in ("four", "five"):
         pool.enter(name, "b")
-    assert pool.ended == ["four"]
+    assert pool.ended == []
 
 
 def test_sizes_and_times_follow_the_rpc() -> None:
