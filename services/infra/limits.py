@@ -9,7 +9,6 @@ from services.kit.settings import Settings
 
 KIB, MIB = 1024, 1024 * 1024
 REQUEST_BYTES = 64 * KIB  # of the request of most rpcs; the longest legal CreateDataset has 40 KiB
-MESSAGE_EXTRA = 64 * KIB  # of a large message besides the bytes that its limit is about
 RECEIVING_BYTES_PER_SECOND = 256 * KIB  # the slowest sender of a large message that is waited for
 BURST_SECONDS = 2.0  # of the rate, which a caller that has been idle may use at once
 

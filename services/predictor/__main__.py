@@ -11,7 +11,6 @@ import torch
 
 from services.infra import observe, processes, tls
 from services.infra.channel import open_channel
-from services.infra.limits import MESSAGE_EXTRA
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit.clock import SystemClock
@@ -61,13 +60,7 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
             replica.running(settings, directory / "bundles", models, blobs, load_bundle, clock, telemetry)
         )
         servicer = PredictionServicer(predictor, clock)
-        image_bytes = settings.max_prediction_image_bytes + MESSAGE_EXTRA
-        service = Service(
-            DESCRIPTOR,
-            add_PredictionServiceServicer_to_server,
-            servicer,
-            dict.fromkeys(("AnalyzeImage", "AnalyzeImages", "ExplainImage"), image_bytes),
-        )
+        service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes)
         server = Server("predictor", settings, telemetry, [service])
         await server.start()
         await server.run_until(stop)

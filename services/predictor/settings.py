@@ -25,3 +25,9 @@ class PredictorSettings(settings.Settings):
     max_batch: int = Field(default=16, gt=0)  # images per forward pass
     decode_threads: int = Field(default=2, gt=0)
     torch_threads: int = Field(default=1, gt=0)  # per forward pass; more threads spin and cost more than they gain
+
+    @property
+    def request_bytes(self) -> dict[str, int]:
+        """The largest requests of the rpcs that take an image."""
+        largest = self.max_prediction_image_bytes + (64 << 10)
+        return dict.fromkeys(("AnalyzeImage", "AnalyzeImages", "ExplainImage"), largest)

@@ -9,9 +9,8 @@ from typing import Any
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from services.dataset.upload import MAX_CHUNK
+from services.dataset.upload import REQUEST_BYTES
 from services.infra.connections import STANDARD, Connections
-from services.infra.limits import MESSAGE_EXTRA
 from services.infra.observe import PrometheusTelemetry
 from services.infra.server import Ready, Server, Service
 from services.kit.settings import Settings
@@ -98,7 +97,7 @@ async def serving(
             dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"],
             add_DatasetServiceServicer_to_server,
             Datasets(act),  # pyright: ignore[reportAbstractUsage] - the other rpcs are not called
-            {"UploadFiles": MAX_CHUNK + MESSAGE_EXTRA},
+            REQUEST_BYTES,
         ),
         Service(
             prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"],
