@@ -16,7 +16,7 @@ from services.dataset.gauges import Gauges
 from services.dataset.reconcile import Reconciler
 from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
-from services.dataset.upload import Uploads
+from services.dataset.upload import REQUEST_BYTES, Uploads
 from services.infra import observe, processes
 from services.infra.broker import open_broker
 from services.infra.server import Server, Service
@@ -87,7 +87,7 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
         datasets = Datasets(collection, ports.blobs, ports.queue, clock, settings)
         uploads = Uploads(ports.blobs, ports.telemetry, settings)
         servicer = DatasetServicer(datasets, uploads, ports.blobs.bucket)
-        service = Service(DESCRIPTOR, add_DatasetServiceServicer_to_server, servicer)
+        service = Service(DESCRIPTOR, add_DatasetServiceServicer_to_server, servicer, REQUEST_BYTES)
 
         async def ready() -> bool:
             async with asyncio.timeout(1):

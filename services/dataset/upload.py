@@ -17,6 +17,7 @@ from services.kit.plurals import counted
 from services.kit.telemetry import Telemetry
 
 MAX_CHUNK = 1 << 20
+REQUEST_BYTES = {"UploadFiles": MAX_CHUNK + (64 << 10)}  # of the rpcs with large requests
 MAX_PATH = 1024  # bytes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -13,8 +13,8 @@
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused, CoverageUnavailable
     │   └── Diverged, DatasetCorrupt, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
-    ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull
-    ├── DeadlineExceeded (DEADLINE_EXCEEDED)
+    ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull, Throttled, MessageTooLarge
+    ├── DeadlineExceeded (DEADLINE_EXCEEDED): RequestTimedOut
     ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied (PERMISSION_DENIED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
     ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired, EstimateTimedOut
@@ -32,6 +32,7 @@ from typing import ClassVar, Self
 from services.kit.plurals import fill
 
 DOMAIN = "sightline"
+MAX_VARIABLE = 4096  # characters of a variable of a message: callers' text ends up in errors, records and logs
 
 
 class Code(IntEnum):
@@ -53,6 +54,11 @@ class Code(IntEnum):
     UNAVAILABLE = 14
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
+
+
+def shortened(text: str, limit: int = MAX_VARIABLE) -> str:
+    """The text, with an ellipsis for what is beyond the limit."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,7 @@ class SightlineError(Exception):
     resource_type: ClassVar[str] = ""  # "dataset", "model", ... if the error is about one resource
 
     def __init__(self, **variables: object) -> None:
-        self.metadata = {name: str(value) for name, value in variables.items()}
+        self.metadata = {name: shortened(str(value)) for name, value in variables.items()}
         self.message = fill(self.template, self.metadata)
         super().__init__(self.message)
 
@@ -412,6 +418,21 @@ class QueueFull(QuotaExceeded):
     retry = True
 
 
+class Throttled(QuotaExceeded):
+    """One caller, or one project, already has its share of the server; others still find room."""
+
+    reason = "Throttled"
+    template = "{subject} already has its share of this server, {limit} {what} ({setting}); repeat the call later."
+    retry = True
+
+
+class MessageTooLarge(QuotaExceeded):
+    """A request has more bytes than its rpc takes."""
+
+    reason = "MessageTooLarge"
+    template = "{rpc}: a request of {size:byte|bytes} is too large; the limit is {limit}."
+
+
 class DeadlineExceeded(SightlineError):
     """The call's deadline passed before its turn; nothing was done."""
 
@@ -419,6 +440,13 @@ class DeadlineExceeded(SightlineError):
     reason = "DeadlineExceeded"
     template = "{what} did not get its turn before the call's deadline; give it more time, or ask less at once."
     retry = True
+
+
+class RequestTimedOut(DeadlineExceeded):
+    """A call whose request, or the next one of its stream, did not arrive in time; nothing was done with it."""
+
+    reason = "RequestTimedOut"
+    template = "{rpc}: the request did not arrive within {seconds} s; the call was ended."
 
 
 class NotServedYet(SightlineError):
@@ -473,10 +501,10 @@ class Draining(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The maximum number of calls is in flight; another replica, or this one in a moment, will answer."""
+    """The server has as many calls, streams or bytes as it takes; another replica, or this one later, will answer."""
 
     reason = "Overloaded"
-    template = "The {service} service already has {limit:call|calls} in flight, its limit."
+    template = "The {service} service already has {limit} {what}, its limit."
 
 
 class StreamExpired(Unavailable):

@@ -25,6 +25,7 @@ def _address(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]  # of another service: `host:port`
 Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Settings(BaseSettings):
@@ -53,8 +54,20 @@ class Settings(BaseSettings):
     )  # how long the event loop may be stuck before the process ends
     drain_seconds: float = 1.0  # between NOT_SERVING and refusing new calls
     grace_seconds: float = 30.0  # for calls in flight
-    max_calls: int = 1000  # at once; more are refused
+    max_calls: int = Field(default=1000, ge=1)  # at once; more are refused
     max_stream_seconds: float = 3600.0  # the longest that a streaming call may last
+    max_open_calls: int = Field(default=32, ge=2)  # at once, of rpcs that need no token: health
+    max_connections: int = Field(default=1000, ge=1)
+    max_bytes_in_flight: int = Field(default=128 * 1024**2, ge=1024**2)  # of requests and responses in memory
+    request_seconds: float = Field(default=10.0, gt=0)  # for a request to arrive, and 1 s more for each 256 KiB
+    stream_idle_seconds: float = Field(default=60.0, gt=0)  # between two messages of a caller's stream
+    # Shares of calls, streams and bytes.
+    stream_share: Share = 0.5  # of the calls: those that may be streams
+    admin_share: float = Field(default=0.1, ge=0, lt=1)  # kept for admins
+    caller_share: Share = 0.25  # of one token's owner
+    project_share: Share = 0.75
+    caller_rate: float = Field(default=500.0, ge=0)  # calls a second; 0: not limited
+    project_rate: float = Field(default=1500.0, ge=0)
     # Who may call. Certificates, keys and tokens are PEM or text files, read again when they change.
     tls_certificate: Path | None = None  # of the gRPC server, with its chain
     tls_key: Path | None = None

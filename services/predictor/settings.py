@@ -13,6 +13,7 @@ class PredictorSettings(settings.Settings):
 
     port: settings.Port = 50053
     max_calls: int = 256  # at once; each may have an image in memory before it is admitted or refused
+    max_bytes_in_flight: int = Field(default=512 * 1024**2, ge=1024**2)
     trainer_address: settings.Address = "127.0.0.1:50052"  # host:port of the trainer api
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: exit at startup without a usable GPU
     model_cache_bytes: int = Field(default=4 * 1024**3, gt=0)  # of weights in memory
@@ -24,3 +25,9 @@ class PredictorSettings(settings.Settings):
     max_batch: int = Field(default=16, gt=0)  # images per forward pass
     decode_threads: int = Field(default=2, gt=0)
     torch_threads: int = Field(default=1, gt=0)  # per forward pass; more threads spin and cost more than they gain
+
+    @property
+    def request_bytes(self) -> dict[str, int]:
+        """The largest requests of the rpcs that take an image."""
+        largest = self.max_prediction_image_bytes + (64 << 10)
+        return dict.fromkeys(("AnalyzeImage", "AnalyzeImages", "ExplainImage"), largest)

@@ -10,7 +10,9 @@ SightlineError
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
 │       StoreRefused, Diverged, DatasetCorrupt, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
-├── QuotaExceeded, DeadlineExceeded, Unauthenticated, PermissionDenied
+├── QuotaExceeded: Throttled, MessageTooLarge
+├── DeadlineExceeded: RequestTimedOut
+├── Unauthenticated, PermissionDenied
 ├── Unimplemented: NotServedYet, UnknownMethod
 ├── Unavailable: Draining, Overloaded, StreamExpired, EstimateTimedOut, Unreachable
 ├── InternalError: BundleUnusable
@@ -418,12 +420,35 @@ class QuotaExceeded(SightlineError):
         return f"request less, or have the operator raise {setting}"
 
 
+class Throttled(QuotaExceeded):
+    """This token's owner, or the project, already has its share of the service: fewer calls at once, or later."""
+
+    reason = "Throttled"
+
+
+class MessageTooLarge(QuotaExceeded):
+    """A request is larger than the service accepts."""
+
+    reason = "MessageTooLarge"
+    advice = "send less in one call; an image: scale it down or compress it more"
+
+    def _advice(self, variables: Mapping[str, str]) -> str:
+        return self.advice
+
+
 class DeadlineExceeded(SightlineError):
     """The call's deadline passed before there was a response."""
 
     code = 4
     reason = "DeadlineExceeded"
     advice = "run `sightline doctor` where the services run, to see what they wait for; then repeat the command"
+
+
+class RequestTimedOut(DeadlineExceeded):
+    """The service did not receive the whole request in time."""
+
+    reason = "RequestTimedOut"
+    advice = "the connection is too slow for this request: send less at once"
 
 
 class Unimplemented(SightlineError):

@@ -19,7 +19,6 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from services.infra.auth import AuthUnusable
-from services.infra.calls import MAX_HOUSEKEEPING
 from services.infra.channel import open_channel
 from services.kit import errors
 from services.kit.roles import POLICY
@@ -276,14 +275,25 @@ async def test_an_rpc_without_a_policy_is_refused_even_to_an_admin(issuer, jwks_
     assert (code, "that nobody has" in message) == ("PERMISSION_DENIED", True)
 
 
-async def test_health_checks_do_not_count_towards_the_limit_of_calls(issuer, jwks_file):
-    async with serving(**settings(jwks_file), max_calls=10) as running, bare_channel(running.address) as channel:
+async def test_health_has_places_of_its_own_of_which_a_newcomer_takes_the_oldest(issuer, jwks_file):
+    async with (
+        serving(**settings(jwks_file), max_calls=40, max_open_calls=20) as running,
+        bare_channel(running.address) as channel,
+    ):
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(MAX_HOUSEKEEPING)]
-        assert len(await asyncio.gather(*(watch.read() for watch in watches))) == MAX_HOUSEKEEPING
+        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(10)]
+        await asyncio.gather(*(watch.read() for watch in watches))
+        ends = [asyncio.ensure_future(watch.read()) for watch in watches]
+        newest = stub.Watch(health_pb2.HealthCheckRequest())
+        await newest.read()
+        (ended,), others = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Watch(health_pb2.HealthCheckRequest()).read()
+            await ended
         assert describe(caught.value).reason == "Overloaded"
+        await stub.Check(health_pb2.HealthCheckRequest())
+        assert not newest.done()
+        for other in others:
+            other.cancel()
         assert (await answer(running.address, bearer(issuer.token("viewer"))))[0] == "OK"
 
 

@@ -24,7 +24,7 @@ from services.dataset.domain import COLLECTION, DatasetRecord
 from services.dataset.reconcile import Reconciler
 from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
-from services.dataset.upload import Uploads
+from services.dataset.upload import REQUEST_BYTES, Uploads
 from services.infra.server import Server, Service
 from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
@@ -191,7 +191,7 @@ async def running(world: World) -> AsyncGenerator[World]:
     """The world with its server listening and a client connected."""
     datasets = Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings)
     servicer = DatasetServicer(datasets, Uploads(world.blobs, world.telemetry, world.settings), world.blobs.bucket)
-    service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer)
+    service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer, REQUEST_BYTES)
     settings = Settings(port=0, drain_seconds=0, grace_seconds=0.2)
     server = Server("dataset", settings, world.telemetry, [service])
     port = await server.start()

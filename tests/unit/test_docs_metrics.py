@@ -29,7 +29,7 @@ COMMON = {*EVERYWHERE, *metered.NATS}
 CHAPTERS: dict[str, set[Metric]] = {
     "Metrics of every process": set(EVERYWHERE),
     "Metrics of every process except the predictor": set(metered.NATS),
-    "Metrics of every gRPC server": set(RPCS),
+    "Metrics of every gRPC server": {*RPCS, server_metrics.REFUSED, server_metrics.BYTES, server_metrics.IN_FLIGHT},
     "Metrics of the dataset api": set(dataset.API) - COMMON,
     "Metrics of ingest workers": set(dataset.WORKER) - COMMON,
     "Metrics of the trainer api": set(trainer.API) - COMMON,
