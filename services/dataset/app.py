@@ -24,7 +24,7 @@ from services.kit.errors import (
 )
 from services.kit.jobs import Job, announce
 from services.kit.log import Log
-from services.kit.names import check_id, new_uid, parse
+from services.kit.names import check_id, new_uid, own, parse
 from services.kit.paging import check_page_size, decode_token, encode_token, page_of
 from services.kit.plurals import counted
 from services.kit.queue import Queue
@@ -90,7 +90,7 @@ class Datasets:
         check_caller_fields("dataset", new.display_name, new.custom_properties)
         now = self._clock.now()
         return DatasetRecord(
-            name=f"{COLLECTION}/{new.dataset_id}",
+            name=own(COLLECTION, new.dataset_id),
             uid=new_uid(),
             annotation_kind=new.annotation_kind,
             annotation_file_uris=uris,
@@ -129,7 +129,7 @@ class Datasets:
 
     def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[DatasetRecord]], str]:
         """A page ordered by name, and the next page's token."""
-        return page_of(self._datasets.view.all(), COLLECTION, page_size, page_token)
+        return page_of(self._datasets.view.all(own(COLLECTION, "")), own(COLLECTION), page_size, page_token)
 
     async def update(self, name: str, changes: Changes, etag: str) -> Versioned[DatasetRecord]:
         """Changes caller fields; EtagMismatch, WrongState in DELETING."""

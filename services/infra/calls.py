@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
-from services.infra import server_metrics
+from services.infra import projects, server_metrics
 from services.infra.auth import Guard
 from services.infra.repeats import repeatable
 from services.infra.server_metrics import Rpc, RpcKind
@@ -31,6 +31,7 @@ from services.kit.errors import (
     StreamExpired,
     UnknownMethod,
 )
+from services.kit.roles import OPEN
 from services.kit.status import status_of
 from services.kit.telemetry import Telemetry
 
@@ -73,7 +74,8 @@ class Calls(grpc.aio.ServerInterceptor):
     stays in the log, under the id in the answer. A handler's own `context.abort` and cancellation pass through
     untouched. Handlers read requests from their argument, never with `context.read`. A Delete that the caller's gRPC
     retries because it got no answer succeeds even if the resource is gone. With a guard, a call that is not admitted is
-    refused before any of its request is read, and counted like any other.
+    refused before any of its request is read, and counted like any other. Handlers see names with their project,
+    callers without.
     """
 
     def __init__(
@@ -122,13 +124,17 @@ class Calls(grpc.aio.ServerInterceptor):
                 return self._refusing(server_metrics.UNKNOWN_RPC, path[:200], UnknownMethod(method=path[:200]))
             self._wrapped[path] = self._wrap(path, handler)
         wrapped = self._wrapped[path]
-        if self._guard:
-            try:
-                caller = await self._guard.admit(path, handler_call_details.invocation_metadata or ())
-            except Exception as error:  # noqa: BLE001 - whatever it is, the call is not admitted
-                return self._refusing(_rpc(path, wrapped), path, error)
-            callers.current.set(caller)
-            log.caller.set(caller.name if caller else "")
+        metadata = handler_call_details.invocation_metadata or ()
+        try:
+            if self._guard:
+                caller = await self._guard.admit(path, metadata)
+                callers.current.set(caller)
+                log.caller.set(caller.name if caller else "")
+                callers.act_in(caller.project if caller else callers.DEFAULT_PROJECT)
+            elif path not in OPEN:
+                callers.act_in(projects.asked(metadata) or callers.DEFAULT_PROJECT)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the call is not admitted
+            return self._refusing(_rpc(path, wrapped), path, error)
         return wrapped
 
     def _refusing(self, rpc: Rpc, path: str, error: Exception) -> Handler:
@@ -150,7 +156,7 @@ class Calls(grpc.aio.ServerInterceptor):
 
         async def one_response(incoming: Any, context: Context) -> bytes:
             async with self._around(rpc, path, context):
-                response = await behaviour(requests(incoming), context)
+                response = _shown(await behaviour(requests(incoming), context))
                 data = handler.response_serializer(response) if handler.response_serializer else response
                 self._telemetry.add(server_metrics.SENT, 1, **rpc.labels)
                 return data
@@ -163,7 +169,7 @@ class Calls(grpc.aio.ServerInterceptor):
                     return
                 async with aclosing(answer) as responses:
                     async for response in responses:
-                        await context.write(response)
+                        await context.write(_shown(response))
                         self._telemetry.add(server_metrics.SENT, 1, **rpc.labels)
 
         match handler.request_streaming, handler.response_streaming:
@@ -182,9 +188,12 @@ class Calls(grpc.aio.ServerInterceptor):
         def parse(raw: bytes) -> Any:
             self._telemetry.add(server_metrics.RECEIVED, 1, **rpc.labels)
             try:
-                return handler.request_deserializer(raw) if handler.request_deserializer else raw
+                parsed = handler.request_deserializer(raw) if handler.request_deserializer else raw
             except DecodeError:
                 raise InvalidRequest(field="request", problem=f"its bytes are not what {path} takes.") from None
+            if isinstance(parsed, Message):
+                return projects.qualified(parsed, callers.acting_project())
+            return parsed
 
         return partial(_Parsed, parse) if handler.request_streaming else parse
 
@@ -234,7 +243,7 @@ class Calls(grpc.aio.ServerInterceptor):
     async def _refuse(self, call: Call, error: Exception) -> None:
         """Fails the call with the error's status; raises what gRPC raises for that."""
         known = self._understand(call, error)
-        status = status_of(known)
+        status = projects.shown_status(status_of(known), callers.acting_project())
         call.code, call.reason = _CODES[status.code], known.reason
         trailers = ((REQUEST_ID, call.request_id), (DETAILS, status.SerializeToString()))
         if not known.resend:
@@ -276,6 +285,10 @@ class _Parsed:
 
     async def __anext__(self) -> Any:
         return self._parse(await anext(self._incoming))
+
+
+def _shown(response: Any) -> Any:
+    return projects.shown(response, callers.acting_project()) if isinstance(response, Message) else response
 
 
 def _rpc(path: str, handler: Handler) -> Rpc:

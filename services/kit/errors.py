@@ -15,7 +15,7 @@
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
     ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull
     ├── DeadlineExceeded (DEADLINE_EXCEEDED)
-    ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied (PERMISSION_DENIED)
+    ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied, ProjectDenied (PERMISSION_DENIED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
     ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired, EstimateTimedOut
     ├── Internal (INTERNAL): UnknownTrainingError, BundleUnusable, RecordUnusable
@@ -454,6 +454,14 @@ class PermissionDenied(SightlineError):
     code = Code.PERMISSION_DENIED
     reason = "PermissionDenied"
     template = "{rpc} needs the role {role}; {caller} has {roles}."
+
+
+class ProjectDenied(SightlineError):
+    """The token does not hold in the project that the call names."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "ProjectDenied"
+    template = "The token of {caller} {problem}; the metadata `sightline-project` chooses the project of a call."
 
 
 class Unavailable(SightlineError):

@@ -60,13 +60,14 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     tls_client_ca: Path | None = None  # if set, callers need a certificate of this CA
     probe_port: Port = 0  # health only, in plain text, for probes without TLS; 0: none
-    auth_keys: Path | None = None  # lines `name role sha256:digest`
+    auth_keys: Path | None = None  # lines `name role sha256:digest`, then `project,project` or `*` if not `default`
     auth_jwks: str = ""  # file or https url of the keys that tokens are signed with
     auth_ca: Path | None = None  # for that url
     auth_issuer: str = ""
     auth_audience: str = ""
     auth_algorithms: str = "RS256,ES256,EdDSA"
     auth_role_claim: str = "role"  # dots separate nested keys
+    auth_project_claim: str = ""  # likewise; without it, every token holds in the project `default`
     auth_leeway_seconds: float = Field(
         default=30.0, ge=0, le=300
     )  # allowed difference between the issuer's clock and ours

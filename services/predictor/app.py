@@ -90,8 +90,8 @@ class Predictor:
         self._cache.drop(model_name, Eviction.UNLOADED)
 
     def list_loaded_models(self) -> list[LoadedModel]:
-        """The loaded models of this replica."""
-        return self._cache.loaded()
+        """The project's models that this replica has loaded."""
+        return [model for model in self._cache.loaded() if model.name.startswith(names.own("models", ""))]
 
     async def sweep(self) -> None:
         """Drops loaded models that have been deleted, even if they are no longer requested."""

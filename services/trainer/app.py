@@ -22,6 +22,7 @@ from services.kit.errors import (
     NotFound,
     WrongState,
 )
+from services.kit.names import own
 from services.kit.paging import page_of
 from services.kit.records import Versioned
 from services.trainer.base_model import base_model
@@ -123,8 +124,8 @@ class Models:
         return await self._store.models.get(name)
 
     def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[Model]], str]:
-        """One page of all models, by name."""
-        return page_of(self._store.models.view.all(), "models", page_size, page_token)
+        """One page of the project's models, by name."""
+        return page_of(self._store.models.view.all(own("models", "")), own("models"), page_size, page_token)
 
     async def trials(self, model: str, page_size: int, page_token: str) -> tuple[list[Versioned[Trial]], str]:
         """One page of a model's trials, in the order of planning; ModelNotFound."""

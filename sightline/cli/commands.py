@@ -1,11 +1,13 @@
 """The commands of `sightline` and their help. `sightline.cli.reporting` lists the exit codes."""
 
+import os
 from importlib import metadata
 from typing import Annotated
 
 import typer
 
 from sightline.cli import calibrate, datasets, doctor, evaluations, keys, models, predict, up, weights
+from sightline.client.transport.credentials import VARIABLES
 
 app = typer.Typer(
     help="Train image classifiers and object detectors within a budget, and predict with them.",
@@ -31,9 +33,24 @@ def _version(requested: bool) -> None:
         raise typer.Exit
 
 
+def _act_in(project: str) -> str:
+    if project:
+        os.environ[VARIABLES["project"]] = project  # where `Client` reads it
+    return project
+
+
 @app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    project: Annotated[
+        str,
+        typer.Option(
+            metavar="PROJECT",
+            envvar=VARIABLES["project"],
+            callback=_act_in,
+            help="Where the command acts, if not in the token's only project or in `default`.",
+        ),
+    ] = "",
 ) -> None: ...

@@ -6,7 +6,7 @@ from typing import Self
 
 from sightline.client import predictions, requests
 from sightline.client.calls import AsyncCalls
-from sightline.client.client import reporter
+from sightline.client.client import reporter, within
 from sightline.client.datasets import AsyncDatasets
 from sightline.client.evaluations import AsyncEvaluations
 from sightline.client.models import AsyncModels
@@ -30,10 +30,11 @@ class AsyncClient:
         addresses: Addresses | None = None,
         credentials: Credentials | None = None,
         *,
+        project: str = "",
         progress: bool | Reporter = True,
     ) -> None:
         """As for `Client`."""
-        self.stubs = AsyncStubs(addresses, credentials)
+        self.stubs = AsyncStubs(addresses, within(project, credentials))
         self._calls = AsyncCalls(self.stubs, reporter(progress))
         self.datasets = AsyncDatasets(self._calls)
         self.models = AsyncModels(self._calls)

@@ -10,7 +10,7 @@ SightlineError
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
 │       StoreRefused, Diverged, DatasetCorrupt, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
-├── QuotaExceeded, DeadlineExceeded, Unauthenticated, PermissionDenied
+├── QuotaExceeded, DeadlineExceeded, Unauthenticated, PermissionDenied, ProjectDenied
 ├── Unimplemented: NotServedYet, UnknownMethod
 ├── Unavailable: Draining, Overloaded, StreamExpired, EstimateTimedOut, Unreachable
 ├── InternalError: BundleUnusable
@@ -450,6 +450,14 @@ class PermissionDenied(SightlineError):
     code = 7
     reason = "PermissionDenied"
     advice = "ask the operator of the services for a token with the role {role}"
+
+
+class ProjectDenied(SightlineError):
+    """The token does not hold in the project that the call names."""
+
+    code = 7
+    reason = "ProjectDenied"
+    advice = "choose another project (SIGHTLINE_PROJECT, --project), or ask the operator of the services for a token"
 
 
 class Unavailable(SightlineError):

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -92,6 +92,7 @@ class World:
     telemetry: MemoryTelemetry = field(default_factory=MemoryTelemetry)
     queue: Queue = field(init=False)
     stub: DatasetStub = field(init=False)
+    address: str = ""
     collection: Collection[DatasetRecord] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -171,33 +172,37 @@ class World:
     async def upload(self, files: Mapping[str, bytes], upload_id: str = "u1", **wrong: Any) -> Any:
         """Sends files with UploadFiles; `wrong` overrides fields of every file's header."""
 
-        async def messages() -> AsyncIterator[service_pb.UploadFilesRequest]:
-            yield service_pb.UploadFilesRequest(header=service_pb.UploadFilesHeader(upload_id=upload_id))
-            for path, data in files.items():
-                announced: dict[str, Any] = {
-                    "path": path,
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                    "size_bytes": len(data),
-                }
-                yield service_pb.UploadFilesRequest(file=service_pb.FileHeader(**{**announced, **wrong}))
-                for start in range(0, len(data), 1 << 20):
-                    yield service_pb.UploadFilesRequest(chunk=data[start : start + (1 << 20)])
+        return await self.stub.UploadFiles(iter(upload_messages(upload_id, files, **wrong)))
 
-        return await self.stub.UploadFiles(messages())
+
+def upload_messages(upload_id: str, files: Mapping[str, bytes], **wrong: Any) -> list[service_pb.UploadFilesRequest]:
+    """The stream of UploadFiles; `wrong` overrides fields of every file's header."""
+    sent = [service_pb.UploadFilesRequest(header=service_pb.UploadFilesHeader(upload_id=upload_id))]
+    for path, data in files.items():
+        announced: dict[str, Any] = {
+            "path": path,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size_bytes": len(data),
+        }
+        sent.append(service_pb.UploadFilesRequest(file=service_pb.FileHeader(**{**announced, **wrong})))
+        chunks = (data[start : start + (1 << 20)] for start in range(0, len(data), 1 << 20))
+        sent += [service_pb.UploadFilesRequest(chunk=chunk) for chunk in chunks]
+    return sent
 
 
 @asynccontextmanager
-async def running(world: World) -> AsyncGenerator[World]:
+async def running(world: World, **configured: Any) -> AsyncGenerator[World]:
     """The world with its server listening and a client connected."""
     datasets = Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings)
     servicer = DatasetServicer(datasets, Uploads(world.blobs, world.telemetry, world.settings), world.blobs.bucket)
     service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer)
-    settings = Settings(port=0, drain_seconds=0, grace_seconds=0.2)
+    chosen: dict[str, Any] = {"port": 0, "drain_seconds": 0, "grace_seconds": 0.2, **configured}
+    settings = Settings(**chosen)
     server = Server("dataset", settings, world.telemetry, [service])
-    port = await server.start()
+    world.address = f"127.0.0.1:{await server.start()}"
     keeper = asyncio.create_task(world.view.run())
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc.aio.insecure_channel(world.address) as channel:
             world.stub = service_grpc.DatasetServiceStub(channel)
             yield world
     finally:
