@@ -6,9 +6,10 @@
     │   ├── DatasetInvalidAnnotationUri, IncorrectModelKind, DatasetAnnotationsInvalid, DatasetEmpty
     │   ├── CategoriesUnknown
     │   └── InvalidImage: InvalidImageFormat, InvalidImageSize
-    ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists
+    ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists,
+    │   UploadAlreadyExists, FileAlreadyExists
     ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound,
-    │   EstimateNotFound, RecordNotFound, BlobNotFound
+    │   EstimateNotFound, RecordNotFound, BlobNotFound, UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused, CoverageUnavailable
     │   └── Diverged, DatasetCorrupt, OutOfMemory, PoisonWork
@@ -17,7 +18,7 @@
     ├── DeadlineExceeded (DEADLINE_EXCEEDED)
     ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied, ProjectDenied (PERMISSION_DENIED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
-    ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired, EstimateTimedOut
+    ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired (StreamIdle), EstimateTimedOut
     ├── Internal (INTERNAL): UnknownTrainingError, BundleUnusable, RecordUnusable
     └── RemoteError (any code): an error of another service that this tree has no class for
 
@@ -229,6 +230,24 @@ class EvaluationAlreadyExists(AlreadyExists):
     resource_type = "evaluation"
 
 
+class UploadAlreadyExists(AlreadyExists):
+    """The id is that of an upload which the caller may not add to, or remove."""
+
+    reason = "UploadAlreadyExists"
+    template = "{name} {problem}; choose another upload id."
+    resource_type = "upload"
+
+
+class FileAlreadyExists(AlreadyExists):
+    """The upload has another file at the path."""
+
+    reason = "FileAlreadyExists"
+    template = (
+        "{name} has a file {path} with the digest {present} already; files are never overwritten: choose another path."
+    )
+    resource_type = "upload"
+
+
 class RecordExists(AlreadyExists):
     """The key of a new record is in use."""
 
@@ -246,6 +265,13 @@ class DatasetNotFound(NotFound):
 
     reason = "datasetNotFound"
     resource_type = "dataset"
+
+
+class UploadNotFound(NotFound):
+    """There is no such upload."""
+
+    reason = "UploadNotFound"
+    resource_type = "upload"
 
 
 class ModelNotFound(NotFound):
@@ -492,6 +518,15 @@ class StreamExpired(Unavailable):
 
     reason = "StreamExpired"
     template = "{method} was open for {limit_seconds} s, the longest allowed for a stream; open it again."
+
+
+class StreamIdle(StreamExpired):
+    """The caller sent nothing on a stream for too long; what it had stored stays."""
+
+    reason = "StreamIdle"
+    template = (
+        "Nothing arrived for {limit_seconds} s, the longest that {method} waits for the next message; send it again."
+    )
 
 
 class EstimateTimedOut(Unavailable):

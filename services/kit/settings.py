@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from services.kit.reach import Reach
 from sightline.client.transport.addresses import MAX_PORT, fault_of, fault_of_endpoint
 
 # For tokens: asymmetric ones only, so that knowing the public key is not enough to sign.
@@ -47,6 +48,7 @@ class Settings(BaseSettings):
     s3_secure: bool = True
     s3_region: str = "us-east-1"
     bucket: str = "sightline"
+    open_prefixes: str = ""  # what callers' uris may name besides uploads: `shared/,acme:archive/`, or `*`
     log_level: str = "INFO"
     loop_stuck_seconds: float = Field(
         default=60.0, ge=0
@@ -111,6 +113,17 @@ class Settings(BaseSettings):
         if value and (fault := fault_of_endpoint(value, needs_port=False)):
             raise ValueError(f"it {fault}; expected host:port, or host; SIGHTLINE_S3_SECURE says whether https is used")
         return value
+
+    @field_validator("open_prefixes")
+    @classmethod
+    def _of_prefixes(cls, value: str) -> str:
+        Reach.parse(value)
+        return value
+
+    @property
+    def reach(self) -> Reach:
+        """Which blobs callers may name."""
+        return Reach.parse(self.open_prefixes)
 
     @field_validator("auth_algorithms")
     @classmethod

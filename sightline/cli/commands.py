@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli import calibrate, datasets, doctor, evaluations, keys, models, predict, up, weights
+from sightline.cli import calibrate, datasets, doctor, evaluations, keys, models, predict, up, uploads, weights
 from sightline.client.transport.credentials import VARIABLES
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(uploads.app, name="uploads")
 app.add_typer(models.app, name="models")
 app.add_typer(evaluations.app, name="evaluations")
 app.add_typer(keys.app, name="keys")

@@ -16,6 +16,7 @@ from sightline.client.results.prediction import Prediction
 from sightline.client.stubs import Stubs
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.credentials import Credentials
+from sightline.client.upload_lists import Uploads
 
 
 class Client:
@@ -40,6 +41,7 @@ class Client:
         self.stubs = Stubs(addresses, within(project, credentials))
         self._calls = Calls(self.stubs, reporter(progress))
         self.datasets = Datasets(self._calls)
+        self.uploads = Uploads(self._calls)
         self.models = Models(self._calls)
         self.evaluations = Evaluations(self._calls)
 

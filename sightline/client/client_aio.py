@@ -17,6 +17,7 @@ from sightline.client.results.prediction import Prediction
 from sightline.client.stubs_aio import AsyncStubs
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.credentials import Credentials
+from sightline.client.upload_lists import AsyncUploads
 
 
 class AsyncClient:
@@ -37,6 +38,7 @@ class AsyncClient:
         self.stubs = AsyncStubs(addresses, within(project, credentials))
         self._calls = AsyncCalls(self.stubs, reporter(progress))
         self.datasets = AsyncDatasets(self._calls)
+        self.uploads = AsyncUploads(self._calls)
         self.models = AsyncModels(self._calls)
         self.evaluations = AsyncEvaluations(self._calls)
 

@@ -20,10 +20,10 @@ FILES: tuple[FileDescriptor, ...] = tuple(
 # Text that holds no name of a resource. A field with another name has to be marked in the proto, or judged and added.
 PLAIN = """annotation_file_uris augmentation backbones base_model_version base_uri batch_prediction_id bundle_uri
     categories category code codes dataset_id device display_name etag evaluation_id file file_name head id
-    input_uri_prefix key message metric metric_name model_id model_version next_page_token output_uri_prefix page_token
-    path predicted_category reason recipe remedy request_id result_uris score_metric sha256 similar_category
-    snapshot_digest snapshot_uri step tag test_file training_file true_category type_url unavailable untested_categories
-    upload_id uri value verdict warnings paths"""
+    input_uri_prefix key message metric metric_name model_id model_version next_page_token output_uri_prefix owner
+    page_token path predicted_category reason recipe remedy request_id result_uris score_metric sha256 similar_category
+    snapshot_digest snapshot_uri step tag test_file training_file true_category type_url unavailable
+    untested_categories upload_id uri value verdict warnings paths"""
 # Messages whose `name` is that of a category.
 CATEGORIES = {"CategoryStats", "UnknownCategory", "Tag"}
 # Rpcs whose request names no resource: the use case itself looks in the project of the call.
@@ -31,6 +31,7 @@ BY_USE_CASE = {
     "CreateDataset",
     "ListDatasets",
     "UploadFiles",
+    "ListUploads",
     "ListModels",
     "ListBatchPredictions",
     "ListLoadedModels",

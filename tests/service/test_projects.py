@@ -18,6 +18,7 @@ from sightline.v1 import dataset_service_pb2 as datasets
 from sightline.v1 import evaluation_service_pb2 as evaluations
 from sightline.v1 import model_service_pb2 as models
 from sightline.v1 import prediction_service_pb2 as predictions
+from tests.support.datasets import coco, upload_messages
 from tests.support.suite_of_projects import RPCS, Suite, suite
 from tests.unit.predictor.serving import IMAGE
 
@@ -53,6 +54,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         ),
         "WatchDataset": (datasets.WatchDatasetRequest(name="datasets/pets"), OK),
         "UploadFiles": (datasets.UploadFilesRequest(header=datasets.UploadFilesHeader(upload_id="pets")), OK),
+        "ListUploads": (datasets.ListUploadsRequest(), OK),
         "ListFindings": (datasets.ListFindingsRequest(parent="datasets/pets"), OK),
         "CompareDatasets": (
             datasets.CompareDatasetsRequest(training_dataset="datasets/pets", test_dataset="datasets/pets"),
@@ -95,6 +97,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "UnloadModel": (predictions.UnloadModelRequest(model_name="models/m"), OK),
         "DeleteEvaluation": (evaluations.DeleteEvaluationRequest(name=E), OK),
         "DeleteModel": (models.DeleteModelRequest(name="models/m"), OK),
+        "DeleteUpload": (datasets.DeleteUploadRequest(name="uploads/pets"), OK),
         "DeleteDataset": (datasets.DeleteDatasetRequest(name="datasets/pets"), OK),
     }
 
@@ -218,3 +221,96 @@ async def test_a_token_acts_in_its_projects_only_and_hears_the_same_of_all_other
     assert "PERMISSION_DENIED: The token of eve does not hold in the project nowhere" in nowhere
     for malformed in ("Acme", "../acme", "a/b", "*", "a" * 64):
         assert "INVALID_ARGUMENT" in await listed("dan", malformed)
+
+
+# What callers could do to one another before there were projects.
+
+
+async def blobs_of(made: Suite) -> dict[str, bytes]:
+    return {blob.key: await made.blobs.get(blob.key) async for blob in made.blobs.list("")}
+
+
+async def test_nobody_writes_into_anothers_upload_by_its_id(two: Suite):
+    two.key("ben", "trainer", "acme")
+    before = await blobs_of(two)
+    code, message, _, _ = await upload(two, "theirs", {"images/1.png": b"evil"}, "ben")
+    assert (code, "was begun by another caller" in message) == ("ALREADY_EXISTS", True)
+    assert (await upload(two, "theirs", {"images/1.png": b"evil"}, "bob"))[0] == OK, "in bob's project the id is free"
+    after = await blobs_of(two)
+    assert {key: data for key, data in after.items() if key in before} == before
+    assert set(after) - set(before) == {"projects/umbrella/uploads/theirs/images/1.png"}
+
+
+async def test_not_even_its_owner_overwrites_a_file_of_an_upload(two: Suite):
+    first = await two.upload("twice", {"a.png": b"one"}, "ann")
+    again = await two.upload("twice", {"a.png": b"one", "b.png": b"two"}, "ann")
+    assert [file.path for file in again.files] == ["a.png", "b.png"]
+    assert again.base_uri == first.base_uri == "s3://sightline/projects/acme/uploads/twice"
+    code, message, _, _ = await upload(two, "twice", {"b.png": b"three"}, "ann")
+    assert (code, "uploads/twice has a file b.png" in message) == ("ALREADY_EXISTS", True)
+    assert await two.blobs.get("projects/acme/uploads/twice/b.png") == b"two"
+    listed = (await two.call("ListUploads", datasets.ListUploadsRequest(), "ann")).uploads
+    assert {(one.name, one.owner, one.file_count, one.size_bytes) for one in listed if one.name == "uploads/twice"} == {
+        ("uploads/twice", "key:ann", 2, 6)
+    }
+
+
+async def upload(made: Suite, id_: str, files: dict[str, bytes], key: str) -> tuple[str, str, bytes, Any]:
+    return await answer(made, "UploadFiles", upload_messages(id_, files), key)
+
+
+async def test_no_uri_tells_what_is_in_the_store_elsewhere(two: Suite):
+    await two.blobs.put("elsewhere/secret.png", IMAGE)
+    held = "s3://sightline/projects/acme/uploads/theirs"
+    empty = "s3://sightline/projects/acme/uploads/nobody"
+    for there, not_there in (
+        (f"{held}/train.json", f"{empty}/train.json"),
+        (f"{held}/images/1.png", f"{empty}/images/1.png"),
+        ("s3://sightline/elsewhere/secret.png", "s3://sightline/elsewhere/nobody.png"),
+        ("s3://sightline/uploads/x/../../projects/acme/uploads/theirs/train.json", "s3://sightline/uploads/x/../y"),
+    ):
+        for request, rpc, code in (
+            (predictions.AnalyzeImageRequest(model_name="models/m"), "AnalyzeImage", "INVALID_ARGUMENT"),
+            (datasets.CreateDatasetRequest(dataset_id="new", validate_only=True), "CreateDataset", "INVALID_ARGUMENT"),
+            (datasets.CreateDatasetRequest(dataset_id="new"), "CreateDataset", "INVALID_ARGUMENT"),
+        ):
+            answers = [await answer(two, rpc, at(request, uri), "bob") for uri in (there, not_there)]
+            assert answers[0][0] == answers[1][0] == code
+            assert answers[0][1].replace(there, not_there) == answers[1][1]
+
+
+def at(request: Any, uri: str) -> Any:
+    """A copy of the request about the uri."""
+    copy = type(request)()
+    copy.CopyFrom(request)
+    if isinstance(copy, predictions.AnalyzeImageRequest):
+        copy.uri = uri
+    else:
+        copy.dataset.annotation_kind = dataset_pb2.Dataset.IMAGE_CLASSIFICATION
+        copy.dataset.annotation_file_uris.append(uri)
+    return copy
+
+
+async def test_a_coco_file_reaches_no_image_of_another_project(two: Suite):
+    uris = ("s3://sightline/projects/acme/uploads/theirs/images/1.png", "s3://sightline/projects/acme/uploads/x/y.png")
+    images = [{"id": n, "file_name": f"{n}.png", "coco_url": uri} for n, uri in enumerate(uris, 1)]
+    marks = [{"id": n, "image_id": n, "category_id": 1} for n in (1, 2)]
+    uploaded = await two.upload("spy", {"train.json": coco(images, marks)}, "bob")
+    await two.call("CreateDataset", two.world.request("spy", uris=(uploaded.files[0].uri,)), "bob")
+    await two.world.work()
+    request = datasets.ListFindingsRequest(parent="datasets/spy", codes=["imagePathInvalid"])
+    findings = (await two.call("ListFindings", request, "bob")).findings
+    assert [(f.image_id, "is not in an upload of the project" in f.message) for f in findings] == [(1, True), (2, True)]
+
+
+async def test_an_upload_is_removed_by_who_began_it_or_an_admin_only(two: Suite):
+    for name, role in (("ben", "trainer"), ("cas", "trainer"), ("dan", "viewer")):
+        two.key(name, role, "acme")
+    await two.upload("bens", {"a.png": b"one"}, "ben")
+    await two.upload("bens-2", {"a.png": b"one"}, "ben")
+    request = datasets.DeleteUploadRequest(name="uploads/bens")
+    for key, code in (("dan", "PERMISSION_DENIED"), ("cas", "ALREADY_EXISTS"), ("bob", MISSING), ("ben", OK)):
+        assert (await answer(two, "DeleteUpload", request, key))[0] == code
+    assert (await answer(two, "DeleteUpload", request, "ben"))[0] == MISSING
+    assert (await answer(two, "DeleteUpload", datasets.DeleteUploadRequest(name="uploads/bens-2"), "ann"))[0] == OK
+    assert not [key for key in await blobs_of(two) if "/bens" in key]

@@ -25,13 +25,15 @@ from services.dataset.reconcile import Reconciler
 from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload import Uploads
+from services.dataset.upload_records import UploadReconciler, UploadRecord, UploadRecords
 from services.infra.server import Server, Service
 from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
 from services.kit.collection import Collection
-from services.kit.errors import DatasetNotFound
+from services.kit.errors import DatasetNotFound, UploadNotFound
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.queue import Queue, is_poison
+from services.kit.reach import UPLOADS
 from services.kit.records import Records, Table
 from services.kit.settings import Settings
 from services.kit.telemetry import MemoryTelemetry
@@ -94,10 +96,12 @@ class World:
     stub: DatasetStub = field(init=False)
     address: str = ""
     collection: Collection[DatasetRecord] = field(init=False)
+    kept: Collection[UploadRecord] = field(init=False)
 
     def __post_init__(self) -> None:
         self.queue = MemoryQueue(self.clock)
         self.collection = Collection(self.records, DatasetRecord, DatasetNotFound, COLLECTION)
+        self.kept = Collection(self.records, UploadRecord, UploadNotFound, UPLOADS)
 
     @property
     def table(self) -> Table[DatasetRecord]:
@@ -109,6 +113,12 @@ class World:
 
     def context(self, executor: ThreadPoolExecutor, holder: str = "w1") -> WorkerContext:
         return WorkerContext(self.table, self.blobs, self.queue, self.clock, self.telemetry, executor, holder)
+
+    def uploads(self) -> UploadRecords:
+        return UploadRecords(self.kept, self.blobs, self.clock, self.settings)
+
+    def expiry(self) -> UploadReconciler:
+        return UploadReconciler(self.uploads(), self.view, self.telemetry)
 
     def reconciler(self) -> Reconciler:
         return Reconciler(self.view, self.queue, self.clock, self.telemetry, self.settings)
@@ -193,21 +203,24 @@ def upload_messages(upload_id: str, files: Mapping[str, bytes], **wrong: Any) ->
 @asynccontextmanager
 async def running(world: World, **configured: Any) -> AsyncGenerator[World]:
     """The world with its server listening and a client connected."""
-    datasets = Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings)
-    servicer = DatasetServicer(datasets, Uploads(world.blobs, world.telemetry, world.settings), world.blobs.bucket)
+    records = world.uploads()
+    datasets = Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings, records)
+    uploads = Uploads(records, world.blobs, world.telemetry, world.settings)
+    servicer = DatasetServicer(datasets, uploads, world.blobs.bucket)
     service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer)
     chosen: dict[str, Any] = {"port": 0, "drain_seconds": 0, "grace_seconds": 0.2, **configured}
     settings = Settings(**chosen)
     server = Server("dataset", settings, world.telemetry, [service])
     world.address = f"127.0.0.1:{await server.start()}"
-    keeper = asyncio.create_task(world.view.run())
+    keepers = [asyncio.create_task(view.run()) for view in (world.view, world.kept.view)]
     try:
         async with grpc.aio.insecure_channel(world.address) as channel:
             world.stub = service_grpc.DatasetServiceStub(channel)
             yield world
     finally:
         await server.drain()
-        keeper.cancel()
+        for keeper in keepers:
+            keeper.cancel()
 
 
 def reason(error: grpc.aio.AioRpcError) -> str:

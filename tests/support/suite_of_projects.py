@@ -95,7 +95,7 @@ class Suite:
     async def register(self, name: str, key: str) -> dataset_pb2.Dataset:
         """A READY dataset of twenty images."""
         described, files = datasets.tagged(20)
-        uploaded = await self.upload(f"{key}-{name}", {"train.json": described, **files}, key)
+        uploaded = await self.upload(name, {"train.json": described, **files}, key)
         uri = next(file.uri for file in uploaded.files if file.path == "train.json")
         await self.call("CreateDataset", self.world.request(name, uris=(uri,)), key)
         await self.world.work()
