@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
 from services.infra import projects, server_metrics
@@ -156,7 +156,7 @@ class Calls(grpc.aio.ServerInterceptor):
 
         async def one_response(incoming: Any, context: Context) -> bytes:
             async with self._around(rpc, path, context):
-                response = _shown(await behaviour(requests(incoming), context))
+                response = projects.outgoing(await behaviour(requests(incoming), context))
                 data = handler.response_serializer(response) if handler.response_serializer else response
                 self._telemetry.add(server_metrics.SENT, 1, **rpc.labels)
                 return data
@@ -169,7 +169,7 @@ class Calls(grpc.aio.ServerInterceptor):
                     return
                 async with aclosing(answer) as responses:
                     async for response in responses:
-                        await context.write(_shown(response))
+                        await context.write(projects.outgoing(response))
                         self._telemetry.add(server_metrics.SENT, 1, **rpc.labels)
 
         match handler.request_streaming, handler.response_streaming:
@@ -191,9 +191,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 parsed = handler.request_deserializer(raw) if handler.request_deserializer else raw
             except DecodeError:
                 raise InvalidRequest(field="request", problem=f"its bytes are not what {path} takes.") from None
-            if isinstance(parsed, Message):
-                return projects.qualified(parsed, callers.acting_project())
-            return parsed
+            return projects.incoming(parsed)
 
         return partial(_Parsed, parse) if handler.request_streaming else parse
 
@@ -285,10 +283,6 @@ class _Parsed:
 
     async def __anext__(self) -> Any:
         return self._parse(await anext(self._incoming))
-
-
-def _shown(response: Any) -> Any:
-    return projects.shown(response, callers.acting_project()) if isinstance(response, Message) else response
 
 
 def _rpc(path: str, handler: Handler) -> Rpc:

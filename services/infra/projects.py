@@ -19,7 +19,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, Re
 from google.rpc.status_pb2 import Status
 
 from services.kit import names
-from services.kit.callers import DEFAULT_PROJECT
+from services.kit.callers import DEFAULT_PROJECT, acting_project
 from services.kit.errors import InvalidName
 
 PROJECT = "sightline-project"  # the metadata that chooses the project of a call
@@ -30,6 +30,16 @@ _DETAILS: tuple[type[Message], ...] = (ErrorInfo, ResourceInfo, BadRequest, Quot
 
 class ForeignName(Exception):
     """A bug: an answer names a resource of another project."""
+
+
+def incoming(request: Any) -> Any:
+    """What a caller sent, with full names of the project that the call acts in; InvalidName."""
+    return qualified(request, acting_project()) if isinstance(request, Message) else request
+
+
+def outgoing(answer: Any) -> Any:
+    """What a caller receives, with local names; ForeignName."""
+    return shown(answer, acting_project()) if isinstance(answer, Message) else answer
 
 
 def qualified(request: M, project: str) -> M:
