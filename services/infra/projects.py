@@ -212,7 +212,7 @@ def _is_map(field: FieldDescriptor) -> bool:
 def _change_texts(detail: Any, change: Change) -> None:
     for field, value in detail.ListFields():
         if _is_map(field):
-            for key in value:
+            for key in list(value):  # a map must not change while it is read
                 value[key] = change(value[key])
         elif field.message_type:
             for one in value:

@@ -121,7 +121,8 @@ async def answer(made: Suite, rpc: str, request: Any, key: str) -> tuple[str, st
     try:
         return OK, "", b"", await made.call(rpc, request, key)
     except grpc.aio.AioRpcError as error:
-        status = Status.FromString(dict(error.trailing_metadata() or ())["grpc-status-details-bin"])  # type: ignore[arg-type]
+        trailers: Any = dict(error.trailing_metadata() or ())
+        status = Status.FromString(trailers["grpc-status-details-bin"])
         return error.code().name, status.message, status.SerializeToString(), None
 
 

@@ -76,6 +76,15 @@ def test_errors_and_stored_errors_show_local_names_and_whole_uris():
     assert info.metadata["name"] == "datasets/d"
 
 
+def test_every_variable_of_an_error_is_shown_with_its_local_name():
+    variables = {f"v{number}": f"projects/acme/models/m{number}" for number in range(50)}
+    status = Status()
+    status.details.add().Pack(ErrorInfo(metadata=variables))
+    shown = ErrorInfo()
+    assert projects.shown_status(status, "acme").details[0].Unpack(shown)
+    assert dict(shown.metadata) == {name: value.removeprefix(FULL) for name, value in variables.items()}
+
+
 def test_details_that_this_version_does_not_know_pass_through():
     status = Status(message="projects/acme/models/m")
     status.details.add().Pack(model_pb2.EvaluationParameters(test_dataset="x"))
