@@ -13,8 +13,10 @@ from services.dataset.boxes import Xywh, read_box
 from services.dataset.findings import FindingLog
 from services.dataset.repair import repaired
 from services.kit.alike import hidden_character, tidy
-from services.kit.blobs import check_key, from_uri
+from services.kit.blobs import check_key
+from services.kit.callers import DEFAULT_PROJECT
 from services.kit.errors import UnreadableUri
+from services.kit.reach import NOTHING_OPEN, Reach
 from services.vision.snapshot import AnnotationKind
 
 MAX_NAME = 256  # characters of a category's name
@@ -197,6 +199,8 @@ class Place:
     uri: str
     key: str
     bucket: str
+    project: str = DEFAULT_PROJECT
+    reach: Reach = NOTHING_OPEN  # of the project's callers
 
     def locate(self, image: CocoImage) -> str:
         """The image's key; UnreadableUri, or ValueError saying what is wrong with its path.
@@ -206,10 +210,10 @@ class Place:
         """
         for uri in (image.absolute_url, image.coco_url):
             if uri and (uri.startswith("s3://") or not image.file_name):
-                return from_uri(uri, self.bucket)
+                return self.reach.key(uri, self.bucket, self.project)
         name = image.file_name
         if "://" in name:
-            return from_uri(name, self.bucket)
+            return self.reach.key(name, self.bucket, self.project)
         name = name.replace("\\", "/")
         if name.startswith("/") or _DRIVE.match(name):
             raise ValueError("is absolute")
@@ -221,7 +225,10 @@ class Place:
         if len(name.encode("utf-8", "replace")) > 1024:
             raise ValueError("is longer than 1024 bytes")
         folder = self.key.rpartition("/")[0]
-        return check_key("/".join([folder, *parts] if folder else parts))
+        key = check_key("/".join([folder, *parts] if folder else parts))
+        if not self.reach.has(key, self.project):
+            raise ValueError("is not in an upload of the project")
+        return key
 
 
 def rows(

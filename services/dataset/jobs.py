@@ -3,7 +3,7 @@
 from services.dataset.domain import ADVANCE, CHECK, COLLECTION, DatasetRecord
 from services.kit.errors import InvalidName
 from services.kit.jobs import Job, publish
-from services.kit.names import parse
+from services.kit.names import parent, parse
 from services.kit.queue import Queue
 
 
@@ -19,7 +19,7 @@ async def publish_chunk(queue: Queue, record: DatasetRecord, number: int) -> Non
 
 def parse_chunk(name: str) -> tuple[str, int]:
     """The dataset's name and the chunk's number; InvalidName for any other name."""
-    dataset, number = parse(name, COLLECTION, "chunks")
+    _, number = parse(name, COLLECTION, "chunks")
     if not number.isdecimal():
         raise InvalidName(field="name", value=name, expected="a chunk number at the end")
-    return f"{COLLECTION}/{dataset}", int(number)
+    return parent(name), int(number)

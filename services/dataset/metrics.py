@@ -63,5 +63,10 @@ LEASES_LOST = Metric(
     "sightline_dataset_leases_lost_total", MetricKind.COUNTER, "Leases on datasets that workers lost while working."
 )
 
-API = (*STORE, *NATS, QUEUED, DATASETS, OLDEST, STALLED, UPLOADED, REPUBLISHED)
+# Does anybody wonder where an upload has gone?
+EXPIRED = Metric(
+    "sightline_dataset_uploads_expired_total", MetricKind.COUNTER, "Uploads removed because no dataset named them."
+)
+
+API = (*STORE, *NATS, QUEUED, DATASETS, OLDEST, STALLED, UPLOADED, EXPIRED, REPUBLISHED)
 WORKER = (*STORE, *NATS, JOBS, RUNNING, DEAD_LETTERS, VALIDATED, IMAGES, CHUNK_SECONDS, LEASES_LOST)

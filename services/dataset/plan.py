@@ -12,6 +12,7 @@ from services.dataset.findings import FindingLog
 from services.dataset.settings import DatasetSettings
 from services.kit.blobs import from_uri
 from services.kit.errors import BlobNotFound, DatasetAnnotationsInvalid, QuotaExceeded
+from services.kit.names import split
 from services.vision.snapshot import AnnotationKind
 
 
@@ -37,8 +38,9 @@ async def make_plan(context: WorkerContext, settings: DatasetSettings, record: D
     `reading.log` has all findings.
     """
     prefix = store.plan_prefix(record)
+    bucket = context.blobs.bucket
     for uri in record.annotation_file_uris:
-        place = Place(uri, from_uri(uri, context.blobs.bucket), context.blobs.bucket)
+        place = Place(uri, from_uri(uri, bucket), bucket, split(record.name)[0], settings.reach)
         data = await _fetch(context, settings, place, reading.log)
         rows = await context.compute(lambda data=data, place=place: _read(data, place, record, settings, reading))
         del data

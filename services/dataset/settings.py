@@ -22,6 +22,12 @@ class DatasetSettings(Settings):
     max_regions: int = Field(default=1_000, gt=0)  # boxes per image
     max_bad_share: float = Field(default=0.2, ge=0, le=1)  # of images or annotations; above it a dataset is FAILED
     max_upload_files: int = Field(default=10_000, gt=0)  # per stream; an upload may use several streams
+    max_project_upload_bytes: int = Field(default=1 << 40, gt=0)  # of all uploads of a project
+    max_project_upload_files: int = Field(default=5_000_000, gt=0)
+    max_total_upload_bytes: int = Field(default=10 << 40, gt=0)  # of all projects
+    max_total_upload_files: int = Field(default=50_000_000, gt=0)
+    upload_idle_seconds: float = Field(default=60.0, gt=0)  # that UploadFiles waits for the next message
+    upload_expiry_hours: float = Field(default=720.0, gt=0)  # after which an upload goes that no dataset names
     findings_per_code: int = Field(default=1_000, gt=0)  # listed; the rest are only counted
     chunk_images: int = Field(default=1_000, gt=0, le=100_000)  # per job
     images_in_flight: int = Field(default=16, gt=0)  # per chunk; each takes at most max_image_bytes

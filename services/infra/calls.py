@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import grpc
 from grpc import StatusCode
 
-from services.infra import server_metrics
+from services.infra import projects, server_metrics
 from services.infra.admission import Admission
 from services.infra.auth import Guard
 from services.infra.call import Call, Context, Waiting
@@ -57,7 +57,7 @@ class Calls(grpc.aio.ServerInterceptor):
     answered with one status that has exactly one ErrorInfo; the message of an unknown exception stays in the log, under
     the id in the answer. A handler's own `context.abort` and cancellation pass through untouched. Handlers read
     requests from their argument, never with `context.read`. A Delete that the caller's gRPC retries because it got no
-    answer succeeds even if the resource is gone.
+    answer succeeds even if the resource is gone. Handlers see names with their project, callers without.
     """
 
     def __init__(self, service: str, telemetry: Telemetry, limits: Limits, guard: Guard | None = None) -> None:
@@ -137,7 +137,7 @@ class Calls(grpc.aio.ServerInterceptor):
 
         async def one_response(_incoming: Any, context: Context) -> bytes:
             async with self._around(rpc, path, context) as call:
-                data = serialize(await behaviour(await received(call), context))
+                data = serialize(projects.outgoing(await behaviour(await received(call), context)))
                 self._answer(call, len(data))
                 return data
 
@@ -149,9 +149,10 @@ class Calls(grpc.aio.ServerInterceptor):
                     return
                 async with aclosing(answer) as responses:
                     async for response in responses:
+                        shown = projects.outgoing(response)
                         held = call.place.bytes if call.place else 0
-                        self._answer(call, held + response.ByteSize())
-                        await context.write(response)
+                        self._answer(call, held + shown.ByteSize())
+                        await context.write(shown)
                         if call.place:
                             self._admission.hold(call.place, held)
 
@@ -197,13 +198,16 @@ class Calls(grpc.aio.ServerInterceptor):
         """Gives the call a place, which it keeps until gRPC is done with it; otherwise raises."""
         if call.rpc is server_metrics.UNKNOWN_RPC:
             return
-        caller = None
+        caller, metadata = None, call.context.invocation_metadata() or ()
         if self._guard:
             call.waiting = Waiting.TOKEN
             call.limit(self._limits.request_seconds)
-            caller = await self._guard.admit(call.path, call.context.invocation_metadata() or ())
+            caller = await self._guard.admit(call.path, metadata)
             callers.current.set(caller)
             log.caller.set(caller.name if caller else "")
+            callers.act_in(caller.project if caller else callers.DEFAULT_PROJECT)
+        elif call.path not in OPEN:
+            callers.act_in(projects.asked(metadata) or callers.DEFAULT_PROJECT)
         if call.rpc.is_housekeeping:
             self._housekeeping.add(call)
         elif self._draining:
@@ -232,7 +236,7 @@ class Calls(grpc.aio.ServerInterceptor):
     async def _refuse(self, call: Call, error: Exception) -> None:
         """Fails the call with the error's status; raises what gRPC raises for that."""
         known = self._understand(call, error)
-        status = status_of(known)
+        status = projects.shown_status(status_of(known), callers.acting_project())
         call.code, call.reason = _CODES[status.code], known.reason
         trailers = ((REQUEST_ID, call.request_id), (DETAILS, status.SerializeToString()))
         if not known.resend:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
-from services.infra import server_metrics
+from services.infra import projects, server_metrics
 from services.infra.admission import Admission
 from services.infra.call import Call, Waiting
 from services.infra.limits import Limits
@@ -78,9 +78,10 @@ class Requests:
             self._telemetry.add(REFUSED, limit=Limit.SIZE, whose=Whose.REQUEST)
             raise MessageTooLarge(rpc=call.rpc.method, size=len(raw), limit=limit)
         try:
-            return handler.request_deserializer(raw) if handler.request_deserializer else raw
+            parsed = handler.request_deserializer(raw) if handler.request_deserializer else raw
         except DecodeError:
             raise InvalidRequest(field="request", problem=f"its bytes are not what {call.path} takes.") from None
+        return projects.incoming(parsed)
 
 
 class _Stream:

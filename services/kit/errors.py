@@ -6,18 +6,19 @@
     │   ├── DatasetInvalidAnnotationUri, IncorrectModelKind, DatasetAnnotationsInvalid, DatasetEmpty
     │   ├── CategoriesUnknown
     │   └── InvalidImage: InvalidImageFormat, InvalidImageSize
-    ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists
+    ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists,
+    │   UploadAlreadyExists, FileAlreadyExists
     ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound,
-    │   EstimateNotFound, RecordNotFound, BlobNotFound
+    │   EstimateNotFound, RecordNotFound, BlobNotFound, UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused, CoverageUnavailable
     │   └── Diverged, DatasetCorrupt, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
     ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull, Throttled, MessageTooLarge
     ├── DeadlineExceeded (DEADLINE_EXCEEDED): RequestTimedOut
-    ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied (PERMISSION_DENIED)
+    ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied, ProjectDenied (PERMISSION_DENIED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
-    ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired, EstimateTimedOut
+    ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired (StreamIdle), EstimateTimedOut
     ├── Internal (INTERNAL): UnknownTrainingError, BundleUnusable, RecordUnusable
     └── RemoteError (any code): an error of another service that this tree has no class for
 
@@ -235,6 +236,24 @@ class EvaluationAlreadyExists(AlreadyExists):
     resource_type = "evaluation"
 
 
+class UploadAlreadyExists(AlreadyExists):
+    """The id is that of an upload which the caller may not add to, or remove."""
+
+    reason = "UploadAlreadyExists"
+    template = "{name} {problem}; choose another upload id."
+    resource_type = "upload"
+
+
+class FileAlreadyExists(AlreadyExists):
+    """The upload has another file at the path."""
+
+    reason = "FileAlreadyExists"
+    template = (
+        "{name} has a file {path} with the digest {present} already; files are never overwritten: choose another path."
+    )
+    resource_type = "upload"
+
+
 class RecordExists(AlreadyExists):
     """The key of a new record is in use."""
 
@@ -252,6 +271,13 @@ class DatasetNotFound(NotFound):
 
     reason = "datasetNotFound"
     resource_type = "dataset"
+
+
+class UploadNotFound(NotFound):
+    """There is no such upload."""
+
+    reason = "UploadNotFound"
+    resource_type = "upload"
 
 
 class ModelNotFound(NotFound):
@@ -484,6 +510,14 @@ class PermissionDenied(SightlineError):
     template = "{rpc} needs the role {role}; {caller} has {roles}."
 
 
+class ProjectDenied(SightlineError):
+    """The token does not hold in the project that the call names."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "ProjectDenied"
+    template = "The token of {caller} {problem}; the metadata `sightline-project` chooses the project of a call."
+
+
 class Unavailable(SightlineError):
     """A dependency does not respond at the moment."""
 
@@ -512,6 +546,15 @@ class StreamExpired(Unavailable):
 
     reason = "StreamExpired"
     template = "{method} was open for {limit_seconds} s, the longest allowed for a stream; open it again."
+
+
+class StreamIdle(StreamExpired):
+    """The caller sent nothing on a stream for too long; what it had stored stays."""
+
+    reason = "StreamIdle"
+    template = (
+        "Nothing arrived for {limit_seconds} s, the longest that {method} waits for the next message; send it again."
+    )
 
 
 class EstimateTimedOut(Unavailable):

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from services.kit.reach import Reach
 from sightline.client.transport.addresses import MAX_PORT, fault_of, fault_of_endpoint
 
 # For tokens: asymmetric ones only, so that knowing the public key is not enough to sign.
@@ -48,6 +49,7 @@ class Settings(BaseSettings):
     s3_secure: bool = True
     s3_region: str = "us-east-1"
     bucket: str = "sightline"
+    open_prefixes: str = ""  # what callers' uris may name besides uploads: `shared/,acme:archive/`, or `*`
     log_level: str = "INFO"
     loop_stuck_seconds: float = Field(
         default=60.0, ge=0
@@ -73,13 +75,14 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     tls_client_ca: Path | None = None  # if set, callers need a certificate of this CA
     probe_port: Port = 0  # health only, in plain text, for probes without TLS; 0: none
-    auth_keys: Path | None = None  # lines `name role sha256:digest`
+    auth_keys: Path | None = None  # lines `name role sha256:digest`, then `project,project` or `*` if not `default`
     auth_jwks: str = ""  # file or https url of the keys that tokens are signed with
     auth_ca: Path | None = None  # for that url
     auth_issuer: str = ""
     auth_audience: str = ""
     auth_algorithms: str = "RS256,ES256,EdDSA"
     auth_role_claim: str = "role"  # dots separate nested keys
+    auth_project_claim: str = ""  # likewise; without it, every token holds in the project `default`
     auth_leeway_seconds: float = Field(
         default=30.0, ge=0, le=300
     )  # allowed difference between the issuer's clock and ours
@@ -123,6 +126,17 @@ class Settings(BaseSettings):
         if value and (fault := fault_of_endpoint(value, needs_port=False)):
             raise ValueError(f"it {fault}; expected host:port, or host; SIGHTLINE_S3_SECURE says whether https is used")
         return value
+
+    @field_validator("open_prefixes")
+    @classmethod
+    def _of_prefixes(cls, value: str) -> str:
+        Reach.parse(value)
+        return value
+
+    @property
+    def reach(self) -> Reach:
+        """Which blobs callers may name."""
+        return Reach.parse(self.open_prefixes)
 
     @field_validator("auth_algorithms")
     @classmethod

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from services.kit import blobs as uris
 from services.kit import names
 from services.kit.blobs import Blobs
+from services.kit.callers import acting_project
 from services.kit.clock import Clock
 from services.kit.errors import DeadlineExceeded, InvalidImageSize, ModelNotFound, QueueFull, SightlineError
 from services.kit.log import Log
 from services.kit.plurals import counted
+from services.kit.reach import NOTHING_OPEN, Reach
 from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.predictor import metrics
@@ -35,6 +36,7 @@ class Limits:
 
     max_image_bytes: int  # per image
     max_requests: int  # predictions in flight at once
+    reach: Reach = NOTHING_OPEN  # which blobs callers may name
 
 
 class Predictor:
@@ -90,8 +92,8 @@ class Predictor:
         self._cache.drop(model_name, Eviction.UNLOADED)
 
     def list_loaded_models(self) -> list[LoadedModel]:
-        """The loaded models of this replica."""
-        return self._cache.loaded()
+        """The project's models that this replica has loaded."""
+        return [model for model in self._cache.loaded() if model.name.startswith(names.own("models", ""))]
 
     async def sweep(self) -> None:
         """Drops loaded models that have been deleted, even if they are no longer requested."""
@@ -117,7 +119,7 @@ class Predictor:
         if query.image is not None:
             self._check_size(len(query.image), "image")
             return query.image, "image"
-        key = uris.from_uri(query.uri, self._blobs.bucket)
+        key = self._limits.reach.key(query.uri, self._blobs.bucket, acting_project())
         self._check_size((await self._blobs.stat(key)).size_bytes, query.uri)
         data = await self._blobs.get(key, 0, self._limits.max_image_bytes + 1)  # it may have been replaced since stat
         self._check_size(len(data), query.uri)

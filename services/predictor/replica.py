@@ -34,7 +34,7 @@ async def running(
     source = BundleSource(blobs, directory, loader, workers, batcher.call)
     cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry)
     lookup = ModelLookup(models, clock, settings.model_fresh_seconds, on_gone=cache.discard)
-    limits = Limits(settings.max_prediction_image_bytes, settings.max_requests)
+    limits = Limits(settings.max_prediction_image_bytes, settings.max_requests, settings.reach)
     predictor = Predictor(lookup, cache, batcher, blobs, workers, clock, telemetry, limits)
     try:
         async with alongside(batches=batcher.run(), sweep=predictor.run_sweeps(settings.model_sweep_seconds)):

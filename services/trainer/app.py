@@ -11,6 +11,7 @@ from services.kit.caller_fields import Changes, check_caller_fields
 from services.kit.clock import Clock
 from services.kit.collection import create_once
 from services.kit.errors import ModelAlreadyExists, ModelNotFound, NotFound, WrongState
+from services.kit.names import own
 from services.kit.paging import page_of
 from services.kit.records import Versioned
 from services.trainer.bundles import with_base
@@ -74,8 +75,8 @@ class Models:
         return await self._store.models.get(name)
 
     def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[Model]], str]:
-        """One page of all models, by name."""
-        return page_of(self._store.models.view.all(), "models", page_size, page_token)
+        """One page of the project's models, by name."""
+        return page_of(self._store.models.view.all(own("models", "")), own("models"), page_size, page_token)
 
     async def trials(self, model: str, page_size: int, page_token: str) -> tuple[list[Versioned[Trial]], str]:
         """One page of a model's trials, in the order of planning; ModelNotFound."""

@@ -41,7 +41,7 @@ _STRIDE = 32  # the sides of a detector's input are multiples of it
 def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> Model:
     """The requested model, in NOT_STARTED; InvalidRequest or InvalidName for a field that is wrong."""
     message, id_ = request.model, names.check_id(request.model_id, "model_id")
-    requested = _requested(names.join("models", id_), message, "model.", clock)
+    requested = _requested(names.own("models", id_), message, "model.", clock)
     return replace(
         requested,
         budget=_budget(message.training_parameters.time_budget),

@@ -33,6 +33,10 @@ def _group() -> None: ...
 def make(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The caller's name, which logs show.")],
     role: Annotated[Role, typer.Option(help="What the caller may do.")],
+    project: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PROJECT", help="Where it may: one or more projects, * for all; `default` otherwise."),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Add the line to this file (SIGHTLINE_AUTH_KEYS).")
     ] = None,
@@ -42,7 +46,7 @@ def make(
     The key is printed once and stored nowhere. Standard output has only the key and, without --file, the line.
     """
     try:
-        key, line = _made(name, role.value, file)
+        key, line = _made(name, role.value, project or [], file)
     except CommandError as error:
         raise typer.Exit(report(error, notes())) from None
     print(key)
@@ -57,9 +61,9 @@ def make(
         notes().print(f"added {escape(name)} ({role.value}) to {escape(str(file))}", soft_wrap=True)
 
 
-def _made(name: str, role: str, file: Path | None) -> tuple[str, str]:
+def _made(name: str, role: str, projects: list[str], file: Path | None) -> tuple[str, str]:
     try:
-        key, line = keys.make(name, role)
+        key, line = keys.make(name, role, projects)
         if file is not None:
             keys.append(file, line)
     except ValueError as error:

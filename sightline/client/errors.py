@@ -5,16 +5,17 @@ SightlineError
 │   │   DatasetAnnotationsInvalid, DatasetEmpty, CategoriesUnknown, IncorrectModelKind
 │   ├── InvalidImage: InvalidImageFormat, InvalidImageSize
 │   └── raised before anything is sent: AnnotationsUnreadable, ImagesMissing
-├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists
-├── NotFound: DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound, BlobNotFound
+├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, UploadAlreadyExists,
+│       FileAlreadyExists
+├── NotFound: DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound, UploadNotFound, BlobNotFound
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
 │       StoreRefused, Diverged, DatasetCorrupt, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded: Throttled, MessageTooLarge
 ├── DeadlineExceeded: RequestTimedOut
-├── Unauthenticated, PermissionDenied
+├── Unauthenticated, PermissionDenied, ProjectDenied
 ├── Unimplemented: NotServedYet, UnknownMethod
-├── Unavailable: Draining, Overloaded, StreamExpired, EstimateTimedOut, Unreachable
+├── Unavailable: Draining, Overloaded, StreamExpired, StreamIdle, EstimateTimedOut, Unreachable
 ├── InternalError: BundleUnusable
 └── AddressError, CredentialsError: wrong settings for reaching the services
 """
@@ -258,6 +259,18 @@ class EvaluationAlreadyExists(AlreadyExists):
     reason = "EvaluationAlreadyExists"
 
 
+class UploadAlreadyExists(AlreadyExists):
+    """The upload is another caller's."""
+
+    reason = "UploadAlreadyExists"
+
+
+class FileAlreadyExists(AlreadyExists):
+    """The upload has another file at the path."""
+
+    reason = "FileAlreadyExists"
+
+
 class NotFound(SightlineError):
     """There is no such resource."""
 
@@ -270,6 +283,13 @@ class DatasetNotFound(NotFound):
 
     reason = "datasetNotFound"
     advice = "`sightline datasets list` prints the datasets that exist"
+
+
+class UploadNotFound(NotFound):
+    """There is no such upload."""
+
+    reason = "UploadNotFound"
+    advice = "`sightline uploads list` prints the uploads that exist"
 
 
 class ModelNotFound(NotFound):
@@ -488,6 +508,14 @@ class PermissionDenied(SightlineError):
     advice = "ask the operator of the services for a token with the role {role}"
 
 
+class ProjectDenied(SightlineError):
+    """The token does not hold in the project that the call names."""
+
+    code = 7
+    reason = "ProjectDenied"
+    advice = "choose another project (SIGHTLINE_PROJECT, --project), or ask the operator of the services for a token"
+
+
 class Unavailable(SightlineError):
     """A part that the call needs does not respond at the moment."""
 
@@ -516,6 +544,12 @@ class StreamExpired(Unavailable):
     """A stream reached the time limit for streams."""
 
     reason = "StreamExpired"
+
+
+class StreamIdle(Unavailable):
+    """Nothing was sent on a stream for too long."""
+
+    reason = "StreamIdle"
 
 
 class EstimateTimedOut(Unavailable):

@@ -118,7 +118,7 @@ class Stubs:
     def _upload(
         self, upload_id: str, batch: list[LocalFile], sent: Callable[[int], None]
     ) -> dataset_service.UploadFilesResponse:
-        """Uploads one batch, repeatedly while the service is away: files with the same path are overwritten."""
+        """Uploads one batch, repeatedly while the service is away: files that it has already are skipped."""
         backoff = Backoff()
         while True:
             counter = Counter(sent)

@@ -508,7 +508,7 @@ async def test_an_exif_rotated_image_is_reported(world: World) -> None:
         ("http://example.com/train.json", "the scheme 'http' is not s3"),
         ("s3://other/train.json", "the bucket 'other' is not the store's"),
         ("s3://sightline/a/../b.json", "'..'"),
-        ("s3://sightline/none.json", "there is no such file in the store"),
+        ("s3://sightline/uploads/none.json", "there is no such file in the store"),
         ("train.json", "it has no scheme"),
     ],
 )

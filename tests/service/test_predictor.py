@@ -176,7 +176,7 @@ async def test_an_image_in_a_batch_of_seventeen_gets_the_same_result_as_alone(tm
         ({"uri": "https://example.org/a.png"}, errors.UnreadableUri, "https"),
         ({"uri": "s3://other/a.png"}, errors.UnreadableUri, "bucket"),
         ({"uri": "s3://sightline/a/../b.png"}, errors.UnreadableUri, ".."),
-        ({"uri": "s3://sightline/none.png"}, errors.BlobNotFound, "none.png"),
+        ({"uri": "s3://sightline/uploads/none.png"}, errors.BlobNotFound, "none.png"),
     ],
 )
 async def test_each_kind_of_bad_request_has_its_own_error(
@@ -189,9 +189,9 @@ async def test_each_kind_of_bad_request_has_its_own_error(
 
 
 async def test_an_image_in_the_store_that_is_too_large_is_refused_unread(running: Running):
-    await running.blobs.put("big.png", bytes(6 * 1024**2 + 1))
-    with pytest.raises(errors.InvalidImage, match=r"s3://sightline/big\.png: is 6291457 bytes"):
-        await running.analyze(uri="s3://sightline/big.png")
+    await running.blobs.put("uploads/big.png", bytes(6 * 1024**2 + 1))
+    with pytest.raises(errors.InvalidImage, match=r"s3://sightline/uploads/big\.png: is 6291457 bytes"):
+        await running.analyze(uri="s3://sightline/uploads/big.png")
 
 
 async def test_a_model_without_a_bundle_is_not_ready_and_one_in_training_serves_its_best_so_far(running: Running):

@@ -28,7 +28,7 @@ from sightline.client.errors import Unauthenticated
 from sightline.client.stubs import Stubs
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.channel import describe
-from sightline.client.transport.connection import bearer
+from sightline.client.transport.connection import PROJECT, bearer
 from sightline.client.transport.credentials import Credentials
 from sightline.client.uploads import LocalFile
 from sightline.v1 import dataset_service_pb2, prediction_service_pb2
@@ -467,3 +467,48 @@ async def test_an_unusable_jwks_file_or_ca_prevents_the_start(tmp_path):
         with pytest.raises(AuthUnusable, match=message):
             async with serving(**given):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("claims", "asked", "code"),
+    [
+        ({}, "", "OK"),
+        ({}, "acme", "PERMISSION_DENIED"),
+        ({"org": {"projects": ["acme", "umbrella", "Not one", 3]}}, "umbrella", "OK"),
+        ({"org": {"projects": ["acme", "umbrella"]}}, "other", "PERMISSION_DENIED"),
+        ({"org": {"projects": "acme"}}, "", "OK"),
+        ({"org": {"projects": "acme"}}, "default", "PERMISSION_DENIED"),
+        ({"org": {"projects": "*"}}, "anything", "OK"),
+        ({"org": {"projects": []}}, "", "PERMISSION_DENIED"),
+        ({"org": {"projects": {"acme": True}}}, "acme", "PERMISSION_DENIED"),
+    ],
+)
+async def test_a_token_holds_in_the_projects_of_its_claim(issuer, jwks_file, claims, asked, code):
+    async with serving(**settings(jwks_file), auth_project_claim="org.projects") as running:
+        metadata = (bearer(issuer.token("viewer", **claims)), *([(PROJECT, asked)] if asked else []))
+        got, message = await answer(running.address, *metadata)
+    assert got == code, message
+
+
+async def test_without_the_setting_no_claim_opens_a_project(issuer, jwks_file):
+    async with serving(**settings(jwks_file)) as running:
+        token = bearer(issuer.token("viewer", projects="*", project="acme"))
+        assert (await answer(running.address, token, (PROJECT, "acme")))[0] == "PERMISSION_DENIED"
+        assert (await answer(running.address, token))[0] == "OK"
+
+
+async def test_without_authentication_a_call_acts_in_the_project_that_it_names():
+    acted: list[str] = []
+
+    async def act(request: Any, _context: Any) -> None:
+        acted.append(request.name)
+
+    async with serving(act) as running:
+        credentials = Credentials(project="acme")
+        with Stubs(Addresses(dataset=running.address), credentials) as stubs:
+            found = await asyncio.to_thread(stubs.datasets.GetDataset, GET)
+        assert await answer(running.address) == ("OK", "")
+        async with AsyncClient(Addresses(dataset=running.address), project="umbrella") as client:
+            await client.stubs.datasets.GetDataset(GET)
+    assert acted == ["projects/acme/datasets/birds", "datasets/birds", "projects/umbrella/datasets/birds"]
+    assert found.name == "datasets/birds"

@@ -39,6 +39,7 @@ from sightline.v1.prediction_pb2 import (
     TagsResult,
 )
 from sightline.v1.trial_pb2 import Trial
+from sightline.v1.upload_pb2 import Upload
 
 
 def status(code: grpc.StatusCode, reason: str, message: str, *details: Message, **metadata: str) -> Status:
@@ -61,6 +62,7 @@ class Fakes:
         self.evaluations: dict[str, Evaluation] = {}  # as in an evaluated model
         self.trials: list[Trial] = []
         self.findings: list[Finding] = []
+        self.uploads: dict[str, Upload] = {}
         self.files: dict[str, bytes] = {}
         self.page_size = 2
         self.max_image_bytes = 20 << 20
@@ -151,6 +153,19 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
     def DeleteDataset(self, request: ds.DeleteDatasetRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "DeleteDataset", request)
         del self.fakes.datasets[request.name]
+        return empty_pb2.Empty()
+
+    def ListUploads(self, request: ds.ListUploadsRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "ListUploads", request)
+        items, token = self.fakes.page(list(self.fakes.uploads.values()), request.page_token)
+        return ds.ListUploadsResponse(uploads=items, next_page_token=token)
+
+    def DeleteUpload(self, request: ds.DeleteUploadRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "DeleteUpload", request)
+        if request.name not in self.fakes.uploads:
+            missing = status(grpc.StatusCode.NOT_FOUND, "UploadNotFound", f"{request.name} does not exist.")
+            context.abort_with_status(rpc_status.to_status(missing))
+        del self.fakes.uploads[request.name]
         return empty_pb2.Empty()
 
 

@@ -81,6 +81,7 @@ def test_credentials_come_from_the_environment():
     found = Credentials.from_environment(values)
     assert (found.ca, found.certificate, found.key) == ("the ca", "the certificate", "the key")
     assert (found.token, found.token_file, found.insecure) == ("the token", "the token_file", True)
+    assert found.project == "the project"
     assert Credentials.from_environment({}) == Credentials()
 
 
@@ -100,3 +101,18 @@ def test_a_shells_settings_for_another_suite_do_not_reach_this_suites_processes(
     assert "of another suite" not in found.values()
     assert found["SIGHTLINE_AUTH_KEYS"] == "meant for this one"
     assert found["SIGHTLINE_LOG_LEVEL"] == "DEBUG"
+
+
+def test_a_key_can_be_for_projects(sightline, tmp_path):
+    file = tmp_path / "keys"
+    made = sightline("keys", "make", "a", "--role", "viewer", "--project", "acme", "--project", "b", "--file", file)
+    assert made.code == 0
+    assert file.read_text().rstrip().endswith(" acme,b")
+    wrong = sightline("keys", "make", "a", "--role", "viewer", "--project", "Acme", "--file", file)
+    assert (wrong.code, "'Acme' is not a valid project" in wrong.err) == (2, True)
+
+
+def test_a_command_acts_in_the_project_of_its_option(sightline, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_PROJECT", "umbrella")
+    assert sightline("--project", "acme", "keys", "make", "a", "--role", "viewer").code == 0
+    assert Credentials.from_environment().project == "acme"

@@ -24,9 +24,10 @@ from services.dataset.finding_rules import RULES, Severity
 from services.dataset.findings import FindingLog, make
 from services.dataset.units import check_convention
 from services.kit.errors import UnreadableUri
+from services.kit.reach import Reach
 from services.vision.snapshot import AnnotationKind
 
-PLACE = Place("s3://sightline/sets/a/train.json", "sets/a/train.json", "sightline")
+PLACE = Place("s3://sightline/sets/a/train.json", "sets/a/train.json", "sightline", reach=Reach.parse("*"))
 PIXELS, RELATIVE, UNKNOWN = BoxConvention.ABSOLUTE, BoxConvention.RELATIVE, BoxConvention.UNKNOWN
 
 
