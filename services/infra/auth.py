@@ -1,5 +1,6 @@
 """Authentication and authorization: bearer tokens, checked against the table of roles."""
 
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,6 +72,7 @@ class Tokens:
         self._algorithms = frozenset(settings.auth_algorithms.split(","))
         self._leeway_seconds = settings.auth_leeway_seconds
         self._role_claim = settings.auth_role_claim
+        self._max_seconds = settings.auth_max_token_seconds
 
     async def caller(self, token: str) -> Caller:
         """The token's owner. No claim is trusted before the signature is verified."""
@@ -85,6 +87,9 @@ class Tokens:
             if key is None:
                 raise _Refused("the token is signed by a key that the issuer does not publish")
             claims = self._claims(token, key, algorithm)
+            began = claims.get("iat", time.time())
+            if claims["exp"] - began > self._max_seconds:
+                raise _Refused(f"the token lives longer than the {self._max_seconds:g} s that the service allows")
             return Caller(
                 subject=str(claims["sub"])[:MAX_NAME],
                 roles=_roles(claims, self._role_claim),

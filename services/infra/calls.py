@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from grpc import StatusCode
 
 from services.infra import server_metrics
 from services.infra.auth import Guard
+from services.infra.lapse import while_admitted
 from services.infra.repeats import repeatable
 from services.infra.server_metrics import Rpc, RpcKind
 from services.kit import callers, log
@@ -31,6 +32,7 @@ from services.kit.errors import (
     StreamExpired,
     UnknownMethod,
 )
+from services.kit.roles import OPEN
 from services.kit.status import status_of
 from services.kit.telemetry import Telemetry
 
@@ -59,6 +61,12 @@ class Call:
     started: float = field(default_factory=time.perf_counter)
     code: StatusCode = StatusCode.OK
     reason: str = ""
+    lapse: Exception | None = None  # why its token is no longer valid
+
+    def lapsed(self, refusal: Exception) -> None:
+        """Ends the call with the refusal."""
+        self.lapse = refusal
+        self.expire()
 
     def expire(self) -> None:
         """Ends the call as soon as its handler can be interrupted; no effect if it has ended."""
@@ -198,7 +206,8 @@ class Calls(grpc.aio.ServerInterceptor):
         try:
             async with call.timeout:
                 with self._admitted(call):
-                    yield
+                    async with self._watching_token(call):
+                        yield
         except grpc.aio.AbortError:
             call.code = context.code()
             raise
@@ -210,6 +219,13 @@ class Calls(grpc.aio.ServerInterceptor):
             await self._refuse(call, error)
         finally:
             self._record(call)
+
+    def _watching_token(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """Ends a stream once its caller would no longer be admitted."""
+        if not self._guard or call.rpc.kind is RpcKind.UNARY or call.path in OPEN:
+            return nullcontext()
+        metadata = tuple(call.context.invocation_metadata() or ())
+        return while_admitted(partial(self._guard.admit, call.path, metadata), call.lapsed)
 
     @contextmanager
     def _admitted(self, call: Call) -> Generator[None]:
@@ -243,6 +259,8 @@ class Calls(grpc.aio.ServerInterceptor):
 
     def _understand(self, call: Call, error: Exception) -> SightlineError:
         if isinstance(error, TimeoutError) and call.timeout.expired():
+            if call.lapse:
+                return self._understand(call, call.lapse)
             if self._draining:
                 return Draining(service=self._service)
             return StreamExpired(method=call.path, limit_seconds=self._max_stream_seconds)

@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     auth_leeway_seconds: float = Field(
         default=30.0, ge=0, le=300
     )  # allowed difference between the issuer's clock and ours
+    auth_max_token_seconds: float = Field(default=86400.0, gt=0)  # longer-lived tokens are refused
     insecure: bool = False  # allows serving other machines without TLS or tokens, and sending tokens in plain text
     # Whom to trust, and what to authenticate with, when calling other services, NATS and S3.
     tls_ca: str = ""  # for the other services; "system": the roots that come with gRPC

@@ -114,6 +114,7 @@ class Stubs:
     ) -> dataset_service.UploadFilesResponse:
         """Uploads one batch, repeatedly while the service is away: files with the same path are overwritten."""
         backoff = Backoff()
+        backoff.succeeded()  # the token may expire while files are sent: then once more, with the current one
         while True:
             counter = Counter(sent)
             try:
