@@ -12,6 +12,7 @@ from services.dataset.findings import FindingLog
 from services.kit.blobs import check_key, from_uri
 from services.kit.errors import UnreadableUri
 from services.vision.snapshot import AnnotationKind
+from sightline.client.text import fault_of_text
 
 MAX_NAME = 256  # characters of a category's name
 
@@ -127,6 +128,8 @@ class Categories:
         for category in declared:
             if not category.name.strip() or len(category.name) > MAX_NAME:
                 log.add("categoryNameMissing", uri, category_id=category.id)
+            if fault := fault_of_text(category.name):
+                log.add("categoryNameHidden", uri, category_id=category.id, problem=fault)
             if category.id in by_id:
                 first = by_id[category.id].name
                 log.add("categoryDuplicateId", uri, category_id=category.id, first=first, second=category.name)

@@ -51,6 +51,12 @@ RULES: dict[str, Rule] = {
         "Give it a name of up to 256 characters.",
         True,
     ),
+    "categoryNameHidden": Rule(
+        _E,
+        "The name of category {category_id} {problem}, which people do not see.",
+        "Remove the character from the name.",
+        True,
+    ),
     "categoryDuplicateId": Rule(
         _E, "Category id {category_id} is declared twice, as {first!r} and as {second!r}.", "Use each id once.", True
     ),
