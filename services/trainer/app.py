@@ -25,6 +25,7 @@ from services.kit.errors import (
 from services.kit.paging import page_of
 from services.kit.records import Versioned
 from services.trainer.base_model import base_model
+from services.trainer.bundles import read_card
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import (
     Dataset,
@@ -51,7 +52,7 @@ from services.trainer.planner.plan import check_budget, check_prediction_cost
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
 from services.trainer.work import Work
-from services.vision.card import CARD_FILE, ModelKind, read_card
+from services.vision.card import ModelKind
 
 EVALUATION_ALLOWANCE = timedelta(hours=24)  # of an evaluation that a caller creates
 WATCH_SECONDS = 2.0  # after which a watch looks again even without a change
@@ -113,10 +114,11 @@ class Models:
             raise _not_ready(base)
         served = base.served
         try:
-            card = read_card(await self._blobs.get(f"{served.bundle_key}{CARD_FILE}"))
+            card = await read_card(self._blobs, base.name, served)
         except BlobNotFound:
             raise ModelNotFound(name=base.name) from None  # it is being deleted
-        return replace(model, base=base_model(base.name, served.version, served.bundle_key, card))
+        known = base_model(base.name, served.version, served.bundle_key, card, served.bundle_digest)
+        return replace(model, base=known)
 
     async def get(self, name: str) -> Versioned[Model]:
         """The current model; ModelNotFound."""
@@ -182,7 +184,7 @@ class Models:
         """The suggested thresholds of the served bundle by category name; empty before there is one."""
         if model.served is None:
             return {}
-        card = read_card(await self._blobs.get(f"{model.served.bundle_key}{CARD_FILE}"))
+        card = await read_card(self._blobs, model.name, model.served)
         names = [category.name for category in card.categories]
         return dict(zip(names, card.suggested_thresholds, strict=True))
 
@@ -266,6 +268,7 @@ class Evaluations:
             test=dataset.snapshot(),
             model_version=model.served.version,
             bundle_key=model.served.bundle_key,
+            bundle_digest=model.served.bundle_digest,
             model_kind=model.model_kind,
             work=Work(create_time=now, allowance=EVALUATION_ALLOWANCE),
             update_time=now,

@@ -6,6 +6,7 @@ import pytest
 
 from services.infra.static_keys import parse
 from services.kit.roles import Role
+from services.vision.signing import Signer, Verifier
 from sightline.client.keys import PREFIX, digest
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.credentials import VARIABLES, Credentials
@@ -19,7 +20,7 @@ def test_a_key_is_printed_once_and_the_services_accept_its_line(sightline):
     assert key.startswith(PREFIX)
     assert key not in line
     (caller,) = parse(line.encode()).values()
-    assert (caller.name, caller.roles) == ("ci-runner", {Role.TRAINER})
+    assert (caller.subject, caller.roles) == ("ci-runner", {Role.TRAINER})
     assert digest(key) in line
     assert "SIGHTLINE_AUTH_KEYS" in made.err
 
@@ -100,3 +101,16 @@ def test_a_shells_settings_for_another_suite_do_not_reach_this_suites_processes(
     assert "of another suite" not in found.values()
     assert found["SIGHTLINE_AUTH_KEYS"] == "meant for this one"
     assert found["SIGHTLINE_LOG_LEVEL"] == "DEBUG"
+
+
+def test_a_pair_of_signing_keys_is_written_once_and_fits(sightline, tmp_path):
+    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
+    words = ("keys", "signing", "--private", private, "--public", public)
+    assert sightline(*words).code == 0
+    assert private.stat().st_mode & 0o777 == 0o600
+    signer = Signer.of(private.read_text())
+    assert signer
+    assert Verifier.of(public.read_bytes()).fault("m", "d", signer.sign("m", "d")) == ""
+    before = private.read_bytes()
+    again = sightline(*words)
+    assert (again.code, "exists" in again.err, private.read_bytes()) == (1, True, before)
