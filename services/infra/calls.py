@@ -17,7 +17,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from services.infra import server_metrics
+from services.infra import audit, server_metrics
+from services.infra.audit import Audit
 from services.infra.auth import Guard
 from services.infra.lapse import while_admitted
 from services.infra.repeats import repeatable
@@ -91,10 +92,12 @@ class Calls(grpc.aio.ServerInterceptor):
         max_calls: int,
         max_stream_seconds: float,
         guard: Guard | None = None,
+        auditing: Audit | None = None,
     ) -> None:
         self._service = service
         self._telemetry = telemetry
         self._guard = guard
+        self._audit = auditing
         self._max_calls = max_calls
         self._max_stream_seconds = max_stream_seconds
         self._wrapped: dict[str, Handler] = {}
@@ -190,9 +193,11 @@ class Calls(grpc.aio.ServerInterceptor):
         def parse(raw: bytes) -> Any:
             self._telemetry.add(server_metrics.RECEIVED, 1, **rpc.labels)
             try:
-                return handler.request_deserializer(raw) if handler.request_deserializer else raw
+                request = handler.request_deserializer(raw) if handler.request_deserializer else raw
             except DecodeError:
                 raise InvalidRequest(field="request", problem=f"its bytes are not what {path} takes.") from None
+            audit.about(request)
+            return request
 
         return partial(_Parsed, parse) if handler.request_streaming else parse
 
@@ -271,6 +276,8 @@ class Calls(grpc.aio.ServerInterceptor):
         return Internal(error_id=error_id)
 
     def _record(self, call: Call) -> None:
+        if self._audit:
+            self._audit.note(call.path, call.code.name, call.reason, call.request_id, call.context.peer())
         seconds = time.perf_counter() - call.started
         labels = call.rpc.labels
         self._telemetry.add(server_metrics.HANDLED, 1, **labels, grpc_code=server_metrics.code_name(call.code))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli import calibrate, datasets, doctor, evaluations, keys, models, predict, up, weights
+from sightline.cli import audit, calibrate, datasets, doctor, evaluations, keys, models, predict, up, weights
 
 app = typer.Typer(
     help="Train image classifiers and object detectors within a budget, and predict with them.",
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
+app.command("audit")(audit.audit)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(models.app, name="models")

@@ -132,10 +132,10 @@ async def test_no_user_can_write_or_hear_what_is_another_s(server: NatsServer, u
     assert all("permissions violation" in problem.lower() for problem in refused)
 
 
-@pytest.mark.parametrize("login", [{}, {"user": "predictor", "password": "x"}, {"user": ADMIN, "password": "wrong"}])
-async def test_whoever_is_not_a_user_is_not_let_in(server: NatsServer, login: dict[str, str]) -> None:
+@pytest.mark.parametrize(("user", "password"), [("", ""), ("predictor", "x"), (ADMIN, "wrong")])
+async def test_whoever_is_not_a_user_is_not_let_in(server: NatsServer, user: str, password: str) -> None:
     with pytest.raises(Unavailable, match=r"(?i)authorization violation"):
-        await connect(server.url, "test", deadline_seconds=1.0, access=NatsAccess(**login))
+        await connect(server.url, "test", deadline_seconds=1.0, access=NatsAccess(user=user, password=password))
 
 
 def test_every_kind_of_job_has_users_that_announce_and_take_it() -> None:

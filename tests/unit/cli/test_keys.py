@@ -94,6 +94,7 @@ def test_a_shells_settings_for_another_suite_do_not_reach_this_suites_processes(
         workers=1,
         addresses=Addresses(),
         nats_port=4222,
+        nats_passwords={"dataset-api": "x"},
         metrics_ports={},
         environment={"SIGHTLINE_AUTH_KEYS": "meant for this one"},
     )

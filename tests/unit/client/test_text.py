@@ -52,7 +52,7 @@ def test_what_is_shown_has_no_fault_and_json_keeps_its_meaning(text: str) -> Non
 def test_a_console_prints_its_own_colours_and_no_others(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     file = io.StringIO()
-    file.isatty = lambda: terminal  # type: ignore[method-assign]
+    file.isatty = lambda: terminal
     SafeConsole(file=file).print(f"[bold]x[/] \x1b]0;title\x07{C1}{RIGHT_TO_LEFT}\nnext", markup=True)
     printed = file.getvalue()
     assert ("\x1b[1mx" in printed) == terminal
