@@ -1,5 +1,6 @@
 """Authentication and authorization: bearer tokens, checked against the table of roles."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,12 +12,14 @@ import jwt
 from services.infra import projects
 from services.infra.jwks import JwksFile, JwksUrl, KeySource, fetcher
 from services.infra.static_keys import StaticKeys
-from services.kit import names
+from services.kit import callers, names
 from services.kit.callers import ALL_PROJECTS, DEFAULT_PROJECT, Caller
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import PermissionDenied, ProjectDenied, Unauthenticated
+from services.kit.masking import masked_urls
 from services.kit.roles import OPEN, POLICY, Role, may
 from services.kit.settings import Settings
+from sightline.client.text import fault_of_text
 from sightline.client.transport.credentials import check_ca
 
 AUTHORIZATION = "authorization"
@@ -50,6 +53,7 @@ class Guard:
             caller = await self._caller(_token_of(metadata))
         except _Refused as refusal:
             raise Unauthenticated(rpc=rpc, role=role or "no role", problem=str(refusal)) from None
+        callers.current.set(caller)  # also of a call that is refused: the audit names it
         if role is None or not may(caller.roles, role):
             roles = ", ".join(sorted(caller.roles)) or "none"
             raise PermissionDenied(rpc=rpc, role=role or "that nobody has", caller=caller.subject, roles=roles)
@@ -74,6 +78,7 @@ class Tokens:
         self._algorithms = frozenset(settings.auth_algorithms.split(","))
         self._leeway_seconds = settings.auth_leeway_seconds
         self._role_claim, self._project_claim = settings.auth_role_claim, settings.auth_project_claim
+        self._max_seconds = settings.auth_max_token_seconds
 
     async def caller(self, token: str) -> Caller:
         """The token's owner. No claim is trusted before the signature is verified."""
@@ -88,6 +93,11 @@ class Tokens:
             if key is None:
                 raise _Refused("the token is signed by a key that the issuer does not publish")
             claims = self._claims(token, key, algorithm)
+            began = claims.get("iat", time.time())
+            if claims["exp"] - began > self._max_seconds:
+                raise _Refused(f"the token lives longer than the {self._max_seconds:g} s that the service allows")
+            if fault := fault_of_text(str(claims["sub"])):
+                raise _Refused(f"the token's subject {fault}")
             return Caller(
                 subject=str(claims["sub"])[:MAX_NAME],
                 roles=_roles(claims, self._role_claim),
@@ -122,12 +132,12 @@ def guard_of(settings: Settings, clock: Clock | None = None) -> Guard | None:
         tokens = Tokens(_source(settings, clock or SystemClock()), settings) if settings.auth_jwks else None
     except (OSError, ValueError) as error:
         names = f"{setting} and SIGHTLINE_AUTH_CA" if settings.auth_ca else setting
-        raise AuthUnusable(f"{error}; see {names}") from error
+        raise AuthUnusable(f"{masked_urls(str(error))}; see {names}") from None
     return Guard(keys, tokens)
 
 
 def _source(settings: Settings, clock: Clock) -> KeySource:
-    if settings.auth_jwks.startswith("https://"):
+    if settings.auth_jwks.lower().startswith("https://"):
         if settings.auth_ca:
             check_ca(settings.auth_ca, settings.auth_ca.read_bytes())
         return JwksUrl(fetcher(settings.auth_jwks, settings.auth_ca), clock)

@@ -48,6 +48,12 @@ class Call:
     closed: bool = False  # whether its handler has ended: then there is nothing to end
     code: StatusCode = StatusCode.OK
     reason: str = ""
+    lapse: Exception | None = None  # why its token is no longer valid
+
+    def lapsed(self, refusal: Exception) -> None:
+        """Ends the call with the refusal."""
+        self.lapse = refusal
+        self.expire()
 
     def when_sent(self, act: Callable[[], None]) -> None:
         """Calls `act` once gRPC has sent the whole response, or given up."""

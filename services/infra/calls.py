@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,8 +17,10 @@ from grpc import StatusCode
 
 from services.infra import projects, server_metrics
 from services.infra.admission import Admission
+from services.infra.audit import Audit
 from services.infra.auth import Guard
 from services.infra.call import Call, Context, Waiting
+from services.infra.lapse import while_admitted
 from services.infra.limits import Limits
 from services.infra.open_calls import OpenCalls
 from services.infra.repeats import repeatable
@@ -60,10 +62,18 @@ class Calls(grpc.aio.ServerInterceptor):
     answer succeeds even if the resource is gone. Handlers see names with their project, callers without.
     """
 
-    def __init__(self, service: str, telemetry: Telemetry, limits: Limits, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        service: str,
+        telemetry: Telemetry,
+        limits: Limits,
+        guard: Guard | None = None,
+        auditing: Audit | None = None,
+    ) -> None:
         self._service = service
         self._telemetry = telemetry
         self._guard = guard
+        self._audit = auditing
         self._limits = limits
         self._admission = Admission(service, limits, telemetry)
         self._open = OpenCalls(limits.open_calls, telemetry)
@@ -178,7 +188,8 @@ class Calls(grpc.aio.ServerInterceptor):
             async with call.timeout:
                 try:
                     await self._admit(call)
-                    yield call
+                    async with self._watching_token(call):
+                        yield call
                 finally:
                     call.closed = True
         except grpc.aio.AbortError:
@@ -193,6 +204,13 @@ class Calls(grpc.aio.ServerInterceptor):
         finally:
             self._forget(call)
             self._record(call)
+
+    def _watching_token(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """Ends a stream once its caller would no longer be admitted."""
+        if not self._guard or call.rpc.kind is RpcKind.UNARY or call.path in OPEN:
+            return nullcontext()
+        metadata = tuple(call.context.invocation_metadata() or ())
+        return while_admitted(partial(self._guard.admit, call.path, metadata), call.lapsed)
 
     async def _admit(self, call: Call) -> None:
         """Gives the call a place, which it keeps until gRPC is done with it; otherwise raises."""
@@ -245,6 +263,8 @@ class Calls(grpc.aio.ServerInterceptor):
 
     def _understand(self, call: Call, error: Exception) -> SightlineError:
         if isinstance(error, TimeoutError) and call.timeout.expired():
+            if call.lapse:
+                return self._understand(call, call.lapse)
             return self._end_of(call)
         if known := _single(error):
             return known
@@ -265,6 +285,8 @@ class Calls(grpc.aio.ServerInterceptor):
         return StreamExpired(method=call.path, limit_seconds=self._limits.stream_seconds)
 
     def _record(self, call: Call) -> None:
+        if self._audit:
+            self._audit.note(call.path, call.code.name, call.reason, call.request_id, call.context.peer())
         seconds = time.perf_counter() - call.started
         labels = call.rpc.labels
         self._telemetry.add(server_metrics.HANDLED, 1, **labels, grpc_code=server_metrics.code_name(call.code))

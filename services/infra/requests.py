@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
-from services.infra import projects, server_metrics
+from services.infra import audit, projects, server_metrics
 from services.infra.admission import Admission
 from services.infra.call import Call, Waiting
 from services.infra.limits import Limits
@@ -81,7 +81,9 @@ class Requests:
             parsed = handler.request_deserializer(raw) if handler.request_deserializer else raw
         except DecodeError:
             raise InvalidRequest(field="request", problem=f"its bytes are not what {call.path} takes.") from None
-        return projects.incoming(parsed)
+        request = projects.incoming(parsed)
+        audit.about(request)
+        return request
 
 
 class _Stream:

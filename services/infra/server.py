@@ -11,7 +11,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.infra import server_metrics
+from services.infra import audit, server_metrics
 from services.infra.auth import guard_of
 from services.infra.calls import Calls
 from services.infra.connections import STANDARD, Connections
@@ -79,7 +79,8 @@ class Server:
         self._telemetry = telemetry
         sizes = {rpc: size for service in services for rpc, size in service.request_bytes.items()}
         limits = Limits.of(settings, sizes)
-        self._calls = Calls(name, telemetry, limits, guard_of(settings))
+        self._audit = audit.of_settings(name, settings, telemetry)
+        self._calls = Calls(name, telemetry, limits, guard_of(settings), self._audit)
         self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - defined in an if
         self._grpc = grpc.aio.server(
             interceptors=[self._calls], options=connections.options(limits, settings.max_connections)
@@ -162,6 +163,8 @@ class Server:
         await stopping
         if self._probe:
             await self._probe.stop(0)
+        if self._audit:
+            await asyncio.to_thread(self._audit.close)
         _log.info("server_stopped")
 
     async def _follow(self, ready: Ready) -> None:

@@ -12,7 +12,7 @@
     │   EstimateNotFound, RecordNotFound, BlobNotFound, UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused, CoverageUnavailable
-    │   └── Diverged, DatasetCorrupt, OutOfMemory, PoisonWork
+    │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
     ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull, Throttled, MessageTooLarge
     ├── DeadlineExceeded (DEADLINE_EXCEEDED): RequestTimedOut
@@ -387,6 +387,13 @@ class DatasetCorrupt(FailedPrecondition):
 
     reason = "datasetCorrupt"
     template = "{unreadable} of {image_count:image|images} of {dataset} cannot be read, among them {files}."
+
+
+class DatasetChanged(FailedPrecondition):
+    """The store's files of a snapshot are not those of its record: they were changed or damaged since."""
+
+    reason = "datasetChanged"
+    template = "{dataset}: {file} in the store is not what the dataset's record says; restore it, or register it again."
 
 
 class OutOfMemory(FailedPrecondition):

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from services.kit.masking import masked_urls
 from services.kit.reach import Reach
 from sightline.client.transport.addresses import MAX_PORT, fault_of, fault_of_endpoint
 
@@ -51,6 +52,8 @@ class Settings(BaseSettings):
     bucket: str = "sightline"
     open_prefixes: str = ""  # what callers' uris may name besides uploads: `shared/,acme:archive/`, or `*`
     log_level: str = "INFO"
+    audit: str = "stdout"  # or a file, or "none"
+    audit_reads: bool = False  # whether it has calls that only read, too
     loop_stuck_seconds: float = Field(
         default=60.0, ge=0
     )  # how long the event loop may be stuck before the process ends
@@ -86,6 +89,7 @@ class Settings(BaseSettings):
     auth_leeway_seconds: float = Field(
         default=30.0, ge=0, le=300
     )  # allowed difference between the issuer's clock and ours
+    auth_max_token_seconds: float = Field(default=86400.0, gt=0)  # longer-lived tokens are refused
     insecure: bool = False  # allows serving other machines without TLS or tokens, and sending tokens in plain text
     # Whom to trust, and what to authenticate with, when calling other services, NATS and S3.
     tls_ca: str = ""  # for the other services; "system": the roots that come with gRPC
@@ -96,6 +100,8 @@ class Settings(BaseSettings):
     nats_ca: Path | None = None
     nats_certificate: Path | None = None
     nats_key: Path | None = None
+    nats_user: str = ""  # with its password, for a server that names its users
+    nats_password: SecretStr = SecretStr("")
     nats_credentials: SecretStr = SecretStr("")  # the content of a .creds file
     nats_credentials_file: Path | None = None  # that file, read again on each connection
     s3_ca: Path | None = None
@@ -160,6 +166,10 @@ class Settings(BaseSettings):
                 _lone(self.tls_client_certificate, self.tls_client_key),
                 "set both SIGHTLINE_TLS_CLIENT_CERTIFICATE and _KEY, or neither",
             ),
+            (
+                _lone(self.nats_user, self.nats_password.get_secret_value()),
+                "set both SIGHTLINE_NATS_USER and _PASSWORD, or neither",
+            ),
             (_lone(self.nats_certificate, self.nats_key), "set both SIGHTLINE_NATS_CERTIFICATE and _KEY, or neither"),
             (
                 bool(self.tls_client_ca and not self.tls_certificate),
@@ -170,7 +180,10 @@ class Settings(BaseSettings):
                 "SIGHTLINE_AUTH_JWKS needs SIGHTLINE_AUTH_ISSUER and SIGHTLINE_AUTH_AUDIENCE: whose tokens, for whom",
             ),
             (not self.auth_jwks and any(jwks_fields), "SIGHTLINE_AUTH_ISSUER and _AUDIENCE need SIGHTLINE_AUTH_JWKS"),
-            (self.auth_jwks.startswith("http://"), "SIGHTLINE_AUTH_JWKS: an http:// url can be forged; use https://"),
+            (
+                self.auth_jwks.lower().startswith("http://"),
+                "SIGHTLINE_AUTH_JWKS: an http:// url can be forged; use https://",
+            ),
         ]
 
     @property
@@ -190,8 +203,8 @@ class Settings(BaseSettings):
         return init_settings, env_settings, _SecretFiles(settings_cls)
 
     def masked(self) -> str:
-        """The settings as JSON, secrets and the passwords in urls masked."""
-        return re.sub(r'://[^/?#,"]+@', "://**********@", json.dumps(self.model_dump(mode="json"), indent=2))
+        """The settings as JSON; secrets, and what urls have as users, passwords and queries, are masked."""
+        return masked_urls(json.dumps(self.model_dump(mode="json"), indent=2))
 
 
 class _SecretFiles(PydanticBaseSettingsSource):

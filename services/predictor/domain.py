@@ -51,6 +51,8 @@ class Bundle:
     model_name: str  # models/{model}
     version: str
     uri: str  # s3://bucket/key/, the prefix of BUNDLE_FILES
+    digest: str = ""  # in the model's record; empty of models of earlier versions
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,14 @@ class ModelInfo:
     state: ModelState
     version: str
     bundle_uri: str
+    bundle_digest: str = ""
+    bundle_signature: str = ""
 
     def bundle(self) -> Bundle:
         """The current bundle, whatever the model's state; ModelNotReady if there is none yet."""
         if not self.version or not self.bundle_uri:
             raise ModelNotReady(name=self.name, state=self.state.value, remedy=_REMEDIES[self.state])
-        return Bundle(self.name, self.version, self.bundle_uri)
+        return Bundle(self.name, self.version, self.bundle_uri, self.bundle_digest, self.bundle_signature)
 
 
 class Models(Protocol):
@@ -101,8 +105,8 @@ class ModelRunner(Protocol):
 class Loader(Protocol):
     """Loads a model from a bundle's files."""
 
-    def __call__(self, directory: Path, /) -> ModelRunner:
-        """Blocks; ValueError if the files do not match their digests or each other."""
+    def __call__(self, directory: Path, /, *, digest: str) -> ModelRunner:
+        """Blocks; ValueError if the files do not match their digests, these the record's `digest`, or each other."""
         ...
 
 

@@ -16,6 +16,7 @@ from services.predictor.cache import ModelCache
 from services.predictor.domain import Loader, Models
 from services.predictor.lookup import ModelLookup
 from services.predictor.settings import PredictorSettings
+from services.vision.signing import Verifier
 
 
 @asynccontextmanager
@@ -28,10 +29,14 @@ async def running(
     clock: Clock,
     telemetry: Telemetry,
 ) -> AsyncGenerator[Predictor]:
-    """A predictor that runs within the block; empties `directory`. Leave the block only when no call is in flight."""
+    """A predictor that runs within the block; empties `directory`. Leave the block only when no call is in flight.
+
+    SigningKeyUnusable, OSError.
+    """
     workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
     batcher = Batcher(clock, telemetry, settings.max_batch)
-    source = BundleSource(blobs, directory, loader, workers, batcher.call)
+    verifier = Verifier.of(settings.bundle_key.read_bytes()) if settings.bundle_key else None
+    source = BundleSource(blobs, directory, loader, workers, batcher.call, verifier)
     cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry)
     lookup = ModelLookup(models, clock, settings.model_fresh_seconds, on_gone=cache.discard)
     limits = Limits(settings.max_prediction_image_bytes, settings.max_requests, settings.reach)

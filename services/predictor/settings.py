@@ -15,6 +15,7 @@ class PredictorSettings(settings.Settings):
     max_calls: int = 256  # at once; each may have an image in memory before it is admitted or refused
     max_bytes_in_flight: int = Field(default=512 * 1024**2, ge=1024**2)
     trainer_address: settings.Address = "127.0.0.1:50052"  # host:port of the trainer api
+    bundle_key: Path | None = None  # the public key, in PEM, that must have signed every bundle
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: exit at startup without a usable GPU
     model_cache_bytes: int = Field(default=4 * 1024**3, gt=0)  # of weights in memory
     model_cache_directory: Path | None = None  # for bundles' files; none: a temporary folder

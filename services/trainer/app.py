@@ -14,7 +14,7 @@ from services.kit.errors import ModelAlreadyExists, ModelNotFound, NotFound, Wro
 from services.kit.names import own
 from services.kit.paging import page_of
 from services.kit.records import Versioned
-from services.trainer.bundles import with_base
+from services.trainer.bundles import read_card, with_base
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Datasets, DatasetState, check_kind, check_training_dataset, usable
 from services.trainer.domain import NEXT, Model, ModelState, StopReason, Trial
@@ -24,7 +24,7 @@ from services.trainer.performance import Performance
 from services.trainer.planner.needs import check_budget, check_prediction_cost
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
-from services.vision.card import CARD_FILE, ModelKind, read_card
+from services.vision.card import ModelKind
 
 WATCH_SECONDS = 2.0  # after which a watch looks again even without a change
 
@@ -134,7 +134,7 @@ class Models:
         """The suggested thresholds of the served bundle by category name; empty before there is one."""
         if model.served is None:
             return {}
-        card = read_card(await self._blobs.get(f"{model.served.bundle_key}{CARD_FILE}"))
+        card = await read_card(self._blobs, model.name, model.served)
         names = [category.name for category in card.categories]
         return dict(zip(names, card.suggested_thresholds, strict=True))
 

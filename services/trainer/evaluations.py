@@ -63,6 +63,7 @@ class Evaluations:
             test=dataset.snapshot(),
             model_version=served.version,
             bundle_key=served.bundle_key,
+            bundle_digest=served.bundle_digest,
             model_kind=model.model_kind,
             work=Work(create_time=now, allowance=ALLOWANCE),
             update_time=now,

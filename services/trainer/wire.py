@@ -190,6 +190,7 @@ def _set_served(
     message.performance.CopyFrom(performance_message(performance or served.performance, full=full))
     message.model_version, message.best_trial = served.version, served.trial
     message.bundle_uri = to_uri(bucket, served.bundle_key)
+    message.bundle_digest, message.bundle_signature = served.bundle_digest, served.bundle_signature
     if (cost := prediction_cost(served.prediction_seconds)) is not None:
         message.prediction_cost.CopyFrom(cost)
 

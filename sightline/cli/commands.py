@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli import calibrate, datasets, doctor, evaluations, keys, models, predict, train, up, uploads, weights
+from sightline.cli import (
+    audit,
+    calibrate,
+    datasets,
+    doctor,
+    evaluations,
+    keys,
+    models,
+    predict,
+    train,
+    up,
+    uploads,
+    weights,
+)
 from sightline.client.transport.credentials import VARIABLES
 
 app = typer.Typer(
@@ -18,6 +31,7 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
+app.command("audit")(audit.audit)
 app.command("calibrate")(calibrate.calibrate)
 app.command("train")(train.train_photos)
 app.add_typer(datasets.app, name="datasets")

@@ -9,7 +9,7 @@ SightlineError
 │       FileAlreadyExists
 ├── NotFound: DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound, UploadNotFound, BlobNotFound
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
-│       StoreRefused, Diverged, DatasetCorrupt, OutOfMemory, WorkAbandoned
+│       StoreRefused, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded: Throttled, MessageTooLarge
 ├── DeadlineExceeded: RequestTimedOut
@@ -399,6 +399,13 @@ class DatasetCorrupt(FailedPrecondition):
 
     reason = "datasetCorrupt"
     advice = "replace or remove these images, and register the dataset again"
+
+
+class DatasetChanged(FailedPrecondition):
+    """The store's files of a dataset are not those that were registered: they were changed or damaged since."""
+
+    reason = "datasetChanged"
+    advice = "restore the file that the message names, or register the dataset again"
 
 
 class OutOfMemory(FailedPrecondition):

@@ -19,6 +19,7 @@ from sightline.client.results.kinds import EvaluationState, WaitReason
 from sightline.client.results.model import ModelData
 from sightline.client.results.progress import Progress as TrainingProgress
 from sightline.client.results.progress import Validation
+from sightline.client.safe_console import SafeConsole
 from sightline.client.uploads import LocalSet
 from sightline.v1.dataset_pb2 import DatasetProgress
 
@@ -76,7 +77,7 @@ def silent(_title: str) -> Generator[Bar]:
 @contextmanager
 def on_terminal(title: str) -> Generator[Bar]:
     """A bar while the block runs; nothing if standard error is not a terminal."""
-    console = Console(file=sys.stderr, highlight=False)
+    console = SafeConsole(file=sys.stderr)
     with drawn(title, console) if console.is_terminal else silent(title) as bar:
         yield bar
 

@@ -120,6 +120,7 @@ class Stubs:
     ) -> dataset_service.UploadFilesResponse:
         """Uploads one batch, repeatedly while the service is away: files that it has already are skipped."""
         backoff = Backoff()
+        backoff.succeeded()  # the token may expire while files are sent: then once more, with the current one
         while True:
             counter = Counter(sent)
             try:

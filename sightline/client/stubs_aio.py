@@ -103,6 +103,7 @@ class AsyncStubs:
     ) -> dataset_service.UploadFilesResponse:
         """As `Stubs._upload`; files are read in threads."""
         backoff = Backoff()
+        backoff.succeeded()  # the token may expire while files are sent: then once more, with the current one
         while True:
             counter = Counter(sent)
             stream = _in_thread(messages(upload_id, batch, counter.count))

@@ -91,6 +91,16 @@ async def test_a_category_declared_twice_fails_the_dataset(world: World) -> None
     assert "Category id 1 is declared twice, as 'cat' and as 'cow'" in dataset.error.message
 
 
+@pytest.mark.parametrize("name", ["\x1b[31mcat", "cat\n", "c\x9bat", "c\u202eat", "c\u200bat"])
+async def test_a_category_whose_name_has_a_character_that_is_not_seen_fails_the_dataset(
+    world: World, name: str
+) -> None:
+    dataset = await world.register(coco([], [], [name]))
+    assert dataset.state == pb.Dataset.FAILED
+    finding = await world.found("categoryNameInvalid")
+    assert "invisible character" in finding.message
+
+
 async def test_too_many_categories_fail_the_dataset(world: World) -> None:
     dataset = await world.register(coco([], [], [f"c{n}" for n in range(2501)]))
     assert "2501 categories are more than the limit of 2500" in dataset.error.message

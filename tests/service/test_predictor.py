@@ -37,7 +37,7 @@ async def running(tmp_path: Path) -> AsyncGenerator[Running]:
 
 
 async def test_the_responses_json_is_what_azures_callers_parse(tmp_path: Path):
-    async with serving(tmp_path, loader=lambda _: Fixed(0.1, 0.75, 0.0)) as running:
+    async with serving(tmp_path, loader=lambda _, digest: Fixed(0.1, 0.75, 0.0)) as running:
         response = await running.analyze()
     assert json_format.MessageToJson(response, indent=None) == (
         '{"modelVersion": "v1", "metadata": {"width": 90, "height": 60}, "customModelResult": {"tagsResult": '
@@ -61,7 +61,7 @@ async def test_an_image_in_the_store_gets_the_same_result_as_its_bytes(running: 
 
 
 async def test_threshold_and_max_results_limit_the_tags(tmp_path: Path):
-    async with serving(tmp_path, loader=lambda _: Fixed(0.25, 0.5, 0.25)) as running:
+    async with serving(tmp_path, loader=lambda _, digest: Fixed(0.25, 0.5, 0.25)) as running:
         assert list(confidences(await running.analyze(score_threshold=0.3))) == ["dog"]
         assert list(confidences(await running.analyze(max_results=2))) == ["dog", "cat"]
         assert list(confidences(await running.analyze(score_threshold=0.0))) == ["dog", "cat", "owl"]
@@ -70,7 +70,7 @@ async def test_threshold_and_max_results_limit_the_tags(tmp_path: Path):
 async def test_the_suggested_thresholds_apply_only_on_request(tmp_path: Path):
     fixed = Fixed(0.25, 0.5, 0.25)
     fixed.card = card(thresholds=(0.2, 0.6, 0.3))
-    async with serving(tmp_path, loader=lambda _: fixed) as running:
+    async with serving(tmp_path, loader=lambda _, digest: fixed) as running:
         assert list(confidences(await running.analyze())) == ["dog", "cat", "owl"]
         assert list(confidences(await running.analyze(use_suggested_thresholds=True))) == ["cat"]
 
@@ -84,7 +84,7 @@ def calibrated(*true: float) -> Fixed:
 
 async def test_a_prediction_set_is_complete_whatever_limits_the_tags(tmp_path: Path):
     fixed = calibrated(0.9, 0.8, 0.7, 0.2, 0.1)
-    async with serving(tmp_path, loader=lambda _: fixed) as running:
+    async with serving(tmp_path, loader=lambda _, digest: fixed) as running:
         result = (await running.analyze(coverage=0.6, max_results=1)).custom_model_result.tags_result
         assert [tag.name for tag in result.values] == ["dog"]
         assert list(result.prediction_set.categories) == ["dog", "cat"]
@@ -97,7 +97,7 @@ async def test_a_prediction_set_is_complete_whatever_limits_the_tags(tmp_path: P
 
 
 async def test_a_coverage_beyond_the_calibration_images_is_refused_with_the_highest_possible(tmp_path: Path):
-    async with serving(tmp_path, loader=lambda _: calibrated(0.9, 0.8)) as running:
+    async with serving(tmp_path, loader=lambda _, digest: calibrated(0.9, 0.8)) as running:
         with pytest.raises(
             errors.CoverageUnavailable, match=r"calibrated on 2 images, which allow at most 0\.6666"
         ) as no:

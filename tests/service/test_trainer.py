@@ -51,7 +51,7 @@ from sightline.v1.evaluation_service_pb2_grpc import (
 )
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub, add_ModelServiceServicer_to_server
 from tests.support.waiting import eventually
-from tests.unit.trainer.support import TTL, FakeDatasets, QuickWorker, dataset, running
+from tests.unit.trainer.support import DIGEST, TTL, FakeDatasets, QuickWorker, dataset, running
 
 CLASSIFIER = model_pb2.TrainingParameters.GENERIC_CLASSIFIER
 DETECTOR = model_pb2.TrainingParameters.GENERIC_DETECTOR
@@ -216,7 +216,7 @@ async def test_a_model_is_created_in_not_started_and_trained_to_its_end(trainer:
     assert found.bundle_uri.endswith("/")
     assert found.performance.accuracy_top1 == 0.8
     assert list(found.categories) == ["owl", "wren"]
-    assert found.snapshot_digest == "sha256:ab"
+    assert found.snapshot_digest == DIGEST
     assert found.progress.phase == model_pb2.TrainingProgress.FINISHED
     assert found.progress.fraction == 1
     assert found.create_time.ToDatetime() <= found.start_time.ToDatetime() <= found.end_time.ToDatetime()
@@ -808,7 +808,7 @@ async def test_a_model_continues_another_with_its_networks_and_survives_its_dele
     assert trials[1].recipe.backbones[0] == "resnet18", "what the base brings is preferred"
     stored = (await trainer.store.trials.get(trials[0].name)).value.base_key
     assert stored.startswith("models/next/")
-    assert await trainer.blobs.get(f"{stored}weights.safetensors") == b"weights.safetensors"
+    assert await trainer.blobs.get(f"{stored}weights.safetensors") == b"weights"
 
 
 async def test_a_base_model_must_have_a_bundle_and_be_of_the_same_kind(trainer: World) -> None:

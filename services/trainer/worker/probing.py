@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 
-from services.kit.errors import BlobNotFound, DatasetNotFound, ModelNotFound
+from services.kit.errors import BlobNotFound, DatasetChanged, DatasetNotFound, ModelNotFound
 from services.trainer.estimate import Estimate
 from services.trainer.messages import ProbeTask
 from services.trainer.settings import TrainerSettings
@@ -21,7 +21,7 @@ TIMED = 40  # images of another sample for the others, if there are more; also o
 async def probe_task(
     estimate: Estimate, workspace: Workspace, settings: TrainerSettings, scratch: Path, allowance: timedelta
 ) -> ProbeTask:
-    """Fetches the samples and the base model; DatasetNotFound or ModelNotFound if one was deleted."""
+    """Fetches the samples and the base model; DatasetNotFound or ModelNotFound if one was deleted, DatasetChanged."""
     model = estimate.model
     assert model.training is not None, "an estimate has its snapshot"
     indexes = await workspace.snapshot(model.training, packs=False)
@@ -38,6 +38,8 @@ async def probe_task(
             small = await write_sample(workspace.blobs, contents.manifest, few, scratch / "small")
     except BlobNotFound:
         raise DatasetNotFound(name=model.training_dataset) from None
+    except ValueError as fault:
+        raise DatasetChanged(dataset=model.training_dataset, file=str(fault)) from fault
     weights = settings.weights_dir
     return ProbeTask(
         estimate=estimate.name,

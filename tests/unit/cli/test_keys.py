@@ -6,6 +6,7 @@ import pytest
 
 from services.infra.static_keys import parse
 from services.kit.roles import Role
+from services.vision.signing import Signer, Verifier
 from sightline.client.keys import PREFIX, digest
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.credentials import VARIABLES, Credentials
@@ -94,6 +95,7 @@ def test_a_shells_settings_for_another_suite_do_not_reach_this_suites_processes(
         workers=1,
         addresses=Addresses(),
         nats_port=4222,
+        nats_passwords={"dataset-api": "x"},
         metrics_ports={},
         environment={"SIGHTLINE_AUTH_KEYS": "meant for this one"},
     )
@@ -116,3 +118,16 @@ def test_a_command_acts_in_the_project_of_its_option(sightline, monkeypatch):
     monkeypatch.setenv("SIGHTLINE_PROJECT", "umbrella")
     assert sightline("--project", "acme", "keys", "make", "a", "--role", "viewer").code == 0
     assert Credentials.from_environment().project == "acme"
+
+
+def test_a_pair_of_signing_keys_is_written_once_and_fits(sightline, tmp_path):
+    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
+    words = ("keys", "signing", "--private", private, "--public", public)
+    assert sightline(*words).code == 0
+    assert private.stat().st_mode & 0o777 == 0o600
+    signer = Signer.of(private.read_text())
+    assert signer
+    assert Verifier.of(public.read_bytes()).fault("m", "d", signer.sign("m", "d")) == ""
+    before = private.read_bytes()
+    again = sightline(*words)
+    assert (again.code, "exists" in again.err, private.read_bytes()) == (1, True, before)

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -32,12 +33,36 @@ from services.trainer.recipe import BoxStatistics, Recipe
 from services.trainer.reconcile import jobs
 from services.trainer.store import Store
 from services.trainer.worker.attempt import Attempt
-from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, WeightsSource, write_card
+from services.vision.card import (
+    CARD_FILE,
+    DIGESTS_FILE,
+    WEIGHTS_FILE,
+    CardBackbone,
+    CardCategory,
+    ModelCard,
+    ModelKind,
+    WeightsSource,
+    write_card,
+)
 from services.vision.catalogue import NETWORKS
+from services.vision.snapshot import AnnotationKind, SnapshotDigest
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TTL = timedelta(seconds=15)
 IMAGES = 100
+DIGEST = SnapshotDigest(AnnotationKind.IMAGE_CLASSIFICATION, ()).hexdigest()  # of a snapshot without images
+
+
+def sealed(card: bytes = b"{}", weights: bytes = b"weights") -> dict[str, bytes]:
+    """The files of a bundle, as training writes them."""
+    files = {CARD_FILE: card, WEIGHTS_FILE: weights}
+    digests = {name: sha256(data).hexdigest() for name, data in files.items()}
+    return {**files, DIGESTS_FILE: msgspec.json.encode(digests)}
+
+
+def seal_of(files: dict[str, bytes]) -> str:
+    """The bundle's digest, as its model's record has it."""
+    return f"sha256:{sha256(files[DIGESTS_FILE]).hexdigest()}"
 
 
 def dataset(name: str = "datasets/birds", **changes: Any) -> Dataset:
@@ -48,7 +73,7 @@ def dataset(name: str = "datasets/birds", **changes: Any) -> Dataset:
         annotation_kind="IMAGE_CLASSIFICATION",
         image_count=IMAGES,
         categories=(("owl", 50, 50), ("wren", 50, 50)),
-        digest="sha256:ab",
+        digest=DIGEST,
         manifest_key=f"{name}/uid/manifest.json",
     )
     return replace(ready, **{**changes, "state": DatasetState(changes.get("state", ready.state))})
@@ -75,7 +100,7 @@ class FakeDatasets:
 
 
 def snapshot(name: str = "datasets/birds", count: int = IMAGES) -> Snapshot:
-    return Snapshot(dataset=name, digest="sha256:ab", manifest_key=f"{name}/uid/manifest.json", image_count=count)
+    return Snapshot(dataset=name, digest=DIGEST, manifest_key=f"{name}/uid/manifest.json", image_count=count)
 
 
 def model(name: str = "models/m", **changes: Any) -> Model:
@@ -257,10 +282,10 @@ class QuickWorker:
         await self.blobs.put(brought.predictions_key, msgspec.msgpack.encode(predicted))
         await self.blobs.put(brought.performance_key, codec.encode(brought.performance))
         await self.blobs.put(brought.insight_key, codec.encode(self.insight))
-        await self.blobs.put(f"{brought.bundle_key}card.json", write_card(card(attempt.record)))
-        for file in ("weights.safetensors", "digests.json"):
-            await self.blobs.put(brought.bundle_key + file, file.encode())
-        await attempt.succeed(used, result=brought)
+        files = sealed(write_card(card(attempt.record)))
+        for file, data in files.items():
+            await self.blobs.put(brought.bundle_key + file, data)
+        await attempt.succeed(used, result=replace(brought, bundle_digest=seal_of(files)))
         return True
 
     def _brought(self, trial: Trial) -> tuple[TrialResult, AnyPredictions]:

@@ -1,0 +1,81 @@
+"""The digests of a bundle's files: written when training ends, checked by whoever loads the bundle. No torch."""
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from services.vision.card import CARD_FILE, DIGESTS_FILE, WEIGHTS_FILE, ModelCard, read_card
+
+
+class BundleCorrupt(ValueError):
+    """A bundle's files were changed or do not fit together; says which file and why."""
+
+
+def seal(directory: Path) -> str:
+    """Writes the digests of the folder's files, and returns the digest of those: `sha256:...`."""
+    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != DIGESTS_FILE)
+    data = msgspec.json.encode({path.name: _sha256(path) for path in files}, order="deterministic")
+    (directory / DIGESTS_FILE).write_bytes(data)
+    return _digest(data)
+
+
+def digest_of(directory: Path) -> str:
+    """The bundle's digest, as `seal` returned it."""
+    return _digest((directory / DIGESTS_FILE).read_bytes())
+
+
+def verify(directory: Path, digest: str = "") -> None:
+    """BundleCorrupt unless every file that `digests.json` names is unchanged, and that file is the one of the digest.
+
+    The digest is the one in the model's record. Without it, as in records of earlier versions, a bundle whose
+    `digests.json` was replaced too cannot be told from an intact one.
+    """
+    try:
+        data = (directory / DIGESTS_FILE).read_bytes()
+        if digest and digest != _digest(data):
+            raise BundleCorrupt(f"{DIGESTS_FILE} is {_digest(data)}, and the model's record says {digest}")
+        digests = msgspec.json.decode(data, type=dict[str, str])
+        for name in (WEIGHTS_FILE, CARD_FILE):
+            if name not in digests:
+                raise BundleCorrupt(f"{DIGESTS_FILE} does not name {name}")
+        for name, expected in digests.items():
+            if Path(name).name != name or _sha256(directory / name) != expected:
+                raise BundleCorrupt(f"{name} differs from the file that was written; fetch the bundle again")
+    except (OSError, msgspec.MsgspecError) as fault:
+        raise BundleCorrupt(f"{DIGESTS_FILE}: {fault}") from fault
+
+
+def verified_card(card: bytes, digests: bytes, digest: str) -> ModelCard:
+    """The card, checked like a whole bundle; BundleCorrupt."""
+    try:
+        if digest and digest != _digest(digests):
+            raise BundleCorrupt(f"{DIGESTS_FILE} is {_digest(digests)}, and the model's record says {digest}")
+        named = msgspec.json.decode(digests, type=dict[str, str])
+        if named.get(CARD_FILE) != hashlib.sha256(card).hexdigest():
+            raise BundleCorrupt(f"{CARD_FILE} differs from the file that was written")
+        return read_card(card)
+    except ValueError as fault:
+        raise fault if isinstance(fault, BundleCorrupt) else BundleCorrupt(f"{CARD_FILE}: {fault}") from fault
+
+
+def weights_sha256(directory: Path) -> str:
+    """The digest of the weights file, as `digests.json` has it."""
+    return msgspec.json.decode((directory / DIGESTS_FILE).read_bytes(), type=dict[str, str])[WEIGHTS_FILE]
+
+
+def load_card(directory: Path) -> ModelCard:
+    """The card alone, unverified; raises BundleCorrupt."""
+    try:
+        return read_card((directory / CARD_FILE).read_bytes())
+    except (OSError, ValueError) as fault:
+        raise BundleCorrupt(f"{CARD_FILE}: {fault}") from fault
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
