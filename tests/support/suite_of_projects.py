@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
+from msgspec import structs
 
 from services.infra.channel import open_channel
 from services.infra.server import Server, Service
@@ -28,8 +30,10 @@ from services.trainer.reconcile.coordinator import Coordinator
 from services.trainer.reconcile.counts import Counts
 from services.trainer.rpc import EvaluationServicer, ModelServicer
 from services.trainer.settings import TrainerSettings
+from services.trainer.store import Store
 from services.trainer.waiting import Waits
 from services.vision import bundle
+from services.vision.sealing import seal
 from sightline.client import keys
 from sightline.client.transport.connection import PROJECT, bearer
 from sightline.client.transport.credentials import Credentials
@@ -73,6 +77,7 @@ class Suite:
         self.blobs: Any = self.world.blobs
         self.keys_file = folder / "keys"
         self.tokens: dict[str, str] = {}
+        self.store: Store  # the trainer's, once it runs
         self.step: Callable[[], Any] = never  # of the trainer's coordinator and worker
         self.channels: dict[str, grpc.aio.Channel] = {}
 
@@ -117,7 +122,9 @@ class Suite:
         await self.call("CreateModel", model_service_pb2.CreateModelRequest(model=model, model_id=name), key)
         found = await self._ended("GetModel", model_service_pb2.GetModelRequest(name=f"models/{name}"), key)
         info = ModelInfo(name, ModelState.SUCCEEDED, found.model_version, found.bundle_uri)
-        await put_bundle(self.blobs, self.folder / f"{key}-{name}", info)
+        folder = self.folder / f"{key}-{name}"
+        await put_bundle(self.blobs, folder, info)
+        await self._record_digest(found.bundle_uri, seal(folder))
         evaluation = evaluation_pb2.Evaluation(test_dataset=dataset)
         request = evaluation_service_pb2.CreateEvaluationRequest(
             parent=f"models/{name}", evaluation=evaluation, evaluation_id="e"
@@ -126,6 +133,14 @@ class Suite:
         request = evaluation_service_pb2.GetEvaluationRequest(name=f"models/{name}/evaluations/e")
         await self._ended("GetEvaluation", request, key)
         return found
+
+    async def _record_digest(self, bundle_uri: str, digest: str) -> None:
+        """The record of the model with this bundle gets the digest of what was put there."""
+        for model in self.store.models.view.all():
+            served = model.value.served
+            if served and bundle_uri.endswith(served.bundle_key):
+                changed = replace(served, bundle_digest=digest)
+                await self.store.models.change(model.value.name, lambda now, s=changed: structs.replace(now, served=s))
 
     async def _ended(self, rpc: str, request: Any, key: str) -> Any:
         found: Any = None
@@ -162,6 +177,7 @@ def plain(address: str) -> grpc.aio.Channel:
 async def _trainer(made: Suite, services: Credentials) -> AsyncGenerator[str]:
     records, clock, queue, telemetry = made.world.records, SystemClock(), MemoryQueue(), MemoryTelemetry()
     async with running(records) as store, open_channel(made.world.address, credentials=services) as channel:
+        made.store = store
         known = GrpcDatasets(dataset_grpc.DatasetServiceStub(channel), made.blobs.bucket)
         counts = Counts(store, clock, telemetry)
         coordinator = Coordinator(store, known, made.blobs, queue, clock, telemetry)
