@@ -61,7 +61,7 @@ RULES: dict[str, Rule] = {
         True,
     ),
     "categoriesMerged": Rule(
-        _W, "The categories {first} and {second} are both called {category!r} and count as one.", "Keep one of them."
+        _W, "The categories {first} and {second} share the name {category!r} and count as one.", "Keep one of them."
     ),
     "categoriesUnused": Rule(
         _I,

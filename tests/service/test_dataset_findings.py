@@ -150,7 +150,7 @@ async def test_categories_that_differ_only_in_case_or_spaces_are_listed_together
     merged = await world.found("categoriesMerged")
     assert (merged.severity, merged.message) == (
         WARNING,
-        "The categories 2 and 3 are both called 'glass' and count as one.",
+        "The categories 2 and 3 share the name 'glass' and count as one.",
     )
 
 
