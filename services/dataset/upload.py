@@ -10,14 +10,14 @@ from pathlib import Path
 
 from services.dataset import metrics
 from services.dataset.settings import DatasetSettings
-from services.kit.blobs import Blobs, check_key, to_uri
+from services.kit.blobs import Blobs, to_uri
 from services.kit.errors import InvalidRequest, QuotaExceeded, Unavailable
 from services.kit.names import check_id, new_uid
 from services.kit.plurals import counted
 from services.kit.telemetry import Telemetry
+from sightline.blob_keys import fault_of_key
 
 MAX_CHUNK = 1 << 20
-MAX_PATH = 1024  # bytes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -85,7 +85,7 @@ class Uploads:
                     if isinstance(part, File):
                         if receiving:
                             stored.append(await self._keep(prefix, receiving))
-                        self._check(part, len(stored))
+                        self._check(part, prefix, len(stored))
                         receiving = _Receiving(part, Path(folder) / "file")
                     elif receiving is None:
                         raise InvalidRequest(field="chunk", problem="a file must be announced before its bytes.")
@@ -99,11 +99,11 @@ class Uploads:
         uri = to_uri(self._blobs.bucket, prefix)
         return Uploaded(upload_id, uri, tuple(stored), self._settings.max_image_bytes)
 
-    def _check(self, file: File, count: int) -> None:
+    def _check(self, file: File, prefix: str, count: int) -> None:
         if count >= self._settings.max_upload_files:
             limit, setting = self._settings.max_upload_files, "SIGHTLINE_MAX_UPLOAD_FILES"
             raise QuotaExceeded(subject="files in one stream", value=count + 1, limit=limit, setting=setting)
-        check_path(file.path)
+        check_path(file.path, prefix)
         if not _SHA256.fullmatch(file.sha256):
             problem = f"{file.path}: {file.sha256!r} is not 64 lower-case hex digits."
             raise InvalidRequest(field="file.sha256", problem=problem)
@@ -170,19 +170,7 @@ class _Receiving:
         self._target.close()
 
 
-def check_path(path: str) -> None:
-    """InvalidRequest unless the path stays within its upload and means the same on every operating system."""
-    problem = ""
-    if len(path.encode(errors="replace")) > MAX_PATH:
-        problem = f"is longer than {MAX_PATH} bytes"
-    elif any(ord(char) < 32 or ord(char) == 127 for char in path):
-        problem = "has a control character"
-    elif "\\" in path:
-        problem = "has a backslash; use / as separator"
-    else:
-        try:
-            check_key(path)
-        except ValueError:
-            problem = "is absolute, or has an empty, '.' or '..' part"
-    if problem:
+def check_path(path: str, prefix: str) -> None:
+    """InvalidRequest unless the path, below the upload's prefix, is a legal key."""
+    if problem := fault_of_key(path) or fault_of_key(f"{prefix}/{path}"):
         raise InvalidRequest(field="file.path", problem=f"{path!r} {problem}.")

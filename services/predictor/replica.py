@@ -16,6 +16,7 @@ from services.predictor.cache import ModelCache
 from services.predictor.domain import Loader, Models
 from services.predictor.lookup import ModelLookup
 from services.predictor.settings import PredictorSettings
+from services.vision.decode_pool import DecodePool
 
 
 @asynccontextmanager
@@ -29,16 +30,17 @@ async def running(
     telemetry: Telemetry,
 ) -> AsyncGenerator[Predictor]:
     """A predictor that runs within the block; empties `directory`. Leave the block only when no call is in flight."""
-    workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+    workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="bundle")
     batcher = Batcher(clock, telemetry, settings.max_batch)
     source = BundleSource(blobs, directory, loader, workers, batcher.call)
     cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry)
     lookup = ModelLookup(models, clock, settings.model_fresh_seconds, on_gone=cache.discard)
     limits = Limits(settings.max_prediction_image_bytes, settings.max_requests)
-    predictor = Predictor(lookup, cache, batcher, blobs, workers, clock, telemetry, limits)
     try:
-        async with alongside(batches=batcher.run(), sweep=predictor.run_sweeps(settings.model_sweep_seconds)):
-            yield predictor
-            await cache.close()
+        async with DecodePool.running(settings.decode_limits, telemetry) as decoders:
+            predictor = Predictor(lookup, cache, batcher, blobs, decoders, clock, telemetry, limits)
+            async with alongside(batches=batcher.run(), sweep=predictor.run_sweeps(settings.model_sweep_seconds)):
+                yield predictor
+                await cache.close()
     finally:
         workers.shutdown(wait=False, cancel_futures=True)
