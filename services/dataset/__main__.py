@@ -32,6 +32,7 @@ from services.kit.records import Records, Table
 from services.kit.settings import load, refuse_exposure
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
+from services.vision.decode_pool import DecodePool
 from sightline.v1 import dataset_service_pb2 as pb
 from sightline.v1.dataset_service_pb2_grpc import add_DatasetServiceServicer_to_server
 
@@ -115,7 +116,10 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
 
 async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:
     """Runs a worker, which reads, checks and packs images."""
-    async with _ports(settings, Role.WORKER) as ports:
+    async with (
+        _ports(settings, Role.WORKER) as ports,
+        DecodePool.running(settings.decode_limits, ports.telemetry) as decoders,
+    ):
         with ThreadPoolExecutor(settings.ingest_threads, "ingest") as executor:
             context = WorkerContext(
                 table=Table(ports.records, DatasetRecord),
@@ -124,6 +128,7 @@ async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:
                 clock=SystemClock(),
                 telemetry=ports.telemetry,
                 executor=executor,
+                decoders=decoders,
                 holder=processes.identity(),
             )
             await worker.run(context, settings, settings.ingest_jobs, stop)

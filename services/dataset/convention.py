@@ -9,8 +9,8 @@ other reading as often as those near the right and bottom edges would support it
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from services.dataset.boxes import Frame, Xywh, read_box
-from services.dataset.coco import CocoFile
+from services.dataset.boxes import Frame, Xywh
+from services.dataset.coco import CocoFile, box_of
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
 
@@ -69,8 +69,8 @@ def _sample(file: CocoFile, unit: BoxConvention) -> Iterator[tuple[Xywh, Frame]]
     frames = {image.id: Frame(image.width, image.height) for image in file.images if image.width and image.height}
     for mark in file.annotations[:: max(1, -(-len(file.annotations) // SAMPLE))]:
         frame = whole or frames.get(mark.image_id)
-        box = read_box(mark.bbox)
-        if frame and not isinstance(box, str) and not mark.iscrowd:
+        box = box_of(mark)
+        if frame and isinstance(box, tuple) and not mark.iscrowd:
             yield box, frame
 
 

@@ -80,7 +80,7 @@ RULES: dict[str, Rule] = {
     ),
     "tooManyCategories": Rule(
         _E,
-        "{count:category is|categories are} more than the limit of {limit} for {kind}.",
+        "{count:category is|categories are} more than the limit of {limit} for {kind} ({setting}).",
         "Merge or drop categories.",
         True,
     ),

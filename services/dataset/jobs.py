@@ -13,8 +13,9 @@ async def publish_advance(queue: Queue, record: DatasetRecord, dedup_id: str = "
 
 
 async def publish_chunk(queue: Queue, record: DatasetRecord, number: int) -> None:
-    """Announces one chunk of a dataset."""
-    await publish(queue, CHECK, Job(f"{record.name}/chunks/{number}", record.generation))
+    """Announces one chunk of a dataset; again within two minutes, it has no effect."""
+    plan = record.plan.prefix if record.plan else ""
+    await publish(queue, CHECK, Job(f"{record.name}/chunks/{number}", record.generation), f"{plan}:{number}")
 
 
 def parse_chunk(name: str) -> tuple[str, int]:

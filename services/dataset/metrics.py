@@ -6,6 +6,7 @@ from services.dataset.domain import State
 from services.kit.consume import DEAD_LETTERS, JOBS, QUEUED, RUNNING
 from services.kit.metered import NATS, STORE
 from services.kit.telemetry import Metric, MetricKind
+from services.vision import decode_metrics
 
 
 class Outcome(StrEnum):
@@ -69,4 +70,15 @@ EXPIRED = Metric(
 )
 
 API = (*STORE, *NATS, QUEUED, DATASETS, OLDEST, STALLED, UPLOADED, EXPIRED, REPUBLISHED)
-WORKER = (*STORE, *NATS, JOBS, RUNNING, DEAD_LETTERS, VALIDATED, IMAGES, CHUNK_SECONDS, LEASES_LOST)
+WORKER = (
+    *STORE,
+    *NATS,
+    *decode_metrics.ALL,
+    JOBS,
+    RUNNING,
+    DEAD_LETTERS,
+    VALIDATED,
+    IMAGES,
+    CHUNK_SECONDS,
+    LEASES_LOST,
+)

@@ -5,45 +5,105 @@ is a finding for each image and annotation.
 """
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from services.dataset.findings import FindingLog
 
 MAX_ID = 2**63 - 1
 SHOWN = 60  # characters of a value in a finding
+MAX_VALUE_BYTES = 64 * 1024  # as JSON
+LONG = "…"  # stands for a longer value
 Object = dict[str, Any]
+_NULL = msgspec.Raw(b"null")
+
+
+class _File(msgspec.Struct, frozen=True):
+    """A COCO file whose sections are still JSON."""
+
+    images: msgspec.Raw = _NULL
+    annotations: msgspec.Raw = _NULL
+    categories: msgspec.Raw = _NULL
+
+
+class _Entry(msgspec.Struct, frozen=True, gc=False):
+    """An entry of any section; what COCO does not have is skipped, however large it is."""
+
+    id: msgspec.Raw = _NULL
+    image_id: msgspec.Raw = _NULL
+    category_id: msgspec.Raw = _NULL
+    iscrowd: msgspec.Raw = _NULL
+    bbox: msgspec.Raw = _NULL
+    file_name: msgspec.Raw = _NULL
+    coco_url: msgspec.Raw = _NULL
+    absolute_url: msgspec.Raw = _NULL
+    width: msgspec.Raw = _NULL
+    height: msgspec.Raw = _NULL
+    name: msgspec.Raw = _NULL
+
+
+_file_decoder = msgspec.json.Decoder(_File)
+_list_decoder = msgspec.json.Decoder(list[msgspec.Raw] | None)
+_entry_decoder = msgspec.json.Decoder(_Entry)
+
+
+class _Entries:
+    """The objects of a section, parsed one at a time; null counts as none. DecodeError for anything else."""
+
+    def __init__(self, section: msgspec.Raw) -> None:
+        listed = _list_decoder.decode(section)
+        self.is_list = listed is not None
+        self._listed = listed or []
+
+    def __iter__(self) -> Iterator[Object]:
+        for raw in self._listed:
+            yield {
+                field: _value(field, value)
+                for field, value in structs.asdict(_entry_decoder.decode(raw)).items()
+                if value is not _NULL
+            }
+
+
+def _value(field: str, raw: msgspec.Raw) -> object:
+    """A value; long ones mean nothing, but a bbox stays as it is. DecodeError for a number out of range."""
+    if len(raw) <= MAX_VALUE_BYTES:
+        return msgspec.json.decode(raw)
+    return raw if field == "bbox" else LONG
 
 
 def repaired(data: bytes, uri: str, log: FindingLog) -> bytes | None:
     """The file with every value of the type that COCO has; None if it has not even COCO's lists."""
     try:
-        content: object = msgspec.json.decode(data)
+        file = _file_decoder.decode(data)
+        images, annotations, categories = map(_Entries, (file.images, file.annotations, file.categories))
+        ids = {"images": _Ids(images), "categories": _Ids(categories), "annotations": _Ids(annotations)}
+        ids["categories"].take_names(categories)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
-    found: Object = content if isinstance(content, dict) else {}
-    lists = [_objects(found.get(section)) for section in ("images", "annotations", "categories")]
-    if not isinstance(found.get("images"), list) or any(listed is None for listed in lists):
+    if not images.is_list:
         return None
-    images, annotations, categories = (listed or [] for listed in lists)
-    ids = {"images": _Ids(images), "categories": _Ids(categories), "annotations": _Ids(annotations)}
-    ids["categories"].take_names(categories)
-    repair = _Repair(uri, log, ids)
-    content = {
-        "images": [repair.image(entry) for entry in images],
-        "annotations": [kept for entry in annotations if (kept := repair.annotation(entry)) is not None],
-        "categories": [repair.category(entry) for entry in categories],
-    }
+    repair, out = _Repair(uri, log, ids), bytearray(b"{")
+    _write(out, "images", map(repair.image, images))
+    _write(out, "annotations", filter(None, map(repair.annotation, annotations)))
+    _write(out, "categories", map(repair.category, categories))
+    out[-1:] = b"}"
     repair.report()
-    return msgspec.json.encode(content)
+    return bytes(out)
 
 
-def _objects(value: object) -> list[Object] | None:
-    """A list of objects; null counts as an empty one. None for anything else."""
-    listed: list[Any] = list(value) if isinstance(value, list) else []
-    valid = (value is None or isinstance(value, list)) and all(isinstance(one, dict) for one in listed)
-    return listed if valid else None
+def _write(out: bytearray, section: str, entries: Iterable[Object]) -> None:
+    """Appends a section, and a comma."""
+    out += f'"{section}":['.encode()
+    empty = len(out)
+    for entry in entries:
+        out += msgspec.json.encode(entry)
+        out += b","
+    if len(out) > empty:
+        del out[-1:]
+    out += b"],"
 
 
 def whole(value: object) -> int | None:
@@ -75,17 +135,19 @@ def _number(value: object) -> int | float | None:
 class _Ids:
     """The numbers that stand for the ids of a section: themselves, or new ones for those that are no numbers."""
 
-    def __init__(self, entries: list[Object]) -> None:
-        listed = [entry.get("id") for entry in entries]
-        numbers = {number for value in listed if (number := whole(value)) is not None}
-        self._next = max(numbers, default=-1) + 1
-        self._by_text: dict[str, int] = {}
+    def __init__(self, entries: Iterable[Object]) -> None:
+        self._next = 0
         self.replaced = 0
-        for value in listed:
-            if isinstance(value, str) and whole(value) is None and value not in self._by_text:
-                self._by_text[value] = self.new()
+        texts: dict[str, None] = {}
+        for entry in entries:
+            value = entry.get("id")
+            if (number := whole(value)) is not None:
+                self._next = max(self._next, number + 1)
+            elif isinstance(value, str):
+                texts[value] = None
+        self._by_text = {text: self.new() for text in texts}
 
-    def take_names(self, entries: list[Object]) -> None:
+    def take_names(self, entries: Iterable[Object]) -> None:
         """Accepts names in place of ids, for names that only one entry has."""
         names = Counter(entry.get("name") for entry in entries if isinstance(entry.get("name"), str))
         for entry in entries:

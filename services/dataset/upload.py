@@ -11,7 +11,7 @@ from pathlib import Path
 from services.dataset import metrics
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload_records import UploadRecord, UploadRecords
-from services.kit.blobs import Blobs, check_key, to_uri
+from services.kit.blobs import Blobs, to_uri
 from services.kit.errors import (
     BlobNotFound,
     FileAlreadyExists,
@@ -25,10 +25,10 @@ from services.kit.errors import (
 from services.kit.names import check_id, new_uid
 from services.kit.plurals import counted
 from services.kit.telemetry import Telemetry
+from sightline.blob_keys import fault_of_key
 
 MAX_CHUNK = 1 << 20
 REQUEST_BYTES = {"UploadFiles": MAX_CHUNK + (64 << 10)}  # of the rpcs with large requests
-MAX_PATH = 1024  # bytes
 BATCH_BYTES, BATCH_FILES = 64 << 20, 256  # that a stream stores before it counts them in the record
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -101,7 +101,7 @@ class Uploads:
                     if isinstance(part, File):
                         if receiving:
                             stored.append(await self._keep(tally, receiving))
-                        self._check(part, len(stored))
+                        self._check(part, tally.record.prefix, len(stored))
                         tally.check_room(part)
                         receiving = _Receiving(part, Path(folder) / "file")
                     elif receiving is None:
@@ -138,11 +138,11 @@ class Uploads:
                 await self._blobs.delete(tally.record.prefix + one.file.path)
             raise
 
-    def _check(self, file: File, count: int) -> None:
+    def _check(self, file: File, prefix: str, count: int) -> None:
         if count >= self._settings.max_upload_files:
             limit, setting = self._settings.max_upload_files, "SIGHTLINE_MAX_UPLOAD_FILES"
             raise QuotaExceeded(subject="files in one stream", value=count + 1, limit=limit, setting=setting)
-        check_path(file.path)
+        check_path(file.path, prefix)
         if not _SHA256.fullmatch(file.sha256):
             problem = f"{file.path}: {file.sha256!r} is not 64 lower-case hex digits."
             raise InvalidRequest(field="file.sha256", problem=problem)
@@ -254,19 +254,7 @@ def _sha256_of(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def check_path(path: str) -> None:
-    """InvalidRequest unless the path stays within its upload and means the same on every operating system."""
-    problem = ""
-    if len(path.encode(errors="replace")) > MAX_PATH:
-        problem = f"is longer than {MAX_PATH} bytes"
-    elif any(ord(char) < 32 or ord(char) == 127 for char in path):
-        problem = "has a control character"
-    elif "\\" in path:
-        problem = "has a backslash; use / as separator"
-    else:
-        try:
-            check_key(path)
-        except ValueError:
-            problem = "is absolute, or has an empty, '.' or '..' part"
-    if problem:
+def check_path(path: str, prefix: str) -> None:
+    """InvalidRequest unless the path, below the upload's prefix, is a legal key."""
+    if problem := fault_of_key(path) or fault_of_key(f"{prefix}{path}"):
         raise InvalidRequest(field="file.path", problem=f"{path!r} {problem}.")

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Generator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,8 @@ from services.predictor.lookup import ModelLookup
 from services.predictor.metrics import DropReason, Eviction, Stage
 from services.predictor.results import Analysis, result_of
 from services.predictor.sets import check_coverage
-from services.vision.decode import ImageInfo, inspect
+from services.vision.decode import Decoded, ImageInfo
+from services.vision.decode_pool import Decoders
 
 log = Log(__name__)
 
@@ -48,7 +48,7 @@ class Predictor:
         cache: ModelCache,
         batcher: Batcher,
         blobs: Blobs,
-        workers: Executor,
+        decoders: Decoders,
         clock: Clock,
         telemetry: Telemetry,
         limits: Limits,
@@ -57,7 +57,7 @@ class Predictor:
         self._cache = cache
         self._batcher = batcher
         self._blobs = blobs
-        self._workers = workers  # decodes images
+        self._decoders = decoders
         self._clock = clock
         self._telemetry = telemetry
         self._limits = limits
@@ -136,21 +136,20 @@ class Predictor:
     async def _prepared(
         self, runner: ModelRunner, data: bytes, file: str, deadline: float | None
     ) -> tuple[ImageInfo, Prepared]:
-        """The network's input, prepared in a worker thread unless the deadline passed while waiting for one.
+        """The network's input; decoding ends at the deadline."""
+        start = self._clock.monotonic()
 
-        The header's limits are checked before any pixel is decoded.
-        """
-
-        def in_thread() -> tuple[ImageInfo, Prepared]:
-            if deadline is not None and deadline <= self._clock.monotonic():
-                self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
-                raise DeadlineExceeded(what="The prediction")
-            with self._timed(Stage.DECODE):
-                info, decoded = inspect(data, file), runner.decode(data, file)
+        def arranged(decoded: Decoded) -> tuple[ImageInfo, Prepared]:
+            self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage=Stage.DECODE)
             with self._timed(Stage.PREPROCESS):
-                return info, runner.arrange(decoded)
+                return decoded.info, runner.arrange(decoded)
 
-        return await asyncio.get_running_loop().run_in_executor(self._workers, in_thread)
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - start):
+                return await self._decoders.decode(data, file, runner.sizes, arranged)
+        except TimeoutError:
+            self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
+            raise DeadlineExceeded(what="The prediction") from None
 
     @contextmanager
     def _admitted(self) -> Generator[None]:

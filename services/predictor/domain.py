@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from services.kit.errors import InvalidRequest, ModelNotReady
 from services.vision import classifier, detector
 from services.vision.card import ModelCard
+from services.vision.decode import Decoded
 from services.vision.image_detections import ImageDetections
 
 Prepared = classifier.Prepared | detector.Prepared  # a classifier's input for an image, or a detector's
@@ -84,17 +85,22 @@ class Models(Protocol):
 class ModelRunner(Protocol):
     """A loaded model: the Classifier or Detector of `services.vision`.
 
-    Law: `decode` and `arrange` are thread-safe; an image's output does not depend on the rest of its batch.
+    Law: `arrange` is thread-safe; an image's output does not depend on the rest of its batch.
     """
 
     card: ModelCard
 
-    def decode(self, data: bytes, name: str = "image") -> Any:
-        """The upright pixels of an image file, at the size that the networks need; raises InvalidImage."""
+    @property
+    def sizes(self) -> Sequence[int]:
+        """How large the networks need an image: each `at_least` of `decode`."""
         ...
 
-    def arrange(self, decoded: Any, /) -> Prepared:
-        """The network's input from decoded pixels, exactly as in training."""
+    def decode(self, data: bytes, name: str = "image") -> Decoded:
+        """An image of one's own, decoded in this process; callers' images go through `Decoders`."""
+        ...
+
+    def arrange(self, decoded: Decoded, /) -> Prepared:
+        """The network's input from the pixels for each of `sizes`, exactly as in training; a copy."""
         ...
 
     def predict_prepared(self, images: Sequence[Any]) -> Iterable[RawOutput]:

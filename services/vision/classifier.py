@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from services.vision import preprocess
 from services.vision.backbones import Network, build, fill_buffers
 from services.vision.card import CardBackbone, InputRule, ModelCard
-from services.vision.decode import decode
+from services.vision.decode import Decoded, decode_sizes
 from services.vision.memory import BatchLimit
 
 BATCH_SIZE = 8  # images per forward pass on a CPU; more do not fit its caches
@@ -102,17 +102,18 @@ class Classifier:
         """An image file's input, as in training; raises InvalidImage. Thread-safe; does not use the network."""
         return self.arrange(self.decode(data, name))
 
-    def decode(self, data: bytes, name: str = "image") -> dict[int, NDArray[np.uint8]]:
-        """The first half of `prepare`: upright RGB pixels for each `at_least` among the rules."""
-        pixels: dict[int, NDArray[np.uint8]] = {}
-        for rule in self._rules():
-            if rule.at_least not in pixels:
-                pixels[rule.at_least] = decode(data, name=name, at_least=rule.at_least)
-        return pixels
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Each `at_least` among the rules."""
+        return tuple(dict.fromkeys(rule.at_least for rule in self._rules()))
 
-    def arrange(self, pixels: dict[int, NDArray[np.uint8]]) -> Prepared:
-        """The second half of `prepare`."""
-        inputs = {rule: preprocess.apply(pixels[rule.at_least], rule) for rule in set(self._rules())}
+    def decode(self, data: bytes, name: str = "image") -> Decoded:
+        """The first half of `prepare`: upright RGB pixels for each of `sizes`."""
+        return decode_sizes(data, self.sizes, name, min_side=1)
+
+    def arrange(self, decoded: Decoded) -> Prepared:
+        """The second half of `prepare`; shares no memory with the pixels."""
+        inputs = {rule: preprocess.apply(decoded.pixels[rule.at_least], rule) for rule in set(self._rules())}
         return tuple(inputs[rule] for rule in self._rules())
 
     def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from services.vision import preprocess
 from services.vision.card import InputRule, ModelCard, Suppression
-from services.vision.decode import ImageInfo, decode, inspect
+from services.vision.decode import Decoded, decode_sizes
 from services.vision.detector_builder import build_detector
 from services.vision.detector_network import DetectorNetwork
 from services.vision.image_detections import ImageDetections
@@ -73,15 +73,19 @@ class Detector:
         """An image file's input, as in training; raises InvalidImage. Thread-safe; does not use the network."""
         return self.arrange(self.decode(data, name))
 
-    def decode(self, data: bytes, name: str = "image") -> tuple[NDArray[np.uint8], ImageInfo]:
-        """The first half of `prepare`: upright RGB pixels, perhaps decoded smaller, and the image's header."""
-        info = inspect(data, name, min_side=1)
-        return decode(data, name=name, at_least=self.rule.at_least), info
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The rule's `at_least`."""
+        return (self.rule.at_least,)
 
-    def arrange(self, decoded: tuple[NDArray[np.uint8], ImageInfo]) -> Prepared:
-        """The second half of `prepare`."""
-        rgb, info = decoded
-        return self.prepare_pixels(rgb, info.width, info.height)
+    def decode(self, data: bytes, name: str = "image") -> Decoded:
+        """The first half of `prepare`: upright RGB pixels, perhaps decoded smaller, and the image's header."""
+        return decode_sizes(data, self.sizes, name, min_side=1)
+
+    def arrange(self, decoded: Decoded) -> Prepared:
+        """The second half of `prepare`; shares no memory with the pixels."""
+        info = decoded.info
+        return self.prepare_pixels(decoded.pixels[self.rule.at_least], info.width, info.height)
 
     def prepare_pixels(self, rgb: NDArray[np.uint8], width: int, height: int) -> Prepared:
         """As `prepare`, from upright RGB pixels of an image of width x height, perhaps decoded smaller."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sightline.blob_keys import fault_of_key
 from sightline.importers.files import walk
 from sightline.importers.model import (
     BoxForm,
@@ -24,7 +25,7 @@ from sightline.importers.names import Match, Resolver, leaves_folder, slashed, u
 ANNOTATIONS = {".json", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml"}  # are never images
 Mapped = tuple[Path, Resolver]
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +112,18 @@ def pack(
     files = _files(imported, {url: (folder, _resolver(folder)) for url, folder in (url_prefixes or {}).items()})
     placed: list[Placed] = []
     taken: dict[str, Path] = {}
+    illegal: list[Unresolved] = []
     for image in imported.images:
         file = files[image.name, image.split]
         path = _upload_path(file, imported.folder)
         while taken.setdefault(path, file) != file:
             path = f"_{path}"
         placed.append(Placed(image, file, path))
+        if fault := fault_of_key(path):
+            problem = f"the path {fault}, which the store does not accept; rename the file"
+            illegal.append(Unresolved(image.id, image.name, problem))
+    if illegal:
+        raise ImagesUnresolved(imported.source, tuple(illegal))
     form = boxes or imported.box_form
     _check_corners(imported, form)
     return Package(imported, tuple(placed), form)

@@ -221,6 +221,9 @@ async def test_an_image_of_too_many_bytes_is_refused() -> None:
         ("http://example.com/a.png", "the scheme 'http' is not s3"),
         ("s3://other/a.png", "the bucket 'other' is not the store's"),
         ("a\u0000b.png", "control character"),
+        ("s3://sightline/.sightline-tmp/x", "which the store keeps for itself"),
+        ("s3://sightline/a\u0085b.png", "control character"),
+        ("s3://sightline/" + "x" * 300, "more than 255 bytes"),
     ],
 )
 async def test_a_path_that_leaves_the_store_is_refused(world: World, path: str, says: str) -> None:

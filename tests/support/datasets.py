@@ -38,10 +38,12 @@ from services.kit.records import Records, Table
 from services.kit.settings import Settings
 from services.kit.telemetry import MemoryTelemetry
 from services.kit.views import View
+from services.vision.decode_pool import Decoders
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
 from sightline.v1 import dataset_service_pb2_grpc as service_grpc
 from sightline.v1 import finding_pb2
+from tests.support.decoders import InlineDecoders
 
 COCO = "uploads/u1/train.json"
 URI = f"s3://sightline/{COCO}"
@@ -92,6 +94,7 @@ class World:
     clock: ManualClock = field(default_factory=ManualClock)
     settings: DatasetSettings = field(default_factory=lambda: DatasetSettings(progress_seconds=0))
     telemetry: MemoryTelemetry = field(default_factory=MemoryTelemetry)
+    decoders: Decoders = field(default_factory=InlineDecoders)
     queue: Queue = field(init=False)
     stub: DatasetStub = field(init=False)
     address: str = ""
@@ -112,7 +115,8 @@ class World:
         return self.collection.view
 
     def context(self, executor: ThreadPoolExecutor, holder: str = "w1") -> WorkerContext:
-        return WorkerContext(self.table, self.blobs, self.queue, self.clock, self.telemetry, executor, holder)
+        ports = self.table, self.blobs, self.queue, self.clock, self.telemetry
+        return WorkerContext(*ports, executor, self.decoders, holder)
 
     def uploads(self) -> UploadRecords:
         return UploadRecords(self.kept, self.blobs, self.clock, self.settings)

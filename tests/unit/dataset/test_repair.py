@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.dataset.coco import Categories, CocoCategory, CocoFile, parse
+from services.dataset.categories import Categories
+from services.dataset.coco import CocoCategory, CocoFile, parse
 from services.dataset.findings import FindingLog
 from services.dataset.repair import whole
 

@@ -30,6 +30,7 @@ from services.vision.card import (
 )
 from services.vision.catalogue import DETECTORS
 from services.vision.classifier import Classifier, Prepared
+from services.vision.decode import Decoded, decode_sizes
 from services.vision.detector import Detector
 from services.vision.detector_builder import build_detector
 from tests.support.classifiers import classifier_of
@@ -147,11 +148,13 @@ class FakeClassifier:
         self.entered = threading.Event()
         self.error: Exception | None = None
 
-    def decode(self, data: bytes, name: str = "image") -> float:
-        return float(data[0])
+    sizes = (1,)
 
-    def arrange(self, decoded: float) -> Prepared:
-        return (torch.tensor(decoded),)
+    def decode(self, data: bytes, name: str = "image") -> Decoded:
+        return decode_sizes(data, self.sizes, name)
+
+    def arrange(self, decoded: Decoded) -> Prepared:
+        return (torch.tensor(float(decoded.info.width)),)
 
     def predict_prepared(self, images: Sequence[Prepared]) -> NDArray[np.float32]:
         self.entered.set()
