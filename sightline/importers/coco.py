@@ -33,15 +33,21 @@ def is_coco(content: object) -> bool:
 
 def files_in(folder: Path) -> list[Path]:
     """The COCO files in a folder, in its `annotations` folder, or in those of its splits."""
+    return list(_contents(folder))
+
+
+def _contents(folder: Path) -> dict[Path, object]:
+    """Those files, each with what it holds."""
     places = [folder, *(one for one in subfolders(folder) if one.name.lower() == "annotations" or split_of(one.name))]
-    found = [file for place in places for file in sorted(place.glob("*.json")) if is_coco(_parsed(file))]
-    objects_ = [file for file in found if file.name.startswith("instances")]
-    return objects_ or found
+    parsed = ((file, _parsed(file)) for place in places for file in sorted(place.glob("*.json")))
+    found = {file: content for file, content in parsed if is_coco(content)}
+    return {file: content for file, content in found.items() if file.name.startswith("instances")} or found
 
 
 def read(source: Path, images: Path | None = None) -> Imported:
     """A COCO file, or a folder with one or with one per split; ImportFault if it is unclear which."""
-    files = [source] if source.is_file() else files_in(source)
+    contents = {source: read_json(source)} if source.is_file() else _contents(source)
+    files = list(contents)
     splits = [_split_of(file, source) for file in files]
     if not files:
         raise ImportFault(f"{source} has no COCO file")
@@ -51,7 +57,7 @@ def read(source: Path, images: Path | None = None) -> Imported:
     folder = images or (_folder_of(source) if source.is_file() else source)
     notes, documents, names = Notes(), list[Document](), dict[str, None]()
     for file, split in zip(files, splits if len(files) > 1 else [""], strict=True):
-        document, declared = _document(file, split, folder, notes)
+        document, declared = _document(file, contents[file], split, folder, notes)
         documents.append(document)
         names |= dict.fromkeys(declared)
     listed_images = tuple(image for document in documents for image in document.images)
@@ -85,11 +91,9 @@ def _split_of(file: Path, source: Path) -> str:
     return next((split for word in words if (split := split_of(word))), "")
 
 
-def _document(file: Path, split: str, folder: Path, notes: Notes) -> tuple[Document, list[str]]:
-    parsed: Any = read_json(file)
-    if not isinstance(parsed, dict):
+def _document(file: Path, content: Any, split: str, folder: Path, notes: Notes) -> tuple[Document, list[str]]:
+    if not isinstance(content, dict):
         raise ImportFault(f"{file} is not a COCO file: its top level is not an object")
-    content: dict[str, Any] = parsed
     if "annotations" not in content:
         notes.add(f"{file.name} has no `annotations`: its images count as unlabelled")
     names = {text_of(entry.get("id")): text_of(entry.get("name")) for entry in objects(content.get("categories"))}

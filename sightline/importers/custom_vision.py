@@ -17,6 +17,7 @@ from sightline.importers.model import (
     number_of,
     objects,
     text_of,
+    without_labels,
 )
 
 SIDES = ("left", "top", "width", "height")
@@ -42,7 +43,7 @@ def read(file: Path) -> Imported:
         raise ImportFault(f"{file} lists no images with tags or regions")
     detection = any(image.boxes for image in images)
     if detection:
-        images = tuple(LabelledImage(i.name, boxes=i.boxes, other_names=i.other_names, id=i.id) for i in images)
+        images = without_labels(images)
     return Imported(Format.CUSTOM_VISION, file, file.parent, images, in_order(images), detection, notes.all())
 
 

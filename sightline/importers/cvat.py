@@ -14,8 +14,9 @@ from sightline.importers.model import (
     in_order,
     number_of,
     split_of,
+    without_labels,
 )
-from sightline.importers.shapes import Xywh, around, turned
+from sightline.importers.shapes import OUTLINES, Xywh, around, turned
 
 
 def looks_like(file: Path) -> bool:
@@ -38,13 +39,9 @@ def read(file: Path) -> Imported:
     detection = any(image.boxes for image in images) or not any(image.labels for image in images)
     if detection and (tagged := sum(bool(image.labels) for image in images)):
         notes.add(f"the tags of {tagged} images are left out: the file has boxes too")
-        images = tuple(_without_labels(image) for image in images)
+        images = without_labels(images)
     categories = in_order(images, list(dict.fromkeys(declared)))
     return Imported(Format.CVAT, file, file.parent, images, categories, detection, notes.all())
-
-
-def _without_labels(image: LabelledImage) -> LabelledImage:
-    return LabelledImage(image.name, (), image.boxes, image.split, image.width, image.height, id=image.id)
 
 
 def _image(each: Element, notes: Notes, faults: list[str]) -> LabelledImage:
@@ -71,7 +68,7 @@ def _image(each: Element, notes: Notes, faults: list[str]) -> LabelledImage:
 def _around(shape: Element, notes: Notes) -> Xywh | None:
     wanted = {"box": ("xtl", "ytl", "xbr", "ybr"), "ellipse": ("cx", "cy", "rx", "ry")}.get(shape.tag)
     if wanted is None:
-        notes.count("{count} outlines were turned into the boxes around them")
+        notes.count(OUTLINES)
         pairs = [point.split(",") for point in (shape.get("points") or "").split(";")]
         numbers = [(number_of(pair[0]), number_of(pair[1])) for pair in pairs if len(pair) == 2]
         return around((x, y) for x, y in numbers if x is not None and y is not None)
@@ -80,7 +77,7 @@ def _around(shape: Element, notes: Notes) -> Xywh | None:
         return None
     one, two, three, four = values
     if shape.tag == "ellipse":
-        notes.count("{count} outlines were turned into the boxes around them")
+        notes.count(OUTLINES)
         return one - three, two - four, 2 * three, 2 * four
     box = one, two, three - one, four - two
     if not (degrees := number_of(shape.get("rotation")) or 0.0):

@@ -18,6 +18,7 @@ from sightline.importers.model import (
     number_of,
     objects,
     text_of,
+    without_labels,
 )
 from sightline.importers.shapes import Point, around, turned
 
@@ -53,11 +54,11 @@ def read(file: Path) -> Imported:
         raise ImportFault(f"{file}: {len(faults)} shapes cannot be read", faults)
     if not images:
         raise ImportFault(f"{file} has no annotated images")
-    detection = any(image.boxes for image in images)
-    if detection and any(image.labels for image in images):
-        notes.add("choices are left out: the file has boxes too")
-        images = [LabelledImage(i.name, (), i.boxes, other_names=i.other_names, id=i.id) for i in images]
     found = tuple(images)
+    detection = any(image.boxes for image in found)
+    if detection and any(image.labels for image in found):
+        notes.add("choices are left out: the file has boxes too")
+        found = without_labels(found)
     return Imported(Format.LABEL_STUDIO, file, file.parent, found, in_order(found), detection, notes.all())
 
 

@@ -1,6 +1,6 @@
 """What every importer returns: images with their labels or boxes, and what was noticed while reading."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -168,6 +168,11 @@ def in_order(images: Sequence[LabelledImage], declared: Sequence[str] = ()) -> t
     """The categories: those that the export declares, then the others by name."""
     used = {name for image in images for name in (*image.labels, *(box.label for box in image.boxes))}
     return (*declared, *sorted(used - set(declared)))
+
+
+def without_labels(images: Iterable[LabelledImage]) -> tuple[LabelledImage, ...]:
+    """The images with their boxes alone: labels of whole images say nothing to a detector."""
+    return tuple(replace(image, labels=()) for image in images)
 
 
 def split_of(name: str) -> str:

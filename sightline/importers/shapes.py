@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from math import cos, radians, sin
 
+OUTLINES = "{count} outlines were turned into the boxes around them"  # a note
+
 Point = tuple[float, float]
 Xywh = tuple[float, float, float, float]
 

@@ -17,7 +17,7 @@ from sightline.importers.model import (
     number_of,
     split_of,
 )
-from sightline.importers.shapes import around
+from sightline.importers.shapes import OUTLINES, around
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -93,7 +93,7 @@ def _boxes(objects: Iterable[Element], file: Path, notes: Notes, faults: list[st
             left, top, right, bottom = known
             yield Box(label, min(left, right), min(top, bottom), abs(right - left), abs(bottom - top))
         elif outline := around(_points(each)):
-            notes.count("{count} outlines were turned into the boxes around them")
+            notes.count(OUTLINES)
             yield Box(label, *outline)
         else:
             faults.append(f"{file}, object {number} ({label}): its bndbox lacks one of {', '.join(CORNERS)}")

@@ -20,6 +20,7 @@ from sightline.importers.model import (
     split_of,
     text_of,
 )
+from sightline.importers.shapes import around
 
 CLASS_LISTS = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "predefined_classes.txt")
 POLYGONS = "{count} outlines (polygons or rotated boxes) were turned into the boxes around them"
@@ -218,10 +219,10 @@ def _box(words: list[str], layout: Layout, notes: Notes) -> Box | str:
     if len(rest) in (4, 5):
         x, y, width, height = rest[:4]
         return Box(label, x - width / 2, y - height / 2, width, height)
-    if len(rest) >= 6 and len(rest) % 2 == 0:
+    outline = around(zip(rest[::2], rest[1::2], strict=False))
+    if outline and len(rest) >= 6 and len(rest) % 2 == 0:
         notes.count(POLYGONS)
-        left, top = min(rest[::2]), min(rest[1::2])
-        return Box(label, left, top, max(rest[::2]) - left, max(rest[1::2]) - top)
+        return Box(label, *outline)
     return f"{len(rest)} numbers follow the class, where a box has 4 and an outline 6 or more"
 
 

@@ -86,39 +86,21 @@ def fit_companion(
     partition: Partition,
     categories: int,
     names: Names = NO_NAMES,
+    *,
+    crossed: bool = False,
 ) -> Companion:
-    """Fits on the blocks of each view, of all images; the selection is the first fold."""
+    """Fits on the blocks of each view, of all images.
+
+    The selection is the first fold; if `crossed`, every image, predicted out of fold.
+    """
     middle = middle_blocks(backbones)
-    whole = fit_on_all(views, labels, partition, categories, middle, names)
-    part = fit_on_other_folds(views, labels, partition, categories, middle, names=names)
-    selection = part.logits(rows_of(views[0], partition.first_fold))
-    return _companion(backbones, views, labels, partition, whole, selection)
-
-
-def fit_crossed_companion(
-    backbones: Sequence[LoadedBackbone],
-    views: Sequence[Sequence[Floats]],
-    labels: Indices,
-    partition: Partition,
-    categories: int,
-    names: Names = NO_NAMES,
-) -> Companion:
-    """Fits on the blocks of each view, of all images; the selection is every image, predicted out of fold."""
-    whole = fit_on_all(views, labels, partition, categories, middle_blocks(backbones), names)
-    return _companion(backbones, views, labels, partition, whole, whole[0].out_of_fold)
-
-
-def _companion(
-    backbones: Sequence[LoadedBackbone],
-    views: Sequence[Sequence[Floats]],
-    labels: Indices,
-    partition: Partition,
-    fitted: tuple[LinearHead, NameUse],
-    selection: Floats,
-) -> Companion:
-    whole, use = fitted
-    known = labels[partition.trainable][whole.solved]
-    temperature = fit_temperature(whole.out_of_fold[whole.solved], known)
+    whole, use = fit_on_all(views, labels, partition, categories, middle, names)
+    if crossed:
+        selection = whole.out_of_fold
+    else:
+        part = fit_on_other_folds(views, labels, partition, categories, middle, names=names)
+        selection = part.logits(rows_of(views[0], partition.first_fold))
+    temperature = fit_temperature(whole.out_of_fold[whole.solved], labels[partition.trainable][whole.solved])
     held_out = whole.logits(rows_of(views[0], partition.held_out))
     selection, held_out = _cooled(selection, temperature), _cooled(held_out, temperature)
     return Companion(backbones, whole, temperature, selection, held_out, use)

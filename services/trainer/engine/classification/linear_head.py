@@ -14,13 +14,14 @@ from services.trainer.engine.classification.heads import LinearHead, mirroring_h
 from services.trainer.engine.classification.learning_curve import learning_curve
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
 from services.trainer.engine.classification.names import fit_named_head, read_names
-from services.trainer.engine.classification.near_duplicates import near_duplicates
+from services.trainer.engine.classification.near_duplicates import divided
 from services.trainer.engine.classification.result import Finished, finish
 from services.trainer.engine.data import Floats, Images, open_images, require_trainable
 from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, middle_blocks, origin
 from services.trainer.engine.session import Session
-from services.trainer.engine.split import Partition, divide, readable
+from services.trainer.engine.split import Partition
 from services.trainer.messages import Result, TrainTask
+from services.vision.backbones import Network
 from services.vision.classifier import ClassifierNetwork
 
 FEATURES_SHARE = 0.8  # of the progress bar
@@ -39,8 +40,7 @@ def train_head(task: TrainTask, session: Session) -> Result:
     extractor = Extractor(task, session, images, backbones, task.recipe.views)
     views = extractor.run(0.0, FEATURES_SHARE)
 
-    partition = divide(images.labels, task.split, near_duplicates(views[0][0], images.labels, task.split.folds))
-    partition = readable(partition, sound_rows(views[0]))
+    partition = divided(views[0][0], images.labels, task.split, sound_rows(views[0]))
     session.progress("fit", 0.0, FEATURES_SHARE, 0.95)
     labels = images.labels[partition.trainable]
     chosen = [rows_of(blocks, partition.trainable) for blocks in views]
@@ -90,10 +90,14 @@ def rows_of(blocks: Sequence[Floats], rows: NDArray[np.int64]) -> list[Floats]:
 def linear(weight: Floats, bias: Floats) -> nn.Linear:
     """A layer with these weights."""
     head = nn.Linear(weight.shape[1], weight.shape[0])
-    with torch.no_grad():
-        head.weight.copy_(_tensor(weight))
-        head.bias.copy_(_tensor(bias))
+    _fill(head, weight, bias)
     return head
+
+
+def begin_with(network: Network, head: LinearHead) -> None:
+    """Gives the network this head, which reads features of unit length."""
+    network.normalised = True
+    _fill(network.head, head.weight, head.bias)
 
 
 def _finished(
@@ -123,6 +127,12 @@ def _finished(
         resolution=max(backbone.rule.size for backbone in backbones),
         stop_reason="converged",
     )
+
+
+@torch.no_grad()
+def _fill(layer: nn.Linear, weight: Floats, bias: Floats) -> None:
+    layer.weight.copy_(_tensor(weight))
+    layer.bias.copy_(_tensor(bias))
 
 
 def _tensor(values: Floats) -> Tensor:

@@ -4,13 +4,21 @@ If a fold's images have near-duplicates among those that a head was fitted on, c
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.kit import pulse
 from services.trainer.engine.classification.heads import normalised
 from services.trainer.engine.data import Floats, Indices
+from services.trainer.engine.split import Partition, divide, readable
+from services.trainer.recipe import Split
 
 ALIKE = 0.7  # mean cosine of the centred features of two groups, from which they are one
 COMPARED = 500  # images of a category at a time, in the order of their ids
+
+
+def divided(features: Floats, labels: Indices, split: Split, sound: NDArray[np.bool_]) -> Partition:
+    """The hold-out and the folds of the sound images; near-duplicates by these features are on one side."""
+    return readable(divide(labels, split, near_duplicates(features, labels, split.folds)), sound)
 
 
 def near_duplicates(features: Floats, labels: Indices, folds: int) -> Indices:

@@ -10,6 +10,7 @@ from torch import nn
 
 from services.kit.errors import Diverged
 from services.trainer.engine.classification.heads import LinearHead
+from services.trainer.engine.classification.linear_head import begin_with
 from services.trainer.engine.classification.stage_maps import LAST_STAGES, StageMaps
 from services.trainer.engine.data import Floats, Indices
 from services.trainer.engine.loop.checkpoint import Plan
@@ -76,10 +77,7 @@ class StageTuning:
     def _start(self, head: LinearHead) -> tuple[Network, torch.optim.AdamW]:
         """In evaluation mode throughout: statistics of so few images are worse than those of the pretraining."""
         network = copy.deepcopy(self.network).eval()
-        network.normalised = True
-        with torch.no_grad():
-            network.head.weight.copy_(torch.from_numpy(head.weight))
-            network.head.bias.copy_(torch.from_numpy(head.bias))
+        begin_with(network, head)
         network.requires_grad_(False)
         parts = (network.head, *network.stages()[:LAST_STAGES])
         shares = (1.0, *(SLOWER**above for above in range(LAST_STAGES)))

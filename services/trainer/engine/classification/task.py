@@ -14,10 +14,11 @@ from services.trainer.engine.classification import result
 from services.trainer.engine.classification.batches import Batches, augmentation
 from services.trainer.engine.classification.companion import Companion, fit_companion, fit_on_other_folds
 from services.trainer.engine.classification.features import Extractor
+from services.trainer.engine.classification.linear_head import begin_with
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
 from services.trainer.engine.classification.names import read_names
-from services.trainer.engine.classification.near_duplicates import near_duplicates
+from services.trainer.engine.classification.near_duplicates import divided
 from services.trainer.engine.data import Floats, Images, Indices, open_images, require_trainable
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Candidate, Position
@@ -185,15 +186,11 @@ def _linear_start(
         backbone.network.to(task.device).eval()
     names = read_names(task, backbones, images.categories)
     views = Extractor(task, session, images, backbones, task.recipe.views).run(0.0, PREPARED)
-    group = near_duplicates(views[0][0], images.labels, task.split.folds)
-    partition = readable(divide(images.labels, task.split, group), images.sound())
+    partition = divided(views[0][0], images.labels, task.split, images.sound())
     categories = len(images.categories)
     first = [blocks[:1] for blocks in views]
     head = fit_on_other_folds(first, images.labels, partition, categories, names=names.of_first())
-    network.normalised = True
-    with torch.no_grad():
-        network.head.weight.copy_(torch.from_numpy(head.weight))
-        network.head.bias.copy_(torch.from_numpy(head.bias))
+    begin_with(network, head)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     selection, held_out = (head.logits([views[0][0][rows]]) for rows in (partition.first_fold, partition.held_out))
     companion = fit_companion(backbones, views, images.labels, partition, categories, names)

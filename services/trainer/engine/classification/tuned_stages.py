@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from services.kit.errors import InvalidRequest
 from services.trainer.engine.classification.companion import (
     Companion,
-    fit_crossed_companion,
+    fit_companion,
     fit_on_all,
     fit_on_other_folds,
 )
@@ -23,7 +23,7 @@ from services.trainer.engine.classification.heads import LinearHead
 from services.trainer.engine.classification.linear_head import sound_rows
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
 from services.trainer.engine.classification.names import read_names
-from services.trainer.engine.classification.near_duplicates import near_duplicates
+from services.trainer.engine.classification.near_duplicates import divided
 from services.trainer.engine.classification.result import Finished, finish, report_seconds
 from services.trainer.engine.classification.stage_maps import store_maps
 from services.trainer.engine.classification.stage_schedule import Costs, Schedule, StepClock, schedule
@@ -31,7 +31,7 @@ from services.trainer.engine.classification.stage_tuning import StageTuning
 from services.trainer.engine.data import Floats, Images, Indices, open_images, require_trainable
 from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin
 from services.trainer.engine.session import Session
-from services.trainer.engine.split import Partition, divide, readable
+from services.trainer.engine.split import Partition
 from services.trainer.messages import Result, TrainTask
 from services.vision.backbones import Network
 
@@ -51,10 +51,10 @@ def tune_stages(task: TrainTask, session: Session) -> Result:
         backbone.network.to(task.device).eval()
     own = replace(backbones[0], network=copy.deepcopy(backbones[0].network))
     views = Extractor(task, session, images, backbones, task.recipe.views).run(0.0, FEATURES)
-    group = near_duplicates(views[0][0], images.labels, task.split.folds)
-    partition = readable(divide(images.labels, task.split, group), sound_rows(views[0]))
+    partition = divided(views[0][0], images.labels, task.split, sound_rows(views[0]))
     names = read_names(task, backbones, images.categories)
-    companion = fit_crossed_companion(backbones, views, images.labels, partition, len(images.categories), names)
+    categories = len(images.categories)
+    companion = fit_companion(backbones, views, images.labels, partition, categories, names, crossed=True)
     clock = StepClock(task, session, len(images.samples), (STORED, TRAINED))
     maps = store_maps(task, session, images, own, (FEATURES, STORED))
     tuning = StageTuning(task, own.network, maps, images.labels, clock.stepped)
