@@ -97,6 +97,10 @@ campaign: setup ## Simulate 500 trainings in which everything dies at random
 coverage: setup ## Run every test, and print the lines that none of them ran in its own process
 	@status=0; $(BIN)/coverage run -m pytest || status=$$?; $(BIN)/coverage report; exit $$status
 
+.PHONY: attack
+attack: setup ## Attack a dataset api in every known way; BEFORE=folder has the source of a version to compare with
+	@$(BIN)/python -m tests.attack $(if $(BEFORE),--before $(BEFORE))
+
 .PHONY: test-images
 test-images: setup ## Build the container images for real and run them; needs root
 	@tools/system-packages images

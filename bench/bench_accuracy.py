@@ -1,14 +1,21 @@
 """What a budget buys on real image sets: `python bench/bench_accuracy.py [SET ...] [--seeds N]`.
 
+With `--all [--images N ...] [--results FILE]`: every set, with few images per category too, beside one plain head.
+Rows are appended to the file, and those that are there are not measured again, so that a long run can be divided.
+
 Reads SIGHTLINE_TEST_DATA (folders with train.json and test.json) and SIGHTLINE_WEIGHTS_DIR. Trains on train.json, with
 test.json as the test dataset, which only the final evaluation uses.
 """
 
 import argparse
 import statistics
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench import support
+import torch
+
+from bench import every_set, support
 from sightline.client.stubs import Stubs
 from sightline.v1 import model_pb2
 
@@ -47,14 +54,52 @@ SETS = {
 def main() -> None:
     """Prints a table for each set, a row for each seed, and their mean."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sets", nargs="*", default=list(SETS), metavar="SET", help=f"of {', '.join(SETS)}")
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"of {', '.join(SETS)}; with --all, of every folder")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--all", action="store_true", help="every set, at 2, 5, 10 and all images per category")
+    parser.add_argument("--images", type=int, nargs="+", default=[2, 5, 10, 0], help="with --all, per category; 0: all")
+    parser.add_argument("--results", type=Path, help="with --all: keeps the rows")
+    parser.add_argument("--engine", action="store_true", help="with --all: the classifiers' ladder, without a budget")
     arguments = parser.parse_args()
-    if unknown := set(arguments.sets) - set(SETS):
+    choices = every_set.sets_in(support.folder("SIGHTLINE_TEST_DATA")) if arguments.all else SETS
+    names = arguments.sets or list(choices)
+    if unknown := set(names) - set(choices):
         parser.error(f"no such set: {', '.join(sorted(unknown))}")
     support.folder("SIGHTLINE_WEIGHTS_DIR")
     print(support.machine())
-    support.run(lambda client: [measure(client, name, arguments.seeds) for name in arguments.sets])
+    if arguments.all:
+        measure_all(names, arguments.images, arguments.seeds, arguments.results, engine=arguments.engine)
+    else:
+        support.run(lambda client: [measure(client, name, arguments.seeds) for name in names])
+
+
+def measure_all(names: list[str], sizes: list[int], seeds: int, results: Path | None, *, engine: bool) -> None:
+    """Measures what the file does not have yet, and prints the tables of all that was asked for."""
+    torch.set_num_threads(1)
+    kinds = every_set.sets_in(support.folder("SIGHTLINE_TEST_DATA"))
+    names = [name for name in names if not (engine and kinds[name])]
+    rows = {row.key: row for row in every_set.known(results)}
+    asked = {name: [(n, s) for n in ([0] if kinds[name] else sizes) for s in range(seeds)] for name in names}
+    missing = {name: [pair for pair in pairs if (name, *pair) not in rows] for name, pairs in asked.items()}
+
+    def measured(client: Stubs | None) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            for name in (name for name in names if missing[name]):
+                if client is None:
+                    found = every_set.measure_alone(name, missing[name], Path(scratch))
+                else:
+                    found = every_set.measure(client, name, missing[name], Path(scratch), detection=kinds[name])
+                for row in found:
+                    rows[row.key] = row
+                    print(row, flush=True)
+                    every_set.keep(row, results)
+
+    if engine:
+        measured(None)
+    elif any(missing.values()):
+        support.run(measured)
+    print("\n".join(every_set.tables([rows[name, *pair] for name, pairs in asked.items() for pair in pairs])))
+    print("\n* some recipe, rate or threshold was chosen on this set")
 
 
 def measure(client: Stubs, name: str, seeds: int) -> None:

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", default=list(SETS), metavar="SET", help=f"of {', '.join(SETS)}")
     parser.add_argument("--images", type=int, nargs="+", default=[0], help="per category; 0: all")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--max-rung", type=int, default=0, help="1: fine-tuning too, however few images there are")
+    parser.add_argument("--max-rung", type=int, default=1, help="0: no tuning")
     arguments = parser.parse_args()
     data, weights = support.folder("SIGHTLINE_TEST_DATA"), support.folder("SIGHTLINE_WEIGHTS_DIR")
     warm_up()
@@ -127,8 +127,7 @@ def ladder(weights: Path, image_count: int) -> list[Recipe]:
     wanted = Hyperparameters()
     found = WeightsResolver(weights, download=False)
     available = tuple(name for name, backbone in BACKBONES.items() if found.available(backbone))
-    count = max(image_count, classifier_recipes.TUNED_FROM)
-    return [classifier_recipes.first(wanted), *classifier_recipes.pretrained(available, wanted, count)]
+    return [classifier_recipes.first(wanted), *classifier_recipes.pretrained(available, wanted, image_count)]
 
 
 def measured(recipe: Recipe, result: Result, test: Path, out: Path) -> Row:

@@ -1,5 +1,6 @@
 """Packs a COCO file and its images into a snapshot of one shard, without services."""
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,6 +80,25 @@ def pack(
         )
         items.append((entry, packed.data, packed.extension))
     return write(out, kind, [(category.id, category.name) for category in data.categories], items)
+
+
+def labels_of(coco: Path) -> dict[int, list[int]]:
+    """The category ids of each image that registration accepts."""
+    data = msgspec.json.decode(coco.read_bytes(), type=_Coco)
+    labels = {image.id: list[int]() for image in data.images if _accepted(coco.parent / image.file_name)}
+    for one in data.annotations:
+        if one.image_id in labels:
+            labels[one.image_id].append(one.category_id)
+    return labels
+
+
+def write_subset(coco: Path, out: Path, kept: set[int]) -> Path:
+    """Writes the COCO file without the other images; returns the new file. Names stay relative to the old folder."""
+    data = json.loads(coco.read_bytes())
+    data["images"] = [image for image in data["images"] if image["id"] in kept]
+    data["annotations"] = [one for one in data["annotations"] if one["image_id"] in kept]
+    out.write_text(json.dumps(data))
+    return out
 
 
 def _accepted(file: Path) -> bool:

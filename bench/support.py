@@ -24,9 +24,11 @@ def folder(variable: str) -> Path:
     return Path(value).resolve()
 
 
-def register(client: Stubs, name: str, annotations: Path, *, detection: bool = False) -> dataset_pb2.Dataset:
-    """Uploads a COCO file with its images and returns the READY dataset."""
-    files = files_of(annotations)
+def register(
+    client: Stubs, name: str, annotations: Path, *, images: Path | None = None, detection: bool = False
+) -> dataset_pb2.Dataset:
+    """Uploads a COCO file with its images, which are in `images` or beside it; returns the READY dataset."""
+    files = files_of(annotations, images)
     uris = client.upload_files(files)
     kinds = dataset_pb2.Dataset
     kind = kinds.OBJECT_DETECTION if detection else kinds.IMAGE_CLASSIFICATION

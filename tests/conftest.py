@@ -12,6 +12,7 @@ from hypothesis import settings
 # Tests share two cores: one thread per process, and none that spins while it waits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["SIGHTLINE_AUDIT"] = "none"  # or the entries of servers in this process would be on its standard output
 
 from sightline.client.transport import channel, retries
 from tests.support.ceph import CephGateway

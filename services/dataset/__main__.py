@@ -16,7 +16,8 @@ from services.dataset.gauges import Gauges
 from services.dataset.reconcile import Reconciler
 from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
-from services.dataset.upload import Uploads
+from services.dataset.upload import REQUEST_BYTES, Uploads
+from services.dataset.upload_records import UploadReconciler, UploadRecord, UploadRecords
 from services.infra import observe, processes
 from services.infra.broker import open_broker
 from services.infra.server import Server, Service
@@ -24,12 +25,14 @@ from services.infra.store import open_blobs
 from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
 from services.kit.collection import Collection
-from services.kit.errors import DatasetNotFound
+from services.kit.errors import DatasetNotFound, UploadNotFound
 from services.kit.queue import Queue
+from services.kit.reach import UPLOADS
 from services.kit.records import Records, Table
 from services.kit.settings import load, refuse_exposure
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
+from services.vision.decode_pool import DecodePool
 from sightline.v1 import dataset_service_pb2 as pb
 from sightline.v1.dataset_service_pb2_grpc import add_DatasetServiceServicer_to_server
 
@@ -84,14 +87,17 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
         clock = SystemClock()
         collection = Collection(ports.records, DatasetRecord, DatasetNotFound, COLLECTION)
         view = collection.view
-        datasets = Datasets(collection, ports.blobs, ports.queue, clock, settings)
-        uploads = Uploads(ports.blobs, ports.telemetry, settings)
+        kept = Collection(ports.records, UploadRecord, UploadNotFound, UPLOADS)
+        records = UploadRecords(kept, ports.blobs, clock, settings)
+        datasets = Datasets(collection, ports.blobs, ports.queue, clock, settings, records)
+        uploads = Uploads(records, ports.blobs, ports.telemetry, settings)
         servicer = DatasetServicer(datasets, uploads, ports.blobs.bucket)
-        service = Service(DESCRIPTOR, add_DatasetServiceServicer_to_server, servicer)
+        service = Service(DESCRIPTOR, add_DatasetServiceServicer_to_server, servicer, REQUEST_BYTES)
 
         async def ready() -> bool:
             async with asyncio.timeout(1):
                 await view.synced()
+                await kept.view.synced()
             await ports.blobs.ping()
             return True
 
@@ -99,6 +105,8 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
         reconciler = Reconciler(view, ports.queue, clock, ports.telemetry, settings)
         async with alongside(
             view=view.run(),
+            uploads=kept.view.run(),
+            expiry=UploadReconciler(records, view, ports.telemetry).run(settings.reconcile_seconds),
             gauges=Gauges(view, ports.queue, clock, ports.telemetry).run(),
             reconciler=reconciler.run(settings.reconcile_seconds),
         ):
@@ -108,7 +116,10 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
 
 async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:
     """Runs a worker, which reads, checks and packs images."""
-    async with _ports(settings, Role.WORKER) as ports:
+    async with (
+        _ports(settings, Role.WORKER) as ports,
+        DecodePool.running(settings.decode_limits, ports.telemetry) as decoders,
+    ):
         with ThreadPoolExecutor(settings.ingest_threads, "ingest") as executor:
             context = WorkerContext(
                 table=Table(ports.records, DatasetRecord),
@@ -117,6 +128,7 @@ async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:
                 clock=SystemClock(),
                 telemetry=ports.telemetry,
                 executor=executor,
+                decoders=decoders,
                 holder=processes.identity(),
             )
             await worker.run(context, settings, settings.ingest_jobs, stop)

@@ -8,8 +8,10 @@ from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, NewDatas
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding
 from services.dataset.settings import DatasetSettings
-from services.kit.blobs import Blobs, from_uri
+from services.dataset.upload_records import UploadRecords
+from services.kit.blobs import Blobs
 from services.kit.caller_fields import Changes, check_caller_fields, check_request_id
+from services.kit.callers import acting_project
 from services.kit.clock import Clock
 from services.kit.collection import Collection, create_once
 from services.kit.errors import (
@@ -21,10 +23,11 @@ from services.kit.errors import (
     InvalidRequest,
     QuotaExceeded,
     UnreadableUri,
+    UploadNotFound,
 )
 from services.kit.jobs import Job, announce
 from services.kit.log import Log
-from services.kit.names import check_id, new_uid, parse
+from services.kit.names import check_id, new_uid, own, parse
 from services.kit.paging import check_page_size, decode_token, encode_token, page_of
 from services.kit.plurals import counted
 from services.kit.queue import Queue
@@ -47,7 +50,9 @@ class Datasets:
         queue: Queue,
         clock: Clock,
         settings: DatasetSettings,
+        uploads: UploadRecords,
     ) -> None:
+        self._uploads = uploads
         self._datasets = datasets
         self._blobs = blobs
         self._queue = queue
@@ -56,11 +61,11 @@ class Datasets:
 
     async def create(self, new: NewDataset, *, validate_only: bool = False) -> Versioned[DatasetRecord]:
         """Registers a dataset and announces its validation; after a crash in between, `reconcile` announces it."""
-        draft = self._draft(new)
+        draft = self._draft(new, validate_only=validate_only)
         arguments = draft.annotation_kind, draft.annotation_file_uris
 
         async def checked() -> DatasetRecord:
-            await self._check_uris(draft.annotation_file_uris)
+            await self._check_uris(draft.annotation_file_uris, validate_only=validate_only)
             return draft
 
         created = await create_once(
@@ -77,20 +82,21 @@ class Datasets:
             _log.info("dataset_created", dataset=draft.name, kind=draft.annotation_kind)
         return created
 
-    def _draft(self, new: NewDataset) -> DatasetRecord:
+    def _draft(self, new: NewDataset, *, validate_only: bool) -> DatasetRecord:
         check_id(new.dataset_id, "dataset_id")
         if new.annotation_kind is None:
             problem = "choose IMAGE_CLASSIFICATION or OBJECT_DETECTION."
             raise InvalidRequest(field="dataset.annotation_kind", problem=problem)
         uris = new.annotation_file_uris
-        if not 1 <= len(uris) <= MAX_URIS or len(set(uris)) != len(uris):
+        fewest = 0 if validate_only else 1  # a caller may ask whether a name is free before it uploads
+        if not fewest <= len(uris) <= MAX_URIS or len(set(uris)) != len(uris):
             problem = f"{counted(len(uris), 'uri')} given; name 1 to {MAX_URIS} different COCO files."
             raise InvalidRequest(field="dataset.annotation_file_uris", problem=problem)
         check_request_id(new.request_id)
         check_caller_fields("dataset", new.display_name, new.custom_properties)
         now = self._clock.now()
         return DatasetRecord(
-            name=f"{COLLECTION}/{new.dataset_id}",
+            name=own(COLLECTION, new.dataset_id),
             uid=new_uid(),
             annotation_kind=new.annotation_kind,
             annotation_file_uris=uris,
@@ -101,14 +107,17 @@ class Datasets:
             request_id=new.request_id,
         )
 
-    async def _check_uris(self, uris: Sequence[str]) -> None:
+    async def _check_uris(self, uris: Sequence[str], *, validate_only: bool) -> None:
         for uri in uris:
             try:
-                info = await self._blobs.stat(from_uri(uri, self._blobs.bucket))
+                key = self._settings.reach.key(uri, self._blobs.bucket, acting_project())
+                if not validate_only:
+                    await self._uploads.use(key)
+                info = await self._blobs.stat(key)
             except UnreadableUri as error:
                 advice = f"upload the file, then name it as s3://{self._blobs.bucket}/KEY"
                 raise DatasetInvalidAnnotationUri(uri=uri, problem=f"{error.metadata['problem']}; {advice}.") from None
-            except BlobNotFound:
+            except (BlobNotFound, UploadNotFound):
                 problem = "there is no such file in the store; upload it, or correct the uri."
                 raise DatasetInvalidAnnotationUri(uri=uri, problem=problem) from None
             limit = self._settings.max_coco_bytes
@@ -129,7 +138,7 @@ class Datasets:
 
     def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[DatasetRecord]], str]:
         """A page ordered by name, and the next page's token."""
-        return page_of(self._datasets.view.all(), COLLECTION, page_size, page_token)
+        return page_of(self._datasets.view.all(own(COLLECTION, "")), own(COLLECTION), page_size, page_token)
 
     async def update(self, name: str, changes: Changes, etag: str) -> Versioned[DatasetRecord]:
         """Changes caller fields; EtagMismatch, WrongState in DELETING."""

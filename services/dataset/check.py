@@ -1,4 +1,4 @@
-"""Checks one image and its annotations: a pure function of its bytes and its row, run off the event loop."""
+"""Checks one image and its annotations: a pure function of the decoded image and its row."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from services.dataset.coco import Mark, Row
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
 from services.kit.errors import InvalidImage, InvalidImageSize
-from services.vision.decode import MAX_SIDE, MIN_SIDE, SCALED_SIDE, ImageInfo, inspect
-from services.vision.repack import PackImage, encode_for_pack
+from services.vision.decode import SCALED_SIDE, ImageInfo
+from services.vision.decode_pool import Inspected
+from services.vision.repack import PackImage
 from services.vision.snapshot import AnnotationKind, Box, Entry
 
 ALIKE = 0.1  # pixels: boxes of one category that are this close are the same box
@@ -37,22 +38,27 @@ class Packed:
     image: PackImage
 
 
-def check_image(data: bytes, row: Row, rules: Rules, log: FindingLog) -> Packed | None:
+def check_image(inspected: Inspected | InvalidImage, row: Row, rules: Rules, log: FindingLog) -> Packed | None:
     """The image as it goes into the snapshot, or None and a finding of severity ERROR."""
-    try:
-        info = inspect(data, row.file, min_side=MIN_SIDE, max_side=MAX_SIDE)
-        entry = _entry(row, info, rules, log)
-        if entry is None:
-            return None
-        image = encode_for_pack(data, info, name=row.file)
-    except InvalidImage as error:
-        code = "imageSidesInvalid" if isinstance(error, InvalidImageSize) else "imageUndecodable"
-        log.add(code, row.file, row.id, problem=error.metadata["problem"])
+    if isinstance(inspected, InvalidImage):
+        _note_unusable(inspected, row, log)
+        return None
+    info, image = inspected.info, inspected.image
+    entry = _entry(row, info, rules, log)
+    if entry is None:
+        return None
+    if isinstance(image, InvalidImage):
+        _note_unusable(image, row, log)
         return None
     _note_changes(row, info, log)
     if (image.width, image.height) != (entry.width, entry.height):
         entry = _resized(entry, image.width, image.height)
     return Packed(entry, image)
+
+
+def _note_unusable(error: InvalidImage, row: Row, log: FindingLog) -> None:
+    code = "imageSidesInvalid" if isinstance(error, InvalidImageSize) else "imageUndecodable"
+    log.add(code, row.file, row.id, problem=error.metadata["problem"])
 
 
 def _note_changes(row: Row, info: ImageInfo, log: FindingLog) -> None:

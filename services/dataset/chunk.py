@@ -16,10 +16,11 @@ from services.dataset.context import WorkerContext
 from services.dataset.domain import Chunks, DatasetRecord, Plan, State
 from services.dataset.findings import FindingLog
 from services.dataset.jobs import publish_advance
+from services.dataset.located import Located
 from services.dataset.metrics import Outcome
 from services.dataset.settings import DatasetSettings
 from services.kit.blobs import delete_prefix, to_uri
-from services.kit.errors import BlobNotFound, RecordNotFound
+from services.kit.errors import BlobNotFound, InvalidImage, RecordNotFound
 from services.vision.snapshot import PackWriter, Shard, write_index
 
 
@@ -90,7 +91,8 @@ async def _check(
     images, refused, byte_count = 0, 0, 0
     with tempfile.TemporaryDirectory(prefix="sightline-chunk-", dir=settings.scratch_directory) as folder:
         packs = _Packs(context, record, number, Path(folder))
-        async for checked in _checked(context, settings, rows, rules):
+        located = Located(context.blobs, record.annotation_file_uris)
+        async for checked in _checked(context, settings, record.name, rows, rules, located):
             log.take(checked.log.kept, checked.log.more)
             images += 1
             refused += checked.packed is None
@@ -161,13 +163,14 @@ class _Checked:
 
 
 async def _checked(
-    context: WorkerContext, settings: DatasetSettings, rows: list[Row], rules: Rules
+    context: WorkerContext, settings: DatasetSettings, dataset: str, rows: list[Row], rules: Rules, located: Located
 ) -> AsyncIterator[_Checked]:
     """The results in the order of the rows, several checked at once; at most `images_in_flight` images in memory."""
     waiting: deque[asyncio.Task[_Checked]] = deque()
     try:
         for row in rows:
-            task = asyncio.create_task(_check_row(context, settings, row, rules), name=f"check {row.key}")
+            checking = _check_row(context, settings, dataset, row, rules, located)
+            task = asyncio.create_task(checking, name=f"check {row.key}")
             waiting.append(task)
             if len(waiting) >= settings.images_in_flight:
                 yield await waiting.popleft()
@@ -179,15 +182,33 @@ async def _checked(
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def _check_row(context: WorkerContext, settings: DatasetSettings, row: Row, rules: Rules) -> _Checked:
+async def _fetch(context: WorkerContext, settings: DatasetSettings, row: Row, located: Located) -> bytes:
+    """The image's bytes, one more than allowed at most; BlobNotFound if no key is meant by its name."""
+    try:
+        return await context.blobs.get(row.key, 0, settings.max_image_bytes + 1)
+    except BlobNotFound:
+        meant = (await located.find(row.key)).path
+        if not meant:
+            raise
+        return await context.blobs.get(meant, 0, settings.max_image_bytes + 1)
+
+
+async def _check_row(
+    context: WorkerContext, settings: DatasetSettings, dataset: str, row: Row, rules: Rules, located: Located
+) -> _Checked:
     log = FindingLog(settings.findings_per_code)
     try:
-        data = await context.blobs.get(row.key, 0, settings.max_image_bytes + 1)
+        data = await _fetch(context, settings, row, located)
     except BlobNotFound:
-        log.add("imageMissing", row.file, row.id, uri=to_uri(context.blobs.bucket, row.key))
+        near = (await located.find(row.key)).problem.partition("; ")[2]
+        log.add("imageMissing", row.file, row.id, uri=to_uri(context.blobs.bucket, row.key), near=near and f" ({near})")
         return _Checked(None, log, 0)
     if len(data) > settings.max_image_bytes:
         log.add("imageTooLarge", row.file, row.id, limit=settings.max_image_bytes)
         return _Checked(None, log, 0)
-    packed = await context.compute(lambda: check_image(data, row, rules, log))
+    try:
+        inspected = await context.decoders.repack(data, row.file, dataset)
+    except InvalidImage as error:
+        inspected = error
+    packed = await context.compute(lambda: check_image(inspected, row, rules, log))
     return _Checked(packed, log, len(data))

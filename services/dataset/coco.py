@@ -1,5 +1,6 @@
 """Reads and checks a COCO file: turns untrusted bytes into rows of work, or findings that say what is wrong where."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
@@ -9,11 +10,18 @@ import msgspec
 
 from services.dataset.boxes import Xywh, read_box
 from services.dataset.findings import FindingLog
-from services.kit.blobs import check_key, from_uri
+from services.dataset.repair import repaired
+from services.kit.callers import DEFAULT_PROJECT
 from services.kit.errors import UnreadableUri
+from services.kit.reach import NOTHING_OPEN, Reach
 from services.vision.snapshot import AnnotationKind
+from sightline.blob_keys import fault_of_key
 
-MAX_NAME = 256  # characters of a category's name
+MAX_BOX_BYTES = 1024  # of a bbox, as JSON
+OBJECTS_PER_ENTRY = 3  # JSON objects in a file for each image, annotation and category that it may have
+
+_DRIVE = re.compile(r"[A-Za-z]:/")
+_NULL = msgspec.Raw(b"null")
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -35,7 +43,7 @@ class CocoAnnotation(msgspec.Struct, frozen=True, gc=False):
     image_id: Id
     id: Id | None = None
     category_id: Id | None = None
-    bbox: object = None  # checked one by one, so that a malformed one does not make the whole file unusable
+    bbox: msgspec.Raw = _NULL  # read one by one: a malformed one spoils no other, and a long one takes no memory
     iscrowd: int | bool | None = 0
 
 
@@ -76,6 +84,27 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 _decoder = msgspec.json.Decoder(CocoFile)
+_box_decoder = msgspec.json.Decoder(tuple[float, float, float, float])
+
+
+def objects_at_most(data: bytes) -> int:
+    """No fewer than the JSON objects in the file, counted without parsing it."""
+    return data.count(b"{")
+
+
+def box_of(mark: CocoAnnotation) -> Xywh | str | None:
+    """The four numbers of an annotation's bbox, or what is wrong with it; None if there is none."""
+    try:
+        return _box_decoder.decode(mark.bbox)
+    except msgspec.DecodeError:
+        pass
+    if len(mark.bbox) > MAX_BOX_BYTES:
+        return f"is longer than {MAX_BOX_BYTES} characters"
+    try:
+        bbox: object = msgspec.json.decode(mark.bbox)
+    except msgspec.DecodeError:
+        return "has a number that is too large"  # all else was checked when the file was read
+    return None if bbox is None else read_box(bbox)
 
 
 def parse(data: bytes, uri: str, log: FindingLog) -> CocoFile | None:
@@ -84,6 +113,9 @@ def parse(data: bytes, uri: str, log: FindingLog) -> CocoFile | None:
     try:
         return _decoder.decode(data)
     except msgspec.ValidationError as error:
+        mended = repaired(data, uri, log)
+        if mended is not None:
+            return _decoder.decode(mended)
         log.add("annotationFileNotCoco", uri, problem=str(error))
     except msgspec.DecodeError as error:
         _not_json(data, str(error), uri, log)
@@ -109,41 +141,6 @@ def _not_json(data: bytes, message: str, uri: str, log: FindingLog) -> None:
             return
     problem = problem.removeprefix("JSON is malformed: ")
     log.add("annotationFileNotJson", uri, line=line, column=column, problem=problem)
-
-
-class Categories:
-    """The categories of all files, merged by name: the first file's by id, then those that later files add."""
-
-    def __init__(self) -> None:
-        self.names: list[tuple[int, str]] = []
-        self._index: dict[str, int] = {}
-
-    def merge(self, declared: list[CocoCategory], uri: str, log: FindingLog) -> dict[int, int]:
-        """The snapshot's index of each category id of a file."""
-        if not declared:
-            log.add("categoriesMissing", uri)
-        by_id: dict[int, CocoCategory] = {}
-        by_name: dict[str, int] = {}
-        for category in declared:
-            if not category.name.strip() or len(category.name) > MAX_NAME:
-                log.add("categoryNameMissing", uri, category_id=category.id)
-            if category.id in by_id:
-                first = by_id[category.id].name
-                log.add("categoryDuplicateId", uri, category_id=category.id, first=first, second=category.name)
-            elif category.name in by_name:
-                first, second = by_name[category.name], category.id
-                log.add("categoryDuplicateName", uri, category=category.name, first=first, second=second)
-            by_id.setdefault(category.id, category)
-            by_name.setdefault(category.name, category.id)
-        return {id_: self._place(by_id[id_]) for id_ in sorted(by_id)}
-
-    def _place(self, category: CocoCategory) -> int:
-        if category.name not in self._index:
-            taken = {id_ for id_, _ in self.names}
-            id_ = category.id if category.id not in taken else max(taken) + 1
-            self._index[category.name] = len(self.names)
-            self.names.append((id_, category.name))
-        return self._index[category.name]
 
 
 def check_ids(file: CocoFile, uri: str, categories: dict[int, int], log: FindingLog) -> None:
@@ -175,6 +172,8 @@ class Place:
     uri: str
     key: str
     bucket: str
+    project: str = DEFAULT_PROJECT
+    reach: Reach = NOTHING_OPEN  # of the project's callers
 
     def locate(self, image: CocoImage) -> str:
         """The image's key; UnreadableUri, or ValueError saying what is wrong with its path.
@@ -184,23 +183,23 @@ class Place:
         """
         for uri in (image.absolute_url, image.coco_url):
             if uri and (uri.startswith("s3://") or not image.file_name):
-                return from_uri(uri, self.bucket)
+                return self.reach.key(uri, self.bucket, self.project)
         name = image.file_name
         if "://" in name:
-            return from_uri(name, self.bucket)
-        if "\\" in name:
-            raise ValueError("has a backslash")
-        if name.startswith("/") or name[1:2] == ":":
+            return self.reach.key(name, self.bucket, self.project)
+        name = name.replace("\\", "/")
+        if name.startswith("/") or _DRIVE.match(name):
             raise ValueError("is absolute")
-        if any(ord(char) < 32 or ord(char) == 127 for char in name):
-            raise ValueError("has a control character")
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise ValueError("leaves the annotation file's folder with '..'")
-        if len(name.encode("utf-8", "replace")) > 1024:
-            raise ValueError("is longer than 1024 bytes")
         folder = self.key.rpartition("/")[0]
-        return check_key("/".join([folder, *parts] if folder else parts))
+        key = "/".join([folder, *parts] if folder else parts)
+        if fault := fault_of_key(key):
+            raise ValueError(fault)
+        if not self.reach.has(key, self.project):
+            raise ValueError("is not in an upload of the project")
+        return key
 
 
 def rows(
@@ -249,10 +248,10 @@ def _mark(
         return None  # check_ids reported it
     if kind is AnnotationKind.IMAGE_CLASSIFICATION:
         return Mark(mark.id, category)
-    if mark.bbox is None:
+    box = box_of(mark)
+    if box is None:
         log.add("boxMissing", image.file_name, image.id, mark.id)
         return None
-    box = read_box(mark.bbox)
     if isinstance(box, str):
         log.add("boxMalformed", image.file_name, image.id, mark.id, problem=box)
         return None

@@ -12,6 +12,7 @@ from services.kit.clock import Clock
 from services.kit.queue import Queue
 from services.kit.records import Table
 from services.kit.telemetry import Telemetry
+from services.vision.decode_pool import Decoders
 
 T = TypeVar("T")
 
@@ -25,7 +26,8 @@ class WorkerContext:
     queue: Queue
     clock: Clock
     telemetry: Telemetry
-    executor: Executor  # decodes images and parses files
+    executor: Executor  # parses and checks files
+    decoders: Decoders  # of images, in turns between datasets
     holder: str  # this process's name in leases
 
     async def compute(self, function: Callable[[], T]) -> T:

@@ -54,12 +54,33 @@ RULES: dict[str, Rule] = {
     "categoryDuplicateId": Rule(
         _E, "Category id {category_id} is declared twice, as {first!r} and as {second!r}.", "Use each id once.", True
     ),
-    "categoryDuplicateName": Rule(
-        _E, "Category {category!r} is declared twice, as ids {first} and {second}.", "Keep one of them.", True
+    "categoryNameInvalid": Rule(
+        _E,
+        "The name {name!r} of category {category_id} has the invisible character {character}.",
+        "Remove the character from the name.",
+        True,
+    ),
+    "categoriesMerged": Rule(
+        _W, "The categories {first} and {second} share the name {category!r} and count as one.", "Keep one of them."
+    ),
+    "categoriesUnused": Rule(
+        _I,
+        "{count:category without annotations was|categories without annotations were} left out: {names}.",
+        "Nothing to do, unless annotations are missing.",
+    ),
+    "valuesConverted": Rule(
+        _I,
+        "{count:entry has|entries have} numbers written as strings or fractions; they were read as they are meant.",
+        "Nothing to do.",
+    ),
+    "idsReplaced": Rule(
+        _I,
+        "{count:id|ids} in `{section}` that are not numbers were replaced by numbers.",
+        "Nothing to do; findings name the new ids.",
     ),
     "tooManyCategories": Rule(
         _E,
-        "{count:category is|categories are} more than the limit of {limit} for {kind}.",
+        "{count:category is|categories are} more than the limit of {limit} for {kind} ({setting}).",
         "Merge or drop categories.",
         True,
     ),
@@ -90,9 +111,33 @@ RULES: dict[str, Rule] = {
         "Write all boxes in pixels, or all as fractions 0..1.",
         True,
     ),
+    "boxesLikeCorners": Rule(
+        _E,
+        "The boxes look like corners [x1, y1, x2, y2]: {support} of {total:box fits|boxes fit} the image only so, "
+        "{contradicted} only as [x, y, width, height].",
+        "Register the file again with `--boxes xyxy`, or write `[x, y, width, height]`.",
+        True,
+    ),
+    "boxesLikeCentres": Rule(
+        _E,
+        "The boxes look like YOLO's, with the centre in place of the corner: {support} of {total:box fits|boxes fit} "
+        "the image only so, {contradicted} only as [x, y, width, height].",
+        "Register the file again with `--boxes cxcywh`, or write x and y of the left top corner.",
+        True,
+    ),
+    "boxesFromBottom": Rule(
+        _E,
+        "The boxes look as if y were counted from the bottom: {support} of {total:box fits|boxes fit} the image only "
+        "so, {contradicted} only with y from the top.",
+        "Write y as the distance of the box's top edge from the top of the image.",
+        True,
+    ),
     # single annotations
     "annotationUnknownImage": Rule(
         _E, "The annotation refers to image {image}, which is not listed.", "List the image, or drop the annotation."
+    ),
+    "annotationValueInvalid": Rule(
+        _E, "The annotation's {field} is {value}, not {expected}.", "Correct the value, or drop the annotation."
     ),
     "annotationWithoutCategory": Rule(_E, "The annotation has no category_id.", "Give it a category_id."),
     "boxMissing": Rule(
@@ -132,7 +177,10 @@ RULES: dict[str, Rule] = {
         "The path {path!r} {problem}.",
         "Use a path relative to the COCO file's folder, with `/` as separator, or an s3:// uri of the store.",
     ),
-    "imageMissing": Rule(_E, "There is no file at {uri} in the store.", "Upload it, or correct its path."),
+    "imageSideInvalid": Rule(
+        _W, "The image's {side} is {value}, not a number; it was ignored.", "Correct the value, or leave it out."
+    ),
+    "imageMissing": Rule(_E, "There is no file at {uri} in the store{near}.", "Upload it, or correct its path."),
     "imageTooLarge": Rule(_E, "The image has more than {limit:byte|bytes}.", "Scale it down or compress it more."),
     "imageSidesInvalid": Rule(_E, "The image {problem}.", "Scale or pad it, or drop it."),
     "imageUndecodable": Rule(_E, "The image {problem}.", "Replace it with an intact file of a supported format."),
@@ -218,6 +266,7 @@ RULES: dict[str, Rule] = {
 # An annotation with one of these is left out of the snapshot.
 ANNOTATION_ERRORS = (
     "annotationUnknownImage",
+    "annotationValueInvalid",
     "annotationWithoutCategory",
     "boxMissing",
     "boxMalformed",

@@ -3,7 +3,7 @@
 from services.dataset.domain import ADVANCE, CHECK, COLLECTION, DatasetRecord
 from services.kit.errors import InvalidName
 from services.kit.jobs import Job, publish
-from services.kit.names import parse
+from services.kit.names import parent, parse
 from services.kit.queue import Queue
 
 
@@ -13,13 +13,14 @@ async def publish_advance(queue: Queue, record: DatasetRecord, dedup_id: str = "
 
 
 async def publish_chunk(queue: Queue, record: DatasetRecord, number: int) -> None:
-    """Announces one chunk of a dataset."""
-    await publish(queue, CHECK, Job(f"{record.name}/chunks/{number}", record.generation))
+    """Announces one chunk of a dataset; again within two minutes, it has no effect."""
+    plan = record.plan.prefix if record.plan else ""
+    await publish(queue, CHECK, Job(f"{record.name}/chunks/{number}", record.generation), f"{plan}:{number}")
 
 
 def parse_chunk(name: str) -> tuple[str, int]:
     """The dataset's name and the chunk's number; InvalidName for any other name."""
-    dataset, number = parse(name, COLLECTION, "chunks")
+    _, number = parse(name, COLLECTION, "chunks")
     if not number.isdecimal():
         raise InvalidName(field="name", value=name, expected="a chunk number at the end")
-    return f"{COLLECTION}/{dataset}", int(number)
+    return parent(name), int(number)

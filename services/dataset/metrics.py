@@ -6,6 +6,7 @@ from services.dataset.domain import State
 from services.kit.consume import DEAD_LETTERS, JOBS, QUEUED, RUNNING
 from services.kit.metered import NATS, STORE
 from services.kit.telemetry import Metric, MetricKind
+from services.vision import decode_metrics
 
 
 class Outcome(StrEnum):
@@ -63,5 +64,21 @@ LEASES_LOST = Metric(
     "sightline_dataset_leases_lost_total", MetricKind.COUNTER, "Leases on datasets that workers lost while working."
 )
 
-API = (*STORE, *NATS, QUEUED, DATASETS, OLDEST, STALLED, UPLOADED, REPUBLISHED)
-WORKER = (*STORE, *NATS, JOBS, RUNNING, DEAD_LETTERS, VALIDATED, IMAGES, CHUNK_SECONDS, LEASES_LOST)
+# Does anybody wonder where an upload has gone?
+EXPIRED = Metric(
+    "sightline_dataset_uploads_expired_total", MetricKind.COUNTER, "Uploads removed because no dataset named them."
+)
+
+API = (*STORE, *NATS, QUEUED, DATASETS, OLDEST, STALLED, UPLOADED, EXPIRED, REPUBLISHED)
+WORKER = (
+    *STORE,
+    *NATS,
+    *decode_metrics.ALL,
+    JOBS,
+    RUNNING,
+    DEAD_LETTERS,
+    VALIDATED,
+    IMAGES,
+    CHUNK_SECONDS,
+    LEASES_LOST,
+)

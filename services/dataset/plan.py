@@ -4,14 +4,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from services.dataset import coco, store, units
-from services.dataset.coco import Categories, Place, Row
+from services.dataset.categories import Categories
+from services.dataset.coco import Place, Row
 from services.dataset.context import WorkerContext
+from services.dataset.convention import check_reading
 from services.dataset.domain import BoxConvention, DatasetRecord, Plan
 from services.dataset.findings import FindingLog
 from services.dataset.settings import DatasetSettings
 from services.kit.blobs import from_uri
 from services.kit.errors import BlobNotFound, DatasetAnnotationsInvalid, QuotaExceeded
+from services.kit.names import split
 from services.vision.snapshot import AnnotationKind
+
+DECLARED = 10  # categories in a file for each that a dataset may have: many may be unused
 
 
 @dataclass(slots=True)
@@ -32,12 +37,13 @@ class Reading:
 async def make_plan(context: WorkerContext, settings: DatasetSettings, record: DatasetRecord, reading: Reading) -> Plan:
     """Writes the chunks' inputs, with one file in memory at a time; image ids in the snapshot ascend over all files.
 
-    Raises DatasetAnnotationsInvalid if a file is unusable, and QuotaExceeded for too many images; in both cases
-    `reading.log` has all findings.
+    Raises DatasetAnnotationsInvalid if a file is unusable, and QuotaExceeded for too many images or annotations; in
+    both cases `reading.log` has the findings so far.
     """
     prefix = store.plan_prefix(record)
+    bucket = context.blobs.bucket
     for uri in record.annotation_file_uris:
-        place = Place(uri, from_uri(uri, context.blobs.bucket), context.blobs.bucket)
+        place = Place(uri, from_uri(uri, bucket), bucket, split(record.name)[0], settings.reach)
         data = await _fetch(context, settings, place, reading.log)
         rows = await context.compute(lambda data=data, place=place: _read(data, place, record, settings, reading))
         del data
@@ -67,26 +73,60 @@ def _read(
 ) -> Iterator[Row]:
     """Checks one file; returns its rows lazily. Raises as `make_plan` does."""
     log, kind = reading.log, record.annotation_kind
+    _require_parsable(data, place, kind, settings)
     file = coco.parse(data, place.uri, log)
     if file is None:
         raise refusal(log)
-    categories = reading.categories.merge(file.categories, place.uri, log)
-    count, limit = len(reading.categories.names), settings.max_categories(kind)
-    if count > limit:
-        log.add("tooManyCategories", place.uri, count=count, limit=limit, kind=kind)
+    _count(file, place, record, settings, reading)
+    used = {mark.category_id for mark in file.annotations if mark.category_id is not None}
+    categories = reading.categories.merge(file.categories, place.uri, log, used)
+    _require_categories(len(reading.categories.names), place, record, settings, log)
     if file.images and not file.annotations:
         log.add("annotationsMissing", place.uri)
     coco.check_ids(file, place.uri, categories, log)
     if kind is AnnotationKind.OBJECT_DETECTION:
         reading.convention = units.check_convention(file, place.uri, reading.convention, log)
+        check_reading(file, place.uri, reading.convention, log)
     if log.fatal:
         raise refusal(log)
+    return coco.rows(file, place, kind, categories, _shift(file, place, reading), log)
+
+
+def _require_parsable(data: bytes, place: Place, kind: AnnotationKind, settings: DatasetSettings) -> None:
+    """QuotaExceeded for more JSON objects than any file within the limits has, as each takes memory once parsed."""
+    entries = settings.max_annotations + settings.max_images(kind)[0] + settings.max_categories(kind)[0]
+    count, limit = coco.objects_at_most(data), coco.OBJECTS_PER_ENTRY * entries
+    if count > limit:
+        raise QuotaExceeded(
+            subject=f"JSON objects in {place.uri}", value=count, limit=limit, setting="SIGHTLINE_MAX_ANNOTATIONS"
+        )
+
+
+def _count(
+    file: coco.CocoFile, place: Place, record: DatasetRecord, settings: DatasetSettings, reading: Reading
+) -> None:
+    """Adds up the entries before any work on them; raises as `make_plan` does if there are too many."""
+    kind = record.annotation_kind
     reading.images += len(file.images)
     reading.annotations += len(file.annotations)
-    most, setting = settings.max_images(kind)
-    if reading.images > most:
-        raise QuotaExceeded(subject=f"images of {record.name}", value=reading.images, limit=most, setting=setting)
-    return coco.rows(file, place, kind, categories, _shift(file, place, reading), log)
+    _require_categories(len(file.categories), place, record, settings, reading.log, DECLARED)
+    for what, count, (limit, setting) in (
+        ("images", reading.images, settings.max_images(kind)),
+        ("annotations", reading.annotations, (settings.max_annotations, "SIGHTLINE_MAX_ANNOTATIONS")),
+    ):
+        if count > limit:
+            raise QuotaExceeded(subject=f"{what} of {record.name}", value=count, limit=limit, setting=setting)
+
+
+def _require_categories(
+    count: int, place: Place, record: DatasetRecord, settings: DatasetSettings, log: FindingLog, times: int = 1
+) -> None:
+    """A fatal finding, and the refusal that quotes it, if there are more than `times` what a dataset may have."""
+    kind = record.annotation_kind
+    limit, setting = settings.max_categories(kind)
+    if count > times * limit:
+        log.add("tooManyCategories", place.uri, count=count, limit=times * limit, kind=kind, setting=setting)
+        raise refusal(log)
 
 
 def _shift(file: coco.CocoFile, place: Place, reading: Reading) -> int:

@@ -70,6 +70,17 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
 
         return wire.uploaded_message(await self._uploads.store(parts()))
 
+    async def ListUploads(
+        self, request: service_pb.ListUploadsRequest, context: Context
+    ) -> service_pb.ListUploadsResponse:
+        found, token = self._uploads.records.page(request.page_size, request.page_token)
+        uploads = [wire.upload_message(one.value, self._bucket) for one in found]
+        return service_pb.ListUploadsResponse(uploads=uploads, next_page_token=token)
+
+    async def DeleteUpload(self, request: service_pb.DeleteUploadRequest, context: Context) -> Empty:
+        await self._uploads.records.delete(request.name)
+        return Empty()
+
     async def ListFindings(
         self, request: service_pb.ListFindingsRequest, context: Context
     ) -> service_pb.ListFindingsResponse:

@@ -2,8 +2,7 @@
 
 from collections import Counter
 
-from services.dataset.boxes import read_box
-from services.dataset.coco import CocoAnnotation, CocoFile
+from services.dataset.coco import CocoAnnotation, CocoFile, box_of
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
 from services.vision.decode import MAX_SIDE
@@ -33,14 +32,14 @@ def check_convention(file: CocoFile, uri: str, expected: BoxConvention, log: Fin
         for mark in file.annotations:
             if _unit(mark) is other:
                 words = {"found": _UNITS[other], "expected": _UNITS[unit]}
-                log.add("boxUnitsMixed", uri, mark.image_id, mark.id, box=mark.bbox, **words)
+                log.add("boxUnitsMixed", uri, mark.image_id, mark.id, box=box_of(mark), **words)
     return unit
 
 
 def _unit(mark: CocoAnnotation) -> BoxConvention | None:
     """The unit of a box on its own; UNKNOWN if it is ambiguous, None if the box is malformed."""
-    box = read_box(mark.bbox)
-    if isinstance(box, str) or box[2] <= 0 or box[3] <= 0:
+    box = box_of(mark)
+    if box is None or isinstance(box, str) or box[2] <= 0 or box[3] <= 0:
         return None
     largest = max(map(abs, box))
     if SURELY_PIXELS < largest <= MAX_SIDE:

@@ -10,14 +10,26 @@ from pathlib import Path
 
 from services.dataset import metrics
 from services.dataset.settings import DatasetSettings
-from services.kit.blobs import Blobs, check_key, to_uri
-from services.kit.errors import InvalidRequest, QuotaExceeded, Unavailable
+from services.dataset.upload_records import UploadRecord, UploadRecords
+from services.kit.blobs import Blobs, to_uri
+from services.kit.errors import (
+    BlobNotFound,
+    FileAlreadyExists,
+    InvalidRequest,
+    QuotaExceeded,
+    StreamIdle,
+    Unavailable,
+    UploadNotFound,
+    WrongState,
+)
 from services.kit.names import check_id, new_uid
 from services.kit.plurals import counted
 from services.kit.telemetry import Telemetry
+from sightline.blob_keys import fault_of_key
 
 MAX_CHUNK = 1 << 20
-MAX_PATH = 1024  # bytes
+REQUEST_BYTES = {"UploadFiles": MAX_CHUNK + (64 << 10)}  # of the rpcs with large requests
+BATCH_BYTES, BATCH_FILES = 64 << 20, 256  # that a stream stores before it counts them in the record
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,12 +67,14 @@ class Uploaded:
     upload_id: str
     base_uri: str
     files: tuple[Stored, ...]
+    max_image_bytes: int
 
 
 class Uploads:
     """Receives uploads."""
 
-    def __init__(self, blobs: Blobs, telemetry: Telemetry, settings: DatasetSettings) -> None:
+    def __init__(self, records: UploadRecords, blobs: Blobs, telemetry: Telemetry, settings: DatasetSettings) -> None:
+        self.records = records
         self._blobs = blobs
         self._telemetry = telemetry
         self._settings = settings
@@ -68,13 +82,16 @@ class Uploads:
     async def store(self, parts: AsyncIterator[Part]) -> Uploaded:
         """Stores the files of a stream in order; an error ends it, and the files before it stay.
 
-        Raises InvalidRequest for parts out of order, a bad path, a wrong size or digest, and QuotaExceeded.
+        Raises InvalidRequest for parts out of order, a bad path, a wrong size or digest; QuotaExceeded; StreamIdle;
+        FileAlreadyExists for a path that has other bytes; and whatever keeps the caller from using the upload id.
         """
+        parts = self._unless_idle(parts)
         first = await anext(parts, None)
         if not isinstance(first, Header):
             raise InvalidRequest(field="header", problem="the first message must be the header.")
         upload_id = check_id(first.upload_id, "header.upload_id") if first.upload_id else new_uid()
-        prefix, stored = f"uploads/{upload_id}", list[Stored]()
+        tally = _Tally(self.records, await self.records.begin(upload_id))
+        stored = list[Stored]()
         with tempfile.TemporaryDirectory(prefix="sightline-upload-", dir=self._settings.scratch_directory) as folder:
             receiving: _Receiving | None = None
             try:
@@ -83,25 +100,49 @@ class Uploads:
                         raise InvalidRequest(field="header", problem="only the first message may be a header.")
                     if isinstance(part, File):
                         if receiving:
-                            stored.append(await self._keep(prefix, receiving))
-                        self._check(part, len(stored))
+                            stored.append(await self._keep(tally, receiving))
+                        self._check(part, tally.record.prefix, len(stored))
+                        tally.check_room(part)
                         receiving = _Receiving(part, Path(folder) / "file")
                     elif receiving is None:
                         raise InvalidRequest(field="chunk", problem="a file must be announced before its bytes.")
                     else:
                         await receiving.write(part)
                 if receiving:
-                    stored.append(await self._keep(prefix, receiving))
+                    stored.append(await self._keep(tally, receiving))
             finally:
                 if receiving:
                     receiving.close()
-        return Uploaded(upload_id, to_uri(self._blobs.bucket, prefix), tuple(stored))
+                await asyncio.shield(self._count(tally, stored))
+        uri = to_uri(self._blobs.bucket, tally.record.name)
+        return Uploaded(upload_id, uri, tuple(stored), self._settings.max_image_bytes)
 
-    def _check(self, file: File, count: int) -> None:
+    async def _unless_idle(self, parts: AsyncIterator[Part]) -> AsyncIterator[Part]:
+        limit = self._settings.upload_idle_seconds
+        while True:
+            try:
+                async with asyncio.timeout(limit):
+                    part = await anext(parts)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise StreamIdle(method="UploadFiles", limit_seconds=limit) from None
+            yield part
+
+    async def _count(self, tally: "_Tally", stored: list[Stored]) -> None:
+        """Counts what is not yet counted; if the upload has been deleted meanwhile, removes what came after."""
+        try:
+            await tally.count()
+        except (UploadNotFound, WrongState):
+            for one in stored:
+                await self._blobs.delete(tally.record.prefix + one.file.path)
+            raise
+
+    def _check(self, file: File, prefix: str, count: int) -> None:
         if count >= self._settings.max_upload_files:
             limit, setting = self._settings.max_upload_files, "SIGHTLINE_MAX_UPLOAD_FILES"
             raise QuotaExceeded(subject="files in one stream", value=count + 1, limit=limit, setting=setting)
-        check_path(file.path)
+        check_path(file.path, prefix)
         if not _SHA256.fullmatch(file.sha256):
             problem = f"{file.path}: {file.sha256!r} is not 64 lower-case hex digits."
             raise InvalidRequest(field="file.sha256", problem=problem)
@@ -113,12 +154,52 @@ class Uploads:
         if file.size_bytes < 0:
             raise InvalidRequest(field="file.size_bytes", problem=f"{file.path}: {file.size_bytes} is negative.")
 
-    async def _keep(self, prefix: str, receiving: "_Receiving") -> Stored:
+    async def _keep(self, tally: "_Tally", receiving: "_Receiving") -> Stored:
+        """Stores a received file, unless it is there already; FileAlreadyExists if another is."""
         receiving.check()
-        key = f"{prefix}/{receiving.file.path}"
-        await self._blobs.put_file(key, receiving.path)
-        self._telemetry.add(metrics.UPLOADED, receiving.file.size_bytes)
-        return Stored(receiving.file, to_uri(self._blobs.bucket, key))
+        file, key = receiving.file, tally.record.prefix + receiving.file.path
+        if present := await self._digest(key, receiving.path.with_name("present")):
+            if present != file.sha256:
+                raise FileAlreadyExists(name=tally.record.name, path=file.path, present=present)
+        else:
+            await self._blobs.put_file(key, receiving.path)
+            self._telemetry.add(metrics.UPLOADED, file.size_bytes)
+            await tally.add(file)
+        return Stored(file, to_uri(self._blobs.bucket, key))
+
+    async def _digest(self, key: str, path: Path) -> str:
+        """The SHA-256 of the blob; empty if there is none."""
+        try:
+            await self._blobs.stat(key)
+            await self._blobs.get_file(key, path)
+        except BlobNotFound:
+            return ""
+        return await asyncio.to_thread(_sha256_of, path)
+
+
+class _Tally:
+    """What a stream has stored in its upload; counted in the record in batches."""
+
+    def __init__(self, records: UploadRecords, record: UploadRecord) -> None:
+        self._records = records
+        self.record = record
+        self._bytes = self._files = 0
+
+    def check_room(self, file: File) -> None:
+        """QuotaExceeded if the file would be too much."""
+        self._records.check_room(self.record.name, self._bytes + file.size_bytes, self._files + 1)
+
+    async def add(self, file: File) -> None:
+        """Takes a stored file in."""
+        self._bytes, self._files = self._bytes + file.size_bytes, self._files + 1
+        if self._bytes >= BATCH_BYTES or self._files >= BATCH_FILES:
+            await self.count()
+
+    async def count(self) -> None:
+        """Writes what is not in the record yet."""
+        size_bytes, files, self._bytes, self._files = self._bytes, self._files, 0, 0
+        if files:
+            self.record = await self._records.add(self.record, size_bytes, files)
 
 
 class _Receiving:
@@ -168,19 +249,12 @@ class _Receiving:
         self._target.close()
 
 
-def check_path(path: str) -> None:
-    """InvalidRequest unless the path stays within its upload and means the same on every operating system."""
-    problem = ""
-    if len(path.encode(errors="replace")) > MAX_PATH:
-        problem = f"is longer than {MAX_PATH} bytes"
-    elif any(ord(char) < 32 or ord(char) == 127 for char in path):
-        problem = "has a control character"
-    elif "\\" in path:
-        problem = "has a backslash; use / as separator"
-    else:
-        try:
-            check_key(path)
-        except ValueError:
-            problem = "is absolute, or has an empty, '.' or '..' part"
-    if problem:
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def check_path(path: str, prefix: str) -> None:
+    """InvalidRequest unless the path, below the upload's prefix, is a legal key."""
+    if problem := fault_of_key(path) or fault_of_key(f"{prefix}{path}"):
         raise InvalidRequest(field="file.path", problem=f"{path!r} {problem}.")

@@ -4,6 +4,7 @@ from services.dataset.domain import CategoryCount, DatasetRecord, NewDataset, St
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding
 from services.dataset.upload import File, Header, Part, Uploaded
+from services.dataset.upload_records import UploadRecord
 from services.kit.blobs import to_uri
 from services.kit.errors import InvalidRequest
 from services.kit.records import Versioned
@@ -12,6 +13,7 @@ from services.vision.snapshot import AnnotationKind
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
 from sightline.v1 import finding_pb2
+from sightline.v1 import upload_pb2 as upload_pb
 
 
 def dataset_message(
@@ -118,10 +120,25 @@ def part(request: service_pb.UploadFilesRequest) -> Part:
             raise InvalidRequest(field="part", problem="a message must have a header, file or chunk.")
 
 
+def upload_message(upload: UploadRecord, bucket: str) -> upload_pb.Upload:
+    """An upload as callers see it."""
+    return upload_pb.Upload(
+        name=upload.name,
+        state=upload_pb.Upload.State.Value(upload.state),
+        owner=upload.owner,
+        base_uri=to_uri(bucket, upload.name),
+        file_count=upload.file_count,
+        size_bytes=upload.size_bytes,
+        create_time=to_timestamp(upload.create_time),
+        update_time=to_timestamp(upload.update_time),
+    )
+
+
 def uploaded_message(uploaded: Uploaded) -> service_pb.UploadFilesResponse:
     """The upload's message."""
     return service_pb.UploadFilesResponse(
         upload_id=uploaded.upload_id,
+        max_image_bytes=uploaded.max_image_bytes,
         base_uri=uploaded.base_uri,
         files=[
             service_pb.UploadedFile(

@@ -1,25 +1,31 @@
 """Authentication and authorization: bearer tokens, checked against the table of roles."""
 
+import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import jwt
 
+from services.infra import projects
 from services.infra.jwks import JwksFile, JwksUrl, KeySource, fetcher
 from services.infra.static_keys import StaticKeys
-from services.kit.callers import Caller
+from services.kit import callers, names
+from services.kit.callers import ALL_PROJECTS, DEFAULT_PROJECT, Caller
 from services.kit.clock import Clock, SystemClock
-from services.kit.errors import PermissionDenied, Unauthenticated
+from services.kit.errors import PermissionDenied, ProjectDenied, Unauthenticated
+from services.kit.masking import masked_urls
 from services.kit.roles import OPEN, POLICY, Role, may
 from services.kit.settings import Settings
+from sightline.client.text import fault_of_text
 from sightline.client.transport.credentials import check_ca
 
 AUTHORIZATION = "authorization"
 MAX_TOKEN = 8192  # characters
 MAX_NAME = 128  # characters of a subject in logs
-MAX_ROLES = 100
+MAX_NAMES = 100  # of roles, or projects
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -47,10 +53,11 @@ class Guard:
             caller = await self._caller(_token_of(metadata))
         except _Refused as refusal:
             raise Unauthenticated(rpc=rpc, role=role or "no role", problem=str(refusal)) from None
+        callers.current.set(caller)  # also of a call that is refused: the audit names it
         if role is None or not may(caller.roles, role):
             roles = ", ".join(sorted(caller.roles)) or "none"
             raise PermissionDenied(rpc=rpc, role=role or "that nobody has", caller=caller.subject, roles=roles)
-        return caller
+        return replace(caller, project=_project_of(caller, projects.asked(metadata)))
 
     async def _caller(self, token: str) -> Caller:
         if self._keys and self._keys.takes(token):
@@ -70,7 +77,8 @@ class Tokens:
         self._issuer, self._audience = settings.auth_issuer, settings.auth_audience
         self._algorithms = frozenset(settings.auth_algorithms.split(","))
         self._leeway_seconds = settings.auth_leeway_seconds
-        self._role_claim = settings.auth_role_claim
+        self._role_claim, self._project_claim = settings.auth_role_claim, settings.auth_project_claim
+        self._max_seconds = settings.auth_max_token_seconds
 
     async def caller(self, token: str) -> Caller:
         """The token's owner. No claim is trusted before the signature is verified."""
@@ -85,10 +93,16 @@ class Tokens:
             if key is None:
                 raise _Refused("the token is signed by a key that the issuer does not publish")
             claims = self._claims(token, key, algorithm)
+            began = claims.get("iat", time.time())
+            if claims["exp"] - began > self._max_seconds:
+                raise _Refused(f"the token lives longer than the {self._max_seconds:g} s that the service allows")
+            if fault := fault_of_text(str(claims["sub"])):
+                raise _Refused(f"the token's subject {fault}")
             return Caller(
                 subject=str(claims["sub"])[:MAX_NAME],
                 roles=_roles(claims, self._role_claim),
                 issuer=self._issuer,
+                projects=_projects(claims, self._project_claim),
                 expires=datetime.fromtimestamp(claims["exp"], UTC),
             )
         except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError, OSError, RecursionError) as error:
@@ -118,12 +132,12 @@ def guard_of(settings: Settings, clock: Clock | None = None) -> Guard | None:
         tokens = Tokens(_source(settings, clock or SystemClock()), settings) if settings.auth_jwks else None
     except (OSError, ValueError) as error:
         names = f"{setting} and SIGHTLINE_AUTH_CA" if settings.auth_ca else setting
-        raise AuthUnusable(f"{error}; see {names}") from error
+        raise AuthUnusable(f"{masked_urls(str(error))}; see {names}") from None
     return Guard(keys, tokens)
 
 
 def _source(settings: Settings, clock: Clock) -> KeySource:
-    if settings.auth_jwks.startswith("https://"):
+    if settings.auth_jwks.lower().startswith("https://"):
         if settings.auth_ca:
             check_ca(settings.auth_ca, settings.auth_ca.read_bytes())
         return JwksUrl(fetcher(settings.auth_jwks, settings.auth_ca), clock)
@@ -143,15 +157,48 @@ def _token_of(metadata: Metadata) -> str:
     return token.strip()
 
 
+def _project_of(caller: Caller, asked: str) -> str:
+    """Where the call acts; ProjectDenied. The answer is the same whether a project has resources or not."""
+    held = caller.projects
+    if asked:
+        if asked in held or ALL_PROJECTS in held:
+            return asked
+        raise ProjectDenied(caller=caller.subject, problem=f"does not hold in the project {asked}")
+    if len(held) == 1 and ALL_PROJECTS not in held:
+        return next(iter(held))
+    if held & {DEFAULT_PROJECT, ALL_PROJECTS}:
+        return DEFAULT_PROJECT
+    which = f"choose one of {', '.join(sorted(held))}" if held else "it has no project"
+    raise ProjectDenied(caller=caller.subject, problem=f"does not hold in the project {DEFAULT_PROJECT}: {which}")
+
+
 def _roles(claims: dict[str, Any], claim: str) -> frozenset[Role]:
-    """The roles in the claim, a name or a path through objects; names of other systems are ignored."""
+    """The roles in the claim; names of other systems are ignored."""
+    return frozenset(Role(name) for name in _named(claims, claim) if name in set(Role))
+
+
+def _projects(claims: dict[str, Any], claim: str) -> frozenset[str]:
+    """The projects in the claim; `default` for a token without it, or if no claim is set."""
+    if not claim or _value(claims, claim) is None:
+        return frozenset({DEFAULT_PROJECT})
+    return frozenset(name for name in _named(claims, claim) if name == ALL_PROJECTS or names.is_project(name))
+
+
+def _named(claims: dict[str, Any], claim: str) -> list[str]:
+    """The text, or list of texts, in the claim."""
+    value = _value(claims, claim)
+    named = [value] if isinstance(value, str) else cast("list[Any]", value) if isinstance(value, list) else []
+    return [name for name in named[:MAX_NAMES] if isinstance(name, str)]
+
+
+def _value(claims: dict[str, Any], claim: str) -> Any:
+    """The claim: a name, or a path through objects."""
     value: Any = claims.get(claim)
     if value is None:
         value = claims
         for step in claim.split("."):
             value = cast("dict[str, Any]", value).get(step) if isinstance(value, dict) else None
-    named = [value] if isinstance(value, str) else cast("list[Any]", value) if isinstance(value, list) else []
-    return frozenset(Role(name) for name in named[:MAX_ROLES] if isinstance(name, str) and name in set(Role))
+    return value
 
 
 def _words(error: Exception) -> str:

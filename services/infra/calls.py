@@ -7,88 +7,77 @@ import inspect
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
-from services.infra import server_metrics
+from services.infra import projects, server_metrics
+from services.infra.admission import Admission
+from services.infra.audit import Audit
 from services.infra.auth import Guard
+from services.infra.call import Call, Context, Waiting
+from services.infra.lapse import while_admitted
+from services.infra.limits import Limits
+from services.infra.open_calls import OpenCalls
 from services.infra.repeats import repeatable
+from services.infra.requests import Requests
 from services.infra.server_metrics import Rpc, RpcKind
 from services.kit import callers, log
 from services.kit.errors import (
     Draining,
     Internal,
-    InvalidRequest,
     Overloaded,
     SightlineError,
     StreamExpired,
+    Unavailable,
     UnknownMethod,
 )
+from services.kit.roles import OPEN
 from services.kit.status import status_of
 from services.kit.telemetry import Telemetry
 
 REQUEST_ID = "x-request-id"
 DETAILS = "grpc-status-details-bin"
 NO_RESENDING = ("grpc-retry-pushback-ms", "-1")  # by the caller's gRPC itself
-MAX_HOUSEKEEPING = 100  # calls at once: health needs no token, and must not use up the room for other calls
+TELL_SECONDS = 1.0  # between two updates of the gauges
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 
 _log = log.Log(__name__)
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """A call in flight. `timeout` cancels it from within; rescheduling it to now ends the call (drain, limits)."""
-
-    rpc: Rpc
-    path: str
-    context: Context
-    timeout: asyncio.Timeout
-    request_id: str
-    started: float = field(default_factory=time.perf_counter)
-    code: StatusCode = StatusCode.OK
-    reason: str = ""
-
-    def expire(self) -> None:
-        """Ends the call as soon as its handler can be interrupted; no effect if it has ended."""
-        if not self.timeout.expired():
-            self.timeout.reschedule(asyncio.get_running_loop().time())
 
 
 class Calls(grpc.aio.ServerInterceptor):
     """The server's interceptor.
 
-    Law: a failed call is answered with one status that has exactly one ErrorInfo; the message of an unknown exception
-    stays in the log, under the id in the answer. A handler's own `context.abort` and cancellation pass through
-    untouched. Handlers read requests from their argument, never with `context.read`. A Delete that the caller's gRPC
-    retries because it got no answer succeeds even if the resource is gone. With a guard, a call that is not admitted is
-    refused before any of its request is read, and counted like any other.
+    Law: a call is counted, logged and limited from its headers on, before any of its request is read. A failed call is
+    answered with one status that has exactly one ErrorInfo; the message of an unknown exception stays in the log, under
+    the id in the answer. A handler's own `context.abort` and cancellation pass through untouched. Handlers read
+    requests from their argument, never with `context.read`. A Delete that the caller's gRPC retries because it got no
+    answer succeeds even if the resource is gone. Handlers see names with their project, callers without.
     """
 
     def __init__(
         self,
         service: str,
         telemetry: Telemetry,
-        max_calls: int,
-        max_stream_seconds: float,
+        limits: Limits,
         guard: Guard | None = None,
+        auditing: Audit | None = None,
     ) -> None:
         self._service = service
         self._telemetry = telemetry
         self._guard = guard
-        self._max_calls = max_calls
-        self._max_stream_seconds = max_stream_seconds
+        self._audit = auditing
+        self._limits = limits
+        self._admission = Admission(service, limits, telemetry)
+        self._open = OpenCalls(limits.open_calls, telemetry)
+        self._requests = Requests(self._admission, limits, telemetry)
         self._wrapped: dict[str, Handler] = {}
         self._live: set[Call] = set()  # in flight, except for housekeeping
         self._housekeeping: set[Call] = set()
@@ -96,11 +85,18 @@ class Calls(grpc.aio.ServerInterceptor):
         self._idle.set()
         self._draining = False
 
+    async def tell(self) -> None:
+        """Keeps the gauges current until cancelled."""
+        while True:
+            self._admission.tell()
+            self._open.tell()
+            await asyncio.sleep(TELL_SECONDS)
+
     def drain(self) -> None:
-        """Refuses new calls from now on, and ends those that never end by themselves."""
+        """Refuses new calls from now on, and ends those that never end by themselves or have not begun."""
         self._draining = True
         for call in (*self._live, *self._housekeeping):
-            if call.rpc.is_endless or call.rpc.is_housekeeping:
+            if call.rpc.is_endless or call.rpc.is_housekeeping or not call.begun:
                 call.expire()
 
     def expire(self) -> None:
@@ -119,86 +115,83 @@ class Calls(grpc.aio.ServerInterceptor):
         if path not in self._wrapped:
             handler = await continuation(handler_call_details)
             if handler is None:
-                return self._refusing(server_metrics.UNKNOWN_RPC, path[:200], UnknownMethod(method=path[:200]))
+                return self._unknown(path[:200])
             self._wrapped[path] = self._wrap(path, handler)
-        wrapped = self._wrapped[path]
-        if self._guard:
-            try:
-                caller = await self._guard.admit(path, handler_call_details.invocation_metadata or ())
-            except Exception as error:  # noqa: BLE001 - whatever it is, the call is not admitted
-                return self._refusing(_rpc(path, wrapped), path, error)
-            callers.current.set(caller)
-            log.caller.set(caller.name if caller else "")
-        return wrapped
+        return self._wrapped[path]
 
-    def _refusing(self, rpc: Rpc, path: str, error: Exception) -> Handler:
-        """A handler that fails the call with the error; as a stream handler, so that gRPC reads no request first."""
+    def _unknown(self, path: str) -> Handler:
+        """A handler that fails the call; as a stream handler, so that gRPC reads no request first."""
 
         async def refuse(_requests: Any, context: Context) -> None:
-            async with self._around(rpc, path, context):
-                raise error
+            async with self._around(server_metrics.UNKNOWN_RPC, path, context):
+                raise UnknownMethod(method=path)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
     def _wrap(self, path: str, handler: Handler) -> Handler:
-        """The handler, wrapped; requests are parsed here, so that a malformed one gets a proper status."""
-        rpc = _rpc(path, handler)
+        """The handler, wrapped.
+
+        It takes a stream of requests, even if the rpc has just one: gRPC would read that before it calls the handler,
+        and nobody would know of a call whose request never comes.
+        """
+        rpc = Rpc.of(path, request_streaming=handler.request_streaming, response_streaming=handler.response_streaming)
         behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         if path.rpartition("/")[2].startswith("Delete"):
             behaviour = repeatable(behaviour)
-        requests = self._parser(rpc, path, handler)
+        serialize: Callable[[Any], bytes] = handler.response_serializer or bytes
 
-        async def one_response(incoming: Any, context: Context) -> bytes:
-            async with self._around(rpc, path, context):
-                response = await behaviour(requests(incoming), context)
-                data = handler.response_serializer(response) if handler.response_serializer else response
-                self._telemetry.add(server_metrics.SENT, 1, **rpc.labels)
+        async def received(call: Call) -> Any:
+            if handler.request_streaming:
+                return self._requests.stream(call, handler)
+            return await self._requests.one(call, handler)
+
+        async def one_response(_incoming: Any, context: Context) -> bytes:
+            async with self._around(rpc, path, context) as call:
+                data = serialize(projects.outgoing(await behaviour(await received(call), context)))
+                self._answer(call, len(data))
                 return data
 
-        async def many_responses(incoming: Any, context: Context) -> None:
-            async with self._around(rpc, path, context):
-                answer = behaviour(requests(incoming), context)
+        async def many_responses(_incoming: Any, context: Context) -> None:
+            async with self._around(rpc, path, context) as call:
+                answer = behaviour(await received(call), context)
                 if inspect.isawaitable(answer):  # a handler that writes by itself
                     await answer
                     return
                 async with aclosing(answer) as responses:
                     async for response in responses:
-                        await context.write(response)
-                        self._telemetry.add(server_metrics.SENT, 1, **rpc.labels)
+                        shown = projects.outgoing(response)
+                        held = call.place.bytes if call.place else 0
+                        self._answer(call, held + shown.ByteSize())
+                        await context.write(shown)
+                        if call.place:
+                            self._admission.hold(call.place, held)
 
-        match handler.request_streaming, handler.response_streaming:
-            case False, False:
-                return grpc.unary_unary_rpc_method_handler(one_response)
-            case True, False:
-                return grpc.stream_unary_rpc_method_handler(one_response)
-            case False, True:
-                return grpc.unary_stream_rpc_method_handler(many_responses, None, handler.response_serializer)
-            case _:
-                return grpc.stream_stream_rpc_method_handler(many_responses, None, handler.response_serializer)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(many_responses, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(one_response)
 
-    def _parser(self, rpc: Rpc, path: str, handler: Handler) -> Callable[[Any], Any]:
-        """What makes the handler's request, or stream of requests, of what arrives."""
-
-        def parse(raw: bytes) -> Any:
-            self._telemetry.add(server_metrics.RECEIVED, 1, **rpc.labels)
-            try:
-                return handler.request_deserializer(raw) if handler.request_deserializer else raw
-            except DecodeError:
-                raise InvalidRequest(field="request", problem=f"its bytes are not what {path} takes.") from None
-
-        return partial(_Parsed, parse) if handler.request_streaming else parse
+    def _answer(self, call: Call, size: int) -> None:
+        """Counts a response, and the bytes that the call holds until it is sent; raises if they are too many."""
+        if call.place:
+            self._admission.check(call.place, size)
+        self._telemetry.add(server_metrics.SENT, 1, **call.rpc.labels)
 
     @asynccontextmanager
-    async def _around(self, rpc: Rpc, path: str, context: Context) -> AsyncGenerator[None]:
-        limit = None if rpc.kind is RpcKind.UNARY else self._max_stream_seconds
-        call = Call(rpc, path, context, asyncio.timeout(limit), _request_id(context))
+    async def _around(self, rpc: Rpc, path: str, context: Context) -> AsyncGenerator[Call]:
+        call = Call(rpc, path, context, asyncio.timeout(None), _request_id(context))
+        if rpc.kind is not RpcKind.UNARY:
+            call.until = asyncio.get_running_loop().time() + self._limits.stream_seconds
         log.request_id.set(call.request_id)
         context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
         self._telemetry.add(server_metrics.STARTED, 1, **rpc.labels)
         try:
             async with call.timeout:
-                with self._admitted(call):
-                    yield
+                try:
+                    await self._admit(call)
+                    async with self._watching_token(call):
+                        yield call
+                finally:
+                    call.closed = True
         except grpc.aio.AbortError:
             call.code = context.code()
             raise
@@ -209,32 +202,59 @@ class Calls(grpc.aio.ServerInterceptor):
         except Exception as error:  # noqa: BLE001 - whatever a handler raises must become a status
             await self._refuse(call, error)
         finally:
+            self._forget(call)
             self._record(call)
 
-    @contextmanager
-    def _admitted(self, call: Call) -> Generator[None]:
-        """Keeps the call among those in flight; Draining or Overloaded if there is no room for it."""
-        place = self._housekeeping if call.rpc.is_housekeeping else self._live
-        if place is self._live:
-            if self._draining:
-                raise Draining(service=self._service)
-            if len(self._live) >= self._max_calls:
-                raise Overloaded(service=self._service, limit=self._max_calls)
+    def _watching_token(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """Ends a stream once its caller would no longer be admitted."""
+        if not self._guard or call.rpc.kind is RpcKind.UNARY or call.path in OPEN:
+            return nullcontext()
+        metadata = tuple(call.context.invocation_metadata() or ())
+        return while_admitted(partial(self._guard.admit, call.path, metadata), call.lapsed)
+
+    async def _admit(self, call: Call) -> None:
+        """Gives the call a place, which it keeps until gRPC is done with it; otherwise raises."""
+        if call.rpc is server_metrics.UNKNOWN_RPC:
+            return
+        caller, metadata = None, call.context.invocation_metadata() or ()
+        if self._guard:
+            call.waiting = Waiting.TOKEN
+            call.limit(self._limits.request_seconds)
+            caller = await self._guard.admit(call.path, metadata)
+            callers.current.set(caller)
+            log.caller.set(caller.name if caller else "")
+            callers.act_in(caller.project if caller else callers.DEFAULT_PROJECT)
+        elif call.path not in OPEN:
+            callers.act_in(projects.asked(metadata) or callers.DEFAULT_PROJECT)
+        if call.rpc.is_housekeeping:
+            self._housekeeping.add(call)
+        elif self._draining:
+            raise Draining(service=self._service)
+        else:
+            self._live.add(call)
             self._idle.clear()
-        elif len(place) >= MAX_HOUSEKEEPING:
-            raise Overloaded(service=call.rpc.service, limit=MAX_HOUSEKEEPING)
-        place.add(call)
-        try:
-            yield
-        finally:
-            place.remove(call)
-            if not self._live:
-                self._idle.set()
+        if call.path in OPEN:
+            place = call.open_place = self._open.enter(call.context.peer(), call.evict)
+            call.when_sent(partial(self._open.leave, place))
+        else:
+            taken = call.place = self._admission.enter(caller, stream=call.rpc.kind is not RpcKind.UNARY)
+            call.when_sent(partial(self._admission.leave, taken))
+        call.waiting = Waiting.NOTHING
+        call.limit(None)
+
+    def _forget(self, call: Call) -> None:
+        """The call's handler has ended; its place remains until the response is sent."""
+        if call.open_place:
+            call.open_place.is_answered = True
+        self._housekeeping.discard(call)
+        self._live.discard(call)
+        if not self._live:
+            self._idle.set()
 
     async def _refuse(self, call: Call, error: Exception) -> None:
         """Fails the call with the error's status; raises what gRPC raises for that."""
         known = self._understand(call, error)
-        status = status_of(known)
+        status = projects.shown_status(status_of(known), callers.acting_project())
         call.code, call.reason = _CODES[status.code], known.reason
         trailers = ((REQUEST_ID, call.request_id), (DETAILS, status.SerializeToString()))
         if not known.resend:
@@ -243,16 +263,30 @@ class Calls(grpc.aio.ServerInterceptor):
 
     def _understand(self, call: Call, error: Exception) -> SightlineError:
         if isinstance(error, TimeoutError) and call.timeout.expired():
-            if self._draining:
-                return Draining(service=self._service)
-            return StreamExpired(method=call.path, limit_seconds=self._max_stream_seconds)
+            if call.lapse:
+                return self._understand(call, call.lapse)
+            return self._end_of(call)
         if known := _single(error):
             return known
         error_id = secrets.token_hex(8)
         _log.error("internal_error", error, error_id=error_id, method=call.path)
         return Internal(error_id=error_id)
 
+    def _end_of(self, call: Call) -> SightlineError:
+        """Why the call's time was up."""
+        if call.evicted:
+            return Overloaded(service=call.rpc.service, limit=self._limits.open_calls, what="calls in flight")
+        if self._draining and call.ended:
+            return Draining(service=self._service)
+        if call.waiting is Waiting.TOKEN:
+            return Unavailable(what="The issuer of tokens", problem="its keys did not arrive in time")
+        if call.waiting is not Waiting.NOTHING and not call.is_over:
+            return self._requests.late(call)
+        return StreamExpired(method=call.path, limit_seconds=self._limits.stream_seconds)
+
     def _record(self, call: Call) -> None:
+        if self._audit:
+            self._audit.note(call.path, call.code.name, call.reason, call.request_id, call.context.peer())
         seconds = time.perf_counter() - call.started
         labels = call.rpc.labels
         self._telemetry.add(server_metrics.HANDLED, 1, **labels, grpc_code=server_metrics.code_name(call.code))
@@ -262,24 +296,6 @@ class Calls(grpc.aio.ServerInterceptor):
         write(
             "call", method=call.path, code=call.code.name, seconds=round(seconds, 6), peer=call.context.peer(), **about
         )
-
-
-class _Parsed:
-    """A caller's stream of requests, parsed as the handler reads them."""
-
-    def __init__(self, parse: Callable[[bytes], Any], incoming: AsyncIterator[bytes]) -> None:
-        self._parse = parse
-        self._incoming = incoming
-
-    def __aiter__(self) -> _Parsed:
-        return self
-
-    async def __anext__(self) -> Any:
-        return self._parse(await anext(self._incoming))
-
-
-def _rpc(path: str, handler: Handler) -> Rpc:
-    return Rpc.of(path, request_streaming=handler.request_streaming, response_streaming=handler.response_streaming)
 
 
 def _request_id(context: Context) -> str:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import grpc
 
+from services.infra import projects
 from services.kit import log
 from services.kit.errors import Code, Failure, RemoteError, SightlineError, Unavailable
 from sightline.client.transport.channel import DEADLINE_SECONDS, describe, options_for
@@ -28,7 +29,8 @@ def open_channel(
 
     Unary calls have the default deadline unless they set their own, and are retried while no server answers. They and
     response streams raise SightlineErrors; services stream no requests to one another. Each call uses the current token
-    and certificates, even after their files are replaced.
+    and certificates, even after their files are replaced. Names in requests and answers are full: each call acts in the
+    project of the names in its request.
     """
     credentials.check(address)
     about = _About(address, credentials, credentials.watch_token(_tell))
@@ -85,9 +87,11 @@ def _classes() -> dict[tuple[str, Code], type[SightlineError]]:
     return found
 
 
-def _completed(details: Any, token: str, timeout: float | None) -> grpc.aio.ClientCallDetails:
-    """The call's details with the current request id, our token, and a deadline if it has none."""
+def _completed(details: Any, token: str, timeout: float | None, project: str) -> grpc.aio.ClientCallDetails:
+    """The call's details with the current request id, our token, the project, and a deadline if it has none."""
     metadata = grpc.aio.Metadata(*(details.metadata or ()))
+    if projects.PROJECT not in metadata:
+        metadata.add(projects.PROJECT, project)
     if log.request_id.get() and REQUEST_ID not in metadata:
         metadata.add(REQUEST_ID, log.request_id.get())
     if token and AUTHORIZATION not in metadata:
@@ -104,10 +108,11 @@ class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
-        details = _completed(client_call_details, self._about.token(), self._deadline_seconds)
+        request, project = projects.local_request(request)
+        details = _completed(client_call_details, self._about.token(), self._deadline_seconds, project)
         call = await continuation(details, request)
         try:
-            return await call
+            return projects.qualified(await call, project)
         except grpc.aio.AioRpcError as error:
             raise error_from(error, self._about.address, self._about.credentials) from error
 
@@ -119,13 +124,14 @@ class _Stream(grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> AsyncIterator[Any]:
-        details = _completed(client_call_details, self._about.token(), None)
-        return self._responses(await continuation(details, request))
+        request, project = projects.local_request(request)
+        details = _completed(client_call_details, self._about.token(), None, project)
+        return self._responses(await continuation(details, request), project)
 
-    async def _responses(self, call: Any) -> AsyncGenerator[Any]:
+    async def _responses(self, call: Any, project: str) -> AsyncGenerator[Any]:
         try:
             async for response in call:
-                yield response
+                yield projects.qualified(response, project)
         except grpc.aio.AioRpcError as error:
             raise error_from(error, self._about.address, self._about.credentials) from error
         finally:

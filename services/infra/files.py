@@ -13,8 +13,9 @@ from typing import BinaryIO
 from services.infra.threads import Threads
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
+from sightline.blob_keys import RESERVED
 
-TEMPORARY = ".sightline-tmp"  # a folder on the same file system, so that a rename out of it is atomic
+TEMPORARY = RESERVED  # a folder on the same file system, so that a rename out of it is atomic
 ABANDONED_SECONDS = 24 * 3600.0
 COPY_BYTES = 1 << 20
 PLACE_ATTEMPTS = 50
@@ -76,9 +77,7 @@ class FolderBlobs:
             raise Unavailable(what=f"the store's folder {self._root}", problem="it is missing or cannot be written")
 
     def _path(self, key: str) -> Path:
-        if check_key(key).partition("/")[0] == TEMPORARY:
-            raise ValueError(f"{key!r}: {TEMPORARY} is the store's own")
-        return self._root / key
+        return self._root / check_key(key)
 
     def _prepare(self) -> None:
         with self._failing(self._root.name):
@@ -202,8 +201,6 @@ class FolderBlobs:
         except PermissionError:
             raise StoreRefused(what=key, code=f"no permission in {self._root}") from None
         except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
-                raise StoreRefused(what=key[:100], code="a part of the key is too long for a file's name") from None
             full = "no space is left on its disk" if error.errno in _FULL else error.strerror or str(error)
             raise Unavailable(what=f"the store's folder {self._root}", problem=full) from error
 

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from sightline.client.text import shown
+
 GIB = 2**30
 
 
@@ -88,7 +90,7 @@ def as_text(findings: Sequence[Finding]) -> str:
         lines.append(f"{found.level:8} {found.area:9} {found.text}")
         if found.remedy:
             lines.append(f"{'':18} -> {found.remedy}")
-    return "\n".join([*lines, _sum(findings)])
+    return shown("\n".join([*lines, _sum(findings)]))
 
 
 def as_json(findings: Sequence[Finding]) -> str:

@@ -22,6 +22,8 @@ from nats.js.api import (
 
 from services.infra.jetstream import REQUEST_SECONDS, ask, ensure_stream
 from services.infra.jetstream_feed import Feed
+from services.kit import names
+from services.kit.callers import DEFAULT_PROJECT
 from services.kit.errors import Conflict, RecordExists, RecordNotFound, Unavailable
 from services.kit.records import Change, Deleted, Record, Synced, check_record_key
 
@@ -32,13 +34,21 @@ SWEEP = 2  # old tombstones removed per deletion: more than one, so that their n
 
 
 def to_subject(key: str) -> str:
-    """`models/m.1` as `models.m=1`: ids may contain or end in dots, parts of subjects may not; ids have no `=`."""
-    return check_record_key(key).replace(".", "=").replace("/", ".")
+    """`models/m.1` as `models.m=1`: ids may contain or end in dots, parts of subjects may not; ids have no `=`.
+
+    `projects/acme/models/m` as `models.acme/m`, so that one pattern matches the models of all projects.
+    """
+    project, name = names.split(check_record_key(key))
+    collection, _, rest = name.replace(".", "=").replace("/", ".").partition(".")
+    return f"{collection}.{'' if project == DEFAULT_PROJECT else f'{project}/'}{rest}"
 
 
 def to_key(subject: str) -> str:
     """The key back."""
-    return subject.replace(".", "/").replace("=", ".")
+    collection, _, rest = subject.partition(".")
+    project, slash, rest = rest.rpartition("/")
+    prefix = names.root(project) if slash else ""
+    return f"{prefix}{collection}.{rest}".replace(".", "/").replace("=", ".")
 
 
 class JetStreamRecords:

@@ -13,6 +13,7 @@ from urllib3.exceptions import HTTPError
 from services.kit.clock import Clock
 from services.kit.errors import Unavailable
 from services.kit.log import Log
+from services.kit.masking import masked_urls
 from sightline.client.transport.reloading import ReloadingFiles
 
 MAX_BYTES = 1 << 20
@@ -92,8 +93,9 @@ class JwksUrl:
     async def _load(self) -> None:
         try:
             keys = parse(await self._fetch())
-        except (OSError, ValueError, HTTPError) as error:
-            _log.error("auth_jwks_unreachable", error, keys_kept=len(self._keys))
+        except (OSError, ValueError, HTTPError) as error:  # whose traceback could quote the url
+            problem = masked_urls(f"{type(error).__name__}: {error}")
+            _log.error("auth_jwks_unreachable", problem=problem, keys_kept=len(self._keys))
             return
         self._keys, self._fetched = keys, self._clock.monotonic()
 
@@ -108,12 +110,12 @@ def fetcher(url: str, ca: Path | None) -> Fetch:
         )
         try:
             if response.status != 200:
-                raise ValueError(f"{url} answers with status {response.status}")
+                raise ValueError(f"{masked_urls(url)} answers with status {response.status}")
             body = response.read(MAX_BYTES + 1)
         finally:
             response.close()
         if len(body) > MAX_BYTES:
-            raise ValueError(f"{url} answers with more than {MAX_BYTES} bytes")
+            raise ValueError(f"{masked_urls(url)} answers with more than {MAX_BYTES} bytes")
         return body
 
     return lambda: asyncio.to_thread(fetch)

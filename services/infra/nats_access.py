@@ -27,12 +27,15 @@ class NatsAccess:
     key: Path | None = None
     credentials: str = ""
     credentials_file: Path | None = None
+    user: str = ""
+    password: str = ""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """From `SIGHTLINE_NATS_…`."""
         credentials = settings.nats_credentials.get_secret_value(), settings.nats_credentials_file
-        return cls(settings.nats_ca, settings.nats_certificate, settings.nats_key, *credentials)
+        login = settings.nats_user, settings.nats_password.get_secret_value()
+        return cls(settings.nats_ca, settings.nats_certificate, settings.nats_key, *credentials, *login)
 
     def __repr__(self) -> str:
         return f"NatsAccess(ca={self.ca}, certificate={self.certificate})"
@@ -118,6 +121,9 @@ def client_and_options(url: str, access: NatsAccess) -> tuple[Client, dict[str, 
         options["user_credentials"] = CredentialsFile(access.credentials_file)
     elif access.credentials:
         options["user_credentials"] = RawCredentials(access.credentials)
+    if access.user:  # nobody else may hear its answers, see sightline.local.nats_users
+        prefix = f"_INBOX_{access.user}".encode()
+        options |= {"user": access.user, "password": access.password, "inbox_prefix": prefix}
     return EncryptedClient(access) if is_encrypted(url, access) else Client(), options
 
 

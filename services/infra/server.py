@@ -1,9 +1,9 @@
 """The gRPC server of every service: health, reflection, limits, and a shutdown that loses no call."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -11,17 +11,17 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.infra import server_metrics
+from services.infra import audit, server_metrics
 from services.infra.auth import guard_of
 from services.infra.calls import Calls
 from services.infra.connections import STANDARD, Connections
+from services.infra.limits import Limits
 from services.infra.tls import server_credentials, tell_expiries
 from services.kit.log import Log
 from services.kit.settings import Settings, refuse_exposure
 from services.kit.telemetry import Telemetry
 
-# Beyond the calls that Calls refuses with a proper status, gRPC itself refuses this many more, health checks included.
-_SPARE_CALLS = 200
+PROBE_CONNECTIONS = 100
 _LAST_SECONDS = 2.0  # to answer calls that the drain ended
 _OPENING_SECONDS = 0.2  # between readiness checks before the first caller is let in
 
@@ -34,12 +34,14 @@ Ready = Callable[[], Awaitable[bool]]
 class Service:
     """A servicer, its service, and the generated function that adds the servicer to a server.
 
-    The descriptor is `dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"]`, for example.
+    `request_bytes` has the rpcs whose requests may be larger than `limits.REQUEST_BYTES`. The descriptor is
+    `dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"]`, for example.
     """
 
     descriptor: ServiceDescriptor
     add: Callable[[Any, Any], None]
     servicer: Any
+    request_bytes: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 class Server:
@@ -75,21 +77,26 @@ class Server:
         refuse_exposure(settings)
         self._credentials = server_credentials(settings, telemetry)
         self._telemetry = telemetry
-        limits = settings.max_calls, settings.max_stream_seconds
-        self._calls = Calls(name, telemetry, *limits, guard_of(settings))
+        sizes = {rpc: size for service in services for rpc, size in service.request_bytes.items()}
+        limits = Limits.of(settings, sizes)
+        self._audit = audit.of_settings(name, settings, telemetry)
+        self._calls = Calls(name, telemetry, limits, guard_of(settings), self._audit)
         self._health: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - defined in an if
-        options = connections.options(settings.max_stream_seconds)
         self._grpc = grpc.aio.server(
-            interceptors=[self._calls], options=options, maximum_concurrent_rpcs=settings.max_calls + _SPARE_CALLS
+            interceptors=[self._calls], options=connections.options(limits, settings.max_connections)
         )
         self._register(services)
-        self._probe = (
-            grpc.aio.server(options=options, maximum_concurrent_rpcs=_SPARE_CALLS) if settings.probe_port else None
-        )
-        if self._probe:
+        self._probe: Any = None
+        if settings.probe_port:
+            small = Limits.of(settings, {})
+            self._probe = grpc.aio.server(
+                interceptors=[Calls(f"{name}-probe", telemetry, small)],
+                options=connections.options(small, PROBE_CONNECTIONS),
+            )
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probe)
         self._readiness: asyncio.Task[None] | None = None
         self._expiries: asyncio.Task[None] | None = None
+        self._gauges: asyncio.Task[None] | None = None
         self._open = asyncio.Event()
 
     def _register(self, services: Sequence[Service]) -> None:
@@ -120,6 +127,7 @@ class Server:
             self._open.set()
         await self._grpc.start()
         self._expiries = asyncio.create_task(tell_expiries(self._settings, self._telemetry), name="expiries")
+        self._gauges = asyncio.create_task(self._calls.tell(), name="gauges")
         _log.info("server_started", port=port, services=self._names)
         return port
 
@@ -134,7 +142,7 @@ class Server:
 
     async def drain(self) -> None:
         """Shuts down as described above; returns when no call is left."""
-        for task in (self._readiness, self._expiries):
+        for task in (self._readiness, self._expiries, self._gauges):
             if task:
                 task.cancel()
         await self._health.enter_graceful_shutdown()
@@ -155,6 +163,8 @@ class Server:
         await stopping
         if self._probe:
             await self._probe.stop(0)
+        if self._audit:
+            await asyncio.to_thread(self._audit.close)
         _log.info("server_stopped")
 
     async def _follow(self, ready: Ready) -> None:

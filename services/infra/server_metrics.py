@@ -23,6 +23,44 @@ RECEIVED = Metric("grpc_server_msg_received_total", MetricKind.COUNTER, "Message
 SENT = Metric("grpc_server_msg_sent_total", MetricKind.COUNTER, "Messages sent to callers.", _RPC)
 
 
+class Limit(StrEnum):
+    """What a call was refused or ended for."""
+
+    CALLS = "calls"
+    STREAMS = "streams"
+    BYTES = "bytes"
+    RATE = "rate"
+    TIME = "time"  # its request did not arrive in time
+    SIZE = "size"  # its request was too large
+
+
+class Whose(StrEnum):
+    """Whose limit it was."""
+
+    SERVER = "server"
+    CALLER = "caller"
+    PROJECT = "project"
+    OPEN = "open"  # calls that need no token
+    REQUEST = "request"  # each request's own
+
+
+REFUSED = Metric(
+    "sightline_server_refused_total",
+    MetricKind.COUNTER,
+    "Calls refused or ended because of a limit, by what is limited and whose limit it is.",
+    ("limit", "whose"),
+    values=(tuple(Limit), tuple(Whose)),
+)
+BYTES = Metric("sightline_server_bytes_in_flight", MetricKind.GAUGE, "Bytes of requests and responses in memory.")
+IN_FLIGHT = Metric(
+    "sightline_server_calls_in_flight",
+    MetricKind.GAUGE,
+    "Calls in flight, from their headers to the last byte of their response.",
+    ("kind",),
+    values=(("unary", "stream", "open"),),
+)
+
+
 class RpcKind(StrEnum):
     """Which side of a call streams."""
 

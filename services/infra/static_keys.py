@@ -1,11 +1,15 @@
-"""The file of static keys: one line `name role sha256:digest` each, in force as soon as it is written."""
+"""The file of static keys: one line `name role sha256:digest [projects]` each, in force as soon as it is written.
+
+The projects are separated by commas, or `*` for all; a key without any holds in the project `default`.
+"""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from services.kit.callers import Caller
+from services.kit.callers import ALL_PROJECTS, DEFAULT_PROJECT, Caller
 from services.kit.log import Log
+from services.kit.names import is_project
 from services.kit.roles import Role
 from sightline.client.keys import NAME, PREFIX, digest
 from sightline.client.transport.reloading import ReloadingFiles
@@ -41,15 +45,25 @@ def parse(content: bytes) -> Mapping[str, Caller]:
         if not words:
             continue
         try:
-            name, role, hashed = words
+            name, role, hashed, *projects = words
             match = _DIGEST.fullmatch(hashed)
-            if not match or not NAME.fullmatch(name):
+            if not match or not NAME.fullmatch(name) or len(projects) > 1:
                 raise ValueError
-            caller = Caller(name, frozenset({Role(role)}))
+            caller = Caller(name, frozenset({Role(role)}), projects=_projects(projects))
         except ValueError:
             roles = "|".join(Role)
-            raise ValueError(f"the keys' line {number} is not `name {roles} sha256:digest`") from None
+            raise ValueError(
+                f"the keys' line {number} is not `name {roles} sha256:digest [project,project|*]`"
+            ) from None
         if match[1] in found:
             raise ValueError(f"the keys' line {number} has the key of {found[match[1]].subject}")
         found[match[1]] = caller
     return found
+
+
+def _projects(words: list[str]) -> frozenset[str]:
+    """The projects in a line's last word; ValueError if one cannot be a project."""
+    projects = words[0].split(",") if words else [DEFAULT_PROJECT]
+    if not all(project == ALL_PROJECTS or is_project(project) for project in projects):
+        raise ValueError
+    return frozenset(projects)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.kit.errors import UnreadableUri
+from sightline.blob_keys import fault_of_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +21,10 @@ class Blobs(Protocol):
     """A flat space of keys in one bucket.
 
     Law: a put is atomic (a reader sees the whole blob or none, and an interrupted put leaves nothing visible) and is
-    visible to every get that starts after it; putting a key again replaces the blob. Keys are `/`-separated, relative
-    and normal: no empty, `.` or `..` segment (ValueError), and no key is a folder of another (`a` and `a/b`). A missing
-    key raises BlobNotFound from get, get_file and stat, but not from delete. An unreachable store raises Unavailable,
-    one that refuses raises StoreRefused.
+    visible to every get that starts after it; putting a key again replaces the blob. A key that `check_key` refuses is
+    a ValueError in every call, and no key is a folder of another (`a` and `a/b`). A missing key raises BlobNotFound
+    from get, get_file and stat, but not from delete. An unreachable store raises Unavailable, one that refuses raises
+    StoreRefused.
     """
 
     @property
@@ -68,9 +69,9 @@ class Blobs(Protocol):
 
 
 def check_key(key: str) -> str:
-    """The key itself; ValueError if it is empty, absolute or not normal."""
-    if not key or "\\" in key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
-        raise ValueError(f"{key!r} is not a normal relative key")
+    """The key itself; ValueError unless `sightline.blob_keys` accepts it, as every store does."""
+    if fault := fault_of_key(key):
+        raise ValueError(f"the key {key!r} {fault}")
     return key
 
 
@@ -86,7 +87,7 @@ def to_uri(bucket: str, key: str) -> str:
 
 
 def from_uri(uri: str, bucket: str) -> str:
-    """The key in a caller's uri; UnreadableUri unless it is `s3://{bucket}/KEY` with a normal key."""
+    """The key in a caller's uri; UnreadableUri unless it is `s3://{bucket}/KEY` with a legal key."""
     scheme, separator, rest = uri.partition("://")
     if not separator:
         raise UnreadableUri(uri=uri, problem="it has no scheme", bucket=bucket)
@@ -95,10 +96,9 @@ def from_uri(uri: str, bucket: str) -> str:
     found, _, key = rest.partition("/")
     if found != bucket:
         raise UnreadableUri(uri=uri, problem=f"the bucket {found!r} is not the store's", bucket=bucket)
-    try:
-        return check_key(key)
-    except ValueError:
-        raise UnreadableUri(uri=uri, problem="its key has an empty, '.' or '..' part", bucket=bucket) from None
+    if fault := fault_of_key(key):
+        raise UnreadableUri(uri=uri, problem=f"its key {fault}", bucket=bucket)
+    return key
 
 
 async def delete_prefix(blobs: Blobs, prefix: str) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from services.kit.errors import InvalidRequest
+from sightline.client.text import fault_of_text
 
 MAX_TEXT = 256  # characters of a display name, of a property's key or value
 MAX_PROPERTIES = 10
@@ -23,6 +24,8 @@ def check_caller_fields(resource: str, display_name: str, custom_properties: Map
     if len(display_name) > MAX_TEXT:
         problem = f"{len(display_name)} characters are more than {MAX_TEXT}."
         raise InvalidRequest(field=f"{resource}.display_name", problem=problem)
+    if fault := fault_of_text(display_name):
+        raise InvalidRequest(field=f"{resource}.display_name", problem=f"it {fault}; remove it.")
     field = f"{resource}.custom_properties"
     if len(custom_properties) > MAX_PROPERTIES:
         raise InvalidRequest(field=field, problem=f"{len(custom_properties)} entries are more than {MAX_PROPERTIES}.")
@@ -30,6 +33,8 @@ def check_caller_fields(resource: str, display_name: str, custom_properties: Map
         if not key or max(len(key), len(value)) > MAX_TEXT:
             problem = f"the entry {key[:40]!r} has an empty key, or more than {MAX_TEXT} characters."
             raise InvalidRequest(field=field, problem=problem)
+        if fault := fault_of_text(key) or fault_of_text(value):
+            raise InvalidRequest(field=field, problem=f"the entry {key[:40]!r} {fault}; remove it.")
 
 
 def changes(resource: str, mask: Sequence[str], display_name: str, custom_properties: Mapping[str, str]) -> Changes:

@@ -34,3 +34,15 @@ class Caller:
 
 # None for calls that need no token.
 current: ContextVar[Caller | None] = ContextVar("caller", default=None)
+
+_project: ContextVar[str] = ContextVar("project", default=DEFAULT_PROJECT)
+
+
+def act_in(project: str) -> None:
+    """The current call, and the tasks that it starts from now on, act in the project."""
+    _project.set(project)
+
+
+def acting_project() -> str:
+    """The project that the current call acts in."""
+    return _project.get()

@@ -6,18 +6,19 @@
     │   ├── DatasetInvalidAnnotationUri, IncorrectModelKind, DatasetAnnotationsInvalid, DatasetEmpty
     │   ├── CategoriesUnknown
     │   └── InvalidImage: InvalidImageFormat, InvalidImageSize
-    ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists
+    ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists,
+    │   UploadAlreadyExists, FileAlreadyExists
     ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound,
-    │   EstimateNotFound, RecordNotFound, BlobNotFound
+    │   EstimateNotFound, RecordNotFound, BlobNotFound, UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused, CoverageUnavailable
-    │   └── Diverged, DatasetCorrupt, OutOfMemory, PoisonWork
+    │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
-    ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull
-    ├── DeadlineExceeded (DEADLINE_EXCEEDED)
-    ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied (PERMISSION_DENIED)
+    ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull, Throttled, MessageTooLarge
+    ├── DeadlineExceeded (DEADLINE_EXCEEDED): RequestTimedOut
+    ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied, ProjectDenied (PERMISSION_DENIED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
-    ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired, EstimateTimedOut
+    ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired (StreamIdle), EstimateTimedOut
     ├── Internal (INTERNAL): UnknownTrainingError, BundleUnusable, RecordUnusable
     └── RemoteError (any code): an error of another service that this tree has no class for
 
@@ -32,6 +33,7 @@ from typing import ClassVar, Self
 from services.kit.plurals import fill
 
 DOMAIN = "sightline"
+MAX_VARIABLE = 4096  # characters of a variable of a message: callers' text ends up in errors, records and logs
 
 
 class Code(IntEnum):
@@ -53,6 +55,11 @@ class Code(IntEnum):
     UNAVAILABLE = 14
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
+
+
+def shortened(text: str, limit: int = MAX_VARIABLE) -> str:
+    """The text, with an ellipsis for what is beyond the limit."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ class SightlineError(Exception):
     resource_type: ClassVar[str] = ""  # "dataset", "model", ... if the error is about one resource
 
     def __init__(self, **variables: object) -> None:
-        self.metadata = {name: str(value) for name, value in variables.items()}
+        self.metadata = {name: shortened(str(value)) for name, value in variables.items()}
         self.message = fill(self.template, self.metadata)
         super().__init__(self.message)
 
@@ -229,6 +236,24 @@ class EvaluationAlreadyExists(AlreadyExists):
     resource_type = "evaluation"
 
 
+class UploadAlreadyExists(AlreadyExists):
+    """The id is that of an upload which the caller may not add to, or remove."""
+
+    reason = "UploadAlreadyExists"
+    template = "{name} {problem}; choose another upload id."
+    resource_type = "upload"
+
+
+class FileAlreadyExists(AlreadyExists):
+    """The upload has another file at the path."""
+
+    reason = "FileAlreadyExists"
+    template = (
+        "{name} has a file {path} with the digest {present} already; files are never overwritten: choose another path."
+    )
+    resource_type = "upload"
+
+
 class RecordExists(AlreadyExists):
     """The key of a new record is in use."""
 
@@ -246,6 +271,13 @@ class DatasetNotFound(NotFound):
 
     reason = "datasetNotFound"
     resource_type = "dataset"
+
+
+class UploadNotFound(NotFound):
+    """There is no such upload."""
+
+    reason = "UploadNotFound"
+    resource_type = "upload"
 
 
 class ModelNotFound(NotFound):
@@ -357,6 +389,13 @@ class DatasetCorrupt(FailedPrecondition):
     template = "{unreadable} of {image_count:image|images} of {dataset} cannot be read, among them {files}."
 
 
+class DatasetChanged(FailedPrecondition):
+    """The store's files of a snapshot are not those of its record: they were changed or damaged since."""
+
+    reason = "datasetChanged"
+    template = "{dataset}: {file} in the store is not what the dataset's record says; restore it, or register it again."
+
+
 class OutOfMemory(FailedPrecondition):
     """Not even the smallest micro-batch fits in memory."""
 
@@ -412,6 +451,21 @@ class QueueFull(QuotaExceeded):
     retry = True
 
 
+class Throttled(QuotaExceeded):
+    """One caller, or one project, already has its share of the server; others still find room."""
+
+    reason = "Throttled"
+    template = "{subject} already has its share of this server, {limit} {what} ({setting}); repeat the call later."
+    retry = True
+
+
+class MessageTooLarge(QuotaExceeded):
+    """A request has more bytes than its rpc takes."""
+
+    reason = "MessageTooLarge"
+    template = "{rpc}: a request of {size:byte|bytes} is too large; the limit is {limit}."
+
+
 class DeadlineExceeded(SightlineError):
     """The call's deadline passed before its turn; nothing was done."""
 
@@ -419,6 +473,13 @@ class DeadlineExceeded(SightlineError):
     reason = "DeadlineExceeded"
     template = "{what} did not get its turn before the call's deadline; give it more time, or ask less at once."
     retry = True
+
+
+class RequestTimedOut(DeadlineExceeded):
+    """A call whose request, or the next one of its stream, did not arrive in time; nothing was done with it."""
+
+    reason = "RequestTimedOut"
+    template = "{rpc}: the request did not arrive within {seconds} s; the call was ended."
 
 
 class NotServedYet(SightlineError):
@@ -456,6 +517,14 @@ class PermissionDenied(SightlineError):
     template = "{rpc} needs the role {role}; {caller} has {roles}."
 
 
+class ProjectDenied(SightlineError):
+    """The token does not hold in the project that the call names."""
+
+    code = Code.PERMISSION_DENIED
+    reason = "ProjectDenied"
+    template = "The token of {caller} {problem}; the metadata `sightline-project` chooses the project of a call."
+
+
 class Unavailable(SightlineError):
     """A dependency does not respond at the moment."""
 
@@ -473,10 +542,10 @@ class Draining(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The maximum number of calls is in flight; another replica, or this one in a moment, will answer."""
+    """The server has as many calls, streams or bytes as it takes; another replica, or this one later, will answer."""
 
     reason = "Overloaded"
-    template = "The {service} service already has {limit:call|calls} in flight, its limit."
+    template = "The {service} service already has {limit} {what}, its limit."
 
 
 class StreamExpired(Unavailable):
@@ -484,6 +553,15 @@ class StreamExpired(Unavailable):
 
     reason = "StreamExpired"
     template = "{method} was open for {limit_seconds} s, the longest allowed for a stream; open it again."
+
+
+class StreamIdle(StreamExpired):
+    """The caller sent nothing on a stream for too long; what it had stored stays."""
+
+    reason = "StreamIdle"
+    template = (
+        "Nothing arrived for {limit_seconds} s, the longest that {method} waits for the next message; send it again."
+    )
 
 
 class EstimateTimedOut(Unavailable):

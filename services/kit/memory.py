@@ -9,6 +9,7 @@ from pathlib import Path
 from services.kit.blobs import BlobInfo, check_key, check_range
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import BlobNotFound, Conflict, RecordExists, RecordNotFound
+from services.kit.names import split
 from services.kit.queue import DUPLICATE_WINDOW, Delivery, check_kind
 from services.kit.records import Change, Deleted, Record, Synced, check_record_key
 
@@ -60,8 +61,8 @@ class MemoryBlobs:
 
 
 def belongs(key: str, collections: tuple[str, ...]) -> bool:
-    """Whether a record's key names a resource of exactly these nested collections."""
-    parts = key.split("/")
+    """Whether a record's key names a resource of exactly these nested collections, in any project."""
+    parts = split(key)[1].split("/")
     return len(parts) == 2 * len(collections) and tuple(parts[::2]) == collections
 
 

@@ -1,11 +1,18 @@
-"""Resource names and ids: `datasets/{dataset}`, `models/{model}/trials/{trial}` and so on."""
+"""Resource names and ids: `datasets/{dataset}`, `models/{model}/trials/{trial}` and so on, and the project in a name.
+
+Inside the services a name says which project its resource belongs to: `projects/acme/datasets/x`, and `datasets/x` for
+the project `default`. Callers see `datasets/x` in both; only `infra.projects` turns one into the other.
+"""
 
 import re
 import secrets
 
+from services.kit.callers import DEFAULT_PROJECT, acting_project
 from services.kit.errors import InvalidName
 
 ID_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}$"
+PROJECTS = "projects"
+PROJECT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ID = re.compile(ID_PATTERN)
 
 
@@ -16,17 +23,48 @@ def check_id(value: str, field: str) -> str:
     return value
 
 
+def is_project(value: str) -> bool:
+    """Whether a project can be called this."""
+    return bool(PROJECT.fullmatch(value))
+
+
 def join(*parts: str) -> str:
     """`join("models", "m1", "trials", "t0")` is `models/m1/trials/t0`; ids are not checked."""
     return "/".join(parts)
 
 
+def root(project: str) -> str:
+    """What the names of a project's resources start with: nothing for `default`."""
+    return "" if project == DEFAULT_PROJECT else f"{PROJECTS}/{project}/"
+
+
+def own(*parts: str) -> str:
+    """The name, or the prefix of names, in the project that the current call acts in."""
+    return root(acting_project()) + join(*parts)
+
+
+def split(name: str) -> tuple[str, str]:
+    """A name's project, and the name within it."""
+    first, _, rest = name.partition("/")
+    if first != PROJECTS:
+        return DEFAULT_PROJECT, name
+    project, _, local = rest.partition("/")
+    return project, local
+
+
+def parent(name: str) -> str:
+    """The name of the outermost resource: of `models/m1/trials/t0`, `models/m1`."""
+    project, local = split(name)
+    return root(project) + "/".join(local.split("/", 2)[:2])
+
+
 def parse(name: str, *collections: str, field: str = "name") -> tuple[str, ...]:
     """The ids in a name of the given collections, outermost first; InvalidName if it is malformed."""
-    parts = name.split("/")
+    _, local = split(name)
+    parts = local.split("/")
     expected = "/".join(f"{c}/{{{c.removesuffix('s')}}}" for c in collections)
     if len(parts) != 2 * len(collections) or tuple(parts[::2]) != collections:
-        raise InvalidName(field=field, value=name, expected=expected)
+        raise InvalidName(field=field, value=local, expected=expected)
     return tuple(check_id(part, field) for part in parts[1::2])
 
 

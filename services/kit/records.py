@@ -71,7 +71,8 @@ class Records(Protocol):
         ...
 
     def watch(self, *collections: str) -> AsyncIterator[Change]:
-        """Every record of the collections (`"models", "trials"`: all models' trials), Synced, then every change.
+        """Every record of the collections (`"models", "trials"`: all models' trials) in all projects, Synced, then
+        every change.
 
         Of several quick changes to one key only the last may be yielded. Unavailable when the store is lost or the
         watch may have missed a change; the caller starts again. Closing the iterator ends the watch.

@@ -26,8 +26,8 @@ _INCLUDED: Mapping[Role, frozenset[Role]] = {
 
 _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
     "sightline.v1.DatasetService": {
-        Role.VIEWER: "GetDataset ListDatasets WatchDataset ListFindings CompareDatasets",
-        Role.TRAINER: "CreateDataset UpdateDataset DeleteDataset UploadFiles",
+        Role.VIEWER: "GetDataset ListDatasets WatchDataset ListFindings CompareDatasets ListUploads",
+        Role.TRAINER: "CreateDataset UpdateDataset DeleteDataset UploadFiles DeleteUpload",
     },
     "sightline.v1.ModelService": {
         Role.VIEWER: "GetModel ListModels WatchModel ListTrials EstimateTraining",

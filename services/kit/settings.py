@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from services.kit.masking import masked_urls
+from services.kit.reach import Reach
 from sightline.client.transport.addresses import MAX_PORT, fault_of, fault_of_endpoint
 
 # For tokens: asymmetric ones only, so that knowing the public key is not enough to sign.
@@ -25,6 +27,7 @@ def _address(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]  # of another service: `host:port`
 Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Settings(BaseSettings):
@@ -47,29 +50,46 @@ class Settings(BaseSettings):
     s3_secure: bool = True
     s3_region: str = "us-east-1"
     bucket: str = "sightline"
+    open_prefixes: str = ""  # what callers' uris may name besides uploads: `shared/,acme:archive/`, or `*`
     log_level: str = "INFO"
+    audit: str = "stdout"  # or a file, or "none"
+    audit_reads: bool = False  # whether it has calls that only read, too
     loop_stuck_seconds: float = Field(
         default=60.0, ge=0
     )  # how long the event loop may be stuck before the process ends
     drain_seconds: float = 1.0  # between NOT_SERVING and refusing new calls
     grace_seconds: float = 30.0  # for calls in flight
-    max_calls: int = 1000  # at once; more are refused
+    max_calls: int = Field(default=1000, ge=1)  # at once; more are refused
     max_stream_seconds: float = 3600.0  # the longest that a streaming call may last
+    max_open_calls: int = Field(default=32, ge=2)  # at once, of rpcs that need no token: health
+    max_connections: int = Field(default=1000, ge=1)
+    max_bytes_in_flight: int = Field(default=128 * 1024**2, ge=1024**2)  # of requests and responses in memory
+    request_seconds: float = Field(default=10.0, gt=0)  # for a request to arrive, and 1 s more for each 256 KiB
+    stream_idle_seconds: float = Field(default=60.0, gt=0)  # between two messages of a caller's stream
+    # Shares of calls, streams and bytes.
+    stream_share: Share = 0.5  # of the calls: those that may be streams
+    admin_share: float = Field(default=0.1, ge=0, lt=1)  # kept for admins
+    caller_share: Share = 0.25  # of one token's owner
+    project_share: Share = 0.75
+    caller_rate: float = Field(default=500.0, ge=0)  # calls a second; 0: not limited
+    project_rate: float = Field(default=1500.0, ge=0)
     # Who may call. Certificates, keys and tokens are PEM or text files, read again when they change.
     tls_certificate: Path | None = None  # of the gRPC server, with its chain
     tls_key: Path | None = None
     tls_client_ca: Path | None = None  # if set, callers need a certificate of this CA
     probe_port: Port = 0  # health only, in plain text, for probes without TLS; 0: none
-    auth_keys: Path | None = None  # lines `name role sha256:digest`
+    auth_keys: Path | None = None  # lines `name role sha256:digest`, then `project,project` or `*` if not `default`
     auth_jwks: str = ""  # file or https url of the keys that tokens are signed with
     auth_ca: Path | None = None  # for that url
     auth_issuer: str = ""
     auth_audience: str = ""
     auth_algorithms: str = "RS256,ES256,EdDSA"
     auth_role_claim: str = "role"  # dots separate nested keys
+    auth_project_claim: str = ""  # likewise; without it, every token holds in the project `default`
     auth_leeway_seconds: float = Field(
         default=30.0, ge=0, le=300
     )  # allowed difference between the issuer's clock and ours
+    auth_max_token_seconds: float = Field(default=86400.0, gt=0)  # longer-lived tokens are refused
     insecure: bool = False  # allows serving other machines without TLS or tokens, and sending tokens in plain text
     # Whom to trust, and what to authenticate with, when calling other services, NATS and S3.
     tls_ca: str = ""  # for the other services; "system": the roots that come with gRPC
@@ -80,6 +100,8 @@ class Settings(BaseSettings):
     nats_ca: Path | None = None
     nats_certificate: Path | None = None
     nats_key: Path | None = None
+    nats_user: str = ""  # with its password, for a server that names its users
+    nats_password: SecretStr = SecretStr("")
     nats_credentials: SecretStr = SecretStr("")  # the content of a .creds file
     nats_credentials_file: Path | None = None  # that file, read again on each connection
     s3_ca: Path | None = None
@@ -111,6 +133,17 @@ class Settings(BaseSettings):
             raise ValueError(f"it {fault}; expected host:port, or host; SIGHTLINE_S3_SECURE says whether https is used")
         return value
 
+    @field_validator("open_prefixes")
+    @classmethod
+    def _of_prefixes(cls, value: str) -> str:
+        Reach.parse(value)
+        return value
+
+    @property
+    def reach(self) -> Reach:
+        """Which blobs callers may name."""
+        return Reach.parse(self.open_prefixes)
+
     @field_validator("auth_algorithms")
     @classmethod
     def _only_asymmetric(cls, value: str) -> str:
@@ -133,6 +166,10 @@ class Settings(BaseSettings):
                 _lone(self.tls_client_certificate, self.tls_client_key),
                 "set both SIGHTLINE_TLS_CLIENT_CERTIFICATE and _KEY, or neither",
             ),
+            (
+                _lone(self.nats_user, self.nats_password.get_secret_value()),
+                "set both SIGHTLINE_NATS_USER and _PASSWORD, or neither",
+            ),
             (_lone(self.nats_certificate, self.nats_key), "set both SIGHTLINE_NATS_CERTIFICATE and _KEY, or neither"),
             (
                 bool(self.tls_client_ca and not self.tls_certificate),
@@ -143,7 +180,10 @@ class Settings(BaseSettings):
                 "SIGHTLINE_AUTH_JWKS needs SIGHTLINE_AUTH_ISSUER and SIGHTLINE_AUTH_AUDIENCE: whose tokens, for whom",
             ),
             (not self.auth_jwks and any(jwks_fields), "SIGHTLINE_AUTH_ISSUER and _AUDIENCE need SIGHTLINE_AUTH_JWKS"),
-            (self.auth_jwks.startswith("http://"), "SIGHTLINE_AUTH_JWKS: an http:// url can be forged; use https://"),
+            (
+                self.auth_jwks.lower().startswith("http://"),
+                "SIGHTLINE_AUTH_JWKS: an http:// url can be forged; use https://",
+            ),
         ]
 
     @property
@@ -163,8 +203,8 @@ class Settings(BaseSettings):
         return init_settings, env_settings, _SecretFiles(settings_cls)
 
     def masked(self) -> str:
-        """The settings as JSON, secrets and the passwords in urls masked."""
-        return re.sub(r'://[^/?#,"]+@', "://**********@", json.dumps(self.model_dump(mode="json"), indent=2))
+        """The settings as JSON; secrets, and what urls have as users, passwords and queries, are masked."""
+        return masked_urls(json.dumps(self.model_dump(mode="json"), indent=2))
 
 
 class _SecretFiles(PydanticBaseSettingsSource):

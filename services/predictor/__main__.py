@@ -57,7 +57,7 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
             replica.running(settings, directory / "bundles", models, blobs, load_bundle, passes, clock, telemetry)
         )
         servicer = PredictionServicer(predictor, clock)
-        service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer)
+        service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes)
         server = Server("predictor", settings, telemetry, [service])
         await server.start()
         await server.run_until(stop)

@@ -2,18 +2,18 @@
 
 import asyncio
 from collections.abc import Generator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from services.kit import blobs as uris
 from services.kit import names
 from services.kit.blobs import Blobs
+from services.kit.callers import acting_project
 from services.kit.clock import Clock
 from services.kit.errors import DeadlineExceeded, InvalidImageSize, ModelNotFound, QueueFull, SightlineError
 from services.kit.log import Log
 from services.kit.plurals import counted
+from services.kit.reach import NOTHING_OPEN, Reach
 from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.predictor import metrics
@@ -24,7 +24,8 @@ from services.predictor.lookup import ModelLookup
 from services.predictor.metrics import DropReason, Eviction, Stage
 from services.predictor.results import Analysis, result_of
 from services.predictor.sets import check_coverage
-from services.vision.decode import ImageInfo, inspect
+from services.vision.decode import Decoded, ImageInfo
+from services.vision.decode_pool import Decoders
 
 log = Log(__name__)
 
@@ -35,6 +36,7 @@ class Limits:
 
     max_image_bytes: int  # per image
     max_requests: int  # predictions in flight at once
+    reach: Reach = NOTHING_OPEN  # which blobs callers may name
 
 
 class Predictor:
@@ -46,7 +48,7 @@ class Predictor:
         cache: ModelCache,
         batcher: Batcher,
         blobs: Blobs,
-        workers: Executor,
+        decoders: Decoders,
         clock: Clock,
         telemetry: Telemetry,
         limits: Limits,
@@ -55,7 +57,7 @@ class Predictor:
         self._cache = cache
         self._batcher = batcher
         self._blobs = blobs
-        self._workers = workers  # decodes images
+        self._decoders = decoders
         self._clock = clock
         self._telemetry = telemetry
         self._limits = limits
@@ -90,8 +92,8 @@ class Predictor:
         self._cache.drop(model_name, Eviction.UNLOADED)
 
     def list_loaded_models(self) -> list[LoadedModel]:
-        """The loaded models of this replica."""
-        return self._cache.loaded()
+        """The project's models that this replica has loaded."""
+        return [model for model in self._cache.loaded() if model.name.startswith(names.own("models", ""))]
 
     async def sweep(self) -> None:
         """Drops loaded models that have been deleted, even if they are no longer requested."""
@@ -117,7 +119,7 @@ class Predictor:
         if query.image is not None:
             self._check_size(len(query.image), "image")
             return query.image, "image"
-        key = uris.from_uri(query.uri, self._blobs.bucket)
+        key = self._limits.reach.key(query.uri, self._blobs.bucket, acting_project())
         self._check_size((await self._blobs.stat(key)).size_bytes, query.uri)
         data = await self._blobs.get(key, 0, self._limits.max_image_bytes + 1)  # it may have been replaced since stat
         self._check_size(len(data), query.uri)
@@ -134,21 +136,20 @@ class Predictor:
     async def _prepared(
         self, runner: ModelRunner, data: bytes, file: str, deadline: float | None
     ) -> tuple[ImageInfo, Prepared]:
-        """The network's input, prepared in a worker thread unless the deadline passed while waiting for one.
+        """The network's input; decoding ends at the deadline."""
+        start = self._clock.monotonic()
 
-        The header's limits are checked before any pixel is decoded.
-        """
-
-        def in_thread() -> tuple[ImageInfo, Prepared]:
-            if deadline is not None and deadline <= self._clock.monotonic():
-                self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
-                raise DeadlineExceeded(what="The prediction")
-            with self._timed(Stage.DECODE):
-                info, decoded = inspect(data, file), runner.decode(data, file)
+        def arranged(decoded: Decoded) -> tuple[ImageInfo, Prepared]:
+            self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage=Stage.DECODE)
             with self._timed(Stage.PREPROCESS):
-                return info, runner.arrange(decoded)
+                return decoded.info, runner.arrange(decoded)
 
-        return await asyncio.get_running_loop().run_in_executor(self._workers, in_thread)
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - start):
+                return await self._decoders.decode(data, file, runner.sizes, arranged)
+        except TimeoutError:
+            self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
+            raise DeadlineExceeded(what="The prediction") from None
 
     @contextmanager
     def _admitted(self) -> Generator[None]:

@@ -4,12 +4,13 @@ There is no timer. Under load a batch fills while the previous one runs; without
 """
 
 import asyncio
-from collections import deque
+from bisect import insort_right
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from services.kit import callers
 from services.kit.clock import Clock
 from services.kit.errors import DeadlineExceeded, Draining
 from services.kit.telemetry import Telemetry
@@ -26,6 +27,7 @@ class _Waiting:
     image: Prepared
     deadline: float | None  # monotonic
     since: float  # monotonic
+    turn: int
     answer: "asyncio.Future[RawOutput]"
 
     def joins(self, other: "_Waiting") -> bool:
@@ -36,10 +38,11 @@ class _Waiting:
 class Batcher:
     """The threads that run networks, and the queue of images for them; `run` must be running.
 
-    Law: an image whose caller is gone, or whose deadline has passed, costs no forward pass. The oldest image's model
+    Law: an image whose caller is gone, or whose deadline has passed, costs no forward pass. Callers take turns, one
+    image each, so that nobody waits for all the images that another has sent. The model of the image whose turn it is
     goes next, so no model starves another. All inputs of a batch have the same shape (a detector's often differ):
-    several shapes would need several passes, and the first results would wait for the last. The queue is bounded by
-    how many requests the caller admits.
+    several shapes would need several passes, and the first results would wait for the last. The queue is bounded by how
+    many requests the caller admits.
     """
 
     def __init__(self, clock: Clock, telemetry: Telemetry, max_batch: int, passes: int = 1) -> None:
@@ -47,7 +50,9 @@ class Batcher:
         self._clock = clock
         self._telemetry = telemetry
         self._max_batch = max_batch
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: list[_Waiting] = []  # by turn
+        self._turns: dict[str, int] = {}  # of each waiting caller's last image
+        self._turn = 0  # of the last image that was taken
         self._arrived = asyncio.Event()
         telemetry.set(metrics.QUEUE_LENGTH, 0)
         self._free = asyncio.Semaphore(passes)
@@ -56,10 +61,18 @@ class Batcher:
     async def predict(self, runner: ModelRunner, image: Prepared, deadline: float | None) -> RawOutput:
         """The model's output for one prepared image; DeadlineExceeded if its turn comes too late."""
         answer: asyncio.Future[RawOutput] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(runner, image, deadline, self._clock.monotonic(), answer))
+        waiting = _Waiting(runner, image, deadline, self._clock.monotonic(), self._next_turn(), answer)
+        insort_right(self._waiting, waiting, key=_turn_of)
         self._telemetry.set(metrics.QUEUE_LENGTH, len(self._waiting))
         self._arrived.set()
         return await answer
+
+    def _next_turn(self) -> int:
+        """After the caller's previous image, and after those that have been taken."""
+        caller = callers.current.get()
+        name = caller.name if caller else ""
+        turn = self._turns[name] = max(self._turns.get(name, 0), self._turn) + 1
+        return turn
 
     async def call(self, work: Callable[[], T]) -> T:
         """Runs other work with a network, such as its warm-up, in one of the threads."""
@@ -83,12 +96,11 @@ class Batcher:
             self._threads.shutdown(wait=False)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Takes the oldest image and those that can join it; drops images that are too late."""
+        """Takes the image whose turn it is and those that can join it; drops images that are too late."""
         batch: list[_Waiting] = []
-        others: deque[_Waiting] = deque()
+        others: list[_Waiting] = []
         now = self._clock.monotonic()
-        while self._waiting:
-            image = self._waiting.popleft()
+        for image in self._waiting:
             if image.answer.done() or (image.deadline is not None and image.deadline <= now):
                 self._drop(image)
             elif not batch or (len(batch) < self._max_batch and image.joins(batch[0])):
@@ -96,6 +108,10 @@ class Batcher:
             else:
                 others.append(image)
         self._waiting = others
+        if batch:
+            self._turn = batch[0].turn
+        if not others:
+            self._turns.clear()
         self._telemetry.set(metrics.QUEUE_LENGTH, len(others))
         return batch
 
@@ -119,7 +135,7 @@ class Batcher:
         try:
             outputs = await self.call(lambda: list(runner.predict_prepared(images)))
         except asyncio.CancelledError:
-            self._waiting.extendleft(batch)  # refused along with the others
+            self._waiting += batch  # refused along with the others
             raise
         except Exception as error:  # noqa: BLE001 - the batch's callers get it, and the next batch may succeed
             for image in batch:
@@ -134,6 +150,10 @@ class Batcher:
 
     def _refuse_all(self) -> None:
         while self._waiting:
-            image = self._waiting.popleft()
+            image = self._waiting.pop()
             if not image.answer.done():
                 image.answer.set_exception(Draining(service="predictor"))
+
+
+def _turn_of(image: _Waiting) -> int:
+    return image.turn

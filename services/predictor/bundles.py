@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -13,10 +14,14 @@ from PIL import Image
 from services.kit import blobs as uris
 from services.kit.blobs import Blobs
 from services.kit.errors import BlobNotFound, BundleUnusable, Unavailable
+from services.kit.log import Log
 from services.predictor.cache import Loaded
 from services.predictor.domain import Bundle, Loader
-from services.vision.bundle_files import names_of
 from services.vision.card import DIGESTS_FILE, WEIGHTS_FILE
+from services.vision.sealing import names_of
+from services.vision.signing import Verifier
+
+_log = Log(__name__)
 
 Forward = Callable[[Callable[[], object]], Awaitable[object]]
 
@@ -28,12 +33,21 @@ class BundleSource:
     last users finish does not share their files.
     """
 
-    def __init__(self, blobs: Blobs, directory: Path, loader: Loader, workers: Executor, forward: Forward) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        directory: Path,
+        loader: Loader,
+        workers: Executor,
+        forward: Forward,
+        verifier: Verifier | None = None,
+    ) -> None:
         self._blobs = blobs
         self._directory = directory
         self._loader = loader
         self._workers = workers  # reads and checks files
         self._forward = forward  # runs a network in the only thread that may
+        self._verifier = verifier  # of signatures; None: bundles need none
         _remove(directory)
         directory.mkdir(parents=True)
 
@@ -46,10 +60,12 @@ class BundleSource:
 
     async def load(self, bundle: Bundle) -> Loaded:
         """Raises BundleUnusable if files are damaged, Unavailable if the store is down or does not have them."""
+        self._check_signature(bundle)
         directory = await self._fetch(bundle)
         try:
             loop = asyncio.get_running_loop()
-            runner = await loop.run_in_executor(self._workers, self._loader, directory)
+            loading = partial(self._loader, directory, digest=bundle.digest)
+            runner = await loop.run_in_executor(self._workers, loading)
             grey = await loop.run_in_executor(self._workers, lambda: runner.arrange(runner.decode(_grey_image())))
             await self._forward(lambda: list(runner.predict_prepared([grey])))
         except BaseException as error:
@@ -62,6 +78,12 @@ class BundleSource:
     def discard(self, loaded: Loaded) -> None:
         """Removes the files; pages that are still mapped stay readable."""
         _remove(loaded.directory)
+
+    def _check_signature(self, bundle: Bundle) -> None:
+        if self._verifier and (problem := self._verifier.fault(bundle.model_name, bundle.digest, bundle.signature)):
+            raise BundleUnusable(name=bundle.model_name, version=bundle.version, problem=problem)
+        if not bundle.digest:
+            _log.warning("bundle_without_digest", name=bundle.model_name, version=bundle.version)
 
     async def _fetch(self, bundle: Bundle) -> Path:
         prefix = self._prefix(bundle)

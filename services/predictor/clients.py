@@ -37,4 +37,5 @@ def model_from(message: model_pb2.Model) -> ModelInfo:
         raise Unavailable(
             what="The trainer", problem=f"it reports an unknown state of {message.name}: {error}"
         ) from error
-    return ModelInfo(message.name, state, message.model_version, message.bundle_uri)
+    seal = message.bundle_digest, message.bundle_signature
+    return ModelInfo(message.name, state, message.model_version, message.bundle_uri, *seal)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from services.kit.errors import InvalidRequest, ModelNotReady
 from services.vision.card import ModelCard
+from services.vision.decode import Decoded
 from services.vision.image_detections import ImageDetections
 from services.vision.inputs import Letterboxed, Views
 
@@ -51,6 +52,8 @@ class Bundle:
     model_name: str  # models/{model}
     version: str
     uri: str  # s3://bucket/key/, the prefix of its files
+    digest: str = ""  # in the model's record; empty of models of earlier versions
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +64,14 @@ class ModelInfo:
     state: ModelState
     version: str
     bundle_uri: str
+    bundle_digest: str = ""
+    bundle_signature: str = ""
 
     def bundle(self) -> Bundle:
         """The current bundle, whatever the model's state; ModelNotReady if there is none yet."""
         if not self.version or not self.bundle_uri:
             raise ModelNotReady(name=self.name, state=self.state.value, remedy=_REMEDIES[self.state])
-        return Bundle(self.name, self.version, self.bundle_uri)
+        return Bundle(self.name, self.version, self.bundle_uri, self.bundle_digest, self.bundle_signature)
 
 
 class Models(Protocol):
@@ -80,17 +85,22 @@ class Models(Protocol):
 class ModelRunner(Protocol):
     """A loaded model: a classifier or detector of `services.vision`, on any engine.
 
-    Law: `decode` and `arrange` are thread-safe; an image's output does not depend on the rest of its batch.
+    Law: `arrange` is thread-safe; an image's output does not depend on the rest of its batch.
     """
 
     card: ModelCard
 
-    def decode(self, data: bytes, name: str = "image") -> Any:
-        """The upright pixels of an image file, at the size that the networks need; raises InvalidImage."""
+    @property
+    def sizes(self) -> Sequence[int]:
+        """How large the networks need an image: each `at_least` of `decode`."""
         ...
 
-    def arrange(self, decoded: Any, /) -> Prepared:
-        """The network's input from decoded pixels, exactly as in training."""
+    def decode(self, data: bytes, name: str = "image") -> Decoded:
+        """An image of one's own, decoded in this process; callers' images go through `Decoders`."""
+        ...
+
+    def arrange(self, decoded: Decoded, /) -> Prepared:
+        """The network's input from the pixels for each of `sizes`, exactly as in training; a copy."""
         ...
 
     def predict_prepared(self, images: Sequence[Any]) -> Iterable[RawOutput]:
@@ -101,8 +111,8 @@ class ModelRunner(Protocol):
 class Loader(Protocol):
     """Loads a model from a bundle's files."""
 
-    def __call__(self, directory: Path, /) -> ModelRunner:
-        """Blocks; ValueError if the files do not match their digests or each other."""
+    def __call__(self, directory: Path, /, *, digest: str) -> ModelRunner:
+        """Blocks; ValueError if the files do not match their digests, these the record's `digest`, or each other."""
         ...
 
 

@@ -5,17 +5,17 @@ from typing import Literal
 
 from services.predictor.domain import ModelRunner
 from services.vision import graph_models
-from services.vision.bundle_files import BundleCorrupt
+from services.vision.sealing import BundleCorrupt
 
 
-def load(directory: Path, device: Literal["cpu", "cuda"], threads: int) -> ModelRunner:
+def load(directory: Path, device: Literal["cpu", "cuda"], threads: int, *, digest: str) -> ModelRunner:
     """The model of a bundle, its files verified; ValueError."""
     if device == "cpu" and graph_models.has_graphs(directory):
-        return graph_models.load(directory, threads)
-    return _on_torch(directory, device, threads)
+        return graph_models.load(directory, threads, digest=digest)
+    return _on_torch(directory, device, threads, digest)
 
 
-def _on_torch(directory: Path, device: Literal["cpu", "cuda"], threads: int) -> ModelRunner:
+def _on_torch(directory: Path, device: Literal["cpu", "cuda"], threads: int, digest: str) -> ModelRunner:
     try:
         import torch  # noqa: PLC0415 - takes seconds and 200 MB, and images for CPUs are without it
 
@@ -23,4 +23,4 @@ def _on_torch(directory: Path, device: Literal["cpu", "cuda"], threads: int) -> 
     except ModuleNotFoundError:
         raise BundleCorrupt("it has no graphs, and this replica no torch; install the extra `torch`") from None
     torch.set_num_threads(threads)
-    return bundle.load(directory, device)
+    return bundle.load(directory, device, digest=digest)

@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from services.kit.metered import STORE
 from services.kit.telemetry import Metric, MetricKind
+from services.vision import decode_metrics
 
 
 class Stage(StrEnum):
@@ -98,6 +99,6 @@ LOADED_BYTES = Metric(  # How much of it is used?
 )
 
 ALL = (
-    *(*STORE, STAGE_SECONDS, BATCH_SIZE, QUEUE_LENGTH, DROPPED),
+    *(*STORE, *decode_metrics.ALL, STAGE_SECONDS, BATCH_SIZE, QUEUE_LENGTH, DROPPED),
     *(CACHE_REQUESTS, CACHE_EVICTIONS, LOAD_SECONDS, LOAD_FAILURES, LOADED_MODELS, CAPACITY_BYTES, LOADED_BYTES),
 )

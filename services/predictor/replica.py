@@ -16,6 +16,8 @@ from services.predictor.cache import ModelCache
 from services.predictor.domain import Loader, Models
 from services.predictor.lookup import ModelLookup
 from services.predictor.settings import PredictorSettings
+from services.vision.decode_pool import DecodePool
+from services.vision.signing import Verifier
 
 
 @asynccontextmanager
@@ -31,18 +33,20 @@ async def running(
 ) -> AsyncGenerator[Predictor]:
     """A predictor that runs `passes` forward passes at once within the block; empties `directory`.
 
-    Leave the block only when no call is in flight.
+    Leave the block only when no call is in flight. SigningKeyUnusable, OSError.
     """
-    workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
+    workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="bundle")
     batcher = Batcher(clock, telemetry, settings.max_batch, passes)
-    source = BundleSource(blobs, directory, loader, workers, batcher.call)
+    verifier = Verifier.of(settings.bundle_key.read_bytes()) if settings.bundle_key else None
+    source = BundleSource(blobs, directory, loader, workers, batcher.call, verifier)
     cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry)
     lookup = ModelLookup(models, clock, settings.model_fresh_seconds, on_gone=cache.discard)
-    limits = Limits(settings.max_prediction_image_bytes, settings.max_requests)
-    predictor = Predictor(lookup, cache, batcher, blobs, workers, clock, telemetry, limits)
+    limits = Limits(settings.max_prediction_image_bytes, settings.max_requests, settings.reach)
     try:
-        async with alongside(batches=batcher.run(), sweep=predictor.run_sweeps(settings.model_sweep_seconds)):
-            yield predictor
-            await cache.close()
+        async with DecodePool.running(settings.decode_limits, telemetry) as decoders:
+            predictor = Predictor(lookup, cache, batcher, blobs, decoders, clock, telemetry, limits)
+            async with alongside(batches=batcher.run(), sweep=predictor.run_sweeps(settings.model_sweep_seconds)):
+                yield predictor
+                await cache.close()
     finally:
         workers.shutdown(wait=False, cancel_futures=True)

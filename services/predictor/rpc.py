@@ -6,7 +6,7 @@ from typing import Any, cast
 from google.protobuf.empty_pb2 import Empty
 from grpc import aio
 
-from services.kit import paging
+from services.kit import names, paging
 from services.kit.clock import Clock
 from services.kit.errors import NotServedYet
 from services.predictor import wire
@@ -46,7 +46,7 @@ class PredictionServicer(PredictionServiceServicer):
         self, request: pb.ListLoadedModelsRequest, context: Context
     ) -> pb.ListLoadedModelsResponse:
         models = self._predictor.list_loaded_models()
-        chosen, token = paging.page(models, "loadedModels", request.page_size, request.page_token)
+        chosen, token = paging.page(models, names.own("loadedModels"), request.page_size, request.page_token)
         return pb.ListLoadedModelsResponse(
             loaded_models=[wire.loaded_model_to(model) for model in chosen], next_page_token=token
         )

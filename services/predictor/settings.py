@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from services.kit import settings
+from services.vision.decode_limits import DecodeLimits
 
 
 class PredictorSettings(settings.Settings):
@@ -14,7 +15,9 @@ class PredictorSettings(settings.Settings):
 
     port: settings.Port = 50053
     max_calls: int = 256  # at once; each may have an image in memory before it is admitted or refused
+    max_bytes_in_flight: int = Field(default=512 * 1024**2, ge=1024**2)
     trainer_address: settings.Address = "127.0.0.1:50052"  # host:port of the trainer api
+    bundle_key: Path | None = None  # the public key, in PEM, that must have signed every bundle
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: exit at startup without a usable GPU
     model_cache_bytes: int = Field(default=4 * 1024**3, gt=0)  # of weights in memory
     model_cache_directory: Path | None = None  # for bundles' files; none: a temporary folder
@@ -23,6 +26,30 @@ class PredictorSettings(settings.Settings):
     max_prediction_image_bytes: int = Field(default=6 * 1024**2, gt=0)  # per unary prediction
     max_requests: int = Field(default=128, gt=0)  # in flight at once; each may have an image in memory
     max_batch: int = Field(default=16, gt=0)  # images per forward pass
-    decode_threads: int = Field(default=2, gt=0)
+    max_prediction_pixels: int = Field(default=64_000_000, gt=0)  # per image, as stored
+    decode_threads: int = Field(default=2, gt=0)  # images of one caller at once, each in a process; 2 x this of all
+    decode_bytes: int = Field(default=1024**3, gt=0)  # estimated memory of large images that are decoded at once
+    decode_cpu_seconds: float = Field(default=10.0, gt=0)  # per image
+    decode_seconds: float = Field(default=60.0, gt=0)  # per image
+    max_image_scans: int = Field(default=100, gt=0)  # of a progressive JPEG
     forward_passes: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0)  # at once; on a GPU, one
     forward_threads: int = Field(default=1, gt=0)  # per forward pass; more cost more than they gain
+
+    @property
+    def request_bytes(self) -> dict[str, int]:
+        """The largest requests of the rpcs that take an image."""
+        largest = self.max_prediction_image_bytes + (64 << 10)
+        return dict.fromkeys(("AnalyzeImage", "AnalyzeImages", "ExplainImage"), largest)
+
+    @property
+    def decode_limits(self) -> DecodeLimits:
+        """What decoding may take."""
+        return DecodeLimits(
+            self.decode_threads,
+            self.decode_bytes,
+            self.decode_cpu_seconds,
+            self.decode_seconds,
+            self.max_image_scans,
+            self.max_prediction_pixels,
+            "SIGHTLINE_MAX_PREDICTION_PIXELS",
+        )

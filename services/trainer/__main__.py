@@ -22,9 +22,10 @@ from services.kit.settings import load, refuse_exposure
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
-from services.trainer.app import Evaluations, Models
+from services.trainer.app import Models
 from services.trainer.clients import GrpcDatasets
 from services.trainer.estimates import Estimates
+from services.trainer.evaluations import Evaluations
 from services.trainer.reconcile import jobs
 from services.trainer.reconcile.coordinator import Coordinator
 from services.trainer.reconcile.counts import Counts
@@ -82,7 +83,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
                 add_ModelServiceServicer_to_server,
                 ModelServicer(
                     Models(store, datasets, blobs, clock, counts),
-                    Estimates(store, datasets, clock, telemetry),
+                    Estimates(store, datasets, blobs, clock, telemetry),
                     store,
                     Waits(store, queue, datasets, clock),
                     blobs.bucket,

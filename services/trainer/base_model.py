@@ -13,11 +13,12 @@ class BaseModel:
     name: str  # models/{model}
     version: str
     bundle_key: str  # prefix, ending in "/"; of the model itself, which may be deleted
+    bundle_digest: str = ""  # empty of earlier versions
     networks: tuple[str, ...]  # that it brings, fine-tuned ones first
     resolution: int | None = None  # of its fine-tuned network, if that is not the usual one
 
 
-def base_model(name: str, version: str, bundle_key: str, card: ModelCard) -> BaseModel:
+def base_model(name: str, version: str, bundle_key: str, card: ModelCard, bundle_digest: str = "") -> BaseModel:
     """What the card tells."""
     brought = sorted(brought_backbones(card).items(), key=lambda item: not item[1].tuned)
     resolution = None
@@ -26,7 +27,14 @@ def base_model(name: str, version: str, bundle_key: str, card: ModelCard) -> Bas
         usual = input_size(True, NETWORKS[card.kind][network].rule.size, ())
         resolution = size if size != usual else None
     networks = tuple(network for network, _ in brought)
-    return BaseModel(name=name, version=version, bundle_key=bundle_key, networks=networks, resolution=resolution)
+    return BaseModel(
+        name=name,
+        version=version,
+        bundle_key=bundle_key,
+        bundle_digest=bundle_digest,
+        networks=networks,
+        resolution=resolution,
+    )
 
 
 def brought_backbones(card: ModelCard) -> dict[str, CardBackbone]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from services.kit.alike import similar
+from services.kit.alike import alike, similar
 from services.kit.errors import CategoriesUnknown
 from services.kit.plurals import counted
 from services.trainer.datasets import Dataset
@@ -66,6 +66,15 @@ def findings(dataset: str, coverage: Coverage, unreadable: Sequence[str]) -> tup
         message = f"No evaluated image shows these categories of the model: {names}."
         found.append(Finding(code="categoriesUntested", message=message, remedy=f"Add images of them to {dataset}."))
     return tuple(found)
+
+
+def alike_warnings(categories: Iterable[str]) -> tuple[str, ...]:
+    """A warning for categories that differ only in case, spaces or Unicode form."""
+    return tuple(
+        f"The categories {_listed([_quoted(name) for name in group])} differ only in case, spaces or Unicode form, but "
+        "the model treats them as different. Merge them in the annotation file if they mean the same."
+        for group in alike(categories)
+    )
 
 
 def in_record(coverage: Coverage) -> Coverage:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from services.kit import names
 from services.kit.errors import (
     DatasetAnnotationsInvalid,
     DatasetEmpty,
@@ -76,7 +77,8 @@ class Snapshot:
     @property
     def features_prefix(self) -> str:
         """Prefix of the features that trainings computed from it: under the dataset's, so that they go with it."""
-        return "/".join(self.manifest_key.split("/")[:3]) + "/features/"
+        project, key = names.split(self.manifest_key)
+        return names.root(project) + "/".join(key.split("/")[:3]) + "/features/"
 
 
 class Datasets(Protocol):

@@ -24,6 +24,7 @@ from services.trainer.base_model import BaseModel
 from services.trainer.datasets import Snapshot
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.ledger import ZERO, total
+from services.trainer.name_use import NameUse
 from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe
 from services.trainer.work import Work
@@ -74,6 +75,7 @@ class Hyperparameters:
     max_trials: int | None = None
     resolution: int | None = None
     max_prediction_seconds: float | None = None  # seconds of the reference device that predicting one image may cost
+    ignore_category_names: bool = False  # classifiers do not start from them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,8 @@ class Served:
     bundle_key: str  # prefix, ending in "/"
     performance: Performance  # without curves and matrix
     performance_key: str  # of the full one
+    bundle_digest: str = ""  # `sha256:...`; empty of earlier versions
+    bundle_signature: str = ""  # empty without a signing key
     compared: int = 0  # results that it was chosen from: a choice from more replaces one from fewer
     prediction_seconds: float = 0.0  # of the reference device, for one image; 0 if not known
 
@@ -171,6 +175,8 @@ class TrialResult:
     score_interval: Interval | None = None  # of `score`, at 95 %; None of a refit, and of earlier versions
     log_loss: float | None = None  # of a classifier, on the images of `score`; None of earlier versions
     bundle_key: str
+    bundle_digest: str = ""  # `sha256:...`; empty of earlier versions
+    bundle_signature: str = ""  # empty without a signing key
     predictions_key: str
     performance_key: str
     insight_key: str = ""  # empty of earlier versions
@@ -187,6 +193,7 @@ class TrialResult:
     prediction_seconds: float = 0.0  # of the reference device, for one image; 0 if not known
     mirror: bool = True  # a mirrored image shows the same category, as far as the trial could tell
     features: FeatureUse | None = None  # of frozen networks; what reuse saved is time on the reference device
+    names: NameUse | None = None  # of a classifier; None of earlier versions
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +207,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     holdout_fraction: float
     seed: int
     base_key: str = ""  # prefix of the bundle that it continues; empty: none
+    base_digest: str = ""  # of that bundle; empty of earlier versions
     expected_seconds: float = 0.0
     # Name of the trial whose settings it repeats, for longer or on more images; empty if it repeats none.
     parent_trial: str = msgspec.field(name="forerunner", default="")
@@ -227,6 +235,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     test: Snapshot
     model_version: str
     bundle_key: str
+    bundle_digest: str = ""  # empty of earlier versions
     model_kind: ModelKind
     work: Work
     update_time: datetime

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from services.kit import codec
 from services.trainer.domain import Model
+from services.trainer.feature_blocks import FeaturePass
 from services.trainer.performance import Interval
 from services.trainer.recipe import BoxStatistics, Recipe
 from services.trainer.work import Work
@@ -46,6 +47,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     backbones: tuple[str, ...]  # whose pretrained weights the worker has or can fetch
     mirror: bool = True
     boxes: BoxStatistics | None = None  # of all images
+    stored: tuple[FeaturePass, ...] = ()  # whose features of all images the feature bank has
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):

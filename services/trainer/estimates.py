@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from msgspec.structs import replace
 
+from services.kit.blobs import Blobs
 from services.kit.clock import Clock
 from services.kit.errors import (
     EstimateNotFound,
@@ -19,6 +20,7 @@ from services.kit.errors import (
 from services.kit.log import Log
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
+from services.trainer.bundles import with_base
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Datasets, check_kind, check_training_dataset
 from services.trainer.domain import Model
@@ -38,8 +40,9 @@ _log = Log(__name__)
 class Estimates:
     """Answers calls by probes of workers."""
 
-    def __init__(self, store: Store, datasets: Datasets, clock: Clock, telemetry: Telemetry) -> None:
+    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock, telemetry: Telemetry) -> None:
         self._store = store
+        self._blobs = blobs
         self._datasets = datasets
         self._clock = clock
         self._telemetry = telemetry
@@ -47,8 +50,9 @@ class Estimates:
     async def estimate(self, wanted: Model, remaining_seconds: float | None) -> Estimate:
         """The estimate once its probe has ended, within the call's remaining time; EstimateTimedOut.
 
-        The datasets must be READY and fit for training: the errors of CreateModel. A probe's own failure is raised as
-        an error. A call that ends in any way leaves nothing behind, unless another waits for the same probe.
+        The datasets must be READY and fit for training, and the base model must have a bundle: the errors of
+        CreateModel. A probe's own failure is raised as an error. A call that ends in any way leaves nothing behind,
+        unless another waits for the same probe.
         """
         result = metrics.EstimateResult.FAILED
         try:
@@ -67,7 +71,8 @@ class Estimates:
         return ended
 
     async def _checked(self, wanted: Model) -> Estimate:
-        """The record to create; DatasetNotReady or whatever makes the datasets unfit."""
+        """The record to create; DatasetNotReady, or whatever makes the datasets or the base model unfit."""
+        wanted = await with_base(wanted, self._store, self._blobs, "training_parameters.base_model")
         training = await self._datasets.get(wanted.training_dataset)
         snapshot = training.snapshot()
         check_training_dataset(training, wanted.model_kind)

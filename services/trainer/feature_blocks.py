@@ -10,10 +10,11 @@ import os
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from services.trainer.recipe import Recipe, is_linear
+from services.trainer.recipe import Framing, Recipe, is_linear
 from services.vision.card import ModelKind
 
 IMAGES = 2048  # of a block, at most
@@ -29,6 +30,15 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     width: int
     seconds: float  # that computing it took
     values: bytes
+
+
+class FeaturePass(NamedTuple):
+    """A frozen network's pass over all images, in one framing and view; with its features, it need not be repeated."""
+
+    network: str
+    framing: Framing
+    resolution: int  # as in the recipe
+    view: int
 
 
 class FeatureUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,9 +63,22 @@ def kinds_of(recipe: Recipe, device: str) -> tuple[str, ...]:
     return tuple(kind(device, framing, recipe.resolution, view) for framing, view in inputs)
 
 
+def passes_of(recipe: Recipe) -> frozenset[FeaturePass]:
+    """The passes whose features a linear head on pretrained networks reads."""
+    if not (is_linear(recipe) and recipe.pretrained):
+        return frozenset()
+    inputs = product(recipe.backbones, recipe.framings, (recipe.resolution,), range(recipe.views))
+    return frozenset(FeaturePass(*each) for each in inputs)
+
+
 def name_of(kind: str, network: str, digest: str, start: int) -> str:
     """The name of the block of images from `start`; the digest is of everything that its numbers depend on."""
     return f"{kind}{network}/{digest}-{start}"
+
+
+def rows_of_blocks(image_count: int) -> list[range]:
+    """The images of each block."""
+    return [range(start, min(image_count, start + IMAGES)) for start in range(0, image_count, IMAGES)]
 
 
 def network_of(name: str) -> str:

@@ -1,8 +1,10 @@
 """A leaderboard, mistakes and a learning curve as protobuf messages."""
 
 from services.kit.status import to_duration
+from services.trainer.domain import Trial
 from services.trainer.insight import ADDED_IMAGES, Gain, LearningCurve, Mistake
 from services.trainer.leaderboard import Entry
+from services.trainer.name_use import NameEffect
 from services.trainer.progress_wire import interval_message
 from services.trainer.trial_wire import SCORE_METRICS
 from services.vision.card import ModelKind
@@ -15,7 +17,7 @@ def entry_message(entry: Entry) -> insight_pb2.LeaderboardEntry:
     message = insight_pb2.LeaderboardEntry(
         trial=trial.name,
         rung=trial.recipe.rung,
-        recipe=trial.recipe.name,
+        recipe=_recipe(trial),
         score=result.score if result else None,
         score_metric=SCORE_METRICS[trial.recipe.kind] if result else "",
         cost=to_duration(trial.work.charged),
@@ -27,6 +29,15 @@ def entry_message(entry: Entry) -> insight_pb2.LeaderboardEntry:
     if result and result.score_interval:
         message.score_interval.CopyFrom(interval_message(result.score_interval))
     return message
+
+
+def _recipe(trial: Trial) -> str:
+    """In words, and whether category names helped."""
+    names = trial.result.names if trial.result else None
+    if names is None or names.effect is NameEffect.NONE:
+        return trial.recipe.name
+    how = "from category names" if names.effect is NameEffect.CENTRE else "category names alone"
+    return f"{trial.recipe.name}, {how}"
 
 
 def curve_message(trial: str, curve: LearningCurve) -> insight_pb2.LearningCurve:

@@ -17,6 +17,7 @@ from services.kit.errors import Failure
 from services.trainer.estimate import Probe
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.insight import NO_INSIGHT, Insight
+from services.trainer.name_use import NameUse
 from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe, Split, is_linear
 from services.vision.card import WeightsSource
@@ -82,14 +83,16 @@ class ProbeTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
+    base_directory: str | None = None  # the bundle that the training would continue
+    stored_blocks: tuple[str, ...] = ()  # of the whole snapshot's features, by name
 
 
 Task = TrainTask | EvaluateTask | ProbeTask
 
 
 def has_checkpoints(task: Task) -> bool:
-    """Whether the task can resume from checkpoints; a linear head and an evaluation start over."""
-    return isinstance(task, TrainTask) and not is_linear(task.recipe)
+    """Whether the task can resume from checkpoints; what is short (a head, last stages, an evaluation) starts over."""
+    return isinstance(task, TrainTask) and not (is_linear(task.recipe) or task.recipe.stored_maps)
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -98,6 +101,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     device: str  # "cpu" or "cuda"
     import_seconds: float
     devices: int = 1  # how many of them compute a training together
+    memory_bytes: int = 0  # of a GPU
     problem: str = ""  # why it does not use a GPU that is there
 
 
@@ -158,6 +162,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     batch_size_limit: int = 0  # images per micro-batch that fit into memory; 0: as many as the recipe asks for
     mirror: bool = True  # mirrored images show the same category, as far as a classifier's mirrored views tell
     features: FeatureUse | None = None  # of a classifier that read features of frozen networks
+    names: NameUse | None = None  # of a classifier
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, tag=True):

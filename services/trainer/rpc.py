@@ -11,9 +11,10 @@ from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
 from services.trainer import estimate_wire, evaluation_wire, trial_wire, wire
-from services.trainer.app import Evaluations, Models
+from services.trainer.app import Models
 from services.trainer.domain import Draft, Model, scored_trial, served_trial
 from services.trainer.estimates import Estimates
+from services.trainer.evaluations import Evaluations
 from services.trainer.insight_wire import curve_message, entry_message, mistake_message
 from services.trainer.planner.outlook import outlook
 from services.trainer.progress_wire import NOTHING, Moment

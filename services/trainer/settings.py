@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from services.kit.settings import Address, Port, Settings
 
@@ -20,6 +20,7 @@ class TrainerSettings(Settings):
     heartbeat_seconds: float = Field(default=2.0, gt=0)
     checkpoint_seconds: float = Field(default=5.0, ge=0)  # minimum time between two checkpoints
     # Only of workers.
+    signing_key: SecretStr = SecretStr("")  # signs bundles: an Ed25519 key in PEM
     weights_dir: Path | None = None  # pretrained weights as safetensors, for machines without internet access
     installed_weights: bool = True  # those in installed packages (the extra `weights`), after folder and store
     download_weights: bool = True  # if none of these has them

@@ -94,9 +94,10 @@ class Store:
         found = self.evaluations.view.find(f"{model}/evaluations/{FINAL_EVALUATION}")
         return found.value if found else None
 
-    def training_works(self) -> list[Work]:
-        """The work of every trial and evaluation, in no order."""
-        return [found.value.work for found in (*self.trials.view.all(), *self.evaluations.view.all())]
+    def works(self) -> list[Work]:
+        """The work of every trial, evaluation and estimate, in no order."""
+        views = self.trials.view, self.evaluations.view, self.estimates.view
+        return [found.value.work for view in views for found in view.all()]
 
     def queue_position(self, model: str) -> int | None:
         """How much other work waits for a worker and was planned earlier; None unless the model's work waits."""
@@ -104,5 +105,4 @@ class Store:
         waiting = [work.create_time for work in own if work.state is WorkState.QUEUED]
         if not waiting:
             return None
-        works = (*self.training_works(), *(found.value.work for found in self.estimates.view.all()))
-        return sum(work.state is WorkState.QUEUED and work.create_time < min(waiting) for work in works)
+        return sum(work.state is WorkState.QUEUED and work.create_time < min(waiting) for work in self.works())

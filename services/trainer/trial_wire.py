@@ -52,6 +52,9 @@ def trial_message(version: Versioned[Trial]) -> trial_pb2.Trial:
             message.features.reused_blocks = features.reused
             message.features.computed_blocks = features.computed
             message.features.saved.CopyFrom(to_duration(features.saved))
+        if (names := result.names) is not None and names.network:
+            effect = trial_pb2.NameUse.Effect.Value(names.effect)
+            message.category_names.CopyFrom(trial_pb2.NameUse(effect=effect, network=names.network, scale=names.scale))
     if work.error:
         message.error.CopyFrom(failure_to_status(work.error))
     return message

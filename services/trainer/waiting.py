@@ -9,7 +9,7 @@ from services.kit.errors import SightlineError, Unavailable
 from services.kit.queue import Queue
 from services.trainer.datasets import Dataset, Datasets, DatasetState
 from services.trainer.domain import Model, ModelState, works_of
-from services.trainer.reconcile import jobs
+from services.trainer.reconcile.workers import Present
 from services.trainer.store import Store
 
 BLINK_SECONDS = 0.3  # longer than a worker takes from one fetch to the next
@@ -54,13 +54,13 @@ class Waits:
         if model.ended or not any(work.is_due(now) for work in works) or any(work.lease.is_live(now) for work in works):
             return None
         try:
-            waiting = await self._waiting()
+            present = await self._present()
         except Unavailable:
             return None
-        busy = self._busy()
         prompt = any(work.is_due(now) and now - work.due_time < PROMPT for work in works)
-        reason = WaitReason.WORKERS_BUSY if busy else WaitReason.NO_WORKER
-        return Waiting(WaitReason.WORKER_STARTING if waiting or prompt else reason, waiting + busy, busy)
+        reason = WaitReason.WORKERS_BUSY if present.busy else WaitReason.NO_WORKER
+        reason = WaitReason.WORKER_STARTING if present.waiting or prompt else reason
+        return Waiting(reason, present.total, present.busy)
 
     async def _for_datasets(self, model: Model) -> Waiting | None:
         try:
@@ -72,15 +72,10 @@ class Waits:
         validating = tuple(dataset for dataset in found if dataset.state is DatasetState.VALIDATING)
         return Waiting(WaitReason.DATASET_VALIDATING, validating=validating) if validating else None
 
-    async def _waiting(self) -> int:
-        """Workers that wait for a job. A worker between two fetches is not missed: if there is none, it looks again."""
-        waiting = await self.queue.waiting(jobs.KIND)
-        if waiting or self._busy():
-            return waiting
+    async def _present(self) -> Present:
+        """The workers. One between two fetches is not missed: if there seems to be none, it looks again."""
+        present = await Present.counted(self.store, self.queue, self.clock)
+        if present.total:
+            return present
         await self.clock.sleep(BLINK_SECONDS)
-        return await self.queue.waiting(jobs.KIND)
-
-    def _busy(self) -> int:
-        """Workers that run something."""
-        now = self.clock.now()
-        return len({work.lease.holder for work in self.store.training_works() if work.lease.is_live(now)})
+        return await Present.counted(self.store, self.queue, self.clock)

@@ -9,7 +9,7 @@ from services.kit import names
 from services.kit.blobs import to_uri
 from services.kit.caller_fields import check_request_id
 from services.kit.clock import Clock
-from services.kit.errors import InvalidRequest, NotServedYet
+from services.kit.errors import InvalidRequest
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_duration, to_timestamp
 from services.trainer.domain import (
@@ -41,7 +41,7 @@ _STRIDE = 32  # the sides of a detector's input are multiples of it
 def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> Model:
     """The requested model, in NOT_STARTED; InvalidRequest or InvalidName for a field that is wrong."""
     message, id_ = request.model, names.check_id(request.model_id, "model_id")
-    requested = _requested(names.join("models", id_), message, "model.", clock)
+    requested = _requested(names.own("models", id_), message, "model.", clock)
     return replace(
         requested,
         budget=_budget(message.training_parameters.time_budget),
@@ -53,9 +53,6 @@ def model_from(request: model_service_pb2.CreateModelRequest, clock: Clock) -> M
 
 def estimated_from(request: model_service_pb2.EstimateTrainingRequest, clock: Clock) -> Model:
     """The model that CreateModel would make of these parameters, whatever its budget; InvalidRequest, InvalidName."""
-    if request.training_parameters.base_model:
-        detail = "leave it empty; continuing a model costs about as much as training on its networks"
-        raise NotServedYet(rpc="training_parameters.base_model of EstimateTraining", detail=detail)
     return _requested("models/estimate", request, "", clock)
 
 
@@ -140,6 +137,7 @@ def _hyperparameters(message: model_pb2.Hyperparameters, kind: ModelKind, prefix
         max_trials=message.max_trials if message.HasField("max_trials") else None,
         resolution=message.resolution if message.HasField("resolution") else None,
         max_prediction_seconds=limit.total_seconds() if limit else None,
+        ignore_category_names=message.ignore_category_names,
     )
 
 
@@ -192,6 +190,7 @@ def _set_served(
     message.performance.CopyFrom(performance_message(performance or served.performance, full=full))
     message.model_version, message.best_trial = served.version, served.trial
     message.bundle_uri = to_uri(bucket, served.bundle_key)
+    message.bundle_digest, message.bundle_signature = served.bundle_digest, served.bundle_signature
     if (cost := prediction_cost(served.prediction_seconds)) is not None:
         message.prediction_cost.CopyFrom(cost)
 
@@ -210,6 +209,7 @@ def _parameters_message(model: Model) -> model_pb2.TrainingParameters:
             max_trials=given.max_trials,
             resolution=given.resolution,
             max_prediction_cost=prediction_cost(given.max_prediction_seconds),
+            ignore_category_names=given.ignore_category_names,
         ),
     )
 

@@ -43,7 +43,11 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[n, 3, h, w] into logits [n, categories]."""
-        features = self.embed(images)
+        return self.answer(self.features(images))
+
+    def answer(self, maps: Tensor, start: int | None = None) -> Tensor:
+        """Logits of what the features give, or of what their children before `start` give."""
+        features = self._last(maps if start is None else self.features[start:](maps))
         return self.head(nn.functional.normalize(features.float(), dim=1) if self.normalised else features)
 
     def _last(self, maps: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 
 from services.kit.log import Log
 from services.vision import graphs
-from services.vision.bundle_files import BundleCorrupt, load_card, seal, verify
 from services.vision.card import CARD_FILE, WEIGHTS_FILE, ModelKind, write_card
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector
 from services.vision.graph_tracing import GraphUnavailable
+from services.vision.sealing import BundleCorrupt, load_card, seal, verify
 
 _log = Log(__name__)
 
@@ -33,12 +33,12 @@ def write(directory: Path, model: Classifier | Detector, traced: Path | None = N
     return seal(directory)
 
 
-def load(directory: Path, device: torch.device | str = "cpu") -> Classifier | Detector:
+def load(directory: Path, device: torch.device | str = "cpu", *, digest: str = "") -> Classifier | Detector:
     """The model of the card's kind, its files verified; on a CPU its weights are mapped, not copied.
 
     Raises BundleCorrupt.
     """
-    verify(directory)
+    verify(directory, digest)
     card = load_card(directory)
     try:
         state = safetensors.torch.load_file(directory / WEIGHTS_FILE)

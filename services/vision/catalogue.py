@@ -40,6 +40,7 @@ class Entry:
 
     name: str
     download: Download | None  # None if nobody publishes its weights as a file
+    hub: str = ""  # a repository on the Hugging Face hub with other files of its weights
     package: Package | None = None  # of the extra `weights`
     licence: str  # of the pretrained weights
     rule: InputRule
@@ -65,7 +66,8 @@ class Library(StrEnum):
 class Backbone(Entry):
     """A network for classifiers.
 
-    timm's are built whole, except for those with stages: these have the structure of torchvision's.
+    timm's are built whole, except for those with stages: these have the structure of torchvision's. The `hub` of a
+    contrastive network has the checkpoint of both towers, as open_clip writes it.
     """
 
     architecture: str  # the library's name of it
@@ -124,12 +126,11 @@ class TransformerSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorSpec(Entry):
-    """A network for detectors."""
+    """A network for detectors. The `model.safetensors` of its `hub` is its weights file."""
 
     family: Family
     suppression: Suppression
     coco_ap: float  # of its published weights, as published, in percent
-    hub: str = ""  # the repository on the Hugging Face hub whose `model.safetensors` is its weights file
     yolox: YoloxSize | None = None  # of that family only
     transformer: TransformerSize | None = None  # of D-FINE and RF-DETR only
 
@@ -174,6 +175,7 @@ def _timm(row: TimmNetwork) -> Backbone:
         patch=row.patch,
         pooling=row.pooling,
         worth_download=row.worth_download,
+        hub=row.towers,
     )
 
 
@@ -523,6 +525,11 @@ NETWORKS: Mapping[ModelKind, Mapping[str, Entry]] = MappingProxyType(
 )
 FIRST_BACKBONE, FIRST_DETECTOR = "mobilenet_v2", next(iter(DETECTORS))
 RANDOM_START = "resnet18"  # learns fastest if no backbone's pretrained weights are available
+
+
+def suited(kind: ModelKind, device: DeviceClass) -> tuple[str, ...]:
+    """The networks of a kind of model that suit a device."""
+    return tuple(row.name for row in NETWORKS[kind].values() if row.device.rank <= device.rank)
 
 
 def preferred(device: DeviceClass) -> tuple[str, ...]:

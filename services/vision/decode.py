@@ -6,7 +6,7 @@ Needs no torch, so that ingest, training and serving can share it.
 import math
 import struct
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ MAX_ICON_SIDE = 1_024  # pixels; icons are decoded on opening, and normally have
 GIANT_PIXELS = 64_000_000  # larger images are decoded one at a time: 16,000 x 16,000 RGB takes 1 GB in Pillow
 STRIP_PIXELS = 8_000_000  # converted at a time, so that a giant image needs little more than its own bytes
 
+_SHRINKING = {"JPEG", "MPO"}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _giant_turn = threading.Lock()
 
@@ -43,6 +44,26 @@ class ImageInfo:
     stored_width: int
     stored_height: int
     animated: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """An image as networks need it: its header, and its upright pixels for each `at_least`."""
+
+    info: ImageInfo
+    pixels: Mapping[int, NDArray[np.uint8]]
+
+
+def decode_sizes(data: bytes, sizes: Iterable[int], name: str = "image", *, min_side: int = MIN_SIDE) -> Decoded:
+    """The image for each `at_least` in `sizes`; raises as `decode` does."""
+    info = inspect(data, name, min_side=min_side)
+    pixels: dict[int, NDArray[np.uint8]] = {}
+    for size in sizes:
+        if pixels and info.format not in _SHRINKING:
+            pixels[size] = next(iter(pixels.values()))
+        else:
+            pixels[size] = decode(data, name=name, at_least=size)
+    return Decoded(info, pixels)
 
 
 def inspect(data: bytes, name: str = "image", *, min_side: int = MIN_SIDE, max_side: int = MAX_SIDE) -> ImageInfo:
@@ -75,12 +96,30 @@ def decode(
     with _opened(data, name) as image:
         _require_sides(_info_of(image), name, min_side, MAX_SIDE)
         turn = turn_of(image)
+        giant = image.width * image.height > GIANT_PIXELS  # as stored: a progressive JPEG shrinks only after its scans
         if at_least is not None:
             image.draft(None, (at_least, at_least))
-        with _giant_turn if image.width * image.height > GIANT_PIXELS else nullcontext():
+        with _giant_turn if giant else nullcontext():
             image.load()
             pixels = _rgb(image, _scaled(image.size, max_side))
-    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
+    return pixels if turn is None else _turned(pixels, turn)
+
+
+def _turned(pixels: NDArray[np.uint8], turn: Image.Transpose) -> NDArray[np.uint8]:
+    """As `Image.transpose`, without its two copies of four bytes for each pixel."""
+    match turn:
+        case Image.Transpose.FLIP_LEFT_RIGHT:
+            turned = pixels[:, ::-1]
+        case Image.Transpose.FLIP_TOP_BOTTOM:
+            turned = pixels[::-1]
+        case Image.Transpose.TRANSPOSE:
+            turned = pixels.swapaxes(0, 1)
+        case Image.Transpose.TRANSVERSE:
+            turned = pixels[::-1, ::-1].swapaxes(0, 1)
+        case _:
+            quarters = {Image.Transpose.ROTATE_90: 1, Image.Transpose.ROTATE_180: 2, Image.Transpose.ROTATE_270: 3}
+            turned = np.rot90(pixels, quarters[turn])
+    return np.ascontiguousarray(turned)
 
 
 @contextmanager

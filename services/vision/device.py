@@ -36,6 +36,15 @@ def choose(wanted: str) -> Device:
     return Device("cpu", "cpu", problem)
 
 
+def memory_bytes(kind: str) -> int:
+    """Of the GPU; 0 for the CPU."""
+    if kind == "cpu":
+        return 0
+    import torch  # noqa: PLC0415 - as above
+
+    return torch.cuda.get_device_properties(kind).total_memory
+
+
 def is_of_device(fault: Exception) -> bool:
     """Whether the device or its driver failed, rather than the computation."""
     words = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_", "NCCL error")

@@ -11,10 +11,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from services.vision.bundle_files import BundleCorrupt, load_card, names_of, verify
 from services.vision.card import DIGESTS_FILE, WEIGHTS_FILE, ModelCard, ModelKind, graph_file
 from services.vision.image_detections import ImageDetections
 from services.vision.inputs import ClassifierInputs, DetectorInputs, Letterboxed, Views, batches_of
+from services.vision.sealing import BundleCorrupt, load_card, names_of, verify
 from services.vision.suppression import suppressed
 
 Floats = NDArray[np.float32]
@@ -97,9 +97,9 @@ def has_graphs(directory: Path) -> bool:
     return all(graph_file(index) in names for index, backbone in backbones if backbone.shares is None)
 
 
-def load(directory: Path, threads: int = 1) -> GraphClassifier | GraphDetector:
+def load(directory: Path, threads: int = 1, *, digest: str = "") -> GraphClassifier | GraphDetector:
     """The model of a bundle that has graphs, its files verified; BundleCorrupt."""
-    verify(directory)
+    verify(directory, digest)
     card = load_card(directory)
     kind = GraphDetector if card.kind is ModelKind.GENERIC_DETECTOR else GraphClassifier
     try:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.vision.card import InputRule, ModelCard
-from services.vision.decode import ImageInfo, decode, inspect
+from services.vision.decode import Decoded, decode_sizes
 from services.vision.letterbox import GREY, Letterbox, letterbox
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
@@ -27,7 +27,7 @@ class Letterboxed:
 
 
 def framed(rgb: Pixels, rule: InputRule, frame: Letterbox | None = None) -> Pixels:
-    """Upright pixels, as decoded, at the size that the network sees; deterministic.
+    """Upright pixels, as decoded, at the size that the network sees, in memory of their own; deterministic.
 
     `frame` is the letterbox of the original image, which may have been decoded smaller; by default, of the array.
     """
@@ -48,7 +48,7 @@ def framed(rgb: Pixels, rule: InputRule, frame: Letterbox | None = None) -> Pixe
 
 def _resized(rgb: Pixels, width: int, height: int, rule: InputRule) -> Pixels:
     if (height, width) == rgb.shape[:2]:
-        return rgb
+        return rgb.copy()
     how = Image.Resampling[rule.interpolation.upper()]
     return np.asarray(Image.fromarray(rgb).resize((width, height), how))
 
@@ -64,13 +64,18 @@ class ClassifierInputs:
         """An image file's views; raises InvalidImage."""
         return self.arrange(self.decode(data, name))
 
-    def decode(self, data: bytes, name: str = "image") -> dict[int, Pixels]:
-        """The first half of `prepare`: upright pixels for each `at_least` among the rules."""
-        return {least: decode(data, name=name, at_least=least) for least in {rule.at_least for rule in self._rules}}
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Each `at_least` among the rules."""
+        return tuple(dict.fromkeys(rule.at_least for rule in self._rules))
 
-    def arrange(self, pixels: dict[int, Pixels]) -> Views:
-        """The second half of `prepare`."""
-        views = {rule: framed(pixels[rule.at_least], rule) for rule in set(self._rules)}
+    def decode(self, data: bytes, name: str = "image") -> Decoded:
+        """The first half of `prepare`: upright pixels for each of `sizes`."""
+        return decode_sizes(data, self.sizes, name, min_side=1)
+
+    def arrange(self, decoded: Decoded) -> Views:
+        """The second half of `prepare`; shares no memory with the pixels."""
+        views = {rule: framed(decoded.pixels[rule.at_least], rule) for rule in set(self._rules)}
         return tuple(views[rule] for rule in self._rules)
 
 
@@ -89,15 +94,19 @@ class DetectorInputs:
         """An image file, letterboxed; raises InvalidImage."""
         return self.arrange(self.decode(data, name))
 
-    def decode(self, data: bytes, name: str = "image") -> tuple[Pixels, ImageInfo]:
-        """The first half of `prepare`: upright pixels, perhaps decoded smaller, and the image's header."""
-        info = inspect(data, name, min_side=1)
-        return decode(data, name=name, at_least=self.rule.at_least), info
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The rule's `at_least`."""
+        return (self.rule.at_least,)
 
-    def arrange(self, decoded: tuple[Pixels, ImageInfo]) -> Letterboxed:
-        """The second half of `prepare`."""
-        rgb, info = decoded
-        return self.prepare_pixels(rgb, info.width, info.height)
+    def decode(self, data: bytes, name: str = "image") -> Decoded:
+        """The first half of `prepare`: upright pixels, perhaps decoded smaller, and the image's header."""
+        return decode_sizes(data, self.sizes, name, min_side=1)
+
+    def arrange(self, decoded: Decoded) -> Letterboxed:
+        """The second half of `prepare`; shares no memory with the pixels."""
+        info = decoded.info
+        return self.prepare_pixels(decoded.pixels[self.rule.at_least], info.width, info.height)
 
     def prepare_pixels(self, rgb: Pixels, width: int, height: int) -> Letterboxed:
         """As `prepare`, from upright pixels of an image of width x height, perhaps decoded smaller."""

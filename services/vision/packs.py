@@ -16,11 +16,28 @@ from services.vision.catalogue import BACKBONES, Entry, Package
 WEIGHTS_SUFFIX, DESCRIPTION_SUFFIX = ".safetensors", ".json"
 ALLOWED_LICENCES = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause")
 
+TEXT_PREFIX = "text."  # of the tensors of a text tower
+PROMPTS = ("a photo of a {}.", "a photo of the {}.", "a close-up photo of a {}.", "an image of {}.")
+
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
 class PackUnusable(ValueError):
     """A file of weights must not or cannot be used; the message names the file and says what to do."""
+
+
+class TextSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The text tower of a contrastive network; its tensors and its tokenizer are in the file of weights."""
+
+    context_length: int  # tokens, the first and last included
+    vocabulary: int  # tokens
+    width: int
+    heads: int
+    layers: int
+    embedding: int  # numbers in what both towers map to
+    quick_gelu: bool = False
+    logit_scale: float  # cosines times this are logits
+    prompts: tuple[str, ...] = PROMPTS  # a category's text is the mean of these
 
 
 class Pack(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +51,7 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
     pooling: str = "avg"  # timm's name of how features become a vector; empty for a detector
     input_size: int
     source: str = ""  # for people: a URL, a package, a file
+    text: TextSpec | None = None  # of a contrastive network that came with its text tower
 
     def adapted(self, rule: InputRule) -> InputRule:
         """A classifier's rule with the pack's colours and size."""

@@ -23,10 +23,21 @@ from services.vision.card import WeightsSource
 from services.vision.catalogue import BACKBONES, DETECTORS, Download, Entry, Package
 from services.vision.detector_builder import build_detector, load_detector_weights
 from services.vision.detector_network import DetectorNetwork
-from services.vision.packs import WEIGHTS_SUFFIX, Pack, PackUnusable, file_digest, installed, read_pack, require_fit
+from services.vision.packs import (
+    TEXT_PREFIX,
+    WEIGHTS_SUFFIX,
+    Pack,
+    PackUnusable,
+    file_digest,
+    installed,
+    read_pack,
+    require_fit,
+)
 
 TIMEOUT_SECONDS = 5.0  # to connect, and between two reads
 _CHUNK_BYTES = 1 << 20
+
+Opener = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,7 @@ class PretrainedWeights:
     sha256: str  # of the file; empty if the source is RANDOM
     note: str  # why there are no weights; empty if there are
     pack: Pack | None = None  # their description, if they came with one
+    text_file: Path | None = None  # where the text tower is, if the description has one
 
     @property
     def pretrained(self) -> bool:
@@ -60,14 +72,14 @@ class WeightsResolver:
         *,
         packages: bool = True,
         download: bool = True,
-        opener: Callable[[str], AbstractContextManager[BinaryIO]] | None = None,
+        opener: Opener | None = None,
     ) -> None:
         self._folder = folder
         self._cache = cache
         self._packages = packages
         self._allowed = download
         self._unreachable: dict[WeightsSource, str] = {}
-        self._open = opener or _open_url
+        self._open = opener or open_url
 
     def resolve(self, wanted: Entry) -> PretrainedWeights:
         """The best weights, or none with a note.
@@ -128,15 +140,10 @@ class WeightsResolver:
         """Downloads, checks the digest if one is known, converts; raises OSError or ValueError."""
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "weights"
-            digest = hashlib.sha256()
-            with self._open(download.url) as response, path.open("wb") as file:
-                while chunk := response.read(_CHUNK_BYTES):
-                    pulse.beat()
-                    digest.update(chunk)
-                    file.write(chunk)
-            if not digest.hexdigest().startswith(download.digest):
-                raise ValueError(f"its digest is {digest.hexdigest()}, not {download.digest}...")
-            origin = {"url": download.url, "sha256": digest.hexdigest()}
+            digest = fetch(download.url, path, self._open)
+            if not digest.startswith(download.digest):
+                raise ValueError(f"its digest is {digest}, not {download.digest}...")
+            origin = {"url": download.url, "sha256": digest}
             return self._kept(read_tensors(path, wanted), origin, wanted, download.source)
 
     def _kept(
@@ -149,6 +156,17 @@ class WeightsResolver:
             if self._cache is not None:
                 converted = _moved(converted, self._cache / _cached_name(wanted, source))
             return _read(converted, source, wanted)
+
+
+def fetch(url: str, path: Path, opener: Opener) -> str:
+    """Downloads into a file and returns its SHA-256; OSError or http.client.HTTPException."""
+    digest = hashlib.sha256()
+    with opener(url) as response, path.open("wb") as file:
+        while chunk := response.read(_CHUNK_BYTES):
+            pulse.beat()
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
 
 
 def pretrained_network(
@@ -218,7 +236,11 @@ def _read(path: Path, source: WeightsSource, wanted: Entry) -> PretrainedWeights
     digest, pack = file_digest(path), read_pack(path)
     if pack:
         require_fit(pack, path, digest, wanted)
-    return PretrainedWeights(safetensors.torch.load_file(path), source, digest, "", pack)
+    if pack is None or pack.text is None:
+        return PretrainedWeights(safetensors.torch.load_file(path), source, digest, "", pack)
+    with safetensors.safe_open(path, "pt") as file:
+        names = [name for name in file.keys() if not name.startswith(TEXT_PREFIX)]  # noqa: SIM118 - not a dictionary
+        return PretrainedWeights({name: file.get_tensor(name) for name in names}, source, digest, "", pack, path)
 
 
 def _moved(source: Path, target: Path) -> Path:
@@ -230,6 +252,7 @@ def _moved(source: Path, target: Path) -> Path:
     return target
 
 
-def _open_url(url: str) -> AbstractContextManager[BinaryIO]:
+def open_url(url: str) -> AbstractContextManager[BinaryIO]:
+    """The body of a response."""
     response = urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)  # noqa: S310 - only URLs from our catalogue
     return cast(AbstractContextManager[BinaryIO], response)

@@ -1,25 +1,43 @@
 """Use cases: what packs there are, adding a file, fetching published weights, verifying."""
 
 import asyncio
+import http.client
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import safetensors
 import safetensors.torch
-from torch import Tensor
 
 from services.kit.errors import InvalidRequest
-from services.vision.catalogue import NETWORKS, Entry
-from services.vision.packs import ALLOWED_LICENCES, Pack, described, read_pack, require_allowed, require_fit, write_pack
-from services.vision.weights import PretrainedWeights, WeightsResolver, file_digest, load_strictly, read_tensors
+from services.vision.catalogue import NETWORKS, Backbone, Entry
+from services.vision.open_clip import CHECKPOINT_FILES, CONFIG_FILE, TOKENIZER_FILE, Towers, is_open_clip, towers
+from services.vision.packs import (
+    ALLOWED_LICENCES,
+    TEXT_PREFIX,
+    Pack,
+    described,
+    file_digest,
+    read_pack,
+    require_allowed,
+    require_fit,
+    write_pack,
+)
+from services.vision.text_tower import TOKENIZER, TextTower, load_text_tower, read_text
+from services.vision.weights import (
+    Opener,
+    PretrainedWeights,
+    WeightsResolver,
+    fetch,
+    load_strictly,
+    open_url,
+    read_tensors,
+)
 from services.weights.shelves import Shelf
 
+HUB = "https://huggingface.co"
 ALL = {name: entry for networks in NETWORKS.values() for name, entry in networks.items()}
-Opener = Callable[[str], AbstractContextManager[BinaryIO]]
 
 
 class Added(msgspec.Struct, frozen=True):
@@ -42,9 +60,13 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 def known(network: str) -> Entry:
-    """The network's row of the catalogue, by its id or by its id without the tag; InvalidRequest if there is none."""
+    """The network's row of the catalogue, by its id, or else by its id without the tag; InvalidRequest without one."""
     stem = network.partition(".")[0]
-    entry = ALL.get(network) or ALL.get(stem)
+    entry = (
+        ALL.get(network)
+        or ALL.get(stem)
+        or next((row for row in ALL.values() if row.name.startswith(f"{stem}.")), None)
+    )
     if entry is None:
         problem = f"{network!r} is not in the catalogue; `sightline weights list` prints it"
         raise InvalidRequest(field="network", problem=problem)
@@ -86,7 +108,7 @@ async def add(shelf: Shelf, file: Path, network: str, licence: str | None = None
     pack = msgspec.structs.replace(pack, **({} if licence is None else {"licence": licence}))
     require_allowed(pack.licence, file)
     try:
-        return await _put(shelf, wanted, pack, await asyncio.to_thread(read_tensors, file, wanted))
+        return await _put(shelf, wanted, pack, await asyncio.to_thread(_towers, file, wanted, pack))
     except (OSError, ValueError, RuntimeError) as fault:
         raise InvalidRequest(field=str(file), problem=f"these are not weights of {network}: {fault}") from fault
 
@@ -97,11 +119,21 @@ async def pull(shelf: Shelf, network: str, opener: Opener | None = None) -> Adde
     InvalidRequest if it has none or they cannot be had here.
     """
     wanted = known(network)
+    if network not in (wanted.name, wanted.name.partition(".")[0]):
+        problem = f"{network} is not fetched, only {wanted.name} is; bring its file, and `sightline weights add` it"
+        raise InvalidRequest(field="network", problem=problem)
     with tempfile.TemporaryDirectory() as cache:
+        if isinstance(wanted, Backbone) and wanted.hub:
+            try:
+                file, url = await asyncio.to_thread(_fetch_checkpoint, wanted, Path(cache), opener or open_url)
+            except (OSError, http.client.HTTPException) as fault:
+                problem = f"{HUB}/{wanted.hub} did not provide the weights ({fault}). {_instead(wanted)}"
+                raise InvalidRequest(field="network", problem=problem) from fault
+            return await add(shelf, file, wanted.name, source=url)
         found = await asyncio.to_thread(WeightsResolver(None, Path(cache), opener=opener).resolve, wanted)
         if not found.pretrained:
             raise InvalidRequest(field="network", problem=f"{found.note} {_instead(wanted)}")
-        return await _put(shelf, wanted, described(wanted, _source(wanted, found)), found.state)
+        return await _put(shelf, wanted, described(wanted, _source(wanted, found)), Towers(found.state))
 
 
 async def verify(shelf: Shelf, networks: Sequence[str] = ()) -> list[Verified]:
@@ -125,18 +157,47 @@ def _examined(path: Path, network: str) -> tuple[str, bool, str]:
         wanted = ALL[network]
         found = WeightsResolver(path.parent, download=False).resolve(wanted)
         load_strictly(wanted, found.state)
+        if found.text_file and found.pack and found.pack.text:
+            load_text_tower(found.text_file, found.pack.text)
     except (InvalidRequest, OSError, ValueError, RuntimeError, safetensors.SafetensorError) as fault:
         return file_digest(path), False, str(fault)
     return found.sha256, found.pack is not None, ""
 
 
-async def _put(shelf: Shelf, wanted: Entry, pack: Pack, state: dict[str, Tensor]) -> Added:
-    """RuntimeError unless the tensors are exactly the network's."""
-    await asyncio.to_thread(load_strictly, wanted, state)
+def _towers(file: Path, wanted: Entry, pack: Pack) -> Towers:
+    """What a pack, a published file or a checkpoint of open_clip holds."""
+    state = read_tensors(file, wanted)
+    if pack.text is None:
+        return towers(file, state, wanted) if is_open_clip(state) else Towers(state)
+    image = {name: tensor for name, tensor in state.items() if not name.startswith(TEXT_PREFIX)}
+    return Towers(image, *read_text(file), pack.text)
+
+
+def _fetch_checkpoint(wanted: Entry, folder: Path, opener: Opener) -> tuple[Path, str]:
+    """(a checkpoint of both towers, its url), what it needs beside it; OSError, http.client.HTTPException."""
+    site = f"{HUB}/{wanted.hub}/resolve/main/"
+    for name in (CONFIG_FILE, TOKENIZER_FILE):
+        fetch(site + name, folder / name, opener)
+    try:
+        name = CHECKPOINT_FILES[0]
+        fetch(site + name, folder / name, opener)
+    except OSError:  # older repositories have the other one only
+        name = CHECKPOINT_FILES[1]
+        fetch(site + name, folder / name, opener)
+    return folder / name, site + name
+
+
+async def _put(shelf: Shelf, wanted: Entry, pack: Pack, found: Towers) -> Added:
+    """RuntimeError or ValueError unless the tensors are exactly the network's."""
+    await asyncio.to_thread(load_strictly, wanted, found.image)
+    if found.spec:
+        await asyncio.to_thread(TextTower, found.text, found.tokenizer, found.spec)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / wanted.file_name
-        await asyncio.to_thread(safetensors.torch.save_file, state, path)
-        pack = msgspec.structs.replace(pack, sha256=await asyncio.to_thread(file_digest, path))
+        metadata = {TOKENIZER: found.tokenizer} if found.spec else None
+        await asyncio.to_thread(safetensors.torch.save_file, {**found.image, **found.text}, path, metadata)
+        sha256 = await asyncio.to_thread(file_digest, path)
+        pack = msgspec.structs.replace(pack, sha256=sha256, text=found.spec)
         await shelf.put(wanted.name, path, write_pack(pack))
     return Added(wanted.name, shelf.name, pack.sha256, pack.source)
 

@@ -1,11 +1,26 @@
 """The commands of `sightline` and their help. `sightline.cli.reporting` lists the exit codes."""
 
+import os
 from importlib import metadata
 from typing import Annotated
 
 import typer
 
-from sightline.cli import calibrate, datasets, doctor, evaluations, keys, models, predict, up, weights
+from sightline.cli import (
+    audit,
+    calibrate,
+    datasets,
+    doctor,
+    evaluations,
+    keys,
+    models,
+    predict,
+    train,
+    up,
+    uploads,
+    weights,
+)
+from sightline.client.transport.credentials import VARIABLES
 
 app = typer.Typer(
     help="Train image classifiers and object detectors within a budget, and predict with them.",
@@ -16,8 +31,11 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("doctor")(doctor.doctor)
+app.command("audit")(audit.audit)
 app.command("calibrate")(calibrate.calibrate)
+app.command("train")(train.train_photos)
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(uploads.app, name="uploads")
 app.add_typer(models.app, name="models")
 app.add_typer(evaluations.app, name="evaluations")
 app.add_typer(keys.app, name="keys")
@@ -31,9 +49,24 @@ def _version(requested: bool) -> None:
         raise typer.Exit
 
 
+def _act_in(project: str) -> str:
+    if project:
+        os.environ[VARIABLES["project"]] = project  # where `Client` reads it
+    return project
+
+
 @app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    project: Annotated[
+        str,
+        typer.Option(
+            metavar="PROJECT",
+            envvar=VARIABLES["project"],
+            callback=_act_in,
+            help="Where the command acts, if not in the token's only project or in `default`.",
+        ),
+    ] = "",
 ) -> None: ...

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sightline.client.progress import Bar, drawn
+from sightline.client.safe_console import SafeConsole
+from sightline.client.text import shown
 
 PLAIN_WIDTH = 200  # columns, if there is no terminal
 PLAIN_STEP = 0.1  # progress between two plain lines
@@ -44,7 +46,7 @@ def notes() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
+    console = SafeConsole(stderr=stderr)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     return console
@@ -58,14 +60,19 @@ def to_dict(message: Message) -> dict[str, object]:
     return dict(json_format.MessageToDict(message, always_print_fields_with_no_presence=True))
 
 
-def escapes() -> bool:
-    """Whether JSON must escape non-ASCII characters, because standard output cannot print all of them."""
+def _escapes() -> bool:
+    """Whether JSON must escape all non-ASCII characters, because standard output cannot print them."""
     return not (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def print_json(message: Message) -> None:
     """Prints a command's JSON document."""
-    print(json.dumps(to_dict(message), indent=2, ensure_ascii=escapes()))
+    print_document(to_dict(message))
+
+
+def print_document(document: object) -> None:
+    """Prints a value as JSON; characters that could act on a terminal are escaped."""
+    print(shown(json.dumps(document, indent=2, ensure_ascii=_escapes())))
 
 
 def state(name: str) -> str:

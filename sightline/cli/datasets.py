@@ -1,21 +1,28 @@
 """`sightline datasets`: register labelled images, and show the findings."""
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from google.protobuf.empty_pb2 import Empty
+from rich.console import Console
 from rich.markup import escape
 
 from sightline.cli.console import Json, facts, notes, output, print_json, state, table
 from sightline.cli.formats import moment, visible
+from sightline.cli.reporting import UsageError
 from sightline.cli.session import session
 from sightline.client.names import bare_name, full_name
 from sightline.client.plurals import counted
 from sightline.client.quantities import size
 from sightline.client.results.dataset import DatasetData, Finding
 from sightline.client.results.kinds import DatasetKind, DatasetState, Severity
+from sightline.client.uploads import Reading, read_export
+from sightline.importers.model import BoxForm, Format
+from sightline.importers.package import Package
+from sightline.importers.summary import summary
 from sightline.v1 import dataset_service_pb2 as service
 
 COLLECTION = "datasets"
@@ -38,22 +45,81 @@ SEVERITY_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Sever
 @app.command("create")
 def create(
     name: Name,
-    kind: Annotated[Kind, typer.Option(help="A category for each image, or boxes around objects.")],
-    coco: Annotated[Path, typer.Option(help="The COCO file.", exists=True, dir_okay=False)],
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="PATH", help="A folder per class, or a file or folder in one of the forms of --format."),
+    ] = None,
+    coco: Annotated[
+        Path | None, typer.Option(help="A COCO file; the same as PATH --format coco.", exists=True, dir_okay=False)
+    ] = None,
+    kind: Annotated[
+        Kind | None, typer.Option(help="A category for each image, or boxes around objects; by default what PATH has.")
+    ] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="The form of PATH; by default recognised.")] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="The folder that image names are relative to; by default the COCO file's.", file_okay=False),
+        typer.Option(help="The folder that image names are relative to; by default that of PATH.", file_okay=False),
     ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split: train, val or test. Can be repeated.")
+    ] = None,
+    boxes: Annotated[BoxForm | None, typer.Option(help="What the four numbers of a box in COCO or CSV are.")] = None,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX=DIR", help="Where images with URLs of this beginning are. Can be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what PATH has.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the dataset has been checked.")] = False,
     json: Json = False,
 ) -> None:
-    """Upload a COCO file and the images it names, and register them as a dataset."""
+    """Upload labelled images, and register them as a dataset."""
+    reading = Reading(
+        form=Format.COCO if coco else form,
+        images=images,
+        boxes=boxes,
+        splits=split or (),
+        url_prefixes=prefixes_of(url or ()),
+    )
     with session() as client:
-        dataset = client.datasets.register(name, coco=coco, images=images, kind=kind.value, wait=wait)
+        package = read_export(path_of(source, coco), reading)
+        if dry_run or not json:
+            say(package, output() if dry_run else notes())
+        if dry_run:
+            return
+        dataset = client.datasets.register(name, package, kind=kind.value if kind else None, wait=wait, note=warn)
     if json:
         print_json(dataset.message)
     else:
         _print_registered(dataset)
+
+
+def path_of(source: Path | None, coco: Path | None) -> Path:
+    """The one of the two that was given; UsageError for both or neither."""
+    if (source is None) == (coco is None):
+        raise UsageError("name the labelled images", fix="write PATH or --coco FILE after the name, not both")
+    return source or coco or Path()
+
+
+def prefixes_of(pairs: Iterable[str]) -> dict[str, str | Path]:
+    """`PREFIX=DIR` each; the last `=` separates. typer.BadParameter for anything else."""
+    found: dict[str, str | Path] = {}
+    for pair in pairs:
+        prefix, _, folder = pair.rpartition("=")
+        if not prefix or not Path(folder).is_dir():
+            raise typer.BadParameter(f"--url {pair} is not PREFIX=DIR with a folder that exists")
+        found[prefix] = Path(folder)
+    return found
+
+
+def say(package: Package, console: Console) -> None:
+    """Prints what was understood of an export."""
+    for line in (*summary(package.imported), f"{size(package.size_bytes)} to upload"):
+        console.print(escape(line), soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Prints a warning to standard error."""
+    notes().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
 @app.command("list")

@@ -1,10 +1,8 @@
 """Prints a training's leaderboard, worst mistakes and learning curve, and the advice that follows."""
 
-from json import dumps
-
 from rich.markup import escape
 
-from sightline.cli.console import escapes, output, table
+from sightline.cli.console import output, print_document, table
 from sightline.cli.formats import percent, visible
 from sightline.client.advice import Advice
 from sightline.client.names import bare_name
@@ -68,7 +66,7 @@ def print_advice(found: tuple[Advice, ...], *, json: bool) -> None:
     """What to do next: paragraphs, or a JSON document with the same sentences."""
     if json:
         document = {"advice": [{"question": one.question, "sentences": one.sentences} for one in found]}
-        print(dumps(document, indent=2, ensure_ascii=escapes()))
+        print_document(document)
         return
     for one in found:
         output().print(f"[bold]{one.question}[/]")

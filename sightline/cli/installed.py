@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sightline.cli.reporting import CommandError
 from sightline.cli.up import DATA
+from sightline.local import nats_users
 
 OF_THE_STORE = ("SIGHTLINE_NATS_URL", "SIGHTLINE_STORE_DIRECTORY", "SIGHTLINE_S3_ENDPOINT")
 
@@ -27,11 +28,14 @@ def environment(data: Path | None) -> dict[str, str]:
     folder = (data or DATA).resolve()
     try:
         port = int((folder / "nats" / "port").read_text())
+        passwords = nats_users.kept_passwords(folder / "nats" / nats_users.FILE)
     except (OSError, ValueError):
         raise CommandError(
             f"{folder} is not the folder of a suite", fix="pass the folder that `sightline up` uses with --data"
         ) from None
     return found | {
         "SIGHTLINE_NATS_URL": f"nats://127.0.0.1:{port}",
+        "SIGHTLINE_NATS_USER": nats_users.ADMIN,
+        "SIGHTLINE_NATS_PASSWORD": passwords[nats_users.ADMIN],
         "SIGHTLINE_STORE_DIRECTORY": str(folder / "store"),
     }

@@ -1,4 +1,4 @@
-"""`sightline keys`: static keys for callers without a token issuer."""
+"""`sightline keys`: static keys for callers without a token issuer, and keys that sign models."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +12,8 @@ from sightline.cli.reporting import CommandError, UsageError, report
 from sightline.client import keys
 
 app = typer.Typer(
-    help="Make keys: static tokens that the services recognise by a line in a file.", no_args_is_help=True
+    help="Make keys: static tokens that the services recognise by a line in a file, and keys that sign models.",
+    no_args_is_help=True,
 )
 
 
@@ -33,6 +34,10 @@ def _group() -> None: ...
 def make(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The caller's name, which logs show.")],
     role: Annotated[Role, typer.Option(help="What the caller may do.")],
+    project: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PROJECT", help="Where it may: one or more projects, * for all; `default` otherwise."),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Add the line to this file (SIGHTLINE_AUTH_KEYS).")
     ] = None,
@@ -42,7 +47,7 @@ def make(
     The key is printed once and stored nowhere. Standard output has only the key and, without --file, the line.
     """
     try:
-        key, line = _made(name, role.value, file)
+        key, line = _made(name, role.value, project or [], file)
     except CommandError as error:
         raise typer.Exit(report(error, notes())) from None
     print(key)
@@ -57,9 +62,42 @@ def make(
         notes().print(f"added {escape(name)} ({role.value}) to {escape(str(file))}", soft_wrap=True)
 
 
-def _made(name: str, role: str, file: Path | None) -> tuple[str, str]:
+@app.command("signing")
+def signing(
+    private: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="The new private key, for trainer workers: SIGHTLINE_SIGNING_KEY_FILE."),
+    ] = Path("signing-key.pem"),
+    public: Annotated[
+        Path, typer.Option(metavar="FILE", help="New public key, for predictors: SIGHTLINE_BUNDLE_KEY.")
+    ] = Path("bundle-key.pem"),
+) -> None:
+    """Make the pair of keys with which trainer workers sign models and predictors check them.
+
+    A predictor with the public key refuses every model that is not signed, those of before included.
+    """
     try:
-        key, line = keys.make(name, role)
+        _write_pair(private, public)
+    except CommandError as error:
+        raise typer.Exit(report(error, notes())) from None
+    notes().print(f"wrote {escape(str(private))} and {escape(str(public))}", soft_wrap=True)
+
+
+def _write_pair(private: Path, public: Path) -> None:
+    try:
+        from sightline.client import signing_keys  # noqa: PLC0415 - needs a package that callers lack
+
+        signing_keys.write(private, public)
+    except ImportError as error:
+        fix = "pip install 'sightline-services'"
+        raise CommandError(f"{error.name} is not installed here", fix=fix) from error
+    except OSError as error:
+        raise CommandError(f"the keys cannot be written: {error}") from None
+
+
+def _made(name: str, role: str, projects: list[str], file: Path | None) -> tuple[str, str]:
+    try:
+        key, line = keys.make(name, role, projects)
         if file is not None:
             keys.append(file, line)
     except ValueError as error:

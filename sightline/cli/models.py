@@ -20,10 +20,11 @@ from sightline.client.quantities import duration, milliseconds
 from sightline.client.results.estimate import BudgetOutlook
 from sightline.client.results.kinds import ModelKind, ModelState
 from sightline.client.results.model import Hyperparameters, ModelData
-from sightline.client.results.trial import Recipe
+from sightline.client.results.trial import Trial
 from sightline.v1 import model_service_pb2 as service
 
 COLLECTION = "models"
+NAME_EFFECTS = {"CENTRE": "from category names", "ALONE": "category names alone"}
 
 app = typer.Typer(help="Estimate and train models, and list, show, cancel and delete them.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
@@ -51,12 +52,19 @@ def train(
             help="The most that predicting one image may cost on one core of the reference device, e.g. 50ms.",
         ),
     ] = "",
+    ignore_category_names: Annotated[
+        bool,
+        typer.Option("--ignore-category-names", help="Do not start a classifier from the names of its categories."),
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the training until it ends.")] = False,
     json: Json = False,
 ) -> None:
     """Train a model within a compute budget, which is never exceeded."""
     span = parse_duration(budget)
-    narrowed = Hyperparameters(max_prediction_cost=parse_duration(max_prediction_cost) if max_prediction_cost else None)
+    narrowed = Hyperparameters(
+        max_prediction_cost=parse_duration(max_prediction_cost) if max_prediction_cost else None,
+        ignore_category_names=ignore_category_names,
+    )
     with session() as client:
         model = client.models.train(
             name,
@@ -82,6 +90,7 @@ def estimate(
     dataset: Annotated[str, typer.Option(help="The dataset to train on.")],
     test_dataset: Annotated[str, typer.Option(help="The dataset to measure on; by default held-out images.")] = "",
     kind: Annotated[Kind | None, typer.Option(help="The kind of model; by default, the dataset decides.")] = None,
+    base_model: Annotated[str, typer.Option(help="A model to continue: training would start from its networks.")] = "",
     timeout: Annotated[str, typer.Option(help="How long to wait for a free worker and its result.")] = "5m",
     json: Json = False,
 ) -> None:
@@ -89,7 +98,11 @@ def estimate(
     seconds = parse_duration(timeout).total_seconds()
     with session() as client:
         found = client.models.estimate(
-            dataset=dataset, test_dataset=test_dataset or None, kind=kind.value if kind else None, timeout=seconds
+            dataset=dataset,
+            test_dataset=test_dataset or None,
+            kind=kind.value if kind else None,
+            base_model=base_model or None,
+            timeout=seconds,
         )
     if json:
         print_json(found.message)
@@ -196,7 +209,7 @@ def trials_(name: Name, json: Json = False) -> None:
             bare_name(trial.name),
             state(trial.state),
             str(trial.rung),
-            escape(_recipe(trial.recipe)),
+            escape(_recipe(trial)),
             f"{percent(trial.score)} ± {percent(trial.standard_error or 0)}" if trial.score is not None else "",
             duration(trial.cost),
             *([duration(trial.features.saved) if trial.features else ""] if saved else []),
@@ -264,8 +277,11 @@ def _kind(model: ModelData) -> str:
     return model.kind if model.kind != ModelKind.UNKNOWN else ""
 
 
-def _recipe(recipe: Recipe) -> str:
+def _recipe(trial: Trial) -> str:
+    recipe = trial.recipe
     parts = [*recipe.backbones, recipe.head]
+    if trial.category_names and (effect := NAME_EFFECTS.get(trial.category_names.effect)):
+        parts.append(effect)
     if recipe.depth:
         parts.append(recipe.depth.lower().replace("_", " "))
     if recipe.resolution:

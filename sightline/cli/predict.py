@@ -1,6 +1,5 @@
 """`sightline predict`: analyze image files with a model."""
 
-import json as jsonlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sightline.cli import drawing
-from sightline.cli.console import Json, escapes, notes, output, print_json, progress_bar, table, to_dict
+from sightline.cli.console import Json, notes, output, print_document, print_json, progress_bar, table, to_dict
 from sightline.cli.formats import percent
 from sightline.cli.frames import Ink, inks_of
 from sightline.cli.reporting import CommandError, report
@@ -68,7 +67,7 @@ def predict(
         predictions = _ask(client, model, images, threshold, suggested_thresholds, top, coverage)
         drawn = _draw_all(draw, predictions) if draw else {}
         if json and len(images) > 1:
-            print(jsonlib.dumps([_entry(made) for made in predictions], indent=2, ensure_ascii=escapes()))
+            print_document([_entry(made) for made in predictions])
         elif json and predictions[0].message:
             print_json(predictions[0].message)
         elif not json:

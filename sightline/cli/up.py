@@ -114,7 +114,11 @@ def print_stack(stack: "Stack", console: Console) -> None:
         log = stack.logs / f"{name}.log"
         rows.add_row(f"[bold]{name}[/]", escape(str(getattr(stack.addresses, name))), variable, escape(_short(log)))
     console.print(rows)
-    kept = [("records", stack.nats_url), ("blobs", _short(stack.data / "store")), ("all logs", _short(stack.logs))]
+    kept = [
+        ("records", f"nats://{stack.nats_url.rpartition('@')[2]}"),
+        ("blobs", _short(stack.data / "store")),
+        ("all logs", _short(stack.logs)),
+    ]
     if stack.metrics_ports:
         shown = (f"{name} {HOST}:{port}" for name, port in stack.metrics_ports.items())
         kept.append(("metrics", ", ".join(shown)))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sightline.cli.console import escapes, notes, output, table
+from sightline.cli.console import notes, output, print_document, table
 from sightline.cli.installed import environment, require
 from sightline.cli.reporting import CommandError, report
 
@@ -110,7 +110,7 @@ def _run(words: list[str], folder: Path | None, data: Path | None, *, json: bool
         done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=False)
         document: dict[str, Any] = jsonlib.loads(done.stdout or "{}")
         if json and document:
-            print(jsonlib.dumps(document, indent=2, ensure_ascii=escapes()))
+            print_document(document)
             raise typer.Exit(done.returncode)
         _print_added({"added": document.get("added", []) if "error" in document else []})
         if "error" in document:

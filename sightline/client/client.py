@@ -1,6 +1,7 @@
 """`Client`: datasets, models, evaluations and predictions, from a Python program."""
 
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,7 @@ from sightline.client.results.prediction import Prediction
 from sightline.client.stubs import Stubs
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.credentials import Credentials
+from sightline.client.upload_lists import Uploads
 
 
 class Client:
@@ -29,12 +31,17 @@ class Client:
         addresses: Addresses | None = None,
         credentials: Credentials | None = None,
         *,
+        project: str = "",
         progress: "bool | progress.Reporter" = True,
     ) -> None:
-        """`progress`: whether to show progress on standard error if that is a terminal, or your own reporter."""
-        self.stubs = Stubs(addresses, credentials)
+        """`project`: where its calls act, if not in the token's only project or in `default`.
+
+        `progress`: whether to show progress on standard error if that is a terminal, or your own reporter.
+        """
+        self.stubs = Stubs(addresses, within(project, credentials))
         self._calls = Calls(self.stubs, reporter(progress))
         self.datasets = Datasets(self._calls)
+        self.uploads = Uploads(self._calls)
         self.models = Models(self._calls)
         self.evaluations = Evaluations(self._calls)
 
@@ -87,6 +94,12 @@ class Client:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def within(project: str, credentials: Credentials | None) -> Credentials:
+    """The credentials, by default the environment's, for calls in the project; no project leaves theirs."""
+    found = credentials or Credentials.from_environment()
+    return replace(found, project=project) if project else found
 
 
 def reporter(wanted: "bool | progress.Reporter") -> progress.Reporter:

@@ -6,7 +6,7 @@ from typing import Self
 
 from sightline.client import predictions, requests
 from sightline.client.calls import AsyncCalls
-from sightline.client.client import reporter
+from sightline.client.client import reporter, within
 from sightline.client.datasets import AsyncDatasets
 from sightline.client.evaluations import AsyncEvaluations
 from sightline.client.models import AsyncModels
@@ -17,6 +17,7 @@ from sightline.client.results.prediction import Prediction
 from sightline.client.stubs_aio import AsyncStubs
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.credentials import Credentials
+from sightline.client.upload_lists import AsyncUploads
 
 
 class AsyncClient:
@@ -30,12 +31,14 @@ class AsyncClient:
         addresses: Addresses | None = None,
         credentials: Credentials | None = None,
         *,
+        project: str = "",
         progress: bool | Reporter = True,
     ) -> None:
         """As for `Client`."""
-        self.stubs = AsyncStubs(addresses, credentials)
+        self.stubs = AsyncStubs(addresses, within(project, credentials))
         self._calls = AsyncCalls(self.stubs, reporter(progress))
         self.datasets = AsyncDatasets(self._calls)
+        self.uploads = AsyncUploads(self._calls)
         self.models = AsyncModels(self._calls)
         self.evaluations = AsyncEvaluations(self._calls)
 

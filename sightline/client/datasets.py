@@ -1,20 +1,26 @@
 """`client.datasets`: register labelled images, and read the findings."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
 from pathlib import Path
+from warnings import warn
 
 from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.names import Named, bare_name, full_name
+from sightline.client.plurals import counted
+from sightline.client.quantities import size
 from sightline.client.requests import STORE
 from sightline.client.results.dataset import AsyncDataset, Dataset, Finding
 from sightline.client.results.kinds import DatasetKind
-from sightline.client.uploads import LocalSet, read_set
+from sightline.client.uploads import LocalSet, Reading, local_set, read_export
+from sightline.importers.model import BoxForm, Format
+from sightline.importers.package import Package
 from sightline.v1 import dataset_pb2
 from sightline.v1 import dataset_service_pb2 as service
 
 COLLECTION = "datasets"
+Source = str | Path | Package
 
 
 class Datasets:
@@ -26,29 +32,44 @@ class Datasets:
     def register(
         self,
         name: str,
+        source: Source | None = None,
         *,
-        coco: str | Path,
+        coco: str | Path | None = None,
         images: str | Path | None = None,
+        format: Format | str | None = None,  # noqa: A002 - what it is called everywhere else
+        boxes: BoxForm | str | None = None,
+        splits: Collection[str] = (),
+        url_prefixes: Mapping[str, str | Path] | None = None,
         kind: DatasetKind | str | None = None,
         display_name: str = "",
         wait: bool = True,
+        note: Callable[[str], None] = warn,
     ) -> Dataset:
-        """Uploads a COCO file and the images it names, registers them, and waits until they have been checked.
+        """Uploads labelled images, registers them, and waits until they have been checked.
 
-        Image names are relative to the folder `images`, by default the COCO file's own. `coco` may also be the `s3://`
-        uri of a COCO file that is in the store with its images. Without `kind`, a file with boxes is for detection.
+        `source` is a file or folder in any of the known forms (docs/formats.md), or what `read_export` returned;
+        `coco` is a COCO file. Either may be the `s3://` uri of a COCO file that is in the store with its images. Image
+        names are relative to the folder `images`, by default the source's own; `url_prefixes` maps the beginnings of
+        URLs to folders. `format` and `boxes` override what the content says, `splits` takes a part. Without `kind`,
+        annotations with boxes are for detection.
 
-        Raises AnnotationsUnreadable or ImagesMissing before anything is uploaded, DatasetAlreadyExists, and, while
-        waiting, the error of a dataset that ends as FAILED. With `wait=False`, returns a dataset that may still be
-        VALIDATING.
+        Before anything is uploaded, raises AnnotationsUnreadable with every fault, ImagesMissing with every image that
+        was not found, InvalidName and DatasetAlreadyExists; while waiting, the error of a dataset that ends as FAILED.
+        Images larger than the service accepts are left out, and `note` receives their names. With `wait=False`, returns
+        a dataset that may still be VALIDATING.
         """
-        local = _local_set(coco, images, kind)
-        with (
-            progress.uploading(self._calls.reporter, name, local) as sent,
-            self._calls.raising(),
-        ):
-            uris = self._calls.stubs.upload_files(local.files, sent) if local else {}
-        request = _creation(name, coco, kind, display_name, local, uris)
+        reading = _reading(coco, images, format, boxes, splits, url_prefixes)
+        package = _package(source, coco, reading, kind)
+        local, upload_id = None, ""
+        if isinstance(package, Package):
+            self._calls.ask(self._calls.stubs.datasets.CreateDataset, _trial(name, kind, package))
+            with self._calls.raising():
+                opened = self._calls.stubs.open_upload()
+            local, upload_id = local_set(package, opened.max_image_bytes), opened.upload_id
+            _report(local, note)
+        with progress.uploading(self._calls.reporter, name, local) as sent, self._calls.raising():
+            uris = self._calls.stubs.upload_files(local.files, sent, upload_id) if local else {}
+        request = _creation(name, package, kind, display_name, local, uris)
         made = Dataset.of(self._calls.ask(self._calls.stubs.datasets.CreateDataset, request), self)
         return self.wait(made) if wait else made
 
@@ -95,19 +116,33 @@ class AsyncDatasets:
     async def register(
         self,
         name: str,
+        source: Source | None = None,
         *,
-        coco: str | Path,
+        coco: str | Path | None = None,
         images: str | Path | None = None,
+        format: Format | str | None = None,  # noqa: A002 - what it is called everywhere else
+        boxes: BoxForm | str | None = None,
+        splits: Collection[str] = (),
+        url_prefixes: Mapping[str, str | Path] | None = None,
         kind: DatasetKind | str | None = None,
         display_name: str = "",
         wait: bool = True,
+        note: Callable[[str], None] = warn,
     ) -> AsyncDataset:
         """As `Datasets.register`."""
-        local = await asyncio.to_thread(_local_set, coco, images, kind)
+        reading = _reading(coco, images, format, boxes, splits, url_prefixes)
+        package = await asyncio.to_thread(_package, source, coco, reading, kind)
+        local, upload_id = None, ""
+        if isinstance(package, Package):
+            await self._calls.ask(self._calls.stubs.datasets.CreateDataset, _trial(name, kind, package))
+            async with self._calls.raising():
+                opened = await self._calls.stubs.open_upload()
+            local, upload_id = await asyncio.to_thread(local_set, package, opened.max_image_bytes), opened.upload_id
+            _report(local, note)
         async with self._calls.raising():
             with progress.uploading(self._calls.reporter, name, local) as sent:
-                uris = await self._calls.stubs.upload_files(local.files, sent) if local else {}
-        request = _creation(name, coco, kind, display_name, local, uris)
+                uris = await self._calls.stubs.upload_files(local.files, sent, upload_id) if local else {}
+        request = _creation(name, package, kind, display_name, local, uris)
         made = AsyncDataset.of(await self._calls.ask(self._calls.stubs.datasets.CreateDataset, request), self)
         return await self.wait(made) if wait else made
 
@@ -145,18 +180,59 @@ class AsyncDatasets:
         await self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)
 
 
-def _local_set(coco: str | Path, images: str | Path | None, kind: str | None) -> LocalSet | None:
-    """The files to upload; None if they are in the store already."""
-    if not str(coco).startswith(STORE):
-        return read_set(Path(coco), Path(images) if images else None)
+def _reading(
+    coco: str | Path | None,
+    images: str | Path | None,
+    form: str | None,
+    boxes: str | None,
+    splits: Collection[str],
+    url_prefixes: Mapping[str, str | Path] | None,
+) -> Reading:
+    return Reading(
+        form=Format.COCO if coco is not None else Format(form) if form else None,
+        images=Path(images) if images else None,
+        boxes=BoxForm(boxes) if boxes else None,
+        splits=splits,
+        url_prefixes=url_prefixes,
+    )
+
+
+def _package(source: Source | None, coco: str | Path | None, reading: Reading, kind: str | None) -> Package | str:
+    """The export, or the uri of a COCO file in the store."""
+    if (source is None) == (coco is None):
+        raise ValueError("pass either `source` or `coco`")
+    named = source if source is not None else coco
+    if isinstance(named, Package):
+        return named
+    if not str(named).startswith(STORE):
+        return read_export(Path(str(named)), reading)
     if kind is None:
-        raise ValueError(f"the client does not read {coco}: pass kind='classification' or kind='detection'")
-    return None
+        raise ValueError(f"the client does not read {named}: pass kind='classification' or kind='detection'")
+    return str(named)
+
+
+def _report(local: LocalSet, note: Callable[[str], None]) -> None:
+    if local.left_out:
+        listed = ", ".join(f"{file.path} ({size(file.size_bytes)})" for file in local.left_out)
+        note(f"left out {counted(len(local.left_out), 'image')} that the service finds too large: {listed}")
+
+
+def _trial(name: str, kind: str | None, package: Package) -> service.CreateDatasetRequest:
+    """Asks whether a dataset of this name could be created, before the upload."""
+    found = DatasetKind.DETECTION if package.imported.detection else DatasetKind.CLASSIFICATION
+    request = requests.create_dataset(name, DatasetKind(kind or found), [], "")
+    request.validate_only = True
+    return request
 
 
 def _creation(
-    name: str, coco: str | Path, kind: str | None, display_name: str, local: LocalSet | None, uris: dict[str, str]
+    name: str,
+    package: Package | str,
+    kind: str | None,
+    display_name: str,
+    local: LocalSet | None,
+    uris: dict[str, str],
 ) -> service.CreateDatasetRequest:
-    uri = uris[local.files[0].path] if local else str(coco)
+    listed = [uris[path] for path in local.annotations] if local else [str(package)]
     found = local.kind if local else DatasetKind.UNKNOWN
-    return requests.create_dataset(name, DatasetKind(kind or found), [uri], display_name)
+    return requests.create_dataset(name, DatasetKind(kind or found), listed, display_name)

@@ -5,14 +5,17 @@ SightlineError
 │   │   DatasetAnnotationsInvalid, DatasetEmpty, CategoriesUnknown, IncorrectModelKind
 │   ├── InvalidImage: InvalidImageFormat, InvalidImageSize
 │   └── raised before anything is sent: AnnotationsUnreadable, ImagesMissing
-├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists
-├── NotFound: DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound, BlobNotFound
+├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, UploadAlreadyExists,
+│       FileAlreadyExists
+├── NotFound: DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound, UploadNotFound, BlobNotFound
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
-│       StoreRefused, Diverged, DatasetCorrupt, OutOfMemory, WorkAbandoned
+│       StoreRefused, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
-├── QuotaExceeded, DeadlineExceeded, Unauthenticated, PermissionDenied
+├── QuotaExceeded: Throttled, MessageTooLarge
+├── DeadlineExceeded: RequestTimedOut
+├── Unauthenticated, PermissionDenied, ProjectDenied
 ├── Unimplemented: NotServedYet, UnknownMethod
-├── Unavailable: Draining, Overloaded, StreamExpired, EstimateTimedOut, Unreachable
+├── Unavailable: Draining, Overloaded, StreamExpired, StreamIdle, EstimateTimedOut, Unreachable
 ├── InternalError: BundleUnusable
 └── AddressError, CredentialsError: wrong settings for reaching the services
 """
@@ -27,7 +30,7 @@ from typing import ClassVar, Self
 from sightline.client.names import bare_name
 from sightline.client.plurals import counted
 
-SHOWN_MISSING = 50
+SHOWN = 50  # lines of a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +186,17 @@ class ImageUnreadable(InvalidImage):
 
 
 class AnnotationsUnreadable(InvalidArgument):
-    """A local COCO file cannot be read; the message says where and why. Nothing was uploaded."""
+    """Local annotations cannot be read; the message says where and why. Nothing was uploaded."""
 
-    advice = "export the annotations as COCO JSON"
+    faults: tuple[str, ...] = ()  # all of them; the message lists the first 50
+    advice = "repair the file, or export the annotations in another form"
+
+    @classmethod
+    def with_faults(cls, message: str, faults: Sequence[str], fix: str) -> Self:
+        """The error for an export with faults in several places."""
+        error = cls("\n".join((message, *_first([f"  {fault}" for fault in faults]))), fix=fix)
+        error.faults = tuple(faults)
+        return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,21 +209,24 @@ class MissingImage:
 
 
 class ImagesMissing(InvalidArgument):
-    """Images that a local COCO file names do not exist. Nothing was uploaded."""
+    """Images that local annotations name do not exist. Nothing was uploaded."""
 
     images: tuple[MissingImage, ...] = ()  # all of them; the message lists the first 50
-    advice = "name the folder that contains the images with --images, or remove these images from the COCO file"
+    advice = "name the folder that contains the images with --images, or remove these images from the annotations"
 
     @classmethod
     def named(cls, annotations: Path, images: Sequence[MissingImage]) -> Self:
-        """The error for a COCO file."""
-        lines = [f"  image id {image.image_id}: {image.file_name}: {image.problem}" for image in images]
-        if len(lines) > SHOWN_MISSING:
-            lines[SHOWN_MISSING:] = [f"  and {len(lines) - SHOWN_MISSING} more"]
+        """The error for an export."""
+        lines = _first([f"  image id {image.image_id}: {image.file_name}: {image.problem}" for image in images])
         head = f"{annotations} names {counted(len(images), 'image')} that cannot be uploaded; nothing was uploaded"
         error = cls("\n".join((head, *lines)))
         error.images = tuple(images)
         return error
+
+
+def _first(lines: list[str]) -> list[str]:
+    more = len(lines) - SHOWN
+    return [*lines[:SHOWN], f"  and {more} more"] if more > 0 else lines
 
 
 # About a resource.
@@ -245,6 +259,18 @@ class EvaluationAlreadyExists(AlreadyExists):
     reason = "EvaluationAlreadyExists"
 
 
+class UploadAlreadyExists(AlreadyExists):
+    """The upload is another caller's."""
+
+    reason = "UploadAlreadyExists"
+
+
+class FileAlreadyExists(AlreadyExists):
+    """The upload has another file at the path."""
+
+    reason = "FileAlreadyExists"
+
+
 class NotFound(SightlineError):
     """There is no such resource."""
 
@@ -257,6 +283,13 @@ class DatasetNotFound(NotFound):
 
     reason = "datasetNotFound"
     advice = "`sightline datasets list` prints the datasets that exist"
+
+
+class UploadNotFound(NotFound):
+    """There is no such upload."""
+
+    reason = "UploadNotFound"
+    advice = "`sightline uploads list` prints the uploads that exist"
 
 
 class ModelNotFound(NotFound):
@@ -368,6 +401,13 @@ class DatasetCorrupt(FailedPrecondition):
     advice = "replace or remove these images, and register the dataset again"
 
 
+class DatasetChanged(FailedPrecondition):
+    """The store's files of a dataset are not those that were registered: they were changed or damaged since."""
+
+    reason = "datasetChanged"
+    advice = "restore the file that the message names, or register the dataset again"
+
+
 class OutOfMemory(FailedPrecondition):
     """Not even the smallest batch fits into memory."""
 
@@ -407,12 +447,35 @@ class QuotaExceeded(SightlineError):
         return f"request less, or have the operator raise {setting}"
 
 
+class Throttled(QuotaExceeded):
+    """This token's owner, or the project, already has its share of the service: fewer calls at once, or later."""
+
+    reason = "Throttled"
+
+
+class MessageTooLarge(QuotaExceeded):
+    """A request is larger than the service accepts."""
+
+    reason = "MessageTooLarge"
+    advice = "send less in one call; an image: scale it down or compress it more"
+
+    def _advice(self, variables: Mapping[str, str]) -> str:
+        return self.advice
+
+
 class DeadlineExceeded(SightlineError):
     """The call's deadline passed before there was a response."""
 
     code = 4
     reason = "DeadlineExceeded"
     advice = "run `sightline doctor` where the services run, to see what they wait for; then repeat the command"
+
+
+class RequestTimedOut(DeadlineExceeded):
+    """The service did not receive the whole request in time."""
+
+    reason = "RequestTimedOut"
+    advice = "the connection is too slow for this request: send less at once"
 
 
 class Unimplemented(SightlineError):
@@ -452,6 +515,14 @@ class PermissionDenied(SightlineError):
     advice = "ask the operator of the services for a token with the role {role}"
 
 
+class ProjectDenied(SightlineError):
+    """The token does not hold in the project that the call names."""
+
+    code = 7
+    reason = "ProjectDenied"
+    advice = "choose another project (SIGHTLINE_PROJECT, --project), or ask the operator of the services for a token"
+
+
 class Unavailable(SightlineError):
     """A part that the call needs does not respond at the moment."""
 
@@ -480,6 +551,12 @@ class StreamExpired(Unavailable):
     """A stream reached the time limit for streams."""
 
     reason = "StreamExpired"
+
+
+class StreamIdle(Unavailable):
+    """Nothing was sent on a stream for too long."""
+
+    reason = "StreamIdle"
 
 
 class EstimateTimedOut(Unavailable):

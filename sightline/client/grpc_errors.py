@@ -1,5 +1,6 @@
 """Turns what gRPC raises into errors of `sightline.client.errors`."""
 
+import re
 import socket
 from collections.abc import Iterator
 from typing import TypeVar
@@ -9,7 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as rpc
 from google.rpc.status_pb2 import Status
 
-from sightline.client.errors import Details, SightlineError, Unreachable, class_for
+from sightline.client.errors import Details, MessageTooLarge, SightlineError, Unreachable, class_for
 from sightline.client.transport.addresses import VARIABLES, Addresses
 from sightline.client.transport.channel import DOMAIN, status_of
 from sightline.client.transport.credentials import Credentials
@@ -18,6 +19,8 @@ from sightline.client.transport.diagnosis import diagnose, place_of
 CONNECT_SECONDS = 1.0
 UNAVAILABLE: int = grpc.StatusCode.UNAVAILABLE.value[0]
 UNANSWERED = (UNAVAILABLE, int(grpc.StatusCode.DEADLINE_EXCEEDED.value[0]))
+# What gRPC itself answers to a message that is larger than anything the service takes.
+_TOO_LARGE = re.compile(r"message larger than max \(\d+ vs\. \d+\)")
 UNNAMED = "image"  # how the service refers to image bytes, which have no name
 
 M = TypeVar("M", bound=Message)
@@ -39,6 +42,8 @@ def error_of(error: grpc.RpcError, addresses: Addresses, credentials: Credential
 def error_from(status: Status, resource: str = "") -> SightlineError:
     """The error for a status: of a call, or of the FAILED resource that `resource` names."""
     details = _details(status, resource)
+    if not details.reason and _TOO_LARGE.search(status.message):
+        return MessageTooLarge(status.message, details)
     return class_for(details.reason, status.code)(status.message, details)
 
 
@@ -46,6 +51,8 @@ def with_file(status: Status, file: str) -> Status:
     """The status with the file's name where the service, which received only bytes, wrote `image`."""
     named = Status()
     named.CopyFrom(status)
+    if _TOO_LARGE.search(status.message):
+        named.message = f"{file}: {status.message}"
     for packed in named.details:
         info = rpc.ErrorInfo()
         if packed.Unpack(info) and info.metadata.get("file") == UNNAMED:

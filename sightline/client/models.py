@@ -60,6 +60,7 @@ class Models:
         dataset: str | Named,
         test_dataset: str | Named | None = None,
         kind: ModelKind | str | None = None,
+        base_model: str | Named | None = None,
         hyperparameters: Hyperparameters | None = None,
         timeout: float = ESTIMATE_SECONDS,
     ) -> Estimate:
@@ -70,7 +71,7 @@ class Models:
         if no worker was free in time.
         """
         kind = ModelKind(kind) if kind else self._kind_for(dataset)
-        request = requests.estimate_training(kind, dataset, test_dataset, hyperparameters)
+        request = requests.estimate_training(kind, dataset, test_dataset, base_model, hyperparameters)
         rpc = partial(self._calls.stubs.models.EstimateTraining, timeout=timeout)
         return Estimate.of(self._calls.ask(rpc, request))
 
@@ -157,12 +158,13 @@ class AsyncModels:
         dataset: str | Named,
         test_dataset: str | Named | None = None,
         kind: ModelKind | str | None = None,
+        base_model: str | Named | None = None,
         hyperparameters: Hyperparameters | None = None,
         timeout: float = ESTIMATE_SECONDS,  # noqa: ASYNC109 - the call's deadline, which gRPC keeps
     ) -> Estimate:
         """As `Models.estimate`. Cancelling the call ends the measurement."""
         kind = ModelKind(kind) if kind else await self._kind_for(dataset)
-        request = requests.estimate_training(kind, dataset, test_dataset, hyperparameters)
+        request = requests.estimate_training(kind, dataset, test_dataset, base_model, hyperparameters)
         rpc = partial(self._calls.stubs.models.EstimateTraining, timeout=timeout)
         return Estimate.of(await self._calls.ask(rpc, request))
 

@@ -19,6 +19,7 @@ from sightline.client.results.kinds import EvaluationState, WaitReason
 from sightline.client.results.model import ModelData
 from sightline.client.results.progress import Progress as TrainingProgress
 from sightline.client.results.progress import Validation
+from sightline.client.safe_console import SafeConsole
 from sightline.client.uploads import LocalSet
 from sightline.v1.dataset_pb2 import DatasetProgress
 
@@ -76,7 +77,7 @@ def silent(_title: str) -> Generator[Bar]:
 @contextmanager
 def on_terminal(title: str) -> Generator[Bar]:
     """A bar while the block runs; nothing if standard error is not a terminal."""
-    console = Console(file=sys.stderr, highlight=False)
+    console = SafeConsole(file=sys.stderr)
     with drawn(title, console) if console.is_terminal else silent(title) as bar:
         yield bar
 
@@ -118,7 +119,7 @@ def uploading(reporter: Reporter, name: str, local: LocalSet | None) -> Generato
     if local is None:
         yield lambda _: None
         return
-    total_bytes = sum(file.file.stat().st_size for file in local.files)
+    total_bytes = sum(file.size_bytes for file in local.files)
     done_bytes = 0
     with reporter(f"upload {bare_name(name)}") as bar:
 

@@ -49,10 +49,8 @@ def create_model(
     """Trains a model; ValueError for a budget that is not a duration."""
     request = models.CreateModelRequest(model_id=own_id("models", name))
     request.model.display_name = display_name
-    _set_training(request.model, kind, dataset, test_dataset, hyperparameters)
+    _set_training(request.model, kind, dataset, test_dataset, base_model, hyperparameters)
     request.model.training_parameters.time_budget.FromTimedelta(span_of(budget))
-    if base_model is not None:
-        request.model.training_parameters.base_model = full_name("models", base_model)
     return request
 
 
@@ -60,11 +58,12 @@ def estimate_training(
     kind: ModelKind,
     dataset: str | Named,
     test_dataset: str | Named | None,
+    base_model: str | Named | None,
     hyperparameters: Hyperparameters | None,
 ) -> models.EstimateTrainingRequest:
     """Measures what a training would need."""
     request = models.EstimateTrainingRequest()
-    _set_training(request, kind, dataset, test_dataset, hyperparameters)
+    _set_training(request, kind, dataset, test_dataset, base_model, hyperparameters)
     return request
 
 
@@ -73,6 +72,7 @@ def _set_training(
     kind: ModelKind,
     dataset: str | Named,
     test_dataset: str | Named | None,
+    base_model: str | Named | None,
     hyperparameters: Hyperparameters | None,
 ) -> None:
     """Sets what a model and an estimate have in common."""
@@ -83,11 +83,14 @@ def _set_training(
         narrowed = wanted.hyperparameters
         narrowed.seed = hyperparameters.seed
         narrowed.backbones.extend(hyperparameters.backbones)
+        narrowed.ignore_category_names = hyperparameters.ignore_category_names
         for field in ("max_rung", "max_trials", "resolution"):
             if (value := getattr(hyperparameters, field)) is not None:
                 setattr(narrowed, field, value)
         if hyperparameters.max_prediction_cost is not None:
             narrowed.max_prediction_cost.FromTimedelta(span_of(hyperparameters.max_prediction_cost))
+    if base_model is not None:
+        wanted.base_model = full_name("models", base_model)
     if test_dataset is not None:
         message.evaluation_parameters.test_dataset = full_name("datasets", test_dataset)
 

@@ -62,13 +62,19 @@ class Stubs:
         """The predictor."""
         return PredictionServiceStub(self._open(self.addresses.predictor))
 
-    def upload_files(self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None) -> dict[str, str]:
+    def open_upload(self) -> dataset_service.UploadFilesResponse:
+        """Begins an upload: its id, and the most bytes that an image may have."""
+        return self._upload(secrets.token_hex(8), [], lambda _: None)
+
+    def upload_files(
+        self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None, upload_id: str = ""
+    ) -> dict[str, str]:
         """Uploads the files, the largest first, and returns the uri of each by its path.
 
         `sent` receives the number of bytes sent, and a negative number when a batch is repeated because the service
-        was away.
+        was away. The files are added to the upload of this id, if one is given.
         """
-        upload_id = secrets.token_hex(8)
+        upload_id = upload_id or secrets.token_hex(8)
         uris: dict[str, str] = {}
         for batch in batches(files):
             response = self._upload(upload_id, batch, sent)
@@ -112,8 +118,9 @@ class Stubs:
     def _upload(
         self, upload_id: str, batch: list[LocalFile], sent: Callable[[int], None]
     ) -> dataset_service.UploadFilesResponse:
-        """Uploads one batch, repeatedly while the service is away: files with the same path are overwritten."""
+        """Uploads one batch, repeatedly while the service is away: files that it has already are skipped."""
         backoff = Backoff()
+        backoff.succeeded()  # the token may expire while files are sent: then once more, with the current one
         while True:
             counter = Counter(sent)
             try:

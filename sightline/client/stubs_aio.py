@@ -64,11 +64,15 @@ class AsyncStubs:
         """The predictor."""
         return PredictionServiceStub(self._open(self.addresses.predictor))
 
+    async def open_upload(self) -> dataset_service.UploadFilesResponse:
+        """As `Stubs.open_upload`."""
+        return await self._upload(secrets.token_hex(8), [], lambda _: None)
+
     async def upload_files(
-        self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None
+        self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None, upload_id: str = ""
     ) -> dict[str, str]:
         """As `Stubs.upload_files`."""
-        upload_id = secrets.token_hex(8)
+        upload_id = upload_id or secrets.token_hex(8)
         uris: dict[str, str] = {}
         for batch in batches(files):
             response = await self._upload(upload_id, batch, sent)
@@ -99,6 +103,7 @@ class AsyncStubs:
     ) -> dataset_service.UploadFilesResponse:
         """As `Stubs._upload`; files are read in threads."""
         backoff = Backoff()
+        backoff.succeeded()  # the token may expire while files are sent: then once more, with the current one
         while True:
             counter = Counter(sent)
             stream = _in_thread(messages(upload_id, batch, counter.count))

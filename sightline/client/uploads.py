@@ -1,14 +1,17 @@
-"""The local files that a COCO file names, and how they are uploaded to the dataset service."""
+"""The files of an export, and how they are uploaded to the dataset service."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import SEEK_END, BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import BinaryIO
 
 from sightline.client.errors import AnnotationsUnreadable, ImagesMissing, MissingImage
 from sightline.client.results.kinds import DatasetKind
+from sightline.importers.model import BoxForm, Format, ImportFault
+from sightline.importers.package import ImagesUnresolved, Package, pack
+from sightline.importers.read import read
 from sightline.v1 import dataset_service_pb2 as dataset_service
 
 CHUNK_BYTES = 1024 * 1024  # the most that UploadFiles accepts in one message
@@ -18,84 +21,78 @@ BATCH_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A local file, and the path under which it is uploaded."""
+    """A local file, and the path under which it is uploaded; with `content`, these bytes instead of the file's."""
 
     path: str
     file: Path
+    content: bytes | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes are uploaded."""
+        return self.file.stat().st_size if self.content is None else len(self.content)
+
+    def open(self) -> BinaryIO:
+        """The bytes to upload."""
+        return self.file.open("rb") if self.content is None else BytesIO(self.content)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSet:
-    """The files to upload: a COCO file, then exactly the images it names, each once."""
+    """The files to upload: COCO files, then exactly the images they name, each once."""
 
     files: tuple[LocalFile, ...]
+    annotations: tuple[str, ...]  # the paths of the COCO files
     kind: DatasetKind  # detection if any annotation has a box
+    left_out: tuple[LocalFile, ...] = ()  # images that are too large
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How to read an export; by default its content decides."""
+
+    form: Format | None = None
+    images: Path | None = None  # the folder that image names are relative to
+    boxes: BoxForm | None = None  # what the four numbers of a box are
+    splits: Collection[str] = ()  # train, val, test; all if empty
+    url_prefixes: Mapping[str, str | Path] | None = None  # folders that beginnings of URLs stand for
 
 
 def files_of(annotations: Path, images: Path | None = None) -> tuple[LocalFile, ...]:
-    """The files of `read_set`."""
-    return read_set(annotations, images).files
+    """The files to upload for a COCO file."""
+    return local_set(read_export(annotations, Reading(form=Format.COCO, images=images))).files
 
 
-def read_set(annotations: Path, images: Path | None = None) -> LocalSet:
-    """The files to upload for a COCO file.
+def read_export(source: Path, reading: Reading) -> Package:
+    """An export whose images were all found.
 
-    Image names are relative to `images`, by default the COCO file's folder; images that are already in the store
-    (`s3://...`) are left out. Raises AnnotationsUnreadable, or ImagesMissing with every image that does not exist.
+    Raises AnnotationsUnreadable with every fault, or ImagesMissing with every image that was not found.
     """
-    folder = images or annotations.parent
-    content = _content(annotations)
-    found = {annotations.name: LocalFile(annotations.name, annotations)}
-    missing: list[MissingImage] = []
-    for image_id, name in _named_images(content):
-        path = "/".join(part for part in name.split("/") if part not in ("", "."))
-        if problem := _problem(name, folder / path):
-            missing.append(MissingImage(image_id, name, problem))
-        else:
-            found[path] = LocalFile(path, folder / path)
-    if missing:
-        raise ImagesMissing.named(annotations, missing)
-    return LocalSet(tuple(found.values()), _kind_of(content))
-
-
-def _problem(name: str, file: Path) -> str:
-    """Why an image with this name cannot be uploaded; empty if it can."""
-    if name.startswith("/") or ".." in name.split("/"):
-        return "is outside the folder of the images; use a path relative to that folder, without '..'"
-    return "" if file.is_file() else f"there is no file {file}"
-
-
-def _content(annotations: Path) -> dict[str, Any]:
     try:
-        content: Any = json.loads(annotations.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise AnnotationsUnreadable(f"{annotations} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise AnnotationsUnreadable(f"{annotations} is not a COCO file: its top level is not an object")
-    return cast("dict[str, Any]", content)
+        imported = read(source, form=reading.form, images=reading.images)
+        if reading.splits:
+            imported = imported.only(reading.splits)
+        prefixes = {prefix: Path(folder) for prefix, folder in (reading.url_prefixes or {}).items()}
+        return pack(imported, boxes=reading.boxes, url_prefixes=prefixes)
+    except ImagesUnresolved as error:
+        missing = [MissingImage(image.id, image.name, image.problem) for image in error.images]
+        raise ImagesMissing.named(error.source, missing) from None
+    except ImportFault as error:
+        raise AnnotationsUnreadable.with_faults(error.message, error.faults, error.fix) from None
 
 
-def _entries(content: dict[str, Any], section: str) -> Iterator[dict[str, Any]]:
-    """The objects in a section. The service finds the COCO file's other errors."""
-    listed = content.get(section)
-    for entry in cast("list[Any]", listed) if isinstance(listed, list) else []:
-        if isinstance(entry, dict):
-            yield cast("dict[str, Any]", entry)
-
-
-def _named_images(content: dict[str, Any]) -> Iterator[tuple[object, str]]:
-    """The id and file name of every local image."""
-    for entry in _entries(content, "images"):
-        name = entry.get("file_name")
-        uris = [str(entry.get(field) or "") for field in ("absolute_url", "coco_url", "file_name")]
-        in_store = any(uri.startswith("s3://") for uri in uris)
-        if isinstance(name, str) and name and "://" not in name and not in_store:
-            yield entry.get("id"), name
-
-
-def _kind_of(content: dict[str, Any]) -> DatasetKind:
-    boxes = any(entry.get("bbox") or entry.get("segmentation") for entry in _entries(content, "annotations"))
-    return DatasetKind.DETECTION if boxes else DatasetKind.CLASSIFICATION
+def local_set(package: Package, max_image_bytes: int = 0) -> LocalSet:
+    """The files to upload for an export, without images of more than `max_image_bytes`, if that is not 0."""
+    found = {placed.path: LocalFile(placed.path, placed.file) for placed in package.included}
+    large = tuple(file for file in found.values() if 0 < max_image_bytes < file.size_bytes)
+    for file in large:
+        del found[file.path]
+    coco = [
+        LocalFile(one.path, one.file or package.imported.source, one.content)
+        for one in package.annotation_files([file.path for file in large])
+    ]
+    kind = DatasetKind.DETECTION if package.imported.detection else DatasetKind.CLASSIFICATION
+    return LocalSet((*coco, *found.values()), tuple(file.path for file in coco), kind, large)
 
 
 def batches(files: Iterable[LocalFile]) -> Iterator[list[LocalFile]]:
@@ -105,8 +102,8 @@ def batches(files: Iterable[LocalFile]) -> Iterator[list[LocalFile]]:
     """
     batch: list[LocalFile] = []
     size_bytes = 0
-    for file in sorted(files, key=lambda file: file.file.stat().st_size, reverse=True):
-        size_bytes += file.file.stat().st_size
+    for file in sorted(files, key=lambda file: file.size_bytes, reverse=True):
+        size_bytes += file.size_bytes
         batch.append(file)
         if len(batch) >= BATCH_FILES or size_bytes >= BATCH_BYTES:
             yield batch
@@ -138,9 +135,9 @@ def messages(
     header = dataset_service.UploadFilesHeader(upload_id=upload_id)
     yield dataset_service.UploadFilesRequest(header=header)
     for file in files:
-        with file.file.open("rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-            announced = dataset_service.FileHeader(path=file.path, sha256=sha256, size_bytes=content.tell())
+        with file.open() as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()  # pyright: ignore[reportArgumentType] - BytesIO has what it needs
+            announced = dataset_service.FileHeader(path=file.path, sha256=sha256, size_bytes=content.seek(0, SEEK_END))
             yield dataset_service.UploadFilesRequest(file=announced)
             content.seek(0)
             while chunk := content.read(CHUNK_BYTES):

@@ -12,6 +12,7 @@ from sightline.local.ports import free_ports, is_free
 
 PORTS_SECONDS = 3.0  # children of a killed stack may take a moment to release their ports
 POLL_SECONDS = 0.1
+FOLDERS = ("nats", "store", "logs", "audit", "cache", "work")
 
 
 class StackError(Exception):
@@ -20,7 +21,7 @@ class StackError(Exception):
 
 def lock_folder(data: Path) -> IO[str]:
     """Locks the folder for this process until the file is closed; StackError if another process holds the lock."""
-    data.mkdir(parents=True, exist_ok=True)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = (data / "lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,7 +72,16 @@ def nats_port(data: Path) -> int:
     return port
 
 
+def make_private(data: Path) -> None:
+    """Makes the folders of a suite, and closes them to other users of this machine."""
+    for name in FOLDERS:
+        (data / name).mkdir(mode=0o700, exist_ok=True)
+        (data / name).chmod(0o700)
+
+
 def write(file: Path, text: str) -> None:
-    """Writes the file, making its folder if necessary."""
+    """Writes the file, making its folder if necessary; others cannot read it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    file.unlink(missing_ok=True)
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as target:  # noqa: PTH123 - a new file's mode
+        target.write(text)

@@ -20,6 +20,7 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             sys.exit(1)
+    os.umask(0o077)  # what the command writes is its user's own
     os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
 
 

@@ -35,14 +35,14 @@ def version(program: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.groups()) if match else ()
 
 
-def configuration(port: int, store: Path, server_version: tuple[int, ...]) -> str:
-    """The configuration of a server on loopback, with JetStream stored in a folder.
+def configuration(port: int, store: Path, server_version: tuple[int, ...], authorization: str = "") -> str:
+    """The configuration of a server on loopback, with JetStream stored in a folder, and a block that names its users.
 
     With `sync_interval`, the server writes each record to disk before it acknowledges it. An older server does not
     start with this setting, and may lose the last two minutes after a power failure.
     """
     sync = "  sync_interval: always\n" if server_version[:2] >= SYNC_ALWAYS_SINCE else ""
-    return f'listen: "127.0.0.1:{port}"\njetstream {{\n  store_dir: "{store}"\n{sync}}}\n'
+    return f'listen: "127.0.0.1:{port}"\njetstream {{\n  store_dir: "{store}"\n{sync}}}\n{authorization}'
 
 
 async def greets(port: int) -> bool:

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.channel import DIRECT
 from sightline.local import nats
+from sightline.local.nats_users import ADMIN, USERS
 from sightline.local.ports import HOST
 from sightline.local.processes import Program
 
@@ -31,13 +32,14 @@ class Layout:
     workers: int
     addresses: Addresses
     nats_port: int
+    nats_passwords: Mapping[str, str]  # by user
     metrics_ports: Mapping[str, int]  # by process; empty for no metrics
     environment: Mapping[str, str]  # added to that of the services
 
     @property
     def nats_url(self) -> str:
-        """Where the services reach NATS."""
-        return f"nats://{HOST}:{self.nats_port}"
+        """Where people reach NATS, with the password of its admin."""
+        return f"nats://{ADMIN}:{self.nats_passwords[ADMIN]}@{HOST}:{self.nats_port}"
 
 
 def worker_names(workers: int) -> tuple[str, ...]:
@@ -75,7 +77,10 @@ def service_programs(layout: Layout, pid_of: Callable[[str], int | None]) -> lis
 def _api(layout: Layout, name: str, module: str, *role: str, **settings: str) -> Program:
     """A process with a port, which is ready when its health check says so."""
     address = str(getattr(layout.addresses, name))
-    settings["SIGHTLINE_PORT"] = address.rpartition(":")[2]
+    settings |= {
+        "SIGHTLINE_PORT": address.rpartition(":")[2],
+        "SIGHTLINE_AUDIT": str(layout.data / "audit" / f"{name}.jsonl"),
+    }
     return Program(name, _command(module, *role), partial(is_serving, address), environment(layout, name, settings))
 
 
@@ -100,7 +105,7 @@ def environment(layout: Layout, name: str, settings: Mapping[str, str]) -> dict[
         **{name: value for name, value in os.environ.items() if not name.startswith(_REMOTE)},
         **layout.addresses.environment(),
         "SIGHTLINE_HOST": HOST,
-        "SIGHTLINE_NATS_URL": layout.nats_url,
+        **_nats_environment(layout, name),
         "SIGHTLINE_STORE_DIRECTORY": str(layout.data / "store"),
         "SIGHTLINE_METRICS_PORT": str(layout.metrics_ports.get(name, 0)),
         "SIGHTLINE_DRAIN_SECONDS": "0.1",  # there is no load balancer to notify
@@ -108,6 +113,15 @@ def environment(layout: Layout, name: str, settings: Mapping[str, str]) -> dict[
         **settings,
         **layout.environment,
     }
+
+
+def _nats_environment(layout: Layout, name: str) -> dict[str, str]:
+    """Where a process reaches NATS, and as whom; the predictor needs none of it."""
+    found = {"SIGHTLINE_NATS_URL": f"nats://{HOST}:{layout.nats_port}"}
+    user = f"{name}-api" if name in SERVICES else name.rstrip("-0123456789")
+    if user in USERS:
+        found |= {"SIGHTLINE_NATS_USER": user, "SIGHTLINE_NATS_PASSWORD": layout.nats_passwords[user]}
+    return found
 
 
 def _threads(layout: Layout) -> int:

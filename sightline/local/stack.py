@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from sightline.client.transport.addresses import Addresses
-from sightline.local import claims, nats
+from sightline.local import claims, nats, nats_users
 from sightline.local.claims import StackError
 from sightline.local.ports import HOST
 from sightline.local.processes import Child, Died, Program
@@ -25,6 +25,7 @@ class Stack:
 
     Law: inside the block every service responds, and a child that dies is restarted on the same port. The folder
     holds everything: `nats` (records and queue), `store` (blobs), `logs`; a later Stack on it continues from there.
+    Other users of this machine can neither read it nor log in to its nats-server; `nats_url` has the admin's password.
     Only one can run on a folder at a time. When the block or this process ends, no child is left.
 
     `base_port` 0 takes free ports. With a `metrics_port`, each process of the services serves its own `/metrics`, on
@@ -89,6 +90,7 @@ class Stack:
             raise StackError(str(error)) from error
         self._lock = await asyncio.to_thread(claims.lock_folder, self.data)
         try:
+            await asyncio.to_thread(claims.make_private, self.data)
             layout = await asyncio.to_thread(self._claim)
             settings = await asyncio.to_thread(_configure_nats, layout, server)
             await self._run([nats_program(layout, server, settings)])
@@ -120,6 +122,7 @@ class Stack:
             workers=self.workers,
             addresses=self.addresses,
             nats_port=claims.nats_port(self.data),
+            nats_passwords=nats_users.kept_passwords(self.data / "nats" / nats_users.FILE),
             metrics_ports=self.metrics_ports,
             environment=self._environment,
         )
@@ -153,6 +156,7 @@ class Stack:
 def _configure_nats(layout: Layout, server: str) -> Path:
     """Writes nats-server's configuration; returns the file."""
     folder = layout.data / "nats"
-    text = nats.configuration(layout.nats_port, folder / "store", nats.version(server))
+    users = nats_users.authorization(layout.nats_passwords)
+    text = nats.configuration(layout.nats_port, folder / "store", nats.version(server), users)
     claims.write(folder / "nats.conf", text)
     return folder / "nats.conf"

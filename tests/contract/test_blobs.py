@@ -88,8 +88,27 @@ async def test_a_normal_key_may_contain_any_character(blobs: Blobs, key: str) ->
     assert await keys(blobs) == []
 
 
-@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", ".", "..", "a/../b", "../x", "a/./b", "a\\b", "a\0b"])
-async def test_a_key_that_is_not_normal_is_a_value_error(blobs: Blobs, key: str, tmp_path: Path) -> None:
+ILLEGAL_KEYS = (
+    "",
+    "/a",
+    "a/",
+    "a//b",
+    ".",
+    "..",
+    "a/../b",
+    "../x",
+    "a/./b",
+    "a\\b",
+    "a\0b",
+    "a\nb",
+    "a\x85b",
+    "\ud800",
+)
+TOO_LONG_KEYS = ("x" * 256, "/".join(["y" * 200] * 6), "/".join(["ä" * 128]))
+
+
+@pytest.mark.parametrize("key", [*ILLEGAL_KEYS, *TOO_LONG_KEYS, TEMPORARY, f"{TEMPORARY}/x"])
+async def test_an_illegal_key_is_a_value_error_in_every_store(blobs: Blobs, key: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x")
     for call in (
@@ -100,7 +119,7 @@ async def test_a_key_that_is_not_normal_is_a_value_error(blobs: Blobs, key: str,
         blobs.stat(key),
         blobs.delete(key),
     ):
-        with pytest.raises(ValueError, match="not a normal relative key"):
+        with pytest.raises(ValueError, match="the key "):
             await call
 
 
@@ -288,7 +307,7 @@ async def test_leftovers_of_a_crashed_writer_are_not_listed_and_are_removed_afte
     assert await keys(folder, ".s") == []
     await folder.ensure_bucket()
     assert (old.exists(), young.exists()) == (False, True)
-    with pytest.raises(ValueError, match="store's own"):
+    with pytest.raises(ValueError, match="which the store keeps for itself"):
         await folder.get(f"{TEMPORARY}/young")
 
 
@@ -317,13 +336,6 @@ async def test_a_key_below_a_blob_is_refused_with_an_explanation(folder: FolderB
     for key in ("a/b", "b"):
         with pytest.raises(StoreRefused, match="both a blob and a folder"):
             await folder.put(key, b"")
-
-
-async def test_a_key_that_cannot_be_a_file_name_is_refused_instead_of_retried(folder: FolderBlobs) -> None:
-    with pytest.raises(StoreRefused, match="too long"):
-        await folder.put("a/" + "n" * 300, b"")
-    with pytest.raises(BlobNotFound):
-        await folder.get("a/" + "n" * 300)
 
 
 async def test_deleting_leaves_no_empty_folders(folder: FolderBlobs, tmp_path: Path) -> None:

@@ -160,10 +160,24 @@ async def test_a_key_that_is_not_a_resource_name_is_a_value_error(records: Recor
 
 
 def test_keys_and_subjects_map_both_ways() -> None:
-    for key in ("models/m", "models/a.b./trials/t..0"):
+    for key in ("models/m", "models/a.b./trials/t..0", "projects/acme/models/m", "projects/a-1/models/a.b/trials/t.0"):
         assert to_key(to_subject(key)) == key
         assert ".." not in to_subject(key)
         assert not to_subject(key).endswith(".")
+
+
+async def test_a_watch_has_the_records_of_every_project_under_their_full_names(records: Records) -> None:
+    keys = ("models/m", "projects/acme/models/m", "projects/umbrella/models/m")
+    for key in (*keys, "projects/acme/models/m/trials/t0", "projects/acme/datasets/m"):
+        await records.create(key, key.encode())
+    watch = aiter(records.watch("models"))
+    found = await until_synced(watch)
+    assert {change.key for change in found if isinstance(change, Record)} == set(keys)
+    created = await records.create("projects/acme/models/n", b"")
+    assert await take(watch, 1) == [Record("projects/acme/models/n", b"", created)]
+    await records.delete(keys[1], (await records.get(keys[1])).revision)
+    assert [change.key for change in await take(watch, 1) if isinstance(change, Deleted)] == [keys[1]]
+    assert (await records.get("models/m")).value == b"models/m"
 
 
 # Races.

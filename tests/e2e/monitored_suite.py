@@ -82,6 +82,8 @@ class MonitoredSuite:
         pids = [self.stack.pids[name] for name in names]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
+            while not _is_stopped(pid):  # on a busy machine the signal may take a while
+                time.sleep(0.01)
         try:
             yield
         finally:
@@ -249,3 +251,7 @@ def monitored_suite(folder: Path, environment: dict[str, str]) -> Generator[Moni
         rules = with_thresholds(RULES.read_text(), THRESHOLDS)
         with Prometheus(folder / "prometheus", targets, rules) as prometheus:
             yield MonitoredSuite(running.stack, prometheus, Command(running.stack.addresses, folder), spare_port)
+
+
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

@@ -152,14 +152,14 @@ def test_work_that_no_worker_takes_raises_an_alert(monitored: MonitoredSuite) ->
     with monitored.frozen("trainer-worker-1", "trainer-worker-2"):
         train(monitored.command, "unattended", "--json")
         monitored.prometheus.wait_for("SightlineNoWorkerTakesWork")
-    monitored.command("models", "cancel", "unattended")
+        monitored.command("models", "cancel", "unattended")
 
 
 def test_a_worker_without_its_required_gpu_raises_an_alert(monitored: MonitoredSuite) -> None:
     with monitored.frozen("trainer-worker-1", "trainer-worker-2"), monitored.another_worker_without_its_gpu():
         train(monitored.command, "blind", "--json")
         monitored.prometheus.wait_for("SightlineWorkersNotReady")
-    monitored.command("models", "cancel", "blind")
+        monitored.command("models", "cancel", "blind")
 
 
 def test_work_that_waits_for_busy_workers_and_lost_leases_raise_alerts(monitored: MonitoredSuite) -> None:
@@ -203,9 +203,14 @@ def test_a_frozen_service_raises_an_alert(monitored: MonitoredSuite) -> None:
 
 def test_a_frozen_nats_server_raises_alerts(monitored: MonitoredSuite) -> None:
     assert "SightlineErrorsHigh" not in monitored.prometheus.firing(), "left over from an earlier fault"
+    missing = {"SightlineNatsUnreachable", "SightlineErrorsHigh"}
     with monitored.frozen("nats"):
-        monitored.failing_call("few")
-        monitored.prometheus.wait_for("SightlineNatsUnreachable", "SightlineErrorsHigh", seconds=60)
+        for _ in range(5):  # a busy machine may see too few failures of one call within the time of a rate
+            monitored.failing_call("few")
+            missing -= monitored.prometheus.firing()
+            if not missing:
+                break
+        monitored.prometheus.wait_for(*missing, seconds=60)
 
 
 def test_a_certificate_that_expires_soon_raises_an_alert(monitored: MonitoredSuite, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from grpc._cython import cygrpc
 
 from services.infra.channel import open_channel
 from services.infra.connections import STANDARD, Connections
+from services.infra.limits import Limits
+from services.kit.settings import Settings
 from sightline.client.stubs import Stubs
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.channel import OPTIONS
@@ -36,6 +38,7 @@ COMPOSE = ROOT / "deploy/compose.yaml"
 PRODUCT = ("sightline", "services", "bench", "tests")
 WATCH = dataset_service_pb2.WatchDatasetRequest(name="datasets/d")
 GET = dataset_service_pb2.GetDatasetRequest(name="datasets/d")
+LIMITS = Limits.of(Settings(), {})
 SHORT = Connections(ping_seconds=0.2, age_seconds=0.1)
 
 
@@ -54,7 +57,7 @@ def test_the_limit_leaves_room_for_pings_at_the_documented_interval():
     )
     assert promised
     assert STANDARD.ping_seconds <= int(promised[1]) / 2
-    options = dict(STANDARD.options(3600))
+    options = dict(STANDARD.options(LIMITS, 1000))
     assert options["grpc.http2.min_ping_interval_without_data_ms"] == STANDARD.ping_seconds * 1000
     own = next(value for name, value in OPTIONS if name == "grpc.keepalive_time_ms")
     assert int(own) >= int(promised[1]) * 1000
@@ -132,8 +135,9 @@ async def test_a_client_uploads_and_calls_while_connections_reach_their_maximum_
 
 
 def test_a_connections_grace_is_longer_than_any_stream_and_fits_into_grpcs_integers():
-    assert dict(STANDARD.options(3600))["grpc.max_connection_age_grace_ms"] > 3_600_000
-    assert dict(STANDARD.options(1e12))["grpc.max_connection_age_grace_ms"] == 2**31 - 1
+    endless = Limits.of(Settings(max_stream_seconds=1e12), {})
+    assert dict(STANDARD.options(LIMITS, 1000))["grpc.max_connection_age_grace_ms"] > 3_600_000
+    assert dict(STANDARD.options(endless, 1000))["grpc.max_connection_age_grace_ms"] == 2**31 - 1
     assert 60 <= STANDARD.age_seconds <= 120
 
 
@@ -185,6 +189,6 @@ def test_every_option_is_known_to_grpc():
         used |= dict.fromkeys(re.findall(r'"(grpc\.[\w.]+)"', file.read_text()), str(file))
     assert {"grpc.max_connection_age_ms", "grpc.keepalive_time_ms", "grpc.enable_http_proxy"} <= used.keys()
     assert {name: file for name, file in used.items() if not _is_known(name)} == {}
-    assert {name for name, _ in (*OPTIONS, *STANDARD.options(1))} <= used.keys()  # none is assembled elsewhere
+    assert {name for name, _ in (*OPTIONS, *STANDARD.options(LIMITS, 1))} <= used.keys()  # none is assembled elsewhere
     assert not _is_known("grpc.http2.min_recv_ping_interval_without_data_ms")
     assert json.loads(str(dict(OPTIONS)["grpc.service_config"]))["loadBalancingConfig"] == [{"round_robin": {}}]

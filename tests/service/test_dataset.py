@@ -79,7 +79,7 @@ async def test_several_files_merge_their_categories_and_keep_their_images_apart(
     await world.work()
     dataset = await world.get()
     assert dataset.state == pb.Dataset.READY
-    assert [(c.name, c.image_count) for c in dataset.stats.categories] == [("c1", 3), ("c2", 2), ("c9", 0)]
+    assert [(c.name, c.image_count) for c in dataset.stats.categories] == [("c1", 3), ("c2", 2)]
     assert "4 is added" in (await world.found("imageIdsShifted")).message
 
 
@@ -139,6 +139,15 @@ async def test_validate_only_checks_everything_and_creates_nothing(world: World)
     await world.stub.CreateDataset(world.request())
     async with refused(StatusCode.ALREADY_EXISTS, "DatasetAlreadyExists", "exists already"):
         await world.stub.CreateDataset(world.request(validate_only=True))
+
+
+async def test_a_caller_can_ask_whether_a_name_is_free_before_it_uploads_anything(world: World) -> None:
+    answer = await world.stub.CreateDataset(world.request(uris=[], validate_only=True))
+    assert answer.name == "datasets/pets"
+    async with refused(StatusCode.INVALID_ARGUMENT, "InvalidName", "my pets"):
+        await world.stub.CreateDataset(world.request("my pets", uris=[], validate_only=True))
+    async with refused(StatusCode.INVALID_ARGUMENT, "InvalidRequest", "0 uris given"):
+        await world.stub.CreateDataset(world.request(uris=[]))
 
 
 @pytest.mark.parametrize(
@@ -364,6 +373,11 @@ async def test_uploaded_files_can_be_registered_and_a_second_stream_adds_to_the_
     await world.stub.CreateDataset(world.request())
     await world.work()
     assert (await world.get()).state == pb.Dataset.READY
+
+
+async def test_an_upload_without_files_says_how_large_an_image_may_be(world: World) -> None:
+    answer = await world.upload({})
+    assert (list(answer.files), answer.max_image_bytes) == ([], world.settings.max_image_bytes)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def one_image(width: int | None = None, height: int | None = None) -> list[dict[
         (b'{"images": [', "annotationFileNotJson", "truncated"),
         (b'{"images":\n [{"id": 1, "width": NaN}]}', "annotationFileNotFinite", "NaN at line 2, column 22"),
         (b'{"images": [{"id": 1, "width": -Infinity}]}', "annotationFileNotFinite", "-Infinity at line 1, column 32"),
-        (b'{"images": [{"id": 1}, {"id": "x"}]}', "annotationFileNotCoco", "$.images[1].id"),
+        (b'{"images": [{"id": 1}, "x"]}', "annotationFileNotCoco", "$.images[1]"),
+        (b'{"images": [{"id": 1}], "annotations": {}}', "annotationFileNotCoco", "$.annotations"),
         (b'{"images": [{"id": 1, "width": 1e999}]}', "annotationFileNotCoco", "$.images[0].width"),
         (b"[]", "annotationFileNotCoco", "Expected `object`"),
         (b"{}", "annotationFileNotCoco", "`images`"),
@@ -90,6 +91,16 @@ async def test_a_category_declared_twice_fails_the_dataset(world: World) -> None
     assert "Category id 1 is declared twice, as 'cat' and as 'cow'" in dataset.error.message
 
 
+@pytest.mark.parametrize("name", ["\x1b[31mcat", "c\nat", "c\x9bat", "c\u202eat", "c\u200bat"])
+async def test_a_category_whose_name_has_a_character_that_is_not_seen_fails_the_dataset(
+    world: World, name: str
+) -> None:
+    dataset = await world.register(coco([], [], [name]))
+    assert dataset.state == pb.Dataset.FAILED
+    finding = await world.found("categoryNameInvalid")
+    assert "invisible character" in finding.message
+
+
 async def test_too_many_categories_fail_the_dataset(world: World) -> None:
     dataset = await world.register(coco([], [], [f"c{n}" for n in range(2501)]))
     assert "2501 categories are more than the limit of 2500" in dataset.error.message
@@ -135,7 +146,12 @@ async def test_categories_that_differ_only_in_case_or_spaces_are_listed_together
     assert (await world.register(described, files)).state == pb.Dataset.READY
     finding = await world.found("categoriesAlike")
     assert finding.severity == WARNING
-    assert finding.message == "The categories 'Glass', 'glass', 'glass ' differ only in case, spaces or Unicode form."
+    assert finding.message == "The categories 'Glass', 'glass' differ only in case, spaces or Unicode form."
+    merged = await world.found("categoriesMerged")
+    assert (merged.severity, merged.message) == (
+        WARNING,
+        "The categories 2 and 3 share the name 'glass' and count as one.",
+    )
 
 
 async def test_a_file_with_a_byte_order_mark_is_read(world: World) -> None:
@@ -201,15 +217,43 @@ async def test_an_image_of_too_many_bytes_is_refused() -> None:
         ("../../secret.png", "leaves the annotation file's folder with '..'"),
         ("/etc/passwd", "is absolute"),
         ("C:/a.png", "is absolute"),
-        ("images\\a.png", "has a backslash"),
+        ("C:\\a.png", "is absolute"),
         ("http://example.com/a.png", "the scheme 'http' is not s3"),
         ("s3://other/a.png", "the bucket 'other' is not the store's"),
         ("a\u0000b.png", "control character"),
+        ("s3://sightline/.sightline-tmp/x", "which the store keeps for itself"),
+        ("s3://sightline/a\u0085b.png", "control character"),
+        ("s3://sightline/" + "x" * 300, "more than 255 bytes"),
     ],
 )
 async def test_a_path_that_leaves_the_store_is_refused(world: World, path: str, says: str) -> None:
     finding = await with_one_bad(world, path, None, "imagePathInvalid")
     assert says in finding.message
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("images\\a.png", "images/a.png"),
+        ("Images/A.PNG", "images/a.png"),
+        ("M%C3%BCll.png", "Mu\u0308ll.png"),
+        ("x:12_y:5.png", "x:12_y:5.png"),
+    ],
+)
+async def test_a_name_that_is_written_otherwise_than_its_file_in_the_store_is_found(
+    world: World, name: str, key: str
+) -> None:
+    described = coco([{"id": 1, "file_name": name}], GOOD)
+    dataset = await world.register(described, {key: make_image(200, 100)}, kind="OBJECT_DETECTION")
+    assert dataset.stats.image_count == 1
+
+
+async def test_a_missing_image_is_named_with_the_file_that_was_probably_meant(world: World) -> None:
+    described = coco([{"id": 1, "file_name": "cats/1.png"}, {"id": 2, "file_name": "a.png"}], GOOD)
+    await world.register(described, {"dogs/1.png": make_image(200, 100)}, kind="OBJECT_DETECTION")
+    messages = {one.image_id: one.message for one in await world.findings() if one.code == "imageMissing"}
+    assert messages[1].endswith("in the store (did you mean dogs/1.png?).")
+    assert messages[2].endswith("in the store.")
 
 
 async def test_an_animated_gif_gives_its_first_frame(world: World) -> None:
@@ -396,7 +440,7 @@ async def test_crowds_and_images_without_boxes_are_counted(world: World) -> None
         finding = await world.found(code)
         assert finding.severity == INFO
         assert says in finding.message
-    assert "'dog'" in (await world.found("categoryWithoutImages")).message
+    assert "'dog'" in (await world.found("categoriesUnused")).message
 
 
 async def test_categories_that_are_rare_compared_to_the_most_frequent_are_listed_together(world: World) -> None:
@@ -477,7 +521,7 @@ async def test_an_exif_rotated_image_is_reported(world: World) -> None:
         ("http://example.com/train.json", "the scheme 'http' is not s3"),
         ("s3://other/train.json", "the bucket 'other' is not the store's"),
         ("s3://sightline/a/../b.json", "'..'"),
-        ("s3://sightline/none.json", "there is no such file in the store"),
+        ("s3://sightline/uploads/none.json", "there is no such file in the store"),
         ("train.json", "it has no scheme"),
     ],
 )

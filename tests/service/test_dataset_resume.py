@@ -87,7 +87,7 @@ class viewed:  # noqa: N801 - a context manager
 
 
 def app(world: World) -> Datasets:
-    return Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings)
+    return Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings, world.uploads())
 
 
 async def create(world: World) -> None:

@@ -37,7 +37,7 @@ async def running(tmp_path: Path) -> AsyncGenerator[Running]:
 
 
 async def test_the_responses_json_is_what_azures_callers_parse(tmp_path: Path):
-    async with serving(tmp_path, loader=lambda _: Fixed(0.1, 0.75, 0.0)) as running:
+    async with serving(tmp_path, loader=lambda _, digest: Fixed(0.1, 0.75, 0.0)) as running:
         response = await running.analyze()
     assert json_format.MessageToJson(response, indent=None) == (
         '{"modelVersion": "v1", "metadata": {"width": 90, "height": 60}, "customModelResult": {"tagsResult": '
@@ -61,7 +61,7 @@ async def test_an_image_in_the_store_gets_the_same_result_as_its_bytes(running: 
 
 
 async def test_threshold_and_max_results_limit_the_tags(tmp_path: Path):
-    async with serving(tmp_path, loader=lambda _: Fixed(0.25, 0.5, 0.25)) as running:
+    async with serving(tmp_path, loader=lambda _, digest: Fixed(0.25, 0.5, 0.25)) as running:
         assert list(confidences(await running.analyze(score_threshold=0.3))) == ["dog"]
         assert list(confidences(await running.analyze(max_results=2))) == ["dog", "cat"]
         assert list(confidences(await running.analyze(score_threshold=0.0))) == ["dog", "cat", "owl"]
@@ -70,7 +70,7 @@ async def test_threshold_and_max_results_limit_the_tags(tmp_path: Path):
 async def test_the_suggested_thresholds_apply_only_on_request(tmp_path: Path):
     fixed = Fixed(0.25, 0.5, 0.25)
     fixed.card = card(thresholds=(0.2, 0.6, 0.3))
-    async with serving(tmp_path, loader=lambda _: fixed) as running:
+    async with serving(tmp_path, loader=lambda _, digest: fixed) as running:
         assert list(confidences(await running.analyze())) == ["dog", "cat", "owl"]
         assert list(confidences(await running.analyze(use_suggested_thresholds=True))) == ["cat"]
 
@@ -84,7 +84,7 @@ def calibrated(*true: float) -> Fixed:
 
 async def test_a_prediction_set_is_complete_whatever_limits_the_tags(tmp_path: Path):
     fixed = calibrated(0.9, 0.8, 0.7, 0.2, 0.1)
-    async with serving(tmp_path, loader=lambda _: fixed) as running:
+    async with serving(tmp_path, loader=lambda _, digest: fixed) as running:
         result = (await running.analyze(coverage=0.6, max_results=1)).custom_model_result.tags_result
         assert [tag.name for tag in result.values] == ["dog"]
         assert list(result.prediction_set.categories) == ["dog", "cat"]
@@ -97,7 +97,7 @@ async def test_a_prediction_set_is_complete_whatever_limits_the_tags(tmp_path: P
 
 
 async def test_a_coverage_beyond_the_calibration_images_is_refused_with_the_highest_possible(tmp_path: Path):
-    async with serving(tmp_path, loader=lambda _: calibrated(0.9, 0.8)) as running:
+    async with serving(tmp_path, loader=lambda _, digest: calibrated(0.9, 0.8)) as running:
         with pytest.raises(
             errors.CoverageUnavailable, match=r"calibrated on 2 images, which allow at most 0\.6666"
         ) as no:
@@ -176,7 +176,7 @@ async def test_an_image_in_a_batch_of_seventeen_gets_the_same_result_as_alone(tm
         ({"uri": "https://example.org/a.png"}, errors.UnreadableUri, "https"),
         ({"uri": "s3://other/a.png"}, errors.UnreadableUri, "bucket"),
         ({"uri": "s3://sightline/a/../b.png"}, errors.UnreadableUri, ".."),
-        ({"uri": "s3://sightline/none.png"}, errors.BlobNotFound, "none.png"),
+        ({"uri": "s3://sightline/uploads/none.png"}, errors.BlobNotFound, "none.png"),
     ],
 )
 async def test_each_kind_of_bad_request_has_its_own_error(
@@ -189,9 +189,9 @@ async def test_each_kind_of_bad_request_has_its_own_error(
 
 
 async def test_an_image_in_the_store_that_is_too_large_is_refused_unread(running: Running):
-    await running.blobs.put("big.png", bytes(6 * 1024**2 + 1))
-    with pytest.raises(errors.InvalidImage, match=r"s3://sightline/big\.png: is 6291457 bytes"):
-        await running.analyze(uri="s3://sightline/big.png")
+    await running.blobs.put("uploads/big.png", bytes(6 * 1024**2 + 1))
+    with pytest.raises(errors.InvalidImage, match=r"s3://sightline/uploads/big\.png: is 6291457 bytes"):
+        await running.analyze(uri="s3://sightline/uploads/big.png")
 
 
 async def test_a_model_without_a_bundle_is_not_ready_and_one_in_training_serves_its_best_so_far(running: Running):

@@ -80,7 +80,7 @@ def rows_from(output: ImageDetections) -> list[Row]:
 async def test_the_responses_json_is_what_azures_callers_parse(tmp_path: Path):
     boxes = np.array([[0, 10.4, 30, 40]], np.float32)
     output = ImageDetections(boxes, np.array([0.75], np.float32), np.array([1]))
-    async with serving(tmp_path, loader=lambda _: FixedObjects(output)) as running:
+    async with serving(tmp_path, loader=lambda _, digest: FixedObjects(output)) as running:
         response = await running.analyze()
     assert json_format.MessageToJson(response, indent=None) == (
         '{"modelVersion": "v1", "metadata": {"width": 90, "height": 60}, "customModelResult": {"objectsResult": '

@@ -37,6 +37,7 @@ def test_a_process_prints_all_of_its_settings_and_no_secret(command: tuple[str, 
         **os.environ,
         **{f"SIGHTLINE_{name.upper()}": secret for name in secrets_of(kind)},
         "SIGHTLINE_NATS_URL": f"nats://me:{secret}@127.0.0.1:4222",
+        "SIGHTLINE_NATS_USER": "me",
         "SIGHTLINE_BUCKET": "images",
     }
     done = subprocess.run(

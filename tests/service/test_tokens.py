@@ -19,7 +19,6 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from services.infra.auth import AuthUnusable
-from services.infra.calls import MAX_HOUSEKEEPING
 from services.infra.channel import open_channel
 from services.kit import errors
 from services.kit.roles import POLICY
@@ -29,7 +28,7 @@ from sightline.client.errors import Unauthenticated
 from sightline.client.stubs import Stubs
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.channel import describe
-from sightline.client.transport.connection import bearer
+from sightline.client.transport.connection import PROJECT, bearer
 from sightline.client.transport.credentials import Credentials
 from sightline.client.uploads import LocalFile
 from sightline.v1 import dataset_service_pb2, prediction_service_pb2
@@ -276,14 +275,25 @@ async def test_an_rpc_without_a_policy_is_refused_even_to_an_admin(issuer, jwks_
     assert (code, "that nobody has" in message) == ("PERMISSION_DENIED", True)
 
 
-async def test_health_checks_do_not_count_towards_the_limit_of_calls(issuer, jwks_file):
-    async with serving(**settings(jwks_file), max_calls=10) as running, bare_channel(running.address) as channel:
+async def test_health_has_places_of_its_own_of_which_a_newcomer_takes_the_oldest(issuer, jwks_file):
+    async with (
+        serving(**settings(jwks_file), max_calls=40, max_open_calls=20) as running,
+        bare_channel(running.address) as channel,
+    ):
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(MAX_HOUSEKEEPING)]
-        assert len(await asyncio.gather(*(watch.read() for watch in watches))) == MAX_HOUSEKEEPING
+        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(10)]
+        await asyncio.gather(*(watch.read() for watch in watches))
+        ends = [asyncio.ensure_future(watch.read()) for watch in watches]
+        newest = stub.Watch(health_pb2.HealthCheckRequest())
+        await newest.read()
+        (ended,), others = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Watch(health_pb2.HealthCheckRequest()).read()
+            await ended
         assert describe(caught.value).reason == "Overloaded"
+        await stub.Check(health_pb2.HealthCheckRequest())
+        assert not newest.done()
+        for other in others:
+            other.cancel()
         assert (await answer(running.address, bearer(issuer.token("viewer"))))[0] == "OK"
 
 
@@ -457,3 +467,48 @@ async def test_an_unusable_jwks_file_or_ca_prevents_the_start(tmp_path):
         with pytest.raises(AuthUnusable, match=message):
             async with serving(**given):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("claims", "asked", "code"),
+    [
+        ({}, "", "OK"),
+        ({}, "acme", "PERMISSION_DENIED"),
+        ({"org": {"projects": ["acme", "umbrella", "Not one", 3]}}, "umbrella", "OK"),
+        ({"org": {"projects": ["acme", "umbrella"]}}, "other", "PERMISSION_DENIED"),
+        ({"org": {"projects": "acme"}}, "", "OK"),
+        ({"org": {"projects": "acme"}}, "default", "PERMISSION_DENIED"),
+        ({"org": {"projects": "*"}}, "anything", "OK"),
+        ({"org": {"projects": []}}, "", "PERMISSION_DENIED"),
+        ({"org": {"projects": {"acme": True}}}, "acme", "PERMISSION_DENIED"),
+    ],
+)
+async def test_a_token_holds_in_the_projects_of_its_claim(issuer, jwks_file, claims, asked, code):
+    async with serving(**settings(jwks_file), auth_project_claim="org.projects") as running:
+        metadata = (bearer(issuer.token("viewer", **claims)), *([(PROJECT, asked)] if asked else []))
+        got, message = await answer(running.address, *metadata)
+    assert got == code, message
+
+
+async def test_without_the_setting_no_claim_opens_a_project(issuer, jwks_file):
+    async with serving(**settings(jwks_file)) as running:
+        token = bearer(issuer.token("viewer", projects="*", project="acme"))
+        assert (await answer(running.address, token, (PROJECT, "acme")))[0] == "PERMISSION_DENIED"
+        assert (await answer(running.address, token))[0] == "OK"
+
+
+async def test_without_authentication_a_call_acts_in_the_project_that_it_names():
+    acted: list[str] = []
+
+    async def act(request: Any, _context: Any) -> None:
+        acted.append(request.name)
+
+    async with serving(act) as running:
+        credentials = Credentials(project="acme")
+        with Stubs(Addresses(dataset=running.address), credentials) as stubs:
+            found = await asyncio.to_thread(stubs.datasets.GetDataset, GET)
+        assert await answer(running.address) == ("OK", "")
+        async with AsyncClient(Addresses(dataset=running.address), project="umbrella") as client:
+            await client.stubs.datasets.GetDataset(GET)
+    assert acted == ["projects/acme/datasets/birds", "datasets/birds", "projects/umbrella/datasets/birds"]
+    assert found.name == "datasets/birds"

@@ -19,9 +19,10 @@ from services.kit.clock import SystemClock
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import metrics, waiting
-from services.trainer.app import Evaluations, Models
+from services.trainer.app import Models
 from services.trainer.domain import ModelState, Trial
 from services.trainer.estimates import Estimates
+from services.trainer.evaluations import Evaluations
 from services.trainer.insight import (
     CategoryGain,
     CurvePoint,
@@ -50,7 +51,7 @@ from sightline.v1.evaluation_service_pb2_grpc import (
 )
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub, add_ModelServiceServicer_to_server
 from tests.support.waiting import eventually
-from tests.unit.trainer.support import TTL, FakeDatasets, QuickWorker, dataset, running
+from tests.unit.trainer.support import DIGEST, TTL, FakeDatasets, QuickWorker, dataset, running
 
 CLASSIFIER = model_pb2.TrainingParameters.GENERIC_CLASSIFIER
 DETECTOR = model_pb2.TrainingParameters.GENERIC_DETECTOR
@@ -121,7 +122,7 @@ class World:
         ]
 
     def estimates(self) -> Estimates:
-        return Estimates(self.store, self.datasets, self.clock, self.telemetry)
+        return Estimates(self.store, self.datasets, self.blobs, self.clock, self.telemetry)
 
     async def step(self) -> None:
         """One reconciliation pass, then all work that is due."""
@@ -215,7 +216,7 @@ async def test_a_model_is_created_in_not_started_and_trained_to_its_end(trainer:
     assert found.bundle_uri.endswith("/")
     assert found.performance.accuracy_top1 == 0.8
     assert list(found.categories) == ["owl", "wren"]
-    assert found.snapshot_digest == "sha256:ab"
+    assert found.snapshot_digest == DIGEST
     assert found.progress.phase == model_pb2.TrainingProgress.FINISHED
     assert found.progress.fraction == 1
     assert found.create_time.ToDatetime() <= found.start_time.ToDatetime() <= found.end_time.ToDatetime()
@@ -402,7 +403,9 @@ async def test_a_detector_without_separate_images_says_that_it_was_measured_on_i
 
 
 async def test_hyperparameters_narrow_the_search(trainer: World) -> None:
-    given = model_pb2.Hyperparameters(max_trials=1, backbones=["resnet18"], resolution=128, seed=3)
+    given = model_pb2.Hyperparameters(
+        max_trials=1, backbones=["resnet18"], resolution=128, seed=3, ignore_category_names=True
+    )
     found = await trainer.trained(hyperparameters=given)
     assert found.training_parameters.hyperparameters == given
     trials = (await trainer.models.ListTrials(pb.ListTrialsRequest(parent=M))).trials
@@ -805,7 +808,7 @@ async def test_a_model_continues_another_with_its_networks_and_survives_its_dele
     assert trials[1].recipe.backbones[0] == "resnet18", "what the base brings is preferred"
     stored = (await trainer.store.trials.get(trials[0].name)).value.base_key
     assert stored.startswith("models/next/")
-    assert await trainer.blobs.get(f"{stored}weights.safetensors") == b"weights.safetensors"
+    assert await trainer.blobs.get(f"{stored}weights.safetensors") == b"weights"
 
 
 async def test_a_base_model_must_have_a_bundle_and_be_of_the_same_kind(trainer: World) -> None:
@@ -855,6 +858,25 @@ async def test_an_estimate_is_measured_and_creates_nothing(trainer: World) -> No
     assert not trainer.store.estimates.view.all()
     accepted = request(budget=found.minimum_budget.seconds, test_dataset="datasets/test", validate_only=True)
     await trainer.models.CreateModel(accepted)
+
+
+async def test_an_estimate_measures_the_networks_of_the_base_model(trainer: World) -> None:
+    narrow = model_pb2.Hyperparameters(max_trials=1, backbones=["resnet18"])
+    await trainer.trained(hyperparameters=narrow)
+    waiting = asyncio.ensure_future(trainer.models.EstimateTraining(question(base_model=M), timeout=60))
+    recipes: list[tuple[str, ...]] = []
+    while not waiting.done():
+        recipes += [each.value.recipes[0].backbones for each in trainer.store.estimates.view.all()]
+        await trainer.step()
+    assert (await waiting).minimum_budget.seconds > 0
+    assert set(recipes) == {("resnet18",)}
+
+
+async def test_an_estimate_for_a_base_model_without_a_bundle_is_refused(trainer: World) -> None:
+    await refused(trainer.models.EstimateTraining(question(base_model="models/none")), MISSING, "ModelNotFound")
+    await trainer.models.CreateModel(request())
+    asked = trainer.models.EstimateTraining(question(base_model=M))
+    await refused(asked, grpc.StatusCode.FAILED_PRECONDITION, "ModelNotReady")
 
 
 async def test_an_estimate_without_a_free_worker_is_unavailable_and_not_resent(trainer: World) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from services.vision.backbones import Network
 from services.vision.card import ModelCard
 from services.vision.classifier import Classifier, ClassifierNetwork
+from services.vision.decode import Decoded, ImageInfo
 
 
 def classifier_of(card: ModelCard, network: Network) -> Classifier:
@@ -17,6 +18,10 @@ def classifier_of(card: ModelCard, network: Network) -> Classifier:
 
 def predict(classifier: Classifier, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
     """Probabilities [images, categories] of upright RGB pixels."""
-    rules = [backbone.rule for backbone in classifier.card.backbones]
-    prepared = [classifier.arrange({rule.at_least: image for rule in rules}) for image in images]
-    return classifier.predict_prepared(prepared)
+    return classifier.predict_prepared([classifier.arrange(_decoded(image, classifier.sizes)) for image in images])
+
+
+def _decoded(image: NDArray[np.uint8], sizes: Sequence[int]) -> Decoded:
+    height, width = image.shape[:2]
+    info = ImageInfo("PNG", width, height, 1, width, height, animated=False)
+    return Decoded(info, dict.fromkeys(sizes, image))

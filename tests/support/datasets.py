@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,22 +24,26 @@ from services.dataset.domain import COLLECTION, DatasetRecord
 from services.dataset.reconcile import Reconciler
 from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
-from services.dataset.upload import Uploads
+from services.dataset.upload import REQUEST_BYTES, Uploads
+from services.dataset.upload_records import UploadReconciler, UploadRecord, UploadRecords
 from services.infra.server import Server, Service
 from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
 from services.kit.collection import Collection
-from services.kit.errors import DatasetNotFound
+from services.kit.errors import DatasetNotFound, UploadNotFound
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.queue import Queue, is_poison
+from services.kit.reach import UPLOADS
 from services.kit.records import Records, Table
 from services.kit.settings import Settings
 from services.kit.telemetry import MemoryTelemetry
 from services.kit.views import View
+from services.vision.decode_pool import Decoders
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
 from sightline.v1 import dataset_service_pb2_grpc as service_grpc
 from sightline.v1 import finding_pb2
+from tests.support.decoders import InlineDecoders
 
 COCO = "uploads/u1/train.json"
 URI = f"s3://sightline/{COCO}"
@@ -90,13 +94,17 @@ class World:
     clock: ManualClock = field(default_factory=ManualClock)
     settings: DatasetSettings = field(default_factory=lambda: DatasetSettings(progress_seconds=0))
     telemetry: MemoryTelemetry = field(default_factory=MemoryTelemetry)
+    decoders: Decoders = field(default_factory=InlineDecoders)
     queue: Queue = field(init=False)
     stub: DatasetStub = field(init=False)
+    address: str = ""
     collection: Collection[DatasetRecord] = field(init=False)
+    kept: Collection[UploadRecord] = field(init=False)
 
     def __post_init__(self) -> None:
         self.queue = MemoryQueue(self.clock)
         self.collection = Collection(self.records, DatasetRecord, DatasetNotFound, COLLECTION)
+        self.kept = Collection(self.records, UploadRecord, UploadNotFound, UPLOADS)
 
     @property
     def table(self) -> Table[DatasetRecord]:
@@ -107,7 +115,14 @@ class World:
         return self.collection.view
 
     def context(self, executor: ThreadPoolExecutor, holder: str = "w1") -> WorkerContext:
-        return WorkerContext(self.table, self.blobs, self.queue, self.clock, self.telemetry, executor, holder)
+        ports = self.table, self.blobs, self.queue, self.clock, self.telemetry
+        return WorkerContext(*ports, executor, self.decoders, holder)
+
+    def uploads(self) -> UploadRecords:
+        return UploadRecords(self.kept, self.blobs, self.clock, self.settings)
+
+    def expiry(self) -> UploadReconciler:
+        return UploadReconciler(self.uploads(), self.view, self.telemetry)
 
     def reconciler(self) -> Reconciler:
         return Reconciler(self.view, self.queue, self.clock, self.telemetry, self.settings)
@@ -171,38 +186,45 @@ class World:
     async def upload(self, files: Mapping[str, bytes], upload_id: str = "u1", **wrong: Any) -> Any:
         """Sends files with UploadFiles; `wrong` overrides fields of every file's header."""
 
-        async def messages() -> AsyncIterator[service_pb.UploadFilesRequest]:
-            yield service_pb.UploadFilesRequest(header=service_pb.UploadFilesHeader(upload_id=upload_id))
-            for path, data in files.items():
-                announced: dict[str, Any] = {
-                    "path": path,
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                    "size_bytes": len(data),
-                }
-                yield service_pb.UploadFilesRequest(file=service_pb.FileHeader(**{**announced, **wrong}))
-                for start in range(0, len(data), 1 << 20):
-                    yield service_pb.UploadFilesRequest(chunk=data[start : start + (1 << 20)])
+        return await self.stub.UploadFiles(iter(upload_messages(upload_id, files, **wrong)))
 
-        return await self.stub.UploadFiles(messages())
+
+def upload_messages(upload_id: str, files: Mapping[str, bytes], **wrong: Any) -> list[service_pb.UploadFilesRequest]:
+    """The stream of UploadFiles; `wrong` overrides fields of every file's header."""
+    sent = [service_pb.UploadFilesRequest(header=service_pb.UploadFilesHeader(upload_id=upload_id))]
+    for path, data in files.items():
+        announced: dict[str, Any] = {
+            "path": path,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size_bytes": len(data),
+        }
+        sent.append(service_pb.UploadFilesRequest(file=service_pb.FileHeader(**{**announced, **wrong})))
+        chunks = (data[start : start + (1 << 20)] for start in range(0, len(data), 1 << 20))
+        sent += [service_pb.UploadFilesRequest(chunk=chunk) for chunk in chunks]
+    return sent
 
 
 @asynccontextmanager
-async def running(world: World) -> AsyncGenerator[World]:
+async def running(world: World, **configured: Any) -> AsyncGenerator[World]:
     """The world with its server listening and a client connected."""
-    datasets = Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings)
-    servicer = DatasetServicer(datasets, Uploads(world.blobs, world.telemetry, world.settings), world.blobs.bucket)
-    service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer)
-    settings = Settings(port=0, drain_seconds=0, grace_seconds=0.2)
+    records = world.uploads()
+    datasets = Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings, records)
+    uploads = Uploads(records, world.blobs, world.telemetry, world.settings)
+    servicer = DatasetServicer(datasets, uploads, world.blobs.bucket)
+    service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer, REQUEST_BYTES)
+    chosen: dict[str, Any] = {"port": 0, "drain_seconds": 0, "grace_seconds": 0.2, **configured}
+    settings = Settings(**chosen)
     server = Server("dataset", settings, world.telemetry, [service])
-    port = await server.start()
-    keeper = asyncio.create_task(world.view.run())
+    world.address = f"127.0.0.1:{await server.start()}"
+    keepers = [asyncio.create_task(view.run()) for view in (world.view, world.kept.view)]
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc.aio.insecure_channel(world.address) as channel:
             world.stub = service_grpc.DatasetServiceStub(channel)
             yield world
     finally:
         await server.drain()
-        keeper.cancel()
+        for keeper in keepers:
+            keeper.cancel()
 
 
 def reason(error: grpc.aio.AioRpcError) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
+from services.dataset.upload import REQUEST_BYTES
 from services.infra.connections import STANDARD, Connections
 from services.infra.observe import PrometheusTelemetry
 from services.infra.server import Ready, Server, Service
 from services.kit.settings import Settings
+from sightline.client.transport.channel import MAX_MESSAGE_BYTES
 from sightline.v1 import dataset_pb2, dataset_service_pb2, prediction_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceServicer, add_DatasetServiceServicer_to_server
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceServicer, add_PredictionServiceServicer_to_server
@@ -85,6 +87,7 @@ async def serving(
     ready: Ready | None = None,
     patience_seconds: float = 10.0,
     connections: Connections = STANDARD,
+    image_bytes: int = MAX_MESSAGE_BYTES,
     **settings: Any,
 ) -> AsyncGenerator[Serving]:
     """Both services on a free port; drained at the end, or when the test sets `stop`."""
@@ -94,11 +97,13 @@ async def serving(
             dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"],
             add_DatasetServiceServicer_to_server,
             Datasets(act),  # pyright: ignore[reportAbstractUsage] - the other rpcs are not called
+            REQUEST_BYTES,
         ),
         Service(
             prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"],
             add_PredictionServiceServicer_to_server,
             Predictions(act),  # pyright: ignore[reportAbstractUsage] - likewise, the others are not called
+            dict.fromkeys(("AnalyzeImage", "AnalyzeImages"), image_bytes),
         ),
     ]
     chosen: dict[str, Any] = {"port": 0, "drain_seconds": 0.0, "grace_seconds": 0.5, **settings}

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from services.dataset import metrics as dataset
-from services.infra import observe, server_metrics, tls
+from services.infra import audit, observe, server_metrics, tls
 from services.kit import consume, metered
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor import metrics as predictor
@@ -24,12 +24,13 @@ RPCS = (
     server_metrics.RECEIVED,
     server_metrics.SENT,
 )
+SERVERS = (*RPCS, server_metrics.REFUSED, server_metrics.BYTES, server_metrics.IN_FLIGHT, audit.LOST)
 EVERYWHERE = (observe.BUILD_INFO, *metered.STORE, tls.EXPIRY)
 COMMON = {*EVERYWHERE, *metered.NATS}
 CHAPTERS: dict[str, set[Metric]] = {
     "Metrics of every process": set(EVERYWHERE),
     "Metrics of every process except the predictor": set(metered.NATS),
-    "Metrics of every gRPC server": set(RPCS),
+    "Metrics of every gRPC server": set(SERVERS),
     "Metrics of the dataset api": set(dataset.API) - COMMON,
     "Metrics of ingest workers": set(dataset.WORKER) - COMMON,
     "Metrics of the trainer api": set(trainer.API) - COMMON,

@@ -20,7 +20,7 @@ from services.trainer.framing import receive_signal, receive_task, send
 from services.trainer.messages import Failed, Message, Ready, Unusable
 
 if TYPE_CHECKING:
-    from services.trainer.engine.group import Processes
+    from services.trainer.engine.group import Group, Processes
     from services.trainer.engine.session import Signals
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -50,12 +50,10 @@ def main() -> int:
 
 
 def _serve(pipe: BinaryIO, device: str, started: float) -> int:
-    """Imports torch, waits for a task and runs it: alone, as the leader of a group, or as a follower."""
-    from services.trainer.engine import run  # noqa: PLC0415 - stdout and OpenMP must be set up first
-    from services.trainer.engine.group import ALONE, Processes  # noqa: PLC0415 - likewise, not before
-    from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise, not before
+    """Imports torch, then waits for a task and runs it: alone, as the leader of a group, or as a follower."""
+    from services.trainer.engine.group import ALONE, Processes  # noqa: PLC0415 - stdout and OpenMP must be set up first
     from services.trainer.engine.warm_up import warm_up  # noqa: PLC0415 - likewise, not before
-    from services.vision.device import DeviceUnusable  # noqa: PLC0415 - likewise, not before
+    from services.vision.device import DeviceUnusable, memory_bytes  # noqa: PLC0415 - likewise, not before
 
     group = Processes() if is_launched() else ALONE
     try:
@@ -67,29 +65,40 @@ def _serve(pipe: BinaryIO, device: str, started: float) -> int:
     group.meet()
     if isinstance(group, Processes) and not group.leads:
         return _follow_leader(group)
+    devices = group.size if chosen.kind == "cuda" else 1
+    seconds, memory = time.monotonic() - started, memory_bytes(chosen.kind)
+    ready = Ready(
+        device=chosen.kind, import_seconds=seconds, problem=chosen.problem, devices=devices, memory_bytes=memory
+    )
+    try:
+        return _lead(pipe, ready, group)
+    except BrokenPipeError:
+        return 1  # the worker is gone
+
+
+def _lead(pipe: BinaryIO, ready: Ready, group: "Group") -> int:
+    """Sends Ready, runs the task that follows, and sends its messages; BrokenPipeError."""
+    from services.trainer.engine import run  # noqa: PLC0415 - see _serve
+    from services.trainer.engine.session import Signals  # noqa: PLC0415 - likewise, not before
+
     lock = threading.Lock()
 
     def send_message(message: Message) -> None:
         with lock:
             send(pipe, message)
 
-    devices = group.size if chosen.kind == "cuda" else 1
-    seconds = time.monotonic() - started
-    try:
-        send_message(Ready(device=chosen.kind, import_seconds=seconds, problem=chosen.problem, devices=devices))
-        stdin = os.fdopen(STDIN, "rb", closefd=False)
-        task = receive_task(stdin)
-        group.agree_on(task)
-        if task is not None:
-            signals = Signals()
-            threading.Thread(target=_follow, args=(stdin, signals), name="stdin", daemon=True).start()
-            last = run.run(task, send_message, signals, group)
-            send_message(last)
-            if group.size > 1 and isinstance(last, Failed):
-                return 1  # perhaps amid an order, so the followers cannot be told that it has ended
-            group.close()
-    except BrokenPipeError:
-        return 1  # the worker is gone
+    send_message(ready)
+    stdin = os.fdopen(STDIN, "rb", closefd=False)
+    task = receive_task(stdin)
+    group.agree_on(task)
+    if task is not None:
+        signals = Signals()
+        threading.Thread(target=_follow, args=(stdin, signals), name="stdin", daemon=True).start()
+        last = run.run(task, send_message, signals, group)
+        send_message(last)
+        if group.size > 1 and isinstance(last, Failed):
+            return 1  # perhaps amid an order, so the followers cannot be told that it has ended
+        group.close()
     return 0
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from services.kit.errors import InvalidRequest
 from services.trainer.base_model import brought_backbones
 from services.trainer.messages import TrainTask
-from services.vision.bundle_files import BundleCorrupt, load_card, verify, weights_sha256
+from services.vision import sealing
 from services.vision.card import WEIGHTS_FILE, ModelCard, WeightsSource
 from services.vision.detector_network import DetectorNetwork
+from services.vision.sealing import BundleCorrupt
 from services.vision.weights import PretrainedWeights
 from services.vision.yolox import Yolox
 
@@ -80,18 +81,18 @@ def open_base(task: TrainTask) -> BaseBundle | None:
         return None
     directory = Path(task.base_directory)
     try:
-        verify(directory)
-        card = load_card(directory)
+        sealing.verify(directory)
+        card = sealing.load_card(directory)
         state = safetensors.torch.load_file(directory / WEIGHTS_FILE)
     except (BundleCorrupt, safetensors.SafetensorError, OSError) as fault:
         raise InvalidRequest(field="base_model", problem=f"its bundle is damaged: {fault}") from fault
     if card.kind is not task.recipe.kind:
         raise InvalidRequest(field="base_model", problem=f"it is a {card.kind}, not a {task.recipe.kind}")
-    return BaseBundle(card, state, weights_sha256(directory))
+    return BaseBundle(card, state, sealing.weights_sha256(directory))
 
 
 def base_networks(task: TrainTask) -> tuple[str, ...]:
     """The networks whose weights the task's base model brings."""
     if task.base_directory is None:
         return ()
-    return tuple(brought_backbones(load_card(Path(task.base_directory))))
+    return tuple(brought_backbones(sealing.load_card(Path(task.base_directory))))

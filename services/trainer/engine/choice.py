@@ -11,22 +11,18 @@ from services.vision import preprocess
 from services.vision.backbones import Network, embed
 from services.vision.card import InputRule
 from services.vision.catalogue import BACKBONES, Backbone, preferred
+from services.vision.device import memory_bytes
 from services.vision.timm_networks import DeviceClass
 from services.vision.weights import WeightsResolver
 
 PASS_SHARE = 0.25  # of the allowance that one pass over all images may take: the ladder makes several
 SURE = 3.0  # a CPU is at most this much slower than the reference device
 MEASURED_IMAGES = 16
-MANY_CORES = 8
-LARGE_GPU_BYTES = 40 * 2**30
 
 
 def device_class(task: TrainTask) -> DeviceClass:
     """What the task runs on."""
-    if task.device == "cpu":
-        return DeviceClass.CORES_8 if task.threads >= MANY_CORES else DeviceClass.CORES_2
-    memory = torch.cuda.get_device_properties(task.device).total_memory
-    return DeviceClass.GPU_80 if memory >= LARGE_GPU_BYTES else DeviceClass.GPU_16
+    return DeviceClass.of(task.device, task.threads, memory_bytes(task.device))
 
 
 def candidates(device: DeviceClass, found: WeightsResolver) -> Iterator[str]:

@@ -3,18 +3,25 @@
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 
 import msgspec
 import torch
 
+from services.trainer import feature_blocks
+from services.trainer.engine.classification.features import block_name
 from services.trainer.engine.classification.few_shot import expected_accuracy
+from services.trainer.engine.data import open_images
 from services.trainer.engine.detection.data import open_scenes
+from services.trainer.engine.pretrained import load_backbones
 from services.trainer.engine.session import Meter, Session
 from services.trainer.estimate import Observation, Probe
-from services.trainer.messages import Probed, ProbeTask, Result, TrainTask
-from services.trainer.recipe import Recipe, Split, is_linear
+from services.trainer.feature_blocks import FeaturePass
+from services.trainer.messages import MANIFEST_FILE, Probed, ProbeTask, Result, TrainTask
+from services.trainer.recipe import Framing, Recipe, Split, is_linear
 from services.vision.card import ModelKind, WeightsSource
+from services.vision.snapshot import read_manifest
 
 ENOUGH_SECONDS = 45.0  # after which no further recipe is tried
 AMPLE = timedelta(hours=1)  # for a miniature, so that no schedule is cut
@@ -48,11 +55,28 @@ def probe(task: ProbeTask, session: Session, train: Train) -> Probed:
         weights_source=first.weights_source,
         backbones=first.backbones,
         mirror=first.mirror,
+        stored=_stored(task, [observed.recipe for observed in observations]),
     )
     if task.recipes[0].kind is ModelKind.GENERIC_DETECTOR:
         boxes = open_scenes(Path(task.index_directory), task.dataset).statistics()
         found = msgspec.structs.replace(found, boxes=boxes)
     return Probed(probe=found, used=session.meter.elapsed())
+
+
+def _stored(task: ProbeTask, recipes: list[Recipe]) -> tuple[FeaturePass, ...]:
+    """The passes of these recipes whose features of all images are stored."""
+    if not task.stored_blocks:
+        return ()
+    names, digest = set(task.stored_blocks), read_manifest((Path(task.index_directory) / MANIFEST_FILE).read_bytes())
+    images = open_images(Path(task.directory), task.dataset)
+    found: set[FeaturePass] = set()
+    for recipe in filter(is_linear, recipes):
+        small = _miniature(task, recipe, 0)
+        for backbone, view in product(load_backbones(small, images), range(recipe.views)):
+            blocks = feature_blocks.rows_of_blocks(digest.image_count)
+            if all(block_name(small, backbone, view, digest.digest, rows) in names for rows in blocks):
+                found.add(FeaturePass(backbone.name, Framing(backbone.rule.fit), recipe.resolution, view))
+    return tuple(sorted(found))
 
 
 class Stopwatch(Session):
@@ -81,7 +105,9 @@ class Stopwatch(Session):
 def _observed(task: TrainTask, train: Train) -> tuple[Observation, Result]:
     watch = Stopwatch()
     result = train(task, watch)
-    seconds = watch.meter.used()
+    seconds, scaling = watch.meter.used(), watch.scaling_seconds(linear=is_linear(task.recipe))
+    if is_linear(task.recipe) and result.features:  # on the sample of an earlier recipe
+        seconds, scaling = (each + result.features.saved.total_seconds() for each in (seconds, scaling))
     ran = task.recipe
     if ran.choose and result.networks:
         ran = msgspec.structs.replace(ran, backbones=result.networks)
@@ -89,7 +115,7 @@ def _observed(task: TrainTask, train: Train) -> tuple[Observation, Result]:
         recipe=ran,
         image_count=result.image_count,
         seconds=seconds,
-        scaling_seconds=min(seconds, watch.scaling_seconds(linear=is_linear(task.recipe)) or seconds),
+        scaling_seconds=min(seconds, scaling or seconds),
         resolution=result.resolution,
         score=result.selection_score,
     )
@@ -123,6 +149,7 @@ def _miniature(task: ProbeTask, recipe: Recipe, number: int) -> TrainTask:
         seed=task.seed,
         threads=task.threads,
         device=task.device,
+        base_directory=task.base_directory,
     )
 
 

@@ -16,6 +16,7 @@ from services.kit.errors import OutOfMemory, SightlineError, UnknownTrainingErro
 from services.trainer.engine.classification import task as classification
 from services.trainer.engine.classification.evaluate import evaluate_classifier
 from services.trainer.engine.classification.linear_head import train_head
+from services.trainer.engine.classification.tuned_stages import tune_stages
 from services.trainer.engine.detection import task as detection
 from services.trainer.engine.detection.evaluate import evaluate_detector
 from services.trainer.engine.group import ALONE, Group, GroupBroken
@@ -85,9 +86,11 @@ def with_share_of_threads(task: Task, group: Group) -> Task:
 
 
 def train(task: TrainTask, session: Session) -> Result:
-    """Runs a trial: a linear head on frozen features, or a fine-tuning of the recipe's kind."""
+    """Runs a trial: a linear head on frozen features, last stages on stored maps, or a fine-tuning."""
     if is_linear(task.recipe):
         return train_head(task, session)
+    if task.recipe.stored_maps:
+        return tune_stages(task, session)
     return fine_tune(task, session, STARTS[task.recipe.kind])
 
 

@@ -30,19 +30,23 @@ class Partition:
         return self.trainable[self.fold != 0]
 
 
-def divide(labels: Indices, split: Split) -> Partition:
-    """Hold-out first, then stratified folds; every category is in every fold if it has enough images."""
+def divide(labels: Indices, split: Split, group: Indices | None = None) -> Partition:
+    """Hold-out first, then stratified folds; every category is in every fold if it has enough images.
+
+    Images of one category and one group (by default, each image is its own) stay together.
+    """
+    group = np.arange(len(labels)) if group is None else group
     random = np.random.default_rng(split.seed)
     counts = np.bincount(labels)
     smallest = int(counts[counts > 0].min())
     held = np.zeros(len(labels), bool)
     if split.holdout_fraction > 0 and smallest >= MIN_HELD_OUT_FROM:
         held_parts, parts = share(split.holdout_fraction)
-        held = _dealt(labels, parts, random) < held_parts
+        held = _dealt(labels, parts, random, group) < held_parts
     trainable = np.flatnonzero(~held)
     counts = np.bincount(labels[trainable])
     folds = max(2, min(split.folds, int(counts[counts > 0].min())))
-    return Partition(trainable, _dealt(labels[trainable], folds, random), np.flatnonzero(held), folds)
+    return Partition(trainable, _dealt(labels[trainable], folds, random, group[trainable]), np.flatnonzero(held), folds)
 
 
 def share(fraction: float) -> tuple[int, int]:
@@ -50,15 +54,27 @@ def share(fraction: float) -> tuple[int, int]:
     return Fraction(fraction).limit_denominator(MIN_HELD_OUT_FROM).as_integer_ratio()
 
 
-def _dealt(labels: Indices, parts: int, random: np.random.Generator) -> Indices:
-    """[images]: the part of each, dealt round-robin in random order, category after category."""
+def _dealt(labels: Indices, parts: int, random: np.random.Generator, group: Indices) -> Indices:
+    """[images]: the part of each, dealt in random order, category after category, large groups first."""
     part = np.empty(len(labels), np.int64)
     shift = 0
     for label in np.unique(labels):
         rows = random.permutation(np.flatnonzero(labels == label))
-        part[rows] = (np.arange(len(rows)) + shift) % parts
+        filled = [0] * parts
+        for members in _together(rows, group[rows]):
+            chosen = min(range(parts), key=lambda each: (filled[each], (each - shift) % parts))
+            part[members] = chosen
+            filled[chosen] += len(members)
         shift += len(rows)
     return part
+
+
+def _together(rows: Indices, group: Indices) -> list[Indices]:
+    """The rows of each group, the largest group first, otherwise in the order of the rows."""
+    _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    members = np.split(rows[order], np.cumsum(np.bincount(inverse))[:-1])
+    return [members[each] for each in sorted(range(len(members)), key=lambda each: (-len(members[each]), first[each]))]
 
 
 def readable(partition: Partition, sound: NDArray[np.bool_]) -> Partition:

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from services.trainer.domain import MAX_TRIALS, Model, Trial, granted, served_trial
-from services.trainer.planner.costs import expected_seconds, reserve_seconds, resolution_of, slowness
+from services.trainer.feature_blocks import FeaturePass
+from services.trainer.planner.costs import (
+    evaluation_seconds,
+    expected_seconds,
+    known_passes,
+    reserve_seconds,
+    resolution_of,
+    slowness,
+)
 from services.trainer.recipe import Recipe
 
 SLACK = 1.5  # of its expected time: what a trial may take if another may run beside it
@@ -22,10 +30,11 @@ class BudgetView:
     test_count: int
     trials: int  # that may still be planned
     left: timedelta
-    pace: float  # actual time divided by the table's
+    pace: float  # see `costs`
     resolution: int  # for recipes that leave it open
     served: Recipe | None
     running: tuple[Recipe, ...] = ()
+    known: frozenset[FeaturePass] = frozenset()  # need not be repeated
     shared: bool = False  # among trials that run side by side
 
     @classmethod
@@ -41,12 +50,17 @@ class BudgetView:
             resolution=resolution_of(trials),
             served=best.recipe if best else None,
             running=tuple(trial.recipe for trial in trials if not trial.work.ended),
+            known=known_passes(trials),
             shared=shared,
         )
 
     def expected(self, recipe: Recipe) -> float:
         """Seconds that the recipe is expected to take."""
-        return self.pace * expected_seconds(recipe, self.image_count, self.resolution)
+        return expected_seconds(recipe, self.image_count, self.resolution, self.pace, self.known)
+
+    def evaluation(self, recipe: Recipe) -> float:
+        """Seconds that the final evaluation of the recipe's bundle is expected to take; 0 without a test dataset."""
+        return evaluation_seconds(recipe, self.test_count, self.resolution, self.pace)
 
     def available(self, recipe: Recipe) -> float:
         """Seconds that the recipe may take.
@@ -55,5 +69,5 @@ class BudgetView:
         that is being trained.
         """
         candidates = (recipe, *self.running, *((self.served,) if self.served else ()))
-        reserve = max(reserve_seconds(candidate, self.test_count, self.resolution) for candidate in candidates)
-        return self.left.total_seconds() - self.pace * reserve
+        reserves = (reserve_seconds(each, self.test_count, self.resolution, self.pace) for each in candidates)
+        return self.left.total_seconds() - max(reserves)

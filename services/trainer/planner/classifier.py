@@ -40,10 +40,10 @@ def _largest_side(name: str, limit: float | None) -> int | None:
     return side if side >= LEAST_SIDE else None
 
 
-def climb(wanted: Hyperparameters, image_count: int) -> list[Recipe]:
-    """What a generous budget pays for, as far as it is known before the images are."""
-    begun = first(wanted)
-    return [begun, *_pretrained(wanted.backbones or begun.backbones, wanted, image_count)]
+def rungs(recipes: tuple[Recipe, ...], image_count: int) -> frozenset[object]:
+    """All of its recipes: none is tried for its settings' sake."""
+    del image_count
+    return frozenset(recipe.name for recipe in recipes)
 
 
 def next_trial(model: Model, trials: list[Trial], budget: BudgetView) -> StartTrial | StopReason | Wait:
@@ -83,7 +83,7 @@ def _recipes(model: Model, trials: list[Trial], image_count: int) -> list[Recipe
         mirror = all(trial.result.mirror for trial in trials if trial.result)
         ladder = _pretrained(known, wanted, image_count, mirror=mirror)
     if shown is not None and shown.performance.source is Source.CROSS_VALIDATION and model.test is None:
-        ladder = [recipe for recipe in ladder if recipe.rung == 0]  # no image is left to measure a fine-tuned one on
+        ladder = [recipe for recipe in ladder if recipe.rung == 0 or recipe.stored_maps]  # what predicts every fold
     if wanted.max_rung is not None:
         ladder = [recipe for recipe in ladder if recipe.rung <= wanted.max_rung]
     return [trials[0].recipe, *ladder]

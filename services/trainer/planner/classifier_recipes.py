@@ -4,18 +4,19 @@ from msgspec.structs import replace
 
 from services.trainer.domain import Hyperparameters
 from services.trainer.recipe import Depth, Framing, Recipe
-from services.vision.catalogue import FIRST_BACKBONE, RANDOM_START
+from services.vision.catalogue import BACKBONES, FIRST_BACKBONE, RANDOM_START
 
 SEVERAL = 2  # networks whose features are put together
 BOTH = (Framing.STRETCH, Framing.CROP)  # which of them is better differs from set to set
 BOTH_UP_TO, MIRRORED_UP_TO = 20_000, 5_000  # images; of more, the features would fill the memory
-TUNED_FROM = 1_000  # images; with fewer, it loses more by training on four fifths of them than it gains
+TUNED_FROM = 1_000  # images; with fewer, last stages are tuned on stored maps instead, which leaves no fold out
+STAGES_FROM = 120  # images; with 60 and fewer, tuning only made the network worse
 
 
 def first(wanted: Hyperparameters) -> Recipe:
     """A linear head on one frozen network: a usable model within seconds."""
     backbone = wanted.backbones[0] if wanted.backbones else FIRST_BACKBONE
-    recipe = _linear((backbone,), wanted.resolution or 0)
+    recipe = _linear((backbone,), wanted)
     return recipe if wanted.backbones else replace(recipe, choose=True)
 
 
@@ -24,13 +25,13 @@ def pretrained(
 ) -> list[Recipe]:
     """What follows if pretrained weights are available: `backbones`, in order of preference.
 
-    Two networks that see images in both framings, and mirrored; then, with enough images, the first of them fine-tuned
-    from its linear head, its predictions blended with theirs.
+    Two networks that see images in both framings, and mirrored; then, with enough images, the first of them tuned from
+    its linear head, its predictions blended with theirs: its last stages, or with many images all of it.
     """
     several = backbones[:SEVERAL]
     framings = BOTH if image_count <= BOTH_UP_TO else BOTH[:1]
     views = 2 if image_count <= MIRRORED_UP_TO else 1
-    head = _linear(several, wanted.resolution or 0, framings, views)
+    head = _linear(several, wanted, framings, views)
     tuned = Recipe(
         name=f"{backbones[0]} fine-tuned, with {'+'.join(several)}",
         rung=1,
@@ -45,8 +46,18 @@ def pretrained(
         label_smoothing=0.0,
         mirror=mirror,
         resolution=wanted.resolution or 0,
+        names=not wanted.ignore_category_names,
     )
-    return [head, tuned] if image_count >= TUNED_FROM else [head]
+    if image_count >= TUNED_FROM:
+        return [head, tuned]
+    stages = replace(
+        tuned,
+        name=f"{backbones[0]}'s last stages tuned, with {'+'.join(several)}",
+        depth=Depth.LAST_STAGES,
+        stored_maps=True,
+        min_epochs=8,
+    )
+    return [head, stages] if image_count >= STAGES_FROM and BACKBONES[backbones[0]].stage_starts else [head]
 
 
 def scratch(wanted: Hyperparameters) -> list[Recipe]:
@@ -69,8 +80,12 @@ def scratch(wanted: Hyperparameters) -> list[Recipe]:
 
 
 def _linear(
-    backbones: tuple[str, ...], resolution: int, framings: tuple[Framing, ...] = (Framing.STRETCH,), views: int = 1
+    backbones: tuple[str, ...],
+    wanted: Hyperparameters,
+    framings: tuple[Framing, ...] = (Framing.STRETCH,),
+    views: int = 1,
 ) -> Recipe:
+    resolution = wanted.resolution or 0
     name = "+".join(backbones) + " linear" + (f" at {resolution}" if resolution else "")
     name += ", crop and stretch" if len(framings) > 1 else ""
     name += f", {views} views" if views > 1 else ""
@@ -81,5 +96,6 @@ def _linear(
         framings=framings,
         views=views,
         resolution=resolution,
+        names=not wanted.ignore_category_names,
         depth=Depth.HEAD,
     )

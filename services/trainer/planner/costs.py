@@ -1,8 +1,15 @@
-"""What recipes cost: by the catalogue's seconds on the reference device, scaled by what earlier trials took."""
+"""What recipes cost: by the catalogue's seconds on the reference device, scaled by what earlier trials took.
+
+Every cost has a fixed part and one that grows with the images. A device's pace is the time that the growing part takes
+on it divided by the table's; the fixed part takes no less on a fast device.
+"""
+
+from collections.abc import Set as AbstractSet
 
 from msgspec.structs import replace
 
 from services.trainer.domain import Trial
+from services.trainer.feature_blocks import FeaturePass, passes_of
 from services.trainer.ledger import ZERO
 from services.trainer.recipe import Depth, Recipe, is_linear
 from services.trainer.work import WorkState
@@ -11,6 +18,8 @@ from services.vision.catalogue import BACKBONES, FIRST_BACKBONE, NETWORKS, RANDO
 
 PRETRAINED_RESOLUTION = input_size(True, BACKBONES[FIRST_BACKBONE].rule.size, ())  # if the recipe leaves it open
 TRAIN_RATIO = 3.5  # time of a training step relative to a forward pass, per image
+MAPS_RATIO = 0.7  # of a step that trains the last stages on stored maps; of storing a view: 1
+MAP_VIEWS, MAP_FOLDS = 8, 5  # that are stored, and that are predicted
 DETECTOR_RATIOS = {Depth.HEAD: 2.0, Depth.NECK: 2.5, Depth.LAST_STAGES: 3.0, Depth.ALL: 3.5}
 FIXED_SECONDS = 1.0  # reading the task, fitting a head, writing a bundle
 TRAINED_SHARE = 0.8  # of the images; the others are for validation
@@ -33,23 +42,75 @@ def _network_seconds(recipe: Recipe, name: str, resolution: int) -> float:
 
 
 def expected_seconds(
-    recipe: Recipe, image_count: int, resolution: int = PRETRAINED_RESOLUTION, epochs: int | None = None
+    recipe: Recipe,
+    image_count: int,
+    resolution: int = PRETRAINED_RESOLUTION,
+    pace: float = 1.0,
+    known: AbstractSet[FeaturePass] = frozenset(),
 ) -> float:
-    """The seconds that a recipe takes on the reference device; with `epochs`, that many instead of all."""
+    """The seconds that a recipe takes, without the passes whose features are known."""
+    return max(1.0, pace) * FIXED_SECONDS + pace * scaling_seconds(recipe, image_count, resolution, known=known)
+
+
+def scaling_seconds(
+    recipe: Recipe,
+    image_count: int,
+    resolution: int = PRETRAINED_RESOLUTION,
+    epochs: int | None = None,
+    known: AbstractSet[FeaturePass] = frozenset(),
+) -> float:
+    """The part that grows with the images, at a pace of 1; with `epochs`, for that many instead of all."""
     if is_linear(recipe):
-        return FIXED_SECONDS + image_count * (recipe.views * forward_seconds(recipe, resolution) + HEAD_SECONDS)
+        passes = recipe.views * forward_seconds(recipe, resolution) - _seconds_of_passes(recipe, resolution, known)
+        return image_count * (passes + HEAD_SECONDS)
+    if recipe.stored_maps:
+        return image_count * _map_passes(recipe, epochs) * _first_seconds(recipe, resolution)
     ratio = DETECTOR_RATIOS[recipe.depth] if _is_detector(recipe) else TRAIN_RATIO
     trained = 1.0 if recipe.refit else TRAINED_SHARE
     passes = trained * ratio + (1.0 - trained)
     epochs = recipe.max_epochs if epochs is None else epochs
-    return FIXED_SECONDS + epochs * image_count * _network_seconds(recipe, recipe.backbones[0], resolution) * passes
+    return epochs * image_count * passes * _first_seconds(recipe, resolution)
 
 
-def reserve_seconds(recipe: Recipe, test_count: int, resolution: int = PRETRAINED_RESOLUTION) -> float:
-    """Seconds to hold back for evaluating a model of this recipe on the test dataset; 0 without one."""
+def _first_seconds(recipe: Recipe, resolution: int) -> float:
+    return _network_seconds(recipe, recipe.backbones[0], resolution)
+
+
+def _map_passes(recipe: Recipe, epochs: int | None) -> float:
+    """Forward passes that take as long as storing maps, tuning without each fold, and tuning on all images."""
+    epochs = recipe.max_epochs if epochs is None else epochs
+    return MAP_VIEWS + epochs * MAPS_RATIO * (MAP_FOLDS * TRAINED_SHARE + 1)
+
+
+def evaluation_seconds(
+    recipe: Recipe, test_count: int, resolution: int = PRETRAINED_RESOLUTION, pace: float = 1.0
+) -> float:
+    """Seconds that evaluating a model of this recipe on the test dataset takes; 0 without one."""
     if not test_count:
         return 0.0
-    return RESERVE_FACTOR * (EVALUATION_FIXED_SECONDS + test_count * forward_seconds(recipe, resolution))
+    return max(1.0, pace) * EVALUATION_FIXED_SECONDS + pace * test_count * forward_seconds(recipe, resolution)
+
+
+def reserve_seconds(
+    recipe: Recipe, test_count: int, resolution: int = PRETRAINED_RESOLUTION, pace: float = 1.0
+) -> float:
+    """Seconds to hold back for that."""
+    return RESERVE_FACTOR * evaluation_seconds(recipe, test_count, resolution, pace)
+
+
+def known_passes(trials: list[Trial]) -> frozenset[FeaturePass]:
+    """The passes whose features the trials have left in the feature bank."""
+    known: set[FeaturePass] = set()
+    for trial in trials:
+        if trial.result is not None and trial.result.weights_source is not WeightsSource.RANDOM:
+            ran = replace(trial.recipe, backbones=trial.result.networks or trial.recipe.backbones)
+            known |= passes_of(ran)
+    return frozenset(known)
+
+
+def _seconds_of_passes(recipe: Recipe, resolution: int, known: AbstractSet[FeaturePass]) -> float:
+    """Seconds for one image of those of the recipe's passes that are known."""
+    return sum(_network_seconds(recipe, each.network, resolution) for each in passes_of(recipe) & known)
 
 
 def resolution_of(trials: list[Trial]) -> int:
@@ -59,7 +120,7 @@ def resolution_of(trials: list[Trial]) -> int:
 
 
 def slowness(trials: list[Trial]) -> float:
-    """Actual time divided by predicted time; 1 until a trial shows it.
+    """The pace that the trials show; 1 until one does.
 
     For a classifier the first linear head shows it; for a detector the latest trial, by the epochs that it ran.
     """
@@ -68,7 +129,18 @@ def slowness(trials: list[Trial]) -> float:
     measured = (
         detectors[-1:] or [trial for trial in done if trial.recipe.rung == 0 and not _is_detector(trial.recipe)][:1]
     )
-    return max(0.25, _seconds_of(measured[0]) / _expected_of(measured[0])) if measured else 1.0
+    return _pace(_seconds_of(measured[0]), _expected_of(measured[0])) if measured else 1.0
+
+
+def _pace(seconds: float, expected: float) -> float:
+    """The pace at which a trial takes these seconds instead of those expected at 1.
+
+    Of a trial that is hardly longer than its fixed part, at least half counts as growing: a trial of a few images says
+    little about one of many.
+    """
+    if seconds >= expected:
+        return seconds / expected
+    return min(1.0, max(seconds - FIXED_SECONDS, 0.5 * seconds) / (expected - FIXED_SECONDS))
 
 
 def _is_detector(recipe: Recipe) -> bool:
@@ -93,7 +165,7 @@ def _expected_of(trial: Trial) -> float:
     recipe, result, count = trial.recipe, trial.result, trial.training.image_count
     assert result is not None, "it succeeded"
     if _is_detector(recipe):
-        return expected_seconds(recipe, count, result.resolution, result.epochs)
+        return FIXED_SECONDS + scaling_seconds(recipe, count, result.resolution, result.epochs)
     recipe = as_run(recipe, result.weights_source)
     if recipe.choose and result.networks and BACKBONES.keys() >= set(result.networks):
         recipe = replace(recipe, backbones=result.networks)

@@ -13,6 +13,7 @@ from services.vision.card import ModelKind
 
 MAX_REMEMBERED = 10_000
 MARGIN = 1.0  # standard errors by which a more expensive trial must win
+BLEND_MARGIN = 2.0  # if its parts were weighted on the very images on which it is compared
 # A detector is expected to be better if it repeats the best settings for longer, follows a head alone, is a more
 # accurate network, or sees a larger input; so is a classifier's head on more features. It loses only if it is worse by
 # more than the noise.
@@ -45,22 +46,24 @@ class Selection:
     async def _beats(self, later: tuple[Trial, TrialResult], best: tuple[Trial, TrialResult]) -> bool:
         if later[0].recipe.refit:
             return later[0].parent_trial == best[0].name and later[1].epochs >= WHOLE * best[1].epochs
-        new, old, margin = later[1].predictions_key, best[1].predictions_key, _margin(later[0], best[0])
+        new, old, required = later[1].predictions_key, best[1].predictions_key, margin(later[0], best[0])
         if (new, old) not in self._decisions:
             before, after = await self._blobs.get(old), await self._blobs.get(new)
             if len(self._decisions) >= MAX_REMEMBERED:
                 self._decisions.clear()
-            self._decisions[new, old] = await asyncio.to_thread(_beats, before, after, margin)
+            self._decisions[new, old] = await asyncio.to_thread(_beats, before, after, required)
         return self._decisions[new, old]
 
 
 def classifier_margin(later: Recipe) -> float:
     """Standard errors by which a classifier must be better than those before it."""
+    if later.stored_maps:
+        return BLEND_MARGIN
     return MARGIN if later.rung else EXPECTED_MARGIN
 
 
-def _margin(later: Trial, best: Trial) -> float:
-    """Standard errors by which the later trial must be better."""
+def margin(later: Trial, best: Trial) -> float:
+    """Standard errors by which the later trial must be better; negative if it is expected to be."""
     if later.recipe.kind is ModelKind.GENERIC_CLASSIFIER:
         return classifier_margin(later.recipe)
     return EXPECTED_MARGIN if follows(later, best) or improves_on(later.recipe, best.recipe) else MARGIN

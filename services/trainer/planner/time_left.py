@@ -8,7 +8,6 @@ from msgspec.structs import replace
 from services.trainer.domain import Evaluation, Model, ModelState, Trial, TrialResult, served_trial, works_of
 from services.trainer.ledger import ZERO, Reason, Segment, total
 from services.trainer.planner.budget import BudgetView
-from services.trainer.planner.costs import RESERVE_FACTOR, reserve_seconds
 from services.trainer.planner.plan import plan
 from services.trainer.planner.steps import StartTrial
 from services.trainer.work import Work, WorkState
@@ -85,7 +84,7 @@ def _evaluation_seconds(model: Model, trials: list[Trial]) -> float:
     """What the final evaluation is expected to take; 0 without a test dataset."""
     budget = BudgetView.of(model, trials)
     recipe = budget.served or trials[0].recipe
-    return budget.pace * reserve_seconds(recipe, budget.test_count, budget.resolution) / RESERVE_FACTOR
+    return budget.evaluation(recipe)
 
 
 def _clock_ratio(trials: list[Trial]) -> float:

@@ -7,8 +7,8 @@ from pathlib import Path
 from services.kit.blobs import Blobs
 from services.kit.errors import BlobNotFound, ModelNotFound
 from services.trainer.domain import Model
-from services.vision.bundle_files import names_of
 from services.vision.card import DIGESTS_FILE
+from services.vision.sealing import names_of
 
 
 async def copy_base(blobs: Blobs, model: Model) -> None:

@@ -19,7 +19,7 @@ from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.kit.views import Changes
 from services.trainer import metrics
-from services.trainer.coverage import check_categories
+from services.trainer.coverage import alike_warnings, check_categories
 from services.trainer.datasets import (
     Dataset,
     Datasets,
@@ -37,7 +37,8 @@ from services.trainer.domain import (
     training_cost,
     works_of,
 )
-from services.trainer.planner.plan import check_budget, plan
+from services.trainer.planner.needs import check_budget
+from services.trainer.planner.plan import plan
 from services.trainer.planner.selection import Selection
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
 from services.trainer.reconcile.base_copy import copy_base
@@ -170,6 +171,7 @@ class Coordinator:
             training=training.snapshot(),
             test=test.snapshot() if test else None,
             categories=training.category_names,
+            warnings=(*model.warnings, *alike_warnings(training.category_names)),
         )
 
     # TRAINING

@@ -19,6 +19,7 @@ def planned(model: Model, allowance: timedelta, now: datetime) -> Evaluation:
         test=model.test,
         model_version=model.served.version,
         bundle_key=model.served.bundle_key,
+        bundle_digest=model.served.bundle_digest,
         model_kind=model.model_kind,
         work=Work(create_time=now, allowance=allowance),
         update_time=now,

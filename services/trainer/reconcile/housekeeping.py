@@ -4,6 +4,7 @@ from services.kit.blobs import Blobs, delete_prefix
 from services.kit.clock import Clock
 from services.kit.errors import NotFound, SightlineError, Unavailable
 from services.kit.log import Log, about
+from services.kit.names import parent
 from services.kit.queue import Queue
 from services.kit.records import Versioned
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, asked_to_stop
@@ -43,7 +44,7 @@ class Housekeeping:
             record = found.value
             if record.work.ended and not sweep:
                 continue
-            model = self._store.models.view.find(_model_of(record))
+            model = self._store.models.view.find(parent(record.name))
             if model is None or not _needs(model.value, record):
                 await self._clear(found)
             elif record.work.is_due(now):
@@ -98,7 +99,7 @@ class Housekeeping:
         record = found.value
         with about(record.name):
             try:
-                model = await self._store.models.get(_model_of(record))
+                model = await self._store.models.get(parent(record.name))
                 if model.value.uid != record.model_uid:
                     await self._delete(found)
                 elif not record.work.ended and not _needs(model.value, record):
@@ -137,10 +138,6 @@ class Housekeeping:
             _log.info("orphan_deleted")
         except SightlineError as error:
             _log.info("housekeeping_postponed", problem=str(error))
-
-
-def _model_of(record: Trial | Evaluation) -> str:
-    return "/".join(record.name.split("/", 2)[:2])
 
 
 def _needs(model: Model, record: Trial | Evaluation) -> bool:

@@ -41,6 +41,12 @@ class FeatureBank:
                 for name in _wanted(recipe, kinds, await self._stored()):
                     await self._fetch(name)
 
+    async def names(self) -> list[str]:
+        """The names of the blocks in the store, as far as it responds."""
+        with _tolerated("features_not_listed"):
+            return await self._stored()
+        return []
+
     async def share(self) -> None:
         """Stores the blocks in the worker's folder that the store lacks."""
         with _tolerated("features_not_shared"):

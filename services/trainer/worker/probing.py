@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 
-from services.kit.errors import BlobNotFound, DatasetNotFound
+from services.kit.errors import BlobNotFound, DatasetChanged, DatasetNotFound, ModelNotFound
 from services.trainer.estimate import Estimate
 from services.trainer.messages import ProbeTask
 from services.trainer.settings import TrainerSettings
@@ -21,7 +21,7 @@ TIMED = 40  # images of another sample for the others, if there are more; also o
 async def probe_task(
     estimate: Estimate, workspace: Workspace, settings: TrainerSettings, scratch: Path, allowance: timedelta
 ) -> ProbeTask:
-    """Fetches the samples; DatasetNotFound if the dataset was deleted."""
+    """Fetches the samples and the base model; DatasetNotFound or ModelNotFound if one was deleted, DatasetChanged."""
     model = estimate.model
     assert model.training is not None, "an estimate has its snapshot"
     indexes = await workspace.snapshot(model.training, packs=False)
@@ -38,6 +38,8 @@ async def probe_task(
             small = await write_sample(workspace.blobs, contents.manifest, few, scratch / "small")
     except BlobNotFound:
         raise DatasetNotFound(name=model.training_dataset) from None
+    except ValueError as fault:
+        raise DatasetChanged(dataset=model.training_dataset, file=str(fault)) from fault
     weights = settings.weights_dir
     return ProbeTask(
         estimate=estimate.name,
@@ -49,6 +51,8 @@ async def probe_task(
         images_per_category=None if detects else _per_category(contents, len(rows)),
         output_directory=str(scratch / "output"),
         cache_directory=str(await workspace.cache()),
+        base_directory=await _base(estimate, workspace),
+        stored_blocks=tuple(await workspace.features(model.training).names()),
         weights_directory=str(weights) if weights else None,
         installed_weights=settings.installed_weights,
         download_weights=settings.download_weights,
@@ -56,6 +60,16 @@ async def probe_task(
         seed=seed,
         threads=settings.threads,
     )
+
+
+async def _base(estimate: Estimate, workspace: Workspace) -> str | None:
+    """Path of the bundle that the training would continue."""
+    if estimate.model.base is None:
+        return None
+    try:
+        return str(await workspace.folder(estimate.model.base.bundle_key))
+    except BlobNotFound:
+        raise ModelNotFound(name=estimate.model.base.name) from None
 
 
 def _per_category(contents: Contents, sampled: int) -> float | None:

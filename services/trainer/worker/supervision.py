@@ -38,6 +38,8 @@ from services.trainer.worker.attempt import AnyAttempt
 from services.trainer.worker.checkpoints import Checkpoints
 from services.trainer.worker.child_pool import Child, ChildDied
 from services.trainer.worker.workspace import Workspace
+from services.vision.sealing import digest_of
+from services.vision.signing import Signer
 
 MAX_TAGS_IN_RECORD = 100
 OUTAGE_SECONDS = 2.0  # between two attempts to record what must not be lost
@@ -55,11 +57,19 @@ class Stopped(Exception):
 class Supervision:
     """Supervises one attempt. A delivered result survives outages of the store and the records."""
 
-    def __init__(self, attempt: AnyAttempt, workspace: Workspace, clock: Clock, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        attempt: AnyAttempt,
+        workspace: Workspace,
+        clock: Clock,
+        telemetry: Telemetry,
+        signer: Signer | None = None,
+    ) -> None:
         self._attempt = attempt
         self._workspace = workspace
         self._clock = clock
         self._telemetry = telemetry
+        self._signer = signer  # of bundles
         self._prefix = f"{attempt.record.blob_prefix}{attempt.record.work.attempt}/"
         self._began: float | None = None
         self._delivered: timedelta | None = None
@@ -180,7 +190,9 @@ class Supervision:
         keys = await self._upload(result.predictions_path, result.performance)
         insight_key = f"{self._prefix}insight.json"
         await self._workspace.blobs.put(insight_key, codec.encode(result.insight))
-        await self._workspace.upload(Path(result.bundle_directory), f"{self._prefix}bundle/")
+        bundle = Path(result.bundle_directory)
+        digest = await asyncio.to_thread(digest_of, bundle)
+        await self._workspace.upload(bundle, f"{self._prefix}bundle/")
         if (features := result.features) is not None:
             features = msgspec.structs.replace(features, saved=self._attempt.on_reference(features.saved))
         kept = TrialResult(
@@ -189,6 +201,8 @@ class Supervision:
             score_interval=result.selection_interval,
             log_loss=result.selection_log_loss,
             bundle_key=f"{self._prefix}bundle/",
+            bundle_digest=digest,
+            bundle_signature=self._signer.sign(_model_of(self._attempt.name), digest) if self._signer else "",
             predictions_key=keys[0],
             performance_key=keys[1],
             insight_key=insight_key,
@@ -203,6 +217,7 @@ class Supervision:
             prediction_seconds=result.prediction_seconds,
             mirror=result.mirror,
             features=features,
+            names=result.names,
         )
         checkpoint = self._attempt.record.work.checkpoint_key
         await self._attempt.succeed(result.used, result=kept)
@@ -236,6 +251,10 @@ class Supervision:
             except Unavailable as error:
                 _log.warning("result_waits", problem=str(error))
                 await self._clock.sleep(OUTAGE_SECONDS)
+
+
+def _model_of(trial: str) -> str:
+    return trial.partition("/trials/")[0]
 
 
 def _summary(performance: Performance) -> Performance:

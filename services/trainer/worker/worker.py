@@ -18,10 +18,10 @@ from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, Sightlin
 from services.kit.log import Log, about
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
-from services.trainer import metrics
+from services.trainer import bundles, metrics
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.estimate import COLLECTION, Estimate
-from services.trainer.messages import EvaluateTask, Task, TrainTask
+from services.trainer.messages import EvaluateTask, Ready, Task, TrainTask
 from services.trainer.performance import Performance
 from services.trainer.recipe import Recipe, Split
 from services.trainer.settings import TrainerSettings
@@ -33,6 +33,9 @@ from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, C
 from services.trainer.worker.probing import probe_task
 from services.trainer.worker.supervision import Stopped, Supervision
 from services.trainer.worker.workspace import Workspace
+from services.vision.catalogue import suited
+from services.vision.signing import Signer
+from services.vision.timm_networks import DeviceClass
 
 _log = Log(__name__)
 
@@ -54,6 +57,7 @@ class Worker:
         """Once `stop` is set, the current attempt saves a checkpoint and gives its work back, and no other begins.
 
         The worker itself sets it when the device can no longer be used, which `pool.unusable` then explains.
+        SigningKeyUnusable.
         """
         self._stop = stop or asyncio.Event()
         self._name = name
@@ -61,6 +65,7 @@ class Worker:
         self._workspace = workspace
         self._pool = pool
         self._settings = settings
+        self._signer = Signer.of(settings.signing_key.get_secret_value())
         self._clock = clock
         self._telemetry = telemetry
         self._fits: dict[tuple[object, ...], int] = {}  # images per micro-batch, found by trials that ran out of memory
@@ -103,7 +108,7 @@ class Worker:
     async def _attempt(self, attempt: AnyAttempt) -> AttemptResult:
         """Runs one attempt and returns its result. Gives the work back on asyncio cancellation and in an outage."""
         now = self._clock.now
-        supervision = Supervision(attempt, self._workspace, self._clock, self._telemetry)
+        supervision = Supervision(attempt, self._workspace, self._clock, self._telemetry, self._signer)
         try:
             return await self._carry_out(attempt, supervision)
         except CancelRequested:
@@ -163,6 +168,8 @@ class Worker:
             attempt.devices = child.ready.devices
         try:
             record, device = attempt.record, child.ready.device
+            if not isinstance(record, Evaluation):
+                await self._workspace.fetch_weights(self._networks(record, child.ready))
             if isinstance(record, Trial):
                 await self._workspace.features(record.training).fetch(record.recipe, device)
             here = structs.replace(task, device=device, allowance=attempt.allowance)
@@ -172,6 +179,12 @@ class Worker:
             return result
         finally:
             await child.end()
+
+    def _networks(self, record: Trial | Estimate, ready: Ready) -> set[str]:
+        """The networks whose weights the work may use: those of its recipes, and all that suit the device."""
+        recipes = (record.recipe,) if isinstance(record, Trial) else record.recipes
+        device = DeviceClass.of(ready.device, self._settings.threads, ready.memory_bytes)
+        return {name for recipe in recipes for name in (*recipe.backbones, *suited(recipe.kind, device))}
 
     async def _task(self, attempt: AnyAttempt, scratch: Path) -> Task:
         output = scratch / "output"
@@ -232,19 +245,25 @@ class Worker:
         return codec.decode(whole, Performance).suggested_thresholds
 
     async def _bundle(self, evaluation: Evaluation) -> Path:
+        model = evaluation.name.partition("/evaluations/")[0]
         try:
-            return await self._workspace.folder(evaluation.bundle_key)
+            directory = await self._workspace.folder(evaluation.bundle_key)
         except BlobNotFound:
-            raise ModelNotFound(name=evaluation.name.partition("/evaluations/")[0]) from None
+            raise ModelNotFound(name=model) from None
+        await asyncio.to_thread(bundles.check, directory, model, evaluation.model_version, evaluation.bundle_digest)
+        return directory
 
     async def _base(self, trial: Trial) -> str | None:
         """Path of the bundle that the trial continues, which is deleted only with the trial's model."""
         if not trial.base_key:
             return None
+        model = trial.name.partition("/trials/")[0]
         try:
-            return str(await self._workspace.folder(trial.base_key))
+            directory = await self._workspace.folder(trial.base_key)
         except BlobNotFound:
-            raise ModelNotFound(name=trial.name.partition("/trials/")[0]) from None
+            raise ModelNotFound(name=model) from None
+        await asyncio.to_thread(bundles.check, directory, model, "of its base model", trial.base_digest)
+        return str(directory)
 
     async def _checkpoint(self, trial: Trial) -> str | None:
         """Path of the last checkpoint; None, so that the trial starts over, if there is none or the store lost it."""

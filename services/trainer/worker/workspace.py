@@ -4,16 +4,17 @@ import asyncio
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from services.kit.blobs import BlobInfo, Blobs, check_key, delete_prefix
 from services.kit.errors import BlobNotFound, DatasetNotFound, SightlineError
 from services.trainer.datasets import Snapshot
-from services.trainer.messages import MANIFEST_FILE, local_name
+from services.trainer.messages import local_name
 from services.trainer.worker.feature_bank import FeatureBank
+from services.trainer.worker.snapshots import Snapshots
 from services.vision.packs import DESCRIPTION_SUFFIX, WEIGHTS_SUFFIX, description_of
-from services.vision.snapshot import read_manifest
 
 KEPT_FOLDERS = 4  # of snapshots, and of bundles and checkpoints; an attempt needs at most two of these
 WEIGHTS_PREFIX = "weights/"
@@ -31,15 +32,11 @@ class Workspace:
     async def snapshot(self, snapshot: Snapshot, *, packs: bool = True) -> Path:
         """A folder with the snapshot's manifest, packs and indexes; DatasetNotFound if its dataset was deleted.
 
-        Without `packs` it fetches no images.
+        Without `packs` it fetches no images. DatasetChanged unless everything is as its record's digest says.
         """
         directory = self._made("snapshots", snapshot.digest.replace(":", "-"))
         try:
-            manifest = read_manifest(await self.blobs.get(snapshot.manifest_key))
-            for shard in manifest.shards:
-                for key in (shard.key, shard.index_key) if packs else (shard.index_key,):
-                    await self._fetch(key, directory / local_name(key))
-            await self._fetch(snapshot.manifest_key, directory / MANIFEST_FILE)
+            await Snapshots(self.blobs, snapshot, directory).fetch(packs=packs)
         except BlobNotFound:
             raise DatasetNotFound(name=snapshot.dataset) from None
         await asyncio.to_thread(_keep, directory)
@@ -58,13 +55,18 @@ class Workspace:
         return directory
 
     async def cache(self) -> Path:
-        """The folder that all trials share, for features and weights; fetches the store's weights into it."""
+        """The folder that all trials share, for features and weights."""
         directory = self._made("cache")
-        async for blob in self.blobs.list(WEIGHTS_PREFIX):
-            if blob.key.endswith(WEIGHTS_SUFFIX):
-                await self._fetch_weights(blob, directory / local_name(blob.key))
         await asyncio.to_thread(_trim, directory)
         return directory
+
+    async def fetch_weights(self, networks: Collection[str]) -> None:
+        """Brings the store's packs of these networks into that folder."""
+        directory = self._made("cache")
+        async for blob in self.blobs.list(WEIGHTS_PREFIX):
+            name = local_name(blob.key)
+            if name.endswith(WEIGHTS_SUFFIX) and name.removesuffix(WEIGHTS_SUFFIX) in networks:
+                await self._fetch_weights(blob, directory / name)
 
     def features(self, snapshot: Snapshot) -> FeatureBank:
         """The features of a snapshot."""

@@ -32,6 +32,7 @@ class Hyperparameters:
     resolution: int | None = None  # the side to which images are scaled, in pixels
     # The most that predicting one image may cost, on one core of the reference device: `50ms`, seconds or a timedelta.
     max_prediction_cost: str | float | timedelta | None = None
+    ignore_category_names: bool = False  # do not start a classifier from the names of its categories
 
 
 @dataclass(frozen=True, slots=True)

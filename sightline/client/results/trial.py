@@ -37,6 +37,15 @@ class FeatureUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NameUse:
+    """What a classifier's trial made of the names of its categories."""
+
+    effect: str  # `NONE`: they did not help; `CENTRE`: the head starts from them; `ALONE`: they are the head
+    network: str  # whose text tower read them
+    scale: float  # how far they reach, relative to the network's own logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One try of a training to find better weights."""
 
@@ -52,6 +61,7 @@ class Trial:
     attempts: int  # above 1 if a worker died
     progress: float  # 0..1
     features: FeatureUse | None  # None of a detector, and without a result
+    category_names: NameUse | None  # None if no network could read them, and without a result
     error: SightlineError | None  # why it is FAILED
     start_time: datetime | None
     end_time: datetime | None
@@ -73,6 +83,7 @@ class Trial:
             attempts=message.attempts,
             progress=message.progress,
             features=_features(message.features) if message.HasField("features") else None,
+            category_names=_names(message.category_names) if message.HasField("category_names") else None,
             error=failure(message),
             start_time=moment(message.start_time),
             end_time=moment(message.end_time),
@@ -82,6 +93,10 @@ class Trial:
 
 def _features(use: trial_pb2.FeatureUse) -> FeatureUse:
     return FeatureUse(reused=use.reused_blocks, computed=use.computed_blocks, saved=span(use.saved))
+
+
+def _names(use: trial_pb2.NameUse) -> NameUse:
+    return NameUse(effect=name_of(trial_pb2.NameUse.Effect, use.effect), network=use.network, scale=use.scale)
 
 
 def _recipe(recipe: trial_pb2.Recipe) -> Recipe:

@@ -1,4 +1,4 @@
-"""A caller's channel to one service: encrypted if a CA is set, with deadline, token and request id on each call."""
+"""A caller's channel to one service: encrypted if a CA is set, calls with deadline, token, project and request id."""
 
 import logging
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from sightline.client.transport.reopening import ReopeningChannel
 from sightline.client.transport.request_ids import RequestIds
 
 AUTHORIZATION = "authorization"
+PROJECT = "sightline-project"
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +31,8 @@ def open_channel(address: str, credentials: Credentials) -> tuple[grpc.Channel, 
     else:
         bare = grpc.insecure_channel(address, options=options)
     interceptors: list[Any] = [_Deadline(), RequestIds()]
-    if credentials.has_token:
-        interceptors.append(_Token(credentials.watch_token(warn)))
+    if credentials.has_token or credentials.project:
+        interceptors.append(_Caller(credentials.watch_token(warn), credentials.project))
     return grpc.intercept_channel(bare, *interceptors), bare.close
 
 
@@ -50,6 +51,11 @@ def connects(address: str, credentials: Credentials, seconds: float) -> bool:
 def bearer(token: str) -> tuple[str, str]:
     """The metadata that carries a token."""
     return AUTHORIZATION, f"Bearer {token}"
+
+
+def caller_metadata(token: str, project: str) -> list[tuple[str, str]]:
+    """The metadata that says who calls and in which project; nothing for what is empty."""
+    return [*([bearer(token)] if token else []), *([(PROJECT, project)] if project else [])]
 
 
 def warn(error: Exception) -> None:
@@ -80,40 +86,41 @@ class _Deadline(grpc.UnaryUnaryClientInterceptor):
         return continuation(timed, request)
 
 
-class _Token(
+class _Caller(
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Puts the current token on each call that has none."""
+    """Puts the current token and the project on each call that has none."""
 
-    def __init__(self, token: Callable[[], str]) -> None:
-        self._token = token
+    def __init__(self, token: Callable[[], str], project: str) -> None:
+        self._token, self._project = token, project
 
-    def _with_token(self, details: grpc.ClientCallDetails) -> grpc.ClientCallDetails:
+    def _completed(self, details: grpc.ClientCallDetails) -> grpc.ClientCallDetails:
         changed = _Details(details)
         metadata = tuple(details.metadata or ())
-        if not any(name == AUTHORIZATION for name, _ in metadata):
-            changed.metadata = (*metadata, bearer(self._token()))
+        given = {name for name, _ in metadata}
+        ours = caller_metadata(self._token(), self._project)
+        changed.metadata = (*metadata, *(pair for pair in ours if pair[0] not in given))
         return changed
 
     def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.ClientCallDetails, request: Any
     ) -> Any:
-        return continuation(self._with_token(client_call_details), request)
+        return continuation(self._completed(client_call_details), request)
 
     def intercept_unary_stream(
         self, continuation: Callable[..., Any], client_call_details: grpc.ClientCallDetails, request: Any
     ) -> Any:
-        return continuation(self._with_token(client_call_details), request)
+        return continuation(self._completed(client_call_details), request)
 
     def intercept_stream_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.ClientCallDetails, request_iterator: Any
     ) -> Any:
-        return continuation(self._with_token(client_call_details), request_iterator)
+        return continuation(self._completed(client_call_details), request_iterator)
 
     def intercept_stream_stream(
         self, continuation: Callable[..., Any], client_call_details: grpc.ClientCallDetails, request_iterator: Any
     ) -> Any:
-        return continuation(self._with_token(client_call_details), request_iterator)
+        return continuation(self._completed(client_call_details), request_iterator)

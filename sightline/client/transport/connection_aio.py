@@ -6,7 +6,7 @@ from typing import Any, cast
 import grpc
 
 from sightline.client.transport.channel import DEADLINE_SECONDS, options_for
-from sightline.client.transport.connection import AUTHORIZATION, bearer, warn
+from sightline.client.transport.connection import caller_metadata, warn
 from sightline.client.transport.credentials import Credentials
 from sightline.client.transport.reopening import AsyncReopeningChannel
 from sightline.client.transport.request_ids import with_request_id
@@ -19,7 +19,7 @@ def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
     """
     credentials.check(address)
     token, options = credentials.watch_token(warn), options_for(address)
-    interceptors = [_Unary(token), _UnaryStream(token), _StreamUnary(token)]
+    interceptors = [kind(token, credentials.project) for kind in (_Unary, _UnaryStream, _StreamUnary)]
     if not credentials.ca:
         return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
 
@@ -30,16 +30,17 @@ def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
 
 
 class _Completing:
-    """Puts the current token on each call that has none."""
+    """Puts the current token and the project on each call that has none."""
 
-    def __init__(self, token: Callable[[], str]) -> None:
-        self._token = token
+    def __init__(self, token: Callable[[], str], project: str) -> None:
+        self._token, self._project = token, project
 
     def _completed(self, details: Any, timeout: float | None = None) -> grpc.aio.ClientCallDetails:
-        """The details with a token and, unless the caller set a deadline, this one."""
+        """The details with token and project and, unless the caller set a deadline, this one."""
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
-        if (token := self._token()) and AUTHORIZATION not in metadata:
-            metadata.add(*bearer(token))
+        for name, value in caller_metadata(self._token(), self._project):
+            if name not in metadata:
+                metadata.add(name, value)
         timeout = timeout if details.timeout is None else details.timeout
         return grpc.aio.ClientCallDetails(
             details.method, timeout, metadata, details.credentials, details.wait_for_ready

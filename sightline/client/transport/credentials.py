@@ -1,4 +1,4 @@
-"""A caller's credentials: the CA it trusts, its client certificate, and its token."""
+"""A caller's credentials: the CA it trusts, its client certificate, its token, and the project that it acts in."""
 
 import ipaddress
 import os
@@ -22,6 +22,7 @@ VARIABLES = {
     "token": "SIGHTLINE_TOKEN",
     "token_file": "SIGHTLINE_TOKEN_FILE",
     "insecure": "SIGHTLINE_INSECURE",
+    "project": "SIGHTLINE_PROJECT",
 }
 
 
@@ -36,13 +37,22 @@ class Credentials:
     token_file: str = ""
     insecure: bool = False  # whether a token may be sent to another machine in plain text
     names: Mapping[str, str] | None = None
+    project: str = ""  # that calls act in; empty: the token's only one, or `default`
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """The credentials in the variables."""
         found = {field: environment.get(variable, "") for field, variable in VARIABLES.items()}
         insecure = found["insecure"].lower() in ("1", "true", "yes", "on")
-        return cls(found["ca"], found["certificate"], found["key"], found["token"], found["token_file"], insecure)
+        return cls(
+            found["ca"],
+            found["certificate"],
+            found["key"],
+            found["token"],
+            found["token_file"],
+            insecure,
+            project=found["project"],
+        )
 
     def __repr__(self) -> str:
         return f"Credentials(ca={self.ca!r}, certificate={self.certificate!r}, has_token={self.has_token})"

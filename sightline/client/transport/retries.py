@@ -31,9 +31,15 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
-        """Starts over, after a success."""
+        """Starts over."""
         self._since: float | None = None
         self._pause_seconds = PAUSE_SECONDS[0]
+        self._was_admitted = False
+
+    def succeeded(self) -> None:
+        """Starts over after a success: if the token has expired since, one attempt more may find a new one."""
+        self.reset()
+        self._was_admitted = True
 
     def wait(self, error: grpc.RpcError) -> None:
         """Returns after a pause if a retry may succeed; raises the error if not, or when time is up."""
@@ -45,7 +51,9 @@ class Backoff:
 
     def _pause(self, error: grpc.RpcError) -> float:
         """Seconds until the next attempt; raises the error if there is to be none."""
-        if status_code(error) not in AWAY:
+        code, was_admitted = status_code(error), self._was_admitted
+        self._was_admitted = False
+        if code not in AWAY and not (code is grpc.StatusCode.UNAUTHENTICATED and was_admitted):
             raise error
         now = self._now()
         self._since = now if self._since is None else self._since
@@ -129,15 +137,16 @@ class AsyncStream(Protocol[M_co]):
 def follow(open_stream: Callable[[], Stream[M_co]], backoff: Backoff | None = None) -> Iterator[M_co]:
     """Every message of a Watch rpc until it ends with OK, as it does after the resource's final state.
 
-    A stream that breaks because the service restarts, or because it reached the time limit for streams, is reopened;
-    a message may then come twice. Raises UNAVAILABLE once the service has been away for GIVE_UP_SECONDS.
+    A stream that breaks because the service restarts, because it reached the time limit for streams, or because its
+    token expired, is reopened; a message may then come twice. Raises UNAVAILABLE once the service has been away for
+    GIVE_UP_SECONDS, and UNAUTHENTICATED if the current token is not valid either.
     """
     backoff = backoff or Backoff()
     while True:
         try:
             with streaming(open_stream()) as messages:
                 for message in messages:
-                    backoff.reset()
+                    backoff.succeeded()
                     yield message
         except grpc.RpcError as error:
             backoff.wait(error)
@@ -152,7 +161,7 @@ async def follow_async(open_stream: Callable[[], AsyncStream[M_co]]) -> AsyncGen
         try:
             with streaming(open_stream()) as messages:
                 async for message in messages:
-                    backoff.reset()
+                    backoff.succeeded()
                     yield message
         except grpc.RpcError as error:
             await backoff.wait_async(error)

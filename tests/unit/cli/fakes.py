@@ -39,6 +39,7 @@ from sightline.v1.prediction_pb2 import (
     TagsResult,
 )
 from sightline.v1.trial_pb2 import Trial
+from sightline.v1.upload_pb2 import Upload
 
 
 def status(code: grpc.StatusCode, reason: str, message: str, *details: Message, **metadata: str) -> Status:
@@ -61,8 +62,10 @@ class Fakes:
         self.evaluations: dict[str, Evaluation] = {}  # as in an evaluated model
         self.trials: list[Trial] = []
         self.findings: list[Finding] = []
+        self.uploads: dict[str, Upload] = {}
         self.files: dict[str, bytes] = {}
         self.page_size = 2
+        self.max_image_bytes = 20 << 20
         self.errors: dict[str, list[Status]] = {}
         self.estimate = ms.EstimateTrainingResponse()
         self.patience = 0.0  # seconds left to the last call of EstimateTraining
@@ -87,7 +90,8 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
         self.fakes = fakes
 
     def UploadFiles(self, request_iterator: Iterator[ds.UploadFilesRequest], context: grpc.ServicerContext) -> Any:
-        answer, current, announced = ds.UploadFilesResponse(base_uri="s3://sightline/uploads/u"), b"", None
+        answer, current = ds.UploadFilesResponse(base_uri="s3://sightline/uploads/u"), b""
+        announced: ds.FileHeader | None = None
         files: list[tuple[ds.FileHeader, bytes]] = []
         for message in request_iterator:
             kind = message.WhichOneof("part")
@@ -98,6 +102,8 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
             elif kind == "chunk":
                 assert len(message.chunk) <= 1024 * 1024
                 current += message.chunk
+        if not files and announced is None:
+            return ds.UploadFilesResponse(max_image_bytes=self.fakes.max_image_bytes)
         self.fakes.check(context, "UploadFiles", ds.UploadFilesRequest())
         if announced is not None:
             files.append((announced, current))
@@ -110,9 +116,13 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
 
     def CreateDataset(self, request: ds.CreateDatasetRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "CreateDataset", request)
+        if request.validate_only and f"datasets/{request.dataset_id}" in self.fakes.datasets:
+            taken = status(grpc.StatusCode.ALREADY_EXISTS, "DatasetAlreadyExists", f"{request.dataset_id} exists.")
+            context.abort_with_status(rpc_status.to_status(taken))
         made = Dataset(name=f"datasets/{request.dataset_id}", state=Dataset.VALIDATING)
         made.annotation_kind = request.dataset.annotation_kind
-        self.fakes.datasets[made.name] = made
+        if not request.validate_only:
+            self.fakes.datasets[made.name] = made
         return made
 
     def GetDataset(self, request: ds.GetDatasetRequest, context: grpc.ServicerContext) -> Any:
@@ -143,6 +153,19 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
     def DeleteDataset(self, request: ds.DeleteDatasetRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "DeleteDataset", request)
         del self.fakes.datasets[request.name]
+        return empty_pb2.Empty()
+
+    def ListUploads(self, request: ds.ListUploadsRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "ListUploads", request)
+        items, token = self.fakes.page(list(self.fakes.uploads.values()), request.page_token)
+        return ds.ListUploadsResponse(uploads=items, next_page_token=token)
+
+    def DeleteUpload(self, request: ds.DeleteUploadRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "DeleteUpload", request)
+        if request.name not in self.fakes.uploads:
+            missing = status(grpc.StatusCode.NOT_FOUND, "UploadNotFound", f"{request.name} does not exist.")
+            context.abort_with_status(rpc_status.to_status(missing))
+        del self.fakes.uploads[request.name]
         return empty_pb2.Empty()
 
 

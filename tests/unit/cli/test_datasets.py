@@ -14,6 +14,7 @@ from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.finding_pb2 import Finding
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
+from tests.unit.importers import exports
 
 
 def test_create_uploads_the_coco_file_and_exactly_the_images_that_it_lists(
@@ -175,3 +176,97 @@ def test_wrong_usage_exits_with_2(sightline: Command) -> None:
 def test_an_id_reaches_the_service_as_it_was_typed(sightline: Command, fakes: Fakes, coco: Path) -> None:
     sightline("datasets", "create", "../pets", "--kind", "classification", "--coco", coco)
     assert list(fakes.datasets) == ["datasets/../pets"]  # the real service refuses it
+
+
+def test_a_dry_run_says_what_was_understood_and_calls_no_service(
+    sightline: Command, fakes: Fakes, tmp_path: Path
+) -> None:
+    exports.yolo(tmp_path)
+    outcome = sightline("datasets", "create", "pets", tmp_path, "--dry-run")
+    assert outcome.code == 0, outcome.err
+    for part in (
+        "YOLO, for detection",
+        "6 images, 8 boxes, 2 categories",
+        "train 3, val 3",
+        "cat 4, dog 4",
+        "to upload",
+    ):
+        assert part in outcome.out
+    assert not fakes.requests
+
+
+def test_a_folder_in_another_form_becomes_a_coco_file(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
+    exports.folder_per_class(tmp_path, ("train", "test"))
+    outcome = sightline("datasets", "create", "pets", tmp_path, "--split", "train")
+    assert outcome.code == 0, outcome.err
+    assert "a folder per class, for classification" in outcome.err
+    coco = json.loads(fakes.files.pop("annotations.json"))
+    assert [category["name"] for category in coco["categories"]] == ["cat", "dog"]
+    assert {image["file_name"] for image in coco["images"]} == set(fakes.files)
+    assert len(fakes.files) == 6
+    assert fakes.datasets["datasets/pets"].annotation_kind == Dataset.IMAGE_CLASSIFICATION
+
+
+def test_names_as_other_machines_write_them_are_uploaded_under_the_files_paths(
+    sightline: Command, fakes: Fakes, tmp_path: Path
+) -> None:
+    names = ["images\\1.png", "C:\\set\\images\\2.png", "M%C3%BCll.png", "x:12_y:5.png"]
+    file = exports.coco_file(tmp_path / "result.json", names)
+    paths = ["images/1.png", "images/2.png", "Mu\u0308ll.png", "x:12_y:5.png"]
+    exports.pictures(tmp_path, paths)
+    outcome = sightline("datasets", "create", "pets", "--coco", file)
+    assert outcome.code == 0, outcome.err
+    coco = json.loads(fakes.files.pop("result.json"))
+    assert [image["file_name"] for image in coco["images"]] == paths
+    assert set(fakes.files) == set(paths)
+
+
+def test_a_file_that_is_missing_is_named_with_what_was_probably_meant(
+    sightline: Command, fakes: Fakes, tmp_path: Path
+) -> None:
+    exports.pictures(tmp_path, ["kitchen.png", "garden.png"])
+    file = exports.coco_file(tmp_path / "set.json", ["kitchn.png", "garden.jpg", "gone.png"])
+    outcome = sightline("datasets", "create", "pets", file)
+    assert outcome.code == 3
+    assert "image id 1: kitchn.png" in outcome.err
+    assert "did you mean kitchen.png?" in outcome.err
+    assert "did you mean garden.png?" in outcome.err
+    assert "image id 3: gone.png" in outcome.err
+    assert not fakes.requests
+
+
+def test_a_name_that_is_taken_is_refused_before_the_upload(sightline: Command, fakes: Fakes, coco: Path) -> None:
+    fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets", state=Dataset.READY)
+    outcome = sightline("datasets", "create", "pets", coco)
+    assert outcome.code == 6
+    assert "DatasetAlreadyExists" in outcome.err
+    assert not fakes.files
+
+
+def test_an_image_that_is_too_large_is_left_out_and_named(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
+    exports.pictures(tmp_path, ["1.png", "2.png", "3.png"])
+    file = exports.coco_file(tmp_path / "set.json", ["1.png", "2.png", "3.png"])
+    with (tmp_path / "2.png").open("ab") as large:
+        large.write(bytes(5000))
+    fakes.max_image_bytes = 4000
+    outcome = sightline("datasets", "create", "pets", file)
+    assert outcome.code == 0, outcome.err
+    assert "left out 1 image that the service finds too large: 2.png (5." in outcome.err
+    coco = json.loads(fakes.files.pop("set.json"))
+    assert set(fakes.files) == {"1.png", "3.png"}
+    assert [image["file_name"] for image in coco["images"]] == ["1.png", "3.png"]
+    assert [mark["image_id"] for mark in coco["annotations"]] == [1, 3]
+
+
+def test_every_fault_of_an_export_is_named_at_once(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("1.jpg,cat,8,x,48,36\n2.jpg,,8,6,48,36\n")
+    outcome = sightline("datasets", "create", "pets", tmp_path / "labels.csv")
+    assert outcome.code == 3
+    assert "line 1, 1.jpg: y1 is 'x', not a number" in outcome.err
+    assert "line 2, 2.jpg: its box has no label" in outcome.err
+    assert not fakes.requests
+
+
+def test_a_path_and_a_coco_file_exclude_each_other(sightline: Command, coco: Path) -> None:
+    assert sightline("datasets", "create", "pets", coco, "--coco", coco).code == 2
+    assert sightline("datasets", "create", "pets").code == 2

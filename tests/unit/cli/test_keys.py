@@ -6,6 +6,7 @@ import pytest
 
 from services.infra.static_keys import parse
 from services.kit.roles import Role
+from services.vision.signing import Signer, Verifier
 from sightline.client.keys import PREFIX, digest
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.credentials import VARIABLES, Credentials
@@ -19,7 +20,7 @@ def test_a_key_is_printed_once_and_the_services_accept_its_line(sightline):
     assert key.startswith(PREFIX)
     assert key not in line
     (caller,) = parse(line.encode()).values()
-    assert (caller.name, caller.roles) == ("ci-runner", {Role.TRAINER})
+    assert (caller.subject, caller.roles) == ("ci-runner", {Role.TRAINER})
     assert digest(key) in line
     assert "SIGHTLINE_AUTH_KEYS" in made.err
 
@@ -81,6 +82,7 @@ def test_credentials_come_from_the_environment():
     found = Credentials.from_environment(values)
     assert (found.ca, found.certificate, found.key) == ("the ca", "the certificate", "the key")
     assert (found.token, found.token_file, found.insecure) == ("the token", "the token_file", True)
+    assert found.project == "the project"
     assert Credentials.from_environment({}) == Credentials()
 
 
@@ -93,6 +95,7 @@ def test_a_shells_settings_for_another_suite_do_not_reach_this_suites_processes(
         workers=1,
         addresses=Addresses(),
         nats_port=4222,
+        nats_passwords={"dataset-api": "x"},
         metrics_ports={},
         environment={"SIGHTLINE_AUTH_KEYS": "meant for this one"},
     )
@@ -100,3 +103,31 @@ def test_a_shells_settings_for_another_suite_do_not_reach_this_suites_processes(
     assert "of another suite" not in found.values()
     assert found["SIGHTLINE_AUTH_KEYS"] == "meant for this one"
     assert found["SIGHTLINE_LOG_LEVEL"] == "DEBUG"
+
+
+def test_a_key_can_be_for_projects(sightline, tmp_path):
+    file = tmp_path / "keys"
+    made = sightline("keys", "make", "a", "--role", "viewer", "--project", "acme", "--project", "b", "--file", file)
+    assert made.code == 0
+    assert file.read_text().rstrip().endswith(" acme,b")
+    wrong = sightline("keys", "make", "a", "--role", "viewer", "--project", "Acme", "--file", file)
+    assert (wrong.code, "'Acme' is not a valid project" in wrong.err) == (2, True)
+
+
+def test_a_command_acts_in_the_project_of_its_option(sightline, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_PROJECT", "umbrella")
+    assert sightline("--project", "acme", "keys", "make", "a", "--role", "viewer").code == 0
+    assert Credentials.from_environment().project == "acme"
+
+
+def test_a_pair_of_signing_keys_is_written_once_and_fits(sightline, tmp_path):
+    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
+    words = ("keys", "signing", "--private", private, "--public", public)
+    assert sightline(*words).code == 0
+    assert private.stat().st_mode & 0o777 == 0o600
+    signer = Signer.of(private.read_text())
+    assert signer
+    assert Verifier.of(public.read_bytes()).fault("m", "d", signer.sign("m", "d")) == ""
+    before = private.read_bytes()
+    again = sightline(*words)
+    assert (again.code, "exists" in again.err, private.read_bytes()) == (1, True, before)

@@ -20,7 +20,7 @@ from sightline.v1.model_pb2 import Model, TrainingParameters, TrainingProgress
 from sightline.v1.model_service_pb2 import EstimateTrainingRequest, EstimateTrainingResponse, GetModelRequest
 from sightline.v1.performance_pb2 import Interval, ModelPerformance
 from sightline.v1.progress_pb2 import Validation, Waiting
-from sightline.v1.trial_pb2 import Recipe, Trial
+from sightline.v1.trial_pb2 import NameUse, Recipe, Trial
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
 
@@ -243,6 +243,26 @@ def test_trials_say_what_reused_features_saved(sightline: Command, fakes: Fakes)
     assert "SAVED" in outcome
     (first,) = [line for line in outcome.splitlines() if line.strip().startswith("t1")]
     assert "1m15s" in first
+
+
+def test_trials_say_that_category_names_helped(sightline: Command, fakes: Fakes) -> None:
+    fakes.trials = [Trial(name=f"models/m/trials/t{number}") for number in range(3)]
+    for trial, effect in zip(fakes.trials, (NameUse.NONE, NameUse.CENTRE, NameUse.ALONE), strict=True):
+        trial.recipe.backbones.append("net")
+        trial.category_names.CopyFrom(NameUse(effect=effect, network="net"))
+    none, centre, alone = (line for line in sightline("models", "trials", "m").out.splitlines() if " net" in line)
+    assert "category" not in none
+    assert "net, from category names" in centre
+    assert "net, category names alone" in alone
+
+
+def test_a_caller_can_have_category_names_ignored(sightline: Command, fakes: Fakes) -> None:
+    fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets")
+    arguments = ("models", "train", "m", "--dataset", "pets", "--budget", "10m")
+    for flags in ((), ("--ignore-category-names",)):
+        assert sightline(*arguments, *flags).code == 0
+        given = fakes.models.pop("models/m").training_parameters.hyperparameters
+        assert given.ignore_category_names == bool(flags)
 
 
 def test_markup_in_names_is_printed_literally(sightline: Command, fakes: Fakes) -> None:

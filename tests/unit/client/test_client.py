@@ -19,13 +19,14 @@ from sightline import Addresses, AsyncClient, Box, Client, Credentials, Hyperpar
 from sightline.client.datasets import AsyncDatasets, Datasets
 from sightline.client.evaluations import AsyncEvaluations, Evaluations
 from sightline.client.models import AsyncModels, Models
-from sightline.client.results.trial import FeatureUse
+from sightline.client.results.trial import FeatureUse, NameUse
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.finding_pb2 import Finding
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.model_service_pb2 import EstimateTrainingRequest
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
+from sightline.v1.trial_pb2 import NameUse as NameUseMessage
 from sightline.v1.trial_pb2 import Recipe, Trial
 from tests.unit.cli.fakes import Fakes, status
 
@@ -120,7 +121,9 @@ def test_an_estimate_has_types(client: Client, fakes: Fakes) -> None:
     known, unknown = fakes.estimate.outlook.add(metric_value=0.8), fakes.estimate.outlook.add()
     known.interval.low, known.interval.high, known.interval.level = 0.7, 0.9, 0.95
     unknown.expected_cost.FromSeconds(80)
-    estimate = client.models.estimate(dataset="d", hyperparameters=Hyperparameters(max_rung=0), timeout=100)
+    estimate = client.models.estimate(
+        dataset="d", base_model="m", hyperparameters=Hyperparameters(max_rung=0), timeout=100
+    )
     assert (estimate.minimum_budget, estimate.suggested_budget) == (timedelta(seconds=12), timedelta(seconds=90))
     assert estimate.outlook[0].value == 0.8
     assert estimate.outlook[0].interval is not None
@@ -175,6 +178,10 @@ def test_models_are_listed_with_their_trials_cancelled_and_deleted(client: Clien
     fakes.trials[0].features.saved.FromSeconds(7)
     (trial,) = client.models.trials("m")
     assert trial.features == FeatureUse(reused=2, computed=0, saved=timedelta(seconds=7))
+    assert trial.category_names is None
+    fakes.trials[0].category_names.CopyFrom(NameUseMessage(effect=NameUseMessage.CENTRE, network="net", scale=0.5))
+    (trial,) = client.models.trials("m")
+    assert trial.category_names == NameUse(effect="CENTRE", network="net", scale=0.5)
     assert [one.name for one in client.models.list()] == ["models/m"]
     assert client.models.cancel("m").state == "CANCELLING"
     client.models.delete("m")
@@ -334,7 +341,7 @@ def test_progress_is_reported_to_a_given_callback_and_not_at_all_without_a_termi
     assert ("upload birds", 1.0) in reports
     assert reports[-1][0] == "check birds"
     with Client(addresses, Credentials()) as client:
-        client.datasets.register("birds", coco=coco)
+        client.datasets.register("more-birds", coco=coco)
     assert capsys.readouterr() == ("", "")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sightline.client import uploads
+from sightline.client.errors import ImagesMissing
 from sightline.client.uploads import LocalFile
 
 
@@ -29,3 +30,14 @@ def test_images_already_in_the_store_are_not_looked_for(tmp_path: Path) -> None:
     coco = tmp_path / "coco.json"
     coco.write_text("\ufeff" + json.dumps({"images": images}))
     assert [file.path for file in uploads.files_of(coco)] == ["coco.json", "c.png"]
+
+
+def test_an_image_whose_path_no_store_accepts_is_named_before_anything_is_uploaded(tmp_path: Path) -> None:
+    name = "/".join(["n" * 200] * 6) + ".png"
+    file = tmp_path / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    coco = tmp_path / "coco.json"
+    coco.write_text(json.dumps({"images": [{"id": 1, "file_name": name}]}))
+    with pytest.raises(ImagesMissing, match="the path is longer than 1024 bytes, which the store does not accept"):
+        uploads.files_of(coco)

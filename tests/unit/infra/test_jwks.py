@@ -15,9 +15,10 @@ from urllib3.exceptions import HTTPError
 
 from services.infra import jwks
 from services.infra.jwks import KEEP_SECONDS, REFRESH_SECONDS, RETRY_SECONDS, JwksUrl, fetcher, parse
-from services.kit.clock import ManualClock
+from services.kit.clock import ManualClock, SystemClock
 from services.kit.errors import Unavailable
 from tests.support.certificates import Authority
+from tests.support.logs import captured_log, events
 from tests.support.tokens import Issuer
 from tests.support.tokens import jwks as listed
 
@@ -161,10 +162,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response({"/away": 302, "/fault": 500}.get(self.path, 200))
+            path = self.path.partition("?")[0]
+            self.send_response({"/away": 302, "/fault": 500}.get(path, 200))
             self.send_header("Location", "/jwks")
             self.end_headers()
-            self.wfile.write(b" " * (jwks.MAX_BYTES + 1) if self.path == "/huge" else body)
+            self.wfile.write(b" " * (jwks.MAX_BYTES + 1) if path == "/huge" else body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
             pass
@@ -191,6 +193,19 @@ async def test_redirects_errors_and_endless_responses_are_refused(site, path, me
     url, ca = site
     with pytest.raises(ValueError, match=message):
         await fetcher(f"{url}/{path}", ca)()
+
+
+@pytest.mark.parametrize("path", ["fault", "huge"])
+async def test_the_secrets_of_the_url_are_not_logged(site, path):
+    url, ca = site
+    secret = url.replace("://", "://me:secret@") + f"/{path}?key=secret"
+    source = JwksUrl(fetcher(secret, ca), SystemClock())
+    with captured_log() as log_stream:
+        with pytest.raises(Unavailable):
+            await source.key("first")
+        (event,) = events(log_stream, "auth_jwks_unreachable")
+    assert "secret" not in log_stream.getvalue()
+    assert "localhost" in event["problem"]
 
 
 async def test_a_server_of_another_ca_is_refused(site):

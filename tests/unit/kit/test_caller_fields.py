@@ -21,9 +21,13 @@ def test_values_at_the_limits_are_accepted() -> None:
         ("", {"": "a"}, "model.custom_properties"),
         ("", {WIDE + "w": "a"}, "model.custom_properties"),
         ("", {"a": WIDE + "w"}, "model.custom_properties"),
+        ("\x1b[31mred", {}, "model.display_name"),
+        ("a\u202eb", {}, "model.display_name"),
+        ("", {"a\x9b": "b"}, "model.custom_properties"),
+        ("", {"a": "b\u200b"}, "model.custom_properties"),
     ],
 )
-def test_values_beyond_the_limits_are_refused_with_their_field(
+def test_values_beyond_the_limits_or_with_characters_that_are_not_seen_are_refused_with_their_field(
     display_name: str, properties: dict[str, str], field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:

@@ -15,6 +15,13 @@ def test_neither_secrets_nor_passwords_in_urls_are_printed() -> None:
     assert json.loads(printed)["nats_url"] == "nats://**********@a:1,tls://**********@b:2"
 
 
+@pytest.mark.parametrize("url", ["https://me:secret@a/keys?key=secret", "https://a/?secret#secret", "HTTPS://secret@a"])
+def test_the_secrets_in_the_url_of_the_issuers_keys_are_not_printed(url: str) -> None:
+    printed = Settings(auth_jwks=url, auth_issuer="i", auth_audience="a").masked()
+    assert "secret" not in printed.replace("s3_secret_key", "")
+    assert json.loads(printed)["auth_jwks"].lower().startswith("https://")
+
+
 @pytest.mark.parametrize(
     "url", ["nats://me:se/cret@a:1", "nats://me:se#cret@a:1", "nats://a:1,me:secret@b:1", "a:1", "http://a", "nats://"]
 )

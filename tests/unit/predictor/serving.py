@@ -110,7 +110,7 @@ async def serving(
         running = Running(predictor, models, blobs, folder)
         running.telemetry = telemetry
         servicer = PredictionServicer(predictor, clock)
-        service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer)
+        service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes)
         server = Server("predictor", settings, telemetry, [service])
         running.address = f"127.0.0.1:{await server.start()}"
         try:

@@ -19,7 +19,6 @@ from services.predictor.cache import Loaded
 from services.predictor.domain import Bundle, ModelInfo, ModelState
 from services.vision import bundle as bundles
 from services.vision.backbones import build
-from services.vision.bundle_files import names_of
 from services.vision.card import (
     DIGESTS_FILE,
     CardBackbone,
@@ -31,10 +30,12 @@ from services.vision.card import (
 )
 from services.vision.catalogue import DETECTORS
 from services.vision.classifier import Classifier
+from services.vision.decode import Decoded, decode_sizes
 from services.vision.detector import Detector
 from services.vision.detector_builder import build_detector
 from services.vision.inputs import Pixels, Views
 from services.vision.preprocess import channels_first, normalise
+from services.vision.sealing import names_of
 from tests.support.classifiers import classifier_of
 
 NAMES = ("cat", "dog", "owl")
@@ -156,11 +157,13 @@ class FakeClassifier:
         self.entered = threading.Event()
         self.error: Exception | None = None
 
-    def decode(self, data: bytes, name: str = "image") -> float:
-        return float(data[0])
+    sizes = (1,)
 
-    def arrange(self, decoded: float) -> Views:
-        return (number_image(decoded),)
+    def decode(self, data: bytes, name: str = "image") -> Decoded:
+        return decode_sizes(data, self.sizes, name)
+
+    def arrange(self, decoded: Decoded) -> Views:
+        return (number_image(decoded.info.width),)
 
     def predict_prepared(self, images: Sequence[Views]) -> NDArray[np.float32]:
         self.entered.set()

@@ -1,12 +1,15 @@
 """Batches: which images share a forward pass, and which get none."""
 
 import asyncio
+import contextvars
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 
+from services.kit import callers
+from services.kit.callers import Caller
 from services.kit.clock import ManualClock
 from services.kit.errors import DeadlineExceeded, Draining
 from services.kit.telemetry import MemoryTelemetry
@@ -23,11 +26,25 @@ class Case:
         self.clock = ManualClock()
         self.telemetry = MemoryTelemetry()
         self.batcher = Batcher(self.clock, self.telemetry, max_batch=4)
+        self.finished: list[float] = []
         self.one, self.other = FakeClassifier(), FakeClassifier()
 
     def ask(self, number: float, model: FakeClassifier | None = None, deadline: float | None = None, side: int = 1):
         answer = self._number(model or self.one, number_image(number, side), deadline)
         return asyncio.create_task(answer)
+
+    def ask_as(self, caller: str, number: float, model: FakeClassifier):
+        """Asks for another caller than the test; `finished` lists the numbers in the order of their answers."""
+
+        def note(task: asyncio.Task[float]) -> None:
+            self.finished.append(task.result())
+
+        context = contextvars.copy_context()
+        context.run(callers.current.set, Caller(caller, frozenset()))
+        answer = self._number(model, number_image(number, 1), None)
+        task = asyncio.get_running_loop().create_task(answer, context=context)
+        task.add_done_callback(note)
+        return task
 
     async def _number(self, model: FakeClassifier, image: Pixels, deadline: float | None) -> float:
         row = await self.batcher.predict(model, (image,), deadline)
@@ -84,6 +101,35 @@ async def test_shapes_are_not_mixed_and_images_shaped_like_the_oldest_go_first()
         numbers = await asyncio.gather(first, *answers)
     assert numbers == [0, 1, 2, 3, 4, 5]
     assert case.one.batches == [1, 3, 2]
+
+
+async def test_callers_take_turns_however_many_images_one_of_them_sends():
+    case = Case()
+    async with case.running():
+        first = await case.busy()
+        many = [case.ask_as("many", number, case.other) for number in range(1, 10)]
+        few = [case.ask_as("few", number, case.other) for number in (101, 102)]
+        await asyncio.sleep(0)
+        case.one.gate.set()
+        await asyncio.gather(first, *many, *few)
+    assert case.finished == [1, 101, 2, 102, *range(3, 10)]
+    assert case.other.batches == [4, 4, 3]
+
+
+async def test_a_caller_does_not_save_up_turns_while_others_use_theirs():
+    case = Case()
+    async with case.running():
+        first = await case.busy()
+        early = [case.ask_as("early", number, case.other) for number in range(1, 9)]
+        await asyncio.sleep(0)
+        case.other.gate.clear()
+        case.one.gate.set()
+        await asyncio.to_thread(case.other.entered.wait, 10)
+        late = [case.ask_as("late", number, case.other) for number in range(101, 105)]
+        await asyncio.sleep(0)
+        case.other.gate.set()
+        await asyncio.gather(first, *early, *late)
+    assert case.finished == [1, 2, 3, 4, 101, 102, 103, 5, 104, 6, 7, 8]
 
 
 async def test_an_image_whose_deadline_passed_costs_no_forward_pass():

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -23,19 +24,45 @@ from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelSta
 from services.trainer.estimate import Estimate, Expectation, Observation, Probe
 from services.trainer.insight import Insight
 from services.trainer.performance import Coverage, Interval, Performance, Source, TagPerformance
-from services.trainer.planner.costs import FIXED_SECONDS, expected_seconds
+from services.trainer.planner.costs import FIXED_SECONDS, scaling_seconds
+from services.trainer.planner.needs import minimum_seconds, suggested_seconds
+from services.trainer.planner.prospect import Prospect
 from services.trainer.prediction_cost import recipe_seconds
 from services.trainer.predictions import AnyPredictions, DetectorPredictions, Predictions, found, image_ids, truths
 from services.trainer.recipe import BoxStatistics, Recipe
 from services.trainer.reconcile import jobs
 from services.trainer.store import Store
 from services.trainer.worker.attempt import Attempt
-from services.vision.card import CardBackbone, CardCategory, ModelCard, ModelKind, WeightsSource, write_card
+from services.vision.card import (
+    CARD_FILE,
+    DIGESTS_FILE,
+    WEIGHTS_FILE,
+    CardBackbone,
+    CardCategory,
+    ModelCard,
+    ModelKind,
+    WeightsSource,
+    write_card,
+)
 from services.vision.catalogue import NETWORKS
+from services.vision.snapshot import AnnotationKind, SnapshotDigest
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TTL = timedelta(seconds=15)
 IMAGES = 100
+DIGEST = SnapshotDigest(AnnotationKind.IMAGE_CLASSIFICATION, ()).hexdigest()  # of a snapshot without images
+
+
+def sealed(card: bytes = b"{}", weights: bytes = b"weights") -> dict[str, bytes]:
+    """The files of a bundle, as training writes them."""
+    files = {CARD_FILE: card, WEIGHTS_FILE: weights}
+    digests = {name: sha256(data).hexdigest() for name, data in files.items()}
+    return {**files, DIGESTS_FILE: msgspec.json.encode(digests)}
+
+
+def seal_of(files: dict[str, bytes]) -> str:
+    """The bundle's digest, as its model's record has it."""
+    return f"sha256:{sha256(files[DIGESTS_FILE]).hexdigest()}"
 
 
 def dataset(name: str = "datasets/birds", **changes: Any) -> Dataset:
@@ -46,7 +73,7 @@ def dataset(name: str = "datasets/birds", **changes: Any) -> Dataset:
         annotation_kind="IMAGE_CLASSIFICATION",
         image_count=IMAGES,
         categories=(("owl", 50, 50), ("wren", 50, 50)),
-        digest="sha256:ab",
+        digest=DIGEST,
         manifest_key=f"{name}/uid/manifest.json",
     )
     return replace(ready, **{**changes, "state": DatasetState(changes.get("state", ready.state))})
@@ -73,7 +100,7 @@ class FakeDatasets:
 
 
 def snapshot(name: str = "datasets/birds", count: int = IMAGES) -> Snapshot:
-    return Snapshot(dataset=name, digest="sha256:ab", manifest_key=f"{name}/uid/manifest.json", image_count=count)
+    return Snapshot(dataset=name, digest=DIGEST, manifest_key=f"{name}/uid/manifest.json", image_count=count)
 
 
 def model(name: str = "models/m", **changes: Any) -> Model:
@@ -255,10 +282,10 @@ class QuickWorker:
         await self.blobs.put(brought.predictions_key, msgspec.msgpack.encode(predicted))
         await self.blobs.put(brought.performance_key, codec.encode(brought.performance))
         await self.blobs.put(brought.insight_key, codec.encode(self.insight))
-        await self.blobs.put(f"{brought.bundle_key}card.json", write_card(card(attempt.record)))
-        for file in ("weights.safetensors", "digests.json"):
-            await self.blobs.put(brought.bundle_key + file, file.encode())
-        await attempt.succeed(used, result=brought)
+        files = sealed(write_card(card(attempt.record)))
+        for file, data in files.items():
+            await self.blobs.put(brought.bundle_key + file, data)
+        await attempt.succeed(used, result=replace(brought, bundle_digest=seal_of(files)))
         return True
 
     def _brought(self, trial: Trial) -> tuple[TrialResult, AnyPredictions]:
@@ -268,10 +295,21 @@ class QuickWorker:
         return detector_result(trial, right), detections(right, 0 if trial.recipe.refit else IMAGES)
 
 
+def minimum_budget(kind: ModelKind, wanted: Hyperparameters, images: int, tests: int) -> float:
+    """CreateModel's, in seconds."""
+    return minimum_seconds(Prospect.tabled(model(model_kind=kind, hyperparameters=wanted), images, tests))
+
+
+def suggested_budget(kind: ModelKind, wanted: Hyperparameters, images: int, tests: int) -> float:
+    """CreateModel's, in seconds."""
+    prospect = Prospect.tabled(model(model_kind=kind, hyperparameters=wanted), images, tests)
+    return suggested_seconds(prospect, minimum_seconds(prospect))
+
+
 def observed(recipe: Recipe, pace: float = 1.0, value: float | None = None) -> Observation:
     """The recipe on forty images, at a multiple of the table's time; `value` is the accuracy that it promises."""
     short = msgspec.structs.replace(recipe, max_epochs=2)
-    scaling = pace * (expected_seconds(short, 40, 256) - FIXED_SECONDS)
+    scaling = pace * scaling_seconds(short, 40, 256)
     known = None if value is None else Expectation(value=value, interval=Interval(value - 0.1, value + 0.1))
     return Observation(
         recipe=short,

@@ -17,11 +17,10 @@ from msgspec import structs
 from services.trainer.datasets import Dataset
 from services.trainer.domain import Hyperparameters, Model, Trial
 from services.trainer.planner import classifier_recipes, selection
-from services.trainer.planner.plan import minimum_budget
 from services.trainer.recipe import Recipe
 from services.vision.card import ModelKind
 from tests.unit.trainer.campaign.world import Setting, World
-from tests.unit.trainer.support import dataset, model
+from tests.unit.trainer.support import dataset, minimum_budget, model
 
 TRAININGS = int(os.environ.get("SIGHTLINE_CAMPAIGN", "40"))
 KINDS = {ModelKind.GENERIC_CLASSIFIER: "IMAGE_CLASSIFICATION", ModelKind.GENERIC_DETECTOR: "OBJECT_DETECTION"}

@@ -48,7 +48,7 @@ class World:
     telemetry: MemoryTelemetry
 
     def api(self) -> Estimates:
-        return Estimates(self.store, self.datasets, self.clock, self.telemetry)
+        return Estimates(self.store, self.datasets, MemoryBlobs(), self.clock, self.telemetry)
 
     async def reconcile(self) -> None:
         coordinator = Coordinator(self.store, self.datasets, MemoryBlobs(), self.queue, self.clock, MemoryTelemetry())

@@ -13,6 +13,7 @@ from services.kit.clock import SystemClock
 from services.kit.errors import Unavailable
 from services.kit.memory import MemoryQueue, MemoryRecords
 from services.trainer.domain import ModelState, Trial
+from services.trainer.estimate import Estimate
 from services.trainer.recipe import Recipe
 from services.trainer.reconcile import jobs
 from services.trainer.store import Store
@@ -85,6 +86,15 @@ async def test_workers_that_are_all_busy_are_counted_once_each(store: Store) -> 
     await add_trial(store, "models/other/trials/t001", holder="worker-2")
     found = await waits(store).reason_of(training())
     assert found == Waiting(WaitReason.WORKERS_BUSY, workers=2, busy_workers=2)
+
+
+async def test_a_worker_that_measures_for_an_estimate_is_busy(store: Store) -> None:
+    await add_trial(store, "models/m/trials/t000")
+    now = SystemClock().now()
+    work = Work(create_time=now, allowance=timedelta(seconds=60)).taken("e", "worker-1", now, TTL)
+    await store.estimates.create(Estimate(name="estimates/e", model=model(), fewest=9, work=work, update_time=now))
+    found = await waits(store).reason_of(training())
+    assert found == Waiting(WaitReason.WORKERS_BUSY, workers=1, busy_workers=1)
 
 
 async def test_a_worker_that_waits_for_a_job_will_take_it(store: Store) -> None:

@@ -6,18 +6,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file
 
 from services.vision import bundle, graph_models, graph_tracing
 from services.vision.backbones import Network
-from services.vision.bundle_files import BundleCorrupt, seal
 from services.vision.card import graph_file
 from services.vision.catalogue import DETECTORS
 from services.vision.detector_builder import build_detector, load_detector_weights
 from services.vision.graph_models import GraphClassifier, GraphDetector
 from services.vision.graph_tracing import GraphUnavailable
+from services.vision.sealing import BundleCorrupt, seal
 from tests.support.detectors import detector
+from tests.support.hostile_images import encoded
 from tests.unit.vision.test_bundle import classifier, two_framings
 
 SIZES = [(97, 64), (120, 90), (64, 64)]
@@ -31,9 +32,10 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def photos() -> list[NDArray[np.uint8]]:
+def photos() -> list[bytes]:
     random = np.random.default_rng(4)
-    return [random.integers(0, 256, (height, width, 3), np.uint8) for width, height in SIZES]
+    sizes = [(height, width, 3) for width, height in SIZES]
+    return [encoded(Image.fromarray(random.integers(0, 256, size, np.uint8)), "PNG") for size in sizes]
 
 
 def loaded(directory: Path) -> GraphClassifier:
@@ -52,7 +54,7 @@ def test_a_classifier_s_graphs_give_its_probabilities(names: tuple[str, ...], tm
             tensor.copy_(0.1 + 0.2 * torch.rand(tensor.shape, generator=random))
     bundle.write(tmp_path, model, kept)
     served = loaded(tmp_path)
-    views = [model.arrange({rule.at_least: photo for rule in model._rules}) for photo in photos()]
+    views = [model.prepare(photo) for photo in photos()]
     np.testing.assert_allclose(served.predict_prepared(views), model.predict_prepared(views), atol=1e-5)
     assert served.predict_prepared([]).shape == (0, 3)
 
@@ -61,7 +63,7 @@ def test_two_views_of_one_network_share_a_graph(tmp_path: Path, kept: Path) -> N
     model = two_framings()
     bundle.write(tmp_path, model, kept)
     assert [path.name for path in tmp_path.glob("*.onnx")] == [graph_file(0)]
-    views = [model.arrange({rule.at_least: photo for rule in model._rules}) for photo in photos()]
+    views = [model.prepare(photo) for photo in photos()]
     expected = model.predict_prepared(views)
     np.testing.assert_allclose(loaded(tmp_path).predict_prepared(views), expected, atol=1e-5)
 

@@ -93,8 +93,7 @@ class Extractor:
         count = len(self.images.samples)
         out = [[np.empty((count, sum(b.widths)), np.float32) for b in self.backbones] for _ in range(self.views)]
         missing: dict[range, list[Which]] = {}
-        for start in range(0, count, feature_blocks.IMAGES):
-            rows = range(start, min(count, start + feature_blocks.IMAGES))
+        for rows in feature_blocks.rows_of_blocks(count):
             for backbone, view in [(b, v) for b in range(len(self.backbones)) for v in range(self.views)]:
                 found = self._load((backbone, view), rows)
                 if found is None:
@@ -200,18 +199,7 @@ class Extractor:
         )
 
     def _name(self, which: Which, rows: range) -> str:
-        backbone, view = self.backbones[which[0]], which[1]
-        kind = feature_blocks.kind(self.task.device, backbone.rule.fit, self.task.recipe.resolution, view)
-        digest = cache_key(
-            feature_blocks.EXTRACTION,
-            torch.__version__.partition("+")[0],
-            self.task.device,
-            backbone.identity,
-            view,
-            self.images.manifest.digest,
-            rows,
-        )
-        return feature_blocks.name_of(kind, backbone.name, digest, rows.start)
+        return block_name(self.task, self.backbones[which[0]], which[1], self.images.manifest.digest, rows)
 
     def _load(self, which: Which, rows: range) -> Floats | None:
         """A block of the bank; None if there is none, or if it lacks images that can be read here."""
@@ -225,6 +213,21 @@ class Extractor:
                 self.bank.discard(name, f"it has no features of {self.images.samples[index].record.file_name}")
                 return None
         return features
+
+
+def block_name(task: TrainTask, backbone: LoadedBackbone, view: int, snapshot_digest: str, rows: range) -> str:
+    """The name of the block that holds a network's features of these images of a snapshot."""
+    kind = feature_blocks.kind(task.device, backbone.rule.fit, task.recipe.resolution, view)
+    digest = cache_key(
+        feature_blocks.EXTRACTION,
+        torch.__version__.partition("+")[0],
+        task.device,
+        backbone.identity,
+        view,
+        snapshot_digest,
+        rows,
+    )
+    return feature_blocks.name_of(kind, backbone.name, digest, rows.start)
 
 
 def _blocks(features: Floats, backbone: LoadedBackbone) -> list[Floats]:

@@ -23,7 +23,15 @@ DISCRIMINANT_IMAGES = 3  # of a category
 DISCRIMINANT_WIDTH = 4096  # features of a rotated row, beyond which a covariance takes too long
 MIRRORED_LOSS = 0.03  # nats
 
-Fit = Callable[[Floats, Indices], Floats]  # rows and labels into weights [features + 1, categories]
+Solve = Callable[[Floats, Indices, Floats], Floats]  # rows, labels, offsets into weights [features + 1, categories]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of head. One that cannot be solved around a start is calibrated, and added to it."""
+
+    solve: Solve
+    around: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,14 @@ class LinearHead:
     bias: Floats  # [categories]
     out_of_fold: Floats  # logits [images, categories]
     solved: NDArray[np.bool_]  # [images]: which have logits; with very many images, not every fold is solved
+
+    @classmethod
+    def of(cls, weight: Floats) -> "LinearHead":
+        """One that was not fitted."""
+        categories = len(weight)
+        return cls(
+            weight, np.zeros(categories, np.float32), np.zeros((0, categories), np.float32), np.zeros(0, np.bool_)
+        )
 
     def logits(self, blocks: Sequence[Floats]) -> Floats:
         """[images, categories], from the blocks of features that it was fitted on, [images, width] each."""
@@ -62,14 +78,18 @@ def fit_head(
     folds: int,
     categories: int,
     middle: Sequence[bool] = (),
+    start: Floats | None = None,
 ) -> LinearHead:
     """Fits on the blocks of each view, [images, width]; all views of an image are in its fold.
 
-    `middle` says which blocks are of a stage before a network's last.
+    `middle` says which blocks are of a stage before a network's last. `start` has the weights [categories, width] that
+    the penalty draws to, by default 0; they are for normalised features of last stages.
     """
     every = [True] * len(views[0])
     subsets = [every, [not of_middle for of_middle in middle]] if any(middle) else [every]
-    heads = [_fitted(views, subset, labels, fold, folds, categories) for subset in subsets]
+    width = sum(block.shape[1] for block in views[0])
+    begun = np.zeros((categories, width), np.float32) if start is None else start
+    heads = [_fitted(views, subset, labels, fold, folds, begun) for subset in subsets]
     return LinearHead(
         weight=np.mean([head.weight for head in heads], axis=0),
         bias=np.mean([head.bias for head in heads], axis=0),
@@ -98,16 +118,21 @@ def mirroring_harms(
 
 
 def _fitted(
-    views: Sequence[Sequence[Floats]], subset: list[bool], labels: Indices, fold: Indices, folds: int, categories: int
+    views: Sequence[Sequence[Floats]], subset: list[bool], labels: Indices, fold: Indices, folds: int, start: Floats
 ) -> LinearHead:
     """A head that reads only the blocks of the subset; its weights for the others are 0."""
-    rows, mean, scale, basis = _rows([list(compress(blocks, subset)) for blocks in views], labels)
-    weights, out_of_fold, solved = _combined(rows, fold, folds, categories)
+    read = np.repeat(subset, [block.shape[1] for block in views[0]])
+    chosen = [list(compress(blocks, subset)) for blocks in views]
+    rows, mean, scale, basis = _rows(chosen, labels)
+    offsets = np.zeros((len(rows.image), len(start)), np.float32)
+    if start.any():
+        offsets = np.concatenate([LinearHead.of(start[:, read]).logits(blocks) for blocks in chosen])
+    weights, share, out_of_fold, solved = _combined(rows, fold, folds, offsets)
     own = weights[:-1] if basis is None else basis.T @ weights[:-1]
     own = own * scale[:, None]
-    weight = np.zeros((sum(block.shape[1] for block in views[0]), categories), np.float32)
-    weight[np.repeat(subset, [block.shape[1] for block in views[0]])] = own
-    return LinearHead(np.ascontiguousarray(weight.T), weights[-1] - mean @ own, out_of_fold, solved)
+    weight = np.zeros_like(start)
+    weight[:, read] = own.T + share * start[:, read]
+    return LinearHead(weight, weights[-1] - mean @ own, out_of_fold, solved)
 
 
 def plain_coordinates(blocks: Sequence[Floats], labels: Indices) -> tuple[Floats, int]:
@@ -137,30 +162,41 @@ def _scaling(blocks: Sequence[Floats]) -> tuple[Floats, Floats]:
     return np.concatenate(means), np.repeat(np.array(factors, np.float32), widths)
 
 
-def _combined(rows: Rows, fold: Indices, folds: int, categories: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """(weights, out-of-fold logits, which images have them): the mean of all kinds of heads, each calibrated."""
-    labels, plain = rows.labels, rows.coordinates[: len(rows.labels)]
+def _combined(
+    rows: Rows, fold: Indices, folds: int, offsets: Floats
+) -> tuple[Floats, float, Floats, NDArray[np.bool_]]:
+    """The mean of all kinds of heads, each calibrated; `offsets` are the start's logits for the rows.
+
+    Returns (weights, the start's share, out-of-fold logits, which images have them).
+    """
+    categories, labels = offsets.shape[1], rows.labels
+    plain, start = rows.coordinates[: len(labels)], offsets[: len(labels)]
     solved_folds = max(1, min(folds, int(CELLS // max(1, rows.coordinates.size * categories))))
     solved = fold < solved_folds
     weights: list[Floats] = []
+    shares: list[float] = []
     logits: list[Floats] = []
-    for fit in _kinds(rows, fold, categories):
+    for kind in _kinds(rows, fold, categories):
         predicted = np.zeros((len(labels), categories), np.float32)
         for number in range(solved_folds):
             train, out = fold[rows.image] != number, fold == number
-            fitted = fit(rows.coordinates[train], labels[rows.image[train]])
+            fitted = kind.solve(rows.coordinates[train], labels[rows.image[train]], offsets[train])
             predicted[out] = logistic.apply(plain[out], fitted)
-        temperature = np.float32(fit_temperature(predicted[solved], labels[solved]))
-        logits.append(predicted / temperature)
-        weights.append(fit(rows.coordinates, labels[rows.image]) / temperature)
-    return np.mean(weights, axis=0), np.mean(logits, axis=0), solved
+        own = 1.0 if kind.around or not start.any() else fit_temperature(predicted[solved], labels[solved])
+        predicted = predicted / np.float32(own) + start
+        temperature = fit_temperature(predicted[solved], labels[solved])
+        logits.append(predicted / np.float32(temperature))
+        shares.append(1 / temperature)
+        weights.append(kind.solve(rows.coordinates, labels[rows.image], offsets) / np.float32(own * temperature))
+    return np.mean(weights, axis=0), float(np.mean(shares)), np.mean(logits, axis=0), solved
 
 
-def _kinds(rows: Rows, fold: Indices, categories: int) -> list[Fit]:
+def _kinds(rows: Rows, fold: Indices, categories: int) -> list[Kind]:
     """A discriminant needs several images per category, in every training part."""
-    kinds: list[Fit] = [lambda x, y: logistic.solve(x, y, categories)]
+    kinds = [Kind(lambda x, y, offsets: logistic.solve(x, y, categories, offsets))]
     fewest = np.bincount(rows.labels[fold != 0], minlength=categories)
     fewest = fewest[fewest > 0].min()
     if fewest >= DISCRIMINANT_IMAGES and rows.coordinates.shape[1] <= DISCRIMINANT_WIDTH:
-        kinds.append(lambda x, y: solve_discriminant(x, y, categories, rows.width))
+        discriminant = Kind(lambda x, y, _: solve_discriminant(x, y, categories, rows.width), around=False)
+        kinds.append(discriminant)
     return kinds

@@ -10,15 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.trainer.engine.classification.features import Extractor
-from services.trainer.engine.classification.heads import LinearHead, fit_head, mirroring_harms
+from services.trainer.engine.classification.heads import LinearHead, mirroring_harms
 from services.trainer.engine.classification.learning_curve import learning_curve
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
+from services.trainer.engine.classification.names import fit_named_head, read_names
+from services.trainer.engine.classification.near_duplicates import divided
 from services.trainer.engine.classification.result import Finished, finish
 from services.trainer.engine.data import Floats, Images, open_images, require_trainable
 from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, middle_blocks, origin
 from services.trainer.engine.session import Session
-from services.trainer.engine.split import Partition, divide, readable
+from services.trainer.engine.split import Partition
 from services.trainer.messages import Result, TrainTask
+from services.vision.backbones import Network
 from services.vision.classifier import ClassifierNetwork
 
 FEATURES_SHARE = 0.8  # of the progress bar
@@ -33,18 +36,21 @@ def train_head(task: TrainTask, session: Session) -> Result:
     backbones = load_backbones(task, images)
     for backbone in backbones:
         backbone.network.to(task.device).eval()
+    names = read_names(task, backbones, images.categories)
     extractor = Extractor(task, session, images, backbones, task.recipe.views)
     views = extractor.run(0.0, FEATURES_SHARE)
 
-    partition = divide(images.labels, task.split)
-    partition = readable(partition, sound_rows(views[0]))
+    partition = divided(views[0][0], images.labels, task.split, sound_rows(views[0]))
     session.progress("fit", 0.0, FEATURES_SHARE, 0.95)
     labels = images.labels[partition.trainable]
     chosen = [rows_of(blocks, partition.trainable) for blocks in views]
     categories = len(images.categories)
-    head = fit_head(chosen, labels, partition.fold, partition.folds, categories, middle_blocks(backbones))
+    middle = middle_blocks(backbones)
+    head, use = fit_named_head(chosen, labels, partition.fold, partition.folds, categories, middle, names)
     held_out = head.logits(rows_of(views[0], partition.held_out))
     finished = _finished(images, backbones, partition, head, held_out)
+    warnings = (*finished.warnings, *([names.note] if names.note else []))
+    finished = replace(finished, warnings=warnings, names=use)
     if len(chosen) > 1:
         harms = mirroring_harms(chosen, labels, partition.fold, partition.folds, categories)
         finished = replace(finished, mirror=not harms)
@@ -84,10 +90,14 @@ def rows_of(blocks: Sequence[Floats], rows: NDArray[np.int64]) -> list[Floats]:
 def linear(weight: Floats, bias: Floats) -> nn.Linear:
     """A layer with these weights."""
     head = nn.Linear(weight.shape[1], weight.shape[0])
-    with torch.no_grad():
-        head.weight.copy_(_tensor(weight))
-        head.bias.copy_(_tensor(bias))
+    _fill(head, weight, bias)
     return head
+
+
+def begin_with(network: Network, head: LinearHead) -> None:
+    """Gives the network this head, which reads features of unit length."""
+    network.normalised = True
+    _fill(network.head, head.weight, head.bias)
 
 
 def _finished(
@@ -117,6 +127,12 @@ def _finished(
         resolution=max(backbone.rule.size for backbone in backbones),
         stop_reason="converged",
     )
+
+
+@torch.no_grad()
+def _fill(layer: nn.Linear, weight: Floats, bias: Floats) -> None:
+    layer.weight.copy_(_tensor(weight))
+    layer.bias.copy_(_tensor(bias))
 
 
 def _tensor(values: Floats) -> Tensor:

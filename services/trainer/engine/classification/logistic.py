@@ -28,9 +28,14 @@ def rotated(rows: Floats) -> tuple[Floats, Floats | None]:
     return (vectors[:, kept] * roots).astype(np.float32), basis.astype(np.float32)
 
 
-def solve(rows: Floats, labels: Indices, categories: int) -> Floats:
-    """Weights [features + 1, categories], the last row being the bias, that minimise mean cross-entropy and penalty."""
+def solve(rows: Floats, labels: Indices, categories: int, offset: Floats | None = None) -> Floats:
+    """Weights [features + 1, categories], the last row being the bias, that minimise mean cross-entropy and penalty.
+
+    They are for logits that are added to `offset` [rows, categories]. If that is what other weights give, the penalty
+    draws to those, and the result is the difference from them.
+    """
     x, y = torch.from_numpy(np.ascontiguousarray(rows)), torch.from_numpy(labels)
+    start = torch.zeros(1) if offset is None else torch.from_numpy(offset)
     weights = torch.zeros(x.shape[1] + 1, categories, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weights], max_iter=MAX_STEPS, tolerance_grad=TOLERANCE, history_size=10, line_search_fn="strong_wolfe"
@@ -39,7 +44,7 @@ def solve(rows: Floats, labels: Indices, categories: int) -> Floats:
     def evaluate() -> torch.Tensor:
         pulse.beat()
         optimizer.zero_grad()
-        logits = x @ weights[:-1] + weights[-1]
+        logits = x @ weights[:-1] + weights[-1] + start
         loss = torch.nn.functional.cross_entropy(logits, y) + 0.5 * PENALTY * weights[:-1].square().sum()
         loss.backward()
         return loss

@@ -14,12 +14,21 @@ from services.trainer.engine.reporting import bare_card, image_warnings, measure
 from services.trainer.engine.session import Session
 from services.trainer.insight import Insight, LearningCurve, Mistake
 from services.trainer.messages import Result, TrainTask
+from services.trainer.name_use import NO_NAME_USE, NameUse
 from services.trainer.performance import Interval, Performance, Source
 from services.trainer.prediction_cost import bundle_seconds
 from services.vision.card import CardBackbone, ModelCard, ModelKind, WeightsSource
 from services.vision.classifier import Classifier, ClassifierNetwork
 from services.vision.intervals import wilson_interval
 from services.vision.prediction_sets import Calibration
+
+REPORT_SECONDS = 1.0  # for writing a result
+CELL_SECONDS = 1e-4  # for each score that its report resamples
+
+
+def report_seconds(images: int, categories: int) -> float:
+    """An estimate of how long `finish` takes."""
+    return REPORT_SECONDS + CELL_SECONDS * images * categories
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +50,7 @@ class Finished:
     steps: int = 0
     mirror: bool = True
     learning_curve: LearningCurve | None = None
+    names: NameUse = NO_NAME_USE
 
 
 def finish(task: TrainTask, session: Session, images: Images, finished: Finished, directory: Path) -> Result:
@@ -80,6 +90,7 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
         insight=Insight(mistakes=_mistakes(images, finished), learning_curve=finished.learning_curve),
         mirror=finished.mirror,
         features=session.features,
+        names=finished.names,
         prediction_seconds=bundle_seconds(card.kind, card.backbones),
     )
 

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from services.kit.errors import InvalidRequest
 from services.trainer.engine.classification import result
 from services.trainer.engine.classification.batches import Batches, augmentation
-from services.trainer.engine.classification.companion import Companion, blended, fit_companion, fit_on_other_folds
+from services.trainer.engine.classification.companion import Companion, fit_companion, fit_on_other_folds
 from services.trainer.engine.classification.features import Extractor
+from services.trainer.engine.classification.linear_head import begin_with
 from services.trainer.engine.classification.logistic import log_losses
 from services.trainer.engine.classification.measure import calibrated_across, fit_temperature
+from services.trainer.engine.classification.names import read_names
+from services.trainer.engine.classification.near_duplicates import divided
 from services.trainer.engine.data import Floats, Images, Indices, open_images, require_trainable
 from services.trainer.engine.loop import checkpoint as checkpoints
 from services.trainer.engine.loop.checkpoint import Candidate, Position
@@ -28,14 +31,13 @@ from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, o
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition, divide, readable
 from services.trainer.messages import Result, TrainTask
+from services.trainer.name_use import NO_NAME_USE
 from services.trainer.recipe import Depth
 from services.vision.backbones import Network
 from services.vision.classifier import ClassifierNetwork
 from services.vision.memory import BatchLimit
 
 LAST_STAGES = 2
-REPORT_SECONDS = 1.0  # for writing a result
-CELL_SECONDS = 1e-4  # for each score that its report resamples
 
 
 @dataclass(slots=True)
@@ -113,18 +115,14 @@ class ClassificationTask:
         selection, held_out = found.selection["logits"], found.held_out["logits"]
         labels = self.images.labels[self.partition.first_fold]
         cards = (self.backbone.card(frozen=False, normalised=found.network.normalised),)
-        networks, head = [found.network], found.network.head
+        network = None
         if self.companion is not None:
-            blend = blended(selection, self.companion.selection, labels)
-            selection = blend.logits(selection, self.companion.selection)
-            held_out = blend.logits(held_out, self.companion.held_out)
-            head = self.companion.joined(head, blend)
-            cards += tuple(backbone.card(shift=1) for backbone in self.companion.backbones)
-            networks += [backbone.network for backbone in self.companion.backbones]
+            both = self.companion.combined(self.backbone, found.network, selection, held_out, labels)
+            network, cards, selection, held_out = both.network, both.cards, both.selection, both.held_out
         temperature = fit_temperature(selection, labels)
         note = self.backbone.weights.note
         finished = result.Finished(
-            network=ClassifierNetwork(cards, networks, head),
+            network=network or ClassifierNetwork(cards, [found.network], found.network.head),
             cards=cards,
             temperature=temperature,
             selected=self.partition.first_fold,
@@ -137,6 +135,7 @@ class ClassificationTask:
             stop_reason="allowance",
             epochs=found.epochs,
             steps=found.steps,
+            names=self.companion.names if self.companion else NO_NAME_USE,
         )
         return result.finish(self.task, self.session, self.images, finished, directory)
 
@@ -158,15 +157,15 @@ def start(task: TrainTask, session: Session) -> Start:
     network, how = backbone.network, augmentation(task.recipe.augmentation, mirror=task.recipe.mirror)
     batches = Batches(images, backbone.rule, how, task.seed, task.threads, kept_bytes(task))
     companion = candidate = None
+    partition = divide(images.labels, task.split)
     if task.recipe.linear_head and backbone.weights.pretrained:
-        companion, candidate = _linear_start(task, session, images, backbones, network)
+        companion, candidate, partition = _linear_start(task, session, images, backbones, network)
     if not task.checkpoint_path:
-        training = divide(images.labels, task.split).other_folds
-        rows = training if companion else np.arange(len(images.samples))
-        look_at(session, images, batches.look_at, rows, training)  # no step waits to decode
+        rows = partition.other_folds if companion else np.arange(len(images.samples))
+        look_at(session, images, batches.look_at, rows, partition.other_folds)  # no step waits to decode
     images.require_readable()
-    partition = readable(divide(images.labels, task.split), images.sound())
-    report_seconds = REPORT_SECONDS + CELL_SECONDS * len(partition.first_fold) * len(images.categories)
+    partition = readable(partition, images.sound())
+    report_seconds = result.report_seconds(len(partition.first_fold), len(images.categories))
     vision_task = ClassificationTask(task, session, images, partition, backbone, companion, batches, report_seconds)
     position = Position()
     if candidate is not None:
@@ -181,19 +180,18 @@ def start(task: TrainTask, session: Session) -> Start:
 
 def _linear_start(
     task: TrainTask, session: Session, images: Images, backbones: list[LoadedBackbone], network: Network
-) -> tuple[Companion, Candidate]:
-    """The companion, and a first candidate: the network with a head that was fitted without the first fold."""
+) -> tuple[Companion, Candidate, Partition]:
+    """The companion, a first candidate (the network with a head that was fitted without the first fold), the folds."""
     for backbone in backbones:
         backbone.network.to(task.device).eval()
+    names = read_names(task, backbones, images.categories)
     views = Extractor(task, session, images, backbones, task.recipe.views).run(0.0, PREPARED)
-    partition = readable(divide(images.labels, task.split), images.sound())
+    partition = divided(views[0][0], images.labels, task.split, images.sound())
     categories = len(images.categories)
-    head = fit_on_other_folds([blocks[:1] for blocks in views], images.labels, partition, categories)
-    network.normalised = True
-    with torch.no_grad():
-        network.head.weight.copy_(torch.from_numpy(head.weight))
-        network.head.bias.copy_(torch.from_numpy(head.bias))
+    first = [blocks[:1] for blocks in views]
+    head = fit_on_other_folds(first, images.labels, partition, categories, names=names.of_first())
+    begin_with(network, head)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    first, held_out = (head.logits([views[0][0][rows]]) for rows in (partition.first_fold, partition.held_out))
-    companion = fit_companion(backbones, views, images.labels, partition, categories)
-    return companion, Candidate(weights, {"logits": first}, {"logits": held_out})
+    selection, held_out = (head.logits([views[0][0][rows]]) for rows in (partition.first_fold, partition.held_out))
+    companion = fit_companion(backbones, views, images.labels, partition, categories, names)
+    return companion, Candidate(weights, {"logits": selection}, {"logits": held_out}), partition

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from services.trainer.engine import probe as engine
 from services.trainer.engine import run
-from services.trainer.messages import Failed, Message, Probed, ProbeTask, Progress
+from services.trainer.estimate import Observation
+from services.trainer.feature_blocks import passes_of
+from services.trainer.messages import Failed, Message, Probed, ProbeTask, Progress, Result, TrainTask
 from services.trainer.recipe import Depth, Recipe
 from services.vision.card import WeightsSource
 from tests.unit.trainer.engine.scenes import detector_recipe, write_scenes
@@ -77,6 +80,44 @@ def test_a_sample_that_lacks_categories_promises_no_accuracy(tmp_path: Path) -> 
     large = write_snapshot(tmp_path / "large", per_category=5)
     found = probed(task_for(large, large, linear_recipe(), per_category=None)).probe
     assert found.observations[0].expectation is None
+
+
+def test_features_that_are_stored_are_told_by_the_names_of_their_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_is_random", lambda result: False)
+    large = write_snapshot(tmp_path / "large", per_category=5)
+    plain, mirrored = linear_recipe(), linear_recipe(views=2)
+    task = task_for(large, large, plain, mirrored)
+    assert probed(task).probe.stored == ()
+    cache = Path(task.cache_directory) / "features"
+    blocks = [str(path.relative_to(next(cache.iterdir()))) for path in cache.rglob("*") if path.is_file()]
+    assert len(blocks) == 2
+    found = probed(replace(task, stored_blocks=tuple(blocks))).probe
+    assert set(found.stored) == passes_of(replace(mirrored, pretrained=True))
+    (first,) = [block for block in blocks if "view-0" in block]
+    half = probed(replace(task, stored_blocks=(first, "of/another/network"))).probe
+    assert [each.view for each in half.stored] == [0]
+
+
+def test_a_probe_that_reads_features_of_an_earlier_one_counts_what_that_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_is_random", lambda result: False)
+    large = write_snapshot(tmp_path / "large", per_category=5)
+    saved: list[float] = []
+    observed = engine._observed
+
+    def noted(task: TrainTask, train: engine.Train) -> tuple[Observation, Result]:
+        seen, result = observed(task, train)
+        assert result.features is not None
+        saved.append(result.features.saved.total_seconds())
+        assert seen.seconds >= seen.scaling_seconds >= saved[-1]
+        return seen, result
+
+    monkeypatch.setattr(engine, "_observed", noted)
+    probed(task_for(large, large, linear_recipe(), linear_recipe(views=2)))
+    assert saved[0] == 0 < saved[1]
 
 
 def test_a_detector_is_measured_with_the_boxes_of_the_whole_dataset(

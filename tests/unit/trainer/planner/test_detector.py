@@ -13,7 +13,8 @@ from services.kit.errors import Failure, NotEnoughBudget
 from services.trainer.domain import Hyperparameters, Model, StopReason, Trial, training_cost
 from services.trainer.ledger import total
 from services.trainer.planner import costs, detector_recipes
-from services.trainer.planner.plan import check_budget, minimum_budget, plan, suggested_budget
+from services.trainer.planner.needs import check_budget
+from services.trainer.planner.plan import plan
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Step, Wait
 from services.trainer.prediction_cost import keeps_to, least_seconds
 from services.trainer.recipe import BoxStatistics, Depth, Recipe
@@ -25,9 +26,11 @@ from tests.unit.trainer.support import (
     TTL,
     boxes,
     detector_result,
+    minimum_budget,
     model,
     served_by_score,
     snapshot,
+    suggested_budget,
     training,
 )
 

@@ -6,14 +6,19 @@ from itertools import pairwise
 import pytest
 from msgspec.structs import replace
 
+from services.trainer.base_model import BaseModel
 from services.trainer.domain import Hyperparameters, Model
 from services.trainer.estimate import Estimate
+from services.trainer.feature_blocks import passes_of
+from services.trainer.planner import ladder
+from services.trainer.planner.needs import check_budget
 from services.trainer.planner.outlook import outlook, with_recipes
-from services.trainer.planner.plan import check_budget, minimum_budget, suggested_budget, whole_ladder
-from services.trainer.planner.rehearsal import rehearse
+from services.trainer.planner.prospect import Prospect
+from services.trainer.planner.rehearsal import Rehearsal
+from services.trainer.planner.rehearsal import rehearse as rehearse_prospect
 from services.trainer.work import Work
 from services.vision.card import ModelKind, WeightsSource
-from tests.unit.trainer.support import START, boxes, model, observed, probe, snapshot
+from tests.unit.trainer.support import START, boxes, minimum_budget, model, observed, probe, snapshot, suggested_budget
 
 DETECTOR = ModelKind.GENERIC_DETECTOR
 
@@ -38,12 +43,26 @@ def estimate(wanted: Model | None = None, pace: float = 1.0, count: int = 500, *
     return replace(asked, probe=found, **changes)
 
 
-def test_a_device_at_the_tables_pace_gets_the_budgets_that_create_model_names() -> None:
-    wanted = Hyperparameters(backbones=("mobilenet_v2", "efficientnet_lite2"))
-    found = outlook(estimate(model(hyperparameters=wanted), count=500, tests=100))
-    asked = ModelKind.GENERIC_CLASSIFIER, wanted, 500, 100
-    assert found.minimum.total_seconds() == pytest.approx(minimum_budget(*asked), rel=0.1, abs=2)
-    assert found.suggested.total_seconds() == pytest.approx(suggested_budget(*asked), rel=0.1)
+def rehearse(asked: Estimate, budget: timedelta) -> Rehearsal:
+    return rehearse_prospect(Prospect.of(asked), budget)
+
+
+@pytest.mark.parametrize("count", [30, 500, 3000])
+@pytest.mark.parametrize("kind", list(ModelKind))
+def test_a_device_at_the_tables_pace_gets_the_budgets_that_create_model_names(kind: ModelKind, count: int) -> None:
+    found = outlook(estimate(model(model_kind=kind), count=count, tests=100))
+    asked = kind, Hyperparameters(), count, 100
+    assert found.minimum.total_seconds() == pytest.approx(minimum_budget(*asked), rel=0.05, abs=1)
+    assert found.suggested.total_seconds() == pytest.approx(suggested_budget(*asked), rel=0.06, abs=1)
+
+
+@pytest.mark.parametrize("pace", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("count", [180, 500, 3000])
+def test_a_classifier_is_expected_to_use_most_of_the_suggested_budget(count: int, pace: float) -> None:
+    asked = estimate(count=count, pace=pace, tests=count)
+    suggested = outlook(asked).suggested
+    assert suggested / 1.5 <= rehearse(asked, suggested).cost <= suggested
+    assert rehearse(asked, 10 * suggested).cost <= suggested, "no further trial pays"
 
 
 @pytest.mark.parametrize("pace", [0.1, 1.0, 3.0])
@@ -70,11 +89,15 @@ def test_what_is_charged_for_a_second_scales_the_budgets() -> None:
 
 @pytest.mark.parametrize("kind", list(ModelKind))
 def test_the_suggested_budget_pays_for_the_whole_ladder_uncut(kind: ModelKind) -> None:
-    asked = estimate(model(model_kind=kind), 2.0, tests=50)
+    wanted = (
+        Hyperparameters() if kind is DETECTOR else Hyperparameters(backbones=("mobilenet_v2", "efficientnet_lite2"))
+    )
+    asked = estimate(model(model_kind=kind, hyperparameters=wanted), 2.0, tests=50)
     suggested = outlook(asked).suggested
     rehearsal = rehearse(asked, suggested)
     assert rehearsal.is_whole
-    assert len(rehearsal.recipes) >= len(whole_ladder(kind, Hyperparameters(), 500))
+    generous = rehearse(asked, timedelta(days=2)).recipes
+    assert ladder.rungs(kind, rehearsal.recipes, 500) == ladder.rungs(kind, generous, 500)
     assert suggested / 1.5 <= rehearsal.cost <= suggested
 
 
@@ -135,6 +158,45 @@ def test_a_perfect_score_on_all_images_ends_the_training(count: int, trials: int
     assert len(rehearse(replace(asked, probe=perfect), timedelta(hours=1)).recipes) == trials
 
 
+def test_features_of_an_earlier_training_make_a_training_cheaper_and_its_pace_no_different() -> None:
+    asked = estimate(model(hyperparameters=Hyperparameters(max_trials=2)), tests=50)
+    assert asked.probe is not None
+    (first, head), budget = asked.recipes[:2], timedelta(hours=1)
+    chosen = replace(first, backbones=asked.probe.observations[0].recipe.backbones)
+    stored = passes_of(chosen) | passes_of(head)
+    fresh, half, again = (
+        rehearse(replace(asked, probe=replace(asked.probe, stored=tuple(each))), budget)
+        for each in ((), passes_of(chosen), stored)
+    )
+    assert again.cost < 0.4 * fresh.cost
+    assert again.cost < half.cost == fresh.cost - timedelta(seconds=500 * 0.018 * (256 / 224) ** 2)
+    assert fresh.recipes == half.recipes == again.recipes
+
+
+def test_a_head_reads_the_features_of_the_first_one_instead_of_computing_them_again() -> None:
+    asked = estimate()
+    prospect = Prospect.of(asked)
+    costs = [prospect.costs.seconds(recipe, 500, 256) for recipe in asked.recipes]
+    expected = sum(costs) - 500 * 0.018 * (256 / 224) ** 2
+    assert rehearse(asked, timedelta(hours=1)).cost.total_seconds() == pytest.approx(expected)
+
+
+def test_a_larger_input_of_a_detector_wins_as_selection_expects_it_to() -> None:
+    asked = estimate(model(model_kind=DETECTOR))
+    assert asked.probe is not None
+    large = replace(asked.probe, boxes=boxes(small_size=0.05, longer_side=640))
+    *_, long, refit = rehearse(replace(asked, probe=large), timedelta(hours=9)).recipes
+    probed = {recipe.resolution for recipe in rehearse(replace(asked, probe=large), timedelta(hours=9)).recipes[1:]}
+    assert long.resolution == refit.resolution == max(probed) > min(probed)
+
+
+def test_a_base_models_networks_come_first() -> None:
+    base = BaseModel(name="models/b", version="v", bundle_key="k/", networks=("resnet18",), resolution=96)
+    first, second = estimate(model(base=base)).recipes[:2]
+    assert (first.backbones, first.resolution) == (("resnet18",), 96)
+    assert second.backbones[0] == "resnet18"
+
+
 def test_nothing_is_expected_of_what_was_not_measured() -> None:
     asked = estimate(model(model_kind=DETECTOR))
     told = probe(asked.recipes, observations=tuple(observed(recipe) for recipe in asked.recipes))
@@ -151,9 +213,7 @@ def test_without_pretrained_weights_the_training_from_random_ones_is_rehearsed()
 
 def test_recipes_that_differ_in_epochs_only_are_measured_once() -> None:
     asked = estimate(model(model_kind=DETECTOR)).recipes
-    climb = whole_ladder(DETECTOR, Hyperparameters(), 500)
-    assert len(asked) < len(climb)
-    assert asked[0] == climb[0]
+    assert [recipe.rung for recipe in asked] == [0, 1]
 
 
 @pytest.mark.parametrize("count", [100, 5000])

@@ -1,5 +1,6 @@
 """The ladder: whatever trials cost and deliver, a training ends within its budget and pays for its evaluation."""
 
+import dataclasses
 from datetime import timedelta
 
 import pytest
@@ -22,13 +23,24 @@ from services.trainer.domain import (
 from services.trainer.feature_blocks import FeatureUse
 from services.trainer.performance import Source
 from services.trainer.planner import classifier_recipes, costs
-from services.trainer.planner.plan import check_budget, check_prediction_cost, minimum_budget, plan, suggested_budget
+from services.trainer.planner.needs import check_budget, check_prediction_cost
+from services.trainer.planner.plan import plan
 from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartTrial, Wait
 from services.trainer.prediction_cost import keeps_to, recipe_seconds
 from services.trainer.work import Work
 from services.vision.card import ModelKind
 from services.vision.catalogue import BACKBONES
-from tests.unit.trainer.support import START, TTL, model, performance, result, snapshot, training
+from tests.unit.trainer.support import (
+    START,
+    TTL,
+    minimum_budget,
+    model,
+    performance,
+    result,
+    snapshot,
+    suggested_budget,
+    training,
+)
 
 DIVERGED = Failure(9, "diverged", "It diverged.")
 CLASSIFIER = ModelKind.GENERIC_CLASSIFIER
@@ -162,8 +174,9 @@ def test_every_training_ends_within_its_budget(
         return
     assert isinstance(step, StartEvaluation)
     best = next(trial for trial in trials if present.served.trial == trial.name)
-    reserve = costs.reserve_seconds(best.recipe, tests, costs.resolution_of(trials))
-    assert step.allowance.total_seconds() >= 0.25 * reserve - 1e-5
+    pace = min(1.0, costs.slowness(trials))  # before a trial shows it, it is 1
+    reserve = costs.reserve_seconds(best.recipe, tests, costs.resolution_of(trials), pace)
+    assert step.allowance.total_seconds() >= reserve - 1e-5
     assert training_cost(trials, None) + step.allowance == present.budget
     final = evaluation(present, step.allowance)
     assert plan(present, trials, final) == Wait()
@@ -278,6 +291,41 @@ def test_a_fine_tuning_needs_many_images_and_follows_what_the_head_says_of_mirro
     assert not unmirrored[1].mirror
 
 
+def test_some_images_are_enough_to_tune_last_stages_on_stored_maps() -> None:
+    known = ("mobilenet_v2", "efficientnet_lite2")
+    few, some, most, many = (
+        classifier_recipes.pretrained(known, Hyperparameters(), count) for count in (119, 120, 999, 1_000)
+    )
+    assert [recipe.rung for recipe in few] == [0]
+    assert [(recipe.rung, recipe.stored_maps) for recipe in some] == [(0, False), (1, True)]
+    assert [recipe.name for recipe in most] == [recipe.name for recipe in some]
+    assert not many[1].stored_maps
+    in_one_piece = ("tiny_vit_5m_224.dist_in22k_ft_in1k", "mobilenet_v2")
+    assert len(classifier_recipes.pretrained(in_one_piece, Hyperparameters(), 500)) == 1
+
+
+@pytest.mark.parametrize(("images", "rungs"), [(300, [0, 0, 1]), (1_000, [0, 0])])
+def test_without_held_out_images_only_what_predicts_every_fold_is_tuned(images: int, rungs: list[int]) -> None:
+    present = replace(training(budget=timedelta(hours=9)), training=snapshot(count=images))
+    trials = list[Trial]()
+    while isinstance(step := plan(served(present, trials), trials, None), StartTrial):
+        trial = ended(planned(present, len(trials), step), "succeed", 1e-5, 50, ("mobilenet_v2", "efficientnet_lite2"))
+        assert trial.result
+        crossed = performance(source=Source.CROSS_VALIDATION)
+        trials.append(replace(trial, result=dataclasses.replace(trial.result, performance=crossed)))
+    assert [trial.recipe.rung for trial in trials] == rungs
+
+
+def test_tuning_last_stages_costs_less_than_tuning_the_network_once_for_each_fold() -> None:
+    (_, stages), (_, whole) = (
+        classifier_recipes.pretrained(("mobilenet_v2", "efficientnet_lite2"), Hyperparameters(), count)
+        for count in (500, 1_000)
+    )
+    of_stages, of_whole = (costs.expected_seconds(recipe, 500) for recipe in (stages, whole))
+    assert of_stages < 2 * of_whole
+    assert of_stages > costs.scaling_seconds(stages, 500, epochs=1) > 500 * costs.forward_seconds(whole, 256)
+
+
 def test_a_machine_is_as_slow_as_its_first_trial_would_have_been_without_reused_features() -> None:
     step = plan(training(), [], None)
     assert isinstance(step, StartTrial)
@@ -291,6 +339,28 @@ def test_a_machine_is_as_slow_as_its_first_trial_would_have_been_without_reused_
     slow = timedelta(seconds=4 * step.expected_seconds)
     assert measured(slow, timedelta()) > 3
     assert measured(slow * 0.1, slow * 0.9) == pytest.approx(measured(slow, timedelta()))
+
+
+def test_a_fast_device_is_told_from_a_slow_one_however_fast_it_is() -> None:
+    step = plan(training(), [], None)
+    assert isinstance(step, StartTrial)
+    trial = replace(planned(training(), 0, step), training=snapshot(count=5_000))
+    expected = costs.expected_seconds(step.recipe, 5_000)
+
+    def measured(seconds: float) -> float:
+        work = replace(trial.work, allowance=timedelta(hours=1)).succeeded(START, timedelta(seconds=seconds))
+        return costs.slowness([replace(trial, work=work, result=result(trial, resolution=256))])
+
+    assert measured(costs.FIXED_SECONDS + 0.02 * (expected - costs.FIXED_SECONDS)) == pytest.approx(0.02)
+    assert measured(0.5) < 0.02, "at most half of it is fixed"
+    assert measured(expected) == pytest.approx(1.0)
+    assert measured(3 * expected) == pytest.approx(3.0)
+
+
+def test_what_a_fast_device_is_expected_to_take_includes_what_does_not_shrink() -> None:
+    head = classifier_recipes.first(Hyperparameters())
+    assert costs.expected_seconds(head, 10, pace=0.001) >= costs.FIXED_SECONDS
+    assert costs.reserve_seconds(head, 10, pace=0.001) >= costs.EVALUATION_FIXED_SECONDS
 
 
 def test_very_many_images_are_seen_in_one_framing_and_not_mirrored() -> None:

@@ -144,6 +144,14 @@ async def test_a_training_ends_with_the_best_bundle_and_a_ledger_that_adds_up() 
         assert found.categories == ("owl", "wren")
 
 
+async def test_categories_that_look_alike_are_a_warning_of_the_model() -> None:
+    async with world() as at:
+        at.datasets.put(dataset(categories=(("Owl", 50, 50), ("owl", 50, 50))))
+        await at.create(model())
+        (warning,) = (await at.finish()).warnings
+        assert "'Owl', 'owl' differ only in case" in warning
+
+
 async def test_the_performance_on_the_test_dataset_is_the_final_one() -> None:
     async with world() as at:
         await at.create(model(test_dataset="datasets/test"))

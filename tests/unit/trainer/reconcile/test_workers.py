@@ -11,11 +11,12 @@ from services.kit.clock import ManualClock
 from services.kit.errors import Unavailable
 from services.kit.memory import MemoryQueue, MemoryRecords
 from services.trainer.domain import Trial
+from services.trainer.estimate import Estimate
 from services.trainer.recipe import Recipe
-from services.trainer.reconcile.workers import BLINK_SECONDS, Workers
+from services.trainer.reconcile.workers import BLINK_SECONDS, Present, Workers
 from services.trainer.store import Store
 from services.trainer.work import Work
-from tests.unit.trainer.support import START, TTL, running, snapshot
+from tests.unit.trainer.support import START, TTL, model, running, snapshot
 
 LEASE = TTL.total_seconds()
 
@@ -46,8 +47,21 @@ class World:
             await self.workers.count()
         return self.workers.free
 
-    async def trial(self, number: int = 0, *, taken: bool = True) -> Trial:
+    async def estimate(self) -> Estimate:
+        """One that a worker measures."""
         work = Work(create_time=START, allowance=timedelta(minutes=5))
+        found = Estimate(
+            name="estimates/e",
+            model=model(),
+            fewest=9,
+            work=work.taken("e", "prober", self.clock.now(), timedelta(hours=1)),
+            update_time=START,
+        )
+        return (await self.store.estimates.create(found)).value
+
+    async def trial(self, number: int = 0, *, taken: bool = True, holder: str = "") -> Trial:
+        work = Work(create_time=START, allowance=timedelta(minutes=5))
+        holder = holder or f"worker-{number}"
         found = Trial(
             name=f"models/m/trials/t{number:03d}",
             model_uid="uid1",
@@ -56,7 +70,7 @@ class World:
             recipe=Recipe(name="r", rung=0, backbones=("mobilenet_v2",)),
             holdout_fraction=0.2,
             seed=0,
-            work=work.taken("t", "w", self.clock.now(), timedelta(hours=1)) if taken else work,
+            work=work.taken("t", holder, self.clock.now(), timedelta(hours=1)) if taken else work,
             update_time=START,
         )
         return (await self.store.trials.create(found)).value
@@ -90,6 +104,25 @@ async def test_busy_workers_and_work_that_waits_for_one_are_not_free() -> None:
         with at.workers.claimed():
             assert at.workers.free == 0
         assert at.workers.free == 1
+
+
+async def test_a_worker_that_measures_for_an_estimate_is_there_but_not_free() -> None:
+    async with world() as at:
+        assert await at.later(60, 2) == 2
+        estimate = await at.estimate()
+        assert await at.later(10, 1) == 1
+        await at.store.estimates.delete(estimate.name)
+        assert at.workers.free == 2
+        assert await at.later(BLINK_SECONDS - 1, 2) == 2
+
+
+async def test_a_worker_whose_former_lease_is_still_live_counts_once() -> None:
+    async with world() as at:
+        await at.later(60, 2)
+        await at.trial(0, holder="worker")
+        await at.trial(1, holder="worker")
+        assert await at.later(60, 1) == 0
+        assert (await Present.counted(at.store, at.queue, at.clock)).total == 2
 
 
 async def test_a_worker_between_two_jobs_is_still_there() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
+from pydantic import SecretStr
 
 from services.kit import codec
 from services.kit.clock import SystemClock
@@ -50,10 +51,23 @@ from services.trainer.worker.child_pool import Child, ChildDied, ChildHung, Chil
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
 from services.vision.card import ModelKind, WeightsSource
+from services.vision.signing import Verifier
 from services.vision.snapshot import AnnotationKind, Manifest
+from sightline.client.signing_keys import make as pair
 from tests.support.status import failure_of
 from tests.support.waiting import jump
-from tests.unit.trainer.support import START, TTL, exists, performance, predictions, snapshot, training
+from tests.unit.trainer.support import (
+    DIGEST,
+    START,
+    TTL,
+    exists,
+    performance,
+    predictions,
+    seal_of,
+    sealed,
+    snapshot,
+    training,
+)
 
 T0 = "models/m/trials/t000"
 E0 = "models/m/evaluations/e"
@@ -141,7 +155,8 @@ def outcome(task: Task, seconds: float) -> Message:
             predictions_path=str(output / "predictions.msgpack"),
         )
     (output / "bundle").mkdir(exist_ok=True)
-    (output / "bundle" / "card.json").write_text("{}")
+    for name, data in sealed().items():
+        (output / "bundle" / name).write_bytes(data)
     return Result(
         bundle_directory=str(output / "bundle"),
         selection_score=0.8,
@@ -271,7 +286,7 @@ class World:
 
     async def begin(self, allowance: float = 100.0, **changes: Any) -> None:
         manifest = Manifest(
-            kind=AnnotationKind.IMAGE_CLASSIFICATION, categories=(), shards=(), image_count=100, digest="sha256:ab"
+            kind=AnnotationKind.IMAGE_CLASSIFICATION, categories=(), shards=(), image_count=100, digest=DIGEST
         )
         await self.blobs.put(snapshot().manifest_key, manifest.encode())
         step = plan(training(), [], None)
@@ -291,8 +306,9 @@ class World:
 
     async def begin_evaluation(self, *, bundle: bool = True) -> None:
         await self.begin()
-        if bundle:
-            await self.blobs.put("models/m/uid1/trials/t000/1/bundle/card.json", b"{}")
+        files = sealed()
+        for name, data in files.items() if bundle else ():
+            await self.blobs.put(f"models/m/uid1/trials/t000/1/bundle/{name}", data)
         evaluation = Evaluation(
             name=E0,
             model_uid="uid1",
@@ -300,6 +316,7 @@ class World:
             test=snapshot(),
             model_version="v1",
             bundle_key="models/m/uid1/trials/t000/1/bundle/",
+            bundle_digest=seal_of(files),
             model_kind=ModelKind.GENERIC_CLASSIFIER,
             work=Work(create_time=START, allowance=timedelta(seconds=100)),
             update_time=START,
@@ -458,13 +475,14 @@ async def test_a_trial_that_continues_a_model_gets_its_bundle(at: World) -> None
         yield outcome(task, 0.001)
 
     await at.begin()
-    await at.blobs.put("models/m/uid1/base/card.json", b"{}")
+    for file, data in sealed().items():
+        await at.blobs.put(f"models/m/uid1/base/{file}", data)
     found = await at.trial()
     for number, key in enumerate(("models/m/uid1/base/", "models/m/uid1/gone/"), 1):
         name = f"models/m/trials/t{number:03d}"
         await at.table.create(name, replace(found, name=name, number=number, base_key=key))
         await at.worker(listens).handle(name)
-    assert given == ["card.json"]
+    assert sorted(given) == ["card.json", "digests.json", "weights.safetensors"]
     failed = (await at.table.get("models/m/trials/t002")).value
     assert failed.work.error is not None
     assert failed.work.error.reason == "ModelNotFound"
@@ -496,6 +514,64 @@ async def test_an_evaluation_of_a_deleted_bundle_fails_with_the_model_s_name(at:
     assert (error.reason, error.metadata["name"]) == ("ModelNotFound", "models/m")
     message = evaluation_message(await at.evaluations.get(E0))
     assert failure_of(message.error).reason == "modelNotFound"
+
+
+async def tampered(at: World, key: str) -> None:
+    """Swaps a label in the card, and makes `digests.json` agree."""
+    for name, data in sealed(card=b'{"categories": []}').items():
+        await at.blobs.put(f"{key}{name}", data)
+
+
+async def test_an_evaluation_of_a_changed_bundle_fails_and_says_what_differs(at: World) -> None:
+    await at.begin_evaluation()
+    await tampered(at, "models/m/uid1/trials/t000/1/bundle/")
+    await at.worker(succeeds).handle(E0)
+    error = (await at.evaluations.get(E0)).value.work.error
+    assert error is not None
+    assert error.reason == "bundleUnusable"
+    assert "digests.json is sha256:" in error.message
+    assert "the model's record says sha256:" in error.message
+
+
+async def test_a_trial_that_continues_a_changed_bundle_fails_until_it_is_restored(at: World) -> None:
+    await at.begin()
+    await tampered(at, "models/m/uid1/base/")
+    found = await at.trial()
+    for name in ("models/m/trials/t001", "models/m/trials/t002"):
+        trial = replace(found, name=name, base_key="models/m/uid1/base/", base_digest=seal_of(sealed()))
+        await at.table.create(name, trial)
+    worker = at.worker(succeeds)
+    await worker.handle("models/m/trials/t001")
+    failed = (await at.table.get("models/m/trials/t001")).value.work.error
+    assert failed is not None
+    assert failed.reason == "bundleUnusable"
+    for file, data in sealed().items():
+        await at.blobs.put(f"models/m/uid1/base/{file}", data)
+    await worker.handle("models/m/trials/t002")
+    assert (await at.table.get("models/m/trials/t002")).value.work.state is WorkState.SUCCEEDED
+
+
+async def test_a_bundle_of_an_earlier_version_has_no_digest_and_is_used_with_a_warning(
+    at: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await at.begin_evaluation()
+    evaluation = await at.evaluations.get(E0)
+    await at.evaluations.change(E0, lambda now: replace(now, bundle_digest=""))
+    assert evaluation.value.bundle_digest
+    await at.worker(succeeds).handle(E0)
+    assert (await at.evaluations.get(E0)).value.work.state is WorkState.SUCCEEDED
+    assert "bundle_without_digest" in caplog.text
+
+
+async def test_a_trial_s_result_has_the_digest_and_the_signature_of_its_bundle(at: World) -> None:
+    await at.begin()
+    private, public = pair()
+    await at.worker(succeeds, signing_key=SecretStr(private)).handle(T0)
+    result = (await at.trial()).result
+    assert result is not None
+    assert result.bundle_digest == seal_of(sealed())
+    verifier = Verifier.of(public.encode())
+    assert verifier.fault("models/m", result.bundle_digest, result.bundle_signature) == ""
 
 
 async def test_a_folder_is_fetched_whatever_the_length_of_its_model_s_name(tmp_path: Path) -> None:

@@ -30,8 +30,16 @@ def workspace(tmp_path: Path, blobs: Counting) -> Workspace:
 
 
 async def contents(workspace: Workspace) -> dict[str, bytes]:
+    await workspace.fetch_weights(["a", "b.c", "d", "e"])
     folder = await workspace.cache()
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+async def test_the_packs_of_other_networks_are_not_copied(workspace: Workspace, blobs: Counting) -> None:
+    for name in ("a.safetensors", "other.safetensors", "a.b.safetensors"):
+        await blobs.put(f"weights/{name}", b"weights")
+    assert (await contents(workspace)).keys() == {"a.safetensors"}
+    assert blobs.copied == 1
 
 
 async def test_packs_are_copied_once_with_their_descriptions_and_nothing_else_is(
@@ -61,7 +69,7 @@ async def test_a_pack_that_was_replaced_or_described_in_the_store_is_copied_agai
     stored = {"a.safetensors": b"old", "a.json": b"of old"}
     for name, content in stored.items():
         await blobs.put(f"weights/{name}", content)
-    await workspace.cache()
+    await contents(workspace)
     for name, content in changes.items():
         await (blobs.delete(f"weights/{name}") if content is None else blobs.put(f"weights/{name}", content))
     now = {name: content for name, content in {**stored, **changes}.items() if content is not None}
@@ -74,6 +82,7 @@ async def test_weights_are_kept_when_old_features_are_removed(
     monkeypatch.setattr("services.trainer.worker.workspace.CACHE_BYTES", 0)
     for name in ("a.safetensors", "a.json"):
         await blobs.put(f"weights/{name}", b"{}")
+    await contents(workspace)
     folder = await workspace.cache()
     (folder / "features-1.npy").write_bytes(b"features")
     os.utime(folder / "a.safetensors", (0, 0))

@@ -1,7 +1,4 @@
-"""The files of a trained model: `weights.safetensors`, `card.json`, graphs, and `digests.json` over every other file.
-
-There are never pickles. No torch: `bundle` writes and loads models.
-"""
+"""The digests of a bundle's files: written when training ends, checked by whoever loads the bundle. No torch."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +7,7 @@ import msgspec
 
 from services.vision.card import CARD_FILE, DIGESTS_FILE, WEIGHTS_FILE, ModelCard, read_card
 
-MOST_FILES = 32
+MOST_FILES = 32  # more than any bundle has
 
 
 class BundleCorrupt(ValueError):
@@ -22,27 +19,46 @@ def seal(directory: Path) -> str:
     files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != DIGESTS_FILE)
     data = msgspec.json.encode({path.name: _sha256(path) for path in files}, order="deterministic")
     (directory / DIGESTS_FILE).write_bytes(data)
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return _digest(data)
+
+
+def digest_of(directory: Path) -> str:
+    """The bundle's digest, as `seal` returned it."""
+    return _digest((directory / DIGESTS_FILE).read_bytes())
 
 
 def names_of(digests: bytes) -> list[str]:
     """The other files of a bundle with this `digests.json`; BundleCorrupt."""
-    return list(_digests(digests))
+    return list(_named(digests))
 
 
-def verify(directory: Path) -> None:
-    """Raises BundleCorrupt unless every file named in `digests.json` exists and is unchanged."""
+def verify(directory: Path, digest: str = "") -> None:
+    """BundleCorrupt unless every file that `digests.json` names is unchanged, and that file is the one of the digest.
+
+    The digest is the one in the model's record. Without it, as in records of earlier versions, a bundle whose
+    `digests.json` was replaced too cannot be told from an intact one.
+    """
     try:
-        for name, digest in _digests((directory / DIGESTS_FILE).read_bytes()).items():
-            if _sha256(directory / name) != digest:
+        for name, expected in _named((directory / DIGESTS_FILE).read_bytes(), digest).items():
+            if _sha256(directory / name) != expected:
                 raise BundleCorrupt(f"{name} differs from the file that was written; fetch the bundle again")
     except OSError as fault:
         raise BundleCorrupt(f"{DIGESTS_FILE}: {fault}") from fault
 
 
+def verified_card(card: bytes, digests: bytes, digest: str) -> ModelCard:
+    """The card, checked like a whole bundle; BundleCorrupt."""
+    if _named(digests, digest)[CARD_FILE] != hashlib.sha256(card).hexdigest():
+        raise BundleCorrupt(f"{CARD_FILE} differs from the file that was written")
+    try:
+        return read_card(card)
+    except ValueError as fault:
+        raise BundleCorrupt(f"{CARD_FILE}: {fault}") from fault
+
+
 def weights_sha256(directory: Path) -> str:
     """The digest of the weights file, as `digests.json` has it."""
-    return _digests((directory / DIGESTS_FILE).read_bytes())[WEIGHTS_FILE]
+    return _named((directory / DIGESTS_FILE).read_bytes())[WEIGHTS_FILE]
 
 
 def load_card(directory: Path) -> ModelCard:
@@ -53,7 +69,10 @@ def load_card(directory: Path) -> ModelCard:
         raise BundleCorrupt(f"{CARD_FILE}: {fault}") from fault
 
 
-def _digests(data: bytes) -> dict[str, str]:
+def _named(data: bytes, digest: str = "") -> dict[str, str]:
+    """The SHA-256 of each file that this `digests.json` names, which must have the digest unless that is empty."""
+    if digest and digest != _digest(data):
+        raise BundleCorrupt(f"{DIGESTS_FILE} is {_digest(data)}, and the model's record says {digest}")
     try:
         digests = msgspec.json.decode(data, type=dict[str, str])
     except msgspec.MsgspecError as fault:
@@ -67,6 +86,10 @@ def _digests(data: bytes) -> dict[str, str]:
         if Path(name).name != name or name == DIGESTS_FILE:
             raise BundleCorrupt(f"{DIGESTS_FILE} names {name!r}, which is not a file beside it")
     return digests
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,238 @@
+"""Uploads as resources: who began one, how much it holds, and when it goes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import partial
+
+from services.dataset import metrics
+from services.dataset.domain import DatasetRecord
+from services.dataset.settings import DatasetSettings
+from services.kit import names
+from services.kit.blobs import Blobs, delete_prefix, from_uri
+from services.kit.callers import current
+from services.kit.clock import Clock
+from services.kit.collection import Collection
+from services.kit.errors import (
+    EtagMismatch,
+    NotFound,
+    QuotaExceeded,
+    RecordExists,
+    SightlineError,
+    UnreadableUri,
+    UploadAlreadyExists,
+    UploadNotFound,
+    WrongState,
+)
+from services.kit.log import Log, about
+from services.kit.paging import page_of
+from services.kit.reach import UPLOADS
+from services.kit.records import Versioned
+from services.kit.roles import Role
+from services.kit.tasks import repeat
+from services.kit.telemetry import Telemetry
+from services.kit.views import View
+
+_log = Log(__name__)
+
+
+class UploadState(StrEnum):
+    """ACTIVE ──▶ DELETING ──▶ (gone)."""
+
+    ACTIVE = "ACTIVE"
+    DELETING = "DELETING"
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRecord:
+    """An upload, whose files are the blobs under its name."""
+
+    name: str
+    uid: str
+    owner: str  # who may add to it: the caller who began it, empty without authentication
+    create_time: datetime
+    update_time: datetime  # when a file was last stored, or a dataset registered from it
+    size_bytes: int = 0
+    file_count: int = 0
+    state: UploadState = UploadState.ACTIVE
+
+    @property
+    def prefix(self) -> str:
+        """The prefix of its blobs."""
+        return f"{self.name}/"
+
+    def used(self, now: datetime, size_bytes: int = 0, file_count: int = 0) -> UploadRecord:
+        """After that many more bytes and files; WrongState in DELETING."""
+        if self.state is not UploadState.ACTIVE:
+            raise WrongState(name=self.name, state=self.state, verb="adding files", allowed="ACTIVE")
+        size, count = self.size_bytes + size_bytes, self.file_count + file_count
+        return replace(self, update_time=now, size_bytes=size, file_count=count)
+
+
+def upload_of(key: str) -> str:
+    """The name of the upload that a blob is in; empty if it is in none."""
+    project, local = names.split(key)
+    parts = local.split("/")
+    return names.root(project) + "/".join(parts[:2]) if parts[0] == UPLOADS and len(parts) > 2 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRecords:
+    """The use cases, apart from receiving files."""
+
+    uploads: Collection[UploadRecord]
+    blobs: Blobs
+    clock: Clock
+    settings: DatasetSettings
+
+    async def begin(self, upload_id: str) -> UploadRecord:
+        """The upload of this id in the caller's project, created if there is none.
+
+        UploadAlreadyExists if another caller began it, or an earlier version stored files under the id; WrongState
+        while it is being deleted.
+        """
+        name, owner, now = names.own(UPLOADS, upload_id), _caller(), self.clock.now()
+        with suppress(UploadNotFound):
+            return _owned((await self.uploads.get(name)).value, owner).used(now)
+        async for _ in self.blobs.list(f"{name}/"):
+            raise UploadAlreadyExists(name=name, problem="has files of an earlier version")
+        draft = UploadRecord(name, names.new_uid(), owner, now, now)
+        try:
+            return (await self.uploads.create(draft)).value
+        except RecordExists:
+            return _owned((await self.uploads.get(name)).value, owner).used(now)
+
+    async def add(self, record: UploadRecord, size_bytes: int, file_count: int) -> UploadRecord:
+        """Counts stored files; UploadNotFound or WrongState if the upload has been deleted meanwhile."""
+
+        def decide(present: UploadRecord) -> UploadRecord:
+            if present.uid != record.uid:
+                raise UploadNotFound(name=record.name)
+            return present.used(self.clock.now(), size_bytes, file_count)
+
+        return (await self.uploads.change(record.name, decide)).value
+
+    def check_room(self, name: str, size_bytes: int, file_count: int) -> None:
+        """QuotaExceeded if so much more in the upload's project, or in all, would be above a limit.
+
+        Streams count their files in batches, so that a limit may be passed by one batch each.
+        """
+        held = [found.value for found in self.uploads.view.all()]
+        project = names.split(name)[0]
+        own = [upload for upload in held if names.split(upload.name)[0] == project]
+        limits = self.settings
+        checks = (
+            ("bytes", own, size_bytes, limits.max_project_upload_bytes, "SIGHTLINE_MAX_PROJECT_UPLOAD_BYTES"),
+            ("bytes", held, size_bytes, limits.max_total_upload_bytes, "SIGHTLINE_MAX_TOTAL_UPLOAD_BYTES"),
+            ("files", own, file_count, limits.max_project_upload_files, "SIGHTLINE_MAX_PROJECT_UPLOAD_FILES"),
+            ("files", held, file_count, limits.max_total_upload_files, "SIGHTLINE_MAX_TOTAL_UPLOAD_FILES"),
+        )
+        for what, uploads, more, limit, setting in checks:
+            present = sum(upload.size_bytes if what == "bytes" else upload.file_count for upload in uploads)
+            if limit and present + more > limit:
+                whose = f"all uploads of project {project}" if uploads is own else "all uploads"
+                raise QuotaExceeded(subject=f"{what} of {whose}", value=present + more, limit=limit, setting=setting)
+
+    async def use(self, key: str) -> None:
+        """Keeps the upload of a blob from expiring, as a dataset is about to name it; UploadNotFound if it is going."""
+        name = upload_of(key)
+        try:
+            if name:
+                await self.uploads.change(name, lambda present: present.used(self.clock.now()))
+        except UploadNotFound:
+            return  # of an earlier version, which kept no record
+        except WrongState:
+            raise UploadNotFound(name=name) from None
+
+    def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[UploadRecord]], str]:
+        """One page of the project's uploads, by name."""
+        return page_of(self.uploads.view.all(names.own(UPLOADS, "")), names.own(UPLOADS), page_size, page_token)
+
+    async def delete(self, name: str) -> None:
+        """Removes an upload and its files; UploadNotFound.
+
+        Only who began it, or an admin, may: for another caller it is UploadAlreadyExists.
+        """
+        names.parse(name, UPLOADS)
+        _owned((await self.uploads.get(name)).value, _caller())
+        await self.remove((await self._marked(name)).value)
+
+    async def _marked(self, name: str, etag: str = "") -> Versioned[UploadRecord]:
+        def decide(present: UploadRecord) -> UploadRecord:
+            gone = present.state is UploadState.DELETING
+            return present if gone else replace(present, state=UploadState.DELETING, update_time=self.clock.now())
+
+        return await self.uploads.change(name, decide, etag)
+
+    async def remove(self, record: UploadRecord) -> None:
+        """Removes the files of an upload in DELETING, then its record; safe to repeat."""
+        await delete_prefix(self.blobs, record.prefix)
+        with suppress(NotFound):
+            await self.uploads.delete(record.name)
+
+    async def expire(self, found: Versioned[UploadRecord]) -> None:
+        """Removes the upload unless it has been used since it was found."""
+        with suppress(EtagMismatch, NotFound):
+            await self.remove((await self._marked(found.value.name, found.etag)).value)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadReconciler:
+    """Removes uploads that no dataset names any more, and those whose deletion was interrupted.
+
+    Safe in several replicas, and beside CreateDataset: that marks the upload as used before it creates the dataset,
+    and an upload is removed only at the revision at which it was found unused for `upload_expiry`.
+    """
+
+    records: UploadRecords
+    datasets: View[DatasetRecord]
+    telemetry: Telemetry
+
+    async def run(self, every_seconds: float) -> None:
+        """Reconciles until cancelled, once the views are synced."""
+        await self.datasets.synced()
+        await self.records.uploads.view.synced()
+        await repeat(self.reconcile, partial(self.records.clock.sleep, every_seconds))
+
+    async def reconcile(self) -> None:
+        """One pass; errors are logged, and the next pass tries again."""
+        now, expiry = self.records.clock.now(), timedelta(hours=self.records.settings.upload_expiry_hours)
+        named = {upload_of(key) for found in self.datasets.all() for key in self._keys(found.value)}
+        for found in self.records.uploads.view.all():
+            upload = found.value
+            age = now - upload.update_time
+            with about(upload.name):
+                try:
+                    if upload.state is UploadState.DELETING and age > INTERRUPTED:
+                        await self.records.remove(upload)
+                    elif upload.state is UploadState.ACTIVE and age > expiry and upload.name not in named:
+                        await self.records.expire(found)
+                        self.telemetry.add(metrics.EXPIRED)
+                        _log.info("upload_expired", bytes=upload.size_bytes, files=upload.file_count)
+                except SightlineError as error:
+                    _log.info("housekeeping_postponed", problem=error.message)
+
+    def _keys(self, dataset: DatasetRecord) -> list[str]:
+        keys: list[str] = []
+        for uri in dataset.annotation_file_uris:
+            with suppress(UnreadableUri):  # of another bucket, before it was renamed
+                keys.append(from_uri(uri, self.records.blobs.bucket))
+        return keys
+
+
+INTERRUPTED = timedelta(minutes=10)  # after which nobody is still removing an upload
+
+
+def _caller() -> str:
+    caller = current.get()
+    return caller.name if caller else ""
+
+
+def _owned(record: UploadRecord, owner: str) -> UploadRecord:
+    caller = current.get()
+    if record.owner != owner and not (caller and Role.ADMIN in caller.roles):
+        raise UploadAlreadyExists(name=record.name, problem="was begun by another caller")
+    return record

@@ -1,0 +1,66 @@
+"""Which blobs a caller's uris may name: the uploads of the caller's project, and what an operator opens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from services.kit.blobs import check_key, from_uri
+from services.kit.callers import DEFAULT_PROJECT
+from services.kit.errors import UnreadableUri
+from services.kit.names import PROJECTS, is_project, root
+
+UPLOADS = "uploads"
+EVERYTHING = "*"
+# What only the services read and write, even if everything is open.
+RESERVED = ("datasets", "models", "weights", UPLOADS, PROJECTS, ".sightline-tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The prefixes that are open, each to one project or, with an empty one, to all."""
+
+    opened: Sequence[tuple[str, str]] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of `PREFIX` or `PROJECT:PREFIX`, separated by commas; `*` is everything. ValueError names the wrong one."""
+        opened: list[tuple[str, str]] = []
+        for word in filter(None, (part.strip() for part in text.split(","))):
+            before, colon, after = word.rpartition(":")
+            if (colon and not is_project(before)) or not _is_prefix(after):
+                raise ValueError(
+                    f"{word!r} is not a prefix of keys such as `shared/`, `project:shared/` or `*`,"
+                    f" or it begins with one of {', '.join(RESERVED)}"
+                )
+            opened.append((before, after))
+        return cls(tuple(opened))
+
+    def key(self, uri: str, bucket: str, project: str) -> str:
+        """The key in a uri of the project's caller; UnreadableUri, which is the same whether or not there is a blob."""
+        key = from_uri(uri, bucket)
+        if not self.has(key, project):
+            raise UnreadableUri(uri=uri, problem="it is not in an upload of the project", bucket=bucket)
+        return key
+
+    def has(self, key: str, project: str = DEFAULT_PROJECT) -> bool:
+        """Whether callers of the project may name the key."""
+        if key.startswith(f"{root(project)}{UPLOADS}/"):
+            return True
+        if key.partition("/")[0] in RESERVED:
+            return False
+        return any(
+            whose in ("", project) and (key.startswith(prefix) or prefix == "*") for whose, prefix in self.opened
+        )
+
+
+NOTHING_OPEN = Reach()
+
+
+def _is_prefix(text: str) -> bool:
+    if text == EVERYTHING:
+        return True
+    try:
+        check_key(text.removesuffix("/"))
+    except ValueError:
+        return False
+    return text.endswith("/") and text.partition("/")[0] not in RESERVED

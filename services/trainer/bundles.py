@@ -1,0 +1,68 @@
+"""Bundles in the store and on a worker's disk: those that a request refers to, checked against the model's record.
+
+No torch.
+"""
+
+import shutil
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from services.kit.blobs import Blobs
+from services.kit.errors import BlobNotFound, BundleUnusable, InvalidRequest, ModelNotFound, ModelNotReady
+from services.kit.log import Log
+from services.trainer.base_model import base_model
+from services.trainer.domain import Model, Served
+from services.trainer.store import Store
+from services.vision.card import CARD_FILE, DIGESTS_FILE, ModelCard
+from services.vision.sealing import BundleCorrupt, verified_card, verify
+
+_log = Log(__name__)
+
+
+def require_served(model: Model) -> Served:
+    """The bundle that the model predicts with; ModelNotReady."""
+    if model.served is None:
+        remedy = "train another model" if model.ended else "wait until its training has a first result"
+        raise ModelNotReady(name=model.name, state=model.state, remedy=remedy)
+    return model.served
+
+
+async def with_base(model: Model, store: Store, blobs: Blobs, field: str) -> Model:
+    """The model with what the present version of its base model brings, if it has one; `field` names the request's.
+
+    ModelNotFound, ModelNotReady if that has no bundle, InvalidRequest if it is of another kind.
+    """
+    if not model.base_model:
+        return model
+    base = (await store.models.get(model.base_model)).value
+    if base.model_kind is not model.model_kind:
+        problem = f"{base.name} is a {base.model_kind}; a {model.model_kind} continues one of its own kind."
+        raise InvalidRequest(field=field, problem=problem)
+    served = require_served(base)
+    try:
+        card = await read_card(blobs, base.name, served)
+    except BlobNotFound:
+        raise ModelNotFound(name=base.name) from None  # it is being deleted
+    return replace(model, base=base_model(base.name, served.version, served.bundle_key, card, served.bundle_digest))
+
+
+async def read_card(blobs: Blobs, model: str, served: Served) -> ModelCard:
+    """The card of the bundle that a model serves; BlobNotFound, BundleUnusable."""
+    card = await blobs.get(f"{served.bundle_key}{CARD_FILE}")
+    digests = await blobs.get(f"{served.bundle_key}{DIGESTS_FILE}")
+    try:
+        return verified_card(card, digests, served.bundle_digest)
+    except BundleCorrupt as fault:
+        raise BundleUnusable(name=model, version=served.version, problem=fault) from fault
+
+
+def check(directory: Path, model: str, version: str, digest: str) -> None:
+    """BundleUnusable, and the folder is removed, unless its files are those of the record."""
+    if not digest:
+        _log.warning("bundle_without_digest", name=model, version=version)
+    try:
+        verify(directory, digest)
+    except BundleCorrupt as fault:
+        shutil.rmtree(directory, ignore_errors=True)  # so that the next attempt fetches it again
+        raise BundleUnusable(name=model, version=version, problem=fault) from fault

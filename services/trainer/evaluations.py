@@ -1,0 +1,110 @@
+"""What callers do with evaluations. Depends on ports only."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+from services.kit import codec
+from services.kit.blobs import Blobs, delete_prefix
+from services.kit.caller_fields import check_caller_fields
+from services.kit.clock import Clock
+from services.kit.collection import create_once
+from services.kit.errors import EvaluationAlreadyExists, EvaluationNotFound, InvalidRequest
+from services.kit.paging import page_of
+from services.kit.records import Versioned
+from services.trainer.bundles import require_served
+from services.trainer.coverage import check_categories
+from services.trainer.datasets import Dataset, Datasets, check_kind
+from services.trainer.domain import FINAL_EVALUATION, Draft, Evaluation, Model
+from services.trainer.performance import Performance
+from services.trainer.reconcile.counts import Counts
+from services.trainer.store import Store
+from services.trainer.work import Work
+
+ALLOWANCE = timedelta(hours=24)
+
+
+class Evaluations:
+    """Everything that callers do with evaluations."""
+
+    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock, counts: Counts) -> None:
+        self._store = store
+        self._counts = counts
+        self._datasets = datasets
+        self._blobs = blobs
+        self._clock = clock
+
+    async def create(self, model: str, draft: Draft, *, validate_only: bool) -> Versioned[Evaluation]:
+        """Stores an evaluation of the bundle that the model serves now, on a READY dataset."""
+        check_caller_fields("evaluation", draft.display_name, {})
+        if draft.id == FINAL_EVALUATION:
+            problem = f"{FINAL_EVALUATION!r} is reserved for the evaluation that ends a training; choose another id."
+            raise InvalidRequest(field="evaluation_id", problem=problem)
+        name = f"{model}/evaluations/{draft.id}"
+
+        async def make() -> Evaluation:
+            subject = (await self._store.models.get(model)).value
+            dataset = await self._datasets.get(draft.test_dataset)
+            evaluation = self._drafted(subject, dataset, draft)
+            check_kind(dataset, subject.model_kind)
+            check_categories(dataset, subject.categories, subject.model_kind)
+            return evaluation
+
+        taken = EvaluationAlreadyExists(name=name)
+        return await create_once(
+            self._store.evaluations, name, draft.request_id, taken, make, validate_only=validate_only
+        )
+
+    def _drafted(self, model: Model, dataset: Dataset, draft: Draft) -> Evaluation:
+        served, now = require_served(model), self._clock.now()
+        return Evaluation(
+            name=f"{model.name}/evaluations/{draft.id}",
+            model_uid=model.uid,
+            test_dataset=draft.test_dataset,
+            test=dataset.snapshot(),
+            model_version=served.version,
+            bundle_key=served.bundle_key,
+            bundle_digest=served.bundle_digest,
+            model_kind=model.model_kind,
+            work=Work(create_time=now, allowance=ALLOWANCE),
+            update_time=now,
+            display_name=draft.display_name,
+            request_id=draft.request_id,
+        )
+
+    async def get(self, name: str) -> Versioned[Evaluation]:
+        """The current evaluation; EvaluationNotFound."""
+        return await self._store.evaluations.get(name)
+
+    async def page(self, model: str, page_size: int, page_token: str) -> tuple[list[Versioned[Evaluation]], str]:
+        """One page of a model's evaluations, by name; ModelNotFound."""
+        await self._store.models.get(model)
+        return page_of(self._store.evaluations.view.all(f"{model}/evaluations/"), model, page_size, page_token)
+
+    async def delete(self, name: str, etag: str) -> None:
+        """Removes an evaluation in any state; a worker that runs it stops at its next report.
+
+        The one that ends a training cannot be removed: it is part of the model's ledger.
+        """
+        found = await self.get(name)
+        if name.endswith(f"/{FINAL_EVALUATION}"):
+            problem = f"{name} is part of its model's training; it is deleted with the model."
+            raise InvalidRequest(field="name", problem=problem)
+        await self._counts.delete(self._store.evaluations, name, etag)
+        await delete_prefix(self._blobs, found.value.blob_prefix)
+
+    async def performance(self, evaluation: Evaluation) -> Performance | None:
+        """The full performance; None before there is one."""
+        if not evaluation.performance_key:
+            return None
+        return codec.decode(await self._blobs.get(evaluation.performance_key), Performance)
+
+    async def watch(self, name: str) -> AsyncIterator[Versioned[Evaluation]]:
+        """The evaluation now and after each change, until it has ended; EvaluationNotFound once it is deleted."""
+        first = await self.get(name)
+        async for found in self._store.evaluations.view.follow(name, first):
+            if found.value.work.create_time != first.value.work.create_time:
+                break  # another one of the same name
+            yield found
+            if found.value.work.ended:
+                return
+        raise EvaluationNotFound(name=name)

@@ -1,0 +1,120 @@
+"""`sightline train`: from a folder of labelled images to a model, in one command."""
+
+import re
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from sightline.cli.console import Json, notes, output, print_json
+from sightline.cli.datasets import prefixes_of, say, warn
+from sightline.cli.formats import parse_duration
+from sightline.cli.models import print_model
+from sightline.cli.session import session
+from sightline.cli.watching import watching
+from sightline.client.client import Client
+from sightline.client.names import bare_name
+from sightline.client.plurals import counted
+from sightline.client.results.dataset import Dataset
+from sightline.client.results.kinds import ModelState
+from sightline.client.results.model import Model
+from sightline.client.uploads import Reading, read_export
+from sightline.importers.holdout import hold_out
+from sightline.importers.model import BoxForm, Format
+from sightline.importers.package import Package
+
+SHARE = 0.2  # of the images, set aside for testing
+
+
+def train_photos(
+    photos: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A folder per class, or an export of another tool (see --format).")
+    ],
+    budget: Annotated[str, typer.Option(help="Compute budget, e.g. 90s, 5m or 1h30m. Waiting costs nothing.")] = "5m",
+    name: Annotated[str, typer.Option(help="The name of dataset and model; by default that of PATH.")] = "",
+    form: Annotated[Format | None, typer.Option("--format", help="The form of PATH; by default recognised.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="The folder that image names are relative to.", file_okay=False)
+    ] = None,
+    boxes: Annotated[BoxForm | None, typer.Option(help="What the four numbers of a box in COCO or CSV are.")] = None,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX=DIR", help="Where images with URLs of this beginning are. Can be repeated."),
+    ] = None,
+    test_share: Annotated[
+        float, typer.Option(min=0, max=0.5, help="The share of images to test on, unless PATH has a test split.")
+    ] = SHARE,
+    seed: Annotated[int, typer.Option(help="Decides which images are for testing.")] = 0,
+    json: Json = False,
+) -> None:
+    """Register labelled images, set a part aside for testing, train a model, and report."""
+    span = parse_duration(budget)
+    reading = Reading(form=form, images=images, boxes=boxes, url_prefixes=prefixes_of(url or ()))
+    with session() as client:
+        package = read_export(photos, reading)
+        training, test = parts(package, test_share, seed)
+        if not json:
+            say(package, notes())
+            _say_parts(training, test)
+        name = name or free_name(client, photos)
+        dataset = client.datasets.register(name, training, wait=False, note=warn)
+        tested = client.datasets.register(f"{name}-test", test, wait=False, note=warn) if test else None
+        ready = client.datasets.wait(dataset)
+        _warn_of_findings(ready)
+        if tested:
+            _warn_of_findings(client.datasets.wait(tested))
+        model = client.models.train(name, dataset=ready, test_dataset=tested, budget=span)
+        model = _follow(client, model)
+    if json:
+        print_json(model.message)
+        return
+    print_model(model)
+    output().print(f"predict: `sightline predict {escape(bare_name(model.name))} IMAGE... --draw seen`")
+
+
+def parts(package: Package, share: float, seed: int) -> tuple[Package, Package | None]:
+    """What to train and what to test on: the splits of the export, or a share of its images."""
+    splits = package.imported.splits
+    held = next((split for split in ("test", "val") if split in splits and len(splits) > 1), "")
+    if not held:
+        return hold_out(package, share, seed)
+    test = {placed.path for placed in package.placed if placed.image.split == held}
+    return package.without(test), package.without({placed.path for placed in package.placed} - test)
+
+
+def free_name(client: Client, photos: Path) -> str:
+    """A name like the folder's that neither a dataset nor a model has."""
+    plain = re.sub(r"[^a-zA-Z0-9._-]+", "-", photos.resolve().stem).strip("-._") or "photos"
+    taken = {bare_name(one.name) for one in (*client.datasets.list(), *client.models.list())}
+    names = (plain[:200] if number == 1 else f"{plain[:200]}-{number}" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken and f"{name}-test" not in taken)
+
+
+def _say_parts(training: Package, test: Package | None) -> None:
+    if test is None:
+        text = "there are too few images to set some aside for testing: training measures by itself"
+    else:
+        text = f"{counted(len(training.included), 'image')} for training, {len(test.included)} for testing"
+    notes().print(text)
+
+
+def _warn_of_findings(dataset: Dataset) -> None:
+    if count := dataset.error_count + dataset.warning_count:
+        name = bare_name(dataset.name)
+        warn(f"{counted(count, 'finding')} about the images of {name}: `sightline datasets findings {name}`")
+
+
+def _follow(client: Client, model: Model) -> Model:
+    """The ended model; says as soon as it predicts."""
+    told = False
+    with watching(notes()) as show, closing(client.models.watch(model)) as states:
+        for state in states:
+            show(state)
+            if state.version and not told:
+                told = True
+                notes().print(f"it predicts already: `sightline predict {escape(bare_name(model.name))} IMAGE...`")
+            if state.state == ModelState.FAILED and state.error:
+                raise state.error
+    return client.models.get(model.name)

@@ -1,0 +1,86 @@
+"""CVAT for images 1.1: one XML file with the shapes and tags of every image, in pixels."""
+
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from sightline.importers.files import read_xml
+from sightline.importers.model import (
+    Box,
+    Format,
+    Imported,
+    ImportFault,
+    LabelledImage,
+    Notes,
+    in_order,
+    number_of,
+    split_of,
+    without_labels,
+)
+from sightline.importers.shapes import OUTLINES, Xywh, around, turned
+
+
+def looks_like(file: Path) -> bool:
+    """Whether an XML file is CVAT's."""
+    return read_xml(file).tag == "annotations"
+
+
+def read(file: Path) -> Imported:
+    """The file; ImportFault with every shape at fault."""
+    root = read_xml(file)
+    if root.find("track") is not None:
+        raise ImportFault(f"{file} is CVAT's export of a video", fix='export it as "CVAT for images"')
+    notes, faults = Notes(), list[str]()
+    images = tuple(_image(each, notes, faults) for each in root.iter("image"))
+    if faults:
+        raise ImportFault(f"{file}: {len(faults)} shapes cannot be read", faults)
+    if not images:
+        raise ImportFault(f"{file} lists no images")
+    declared = [name for each in root.iter("label") if (name := (each.findtext("name") or "").strip())]
+    detection = any(image.boxes for image in images) or not any(image.labels for image in images)
+    if detection and (tagged := sum(bool(image.labels) for image in images)):
+        notes.add(f"the tags of {tagged} images are left out: the file has boxes too")
+        images = without_labels(images)
+    categories = in_order(images, list(dict.fromkeys(declared)))
+    return Imported(Format.CVAT, file, file.parent, images, categories, detection, notes.all())
+
+
+def _image(each: Element, notes: Notes, faults: list[str]) -> LabelledImage:
+    name = each.get("name") or ""
+    boxes: list[Box] = []
+    for shape in each:
+        label = (shape.get("label") or "").strip()
+        if shape.tag == "tag" or not label:
+            continue
+        if shape.tag not in ("box", "polygon", "polyline", "ellipse"):
+            notes.count(f"{{count}} shapes of the kind {shape.tag} are left out")
+            continue
+        if (found := _around(shape, notes)) is None:
+            faults.append(f"image {each.get('id')}, {name}: a {shape.tag} ({label}) lacks a coordinate")
+        else:
+            boxes.append(Box(label, *found))
+    labels = tuple((tag.get("label") or "").strip() for tag in each.iter("tag"))
+    width, height = (number_of(each.get(side)) or None for side in ("width", "height"))
+    return LabelledImage(
+        name, labels, tuple(boxes), split_of(each.get("subset") or ""), width, height, id=each.get("id")
+    )
+
+
+def _around(shape: Element, notes: Notes) -> Xywh | None:
+    wanted = {"box": ("xtl", "ytl", "xbr", "ybr"), "ellipse": ("cx", "cy", "rx", "ry")}.get(shape.tag)
+    if wanted is None:
+        notes.count(OUTLINES)
+        pairs = [point.split(",") for point in (shape.get("points") or "").split(";")]
+        numbers = [(number_of(pair[0]), number_of(pair[1])) for pair in pairs if len(pair) == 2]
+        return around((x, y) for x, y in numbers if x is not None and y is not None)
+    values = [number for name in wanted if (number := number_of(shape.get(name))) is not None]
+    if len(values) != len(wanted):
+        return None
+    one, two, three, four = values
+    if shape.tag == "ellipse":
+        notes.count(OUTLINES)
+        return one - three, two - four, 2 * three, 2 * four
+    box = one, two, three - one, four - two
+    if not (degrees := number_of(shape.get("rotation")) or 0.0):
+        return box
+    notes.count("{count} rotated boxes were turned into the boxes around them")
+    return around(turned(box, degrees, ((one + three) / 2, (two + four) / 2)))

@@ -1,0 +1,63 @@
+"""Reads the files of an export."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from sightline.importers.model import ImportFault, is_image
+
+JUNK = frozenset(("__MACOSX", "node_modules"))
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """The files below the folder, relative to it and in order, without hidden ones."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in JUNK)
+        below = Path(place).relative_to(folder)
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield (below / name).as_posix()
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder by name, without hidden ones."""
+    listed = (one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".") and one.name not in JUNK)
+    return sorted(listed)
+
+
+def images_in(folder: Path) -> list[str]:
+    """The image files below the folder, relative to it."""
+    return [name for name in walk(folder) if is_image(Path(name))]
+
+
+def read_text(file: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark; ImportFault if it is anything else."""
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ImportFault(f"{file} is not in UTF-8 (byte {error.start})", fix="save it as UTF-8, and repeat") from None
+    except OSError as error:
+        raise ImportFault(f"{file} cannot be read: {error.strerror}") from None
+
+
+def read_json(file: Path) -> Any:
+    """A JSON file; ImportFault with the line of what is wrong."""
+    try:
+        return json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ImportFault):
+            raise
+        raise ImportFault(f"{file} cannot be read as JSON: {error}") from None
+
+
+def read_xml(file: Path) -> ET.Element:
+    """An XML file's root; ImportFault with the line of what is wrong."""
+    try:
+        return ET.fromstring(file.read_bytes())  # noqa: S314 - expat bounds what entities expand to
+    except ET.ParseError as error:
+        raise ImportFault(f"{file} cannot be read as XML: {error}") from None
+    except OSError as error:
+        raise ImportFault(f"{file} cannot be read: {error.strerror}") from None

@@ -1,0 +1,277 @@
+"""What is uploaded for an export: COCO files that the service reads, and exactly the images that they name."""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sightline.blob_keys import fault_of_key
+from sightline.importers.files import walk
+from sightline.importers.model import (
+    BoxForm,
+    Document,
+    Format,
+    Imported,
+    ImportFault,
+    LabelledImage,
+    number_of,
+    objects,
+    text_of,
+)
+from sightline.importers.names import Match, Resolver, leaves_folder, slashed, unshared
+
+ANNOTATIONS = {".json", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml"}  # are never images
+Mapped = tuple[Path, Resolver]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """An image whose file was not found."""
+
+    id: object
+    name: str
+    problem: str
+
+
+class ImagesUnresolved(ImportFault):
+    """Images whose files were not found."""
+
+    def __init__(self, source: Path, images: tuple[Unresolved, ...]) -> None:
+        super().__init__(f"{source} names {len(images)} images that were not found")
+        self.source, self.images = source, images
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An image, its local file, and its path in the upload, which the uploaded COCO file has as its name."""
+
+    image: LabelledImage
+    file: Path
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationFile:
+    """A COCO file to upload: bytes, or a local file as it is."""
+
+    path: str
+    content: bytes | None = None
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An export whose images were found."""
+
+    imported: Imported
+    placed: tuple[Placed, ...]
+    box_form: BoxForm
+    excluded: frozenset[str] = frozenset()  # paths of images that belong to another part
+
+    @property
+    def included(self) -> tuple[Placed, ...]:
+        """The images that are uploaded."""
+        return tuple(placed for placed in self.placed if placed.path not in self.excluded)
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the images."""
+        return sum(file.stat().st_size for file in {placed.file for placed in self.included})
+
+    def without(self, paths: Collection[str]) -> "Package":
+        """The part without the images of these paths."""
+        return replace(self, excluded=self.excluded | set(paths))
+
+    def annotation_files(self, left_out: Collection[str] = ()) -> tuple[AnnotationFile, ...]:
+        """The COCO files without the images whose paths in the upload are given."""
+        gone = self.excluded | set(left_out)
+        if not self.imported.documents:
+            return (AnnotationFile("annotations.json", _encoded(_coco(self, gone))),)
+        paths = {id(placed.image.entry): placed.path for placed in self.placed}
+        names = _document_names(self.imported)
+        return tuple(
+            _document(document, name, paths, gone, self.box_form)
+            for document, name in zip(self.imported.documents, names, strict=True)
+        )
+
+
+def pack(
+    imported: Imported, *, boxes: BoxForm | None = None, url_prefixes: Mapping[str, Path] | None = None
+) -> Package:
+    """Finds every image's file; ImagesUnresolved with all that were not found.
+
+    `url_prefixes` maps the beginnings of URLs to folders, whose files they stand for. `boxes` overrides what the four
+    numbers of a box are.
+    """
+    if boxes is not None and imported.format not in (Format.COCO, Format.CSV):
+        raise ImportFault(f"what the numbers of a box are is known for {imported.format}; leave out --boxes")
+    files = _files(imported, {url: (folder, _resolver(folder)) for url, folder in (url_prefixes or {}).items()})
+    placed: list[Placed] = []
+    taken: dict[str, Path] = {}
+    illegal: list[Unresolved] = []
+    for image in imported.images:
+        file = files[image.name, image.split]
+        path = _upload_path(file, imported.folder)
+        while taken.setdefault(path, file) != file:
+            path = f"_{path}"
+        placed.append(Placed(image, file, path))
+        if fault := fault_of_key(path):
+            problem = f"the path {fault}, which the store does not accept; rename the file"
+            illegal.append(Unresolved(image.id, image.name, problem))
+    if illegal:
+        raise ImagesUnresolved(imported.source, tuple(illegal))
+    form = boxes or imported.box_form
+    _check_corners(imported, form)
+    return Package(imported, tuple(placed), form)
+
+
+def _resolver(folder: Path) -> Resolver:
+    return Resolver(name for name in walk(folder) if Path(name).suffix.lower() not in ANNOTATIONS)
+
+
+def _files(imported: Imported, prefixes: Mapping[str, Mapped]) -> dict[tuple[str, str], Path]:
+    """The file of each image, by its name and split."""
+    found: dict[tuple[str, str], Path] = {}
+    for image in imported.images:
+        file = _mapped(image, prefixes) or _literal(image, imported.folder)
+        if file:
+            found[image.name, image.split] = file
+    rest = [image for image in imported.images if (image.name, image.split) not in found]
+    if rest:
+        resolver = _resolver(imported.folder)
+        literal = (file.relative_to(imported.folder).as_posix() for file in found.values() if _below(file, imported))
+        matches = unshared({(image.name, image.split): _match(image, resolver) for image in rest}, literal)
+        found |= {key: imported.folder / match.path for key, match in matches.items() if match.path}
+        if len(found) < len({(image.name, image.split) for image in imported.images}):
+            missing = tuple(
+                Unresolved(image.id, image.name, _problem(image.name, match, imported.folder))
+                for image in rest
+                if not (match := matches[image.name, image.split]).path
+            )
+            raise ImagesUnresolved(imported.source, missing)
+    return found
+
+
+def _below(file: Path, imported: Imported) -> bool:
+    return file.is_relative_to(imported.folder)
+
+
+def _mapped(image: LabelledImage, prefixes: Mapping[str, Mapped]) -> Path | None:
+    entry = image.entry or {}
+    for uri in (text_of(entry.get("absolute_url")), text_of(entry.get("coco_url")), image.name):
+        for prefix, (folder, resolver) in prefixes.items():
+            rest = uri.removeprefix(prefix)
+            if rest != uri:
+                match = resolver.find(rest.partition("?")[0].lstrip("/"))
+                return folder / match.path if match.path else None
+    return None
+
+
+def _literal(image: LabelledImage, folder: Path) -> Path | None:
+    for name in (*image.other_names, image.name) if image.entry is not None else (image.name,):
+        if not leaves_folder(name) and not _CONTROL.search(name):
+            for path in (name, slashed(name)):
+                if (folder / path).is_file():
+                    return folder / path
+    return None
+
+
+def _match(image: LabelledImage, resolver: Resolver) -> Match:
+    first = resolver.find(image.name)
+    others = (resolver.find(name) for name in image.other_names)
+    return first if first.path else next((match for match in others if match.path), first)
+
+
+def _problem(name: str, match: Match, folder: Path) -> str:
+    if leaves_folder(name) and "mean" not in match.problem and "could be" not in match.problem:
+        return "is outside the folder of the images, and no file below that has the end of its path"
+    return f"there is no file {folder / slashed(name)}" + match.problem.removeprefix("there is no such file")
+
+
+def _upload_path(file: Path, folder: Path) -> str:
+    """A path that the service accepts: relative, with `/`, without control characters."""
+    path = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+    return _CONTROL.sub("_", slashed(path))
+
+
+def _check_corners(imported: Imported, form: BoxForm) -> None:
+    """ImportFault if what should be the second corner is often not right of and below the first."""
+    drawn = [box for image in imported.images for box in image.boxes]
+    wrong = sum(box.width <= box.x or box.height <= box.y for box in drawn)
+    if form is BoxForm.XYXY and not imported.documents and wrong > 0.1 * len(drawn):
+        raise ImportFault(
+            f"{imported.source}: {wrong} of {len(drawn)} boxes have their second corner left of or above the first",
+            fix="if the numbers are left, top, width and height, repeat with --boxes xywh",
+        )
+
+
+def _coco(package: Package, left_out: Collection[str]) -> dict[str, Any]:
+    """A COCO file with the categories that occur."""
+    imported = package.imported
+    kept = [placed for placed in package.placed if placed.path not in left_out]
+    used = {name for one in kept for name in (*one.image.labels, *(box.label for box in one.image.boxes))}
+    numbers = {name: number for number, name in enumerate((n for n in imported.categories if n in used), 1)}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, placed in enumerate(kept, 1):
+        sides = {"width": placed.image.width, "height": placed.image.height}
+        known = {side: value for side, value in sides.items() if value} if all(sides.values()) else {}
+        images.append({"id": number, "file_name": placed.path, **known})
+        for mark in _marks(placed.image, numbers, package):
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **mark})
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _marks(image: LabelledImage, numbers: Mapping[str, int], package: Package) -> Iterator[dict[str, Any]]:
+    if not package.imported.detection:
+        yield from ({"category_id": numbers[label]} for label in image.labels)
+    for label, *numbers_ in image.boxes:
+        yield {"category_id": numbers[label], "bbox": list(package.box_form.to_xywh(*numbers_))}
+
+
+def _document_names(imported: Imported) -> list[str]:
+    documents = imported.documents
+    return [
+        f"{document.split}-{document.file.name}" if len(documents) > 1 else document.file.name for document in documents
+    ]
+
+
+def _document(
+    document: Document, name: str, paths: Mapping[int, str], left_out: Collection[str], form: BoxForm
+) -> AnnotationFile:
+    """A COCO file as it is, if its names are the paths and its boxes [x, y, width, height]."""
+    entries = objects(document.content.get("images"))
+    renamed = [entry for entry in entries if id(entry) in paths and paths[id(entry)] != entry.get("file_name")]
+    gone = [entry for entry in entries if paths.get(id(entry)) in left_out]
+    if not renamed and not gone and form is BoxForm.XYWH:
+        return AnnotationFile(name, file=document.file)
+    skipped = {id(entry) for entry in gone}
+    ids = {text_of(entry.get("id")) for entry in gone}
+    changed = dict(document.content)
+    changed["images"] = [
+        {**entry, "file_name": paths[id(entry)]} if id(entry) in paths else entry
+        for entry in entries
+        if id(entry) not in skipped
+    ]
+    if "annotations" in changed:
+        kept = (one for one in objects(changed["annotations"]) if text_of(one.get("image_id")) not in ids)
+        changed["annotations"] = [_with_box(one, form) for one in kept]
+    return AnnotationFile(name, _encoded(changed))
+
+
+def _with_box(annotation: dict[str, Any], form: BoxForm) -> dict[str, Any]:
+    bbox = annotation.get("bbox")
+    numbers = [number_of(value) for value in bbox] if isinstance(bbox, list) else []
+    known = [number for number in numbers if number is not None]
+    if form is BoxForm.XYWH or len(known) != 4 or len(numbers) != 4:
+        return annotation
+    return {**annotation, "bbox": list(form.to_xywh(known[0], known[1], known[2], known[3]))}
+
+
+def _encoded(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")

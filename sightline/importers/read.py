@@ -1,0 +1,138 @@
+"""Recognises the form of an export, and reads it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from sightline.importers import coco, custom_vision, cvat, folders, label_studio, table, voc, yolo
+from sightline.importers.files import images_in, read_json, walk
+from sightline.importers.model import TITLES, Format, Imported, ImportFault, is_image
+
+EXPECTED = (
+    "a COCO file; a folder per class; YOLO's data.yaml or its folder; a folder of Pascal VOC's XML files; a CSV file; "
+    "JSON of Label Studio or Custom Vision; XML of CVAT"
+)
+
+
+def read(source: Path, *, form: Format | None = None, images: Path | None = None) -> Imported:
+    """The export in a file or folder. Without `form`, its content decides.
+
+    Images are relative to `images`, by default the export's folder. ImportFault says what is wrong, with every fault.
+    """
+    if not source.exists():
+        raise ImportFault(f"there is no file or folder {source}")
+    if images is not None and not images.is_dir():
+        raise ImportFault(f"there is no folder {images}")
+    found, file = (form, _main_file(source, form)) if form else recognise(source)
+    imported = _readers()[found](file, images)
+    if not imported.images and not imported.documents:
+        raise ImportFault(f"{source} was read as {TITLES[found]}, but names no images")
+    folder = images or imported.folder
+    if images is None and source.is_dir() and file != source and found in _APART:
+        folder = source
+    return replace(imported, source=source, folder=folder)
+
+
+_APART = (Format.CUSTOM_VISION, Format.LABEL_STUDIO, Format.CVAT, Format.CSV)  # one file, images anywhere in the folder
+
+
+def _readers() -> dict[Format, Callable[[Path, Path | None], Imported]]:
+    return {
+        Format.COCO: coco.read,
+        Format.FOLDERS: lambda source, _: folders.read(source),
+        Format.YOLO: yolo.read,
+        Format.VOC: lambda source, _: voc.read(source),
+        Format.CUSTOM_VISION: lambda source, _: custom_vision.read(source),
+        Format.LABEL_STUDIO: lambda source, _: label_studio.read(source),
+        Format.CVAT: lambda source, _: cvat.read(source),
+        Format.CSV: lambda source, _: table.read(source),
+    }
+
+
+def recognise(source: Path) -> tuple[Format, Path]:
+    """The form of an export and the file or folder to read; ImportFault if it has none of the known forms."""
+    found = _of_file(source) if source.is_file() else _of_folder(source)
+    if found is None:
+        raise ImportFault(f"{source} is in no form that is known here: {_content(source)}", fix=f"name {EXPECTED}")
+    return found
+
+
+def _of_file(file: Path) -> tuple[Format, Path] | None:
+    match file.suffix.lower():
+        case ".json":
+            form = _of_json(read_json(file))
+            return (form, file) if form else (Format.COCO, file)
+        case ".csv" | ".tsv":
+            return Format.CSV, file
+        case ".yaml" | ".yml":
+            return Format.YOLO, file
+        case ".xml":
+            return (Format.CVAT if cvat.looks_like(file) else Format.VOC), file
+        case ".zip" | ".tar" | ".gz" | ".tgz" | ".7z":
+            raise ImportFault(f"{file} is packed", fix="unpack it, and name the folder")
+        case _:
+            return None
+
+
+def _of_json(content: object) -> Format | None:
+    if coco.is_coco(content):
+        return Format.COCO
+    if custom_vision.entries(content):
+        return Format.CUSTOM_VISION
+    return Format.LABEL_STUDIO if label_studio.tasks(content) else None
+
+
+def _of_folder(folder: Path) -> tuple[Format, Path] | None:
+    if coco.files_in(folder):
+        return Format.COCO, folder
+    if yolo.yaml_of(folder):
+        return Format.YOLO, folder
+    single = [(form, file) for file in sorted(folder.iterdir()) if (form := _of_annotation_file(file))]
+    if len(single) > 1:
+        listed = ", ".join(f"{file.name} ({TITLES[form]})" for form, file in single[:5])
+        raise ImportFault(f"{folder} has several files that could be meant: {listed}", fix="name one of them")
+    if single:
+        return single[0]
+    if yolo.looks_like(folder):
+        return Format.YOLO, folder
+    if voc.looks_like(folder):
+        return Format.VOC, folder
+    return (Format.FOLDERS, folder) if folders.looks_like(folder) else None
+
+
+def _of_annotation_file(file: Path) -> Format | None:
+    """The form of a file in a folder, if it is one of those that annotate all images."""
+    if not file.is_file():
+        return None
+    try:
+        if file.suffix.lower() == ".json":
+            return _of_json(read_json(file))
+        if file.suffix.lower() == ".xml":
+            return Format.CVAT if cvat.looks_like(file) else None
+        if file.suffix.lower() in (".csv", ".tsv"):
+            table.read(file)
+            return Format.CSV
+    except ImportFault:
+        return None
+    return None
+
+
+def _main_file(source: Path, form: Format) -> Path:
+    """The file to read in a folder, for the forms that are one file."""
+    if source.is_file() or form not in _APART:
+        return source
+    found = [file for file in sorted(source.iterdir()) if _of_annotation_file(file) is form]
+    if len(found) != 1:
+        raise ImportFault(f"{source} has {len(found)} files of {TITLES[form]}", fix="name the file")
+    return found[0]
+
+
+def _content(source: Path) -> str:
+    """What is there instead, for the error."""
+    if source.is_file():
+        return f"a {source.suffix or 'nameless'} file"
+    count = len(images_in(source))
+    if count and all("/" not in name for name in walk(source) if is_image(Path(name))):
+        return f"{count} images without annotations, in no folders"
+    kinds = sorted({Path(name).suffix.lower() or "no suffix" for name in walk(source)})
+    return f"it has files of these kinds: {', '.join(kinds[:10])}" if kinds else "it is empty"

@@ -1,0 +1,32 @@
+"""Boxes around outlines."""
+
+from collections.abc import Iterable, Sequence
+from math import cos, radians, sin
+
+OUTLINES = "{count} outlines were turned into the boxes around them"  # a note
+
+Point = tuple[float, float]
+Xywh = tuple[float, float, float, float]
+
+
+def around(points: Iterable[Point]) -> Xywh | None:
+    """The smallest box around the points; None without any."""
+    listed = list(points)
+    if not listed:
+        return None
+    left, top = min(x for x, _ in listed), min(y for _, y in listed)
+    return left, top, max(x for x, _ in listed) - left, max(y for _, y in listed) - top
+
+
+def turned(box: Xywh, degrees: float, pivot: Point) -> list[Point]:
+    """The corners of a box turned clockwise about the pivot; x and y must have the same unit."""
+    x, y, width, height = box
+    sine, cosine = sin(radians(degrees)), cos(radians(degrees))
+    corners: Sequence[Point] = ((x, y), (x + width, y), (x + width, y + height), (x, y + height))
+    return [
+        (
+            pivot[0] + (a - pivot[0]) * cosine - (b - pivot[1]) * sine,
+            pivot[1] + (a - pivot[0]) * sine + (b - pivot[1]) * cosine,
+        )
+        for a, b in corners
+    ]

@@ -1,0 +1,111 @@
+"""Pascal VOC: an XML file per image, with the boxes' corners in pixels."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from sightline.importers.files import read_text, read_xml, subfolders, walk
+from sightline.importers.model import (
+    Box,
+    Format,
+    Imported,
+    ImportFault,
+    LabelledImage,
+    Notes,
+    in_order,
+    is_image,
+    number_of,
+    split_of,
+)
+from sightline.importers.shapes import OUTLINES, around
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def looks_like(folder: Path) -> bool:
+    """Whether the first XML file below the folder is an image's."""
+    first = next((name for name in walk(folder) if name.lower().endswith(".xml")), "")
+    return bool(first) and read_xml(folder / first).tag == "annotation"
+
+
+def read(source: Path) -> Imported:
+    """The annotations in a folder, or one file; ImportFault with every object at fault."""
+    folder = source if source.is_dir() else source.parent
+    names = [name for name in walk(folder) if name.lower().endswith(".xml")] if source.is_dir() else [source.name]
+    splits = _image_sets(folder)
+    notes, faults = Notes(), list[str]()
+    images = tuple(
+        image
+        for name in names
+        if (image := _image(folder / name, name, splits.get(Path(name).stem, ""), notes, faults)) is not None
+    )
+    if faults:
+        raise ImportFault(f"{source}: {len(faults)} faults", faults)
+    if not images:
+        raise ImportFault(f"{source} has no annotations in Pascal VOC's form")
+    return Imported(Format.VOC, source, folder, images, in_order(images), detection=True, notes=notes.all())
+
+
+def _image_sets(folder: Path) -> dict[str, str]:
+    """The split of each image, from ImageSets/Main if it is there: test, then val, then train."""
+    main = next(
+        (one / "ImageSets" / "Main" for one in (folder, *subfolders(folder)) if (one / "ImageSets").is_dir()), None
+    )
+    found: dict[str, str] = {}
+    for name in ("trainval", "train", "val", "test"):
+        file = main / f"{name}.txt" if main else folder / "none"
+        if file.is_file():
+            found |= {words[0]: split_of(name) for line in read_text(file).splitlines() if (words := line.split())}
+    return found
+
+
+def _image(file: Path, name: str, split: str, notes: Notes, faults: list[str]) -> LabelledImage | None:
+    root = read_xml(file)
+    if root.tag != "annotation":
+        notes.count("{count} XML files are not annotations and are left out")
+        return None
+    path = root.findtext("path") or ""
+    image = (root.findtext("filename") or "").strip() or path.strip() or file.stem
+    if not is_image(Path(image.replace("\\", "/"))):
+        image = f"{image}.jpg" if "." not in image else image
+    parents = [part for part in Path(name).parts[:-1] if split_of(part)]
+    boxes = tuple(_boxes(root.iter("object"), file, notes, faults))
+    width, height = (number_of(root.findtext(f"size/{side}")) or None for side in ("width", "height"))
+    return LabelledImage(
+        image,
+        boxes=boxes,
+        split=split or (split_of(parents[0]) if parents else ""),
+        width=width,
+        height=height,
+        other_names=(path.strip() or file.stem, file.with_suffix("").as_posix(), file.stem),
+        id=file.name,
+    )
+
+
+def _boxes(objects: Iterable[Element], file: Path, notes: Notes, faults: list[str]) -> Iterable[Box]:
+    for number, each in enumerate(objects, 1):
+        label = (each.findtext("name") or "").strip()
+        corners = [number_of(each.findtext(f"bndbox/{corner}")) for corner in CORNERS]
+        known = [value for value in corners if value is not None]
+        if not label:
+            faults.append(f"{file}, object {number}: it has no name")
+        elif len(known) == len(CORNERS):
+            left, top, right, bottom = known
+            yield Box(label, min(left, right), min(top, bottom), abs(right - left), abs(bottom - top))
+        elif outline := around(_points(each)):
+            notes.count(OUTLINES)
+            yield Box(label, *outline)
+        else:
+            faults.append(f"{file}, object {number} ({label}): its bndbox lacks one of {', '.join(CORNERS)}")
+        if (each.findtext("difficult") or "").strip() == "1":
+            notes.count("{count} objects are marked difficult and count like the others")
+
+
+def _points(each: Element) -> list[tuple[float, float]]:
+    """The points of a polygon, `x1`, `y1`, `x2` and so on."""
+    polygon = each.find("polygon")
+    found: dict[str, float] = {}
+    for point in polygon if polygon is not None else ():
+        if (value := number_of(point.text)) is not None:
+            found[point.tag] = value
+    return [(found[f"x{n}"], found[f"y{n}"]) for n in range(1, len(found) // 2 + 1) if {f"x{n}", f"y{n}"} <= set(found)]

@@ -1,0 +1,150 @@
+"""The audit at a real server: what has an entry, what is in it, and what happens when it cannot be written."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from services.infra import audit
+from services.infra.audit import LOST, Audit, FileSink
+from services.kit.telemetry import MemoryTelemetry
+from sightline.client import keys
+from sightline.client.transport.connection import bearer
+from sightline.v1 import dataset_service_pb2, prediction_service_pb2
+from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
+from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
+from tests.support.certificates import replace
+from tests.support.runtime import bare_channel, serving
+from tests.support.tokens import Issuer, publish, settings
+from tests.support.waiting import eventually
+
+GET = dataset_service_pb2.GetDatasetRequest(name="datasets/birds")
+DELETE = dataset_service_pb2.DeleteDatasetRequest(name="datasets/birds")
+
+
+async def entries(tmp_path: Path, metadata: Any, **changes: Any) -> list[dict[str, Any]]:
+    """What the audit has after a read, a deletion, an upload and a prediction by a caller."""
+    file = tmp_path / "audit" / "test.jsonl"
+    async with (
+        serving(audit=str(file), log_level="CRITICAL", **changes) as running,
+        bare_channel(running.address) as channel,
+    ):
+        datasets, predictions = DatasetServiceStub(channel), PredictionServiceStub(channel)
+        header = dataset_service_pb2.UploadFilesHeader(upload_id="u1")
+        upload = dataset_service_pb2.UploadFilesRequest(header=header)
+        image = prediction_service_pb2.AnalyzeImageRequest(model_name="models/m")
+        for begin in (
+            lambda: datasets.GetDataset(GET, metadata=metadata),
+            lambda: datasets.DeleteDataset(DELETE, metadata=metadata),
+            lambda: datasets.UploadFiles(iter([upload]), metadata=metadata),
+            lambda: predictions.AnalyzeImage(image, metadata=metadata),
+        ):
+            with suppress(grpc.aio.AioRpcError):
+                await begin()
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+async def test_writes_and_uses_have_an_entry_with_caller_resource_and_outcome(tmp_path: Path) -> None:
+    issuer = Issuer()
+    metadata = [bearer(issuer.token("admin", sub="alice")), ("x-request-id", "r1")]
+    found = await entries(tmp_path, metadata, **settings(publish(tmp_path / "jwks.json", issuer)))
+    assert [(one["rpc"], one["resource"]) for one in found] == [
+        ("DatasetService/DeleteDataset", "datasets/birds"),
+        ("DatasetService/UploadFiles", "u1"),
+        ("PredictionService/AnalyzeImage", "models/m"),
+    ]
+    first = found[0]
+    assert first["audit"] == 1
+    assert first["time"].endswith("+00:00")
+    assert first["peer"].startswith("ipv")
+    named = {name: first[name] for name in ("service", "issuer", "subject", "project", "code", "reason", "request_id")}
+    assert named == {
+        "service": "test",
+        "issuer": "https://issuer.example",
+        "subject": "alice",
+        "project": "default",
+        "code": "OK",
+        "reason": "",
+        "request_id": "r1",
+    }
+
+
+async def test_denials_of_reads_too_have_an_entry_which_names_the_caller_if_the_token_does(tmp_path: Path) -> None:
+    key, line = keys.make("eve", "viewer")
+    file = replace(tmp_path / "keys", line.encode())
+    denied = await entries(tmp_path, [bearer(key)], auth_keys=file)
+    assert [(one["subject"], one["code"]) for one in denied] == [("eve", "PERMISSION_DENIED")] * 3
+    (tmp_path / "audit" / "test.jsonl").unlink()
+    unknown = await entries(tmp_path, None, auth_keys=file)
+    assert [(one["subject"], one["code"], one["reason"]) for one in unknown] == [
+        ("", "UNAUTHENTICATED", "Unauthenticated")
+    ] * 4
+
+
+async def test_reads_have_an_entry_if_the_setting_asks_for_them(tmp_path: Path) -> None:
+    found = await entries(tmp_path, None, audit_reads=True)
+    assert found[0]["rpc"] == "DatasetService/GetDataset"
+    assert len(found) == 4
+
+
+async def test_the_audit_can_be_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with serving(audit="none") as running, bare_channel(running.address) as channel:
+        await DatasetServiceStub(channel).DeleteDataset(DELETE)
+    assert capsys.readouterr().out == ""
+
+
+async def test_by_default_entries_go_to_standard_output_at_any_log_level(
+    capfdbinary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIGHTLINE_AUDIT")
+    async with serving(log_level="CRITICAL") as running, bare_channel(running.address) as channel:
+        await DatasetServiceStub(channel).DeleteDataset(DELETE)
+    assert json.loads(capfdbinary.readouterr().out)["rpc"] == "DatasetService/DeleteDataset"
+
+
+class FailingSink:
+    """A full disk, until it is not."""
+
+    def __init__(self) -> None:
+        self.full, self.written = True, b""
+
+    def write(self, lines: bytes) -> None:
+        if self.full:
+            raise OSError("no space left on device")
+        self.written += lines
+
+
+def lost(telemetry: MemoryTelemetry) -> float:
+    return telemetry.value(LOST)
+
+
+async def test_entries_that_cannot_be_written_are_counted_and_do_not_hold_up_calls(monkeypatch) -> None:
+    monkeypatch.setattr(audit, "MAX_WAITING", 3)
+    telemetry, sink = MemoryTelemetry(), FailingSink()
+    noting = Audit("test", sink, telemetry)
+    noting.note("/sightline.v1.DatasetService/DeleteDataset", "OK", "", "r1", "peer")
+    await eventually(lambda: lost(telemetry) == 1)
+    sink.full = False
+    noting.note("/sightline.v1.DatasetService/DeleteDataset", "OK", "", "r2", "peer")
+    noting.close()
+    assert json.loads(sink.written)["request_id"] == "r2"
+    for _ in range(5):  # the writer has ended: nothing takes entries from the queue
+        noting.note("/sightline.v1.DatasetService/DeleteDataset", "OK", "", "r3", "peer")
+    assert lost(telemetry) == 3
+
+
+def test_a_file_is_private_appended_to_and_made_anew_when_it_was_moved(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    FileSink(path).write(b"1\n")
+    sink = FileSink(path)
+    sink.write(b"2\n")
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.rename(tmp_path / "audit.jsonl.1")
+    sink.write(b"3\n")
+    assert (tmp_path / "audit.jsonl.1").read_bytes() == b"1\n2\n"
+    assert path.read_bytes() == b"3\n"

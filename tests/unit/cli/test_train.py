@@ -1,0 +1,65 @@
+"""`sightline train` against fake services."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sightline.v1.dataset_pb2 import Dataset
+from sightline.v1.model_pb2 import Model
+from sightline.v1.model_service_pb2 import CreateModelRequest
+from tests.unit.cli.conftest import Command
+from tests.unit.cli.fakes import Fakes
+from tests.unit.importers import exports
+
+
+@pytest.fixture
+def ended(fakes: Fakes) -> None:
+    """The training of `models/my-pets` predicts at once and then ends."""
+    states = [
+        Model(name="models/my-pets", state=state, model_version="v1") for state in (Model.TRAINING, Model.SUCCEEDED)
+    ]
+    fakes.watched["models/my-pets"] = states
+
+
+def requested(fakes: Fakes) -> CreateModelRequest:
+    return next(one for one in fakes.requests if isinstance(one, CreateModelRequest))
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_folder_of_photos_becomes_a_model_and_the_command_says_how_to_predict(
+    sightline: Command, fakes: Fakes, tmp_path: Path
+) -> None:
+    exports.folder_per_class(tmp_path / "my pets")
+    outcome = sightline("train", tmp_path / "my pets", "--budget", "90s")
+    assert outcome.code == 0, outcome.err
+    assert list(fakes.datasets) == ["datasets/my-pets"]
+    parameters = requested(fakes).model.training_parameters
+    assert (parameters.training_dataset, parameters.time_budget.seconds) == ("datasets/my-pets", 90)
+    assert "too few images" in outcome.err
+    assert "it predicts already: `sightline predict my-pets IMAGE...`" in outcome.err
+    assert "predict: `sightline predict my-pets IMAGE... --draw seen`" in outcome.out
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_test_split_is_the_test_dataset(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
+    exports.folder_per_class(tmp_path / "pets", ("train", "test"))
+    outcome = sightline("train", tmp_path / "pets", "--name", "my-pets")
+    assert outcome.code == 0, outcome.err
+    assert list(fakes.datasets) == ["datasets/my-pets", "datasets/my-pets-test"]
+    assert requested(fakes).model.evaluation_parameters.test_dataset == "datasets/my-pets-test"
+    assert "6 images for training, 6 for testing" in outcome.err
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_name_that_is_taken_gets_a_number(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
+    fakes.datasets["datasets/my"] = Dataset(name="datasets/my", state=Dataset.READY)
+    fakes.models["models/my-2"] = Model(name="models/my-2")
+    fakes.watched["models/my-3"] = [Model(name="models/my-3", state=Model.SUCCEEDED)]
+    outcome = sightline("train", exports.yolo(tmp_path / "my"), "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["name"] == "models/my-3"
+    assert outcome.json["trainingParameters"]["modelKind"] == "GENERIC_DETECTOR"
+    assert json.loads(fakes.files["annotations.json"])["images"]

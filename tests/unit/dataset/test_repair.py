@@ -1,0 +1,115 @@
+"""Values in COCO files are read as they are meant, and every fault is reported at once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from services.dataset.categories import Categories
+from services.dataset.coco import CocoCategory, CocoFile, parse
+from services.dataset.findings import FindingLog
+from services.dataset.repair import whole
+
+CATEGORIES = [{"id": 1, "name": "fork"}, {"id": 2, "name": "scissors"}]
+
+
+def read(**content: Any) -> tuple[CocoFile, FindingLog]:
+    log = FindingLog(100)
+    file = parse(json.dumps({"categories": CATEGORIES, **content}).encode(), "f", log)
+    assert file is not None, log.kept
+    return file, log
+
+
+@pytest.mark.parametrize("one", [1, 1.0, "1", "1.0", " 1 "])
+def test_a_whole_number_may_be_written_in_any_way(one: object) -> None:
+    images = [{"id": one, "file_name": "a.jpg", "width": "640", "height": 480.0}]
+    marks = [
+        {
+            "id": one,
+            "image_id": one,
+            "category_id": one,
+            "bbox": ["1", 2, 3.5, "4"],
+            "iscrowd": 0.0,
+            "segmentation": None,
+        }
+    ]
+    file, log = read(images=images, annotations=marks)
+    (image,), (mark,) = file.images, file.annotations
+    assert (image.id, image.width, image.height) == (1, 640, 480)
+    assert (mark.id, mark.image_id, mark.category_id, mark.iscrowd) == (1, 1, 1, 0)
+    assert [finding.code for finding in log.kept] == ["valuesConverted"]
+
+
+@pytest.mark.parametrize("value", [1.5, -1, "x", "", True, None, [1], "1_0", "١", 1e40, "inf"])
+def test_nothing_else_is_taken_for_a_whole_number(value: object) -> None:
+    assert whole(value) is None
+
+
+def test_ids_that_are_names_are_replaced_by_numbers_that_no_other_entry_has() -> None:
+    images = [{"id": "b.jpg", "file_name": "b.jpg"}, {"id": 4, "file_name": "c.jpg"}, {"file_name": "d.jpg"}]
+    marks = [
+        {"id": "m1", "image_id": "b.jpg", "category_id": "cat-1"},
+        {"id": "m2", "image_id": "4", "category_id": "scissors"},
+    ]
+    categories = [{"id": "cat-1", "name": "fork"}, {"id": "cat-2", "name": "scissors"}]
+    file, log = read(images=images, annotations=marks, categories=categories)
+    ids = [image.id for image in file.images]
+    assert ids[1] == 4
+    assert len(set(ids)) == 3
+    names = {category.id: category.name for category in file.categories}
+    assert [(mark.image_id, names[mark.category_id or 0]) for mark in file.annotations] == [
+        (ids[0], "fork"),
+        (4, "scissors"),
+    ]
+    assert sorted(finding.message.split("`")[1] for finding in log.kept if finding.code == "idsReplaced") == [
+        "annotations",
+        "categories",
+        "images",
+    ]
+
+
+def test_every_faulty_annotation_is_reported_with_its_image_and_id_and_the_others_are_kept() -> None:
+    marks = [
+        {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": "maybe"},
+        {"id": 2, "image_id": 1, "category_id": "spoon"},
+        {"id": 3, "image_id": "gone.jpg", "category_id": 1},
+        {"id": 4, "image_id": 1, "category_id": 2},
+    ]
+    images = [{"id": 1, "file_name": "a.jpg", "width": "wide"}]
+    file, log = read(images=images, annotations=marks)
+    assert [mark.id for mark in file.annotations] == [4]
+    assert [(one.code, one.image_id, one.annotation_id, one.message) for one in log.kept] == [
+        ("imageSideInvalid", 1, None, "The image's width is 'wide', not a number; it was ignored."),
+        ("annotationValueInvalid", 1, 1, "The annotation's iscrowd is 'maybe', not 0 or 1."),
+        ("annotationValueInvalid", 1, 2, "The annotation's category_id is 'spoon', not the id of a category."),
+        ("annotationValueInvalid", None, 3, "The annotation's image_id is 'gone.jpg', not the id of an image."),
+    ]
+    assert log.refused_annotations == 3
+    assert log.fatal is None
+
+
+def merged(names: dict[int, str], used: set[int]) -> tuple[list[tuple[int, str]], list[str]]:
+    log, categories = FindingLog(10), Categories()
+    categories.merge([CocoCategory(id_, name) for id_, name in names.items()], "f", log, used)
+    return categories.names, [finding.code for finding in log.kept]
+
+
+@pytest.mark.parametrize(
+    ("names", "used", "kept", "codes"),
+    [
+        ({0: "cutlery", 1: "fork", 2: "spoon"}, {1, 2}, [(1, "fork"), (2, "spoon")], ["categoriesUnused"]),
+        ({0: "fork", 1: "fork"}, {1}, [(1, "fork")], ["categoriesUnused"]),
+        ({0: "fork", 1: "fork "}, {0, 1}, [(0, "fork")], ["categoriesMerged"]),
+        ({0: "Mu\u0308ll"}, {0}, [(0, "Müll")], []),
+        ({0: "fork", 1: "spoon"}, set[int](), [(0, "fork"), (1, "spoon")], []),
+        ({0: "fo\u200brk"}, {0}, [(0, "fo\u200brk")], ["categoryNameInvalid"]),
+        ({0: "fo\u0007rk"}, {0}, [(0, "fo\u0007rk")], ["categoryNameInvalid"]),
+        ({0: "fo\u200drk"}, {0}, [(0, "fo\u200drk")], ["categoryNameInvalid"]),
+        ({0: "👩\u200d🔬", 1: "می\u200cخواهم"}, {0, 1}, [(0, "👩\u200d🔬"), (1, "می\u200cخواهم")], []),
+        ({0: " "}, {0}, [(0, "")], ["categoryNameMissing"]),
+    ],
+)
+def test_categories(names: dict[int, str], used: set[int], kept: list[tuple[int, str]], codes: list[str]) -> None:
+    assert merged(names, used) == (kept, codes)

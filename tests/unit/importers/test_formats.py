@@ -1,0 +1,327 @@
+"""Every form of labelled images is recognised, and becomes the COCO file that the service reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sightline.importers.model import BoxForm, Format, Imported, ImportFault
+from sightline.importers.package import Package, pack
+from sightline.importers.read import read
+from sightline.importers.summary import summary
+from tests.unit.importers import exports
+
+
+def content(package: Package) -> dict[str, Any]:
+    """The only COCO file of a package."""
+    (file,) = package.annotation_files()
+    return json.loads(file.content if file.content is not None else (file.file or Path()).read_bytes())
+
+
+def marks(package: Package) -> dict[str, list[tuple[str, list[float]]]]:
+    """The category and rounded box of each annotation, by image."""
+    coco = content(package)
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    found: dict[str, list[tuple[str, list[float]]]] = {image["file_name"]: [] for image in coco["images"]}
+    files = {image["id"]: image["file_name"] for image in coco["images"]}
+    for mark in coco["annotations"]:
+        box = [round(value, 4) for value in mark.get("bbox", [])]
+        found[files[mark["image_id"]]].append((names[mark["category_id"]], box))
+    return found
+
+
+def told(imported: Imported) -> str:
+    return "\n".join(summary(imported))
+
+
+def test_a_folder_per_class(tmp_path: Path) -> None:
+    exports.folder_per_class(tmp_path)
+    exports.picture(tmp_path / "loose.jpg")
+    (tmp_path / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / "cat" / "._cat--0.jpg").write_bytes(b"what macOS leaves behind")
+    imported = read(tmp_path)
+    assert imported.format is Format.FOLDERS
+    assert marks(pack(imported)) == {
+        f"{name}/{name}--{number}.jpg": [(name, [])] for name in ("cat", "dog") for number in range(3)
+    }
+    assert "1 images that are in no class's folder are left out" in told(imported)
+
+
+def test_folders_per_class_below_splits(tmp_path: Path) -> None:
+    exports.folder_per_class(tmp_path / "pets", ("train", "test"))
+    imported = read(tmp_path)
+    assert imported.splits == {"train": 6, "test": 6}
+    assert marks(pack(imported.only(["test"]))).keys() == {
+        f"test/{name}/{name}-test-{number}.jpg" for name in ("cat", "dog") for number in range(3)
+    }
+    with pytest.raises(ImportFault, match="no split val; it has train, test"):
+        imported.only(["val"])
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    exports.pictures(tmp_path / "train", ["1.jpg"])
+    exports.pictures(tmp_path / "bus", ["1.jpg"])
+    assert read(tmp_path).categories == ("bus", "train")
+
+
+@pytest.mark.parametrize("images_first", [True, False])
+def test_yolo_with_a_yaml(tmp_path: Path, images_first: bool) -> None:
+    imported = read(exports.yolo(tmp_path, images_first=images_first))
+    assert (imported.format, imported.splits) == (Format.YOLO, {"train": 3, "val": 3})
+    found = marks(pack(imported))
+    first = "images/train/train1.jpg" if images_first else "train/images/train1.jpg"
+    assert found[first] == [("cat", [0.375, 0.25, 0.25, 0.5]), ("dog", [0.0, 0.0, 0.2, 0.2])]
+    assert [category["name"] for category in content(pack(imported))["categories"]] == ["cat", "dog"]
+    assert "nothing has the category cow: left out" in told(imported)
+
+
+def test_yolos_outlines_and_rotated_boxes_become_boxes(tmp_path: Path) -> None:
+    exports.picture(tmp_path / "images" / "1.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "1.txt").write_text(
+        "0 0.1 0.1 0.5 0.1 0.3 0.4\n1 0.2 0.1 0.4 0.2 0.3 0.4 0.1 0.3\n0 0.5 0.5 0.2 0.2 0.93\n"
+    )
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    imported = read(tmp_path)
+    assert marks(pack(imported)) == {
+        "images/1.jpg": [
+            ("cat", [0.1, 0.1, 0.4, 0.3]),
+            ("dog", [0.1, 0.1, 0.3, 0.3]),
+            ("cat", [0.4, 0.4, 0.2, 0.2]),
+        ]
+    }
+    assert "2 outlines" in told(imported)
+
+
+def test_yolos_split_may_be_a_list_of_files(tmp_path: Path) -> None:
+    exports.yolo(tmp_path)
+    (tmp_path / "train.txt").write_text("./images/train/train0.jpg\n./images/train/train2.jpg\n")
+    (tmp_path / "pets.yaml").write_text("train: train.txt\nnames:\n  0: cat\n  1: dog\n")
+    imported = read(tmp_path / "pets.yaml")
+    assert [image.name for image in imported.images] == ["images/train/train0.jpg", "images/train/train2.jpg"]
+
+
+def test_every_faulty_line_of_yolo_is_named(tmp_path: Path) -> None:
+    exports.yolo(tmp_path)
+    label = tmp_path / "labels" / "train" / "train1.txt"
+    label.write_text("9 0.5 0.5 0.1 0.1\n0 0.5 0.5\n0 0.5 0,5 0.1 0.1\n")
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path)
+    assert [fault.partition(", ")[2] for fault in caught.value.faults] == [
+        "line 1: class 9 is not among the 3 classes",
+        "line 2: 2 numbers follow the class, where a box has 4 and an outline 6 or more",
+        "line 3: '0,5' is not a number",
+    ]
+
+
+def test_pascal_voc(tmp_path: Path) -> None:
+    imported = read(exports.voc(tmp_path))
+    assert (imported.format, imported.splits) == (Format.VOC, {"train": 2, "val": 1})
+    assert marks(pack(imported))["JPEGImages/000001.jpg"] == [
+        ("cat", [8.0, 6.0, 40.0, 30.0]),
+        ("dog", [50.5, 6.0, 20.0, 30.0]),
+    ]
+    assert content(pack(imported))["images"][0] == {
+        "id": 1, "file_name": "JPEGImages/000000.jpg", "width": 80.0, "height": 60.0,
+    }  # fmt: skip
+    assert "3 objects are marked difficult" in told(imported)
+
+
+def test_pascal_voc_next_to_its_images_under_another_machines_path(tmp_path: Path) -> None:
+    exports.voc(tmp_path)
+    for file in (tmp_path / "Annotations").iterdir():
+        text = file.read_text().replace(
+            "<filename>", "<path>C:\\Users\\me\\set\\JPEGImages\\wrong.jpg</path><filename>re-"
+        )
+        file.write_text(text)
+        file.rename(tmp_path / "JPEGImages" / file.name)
+    assert marks(pack(read(tmp_path / "JPEGImages"))).keys() == {f"{number:06d}.jpg" for number in range(3)}
+
+
+@pytest.mark.parametrize("regions", [True, False])
+def test_a_custom_vision_project(tmp_path: Path, regions: bool) -> None:
+    imported = read(exports.custom_vision(tmp_path, regions=regions))
+    assert (imported.format, imported.detection) == (Format.CUSTOM_VISION, regions)
+    box = [0.1, 0.1, 0.5, 0.5] if regions else []
+    assert list(marks(pack(imported)).values()) == [[("dog", box)], [("cat", box)], [("cat", box)]]
+
+
+def test_label_studio(tmp_path: Path) -> None:
+    imported = read(exports.label_studio(tmp_path))
+    assert imported.format is Format.LABEL_STUDIO
+    assert marks(pack(imported)) == {
+        "images/abcd1230-photo 0.jpg": [],
+        "images/abcd1231-photo 1.jpg": [("Cat", [0.1, 0.1, 0.5, 0.5])],
+        "images/abcd1232-photo 2.jpg": [("Cat", [0.1, 0.1, 0.5, 0.5])],
+    }
+
+
+def test_label_studios_rotated_boxes_and_outlines_become_boxes(tmp_path: Path) -> None:
+    exports.label_studio(tmp_path)
+    file = tmp_path / "project-1.json"
+    tasks = json.loads(file.read_text())
+    turned = {"x": 50, "y": 50, "width": 25, "height": 20, "rotation": 90, "rectanglelabels": ["Cat"]}
+    outline = {"points": [[10, 10], [30, 10], [20, 40]], "closed": True, "polygonlabels": ["Dog"]}
+    sides = {"original_width": 80, "original_height": 60}
+    tasks[0]["annotations"][0]["result"] = [{"value": turned, **sides}, {"value": outline, **sides}]
+    file.write_text(json.dumps(tasks))
+    # 25 % of 80 is 20 px, which is 33.3 % of 60; 20 % of 60 is 12 px, which is 15 % of 80
+    assert marks(pack(read(tmp_path)))["images/abcd1230-photo 0.jpg"] == [
+        ("Cat", [0.35, 0.5, 0.15, 0.3333]),
+        ("Dog", [0.1, 0.1, 0.2, 0.3]),
+    ]
+
+
+@pytest.mark.parametrize("choice", ["cat", {"choices": ["cat"]}])
+def test_label_studios_short_form(tmp_path: Path, choice: object) -> None:
+    exports.picture(tmp_path / "1.jpg")
+    task = {"id": 1, "image": "/data/upload/3/0123abcd-1.jpg", "choice": choice, "annotator": 1, "lead_time": 2.5}
+    (tmp_path / "min.json").write_text(json.dumps([task]))
+    assert marks(pack(read(tmp_path))) == {"1.jpg": [("cat", [])]}
+
+
+def test_cvat_for_images(tmp_path: Path) -> None:
+    imported = read(exports.cvat(tmp_path))
+    assert imported.format is Format.CVAT
+    found = marks(pack(imported))
+    assert found["images/1.jpg"] == [("cat", [8.0, 6.0, 40.0, 30.0]), ("dog", [10.0, 10.0, 20.0, 30.0])]
+    assert "nothing has the category cow: left out" in told(imported)
+
+
+CSVS = {
+    "plain": ("1.jpg,cat\n2.jpg,dog\n", {"1.jpg": [("cat", [])], "2.jpg": [("dog", [])]}),
+    "header": ("label;path\ncat;1.jpg\ndog;2.jpg\n", {"1.jpg": [("cat", [])], "2.jpg": [("dog", [])]}),
+    "without extension": ("image_id,label\n1,0\n2,1\n", {"1.jpg": [("0", [])], "2.jpg": [("1", [])]}),
+    "corners": (
+        "1.jpg,cat,8,6,48,36\n1.jpg,dog,1,2,11,12\n2.jpg,,,,,\n",
+        {"1.jpg": [("cat", [8, 6, 40, 30]), ("dog", [1, 2, 10, 10])], "2.jpg": []},
+    ),
+    "corners before the label": ("1.jpg,8,6,48,36,cat\n", {"1.jpg": [("cat", [8, 6, 40, 30])]}),
+    "TensorFlow's header": (
+        "filename,width,height,class,xmin,ymin,xmax,ymax\n1.jpg,80,60,cat,8,6,48,36\n",
+        {"1.jpg": [("cat", [8, 6, 40, 30])]},
+    ),
+    "sides": ("path,label,x,y,width,height\n1.jpg,cat,8,6,40,30\n", {"1.jpg": [("cat", [8, 6, 40, 30])]}),
+}
+
+
+@pytest.mark.parametrize("name", CSVS)
+def test_csv(tmp_path: Path, name: str) -> None:
+    exports.pictures(tmp_path, ["1.jpg", "2.jpg"])
+    text, expected = CSVS[name]
+    (tmp_path / "labels.csv").write_text("\ufeff" + text)
+    assert marks(pack(read(tmp_path))) == expected
+
+
+def test_every_faulty_line_of_csv_is_named(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("1.jpg,cat,8,6,48,36\n1.jpg,,8,6,48,36\n2.jpg,dog,8,x,48,36\n,cat,1,1,2,2\n")
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path / "labels.csv")
+    assert list(caught.value.faults) == [
+        "line 2, 1.jpg: its box has no label",
+        "line 3, 2.jpg: y1 is 'x', not a number",
+        "line 4: it names no image",
+    ]
+
+
+def test_csv_with_sides_in_place_of_corners_is_refused_until_the_option_says_so(tmp_path: Path) -> None:
+    exports.pictures(tmp_path, ["1.jpg"])
+    (tmp_path / "labels.csv").write_text("1.jpg,cat,50,40,20,10\n1.jpg,cat,10,5,30,40\n")
+    imported = read(tmp_path)
+    with pytest.raises(ImportFault, match="1 of 2 boxes") as caught:
+        pack(imported)
+    assert "--boxes xywh" in caught.value.fix
+    assert marks(pack(imported, boxes=BoxForm.XYWH)) == {"1.jpg": [("cat", [50, 40, 20, 10]), ("cat", [10, 5, 30, 40])]}
+
+
+@pytest.mark.parametrize(
+    ("boxes", "bbox"),
+    [(BoxForm.XYXY, [8, 6, 48, 36]), (BoxForm.CXCYWH, [28, 21, 40, 30]), (None, [8.0, 6.0, 40.0, 30.0])],
+)
+def test_boxes_in_another_convention_are_converted(tmp_path: Path, boxes: BoxForm | None, bbox: list[float]) -> None:
+    exports.pictures(tmp_path, ["1.jpg"])
+    mark = {"id": 5, "image_id": 1, "category_id": 1, "bbox": bbox, "iscrowd": 0}
+    file = exports.coco_file(tmp_path / "set.json", ["1.jpg"], annotations=[mark], info={"year": 2026})
+    coco = content(pack(read(file), boxes=boxes))
+    assert coco["annotations"] == [{**mark, "bbox": [8.0, 6.0, 40.0, 30.0]}]
+    assert coco["info"] == {"year": 2026}
+
+
+def test_what_the_numbers_of_a_box_are_is_not_asked_where_it_is_known(tmp_path: Path) -> None:
+    with pytest.raises(ImportFault, match="leave out --boxes"):
+        pack(read(exports.voc(tmp_path)), boxes=BoxForm.XYXY)
+
+
+def test_a_coco_file_whose_names_are_paths_is_uploaded_as_it_is(tmp_path: Path) -> None:
+    exports.pictures(tmp_path / "images", ["1.jpg"])
+    file = exports.coco_file(tmp_path / "set.json", ["images/1.jpg"])
+    (uploaded,) = pack(read(file)).annotation_files()
+    assert (uploaded.path, uploaded.file, uploaded.content) == ("set.json", file, None)
+
+
+def test_one_coco_file_per_split_as_roboflow_exports_them(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        exports.pictures(tmp_path / split, ["1.jpg", "2.jpg"])
+        exports.coco_file(tmp_path / split / "_annotations.coco.json", ["1.jpg", "2.jpg"])
+    imported = read(tmp_path)
+    assert imported.splits == {"train": 2, "val": 2, "test": 2}
+    package = pack(imported)
+    files = {file.path: json.loads(file.content or b"") for file in package.annotation_files()}
+    assert files.keys() == {f"{split}-_annotations.coco.json" for split in ("train", "val", "test")}
+    assert [image["file_name"] for image in files["val-_annotations.coco.json"]["images"]] == [
+        "valid/1.jpg",
+        "valid/2.jpg",
+    ]
+    (only,) = pack(imported.only(["train"])).annotation_files()
+    assert only.path == "_annotations.coco.json"
+
+
+def test_coco_files_in_a_folder_of_annotations(tmp_path: Path) -> None:
+    exports.pictures(tmp_path / "val2017", ["1.jpg", "2.jpg"])
+    file = exports.coco_file(tmp_path / "annotations" / "instances_val2017.json", ["1.jpg", "2.jpg"])
+    exports.coco_file(tmp_path / "annotations" / "captions_val2017.json", ["1.jpg", "2.jpg"])
+    for source in (tmp_path, file):
+        assert marks(pack(read(source))).keys() == {"val2017/1.jpg", "val2017/2.jpg"}
+
+
+def test_azures_urls_stand_for_files_in_a_folder(tmp_path: Path) -> None:
+    exports.pictures(tmp_path / "copied", ["a/1.jpg", "b/1.jpg"])
+    urls = [f"https://account.blob.core.windows.net/photos/{name}/1.jpg?sv=1&sig=2" for name in "ab"]
+    images = [{"id": number, "absolute_url": url, "width": 80, "height": 60} for number, url in enumerate(urls, 1)]
+    marks_ = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0.1, 0.1, 0.5, 0.5]}]
+    file = exports.coco_file(tmp_path / "set.json", [], images=images, annotations=marks_)
+    package = pack(read(file), url_prefixes={"https://account.blob.core.windows.net/photos/": tmp_path / "copied"})
+    assert [image["file_name"] for image in content(package)["images"]] == ["copied/a/1.jpg", "copied/b/1.jpg"]
+    assert content(package)["annotations"] == marks_
+
+
+def test_a_missing_list_of_annotations_is_said(tmp_path: Path) -> None:
+    exports.pictures(tmp_path, ["1.jpg"])
+    file = tmp_path / "image_info_test.json"
+    file.write_text(json.dumps({"images": [{"id": 1, "file_name": "1.jpg"}], "categories": [{"id": 1, "name": "cat"}]}))
+    assert "has no `annotations`" in told(read(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "it is empty"),
+        ({"1.jpg": b"", "2.jpg": b""}, "2 images without annotations, in no folders"),
+        ({"a.parquet": b""}, ".parquet"),
+        (
+            {"a.json": b'{"images": [], "annotations": []}', "b.json": b'{"images": [], "annotations": []}'},
+            "2 COCO files",
+        ),
+        ({"a.csv": b"1.jpg,cat\n", "b.csv": b"1.jpg,cat\n"}, "a.csv (CSV), b.csv (CSV)"),
+    ],
+)
+def test_a_folder_that_is_not_recognised_says_what_it_has(tmp_path: Path, files: dict[str, bytes], says: str) -> None:
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path)
+    assert says in caught.value.message
+    assert caught.value.fix

@@ -1,0 +1,97 @@
+"""What a suite on one machine keeps from its other users."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from sightline.client.transport.addresses import Addresses
+from sightline.local import claims, nats, nats_users
+from sightline.local.processes import Child, Program
+from sightline.local.programs import Layout, service_programs
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_the_folders_of_a_suite_are_closed_to_others_even_if_they_were_open(tmp_path: Path) -> None:
+    data = tmp_path / "suite"
+    (data / "store").mkdir(parents=True)
+    (data / "store").chmod(0o755)
+    claims.make_private(data)
+    assert {path.name for path in data.iterdir()} == set(claims.FOLDERS)
+    assert {mode(path) for path in data.iterdir()} == {0o700}
+
+
+def test_a_new_folder_and_files_with_secrets_are_closed_too(tmp_path: Path) -> None:
+    data = tmp_path / "suite"
+    claims.lock_folder(data).close()
+    assert mode(data) == 0o700
+    old = data / "nats.conf"
+    old.write_text("open to all")
+    old.chmod(0o644)
+    claims.write(old, "password")
+    assert (old.read_text(), mode(old)) == ("password", 0o600)
+
+
+async def test_what_the_programs_write_is_their_user_s_own(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        done = tmp_path / "done"
+
+        async def ready() -> bool:
+            return done.exists()
+
+        program = Program("touch", (sys.executable, "-c", f"open({str(done)!r}, 'w')"), ready)
+        child = Child(program, tmp_path / "log", lambda _: None)
+        await child.start()
+        async with asyncio.timeout(20):
+            while not await ready():  # noqa: ASYNC110 - a file of another process
+                await asyncio.sleep(0.01)
+        await child.stop(1.0)
+    finally:
+        os.umask(before)
+    assert mode(done) == 0o600
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    passwords = nats_users.kept_passwords(tmp_path / "passwords.json")
+    return Layout(
+        data=tmp_path,
+        workers=2,
+        addresses=Addresses(),
+        nats_port=4222,
+        nats_passwords=passwords,
+        metrics_ports={},
+        environment={},
+    )
+
+
+def test_each_process_logs_in_to_nats_as_its_own_user_and_the_predictor_as_none(layout: Layout) -> None:
+    programs = service_programs(layout, lambda _: None)
+    users = {program.name: program.environment.get("SIGHTLINE_NATS_USER") for program in programs}
+    assert users == {
+        "dataset": "dataset-api",
+        "dataset-worker": "dataset-worker",
+        "trainer": "trainer-api",
+        "trainer-worker-1": "trainer-worker",
+        "trainer-worker-2": "trainer-worker",
+        "predictor": None,
+    }
+    for program in programs:
+        secrets = set(layout.nats_passwords.values()) & set(program.environment.values())
+        user = users[program.name]
+        assert secrets == ({layout.nats_passwords[user]} if user else set())
+
+
+def test_the_server_s_configuration_lets_nobody_in_without_a_password() -> None:
+    passwords = {user: f"of {user}" for user in (*nats_users.USERS, nats_users.ADMIN)}
+    text = nats.configuration(4222, Path("/d"), (2, 10, 0), nats_users.authorization(passwords))
+    assert text.count("{user: ") == text.count("password: ") == len(passwords)
+    assert "no_auth_user" not in text
