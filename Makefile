@@ -9,6 +9,7 @@ NODE := node_modules/.bin
 PYTHON ?= python3
 PROTOS := $(wildcard protos/sightline/v1/*.proto)
 LOCK := protos/lock.binpb
+GRAPHS := .venv/share/sightline/graphs
 # If one of these changes, pip installs again, which also generates the stubs.
 INSTALLED_FROM := pyproject.toml services/pyproject.toml hatch_build.py .venv/versions.txt
 SOURCES := $(wildcard sightline services tests tools bench) hatch_build.py
@@ -24,12 +25,12 @@ help: ## List the tasks
 .PHONY: setup-run
 setup-run: ## Install what is needed to run: .venv with the command and the services, nats-server
 	@tools/system-packages run
-	@$(MAKE) --silent --no-print-directory .venv/installed-run $(BIN)/.stubs
+	@$(MAKE) --silent --no-print-directory .venv/installed-run $(BIN)/.stubs $(GRAPHS)/.traced
 
 .PHONY: setup
 setup: ## Install everything that running, checks and tests need
 	@tools/system-packages run dev
-	@$(MAKE) --silent --no-print-directory .venv/installed-dev .venv/checkov/.installed node_modules/.installed $(BIN)/.stubs
+	@$(MAKE) --silent --no-print-directory .venv/installed-dev .venv/checkov/.installed node_modules/.installed $(BIN)/.stubs $(GRAPHS)/.traced
 
 $(BIN)/python:
 	@tools/make-venv $(PYTHON)
@@ -45,7 +46,7 @@ $(BIN)/python:
 
 .venv/installed-dev: $(INSTALLED_FROM) | $(BIN)/python
 	@echo "Installing Sightline and its tools into .venv; the first time this fetches several gigabytes (torch)."
-	@$(BIN)/pip install --quiet -c .venv/versions.txt -e . -e './services[all,export]' --group dev
+	@$(BIN)/pip install --quiet -c .venv/versions.txt -e . -e './services[all]' --group dev
 	@touch .venv/installed-run $@ $(BIN)/.stubs
 
 .venv/checkov/.installed: tools/checkov.txt | $(BIN)/python
@@ -60,6 +61,12 @@ node_modules/.installed: package.json package-lock.json
 $(BIN)/.stubs: $(PROTOS) hatch_build.py .venv/versions.txt | $(BIN)/python
 	@$(BIN)/pip install --quiet -c .venv/versions.txt --group build
 	@$(BIN)/python hatch_build.py
+	@touch $@
+
+# Tracing a network takes seconds, which would count against a training's budget.
+$(GRAPHS)/.traced: $(wildcard services/vision/*.py) .venv/versions.txt
+	@echo "Preparing the networks' graphs for prediction, once; about a minute."
+	@$(BIN)/python -m services.vision.graph_tracing $(GRAPHS)
 	@touch $@
 
 .PHONY: proto
@@ -118,7 +125,7 @@ proto-lock: setup ## Add new parts of the protos to the lock; refuses changes th
 .PHONY: lock
 lock: $(BIN)/python ## Update constraints.txt after a change in a pyproject.toml; UPGRADE="a b" upgrades those packages
 	@$(BIN)/pip install --quiet --group lock
-	@printf -- '-e .\n-e ./services[all,export]\n' | $(BIN)/uv pip compile --quiet - --group dev \
+	@printf -- '-e .\n-e ./services[all]\n' | $(BIN)/uv pip compile --quiet - --group dev \
 	  --generate-hashes --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock' \
 	  --no-emit-package sightline --no-emit-package sightline-services \
 	  $(addprefix --upgrade-package ,$(UPGRADE)) -o constraints.txt

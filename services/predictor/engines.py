@@ -21,6 +21,7 @@ def _on_torch(directory: Path, device: Literal["cpu", "cuda"], threads: int, dig
 
         from services.vision import bundle  # noqa: PLC0415 - likewise
     except ModuleNotFoundError:
-        raise BundleCorrupt("it has no graphs, and this replica no torch; install the extra `torch`") from None
+        problem = "its network has no graph, and this replica has no torch: run the image sightline-predictor-torch"
+        raise BundleCorrupt(problem) from None
     torch.set_num_threads(threads)
     return bundle.load(directory, device, digest=digest)

@@ -18,7 +18,7 @@ from services.trainer.recipe import Framing, Recipe, is_linear
 from services.vision.card import ModelKind
 
 IMAGES = 2048  # of a block, at most
-EXTRACTION = 1  # increase it if the same weights and images would give other features than before
+EXTRACTION = 2  # increase it if the same weights and images would give other features than before
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 

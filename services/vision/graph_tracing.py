@@ -1,9 +1,11 @@
 """Traces networks into ONNX graphs without weights, once for each installation: `graphs` gives them a model's weights.
 
 `python -m services.vision.graph_tracing FOLDER [NETWORK ...]` adds those that are missing; by default, the networks
-that CPUs of few cores train first. Each takes seconds.
+that CPUs of few cores train first, and with `--all` in place of names, every network that can be traced. Each takes
+seconds.
 """
 
+import argparse
 import hashlib
 import logging
 import os
@@ -11,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from services.vision.backbones import Network, build
-from services.vision.catalogue import BACKBONES
+from services.vision.catalogue import BACKBONES, DETECTORS
 from services.vision.detector_builder import build_detector
 from services.vision.detector_network import DetectorNetwork
 from services.vision.torchvision_detectors import FasterRcnnDetector
@@ -31,7 +34,7 @@ USUAL = ("efficientnet_lite0", "efficientnet_lite2", "mobilenet_v2", "yolox_nano
 PREFIX = "network."  # of the names of tensors that a model's weights replace
 _SHAPE = (2, 3, 96, 128)
 CATEGORIES = 1009  # of a traced detector: a prime, which stands for the number of categories wherever it appears
-_MAKERS = ("torch", "torchvision", "timm", "onnx", "onnxscript")
+_MAKERS = ("torch", "torchvision", "timm", "transformers", "onnx", "onnxscript")
 
 
 class GraphUnavailable(RuntimeError):
@@ -71,14 +74,18 @@ class Candidates(Traceable):
 
 
 def main() -> None:
-    """Traces what is missing; exits with 1 if one of the networks cannot be traced."""
-    folder, *names = sys.argv[1:]
+    """Traces what is missing; exits with 1 if a network that was asked for by name cannot be traced."""
+    parser = argparse.ArgumentParser(description="Traces networks into graphs.")
+    parser.add_argument("--all", action="store_true", help="every network that can be traced")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("networks", nargs="*", default=USUAL)
+    given = parser.parse_args()
     failed = False
-    for name in names or USUAL:
+    for name in (*BACKBONES, *DETECTORS) if given.all else given.networks:
         try:
-            add(name, Path(folder))
+            add(name, given.folder)
         except GraphUnavailable as fault:
-            failed = True
+            failed = not given.all
             sys.stderr.write(f"{fault}\n")
     sys.exit(failed)
 
@@ -113,8 +120,16 @@ def traced(name: str, folder: Path) -> onnx.ModelProto:
 
 
 def _path(name: str, folder: Path) -> Path:
-    makers = " ".join(f"{maker} {version(maker)}" for maker in (*_MAKERS, "sightline"))
-    return folder / hashlib.sha256(f"{makers} {OPSET}".encode()).hexdigest()[:12] / f"{name}.onnx"
+    return folder / _makers_digest() / f"{name}.onnx"
+
+
+@cache
+def _makers_digest() -> str:
+    """Of all that decides what a graph computes: the libraries' versions, and the networks' code beside this file."""
+    digest = hashlib.sha256(" ".join(f"{maker} {version(maker)}" for maker in _MAKERS).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _traceable(name: str) -> Traceable:

@@ -16,8 +16,14 @@ LOCK = (ROOT / "constraints.txt").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
 BUILT = {name: one for name, one in COMPOSE["services"].items() if "build" in one}
 # The stage that has each target's packages.
-TARGETS = {"dataset": "plain", "trainer-api": "plain", "trainer-worker": "torch", "predictor": "torch"}
-EXTRAS = {"plain": "", "torch": "torch"}
+TARGETS = {
+    "dataset": "plain",
+    "trainer-api": "plain",
+    "trainer-worker": "torch",
+    "predictor": "serve",
+    "predictor-torch": "torch",
+}
+EXTRAS = {"plain": "", "serve": "serve", "torch": "torch"}
 
 
 def stage(name: str) -> str:
@@ -37,13 +43,13 @@ def test_the_base_image_has_one_full_version() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert workflow["jobs"]["run"]["container"] == image.replace("-slim", ""), "the tests run on the same version"
     stages = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
-    assert set(stages) == {"${PYTHON_IMAGE}", "environment", "runtime", "plain", "torch"}
+    assert set(stages) == {"${PYTHON_IMAGE}", "environment", "runtime", "plain", "serve", "torch"}
 
 
 def test_every_install_is_restricted_to_locked_versions_and_hashes() -> None:
     pip, *installs = re.findall(r"pip install [^\n]*", DOCKERFILE)
     assert pip.startswith("pip install --require-hashes -r /pip.txt")
-    assert len(installs) == 3
+    assert len(installs) == 4
     assert all("--require-hashes -c /constraints.txt" in one for one in installs)
     assert "--no-deps --no-build-isolation" in stage("wheels"), "the build downloads nothing by itself"
 
@@ -73,8 +79,10 @@ def test_a_target_has_the_packages_of_its_stage_and_runs_unprivileged(target: st
 
 
 @pytest.mark.parametrize(("packages", "extra"), EXTRAS.items())
-def test_only_the_torch_images_contain_torch(packages: str, extra: str) -> None:
-    assert ("torch" in distributions("sightline-services", extra)) is (packages == "torch")
+def test_only_the_torch_images_contain_torch_and_those_that_predict_an_engine(packages: str, extra: str) -> None:
+    installed = distributions("sightline-services", extra)
+    assert ("torch" in installed) is (packages == "torch")
+    assert ("onnxruntime" in installed) is (packages != "plain")
 
 
 def test_the_build_context_has_only_what_the_build_copies() -> None:

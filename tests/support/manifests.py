@@ -31,7 +31,7 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
     "tls": ("tls",),
     "monitoring": ("monitoring",),
     "network-policies": ("network-policies",),
-    "gpu": ("gpu",),
+    "gpu": ("gpu", "predictor-torch"),
     "kueue": ("autoscaling", "kueue"),
     "all": ("object-store", "tls", "gpu-mig", "autoscaling", "monitoring", "network-policies", "kueue"),
 }

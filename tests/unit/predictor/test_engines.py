@@ -1,0 +1,78 @@
+"""Which engine runs a bundle, and that predicting on a CPU takes no torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from services.predictor import engines
+from services.vision import bundle, graph_tracing
+from services.vision.classifier import Classifier
+from services.vision.graph_models import GraphClassifier
+from services.vision.sealing import BundleCorrupt
+from tests.support.hostile_images import encoded
+from tests.unit.vision.test_bundle import classifier
+
+WITHOUT_TORCH = """
+import sys
+from pathlib import Path
+
+sys.modules["torch"] = None  # whoever imports it gets a ModuleNotFoundError
+import services.predictor.__main__
+from services.predictor import engines
+from services.vision.sealing import BundleCorrupt
+
+for folder in sys.argv[2:]:
+    try:
+        model = engines.load(Path(folder), "cpu", 1, digest="")
+        print(*model.predict_prepared([model.prepare(Path(sys.argv[1]).read_bytes())])[0])
+    except BundleCorrupt as fault:
+        print(fault)
+"""
+
+
+@pytest.fixture(scope="module")
+def model() -> Classifier:
+    return classifier("squeezenet1_1")
+
+
+@pytest.fixture(scope="module")
+def with_graphs(model: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    graph_tracing.add("squeezenet1_1", folder / "graphs")
+    bundle.write(folder / "bundle", model, folder / "graphs")
+    return folder / "bundle"
+
+
+@pytest.fixture
+def without_graphs(model: Classifier, tmp_path: Path) -> Path:
+    bundle.write(tmp_path / "plain", model)
+    return tmp_path / "plain"
+
+
+def test_graphs_run_in_onnx_runtime_and_bundles_without_them_in_torch(with_graphs: Path, without_graphs: Path) -> None:
+    assert isinstance(engines.load(with_graphs, "cpu", 1, digest=""), GraphClassifier)
+    assert isinstance(engines.load(without_graphs, "cpu", 1, digest=""), Classifier)
+
+
+def test_a_bundle_that_is_not_the_one_of_the_record_is_refused_by_both(with_graphs: Path, without_graphs: Path) -> None:
+    for folder in (with_graphs, without_graphs):
+        with pytest.raises(BundleCorrupt, match="record"):
+            engines.load(folder, "cpu", 1, digest="sha256:" + "0" * 64)
+
+
+def test_a_replica_without_torch_predicts_from_graphs_and_names_the_image_for_other_bundles(
+    model: Classifier, with_graphs: Path, without_graphs: Path, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.png"
+    pixels = np.random.default_rng(5).integers(0, 256, (70, 90, 3), np.uint8)
+    photo.write_bytes(encoded(Image.fromarray(pixels), "PNG"))
+    command = [sys.executable, "-c", WITHOUT_TORCH, photo, with_graphs, without_graphs]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    probabilities, fault = done.stdout.splitlines()
+    (expected,) = model.predict_prepared([model.prepare(photo.read_bytes())])
+    np.testing.assert_allclose([float(one) for one in probabilities.split()], expected, atol=1e-4)
+    assert "sightline-predictor-torch" in fault
