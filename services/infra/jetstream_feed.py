@@ -87,9 +87,9 @@ class Feed:
                     return await self._messages.get()
             except TimeoutError:
                 self._check(self._connection.is_connected, "the connection is lost")
-        raise Unavailable(what="the records", problem="it stopped sending heartbeats")
+        raise Unavailable(what="The store of records", problem="it stopped sending heartbeats")
 
     @staticmethod
     def _check(holds: bool, problem: str) -> None:
         if not holds:
-            raise Unavailable(what="the records", problem=problem)
+            raise Unavailable(what="The store of records", problem=problem)

@@ -106,7 +106,7 @@ class JetStreamQueue:
                 self.ensure_stream,
             )
         except nats.js.errors.Error as error:
-            raise Unavailable(what="the queue", problem=str(error)) from error
+            raise Unavailable(what="The queue", problem=str(error)) from error
 
     async def fetch(self, kind: str, wait: timedelta) -> JetStreamDelivery | None:
         subject = self._subject(kind)
@@ -144,7 +144,7 @@ class JetStreamQueue:
                 lambda: self._ensure_consumer(kind, subject),
             )
         except nats.js.errors.Error as error:
-            raise Unavailable(what="the queue", problem=str(error)) from error
+            raise Unavailable(what="The queue", problem=str(error)) from error
 
     def _subject(self, kind: str) -> str:
         return f"{self._subjects}.{check_kind(kind)}"

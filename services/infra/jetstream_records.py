@@ -132,7 +132,7 @@ class JetStreamRecords:
         except nats.js.errors.APIError as error:
             if error.err_code in WRONG_SEQUENCE:
                 raise Conflict(name=key) from None
-            raise Unavailable(what="the records", problem=str(error)) from error
+            raise Unavailable(what="The store of records", problem=str(error)) from error
         return written.seq
 
     async def _last(self, subject: str) -> RawStreamMsg | None:
@@ -142,10 +142,10 @@ class JetStreamRecords:
         except nats.js.errors.NotFoundError:
             return None
         except nats.js.errors.APIError as error:
-            raise Unavailable(what="the records", problem=str(error)) from error
+            raise Unavailable(what="The store of records", problem=str(error)) from error
 
     async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await ask(self._connection, "the records", call, self.ensure)
+        return await ask(self._connection, "The store of records", call, self.ensure)
 
     async def _sweep(self) -> None:
         """Removes a few old tombstones; a key that was created again keeps its record."""
@@ -198,7 +198,7 @@ class JetStreamRecords:
             subjects, revision = await self._ask(lambda: self._list(pattern))
             await feed.open()
         except (nats.errors.Error, OSError) as error:
-            raise Unavailable(what="the records", problem=str(error) or type(error).__name__) from error
+            raise Unavailable(what="The store of records", problem=str(error) or type(error).__name__) from error
         return subjects, revision
 
     async def _list(self, pattern: str) -> tuple[set[str], int]:

@@ -90,7 +90,7 @@ class View(Generic[T]):
                 await self._moved.wait_for(lambda: self._revision >= revision)
         except TimeoutError:
             raise Unavailable(
-                what="the view of " + "/".join(self._collections), problem="it has not caught up"
+                what="The view of " + "/".join(self._collections), problem="it has not caught up"
             ) from None
 
     def find(self, name: str) -> Versioned[T] | None:
@@ -107,7 +107,7 @@ class View(Generic[T]):
 
     def _seen(self) -> dict[str, Versioned[T]]:
         if not self._synced.is_set():
-            raise Unavailable(what="the view of " + "/".join(self._collections), problem="it is not complete yet")
+            raise Unavailable(what="The view of " + "/".join(self._collections), problem="it is not complete yet")
         return self._items
 
     @property

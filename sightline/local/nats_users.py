@@ -15,7 +15,7 @@ ADMIN = "admin"  # for people, and `sightline doctor`
 
 # What each may write: parts of the subjects of records, and the kinds of jobs that it announces.
 WRITES: Mapping[str, Sequence[str]] = {
-    "dataset-api": ("datasets.*",),
+    "dataset-api": ("datasets.*", "uploads.*"),
     "dataset-worker": ("datasets.*",),
     "trainer-api": ("models.>", "estimates.*"),
     "trainer-worker": ("models.*.trials.*", "models.*.evaluations.*", "estimates.*"),
