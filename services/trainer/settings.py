@@ -25,7 +25,7 @@ class TrainerSettings(Settings):
     installed_weights: bool = True  # those in installed packages (the extra `weights`), after folder and store
     download_weights: bool = True  # if none of these has them
     work_dir: Path | None = None  # caches snapshots and features; by default a temporary folder
-    graphs_directory: Path = Path(sys.prefix) / "share" / "sightline" / "graphs"  # of traced networks
+    graphs_directory: Path | None = None  # of traced networks; by default in the Python environment
     once_seconds: float = Field(default=30.0, ge=0)  # how long a worker with --once waits for work before it exits
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: a worker without a usable GPU exits at once
     # How many seconds on the reference device one second on this worker's device is charged as.
@@ -33,6 +33,11 @@ class TrainerSettings(Settings):
     processes: int = Field(default=0, ge=0)  # that compute one training together; 0: one for each GPU
     hang_seconds: float = Field(default=300.0, gt=0)  # without progress, after which a training child is ended
     threads: int = Field(default=max(1, os.cpu_count() or 1), gt=0)  # of the training child
+
+    @property
+    def graphs(self) -> Path:
+        """The folder of traced networks."""
+        return self.graphs_directory or Path(sys.prefix) / "share" / "sightline" / "graphs"
 
     @property
     def lease(self) -> timedelta:

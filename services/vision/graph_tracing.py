@@ -32,9 +32,13 @@ from services.vision.transformer_detectors import TransformerDetector
 OPSET = 20
 USUAL = ("efficientnet_lite0", "efficientnet_lite2", "mobilenet_v2", "yolox_nano", "yolox_tiny")
 PREFIX = "network."  # of the names of tensors that a model's weights replace
-_SHAPE = (2, 3, 96, 128)
 CATEGORIES = 1009  # of a traced detector: a prime, which stands for the number of categories wherever it appears
 _MAKERS = ("torch", "torchvision", "timm", "transformers", "onnx", "onnxscript")
+
+
+def unit_of(name: str) -> int:
+    """What divides the sides of the network's input."""
+    return 28 if "_patch14_" in name else 32
 
 
 class GraphUnavailable(RuntimeError):
@@ -97,7 +101,7 @@ def add(name: str, folder: Path) -> None:
         return
     try:
         network = _traceable(name)
-        data = _trace(network).SerializeToString(deterministic=True)
+        data = _trace(network, unit_of(name)).SerializeToString(deterministic=True)
     except GraphUnavailable:
         raise
     except Exception as fault:  # tracer and optimizer each have their own errors
@@ -143,14 +147,14 @@ def _traceable(name: str) -> Traceable:
     return Candidates(network)
 
 
-def _trace(network: Traceable) -> onnx.ModelProto:
+def _trace(network: Traceable, unit: int) -> onnx.ModelProto:
     from onnxscript import ir, optimizer  # noqa: PLC0415 - takes a second, and only tracing needs it
 
     free = torch.export.Dim.DYNAMIC
     with _quiet():
         program = torch.onnx.export(
             network.eval(),
-            (torch.zeros(_SHAPE),),
+            (torch.zeros(2, 3, 3 * unit, 4 * unit),),
             input_names=["images"],
             output_names=list(network.outputs),
             dynamic_shapes=({0: free, 2: free, 3: free},),

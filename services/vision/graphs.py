@@ -20,12 +20,21 @@ from services.vision.card import WEIGHTS_FILE, InputRule, graph_file
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector
 from services.vision.graph_models import Graph
-from services.vision.graph_tracing import CATEGORIES, PREFIX, Candidates, Features, GraphUnavailable, Traceable, traced
+from services.vision.graph_tracing import (
+    CATEGORIES,
+    PREFIX,
+    Candidates,
+    Features,
+    GraphUnavailable,
+    Traceable,
+    traced,
+    unit_of,
+)
 from services.vision.preprocess import normalise
 
 TOLERANCE = 1e-4  # of scores, and of features relative to the largest
 PIXELS = 1e-2  # of boxes: above float32 rounding in the least likely candidate, below the effect of a wrong constant
-_CHECKED = ((1, 160, 64), (3, 64, 96))  # other batch sizes and sides than traced
+_CHECKED = ((1, 5, 2), (3, 2, 3))  # other batch sizes and sides than traced; sides in the network's units
 
 
 def write(directory: Path, model: Classifier | Detector, folder: Path) -> None:
@@ -107,7 +116,8 @@ def _check(path: Path, network: Traceable, name: str, rule: InputRule) -> None:
     """GraphUnavailable unless the graph matches the network: a tracer fixes whatever it does not see computed."""
     graph, random = Graph(path, threads=1), np.random.default_rng(0)
     device = next(network.parameters()).device
-    for shape in _CHECKED:
+    for count, *sides in _CHECKED:
+        shape = (count, *(unit_of(name) * side for side in sides))
         pixels = random.integers(0, 256, (*shape, 3), np.uint8)
         images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device), rule)
         outputs = zip(network.outputs, graph.run(network.outputs, pixels), network(images), strict=True)

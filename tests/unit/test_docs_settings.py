@@ -15,7 +15,7 @@ from services.trainer.settings import TrainerSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
 ROW = re.compile(r"^\| `(SIGHTLINE_\w+)` \| (.*?) \|", re.MULTILINE)
-OF_THE_MACHINE = {"ingest_threads", "threads"}  # defaults that differ between machines
+OF_THE_MACHINE = {"forward_passes", "ingest_threads", "threads"}  # defaults that differ between machines
 
 CHAPTERS: dict[str, type[Settings]] = {
     "Every service": Settings,

@@ -211,7 +211,7 @@ class Worker:
             allowance=attempt.allowance,
             output_directory=str(output),
             cache_directory=str(await self._workspace.cache()),
-            graphs_directory=str(self._settings.graphs_directory),
+            graphs_directory=str(self._settings.graphs),
             weights_directory=str(weights) if weights else None,
             installed_weights=self._settings.installed_weights,
             download_weights=self._settings.download_weights,

@@ -100,7 +100,7 @@ def test_a_graph_names_no_file_and_holds_no_weights(tmp_path: Path, kept: Path) 
 
 
 def test_what_was_traced_is_not_traced_again(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_tracing, "_trace", lambda _: pytest.fail("traced again"))
+    monkeypatch.setattr(graph_tracing, "_trace", lambda *_: pytest.fail("traced again"))
     graph_tracing.add("squeezenet1_1", kept)
 
 

@@ -1,0 +1,153 @@
+"""A predictor process for benchmarks: the real one, with a folder as store and this process as its trainer."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import grpc
+import numpy as np
+import torch
+from PIL import Image
+
+from services.vision import bundle, graph_tracing
+from services.vision.backbones import build
+from services.vision.card import CardBackbone, CardCategory, InputRule, ModelCard, ModelKind, WeightsSource
+from services.vision.classifier import Classifier, ClassifierNetwork
+from sightline.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
+from sightline.v1 import prediction_service_pb2 as pb
+from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Trainer(model_service_pb2_grpc.ModelServiceServicer):
+    """Knows every model: its bundle is in the store under its name."""
+
+    def GetModel(  # noqa: N802 - the contract's name
+        self, request: model_service_pb2.GetModelRequest, context: grpc.ServicerContext
+    ) -> model_pb2.Model:
+        uri = f"s3://sightline/{request.name}/"
+        state = model_pb2.Model.SUCCEEDED
+        return model_pb2.Model(name=request.name, state=state, model_version="1", bundle_uri=uri)
+
+
+def classifier(network: str, size: int, categories: int = 10) -> Classifier:
+    """A classifier with random weights."""
+    torch.manual_seed(0)
+    rule = InputRule(size=size, resize=size, fit="stretch")
+    card = ModelCard(
+        kind=ModelKind.GENERIC_CLASSIFIER,
+        categories=tuple(CardCategory(index, f"c{index}") for index in range(categories)),
+        backbones=(CardBackbone(network, rule, WeightsSource.RANDOM),),
+        created=datetime.now(UTC),
+    )
+    trunk = build(network, categories, seed=0)
+    return Classifier(card, ClassifierNetwork(card.backbones, [trunk], trunk.head))
+
+
+def store(folder: Path, name: str, model: Classifier, *, graphs: Path | None) -> Path:
+    """Puts the model's bundle into a store; with `graphs`, a folder of traced networks, with its graphs."""
+    if graphs:
+        for backbone in model.card.backbones:
+            graph_tracing.add(backbone.name, graphs)
+    directory = folder / name
+    bundle.write(directory, model, graphs)
+    return directory
+
+
+def photo(width: int = 640, height: int = 480) -> bytes:
+    """A JPEG with as much detail as photographs have."""
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (height // 8, width // 8, 3), np.uint8))
+    file = BytesIO()
+    coarse.resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+class Predictor:
+    """The running process."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
+        self._process = process
+        self.address = f"127.0.0.1:{port}"
+
+    @property
+    def pids(self) -> list[int]:
+        """The process and those that decode for it."""
+        found = [self._process.pid]
+        for pid in found:
+            children = Path(f"/proc/{pid}/task/{pid}/children")
+            found += [int(child) for child in children.read_text().split()] if children.exists() else []
+        return found
+
+    def cpu_seconds(self) -> float:
+        """Used so far, with its children."""
+        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids]
+        return sum(int(one[11]) + int(one[12]) for one in fields) / TICKS
+
+    def memory_mib(self) -> float:
+        """Memory of its own, with its children's: what they share counts in parts."""
+        total = 0
+        for pid in self.pids:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return total / 1024
+
+
+@contextmanager
+def running(store_folder: Path, **settings: str) -> Generator[Predictor]:
+    """A predictor on this store."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Trainer(), server)
+    trainer = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "SIGHTLINE_INSECURE": "true",
+        "SIGHTLINE_PORT": str(port),
+        "SIGHTLINE_METRICS_PORT": "0",
+        "SIGHTLINE_TRAINER_ADDRESS": f"127.0.0.1:{trainer}",
+        "SIGHTLINE_STORE_DIRECTORY": str(store_folder),
+        "SIGHTLINE_DRAIN_SECONDS": "0",
+        "OMP_WAIT_POLICY": "passive",
+        **settings,
+    }
+    command = [sys.executable, "-m", "services.predictor"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield Predictor(process, port)
+    finally:
+        process.terminate()
+        process.wait(30)
+        server.stop(None)
+
+
+def first_answer(predictor: Predictor, model: str, image: bytes, within: float = 60.0) -> None:
+    """Asks until there is an answer; TimeoutError."""
+    deadline = time.monotonic() + within
+    for channel in _channels(predictor.address):
+        try:
+            PredictionServiceStub(channel).AnalyzeImage(pb.AnalyzeImageRequest(model_name=model, image=image))
+            return
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _channels(address: str) -> Iterator[grpc.Channel]:
+    """New ones, as a channel waits after a refused connection."""
+    while True:
+        with grpc.insecure_channel(address) as channel:
+            yield channel
