@@ -36,6 +36,7 @@ class Limits:
 
     max_image_bytes: int  # per image
     max_requests: int  # predictions in flight at once
+    max_streamed: int  # the same of images that come in streams; those wait instead of being refused
     reach: Reach = NOTHING_OPEN  # which blobs callers may name
 
 
@@ -62,23 +63,28 @@ class Predictor:
         self._telemetry = telemetry
         self._limits = limits
         self._in_flight = 0
+        self.streamed = asyncio.Semaphore(limits.max_streamed)  # places of the images that come in streams
 
     async def analyze_image(self, query: ImageQuery, deadline: float | None = None) -> Analysis:
         """Analyzes one image; raises the errors of the contract. `deadline` is monotonic."""
+        with self._admitted():
+            return await self.analyze_streamed(query, deadline)
+
+    async def analyze_streamed(self, query: ImageQuery, deadline: float | None = None) -> Analysis:
+        """Analyzes an image that has one of `streamed`, as `analyze_image` does."""
         names.parse(query.model_name, "models", field="model_name")
         query.check()
-        with self._admitted():
-            data, file = await self._image(query)
-            bundle = await self._bundle(query.model_name)
-            async with self._cache.use(bundle) as model:
-                runner = model.runner
-                check_coverage(runner.card, query)  # before the image costs anything
-                info, image = await self._prepared(runner, data, file, deadline)
-                output = await self._batcher.predict(runner, image, deadline)
-                model.answered(self._clock.now())
-            with self._timed(Stage.POSTPROCESS):
-                result = result_of(runner.card, output, info.width, info.height, query)
-                return Analysis(bundle.version, info.width, info.height, result)
+        data, file = await self._image(query)
+        bundle = await self._bundle(query.model_name)
+        async with self._cache.use(bundle) as model:
+            runner = model.runner
+            check_coverage(runner.card, query)  # before the image costs anything
+            info, image = await self._prepared(runner, data, file, deadline)
+            output = await self._batcher.predict(runner, image, deadline)
+            model.answered(self._clock.now())
+        with self._timed(Stage.POSTPROCESS):
+            result = result_of(runner.card, output, info.width, info.height, query)
+            return Analysis(bundle.version, info.width, info.height, result)
 
     async def load_model(self, model_name: str) -> LoadedModel:
         """Returns once the model is loaded and warmed up, at once if it already is."""

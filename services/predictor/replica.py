@@ -41,7 +41,9 @@ async def running(
     source = BundleSource(blobs, directory, loader, workers, batcher.call, verifier)
     cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry)
     lookup = ModelLookup(models, clock, settings.model_fresh_seconds, on_gone=cache.discard)
-    limits = Limits(settings.max_prediction_image_bytes, settings.max_requests, settings.reach)
+    limits = Limits(
+        settings.max_prediction_image_bytes, settings.max_requests, settings.max_streamed_images, settings.reach
+    )
     try:
         async with DecodePool.running(settings.decode_limits, telemetry) as decoders:
             predictor = Predictor(lookup, cache, batcher, blobs, decoders, clock, telemetry, limits)

@@ -1,14 +1,18 @@
 """The servicer of PredictionService: translates messages to use cases and back."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
+from functools import partial
 from typing import Any, cast
 
 from google.protobuf.empty_pb2 import Empty
 from grpc import aio
 
 from services.kit import names, paging
+from services.kit.answering import answered
 from services.kit.clock import Clock
-from services.kit.errors import NotServedYet
+from services.kit.errors import InvalidRequest, NotServedYet, SightlineError
+from services.kit.status import status_of
 from services.predictor import wire
 from services.predictor.app import Predictor
 from sightline.v1 import batch_prediction_pb2, prediction_pb2
@@ -17,7 +21,9 @@ from sightline.v1.prediction_service_pb2_grpc import PredictionServiceServicer
 
 Context = aio.ServicerContext[Any, Any]
 
-ONE_BY_ONE = "call AnalyzeImage for each image until it is"
+ONE_BY_ONE = "send the images to AnalyzeImages until it is"
+MAX_IMAGE_ID = 128
+MOST_OF_A_STREAM = 16  # images in work, so that one stream leaves places to others
 NOT_EXPLAINED = "AnalyzeImage returns only the confidences"
 
 
@@ -31,9 +37,34 @@ class PredictionServicer(PredictionServiceServicer):
     async def AnalyzeImage(
         self, request: pb.AnalyzeImageRequest, context: Context
     ) -> prediction_pb2.AnalyzeImageResponse:
-        remaining = cast(float | None, context.time_remaining())  # None for a call without a deadline
-        deadline = None if remaining is None else self._clock.monotonic() + remaining
-        return wire.analysis_to(await self._predictor.analyze_image(wire.query_from(request), deadline))
+        query = wire.query_from(request)
+        return wire.analysis_to(await self._predictor.analyze_image(query, self._deadline(context)))
+
+    async def AnalyzeImages(
+        self, request_iterator: AsyncIterator[pb.AnalyzeImagesRequest], context: Context
+    ) -> AsyncIterator[pb.AnalyzeImagesResponse]:
+        answer = partial(self._answer, deadline=self._deadline(context))
+        places = self._predictor.streamed
+        async with aclosing(answered(request_iterator, answer, most=MOST_OF_A_STREAM, places=places)) as responses:
+            async for response in responses:
+                yield response
+
+    async def _answer(self, request: pb.AnalyzeImagesRequest, deadline: float | None) -> pb.AnalyzeImagesResponse:
+        """The result for one image of a stream, or its error."""
+        response = pb.AnalyzeImagesResponse(id=request.id[:MAX_IMAGE_ID])
+        try:
+            if not 0 < len(request.id) <= MAX_IMAGE_ID:
+                raise InvalidRequest(field="id", problem=f"it must have 1 to {MAX_IMAGE_ID} characters")
+            query = wire.query_from(request.request)
+            response.response.CopyFrom(wire.analysis_to(await self._predictor.analyze_streamed(query, deadline)))
+        except SightlineError as error:
+            response.error.CopyFrom(status_of(error))
+        return response
+
+    def _deadline(self, context: Context) -> float | None:
+        """The call's, by the monotonic clock; None if it has none."""
+        remaining = cast(float | None, context.time_remaining())
+        return None if remaining is None else self._clock.monotonic() + remaining
 
     async def LoadModel(self, request: pb.LoadModelRequest, context: Context) -> prediction_pb2.LoadedModel:
         return wire.loaded_model_to(await self._predictor.load_model(request.model_name))
@@ -50,12 +81,6 @@ class PredictionServicer(PredictionServiceServicer):
         return pb.ListLoadedModelsResponse(
             loaded_models=[wire.loaded_model_to(model) for model in chosen], next_page_token=token
         )
-
-    async def AnalyzeImages(
-        self, request_iterator: AsyncIterator[pb.AnalyzeImagesRequest], context: Context
-    ) -> AsyncIterator[pb.AnalyzeImagesResponse]:
-        raise NotServedYet(rpc="AnalyzeImages", detail=ONE_BY_ONE)
-        yield  # the rpc is a stream
 
     async def CreateBatchPrediction(
         self, request: pb.CreateBatchPredictionRequest, context: Context

@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import json_format
-from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
 from grpc_status.rpc_status import from_call
 from PIL import Image
 
@@ -220,10 +221,9 @@ async def test_rpcs_of_a_later_version_report_it(running: Running, rpc: str, req
 async def test_streams_of_a_later_version_report_it(running: Running):
     async with grpc.aio.insecure_channel(running.address) as channel:
         stub: Any = PredictionServiceStub(channel)
-        for call in (stub.WatchBatchPrediction(pb.WatchBatchPredictionRequest()), stub.AnalyzeImages(iter([]))):
-            with pytest.raises(grpc.aio.AioRpcError, match="not served by this version") as refusal:
-                await anext(aiter(call))
-            assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(grpc.aio.AioRpcError, match="not served by this version") as refusal:
+            await anext(aiter(stub.WatchBatchPrediction(pb.WatchBatchPredictionRequest())))
+        assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_a_damaged_bundle_is_reported_and_leaves_no_files(running: Running):
@@ -276,3 +276,70 @@ async def test_a_prediction_whose_deadline_passes_while_it_waits_costs_no_forwar
     await running.analyze()
     assert refusal.value.code is errors.Code.DEADLINE_EXCEEDED
     assert running.telemetry.observed["sightline_predictor_batch_images", ()] == [1, 1]
+
+
+# Streams of images.
+
+
+async def streamed(running: Running, *requests: pb.AnalyzeImagesRequest) -> dict[str, pb.AnalyzeImagesResponse]:
+    """The responses by id."""
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        call: Any = PredictionServiceStub(channel).AnalyzeImages(iter(requests), timeout=20)
+        return {response.id: response async for response in call}
+
+
+def streamed_image(id_: str, **fields: Any) -> pb.AnalyzeImagesRequest:
+    values: dict[str, Any] = {"model_name": "models/m", "image": IMAGE, **fields}
+    return pb.AnalyzeImagesRequest(id=id_, request=pb.AnalyzeImageRequest(**values))
+
+
+async def test_a_stream_gives_each_image_the_answer_of_analyze_image(running: Running):
+    found = await streamed(running, *(streamed_image(str(number)) for number in range(40)))
+    assert found.keys() == {str(number) for number in range(40)}
+    expected = await running.analyze()
+    assert all(confidences(one.response) == pytest.approx(confidences(expected), abs=1e-5) for one in found.values())
+
+
+async def test_a_problem_with_one_image_leaves_the_stream_open(running: Running):
+    found = await streamed(
+        running,
+        streamed_image("broken", image=b"no image"),
+        streamed_image("gone", model_name="models/gone"),
+        streamed_image("x" * 129),
+        streamed_image(""),
+        pb.AnalyzeImagesRequest(id="empty"),
+        streamed_image("good"),
+    )
+    reasons = {id_: reason_of(one.error) for id_, one in found.items() if one.HasField("error")}
+    assert reasons == {
+        "broken": "InvalidImageFormat",
+        "gone": "ModelNotFound",
+        "x" * 128: "InvalidRequest",
+        "": "InvalidRequest",
+        "empty": "InvalidRequest",
+    }
+    assert list(confidences(found["good"].response)) == list(confidences(await running.analyze()))
+
+
+async def test_a_stream_waits_where_single_calls_are_refused(tmp_path: Path):
+    async with serving(tmp_path, max_requests=1, max_streamed_images=1) as running:
+        found = await streamed(running, *(streamed_image(str(number)) for number in range(8)))
+        assert not any(one.HasField("error") for one in found.values())
+        assert len(found) == 8
+
+
+async def test_a_caller_that_leaves_its_stream_frees_its_places(tmp_path: Path):
+    async with serving(tmp_path, max_streamed_images=1) as running:
+        async with running.thread_held_up(), grpc.aio.insecure_channel(running.address) as channel:
+            call: Any = PredictionServiceStub(channel).AnalyzeImages()
+            await call.write(streamed_image("1"))
+            await eventually(running.predictor.streamed.locked)
+            call.cancel()
+            await eventually(lambda: not running.predictor.streamed.locked())
+        assert (await streamed(running, streamed_image("2"))).keys() == {"2"}
+
+
+def reason_of(status: Status) -> str:
+    info = ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return info.reason

@@ -82,7 +82,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "ListEvaluations": (evaluations.ListEvaluationsRequest(parent="models/m"), OK),
         "WatchEvaluation": (evaluations.WatchEvaluationRequest(name=E), OK),
         "AnalyzeImage": (image, OK),
-        "AnalyzeImages": (predictions.AnalyzeImagesRequest(id="1", request=image), UNSERVED),
+        "AnalyzeImages": (predictions.AnalyzeImagesRequest(id="1", request=image), OK),
         "CreateBatchPrediction": (
             predictions.CreateBatchPredictionRequest(batch_prediction=batch, batch_prediction_id="b"),
             UNSERVED,
@@ -117,13 +117,21 @@ async def two(tmp_path: Path) -> AsyncIterator[Suite]:
 
 
 async def answer(made: Suite, rpc: str, request: Any, key: str) -> tuple[str, str, bytes, Any]:
-    """The code, message and details of the call, and what it returned."""
+    """The code, message and details of the call or of a stream's only answer, and what it returned."""
     try:
-        return OK, "", b"", await made.call(rpc, request, key)
+        returned = await made.call(rpc, request, key)
     except grpc.aio.AioRpcError as error:
         trailers: Any = dict(error.trailing_metadata() or ())
         status = Status.FromString(trailers["grpc-status-details-bin"])
         return error.code().name, status.message, status.SerializeToString(), None
+    if rpc == "AnalyzeImages" and returned[0].HasField("error"):
+        status = returned[0].error
+        return grpc_code(status.code), status.message, status.SerializeToString(), None
+    return OK, "", b"", returned
+
+
+def grpc_code(number: int) -> str:
+    return next(code.name for code in grpc.StatusCode if code.value[0] == number)
 
 
 def places(message: Message, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

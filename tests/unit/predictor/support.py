@@ -163,7 +163,7 @@ class FakeClassifier:
         return decode_sizes(data, self.sizes, name)
 
     def arrange(self, decoded: Decoded) -> Views:
-        return (number_image(decoded.info.width),)
+        return (number_image(min(decoded.info.width, 255)),)
 
     def predict_prepared(self, images: Sequence[Views]) -> NDArray[np.float32]:
         self.entered.set()
