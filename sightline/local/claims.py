@@ -12,7 +12,8 @@ from sightline.local.ports import free_ports, is_free
 
 PORTS_SECONDS = 3.0  # children of a killed stack may take a moment to release their ports
 POLL_SECONDS = 0.1
-FOLDERS = ("nats", "store", "logs", "audit", "cache", "work")
+STORE = "store"
+FOLDERS = frozenset({"nats", STORE, "logs", "audit", "cache", "work"})
 
 
 class StackError(Exception):
@@ -72,9 +73,9 @@ def nats_port(data: Path) -> int:
     return port
 
 
-def make_private(data: Path) -> None:
+def make_private(data: Path, *, with_store: bool) -> None:
     """Makes the folders of a suite, and closes them to other users of this machine."""
-    for name in FOLDERS:
+    for name in FOLDERS if with_store else FOLDERS - {STORE}:
         (data / name).mkdir(mode=0o700, exist_ok=True)
         (data / name).chmod(0o700)
 

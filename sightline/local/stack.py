@@ -90,7 +90,6 @@ class Stack:
             raise StackError(str(error)) from error
         self._lock = await asyncio.to_thread(claims.lock_folder, self.data)
         try:
-            await asyncio.to_thread(claims.make_private, self.data)
             layout = await asyncio.to_thread(self._claim)
             settings = await asyncio.to_thread(_configure_nats, layout, server)
             await self._run([nats_program(layout, server, settings)])
@@ -113,6 +112,7 @@ class Stack:
     def _claim(self) -> Layout:
         """Chooses the ports."""
         ports = claims.service_ports(self._base_port, SERVICES)
+        claims.make_private(self.data, with_store="SIGHTLINE_STORE_DIRECTORY" not in self._environment)
         self.addresses = Addresses(**{name: f"{HOST}:{port}" for name, port in zip(SERVICES, ports, strict=True)})
         # The services before the trainer's workers, so that their ports do not depend on the number of workers.
         processes = ("dataset", "dataset-worker", "trainer", "predictor", *worker_names(self.workers))

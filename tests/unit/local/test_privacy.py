@@ -23,8 +23,8 @@ def test_the_folders_of_a_suite_are_closed_to_others_even_if_they_were_open(tmp_
     data = tmp_path / "suite"
     (data / "store").mkdir(parents=True)
     (data / "store").chmod(0o755)
-    claims.make_private(data)
-    assert {path.name for path in data.iterdir()} == set(claims.FOLDERS)
+    claims.make_private(data, with_store=True)
+    assert {path.name for path in data.iterdir()} == claims.FOLDERS
     assert {mode(path) for path in data.iterdir()} == {0o700}
 
 
