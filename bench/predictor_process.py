@@ -139,11 +139,12 @@ def first_answer(predictor: Predictor, model: str, image: bytes, within: float =
     for channel in _channels(predictor.address):
         try:
             PredictionServiceStub(channel).AnalyzeImage(pb.AnalyzeImageRequest(model_name=model, image=image))
-            return
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+        else:
+            return
 
 
 def _channels(address: str) -> Iterator[grpc.Channel]:
