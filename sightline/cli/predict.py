@@ -10,7 +10,7 @@ from PIL.Image import Image
 from rich.markup import escape
 from rich.table import Table
 
-from sightline.cli import drawing
+from sightline.cli import drawing, prediction_table
 from sightline.cli.console import Json, notes, output, print_document, print_json, progress_bar, table, to_dict
 from sightline.cli.formats import percent
 from sightline.cli.frames import Ink, inks_of
@@ -22,6 +22,7 @@ from sightline.client.progress import silent
 from sightline.client.requests import MAX_IMAGE_BYTES, too_large
 from sightline.client.results.kinds import ModelKind
 from sightline.client.results.prediction import Prediction
+from sightline.importers.model import is_image
 from sightline.v1 import prediction_service_pb2 as service
 
 SHOWN_TAGS = 3
@@ -30,7 +31,9 @@ NOTHING = "[dim]nothing above the threshold[/]"
 
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.", exists=True, dir_okay=False)],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.", exists=True)
+    ],
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Leave out results with a lower confidence, 0 to 1.")
     ] = None,
@@ -54,26 +57,46 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each image with its tags or objects to this folder.")
     ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a line for each tag or object to this file, as CSV.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Analyze images with a model.
 
-    For one image, --json prints the response; for several, a list of {"id": file, "response" or "error": ...}.
+    For one image, --json prints the response; for several and for folders, a list of {"id": file,
+    "response" or "error": ...}.
     """
     if threshold is not None and suggested_thresholds:
         raise typer.BadParameter("it excludes --threshold; use only one of them", param_hint="--suggested-thresholds")
     with session() as client:
-        _refuse_too_large(images)
-        predictions = _ask(client, model, images, threshold, suggested_thresholds, top, coverage)
+        files = _files(images)
+        _refuse_too_large(files)
+        predictions = _ask(client, model, files, threshold, suggested_thresholds, top, coverage)
+        if csv:
+            prediction_table.write(csv, predictions)
         drawn = _draw_all(draw, predictions) if draw else {}
-        if json and len(images) > 1:
+        if json and (len(files) > 1 or images[0].is_dir()):
             print_document([_entry(made) for made in predictions])
         elif json and predictions[0].message:
             print_json(predictions[0].message)
-        elif not json:
+        elif not json and not csv:
             _print_predictions([made for made in predictions if not made.error], drawn, top or SHOWN_TAGS)
         codes = [_report(made.image, made.error) for made in predictions if made.error]
     raise typer.Exit(codes[-1] if codes else 0)
+
+
+def _files(images: list[Path]) -> list[Path]:
+    """The files, those of folders in the order of their names; CommandError for a folder without images."""
+    files: list[Path] = []
+    for path in images:
+        if not path.is_dir():
+            files.append(path)
+        elif inside := sorted(file for file in path.rglob("*") if is_image(file) and file.is_file()):
+            files += inside
+        else:
+            raise CommandError(f"{path} has no images", fix="name image files, or a folder that has some")
+    return files
 
 
 def _refuse_too_large(images: list[Path]) -> None:

@@ -47,6 +47,36 @@ def test_the_output_for_several_images_is_one_json_document(sightline: Command, 
     assert "InvalidImageFormat" in outcome.err
 
 
+def test_a_folder_stands_for_its_images_in_order(sightline: Command, image_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for name in ("b/2.PNG", "a/1.png", ".hidden.png", "notes.txt"):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(image_file.read_bytes())
+    answers = json.loads(sightline("predict", "m", folder, "--json").out)
+    assert [answer["id"] for answer in answers] == [str(folder / "a/1.png"), str(folder / "b/2.PNG")]
+    (tmp_path / "empty").mkdir()
+    outcome = sightline("predict", "m", tmp_path / "empty")
+    assert outcome.code != 0
+    assert "empty has no images" in outcome.err.replace("\n", "")
+
+
+def test_a_csv_file_has_a_line_for_each_tag_and_each_error(
+    sightline: Command, fakes: Fakes, image_file: Path, tmp_path: Path
+) -> None:
+    fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.INVALID_ARGUMENT, "InvalidImageFormat", "No image.")]
+    table = tmp_path / "found.csv"
+    assert sightline("predict", "m", image_file, "--csv", table).code == 3
+    sightline("predict", "m", image_file, "--csv", tmp_path / "tags.csv")
+    header = "image,category,confidence,x,y,width,height,error"
+    assert table.read_text().splitlines() == [header, f"{image_file},,,,,,,No image."]
+    assert (tmp_path / "tags.csv").read_text().splitlines() == [
+        header,
+        f"{image_file},cat,0.750000,,,,,",
+        f"{image_file},dog,0.250000,,,,,",
+    ]
+
+
 def test_an_error_that_concerns_every_image_is_printed_once(sightline: Command, fakes: Fakes, image_file: Path) -> None:
     fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.NOT_FOUND, "ModelNotFound", "models/m does not exist.")] * 9
     outcome = sightline("predict", "m", *[image_file] * 9)
