@@ -1,12 +1,13 @@
 """The use cases of the dataset api, without gRPC."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 
 from services.dataset import store
 from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, NewDataset, State
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding
+from services.dataset.images import Piece, read_images
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload_records import UploadRecords
 from services.kit.blobs import Blobs
@@ -17,6 +18,7 @@ from services.kit.collection import Collection, create_once
 from services.kit.errors import (
     BlobNotFound,
     DatasetAlreadyExists,
+    DatasetChanged,
     DatasetInvalidAnnotationUri,
     DatasetNotFound,
     InvalidPageToken,
@@ -167,6 +169,18 @@ class Datasets:
             if found.value.state in (State.READY, State.FAILED):
                 return
         raise DatasetNotFound(name=name)
+
+    async def read_images(self, name: str, after: int | None, *, annotations_only: bool) -> AsyncGenerator[Piece]:
+        """The snapshot's images, as `images.read_images` does; DatasetNotFound, also if it is deleted meanwhile."""
+        record = (await self.get(name)).value
+        try:
+            async for piece in read_images(self._blobs, record, after, annotations_only=annotations_only):
+                yield piece
+        except DatasetChanged:
+            present = (await self.get(name)).value
+            if present.uid != record.uid or present.state is not State.READY:
+                raise DatasetNotFound(name=name) from None
+            raise
 
     async def list_findings(
         self, name: str, page_size: int, page_token: str, severity: Severity | None, codes: Sequence[str]

@@ -1,6 +1,7 @@
 """The servicer of DatasetService: translates messages to use cases and back."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
@@ -11,6 +12,7 @@ from services.dataset.finish import category_counts
 from services.dataset.upload import Part, Uploads
 from services.kit import caller_fields
 from services.kit.errors import NotServedYet
+from services.vision.snapshot import Manifest
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
 from sightline.v1 import dataset_service_pb2_grpc as service_grpc
@@ -90,6 +92,18 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
         )
         findings = [wire.finding_message(finding) for finding in found]
         return service_pb.ListFindingsResponse(findings=findings, next_page_token=token)
+
+    async def ReadImages(
+        self, request: service_pb.ReadImagesRequest, context: Context
+    ) -> AsyncIterator[service_pb.ReadImagesResponse]:
+        after = request.after_image_id if request.HasField("after_image_id") else None
+        category_ids = list[int]()
+        pieces = self._datasets.read_images(request.parent, after, annotations_only=request.annotations_only)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if isinstance(piece, Manifest):
+                    category_ids = [category.id for category in piece.categories]
+                yield wire.images_message(piece, category_ids)
 
     async def CompareDatasets(
         self, request: service_pb.CompareDatasetsRequest, context: Context

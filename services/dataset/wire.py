@@ -1,15 +1,18 @@
 """Translates between the contract's messages and the dataset service's domain."""
 
+from collections.abc import Sequence
+
 from services.dataset.domain import CategoryCount, DatasetRecord, NewDataset, Stats
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding
+from services.dataset.images import Piece
 from services.dataset.upload import File, Header, Part, Uploaded
 from services.dataset.upload_records import UploadRecord
 from services.kit.blobs import to_uri
 from services.kit.errors import InvalidRequest
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_timestamp
-from services.vision.snapshot import AnnotationKind
+from services.vision.snapshot import AnnotationKind, Manifest, Record
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
 from sightline.v1 import finding_pb2
@@ -145,5 +148,48 @@ def uploaded_message(uploaded: Uploaded) -> service_pb.UploadFilesResponse:
                 path=stored.file.path, uri=stored.uri, size_bytes=stored.file.size_bytes, sha256=stored.file.sha256
             )
             for stored in uploaded.files
+        ],
+    )
+
+
+def images_message(piece: Piece, category_ids: Sequence[int]) -> service_pb.ReadImagesResponse:
+    """One message of ReadImages; records have indices into `category_ids`."""
+    if isinstance(piece, bytes):
+        return service_pb.ReadImagesResponse(chunk=piece)
+    if isinstance(piece, Manifest):
+        return service_pb.ReadImagesResponse(snapshot=_snapshot(piece))
+    images = [_image(record, category_ids) for record in piece.records]
+    return service_pb.ReadImagesResponse(images=images)
+
+
+def _snapshot(manifest: Manifest) -> service_pb.Snapshot:
+    return service_pb.Snapshot(
+        digest=manifest.digest,
+        annotation_kind=pb.Dataset.AnnotationKind.Value(manifest.kind),
+        categories=[service_pb.SnapshotCategory(id=one.id, name=one.name) for one in manifest.categories],
+        image_count=manifest.image_count,
+    )
+
+
+def _image(record: Record, category_ids: Sequence[int]) -> service_pb.SnapshotImage:
+    return service_pb.SnapshotImage(
+        image_id=record.image_id,
+        file_name=record.file_name,
+        width=record.width,
+        height=record.height,
+        size_bytes=record.size,
+        sha256=record.sha256,
+        extension=record.extension,
+        category_id=category_ids[record.labels[0]] if record.labels else None,
+        boxes=[
+            service_pb.SnapshotBox(
+                category_id=category_ids[box.category],
+                x=box.x,
+                y=box.y,
+                width=box.w,
+                height=box.h,
+                is_crowd=box.iscrowd,
+            )
+            for box in record.boxes
         ],
     )

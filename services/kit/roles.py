@@ -27,7 +27,8 @@ _INCLUDED: Mapping[Role, frozenset[Role]] = {
 _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
     "sightline.v1.DatasetService": {
         Role.VIEWER: "GetDataset ListDatasets WatchDataset ListFindings CompareDatasets ListUploads",
-        Role.TRAINER: "CreateDataset UpdateDataset DeleteDataset UploadFiles DeleteUpload",
+        # All images of a dataset are more than its record.
+        Role.TRAINER: "CreateDataset UpdateDataset DeleteDataset UploadFiles DeleteUpload ReadImages",
     },
     "sightline.v1.ModelService": {
         Role.VIEWER: "GetModel ListModels WatchModel ListTrials EstimateTraining",

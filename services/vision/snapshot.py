@@ -63,6 +63,7 @@ class Record(Entry, frozen=True, kw_only=True, omit_defaults=True):
     offset: int
     size: int  # bytes
     sha256: str  # of the image's bytes
+    extension: str = ""  # jpg or png; empty in snapshots of earlier versions
 
 
 class ShardIndex(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +137,7 @@ class PackWriter:
             offset=offset,
             size=len(image),
             sha256=hashlib.sha256(image).hexdigest(),
+            extension=extension,
         )
         self._records.append(record)
         return record

@@ -10,7 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 from rich.console import Console
 from rich.markup import escape
 
-from sightline.cli.console import Json, facts, notes, output, print_json, state, table
+from sightline.cli.console import Json, facts, notes, output, print_document, print_json, state, table
 from sightline.cli.formats import moment, visible
 from sightline.cli.reporting import UsageError
 from sightline.cli.session import session
@@ -20,6 +20,7 @@ from sightline.client.quantities import size
 from sightline.client.results.dataset import DatasetData, Finding
 from sightline.client.results.kinds import DatasetKind, DatasetState, Severity
 from sightline.client.uploads import Reading, read_export
+from sightline.exporters.model import ExportFormat
 from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
 from sightline.importers.summary import summary
@@ -175,6 +176,32 @@ def findings(name: Name, json: Json = False) -> None:
         notes().print(
             f"and {more} more: `sightline datasets findings {escape(bare_name(name))} --json` prints them all"
         )
+
+
+@app.command("export")
+def export(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is empty or does not exist yet.")],
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="coco, yolo and voc for boxes; coco and folders for categories.")
+    ] = ExportFormat.COCO,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into a folder with other files; replaces those of the same names.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Write a dataset's images and annotations for other tools; repeat it to continue after an interruption."""
+    with session() as client:
+        exported = client.datasets.export(name, folder, format=form, force=force)
+    for note in exported.notes:
+        warn(note)
+    if json:
+        counts = {"images": exported.image_count, "written": exported.written_count}
+        print_document({"folder": str(exported.folder), "format": exported.format, **counts})
+        return
+    kept = exported.image_count - exported.written_count
+    there = f", {kept} of which were there already" if kept else ""
+    output().print(escape(f"{exported.folder}: {counted(exported.image_count, 'image')}{there}"), soft_wrap=True)
 
 
 @app.command("delete")

@@ -7,13 +7,16 @@ from warnings import warn
 
 from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
+from sightline.client.exports import Annotations, Download
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.plurals import counted
 from sightline.client.quantities import size
 from sightline.client.requests import STORE
 from sightline.client.results.dataset import AsyncDataset, Dataset, Finding
+from sightline.client.results.export import Exported
 from sightline.client.results.kinds import DatasetKind
 from sightline.client.uploads import LocalSet, Reading, local_set, read_export
+from sightline.exporters.model import ExportFormat
 from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
 from sightline.v1 import dataset_pb2
@@ -101,6 +104,31 @@ class Datasets:
         self._calls.wait(f"check {bare_name(full)}", self.watch(full), progress.of_dataset)
         return self.get(full)
 
+    def export(
+        self,
+        name: str | Named,
+        folder: str | Path,
+        *,
+        format: ExportFormat | str = ExportFormat.COCO,  # noqa: A002 - what it is called everywhere else
+        force: bool = False,
+    ) -> Exported:
+        """Writes a dataset's images and annotations into a folder, as COCO, YOLO, VOC, or a folder per class.
+
+        The images are those of the snapshot: upright JPEG or PNG, without what validation left out. An export that
+        broke off is continued: what the folder has already stays. DatasetNotFound, DatasetNotReady, DatasetChanged;
+        ExportRefused if the folder has other files, unless `force`, or if the form cannot express the annotations.
+        """
+        full, rpc = full_name(COLLECTION, name), self._calls.stubs.datasets.ReadImages
+        with self._calls.reporter(f"export {bare_name(full)}") as bar:
+            annotations = Annotations(full)
+            for message in self._calls.watch(rpc, annotations.request):
+                bar.update(*annotations.take(message))
+            download = Download(annotations.snapshot(), Path(folder), ExportFormat(format), force=force)
+            if download.is_due:
+                for message in self._calls.watch(rpc, download.request):
+                    bar.update(*download.take(message))
+            return download.finish()
+
     def delete(self, name: str | Named) -> None:
         """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
         request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name))
@@ -173,6 +201,27 @@ class AsyncDatasets:
         full = full_name(COLLECTION, name)
         await self._calls.wait(f"check {bare_name(full)}", self.watch(full), progress.of_dataset)
         return await self.get(full)
+
+    async def export(
+        self,
+        name: str | Named,
+        folder: str | Path,
+        *,
+        format: ExportFormat | str = ExportFormat.COCO,  # noqa: A002 - what it is called everywhere else
+        force: bool = False,
+    ) -> Exported:
+        """As `Datasets.export`; files are written in threads."""
+        full, rpc = full_name(COLLECTION, name), self._calls.stubs.datasets.ReadImages
+        with self._calls.reporter(f"export {bare_name(full)}") as bar:
+            annotations = Annotations(full)
+            async for message in self._calls.watch(rpc, annotations.request):
+                bar.update(*annotations.take(message))
+            form, snapshot = ExportFormat(format), annotations.snapshot()
+            download = await asyncio.to_thread(Download, snapshot, Path(folder), form, force=force)
+            if download.is_due:
+                async for message in self._calls.watch(rpc, download.request):
+                    bar.update(*await asyncio.to_thread(download.take, message))
+            return await asyncio.to_thread(download.finish)
 
     async def delete(self, name: str | Named) -> None:
         """Deletes a dataset, but not the models trained on it; DatasetNotFound."""

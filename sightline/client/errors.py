@@ -4,7 +4,7 @@ SightlineError
 ├── InvalidArgument: InvalidRequest, InvalidName, InvalidPageToken, InvalidUri, DatasetInvalidAnnotationUri,
 │   │   DatasetAnnotationsInvalid, DatasetEmpty, CategoriesUnknown, IncorrectModelKind
 │   ├── InvalidImage: InvalidImageFormat, InvalidImageSize
-│   └── raised before anything is sent: AnnotationsUnreadable, ImagesMissing
+│   └── about files on this machine: AnnotationsUnreadable, ImagesMissing, ExportRefused
 ├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, UploadAlreadyExists,
 │       FileAlreadyExists
 ├── NotFound: DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound, UploadNotFound, BlobNotFound
@@ -222,6 +222,10 @@ class ImagesMissing(InvalidArgument):
         error = cls("\n".join((head, *lines)))
         error.images = tuple(images)
         return error
+
+
+class ExportRefused(InvalidArgument):
+    """An export cannot be written into the folder, or not in the form."""
 
 
 def _first(lines: list[str]) -> list[str]:

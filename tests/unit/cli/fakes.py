@@ -64,6 +64,7 @@ class Fakes:
         self.findings: list[Finding] = []
         self.uploads: dict[str, Upload] = {}
         self.files: dict[str, bytes] = {}
+        self.images: dict[str, bytes] = {}  # what ReadImages sends, of the category `cat`
         self.page_size = 2
         self.max_image_bytes = 20 << 20
         self.errors: dict[str, list[Status]] = {}
@@ -149,6 +150,22 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
         if dataset.state == Dataset.VALIDATING:
             dataset.state = Dataset.READY
         yield ds.WatchDatasetResponse(dataset=dataset)
+
+    def ReadImages(self, request: ds.ReadImagesRequest, context: grpc.ServicerContext) -> Any:
+        """Before its last chunk, an image's stream fails with the planned error."""
+        head = ds.Snapshot(digest="sha256:1", annotation_kind=Dataset.IMAGE_CLASSIFICATION)
+        head.categories.add(id=1, name="cat")
+        yield ds.ReadImagesResponse(snapshot=head)
+        for number, (name, content) in enumerate(self.fakes.images.items(), 1):
+            if request.HasField("after_image_id") and number <= request.after_image_id:
+                continue
+            image = ds.SnapshotImage(image_id=number, file_name=name, size_bytes=len(content), category_id=1)
+            image.sha256 = hashlib.sha256(content).hexdigest()
+            yield ds.ReadImagesResponse(images=[image])
+            if not request.annotations_only:
+                yield ds.ReadImagesResponse(chunk=content[:-1])
+                self.fakes.check(context, "ReadImages", request)
+                yield ds.ReadImagesResponse(chunk=content[-1:])
 
     def DeleteDataset(self, request: ds.DeleteDatasetRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "DeleteDataset", request)

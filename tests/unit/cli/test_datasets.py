@@ -270,3 +270,30 @@ def test_every_fault_of_an_export_is_named_at_once(sightline: Command, fakes: Fa
 def test_a_path_and_a_coco_file_exclude_each_other(sightline: Command, coco: Path) -> None:
     assert sightline("datasets", "create", "pets", coco, "--coco", coco).code == 2
     assert sightline("datasets", "create", "pets").code == 2
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_an_export_survives_a_stream_that_breaks_within_an_image(
+    sightline: Command, fakes: Fakes, tmp_path: Path
+) -> None:
+    fakes.images = {f"{name}.jpg": name.encode() * 10 for name in "abc"}
+    away = status(grpc.StatusCode.UNAVAILABLE, "StreamExpired", "Open it again.")
+    fakes.errors["ReadImages"] = [away]
+    outcome = sightline("datasets", "export", "pets", tmp_path / "out", "--format", "folders")
+    assert (outcome.code, outcome.out) == (0, f"{tmp_path / 'out'}: 3 images\n"), outcome.err
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out" / "cat").iterdir()} == fakes.images
+    (tmp_path / "out" / "cat" / "c.jpg").unlink()
+    document = sightline("datasets", "export", "pets", tmp_path / "out", "--format", "folders", "--json").json
+    assert (document["images"], document["written"]) == (3, 1)
+
+
+def test_an_export_into_a_folder_with_other_files_is_refused(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
+    fakes.images = {"../../a.jpg": b"a"}
+    (tmp_path / "mine.txt").write_text("mine")
+    outcome = sightline("datasets", "export", "pets", tmp_path)
+    assert outcome.code == 3
+    assert "mine.txt" in outcome.err
+    assert "--force" in outcome.err
+    forced = sightline("datasets", "export", "pets", tmp_path, "--force")
+    assert (forced.code, "'../../a.jpg' is 'a.jpg'" in forced.err) == (0, True)
+    assert (tmp_path / "a.jpg").read_bytes() == b"a"

@@ -1,0 +1,1 @@
+"""Forms in which the images of a dataset are written for other tools."""
