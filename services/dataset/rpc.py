@@ -11,6 +11,7 @@ from services.dataset.app import Datasets
 from services.dataset.finish import category_counts
 from services.dataset.upload import Part, Uploads
 from services.kit import caller_fields
+from services.kit.blobs import to_uri
 from services.kit.errors import NotServedYet
 from services.vision.snapshot import Manifest
 from sightline.v1 import dataset_pb2 as pb
@@ -78,6 +79,17 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
         found, token = self._uploads.records.page(request.page_size, request.page_token)
         uploads = [wire.upload_message(one.value, self._bucket) for one in found]
         return service_pb.ListUploadsResponse(uploads=uploads, next_page_token=token)
+
+    async def ListUploadedFiles(
+        self, request: service_pb.ListUploadedFilesRequest, context: Context
+    ) -> service_pb.ListUploadedFilesResponse:
+        found, token = await self._uploads.records.files(request.parent, request.page_size, request.page_token)
+        base = to_uri(self._bucket, request.parent)
+        files = [
+            service_pb.UploadedFile(path=f.path, uri=f"{base}/{f.path}", size_bytes=f.size_bytes, sha256=f.sha256)
+            for f in found
+        ]
+        return service_pb.ListUploadedFilesResponse(files=files, next_page_token=token)
 
     async def DeleteUpload(self, request: service_pb.DeleteUploadRequest, context: Context) -> Empty:
         await self._uploads.records.delete(request.name)

@@ -11,6 +11,7 @@ from pathlib import Path
 from services.dataset import metrics
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload_records import UploadRecord, UploadRecords
+from services.dataset.uploaded_files import FOLDER, UploadedFile, put_list
 from services.kit.blobs import Blobs, to_uri
 from services.kit.errors import (
     BlobNotFound,
@@ -134,8 +135,8 @@ class Uploads:
         try:
             await tally.count()
         except (UploadNotFound, WrongState):
-            for one in stored:
-                await self._blobs.delete(tally.record.prefix + one.file.path)
+            for key in (*(tally.record.prefix + one.file.path for one in stored), *tally.lists):
+                await self._blobs.delete(key)
             raise
 
     def _check(self, file: File, prefix: str, count: int) -> None:
@@ -161,10 +162,11 @@ class Uploads:
         if present := await self._digest(key, receiving.path.with_name("present")):
             if present != file.sha256:
                 raise FileAlreadyExists(name=tally.record.name, path=file.path, present=present)
+            await tally.add(file, is_new=False)
         else:
             await self._blobs.put_file(key, receiving.path)
             self._telemetry.add(metrics.UPLOADED, file.size_bytes)
-            await tally.add(file)
+            await tally.add(file, is_new=True)
         return Stored(file, to_uri(self._blobs.bucket, key))
 
     async def _digest(self, key: str, path: Path) -> str:
@@ -178,28 +180,35 @@ class Uploads:
 
 
 class _Tally:
-    """What a stream has stored in its upload; counted in the record in batches."""
+    """What a stream has stored in its upload; listed, and counted in the record, in batches."""
 
     def __init__(self, records: UploadRecords, record: UploadRecord) -> None:
         self._records = records
         self.record = record
-        self._bytes = self._files = 0
+        self.lists = list[str]()  # the keys of the lists that it wrote
+        self._files = list[UploadedFile]()
+        self._bytes = self._new = 0
 
     def check_room(self, file: File) -> None:
         """QuotaExceeded if the file would be too much."""
-        self._records.check_room(self.record.name, self._bytes + file.size_bytes, self._files + 1)
+        self._records.check_room(self.record.name, self._bytes + file.size_bytes, self._new + 1)
 
-    async def add(self, file: File) -> None:
-        """Takes a stored file in."""
-        self._bytes, self._files = self._bytes + file.size_bytes, self._files + 1
-        if self._bytes >= BATCH_BYTES or self._files >= BATCH_FILES:
+    async def add(self, file: File, *, is_new: bool) -> None:
+        """Takes a stored file in; one that was there before is listed, in case it was not yet, and not counted."""
+        self._files.append(UploadedFile(file.path, file.sha256, file.size_bytes))
+        if is_new:
+            self._bytes, self._new = self._bytes + file.size_bytes, self._new + 1
+        if self._bytes >= BATCH_BYTES or len(self._files) >= BATCH_FILES:
             await self.count()
 
     async def count(self) -> None:
         """Writes what is not in the record yet."""
-        size_bytes, files, self._bytes, self._files = self._bytes, self._files, 0, 0
+        files, self._files = self._files, []
+        size_bytes, new, self._bytes, self._new = self._bytes, self._new, 0, 0
         if files:
-            self.record = await self._records.add(self.record, size_bytes, files)
+            number = self.record.file_count
+            self.lists.append(await put_list(self._records.blobs, self.record.prefix, number, files))
+            self.record = await self._records.add(self.record, size_bytes, new)
 
 
 class _Receiving:
@@ -256,5 +265,6 @@ def _sha256_of(path: Path) -> str:
 
 def check_path(path: str, prefix: str) -> None:
     """InvalidRequest unless the path, below the upload's prefix, is a legal key."""
-    if problem := fault_of_key(path) or fault_of_key(f"{prefix}{path}"):
+    own = path.partition("/")[0] == FOLDER and f"begins with {FOLDER}, which the service keeps for itself"
+    if problem := own or fault_of_key(path) or fault_of_key(f"{prefix}{path}"):
         raise InvalidRequest(field="file.path", problem=f"{path!r} {problem}.")

@@ -11,6 +11,7 @@ from functools import partial
 from services.dataset import metrics
 from services.dataset.domain import DatasetRecord
 from services.dataset.settings import DatasetSettings
+from services.dataset.uploaded_files import UploadedFile, listed
 from services.kit import names
 from services.kit.blobs import Blobs, delete_prefix, from_uri
 from services.kit.callers import current
@@ -18,6 +19,7 @@ from services.kit.clock import Clock
 from services.kit.collection import Collection
 from services.kit.errors import (
     EtagMismatch,
+    InvalidPageToken,
     NotFound,
     QuotaExceeded,
     RecordExists,
@@ -28,7 +30,7 @@ from services.kit.errors import (
     WrongState,
 )
 from services.kit.log import Log, about
-from services.kit.paging import page_of
+from services.kit.paging import check_page_size, decode_token, encode_token, page_of
 from services.kit.reach import UPLOADS
 from services.kit.records import Versioned
 from services.kit.roles import Role
@@ -150,6 +152,21 @@ class UploadRecords:
     def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[UploadRecord]], str]:
         """One page of the project's uploads, by name."""
         return page_of(self.uploads.view.all(names.own(UPLOADS, "")), names.own(UPLOADS), page_size, page_token)
+
+    async def files(self, name: str, page_size: int, page_token: str) -> tuple[list[UploadedFile], str]:
+        """A page of an upload's files, and the next page's token; UploadNotFound."""
+        names.parse(name, UPLOADS, field="parent")
+        record = (await self.uploads.get(name)).value
+        size, scope = check_page_size(page_size), f"{record.name}|{record.uid}"
+        key, _, number = decode_token(scope, page_token).rpartition(":")
+        if page_token and not number.isdecimal():
+            raise InvalidPageToken(token=page_token)
+        chosen: list[UploadedFile] = []
+        async for place, file in listed(self.blobs, record.prefix, (key, int(number or 0))):
+            if len(chosen) == size:
+                return chosen, encode_token(scope, f"{place[0]}:{place[1]}")
+            chosen.append(file)
+        return chosen, ""
 
     async def delete(self, name: str) -> None:
         """Removes an upload and its files; UploadNotFound.

@@ -26,7 +26,7 @@ _INCLUDED: Mapping[Role, frozenset[Role]] = {
 
 _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
     "sightline.v1.DatasetService": {
-        Role.VIEWER: "GetDataset ListDatasets WatchDataset ListFindings CompareDatasets ListUploads",
+        Role.VIEWER: "GetDataset ListDatasets WatchDataset ListFindings CompareDatasets ListUploads ListUploadedFiles",
         # All images of a dataset are more than its record.
         Role.TRAINER: "CreateDataset UpdateDataset DeleteDataset UploadFiles DeleteUpload ReadImages",
     },

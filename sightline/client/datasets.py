@@ -9,13 +9,12 @@ from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.exports import Annotations, Download
 from sightline.client.names import Named, bare_name, full_name
-from sightline.client.plurals import counted
-from sightline.client.quantities import size
 from sightline.client.requests import STORE
 from sightline.client.results.dataset import AsyncDataset, Dataset, Finding
 from sightline.client.results.export import Exported
 from sightline.client.results.kinds import DatasetKind
-from sightline.client.uploads import LocalSet, Reading, local_set, read_export
+from sightline.client.sending import Sent, send, send_async
+from sightline.client.uploads import Reading, read_export
 from sightline.exporters.model import ExportFormat
 from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
@@ -58,21 +57,17 @@ class Datasets:
 
         Before anything is uploaded, raises AnnotationsUnreadable with every fault, ImagesMissing with every image that
         was not found, InvalidName and DatasetAlreadyExists; while waiting, the error of a dataset that ends as FAILED.
-        Images larger than the service accepts are left out, and `note` receives their names. With `wait=False`, returns
+        Images larger than the service accepts are left out, and `note` receives their names. A call that broke off goes
+        on with the files that are not there yet when it is repeated. With `wait=False`, returns
         a dataset that may still be VALIDATING.
         """
         reading = _reading(coco, images, format, boxes, splits, url_prefixes)
         package = _package(source, coco, reading, kind)
-        local, upload_id = None, ""
+        sent = None
         if isinstance(package, Package):
             self._calls.ask(self._calls.stubs.datasets.CreateDataset, _trial(name, kind, package))
-            with self._calls.raising():
-                opened = self._calls.stubs.open_upload()
-            local, upload_id = local_set(package, opened.max_image_bytes), opened.upload_id
-            _report(local, note)
-        with progress.uploading(self._calls.reporter, name, local) as sent, self._calls.raising():
-            uris = self._calls.stubs.upload_files(local.files, sent, upload_id) if local else {}
-        request = _creation(name, package, kind, display_name, local, uris)
+            sent = send(self._calls, name, package, note)
+        request = _creation(name, package, kind, display_name, sent)
         made = Dataset.of(self._calls.ask(self._calls.stubs.datasets.CreateDataset, request), self)
         return self.wait(made) if wait else made
 
@@ -160,17 +155,11 @@ class AsyncDatasets:
         """As `Datasets.register`."""
         reading = _reading(coco, images, format, boxes, splits, url_prefixes)
         package = await asyncio.to_thread(_package, source, coco, reading, kind)
-        local, upload_id = None, ""
+        sent = None
         if isinstance(package, Package):
             await self._calls.ask(self._calls.stubs.datasets.CreateDataset, _trial(name, kind, package))
-            async with self._calls.raising():
-                opened = await self._calls.stubs.open_upload()
-            local, upload_id = await asyncio.to_thread(local_set, package, opened.max_image_bytes), opened.upload_id
-            _report(local, note)
-        async with self._calls.raising():
-            with progress.uploading(self._calls.reporter, name, local) as sent:
-                uris = await self._calls.stubs.upload_files(local.files, sent, upload_id) if local else {}
-        request = _creation(name, package, kind, display_name, local, uris)
+            sent = await send_async(self._calls, name, package, note)
+        request = _creation(name, package, kind, display_name, sent)
         made = AsyncDataset.of(await self._calls.ask(self._calls.stubs.datasets.CreateDataset, request), self)
         return await self.wait(made) if wait else made
 
@@ -260,12 +249,6 @@ def _package(source: Source | None, coco: str | Path | None, reading: Reading, k
     return str(named)
 
 
-def _report(local: LocalSet, note: Callable[[str], None]) -> None:
-    if local.left_out:
-        listed = ", ".join(f"{file.path} ({size(file.size_bytes)})" for file in local.left_out)
-        note(f"left out {counted(len(local.left_out), 'image')} that the service finds too large: {listed}")
-
-
 def _trial(name: str, kind: str | None, package: Package) -> service.CreateDatasetRequest:
     """Asks whether a dataset of this name could be created, before the upload."""
     found = DatasetKind.DETECTION if package.imported.detection else DatasetKind.CLASSIFICATION
@@ -275,13 +258,8 @@ def _trial(name: str, kind: str | None, package: Package) -> service.CreateDatas
 
 
 def _creation(
-    name: str,
-    package: Package | str,
-    kind: str | None,
-    display_name: str,
-    local: LocalSet | None,
-    uris: dict[str, str],
+    name: str, package: Package | str, kind: str | None, display_name: str, sent: Sent | None
 ) -> service.CreateDatasetRequest:
-    listed = [uris[path] for path in local.annotations] if local else [str(package)]
-    found = local.kind if local else DatasetKind.UNKNOWN
+    listed = sent.annotations if sent else [str(package)]
+    found = sent.local.kind if sent else DatasetKind.UNKNOWN
     return requests.create_dataset(name, DatasetKind(kind or found), listed, display_name)

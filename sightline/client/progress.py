@@ -20,7 +20,6 @@ from sightline.client.results.model import ModelData
 from sightline.client.results.progress import Progress as TrainingProgress
 from sightline.client.results.progress import Validation
 from sightline.client.safe_console import SafeConsole
-from sightline.client.uploads import LocalSet
 from sightline.v1.dataset_pb2 import DatasetProgress
 
 CHECKING = {
@@ -114,22 +113,17 @@ class _Drawn:
 
 
 @contextmanager
-def uploading(reporter: Reporter, name: str, local: LocalSet | None) -> Generator[Callable[[int], None]]:
-    """Yields a callback for the bytes sent, which updates the bar; without a local set there is nothing to upload."""
-    if local is None:
-        yield lambda _: None
-        return
-    total_bytes = sum(file.size_bytes for file in local.files)
-    done_bytes = 0
-    with reporter(f"upload {bare_name(name)}") as bar:
+def in_bytes(reporter: Reporter, title: str, doing: str, total: int, done: int = 0) -> Generator[Callable[[int], None]]:
+    """Yields a callback for further bytes, which updates the bar."""
+    with reporter(title) as bar:
 
-        def sent(size_bytes: int) -> None:
-            nonlocal done_bytes
-            done_bytes += size_bytes
-            detail = f"{size(done_bytes)} of {size(total_bytes)}"
-            bar.update(done_bytes / max(total_bytes, 1), counted(len(local.files), "file"), detail)
+        def add(size_bytes: int) -> None:
+            nonlocal done
+            done += size_bytes
+            bar.update(done / max(total, 1), doing, f"{size(done)} of {size(total)}")
 
-        yield sent
+        add(0)
+        yield add
 
 
 def metric_name(field: str) -> str:

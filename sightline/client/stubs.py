@@ -62,9 +62,9 @@ class Stubs:
         """The predictor."""
         return PredictionServiceStub(self._open(self.addresses.predictor))
 
-    def open_upload(self) -> dataset_service.UploadFilesResponse:
-        """Begins an upload: its id, and the most bytes that an image may have."""
-        return self._upload(secrets.token_hex(8), [], lambda _: None)
+    def open_upload(self, upload_id: str = "") -> dataset_service.UploadFilesResponse:
+        """Begins or continues an upload: its id, and the most bytes that an image may have."""
+        return self._upload(upload_id or secrets.token_hex(8), [], lambda _: None)
 
     def upload_files(
         self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None, upload_id: str = ""

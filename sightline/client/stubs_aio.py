@@ -64,9 +64,9 @@ class AsyncStubs:
         """The predictor."""
         return PredictionServiceStub(self._open(self.addresses.predictor))
 
-    async def open_upload(self) -> dataset_service.UploadFilesResponse:
+    async def open_upload(self, upload_id: str = "") -> dataset_service.UploadFilesResponse:
         """As `Stubs.open_upload`."""
-        return await self._upload(secrets.token_hex(8), [], lambda _: None)
+        return await self._upload(upload_id or secrets.token_hex(8), [], lambda _: None)
 
     async def upload_files(
         self, files: Iterable[LocalFile], sent: Callable[[int], None] = lambda _: None, upload_id: str = ""

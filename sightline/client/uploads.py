@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +16,7 @@ from sightline.v1 import dataset_service_pb2 as dataset_service
 
 CHUNK_BYTES = 1024 * 1024  # the most that UploadFiles accepts in one message
 BATCH_FILES = 256
+UPLOAD_ID_DIGITS = 40
 BATCH_BYTES = 64 * 1024 * 1024
 
 
@@ -26,6 +27,7 @@ class LocalFile:
     path: str
     file: Path
     content: bytes | None = None
+    sha256: str = ""  # of the bytes to upload, once it is known
 
     @property
     def size_bytes(self) -> int:
@@ -36,6 +38,14 @@ class LocalFile:
         """The bytes to upload."""
         return self.file.open("rb") if self.content is None else BytesIO(self.content)
 
+    def digested(self) -> "LocalFile":
+        """The file with its digest."""
+        if self.sha256:
+            return self
+        with self.open() as content:
+            digest = hashlib.file_digest(content, "sha256")  # pyright: ignore[reportArgumentType] - BytesIO has what it needs
+        return replace(self, sha256=digest.hexdigest())
+
 
 @dataclass(frozen=True, slots=True)
 class LocalSet:
@@ -45,6 +55,21 @@ class LocalSet:
     annotations: tuple[str, ...]  # the paths of the COCO files
     kind: DatasetKind  # detection if any annotation has a box
     left_out: tuple[LocalFile, ...] = ()  # images that are too large
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes are uploaded."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def upload_id(self) -> str:
+        """The same for the same files, so that an upload that broke off is found again; the digests must be known."""
+        lines = sorted(f"{file.sha256} {file.path}\n" for file in self.files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:UPLOAD_ID_DIGITS]
+
+    def has_larger(self, max_image_bytes: int) -> bool:
+        """Whether an image has more bytes, if that is not 0."""
+        return any(0 < max_image_bytes < file.size_bytes for file in self.files if file.path not in self.annotations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +120,20 @@ def local_set(package: Package, max_image_bytes: int = 0) -> LocalSet:
     return LocalSet((*coco, *found.values()), tuple(file.path for file in coco), kind, large)
 
 
+def digested(local: LocalSet, read: Callable[[int], None], known: LocalSet | None = None) -> LocalSet:
+    """The set with its files' digests, which are not computed again for the same files in `known`.
+
+    `read` receives the size of each file.
+    """
+    found = {file.file: file.sha256 for file in known.files if file.content is None} if known else {}
+    files: list[LocalFile] = []
+    for file in local.files:
+        one = file if file.content is not None else replace(file, sha256=found.get(file.file, ""))
+        files.append(one.digested())
+        read(file.size_bytes)
+    return replace(local, files=tuple(files))
+
+
 def batches(files: Iterable[LocalFile]) -> Iterator[list[LocalFile]]:
     """The files, in batches small enough that repeating one is cheap.
 
@@ -135,8 +174,8 @@ def messages(
     header = dataset_service.UploadFilesHeader(upload_id=upload_id)
     yield dataset_service.UploadFilesRequest(header=header)
     for file in files:
+        sha256 = file.digested().sha256
         with file.open() as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()  # pyright: ignore[reportArgumentType] - BytesIO has what it needs
             announced = dataset_service.FileHeader(path=file.path, sha256=sha256, size_bytes=content.seek(0, SEEK_END))
             yield dataset_service.UploadFilesRequest(file=announced)
             content.seek(0)

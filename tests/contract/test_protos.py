@@ -27,7 +27,8 @@ FIRST_WORDS = ("Required. ", "Optional. ", "Output only. ", "Immutable. ")
 # The rpcs of the design: more may be added, none removed.
 SERVICES = {
     "DatasetService": """CreateDataset GetDataset ListDatasets UpdateDataset DeleteDataset WatchDataset UploadFiles
-        ListFindings CompareDatasets ListUploads DeleteUpload ReadImages""",
+        ListFindings CompareDatasets ListUploads ListUploadedFiles DeleteUpload
+        ReadImages""",
     "ModelService": """CreateModel GetModel ListModels UpdateModel DeleteModel CancelModel WatchModel ListTrials
         EstimateTraining ExportModel""",
     "EvaluationService": "CreateEvaluation GetEvaluation ListEvaluations DeleteEvaluation WatchEvaluation",

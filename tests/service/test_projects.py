@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
+from services.dataset.uploaded_files import FOLDER
 from services.infra.projects import holds_name
 from sightline.v1 import batch_prediction_pb2, dataset_pb2, evaluation_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as datasets
@@ -56,6 +57,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "UploadFiles": (datasets.UploadFilesRequest(header=datasets.UploadFilesHeader(upload_id="pets")), OK),
         "ListUploads": (datasets.ListUploadsRequest(), OK),
         "ListFindings": (datasets.ListFindingsRequest(parent="datasets/pets"), OK),
+        "ListUploadedFiles": (datasets.ListUploadedFilesRequest(parent="uploads/pets"), OK),
         "ReadImages": (datasets.ReadImagesRequest(parent="datasets/pets"), OK),
         "CompareDatasets": (
             datasets.CompareDatasetsRequest(training_dataset="datasets/pets", test_dataset="datasets/pets"),
@@ -248,7 +250,11 @@ async def test_nobody_writes_into_anothers_upload_by_its_id(two: Suite):
     assert (await upload(two, "theirs", {"images/1.png": b"evil"}, "bob"))[0] == OK, "in bob's project the id is free"
     after = await blobs_of(two)
     assert {key: data for key, data in after.items() if key in before} == before
-    assert set(after) - set(before) == {"projects/umbrella/uploads/theirs/images/1.png"}
+    theirs = "projects/umbrella/uploads/theirs/"
+    assert {key.replace(FOLDER, "list").split("-")[0] for key in set(after) - set(before)} == {
+        f"{theirs}images/1.png",
+        f"{theirs}list/000000000000",
+    }
 
 
 async def test_not_even_its_owner_overwrites_a_file_of_an_upload(two: Suite):

@@ -104,7 +104,7 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
                 assert len(message.chunk) <= 1024 * 1024
                 current += message.chunk
         if not files and announced is None:
-            return ds.UploadFilesResponse(max_image_bytes=self.fakes.max_image_bytes)
+            return ds.UploadFilesResponse(upload_id="u", max_image_bytes=self.fakes.max_image_bytes)
         self.fakes.check(context, "UploadFiles", ds.UploadFilesRequest())
         if announced is not None:
             files.append((announced, current))
@@ -176,6 +176,15 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
         self.fakes.check(context, "ListUploads", request)
         items, token = self.fakes.page(list(self.fakes.uploads.values()), request.page_token)
         return ds.ListUploadsResponse(uploads=items, next_page_token=token)
+
+    def ListUploadedFiles(self, request: ds.ListUploadedFilesRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "ListUploadedFiles", request)
+        items, token = self.fakes.page(list(self.fakes.files.items()), request.page_token)
+        response = ds.ListUploadedFilesResponse(next_page_token=token)
+        for path, content in items:
+            digest = hashlib.sha256(content).hexdigest()
+            response.files.add(path=path, uri=f"s3://sightline/uploads/u/{path}", sha256=digest)
+        return response
 
     def DeleteUpload(self, request: ds.DeleteUploadRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "DeleteUpload", request)
