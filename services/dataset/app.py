@@ -1,10 +1,11 @@
 """The use cases of the dataset api, without gRPC."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from services.dataset import store
-from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, NewDataset, State
+from services.dataset.domain import ADVANCE, COLLECTION, MAX_VERSIONS, DatasetRecord, NewDataset, State
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding
 from services.dataset.images import Piece, read_images
@@ -21,6 +22,7 @@ from services.kit.errors import (
     DatasetChanged,
     DatasetInvalidAnnotationUri,
     DatasetNotFound,
+    DatasetNotReady,
     InvalidPageToken,
     InvalidRequest,
     QuotaExceeded,
@@ -61,9 +63,17 @@ class Datasets:
         self._clock = clock
         self._settings = settings
 
-    async def create(self, new: NewDataset, *, validate_only: bool = False) -> Versioned[DatasetRecord]:
-        """Registers a dataset and announces its validation; after a crash in between, `reconcile` announces it."""
+    async def create(
+        self, new: NewDataset, *, validate_only: bool = False, new_version: bool = False
+    ) -> Versioned[DatasetRecord]:
+        """Registers a dataset and announces its validation; after a crash in between, `reconcile` announces it.
+
+        With `new_version`, a dataset of the name gets the files as its next version.
+        """
         draft = self._draft(new, validate_only=validate_only)
+        if new_version:
+            with suppress(DatasetNotFound):
+                return await self._revise(draft, await self._datasets.get(draft.name), validate_only=validate_only)
         arguments = draft.annotation_kind, draft.annotation_file_uris
 
         async def checked() -> DatasetRecord:
@@ -83,6 +93,28 @@ class Datasets:
             await announce(self._queue, ADVANCE, Job(draft.name, draft.generation), f"{draft.uid}:created")
             _log.info("dataset_created", dataset=draft.name, kind=draft.annotation_kind)
         return created
+
+    async def _revise(
+        self, draft: DatasetRecord, present: Versioned[DatasetRecord], *, validate_only: bool
+    ) -> Versioned[DatasetRecord]:
+        record = present.value
+        if draft.request_id and draft.request_id == record.request_id:
+            return present
+        if draft.annotation_kind is not record.annotation_kind:
+            problem = f"{record.name} is for {record.annotation_kind}, and so are all its versions."
+            raise InvalidRequest(field="dataset.annotation_kind", problem=problem)
+        if len(record.versions) >= MAX_VERSIONS - 1:
+            problem = f"{record.name} has {MAX_VERSIONS} versions, the most possible; choose another dataset_id."
+            raise InvalidRequest(field="new_version", problem=problem)
+        now = self._clock.now()
+        planned = record.revised(draft, now)
+        await self._check_uris(draft.annotation_file_uris, validate_only=validate_only)
+        if validate_only:
+            return Versioned(planned, 0)
+        revised = await self._datasets.change(draft.name, lambda found: found.revised(draft, now))
+        await announce(self._queue, ADVANCE, Job(draft.name, revised.value.generation))
+        _log.info("dataset_version_created", dataset=draft.name, version=revised.value.version)
+        return revised
 
     def _draft(self, new: NewDataset, *, validate_only: bool) -> DatasetRecord:
         check_id(new.dataset_id, "dataset_id")
@@ -170,15 +202,21 @@ class Datasets:
                 return
         raise DatasetNotFound(name=name)
 
-    async def read_images(self, name: str, after: int | None, *, annotations_only: bool) -> AsyncGenerator[Piece]:
-        """The snapshot's images, as `images.read_images` does; DatasetNotFound, also if it is deleted meanwhile."""
+    async def read_images(
+        self, name: str, version: int, after: int | None, *, annotations_only: bool
+    ) -> AsyncGenerator[Piece]:
+        """The images of a version, or of the current one if that is 0, as `images.read_images` does.
+
+        DatasetNotFound, also if it is deleted meanwhile; InvalidRequest for a version that it does not have.
+        """
         record = (await self.get(name)).value
+        key = _manifest_key(record, version)
         try:
-            async for piece in read_images(self._blobs, record, after, annotations_only=annotations_only):
+            async for piece in read_images(self._blobs, name, key, after, annotations_only=annotations_only):
                 yield piece
         except DatasetChanged:
             present = (await self.get(name)).value
-            if present.uid != record.uid or present.state is not State.READY:
+            if present.uid != record.uid or present.state is State.DELETING:
                 raise DatasetNotFound(name=name) from None
             raise
 
@@ -201,6 +239,19 @@ class Datasets:
                 return chosen, encode_token(scope, f"{place[0]}:{place[1]}")
             chosen.append(finding)
         return chosen, ""
+
+
+def _manifest_key(record: DatasetRecord, version: int) -> str:
+    """The manifest of a version; of the current one if `version` is 0."""
+    earlier = {one.number: one.manifest_key for one in record.versions}
+    if record.state is not State.DELETING and version in earlier:
+        return earlier[version]
+    if version not in (0, record.version):
+        last = record.version if record.state is State.READY else len(earlier)
+        raise InvalidRequest(field="version", problem=f"{record.name} has the versions 1 to {last}, not {version}.")
+    if record.state is not State.READY:
+        raise DatasetNotReady(name=record.name, state=record.state)
+    return record.manifest_key
 
 
 def _place(after: str, token: str) -> tuple[int, int]:

@@ -52,7 +52,7 @@ async def check_chunk(context: WorkerContext, settings: DatasetSettings, dataset
             await _clean(context, record)
         return
     if record.is_checked:
-        await publish_advance(context.queue, record, f"{record.uid}:checked")
+        await publish_advance(context.queue, record, f"{record.uid}:{record.generation}:checked")
 
 
 async def _clean(context: WorkerContext, record: DatasetRecord) -> None:

@@ -2,7 +2,7 @@
 
                  ┌──────(a) progress──────┐
                  ▼                        │
-    (create) ─▶ VALIDATING ───────────────┘
+    (create) ─▶ VALIDATING ───────────────┘ ◀──(e) revise, from READY and FAILED
                  │(b) accept    │(c) refuse    (d) delete, from every state
                  ▼              ▼
                READY          FAILED  ──(d)──▶ DELETING ──▶ (gone)
@@ -21,6 +21,7 @@ from services.vision.snapshot import AnnotationKind
 COLLECTION = "datasets"
 ADVANCE = "ingest-dataset"  # job: do whatever is due for a dataset, named `datasets/{dataset}`
 CHECK = "ingest-chunk"  # job: check one chunk of images, named `datasets/{dataset}/chunks/{number}`
+MAX_VERSIONS = 100  # of a dataset, to keep records small
 INLINE_CATEGORIES = 100  # beyond this, categories are only in the manifest, to keep records small
 
 
@@ -40,6 +41,7 @@ class Event(StrEnum):
     ACCEPT = "accept"
     REFUSE = "refuse"
     UPDATE = "update"
+    REVISE = "revise"
     DELETE = "delete"
 
 
@@ -48,6 +50,7 @@ TRANSITIONS: dict[Event, dict[State, State]] = {
     Event.ACCEPT: {State.VALIDATING: State.READY},
     Event.REFUSE: {State.VALIDATING: State.FAILED},
     Event.UPDATE: {state: state for state in (State.VALIDATING, State.READY, State.FAILED)},
+    Event.REVISE: {State.READY: State.VALIDATING, State.FAILED: State.VALIDATING},
     Event.DELETE: dict.fromkeys(State, State.DELETING),
 }
 
@@ -145,6 +148,18 @@ class Chunks:
 
 
 @dataclass(frozen=True, slots=True)
+class Version:
+    """An earlier version of a dataset, whose snapshot is kept."""
+
+    number: int
+    snapshot_digest: str
+    manifest_key: str
+    image_count: int
+    annotation_count: int
+    create_time: datetime  # when its files were registered
+
+
+@dataclass(frozen=True, slots=True)
 class NewDataset:
     """A caller's request to register a dataset."""
 
@@ -182,6 +197,9 @@ class DatasetRecord:
     manifest_key: str = ""
     snapshot_digest: str = ""
     error: Failure | None = None
+    version: int = 1
+    version_time: datetime | None = None  # when the files of this version were registered; None for the first
+    versions: tuple[Version, ...] = ()  # the earlier ones, each with its snapshot
 
     @property
     def root(self) -> str:
@@ -192,6 +210,11 @@ class DatasetRecord:
     def prefix(self) -> str:
         """The prefix of this dataset's blobs."""
         return f"{self.name}/{self.uid}"
+
+    @property
+    def packs(self) -> str:
+        """The prefix of this version's shards, which no other version, not even a failed one, has."""
+        return f"{self.prefix}/packs/" if self.version_time is None else f"{self.prefix}/packs-{self.generation}/"
 
     @property
     def images_total(self) -> int:
@@ -288,6 +311,31 @@ class DatasetRecord:
         """Changes caller fields."""
         self.after(Event.UPDATE)
         return replace(self, update_time=now, **values)
+
+    def revised(self, draft: "DatasetRecord", now: datetime) -> "DatasetRecord":
+        """(e) The validation of a draft's files begins, as the next version; the present one is kept if it is READY."""
+        state, kept = self.after(Event.REVISE), self.versions
+        if self.state is State.READY and self.stats:
+            counts = self.stats.image_count, self.stats.annotation_count
+            began = self.version_time or self.create_time
+            kept = (*kept, Version(self.version, self.snapshot_digest, self.manifest_key, *counts, began))
+        return DatasetRecord(
+            name=self.name,
+            uid=self.uid,
+            annotation_kind=self.annotation_kind,
+            annotation_file_uris=draft.annotation_file_uris,
+            create_time=self.create_time,
+            update_time=now,
+            display_name=self.display_name,
+            custom_properties=self.custom_properties,
+            request_id=draft.request_id,
+            state=state,
+            generation=self.generation + 1,
+            lease=self.lease.released(),
+            version=kept[-1].number + 1 if kept else 1,
+            version_time=now,
+            versions=kept,
+        )
 
     def deleting(self, now: datetime) -> "DatasetRecord":
         """(d) Marks the dataset for removal; idempotent."""

@@ -6,9 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 from services.dataset import store
-from services.dataset.domain import DatasetRecord, State
 from services.kit.blobs import Blobs, to_uri
-from services.kit.errors import BlobNotFound, DatasetChanged, DatasetNotReady
+from services.kit.errors import BlobNotFound, DatasetChanged
 from services.vision.snapshot import Manifest, Record, Shard, read_index
 
 CHUNK_BYTES = 1 << 20  # read at once
@@ -27,16 +26,14 @@ Piece = Manifest | Images | bytes
 
 
 async def read_images(
-    blobs: Blobs, record: DatasetRecord, after: int | None, *, annotations_only: bool
+    blobs: Blobs, dataset: str, manifest_key: str, after: int | None, *, annotations_only: bool
 ) -> AsyncGenerator[Piece]:
     """The manifest, then the images with an id above `after`: each on its own and then its bytes, or several without.
 
-    Raises DatasetNotReady, and DatasetChanged for files that are missing or not those of the record.
+    Raises DatasetChanged for files that are missing or not those of the record.
     """
-    if record.state is not State.READY:
-        raise DatasetNotReady(name=record.name, state=record.state)
     try:
-        manifest = await store.get_manifest(blobs, record.manifest_key)
+        manifest = await store.get_manifest(blobs, manifest_key)
         yield manifest
         for shard in manifest.shards:
             found = read_index(await blobs.get(shard.index_key)).records
@@ -45,10 +42,10 @@ async def read_images(
                 for images in _listed(wanted):
                     yield images
                 continue
-            async for piece in _with_bytes(blobs, record.name, shard, wanted):
+            async for piece in _with_bytes(blobs, dataset, shard, wanted):
                 yield piece
     except BlobNotFound as error:
-        raise DatasetChanged(dataset=record.name, file=error.metadata["name"]) from None
+        raise DatasetChanged(dataset=dataset, file=error.metadata["name"]) from None
 
 
 def _listed(records: Iterable[Record]) -> Iterator[Images]:

@@ -95,7 +95,7 @@ async def _finish(context: WorkerContext, settings: DatasetSettings, guard: Data
         validation = await finish(context, settings, guard.record, plan, log)
     except Refused as error:
         refused = await _refuse(context, guard, error, log)
-        await delete_prefix(context.blobs, f"{refused.prefix}/packs/")  # no longer needed
+        await delete_prefix(context.blobs, refused.packs)  # no longer needed
         return refused
     key = await store.put_manifest(context.blobs, guard.record, validation.manifest)
     findings = await store.put_findings(context.blobs, guard.record, log)

@@ -31,7 +31,7 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
 
     async def CreateDataset(self, request: service_pb.CreateDatasetRequest, context: Context) -> pb.Dataset:
         new = wire.new_dataset(request)
-        created = await self._datasets.create(new, validate_only=request.validate_only)
+        created = await self._datasets.create(new, validate_only=request.validate_only, new_version=request.new_version)
         return wire.dataset_message(created, self._bucket)
 
     async def GetDataset(self, request: service_pb.GetDatasetRequest, context: Context) -> pb.Dataset:
@@ -39,7 +39,7 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
         if request.view != pb.Dataset.FULL:
             return wire.dataset_message(found, self._bucket)
         categories = category_counts(await self._datasets.categories(found.value))
-        return wire.dataset_message(found, self._bucket, categories)
+        return wire.full_message(found, self._bucket, categories)
 
     async def ListDatasets(
         self, request: service_pb.ListDatasetsRequest, context: Context
@@ -110,7 +110,9 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
     ) -> AsyncIterator[service_pb.ReadImagesResponse]:
         after = request.after_image_id if request.HasField("after_image_id") else None
         category_ids = list[int]()
-        pieces = self._datasets.read_images(request.parent, after, annotations_only=request.annotations_only)
+        pieces = self._datasets.read_images(
+            request.parent, request.version, after, annotations_only=request.annotations_only
+        )
         async with aclosing(pieces):
             async for piece in pieces:
                 if isinstance(piece, Manifest):

@@ -67,7 +67,7 @@ def result_key(prefix: str, number: int) -> str:
 
 def pack_key(record: DatasetRecord, number: int, sha256: str, extension: str) -> str:
     """A shard or its index, named by content so that attempts at one chunk never interfere."""
-    return f"{record.prefix}/packs/{number:05d}-{sha256[:24]}.{extension}"
+    return f"{record.packs}{number:05d}-{sha256[:24]}.{extension}"
 
 
 async def put(blobs: Blobs, key: str, value: object) -> None:

@@ -50,7 +50,23 @@ def dataset_message(
         update_time=to_timestamp(record.update_time),
         etag=found.etag if found.revision else "",
         snapshot_uri=to_uri(bucket, record.manifest_key) if record.manifest_key else "",
+        version=record.version,
     )
+
+
+def full_message(found: Versioned[DatasetRecord], bucket: str, categories: tuple[CategoryCount, ...]) -> pb.Dataset:
+    """The dataset's message in view FULL."""
+    message = dataset_message(found, bucket, categories)
+    for one in found.value.versions:
+        message.earlier_versions.add(
+            version=one.number,
+            snapshot_digest=one.snapshot_digest,
+            snapshot_uri=to_uri(bucket, one.manifest_key),
+            image_count=one.image_count,
+            annotation_count=one.annotation_count,
+            create_time=to_timestamp(one.create_time),
+        )
+    return message
 
 
 def _stats(stats: Stats, categories: tuple[CategoryCount, ...] | None) -> pb.DatasetStats:

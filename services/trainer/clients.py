@@ -40,6 +40,7 @@ class GrpcDatasets:
             ),
             digest=message.snapshot_digest,
             manifest_key=from_uri(message.snapshot_uri, self._bucket) if message.snapshot_uri else "",
+            version=message.version,
             phase=dataset_pb2.DatasetProgress.Phase.Name(message.progress.phase),
             images_done=message.progress.images_done,
             images_total=message.progress.images_total,

@@ -46,6 +46,7 @@ class Dataset:
     categories: tuple[tuple[str, int, int], ...]  # name, number of images, number of annotations
     digest: str
     manifest_key: str
+    version: int = 0
     phase: str = ""  # of its validation, as the contract names it
     images_done: int = 0
     images_total: int = 0
@@ -61,7 +62,11 @@ class Dataset:
         if self.state is not DatasetState.READY:
             raise DatasetNotReady(name=self.name, state=self.state)
         return Snapshot(
-            dataset=self.name, digest=self.digest, manifest_key=self.manifest_key, image_count=self.image_count
+            dataset=self.name,
+            digest=self.digest,
+            manifest_key=self.manifest_key,
+            image_count=self.image_count,
+            version=self.version,
         )
 
 
@@ -73,6 +78,7 @@ class Snapshot:
     digest: str
     manifest_key: str
     image_count: int
+    version: int = 0  # of the dataset; 0 in records from before datasets had versions
 
     @property
     def features_prefix(self) -> str:

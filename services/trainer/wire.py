@@ -169,6 +169,7 @@ def model_message(
         categories=model.categories,
         warnings=model.warnings,
         snapshot_digest=model.training.digest if model.training else "",
+        training_dataset_version=model.training.version if model.training else 0,
         base_model_version=model.base.version if model.base else "",
     )
     if model.test_dataset:

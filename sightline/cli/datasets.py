@@ -1,6 +1,7 @@
 """`sightline datasets`: register labelled images, and show the findings."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sightline.cli.console import Json, facts, notes, output, print_document, print_json, state, table
+from sightline.cli.diffs import print_diff
 from sightline.cli.formats import moment, visible
 from sightline.cli.reporting import UsageError
 from sightline.cli.session import session
@@ -69,6 +71,9 @@ def create(
         list[str] | None,
         typer.Option(metavar="PREFIX=DIR", help="Where images with URLs of this beginning are. Can be repeated."),
     ] = None,
+    new_version: Annotated[
+        bool, typer.Option("--new-version", help="If there is a dataset of this name, make this its next version.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what PATH has.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the dataset has been checked.")] = False,
     json: Json = False,
@@ -87,7 +92,9 @@ def create(
             say(package, output() if dry_run else notes())
         if dry_run:
             return
-        dataset = client.datasets.register(name, package, kind=kind.value if kind else None, wait=wait, note=warn)
+        dataset = client.datasets.register(
+            name, package, kind=kind.value if kind else None, new_version=new_version, wait=wait, note=warn
+        )
     if json:
         print_json(dataset.message)
     else:
@@ -185,6 +192,7 @@ def export(
     form: Annotated[
         ExportFormat, typer.Option("--format", help="coco, yolo and voc for boxes; coco and folders for categories.")
     ] = ExportFormat.COCO,
+    version: Annotated[int, typer.Option(help="A version of the dataset; by default the current one.", min=0)] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Write into a folder with other files; replaces those of the same names.")
     ] = False,
@@ -192,7 +200,7 @@ def export(
 ) -> None:
     """Write a dataset's images and annotations for other tools; repeat it to continue after an interruption."""
     with session() as client:
-        exported = client.datasets.export(name, folder, format=form, force=force)
+        exported = client.datasets.export(name, folder, format=form, version=version, force=force)
     for note in exported.notes:
         warn(note)
     if json:
@@ -202,6 +210,22 @@ def export(
     kept = exported.image_count - exported.written_count
     there = f", {kept} of which were there already" if kept else ""
     output().print(escape(f"{exported.folder}: {counted(exported.image_count, 'image')}{there}"), soft_wrap=True)
+
+
+@app.command("diff")
+def diff(
+    name: Name,
+    old: Annotated[int, typer.Argument(metavar="V1", help="A version; by default the one before V2.", min=0)] = 0,
+    new: Annotated[int, typer.Argument(metavar="V2", help="A version; by default the current one.", min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Show what differs between two versions of a dataset."""
+    with session() as client:
+        found = client.datasets.diff(name, old, new)
+    if json:
+        print_document(asdict(found))
+    else:
+        print_diff(found)
 
 
 @app.command("delete")
@@ -221,6 +245,7 @@ def print_dataset(dataset: DatasetData) -> None:
     rows = [
         ("name", escape(dataset.name)),
         ("state", state(dataset.state)),
+        ("version", str(dataset.version) if dataset.version > 1 else ""),
         ("kind", _kind(dataset)),
         ("images", f"{dataset.image_count} ({size(dataset.size_bytes)})" if dataset.size_bytes is not None else ""),
         ("annotations", str(dataset.annotation_count or "")),

@@ -7,15 +7,17 @@ from warnings import warn
 
 from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
+from sightline.client.diffs import diff
 from sightline.client.exports import Annotations, Download
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.requests import STORE
-from sightline.client.results.dataset import AsyncDataset, Dataset, Finding
+from sightline.client.results.dataset import AsyncDataset, Dataset, DatasetData, Finding
+from sightline.client.results.diff import DatasetDiff
 from sightline.client.results.export import Exported
 from sightline.client.results.kinds import DatasetKind
 from sightline.client.sending import Sent, send, send_async
 from sightline.client.uploads import Reading, read_export
-from sightline.exporters.model import ExportFormat
+from sightline.exporters.model import ExportFormat, Snapshot
 from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
 from sightline.v1 import dataset_pb2
@@ -43,6 +45,7 @@ class Datasets:
         splits: Collection[str] = (),
         url_prefixes: Mapping[str, str | Path] | None = None,
         kind: DatasetKind | str | None = None,
+        new_version: bool = False,
         display_name: str = "",
         wait: bool = True,
         note: Callable[[str], None] = warn,
@@ -53,7 +56,8 @@ class Datasets:
         `coco` is a COCO file. Either may be the `s3://` uri of a COCO file that is in the store with its images. Image
         names are relative to the folder `images`, by default the source's own; `url_prefixes` maps the beginnings of
         URLs to folders. `format` and `boxes` override what the content says, `splits` takes a part. Without `kind`,
-        annotations with boxes are for detection.
+        annotations with boxes are for detection. With `new_version`, a dataset of the name gets the images as its next
+        version; models that were trained on it keep theirs.
 
         Before anything is uploaded, raises AnnotationsUnreadable with every fault, ImagesMissing with every image that
         was not found, InvalidName and DatasetAlreadyExists; while waiting, the error of a dataset that ends as FAILED.
@@ -65,9 +69,9 @@ class Datasets:
         package = _package(source, coco, reading, kind)
         sent = None
         if isinstance(package, Package):
-            self._calls.ask(self._calls.stubs.datasets.CreateDataset, _trial(name, kind, package))
+            self._calls.ask(self._calls.stubs.datasets.CreateDataset, _trial(name, kind, package, new_version))
             sent = send(self._calls, name, package, note)
-        request = _creation(name, package, kind, display_name, sent)
+        request = _creation(name, package, kind, display_name, sent, new_version)
         made = Dataset.of(self._calls.ask(self._calls.stubs.datasets.CreateDataset, request), self)
         return self.wait(made) if wait else made
 
@@ -105,9 +109,12 @@ class Datasets:
         folder: str | Path,
         *,
         format: ExportFormat | str = ExportFormat.COCO,  # noqa: A002 - what it is called everywhere else
+        version: int = 0,
         force: bool = False,
     ) -> Exported:
-        """Writes a dataset's images and annotations into a folder, as COCO, YOLO, VOC, or a folder per class.
+        """Writes the images and annotations of a dataset's version, by default the current one, into a folder.
+
+        The form is COCO, YOLO, Pascal VOC, or a folder per class.
 
         The images are those of the snapshot: upright JPEG or PNG, without what validation left out. An export that
         broke off is continued: what the folder has already stays. DatasetNotFound, DatasetNotReady, DatasetChanged;
@@ -115,7 +122,7 @@ class Datasets:
         """
         full, rpc = full_name(COLLECTION, name), self._calls.stubs.datasets.ReadImages
         with self._calls.reporter(f"export {bare_name(full)}") as bar:
-            annotations = Annotations(full)
+            annotations = Annotations(full, version)
             for message in self._calls.watch(rpc, annotations.request):
                 bar.update(*annotations.take(message))
             download = Download(annotations.snapshot(), Path(folder), ExportFormat(format), force=force)
@@ -123,6 +130,21 @@ class Datasets:
                 for message in self._calls.watch(rpc, download.request):
                     bar.update(*download.take(message))
             return download.finish()
+
+    def diff(self, name: str | Named, old: int = 0, new: int = 0) -> DatasetDiff:
+        """What differs between two versions of a dataset: by default the current one and the one before it.
+
+        DatasetNotFound; InvalidRequest if it has no such version; DatasetNotReady while the current one is checked.
+        """
+        full, rpc = full_name(COLLECTION, name), self._calls.stubs.datasets.ReadImages
+        snapshots: list[Snapshot] = []
+        for version in _versions(self.get(full), old, new):
+            with self._calls.reporter(f"read {bare_name(full)}") as bar:
+                annotations = Annotations(full, version)
+                for message in self._calls.watch(rpc, annotations.request):
+                    bar.update(*annotations.take(message))
+                snapshots.append(annotations.snapshot())
+        return diff(*snapshots)
 
     def delete(self, name: str | Named) -> None:
         """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
@@ -148,6 +170,7 @@ class AsyncDatasets:
         splits: Collection[str] = (),
         url_prefixes: Mapping[str, str | Path] | None = None,
         kind: DatasetKind | str | None = None,
+        new_version: bool = False,
         display_name: str = "",
         wait: bool = True,
         note: Callable[[str], None] = warn,
@@ -157,9 +180,9 @@ class AsyncDatasets:
         package = await asyncio.to_thread(_package, source, coco, reading, kind)
         sent = None
         if isinstance(package, Package):
-            await self._calls.ask(self._calls.stubs.datasets.CreateDataset, _trial(name, kind, package))
+            await self._calls.ask(self._calls.stubs.datasets.CreateDataset, _trial(name, kind, package, new_version))
             sent = await send_async(self._calls, name, package, note)
-        request = _creation(name, package, kind, display_name, sent)
+        request = _creation(name, package, kind, display_name, sent, new_version)
         made = AsyncDataset.of(await self._calls.ask(self._calls.stubs.datasets.CreateDataset, request), self)
         return await self.wait(made) if wait else made
 
@@ -197,12 +220,13 @@ class AsyncDatasets:
         folder: str | Path,
         *,
         format: ExportFormat | str = ExportFormat.COCO,  # noqa: A002 - what it is called everywhere else
+        version: int = 0,
         force: bool = False,
     ) -> Exported:
         """As `Datasets.export`; files are written in threads."""
         full, rpc = full_name(COLLECTION, name), self._calls.stubs.datasets.ReadImages
         with self._calls.reporter(f"export {bare_name(full)}") as bar:
-            annotations = Annotations(full)
+            annotations = Annotations(full, version)
             async for message in self._calls.watch(rpc, annotations.request):
                 bar.update(*annotations.take(message))
             form, snapshot = ExportFormat(format), annotations.snapshot()
@@ -211,6 +235,18 @@ class AsyncDatasets:
                 async for message in self._calls.watch(rpc, download.request):
                     bar.update(*await asyncio.to_thread(download.take, message))
             return await asyncio.to_thread(download.finish)
+
+    async def diff(self, name: str | Named, old: int = 0, new: int = 0) -> DatasetDiff:
+        """As `Datasets.diff`."""
+        full, rpc = full_name(COLLECTION, name), self._calls.stubs.datasets.ReadImages
+        snapshots: list[Snapshot] = []
+        for version in _versions(await self.get(full), old, new):
+            with self._calls.reporter(f"read {bare_name(full)}") as bar:
+                annotations = Annotations(full, version)
+                async for message in self._calls.watch(rpc, annotations.request):
+                    bar.update(*annotations.take(message))
+                snapshots.append(annotations.snapshot())
+        return diff(*snapshots)
 
     async def delete(self, name: str | Named) -> None:
         """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
@@ -249,17 +285,25 @@ def _package(source: Source | None, coco: str | Path | None, reading: Reading, k
     return str(named)
 
 
-def _trial(name: str, kind: str | None, package: Package) -> service.CreateDatasetRequest:
+def _versions(dataset: DatasetData, old: int, new: int) -> tuple[int, int]:
+    """The two versions to compare: the given ones, the current one and the one before."""
+    newer = new or dataset.version
+    return old or newer - 1 or 1, newer
+
+
+def _trial(name: str, kind: str | None, package: Package, new_version: bool) -> service.CreateDatasetRequest:
     """Asks whether a dataset of this name could be created, before the upload."""
     found = DatasetKind.DETECTION if package.imported.detection else DatasetKind.CLASSIFICATION
     request = requests.create_dataset(name, DatasetKind(kind or found), [], "")
-    request.validate_only = True
+    request.validate_only, request.new_version = True, new_version
     return request
 
 
 def _creation(
-    name: str, package: Package | str, kind: str | None, display_name: str, sent: Sent | None
+    name: str, package: Package | str, kind: str | None, display_name: str, sent: Sent | None, new_version: bool
 ) -> service.CreateDatasetRequest:
     listed = sent.annotations if sent else [str(package)]
     found = sent.local.kind if sent else DatasetKind.UNKNOWN
-    return requests.create_dataset(name, DatasetKind(kind or found), listed, display_name)
+    request = requests.create_dataset(name, DatasetKind(kind or found), listed, display_name)
+    request.new_version = new_version
+    return request

@@ -247,7 +247,9 @@ class DatasetAlreadyExists(AlreadyExists):
     """A dataset of this name exists."""
 
     reason = "DatasetAlreadyExists"
-    advice = "choose another name, or `sightline datasets delete {name}`"
+    advice = (
+        "choose another name, add --new-version (new_version=True in Python), or `sightline datasets delete {name}`"
+    )
 
 
 class ModelAlreadyExists(AlreadyExists):

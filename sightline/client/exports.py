@@ -19,8 +19,8 @@ from sightline.v1 import dataset_service_pb2 as service
 class Annotations:
     """A snapshot without its images. `request` continues after what has arrived."""
 
-    def __init__(self, dataset: str) -> None:
-        self.request = service.ReadImagesRequest(parent=dataset, annotations_only=True)
+    def __init__(self, dataset: str, version: int = 0) -> None:
+        self.request = service.ReadImagesRequest(parent=dataset, version=version, annotations_only=True)
         self._header = service.Snapshot()
         self._images: list[Image] = []
 
@@ -39,6 +39,7 @@ class Annotations:
         """The snapshot, once the stream has ended."""
         return Snapshot(
             dataset=self.request.parent,
+            version=self.request.version,
             digest=self._header.digest,
             detection=self._header.annotation_kind == dataset_pb2.Dataset.OBJECT_DETECTION,
             categories={category.id: category.name for category in self._header.categories},
@@ -55,7 +56,9 @@ class Download:
         with _refusing():
             self._export = export(snapshot, form)
             self._target = Target(folder, self._export, snapshot.images, force=force)
-        self.request = service.ReadImagesRequest(parent=snapshot.dataset, after_image_id=self._target.after)
+        self.request = service.ReadImagesRequest(
+            parent=snapshot.dataset, version=snapshot.version, after_image_id=self._target.after
+        )
         self._image = service.SnapshotImage()
         self._content = bytearray()
         self._due_bytes = sum(image.size_bytes for image in self._target.missing.values())

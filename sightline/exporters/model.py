@@ -58,6 +58,7 @@ class Snapshot:
     detection: bool
     categories: Mapping[int, str]  # names by id, in order
     images: Sequence[Image]  # by id
+    version: int = 0  # of the dataset; 0 for the current one
 
 
 @dataclass(frozen=True, slots=True)

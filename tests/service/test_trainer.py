@@ -201,6 +201,20 @@ PRECONDITION, ABORTED = grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABO
 # Creating.
 
 
+async def test_a_model_keeps_the_version_of_the_dataset_that_its_training_began_with(trainer: World) -> None:
+    trainer.datasets.put(dataset(version=3))
+    await trainer.models.CreateModel(request())
+    assert (await trainer.get()).training_dataset_version == 0
+    while (await trainer.get()).state == model_pb2.Model.NOT_STARTED:
+        await trainer.step()
+    trainer.datasets.put(dataset(version=4, state="VALIDATING", digest="", manifest_key=""))
+    await trainer.step()
+    trainer.datasets.put(dataset(version=4, digest="sha256:4", manifest_key="datasets/birds/uid/4.json"))
+    while (found := await trainer.get()).state != model_pb2.Model.SUCCEEDED:
+        await trainer.step()
+    assert (found.training_dataset_version, found.snapshot_digest) == (3, DIGEST)
+
+
 async def test_a_model_is_created_in_not_started_and_trained_to_its_end(trainer: World) -> None:
     created = await trainer.models.CreateModel(request(display_name="Birds", custom_properties={"team": "a"}))
     assert (created.name, created.state) == (M, model_pb2.Model.NOT_STARTED)

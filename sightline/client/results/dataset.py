@@ -26,6 +26,28 @@ class Category:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetVersion:
+    """An earlier version of a dataset, whose images are kept."""
+
+    version: int
+    image_count: int
+    annotation_count: int
+    snapshot_digest: str
+    create_time: datetime | None  # when its files were registered
+
+    @classmethod
+    def of(cls, message: dataset_pb2.DatasetVersion) -> Self:
+        """The content of the message."""
+        return cls(
+            version=message.version,
+            image_count=message.image_count,
+            annotation_count=message.annotation_count,
+            snapshot_digest=message.snapshot_digest,
+            create_time=moment(message.create_time),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetData:
     """Labelled images: COCO files and the images they name, checked once and then frozen."""
 
@@ -42,6 +64,8 @@ class DatasetData:
     error_count: int  # findings, by severity
     warning_count: int
     info_count: int
+    version: int  # that the fields are about
+    earlier_versions: tuple[DatasetVersion, ...]  # from `get` alone
     snapshot_digest: str  # the same files give the same digest
     error: SightlineError | None  # why it is FAILED
     create_time: datetime | None
@@ -67,6 +91,8 @@ class DatasetData:
             error_count=message.finding_counts.error,
             warning_count=message.finding_counts.warning,
             info_count=message.finding_counts.info,
+            version=message.version,
+            earlier_versions=tuple(map(DatasetVersion.of, message.earlier_versions)),
             snapshot_digest=message.snapshot_digest,
             error=failure(message),
             create_time=moment(message.create_time),

@@ -72,7 +72,11 @@ def test_too_small_a_budget_says_which_one_suffices() -> None:
         ("datasetAnnotationsInvalid", {"file": "s3://sightline/uploads/u/coco.json"}, "fix the COCO file"),
         ("datasetAnnotationsInvalid", {"file": "datasets/pets"}, "fix what `sightline datasets findings pets` lists"),
         ("datasetEmpty", {"dataset": "datasets/pets"}, "fix what `sightline datasets findings pets` lists"),
-        ("DatasetAlreadyExists", {"name": "datasets/pets"}, "choose another name, or `sightline datasets delete pets`"),
+        (
+            "DatasetAlreadyExists",
+            {"name": "datasets/pets"},
+            "choose another name, add --new-version (new_version=True in Python), or `sightline datasets delete pets`",
+        ),
         ("datasetNotReady", {"name": "datasets/pets", "state": "FAILED"}, "see `sightline datasets findings pets`"),
         ("datasetNotReady", {"name": "datasets/pets", "state": "VALIDATING"}, "wait until it is READY"),
         ("PermissionDenied", {"role": "trainer"}, "ask the operator of the services for a token with the role trainer"),

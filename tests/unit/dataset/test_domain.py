@@ -107,6 +107,17 @@ class Life(RuleBasedStateMachine):
         self.attempt(Event.REFUSE, lambda: self.record.refused(error, self.now))
 
     @rule()
+    def revised(self) -> None:
+        before = self.record
+        self.attempt(Event.REVISE, lambda: before.revised(fresh(), self.now))
+        if self.record is not before:
+            kept = {one.manifest_key for one in self.record.versions}
+            assert kept >= {one.manifest_key for one in before.versions} | {before.manifest_key} - {""}
+            assert [one.number for one in self.record.versions] == [*range(1, self.record.version)]
+            assert self.record.packs != before.packs
+            self.fraction, self.ended = 0.0, None
+
+    @rule()
     def updated(self) -> None:
         self.attempt(Event.UPDATE, lambda: self.record.updated(self.now, display_name="x"))
 
