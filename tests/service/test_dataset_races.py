@@ -1,0 +1,168 @@
+"""Callers of two replicas create, revise and delete datasets while workers check them: no orphan, and nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from services.dataset.app import Datasets
+from services.dataset.context import WorkerContext
+from services.dataset.domain import NewDataset, State
+from services.dataset.settings import DatasetSettings
+from services.kit.blobs import BlobInfo
+from services.kit.errors import Conflict, DatasetNotFound, LeaseLost, SightlineError
+from services.kit.memory import MemoryBlobs
+from services.vision.snapshot import AnnotationKind, read_index, read_manifest, read_record
+from tests.support.datasets import World, tagged
+
+NAMES = ("a", "b")
+SETS = 4  # of images, each in an upload; most of the last one's cannot be decoded
+HOURS = 3600.0
+
+
+class Interleaved(MemoryBlobs):
+    """Others run before and after every call, for longer or shorter, as chance has it."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self._random = random
+
+    async def _others(self) -> None:
+        for _ in range(self._random.randrange(4)):
+            await asyncio.sleep(0)
+
+    async def put(self, key: str, data: bytes) -> None:
+        await self._others()
+        await super().put(key, data)
+        await self._others()
+
+    async def put_file(self, key: str, path: Path) -> None:
+        await self._others()
+        await super().put_file(key, path)
+
+    async def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        await self._others()
+        return await super().get(key, start, length)
+
+    async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
+        for blob in [blob async for blob in super().list(prefix)]:
+            await self._others()
+            yield blob
+
+    async def delete(self, key: str) -> None:
+        await self._others()
+        await super().delete(key)
+
+
+class Race:
+    """The doubles that all replicas and workers share."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.done = Counter[str]()
+        settings = DatasetSettings(chunk_images=2, progress_seconds=0)
+        self.world = World(blobs=Interleaved(self.random), settings=settings)
+        self.replicas = [replace(self.world) for _ in range(2)]  # the same stores, each with its own view
+        for replica in self.replicas:
+            replica.queue = self.world.queue
+        self.busy = True
+
+    async def fill(self) -> None:
+        """Puts the images into uploads, which are kept as long as a dataset names them."""
+        for number in range(SETS):
+            described, files = tagged(4 + number)
+            if number == SETS - 1:
+                files |= dict.fromkeys(list(files)[2:], b"none")
+            await self.world.put(described, files, key=f"uploads/u{number}/train.json")
+            await self.replicas[0].uploads().begin(f"v{number}")
+
+    async def caller(self, world: World, steps: int) -> None:
+        """Creates, revises and deletes at random; being refused is part of it."""
+        app = Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings, world.uploads())
+        for _ in range(steps):
+            name, number = self.random.choice(NAMES), self.random.randrange(SETS)
+            uri = f"s3://sightline/uploads/u{number}/train.json"
+            new = NewDataset(name, AnnotationKind.IMAGE_CLASSIFICATION, (uri,))
+            what = self.random.choice(("create", "revise", "delete"))
+            try:
+                if what == "delete":
+                    await app.delete(f"datasets/{name}", "")
+                else:
+                    await app.create(new, new_version=what == "revise")
+                self.done[what] += 1
+            except SightlineError:
+                self.done["refused"] += 1
+            for _ in range(self.random.randrange(60)):
+                await asyncio.sleep(0)
+
+    async def worker(self, world: World, holder: str) -> None:
+        """Takes jobs; one that fails is delivered again later."""
+
+        def named(context: WorkerContext) -> WorkerContext:
+            return replace(context, holder=holder)
+
+        while self.busy:
+            with suppress(SightlineError):
+                await world.step(named)
+            await asyncio.sleep(0)
+
+    async def settle(self) -> None:
+        """Time passes, the reconcilers run, and a worker does what is due, until nothing is."""
+        for _ in range(10):
+            self.world.clock.advance(60)
+            await asyncio.sleep(0)
+            await self.replicas[0].reconciler().reconcile()
+            with suppress(LeaseLost, Conflict):
+                await self.replicas[0].work()
+
+
+async def require_whole(race: Race) -> set[str]:
+    """Every image of every version of every dataset can be read; returns the prefixes of what there is."""
+    prefixes: set[str] = set()
+    for name in NAMES:
+        try:
+            record = (await race.replicas[1].collection.get(f"datasets/{name}")).value
+        except DatasetNotFound:
+            continue
+        assert record.state in (State.READY, State.FAILED), record
+        prefixes.add(f"{record.prefix}/")
+        current = [record.manifest_key] if record.state is State.READY else []
+        for key in (*current, *(version.manifest_key for version in record.versions)):
+            manifest = read_manifest(await race.world.blobs.get(key))
+            for shard in manifest.shards:
+                pack = await race.world.blobs.get(shard.key)
+                for one in read_index(await race.world.blobs.get(shard.index_key)).records:
+                    read_record(pack, one, verify=True)
+    return prefixes
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_no_orphan_stays_and_nothing_that_is_live_is_lost(seed: int) -> None:
+    race = Race(seed)
+    keepers = [asyncio.create_task(view.run()) for one in race.replicas for view in (one.view, one.kept.view)]
+    try:
+        await race.fill()
+        workers = [asyncio.create_task(race.worker(one, f"w{n}")) for n, one in enumerate(race.replicas)]
+        async with asyncio.TaskGroup() as callers:
+            for replica in (*race.replicas, *race.replicas):
+                callers.create_task(race.caller(replica, 12))
+        race.busy = False
+        await asyncio.gather(*workers)
+        await race.settle()
+        prefixes = await require_whole(race)
+        orphans = [
+            blob.key async for blob in race.world.blobs.list("datasets/") if not blob.key.startswith(tuple(prefixes))
+        ]
+        assert orphans == []
+        assert race.done["create"] + race.done["revise"] > 0
+        assert race.done["delete"] > 0
+    finally:
+        for keeper in keepers:
+            keeper.cancel()
