@@ -24,6 +24,10 @@ class Format(StrEnum):
     CUSTOM_VISION = "custom-vision"
     LABEL_STUDIO = "label-studio"
     CVAT = "cvat"
+    LABELME = "labelme"
+    VIA = "via"
+    SUPERVISELY = "supervisely"
+    CREATEML = "createml"
     CSV = "csv"
 
 
@@ -35,6 +39,10 @@ TITLES = {
     Format.CUSTOM_VISION: "Custom Vision",
     Format.LABEL_STUDIO: "Label Studio",
     Format.CVAT: "CVAT for images",
+    Format.LABELME: "LabelMe",
+    Format.VIA: "VIA",
+    Format.SUPERVISELY: "Supervisely",
+    Format.CREATEML: "CreateML",
     Format.CSV: "CSV",
 }
 

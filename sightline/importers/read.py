@@ -1,16 +1,29 @@
 """Recognises the form of an export, and reads it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from sightline.importers import coco, custom_vision, cvat, folders, label_studio, table, voc, yolo
-from sightline.importers.files import images_in, read_json, walk
-from sightline.importers.model import TITLES, Format, Imported, ImportFault, is_image
+from sightline.importers import (
+    coco,
+    createml,
+    custom_vision,
+    cvat,
+    folders,
+    label_studio,
+    labelme,
+    supervisely,
+    table,
+    via,
+    voc,
+    yolo,
+)
+from sightline.importers.files import images_in, read_json, subfolders, walk
+from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order, is_image, split_of
 
 EXPECTED = (
     "a COCO file; a folder per class; YOLO's data.yaml or its folder; a folder of Pascal VOC's XML files; a CSV file; "
-    "JSON of Label Studio or Custom Vision; XML of CVAT"
+    "JSON of Label Studio, Custom Vision, LabelMe, VIA, Supervisely or CreateML; XML of CVAT"
 )
 
 
@@ -24,7 +37,8 @@ def read(source: Path, *, form: Format | None = None, images: Path | None = None
     if images is not None and not images.is_dir():
         raise ImportFault(f"there is no folder {images}")
     found, file = (form, _main_file(source, form)) if form else recognise(source)
-    imported = _readers()[found](file, images)
+    by_split = _of_splits(source) if file == source and source.is_dir() and found in _APART else {}
+    imported = _merged(source, found, by_split) if by_split else _readers()[found](file, images)
     if not imported.images and not imported.documents:
         raise ImportFault(f"{source} was read as {TITLES[found]}, but names no images")
     folder = images or imported.folder
@@ -33,7 +47,14 @@ def read(source: Path, *, form: Format | None = None, images: Path | None = None
     return replace(imported, source=source, folder=folder)
 
 
-_APART = (Format.CUSTOM_VISION, Format.LABEL_STUDIO, Format.CVAT, Format.CSV)  # one file, images anywhere in the folder
+_APART = (
+    Format.CUSTOM_VISION,
+    Format.LABEL_STUDIO,
+    Format.CVAT,
+    Format.CSV,
+    Format.VIA,
+    Format.CREATEML,
+)  # one file, images anywhere in the folder
 
 
 def _readers() -> dict[Format, Callable[[Path, Path | None], Imported]]:
@@ -45,6 +66,10 @@ def _readers() -> dict[Format, Callable[[Path, Path | None], Imported]]:
         Format.CUSTOM_VISION: lambda source, _: custom_vision.read(source),
         Format.LABEL_STUDIO: lambda source, _: label_studio.read(source),
         Format.CVAT: lambda source, _: cvat.read(source),
+        Format.LABELME: lambda source, _: labelme.read(source),
+        Format.VIA: lambda source, _: via.read(source),
+        Format.SUPERVISELY: lambda source, _: supervisely.read(source),
+        Format.CREATEML: lambda source, _: createml.read(source),
         Format.CSV: lambda source, _: table.read(source),
     }
 
@@ -60,8 +85,8 @@ def recognise(source: Path) -> tuple[Format, Path]:
 def _of_file(file: Path) -> tuple[Format, Path] | None:
     match file.suffix.lower():
         case ".json":
-            form = _of_json(read_json(file))
-            return (form, file) if form else (Format.COCO, file)
+            content = read_json(file)
+            return _of_json(content) or (Format.LABELME if labelme.is_labelme(content) else Format.COCO), file
         case ".csv" | ".tsv":
             return Format.CSV, file
         case ".yaml" | ".yml":
@@ -79,6 +104,10 @@ def _of_json(content: object) -> Format | None:
         return Format.COCO
     if custom_vision.entries(content):
         return Format.CUSTOM_VISION
+    if via.entries(content):
+        return Format.VIA
+    if createml.entries(content):
+        return Format.CREATEML
     return Format.LABEL_STUDIO if label_studio.tasks(content) else None
 
 
@@ -87,17 +116,56 @@ def _of_folder(folder: Path) -> tuple[Format, Path] | None:
         return Format.COCO, folder
     if yolo.yaml_of(folder):
         return Format.YOLO, folder
-    single = [(form, file) for file in sorted(folder.iterdir()) if (form := _of_annotation_file(file))]
+    single = _annotation_files(folder)
     if len(single) > 1:
         listed = ", ".join(f"{file.name} ({TITLES[form]})" for form, file in single[:5])
         raise ImportFault(f"{folder} has several files that could be meant: {listed}", fix="name one of them")
     if single:
         return single[0]
+    if by_split := _of_splits(folder):
+        return next(form for form, _ in by_split.values()), folder
+    if supervisely.looks_like(folder):
+        return Format.SUPERVISELY, folder
+    if labelme.looks_like(folder):
+        return Format.LABELME, folder
     if yolo.looks_like(folder):
         return Format.YOLO, folder
     if voc.looks_like(folder):
         return Format.VOC, folder
     return (Format.FOLDERS, folder) if folders.looks_like(folder) else None
+
+
+def _annotation_files(folder: Path) -> list[tuple[Format, Path]]:
+    """The files in a folder that annotate all images, each with its form."""
+    return [(form, file) for file in sorted(folder.iterdir()) if (form := _of_annotation_file(file))]
+
+
+def _of_splits(folder: Path) -> dict[str, tuple[Format, Path]]:
+    """The file of each split's folder, as Roboflow exports most forms; nothing if they differ in form."""
+    places = [one for one in subfolders(folder) if split_of(one.name)]
+    found = {one.name: files[0] for one in places if len(files := _annotation_files(one)) == 1}
+    return found if len({form for form, _ in found.values()}) == 1 else {}
+
+
+def _merged(folder: Path, form: Format, by_split: Mapping[str, tuple[Format, Path]]) -> Imported:
+    """The files of all splits as one export, whose names are relative to the folder."""
+    parts = {place: _readers()[form](file, None) for place, (_, file) in by_split.items()}
+    images = tuple(
+        replace(
+            image,
+            name=f"{place}/{image.name}",
+            other_names=(*(f"{place}/{name}" for name in image.other_names), image.name),
+            split=split_of(place),
+        )
+        for place, part in parts.items()
+        for image in part.images
+    )
+    if len({part.detection for part in parts.values()}) > 1:
+        raise ImportFault(f"{folder}: only some of its splits have boxes", fix="name one split's folder")
+    first = next(iter(parts.values()))
+    notes = dict.fromkeys(f"{place}: {note}" for place, part in parts.items() for note in part.notes)
+    categories = in_order(images, list(dict.fromkeys(name for part in parts.values() for name in part.categories)))
+    return replace(first, source=folder, folder=folder, images=images, categories=categories, notes=tuple(notes))
 
 
 def _of_annotation_file(file: Path) -> Format | None:
@@ -122,6 +190,8 @@ def _main_file(source: Path, form: Format) -> Path:
     if source.is_file() or form not in _APART:
         return source
     found = [file for file in sorted(source.iterdir()) if _of_annotation_file(file) is form]
+    if not found and any(each is form for each, _ in _of_splits(source).values()):
+        return source
     if len(found) != 1:
         raise ImportFault(f"{source} has {len(found)} files of {TITLES[form]}", fix="name the file")
     return found[0]

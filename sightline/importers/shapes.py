@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from math import cos, radians, sin
+from typing import Any
+
+from sightline.importers.model import number_of
 
 OUTLINES = "{count} outlines were turned into the boxes around them"  # a note
 
@@ -16,6 +19,18 @@ def around(points: Iterable[Point]) -> Xywh | None:
         return None
     left, top = min(x for x, _ in listed), min(y for _, y in listed)
     return left, top, max(x for x, _ in listed) - left, max(y for _, y in listed) - top
+
+
+def points_of(value: object) -> list[Point]:
+    """The pairs of numbers in a JSON array, without what is none."""
+    pairs: list[Any] = list(value) if isinstance(value, list) else []
+    numbers = [[number_of(one) for one in pair] for pair in pairs if isinstance(pair, list) and len(pair) == 2]
+    return [(x, y) for x, y in numbers if x is not None and y is not None]
+
+
+def within(x: float, y: float, across: float, down: float) -> Xywh:
+    """The box around an ellipse with this centre and these radii."""
+    return x - across, y - down, 2 * across, 2 * down
 
 
 def turned(box: Xywh, degrees: float, pivot: Point) -> list[Point]:

@@ -125,6 +125,79 @@ def cvat(root: Path) -> Path:
     return root
 
 
+def labelme(root: Path) -> Path:
+    """What LabelMe saves next to each image, and on Windows with a path to it."""
+    for number in range(3):
+        picture(root / "images" / f"{number}.jpg", number)
+        shapes = [
+            {"label": "cat", "points": [[48.0, 36.0], [8.0, 6.0]], "shape_type": "rectangle", "flags": {}},
+            {"label": "dog", "points": [[10.0, 10.0], [30.0, 10.0], [20.0, 40.0]], "shape_type": "polygon"},
+            {"label": "dog", "points": [[40.0, 30.0], [43.0, 34.0]], "shape_type": "circle"},
+            {"label": "nose", "points": [[1.0, 1.0]], "shape_type": "point"},
+        ]
+        content = {"version": "5.4.1", "flags": {}, "shapes": shapes if number else [], "imageData": None,
+                   "imagePath": f"..\\images\\{number}.jpg", "imageHeight": 60, "imageWidth": 80}  # fmt: skip
+        (root / "labels").mkdir(exist_ok=True)
+        (root / "labels" / f"{number}.json").write_text(json.dumps(content))
+    return root
+
+
+def via(root: Path, *, project: bool) -> Path:
+    """Annotations exported as JSON, or the project as version 2 saves it."""
+    images: dict[str, object] = {}
+    for number in range(3):
+        size = picture(root / f"{number}.jpg", number).stat().st_size
+        shapes = [
+            {"name": "rect", "x": 8, "y": 6, "width": 40, "height": 30},
+            {"name": "polygon", "all_points_x": [10, 30, 20], "all_points_y": [10, 10, 40]},
+            {"name": "ellipse", "cx": 40, "cy": 30, "rx": 5, "ry": 10},
+        ]
+        kinds: list[object] = ["cat", {"dog": True, "cow": False}, "dog"]
+        regions = [
+            {"shape_attributes": shape, "region_attributes": {"Class": kind, "occluded": "no"}}
+            for shape, kind in zip(shapes, kinds, strict=True)
+        ]
+        images[f"{number}.jpg{size}"] = {
+            "filename": f"{number}.jpg",
+            "size": size,
+            "regions": regions if number else [],
+            "file_attributes": {"caption": "a photo", "public_domain": "no", "image_url": ""},
+        }
+    whole = {"_via_settings": {}, "_via_attributes": {}, "_via_img_metadata": images} if project else images
+    (root / "via.json").write_text(json.dumps(whole))
+    return root
+
+
+def supervisely(root: Path, *, tags: bool = False) -> Path:
+    """A project with one dataset, as its export has it."""
+    (root / "ds0" / "ann").mkdir(parents=True)
+    (root / "meta.json").write_text(json.dumps({"classes": [{"title": "cat", "shape": "rectangle"}], "tags": []}))
+    for number in range(3):
+        picture(root / "ds0" / "img" / f"{number}.jpg", number)
+        shapes = [
+            {"classTitle": "cat", "geometryType": "rectangle", "points": {"exterior": [[8, 6], [48, 36]]}},
+            {"classTitle": "dog", "geometryType": "polygon",
+             "points": {"exterior": [[10, 10], [30, 10], [20, 40]], "interior": []}},
+            {"classTitle": "dog", "geometryType": "bitmap", "bitmap": {"data": "", "origin": [1, 1]}},
+        ]  # fmt: skip
+        marks = {"tags": [{"name": "cat" if number else "dog", "value": None}], "objects": []}
+        content = marks if tags else {"tags": [], "objects": shapes if number else []}
+        file = root / "ds0" / "ann" / f"{number}.jpg.json"
+        file.write_text(json.dumps({"description": "", "size": {"height": 60, "width": 80}, **content}))
+    return root
+
+
+def createml(root: Path) -> Path:
+    """As Roboflow exports it."""
+    listed: list[dict[str, object]] = []
+    for number in range(3):
+        picture(root / f"{number}.jpg", number)
+        mark = {"label": "cat", "coordinates": {"x": 28.0, "y": 21.0, "width": 40.0, "height": 30.0}}
+        listed.append({"image": f"{number}.jpg", "annotations": [mark] if number else []})
+    (root / "_annotations.createml.json").write_text(json.dumps(listed))
+    return root
+
+
 def coco_file(file: Path, names: Iterable[str], **fields: object) -> Path:
     """A COCO file whose images have the categories cat and dog in turn."""
     images = [{"id": number, "file_name": name} for number, name in enumerate(names, 1)]

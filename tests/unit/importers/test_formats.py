@@ -191,6 +191,100 @@ def test_cvat_for_images(tmp_path: Path) -> None:
     assert "nothing has the category cow: left out" in told(imported)
 
 
+BOXES = [("cat", [8.0, 6.0, 40.0, 30.0]), ("dog", [10.0, 10.0, 20.0, 30.0])]
+
+
+def test_labelme(tmp_path: Path) -> None:
+    imported = read(exports.labelme(tmp_path))
+    assert imported.format is Format.LABELME
+    assert marks(pack(imported)) == {
+        "images/0.jpg": [],
+        **{f"images/{number}.jpg": [*BOXES, ("dog", [35.0, 25.0, 10.0, 10.0])] for number in (1, 2)},
+    }
+    assert "2 shapes of the kind point are left out" in told(imported)
+    assert "4 outlines were turned into the boxes around them" in told(imported)
+
+
+def test_one_file_of_labelme_with_flags(tmp_path: Path) -> None:
+    exports.picture(tmp_path / "a.jpg")
+    content = {"shapes": [], "flags": {"cat": True, "dog": False}, "imagePath": "a.jpg", "imageData": None}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert marks(pack(read(tmp_path / "a.json"))) == {"a.jpg": [("cat", [])]}
+
+
+@pytest.mark.parametrize("project", [False, True])
+def test_via(tmp_path: Path, project: bool) -> None:
+    imported = read(exports.via(tmp_path, project=project))
+    assert imported.format is Format.VIA
+    found = [*BOXES, ("dog", [35.0, 20.0, 10.0, 20.0])]
+    assert marks(pack(imported)) == {"0.jpg": [], "1.jpg": found, "2.jpg": found}
+
+
+def test_via_of_version_1_and_its_attributes_of_whole_images(tmp_path: Path) -> None:
+    exports.pictures(tmp_path, ["a.jpg", "b.jpg"])
+    listed = {
+        f"{name}.jpg9": {"filename": f"{name}.jpg", "size": 9, "regions": {}, "file_attributes": {"kind": kind}}
+        for name, kind in (("a", "cat"), ("b", "dog"))
+    }
+    (tmp_path / "via.json").write_text(json.dumps(listed))
+    assert marks(pack(read(tmp_path))) == {"a.jpg": [("cat", [])], "b.jpg": [("dog", [])]}
+
+
+def test_every_region_of_via_without_a_class_is_named(tmp_path: Path) -> None:
+    region = {
+        "shape_attributes": {"name": "rect", "x": 1, "y": 1, "width": 1},
+        "region_attributes": {"a": "x", "b": "y"},
+    }
+    labelled = {**region, "region_attributes": {"label": "cat"}}
+    listed = {"1": {"filename": "1.jpg", "regions": {"0": region, "1": labelled}}}
+    (tmp_path / "via.json").write_text(json.dumps(listed))
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path / "via.json")
+    assert list(caught.value.faults) == [
+        "1.jpg, region 1: it is not clear which of its attributes is its class",
+        "1.jpg, region 2 (cat): a rect lacks a number",
+    ]
+    assert "called label or class" in caught.value.fix
+
+
+def test_supervisely(tmp_path: Path) -> None:
+    imported = read(exports.supervisely(tmp_path))
+    assert imported.format is Format.SUPERVISELY
+    assert marks(pack(imported)) == {"ds0/img/0.jpg": [], "ds0/img/1.jpg": BOXES, "ds0/img/2.jpg": BOXES}
+    assert "2 objects of the kind bitmap are left out" in told(imported)
+
+
+def test_supervisely_tags(tmp_path: Path) -> None:
+    found = marks(pack(read(exports.supervisely(tmp_path, tags=True) / "ds0")))
+    assert found == {"img/0.jpg": [("dog", [])], "img/1.jpg": [("cat", [])], "img/2.jpg": [("cat", [])]}
+
+
+def test_createml(tmp_path: Path) -> None:
+    imported = read(exports.createml(tmp_path))
+    assert imported.format is Format.CREATEML
+    assert marks(pack(imported)) == {"0.jpg": [], "1.jpg": BOXES[:1], "2.jpg": BOXES[:1]}
+
+
+@pytest.mark.parametrize("form", [None, Format.CREATEML])
+def test_one_file_per_split_as_roboflow_exports_createml(tmp_path: Path, form: Format | None) -> None:
+    for split in ("train", "valid"):
+        (tmp_path / split).mkdir()
+        exports.createml(tmp_path / split)
+    imported = read(tmp_path, form=form)
+    assert (imported.format, imported.splits) == (Format.CREATEML, {"train": 3, "val": 3})
+    assert marks(pack(imported))["valid/2.jpg"] == BOXES[:1]
+
+
+def test_one_csv_per_split_as_roboflow_exports_it_for_tensorflow(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        exports.pictures(tmp_path / split, ["1.jpg"])
+        text = "filename,width,height,class,xmin,ymin,xmax,ymax\n1.jpg,80,60,cat,8,6,48,36\n"
+        (tmp_path / split / "_annotations.csv").write_text(text)
+    imported = read(tmp_path)
+    assert (imported.format, imported.splits) == (Format.CSV, {"train": 1, "test": 1})
+    assert marks(pack(imported)) == {f"{split}/1.jpg": BOXES[:1] for split in ("train", "test")}
+
+
 CSVS = {
     "plain": ("1.jpg,cat\n2.jpg,dog\n", {"1.jpg": [("cat", [])], "2.jpg": [("dog", [])]}),
     "header": ("label;path\ncat;1.jpg\ndog;2.jpg\n", {"1.jpg": [("cat", [])], "2.jpg": [("dog", [])]}),

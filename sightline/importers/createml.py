@@ -1,0 +1,59 @@
+"""CreateML, as Roboflow exports it too: JSON with the boxes of every image, by their centres in pixels."""
+
+from pathlib import Path
+from typing import Any
+
+from sightline.importers.files import read_json
+from sightline.importers.model import (
+    Box,
+    BoxForm,
+    Format,
+    Imported,
+    ImportFault,
+    LabelledImage,
+    Notes,
+    in_order,
+    mapping,
+    number_of,
+    objects,
+    text_of,
+)
+
+SIDES = ("x", "y", "width", "height")
+MARKS = ("annotations", "annotation")
+
+
+def entries(content: object) -> list[dict[str, Any]]:
+    """The images; nothing for any other JSON."""
+    found = objects(content)
+    first = found[0] if found else {}
+    return found if _name(first) and any(isinstance(first.get(key), list) for key in MARKS) else []
+
+
+def read(file: Path) -> Imported:
+    """The file; ImportFault with every box at fault."""
+    notes, faults = Notes(), list[str]()
+    images = tuple(_image(entry, faults) for entry in entries(read_json(file)))
+    if faults:
+        raise ImportFault(f"{file}: {len(faults)} boxes cannot be read", faults)
+    if not images:
+        raise ImportFault(f"{file} lists no images in CreateML's form")
+    return Imported(Format.CREATEML, file, file.parent, images, in_order(images), detection=True, notes=notes.all())
+
+
+def _image(entry: dict[str, Any], faults: list[str]) -> LabelledImage:
+    name, boxes = _name(entry), list[Box]()
+    for number, mark in enumerate([mark for key in MARKS for mark in objects(entry.get(key))], 1):
+        centre = mapping(mark.get("coordinates"))
+        values = [value for side in SIDES if (value := number_of(centre.get(side))) is not None]
+        label = text_of(mark.get("label"))
+        if label and len(values) == len(SIDES):
+            x, y, width, height = values
+            boxes.append(Box(label, *BoxForm.CXCYWH.to_xywh(x, y, width, height)))
+        else:
+            faults.append(f"{name}, annotation {number}: it lacks its label, or one of {', '.join(SIDES)}")
+    return LabelledImage(name, boxes=tuple(boxes), id=name)
+
+
+def _name(entry: dict[str, Any]) -> str:
+    return text_of(entry.get("image")) or text_of(entry.get("imagefilename"))

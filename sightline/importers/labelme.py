@@ -1,0 +1,112 @@
+"""LabelMe: a JSON file per image with its shapes in pixels, or with flags for the whole image."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sightline.importers.files import read_json, walk
+from sightline.importers.model import (
+    Box,
+    Format,
+    Imported,
+    ImportFault,
+    LabelledImage,
+    Notes,
+    in_order,
+    mapping,
+    number_of,
+    objects,
+    split_of,
+    text_of,
+    without_labels,
+)
+from sightline.importers.shapes import OUTLINES, Xywh, around, points_of, within
+
+NO_AREA = ("point", "points", "line")
+
+
+def is_labelme(content: object) -> bool:
+    """Whether a JSON value is LabelMe's."""
+    found = mapping(content)
+    return isinstance(found.get("shapes"), list) and "imagePath" in found
+
+
+def looks_like(folder: Path) -> bool:
+    """Whether the first JSON file below the folder is LabelMe's."""
+    first = next(_files(folder), None)
+    return first is not None and is_labelme(_parsed(folder / first))
+
+
+def read(source: Path) -> Imported:
+    """The files in a folder, or one file; ImportFault with every shape at fault."""
+    folder = source if source.is_dir() else source.parent
+    names = _files(folder) if source.is_dir() else iter([source.name])
+    notes, faults, images = Notes(), list[str](), list[LabelledImage]()
+    for name in names:
+        content = mapping(read_json(folder / name))
+        if is_labelme(content):
+            images.append(_image(content, name, notes, faults))
+        else:
+            notes.count("{count} JSON files are not LabelMe's and are left out")
+    if faults:
+        raise ImportFault(f"{source}: {len(faults)} shapes cannot be read", faults)
+    if not images:
+        raise ImportFault(f"{source} has no annotations in LabelMe's form")
+    found = tuple(images)
+    detection = any(image.boxes for image in found) or not any(image.labels for image in found)
+    if detection and any(image.labels for image in found):
+        notes.add("flags of whole images are left out: there are shapes too")
+        found = without_labels(found)
+    return Imported(Format.LABELME, source, folder, found, in_order(found), detection, notes.all())
+
+
+def _files(folder: Path) -> Iterator[str]:
+    return (name for name in walk(folder) if name.lower().endswith(".json"))
+
+
+def _parsed(file: Path) -> object:
+    try:
+        return read_json(file)
+    except ImportFault:
+        return None
+
+
+def _image(content: Any, name: str, notes: Notes, faults: list[str]) -> LabelledImage:
+    """The image's path is relative to the file's folder, but often one of the machine where it was drawn."""
+    path = text_of(content.get("imagePath")).replace("\\", "/")
+    below = Path(name).parent.as_posix()
+    boxes: list[Box] = []
+    for number, shape in enumerate(objects(content.get("shapes")), 1):
+        label, kind = text_of(shape.get("label")), text_of(shape.get("shape_type")) or "polygon"
+        if kind in NO_AREA:
+            notes.count(f"{{count}} shapes of the kind {kind} are left out")
+        elif not label:
+            faults.append(f"{name}, shape {number}: it has no label")
+        elif found := _around(shape, kind, notes):
+            boxes.append(Box(label, *found))
+        else:
+            faults.append(f"{name}, shape {number} ({label}): a {kind} lacks a point")
+    stem = Path(name).with_suffix("").as_posix()
+    parents = [part for part in Path(name).parts[:-1] if split_of(part)]
+    return LabelledImage(
+        path if below == "." else f"{below}/{path}",
+        tuple(flag for flag, is_set in mapping(content.get("flags")).items() if is_set is True and flag.strip()),
+        tuple(boxes),
+        split_of(parents[0]) if parents else "",
+        number_of(content.get("imageWidth")) or None,
+        number_of(content.get("imageHeight")) or None,
+        other_names=(path, stem),
+        id=name,
+    )
+
+
+def _around(shape: Any, kind: str, notes: Notes) -> Xywh | None:
+    points = points_of(shape.get("points"))
+    if kind == "rectangle" or len(points) < 2:
+        return around(points) if len(points) >= 2 else None
+    notes.count(OUTLINES)
+    if kind == "circle":
+        (x, y), (on_x, on_y) = points[:2]
+        radius = ((on_x - x) ** 2 + (on_y - y) ** 2) ** 0.5
+        return within(x, y, radius, radius)
+    return around(points)

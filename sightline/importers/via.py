@@ -1,0 +1,110 @@
+"""VGG Image Annotator: a JSON file with the regions of every image in pixels, or with attributes of whole images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sightline.importers.files import read_json
+from sightline.importers.model import (
+    Box,
+    Format,
+    Imported,
+    ImportFault,
+    LabelledImage,
+    Notes,
+    in_order,
+    mapping,
+    number_of,
+    objects,
+    text_of,
+    without_labels,
+)
+from sightline.importers.shapes import OUTLINES, Xywh, around, points_of, within
+
+LABELS = (
+    "label",
+    "class",
+    "category",
+    "name",
+    "type",
+    "object",
+    "tag",
+)  # attributes that are labels, the likeliest first
+OWN = ("caption", "public_domain", "image_url", "image_quality")  # attributes that new projects have
+NO_AREA = ("point", "")
+
+
+def entries(content: object) -> list[dict[str, Any]]:
+    """The images of a project or of exported annotations; nothing for any other JSON."""
+    found = mapping(content)
+    listed = objects(list(mapping(found.get("_via_img_metadata") or found).values()))
+    return listed if listed and all("filename" in one and "regions" in one for one in listed) else []
+
+
+def read(file: Path) -> Imported:
+    """The file; ImportFault with every region at fault."""
+    notes, faults = Notes(), list[str]()
+    images = tuple(_image(entry, notes, faults) for entry in entries(read_json(file)))
+    if faults:
+        fix = f"name the class of each region in an attribute that is called {' or '.join(LABELS[:2])}"
+        raise ImportFault(f"{file}: {len(faults)} regions cannot be read", faults, fix=fix)
+    if not images:
+        raise ImportFault(f"{file} lists no images in VIA's form")
+    detection = any(image.boxes for image in images) or not any(image.labels for image in images)
+    if detection and any(image.labels for image in images):
+        notes.add("attributes of whole images are left out: there are regions too")
+        images = without_labels(images)
+    return Imported(Format.VIA, file, file.parent, images, in_order(images), detection, notes.all())
+
+
+def _image(entry: dict[str, Any], notes: Notes, faults: list[str]) -> LabelledImage:
+    name, regions, boxes = text_of(entry.get("filename")), entry["regions"], list[Box]()
+    listed = objects(regions) or objects(list(mapping(regions).values()))  # version 1 numbers them in an object
+    for number, region in enumerate(listed, 1):
+        shape = mapping(region.get("shape_attributes"))
+        kind = text_of(shape.get("name"))
+        label = _label(mapping(region.get("region_attributes")))
+        if kind in NO_AREA:
+            notes.count(f"{{count}} regions of the kind {kind or 'none'} are left out")
+        elif not label:
+            faults.append(f"{name}, region {number}: it is not clear which of its attributes is its class")
+        elif found := _around(shape, kind, notes):
+            boxes.append(Box(label, *found))
+        else:
+            faults.append(f"{name}, region {number} ({label}): a {kind} lacks a number")
+    label = _label(mapping(entry.get("file_attributes")))
+    return LabelledImage(name, (label,) if label else (), tuple(boxes), id=name)
+
+
+def _label(attributes: Mapping[str, Any]) -> str:
+    """The attribute that is a label, or the only one that is set; a checkbox counts by its only tick."""
+    texts = {name.strip().lower(): _text(value) for name, value in attributes.items() if name not in OWN}
+    set_ = {name: text for name, text in texts.items() if text}
+    named = next((set_[name] for name in LABELS if name in set_), "")
+    return named or (next(iter(set_.values())) if len(set_) == 1 else "")
+
+
+def _text(value: object) -> str:
+    ticked = [name for name, is_set in mapping(value).items() if is_set is True]
+    return ticked[0] if len(ticked) == 1 else text_of(value)
+
+
+def _around(shape: Mapping[str, Any], kind: str, notes: Notes) -> Xywh | None:
+    if kind in ("polygon", "polyline"):
+        notes.count(OUTLINES)
+        xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
+        pairs = zip(xs, ys, strict=False) if isinstance(xs, list) and isinstance(ys, list) else ()
+        return around(points_of([list(pair) for pair in pairs]))
+    wanted = {
+        "rect": ("x", "y", "width", "height"),
+        "circle": ("cx", "cy", "r", "r"),
+        "ellipse": ("cx", "cy", "rx", "ry"),
+    }
+    values = [number for side in wanted.get(kind, ()) if (number := number_of(shape.get(side))) is not None]
+    if len(values) != 4:
+        return None
+    one, two, three, four = values
+    if kind == "rect":
+        return one, two, three, four
+    notes.count(OUTLINES)
+    return within(one, two, three, four)
