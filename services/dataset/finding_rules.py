@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 
 class Severity(StrEnum):
-    """ERROR: left out of the snapshot. WARNING: kept or repaired, but may harm training. INFO: good to know."""
+    """ERROR: wrong, and left out of the snapshot unless the finding says otherwise. WARNING: kept or repaired, but may
+    harm training. INFO: good to know.
+    """
 
     ERROR = "ERROR"
     WARNING = "WARNING"
@@ -222,8 +224,21 @@ RULES: dict[str, Rule] = {
         "Nothing to do.",
     ),
     # the whole dataset
-    "exactDuplicate": Rule(
-        _W, "The image is identical to {other!r} (image {other_id}){labels}.", "Keep one of the two."
+    "exactDuplicate": Rule(_W, "The image is identical to {other!r} (image {other_id}).", "Keep one of the two."),
+    "duplicateLabelsDiffer": Rule(
+        _E,
+        "The image is identical to {other!r} (image {other_id}), but {difference}. Both were kept.",
+        "Correct the annotations of one, then keep one of the two.",
+    ),
+    "nearDuplicate": Rule(
+        _W,
+        "The image is nearly the same as {other!r} (image {other_id}).",
+        "Keep one of the two, unless both are wanted; training keeps them on one side of every split.",
+    ),
+    "nearLabelsDiffer": Rule(
+        _W,
+        "The image is nearly the same as {other!r} (image {other_id}), but {difference}.",
+        "Compare the two, and correct the label that is wrong.",
     ),
     "categoriesAlike": Rule(
         _W,

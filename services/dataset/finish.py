@@ -1,15 +1,14 @@
 """Finishes a validation: from checked chunks to the snapshot's manifest, or the reasons why there is none."""
 
-from array import array
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import numpy as np
+from msgspec import structs
 
 from services.dataset import store
 from services.dataset.context import WorkerContext
 from services.dataset.domain import INLINE_CATEGORIES, CategoryCount, DatasetRecord, Plan, Stats
+from services.dataset.duplicates import find_duplicates, fingerprints_of, note_duplicates
 from services.dataset.findings import FindingLog
 from services.dataset.settings import DatasetSettings
 from services.kit.alike import alike
@@ -20,7 +19,6 @@ from services.vision.snapshot import (
     AnnotationKind,
     Category,
     Manifest,
-    Record,
     Shard,
     SnapshotDigest,
     count_categories,
@@ -69,7 +67,7 @@ async def finish(
         sums.byte_count += result.byte_count
     _require_enough(settings, record, planned.annotation_count, sums, log)
     manifest, without_boxes, crowds = await _manifest(context, record, planned.categories, sums.shards)
-    await _find_duplicates(context, sums.shards, [name for _, name in planned.categories], log)
+    manifest = await _find_duplicates(context, record, manifest, log)
     _find_alike(manifest, log)
     _find_imbalance(manifest, log)
     if without_boxes:
@@ -104,11 +102,6 @@ def _require_enough(
             raise DatasetAnnotationsInvalid(file=record.name, problem=problem)
 
 
-async def _indexes(context: WorkerContext, shards: list[Shard]) -> AsyncIterator[tuple[Record, ...]]:
-    for shard in shards:
-        yield read_index(await context.blobs.get(shard.index_key)).records
-
-
 async def _manifest(
     context: WorkerContext, record: DatasetRecord, names: list[tuple[int, str]], shards: list[Shard]
 ) -> tuple[Manifest, int, int]:
@@ -140,37 +133,18 @@ async def _manifest(
     return manifest, without_boxes, crowds
 
 
-async def _find_duplicates(context: WorkerContext, shards: list[Shard], categories: list[str], log: FindingLog) -> None:
-    """Finds images whose packed bytes are equal. In two passes, so that a million images need 8 MB instead of 200."""
-    prefixes = array("Q")
-    async for records in _indexes(context, shards):
-        prefixes.extend(int(record.sha256[:16], 16) for record in records)
-    values, counts = np.unique(np.frombuffer(prefixes, np.uint64), return_counts=True)
-    repeated = {int(value) for value in values[counts > 1]}
-    if not repeated:
-        return
-    first: dict[str, Record] = {}
-    async for records in _indexes(context, shards):
-        for record in records:
-            if int(record.sha256[:16], 16) not in repeated:
-                continue
-            other = first.setdefault(record.sha256, record)
-            if other is not record:
-                labels = _difference(other, record, categories)
-                log.add(
-                    "exactDuplicate",
-                    record.file_name,
-                    record.image_id,
-                    other=other.file_name,
-                    other_id=other.image_id,
-                    labels=labels,
-                )
-
-
-def _difference(one: Record, other: Record, categories: list[str]) -> str:
-    if one.labels == other.labels or not one.labels or not other.labels:
-        return ""
-    return f", but is labelled {categories[other.labels[0]]!r} rather than {categories[one.labels[0]]!r}"
+async def _find_duplicates(
+    context: WorkerContext, record: DatasetRecord, manifest: Manifest, log: FindingLog
+) -> Manifest:
+    """Adds findings for images that repeat others; the manifest with their groups."""
+    shards, names = list(manifest.shards), [category.name for category in manifest.categories]
+    fingerprints = await fingerprints_of(context.blobs, shards)
+    found = await context.compute(lambda: find_duplicates(fingerprints))
+    groups = found.groups
+    if not groups.groups:
+        return manifest
+    await note_duplicates(context.blobs, shards, found, names, log)
+    return structs.replace(manifest, groups_key=await store.put_groups(context.blobs, record, groups))
 
 
 def _find_alike(manifest: Manifest, log: FindingLog) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.vision.decode import ImageInfo
+from services.vision.fingerprint import Fingerprint
 
 BUFFER_BYTES = 1 << 30  # of addresses; memory only where something was written
 _LENGTH_BYTES = 4
@@ -60,6 +61,7 @@ class Repacked(msgspec.Struct, frozen=True, tag=True):
     height: int
     extension: str
     size_bytes: int | None  # None: the file's own bytes
+    fingerprint: Fingerprint
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

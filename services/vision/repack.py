@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.vision.decode import SCALED_SIDE, ImageInfo, decode
+from services.vision.fingerprint import Fingerprint, fingerprint
 
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png"}
 _LOSSLESS = {"PNG", "GIF", "BMP", "ICO", "TIFF"}
@@ -22,6 +23,7 @@ class PackImage:
     width: int
     height: int
     reencoded: bool
+    fingerprint: Fingerprint
 
 
 def encode_for_pack(
@@ -35,12 +37,13 @@ def encode_for_pack(
     """
     pixels = decode(data, name=name) if pixels is None else pixels
     height, width = pixels.shape[:2]
+    looks = fingerprint(pixels)
     scaled = max(info.width, info.height) > SCALED_SIDE
     if info.format in _EXTENSIONS and info.orientation == 1 and not info.animated and not scaled:
-        return PackImage(data, _EXTENSIONS[info.format], width, height, reencoded=False)
+        return PackImage(data, _EXTENSIONS[info.format], width, height, False, looks)
     out = BytesIO()
     if info.format in _LOSSLESS and not scaled:
         Image.fromarray(pixels).save(out, "PNG", compress_level=4)
-        return PackImage(out.getvalue(), "png", width, height, reencoded=True)
+        return PackImage(out.getvalue(), "png", width, height, True, looks)
     Image.fromarray(pixels).save(out, "JPEG", quality=95, subsampling=0)
-    return PackImage(out.getvalue(), "jpg", width, height, reencoded=True)
+    return PackImage(out.getvalue(), "jpg", width, height, True, looks)

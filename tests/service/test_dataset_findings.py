@@ -288,8 +288,8 @@ async def test_equal_images_are_found_and_different_labels_are_reported(world: W
     described, files = tagged(6)
     files["images/2.png"] = files["images/1.png"]
     await world.register(described, files)
-    finding = await world.found("exactDuplicate")
-    assert (finding.file, finding.image_id) == ("images/2.png", 2)
+    finding = await world.found("duplicateLabelsDiffer")
+    assert (finding.severity, finding.file, finding.image_id) == (ERROR, "images/2.png", 2)
     assert "identical to 'images/1.png' (image 1), but is labelled 'c2' rather than 'c1'" in finding.message
 
 
