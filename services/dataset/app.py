@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from services.dataset import store
+from services.dataset.compare import ComparisonPage, Comparisons, Side
 from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, NewDataset, State
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding
@@ -19,6 +20,7 @@ from services.kit.errors import (
     DatasetAlreadyExists,
     DatasetInvalidAnnotationUri,
     DatasetNotFound,
+    DatasetNotReady,
     InvalidPageToken,
     InvalidRequest,
     QuotaExceeded,
@@ -58,6 +60,7 @@ class Datasets:
         self._queue = queue
         self._clock = clock
         self._settings = settings
+        self._comparisons = Comparisons(blobs)
 
     async def create(self, new: NewDataset, *, validate_only: bool = False) -> Versioned[DatasetRecord]:
         """Registers a dataset and announces its validation; after a crash in between, `reconcile` announces it."""
@@ -187,6 +190,30 @@ class Datasets:
                 return chosen, encode_token(scope, f"{place[0]}:{place[1]}")
             chosen.append(finding)
         return chosen, ""
+
+    async def compare(self, training: str, test: str, page_size: int, page_token: str) -> ComparisonPage:
+        """A page of the comparison of two READY datasets; DatasetNotFound, DatasetNotReady."""
+        size = check_page_size(page_size)
+        sides = [await self._side(name, field) for name, field in ((training, "training"), (test, "test"))]
+        scope = "|".join(side.record.uid for side in sides)
+        start = _number(decode_token(scope, page_token), page_token)
+        whole = await self._comparisons.of(*sides)
+        end = min(start + size, len(whole.pairs))
+        token = encode_token(scope, str(end)) if end < len(whole.pairs) else ""
+        return ComparisonPage(whole, whole.pairs[start:end], start == 0, token)
+
+    async def _side(self, name: str, field: str) -> Side:
+        parse(name, COLLECTION, field=f"{field}_dataset")
+        record = (await self._datasets.get(name)).value
+        if record.state is not State.READY:
+            raise DatasetNotReady(name=name, state=record.state)
+        return Side(record, await store.get_manifest(self._blobs, record.manifest_key))
+
+
+def _number(after: str, token: str) -> int:
+    if not after.isdecimal() and after:
+        raise InvalidPageToken(token=token)
+    return int(after or 0)
 
 
 def _place(after: str, token: str) -> tuple[int, int]:

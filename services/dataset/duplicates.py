@@ -1,6 +1,6 @@
 """Finds images of a snapshot that are equal or nearly so, by the fingerprints in its indexes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,26 +19,36 @@ _CODES = {  # by whether the images are equal, and whether their annotations dis
     (False, True): "nearLabelsDiffer",
 }
 _DIGEST_BYTES = 16
+Digests = NDArray[np.bytes_]
 _NO_HASH = bytes(HASH_BYTES)
 
 
 @dataclass(slots=True)
 class Fingerprints:
-    """Those of many images, 56 bytes for each."""
+    """Those of many images, about 100 bytes for each."""
 
     ids: list[int] = field(default_factory=list[int])
+    complete: bool = True  # False if an image has none: its snapshot is of an older version
+    _files: bytearray = field(default_factory=bytearray)
     _pixels: bytearray = field(default_factory=bytearray)
     _hashes: bytearray = field(default_factory=bytearray)
 
     def add(self, record: Record) -> None:
         """Appends an image; one without a fingerprint equals only those with the same bytes."""
         looks = record.fingerprint
+        self.complete = self.complete and looks is not None
         self.ids.append(record.image_id)
+        self._files += bytes.fromhex(record.sha256)[:_DIGEST_BYTES]
         self._pixels += bytes.fromhex(looks.pixels if looks else record.sha256)[:_DIGEST_BYTES]
         self._hashes += bytes.fromhex(looks.perceptual) if looks and looks.perceptual else _NO_HASH
 
     @property
-    def pixels(self) -> NDArray[np.bytes_]:
+    def files(self) -> Digests:
+        """[images]: digests of the packed files."""
+        return np.frombuffer(self._files, f"S{_DIGEST_BYTES}")
+
+    @property
+    def pixels(self) -> Digests:
         """[images]: digests."""
         return np.frombuffer(self._pixels, f"S{_DIGEST_BYTES}")
 
@@ -77,7 +87,7 @@ class Duplicates:
         return Groups(groups=tuple(map(tuple, members.values())))
 
 
-async def records_of(blobs: Blobs, shards: list[Shard]) -> AsyncIterator[Record]:
+async def records_of(blobs: Blobs, shards: Sequence[Shard]) -> AsyncIterator[Record]:
     """The records of all shards, ascending by image id, with one index in memory at a time."""
     for shard in shards:
         for record in read_index(await blobs.get(shard.index_key)).records:

@@ -5,12 +5,11 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
-from services.dataset import wire
+from services.dataset import comparison_wire, wire
 from services.dataset.app import Datasets
 from services.dataset.finish import category_counts
 from services.dataset.upload import Part, Uploads
 from services.kit import caller_fields
-from services.kit.errors import NotServedYet
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
 from sightline.v1 import dataset_service_pb2_grpc as service_grpc
@@ -94,4 +93,7 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
     async def CompareDatasets(
         self, request: service_pb.CompareDatasetsRequest, context: Context
     ) -> service_pb.CompareDatasetsResponse:
-        raise NotServedYet(rpc="CompareDatasets", detail="comparing datasets comes later")
+        found = await self._datasets.compare(
+            request.training_dataset, request.test_dataset, request.page_size, request.page_token
+        )
+        return comparison_wire.comparison_message(found)

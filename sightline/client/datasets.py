@@ -11,6 +11,7 @@ from sightline.client.names import Named, bare_name, full_name
 from sightline.client.plurals import counted
 from sightline.client.quantities import size
 from sightline.client.requests import STORE
+from sightline.client.results.comparison import Comparison
 from sightline.client.results.dataset import AsyncDataset, Dataset, Finding
 from sightline.client.results.kinds import DatasetKind
 from sightline.client.uploads import LocalSet, Reading, local_set, read_export
@@ -89,6 +90,11 @@ class Datasets:
         response = self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
         return tuple(Finding.of(message) for message in response.findings)
 
+    def compare(self, training: str | Named, test: str | Named) -> Comparison:
+        """What two READY datasets share, and how they differ; DatasetNotFound, DatasetNotReady."""
+        request = _comparison(training, test)
+        return Comparison.of(self._calls.pages(self._calls.stubs.datasets.CompareDatasets, request))
+
     def watch(self, name: str | Named) -> Generator[Dataset]:
         """A dataset now and after each change, until it is READY or FAILED."""
         request = service.WatchDatasetRequest(name=full_name(COLLECTION, name))
@@ -162,6 +168,11 @@ class AsyncDatasets:
         response = await self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
         return tuple(Finding.of(message) for message in response.findings)
 
+    async def compare(self, training: str | Named, test: str | Named) -> Comparison:
+        """What two READY datasets share, and how they differ; DatasetNotFound, DatasetNotReady."""
+        request = _comparison(training, test)
+        return Comparison.of(await self._calls.pages(self._calls.stubs.datasets.CompareDatasets, request))
+
     async def watch(self, name: str | Named) -> AsyncGenerator[AsyncDataset]:
         """A dataset now and after each change, until it is READY or FAILED."""
         request = service.WatchDatasetRequest(name=full_name(COLLECTION, name))
@@ -178,6 +189,11 @@ class AsyncDatasets:
         """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
         request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name))
         await self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)
+
+
+def _comparison(training: str | Named, test: str | Named) -> service.CompareDatasetsRequest:
+    names = full_name(COLLECTION, training), full_name(COLLECTION, test)
+    return service.CompareDatasetsRequest(training_dataset=names[0], test_dataset=names[1])
 
 
 def _reading(

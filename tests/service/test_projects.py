@@ -58,7 +58,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "ListFindings": (datasets.ListFindingsRequest(parent="datasets/pets"), OK),
         "CompareDatasets": (
             datasets.CompareDatasetsRequest(training_dataset="datasets/pets", test_dataset="datasets/pets"),
-            UNSERVED,
+            OK,
         ),
         "CreateModel": (models.CreateModelRequest(model=model, model_id="new", validate_only=True), OK),
         "GetModel": (models.GetModelRequest(name="models/m", view=model_pb2.Model.FULL), OK),

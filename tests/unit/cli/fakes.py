@@ -62,6 +62,7 @@ class Fakes:
         self.evaluations: dict[str, Evaluation] = {}  # as in an evaluated model
         self.trials: list[Trial] = []
         self.findings: list[Finding] = []
+        self.comparison = ds.CompareDatasetsResponse()
         self.uploads: dict[str, Upload] = {}
         self.files: dict[str, bytes] = {}
         self.page_size = 2
@@ -141,6 +142,18 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
         self.fakes.check(context, "ListFindings", request)
         items, token = self.fakes.page(self.fakes.findings, request.page_token)
         return ds.ListFindingsResponse(findings=items, next_page_token=token)
+
+    def CompareDatasets(self, request: ds.CompareDatasetsRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "CompareDatasets", request)
+        answer, whole = ds.CompareDatasetsResponse(), self.fakes.comparison
+        items, token = self.fakes.page(list(whole.pairs), request.page_token)
+        if not request.page_token:
+            answer.CopyFrom(whole)
+        del answer.pairs[:]
+        answer.pairs.extend(items)
+        answer.next_page_token = token
+        answer.exact_count, answer.near_count = whole.exact_count, whole.near_count
+        return answer
 
     def WatchDataset(self, request: ds.WatchDatasetRequest, context: grpc.ServicerContext) -> Any:
         dataset = self.fakes.datasets[request.name]
