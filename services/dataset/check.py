@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from services.dataset import boxes
+from services.dataset.box_rules import note_boxes
 from services.dataset.boxes import Frame
 from services.dataset.coco import Mark, Row
 from services.dataset.domain import BoxConvention
@@ -121,7 +122,7 @@ def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Bo
             if declared != upright:
                 log.add("imageSidesDiffer", row.file, row.id, declared=declared, actual=upright)
             across, down = upright.width / declared.width, upright.height / declared.height
-    found: list[Box] = []
+    found: list[tuple[Mark, Box]] = []
     seen: set[tuple[int, ...]] = set()
     for mark in row.marks:
         box = _fit(mark, row, frame, (across, down), log)
@@ -133,8 +134,9 @@ def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Bo
             log.add("boxRepeated", row.file, row.id, mark.id, box=_shown(mark.bbox), category=name)
             continue
         seen.add(place)
-        found.append(Box(*boxes.turned(box, orientation, frame), mark.category, mark.iscrowd))
-    return tuple(found)
+        found.append((mark, Box(*boxes.turned(box, orientation, frame), mark.category, mark.iscrowd)))
+    note_boxes(row, found, (info.width, info.height), rules.categories, log)
+    return tuple(box for _, box in found)
 
 
 def _drawn_before_turning(drawn: Iterable[boxes.Xywh], stored: Frame, upright: Frame, rules: Rules) -> bool:
