@@ -8,6 +8,7 @@ from services.dataset.compare import ComparisonPage, Comparisons, Side
 from services.dataset.domain import ADVANCE, COLLECTION, DatasetRecord, NewDataset, State
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding
+from services.dataset.samples import Samples, read_samples
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload_records import UploadRecords
 from services.kit.blobs import Blobs
@@ -191,10 +192,20 @@ class Datasets:
             chosen.append(finding)
         return chosen, ""
 
+    async def samples(
+        self, name: str, per_category: int, ids: Sequence[int], page_size: int, page_token: str
+    ) -> tuple[Samples, str]:
+        """A page of images to look at, and the next page's token; DatasetNotFound, DatasetNotReady."""
+        size, side = check_page_size(page_size), await self._side(name, "parent")
+        scope = f"{side.record.uid}|{per_category}|{sorted(ids)}"
+        start = _number(decode_token(scope, page_token), page_token)
+        found = await read_samples(self._blobs, side.manifest, per_category, ids, start, size)
+        return found, encode_token(scope, str(found.next_start)) if found.next_start else ""
+
     async def compare(self, training: str, test: str, page_size: int, page_token: str) -> ComparisonPage:
         """A page of the comparison of two READY datasets; DatasetNotFound, DatasetNotReady."""
         size = check_page_size(page_size)
-        sides = [await self._side(name, field) for name, field in ((training, "training"), (test, "test"))]
+        sides = [await self._side(training, "training_dataset"), await self._side(test, "test_dataset")]
         scope = "|".join(side.record.uid for side in sides)
         start = _number(decode_token(scope, page_token), page_token)
         whole = await self._comparisons.of(*sides)
@@ -203,7 +214,7 @@ class Datasets:
         return ComparisonPage(whole, whole.pairs[start:end], start == 0, token)
 
     async def _side(self, name: str, field: str) -> Side:
-        parse(name, COLLECTION, field=f"{field}_dataset")
+        parse(name, COLLECTION, field=field)
         record = (await self._datasets.get(name)).value
         if record.state is not State.READY:
             raise DatasetNotReady(name=name, state=record.state)

@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
-from services.dataset import comparison_wire, wire
+from services.dataset import look_wire, wire
 from services.dataset.app import Datasets
 from services.dataset.finish import category_counts
 from services.dataset.upload import Part, Uploads
@@ -90,10 +90,18 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
         findings = [wire.finding_message(finding) for finding in found]
         return service_pb.ListFindingsResponse(findings=findings, next_page_token=token)
 
+    async def ListDatasetSamples(
+        self, request: service_pb.ListDatasetSamplesRequest, context: Context
+    ) -> service_pb.ListDatasetSamplesResponse:
+        found, token = await self._datasets.samples(
+            request.parent, request.per_category, request.image_ids, request.page_size, request.page_token
+        )
+        return look_wire.samples_message(found, token, with_sizes=not request.page_token)
+
     async def CompareDatasets(
         self, request: service_pb.CompareDatasetsRequest, context: Context
     ) -> service_pb.CompareDatasetsResponse:
         found = await self._datasets.compare(
             request.training_dataset, request.test_dataset, request.page_size, request.page_token
         )
-        return comparison_wire.comparison_message(found)
+        return look_wire.comparison_message(found)

@@ -27,7 +27,7 @@ _INCLUDED: Mapping[Role, frozenset[Role]] = {
 _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
     "sightline.v1.DatasetService": {
         Role.VIEWER: "GetDataset ListDatasets WatchDataset ListFindings CompareDatasets ListUploads",
-        Role.TRAINER: "CreateDataset UpdateDataset DeleteDataset UploadFiles DeleteUpload",
+        Role.TRAINER: "CreateDataset UpdateDataset DeleteDataset UploadFiles DeleteUpload ListDatasetSamples",
     },
     "sightline.v1.ModelService": {
         Role.VIEWER: "GetModel ListModels WatchModel ListTrials EstimateTraining",

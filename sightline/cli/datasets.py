@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from sightline.cli.comparison import print_comparison, print_findings
-from sightline.cli.console import Json, facts, notes, output, print_json, state, table
+from sightline.cli.console import Json, facts, notes, output, print_document, print_json, state, table
 from sightline.cli.formats import moment, visible
+from sightline.cli.report.page import page, pair_ids
 from sightline.cli.reporting import UsageError
 from sightline.cli.session import session
 from sightline.client.names import bare_name, full_name
@@ -180,6 +181,27 @@ def compare(
         print_json(comparison.message)
     else:
         print_comparison(comparison, f"sightline datasets compare {bare_name(training)} {bare_name(test)} --json")
+
+
+@app.command("report")
+def report(
+    name: Name,
+    html: Annotated[Path, typer.Option(help="The file to write.", dir_okay=False)],
+    samples: Annotated[int, typer.Option(min=0, max=20, help="Images to show of each category.")] = 5,
+    json: Json = False,
+) -> None:
+    """Write a page about a dataset: counts, sizes, samples with their boxes, repeated images, findings."""
+    with session() as client:
+        dataset, found = client.datasets.get(name), client.datasets.findings(name)
+        shown = repeated = None
+        if dataset.state == DatasetState.READY:
+            shown = client.datasets.samples(name, per_category=samples)
+            repeated = client.datasets.samples(name, image_ids=pair_ids(found))
+    html.write_text(page(dataset, found, shown, repeated), encoding="utf-8")
+    if json:
+        print_document({"html": str(html)})
+    else:
+        output().print(f"wrote {escape(str(html))}", soft_wrap=True)
 
 
 @app.command("delete")

@@ -14,6 +14,7 @@ from sightline.client.requests import STORE
 from sightline.client.results.comparison import Comparison
 from sightline.client.results.dataset import AsyncDataset, Dataset, Finding
 from sightline.client.results.kinds import DatasetKind
+from sightline.client.results.samples import Samples
 from sightline.client.uploads import LocalSet, Reading, local_set, read_export
 from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
@@ -89,6 +90,11 @@ class Datasets:
         request = service.ListFindingsRequest(parent=full_name(COLLECTION, name))
         response = self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
         return tuple(Finding.of(message) for message in response.findings)
+
+    def samples(self, name: str | Named, *, per_category: int = 0, image_ids: Collection[int] = ()) -> Samples:
+        """Some images of a READY dataset with their annotations: so many of each category, and those with these ids."""
+        request = _sampling(name, per_category, image_ids)
+        return Samples.of(self._calls.pages(self._calls.stubs.datasets.ListDatasetSamples, request))
 
     def compare(self, training: str | Named, test: str | Named) -> Comparison:
         """What two READY datasets share, and how they differ; DatasetNotFound, DatasetNotReady."""
@@ -168,6 +174,11 @@ class AsyncDatasets:
         response = await self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
         return tuple(Finding.of(message) for message in response.findings)
 
+    async def samples(self, name: str | Named, *, per_category: int = 0, image_ids: Collection[int] = ()) -> Samples:
+        """Some images of a READY dataset with their annotations: so many of each category, and those with these ids."""
+        request = _sampling(name, per_category, image_ids)
+        return Samples.of(await self._calls.pages(self._calls.stubs.datasets.ListDatasetSamples, request))
+
     async def compare(self, training: str | Named, test: str | Named) -> Comparison:
         """What two READY datasets share, and how they differ; DatasetNotFound, DatasetNotReady."""
         request = _comparison(training, test)
@@ -189,6 +200,12 @@ class AsyncDatasets:
         """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
         request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name))
         await self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)
+
+
+def _sampling(name: str | Named, per_category: int, image_ids: Collection[int]) -> service.ListDatasetSamplesRequest:
+    return service.ListDatasetSamplesRequest(
+        parent=full_name(COLLECTION, name), per_category=per_category, image_ids=image_ids
+    )
 
 
 def _comparison(training: str | Named, test: str | Named) -> service.CompareDatasetsRequest:

@@ -56,6 +56,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "UploadFiles": (datasets.UploadFilesRequest(header=datasets.UploadFilesHeader(upload_id="pets")), OK),
         "ListUploads": (datasets.ListUploadsRequest(), OK),
         "ListFindings": (datasets.ListFindingsRequest(parent="datasets/pets"), OK),
+        "ListDatasetSamples": (datasets.ListDatasetSamplesRequest(parent="datasets/pets", per_category=1), OK),
         "CompareDatasets": (
             datasets.CompareDatasetsRequest(training_dataset="datasets/pets", test_dataset="datasets/pets"),
             OK,

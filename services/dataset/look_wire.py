@@ -1,6 +1,7 @@
-"""Translates comparisons of two datasets into the contract's messages."""
+"""Translates comparisons of two datasets, and samples of one, into the contract's messages."""
 
 from services.dataset.compare import ComparisonPage, Matched, Pair, Sizes
+from services.dataset.samples import Sample, Samples
 from services.dataset.wire import finding_message
 from sightline.v1 import dataset_service_pb2 as pb
 
@@ -52,4 +53,30 @@ def _sizes(sizes: Sizes) -> pb.ImageSizes:
         median_height=sizes.median_height,
         smallest_side=sizes.smallest_side,
         largest_side=sizes.largest_side,
+    )
+
+
+def samples_message(found: Samples, next_page_token: str, *, with_sizes: bool) -> pb.ListDatasetSamplesResponse:
+    """A page of samples."""
+    sizes = found.sizes if with_sizes else ()
+    return pb.ListDatasetSamplesResponse(
+        samples=[_sample(sample, found.categories) for sample in found.samples],
+        next_page_token=next_page_token,
+        sizes=[pb.ImageSize(width=width, height=height) for width, height in sizes],
+    )
+
+
+def _sample(sample: Sample, categories: tuple[str, ...]) -> pb.DatasetSample:
+    record = sample.record
+    return pb.DatasetSample(
+        image_id=record.image_id,
+        file=record.file_name,
+        width=record.width,
+        height=record.height,
+        category=categories[record.labels[0]] if record.labels else "",
+        boxes=[
+            pb.SampleBox(x=box.x, y=box.y, width=box.w, height=box.h, category=categories[box.category])
+            for box in record.boxes
+        ],
+        image=sample.image,
     )
