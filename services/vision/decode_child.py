@@ -168,9 +168,9 @@ def _decoded(data: bytes, sizes: tuple[int, ...], name: str, buffer: Buffer) -> 
 def _repacked(data: bytes, info: ImageInfo, name: str, buffer: Buffer) -> Repacked:
     image = encode_for_pack(data, info, name=name)
     if not image.reencoded:
-        return Repacked(info, image.width, image.height, image.extension, None)
+        return Repacked(info, image.width, image.height, image.extension, None, image.notes)
     buffer.memory[: len(image.data)] = image.data
-    return Repacked(info, image.width, image.height, image.extension, len(image.data))
+    return Repacked(info, image.width, image.height, image.extension, len(image.data), image.notes)
 
 
 if __name__ == "__main__":

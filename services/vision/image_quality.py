@@ -1,0 +1,50 @@
+"""Images that can be decoded but hardly be of use: of one colour, nearly black or white, without contrast, too narrow.
+
+The bounds were chosen on bccd, eurosat, steel_defects and trash, and leave every image of the other test sets alone.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.images.faults import Note
+
+DARK, BRIGHT = 32, 223  # brightness, 0..255: nearly all pixels are below, or above
+FEW_LEVELS = 4  # of brightness: nearly all pixels are within fewer
+LOW_SIDE = 64  # pixels
+EXTREME_ASPECT = 5.0
+
+_LOOKED_AT = 40  # rows and columns, at least
+_OUTLIERS = 0.005  # share of the pixels at either end that are ignored
+_LUMA = (77, 150, 29)  # of red, green and blue, in 256ths
+
+
+def quality_notes(pixels: NDArray[np.uint8]) -> tuple[Note, ...]:
+    """What is noticed about an image, uint8 [height, width, 3]; looks at some rows and columns only."""
+    height, width = pixels.shape[:2]
+    size = {"width": str(width), "height": str(height)}
+    notes: list[Note] = []
+    if min(height, width) < LOW_SIDE:
+        notes.append(Note("imageLowResolution", size))
+    if max(height, width) > EXTREME_ASPECT * min(height, width):
+        notes.append(Note("imageAspectExtreme", size))
+    step = max(1, min(height, width) // _LOOKED_AT)
+    looked_at = pixels[::step, ::step]
+    low, high = _brightness_range(looked_at)
+    if low == high and bool((looked_at == looked_at[0, 0]).all()) and bool((pixels == pixels[0, 0]).all()):
+        notes.append(Note("imageBlank", {"colour": f"#{bytes(pixels[0, 0]).hex()}"}))
+    elif high < DARK:
+        notes.append(Note("imageDark", {"level": str(high)}))
+    elif low > BRIGHT:
+        notes.append(Note("imageBright", {"level": str(low)}))
+    elif high - low + 1 < FEW_LEVELS:
+        notes.append(Note("imageLowContrast", {"levels": str(high - low + 1)}))
+    return tuple(notes)
+
+
+def _brightness_range(pixels: NDArray[np.uint8]) -> tuple[int, int]:
+    """The darkest and the brightest level, 0..255, without outliers."""
+    red, green, blue = (pixels[..., band].astype(np.uint16) * share for band, share in enumerate(_LUMA))
+    levels = ((red + green + blue) >> 8).ravel()
+    ends = int(levels.size * _OUTLIERS), levels.size - 1 - int(levels.size * _OUTLIERS)
+    levels.partition(ends)
+    return int(levels[ends[0]]), int(levels[ends[1]])
