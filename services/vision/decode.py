@@ -19,7 +19,7 @@ from services.vision.unreadable import problem_of
 from sightline.images.faults import Note
 from sightline.images.mending import Source
 from sightline.images.samples import Samples, loaded
-from sightline.images.upright import MAX_SIDE, mending, opened, orientation_notes, orientation_of, turn_of
+from sightline.images.upright import MAX_SIDE, mending, opened, orientation_of, oriented, turn_of
 
 MIN_SIDE = 50  # pixels
 SCALED_SIDE = 10_240  # pixels; a longer side is scaled down to this
@@ -89,7 +89,7 @@ def inspect(data: bytes, name: str = "image", *, min_side: int = MIN_SIDE, max_s
     `min_side`..`max_side`.
     """
     with _faults(data, name):
-        info = mending(data, lambda image, _: _info_of(image))
+        info = mending(data, lambda image, _: _info_of(image, orientation_of(image)))
     _require_sides(info, name, min_side, max_side)
     return info
 
@@ -123,8 +123,9 @@ def read(
     """As `decode`, with what was noticed."""
 
     def work(image: Image.Image, source: Source) -> Reading:
-        _require_sides(_info_of(image), name, min_side, MAX_SIDE)
-        turn, notes = turn_of(image), orientation_notes(image)
+        orientation, notes = oriented(image)
+        _require_sides(_info_of(image, orientation), name, min_side, MAX_SIDE)
+        turn = turn_of(image, orientation)
         giant = image.width * image.height > GIANT_PIXELS  # as stored: a progressive JPEG shrinks only after its scans
         if at_least is not None:
             image.draft(None, (at_least, at_least))
@@ -170,9 +171,8 @@ def _faults(data: bytes, name: str) -> Generator[None]:
         raise InvalidImageFormat(file=name, problem=problem_of(data, fault)) from fault
 
 
-def _info_of(image: Image.Image) -> ImageInfo:
+def _info_of(image: Image.Image, orientation: int) -> ImageInfo:
     width, height = image.size
-    orientation = orientation_of(image)
     across = orientation >= 5
     if across and image.format == "TIFF":  # Pillow reports a TIFF's size as upright.
         stored_width, stored_height = height, width

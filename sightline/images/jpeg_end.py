@@ -49,7 +49,7 @@ def ends_early(image: Image.Image, data: bytes) -> bool:
     Only then does more data change it.
     """
     width, height = image.size
-    if not _is_grey(image.crop((max(0, width - 8), height - 1, width, height))):
+    if not _is_grey(image.getpixel((width - 1, height - 1))):
         return False
     header = next((segment for segment in jpeg_segments(data) if segment.marker == _SCAN[1]), None)
     end = _MARKER.search(data, header.end) if header else None
@@ -62,8 +62,8 @@ def ends_early(image: Image.Image, data: bytes) -> bool:
         return any(ImageChops.difference(image.crop(box), longer.crop(box)).getbbox() for box in boxes)
 
 
-def _is_grey(image: Image.Image) -> bool:
-    return all(sample in _FILL for band in image.split() for sample in band.getextrema())
+def _is_grey(pixel: float | tuple[int, ...] | None) -> bool:
+    return all(sample in _FILL for sample in (pixel if isinstance(pixel, tuple) else (pixel,)))
 
 
 def cut_off_note(image: Image.Image, data: bytes) -> Note:

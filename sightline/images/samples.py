@@ -77,7 +77,7 @@ def loaded(image: Image.Image, reopened: Callable[[], AbstractContextManager[Ima
 
 def _raw_mode(image: Image.Image) -> str:
     """How the file's samples are stored, in Pillow's words; empty if in more ways than one."""
-    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) and image.format in ("PNG", "TIFF") else []
     modes = {tile.args if isinstance(tile.args, str) else str((tile.args or ("",))[0]) for tile in tiles}
     return modes.pop() if len(modes) == 1 else ""
 

@@ -40,7 +40,7 @@ def upright(file: Path) -> Image.Image:
     """The first image in mode RGB, upright; raises what Pillow raises, and Unusable."""
 
     def work(image: Image.Image, source: Source) -> Image.Image:
-        turn = turn_of(image)
+        turn = turn_of(image, orientation_of(image))
         samples = loaded(image, lambda: opened(source.data))
         source.notes(image)
         pixels = samples.rgb()
@@ -83,15 +83,11 @@ def opened(data: bytes) -> Generator[Image.Image]:
 
 def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation; 1 if there is none or it cannot be read: a broken tag is no reason to refuse an image."""
-    return _orientation(image)[0]
+    return oriented(image)[0]
 
 
-def orientation_notes(image: Image.Image) -> tuple[Note, ...]:
-    """Why the EXIF orientation is not applied, if it is not."""
-    return _orientation(image)[1]
-
-
-def _orientation(image: Image.Image) -> tuple[int, tuple[Note, ...]]:
+def oriented(image: Image.Image) -> tuple[int, tuple[Note, ...]]:
+    """The EXIF orientation as `orientation_of`, and why it is not the one that is written there."""
     try:
         # The base class's method: that of a PNG would decode every pixel to see whether EXIF follows them.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
@@ -105,6 +101,6 @@ def _orientation(image: Image.Image) -> tuple[int, tuple[Note, ...]]:
     return 1, (Note("imageOrientationInvalid", {"value": f"{value!r:.40}"}),)
 
 
-def turn_of(image: Image.Image) -> Image.Transpose | None:
+def turn_of(image: Image.Image, orientation: int) -> Image.Transpose | None:
     """What makes the loaded pixels upright; None if they already are. Pillow rotates a TIFF itself as it loads."""
-    return None if image.format == "TIFF" else _TURNS.get(orientation_of(image))
+    return None if image.format == "TIFF" else _TURNS.get(orientation)
