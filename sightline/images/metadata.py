@@ -1,5 +1,6 @@
 """Image files without their metadata: text, colour profiles, previews, and what else no pixel depends on."""
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ _PNG_FRAMES = {b"fcTL", b"fdAT"}
 _WEBP_PIXELS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"}
 _WEBP_FLAGS = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}
 _SOS = 0xDA
-_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xDA)}
+_MARKER = re.compile(rb"\xff([\x02-\xcf\xda-\xfe])")  # with a length
+_MAX_SEGMENTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +97,17 @@ def _is_jpeg_metadata(segment: Segment, bare: bool) -> bool:
 def jpeg_segments(data: bytes) -> Iterator[Segment]:
     """The segments before the first scan's data, that scan's header the last; ends where the file makes no sense."""
     place = 2
-    while (start := data.find(b"\xff", place)) >= 0:
-        at = start
-        while data[at : at + 1] == b"\xff":  # any number of them may fill the space before a marker
-            at += 1
-        if at + 3 > len(data):
+    for _ in range(_MAX_SEGMENTS):
+        found = _MARKER.search(data, place)
+        if found is None:
             return
-        marker = data[at]
-        if marker == 0 or marker in _WITHOUT_LENGTH:
-            place = at + 1
-            continue
-        end = at + 1 + int.from_bytes(data[at + 1 : at + 3], "big")
-        if end < at + 3 or end > len(data):
+        marker, at = found[1][0], found.end()
+        place = at + int.from_bytes(data[at : at + 2], "big")
+        if place < at + 2 or place > len(data):
             return
-        yield Segment(marker, start, end, data[at + 3 : end])
+        yield Segment(marker, found.start(), place, data[at + 2 : place])
         if marker == _SOS:
             return
-        place = end
 
 
 def _webp(data: bytes, bare: bool) -> tuple[bytes, list[str]]:
