@@ -211,6 +211,57 @@ RULES: dict[str, Rule] = {
         "Check a few boxes of this image.",
     ),
     "imageOriented": Rule(_I, "EXIF orientation {orientation} was applied.", "Nothing to do."),
+    "imageOrientationInvalid": Rule(
+        _I, "The EXIF orientation is {value}, not 1 to 8; it was ignored.", "Check that the image is upright."
+    ),
+    "imageExtensionWrong": Rule(
+        _I, "The file is a {format}, whatever its extension says.", "Nothing to do here; other programs may refuse it."
+    ),
+    "imageMetadataIgnored": Rule(
+        _I,
+        "Damaged or oversized metadata was ignored ({parts}); the pixels are unaffected.",
+        "Nothing to do; save the image without metadata if other programs refuse it.",
+    ),
+    "imageCutOff": Rule(
+        _W, "The end of the file is missing: {lack}.", "Replace it with an intact copy if there is one."
+    ),
+    "imageDepthJudged": Rule(
+        _W,
+        "All samples fit {bits} of the 16 bits they are stored in, and were stretched accordingly.",
+        "Check the brightness; if it is wrong, save the image with 8 bits, or with samples that use all 16.",
+    ),
+    "imageAlphaIgnored": Rule(
+        _W, "The image is transparent throughout; its transparency was ignored.", "Save the image without transparency."
+    ),
+    "imageBandsIgnored": Rule(
+        _W,
+        "{bands:band is|bands are} neither colour nor declared as transparency; only the colours are used.",
+        "Nothing to do if the colours suffice; save what matters as RGB.",
+    ),
+    "imageBlank": Rule(_W, "The image has one colour only, {colour}.", "Drop it, unless that is what it should show."),
+    "imageDark": Rule(
+        _W,
+        "The image is nearly black: hardly a pixel is brighter than {level} of 255.",
+        "Check the file; brighten or drop it, unless images in use are as dark.",
+    ),
+    "imageBright": Rule(
+        _W,
+        "The image is nearly white: hardly a pixel is darker than {level} of 255.",
+        "Check the file; darken or drop it, unless images in use are as bright.",
+    ),
+    "imageLowContrast": Rule(
+        _W,
+        "The image has hardly any contrast: nearly all pixels are within {levels} of 256 levels of brightness.",
+        "Check the file; drop it if nothing can be seen on it.",
+    ),
+    "imageLowResolution": Rule(
+        _I, "The image has only {width} x {height} pixels.", "Use a larger original if there is one."
+    ),
+    "imageAspectExtreme": Rule(
+        _I,
+        "The image is very long and narrow, {width} x {height}: networks see it much reduced, or only its middle.",
+        "Split it into parts.",
+    ),
     "imageAnimated": Rule(_W, "The image is animated; only its first frame is used.", "Save a single frame."),
     "imageScaled": Rule(_I, "The {width} x {height} image was scaled down to fit {limit}.", "Nothing to do."),
     "imageUriIgnored": Rule(

@@ -171,7 +171,7 @@ def _repacked(data: bytes, info: ImageInfo, name: str, buffer: Buffer) -> Repack
     if image.reencoded:
         size_bytes = len(image.data)
         buffer.memory[:size_bytes] = image.data
-    return Repacked(info, image.width, image.height, image.extension, size_bytes, image.fingerprint)
+    return Repacked(info, image.width, image.height, image.extension, size_bytes, image.fingerprint, image.notes)
 
 
 if __name__ == "__main__":

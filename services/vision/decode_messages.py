@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from services.vision.decode import ImageInfo
 from services.vision.fingerprint import Fingerprint
+from sightline.images.faults import Note
 
 BUFFER_BYTES = 1 << 30  # of addresses; memory only where something was written
 _LENGTH_BYTES = 4
@@ -54,7 +55,7 @@ class Pixels(msgspec.Struct, frozen=True, tag=True):
 
 
 class Repacked(msgspec.Struct, frozen=True, tag=True):
-    """The image as a pack holds it; its bytes are in the buffer if it was encoded again."""
+    """The image as a pack holds it; its bytes are in the buffer if they are not the file's own."""
 
     info: ImageInfo
     width: int
@@ -62,6 +63,7 @@ class Repacked(msgspec.Struct, frozen=True, tag=True):
     extension: str
     size_bytes: int | None  # None: the file's own bytes
     fingerprint: Fingerprint
+    notes: tuple[Note, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

@@ -125,7 +125,7 @@ class DecodePool:
             again = answer.size_bytes is not None
             content = buffer.memory[: answer.size_bytes] if again else data
             size = answer.width, answer.height
-            image = PackImage(content, answer.extension, *size, again, answer.fingerprint)
+            image = PackImage(content, answer.extension, *size, again, answer.fingerprint, answer.notes)
             return Inspected(answer.info, image)
 
         try:
