@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sightline.client.client import Client as Client
     from sightline.client.client_aio import AsyncClient as AsyncClient
     from sightline.client.errors import SightlineError as SightlineError
+    from sightline.client.results.comparison import Comparison as Comparison
     from sightline.client.results.dataset import Dataset as Dataset
     from sightline.client.results.dataset import Finding as Finding
     from sightline.client.results.estimate import Estimate as Estimate
@@ -33,6 +34,7 @@ _MODULES = {
     "Addresses": "client.transport.addresses",
     "Credentials": "client.transport.credentials",
     "SightlineError": "client.errors",
+    "Comparison": "client.results.comparison",
     "Dataset": "client.results.dataset",
     "Finding": "client.results.dataset",
     "Model": "client.results.model",
@@ -51,6 +53,7 @@ __all__ = [
     "AsyncClient",
     "Box",
     "Client",
+    "Comparison",
     "Credentials",
     "Dataset",
     "Estimate",

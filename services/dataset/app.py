@@ -5,10 +5,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 from services.dataset import store
+from services.dataset.compare import ComparisonPage, Comparisons, Side
 from services.dataset.domain import ADVANCE, COLLECTION, MAX_VERSIONS, DatasetRecord, NewDataset, State
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding
 from services.dataset.images import Piece, read_images
+from services.dataset.samples import Samples, read_samples
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload_records import UploadRecords
 from services.kit.blobs import Blobs
@@ -62,6 +64,7 @@ class Datasets:
         self._queue = queue
         self._clock = clock
         self._settings = settings
+        self._comparisons = Comparisons(blobs)
 
     async def create(
         self, new: NewDataset, *, validate_only: bool = False, new_version: bool = False
@@ -239,6 +242,40 @@ class Datasets:
                 return chosen, encode_token(scope, f"{place[0]}:{place[1]}")
             chosen.append(finding)
         return chosen, ""
+
+    async def samples(
+        self, name: str, per_category: int, ids: Sequence[int], page_size: int, page_token: str
+    ) -> tuple[Samples, str]:
+        """A page of images to look at, and the next page's token; DatasetNotFound, DatasetNotReady."""
+        size, side = check_page_size(page_size), await self._side(name, "parent")
+        scope = f"{side.record.uid}|{per_category}|{sorted(ids)}"
+        start = _number(decode_token(scope, page_token), page_token)
+        found = await read_samples(self._blobs, side.manifest, per_category, ids, start, size)
+        return found, encode_token(scope, str(found.next_start)) if found.next_start else ""
+
+    async def compare(self, training: str, test: str, page_size: int, page_token: str) -> ComparisonPage:
+        """A page of the comparison of two READY datasets; DatasetNotFound, DatasetNotReady."""
+        size = check_page_size(page_size)
+        sides = [await self._side(training, "training_dataset"), await self._side(test, "test_dataset")]
+        scope = "|".join(side.record.uid for side in sides)
+        start = _number(decode_token(scope, page_token), page_token)
+        whole = await self._comparisons.of(*sides)
+        end = min(start + size, len(whole.pairs))
+        token = encode_token(scope, str(end)) if end < len(whole.pairs) else ""
+        return ComparisonPage(whole, whole.pairs[start:end], start == 0, token)
+
+    async def _side(self, name: str, field: str) -> Side:
+        parse(name, COLLECTION, field=field)
+        record = (await self._datasets.get(name)).value
+        if record.state is not State.READY:
+            raise DatasetNotReady(name=name, state=record.state)
+        return Side(record, await store.get_manifest(self._blobs, record.manifest_key))
+
+
+def _number(after: str, token: str) -> int:
+    if not after.isdecimal() and after:
+        raise InvalidPageToken(token=token)
+    return int(after or 0)
 
 
 def _manifest_key(record: DatasetRecord, version: int) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from services.dataset import boxes
+from services.dataset.box_rules import note_boxes
 from services.dataset.boxes import Frame
 from services.dataset.coco import Mark, Row
 from services.dataset.domain import BoxConvention
@@ -18,6 +19,13 @@ from services.vision.snapshot import AnnotationKind, Box, Entry
 
 ALIKE = 0.1  # pixels: boxes of one category that are this close are the same box
 SIDES_ALIKE = 0.01  # relative difference between the aspect ratios of two sizes of the same image
+_EXTENSIONS: dict[str, tuple[str, ...]] = {  # of files whose format they state, and the formats
+    **dict.fromkeys(("jpg", "jpeg", "jpe", "jfif"), ("JPEG", "MPO")),
+    **dict.fromkeys(("tif", "tiff"), ("TIFF",)),
+    **dict.fromkeys(("bmp", "dib"), ("BMP",)),
+    **{extension: (extension.upper(),) for extension in ("png", "gif", "webp", "ico", "mpo")},
+    **dict.fromkeys(("heic", "heif", "avif", "jxl", "jp2", "psd", "svg", "pdf", "dng", "cr2", "nef", "arw"), ()),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,8 @@ def check_image(inspected: Inspected | InvalidImage, row: Row, rules: Rules, log
         _note_unusable(image, row, log)
         return None
     _note_changes(row, info, log)
+    for note in image.notes:
+        log.add(note.code, row.file, row.id, None, **note.words)
     if (image.width, image.height) != (entry.width, entry.height):
         entry = _resized(entry, image.width, image.height)
     return Packed(entry, image)
@@ -62,6 +72,9 @@ def _note_unusable(error: InvalidImage, row: Row, log: FindingLog) -> None:
 
 
 def _note_changes(row: Row, info: ImageInfo, log: FindingLog) -> None:
+    extension = row.file.rpartition(".")[2].lower()
+    if info.format not in _EXTENSIONS.get(extension, info.format):
+        log.add("imageExtensionWrong", row.file, row.id, format=info.format)
     if info.orientation != 1:
         log.add("imageOriented", row.file, row.id, orientation=info.orientation)
     if info.animated:
@@ -121,7 +134,7 @@ def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Bo
             if declared != upright:
                 log.add("imageSidesDiffer", row.file, row.id, declared=declared, actual=upright)
             across, down = upright.width / declared.width, upright.height / declared.height
-    found: list[Box] = []
+    found: list[tuple[Mark, Box]] = []
     seen: set[tuple[int, ...]] = set()
     for mark in row.marks:
         box = _fit(mark, row, frame, (across, down), log)
@@ -133,8 +146,9 @@ def _boxes(row: Row, info: ImageInfo, rules: Rules, log: FindingLog) -> tuple[Bo
             log.add("boxRepeated", row.file, row.id, mark.id, box=_shown(mark.bbox), category=name)
             continue
         seen.add(place)
-        found.append(Box(*boxes.turned(box, orientation, frame), mark.category, mark.iscrowd))
-    return tuple(found)
+        found.append((mark, Box(*boxes.turned(box, orientation, frame), mark.category, mark.iscrowd)))
+    note_boxes(row, found, (info.width, info.height), rules.categories, log)
+    return tuple(box for _, box in found)
 
 
 def _drawn_before_turning(drawn: Iterable[boxes.Xywh], stored: Frame, upright: Frame, rules: Rules) -> bool:

@@ -124,7 +124,9 @@ class _Packs:
             self._file = await self._tools.compute(lambda: self._path.open("wb"))
             self._writer = PackWriter(self._file)
         writer = self._writer
-        await self._tools.compute(lambda: writer.add(packed.entry, packed.image.data, packed.image.extension))
+        await self._tools.compute(
+            lambda: writer.add(packed.entry, packed.image.data, packed.image.extension, packed.image.fingerprint)
+        )
         if writer.full:
             await self._store()
 

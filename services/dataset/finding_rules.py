@@ -1,25 +1,7 @@
 """The codes of findings: how severe each is, what it says and what to do about it."""
 
-from enum import StrEnum
-from typing import NamedTuple
-
-
-class Severity(StrEnum):
-    """ERROR: left out of the snapshot. WARNING: kept or repaired, but may harm training. INFO: good to know."""
-
-    ERROR = "ERROR"
-    WARNING = "WARNING"
-    INFO = "INFO"
-
-
-class Rule(NamedTuple):
-    """The meaning of a code. A fatal finding makes the whole annotation file unusable."""
-
-    severity: Severity
-    message: str  # a template for `plurals.fill` over the variables given to `FindingLog.add`
-    remedy: str
-    fatal: bool = False
-
+from services.dataset.dataset_rules import DATASET_RULES
+from services.dataset.rule import Rule, Severity
 
 _E, _W, _I = Severity.ERROR, Severity.WARNING, Severity.INFO
 
@@ -169,6 +151,21 @@ RULES: dict[str, Rule] = {
     "boxRepeated": Rule(
         _W, "The image has the {category!r} box {box} more than once; one was kept.", "Drop this annotation."
     ),
+    "boxDoubled": Rule(
+        _W,
+        "The {category!r} box is nearly the same as that of annotation {first}: {overlap:.0%} of their area is shared.",
+        "Drop one of the two, if they are of one object.",
+    ),
+    "boxCategoriesDiffer": Rule(
+        _W,
+        "The box is labelled {category!r}, the one of annotation {first} in the same place {other_category!r}.",
+        "Drop the one whose category is wrong.",
+    ),
+    "boxCoversImage": Rule(
+        _W,
+        "The {category!r} box covers the whole image.",
+        "Draw it around the object, or register for classification if each image shows one object.",
+    ),
     "tagRepeated": Rule(_W, "The image has the category {category!r} twice.", "Keep one of the annotations."),
     # single images
     "imagePathMissing": Rule(_E, "The image has no file_name.", "Give it a file_name relative to the COCO file."),
@@ -214,6 +211,57 @@ RULES: dict[str, Rule] = {
         "Check a few boxes of this image.",
     ),
     "imageOriented": Rule(_I, "EXIF orientation {orientation} was applied.", "Nothing to do."),
+    "imageOrientationInvalid": Rule(
+        _I, "The EXIF orientation is {value}, not 1 to 8; it was ignored.", "Check that the image is upright."
+    ),
+    "imageExtensionWrong": Rule(
+        _I, "The file is a {format}, whatever its extension says.", "Nothing to do here; other programs may refuse it."
+    ),
+    "imageMetadataIgnored": Rule(
+        _I,
+        "Damaged or oversized metadata was ignored ({parts}); the pixels are unaffected.",
+        "Nothing to do; save the image without metadata if other programs refuse it.",
+    ),
+    "imageCutOff": Rule(
+        _W, "The end of the file is missing: {lack}.", "Replace it with an intact copy if there is one."
+    ),
+    "imageDepthJudged": Rule(
+        _W,
+        "All samples fit {bits} of the 16 bits they are stored in, and were stretched accordingly.",
+        "Check the brightness; if it is wrong, save the image with 8 bits, or with samples that use all 16.",
+    ),
+    "imageAlphaIgnored": Rule(
+        _W, "The image is transparent throughout; its transparency was ignored.", "Save the image without transparency."
+    ),
+    "imageBandsIgnored": Rule(
+        _W,
+        "{bands:band is|bands are} neither colour nor declared as transparency; only the colours are used.",
+        "Nothing to do if the colours suffice; save what matters as RGB.",
+    ),
+    "imageBlank": Rule(_W, "The image has one colour only, {colour}.", "Drop it, unless that is what it should show."),
+    "imageDark": Rule(
+        _W,
+        "The image is nearly black: hardly a pixel is brighter than {level} of 255.",
+        "Check the file; brighten or drop it, unless images in use are as dark.",
+    ),
+    "imageBright": Rule(
+        _W,
+        "The image is nearly white: hardly a pixel is darker than {level} of 255.",
+        "Check the file; darken or drop it, unless images in use are as bright.",
+    ),
+    "imageLowContrast": Rule(
+        _W,
+        "The image has hardly any contrast: nearly all pixels are within {levels} of 256 levels of brightness.",
+        "Check the file; drop it if nothing can be seen on it.",
+    ),
+    "imageLowResolution": Rule(
+        _I, "The image has only {width} x {height} pixels.", "Use a larger original if there is one."
+    ),
+    "imageAspectExtreme": Rule(
+        _I,
+        "The image is very long and narrow, {width} x {height}: networks see it much reduced, or only its middle.",
+        "Split it into parts.",
+    ),
     "imageAnimated": Rule(_W, "The image is animated; only its first frame is used.", "Save a single frame."),
     "imageScaled": Rule(_I, "The {width} x {height} image was scaled down to fit {limit}.", "Nothing to do."),
     "imageUriIgnored": Rule(
@@ -221,46 +269,7 @@ RULES: dict[str, Rule] = {
         "{count:uri outside the store was|uris outside the store were} ignored in favour of file_name.",
         "Nothing to do.",
     ),
-    # the whole dataset
-    "exactDuplicate": Rule(
-        _W, "The image is identical to {other!r} (image {other_id}){labels}.", "Keep one of the two."
-    ),
-    "categoriesAlike": Rule(
-        _W,
-        "The categories {names} differ only in case, spaces or Unicode form.",
-        "Merge them if they mean the same; a model treats them as different.",
-    ),
-    "categoryWithoutImages": Rule(_W, "No usable image has the category {category!r}.", "Add images, or drop it."),
-    "categoryTooFewImages": Rule(
-        _W,
-        "The category {category!r} has {count:usable image|usable images}; training needs at least {minimum}.",
-        "Add images, or drop it.",
-    ),
-    "tooFewCategories": Rule(
-        _W,
-        "{count:category has|categories have} usable images; training needs at least {minimum}.",
-        "Add images of other categories.",
-    ),
-    "categoriesImbalanced": Rule(
-        _W,
-        "{category!r} has {most:annotation|annotations}; "
-        "{count:category has|categories have} less than a twentieth of that: {names}.",
-        "Add images of the rare categories; metrics averaged over categories weight them equally.",
-    ),
-    "crowdBoxes": Rule(
-        _I,
-        "{count:box is|boxes are} marked iscrowd: training skips crowds, and evaluation ignores detections in them.",
-        "Nothing to do if this is intended.",
-    ),
-    "imagesWithoutBoxes": Rule(
-        _I, "{count:image has|images have} no boxes: background only.", "Nothing to do if this is intended."
-    ),
-    "imageIdsShifted": Rule(
-        _I,
-        "Image ids overlap with those of an earlier file; {shift} is added to them in the snapshot.",
-        "Nothing to do.",
-    ),
-}
+} | DATASET_RULES
 
 
 # An annotation with one of these is left out of the snapshot.

@@ -22,6 +22,8 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     file: str = ""
     image_id: int | None = None
     annotation_id: int | None = None
+    other_file: str = ""  # of the image that this one repeats
+    other_image_id: int | None = None
 
 
 def make(
@@ -29,11 +31,23 @@ def make(
 ) -> Finding:
     """A finding with the given code; KeyError for an unknown code or a missing variable.
 
-    Long names from an annotation file are truncated.
+    Long names from an annotation file are truncated. `other` and `other_id`, if given, are the image that it repeats.
     """
     rule = RULES[code]
     shown = {name: _cut(value) if isinstance(value, str) else value for name, value in variables.items()}
-    return Finding(rule.severity, code, fill(rule.message, shown), rule.remedy, _cut(file), image_id, annotation_id)
+    message = fill(rule.message, shown)
+    other, other_id = shown.get("other"), shown.get("other_id")
+    return Finding(
+        rule.severity,
+        code,
+        message,
+        rule.remedy,
+        _cut(file),
+        image_id,
+        annotation_id,
+        other if isinstance(other, str) else "",
+        other_id if isinstance(other_id, int) else None,
+    )
 
 
 def _cut(text: str) -> str:

@@ -1,15 +1,16 @@
 """Finishes a validation: from checked chunks to the snapshot's manifest, or the reasons why there is none."""
 
-from array import array
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+from msgspec import structs
 
 from services.dataset import store
+from services.dataset.box_rules import at_border
 from services.dataset.context import WorkerContext
 from services.dataset.domain import INLINE_CATEGORIES, CategoryCount, DatasetRecord, Plan, Stats
+from services.dataset.duplicates import find_duplicates, fingerprints_of, note_duplicates
 from services.dataset.findings import FindingLog
 from services.dataset.settings import DatasetSettings
 from services.kit.alike import alike
@@ -28,7 +29,9 @@ from services.vision.snapshot import (
 )
 
 IMBALANCE = 20  # a category is rare if the most frequent one has this many times its annotations
-NAMED = 5  # rare categories listed in a finding
+FEW_IMAGES = 10  # of a category, with fewer of which hardly anything can be learnt or measured
+AT_BORDER = 1 / 3  # share of the boxes
+NAMED = 5  # categories listed in a finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +71,16 @@ async def finish(
         sums.refused_annotations += result.refused_annotations
         sums.byte_count += result.byte_count
     _require_enough(settings, record, planned.annotation_count, sums, log)
-    manifest, without_boxes, crowds = await _manifest(context, record, planned.categories, sums.shards)
-    await _find_duplicates(context, sums.shards, [name for _, name in planned.categories], log)
+    manifest, counts = await _manifest(context, record, planned.categories, sums.shards)
+    manifest = await _find_duplicates(context, record, manifest, log)
     _find_alike(manifest, log)
     _find_imbalance(manifest, log)
-    if without_boxes:
-        log.add("imagesWithoutBoxes", count=without_boxes)
-    if crowds:
-        log.add("crowdBoxes", count=crowds)
+    if counts.without_boxes:
+        log.add("imagesWithoutBoxes", count=counts.without_boxes)
+    if counts.crowds:
+        log.add("crowdBoxes", count=counts.crowds)
+    if counts.at_border > AT_BORDER * counts.boxes and counts.at_border >= FEW_IMAGES:
+        log.add("boxesAtBorder", count=counts.at_border, total=counts.boxes)
     return Validation(manifest, _stats(manifest, sums.byte_count))
 
 
@@ -104,28 +109,40 @@ def _require_enough(
             raise DatasetAnnotationsInvalid(file=record.name, problem=problem)
 
 
-async def _indexes(context: WorkerContext, shards: list[Shard]) -> AsyncIterator[tuple[Record, ...]]:
-    for shard in shards:
-        yield read_index(await context.blobs.get(shard.index_key)).records
+@dataclass(slots=True)
+class _Counted:
+    """What the records add up to."""
+
+    images: int = 0
+    without_boxes: int = 0
+    boxes: int = 0  # without crowds
+    at_border: int = 0
+    crowds: int = 0
+
+    def add(self, records: Sequence[Record]) -> None:
+        self.images += len(records)
+        for one in records:
+            self.without_boxes += not one.labels and not one.boxes
+            crowds = sum(box.iscrowd for box in one.boxes)
+            self.crowds += crowds
+            self.boxes += len(one.boxes) - crowds
+            self.at_border += sum(at_border(box, one.width, one.height) for box in one.boxes)
 
 
 async def _manifest(
     context: WorkerContext, record: DatasetRecord, names: list[tuple[int, str]], shards: list[Shard]
-) -> tuple[Manifest, int, int]:
-    """The manifest, the number of images without annotations, and the number of crowd boxes."""
+) -> tuple[Manifest, _Counted]:
+    """The manifest without groups of near-duplicates, and what its records add up to."""
     declared = [Category(id=id_, name=name, image_count=0, annotation_count=0) for id_, name in names]
-    digest = SnapshotDigest(record.annotation_kind, declared)
+    digest, counted = SnapshotDigest(record.annotation_kind, declared), _Counted()
     images, annotations = [0] * len(names), [0] * len(names)
-    total, without_boxes, crowds = 0, 0, 0
     for shard in shards:
         index = read_index(await context.blobs.get(shard.index_key))
         digest.add(index.records)
+        counted.add(index.records)
         for number, found in enumerate(count_categories(names, [index])):
             images[number] += found.image_count
             annotations[number] += found.annotation_count
-        total += len(index.records)
-        without_boxes += sum(1 for one in index.records if not one.labels and not one.boxes)
-        crowds += sum(1 for one in index.records for box in one.boxes if box.iscrowd)
     categories = tuple(
         Category(id=id_, name=name, image_count=images[i], annotation_count=annotations[i])
         for i, (id_, name) in enumerate(names)
@@ -134,43 +151,24 @@ async def _manifest(
         kind=record.annotation_kind,
         categories=categories,
         shards=tuple(shards),
-        image_count=total,
+        image_count=counted.images,
         digest=digest.hexdigest(),
     )
-    return manifest, without_boxes, crowds
+    return manifest, counted
 
 
-async def _find_duplicates(context: WorkerContext, shards: list[Shard], categories: list[str], log: FindingLog) -> None:
-    """Finds images whose packed bytes are equal. In two passes, so that a million images need 8 MB instead of 200."""
-    prefixes = array("Q")
-    async for records in _indexes(context, shards):
-        prefixes.extend(int(record.sha256[:16], 16) for record in records)
-    values, counts = np.unique(np.frombuffer(prefixes, np.uint64), return_counts=True)
-    repeated = {int(value) for value in values[counts > 1]}
-    if not repeated:
-        return
-    first: dict[str, Record] = {}
-    async for records in _indexes(context, shards):
-        for record in records:
-            if int(record.sha256[:16], 16) not in repeated:
-                continue
-            other = first.setdefault(record.sha256, record)
-            if other is not record:
-                labels = _difference(other, record, categories)
-                log.add(
-                    "exactDuplicate",
-                    record.file_name,
-                    record.image_id,
-                    other=other.file_name,
-                    other_id=other.image_id,
-                    labels=labels,
-                )
-
-
-def _difference(one: Record, other: Record, categories: list[str]) -> str:
-    if one.labels == other.labels or not one.labels or not other.labels:
-        return ""
-    return f", but is labelled {categories[other.labels[0]]!r} rather than {categories[one.labels[0]]!r}"
+async def _find_duplicates(
+    context: WorkerContext, record: DatasetRecord, manifest: Manifest, log: FindingLog
+) -> Manifest:
+    """Adds findings for images that repeat others; the manifest with their groups."""
+    shards, names = list(manifest.shards), [category.name for category in manifest.categories]
+    fingerprints = await fingerprints_of(context.blobs, shards)
+    found = await context.compute(lambda: find_duplicates(fingerprints))
+    groups = found.groups
+    if not groups.groups:
+        return manifest
+    await note_duplicates(context.blobs, shards, found, names, log)
+    return structs.replace(manifest, groups_key=await store.put_groups(context.blobs, record, groups))
 
 
 def _find_alike(manifest: Manifest, log: FindingLog) -> None:
@@ -193,8 +191,15 @@ def _find_imbalance(manifest: Manifest, log: FindingLog) -> None:
     most = max(manifest.categories, key=lambda category: category.annotation_count)
     rare = [one.name for one in manifest.categories if 0 < one.annotation_count * IMBALANCE < most.annotation_count]
     if rare:
-        names = ", ".join(rare[:NAMED]) + (", …" if len(rare) > NAMED else "")
-        log.add("categoriesImbalanced", category=most.name, most=most.annotation_count, count=len(rare), names=names)
+        most_often, names = most.annotation_count, _listed(rare)
+        log.add("categoriesImbalanced", category=most.name, most=most_often, count=len(rare), names=names)
+    few = [one.name for one in manifest.categories if MIN_IMAGES_PER_CATEGORY <= one.image_count < FEW_IMAGES]
+    if few:
+        log.add("categoriesSmall", count=len(few), minimum=FEW_IMAGES, names=_listed(few))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
 
 
 def _stats(manifest: Manifest, byte_count: int) -> Stats:

@@ -6,13 +6,12 @@ from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 
-from services.dataset import wire
+from services.dataset import look_wire, wire
 from services.dataset.app import Datasets
 from services.dataset.finish import category_counts
 from services.dataset.upload import Part, Uploads
 from services.kit import caller_fields
 from services.kit.blobs import to_uri
-from services.kit.errors import NotServedYet
 from services.vision.snapshot import Manifest
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
@@ -119,7 +118,18 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
                     category_ids = [category.id for category in piece.categories]
                 yield wire.images_message(piece, category_ids)
 
+    async def ListDatasetSamples(
+        self, request: service_pb.ListDatasetSamplesRequest, context: Context
+    ) -> service_pb.ListDatasetSamplesResponse:
+        found, token = await self._datasets.samples(
+            request.parent, request.per_category, request.image_ids, request.page_size, request.page_token
+        )
+        return look_wire.samples_message(found, token, with_sizes=not request.page_token)
+
     async def CompareDatasets(
         self, request: service_pb.CompareDatasetsRequest, context: Context
     ) -> service_pb.CompareDatasetsResponse:
-        raise NotServedYet(rpc="CompareDatasets", detail="comparing datasets comes later")
+        found = await self._datasets.compare(
+            request.training_dataset, request.test_dataset, request.page_size, request.page_token
+        )
+        return look_wire.comparison_message(found)

@@ -1,5 +1,6 @@
 """A dataset's blobs: what they contain, and their keys."""
 
+import hashlib
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -9,7 +10,7 @@ from services.dataset.domain import DatasetRecord, FindingCounts
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding, FindingLog, count
 from services.kit.blobs import Blobs
-from services.vision.snapshot import Manifest, Shard, read_manifest
+from services.vision.snapshot import Groups, Manifest, Shard, read_manifest, write_groups
 
 BLOCK = 1000  # findings per blob
 
@@ -94,6 +95,14 @@ async def put_manifest(blobs: Blobs, record: DatasetRecord, manifest: Manifest) 
     """Stores the manifest; returns its key, which contains the snapshot's digest."""
     key = f"{record.prefix}/snapshot/{manifest.digest.removeprefix('sha256:')}.json"
     await blobs.put(key, manifest.encode())
+    return key
+
+
+async def put_groups(blobs: Blobs, record: DatasetRecord, groups: Groups) -> str:
+    """Stores the groups of near-duplicates beside the manifest, named by content; returns the key."""
+    encoded = write_groups(groups)
+    key = f"{record.prefix}/snapshot/groups-{hashlib.sha256(encoded).hexdigest()[:24]}.json"
+    await blobs.put(key, encoded)
     return key
 
 

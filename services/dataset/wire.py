@@ -114,6 +114,8 @@ def finding_message(finding: Finding) -> finding_pb2.Finding:
         annotation_id=finding.annotation_id,
         message=finding.message,
         remedy=finding.remedy,
+        other_file=finding.other_file,
+        other_image_id=finding.other_image_id,
     )
 
 

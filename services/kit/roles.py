@@ -28,7 +28,9 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
     "sightline.v1.DatasetService": {
         Role.VIEWER: "GetDataset ListDatasets WatchDataset ListFindings CompareDatasets ListUploads ListUploadedFiles",
         # All images of a dataset are more than its record.
-        Role.TRAINER: "CreateDataset UpdateDataset DeleteDataset UploadFiles DeleteUpload ReadImages",
+        Role.TRAINER: (
+            "CreateDataset UpdateDataset DeleteDataset UploadFiles DeleteUpload ReadImages ListDatasetSamples"
+        ),
     },
     "sightline.v1.ModelService": {
         Role.VIEWER: "GetModel ListModels WatchModel ListTrials EstimateTraining",

@@ -20,6 +20,7 @@ _FINISHED = 2 * 3  # bytes of a finished pixel, here and in the memory that the 
 _STORED = 4  # bytes of a pixel in Pillow, at most
 _STRIP = 10  # bytes for each pixel of a strip that is converted
 _STRIP_CONVERTED = 18
+_LOW_BYTES = 13  # of a pixel of 16-bit colours: the low bytes, and bands
 _REENCODED = 7  # bytes for each finished pixel: another copy in Pillow, and the file
 
 
@@ -127,7 +128,12 @@ def _segments(data: bytes, place: int) -> Iterator[tuple[int, int]]:
 def _png(data: bytes) -> Cost:
     width, height, bits, colours = struct.unpack_from(">IIBB", data, 16)
     plain = (bits, colours) == (8, 2) and b"tRNS" not in data[:4096]
-    return Cost(width, height, converted=not plain)
+    return Cost(width, height, converted=not plain, loading_bytes=_low_bytes(width, height, bits, colours > 0))
+
+
+def _low_bytes(width: int, height: int, bits: int, colours: bool) -> int:
+    """What Pillow holds beside 16-bit colours while they are stretched: the image's low bytes, and bands of both."""
+    return _LOW_BYTES * width * height if bits == 16 and colours else 0
 
 
 def _gif(data: bytes) -> Cost:
@@ -176,8 +182,9 @@ def _tiff(data: bytes) -> Cost:
     strip = width * min(tags.get(278, height), height)
     tile = tags.get(322, 0) * tags.get(323, 0)
     turned = _STORED * width * height if tags.get(274, 1) != 1 else 0
+    low = _low_bytes(width, height, tags.get(258, 16), tags.get(277, 1) > 1)
     # A strip or tile is decoded as a whole: once as its samples, and once as RGBA if libtiff converts it.
-    return Cost(width, height, loading_bytes=max(strip, tile) * (samples + _STORED) + turned)
+    return Cost(width, height, loading_bytes=max(strip, tile) * (samples + _STORED) + turned + low)
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:

@@ -16,7 +16,10 @@ from PIL import Image
 
 from services.kit.errors import InvalidImage, InvalidImageFormat, InvalidImageSize
 from services.vision.unreadable import problem_of
-from sightline.images.upright import MAX_SIDE, flattened, opened, orientation_of, turn_of
+from sightline.images.faults import Note
+from sightline.images.mending import Source
+from sightline.images.samples import Samples, loaded
+from sightline.images.upright import MAX_SIDE, mending, opened, orientation_of, oriented, turn_of
 
 MIN_SIDE = 50  # pixels
 SCALED_SIDE = 10_240  # pixels; a longer side is scaled down to this
@@ -47,6 +50,19 @@ class ImageInfo:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """An image's pixels, the bytes that gave them (the file's, or those of a mended copy), and what was noticed.
+
+    `as_elsewhere` means that other programs decode these bytes to the same image.
+    """
+
+    pixels: NDArray[np.uint8]
+    data: bytes
+    notes: tuple[Note, ...]
+    as_elsewhere: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
     """An image as networks need it: its header, and its upright pixels for each `at_least`."""
 
@@ -72,8 +88,8 @@ def inspect(data: bytes, name: str = "image", *, min_side: int = MIN_SIDE, max_s
     Raises InvalidImageFormat unless it is one of the eight formats, InvalidImageSize unless both sides are within
     `min_side`..`max_side`.
     """
-    with _opened(data, name) as image:
-        info = _info_of(image)
+    with _faults(data, name):
+        info = mending(data, lambda image, _: _info_of(image, orientation_of(image)))
     _require_sides(info, name, min_side, max_side)
     return info
 
@@ -89,20 +105,39 @@ def decode(
     """The first frame as uint8 [height, width, 3] RGB: upright, composited on white, scaled down to `max_side`.
 
     With `at_least`, a JPEG may be decoded smaller by 2, 4 or 8 (which is many times faster) as long as its shorter side
-    is at least `at_least`; training and serving must pass the same value. Sixteen-bit samples keep their high byte.
-    Raises InvalidImageSize for a side outside `min_side`..16,000, and InvalidImageFormat, with its cause, for bytes
-    that are not an image, truncated or broken.
+    is at least `at_least`; training and serving must pass the same value. Sixteen-bit samples keep their high byte, or
+    the upper eight of the bits that they use. Raises InvalidImageSize for a side outside `min_side`..16,000, and
+    InvalidImageFormat, with its cause, for bytes that are not an image, truncated or broken beyond mending.
     """
-    with _opened(data, name) as image:
-        _require_sides(_info_of(image), name, min_side, MAX_SIDE)
-        turn = turn_of(image)
+    return read(data, max_side, name=name, min_side=min_side, at_least=at_least).pixels
+
+
+def read(
+    data: bytes,
+    max_side: int = SCALED_SIDE,
+    *,
+    name: str = "image",
+    min_side: int = 1,
+    at_least: int | None = None,
+) -> Reading:
+    """As `decode`, with what was noticed."""
+
+    def work(image: Image.Image, source: Source) -> Reading:
+        orientation, notes = oriented(image)
+        _require_sides(_info_of(image, orientation), name, min_side, MAX_SIDE)
+        turn = turn_of(image, orientation)
         giant = image.width * image.height > GIANT_PIXELS  # as stored: a progressive JPEG shrinks only after its scans
         if at_least is not None:
             image.draft(None, (at_least, at_least))
         with _giant_turn if giant else nullcontext():
-            image.load()
-            pixels = _rgb(image, _scaled(image.size, max_side))
-    return pixels if turn is None else _turned(pixels, turn)
+            samples = loaded(image, lambda: opened(source.data))
+            notes += source.notes(image) + samples.notes
+            pixels = _rgb(samples, _scaled(samples.image.size, max_side))
+        pixels = pixels if turn is None else _turned(pixels, turn)
+        return Reading(pixels, source.data, notes, as_elsewhere=not samples.notes)
+
+    with _faults(data, name):
+        return mending(data, work)
 
 
 def _turned(pixels: NDArray[np.uint8], turn: Image.Transpose) -> NDArray[np.uint8]:
@@ -123,12 +158,11 @@ def _turned(pixels: NDArray[np.uint8], turn: Image.Transpose) -> NDArray[np.uint
 
 
 @contextmanager
-def _opened(data: bytes, name: str) -> Generator[Image.Image]:
-    """The image with its header read; whatever Pillow raises in the block becomes an InvalidImage error."""
+def _faults(data: bytes, name: str) -> Generator[None]:
+    """Whatever Pillow raises in the block becomes an InvalidImage error, and so does an icon that is too large."""
     try:
         _require_small_icon(data, name)
-        with opened(data) as image:
-            yield image
+        yield
     except InvalidImage:
         raise
     except Image.DecompressionBombError as fault:
@@ -137,9 +171,8 @@ def _opened(data: bytes, name: str) -> Generator[Image.Image]:
         raise InvalidImageFormat(file=name, problem=problem_of(data, fault)) from fault
 
 
-def _info_of(image: Image.Image) -> ImageInfo:
+def _info_of(image: Image.Image, orientation: int) -> ImageInfo:
     width, height = image.size
-    orientation = orientation_of(image)
     across = orientation >= 5
     if across and image.format == "TIFF":  # Pillow reports a TIFF's size as upright.
         stored_width, stored_height = height, width
@@ -196,9 +229,9 @@ def _scaled(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     return max(1, round(size[0] * max_side / longer)), max(1, round(size[1] * max_side / longer))
 
 
-def _rgb(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _rgb(samples: Samples, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The loaded image as RGB pixels of `size`, strip by strip; strips overlap, so that no seam shows."""
-    width, height = size
+    image, (width, height) = samples.image, size
     ratio = image.height / height
     margin = 2 * math.ceil(ratio) + 2
     rows = max(1, STRIP_PIXELS // image.width)
@@ -208,7 +241,7 @@ def _rgb(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
         first = max(0, math.floor(top * ratio) - margin) if ratio != 1 else top
         last = min(image.height, math.ceil(bottom * ratio) + margin) if ratio != 1 else bottom
         whole = first == 0 and last == image.height
-        piece = flattened(image if whole else image.crop((0, first, image.width, last)))
+        piece = samples.rgb(None if whole else (0, first, image.width, last))
         if size != image.size:
             box = (0.0, top * ratio - first, float(image.width), min(bottom * ratio - first, float(piece.height)))
             piece = piece.resize((width, bottom - top), Image.Resampling.BILINEAR, box=box)

@@ -167,10 +167,11 @@ def _decoded(data: bytes, sizes: tuple[int, ...], name: str, buffer: Buffer) -> 
 
 def _repacked(data: bytes, info: ImageInfo, name: str, buffer: Buffer) -> Repacked:
     image = encode_for_pack(data, info, name=name)
-    if not image.reencoded:
-        return Repacked(info, image.width, image.height, image.extension, None)
-    buffer.memory[: len(image.data)] = image.data
-    return Repacked(info, image.width, image.height, image.extension, len(image.data))
+    size_bytes = None
+    if image.reencoded:
+        size_bytes = len(image.data)
+        buffer.memory[:size_bytes] = image.data
+    return Repacked(info, image.width, image.height, image.extension, size_bytes, image.fingerprint, image.notes)
 
 
 if __name__ == "__main__":

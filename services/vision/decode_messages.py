@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.vision.decode import ImageInfo
+from services.vision.fingerprint import Fingerprint
+from sightline.images.faults import Note
 
 BUFFER_BYTES = 1 << 30  # of addresses; memory only where something was written
 _LENGTH_BYTES = 4
@@ -53,13 +55,15 @@ class Pixels(msgspec.Struct, frozen=True, tag=True):
 
 
 class Repacked(msgspec.Struct, frozen=True, tag=True):
-    """The image as a pack holds it; its bytes are in the buffer if it was encoded again."""
+    """The image as a pack holds it; its bytes are in the buffer if they are not the file's own."""
 
     info: ImageInfo
     width: int
     height: int
     extension: str
     size_bytes: int | None  # None: the file's own bytes
+    fingerprint: Fingerprint
+    notes: tuple[Note, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

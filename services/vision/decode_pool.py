@@ -124,7 +124,8 @@ class DecodePool:
             assert isinstance(answer, Repacked), "the answer to Repack"
             again = answer.size_bytes is not None
             content = buffer.memory[: answer.size_bytes] if again else data
-            image = PackImage(content, answer.extension, answer.width, answer.height, reencoded=again)
+            size = answer.width, answer.height
+            image = PackImage(content, answer.extension, *size, again, answer.fingerprint, answer.notes)
             return Inspected(answer.info, image)
 
         try:

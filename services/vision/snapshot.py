@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 import msgspec
 
+from services.vision.fingerprint import Fingerprint
+
 FORMAT_VERSION = 1
 SHARD_BYTES = 256 * 1024 * 1024  # a shard is closed once it is this large
 MIN_IMAGES_PER_CATEGORY = 2  # to train on
@@ -64,6 +66,7 @@ class Record(Entry, frozen=True, kw_only=True, omit_defaults=True):
     size: int  # bytes
     sha256: str  # of the image's bytes
     extension: str = ""  # jpg or png; empty in snapshots of earlier versions
+    fingerprint: Fingerprint | None = None  # None in snapshots of older versions
 
 
 class ShardIndex(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +105,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     shards: tuple[Shard, ...]
     image_count: int
     digest: str
+    groups_key: str = ""  # of the groups of near-duplicates; empty if there are none, or in older snapshots
 
     def encode(self) -> bytes:
         """Deterministic JSON."""
@@ -125,7 +129,7 @@ class PackWriter:
         """Whether the shard is full; the caller then closes it and opens the next."""
         return self.size_bytes >= SHARD_BYTES
 
-    def add(self, entry: Entry, image: bytes, extension: str) -> Record:
+    def add(self, entry: Entry, image: bytes, extension: str, looks: Fingerprint | None = None) -> Record:
         """Appends one image; raises ValueError unless ids ascend."""
         if self._records and entry.image_id <= self._records[-1].image_id:
             raise ValueError(f"image ids must ascend: {entry.image_id} after {self._records[-1].image_id}")
@@ -138,6 +142,7 @@ class PackWriter:
             size=len(image),
             sha256=hashlib.sha256(image).hexdigest(),
             extension=extension,
+            fingerprint=looks,
         )
         self._records.append(record)
         return record
@@ -180,6 +185,22 @@ def read_manifest(data: bytes) -> Manifest:
     return manifest
 
 
+class Groups(msgspec.Struct, frozen=True):
+    """Images that are equal or nearly so, by image id: ascending within a group, groups by their first image."""
+
+    groups: tuple[tuple[int, ...], ...]
+
+
+def write_groups(groups: Groups) -> bytes:
+    """Deterministic JSON."""
+    return _encoder.encode(groups)
+
+
+def read_groups(data: bytes) -> Groups:
+    """Inverse of `write_groups`; raises msgspec.ValidationError for anything else."""
+    return msgspec.json.decode(data, type=Groups)
+
+
 def read_record(pack: Path | mmap.mmap | bytes | memoryview, record: Record, *, verify: bool = False) -> bytes:
     """The image's bytes, from a shard's path or its memory map.
 
@@ -199,7 +220,8 @@ def read_record(pack: Path | mmap.mmap | bytes | memoryview, record: Record, *, 
 class SnapshotDigest:
     """The digest of a snapshot's content, computed index by index: its images and their annotations.
 
-    It depends on kind, categories and every packed byte, but not on how records are sharded.
+    It depends on kind, categories and every packed byte, but not on how records are sharded, nor on fingerprints and
+    groups, which follow from the bytes.
     """
 
     def __init__(self, kind: AnnotationKind, categories: Sequence[Category]) -> None:

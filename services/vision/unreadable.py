@@ -7,13 +7,16 @@ import struct
 
 from PIL import TiffImagePlugin
 
+from services.kit.plurals import counted
+from services.vision.foreign import COPY, what_it_is
 from sightline.images import libtiff
-from sightline.images.upright import FORMATS, Unusable
+from sightline.images.faults import Unusable
+from sightline.images.metadata import jpeg_segments
+from sightline.images.tiff import Directory, directories
 
-_COPY = "replace it with an intact copy"
-_CONVERT = f"convert it to one of {', '.join(FORMATS)}"
-_COMPRESSION = 259  # TIFF tag
-_TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # per value of a TIFF type; 1 for the others
+_BITS, _COMPRESSION, _BANDS, _SAMPLE_FORMAT = 258, 259, 277, 339  # TIFF tags
+_SCAN = 0xDA  # JPEG marker
+_SAMPLE_FORMATS = {2: "signed ", 3: "floating-point "}
 _COMPRESSIONS = {
     34712: "JPEG 2000",
     34887: "LERC",
@@ -22,6 +25,11 @@ _COMPRESSIONS = {
     50000: "Zstandard",
     50001: "WebP",
     50002: "JPEG XL",
+}
+_CODINGS = {
+    **dict.fromkeys((0xC3, 0xC7, 0xCB, 0xCF), "lossless"),
+    **dict.fromkeys((0xC5, 0xC6, 0xCD, 0xCE), "hierarchical"),
+    0xF7: "lossless (JPEG-LS)",
 }
 _ACCEPTED = (  # how files of accepted formats begin; MPO begins like JPEG
     (b"\xff\xd8\xff", "JPEG"),
@@ -33,28 +41,6 @@ _ACCEPTED = (  # how files of accepted formats begin; MPO begins like JPEG
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
 )
-_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-_OTHERS = (  # offset, mark, what the file is
-    *((4, b"ftyp" + brand, "a HEIC image") for brand in _HEIC),
-    (4, b"ftypavif", "an AVIF image"),
-    (4, b"ftyp", "a video"),
-    (4, b"jP  ", "a JPEG 2000 image"),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
-    (4, b"JXL ", "a JPEG XL image"),
-    (0, b"\xff\x0a", "a JPEG XL image"),
-    (0, b"8BPS", "a Photoshop document"),
-    (0, b"%PDF", "a PDF document"),
-    (128, b"DICM", "a DICOM file"),
-    (0, b"PK\3\4", "a ZIP archive"),
-    (0, b"\x1f\x8b", "a gzip archive"),
-)
-_TEXTS = (  # how text files begin, in lower case
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch the file with `git lfs pull`"),
-    (b"<!doctype html", "a web page, not an image; download the image itself"),
-    (b"<html", "a web page, not an image; download the image itself"),
-    (b"<svg", f"an SVG drawing; {_CONVERT}"),
-    (b"<?xml", f"an XML document or SVG drawing; {_CONVERT}"),
-)
 
 
 def problem_of(data: bytes, fault: Exception) -> str:
@@ -65,61 +51,51 @@ def problem_of(data: bytes, fault: Exception) -> str:
     if isinstance(fault, Unusable):
         return str(fault)
     kind = next((kind for mark, kind in _ACCEPTED if data.startswith(mark)), "")
-    if not kind:
-        return _foreign(data)
-    if kind == "TIFF" and (compression := _undecodable_compression(data)):
+    if not kind or (kind == "WEBP" and data[8:12] not in (b"WEBP", b"")):
+        return what_it_is(data)
+    tags = next(iter(directories(data)), None) if kind == "TIFF" else None
+    if tags and (compression := _undecodable_compression(tags)):
         return f"is a TIFF with {compression} compression, which cannot be read; save it with LZW compression or none"
-    if _is_cut_off(kind, data) or isinstance(fault, EOFError) or "truncated" in str(fault).lower():
-        return f"is cut off: the end of the {kind} file is missing; {_COPY}"
-    if "MAX_TEXT" in str(fault):
-        return "holds text or a colour profile of more than a megabyte; save it without metadata"
-    return f"is damaged, or an unusual kind of {kind}, and cannot be decoded; {_COPY}"
+    if tags and (layout := _unusual_layout(tags)):
+        return f"is a TIFF with {layout}, which is no picture; save it with 8 bits as grey or RGB"
+    if kind == "JPEG" and (coding := _unusual_coding(data)):
+        return f"is a {coding} JPEG, which cannot be read; save it as an ordinary one"
+    ends_early = (
+        (kind == "TIFF" and tags is None)
+        or (kind == "WEBP" and _is_short(data))
+        or (kind == "JPEG" and not any(segment.marker == _SCAN for segment in jpeg_segments(data)))
+    )
+    if ends_early or isinstance(fault, EOFError) or "truncated" in str(fault).lower():
+        return f"is cut off: the end of the {kind} file is missing; {COPY}"
+    return f"is damaged, or an unusual kind of {kind}, and cannot be decoded; {COPY}"
 
 
-def _foreign(data: bytes) -> str:
-    """What a file is that does not begin like any accepted format."""
-    if not data:
-        return "is empty: it has 0 bytes; upload it again"
-    if not data.strip(b"\0"):
-        return f"contains only zeros; {_COPY}"
-    for place, mark, what in _OTHERS:
-        if data.startswith(mark, place):
-            return f"is {what}; {_CONVERT}"
-    beginning = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for mark, what in _TEXTS:
-        if beginning.startswith(mark):
-            return f"is {what}"
-    return f"is not in an accepted format; {_CONVERT}"
+def _is_short(data: bytes) -> bool:
+    """Whether a WEBP's header announces more bytes than there are, which Pillow does not say."""
+    return len(data) < 12 or len(data) < 8 + int(struct.unpack_from("<I", data, 4)[0])
 
 
-def _is_cut_off(kind: str, data: bytes) -> bool:
-    """Whether the header announces more bytes than there are, for TIFF and WEBP, where Pillow does not say so."""
-    if kind == "WEBP":
-        return len(data) < 12 or len(data) < 8 + int(struct.unpack_from("<I", data, 4)[0])
-    return kind == "TIFF" and _first_directory(data) is None
-
-
-def _first_directory(data: bytes) -> dict[int, int] | None:
-    """The first value of each 16-bit tag in a TIFF's first directory; None if the file ends before its values."""
-    order = "<" if data.startswith(b"II") else ">"
-    values: dict[int, int] = {}
-    try:
-        (place,) = struct.unpack_from(f"{order}I", data, 4)
-        (count,) = struct.unpack_from(f"{order}H", data, place)
-        for entry in range(place + 2, place + 2 + 12 * count, 12):
-            tag, type_, length, offset = struct.unpack_from(f"{order}HHII", data, entry)
-            size = length * _TYPE_BYTES.get(type_, 1)
-            if size > 4 and offset + size > len(data):  # the values are elsewhere
-                return None
-            (values[tag],) = struct.unpack_from(f"{order}H", data, entry + 8)
-    except struct.error:
-        return None
-    return values
-
-
-def _undecodable_compression(data: bytes) -> str:
+def _undecodable_compression(tags: Directory) -> str:
     """The compression of a TIFF's pixels if this build cannot decode it, else empty."""
-    compression = (_first_directory(data) or {}).get(_COMPRESSION, 1)
+    compression = (*tags.get(_COMPRESSION, ()), 1)[0]
     if compression in TiffImagePlugin.COMPRESSION_INFO and libtiff.decodes(compression):
         return ""
     return _COMPRESSIONS.get(compression, f"an unknown ({compression})")
+
+
+def _unusual_layout(tags: Directory) -> str:
+    """The bands and bits of a TIFF's samples if they are not those of a picture, else empty."""
+    bands, bits, kind = ((*tags.get(tag, ()), 1)[0] for tag in (_BANDS, _BITS, _SAMPLE_FORMAT))
+    if bands <= 4 and bits <= 16 and kind == 1:
+        return ""
+    return f"{counted(bands, 'band')} of {_SAMPLE_FORMATS.get(kind, '')}{bits}-bit samples"
+
+
+def _unusual_coding(data: bytes) -> str:
+    """How a JPEG is coded if Pillow cannot decode that, else empty."""
+    for segment in jpeg_segments(data):
+        if segment.marker in _CODINGS:
+            return _CODINGS[segment.marker]
+        if segment.marker in (0xC0, 0xC1, 0xC2):
+            return f"{segment.body[0]}-bit" if segment.body[:1] > b"\x08" else ""
+    return ""

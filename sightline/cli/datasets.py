@@ -11,16 +11,18 @@ from google.protobuf.empty_pb2 import Empty
 from rich.console import Console
 from rich.markup import escape
 
+from sightline.cli.comparison import print_comparison, print_findings
 from sightline.cli.console import Json, facts, notes, output, print_document, print_json, state, table
 from sightline.cli.diffs import print_diff
 from sightline.cli.formats import moment, visible
+from sightline.cli.report.page import page, pair_ids
 from sightline.cli.reporting import UsageError
 from sightline.cli.session import session
 from sightline.client.names import bare_name, full_name
 from sightline.client.plurals import counted
 from sightline.client.quantities import size
-from sightline.client.results.dataset import DatasetData, Finding
-from sightline.client.results.kinds import DatasetKind, DatasetState, Severity
+from sightline.client.results.dataset import DatasetData
+from sightline.client.results.kinds import DatasetKind, DatasetState
 from sightline.client.uploads import Reading, read_export
 from sightline.exporters.model import ExportFormat
 from sightline.importers.model import BoxForm, Format
@@ -29,7 +31,6 @@ from sightline.importers.summary import summary
 from sightline.v1 import dataset_service_pb2 as service
 
 COLLECTION = "datasets"
-SHOWN_FINDINGS = 200
 
 app = typer.Typer(help="Register labelled images as datasets, and list, show and delete them.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The dataset's name.")]
@@ -40,9 +41,6 @@ class Kind(StrEnum):
 
     CLASSIFICATION = "classification"
     DETECTION = "detection"
-
-
-SEVERITY_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 
 
 @app.command("create")
@@ -175,14 +173,43 @@ def findings(name: Name, json: Json = False) -> None:
     if not found:
         output().print(f"[green]no findings[/] in {escape(bare_name(name))}")
         return
-    rows = table("SEVERITY", "CODE", "FILE", "IMAGE", "ANNOTATION", "WHAT", "WHAT TO DO", right=("IMAGE", "ANNOTATION"))
-    for finding in found[:SHOWN_FINDINGS]:
-        rows.add_row(*_cells(finding))
-    output().print(rows)
-    if (more := len(found) - SHOWN_FINDINGS) > 0:
-        notes().print(
-            f"and {more} more: `sightline datasets findings {escape(bare_name(name))} --json` prints them all"
-        )
+    print_findings(found, f"sightline datasets findings {bare_name(name)} --json")
+
+
+@app.command("compare")
+def compare(
+    training: Annotated[str, typer.Argument(metavar="TRAINING", help="The dataset to train on.")],
+    test: Annotated[str, typer.Argument(metavar="TEST", help="The dataset to test on.")],
+    json: Json = False,
+) -> None:
+    """Show what a training and a test dataset share, and how they differ."""
+    with session() as client:
+        comparison = client.datasets.compare(training, test)
+    if json:
+        print_json(comparison.message)
+    else:
+        print_comparison(comparison, f"sightline datasets compare {bare_name(training)} {bare_name(test)} --json")
+
+
+@app.command("report")
+def report(
+    name: Name,
+    html: Annotated[Path, typer.Option(help="The file to write.", dir_okay=False)],
+    samples: Annotated[int, typer.Option(min=0, max=20, help="Images to show of each category.")] = 5,
+    json: Json = False,
+) -> None:
+    """Write a page about a dataset: counts, sizes, samples with their boxes, repeated images, findings."""
+    with session() as client:
+        dataset, found = client.datasets.get(name), client.datasets.findings(name)
+        shown = repeated = None
+        if dataset.state == DatasetState.READY:
+            shown = client.datasets.samples(name, per_category=samples)
+            repeated = client.datasets.samples(name, image_ids=pair_ids(found))
+    html.write_text(page(dataset, found, shown, repeated), encoding="utf-8")
+    if json:
+        print_document({"html": str(html)})
+    else:
+        output().print(f"wrote {escape(str(html))}", soft_wrap=True)
 
 
 @app.command("export")
@@ -283,16 +310,3 @@ def _counts(dataset: DatasetData) -> str:
     words = (("error", "red"), ("warning", "yellow"), ("note", "cyan"))
     parts = zip(counts, words, strict=True)
     return ", ".join(f"[{style}]{counted(count, word)}[/]" for count, (word, style) in parts if count)
-
-
-def _cells(finding: Finding) -> list[str]:
-    style = SEVERITY_STYLES.get(finding.severity, "")
-    return [
-        f"[{style}]{finding.severity}[/]" if style else finding.severity,
-        finding.code,
-        escape(finding.file),
-        str(finding.image_id) if finding.image_id is not None else "",
-        str(finding.annotation_id) if finding.annotation_id is not None else "",
-        escape(finding.text),
-        escape(finding.remedy),
-    ]

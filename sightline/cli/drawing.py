@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from sightline.cli.frames import Found, Ink, fitting, font, frame, inks_of, legend
+from sightline.cli.frames import Found, Ink, fitting, frame, inks_of, legend
+from sightline.cli.lettering import font
 from sightline.client.results.kinds import ModelKind
 from sightline.client.results.prediction import Prediction
 from sightline.images.upright import upright
@@ -83,6 +84,7 @@ def _with_tags(image: Image.Image, tags: Sequence[tuple[str, float]]) -> Image.I
         pen.rectangle(bar, fill=RIGHT if number == 0 else (70, 76, 86))
         number_text, middle = f"{100 * confidence:.1f} %", top + line // 2
         room = image.width - 2 * pad - font(size).getlength(number_text) - pad
-        pen.text((pad, middle), fitting(name, font(size), room), fill=INK, font=font(size), anchor="lm")
+        shown = fitting(name, size, room)
+        pen.text((pad, middle), shown, fill=INK, font=font(size, shown), anchor="lm")
         pen.text((image.width - pad, middle), number_text, fill=INK, font=font(size), anchor="rm")
     return framed

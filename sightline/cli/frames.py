@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from zlib import crc32
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from sightline.cli.lettering import font, legible
 
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels of the upright image
 Ink = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 # Colours that people with any colour blindness can distinguish: Okabe and Ito, "Color Universal Design", 2008.
@@ -67,24 +68,24 @@ def frame(image: Image.Image, found: Sequence[Found], inks: Mapping[str, Ink], t
     for one, box in reversed(list(zip(by_confidence, edges, strict=True))):
         _frame(pen, box, line, inks[one.name])
     labels: list[_Edges] = []
-    letters = font(max(13, max(image.size) / 48))
+    size = max(13, max(image.size) / 48)
     for one, own in list(zip(by_confidence, edges, strict=True))[:MAX_LABELS]:
         for text in _texts(one):
-            place, hidden = _best_place(_size(text, letters), own, edges, labels, image.size)
+            place, hidden = _best_place(_size(text, size), own, edges, labels, image.size)
             if hidden <= HIDDEN:
-                _write(pen, place, text, letters, inks[one.name])
+                _write(pen, place, text, size, inks[one.name])
                 labels.append(place)
                 break
 
 
 def legend(width: int, entries: Sequence[tuple[str, Ink]], size: int) -> Image.Image:
     """A dark strip of this width with the words on their colours, in as many rows as needed."""
-    letters, gap = font(size), size // 2
+    gap = size // 2
     row, x, places = 0, gap, list[tuple[str, Ink, _Edges]]()
-    high = round(_size("", letters)[1])
+    high = round(_size("", size)[1])
     for words, ink in entries:
-        text = fitting(words, letters, width - 4 * gap)
-        wide = _size(text, letters)[0]
+        text = fitting(words, size, width - 4 * gap)
+        wide = _size(text, size)[0]
         if x > gap and x + wide > width - gap:
             row, x = row + 1, gap
         top = gap + row * (high + gap)
@@ -93,22 +94,19 @@ def legend(width: int, entries: Sequence[tuple[str, Ink]], size: int) -> Image.I
     strip = Image.new("RGB", (width, (row + 1) * (high + gap) + gap), DARK)
     pen = ImageDraw.Draw(strip)
     for text, ink, place in places:
-        _write(pen, place, text, letters, ink)
+        _write(pen, place, text, size, ink)
     return strip
 
 
-def fitting(text: str, letters: Font, room: float) -> str:
-    """The text, truncated with an ellipsis if it is wider than the room."""
+def fitting(text: str, size: float, room: float) -> str:
+    """The text as it can be drawn, truncated with an ellipsis if it is wider than the room at this size."""
+    text = legible(text)
+    letters = font(size, text)
     if letters.getlength(text) <= room:
         return text
     while text and letters.getlength(text + "…") > room:
         text = text[:-1]
     return text + "…"
-
-
-def font(size: float) -> Font:
-    """Pillow's built-in scalable font, which needs no font file."""
-    return ImageFont.load_default(size)
 
 
 def on(ink: Ink) -> Ink:
@@ -154,16 +152,17 @@ def _dash(pen: ImageDraw.ImageDraw, box: _Edges, line: int) -> None:
 
 def _texts(one: Found) -> tuple[str, ...]:
     """The possible texts of its label, the longest first."""
+    name = legible(one.name)
     if one.confidence is None:
-        return (one.name,)
+        return (name,)
     percent = f"{100 * one.confidence:.0f}"
-    return (f"{one.name}  {percent} %", percent)
+    return (f"{name}  {percent} %", percent)
 
 
-def _size(text: str, letters: Font) -> tuple[float, float]:
+def _size(text: str, size: float) -> tuple[float, float]:
     """Width and height of a label with its margin; all labels have the same height."""
-    height = letters.getbbox("Ag")[3]
-    return letters.getlength(text) + 0.5 * height, 1.2 * height
+    height = font(size).getbbox("Ag")[3]
+    return font(size, text).getlength(text) + 0.5 * height, 1.2 * height
 
 
 def _best_place(
@@ -208,7 +207,7 @@ def _places(size: tuple[float, float], own: _Edges, within: tuple[int, int]) -> 
     return places
 
 
-def _write(pen: ImageDraw.ImageDraw, place: _Edges, text: str, letters: Font, ink: Ink) -> None:
+def _write(pen: ImageDraw.ImageDraw, place: _Edges, text: str, size: float, ink: Ink) -> None:
     pen.rectangle(tuple(round(edge) for edge in place), fill=ink)
     middle = ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
-    pen.text(middle, text, fill=on(ink), font=letters, anchor="mm")
+    pen.text(middle, text, fill=on(ink), font=font(size, text), anchor="mm")

@@ -1,6 +1,6 @@
 """`sightline predict`: analyze image files with a model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from sightline.cli import drawing, prediction_table
 from sightline.cli.console import Json, notes, output, print_document, print_json, progress_bar, table, to_dict
 from sightline.cli.formats import percent
 from sightline.cli.frames import Ink, inks_of
+from sightline.cli.lettering import MISSING, replaced
 from sightline.cli.reporting import CommandError, report
 from sightline.cli.session import session
 from sightline.client.client import Client
@@ -151,7 +152,17 @@ def _draw_all(folder: Path, predictions: list[Prediction]) -> dict[str, Path]:
         except OSError as error:
             raise CommandError(f"{target} cannot be written: {error}", fix="choose another folder") from error
         drawn[image] = target
+    _note_replaced(made.values())
     return drawn
+
+
+def _note_replaced(predictions: Iterable[Prediction]) -> None:
+    """Says once which characters of the drawn names no font of this machine has."""
+    names = {found.name for made in predictions for found in (*made.tags[: drawing.MAX_TAGS], *made.objects)}
+    if characters := replaced(names):
+        listed = escape(" ".join(characters))
+        notes().print(f"note: drawn as {MISSING}, for lack of a font: {listed}", soft_wrap=True)
+        notes().print("fix: install one, such as Noto Sans CJK (the package fonts-noto-cjk)", soft_wrap=True)
 
 
 def _free(folder: Path, stem: str, taken: set[Path]) -> Path:

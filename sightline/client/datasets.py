@@ -11,10 +11,12 @@ from sightline.client.diffs import diff
 from sightline.client.exports import Annotations, Download
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.requests import STORE
+from sightline.client.results.comparison import Comparison
 from sightline.client.results.dataset import AsyncDataset, Dataset, DatasetData, Finding
 from sightline.client.results.diff import DatasetDiff
 from sightline.client.results.export import Exported
 from sightline.client.results.kinds import DatasetKind
+from sightline.client.results.samples import Samples
 from sightline.client.sending import Sent, send, send_async
 from sightline.client.uploads import Reading, read_export
 from sightline.exporters.model import ExportFormat, Snapshot
@@ -90,6 +92,16 @@ class Datasets:
         request = service.ListFindingsRequest(parent=full_name(COLLECTION, name))
         response = self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
         return tuple(Finding.of(message) for message in response.findings)
+
+    def samples(self, name: str | Named, *, per_category: int = 0, image_ids: Collection[int] = ()) -> Samples:
+        """Some images of a READY dataset with their annotations: so many of each category, and those with these ids."""
+        request = _sampling(name, per_category, image_ids)
+        return Samples.of(self._calls.pages(self._calls.stubs.datasets.ListDatasetSamples, request))
+
+    def compare(self, training: str | Named, test: str | Named) -> Comparison:
+        """What two READY datasets share, and how they differ; DatasetNotFound, DatasetNotReady."""
+        request = _comparison(training, test)
+        return Comparison.of(self._calls.pages(self._calls.stubs.datasets.CompareDatasets, request))
 
     def watch(self, name: str | Named) -> Generator[Dataset]:
         """A dataset now and after each change, until it is READY or FAILED."""
@@ -202,6 +214,16 @@ class AsyncDatasets:
         response = await self._calls.pages(self._calls.stubs.datasets.ListFindings, request)
         return tuple(Finding.of(message) for message in response.findings)
 
+    async def samples(self, name: str | Named, *, per_category: int = 0, image_ids: Collection[int] = ()) -> Samples:
+        """Some images of a READY dataset with their annotations: so many of each category, and those with these ids."""
+        request = _sampling(name, per_category, image_ids)
+        return Samples.of(await self._calls.pages(self._calls.stubs.datasets.ListDatasetSamples, request))
+
+    async def compare(self, training: str | Named, test: str | Named) -> Comparison:
+        """What two READY datasets share, and how they differ; DatasetNotFound, DatasetNotReady."""
+        request = _comparison(training, test)
+        return Comparison.of(await self._calls.pages(self._calls.stubs.datasets.CompareDatasets, request))
+
     async def watch(self, name: str | Named) -> AsyncGenerator[AsyncDataset]:
         """A dataset now and after each change, until it is READY or FAILED."""
         request = service.WatchDatasetRequest(name=full_name(COLLECTION, name))
@@ -252,6 +274,17 @@ class AsyncDatasets:
         """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
         request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name))
         await self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)
+
+
+def _sampling(name: str | Named, per_category: int, image_ids: Collection[int]) -> service.ListDatasetSamplesRequest:
+    return service.ListDatasetSamplesRequest(
+        parent=full_name(COLLECTION, name), per_category=per_category, image_ids=image_ids
+    )
+
+
+def _comparison(training: str | Named, test: str | Named) -> service.CompareDatasetsRequest:
+    names = full_name(COLLECTION, training), full_name(COLLECTION, test)
+    return service.CompareDatasetsRequest(training_dataset=names[0], test_dataset=names[1])
 
 
 def _reading(

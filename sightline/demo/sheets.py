@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageOps
 
 from sightline.cli.drawing import INK, RIGHT, STRIP, scaled, times
-from sightline.cli.frames import Box, Found, Ink, fitting, font, frame, inks_of, legend, overlap
+from sightline.cli.frames import Box, Found, Ink, fitting, frame, inks_of, legend, overlap
+from sightline.cli.lettering import font
 from sightline.images.upright import upright
 
 WRONG = (200, 38, 40)
@@ -41,7 +42,7 @@ def contact_sheet(cells: Sequence[Cell], title: str, columns: int = 6, side: int
     width, height = gap + columns * (side + gap), head + rows * (side + foot + gap) + gap // 2
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((gap, 16), fitting(title, font(22), width - 2 * gap), fill=STRIP, font=font(22))
+    _write(pen, (gap, 16), title, 22, width - 2 * gap, STRIP)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         _draw_cell(sheet, cell, gap + column * (side + gap), head + row * (side + foot + gap), side)
@@ -53,20 +54,20 @@ def objects_sheet(cells: Sequence[ObjectsCell], title: str, columns: int = 3, si
     inks = inks_of(one.name for cell in cells for one in cell.found)
     images = [_with_objects(cell, inks, side) for cell in cells]
     rows = [list(zip(cells, images, strict=True))[first : first + columns] for first in range(0, len(cells), columns)]
-    gap, head, foot, words = 16, 60, 26, font(16)
+    gap, head, foot = 16, 60, 26
     width = gap + columns * (side + gap)
     key = legend(width, [*inks.items(), ("dashed: ground truth", STRIP)], 20)
     heights = [max(image.height for _, image in row) + foot + gap for row in rows]
     sheet = Image.new("RGB", (width, head + key.height + gap + sum(heights)), PAPER)
     sheet.paste(key, (0, head))
     pen, y = ImageDraw.Draw(sheet), head + key.height + gap
-    pen.text((gap, 18), fitting(title, font(24), width - 2 * gap), fill=STRIP, font=font(24))
+    _write(pen, (gap, 18), title, 24, width - 2 * gap, STRIP)
     for row, height in zip(rows, heights, strict=True):
         for column, (cell, image) in enumerate(row):
             x, below = gap + column * (side + gap), y + height - foot - gap
             sheet.paste(image, (x + (side - image.width) // 2, below - image.height))
             text, good = _verdict(cell)
-            pen.text((x, below + 3), fitting(text, words, side), fill=RIGHT if good else WRONG, font=words)
+            _write(pen, (x, below + 3), text, 16, side, RIGHT if good else WRONG)
         y += height
     return sheet
 
@@ -110,7 +111,12 @@ def _draw_cell(sheet: Image.Image, cell: Cell, x: int, y: int, side: int) -> Non
     sheet.paste(image, (x, y))
     percent = f"{100 * cell.confidence:.0f} %"
     room = side - font(15).getlength(percent) - 10
-    pen.text((x, y + side + 4), fitting(cell.predicted, font(20), room), fill=INK, font=font(20))
+    _write(pen, (x, y + side + 4), cell.predicted, 20, room, INK)
     pen.text((x + side, y + side + 8), percent, fill=INK, font=font(15), anchor="ra")
     below = "as labelled" if good else f"labelled {cell.truth}"
-    pen.text((x, y + side + 27), fitting(below, font(13), side), fill=INK, font=font(13))
+    _write(pen, (x, y + side + 27), below, 13, side, INK)
+
+
+def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, room: float, ink: Ink) -> None:
+    shown = fitting(text, size, room)
+    pen.text(place, shown, fill=ink, font=font(size, shown))

@@ -4,20 +4,27 @@ The services decode by these rules within their limits (services/vision/decode.p
 Colour profiles are ignored, as they were when the pretrained networks were trained.
 """
 
-import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import ExifTags, Image
 
 from sightline.images import libtiff
+from sightline.images.faults import Note
+from sightline.images.mending import Source, is_damage, mended
+from sightline.images.samples import loaded
+from sightline.images.tiff import MARKS, refuse_camera_raw
+
+T = TypeVar("T")
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "ICO", "TIFF", "MPO")
 MAX_SIDE = 16_000  # pixels
 
 _OPENED = tuple(format_ for format_ in FORMATS if format_ != "MPO")  # Pillow opens MPO as JPEG, then detects it
+_UPRIGHT = (0, 1)  # 0 is no orientation, but what many cameras write if they know none
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,25 +36,45 @@ _TURNS = {
 }
 
 
-class Unusable(ValueError):
-    """An image that decodes but cannot be converted to RGB unambiguously; the message is a predicate."""
-
-
 def upright(file: Path) -> Image.Image:
     """The first image in mode RGB, upright; raises what Pillow raises, and Unusable."""
-    with opened(file.read_bytes()) as image:
-        turn = turn_of(image)
-        image.load()
-        pixels = flattened(image)
+
+    def work(image: Image.Image, source: Source) -> Image.Image:
+        turn = turn_of(image, orientation_of(image))
+        samples = loaded(image, lambda: opened(source.data))
+        source.notes(image)
+        pixels = samples.rgb()
         return pixels if turn is None else pixels.transpose(turn)
+
+    return mending(file.read_bytes(), work)
+
+
+def mending(data: bytes, work: Callable[[Image.Image, Source], T]) -> T:
+    """What `work` makes of the opened image: of a mended copy, if it raises what damaged files do.
+
+    If none can be read, raises what the file itself raised.
+    """
+    source, first = Source.of(data), None
+    while True:
+        try:
+            with opened(source.data) as image:
+                return work(image, source)
+        except Exception as fault:  # noqa: BLE001 - Pillow's plugins raise a dozen types on hostile bytes
+            first = first or fault.with_traceback(None)  # whose frames would keep the image in memory
+            more = mended(source, fault)
+            if more is None:
+                raise (first if is_damage(fault) else fault) from None
+            source = more
 
 
 @contextmanager
 def opened(data: bytes) -> Generator[Image.Image]:
     """The image with its header read; images up to MAX_SIDE pass Pillow's pixel limit (179 million by default).
 
-    Takes bytes, not a path: Pillow memory-maps an uncompressed TIFF file, and skews it if it has to be rotated.
+    Unusable for a camera raw file. Takes bytes, not a path: Pillow memory-maps an uncompressed TIFF file, and skews it
+    if it has to be rotated.
     """
+    refuse_camera_raw(data)
     libtiff.silence()
     Image.MAX_IMAGE_PIXELS = MAX_SIDE * MAX_SIDE
     with Image.open(BytesIO(data), formats=_OPENED) as image:
@@ -56,32 +83,24 @@ def opened(data: bytes) -> Generator[Image.Image]:
 
 def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation; 1 if there is none or it cannot be read: a broken tag is no reason to refuse an image."""
+    return oriented(image)[0]
+
+
+def oriented(image: Image.Image) -> tuple[int, tuple[Note, ...]]:
+    """The EXIF orientation as `orientation_of`, and why it is not the one that is written there."""
     try:
         # The base class's method: that of a PNG would decode every pixel to see whether EXIF follows them.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # noqa: BLE001 - Pillow's plugins raise a dozen types on hostile bytes
-        return 1
-    return value if isinstance(value, int) and value in _TURNS else 1
+        value = 1
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    if exif and not exif.startswith(MARKS):
+        return 1, (Note("imageMetadataIgnored", {"parts": "EXIF"}),)
+    if isinstance(value, int) and (value in _TURNS or value in _UPRIGHT):
+        return value or 1, ()
+    return 1, (Note("imageOrientationInvalid", {"value": f"{value!r:.40}"}),)
 
 
-def turn_of(image: Image.Image) -> Image.Transpose | None:
+def turn_of(image: Image.Image, orientation: int) -> Image.Transpose | None:
     """What makes the loaded pixels upright; None if they already are. Pillow rotates a TIFF itself as it loads."""
-    return None if image.format == "TIFF" else _TURNS.get(orientation_of(image))
-
-
-def flattened(image: Image.Image) -> Image.Image:
-    """The image in mode RGB: transparency over white, 16-bit samples by their high byte; Unusable for 32 bits."""
-    if image.mode.startswith("I;16"):
-        return Image.frombytes("L", image.size, image.tobytes()[_high_byte(image.mode) :: 2]).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise Unusable("has samples of 32 bits, which have no agreed white; save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _high_byte(mode: str) -> int:
-    """Which byte of a 16-bit sample is the high one."""
-    big = mode == "I;16B" or (mode == "I;16N" and sys.byteorder == "big")
-    return 0 if big else 1
+    return None if image.format == "TIFF" else _TURNS.get(orientation)

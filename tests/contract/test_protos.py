@@ -27,7 +27,7 @@ FIRST_WORDS = ("Required. ", "Optional. ", "Output only. ", "Immutable. ")
 # The rpcs of the design: more may be added, none removed.
 SERVICES = {
     "DatasetService": """CreateDataset GetDataset ListDatasets UpdateDataset DeleteDataset WatchDataset UploadFiles
-        ListFindings CompareDatasets ListUploads ListUploadedFiles DeleteUpload
+        ListFindings ListDatasetSamples CompareDatasets ListUploads ListUploadedFiles DeleteUpload
         ReadImages""",
     "ModelService": """CreateModel GetModel ListModels UpdateModel DeleteModel CancelModel WatchModel ListTrials
         EstimateTraining ExportModel""",

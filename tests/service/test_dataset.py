@@ -267,11 +267,6 @@ async def test_findings_come_worst_first_in_pages_and_by_filter(world: World) ->
         await world.findings(codes=[str(number) for number in range(101)])
 
 
-async def test_comparing_is_not_served_yet_and_says_so(world: World) -> None:
-    async with refused(StatusCode.UNIMPLEMENTED, "NotServedYet", "CompareDatasets is part of the contract"):
-        await world.stub.CompareDatasets(service_pb.CompareDatasetsRequest())
-
-
 # Changing and deleting.
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from io import BytesIO
 
+import numpy as np
 import pytest
 from grpc import StatusCode
 from PIL import Image
@@ -12,6 +13,8 @@ from services.dataset.settings import DatasetSettings
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import finding_pb2
 from tests.support.datasets import World, coco, make_image, refused, rotated, running, tagged
+from tests.support.hostile_images import encoded
+from tests.support.odd_images import GREY, chunk, photo, png_of, png_with
 
 ERROR, WARNING, INFO = finding_pb2.Finding.ERROR, finding_pb2.Finding.WARNING, finding_pb2.Finding.INFO
 
@@ -196,7 +199,54 @@ async def test_a_truncated_image_is_reported(world: World) -> None:
 
 async def test_a_file_that_is_not_an_image_is_reported(world: World) -> None:
     finding = await with_one_bad(world, "images/x.txt", b"hello", "imageUndecodable")
-    assert finding.message.startswith("The image is not in an accepted format; convert it to one of JPEG")
+    assert finding.message.startswith("The image is text, not an image; replace it with one of JPEG, PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code", "words"),
+    [
+        (
+            "a.jpg",
+            encoded(photo(), "JPEG")[:-2],
+            "imageCutOff",
+            "The end of the file is missing: all its pixels are there.",
+        ),
+        ("a.png", png_with(chunk(b"tEXt", b"a\0b", crc=1)), "imageMetadataIgnored", "(tEXt)"),
+        (
+            "a.png",
+            png_of(np.arange(4_800, dtype=np.uint16).reshape(60, 80) % 4_096, GREY),
+            "imageDepthJudged",
+            "fit 12 of",
+        ),
+        ("a.png", encoded(Image.new("RGBA", (64, 64)), "PNG"), "imageAlphaIgnored", "transparent throughout"),
+        ("a.png", encoded(Image.new("RGB", (64, 64), "red"), "PNG"), "imageBlank", "one colour only, #ff0000"),
+        ("a.png", encoded(photo(160, 55), "PNG"), "imageLowResolution", "only 160 x 55 pixels"),
+        ("a.png", encoded(photo(640, 100), "PNG"), "imageAspectExtreme", "640 x 100"),
+        ("a.jpg", encoded(photo(), "PNG"), "imageExtensionWrong", "The file is a PNG"),
+        ("a.heic", encoded(photo(), "JPEG"), "imageExtensionWrong", "The file is a JPEG"),
+    ],
+)
+async def test_an_odd_image_is_kept_and_what_is_odd_is_said(
+    world: World, name: str, data: bytes, code: str, words: str
+) -> None:
+    described, files = tagged(3)
+    described = described.replace(b"images/1.png", f"images/{name}".encode())
+    files[f"images/{name}"] = data
+    dataset = await world.register(described, files)
+    assert (dataset.state, dataset.stats.image_count) == (pb.Dataset.READY, 3)
+    finding = await world.found(code)
+    assert (finding.file, finding.image_id) == (f"images/{name}", 1)
+    assert words in finding.message
+    assert finding.remedy
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.jpeg", "a.JPG", "a", "a.png.jpg", "a.1", "a.dat"])
+async def test_an_extension_that_says_nothing_else_gets_no_finding(world: World, name: str) -> None:
+    described, files = tagged(2)
+    described = described.replace(b"images/1.png", f"images/{name}".encode())
+    files[f"images/{name}"] = encoded(photo(), "JPEG")
+    await world.register(described, files)
+    assert "imageExtensionWrong" not in [finding.code for finding in await world.findings()]
 
 
 async def test_an_image_of_40_x_40_is_too_small(world: World) -> None:
@@ -288,8 +338,8 @@ async def test_equal_images_are_found_and_different_labels_are_reported(world: W
     described, files = tagged(6)
     files["images/2.png"] = files["images/1.png"]
     await world.register(described, files)
-    finding = await world.found("exactDuplicate")
-    assert (finding.file, finding.image_id) == ("images/2.png", 2)
+    finding = await world.found("duplicateLabelsDiffer")
+    assert (finding.severity, finding.file, finding.image_id) == (ERROR, "images/2.png", 2)
     assert "identical to 'images/1.png' (image 1), but is labelled 'c2' rather than 'c1'" in finding.message
 
 

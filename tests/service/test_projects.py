@@ -59,9 +59,10 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "ListFindings": (datasets.ListFindingsRequest(parent="datasets/pets"), OK),
         "ListUploadedFiles": (datasets.ListUploadedFilesRequest(parent="uploads/pets"), OK),
         "ReadImages": (datasets.ReadImagesRequest(parent="datasets/pets"), OK),
+        "ListDatasetSamples": (datasets.ListDatasetSamplesRequest(parent="datasets/pets", per_category=1), OK),
         "CompareDatasets": (
             datasets.CompareDatasetsRequest(training_dataset="datasets/pets", test_dataset="datasets/pets"),
-            UNSERVED,
+            OK,
         ),
         "CreateModel": (models.CreateModelRequest(model=model, model_id="new", validate_only=True), OK),
         "GetModel": (models.GetModelRequest(name="models/m", view=model_pb2.Model.FULL), OK),

@@ -54,9 +54,11 @@ DatasetStub = Any  # the async stub; grpc gives it the type of the blocking one
 def make_image(
     width: int = 64, height: int = 64, color: object = (200, 30, 30), form: str = "PNG", **options: object
 ) -> bytes:
-    """An image of one colour."""
-    out = BytesIO()
-    Image.new("RGB", (width, height), color).save(out, form, **options)  # pyright: ignore[reportArgumentType] - any option
+    """An image of one colour with a black and a white corner, so that it is not blank."""
+    image, out = Image.new("RGB", (width, height), color), BytesIO()  # pyright: ignore[reportArgumentType] - any colour
+    image.paste("black", (0, 0, width // 4, height // 4))
+    image.paste("white", (width - width // 4, height - height // 4, width, height))
+    image.save(out, form, **options)
     return out.getvalue()
 
 

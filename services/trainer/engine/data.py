@@ -1,7 +1,7 @@
 """A snapshot on the local disk as a list of images, and which of them are unreadable."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,16 @@ from services.kit.errors import (
 from services.trainer.messages import MANIFEST_FILE, local_name
 from services.vision.card import ModelKind
 from services.vision.decode import decode
-from services.vision.snapshot import AnnotationKind, Manifest, Record, read_index, read_manifest, read_record
+from services.vision.near_duplicates import first_of
+from services.vision.snapshot import (
+    AnnotationKind,
+    Manifest,
+    Record,
+    read_groups,
+    read_index,
+    read_manifest,
+    read_record,
+)
 
 MAX_UNREADABLE = 0.05  # share of a snapshot's images
 LISTED_UNREADABLE = 100
@@ -44,6 +53,7 @@ class Images:
     dataset: str
     manifest: Manifest
     samples: tuple[Sample, ...]
+    first_alike: Mapping[int, int] = field(default_factory=dict[int, int])  # by image id, of near-duplicates
     unreadable: dict[int, str] = field(default_factory=dict[int, str])  # index: file name and problem
 
     @property
@@ -55,6 +65,11 @@ class Images:
     def ids(self) -> Indices:
         """[images], image ids."""
         return np.array([sample.record.image_id for sample in self.samples], np.int64)
+
+    @property
+    def groups(self) -> Indices:
+        """[images]: the first image of each one's group of near-duplicates, as the snapshot has them."""
+        return first_of(np.array([self.first_alike.get(id_, id_) for id_ in self.ids.tolist()], np.int64))
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -118,7 +133,15 @@ def open_images(directory: Path, dataset: str) -> Images:
         samples.extend(_labelled(records, pack))
     if not samples:
         raise DatasetEmpty(dataset=dataset, detail=": none of its images has exactly one label")
-    return Images(dataset, manifest, tuple(samples))
+    return Images(dataset, manifest, tuple(samples), read_alike(directory, manifest))
+
+
+def read_alike(directory: Path, manifest: Manifest) -> dict[int, int]:
+    """The first image of the group of each near-duplicate, by image id; empty for snapshots without groups."""
+    if not manifest.groups_key:
+        return {}
+    groups = read_groups((directory / local_name(manifest.groups_key)).read_bytes()).groups
+    return {image_id: group[0] for group in groups for image_id in group}
 
 
 def read_indexes(directory: Path, manifest: Manifest) -> Iterator[tuple[Sequence[Record], Path]]:

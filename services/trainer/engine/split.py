@@ -1,5 +1,6 @@
 """Which images train, which select, and which only report: drawn by the seed, the same for all trials of a model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -47,6 +48,24 @@ def divide(labels: Indices, split: Split, group: Indices | None = None) -> Parti
     counts = np.bincount(labels[trainable])
     folds = max(2, min(split.folds, int(counts[counts > 0].min())))
     return Partition(trainable, _dealt(labels[trainable], folds, random, group[trainable]), np.flatnonzero(held), folds)
+
+
+def bounded(group: Indices, categories: Sequence[Indices], parts: int) -> Indices:
+    """[images]: the groups, cut where one would have more than a part's share of a category or of all images.
+
+    So no part lacks a category because all its images are near-duplicates. `categories` has those of each image.
+    """
+    everything = 1 + max((int(each.max()) for each in categories if len(each)), default=-1)
+    present = [np.append(each, everything) for each in categories]
+    most = np.maximum(np.bincount(np.concatenate(present)) // parts, 1)
+    piece = np.arange(len(group))
+    first, held = dict[int, int](), dict[int, Indices]()
+    for image, (label, those) in enumerate(zip(group.tolist(), present, strict=True)):
+        if label not in first or (held[label][those] >= most[those]).any():
+            first[label], held[label] = image, np.zeros(len(most), np.int64)
+        piece[image] = first[label]
+        held[label][those] += 1
+    return piece
 
 
 def share(fraction: float) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from services.vision.snapshot import (
     Manifest,
     ShardIndex,
     SnapshotDigest,
+    read_groups,
     read_index,
     read_manifest,
     read_record,
@@ -45,7 +46,17 @@ class Snapshots:
             if packs:
                 await self._pack(shard.key, index)
             await asyncio.to_thread(self._place, local_name(shard.index_key), write_index(index))
+        if manifest.groups_key:
+            await self._groups(manifest.groups_key)
         await asyncio.to_thread(self._place, MANIFEST_FILE, encoded)
+
+    async def _groups(self, key: str) -> None:
+        encoded = await self._blobs.get(key)
+        try:
+            read_groups(encoded)
+        except ValueError as fault:
+            raise self._changed(key) from fault
+        await asyncio.to_thread(self._place, local_name(key), encoded)
 
     async def _index(self, key: str) -> ShardIndex:
         path = self._directory / local_name(key)

@@ -133,6 +133,8 @@ class Finding:
     file: str  # as the annotation file names it; empty if it concerns no file
     image_id: int | None  # in the annotation file
     annotation_id: int | None
+    other_file: str  # the image that this one repeats; empty if it repeats none
+    other_image_id: int | None
     text: str  # what is wrong, with the values that show it
     remedy: str  # what to do about it
     message: finding_pb2.Finding = field(repr=False, compare=False)
@@ -146,6 +148,8 @@ class Finding:
             file=message.file,
             image_id=given(message, "image_id"),
             annotation_id=given(message, "annotation_id"),
+            other_file=message.other_file,
+            other_image_id=given(message, "other_image_id"),
             text=message.message,
             remedy=message.remedy,
             message=message,

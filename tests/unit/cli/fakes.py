@@ -62,6 +62,8 @@ class Fakes:
         self.evaluations: dict[str, Evaluation] = {}  # as in an evaluated model
         self.trials: list[Trial] = []
         self.findings: list[Finding] = []
+        self.samples: list[ds.DatasetSample] = []
+        self.comparison = ds.CompareDatasetsResponse()
         self.uploads: dict[str, Upload] = {}
         self.files: dict[str, bytes] = {}
         self.images: dict[str, bytes] = {}  # what ReadImages sends, of the category `cat`
@@ -142,6 +144,25 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
         self.fakes.check(context, "ListFindings", request)
         items, token = self.fakes.page(self.fakes.findings, request.page_token)
         return ds.ListFindingsResponse(findings=items, next_page_token=token)
+
+    def ListDatasetSamples(self, request: ds.ListDatasetSamplesRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "ListDatasetSamples", request)
+        chosen = [one for one in self.fakes.samples if request.per_category or one.image_id in request.image_ids]
+        items, token = self.fakes.page(chosen, request.page_token)
+        sizes = [ds.ImageSize(width=one.width, height=one.height) for one in chosen if not request.page_token]
+        return ds.ListDatasetSamplesResponse(samples=items, next_page_token=token, sizes=sizes)
+
+    def CompareDatasets(self, request: ds.CompareDatasetsRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "CompareDatasets", request)
+        answer, whole = ds.CompareDatasetsResponse(), self.fakes.comparison
+        items, token = self.fakes.page(list(whole.pairs), request.page_token)
+        if not request.page_token:
+            answer.CopyFrom(whole)
+        del answer.pairs[:]
+        answer.pairs.extend(items)
+        answer.next_page_token = token
+        answer.exact_count, answer.near_count = whole.exact_count, whole.near_count
+        return answer
 
     def WatchDataset(self, request: ds.WatchDatasetRequest, context: grpc.ServicerContext) -> Any:
         dataset = self.fakes.datasets[request.name]

@@ -23,9 +23,9 @@ def record_labels(monkeypatch: pytest.MonkeyPatch) -> list[Label]:
     notes: list[Label] = []
     original: Any = frames._write
 
-    def write(pen: Any, place: Any, text: str, letters: Any, ink: Any) -> None:
+    def write(pen: Any, place: Any, text: str, size: Any, ink: Any) -> None:
         notes.append(Label(text, place))
-        original(pen, place, text, letters, ink)
+        original(pen, place, text, size, ink)
 
     monkeypatch.setattr(frames, "_write", write)
     return notes

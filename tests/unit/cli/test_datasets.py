@@ -11,6 +11,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from sightline.v1.dataset_pb2 import Dataset
+from sightline.v1.dataset_service_pb2 import ImageSizes
 from sightline.v1.finding_pb2 import Finding
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
@@ -141,6 +142,32 @@ def test_findings_show_the_problem_its_place_and_the_remedy(sightline: Command, 
     outcome = sightline("datasets", "findings", "pets")
     for part in ("ERROR", "imageUndecodable", "images/x.png", "9", "ends in the middle", "Export the image again."):
         assert part in outcome.out
+
+
+def test_a_comparison_shows_shared_images_categories_sizes_and_what_to_do(sightline: Command, fakes: Fakes) -> None:
+    answer = fakes.comparison
+    answer.exact_count, answer.near_count = 2, 1
+    for number in range(3):
+        answer.pairs.add(
+            training_file=f"a/{number}.png", test_file=f"t/{number}.png", exact=number < 2, distance=9 * (number > 1)
+        )
+    answer.categories.add(training_category="Cat", test_category="cat", training_image_count=30, test_image_count=7)
+    answer.categories.add(training_category="[dog]", training_image_count=12)
+    answer.training_sizes.MergeFrom(ImageSizes(median_width=640, median_height=480, smallest_side=50, largest_side=999))
+    answer.findings.add(
+        severity=Finding.WARNING, code="categoryOnlyInTraining", message="No [dog].", remedy="Add some."
+    )
+    outcome = sightline("datasets", "compare", "pets", "held-out")
+    assert outcome.code == 0
+    for part in (
+        "2 images exactly, 1 more nearly", "t/1.png", "a/1.png", "all but 9 bits of 256", "Cat / cat", "[dog]", "30",
+        "640 x 480", "sides from 50 to 999", "categoryOnlyInTraining", "No [dog].", "Add some.",
+    ):  # fmt: skip
+        assert part in outcome.out
+    printed = sightline("datasets", "compare", "pets", "held-out", "--json").json
+    assert [pair["testFile"] for pair in printed["pairs"]] == ["t/0.png", "t/1.png", "t/2.png"]
+    assert len(printed["categories"]) == 2
+    assert len(printed["findings"]) == 1
 
 
 def test_an_error_shows_reason_message_fields_and_fix_without_a_traceback(sightline: Command) -> None:

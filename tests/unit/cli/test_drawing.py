@@ -15,7 +15,8 @@ from sightline.cli.drawing import (
     draw_objects,
     found_in,
 )
-from sightline.cli.frames import INKS, Found, fitting, font, frame, inks_of, overlap
+from sightline.cli.frames import INKS, Found, fitting, frame, inks_of, overlap
+from sightline.cli.lettering import font
 from sightline.client.results.prediction import Prediction
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse
 from tests.unit.cli.labels import Label, record_labels
@@ -125,5 +126,5 @@ def test_an_image_without_objects_is_labelled_as_such(photo: Path, monkeypatch: 
 
 
 def test_text_too_long_for_its_space_ends_in_an_ellipsis() -> None:
-    assert fitting("a very long name", font(16), 60).endswith("…")
-    assert font(16).getlength(fitting("a very long name", font(16), 60)) <= 60
+    assert fitting("a very long name", 16, 60).endswith("…")
+    assert font(16).getlength(fitting("a very long name", 16, 60)) <= 60

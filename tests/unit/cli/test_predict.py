@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sightline.cli import lettering
 from sightline.cli.frames import inks_of
 from sightline.client.transport.addresses import VARIABLES
 from sightline.client.transport.retries import PAUSE_SECONDS, Backoff
@@ -99,6 +100,19 @@ def test_draw_writes_each_image_upright_with_its_tags_below(
         bottom = drawn.crop((0, 430, drawn.width, drawn.height))
         assert (255, 255, 255) in {colour for _, colour in bottom.getcolors(1 << 20) or []}
     assert (tmp_path / "drawn" / "p.png").exists()
+
+
+def test_characters_that_no_font_has_are_named_once(
+    sightline: Command, fakes: Fakes, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lettering, "_installed", tuple)
+    fakes.tags = [("\U00020bb7\U00020bb7", 0.75), ("cat", 0.25)]
+    (tmp_path / "b.png").write_bytes(image_file.read_bytes())
+    outcome = sightline("predict", "m", image_file, tmp_path / "b.png", "--draw", tmp_path / "drawn")
+    assert outcome.code == 0
+    assert outcome.err.count("note: drawn as ?, for lack of a font: \U00020bb7\n") == 1
+    fakes.tags = [("dog", 0.75), ("caf\xe9", 0.25)]
+    assert "note" not in sightline("predict", "m", image_file, "--draw", tmp_path / "drawn").err
 
 
 def test_a_16_bit_image_is_drawn_as_the_model_sees_it(sightline: Command, tmp_path: Path) -> None:

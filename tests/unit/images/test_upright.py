@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from services.vision.decode import decode
-from sightline.images.upright import Unusable, upright
+from sightline.images.faults import Unusable
+from sightline.images.upright import upright
 
 RAMP = np.linspace(0, 65_535, 60 * 80).astype(np.uint16).reshape(60, 80)
 NOISE = Image.effect_noise((80, 60), 90).convert("RGB")
@@ -60,6 +61,6 @@ def test_an_image_above_pillows_size_limit_is_read(tmp_path: Path) -> None:
 
 
 def test_samples_of_32_bits_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((60, 80), np.float32)).save(tmp_path / "a.tif")
+    Image.fromarray(np.full((60, 80), 2, np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(Unusable, match="32 bits"):
         upright(tmp_path / "a.tif")

@@ -31,6 +31,7 @@ from services.vision.decode_pool import DecodePool
 from services.vision.decode_process import Template
 from services.vision.repack import encode_for_pack
 from tests.support.hostile_images import encoded, giants, jpeg_of_scans
+from tests.support.odd_images import RGB, png_of
 from tests.support.waiting import eventually
 
 LIMITS = DecodeLimits(2, 1 << 30, cpu_seconds=60, wall_seconds=120, max_scans=100)
@@ -76,7 +77,12 @@ def calling(subject: str) -> Generator[None]:
 
 
 async def test_the_result_is_that_of_decoding_here(world: World) -> None:
-    for form, data in {**giants(300), "ordinary": ORDINARY}.items():
+    odd = {
+        "cut off": ORDINARY[:-2],
+        "12 bits": png_of(np.full((60, 80, 3), 4_000, np.uint16), RGB),
+        "ordinary": ORDINARY,
+    }
+    for form, data in {**giants(300), **odd}.items():
         here = decode_sizes(data, [64, 200], form)
 
         def same(there: Decoded, here: Decoded = here) -> bool:

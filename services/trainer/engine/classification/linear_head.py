@@ -40,7 +40,7 @@ def train_head(task: TrainTask, session: Session) -> Result:
     extractor = Extractor(task, session, images, backbones, task.recipe.views)
     views = extractor.run(0.0, FEATURES_SHARE)
 
-    partition = divided(views[0][0], images.labels, task.split, sound_rows(views[0]))
+    partition = divided(views[0][0], images, task.split, sound_rows(views[0]))
     session.progress("fit", 0.0, FEATURES_SHARE, 0.95)
     labels = images.labels[partition.trainable]
     chosen = [rows_of(blocks, partition.trainable) for blocks in views]

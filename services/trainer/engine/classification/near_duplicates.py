@@ -1,32 +1,42 @@
-"""Groups of images that nearly repeat each other, such as photos of one object in a row.
+"""Groups of images that nearly repeat each other: those of the snapshot, and those that features show.
+
+The snapshot's look the same; features also tell photos of one object in a row, from other sides.
 
 If a fold's images have near-duplicates among those that a head was fitted on, cross-validation flatters it.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.kit import pulse
 from services.trainer.engine.classification.heads import normalised
-from services.trainer.engine.data import Floats, Indices
-from services.trainer.engine.split import Partition, divide, readable
+from services.trainer.engine.data import Floats, Images, Indices
+from services.trainer.engine.split import Partition, bounded, divide, readable
 from services.trainer.recipe import Split
+from services.vision.near_duplicates import first_of
 
 ALIKE = 0.7  # mean cosine of the centred features of two groups, from which they are one
 COMPARED = 500  # images of a category at a time, in the order of their ids
 
 
-def divided(features: Floats, labels: Indices, split: Split, sound: NDArray[np.bool_]) -> Partition:
-    """The hold-out and the folds of the sound images; near-duplicates by these features are on one side."""
-    return readable(divide(labels, split, near_duplicates(features, labels, split.folds)), sound)
+def divided(features: Floats, images: Images, split: Split, sound: NDArray[np.bool_]) -> Partition:
+    """The hold-out and the folds of the sound images; near-duplicates are on one side."""
+    group = near_duplicates(features, images.labels, split.folds, images.groups)
+    return readable(divide(images.labels, split, group), sound)
 
 
-def near_duplicates(features: Floats, labels: Indices, folds: int) -> Indices:
-    """[images]: the group of each, by average linkage within its category; rows with NaN are alone.
+def near_duplicates(features: Floats, labels: Indices, folds: int, known_groups: Indices | None = None) -> Indices:
+    """[images]: the group of each within its category: the known ones, joined by average linkage of the features.
 
-    No group is larger than a fold's share of its category, so that every category is still in every fold.
+    Features with NaN join none. No group is larger than a fold's share of its category, so that every category is still
+    in every fold.
     """
     group = np.arange(len(labels))
+    if known_groups is not None:
+        by_category = first_of(known_groups * (int(labels.max()) + 1) + labels)
+        group = bounded(by_category, list(labels[:, None]), folds)
     known = np.isfinite(features).all(axis=1)
     if not known.any():
         return group
@@ -35,11 +45,27 @@ def near_duplicates(features: Floats, labels: Indices, folds: int) -> Indices:
     rows[known] = normalised(centred - centred.mean(axis=0))
     for label in np.unique(labels[known]):
         own = np.flatnonzero(known & (labels == label))
-        for start in range(0, len(own), COMPARED):
-            some = own[start : start + COMPARED]
+        own = own[np.argsort(group[own], kind="stable")]
+        for start, stop in _stretches(group[own]):
+            some = own[start:stop]
             pulse.beat()
-            group[some] = some[_linked(rows[some] @ rows[some].T, len(own) // folds)]
+            similarity = np.where(group[some] == group[some][:, None], 1, rows[some] @ rows[some].T)
+            group[some] = some[_linked(similarity, len(own) // folds)]
     return group
+
+
+def _stretches(group: Indices) -> Iterator[tuple[int, int]]:
+    """Ranges of about COMPARED of the ascending groups, which cut no group; one that is larger is in none."""
+    start = 0
+    while start < len(group):
+        stop = min(start + COMPARED, len(group))
+        if stop < len(group):
+            stop = int(np.searchsorted(group, group[stop]))
+        if stop > start:
+            yield start, stop
+        else:
+            stop = int(np.searchsorted(group, group[start], side="right"))
+        start = stop
 
 
 def _linked(similarity: Floats, most: int) -> Indices:

@@ -29,7 +29,7 @@ from services.trainer.engine.loop.training import FROZEN_NORM_BELOW, PREPARED, S
 from services.trainer.engine.prefetch import kept_bytes
 from services.trainer.engine.pretrained import LoadedBackbone, load_backbones, origin
 from services.trainer.engine.session import Session
-from services.trainer.engine.split import Partition, divide, readable
+from services.trainer.engine.split import Partition, bounded, divide, readable
 from services.trainer.messages import Result, TrainTask
 from services.trainer.name_use import NO_NAME_USE
 from services.trainer.recipe import Depth
@@ -157,7 +157,8 @@ def start(task: TrainTask, session: Session) -> Start:
     network, how = backbone.network, augmentation(task.recipe.augmentation, mirror=task.recipe.mirror)
     batches = Batches(images, backbone.rule, how, task.seed, task.threads, kept_bytes(task))
     companion = candidate = None
-    partition = divide(images.labels, task.split)
+    labels = images.labels
+    partition = divide(labels, task.split, bounded(images.groups, list(labels[:, None]), task.split.folds))
     if task.recipe.linear_head and backbone.weights.pretrained:
         companion, candidate, partition = _linear_start(task, session, images, backbones, network)
     if not task.checkpoint_path:
@@ -186,7 +187,7 @@ def _linear_start(
         backbone.network.to(task.device).eval()
     names = read_names(task, backbones, images.categories)
     views = Extractor(task, session, images, backbones, task.recipe.views).run(0.0, PREPARED)
-    partition = divided(views[0][0], images.labels, task.split, images.sound())
+    partition = divided(views[0][0], images, task.split, images.sound())
     categories = len(images.categories)
     first = [blocks[:1] for blocks in views]
     head = fit_on_other_folds(first, images.labels, partition, categories, names=names.of_first())

@@ -51,7 +51,7 @@ def tune_stages(task: TrainTask, session: Session) -> Result:
         backbone.network.to(task.device).eval()
     own = replace(backbones[0], network=copy.deepcopy(backbones[0].network))
     views = Extractor(task, session, images, backbones, task.recipe.views).run(0.0, FEATURES)
-    partition = divided(views[0][0], images.labels, task.split, sound_rows(views[0]))
+    partition = divided(views[0][0], images, task.split, sound_rows(views[0]))
     names = read_names(task, backbones, images.categories)
     categories = len(images.categories)
     companion = fit_companion(backbones, views, images.labels, partition, categories, names, crossed=True)

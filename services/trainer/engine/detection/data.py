@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.kit.errors import DatasetAnnotationsInvalid, DatasetEmpty, IncorrectModelKind
-from services.trainer.engine.data import Images, Indices, Sample, read_indexes
+from services.trainer.engine.data import Images, Indices, Sample, read_alike, read_indexes
 from services.trainer.messages import MANIFEST_FILE
 from services.trainer.recipe import BoxStatistics
 from services.vision.card import ModelKind
@@ -81,7 +81,7 @@ def open_scenes(directory: Path, dataset: str) -> Scenes:
     samples = [Sample(record, pack, -1) for records, pack in read_indexes(directory, manifest) for record in records]
     if not samples:
         raise DatasetEmpty(dataset=dataset, detail=": it has no images")
-    return Scenes(dataset, manifest, tuple(samples))
+    return Scenes(dataset, manifest, tuple(samples), read_alike(directory, manifest))
 
 
 def require_detectable(scenes: Scenes) -> None:

@@ -8,21 +8,22 @@ import numpy as np
 
 from services.trainer.engine.data import Indices
 from services.trainer.engine.detection.data import Scenes
-from services.trainer.engine.split import Partition, share
+from services.trainer.engine.split import Partition, bounded, share
 from services.trainer.recipe import MIN_HELD_OUT_FROM, Split
 
 
 def divide(scenes: Scenes, split: Split, *, refit: bool = False) -> Partition:
-    """Hold-out first, then the folds; with `refit` the first fold is empty."""
+    """Hold-out first, then the folds; with `refit` the first fold is empty. The snapshot's groups stay together."""
     random = np.random.default_rng(split.seed)
     rows = np.arange(len(scenes.samples))
     held = np.zeros(len(rows), np.bool_)
+    group = bounded(scenes.groups, [scenes.categories_in(row) for row in rows.tolist()], split.folds)
     if split.holdout_fraction > 0 and int(scenes.image_counts().min()) >= MIN_HELD_OUT_FROM:
         held_parts, parts = share(split.holdout_fraction)
-        held = _dealt(scenes, rows, parts, random) < held_parts
+        held = _dealt(scenes, rows, parts, random, group) < held_parts
     trainable = np.flatnonzero(~held)
     folds = max(2, min(split.folds, _rarest_count(scenes, trainable)))
-    fold = np.ones(len(trainable), np.int64) if refit else _dealt(scenes, trainable, folds, random)
+    fold = np.ones(len(trainable), np.int64) if refit else _dealt(scenes, trainable, folds, random, group)
     return Partition(trainable, fold, np.flatnonzero(held), folds)
 
 
@@ -31,12 +32,16 @@ def _rarest_count(scenes: Scenes, rows: Indices) -> int:
     return int(np.bincount(np.concatenate(present), minlength=len(scenes.categories)).min())
 
 
-def _dealt(scenes: Scenes, rows: Indices, parts: int, random: np.random.Generator) -> Indices:
-    """[rows]: the part of each; images without regions come last and even out the sizes."""
+def _dealt(scenes: Scenes, rows: Indices, parts: int, random: np.random.Generator, group: Indices) -> Indices:
+    """[rows]: the part of each; large groups come first, images without regions last, to even out the sizes."""
     present = [scenes.categories_in(row) for row in rows.tolist()]
     left = np.bincount(np.concatenate([*present, np.empty(0, np.int64)]), minlength=len(scenes.categories))
     having: list[list[int]] = [[] for _ in scenes.categories]
-    order = random.permutation(len(rows)).tolist()
+    members: dict[int, list[int]] = {}
+    for place, label in enumerate(group[rows].tolist()):
+        members.setdefault(label, []).append(place)
+    together = [members[label] for label in group[rows].tolist()]
+    order = sorted(random.permutation(len(rows)).tolist(), key=lambda place: -len(together[place]))
     for place in order:
         for category in present[place].tolist():
             having[category].append(place)
@@ -45,10 +50,11 @@ def _dealt(scenes: Scenes, rows: Indices, parts: int, random: np.random.Generato
 
     def deal(place: int, least: Indices) -> None:
         chosen = int(np.lexsort((sizes, least))[0])
-        part[place] = chosen
-        sizes[chosen] += 1
-        dealt[present[place], chosen] += 1
-        left[present[place]] -= 1
+        for each in together[place]:
+            part[each] = chosen
+            sizes[chosen] += 1
+            dealt[present[each], chosen] += 1
+            left[present[each]] -= 1
 
     while (left > 0).any():
         rarest = int(np.argmin(np.where(left > 0, left, np.iinfo(np.int64).max)))

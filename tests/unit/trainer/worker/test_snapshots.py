@@ -11,18 +11,21 @@ from msgspec.structs import replace
 from services.kit.errors import DatasetChanged
 from services.kit.memory import MemoryBlobs
 from services.trainer.datasets import Snapshot
+from services.trainer.engine.data import open_images
 from services.trainer.messages import MANIFEST_FILE, local_name
 from services.trainer.worker.workspace import Workspace
 from services.vision.snapshot import (
     AnnotationKind,
     Category,
     Entry,
+    Groups,
     Manifest,
     Shard,
     SnapshotDigest,
     pack_into_bytes,
     read_index,
     read_manifest,
+    write_groups,
     write_index,
 )
 
@@ -64,6 +67,25 @@ async def test_an_intact_snapshot_is_fetched_whole_and_only_once(blobs: MemoryBl
     assert (directory / local_name(INDEX)).read_bytes() == await blobs.get(INDEX)
     await blobs.delete(PACK)
     assert await workspace.snapshot(wanted) == directory
+
+
+async def test_groups_of_near_duplicates_come_with_the_snapshot(blobs: MemoryBlobs, tmp_path: Path) -> None:
+    key = "datasets/d/uid/snapshot/groups-1.json"
+    await blobs.put(key, write_groups(Groups(groups=((1, 2),))))
+    await blobs.put(KEY, replace(read_manifest(await blobs.get(KEY)), groups_key=key).encode())
+    directory = await Workspace(tmp_path, blobs).snapshot(await snapshot(blobs), packs=False)
+    assert open_images(directory, "datasets/d").groups.tolist() == [0, 0]
+    await blobs.put(key, b"{}")
+    with pytest.raises(DatasetChanged, match=key):
+        await Workspace(tmp_path / "other", blobs).snapshot(await snapshot(blobs))
+
+
+async def test_a_snapshot_of_an_older_version_has_no_groups(blobs: MemoryBlobs, tmp_path: Path) -> None:
+    old = (await blobs.get(KEY)).replace(b',"groups_key":""', b"")
+    assert b"groups_key" not in old
+    await blobs.put(KEY, old)
+    directory = await Workspace(tmp_path, blobs).snapshot(await snapshot(blobs))
+    assert open_images(directory, "datasets/d").groups.tolist() == [0, 1]
 
 
 async def swap_labels(blobs: MemoryBlobs) -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 
 from services.trainer.engine.classification.heads import fit_head
-from services.trainer.engine.classification.near_duplicates import near_duplicates
+from services.trainer.engine.classification.near_duplicates import COMPARED, near_duplicates
 from services.trainer.engine.data import Floats, Indices
-from services.trainer.engine.split import divide
+from services.trainer.engine.split import bounded, divide
 from services.trainer.recipe import Split
 
 
@@ -36,6 +36,42 @@ def test_a_group_is_at_most_a_fold_of_its_category() -> None:
     assert np.unique(group, return_counts=True)[1].max() == 6
     partition = divide(labels, Split(folds=5), group)
     assert all((labels[partition.fold == fold] == label).any() for fold in range(5) for label in (0, 1))
+
+
+def test_known_groups_are_kept_together_though_their_features_differ() -> None:
+    random = np.random.default_rng(5)
+    features = random.normal(size=(60, 64)).astype(np.float32)
+    labels, known = np.arange(60) % 2, np.arange(60)
+    known[[4, 8, 10]], known[[7, 8]] = 4, 7  # the last has both an image of each category and one of the first group
+    assert np.array_equal(near_duplicates(features, labels, 5), np.arange(60))
+    group = near_duplicates(features, labels, 5, known)
+    assert group[4] == group[10] != group[8]
+    assert len(np.unique(group)) == 59
+
+
+def test_known_groups_and_features_add_up() -> None:
+    features, labels, burst = bursts(count=80, shots=2, categories=2)
+    known = np.arange(len(labels))
+    known[burst == 2] = known[burst == 0] = np.flatnonzero(burst == 0)[0]
+    group = near_duplicates(features, labels, 5, known)
+    together = np.where(burst == 2, 0, burst)
+    assert np.array_equal(group[:, None] == group, together[:, None] == together)
+
+
+def test_a_known_group_is_not_cut_where_the_comparison_is() -> None:
+    count = 2 * COMPARED
+    known = np.arange(count)
+    known[COMPARED - 50 : COMPARED + 50] = 0
+    group = near_duplicates(np.random.default_rng(6).normal(size=(count, 64)).astype(np.float32), known * 0, 5, known)
+    assert np.array_equal(group[:, None] == group, known[:, None] == known)
+
+
+def test_a_known_group_is_at_most_a_fold_of_its_category() -> None:
+    labels = np.repeat([0, 1], [40, 10])
+    group = bounded(np.where(np.arange(50) < 45, 0, 1), list(labels[:, None]), 5)
+    partition = divide(labels, Split(folds=5), group)
+    assert all((labels[partition.fold == fold] == label).any() for fold in range(5) for label in (0, 1))
+    assert np.unique(group[labels == 0], return_counts=True)[1].tolist() == [8] * 5
 
 
 def test_an_unreadable_image_is_alone_and_changes_no_other() -> None:

@@ -64,6 +64,32 @@ def test_the_held_out_share_is_about_the_requested_one(tmp_path, fraction):
     assert len(parts.held_out) == pytest.approx(fraction * (len(parts.held_out) + len(parts.trainable)), abs=2)
 
 
+def test_near_duplicates_of_the_snapshot_are_on_one_side(tmp_path):
+    scenes = _scenes(tmp_path, count=60, names=NAMES, empty=10)
+    ids: list[int] = scenes.ids.tolist()
+    negatives = dict.fromkeys(ids[60:], ids[60])
+    scenes.first_alike = {ids[row]: ids[row - row % 3] for row in range(60)} | negatives
+    for split in (Split(seed=4, folds=5), Split(seed=1, folds=4, holdout_fraction=0.2)):
+        partition = divide(scenes, split)
+        part = np.full(70, -1)
+        part[partition.trainable] = partition.fold
+        assert all(len(set(part[row : row + 3])) == 1 for row in range(0, 60, 3))
+        assert len(set(part[60:])) == 1
+        for fold in range(partition.folds):
+            rows = np.flatnonzero(part == fold).tolist()
+            assert set(np.concatenate([scenes.categories_in(row) for row in rows])) == {0, 1, 2}
+
+
+def test_a_category_whose_images_are_all_alike_is_in_every_fold(tmp_path):
+    scenes = _scenes(tmp_path, count=20, names=("a", "b"), empty=0)
+    ids: list[int] = scenes.ids.tolist()
+    scenes.first_alike = dict.fromkeys(ids, 1)
+    partition = divide(scenes, Split(seed=4, folds=5))
+    for fold in range(5):
+        rows = partition.trainable[partition.fold == fold].tolist()
+        assert set(np.concatenate([scenes.categories_in(row) for row in rows])) == {0, 1}
+
+
 def test_a_refit_has_no_first_fold(tmp_path):
     partition = divide(_scenes(tmp_path), Split(), refit=True)
     assert len(partition.first_fold) == 0

@@ -1,0 +1,1 @@
+"""The report of a dataset: one self-contained HTML page."""

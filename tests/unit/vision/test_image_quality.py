@@ -1,0 +1,95 @@
+"""Images that hardly can be of use are noticed, and ordinary ones are not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from services.vision.decode import read
+from services.vision.image_quality import quality_notes
+from tests.support.hostile_images import encoded
+from tests.support.odd_images import photo
+
+NOISE = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+EVERY = 7  # of the real images
+
+
+def codes(pixels: NDArray[np.uint8]) -> list[str]:
+    return [note.code for note in quality_notes(pixels)]
+
+
+def within(low: int, high: int) -> NDArray[np.uint8]:
+    return (low + NOISE.astype(int) * (high - low) // 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (np.full((240, 320, 3), (1, 90, 200), np.uint8), ["imageBlank"]),
+        (within(0, 14), ["imageDark"]),
+        (within(0, 60), []),
+        (within(240, 255), ["imageBright"]),
+        (within(180, 255), []),
+        (within(100, 102), ["imageLowContrast"]),
+        (within(100, 110), []),
+        (NOISE[:50], ["imageLowResolution", "imageAspectExtreme"]),
+        (NOISE[:64], []),
+        (np.repeat(NOISE, 4, axis=1), ["imageAspectExtreme"]),
+        (NOISE, []),
+    ],
+)
+def test_what_is_noticed(pixels: NDArray[np.uint8], expected: list[str]) -> None:
+    assert codes(pixels) == expected
+
+
+def test_a_few_bright_pixels_make_no_image_of_a_dark_one() -> None:
+    dark = within(0, 14)
+    dark[-6:, -30:] = 255  # a date
+    assert codes(dark) == ["imageDark"]
+    dark[60:180, 80:240] = 200
+    assert codes(dark) == []
+
+
+def test_strokes_on_white_are_no_bright_image() -> None:
+    page = np.full((105, 105, 3), 255, np.uint8)
+    page[20:90, 50:53] = 0
+    assert codes(page) == []
+
+
+def test_one_pixel_of_another_colour_is_no_blank_image() -> None:
+    pixels = np.full((240, 320, 3), 200, np.uint8)
+    pixels[111, 113] = 201
+    assert codes(pixels) == ["imageLowContrast"]
+
+
+def test_a_16_bit_image_of_few_values_is_found_dark_or_stretched() -> None:
+    samples = np.random.default_rng(0).integers(0, 41, (60, 80)).astype(np.uint16)
+    notes = [note.code for note in read(encoded(Image.fromarray(samples), "PNG")).notes]
+    assert notes == ["imageDepthJudged"]
+
+
+@pytest.mark.real_data
+def test_real_images_are_decoded_as_ever_and_get_no_note(test_data: Path) -> None:
+    files = sorted(test_data.glob("*/images/**/*.*"))[::EVERY]
+    assert len({file.parts[-3] for file in files}) > 5
+    for file in files:
+        data = file.read_bytes()
+        reading = read(data, name=file.name)
+        assert reading.data is data
+        with Image.open(file) as image:
+            turned = image.getexif().get(0x0112, 1) != 1
+            plain = not turned and not image.has_transparency_data and max(image.size) <= 10_240
+            expected = np.asarray(image.convert("RGB")) if plain else reading.pixels
+        np.testing.assert_array_equal(reading.pixels, expected)
+        notes = [*reading.notes, *quality_notes(reading.pixels)]
+        assert not [
+            note for note in notes if min(reading.pixels.shape[:2]) >= 64 or note.code != "imageLowResolution"
+        ], file
+
+
+def test_an_ordinary_photo_gets_no_note() -> None:
+    for form in ("JPEG", "PNG", "WEBP"):
+        reading = read(encoded(photo(), form))
+        assert (*reading.notes, *quality_notes(reading.pixels)) == ()
