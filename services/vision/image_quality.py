@@ -1,6 +1,7 @@
 """Images that can be decoded but hardly be of use: of one colour, nearly black or white, without contrast, too narrow.
 
-The bounds were chosen with all fourteen test sets in view; of their 3,585 images they note six, which are below 64 pixels.
+The bounds were chosen with all fourteen test sets in view. Of their 3,585 images they note six, which are below 64
+pixels.
 """
 
 import numpy as np

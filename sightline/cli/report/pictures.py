@@ -7,7 +7,9 @@ from PIL import Image
 
 from sightline.cli.report.markup import Markup, tag
 from sightline.client.results.samples import Sample
-from sightline.images.upright import flattened, opened
+from sightline.images.mending import Source
+from sightline.images.samples import loaded
+from sightline.images.upright import mending, opened
 
 SIDE = 200  # pixels of the longer side
 _HUES = (210, 25, 120, 280, 50, 170, 340, 90)
@@ -47,13 +49,15 @@ def colour(number: int) -> str:
 def thumbnail(data: bytes) -> str:
     """A small JPEG of the image in base64; empty if it cannot be read."""
     try:
-        with opened(data) as image:
-            image.draft("RGB", (2 * SIDE, 2 * SIDE))
-            image.load()
-            small = flattened(image)
+        small = mending(data, _small)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ""
     small.thumbnail((2 * SIDE, 2 * SIDE))
     out = BytesIO()
     small.save(out, "JPEG", quality=80)
     return b64encode(out.getvalue()).decode()
+
+
+def _small(image: Image.Image, source: Source) -> Image.Image:
+    image.draft("RGB", (2 * SIDE, 2 * SIDE))
+    return loaded(image, lambda: opened(source.data)).rgb()
