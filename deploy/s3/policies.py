@@ -17,7 +17,8 @@ from typing import Any
 BUCKET = "sightline"
 PROCESSES = ("dataset-api", "dataset-worker", "trainer-api", "trainer-worker", "predictor")
 # Prefixes within each project. In keys of other projects than `default`, which begin with `projects/PROJECT/`, `*`
-# matches slashes too: `projects/*/models/*` is also a dataset that is called `models`.
+# matches slashes too: `projects/*/models/*` is also a dataset that is called `models`. Ceph's `*` ends at the first
+# character that fits what follows, so there is one for each part of a key.
 READS: Mapping[str, Sequence[str]] = {
     "dataset-api": ("datasets", "uploads"),
     "dataset-worker": ("datasets", "uploads"),
@@ -29,7 +30,7 @@ WRITES: Mapping[str, Sequence[str]] = {
     "dataset-api": ("uploads",),
     "dataset-worker": ("datasets",),
     "trainer-api": ("models",),
-    "trainer-worker": ("models", "datasets/*/features"),
+    "trainer-worker": ("models", "datasets/*/*/features"),
 }
 SHARED: Mapping[str, Sequence[str]] = {"trainer-worker": ("weights/",)}  # read, and of no project
 IMAGES = ("dataset-api", "dataset-worker", "predictor")  # read what callers name, so also what an operator opened
