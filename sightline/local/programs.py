@@ -79,7 +79,7 @@ def _api(layout: Layout, name: str, module: str, *role: str, **settings: str) ->
     address = str(getattr(layout.addresses, name))
     settings |= {
         "SIGHTLINE_PORT": address.rpartition(":")[2],
-        "SIGHTLINE_AUDIT": str(layout.data / "audit" / f"{name}.jsonl"),
+        "SIGHTLINE_AUDIT": f"{layout.data / 'audit' / name}.jsonl,nats",
     }
     return Program(name, _command(module, *role), partial(is_serving, address), environment(layout, name, settings))
 

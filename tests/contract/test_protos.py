@@ -28,6 +28,7 @@ FIRST_WORDS = ("Required. ", "Optional. ", "Output only. ", "Immutable. ")
 SERVICES = {
     "DatasetService": """CreateDataset GetDataset ListDatasets UpdateDataset DeleteDataset WatchDataset UploadFiles
         ListFindings CompareDatasets ListUploads DeleteUpload""",
+    "AuditService": "ListAuditEvents",
     "ModelService": """CreateModel GetModel ListModels UpdateModel DeleteModel CancelModel WatchModel ListTrials
         EstimateTraining ExportModel""",
     "EvaluationService": "CreateEvaluation GetEvaluation ListEvaluations DeleteEvaluation WatchEvaluation",
