@@ -141,6 +141,7 @@ def _process(source: Path, folder: Path, module: str, *words: str, **settings: s
         "SIGHTLINE_PORT": str(port),
         "SIGHTLINE_STORE_DIRECTORY": str(folder / "store"),
         "SIGHTLINE_AUTH_KEYS": str(folder / "keys"),
+        "SIGHTLINE_AUDIT": str(folder / "audit"),
         **settings,
     }
     with (folder / "log").open("wb") as log:

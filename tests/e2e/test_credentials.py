@@ -97,6 +97,10 @@ def test_datasets_and_models_of_a_project_live_and_end(
         sightline("uploads", "delete", upload["name"].removeprefix("uploads/"))
     assert not [found.object_name for found in owner.list_objects(BUCKET, recursive=True)]
     _all_private(running.stack.data)
+    events = sightline("audit", "list", "--json").json["events"]
+    noted = {(event["service"], event["rpc"].partition("/")[2]) for event in events}
+    assert {("dataset", "UploadFiles"), ("trainer", "DeleteModel"), ("predictor", "AnalyzeImage")} <= noted
+    assert not [event for event in events if "_DENIED" in event["code"]]
 
 
 def _all_private(folder: Path) -> None:
