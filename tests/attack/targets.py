@@ -45,9 +45,8 @@ class Api:
     good_call: Callable[[grpc.aio.Channel, str, int], Awaitable[None]]  # its channel, an admin's token, its number
 
     def memory_mib(self) -> float:
-        """What it and its children use now; nan if it is gone."""
-        kib = [_kib(f"/proc/{pid}/smaps_rollup", "Pss:") for pid in (self.pid, *descendants(self.pid))]
-        return sum(kib[1:], kib[0]) / 1024
+        """What it and its children use now."""
+        return sum(_kib(f"/proc/{pid}/smaps_rollup", "Pss:") for pid in (self.pid, *descendants(self.pid))) / 1024
 
     def peak_mib(self) -> float:
         """The most that it alone, without children, has used so far."""
@@ -165,8 +164,8 @@ async def _until_it_serves(api: Api) -> None:
 
 
 def _kib(file: str, field: str) -> float:
-    """A field of a file of /proc; nan if the process is gone."""
+    """A field of a file of /proc; 0 if the process is gone."""
     with suppress(OSError, StopIteration):
         lines = Path(file).read_text().splitlines()
         return int(next(line for line in lines if line.startswith(field)).split()[1])
-    return float("nan")
+    return 0.0
