@@ -22,7 +22,8 @@ from pathlib import Path
 import grpc
 
 from sightline.client.transport.channel import OPTIONS
-from tests.attack.files import KINDS, Target
+from tests.attack.files import KINDS
+from tests.attack.kinds import Target, strike
 from tests.attack.targets import Api, running
 
 ROOT = Path(__file__).parents[2]
@@ -97,8 +98,12 @@ async def measure(kind: str, source: Path, seconds: float) -> str:
             quiet = await good_calls(api, seconds)
             environment = os.environ | {"SIGHTLINE_ATTACK": json.dumps([api.target.address, api.target.tokens])}
             command = (sys.executable, "-m", "tests.attack", "--strike", kind)
-            attacker = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment)
+            attacker = await asyncio.create_subprocess_exec(
+                *command, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE
+            )
             try:
+                assert attacker.stdout
+                await attacker.stdout.readline()
                 async with memory_watched(api) as mib:
                     await asyncio.sleep(SWING_SECONDS)
                     under = await good_calls(api, seconds)
@@ -110,11 +115,14 @@ async def measure(kind: str, source: Path, seconds: float) -> str:
             return f"{under.success:.2%} | {times} | {max(mib):.0f} MiB"
 
 
-async def strike(kind: str) -> None:
-    """Attacks until the process is ended, at the lowest priority: an attacker has machines of its own."""
+async def strike_alone(kind: str) -> None:
+    """Attacks until the process is ended, at the lowest priority: an attacker has machines of its own.
+
+    Prints a line when it begins.
+    """
     os.nice(19)
     address, tokens = json.loads(os.environ["SIGHTLINE_ATTACK"])
-    await KINDS[kind](Target(address, tokens))
+    await strike(kind, Target(address, tokens, begun=lambda: print("begun", flush=True)))  # noqa: T201 - to the process that measures
 
 
 async def main() -> None:
@@ -128,7 +136,7 @@ async def main() -> None:
     parser.add_argument("--strike", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.strike:
-        await strike(options.strike)
+        await strike_alone(options.strike)
         return
     sources = {"now": ROOT} | ({"before": options.before.absolute()} if options.before else {})
     sys.stdout.write("| attack | version | good calls | p99, quiet → attack | peak memory |\n|---|---|---|---|---|\n")

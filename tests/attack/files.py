@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -15,7 +15,7 @@ from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 from tests.attack.kinds import KINDS, MODEL, Target, attack_on, channel_to
 from tests.support.hostile_images import giants, jpeg_of_scans, progressive_giant, rle_bitmap, tiff_of_one_strip
 
-__all__ = ["KINDS", "Target"]
+__all__ = ["KINDS"]
 MAX_BYTES = 6 << 20  # of an image that a predictor takes by default
 CALLS = 40  # at once
 
@@ -56,15 +56,7 @@ async def run_lengths(target: Target) -> None:
     await _predicting(target, [rle_bitmap(target.side)])
 
 
-@attack_on("predictor")
-async def abandoned_images(target: Target) -> None:
-    """Slow images whose caller goes away at once and sends the next."""
-    await _predicting(target, [jpeg_of_scans(target.side, 100)], deadline=lambda number: 0.05 + 0.05 * (number % 5))
-
-
-async def _predicting(
-    target: Target, images: Sequence[bytes], deadline: Callable[[int], float] = lambda _: 60.0
-) -> None:
+async def _predicting(target: Target, images: Sequence[bytes]) -> None:
     """AnalyzeImage with these images in turn, many at once, again and again."""
     metadata, numbers = [("authorization", f"Bearer {target.tokens['predictor']}")], count()
 
@@ -73,8 +65,9 @@ async def _predicting(
             number = next(numbers)
             request = pb.AnalyzeImageRequest(model_name=MODEL, image=images[number % len(images)])
             with suppress(grpc.aio.AioRpcError):
-                await stub.AnalyzeImage(request, metadata=metadata, timeout=deadline(number))
+                await stub.AnalyzeImage(request, metadata=metadata, timeout=60.0)
 
+    target.begun()
     async with channel_to(target) as channel, asyncio.TaskGroup() as group:
         for _ in range(min(CALLS, target.calls // 40)):
             group.create_task(send(PredictionServiceStub(channel)))

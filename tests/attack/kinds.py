@@ -46,6 +46,7 @@ class Target:
     address: str
     tokens: Mapping[str, str]  # by role
     calls: int = 1250
+    begun: Callable[[], None] = lambda: None  # called when the first call is about to be made
 
     @property
     def huge(self) -> int:
@@ -74,6 +75,13 @@ def attack_on(service: str) -> Callable[[Attack], Attack]:
 
 
 attack = attack_on("dataset")
+
+
+async def strike(kind: str, target: Target) -> None:
+    """Attacks until cancelled."""
+    if SERVICE_OF[kind] == "dataset":  # those on the predictor make their images first
+        target.begun()
+    await KINDS[kind](target)
 
 
 @attack

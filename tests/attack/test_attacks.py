@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sightline.v1 import dataset_service_pb2, prediction_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 from tests.attack.files import KINDS
-from tests.attack.kinds import MODEL, SERVICE_OF, Target
+from tests.attack.kinds import MODEL, SERVICE_OF, Target, strike
 from tests.support.runtime import Serving, bare_channel, serving
 from tests.unit.predictor.serving import IMAGE
 from tests.unit.predictor.serving import serving as predicting
@@ -73,8 +74,10 @@ def kinds_on(service: str) -> list[str]:
 @asynccontextmanager
 async def attacked(kind: str, target: Target) -> AsyncGenerator[None]:
     """While it is attacked; fails if the attack ends by itself."""
-    attacking = asyncio.ensure_future(KINDS[kind](target))
+    begun = asyncio.Event()
+    attacking = asyncio.ensure_future(strike(kind, replace(target, begun=begun.set)))
     try:
+        await begun.wait()
         await asyncio.sleep(0.5)  # until the attack is in full swing
         yield
         assert not attacking.done()
