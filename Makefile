@@ -105,7 +105,7 @@ coverage: setup ## Run every test, and print the lines that none of them ran in 
 	@status=0; $(BIN)/coverage run -m pytest || status=$$?; $(BIN)/coverage report; exit $$status
 
 .PHONY: attack
-attack: setup ## Attack a dataset api in every known way; BEFORE=folder has the source of a version to compare with
+attack: setup ## Attack a dataset api and a predictor in every known way; BEFORE=folder has the source of a version to compare with
 	@$(BIN)/python -m tests.attack $(if $(BEFORE),--before $(BEFORE))
 
 .PHONY: test-images

@@ -18,7 +18,8 @@ from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload import REQUEST_BYTES, Uploads
 from services.dataset.upload_records import UploadReconciler, UploadRecord, UploadRecords
-from services.infra import observe, processes
+from services.infra import audit_rpc, observe, processes
+from services.infra.audit_log import open_log
 from services.infra.broker import open_broker
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
@@ -83,7 +84,7 @@ async def _ports(settings: DatasetSettings, role: Role) -> AsyncGenerator[_Ports
 
 async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
     """Runs the api. It decodes no images, so it answers even if every worker is busy or dead."""
-    async with _ports(settings, Role.API) as ports:
+    async with _ports(settings, Role.API) as ports, open_log(settings, "dataset-api", ports.telemetry) as audit_log:
         clock = SystemClock()
         collection = Collection(ports.records, DatasetRecord, DatasetNotFound, COLLECTION)
         view = collection.view
@@ -101,7 +102,7 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
             await ports.blobs.ping()
             return True
 
-        server = Server("dataset", settings, ports.telemetry, [service], ready)
+        server = Server("dataset", settings, ports.telemetry, [service, audit_rpc.service(audit_log)], ready)
         reconciler = Reconciler(view, ports.queue, clock, ports.telemetry, settings)
         async with alongside(
             view=view.run(),

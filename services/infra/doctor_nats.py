@@ -22,6 +22,7 @@ from services.infra.nats_access import NatsAccess
 from services.kit.errors import Unavailable
 from services.kit.plurals import counted
 from services.kit.settings import Settings
+from sightline.local.nats_users import ADMIN, USERS, publishes
 
 RECORDS = "KV_sightline_records"
 OLDEST = (2, 9)
@@ -44,11 +45,17 @@ async def check_nats(report: Report, settings: Settings, monitor_url: str = "") 
     try:
         _server(report, connection)
         js = connection.jetstream(timeout=CONNECT_SECONDS)
-        if await _jetstream(report, js):
+        limited = settings.nats_user in USERS  # its permissions are for its own work
+        if limited or await _jetstream(report, js):
             await _durability(report, connection, monitor_url)
             for stream in (RECORDS, JOBS):
-                await _stream(report, js, stream, settings)
-            await _write(report, js)
+                if not limited or f"$JS.API.STREAM.INFO.{stream}" in publishes(settings.nats_user):
+                    await _stream(report, js, stream, settings)
+            if not limited:
+                await _write(report, js)
+                return
+            text = f"the user {settings.nats_user} may not create other streams: limits, writes and clock are unchecked"
+            report.ok(f"{text}; set SIGHTLINE_NATS_USER={ADMIN} and its password to check them")
     finally:
         await connection.close()
 

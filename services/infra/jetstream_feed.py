@@ -2,6 +2,8 @@
 
 import asyncio
 from contextlib import suppress
+from datetime import datetime
+from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
@@ -22,9 +24,13 @@ class Feed:
     lost connection by the count of reconnects.
     """
 
-    def __init__(self, connection: Client, stream: str, subject: str, heartbeat: float) -> None:
+    def __init__(
+        self, connection: Client, stream: str, subject: str, heartbeat: float, start: int | datetime | None = None
+    ) -> None:
+        """It starts with a sequence of the stream or at a time; by default with the last message of each subject."""
         self._connection = connection
         self._stream = stream
+        self._start = start
         self._subject = subject
         self._heartbeat = heartbeat
         self._messages: asyncio.Queue[Msg] = asyncio.Queue()
@@ -33,12 +39,12 @@ class Feed:
         self._seen = 0
 
     async def open(self) -> None:
-        """Starts with the last message of every subject."""
+        """Starts it."""
         inbox = self._connection.new_inbox()
         self._subscription = await self._connection.subscribe(inbox, cb=self._messages.put)
         config = ConsumerConfig(
             deliver_subject=inbox,
-            deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
+            **self._begin(),
             filter_subject=self._subject,
             ack_policy=AckPolicy.NONE,
             max_deliver=1,
@@ -49,6 +55,13 @@ class Feed:
             mem_storage=True,
         )
         await self._connection.jetstream(timeout=REQUEST_SECONDS).add_consumer(self._stream, config)
+
+    def _begin(self) -> dict[str, Any]:
+        if self._start is None:
+            return {"deliver_policy": DeliverPolicy.LAST_PER_SUBJECT}
+        if isinstance(self._start, int):
+            return {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": self._start}
+        return {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": self._start}
 
     async def close(self) -> None:
         """Unsubscribes; the server removes the consumer soon after."""
@@ -87,9 +100,8 @@ class Feed:
                     return await self._messages.get()
             except TimeoutError:
                 self._check(self._connection.is_connected, "the connection is lost")
-        raise Unavailable(what="The store of records", problem="it stopped sending heartbeats")
+        raise Unavailable(what=f"The stream {self._stream}", problem="it stopped sending heartbeats")
 
-    @staticmethod
-    def _check(holds: bool, problem: str) -> None:
+    def _check(self, holds: bool, problem: str) -> None:
         if not holds:
-            raise Unavailable(what="The store of records", problem=problem)
+            raise Unavailable(what=f"The stream {self._stream}", problem=problem)

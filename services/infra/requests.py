@@ -81,9 +81,8 @@ class Requests:
             parsed = handler.request_deserializer(raw) if handler.request_deserializer else raw
         except DecodeError:
             raise InvalidRequest(field="request", problem=f"its bytes are not what {call.path} takes.") from None
-        request = projects.incoming(parsed)
-        audit.about(request)
-        return request
+        audit.about(parsed)
+        return projects.incoming(parsed)
 
 
 class _Stream:

@@ -12,6 +12,7 @@
     │   EstimateNotFound, RecordNotFound, BlobNotFound, UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused, CoverageUnavailable
+    │   ├── AuditNotStored
     │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
     ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull, Throttled, MessageTooLarge
@@ -370,6 +371,13 @@ class StoreRefused(FailedPrecondition):
 
     reason = "StoreRefused"
     template = "The store refused {what}: {code}; check its address, credentials and permissions."
+
+
+class AuditNotStored(FailedPrecondition):
+    """The services write their audit elsewhere than where it can be queried."""
+
+    reason = "AuditNotStored"
+    template = "The audit is not stored where it can be queried; add `nats` to {setting} of every service."
 
 
 class Diverged(FailedPrecondition):

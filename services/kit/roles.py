@@ -48,6 +48,7 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
         ),
         Role.ADMIN: "UnloadModel",  # all callers of the replica then wait for the next load
     },
+    "sightline.v1.AuditService": {Role.ADMIN: "ListAuditEvents"},
     "grpc.reflection.v1alpha.ServerReflection": {Role.VIEWER: "ServerReflectionInfo"},
     "grpc.reflection.v1.ServerReflection": {Role.VIEWER: "ServerReflectionInfo"},
 }

@@ -52,8 +52,10 @@ class Settings(BaseSettings):
     bucket: str = "sightline"
     open_prefixes: str = ""  # what callers' uris may name besides uploads: `shared/,acme:archive/`, or `*`
     log_level: str = "INFO"
-    audit: str = "stdout"  # or a file, or "none"
+    audit: str = "stdout"  # or "nats", or a file, or several of them separated by commas, or "none"
     audit_reads: bool = False  # whether it has calls that only read, too
+    audit_days: float = Field(default=90.0, gt=0)  # how long a new stream in NATS keeps entries
+    audit_bytes: int = Field(default=1024**3, ge=1024**2)  # and how many bytes of them
     loop_stuck_seconds: float = Field(
         default=60.0, ge=0
     )  # how long the event loop may be stuck before the process ends
@@ -105,6 +107,11 @@ class Settings(BaseSettings):
     nats_credentials: SecretStr = SecretStr("")  # the content of a .creds file
     nats_credentials_file: Path | None = None  # that file, read again on each connection
     s3_ca: Path | None = None
+
+    @property
+    def audit_sinks(self) -> tuple[str, ...]:
+        """Where entries of the audit go: `stdout`, `nats`, files."""
+        return tuple(word for part in self.audit.split(",") if (word := part.strip()) not in ("", "none"))
 
     @field_validator("host")
     @classmethod

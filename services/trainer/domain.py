@@ -27,6 +27,7 @@ from services.trainer.ledger import ZERO, total
 from services.trainer.name_use import NameUse
 from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe
+from services.trainer.used_weights import UsedWeights
 from services.trainer.work import Work
 from services.vision.card import ModelKind, WeightsSource
 
@@ -182,6 +183,7 @@ class TrialResult:
     insight_key: str = ""  # empty of earlier versions
     performance: Performance  # without curves and matrix
     weights_source: WeightsSource
+    weights: tuple[UsedWeights, ...] = ()  # the packs that its networks started from; empty of earlier versions
     resolution: int
     networks: tuple[str, ...] = ()  # of a classifier: those that it is built on; may differ from the recipe's
     backbones: tuple[
@@ -208,6 +210,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     base_key: str = ""  # prefix of the bundle that it continues; empty: none
     base_digest: str = ""  # of that bundle; empty of earlier versions
+    weights: tuple[UsedWeights, ...] = ()  # what earlier trials used: packs that differ are refused
     expected_seconds: float = 0.0
     # Name of the trial whose settings it repeats, for longer or on more images; empty if it repeats none.
     parent_trial: str = msgspec.field(name="forerunner", default="")

@@ -20,6 +20,7 @@ from services.trainer.insight import NO_INSIGHT, Insight
 from services.trainer.name_use import NameUse
 from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe, Split, is_linear
+from services.trainer.used_weights import UsedWeights
 from services.vision.card import WeightsSource
 
 MANIFEST_FILE = "manifest.json"  # in a task's `directory`, with packs and indexes named by `local_name`
@@ -39,6 +40,7 @@ class TrainTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     weights_directory: str | None = None
     installed_weights: bool = False  # those in installed packages too, if neither that directory nor the cache has them
     download_weights: bool = False  # if nothing on this machine has them
+    weights: tuple[UsedWeights, ...] = ()  # packs that differ from these are refused
     base_directory: str | None = None  # the bundle of the model that it continues
     checkpoint_path: str | None = None  # of an earlier attempt: continue from there
     checkpoint_seconds: float = 5.0  # minimum time between two checkpoints
@@ -144,6 +146,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     used: timedelta  # since the task's arrival
     stop_reason: str  # "converged": the recipe ran to its end; "allowance": it was cut to fit
     weights_source: WeightsSource
+    weights: tuple[UsedWeights, ...] = ()  # the packs that its networks started from
     resolution: int
     image_count: int
     category_count: int

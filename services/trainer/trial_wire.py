@@ -48,6 +48,9 @@ def trial_message(version: Versioned[Trial]) -> trial_pb2.Trial:
         message.prediction_cost.CopyFrom(cost)
     if result:
         message.weights_source = trial_pb2.Trial.WeightsSource.Value(result.weights_source)
+        for used in result.weights:
+            source = trial_pb2.Trial.WeightsSource.Value(used.source)
+            message.weights.add(network=used.network, source=source, sha256=used.sha256)
         if (features := result.features) is not None:
             message.features.reused_blocks = features.reused
             message.features.computed_blocks = features.computed

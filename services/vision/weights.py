@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +72,11 @@ class WeightsResolver:
         *,
         packages: bool = True,
         download: bool = True,
+        used: Mapping[tuple[str, WeightsSource], str] | None = None,
         opener: Opener | None = None,
     ) -> None:
+        """`used` has the SHA-256 that the file of a network from a source must have."""
+        self._used = used or {}
         self._folder = folder
         self._cache = cache
         self._packages = packages
@@ -84,15 +87,25 @@ class WeightsResolver:
     def resolve(self, wanted: Entry) -> PretrainedWeights:
         """The best weights, or none with a note.
 
-        Raises safetensors.SafetensorError for a broken file, and PackUnusable for one that is not what its description
-        or the catalogue says.
+        Raises safetensors.SafetensorError for a broken file, and PackUnusable for one that is not what its description,
+        the catalogue or `used` says.
         """
         for path, source in self._places(wanted):
             if path.is_file():
-                return _read(path, source, wanted)
+                found = _read(path, source, wanted)
+                self._require_used(path, found, wanted)
+                return found
         if wanted.package and (path := self._installed(wanted.package)):
             return self._converted(path, wanted, wanted.package)
         return self._download(wanted)
+
+    def _require_used(self, path: Path, found: PretrainedWeights, wanted: Entry) -> None:
+        used = self._used.get((wanted.name, found.source), found.sha256)
+        if found.sha256 != used:
+            raise PackUnusable(
+                f"{path} was changed while the model is trained: its SHA-256 is {found.sha256}, and earlier trials used"
+                f" {used}. Restore it, or train again."
+            )
 
     def available(self, wanted: Entry) -> bool:
         """Whether the weights are on this machine already."""

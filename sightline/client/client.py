@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from sightline.client import predictions, progress, requests
+from sightline.client.audit import Audit
 from sightline.client.calls import Calls
 from sightline.client.datasets import Datasets
 from sightline.client.evaluations import Evaluations
@@ -42,6 +43,7 @@ class Client:
         self._calls = Calls(self.stubs, reporter(progress))
         self.datasets = Datasets(self._calls)
         self.uploads = Uploads(self._calls)
+        self.audit = Audit(self._calls)
         self.models = Models(self._calls)
         self.evaluations = Evaluations(self._calls)
 

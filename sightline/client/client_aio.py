@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from sightline.client import predictions, requests
+from sightline.client.audit import AsyncAudit
 from sightline.client.calls import AsyncCalls
 from sightline.client.client import reporter, within
 from sightline.client.datasets import AsyncDatasets
@@ -39,6 +40,7 @@ class AsyncClient:
         self._calls = AsyncCalls(self.stubs, reporter(progress))
         self.datasets = AsyncDatasets(self._calls)
         self.uploads = AsyncUploads(self._calls)
+        self.audit = AsyncAudit(self._calls)
         self.models = AsyncModels(self._calls)
         self.evaluations = AsyncEvaluations(self._calls)
 

@@ -9,7 +9,7 @@ SightlineError
 │       FileAlreadyExists
 ├── NotFound: DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound, UploadNotFound, BlobNotFound
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
-│       StoreRefused, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
+│       StoreRefused, AuditNotStored, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded: Throttled, MessageTooLarge
 ├── DeadlineExceeded: RequestTimedOut
@@ -392,6 +392,13 @@ class StoreRefused(FailedPrecondition):
     """The blob store refused: wrong credentials, a missing permission, or an invalid key."""
 
     reason = "StoreRefused"
+
+
+class AuditNotStored(FailedPrecondition):
+    """The services write their audit elsewhere than where it can be queried."""
+
+    reason = "AuditNotStored"
+    advice = "`sightline audit read` reads the files or logs that they write instead"
 
 
 class Diverged(FailedPrecondition):

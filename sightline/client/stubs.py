@@ -17,6 +17,7 @@ from sightline.v1 import dataset_pb2, evaluation_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import evaluation_service_pb2 as evaluation_service
 from sightline.v1 import model_service_pb2 as model_service
+from sightline.v1.audit_service_pb2_grpc import AuditServiceStub
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub
@@ -39,9 +40,18 @@ class Stubs:
         self._closers: list[Callable[[], None]] = []
 
     @cached_property
+    def _dataset(self) -> grpc.Channel:
+        return self._open(self.addresses.dataset)
+
+    @cached_property
     def datasets(self) -> DatasetServiceStub:
         """The dataset service."""
-        return DatasetServiceStub(self._open(self.addresses.dataset))
+        return DatasetServiceStub(self._dataset)
+
+    @cached_property
+    def audit(self) -> AuditServiceStub:
+        """The audit, of the dataset service."""
+        return AuditServiceStub(self._dataset)
 
     @cached_property
     def _trainer(self) -> grpc.Channel:

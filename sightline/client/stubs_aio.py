@@ -17,12 +17,14 @@ from sightline.client.transport.credentials import Credentials
 from sightline.client.transport.retries import Backoff
 from sightline.client.uploads import Counter, LocalFile, batches, messages
 from sightline.v1 import dataset_service_pb2 as dataset_service
+from sightline.v1.audit_service_pb2_grpc import AuditServiceStub
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 
 if TYPE_CHECKING:
+    from sightline.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
     from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
     from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceAsyncStub
     from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub
@@ -41,9 +43,18 @@ class AsyncStubs:
         self._channels: list[grpc.aio.Channel] = []
 
     @cached_property
+    def _dataset(self) -> grpc.aio.Channel:
+        return self._open(self.addresses.dataset)
+
+    @cached_property
     def datasets(self) -> "DatasetServiceAsyncStub":
         """The dataset service."""
-        return DatasetServiceStub(self._open(self.addresses.dataset))
+        return DatasetServiceStub(self._dataset)
+
+    @cached_property
+    def audit(self) -> "AuditServiceAsyncStub":
+        """The audit, of the dataset service."""
+        return AuditServiceStub(self._dataset)
 
     @cached_property
     def _trainer(self) -> grpc.aio.Channel:

@@ -23,7 +23,7 @@ class StackError(Exception):
 def lock_folder(data: Path) -> IO[str]:
     """Locks the folder for this process until the file is closed; StackError if another process holds the lock."""
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = (data / "lock").open("a+")
+    file = os.fdopen(os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

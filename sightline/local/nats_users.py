@@ -1,6 +1,6 @@
 """Who may do what in NATS: one user per process, each with what it needs to publish and to hear, and no more.
 
-The manifests in deploy/ have the same users, with passwords from their environment.
+`tools/manifests.py` writes the same users into deploy/, with passwords from the server's environment.
 """
 
 import json
@@ -9,11 +9,12 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-RECORDS, JOBS = "KV_sightline_records", "SIGHTLINE_JOBS"
+RECORDS, JOBS, AUDIT = "KV_sightline_records", "SIGHTLINE_JOBS", "SIGHTLINE_AUDIT"
 FILE = "passwords.json"  # next to the configuration of a local server
 ADMIN = "admin"  # for people, and `sightline doctor`
 
-# What each may write: parts of the subjects of records, and the kinds of jobs that it announces.
+# What each may write: parts of the subjects of records, and the kinds of jobs that it announces. `*` is an id in any
+# project, because a subject has both in one part (`models.acme/m`).
 WRITES: Mapping[str, Sequence[str]] = {
     "dataset-api": ("datasets.*", "uploads.*"),
     "dataset-worker": ("datasets.*",),
@@ -34,29 +35,59 @@ COUNTS: Mapping[str, Sequence[str]] = {
     "trainer-api": ("trainer",),
 }
 REMOVES = ("dataset-api", "dataset-worker", "trainer-api")  # records, with what deletions leave behind
-USERS = tuple(WRITES)
+NOTES: Mapping[str, str] = {
+    "dataset-api": "dataset",
+    "trainer-api": "trainer",
+    "predictor": "predictor",
+}  # audit entries
+READS_AUDIT = ("dataset-api",)  # answers ListAuditEvents
+USERS = (*WRITES, "predictor")
 
 
 def publishes(user: str) -> list[str]:
-    """The subjects to which a process may publish: records and jobs, and the requests that its code makes."""
-    kinds = {*TAKES.get(user, ()), *COUNTS.get(user, ())}
-    api = [f"STREAM.{request}.{stream}" for stream in (RECORDS, JOBS) for request in ("INFO", "CREATE")]
-    api += [f"STREAM.MSG.GET.{RECORDS}"]
-    if user.endswith("-api"):  # these follow the records
-        api += [f"CONSUMER.CREATE.{RECORDS}", f"CONSUMER.CREATE.{RECORDS}.>"]
-    if user in REMOVES:
-        api += [f"STREAM.PURGE.{RECORDS}"]
-    for kind in sorted(kinds):
-        requests = ("CONSUMER.INFO", "CONSUMER.DURABLE.CREATE", "CONSUMER.CREATE")
-        api += [f"{request}.{JOBS}.{kind}" for request in requests] + [f"CONSUMER.CREATE.{JOBS}.{kind}.jobs.{kind}"]
-    api += [f"CONSUMER.MSG.NEXT.{JOBS}.{kind}" for kind in TAKES.get(user, ())]
-    return [
-        *(f"$KV.sightline_records.{subject}" for subject in WRITES[user]),
-        *(f"jobs.{kind}" for kind in ANNOUNCES.get(user, ())),
-        *(f"$JS.API.{request}" for request in api),
-        *(f"$JS.ACK.{JOBS}.{kind}.>" for kind in TAKES.get(user, ())),
-        *([f"$JS.FC.{RECORDS}.>"] if user.endswith("-api") else []),
-    ]
+    """The subjects to which a process may publish: records, jobs and audit entries, and its code's requests."""
+    return [*_of_records(user), *_of_jobs(user), *_of_audit(user)]
+
+
+def _of_records(user: str) -> list[str]:
+    """Nothing for a user without records; the apis also follow them."""
+    if user not in WRITES:
+        return []
+    requests = [f"STREAM.INFO.{RECORDS}", f"STREAM.CREATE.{RECORDS}", f"STREAM.MSG.GET.{RECORDS}"]
+    requests += [f"STREAM.PURGE.{RECORDS}"] if user in REMOVES else []
+    follows = _follows(RECORDS) if user.endswith("-api") else []
+    return [*(f"$KV.sightline_records.{subject}" for subject in WRITES[user]), *_requests(requests), *follows]
+
+
+def _of_jobs(user: str) -> list[str]:
+    takes, kinds = TAKES.get(user, ()), sorted({*TAKES.get(user, ()), *COUNTS.get(user, ())})
+    if not kinds:
+        return []
+    requests = [f"STREAM.INFO.{JOBS}", f"STREAM.CREATE.{JOBS}"]
+    for kind in kinds:
+        verbs = ("CONSUMER.INFO", "CONSUMER.DURABLE.CREATE", "CONSUMER.CREATE")
+        requests += [*(f"{verb}.{JOBS}.{kind}" for verb in verbs), f"CONSUMER.CREATE.{JOBS}.{kind}.jobs.{kind}"]
+    requests += [f"CONSUMER.MSG.NEXT.{JOBS}.{kind}" for kind in takes]
+    acks = (f"$JS.ACK.{JOBS}.{kind}.>" for kind in takes)
+    return [*(f"jobs.{kind}" for kind in ANNOUNCES.get(user, ())), *_requests(requests), *acks]
+
+
+def _of_audit(user: str) -> list[str]:
+    """Entries can be added, by one user also read, but by none changed or removed."""
+    if user not in NOTES:
+        return []
+    requests = _requests([f"STREAM.INFO.{AUDIT}", f"STREAM.CREATE.{AUDIT}"])
+    return [f"audit.{NOTES[user]}", *requests, *(_follows(AUDIT) if user in READS_AUDIT else [])]
+
+
+def _follows(stream: str) -> list[str]:
+    """To receive a stream's messages in order."""
+    consumers = _requests([f"CONSUMER.CREATE.{stream}", f"CONSUMER.CREATE.{stream}.>"])
+    return [*consumers, f"$JS.FC.{stream}.>"]
+
+
+def _requests(requests: Sequence[str]) -> list[str]:
+    return [f"$JS.API.{request}" for request in requests]
 
 
 def inbox_prefix(user: str) -> str:
@@ -73,6 +104,11 @@ def authorization(passwords: Mapping[str, str]) -> str:
         lines += ["      ]", f'      subscribe: ["{inbox_prefix(user)}.>"]', "    }}"]
     lines += [f"    {{user: {ADMIN}, password: {_value(passwords[ADMIN])}}}", "  ]", "}", ""]
     return "\n".join(lines)
+
+
+def password_variable(user: str) -> str:
+    """The variable in the environment of a server in deploy/ that has the user's password."""
+    return f"{user.upper().replace('-', '_')}_PASSWORD"
 
 
 def kept_passwords(file: Path) -> Mapping[str, str]:

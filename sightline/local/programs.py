@@ -79,7 +79,7 @@ def _api(layout: Layout, name: str, module: str, *role: str, **settings: str) ->
     address = str(getattr(layout.addresses, name))
     settings |= {
         "SIGHTLINE_PORT": address.rpartition(":")[2],
-        "SIGHTLINE_AUDIT": str(layout.data / "audit" / f"{name}.jsonl"),
+        "SIGHTLINE_AUDIT": f"{layout.data / 'audit' / name}.jsonl,nats",
     }
     return Program(name, _command(module, *role), partial(is_serving, address), environment(layout, name, settings))
 
@@ -116,12 +116,19 @@ def environment(layout: Layout, name: str, settings: Mapping[str, str]) -> dict[
 
 
 def _nats_environment(layout: Layout, name: str) -> dict[str, str]:
-    """Where a process reaches NATS, and as whom; the predictor needs none of it."""
-    found = {"SIGHTLINE_NATS_URL": f"nats://{HOST}:{layout.nats_port}"}
-    user = f"{name}-api" if name in SERVICES else name.rstrip("-0123456789")
-    if user in USERS:
-        found |= {"SIGHTLINE_NATS_USER": user, "SIGHTLINE_NATS_PASSWORD": layout.nats_passwords[user]}
-    return found
+    """Where a process reaches NATS, and as whom."""
+    user = user_of(name)
+    return {
+        "SIGHTLINE_NATS_URL": f"nats://{HOST}:{layout.nats_port}",
+        "SIGHTLINE_NATS_USER": user,
+        "SIGHTLINE_NATS_PASSWORD": layout.nats_passwords[user],
+    }
+
+
+def user_of(name: str) -> str:
+    """The user that a process of a suite is, as in deploy/: `dataset-api` is the process `dataset`."""
+    user = name.rstrip("-0123456789")
+    return user if user in USERS else f"{user}-api"
 
 
 def _threads(layout: Layout) -> int:

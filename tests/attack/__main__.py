@@ -1,8 +1,8 @@
-"""Measures a dataset api under each attack: `python -m tests.attack [--before FOLDER] [--only KIND ...]`.
+"""Measures a service under each attack: `python -m tests.attack [--before FOLDER] [--only KIND ...]`.
 
-FOLDER has the source of another version, which is measured in the same way. For each attack, a new api is started, with
-its own nats-server, store and keys. An admin calls it for some seconds, then the attack starts in another process, of
-the lowest priority.
+FOLDER has the source of another version, which is measured in the same way. For each attack, a new dataset api or
+predictor is started, with its own servers, store and keys. An admin calls it for some seconds, then the attack starts
+in another process, of the lowest priority. The peak of memory includes the processes that decode.
 """
 
 from __future__ import annotations
@@ -11,32 +11,24 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from sightline.client import keys
 from sightline.client.transport.channel import OPTIONS
-from sightline.client.transport.connection import bearer
-from sightline.v1 import dataset_pb2
-from sightline.v1 import dataset_service_pb2 as pb
-from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
-from tests.attack.kinds import HELD, KINDS, Target
-from tests.support.servers import NatsServer, free_port, stop
+from tests.attack.files import KINDS
+from tests.attack.kinds import Target, strike
+from tests.attack.targets import Api, running
 
 ROOT = Path(__file__).parents[2]
-CALLS_PER_SECOND = 50
 SWING_SECONDS = 3.0  # between the start of the attack and the first measured call
+SAMPLE_SECONDS = 0.1  # between two looks at the memory
 
 
 @dataclass
@@ -58,109 +50,79 @@ class Measured:
         return 1000 * ordered[int(0.99 * (len(ordered) - 1))]
 
 
-@dataclass(frozen=True)
-class Api:
-    """A running dataset api."""
-
-    target: Target
-    pid: int
-
-    def peak_mib(self) -> float:
-        """The most memory that it has had so far; nan if it is gone."""
-        with suppress(OSError, StopIteration):
-            lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-            return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-        return float("nan")
-
-
-@contextmanager
-def running(source: Path, folder: Path) -> Generator[Api]:
-    """A dataset api of this source, with the dataset that attackers watch."""
-    made = {role: keys.make(role, role) for role in keys.ROLES}
-    (folder / "keys").write_text("\n".join(line for _, line in made.values()) + "\n")
-    coco = folder / "store" / "uploads" / "u" / "coco.json"
-    coco.parent.mkdir(parents=True)
-    coco.write_text("{}")
-    port = free_port()
-    with NatsServer(folder / "nats") as nats, (folder / "log").open("wb") as log:
-        environment = os.environ | {
-            "PYTHONPATH": str(source),
-            "SIGHTLINE_PORT": str(port),
-            "SIGHTLINE_NATS_URL": nats.url,
-            "SIGHTLINE_STORE_DIRECTORY": str(folder / "store"),
-            "SIGHTLINE_AUTH_KEYS": str(folder / "keys"),
-        }
-        command = [sys.executable, "-m", "services.dataset", "api"]
-        process = subprocess.Popen(command, cwd=source, env=environment, stderr=log)
-        try:
-            tokens = {role: key for role, (key, _) in made.items()}
-            yield Api(Target(f"127.0.0.1:{port}", tokens), process.pid)
-        finally:
-            stop(process)
-
-
 async def good_calls(api: Api, seconds: float) -> Measured:
-    """An admin's calls at a steady rate, each tenth with a health check; late ones do not delay the next."""
+    """An admin's calls at a steady rate; late ones do not delay the next."""
     found, tasks = Measured(), set[asyncio.Task[None]]()
 
     async def call(number: int, channel: grpc.aio.Channel) -> None:
         start = time.perf_counter()
         try:
-            metadata = [bearer(api.target.tokens["admin"])]
-            await DatasetServiceStub(channel).GetDataset(pb.GetDatasetRequest(name=HELD), metadata=metadata, timeout=5)
-            if number % 10 == 0:
-                health: Any = HealthStub(channel)
-                await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            await api.good_call(channel, api.target.tokens["admin"], number)
         except grpc.aio.AioRpcError:
             found.failed += 1
         else:
             found.seconds.append(time.perf_counter() - start)
 
     async with grpc.aio.insecure_channel(api.target.address, options=OPTIONS) as channel:
-        for number in range(round(seconds * CALLS_PER_SECOND)):
+        for number in range(round(seconds * api.calls_per_second)):
             tasks.add(asyncio.create_task(call(number, channel)))
-            await asyncio.sleep(1 / CALLS_PER_SECOND)
+            await asyncio.sleep(1 / api.calls_per_second)
         await asyncio.gather(*tasks)
     return found
 
 
-async def create_held(api: Api) -> None:
-    """Creates the dataset that no worker checks; returns once the api serves."""
-    async with grpc.aio.insecure_channel(api.target.address, options=OPTIONS) as channel:
-        dataset = dataset_pb2.Dataset(
-            annotation_kind=dataset_pb2.Dataset.IMAGE_CLASSIFICATION,
-            annotation_file_uris=["s3://sightline/uploads/u/coco.json"],
-        )
-        request = pb.CreateDatasetRequest(dataset_id=HELD.removeprefix("datasets/"), dataset=dataset)
-        await DatasetServiceStub(channel).CreateDataset(
-            request, metadata=[bearer(api.target.tokens["admin"])], timeout=60, wait_for_ready=True
-        )
+@asynccontextmanager
+async def memory_watched(api: Api) -> AsyncGenerator[list[float]]:
+    """What it used within the block, in MiB, at several times."""
+    seen: list[float] = []
+
+    async def look() -> None:
+        while True:
+            seen.append(await asyncio.to_thread(api.memory_mib))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield seen
+    finally:
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
+        seen.append(api.peak_mib())
 
 
 async def measure(kind: str, source: Path, seconds: float) -> str:
     """The cells of one attack's row for one version."""
-    with tempfile.TemporaryDirectory() as folder, running(source, Path(folder)) as api:
-        await create_held(api)
-        quiet = await good_calls(api, seconds)
-        environment = os.environ | {"SIGHTLINE_ATTACK": json.dumps([api.target.address, api.target.tokens])}
-        attacker = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.attack", "--strike", kind, cwd=ROOT, env=environment
-        )
-        try:
-            await asyncio.sleep(SWING_SECONDS)
-            under = await good_calls(api, seconds)
-        finally:
-            attacker.kill()
-            await attacker.wait()
-        ratio = under.p99 / quiet.p99
-        return f"{under.success:.2%} | {quiet.p99:.0f} → {under.p99:.0f} ms ({ratio:.1f} x) | {api.peak_mib():.0f} MiB"
+    with tempfile.TemporaryDirectory() as folder:
+        async with running(kind, source, Path(folder)) as api:
+            quiet = await good_calls(api, seconds)
+            environment = os.environ | {"SIGHTLINE_ATTACK": json.dumps([api.target.address, api.target.tokens])}
+            command = (sys.executable, "-m", "tests.attack", "--strike", kind)
+            attacker = await asyncio.create_subprocess_exec(
+                *command, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE
+            )
+            try:
+                assert attacker.stdout
+                await attacker.stdout.readline()
+                async with memory_watched(api) as mib:
+                    await asyncio.sleep(SWING_SECONDS)
+                    under = await good_calls(api, seconds)
+            finally:
+                attacker.kill()
+                await attacker.wait()
+            ratio = under.p99 / quiet.p99
+            times = f"{quiet.p99:.0f} → {under.p99:.0f} ms ({ratio:.1f} x)"
+            return f"{under.success:.2%} | {times} | {max(mib):.0f} MiB"
 
 
-async def strike(kind: str) -> None:
-    """Attacks until the process is ended, at the lowest priority: an attacker has machines of its own."""
+async def strike_alone(kind: str) -> None:
+    """Attacks until the process is ended, at the lowest priority: an attacker has machines of its own.
+
+    Prints a line when it begins.
+    """
     os.nice(19)
     address, tokens = json.loads(os.environ["SIGHTLINE_ATTACK"])
-    await KINDS[kind](Target(address, tokens))
+    await strike(kind, Target(address, tokens, begun=lambda: print("begun", flush=True)))  # noqa: T201 - to the process that measures
 
 
 async def main() -> None:
@@ -174,7 +136,7 @@ async def main() -> None:
     parser.add_argument("--strike", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.strike:
-        await strike(options.strike)
+        await strike_alone(options.strike)
         return
     sources = {"now": ROOT} | ({"before": options.before.absolute()} if options.before else {})
     sys.stdout.write("| attack | version | good calls | p99, quiet → attack | peak memory |\n|---|---|---|---|---|\n")

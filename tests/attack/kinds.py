@@ -1,4 +1,7 @@
-"""The attacks. To add one, decorate a function with `attack`, here or in a module that this folder's tests import."""
+"""The attacks on a dataset api, and how attacks are registered; those by files are in `tests.attack.files`.
+
+To add one, decorate a function with `attack`, or `attack_on` another service, in one of these two modules.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ from tests.support.http2 import (
 HEALTH = "/grpc.health.v1.Health/Check"
 LIST = "/sightline.v1.DatasetService/ListDatasets"
 HELD = "datasets/held"  # a dataset whose Watch stays open
+MODEL = "models/m"  # that the predictor has
 ANOTHER_HOST = "127.0.0.2"
 HOLD_SECONDS = 3.0  # of a connection; the server has ended most of its calls by then
 PER_CONNECTION = 50  # calls
@@ -42,21 +46,42 @@ class Target:
     address: str
     tokens: Mapping[str, str]  # by role
     calls: int = 1250
+    begun: Callable[[], None] = lambda: None  # called when the first call is about to be made
 
     @property
     def huge(self) -> int:
         """Bytes of a request that no rpc takes; fewer in a short attack."""
         return 23_000_000 if self.calls > 1000 else 4_000_000
 
+    @property
+    def side(self) -> int:
+        """Pixels of the side of an image that is just not refused; fewer in a short attack."""
+        return 7_000 if self.calls > 1000 else 1_500
+
 
 Attack: TypeAlias = Callable[[Target], Awaitable[None]]
 KINDS: dict[str, Attack] = {}
+SERVICE_OF: dict[str, str] = {}  # which is attacked: `dataset` or `predictor`
 
 
-def attack(kind: Attack) -> Attack:
+def attack_on(service: str) -> Callable[[Attack], Attack]:
     """Registers an attack under its function's name. It goes on until it is cancelled; its docstring describes it."""
-    KINDS[kind.__name__] = kind
-    return kind
+
+    def register(kind: Attack) -> Attack:
+        KINDS[kind.__name__], SERVICE_OF[kind.__name__] = kind, service
+        return kind
+
+    return register
+
+
+attack = attack_on("dataset")
+
+
+async def strike(kind: str, target: Target) -> None:
+    """Attacks until cancelled."""
+    if SERVICE_OF[kind] == "dataset":  # those on the predictor make their images first
+        target.begun()
+    await KINDS[kind](target)
 
 
 @attack
@@ -156,7 +181,7 @@ async def call_flood(target: Target) -> None:
             with suppress(grpc.aio.AioRpcError):
                 await stub.ListDatasets(pb.ListDatasetsRequest(), metadata=metadata)
 
-    async with _channel(target) as channel, asyncio.TaskGroup() as group:
+    async with channel_to(target) as channel, asyncio.TaskGroup() as group:
         for _ in range(PER_CONNECTION):
             group.create_task(call(DatasetServiceStub(channel)))
 
@@ -180,7 +205,8 @@ async def silent_connections(target: Target) -> None:
             group.create_task(connect())
 
 
-def _channel(target: Target) -> grpc.aio.Channel:
+def channel_to(target: Target) -> grpc.aio.Channel:
+    """A connection of its own, without limits or retries."""
     options = [("grpc.enable_retries", 0), ("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
     return grpc.aio.insecure_channel(target.address, options=options)
 
@@ -240,7 +266,7 @@ async def _sending(target: Target, path: str, token: str, size: int, calls: int)
             with suppress(grpc.aio.AioRpcError):
                 await channel.unary_unary(path)(data, metadata=metadata, timeout=30)
 
-    async with _channel(target) as channel, asyncio.TaskGroup() as group:
+    async with channel_to(target) as channel, asyncio.TaskGroup() as group:
         for _ in range(min(calls, target.calls // 40)):
             group.create_task(send(channel))
 
@@ -256,7 +282,7 @@ async def _holding(target: Target, token: str) -> None:
                     pass
             await asyncio.sleep(0.2)
 
-    channels = [_channel(target) for _ in range(-(-target.calls // PER_CONNECTION))]
+    channels = [channel_to(target) for _ in range(-(-target.calls // PER_CONNECTION))]
     try:
         async with asyncio.TaskGroup() as group:
             for number in range(target.calls):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,26 +18,33 @@ from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.infra.nats_access import NatsAccess
 from services.kit.errors import Unavailable
+from services.kit.names import root, split
 from services.kit.records import Synced
 from sightline.local.nats_users import (
     ADMIN,
     ANNOUNCES,
     COUNTS,
+    NOTES,
     REMOVES,
     TAKES,
     USERS,
+    WRITES,
     authorization,
     inbox_prefix,
 )
 from tests.support.servers import ACK_WAIT, NatsServer
 
+ROOT = Path(__file__).parents[2]
 PASSWORDS = {user: f"secret of {user}" for user in (*USERS, ADMIN)}
 OWN = {
-    "dataset-api": "datasets/d",
-    "dataset-worker": "datasets/d",
-    "trainer-api": "models/m",
-    "trainer-worker": "models/m/trials/t000",
+    "dataset-api": ("datasets/d", "uploads/u"),
+    "dataset-worker": ("datasets/d",),
+    "trainer-api": ("models/m", "models/m/trials/t000", "models/m/evaluations/e", "estimates/e"),
+    "trainer-worker": ("models/m/trials/t000", "models/m/evaluations/e", "estimates/e"),
 }
+WORK = [
+    (user, f"{root(project)}{key}") for project in ("default", "acme") for user, keys in OWN.items() for key in keys
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,22 +65,28 @@ async def connection_of(server: NatsServer, user: str) -> AsyncGenerator[Client]
         await connection.close()
 
 
-@pytest.mark.parametrize("user", USERS)
-async def test_each_user_can_do_its_own_work(server: NatsServer, user: str) -> None:
-    key = f"{OWN[user]}-{user}"
+@pytest.mark.parametrize(("user", "key"), WORK)
+async def test_each_user_writes_its_own_records_in_every_project(server: NatsServer, user: str, key: str) -> None:
+    key = f"{key}-{user}"
     async with asyncio.timeout(30), connection_of(server, user) as connection:
-        records, queue = JetStreamRecords(connection), JetStreamQueue(connection, ACK_WAIT)
+        records = JetStreamRecords(connection)
         revision = await records.create(key, b"1")
         revision = await records.update(key, b"2", revision)
         assert (await records.get(key)).value == b"2"
         if user.endswith("-api"):
-            collections = key.split("/")[::2]
+            collections = split(key)[1].split("/")[::2]
             async for change in records.watch(*collections):
                 if isinstance(change, Synced):
                     break
         if user in REMOVES:
             records._tombstone_age = timedelta(seconds=-1)
             await records.delete(key, revision)
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_each_user_announces_takes_and_counts_its_own_jobs(server: NatsServer, user: str) -> None:
+    async with asyncio.timeout(30), connection_of(server, user) as connection:
+        queue = JetStreamQueue(connection, ACK_WAIT)
         for kind in ANNOUNCES.get(user, ()):
             await queue.publish(kind, b"work")
         for kind in COUNTS.get(user, ()):
@@ -87,6 +102,11 @@ async def test_each_user_can_do_its_own_work(server: NatsServer, user: str) -> N
             await delivery.ack()
 
 
+def audit_of(user: str) -> str:
+    """Where its audit entries go."""
+    return f"audit.{NOTES[user]}"
+
+
 def forbidden(user: str) -> list[str]:
     """What would change or fake another's state."""
     others = {
@@ -94,6 +114,10 @@ def forbidden(user: str) -> list[str]:
         "dataset-worker": ["$KV.sightline_records.models.m", "jobs.trainer"],
         "trainer-api": ["$KV.sightline_records.datasets.d", "jobs.ingest-dataset"],
         "trainer-worker": ["$KV.sightline_records.models.m", "$KV.sightline_records.datasets.d", "jobs.trainer"],
+        "predictor": ["$KV.sightline_records.models.m", "$JS.API.STREAM.MSG.GET.KV_sightline_records"],
+    }
+    others = {
+        who: [*subjects, *(audit_of(other) for other in NOTES if other != who)] for who, subjects in others.items()
     }
     api = [
         "$JS.API.STREAM.DELETE.KV_sightline_records",
@@ -104,6 +128,7 @@ def forbidden(user: str) -> list[str]:
         "$JS.API.STREAM.MSG.GET.SIGHTLINE_JOBS",
         "$JS.API.STREAM.SNAPSHOT.KV_sightline_records",
         "$JS.API.CONSUMER.DELETE.SIGHTLINE_JOBS.trainer",
+        *(f"$JS.API.STREAM.{verb}.SIGHTLINE_AUDIT" for verb in ("UPDATE", "PURGE", "DELETE", "MSG.DELETE", "RESTORE")),
     ]
     inboxes = [f"{inbox_prefix(other)}.x" for other in USERS if other != user]
     return [*others[user], *api, *inboxes]
@@ -132,7 +157,7 @@ async def test_no_user_can_write_or_hear_what_is_another_s(server: NatsServer, u
     assert all("permissions violation" in problem.lower() for problem in refused)
 
 
-@pytest.mark.parametrize(("user", "password"), [("", ""), ("predictor", "x"), (ADMIN, "wrong")])
+@pytest.mark.parametrize(("user", "password"), [("", ""), ("nobody", "x"), (ADMIN, "wrong")])
 async def test_whoever_is_not_a_user_is_not_let_in(server: NatsServer, user: str, password: str) -> None:
     with pytest.raises(Unavailable, match=r"(?i)authorization violation"):
         await connect(server.url, "test", deadline_seconds=1.0, access=NatsAccess(user=user, password=password))
@@ -141,6 +166,21 @@ async def test_whoever_is_not_a_user_is_not_let_in(server: NatsServer, user: str
 def test_every_kind_of_job_has_users_that_announce_and_take_it() -> None:
     kinds = [{kind for kinds in of.values() for kind in kinds} for of in (TAKES, ANNOUNCES, COUNTS)]
     assert kinds == [{"ingest-dataset", "ingest-chunk", "trainer"}] * 3
+
+
+def test_every_collection_has_a_user_that_writes_it() -> None:
+    written = {pattern.split(".")[0] for patterns in WRITES.values() for pattern in patterns}
+    assert written == set(_collections())
+
+
+def _collections() -> Iterator[str]:
+    """The outermost collections of the records that the services keep, as their code names them."""
+    for path in (ROOT / "services").rglob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for call in calls:
+            if isinstance(call.func, ast.Name) and call.func.id == "Collection":
+                module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+                yield eval(ast.unparse(call.args[3]), vars(module))
 
 
 def test_passwords_are_kept_between_runs_and_readable_by_their_owner_only(tmp_path: Path) -> None:

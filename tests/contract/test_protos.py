@@ -29,6 +29,7 @@ SERVICES = {
     "DatasetService": """CreateDataset GetDataset ListDatasets UpdateDataset DeleteDataset WatchDataset UploadFiles
         ListFindings ListDatasetSamples CompareDatasets ListUploads ListUploadedFiles DeleteUpload
         ReadImages""",
+    "AuditService": "ListAuditEvents",
     "ModelService": """CreateModel GetModel ListModels UpdateModel DeleteModel CancelModel WatchModel ListTrials
         EstimateTraining ExportModel""",
     "EvaluationService": "CreateEvaluation GetEvaluation ListEvaluations DeleteEvaluation WatchEvaluation",

@@ -15,6 +15,7 @@ import yaml
 from services.infra.static_keys import parse
 from services.kit.roles import Role
 from sightline.client.keys import digest
+from sightline.local.nats_users import ADMIN, USERS
 from tests.support.manifests import K8S, ROOT, environment, of_kind, render_text
 from tests.support.servers import find_program
 
@@ -100,6 +101,13 @@ def test_the_keys_belong_to_the_services_and_an_administrator(secrets: Path) -> 
     assert callers[digest(token)].roles == {Role.VIEWER}
     (printed,) = re.findall(r"slk_\S+", (secrets / "printed").read_text())
     assert callers[digest(printed)].roles == {Role.ADMIN}
+
+
+def test_every_user_of_nats_has_a_password_that_the_server_reads_as_text(secrets: Path) -> None:
+    found = {file.name: file.read_text() for file in (secrets / "secrets" / "sightline-nats").iterdir()}
+    assert found.keys() == {*USERS, ADMIN}
+    assert all(re.fullmatch("[a-z][a-z0-9]{30,}", password) for password in found.values())
+    assert len(set(found.values())) == len(found)
 
 
 def test_the_documented_overlay_pulls_every_image_from_the_registry_and_works_in_any_namespace(tmp_path: Path) -> None:

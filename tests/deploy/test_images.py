@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sightline.local.nats_users import ADMIN, USERS, password_variable
 from tests.support.environments import distributions
 from tests.support.manifests import OURS, ROOT, SHARED, tool, variables
 
@@ -129,3 +130,13 @@ def test_compose_builds_existing_targets_and_sets_only_variables_that_the_servic
     assert service["build"]["target"] in TARGETS
     assert service["environment"].keys() <= SHARED
     assert ("SIGHTLINE_PROBE_PORT" in service["environment"]) or name.endswith("worker")
+
+
+def test_in_compose_each_process_is_its_own_user_of_nats() -> None:
+    server = COMPOSE["services"]["nats"]
+    assert "./k8s/base/users.conf:/etc/nats/users.conf:ro" in server["volumes"]
+    assert {password_variable(user) for user in (*USERS, ADMIN)} < server["environment"].keys()
+    for name in USERS:
+        values = BUILT[name]["environment"]
+        assert values["SIGHTLINE_NATS_USER"] == name
+        assert values["SIGHTLINE_NATS_PASSWORD"] == f"${{{password_variable(name)}}}"

@@ -4,11 +4,12 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import subprocess
 import urllib.request
 from collections.abc import Generator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,21 @@ from nats.aio.client import ServerVersion
 
 from services.infra.jetstream import connected, knows_sync_interval
 from services.infra.jetstream_queue import STREAM, JetStreamQueue
+from services.infra.jetstream_records import JetStreamRecords
 from services.infra.nats_access import NatsAccess
 from services.infra.nats_expiry import shown
+from services.kit.errors import Unavailable
 from services.kit.queue import Queue
 from services.trainer.reconcile import jobs
 from sightline.local.nats import find, version
+from sightline.local.nats_users import ADMIN, USERS, WRITES, password_variable
 from sightline.local.ports import free_ports
 from tests.support.certificates import HOUR, Authority
 from tests.support.manifests import K8S, of_kind, template
 from tests.support.servers import ACK_WAIT, stop
 
 SERVERS = 3
+PASSWORD = "p1e5"  # as the documented command makes them
 PLACES = {"plain": K8S / "base" / "nats.conf", "tls": K8S / "components" / "tls" / "nats.conf"}
 
 
@@ -46,23 +51,29 @@ class Cluster:
 @pytest.fixture(params=PLACES)
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Cluster]:
     """Three servers with the configuration."""
-    access, authority = NatsAccess(), Authority()
+    access, authority = NatsAccess(user=ADMIN, password=PASSWORD), Authority()
     if request.param == "tls":
         certificate, key = authority.pair().write(tmp_path / "tls", "tls")
-        access = NatsAccess(authority.write(tmp_path / "tls"), certificate, key)
+        access = replace(access, ca=authority.write(tmp_path / "tls"), certificate=certificate, key=key)
+    shutil.copy(K8S / "base" / "users.conf", tmp_path)
     ports = free_ports(3 * SERVERS)
     with ExitStack() as stack:
         for number in range(SERVERS):
             config = tmp_path / f"nats-{number}.conf"
             config.write_text(_localised(PLACES[request.param].read_text(), number, ports, tmp_path))
             log = stack.enter_context((tmp_path / f"nats-{number}.log").open("wb"))
-            environment = os.environ | {"POD_NAME": f"nats-{number}"}
+            environment = os.environ | passwords() | {"POD_NAME": f"nats-{number}"}
             command = [find(), "--config", str(config)]
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
             stack.callback(stop, process)
         clients, monitors = ports[:SERVERS], ports[2 * SERVERS :]
         url = ",".join(f"nats://127.0.0.1:{port}" for port in clients)
         yield Cluster(url, access, [f"http://127.0.0.1:{port}" for port in monitors], authority)
+
+
+def passwords() -> dict[str, str]:
+    """The servers' environment; NATS reads a value as configuration, where digits first would be a number."""
+    return {password_variable(user): PASSWORD for user in (*USERS, ADMIN)}
 
 
 def _localised(config: str, number: int, ports: list[int], folder: Path) -> str:
@@ -95,6 +106,24 @@ async def test_three_servers_form_a_cluster_and_keep_three_copies_of_each_stream
         assert delivery.body == b"work"
 
 
+@pytest.mark.parametrize("user", WRITES)
+async def test_a_process_logs_in_with_its_own_password_and_writes_its_records_only(cluster: Cluster, user: str) -> None:
+    access = replace(cluster.access, user=user)
+    async with asyncio.timeout(60), connected(cluster.url, "test", access) as connection:
+        records = JetStreamRecords(connection, replicas=SERVERS)
+        mine, foreign = "models/m/trials/t", "datasets/d"
+        if user.startswith("dataset"):
+            mine, foreign = foreign, mine
+        while True:
+            try:
+                await records.create(mine, b"1")
+                break
+            except Unavailable:  # the servers accept nothing until they have elected a leader
+                await asyncio.sleep(0.2)
+        with pytest.raises(Unavailable, match="timeout"):
+            await records.create(foreign, b"1")
+
+
 async def test_the_autoscaler_reads_the_number_of_trainings_before_the_first_worker_starts(cluster: Cluster) -> None:
     (scaled,) = of_kind("autoscaling", "ScaledJob")
     trigger = scaled["spec"]["triggers"][0]["metadata"]
@@ -116,7 +145,7 @@ async def test_servers_present_a_renewed_certificate_and_open_connections_stay(
     (nats,) = of_kind("tls", "StatefulSet")
     (reloader,) = template(nats)["spec"]["initContainers"]
     (script,) = reloader["args"]
-    path = {"PATH": f"{Path(find()).parent}:{os.environ['PATH']}"}
+    path = passwords() | {"PATH": f"{Path(find()).parent}:{os.environ['PATH']}"}
     async with asyncio.timeout(60), connected(cluster.url, "test", cluster.access) as connection:
         with ExitStack() as stack:
             for number in range(SERVERS):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.infra import observe
+from sightline.local.nats_users import ADMIN, USERS, authorization, password_variable
 from tests.support.manifests import (
     APIS,
     CLUSTER_WIDE,
@@ -192,7 +193,7 @@ def test_every_secret_is_documented_and_every_config_map_exists(name: str) -> No
 
 
 @rendering
-def test_secrets_are_files_except_for_the_stores_address_and_the_bundled_stores_keys(
+def test_secrets_are_files_except_for_the_stores_address_and_what_other_servers_take_from_variables(
     name: str,
 ) -> None:
     found = {
@@ -201,7 +202,41 @@ def test_secrets_are_files_except_for_the_stores_address_and_the_bundled_stores_
         for variable in container.get("env", [])
         if "secretKeyRef" in variable.get("valueFrom", {})
     }
-    assert {one for one in found if one[0] != "object-store"} == {(one, "endpoint") for one in OURS}
+    assert {one for one in found if one[0] != "object-store"} == {
+        *((one, "endpoint") for one in OURS),
+        *(("nats", user) for user in (*USERS, ADMIN)),
+    }
+
+
+@rendering
+@pytest.mark.parametrize("pod_name", OURS)
+def test_a_pod_has_its_own_user_of_nats_and_of_the_store_and_no_others_secrets(name: str, pod_name: str) -> None:
+    (workload,) = [one for one in workloads(name) if one["metadata"]["name"] == pod_name]
+    volumes = {
+        one["secret"]["secretName"]: one["secret"] for one in template(workload)["spec"]["volumes"] if "secret" in one
+    }
+    mounted = {
+        secret: [item["key"] for item in volumes[secret]["items"]] for secret in ("sightline-nats", "sightline-s3")
+    }
+    assert mounted == {
+        "sightline-nats": [pod_name],
+        "sightline-s3": [f"{pod_name}-access-key", f"{pod_name}-secret-key"],
+    }
+    assert environment(name, pod_name)["SIGHTLINE_NATS_USER"] == pod_name
+    assert pod_name in USERS
+
+
+@rendering
+def test_nats_has_the_users_of_a_local_suite(name: str) -> None:
+    (config,) = [one["data"] for one in of_kind(name, "ConfigMap") if "nats.conf" in one["data"]]
+    assert 'include "users.conf"' in config["nats.conf"]
+    variables = {user: f"${password_variable(user)}" for user in (*USERS, ADMIN)}
+    assert config["users.conf"].endswith(authorization(variables)), "run `make manifests`"
+    (nats,) = [one for _, _, one in containers(name) if one["name"] == "nats"]
+    passwords = {
+        one["name"]: one["valueFrom"]["secretKeyRef"] for one in nats["env"] if one["name"].endswith("_PASSWORD")
+    }
+    assert passwords == {password_variable(user): {"name": "sightline-nats", "key": user} for user in (*USERS, ADMIN)}
 
 
 @rendering

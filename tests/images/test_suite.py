@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sightline.client import keys
 from sightline.client.transport.addresses import Addresses
 from sightline.demo import digits
+from sightline.local.nats_users import ADMIN, USERS, authorization
 from sightline.local.ports import free_ports
 from tests.e2e.conftest import Command
 from tests.support.ceph import CephGateway
@@ -120,6 +121,7 @@ def pods(
     certificate, key = authority.pair().write(tls, "tls")
     ca = authority.write(tls)
     files = {"sightline-s3/access-key": s3_server.access_key, "sightline-s3/secret-key": s3_server.secret_key}
+    files["sightline-nats/password"] = "of every user"
     files["sightline-token/token"], services = keys.make("services", "viewer")
     token, administrator = keys.make("administrator", "admin")
     files["sightline-auth/keys"] = f"{services}\n{administrator}\n"
@@ -129,11 +131,11 @@ def pods(
     for file in (certificate, key, ca, *(tmp_path / name for name in files)):
         file.chmod(0o440)
         os.chown(file, 0, USER_ID)
-    config = ""
+    config = authorization(dict.fromkeys((*USERS, ADMIN), files["sightline-nats/password"]))
     if request.param != "local":
         monkeypatch.setenv("SIGHTLINE_CA", str(ca))
         monkeypatch.setenv("SIGHTLINE_TOKEN", token)
-        config = f'tls {{ cert_file: "{certificate}", key_file: "{key}", ca_file: "{ca}", verify: true }}'
+        config += f'tls {{ cert_file: "{certificate}", key_file: "{key}", ca_file: "{ca}", verify: true }}'
     with NatsServer(tmp_path / "nats", config=config) as nats:
         here = {
             "SIGHTLINE_NATS_URL": nats.url,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import grpc
 import pytest
 
-from services.infra import audit
-from services.infra.audit import LOST, Audit, FileSink
+from services.infra import audit, audit_sinks
+from services.infra.audit import Audit
+from services.infra.audit_sinks import LOST, WAITING, FileSink
+from services.kit.settings import Settings
 from services.kit.telemetry import MemoryTelemetry
 from sightline.client import keys
 from sightline.client.transport.connection import bearer
@@ -110,41 +114,88 @@ async def test_by_default_entries_go_to_standard_output_at_any_log_level(
 class FailingSink:
     """A full disk, until it is not."""
 
+    name = "file"
+
     def __init__(self) -> None:
         self.full, self.written = True, b""
 
-    def write(self, lines: bytes) -> None:
+    def write(self, lines: Sequence[bytes]) -> None:
         if self.full:
             raise OSError("no space left on device")
-        self.written += lines
+        self.written += b"".join(lines)
+
+    def close(self) -> None: ...
+
+
+class HangingSink(FailingSink):
+    """A disk that never answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = threading.Event()
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        self.closed.wait()
+        raise OSError("given up")
+
+    def close(self) -> None:
+        self.closed.set()
 
 
 def lost(telemetry: MemoryTelemetry) -> float:
-    return telemetry.value(LOST)
+    return telemetry.value(LOST, sink="file")
 
 
-async def test_entries_that_cannot_be_written_are_counted_and_do_not_hold_up_calls(monkeypatch) -> None:
-    monkeypatch.setattr(audit, "MAX_WAITING", 3)
+def delete(noting: Audit, request_id: str) -> None:
+    noting.note("/sightline.v1.DatasetService/DeleteDataset", "OK", "", request_id, "peer")
+
+
+async def test_entries_that_cannot_be_written_are_counted_and_do_not_hold_up_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(audit_sinks, "MAX_WAITING", 3)
     telemetry, sink = MemoryTelemetry(), FailingSink()
-    noting = Audit("test", sink, telemetry)
-    noting.note("/sightline.v1.DatasetService/DeleteDataset", "OK", "", "r1", "peer")
+    noting = Audit("test", [sink], telemetry)
+    delete(noting, "r1")
     await eventually(lambda: lost(telemetry) == 1)
     sink.full = False
-    noting.note("/sightline.v1.DatasetService/DeleteDataset", "OK", "", "r2", "peer")
+    delete(noting, "r2")
     noting.close()
     assert json.loads(sink.written)["request_id"] == "r2"
     for _ in range(5):  # the writer has ended: nothing takes entries from the queue
-        noting.note("/sightline.v1.DatasetService/DeleteDataset", "OK", "", "r3", "peer")
+        delete(noting, "r3")
     assert lost(telemetry) == 3
+    assert telemetry.value(WAITING, sink="file") == 3
+
+
+def test_what_is_not_written_when_the_process_ends_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_sinks, "CLOSE_SECONDS", 0.1)
+    telemetry = MemoryTelemetry()
+    noting = Audit("test", [HangingSink()], telemetry)
+    for number in range(5):
+        delete(noting, f"r{number}")
+    assert telemetry.value(WAITING, sink="file") == 5
+    noting.close()
+    assert lost(telemetry) == 5
+    assert telemetry.value(WAITING, sink="file") == 0
+
+
+def test_entries_go_to_every_place_that_the_setting_names(tmp_path: Path, capfdbinary: Any) -> None:
+    settings = Settings(audit=f"stdout, {tmp_path / 'file'}")
+    noting = audit.of_settings("test", settings, MemoryTelemetry())
+    assert noting
+    delete(noting, "r1")
+    noting.close()
+    assert capfdbinary.readouterr().out == (tmp_path / "file").read_bytes() != b""
 
 
 def test_a_file_is_private_appended_to_and_made_anew_when_it_was_moved(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    FileSink(path).write(b"1\n")
+    FileSink(path).write([b"1\n"])
     sink = FileSink(path)
-    sink.write(b"2\n")
+    sink.write([b"2\n"])
     assert path.stat().st_mode & 0o777 == 0o600
     path.rename(tmp_path / "audit.jsonl.1")
-    sink.write(b"3\n")
+    sink.write([b"3\n"])
     assert (tmp_path / "audit.jsonl.1").read_bytes() == b"1\n2\n"
     assert path.read_bytes() == b"3\n"

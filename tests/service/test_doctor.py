@@ -29,6 +29,7 @@ from services.infra.findings import Finding, Level, Report
 from services.infra.jetstream import connect
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
+from sightline.local.nats_users import ADMIN, USERS, authorization
 from tests.support.ceph import CephGateway
 from tests.support.runtime import serving
 from tests.support.servers import ACK_WAIT, NatsServer, free_port
@@ -75,6 +76,14 @@ async def test_the_suites_streams_are_checked(own_nats_server: NatsServer) -> No
     assert texts(made, Level.OK).count("is kept in files, in 1 copy") == 2
     made = await found("nats", nats(own_nats_server.url, nats_replicas=3))
     assert texts(made, Level.WARNING).count("SIGHTLINE_NATS_REPLICAS asks for 3") == 2
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_as_the_user_of_a_process_what_it_may_not_do_is_no_fault(tmp_path: Path, user: str) -> None:
+    with NatsServer(tmp_path, config=authorization(dict.fromkeys((*USERS, ADMIN), "secret"))) as server:
+        made = await found("nats", nats(server.url, nats_user=user, nats_password="secret"))
+    assert not texts(made, Level.FAULT)
+    assert f"SIGHTLINE_NATS_USER={ADMIN}" in texts(made, Level.OK)
 
 
 async def test_the_check_of_nats_leaves_nothing_behind(own_nats_server: NatsServer) -> None:

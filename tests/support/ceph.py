@@ -146,6 +146,14 @@ class CephGateway:
         self._administer("key", "create", f"--access-key={access}", f"--secret-key={secret}")
         return access, secret
 
+    def add_user(self, name: str) -> tuple[str, str]:
+        """Creates a user without rights, whom policies name `arn:aws:iam:::user/NAME`; returns its keys."""
+        access, secret = f"{name}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
+        keys = (f"--access-key={access}", f"--secret-key={secret}")
+        program = find_program("radosgw-admin", PACKAGES["radosgw-admin"])
+        self._run(program, "user", "create", f"--uid={name}", f"--display-name={name}", *keys)
+        return access, secret
+
     def remove_key(self, access: str) -> None:
         """Revokes the key: requests signed with it are refused."""
         self._administer("key", "rm", f"--access-key={access}")

@@ -1,7 +1,7 @@
 """A real gRPC server in this process, whose handlers a test writes as plain functions."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,11 +88,14 @@ async def serving(
     patience_seconds: float = 10.0,
     connections: Connections = STANDARD,
     image_bytes: int = MAX_MESSAGE_BYTES,
+    name: str = "test",
+    more: Sequence[Service] = (),
     **settings: Any,
 ) -> AsyncGenerator[Serving]:
-    """Both services on a free port; drained at the end, or when the test sets `stop`."""
+    """Both services, and more, on a free port; drained at the end, or when the test sets `stop`."""
     telemetry = PrometheusTelemetry("test")
     services = [
+        *more,
         Service(
             dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"],
             add_DatasetServiceServicer_to_server,
@@ -107,7 +110,7 @@ async def serving(
         ),
     ]
     chosen: dict[str, Any] = {"port": 0, "drain_seconds": 0.0, "grace_seconds": 0.5, **settings}
-    server = Server("test", Settings(**chosen), telemetry, services, ready, 0.01, patience_seconds, connections)
+    server = Server(name, Settings(**chosen), telemetry, services, ready, 0.01, patience_seconds, connections)
     port = await server.start()
     running = Serving(server, f"127.0.0.1:{port}", telemetry)
     task = asyncio.create_task(server.run_until(running.stop))

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from services.dataset import metrics as dataset
-from services.infra import audit, observe, server_metrics, tls
+from services.infra import audit_sinks, observe, server_metrics, tls
 from services.kit import consume, metered
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor import metrics as predictor
@@ -24,7 +24,14 @@ RPCS = (
     server_metrics.RECEIVED,
     server_metrics.SENT,
 )
-SERVERS = (*RPCS, server_metrics.REFUSED, server_metrics.BYTES, server_metrics.IN_FLIGHT, audit.LOST)
+SERVERS = (
+    *RPCS,
+    server_metrics.REFUSED,
+    server_metrics.BYTES,
+    server_metrics.IN_FLIGHT,
+    audit_sinks.LOST,
+    audit_sinks.WAITING,
+)
 EVERYWHERE = (observe.BUILD_INFO, *metered.STORE, tls.EXPIRY)
 COMMON = {*EVERYWHERE, *metered.NATS}
 CHAPTERS: dict[str, set[Metric]] = {

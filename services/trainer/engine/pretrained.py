@@ -136,7 +136,8 @@ def resolver(task: TrainTask) -> WeightsResolver:
     """Finds weights where the task may look for them."""
     folder = Path(task.weights_directory) if task.weights_directory else None
     cache, packages = Path(task.cache_directory), task.installed_weights
-    return WeightsResolver(folder, cache, packages=packages, download=task.download_weights)
+    used = {(one.network, one.source): one.sha256 for one in task.weights}
+    return WeightsResolver(folder, cache, packages=packages, download=task.download_weights, used=used)
 
 
 def _networks(task: TrainTask, categories: int, sources: _Sources) -> list[tuple[Network, PretrainedWeights]]:

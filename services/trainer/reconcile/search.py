@@ -21,6 +21,7 @@ from services.trainer.planner.steps import StartTrial
 from services.trainer.recipe import HOLDOUT_FRACTION
 from services.trainer.reconcile.final_evaluation import planned
 from services.trainer.store import Store
+from services.trainer.used_weights import first_used
 from services.trainer.work import Work
 
 _log = Log(__name__)
@@ -75,6 +76,7 @@ class Search:
             seed=model.hyperparameters.seed,
             base_key=model.base_key if model.base else "",
             base_digest=model.base.bundle_digest if model.base else "",
+            weights=first_used(one.result.weights for one in trials if one.result),
             expected_seconds=step.expected_seconds,
             parent_trial=step.parent_trial,
             work=Work(create_time=now, allowance=step.allowance),

@@ -208,6 +208,7 @@ class Supervision:
             insight_key=insight_key,
             performance=_summary(result.performance),
             weights_source=result.weights_source,
+            weights=result.weights,
             resolution=result.resolution,
             networks=result.networks,
             backbones=result.backbones,

@@ -215,6 +215,7 @@ class Worker:
             weights_directory=str(weights) if weights else None,
             installed_weights=self._settings.installed_weights,
             download_weights=self._settings.download_weights,
+            weights=record.weights,
             base_directory=await self._base(record),
             checkpoint_path=await self._checkpoint(record),
             checkpoint_seconds=self._settings.checkpoint_seconds,

@@ -46,6 +46,14 @@ class NameUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsFile:
+    """A file of pretrained weights."""
+
+    network: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One try of a training to find better weights."""
 
@@ -60,6 +68,7 @@ class Trial:
     prediction_cost: timedelta | None  # of one image with the result, on one core of the reference device
     attempts: int  # above 1 if a worker died
     progress: float  # 0..1
+    weights: tuple[WeightsFile, ...]  # that its networks started from, of the store or the worker's folder
     features: FeatureUse | None  # None of a detector, and without a result
     category_names: NameUse | None  # None if no network could read them, and without a result
     error: SightlineError | None  # why it is FAILED
@@ -82,6 +91,7 @@ class Trial:
             prediction_cost=span(message.prediction_cost) if message.HasField("prediction_cost") else None,
             attempts=message.attempts,
             progress=message.progress,
+            weights=tuple(WeightsFile(network=one.network, sha256=one.sha256) for one in message.weights),
             features=_features(message.features) if message.HasField("features") else None,
             category_names=_names(message.category_names) if message.HasField("category_names") else None,
             error=failure(message),

@@ -64,7 +64,7 @@ class Credentials:
 
     def name_of(self, field: str) -> str:
         """The variable that sets the field."""
-        return (self.names or VARIABLES)[field]
+        return (self.names or {}).get(field, VARIABLES[field])
 
     def check(self, address: str) -> None:
         """CredentialsError if they are contradictory, or a token would cross a network in plain text."""

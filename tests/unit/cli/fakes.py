@@ -17,6 +17,8 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from sightline.v1 import audit_service_pb2 as audit
+from sightline.v1 import audit_service_pb2_grpc as audit_grpc
 from sightline.v1 import dataset_service_pb2 as ds
 from sightline.v1 import dataset_service_pb2_grpc as ds_grpc
 from sightline.v1 import evaluation_service_pb2 as es
@@ -65,6 +67,7 @@ class Fakes:
         self.samples: list[ds.DatasetSample] = []
         self.comparison = ds.CompareDatasetsResponse()
         self.uploads: dict[str, Upload] = {}
+        self.audit: list[audit.AuditEvent] = []
         self.files: dict[str, bytes] = {}
         self.images: dict[str, bytes] = {}  # what ReadImages sends, of the category `cat`
         self.page_size = 2
@@ -216,6 +219,16 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
         return empty_pb2.Empty()
 
 
+class AuditFake(audit_grpc.AuditServiceServicer):
+    def __init__(self, fakes: Fakes) -> None:
+        self.fakes = fakes
+
+    def ListAuditEvents(self, request: audit.ListAuditEventsRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "ListAuditEvents", request)
+        items, token = self.fakes.page(self.fakes.audit, request.page_token)
+        return audit.ListAuditEventsResponse(events=items, next_page_token=token)
+
+
 class ModelFake(ms_grpc.ModelServiceServicer):
     def __init__(self, fakes: Fakes) -> None:
         self.fakes = fakes
@@ -315,6 +328,7 @@ def serving(fakes: Fakes) -> Generator[str]:
     """The fakes on a free port of this machine."""
     server = grpc.server(ThreadPoolExecutor(4))
     ds_grpc.add_DatasetServiceServicer_to_server(_concrete(DatasetFake)(fakes), server)
+    audit_grpc.add_AuditServiceServicer_to_server(_concrete(AuditFake)(fakes), server)
     ms_grpc.add_ModelServiceServicer_to_server(_concrete(ModelFake)(fakes), server)
     es_grpc.add_EvaluationServiceServicer_to_server(_concrete(EvaluationFake)(fakes), server)
     ps_grpc.add_PredictionServiceServicer_to_server(_concrete(PredictionFake)(fakes), server)

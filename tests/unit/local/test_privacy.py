@@ -32,6 +32,7 @@ def test_a_new_folder_and_files_with_secrets_are_closed_too(tmp_path: Path) -> N
     data = tmp_path / "suite"
     claims.lock_folder(data).close()
     assert mode(data) == 0o700
+    assert mode(data / "lock") == 0o600
     old = data / "nats.conf"
     old.write_text("open to all")
     old.chmod(0o644)
@@ -56,7 +57,7 @@ async def test_what_the_programs_write_is_their_user_s_own(tmp_path: Path) -> No
         await child.stop(1.0)
     finally:
         os.umask(before)
-    assert mode(done) == 0o600
+    assert mode(done) == mode(tmp_path / "log") == 0o600
 
 
 @pytest.fixture
@@ -73,21 +74,20 @@ def layout(tmp_path: Path) -> Layout:
     )
 
 
-def test_each_process_logs_in_to_nats_as_its_own_user_and_the_predictor_as_none(layout: Layout) -> None:
+def test_each_process_logs_in_to_nats_as_its_own_user(layout: Layout) -> None:
     programs = service_programs(layout, lambda _: None)
-    users = {program.name: program.environment.get("SIGHTLINE_NATS_USER") for program in programs}
+    users = {program.name: program.environment["SIGHTLINE_NATS_USER"] for program in programs}
     assert users == {
         "dataset": "dataset-api",
         "dataset-worker": "dataset-worker",
         "trainer": "trainer-api",
         "trainer-worker-1": "trainer-worker",
         "trainer-worker-2": "trainer-worker",
-        "predictor": None,
+        "predictor": "predictor",
     }
     for program in programs:
         secrets = set(layout.nats_passwords.values()) & set(program.environment.values())
-        user = users[program.name]
-        assert secrets == ({layout.nats_passwords[user]} if user else set())
+        assert secrets == {layout.nats_passwords[users[program.name]]}
 
 
 def test_the_server_s_configuration_lets_nobody_in_without_a_password() -> None:

@@ -17,6 +17,7 @@ from services.trainer.messages import Result, TrainTask
 from services.trainer.name_use import NO_NAME_USE, NameUse
 from services.trainer.performance import Interval, Performance, Source
 from services.trainer.prediction_cost import bundle_seconds
+from services.trainer.used_weights import used_by
 from services.vision.card import CardBackbone, ModelCard, ModelKind, WeightsSource
 from services.vision.classifier import Classifier, ClassifierNetwork
 from services.vision.intervals import wilson_interval
@@ -78,6 +79,7 @@ def finish(task: TrainTask, session: Session, images: Images, finished: Finished
         used=session.meter.elapsed(),
         stop_reason=finished.stop_reason,
         weights_source=finished.weights_source,
+        weights=used_by(finished.cards),
         resolution=finished.resolution,
         image_count=len(images.samples),
         category_count=len(images.categories),

@@ -18,6 +18,7 @@ from services.trainer.insight import Insight, Mistake
 from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Performance, Source
 from services.trainer.prediction_cost import bundle_seconds
+from services.trainer.used_weights import used_by
 from services.vision.card import ModelCard, ModelKind
 from services.vision.detector import Detector
 from services.vision.detector_network import DetectorNetwork
@@ -55,6 +56,7 @@ def finish(
         used=session.meter.elapsed(),
         stop_reason="allowance",
         weights_source=origin.weights.source,
+        weights=used_by(detector.card.backbones),
         resolution=origin.rule.size,
         image_count=len(scenes.samples),
         category_count=len(scenes.categories),

@@ -21,9 +21,11 @@ from services.trainer.engine.pretrained import load_backbones, within_reach
 from services.trainer.engine.session import Meter, Session
 from services.trainer.messages import Result, TrainTask
 from services.trainer.recipe import Framing
+from services.trainer.used_weights import UsedWeights
 from services.vision.backbones import build
 from services.vision.card import CardBackbone, WeightsSource
 from services.vision.catalogue import BACKBONES
+from services.vision.packs import file_digest
 from services.vision.timm_networks import DeviceClass
 from services.vision.weights import WeightsResolver
 from tests.support.packs import SQUEEZENET, add_description, write_weights
@@ -96,6 +98,22 @@ def test_the_preferred_network_with_weights_is_taken_without_a_warning(task: Tra
     assert result.networks == ("mobilenet_v3_large",)
     assert result.backbones == ("mobilenet_v3_large", "squeezenet1_1")
     assert not any("weights" in warning for warning in result.warnings)
+
+
+def test_a_pack_that_was_changed_since_an_earlier_trial_is_refused_by_name(task: TrainTask, folder: Path) -> None:
+    put(folder, "squeezenet1_1")
+    file = folder / "squeezenet1_1.safetensors"
+    session = Session(Meter(task.allowance), lambda message: None)
+    result = train_head(task, session)
+    used = UsedWeights(network="squeezenet1_1", source=WeightsSource.FOLDER, sha256=file_digest(file))
+    assert result.weights == (used,)
+    later = msgspec.structs.replace(task, weights=result.weights)
+    assert chosen(later) == ("squeezenet1_1",)
+    changed = {name: tensor + 1 for name, tensor in published("squeezenet1_1").items()}
+    safetensors.torch.save_file(changed, file)
+    with pytest.raises(InvalidRequest, match=rf"{file} was changed while the model is trained: .*{used.sha256}"):
+        train_head(later, session)
+    assert chosen(task) == ("squeezenet1_1",)  # another model starts from what is there now
 
 
 @pytest.mark.parametrize("device", [DeviceClass.GPU_16, DeviceClass.GPU_80, DeviceClass.CORES_8])

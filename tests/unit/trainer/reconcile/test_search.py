@@ -1,6 +1,7 @@
 """A search by several replicas and on several workers: one decision at a time, by whoever is not behind."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from services.trainer.recipe import Recipe
 from services.trainer.reconcile.coordinator import Coordinator
 from services.trainer.reconcile.search import Search
 from services.trainer.store import Store
+from services.trainer.used_weights import UsedWeights
 from services.trainer.work import Work
-from services.vision.card import ModelKind
+from services.vision.card import ModelKind, WeightsSource
 from tests.unit.trainer.support import (
     START,
     TTL,
@@ -115,6 +117,27 @@ def step() -> StartTrial:
     found = plan(training(), [], None)
     assert isinstance(found, StartTrial)
     return found
+
+
+async def test_later_trials_must_use_the_packs_that_the_first_ones_used() -> None:
+    async with world() as at:
+        await at.store.models.create(training())
+        first = UsedWeights(network="a", source=WeightsSource.STORE, sha256="1")
+        local = UsedWeights(network="a", source=WeightsSource.FOLDER, sha256="2")
+        other = UsedWeights(network="b", source=WeightsSource.STORE, sha256="3")
+        for number, weights in enumerate([(first,), (local, other), (replace(first, sha256="4"),)]):
+            name = (await at.trial(number)).name
+            await at.handle(name)
+
+            def bring(trial: Trial, weights: tuple[UsedWeights, ...] = weights) -> Trial:
+                assert trial.result
+                return replace(trial, result=dataclasses.replace(trial.result, weights=weights))
+
+            await at.store.trials.change(name, bring)
+        await at.search().start_trial(await at.model(), at.store.trials_of(NAME), step())
+        planned = (await at.model()).planned
+        assert planned
+        assert planned.weights == (first, local, other)
 
 
 async def test_a_trial_that_ends_after_a_later_one_was_served_is_still_compared() -> None:

@@ -44,6 +44,7 @@ from services.trainer.planner.steps import StartTrial
 from services.trainer.recipe import Recipe
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
+from services.trainer.used_weights import UsedWeights
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work, WorkState
 from services.trainer.worker import supervision
 from services.trainer.worker.attempt import Attempt
@@ -459,6 +460,29 @@ async def test_a_refit_beside_the_trial_that_it_repeats_gets_the_thresholds_of_t
     await at.table.create(refit, replace(runs, name=refit, number=2, recipe=repeats, parent_trial=long))
     await at.worker(listens).handle(refit)
     assert told == [{}, {f"category {number}": 0.5 for number in range(120)}]
+
+
+async def test_a_trial_gets_the_digests_of_the_packs_to_use_and_keeps_those_that_it_used(
+    at: World,
+) -> None:
+    told: list[tuple[UsedWeights, ...]] = []
+    used = UsedWeights(network="squeezenet1_1", source=WeightsSource.STORE, sha256="aa")
+
+    async def listens(task: Task) -> AsyncGenerator[Message]:
+        assert isinstance(task, TrainTask)
+        told.append(task.weights)
+        yield msgspec.structs.replace(outcome(task, 0.001), weights=(used,))
+
+    await at.begin()
+    first = await at.trial()
+    await at.worker(listens).handle(T0)
+    done = await at.trial()
+    assert done.result
+    assert done.result.weights == (used,)
+    later = "models/m/trials/t001"
+    await at.table.create(later, replace(first, name=later, number=1, weights=(used,)))
+    await at.worker(listens).handle(later)
+    assert told == [(), (used,)]
 
 
 def names_in(directory: str) -> list[str]:

@@ -1,0 +1,101 @@
+"""What each process may do in the store: a policy for its user there.
+
+`make manifests` writes a file for each, for stores that attach policies to users (AWS, MinIO). A store that only has
+policies of buckets (Ceph, Versity) gets one for all of them:
+
+    python -m deploy.s3.policies --bucket sightline --principal 'arn:aws:iam:::user/{}'
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BUCKET = "sightline"
+PROCESSES = ("dataset-api", "dataset-worker", "trainer-api", "trainer-worker", "predictor")
+# Prefixes within each project. In keys of other projects than `default`, which begin with `projects/PROJECT/`, `*`
+# matches slashes too: `projects/*/models/*` is also a dataset that is called `models`. Ceph's `*` ends at the first
+# character that fits what follows, so there is one for each part of a key.
+READS: Mapping[str, Sequence[str]] = {
+    "dataset-api": ("datasets", "uploads"),
+    "dataset-worker": ("datasets", "uploads"),
+    "trainer-api": ("datasets", "models"),
+    "trainer-worker": ("datasets", "models"),
+    "predictor": ("models", "uploads"),
+}
+WRITES: Mapping[str, Sequence[str]] = {
+    "dataset-api": ("uploads",),
+    "dataset-worker": ("datasets",),
+    "trainer-api": ("models",),
+    "trainer-worker": ("models", "datasets/*/*/features"),
+}
+SHARED: Mapping[str, Sequence[str]] = {"trainer-worker": ("weights/",)}  # read, and of no project
+IMAGES = ("dataset-api", "dataset-worker", "predictor")  # read what callers name, so also what an operator opened
+DOCTOR = "doctor/"  # where `sightline doctor` tries the store
+
+
+def main() -> None:
+    """Prints the policy of a process, or that of a bucket."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("process", nargs="?", choices=PROCESSES, help="whose policy; without it, a bucket's")
+    parser.add_argument("--bucket", default=BUCKET)
+    parser.add_argument("--open", nargs="*", default=[], metavar="PREFIX", help="of SIGHTLINE_OPEN_PREFIXES")
+    parser.add_argument("--principal", default="arn:aws:iam:::user/{}", help="how the store names the user {}")
+    options = parser.parse_args()
+    if options.process:
+        made = policy(options.process, options.bucket, options.open)
+    else:
+        made = bucket_policy(options.bucket, options.principal, options.open)
+    sys.stdout.write(text(made))
+
+
+def policy(process: str, bucket: str = BUCKET, opened: Sequence[str] = ()) -> dict[str, Any]:
+    """The policy of one process's user; `opened` are prefixes as in SIGHTLINE_OPEN_PREFIXES, without projects."""
+    read = [*_keys(READS[process]), *(f"{prefix}*" for prefix in SHARED.get(process, ()))]
+    read += [f"{prefix.removesuffix('*')}*" for prefix in opened] if process in IMAGES else []
+    written = _keys(WRITES.get(process, ()))
+    if written:
+        read, written = [*read, f"{DOCTOR}*"], [*written, f"{DOCTOR}*"]
+    statements = [
+        _allow("List", ["s3:ListBucket"], [f"arn:aws:s3:::{bucket}"]),
+        _allow("Read", ["s3:GetObject"], _resources(bucket, read)),
+    ]
+    if written:
+        actions = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
+        statements.append(_allow("Write", actions, _resources(bucket, written)))
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def bucket_policy(bucket: str, principal: str, opened: Sequence[str] = ()) -> dict[str, Any]:
+    """The policies of all processes as one of the bucket."""
+    statements = [
+        one | {"Sid": one["Sid"] + process.title().replace("-", ""), "Principal": {"AWS": [principal.format(process)]}}
+        for process in PROCESSES
+        for one in policy(process, bucket, opened)["Statement"]
+    ]
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def text(made: Mapping[str, Any]) -> str:
+    """The policy as a file."""
+    return json.dumps(made, indent=2) + "\n"
+
+
+def _keys(prefixes: Sequence[str]) -> list[str]:
+    """The keys below the prefixes, in every project."""
+    return [f"{root}{prefix}/*" for prefix in prefixes for root in ("", "projects/*/")]
+
+
+def _resources(bucket: str, keys: Sequence[str]) -> list[str]:
+    return [f"arn:aws:s3:::{bucket}/{key}" for key in keys]
+
+
+def _allow(sid: str, actions: Sequence[str], resources: Sequence[str]) -> dict[str, Any]:
+    return {"Sid": sid, "Effect": "Allow", "Action": list(actions), "Resource": list(resources)}
+
+
+if __name__ == "__main__":
+    main()
