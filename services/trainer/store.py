@@ -4,7 +4,9 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
+from services.kit.accounts import Accounts
 from services.kit.collection import Collection
 from services.kit.errors import EstimateNotFound, EvaluationNotFound, ModelNotFound, TrialNotFound
 from services.kit.records import Records
@@ -12,6 +14,8 @@ from services.kit.views import Changes, View
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost, works_of
 from services.trainer.estimate import COLLECTION, Estimate
 from services.trainer.work import Work, WorkState
+
+SERVICE = "trainer"  # whose accounts these are
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +26,28 @@ class Store:
     trials: Collection[Trial]
     evaluations: Collection[Evaluation]
     estimates: Collection[Estimate]
+    accounts: Accounts
 
     @classmethod
     def over(cls, records: Records) -> "Store":
         """The store in these records; its views stay empty until `run`."""
+        models = Collection(records, Model, ModelNotFound, "models")
+        evaluations = Collection(records, Evaluation, EvaluationNotFound, "models", "evaluations")
         return cls(
-            Collection(records, Model, ModelNotFound, "models"),
+            models,
             Collection(records, Trial, TrialNotFound, "models", "trials"),
-            Collection(records, Evaluation, EvaluationNotFound, "models", "evaluations"),
+            evaluations,
             Collection(records, Estimate, EstimateNotFound, COLLECTION),
+            Accounts(records, SERVICE, {"models": models.view, "evaluations": evaluations.view}),
         )
 
     @property
-    def _views(self) -> tuple[View[Model], View[Trial], View[Evaluation], View[Estimate]]:
+    def _resources(self) -> tuple[View[Model], View[Trial], View[Evaluation], View[Estimate]]:
         return self.models.view, self.trials.view, self.evaluations.view, self.estimates.view
+
+    @property
+    def _views(self) -> tuple[View[Any], ...]:
+        return *self._resources, self.accounts.view
 
     async def run(self) -> None:
         """Keeps the views current until cancelled."""
@@ -53,8 +65,8 @@ class Store:
         return all(view.is_synced for view in self._views)
 
     def changes(self) -> Changes:
-        """Changes of any view, from now on."""
-        return Changes(*self._views)
+        """Changes of any resource, from now on."""
+        return Changes(*self._resources)
 
     def revisions_of(self, model: str) -> tuple[int, ...]:
         """The revisions, in the views, of a model, its trials and its final evaluation."""

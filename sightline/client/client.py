@@ -11,6 +11,7 @@ from sightline.client.datasets import Datasets
 from sightline.client.evaluations import Evaluations
 from sightline.client.models import Models
 from sightline.client.names import Named
+from sightline.client.projects import Projects
 from sightline.client.requests import Image
 from sightline.client.results.prediction import Prediction
 from sightline.client.stubs import Stubs
@@ -44,6 +45,7 @@ class Client:
         self.uploads = Uploads(self._calls)
         self.models = Models(self._calls)
         self.evaluations = Evaluations(self._calls)
+        self.projects = Projects(self._calls)
 
     def predict(
         self,

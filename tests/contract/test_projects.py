@@ -9,21 +9,33 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescript
 
 from services.infra.projects import holds_name
 from services.kit.roles import POLICY
-from sightline.v1 import dataset_service_pb2, evaluation_service_pb2, model_service_pb2, prediction_service_pb2
+from sightline.v1 import (
+    dataset_service_pb2,
+    evaluation_service_pb2,
+    model_service_pb2,
+    prediction_service_pb2,
+    project_service_pb2,
+)
 from tests.contract.test_protos import PROTOS
 
 FILES: tuple[FileDescriptor, ...] = tuple(
     module.DESCRIPTOR
-    for module in (dataset_service_pb2, model_service_pb2, evaluation_service_pb2, prediction_service_pb2)
+    for module in (
+        dataset_service_pb2,
+        model_service_pb2,
+        evaluation_service_pb2,
+        prediction_service_pb2,
+        project_service_pb2,
+    )
 )
 
 # Text that holds no name of a resource. A field with another name has to be marked in the proto, or judged and added.
 PLAIN = """annotation_file_uris augmentation backbones base_model_version base_uri batch_prediction_id bundle_digest
     bundle_signature bundle_uri categories category code codes dataset_id device display_name etag evaluation_id
     file file_name head id input_uri_prefix key message metric metric_name model_id model_version network
-    next_page_token other_file output_uri_prefix owner page_token path paths predicted_category reason recipe
-    remedy request_id result_uris score_metric sha256 similar_category snapshot_digest snapshot_uri step tag
-    test_category test_file training_category training_file true_category type_url unavailable
+    next_page_token other_file output_uri_prefix owner page_token path paths predicted_category project_id reason
+    recipe remedy request_id result_uris roles score_metric sha256 similar_category snapshot_digest snapshot_uri step
+    tag test_category test_file training_category training_file true_category type_url unavailable
     untested_categories upload_id uri value verdict warnings"""
 # Messages whose `name` is that of a category.
 CATEGORIES = {"CategoryStats", "UnknownCategory", "Tag"}
@@ -36,6 +48,8 @@ BY_USE_CASE = {
     "ListModels",
     "ListBatchPredictions",
     "ListLoadedModels",
+    "GetProject",
+    "ListProjects",
 }
 
 

@@ -30,6 +30,7 @@ SERVICES = {
         ListFindings ListDatasetSamples CompareDatasets ListUploads DeleteUpload""",
     "ModelService": """CreateModel GetModel ListModels UpdateModel DeleteModel CancelModel WatchModel ListTrials
         EstimateTraining ExportModel""",
+    "ProjectService": "GetProject ListProjects",
     "EvaluationService": "CreateEvaluation GetEvaluation ListEvaluations DeleteEvaluation WatchEvaluation",
     "PredictionService": """AnalyzeImage AnalyzeImages CreateBatchPrediction GetBatchPrediction ListBatchPredictions
         CancelBatchPrediction WatchBatchPrediction LoadModel UnloadModel ListLoadedModels ExplainImage""",

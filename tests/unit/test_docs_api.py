@@ -6,13 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from services.kit.errors import Code, FailedPrecondition, SightlineError
-from sightline.v1 import dataset_service_pb2, evaluation_service_pb2, model_service_pb2, prediction_service_pb2
+from sightline.v1 import (
+    dataset_service_pb2,
+    evaluation_service_pb2,
+    model_service_pb2,
+    prediction_service_pb2,
+    project_service_pb2,
+)
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "api.md").read_text()
 CONTRACT = {
     name: descriptor
-    for module in (dataset_service_pb2, evaluation_service_pb2, model_service_pb2, prediction_service_pb2)
+    for module in (
+        dataset_service_pb2,
+        evaluation_service_pb2,
+        model_service_pb2,
+        prediction_service_pb2,
+        project_service_pb2,
+    )
     for name, descriptor in module.DESCRIPTOR.services_by_name.items()
 }
 
@@ -30,7 +42,7 @@ def test_every_rpc_is_named_as_served_or_as_not_served() -> None:
         for path in ROOT.glob("services/*/rpc.py")
         for rpc in re.findall(r'NotServedYet\(rpc="(\w+)"', path.read_text())
     }
-    assert CONTRACT.keys() == {f"{kind}Service" for kind in ("Dataset", "Model", "Evaluation", "Prediction")}
+    assert CONTRACT.keys() == {f"{kind}Service" for kind in ("Dataset", "Model", "Evaluation", "Prediction", "Project")}
     for name, service in CONTRACT.items():
         row = re.search(rf"^\| `sightline\.v1\.{name}` \|[^|]*\|([^|]*)\|([^|]*)\|$", DOCUMENT, re.MULTILINE)
         assert row, f"{name} has no row"
