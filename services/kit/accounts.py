@@ -136,7 +136,7 @@ class Accounts:
         await collection.delete(
             name, created.etag
         )  # this process stood still for so long that others stopped counting it
-        raise Unavailable(what="the quota", problem=f"reserving {name} took too long, and it was not created")
+        raise Unavailable(what="The quota", problem=f"reserving {name} took too long, and it was not created")
 
     async def _take_off(self, project: str, id_: str, revision: int, now: datetime) -> bool:
         """Ends a reservation, whose resource is in the view from this revision on; whether it was still there."""

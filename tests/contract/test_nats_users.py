@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from services.infra.jetstream import connect
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.infra.nats_access import NatsAccess
+from services.kit.accounts import Accounts
 from services.kit.errors import Unavailable
 from services.kit.records import Synced
 from sightline.local.nats_users import (
@@ -85,6 +87,16 @@ async def test_each_user_can_do_its_own_work(server: NatsServer, user: str) -> N
             assert delivery is not None
             await delivery.extend()
             await delivery.ack()
+
+
+@pytest.mark.parametrize("user", ["dataset-api", "trainer-api"])
+@pytest.mark.parametrize("root", ["", "projects/acme/"])
+async def test_the_apis_write_the_accounts_of_all_projects(server: NatsServer, user: str, root: str) -> None:
+    async with asyncio.timeout(30), connection_of(server, user) as connection:
+        accounts = Accounts(JetStreamRecords(connection), user, {})
+        project = root.removeprefix("projects/").removesuffix("/") or "default"
+        await accounts.change(project, lambda account: replace(account, resources=1), datetime.now(UTC))
+        assert (await accounts.current(project)).name == f"{root}accounts/{user}"
 
 
 def forbidden(user: str) -> list[str]:

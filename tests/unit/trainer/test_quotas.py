@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from services.kit import codec
+from services.kit.accounts import Account
 from services.kit.clock import ManualClock
 from services.kit.errors import EtagMismatch, ProjectQuotaExceeded
 from services.kit.memory import MemoryRecords
@@ -28,7 +30,7 @@ from services.trainer.usage import ComputeUse, compute_use
 from services.trainer.work import Work
 from services.vision.card import ModelKind
 from tests.contract.test_accounts import Interleaved
-from tests.unit.trainer.support import TTL, model, running, snapshot
+from tests.unit.trainer.support import TTL, model, result, running, snapshot
 
 NOVEMBER = datetime(2026, 11, 28, 12, tzinfo=UTC)
 RECIPE = Recipe(name="r", rung=0, backbones=("mobilenet_v2",))
@@ -218,6 +220,20 @@ async def test_other_projects_count_apart() -> None:
         assert not await api.attempt("projects/acme/models/b", 1)
         assert await api.attempt("models/a", 1000)
         assert await api.use("acme") == ComputeUse(ZERO, seconds(1000))
+
+
+async def test_bundles_count_towards_storage_with_what_the_dataset_service_holds() -> None:
+    records = MemoryRecords()
+    async with replica(records, limits=Limits(storage_bytes=100)) as api:
+        owner = await api.create("models/a", 10)
+        ended = await api.charge(owner, 0, 5)
+        kept = result(ended, bundle_bytes=60)
+        await api.store.trials.change(ended.name, lambda present: replace(present, result=kept))
+        assert await api.attempt("models/b", 10)
+        others = Account("accounts/dataset", held_bytes={"uploads": 30, "datasets": 10})
+        await api.store.accounts.view.caught_up(await records.create(others.name, codec.encode(others)))
+        with pytest.raises(ProjectQuotaExceeded, match="storage: 100 bytes in use, and any more would exceed"):
+            await api.create("models/c", 10)
 
 
 # Deletion and months.
