@@ -2,11 +2,11 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
-from itertools import combinations, groupby
+from itertools import combinations
 
 import msgspec
 from msgspec.structs import replace
@@ -55,13 +55,15 @@ def added(segments: tuple[Segment, ...], new: Segment) -> tuple[Segment, ...]:
     return _merged((*segments, replace(new, number=number)))
 
 
-def charged_by_month(segments: Iterable[Segment]) -> dict[str, timedelta]:
+def charged_by_month(segments: Sequence[Segment]) -> dict[str, timedelta]:
     """What was charged in each calendar month: a segment is charged when it ends."""
     months = defaultdict[str, timedelta](timedelta)
-    for (year, month), group in groupby(segments, lambda segment: (segment.end_time.year, segment.end_time.month)):
-        if charged := total(segment.duration for segment in group if segment.charged):
-            months[f"{year}-{month:02d}"] += charged
-    return dict(months)
+    if segments and _month(segments[0]) == _month(segments[-1]):  # nearly always; they are in the order of time
+        months[_month(segments[0])] = total(segment.duration for segment in segments if segment.charged)
+    else:
+        for segment in segments:
+            months[_month(segment)] += segment.duration if segment.charged else ZERO
+    return {month: charged for month, charged in months.items() if charged}
 
 
 def total(spans: Iterable[timedelta]) -> timedelta:
@@ -89,4 +91,8 @@ def _merged(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
 
 def _alike(one: Segment, other: Segment) -> bool:
     """Whether both are charged, or neither is, and in the same month: together they mean the same."""
-    return one.charged == other.charged and month_of(one.end_time) == month_of(other.end_time)
+    return one.charged == other.charged and _month(one) == _month(other)
+
+
+def _month(segment: Segment) -> str:
+    return month_of(segment.end_time)

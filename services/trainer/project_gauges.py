@@ -1,5 +1,6 @@
 """The metrics of projects, and what the trainer publishes of them for the dataset service."""
 
+import asyncio
 from collections import defaultdict
 from functools import partial
 
@@ -33,11 +34,14 @@ class ProjectGauges:
 
     async def update(self) -> None:
         """One pass over all projects."""
-        projects = self._projects.all()
-        self._measure(projects)
-        for project in projects:
+        projects = list[Project]()
+        for name in self._projects.names():
+            project = self._projects.last(name)
             held, now = {"models": project.model_bytes}, self._clock.now()
-            await self._store.accounts.publish(project.name, project.models, held, now)
+            await self._store.accounts.publish(name, project.models, held, now)
+            projects.append(project)
+            await asyncio.sleep(0)  # one may have thousands of trials; calls go first
+        self._measure(projects)
 
     def _measure(self, projects: list[Project]) -> None:
         for project in sorted(projects, key=lambda found: (-max(map(found.share, Quota)), found.name)):

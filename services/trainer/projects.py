@@ -72,18 +72,20 @@ class Projects:
         """
         caller = current.get()
         if caller is None or ALL_PROJECTS in caller.projects:
-            found = [project for project in self.all() if project.owns_anything or project.name == DEFAULT_PROJECT]
+            known = map(self.last, self.names())
+            found = [project for project in known if project.owns_anything or project.name == DEFAULT_PROJECT]
         else:
-            found = [self._last(name) for name in caller.projects]
+            found = [self.last(name) for name in caller.projects]
         return page(found, SCOPE, page_size, page_token)
 
-    def all(self) -> list[Project]:
+    def names(self) -> list[str]:
         """Every project that has ever owned anything, and `default`."""
         accounts = {found.value.project for found in self._store.accounts.view.all()}
         models = {names.split(found.value.name)[0] for found in self._store.models.view.all()}
-        return [self._last(name) for name in sorted(accounts | models | {DEFAULT_PROJECT})]
+        return sorted(accounts | models | {DEFAULT_PROJECT})
 
-    def _last(self, name: str) -> Project:
+    def last(self, name: str) -> Project:
+        """The project, as this process last saw it."""
         return self._of(self._store.accounts.last(name, SERVICE))
 
     def _of(self, account: Account) -> Project:

@@ -1,6 +1,6 @@
 """Quotas of projects, as models and evaluations are created."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from msgspec.structs import replace
 
@@ -48,7 +48,7 @@ class Quotas:
         require(Quota.MODELS, project, limits, model_count(self._store, account), 1)
         others = self._store.accounts.last(project, DATASETS).storage_bytes
         require(Quota.STORAGE, project, limits, others + model_bytes(self._store, project), 0)
-        self._left(account, model.budget)
+        self._left(account, model.budget, can_ask_less=True)
 
     async def create_evaluation(self, evaluation: Evaluation, expected: timedelta) -> Versioned[Evaluation]:
         """Adds the evaluation, whose allowance is at most what is left; RecordExists."""
@@ -64,33 +64,23 @@ class Quotas:
         return self._allowed(evaluation, expected, await self._store.accounts.current(names.split(evaluation.name)[0]))
 
     def _allowed(self, evaluation: Evaluation, expected: timedelta, account: Account) -> Evaluation:
-        left = self._left(account, expected)
+        left = self._left(account, expected, can_ask_less=False)
         if left is None:
             return evaluation
         allowance = min(evaluation.work.allowance, left, max(LEAST, GENEROUS * expected))
         return replace(evaluation, work=replace(evaluation.work, allowance=allowance))
 
-    def _left(self, account: Account, asked: timedelta) -> timedelta | None:
+    def _left(self, account: Account, asked: timedelta, *, can_ask_less: bool) -> timedelta | None:
         """What is left of the month's compute, None without a limit; ProjectQuotaExceeded if it is less than asked."""
         limits, now = self._limits(account.project), self._clock.now()
         if not limits.compute_seconds:
             return None
         use = compute_use(self._store, account, now)
         left = timedelta(seconds=limits.compute_seconds) - use.used
-        require(
-            Quota.COMPUTE,
-            account.project,
-            limits,
-            use.used.total_seconds(),
-            asked.total_seconds(),
-            detail=f" ({use.reserved.total_seconds():g} s of it reserved by work that has not ended)"
-            if use.reserved
-            else "",
-            remedy=_remedy(left, now),
-        )
+        used, reserved = use.used.total_seconds(), use.reserved.total_seconds()
+        detail = f" ({reserved:.15g} s of it reserved by work that has not ended)" if reserved else ""
+        rest = left.total_seconds() if can_ask_less else 0
+        remedy = f"Ask for at most {rest:.15g} s, wait" if rest >= 1 else "Wait"
+        remedy += f"{' for other work to end or' if reserved else ''} until {month_around(now)[1]:%Y-%m-%d} (UTC)"
+        require(Quota.COMPUTE, account.project, limits, used, asked.total_seconds(), detail=detail, remedy=remedy)
         return left
-
-
-def _remedy(left: timedelta, now: datetime) -> str:
-    rest = f"Ask for at most {left.total_seconds():.15g} s, wait" if left.total_seconds() >= 1 else "Wait"
-    return f"{rest} for other work to end or until {month_around(now)[1]:%Y-%m-%d} (UTC)"

@@ -2,20 +2,40 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from services.kit.accounts import Accounts
 from services.kit.collection import Collection
 from services.kit.errors import EstimateNotFound, EvaluationNotFound, ModelNotFound, TrialNotFound
-from services.kit.records import Records
+from services.kit.records import Records, Versioned
 from services.kit.views import Changes, View
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost, works_of
 from services.trainer.estimate import COLLECTION, Estimate
+from services.trainer.ledger import charged_by_month
 from services.trainer.work import Work, WorkState
 
 SERVICE = "trainer"  # whose accounts these are
+MAX_KNOWN = 200_000  # records whose charges are kept in memory
+
+
+class Charges:
+    """What trials and evaluations were charged in each month; each ledger is added up once after every change."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, dict[str, timedelta]]] = {}
+
+    def of(self, found: Versioned[Trial] | Versioned[Evaluation]) -> dict[str, timedelta]:
+        """By month."""
+        name = found.value.name
+        revision, months = self._known.get(name, (0, {}))
+        if revision != found.revision:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()  # of deleted records
+            months = charged_by_month(found.value.work.segments)
+            self._known[name] = found.revision, months
+        return months
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +47,7 @@ class Store:
     evaluations: Collection[Evaluation]
     estimates: Collection[Estimate]
     accounts: Accounts
+    charges: Charges = field(default_factory=Charges)
 
     @classmethod
     def over(cls, records: Records) -> "Store":

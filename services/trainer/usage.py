@@ -12,14 +12,13 @@ from datetime import datetime, timedelta
 from services.kit import names
 from services.kit.accounts import Account, Gone
 from services.kit.quotas import month_of
+from services.kit.records import Versioned
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Trial
 from services.trainer.ledger import ZERO, charged_by_month, total
 from services.trainer.store import Store
 
 SETTLED = timedelta(hours=1)  # after which no view lags behind, and nobody is still deleting a record
 MAX_GONE = 500  # on an account: beyond this, the oldest are added up before that
-
-Months = dict[str, timedelta]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +39,27 @@ def compute_use(store: Store, account: Account, now: datetime) -> ComputeUse:
 
     A view may lag: a charge that it does not show yet is then part of what it shows as reserved, so that the sum holds.
     """
-    month, charges, by_model = month_of(now), _charges_of(store, account), defaultdict[str, timedelta](timedelta)
-    charged = total(months.get(month, ZERO) for months in (account.charged, *charges.values()))
-    reserved = ZERO
-    for record in _records(store, account.project):
+    month, gone = month_of(now), dict(account.gone)
+    paid, unended = defaultdict[str, timedelta](timedelta), set[str]()
+    charged, reserved = account.charged.get(month, ZERO), ZERO
+    for found in _records(store, account.project):
+        record, months = found.value, store.charges.of(found)
+        late = gone.pop(_key(record)).charged if gone and _key(record) in gone else {}
+        charged += max(months.get(month, ZERO), late.get(month, ZERO))
+        if not record.work.ended:
+            unended.add(record.name)
         if isinstance(record, Trial) or record.name.endswith(f"/{FINAL_EVALUATION}"):
-            by_model[record.model_uid] += record.work.charged
+            paid[record.model_uid] += total(months.values())
         elif not record.work.ended:
             reserved += record.work.remaining
-    unended = {record.name for record in _records(store, account.project) if not record.work.ended}
     for found in store.models.view.all(names.root(account.project) + "models/"):
-        model, paid = found.value, by_model[found.value.uid]
+        model = found.value
         if not model.ended:
-            reserved += max(ZERO, model.budget - paid)
+            reserved += max(ZERO, model.budget - paid[model.uid])
             unended.add(model.name)
         elif model.end_time and now - model.end_time < SETTLED:
-            charged += max(ZERO, model.training_cost - paid)
+            charged += max(ZERO, model.training_cost - paid[model.uid])
+    charged += total(deleted.charged.get(month, ZERO) for deleted in gone.values())
     reserved += total(r.compute for r in account.reservations.values() if r.name not in unended)
     return ComputeUse(charged, reserved)
 
@@ -85,7 +89,7 @@ async def keep_charges(store: Store, record: Trial | Evaluation, now: datetime) 
 
 def _added_up(account: Account, store: Store, now: datetime) -> Account:
     """With the older deletions in the sums by month. A record that was not deleted after all keeps its own charges."""
-    present = {_key(record) for record in _records(store, account.project)}
+    present = {_key(found.value) for found in _records(store, account.project)}
     newest = sorted(account.gone, key=lambda key: account.gone[key].time, reverse=True)
     sums, kept = defaultdict[str, timedelta](timedelta, account.charged), dict[str, Gone]()
     for number, key in enumerate(newest):
@@ -98,19 +102,9 @@ def _added_up(account: Account, store: Store, now: datetime) -> Account:
     return replace(account, gone=kept, charged=dict(sums))
 
 
-def _charges_of(store: Store, account: Account) -> dict[str, Months]:
-    """What each piece of work was charged in each month, by a key that no other work has; deleted work too."""
-    charges = {key: gone.charged for key, gone in account.gone.items()}
-    for record in _records(store, account.project):
-        months, key = charged_by_month(record.work.segments), _key(record)
-        before = charges.get(key, {})
-        charges[key] = {month: max(months.get(month, ZERO), before.get(month, ZERO)) for month in months | before}
-    return charges
-
-
-def _records(store: Store, project: str) -> list[Trial | Evaluation]:
+def _records(store: Store, project: str) -> list[Versioned[Trial] | Versioned[Evaluation]]:
     prefix = names.root(project) + "models/"
-    return [found.value for view in (store.trials.view, store.evaluations.view) for found in view.all(prefix)]
+    return [*store.trials.view.all(prefix), *store.evaluations.view.all(prefix)]
 
 
 def _key(record: Trial | Evaluation) -> str:

@@ -204,7 +204,7 @@ async def test_an_evaluation_may_take_what_is_left_and_not_less_than_it_is_expec
         await api.create("models/a", 900)
         found = await api.quotas.create_evaluation(evaluation("models/a/evaluations/e", NOVEMBER), seconds(30))
         assert found.value.work.allowance == seconds(100)
-        with pytest.raises(ProjectQuotaExceeded):
+        with pytest.raises(ProjectQuotaExceeded, match=r"Wait for other work to end or until 2026-12-01 \(UTC\)"):
             await api.quotas.create_evaluation(evaluation("models/a/evaluations/f", NOVEMBER), seconds(30))
     async with replica(MemoryRecords(), limits=Limits(compute_seconds=10**6)) as api:
         found = await api.quotas.create_evaluation(evaluation("models/a/evaluations/e", NOVEMBER), seconds(100))
