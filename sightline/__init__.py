@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sightline.client.results.prediction import Object as Object
     from sightline.client.results.prediction import Prediction as Prediction
     from sightline.client.results.prediction import Tag as Tag
+    from sightline.client.results.project import Project as Project
     from sightline.client.results.trial import Trial as Trial
     from sightline.client.transport.addresses import Addresses as Addresses
     from sightline.client.transport.credentials import Credentials as Credentials
@@ -44,6 +45,7 @@ _MODULES = {
     "Estimate": "client.results.estimate",
     "Performance": "client.results.performance",
     "Prediction": "client.results.prediction",
+    "Project": "client.results.project",
     "Tag": "client.results.prediction",
     "Object": "client.results.prediction",
     "Box": "client.results.prediction",
@@ -64,6 +66,7 @@ __all__ = [
     "Object",
     "Performance",
     "Prediction",
+    "Project",
     "SightlineError",
     "Tag",
     "Trial",

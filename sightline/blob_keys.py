@@ -1,11 +1,10 @@
 """Which keys the blob store accepts: the same ones in a folder, in S3 and in the client, checked here only."""
 
-from itertools import chain
+from sightline.text import fault_of_text
 
 RESERVED = ".sightline-tmp"  # the folder where a store on disk writes blobs before they are complete
 MAX_KEY_BYTES = 1024  # S3's limit
 MAX_PART_BYTES = 255  # the limit of file systems
-_CONTROL = {*map(chr, chain(range(32), range(127, 160)))}
 
 
 def fault_of_key(key: str) -> str:
@@ -17,8 +16,8 @@ def fault_of_key(key: str) -> str:
     parts = encoded.split(b"/")
     if "\\" in key:
         return "has a backslash; use / as separator"
-    if not _CONTROL.isdisjoint(key):
-        return "has a control character"
+    if fault := fault_of_text(key):
+        return fault
     if len(encoded) > MAX_KEY_BYTES:
         return f"is longer than {MAX_KEY_BYTES} bytes"
     if any(part in (b"", b".", b"..") for part in parts):

@@ -13,6 +13,7 @@ from services.dataset.app import Datasets
 from services.dataset.context import WorkerContext
 from services.dataset.domain import COLLECTION, DatasetRecord
 from services.dataset.gauges import Gauges
+from services.dataset.quotas import SERVICE, Quotas, SnapshotRoom
 from services.dataset.reconcile import Reconciler
 from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
@@ -21,8 +22,10 @@ from services.dataset.upload_records import UploadReconciler, UploadRecord, Uplo
 from services.infra import audit_rpc, observe, processes
 from services.infra.audit_log import open_log
 from services.infra.broker import open_broker
+from services.infra.quota_file import limits_of
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
+from services.kit.accounts import Accounts
 from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
 from services.kit.collection import Collection
@@ -89,8 +92,10 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
         collection = Collection(ports.records, DatasetRecord, DatasetNotFound, COLLECTION)
         view = collection.view
         kept = Collection(ports.records, UploadRecord, UploadNotFound, UPLOADS)
-        records = UploadRecords(kept, ports.blobs, clock, settings)
-        datasets = Datasets(collection, ports.blobs, ports.queue, clock, settings, records)
+        accounts = Accounts(ports.records, SERVICE, {COLLECTION: view})
+        quotas = Quotas(collection, kept.view, accounts, limits_of(settings), clock)
+        records = UploadRecords(kept, ports.blobs, clock, settings, quotas)
+        datasets = Datasets(collection, ports.blobs, ports.queue, clock, settings, records, quotas)
         uploads = Uploads(records, ports.blobs, ports.telemetry, settings)
         servicer = DatasetServicer(datasets, uploads, ports.blobs.bucket)
         service = Service(DESCRIPTOR, add_DatasetServiceServicer_to_server, servicer, REQUEST_BYTES)
@@ -99,6 +104,7 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
             async with asyncio.timeout(1):
                 await view.synced()
                 await kept.view.synced()
+                await accounts.view.synced()
             await ports.blobs.ping()
             return True
 
@@ -107,6 +113,8 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
         async with alongside(
             view=view.run(),
             uploads=kept.view.run(),
+            accounts=accounts.view.run(),
+            quotas=quotas.run(),
             expiry=UploadReconciler(records, view, ports.telemetry).run(settings.reconcile_seconds),
             gauges=Gauges(view, ports.queue, clock, ports.telemetry).run(),
             reconciler=reconciler.run(settings.reconcile_seconds),
@@ -130,6 +138,7 @@ async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:
                 telemetry=ports.telemetry,
                 executor=executor,
                 decoders=decoders,
+                room=SnapshotRoom(Accounts(ports.records, SERVICE, {}), limits_of(settings)),
                 holder=processes.identity(),
             )
             await worker.run(context, settings, settings.ingest_jobs, stop)

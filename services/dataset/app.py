@@ -10,6 +10,7 @@ from services.dataset.domain import ADVANCE, COLLECTION, MAX_VERSIONS, DatasetRe
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding
 from services.dataset.images import Piece, read_images
+from services.dataset.quotas import Quotas
 from services.dataset.samples import Samples, read_samples
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload_records import UploadRecords
@@ -57,8 +58,10 @@ class Datasets:
         clock: Clock,
         settings: DatasetSettings,
         uploads: UploadRecords,
+        quotas: Quotas,
     ) -> None:
         self._uploads = uploads
+        self._quotas = quotas
         self._datasets = datasets
         self._blobs = blobs
         self._queue = queue
@@ -80,6 +83,7 @@ class Datasets:
         arguments = draft.annotation_kind, draft.annotation_file_uris
 
         async def checked() -> DatasetRecord:
+            await self._quotas.check()
             await self._check_uris(draft.annotation_file_uris, validate_only=validate_only)
             return draft
 
@@ -90,6 +94,7 @@ class Datasets:
             DatasetAlreadyExists(name=draft.name),
             checked,
             is_same=lambda first: (first.annotation_kind, first.annotation_file_uris) == arguments,
+            create=self._quotas.create,
             validate_only=validate_only,
         )
         if created.value is draft and not validate_only:

@@ -6,7 +6,8 @@ from msgspec import structs
 
 from services.dataset.coco import CocoCategory
 from services.dataset.findings import FindingLog
-from services.kit.alike import hidden_character, tidy
+from services.kit.alike import tidy
+from sightline.text import fault_of_text
 
 MAX_NAME = 256  # characters of a category's name
 NAMED = 10  # categories in a finding
@@ -37,8 +38,8 @@ class Categories:
                 continue
             if not category.name or len(category.name) > MAX_NAME:
                 log.add("categoryNameMissing", uri, category_id=category.id)
-            elif hidden := hidden_character(category.name):
-                log.add("categoryNameInvalid", uri, category_id=category.id, name=category.name, character=hidden)
+            elif fault := fault_of_text(category.name):
+                log.add("categoryNameInvalid", uri, category_id=category.id, name=category.name, fault=fault)
             if category.id in by_id:
                 first = by_id[category.id].name
                 log.add("categoryDuplicateId", uri, category_id=category.id, first=first, second=category.name)

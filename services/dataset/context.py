@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from services.dataset.domain import DatasetRecord
+from services.dataset.quotas import SnapshotRoom
 from services.kit.blobs import Blobs
 from services.kit.clock import Clock
 from services.kit.queue import Queue
@@ -28,6 +29,7 @@ class WorkerContext:
     telemetry: Telemetry
     executor: Executor  # parses and checks files
     decoders: Decoders  # of images, in turns between datasets
+    room: SnapshotRoom
     holder: str  # this process's name in leases
 
     async def compute(self, function: Callable[[], T]) -> T:

@@ -93,6 +93,7 @@ class Stats:
     annotation_count: int = 0
     category_count: int = 0
     byte_count: int = 0
+    stored_bytes: int = 0  # of the packed images; 0 of earlier versions
     categories: tuple[CategoryCount, ...] = ()
 
 

@@ -38,7 +38,7 @@ RULES: dict[str, Rule] = {
     ),
     "categoryNameInvalid": Rule(
         _E,
-        "The name {name!r} of category {category_id} has the invisible character {character}.",
+        "The name {name!r} of category {category_id} {fault}.",
         "Remove the character from the name.",
         True,
     ),

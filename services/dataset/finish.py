@@ -13,6 +13,7 @@ from services.dataset.domain import INLINE_CATEGORIES, CategoryCount, DatasetRec
 from services.dataset.duplicates import find_duplicates, fingerprints_of, note_duplicates
 from services.dataset.findings import FindingLog
 from services.dataset.settings import DatasetSettings
+from services.kit import names
 from services.kit.alike import alike
 from services.kit.errors import DatasetAnnotationsInvalid, DatasetEmpty
 from services.kit.plurals import counted
@@ -56,7 +57,7 @@ class _Sums:
 async def finish(
     context: WorkerContext, settings: DatasetSettings, record: DatasetRecord, plan: Plan, log: FindingLog
 ) -> Validation:
-    """Adds up the chunks; raises DatasetEmpty, or DatasetAnnotationsInvalid for too many errors.
+    """Adds up the chunks; DatasetEmpty, DatasetAnnotationsInvalid for too many errors, ProjectQuotaExceeded.
 
     `log` receives the findings of all steps, in the order of the files, then those about the whole dataset.
     """
@@ -71,6 +72,7 @@ async def finish(
         sums.refused_annotations += result.refused_annotations
         sums.byte_count += result.byte_count
     _require_enough(settings, record, planned.annotation_count, sums, log)
+    await context.room.require(names.split(record.name)[0], sum(shard.size_bytes for shard in sums.shards))
     manifest, counts = await _manifest(context, record, planned.categories, sums.shards)
     manifest = await _find_duplicates(context, record, manifest, log)
     _find_alike(manifest, log)
@@ -209,6 +211,7 @@ def _stats(manifest: Manifest, byte_count: int) -> Stats:
         annotation_count=sum(category.annotation_count for category in manifest.categories),
         category_count=len(manifest.categories),
         byte_count=byte_count,
+        stored_bytes=sum(shard.size_bytes for shard in manifest.shards),
         categories=category_counts(listed),
     )
 

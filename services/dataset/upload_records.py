@@ -10,6 +10,7 @@ from functools import partial
 
 from services.dataset import metrics
 from services.dataset.domain import DatasetRecord
+from services.dataset.quotas import Quotas
 from services.dataset.settings import DatasetSettings
 from services.dataset.uploaded_files import UploadedFile, listed
 from services.kit import names
@@ -89,6 +90,7 @@ class UploadRecords:
     blobs: Blobs
     clock: Clock
     settings: DatasetSettings
+    quotas: Quotas
 
     async def begin(self, upload_id: str) -> UploadRecord:
         """The upload of this id in the caller's project, created if there is none.
@@ -137,6 +139,7 @@ class UploadRecords:
             if limit and present + more > limit:
                 whose = f"all uploads of project {project}" if uploads is own else "all uploads"
                 raise QuotaExceeded(subject=f"{what} of {whose}", value=present + more, limit=limit, setting=setting)
+        self.quotas.check_storage(project, size_bytes)
 
     async def use(self, key: str) -> None:
         """Keeps the upload of a blob from expiring, as a dataset is about to name it; UploadNotFound if it is going."""

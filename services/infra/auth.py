@@ -19,8 +19,8 @@ from services.kit.errors import PermissionDenied, ProjectDenied, Unauthenticated
 from services.kit.masking import masked_urls
 from services.kit.roles import OPEN, POLICY, Role, may
 from services.kit.settings import Settings
-from sightline.client.text import fault_of_text
 from sightline.client.transport.credentials import check_ca
+from sightline.text import fault_of_text
 
 AUTHORIZATION = "authorization"
 MAX_TOKEN = 8192  # characters

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from sightline.client.text import shown
+from sightline.text import shown
 
 GIB = 2**30
 

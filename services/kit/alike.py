@@ -6,25 +6,12 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 COMPARED = 20  # names compared letter by letter, which is slow
-JOINERS = "\u200c\u200d"
 CUTOFF = 0.8  # share of letters in common
 
 
 def tidy(name: str) -> str:
     """The name without spaces around it, in Unicode's composed form."""
     return unicodedata.normalize("NFC", name).strip()
-
-
-def hidden_character(name: str) -> str:
-    """The first control or zero-width character, as `U+200B`; empty if there is none.
-
-    Joiners between two characters beyond ASCII are kept: emoji and several scripts need them.
-    """
-    for number, char in enumerate(name):
-        joins = char in JOINERS and not name[:number][-1:].isascii() and not name[number + 1 :][:1].isascii()
-        if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") and not joins:
-            return f"U+{ord(char):04X}"
-    return ""
 
 
 def folded(name: str) -> str:

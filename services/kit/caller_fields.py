@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from services.kit.errors import InvalidRequest
-from sightline.client.text import fault_of_text
+from sightline.text import fault_of_text
 
 MAX_TEXT = 256  # characters of a display name, of a property's key or value
 MAX_PROPERTIES = 10

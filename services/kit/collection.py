@@ -73,11 +73,13 @@ async def create_once(
     make: Callable[[], Awaitable[R]],
     *,
     is_same: Callable[[R], bool] = lambda _: True,
+    create: Callable[[R], Awaitable[Versioned[R]]] | None = None,
     validate_only: bool,
 ) -> Versioned[R]:
     """Adds the resource that `make` checks and returns; with `validate_only`, only makes it, at revision 0.
 
     If the name is in use: the present resource if it has this request id and `is_same`, otherwise raises `taken`.
+    `create`, by default the collection's own, adds it; RecordExists.
     """
 
     async def repeated() -> Versioned[R]:
@@ -94,6 +96,6 @@ async def create_once(
     if validate_only:
         return Versioned(resource, 0)
     try:
-        return await collection.create(resource)
+        return await (create or collection.create)(resource)
     except RecordExists:
         return await repeated()

@@ -15,7 +15,7 @@
     │   ├── AuditNotStored
     │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
-    ├── QuotaExceeded (RESOURCE_EXHAUSTED): QueueFull, Throttled, MessageTooLarge
+    ├── QuotaExceeded (RESOURCE_EXHAUSTED): ProjectQuotaExceeded, QueueFull, Throttled, MessageTooLarge
     ├── DeadlineExceeded (DEADLINE_EXCEEDED): RequestTimedOut
     ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied, ProjectDenied (PERMISSION_DENIED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
@@ -448,6 +448,12 @@ class QuotaExceeded(SightlineError):
     code = Code.RESOURCE_EXHAUSTED
     reason = "QuotaExceeded"
     template = "{subject}: {value} is more than the limit of {limit} ({setting})."
+
+
+class ProjectQuotaExceeded(QuotaExceeded):
+    """A project has used up a quota, or what is left of it is not enough."""
+
+    template = "{subject}: {used}, and {asked} more would exceed the limit of {limit} ({setting}). {remedy}"
 
 
 class QueueFull(QuotaExceeded):

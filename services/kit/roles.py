@@ -41,6 +41,7 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
         Role.VIEWER: "GetEvaluation ListEvaluations WatchEvaluation",
         Role.TRAINER: "CreateEvaluation DeleteEvaluation",
     },
+    "sightline.v1.ProjectService": {Role.VIEWER: "GetProject ListProjects"},
     "sightline.v1.PredictionService": {
         Role.VIEWER: "GetBatchPrediction ListBatchPredictions WatchBatchPrediction ListLoadedModels",
         Role.PREDICTOR: (

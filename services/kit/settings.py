@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from services.kit.masking import masked_urls
+from services.kit.quotas import Limits
 from services.kit.reach import Reach
 from sightline.client.transport.addresses import MAX_PORT, fault_of, fault_of_endpoint
 
@@ -75,6 +76,12 @@ class Settings(BaseSettings):
     project_share: Share = 0.75
     caller_rate: float = Field(default=500.0, ge=0)  # calls a second; 0: not limited
     project_rate: float = Field(default=1500.0, ge=0)
+    # Quotas of every project that the file does not name; 0: none.
+    project_quotas: Path | None = None  # JSON: `{"acme": {"models": 50}}`; read again when it changes
+    max_project_datasets: int = Field(default=10_000, ge=0)
+    max_project_models: int = Field(default=10_000, ge=0)
+    max_project_storage_bytes: int = Field(default=4 << 40, ge=0)  # uploads, snapshots and bundles
+    max_project_compute_seconds: int = Field(default=0, ge=0)  # charged in a calendar month, in UTC
     # Who may call. Certificates, keys and tokens are PEM or text files, read again when they change.
     tls_certificate: Path | None = None  # of the gRPC server, with its chain
     tls_key: Path | None = None
@@ -145,6 +152,16 @@ class Settings(BaseSettings):
     def _of_prefixes(cls, value: str) -> str:
         Reach.parse(value)
         return value
+
+    @property
+    def project_limits(self) -> Limits:
+        """The quotas of a project that the file does not name."""
+        return Limits(
+            datasets=self.max_project_datasets,
+            models=self.max_project_models,
+            storage_bytes=self.max_project_storage_bytes,
+            compute_seconds=self.max_project_compute_seconds,
+        )
 
     @property
     def reach(self) -> Reach:

@@ -13,6 +13,7 @@ from pathlib import Path
 from services.infra import observe, processes, tls
 from services.infra.broker import open_broker
 from services.infra.channel import open_channel
+from services.infra.quota_file import limits_of
 from services.infra.server import Server, Service
 from services.infra.store import open_blobs
 from services.kit import consume
@@ -26,11 +27,14 @@ from services.trainer.app import Models
 from services.trainer.clients import GrpcDatasets
 from services.trainer.estimates import Estimates
 from services.trainer.evaluations import Evaluations
+from services.trainer.project_gauges import ProjectGauges
+from services.trainer.projects import Projects
+from services.trainer.quotas import Quotas
 from services.trainer.reconcile import jobs
 from services.trainer.reconcile.coordinator import Coordinator
 from services.trainer.reconcile.counts import Counts
 from services.trainer.reconcile.gauges import Gauges
-from services.trainer.rpc import EvaluationServicer, ModelServicer
+from services.trainer.rpc import EvaluationServicer, ModelServicer, ProjectServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
 from services.trainer.waiting import Waits
@@ -38,10 +42,11 @@ from services.trainer.worker.child_pool import COMMAND, ChildDied, ChildPool
 from services.trainer.worker.run_one import RunOne
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
-from sightline.v1 import evaluation_service_pb2, model_service_pb2
+from sightline.v1 import evaluation_service_pb2, model_service_pb2, project_service_pb2
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.evaluation_service_pb2_grpc import add_EvaluationServiceServicer_to_server
 from sightline.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from sightline.v1.project_service_pb2_grpc import add_ProjectServiceServicer_to_server
 
 USAGE = "usage: python -m services.trainer api | worker [--once] | --settings"
 STOP_GRACE = timedelta(seconds=45)  # longer than a worker takes to give its work back
@@ -76,13 +81,14 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
             open_channel(settings.dataset_address, credentials=tls.caller(settings))
         )
         datasets = GrpcDatasets(DatasetServiceStub(channel), blobs.bucket)
-        counts = Counts(store, clock, telemetry)
+        counts, limits = Counts(store, clock, telemetry), limits_of(settings)
+        quotas, projects = Quotas(store, limits, clock), Projects(store, limits, clock)
         services = [
             Service(
                 model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
                 add_ModelServiceServicer_to_server,
                 ModelServicer(
-                    Models(store, datasets, blobs, clock, counts),
+                    Models(store, datasets, blobs, clock, counts, quotas),
                     Estimates(store, datasets, blobs, clock, telemetry),
                     store,
                     Waits(store, queue, datasets, clock),
@@ -93,7 +99,12 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
             Service(
                 evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"],
                 add_EvaluationServiceServicer_to_server,
-                EvaluationServicer(Evaluations(store, datasets, blobs, clock, counts)),
+                EvaluationServicer(Evaluations(store, datasets, blobs, clock, counts, quotas)),
+            ),
+            Service(
+                project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
+                add_ProjectServiceServicer_to_server,
+                ProjectServicer(projects, clock),
             ),
         ]
         server = Server("trainer", settings, telemetry, services, store.is_synced)
@@ -102,6 +113,7 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
             coordinator=Coordinator(store, datasets, blobs, queue, clock, telemetry, settings.lease).run(),
             gauges=Gauges(store, queue, clock, telemetry).keep_going(),
             counts=counts.keep_going(),
+            projects=ProjectGauges(store, projects, clock, telemetry).keep_going(),
         ):
             await server.start()
             await server.run_until(stop)

@@ -22,6 +22,7 @@ from services.trainer.insight import NO_INSIGHT, Insight, LearningCurve, no_curv
 from services.trainer.leaderboard import Entry, Leaderboard
 from services.trainer.performance import Performance
 from services.trainer.planner.needs import check_budget, check_prediction_cost
+from services.trainer.quotas import Quotas
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
 from services.vision.card import ModelKind
@@ -32,8 +33,11 @@ WATCH_SECONDS = 2.0  # after which a watch looks again even without a change
 class Models:
     """Everything that callers do with models."""
 
-    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock, counts: Counts) -> None:
+    def __init__(
+        self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock, counts: Counts, quotas: Quotas
+    ) -> None:
         self._store = store
+        self._quotas = quotas
         self._counts = counts
         self._datasets = datasets
         self._blobs = blobs
@@ -41,7 +45,7 @@ class Models:
         self._leaderboard = Leaderboard(blobs)
 
     async def create(self, model: Model, *, validate_only: bool) -> Versioned[Model]:
-        """Checks the request against the datasets as they are now, and stores the model in NOT_STARTED.
+        """Checks the request against quotas and the datasets as they are now, and stores the model in NOT_STARTED.
 
         A dataset that is still VALIDATING is accepted; the coordinator checks it once it is READY.
         """
@@ -52,6 +56,7 @@ class Models:
             model.request_id,
             ModelAlreadyExists(name=model.name),
             lambda: self._checked(model),
+            create=self._quotas.create_model,
             validate_only=validate_only,
         )
 
@@ -68,6 +73,7 @@ class Models:
             if test is not None:
                 check_categories(test, training.category_names, model.model_kind)
             check_budget(model, training.image_count, test.image_count if test else 0)
+        await self._quotas.check_model(model)
         return model
 
     async def get(self, name: str) -> Versioned[Model]:

@@ -178,6 +178,7 @@ class TrialResult:
     bundle_key: str
     bundle_digest: str = ""  # `sha256:...`; empty of earlier versions
     bundle_signature: str = ""  # empty without a signing key
+    bundle_bytes: int = 0  # of all its files; 0 of earlier versions
     predictions_key: str
     performance_key: str
     insight_key: str = ""  # empty of earlier versions

@@ -14,8 +14,10 @@ from services.kit.records import Versioned
 from services.trainer.bundles import require_served
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Dataset, Datasets, check_kind
-from services.trainer.domain import FINAL_EVALUATION, Draft, Evaluation, Model
+from services.trainer.domain import FINAL_EVALUATION, Draft, Evaluation, Model, served_trial
 from services.trainer.performance import Performance
+from services.trainer.planner.costs import evaluation_seconds, resolution_of, slowness
+from services.trainer.quotas import Quotas
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
 from services.trainer.work import Work
@@ -26,8 +28,11 @@ ALLOWANCE = timedelta(hours=24)
 class Evaluations:
     """Everything that callers do with evaluations."""
 
-    def __init__(self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock, counts: Counts) -> None:
+    def __init__(
+        self, store: Store, datasets: Datasets, blobs: Blobs, clock: Clock, counts: Counts, quotas: Quotas
+    ) -> None:
         self._store = store
+        self._quotas = quotas
         self._counts = counts
         self._datasets = datasets
         self._blobs = blobs
@@ -39,20 +44,36 @@ class Evaluations:
         if draft.id == FINAL_EVALUATION:
             problem = f"{FINAL_EVALUATION!r} is reserved for the evaluation that ends a training; choose another id."
             raise InvalidRequest(field="evaluation_id", problem=problem)
-        name = f"{model}/evaluations/{draft.id}"
+        name, expected = f"{model}/evaluations/{draft.id}", timedelta()
 
         async def make() -> Evaluation:
+            nonlocal expected
             subject = (await self._store.models.get(model)).value
             dataset = await self._datasets.get(draft.test_dataset)
             evaluation = self._drafted(subject, dataset, draft)
             check_kind(dataset, subject.model_kind)
             check_categories(dataset, subject.categories, subject.model_kind)
-            return evaluation
+            expected = self._expected(subject, dataset)
+            return await self._quotas.check_evaluation(evaluation, expected)
 
-        taken = EvaluationAlreadyExists(name=name)
         return await create_once(
-            self._store.evaluations, name, draft.request_id, taken, make, validate_only=validate_only
+            self._store.evaluations,
+            name,
+            draft.request_id,
+            EvaluationAlreadyExists(name=name),
+            make,
+            create=lambda made: self._quotas.create_evaluation(made, expected),
+            validate_only=validate_only,
         )
+
+    def _expected(self, model: Model, dataset: Dataset) -> timedelta:
+        """The expected compute, by the pace of the model's training."""
+        trials = self._store.trials_of(model.name)
+        served = served_trial(model, trials)
+        if served is None:
+            return timedelta()
+        seconds = evaluation_seconds(served.recipe, dataset.image_count, resolution_of(trials), slowness(trials))
+        return timedelta(seconds=seconds)
 
     def _drafted(self, model: Model, dataset: Dataset, draft: Draft) -> Evaluation:
         served, now = require_served(model), self._clock.now()

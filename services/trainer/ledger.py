@@ -1,13 +1,17 @@
 """The ledger of one piece of work: which segments of its attempts were charged, and why the others were not."""
 
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
+from itertools import combinations
 
 import msgspec
 from msgspec.structs import replace
+
+from services.kit.quotas import month_of
 
 ZERO = timedelta()
 MICROSECOND = timedelta(microseconds=1)  # the resolution of ledger time
@@ -42,13 +46,24 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 def added(segments: tuple[Segment, ...], new: Segment) -> tuple[Segment, ...]:
     """The segments with a new one of the latest attempt, numbered.
 
-    Once an attempt has many, a charged one extends the last charged one.
+    Once an attempt has many, a charged one extends the last charged one, if that is of the same month.
     """
     number = sum(segment.attempt == new.attempt for segment in segments)
-    if number >= MAX_SEGMENTS_PER_ATTEMPT and (last := segments[-1]).charged and new.charged:
+    if number >= MAX_SEGMENTS_PER_ATTEMPT and _alike(last := segments[-1], new) and new.charged:
         longer = replace(last, duration=last.duration + new.duration, reason=new.reason, end_time=new.end_time)
         return (*segments[:-1], longer)
     return _merged((*segments, replace(new, number=number)))
+
+
+def charged_by_month(segments: Sequence[Segment]) -> dict[str, timedelta]:
+    """What was charged in each calendar month: a segment is charged when it ends."""
+    months = defaultdict[str, timedelta](timedelta)
+    if segments and _month(segments[0]) == _month(segments[-1]):  # nearly always; they are in the order of time
+        months[_month(segments[0])] = total(segment.duration for segment in segments if segment.charged)
+    else:
+        for segment in segments:
+            months[_month(segment)] += segment.duration if segment.charged else ZERO
+    return {month: charged for month, charged in months.items() if charged}
 
 
 def total(spans: Iterable[timedelta]) -> timedelta:
@@ -66,11 +81,18 @@ def scaled(span: timedelta, factor: Fraction) -> timedelta:
 
 
 def _merged(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """At most MAX_SEGMENTS: two of the three oldest are alike in whether they are charged, and become one."""
+    """At most MAX_SEGMENTS: of the oldest, two become one that are alike, which of so many there always are."""
     if len(segments) <= MAX_SEGMENTS:
         return segments
-    oldest, rest = segments[:3], segments[3:]
-    pairs = ((oldest[0], oldest[1]), (oldest[0], oldest[2]), (oldest[1], oldest[2]))
-    first, second = next(pair for pair in pairs if pair[0].charged == pair[1].charged)
+    first, second = next(pair for pair in combinations(segments, 2) if _alike(*pair))
     both = replace(second, duration=first.duration + second.duration)
-    return (*(both if segment is second else segment for segment in oldest if segment is not first), *rest)
+    return tuple(both if segment is second else segment for segment in segments if segment is not first)
+
+
+def _alike(one: Segment, other: Segment) -> bool:
+    """Whether both are charged, or neither is, and in the same month: together they mean the same."""
+    return one.charged == other.charged and _month(one) == _month(other)
+
+
+def _month(segment: Segment) -> str:
+    return month_of(segment.end_time)

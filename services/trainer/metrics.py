@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from services.kit.consume import DEAD_LETTERS, JOBS, QUEUED, RUNNING
 from services.kit.metered import NATS, STORE
+from services.kit.quotas import Quota
 from services.kit.telemetry import Metric, MetricKind
 from services.trainer.domain import ModelState
 from services.trainer.tally import AttemptResult
@@ -147,10 +148,32 @@ WORKER_READY = Metric(
     "1 once a training process has started on the worker's device; 0 until then.",
 )
 
+# Values of `project` are bounded by `project_gauges.MAX_NAMED`.
+PROJECT_SHARE = Metric(
+    "sightline_project_quota_share",
+    MetricKind.GAUGE,
+    "Share of a project's quota that is used, 0 without a limit: who is about to be refused.",
+    ("project", "quota"),
+    values=((), tuple(Quota)),
+)
+PROJECT_STORAGE = Metric(
+    "sightline_project_storage_bytes",
+    MetricKind.GAUGE,
+    "What a project's uploads, snapshots and bundles hold.",
+    ("project",),
+)
+PROJECT_COMPUTE = Metric(
+    "sightline_project_compute_seconds",
+    MetricKind.GAUGE,
+    "What a project was charged this calendar month, in time on the reference device; starts at 0 each month.",
+    ("project",),
+)
+
 API = (
     *(*STORE, *NATS, QUEUED, MODELS, WORK, OLDEST_QUEUED),
     *(WORKERS_FREE, BUDGET, BUDGET_LEFT, BUDGET_OVERRUN, MODELS_ENDED, MODELS_COST_SECONDS),
     *(ATTEMPTS, DEAD_LETTERS, WAIT_SECONDS, COMPUTE_SECONDS),
     *(ESTIMATES, ESTIMATE_SECONDS),
+    *(PROJECT_SHARE, PROJECT_STORAGE, PROJECT_COMPUTE),
 )
 WORKER = (*STORE, *NATS, JOBS, RUNNING, PHASE_SECONDS, NUMERICS, CHILD_START_SECONDS, DEVICE, WORKER_READY)

@@ -1,4 +1,4 @@
-"""The ModelService and the EvaluationService: message in, use case, message out."""
+"""The ModelService, the EvaluationService and the ProjectService: message in, use case, message out."""
 
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -7,6 +7,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpc import aio
 
 from services.kit import caller_fields, names
+from services.kit.callers import current
 from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet
 from services.kit.records import Versioned
@@ -18,13 +19,17 @@ from services.trainer.evaluations import Evaluations
 from services.trainer.insight_wire import curve_message, entry_message, mistake_message
 from services.trainer.planner.outlook import outlook
 from services.trainer.progress_wire import NOTHING, Moment
+from services.trainer.project_wire import project_message
+from services.trainer.projects import Project, Projects
 from services.trainer.store import Store
 from services.trainer.waiting import Waits
-from sightline.v1 import evaluation_pb2, model_pb2
+from sightline.v1 import evaluation_pb2, model_pb2, project_pb2
 from sightline.v1 import evaluation_service_pb2 as epb
 from sightline.v1 import model_service_pb2 as pb
+from sightline.v1 import project_service_pb2 as ppb
 from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceServicer
 from sightline.v1.model_service_pb2_grpc import ModelServiceServicer
+from sightline.v1.project_service_pb2_grpc import ProjectServiceServicer
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -165,6 +170,25 @@ class EvaluationServicer(EvaluationServiceServicer):
     ) -> AsyncIterator[epb.WatchEvaluationResponse]:
         async for found in self._evaluations.watch(_evaluation_name(request.name)):
             yield epb.WatchEvaluationResponse(evaluation=evaluation_wire.evaluation_message(found))
+
+
+class ProjectServicer(ProjectServiceServicer):
+    """Raises errors of our tree; the server runtime turns them into statuses."""
+
+    def __init__(self, projects: Projects, clock: Clock) -> None:
+        self._projects = projects
+        self._clock = clock
+
+    async def GetProject(self, request: ppb.GetProjectRequest, context: Context) -> project_pb2.Project:
+        return self._message(await self._projects.get())
+
+    async def ListProjects(self, request: ppb.ListProjectsRequest, context: Context) -> ppb.ListProjectsResponse:
+        found, token = self._projects.page(request.page_size, request.page_token)
+        return ppb.ListProjectsResponse(projects=list(map(self._message, found)), next_page_token=token)
+
+    def _message(self, project: Project) -> project_pb2.Project:
+        caller = current.get()
+        return project_message(project, caller.roles if caller else (), self._clock.now())
 
 
 def _model_name(name: str, field: str = "name") -> str:

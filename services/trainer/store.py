@@ -2,16 +2,40 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
+from services.kit.accounts import Accounts
 from services.kit.collection import Collection
 from services.kit.errors import EstimateNotFound, EvaluationNotFound, ModelNotFound, TrialNotFound
-from services.kit.records import Records
+from services.kit.records import Records, Versioned
 from services.kit.views import Changes, View
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost, works_of
 from services.trainer.estimate import COLLECTION, Estimate
+from services.trainer.ledger import charged_by_month
 from services.trainer.work import Work, WorkState
+
+SERVICE = "trainer"  # whose accounts these are
+MAX_KNOWN = 200_000  # records whose charges are kept in memory
+
+
+class Charges:
+    """What trials and evaluations were charged in each month; each ledger is added up once after every change."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, dict[str, timedelta]]] = {}
+
+    def of(self, found: Versioned[Trial] | Versioned[Evaluation]) -> dict[str, timedelta]:
+        """By month."""
+        name = found.value.name
+        revision, months = self._known.get(name, (0, {}))
+        if revision != found.revision:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()  # of deleted records
+            months = charged_by_month(found.value.work.segments)
+            self._known[name] = found.revision, months
+        return months
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +46,29 @@ class Store:
     trials: Collection[Trial]
     evaluations: Collection[Evaluation]
     estimates: Collection[Estimate]
+    accounts: Accounts
+    charges: Charges = field(default_factory=Charges)
 
     @classmethod
     def over(cls, records: Records) -> "Store":
         """The store in these records; its views stay empty until `run`."""
+        models = Collection(records, Model, ModelNotFound, "models")
+        evaluations = Collection(records, Evaluation, EvaluationNotFound, "models", "evaluations")
         return cls(
-            Collection(records, Model, ModelNotFound, "models"),
+            models,
             Collection(records, Trial, TrialNotFound, "models", "trials"),
-            Collection(records, Evaluation, EvaluationNotFound, "models", "evaluations"),
+            evaluations,
             Collection(records, Estimate, EstimateNotFound, COLLECTION),
+            Accounts(records, SERVICE, {"models": models.view, "evaluations": evaluations.view}),
         )
 
     @property
-    def _views(self) -> tuple[View[Model], View[Trial], View[Evaluation], View[Estimate]]:
+    def _resources(self) -> tuple[View[Model], View[Trial], View[Evaluation], View[Estimate]]:
         return self.models.view, self.trials.view, self.evaluations.view, self.estimates.view
+
+    @property
+    def _views(self) -> tuple[View[Any], ...]:
+        return *self._resources, self.accounts.view
 
     async def run(self) -> None:
         """Keeps the views current until cancelled."""
@@ -53,8 +86,8 @@ class Store:
         return all(view.is_synced for view in self._views)
 
     def changes(self) -> Changes:
-        """Changes of any view, from now on."""
-        return Changes(*self._views)
+        """Changes of any resource, from now on."""
+        return Changes(*self._resources)
 
     def revisions_of(self, model: str) -> tuple[int, ...]:
         """The revisions, in the views, of a model, its trials and its final evaluation."""

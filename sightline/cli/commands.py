@@ -15,6 +15,7 @@ from sightline.cli import (
     keys,
     models,
     predict,
+    projects,
     train,
     up,
     uploads,
@@ -38,6 +39,7 @@ app.add_typer(uploads.app, name="uploads")
 app.add_typer(models.app, name="models")
 app.add_typer(evaluations.app, name="evaluations")
 app.add_typer(audit.app, name="audit")
+app.add_typer(projects.app, name="projects")
 app.add_typer(keys.app, name="keys")
 app.add_typer(weights.app, name="weights")
 app.command("predict")(predict.predict)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from sightline.client.progress import Bar, drawn
 from sightline.client.safe_console import SafeConsole
-from sightline.client.text import shown
+from sightline.text import shown
 
 PLAIN_WIDTH = 200  # columns, if there is no terminal
 PLAIN_STEP = 0.1  # progress between two plain lines

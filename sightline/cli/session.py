@@ -14,10 +14,13 @@ INTERRUPTED = 130
 
 
 @contextmanager
-def session() -> Generator[Client]:
-    """A client for the block. Failures are reported on standard error and end the command with their exit code."""
+def session(project: str = "") -> Generator[Client]:
+    """A client for the block, in this project if one is given.
+
+    Failures are reported on standard error and end the command with their exit code.
+    """
     try:
-        with Client(progress=progress_bar) as client:
+        with Client(project=project, progress=progress_bar) as client:
             yield client
     except SightlineError as error:
         raise typer.Exit(report(error, notes())) from None

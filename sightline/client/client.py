@@ -12,6 +12,7 @@ from sightline.client.datasets import Datasets
 from sightline.client.evaluations import Evaluations
 from sightline.client.models import Models
 from sightline.client.names import Named
+from sightline.client.projects import Projects
 from sightline.client.requests import Image
 from sightline.client.results.prediction import Prediction
 from sightline.client.stubs import Stubs
@@ -46,6 +47,7 @@ class Client:
         self.audit = Audit(self._calls)
         self.models = Models(self._calls)
         self.evaluations = Evaluations(self._calls)
+        self.projects = Projects(self._calls)
 
     def predict(
         self,

@@ -13,6 +13,7 @@ from sightline.client.evaluations import AsyncEvaluations
 from sightline.client.models import AsyncModels
 from sightline.client.names import Named
 from sightline.client.progress import Reporter
+from sightline.client.projects import AsyncProjects
 from sightline.client.requests import Image
 from sightline.client.results.prediction import Prediction
 from sightline.client.stubs_aio import AsyncStubs
@@ -43,6 +44,7 @@ class AsyncClient:
         self.audit = AsyncAudit(self._calls)
         self.models = AsyncModels(self._calls)
         self.evaluations = AsyncEvaluations(self._calls)
+        self.projects = AsyncProjects(self._calls)
 
     async def predict(
         self,

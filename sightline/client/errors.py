@@ -457,6 +457,8 @@ class QuotaExceeded(SightlineError):
         setting = variables.get("setting", "the limit")
         if setting == "SIGHTLINE_MAX_IMAGE_BYTES":
             return f"scale the image down or leave it out of the COCO file, or have the operator raise {setting}"
+        if "remedy" in variables:  # of a project
+            return f"`sightline projects show` prints what is used; the operator may raise {setting}"
         return f"request less, or have the operator raise {setting}"
 
 

@@ -6,7 +6,7 @@ from typing import IO
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from sightline.client.text import shown
+from sightline.text import shown
 
 
 class SafeConsole(Console):

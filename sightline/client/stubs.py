@@ -22,6 +22,7 @@ from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
+from sightline.v1.project_service_pb2_grpc import ProjectServiceStub
 
 UPLOAD_SECONDS = 600.0  # for one batch of files
 WATCH_SECONDS = 3600.0  # then the stream is reopened
@@ -66,6 +67,11 @@ class Stubs:
     def evaluations(self) -> EvaluationServiceStub:
         """Evaluations, of the trainer."""
         return EvaluationServiceStub(self._trainer)
+
+    @cached_property
+    def projects(self) -> ProjectServiceStub:
+        """Projects, of the trainer."""
+        return ProjectServiceStub(self._trainer)
 
     @cached_property
     def predictions(self) -> PredictionServiceStub:

@@ -22,6 +22,7 @@ from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
+from sightline.v1.project_service_pb2_grpc import ProjectServiceStub
 
 if TYPE_CHECKING:
     from sightline.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceAsyncStub
     from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from sightline.v1.prediction_service_pb2_grpc import PredictionServiceAsyncStub
+    from sightline.v1.project_service_pb2_grpc import ProjectServiceAsyncStub
 
 
 class AsyncStubs:
@@ -69,6 +71,11 @@ class AsyncStubs:
     def evaluations(self) -> "EvaluationServiceAsyncStub":
         """Evaluations, of the trainer."""
         return EvaluationServiceStub(self._trainer)
+
+    @cached_property
+    def projects(self) -> "ProjectServiceAsyncStub":
+        """Projects, of the trainer."""
+        return ProjectServiceStub(self._trainer)
 
     @cached_property
     def predictions(self) -> "PredictionServiceAsyncStub":

@@ -1,7 +1,6 @@
 """What is uploaded for an export: COCO files that the service reads, and exactly the images that they name."""
 
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +20,10 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.names import Match, Resolver, leaves_folder, slashed, unshared
+from sightline.text import replaced
 
 ANNOTATIONS = {".json", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml"}  # are never images
 Mapped = tuple[Path, Resolver]
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +171,7 @@ def _mapped(image: LabelledImage, prefixes: Mapping[str, Mapped]) -> Path | None
 
 def _literal(image: LabelledImage, folder: Path) -> Path | None:
     for name in (*image.other_names, image.name) if image.entry is not None else (image.name,):
-        if not leaves_folder(name) and not _CONTROL.search(name):
+        if not leaves_folder(name):
             for path in (name, slashed(name)):
                 if (folder / path).is_file():
                     return folder / path
@@ -193,9 +191,9 @@ def _problem(name: str, match: Match, folder: Path) -> str:
 
 
 def _upload_path(file: Path, folder: Path) -> str:
-    """A path that the service accepts: relative, with `/`, without control characters."""
+    """A path that the service accepts: relative, with `/`, without characters that are not seen."""
     path = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
-    return _CONTROL.sub("_", slashed(path))
+    return replaced(slashed(path), "_")
 
 
 def _check_corners(imported: Imported, form: BoxForm) -> None:

@@ -6,7 +6,8 @@ import ast
 import asyncio
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from services.infra.jetstream import connect
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.infra.nats_access import NatsAccess
+from services.kit.accounts import Accounts
 from services.kit.errors import Unavailable
 from services.kit.names import root, split
 from services.kit.records import Synced
@@ -105,6 +107,16 @@ async def test_each_user_announces_takes_and_counts_its_own_jobs(server: NatsSer
 def audit_of(user: str) -> str:
     """Where its audit entries go."""
     return f"audit.{NOTES[user]}"
+
+
+@pytest.mark.parametrize("user", ["dataset-api", "trainer-api"])
+@pytest.mark.parametrize("root", ["", "projects/acme/"])
+async def test_the_apis_write_the_accounts_of_all_projects(server: NatsServer, user: str, root: str) -> None:
+    async with asyncio.timeout(30), connection_of(server, user) as connection:
+        accounts = Accounts(JetStreamRecords(connection), user, {})
+        project = root.removeprefix("projects/").removesuffix("/") or "default"
+        await accounts.change(project, lambda account: replace(account, resources=1), datetime.now(UTC))
+        assert (await accounts.current(project)).name == f"{root}accounts/{user}"
 
 
 def forbidden(user: str) -> list[str]:

@@ -15,6 +15,7 @@ from sightline.v1 import (
     evaluation_service_pb2,
     model_service_pb2,
     prediction_service_pb2,
+    project_service_pb2,
 )
 from tests.contract.test_protos import PROTOS
 
@@ -33,6 +34,7 @@ FILES: tuple[FileDescriptor, ...] = tuple(
         model_service_pb2,
         evaluation_service_pb2,
         prediction_service_pb2,
+        project_service_pb2,
     )
 )
 
@@ -41,10 +43,10 @@ PLAIN = """annotation_file_uris augmentation backbones base_model_version base_u
     bundle_signature bundle_uri categories category code codes dataset_id device digest display_name etag
     evaluation_id extension file file_name head id input_uri_prefix issuer key message metric metric_name
     model_id model_version network next_page_token other_file output_uri_prefix owner page_token path paths peer
-    predicted_category project reason recipe remedy request_id resource result_uris rpc score_metric service
-    sha256 similar_category snapshot_digest snapshot_uri step subject tag test_category test_file
-    training_category training_file true_category type_url unavailable untested_categories upload_id uri value
-    verdict warnings"""
+    predicted_category project project_id reason recipe remedy request_id resource result_uris roles rpc
+    score_metric service sha256 similar_category snapshot_digest snapshot_uri step subject tag test_category
+    test_file training_category training_file true_category type_url unavailable untested_categories upload_id
+    uri value verdict warnings"""
 # Messages whose `name` is that of a category.
 CATEGORIES = {"CategoryStats", "SnapshotCategory", "UnknownCategory", "Tag"}
 # Rpcs whose request names no resource: the use case itself looks in the project of the call.
@@ -57,6 +59,8 @@ BY_USE_CASE = {
     "ListBatchPredictions",
     "ListLoadedModels",
     "ListAuditEvents",
+    "GetProject",
+    "ListProjects",
 }
 
 

@@ -78,16 +78,20 @@ class viewed:  # noqa: N801 - a context manager
 
     async def __aenter__(self) -> World:
         self.world = World(settings=DatasetSettings(chunk_images=2, progress_seconds=0))
-        self._keeper = asyncio.create_task(self.world.view.run())
-        await self.world.view.synced()
+        views = self.world.view, self.world.kept.view, self.world.accounts.view
+        self._keepers = [asyncio.create_task(view.run()) for view in views]
+        for view in views:
+            await view.synced()
         return self.world
 
     async def __aexit__(self, *_: object) -> None:
-        self._keeper.cancel()
+        for keeper in self._keepers:
+            keeper.cancel()
 
 
 def app(world: World) -> Datasets:
-    return Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings, world.uploads())
+    ports = world.collection, world.blobs, world.queue, world.clock, world.settings
+    return Datasets(*ports, world.uploads(), world.quotas())
 
 
 async def create(world: World) -> None:

@@ -19,6 +19,7 @@ from sightline.v1 import dataset_service_pb2 as datasets
 from sightline.v1 import evaluation_service_pb2 as evaluations
 from sightline.v1 import model_service_pb2 as models
 from sightline.v1 import prediction_service_pb2 as predictions
+from sightline.v1 import project_service_pb2 as projects
 from tests.support.datasets import coco, upload_messages
 from tests.support.suite_of_projects import RPCS, Suite, suite
 from tests.unit.predictor.serving import IMAGE
@@ -85,6 +86,8 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "GetEvaluation": (evaluations.GetEvaluationRequest(name=E, view=evaluation_pb2.Evaluation.FULL), OK),
         "ListEvaluations": (evaluations.ListEvaluationsRequest(parent="models/m"), OK),
         "WatchEvaluation": (evaluations.WatchEvaluationRequest(name=E), OK),
+        "GetProject": (projects.GetProjectRequest(), OK),
+        "ListProjects": (projects.ListProjectsRequest(), OK),
         "AnalyzeImage": (image, OK),
         "AnalyzeImages": (predictions.AnalyzeImagesRequest(id="1", request=image), OK),
         "CreateBatchPrediction": (

@@ -17,6 +17,7 @@ from grpc_status.rpc_status import from_call
 from services.infra.server import Server, Service
 from services.kit.clock import SystemClock
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
+from services.kit.quotas import UNLIMITED
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import metrics, waiting
 from services.trainer.app import Models
@@ -34,6 +35,7 @@ from services.trainer.insight import (
     no_curve,
 )
 from services.trainer.performance import Coverage, Interval, UnknownCategory
+from services.trainer.quotas import Quotas
 from services.trainer.reconcile.coordinator import Coordinator
 from services.trainer.reconcile.counts import Counts
 from services.trainer.rpc import EvaluationServicer, ModelServicer
@@ -99,8 +101,9 @@ class World:
 
     def services(self) -> list[Service]:
         counts = Counts(self.store, self.clock, MemoryTelemetry())
-        models = Models(self.store, self.datasets, self.blobs, self.clock, counts)
-        evaluations = Evaluations(self.store, self.datasets, self.blobs, self.clock, counts)
+        quotas = Quotas(self.store, lambda _: UNLIMITED, self.clock)
+        models = Models(self.store, self.datasets, self.blobs, self.clock, counts, quotas)
+        evaluations = Evaluations(self.store, self.datasets, self.blobs, self.clock, counts, quotas)
         return [
             Service(
                 pb.DESCRIPTOR.services_by_name["ModelService"],

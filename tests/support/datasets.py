@@ -21,18 +21,21 @@ from services.dataset import worker
 from services.dataset.app import Datasets
 from services.dataset.context import WorkerContext
 from services.dataset.domain import COLLECTION, DatasetRecord
+from services.dataset.quotas import SERVICE, Quotas, SnapshotRoom
 from services.dataset.reconcile import Reconciler
 from services.dataset.rpc import DatasetServicer
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload import REQUEST_BYTES, Uploads
 from services.dataset.upload_records import UploadReconciler, UploadRecord, UploadRecords
 from services.infra.server import Server, Service
+from services.kit.accounts import Accounts
 from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
 from services.kit.collection import Collection
 from services.kit.errors import DatasetNotFound, UploadNotFound
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.queue import Queue, is_poison
+from services.kit.quotas import UNLIMITED, Limits
 from services.kit.reach import UPLOADS
 from services.kit.records import Records, Table
 from services.kit.settings import Settings
@@ -100,6 +103,8 @@ class World:
     queue: Queue = field(init=False)
     stub: DatasetStub = field(init=False)
     address: str = ""
+    limits: Limits = UNLIMITED
+    accounts: Accounts = field(init=False)
     collection: Collection[DatasetRecord] = field(init=False)
     kept: Collection[UploadRecord] = field(init=False)
 
@@ -107,6 +112,7 @@ class World:
         self.queue = MemoryQueue(self.clock)
         self.collection = Collection(self.records, DatasetRecord, DatasetNotFound, COLLECTION)
         self.kept = Collection(self.records, UploadRecord, UploadNotFound, UPLOADS)
+        self.accounts = Accounts(self.records, SERVICE, {COLLECTION: self.collection.view})
 
     @property
     def table(self) -> Table[DatasetRecord]:
@@ -118,10 +124,17 @@ class World:
 
     def context(self, executor: ThreadPoolExecutor, holder: str = "w1") -> WorkerContext:
         ports = self.table, self.blobs, self.queue, self.clock, self.telemetry
-        return WorkerContext(*ports, executor, self.decoders, holder)
+        room = SnapshotRoom(Accounts(self.records, SERVICE, {}), self.limits_of)
+        return WorkerContext(*ports, executor, self.decoders, room, holder)
+
+    def limits_of(self, project: str) -> Limits:
+        return self.limits
+
+    def quotas(self) -> Quotas:
+        return Quotas(self.collection, self.kept.view, self.accounts, self.limits_of, self.clock)
 
     def uploads(self) -> UploadRecords:
-        return UploadRecords(self.kept, self.blobs, self.clock, self.settings)
+        return UploadRecords(self.kept, self.blobs, self.clock, self.settings, self.quotas())
 
     def expiry(self) -> UploadReconciler:
         return UploadReconciler(self.uploads(), self.view, self.telemetry)
@@ -210,7 +223,9 @@ def upload_messages(upload_id: str, files: Mapping[str, bytes], **wrong: Any) ->
 async def running(world: World, **configured: Any) -> AsyncGenerator[World]:
     """The world with its server listening and a client connected."""
     records = world.uploads()
-    datasets = Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings, records)
+    datasets = Datasets(
+        world.collection, world.blobs, world.queue, world.clock, world.settings, records, world.quotas()
+    )
     uploads = Uploads(records, world.blobs, world.telemetry, world.settings)
     servicer = DatasetServicer(datasets, uploads, world.blobs.bucket)
     service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer, REQUEST_BYTES)
@@ -218,7 +233,7 @@ async def running(world: World, **configured: Any) -> AsyncGenerator[World]:
     settings = Settings(**chosen)
     server = Server("dataset", settings, world.telemetry, [service])
     world.address = f"127.0.0.1:{await server.start()}"
-    keepers = [asyncio.create_task(view.run()) for view in (world.view, world.kept.view)]
+    keepers = [asyncio.create_task(view.run()) for view in (world.view, world.kept.view, world.accounts.view)]
     try:
         async with grpc.aio.insecure_channel(world.address) as channel:
             world.stub = service_grpc.DatasetServiceStub(channel)

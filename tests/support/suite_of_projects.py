@@ -16,6 +16,7 @@ from services.infra.channel import open_channel
 from services.infra.server import Server, Service
 from services.kit.clock import SystemClock
 from services.kit.memory import MemoryQueue
+from services.kit.quotas import UNLIMITED, Limits
 from services.kit.telemetry import MemoryTelemetry
 from services.predictor import replica
 from services.predictor.clients import TrainerModels
@@ -26,9 +27,11 @@ from services.trainer.app import Models
 from services.trainer.clients import GrpcDatasets
 from services.trainer.estimates import Estimates
 from services.trainer.evaluations import Evaluations
+from services.trainer.projects import Projects
+from services.trainer.quotas import Quotas
 from services.trainer.reconcile.coordinator import Coordinator
 from services.trainer.reconcile.counts import Counts
-from services.trainer.rpc import EvaluationServicer, ModelServicer
+from services.trainer.rpc import EvaluationServicer, ModelServicer, ProjectServicer
 from services.trainer.settings import TrainerSettings
 from services.trainer.store import Store
 from services.trainer.waiting import Waits
@@ -45,11 +48,13 @@ from sightline.v1 import (
     model_pb2,
     model_service_pb2,
     prediction_service_pb2,
+    project_service_pb2,
 )
 from sightline.v1 import dataset_service_pb2_grpc as dataset_grpc
 from sightline.v1 import evaluation_service_pb2_grpc as evaluation_grpc
 from sightline.v1 import model_service_pb2_grpc as model_grpc
 from sightline.v1 import prediction_service_pb2_grpc as prediction_grpc
+from sightline.v1 import project_service_pb2_grpc as project_grpc
 from tests.support import datasets
 from tests.unit.predictor.support import put_bundle
 from tests.unit.trainer.support import QuickWorker, running
@@ -58,6 +63,7 @@ SERVICES: tuple[tuple[Any, Any], ...] = (
     (dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"], dataset_grpc),
     (model_service_pb2.DESCRIPTOR.services_by_name["ModelService"], model_grpc),
     (evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"], evaluation_grpc),
+    (project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"], project_grpc),
     (prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"], prediction_grpc),
 )
 RPCS: dict[str, Any] = {rpc.name: rpc for service, _ in SERVICES for rpc in service.methods}
@@ -80,6 +86,10 @@ class Suite:
         self.store: Store  # the trainer's, once it runs
         self.step: Callable[[], Any] = never  # of the trainer's coordinator and worker
         self.channels: dict[str, grpc.aio.Channel] = {}
+        self.limits: dict[str, Limits] = {}  # by project
+
+    def limits_of(self, project: str) -> Limits:
+        return self.limits.get(project, UNLIMITED)
 
     def key(self, name: str, role: str, *projects: str) -> str:
         """A new key that the services know from now on."""
@@ -161,7 +171,7 @@ async def suite(folder: Path) -> AsyncGenerator[Suite]:
         await stack.enter_async_context(datasets.running(made.world, auth_keys=made.keys_file))
         made.channels["DatasetService"] = await stack.enter_async_context(plain(made.world.address))
         trainer = await stack.enter_async_context(_trainer(made, services))
-        for service in ("ModelService", "EvaluationService"):
+        for service in ("ModelService", "EvaluationService", "ProjectService"):
             made.channels[service] = await stack.enter_async_context(plain(trainer))
         predictor = await stack.enter_async_context(_predictor(made, trainer, services))
         made.channels["PredictionService"] = await stack.enter_async_context(plain(predictor))
@@ -189,16 +199,19 @@ async def _trainer(made: Suite, services: Credentials) -> AsyncGenerator[str]:
             await asyncio.sleep(0.01)
 
         made.step = step
-        models = Models(store, known, made.blobs, clock, counts)
+        quotas = Quotas(store, made.limits_of, clock)
+        models = Models(store, known, made.blobs, clock, counts, quotas)
         estimates, waits = Estimates(store, known, made.blobs, clock, telemetry), Waits(store, queue, known, clock)
         servicers = (
             ModelServicer(models, estimates, store, waits, made.blobs.bucket, clock),
-            EvaluationServicer(Evaluations(store, known, made.blobs, clock, counts)),
+            EvaluationServicer(Evaluations(store, known, made.blobs, clock, counts, quotas)),
+            ProjectServicer(Projects(store, made.limits_of, clock), clock),
         )
         settings = TrainerSettings(port=0, drain_seconds=0.0, grace_seconds=0.5, auth_keys=made.keys_file)
         parts = [
             Service(SERVICES[1][0], model_grpc.add_ModelServiceServicer_to_server, servicers[0]),
             Service(SERVICES[2][0], evaluation_grpc.add_EvaluationServiceServicer_to_server, servicers[1]),
+            Service(SERVICES[3][0], project_grpc.add_ProjectServiceServicer_to_server, servicers[2]),
         ]
         server = Server("trainer", settings, telemetry, parts)
         try:
@@ -217,7 +230,7 @@ async def _predictor(made: Suite, trainer: str, services: Credentials) -> AsyncG
         async with replica.running(settings, cache, models, made.blobs, bundle.load, 1, clock, telemetry) as predictor:
             servicer = PredictionServicer(predictor, clock)
             add = prediction_grpc.add_PredictionServiceServicer_to_server
-            server = Server("predictor", settings, telemetry, [Service(SERVICES[3][0], add, servicer)])
+            server = Server("predictor", settings, telemetry, [Service(SERVICES[4][0], add, servicer)])
             try:
                 yield f"127.0.0.1:{await server.start()}"
             finally:

@@ -12,6 +12,7 @@ from sightline.v1 import (
     evaluation_service_pb2,
     model_service_pb2,
     prediction_service_pb2,
+    project_service_pb2,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ CONTRACT = {
         evaluation_service_pb2,
         model_service_pb2,
         prediction_service_pb2,
+        project_service_pb2,
     )
     for name, descriptor in module.DESCRIPTOR.services_by_name.items()
 }
@@ -49,7 +51,8 @@ def test_every_rpc_is_named_as_served_or_as_not_served() -> None:
         for path in ROOT.glob("services/*/rpc.py")
         for rpc in re.findall(r'NotServedYet\(rpc="(\w+)"', path.read_text())
     }
-    assert CONTRACT.keys() == {f"{kind}Service" for kind in ("Audit", "Dataset", "Model", "Evaluation", "Prediction")}
+    kinds = ("Audit", "Dataset", "Model", "Evaluation", "Prediction", "Project")
+    assert CONTRACT.keys() == {f"{kind}Service" for kind in kinds}
     for name, service in CONTRACT.items():
         row = re.search(rf"^\| `sightline\.v1\.{name}` \|[^|]*\|([^|]*)\|([^|]*)\|$", DOCUMENT, re.MULTILINE)
         assert row, f"{name} has no row"

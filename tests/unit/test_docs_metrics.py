@@ -52,6 +52,10 @@ BOUNDED_ELSEWHERE = {
     consume.JOBS: "the kinds of jobs that the process consumes",
     consume.RUNNING: "the same",
     consume.QUEUED: "the same",
+    **dict.fromkeys(
+        (trainer.PROJECT_SHARE, trainer.PROJECT_STORAGE, trainer.PROJECT_COMPUTE),
+        "project_gauges.MAX_NAMED projects, and one value for all others",
+    ),
     **dict.fromkeys(RPCS, "the methods of the contract, and one pair for all others"),
 }
 

@@ -26,6 +26,7 @@ from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.store import Store
 from services.trainer.tally import Tally
+from services.trainer.usage import keep_charges
 
 T = TypeVar("T", Trial, Evaluation)
 FIRST_SCRAPE_SECONDS = 20.0  # after the start of the process; longer than a scrape interval
@@ -60,17 +61,21 @@ class Counts:
             await self._reconcile_one(self._store.evaluations, evaluation.value)
 
     async def delete(self, collection: Collection[T], name: str, etag: str = "") -> None:
-        """Deletes a record and counts the rest of it; a running attempt counts as cancelled. NotFound, EtagMismatch."""
+        """Deletes a record and counts the rest of it; a running attempt counts as cancelled. NotFound, EtagMismatch.
+
+        What it was charged stays on its project's account.
+        """
         while True:
-            found = await collection.get(name)
+            found, now = await collection.get(name), self._clock.now()
+            work = found.value.work
+            ended = work if work.ended else work.cancelled(now)
+            await keep_charges(self._store, found.value.with_work(ended, now), now)
             try:
                 await collection.delete(name, etag or found.etag)
             except EtagMismatch:
                 if etag:
                     raise
                 continue
-            work = found.value.work
-            ended = work if work.ended else work.cancelled(self._clock.now())
             return self._add(found.value, ended.tally.since(work.counted))
 
     async def _reconcile_one(self, collection: Collection[T], record: T) -> None:

@@ -202,6 +202,7 @@ class Supervision:
             log_loss=result.selection_log_loss,
             bundle_key=f"{self._prefix}bundle/",
             bundle_digest=digest,
+            bundle_bytes=await asyncio.to_thread(_size_of, bundle),
             bundle_signature=self._signer.sign(_model_of(self._attempt.name), digest) if self._signer else "",
             predictions_key=keys[0],
             performance_key=keys[1],
@@ -256,6 +257,10 @@ class Supervision:
 
 def _model_of(trial: str) -> str:
     return trial.partition("/trials/")[0]
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _summary(performance: Performance) -> Performance:

@@ -11,7 +11,7 @@ from sightline.client.quantities import size
 from sightline.client.results.dataset import DatasetData, Finding
 from sightline.client.results.kinds import DatasetKind, Severity
 from sightline.client.results.samples import Sample, Samples
-from sightline.client.text import shown
+from sightline.text import shown
 
 REPEATED = ("duplicateLabelsDiffer", "nearLabelsDiffer", "exactDuplicate", "nearDuplicate")
 SHOWN_PAIRS = 40

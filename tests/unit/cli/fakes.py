@@ -27,6 +27,8 @@ from sightline.v1 import model_service_pb2 as ms
 from sightline.v1 import model_service_pb2_grpc as ms_grpc
 from sightline.v1 import prediction_service_pb2 as ps
 from sightline.v1 import prediction_service_pb2_grpc as ps_grpc
+from sightline.v1 import project_service_pb2 as projects_pb
+from sightline.v1 import project_service_pb2_grpc as projects_grpc
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.finding_pb2 import Finding
@@ -40,6 +42,7 @@ from sightline.v1.prediction_pb2 import (
     Tag,
     TagsResult,
 )
+from sightline.v1.project_pb2 import Project
 from sightline.v1.trial_pb2 import Trial
 from sightline.v1.upload_pb2 import Upload
 
@@ -68,6 +71,7 @@ class Fakes:
         self.comparison = ds.CompareDatasetsResponse()
         self.uploads: dict[str, Upload] = {}
         self.audit: list[audit.AuditEvent] = []
+        self.projects: dict[str, Project] = {}
         self.files: dict[str, bytes] = {}
         self.images: dict[str, bytes] = {}  # what ReadImages sends, of the category `cat`
         self.page_size = 2
@@ -297,6 +301,20 @@ class EvaluationFake(es_grpc.EvaluationServiceServicer):
         yield es.WatchEvaluationResponse(evaluation=self.fakes.evaluations[request.name])
 
 
+class ProjectFake(projects_grpc.ProjectServiceServicer):
+    def __init__(self, fakes: Fakes) -> None:
+        self.fakes = fakes
+
+    def GetProject(self, request: projects_pb.GetProjectRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "GetProject", request)
+        asked = dict(context.invocation_metadata()).get("sightline-project", "default")
+        return self.fakes.projects[str(asked)]
+
+    def ListProjects(self, request: projects_pb.ListProjectsRequest, context: grpc.ServicerContext) -> Any:
+        items, token = self.fakes.page(list(self.fakes.projects.values()), request.page_token)
+        return projects_pb.ListProjectsResponse(projects=items, next_page_token=token)
+
+
 class PredictionFake(ps_grpc.PredictionServiceServicer):
     def __init__(self, fakes: Fakes) -> None:
         self.fakes = fakes
@@ -331,6 +349,7 @@ def serving(fakes: Fakes) -> Generator[str]:
     audit_grpc.add_AuditServiceServicer_to_server(_concrete(AuditFake)(fakes), server)
     ms_grpc.add_ModelServiceServicer_to_server(_concrete(ModelFake)(fakes), server)
     es_grpc.add_EvaluationServiceServicer_to_server(_concrete(EvaluationFake)(fakes), server)
+    projects_grpc.add_ProjectServiceServicer_to_server(_concrete(ProjectFake)(fakes), server)
     ps_grpc.add_PredictionServiceServicer_to_server(_concrete(PredictionFake)(fakes), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

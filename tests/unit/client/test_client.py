@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.rpc.status_pb2 import Status
 
 import sightline
@@ -19,6 +20,7 @@ from sightline import Addresses, AsyncClient, Box, Client, Credentials, Hyperpar
 from sightline.client.datasets import AsyncDatasets, Datasets
 from sightline.client.evaluations import AsyncEvaluations, Evaluations
 from sightline.client.models import AsyncModels, Models
+from sightline.client.projects import AsyncProjects, Projects
 from sightline.client.results.trial import FeatureUse, NameUse
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
@@ -26,6 +28,7 @@ from sightline.v1.finding_pb2 import Finding
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.model_service_pb2 import EstimateTrainingRequest
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
+from sightline.v1.project_pb2 import ComputeQuota, CountQuota, Project
 from sightline.v1.trial_pb2 import NameUse as NameUseMessage
 from sightline.v1.trial_pb2 import Recipe, Trial
 from tests.unit.cli.fakes import Fakes, status
@@ -359,6 +362,19 @@ def test_the_stubs_are_accessible(client: Client, photo: Path) -> None:
     assert client.predict("m", photo).message == answer
 
 
+async def test_projects_have_what_is_used_and_what_is_left(client: Client, aio: AsyncClient, fakes: Fakes) -> None:
+    limited = ComputeQuota(used=Duration(seconds=60), reserved=Duration(seconds=30), limit=Duration(seconds=100))
+    for name, compute in (("default", limited), ("acme", ComputeQuota()), ("other", ComputeQuota())):
+        fakes.projects[name] = Project(project_id=name, compute=compute, models=CountQuota(used=3))
+    found = client.projects.get()
+    assert (found.project_id, found.models.used, found.models.limit) == ("default", 3, None)
+    assert (found.compute.left, found.compute.limit) == (timedelta(seconds=10), timedelta(seconds=100))
+    assert await aio.projects.get() == found
+    everything = client.projects.list()
+    assert [(one.project_id, one.compute.left is None) for one in everything[1:]] == [("acme", True), ("other", True)]
+    assert await aio.projects.list() == everything
+
+
 async def test_the_whole_story_in_asyncio(aio: AsyncClient, fakes: Fakes, coco: Path, photo: Path) -> None:
     birds = await aio.datasets.register("birds", coco=coco)
     assert (birds.state, set(fakes.files)) == ("READY", {"coco.json", "a.png"})
@@ -410,7 +426,13 @@ async def test_an_upload_that_the_service_drops_is_retried_in_asyncio(
 
 @pytest.mark.parametrize(
     ("blocking", "asyncio"),
-    [(Client, AsyncClient), (Datasets, AsyncDatasets), (Models, AsyncModels), (Evaluations, AsyncEvaluations)],
+    [
+        (Client, AsyncClient),
+        (Datasets, AsyncDatasets),
+        (Models, AsyncModels),
+        (Evaluations, AsyncEvaluations),
+        (Projects, AsyncProjects),
+    ],
 )
 def test_both_clients_have_the_same_methods_with_the_same_arguments(blocking: type, asyncio: type) -> None:
     def methods(kind: type) -> dict[str, list[tuple[str, object]]]:
@@ -421,7 +443,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments(blocking: ty
         }
 
     assert methods(blocking) == methods(asyncio)
-    assert len(methods(blocking)) >= 3
+    assert len(methods(blocking)) >= 2
 
 
 def test_every_exported_name_exists() -> None:

@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.dataset.categories import Categories
+from services.dataset.coco import CocoCategory
+from services.dataset.findings import FindingLog
+from sightline.blob_keys import fault_of_key
 from sightline.client.safe_console import SafeConsole
-from sightline.client.text import fault_of_text, shown
+from sightline.text import fault_of_text, shown
 
 ESCAPE, C1, RIGHT_TO_LEFT, NO_WIDTH = "\x1b[31m", "\x9b31m", "a\u202eb", "c\u200bat"
 
@@ -60,3 +64,19 @@ def test_a_console_prints_its_own_colours_and_no_others(terminal: bool, monkeypa
     assert not {"\x07", "\x9b", "\u202e"} & set(printed)
     assert "\\u001b]0;title" in printed
     assert printed.splitlines()[1] == "next"
+
+
+@pytest.mark.parametrize("text", [ESCAPE, C1, RIGHT_TO_LEFT, NO_WIDTH, "a\u206ab", "a\U0001d173b"])
+def test_keys_and_names_of_categories_refuse_the_same_characters_as_other_names(text: str) -> None:
+    fault, log = fault_of_text(text), FindingLog(10)
+    assert fault_of_key(f"images/{text}.png") == fault
+    Categories().merge([CocoCategory(id=1, name=text)], "train.json", log)
+    assert [finding.message for finding in log.ordered()] == [f"The name {text!r} of category 1 {fault}."]
+
+
+@pytest.mark.parametrize("text", [text for text in SCRIPTS if text])
+def test_keys_and_names_of_categories_may_be_in_any_script(text: str) -> None:
+    log = FindingLog(10)
+    assert fault_of_key(f"images/{text}.png") == ""
+    Categories().merge([CocoCategory(id=1, name=text)], "train.json", log)
+    assert log.ordered() == []

@@ -587,13 +587,14 @@ async def test_a_bundle_of_an_earlier_version_has_no_digest_and_is_used_with_a_w
     assert "bundle_without_digest" in caplog.text
 
 
-async def test_a_trial_s_result_has_the_digest_and_the_signature_of_its_bundle(at: World) -> None:
+async def test_a_trial_s_result_has_the_digest_the_size_and_the_signature_of_its_bundle(at: World) -> None:
     await at.begin()
     private, public = pair()
     await at.worker(succeeds, signing_key=SecretStr(private)).handle(T0)
     result = (await at.trial()).result
     assert result is not None
     assert result.bundle_digest == seal_of(sealed())
+    assert result.bundle_bytes == sum(map(len, sealed().values()))
     verifier = Verifier.of(public.encode())
     assert verifier.fault("models/m", result.bundle_digest, result.bundle_signature) == ""
 

@@ -1,0 +1,59 @@
+"""The metrics of projects, and what the trainer publishes of them for the dataset service."""
+
+import asyncio
+from collections import defaultdict
+from functools import partial
+
+from services.kit.clock import Clock
+from services.kit.quotas import Quota
+from services.kit.tasks import repeat
+from services.kit.telemetry import Telemetry
+from services.trainer import metrics
+from services.trainer.projects import Project, Projects
+from services.trainer.store import Store
+
+EVERY_SECONDS = 5.0
+MAX_NAMED = 50  # projects with a label of their own, in the life of a process
+OTHER = "_other"  # no project can be called this
+
+
+class ProjectGauges:
+    """Prometheus never forgets a label, so the number of those is bounded: who has one keeps it, the rest share one."""
+
+    def __init__(self, store: Store, projects: Projects, clock: Clock, telemetry: Telemetry) -> None:
+        self._store = store
+        self._projects = projects
+        self._clock = clock
+        self._telemetry = telemetry
+        self._named: set[str] = set()
+
+    async def keep_going(self) -> None:
+        """Publishes and measures until cancelled, once the views are synced."""
+        await self._store.synced()
+        await repeat(self.update, partial(self._clock.sleep, EVERY_SECONDS))
+
+    async def update(self) -> None:
+        """One pass over all projects."""
+        projects = list[Project]()
+        for name in self._projects.names():
+            project = self._projects.last(name)
+            held, now = {"models": project.model_bytes}, self._clock.now()
+            await self._store.accounts.publish(name, project.models, held, now)
+            projects.append(project)
+            await asyncio.sleep(0)  # one may have thousands of trials; calls go first
+        self._measure(projects)
+
+    def _measure(self, projects: list[Project]) -> None:
+        for project in sorted(projects, key=lambda found: (-max(map(found.share, Quota)), found.name)):
+            if project.owns_anything and len(self._named) < MAX_NAMED:
+                self._named.add(project.name)
+        groups = defaultdict[str, list[Project]](list)
+        for project in projects:
+            groups[project.name if project.name in self._named else OTHER].append(project)
+        for label, group in groups.items():
+            self._telemetry.set(metrics.PROJECT_STORAGE, sum(one.storage_bytes for one in group), project=label)
+            charged = sum(one.compute.charged.total_seconds() for one in group)
+            self._telemetry.set(metrics.PROJECT_COMPUTE, charged, project=label)
+            for quota in Quota:
+                share = max(one.share(quota) for one in group)
+                self._telemetry.set(metrics.PROJECT_SHARE, share, project=label, quota=quota)
