@@ -117,6 +117,7 @@ def loaded(folder: Path, directory: Path, image: bytes, seconds: float, rounds: 
 def limit(directory: Path, image: bytes, threads: int, seconds: float) -> tuple[float, float]:
     """Images per second and CPU milliseconds for each, of the same work in this process."""
     model = graph_models.load(directory)
+    assert isinstance(model, graph_models.GraphClassifier)
     done = [0] * threads
     end = time.perf_counter() + seconds
 

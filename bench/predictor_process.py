@@ -21,22 +21,25 @@ from services.vision import bundle, graph_tracing
 from services.vision.backbones import build
 from services.vision.card import CardBackbone, CardCategory, InputRule, ModelCard, ModelKind, WeightsSource
 from services.vision.classifier import Classifier, ClassifierNetwork
-from sightline.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
+from sightline.v1 import model_pb2, model_service_pb2
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class Trainer(model_service_pb2_grpc.ModelServiceServicer):
+def trainer() -> grpc.GenericRpcHandler:
     """Knows every model: its bundle is in the store under its name."""
 
-    def GetModel(  # noqa: N802 - the contract's name
-        self, request: model_service_pb2.GetModelRequest, context: grpc.ServicerContext
-    ) -> model_pb2.Model:
+    def get_model(request: model_service_pb2.GetModelRequest, _: grpc.ServicerContext) -> model_pb2.Model:
         uri = f"s3://sightline/{request.name}/"
         state = model_pb2.Model.SUCCEEDED
         return model_pb2.Model(name=request.name, state=state, model_version="1", bundle_uri=uri)
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        get_model, model_service_pb2.GetModelRequest.FromString, model_pb2.Model.SerializeToString
+    )
+    return grpc.method_handlers_generic_handler("sightline.v1.ModelService", {"GetModel": handler})
 
 
 def classifier(network: str, size: int, categories: int = 10) -> Classifier:
@@ -106,8 +109,8 @@ class Predictor:
 def running(store_folder: Path, **settings: str) -> Generator[Predictor]:
     """A predictor on this store."""
     server = grpc.server(ThreadPoolExecutor(2))
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Trainer(), server)
-    trainer = server.add_insecure_port("127.0.0.1:0")
+    server.add_generic_rpc_handlers((trainer(),))
+    trainer_port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -117,7 +120,7 @@ def running(store_folder: Path, **settings: str) -> Generator[Predictor]:
         "SIGHTLINE_INSECURE": "true",
         "SIGHTLINE_PORT": str(port),
         "SIGHTLINE_METRICS_PORT": "0",
-        "SIGHTLINE_TRAINER_ADDRESS": f"127.0.0.1:{trainer}",
+        "SIGHTLINE_TRAINER_ADDRESS": f"127.0.0.1:{trainer_port}",
         "SIGHTLINE_STORE_DIRECTORY": str(store_folder),
         "SIGHTLINE_DRAIN_SECONDS": "0",
         "OMP_WAIT_POLICY": "passive",

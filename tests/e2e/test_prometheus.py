@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from services.dataset import metrics as dataset
-from services.infra import observe, server_metrics
+from services.infra import audit_sinks, observe, server_metrics
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor import metrics as predictor
 from services.trainer import metrics as trainer
@@ -31,19 +31,24 @@ from tests.support.servers import find_program
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 Sets = tuple[digits.DigitSet, digits.DigitSet]
-RPCS = (
+SERVERS = (
     server_metrics.STARTED,
     server_metrics.HANDLED,
     server_metrics.SECONDS,
     server_metrics.RECEIVED,
     server_metrics.SENT,
+    server_metrics.REFUSED,
+    server_metrics.BYTES,
+    server_metrics.IN_FLIGHT,
+    audit_sinks.LOST,
+    audit_sinks.WAITING,
 )
 METRICS: dict[str, tuple[Metric, ...]] = {
-    "dataset-api": (*dataset.API, *RPCS),
+    "dataset-api": (*dataset.API, *SERVERS),
     "dataset-worker": dataset.WORKER,
-    "trainer-api": (*trainer.API, *RPCS),
+    "trainer-api": (*trainer.API, *SERVERS),
     "trainer-worker": trainer.WORKER,
-    "predictor": (*predictor.ALL, *RPCS),
+    "predictor": (*predictor.ALL, *SERVERS),
 }
 ONE_MODEL_BYTES = 60_000_000  # room for one of the story's models, which take 45 MB, but not for two
 
@@ -231,6 +236,12 @@ def test_a_bundle_damaged_in_the_store_raises_an_alert(monitored: MonitoredSuite
             predict(monitored.command, "first", few, code=13)
         monitored.prometheus.wait_for("SightlineModelLoadsFail")
     predict(monitored.command, "first", few)
+
+
+def test_a_lost_audit_entry_raises_an_alert(monitored: MonitoredSuite, few: Sets) -> None:
+    with monitored.without("audit"):
+        predict(monitored.command, "first", few)
+        monitored.prometheus.wait_for("SightlineAuditIncomplete")
 
 
 def test_an_overcharged_model_raises_an_alert(monitored: MonitoredSuite) -> None:

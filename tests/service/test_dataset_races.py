@@ -85,7 +85,8 @@ class Race:
 
     async def caller(self, world: World, steps: int) -> None:
         """Creates, revises and deletes at random; being refused is part of it."""
-        app = Datasets(world.collection, world.blobs, world.queue, world.clock, world.settings, world.uploads())
+        ports = world.blobs, world.queue, world.clock, world.settings
+        app = Datasets(world.collection, *ports, world.uploads(), world.quotas())
         for _ in range(steps):
             name, number = self.random.choice(NAMES), self.random.randrange(SETS)
             uri = f"s3://sightline/uploads/u{number}/train.json"
