@@ -255,7 +255,7 @@ RULES: dict[str, Rule] = {
         "Check the file; drop it if nothing can be seen on it.",
     ),
     "imageLowResolution": Rule(
-        _I, "The image has only {width} x {height} pixels.", "Use a larger original if there is one."
+        _I, "The image measures only {width} x {height}, in pixels.", "Use a larger original if there is one."
     ),
     "imageAspectExtreme": Rule(
         _I,

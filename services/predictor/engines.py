@@ -19,7 +19,7 @@ def _on_torch(directory: Path, device: Literal["cpu", "cuda"], threads: int, dig
     try:
         import torch  # noqa: PLC0415 - takes seconds and 200 MB, and images for CPUs are without it
 
-        from services.vision import bundle  # noqa: PLC0415 - likewise
+        from services.vision import bundle  # noqa: PLC0415 - imports torch itself
     except ModuleNotFoundError:
         problem = "its network has no graph, and this replica has no torch: run the image sightline-predictor-torch"
         raise BundleCorrupt(problem) from None

@@ -18,6 +18,7 @@ from services.infra.jetstream import connect
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.infra.nats_access import NatsAccess
+from services.kit import accounts
 from services.kit.accounts import Accounts
 from services.kit.errors import Unavailable
 from services.kit.names import root, split
@@ -113,10 +114,10 @@ def audit_of(user: str) -> str:
 @pytest.mark.parametrize("root", ["", "projects/acme/"])
 async def test_the_apis_write_the_accounts_of_all_projects(server: NatsServer, user: str, root: str) -> None:
     async with asyncio.timeout(30), connection_of(server, user) as connection:
-        accounts = Accounts(JetStreamRecords(connection), user, {})
+        kept = Accounts(JetStreamRecords(connection), user, {})
         project = root.removeprefix("projects/").removesuffix("/") or "default"
-        await accounts.change(project, lambda account: replace(account, resources=1), datetime.now(UTC))
-        assert (await accounts.current(project)).name == f"{root}accounts/{user}"
+        await kept.change(project, lambda account: replace(account, resources=1), datetime.now(UTC))
+        assert (await kept.current(project)).name == f"{root}accounts/{user}"
 
 
 def forbidden(user: str) -> list[str]:
@@ -182,7 +183,7 @@ def test_every_kind_of_job_has_users_that_announce_and_take_it() -> None:
 
 def test_every_collection_has_a_user_that_writes_it() -> None:
     written = {pattern.split(".")[0] for patterns in WRITES.values() for pattern in patterns}
-    assert written == set(_collections())
+    assert written == {*_collections(), accounts.COLLECTION}
 
 
 def _collections() -> Iterator[str]:
