@@ -86,7 +86,7 @@ DATASET_RULES: dict[str, Rule] = {
     ),
     "categoriesSmall": Rule(
         _I,
-        "{count:category has|categories have} fewer than {minimum} usable images: {names}.",
+        "{count:category has|categories have} fewer than {minimum:usable image|usable images}: {names}.",
         "Add images; with so few, neither training nor measuring is reliable.",
     ),
     "boxesAtBorder": Rule(
