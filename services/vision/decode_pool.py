@@ -174,8 +174,10 @@ class DecodePool:
         except ChildEnded:
             kill = Kill.CRASHED
         except asyncio.CancelledError:
+            kill = Kill.CANCELLED  # also if this wait is cancelled, too
             done, _ = await asyncio.wait([asking], timeout=GRACE_SECONDS)
-            kill = None if done and not isinstance(asking.exception(), ChildEnded) else Kill.CANCELLED
+            if done and not isinstance(asking.exception(), ChildEnded):
+                kill = None
             raise
         finally:
             if kill is None and job.peak_bytes <= RETIRED_BYTES and len(self._idle) < self._limits.processes:

@@ -119,6 +119,25 @@ async def test_a_caller_that_goes_away_ends_its_decoding(world: World) -> None:
     assert (await world.pixels(ORDINARY)).shape == (240, 320, 3)
 
 
+async def test_a_process_is_not_given_to_others_before_it_is_done_even_if_its_caller_is_cancelled_twice(
+    world: World,
+) -> None:
+    """As by its deadline and by its connection. The next image was decoded in the memory of this one."""
+    slow = jpeg_of_scans(4_000, 99)
+    await world.pixels(ORDINARY)
+    call = asyncio.create_task(world.pixels(slow))
+    await world.busy()
+    call.cancel()
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    expected = decode_sizes(ORDINARY, [128]).pixels[128]
+    for _ in range(3):
+        np.testing.assert_array_equal(await asyncio.wait_for(world.pixels(ORDINARY), 30), expected)
+    assert world.kills(Kill.CANCELLED) == 1
+
+
 async def test_an_image_that_takes_too_much_cpu_ends_and_says_so(world: World) -> None:
     world.limit(cpu_seconds=0.1)
     with pytest.raises(InvalidImageSize, match=r"0\.1 CPU-seconds \(SIGHTLINE_DECODE_CPU_SECONDS\)"):
