@@ -83,30 +83,13 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
         datasets = GrpcDatasets(DatasetServiceStub(channel), blobs.bucket)
         counts, limits = Counts(store, clock, telemetry), limits_of(settings)
         quotas, projects = Quotas(store, limits, clock), Projects(store, limits, clock)
-        services = [
-            Service(
-                model_service_pb2.DESCRIPTOR.services_by_name["ModelService"],
-                add_ModelServiceServicer_to_server,
-                ModelServicer(
-                    Models(store, datasets, blobs, clock, counts, quotas),
-                    Estimates(store, datasets, blobs, clock, telemetry),
-                    store,
-                    Waits(store, queue, datasets, clock),
-                    blobs.bucket,
-                    clock,
-                ),
-            ),
-            Service(
-                evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"],
-                add_EvaluationServiceServicer_to_server,
-                EvaluationServicer(Evaluations(store, datasets, blobs, clock, counts, quotas)),
-            ),
-            Service(
-                project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"],
-                add_ProjectServiceServicer_to_server,
-                ProjectServicer(projects, clock),
-            ),
-        ]
+        models = Models(store, datasets, blobs, clock, counts, quotas)
+        estimates, waits = Estimates(store, datasets, blobs, clock, telemetry), Waits(store, queue, datasets, clock)
+        services = _services(
+            ModelServicer(models, estimates, store, waits, blobs.bucket, clock),
+            EvaluationServicer(Evaluations(store, datasets, blobs, clock, counts, quotas)),
+            ProjectServicer(projects, clock),
+        )
         server = Server("trainer", settings, telemetry, services, store.is_synced)
         async with alongside(
             views=store.run(),
@@ -117,6 +100,18 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
         ):
             await server.start()
             await server.run_until(stop)
+
+
+def _services(models: ModelServicer, evaluations: EvaluationServicer, projects: ProjectServicer) -> list[Service]:
+    """Each servicer as the service of the contract that it is."""
+    of_models = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
+    of_evaluations = evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"]
+    of_projects = project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"]
+    return [
+        Service(of_models, add_ModelServiceServicer_to_server, models),
+        Service(of_evaluations, add_EvaluationServiceServicer_to_server, evaluations),
+        Service(of_projects, add_ProjectServiceServicer_to_server, projects),
+    ]
 
 
 async def work(settings: TrainerSettings, stop: asyncio.Event, *, once: bool = False) -> None:
