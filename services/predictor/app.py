@@ -1,10 +1,11 @@
 """The predictor's use cases."""
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from services.kit import names
 from services.kit.blobs import Blobs
@@ -16,17 +17,19 @@ from services.kit.plurals import counted
 from services.kit.reach import NOTHING_OPEN, Reach
 from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
-from services.predictor import metrics
+from services.predictor import explanation, metrics
 from services.predictor.batching import Batcher
 from services.predictor.cache import ModelCache
 from services.predictor.domain import Bundle, ImageQuery, LoadedModel, ModelRunner, Prepared
+from services.predictor.explanation import Explanation
 from services.predictor.lookup import ModelLookup
 from services.predictor.metrics import DropReason, Eviction, Stage
-from services.predictor.results import Analysis, result_of
+from services.predictor.results import Analysis, Tag, result_of
 from services.predictor.sets import check_coverage
 from services.vision.decode import Decoded, ImageInfo
 from services.vision.decode_pool import Decoders
 
+T = TypeVar("T")
 log = Log(__name__)
 
 
@@ -37,6 +40,7 @@ class Limits:
     max_image_bytes: int  # per image
     max_requests: int  # predictions in flight at once
     max_streamed: int  # the same of images that come in streams; those wait instead of being refused
+    max_explanations: int  # at once
     reach: Reach = NOTHING_OPEN  # which blobs callers may name
 
 
@@ -63,6 +67,7 @@ class Predictor:
         self._telemetry = telemetry
         self._limits = limits
         self._in_flight = 0
+        self._explanations = 0
         self.streamed = asyncio.Semaphore(limits.max_streamed)  # places of the images that come in streams
 
     async def analyze_image(self, query: ImageQuery, deadline: float | None = None) -> Analysis:
@@ -85,6 +90,27 @@ class Predictor:
         with self._timed(Stage.POSTPROCESS):
             result = result_of(runner.card, output, info.width, info.height, query)
             return Analysis(bundle.version, info.width, info.height, result)
+
+    async def explain_image(self, query: ImageQuery, tag: str, deadline: float | None = None) -> Explanation:
+        """Shows what in the image speaks for the tag, at the cost of some fifty predictions; errors as above."""
+        names.parse(query.model_name, "models", field="model_name")
+        query.check()
+        with self._admitted(), self._explaining():
+            data, file = await self._image(query)
+            bundle = await self._bundle(query.model_name)
+            async with self._cache.use(bundle) as model:
+                runner = model.runner
+                made = await self._decoded(
+                    runner, data, file, deadline, partial(explanation.inputs_of, arrange=runner.arrange)
+                )
+                output = await self._batcher.predict(runner, made.whole, deadline)
+                label = explanation.label_of(runner.card, output, tag)
+                answers = await asyncio.gather(*(self._batcher.predict(runner, one, deadline) for one in made.covered))
+            confidence = explanation.confidence_in(output, label)
+            weights = explanation.weights_of(confidence, [explanation.confidence_in(one, label) for one in answers])
+            drawn = await asyncio.to_thread(explanation.overlay, made.shown, made.grid, weights)
+            found = Tag(runner.card.categories[label].name, confidence)
+            return Explanation(bundle.version, made.info.width, made.info.height, found, made.grid, weights, drawn)
 
     async def load_model(self, model_name: str) -> LoadedModel:
         """Returns once the model is loaded and warmed up, at once if it already is."""
@@ -142,17 +168,27 @@ class Predictor:
     async def _prepared(
         self, runner: ModelRunner, data: bytes, file: str, deadline: float | None
     ) -> tuple[ImageInfo, Prepared]:
-        """The network's input; decoding ends at the deadline."""
-        start = self._clock.monotonic()
+        """The image's header, and the network's input."""
 
         def arranged(decoded: Decoded) -> tuple[ImageInfo, Prepared]:
-            self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage=Stage.DECODE)
             with self._timed(Stage.PREPROCESS):
                 return decoded.info, runner.arrange(decoded)
 
+        return await self._decoded(runner, data, file, deadline, arranged)
+
+    async def _decoded(
+        self, runner: ModelRunner, data: bytes, file: str, deadline: float | None, use: Callable[[Decoded], T]
+    ) -> T:
+        """What `use` makes of the pixels; decoding ends at the deadline."""
+        start = self._clock.monotonic()
+
+        def timed(decoded: Decoded) -> T:
+            self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage=Stage.DECODE)
+            return use(decoded)
+
         try:
             async with asyncio.timeout(None if deadline is None else deadline - start):
-                return await self._decoders.decode(data, file, runner.sizes, arranged)
+                return await self._decoders.decode(data, file, runner.sizes, timed)
         except TimeoutError:
             self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
             raise DeadlineExceeded(what="The prediction") from None
@@ -169,6 +205,20 @@ class Predictor:
             yield
         finally:
             self._in_flight -= 1
+
+    @contextmanager
+    def _explaining(self) -> Generator[None]:
+        """Bounds the explanations, each of which holds an image some fifty times."""
+        limit = self._limits.max_explanations
+        if self._explanations >= limit:
+            self._telemetry.add(metrics.DROPPED, reason=DropReason.FULL)
+            setting = "SIGHTLINE_MAX_EXPLANATIONS"
+            raise QueueFull(subject="Explanations", value=self._explanations, limit=limit, setting=setting)
+        self._explanations += 1
+        try:
+            yield
+        finally:
+            self._explanations -= 1
 
     @contextmanager
     def _timed(self, stage: Stage) -> Generator[None]:

@@ -42,7 +42,11 @@ async def running(
     cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry)
     lookup = ModelLookup(models, clock, settings.model_fresh_seconds, on_gone=cache.discard)
     limits = Limits(
-        settings.max_prediction_image_bytes, settings.max_requests, settings.max_streamed_images, settings.reach
+        settings.max_prediction_image_bytes,
+        settings.max_requests,
+        settings.max_streamed_images,
+        settings.max_explanations,
+        settings.reach,
     )
     try:
         async with DecodePool.running(settings.decode_limits, telemetry) as decoders:

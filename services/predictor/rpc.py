@@ -24,7 +24,6 @@ Context = aio.ServicerContext[Any, Any]
 ONE_BY_ONE = "send the images to AnalyzeImages until it is"
 MAX_IMAGE_ID = 128
 MOST_OF_A_STREAM = 16  # images in work, so that one stream leaves places to others
-NOT_EXPLAINED = "AnalyzeImage returns only the confidences"
 
 
 class PredictionServicer(PredictionServiceServicer):
@@ -109,4 +108,5 @@ class PredictionServicer(PredictionServiceServicer):
         yield  # the rpc is a stream
 
     async def ExplainImage(self, request: pb.ExplainImageRequest, context: Context) -> pb.ExplainImageResponse:
-        raise NotServedYet(rpc="ExplainImage", detail=NOT_EXPLAINED)
+        query = wire.explained_image(request)
+        return wire.explanation_to(await self._predictor.explain_image(query, request.tag, self._deadline(context)))

@@ -26,6 +26,7 @@ class PredictorSettings(settings.Settings):
     max_prediction_image_bytes: int = Field(default=6 * 1024**2, gt=0)  # per unary prediction
     max_requests: int = Field(default=128, gt=0)  # in flight at once; each may have an image in memory
     max_streamed_images: int = Field(default=32, gt=0)  # of all AnalyzeImages streams, at once; further ones wait
+    max_explanations: int = Field(default=2, gt=0)  # at once; each is some fifty predictions
     max_batch: int = Field(default=16, gt=0)  # images per forward pass
     max_prediction_pixels: int = Field(default=64_000_000, gt=0)  # per image, as stored
     decode_threads: int = Field(default=2, gt=0)  # images of one caller at once, each in a process; 2 x this of all

@@ -3,6 +3,7 @@
 from services.kit.errors import InvalidRequest
 from services.kit.status import to_timestamp
 from services.predictor.domain import ImageQuery, LoadedModel
+from services.predictor.explanation import Explanation
 from services.predictor.results import Analysis, Object, Tag, Tags
 from sightline.v1 import prediction_pb2, prediction_service_pb2
 
@@ -19,6 +20,29 @@ def query_from(message: prediction_service_pb2.AnalyzeImageRequest) -> ImageQuer
         max_results=message.max_results if message.HasField("max_results") else None,
         use_suggested_thresholds=message.use_suggested_thresholds,
         coverage=message.coverage if message.HasField("coverage") else None,
+    )
+
+
+def explained_image(message: prediction_service_pb2.ExplainImageRequest) -> ImageQuery:
+    """The image to explain; InvalidRequest if there is none."""
+    image = prediction_service_pb2.AnalyzeImageRequest(model_name=message.model_name)
+    if message.HasField("image"):
+        image.image = message.image
+    elif message.HasField("uri"):
+        image.uri = message.uri
+    return query_from(image)
+
+
+def explanation_to(made: Explanation) -> prediction_service_pb2.ExplainImageResponse:
+    """The response."""
+    return prediction_service_pb2.ExplainImageResponse(
+        model_version=made.model_version,
+        metadata=prediction_pb2.ImageMetadata(width=made.width, height=made.height),
+        tag=_tag_to(made.tag),
+        columns=made.grid.columns,
+        rows=made.grid.rows,
+        weights=made.weights,
+        overlay_png=made.overlay_png,
     )
 
 

@@ -58,6 +58,12 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each image with its tags or objects to this folder.")
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write to this folder what in each image speaks for its first result."
+        ),
+    ] = None,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a line for each tag or object to this file, as CSV.")
     ] = None,
@@ -74,6 +80,8 @@ def predict(
         files = _files(images)
         _refuse_too_large(files)
         predictions = _ask(client, model, files, threshold, suggested_thresholds, top, coverage)
+        if explain:
+            _explain_all(client, model, explain, [made for made in predictions if not made.error and made])
         if csv:
             prediction_table.write(csv, predictions)
         drawn = _draw_all(draw, predictions) if draw else {}
@@ -163,6 +171,18 @@ def _note_replaced(predictions: Iterable[Prediction]) -> None:
         listed = escape(" ".join(characters))
         notes().print(f"note: drawn as {MISSING}, for lack of a font: {listed}", soft_wrap=True)
         notes().print("fix: install one, such as Noto Sans CJK (the package fonts-noto-cjk)", soft_wrap=True)
+
+
+def _explain_all(client: Client, model: str, folder: Path, predictions: list[Prediction]) -> None:
+    """Writes an overlay for each prediction to the folder, and says where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written: set[Path] = set()
+    for made in predictions:
+        found = client.explain(model, made.image, made[0].name)
+        target = _free(folder, Path(made.image).stem, written)
+        target.write_bytes(found.overlay_png)
+        written.add(target)
+        notes().print(f"{escape(str(target))} shows what speaks for {escape(found.tag.name)}", soft_wrap=True)
 
 
 def _free(folder: Path, stem: str, taken: set[Path]) -> Path:

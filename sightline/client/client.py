@@ -14,6 +14,7 @@ from sightline.client.models import Models
 from sightline.client.names import Named
 from sightline.client.projects import Projects
 from sightline.client.requests import Image
+from sightline.client.results.explanation import Explanation
 from sightline.client.results.prediction import Prediction
 from sightline.client.stubs import Stubs
 from sightline.client.transport.addresses import Addresses
@@ -88,6 +89,15 @@ class Client:
         """
         request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage)
         return predictions.predict_many(self._calls, request, images)
+
+    def explain(self, model: str | Named, image: Image, tag: str = "") -> Explanation:
+        """Shows what in the image speaks for a tag, by default for the most confident one.
+
+        Takes some fifty predictions. Raises as `predict` does, InvalidRequest for a tag that the model does not have,
+        and QuotaExceeded if the service explains as many images as it may.
+        """
+        request = requests.explain_image(model, image, tag)
+        return predictions.explain(self._calls, request, requests.image_name(image))
 
     def close(self) -> None:
         """Closes the connections."""

@@ -1,5 +1,6 @@
 """`AsyncClient`: the asyncio version of `Client`."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from sightline.client.names import Named
 from sightline.client.progress import Reporter
 from sightline.client.projects import AsyncProjects
 from sightline.client.requests import Image
+from sightline.client.results.explanation import Explanation
 from sightline.client.results.prediction import Prediction
 from sightline.client.stubs_aio import AsyncStubs
 from sightline.client.transport.addresses import Addresses
@@ -73,6 +75,11 @@ class AsyncClient:
         """As `Client.predict_many`, for `async for`."""
         request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage)
         return predictions.predict_many_async(self._calls, request, images)
+
+    async def explain(self, model: str | Named, image: Image, tag: str = "") -> Explanation:
+        """As `Client.explain`; the file is read in a thread."""
+        request = await asyncio.to_thread(requests.explain_image, model, image, tag)
+        return await predictions.explain_async(self._calls, request, requests.image_name(image))
 
     async def close(self) -> None:
         """Closes the connections."""

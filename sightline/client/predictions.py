@@ -12,9 +12,10 @@ from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.errors import SightlineError
 from sightline.client.grpc_errors import error_from, with_file
 from sightline.client.requests import Image
+from sightline.client.results.explanation import Explanation
 from sightline.client.results.prediction import Prediction
 from sightline.client.transport.channel import status_of
-from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
+from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest, ExplainImageRequest
 
 IN_FLIGHT = 8
 # Codes with which the next image would fail too: NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION, UNIMPLEMENTED,
@@ -30,6 +31,22 @@ def predict(calls: Calls, base: AnalyzeImageRequest, image: Image) -> Prediction
         return Prediction.of(calls.stubs.predictions.AnalyzeImage(request), name)
     except grpc.RpcError as error:
         raise _refusal(error, name) or calls.error_of(error) from error
+
+
+def explain(calls: Calls, request: ExplainImageRequest, name: str) -> Explanation:
+    """The explanation for the image of this name."""
+    try:
+        return Explanation.of(calls.stubs.predictions.ExplainImage(request), name)
+    except grpc.RpcError as error:
+        raise _refusal(error, name) or calls.error_of(error) from error
+
+
+async def explain_async(calls: AsyncCalls, request: ExplainImageRequest, name: str) -> Explanation:
+    """The asyncio version of `explain`."""
+    try:
+        return Explanation.of(await calls.stubs.predictions.ExplainImage(request), name)
+    except grpc.RpcError as error:
+        raise _refusal(error, name) or await calls.error_of(error) from error
 
 
 def predict_many(calls: Calls, base: AnalyzeImageRequest, images: Iterable[Image]) -> Generator[Prediction]:

@@ -137,6 +137,17 @@ def with_image(base: predictions.AnalyzeImageRequest, image: Image) -> predictio
     return request
 
 
+def explain_image(model: str | Named, image: Image, tag: str) -> predictions.ExplainImageRequest:
+    """The request to explain one image; fails as `with_image` does."""
+    found = with_image(predictions.AnalyzeImageRequest(model_name=full_name("models", model)), image)
+    request = predictions.ExplainImageRequest(model_name=found.model_name, tag=tag)
+    if found.HasField("uri"):
+        request.uri = found.uri
+    else:
+        request.image = found.image
+    return request
+
+
 def image_name(image: Image) -> str:
     """An image's name in errors."""
     return "image" if isinstance(image, bytes) else str(image)

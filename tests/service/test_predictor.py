@@ -1,17 +1,20 @@
 """The predictor over real gRPC: its answers and its errors."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf import json_format
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status.rpc_status import from_call
+from numpy.typing import NDArray
 from PIL import Image
 
 from services.infra.server_metrics import HANDLED
@@ -20,6 +23,8 @@ from services.predictor import metrics
 from services.predictor.domain import ModelState
 from services.vision import bundle as bundles
 from services.vision.classifier import Classifier
+from services.vision.decode import Decoded
+from services.vision.inputs import Views
 from services.vision.prediction_sets import Calibration
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
@@ -210,7 +215,6 @@ async def test_a_model_without_a_bundle_is_not_ready_and_one_in_training_serves_
         ("GetBatchPrediction", pb.GetBatchPredictionRequest()),
         ("ListBatchPredictions", pb.ListBatchPredictionsRequest()),
         ("CancelBatchPrediction", pb.CancelBatchPredictionRequest()),
-        ("ExplainImage", pb.ExplainImageRequest()),
     ],
 )
 async def test_rpcs_of_a_later_version_report_it(running: Running, rpc: str, request_: Any):
@@ -343,3 +347,70 @@ def reason_of(status: Status) -> str:
     info = ErrorInfo()
     assert status.details[0].Unpack(info)
     return info.reason
+
+
+# Explanations.
+
+
+class Watching(Fixed):
+    """Sure of `dog` only while it sees the red part of an image, at its upper left."""
+
+    def arrange(self, decoded: Decoded) -> Views:
+        rgb = decoded.pixels[1]
+        return (rgb[: len(rgb) // 3, : rgb.shape[1] // 3].copy(),)
+
+    def predict_prepared(self, images: Sequence[Views]) -> NDArray[np.float32]:
+        red = [float((view[..., 0] > 200).mean() * (view[..., 1] < 50).mean()) for (view,) in images]
+        return np.array([[0.1, 0.8 * share, 0.9 - 0.8 * share] for share in red], np.float32)
+
+
+def red_corner() -> bytes:
+    image = Image.new("RGB", (120, 60), "grey")
+    image.paste((255, 0, 0), (0, 0, 40, 20))
+    return file_of(image)
+
+
+async def explain(running: Running, **fields: Any) -> pb.ExplainImageResponse:
+    source: dict[str, Any] = {} if "uri" in fields else {"image": red_corner()}
+    return await running.stub.ExplainImage(pb.ExplainImageRequest(model_name="models/m", **source, **fields))
+
+
+async def test_what_the_confidence_depends_on_has_the_highest_weights(tmp_path: Path):
+    async with serving(tmp_path, loader=lambda _, digest: Watching(0.1, 0.8, 0.1)) as running:
+        found = await explain(running)
+        assert (found.tag.name, found.model_version) == ("dog", "v1")
+        assert found.tag.confidence == pytest.approx(0.8, abs=0.01)
+        assert (found.metadata.width, found.metadata.height) == (120, 60)
+        assert found.columns == 2 * found.rows
+        weights = np.array(found.weights).reshape(found.rows, found.columns)
+        assert weights.max() == 1
+        assert weights[: found.rows // 3 + 1, : found.columns // 3 + 1].min() > 0
+        assert weights[found.rows // 3 + 2 :].max() == 0
+        picture = Image.open(BytesIO(found.overlay_png))
+        assert (picture.format, picture.size) == ("PNG", (120, 60))
+        corner, other = (np.array(picture.getpixel(at)) for at in ((10, 8), (110, 50)))
+        assert corner[0] > corner[1] + 40
+        assert other[0] == other[1] == other[2]
+        assert max((await explain(running, tag="owl")).weights) == 0, "covering speaks for no other tag"
+
+
+async def test_a_tag_that_the_model_does_not_have_is_refused(running: Running):
+    with pytest.raises(errors.InvalidRequest, match=r"tag: the model has no 'horse', only cat, dog, owl"):
+        await explain(running, tag="horse")
+
+
+async def test_an_explanation_of_a_detector_is_of_its_most_confident_object(tmp_path: Path):
+    async with serving(tmp_path, network=detector()) as running:
+        found = await explain(running)
+        assert len(found.weights) == found.rows * found.columns
+        assert found.tag.name in {"cat", "dog", "owl"}
+
+
+async def test_more_explanations_than_allowed_are_refused(tmp_path: Path):
+    async with serving(tmp_path, max_explanations=1) as running, running.thread_held_up():
+        first = asyncio.create_task(explain(running))
+        await eventually(lambda: running.predictor._explanations == 1)
+        with pytest.raises(errors.QuotaExceeded, match="SIGHTLINE_MAX_EXPLANATIONS"):
+            await explain(running)
+        first.cancel()
+        await eventually(lambda: running.predictor._explanations == 0)

@@ -100,7 +100,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "WatchBatchPrediction": (predictions.WatchBatchPredictionRequest(**of_batch), UNSERVED),
         "LoadModel": (predictions.LoadModelRequest(model_name="models/m"), OK),
         "ListLoadedModels": (predictions.ListLoadedModelsRequest(), OK),
-        "ExplainImage": (predictions.ExplainImageRequest(model_name="models/m", image=IMAGE), UNSERVED),
+        "ExplainImage": (predictions.ExplainImageRequest(model_name="models/m", image=IMAGE), OK),
         "UnloadModel": (predictions.UnloadModelRequest(model_name="models/m"), OK),
         "DeleteEvaluation": (evaluations.DeleteEvaluationRequest(name=E), OK),
         "DeleteModel": (models.DeleteModelRequest(name="models/m"), OK),

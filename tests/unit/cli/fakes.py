@@ -335,6 +335,18 @@ class PredictionFake(ps_grpc.PredictionServiceServicer):
             model_version="v1", metadata=ImageMetadata(width=64, height=48), custom_model_result=result
         )
 
+    def ExplainImage(self, request: ps.ExplainImageRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "ExplainImage", request)
+        return ps.ExplainImageResponse(
+            model_version="v1",
+            metadata=ImageMetadata(width=64, height=48),
+            tag=Tag(name=request.tag or self.fakes.tags[0][0], confidence=0.75),
+            columns=3,
+            rows=2,
+            weights=[0, 0, 1, 0, 0.5, 0],
+            overlay_png=b"PNG of " + request.tag.encode(),
+        )
+
 
 def _concrete(servicer: Any) -> Any:
     """The servicer's class, which lacks the rpcs that no test calls: those return UNIMPLEMENTED."""

@@ -78,6 +78,19 @@ def test_a_csv_file_has_a_line_for_each_tag_and_each_error(
     ]
 
 
+def test_explain_writes_an_overlay_for_the_first_result_of_each_image(
+    sightline: Command, fakes: Fakes, image_file: Path, tmp_path: Path
+) -> None:
+    outcome = sightline("predict", "m", image_file, image_file, "--explain", tmp_path / "why")
+    overlays = {path.name: path.read_bytes() for path in (tmp_path / "why").iterdir()}
+    stem = image_file.stem
+    assert overlays == {f"{stem}.png": b"PNG of cat", f"{stem}-2.png": b"PNG of cat"}
+    assert f"{stem}.png shows what speaks for cat" in outcome.err
+    fakes.objects = []
+    sightline("predict", "m", image_file, "--explain", tmp_path / "nothing")
+    assert list((tmp_path / "nothing").iterdir()) == []
+
+
 def test_an_error_that_concerns_every_image_is_printed_once(sightline: Command, fakes: Fakes, image_file: Path) -> None:
     fakes.errors["AnalyzeImage"] = [status(grpc.StatusCode.NOT_FOUND, "ModelNotFound", "models/m does not exist.")] * 9
     outcome = sightline("predict", "m", *[image_file] * 9)

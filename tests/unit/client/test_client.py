@@ -238,6 +238,15 @@ def test_the_request_follows_the_arguments(client: Client, fakes: Fakes, photo: 
         client.predict("m", photo, threshold=0.5, suggested_thresholds=True)
 
 
+def test_an_explanation_has_rows_of_weights_and_a_picture(client: Client, photo: Path) -> None:
+    found = client.explain("m", photo, "dog")
+    assert (found.image, found.tag.name, found.tag.confidence) == (str(photo), "dog", 0.75)
+    assert found.weights == ((0.0, 0.0, 1.0), (0.0, 0.5, 0.0))
+    assert found.overlay_png == b"PNG of dog"
+    assert client.explain("m", photo.read_bytes()).tag.name == "cat"
+    assert client.explain("m", "s3://sightline/a.png").image == "s3://sightline/a.png"
+
+
 def test_a_prediction_set_comes_with_the_coverage_that_was_requested(client: Client, photo: Path) -> None:
     assert client.predict("m", photo).prediction_set is None
     found = client.predict("m", photo, coverage=0.9).prediction_set
