@@ -15,7 +15,8 @@
     │   ├── AuditNotStored
     │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
-    ├── QuotaExceeded (RESOURCE_EXHAUSTED): ProjectQuotaExceeded, QueueFull, Throttled, MessageTooLarge
+    ├── QuotaExceeded (RESOURCE_EXHAUSTED): ProjectQuotaExceeded, QueueFull, TooBusy, Throttled,
+    │   MessageTooLarge
     ├── DeadlineExceeded (DEADLINE_EXCEEDED): RequestTimedOut
     ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied, ProjectDenied (PERMISSION_DENIED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
@@ -461,6 +462,16 @@ class QueueFull(QuotaExceeded):
 
     template = (
         "{subject}: {value:is|are} waiting already, the most allowed ({setting} is {limit}); ask again in a moment."
+    )
+    retry = True
+
+
+class TooBusy(QuotaExceeded):
+    """What waits already takes longer than the call has time; nothing was done."""
+
+    template = (
+        "{subject}: those that wait already take about {expected} s, and the call's deadline is in {remaining} s; "
+        "ask again in a moment, or set a later deadline."
     )
     retry = True
 

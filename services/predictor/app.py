@@ -11,7 +11,7 @@ from services.kit import names
 from services.kit.blobs import Blobs
 from services.kit.callers import acting_project
 from services.kit.clock import Clock
-from services.kit.errors import DeadlineExceeded, InvalidImageSize, ModelNotFound, QueueFull, SightlineError
+from services.kit.errors import DeadlineExceeded, InvalidImageSize, ModelNotFound, QueueFull, SightlineError, TooBusy
 from services.kit.log import Log
 from services.kit.plurals import counted
 from services.kit.reach import NOTHING_OPEN, Reach
@@ -84,6 +84,7 @@ class Predictor:
         async with self._cache.use(bundle) as model:
             runner = model.runner
             check_coverage(runner.card, query)  # before the image costs anything
+            self._require_time(deadline)
             info, image = await self._prepared(runner, data, file, deadline)
             output = await self._batcher.predict(runner, image, deadline)
             model.answered(self._clock.now())
@@ -192,6 +193,15 @@ class Predictor:
         except TimeoutError:
             self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
             raise DeadlineExceeded(what="The prediction") from None
+
+    def _require_time(self, deadline: float | None) -> None:
+        """TooBusy if the images that wait take longer than the call has time."""
+        if deadline is None:
+            return
+        expected, remaining = self._batcher.expected_seconds(), deadline - self._clock.monotonic()
+        if expected > remaining:
+            self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
+            raise TooBusy(subject="Predictions", expected=f"{expected:.2g}", remaining=f"{remaining:.2g}")
 
     @contextmanager
     def _admitted(self) -> Generator[None]:

@@ -4,11 +4,12 @@ There is no timer. Under load a batch fills while the previous one runs; without
 """
 
 import asyncio
-from bisect import insort_right
+from bisect import bisect_right, insort_right
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from services.kit import callers
 from services.kit.clock import Clock
@@ -19,6 +20,8 @@ from services.predictor.domain import ModelRunner, Prepared, RawOutput, input_sh
 from services.predictor.metrics import DropReason, Stage
 
 T = TypeVar("T")
+
+PACE_WEIGHT = 0.1  # of the latest pass in the average
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +58,8 @@ class Batcher:
         self._turn = 0  # of the last image that was taken
         self._arrived = asyncio.Event()
         telemetry.set(metrics.QUEUE_LENGTH, 0)
+        self._passes = passes
+        self._paces = WeakKeyDictionary[ModelRunner, float]()  # seconds of a pass for each image in it, recently
         self._free = asyncio.Semaphore(passes)
         self._threads = ThreadPoolExecutor(passes, thread_name_prefix="forward")
 
@@ -67,12 +72,19 @@ class Batcher:
         self._arrived.set()
         return await answer
 
+    def expected_seconds(self) -> float:
+        """How long an image of the current caller would wait for those before it, going by recent passes."""
+        ahead = bisect_right(self._waiting, self._turn_after(_caller()), key=_turn_of)
+        return sum(self._paces.get(image.runner, 0.0) for image in self._waiting[:ahead]) / self._passes
+
     def _next_turn(self) -> int:
-        """After the caller's previous image, and after those that have been taken."""
-        caller = callers.current.get()
-        name = caller.name if caller else ""
-        turn = self._turns[name] = max(self._turns.get(name, 0), self._turn) + 1
+        caller = _caller()
+        turn = self._turns[caller] = self._turn_after(caller)
         return turn
+
+    def _turn_after(self, caller: str) -> int:
+        """After the caller's previous image, and after those that have been taken."""
+        return max(self._turns.get(caller, 0), self._turn) + 1
 
     async def call(self, work: Callable[[], T]) -> T:
         """Runs other work with a network, such as its warm-up, in one of the threads."""
@@ -142,7 +154,10 @@ class Batcher:
                 if not image.answer.done():
                     image.answer.set_exception(error)
             return
-        self._telemetry.observe(metrics.STAGE_SECONDS, self._clock.monotonic() - start, stage=Stage.FORWARD)
+        seconds = self._clock.monotonic() - start
+        pace = seconds / len(batch)
+        self._paces[runner] = pace + (1 - PACE_WEIGHT) * (self._paces.get(runner, pace) - pace)
+        self._telemetry.observe(metrics.STAGE_SECONDS, seconds, stage=Stage.FORWARD)
         self._telemetry.observe(metrics.BATCH_SIZE, len(batch))
         for image, output in zip(batch, outputs, strict=True):
             if not image.answer.done():
@@ -153,6 +168,11 @@ class Batcher:
             image = self._waiting.pop()
             if not image.answer.done():
                 image.answer.set_exception(Draining(service="predictor"))
+
+
+def _caller() -> str:
+    caller = callers.current.get()
+    return caller.name if caller else ""
 
 
 def _turn_of(image: _Waiting) -> int:

@@ -60,9 +60,7 @@ def predict(
     ] = None,
     explain: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Write to this folder what in each image speaks for its first result."
-        ),
+        typer.Option(metavar="DIR", help="Write to this folder what in each image speaks for its first result."),
     ] = None,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a line for each tag or object to this file, as CSV.")

@@ -269,6 +269,22 @@ def failed_calls(running: Running) -> float:
     return sum(n for (name, labels), n in counted if name == HANDLED.name and ("grpc_code", "OK") not in labels)
 
 
+@pytest.mark.usefixtures("quick_retries")
+async def test_a_prediction_that_cannot_make_its_deadline_is_refused_at_once_and_never_decoded(running: Running):
+    await running.analyze()
+    batcher = running.predictor._batcher
+    for runner in batcher._paces:
+        batcher._paces[runner] = 60.0  # as if passes took that long
+    async with running.thread_held_up() as held:
+        waiting = asyncio.create_task(running.analyze())
+        await eventually(lambda: len(batcher._waiting) == 1)
+        decoded = len(running.telemetry.observed["sightline_predictor_stage_seconds", (("stage", "decode"),)])
+        with pytest.raises(errors.QuotaExceeded, match=r"already take about 60 s, and the call's deadline is in 20 s"):
+            await running.analyze()
+        assert len(running.telemetry.observed["sightline_predictor_stage_seconds", (("stage", "decode"),)]) == decoded
+    await asyncio.gather(held, waiting)
+
+
 async def test_a_prediction_whose_deadline_passes_while_it_waits_costs_no_forward_pass(running: Running):
     async with running.thread_held_up() as first:
         request = pb.AnalyzeImageRequest(model_name="models/m", image=IMAGE)

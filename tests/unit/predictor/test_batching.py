@@ -148,6 +148,30 @@ async def test_an_image_whose_deadline_passed_costs_no_forward_pass():
     assert case.telemetry.value(metrics.DROPPED, reason="late") == 1
 
 
+async def test_what_an_image_would_take_is_expected_from_recent_passes_and_the_callers_turn():
+    case = Case()
+    async with case.running():
+        first = await case.busy()
+        case.clock.advance(8)  # of which the first pass takes all
+        case.one.gate.set()
+        await first
+        assert case.batcher.expected_seconds() == 0, "nothing waits"
+        case.one.gate.clear()
+        case.one.entered.clear()
+        second = await case.busy()
+        waiting = [*(case.ask(number) for number in (1, 2, 3)), case.ask(4, case.other)]
+        await asyncio.sleep(0)
+        assert case.batcher.expected_seconds() == 3 * 8
+
+        def of_another() -> float:
+            callers.current.set(Caller("another", frozenset()))
+            return case.batcher.expected_seconds()
+
+        assert contextvars.copy_context().run(of_another) == 8, "turns are taken, so only one is before it"
+        case.one.gate.set()
+        await asyncio.gather(second, *waiting)
+
+
 async def test_an_image_whose_caller_is_gone_costs_no_forward_pass():
     case = Case()
     async with case.running():
