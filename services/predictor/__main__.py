@@ -14,8 +14,10 @@ from services.infra.store import open_blobs
 from services.kit.clock import SystemClock
 from services.kit.log import Log
 from services.kit.settings import load, refuse_exposure
+from services.kit.tasks import alongside
 from services.predictor import engines, metrics, replica
 from services.predictor.clients import TrainerModels
+from services.predictor.preload import Preload
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
 from services.vision.device import choose
@@ -58,9 +60,12 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
         )
         servicer = PredictionServicer(predictor, clock)
         service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes)
-        server = Server("predictor", settings, telemetry, [service])
-        await server.start()
-        await server.run_until(stop)
+        preload = Preload(predictor.load_model, settings.preloaded, clock)
+        ready = preload.ready if settings.preloaded else None
+        server = Server("predictor", settings, telemetry, [service], ready, ready_every_seconds=0.5)
+        async with alongside(preload=preload.run()):
+            await server.start()
+            await server.run_until(stop)
 
 
 if __name__ == "__main__":

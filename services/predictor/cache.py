@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -79,9 +79,18 @@ class ModelCache:
     usable until its last user is done, even if it is dropped meanwhile, and counts towards the capacity until then.
     """
 
-    def __init__(self, source: Source, capacity_bytes: int, clock: Clock, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        source: Source,
+        capacity_bytes: int,
+        clock: Clock,
+        telemetry: Telemetry,
+        kept: Collection[str] = (),
+    ) -> None:
+        """The models named in `kept` are never evicted for others."""
         self._source = source
         self._capacity_bytes = capacity_bytes
+        self._kept = frozenset(kept)
         self._clock = clock
         self._telemetry = telemetry
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # by model name, least recently used first
@@ -185,7 +194,7 @@ class ModelCache:
 
     def _make_room(self, size_bytes: int) -> bool:
         """Evicts as many models as necessary; none, and False, if that would not be enough."""
-        idle = [entry for entry in self._entries.values() if not entry.pins]
+        idle = [entry for name, entry in self._entries.items() if not entry.pins and name not in self._kept]
         if self._used_bytes - sum(entry.size_bytes for entry in idle) + size_bytes > self._capacity_bytes:
             return False
         for entry in idle:

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from services.kit import settings
+from services.kit import names, settings
+from services.kit.errors import InvalidName
 from services.vision.decode_limits import DecodeLimits
 
 
@@ -21,7 +22,8 @@ class PredictorSettings(settings.Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: exit at startup without a usable GPU
     model_cache_bytes: int = Field(default=4 * 1024**3, gt=0)  # of weights in memory
     model_cache_directory: Path | None = None  # for bundles' files; none: a temporary folder
-    model_fresh_seconds: float = Field(default=2.0, ge=0)  # how long the trainer's answer about a model is used
+    preload_models: str = ""  # loaded before the replica is ready, and kept: `models/a,projects/acme/models/b`
+    model_fresh_seconds: float = Field(default=1.0, ge=0)  # how long the trainer's answer about a model is used
     model_sweep_seconds: float = Field(default=15.0, gt=0)  # between checks for deleted models
     max_prediction_image_bytes: int = Field(default=6 * 1024**2, gt=0)  # per unary prediction
     max_requests: int = Field(default=128, gt=0)  # in flight at once; each may have an image in memory
@@ -36,6 +38,21 @@ class PredictorSettings(settings.Settings):
     max_image_scans: int = Field(default=100, gt=0)  # of a progressive JPEG
     forward_passes: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0)  # at once; on a GPU, one
     forward_threads: int = Field(default=1, gt=0)  # per forward pass; more cost more than they gain
+
+    @field_validator("preload_models")
+    @classmethod
+    def _of_names(cls, value: str) -> str:
+        for name in value.split(",") if value else ():
+            try:
+                names.parse(name, "models", field="SIGHTLINE_PRELOAD_MODELS")
+            except InvalidName as error:
+                raise ValueError(error.message) from error
+        return value
+
+    @property
+    def preloaded(self) -> tuple[str, ...]:
+        """The names of the models to load at the start."""
+        return tuple(self.preload_models.split(",")) if self.preload_models else ()
 
     @property
     def request_bytes(self) -> dict[str, int]:

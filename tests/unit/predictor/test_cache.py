@@ -95,6 +95,20 @@ async def test_a_model_in_use_is_not_evicted_and_a_model_that_does_not_fit_next_
     assert case.cache.names() == ["c"]
 
 
+async def test_a_kept_model_makes_no_room_for_others_but_may_be_replaced_and_dropped():
+    case = Case(a=60, b=60, c=30)
+    case.cache = ModelCache(case.source, 100, ManualClock(), case.telemetry, kept=("a",))
+    await case.touch("a")
+    await case.touch("c")
+    with pytest.raises(QuotaExceeded, match="Memory for b"):
+        await case.touch("b")
+    assert case.cache.names() == ["a", "c"]
+    await case.touch("a", "v2")
+    case.cache.drop("a", metrics.Eviction.UNLOADED)
+    await case.touch("b")
+    assert case.cache.names() == ["c", "b"]
+
+
 async def test_a_new_bundle_replaces_the_old_one_and_waits_for_its_last_user():
     case = Case(a=60)
     async with case.cache.use(Bundle("a", "v1", "")) as old:
