@@ -37,6 +37,20 @@ def located(**fields: Any) -> str:
     return PLACE.locate(CocoImage(1, **fields))
 
 
+@given(st.text("aZ0_. -/\\:%\u00e9\u200b", max_size=12), st.sampled_from(["sets/a/", "", "uploads/u/", "a b/.c/"]))
+def test_a_row_has_the_key_that_locating_its_image_gives(name: str, folder: str) -> None:
+    place = Place("s3://sightline/x", f"{folder}train.json", "sightline", reach=Reach.parse("sets/"))
+    image = CocoImage(1, file_name=name)
+    try:
+        expected = [place.locate(image)] if name else []
+    except (ValueError, UnreadableUri):
+        expected = []
+    kind, log = AnnotationKind.IMAGE_CLASSIFICATION, FindingLog(10)
+    found = [row.key for row in rows(CocoFile([image], [], []), place, kind, {}, 0, log)]
+    assert found == expected
+    assert len(log.kept) == 1 - len(expected)
+
+
 @pytest.mark.parametrize(
     ("fields", "key"),
     [
