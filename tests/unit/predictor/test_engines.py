@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from services.predictor import engines
 from services.vision import bundle, graph_tracing
@@ -56,6 +56,31 @@ def without_graphs(model: Classifier, tmp_path: Path) -> Path:
 def test_graphs_run_in_onnx_runtime_and_bundles_without_them_in_torch(with_graphs: Path, without_graphs: Path) -> None:
     assert isinstance(engines.load(with_graphs, "cpu", 1, digest=""), GraphClassifier)
     assert isinstance(engines.load(without_graphs, "cpu", 1, digest=""), Classifier)
+
+
+def every_kind_of_file() -> dict[str, bytes]:
+    random = np.random.default_rng(6)
+    image = Image.fromarray(random.integers(0, 256, (60, 97, 3), np.uint8)).resize((291, 180))
+    files = {form: encoded(image, form) for form in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "ICO", "TIFF")}
+    for mode in ("L", "CMYK"):
+        files[mode] = encoded(image.convert(mode), "JPEG")
+    for mode in ("P", "1", "LA", "RGBA", "I;16"):
+        files[mode] = encoded(image.convert("L").convert(mode) if mode in "LA I;16" else image.convert(mode), "PNG")
+    for orientation in range(1, 9):
+        turned = Image.Exif()
+        turned[ExifTags.Base.Orientation] = orientation
+        files[f"EXIF {orientation}"] = encoded(image, "JPEG", exif=turned)
+    return files
+
+
+def test_both_engines_give_the_same_probabilities_for_every_format_and_orientation(
+    model: Classifier, with_graphs: Path
+) -> None:
+    served = engines.load(with_graphs, "cpu", 1, digest="")
+    for name, data in every_kind_of_file().items():
+        (expected,) = model.predict_prepared([model.prepare(data)])
+        (found,) = served.predict_prepared([served.arrange(served.decode(data))])
+        np.testing.assert_allclose(np.asarray(found), expected, atol=1e-4, err_msg=name)
 
 
 def test_a_bundle_that_is_not_the_one_of_the_record_is_refused_by_both(with_graphs: Path, without_graphs: Path) -> None:
