@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -143,6 +144,30 @@ async def test_a_model_dropped_while_loading_still_serves_its_callers_and_is_the
     await use
     await settle()
     assert (case.cache.names(), case.used_bytes, case.source.discarded) == ([], 0, [Path("a-v1")])
+
+
+async def test_two_hundred_models_rotate_through_a_cache_of_twenty_without_an_error_and_within_its_bytes():
+    names = [f"m{number}" for number in range(200)]
+    case = Case(**dict.fromkeys(names, 5))
+    held: list[float] = []
+
+    async def caller(seed: int) -> None:
+        random = Random(seed)
+        for _ in range(200):
+            name = random.choice(names)
+            async with case.cache.use(Bundle(name, "v1", "")) as model:
+                await asyncio.sleep(0)
+                assert model.runner
+                held.append(case.used_bytes)
+            if random.random() < 0.05 and name in case.cache.names():
+                case.cache.drop(name, metrics.Eviction.UNLOADED)
+
+    await asyncio.gather(*(caller(seed) for seed in range(16)))
+    assert max(held) <= 100
+    assert len(held) == 16 * 200
+    await case.cache.close()
+    assert case.used_bytes == 0
+    assert len(case.source.discarded) == len(case.source.loads) > 200
 
 
 async def test_closing_cancels_loads_and_frees_everything():
