@@ -147,7 +147,11 @@ async def require_whole(race: Race) -> set[str]:
 @pytest.mark.parametrize("seed", range(40))
 async def test_no_orphan_stays_and_nothing_that_is_live_is_lost(seed: int) -> None:
     race = Race(seed)
-    keepers = [asyncio.create_task(view.run()) for one in race.replicas for view in (one.view, one.kept.view)]
+    keepers = [
+        asyncio.create_task(view.run())
+        for one in race.replicas
+        for view in (one.view, one.kept.view, one.accounts.view)
+    ]
     try:
         await race.fill()
         workers = [asyncio.create_task(race.worker(one, f"w{n}")) for n, one in enumerate(race.replicas)]

@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
@@ -82,9 +83,17 @@ def coco(
     return json.dumps({"images": images, "annotations": annotations, "categories": declared}).encode()
 
 
+def unlike_any_other(seed: int) -> bytes:
+    """An image of 64 x 64 pixels that is not even nearly the same as that of another seed."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    image, out = Image.fromarray(blocks).resize((64, 64), Image.Resampling.NEAREST), BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
 def tagged(count: int, categories: int = 2) -> tuple[bytes, dict[str, bytes]]:
     """A classification set of `count` different images, with tags in turn."""
-    files = {f"images/{n}.png": make_image(color=(n % 256, n // 256, 7)) for n in range(1, count + 1)}
+    files = {f"images/{n}.png": unlike_any_other(n) for n in range(1, count + 1)}
     images = [{"id": n, "file_name": f"images/{n}.png", "width": 64, "height": 64} for n in range(1, count + 1)]
     marks = [{"id": n, "image_id": n, "category_id": (n - 1) % categories + 1} for n in range(1, count + 1)]
     return coco(images, marks, [f"c{n}" for n in range(1, categories + 1)]), files
