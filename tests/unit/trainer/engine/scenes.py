@@ -33,7 +33,7 @@ def scene(random: np.random.Generator, labels: tuple[int, ...], size: tuple[int,
             draw.rectangle(shape, fill=(220, 60, 40))
         else:
             draw.ellipse(shape, fill=(60, 90, 230))
-        boxes.append(Box(x, y, side, side, label))
+        boxes.append(Box(float(x), float(y), float(side), float(side), label))
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue(), tuple(boxes)
