@@ -11,7 +11,7 @@ from services.kit import names
 from services.kit.blobs import Blobs
 from services.kit.callers import acting_project
 from services.kit.clock import Clock
-from services.kit.errors import DeadlineExceeded, InvalidImageSize, ModelNotFound, QueueFull, SightlineError, TooBusy
+from services.kit.errors import DeadlineExceeded, InvalidImageSize, ModelNotFound, SightlineError, TooBusy
 from services.kit.log import Log
 from services.kit.plurals import counted
 from services.kit.reach import NOTHING_OPEN, Reach
@@ -24,6 +24,7 @@ from services.predictor.domain import Bundle, ImageQuery, LoadedModel, ModelRunn
 from services.predictor.explanation import Explanation
 from services.predictor.lookup import ModelLookup
 from services.predictor.metrics import DropReason, Eviction, Stage
+from services.predictor.places import Places
 from services.predictor.results import Analysis, Tag, result_of
 from services.predictor.sets import check_coverage
 from services.vision.decode import Decoded, ImageInfo
@@ -66,13 +67,15 @@ class Predictor:
         self._clock = clock
         self._telemetry = telemetry
         self._limits = limits
-        self._in_flight = 0
-        self._explanations = 0
+        # A full replica refuses at once instead of queueing, which bounds the images in memory.
+        # An explanation holds one fifty times.
+        self._predictions = Places("Predictions", limits.max_requests, "SIGHTLINE_MAX_REQUESTS", telemetry)
+        self._explanations = Places("Explanations", limits.max_explanations, "SIGHTLINE_MAX_EXPLANATIONS", telemetry)
         self.streamed = asyncio.Semaphore(limits.max_streamed)  # places of the images that come in streams
 
     async def analyze_image(self, query: ImageQuery, deadline: float | None = None) -> Analysis:
         """Analyzes one image; raises the errors of the contract. `deadline` is monotonic."""
-        with self._admitted():
+        with self._predictions.place():
             return await self.analyze_streamed(query, deadline)
 
     async def analyze_streamed(self, query: ImageQuery, deadline: float | None = None) -> Analysis:
@@ -96,7 +99,7 @@ class Predictor:
         """Shows what in the image speaks for the tag, at the cost of some fifty predictions; errors as above."""
         names.parse(query.model_name, "models", field="model_name")
         query.check()
-        with self._admitted(), self._explaining():
+        with self._predictions.place(), self._explanations.place():
             data, file = await self._image(query)
             bundle = await self._bundle(query.model_name)
             async with self._cache.use(bundle) as model:
@@ -202,33 +205,6 @@ class Predictor:
         if expected > remaining:
             self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
             raise TooBusy(subject="Predictions", expected=f"{expected:.2g}", remaining=f"{remaining:.2g}")
-
-    @contextmanager
-    def _admitted(self) -> Generator[None]:
-        """Bounds the images in memory; a full replica refuses immediately instead of queueing."""
-        limit = self._limits.max_requests
-        if self._in_flight >= limit:
-            self._telemetry.add(metrics.DROPPED, reason=DropReason.FULL)
-            raise QueueFull(subject="Predictions", value=self._in_flight, limit=limit, setting="SIGHTLINE_MAX_REQUESTS")
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-
-    @contextmanager
-    def _explaining(self) -> Generator[None]:
-        """Bounds the explanations, each of which holds an image some fifty times."""
-        limit = self._limits.max_explanations
-        if self._explanations >= limit:
-            self._telemetry.add(metrics.DROPPED, reason=DropReason.FULL)
-            setting = "SIGHTLINE_MAX_EXPLANATIONS"
-            raise QueueFull(subject="Explanations", value=self._explanations, limit=limit, setting=setting)
-        self._explanations += 1
-        try:
-            yield
-        finally:
-            self._explanations -= 1
 
     @contextmanager
     def _timed(self, stage: Stage) -> Generator[None]:

@@ -10,12 +10,11 @@ from sightline.v1 import prediction_pb2, prediction_service_pb2
 
 def query_from(message: prediction_service_pb2.AnalyzeImageRequest) -> ImageQuery:
     """The query in the request; InvalidRequest if it has no image."""
-    if message.WhichOneof("image_source") is None:
-        raise InvalidRequest(field="image", problem="neither image nor uri is set; set one of them")
+    image, uri = _source_of(message)
     return ImageQuery(
         model_name=message.model_name,
-        image=message.image if message.HasField("image") else None,
-        uri=message.uri,
+        image=image,
+        uri=uri,
         score_threshold=message.score_threshold if message.HasField("score_threshold") else None,
         max_results=message.max_results if message.HasField("max_results") else None,
         use_suggested_thresholds=message.use_suggested_thresholds,
@@ -25,12 +24,8 @@ def query_from(message: prediction_service_pb2.AnalyzeImageRequest) -> ImageQuer
 
 def explained_image(message: prediction_service_pb2.ExplainImageRequest) -> ImageQuery:
     """The image to explain; InvalidRequest if there is none."""
-    image = prediction_service_pb2.AnalyzeImageRequest(model_name=message.model_name)
-    if message.HasField("image"):
-        image.image = message.image
-    elif message.HasField("uri"):
-        image.uri = message.uri
-    return query_from(image)
+    image, uri = _source_of(message)
+    return ImageQuery(message.model_name, image, uri, score_threshold=None, max_results=None)
 
 
 def explanation_to(made: Explanation) -> prediction_service_pb2.ExplainImageResponse:
@@ -53,6 +48,15 @@ def analysis_to(analysis: Analysis) -> prediction_pb2.AnalyzeImageResponse:
         metadata=prediction_pb2.ImageMetadata(width=analysis.width, height=analysis.height),
         custom_model_result=_result_to(analysis),
     )
+
+
+def _source_of(
+    message: prediction_service_pb2.AnalyzeImageRequest | prediction_service_pb2.ExplainImageRequest,
+) -> tuple[bytes | None, str]:
+    """The image's bytes, or None and its uri; InvalidRequest if the request has neither."""
+    if message.WhichOneof("image_source") is None:
+        raise InvalidRequest(field="image", problem="neither image nor uri is set; set one of them")
+    return message.image if message.HasField("image") else None, message.uri
 
 
 def _result_to(analysis: Analysis) -> prediction_pb2.CustomModelResult:

@@ -11,7 +11,7 @@ from services.vision.card import ModelCard
 from services.vision.detector_builder import build_detector
 from services.vision.detector_network import DetectorNetwork
 from services.vision.image_detections import ImageDetections
-from services.vision.inputs import DetectorInputs, Letterboxed, Pixels
+from services.vision.inputs import DetectorInputs, Letterboxed, Pixels, by_shape
 from services.vision.memory import BatchLimit
 from services.vision.preprocess import normalise
 from services.vision.suppression import Floats, suppressed
@@ -62,10 +62,8 @@ class Detector(DetectorInputs):
     @torch.inference_mode()
     def _passes(self, images: Sequence[Letterboxed]) -> Generator[tuple[int, tuple[Floats, Floats]]]:
         """Each image's index, boxes and scores on the CPU, in input pixels; images of one shape run together."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(image.pixels.shape, []).append(index)
-        for (height, width, _), indices in groups.items():
+        for indices in by_shape(images):
+            height, width, _ = images[indices[0]].pixels.shape
             most = max(1, self._pass_pixels // (height * width))
             limit = BatchLimit(most)
             inputs = [images[index].pixels for index in indices]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from services.vision.card import DIGESTS_FILE, WEIGHTS_FILE, ModelCard, ModelKind, graph_file
 from services.vision.image_detections import ImageDetections
-from services.vision.inputs import ClassifierInputs, DetectorInputs, Letterboxed, Views, batches_of
+from services.vision.inputs import ClassifierInputs, DetectorInputs, Letterboxed, Views, batches_of, by_shape
 from services.vision.sealing import BundleCorrupt, load_card, names_of, verify
 from services.vision.suppression import suppressed
 
@@ -78,11 +78,8 @@ class GraphDetector(DetectorInputs):
 
     def predict_prepared(self, images: Sequence[Letterboxed]) -> list[ImageDetections]:
         """The detections in each image; images of one shape share a pass."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, image in enumerate(images):
-            groups.setdefault(image.pixels.shape, []).append(index)
         found: dict[int, ImageDetections] = {}
-        for indices in groups.values():
+        for indices in by_shape(images):
             batch = np.stack([images[index].pixels for index in indices])
             boxes, scores = self._graph.run(["boxes", "scores"], batch)
             for row, index in enumerate(indices):

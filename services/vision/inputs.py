@@ -114,6 +114,14 @@ class DetectorInputs:
         return Letterboxed(framed(rgb, self.rule, frame), frame)
 
 
+def by_shape(images: Sequence[Letterboxed]) -> list[list[int]]:
+    """The indices of the images of each shape, which can share a pass."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault(image.pixels.shape, []).append(index)
+    return list(groups.values())
+
+
 def batches_of(images: Sequence[Views]) -> list[Pixels]:
     """For each backbone, [n, height, width, 3]."""
     return [np.stack(column) for column in zip(*images, strict=True)]

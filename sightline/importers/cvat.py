@@ -13,8 +13,8 @@ from sightline.importers.model import (
     Notes,
     in_order,
     number_of,
+    of_one_kind,
     split_of,
-    without_labels,
 )
 from sightline.importers.shapes import OUTLINES, Xywh, around, turned
 
@@ -36,10 +36,8 @@ def read(file: Path) -> Imported:
     if not images:
         raise ImportFault(f"{file} lists no images")
     declared = [name for each in root.iter("label") if (name := (each.findtext("name") or "").strip())]
-    detection = any(image.boxes for image in images) or not any(image.labels for image in images)
-    if detection and (tagged := sum(bool(image.labels) for image in images)):
-        notes.add(f"the tags of {tagged} images are left out: the file has boxes too")
-        images = without_labels(images)
+    tagged = sum(bool(image.labels) for image in images)
+    images, detection = of_one_kind(images, notes, f"the tags of {tagged} images are left out: the file has boxes too")
     categories = in_order(images, list(dict.fromkeys(declared)))
     return Imported(Format.CVAT, file, file.parent, images, categories, detection, notes.all())
 

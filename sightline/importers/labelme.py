@@ -16,9 +16,9 @@ from sightline.importers.model import (
     mapping,
     number_of,
     objects,
+    of_one_kind,
     split_of,
     text_of,
-    without_labels,
 )
 from sightline.importers.shapes import OUTLINES, Xywh, around, points_of, within
 
@@ -52,11 +52,7 @@ def read(source: Path) -> Imported:
         raise ImportFault(f"{source}: {len(faults)} shapes cannot be read", faults)
     if not images:
         raise ImportFault(f"{source} has no annotations in LabelMe's form")
-    found = tuple(images)
-    detection = any(image.boxes for image in found) or not any(image.labels for image in found)
-    if detection and any(image.labels for image in found):
-        notes.add("flags of whole images are left out: there are shapes too")
-        found = without_labels(found)
+    found, detection = of_one_kind(images, notes, "flags of whole images are left out: there are shapes too")
     return Imported(Format.LABELME, source, folder, found, in_order(found), detection, notes.all())
 
 

@@ -183,6 +183,20 @@ def without_labels(images: Iterable[LabelledImage]) -> tuple[LabelledImage, ...]
     return tuple(replace(image, labels=()) for image in images)
 
 
+def of_one_kind(images: Iterable[LabelledImage], notes: Notes, left_out: str) -> tuple[tuple[LabelledImage, ...], bool]:
+    """The images, and whether they are for detection: one box makes them so, and so does the lack of any label.
+
+    Then labels of whole images are left out, and `left_out` is the note that says so.
+    """
+    found = tuple(images)
+    labelled = any(image.labels for image in found)
+    detection = any(image.boxes for image in found) or not labelled
+    if detection and labelled:
+        notes.add(left_out)
+        found = without_labels(found)
+    return found, detection
+
+
 def split_of(name: str) -> str:
     """`train`, `val` or `test` for the usual names of splits; empty for any other."""
     return SPLITS.get(name.lower(), "")

@@ -14,9 +14,9 @@ from sightline.importers.model import (
     mapping,
     number_of,
     objects,
+    of_one_kind,
     split_of,
     text_of,
-    without_labels,
 )
 from sightline.importers.shapes import OUTLINES, around, points_of
 
@@ -36,10 +36,7 @@ def read(folder: Path) -> Imported:
         raise ImportFault(f"{folder}: {len(faults)} shapes cannot be read", faults)
     if not images:
         raise ImportFault(f"{folder} has no annotations in Supervisely's form")
-    detection = any(image.boxes for image in images) or not any(image.labels for image in images)
-    if detection and any(image.labels for image in images):
-        notes.add("tags of whole images are left out: there are shapes too")
-        images = without_labels(images)
+    images, detection = of_one_kind(images, notes, "tags of whole images are left out: there are shapes too")
     return Imported(Format.SUPERVISELY, folder, folder, images, in_order(images), detection, notes.all())
 
 

@@ -16,8 +16,8 @@ from sightline.importers.model import (
     mapping,
     number_of,
     objects,
+    of_one_kind,
     text_of,
-    without_labels,
 )
 from sightline.importers.shapes import OUTLINES, Xywh, around, points_of, within
 
@@ -50,10 +50,7 @@ def read(file: Path) -> Imported:
         raise ImportFault(f"{file}: {len(faults)} regions cannot be read", faults, fix=fix)
     if not images:
         raise ImportFault(f"{file} lists no images in VIA's form")
-    detection = any(image.boxes for image in images) or not any(image.labels for image in images)
-    if detection and any(image.labels for image in images):
-        notes.add("attributes of whole images are left out: there are regions too")
-        images = without_labels(images)
+    images, detection = of_one_kind(images, notes, "attributes of whole images are left out: there are regions too")
     return Imported(Format.VIA, file, file.parent, images, in_order(images), detection, notes.all())
 
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from services.dataset import metrics as dataset
-from services.infra import audit_sinks, observe, server_metrics
+from services.infra import observe
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor import metrics as predictor
 from services.trainer import metrics as trainer
@@ -25,24 +25,12 @@ from sightline.demo import digits
 from tests.e2e.conftest import Command
 from tests.e2e.monitored_suite import THRESHOLDS, MonitoredSuite, monitored_suite
 from tests.support.certificates import HOUR, Authority
-from tests.support.prometheus import RULES, queries, with_thresholds
+from tests.support.prometheus import RULES, SERVERS, queries, with_thresholds
 from tests.support.servers import find_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 Sets = tuple[digits.DigitSet, digits.DigitSet]
-SERVERS = (
-    server_metrics.STARTED,
-    server_metrics.HANDLED,
-    server_metrics.SECONDS,
-    server_metrics.RECEIVED,
-    server_metrics.SENT,
-    server_metrics.REFUSED,
-    server_metrics.BYTES,
-    server_metrics.IN_FLIGHT,
-    audit_sinks.LOST,
-    audit_sinks.WAITING,
-)
 METRICS: dict[str, tuple[Metric, ...]] = {
     "dataset-api": (*dataset.API, *SERVERS),
     "dataset-worker": dataset.WORKER,

@@ -425,8 +425,8 @@ async def test_an_explanation_of_a_detector_is_of_its_most_confident_object(tmp_
 async def test_more_explanations_than_allowed_are_refused(tmp_path: Path):
     async with serving(tmp_path, max_explanations=1) as running, running.thread_held_up():
         first = asyncio.create_task(explain(running))
-        await eventually(lambda: running.predictor._explanations == 1)
+        await eventually(lambda: running.predictor._explanations.taken == 1)
         with pytest.raises(errors.QuotaExceeded, match="SIGHTLINE_MAX_EXPLANATIONS"):
             await explain(running)
         first.cancel()
-        await eventually(lambda: running.predictor._explanations == 0)
+        await eventually(lambda: running.predictor._explanations.taken == 0)

@@ -15,12 +15,28 @@ from typing import Any, Self
 
 import yaml
 
+from services.infra import audit_sinks, server_metrics
 from tests.support.servers import find_program, free_port, stop, wait_until
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "sightline.json"
 WINDOW = "2m"
+RPCS = (
+    server_metrics.STARTED,
+    server_metrics.HANDLED,
+    server_metrics.SECONDS,
+    server_metrics.RECEIVED,
+    server_metrics.SENT,
+)
+SERVERS = (  # what every gRPC server measures
+    *RPCS,
+    server_metrics.REFUSED,
+    server_metrics.BYTES,
+    server_metrics.IN_FLIGHT,
+    audit_sinks.LOST,
+    audit_sinks.WAITING,
+)
 
 
 class PrometheusRefused(AssertionError):

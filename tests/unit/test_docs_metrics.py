@@ -8,30 +8,16 @@ import pytest
 import yaml
 
 from services.dataset import metrics as dataset
-from services.infra import audit_sinks, observe, server_metrics, tls
+from services.infra import observe, tls
 from services.kit import consume, metered
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor import metrics as predictor
 from services.trainer import metrics as trainer
+from tests.support.prometheus import RPCS, SERVERS
 from tools import manifests
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(\w+)` \| (.*?) ?\| ", re.MULTILINE)
-RPCS = (
-    server_metrics.STARTED,
-    server_metrics.HANDLED,
-    server_metrics.SECONDS,
-    server_metrics.RECEIVED,
-    server_metrics.SENT,
-)
-SERVERS = (
-    *RPCS,
-    server_metrics.REFUSED,
-    server_metrics.BYTES,
-    server_metrics.IN_FLIGHT,
-    audit_sinks.LOST,
-    audit_sinks.WAITING,
-)
 EVERYWHERE = (observe.BUILD_INFO, *metered.STORE, tls.EXPIRY)
 COMMON = {*EVERYWHERE, *metered.NATS}
 CHAPTERS: dict[str, set[Metric]] = {
