@@ -140,7 +140,7 @@ release-check: setup ## Check that this tree can be released: version, changelog
 
 .PHONY: bench
 bench: setup ## Run the benchmarks; each prints ratios measured side by side
-	@for file in $(filter-out bench/bench_autogluon.py bench/bench_gpu.py,$(wildcard bench/bench_*.py)); do \
+	@for file in $(filter-out bench/bench_autogluon.py bench/bench_gpu.py bench/bench_peers.py,$(wildcard bench/bench_*.py)); do \
 	  $(BIN)/python "$$file"; done
 
 .PHONY: bench-gpu
@@ -156,6 +156,18 @@ $(AUTOGLUON)/.installed:
 .PHONY: bench-autogluon
 bench-autogluon: setup $(AUTOGLUON)/.installed ## Compare with AutoGluon MultiModal, in an environment of its own (AUTOGLUON=folder)
 	@$(BIN)/python bench/bench_autogluon.py --python $(AUTOGLUON)/bin/python
+
+PEERS ?= build/peers
+$(PEERS)/.installed: .venv/versions.txt
+	@$(PYTHON) -m venv --clear $(PEERS)/served
+	@$(PEERS)/served/bin/pip install --quiet -c $< -e . -e './services[serve]' 'mosec==0.9.8' 'litserve==0.2.19'
+	@$(PYTHON) -m venv --clear $(PEERS)/torchserve
+	@$(PEERS)/torchserve/bin/pip install --quiet -c $< torch torchvision captum pyyaml setuptools 'torchserve==0.12.0' 'torch-model-archiver==0.12.0'
+	@touch $@
+
+.PHONY: bench-peers
+bench-peers: setup $(PEERS)/.installed ## Compare with mosec, LitServe and TorchServe (which needs Java), in environments of their own (PEERS=folder)
+	@$(BIN)/python bench/bench_peers.py --peers $(PEERS)
 
 ##
 ## Running

@@ -21,7 +21,8 @@ import grpc.aio
 import torch
 
 from bench import support
-from bench.predictor_process import Predictor, classifier, first_answer, photo, running, store
+from bench.predictor_process import classifier, first_answer, photo, running, store
+from bench.served import Served
 from services.vision import graph_models
 from services.vision.classifier import Classifier
 from sightline.v1 import prediction_service_pb2 as pb
@@ -132,7 +133,7 @@ def limit(directory: Path, image: bytes, threads: int, seconds: float) -> tuple[
     return sum(done) / (time.perf_counter() - start), 1000 * (time.process_time() - cpu) / sum(done)
 
 
-async def load(predictor: Predictor, callers: int, image: bytes, seconds: float) -> Load:
+async def load(predictor: Served, callers: int, image: bytes, seconds: float) -> Load:
     """Callers that each ask again as soon as they have their answer."""
     latencies: list[float] = []
     async with grpc.aio.insecure_channel(predictor.address) as channel:

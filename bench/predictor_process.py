@@ -1,7 +1,6 @@
 """A predictor process for benchmarks: the real one, with a folder as store and this process as its trainer."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,21 +10,22 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import grpc
 import numpy as np
 import torch
 from PIL import Image
 
+from bench.served import Served
 from services.vision import bundle, graph_tracing
 from services.vision.backbones import build
 from services.vision.card import CardBackbone, CardCategory, InputRule, ModelCard, ModelKind, WeightsSource
 from services.vision.classifier import Classifier, ClassifierNetwork
+from sightline.local.ports import free_ports
 from sightline.v1 import model_pb2, model_service_pb2
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
-
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def trainer() -> grpc.GenericRpcHandler:
@@ -42,10 +42,12 @@ def trainer() -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler("sightline.v1.ModelService", {"GetModel": handler})
 
 
-def classifier(network: str, size: int, categories: int = 10) -> Classifier:
+def classifier(
+    network: str, size: int, categories: int = 10, *, fit: Literal["crop", "stretch"] = "stretch"
+) -> Classifier:
     """A classifier with random weights."""
     torch.manual_seed(0)
-    rule = InputRule(size=size, resize=size, fit="stretch")
+    rule = InputRule(size=size, resize=size, fit=fit)
     card = ModelCard(
         kind=ModelKind.GENERIC_CLASSIFIER,
         categories=tuple(CardCategory(index, f"c{index}") for index in range(categories)),
@@ -75,46 +77,14 @@ def photo(width: int = 640, height: int = 480) -> bytes:
     return file.getvalue()
 
 
-class Predictor:
-    """The running process."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
-        self._process = process
-        self.address = f"127.0.0.1:{port}"
-
-    @property
-    def pids(self) -> list[int]:
-        """The process and those that decode for it."""
-        found = [self._process.pid]
-        for pid in found:
-            children = Path(f"/proc/{pid}/task/{pid}/children")
-            found += [int(child) for child in children.read_text().split()] if children.exists() else []
-        return found
-
-    def cpu_seconds(self) -> float:
-        """Used so far, with its children."""
-        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids]
-        return sum(int(one[11]) + int(one[12]) for one in fields) / TICKS
-
-    def memory_mib(self) -> float:
-        """Memory of its own, with its children's: what they share counts in parts."""
-        total = 0
-        for pid in self.pids:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        return total / 1024
-
-
 @contextmanager
-def running(store_folder: Path, **settings: str) -> Generator[Predictor]:
+def running(store_folder: Path, **settings: str) -> Generator[Served]:
     """A predictor on this store."""
     server = grpc.server(ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers((trainer(),))
     trainer_port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     environment = {
         **os.environ,
         "SIGHTLINE_INSECURE": "true",
@@ -129,14 +99,14 @@ def running(store_folder: Path, **settings: str) -> Generator[Predictor]:
     command = [sys.executable, "-m", "services.predictor"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield Predictor(process, port)
+        yield Served(process, port)
     finally:
         process.terminate()
         process.wait(30)
         server.stop(None)
 
 
-def first_answer(predictor: Predictor, model: str, image: bytes, within: float = 60.0) -> None:
+def first_answer(predictor: Served, model: str, image: bytes, within: float = 60.0) -> None:
     """Asks until there is an answer; TimeoutError."""
     deadline = time.monotonic() + within
     for channel in _channels(predictor.address):

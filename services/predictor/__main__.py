@@ -54,7 +54,7 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
         )
         models, blobs = TrainerModels(ModelServiceStub(channel)), await open_blobs(settings, telemetry)
         load_bundle = partial(engines.load, device=device.kind, threads=settings.forward_threads)
-        passes = 1 if device.kind == "cuda" else settings.forward_passes
+        passes = settings.passes(device.kind)
         predictor = await stack.enter_async_context(
             replica.running(settings, directory / "bundles", models, blobs, load_bundle, passes, clock, telemetry)
         )

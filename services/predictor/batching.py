@@ -38,6 +38,20 @@ class _Waiting:
         return self.runner is other.runner and input_shape(self.image) == input_shape(other.image)
 
 
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """The forward passes that a device can take."""
+
+    at_once: int = 1
+    max_images: int = 16
+    max_pixels: int | None = None  # of several images in one; a CPU is slower with more than its caches hold
+
+    def hold(self, count: int, image: Prepared) -> bool:
+        """Whether one pass may have so many images like this one."""
+        pixels = count * sum(height * width for height, width, *_ in input_shape(image))
+        return count <= self.max_images and (count == 1 or self.max_pixels is None or pixels <= self.max_pixels)
+
+
 class Batcher:
     """The threads that run networks, and the queue of images for them; `run` must be running.
 
@@ -48,11 +62,9 @@ class Batcher:
     many requests the caller admits.
     """
 
-    def __init__(self, clock: Clock, telemetry: Telemetry, max_batch: int, passes: int = 1) -> None:
-        """`passes` run at once."""
+    def __init__(self, clock: Clock, telemetry: Telemetry, passes: Passes) -> None:
         self._clock = clock
         self._telemetry = telemetry
-        self._max_batch = max_batch
         self._waiting: list[_Waiting] = []  # by turn
         self._turns: dict[str, int] = {}  # of each waiting caller's last image
         self._turn = 0  # of the last image that was taken
@@ -60,8 +72,8 @@ class Batcher:
         telemetry.set(metrics.QUEUE_LENGTH, 0)
         self._passes = passes
         self._paces = WeakKeyDictionary[ModelRunner, float]()  # seconds of a pass for each image in it, recently
-        self._free = asyncio.Semaphore(passes)
-        self._threads = ThreadPoolExecutor(passes, thread_name_prefix="forward")
+        self._free = asyncio.Semaphore(passes.at_once)
+        self._threads = ThreadPoolExecutor(passes.at_once, thread_name_prefix="forward")
 
     async def predict(self, runner: ModelRunner, image: Prepared, deadline: float | None) -> RawOutput:
         """The model's output for one prepared image; DeadlineExceeded if its turn comes too late."""
@@ -75,7 +87,7 @@ class Batcher:
     def expected_seconds(self) -> float:
         """How long an image of the current caller would wait for those before it, going by recent passes."""
         ahead = bisect_right(self._waiting, self._turn_after(_caller()), key=_turn_of)
-        return sum(self._paces.get(image.runner, 0.0) for image in self._waiting[:ahead]) / self._passes
+        return sum(self._paces.get(image.runner, 0.0) for image in self._waiting[:ahead]) / self._passes.at_once
 
     def _next_turn(self) -> int:
         caller = _caller()
@@ -115,7 +127,7 @@ class Batcher:
         for image in self._waiting:
             if image.answer.done() or (image.deadline is not None and image.deadline <= now):
                 self._drop(image)
-            elif not batch or (len(batch) < self._max_batch and image.joins(batch[0])):
+            elif not batch or (image.joins(batch[0]) and self._passes.hold(len(batch) + 1, image.image)):
                 batch.append(image)
             else:
                 others.append(image)

@@ -10,7 +10,7 @@ from services.kit.clock import Clock
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
 from services.predictor.app import Limits, Predictor
-from services.predictor.batching import Batcher
+from services.predictor.batching import Batcher, Passes
 from services.predictor.bundles import BundleSource
 from services.predictor.cache import ModelCache
 from services.predictor.domain import Loader, Models
@@ -27,16 +27,16 @@ async def running(
     models: Models,
     blobs: Blobs,
     loader: Loader,
-    passes: int,
+    passes: Passes,
     clock: Clock,
     telemetry: Telemetry,
 ) -> AsyncGenerator[Predictor]:
-    """A predictor that runs `passes` forward passes at once within the block; empties `directory`.
+    """A predictor within the block; empties `directory`.
 
     Leave the block only when no call is in flight. SigningKeyUnusable, OSError.
     """
     workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="bundle")
-    batcher = Batcher(clock, telemetry, settings.max_batch, passes)
+    batcher = Batcher(clock, telemetry, passes)
     verifier = Verifier.of(settings.bundle_key.read_bytes()) if settings.bundle_key else None
     source = BundleSource(blobs, directory, loader, workers, batcher.call, verifier)
     cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry, settings.preloaded)

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from services.kit import names, settings
 from services.kit.errors import InvalidName
+from services.predictor.batching import Passes
 from services.vision.decode_limits import DecodeLimits
 
 
@@ -30,6 +31,7 @@ class PredictorSettings(settings.Settings):
     max_streamed_images: int = Field(default=32, gt=0)  # of all AnalyzeImages streams, at once; further ones wait
     max_explanations: int = Field(default=2, gt=0)  # at once; each is some fifty predictions
     max_batch: int = Field(default=16, gt=0)  # images per forward pass
+    max_batch_pixels: int = Field(default=100_000, gt=0)  # of several images in one pass on a CPU
     max_prediction_pixels: int = Field(default=64_000_000, gt=0)  # per image, as stored
     decode_threads: int = Field(default=2, gt=0)  # images of one caller at once, each in a process; 2 x this of all
     decode_bytes: int = Field(default=1024**3, gt=0)  # estimated memory of large images that are decoded at once
@@ -59,6 +61,12 @@ class PredictorSettings(settings.Settings):
         """The largest requests of the rpcs that take an image."""
         largest = self.max_prediction_image_bytes + (64 << 10)
         return dict.fromkeys(("AnalyzeImage", "AnalyzeImages", "ExplainImage"), largest)
+
+    def passes(self, device: Literal["cpu", "cuda"]) -> Passes:
+        """What forward passes there are on a device: a GPU takes one, which may be large."""
+        if device == "cuda":
+            return Passes(1, self.max_batch)
+        return Passes(self.forward_passes, self.max_batch, self.max_batch_pixels)
 
     @property
     def decode_limits(self) -> DecodeLimits:

@@ -19,6 +19,7 @@ from services.kit.memory import MemoryQueue
 from services.kit.quotas import UNLIMITED, Limits
 from services.kit.telemetry import MemoryTelemetry
 from services.predictor import replica
+from services.predictor.batching import Passes
 from services.predictor.clients import TrainerModels
 from services.predictor.domain import ModelInfo, ModelState
 from services.predictor.rpc import PredictionServicer
@@ -227,7 +228,9 @@ async def _predictor(made: Suite, trainer: str, services: Credentials) -> AsyncG
     async with open_channel(trainer, credentials=services) as channel:
         models = TrainerModels(model_grpc.ModelServiceStub(channel))
         cache = made.folder / "cache"
-        async with replica.running(settings, cache, models, made.blobs, bundle.load, 1, clock, telemetry) as predictor:
+        async with replica.running(
+            settings, cache, models, made.blobs, bundle.load, Passes(), clock, telemetry
+        ) as predictor:
             servicer = PredictionServicer(predictor, clock)
             add = prediction_grpc.add_PredictionServiceServicer_to_server
             server = Server("predictor", settings, telemetry, [Service(SERVICES[4][0], add, servicer)])

@@ -17,6 +17,7 @@ from services.kit.memory import MemoryBlobs
 from services.kit.telemetry import MemoryTelemetry
 from services.predictor import metrics, replica
 from services.predictor.app import Predictor
+from services.predictor.batching import Passes
 from services.predictor.domain import Loader
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
@@ -106,7 +107,9 @@ async def serving(
     else:
         await put_bundle(blobs, tmp_path / "m", info())
     folder = tmp_path / "cache"
-    async with replica.running(settings, folder, models, blobs, loader, 1, clock, telemetry) as predictor:
+    async with replica.running(
+        settings, folder, models, blobs, loader, Passes(1, settings.max_batch), clock, telemetry
+    ) as predictor:
         running = Running(predictor, models, blobs, folder)
         running.telemetry = telemetry
         servicer = PredictionServicer(predictor, clock)

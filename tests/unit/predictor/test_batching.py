@@ -14,18 +14,18 @@ from services.kit.clock import ManualClock
 from services.kit.errors import DeadlineExceeded, Draining
 from services.kit.telemetry import MemoryTelemetry
 from services.predictor import metrics
-from services.predictor.batching import Batcher
+from services.predictor.batching import Batcher, Passes
 from services.vision.inputs import Pixels
 from tests.unit.predictor.support import FakeClassifier, number_image
 
 
 class Case:
-    """A batcher of at most four images per pass, and two models."""
+    """A batcher of at most four images and 100 pixels per pass, and two models."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.telemetry = MemoryTelemetry()
-        self.batcher = Batcher(self.clock, self.telemetry, max_batch=4)
+        self.batcher = Batcher(self.clock, self.telemetry, Passes(1, max_images=4, max_pixels=100))
         self.finished: list[float] = []
         self.one, self.other = FakeClassifier(), FakeClassifier()
 
@@ -77,6 +77,18 @@ async def test_the_images_waiting_when_the_thread_becomes_free_are_the_next_batc
     assert numbers == [0, 1, 2, 3, 4, 5, 6]
     assert case.one.batches == [1, 4, 2]
     assert case.telemetry.observed["sightline_predictor_batch_images", ()] == [1, 4, 2]
+
+
+async def test_a_pass_of_several_images_has_no_more_pixels_than_the_caches_hold():
+    case = Case()
+    async with case.running():
+        first = await case.busy()
+        rest = [case.ask(number, side=7) for number in range(1, 4)]  # 49 pixels each: two fit
+        rest += [case.ask(number, side=11) for number in range(4, 6)]  # one alone is too large, and passes
+        await asyncio.sleep(0)
+        case.one.gate.set()
+        assert await asyncio.gather(first, *rest) == [0, 1, 2, 3, 4, 5]
+    assert case.one.batches == [1, 2, 1, 1, 1]
 
 
 async def test_models_are_not_mixed_and_the_model_of_the_oldest_image_goes_first():
