@@ -52,13 +52,16 @@ class BoxForm(StrEnum):
 
     XYWH = "xywh"  # left, top, width, height
     XYXY = "xyxy"  # two opposite corners
+    YXYX = "yxyx"  # the same with y before x
     CXCYWH = "cxcywh"  # centre, width, height
 
     def to_xywh(self, one: float, two: float, three: float, four: float) -> tuple[float, float, float, float]:
         """Left, top, width and height from the four numbers."""
         match self:
             case BoxForm.XYXY:
-                return one, two, three - one, four - two
+                return min(one, three), min(two, four), abs(three - one), abs(four - two)
+            case BoxForm.YXYX:
+                return min(two, four), min(one, three), abs(four - two), abs(three - one)
             case BoxForm.CXCYWH:
                 return one - three / 2, two - four / 2, three, four
             case BoxForm.XYWH:
