@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 from sightline.importers.model import ImportFault, is_image
 
+PACKED = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
 JUNK = frozenset(("__MACOSX", "node_modules"))
 
 
@@ -33,6 +34,16 @@ def images_in(folder: Path) -> list[str]:
     return [name for name in walk(folder) if is_image(Path(name))]
 
 
+def has_images(folder: Path) -> bool:
+    """Whether there is an image file below the folder."""
+    return any(is_image(Path(name)) for name in walk(folder))
+
+
+def is_packed(file: Path) -> bool:
+    """Whether the file is an archive, by its name."""
+    return file.suffix.lower() in PACKED and file.is_file()
+
+
 def read_text(file: Path) -> str:
     """A text file in UTF-8, with or without a byte order mark; ImportFault if it is anything else."""
     try:
@@ -43,10 +54,13 @@ def read_text(file: Path) -> str:
         raise ImportFault(f"{file} cannot be read: {error.strerror}") from None
 
 
-def read_json(file: Path) -> Any:
-    """A JSON file; ImportFault with the line of what is wrong."""
+def read_json(file: Path, constants: list[str] | None = None) -> Any:
+    """A JSON file; ImportFault with the line of what is wrong.
+
+    NaN and Infinity, which are not JSON but which Python writes, become None, and are added to `constants`.
+    """
     try:
-        return json.loads(read_text(file))
+        return json.loads(read_text(file), parse_constant=([] if constants is None else constants).append)
     except (ValueError, RecursionError) as error:
         if isinstance(error, ImportFault):
             raise

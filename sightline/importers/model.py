@@ -1,5 +1,6 @@
 """What every importer returns: images with their labels or boxes, and what was noticed while reading."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -12,6 +13,10 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+
+
+_WORD = re.compile(r"[^\W\d_]+")
+_OF_SPLITS = frozenset(("set", "data", "dataset", "images", "image", "imgs", "img", "split", "photos", "seg"))
 
 
 class Format(StrEnum):
@@ -45,6 +50,9 @@ TITLES = {
     Format.CREATEML: "CreateML",
     Format.CSV: "CSV",
 }
+
+
+Xywh = tuple[float, float, float, float]
 
 
 class BoxForm(StrEnum):
@@ -109,6 +117,10 @@ class Document:
     split: str
     content: dict[str, Any]
     images: tuple[LabelledImage, ...]
+    changed: bool = False  # the content is not what the file has
+    outlined: Mapping[int, Xywh] = field(
+        default_factory=dict[int, Xywh]
+    )  # boxes of annotations that have none, by id()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +213,9 @@ def of_one_kind(images: Iterable[LabelledImage], notes: Notes, left_out: str) ->
 
 
 def split_of(name: str) -> str:
-    """`train`, `val` or `test` for the usual names of splits; empty for any other."""
-    return SPLITS.get(name.lower(), "")
+    """`train`, `val` or `test` for the usual names of splits, such as `training_set` or `val2017`; or empty."""
+    words = [word for word in _WORD.findall(name.lower()) if word not in _OF_SPLITS]
+    return SPLITS.get(words[0], "") if len(words) == 1 else ""
 
 
 def is_image(path: Path) -> bool:

@@ -18,7 +18,7 @@ from sightline.importers import (
     voc,
     yolo,
 )
-from sightline.importers.files import images_in, read_json, subfolders, walk
+from sightline.importers.files import images_in, is_packed, read_json, subfolders, walk
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order, is_image, split_of
 
 EXPECTED = (
@@ -33,9 +33,9 @@ def read(source: Path, *, form: Format | None = None, images: Path | None = None
     Images are relative to `images`, by default the export's folder. ImportFault says what is wrong, with every fault.
     """
     if not source.exists():
-        raise ImportFault(f"there is no file or folder {source}")
+        raise ImportFault(f"there is no file or folder {source}", fix="check the path")
     if images is not None and not images.is_dir():
-        raise ImportFault(f"there is no folder {images}")
+        raise ImportFault(f"there is no folder {images}", fix="check the path after --images")
     found, file = (form, _main_file(source, form)) if form else recognise(source)
     by_split = _of_splits(source) if file == source and source.is_dir() and found in _APART else {}
     imported = _merged(source, found, by_split) if by_split else _readers()[found](file, images)
@@ -78,7 +78,8 @@ def recognise(source: Path) -> tuple[Format, Path]:
     """The form of an export and the file or folder to read; ImportFault if it has none of the known forms."""
     found = _of_file(source) if source.is_file() else _of_folder(source)
     if found is None:
-        raise ImportFault(f"{source} is in no form that is known here: {_content(source)}", fix=f"name {EXPECTED}")
+        content, fix = _content(source)
+        raise ImportFault(f"{source} is in no form that is known here: {content}", fix=fix or f"name {EXPECTED}")
     return found
 
 
@@ -86,17 +87,22 @@ def _of_file(file: Path) -> tuple[Format, Path] | None:
     match file.suffix.lower():
         case ".json":
             content = read_json(file)
-            return _of_json(content) or (Format.LABELME if labelme.is_labelme(content) else Format.COCO), file
+            form = _of_json(content) or _of_one_image(content) or (Format.COCO if coco.may_be_coco(content) else None)
+            return (form, file) if form else None
         case ".csv" | ".tsv":
             return Format.CSV, file
         case ".yaml" | ".yml":
             return Format.YOLO, file
         case ".xml":
             return (Format.CVAT if cvat.looks_like(file) else Format.VOC), file
-        case ".zip" | ".tar" | ".gz" | ".tgz" | ".7z":
+        case _ if is_packed(file):
             raise ImportFault(f"{file} is packed", fix="unpack it, and name the folder")
         case _:
             return None
+
+
+def _of_one_image(content: object) -> Format | None:
+    return Format.LABELME if labelme.is_labelme(content) else None
 
 
 def _of_json(content: object) -> Format | None:
@@ -197,12 +203,30 @@ def _main_file(source: Path, form: Format) -> Path:
     return found[0]
 
 
-def _content(source: Path) -> str:
-    """What is there instead, for the error."""
+def _content(source: Path) -> tuple[str, str]:
+    """What is there instead, and what to do about it, unless that is to name one of the known forms."""
+    if source.is_file() and is_image(source):
+        return "one image", "name the folder that has a folder per class"
     if source.is_file():
-        return f"a {source.suffix or 'nameless'} file"
+        return _content_of_file(source), ""
+    if packed := folders.packed_in(source):
+        return f"it has {', '.join(packed[:5])}", "unpack it, and name the folder"
     count = len(images_in(source))
     if count and all("/" not in name for name in walk(source) if is_image(Path(name))):
-        return f"{count} images without annotations, in no folders"
+        one = count == 1
+        content = f"{count} {'image' if one else 'images'} without annotations, in no folders"
+        return content, "put the images of each class in a folder with its name, or name the file of annotations"
+    if not count and (unread := folders.unread_in(source)):
+        return f"it has {unread}, which cannot be read here", "convert them to JPEG or PNG"
     kinds = sorted({Path(name).suffix.lower() or "no suffix" for name in walk(source)})
-    return f"it has files of these kinds: {', '.join(kinds[:10])}" if kinds else "it is empty"
+    return (f"it has files of these kinds: {', '.join(kinds[:10])}" if kinds else "it is empty"), ""
+
+
+def _content_of_file(file: Path) -> str:
+    if file.suffix.lower() != ".json":
+        return f"a {file.suffix or 'nameless'} file"
+    content = read_json(file)
+    if isinstance(content, dict):
+        keys: list[str] = [str(key) for key in content]
+        return f"JSON with {', '.join(keys[:8]) or 'nothing'}" + (", …" if len(keys) > 8 else "")
+    return f"JSON with a list of {len(content)}" if isinstance(content, list) else "JSON with a single value"

@@ -227,5 +227,19 @@ def _box(words: list[str], layout: Layout, notes: Notes) -> Box | str:
 
 
 def looks_like(folder: Path) -> bool:
-    """Whether the folder has labels in YOLO's form."""
-    return class_list_of(folder) is not None and any(name.endswith(".txt") for name in walk(folder))
+    """Whether the folder has labels in YOLO's form: text files next to a list of classes, or named like images."""
+    texts = [name for name in walk(folder) if name.lower().endswith(".txt")]
+    if class_list_of(folder) is not None:
+        return bool(texts)
+    stems = {Path(name).stem for name in images_in(folder)} if texts else set[str]()
+    return any(_is_label(folder / name) for name in texts if Path(name).stem in stems)
+
+
+def _is_label(file: Path) -> bool:
+    """Whether the file begins with a line of YOLO's."""
+    try:
+        words = next((line.split() for line in read_text(file).splitlines() if line.strip()), [])
+    except ImportFault:
+        return False
+    numbers = [number for word in words if (number := number_of(word)) is not None]
+    return len(words) == len(numbers) >= 5 and numbers[0].is_integer() and all(0 <= one <= 1 for one in numbers[1:5])
