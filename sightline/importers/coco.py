@@ -77,6 +77,9 @@ def read(source: Path, images: Path | None = None) -> Imported:
         documents.append(document)
         names |= dict.fromkeys(declared)
     listed_images = tuple(image for document in documents for image in document.images)
+    used = {box.label for image in listed_images for box in image.boxes}
+    if used and (unused := [name for name in names if name and name not in used]):
+        notes.add(f"no annotation has the {_categories(unused)}, which the service leaves out")
     detection = any(
         entry.get("bbox") or entry.get("segmentation")
         for document in documents
@@ -133,9 +136,6 @@ def _document(file: Path, read: _Read, split: str, folder: Path, notes: Notes) -
     named_by = {_key(entry.get("category_id")) for entry in objects(content.get("annotations"))}
     if nameless := [f"category {key} has no name" for key, name in names.items() if not name and key in named_by]:
         raise ImportFault(f"{file} has categories without names", nameless, fix="give each a `name`")
-    used = {box.label for boxes in marks.values() for box in boxes}
-    if used and (unused := [name for name in names.values() if name and name not in used]):
-        notes.add(f"no annotation has the {_categories(unused)}, which the service leaves out")
     document = Document(file, split, content, images, changed=read.changed or bool(outlined), outlined=outlined)
     return document, list(names.values())
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,14 @@ def is_packed(file: Path) -> bool:
 
 
 def read_text(file: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark; ImportFault if it is anything else."""
+    """A text file in UTF-8, or in UTF-16 with a byte order mark; ImportFault if it is anything else."""
     try:
-        return file.read_text("utf-8-sig")
+        data = file.read_bytes()
+        return data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ImportFault(f"{file} is not in UTF-8 (byte {error.start})", fix="save it as UTF-8, and repeat") from None
+        raise ImportFault(
+            f"{file} is not in {error.encoding.upper()} (byte {error.start})", fix="save it as UTF-8, and repeat"
+        ) from None
     except OSError as error:
         raise ImportFault(f"{file} cannot be read: {error.strerror}") from None
 

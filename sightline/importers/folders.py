@@ -27,6 +27,11 @@ UNREAD = {
 }  # of files that show something but are no images here
 
 
+HOLDERS = {"data", "images", "image", "imgs", "img", "photos", "pictures", "default", "all", "jpegimages", "labels"} | {
+    *("obj_train_data", "export", "raw", "train", "training", "val", "valid", "validation", "test", "input", "files")
+}  # names of folders that only hold images
+
+
 def read(folder: Path) -> Imported:
     """The images by the first folder below `folder`, or below its split; ImportFault if there are none."""
     notes = Notes()
@@ -34,6 +39,12 @@ def read(folder: Path) -> Imported:
     images = [image for root, split in _splits(top, notes).items() for image in _classes(root, split, top, notes)]
     if not images:
         raise ImportFault(f"{folder} has no images in folders", fix="put the images of each class in a folder of it")
+    names = {label for image in images for label in image.labels}
+    if len(names) == 1 and next(iter(names)).lower() in HOLDERS:
+        raise ImportFault(
+            f"all images of {folder} are in one folder, {next(iter(names))}, which says nothing about what they show",
+            fix="name the file of annotations, or put the images of each class in a folder with its name",
+        )
     if unread := unread_in(top):
         notes.add(f"left out, as they cannot be read here: {unread}; convert them to JPEG or PNG")
     images_ = tuple(images)

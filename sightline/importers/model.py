@@ -33,6 +33,9 @@ class Format(StrEnum):
     VIA = "via"
     SUPERVISELY = "supervisely"
     CREATEML = "createml"
+    DATUMARO = "datumaro"
+    FIFTYONE = "fiftyone"
+    LINES = "json-lines"
     CSV = "csv"
 
 
@@ -48,6 +51,9 @@ TITLES = {
     Format.VIA: "VIA",
     Format.SUPERVISELY: "Supervisely",
     Format.CREATEML: "CreateML",
+    Format.DATUMARO: "Datumaro",
+    Format.FIFTYONE: "FiftyOne",
+    Format.LINES: "JSON Lines",
     Format.CSV: "CSV",
 }
 
