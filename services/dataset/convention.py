@@ -72,11 +72,13 @@ class Tally(msgspec.Struct):
     total: list[int] = msgspec.field(default_factory=_none)
 
     def add(self, box: Xywh, frame: Frame, readings: Iterable[int]) -> None:
-        """Counts a box for these readings.
+        """Counts a box for these readings, unless it is empty.
 
         A box that fits its image with width and height exchanged counts as fitting, unless the reading itself exchanges
         x and y: the file may have been written before the image was turned upright.
         """
+        if box[2] <= 0 or box[3] <= 0:
+            return
         fits = _fits(box, frame)
         kept = fits or _fits(box, frame.swapped)
         for number in readings:

@@ -91,6 +91,10 @@ def test_boxes_of_photos_whose_sides_are_given_unturned_are_no_evidence() -> Non
     assert judge([(upright, stored)] * 20).verdict() is None
 
 
+def test_empty_boxes_are_no_evidence() -> None:
+    assert judge([((60.0, 50.0, 0.0, 0.0), Frame(100, 100))] * 20).verdict() is None
+
+
 def test_a_few_boxes_are_no_evidence_and_no_boxes_none() -> None:
     assert judge([((60.0, 60.0, 90.0, 90.0), Frame(100, 100))] * 3).verdict() is None
     assert judge([]).verdict() is None
