@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import cast
 
+from services.dataset.repair import number_of
 from services.kit.plurals import counted
 
 Xywh = tuple[float, float, float, float]  # x, y, width, height
@@ -21,7 +22,7 @@ _KINDS: dict[type, str] = {
 
 
 def read_box(bbox: object) -> Xywh | str:
-    """The four numbers of a bbox, or a description of what is wrong with it."""
+    """The four numbers of a bbox, which may be written as strings, or a description of what is wrong with it."""
     if not isinstance(bbox, list):
         return f"is {_KINDS.get(type(bbox), 'a number')}"
     values = cast("list[object]", bbox)
@@ -29,10 +30,11 @@ def read_box(bbox: object) -> Xywh | str:
         return f"has {counted(len(values), 'value')}"
     numbers: list[float] = []
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return f"has {_KINDS.get(type(value), 'a value that is not a number')} among its values"
         try:
-            numbers.append(float(value))
+            number = number_of(value)
+            if number is None:
+                return f"has {_KINDS.get(type(value), 'a value that is not a number')} among its values"
+            numbers.append(float(number))
         except OverflowError:
             return "has a number that is too large"
     x, y, w, h = numbers

@@ -42,6 +42,8 @@ class Categories:
                 log.add("categoryNameInvalid", uri, category_id=category.id, name=category.name, fault=fault)
             if category.id in by_id:
                 first = by_id[category.id].name
+                if first == category.name:
+                    continue
                 log.add("categoryDuplicateId", uri, category_id=category.id, first=first, second=category.name)
             elif category.name in by_name:
                 first, second = by_name[category.name], category.id

@@ -9,6 +9,7 @@ from services.dataset import boxes
 from services.dataset.box_rules import note_boxes
 from services.dataset.boxes import Frame
 from services.dataset.coco import Mark, Row
+from services.dataset.convention import READINGS, TRANSPOSED, Tally
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
 from services.kit.errors import InvalidImage, InvalidImageSize
@@ -18,6 +19,7 @@ from services.vision.repack import PackImage
 from services.vision.snapshot import AnnotationKind, Box, Entry
 
 ALIKE = 0.1  # pixels: boxes of one category that are this close are the same box
+TALLIED = 20  # boxes of an image
 SIDES_ALIKE = 0.01  # relative difference between the aspect ratios of two sizes of the same image
 _EXTENSIONS: dict[str, tuple[str, ...]] = {  # of files whose format they state, and the formats
     **dict.fromkeys(("jpg", "jpeg", "jpe", "jfif"), ("JPEG", "MPO")),
@@ -44,6 +46,23 @@ class Packed:
 
     entry: Entry
     image: PackImage
+
+
+def tally_boxes(inspected: Inspected | InvalidImage, row: Row, rules: Rules) -> Tally | None:
+    """The image's boxes, counted for the readings that only the image itself decides; None if it decides none."""
+    if isinstance(inspected, InvalidImage) or rules.kind is AnnotationKind.IMAGE_CLASSIFICATION:
+        return None
+    info = inspected.info
+    frame, declared = Frame(info.width, info.height), Frame(row.width or 0, row.height or 0)
+    known = min(declared.width, declared.height) > 0
+    if info.orientation >= 5 or (known and declared != frame):  # the boxes may be those of the image before turning
+        return None
+    tally, readings = Tally(), TRANSPOSED if known else range(len(READINGS))
+    across, down = (frame.width, frame.height) if rules.convention is BoxConvention.RELATIVE else (1.0, 1.0)
+    for mark in row.marks[:TALLIED]:
+        if mark.bbox is not None and not mark.iscrowd:
+            tally.add(boxes.scaled(mark.bbox, across, down), frame, readings)
+    return tally
 
 
 def check_image(inspected: Inspected | InvalidImage, row: Row, rules: Rules, log: FindingLog) -> Packed | None:

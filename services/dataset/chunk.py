@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from services.dataset import metrics, store
-from services.dataset.check import Packed, Rules, check_image
+from services.dataset.check import Packed, Rules, check_image, tally_boxes
 from services.dataset.coco import Row
 from services.dataset.context import WorkerContext
+from services.dataset.convention import Tally
 from services.dataset.domain import Chunks, DatasetRecord, Plan, State
 from services.dataset.findings import FindingLog
 from services.dataset.jobs import publish_advance
@@ -88,13 +89,15 @@ async def _check(
     names = [name for _, name in (await store.get_plan(context.blobs, plan.prefix)).categories]
     rules = Rules(record.annotation_kind, record.box_convention, names, settings.max_regions)
     log, reported = FindingLog(settings.findings_per_code), context.clock.monotonic()
-    images, refused, byte_count = 0, 0, 0
+    images, refused, byte_count, tally = 0, 0, 0, Tally()
     with tempfile.TemporaryDirectory(prefix="sightline-chunk-", dir=settings.scratch_directory) as folder:
         packs = _Packs(context, record, number, Path(folder))
         located = Located(context.blobs, record.annotation_file_uris)
         async for checked in _checked(context, settings, record.name, rows, rules, located):
             log.take(checked.log.kept, checked.log.more)
             images += 1
+            if checked.tally:
+                tally.take(checked.tally)
             refused += checked.packed is None
             if checked.packed:
                 byte_count += checked.size_bytes
@@ -103,7 +106,7 @@ async def _check(
                 reported, done = context.clock.monotonic(), images
                 await _report(context, record, lambda chunks, done=done: chunks.moved(number, done))
         shards = await packs.close()
-    return store.ChunkResult(shards, log.kept, log.more, images, refused, log.refused_annotations, byte_count)
+    return store.ChunkResult(shards, log.kept, log.more, images, refused, log.refused_annotations, byte_count, tally)
 
 
 class _Packs:
@@ -162,6 +165,7 @@ class _Checked:
     packed: Packed | None
     log: FindingLog
     size_bytes: int
+    tally: Tally | None = None
 
 
 async def _checked(
@@ -212,5 +216,7 @@ async def _check_row(
         inspected = await context.decoders.repack(data, row.file, dataset)
     except InvalidImage as error:
         inspected = error
-    packed = await context.compute(lambda: check_image(inspected, row, rules, log))
-    return _Checked(packed, log, len(data))
+    packed, tally = await context.compute(
+        lambda: (check_image(inspected, row, rules, log), tally_boxes(inspected, row, rules))
+    )
+    return _Checked(packed, log, len(data), tally)

@@ -153,9 +153,10 @@ def check_ids(file: CocoFile, uri: str, categories: dict[int, int], log: Finding
             log.add("imageDuplicateId", uri, image.id, image=image.id, first=images[image.id], second=image.file_name)
         images.setdefault(image.id, image.file_name)
     seen: set[int] = set()
+    repeated: list[int] = []
     for mark in file.annotations:
         if mark.id is not None and mark.id in seen:
-            log.add("annotationDuplicateId", uri, mark.image_id, mark.id, annotation=mark.id)
+            repeated.append(mark.id)
         elif mark.id is not None:
             seen.add(mark.id)
         if mark.category_id is None:
@@ -165,6 +166,8 @@ def check_ids(file: CocoFile, uri: str, categories: dict[int, int], log: Finding
             log.add("categoryUndeclared", file_name, mark.image_id, mark.id, category_id=mark.category_id)
         if mark.image_id not in images:
             log.add("annotationUnknownImage", uri, mark.image_id, mark.id, image=mark.image_id)
+    if repeated:
+        log.add("annotationDuplicateId", uri, count=len(repeated), annotation=repeated[0])
 
 
 @dataclass(frozen=True, slots=True)

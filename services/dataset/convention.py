@@ -1,13 +1,19 @@
-"""Judges from all boxes of a file whether their four numbers are [x, y, width, height].
+"""Judges from all boxes of a dataset whether their four numbers are [x, y, width, height].
 
 A box read in the wrong way often leaves its image, one read in the right way hardly ever does. Another reading is
 likely if it explains boxes that leave the image as [x, y, width, height], and hardly any that do not leave it as that
 leave it when read so. In a right file it is the other way round: objects near the left and top edges contradict the
 other reading as often as those near the right and bottom edges would support it in a wrong file.
+
+A file is judged before its images are read, by the sides that it declares. Images whose sides it does not declare are
+judged when they are read, and so is whether y comes before x: until then the declared sides may be those of an image
+that was turned since.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
 
 from services.dataset.boxes import Frame, Xywh
 from services.dataset.coco import CocoFile, box_of
@@ -19,34 +25,33 @@ SUPPORT = 5  # boxes that only the other reading explains
 SHARE_SUPPORT = 4, 0.3  # or this many, if they are this share of all
 SAMPLE = 20_000  # boxes that are judged
 CONTRADICTED = 0.1  # boxes that only [x, y, width, height] explains, at most, as a share of the support
+PERCENT = 100.0
+LEAST_PERCENT = 10  # boxes, all of which end within 100 pixels of images of at least LARGE pixels
+LARGE = 200
+FAR = 60.0  # that at least one of them reaches
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """Another meaning of a box's four numbers."""
 
     code: str  # of the finding
     to_xywh: Callable[[Xywh, Frame], Xywh]
+    transposed: bool = False
 
 
 READINGS = (
-    Reading(
-        "boxesLikeCorners",
-        lambda box, _: (box[0], box[1], box[2] - box[0], box[3] - box[1]),
-    ),
-    Reading(
-        "boxesLikeCentres",
-        lambda box, _: (box[0] - box[2] / 2, box[1] - box[3] / 2, box[2], box[3]),
-    ),
-    Reading(
-        "boxesFromBottom",
-        lambda box, frame: (box[0], frame.height - box[1], box[2], box[3]),
-    ),
+    Reading("boxesLikeCorners", lambda box, _: (box[0], box[1], box[2] - box[0], box[3] - box[1])),
+    Reading("boxesLikeCorners", lambda box, _: (box[2], box[3], box[0] - box[2], box[1] - box[3])),
+    Reading("boxesLikeCentres", lambda box, _: (box[0] - box[2] / 2, box[1] - box[3] / 2, box[2], box[3])),
+    Reading("boxesFromBottom", lambda box, frame: (box[0], frame.height - box[1], box[2], box[3])),
+    Reading("boxesLikeCornersYx", lambda box, _: (box[1], box[0], box[3] - box[1], box[2] - box[0]), True),
+    Reading("boxesTransposed", lambda box, _: (box[1], box[0], box[3], box[2]), True),
 )
+TRANSPOSED = tuple(number for number, reading in enumerate(READINGS) if reading.transposed)
+OF_FILES = tuple(number for number, reading in enumerate(READINGS) if not reading.transposed)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the boxes look like, and the numbers behind that."""
 
     reading: Reading
@@ -55,12 +60,61 @@ class Verdict:
     total: int
 
 
+def _none() -> list[int]:
+    return [0] * len(READINGS)
+
+
+class Tally(msgspec.Struct):
+    """For each reading, the boxes that fit their image only in it, those that fit only without it, and all."""
+
+    support: list[int] = msgspec.field(default_factory=_none)
+    against: list[int] = msgspec.field(default_factory=_none)
+    total: list[int] = msgspec.field(default_factory=_none)
+
+    def add(self, box: Xywh, frame: Frame, readings: Iterable[int]) -> None:
+        """Counts a box for these readings, unless it is empty.
+
+        A box that fits its image with width and height exchanged counts as fitting, unless the reading itself exchanges
+        x and y: the file may have been written before the image was turned upright.
+        """
+        if box[2] <= 0 or box[3] <= 0:
+            return
+        fits = _fits(box, frame)
+        kept = fits or _fits(box, frame.swapped)
+        for number in readings:
+            reading = READINGS[number]
+            as_it_is = fits if reading.transposed else kept
+            other = _fits(reading.to_xywh(box, frame), frame)
+            self.total[number] += 1
+            self.support[number] += other and not as_it_is
+            self.against[number] += as_it_is and not other
+
+    def take(self, other: "Tally") -> None:
+        """Adds the counts of other boxes."""
+        for mine, theirs in ((self.support, other.support), (self.against, other.against), (self.total, other.total)):
+            mine[:] = (one + two for one, two in zip(mine, theirs, strict=True))
+
+    def verdict(self) -> Verdict | None:
+        """The reading that the boxes point to; None if they do not clearly point away from [x, y, width, height]."""
+        found = [Verdict(*each) for each in zip(READINGS, self.support, self.against, self.total, strict=True)]
+        clear = [verdict for verdict in found if _clear(verdict.support, verdict.contradicted, verdict.total)]
+        return max(clear, key=lambda verdict: verdict.support - verdict.contradicted, default=None)
+
+    def note(self, file: str, log: FindingLog) -> None:
+        """A fatal finding if the boxes point to another reading."""
+        verdict = self.verdict()
+        if verdict is not None:
+            numbers = {"support": verdict.support, "contradicted": verdict.contradicted, "total": verdict.total}
+            log.add(verdict.reading.code, file, **numbers)
+
+
 def check_reading(file: CocoFile, uri: str, unit: BoxConvention, log: FindingLog) -> None:
     """A fatal finding if the file's boxes point away from [x, y, width, height]; images of unknown size are ignored."""
-    verdict = judge(_sample(file, unit))
-    if verdict is not None:
-        numbers = {"support": verdict.support, "contradicted": verdict.contradicted, "total": verdict.total}
-        log.add(verdict.reading.code, uri, **numbers)
+    boxes = list(_sample(file, unit))
+    if unit is BoxConvention.ABSOLUTE and _are_percent(boxes):
+        log.add("boxesLikePercent", uri, total=len(boxes))
+    else:
+        judge(boxes).note(uri, log)
 
 
 def _sample(file: CocoFile, unit: BoxConvention) -> Iterator[tuple[Xywh, Frame]]:
@@ -74,26 +128,20 @@ def _sample(file: CocoFile, unit: BoxConvention) -> Iterator[tuple[Xywh, Frame]]
             yield box, frame
 
 
-def judge(boxes: Iterable[tuple[Xywh, Frame]]) -> Verdict | None:
-    """The reading that the boxes point to; None if they do not clearly point away from [x, y, width, height].
-
-    A box that fits its image with width and height exchanged counts as fitting, because the file may have been written
-    before the image was turned upright.
-    """
-    support, against, total = [0] * len(READINGS), [0] * len(READINGS), 0
+def judge(boxes: Iterable[tuple[Xywh, Frame]]) -> Tally:
+    """The boxes of a file, counted for the readings that its declared sides decide."""
+    tally = Tally()
     for box, frame in boxes:
-        total += 1
-        kept = _fits(box, frame) or _fits(box, frame.swapped)
-        for number, reading in enumerate(READINGS):
-            other = _fits(reading.to_xywh(box, frame), frame)
-            support[number] += other and not kept
-            against[number] += kept and not other
-    found = [
-        Verdict(reading, for_it, against_it, total)
-        for reading, for_it, against_it in zip(READINGS, support, against, strict=True)
-        if _clear(for_it, against_it, total)
-    ]
-    return max(found, key=lambda verdict: verdict.support - verdict.contradicted, default=None)
+        tally.add(box, frame, OF_FILES)
+    return tally
+
+
+def _are_percent(boxes: Sequence[tuple[Xywh, Frame]]) -> bool:
+    """Whether all boxes end within 100 pixels although their images are larger: they are in percent of the sides."""
+    if any(max(x, y, x + w, y + h) > PERCENT * (1 + SLACK) for (x, y, w, h), _ in boxes):
+        return False
+    large = [max(x + w, y + h) for (x, y, w, h), frame in boxes if min(frame.width, frame.height) >= LARGE]
+    return len(large) >= LEAST_PERCENT and max(large) >= FAR
 
 
 def _clear(support: int, against: int, total: int) -> bool:

@@ -57,7 +57,7 @@ RULES: dict[str, Rule] = {
     ),
     "idsReplaced": Rule(
         _I,
-        "{count:id|ids} in `{section}` that are not numbers were replaced by numbers.",
+        "{count:id|ids} in `{section}` that are missing, or no whole numbers from 0 on, were replaced by numbers.",
         "Nothing to do; findings name the new ids.",
     ),
     "tooManyCategories": Rule(
@@ -73,7 +73,9 @@ RULES: dict[str, Rule] = {
         _E, "Image id {image} is used by both {first!r} and {second!r}.", "Give every image a unique id.", True
     ),
     "annotationDuplicateId": Rule(
-        _E, "Annotation id {annotation} is used more than once.", "Give every annotation a unique id.", True
+        _W,
+        "{count:annotation has|annotations have} the id of another one, for example {annotation}.",
+        "Give every annotation a unique id; findings name them by it.",
     ),
     "categoryUndeclared": Rule(
         _E,
@@ -105,6 +107,27 @@ RULES: dict[str, Rule] = {
         "The boxes look like YOLO's, with the centre in place of the corner: {support} of {total:box fits|boxes fit} "
         "the image only so, {contradicted} only as [x, y, width, height].",
         "Register the file again with `--boxes cxcywh`, or write x and y of the left top corner.",
+        True,
+    ),
+    "boxesLikeCornersYx": Rule(
+        _E,
+        "The boxes look like corners with y before x, [y1, x1, y2, x2]: {support} of {total:box fits|boxes fit} the "
+        "image only so, {contradicted} only as [x, y, width, height].",
+        "Register the file again with `--boxes yxyx`, or write `[x, y, width, height]`.",
+        True,
+    ),
+    "boxesTransposed": Rule(
+        _E,
+        "The boxes look as if y came before x: {support} of {total:box fits|boxes fit} the image only so, "
+        "{contradicted} only with x before y.",
+        "Write x before y, and the width before the height.",
+        True,
+    ),
+    "boxesLikePercent": Rule(
+        _E,
+        "The boxes look like percent of the image's sides: {total:box ends|boxes all end} within 100 pixels of larger "
+        "images.",
+        "Divide their numbers by 100, or write them in pixels.",
         True,
     ),
     "boxesFromBottom": Rule(
@@ -262,7 +285,9 @@ RULES: dict[str, Rule] = {
         "The image is very long and narrow, {width} x {height}: networks see it much reduced, or only its middle.",
         "Split it into parts.",
     ),
-    "imageAnimated": Rule(_W, "The image is animated; only its first frame is used.", "Save a single frame."),
+    "imageAnimated": Rule(
+        _W, "The file has several frames or pages; only the first is used.", "Save the others as files of their own."
+    ),
     "imageScaled": Rule(_I, "The {width} x {height} image was scaled down to fit {limit}.", "Nothing to do."),
     "imageUriIgnored": Rule(
         _I,

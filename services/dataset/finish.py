@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec import structs
 
 from services.dataset import store
 from services.dataset.box_rules import at_border
 from services.dataset.context import WorkerContext
+from services.dataset.convention import Tally
 from services.dataset.domain import INLINE_CATEGORIES, CategoryCount, DatasetRecord, Plan, Stats
 from services.dataset.duplicates import find_duplicates, fingerprints_of, note_duplicates
 from services.dataset.findings import FindingLog
+from services.dataset.plan import refusal
 from services.dataset.settings import DatasetSettings
 from services.kit import names
 from services.kit.alike import alike
@@ -52,6 +54,7 @@ class _Sums:
     refused_images: int = 0
     refused_annotations: int = 0
     byte_count: int = 0
+    tally: Tally = field(default_factory=Tally)
 
 
 async def finish(
@@ -71,6 +74,10 @@ async def finish(
         sums.refused_images += result.refused_images
         sums.refused_annotations += result.refused_annotations
         sums.byte_count += result.byte_count
+        sums.tally.take(result.tally)
+    sums.tally.note(", ".join(record.annotation_file_uris), log)
+    if log.fatal:
+        raise refusal(log)
     _require_enough(settings, record, planned.annotation_count, sums, log)
     await context.room.require(names.split(record.name)[0], sum(shard.size_bytes for shard in sums.shards))
     manifest, counts = await _manifest(context, record, planned.categories, sums.shards)
@@ -97,7 +104,7 @@ def _require_enough(
         detail = f"; {refused if sums.images else 'the annotation files list none'}"
         if sums.images and not annotations:
             detail = "; the annotation files have no annotations"
-        raise DatasetEmpty(dataset=record.name, detail=detail)
+        raise DatasetEmpty(dataset=record.name, detail=detail.removesuffix("."))
     for bad, total, what in (
         (sums.refused_images, sums.images, "image"),
         (sums.refused_annotations, annotations, "annotation"),

@@ -52,7 +52,8 @@ async def make_plan(context: WorkerContext, settings: DatasetSettings, record: D
     if reading.pending:
         await _put_chunk(context, prefix, reading, reading.pending)
     log = reading.log
-    blob = store.PlanBlob(reading.categories.names, log.kept, log.more, reading.annotations, log.refused_annotations)
+    annotations = reading.annotations + log.count("annotationValueInvalid")  # which are left out of what was read
+    blob = store.PlanBlob(reading.categories.names, log.kept, log.more, annotations, log.refused_annotations)
     await store.put(context.blobs, store.plan_key(prefix), blob)
     return Plan(prefix, reading.chunks, reading.images, reading.images - reading.planned)
 

@@ -1,7 +1,7 @@
 """Reads a COCO file whose values are not of the types that COCO has: what is meant is taken, the rest is reported.
 
-`"7"` and `7.0` mean 7, and ids that are no numbers, such as file names, are replaced by numbers. What cannot be meant
-is a finding for each image and annotation.
+`"7"` and `7.0` mean 7. Ids that COCO does not have, such as file names or negative numbers, are replaced by numbers
+that nothing else in the file means. What cannot be meant is a finding for each image and annotation.
 """
 
 from collections import Counter
@@ -80,7 +80,11 @@ def repaired(data: bytes, uri: str, log: FindingLog) -> bytes | None:
         file = _file_decoder.decode(data)
         images, annotations, categories = map(_Entries, (file.images, file.annotations, file.categories))
         ids = {"images": _Ids(images), "categories": _Ids(categories), "annotations": _Ids(annotations)}
-        ids["categories"].take_names(categories)
+        for entry in annotations:
+            ids["images"].keep_free(entry.get("image_id"))
+            ids["categories"].keep_free(entry.get("category_id"))
+        ids["images"].take_names(images, "file_name")
+        ids["categories"].take_names(categories, "name")
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
     if not images.is_list:
@@ -108,13 +112,13 @@ def _write(out: bytearray, section: str, entries: Iterable[Object]) -> None:
 
 def whole(value: object) -> int | None:
     """The whole number that a value means, 0 or more; None if it means none."""
-    number = _number(value)
+    number = number_of(value)
     if number is None or number != int(number) or not 0 <= number <= MAX_ID:
         return None
     return int(number)
 
 
-def _number(value: object) -> int | float | None:
+def number_of(value: object) -> int | float | None:
     """The finite number that a value means: `7`, `7.0`, `"7"` or `" 7.0 "`."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -132,39 +136,59 @@ def _number(value: object) -> int | float | None:
     return None
 
 
+def _text(value: object) -> str | None:
+    """An id that COCO does not have, as text: the same for -1, -1.0 and "-1"; None if it is no id at all."""
+    number = number_of(value)
+    if number is not None and number == int(number):
+        return str(int(number))
+    return value if isinstance(value, str) else None
+
+
 class _Ids:
-    """The numbers that stand for the ids of a section: themselves, or new ones for those that are no numbers."""
+    """The numbers that stand for the ids of a section: themselves, or new ones for those that COCO does not have."""
 
     def __init__(self, entries: Iterable[Object]) -> None:
         self._next = 0
         self.replaced = 0
-        texts: dict[str, None] = {}
+        self._by_text: dict[str, int] = {}
+        self._texts: set[str] = set()  # that get a number when they are first needed
         for entry in entries:
             value = entry.get("id")
-            if (number := whole(value)) is not None:
-                self._next = max(self._next, number + 1)
-            elif isinstance(value, str):
-                texts[value] = None
-        self._by_text = {text: self.new() for text in texts}
+            self.keep_free(value)
+            if whole(value) is None and (text := _text(value)) is not None:
+                self._texts.add(text)
 
-    def take_names(self, entries: Iterable[Object]) -> None:
-        """Accepts names in place of ids, for names that only one entry has."""
-        names = Counter(entry.get("name") for entry in entries if isinstance(entry.get("name"), str))
+    def keep_free(self, value: object) -> None:
+        """New numbers will be other ones than this id, if it is a number."""
+        number = whole(value)
+        if number is not None and number < MAX_ID:
+            self._next = max(self._next, number + 1)
+
+    def take_names(self, entries: Iterable[Object], field: str) -> None:
+        """Accepts the names in a field in place of ids, for names that only one entry has."""
+        names = Counter(entry.get(field) for entry in entries if isinstance(entry.get(field), str))
         for entry in entries:
-            name, number = entry.get("name"), self.of(entry.get("id"))
+            name, number = entry.get(field), self.of(entry.get("id"))
             if isinstance(name, str) and names[name] == 1 and whole(name) is None and number is not None:
                 self._by_text.setdefault(name, number)
 
     def new(self) -> int:
-        """A number that no entry has."""
+        """A number that nothing in the file means."""
         self.replaced += 1
         self._next += 1
         return self._next - 1
 
     def of(self, value: object) -> int | None:
-        """The number for an id; None if no entry has it and it is no number."""
+        """The number for an id; None if no entry has it and it is no number that COCO has."""
         number = whole(value)
-        return number if number is not None or not isinstance(value, str) else self._by_text.get(value)
+        if number is not None:
+            return number
+        text = _text(value)
+        if text is None:
+            return None
+        if text in self._texts and text not in self._by_text:
+            self._by_text[text] = self.new()
+        return self._by_text.get(text)
 
 
 class _Repair:
@@ -184,7 +208,7 @@ class _Repair:
             if isinstance(value, str | int) and not isinstance(value, bool):
                 made[field] = str(value)
         for field in ("width", "height"):
-            if entry.get(field) is not None and (side := _number(entry[field])) is not None:
+            if entry.get(field) is not None and (side := number_of(entry[field])) is not None:
                 made[field] = side
             elif entry.get(field) is not None:
                 self._log.add("imageSideInvalid", self._name(made), made["id"], side=field, value=_shown(entry[field]))
@@ -204,12 +228,10 @@ class _Repair:
             if made["category_id"] is None:
                 self._refuse(*where, "category_id", entry, "the id of a category")
                 return None
-        crowd = entry.get("iscrowd")
-        number = int(crowd) if isinstance(crowd, bool) else 0 if crowd is None else _number(crowd)
-        if number not in (0, 1):
+        made["iscrowd"] = _flag(entry.get("iscrowd"))
+        if made["iscrowd"] is None:
             self._refuse(*where, "iscrowd", entry, "0 or 1")
             return None
-        made["iscrowd"] = int(number)
         made["bbox"] = _box(entry.get("bbox"))
         self._count(entry, made)
         return made
@@ -244,12 +266,20 @@ class _Repair:
         return str(image.get("file_name") or self._uri)
 
 
+def _flag(value: object) -> int | None:
+    """0 or 1; None if the value means neither."""
+    if isinstance(value, str) and value.strip().lower() in ("true", "false", ""):
+        return int(value.strip().lower() == "true")
+    number = int(value) if isinstance(value, bool) else 0 if value is None else number_of(value)
+    return int(number) if number in (0, 1) else None
+
+
 def _box(bbox: object) -> object:
     """A bbox with numbers in place of strings that are numbers."""
     if not isinstance(bbox, list):
         return bbox
     listed: list[object] = bbox
-    numbers = [_number(value) for value in listed]
+    numbers = [number_of(value) for value in listed]
     return listed if any(number is None for number in numbers) else numbers
 
 

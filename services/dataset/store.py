@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from services.dataset.coco import Row
+from services.dataset.convention import Tally
 from services.dataset.domain import DatasetRecord, FindingCounts
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding, FindingLog, count
@@ -35,6 +36,7 @@ class ChunkResult(msgspec.Struct, frozen=True):
     refused_images: int
     refused_annotations: int
     byte_count: int
+    tally: Tally = msgspec.field(default_factory=Tally)
 
 
 class FindingBlock(msgspec.Struct, frozen=True):

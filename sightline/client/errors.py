@@ -217,7 +217,7 @@ class ImagesMissing(InvalidArgument):
     @classmethod
     def named(cls, annotations: Path, images: Sequence[MissingImage]) -> Self:
         """The error for an export."""
-        lines = _first([f"  image id {image.image_id}: {image.file_name}: {image.problem}" for image in images])
+        lines = _first([f"  {_place(image)}: {image.problem}" for image in images])
         head = f"{annotations} names {counted(len(images), 'image')} that cannot be uploaded; nothing was uploaded"
         error = cls("\n".join((head, *lines)))
         error.images = tuple(images)
@@ -226,6 +226,10 @@ class ImagesMissing(InvalidArgument):
 
 class ExportRefused(InvalidArgument):
     """An export cannot be written into the folder, or not in the form."""
+
+
+def _place(image: MissingImage) -> str:
+    return image.file_name if image.image_id is None else f"image id {image.image_id}: {image.file_name}"
 
 
 def _first(lines: list[str]) -> list[str]:

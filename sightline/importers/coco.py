@@ -1,11 +1,13 @@
 """COCO files, Azure's among them: one, or one per split in a folder. Their content is left to the service."""
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sightline.importers.files import images_in, read_json, subfolders
+from sightline.importers.masks import around_segmentation
 from sightline.importers.model import (
     Box,
     Document,
@@ -14,6 +16,7 @@ from sightline.importers.model import (
     ImportFault,
     LabelledImage,
     Notes,
+    Xywh,
     mapping,
     number_of,
     objects,
@@ -22,7 +25,15 @@ from sightline.importers.model import (
 )
 
 STORE = "s3://"
+SECTIONS = ("images", "annotations", "categories")
 _WORDS = re.compile(r"[a-z]+")
+
+
+class _Read(NamedTuple):
+    """A JSON file's content, and whether it had NaN or Infinity, which became None."""
+
+    content: object
+    changed: bool
 
 
 def is_coco(content: object) -> bool:
@@ -31,22 +42,27 @@ def is_coco(content: object) -> bool:
     return isinstance(found.get("images"), list) and ("annotations" in found or "categories" in found)
 
 
+def may_be_coco(content: object) -> bool:
+    """Whether a JSON value has any of the sections that COCO files have."""
+    return any(section in mapping(content) for section in SECTIONS)
+
+
 def files_in(folder: Path) -> list[Path]:
     """The COCO files in a folder, in its `annotations` folder, or in those of its splits."""
     return list(_contents(folder))
 
 
-def _contents(folder: Path) -> dict[Path, object]:
+def _contents(folder: Path) -> dict[Path, _Read]:
     """Those files, each with what it holds."""
     places = [folder, *(one for one in subfolders(folder) if one.name.lower() == "annotations" or split_of(one.name))]
     parsed = ((file, _parsed(file)) for place in places for file in sorted(place.glob("*.json")))
-    found = {file: content for file, content in parsed if is_coco(content)}
-    return {file: content for file, content in found.items() if file.name.startswith("instances")} or found
+    found = {file: read for file, read in parsed if read and is_coco(read.content)}
+    return {file: read for file, read in found.items() if file.name.startswith("instances")} or found
 
 
 def read(source: Path, images: Path | None = None) -> Imported:
     """A COCO file, or a folder with one or with one per split; ImportFault if it is unclear which."""
-    contents = {source: read_json(source)} if source.is_file() else _contents(source)
+    contents = {source: _read(source)} if source.is_file() else _contents(source)
     files = list(contents)
     splits = [_split_of(file, source) for file in files]
     if not files:
@@ -61,6 +77,9 @@ def read(source: Path, images: Path | None = None) -> Imported:
         documents.append(document)
         names |= dict.fromkeys(declared)
     listed_images = tuple(image for document in documents for image in document.images)
+    used = {box.label for image in listed_images for box in image.boxes}
+    if used and (unused := [name for name in names if name and name not in used]):
+        notes.add(f"no annotation has the {_categories(unused)}, which the service leaves out")
     detection = any(
         entry.get("bbox") or entry.get("segmentation")
         for document in documents
@@ -77,9 +96,15 @@ def _folder_of(file: Path) -> Path:
     return file.parent.parent if above else file.parent
 
 
-def _parsed(file: Path) -> object:
+def _read(file: Path) -> _Read:
+    constants: list[str] = []
+    content = read_json(file, constants)
+    return _Read(content, bool(constants))
+
+
+def _parsed(file: Path) -> _Read | None:
     try:
-        return read_json(file)
+        return _read(file)
     except ImportFault:
         return None
 
@@ -91,22 +116,53 @@ def _split_of(file: Path, source: Path) -> str:
     return next((split for word in words if (split := split_of(word))), "")
 
 
-def _document(file: Path, content: Any, split: str, folder: Path, notes: Notes) -> tuple[Document, list[str]]:
-    if not isinstance(content, dict):
-        raise ImportFault(f"{file} is not a COCO file: its top level is not an object")
+def _document(file: Path, read: _Read, split: str, folder: Path, notes: Notes) -> tuple[Document, list[str]]:
+    """The file, and the names of its categories."""
+    content = _checked(file, read.content)
+    if read.changed:
+        notes.add(f"NaN and Infinity in {file.name} count as missing values")
     if "annotations" not in content:
         notes.add(f"{file.name} has no `annotations`: its images count as unlabelled")
-    names = {text_of(entry.get("id")): text_of(entry.get("name")) for entry in objects(content.get("categories"))}
-    marks: dict[str, list[Box]] = {}
-    for entry in objects(content.get("annotations")):
-        label = names.get(text_of(entry.get("category_id")))
-        if label:
-            marks.setdefault(text_of(entry.get("image_id")), []).append(_box(label, entry.get("bbox")))
+    outlined = _outlined(objects(content.get("annotations")), notes)
+    names = {_key(one.get("id")): text_of(one.get("name")) for one in objects(content.get("categories"))}
+    marks = _marks(content, names, outlined)
     images = tuple(_images(content, file, split, folder, marks))
-    used = {box.label for boxes in marks.values() for box in boxes}
-    if used and (unused := [name for name in names.values() if name not in used]):
-        notes.add(f"no annotation has the {_categories(unused)}, which the service leaves out")
-    return Document(file, split, content, images), list(names.values())
+    unnamed = sum(
+        not text_of(entry.get("file_name") or entry.get("absolute_url") or entry.get("coco_url"))
+        for entry in objects(content.get("images"))
+    )
+    if unnamed:
+        notes.add(f"{unnamed} images of {file.name} have no file_name and are left out")
+    named_by = {_key(entry.get("category_id")) for entry in objects(content.get("annotations"))}
+    if nameless := [f"category {key} has no name" for key, name in names.items() if not name and key in named_by]:
+        raise ImportFault(f"{file} has categories without names", nameless, fix="give each a `name`")
+    document = Document(file, split, content, images, changed=read.changed or bool(outlined), outlined=outlined)
+    return document, list(names.values())
+
+
+def _checked(file: Path, content: object) -> dict[str, Any]:
+    """The content, if its sections are lists of objects; ImportFault with every one that is not."""
+    if not isinstance(content, dict):
+        raise ImportFault(f"{file} is not a COCO file: its top level is not an object")
+    found: dict[str, Any] = content
+    faults: list[str] = []
+    for section in SECTIONS:
+        listed = found.get(section)
+        if not isinstance(listed, list):
+            if listed is not None or section == "images":
+                faults.append(f"`{section}` is {_kind_of(listed)}, not a list")
+        elif strange := sum(not isinstance(one, dict) for one in listed):
+            faults.append(f"{strange} of {len(listed)} entries of `{section}` are not objects")
+    if not found.get("categories") and any("category_id" in one for one in objects(found.get("annotations"))):
+        faults.append("`categories` lists nothing")
+    if faults:
+        fix = "write `images`, `annotations` and `categories` as lists of objects, as COCO defines them"
+        raise ImportFault(f"{file} is not a COCO file", faults, fix=fix)
+    return found
+
+
+def _kind_of(value: object) -> str:
+    return "missing" if value is None else "an object" if isinstance(value, dict) else "a single value"
 
 
 def _categories(names: list[str]) -> str:
@@ -114,12 +170,49 @@ def _categories(names: list[str]) -> str:
     return f"category {listed}" if len(names) == 1 else f"{len(names)} categories {listed}"
 
 
-def _box(label: str, bbox: object) -> Box:
-    """The box for counting; the service judges its numbers."""
+def _outlined(annotations: list[dict[str, Any]], notes: Notes) -> dict[int, Xywh]:
+    """The boxes around the segmentation of annotations without a bbox, by the entries' id()."""
+    found: dict[int, Xywh] = {}
+    for entry in annotations:
+        bbox = entry.get("bbox")
+        if entry.get("segmentation") and (not bbox or (isinstance(bbox, list) and not any(bbox))):
+            box = around_segmentation(entry["segmentation"])
+            if box is not None:
+                found[id(entry)] = box
+                notes.count("{count} annotations have no box; those around their outlines are used")
+    return found
+
+
+def _marks(content: Mapping[str, Any], names: Mapping[str, str], outlined: Mapping[int, Xywh]) -> dict[str, list[Box]]:
+    """The boxes by the key of their image, for counting; the service judges their numbers."""
+    images = objects(content.get("images"))
+    files = Counter(text_of(one.get("file_name")) for one in images)
+    by_file = {name: _key(one.get("id")) for one in images if files[name := text_of(one.get("file_name"))] == 1}
+    ids, labels = {_key(one.get("id")) for one in images}, set(names.values())
+    marks: dict[str, list[Box]] = {}
+    for entry in objects(content.get("annotations")):
+        key, category = _key(entry.get("image_id")), _key(entry.get("category_id"))
+        label = names.get(category) or (category if category in labels else "")
+        if label:
+            box = outlined.get(id(entry)) or _box(entry.get("bbox"))
+            marks.setdefault(key if key in ids else by_file.get(key, key), []).append(Box(label, *box))
+    return marks
+
+
+def _key(value: object) -> str:
+    """Equal for ids that mean the same: `7`, `7.0`, `"7"` and `"007"`."""
+    text = text_of(value)
+    try:
+        return str(int(text))
+    except ValueError:
+        return text.removesuffix(".0")
+
+
+def _box(bbox: object) -> Xywh:
     listed: list[object] = list(bbox) if isinstance(bbox, list) else []
     numbers = [number_of(value) or 0.0 for value in listed[:4]]
     one, two, three, four = (*numbers, 0.0, 0.0, 0.0, 0.0)[:4]
-    return Box(label, one, two, three, four)
+    return one, two, three, four
 
 
 def _images(
@@ -135,7 +228,7 @@ def _images(
         name = text_of(entry.get("file_name")) or uris[0] or uris[1]
         if not name or any(uri.startswith(STORE) for uri in uris):
             continue
-        boxes = tuple(marks.get(text_of(entry.get("id")), ()))
+        boxes = tuple(marks.get(_key(entry.get("id")), ()))
         yield LabelledImage(
             name,
             boxes=boxes,

@@ -1,4 +1,4 @@
-"""CreateML, as Roboflow exports it too: JSON with the boxes of every image, by their centres in pixels."""
+"""CreateML, as Roboflow exports it too: JSON with the label of every image, or boxes by their centres in pixels."""
 
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sightline.importers.model import (
     mapping,
     number_of,
     objects,
+    of_one_kind,
     text_of,
 )
 
@@ -27,22 +28,24 @@ def entries(content: object) -> list[dict[str, Any]]:
     """The images; nothing for any other JSON."""
     found = objects(content)
     first = found[0] if found else {}
-    return found if _name(first) and any(isinstance(first.get(key), list) for key in MARKS) else []
+    return found if _name(first) and any(isinstance(first.get(key), list | str) for key in MARKS) else []
 
 
 def read(file: Path) -> Imported:
     """The file; ImportFault with every box at fault."""
     notes, faults = Notes(), list[str]()
-    images = tuple(_image(entry, faults) for entry in entries(read_json(file)))
+    read_images = [_image(entry, faults) for entry in entries(read_json(file))]
     if faults:
         raise ImportFault(f"{file}: {len(faults)} boxes cannot be read", faults)
-    if not images:
+    if not read_images:
         raise ImportFault(f"{file} lists no images in CreateML's form")
-    return Imported(Format.CREATEML, file, file.parent, images, in_order(images), detection=True, notes=notes.all())
+    images, detection = of_one_kind(read_images, notes, "labels of whole images are left out: there are boxes too")
+    return Imported(Format.CREATEML, file, file.parent, images, in_order(images), detection, notes.all())
 
 
 def _image(entry: dict[str, Any], faults: list[str]) -> LabelledImage:
     name, boxes = _name(entry), list[Box]()
+    labels = [label for key in MARKS if (label := text_of(entry.get(key)))]
     for number, mark in enumerate([mark for key in MARKS for mark in objects(entry.get(key))], 1):
         centre = mapping(mark.get("coordinates"))
         values = [value for side in SIDES if (value := number_of(centre.get(side))) is not None]
@@ -50,9 +53,11 @@ def _image(entry: dict[str, Any], faults: list[str]) -> LabelledImage:
         if label and len(values) == len(SIDES):
             x, y, width, height = values
             boxes.append(Box(label, *BoxForm.CXCYWH.to_xywh(x, y, width, height)))
+        elif label and "coordinates" not in mark:
+            labels.append(label)
         else:
             faults.append(f"{name}, annotation {number}: it lacks its label, or one of {', '.join(SIDES)}")
-    return LabelledImage(name, boxes=tuple(boxes), id=name)
+    return LabelledImage(name, tuple(labels), tuple(boxes), id=name)
 
 
 def _name(entry: dict[str, Any]) -> str:

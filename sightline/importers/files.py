@@ -2,6 +2,7 @@
 
 import json
 import os
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from xml.etree import ElementTree as ET
 
 from sightline.importers.model import ImportFault, is_image
 
+PACKED = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
 JUNK = frozenset(("__MACOSX", "node_modules"))
 
 
@@ -33,20 +35,36 @@ def images_in(folder: Path) -> list[str]:
     return [name for name in walk(folder) if is_image(Path(name))]
 
 
+def has_images(folder: Path) -> bool:
+    """Whether there is an image file below the folder."""
+    return any(is_image(Path(name)) for name in walk(folder))
+
+
+def is_packed(file: Path) -> bool:
+    """Whether the file is an archive, by its name."""
+    return file.suffix.lower() in PACKED and file.is_file()
+
+
 def read_text(file: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark; ImportFault if it is anything else."""
+    """A text file in UTF-8, or in UTF-16 with a byte order mark; ImportFault if it is anything else."""
     try:
-        return file.read_text("utf-8-sig")
+        data = file.read_bytes()
+        return data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ImportFault(f"{file} is not in UTF-8 (byte {error.start})", fix="save it as UTF-8, and repeat") from None
+        raise ImportFault(
+            f"{file} is not in {error.encoding.upper()} (byte {error.start})", fix="save it as UTF-8, and repeat"
+        ) from None
     except OSError as error:
         raise ImportFault(f"{file} cannot be read: {error.strerror}") from None
 
 
-def read_json(file: Path) -> Any:
-    """A JSON file; ImportFault with the line of what is wrong."""
+def read_json(file: Path, constants: list[str] | None = None) -> Any:
+    """A JSON file; ImportFault with the line of what is wrong.
+
+    NaN and Infinity, which are not JSON but which Python writes, become None, and are added to `constants`.
+    """
     try:
-        return json.loads(read_text(file))
+        return json.loads(read_text(file), parse_constant=([] if constants is None else constants).append)
     except (ValueError, RecursionError) as error:
         if isinstance(error, ImportFault):
             raise

@@ -1,35 +1,93 @@
 """A folder per class: `cats/1.jpg`, or `train/cats/1.jpg` and `test/cats/2.jpg`."""
 
+from collections import Counter
 from pathlib import Path
 
-from sightline.importers.files import images_in, subfolders
+from sightline.importers.files import has_images, images_in, is_packed, subfolders, walk
 from sightline.importers.model import Format, Imported, ImportFault, LabelledImage, Notes, in_order, is_image, split_of
+
+UNREAD = {
+    *(
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jxl",
+        ".jp2",
+        ".j2k",
+        ".psd",
+        ".svg",
+        ".pdf",
+        ".eps",
+        ".ppm",
+        ".pgm",
+        ".tga",
+        ".exr",
+    ),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".dcm"),
+}  # of files that show something but are no images here
+
+
+HOLDERS = {"data", "images", "image", "imgs", "img", "photos", "pictures", "default", "all", "jpegimages", "labels"} | {
+    *("obj_train_data", "export", "raw", "train", "training", "val", "valid", "validation", "test", "input", "files")
+}  # names of folders that only hold images
 
 
 def read(folder: Path) -> Imported:
     """The images by the first folder below `folder`, or below its split; ImportFault if there are none."""
     notes = Notes()
     top = _innermost(folder)
-    splits = {one: split_of(one.name) for one in subfolders(top) if images_in(one)}
-    if not splits or not all(splits.values()) or not any(subfolders(one) for one in splits):
-        splits = {top: ""}
-    images = [image for root, split in splits.items() for image in _classes(root, split, top, notes)]
+    images = [image for root, split in _splits(top, notes).items() for image in _classes(root, split, top, notes)]
     if not images:
         raise ImportFault(f"{folder} has no images in folders", fix="put the images of each class in a folder of it")
+    names = {label for image in images for label in image.labels}
+    if len(names) == 1 and next(iter(names)).lower() in HOLDERS:
+        raise ImportFault(
+            f"all images of {folder} are in one folder, {next(iter(names))}, which says nothing about what they show",
+            fix="name the file of annotations, or put the images of each class in a folder with its name",
+        )
+    if unread := unread_in(top):
+        notes.add(f"left out, as they cannot be read here: {unread}; convert them to JPEG or PNG")
     images_ = tuple(images)
     return Imported(Format.FOLDERS, folder, top, images_, in_order(images_), detection=False, notes=notes.all())
 
 
 def looks_like(folder: Path) -> bool:
     """Whether images are in folders below this one."""
-    return any(images_in(one) for one in subfolders(folder))
+    return any(has_images(one) for one in subfolders(folder))
+
+
+def unread_in(folder: Path) -> str:
+    """The files below the folder that show something but cannot be read: `2 .heic files, 1 .avif file`; or empty."""
+    suffixes = Counter(Path(name).suffix.lower() for name in walk(folder))
+    found = [(suffix, count) for suffix, count in suffixes.most_common() if suffix in UNREAD]
+    return ", ".join(f"{count} {suffix} {'file' if count == 1 else 'files'}" for suffix, count in found)
+
+
+def packed_in(folder: Path) -> list[str]:
+    """The names of the archives in the folder."""
+    return [file.name for file in sorted(folder.iterdir()) if is_packed(file)]
+
+
+def _splits(top: Path, notes: Notes) -> dict[Path, str]:
+    """The folder of each split that holds the classes' folders; `top` itself if it holds them.
+
+    Folders that are in no split are left out, if there are several splits.
+    """
+    places = [one for one in subfolders(top) if has_images(one)]
+    splits = {one: split for one in places if (split := split_of(one.name))}
+    others = [one.name for one in places if one not in splits]
+    if not any(map(subfolders, splits)) or (others and len(set(splits.values())) < 2):
+        return {top: ""}
+    if others:
+        notes.add(f"left out, as they are in no split: the images in {', '.join(others)}")
+    return {_innermost(one): split for one, split in splits.items()}
 
 
 def _innermost(folder: Path) -> Path:
-    """The folder below a chain of folders that each have nothing but one folder with further folders."""
+    """The folder below a chain of folders of which each has images only in one folder with further folders."""
     while True:
-        below = subfolders(folder)
-        if len(below) != 1 or not subfolders(below[0]) or _loose(folder) or _loose(below[0]):
+        below = [one for one in subfolders(folder) if has_images(one)]
+        if len(below) != 1 or not any(map(has_images, subfolders(below[0]))) or _loose(folder) or _loose(below[0]):
             return folder
         folder = below[0]
 

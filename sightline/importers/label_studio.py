@@ -1,6 +1,7 @@
 """Label Studio's JSON and JSON-MIN: choices, or shapes in percent of the image's sides."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sightline.importers.model import (
     without_labels,
 )
 from sightline.importers.shapes import Point, around, turned
+from sightline.importers.table import rows_of
 
 SHAPES = ("rectanglelabels", "polygonlabels", "ellipselabels")
 IGNORED = ("brushlabels", "keypointlabels", "videorectangle")
@@ -39,7 +41,7 @@ def tasks(content: object) -> list[dict[str, Any]]:
 def read(file: Path) -> Imported:
     """The file; ImportFault with every shape at fault."""
     notes, faults, images = Notes(), list[str](), list[LabelledImage]()
-    for task in tasks(read_json(file)):
+    for task in _rows(file) if file.suffix.lower() == ".csv" else tasks(read_json(file)):
         data = mapping(task.get("data")) or task
         name = _image_name(data)
         if not name:
@@ -60,6 +62,24 @@ def read(file: Path) -> Imported:
         notes.add("choices are left out: the file has boxes too")
         found = without_labels(found)
     return Imported(Format.LABEL_STUDIO, file, file.parent, found, in_order(found), detection, notes.all())
+
+
+def is_table(head: Sequence[str]) -> bool:
+    """Whether a CSV file has Label Studio's header."""
+    return {"annotation_id", "annotator", "lead_time"} <= set(head)
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """The tasks of a CSV file, whose cells hold what the values of JSON-MIN are."""
+    head, *rows = rows_of(file)
+    return [{name: _cell(text) for name, text in zip(head, row, strict=False) if text} for row in rows if any(row)]
+
+
+def _cell(text: str) -> Any:
+    try:
+        return json.loads(text) if text[:1] in "[{" else text
+    except ValueError:
+        return text
 
 
 def _image_name(data: object) -> str:

@@ -1,5 +1,6 @@
 """What every importer returns: images with their labels or boxes, and what was noticed while reading."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -12,6 +13,10 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+
+
+_WORD = re.compile(r"[^\W\d_]+")
+_OF_SPLITS = frozenset(("set", "data", "dataset", "images", "image", "imgs", "img", "split", "photos", "seg"))
 
 
 class Format(StrEnum):
@@ -28,6 +33,9 @@ class Format(StrEnum):
     VIA = "via"
     SUPERVISELY = "supervisely"
     CREATEML = "createml"
+    DATUMARO = "datumaro"
+    FIFTYONE = "fiftyone"
+    LINES = "json-lines"
     CSV = "csv"
 
 
@@ -43,8 +51,14 @@ TITLES = {
     Format.VIA: "VIA",
     Format.SUPERVISELY: "Supervisely",
     Format.CREATEML: "CreateML",
+    Format.DATUMARO: "Datumaro",
+    Format.FIFTYONE: "FiftyOne",
+    Format.LINES: "JSON Lines",
     Format.CSV: "CSV",
 }
+
+
+Xywh = tuple[float, float, float, float]
 
 
 class BoxForm(StrEnum):
@@ -52,13 +66,16 @@ class BoxForm(StrEnum):
 
     XYWH = "xywh"  # left, top, width, height
     XYXY = "xyxy"  # two opposite corners
+    YXYX = "yxyx"  # the same with y before x
     CXCYWH = "cxcywh"  # centre, width, height
 
     def to_xywh(self, one: float, two: float, three: float, four: float) -> tuple[float, float, float, float]:
         """Left, top, width and height from the four numbers."""
         match self:
             case BoxForm.XYXY:
-                return one, two, three - one, four - two
+                return min(one, three), min(two, four), abs(three - one), abs(four - two)
+            case BoxForm.YXYX:
+                return min(two, four), min(one, three), abs(four - two), abs(three - one)
             case BoxForm.CXCYWH:
                 return one - three / 2, two - four / 2, three, four
             case BoxForm.XYWH:
@@ -106,6 +123,10 @@ class Document:
     split: str
     content: dict[str, Any]
     images: tuple[LabelledImage, ...]
+    changed: bool = False  # the content is not what the file has
+    outlined: Mapping[int, Xywh] = field(
+        default_factory=dict[int, Xywh]
+    )  # boxes of annotations that have none, by id()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +219,9 @@ def of_one_kind(images: Iterable[LabelledImage], notes: Notes, left_out: str) ->
 
 
 def split_of(name: str) -> str:
-    """`train`, `val` or `test` for the usual names of splits; empty for any other."""
-    return SPLITS.get(name.lower(), "")
+    """`train`, `val` or `test` for the usual names of splits, such as `training_set` or `val2017`; or empty."""
+    words = [word for word in _WORD.findall(name.lower()) if word not in _OF_SPLITS]
+    return SPLITS.get(words[0], "") if len(words) == 1 else ""
 
 
 def is_image(path: Path) -> bool:

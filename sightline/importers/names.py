@@ -59,9 +59,8 @@ def readings(name: str) -> Iterator[str]:
 
 def _decoded(name: str) -> Iterator[str]:
     yield name
-    if _SCHEME.match(name):
-        yield unquote(urlsplit(name).path)
-    for path in dict.fromkeys((name, unquote(name))):
+    in_url = unquote(urlsplit(name).path) if _SCHEME.match(name) else name
+    for path in dict.fromkeys((in_url, name, unquote(name), unquote(unquote(name)))):  # some tools encode twice
         yield path
         if without := _SERVED.match(path):
             yield path[without.end() :]
@@ -119,7 +118,7 @@ class Resolver:
                 if len(near) == 1:
                     return Match(near[0])
                 if near:
-                    return Match(problem=f"it could be {_either(near)}")
+                    return Match(problem=f"there is no such file; it could be {_either(near)}")
         return Match(problem=self._missing(listed))
 
     def _in_other_form(self, path: str) -> list[str]:

@@ -15,14 +15,16 @@ from sightline.importers.model import (
     Imported,
     ImportFault,
     LabelledImage,
+    Xywh,
     number_of,
     objects,
     text_of,
 )
 from sightline.importers.names import Match, Resolver, leaves_folder, slashed, unshared
-from sightline.text import replaced
+from sightline.text import fault_of_text, replaced, shown
 
 ANNOTATIONS = {".json", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml"}  # are never images
+MAX_CATEGORY = 256  # characters of a category's name
 Mapped = tuple[Path, Resolver]
 
 
@@ -117,14 +119,32 @@ def pack(
         while taken.setdefault(path, file) != file:
             path = f"_{path}"
         placed.append(Placed(image, file, path))
+        if not file.is_file():
+            illegal.append(Unresolved(image.id, image.name, f"{file} is a link to a file that does not exist"))
         if fault := fault_of_key(path):
             problem = f"the path {fault}, which the store does not accept; rename the file"
             illegal.append(Unresolved(image.id, image.name, problem))
     if illegal:
         raise ImagesUnresolved(imported.source, tuple(illegal))
+    _check_names(imported)
     form = boxes or imported.box_form
     _check_corners(imported, form)
     return Package(imported, tuple(placed), form)
+
+
+def _check_names(imported: Imported) -> None:
+    """ImportFault with every category that has a name which the service refuses."""
+    used = [name for name, (images, _) in imported.counts.items() if images]
+    faults = [f"'{shown(name.strip(), '')}' {fault}" for name in used if (fault := _fault_of_category(name.strip()))]
+    if faults:
+        fix = "correct the names in the annotations, or those of the folders"
+        raise ImportFault(f"{imported.source}: names of categories cannot be used", faults, fix=fix)
+
+
+def _fault_of_category(name: str) -> str:
+    if len(name) > MAX_CATEGORY:
+        return f"has more than {MAX_CATEGORY} characters"
+    return fault_of_text(name)
 
 
 def _resolver(folder: Path) -> Resolver:
@@ -185,6 +205,8 @@ def _match(image: LabelledImage, resolver: Resolver) -> Match:
 
 
 def _problem(name: str, match: Match, folder: Path) -> str:
+    if "://" in name:
+        return f"is a URL, and {folder} has no such file; --url PREFIX=DIR says where such images are"
     if leaves_folder(name) and "mean" not in match.problem and "could be" not in match.problem:
         return "is outside the folder of the images, and no file below that has the end of its path"
     return f"there is no file {folder / slashed(name)}" + match.problem.removeprefix("there is no such file")
@@ -246,7 +268,7 @@ def _document(
     entries = objects(document.content.get("images"))
     renamed = [entry for entry in entries if id(entry) in paths and paths[id(entry)] != entry.get("file_name")]
     gone = [entry for entry in entries if paths.get(id(entry)) in left_out]
-    if not renamed and not gone and form is BoxForm.XYWH:
+    if not renamed and not gone and not document.changed and form is BoxForm.XYWH:
         return AnnotationFile(name, file=document.file)
     skipped = {id(entry) for entry in gone}
     ids = {text_of(entry.get("id")) for entry in gone}
@@ -258,11 +280,13 @@ def _document(
     ]
     if "annotations" in changed:
         kept = (one for one in objects(changed["annotations"]) if text_of(one.get("image_id")) not in ids)
-        changed["annotations"] = [_with_box(one, form) for one in kept]
+        changed["annotations"] = [_with_box(one, form, document.outlined) for one in kept]
     return AnnotationFile(name, _encoded(changed))
 
 
-def _with_box(annotation: dict[str, Any], form: BoxForm) -> dict[str, Any]:
+def _with_box(annotation: dict[str, Any], form: BoxForm, outlined: Mapping[int, Xywh]) -> dict[str, Any]:
+    if id(annotation) in outlined:
+        return {**annotation, "bbox": list(outlined[id(annotation)])}
     bbox = annotation.get("bbox")
     numbers = [number_of(value) for value in bbox] if isinstance(bbox, list) else []
     known = [number for number in numbers if number is not None]

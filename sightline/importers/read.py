@@ -1,30 +1,46 @@
 """Recognises the form of an export, and reads it."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from sightline.importers import (
     coco,
     createml,
     custom_vision,
     cvat,
+    datumaro,
+    fiftyone,
     folders,
     label_studio,
     labelme,
+    lines,
     supervisely,
     table,
     via,
     voc,
     yolo,
 )
-from sightline.importers.files import images_in, read_json, subfolders, walk
+from sightline.importers.files import images_in, is_packed, read_json, subfolders, walk
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order, is_image, split_of
 
 EXPECTED = (
-    "a COCO file; a folder per class; YOLO's data.yaml or its folder; a folder of Pascal VOC's XML files; a CSV file; "
-    "JSON of Label Studio, Custom Vision, LabelMe, VIA, Supervisely or CreateML; XML of CVAT"
+    "a COCO file; a folder per class; YOLO's data.yaml, obj.data or their folder; a folder of Pascal VOC's XML files; "
+    "a CSV or JSON Lines file; JSON of Label Studio, Custom Vision, LabelMe, VIA, Supervisely, CreateML, Datumaro or "
+    "FiftyOne; XML of CVAT"
 )
+DATA = {".json", ".jsonl", ".ndjson", ".manifest", ".csv", ".tsv", ".xml", ".parquet", ".arrow", ".tfrecord", ".record"}
+
+
+class _Part(NamedTuple):
+    """One of several files of an export."""
+
+    prefix: str  # the folder that its names are relative to, with a slash, or nothing
+    split: str
+    form: Format
+    file: Path
 
 
 def read(source: Path, *, form: Format | None = None, images: Path | None = None) -> Imported:
@@ -33,12 +49,12 @@ def read(source: Path, *, form: Format | None = None, images: Path | None = None
     Images are relative to `images`, by default the export's folder. ImportFault says what is wrong, with every fault.
     """
     if not source.exists():
-        raise ImportFault(f"there is no file or folder {source}")
+        raise ImportFault(f"there is no file or folder {source}", fix="check the path")
     if images is not None and not images.is_dir():
-        raise ImportFault(f"there is no folder {images}")
+        raise ImportFault(f"there is no folder {images}", fix="check the path after --images")
     found, file = (form, _main_file(source, form)) if form else recognise(source)
-    by_split = _of_splits(source) if file == source and source.is_dir() and found in _APART else {}
-    imported = _merged(source, found, by_split) if by_split else _readers()[found](file, images)
+    parts = _of_splits(source) if file == source and source.is_dir() and found in _APART else []
+    imported = _merged(source, found, parts) if parts else _readers()[found](file, images)
     if not imported.images and not imported.documents:
         raise ImportFault(f"{source} was read as {TITLES[found]}, but names no images")
     folder = images or imported.folder
@@ -54,6 +70,8 @@ _APART = (
     Format.CSV,
     Format.VIA,
     Format.CREATEML,
+    Format.FIFTYONE,
+    Format.LINES,
 )  # one file, images anywhere in the folder
 
 
@@ -70,6 +88,9 @@ def _readers() -> dict[Format, Callable[[Path, Path | None], Imported]]:
         Format.VIA: lambda source, _: via.read(source),
         Format.SUPERVISELY: lambda source, _: supervisely.read(source),
         Format.CREATEML: lambda source, _: createml.read(source),
+        Format.DATUMARO: lambda source, _: datumaro.read(source),
+        Format.FIFTYONE: lambda source, _: fiftyone.read(source),
+        Format.LINES: lambda source, _: lines.read(source),
         Format.CSV: lambda source, _: table.read(source),
     }
 
@@ -78,7 +99,8 @@ def recognise(source: Path) -> tuple[Format, Path]:
     """The form of an export and the file or folder to read; ImportFault if it has none of the known forms."""
     found = _of_file(source) if source.is_file() else _of_folder(source)
     if found is None:
-        raise ImportFault(f"{source} is in no form that is known here: {_content(source)}", fix=f"name {EXPECTED}")
+        content, fix = _content(source)
+        raise ImportFault(f"{source} is in no form that is known here: {content}", fix=fix or f"name {EXPECTED}")
     return found
 
 
@@ -86,17 +108,37 @@ def _of_file(file: Path) -> tuple[Format, Path] | None:
     match file.suffix.lower():
         case ".json":
             content = read_json(file)
-            return _of_json(content) or (Format.LABELME if labelme.is_labelme(content) else Format.COCO), file
+            form = _of_json(content) or _of_one_image(content) or (Format.COCO if coco.may_be_coco(content) else None)
+            return (form, file) if form else None
         case ".csv" | ".tsv":
-            return Format.CSV, file
-        case ".yaml" | ".yml":
+            return _of_table(file) or Format.CSV, file
+        case suffix if suffix in lines.SUFFIXES:
+            return Format.LINES, file
+        case ".yaml" | ".yml" | ".data":
             return Format.YOLO, file
         case ".xml":
             return (Format.CVAT if cvat.looks_like(file) else Format.VOC), file
-        case ".zip" | ".tar" | ".gz" | ".tgz" | ".7z":
+        case _ if is_packed(file):
             raise ImportFault(f"{file} is packed", fix="unpack it, and name the folder")
         case _:
             return None
+
+
+def _of_table(file: Path) -> Format | None:
+    """The form of a CSV file; None if its columns are not known."""
+    try:
+        head = table.rows_of(file)[0]
+    except ImportFault:
+        return None
+    if via.is_table(head):
+        return Format.VIA
+    if label_studio.is_table(head):
+        return Format.LABEL_STUDIO
+    return Format.CSV if table.looks_like(file) else None
+
+
+def _of_one_image(content: object) -> Format | None:
+    return Format.LABELME if labelme.is_labelme(content) else None
 
 
 def _of_json(content: object) -> Format | None:
@@ -108,6 +150,10 @@ def _of_json(content: object) -> Format | None:
         return Format.VIA
     if createml.entries(content):
         return Format.CREATEML
+    if datumaro.is_datumaro(content):
+        return Format.DATUMARO
+    if fiftyone.is_fiftyone(content):
+        return Format.FIFTYONE
     return Format.LABEL_STUDIO if label_studio.tasks(content) else None
 
 
@@ -116,14 +162,16 @@ def _of_folder(folder: Path) -> tuple[Format, Path] | None:
         return Format.COCO, folder
     if yolo.yaml_of(folder):
         return Format.YOLO, folder
+    if datumaro.files_in(folder):
+        return Format.DATUMARO, folder
     single = _annotation_files(folder)
-    if len(single) > 1:
+    if len(single) == 1:
+        return single[0]
+    if parts := _of_splits(folder):
+        return parts[0].form, folder
+    if single:
         listed = ", ".join(f"{file.name} ({TITLES[form]})" for form, file in single[:5])
         raise ImportFault(f"{folder} has several files that could be meant: {listed}", fix="name one of them")
-    if single:
-        return single[0]
-    if by_split := _of_splits(folder):
-        return next(form for form, _ in by_split.values()), folder
     if supervisely.looks_like(folder):
         return Format.SUPERVISELY, folder
     if labelme.looks_like(folder):
@@ -140,32 +188,45 @@ def _annotation_files(folder: Path) -> list[tuple[Format, Path]]:
     return [(form, file) for file in sorted(folder.iterdir()) if (form := _of_annotation_file(file))]
 
 
-def _of_splits(folder: Path) -> dict[str, tuple[Format, Path]]:
-    """The file of each split's folder, as Roboflow exports most forms; nothing if they differ in form."""
+def _of_splits(folder: Path) -> list[_Part]:
+    """The file of each split: in folders, as Roboflow exports them, or side by side; nothing if they differ in form."""
     places = [one for one in subfolders(folder) if split_of(one.name)]
-    found = {one.name: files[0] for one in places if len(files := _annotation_files(one)) == 1}
-    return found if len({form for form, _ in found.values()}) == 1 else {}
+    found = [
+        _Part(f"{one.name}/", split_of(one.name), *files[0])
+        for one in places
+        if len(files := _annotation_files(one)) == 1
+    ]
+    if not found:
+        found = [_Part("", _split_in(file), form, file) for form, file in _annotation_files(folder)]
+        if len({part.split for part in found} - {""}) < len(found):
+            return []
+    return found if len({part.form for part in found}) == 1 else []
 
 
-def _merged(folder: Path, form: Format, by_split: Mapping[str, tuple[Format, Path]]) -> Imported:
+def _split_in(file: Path) -> str:
+    """The split that one of the words in the file's name says."""
+    return next((split for word in re.split(r"[\W_]+", file.stem) if (split := split_of(word))), "")
+
+
+def _merged(folder: Path, form: Format, listed: Sequence[_Part]) -> Imported:
     """The files of all splits as one export, whose names are relative to the folder."""
-    parts = {place: _readers()[form](file, None) for place, (_, file) in by_split.items()}
+    parts = [(one, _readers()[form](one.file, None)) for one in listed]
     images = tuple(
         replace(
             image,
-            name=f"{place}/{image.name}",
-            other_names=(*(f"{place}/{name}" for name in image.other_names), image.name),
-            split=split_of(place),
+            name=f"{one.prefix}{image.name}",
+            other_names=(*(f"{one.prefix}{name}" for name in image.other_names), image.name),
+            split=one.split,
         )
-        for place, part in parts.items()
+        for one, part in parts
         for image in part.images
     )
-    if len({part.detection for part in parts.values()}) > 1:
+    if len({part.detection for _, part in parts}) > 1:
         raise ImportFault(f"{folder}: only some of its splits have boxes", fix="name one split's folder")
-    first = next(iter(parts.values()))
-    notes = dict.fromkeys(f"{place}: {note}" for place, part in parts.items() for note in part.notes)
-    categories = in_order(images, list(dict.fromkeys(name for part in parts.values() for name in part.categories)))
-    return replace(first, source=folder, folder=folder, images=images, categories=categories, notes=tuple(notes))
+    notes = dict.fromkeys(f"{one.prefix or one.file.name}: {note}" for one, part in parts for note in part.notes)
+    declared = dict.fromkeys(name for _, part in parts for name in part.categories)
+    categories = in_order(images, list(declared))
+    return replace(parts[0][1], source=folder, folder=folder, images=images, categories=categories, notes=tuple(notes))
 
 
 def _of_annotation_file(file: Path) -> Format | None:
@@ -178,8 +239,9 @@ def _of_annotation_file(file: Path) -> Format | None:
         if file.suffix.lower() == ".xml":
             return Format.CVAT if cvat.looks_like(file) else None
         if file.suffix.lower() in (".csv", ".tsv"):
-            table.read(file)
-            return Format.CSV
+            return _of_table(file)
+        if file.suffix.lower() in lines.SUFFIXES:
+            return Format.LINES if lines.looks_like(file) else None
     except ImportFault:
         return None
     return None
@@ -190,19 +252,40 @@ def _main_file(source: Path, form: Format) -> Path:
     if source.is_file() or form not in _APART:
         return source
     found = [file for file in sorted(source.iterdir()) if _of_annotation_file(file) is form]
-    if not found and any(each is form for each, _ in _of_splits(source).values()):
+    if len(found) != 1 and any(part.form is form for part in _of_splits(source)):
         return source
     if len(found) != 1:
         raise ImportFault(f"{source} has {len(found)} files of {TITLES[form]}", fix="name the file")
     return found[0]
 
 
-def _content(source: Path) -> str:
-    """What is there instead, for the error."""
+def _content(source: Path) -> tuple[str, str]:
+    """What is there instead, and what to do about it, unless that is to name one of the known forms."""
+    if source.is_file() and is_image(source):
+        return "one image", "name the folder that has a folder per class"
     if source.is_file():
-        return f"a {source.suffix or 'nameless'} file"
+        return _content_of_file(source), ""
+    if packed := folders.packed_in(source):
+        return f"it has {', '.join(packed[:5])}", "unpack it, and name the folder"
+    if unknown := [name for name in walk(source) if Path(name).suffix.lower() in DATA]:
+        listed = ", ".join(unknown[:3]) + (" and others" if len(unknown) > 3 else "")
+        return f"it has {listed}, whose content is none of them", ""
     count = len(images_in(source))
     if count and all("/" not in name for name in walk(source) if is_image(Path(name))):
-        return f"{count} images without annotations, in no folders"
+        one = count == 1
+        content = f"{count} {'image' if one else 'images'} without annotations, in no folders"
+        return content, "put the images of each class in a folder with its name, or name the file of annotations"
+    if not count and (unread := folders.unread_in(source)):
+        return f"it has {unread}, which cannot be read here", "convert them to JPEG or PNG"
     kinds = sorted({Path(name).suffix.lower() or "no suffix" for name in walk(source)})
-    return f"it has files of these kinds: {', '.join(kinds[:10])}" if kinds else "it is empty"
+    return (f"it has files of these kinds: {', '.join(kinds[:10])}" if kinds else "it is empty"), ""
+
+
+def _content_of_file(file: Path) -> str:
+    if file.suffix.lower() != ".json":
+        return f"a {file.suffix or 'nameless'} file"
+    content = read_json(file)
+    if isinstance(content, dict):
+        keys: list[str] = [str(key) for key in content]
+        return f"JSON with {', '.join(keys[:8]) or 'nothing'}" + (", …" if len(keys) > 8 else "")
+    return f"JSON with a list of {len(content)}" if isinstance(content, list) else "JSON with a single value"

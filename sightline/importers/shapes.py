@@ -4,12 +4,11 @@ from collections.abc import Iterable, Sequence
 from math import cos, radians, sin
 from typing import Any
 
-from sightline.importers.model import number_of
+from sightline.importers.model import Xywh, number_of
 
 OUTLINES = "{count} outlines were turned into the boxes around them"  # a note
 
 Point = tuple[float, float]
-Xywh = tuple[float, float, float, float]
 
 
 def around(points: Iterable[Point]) -> Xywh | None:

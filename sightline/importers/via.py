@@ -1,6 +1,7 @@
 """VGG Image Annotator: a JSON file with the regions of every image in pixels, or with attributes of whole images."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sightline.importers.model import (
     text_of,
 )
 from sightline.importers.shapes import OUTLINES, Xywh, around, points_of, within
+from sightline.importers.table import rows_of
 
 LABELS = (
     "label",
@@ -44,7 +46,8 @@ def entries(content: object) -> list[dict[str, Any]]:
 def read(file: Path) -> Imported:
     """The file; ImportFault with every region at fault."""
     notes, faults = Notes(), list[str]()
-    images = tuple(_image(entry, notes, faults) for entry in entries(read_json(file)))
+    listed = _rows(file) if file.suffix.lower() == ".csv" else entries(read_json(file))
+    images = tuple(_image(entry, notes, faults) for entry in listed)
     if faults:
         fix = f"name the class of each region in an attribute that is called {' or '.join(LABELS[:2])}"
         raise ImportFault(f"{file}: {len(faults)} regions cannot be read", faults, fix=fix)
@@ -52,6 +55,31 @@ def read(file: Path) -> Imported:
         raise ImportFault(f"{file} lists no images in VIA's form")
     images, detection = of_one_kind(images, notes, "attributes of whole images are left out: there are regions too")
     return Imported(Format.VIA, file, file.parent, images, in_order(images), detection, notes.all())
+
+
+def is_table(head: Sequence[str]) -> bool:
+    """Whether a CSV file has VIA's header."""
+    return {"filename", "region_shape_attributes", "region_attributes"} <= set(head)
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """The images of a CSV file, which has a line per region."""
+    head, *rows = rows_of(file)
+    images: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows, 2):
+        cells = dict(zip(head, row, strict=False))
+        try:
+            shape, region, whole = (
+                json.loads(cells.get(name) or "{}")
+                for name in ("region_shape_attributes", "region_attributes", "file_attributes")
+            )
+        except ValueError as error:
+            raise ImportFault(f"{file}, line {number}: an attribute cannot be read as JSON: {error}") from None
+        name = cells.get("filename", "")
+        image = images.setdefault(name, {"filename": name, "regions": [], "file_attributes": whole})
+        if shape:
+            image["regions"].append({"shape_attributes": shape, "region_attributes": region})
+    return list(images.values())
 
 
 def _image(entry: dict[str, Any], notes: Notes, faults: list[str]) -> LabelledImage:

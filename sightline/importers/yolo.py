@@ -22,7 +22,7 @@ from sightline.importers.model import (
 )
 from sightline.importers.shapes import around
 
-CLASS_LISTS = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "predefined_classes.txt")
+CLASS_LISTS = ("classes.txt", "obj.names", "classes.names", "_darknet.labels", "predefined_classes.txt", "labels.txt")
 POLYGONS = "{count} outlines (polygons or rotated boxes) were turned into the boxes around them"
 
 
@@ -37,12 +37,12 @@ class Layout:
 
 
 def yaml_of(folder: Path) -> Path | None:
-    """The file with the classes and splits in a folder, if there is one."""
+    """The file with the classes and splits in a folder, if there is one: data.yaml, or Darknet's obj.data."""
     found = [folder / name for name in ("data.yaml", "dataset.yaml") if (folder / name).is_file()]
     for file in (*found, *sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])):
-        if "names" in _yaml(file):
+        if content_of(file).keys() & {"names", "nc", "train"}:
             return file
-    return None
+    return next((place / "obj.data" for place in (folder, *subfolders(folder)) if (place / "obj.data").is_file()), None)
 
 
 def class_list_of(folder: Path) -> Path | None:
@@ -67,6 +67,17 @@ def read(source: Path, images: Path | None = None) -> Imported:
     return Imported(Format.YOLO, source, layout.root, listed, categories, detection=True, notes=notes.all())
 
 
+def content_of(file: Path) -> dict[str, Any]:
+    """The values in a yaml, or in Darknet's `key = value` lines, where `names` is a file with a line per class."""
+    if file.suffix.lower() == ".data":
+        pairs = (line.partition("=") for line in read_text(file).splitlines() if "=" in line)
+        values: dict[str, Any] = {key.strip(): value.strip() for key, _, value in pairs}
+        listed = _place(file.parent, file, values.get("names", ""))
+        names = read_text(listed).splitlines() if listed and listed.is_file() else []
+        return {**values, "names": [name.strip() for name in names if name.strip()]}
+    return _yaml(file)
+
+
 def _yaml(file: Path) -> dict[str, Any]:
     import yaml  # noqa: PLC0415 - only YOLO needs it
 
@@ -77,7 +88,7 @@ def _yaml(file: Path) -> dict[str, Any]:
 
 
 def _of_yaml(file: Path, images: Path | None) -> Layout:
-    content = _yaml(file)
+    content = content_of(file)
     root = images or _root(file, text_of(content.get("path")))
     splits: list[tuple[str, tuple[Path, ...]]] = []
     for key, value in content.items():
@@ -168,9 +179,8 @@ def _images(place: Path, root: Path) -> list[Path]:
         return [place / name for name in images_in(place)]
     if is_image(place):
         return [place]
-    bases = (place.parent, root)
     lines = [line.strip().replace("\\", "/") for line in read_text(place).splitlines() if line.strip()]
-    return [next((base / line for base in bases if (base / line).exists()), root / line) for line in lines]
+    return [_place(place.parent, place, line) or _place(root, place, line) or root / line for line in lines]
 
 
 def _labels_of(image: Path) -> Path:
@@ -227,5 +237,19 @@ def _box(words: list[str], layout: Layout, notes: Notes) -> Box | str:
 
 
 def looks_like(folder: Path) -> bool:
-    """Whether the folder has labels in YOLO's form."""
-    return class_list_of(folder) is not None and any(name.endswith(".txt") for name in walk(folder))
+    """Whether the folder has labels in YOLO's form: text files next to a list of classes, or named like images."""
+    texts = [name for name in walk(folder) if name.lower().endswith(".txt")]
+    if class_list_of(folder) is not None:
+        return bool(texts)
+    stems = {Path(name).stem for name in images_in(folder)} if texts else set[str]()
+    return any(_is_label(folder / name) for name in texts if Path(name).stem in stems)
+
+
+def _is_label(file: Path) -> bool:
+    """Whether the file begins with a line of YOLO's."""
+    try:
+        words = next((line.split() for line in read_text(file).splitlines() if line.strip()), [])
+    except ImportFault:
+        return False
+    numbers = [number for word in words if (number := number_of(word)) is not None]
+    return len(words) == len(numbers) >= 5 and numbers[0].is_integer() and all(0 <= one <= 1 for one in numbers[1:5])

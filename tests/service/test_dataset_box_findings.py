@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from services.dataset.box_rules import overlaps
+from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import finding_pb2
 from tests.service.test_dataset_comparison import real
 from tests.service.test_dataset_duplicates import picture
-from tests.support.datasets import World, coco, running, tagged
+from tests.support.datasets import World, coco, make_image, running, tagged
 
 CODES = ("boxDoubled", "boxCategoriesDiffer", "boxCoversImage", "boxTiny", "boxClipped", "boxesAtBorder")
 
@@ -64,6 +65,29 @@ async def test_boxes_at_the_border_are_counted_once_for_all_if_there_are_many(wo
     finding = await world.found("boxesAtBorder")
     assert finding.severity == finding_pb2.Finding.INFO
     assert finding.message.startswith("12 of 24 boxes end at the border")
+
+
+@pytest.mark.parametrize(
+    ("code", "bbox", "declared"),
+    [
+        ("boxesLikeCentres", [90, 50, 20, 60], {}),
+        ("boxesLikeCorners", [60, 60, 100, 100], {}),
+        ("boxesTransposed", [70, 110, 30, 40], {"width": 200, "height": 100}),
+        ("boxesLikeCornersYx", [60, 110, 100, 150], {"width": 200, "height": 100}),
+        ("", [10, 70, 30, 30], {}),
+    ],
+)
+async def test_boxes_are_judged_by_the_images_where_the_file_does_not_say_enough(
+    world: World, code: str, bbox: list[float], declared: dict[str, int]
+) -> None:
+    files = {f"{n}.png": picture(n, side=100) for n in range(1, 7)}
+    if declared:
+        files = {name: make_image(200, 100, (40 * number, 90, 60)) for number, name in enumerate(files)}
+    rows = [{"id": n, "file_name": f"{n}.png", **declared} for n in range(1, 7)]
+    marks = [{"id": n, "image_id": n, "category_id": 1, "bbox": bbox} for n in range(1, 7)]
+    dataset = await world.register(coco(rows, marks, ["cat"]), files, kind="OBJECT_DETECTION")
+    assert dataset.state == (pb.Dataset.FAILED if code else pb.Dataset.READY)
+    assert [one.code for one in await world.findings() if one.code.startswith("boxes")] == ([code] if code else [])
 
 
 async def test_categories_with_few_images_are_named_together(world: World) -> None:

@@ -72,7 +72,6 @@ async def test_an_unreadable_coco_file_fails_and_says_where(world: World, data: 
     ("images", "annotations", "code", "says"),
     [
         ([(1, "a.png"), (1, "b.png")], [], "imageDuplicateId", "Image id 1 is used by both 'a.png' and 'b.png'"),
-        ([(1, "a.png")], [(7, 1, 1), (7, 1, 2)], "annotationDuplicateId", "Annotation id 7 is used more than once"),
         ([(1, "a.png")], [(1, 1, 99)], "categoryUndeclared", "category 99 is not declared"),
     ],
 )
@@ -85,6 +84,20 @@ async def test_ids_that_contradict_each_other_fail_the_dataset(
     assert dataset.state == pb.Dataset.FAILED
     assert says in dataset.error.message
     assert says in (await world.found(code)).message
+
+
+async def test_annotations_that_share_an_id_are_kept(world: World) -> None:
+    marks = [{"id": 0, "image_id": 1, "category_id": 1} for _ in range(3)]
+    dataset = await world.register(coco([{"id": 1, "file_name": "a.png"}], marks), {"a.png": make_image(60, 60)})
+    assert dataset.state == pb.Dataset.READY
+    assert "2 annotations have the id of another one" in (await world.found("annotationDuplicateId")).message
+
+
+async def test_annotations_that_cannot_be_read_count_as_annotations(world: World) -> None:
+    marks = [{"id": n, "image_id": "gone", "category_id": 1, "bbox": [1, 2, 30, 40]} for n in range(3)]
+    file = coco([{"id": 1, "file_name": "a.png"}], marks)
+    dataset = await world.register(file, {"a.png": make_image(60, 60)}, kind="OBJECT_DETECTION")
+    assert "3 of 3 annotations cannot be used" in dataset.error.message
 
 
 async def test_a_category_declared_twice_fails_the_dataset(world: World) -> None:
@@ -318,7 +331,7 @@ async def test_an_animated_gif_gives_its_first_frame(world: World) -> None:
     assert dataset.state == pb.Dataset.READY
     finding = await world.found("imageAnimated")
     assert (finding.severity, finding.file) == (WARNING, "a.gif")
-    assert "only its first frame" in finding.message
+    assert "several frames or pages; only the first is used" in finding.message
 
 
 async def test_a_png_of_15000_x_15000_is_accepted_and_scaled(world: World) -> None:
@@ -415,7 +428,7 @@ GOOD = [box(number, 2, 30, 40, mark=number) for number in range(10, 20)]
         ((-30, -20, 20, 10), "boxOutOfFrame", "mostly outside"),
         ((1, 2, 3), "boxMalformed", "bbox has 3 values"),
         ((1, 2, 3, 10**400), "boxMalformed", "bbox has a number that is too large"),
-        ((1, 2, "30", 40), "boxMalformed", "bbox has a string among its values"),
+        ((1, 2, "30 px", 40), "boxMalformed", "bbox has a string among its values"),
         ((1, 2, None, 40), "boxMalformed", "bbox has null among its values"),
         (((1, 2), (3, 4), 5, 6), "boxMalformed", "bbox has an array among its values"),
         ("1,2,3,4", "boxMalformed", "bbox is a string"),

@@ -45,7 +45,11 @@ def photo(tmp_path: Path) -> Path:
 @pytest.fixture
 def coco(photo: Path) -> Path:
     """A COCO file with one image and one tag."""
-    content = {"images": [{"id": 1, "file_name": photo.name}], "annotations": [{"image_id": 1, "category_id": 1}]}
+    content = {
+        "images": [{"id": 1, "file_name": photo.name}],
+        "annotations": [{"image_id": 1, "category_id": 1}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
     file = photo.with_name("coco.json")
     file.write_text(json.dumps(content))
     return file

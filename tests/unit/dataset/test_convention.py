@@ -11,7 +11,7 @@ import pytest
 
 from services.dataset.boxes import Frame
 from services.dataset.coco import parse
-from services.dataset.convention import check_reading, judge
+from services.dataset.convention import READINGS, Tally, check_reading, judge
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
 from services.dataset.units import check_convention
@@ -20,11 +20,12 @@ SETS = ("bccd", "fork_scissors", "kuih", "maize_kernels", "pcb_defects", "raccoo
 Box = list[float]
 Convert = Callable[[Box, float, float], Box]
 
-WRITTEN: dict[str, Convert] = {
-    "boxesLikeCorners": lambda b, w, h: [b[0], b[1], b[0] + b[2], b[1] + b[3]],
-    "boxesLikeCentres": lambda b, w, h: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]],
-    "boxesFromBottom": lambda b, w, h: [b[0], h - b[1], b[2], b[3]],
-}
+WRITTEN: list[tuple[str, Convert]] = [
+    ("boxesLikeCorners", lambda b, w, h: [b[0], b[1], b[0] + b[2], b[1] + b[3]]),
+    ("boxesLikeCorners", lambda b, w, h: [b[0] + b[2], b[1] + b[3], b[0], b[1]]),
+    ("boxesLikeCentres", lambda b, w, h: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]]),
+    ("boxesFromBottom", lambda b, w, h: [b[0], h - b[1], b[2], b[3]]),
+]
 # No box of these sets is near enough to an edge to tell: they fit their images in either reading.
 UNDECIDABLE = {
     ("traffic_lights", part, code) for part in ("train", "test") for code in ("boxesLikeCentres", "boxesFromBottom")
@@ -52,6 +53,17 @@ def written(content: dict[str, Any], convert: Convert, *, fractions: bool = Fals
     return {**content, "annotations": marks}
 
 
+def tallied(content: dict[str, Any], convert: Convert) -> str | None:
+    """The code of the verdict about boxes that are judged by their images alone."""
+    sides = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    tally = Tally()
+    for mark in written(content, convert)["annotations"]:
+        x, y, w, h = mark["bbox"]
+        tally.add((x, y, w, h), Frame(*sides[mark["image_id"]]), range(len(READINGS)))
+    verdict = tally.verdict()
+    return verdict and verdict.reading.code
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("fractions", [False, True])
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -61,7 +73,7 @@ def test_real_sets_are_accepted_as_they_are_and_found_out_in_every_other_convent
 ) -> None:
     content = json.loads((test_data / name / f"{part}.json").read_text())
     assert found(written(content, lambda b, w, h: b, fractions=fractions)) == []
-    for code, convert in WRITTEN.items():
+    for code, convert in WRITTEN:
         codes = found(written(content, convert, fractions=fractions))
         assert codes == ([] if (name, part, code) in UNDECIDABLE else [code])
 
@@ -71,14 +83,48 @@ def test_boxes_that_annotators_drew_over_the_right_and_bottom_edges_are_no_evide
     inside = [((float(n), float(n), 20.0, 20.0), frame) for n in range(5, 75, 5)]
     over = [((70.0, 70.0, 32.0, 32.0), frame)] * 12
     at_the_left = [((2.0, 40.0, 30.0, 30.0), frame)] * 3
-    assert judge([*inside, *over, *at_the_left]) is None
+    assert judge([*inside, *over, *at_the_left]).verdict() is None
 
 
 def test_boxes_of_photos_whose_sides_are_given_unturned_are_no_evidence() -> None:
     stored, upright = Frame(400, 300), (10.0, 200.0, 250.0, 190.0)
-    assert judge([(upright, stored)] * 20) is None
+    assert judge([(upright, stored)] * 20).verdict() is None
+
+
+def test_empty_boxes_are_no_evidence() -> None:
+    assert judge([((60.0, 50.0, 0.0, 0.0), Frame(100, 100))] * 20).verdict() is None
 
 
 def test_a_few_boxes_are_no_evidence_and_no_boxes_none() -> None:
-    assert judge([((60.0, 60.0, 90.0, 90.0), Frame(100, 100))] * 3) is None
-    assert judge([]) is None
+    assert judge([((60.0, 60.0, 90.0, 90.0), Frame(100, 100))] * 3).verdict() is None
+    assert judge([]).verdict() is None
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("name", SETS)
+def test_real_sets_in_percent_of_the_sides_are_found_out(test_data: Path, name: str, part: str) -> None:
+    content = json.loads((test_data / name / f"{part}.json").read_text())
+    convert: Convert = lambda b, w, h: [100 * b[0] / w, 100 * b[1] / h, 100 * b[2] / w, 100 * b[3] / h]  # noqa: E731
+    assert found(written(content, convert)) == ["boxesLikePercent"]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", SETS)
+def test_boxes_of_real_sets_are_accepted_once_the_images_are_read(test_data: Path, name: str) -> None:
+    content = json.loads((test_data / name / "train.json").read_text())
+    assert tallied(content, lambda b, w, h: b) is None
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["bccd", "fork_scissors", "raccoon"])  # the images of the others are square
+def test_real_sets_without_sides_or_with_y_before_x_are_found_out_once_the_images_are_read(
+    test_data: Path, name: str
+) -> None:
+    content = json.loads((test_data / name / "train.json").read_text())
+    transposed: list[tuple[str, Convert]] = [
+        ("boxesTransposed", lambda b, w, h: [b[1], b[0], b[3], b[2]]),
+        ("boxesLikeCornersYx", lambda b, w, h: [b[1], b[0], b[1] + b[3], b[0] + b[2]]),
+    ]
+    for code, convert in (*transposed, *WRITTEN):
+        assert tallied(content, convert) == code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -70,6 +71,44 @@ def test_ids_that_are_names_are_replaced_by_numbers_that_no_other_entry_has() ->
     ]
 
 
+@pytest.mark.parametrize("written", [lambda n: -n, lambda n: f"-{n}", lambda n: n + 2**64, lambda n: f"{n + 2**64}"])
+def test_ids_that_are_numbers_outside_cocos_are_replaced_wherever_they_are_written(
+    written: Callable[[int], object],
+) -> None:
+    images = [{"id": written(number), "file_name": f"{number}.jpg"} for number in (1, 2)]
+    categories = [{"id": written(number), "name": name} for number, name in ((1, "fork"), (2, "spoon"))]
+    marks = [{"id": written(n), "image_id": written(n), "category_id": written(n)} for n in (2, 1)]
+    file, log = read(images=images, annotations=marks, categories=categories)
+    files = {image.id: image.file_name for image in file.images}
+    names = {category.id: category.name for category in file.categories}
+    assert [(files[mark.image_id], names[mark.category_id or 0]) for mark in file.annotations] == [
+        ("2.jpg", "spoon"),
+        ("1.jpg", "fork"),
+    ]
+    assert log.refused_annotations == 0
+
+
+def test_an_annotation_is_never_given_to_an_image_that_got_the_number_it_names() -> None:
+    images = [{"file_name": "a.jpg"}, {"id": "b", "file_name": "b.jpg"}]
+    marks = [{"id": number, "image_id": number, "category_id": 1} for number in range(3)]
+    file, _ = read(images=images, annotations=marks)
+    assert not {mark.image_id for mark in file.annotations} & {image.id for image in file.images}
+
+
+def test_an_image_may_be_named_by_its_file() -> None:
+    images = [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2)]
+    marks = [{"id": 1, "image_id": "2.jpg", "category_id": 1}]
+    file, _ = read(images=images, annotations=marks)
+    assert [mark.image_id for mark in file.annotations] == [2]
+
+
+@pytest.mark.parametrize(("crowd", "meant"), [("true", 1), ("False", 0), ("", 0), (" 1 ", 1), (True, 1), (None, 0)])
+def test_a_flag_may_be_written_in_any_way(crowd: object, meant: int) -> None:
+    marks = [{"id": "1", "image_id": 1, "category_id": 1, "iscrowd": crowd}]
+    file, _ = read(images=[{"id": 1, "file_name": "a.jpg"}], annotations=marks)
+    assert [mark.iscrowd for mark in file.annotations] == [meant]
+
+
 def test_every_faulty_annotation_is_reported_with_its_image_and_id_and_the_others_are_kept() -> None:
     marks = [
         {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": "maybe"},
@@ -113,3 +152,10 @@ def merged(names: dict[int, str], used: set[int]) -> tuple[list[tuple[int, str]]
 )
 def test_categories(names: dict[int, str], used: set[int], kept: list[tuple[int, str]], codes: list[str]) -> None:
     assert merged(names, used) == (kept, codes)
+
+
+def test_a_category_may_be_declared_twice_in_the_same_words() -> None:
+    log, categories = FindingLog(10), Categories()
+    declared = [CocoCategory(1, "fork"), CocoCategory(1, "fork "), CocoCategory(2, "spoon")]
+    assert categories.merge(declared, "f", log, {1, 2}) == {1: 0, 2: 1}
+    assert not log.kept

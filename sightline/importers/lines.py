@@ -1,0 +1,203 @@
+"""JSON Lines, an object per image: of Hugging Face, Azure ML, Vertex AI, SageMaker, Labelbox and Ultralytics."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from sightline.importers.files import read_text
+from sightline.importers.model import (
+    Box,
+    BoxForm,
+    Format,
+    Imported,
+    ImportFault,
+    LabelledImage,
+    Notes,
+    Xywh,
+    in_order,
+    mapping,
+    number_of,
+    objects,
+    of_one_kind,
+    split_of,
+    text_of,
+)
+
+SUFFIXES = (".jsonl", ".ndjson", ".manifest", ".jsonlines")
+Object = Mapping[str, Any]
+Names = dict[str, str]  # of classes, by number
+
+
+class _Mark(NamedTuple):
+    """A label, and its box if it has one; `fault` says that it should have one."""
+
+    label: str
+    box: Xywh | None = None
+    fault: bool = False
+
+
+def looks_like(file: Path) -> bool:
+    """Whether the first line is an object of one of these forms."""
+    try:
+        first = next(_lines(file), None)
+    except ImportFault:
+        return False
+    return first is not None and (_is_header(first[1]) or _form_of(first[1]) is not None)
+
+
+def read(file: Path) -> Imported:
+    """The file; ImportFault with every line at fault."""
+    notes, faults, images, names = Notes(), list[str](), list[LabelledImage](), Names()
+    for number, entry in _lines(file):
+        if _is_header(entry):
+            names |= {str(key): text_of(name) for key, name in mapping(entry.get("class_names")).items()}
+            continue
+        form = _form_of(entry)
+        if form is None:
+            faults.append(f"line {number}: it names no image in a form that is known here")
+            continue
+        marks = list(_MARKS[form](entry, names))
+        if wrong := sum(mark.fault or not mark.label for mark in marks):
+            faults.append(f"line {number}: {wrong} of its labels lack a name or a number")
+        images.append(_image(entry, form, marks))
+    if faults:
+        raise ImportFault(f"{file}: {len(faults)} lines cannot be read", faults)
+    if not images:
+        raise ImportFault(f"{file} names no images")
+    found, detection = of_one_kind(images, notes, "labels of whole images are left out: there are boxes too")
+    if any(text.isdigit() for image in found for text in (*image.labels, *(box.label for box in image.boxes))):
+        notes.add("classes without names are called by their numbers")
+    return Imported(Format.LINES, file, file.parent, found, in_order(found), detection, notes.all())
+
+
+def _lines(file: Path) -> Iterator[tuple[int, Object]]:
+    for number, line in enumerate(read_text(file).splitlines(), 1):
+        if line.strip():
+            try:
+                yield number, mapping(json.loads(line))
+            except ValueError as error:
+                raise ImportFault(f"{file}, line {number} cannot be read as JSON: {error}") from None
+
+
+def _is_header(entry: Object) -> bool:
+    """Whether it is the first line of Ultralytics' form."""
+    return entry.get("type") == "dataset" and "class_names" in entry
+
+
+def _form_of(entry: Object) -> str | None:
+    """The field that names the image, which tells the form."""
+    return next((field for field in _MARKS if field in entry), None)
+
+
+def _image(entry: Object, form: str, marks: list[_Mark]) -> LabelledImage:
+    row, size = mapping(entry.get("data_row")), mapping(entry.get("image_details") or entry.get("media_attributes"))
+    name, *others = (
+        (text_of(row.get(key)) for key in ("external_id", "global_key", "row_data"))
+        if row
+        else (text_of(entry.get(form)),)
+    )
+    use = mapping(entry.get("dataItemResourceLabels")).get("aiplatform.googleapis.com/ml_use")
+    place = unquote(urlsplit(name).path).rpartition("/")[2] if "://" in name else ""
+    return LabelledImage(
+        name,
+        tuple(dict.fromkeys(mark.label for mark in marks if mark.box is None)),
+        tuple(Box(mark.label, *mark.box) for mark in marks if mark.box is not None),
+        split_of(text_of(use) or text_of(entry.get("split"))),
+        number_of(size.get("width")) or None,
+        number_of(size.get("height")) or None,
+        other_names=(*((place,) if place else ()), *(other for other in others if other)),
+        id=name,
+    )
+
+
+def _mark(label: object, values: Sequence[object], form: BoxForm = BoxForm.XYWH) -> _Mark:
+    numbers = [number for value in values if (number := number_of(value)) is not None]
+    if len(numbers) != 4 or len(values) != 4:
+        return _Mark(text_of(label), fault=True)
+    one, two, three, four = numbers
+    return _Mark(text_of(label), form.to_xywh(one, two, three, four))
+
+
+def _hugging_face(entry: Object, _: Names) -> Iterator[_Mark]:
+    """`label`, or `objects` with lists of boxes and categories, or with an object each."""
+    found = entry.get("objects")
+    for one in objects(found):
+        label = next((one[key] for key in ("category", "label", "category_id") if key in one), None)
+        yield _mark(label, _listed(one.get("bbox")))
+    whole = mapping(found)
+    labels = next((whole[key] for key in ("categories", "category", "label", "labels") if key in whole), None)
+    for bbox, label in zip(_listed(whole.get("bbox")), _listed(labels), strict=False):
+        yield _mark(label, _listed(bbox))
+    if label := next((text for key in ("label", "category", "class") if (text := text_of(entry.get(key)))), ""):
+        yield _Mark(label)
+
+
+def _azure(entry: Object, _: Names) -> Iterator[_Mark]:
+    label = entry.get("label")
+    for one in objects(label):
+        edges = [one.get(key) for key in ("topX", "topY", "bottomX", "bottomY")]
+        yield _mark(one.get("label"), edges, BoxForm.XYXY)
+    for one in _listed(label) if not objects(label) else ():
+        yield _Mark(text_of(one))
+    if text_of(label):
+        yield _Mark(text_of(label))
+
+
+def _vertex(entry: Object, _: Names) -> Iterator[_Mark]:
+    for one in objects(entry.get("boundingBoxAnnotations")):
+        edges = [one.get(key) for key in ("xMin", "yMin", "xMax", "yMax")]
+        yield _mark(one.get("displayName"), edges, BoxForm.XYXY)
+    whole = mapping(entry.get("classificationAnnotation"))
+    for one in (*([whole] if whole else []), *objects(entry.get("classificationAnnotations"))):
+        yield _Mark(text_of(one.get("displayName")))
+
+
+def _sagemaker(entry: Object, _: Names) -> Iterator[_Mark]:
+    """The output of a labelling job, which has a field of the job's name and one with metadata."""
+    for field in [key for key in entry if f"{key}-metadata" in entry]:
+        about, value = mapping(entry[f"{field}-metadata"]), mapping(entry[field])
+        names = {str(key): text_of(name) for key, name in mapping(about.get("class-map")).items()}
+        for one in objects(value.get("annotations")):
+            number = text_of(one.get("class_id"))
+            yield _mark(names.get(number, number), [one.get(key) for key in ("left", "top", "width", "height")])
+        if not value and (label := text_of(about.get("class-name")) or text_of(entry[field])):
+            yield _Mark(label)
+
+
+def _labelbox(entry: Object, _: Names) -> Iterator[_Mark]:
+    """The last label of each project."""
+    for project in mapping(entry.get("projects")).values():
+        for label in objects(mapping(project).get("labels"))[-1:]:
+            marks = mapping(label.get("annotations"))
+            for one in objects(marks.get("objects")):
+                box = mapping(one.get("bounding_box"))
+                yield _mark(one.get("name"), [box.get(key) for key in ("left", "top", "width", "height")])
+            for one in objects(marks.get("classifications")):
+                answer = mapping(one.get("radio_answer")) or next(iter(objects(one.get("checklist_answers"))), {})
+                yield _Mark(text_of(answer.get("name")))
+
+
+def _ultralytics(entry: Object, names: Names) -> Iterator[_Mark]:
+    marks = mapping(entry.get("annotations"))
+    for box in _listed(marks.get("boxes")):
+        number, *centre = _listed(box) or [None]
+        yield _mark(names.get(text_of(number), text_of(number)), centre, BoxForm.CXCYWH)
+    for number in _listed(marks.get("classification")):
+        yield _Mark(names.get(text_of(number), text_of(number)))
+
+
+def _listed(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list) else []
+
+
+_MARKS: dict[str, Callable[[Object, Names], Iterator[_Mark]]] = {  # by the field that names the image
+    "file_name": _hugging_face,
+    "image_url": _azure,
+    "imageGcsUri": _vertex,
+    "source-ref": _sagemaker,
+    "data_row": _labelbox,
+    "file": _ultralytics,
+    "image": _hugging_face,
+}

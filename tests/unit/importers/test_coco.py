@@ -1,0 +1,138 @@
+"""COCO files as other tools write them: what can be meant is taken, what cannot is said before the upload."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sightline.importers.masks import around_segmentation
+from sightline.importers.model import BoxForm, ImportFault
+from sightline.importers.package import ImagesUnresolved, pack
+from sightline.importers.read import read
+from tests.unit.importers import exports
+from tests.unit.importers.test_formats import content, marks, told
+
+POLYGON = [[8.0, 6.0, 48.0, 6.0, 28.0, 36.0]]
+
+
+def coco(folder: Path, *annotations: dict[str, Any], **fields: Any) -> Path:
+    """A COCO file with one image, and its annotations of the category cat."""
+    exports.picture(folder / "1.jpg")
+    marked = [{"id": number, "image_id": 1, "category_id": 1, **one} for number, one in enumerate(annotations, 1)]
+    made = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 80, "height": 60}],
+        "annotations": marked,
+        "categories": [{"id": 1, "name": "cat"}],
+        **fields,
+    }
+    (folder / "coco.json").write_text(json.dumps(made))
+    return folder / "coco.json"
+
+
+@pytest.mark.parametrize("bbox", [{}, {"bbox": None}, {"bbox": []}, {"bbox": [0, 0, 0, 0]}])
+@pytest.mark.parametrize("segmentation", [POLYGON, POLYGON[0]])
+def test_an_outline_without_a_box_gets_the_box_around_it(
+    tmp_path: Path, bbox: dict[str, Any], segmentation: Any
+) -> None:
+    imported = read(coco(tmp_path, {"segmentation": segmentation, **bbox}))
+    assert marks(pack(imported)) == {"1.jpg": [("cat", [8, 6, 40, 30])]}
+    assert "1 annotations have no box; those around their outlines are used" in told(imported)
+
+
+def test_the_box_around_an_outline_is_no_box_to_convert(tmp_path: Path) -> None:
+    file = coco(tmp_path, {"segmentation": POLYGON}, {"bbox": [1, 2, 4, 8]})
+    assert marks(pack(read(file), boxes=BoxForm.XYXY)) == {
+        "1.jpg": [("cat", [8, 6, 40, 30]), ("cat", [1, 2, 3, 6])],
+    }
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "box"),
+    [
+        ({"size": [4, 5], "counts": [5, 2, 2, 2, 9]}, (1, 1, 2, 2)),
+        ({"size": [4, 5], "counts": [6, 3, 11]}, (1, 0, 2, 4)),
+        ({"size": [40, 30], "counts": "V:d0d000000T:7eE000^8"}, (8, 6, 15, 31)),  # written by pycocotools
+        ({"size": [4, 5], "counts": [20]}, None),
+        ({"size": [4, 5], "counts": "cut off in the middle o"}, None),
+        ({"size": [], "counts": "PYd1"}, None),
+        ([[]], None),
+        ("mask.png", None),
+    ],
+)
+def test_the_box_around_a_mask(segmentation: Any, box: Any) -> None:
+    assert around_segmentation(segmentation) == box
+
+
+def test_numbers_that_are_not_json_count_as_missing(tmp_path: Path) -> None:
+    file = coco(tmp_path, {"bbox": [1, 2, 3, 4], "area": float("nan"), "score": float("-inf")})
+    imported = read(file)
+    written = content(pack(imported))
+    assert (written["annotations"][0]["area"], written["annotations"][0]["bbox"]) == (None, [1, 2, 3, 4])
+    assert "NaN and Infinity in coco.json count as missing values" in told(imported)
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"categories": {"1": "cat"}}, "`categories` is an object, not a list"),
+        ({"categories": ["cat"]}, "1 of 1 entries of `categories` are not objects"),
+        ({"categories": []}, "`categories` lists nothing"),
+        ({"annotations": {"1": {}}}, "`annotations` is an object, not a list"),
+        ({"images": {"1": {}}}, "`images` is an object, not a list"),
+        ({"categories": [{"id": 1}]}, "category 1 has no name"),
+    ],
+)
+def test_sections_of_another_form_are_said_before_the_upload(
+    tmp_path: Path, fields: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(ImportFault) as caught:
+        read(coco(tmp_path, {"bbox": [1, 2, 3, 4]}, **fields))
+    assert caught.value.faults == (fault,)
+
+
+@pytest.mark.parametrize("image_id", [1, 1.0, "1", "001", "1.jpg"])
+@pytest.mark.parametrize("category_id", [1, "1.0", "cat"])
+def test_annotations_are_counted_as_the_service_reads_them(tmp_path: Path, image_id: Any, category_id: Any) -> None:
+    file = coco(tmp_path, {"image_id": image_id, "category_id": category_id, "bbox": [1, 2, 3, 4]})
+    assert read(file).counts == {"cat": (1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [("ca\u200bt", r"'ca\u200bt' has the invisible character U+200B"), ("c" * 257, "has more than 256 characters")],
+)
+def test_a_name_that_the_service_refuses_is_said_before_the_upload(tmp_path: Path, name: str, fault: str) -> None:
+    file = coco(tmp_path, {"bbox": [1, 2, 3, 4]}, categories=[{"id": 1, "name": name}])
+    with pytest.raises(ImportFault, match="names of categories cannot be used") as caught:
+        pack(read(file))
+    assert caught.value.faults[0].endswith(fault)
+
+
+def test_images_without_a_file_and_files_that_are_elsewhere_are_told(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "1.jpg"}, {"id": 2}, {"id": 3, "file_name": "https://host/get?file=3.jpg"}]
+    imported = read(coco(tmp_path, images=images))
+    assert "1 images of coco.json have no file_name and are left out" in told(imported)
+    with pytest.raises(ImagesUnresolved) as caught:
+        pack(imported)
+    assert "is a URL" in caught.value.images[0].problem
+    assert "--url PREFIX=DIR" in caught.value.images[0].problem
+
+
+def test_a_link_to_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
+    file = coco(tmp_path, images=[{"id": 1, "file_name": "1.jpg"}])
+    (tmp_path / "1.jpg").unlink()
+    (tmp_path / "1.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(ImagesUnresolved) as caught:
+        pack(read(file))
+    assert "is a link to a file that does not exist" in caught.value.images[0].problem
+
+
+@pytest.mark.parametrize(("text", "says"), [("[1, 2]", "JSON with a list of 2"), ('{"a": 1}', "JSON with a")])
+def test_json_that_is_something_else_is_said_to_be(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ImportFault, match="in no form that is known here") as caught:
+        read(tmp_path / "x.json")
+    assert says in caught.value.message

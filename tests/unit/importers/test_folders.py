@@ -1,0 +1,73 @@
+"""Folders as people have them: of classes, of splits, with other things between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sightline.importers.model import ImportFault, split_of
+from sightline.importers.read import read
+from tests.unit.importers.exports import pictures
+from tests.unit.importers.test_formats import told
+
+
+@pytest.mark.parametrize("name", ["train", "Training_Set", "train2017", "train-images", "seg_train", "images train"])
+def test_splits_have_many_names(name: str) -> None:
+    assert split_of(name) == "train"
+
+
+@pytest.mark.parametrize("name", ["trains", "test tube", "set", "training wheels", "2017", "", "train test"])
+def test_other_names_are_no_splits(name: str) -> None:
+    assert split_of(name) == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "splits", "categories"),
+    [
+        (["training_set/cat/1.jpg", "test_set/cat/2.jpg"], {"train": 1, "test": 1}, ("cat",)),
+        (["seg_train/seg_train/sea/1.jpg", "seg_test/seg_test/sea/2.jpg"], {"train": 1, "test": 1}, ("sea",)),
+        (["data/train/cat/1.jpg", "data/test/dog/2.jpg", "code/x.py"], {"train": 1, "test": 1}, ("cat", "dog")),
+        (["train/cat/1.jpg", "val/cat/2.jpg", "samples/3.jpg"], {"train": 1, "val": 1}, ("cat",)),
+        (["train/cat/1.jpg", "test/2.jpg"], {"train": 1}, ("cat",)),
+        (["train/express/1.jpg", "bus/2.jpg"], {}, ("bus", "train")),
+    ],
+)
+def test_folders_of_splits(tmp_path: Path, files: list[str], splits: dict[str, int], categories: list[str]) -> None:
+    pictures(tmp_path, [name for name in files if name.endswith(".jpg")])
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    imported = read(tmp_path)
+    assert (imported.splits, imported.categories) == (splits, categories)
+
+
+def test_images_in_no_split_are_told(tmp_path: Path) -> None:
+    pictures(tmp_path, ["train/cat/1.jpg", "val/cat/2.jpg", "val/3.jpg", "samples/4.jpg"])
+    said = told(read(tmp_path))
+    assert "left out, as they are in no split: the images in samples" in said
+    assert "1 images that are in no class's folder are left out" in said
+
+
+def test_images_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    pictures(tmp_path, ["cat/1.jpg", "dog/1.jpg"])
+    (tmp_path / "cat" / "2.HEIC").write_bytes(b"")
+    assert "left out, as they cannot be read here: 1 .heic file; convert them" in told(read(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "says", "fix"),
+    [
+        (["cat/1.HEIC", "cat/2.heic"], "2 .heic files, which cannot be read here", "convert"),
+        (["photos.zip"], "it has photos.zip", "unpack"),
+        (["1.jpg"], "1 image without annotations, in no folders", "put the images of each class in a folder"),
+        (["cat/1.jpg", "cat/1.txt"], "neither a data.yaml nor a classes.txt", "add a classes.txt"),
+    ],
+)
+def test_what_is_there_instead_and_what_to_do(tmp_path: Path, files: list[str], says: str, fix: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path)
+    assert says in caught.value.message
+    assert fix in caught.value.fix

@@ -1,0 +1,308 @@
+"""Exports of further tools, written by hand after their documentation: `1.jpg` shows a cat, `2.jpg` a dog.
+
+Both measure 80 x 60 pixels, and the boxes are [8, 6, 40, 30], in whatever way the tool writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sightline.importers.model import Format, ImportFault
+from sightline.importers.package import pack
+from sightline.importers.read import read
+from tests.unit.importers.exports import pictures
+from tests.unit.importers.test_formats import marks, told
+
+NAMES = {1: "cat", 2: "dog"}
+PIXELS, SHARES = [8, 6, 40, 30], [0.1, 0.1, 0.5, 0.5]
+
+
+def lines(make: Any) -> str:
+    """A line of JSON for each image and its label."""
+    return "".join(json.dumps(make(number, name)) + "\n" for number, name in NAMES.items())
+
+
+def sagemaker(number: int, name: str) -> dict[str, Any]:
+    box = {"class_id": number, "left": 8, "top": 6, "width": 40, "height": 30}
+    classes = {str(each): label for each, label in NAMES.items()}
+    about = {"objects": [{"confidence": 1}], "class-map": classes, "type": "groundtruth/object-detection"}
+    sides = [{"width": 80, "height": 60, "depth": 3}]
+    return {
+        "source-ref": f"s3://b/p/{number}.jpg",
+        "job": {"image_size": sides, "annotations": [box]},
+        "job-metadata": about,
+    }
+
+
+def labelbox(number: int, name: str) -> dict[str, Any]:
+    box = {
+        "name": name,
+        "annotation_kind": "ImageBoundingBox",
+        "bounding_box": {"top": 6, "left": 8, "height": 30, "width": 40},
+    }
+    project = {"labels": [{"annotations": {"objects": [box], "classifications": []}}]}
+    row = {"id": "c1", "external_id": f"{number}.jpg", "row_data": "https://storage/c1?x"}
+    return {"data_row": row, "media_attributes": {"width": 80, "height": 60}, "projects": {"p": project}}
+
+
+def datumaro(*, boxes: bool) -> str:
+    labels = [{"name": name, "parent": "", "attributes": []} for name in NAMES.values()]
+    one = {"id": 0, "type": "bbox", "bbox": PIXELS, "group": 1} if boxes else {"id": 0, "type": "label"}
+    items = [
+        {"id": str(n), "annotations": [{**one, "label_id": n - 1}], "image": {"path": f"{n}.jpg", "size": [60, 80]}}
+        for n in NAMES
+    ]
+    return json.dumps({"categories": {"label": {"labels": labels}, "points": {"items": []}}, "items": items})
+
+
+LOCATED = {
+    "SageMaker Ground Truth": ("output.manifest", Format.LINES, lines(sagemaker)),
+    "Labelbox": ("export.ndjson", Format.LINES, lines(labelbox)),
+    "Hugging Face": (
+        "metadata.jsonl",
+        Format.LINES,
+        lines(lambda n, name: {"file_name": f"{n}.jpg", "objects": {"bbox": [PIXELS], "categories": [name]}}),
+    ),
+    "Hugging Face, an object each": (
+        "metadata.jsonl",
+        Format.LINES,
+        lines(lambda n, name: {"image": f"{n}.jpg", "objects": [{"bbox": PIXELS, "category": name}]}),
+    ),
+    "Azure ML": (
+        "train.jsonl",
+        Format.LINES,
+        lines(
+            lambda n, name: {
+                "image_url": f"azureml://subscriptions/s/datastores/d/paths/x/{n}.jpg",
+                "image_details": {"format": "jpg", "width": "80px", "height": "60px"},
+                "label": [{"label": name, "topX": 0.1, "topY": 0.1, "bottomX": 0.6, "bottomY": 0.6, "isCrowd": 0}],
+            }
+        ),
+    ),
+    "Vertex AI": (
+        "data.jsonl",
+        Format.LINES,
+        lines(
+            lambda n, name: {
+                "imageGcsUri": f"gs://b/{n}.jpg",
+                "boundingBoxAnnotations": [{"displayName": name, "xMin": "0.1", "yMin": 0.1, "xMax": 0.6, "yMax": 0.6}],
+            }
+        ),
+    ),
+    "Ultralytics": (
+        "export.ndjson",
+        Format.LINES,
+        '{"type": "dataset", "class_names": {"0": "cat", "1": "dog"}}\n'
+        + lines(
+            lambda n, name: {
+                "type": "image",
+                "file": f"{n}.jpg",
+                "split": "train",
+                "annotations": {"boxes": [[n - 1, 0.35, 0.35, 0.5, 0.5]]},
+            }
+        ),
+    ),
+    "AutoML": (
+        "import.csv",
+        Format.CSV,
+        "TRAIN,gs://b/1.jpg,cat,0.1,0.1,,,0.6,0.6,,\nTEST,gs://b/2.jpg,dog,0.1,0.1,0.6,0.1,0.6,0.6,0.1,0.6\n",
+    ),
+    "Open Images": (
+        "boxes.csv",
+        Format.CSV,
+        "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\n1,cat,0.1,0.6,0.1,0.6,0\n2,dog,0.1,0.6,0.1,0.6,0\n",
+    ),
+    "Make Sense": ("labels.csv", Format.CSV, "cat,8,6,40,30,1.jpg,80,60\ndog,8,6,40,30,2.jpg,80,60\n"),
+    "Kaggle": ("train.csv", Format.CSV, 'image_id,label,bbox\n1,cat,"[8, 6, 40, 30]"\n2,dog,"[8.0 6.0 40.0 30.0]"\n'),
+    "VIA": (
+        "via.csv",
+        Format.VIA,
+        "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes\n"
+        + "".join(
+            f'{n}.jpg,1,{{}},1,0,"{{""name"":""rect"",""x"":8,""y"":6,""width"":40,""height"":30}}","{{""class"":""{name}""}}"\n'
+            for n, name in NAMES.items()
+        ),
+    ),
+    "Label Studio": (
+        "export.csv",
+        Format.LABEL_STUDIO,
+        "annotation_id,annotator,created_at,id,image,label,lead_time,updated_at\n"
+        + "".join(
+            f"{n},1,x,{n},http://localhost:8080/data/upload/1/0a1b2c3d-{n}.jpg,"
+            f'"[{{""x"":10,""y"":10,""width"":50,""height"":50,""rectanglelabels"":[""{name}""]}}]",1.0,x\n'
+            for n, name in NAMES.items()
+        ),
+    ),
+    "Datumaro": ("annotations/default.json", Format.DATUMARO, datumaro(boxes=True)),
+    "FiftyOne": (
+        "labels.json",
+        Format.FIFTYONE,
+        json.dumps(
+            {
+                "classes": ["cat", "dog"],
+                "labels": {str(n): [{"label": n - 1, "bounding_box": SHARES}] for n in NAMES},
+            }
+        ),
+    ),
+}
+TAGGED = {
+    "Rekognition": (
+        "my.manifest",
+        Format.LINES,
+        lines(
+            lambda n, name: {
+                "source-ref": f"s3://b/{n}.jpg",
+                "job": n,
+                "job-metadata": {"class-name": name, "type": "groundtruth/image-classification"},
+            }
+        ),
+    ),
+    "Hugging Face": ("metadata.jsonl", Format.LINES, lines(lambda n, name: {"file_name": f"{n}.jpg", "label": name})),
+    "Hugging Face's CSV": ("metadata.csv", Format.CSV, "file_name,label\n1.jpg,cat\n2.jpg,dog\n"),
+    "Azure ML": (
+        "a.jsonl",
+        Format.LINES,
+        lines(lambda n, name: {"image_url": f"AmlDatastore://x/{n}.jpg", "label": name}),
+    ),
+    "Vertex AI": (
+        "a.jsonl",
+        Format.LINES,
+        lines(lambda n, name: {"imageGcsUri": f"gs://b/{n}.jpg", "classificationAnnotation": {"displayName": name}}),
+    ),
+    "AutoML": ("a.csv", Format.CSV, "TRAIN,gs://b/1.jpg,cat\nTEST,gs://b/2.jpg,dog\n"),
+    "flags": ("a.csv", Format.CSV, "image,cat,dog\n1,1.0,0.0\n2,0.0,1.0\n"),
+    "flags with spaces": ("_classes.csv", Format.CSV, "filename, cat, dog\n1.jpg, 1, 0\n2.jpg, 0, 1\n"),
+    "a header of other words": ("a.csv", Format.CSV, "picture;animal\n1.jpg;cat\n2.jpg;dog\n"),
+    "CreateML": (
+        "a.json",
+        Format.CREATEML,
+        json.dumps([{"image": f"{n}.jpg", "annotations": name} for n, name in NAMES.items()]),
+    ),
+    "CreateML's labels": (
+        "a.json",
+        Format.CREATEML,
+        json.dumps([{"imagefilename": f"{n}.jpg", "annotation": [{"label": name}]} for n, name in NAMES.items()]),
+    ),
+    "Datumaro": ("annotations/train.json", Format.DATUMARO, datumaro(boxes=False)),
+    "FiftyOne": ("labels.json", Format.FIFTYONE, json.dumps({"classes": ["cat", "dog"], "labels": {"1": 0, "2": 1}})),
+}
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    pictures(folder / "images", ["1.jpg", "2.jpg"])
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("tool", LOCATED)
+def test_boxes_of_a_tool(tmp_path: Path, tool: str) -> None:
+    name, form, text = LOCATED[tool]
+    imported = read(written(tmp_path, name, text))
+    assert imported.format is form
+    found = marks(pack(imported))
+    assert {path: label for path, ((label, _),) in found.items()} == {"images/1.jpg": "cat", "images/2.jpg": "dog"}
+    assert all(box in (PIXELS, SHARES) for ((_, box),) in found.values())
+
+
+@pytest.mark.parametrize("tool", TAGGED)
+def test_labels_of_a_tool(tmp_path: Path, tool: str) -> None:
+    name, form, text = TAGGED[tool]
+    imported = read(written(tmp_path, name, text))
+    assert (imported.format, imported.detection) == (form, False)
+    assert marks(pack(imported)) == {"images/1.jpg": [("cat", [])], "images/2.jpg": [("dog", [])]}
+
+
+def test_open_images_codes_are_replaced_by_names(tmp_path: Path) -> None:
+    text = "ImageID,LabelName,XMin,XMax,YMin,YMax\n1,/m/01yrx,0.1,0.6,0.1,0.6\n2,/m/0bt9lr,0.1,0.6,0.1,0.6\n"
+    folder = written(tmp_path, "train-annotations-bbox.csv", text)
+    assert "classes keep Open Images' codes" in told(read(folder))
+    (folder / "class-descriptions-boxable.csv").write_text("/m/01yrx,cat\n/m/0bt9lr,dog\n")
+    assert read(folder).categories == ("cat", "dog")
+
+
+@pytest.mark.parametrize("place", ["", "C:\\data\\", "/home/me/data/"])
+def test_darknet(tmp_path: Path, place: str) -> None:
+    pictures(tmp_path / "obj", ["1.jpg", "2.jpg"])
+    for number in NAMES:
+        (tmp_path / "obj" / f"{number}.txt").write_text(f"{number - 1} 0.35 0.35 0.5 0.5\n")
+        (tmp_path / f"list{number}.txt").write_text(f"{place}obj/{number}.jpg\n")
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    (tmp_path / "obj.data").write_text(
+        "classes = 2\ntrain = data/list1.txt\nvalid = data/list2.txt\nnames = data/obj.names\nbackup = backup/\n"
+    )
+    for source in (tmp_path, tmp_path / "obj.data"):
+        imported = read(source)
+        assert (imported.format, imported.splits) == (Format.YOLO, {"train": 1, "val": 1})
+        assert marks(pack(imported)) == {"obj/1.jpg": [("cat", SHARES)], "obj/2.jpg": [("dog", SHARES)]}
+
+
+def test_files_of_splits_side_by_side(tmp_path: Path) -> None:
+    written(tmp_path, "train_labels.csv", "filename,class\n1.jpg,cat\n")
+    (tmp_path / "test_labels.csv").write_text("filename,class\n2.jpg,dog\n")
+    assert read(tmp_path).splits == {"train": 1, "test": 1}
+
+
+def test_a_table_in_utf_16_is_read_as_excel_saves_it(tmp_path: Path) -> None:
+    pictures(tmp_path, ["1.jpg"])
+    (tmp_path / "a.csv").write_bytes("path\tlabel\r\n1.jpg\tKatze ä\r\n".encode("utf-16"))
+    assert read(tmp_path).categories == ("Katze ä",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("data.yaml", "train: images\nnc: 2\n", "lists no classes under `names`"),
+        ("a.jsonl", '{"file_name": "1.jpg", "label": "cat"}\n{"file_name": ', "line 2 cannot be read as JSON"),
+        ("notes.json", '{"kind": "via 3"}', "it has notes.json, whose content is none of them"),
+        ("data.parquet", "PAR1", "it has data.parquet, whose content is none of them"),
+    ],
+)
+def test_what_is_lacking_is_said(tmp_path: Path, name: str, text: str, says: str) -> None:
+    pictures(tmp_path, ["1.jpg"])
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ImportFault) as caught:
+        read(tmp_path)
+    assert says in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "faults"),
+    [
+        (
+            "a.jsonl",
+            '{"file_name": "1.jpg", "objects": [{"bbox": [1, 2, 3], "category": "cat"}]}\n{"text": "no image"}\n',
+            [
+                "line 1: 1 of its labels lack a name or a number",
+                "line 2: it names no image in a form that is known here",
+            ],
+        ),
+        ("labels.json", '{"classes": ["cat"], "labels": {"1": 4}}', ["1: 4 is none of the 1 classes"]),
+        (
+            "annotations/a.json",
+            datumaro(boxes=True).replace('"label_id": 1', '"label_id": 7'),
+            ["2, annotation 1: its label_id is none of the 2 labels"],
+        ),
+        ("a.csv", 'image_id,label,bbox\n1.jpg,cat,"[8, 6, 40]"\n', ["line 2, 1.jpg: bbox has 3 numbers"]),
+        ("a.csv", "TRAIN,gs://b/1.jpg,cat,0.1,,,0.2,,0.3,0.4,\n", ["line 1, gs://b/1.jpg: its box lacks a corner"]),
+    ],
+)
+def test_every_fault_of_an_export_is_named(tmp_path: Path, name: str, text: str, faults: list[str]) -> None:
+    with pytest.raises(ImportFault) as caught:
+        read(written(tmp_path, name, text) / name)
+    assert list(caught.value.faults) == faults
+
+
+def test_images_in_one_folder_of_a_name_that_says_nothing_are_no_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "images", ["1.jpg", "2.jpg"])
+    with pytest.raises(ImportFault, match=r"all images of .* are in one folder, images"):
+        read(tmp_path)
+
+
+def test_one_class_is_a_class(tmp_path: Path) -> None:
+    pictures(tmp_path / "raccoon", ["1.jpg"])
+    assert read(tmp_path).categories == ("raccoon",)
