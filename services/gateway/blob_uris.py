@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from services.kit.errors import UnreadableUri
 
@@ -52,5 +52,5 @@ class BlobUris:
         """The URI as its callers know it; itself if no prefix covers it."""
         for blob, store in self.table:
             if uri.startswith(store):
-                return blob + uri.removeprefix(store)
+                return blob + quote(uri.removeprefix(store))
         return uri
