@@ -49,15 +49,24 @@ class Guard:
         if path in OPEN:
             return None
         rpc, role = path.rpartition("/")[2][:200], POLICY.get(path)
-        try:
-            caller = await self._caller(_token_of(metadata))
-        except _Refused as refusal:
-            raise Unauthenticated(rpc=rpc, role=role or "no role", problem=str(refusal)) from None
+        caller = await self._recognize(metadata, rpc, role or "no role")
         callers.current.set(caller)  # also of a call that is refused: the audit names it
         if role is None or not may(caller.roles, role):
             roles = ", ".join(sorted(caller.roles)) or "none"
             raise PermissionDenied(rpc=rpc, role=role or "that nobody has", caller=caller.subject, roles=roles)
         return replace(caller, project=_project_of(caller, projects.asked(metadata)))
+
+    async def recognize(self, what: str, metadata: Metadata) -> Caller:
+        """Who sends a request that leads to rpcs, which check the role; Unauthenticated, ProjectDenied, Unavailable."""
+        caller = await self._recognize(metadata, what, Role.VIEWER)
+        callers.current.set(caller)
+        return replace(caller, project=_project_of(caller, projects.asked(metadata)))
+
+    async def _recognize(self, metadata: Metadata, rpc: str, role: str) -> Caller:
+        try:
+            return await self._caller(_token_of(metadata))
+        except _Refused as refusal:
+            raise Unauthenticated(rpc=rpc, role=role, problem=str(refusal)) from None
 
     async def _caller(self, token: str) -> Caller:
         if self._keys and self._keys.takes(token):

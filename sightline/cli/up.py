@@ -14,7 +14,7 @@ from sightline.cli.reporting import CommandError
 from sightline.cli.session import session
 from sightline.client.transport.addresses import VARIABLES
 from sightline.local.claims import StackError
-from sightline.local.ports import HOST
+from sightline.local.ports import GATEWAY, HOST
 
 if TYPE_CHECKING:
     from sightline.local.processes import Died
@@ -30,7 +30,9 @@ def up(
     base_port: Annotated[
         int,
         typer.Option(
-            min=0, max=65533, help="The dataset service's port; trainer and predictor use the next two. 0: free ports."
+            min=0,
+            max=65532,
+            help="The dataset service's port; trainer, predictor and gateway use the next three. 0: free ports.",
         ),
     ] = 50051,
     metrics_port: Annotated[
@@ -113,6 +115,7 @@ def print_stack(stack: "Stack", console: Console) -> None:
     for name, variable in VARIABLES.items():
         log = stack.logs / f"{name}.log"
         rows.add_row(f"[bold]{name}[/]", escape(str(getattr(stack.addresses, name))), variable, escape(_short(log)))
+    rows.add_row(f"[bold]{GATEWAY}[/]", escape(stack.gateway), "", escape(_short(stack.logs / f"{GATEWAY}.log")))
     console.print(rows)
     kept = [
         ("records", f"nats://{stack.nats_url.rpartition('@')[2]}"),

@@ -4,6 +4,7 @@ import contextlib
 import socket
 
 HOST = "127.0.0.1"
+GATEWAY = "gateway"  # the services' caller, over HTTP, on the port after theirs
 
 
 def free_ports(count: int) -> list[int]:

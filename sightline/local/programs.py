@@ -1,5 +1,6 @@
 """The programs of a suite: their commands and environments, and how to tell that each is ready."""
 
+import asyncio
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.channel import DIRECT
 from sightline.local import nats
 from sightline.local.nats_users import ADMIN, USERS
-from sightline.local.ports import HOST
+from sightline.local.ports import GATEWAY, HOST
 from sightline.local.processes import Program
 
 SERVICES = ("dataset", "trainer", "predictor")
@@ -31,6 +32,7 @@ class Layout:
     data: Path
     workers: int
     addresses: Addresses
+    gateway_port: int
     nats_port: int
     nats_passwords: Mapping[str, str]  # by user
     metrics_ports: Mapping[str, int]  # by process; empty for no metrics
@@ -61,6 +63,7 @@ def service_programs(layout: Layout, pid_of: Callable[[str], int | None]) -> lis
         worker("dataset-worker", "dataset", "worker"),
         api("trainer", "trainer", "api"),
         api("predictor", "predictor", SIGHTLINE_MODEL_CACHE_DIRECTORY=str(layout.data / "cache")),
+        _gateway(layout),
         *(
             worker(
                 name,
@@ -84,6 +87,13 @@ def _api(layout: Layout, name: str, module: str, *role: str, **settings: str) ->
     return Program(name, _command(module, *role), partial(is_serving, address), environment(layout, name, settings))
 
 
+def _gateway(layout: Layout) -> Program:
+    """The gateway, which needs neither NATS nor the store."""
+    settings = {"SIGHTLINE_PORT": str(layout.gateway_port)}
+    ready = partial(is_ready, layout.gateway_port)
+    return Program(GATEWAY, _command("gateway"), ready, environment(layout, GATEWAY, settings))
+
+
 def _worker(
     layout: Layout, pid_of: Callable[[str], int | None], name: str, module: str, *role: str, **settings: str
 ) -> Program:
@@ -105,7 +115,7 @@ def environment(layout: Layout, name: str, settings: Mapping[str, str]) -> dict[
         **{name: value for name, value in os.environ.items() if not name.startswith(_REMOTE)},
         **layout.addresses.environment(),
         "SIGHTLINE_HOST": HOST,
-        **_nats_environment(layout, name),
+        **({} if name == GATEWAY else _nats_environment(layout, name)),
         "SIGHTLINE_STORE_DIRECTORY": str(layout.data / "store"),
         "SIGHTLINE_METRICS_PORT": str(layout.metrics_ports.get(name, 0)),
         "SIGHTLINE_DRAIN_SECONDS": "0.1",  # there is no load balancer to notify
@@ -145,6 +155,19 @@ async def is_serving(address: str) -> bool:
         except grpc.aio.AioRpcError:
             return False
     return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def is_ready(port: int) -> bool:
+    """Whether the HTTP server at the port takes requests."""
+    try:
+        async with asyncio.timeout(2.0):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(f"GET /readyz HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
+            status = await reader.readline()
+            writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return b" 200 " in status
 
 
 def _has_run(pid_of: Callable[[], int | None]) -> Callable[[], Awaitable[bool]]:

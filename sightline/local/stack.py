@@ -9,7 +9,7 @@ from typing import IO, Self
 from sightline.client.transport.addresses import Addresses
 from sightline.local import claims, nats, nats_users
 from sightline.local.claims import StackError
-from sightline.local.ports import HOST
+from sightline.local.ports import GATEWAY, HOST
 from sightline.local.processes import Child, Died, Program
 from sightline.local.programs import SERVICES, Layout, nats_program, service_programs, worker_names
 
@@ -54,6 +54,7 @@ class Stack:
         self._children: dict[str, Child] = {}
         self._lock: IO[str] | None = None
         self.addresses = Addresses()
+        self.gateway = ""  # its URL
         self.nats_url = ""
 
     def on_ready(self, callback: Callable[[str], None]) -> None:
@@ -68,7 +69,7 @@ class Stack:
     @property
     def names(self) -> tuple[str, ...]:
         """The children in the order of their start."""
-        return ("nats", "dataset", "dataset-worker", "trainer", *worker_names(self.workers), "predictor")
+        return ("nats", "dataset", "dataset-worker", "trainer", *worker_names(self.workers), "predictor", GATEWAY)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -99,9 +100,9 @@ class Stack:
             raise
 
     async def stop(self) -> None:
-        """Stops predictor and workers, then the other services, then nats-server."""
-        callers = [name for name in self._children if name not in (*APIS, "nats")]
-        for wave in (callers, APIS, ("nats",)):
+        """Stops the gateway, then predictor and workers, then the other services, then nats-server."""
+        callers = [name for name in self._children if name not in (*APIS, GATEWAY, "nats")]
+        for wave in ((GATEWAY,), callers, APIS, ("nats",)):
             stops = (self._children[name].stop(GRACE_SECONDS) for name in wave if name in self._children)
             await asyncio.gather(*stops)
         self._children.clear()
@@ -111,16 +112,18 @@ class Stack:
 
     def _claim(self) -> Layout:
         """Chooses the ports."""
-        ports = claims.service_ports(self._base_port, SERVICES)
+        *ports, gateway_port = claims.service_ports(self._base_port, (*SERVICES, GATEWAY))
         claims.make_private(self.data, with_store="SIGHTLINE_STORE_DIRECTORY" not in self._environment)
         self.addresses = Addresses(**{name: f"{HOST}:{port}" for name, port in zip(SERVICES, ports, strict=True)})
+        self.gateway = f"http://{HOST}:{gateway_port}"
         # The services before the trainer's workers, so that their ports do not depend on the number of workers.
-        processes = ("dataset", "dataset-worker", "trainer", "predictor", *worker_names(self.workers))
+        processes = ("dataset", "dataset-worker", "trainer", "predictor", GATEWAY, *worker_names(self.workers))
         self.metrics_ports = claims.metrics_ports(self._metrics_port, processes)
         layout = Layout(
             data=self.data,
             workers=self.workers,
             addresses=self.addresses,
+            gateway_port=gateway_port,
             nats_port=claims.nats_port(self.data),
             nats_passwords=nats_users.kept_passwords(self.data / "nats" / nats_users.FILE),
             metrics_ports=self.metrics_ports,

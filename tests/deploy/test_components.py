@@ -8,10 +8,10 @@ import pytest
 from services.infra.jetstream_queue import STREAM
 from services.trainer.reconcile import jobs
 from tests.support.manifests import (
-    APIS,
     NAMES,
     NAMESPACE,
     OVERLAYS,
+    SERVERS,
     Resource,
     combined_text,
     environment,
@@ -33,7 +33,7 @@ rendering = pytest.mark.parametrize("name", NAMES)
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_is_secured_or_explicitly_insecure(overlay: str) -> None:
-    for pod_name in APIS:
+    for pod_name in SERVERS:
         values = environment(f"overlay {overlay}", pod_name)
         secured = "SIGHTLINE_TLS_CERTIFICATE" in values and "SIGHTLINE_AUTH_KEYS" in values
         assert secured != (values.get("SIGHTLINE_INSECURE") == "true")
@@ -199,7 +199,7 @@ def test_network_policies_and_monitors_name_pods_and_ports_that_exist() -> None:
     assert workers == {"dataset-worker", "trainer-worker"}
     wanted = of_services["spec"]["selector"]["matchLabels"].items()
     found = [one for one in of_kind("all", "Service") if wanted <= one["metadata"]["labels"].items()]
-    assert {one["metadata"]["name"] for one in found} == {"dataset", "trainer", "predictor"}
+    assert {one["metadata"]["name"] for one in found} == {"dataset", "trainer", "predictor", "gateway"}
     assert all("metrics" in {port["name"] for port in one["spec"]["ports"]} for one in found)
 
 

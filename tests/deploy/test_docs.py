@@ -121,7 +121,7 @@ def test_the_documented_overlay_pulls_every_image_from_the_registry_and_works_in
     assert "namespace: sightline" not in text
     images = set(re.findall(r"image: (\S+)", text))
     names = {one.removeprefix("registry.example/") for one in images if "sightline" in one}
-    assert len(names) == 4
+    assert len(names) == 5
     assert not names & images
 
 

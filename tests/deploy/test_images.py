@@ -22,6 +22,7 @@ TARGETS = {
     "trainer-api": "plain",
     "trainer-worker": "torch",
     "predictor": "serve",
+    "gateway": "plain",
     "predictor-torch": "torch",
 }
 EXTRAS = {"plain": "", "serve": "serve", "torch": "torch"}

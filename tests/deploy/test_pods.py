@@ -5,16 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from services.infra import observe
+from services.gateway.settings import GatewaySettings
+from services.infra import http_calls, observe
 from sightline.local.nats_users import ADMIN, USERS, authorization, password_variable
 from tests.support.manifests import (
     APIS,
     CLUSTER_WIDE,
+    GATEWAY,
     NAMES,
     NAMESPACE,
     OURS,
     ROOT,
+    SERVERS,
     SHARED,
+    WITH_STORE,
     containers,
     environment,
     of_kind,
@@ -75,6 +79,17 @@ def test_an_api_is_probed_by_its_health_and_hidden_from_callers_before_it_stops(
 
 
 @rendering
+def test_the_gateway_is_probed_over_http_without_tls_and_hidden_from_callers_before_it_stops(name: str) -> None:
+    (container,) = [one for _, _, one in containers(name) if one["name"] == GATEWAY]
+    ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+    assert ports["probe"] == int(environment(name, GATEWAY)["SIGHTLINE_PROBE_PORT"])
+    assert ports["http"] == GatewaySettings.model_fields["port"].default
+    for probe in ("startupProbe", "readinessProbe"):
+        assert container[probe]["httpGet"] == {"path": http_calls.READY, "port": "probe"}
+    assert container["lifecycle"]["preStop"]["sleep"]["seconds"] >= 5
+
+
+@rendering
 def test_the_liveness_of_every_process_is_that_of_its_event_loop(name: str) -> None:
     asked = {
         container["name"]: container["livenessProbe"]["httpGet"]["path"]
@@ -89,7 +104,7 @@ def test_a_pod_has_time_to_drain_before_it_is_killed(name: str) -> None:
     for workload in workloads(name):
         pod_name, pod = workload["metadata"]["name"], template(workload)["spec"]
         grace = pod["terminationGracePeriodSeconds"]
-        if pod_name in APIS:
+        if pod_name in SERVERS:
             values = environment(name, pod_name)
             before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
             needed = before + float(values["SIGHTLINE_DRAIN_SECONDS"]) + float(values["SIGHTLINE_GRACE_SECONDS"]) + 5
@@ -159,6 +174,7 @@ def test_resource_requests_match_the_use_and_fit_a_node(name: str) -> None:
 def test_services_are_headless_so_that_callers_spread_over_all_pods(name: str) -> None:
     services = {one["metadata"]["name"]: one["spec"].get("clusterIP") for one in of_kind(name, "Service")}
     services.pop("object-store", None)
+    assert services.pop(GATEWAY) is None, "clients of HTTP do not spread their calls"
     assert services == dict.fromkeys(("dataset", "trainer", "predictor", "nats"), "None")
 
 
@@ -203,13 +219,13 @@ def test_secrets_are_files_except_for_the_stores_address_and_what_other_servers_
         if "secretKeyRef" in variable.get("valueFrom", {})
     }
     assert {one for one in found if one[0] != "object-store"} == {
-        *((one, "endpoint") for one in OURS),
+        *((one, "endpoint") for one in WITH_STORE),
         *(("nats", user) for user in (*USERS, ADMIN)),
     }
 
 
 @rendering
-@pytest.mark.parametrize("pod_name", OURS)
+@pytest.mark.parametrize("pod_name", WITH_STORE)
 def test_a_pod_has_its_own_user_of_nats_and_of_the_store_and_no_others_secrets(name: str, pod_name: str) -> None:
     (workload,) = [one for one in workloads(name) if one["metadata"]["name"] == pod_name]
     volumes = {
@@ -250,13 +266,16 @@ def test_every_variable_is_a_setting_with_a_valid_value(
     for variable, value in values.items():
         if variable.startswith("SIGHTLINE_"):
             assert variable in SHARED, variable
-            monkeypatch.setenv(variable, str(secret) if variable.endswith("_FILE") else value or "1")
+            is_set_file = variable.endswith("_FILE") and value
+            monkeypatch.setenv(
+                variable, str(secret) if is_set_file else value or ("1" if pod_name in WITH_STORE else "")
+            )
     (workload,) = [one for one in workloads(name) if one["metadata"]["name"] == pod_name]
     own = {one["name"] for one in template(workload)["spec"]["containers"][0]["env"]}
     assert own <= variables(OURS[pod_name])
     settings = OURS[pod_name]()
     assert settings.s3_endpoint == "store:443"
-    assert settings.s3_secret_key.get_secret_value() == "secret"
+    assert settings.s3_secret_key.get_secret_value() == ("secret" if pod_name in WITH_STORE else "")
 
 
 @rendering
@@ -265,8 +284,8 @@ def test_every_file_that_a_setting_names_is_mounted(name: str, pod_name: str) ->
     (workload,) = [one for one in workloads(name) if one["metadata"]["name"] == pod_name]
     mounts = [one["mountPath"] for one in template(workload)["spec"]["containers"][0]["volumeMounts"]]
     files = {variable: value for variable, value in environment(name, pod_name).items() if value.startswith("/etc/")}
-    if pod_name not in APIS:
+    if pod_name not in SERVERS:
         files.pop("SIGHTLINE_AUTH_KEYS", None)
-    assert files
+    assert files or pod_name == GATEWAY
     for variable, value in files.items():
         assert any(value.startswith(f"{mount}/") for mount in mounts), f"{variable}={value}"

@@ -39,6 +39,7 @@ JOBS = {
     "trainer-worker-1": "trainer-worker",
     "trainer-worker-2": "trainer-worker",
     "predictor": "predictor",
+    "gateway": "gateway",
 }
 # Replaces thresholds of hours and dozens in tests of seconds. Otherwise the rules are those that are deployed.
 THRESHOLDS = {

@@ -48,7 +48,7 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    made = Up(tmp_path / "data", three_free_ports())
+    made = Up(tmp_path / "data", four_free_ports())
     made.start()
     yield made
     if made.process and made.process.poll() is None:
@@ -104,11 +104,11 @@ def until(holds: Callable[[], bool], log: Path) -> None:
         time.sleep(0.05)
 
 
-def three_free_ports() -> int:
-    """The first of three consecutive free ports."""
+def four_free_ports() -> int:
+    """The first of four consecutive free ports."""
     for base in range(21000 + os.getpid() % 500 * 10, 32000, 7):
         try:
-            for port in range(base, base + 3):
+            for port in range(base, base + 4):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", port))
         except OSError:

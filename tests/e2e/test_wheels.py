@@ -12,7 +12,7 @@ import pytest
 from sightline.client.transport.addresses import Addresses
 from sightline.demo.digits import DigitSet
 from tests.e2e.conftest import Command
-from tests.e2e.test_up import Up, three_free_ports
+from tests.e2e.test_up import Up, four_free_ports
 from tests.support.environments import Environment
 from tools import wheels
 
@@ -88,7 +88,7 @@ def test_a_caller_trains_and_predicts_with_a_suite_run_from_the_wheels(
 ) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.chdir(tmp_path)
-    up = Up(tmp_path / "data", three_free_ports(), services.folder / "bin" / "sightline")
+    up = Up(tmp_path / "data", four_free_ports(), services.folder / "bin" / "sightline")
     up.start()
     try:
         for pid in up.children():

@@ -14,8 +14,10 @@ MODULES = {
     "trainer-worker": "services.trainer",
     "predictor": "services.predictor",
     "predictor-torch": "services.predictor",
+    "gateway": "services.gateway",
 }
-MOST_MIB = {"dataset": 250, "trainer-api": 250, "predictor": 400}  # without the base; torch alone is several times that
+# Without the base; torch alone is several times that.
+MOST_MIB = {"dataset": 250, "trainer-api": 250, "gateway": 250, "predictor": 400}
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -24,7 +24,7 @@ from tests.e2e.conftest import Command
 from tests.support.ceph import CephGateway
 from tests.support.certificates import Authority
 from tests.support.containers import Container
-from tests.support.manifests import APIS, OURS, environment, template, workloads
+from tests.support.manifests import APIS, GATEWAY, OURS, SERVERS, environment, template, workloads
 from tests.support.servers import NatsServer
 
 USER_ID = 10001
@@ -42,10 +42,11 @@ class Pods:
         self._overlay = overlay
         self._images = images
         self._folder = folder
-        ports = iter(free_ports(2 * len(OURS) + len(APIS)))
+        ports = iter(free_ports(2 * len(OURS) + len(SERVERS)))
         served = {name: next(ports) for name in sorted(APIS)}
         dataset, predictor, trainer = (f"127.0.0.1:{port}" for port in served.values())
         self.addresses = Addresses(dataset, trainer, predictor)
+        served[GATEWAY] = next(ports)
         self._settings = {
             name: here
             | self.addresses.environment()
@@ -100,7 +101,8 @@ class Pods:
                     stub: Any = health_pb2_grpc.HealthStub(channel)
                     answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
                     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-            with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=5) as answer:
+            asked = f"{probe}/readyz" if name == GATEWAY else f"{metrics}/metrics"
+            with urllib.request.urlopen(f"http://127.0.0.1:{asked}", timeout=5) as answer:
                 return bool(answer.status == 200)
         return False
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import SecretStr
 
 from services.dataset.settings import DatasetSettings
+from services.gateway.settings import GatewaySettings
 from services.kit.settings import Settings
 from services.predictor.settings import PredictorSettings
 from services.trainer.settings import TrainerSettings
@@ -39,13 +40,17 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
 Resource = dict[str, Any]
 CLUSTER_WIDE = {"ResourceFlavor", "ClusterQueue"}
 APIS = {"dataset-api", "trainer-api", "predictor"}
+GATEWAY = "gateway"  # serves HTTP, and has neither NATS nor the store
+SERVERS = APIS | {GATEWAY}
 OURS: dict[str, type[Settings]] = {
     "dataset-api": DatasetSettings,
     "dataset-worker": DatasetSettings,
     "trainer-api": TrainerSettings,
     "trainer-worker": TrainerSettings,
     "predictor": PredictorSettings,
+    GATEWAY: GatewaySettings,
 }
+WITH_STORE = [name for name in OURS if name != GATEWAY]
 
 
 def variables(*settings: type[Settings]) -> set[str]:

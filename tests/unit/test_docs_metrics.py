@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from services.dataset import metrics as dataset
-from services.infra import observe, tls
+from services.infra import http_metrics, observe, tls
 from services.kit import consume, metered
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor import metrics as predictor
@@ -29,6 +29,7 @@ CHAPTERS: dict[str, set[Metric]] = {
     "Metrics of the trainer api": set(trainer.API) - COMMON,
     "Metrics of trainer workers": set(trainer.WORKER) - COMMON,
     "Metrics of the predictor": set(predictor.ALL) - COMMON,
+    "Metrics of the gateway": set(http_metrics.ALL),
 }
 ALL = set[Metric]().union(*CHAPTERS.values())
 NAMED = {metric.name: metric for metric in ALL}
@@ -42,6 +43,7 @@ BOUNDED_ELSEWHERE = {
         (trainer.PROJECT_SHARE, trainer.PROJECT_STORAGE, trainer.PROJECT_COMPUTE),
         "project_gauges.MAX_NAMED projects, and one value for all others",
     ),
+    **dict.fromkeys(http_metrics.ALL, "the gateway's routes, methods and statuses, one value for all others"),
     **dict.fromkeys(RPCS, "the methods of the contract, and one pair for all others"),
 }
 

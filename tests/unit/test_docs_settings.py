@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.dataset.settings import DatasetSettings
+from services.gateway.settings import GatewaySettings
 from services.kit.settings import Settings
 from services.predictor.settings import PredictorSettings
 from services.trainer.settings import TrainerSettings
@@ -22,6 +23,7 @@ CHAPTERS: dict[str, type[Settings]] = {
     "Dataset service": DatasetSettings,
     "Trainer": TrainerSettings,
     "Predictor": PredictorSettings,
+    "Gateway": GatewaySettings,
 }
 
 

@@ -1,0 +1,44 @@
+"""Runs a gateway replica: `python -m services.gateway`, or prints its settings with `--settings`."""
+
+import asyncio
+import sys
+
+from services.gateway import apis
+from services.gateway.asgi import Gateway
+from services.gateway.settings import GatewaySettings, refuse_plain_tokens
+from services.gateway.upstream import Services
+from services.infra import http_metrics, observe, processes
+from services.infra.auth import guard_of
+from services.infra.http_calls import HttpCalls
+from services.infra.http_server import HttpServer
+from services.infra.limits import Limits
+from services.kit.settings import load, refuse_exposure
+from sightline.client.stubs_aio import AsyncStubs
+
+
+def main() -> None:
+    """Serves until SIGTERM or SIGINT, then finishes the requests in flight."""
+    settings = load(GatewaySettings)
+    if "--settings" in sys.argv[1:]:
+        sys.stdout.write(settings.masked() + "\n")
+        return
+    refuse_exposure(settings)
+    refuse_plain_tokens(settings)
+    observe.configure_logging("gateway", settings.log_level)
+    processes.run(lambda stop: serve(settings, stop))
+
+
+async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
+    """Runs the server, ready as soon as it listens: it reports by itself which service does not respond."""
+    with observe.measured("gateway", settings, http_metrics.ALL) as telemetry:
+        async with AsyncStubs(settings.addresses, settings.credentials) as stubs:
+            services = Services(stubs.datasets, stubs.models, stubs.evaluations, stubs.predictions)
+            gateway = Gateway(services, settings, apis.ALL)
+            calls = HttpCalls("gateway", gateway, gateway, telemetry, Limits.of(settings, {}), guard_of(settings))
+            server = HttpServer(settings, telemetry, calls)
+            await server.start()
+            await server.run_until(stop)
+
+
+if __name__ == "__main__":
+    main()

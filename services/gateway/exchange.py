@@ -1,0 +1,48 @@
+"""A request as the handlers of an API see it: its parameters, its body, and the services on its caller's behalf."""
+
+from typing import Protocol
+
+from starlette.requests import Request
+
+from services.gateway.fields import Fields, read_json
+from services.gateway.media import Media, medium
+from services.gateway.settings import GatewaySettings
+from services.gateway.upstream import Session
+
+
+class Body(Protocol):
+    """What the server has of the request's body."""
+
+    async def read(self, limit: int) -> bytes:
+        """The body, if it has at most so many bytes; a SightlineError otherwise."""
+        ...
+
+
+class Exchange:
+    """One request."""
+
+    def __init__(self, request: Request, session: Session, settings: GatewaySettings) -> None:
+        self.request, self.session, self.settings = request, session, settings
+        self._query = {name.lower(): value for name, value in request.query_params.multi_items()}
+
+    def path(self, name: str) -> str:
+        """A part of the path."""
+        return str(self.request.path_params[name])
+
+    def query(self, name: str, default: str = "") -> str:
+        """A parameter, whose name is found in any case."""
+        return self._query.get(name.lower(), default)
+
+    async def bytes(self, limit: int) -> bytes:
+        """The body."""
+        body: Body = self.request.state.body
+        return await body.read(limit)
+
+    async def json(self, limit: int = 0) -> Fields:
+        """The body's JSON object; `{}` if there is no body."""
+        data = await self.bytes(limit or self.settings.max_json_bytes)
+        return read_json(data) if data.strip() else Fields({})
+
+    async def media(self, limit: int) -> Media:
+        """The body, as what its content type says that it is, or else what it looks like."""
+        return medium(self.request.headers.get("content-type", ""), await self.bytes(limit))

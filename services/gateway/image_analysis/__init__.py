@@ -1,0 +1,1 @@
+"""Azure's Image Analysis 4.0: datasets, models, evaluations and predictions."""

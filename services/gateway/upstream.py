@@ -1,0 +1,53 @@
+"""The services as one request reaches them: with its caller's token, project and request id."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from grpc.aio import StreamUnaryMultiCallable, UnaryStreamMultiCallable, UnaryUnaryMultiCallable
+
+    from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
+    from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceAsyncStub
+    from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub
+    from sightline.v1.prediction_service_pb2_grpc import PredictionServiceAsyncStub
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+Metadata = tuple[tuple[str, str], ...]
+UPLOAD_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The stubs of the services; calls raise `grpc.aio.AioRpcError`."""
+
+    datasets: "DatasetServiceAsyncStub"
+    models: "ModelServiceAsyncStub"
+    evaluations: "EvaluationServiceAsyncStub"
+    predictions: "PredictionServiceAsyncStub"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The services for one request."""
+
+    services: Services
+    metadata: Metadata
+
+    async def call(self, method: "UnaryUnaryMultiCallable[Q, A]", request: Q) -> A:
+        """The answer of an rpc."""
+        return await method(request, metadata=self.metadata)
+
+    async def stream(self, method: "UnaryStreamMultiCallable[Q, A]", request: Q) -> AsyncIterator[A]:
+        """The answers of an rpc that streams them; close it when done."""
+        call = method(request, metadata=self.metadata)
+        try:
+            async for answer in call:
+                yield answer
+        finally:
+            call.cancel()
+
+    async def send(self, method: "StreamUnaryMultiCallable[Q, A]", requests: AsyncIterator[Q]) -> A:
+        """The answer of an rpc that takes a stream."""
+        return await method(requests, metadata=self.metadata, timeout=UPLOAD_SECONDS)

@@ -1,0 +1,122 @@
+"""What holds for every request: keys, projects, unknown paths, and the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.routing import Route
+
+from services.gateway import apis
+from services.gateway.settings import GatewaySettings, refuse_plain_tokens
+from services.kit.errors import DatasetNotFound
+from sightline.v1.dataset_service_pb2 import ListDatasetsResponse
+from tests.support.gateway import front
+
+LIST = "/computervision/datasets"
+EMPTY: dict[str, Any] = {"ListDatasets": lambda request: ListDatasetsResponse()}
+
+
+@pytest.mark.parametrize(
+    ("headers", "token"),
+    [
+        ({"Ocp-Apim-Subscription-Key": "slk_a"}, "Bearer slk_a"),
+        ({"ocp-apim-subscription-key": " slk_a "}, "Bearer slk_a"),
+        ({"OCP-APIM-SUBSCRIPTION-KEY": "slk_a"}, "Bearer slk_a"),
+        ({"Prediction-key": "slk_a"}, "Bearer slk_a"),
+        ({"Prediction-Key": "slk_a"}, "Bearer slk_a"),
+        ({"training-key": "slk_a"}, "Bearer slk_a"),
+        ({"Authorization": "Bearer slk_a", "Training-Key": "slk_b"}, "Bearer slk_a"),
+        ({"Authorization": "bearer slk_a"}, "bearer slk_a"),
+        ({"Authorization": "Basic abc", "Training-Key": "slk_b"}, "Bearer slk_b"),
+        ({}, None),
+    ],
+)
+async def test_a_token_travels_on_whatever_header_carries_it(headers: dict[str, str], token: str | None):
+    async with front(EMPTY) as gateway:
+        await gateway("GET", LIST, headers=headers)
+    assert gateway.seen[0].metadata.get("authorization") == token
+
+
+async def test_the_project_and_the_id_of_a_request_travel_on():
+    async with front(EMPTY) as gateway:
+        response = await gateway("GET", LIST, headers={"Sightline-Project": "acme", "X-Request-Id": "mine"})
+    assert gateway.seen[0].metadata == {"sightline-project": "acme", "x-request-id": "mine"}
+    assert response.headers["x-request-id"] == "mine"
+
+
+async def test_a_key_is_in_no_error():
+    def refuse(request: Any) -> Any:
+        raise DatasetNotFound(name="datasets/x")
+
+    async with front({"GetDataset": refuse}) as gateway:
+        response = await gateway("GET", f"{LIST}/x", headers={"Training-Key": "slk_secret"})
+    assert response.status_code == 404
+    assert "slk_secret" not in response.text
+
+
+async def test_unknown_paths_and_methods_are_reported_as_the_api_does():
+    async with front({}) as gateway:
+        missing = await gateway("GET", "/computervision/nothing")
+        outside = await gateway("GET", "/")
+        wrong = await gateway("POST", f"{LIST}/x")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "NotFound")
+    assert outside.status_code == 404
+    assert wrong.status_code == 405
+    assert set(wrong.headers["allow"].split(", ")) >= {"GET", "PUT", "PATCH", "DELETE"}
+
+
+async def test_the_document_describes_every_route_and_no_other():
+    async with front({}) as gateway:
+        document = (await gateway("GET", "/openapi.json")).json()
+        app: Any = gateway.client._transport
+        routes = [one for one in app.app._app._starlette.routes if isinstance(one, Route)]
+    served = {
+        (route.path, method.lower())
+        for route in routes
+        for method in (route.methods or ())
+        if method != "HEAD" and route.path != "/openapi.json"
+    }
+    described = {(path, method) for path, methods in document["paths"].items() for method in methods}
+    assert described == served
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            in_path = {one["name"] for one in operation["parameters"] if one["in"] == "path"}
+            assert in_path == {part.split("}")[0] for part in path.split("{")[1:]}, (method, path)
+            assert operation["summary"]
+            assert operation["responses"]
+
+
+def test_every_operation_of_an_api_is_unique():
+    for api in apis.ALL:
+        named = [(one.method, one.path) for one in api.operations]
+        assert len(named) == len(set(named))
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "https://a/b", "s3://a/b=https://c/d", "https://a/b=s3://", "ftp://a=s3://b", "=s3://b"]
+)
+def test_a_wrong_table_of_blob_prefixes_is_refused(text: str):
+    with pytest.raises(ValueError, match="is not `https://HOST/PATH=s3://BUCKET/PREFIX`"):
+        GatewaySettings(blob_prefixes=text)
+
+
+def test_the_longest_prefix_counts_and_hosts_have_no_case():
+    uris = GatewaySettings(
+        blob_prefixes="https://A.blob.example/x=s3://one/,https://a.blob.example/x/y=s3://two/z"
+    ).blob_uris
+    assert uris.to_store("https://a.blob.example/x/1.png?sig=1") == "s3://one/1.png"
+    assert uris.to_store("HTTPS://a.BLOB.example/x/y/1.png") == "s3://two/z/1.png"
+    assert uris.from_store("s3://two/z/1 2.png") == "https://a.blob.example/x/y/1%202.png"
+    assert uris.from_store("s3://three/1.png") == "s3://three/1.png"
+    for foreign in ("https://a.blob.example/xy/1.png", "https://a.blob.example.evil/x/1.png", "https://b/x/1.png"):
+        with pytest.raises(Exception, match="SIGHTLINE_BLOB_PREFIXES"):
+            uris.to_store(foreign)
+
+
+def test_tokens_are_not_passed_on_in_plain_text():
+    refuse_plain_tokens(GatewaySettings())
+    refuse_plain_tokens(GatewaySettings(dataset_address="dataset:50051", tls_ca="system"))
+    refuse_plain_tokens(GatewaySettings(dataset_address="dataset:50051", insecure=True))
+    with pytest.raises(SystemExit, match="SIGHTLINE_TLS_CA"):
+        refuse_plain_tokens(GatewaySettings(predictor_address="predictor:50053"))
