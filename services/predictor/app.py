@@ -23,7 +23,7 @@ from services.predictor.cache import Entry, ModelCache
 from services.predictor.domain import Bundle, ImageQuery, LoadedModel, ModelInfo, ModelRunner, Prepared
 from services.predictor.explanation import Explanation
 from services.predictor.lookup import ModelLookup
-from services.predictor.metrics import DropReason, Eviction, Stage
+from services.predictor.metrics import DropReason, Stage
 from services.predictor.places import Places
 from services.predictor.results import Analysis, Tag, result_of
 from services.predictor.sets import check_coverage
@@ -151,15 +151,15 @@ class Predictor:
             )
 
     async def load_model(self, model_name: str) -> LoadedModel:
-        """Returns once the model is loaded and warmed up, at once if it already is."""
+        """Returns once the model is loaded and warmed up, at once if it already is, and keeps it in memory."""
         names.parse(model_name, "models", field="model_name")
         async with self._cache.use((await self._lookup.find(model_name)).bundle()) as model:
-            return model.describe()
+            return self._cache.keep(model)
 
     def unload_model(self, model_name: str) -> None:
         """Drops the model from memory; predictions in flight still finish. ModelNotFound if it is not loaded."""
         names.parse(model_name, "models", field="model_name")
-        self._cache.drop(model_name, Eviction.UNLOADED)
+        self._cache.unload(model_name)
 
     def list_loaded_models(self) -> list[LoadedModel]:
         """The project's models that this replica has loaded."""
@@ -175,10 +175,13 @@ class Predictor:
         return await self._lookup.list()
 
     async def sweep(self) -> None:
-        """Drops loaded models that have been deleted, even if they are no longer requested."""
+        """Drops loaded models that have been deleted, and loads new bundles of kept ones, even without requests."""
         for name in self._cache.names():
             try:
-                await self._lookup.find(name)
+                bundle = (await self._lookup.find(name)).bundle()
+                if self._cache.keeps(name) and not self._cache.has(bundle):
+                    async with self._cache.use(bundle):
+                        log.info("kept_model_loaded", model=name, version=bundle.version)
             except ModelNotFound:
                 log.info("deleted_model_dropped", model=name)
             except SightlineError as error:

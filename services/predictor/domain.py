@@ -170,3 +170,4 @@ class LoadedModel:
     load_time: datetime
     last_used_time: datetime | None  # None: not used yet
     use_count: int
+    kept: bool = False  # by LoadModel or SIGHTLINE_PRELOAD_MODELS
