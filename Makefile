@@ -7,7 +7,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 NODE := node_modules/.bin
 PYTHON ?= python3
-PROTOS := $(wildcard protos/sightline/v1/*.proto)
+PROTOS := $(wildcard protos/sightline/*/*.proto)
 LOCK := protos/lock.binpb
 GRAPHS := .venv/share/sightline/graphs
 # If one of these changes, pip installs again, which also generates the stubs.
@@ -30,7 +30,7 @@ setup-run: ## Install what is needed to run: .venv with the command and the serv
 .PHONY: setup
 setup: ## Install everything that running, checks and tests need
 	@tools/system-packages run dev
-	@$(MAKE) --silent --no-print-directory .venv/installed-dev .venv/checkov/.installed node_modules/.installed $(BIN)/.stubs $(GRAPHS)/.traced
+	@$(MAKE) --silent --no-print-directory .venv/installed-dev .venv/checkov/.installed .venv/tritonclient/.installed node_modules/.installed $(BIN)/.stubs $(GRAPHS)/.traced
 
 $(BIN)/python:
 	@tools/make-venv $(PYTHON)
@@ -54,6 +54,11 @@ $(BIN)/python:
 	@.venv/checkov/bin/python -m pip install --quiet --disable-pip-version-check -r tools/checkov.txt
 	@touch $@
 
+.venv/tritonclient/.installed: tools/tritonclient.txt | $(BIN)/python
+	@$(PYTHON) -m venv --clear .venv/tritonclient
+	@.venv/tritonclient/bin/python -m pip install --quiet --disable-pip-version-check -r tools/tritonclient.txt
+	@touch $@
+
 node_modules/.installed: package.json package-lock.json
 	@npm ci --ignore-scripts --silent --no-audit --no-fund
 	@touch $@
@@ -70,7 +75,7 @@ $(GRAPHS)/.traced: $(wildcard services/vision/*.py) .venv/versions.txt
 	@touch $@
 
 .PHONY: proto
-proto: $(BIN)/python ## Generate the Python stubs in sightline/v1 from protos/
+proto: $(BIN)/python ## Generate the Python stubs from protos/
 	@rm -f $(BIN)/.stubs
 	@$(MAKE) --silent --no-print-directory $(BIN)/.stubs
 
@@ -183,5 +188,5 @@ demo-detection: setup-run ## Register, train, evaluate and predict boxes on real
 
 .PHONY: clean
 clean: ## Remove what was installed and generated
-	rm -rf .venv node_modules sightline/v1 dist build .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv node_modules sightline/v1 sightline/inference dist build .pytest_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -18,7 +18,7 @@ except ImportError:  # `make proto` runs this file in an environment that needs 
     BuildHookInterface = MetadataHookInterface = object
 
 ROOT = Path(__file__).resolve().parent
-PACKAGE = "sightline/v1"
+PACKAGES = ("sightline/v1", "sightline/inference")
 
 
 class StubsHook(BuildHookInterface):  # type: ignore[misc,valid-type]  # a variable where hatchling is missing
@@ -42,16 +42,16 @@ class ReleaseHook(MetadataHookInterface):  # type: ignore[misc,valid-type]  # as
 
 
 def generate(root: Path) -> None:
-    """Replace sightline/v1 by the stubs of every proto under protos/sightline/v1.
+    """Replace each of PACKAGES by the stubs of every proto in its folder under protos/.
 
     The result depends only on the protos and the compiler: stubs of a removed proto disappear. If a proto does not
     compile, the old stubs stay, the compiler's message is on stderr, and RuntimeError is raised.
     """
     from grpc_tools import protoc
 
-    protos = sorted((root / "protos" / PACKAGE).glob("*.proto"))
+    protos = [proto for package in PACKAGES for proto in sorted((root / "protos" / package).glob("*.proto"))]
     if not protos:
-        raise RuntimeError(f"no protos in {root / 'protos' / PACKAGE}")
+        raise RuntimeError(f"no protos in {root / 'protos'}")
     with tempfile.TemporaryDirectory(prefix="stubs-", dir=root) as folder:
         status = protoc.main(
             [
@@ -66,12 +66,17 @@ def generate(root: Path) -> None:
         )
         if status != 0:
             raise RuntimeError(f"protoc ended with status {status}")
-        fresh, target = Path(folder) / PACKAGE, root / PACKAGE
-        (fresh / "__init__.py").write_text('"""The contract, generated from protos/sightline/v1."""\n')
-        target.parent.mkdir(exist_ok=True)
-        if target.exists():
-            target.rename(Path(folder) / "old")
-        fresh.rename(target)
+        for package in PACKAGES:
+            _replace(root / package, Path(folder) / package, f"protos/{package}")
+
+
+def _replace(target: Path, fresh: Path, source: str) -> None:
+    """Moves the fresh stubs to their target; the old ones go with the temporary folder."""
+    (fresh / "__init__.py").write_text(f'"""The stubs of {source}, generated."""\n')
+    target.parent.mkdir(exist_ok=True)
+    if target.exists():
+        target.rename(fresh.with_name(f"{fresh.name}.old"))
+    fresh.rename(target)
 
 
 def _plugin(name: str) -> str:

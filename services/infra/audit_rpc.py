@@ -20,9 +20,7 @@ class Servicer(AuditServiceServicer):
     def __init__(self, log: AuditLog | None) -> None:
         self._log = log
 
-    async def ListAuditEvents(  # noqa: N802 - the contract's name
-        self, request: pb.ListAuditEventsRequest, context: Any
-    ) -> pb.ListAuditEventsResponse:
+    async def ListAuditEvents(self, request: pb.ListAuditEventsRequest, context: Any) -> pb.ListAuditEventsResponse:
         if self._log is None:
             raise AuditNotStored(setting="SIGHTLINE_AUDIT")
         size, scope, filters = paging.check_page_size(request.page_size), _scope(request), _filters(request)

@@ -15,8 +15,9 @@ async def answered(
     *,
     most: int,
     places: asyncio.Semaphore,
+    in_order: bool = False,
 ) -> AsyncGenerator[R]:
-    """The answers in the order of completion.
+    """The answers in the order of completion, or with `in_order` in that of the items.
 
     Law: at most `most` items have been read whose answers have not been taken, and no item is read beyond that. Each
     begins once it has one of `places`, which other streams share, and keeps it until its answer is taken; an item that
@@ -37,7 +38,10 @@ async def answered(
                 await stack.enter_async_context(places)
                 task = asyncio.create_task(answer(item))
                 held[task] = stack.pop_all()
-                task.add_done_callback(done.put_nowait)
+                if in_order:
+                    done.put_nowait(task)
+                else:
+                    task.add_done_callback(done.put_nowait)
 
     reader = asyncio.create_task(read())
     reader.add_done_callback(done.put_nowait)
@@ -49,7 +53,7 @@ async def answered(
                 reader.result()
                 reading = False
                 continue
-            yield task.result()
+            yield await task
             await held.pop(task).aclose()
     finally:
         for task in (reader, *held):

@@ -8,7 +8,7 @@
     │   └── InvalidImage: InvalidImageFormat, InvalidImageSize
     ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists,
     │   UploadAlreadyExists, FileAlreadyExists
-    ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound,
+    ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
     │   EstimateNotFound, RecordNotFound, BlobNotFound, UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused, CoverageUnavailable
@@ -286,6 +286,15 @@ class ModelNotFound(NotFound):
     """There is no such model."""
 
     reason = "ModelNotFound"
+    resource_type = "model"
+
+
+class ModelVersionNotFound(NotFound):
+    """The model's current version is another one."""
+
+    reason = "ModelVersionNotFound"
+    template = "{name} has no version {version!r}: its current one, which alone is served, is {current!r}."
+    field_name = "model_version"
     resource_type = "model"
 
 

@@ -50,6 +50,11 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
         Role.ADMIN: "UnloadModel",  # all callers of the replica then wait for the next load
     },
     "sightline.v1.AuditService": {Role.ADMIN: "ListAuditEvents"},
+    "inference.GRPCInferenceService": {
+        Role.VIEWER: "ServerMetadata ModelReady ModelMetadata RepositoryIndex",
+        Role.PREDICTOR: "ModelInfer ModelStreamInfer RepositoryModelLoad",
+        Role.ADMIN: "RepositoryModelUnload",
+    },
     "grpc.reflection.v1alpha.ServerReflection": {Role.VIEWER: "ServerReflectionInfo"},
     "grpc.reflection.v1.ServerReflection": {Role.VIEWER: "ServerReflectionInfo"},
 }
@@ -62,7 +67,12 @@ POLICY: Mapping[str, Role] = {
 }
 
 # Probes and load balancers have no token; all they learn is whether a service works.
-OPEN = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List"})
+OPEN = frozenset(
+    {
+        *("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/List"),
+        *("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"),
+    }
+)
 
 
 def may(held: Iterable[Role], wanted: Role) -> bool:

@@ -17,14 +17,18 @@ from services.kit.settings import load, refuse_exposure
 from services.kit.tasks import alongside
 from services.predictor import engines, metrics, replica
 from services.predictor.clients import TrainerModels
+from services.predictor.inference_rpc import InferenceServicer
 from services.predictor.preload import Preload
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
 from services.vision.device import choose
+from sightline.inference import open_inference_pb2 as inference_pb
+from sightline.inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub
 from sightline.v1.prediction_service_pb2_grpc import add_PredictionServiceServicer_to_server
 
+INFERENCE = inference_pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["PredictionService"]
 
 
@@ -62,7 +66,12 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
         service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes)
         preload = Preload(predictor.load_model, settings.preloaded, clock)
         ready = preload.ready if settings.preloaded else None
-        server = Server("predictor", settings, telemetry, [service], ready, ready_every_seconds=0.5)
+        inference = InferenceServicer(predictor, clock, ready)
+        served = [
+            service,
+            Service(INFERENCE, add_GRPCInferenceServiceServicer_to_server, inference, settings.request_bytes),
+        ]
+        server = Server("predictor", settings, telemetry, served, ready, ready_every_seconds=0.5)
         async with alongside(preload=preload.run()):
             await server.start()
             await server.run_until(stop)

@@ -1,7 +1,7 @@
 """The predictor's use cases."""
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,16 +19,18 @@ from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.predictor import explanation, metrics
 from services.predictor.batching import Batcher
-from services.predictor.cache import ModelCache
-from services.predictor.domain import Bundle, ImageQuery, LoadedModel, ModelRunner, Prepared
+from services.predictor.cache import Entry, ModelCache
+from services.predictor.domain import Bundle, ImageQuery, LoadedModel, ModelInfo, ModelRunner, Prepared
 from services.predictor.explanation import Explanation
 from services.predictor.lookup import ModelLookup
-from services.predictor.metrics import DropReason, Eviction, Stage
+from services.predictor.metrics import DropReason, Stage
 from services.predictor.places import Places
 from services.predictor.results import Analysis, Tag, result_of
 from services.predictor.sets import check_coverage
 from services.vision.decode import Decoded, ImageInfo
 from services.vision.decode_pool import Decoders
+
+MOST_OF_A_CALL = 16  # images in work, so that one stream, or batch, leaves places to others
 
 T = TypeVar("T")
 log = Log(__name__)
@@ -83,17 +85,48 @@ class Predictor:
         names.parse(query.model_name, "models", field="model_name")
         query.check()
         data, file = await self._image(query)
-        bundle = await self._bundle(query.model_name)
-        async with self._cache.use(bundle) as model:
-            runner = model.runner
-            check_coverage(runner.card, query)  # before the image costs anything
-            self._require_time(deadline)
-            info, image = await self._prepared(runner, data, file, deadline)
-            output = await self._batcher.predict(runner, image, deadline)
-            model.answered(self._clock.now())
+        async with self._cache.use(await self._bundle(query)) as model:
+            return await self._analysis(model, query, data, file, deadline)
+
+    async def analyze_batch(self, queries: Sequence[ImageQuery], deadline: float | None = None) -> list[Analysis]:
+        """Analyzes images with one version of their model, all or none; `queries` differ in their image only."""
+        with self._predictions.place():
+            if len(queries) == 1:
+                return [await self.analyze_streamed(queries[0], deadline)]
+            return await self.analyze_streamed_batch(queries, deadline)
+
+    async def analyze_streamed_batch(
+        self, queries: Sequence[ImageQuery], deadline: float | None = None
+    ) -> list[Analysis]:
+        """The same; its images wait for places among `streamed`, so its caller must have none of these."""
+        query, own = queries[0], asyncio.Semaphore(MOST_OF_A_CALL)
+        names.parse(query.model_name, "models", field="model_name")
+        query.check()
+
+        async def one(model: Entry, query: ImageQuery) -> Analysis:
+            async with own, self.streamed:
+                return await self._analysis(model, query, *await self._image(query), deadline)
+
+        try:
+            async with self._cache.use(await self._bundle(query)) as model, asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(model, query)) for query in queries]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _analysis(
+        self, model: Entry, query: ImageQuery, data: bytes, file: str, deadline: float | None
+    ) -> Analysis:
+        """The result of a loaded model, which stays in use meanwhile."""
+        runner = model.runner
+        check_coverage(runner.card, query)  # before the image costs anything
+        self._require_time(deadline)
+        info, image = await self._prepared(runner, data, file, deadline)
+        output = await self._batcher.predict(runner, image, deadline)
+        model.answered(self._clock.now())
         with self._timed(Stage.POSTPROCESS):
             result = result_of(runner.card, output, info.width, info.height, query)
-            return Analysis(bundle.version, info.width, info.height, result)
+            return Analysis(model.bundle.version, info.width, info.height, result)
 
     async def explain_image(self, query: ImageQuery, tag: str, deadline: float | None = None) -> Explanation:
         """Shows what in the image speaks for the tag, at the cost of some fifty predictions; errors as above."""
@@ -101,8 +134,7 @@ class Predictor:
         query.check()
         with self._predictions.place(), self._explanations.place():
             data, file = await self._image(query)
-            bundle = await self._bundle(query.model_name)
-            async with self._cache.use(bundle) as model:
+            async with self._cache.use(await self._bundle(query)) as model:
                 runner = model.runner
                 made = await self._decoded(
                     runner, data, file, deadline, partial(explanation.inputs_of, arrange=runner.arrange)
@@ -114,28 +146,42 @@ class Predictor:
             weights = explanation.weights_of(confidence, [explanation.confidence_in(one, label) for one in answers])
             drawn = await asyncio.to_thread(explanation.overlay, made.shown, made.grid, weights)
             found = Tag(runner.card.categories[label].name, confidence)
-            return Explanation(bundle.version, made.info.width, made.info.height, found, made.grid, weights, drawn)
+            return Explanation(
+                model.bundle.version, made.info.width, made.info.height, found, made.grid, weights, drawn
+            )
 
     async def load_model(self, model_name: str) -> LoadedModel:
-        """Returns once the model is loaded and warmed up, at once if it already is."""
+        """Returns once the model is loaded and warmed up, at once if it already is, and keeps it in memory."""
         names.parse(model_name, "models", field="model_name")
-        async with self._cache.use(await self._bundle(model_name)) as model:
-            return model.describe()
+        async with self._cache.use((await self._lookup.find(model_name)).bundle()) as model:
+            return self._cache.keep(model)
 
     def unload_model(self, model_name: str) -> None:
         """Drops the model from memory; predictions in flight still finish. ModelNotFound if it is not loaded."""
         names.parse(model_name, "models", field="model_name")
-        self._cache.drop(model_name, Eviction.UNLOADED)
+        self._cache.unload(model_name)
 
     def list_loaded_models(self) -> list[LoadedModel]:
         """The project's models that this replica has loaded."""
         return [model for model in self._cache.loaded() if model.name.startswith(names.own("models", ""))]
 
+    async def model(self, model_name: str) -> ModelInfo:
+        """What the trainer says of the model; ModelNotFound, Unavailable."""
+        names.parse(model_name, "models", field="model_name")
+        return await self._lookup.find(model_name)
+
+    async def list_models(self) -> list[ModelInfo]:
+        """The project's models, loaded or not."""
+        return await self._lookup.list()
+
     async def sweep(self) -> None:
-        """Drops loaded models that have been deleted, even if they are no longer requested."""
+        """Drops loaded models that have been deleted, and loads new bundles of kept ones, even without requests."""
         for name in self._cache.names():
             try:
-                await self._lookup.find(name)
+                bundle = (await self._lookup.find(name)).bundle()
+                if self._cache.keeps(name) and not self._cache.has(bundle):
+                    async with self._cache.use(bundle):
+                        log.info("kept_model_loaded", model=name, version=bundle.version)
             except ModelNotFound:
                 log.info("deleted_model_dropped", model=name)
             except SightlineError as error:
@@ -146,15 +192,15 @@ class Predictor:
         """Sweeps until cancelled."""
         await repeat(self.sweep, partial(self._clock.sleep, every_seconds))
 
-    async def _bundle(self, model_name: str) -> Bundle:
-        """The current bundle; use it without awaiting anything in between, or it may be outdated."""
-        return (await self._lookup.find(model_name)).bundle()
+    async def _bundle(self, query: ImageQuery) -> Bundle:
+        """The bundle that answers; use it without awaiting anything in between, or it may be outdated."""
+        return (await self._lookup.find(query.model_name)).bundle(query.model_version)
 
     async def _image(self, query: ImageQuery) -> tuple[bytes, str]:
         """The image's bytes, and its name in error messages."""
         if query.image is not None:
-            self._check_size(len(query.image), "image")
-            return query.image, "image"
+            self._check_size(len(query.image), query.file)
+            return query.image, query.file
         key = self._limits.reach.key(query.uri, self._blobs.bucket, acting_project())
         self._check_size((await self._blobs.stat(key)).size_bytes, query.uri)
         data = await self._blobs.get(key, 0, self._limits.max_image_bytes + 1)  # it may have been replaced since stat
@@ -198,12 +244,14 @@ class Predictor:
             raise DeadlineExceeded(what="The prediction") from None
 
     def _require_time(self, deadline: float | None) -> None:
-        """TooBusy if the images that wait take longer than the call has time."""
+        """TooBusy if the images that wait take longer than the call has time; DeadlineExceeded if it has none left."""
         if deadline is None:
             return
         expected, remaining = self._batcher.expected_seconds(), deadline - self._clock.monotonic()
         if expected > remaining:
             self._telemetry.add(metrics.DROPPED, reason=DropReason.LATE)
+            if remaining <= 0:
+                raise DeadlineExceeded(what="The prediction")
             raise TooBusy(subject="Predictions", expected=f"{expected:.2g}", remaining=f"{remaining:.2g}")
 
     @contextmanager

@@ -9,8 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from services.kit import names
 from services.kit.clock import Clock
-from services.kit.errors import ModelNotFound, QuotaExceeded
+from services.kit.errors import ModelNotFound, ProjectQuotaExceeded, QuotaExceeded
+from services.kit.plurals import counted
 from services.kit.telemetry import Telemetry
 from services.predictor import metrics
 from services.predictor.domain import Bundle, LoadedModel, ModelRunner
@@ -50,6 +52,7 @@ class Entry:
     size_bytes: int = 0  # 0 until its memory is reserved
     pins: int = 1  # one for the load
     dropped: bool = False  # freed when the last pin is gone
+    ended: bool = False  # dropped because the model was unloaded or deleted
     load_time: datetime | None = None  # None while loading
     last_used_time: datetime | None = None
     use_count: int = 0
@@ -64,19 +67,20 @@ class Entry:
         self.last_used_time = now
         self.use_count += 1
 
-    def describe(self) -> LoadedModel:
+    def describe(self, *, kept: bool) -> LoadedModel:
         """The model as callers see it; ValueError while loading."""
         if self.load_time is None:
             raise ValueError(f"{self.bundle} is not loaded yet")
         name, version = self.bundle.model_name, self.bundle.version
-        return LoadedModel(name, version, self.size_bytes, self.load_time, self.last_used_time, self.use_count)
+        return LoadedModel(name, version, self.size_bytes, self.load_time, self.last_used_time, self.use_count, kept)
 
 
 class ModelCache:
     """An LRU cache with at most one bundle per model and at most `capacity_bytes` in total.
 
     Law: concurrent requests for a bundle share one load, which outlives callers that give up. A pinned model stays
-    usable until its last user is done, even if it is dropped meanwhile, and counts towards the capacity until then.
+    usable until its last user is done, even if it is dropped meanwhile, and counts towards the capacity until then. A
+    kept model, whichever its bundle, is never evicted for others until it is unloaded or deleted.
     """
 
     def __init__(
@@ -85,12 +89,15 @@ class ModelCache:
         capacity_bytes: int,
         clock: Clock,
         telemetry: Telemetry,
-        kept: Collection[str] = (),
+        preloaded: Collection[str] = (),
+        project_share: float = 1.0,
     ) -> None:
-        """The models named in `kept` are never evicted for others."""
+        """The models named in `preloaded` are kept whenever they are loaded; `project_share` is of `keep`."""
         self._source = source
         self._capacity_bytes = capacity_bytes
-        self._kept = frozenset(kept)
+        self._preloaded = frozenset(preloaded)
+        self._kept: set[str] = set()  # by `keep`
+        self._kept_bytes_of_project = int(project_share * capacity_bytes)
         self._clock = clock
         self._telemetry = telemetry
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # by model name, least recently used first
@@ -98,6 +105,7 @@ class ModelCache:
         self._leaving_bytes = 0  # of dropped entries that are still pinned
         self._freed = asyncio.Event()
         telemetry.set(metrics.CAPACITY_BYTES, capacity_bytes)
+        telemetry.set(metrics.KEPT_MODELS, 0)
         self._count(0)
 
     @asynccontextmanager
@@ -114,26 +122,45 @@ class ModelCache:
         finally:
             self._unpin(entry)
 
-    def drop(self, model_name: str, reason: Eviction) -> None:
-        """Removes the model and frees it once it is no longer in use; ModelNotFound if it is not in the cache."""
-        entry = self._entries.pop(model_name, None)
-        if entry is None:
+    def keep(self, entry: Entry) -> LoadedModel:
+        """Keeps the model of a loaded entry, and describes it.
+
+        Nothing is kept if the model was unloaded or deleted while the entry was in use. ProjectQuotaExceeded if its
+        project keeps its share already.
+        """
+        name = entry.bundle.model_name
+        if not entry.ended and not self.keeps(name):
+            self._check_share(entry)
+            self._kept.add(name)
+            self._telemetry.set(metrics.KEPT_MODELS, len(self._kept))
+        return entry.describe(kept=self.keeps(name))
+
+    def keeps(self, model_name: str) -> bool:
+        """Whether the model is kept."""
+        return model_name in self._preloaded or model_name in self._kept
+
+    def has(self, bundle: Bundle) -> bool:
+        """Whether the bundle is loaded or being loaded."""
+        present = self._entries.get(bundle.model_name)
+        return present is not None and present.bundle == bundle
+
+    def unload(self, model_name: str) -> None:
+        """Drops the model and no longer keeps it; ModelNotFound if it is neither in the cache nor kept."""
+        if model_name not in self.names():
             raise ModelNotFound(name=model_name)
-        self._telemetry.add(metrics.CACHE_EVICTIONS, reason=reason)
-        self._leave(entry)
+        self._end(model_name, Eviction.UNLOADED)
 
     def discard(self, model_name: str) -> None:
-        """Drops a model that was deleted; does nothing if it is not in the cache."""
-        if model_name in self._entries:
-            self.drop(model_name, Eviction.DELETED)
+        """Drops a model that was deleted, and no longer keeps it; does nothing if it is not in the cache."""
+        self._end(model_name, Eviction.DELETED)
 
     def names(self) -> list[str]:
-        """The models that are loaded or being loaded."""
-        return list(self._entries)
+        """The models that are loaded, being loaded, or to be kept."""
+        return [*self._entries, *(self._kept - self._entries.keys())]
 
     def loaded(self) -> list[LoadedModel]:
         """The models that are ready to predict."""
-        return [entry.describe() for entry in self._entries.values() if entry.load_time]
+        return [entry.describe(kept=self.keeps(name)) for name, entry in self._entries.items() if entry.load_time]
 
     async def close(self) -> None:
         """Cancels the loads and drops every model; none may be in use."""
@@ -142,7 +169,36 @@ class ModelCache:
             entry.task.cancel()
         await asyncio.gather(*(entry.task for entry in entries), return_exceptions=True)
         for name in self.names():
-            self.drop(name, Eviction.UNLOADED)
+            self._end(name, Eviction.UNLOADED)
+
+    def _end(self, model_name: str, reason: Eviction) -> None:
+        """Drops the model and no longer keeps it."""
+        self._kept.discard(model_name)
+        self._telemetry.set(metrics.KEPT_MODELS, len(self._kept))
+        if entry := self._entries.get(model_name):
+            entry.ended = True
+            self._drop(entry, reason)
+
+    def _drop(self, entry: Entry, reason: Eviction) -> None:
+        """Removes the entry, which is freed once it is no longer in use."""
+        del self._entries[entry.bundle.model_name]
+        self._telemetry.add(metrics.CACHE_EVICTIONS, reason=reason)
+        self._leave(entry)
+
+    def _check_share(self, entry: Entry) -> None:
+        """ProjectQuotaExceeded if the project would keep more than its share with this entry."""
+        project, _ = names.split(entry.bundle.model_name)
+        kept = [one for name, one in self._entries.items() if name in self._kept and names.split(name)[0] == project]
+        used, limit = sum(one.size_bytes for one in kept), self._kept_bytes_of_project
+        if used + entry.size_bytes > limit:
+            raise ProjectQuotaExceeded(
+                subject=f"Project {project}, memory for models that LoadModel keeps",
+                used=f"{counted(used, 'byte')} in use",
+                asked=entry.size_bytes,
+                limit=limit,
+                setting="SIGHTLINE_PROJECT_SHARE",
+                remedy="Unload another of them; a model predicts without LoadModel too.",
+            )
 
     def _enter(self, bundle: Bundle) -> Entry:
         present = self._entries.get(bundle.model_name)
@@ -152,7 +208,7 @@ class ModelCache:
             self._telemetry.add(metrics.CACHE_REQUESTS, result=result)
             return present
         if present is not None:
-            self.drop(bundle.model_name, Eviction.REPLACED)
+            self._drop(present, Eviction.REPLACED)
         self._telemetry.add(metrics.CACHE_REQUESTS, result=CacheResult.MISS)
         entry = Entry(bundle)
         self._entries[bundle.model_name] = entry
@@ -181,8 +237,9 @@ class ModelCache:
         while not self._make_room(size_bytes):
             if not self._leaving_bytes:
                 raise QuotaExceeded(
-                    subject=f"Memory for {entry.bundle.model_name} next to the models in use",
-                    value=size_bytes,
+                    subject=f"Memory for {entry.bundle.model_name}, together with the models in use and those that are"
+                    " kept (LoadModel, SIGHTLINE_PRELOAD_MODELS)",
+                    value=self._needed(size_bytes),
                     limit=self._capacity_bytes,
                     setting="SIGHTLINE_MODEL_CACHE_BYTES",
                 )
@@ -194,14 +251,21 @@ class ModelCache:
 
     def _make_room(self, size_bytes: int) -> bool:
         """Evicts as many models as necessary; none, and False, if that would not be enough."""
-        idle = [entry for name, entry in self._entries.items() if not entry.pins and name not in self._kept]
-        if self._used_bytes - sum(entry.size_bytes for entry in idle) + size_bytes > self._capacity_bytes:
+        if self._needed(size_bytes) > self._capacity_bytes:
             return False
-        for entry in idle:
+        for entry in self._idle():
             if self._used_bytes + size_bytes <= self._capacity_bytes:
                 break
-            self.drop(entry.bundle.model_name, Eviction.CAPACITY)
+            self._drop(entry, Eviction.CAPACITY)
         return True
+
+    def _idle(self) -> list[Entry]:
+        """The models that may be evicted, least recently used first."""
+        return [entry for name, entry in self._entries.items() if not entry.pins and not self.keeps(name)]
+
+    def _needed(self, size_bytes: int) -> int:
+        """The memory for so much and everything that may not be evicted."""
+        return self._used_bytes - sum(entry.size_bytes for entry in self._idle()) + size_bytes
 
     def _leave(self, entry: Entry) -> None:
         entry.dropped = True

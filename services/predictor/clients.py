@@ -1,14 +1,22 @@
 """The trainer as the predictor sees it, over gRPC."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from services.kit import names
+from services.kit.callers import acting_project
 from services.kit.errors import ModelNotFound, SightlineError, Unavailable
+from services.kit.paging import MAX_PAGE_SIZE
 from services.predictor.domain import ModelInfo, ModelState
+from services.vision.card import ModelKind
+from sightline.client.transport.connection import PROJECT
 from sightline.v1 import model_pb2
 from sightline.v1 import model_service_pb2 as pb
 
 if TYPE_CHECKING:
     from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub  # exists for type checkers only
+
+_KINDS = {model_pb2.TrainingParameters.GENERIC_DETECTOR: ModelKind.GENERIC_DETECTOR}
 
 TIMEOUT_SECONDS = 2.0  # an occasional prediction waits for this call
 
@@ -28,6 +36,16 @@ class TrainerModels:
             raise Unavailable(what="The trainer", problem=error.message) from error
         return model_from(model)
 
+    async def list(self) -> list[ModelInfo]:
+        project, request, found = acting_project(), pb.ListModelsRequest(page_size=MAX_PAGE_SIZE), list[ModelInfo]()
+        while True:
+            page = await self._stub.ListModels(request, timeout=TIMEOUT_SECONDS, metadata=((PROJECT, project),))
+            # The answer has names as the project sees them.
+            found += [replace(model, name=names.root(project) + model.name) for model in map(model_from, page.models)]
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
 
 def model_from(message: model_pb2.Model) -> ModelInfo:
     """The model in the trainer's message; Unavailable if this version does not know its state."""
@@ -38,4 +56,5 @@ def model_from(message: model_pb2.Model) -> ModelInfo:
             what="The trainer", problem=f"it reports an unknown state of {message.name}: {error}"
         ) from error
     seal = message.bundle_digest, message.bundle_signature
-    return ModelInfo(message.name, state, message.model_version, message.bundle_uri, *seal)
+    kind = _KINDS.get(message.training_parameters.model_kind, ModelKind.GENERIC_CLASSIFIER)
+    return ModelInfo(message.name, state, message.model_version, message.bundle_uri, *seal, kind)

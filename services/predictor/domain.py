@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from services.kit.errors import InvalidRequest, ModelNotReady
-from services.vision.card import ModelCard
+from services.kit.errors import InvalidRequest, ModelNotReady, ModelVersionNotFound
+from services.vision.card import ModelCard, ModelKind
 from services.vision.decode import Decoded
 from services.vision.image_detections import ImageDetections
 from services.vision.inputs import Letterboxed, Views
@@ -66,11 +66,17 @@ class ModelInfo:
     bundle_uri: str
     bundle_digest: str = ""
     bundle_signature: str = ""
+    kind: ModelKind = ModelKind.GENERIC_CLASSIFIER
 
-    def bundle(self) -> Bundle:
-        """The current bundle, whatever the model's state; ModelNotReady if there is none yet."""
+    def bundle(self, version: str = "") -> Bundle:
+        """The current bundle, whatever the model's state.
+
+        ModelNotReady if there is none yet, ModelVersionNotFound if a version is wanted that is not the current one.
+        """
         if not self.version or not self.bundle_uri:
             raise ModelNotReady(name=self.name, state=self.state.value, remedy=_REMEDIES[self.state])
+        if version not in ("", self.version):
+            raise ModelVersionNotFound(name=self.name, version=version, current=self.version)
         return Bundle(self.name, self.version, self.bundle_uri, self.bundle_digest, self.bundle_signature)
 
 
@@ -79,6 +85,10 @@ class Models(Protocol):
 
     async def get(self, name: str) -> ModelInfo:
         """The current model; ModelNotFound, or Unavailable if the trainer does not respond."""
+        ...
+
+    async def list(self) -> "list[ModelInfo]":
+        """The models of the project that the call acts in, by name; Unavailable if the trainer does not respond."""
         ...
 
 
@@ -132,6 +142,8 @@ class ImageQuery:
     max_results: int | None  # None: DEFAULT_MAX_RESULTS
     use_suggested_thresholds: bool = False
     coverage: float | None = None  # of the prediction set; None: no set
+    model_version: str = ""  # that must answer; empty: the current one
+    file: str = "image"  # what error messages call the image's bytes
 
     def check(self) -> None:
         """InvalidRequest unless the values are in range and at most one kind of threshold is set."""
@@ -158,3 +170,4 @@ class LoadedModel:
     load_time: datetime
     last_used_time: datetime | None  # None: not used yet
     use_count: int
+    kept: bool = False  # by LoadModel or SIGHTLINE_PRELOAD_MODELS

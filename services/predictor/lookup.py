@@ -48,6 +48,10 @@ class ModelLookup:
             return known.info
         return await asyncio.shield(asking)  # shared: a caller that leaves must not cancel it
 
+    async def list(self) -> list[ModelInfo]:
+        """The models of the call's project, as the trainer lists them now."""
+        return await self._models.list()
+
     def forget_except(self, names: Collection[str]) -> None:
         """Forgets all other models, which bounds memory by the models in use."""
         self._known = {name: known for name, known in self._known.items() if name in names}

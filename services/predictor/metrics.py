@@ -91,6 +91,9 @@ LOAD_FAILURES = Metric(  # Is a bundle or the store broken?
 LOADED_MODELS = Metric(  # How many models share the memory?
     "sightline_predictor_loaded_models", MetricKind.GAUGE, "Models in memory or being loaded."
 )
+KEPT_MODELS = Metric(  # How many may not make room for others?
+    "sightline_predictor_kept_models", MetricKind.GAUGE, "Models that LoadModel keeps in memory."
+)
 CAPACITY_BYTES = Metric(  # How full is it?
     "sightline_predictor_capacity_bytes", MetricKind.GAUGE, "Memory limit for models, in bytes."
 )
@@ -100,5 +103,14 @@ LOADED_BYTES = Metric(  # How much of it is used?
 
 ALL = (
     *(*STORE, *decode_metrics.ALL, STAGE_SECONDS, BATCH_SIZE, QUEUE_LENGTH, DROPPED),
-    *(CACHE_REQUESTS, CACHE_EVICTIONS, LOAD_SECONDS, LOAD_FAILURES, LOADED_MODELS, CAPACITY_BYTES, LOADED_BYTES),
+    *(
+        CACHE_REQUESTS,
+        CACHE_EVICTIONS,
+        LOAD_SECONDS,
+        LOAD_FAILURES,
+        LOADED_MODELS,
+        KEPT_MODELS,
+        CAPACITY_BYTES,
+        LOADED_BYTES,
+    ),
 )

@@ -39,7 +39,7 @@ async def running(
     batcher = Batcher(clock, telemetry, passes)
     verifier = Verifier.of(settings.bundle_key.read_bytes()) if settings.bundle_key else None
     source = BundleSource(blobs, directory, loader, workers, batcher.call, verifier)
-    cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry, settings.preloaded)
+    cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry, settings.preloaded, settings.project_share)
     lookup = ModelLookup(models, clock, settings.model_fresh_seconds, on_gone=cache.discard)
     limits = Limits(
         settings.max_prediction_image_bytes,

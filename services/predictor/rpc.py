@@ -14,7 +14,7 @@ from services.kit.clock import Clock
 from services.kit.errors import InvalidRequest, NotServedYet, SightlineError
 from services.kit.status import status_of
 from services.predictor import wire
-from services.predictor.app import Predictor
+from services.predictor.app import MOST_OF_A_CALL, Predictor
 from sightline.v1 import batch_prediction_pb2, prediction_pb2
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceServicer
@@ -23,7 +23,6 @@ Context = aio.ServicerContext[Any, Any]
 
 ONE_BY_ONE = "send the images to AnalyzeImages until it is"
 MAX_IMAGE_ID = 128
-MOST_OF_A_STREAM = 16  # images in work, so that one stream leaves places to others
 
 
 class PredictionServicer(PredictionServiceServicer):
@@ -44,7 +43,7 @@ class PredictionServicer(PredictionServiceServicer):
     ) -> AsyncIterator[pb.AnalyzeImagesResponse]:
         answer = partial(self._answer, deadline=self._deadline(context))
         places = self._predictor.streamed
-        async with aclosing(answered(request_iterator, answer, most=MOST_OF_A_STREAM, places=places)) as responses:
+        async with aclosing(answered(request_iterator, answer, most=MOST_OF_A_CALL, places=places)) as responses:
             async for response in responses:
                 yield response
 

@@ -60,7 +60,9 @@ class PredictorSettings(settings.Settings):
     def request_bytes(self) -> dict[str, int]:
         """The largest requests of the rpcs that take an image."""
         largest = self.max_prediction_image_bytes + (64 << 10)
-        return dict.fromkeys(("AnalyzeImage", "AnalyzeImages", "ExplainImage"), largest)
+        return dict.fromkeys(
+            ("AnalyzeImage", "AnalyzeImages", "ExplainImage", "ModelInfer", "ModelStreamInfer"), largest
+        )
 
     def passes(self, device: Literal["cpu", "cuda"]) -> Passes:
         """What forward passes there are on a device: a GPU takes one, which may be large."""

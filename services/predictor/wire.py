@@ -95,4 +95,5 @@ def loaded_model_to(model: LoadedModel) -> prediction_pb2.LoadedModel:
         load_time=to_timestamp(model.load_time),
         last_used_time=to_timestamp(model.last_used_time),
         use_count=model.use_count,
+        pinned=model.kept,
     )

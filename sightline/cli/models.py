@@ -1,4 +1,4 @@
-"""`sightline models`: estimate a training, train within a budget, follow the training, and show the results."""
+"""`sightline models`: estimate a training, train within a budget, follow it, show the results, load the models."""
 
 from contextlib import closing
 from enum import StrEnum
@@ -16,17 +16,21 @@ from sightline.cli.session import session
 from sightline.cli.watching import watching
 from sightline.client.names import bare_name, full_name
 from sightline.client.progress import metric_name, of_model
-from sightline.client.quantities import duration, milliseconds
+from sightline.client.quantities import duration, milliseconds, size
 from sightline.client.results.estimate import BudgetOutlook
 from sightline.client.results.kinds import ModelKind, ModelState
 from sightline.client.results.model import Hyperparameters, ModelData
 from sightline.client.results.trial import Trial
 from sightline.v1 import model_service_pb2 as service
+from sightline.v1 import prediction_service_pb2 as prediction_service
 
 COLLECTION = "models"
 NAME_EFFECTS = {"CENTRE": "from category names", "ALONE": "category names alone"}
 
-app = typer.Typer(help="Estimate and train models, and list, show, cancel and delete them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Estimate and train models, list, show, cancel and delete them, and load them into the predictor's memory.",
+    no_args_is_help=True,
+)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 
@@ -239,6 +243,45 @@ def delete(name: Name, json: Json = False) -> None:
         print_json(Empty())
     else:
         output().print(f"deleted {escape(full_name(COLLECTION, name))}")
+
+
+@app.command("load")
+def load(name: Name, json: Json = False) -> None:
+    """Load a model into the predictor's memory, where it stays until it is unloaded or deleted."""
+    with session() as client:
+        model = client.models.load(name)
+    if json:
+        print_json(model.message)
+    else:
+        output().print(f"{escape(model.name)}, version {escape(model.version)}, is loaded ({size(model.size_bytes)})")
+
+
+@app.command("unload")
+def unload(name: Name, json: Json = False) -> None:
+    """Remove a model from the predictor's memory. The next prediction loads it again."""
+    with session() as client:
+        client.models.unload(name)
+    if json:
+        print_json(Empty())
+    else:
+        output().print(f"unloaded {escape(full_name(COLLECTION, name))}")
+
+
+@app.command("loaded")
+def loaded(json: Json = False) -> None:
+    """List the models in the predictor's memory; of several replicas, in that of one."""
+    with session() as client:
+        models = client.models.loaded()
+    if json:
+        print_json(prediction_service.ListLoadedModelsResponse(loaded_models=[model.message for model in models]))
+        return
+    rows = table("NAME", "VERSION", "MEMORY", "STAYS", "IMAGES", "LOADED", "LAST USED")
+    for model in models:
+        stays = "yes" if model.pinned else ""
+        used = moment(model.last_used_time)
+        cells = escape(bare_name(model.name)), escape(model.version), size(model.size_bytes), stays
+        rows.add_row(*cells, str(model.use_count), moment(model.load_time), used)
+    output().print(rows)
 
 
 def print_model(model: ModelData) -> None:

@@ -7,7 +7,8 @@ SightlineError
 │   └── about files on this machine: AnnotationsUnreadable, ImagesMissing, ExportRefused
 ├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, UploadAlreadyExists,
 │       FileAlreadyExists
-├── NotFound: DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound, UploadNotFound, BlobNotFound
+├── NotFound: DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
+│   UploadNotFound, BlobNotFound
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
 │       StoreRefused, AuditNotStored, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
@@ -307,6 +308,12 @@ class ModelNotFound(NotFound):
 
     reason = "ModelNotFound"
     advice = "`sightline models list` prints the models that exist"
+
+
+class ModelVersionNotFound(NotFound):
+    """The model's current version is another one."""
+
+    reason = "ModelVersionNotFound"
 
 
 class TrialNotFound(NotFound):

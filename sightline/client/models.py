@@ -11,11 +11,13 @@ from sightline.client.requests import Budget
 from sightline.client.results.dataset import DatasetData
 from sightline.client.results.estimate import Estimate
 from sightline.client.results.kinds import ModelKind
+from sightline.client.results.loaded import LoadedModel
 from sightline.client.results.model import KIND_FOR, AsyncModel, Hyperparameters, Model
 from sightline.client.results.trial import Trial
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_pb2
 from sightline.v1 import model_service_pb2 as service
+from sightline.v1 import prediction_service_pb2 as prediction_service
 
 COLLECTION = "models"
 ESTIMATE_SECONDS = 300.0  # that an estimate may take, most of which is the wait for a worker
@@ -120,6 +122,26 @@ class Models:
         request = service.DeleteModelRequest(name=full_name(COLLECTION, name))
         self._calls.ask(self._calls.stubs.models.DeleteModel, request)
 
+    def load(self, name: str | Named) -> LoadedModel:
+        """Loads a model into the memory of a replica of the predictor, where it stays until it is unloaded or deleted.
+
+        Its first prediction is then as fast as the others. Raises ModelNotFound, ModelNotReady, and QuotaExceeded if
+        there is no room next to the models in use and those that stay.
+        """
+        request = prediction_service.LoadModelRequest(model_name=full_name(COLLECTION, name))
+        return LoadedModel.of(self._calls.ask(self._calls.stubs.predictions.LoadModel, request))
+
+    def unload(self, name: str | Named) -> None:
+        """Removes a model from the memory of a replica until a prediction loads it again; ModelNotFound."""
+        request = prediction_service.UnloadModelRequest(model_name=full_name(COLLECTION, name))
+        self._calls.ask(self._calls.stubs.predictions.UnloadModel, request)
+
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """The models in the memory of the replica that answers, by name."""
+        request = prediction_service.ListLoadedModelsRequest()
+        response = self._calls.pages(self._calls.stubs.predictions.ListLoadedModels, request)
+        return tuple(LoadedModel.of(message) for message in response.loaded_models)
+
     def _kind_for(self, dataset: str | Named) -> ModelKind:
         if isinstance(dataset, DatasetData):
             return kind_for(dataset)
@@ -209,6 +231,22 @@ class AsyncModels:
         """Deletes a model with its trials and evaluations. ModelNotFound, or WrongState while it trains."""
         request = service.DeleteModelRequest(name=full_name(COLLECTION, name))
         await self._calls.ask(self._calls.stubs.models.DeleteModel, request)
+
+    async def load(self, name: str | Named) -> LoadedModel:
+        """As `Models.load`."""
+        request = prediction_service.LoadModelRequest(model_name=full_name(COLLECTION, name))
+        return LoadedModel.of(await self._calls.ask(self._calls.stubs.predictions.LoadModel, request))
+
+    async def unload(self, name: str | Named) -> None:
+        """As `Models.unload`."""
+        request = prediction_service.UnloadModelRequest(model_name=full_name(COLLECTION, name))
+        await self._calls.ask(self._calls.stubs.predictions.UnloadModel, request)
+
+    async def loaded(self) -> tuple[LoadedModel, ...]:
+        """As `Models.loaded`."""
+        request = prediction_service.ListLoadedModelsRequest()
+        response = await self._calls.pages(self._calls.stubs.predictions.ListLoadedModels, request)
+        return tuple(LoadedModel.of(message) for message in response.loaded_models)
 
     async def _kind_for(self, dataset: str | Named) -> ModelKind:
         if isinstance(dataset, DatasetData):

@@ -30,7 +30,7 @@ async def test_fifty_concurrent_first_calls_load_the_model_once(running: Running
 async def test_a_model_is_loaded_listed_and_unloaded_on_request(running: Running):
     assert await running.loaded() == []
     loaded = await running.stub.LoadModel(pb.LoadModelRequest(model_name="models/m"))
-    assert loaded.model_version == "v1"
+    assert (loaded.model_version, loaded.pinned) == ("v1", True)
     assert await running.loaded() == [loaded]
     await running.analyze()
     assert len(running.telemetry.observed["sightline_predictor_load_seconds", ()]) == 1, (
@@ -93,3 +93,39 @@ async def test_a_loaded_model_is_still_served_while_the_trainer_does_not_respond
     assert len(await running.loaded()) == 1
     with pytest.raises(errors.Unavailable, match="The trainer"):
         await running.analyze(model_name="models/other")
+
+
+async def test_a_loaded_model_stays_and_gets_its_newer_bundle_without_a_request(running: Running, tmp_path: Path):
+    await running.stub.LoadModel(pb.LoadModelRequest(model_name="models/m"))
+    await put_bundle(running.blobs, tmp_path / "m2", info(version="v2"), seed=2)
+    running.models.models["models/m"] = info(version="v2")
+    await running.predictor.sweep()
+    (loaded,) = await running.loaded()
+    assert (loaded.model_version, loaded.pinned, loaded.use_count) == ("v2", True, 0)
+    running.models.models.clear()
+    await running.predictor.sweep()
+    assert await running.loaded() == []
+    running.models.models["models/m"] = info(version="v2")
+    await running.analyze()
+    assert [model.pinned for model in await running.loaded()] == [False], "another model of the same name"
+
+
+async def test_a_model_that_only_predicted_is_not_loaded_again_by_a_sweep(running: Running, tmp_path: Path):
+    await running.analyze()
+    await put_bundle(running.blobs, tmp_path / "m2", info(version="v2"), seed=2)
+    running.models.models["models/m"] = info(version="v2")
+    await running.predictor.sweep()
+    assert [(model.model_version, model.pinned) for model in await running.loaded()] == [("v1", False)]
+
+
+async def test_models_that_stay_leave_no_room_for_another_and_the_error_says_so(tmp_path: Path):
+    async with serving(tmp_path) as small:
+        size = (await small.blobs.stat("models/m/v1/weights.safetensors")).size_bytes
+    async with serving(tmp_path / "two", model_cache_bytes=int(1.5 * size)) as running:
+        running.models.models["models/b"] = info("b")
+        await put_bundle(running.blobs, tmp_path / "b", info("b"))
+        await running.stub.LoadModel(pb.LoadModelRequest(model_name="models/m"))
+        with pytest.raises(errors.QuotaExceeded, match=r"models/b, together with .* kept .LoadModel"):
+            await running.analyze(model_name="models/b")
+        await running.stub.UnloadModel(pb.UnloadModelRequest(model_name="models/m"))
+        await running.analyze(model_name="models/b")

@@ -14,6 +14,9 @@ from google.rpc.status_pb2 import Status
 
 from services.dataset.uploaded_files import FOLDER
 from services.infra.projects import holds_name
+from sightline.client.transport.connection import bearer
+from sightline.inference import open_inference_pb2 as inference
+from sightline.inference import open_inference_pb2_grpc as inference_grpc
 from sightline.v1 import batch_prediction_pb2, dataset_pb2, evaluation_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as datasets
 from sightline.v1 import evaluation_service_pb2 as evaluations
@@ -204,6 +207,29 @@ async def test_a_name_with_a_project_in_it_is_no_name(two: Suite):
         code, message, _, _ = await answer(two, "GetDataset", request, key)
         assert code == "INVALID_ARGUMENT"
         assert "expected a name without its project" in message
+
+
+async def test_the_open_inference_protocol_knows_the_models_of_the_calls_project_only(two: Suite):
+    async def index(key: str) -> list[str]:
+        stub = inference_grpc.GRPCInferenceServiceStub(two.channels["GRPCInferenceService"])
+        metadata = [bearer(two.tokens[key])]
+        found = await stub.RepositoryIndex(inference.RepositoryIndexRequest(), metadata=metadata)
+        return [model.name for model in found.models]
+
+    async def infer(key: str, name: str) -> str:
+        stub = inference_grpc.GRPCInferenceServiceStub(two.channels["GRPCInferenceService"])
+        image = inference.ModelInferRequest.InferInputTensor(name="image", datatype="BYTES", shape=[1])
+        image.contents.bytes_contents.append(IMAGE)
+        request = inference.ModelInferRequest(model_name=name, inputs=[image])
+        try:
+            return (await stub.ModelInfer(request, metadata=[bearer(two.tokens[key])])).model_name
+        except grpc.aio.AioRpcError as error:
+            return error.details() or ""
+
+    assert await index("ann") == ["m", "theirs"]
+    assert await index("bob") == ["m"]
+    assert [await infer("ann", "theirs"), await infer("bob", "m")] == ["theirs", "m"]
+    assert await infer("bob", "theirs") == "models/theirs does not exist."
 
 
 async def test_a_page_token_is_of_its_project(two: Suite):

@@ -22,6 +22,7 @@ from services.predictor import replica
 from services.predictor.batching import Passes
 from services.predictor.clients import TrainerModels
 from services.predictor.domain import ModelInfo, ModelState
+from services.predictor.inference_rpc import InferenceServicer
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
 from services.trainer.app import Models
@@ -41,6 +42,8 @@ from services.vision.sealing import seal
 from sightline.client import keys
 from sightline.client.transport.connection import PROJECT, bearer
 from sightline.client.transport.credentials import Credentials
+from sightline.inference import open_inference_pb2
+from sightline.inference import open_inference_pb2_grpc as inference_grpc
 from sightline.v1 import (
     dataset_pb2,
     dataset_service_pb2,
@@ -67,6 +70,7 @@ SERVICES: tuple[tuple[Any, Any], ...] = (
     (project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"], project_grpc),
     (prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"], prediction_grpc),
 )
+INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 RPCS: dict[str, Any] = {rpc.name: rpc for service, _ in SERVICES for rpc in service.methods}
 
 
@@ -175,7 +179,8 @@ async def suite(folder: Path) -> AsyncGenerator[Suite]:
         for service in ("ModelService", "EvaluationService", "ProjectService"):
             made.channels[service] = await stack.enter_async_context(plain(trainer))
         predictor = await stack.enter_async_context(_predictor(made, trainer, services))
-        made.channels["PredictionService"] = await stack.enter_async_context(plain(predictor))
+        for service in ("PredictionService", "GRPCInferenceService"):
+            made.channels[service] = await stack.enter_async_context(plain(predictor))
         yield made
 
 
@@ -233,7 +238,12 @@ async def _predictor(made: Suite, trainer: str, services: Credentials) -> AsyncG
         ) as predictor:
             servicer = PredictionServicer(predictor, clock)
             add = prediction_grpc.add_PredictionServiceServicer_to_server
-            server = Server("predictor", settings, telemetry, [Service(SERVICES[4][0], add, servicer)])
+            inference = InferenceServicer(predictor, clock)
+            parts = [
+                Service(SERVICES[4][0], add, servicer),
+                Service(INFERENCE, inference_grpc.add_GRPCInferenceServiceServicer_to_server, inference),
+            ]
+            server = Server("predictor", settings, telemetry, parts)
             try:
                 yield f"127.0.0.1:{await server.start()}"
             finally:

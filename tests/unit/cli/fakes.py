@@ -38,6 +38,7 @@ from sightline.v1.prediction_pb2 import (
     BoundingBox,
     CustomModelResult,
     ImageMetadata,
+    LoadedModel,
     ObjectsResult,
     Tag,
     TagsResult,
@@ -72,6 +73,7 @@ class Fakes:
         self.uploads: dict[str, Upload] = {}
         self.audit: list[audit.AuditEvent] = []
         self.projects: dict[str, Project] = {}
+        self.loaded: dict[str, LoadedModel] = {}
         self.files: dict[str, bytes] = {}
         self.images: dict[str, bytes] = {}  # what ReadImages sends, of the category `cat`
         self.page_size = 2
@@ -334,6 +336,22 @@ class PredictionFake(ps_grpc.PredictionServiceServicer):
         return AnalyzeImageResponse(
             model_version="v1", metadata=ImageMetadata(width=64, height=48), custom_model_result=result
         )
+
+    def LoadModel(self, request: ps.LoadModelRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "LoadModel", request)
+        found = LoadedModel(model_name=request.model_name, model_version="v1", size_bytes=6_000_000, pinned=True)
+        found.load_time.FromSeconds(1_767_225_600)
+        self.fakes.loaded[request.model_name] = found
+        return found
+
+    def UnloadModel(self, request: ps.UnloadModelRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "UnloadModel", request)
+        del self.fakes.loaded[request.model_name]
+        return empty_pb2.Empty()
+
+    def ListLoadedModels(self, request: ps.ListLoadedModelsRequest, context: grpc.ServicerContext) -> Any:
+        items, token = self.fakes.page(list(self.fakes.loaded.values()), request.page_token)
+        return ps.ListLoadedModelsResponse(loaded_models=items, next_page_token=token)
 
     def ExplainImage(self, request: ps.ExplainImageRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "ExplainImage", request)

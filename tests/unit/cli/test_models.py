@@ -405,3 +405,19 @@ def test_a_model_says_which_one_it_continues(sightline: Command, fakes: Fakes) -
     assert made.training_parameters.base_model == "models/old"
     made.base_model_version = "t001.1-ab"
     assert "models/old, version t001.1-ab" in sightline("models", "show", "m").out
+
+
+def test_a_model_is_loaded_listed_and_unloaded(sightline: Command, fakes: Fakes) -> None:
+    shown = sightline("models", "load", "m")
+    assert (shown.code, shown.out.strip()) == (0, "models/m, version v1, is loaded (6 MB)")
+    assert sightline("models", "load", "other", "--json").json["pinned"] is True
+    shown = sightline("models", "loaded")
+    assert [line.split()[:5] for line in shown.out.splitlines() if "v1" in line] == [
+        ["m", "v1", "6", "MB", "yes"],
+        ["other", "v1", "6", "MB", "yes"],
+    ]
+    assert "unloaded models/m" in sightline("models", "unload", "m").out
+    assert list(fakes.loaded) == ["models/other"]
+    assert [one["modelName"] for one in sightline("models", "loaded", "--json").json["loadedModels"]] == [
+        "models/other"
+    ]

@@ -384,6 +384,19 @@ async def test_projects_have_what_is_used_and_what_is_left(client: Client, aio: 
     assert await aio.projects.list() == everything
 
 
+async def test_models_are_loaded_listed_and_unloaded(client: Client, aio: AsyncClient, fakes: Fakes) -> None:
+    loaded = client.models.load("m")
+    assert (loaded.name, loaded.version, loaded.size_bytes, loaded.pinned) == ("models/m", "v1", 6_000_000, True)
+    assert loaded.load_time == datetime(2026, 1, 1, tzinfo=UTC)
+    assert loaded.last_used_time is None
+    assert client.models.loaded() == await aio.models.loaded() == (await aio.models.load("m"),)
+    client.models.unload("m")
+    assert client.models.loaded() == ()
+    await aio.models.load("m")
+    await aio.models.unload("models/m")
+    assert not fakes.loaded
+
+
 async def test_the_whole_story_in_asyncio(aio: AsyncClient, fakes: Fakes, coco: Path, photo: Path) -> None:
     birds = await aio.datasets.register("birds", coco=coco)
     assert (birds.state, set(fakes.files)) == ("READY", {"coco.json", "a.png"})

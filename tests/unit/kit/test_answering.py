@@ -54,6 +54,33 @@ async def test_answers_come_in_the_order_of_completion():
             await anext(answers)
 
 
+async def test_answers_come_in_the_order_of_the_items_on_request():
+    source, places = Source(3), asyncio.Semaphore(3)
+    stream = answered(source.items(), source.answer, most=3, places=places, in_order=True)
+    async with aclosing(stream) as answers:
+        source.release(2, 1)
+        first = asyncio.ensure_future(anext(answers))
+        await settle()
+        assert not first.done()
+        source.release(0)
+        assert [await first, *[answer async for answer in answers]] == [0, 10, 20]
+    assert not places.locked()
+
+
+async def test_an_error_ends_an_ordered_stream_once_its_turn_has_come():
+    source = Source(3)
+    stream = answered(source.items(), source.answer, most=3, places=asyncio.Semaphore(3), in_order=True)
+    async with aclosing(stream) as answers:
+        first = asyncio.ensure_future(anext(answers))
+        await settle()
+        source.answers[1].set_exception(ValueError("second"))
+        source.release(0)
+        assert await first == 0
+        with pytest.raises(ValueError, match="second"):
+            await anext(answers)
+    assert source.cancelled == [2]
+
+
 async def test_nothing_is_read_while_as_many_answers_as_allowed_have_not_been_taken():
     source, places = Source(6), asyncio.Semaphore(10)
     source.release(*range(6))

@@ -19,12 +19,18 @@ from services.predictor import metrics, replica
 from services.predictor.app import Predictor
 from services.predictor.batching import Passes
 from services.predictor.domain import Loader
+from services.predictor.inference_rpc import InferenceServicer
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
 from services.vision import bundle as bundles
 from services.vision.classifier import Classifier
 from services.vision.detector import Detector
 from services.vision.inputs import Views
+from sightline.inference import open_inference_pb2 as inference_pb
+from sightline.inference.open_inference_pb2_grpc import (
+    GRPCInferenceServiceStub,
+    add_GRPCInferenceServiceServicer_to_server,
+)
 from sightline.v1 import prediction_pb2
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub, add_PredictionServiceServicer_to_server
@@ -40,6 +46,7 @@ from tests.unit.predictor.support import (
     put_files,
 )
 
+INFERENCE = inference_pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["PredictionService"]
 IMAGE = file_of(make_image())
 QUEUED = ("sightline_predictor_stage_seconds", (("stage", "queue"),))
@@ -65,6 +72,7 @@ class Running:
         self.telemetry = MemoryTelemetry()
         self.address = ""
         self.stub: Any = None
+        self.inference: Any = None
 
     async def analyze(self, image: bytes = IMAGE, **fields: Any) -> prediction_pb2.AnalyzeImageResponse:
         source: dict[str, Any] = {} if "uri" in fields else {"image": image}
@@ -113,12 +121,16 @@ async def serving(
         running = Running(predictor, models, blobs, folder)
         running.telemetry = telemetry
         servicer = PredictionServicer(predictor, clock)
-        service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes)
-        server = Server("predictor", settings, telemetry, [service])
+        inference = InferenceServicer(predictor, clock)
+        services = [
+            Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes),
+            Service(INFERENCE, add_GRPCInferenceServiceServicer_to_server, inference, settings.request_bytes),
+        ]
+        server = Server("predictor", settings, telemetry, services)
         running.address = f"127.0.0.1:{await server.start()}"
         try:
             async with open_channel(running.address) as channel:
-                running.stub = PredictionServiceStub(channel)
+                running.stub, running.inference = PredictionServiceStub(channel), GRPCInferenceServiceStub(channel)
                 yield running
         finally:
             await server.drain()

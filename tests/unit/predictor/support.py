@@ -132,6 +132,11 @@ class FakeModels:
         self.error: SightlineError | None = None
         self.calls = 0
 
+    async def list(self) -> list[ModelInfo]:
+        if self.error:
+            raise self.error
+        return sorted(self.models.values(), key=lambda model: model.name)
+
     async def get(self, name: str) -> ModelInfo:
         self.calls += 1
         await asyncio.sleep(0)

@@ -1,31 +1,36 @@
 """The model cache: shared loads, eviction, and models in use."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from services.kit.clock import ManualClock
-from services.kit.errors import ModelNotFound, QuotaExceeded, Unavailable
+from services.kit.errors import ModelNotFound, ProjectQuotaExceeded, QuotaExceeded, Unavailable
 from services.kit.telemetry import MemoryTelemetry
 from services.predictor import metrics
 from services.predictor.cache import ModelCache
-from services.predictor.domain import Bundle
+from services.predictor.domain import Bundle, LoadedModel
 from tests.unit.predictor.support import FakeSource
 
 
 class Case:
     """A cache of 100 bytes."""
 
-    def __init__(self, **sizes: int) -> None:
+    def __init__(self, share: float = 1.0, **sizes: int) -> None:
         self.source = FakeSource(**sizes)
         self.telemetry = MemoryTelemetry()
-        self.cache = ModelCache(self.source, 100, ManualClock(), self.telemetry)
+        self.cache = ModelCache(self.source, 100, ManualClock(), self.telemetry, project_share=share)
 
     async def touch(self, name: str, version: str = "v1") -> None:
         async with self.cache.use(Bundle(name, version, "")):
             pass
+
+    async def keep(self, name: str, version: str = "v1") -> LoadedModel:
+        async with self.cache.use(Bundle(name, version, "")) as entry:
+            return self.cache.keep(entry)
 
     @property
     def used_bytes(self) -> float:
@@ -91,23 +96,121 @@ async def test_a_model_in_use_is_not_evicted_and_a_model_that_does_not_fit_next_
         with pytest.raises(QuotaExceeded) as refusal:
             await case.touch("c")
         assert case.cache.names() == ["b", "a"], "nothing is evicted for a model that would not fit anyway"
-    assert refusal.value.metadata["value"] == "90"
+    assert refusal.value.metadata["value"] == "130"
     await case.touch("c")
     assert case.cache.names() == ["c"]
 
 
 async def test_a_kept_model_makes_no_room_for_others_but_may_be_replaced_and_dropped():
     case = Case(a=60, b=60, c=30)
-    case.cache = ModelCache(case.source, 100, ManualClock(), case.telemetry, kept=("a",))
+    case.cache = ModelCache(case.source, 100, ManualClock(), case.telemetry, preloaded=("a",))
     await case.touch("a")
     await case.touch("c")
     with pytest.raises(QuotaExceeded, match="Memory for b"):
         await case.touch("b")
     assert case.cache.names() == ["a", "c"]
     await case.touch("a", "v2")
-    case.cache.drop("a", metrics.Eviction.UNLOADED)
+    case.cache.unload("a")
     await case.touch("b")
     assert case.cache.names() == ["c", "b"]
+
+
+async def test_what_was_asked_to_stay_makes_no_room_for_others_with_any_bundle_until_it_is_unloaded():
+    case = Case(a=60, b=60, c=30)
+    assert (await case.keep("a")).kept
+    await case.touch("c")
+    with pytest.raises(QuotaExceeded, match="Memory for b, together with the models in use and those that are kept"):
+        await case.touch("b")
+    await case.touch("a", "v2")
+    with pytest.raises(QuotaExceeded):
+        await case.touch("b")
+    assert [(model.name, model.kept) for model in case.cache.loaded()] == [("c", False), ("a", True)]
+    assert case.telemetry.value(metrics.KEPT_MODELS) == 1
+    case.cache.unload("a")
+    assert case.telemetry.value(metrics.KEPT_MODELS) == 0
+    await case.touch("a")
+    await case.touch("b")
+    assert case.cache.names() == ["b"], "a is kept no longer"
+
+
+async def test_what_is_kept_does_not_fit_if_all_of_it_together_would_not():
+    case = Case(a=60, b=60)
+    await case.keep("a")
+    with pytest.raises(QuotaExceeded) as refusal:
+        await case.keep("b")
+    assert (refusal.value.metadata["value"], refusal.value.metadata["limit"]) == ("120", "100")
+    case.cache.unload("a")
+    assert (await case.keep("b")).kept
+
+
+async def test_a_project_keeps_no_more_than_its_share_and_leaves_others_theirs():
+    sizes = {"models/a": 30, "models/b": 30, "models/c": 30, "projects/acme/models/a": 30}
+    case = Case(0.5, **sizes)
+    await case.keep("models/a")
+    with pytest.raises(ProjectQuotaExceeded, match=r"Project default, .* 30 bytes in use, and 30 more .* limit of 50"):
+        await case.keep("models/b")
+    assert [model.kept for model in case.cache.loaded()] == [True, False], "loaded, as for a prediction"
+    assert (await case.keep("models/a")).kept, "it is already"
+    assert (await case.keep("projects/acme/models/a")).kept
+    await case.touch("models/c")
+    assert case.cache.names() == ["models/a", "projects/acme/models/a", "models/c"]
+
+
+async def test_a_model_that_is_unloaded_or_deleted_while_it_loads_is_not_kept():
+    for end in ("unload", "discard"):
+        case = Case(a=60, b=60)
+        case.source.gate.clear()
+        asked = asyncio.create_task(case.keep("a"))
+        await settle()
+        getattr(case.cache, end)("a")
+        again = asyncio.create_task(case.touch("a"))  # by a prediction that comes later
+        await settle()
+        case.source.gate.set()
+        assert not (await asked).kept
+        await again
+        await case.touch("b")
+        assert case.cache.names() == ["b"]
+
+
+async def test_a_model_that_gets_a_better_bundle_while_it_loads_is_kept():
+    case = Case(a=20)
+    case.source.gate.clear()
+    asked = asyncio.create_task(case.keep("a"))
+    await settle()
+    better = asyncio.create_task(case.touch("a", "v2"))
+    await settle()
+    case.source.gate.set()
+    await asyncio.gather(asked, better)
+    assert [(model.version, model.kept) for model in case.cache.loaded()] == [("v2", True)]
+
+
+async def test_a_load_that_fails_or_is_given_up_keeps_nothing():
+    case = Case(a=60, b=60)
+    case.source.error = Unavailable(what="The store", problem="gone")
+    with pytest.raises(Unavailable):
+        await case.keep("a")
+    case.source.error = None
+    case.source.gate.clear()
+    asked = asyncio.create_task(case.keep("a"))
+    await settle()
+    asked.cancel()
+    await settle()
+    case.source.gate.set()
+    await case.touch("a")
+    await case.touch("b")
+    assert (case.cache.names(), case.cache.keeps("a")) == (["b"], False)
+
+
+async def test_a_kept_model_whose_new_bundle_cannot_be_loaded_can_still_be_unloaded():
+    case = Case(a=60)
+    await case.keep("a")
+    case.source.error = Unavailable(what="The store", problem="gone")
+    with pytest.raises(Unavailable):
+        await case.touch("a", "v2")
+    assert case.cache.names() == ["a"], "so that a sweep tries again, or notices its deletion"
+    case.cache.unload("a")
+    with pytest.raises(ModelNotFound):
+        case.cache.unload("a")
 
 
 async def test_a_new_bundle_replaces_the_old_one_and_waits_for_its_last_user():
@@ -127,11 +230,11 @@ async def test_a_new_bundle_replaces_the_old_one_and_waits_for_its_last_user():
 async def test_a_model_dropped_while_in_use_is_freed_when_its_user_is_done():
     case = Case(a=40)
     async with case.cache.use(Bundle("a", "v1", "")):
-        case.cache.drop("a", metrics.Eviction.UNLOADED)
+        case.cache.unload("a")
         assert (case.cache.names(), case.used_bytes, case.source.discarded) == ([], 40, [])
     assert (case.used_bytes, case.source.discarded) == (0, [Path("a-v1")])
     with pytest.raises(ModelNotFound):
-        case.cache.drop("a", metrics.Eviction.UNLOADED)
+        case.cache.unload("a")
 
 
 async def test_a_model_dropped_while_loading_still_serves_its_callers_and_is_then_freed():
@@ -148,7 +251,7 @@ async def test_a_model_dropped_while_loading_still_serves_its_callers_and_is_the
 
 async def test_two_hundred_models_rotate_through_a_cache_of_twenty_without_an_error_and_within_its_bytes():
     names = [f"m{number}" for number in range(200)]
-    case = Case(**dict.fromkeys(names, 5))
+    case = Case(0.1, **dict.fromkeys(names, 5))
     held: list[float] = []
 
     async def caller(seed: int) -> None:
@@ -160,7 +263,11 @@ async def test_two_hundred_models_rotate_through_a_cache_of_twenty_without_an_er
                 assert model.runner
                 held.append(case.used_bytes)
             if random.random() < 0.05 and name in case.cache.names():
-                case.cache.drop(name, metrics.Eviction.UNLOADED)
+                case.cache.unload(name)
+            if random.random() < 0.05:
+                with suppress(ProjectQuotaExceeded):
+                    await case.keep(name)
+            assert sum(model.size_bytes for model in case.cache.loaded() if model.kept) <= 10
 
     await asyncio.gather(*(caller(seed) for seed in range(16)))
     assert max(held) <= 100
