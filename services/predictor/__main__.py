@@ -39,6 +39,7 @@ def main() -> None:
         sys.stdout.write(settings.masked() + "\n")
         return
     refuse_exposure(settings)
+    engines.refuse_missing(settings.cpu_engine)
     observe.configure_logging("predictor", settings.log_level)
     processes.run(lambda stop: serve(settings, stop))
 
@@ -57,8 +58,14 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sightline-bundles-"))
         )
         models, blobs = TrainerModels(ModelServiceStub(channel)), await open_blobs(settings, telemetry)
-        load_bundle = partial(engines.load, device=device.kind, threads=settings.forward_threads)
         passes = settings.passes(device.kind)
+        load_bundle = partial(
+            engines.load,
+            device=device.kind,
+            threads=settings.forward_threads,
+            cpu_engine=settings.cpu_engine,
+            passes=passes.at_once,
+        )
         predictor = await stack.enter_async_context(
             replica.running(settings, directory / "bundles", models, blobs, load_bundle, passes, clock, telemetry)
         )

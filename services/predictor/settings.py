@@ -21,6 +21,7 @@ class PredictorSettings(settings.Settings):
     trainer_address: settings.Address = "127.0.0.1:50052"  # host:port of the trainer api
     bundle_key: Path | None = None  # the public key, in PEM, that must have signed every bundle
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: exit at startup without a usable GPU
+    cpu_engine: Literal["onnxruntime", "openvino"] = "onnxruntime"  # for bundles with graphs
     model_cache_bytes: int = Field(default=4 * 1024**3, gt=0)  # of weights in memory
     model_cache_directory: Path | None = None  # for bundles' files; none: a temporary folder
     preload_models: str = ""  # loaded before the replica is ready, and kept: `models/a,projects/acme/models/b`

@@ -1,10 +1,12 @@
-"""Models that ONNX Runtime runs, from the graphs in a bundle. No torch.
+"""Models that run from the graphs in a bundle, in ONNX Runtime unless told otherwise. No torch.
 
 They answer as `classifier.Classifier` and `detector.Detector` do, within 1e-4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnxruntime
@@ -20,8 +22,19 @@ from services.vision.suppression import suppressed
 Floats = NDArray[np.float32]
 
 
+class Runnable(Protocol):
+    """A network in some engine; safe to use from several threads."""
+
+    def run(self, outputs: Sequence[str], pixels: NDArray[np.uint8]) -> list[Floats]:
+        """The outputs for [n, h, w, 3]."""
+        ...
+
+
+Engine = Callable[[Path], Runnable]
+
+
 class Graph:
-    """A network on a CPU, whose threads sleep between passes; safe to use from several threads."""
+    """A network in ONNX Runtime on a CPU, whose threads sleep between passes; safe to use from several threads."""
 
     def __init__(self, path: Path, threads: int) -> None:
         options = onnxruntime.SessionOptions()
@@ -33,17 +46,16 @@ class Graph:
             raise BundleCorrupt(f"{path.name} cannot be used: {fault}") from fault
 
     def run(self, outputs: Sequence[str], pixels: NDArray[np.uint8]) -> list[Floats]:
-        """The outputs for [n, h, w, 3]."""
         return [np.asarray(output) for output in self._session.run(outputs, {"pixels": pixels})]
 
 
 class GraphClassifier(ClassifierInputs):
     """Safe to use from several threads."""
 
-    def __init__(self, card: ModelCard, directory: Path, threads: int) -> None:
+    def __init__(self, card: ModelCard, directory: Path, engine: Engine) -> None:
         super().__init__(card)
         self._graphs = {
-            index: Graph(directory / graph_file(index), threads)
+            index: engine(directory / graph_file(index))
             for index, backbone in enumerate(card.backbones)
             if backbone.shares is None
         }
@@ -72,19 +84,23 @@ class GraphClassifier(ClassifierInputs):
 class GraphDetector(DetectorInputs):
     """Safe to use from several threads."""
 
-    def __init__(self, card: ModelCard, directory: Path, threads: int) -> None:
+    def __init__(self, card: ModelCard, directory: Path, engine: Engine) -> None:
         super().__init__(card)
-        self._graph = Graph(directory / graph_file(0), threads)
+        self._graph = engine(directory / graph_file(0))
 
     def predict_prepared(self, images: Sequence[Letterboxed]) -> list[ImageDetections]:
         """The detections in each image; images of one shape share a pass."""
         found: dict[int, ImageDetections] = {}
         for indices in by_shape(images):
-            batch = np.stack([images[index].pixels for index in indices])
-            boxes, scores = self._graph.run(["boxes", "scores"], batch)
+            boxes, scores = self.candidates([images[index] for index in indices])
             for row, index in enumerate(indices):
                 found[index] = suppressed(boxes[row], scores[row], images[index].frame, self.card.suppression)
         return [found[index] for index in range(len(images))]
+
+    def candidates(self, images: Sequence[Letterboxed]) -> tuple[Floats, Floats]:
+        """Boxes and scores before suppression, for images of one shape."""
+        boxes, scores = self._graph.run(["boxes", "scores"], np.stack([image.pixels for image in images]))
+        return boxes, scores
 
 
 def has_graphs(directory: Path) -> bool:
@@ -94,12 +110,17 @@ def has_graphs(directory: Path) -> bool:
     return all(graph_file(index) in names for index, backbone in backbones if backbone.shares is None)
 
 
-def load(directory: Path, threads: int = 1, *, digest: str = "") -> GraphClassifier | GraphDetector:
-    """The model of a bundle that has graphs, its files verified; BundleCorrupt."""
+def load(
+    directory: Path, threads: int = 1, *, digest: str = "", engine: Engine | None = None
+) -> GraphClassifier | GraphDetector:
+    """The model of a bundle that has graphs, its files verified; BundleCorrupt, and what `engine` raises.
+
+    By default, ONNX Runtime with so many threads for a pass.
+    """
     verify(directory, digest)
     card = load_card(directory)
     kind = GraphDetector if card.kind is ModelKind.GENERIC_DETECTOR else GraphClassifier
     try:
-        return kind(card, directory, threads)
+        return kind(card, directory, engine or partial(Graph, threads=threads))
     except (OSError, SafetensorError) as fault:
         raise BundleCorrupt(f"{WEIGHTS_FILE}: {fault}") from fault

@@ -2,16 +2,22 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from services.predictor import engines
-from services.vision import bundle, graph_tracing
+from services.predictor.domain import ModelRunner
+from services.vision import bundle, graph_models, graph_tracing
 from services.vision.classifier import Classifier
 from services.vision.graph_models import GraphClassifier
+from services.vision.openvino_graphs import OpenVinoGraph
 from services.vision.sealing import BundleCorrupt
 from tests.support.hostile_images import encoded
 from tests.unit.vision.test_bundle import classifier
@@ -73,14 +79,57 @@ def every_kind_of_file() -> dict[str, bytes]:
     return files
 
 
-def test_both_engines_give_the_same_probabilities_for_every_format_and_orientation(
-    model: Classifier, with_graphs: Path
+def in_float32(folder: Path) -> ModelRunner:
+    return graph_models.load(folder, engine=partial(OpenVinoGraph, passes=1, threads=1, bfloat16=False))
+
+
+@pytest.mark.parametrize("load", [partial(engines.load, device="cpu", threads=1, digest=""), in_float32])
+def test_every_engine_gives_the_same_probabilities_for_every_format_and_orientation(
+    model: Classifier, with_graphs: Path, load: Callable[[Path], ModelRunner]
 ) -> None:
-    served = engines.load(with_graphs, "cpu", 1, digest="")
+    served = load(with_graphs)
     for name, data in every_kind_of_file().items():
         (expected,) = model.predict_prepared([model.prepare(data)])
         (found,) = served.predict_prepared([served.arrange(served.decode(data))])
         np.testing.assert_allclose(np.asarray(found), expected, atol=1e-4, err_msg=name)
+
+
+def on_openvino(folder: Path) -> ModelRunner:
+    return engines.load(folder, "cpu", 1, digest="", cpu_engine="openvino", passes=2)
+
+
+def test_openvino_computes_with_less_precision_while_that_changes_few_scores(
+    with_graphs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = engines.load(with_graphs, "cpu", 1, digest="")
+    image = encoded(Image.effect_noise((90, 70), 99).convert("RGB"), "PNG")
+    expected, fast = (scores_of(model, image) for model in (exact, on_openvino(with_graphs)))
+    assert 0 < np.abs(fast - expected).max() <= engines.TOLERANCE
+    monkeypatch.setattr(engines, "TOLERANCE", 1e-5)
+    assert scores_of(on_openvino(with_graphs), image) == pytest.approx(expected, abs=1e-5)
+    monkeypatch.setattr(engines, "TOLERANCE", -1.0)
+    assert (scores_of(on_openvino(with_graphs), image) == expected).all()
+
+
+def test_several_threads_share_a_model_in_openvino(with_graphs: Path) -> None:
+    model = on_openvino(with_graphs)
+    images = [encoded(Image.effect_noise((90, 70), 10.0 * one).convert("RGB"), "PNG") for one in range(1, 9)]
+    expected = [scores_of(model, image) for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(partial(scores_of, model), 10 * images))
+    np.testing.assert_allclose(found, 10 * expected, atol=1e-6)
+
+
+def scores_of(model: ModelRunner, image: bytes) -> NDArray[np.float32]:
+    (scores,) = model.predict_prepared([model.arrange(model.decode(image))])
+    return np.asarray(scores)
+
+
+def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines.refuse_missing("onnxruntime")
+    monkeypatch.setattr(engines, "find_spec", lambda _: None)
+    with pytest.raises(SystemExit, match=r"SIGHTLINE_CPU_ENGINE is openvino.*sightline-services\[openvino\]"):
+        engines.refuse_missing("openvino")
 
 
 def test_a_bundle_that_is_not_the_one_of_the_record_is_refused_by_both(with_graphs: Path, without_graphs: Path) -> None:
