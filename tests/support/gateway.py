@@ -106,7 +106,7 @@ async def front(answers: dict[str, Answer], **changes: Any) -> AsyncGenerator[Fr
     """The gateway with these answers of the services, by rpc."""
     settings, seen = GatewaySettings(**changes), list[Seen]()
     stub = cast("Any", Stub(seen, answers))
-    gateway = Gateway(Services(stub, stub, stub, stub), settings, apis.ALL)
+    gateway = Gateway(Services(stub, stub, stub, stub), settings, apis.served())
     calls = HttpCalls("gateway", gateway, gateway, MemoryTelemetry(), Limits.of(settings, {}), None)
     transport = httpx2.ASGITransport(app=cast("Any", calls))
     async with httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
