@@ -23,7 +23,9 @@ class Exchange:
 
     def __init__(self, request: Request, session: Session, settings: GatewaySettings) -> None:
         self.request, self.session, self.settings = request, session, settings
-        self._query = {name.lower(): value for name, value in request.query_params.multi_items()}
+        self._query: dict[str, list[str]] = {}
+        for name, value in request.query_params.multi_items():
+            self._query.setdefault(name.lower(), []).append(value)
 
     def path(self, name: str) -> str:
         """A part of the path."""
@@ -31,7 +33,11 @@ class Exchange:
 
     def query(self, name: str, default: str = "") -> str:
         """A parameter, whose name is found in any case."""
-        return self._query.get(name.lower(), default)
+        return self._query.get(name.lower(), [default])[-1]
+
+    def queries(self, name: str) -> list[str]:
+        """Every value of a parameter."""
+        return self._query.get(name.lower(), [])
 
     async def bytes(self, limit: int) -> bytes:
         """The body."""

@@ -87,6 +87,7 @@ def gateway(
         "SIGHTLINE_AUTH_KEYS": str(folder / "keys"),
         "SIGHTLINE_BLOB_PREFIXES": f"{BLOBS}={uploaded}",
         "SIGHTLINE_DEFAULT_CLASSIFIER": "trees",
+        "SIGHTLINE_QUICK_TRAINING_SECONDS": "40",
         "SIGHTLINE_DRAIN_SECONDS": "0",
     }
     environment = {**os.environ, **suite.addresses.environment(), **settings}
@@ -169,3 +170,40 @@ def test_the_image_analysis_sdk_predicts_with_a_custom_model(
     assert found["refusal"][:2] == [400, "InvalidImageFormat"]
     if language == "py":
         assert found["default"] == [[tag["name"], tag["confidence"]] for tag in found["bytes"]]
+
+
+@pytest.fixture(scope="module")
+def projects(gateway: Gateway) -> dict[str, Any]:
+    """What the Custom Vision SDK got; it leaves a project with an iteration published as `live`."""
+    return gateway.python("custom_vision.py", BLOBS, gateway.folder)
+
+
+def test_the_custom_vision_sdk_trains_publishes_and_classifies(projects: dict[str, Any]) -> None:
+    found = projects["classify"]
+    assert found["projects"] == ["trees"]
+    assert found["again"] == "OKDuplicate"
+    assert (found["tagged"], found["tags"]) == (12, {"Hemlock": 6, "Japanese_Cherry": 6})
+    assert found["repeated"] == "BadRequestTrainingNotNeeded"
+    assert found["published"] == "live"
+    assert found["right"] >= 0.75 * found["images"]
+    assert found["by_url"] == 2
+    assert found["same_ids"]
+    assert len(found["precision"]) == 2
+
+
+def test_the_custom_vision_sdk_trains_on_regions_and_finds_objects(projects: dict[str, Any]) -> None:
+    found = projects["detect"]
+    named, inside = zip(*found["best"], strict=True)
+    assert sum(named) >= 0.5 * len(named)
+    assert all(inside)
+    assert found["left"] == ["trees"], "a project that was deleted is gone"
+
+
+def test_the_custom_vision_sdk_of_node_predicts(gateway: Gateway, projects: dict[str, Any]) -> None:
+    image = gateway.folder / "hemlock_cherry/images/0014.jpg"
+    project = projects["classify"]["project"]
+    found = gateway.node("custom_vision.js", project, image, f"{BLOBS}/hemlock_cherry/images/0014.jpg")
+    assert found["bytes"] == found["url"]
+    assert {name for name, _ in found["bytes"]} == {"Hemlock", "Japanese_Cherry"}
+    assert found["project"] == project
+    assert found["refusal"] == [404, "NotFoundIteration"]

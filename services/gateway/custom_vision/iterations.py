@@ -11,7 +11,10 @@ from services.gateway.upstream import Session
 from sightline.v1 import model_service_pb2 as pb
 from sightline.v1.model_pb2 import Model
 
-NAME, PUBLISHED = "customVision.name", "customVision.publishedName"  # custom properties of a model
+# Custom properties of a model.
+NAME, PUBLISHED = "customVision.name", "customVision.publishedName"
+DIGEST = "customVision.annotations"  # of what it was trained on
+KIND, DOMAIN = "customVision.trainingType", "customVision.domain"
 PAGE = 1000
 FRESH_SECONDS = 5.0  # how long a published name is taken to lead to the same model
 REMEMBERED = 1000  # published names
@@ -78,3 +81,14 @@ class Published:
                     return model.name.removeprefix("models/")
         await get(session, project, name)
         return name
+
+
+async def remove(session: Session, model: Model) -> None:
+    """Deletes an iteration; one that is being trained is cancelled, and deleted once it has ended."""
+    models = session.services.models
+    if model.state not in (Model.SUCCEEDED, Model.FAILED, Model.CANCELLED):
+        await session.call(models.CancelModel, pb.CancelModelRequest(name=model.name))
+        async with aclosing(session.stream(models.WatchModel, pb.WatchModelRequest(name=model.name))) as updates:
+            async for _ in updates:
+                pass
+    await session.call(models.DeleteModel, pb.DeleteModelRequest(name=model.name))
