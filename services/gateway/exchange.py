@@ -1,5 +1,6 @@
 """A request as the handlers of an API see it: its parameters, its body, and the services on its caller's behalf."""
 
+import asyncio
 from typing import Protocol
 
 from starlette.requests import Request
@@ -47,8 +48,9 @@ class Exchange:
     async def json(self, limit: int = 0) -> Fields:
         """The body's JSON object; `{}` if there is no body."""
         data = await self.bytes(limit or self.settings.max_json_bytes)
-        return read_json(data) if data.strip() else Fields({})
+        return await asyncio.to_thread(read_json, data) if data.strip() else Fields({})
 
     async def media(self, limit: int) -> Media:
         """The body, as what its content type says that it is, or else what it looks like."""
-        return medium(self.request.headers.get("content-type", ""), await self.bytes(limit))
+        content_type, data = self.request.headers.get("content-type", ""), await self.bytes(limit)
+        return await asyncio.to_thread(medium, content_type, data)

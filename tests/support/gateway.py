@@ -32,7 +32,7 @@ def failed(error: SightlineError) -> grpc.aio.AioRpcError:
 
 
 class Stub:
-    """A stub whose rpcs are functions of their request, which return one answer or several, or raise a SightlineError."""
+    """A stub whose rpcs are functions of their request: they return one answer or several, or raise."""
 
     def __init__(self, seen: list[Seen], answers: dict[str, Answer]) -> None:
         self._seen, self._answers = seen, answers

@@ -1,39 +1,29 @@
 """The images of a project, with their tags and regions."""
 
-import base64
-import binascii
-import hashlib
-import io
-import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import asyncio
 from datetime import UTC, datetime
-from typing import Any
 
-from PIL import Image, UnidentifiedImageError
 from starlette.responses import JSONResponse, Response
 
-from services.gateway.custom_vision.errors import BadRequest, Missing
+from services.gateway.custom_vision.errors import BadRequest
+from services.gateway.custom_vision.image_state import (
+    Added,
+    from_files,
+    from_parts,
+    from_urls,
+    image_json,
+    known_image,
+    new_region,
+    tags_of,
+)
 from services.gateway.custom_vision.predictions import check_version
-from services.gateway.custom_vision.project_files import IMAGES, Json, ProjectFiles
+from services.gateway.custom_vision.project_files import Json, ProjectFiles
 from services.gateway.custom_vision.projects import VERSIONS, known_tag
 from services.gateway.custom_vision.times import text_of
 from services.gateway.exchange import Exchange
-from services.gateway.fields import Fields
-from sightline.images.upright import FORMATS
 
 MAX_BATCH = 64  # images of a request
 TAKE, MAX_TAKE = 50, 256
-CORNERS = ("left", "top", "width", "height")
-
-
-@dataclass(slots=True)
-class Added:
-    """What a request adds to a project."""
-
-    images: dict[str, Json] = field(default_factory=dict[str, Json])
-    files: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    results: list[Json] = field(default_factory=list[Json])
 
 
 class Images:
@@ -47,35 +37,23 @@ class Images:
         check_version(exchange, VERSIONS)
         state = await self._state(exchange)
         media = await exchange.media(exchange.settings.max_image_batch_bytes)
-        tags, added = _ids(exchange, "tagIds"), Added()
-        for part in media.parts:
-            if part.content:
-                _add_file(state, added, bytes(part.content), tags, [], part.file_name)
+        tags = _ids(exchange, "tagIds")
+        added = await asyncio.to_thread(from_parts, state, media.parts, tags)
         return await self._stored(exchange, state, added)
 
     async def create_from_files(self, exchange: Exchange) -> Response:
         """Adds images in base64, each with its own tags and regions."""
         check_version(exchange, VERSIONS)
         state = await self._state(exchange)
-        body, added = await exchange.json(exchange.settings.max_image_batch_bytes), Added()
-        for entry, tags in _entries(body):
-            try:
-                content = base64.b64decode(entry.required_text("contents"), validate=True)
-            except binascii.Error:
-                raise BadRequest(field=entry.named("contents"), problem="it is not base64") from None
-            _add_file(state, added, content, tags, entry.objects("regions"), entry.text("name"))
+        body = await exchange.json(exchange.settings.max_image_batch_bytes)
+        added = await asyncio.to_thread(from_files, state, body)
         return await self._stored(exchange, state, added)
 
     async def create_from_urls(self, exchange: Exchange) -> Response:
         """Adds images of the own store, which stay where they are."""
         check_version(exchange, VERSIONS)
         state = await self._state(exchange)
-        body, added = await exchange.json(), Added()
-        for entry, tags in _entries(body):
-            url = entry.required_text("url")
-            uri = exchange.settings.blob_uris.to_store(url)
-            made = _image(state, tags, entry.objects("regions")) | {"uri": uri, "width": 0, "height": 0}
-            _add(state, added, _id(exchange.path("project"), uri.encode()), made, url)
+        added = from_urls(state, await exchange.json(), exchange.settings.blob_uris)
         return await self._stored(exchange, state, added)
 
     async def list_some(self, exchange: Exchange) -> Response:
@@ -86,7 +64,7 @@ class Images:
         chosen = _chosen(exchange, state)
         newest = exchange.query("orderBy") == "Newest"
         chosen.sort(key=lambda item: (item[1]["created"], item[0]), reverse=newest)
-        return JSONResponse([_shown(state, one, image) for one, image in chosen[skip : skip + take]])
+        return JSONResponse([image_json(state, one, image) for one, image in chosen[skip : skip + take]])
 
     async def count(self, exchange: Exchange) -> Response:
         """How many images there are, of those that the same list would have."""
@@ -97,7 +75,7 @@ class Images:
         """The images of these ids."""
         check_version(exchange, VERSIONS)
         state, wanted = await self._state(exchange), _ids(exchange, "imageIds")
-        return JSONResponse([_shown(state, one, _known(state, one)) for one in wanted])
+        return JSONResponse([image_json(state, one, known_image(state, one)) for one in wanted])
 
     async def delete(self, exchange: Exchange) -> Response:
         """Removes images from the project."""
@@ -106,7 +84,7 @@ class Images:
         every = exchange.query("allImages").lower() == "true"
         gone = list(state.get("images", {})) if every else _ids(exchange, "imageIds")
         for one in gone:
-            _known(state, one)
+            known_image(state, one)
         await self._change(exchange, {"images": dict.fromkeys(gone)})
         return Response(status_code=204)
 
@@ -118,7 +96,7 @@ class Images:
         patch: dict[str, Json] = {}
         for entry in body.objects("tags"):
             image, tag = entry.required_text("imageId"), entry.required_text("tagId")
-            _known(state, image)
+            known_image(state, image)
             known_tag(state, tag)
             patch.setdefault(image, {}).setdefault("tags", {})[tag] = now
             created.append({"imageId": image, "tagId": tag})
@@ -131,7 +109,7 @@ class Images:
         state, tags = await self._state(exchange), _ids(exchange, "tagIds")
         images = _ids(exchange, "imageIds")
         for image in images:
-            _known(state, image)
+            known_image(state, image)
         await self._change(exchange, {"images": {image: {"tags": dict.fromkeys(tags)} for image in images}})
         return Response(status_code=204)
 
@@ -143,8 +121,8 @@ class Images:
         created: list[Json] = []
         for entry in body.objects("regions"):
             image = entry.required_text("imageId")
-            _known(state, image)
-            region_id, region = _region(state, entry)
+            known_image(state, image)
+            region_id, region = new_region(state, entry)
             patch.setdefault(image, {"regions": {}})["regions"][region_id] = region
             name = state["tags"][region["tagId"]]["name"]
             created.append({"imageId": image, "regionId": region_id, "tagName": name, **region})
@@ -181,64 +159,8 @@ class Images:
         good = all(one["status"].startswith("OK") for one in added.results)
         for result in added.results:
             if image := result.pop("added", None):
-                result["image"] = _shown(state, image, added.images.get(image) or state["images"][image])
+                result["image"] = image_json(state, image, added.images.get(image) or state["images"][image])
         return JSONResponse({"isBatchSuccessful": good, "images": added.results}, 200 if good else 207)
-
-
-def _entries(body: Fields) -> Iterable[tuple[Fields, list[str]]]:
-    """The images of a batch, each with its tags or else the batch's."""
-    common = body.texts("tagIds")
-    return [(entry, entry.texts("tagIds") or common) for entry in body.objects("images")]
-
-
-def _add_file(state: Json, added: Added, content: bytes, tags: list[str], regions: list[Fields], source: str) -> None:
-    """Adds an image by its bytes; what is no image is reported, and the others are added."""
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as header:
-            width, height = header.size
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        added.results.append({"sourceUrl": source, "status": "ErrorImageFormat"})
-        return
-    image_id = _id("", content)
-    made = _image(state, tags, regions) | {"width": width, "height": height}
-    if _add(state, added, image_id, made, source):
-        added.files[IMAGES + image_id] = content
-
-
-def _add(state: Json, added: Added, image_id: str, made: Json, source: str) -> bool:
-    """Whether the image is new; one that is there already keeps its tags and regions."""
-    is_known = image_id in state.get("images", {}) or image_id in added.images
-    added.results.append({"sourceUrl": source, "status": "OKDuplicate" if is_known else "OK", "added": image_id})
-    if not is_known:
-        added.images[image_id] = made
-    return not is_known
-
-
-def _id(scope: str, content: bytes) -> str:
-    """The same for the same bytes, so that an image is not added twice."""
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{scope}{hashlib.sha256(content).hexdigest()}"))
-
-
-def _image(state: Json, tags: list[str], regions: list[Fields]) -> Json:
-    now = text_of(datetime.now(UTC))
-    for tag in tags:
-        known_tag(state, tag)
-    return {
-        "created": now,
-        "tags": dict.fromkeys(tags, now),
-        "regions": dict(_region(state, region) for region in regions),
-    }
-
-
-def _region(state: Json, entry: Fields) -> tuple[str, Json]:
-    """A new region and its id; its box is in fractions of the image."""
-    tag = entry.required_text("tagId")
-    known_tag(state, tag)
-    numbers = {corner: entry.number(corner) for corner in CORNERS}
-    if any(value is None or not -0.01 <= value <= 1.01 for value in numbers.values()):
-        problem = "left, top, width and height are fractions of the image, from 0 to 1"
-        raise BadRequest("BadRequestImageRegions", field=entry.named("left"), problem=problem)
-    return str(uuid.uuid4()), {"tagId": tag, "created": text_of(datetime.now(UTC)), **numbers}
 
 
 def _chosen(exchange: Exchange, state: Json) -> list[tuple[str, Json]]:
@@ -253,35 +175,6 @@ def _chosen(exchange: Exchange, state: Json) -> list[tuple[str, Json]]:
             continue
         found.append((one, image))
     return found
-
-
-def tags_of(state: Json, image: Mapping[str, Any]) -> set[str]:
-    """The tags of an image and of its regions, without those that were deleted."""
-    regions = (region["tagId"] for region in image.get("regions", {}).values())
-    return {*image.get("tags", {}), *regions} & state.get("tags", {}).keys()
-
-
-def _shown(state: Json, one: str, image: Json) -> Json:
-    names = {tag: made["name"] for tag, made in state.get("tags", {}).items()}
-    has = tags_of(state, image)
-    tags = [
-        {"tagId": tag, "tagName": names[tag], "created": image["tags"].get(tag, image["created"])}
-        for tag in sorted(has)
-    ]
-    regions = [
-        {"regionId": region_id, "tagName": names[region["tagId"]], **region}
-        for region_id, region in image.get("regions", {}).items()
-        if region["tagId"] in names
-    ]
-    shown: Json = {"id": one, "created": image["created"], "width": image["width"], "height": image["height"]}
-    return shown | {"originalImageUri": image.get("uri", ""), "tags": tags, "regions": regions}
-
-
-def _known(state: Json, image: str) -> Json:
-    found = state.get("images", {}).get(image)
-    if found is None:
-        raise Missing("NotFoundImage", what="image", name=image[:100])
-    return dict(found)
 
 
 def _ids(exchange: Exchange, name: str) -> list[str]:

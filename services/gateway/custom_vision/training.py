@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from services.gateway.custom_vision import iterations
 from services.gateway.custom_vision.domains import KINDS, Domain, domain_of
 from services.gateway.custom_vision.errors import BadRequest
-from services.gateway.custom_vision.images import tags_of
+from services.gateway.custom_vision.image_state import CORNERS, tags_of
 from services.gateway.custom_vision.iteration_json import iteration_json
 from services.gateway.custom_vision.predictions import check_version
 from services.gateway.custom_vision.project_files import IMAGES, Json, ProjectFiles
@@ -114,7 +114,7 @@ def _labels(state: Json, image: Json, domain: Domain, numbers: dict[str, int]) -
         boxes = [
             {
                 "category_id": numbers[region["tagId"]],
-                "bbox": [region[corner] for corner in ("left", "top", "width", "height")],
+                "bbox": [region[corner] for corner in CORNERS],
             }
             for _, region in regions
             if region["tagId"] in numbers

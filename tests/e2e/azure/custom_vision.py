@@ -46,7 +46,7 @@ def trained(project: str) -> object:
 
 def classify() -> dict:
     project = trainer.create_project("trees", classification_type="Multiclass")
-    coco, names, images = read("hemlock_cherry", "train")
+    _, names, images = read("hemlock_cherry", "train")
     tags = {number: trainer.create_tag(project.id, name) for number, name in names.items()}
     for number, tag in tags.items():
         entries = [
