@@ -87,11 +87,11 @@ def _add_file(state: Json, added: Added, content: bytes, tags: list[str], region
 
 def _add(state: Json, added: Added, image_id: str, made: Json, source: str) -> bool:
     """Whether the image is new; one that is there already keeps its tags and regions."""
-    isknown_image = image_id in state.get("images", {}) or image_id in added.images
-    added.results.append({"sourceUrl": source, "status": "OKDuplicate" if isknown_image else "OK", "added": image_id})
-    if not isknown_image:
+    is_known = image_id in state.get("images", {}) or image_id in added.images
+    added.results.append({"sourceUrl": source, "status": "OKDuplicate" if is_known else "OK", "added": image_id})
+    if not is_known:
         added.images[image_id] = made
-    return not isknown_image
+    return not is_known
 
 
 def _id(content: bytes) -> str:

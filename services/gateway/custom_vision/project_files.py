@@ -26,6 +26,7 @@ CHUNK_BYTES = 1 << 20
 PAGE = 1000
 READS = 16  # at once
 REMEMBERED = 20_000  # changes
+WHOLE = {"tags": "name", "images": "created"}  # what everything of a kind has from its creation on
 
 Json = dict[str, Any]
 
@@ -62,7 +63,10 @@ class ProjectFiles:
         state: Json = {}
         for patch in patches:
             merge(state, patch)
-        if "project" not in state:
+        # What one client changed while another one deleted it is not there any more.
+        for kind, required in WHOLE.items():
+            state[kind] = {one: made for one, made in state.get(kind, {}).items() if required in made}
+        if "created" not in state.get("project", {}):
             raise Missing("NotFoundProject", what="project", name=project[:100])
         return state
 

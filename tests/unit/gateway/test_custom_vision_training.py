@@ -118,6 +118,25 @@ async def test_changes_of_two_clients_at_the_same_time_are_both_kept(backing: Ba
     assert {tag["tagName"] for tag in shown["tags"]} == {"owl", "jay"}
 
 
+async def test_what_was_deleted_does_not_come_back_by_a_change_that_came_later(backing: Backing):
+    async with served(backing) as client:
+        tags = await client.create("owl")
+        image = (await client.add(picture()))["images"][0]["image"]["id"]
+        upload = f"{project_files.PREFIX}{client.project}"
+        before = len(backing.uploads[upload])
+        await client("POST", "~/images/tags", json={"tags": [{"imageId": image, "tagId": tags["owl"]}]})
+        (late,) = list(backing.uploads[upload].items())[before:]
+        del backing.uploads[upload][late[0]]
+        await client("DELETE", "~/images", 204, params={"imageIds": image})
+        backing.uploads[upload]["changes/99999999T000000.000000-late.json"] = late[1]
+        assert await client("GET", "~/images") == []
+        await client("DELETE", "~", 204)
+        renamed = {"changes/1.json": b'{"project": {"name": "of another client"}}'}
+        backing.uploads[upload] = renamed
+        assert (await client("GET", "~", 404))["code"] == "NotFoundProject"
+        assert await client("GET", "/projects") == []
+
+
 @pytest.mark.parametrize(
     ("patches", "whole"),
     [
