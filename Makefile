@@ -30,7 +30,8 @@ setup-run: ## Install what is needed to run: .venv with the command and the serv
 .PHONY: setup
 setup: ## Install everything that running, checks and tests need
 	@tools/system-packages run dev
-	@$(MAKE) --silent --no-print-directory .venv/installed-dev .venv/checkov/.installed .venv/tritonclient/.installed node_modules/.installed $(BIN)/.stubs $(GRAPHS)/.traced
+	@$(MAKE) --silent --no-print-directory .venv/installed-dev .venv/checkov/.installed .venv/tritonclient/.installed \
+	  .venv/azure-clients/.installed node_modules/.installed $(BIN)/.stubs $(GRAPHS)/.traced
 
 $(BIN)/python:
 	@tools/make-venv $(PYTHON)
@@ -57,6 +58,10 @@ $(BIN)/python:
 .venv/tritonclient/.installed: tools/tritonclient.txt | $(BIN)/python
 	@$(PYTHON) -m venv --clear .venv/tritonclient
 	@.venv/tritonclient/bin/python -m pip install --quiet --disable-pip-version-check -r tools/tritonclient.txt
+	@touch $@
+
+.venv/azure-clients/.installed: tools/azure-clients.txt tools/make-azure-clients .venv/installed-dev
+	@tools/make-azure-clients .venv .venv/azure-clients
 	@touch $@
 
 node_modules/.installed: package.json package-lock.json

@@ -90,6 +90,12 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
         ]
         return service_pb.ListUploadedFilesResponse(files=files, next_page_token=token)
 
+    async def ReadUploadedFile(
+        self, request: service_pb.ReadUploadedFileRequest, context: Context
+    ) -> AsyncIterator[service_pb.ReadUploadedFileResponse]:
+        async for chunk in self._uploads.read(request.parent, request.path):
+            yield service_pb.ReadUploadedFileResponse(chunk=chunk)
+
     async def DeleteUpload(self, request: service_pb.DeleteUploadRequest, context: Context) -> Empty:
         await self._uploads.records.delete(request.name)
         return Empty()

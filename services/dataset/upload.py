@@ -23,8 +23,9 @@ from services.kit.errors import (
     UploadNotFound,
     WrongState,
 )
-from services.kit.names import check_id, new_uid
+from services.kit.names import check_id, new_uid, parse
 from services.kit.plurals import counted
+from services.kit.reach import UPLOADS
 from services.kit.telemetry import Telemetry
 from sightline.blob_keys import fault_of_key
 
@@ -117,6 +118,15 @@ class Uploads:
                 await asyncio.shield(self._count(tally, stored))
         uri = to_uri(self._blobs.bucket, tally.record.name)
         return Uploaded(upload_id, uri, tuple(stored), self._settings.max_image_bytes)
+
+    async def read(self, name: str, path: str) -> AsyncIterator[bytes]:
+        """The bytes of an upload's file, in chunks; UploadNotFound, BlobNotFound."""
+        parse(name, UPLOADS, field="parent")
+        prefix = (await self.records.uploads.get(name)).value.prefix
+        check_path(path, prefix, field="path")
+        size_bytes = (await self._blobs.stat(prefix + path)).size_bytes
+        for start in range(0, size_bytes, MAX_CHUNK):
+            yield await self._blobs.get(prefix + path, start, MAX_CHUNK)
 
     async def _unless_idle(self, parts: AsyncIterator[Part]) -> AsyncIterator[Part]:
         limit = self._settings.upload_idle_seconds
@@ -263,8 +273,8 @@ def _sha256_of(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def check_path(path: str, prefix: str) -> None:
+def check_path(path: str, prefix: str, field: str = "file.path") -> None:
     """InvalidRequest unless the path, below the upload's prefix, is a legal key."""
     own = path.partition("/")[0] == FOLDER and f"begins with {FOLDER}, which the service keeps for itself"
     if problem := own or fault_of_key(path) or fault_of_key(f"{prefix}{path}"):
-        raise InvalidRequest(field="file.path", problem=f"{path!r} {problem}.")
+        raise InvalidRequest(field=field, problem=f"{path!r} {problem}.")

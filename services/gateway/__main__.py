@@ -33,7 +33,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     with observe.measured("gateway", settings, http_metrics.ALL) as telemetry:
         async with AsyncStubs(settings.addresses, settings.credentials) as stubs:
             services = Services(stubs.datasets, stubs.models, stubs.evaluations, stubs.predictions)
-            gateway = Gateway(services, settings, apis.ALL)
+            gateway = Gateway(services, settings, apis.served())
             calls = HttpCalls("gateway", gateway, gateway, telemetry, Limits.of(settings, {}), guard_of(settings))
             server = HttpServer(settings, telemetry, calls)
             await server.start()

@@ -1,5 +1,6 @@
 """A request as the handlers of an API see it: its parameters, its body, and the services on its caller's behalf."""
 
+import asyncio
 from typing import Protocol
 
 from starlette.requests import Request
@@ -23,7 +24,9 @@ class Exchange:
 
     def __init__(self, request: Request, session: Session, settings: GatewaySettings) -> None:
         self.request, self.session, self.settings = request, session, settings
-        self._query = {name.lower(): value for name, value in request.query_params.multi_items()}
+        self._query: dict[str, list[str]] = {}
+        for name, value in request.query_params.multi_items():
+            self._query.setdefault(name.lower(), []).append(value)
 
     def path(self, name: str) -> str:
         """A part of the path."""
@@ -31,7 +34,11 @@ class Exchange:
 
     def query(self, name: str, default: str = "") -> str:
         """A parameter, whose name is found in any case."""
-        return self._query.get(name.lower(), default)
+        return self._query.get(name.lower(), [default])[-1]
+
+    def queries(self, name: str) -> list[str]:
+        """Every value of a parameter."""
+        return self._query.get(name.lower(), [])
 
     async def bytes(self, limit: int) -> bytes:
         """The body."""
@@ -41,8 +48,9 @@ class Exchange:
     async def json(self, limit: int = 0) -> Fields:
         """The body's JSON object; `{}` if there is no body."""
         data = await self.bytes(limit or self.settings.max_json_bytes)
-        return read_json(data) if data.strip() else Fields({})
+        return await asyncio.to_thread(read_json, data) if data.strip() else Fields({})
 
     async def media(self, limit: int) -> Media:
         """The body, as what its content type says that it is, or else what it looks like."""
-        return medium(self.request.headers.get("content-type", ""), await self.bytes(limit))
+        content_type, data = self.request.headers.get("content-type", ""), await self.bytes(limit)
+        return await asyncio.to_thread(medium, content_type, data)

@@ -33,6 +33,7 @@ class GatewaySettings(settings.Settings):
     max_json_bytes: int = Field(default=1024**2, gt=0)  # of a request
     max_prediction_image_bytes: int = Field(default=6 * 1024**2, gt=0)  # as in the predictors
     max_image_batch_bytes: int = Field(default=64 * 1024**2, gt=0)  # of a request that adds images to a project
+    quick_training_seconds: float = Field(default=600.0, gt=0)  # budget of a training that asks for none
     dataset_wait_seconds: float = Field(default=45.0, ge=0)  # for a dataset to be READY, or to be gone
 
     @field_validator("blob_prefixes")

@@ -1,6 +1,6 @@
 """The services as one request reaches them: with its caller's token, project and request id."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,7 +39,7 @@ class Session:
         """The answer of an rpc."""
         return await method(request, metadata=self.metadata)
 
-    async def stream(self, method: "UnaryStreamMultiCallable[Q, A]", request: Q) -> AsyncIterator[A]:
+    async def stream(self, method: "UnaryStreamMultiCallable[Q, A]", request: Q) -> AsyncGenerator[A]:
         """The answers of an rpc that streams them; close it when done."""
         call = method(request, metadata=self.metadata)
         try:

@@ -29,7 +29,8 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
         Role.VIEWER: "GetDataset ListDatasets WatchDataset ListFindings CompareDatasets ListUploads ListUploadedFiles",
         # All images of a dataset are more than its record.
         Role.TRAINER: (
-            "CreateDataset UpdateDataset DeleteDataset UploadFiles DeleteUpload ReadImages ListDatasetSamples"
+            "CreateDataset UpdateDataset DeleteDataset UploadFiles ReadUploadedFile DeleteUpload ReadImages "
+            "ListDatasetSamples"
         ),
     },
     "sightline.v1.ModelService": {

@@ -28,7 +28,7 @@ FIRST_WORDS = ("Required. ", "Optional. ", "Output only. ", "Immutable. ")
 SERVICES = {
     "DatasetService": """CreateDataset GetDataset ListDatasets UpdateDataset DeleteDataset WatchDataset UploadFiles
         ListFindings ListDatasetSamples CompareDatasets ListUploads ListUploadedFiles DeleteUpload
-        ReadImages""",
+        ReadImages ReadUploadedFile""",
     "AuditService": "ListAuditEvents",
     "ModelService": """CreateModel GetModel ListModels UpdateModel DeleteModel CancelModel WatchModel ListTrials
         EstimateTraining ExportModel""",

@@ -130,6 +130,27 @@ async def test_only_an_upload_that_is_there_is_listed(world: World) -> None:
         await world.stub.ListUploadedFiles(request)
 
 
+async def test_a_file_of_an_upload_is_read_back_in_chunks(world: World) -> None:
+    data = os.urandom(2 * (1 << 20) + 5)
+    await world.upload({"a/b.bin": data, "empty": b""})
+
+    async def chunks(path: str, parent: str = "uploads/u1") -> list[bytes]:
+        request = pb.ReadUploadedFileRequest(parent=parent, path=path)
+        return [response.chunk async for response in world.stub.ReadUploadedFile(request)]
+
+    read = await chunks("a/b.bin")
+    assert b"".join(read) == data
+    assert [len(chunk) for chunk in read] == [1 << 20, 1 << 20, 5]
+    assert await chunks("empty") == []
+    async with refused(StatusCode.NOT_FOUND, "BlobNotFound", "a/c.bin"):
+        await chunks("a/c.bin")
+    async with refused(StatusCode.NOT_FOUND, "UploadNotFound", "uploads/u2"):
+        await chunks("a/b.bin", "uploads/u2")
+    for outside in ("../u2/a", "/a", f"{FOLDER}/1.json", ""):
+        async with refused(StatusCode.INVALID_ARGUMENT, "InvalidRequest", "path"):
+            await chunks(outside)
+
+
 async def test_no_file_of_a_caller_is_taken_for_a_list(world: World) -> None:
     async with refused(StatusCode.INVALID_ARGUMENT, "InvalidRequest", "which the service keeps for itself"):
         await world.upload({f"{FOLDER}/1.json": b"[]"})

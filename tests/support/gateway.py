@@ -32,7 +32,7 @@ def failed(error: SightlineError) -> grpc.aio.AioRpcError:
 
 
 class Stub:
-    """A stub whose rpcs are functions of their request, which return one answer or several, or raise a SightlineError."""
+    """A stub whose rpcs are functions of their request: they return one answer or several, or raise."""
 
     def __init__(self, seen: list[Seen], answers: dict[str, Answer]) -> None:
         self._seen, self._answers = seen, answers
@@ -106,7 +106,7 @@ async def front(answers: dict[str, Answer], **changes: Any) -> AsyncGenerator[Fr
     """The gateway with these answers of the services, by rpc."""
     settings, seen = GatewaySettings(**changes), list[Seen]()
     stub = cast("Any", Stub(seen, answers))
-    gateway = Gateway(Services(stub, stub, stub, stub), settings, apis.ALL)
+    gateway = Gateway(Services(stub, stub, stub, stub), settings, apis.served())
     calls = HttpCalls("gateway", gateway, gateway, MemoryTelemetry(), Limits.of(settings, {}), None)
     transport = httpx2.ASGITransport(app=cast("Any", calls))
     async with httpx2.AsyncClient(transport=transport, base_url=BASE) as client:

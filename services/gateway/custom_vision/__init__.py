@@ -1,0 +1,1 @@
+"""Azure's Custom Vision: predictions, and the training calls that scripts use."""

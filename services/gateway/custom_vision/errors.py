@@ -1,0 +1,59 @@
+"""How this API reports what went wrong: a code and a message."""
+
+from starlette.responses import JSONResponse, Response
+
+from services.gateway.errors import Problem
+from services.kit.errors import InvalidArgument, NotFound
+
+CODES = {
+    400: "BadRequest",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "NotFound",
+    405: "NotFound",
+    408: "ErrorUnknown",
+    409: "Conflict",
+    412: "Conflict",
+    413: "BadRequestImageSizeBytes",
+    429: "TooManyRequests",
+    501: "BadRequestNotSupported",
+}
+# Our reasons for which this API has a code of its own.
+BY_REASON = {
+    "InvalidImageFormat": "BadRequestImageFormat",
+    "InvalidImageSize": "BadRequestImageSizeBytes",
+    "ModelNotFound": "NotFoundIteration",
+    "ModelNotReady": "BadRequestIterationIsNotTrained",
+    "ModelAlreadyExists": "Conflict",
+    "UploadNotFound": "NotFoundProject",
+    "datasetNotFound": "NotFoundProject",
+    "notEnoughBudget": "BadRequestTrainingBudget",
+}
+
+
+class BadRequest(InvalidArgument):
+    """A request that this API refuses; `code` is its code for that."""
+
+    reason = "BadRequest"
+    template = "{field}: {problem}"
+
+    def __init__(self, code: str = "BadRequest", **variables: object) -> None:
+        super().__init__(**variables)
+        self.reason = code
+
+
+class Missing(NotFound):
+    """Something that a project does not have; `code` is this API's code for that."""
+
+    template = "There is no {what} {name}."
+
+    def __init__(self, code: str = "NotFound", **variables: object) -> None:
+        super().__init__(**variables)
+        self.reason = code
+
+
+def rendered(problem: Problem) -> Response:
+    """The problem as a response."""
+    own = problem.reason if problem.reason.startswith(("BadRequest", "NotFound", "Conflict")) else ""
+    code = own or BY_REASON.get(problem.reason) or CODES.get(problem.status, "ErrorUnknown")
+    return JSONResponse({"code": code, "message": problem.message}, problem.status, problem.headers)

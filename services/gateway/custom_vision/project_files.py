@@ -1,0 +1,131 @@
+"""What a project keeps, as files of an upload: its images, and the changes of which it is the sum.
+
+A change is a JSON merge patch (RFC 7396) in a file of its own; a project is what its changes make of nothing, in the
+order of their times. So any replica can answer, two clients lose none of each other's changes, and of two that change
+the same value the later one wins.
+"""
+
+import asyncio
+import hashlib
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import grpc
+import msgspec
+
+from services.gateway.custom_vision.errors import Missing
+from services.gateway.upstream import Session
+from sightline.v1 import dataset_service_pb2 as pb
+
+CHANGES, IMAGES = "changes/", "images/"
+PREFIX = "custom-vision-"  # of an upload's id, before the project's
+CHUNK_BYTES = 1 << 20
+PAGE = 1000
+READS = 16  # at once
+REMEMBERED = 20_000  # changes
+WHOLE = {"tags": "name", "images": "created"}  # what everything of a kind has from its creation on
+
+Json = dict[str, Any]
+
+
+class ProjectFiles:
+    """Reads and writes projects; changes that it has read are remembered for their caller, as they never change."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple[object, str, str], Json] = OrderedDict()
+
+    async def projects(self, session: Session) -> list[str]:
+        """The ids of all projects."""
+        found, token = list[str](), ""
+        while True:
+            request = pb.ListUploadsRequest(page_size=PAGE, page_token=token)
+            page = await session.call(session.services.datasets.ListUploads, request)
+            ids = (one.name.removeprefix("uploads/") for one in page.uploads)
+            found += [one.removeprefix(PREFIX) for one in ids if one.startswith(PREFIX)]
+            token = page.next_page_token
+            if not token:
+                return found
+
+    async def state(self, session: Session, project: str) -> Json:
+        """The project as it is now; Missing."""
+        parent = f"uploads/{PREFIX}{project}"
+        try:
+            paths = await self._changes(session, parent)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
+                raise
+            raise Missing("NotFoundProject", what="project", name=project[:100]) from None
+        places = asyncio.Semaphore(READS)
+        patches = await asyncio.gather(*(self._change(session, parent, path, places) for path in sorted(paths)))
+        state: Json = {}
+        for patch in patches:
+            merge(state, patch)
+        # What one client changed while another one deleted it is not there any more.
+        for kind, required in WHOLE.items():
+            state[kind] = {one: made for one, made in state.get(kind, {}).items() if required in made}
+        if "created" not in state.get("project", {}):
+            raise Missing("NotFoundProject", what="project", name=project[:100])
+        return state
+
+    async def change(
+        self, session: Session, project: str, patch: Json, files: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Stores files by path, then the change that says what they are."""
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex}.json"
+        whole = dict(files or {}) | {CHANGES + name: msgspec.json.encode(patch)}
+        await self.store(session, project, whole)
+
+    async def store(self, session: Session, project: str, files: Mapping[str, bytes]) -> dict[str, str]:
+        """Stores files by path; returns their uris."""
+        sent = _messages(PREFIX + project, files)
+        stored = await session.send(session.services.datasets.UploadFiles, sent)
+        return {file.path: file.uri for file in stored.files}
+
+    async def _changes(self, session: Session, parent: str) -> set[str]:
+        found, token = set[str](), ""
+        while True:
+            request = pb.ListUploadedFilesRequest(parent=parent, page_size=PAGE, page_token=token)
+            page = await session.call(session.services.datasets.ListUploadedFiles, request)
+            found |= {file.path for file in page.files if file.path.startswith(CHANGES)}
+            token = page.next_page_token
+            if not token:
+                return found
+
+    async def _change(self, session: Session, parent: str, path: str, places: asyncio.Semaphore) -> Json:
+        caller = tuple(pair for pair in session.metadata if pair[0] != "x-request-id")
+        key = (caller, parent, path)
+        if key not in self._seen:
+            request = pb.ReadUploadedFileRequest(parent=parent, path=path)
+            async with places:
+                read = session.stream(session.services.datasets.ReadUploadedFile, request)
+                data = b"".join([response.chunk async for response in read])
+            self._seen[key] = msgspec.json.decode(data, type=Json)
+            while len(self._seen) > REMEMBERED:
+                self._seen.popitem(last=False)
+        return self._seen[key]
+
+
+def merge(target: Json, patch: Json) -> None:
+    """Applies a merge patch: null removes, objects are merged, anything else replaces."""
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict):
+            inner = target.get(key)
+            found: Json = cast("Json", inner) if isinstance(inner, dict) else {}
+            target[key] = found
+            merge(found, cast("Json", value))
+        else:
+            target[key] = value
+
+
+async def _messages(upload_id: str, files: Mapping[str, bytes]) -> AsyncIterator[pb.UploadFilesRequest]:
+    yield pb.UploadFilesRequest(header=pb.UploadFilesHeader(upload_id=upload_id))
+    for path, content in files.items():
+        digest = hashlib.sha256(content).hexdigest()
+        yield pb.UploadFilesRequest(file=pb.FileHeader(path=path, sha256=digest, size_bytes=len(content)))
+        for start in range(0, len(content), CHUNK_BYTES):
+            yield pb.UploadFilesRequest(chunk=content[start : start + CHUNK_BYTES])

@@ -1,0 +1,416 @@
+"""Custom Vision's training calls: projects, tags, images, training, iterations."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.gateway.custom_vision import project_files
+from services.gateway.custom_vision.iterations import PUBLISHED
+from services.gateway.custom_vision.project_files import merge
+from sightline.v1.dataset_pb2 import Dataset
+from sightline.v1.model_pb2 import Model, TrainingParameters
+from sightline.v1.performance_pb2 import ModelPerformance, TagPerformance
+from tests.support.custom_vision import Backing, picture
+from tests.support.gateway import Front, front
+
+BASE = "/customvision/v3.4-preview/training"
+DETECTION = "da2e3a8a-40a5-4171-82f4-58522f70fbc1"
+BOX = {"left": 0.1, "top": 0.2, "width": 0.3, "height": 0.4}
+
+
+class Client:
+    """Calls the API of one project, and fails unless the status is as expected."""
+
+    def __init__(self, gateway: Front) -> None:
+        self.gateway, self.project = gateway, ""
+
+    async def __call__(self, method: str, path: str, status: int = 200, **options: Any) -> Any:
+        response = await self.gateway(method, f"{BASE}{path.replace('~', f'/projects/{self.project}')}", **options)
+        assert response.status_code == status, response.text
+        return response.json() if response.content else None
+
+    async def create(self, *tags: str, **query: str) -> dict[str, str]:
+        """A project with these tags; returns their ids."""
+        query = {"name": "a project"} | query
+        self.project = (await self("POST", "/projects", params=query))["id"]
+        return {name: (await self("POST", "~/tags", params={"name": name}))["id"] for name in tags}
+
+    async def add(self, *images: bytes, status: int = 200, **entry: Any) -> Any:
+        """Adds images by their bytes."""
+        entries = [{"contents": base64.b64encode(one).decode(), **entry} for one in images]
+        return await self("POST", "~/images/files", status, json={"Images": entries})
+
+
+@asynccontextmanager
+async def served(backing: Backing, **settings: Any) -> AsyncGenerator[Client]:
+    async with front(backing.answers, **settings) as gateway:
+        yield Client(gateway)
+
+
+@pytest.fixture
+def backing() -> Backing:
+    return Backing()
+
+
+def annotated(backing: Backing) -> dict[str, Any]:
+    """The COCO file of the only project's dataset."""
+    (dataset,) = backing.datasets.values()
+    (uri,) = dataset.annotation_file_uris
+    upload, path = uri.removeprefix("s3://sightline/uploads/").split("/", 1)
+    return json.loads(backing.uploads[upload][path])
+
+
+@pytest.mark.parametrize("version", ["v3.3", "v3.4-preview"])
+async def test_a_project_is_created_listed_changed_and_deleted(backing: Backing, version: str):
+    async with served(backing) as client:
+        training = f"/customvision/{version}/training"
+        made = (await client.gateway("POST", f"{training}/projects?name=birds&description=all")).json()
+        client.project = made["id"]
+        assert (await client("GET", "~"))["name"] == "birds"
+        await client("PATCH", "~", json={"name": "owls", "settings": {}})
+        (listed,) = await client("GET", "/projects")
+        await client("DELETE", "~", 204)
+        missing = await client("GET", "~", 404)
+        assert await client("GET", "/projects") == []
+    assert made["settings"]["classificationType"] == "Multiclass"
+    assert (listed["name"], listed["description"]) == ("owls", "all")
+    assert missing["code"] == "NotFoundProject"
+
+
+async def test_any_replica_knows_what_another_one_wrote_and_reads_each_change_once(backing: Backing):
+    async with served(backing) as one, served(backing) as other:
+        await one.create("owl", "jay")
+        other.project = one.project
+        assert [tag["name"] for tag in await other("GET", "~/tags")] == ["jay", "owl"]
+        await other("POST", "~/tags", params={"name": "emu"})
+        assert [tag["name"] for tag in await one("GET", "~/tags")] == ["emu", "jay", "owl"]
+        read = len(backing.reads)
+        await one("GET", "~/tags")
+        assert len(backing.reads) == read
+
+
+async def test_what_one_caller_read_is_not_shown_to_another(backing: Backing):
+    async with served(backing) as client:
+        await client.create("owl")
+        await client("GET", "~/tags", headers={"Training-Key": "a"})
+        read = len(backing.reads)
+        await client("GET", "~/tags", headers={"Training-Key": "b"})
+        assert len(backing.reads) > read
+
+
+async def test_changes_of_two_clients_at_the_same_time_are_both_kept(backing: Backing):
+    async with served(backing) as client:
+        tags = await client.create("owl", "jay")
+        image = (await client.add(picture()))["images"][0]["image"]["id"]
+        before = dict(backing.uploads[f"{project_files.PREFIX}{client.project}"])
+        for tag in tags.values():  # each client knows only what was there before
+            await client("POST", "~/images/tags", json={"tags": [{"imageId": image, "tagId": tag}]})
+            backing.uploads[f"{project_files.PREFIX}{client.project}"] |= before
+        (shown,) = await client("GET", "~/images/tagged")
+    assert {tag["tagName"] for tag in shown["tags"]} == {"owl", "jay"}
+
+
+async def test_what_was_deleted_does_not_come_back_by_a_change_that_came_later(backing: Backing):
+    async with served(backing) as client:
+        tags = await client.create("owl")
+        image = (await client.add(picture()))["images"][0]["image"]["id"]
+        upload = f"{project_files.PREFIX}{client.project}"
+        before = len(backing.uploads[upload])
+        await client("POST", "~/images/tags", json={"tags": [{"imageId": image, "tagId": tags["owl"]}]})
+        (late,) = list(backing.uploads[upload].items())[before:]
+        del backing.uploads[upload][late[0]]
+        await client("DELETE", "~/images", 204, params={"imageIds": image})
+        backing.uploads[upload]["changes/99999999T000000.000000-late.json"] = late[1]
+        assert await client("GET", "~/images") == []
+        await client("DELETE", "~", 204)
+        renamed = {"changes/1.json": b'{"project": {"name": "of another client"}}'}
+        backing.uploads[upload] = renamed
+        assert (await client("GET", "~", 404))["code"] == "NotFoundProject"
+        assert await client("GET", "/projects") == []
+
+
+@pytest.mark.parametrize(
+    ("patches", "whole"),
+    [
+        ([{"a": {"b": 1}}, {"a": {"c": 2}}], {"a": {"b": 1, "c": 2}}),
+        ([{"a": {"b": 1}}, {"a": {"b": None}}], {"a": {}}),
+        ([{"a": 1}, {"a": {"b": {"c": None, "d": 1}}}], {"a": {"b": {"d": 1}}}),
+        ([{"a": {"b": 1}}, {"a": [1]}], {"a": [1]}),
+    ],
+)
+def test_patches_are_merged_as_the_rfc_says(patches: list[Any], whole: Any):
+    state: dict[str, Any] = {}
+    for patch in patches:
+        merge(state, patch)
+    assert state == whole
+    assert patches[0] in ({"a": {"b": 1}}, {"a": 1}), "a patch is not changed"
+
+
+async def test_tags_have_unique_names_and_leave_with_their_deletion(backing: Backing):
+    async with served(backing) as client:
+        tags = await client.create("owl", "jay")
+        again = await client("POST", "~/tags", 400, params={"name": " owl "})
+        await client.add(picture(), tagIds=[tags["owl"]])
+        assert (await client("GET", f"~/tags/{tags['owl']}"))["imageCount"] == 1
+        await client("DELETE", f"~/tags/{tags['owl']}", 204)
+        gone = await client("GET", f"~/tags/{tags['owl']}", 404)
+        assert await client("GET", "~/images/tagged") == []
+        assert len(await client("GET", "~/images/untagged")) == 1
+    assert (again["code"], gone["code"]) == ("BadRequestTagNameNotUnique", "NotFoundTag")
+
+
+async def test_images_come_as_a_form_in_base64_or_by_the_uri_of_the_store(backing: Backing):
+    async with served(backing, blob_prefixes="https://a.example/x=s3://sightline/y") as client:
+        tags = await client.create("owl")
+        files = [("imageData", ("1.png", picture(1))), ("imageData", ("2.png", picture(2)))]
+        form = await client("POST", "~/images", params={"tagIds": tags["owl"]}, files=files)
+        data = await client.add(picture(3, (300, 200)), tagIds=[tags["owl"]])
+        urls = {"images": [{"url": "https://a.example/x/4.png"}], "tagIds": [tags["owl"]]}
+        linked = await client("POST", "~/images/urls", json=urls)
+        assert await client("GET", "~/images/tagged/count") == 4
+    assert [one["status"] for one in form["images"]] == ["OK", "OK"]
+    assert form["isBatchSuccessful"]
+    assert (data["images"][0]["image"]["width"], data["images"][0]["image"]["height"]) == (300, 200)
+    assert linked["images"][0]["image"]["originalImageUri"] == "s3://sightline/y/4.png"
+
+
+async def test_an_image_is_added_once_and_what_is_no_image_does_not_hold_the_others_up(backing: Backing):
+    async with served(backing) as client:
+        await client.create()
+        first = await client.add(picture(1))
+        second = await client.add(picture(1), b"no image", picture(2), status=207)
+        assert await client("GET", "~/images/count") == 2
+    assert [one["status"] for one in second["images"]] == ["OKDuplicate", "ErrorImageFormat", "OK"]
+    assert second["images"][0]["image"]["id"] == first["images"][0]["image"]["id"]
+    assert not second["isBatchSuccessful"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"images": []}, 400, "BadRequestRequiredParamIsNull"),
+        ({"images": [{"contents": "%"}]}, 400, "BadRequest"),
+        ({"images": [{"contents": base64.b64encode(picture()).decode(), "tagIds": ["none"]}]}, 404, "NotFoundTag"),
+        ({"images": [{"contents": base64.b64encode(picture()).decode()}] * 65}, 400, "BadRequestExceededBatchSize"),
+    ],
+)
+async def test_a_batch_that_cannot_be_added_is_refused(backing: Backing, body: Any, status: int, code: str):
+    async with served(backing) as client:
+        await client.create()
+        assert (await client("POST", "~/images/files", status, json=body))["code"] == code
+        assert await client("GET", "~/images/count") == 0
+
+
+async def test_regions_are_added_shown_and_removed(backing: Backing):
+    async with served(backing) as client:
+        tags = await client.create("fork", domainId=DETECTION)
+        region = {"tagId": tags["fork"]} | BOX
+        image = (await client.add(picture(), regions=[region]))["images"][0]["image"]
+        more = await client("POST", "~/images/regions", json={"regions": [{"imageId": image["id"]} | region]})
+        outside = {"regions": [{"imageId": image["id"]} | region | {"left": 80}]}
+        refused = await client("POST", "~/images/regions", 400, json=outside)
+        await client("DELETE", "~/images/regions", 204, params={"regionIds": image["regions"][0]["regionId"]})
+        (shown,) = await client("GET", "~/images/id", params={"imageIds": image["id"]})
+    assert refused["code"] == "BadRequestImageRegions"
+    (left,) = shown["regions"]
+    assert left["regionId"] == more["created"][0]["regionId"]
+    assert {key: left[key] for key in BOX} == BOX
+    assert [tag["tagName"] for tag in shown["tags"]] == ["fork"]
+
+
+async def test_images_are_listed_in_pages_by_tag_and_removed(backing: Backing):
+    async with served(backing) as client:
+        tags = await client.create("owl", "jay")
+        added = await client.add(*(picture(shade) for shade in range(5)), tagIds=[tags["owl"]])
+        await client.add(picture(9), tagIds=[tags["jay"]])
+        pages = [await client("GET", "~/images/tagged", params={"take": 4, "skip": skip}) for skip in (0, 4)]
+        jays = await client("GET", "~/images/tagged", params={"tagIds": tags["jay"]})
+        gone = ",".join(one["image"]["id"] for one in added["images"][:2])
+        await client("DELETE", "~/images", 204, params={"imageIds": gone})
+        await client("DELETE", "~/images/tags", 204, params={"imageIds": jays[0]["id"], "tagIds": tags["jay"]})
+        assert await client("GET", "~/images/tagged/count") == 3
+        assert await client("GET", "~/images/untagged/count") == 1
+        assert (await client("DELETE", "~/images", 404, params={"imageIds": gone}))["code"] == "NotFoundImage"
+        await client("GET", "~/images/tagged", 400, params={"take": 257})
+    assert [len(page) for page in pages] == [4, 2]
+    assert len({image["id"] for page in pages for image in page}) == 6
+    assert len(jays) == 1
+
+
+async def test_a_classifier_is_trained_on_the_tagged_images(backing: Backing):
+    async with served(backing, quick_training_seconds=30) as client:
+        tags = await client.create("owl", "jay", "unused")
+        await client.add(picture(1), picture(2), tagIds=[tags["owl"]])
+        await client.add(picture(3), tagIds=[tags["jay"]])
+        await client.add(picture(4))
+        iteration = await client("POST", "~/train", json={})
+    coco, (model,) = annotated(backing), backing.models.values()
+    assert [one["name"] for one in coco["categories"]] == ["jay", "owl"]
+    assert len(coco["images"]) == 3
+    assert sorted(one["category_id"] for one in coco["annotations"]) == [1, 2, 2]
+    (files,) = backing.uploads.values()
+    assert {one["file_name"] for one in coco["images"]} < files.keys()
+    assert model.training_parameters.time_budget.seconds == 30
+    assert model.training_parameters.model_kind == TrainingParameters.GENERIC_CLASSIFIER
+    assert model.training_parameters.training_dataset == f"datasets/{client.project}"
+    assert (iteration["name"], iteration["status"], iteration["trainingType"]) == ("Iteration 1", "New", "Regular")
+    assert iteration["projectId"] == client.project
+
+
+async def test_a_detector_is_trained_on_regions_with_negative_images_as_background(backing: Backing):
+    async with served(backing) as client:
+        tags = await client.create("fork", domainId=DETECTION)
+        negative = await client("POST", "~/tags", params={"name": "nothing", "type": "Negative"})
+        await client.add(picture(1), regions=[{"tagId": tags["fork"]} | BOX])
+        await client.add(picture(2), tagIds=[negative["id"]])
+        await client.add(picture(3))
+        urls = {"images": [{"url": "s3://sightline/a/4.png", "regions": [{"tagId": tags["fork"]} | BOX]}]}
+        await client("POST", "~/images/urls", json=urls)
+        query = {"trainingType": "Advanced", "reservedBudgetInHours": "2"}
+        iteration = await client("POST", "~/train", params=query)
+    coco, (dataset,) = annotated(backing), backing.datasets.values()
+    assert dataset.annotation_kind == Dataset.OBJECT_DETECTION
+    assert len(coco["images"]) == 3
+    assert [one["bbox"] for one in coco["annotations"]] == [[0.1, 0.2, 0.3, 0.4]] * 2
+    assert [one["coco_url"] for one in coco["images"] if "coco_url" in one] == ["s3://sightline/a/4.png"]
+    assert (iteration["reservedBudgetInHours"], iteration["trainingType"]) == (2, "Advanced")
+    assert "classificationType" not in iteration
+
+
+async def test_a_training_is_refused_if_nothing_has_changed_unless_it_is_forced(backing: Backing):
+    async with served(backing) as client:
+        tags = await client.create("owl", "jay")
+        for shade, tag in enumerate(tags.values()):
+            await client.add(picture(shade), tagIds=[tag])
+        await client("POST", "~/train")
+        same = await client("POST", "~/train", 400)
+        created = len(client.gateway.requests("CreateDataset"))
+        await client("POST", "~/train", params={"forceTrain": "true"})
+        assert len(client.gateway.requests("CreateDataset")) == created, "the dataset has these annotations already"
+        await client.add(picture(9), tagIds=[tags["owl"]])
+        assert (await client("POST", "~/train"))["name"] == "Iteration 3"
+        listed = await client("GET", "~/iterations")
+    assert same["code"] == "BadRequestTrainingNotNeeded"
+    assert [one["name"] for one in listed] == ["Iteration 1", "Iteration 2", "Iteration 3"]
+
+
+@pytest.mark.parametrize(
+    ("tagged", "code"),
+    [([["owl"]], "BadRequestTrainingValidationFailed"), ([["owl", "jay"], ["jay"]], "BadRequestImageTags")],
+)
+async def test_a_project_that_cannot_be_trained_on_says_why(backing: Backing, tagged: list[list[str]], code: str):
+    async with served(backing) as client:
+        tags = await client.create("owl", "jay")
+        for shade, names in enumerate(tagged):
+            await client.add(picture(shade), tagIds=[tags[name] for name in names])
+        assert (await client("POST", "~/train", 400))["code"] == code
+    assert not backing.datasets
+
+
+def add_model(backing: Backing, project: str, name: str, state: Any = Model.SUCCEEDED, **fields: Any) -> Model:
+    parameters = TrainingParameters(
+        training_dataset=f"datasets/{project}",
+        model_kind=TrainingParameters.GENERIC_CLASSIFIER,
+        time_budget=Duration(seconds=30),
+    )
+    whole: dict[str, Any] = {"model_version": "v1", "create_time": Timestamp(seconds=1)} | fields
+    backing.models[f"models/{name}"] = Model(
+        name=f"models/{name}", training_parameters=parameters, state=state, etag="3", **whole
+    )
+    return backing.models[f"models/{name}"]
+
+
+@pytest.mark.parametrize(
+    ("state", "version", "word"),
+    [
+        (Model.NOT_STARTED, "", "New"),
+        (Model.TRAINING, "v1", "Training"),
+        (Model.CANCELLING, "v1", "Training"),
+        (Model.SUCCEEDED, "v1", "Completed"),
+        (Model.CANCELLED, "v1", "Completed"),
+        (Model.CANCELLED, "", "Failed"),
+        (Model.FAILED, "", "Failed"),
+    ],
+)
+async def test_an_iteration_in_every_state(backing: Backing, state: Any, version: str, word: str):
+    async with served(backing) as client:
+        await client.create()
+        add_model(backing, client.project, "i1", state, model_version=version, training_cost=Duration(seconds=61))
+        found = await client("GET", "~/iterations/i1")
+    assert found["status"] == word
+    assert found["trainingTimeInMinutes"] == 2
+    assert ("trainingErrorDetails" in found) == (state == Model.FAILED)
+
+
+async def test_an_iteration_is_published_under_one_name_and_measured(backing: Backing):
+    tags = {"owl": TagPerformance(precision=0.5, recall=1.0, average_precision_50=0.75)}
+    async with served(backing) as client:
+        await client.create()
+        for name in ("i1", "i2"):
+            add_model(
+                backing, client.project, name, performance=ModelPerformance(average_precision=0.8, tag_performance=tags)
+            )
+        add_model(backing, client.project, "young", Model.TRAINING)
+        early = await client("POST", "~/iterations/young/publish", 400, params={"publishName": "live"})
+        assert await client("POST", "~/iterations/i1/publish", params={"publishName": "live"}) is True
+        taken = await client("POST", "~/iterations/i2/publish", 400, params={"publishName": "live"})
+        kept = await client("DELETE", "~/iterations/i1", 400)
+        await client("DELETE", "~", 400)
+        await client("POST", "~/iterations/i2/publish", params={"publishName": "live", "overwrite": "true"})
+        names = {one["id"]: one.get("publishName") for one in await client("GET", "~/iterations")}
+        measured = await client("GET", "~/iterations/i1/performance")
+        none = await client("GET", "~/iterations/young/performance", 404)
+        await client("DELETE", "~/iterations/i2/publish", 204)
+        await client("PATCH", "~/iterations/i1", json={"name": "the best"})
+        assert (await client("GET", "~/iterations/i1"))["name"] == "the best"
+        await client("DELETE", "~/iterations/young", 204)
+        await client("DELETE", "~", 204)
+    assert (early["code"], taken["code"]) == ("BadRequestIterationIsNotTrained", "BadRequestInvalidPublishName")
+    assert kept["code"] == "BadRequestIterationIsPublished"
+    assert names == {"i1": None, "i2": "live", "young": None}
+    assert (measured["precision"], measured["recall"], measured["averagePrecision"]) == (0.5, 1.0, 0.8)
+    assert measured["perTagPerformance"][0]["name"] == "owl"
+    assert none["code"] == "NotFoundIterationPerformance"
+    assert not backing.models
+
+
+async def test_an_iteration_of_another_project_is_not_found(backing: Backing):
+    async with served(backing) as client:
+        await client.create()
+        add_model(backing, "another", "i1", custom_properties={PUBLISHED: "live"})
+        for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/publish?publishName=x"), ("GET", "/performance")):
+            assert (await client(method, f"~/iterations/i1{path}", 404))["code"] == "NotFoundIteration"
+
+
+async def test_an_iteration_is_exported_for_one_platform(backing: Backing):
+    async with served(backing) as client:
+        await client.create()
+        add_model(backing, client.project, "i1")
+        made = await client("POST", "~/iterations/i1/export", params={"platform": "onnx"})
+        listed = await client("GET", "~/iterations/i1/export")
+        other = await client("POST", "~/iterations/i1/export", 400, params={"platform": "CoreML"})
+        downloaded = await client.gateway("GET", made["downloadUri"])
+    assert listed == [made]
+    assert made["status"] == "Done"
+    assert other["code"] == "BadRequestProjectUnsupportedExportPlatform"
+    assert (downloaded.content, downloaded.headers["content-length"]) == (b"the zip", "7")
+
+
+@pytest.mark.parametrize("path", ["/domains", "/domains/ee85a74c-405e-4adc-bb47-ffa8ca0c9f31"])
+async def test_domains_are_those_that_scripts_look_for(backing: Backing, path: str):
+    async with served(backing) as client:
+        found = await client("GET", path)
+        assert (await client("GET", "/domains/other", 404))["code"] == "NotFoundDomain"
+        unknown = await client.gateway("GET", "/customvision/v2.0/training/domains")
+    kinds = {(one["type"], one["name"]) for one in (found if isinstance(found, list) else [found])}
+    assert ("Classification", "General") in kinds
+    assert (("ObjectDetection", "General") in kinds) == isinstance(found, list)
+    assert unknown.status_code == 400
