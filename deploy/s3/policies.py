@@ -33,6 +33,7 @@ WRITES: Mapping[str, Sequence[str]] = {
     "trainer-worker": ("models", "datasets/*/*/features"),
 }
 SHARED: Mapping[str, Sequence[str]] = {"trainer-worker": ("weights/",)}  # read, and of no project
+FEEDBACK = "feedback/*"  # where the predictor keeps images of all projects, if that is switched on
 IMAGES = ("dataset-api", "dataset-worker", "predictor")  # read what callers name, so also what an operator opened
 DOCTOR = "doctor/"  # where `sightline doctor` tries the store
 
@@ -59,6 +60,8 @@ def policy(process: str, bucket: str = BUCKET, opened: Sequence[str] = ()) -> di
     written = _keys(WRITES.get(process, ()))
     if written:
         read, written = [*read, f"{DOCTOR}*"], [*written, f"{DOCTOR}*"]
+    if process == "predictor":
+        read, written = [*read, FEEDBACK], [FEEDBACK]
     statements = [
         _allow("List", ["s3:ListBucket"], [f"arn:aws:s3:::{bucket}"]),
         _allow("Read", ["s3:GetObject"], _resources(bucket, read)),

@@ -12,7 +12,7 @@
     │   EstimateNotFound, RecordNotFound, BlobNotFound, UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused, CoverageUnavailable
-    │   ├── AuditNotStored
+    │   ├── AuditNotStored, FeedbackNotKept
     │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
     ├── QuotaExceeded (RESOURCE_EXHAUSTED): ProjectQuotaExceeded, QueueFull, TooBusy, Throttled,
@@ -388,6 +388,13 @@ class AuditNotStored(FailedPrecondition):
 
     reason = "AuditNotStored"
     template = "The audit is not stored where it can be queried; add `nats` to {setting} of every service."
+
+
+class FeedbackNotKept(FailedPrecondition):
+    """The predictor keeps no images of predictions."""
+
+    reason = "FeedbackNotKept"
+    template = "The predictor keeps no images of predictions; an operator switches that on by {setting}."
 
 
 class Diverged(FailedPrecondition):

@@ -48,6 +48,7 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
         Role.PREDICTOR: (
             "AnalyzeImage AnalyzeImages ExplainImage CreateBatchPrediction CancelBatchPrediction LoadModel"
         ),
+        Role.TRAINER: "SuggestImages",  # all callers' images are more than a prediction
         Role.ADMIN: "UnloadModel",  # all callers of the replica then wait for the next load
     },
     "sightline.v1.AuditService": {Role.ADMIN: "ListAuditEvents"},

@@ -1,8 +1,8 @@
 """The predictor's use cases."""
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -11,7 +11,14 @@ from services.kit import names
 from services.kit.blobs import Blobs
 from services.kit.callers import acting_project
 from services.kit.clock import Clock
-from services.kit.errors import DeadlineExceeded, InvalidImageSize, ModelNotFound, SightlineError, TooBusy
+from services.kit.errors import (
+    DeadlineExceeded,
+    InvalidImageSize,
+    InvalidRequest,
+    ModelNotFound,
+    SightlineError,
+    TooBusy,
+)
 from services.kit.log import Log
 from services.kit.plurals import counted
 from services.kit.reach import NOTHING_OPEN, Reach
@@ -22,6 +29,8 @@ from services.predictor.batching import Batcher
 from services.predictor.cache import Entry, ModelCache
 from services.predictor.domain import Bundle, ImageQuery, LoadedModel, ModelInfo, ModelRunner, Prepared
 from services.predictor.explanation import Explanation
+from services.predictor.feedback import Answered, Feedback
+from services.predictor.feedback_store import Kept
 from services.predictor.lookup import ModelLookup
 from services.predictor.metrics import DropReason, Stage
 from services.predictor.places import Places
@@ -31,6 +40,8 @@ from services.vision.decode import Decoded, ImageInfo
 from services.vision.decode_pool import Decoders
 
 MOST_OF_A_CALL = 16  # images in work, so that one stream, or batch, leaves places to others
+DEFAULT_SUGGESTIONS = 100
+MAX_SUGGESTIONS = 1000
 
 T = TypeVar("T")
 log = Log(__name__)
@@ -57,6 +68,7 @@ class Predictor:
         batcher: Batcher,
         blobs: Blobs,
         decoders: Decoders,
+        feedback: Feedback,
         clock: Clock,
         telemetry: Telemetry,
         limits: Limits,
@@ -66,6 +78,7 @@ class Predictor:
         self._batcher = batcher
         self._blobs = blobs
         self._decoders = decoders
+        self._feedback = feedback
         self._clock = clock
         self._telemetry = telemetry
         self._limits = limits
@@ -126,7 +139,9 @@ class Predictor:
         model.answered(self._clock.now())
         with self._timed(Stage.POSTPROCESS):
             result = result_of(runner.card, output, info.width, info.height, query)
-            return Analysis(model.bundle.version, info.width, info.height, result)
+        if not query.no_feedback:
+            self._feedback.consider(Answered(model.bundle, runner.card, output, info, image, data))
+        return Analysis(model.bundle.version, info.width, info.height, result)
 
     async def explain_image(self, query: ImageQuery, tag: str, deadline: float | None = None) -> Explanation:
         """Shows what in the image speaks for the tag, at the cost of some fifty predictions; errors as above."""
@@ -173,6 +188,15 @@ class Predictor:
     async def list_models(self) -> list[ModelInfo]:
         """The project's models, loaded or not."""
         return await self._lookup.list()
+
+    async def suggest_images(self, model_name: str, most: int) -> AsyncGenerator[tuple[Kept, bytes]]:
+        """Kept images of a model, the most instructive first; ModelNotFound, FeedbackNotKept."""
+        if not 0 <= most <= MAX_SUGGESTIONS:
+            raise InvalidRequest(field="max_images", problem=f"{most} is outside 0..{MAX_SUGGESTIONS}")
+        await self.model(model_name)
+        async with aclosing(self._feedback.suggest(model_name, most or DEFAULT_SUGGESTIONS)) as suggested:
+            async for one in suggested:
+                yield one
 
     async def sweep(self) -> None:
         """Drops loaded models that have been deleted, and loads new bundles of kept ones, even without requests."""

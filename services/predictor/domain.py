@@ -143,6 +143,7 @@ class ImageQuery:
     use_suggested_thresholds: bool = False
     coverage: float | None = None  # of the prediction set; None: no set
     model_version: str = ""  # that must answer; empty: the current one
+    no_feedback: bool = False  # the image must not be kept
     file: str = "image"  # what error messages call the image's bytes
 
     def check(self) -> None:

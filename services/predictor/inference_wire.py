@@ -15,7 +15,7 @@ from sightline.inference import open_inference_pb2 as pb
 MODELS = "models"
 # What tritonclient always or usually sends, and its meaning here.
 _NUMBERS = ("score_threshold", "max_results", "timeout")
-_KNOWN = (*_NUMBERS, "use_suggested_thresholds", "priority")
+_KNOWN = (*_NUMBERS, "use_suggested_thresholds", "no_feedback", "priority")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Parameters:
     score_threshold: float | None
     max_results: int | None
     use_suggested_thresholds: bool
+    no_feedback: bool
     timeout_seconds: float | None  # None: no more than the call's deadline
 
 
@@ -48,6 +49,7 @@ def parameters_of(request: pb.ModelInferRequest) -> Parameters:
         score_threshold=numbers["score_threshold"],
         max_results=None if limit is None else int(limit),
         use_suggested_thresholds=_truth(request, "use_suggested_thresholds"),
+        no_feedback=_truth(request, "no_feedback"),
         timeout_seconds=timeout / 1e6 if timeout else None,
     )
 
@@ -64,6 +66,7 @@ def queries_of(request: pb.ModelInferRequest, parameters: Parameters) -> list[Im
             max_results=parameters.max_results,
             use_suggested_thresholds=parameters.use_suggested_thresholds,
             model_version=request.model_version,
+            no_feedback=parameters.no_feedback,
             file=IMAGE if len(images) == 1 else f"{IMAGE}[{index}]",
         )
         for index, image in enumerate(images)

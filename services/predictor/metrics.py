@@ -41,6 +41,16 @@ class Eviction(StrEnum):
     UNLOADED = "unloaded"
 
 
+class FeedbackResult(StrEnum):
+    """What became of an image that the rules of feedback choose."""
+
+    KEPT = "kept"
+    REPEATED = "repeated"  # it looks like one that was kept
+    LIMIT = "limit"  # the project's of a day is reached
+    FULL = "full"  # too many wait to be written
+    FAILED = "failed"  # the store did not take it
+
+
 STAGE_SECONDS = Metric(  # Where does the time of a slow prediction go?
     "sightline_predictor_stage_seconds",
     MetricKind.HISTOGRAM,
@@ -101,16 +111,16 @@ LOADED_BYTES = Metric(  # How much of it is used?
     "sightline_predictor_loaded_bytes", MetricKind.GAUGE, "Memory used by models, in bytes."
 )
 
+FEEDBACK_IMAGES = Metric(  # Are enough images kept, and what keeps others from it?
+    "sightline_predictor_feedback_images_total",
+    MetricKind.COUNTER,
+    "Images chosen to be kept for labelling, by what became of them: kept, repeated, limit, full or failed.",
+    labels=("result",),
+    values=(tuple(FeedbackResult),),
+)
+
 ALL = (
     *(*STORE, *decode_metrics.ALL, STAGE_SECONDS, BATCH_SIZE, QUEUE_LENGTH, DROPPED),
-    *(
-        CACHE_REQUESTS,
-        CACHE_EVICTIONS,
-        LOAD_SECONDS,
-        LOAD_FAILURES,
-        LOADED_MODELS,
-        KEPT_MODELS,
-        CAPACITY_BYTES,
-        LOADED_BYTES,
-    ),
+    *(CACHE_REQUESTS, CACHE_EVICTIONS, LOAD_SECONDS, LOAD_FAILURES, LOADED_MODELS, KEPT_MODELS),
+    *(CAPACITY_BYTES, LOADED_BYTES, FEEDBACK_IMAGES),
 )

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from services.kit.blobs import Blobs
@@ -14,6 +15,8 @@ from services.predictor.batching import Batcher, Passes
 from services.predictor.bundles import BundleSource
 from services.predictor.cache import ModelCache
 from services.predictor.domain import Loader, Models
+from services.predictor.feedback import Feedback
+from services.predictor.feedback_store import FeedbackStore
 from services.predictor.lookup import ModelLookup
 from services.predictor.settings import PredictorSettings
 from services.vision.decode_pool import DecodePool
@@ -48,10 +51,17 @@ async def running(
         settings.max_explanations,
         settings.reach,
     )
+    store = FeedbackStore(blobs, timedelta(days=settings.feedback_days))
+    feedback = Feedback(store, settings.feedback, clock, telemetry)
     try:
         async with DecodePool.running(settings.decode_limits, telemetry) as decoders:
-            predictor = Predictor(lookup, cache, batcher, blobs, decoders, clock, telemetry, limits)
-            async with alongside(batches=batcher.run(), sweep=predictor.run_sweeps(settings.model_sweep_seconds)):
+            predictor = Predictor(lookup, cache, batcher, blobs, decoders, feedback, clock, telemetry, limits)
+            async with alongside(
+                batches=batcher.run(),
+                sweep=predictor.run_sweeps(settings.model_sweep_seconds),
+                feedback=feedback.run(),
+                feedback_sweep=feedback.run_sweeps(),
+            ):
                 yield predictor
                 await cache.close()
     finally:

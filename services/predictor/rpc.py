@@ -80,6 +80,13 @@ class PredictionServicer(PredictionServiceServicer):
             loaded_models=[wire.loaded_model_to(model) for model in chosen], next_page_token=token
         )
 
+    async def SuggestImages(
+        self, request: pb.SuggestImagesRequest, context: Context
+    ) -> AsyncIterator[pb.SuggestImagesResponse]:
+        async with aclosing(self._predictor.suggest_images(request.model_name, request.max_images)) as suggested:
+            async for kept, image in suggested:
+                yield wire.suggestion_to(kept, image)
+
     async def CreateBatchPrediction(
         self, request: pb.CreateBatchPredictionRequest, context: Context
     ) -> batch_prediction_pb2.BatchPrediction:

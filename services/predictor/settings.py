@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from services.kit import names, settings
 from services.kit.errors import InvalidName
 from services.predictor.batching import Passes
+from services.predictor.feedback import Rules
 from services.vision.decode_limits import DecodeLimits
 
 
@@ -39,6 +40,11 @@ class PredictorSettings(settings.Settings):
     decode_cpu_seconds: float = Field(default=10.0, gt=0)  # per image
     decode_seconds: float = Field(default=60.0, gt=0)  # per image
     max_image_scans: int = Field(default=100, gt=0)  # of a progressive JPEG
+    feedback_below: float = Field(default=0.0, ge=0, le=1)  # images with less confidence are kept; 0: none
+    feedback_share: float = Field(default=1.0, gt=0, le=1)  # of these
+    feedback_images: int = Field(default=1000, gt=0)  # kept of a project on a day, by each replica
+    feedback_bytes: int = Field(default=1024**3, gt=0)  # likewise
+    feedback_days: float = Field(default=30.0, gt=0)  # until a kept image is removed
     forward_passes: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0)  # at once; on a GPU, one
     forward_threads: int = Field(default=1, gt=0)  # per forward pass; more cost more than they gain
 
@@ -56,6 +62,11 @@ class PredictorSettings(settings.Settings):
     def preloaded(self) -> tuple[str, ...]:
         """The names of the models to load at the start."""
         return tuple(self.preload_models.split(",")) if self.preload_models else ()
+
+    @property
+    def feedback(self) -> Rules:
+        """Which images are kept."""
+        return Rules(self.feedback_below, self.feedback_share, self.feedback_images, self.feedback_bytes)
 
     @property
     def request_bytes(self) -> dict[str, int]:

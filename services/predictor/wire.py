@@ -4,7 +4,8 @@ from services.kit.errors import InvalidRequest
 from services.kit.status import to_timestamp
 from services.predictor.domain import ImageQuery, LoadedModel
 from services.predictor.explanation import Explanation
-from services.predictor.results import Analysis, Object, Tag, Tags
+from services.predictor.feedback_store import Kept
+from services.predictor.results import Analysis, Object, Objects, PixelBox, Tag, Tags
 from sightline.v1 import prediction_pb2, prediction_service_pb2
 
 
@@ -19,6 +20,7 @@ def query_from(message: prediction_service_pb2.AnalyzeImageRequest) -> ImageQuer
         max_results=message.max_results if message.HasField("max_results") else None,
         use_suggested_thresholds=message.use_suggested_thresholds,
         coverage=message.coverage if message.HasField("coverage") else None,
+        no_feedback=message.no_feedback,
     )
 
 
@@ -84,6 +86,21 @@ def _object_to(number: int, one: Object) -> prediction_pb2.DetectedObject:
 
 def _tag_to(tag: Tag) -> prediction_pb2.Tag:
     return prediction_pb2.Tag(name=tag.name, confidence=tag.confidence)
+
+
+def suggestion_to(kept: Kept, image: bytes) -> prediction_service_pb2.SuggestImagesResponse:
+    """The message of a kept image."""
+    marks = [(mark, Tag(mark.name, mark.confidence)) for mark in kept.marks]
+    objects = tuple(Object(PixelBox(*mark.box), tag) for mark, tag in marks if mark.box)
+    result = Objects(objects) if kept.detects else Tags(tuple(tag for _, tag in marks))
+    return prediction_service_pb2.SuggestImagesResponse(
+        image_id=kept.id,
+        image=image,
+        extension=kept.extension,
+        create_time=to_timestamp(kept.time),
+        uncertainty=kept.uncertainty,
+        prediction=analysis_to(Analysis(kept.model_version, kept.width, kept.height, result)),
+    )
 
 
 def loaded_model_to(model: LoadedModel) -> prediction_pb2.LoadedModel:

@@ -239,6 +239,27 @@ def export(
     output().print(escape(f"{exported.folder}: {counted(exported.image_count, 'image')}{there}"), soft_wrap=True)
 
 
+@app.command("suggest")
+def suggest(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is empty or does not exist yet.")],
+    model: Annotated[str, typer.Option("--model", help="The model that was unsure.")],
+    count: Annotated[int, typer.Option("--count", help="The most images.", min=1, max=1000)] = 100,
+    json: Json = False,
+) -> None:
+    """Draft a dataset of images that a model was unsure of: correct the annotations, then register it."""
+    with session() as client:
+        draft = client.datasets.suggest(model, folder, count=count)
+    if json:
+        print_document({"folder": str(draft.folder), "images": draft.image_count, "detection": draft.detection})
+    elif not draft.image_count:
+        output().print("no image was kept that the model was unsure of")
+    else:
+        kind = "detection" if draft.detection else "classification"
+        found = f"{draft.folder}: {counted(draft.image_count, 'image')}, the most instructive first"
+        command = f"sightline datasets create NAME --kind {kind} --coco {draft.annotations}"
+        output().print(escape(f"{found}\ncorrect the annotations, then: {command}"), soft_wrap=True)
+
+
 @app.command("diff")
 def diff(
     name: Name,

@@ -65,6 +65,9 @@ def predict(
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a line for each tag or object to this file, as CSV.")
     ] = None,
+    feedback: Annotated[
+        bool, typer.Option("--feedback/--no-feedback", help="Whether the predictor may keep uncertain images.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Analyze images with a model.
@@ -77,7 +80,7 @@ def predict(
     with session() as client:
         files = _files(images)
         _refuse_too_large(files)
-        predictions = _ask(client, model, files, threshold, suggested_thresholds, top, coverage)
+        predictions = _ask(client, model, files, threshold, suggested_thresholds, top, coverage, feedback)
         if explain:
             _explain_all(client, model, explain, [made for made in predictions if not made.error and made])
         if csv:
@@ -121,10 +124,17 @@ def _ask(
     suggested: bool,
     top: int | None,
     coverage: float | None,
+    feedback: bool,
 ) -> list[Prediction]:
     """A prediction for each image; ends with the first error that concerns all of them."""
     results = client.predict_many(
-        model, images, threshold=threshold, suggested_thresholds=suggested, top=top, coverage=coverage
+        model,
+        images,
+        threshold=threshold,
+        suggested_thresholds=suggested,
+        top=top,
+        coverage=coverage,
+        feedback=feedback,
     )
     made: list[Prediction] = []
     with silent("predict") if len(images) == 1 else progress_bar("predict") as bar:

@@ -59,17 +59,19 @@ class Client:
         suggested_thresholds: bool = False,
         top: int | None = None,
         coverage: float | None = None,
+        feedback: bool = True,
     ) -> Prediction:
         """Analyzes one image: a file, its bytes, or an `s3://` uri in the store.
 
         A classifier returns every tag, a detector the objects that reach its suggested threshold for their category;
         `threshold` or `suggested_thresholds` overrides that. Returns at most `top` results, by default 100. With
         `coverage`, a classifier's prediction has a `prediction_set`, which contains the true category with that
-        probability.
+        probability. Without `feedback`, the image is not kept, even if the operator lets the predictor keep images of
+        uncertain predictions.
         Raises ModelNotFound, ModelNotReady, CoverageUnavailable, ImageUnreadable, InvalidImageFormat or
         InvalidImageSize.
         """
-        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage, feedback)
         return predictions.predict(self._calls, request, image)
 
     def predict_many(
@@ -81,13 +83,14 @@ class Client:
         suggested_thresholds: bool = False,
         top: int | None = None,
         coverage: float | None = None,
+        feedback: bool = True,
     ) -> Generator[Prediction]:
         """Yields a prediction for each image, in the order of the images, with several calls in flight.
 
         The prediction for an image that cannot be used has an `error`; an error that concerns every image, such as
         ModelNotFound, is raised.
         """
-        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage, feedback)
         return predictions.predict_many(self._calls, request, images)
 
     def explain(self, model: str | Named, image: Image, tag: str = "") -> Explanation:

@@ -57,9 +57,10 @@ class AsyncClient:
         suggested_thresholds: bool = False,
         top: int | None = None,
         coverage: float | None = None,
+        feedback: bool = True,
     ) -> Prediction:
         """As `Client.predict`; the file is read in a thread."""
-        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage, feedback)
         return await predictions.predict_async(self._calls, request, image)
 
     def predict_many(
@@ -71,9 +72,10 @@ class AsyncClient:
         suggested_thresholds: bool = False,
         top: int | None = None,
         coverage: float | None = None,
+        feedback: bool = True,
     ) -> AsyncGenerator[Prediction]:
         """As `Client.predict_many`, for `async for`."""
-        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage)
+        request = requests.analyze_image(model, threshold, suggested_thresholds, top, coverage, feedback)
         return predictions.predict_many_async(self._calls, request, images)
 
     async def explain(self, model: str | Named, image: Image, tag: str = "") -> Explanation:

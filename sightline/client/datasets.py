@@ -14,10 +14,11 @@ from sightline.client.requests import STORE
 from sightline.client.results.comparison import Comparison
 from sightline.client.results.dataset import AsyncDataset, Dataset, DatasetData, Finding
 from sightline.client.results.diff import DatasetDiff
-from sightline.client.results.export import Exported
+from sightline.client.results.export import Draft, Exported
 from sightline.client.results.kinds import DatasetKind
 from sightline.client.results.samples import Samples
 from sightline.client.sending import Sent, send, send_async
+from sightline.client.suggested import Drafting
 from sightline.client.uploads import Reading, read_export
 from sightline.exporters.model import ExportFormat, Snapshot
 from sightline.importers.model import BoxForm, Format
@@ -143,6 +144,20 @@ class Datasets:
                     bar.update(*download.take(message))
             return download.finish()
 
+    def suggest(self, model: str | Named, folder: str | Path, *, count: int = 100) -> Draft:
+        """Drafts a dataset of images that the model was unsure of, those first from which it would learn most.
+
+        Writes the images into a folder, and a COCO file with the model's answers, to be corrected before it is
+        registered. ModelNotFound; FeedbackNotKept if the predictor keeps no images; ExportRefused if the folder has
+        files.
+        """
+        full, rpc = full_name("models", model), self._calls.stubs.predictions.SuggestImages
+        with self._calls.reporter(f"suggest for {bare_name(full)}") as bar:
+            drafting = Drafting(full, Path(folder), count)
+            for message in self._calls.watch(rpc, drafting.request):
+                bar.update(*drafting.take(message))
+            return drafting.finish()
+
     def diff(self, name: str | Named, old: int = 0, new: int = 0) -> DatasetDiff:
         """What differs between two versions of a dataset: by default the current one and the one before it.
 
@@ -257,6 +272,15 @@ class AsyncDatasets:
                 async for message in self._calls.watch(rpc, download.request):
                     bar.update(*await asyncio.to_thread(download.take, message))
             return await asyncio.to_thread(download.finish)
+
+    async def suggest(self, model: str | Named, folder: str | Path, *, count: int = 100) -> Draft:
+        """As `Datasets.suggest`; files are written in threads."""
+        full, rpc = full_name("models", model), self._calls.stubs.predictions.SuggestImages
+        with self._calls.reporter(f"suggest for {bare_name(full)}") as bar:
+            drafting = await asyncio.to_thread(Drafting, full, Path(folder), count)
+            async for message in self._calls.watch(rpc, drafting.request):
+                bar.update(*await asyncio.to_thread(drafting.take, message))
+            return await asyncio.to_thread(drafting.finish)
 
     async def diff(self, name: str | Named, old: int = 0, new: int = 0) -> DatasetDiff:
         """As `Datasets.diff`."""

@@ -10,7 +10,8 @@ SightlineError
 ├── NotFound: DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
 │   UploadNotFound, BlobNotFound
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
-│       StoreRefused, AuditNotStored, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
+│       StoreRefused, AuditNotStored, FeedbackNotKept, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory,
+│       WorkAbandoned
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded: Throttled, MessageTooLarge
 ├── DeadlineExceeded: RequestTimedOut
@@ -410,6 +411,13 @@ class AuditNotStored(FailedPrecondition):
 
     reason = "AuditNotStored"
     advice = "`sightline audit read` reads the files or logs that they write instead"
+
+
+class FeedbackNotKept(FailedPrecondition):
+    """The predictor keeps no images of predictions."""
+
+    reason = "FeedbackNotKept"
+    advice = "ask an operator to set SIGHTLINE_FEEDBACK_BELOW, such as to 0.6"
 
 
 class Diverged(FailedPrecondition):

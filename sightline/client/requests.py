@@ -108,6 +108,7 @@ def analyze_image(
     suggested_thresholds: bool,
     top: int | None,
     coverage: float | None = None,
+    feedback: bool = True,
 ) -> predictions.AnalyzeImageRequest:
     """The request for every image, without the image. ValueError if both kinds of thresholds are given."""
     if threshold is not None and suggested_thresholds:
@@ -118,6 +119,7 @@ def analyze_image(
         use_suggested_thresholds=suggested_thresholds,
         max_results=top,
         coverage=coverage,
+        no_feedback=not feedback,
     )
 
 

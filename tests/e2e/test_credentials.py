@@ -20,20 +20,23 @@ from tests.support.ceph import CephGateway
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BUCKET = "e2e-credentials"
-PLACES = ("datasets/d/u/packs/p", "datasets/d/u/features/f", "models/m/u/bundle/b", "uploads/u/x", "weights/w", "other")
+PLACES = (
+    *("datasets/d/u/packs/p", "datasets/d/u/features/f", "models/m/u/bundle/b", "uploads/u/x", "weights/w", "other"),
+    "feedback/2026-01-01/acme/m/x.jpg",
+)
 MAY_READ = {
     "dataset-api": {0, 1, 3},
     "dataset-worker": {0, 1, 3},
     "trainer-api": {0, 1, 2},
     "trainer-worker": {0, 1, 2, 4},
-    "predictor": {2, 3},
+    "predictor": {2, 3, 6},
 }
 MAY_WRITE = {
     "dataset-api": {3},
     "dataset-worker": {0, 1},
     "trainer-api": {2},
     "trainer-worker": {1, 2},
-    "predictor": set[int](),
+    "predictor": {6},
 }
 
 
@@ -121,9 +124,10 @@ def test_a_process_reads_and_writes_its_own_part_of_the_store_only(
         for number, place in enumerate(PLACES):
             key = root + place
             owner.fput_object(BUCKET, key, str(file))
-            allowed = number in MAY_READ[process] and not (root and place.startswith("weights"))
+            its_place = not (root and place.startswith(("weights", "feedback")))  # of no project
+            allowed = number in MAY_READ[process] and its_place
             assert _may(lambda key=key: client.get_object(BUCKET, key).close()) == allowed, key
-            allowed = number in MAY_WRITE[process]
+            allowed = number in MAY_WRITE[process] and its_place
             assert _may(lambda key=key: client.fput_object(BUCKET, key, str(file))) == allowed, key
             assert _may(lambda key=key: client.remove_object(BUCKET, key)) == allowed, key
             owner.remove_object(BUCKET, key)

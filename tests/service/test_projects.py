@@ -104,6 +104,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "LoadModel": (predictions.LoadModelRequest(model_name="models/m"), OK),
         "ListLoadedModels": (predictions.ListLoadedModelsRequest(), OK),
         "ExplainImage": (predictions.ExplainImageRequest(model_name="models/m", image=IMAGE), OK),
+        "SuggestImages": (predictions.SuggestImagesRequest(model_name="models/m"), "FAILED_PRECONDITION"),
         "UnloadModel": (predictions.UnloadModelRequest(model_name="models/m"), OK),
         "DeleteEvaluation": (evaluations.DeleteEvaluationRequest(name=E), OK),
         "DeleteModel": (models.DeleteModelRequest(name="models/m"), OK),

@@ -74,6 +74,7 @@ class Fakes:
         self.audit: list[audit.AuditEvent] = []
         self.projects: dict[str, Project] = {}
         self.loaded: dict[str, LoadedModel] = {}
+        self.suggested: list[ps.SuggestImagesResponse] = []
         self.files: dict[str, bytes] = {}
         self.images: dict[str, bytes] = {}  # what ReadImages sends, of the category `cat`
         self.page_size = 2
@@ -336,6 +337,10 @@ class PredictionFake(ps_grpc.PredictionServiceServicer):
         return AnalyzeImageResponse(
             model_version="v1", metadata=ImageMetadata(width=64, height=48), custom_model_result=result
         )
+
+    def SuggestImages(self, request: ps.SuggestImagesRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "SuggestImages", request)
+        yield from self.fakes.suggested[: request.max_images]
 
     def LoadModel(self, request: ps.LoadModelRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "LoadModel", request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,6 +14,17 @@ from google.rpc.status_pb2 import Status
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.dataset_service_pb2 import ImageSizes
 from sightline.v1.finding_pb2 import Finding
+from sightline.v1.prediction_pb2 import (
+    AnalyzeImageResponse,
+    BoundingBox,
+    CustomModelResult,
+    DetectedObject,
+    ImageMetadata,
+    ObjectsResult,
+    Tag,
+    TagsResult,
+)
+from sightline.v1.prediction_service_pb2 import SuggestImagesResponse
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.fakes import Fakes, status
 from tests.unit.importers import exports
@@ -324,3 +336,59 @@ def test_an_export_into_a_folder_with_other_files_is_refused(sightline: Command,
     forced = sightline("datasets", "export", "pets", tmp_path, "--force")
     assert (forced.code, "'../../a.jpg' is 'a.jpg'" in forced.err) == (0, True)
     assert (tmp_path / "a.jpg").read_bytes() == b"a"
+
+
+def suggested(number: int, image: bytes, **result: Any) -> SuggestImagesResponse:
+    answer = AnalyzeImageResponse(
+        metadata=ImageMetadata(width=64, height=48), custom_model_result=CustomModelResult(**result)
+    )
+    message = SuggestImagesResponse(image_id=f"id{number}", image=image, extension="png", prediction=answer)
+    message.create_time.FromSeconds(1_767_225_600)
+    return message
+
+
+def test_suggested_images_are_drafted_as_a_dataset_that_can_be_registered(
+    sightline: Command, fakes: Fakes, tmp_path: Path, coco: Path
+) -> None:
+    photo = coco.parent / "images/a.png"
+    for number, names in enumerate([("cat", "dog"), ("dog", "cat")]):
+        tags = TagsResult(values=[Tag(name=name, confidence=0.5) for name in names])
+        fakes.suggested.append(suggested(number, photo.read_bytes(), tags_result=tags))
+    draft = tmp_path / "draft"
+    shown = sightline("datasets", "suggest", str(draft), "--model", "m")
+    assert shown.code == 0, shown.err
+    assert "2 images" in shown.out
+    assert f"sightline datasets create NAME --kind classification --coco {draft}/annotations.json" in shown.out
+    content = json.loads((draft / "annotations.json").read_text())
+    assert [one["file_name"] for one in content["images"]] == [
+        "images/0001-20260101T000000-id0.png",
+        "images/0002-20260101T000000-id1.png",
+    ]
+    assert all((draft / one["file_name"]).read_bytes() == photo.read_bytes() for one in content["images"])
+    assert content["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    assert [one["category_id"] for one in content["annotations"]] == [1, 2]
+    created = sightline("datasets", "create", "d", "--kind", "classification", "--coco", f"{draft}/annotations.json")
+    assert created.code == 0, created.err
+    again = sightline("datasets", "suggest", str(draft), "--model", "m")
+    assert (again.code, "is not empty" in again.err) == (3, True)
+
+
+def test_suggested_images_of_a_detector_have_its_boxes(
+    sightline: Command, fakes: Fakes, tmp_path: Path, coco: Path
+) -> None:
+    photo = coco.parent / "images/a.png"
+    found = DetectedObject(bounding_box=BoundingBox(x=1, y=2, w=30, h=40), tags=[Tag(name="cat", confidence=0.5)])
+    fakes.suggested.append(suggested(0, photo.read_bytes(), objects_result=ObjectsResult(values=[found])))
+    fakes.suggested.append(suggested(1, photo.read_bytes(), objects_result=ObjectsResult()))
+    draft = tmp_path / "draft"
+    answer = sightline("datasets", "suggest", str(draft), "--model", "m", "--json").json
+    assert answer == {"folder": str(draft), "images": 2, "detection": True}
+    content = json.loads((draft / "annotations.json").read_text())
+    assert [one["bbox"] for one in content["annotations"]] == [[1, 2, 30, 40]]
+    assert len(content["images"]) == 2, "the one without an object has none to draw"
+
+
+def test_nothing_to_suggest_leaves_no_folder(sightline: Command, tmp_path: Path) -> None:
+    shown = sightline("datasets", "suggest", str(tmp_path / "draft"), "--model", "m")
+    assert (shown.code, "no image was kept" in shown.out) == (0, True)
+    assert not (tmp_path / "draft").exists()

@@ -27,7 +27,7 @@ from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.finding_pb2 import Finding
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.model_service_pb2 import EstimateTrainingRequest
-from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
+from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest, SuggestImagesResponse
 from sightline.v1.project_pb2 import ComputeQuota, CountQuota, Project
 from sightline.v1.trial_pb2 import NameUse as NameUseMessage
 from sightline.v1.trial_pb2 import Recipe, Trial
@@ -382,6 +382,25 @@ async def test_projects_have_what_is_used_and_what_is_left(client: Client, aio: 
     everything = client.projects.list()
     assert [(one.project_id, one.compute.left is None) for one in everything[1:]] == [("acme", True), ("other", True)]
     assert await aio.projects.list() == everything
+
+
+async def test_a_dataset_is_drafted_by_both_clients_alike(
+    client: Client, aio: AsyncClient, fakes: Fakes, tmp_path: Path
+) -> None:
+    message = SuggestImagesResponse(image_id="a", image=b"a photo", extension="jpg")
+    message.prediction.metadata.width, message.prediction.metadata.height = 64, 48
+    message.prediction.custom_model_result.tags_result.values.add(name="cat", confidence=0.5)
+    fakes.suggested += [message, message]  # as when the stream was opened again
+    one = client.datasets.suggest("m", tmp_path / "one", count=5)
+    other = await aio.datasets.suggest("m", tmp_path / "other", count=5)
+    assert (one.image_count, other.image_count, one.detection) == (1, 1, False)
+    assert one.annotations.read_bytes() == other.annotations.read_bytes()
+
+
+def test_feedback_is_refused_with_the_request(client: Client, fakes: Fakes, photo: Path) -> None:
+    client.predict("m", photo)
+    client.predict("m", photo, feedback=False)
+    assert [one.no_feedback for one in fakes.requests if isinstance(one, AnalyzeImageRequest)] == [False, True]
 
 
 async def test_models_are_loaded_listed_and_unloaded(client: Client, aio: AsyncClient, fakes: Fakes) -> None:
