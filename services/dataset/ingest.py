@@ -127,6 +127,7 @@ async def _remove(context: WorkerContext, settings: DatasetSettings, name: str) 
     async with leased(context.table, name, context.holder, context.clock, settings.lease) as guard:
         count = await delete_prefix(context.blobs, f"{guard.record.prefix}/snapshot/")
         count += await delete_prefix(context.blobs, guard.record.root)
+        await context.holds.forget(name)
         await guard.delete()
     _log.info("dataset_deleted", blobs=count)
 

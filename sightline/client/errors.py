@@ -7,10 +7,16 @@ SightlineError
 │   └── about files on this machine: AnnotationsUnreadable, ImagesMissing, ExportRefused
 ├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, UploadAlreadyExists,
 │       FileAlreadyExists
+<<<<<<< HEAD
 ├── NotFound: DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
 │   UploadNotFound, BlobNotFound
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
 │       StoreRefused, AuditNotStored, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
+=======
+├── NotFound: DatasetNotFound, ModelNotFound, TrialNotFound, EvaluationNotFound, UploadNotFound, BlobNotFound
+├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, DatasetInUse, ModelNotReady, CoverageUnavailable,
+│       WrongState, StoreRefused, AuditNotStored, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
+>>>>>>> 4fbf464 (Datasets are not deleted while a training or an evaluation needs them; force deletes them all the same)
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded: Throttled, MessageTooLarge
 ├── DeadlineExceeded: RequestTimedOut
@@ -373,6 +379,19 @@ class DatasetNotReady(FailedPrecondition):
         if variables.get("state") == "FAILED":
             return f"see `sightline datasets findings {name}`, fix the files, and register them under a new name"
         return f"wait until it is READY: `sightline datasets show {name}`"
+
+
+class DatasetInUse(FailedPrecondition):
+    """A training or an evaluation that has not ended needs the dataset."""
+
+    reason = "datasetInUse"
+
+    def _advice(self, variables: Mapping[str, str]) -> str:
+        first = variables.get("users", "models/MODEL").split(", ")[0].split(" and ")[0]
+        waiting = f"`sightline models cancel {bare_name(first)}`"
+        if "/evaluations/" in first or not first.startswith("models/"):
+            waiting = "delete what uses it"
+        return f"wait, or {waiting}; `--force` (force=True in Python) deletes it all the same, and what uses it fails"
 
 
 class ModelNotReady(FailedPrecondition):

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from services.dataset import metrics
-from services.dataset.app import Datasets
 from services.dataset.context import WorkerContext
 from services.dataset.domain import CHECK, DatasetRecord, NewDataset, State
 from services.dataset.lease_guard import leased
@@ -78,7 +77,7 @@ class viewed:  # noqa: N801 - a context manager
 
     async def __aenter__(self) -> World:
         self.world = World(settings=DatasetSettings(chunk_images=2, progress_seconds=0))
-        views = self.world.view, self.world.kept.view, self.world.accounts.view
+        views = self.world.views()
         self._keepers = [asyncio.create_task(view.run()) for view in views]
         for view in views:
             await view.synced()
@@ -89,15 +88,10 @@ class viewed:  # noqa: N801 - a context manager
             keeper.cancel()
 
 
-def app(world: World) -> Datasets:
-    ports = world.collection, world.blobs, world.queue, world.clock, world.settings
-    return Datasets(*ports, world.uploads(), world.quotas())
-
-
 async def create(world: World) -> None:
     described, files = tagged(6)
     await world.put(described, files)
-    await app(world).create(NewDataset("pets", AnnotationKind.IMAGE_CLASSIFICATION, (URI,)))
+    await world.app().create(NewDataset("pets", AnnotationKind.IMAGE_CLASSIFICATION, (URI,)))
 
 
 async def until_dead(world: World, mortal: Mortal) -> bool:
@@ -147,7 +141,7 @@ async def test_a_deletion_whose_worker_dies_at_its_nth_call_is_completed(takes_e
         async with viewed() as world:
             await create(world)
             await world.work()
-            await app(world).delete(NAME, "")
+            await world.app().delete(NAME, "")
             dies = await until_dead(world, Mortal(fatal, takes_effect=takes_effect))
             await recover(world)
             assert [blob.key async for blob in world.blobs.list("datasets/")] == [], fatal
@@ -277,7 +271,7 @@ async def test_a_deletion_that_waits_for_a_worker_continues_as_soon_as_the_lease
         world.blobs.get = slow
         step = asyncio.create_task(world.step())
         await reading.wait()
-        await app(world).delete(NAME, "")
+        await world.app().delete(NAME, "")
         await step
         await world.work()
         await asyncio.sleep(0)
