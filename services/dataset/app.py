@@ -206,8 +206,8 @@ class Datasets:
         parse(name, COLLECTION)
         while True:
             found = await self._datasets.get(name)
-            if not force and found.value.state is not State.DELETING and etag in ("", found.etag):
-                await self._close(name, found.revision)
+            if found.value.state is not State.DELETING and etag in ("", found.etag):
+                await self._close(name, found.revision, force=force)
             try:
                 marked = await self._datasets.change(
                     name, lambda record: record.deleting(self._clock.now()), etag or found.etag
@@ -220,12 +220,12 @@ class Datasets:
         await announce(self._queue, ADVANCE, Job(name, marked.value.generation))
         _log.info("dataset_deletion_requested", dataset=name, force=force)
 
-    async def _close(self, name: str, revision: int) -> None:
+    async def _close(self, name: str, revision: int, *, force: bool) -> None:
         """Closes the dataset's holds; DatasetInUse if they do not end within the patience."""
         until = self._clock.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return await self._holds.close(name, revision, self._clock.now())
+                return await self._holds.close(name, revision, self._clock.now(), force=force)
             except DatasetInUse:
                 if self._clock.monotonic() >= until:
                     raise

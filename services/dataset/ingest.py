@@ -34,12 +34,13 @@ Refused = (DatasetAnnotationsInvalid, DatasetEmpty, QuotaExceeded)
 async def advance(context: WorkerContext, settings: DatasetSettings, name: str) -> None:
     """Does what is due; nothing if the dataset is gone, READY or FAILED. LeaseLost while another worker holds it."""
     try:
-        record = (await context.table.get(name)).value
+        found = await context.table.get(name)
     except RecordNotFound:
         return
+    record = found.value
     with about(name):
         if record.state is State.DELETING:
-            await _remove(context, settings, name)
+            await _remove(context, settings, name, found.revision)
         elif record.state is State.VALIDATING and record.plan and not record.is_checked:
             await _publish_missing(context, record)
         elif record.state is State.VALIDATING:
@@ -119,15 +120,17 @@ async def _publish_missing(context: WorkerContext, record: DatasetRecord) -> Non
         await publish_advance(context.queue, record)
 
 
-async def _remove(context: WorkerContext, settings: DatasetSettings, name: str) -> None:
-    """Deletes every blob under the name, then the record, so that the id is only free once everything is gone.
+async def _remove(context: WorkerContext, settings: DatasetSettings, name: str, revision: int) -> None:
+    """Deletes every blob of the dataset, then the record, so that the id is only free once everything is gone.
 
-    The manifest goes first: whoever stores a blob while it is there can rely on the deletion finding that blob.
+    The manifest goes first: whoever stores a blob while it is there can rely on the deletion finding that blob. A
+    worker that stood still, and goes on after another has removed the dataset, touches nothing of a later one of the
+    name.
     """
     async with leased(context.table, name, context.holder, context.clock, settings.lease) as guard:
         count = await delete_prefix(context.blobs, f"{guard.record.prefix}/snapshot/")
-        count += await delete_prefix(context.blobs, guard.record.root)
-        await context.holds.forget(name)
+        count += await delete_prefix(context.blobs, f"{guard.record.prefix}/")
+        await context.holds.forget(name, revision)
         await guard.delete()
     _log.info("dataset_deleted", blobs=count)
 

@@ -12,19 +12,20 @@ hold at the same time, either the deletion finds the hold and is refused, or the
 
 Suppose that d3 and h2 both succeed. d2 and h1 write the same record, so one was first. Had h1 been, d2 would have found
 the holder. So d2 was, and h1 saw the holds closed at r or later. h2 found a later revision, so the dataset had left r
-by then; d3 took it from r, so h2 found it DELETING or gone, and failed. The record goes with the dataset, while that
-is DELETING: an h1 after that sees no closing, but its h2 fails.
+by then; d3 took it from r, so h2 found it DELETING or gone, and failed. The record goes before the dataset does, while
+that is DELETING: an h1 after that sees no closing, but its h2 fails.
 
 If d3 finds another revision, the deletion starts over. If it dies before d3, `interrupted` tells, and a new revision of
 the dataset, with the same content, ends the closing.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from services.kit import names
-from services.kit.errors import Conflict, DatasetInUse, RecordExists, RecordNotFound
+from services.kit.errors import Conflict, DatasetInUse, EtagMismatch, RecordExists, RecordNotFound
 from services.kit.plurals import counted
 from services.kit.records import Records, Table, Versioned
 from services.kit.views import View
@@ -91,22 +92,26 @@ class Holds:
 
         await self._change(dataset, decide)
 
-    async def close(self, dataset: str, revision: int, now: datetime) -> None:
-        """d2: DatasetInUse if there is a holder."""
+    async def close(self, dataset: str, revision: int, now: datetime, *, force: bool = False) -> None:
+        """d2: DatasetInUse if there is a holder, unless `force`."""
 
         def decide(hold: Hold) -> Hold:
-            if hold.holders:
+            if hold.holders and not force:
                 raise DatasetInUse(name=dataset, users=_listed(hold.holders), count=len(hold.holders))
             return replace(hold, closed=max(revision, hold.closed), close_time=now)
 
         await self._change(dataset, decide)
 
-    async def forget(self, dataset: str) -> None:
-        """Removes the record of a dataset that is DELETING; safe to repeat."""
-        try:
-            await self._table.delete(_name(dataset))
-        except RecordNotFound:
-            return
+    async def forget(self, dataset: str, revision: int) -> None:
+        """Removes the record of a dataset that was DELETING at this revision, but not of a later one of the name."""
+        with suppress(RecordNotFound):
+            while True:
+                found = await self._table.get(_name(dataset))
+                if not 0 < found.value.closed <= revision:
+                    return
+                with suppress(EtagMismatch):
+                    await self._table.delete(found.value.name, found.etag)
+                    return
 
     async def _change(self, dataset: str, decide: Callable[[Hold], Hold]) -> Versioned[Hold]:
         name = _name(dataset)

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 
 from services.dataset import metrics
 from services.dataset.context import WorkerContext
-from services.dataset.domain import CHECK, DatasetRecord, NewDataset, State
+from services.dataset.domain import ADVANCE, CHECK, DatasetRecord, NewDataset, State
 from services.dataset.lease_guard import leased
 from services.dataset.settings import DatasetSettings
-from services.kit.errors import LeaseLost
+from services.kit.errors import DatasetInUse, LeaseLost, SightlineError
+from services.kit.holds import Holder, Holds
+from services.kit.jobs import Job, publish
 from services.kit.records import Table
 from services.vision.snapshot import AnnotationKind
 from tests.support.datasets import URI, World, tagged
@@ -60,6 +63,7 @@ class Mortal:
             table=Table(self.around(records), DatasetRecord),
             blobs=self.around(context.blobs),
             queue=self.around(context.queue),
+            holds=Holds(self.around(records)),
         )
 
 
@@ -277,3 +281,37 @@ async def test_a_deletion_that_waits_for_a_worker_continues_as_soon_as_the_lease
         await asyncio.sleep(0)
         assert world.view.find(NAME) is None
         assert [blob.key async for blob in world.blobs.list("datasets/")] == []
+
+
+async def test_a_worker_that_stood_still_touches_nothing_of_a_later_dataset_of_the_name() -> None:
+    """It goes on with a deletion that another worker has completed since."""
+    async with viewed() as world:
+        await create(world)
+        await world.work()
+        await world.app().delete(NAME, "")
+        standing, go_on, delete = asyncio.Event(), asyncio.Event(), world.blobs.delete
+
+        async def still(key: str) -> None:
+            standing.set()
+            await go_on.wait()
+            await delete(key)
+
+        world.blobs.delete = still
+        zombie = asyncio.create_task(world.step(lambda context: replace(context, holder="zombie")))
+        await standing.wait()
+        world.blobs.delete = delete
+        world.clock.advance(60)
+        await publish(world.queue, ADVANCE, Job(NAME))
+        await world.work()
+        await create(world)
+        await world.work()
+        training = Holder("models/m", "u")
+        await world.holds.add(NAME, training)
+        before = [blob.key async for blob in world.blobs.list("datasets/")]
+        go_on.set()
+        with suppress(SightlineError):
+            await zombie
+        assert [blob.key async for blob in world.blobs.list("datasets/")] == before
+        assert (await world.collection.get(NAME)).value.state is State.READY
+        with pytest.raises(DatasetInUse):
+            await world.app().delete(NAME, "")

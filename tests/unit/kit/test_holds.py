@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.kit.errors import DatasetInUse
+from services.kit.errors import DatasetInUse, RecordNotFound
 from services.kit.holds import Hold, Holder, Holds, interrupted
 from services.kit.memory import MemoryRecords
 from services.kit.records import Table
@@ -58,9 +58,23 @@ async def test_a_hold_is_told_the_latest_closing(holds: Holds) -> None:
         await holds.close(PETS, revision, NOW)
     assert await holds.add(PETS, M) == 15
     assert await holds.add(PETS, M) == 15, "also if it is there already"
-    await holds.forget(PETS)
-    await holds.forget(PETS)
-    assert await holds.add(PETS, M) == 0
+
+
+async def test_the_record_goes_with_its_dataset_but_not_that_of_a_later_one_of_the_name() -> None:
+    records = MemoryRecords()
+    for number in range(20):
+        await records.create(f"models/{number}", b"{}")
+    holds = Holds(records)
+    await holds.close(PETS, 12, NOW)
+    await holds.forget(PETS, 13)
+    await holds.forget(PETS, 13)
+    with pytest.raises(RecordNotFound):
+        await records.get("projects/acme/holds/pets")
+    await holds.add(PETS, M)
+    await holds.forget(PETS, 13)
+    await holds.close(PETS, 18, NOW, force=True)
+    await holds.forget(PETS, 13)
+    assert await holds.add(PETS, M) == 18
 
 
 async def test_a_closing_counts_only_in_the_stream_that_it_is_of() -> None:

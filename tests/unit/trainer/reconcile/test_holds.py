@@ -134,7 +134,6 @@ async def test_what_could_not_be_held_is_tried_again_later(world: World) -> None
     world.datasets.away = False
     world.datasets.present.pop(BIRDS)
     world.clock.advance(SWEEP_SECONDS)
-    await world.holding.holds.forget(BIRDS)
     await world.reconcile()
     assert world.held() == []
 
