@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from random import Random
 from typing import Any
 
 import pytest
@@ -151,6 +152,42 @@ async def test_a_deletion_whose_worker_dies_at_its_nth_call_is_completed(takes_e
             assert [blob.key async for blob in world.blobs.list("datasets/")] == [], fatal
             assert world.view.find(NAME) is None
     assert fatal > 10
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(4))
+async def test_however_many_workers_there_are_and_die_the_digest_is_the_same(
+    reference: DatasetRecord, workers: int, seed: int
+) -> None:
+    random, deaths = Random(seed), 0
+    async with viewed() as world:
+        await create(world)
+
+        async def work(holder: str) -> None:
+            nonlocal deaths
+            while world.view.find(NAME) is None or (await world.table.get(NAME)).value.state is State.VALIDATING:
+                fatal = random.randrange(1, 12) if deaths < 4 else 1000  # after five in a row, work is given up
+                mortal = Mortal(fatal, takes_effect=random.random() < 0.5)
+                name = f"{holder}-{deaths}"
+
+                def context(found: WorkerContext, mortal: Mortal = mortal, name: str = name) -> WorkerContext:
+                    return replace(mortal.context(found, world.records), holder=name)
+
+                try:
+                    if not await world.step(context):
+                        world.clock.advance(20)
+                        await world.reconciler().reconcile()
+                except Killed:
+                    deaths += 1
+                except SightlineError:
+                    pass
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(work(f"w{number}") for number in range(workers)))
+        record = (await world.table.get(NAME)).value
+        assert (record.state, record.snapshot_digest) == (State.READY, reference.snapshot_digest)
+        assert (record.stats, record.finding_counts) == (reference.stats, reference.finding_counts)
+    assert deaths > 0
 
 
 async def test_losing_the_whole_queue_loses_nothing(reference: DatasetRecord) -> None:
