@@ -95,18 +95,26 @@ async def _finish(context: WorkerContext, settings: DatasetSettings, guard: Data
     try:
         validation = await finish(context, settings, guard.record, plan, log)
     except Refused as error:
-        refused = await _refuse(context, guard, error, log)
-        await delete_prefix(context.blobs, refused.packs)  # no longer needed
-        return refused
+        return await _refuse(context, guard, error, log)
     key = await store.put_manifest(context.blobs, guard.record, validation.manifest)
     findings = await store.put_findings(context.blobs, guard.record, log)
     digest = validation.manifest.digest
-    return await guard.write(lambda now: now.accepted(validation.stats, digest, key, findings, context.clock.now()))
+    accepted = await guard.write(lambda now: now.accepted(validation.stats, digest, key, findings, context.clock.now()))
+    await store.forget_plans(context.blobs, accepted)
+    return accepted
 
 
 async def _refuse(context: WorkerContext, guard: DatasetGuard, error: SightlineError, log: FindingLog) -> DatasetRecord:
     findings = await store.put_findings(context.blobs, guard.record, log)
-    return await guard.write(lambda now: now.refused(error.failure(), context.clock.now(), findings))
+    refused = await guard.write(lambda now: now.refused(error.failure(), context.clock.now(), findings))
+    await _collect(context, refused)
+    return refused
+
+
+async def _collect(context: WorkerContext, refused: DatasetRecord) -> None:
+    """Deletes the images of a version that will have no snapshot, and what planned it."""
+    await delete_prefix(context.blobs, refused.packs)
+    await store.forget_plans(context.blobs, refused)
 
 
 async def _publish_missing(context: WorkerContext, record: DatasetRecord) -> None:
@@ -148,9 +156,10 @@ async def give_up(context: WorkerContext, name: str, last: str) -> None:
         return now.refused(error.failure(), context.clock.now())
 
     try:
-        await context.table.change(name, decide)
+        refused = (await context.table.change(name, decide)).value
     except RecordNotFound:
         return
     if given_up:
+        await _collect(context, refused)
         context.telemetry.add(DEAD_LETTERS, 1, kind="dataset")
         _log.warning("dataset_given_up", dataset=name, last=last)
