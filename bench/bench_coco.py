@@ -103,7 +103,7 @@ def ours(file: Path) -> None:
         settings, blobs = DatasetSettings(), MemoryBlobs()
         await blobs.put(key, data)
         with ThreadPoolExecutor(1) as executor:
-            context = WorkerContext(unused, blobs, unused, unused, unused, executor, unused, unused, "bench")
+            context = WorkerContext(unused, blobs, unused, unused, unused, executor, unused, unused, unused, "bench")
             await make_plan(context, settings, record, Reading(FindingLog(settings.findings_per_code)))
 
     asyncio.run(plan())

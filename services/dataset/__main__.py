@@ -30,6 +30,7 @@ from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
 from services.kit.collection import Collection
 from services.kit.errors import DatasetNotFound, UploadNotFound
+from services.kit.holds import Holds
 from services.kit.queue import Queue
 from services.kit.reach import UPLOADS
 from services.kit.records import Records, Table
@@ -94,8 +95,9 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
         kept = Collection(ports.records, UploadRecord, UploadNotFound, UPLOADS)
         accounts = Accounts(ports.records, SERVICE, {COLLECTION: view})
         quotas = Quotas(collection, kept.view, accounts, limits_of(settings), clock)
+        holds = Holds(ports.records)
         records = UploadRecords(kept, ports.blobs, clock, settings, quotas)
-        datasets = Datasets(collection, ports.blobs, ports.queue, clock, settings, records, quotas)
+        datasets = Datasets(collection, ports.blobs, ports.queue, clock, settings, records, quotas, holds)
         uploads = Uploads(records, ports.blobs, ports.telemetry, settings)
         servicer = DatasetServicer(datasets, uploads, ports.blobs.bucket)
         service = Service(DESCRIPTOR, add_DatasetServiceServicer_to_server, servicer, REQUEST_BYTES)
@@ -105,15 +107,17 @@ async def serve(settings: DatasetSettings, stop: asyncio.Event) -> None:
                 await view.synced()
                 await kept.view.synced()
                 await accounts.view.synced()
+                await holds.view.synced()
             await ports.blobs.ping()
             return True
 
         server = Server("dataset", settings, ports.telemetry, [service, audit_rpc.service(audit_log)], ready)
-        reconciler = Reconciler(view, ports.queue, clock, ports.telemetry, settings)
+        reconciler = Reconciler(collection, holds, ports.queue, clock, ports.telemetry, settings)
         async with alongside(
             view=view.run(),
             uploads=kept.view.run(),
             accounts=accounts.view.run(),
+            holds=holds.view.run(),
             quotas=quotas.run(),
             expiry=UploadReconciler(records, view, ports.telemetry).run(settings.reconcile_seconds),
             gauges=Gauges(view, ports.queue, clock, ports.telemetry).run(),
@@ -139,6 +143,7 @@ async def work(settings: DatasetSettings, stop: asyncio.Event) -> None:
                 executor=executor,
                 decoders=decoders,
                 room=SnapshotRoom(Accounts(ports.records, SERVICE, {}), limits_of(settings)),
+                holds=Holds(ports.records),
                 holder=processes.identity(),
             )
             await worker.run(context, settings, settings.ingest_jobs, stop)

@@ -23,15 +23,18 @@ from services.kit.errors import (
     BlobNotFound,
     DatasetAlreadyExists,
     DatasetChanged,
+    DatasetInUse,
     DatasetInvalidAnnotationUri,
     DatasetNotFound,
     DatasetNotReady,
+    EtagMismatch,
     InvalidPageToken,
     InvalidRequest,
     QuotaExceeded,
     UnreadableUri,
     UploadNotFound,
 )
+from services.kit.holds import Holds
 from services.kit.jobs import Job, announce
 from services.kit.log import Log
 from services.kit.names import check_id, new_uid, own, parse
@@ -43,6 +46,7 @@ from services.vision.snapshot import Category
 
 MAX_URIS = 10
 MAX_CODES = 100  # in a filter of findings
+PATIENCE_SECONDS, LOOK_SECONDS = 3.0, 0.2  # of a deletion, for holds of what has just ended
 
 _log = Log(__name__)
 
@@ -59,9 +63,11 @@ class Datasets:
         settings: DatasetSettings,
         uploads: UploadRecords,
         quotas: Quotas,
+        holds: Holds,
     ) -> None:
         self._uploads = uploads
         self._quotas = quotas
+        self._holds = holds
         self._datasets = datasets
         self._blobs = blobs
         self._queue = queue
@@ -192,12 +198,38 @@ class Datasets:
 
         return await self._datasets.change(name, decide, etag)
 
-    async def delete(self, name: str, etag: str) -> None:
-        """Marks the dataset DELETING and announces its removal; if it already is DELETING, announces it again."""
+    async def delete(self, name: str, etag: str, *, force: bool = False) -> None:
+        """Marks the dataset DELETING and announces its removal; if it already is DELETING, announces it again.
+
+        DatasetInUse, unless `force`; EtagMismatch.
+        """
         parse(name, COLLECTION)
-        found = await self._datasets.change(name, lambda record: record.deleting(self._clock.now()), etag)
-        await announce(self._queue, ADVANCE, Job(name, found.value.generation))
-        _log.info("dataset_deletion_requested", dataset=name)
+        while True:
+            found = await self._datasets.get(name)
+            if found.value.state is not State.DELETING and etag in ("", found.etag):
+                await self._close(name, found.revision, force=force)
+            try:
+                marked = await self._datasets.change(
+                    name, lambda record: record.deleting(self._clock.now()), etag or found.etag
+                )
+            except EtagMismatch:
+                if etag:
+                    raise
+                continue
+            break
+        await announce(self._queue, ADVANCE, Job(name, marked.value.generation))
+        _log.info("dataset_deletion_requested", dataset=name, force=force)
+
+    async def _close(self, name: str, revision: int, *, force: bool) -> None:
+        """Closes the dataset's holds; DatasetInUse if they do not end within the patience."""
+        until = self._clock.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return await self._holds.close(name, revision, self._clock.now(), force=force)
+            except DatasetInUse:
+                if self._clock.monotonic() >= until:
+                    raise
+                await self._clock.sleep(LOOK_SECONDS)
 
     async def watch(self, name: str) -> AsyncIterator[Versioned[DatasetRecord]]:
         """The dataset now and after each change, until it is READY or FAILED; DatasetNotFound once it is deleted."""

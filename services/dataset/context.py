@@ -10,6 +10,7 @@ from services.dataset.domain import DatasetRecord
 from services.dataset.quotas import SnapshotRoom
 from services.kit.blobs import Blobs
 from services.kit.clock import Clock
+from services.kit.holds import Holds
 from services.kit.queue import Queue
 from services.kit.records import Table
 from services.kit.telemetry import Telemetry
@@ -30,6 +31,7 @@ class WorkerContext:
     executor: Executor  # parses and checks files
     decoders: Decoders  # of images, in turns between datasets
     room: SnapshotRoom
+    holds: Holds
     holder: str  # this process's name in leases
 
     async def compute(self, function: Callable[[], T]) -> T:

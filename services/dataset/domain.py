@@ -203,11 +203,6 @@ class DatasetRecord:
     versions: tuple[Version, ...] = ()  # the earlier ones, each with its snapshot
 
     @property
-    def root(self) -> str:
-        """The prefix of the blobs of every dataset that had or has this name."""
-        return f"{self.name}/"
-
-    @property
     def prefix(self) -> str:
         """The prefix of this dataset's blobs."""
         return f"{self.name}/{self.uid}"

@@ -34,12 +34,13 @@ Refused = (DatasetAnnotationsInvalid, DatasetEmpty, QuotaExceeded)
 async def advance(context: WorkerContext, settings: DatasetSettings, name: str) -> None:
     """Does what is due; nothing if the dataset is gone, READY or FAILED. LeaseLost while another worker holds it."""
     try:
-        record = (await context.table.get(name)).value
+        found = await context.table.get(name)
     except RecordNotFound:
         return
+    record = found.value
     with about(name):
         if record.state is State.DELETING:
-            await _remove(context, settings, name)
+            await _remove(context, settings, name, found.revision)
         elif record.state is State.VALIDATING and record.plan and not record.is_checked:
             await _publish_missing(context, record)
         elif record.state is State.VALIDATING:
@@ -94,18 +95,26 @@ async def _finish(context: WorkerContext, settings: DatasetSettings, guard: Data
     try:
         validation = await finish(context, settings, guard.record, plan, log)
     except Refused as error:
-        refused = await _refuse(context, guard, error, log)
-        await delete_prefix(context.blobs, refused.packs)  # no longer needed
-        return refused
+        return await _refuse(context, guard, error, log)
     key = await store.put_manifest(context.blobs, guard.record, validation.manifest)
     findings = await store.put_findings(context.blobs, guard.record, log)
     digest = validation.manifest.digest
-    return await guard.write(lambda now: now.accepted(validation.stats, digest, key, findings, context.clock.now()))
+    accepted = await guard.write(lambda now: now.accepted(validation.stats, digest, key, findings, context.clock.now()))
+    await store.forget_plans(context.blobs, accepted)
+    return accepted
 
 
 async def _refuse(context: WorkerContext, guard: DatasetGuard, error: SightlineError, log: FindingLog) -> DatasetRecord:
     findings = await store.put_findings(context.blobs, guard.record, log)
-    return await guard.write(lambda now: now.refused(error.failure(), context.clock.now(), findings))
+    refused = await guard.write(lambda now: now.refused(error.failure(), context.clock.now(), findings))
+    await _collect(context, refused)
+    return refused
+
+
+async def _collect(context: WorkerContext, refused: DatasetRecord) -> None:
+    """Deletes the images of a version that will have no snapshot, and what planned it."""
+    await delete_prefix(context.blobs, refused.packs)
+    await store.forget_plans(context.blobs, refused)
 
 
 async def _publish_missing(context: WorkerContext, record: DatasetRecord) -> None:
@@ -119,14 +128,17 @@ async def _publish_missing(context: WorkerContext, record: DatasetRecord) -> Non
         await publish_advance(context.queue, record)
 
 
-async def _remove(context: WorkerContext, settings: DatasetSettings, name: str) -> None:
-    """Deletes every blob under the name, then the record, so that the id is only free once everything is gone.
+async def _remove(context: WorkerContext, settings: DatasetSettings, name: str, revision: int) -> None:
+    """Deletes every blob of the dataset, then the record, so that the id is only free once everything is gone.
 
-    The manifest goes first: whoever stores a blob while it is there can rely on the deletion finding that blob.
+    The manifest goes first: whoever stores a blob while it is there can rely on the deletion finding that blob. A
+    worker that stood still, and goes on after another has removed the dataset, touches nothing of a later one of the
+    name.
     """
     async with leased(context.table, name, context.holder, context.clock, settings.lease) as guard:
         count = await delete_prefix(context.blobs, f"{guard.record.prefix}/snapshot/")
-        count += await delete_prefix(context.blobs, guard.record.root)
+        count += await delete_prefix(context.blobs, f"{guard.record.prefix}/")
+        await context.holds.forget(name, revision)
         await guard.delete()
     _log.info("dataset_deleted", blobs=count)
 
@@ -144,9 +156,10 @@ async def give_up(context: WorkerContext, name: str, last: str) -> None:
         return now.refused(error.failure(), context.clock.now())
 
     try:
-        await context.table.change(name, decide)
+        refused = (await context.table.change(name, decide)).value
     except RecordNotFound:
         return
     if given_up:
+        await _collect(context, refused)
         context.telemetry.add(DEAD_LETTERS, 1, kind="dataset")
         _log.warning("dataset_given_up", dataset=name, last=last)

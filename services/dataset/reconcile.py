@@ -1,7 +1,8 @@
 """Publishes jobs again for due work without a live lease, so that losing a job or the whole queue loses nothing."""
 
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from services.dataset import metrics
@@ -9,12 +10,15 @@ from services.dataset.domain import CHECK, DatasetRecord, State
 from services.dataset.jobs import publish_advance
 from services.dataset.settings import DatasetSettings
 from services.kit.clock import Clock
+from services.kit.collection import Collection
+from services.kit.errors import Conflict
+from services.kit.holds import Holds, interrupted
 from services.kit.log import Log
 from services.kit.queue import Queue
 from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
-from services.kit.views import View
 
+INTERRUPTED = timedelta(seconds=10)  # after which nobody is between two steps of a deletion
 PATIENCE = 10  # multiple of `stall_seconds` that chunks may wait behind other datasets' chunks
 
 _log = Log(__name__)
@@ -24,7 +28,8 @@ _log = Log(__name__)
 class Reconciler:
     """Finds datasets with due work and no live lease; safe to run in several replicas at once."""
 
-    view: View[DatasetRecord]
+    datasets: Collection[DatasetRecord]
+    holds: Holds
     queue: Queue
     clock: Clock
     telemetry: Telemetry
@@ -32,14 +37,15 @@ class Reconciler:
 
     async def run(self, every_seconds: float) -> None:
         """Reconciles until cancelled, once the view is synced."""
-        await self.view.synced()
+        await self.datasets.view.synced()
+        await self.holds.view.synced()
         await repeat(self.reconcile, partial(self.clock.sleep, every_seconds))
 
     async def reconcile(self) -> int:
         """One reconciliation pass: publishes a job for each stalled dataset; returns how many."""
         now, count = self.clock.now(), 0
         waiting = await self.queue.depth(CHECK) > 0
-        for found in self.view.all():
+        for found in self.datasets.view.all():
             record = found.value
             stalls = self._stalls(record, now)
             if stalls < 1 or (waiting and _is_checking(record) and stalls < PATIENCE):
@@ -49,7 +55,19 @@ class Reconciler:
             self.telemetry.add(metrics.REPUBLISHED)
             _log.info("job_republished", dataset=record.name, state=record.state)
             count += 1
+        await self._end_interrupted(now)
         return count
+
+    async def _end_interrupted(self, now: datetime) -> None:
+        """Lets datasets be held again whose deletion was interrupted before it marked them: it did not happen."""
+        for held in self.holds.view.all():
+            found = self.datasets.view.find(held.value.dataset)
+            closed = held.value.close_time
+            if found is None or closed is None or now - closed < INTERRUPTED or not interrupted(held, found.revision):
+                continue
+            if found.value.state is not State.DELETING:
+                with suppress(Conflict):  # it has a new revision already
+                    await self.datasets.table.update(found.value.name, found.value, found.revision)
 
     def _stalls(self, record: DatasetRecord, now: datetime) -> float:
         """How long a dataset with due work and no live lease has been stalled, in multiples of `stall_seconds`."""

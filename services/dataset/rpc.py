@@ -54,7 +54,7 @@ class DatasetServicer(service_grpc.DatasetServiceServicer):
         return wire.dataset_message(updated, self._bucket)
 
     async def DeleteDataset(self, request: service_pb.DeleteDatasetRequest, context: Context) -> Empty:
-        await self._datasets.delete(request.name, request.etag)
+        await self._datasets.delete(request.name, request.etag, force=request.force)
         return Empty()
 
     async def WatchDataset(

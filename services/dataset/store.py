@@ -53,6 +53,14 @@ def plan_prefix(record: DatasetRecord) -> str:
     return f"{record.prefix}/plan/{record.lease.epoch}"
 
 
+async def forget_plans(blobs: Blobs, record: DatasetRecord) -> None:
+    """Deletes the plans of all attempts up to the record's epoch: those of its next version have later ones."""
+    prefix = f"{record.prefix}/plan/"
+    async for blob in blobs.list(prefix):
+        if int(blob.key.removeprefix(prefix).partition("/")[0]) <= record.lease.epoch:
+            await blobs.delete(blob.key)
+
+
 def rows_key(prefix: str, number: int) -> str:
     """A chunk's input."""
     return f"{prefix}/rows/{number:05d}.json"

@@ -145,8 +145,9 @@ class Uploads:
         try:
             await tally.count()
         except (UploadNotFound, WrongState):
-            for key in (*(tally.record.prefix + one.file.path for one in stored), *tally.lists):
-                await self._blobs.delete(key)
+            if not await self.records.has_successor(tally.record):
+                for key in (*(tally.record.prefix + one.file.path for one in stored), *tally.lists):
+                    await self._blobs.delete(key)
             raise
 
     def _check(self, file: File, prefix: str, count: int) -> None:

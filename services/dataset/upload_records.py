@@ -14,13 +14,14 @@ from services.dataset.quotas import Quotas
 from services.dataset.settings import DatasetSettings
 from services.dataset.uploaded_files import UploadedFile, listed
 from services.kit import names
-from services.kit.blobs import Blobs, delete_prefix, from_uri
+from services.kit.blobs import Blobs, from_uri
 from services.kit.callers import current
 from services.kit.clock import Clock
 from services.kit.collection import Collection
 from services.kit.errors import (
     EtagMismatch,
     InvalidPageToken,
+    LeaseLost,
     NotFound,
     QuotaExceeded,
     RecordExists,
@@ -61,6 +62,7 @@ class UploadRecord:
     size_bytes: int = 0
     file_count: int = 0
     state: UploadState = UploadState.ACTIVE
+    remover: str = ""  # a random id of the call or pass that removes it
 
     @property
     def prefix(self) -> str:
@@ -118,6 +120,12 @@ class UploadRecords:
             return present.used(self.clock.now(), size_bytes, file_count)
 
         return (await self.uploads.change(record.name, decide)).value
+
+    async def has_successor(self, record: UploadRecord) -> bool:
+        """Whether there is a later upload of the name, with whose files everything at the prefix goes."""
+        with suppress(UploadNotFound):
+            return (await self.uploads.get(record.name)).value.uid != record.uid
+        return False
 
     def check_room(self, name: str, size_bytes: int, file_count: int) -> None:
         """QuotaExceeded if so much more in the upload's project, or in all, would be above a limit.
@@ -178,25 +186,47 @@ class UploadRecords:
         """
         names.parse(name, UPLOADS)
         _owned((await self.uploads.get(name)).value, _caller())
-        await self.remove((await self._marked(name)).value)
+        await self.remove(name)
 
-    async def _marked(self, name: str, etag: str = "") -> Versioned[UploadRecord]:
+    async def remove(self, name: str, etag: str = "") -> None:
+        """Removes the files, then the record, unless another call does that already; EtagMismatch, UploadNotFound.
+
+        Nothing of a later upload of the name is removed, as there is none before the record is gone: a call that stood
+        still for so long that another took over stops.
+        """
+        remover, now = names.new_uid(), self.clock.now()
+
+        def claim(present: UploadRecord) -> UploadRecord:
+            if present.state is UploadState.DELETING and now - present.update_time <= INTERRUPTED:
+                return present
+            return replace(present, state=UploadState.DELETING, update_time=now, remover=remover)
+
+        record = (await self.uploads.change(name, claim, etag)).value
+        claimed = self.clock.monotonic()
+        if record.remover != remover:
+            return
+        with suppress(LeaseLost, EtagMismatch, NotFound):
+            async for blob in self.blobs.list(record.prefix):
+                if self.clock.monotonic() - claimed >= RENEWED_SECONDS:
+                    await self._renew(record)
+                    claimed = self.clock.monotonic()
+                await self.blobs.delete(blob.key)
+            await self.uploads.delete(name, (await self._renew(record)).etag)
+
+    async def _renew(self, record: UploadRecord) -> Versioned[UploadRecord]:
+        """Says that the removal goes on; LeaseLost if another has taken it over, UploadNotFound."""
+
         def decide(present: UploadRecord) -> UploadRecord:
-            gone = present.state is UploadState.DELETING
-            return present if gone else replace(present, state=UploadState.DELETING, update_time=self.clock.now())
+            if present.remover != record.remover:
+                raise LeaseLost(name=record.name, epoch=0)
+            return replace(present, update_time=self.clock.now())
 
-        return await self.uploads.change(name, decide, etag)
-
-    async def remove(self, record: UploadRecord) -> None:
-        """Removes the files of an upload in DELETING, then its record; safe to repeat."""
-        await delete_prefix(self.blobs, record.prefix)
-        with suppress(NotFound):
-            await self.uploads.delete(record.name)
+        return await self.uploads.change(record.name, decide)
 
     async def expire(self, found: Versioned[UploadRecord]) -> None:
         """Removes the upload unless it has been used since it was found."""
         with suppress(EtagMismatch, NotFound):
-            await self.remove((await self._marked(found.value.name, found.etag)).value)
+            await self.remove(found.value.name, found.etag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +257,7 @@ class UploadReconciler:
             with about(upload.name):
                 try:
                     if upload.state is UploadState.DELETING and age > INTERRUPTED:
-                        await self.records.remove(upload)
+                        await self.records.remove(upload.name)
                     elif upload.state is UploadState.ACTIVE and age > expiry and upload.name not in named:
                         await self.records.expire(found)
                         self.telemetry.add(metrics.EXPIRED)
@@ -244,6 +274,7 @@ class UploadReconciler:
 
 
 INTERRUPTED = timedelta(minutes=10)  # after which nobody is still removing an upload
+RENEWED_SECONDS = 60.0  # between two reports that it is still being removed
 
 
 def _caller() -> str:

@@ -11,8 +11,8 @@
     ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
     │   EstimateNotFound, RecordNotFound, BlobNotFound, UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
-    │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, WrongState, StoreRefused, CoverageUnavailable
-    │   ├── AuditNotStored, FeedbackNotKept
+    │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, DatasetInUse, WrongState, StoreRefused
+    │   ├── CoverageUnavailable, AuditNotStored, FeedbackNotKept
     │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
     ├── QuotaExceeded (RESOURCE_EXHAUSTED): ProjectQuotaExceeded, QueueFull, TooBusy, Throttled,
@@ -366,6 +366,14 @@ class DatasetNotReady(FailedPrecondition):
 
     reason = "datasetNotReady"
     template = "{name} is {state}; only a READY dataset can be used."
+    resource_type = "dataset"
+
+
+class DatasetInUse(FailedPrecondition):
+    """A training or an evaluation still needs the dataset."""
+
+    reason = "datasetInUse"
+    template = "{name} is in use by {users}; wait until they have ended, or cancel or delete them first."
     resource_type = "dataset"
 
 

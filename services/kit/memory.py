@@ -49,9 +49,9 @@ class MemoryBlobs:
         return BlobInfo(key, len(self._find(key)))
 
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
-        for key in sorted(self._data):
-            if key.startswith(prefix):
-                yield BlobInfo(key, len(self._data[key]))
+        found = [BlobInfo(key, len(data)) for key, data in sorted(self._data.items()) if key.startswith(prefix)]
+        for blob in found:  # some may be deleted meanwhile
+            yield blob
 
     async def delete(self, key: str) -> None:
         self._data.pop(check_key(key), None)

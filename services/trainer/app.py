@@ -10,7 +10,15 @@ from services.kit.blobs import Blobs, delete_prefix
 from services.kit.caller_fields import Changes, check_caller_fields
 from services.kit.clock import Clock
 from services.kit.collection import create_once
-from services.kit.errors import ModelAlreadyExists, ModelNotFound, NotFound, WrongState
+from services.kit.errors import (
+    DatasetNotFound,
+    DatasetNotReady,
+    EtagMismatch,
+    ModelAlreadyExists,
+    ModelNotFound,
+    NotFound,
+    WrongState,
+)
 from services.kit.names import own
 from services.kit.paging import page_of
 from services.kit.records import Versioned
@@ -18,6 +26,7 @@ from services.trainer.bundles import read_card, with_base
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Datasets, DatasetState, check_kind, check_training_dataset, usable
 from services.trainer.domain import NEXT, Model, ModelState, StopReason, Trial
+from services.trainer.holding import Holding
 from services.trainer.insight import NO_INSIGHT, Insight, LearningCurve, no_curve
 from services.trainer.leaderboard import Entry, Leaderboard
 from services.trainer.performance import Performance
@@ -40,6 +49,7 @@ class Models:
         self._quotas = quotas
         self._counts = counts
         self._datasets = datasets
+        self._holding = Holding(store.holds, datasets, clock)
         self._blobs = blobs
         self._clock = clock
         self._leaderboard = Leaderboard(blobs)
@@ -50,7 +60,7 @@ class Models:
         A dataset that is still VALIDATING is accepted; the coordinator checks it once it is READY.
         """
         check_caller_fields("model", model.display_name, model.custom_properties)
-        return await create_once(
+        created = await create_once(
             self._store.models,
             model.name,
             model.request_id,
@@ -59,6 +69,22 @@ class Models:
             create=self._quotas.create_model,
             validate_only=validate_only,
         )
+        if not validate_only:
+            await self._hold(created, is_new=created.value.uid == model.uid)
+        return created
+
+    async def _hold(self, created: Versioned[Model], *, is_new: bool) -> None:
+        """Holds the model's datasets; if one has been deleted meanwhile, a new model goes too, with that error.
+
+        After any other error, or if the process dies, the coordinator holds them before it starts the training.
+        """
+        try:
+            await self._holding.hold_all(created.value)
+        except (DatasetNotFound, DatasetNotReady):
+            if is_new:
+                with suppress(NotFound, EtagMismatch):  # the coordinator has seen it, and it is FAILED
+                    await self._store.models.delete(created.value.name, created.etag)
+                raise
 
     async def _checked(self, model: Model) -> Model:
         model = await with_base(model, self._store, self._blobs, "model.training_parameters.base_model")

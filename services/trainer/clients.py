@@ -40,6 +40,7 @@ class GrpcDatasets:
             ),
             digest=message.snapshot_digest,
             manifest_key=from_uri(message.snapshot_uri, self._bucket) if message.snapshot_uri else "",
+            revision=int(message.etag or 0),
             version=message.version,
             phase=dataset_pb2.DatasetProgress.Phase.Name(message.progress.phase),
             images_done=message.progress.images_done,

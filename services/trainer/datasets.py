@@ -46,6 +46,7 @@ class Dataset:
     categories: tuple[tuple[str, int, int], ...]  # name, number of images, number of annotations
     digest: str
     manifest_key: str
+    revision: int = 0  # of its record
     version: int = 0
     phase: str = ""  # of its validation, as the contract names it
     images_done: int = 0
@@ -97,9 +98,13 @@ class Datasets(Protocol):
 
 async def usable(datasets: Datasets, name: str) -> Dataset:
     """A dataset that is READY or may become READY; DatasetNotFound, DatasetNotReady."""
-    dataset = await datasets.get(name)
+    return check_usable(await datasets.get(name))
+
+
+def check_usable(dataset: Dataset) -> Dataset:
+    """The dataset; DatasetNotReady unless it is READY or may become READY."""
     if dataset.state not in USABLE:
-        raise DatasetNotReady(name=name, state=dataset.state)
+        raise DatasetNotReady(name=dataset.name, state=dataset.state)
     return dataset
 
 

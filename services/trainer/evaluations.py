@@ -1,6 +1,7 @@
 """What callers do with evaluations. Depends on ports only."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 
 from services.kit import codec
@@ -8,13 +9,22 @@ from services.kit.blobs import Blobs, delete_prefix
 from services.kit.caller_fields import check_caller_fields
 from services.kit.clock import Clock
 from services.kit.collection import create_once
-from services.kit.errors import EvaluationAlreadyExists, EvaluationNotFound, InvalidRequest
+from services.kit.errors import (
+    DatasetNotFound,
+    DatasetNotReady,
+    EtagMismatch,
+    EvaluationAlreadyExists,
+    EvaluationNotFound,
+    InvalidRequest,
+    NotFound,
+)
 from services.kit.paging import page_of
 from services.kit.records import Versioned
 from services.trainer.bundles import require_served
 from services.trainer.coverage import check_categories
 from services.trainer.datasets import Dataset, Datasets, check_kind
 from services.trainer.domain import FINAL_EVALUATION, Draft, Evaluation, Model, served_trial
+from services.trainer.holding import Holding
 from services.trainer.performance import Performance
 from services.trainer.planner.costs import evaluation_seconds, resolution_of, slowness
 from services.trainer.quotas import Quotas
@@ -35,6 +45,7 @@ class Evaluations:
         self._quotas = quotas
         self._counts = counts
         self._datasets = datasets
+        self._holding = Holding(store.holds, datasets, clock)
         self._blobs = blobs
         self._clock = clock
 
@@ -44,7 +55,7 @@ class Evaluations:
         if draft.id == FINAL_EVALUATION:
             problem = f"{FINAL_EVALUATION!r} is reserved for the evaluation that ends a training; choose another id."
             raise InvalidRequest(field="evaluation_id", problem=problem)
-        name, expected = f"{model}/evaluations/{draft.id}", timedelta()
+        name, expected, is_new = f"{model}/evaluations/{draft.id}", timedelta(), False
 
         async def make() -> Evaluation:
             nonlocal expected
@@ -56,15 +67,37 @@ class Evaluations:
             expected = self._expected(subject, dataset)
             return await self._quotas.check_evaluation(evaluation, expected)
 
-        return await create_once(
+        async def add(made: Evaluation) -> Versioned[Evaluation]:
+            nonlocal is_new
+            added = await self._quotas.create_evaluation(made, expected)
+            is_new = True
+            return added
+
+        created = await create_once(
             self._store.evaluations,
             name,
             draft.request_id,
             EvaluationAlreadyExists(name=name),
             make,
-            create=lambda made: self._quotas.create_evaluation(made, expected),
+            create=add,
             validate_only=validate_only,
         )
+        if not validate_only:
+            await self._hold(created, is_new=is_new)
+        return created
+
+    async def _hold(self, created: Versioned[Evaluation], *, is_new: bool) -> None:
+        """Holds the dataset; if it has been deleted meanwhile, a new evaluation goes too, with that error.
+
+        After any other error, or if the process dies, the coordinator holds it.
+        """
+        try:
+            await self._holding.hold_all(created.value)
+        except (DatasetNotFound, DatasetNotReady):
+            if is_new:
+                with suppress(NotFound, EtagMismatch):  # a worker has it, and it is FAILED
+                    await self._counts.delete(self._store.evaluations, created.value.name, created.etag)
+                raise
 
     def _expected(self, model: Model, dataset: Dataset) -> timedelta:
         """The expected compute, by the pace of the model's training."""

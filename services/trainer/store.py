@@ -9,6 +9,7 @@ from typing import Any
 from services.kit.accounts import Accounts
 from services.kit.collection import Collection
 from services.kit.errors import EstimateNotFound, EvaluationNotFound, ModelNotFound, TrialNotFound
+from services.kit.holds import Holds
 from services.kit.records import Records, Versioned
 from services.kit.views import Changes, View
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost, works_of
@@ -47,6 +48,7 @@ class Store:
     evaluations: Collection[Evaluation]
     estimates: Collection[Estimate]
     accounts: Accounts
+    holds: Holds
     charges: Charges = field(default_factory=Charges)
 
     @classmethod
@@ -60,6 +62,7 @@ class Store:
             evaluations,
             Collection(records, Estimate, EstimateNotFound, COLLECTION),
             Accounts(records, SERVICE, {"models": models.view, "evaluations": evaluations.view}),
+            Holds(records),
         )
 
     @property
@@ -68,7 +71,7 @@ class Store:
 
     @property
     def _views(self) -> tuple[View[Any], ...]:
-        return *self._resources, self.accounts.view
+        return *self._resources, self.accounts.view, self.holds.view
 
     async def run(self) -> None:
         """Keeps the views current until cancelled."""

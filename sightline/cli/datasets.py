@@ -277,10 +277,16 @@ def diff(
 
 
 @app.command("delete")
-def delete(name: Name, json: Json = False) -> None:
-    """Delete a dataset, but not the models trained on it."""
+def delete(
+    name: Name,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete it although trainings or evaluations need it; they then fail.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Delete a dataset that no training or evaluation needs any more; models trained on it are kept."""
     with session() as client:
-        client.datasets.delete(name)
+        client.datasets.delete(name, force=force)
     if json:
         print_json(Empty())
     else:

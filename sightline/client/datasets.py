@@ -173,9 +173,12 @@ class Datasets:
                 snapshots.append(annotations.snapshot())
         return diff(*snapshots)
 
-    def delete(self, name: str | Named) -> None:
-        """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
-        request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name))
+    def delete(self, name: str | Named, *, force: bool = False) -> None:
+        """Deletes a dataset, but not the models trained on it; DatasetNotFound.
+
+        DatasetInUse while a training or an evaluation needs it; with `force`, that one fails instead.
+        """
+        request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name), force=force)
         self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)
 
 
@@ -294,9 +297,12 @@ class AsyncDatasets:
                 snapshots.append(annotations.snapshot())
         return diff(*snapshots)
 
-    async def delete(self, name: str | Named) -> None:
-        """Deletes a dataset, but not the models trained on it; DatasetNotFound."""
-        request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name))
+    async def delete(self, name: str | Named, *, force: bool = False) -> None:
+        """Deletes a dataset, but not the models trained on it; DatasetNotFound.
+
+        DatasetInUse while a training or an evaluation needs it; with `force`, that one fails instead.
+        """
+        request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name), force=force)
         await self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)
 
 

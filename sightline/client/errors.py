@@ -7,11 +7,8 @@ SightlineError
 │   └── about files on this machine: AnnotationsUnreadable, ImagesMissing, ExportRefused
 ├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, UploadAlreadyExists,
 │       FileAlreadyExists
-├── NotFound: DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
-│   UploadNotFound, BlobNotFound
-├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
-│       StoreRefused, AuditNotStored, FeedbackNotKept, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory,
-│       WorkAbandoned
+│       DatasetInUse, StoreRefused, AuditNotStored, FeedbackNotKept, Diverged, DatasetCorrupt, DatasetChanged,
+│       OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded: Throttled, MessageTooLarge
 ├── DeadlineExceeded: RequestTimedOut
@@ -374,6 +371,19 @@ class DatasetNotReady(FailedPrecondition):
         if variables.get("state") == "FAILED":
             return f"see `sightline datasets findings {name}`, fix the files, and register them under a new name"
         return f"wait until it is READY: `sightline datasets show {name}`"
+
+
+class DatasetInUse(FailedPrecondition):
+    """A training or an evaluation that has not ended needs the dataset."""
+
+    reason = "datasetInUse"
+
+    def _advice(self, variables: Mapping[str, str]) -> str:
+        first = variables.get("users", "models/MODEL").split(", ")[0].split(" and ")[0]
+        waiting = f"`sightline models cancel {bare_name(first)}`"
+        if "/evaluations/" in first or not first.startswith("models/"):
+            waiting = "delete what uses it"
+        return f"wait, or {waiting}; `--force` (force=True in Python) deletes it all the same, and what uses it fails"
 
 
 class ModelNotReady(FailedPrecondition):

@@ -16,9 +16,9 @@ ADMIN = "admin"  # for people, and `sightline doctor`
 # What each may write: parts of the subjects of records, and the kinds of jobs that it announces. `*` is an id in any
 # project, because a subject has both in one part (`models.acme/m`).
 WRITES: Mapping[str, Sequence[str]] = {
-    "dataset-api": ("datasets.*", "uploads.*", "accounts.*"),
-    "dataset-worker": ("datasets.*",),
-    "trainer-api": ("models.>", "estimates.*", "accounts.*"),
+    "dataset-api": ("datasets.*", "uploads.*", "accounts.*", "holds.*"),
+    "dataset-worker": ("datasets.*", "holds.*"),
+    "trainer-api": ("models.>", "estimates.*", "accounts.*", "holds.*"),
     "trainer-worker": ("models.*.trials.*", "models.*.evaluations.*", "estimates.*"),
 }
 ANNOUNCES: Mapping[str, Sequence[str]] = {

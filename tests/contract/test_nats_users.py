@@ -18,7 +18,7 @@ from services.infra.jetstream import connect
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.infra.nats_access import NatsAccess
-from services.kit import accounts
+from services.kit import accounts, holds
 from services.kit.accounts import Accounts
 from services.kit.errors import Unavailable
 from services.kit.names import root, split
@@ -40,9 +40,9 @@ from tests.support.servers import ACK_WAIT, NatsServer
 ROOT = Path(__file__).parents[2]
 PASSWORDS = {user: f"secret of {user}" for user in (*USERS, ADMIN)}
 OWN = {
-    "dataset-api": ("datasets/d", "uploads/u"),
-    "dataset-worker": ("datasets/d",),
-    "trainer-api": ("models/m", "models/m/trials/t000", "models/m/evaluations/e", "estimates/e"),
+    "dataset-api": ("datasets/d", "uploads/u", "holds/d"),
+    "dataset-worker": ("datasets/d", "holds/d"),
+    "trainer-api": ("models/m", "models/m/trials/t000", "models/m/evaluations/e", "estimates/e", "holds/d"),
     "trainer-worker": ("models/m/trials/t000", "models/m/evaluations/e", "estimates/e"),
 }
 WORK = [
@@ -183,7 +183,7 @@ def test_every_kind_of_job_has_users_that_announce_and_take_it() -> None:
 
 def test_every_collection_has_a_user_that_writes_it() -> None:
     written = {pattern.split(".")[0] for patterns in WRITES.values() for pattern in patterns}
-    assert written == {*_collections(), accounts.COLLECTION}
+    assert written == {*_collections(), accounts.COLLECTION, holds.COLLECTION}
 
 
 def _collections() -> Iterator[str]:

@@ -13,14 +13,14 @@ from services.infra.files import FolderBlobs
 from sightline.v1 import dataset_pb2 as pb
 from sightline.v1 import dataset_service_pb2 as service_pb
 from sightline.v1 import dataset_service_pb2_grpc as service_grpc
-from tests.support.datasets import URI, World, tagged
+from tests.support.datasets import URI, World, tagged, upload_messages
 from tests.support.servers import NatsServer, free_port
 
 
 class Processes:
     """An api and a worker, started and killed by name."""
 
-    def __init__(self, nats_url: str, folder: Path) -> None:
+    def __init__(self, nats_url: str, folder: Path, **settings: str) -> None:
         self.port = free_port()
         self._log = folder / "processes.log"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -33,6 +33,7 @@ class Processes:
             "SIGHTLINE_STALL_SECONDS": "2",
             "SIGHTLINE_RECONCILE_SECONDS": "0.5",
             "SIGHTLINE_LEASE_SECONDS": "3",
+            **settings,
         }
 
     def start(self, role: str) -> None:
@@ -89,5 +90,39 @@ async def test_a_registration_survives_the_death_of_every_process(own_nats_serve
         assert (dataset.stats.image_count, list(dataset.annotation_file_uris)) == (40, [URI])
         assert processes.end("worker", signal.SIGTERM) == 0
         assert processes.end("api", signal.SIGTERM) == 0
+    finally:
+        processes.end_all()
+
+
+async def test_uploads_that_nobody_registered_expire_and_the_others_stay(
+    own_nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """Also those from before the server was killed."""
+    age = {"SIGHTLINE_UPLOAD_EXPIRY_HOURS": str(3 / 3600)}
+    processes = Processes(own_nats_server.url, tmp_path, **age)
+    blobs = FolderBlobs(tmp_path / "store")
+    await blobs.ensure_bucket()
+    described, files = tagged(4)
+    try:
+        processes.start("api")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{processes.port}") as channel:
+            stub = service_grpc.DatasetServiceStub(channel)
+            for upload in ("u1", "forgotten"):
+                sent = upload_messages(upload, {"train.json": described, **files})
+                await stub.UploadFiles(iter(sent), wait_for_ready=True, timeout=30)
+            await stub.CreateDataset(World().request(), timeout=30)
+            processes.end("api", signal.SIGKILL)
+            processes.start("api")
+            async with asyncio.timeout(60):
+                while True:
+                    found = await stub.ListUploads(service_pb.ListUploadsRequest(), wait_for_ready=True, timeout=30)
+                    if "uploads/forgotten" not in [upload.name for upload in found.uploads]:
+                        break
+                    await asyncio.sleep(0.1)
+        assert [upload.name for upload in found.uploads] == ["uploads/u1"]
+        assert [blob.key async for blob in blobs.list("uploads/forgotten/")] == []
+        processes.start("worker")
+        dataset = await until(processes.port, pb.Dataset.READY, pb.Dataset.FAILED)
+        assert (dataset.state, dataset.stats.image_count) == (pb.Dataset.READY, 4)
     finally:
         processes.end_all()

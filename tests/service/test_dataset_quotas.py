@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 import grpc
 import pytest
 
-from services.dataset.app import Datasets
 from services.dataset.domain import NewDataset
 from services.kit import codec
 from services.kit.accounts import Account
@@ -77,14 +76,14 @@ async def test_creates_of_two_replicas_at_once_do_not_exceed_it() -> None:
     worlds = [World(records=records, limits=Limits(datasets=5)) for _ in range(2)]
     for one in worlds:
         await one.put(described, files)
-    views = [view for one in worlds for view in (one.view, one.kept.view, one.accounts.view)]
+    views = [view for one in worlds for view in one.views()]
     keepers = [asyncio.create_task(view.run()) for view in views]
     for view in views:
         await view.synced()
 
     async def attempt(number: int) -> bool:
         one = worlds[number % 2]
-        app = Datasets(one.collection, one.blobs, one.queue, one.clock, one.settings, one.uploads(), one.quotas())
+        app = one.app()
         try:
             await app.create(NewDataset(f"d{number}", AnnotationKind.IMAGE_CLASSIFICATION, (URI,)))
         except ProjectQuotaExceeded:

@@ -1,4 +1,4 @@
-"""Callers of two replicas create, revise and delete datasets while workers check them: no orphan, and nothing lost."""
+"""Callers of two replicas change, hold and delete datasets while workers check them: no orphan, and nothing lost."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from services.dataset.app import Datasets
 from services.dataset.context import WorkerContext
-from services.dataset.domain import NewDataset, State
+from services.dataset.domain import DatasetRecord, NewDataset, State
 from services.dataset.settings import DatasetSettings
 from services.kit.blobs import BlobInfo
+from services.kit.caller_fields import Changes
+from services.kit.collection import Collection
 from services.kit.errors import Conflict, DatasetNotFound, LeaseLost, SightlineError
-from services.kit.memory import MemoryBlobs
+from services.kit.memory import MemoryBlobs, MemoryRecords
+from services.kit.records import Record
+from services.trainer.datasets import Dataset
+from services.trainer.holding import Holding, holder_of
 from services.vision.snapshot import AnnotationKind, read_index, read_manifest, read_record
 from tests.support.datasets import World, tagged
+from tests.unit.trainer.support import dataset, model
 
 NAMES = ("a", "b")
 SETS = 4  # of images, each in an upload; most of the last one's cannot be decoded
@@ -61,6 +66,53 @@ class Interleaved(MemoryBlobs):
         await super().delete(key)
 
 
+class InterleavedRecords(MemoryRecords):
+    """The same for records."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self._random = random
+
+    async def _others(self) -> None:
+        for _ in range(self._random.randrange(3)):
+            await asyncio.sleep(0)
+
+    async def get(self, key: str) -> Record:
+        await self._others()
+        found = await super().get(key)
+        await self._others()
+        return found
+
+    async def create(self, key: str, value: bytes) -> int:
+        await self._others()
+        revision = await super().create(key, value)
+        await self._others()
+        return revision
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        await self._others()
+        written = await super().update(key, value, revision)
+        await self._others()
+        return written
+
+    async def delete(self, key: str, revision: int) -> int:
+        await self._others()
+        deleted = await super().delete(key, revision)
+        await self._others()
+        return deleted
+
+
+@dataclass(frozen=True, slots=True)
+class SeenByTrainer:
+    """The dataset service as the trainer sees it."""
+
+    collection: Collection[DatasetRecord]
+
+    async def get(self, name: str) -> Dataset:
+        found = await self.collection.get(name)
+        return dataset(name, state=found.value.state, manifest_key=found.value.prefix, revision=found.revision)
+
+
 class Race:
     """The doubles that all replicas and workers share."""
 
@@ -68,7 +120,8 @@ class Race:
         self.random = Random(seed)
         self.done = Counter[str]()
         settings = DatasetSettings(chunk_images=2, progress_seconds=0)
-        self.world = World(blobs=Interleaved(self.random), settings=settings)
+        records = InterleavedRecords(self.random)
+        self.world = World(blobs=Interleaved(self.random), records=records, settings=settings)
         self.replicas = [replace(self.world) for _ in range(2)]  # the same stores, each with its own view
         for replica in self.replicas:
             replica.queue = self.world.queue
@@ -84,23 +137,44 @@ class Race:
             await self.replicas[0].uploads().begin(f"v{number}")
 
     async def caller(self, world: World, steps: int) -> None:
-        """Creates, revises and deletes at random; being refused is part of it."""
-        ports = world.blobs, world.queue, world.clock, world.settings
-        app = Datasets(world.collection, *ports, world.uploads(), world.quotas())
+        """Creates, revises, renames and deletes at random; being refused is part of it."""
+        app = world.app()
         for _ in range(steps):
             name, number = self.random.choice(NAMES), self.random.randrange(SETS)
             uri = f"s3://sightline/uploads/u{number}/train.json"
             new = NewDataset(name, AnnotationKind.IMAGE_CLASSIFICATION, (uri,))
-            what = self.random.choice(("create", "revise", "delete"))
+            what = self.random.choice(("create", "revise", "rename", "delete", "delete"))
             try:
                 if what == "delete":
-                    await app.delete(f"datasets/{name}", "")
+                    etag = (await app.get(f"datasets/{name}")).etag if self.random.randrange(2) else ""
+                    await app.delete(f"datasets/{name}", etag)
+                elif what == "rename":
+                    changes: Changes = {"display_name": str(self.random.random())}
+                    await app.update(f"datasets/{name}", changes, "")
                 else:
                     await app.create(new, new_version=what == "revise")
                 self.done[what] += 1
             except SightlineError:
                 self.done["refused"] += 1
             for _ in range(self.random.randrange(60)):
+                await asyncio.sleep(0)
+
+    async def trainings(self, world: World, name: str, steps: int) -> None:
+        """Holds a dataset for one training after the other; what is held is never deleted."""
+        holding = Holding(world.holds, SeenByTrainer(world.collection), world.clock)
+        for number in range(steps):
+            training = model(name, uid=str(number), training_dataset=f"datasets/{self.random.choice(NAMES)}")
+            try:
+                held = await holding.hold(training, training.training_dataset)
+            except SightlineError:
+                self.done["hold refused"] += 1
+            else:
+                self.done["held"] += 1
+                for _ in range(self.random.randrange(12)):
+                    found = (await world.collection.get(training.training_dataset)).value
+                    assert (found.prefix, found.state is State.DELETING) == (held.manifest_key, False)
+                await world.holds.remove(training.training_dataset, holder_of(training))
+            for _ in range(self.random.randrange(30)):
                 await asyncio.sleep(0)
 
     async def worker(self, world: World, holder: str) -> None:
@@ -147,17 +221,16 @@ async def require_whole(race: Race) -> set[str]:
 @pytest.mark.parametrize("seed", range(40))
 async def test_no_orphan_stays_and_nothing_that_is_live_is_lost(seed: int) -> None:
     race = Race(seed)
-    keepers = [
-        asyncio.create_task(view.run())
-        for one in race.replicas
-        for view in (one.view, one.kept.view, one.accounts.view)
-    ]
+    keepers = [asyncio.create_task(view.run()) for one in race.replicas for view in one.views()]
+    workers: list[asyncio.Task[None]] = []
     try:
         await race.fill()
         workers = [asyncio.create_task(race.worker(one, f"w{n}")) for n, one in enumerate(race.replicas)]
         async with asyncio.TaskGroup() as callers:
             for replica in (*race.replicas, *race.replicas):
                 callers.create_task(race.caller(replica, 12))
+            for number, replica in enumerate(race.replicas):
+                callers.create_task(race.trainings(replica, f"models/m{number}", 12))
         race.busy = False
         await asyncio.gather(*workers)
         await race.settle()
@@ -168,6 +241,7 @@ async def test_no_orphan_stays_and_nothing_that_is_live_is_lost(seed: int) -> No
         assert orphans == []
         assert race.done["create"] + race.done["revise"] > 0
         assert race.done["delete"] > 0
+        assert race.done["held"] > 0
     finally:
-        for keeper in keepers:
-            keeper.cancel()
+        for task in (*keepers, *workers):
+            task.cancel()

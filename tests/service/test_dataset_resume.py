@@ -3,19 +3,22 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from random import Random
 from typing import Any
 
 import pytest
 
 from services.dataset import metrics
-from services.dataset.app import Datasets
 from services.dataset.context import WorkerContext
-from services.dataset.domain import CHECK, DatasetRecord, NewDataset, State
+from services.dataset.domain import ADVANCE, CHECK, DatasetRecord, NewDataset, State
 from services.dataset.lease_guard import leased
 from services.dataset.settings import DatasetSettings
-from services.kit.errors import LeaseLost
+from services.kit.errors import DatasetInUse, LeaseLost, SightlineError
+from services.kit.holds import Holder, Holds
+from services.kit.jobs import Job, publish
 from services.kit.records import Table
 from services.vision.snapshot import AnnotationKind
 from tests.support.datasets import URI, World, tagged
@@ -61,6 +64,7 @@ class Mortal:
             table=Table(self.around(records), DatasetRecord),
             blobs=self.around(context.blobs),
             queue=self.around(context.queue),
+            holds=Holds(self.around(records)),
         )
 
 
@@ -78,7 +82,7 @@ class viewed:  # noqa: N801 - a context manager
 
     async def __aenter__(self) -> World:
         self.world = World(settings=DatasetSettings(chunk_images=2, progress_seconds=0))
-        views = self.world.view, self.world.kept.view, self.world.accounts.view
+        views = self.world.views()
         self._keepers = [asyncio.create_task(view.run()) for view in views]
         for view in views:
             await view.synced()
@@ -89,15 +93,10 @@ class viewed:  # noqa: N801 - a context manager
             keeper.cancel()
 
 
-def app(world: World) -> Datasets:
-    ports = world.collection, world.blobs, world.queue, world.clock, world.settings
-    return Datasets(*ports, world.uploads(), world.quotas())
-
-
 async def create(world: World) -> None:
     described, files = tagged(6)
     await world.put(described, files)
-    await app(world).create(NewDataset("pets", AnnotationKind.IMAGE_CLASSIFICATION, (URI,)))
+    await world.app().create(NewDataset("pets", AnnotationKind.IMAGE_CLASSIFICATION, (URI,)))
 
 
 async def until_dead(world: World, mortal: Mortal) -> bool:
@@ -147,12 +146,48 @@ async def test_a_deletion_whose_worker_dies_at_its_nth_call_is_completed(takes_e
         async with viewed() as world:
             await create(world)
             await world.work()
-            await app(world).delete(NAME, "")
+            await world.app().delete(NAME, "")
             dies = await until_dead(world, Mortal(fatal, takes_effect=takes_effect))
             await recover(world)
             assert [blob.key async for blob in world.blobs.list("datasets/")] == [], fatal
             assert world.view.find(NAME) is None
     assert fatal > 10
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(4))
+async def test_however_many_workers_there_are_and_die_the_digest_is_the_same(
+    reference: DatasetRecord, workers: int, seed: int
+) -> None:
+    random, deaths = Random(seed), 0
+    async with viewed() as world:
+        await create(world)
+
+        async def work(holder: str) -> None:
+            nonlocal deaths
+            while world.view.find(NAME) is None or (await world.table.get(NAME)).value.state is State.VALIDATING:
+                fatal = random.randrange(1, 12) if deaths < 4 else 1000  # after five in a row, work is given up
+                mortal = Mortal(fatal, takes_effect=random.random() < 0.5)
+                name = f"{holder}-{deaths}"
+
+                def context(found: WorkerContext, mortal: Mortal = mortal, name: str = name) -> WorkerContext:
+                    return replace(mortal.context(found, world.records), holder=name)
+
+                try:
+                    if not await world.step(context):
+                        world.clock.advance(20)
+                        await world.reconciler().reconcile()
+                except Killed:
+                    deaths += 1
+                except SightlineError:
+                    pass
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(work(f"w{number}") for number in range(workers)))
+        record = (await world.table.get(NAME)).value
+        assert (record.state, record.snapshot_digest) == (State.READY, reference.snapshot_digest)
+        assert (record.stats, record.finding_counts) == (reference.stats, reference.finding_counts)
+    assert deaths > 0
 
 
 async def test_losing_the_whole_queue_loses_nothing(reference: DatasetRecord) -> None:
@@ -277,9 +312,43 @@ async def test_a_deletion_that_waits_for_a_worker_continues_as_soon_as_the_lease
         world.blobs.get = slow
         step = asyncio.create_task(world.step())
         await reading.wait()
-        await app(world).delete(NAME, "")
+        await world.app().delete(NAME, "")
         await step
         await world.work()
         await asyncio.sleep(0)
         assert world.view.find(NAME) is None
         assert [blob.key async for blob in world.blobs.list("datasets/")] == []
+
+
+async def test_a_worker_that_stood_still_touches_nothing_of_a_later_dataset_of_the_name() -> None:
+    """It goes on with a deletion that another worker has completed since."""
+    async with viewed() as world:
+        await create(world)
+        await world.work()
+        await world.app().delete(NAME, "")
+        standing, go_on, delete = asyncio.Event(), asyncio.Event(), world.blobs.delete
+
+        async def still(key: str) -> None:
+            standing.set()
+            await go_on.wait()
+            await delete(key)
+
+        world.blobs.delete = still
+        zombie = asyncio.create_task(world.step(lambda context: replace(context, holder="zombie")))
+        await standing.wait()
+        world.blobs.delete = delete
+        world.clock.advance(60)
+        await publish(world.queue, ADVANCE, Job(NAME))
+        await world.work()
+        await create(world)
+        await world.work()
+        training = Holder("models/m", "u")
+        await world.holds.add(NAME, training)
+        before = [blob.key async for blob in world.blobs.list("datasets/")]
+        go_on.set()
+        with suppress(SightlineError):
+            await zombie
+        assert [blob.key async for blob in world.blobs.list("datasets/")] == before
+        assert (await world.collection.get(NAME)).value.state is State.READY
+        with pytest.raises(DatasetInUse):
+            await world.app().delete(NAME, "")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from grpc import StatusCode
 
+from services.dataset.ingest import give_up
 from sightline.client.client_aio import AsyncClient
 from sightline.client.errors import DatasetAlreadyExists, InvalidRequest
 from sightline.client.transport.addresses import Addresses
@@ -165,3 +167,35 @@ async def test_the_client_registers_versions_and_says_what_differs(
         await client.datasets.diff(pets, 7)
     exported = await client.datasets.export(pets, tmp_path / "out", version=1)
     assert exported.image_count == 5
+
+
+async def test_a_version_leaves_nothing_that_no_snapshot_needs(world: World) -> None:
+    """What planned it goes in any case, and its images if it fails, in whatever way."""
+    await world.register(*tagged(4))
+    await revise(world, 6)
+    kept = await stored(world)
+    assert {key.split("/")[3] for key in kept} == {"packs", "packs-2", "snapshot", "findings"}
+    described, files = tagged(4)
+    await world.put(described, dict.fromkeys(files, b"none"), key="uploads/bad/train.json")
+    await world.stub.CreateDataset(world.request(uris=["s3://sightline/uploads/bad/train.json"], new_version=True))
+    await world.work()
+    assert (await world.get()).state == pb.Dataset.FAILED
+    assert await stored(world, "findings") == kept - {key for key in kept if "/findings/" in key}
+
+
+async def test_a_version_that_is_given_up_leaves_no_images(world: World) -> None:
+    await world.put(*tagged(4))
+    await world.stub.CreateDataset(world.request())
+    await world.step()
+    await world.step()
+    assert any("/packs/" in key for key in await stored(world))
+    with ThreadPoolExecutor(1) as executor:
+        await give_up(world.context(executor), "datasets/pets", "reading")
+    await world.work()
+    assert (await world.get()).state == pb.Dataset.FAILED
+    assert await stored(world) == set()
+
+
+async def stored(world: World, without: str = "/") -> set[str]:
+    """The keys of all blobs of datasets."""
+    return {blob.key async for blob in world.blobs.list("datasets/") if f"/{without}/" not in blob.key}

@@ -34,6 +34,7 @@ from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
 from services.kit.collection import Collection
 from services.kit.errors import DatasetNotFound, UploadNotFound
+from services.kit.holds import Holds
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.queue import Queue, is_poison
 from services.kit.quotas import UNLIMITED, Limits
@@ -116,10 +117,12 @@ class World:
     accounts: Accounts = field(init=False)
     collection: Collection[DatasetRecord] = field(init=False)
     kept: Collection[UploadRecord] = field(init=False)
+    holds: Holds = field(init=False)
 
     def __post_init__(self) -> None:
         self.queue = MemoryQueue(self.clock)
         self.collection = Collection(self.records, DatasetRecord, DatasetNotFound, COLLECTION)
+        self.holds = Holds(self.records)
         self.kept = Collection(self.records, UploadRecord, UploadNotFound, UPLOADS)
         self.accounts = Accounts(self.records, SERVICE, {COLLECTION: self.collection.view})
 
@@ -134,7 +137,7 @@ class World:
     def context(self, executor: ThreadPoolExecutor, holder: str = "w1") -> WorkerContext:
         ports = self.table, self.blobs, self.queue, self.clock, self.telemetry
         room = SnapshotRoom(Accounts(self.records, SERVICE, {}), self.limits_of)
-        return WorkerContext(*ports, executor, self.decoders, room, holder)
+        return WorkerContext(*ports, executor, self.decoders, room, Holds(self.records), holder)
 
     def limits_of(self, project: str) -> Limits:
         return self.limits
@@ -149,7 +152,15 @@ class World:
         return UploadReconciler(self.uploads(), self.view, self.telemetry)
 
     def reconciler(self) -> Reconciler:
-        return Reconciler(self.view, self.queue, self.clock, self.telemetry, self.settings)
+        return Reconciler(self.collection, self.holds, self.queue, self.clock, self.telemetry, self.settings)
+
+    def app(self) -> Datasets:
+        ports = self.blobs, self.queue, self.clock, self.settings
+        return Datasets(self.collection, *ports, self.uploads(), self.quotas(), self.holds)
+
+    def views(self) -> list[View[Any]]:
+        """To run."""
+        return [self.view, self.kept.view, self.accounts.view, self.holds.view]
 
     async def put(self, coco_file: bytes, files: Mapping[str, bytes] | None = None, key: str = COCO) -> None:
         """Puts a COCO file and its images directly into the store."""
@@ -232,9 +243,7 @@ def upload_messages(upload_id: str, files: Mapping[str, bytes], **wrong: Any) ->
 async def running(world: World, **configured: Any) -> AsyncGenerator[World]:
     """The world with its server listening and a client connected."""
     records = world.uploads()
-    datasets = Datasets(
-        world.collection, world.blobs, world.queue, world.clock, world.settings, records, world.quotas()
-    )
+    datasets = world.app()
     uploads = Uploads(records, world.blobs, world.telemetry, world.settings)
     servicer = DatasetServicer(datasets, uploads, world.blobs.bucket)
     service = Service(DESCRIPTOR, service_grpc.add_DatasetServiceServicer_to_server, servicer, REQUEST_BYTES)
@@ -242,7 +251,7 @@ async def running(world: World, **configured: Any) -> AsyncGenerator[World]:
     settings = Settings(**chosen)
     server = Server("dataset", settings, world.telemetry, [service])
     world.address = f"127.0.0.1:{await server.start()}"
-    keepers = [asyncio.create_task(view.run()) for view in (world.view, world.kept.view, world.accounts.view)]
+    keepers = [asyncio.create_task(view.run()) for view in world.views()]
     try:
         async with grpc.aio.insecure_channel(world.address) as channel:
             world.stub = service_grpc.DatasetServiceStub(channel)

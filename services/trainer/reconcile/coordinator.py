@@ -26,7 +26,7 @@ from services.trainer.datasets import (
     DatasetState,
     check_kind,
     check_training_dataset,
-    usable,
+    check_usable,
 )
 from services.trainer.domain import (
     Model,
@@ -37,6 +37,7 @@ from services.trainer.domain import (
     training_cost,
     works_of,
 )
+from services.trainer.holding import Holding
 from services.trainer.planner.needs import check_budget
 from services.trainer.planner.plan import plan
 from services.trainer.planner.selection import Selection
@@ -44,6 +45,7 @@ from services.trainer.planner.steps import Fail, Finish, StartEvaluation, StartT
 from services.trainer.reconcile.base_copy import copy_base
 from services.trainer.reconcile.counts import Counts
 from services.trainer.reconcile.final_evaluation import measured
+from services.trainer.reconcile.holds import HoldKeeper
 from services.trainer.reconcile.housekeeping import Housekeeping
 from services.trainer.reconcile.search import Search
 from services.trainer.reconcile.workers import Workers
@@ -70,7 +72,8 @@ class Coordinator:
         """`lease` is that of the workers."""
         self._store = store
         self._telemetry = telemetry
-        self._datasets = datasets
+        self._holding = Holding(store.holds, datasets, clock)
+        self._holds = HoldKeeper(store, self._holding, clock)
         self._clock = clock
         self._blobs = blobs
         self._housekeeping = Housekeeping(store, blobs, queue, clock, Counts(store, clock, telemetry))
@@ -80,8 +83,7 @@ class Coordinator:
     async def run(self) -> None:
         """Reconciles after every change and every tick, until cancelled.
 
-        Models that wait for datasets have their own loop, so that a dataset service that does not answer stops no
-        training.
+        What asks the dataset service has its own loops, so that one that does not answer stops no training.
         """
         await self._store.synced()
         models_changed = partial(Changes(self._store.models.view).wait, TICK_SECONDS)
@@ -89,6 +91,7 @@ class Coordinator:
             group.create_task(repeat(self._start_all, models_changed), name="start models")
             group.create_task(self._repeat(self._advance_all), name="advance models")
             group.create_task(self._repeat(self._housekeeping.reconcile), name="housekeeping")
+            group.create_task(self._repeat(self._holds.reconcile), name="holds")
 
     async def _repeat(self, run_pass: Callable[[], Awaitable[None]]) -> None:
         changes, began = self._store.changes(), self._clock.monotonic()
@@ -106,6 +109,7 @@ class Coordinator:
         await self._start_all()
         await self._advance_all()
         await self._housekeeping.reconcile()
+        await self._holds.reconcile()
 
     async def _start_all(self) -> None:
         await self._step_all(lambda model: model.state is ModelState.NOT_STARTED)
@@ -145,8 +149,8 @@ class Coordinator:
     async def _start(self, model: Model) -> None:
         """TRAINING once the datasets are READY, FAILED if they cannot be used."""
         try:
-            training = await usable(self._datasets, model.training_dataset)
-            test = await usable(self._datasets, model.test_dataset) if model.test_dataset else None
+            training = check_usable(await self._holding.hold(model, model.training_dataset))
+            test = check_usable(await self._holding.hold(model, model.test_dataset)) if model.test_dataset else None
             if any(dataset and dataset.state is DatasetState.VALIDATING for dataset in (training, test)):
                 return
             started = self._started(model, training, test)

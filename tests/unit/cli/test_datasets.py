@@ -12,7 +12,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from sightline.v1.dataset_pb2 import Dataset
-from sightline.v1.dataset_service_pb2 import ImageSizes
+from sightline.v1.dataset_service_pb2 import DeleteDatasetRequest, ImageSizes
 from sightline.v1.finding_pb2 import Finding
 from sightline.v1.prediction_pb2 import (
     AnalyzeImageResponse,
@@ -206,6 +206,22 @@ def test_delete_prints_an_empty_message_as_json(sightline: Command, fakes: Fakes
     fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets")
     assert sightline("datasets", "delete", "pets", "--json").json == {}
     assert not fakes.datasets
+
+
+def test_a_dataset_in_use_is_deleted_by_force_only(sightline: Command, fakes: Fakes) -> None:
+    fakes.datasets["datasets/pets"] = Dataset(name="datasets/pets")
+    message = "datasets/pets is in use by models/m; wait until they have ended, or cancel or delete them first."
+    fakes.errors["DeleteDataset"] = [
+        status(grpc.StatusCode.FAILED_PRECONDITION, "datasetInUse", message, users="models/m", count="1")
+    ]
+    outcome = sightline("datasets", "delete", "pets")
+    assert outcome.code == 9
+    assert "datasetInUse (FAILED_PRECONDITION)" in outcome.err
+    assert "datasets/pets is in use by models/m" in outcome.err
+    assert "sightline models cancel m" in outcome.err
+    sightline("datasets", "delete", "pets", "--force")
+    assert not fakes.datasets
+    assert fakes.requests[-2:] == [DeleteDatasetRequest(name="datasets/pets", force=force) for force in (False, True)]
 
 
 def test_wrong_usage_exits_with_2(sightline: Command) -> None:

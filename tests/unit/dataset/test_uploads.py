@@ -134,6 +134,91 @@ async def test_an_interrupted_deletion_is_finished(world: World) -> None:
     assert [blob.key async for blob in world.blobs.list("uploads/")] == []
 
 
+class Still:
+    """The first deletion of a blob, in the middle of an upload's removal, stands still until told to go on."""
+
+    def __init__(self, world: World) -> None:
+        self.standing, self.go_on = asyncio.Event(), asyncio.Event()
+        self._delete, self._blobs = world.blobs.delete, world.blobs
+        world.blobs.delete = self._first
+
+    async def _first(self, key: str) -> None:
+        self._blobs.delete = self._delete
+        self.standing.set()
+        await self.go_on.wait()
+        await self._delete(key)
+
+
+async def test_two_removals_at_once_are_one(world: World) -> None:
+    await world.upload({"a": b"1", "b": b"2"}, "u1")
+    still = Still(world)
+    first = asyncio.ensure_future(world.stub.DeleteUpload(pb.DeleteUploadRequest(name="uploads/u1")))
+    await still.standing.wait()
+    await world.stub.DeleteUpload(pb.DeleteUploadRequest(name="uploads/u1"))
+    assert await listed(world) == ["uploads/u1"], "its files are not gone yet"
+    still.go_on.set()
+    await first
+    assert await listed(world) == []
+    assert [blob.key async for blob in world.blobs.list("uploads/")] == []
+
+
+async def test_a_removal_that_stood_still_touches_nothing_of_a_later_upload_of_the_name(world: World) -> None:
+    files = {name: name.encode() for name in "abcd"}
+    await world.upload(files, "u1")
+    still = Still(world)
+    first = asyncio.ensure_future(world.stub.DeleteUpload(pb.DeleteUploadRequest(name="uploads/u1")))
+    await still.standing.wait()
+    world.clock.advance(INTERRUPTED.total_seconds() + 1)
+    await world.expiry().reconcile()
+    assert await listed(world) == []
+    del files["a"]  # the deletion of this one is on its way
+    await world.upload(files, "u1")
+    before = [blob.key async for blob in world.blobs.list("uploads/")]
+    still.go_on.set()
+    await first
+    assert [blob.key async for blob in world.blobs.list("uploads/")] == before
+    assert await listed(world) == ["uploads/u1"]
+
+
+async def test_a_long_removal_is_not_taken_for_an_interrupted_one(world: World) -> None:
+    await world.upload({"a": b"1", "b": b"2", "c": b"3"}, "u1")
+    delete, seen = world.blobs.delete, list[str]()
+
+    async def slow(key: str) -> None:
+        await delete(key)
+        world.clock.advance(0.9 * INTERRUPTED.total_seconds())
+        seen.append(key)
+        await world.expiry().reconcile()
+
+    world.blobs.delete = slow
+    await world.stub.DeleteUpload(pb.DeleteUploadRequest(name="uploads/u1"))
+    assert len(seen) == len(set(seen)) == 4, "each file once, and their list"
+
+
+async def test_a_stream_of_an_earlier_upload_takes_no_file_from_a_later_one_of_the_name(world: World) -> None:
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[pb.UploadFilesRequest]:
+        messages = upload_messages("u1", {"a": b"1", "b": b"22"})
+        for message in messages[:2]:
+            yield message
+        arrived.set()
+        await go_on.wait()
+        for message in messages[2:]:
+            yield message
+
+    call = asyncio.ensure_future(world.stub.UploadFiles(slow()))
+    await arrived.wait()
+    while not world.kept.view.all():  # noqa: ASYNC110 - it waits for the record
+        await asyncio.sleep(0.01)
+    await world.stub.DeleteUpload(pb.DeleteUploadRequest(name="uploads/u1"))
+    await world.upload({"a": b"1"}, "u1")
+    go_on.set()
+    async with refused(StatusCode.NOT_FOUND, "UploadNotFound", "uploads/u1 does not exist"):
+        await call
+    assert await world.blobs.get("uploads/u1/a") == b"1"
+
+
 async def test_a_stream_whose_upload_is_deleted_leaves_nothing(world: World) -> None:
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
