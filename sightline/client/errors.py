@@ -7,6 +7,9 @@ SightlineError
 │   └── about files on this machine: AnnotationsUnreadable, ImagesMissing, ExportRefused
 ├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, UploadAlreadyExists,
 │       FileAlreadyExists
+├── NotFound: DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
+│   UploadNotFound, BlobNotFound
+├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
 │       DatasetInUse, StoreRefused, AuditNotStored, FeedbackNotKept, Diverged, DatasetCorrupt, DatasetChanged,
 │       OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
