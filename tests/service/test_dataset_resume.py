@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -251,14 +252,14 @@ async def test_a_worker_that_loses_its_lease_while_working_stops_within_a_heartb
 async def test_a_lease_lost_by_a_stalled_worker_is_counted() -> None:
     async with viewed() as world:
         await create(world)
-        get = world.blobs.get
+        get_file = world.blobs.get_file
 
-        async def slow(key: str, start: int = 0, length: int | None = None) -> bytes:
+        async def slow(key: str, path: Path) -> None:
             world.clock.advance(60)
             await world.table.change(NAME, lambda record: record.taken("w2", world.clock.now(), timedelta(hours=1)))
-            return await get(key, start, length)
+            await get_file(key, path)
 
-        world.blobs.get = slow
+        world.blobs.get_file = slow
         await world.step()
         assert world.telemetry.value(metrics.LEASES_LOST) == 1
 
@@ -267,14 +268,14 @@ async def test_a_deletion_that_waits_for_a_worker_continues_as_soon_as_the_lease
     async with viewed() as world:
         await create(world)
         reading = asyncio.Event()
-        get = world.blobs.get
+        get_file = world.blobs.get_file
 
-        async def slow(key: str, start: int = 0, length: int | None = None) -> bytes:
+        async def slow(key: str, path: Path) -> None:
             reading.set()
             await asyncio.sleep(0.1)
-            return await get(key, start, length)
+            await get_file(key, path)
 
-        world.blobs.get = slow
+        world.blobs.get_file = slow
         step = asyncio.create_task(world.step())
         await reading.wait()
         await app(world).delete(NAME, "")
