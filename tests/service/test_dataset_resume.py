@@ -2,11 +2,11 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -18,10 +18,13 @@ from services.dataset.lease_guard import leased
 from services.dataset.settings import DatasetSettings
 from services.kit.errors import LeaseLost
 from services.kit.records import Table
+from services.vision.decode import Decoded
+from services.vision.decode_pool import Decoders, Inspected
 from services.vision.snapshot import AnnotationKind
 from tests.support.datasets import URI, World, tagged
 
 NAME = "datasets/pets"
+T = TypeVar("T")
 
 
 class Killed(Exception):
@@ -137,6 +140,36 @@ async def test_a_validation_whose_worker_dies_at_its_nth_call_has_the_same_resul
             assert (record.stats, record.finding_counts) == (reference.stats, reference.finding_counts)
             assert record.images_done == 6
     assert fatal > 50
+
+
+class Counting:
+    """Counts the images that are decoded."""
+
+    def __init__(self, inner: Decoders) -> None:
+        self.count = 0
+        self._inner = inner
+
+    async def decode(self, data: bytes, name: str, sizes: Sequence[int], use: Callable[[Decoded], T]) -> T:
+        return await self._inner.decode(data, name, sizes, use)
+
+    async def repack(self, data: bytes, name: str, caller: str) -> Inspected:
+        self.count += 1
+        return await self._inner.repack(data, name, caller)
+
+
+@pytest.mark.parametrize("takes_effect", [False, True])
+async def test_after_a_death_only_the_chunk_that_was_in_work_is_checked_again(takes_effect: bool) -> None:
+    fatal, dies, most = 0, True, 0
+    while dies:
+        fatal += 1
+        async with viewed() as world:
+            world.decoders = counting = Counting(world.decoders)
+            await create(world)
+            dies = await until_dead(world, Mortal(fatal, takes_effect=takes_effect))
+            await recover(world)
+            assert (await world.table.get(NAME)).value.state is State.READY
+            most = max(most, counting.count)
+    assert most == 6 + 2  # images, and those of a chunk
 
 
 @pytest.mark.parametrize("takes_effect", [False, True])
