@@ -11,7 +11,6 @@ from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding, FindingLog, count
 from services.dataset.rows import Row, Rows
 from services.kit.blobs import Blobs
-from services.kit.errors import BlobNotFound
 from services.vision.snapshot import Groups, Manifest, Shard, read_manifest, write_groups
 
 BLOCK = 1000  # findings per blob
@@ -86,12 +85,8 @@ async def put_rows(blobs: Blobs, prefix: str, count: int, chunks: list[list[Rows
 
 
 async def get_rows(blobs: Blobs, prefix: str, number: int) -> list[Row]:
-    """A chunk's input, also one that an earlier version stored."""
-    try:
-        chunks = msgspec.msgpack.decode(await blobs.get(rows_key(prefix, number)), type=list[msgspec.Raw])
-    except BlobNotFound:
-        earlier = await blobs.get(f"{prefix}/rows/{number:05d}.json")
-        return msgspec.json.decode(earlier, type=list[Row])
+    """A chunk's input."""
+    chunks = msgspec.msgpack.decode(await blobs.get(rows_key(prefix, number)), type=list[msgspec.Raw])
     return [row for rows in msgspec.msgpack.decode(chunks[number % CHUNKS], type=list[Rows]) for row in rows]
 
 

@@ -13,7 +13,6 @@ from services.dataset.domain import CHECK, DatasetRecord
 from services.dataset.findings import FindingLog
 from services.dataset.jobs import publish_chunk
 from services.dataset.plan import Reading, make_plan
-from services.dataset.rows import Mark, Row
 from services.dataset.settings import DatasetSettings
 from services.dataset.store import get_rows
 from services.kit.clock import ManualClock
@@ -85,14 +84,6 @@ async def test_chunks_have_their_size_across_files_and_across_the_blobs_that_the
     assert found[3].key == "uploads/u2/0.jpg"
     assert {row.key.partition("/u3/")[2] for row in found[4:]} == {f"{n}.jpg" for n in range(71) if n != 7}
     assert all([mark.id for mark in row.marks] == [1000 + row.id] for row in found)
-
-
-async def test_chunks_that_an_earlier_version_stored_are_read() -> None:
-    blobs = World().blobs
-    await blobs.put("p/rows/00017.json", b'[[5,4,"a.jpg","k/a.jpg",640.0,null,[[7,0,[1,2,3,4],true]]]]')
-    assert await get_rows(blobs, "p", 17) == [
-        Row(5, 4, "a.jpg", "k/a.jpg", 640.0, None, [Mark(7, 0, (1.0, 2.0, 3.0, 4.0), iscrowd=True)])
-    ]
 
 
 async def test_a_chunk_that_is_announced_again_within_two_minutes_is_one_job() -> None:
