@@ -3,7 +3,7 @@
 `python bench/bench_coco.py [--images N ...]`. By default: classification files of 1,000 to 1,000,000 images with one
 annotation each, and a detection file of a fifth of the images with ten boxes each. Each measurement is a process of its
 own: CPU seconds, and memory beyond that of the imports. What the dataset worker does includes every check of the file,
-and the chunks of work that follow, which stay in memory here.
+and cutting it into chunks of work, all in a folder.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from services.dataset.domain import DatasetRecord
 from services.dataset.findings import FindingLog
 from services.dataset.plan import Reading, make_plan
 from services.dataset.settings import DatasetSettings
-from services.kit.memory import MemoryBlobs
+from services.infra.files import FolderBlobs
 from services.vision.snapshot import AnnotationKind
 
 CATEGORIES = 100
@@ -46,7 +46,9 @@ def main() -> None:
     print(f"{support.machine()}; {GOALS}")
     with tempfile.TemporaryDirectory() as scratch:
         for count, boxes in [*((count, 0) for count in given.images), (max(given.images) // 5, 10)]:
-            file = Path(scratch) / "train.json"
+            kind = AnnotationKind.OBJECT_DETECTION if boxes else AnnotationKind.IMAGE_CLASSIFICATION
+            file = Path(scratch) / "uploads" / "u" / f"{kind}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
             write(file, count, boxes)
             compare(file, f"{count:,} images, {boxes * count or count:,} {'boxes' if boxes else 'labels'}")
 
@@ -94,14 +96,12 @@ def measure(reader: str, file: Path) -> None:
 
 def ours(file: Path) -> None:
     """What the dataset worker does with the file."""
-    data = file.read_bytes()
-    kind = AnnotationKind.OBJECT_DETECTION if b'"bbox"' in data else AnnotationKind.IMAGE_CLASSIFICATION
+    store, kind = file.parent.parent.parent, AnnotationKind[file.stem]
     key, now, unused = f"uploads/u/{file.name}", datetime.now(UTC), cast("Any", None)
     record = DatasetRecord("datasets/d", "u", kind, (f"s3://sightline/{key}",), now, now)
 
     async def plan() -> None:
-        settings, blobs = DatasetSettings(), MemoryBlobs()
-        await blobs.put(key, data)
+        settings, blobs = DatasetSettings(scratch_directory=file.parent), FolderBlobs(store)
         with ThreadPoolExecutor(1) as executor:
             context = WorkerContext(unused, blobs, unused, unused, unused, executor, unused, unused, unused, "bench")
             await make_plan(context, settings, record, Reading(FindingLog(settings.findings_per_code)))

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from services.dataset.coco import Mark, Row
 from services.dataset.findings import FindingLog
+from services.dataset.rows import Mark, Row
 from services.vision.snapshot import Box
 
 DOUBLED = 0.8  # IoU of two boxes of one category from which they are probably one object annotated twice

@@ -8,10 +8,10 @@ from msgspec import structs
 from services.dataset import boxes
 from services.dataset.box_rules import note_boxes
 from services.dataset.boxes import Frame
-from services.dataset.coco import Mark, Row
 from services.dataset.convention import READINGS, TRANSPOSED, Tally
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
+from services.dataset.rows import Mark, Row
 from services.kit.errors import InvalidImage, InvalidImageSize
 from services.vision.decode import SCALED_SIDE, ImageInfo
 from services.vision.decode_pool import Inspected

@@ -11,7 +11,6 @@ from typing import BinaryIO
 
 from services.dataset import metrics, store
 from services.dataset.check import Packed, Rules, check_image, tally_boxes
-from services.dataset.coco import Row
 from services.dataset.context import WorkerContext
 from services.dataset.convention import Tally
 from services.dataset.domain import Chunks, DatasetRecord, Plan, State
@@ -19,6 +18,7 @@ from services.dataset.findings import FindingLog
 from services.dataset.jobs import publish_advance
 from services.dataset.located import Located
 from services.dataset.metrics import Outcome
+from services.dataset.rows import Row
 from services.dataset.settings import DatasetSettings
 from services.kit.blobs import delete_prefix, to_uri
 from services.kit.errors import BlobNotFound, InvalidImage, RecordNotFound

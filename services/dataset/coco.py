@@ -1,9 +1,8 @@
-"""Reads and checks a COCO file: turns untrusted bytes into rows of work, or findings that say what is wrong where."""
+"""The parts of a COCO file, and how untrusted bytes become them or findings that say what is wrong where."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import attrgetter
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -12,17 +11,14 @@ from services.dataset.boxes import Xywh, read_box
 from services.dataset.findings import FindingLog
 from services.dataset.repair import repaired
 from services.kit.callers import DEFAULT_PROJECT
-from services.kit.errors import UnreadableUri
 from services.kit.reach import NOTHING_OPEN, Reach
-from services.vision.snapshot import AnnotationKind
 from sightline.blob_keys import MAX_KEY_BYTES, MAX_PART_BYTES, fault_of_key
 
+BLOCK_BYTES = 1 << 18  # of a file, read at once; they fit into the processor's cache
 MAX_BOX_BYTES = 1024  # of a bbox, as JSON
 OBJECTS_PER_ENTRY = 3  # JSON objects in a file for each image, annotation and category that it may have
 
 _DRIVE = re.compile(r"[A-Za-z]:/")
-_PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_. -]*/)*[A-Za-z0-9_][A-Za-z0-9_. -]*")
-_PLAIN_BYTES = MAX_PART_BYTES  # so that no part of the path is longer
 _NULL = msgspec.Raw(b"null")
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -64,34 +60,14 @@ class CocoFile(msgspec.Struct, frozen=True):
     categories: list[CocoCategory] = []
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An annotation as the worker of a chunk needs it; its box as in the file."""
-
-    id: int | None
-    category: int  # index into the snapshot's categories
-    bbox: Xywh | None = None
-    iscrowd: bool = False
-
-
-class Row(msgspec.Struct, frozen=True, array_like=True):
-    """An image to check."""
-
-    snapshot_id: int  # unique over all files of the dataset, ascending
-    id: int  # as in its file
-    file: str  # the image, as its file names it
-    key: str  # blob key
-    width: float | None  # as declared
-    height: float | None
-    marks: list[Mark]
-
-
 _decoder = msgspec.json.Decoder(CocoFile)
 _box_decoder = msgspec.json.Decoder(tuple[float, float, float, float])
 
 
-def objects_at_most(data: bytes) -> int:
+def objects_at_most(path: Path) -> int:
     """No fewer than the JSON objects in the file, counted without parsing it."""
-    return data.count(b"{")
+    with path.open("rb") as source:
+        return sum(block.count(b"{") for block in iter(lambda: source.read(BLOCK_BYTES), b""))
 
 
 def box_of(mark: CocoAnnotation) -> Xywh | str | None:
@@ -145,31 +121,6 @@ def _not_json(data: bytes, message: str, uri: str, log: FindingLog) -> None:
     log.add("annotationFileNotJson", uri, line=line, column=column, problem=problem)
 
 
-def check_ids(file: CocoFile, uri: str, categories: dict[int, int], log: FindingLog) -> None:
-    """Reports ids that are used twice or not declared."""
-    images: dict[int, str] = {}
-    for image in file.images:
-        if image.id in images:
-            log.add("imageDuplicateId", uri, image.id, image=image.id, first=images[image.id], second=image.file_name)
-        images.setdefault(image.id, image.file_name)
-    seen: set[int] = set()
-    repeated: list[int] = []
-    for mark in file.annotations:
-        if mark.id is not None and mark.id in seen:
-            repeated.append(mark.id)
-        elif mark.id is not None:
-            seen.add(mark.id)
-        if mark.category_id is None:
-            log.add("annotationWithoutCategory", images.get(mark.image_id, uri), mark.image_id, mark.id)
-        elif mark.category_id not in categories:
-            file_name = images.get(mark.image_id, uri)
-            log.add("categoryUndeclared", file_name, mark.image_id, mark.id, category_id=mark.category_id)
-        if mark.image_id not in images:
-            log.add("annotationUnknownImage", uri, mark.image_id, mark.id, image=mark.image_id)
-    if repeated:
-        log.add("annotationDuplicateId", uri, count=len(repeated), annotation=repeated[0])
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a COCO file is stored; its images are located relative to it."""
@@ -183,7 +134,7 @@ class Place:
     def prefix_of_plain(self) -> str:
         """What precedes a plain file name in its key; empty if such keys have to be looked at one by one."""
         prefix = self.key.rpartition("/")[0] + "/"
-        ordinary = len(prefix) + _PLAIN_BYTES <= MAX_KEY_BYTES and not fault_of_key(prefix + "a")
+        ordinary = len(prefix) + MAX_PART_BYTES <= MAX_KEY_BYTES and not fault_of_key(prefix + "a")
         return prefix if ordinary and self.reach.has(prefix, self.project) else ""
 
     def locate(self, image: CocoImage) -> str:
@@ -211,70 +162,3 @@ class Place:
         if not self.reach.has(key, self.project):
             raise ValueError("is not in an upload of the project")
         return key
-
-
-def rows(
-    file: CocoFile, place: Place, kind: AnnotationKind, categories: dict[int, int], shift: int, log: FindingLog
-) -> Iterator[Row]:
-    """The images by id, each with its annotations; images without a usable path are left out."""
-    marks = sorted(file.annotations, key=attrgetter("image_id"))
-    position, foreign, prefix = 0, 0, place.prefix_of_plain()
-    for image in sorted(file.images, key=attrgetter("id")):
-        while position < len(marks) and marks[position].image_id < image.id:
-            position += 1
-        own: list[Mark] = []
-        while position < len(marks) and marks[position].image_id == image.id:
-            mark = _mark(marks[position], image, kind, categories, log)
-            own += [mark] if mark else []
-            position += 1
-        if prefix and _is_plain(image):  # almost all are, and the rest takes ten times as long
-            key = prefix + image.file_name
-        else:
-            key = _locate(place, image, log)
-            foreign += sum(1 for uri in (image.coco_url, image.absolute_url) if uri and not uri.startswith("s3://"))
-        if key:
-            name = image.file_name or image.absolute_url or image.coco_url or ""
-            yield Row(shift + image.id, image.id, name, key, image.width, image.height, own)
-    if foreign:
-        log.add("imageUriIgnored", place.uri, count=foreign)
-
-
-def _is_plain(image: CocoImage) -> bool:
-    """Whether the image is named by a relative path of ordinary characters, and by nothing else."""
-    name = image.file_name
-    return (
-        not (image.coco_url or image.absolute_url) and len(name) <= _PLAIN_BYTES and _PLAIN.fullmatch(name) is not None
-    )
-
-
-def _locate(place: Place, image: CocoImage, log: FindingLog) -> str:
-    if not (image.file_name or image.coco_url or image.absolute_url):
-        log.add("imagePathMissing", place.uri, image.id)
-        return ""
-    path = image.file_name or image.absolute_url or image.coco_url or ""
-    try:
-        return place.locate(image)
-    except UnreadableUri as error:
-        path, problem = error.metadata["uri"], f"cannot be read: {error.metadata['problem']}"
-    except ValueError as error:
-        problem = str(error)
-    log.add("imagePathInvalid", path, image.id, path=path, problem=problem)
-    return ""
-
-
-def _mark(
-    mark: CocoAnnotation, image: CocoImage, kind: AnnotationKind, categories: dict[int, int], log: FindingLog
-) -> Mark | None:
-    category = categories.get(-1 if mark.category_id is None else mark.category_id)
-    if category is None:
-        return None  # check_ids reported it
-    if kind is AnnotationKind.IMAGE_CLASSIFICATION:
-        return Mark(mark.id, category)
-    box = box_of(mark)
-    if box is None:
-        log.add("boxMissing", image.file_name, image.id, mark.id)
-        return None
-    if isinstance(box, str):
-        log.add("boxMalformed", image.file_name, image.id, mark.id, problem=box)
-        return None
-    return Mark(mark.id, category, box, bool(mark.iscrowd))

@@ -11,12 +11,13 @@ that was turned since.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import isnan
 from typing import NamedTuple
 
 import msgspec
 
 from services.dataset.boxes import Frame, Xywh
-from services.dataset.coco import CocoFile, box_of
+from services.dataset.columns import Columns, Index
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
 
@@ -108,7 +109,7 @@ class Tally(msgspec.Struct):
             log.add(verdict.reading.code, file, **numbers)
 
 
-def check_reading(file: CocoFile, uri: str, unit: BoxConvention, log: FindingLog) -> None:
+def check_reading(file: Columns, uri: str, unit: BoxConvention, log: FindingLog) -> None:
     """A fatal finding if the file's boxes point away from [x, y, width, height]; images of unknown size are ignored."""
     boxes = list(_sample(file, unit))
     if unit is BoxConvention.ABSOLUTE and _are_percent(boxes):
@@ -117,15 +118,18 @@ def check_reading(file: CocoFile, uri: str, unit: BoxConvention, log: FindingLog
         judge(boxes).note(uri, log)
 
 
-def _sample(file: CocoFile, unit: BoxConvention) -> Iterator[tuple[Xywh, Frame]]:
+def _sample(file: Columns, unit: BoxConvention) -> Iterator[tuple[Xywh, Frame]]:
     """Up to SAMPLE boxes, spread over the file, with the frame that they refer to."""
-    whole = Frame(1.0, 1.0) if unit is BoxConvention.RELATIVE else None
-    frames = {image.id: Frame(image.width, image.height) for image in file.images if image.width and image.height}
-    for mark in file.annotations[:: max(1, -(-len(file.annotations) // SAMPLE))]:
-        frame = whole or frames.get(mark.image_id)
-        box = box_of(mark)
-        if frame and isinstance(box, tuple) and not mark.iscrowd:
-            yield box, frame
+    relative = unit is BoxConvention.RELATIVE
+    every = slice(None, None, max(1, -(-len(file.boxes) // SAMPLE)))
+    images = Index(file.ids).find(file.image_ids[every])
+    rows = zip(images.tolist(), file.boxes[every].tolist(), file.crowds[every].tolist(), strict=True)
+    for image, (x, y, w, h), crowd in rows:
+        if crowd or isnan(x) or (image < 0 and not relative):
+            continue
+        width, height = (1.0, 1.0) if relative else (float(file.widths[image]), float(file.heights[image]))
+        if width and height:
+            yield (x, y, w, h), Frame(width, height)
 
 
 def judge(boxes: Iterable[tuple[Xywh, Frame]]) -> Tally:

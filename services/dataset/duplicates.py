@@ -114,12 +114,12 @@ async def note_duplicates(
     blobs: Blobs, shards: list[Shard], found: Duplicates, categories: list[str], log: FindingLog
 ) -> None:
     """Adds a finding for each image that repeats an earlier one."""
-    index, firsts = -1, dict[int, Record]()
-    needed = set(found.others.tolist())
+    index, firsts, others = -1, dict[int, Record](), found.others.tolist()
+    needed = set(others)
     async for record in records_of(blobs, shards):
         index += 1
         firsts |= {index: record} if index in needed else {}
-        other = int(found.others[index])
+        other = others[index]
         if other < 0:
             continue
         first, equal = firsts[other], int(found.equal[index]) == other

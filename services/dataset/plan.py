@@ -1,15 +1,22 @@
 """Reads a dataset's annotation files and splits its images into chunks of work."""
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from services.dataset import coco, store, units
 from services.dataset.categories import Categories
-from services.dataset.coco import Place, Row
+from services.dataset.coco import Place
+from services.dataset.columns import Columns
 from services.dataset.context import WorkerContext
 from services.dataset.convention import check_reading
+from services.dataset.cutting import cut
 from services.dataset.domain import BoxConvention, DatasetRecord, Plan
 from services.dataset.findings import FindingLog
+from services.dataset.ids import check_ids, used_categories
+from services.dataset.reading import read
+from services.dataset.rows import Rows
 from services.dataset.settings import DatasetSettings
 from services.kit.blobs import from_uri
 from services.kit.errors import BlobNotFound, DatasetAnnotationsInvalid, QuotaExceeded
@@ -29,9 +36,14 @@ class Reading:
     last_id: int = -1  # the largest id in the snapshot so far
     images: int = 0
     annotations: int = 0
-    chunks: int = 0
-    pending: list[Row] = field(default_factory=list[Row])
+    chunk_count: int = 0
     planned: int = 0  # images that are in a chunk
+    chunk: list[Rows] = field(default_factory=list[Rows])  # which is not full
+    full: list[list[Rows]] = field(default_factory=list[list[Rows]])  # chunks that are not stored yet
+
+    def room(self, size: int) -> int:
+        """How many more images the last chunk takes, if chunks have this size."""
+        return size - sum(map(len, self.chunk))
 
 
 async def make_plan(context: WorkerContext, settings: DatasetSettings, record: DatasetRecord, reading: Reading) -> Plan:
@@ -44,25 +56,30 @@ async def make_plan(context: WorkerContext, settings: DatasetSettings, record: D
     bucket = context.blobs.bucket
     for uri in record.annotation_file_uris:
         place = Place(uri, from_uri(uri, bucket), bucket, split(record.name)[0], settings.reach)
-        data = await _fetch(context, settings, place, reading.log)
-        rows = await context.compute(lambda data=data, place=place: _read(data, place, record, settings, reading))
-        del data
-        for chunk in _cut(rows, reading, settings.chunk_images):
-            await _put_chunk(context, prefix, reading, chunk)
-    if reading.pending:
-        await _put_chunk(context, prefix, reading, reading.pending)
+        with tempfile.TemporaryDirectory(prefix="sightline-coco-", dir=settings.scratch_directory) as folder:
+            path = Path(folder) / "annotations.json"
+            await _fetch(context, settings, place, path, reading.log)
+            pieces = await context.compute(lambda path=path, place=place: _read(path, place, record, settings, reading))
+        for rows in pieces:
+            reading.chunk.append(rows)
+            if not reading.room(settings.chunk_images):
+                await _end_chunk(context, prefix, reading)
+    if reading.chunk:
+        await _end_chunk(context, prefix, reading)
+    if reading.full:
+        await store.put_rows(context.blobs, prefix, reading.chunk_count, reading.full)
     log = reading.log
     annotations = reading.annotations + log.count("annotationValueInvalid")  # which are left out of what was read
     blob = store.PlanBlob(reading.categories.names, log.kept, log.more, annotations, log.refused_annotations)
     await store.put(context.blobs, store.plan_key(prefix), blob)
-    return Plan(prefix, reading.chunks, reading.images, reading.images - reading.planned)
+    return Plan(prefix, reading.chunk_count, reading.images, reading.images - reading.planned)
 
 
-async def _fetch(context: WorkerContext, settings: DatasetSettings, place: Place, log: FindingLog) -> bytes:
+async def _fetch(context: WorkerContext, settings: DatasetSettings, place: Place, path: Path, log: FindingLog) -> None:
     try:
         size = (await context.blobs.stat(place.key)).size_bytes
         if size <= settings.max_coco_bytes:
-            return await context.blobs.get(place.key)
+            return await context.blobs.get_file(place.key, path)
         log.add("annotationFileTooLarge", place.uri, size_bytes=size, limit=settings.max_coco_bytes)
     except BlobNotFound:
         log.add("annotationFileMissing", place.uri)
@@ -70,46 +87,44 @@ async def _fetch(context: WorkerContext, settings: DatasetSettings, place: Place
 
 
 def _read(
-    data: bytes, place: Place, record: DatasetRecord, settings: DatasetSettings, reading: Reading
-) -> Iterator[Row]:
+    path: Path, place: Place, record: DatasetRecord, settings: DatasetSettings, reading: Reading
+) -> Iterator[Rows]:
     """Checks one file; returns its rows lazily. Raises as `make_plan` does."""
     log, kind = reading.log, record.annotation_kind
-    _require_parsable(data, place, kind, settings)
-    file = coco.parse(data, place.uri, log)
+    _require_parsable(path, place, kind, settings)
+    file = read(path, place.uri, log, boxes=kind is AnnotationKind.OBJECT_DETECTION)
     if file is None:
         raise refusal(log)
     _count(file, place, record, settings, reading)
-    used = {mark.category_id for mark in file.annotations if mark.category_id is not None}
-    categories = reading.categories.merge(file.categories, place.uri, log, used)
+    categories = reading.categories.merge(file.categories, place.uri, log, used_categories(file))
     _require_categories(len(reading.categories.names), place, record, settings, log)
-    if file.images and not file.annotations:
+    if file.names and not len(file.image_ids):
         log.add("annotationsMissing", place.uri)
-    coco.check_ids(file, place.uri, categories, log)
+    links = check_ids(file, place.uri, categories, log)
     if kind is AnnotationKind.OBJECT_DETECTION:
         reading.convention = units.check_convention(file, place.uri, reading.convention, log)
         check_reading(file, place.uri, reading.convention, log)
     if log.fatal:
         raise refusal(log)
-    return coco.rows(file, place, kind, categories, _shift(file, place, reading), log)
+    sizes = reading.room(settings.chunk_images), settings.chunk_images
+    return cut(file, place, links, _shift(file, place, reading), sizes, log)
 
 
-def _require_parsable(data: bytes, place: Place, kind: AnnotationKind, settings: DatasetSettings) -> None:
+def _require_parsable(path: Path, place: Place, kind: AnnotationKind, settings: DatasetSettings) -> None:
     """QuotaExceeded for more JSON objects than any file within the limits has, as each takes memory once parsed."""
     entries = settings.max_annotations + settings.max_images(kind)[0] + settings.max_categories(kind)[0]
-    count, limit = coco.objects_at_most(data), coco.OBJECTS_PER_ENTRY * entries
+    count, limit = coco.objects_at_most(path), coco.OBJECTS_PER_ENTRY * entries
     if count > limit:
         raise QuotaExceeded(
             subject=f"JSON objects in {place.uri}", value=count, limit=limit, setting="SIGHTLINE_MAX_ANNOTATIONS"
         )
 
 
-def _count(
-    file: coco.CocoFile, place: Place, record: DatasetRecord, settings: DatasetSettings, reading: Reading
-) -> None:
+def _count(file: Columns, place: Place, record: DatasetRecord, settings: DatasetSettings, reading: Reading) -> None:
     """Adds up the entries before any work on them; raises as `make_plan` does if there are too many."""
     kind = record.annotation_kind
-    reading.images += len(file.images)
-    reading.annotations += len(file.annotations)
+    reading.images += len(file.names)
+    reading.annotations += len(file.image_ids)
     _require_categories(len(file.categories), place, record, settings, reading.log, DECLARED)
     for what, count, (limit, setting) in (
         ("images", reading.images, settings.max_images(kind)),
@@ -130,11 +145,11 @@ def _require_categories(
         raise refusal(log)
 
 
-def _shift(file: coco.CocoFile, place: Place, reading: Reading) -> int:
+def _shift(file: Columns, place: Place, reading: Reading) -> int:
     """What to add to a file's image ids so that they are larger than those of earlier files."""
-    if not file.images:
+    if not file.names:
         return 0
-    first, last = min(image.id for image in file.images), max(image.id for image in file.images)
+    first, last = int(file.ids.min()), int(file.ids.max())
     shift = 0 if first > reading.last_id else reading.last_id + 1 - first
     if shift:
         reading.log.add("imageIdsShifted", place.uri, shift=shift)
@@ -142,19 +157,14 @@ def _shift(file: coco.CocoFile, place: Place, reading: Reading) -> int:
     return shift
 
 
-def _cut(rows: Iterator[Row], reading: Reading, size: int) -> Iterator[list[Row]]:
-    """The full chunks; remaining rows stay in `reading.pending`."""
-    for row in rows:
-        reading.pending.append(row)
-        if len(reading.pending) == size:
-            chunk, reading.pending = reading.pending, []
-            yield chunk
-
-
-async def _put_chunk(context: WorkerContext, prefix: str, reading: Reading, chunk: list[Row]) -> None:
-    await store.put(context.blobs, store.rows_key(prefix, reading.chunks), chunk)
-    reading.chunks += 1
-    reading.planned += len(chunk)
+async def _end_chunk(context: WorkerContext, prefix: str, reading: Reading) -> None:
+    reading.full.append(reading.chunk)
+    reading.planned += sum(map(len, reading.chunk))
+    reading.chunk_count += 1
+    reading.chunk = []
+    if len(reading.full) == store.CHUNKS:
+        await store.put_rows(context.blobs, prefix, reading.chunk_count, reading.full)
+        reading.full = []
 
 
 def refusal(log: FindingLog) -> DatasetAnnotationsInvalid:

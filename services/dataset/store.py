@@ -5,15 +5,16 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from services.dataset.coco import Row
 from services.dataset.convention import Tally
 from services.dataset.domain import DatasetRecord, FindingCounts
 from services.dataset.finding_rules import Severity
 from services.dataset.findings import Finding, FindingLog, count
+from services.dataset.rows import Row, Rows
 from services.kit.blobs import Blobs
 from services.vision.snapshot import Groups, Manifest, Shard, read_manifest, write_groups
 
 BLOCK = 1000  # findings per blob
+CHUNKS = 16  # whose inputs are in one blob
 
 
 class PlanBlob(msgspec.Struct, frozen=True):
@@ -62,8 +63,8 @@ async def forget_plans(blobs: Blobs, record: DatasetRecord) -> None:
 
 
 def rows_key(prefix: str, number: int) -> str:
-    """A chunk's input."""
-    return f"{prefix}/rows/{number:05d}.json"
+    """The inputs of CHUNKS chunks, among them this one."""
+    return f"{prefix}/rows/{number - number % CHUNKS:05d}.msgpack"
 
 
 def plan_key(prefix: str) -> str:
@@ -86,9 +87,15 @@ async def put(blobs: Blobs, key: str, value: object) -> None:
     await blobs.put(key, msgspec.json.encode(value, order="deterministic"))
 
 
+async def put_rows(blobs: Blobs, prefix: str, count: int, chunks: list[list[Rows]]) -> None:
+    """Stores the inputs of the last of so many chunks."""
+    await blobs.put(rows_key(prefix, count - 1), msgspec.msgpack.encode(chunks))
+
+
 async def get_rows(blobs: Blobs, prefix: str, number: int) -> list[Row]:
     """A chunk's input."""
-    return msgspec.json.decode(await blobs.get(rows_key(prefix, number)), type=list[Row])
+    chunks = msgspec.msgpack.decode(await blobs.get(rows_key(prefix, number)), type=list[msgspec.Raw])
+    return [row for rows in msgspec.msgpack.decode(chunks[number % CHUNKS], type=list[Rows]) for row in rows]
 
 
 async def get_plan(blobs: Blobs, prefix: str) -> PlanBlob:

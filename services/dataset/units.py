@@ -2,7 +2,9 @@
 
 from collections import Counter
 
-from services.dataset.coco import CocoAnnotation, CocoFile, box_of
+import numpy as np
+
+from services.dataset.columns import Columns, Floats, Mask
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
 from services.vision.decode import MAX_SIDE
@@ -13,13 +15,15 @@ SURELY_PIXELS = 2.0  # no relative box has a larger value, not even one that ext
 _UNITS = {BoxConvention.ABSOLUTE: "pixels", BoxConvention.RELATIVE: "fractions of the image's sides"}
 
 
-def check_convention(file: CocoFile, uri: str, expected: BoxConvention, log: FindingLog) -> BoxConvention:
+def check_convention(file: Columns, uri: str, expected: BoxConvention, log: FindingLog) -> BoxConvention:
     """The unit of the file's boxes; a fatal finding if it is not `expected`, and for each box in the other unit.
 
     A box whose largest value is above 2 is in pixels; one within 0..1 with a value that is not a whole number is
     relative; others, such as [0, 0, 1, 1], follow the majority. Malformed boxes are ignored.
     """
-    found = Counter(_unit(mark) for mark in file.annotations)
+    found = Counter[BoxConvention]()
+    for boxes in file.box_batches():
+        found.update({unit: int(mask.sum()) for unit, mask in _units(boxes).items()})
     pixels, fractions = found[BoxConvention.ABSOLUTE], found[BoxConvention.RELATIVE]
     if not pixels and not fractions and (expected is not BoxConvention.UNKNOWN or not found[BoxConvention.UNKNOWN]):
         return expected
@@ -29,21 +33,22 @@ def check_convention(file: CocoFile, uri: str, expected: BoxConvention, log: Fin
         return expected
     if pixels and fractions:
         other = BoxConvention.ABSOLUTE if unit is BoxConvention.RELATIVE else BoxConvention.RELATIVE
-        for mark in file.annotations:
-            if _unit(mark) is other:
-                words = {"found": _UNITS[other], "expected": _UNITS[unit]}
-                log.add("boxUnitsMixed", uri, mark.image_id, mark.id, box=box_of(mark), **words)
+        words = {"found": _UNITS[other], "expected": _UNITS[unit]}
+        masks = [_units(boxes)[other] for boxes in file.box_batches()]
+        for position in np.flatnonzero(np.concatenate(masks)).tolist():
+            where = int(file.image_ids[position]), file.mark_id(position)
+            log.add("boxUnitsMixed", uri, *where, box=tuple(file.boxes[position].tolist()), **words)
     return unit
 
 
-def _unit(mark: CocoAnnotation) -> BoxConvention | None:
-    """The unit of a box on its own; UNKNOWN if it is ambiguous, None if the box is malformed."""
-    box = box_of(mark)
-    if box is None or isinstance(box, str) or box[2] <= 0 or box[3] <= 0:
-        return None
-    largest = max(map(abs, box))
-    if SURELY_PIXELS < largest <= MAX_SIDE:
-        return BoxConvention.ABSOLUTE
-    if largest <= 1 + EDGE and any(value != int(value) for value in box):
-        return BoxConvention.RELATIVE
-    return BoxConvention.UNKNOWN
+def _units(boxes: Floats) -> dict[BoxConvention, Mask]:
+    """Which boxes are in which unit, judged one by one; UNKNOWN is either. Malformed ones are in none."""
+    sized = (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
+    largest = np.abs(boxes).max(axis=1)
+    pixels = sized & (largest > SURELY_PIXELS) & (largest <= MAX_SIDE)
+    fractions = sized & (largest <= 1 + EDGE) & (boxes != np.trunc(boxes)).any(axis=1)
+    return {
+        BoxConvention.ABSOLUTE: pixels,
+        BoxConvention.RELATIVE: fractions,
+        BoxConvention.UNKNOWN: sized & ~pixels & ~fractions,
+    }

@@ -56,6 +56,10 @@ class Interleaved(MemoryBlobs):
         await self._others()
         return await super().get(key, start, length)
 
+    async def get_file(self, key: str, path: Path) -> None:
+        await self._others()
+        await super().get_file(key, path)
+
     async def list(self, prefix: str) -> AsyncIterator[BlobInfo]:
         for blob in [blob async for blob in super().list(prefix)]:
             await self._others()

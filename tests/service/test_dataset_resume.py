@@ -2,12 +2,13 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -20,10 +21,13 @@ from services.kit.errors import DatasetInUse, LeaseLost, SightlineError
 from services.kit.holds import Holder, Holds
 from services.kit.jobs import Job, publish
 from services.kit.records import Table
+from services.vision.decode import Decoded
+from services.vision.decode_pool import Decoders, Inspected
 from services.vision.snapshot import AnnotationKind
 from tests.support.datasets import URI, World, tagged
 
 NAME = "datasets/pets"
+T = TypeVar("T")
 
 
 class Killed(Exception):
@@ -135,6 +139,36 @@ async def test_a_validation_whose_worker_dies_at_its_nth_call_has_the_same_resul
             assert (record.stats, record.finding_counts) == (reference.stats, reference.finding_counts)
             assert record.images_done == 6
     assert fatal > 50
+
+
+class Counting:
+    """Counts the images that are decoded."""
+
+    def __init__(self, inner: Decoders) -> None:
+        self.count = 0
+        self._inner = inner
+
+    async def decode(self, data: bytes, name: str, sizes: Sequence[int], use: Callable[[Decoded], T]) -> T:
+        return await self._inner.decode(data, name, sizes, use)
+
+    async def repack(self, data: bytes, name: str, caller: str) -> Inspected:
+        self.count += 1
+        return await self._inner.repack(data, name, caller)
+
+
+@pytest.mark.parametrize("takes_effect", [False, True])
+async def test_after_a_death_only_the_chunk_that_was_in_work_is_checked_again(takes_effect: bool) -> None:
+    fatal, dies, most = 0, True, 0
+    while dies:
+        fatal += 1
+        async with viewed() as world:
+            world.decoders = counting = Counting(world.decoders)
+            await create(world)
+            dies = await until_dead(world, Mortal(fatal, takes_effect=takes_effect))
+            await recover(world)
+            assert (await world.table.get(NAME)).value.state is State.READY
+            most = max(most, counting.count)
+    assert most == 6 + 2  # images, and those of a chunk
 
 
 @pytest.mark.parametrize("takes_effect", [False, True])
@@ -286,14 +320,14 @@ async def test_a_worker_that_loses_its_lease_while_working_stops_within_a_heartb
 async def test_a_lease_lost_by_a_stalled_worker_is_counted() -> None:
     async with viewed() as world:
         await create(world)
-        get = world.blobs.get
+        get_file = world.blobs.get_file
 
-        async def slow(key: str, start: int = 0, length: int | None = None) -> bytes:
+        async def slow(key: str, path: Path) -> None:
             world.clock.advance(60)
             await world.table.change(NAME, lambda record: record.taken("w2", world.clock.now(), timedelta(hours=1)))
-            return await get(key, start, length)
+            await get_file(key, path)
 
-        world.blobs.get = slow
+        world.blobs.get_file = slow
         await world.step()
         assert world.telemetry.value(metrics.LEASES_LOST) == 1
 
@@ -302,14 +336,14 @@ async def test_a_deletion_that_waits_for_a_worker_continues_as_soon_as_the_lease
     async with viewed() as world:
         await create(world)
         reading = asyncio.Event()
-        get = world.blobs.get
+        get_file = world.blobs.get_file
 
-        async def slow(key: str, start: int = 0, length: int | None = None) -> bytes:
+        async def slow(key: str, path: Path) -> None:
             reading.set()
             await asyncio.sleep(0.1)
-            return await get(key, start, length)
+            await get_file(key, path)
 
-        world.blobs.get = slow
+        world.blobs.get_file = slow
         step = asyncio.create_task(world.step())
         await reading.wait()
         await world.app().delete(NAME, "")

@@ -47,6 +47,9 @@ osd pool default pgp num = 1
 osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 mon allow pool size one = true
+# The data is in memory: a disk that is nearly full is no reason not to start.
+mon data avail warn = 1
+mon data avail crit = 1
 mon max pg per osd = 1000
 # Agree at once: a single monitor has no peers to wait for.
 paxos propose interval = 0.02

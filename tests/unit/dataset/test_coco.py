@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,27 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dataset.categories import Categories
-from services.dataset.coco import (
-    CocoAnnotation,
-    CocoCategory,
-    CocoFile,
-    CocoImage,
-    Place,
-    box_of,
-    check_ids,
-    parse,
-    rows,
-)
+from services.dataset.coco import CocoAnnotation, CocoCategory, CocoFile, CocoImage, Place, box_of, parse
+from services.dataset.columns import Columns
+from services.dataset.cutting import cut
 from services.dataset.domain import BoxConvention
 from services.dataset.finding_rules import RULES, Severity
 from services.dataset.findings import FindingLog, make
+from services.dataset.ids import check_ids
+from services.dataset.reading import columns_of, read
+from services.dataset.rows import Row
 from services.dataset.units import check_convention
 from services.kit.errors import UnreadableUri
 from services.kit.reach import Reach
-from services.vision.snapshot import AnnotationKind
 
 PLACE = Place("s3://sightline/sets/a/train.json", "sets/a/train.json", "sightline", reach=Reach.parse("*"))
 PIXELS, RELATIVE, UNKNOWN = BoxConvention.ABSOLUTE, BoxConvention.RELATIVE, BoxConvention.UNKNOWN
+
+
+def rows(file: Columns, place: Place, log: FindingLog, categories: dict[int, int] | None = None) -> list[Row]:
+    links = check_ids(file, "f", categories or {}, log)
+    return [row for piece in cut(file, place, links, 0, (7, 1000), log) for row in piece]
 
 
 def located(**fields: Any) -> str:
@@ -45,8 +45,8 @@ def test_a_row_has_the_key_that_locating_its_image_gives(name: str, folder: str)
         expected = [place.locate(image)] if name else []
     except (ValueError, UnreadableUri):
         expected = []
-    kind, log = AnnotationKind.IMAGE_CLASSIFICATION, FindingLog(10)
-    found = [row.key for row in rows(CocoFile([image], [], []), place, kind, {}, 0, log)]
+    log = FindingLog(10)
+    found = [row.key for row in rows(columns_of(CocoFile([image]), boxes=False), place, log)]
     assert found == expected
     assert len(log.kept) == 1 - len(expected)
 
@@ -81,7 +81,7 @@ def test_no_file_name_leads_out_of_the_folder(name: str) -> None:
 def convention(*boxes: object, expected: BoxConvention = UNKNOWN) -> tuple[BoxConvention, int]:
     marks = [CocoAnnotation(1, number, 1, msgspec.Raw(json.dumps(box).encode())) for number, box in enumerate(boxes)]
     log = FindingLog(10)
-    unit = check_convention(CocoFile([], marks), "f", expected, log)
+    unit = check_convention(columns_of(CocoFile([], marks), boxes=True), "f", expected, log)
     assert (log.fatal is not None) == bool(log.kept)
     return unit, log.count("boxUnitsMixed") + 100 * log.count("boxUnitsDiffer")
 
@@ -157,26 +157,16 @@ def test_every_rule_is_in_full_sentences_and_only_errors_are_fatal() -> None:
         assert rule.severity is Severity.ERROR or not rule.fatal
 
 
-def test_a_large_file_is_read_within_a_bounded_multiple_of_its_size() -> None:
-    count = 20_000
+def test_a_large_file_is_read_in_hardly_more_memory_than_its_size(tmp_path: Path) -> None:
+    count = 60_000
     file = {
         "images": [{"id": n, "file_name": f"images/{n:07d}.jpg", "width": 640, "height": 480} for n in range(count)],
         "annotations": [{"id": n, "image_id": n, "category_id": 1} for n in range(count)],
         "categories": [{"id": 1, "name": "c"}],
     }
-    data = json.dumps(file).encode()
-    log = FindingLog(10)
-    tracemalloc.start()
-    try:
-        parsed = parse(data, "f", log)
-        assert parsed
-        check_ids(parsed, "f", {1: 0}, log)
-        walked = sum(1 for _ in rows(parsed, PLACE, AnnotationKind.IMAGE_CLASSIFICATION, {1: 0}, 0, log))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert walked == count
-    assert peak < 5 * len(data)
+    walked, peak, size = cut_traced(tmp_path / "f", json.dumps(file).encode(), boxes=False)
+    assert walked == (count, count)
+    assert peak < 1.5 * size
 
 
 ENTRY = {"images": '{"id":1}', "annotations": '{"image_id":1}', "categories": '{"id":1}'}
@@ -198,18 +188,18 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_no_file_takes_more_than_a_bounded_multiple_of_its_size(kind: str) -> None:
-    data = HOSTILE[kind](300_000).encode()
-    log = FindingLog(10)
+def test_no_file_takes_more_than_a_bounded_multiple_of_its_size(kind: str, tmp_path: Path) -> None:
+    path, log = tmp_path / "f", FindingLog(10)
+    path.write_text(HOSTILE[kind](2_000_000))
     tracemalloc.start()
     try:
-        parsed = parse(data, "f", log)
-        assert parsed
-        check_convention(parsed, "f", UNKNOWN, log)
+        columns = read(path, "f", log, boxes=True)
+        assert columns
+        check_convention(columns, "f", UNKNOWN, log)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 10 * len(data)
+    assert peak < 10 * path.stat().st_size
 
 
 def test_no_file_that_needs_repair_takes_more_either() -> None:
@@ -268,8 +258,8 @@ def test_many_categories_that_share_one_id_across_files_are_merged_in_linear_tim
     assert reads == 300
 
 
-def test_boxes_of_a_large_file_are_read_within_a_bounded_multiple_of_its_size() -> None:
-    count = 2_000
+def test_boxes_of_a_large_file_are_read_in_twice_its_size(tmp_path: Path) -> None:
+    count = 5_000
     marks = [
         {"id": 10 * n + k, "image_id": n, "category_id": 1, "bbox": [1.5 * k, 2.5, 30.25, 40.75]}
         for n in range(count)
@@ -277,19 +267,28 @@ def test_boxes_of_a_large_file_are_read_within_a_bounded_multiple_of_its_size() 
     ]
     images = [{"id": n, "file_name": f"images/{n:07d}.jpg", "width": 640, "height": 480} for n in range(count)]
     data = json.dumps({"images": images, "annotations": marks, "categories": [{"id": 1, "name": "c"}]}).encode()
-    log = FindingLog(10)
+    walked, peak, size = cut_traced(tmp_path / "f", data, boxes=True)
+    assert walked == (count, 10 * count)
+    assert peak < 2 * size
+
+
+def cut_traced(path: Path, data: bytes, *, boxes: bool) -> tuple[tuple[int, int], int, int]:
+    """How many images and annotations are in the pieces of a file, the memory that this took, and the file's size."""
+    path.write_bytes(data)
+    log, images, marks = FindingLog(10), 0, 0
     tracemalloc.start()
     try:
-        parsed = parse(data, "f", log)
-        assert parsed
-        check_ids(parsed, "f", {1: 0}, log)
-        assert check_convention(parsed, "f", UNKNOWN, log) is PIXELS
-        walked = sum(len(row.marks) for row in rows(parsed, PLACE, AnnotationKind.OBJECT_DETECTION, {1: 0}, 0, log))
-        peak = tracemalloc.get_traced_memory()[1]
+        columns = read(path, "f", log, boxes=boxes)
+        assert columns
+        if boxes:
+            assert check_convention(columns, "f", UNKNOWN, log) is PIXELS
+        links = check_ids(columns, "f", {1: 0}, log)
+        for piece in cut(columns, PLACE, links, 0, (1000, 1000), log):
+            images += len(piece)
+            marks += len(piece.mark_ids) // 8
+        return (images, marks), tracemalloc.get_traced_memory()[1], len(data)
     finally:
         tracemalloc.stop()
-    assert walked == 10 * count
-    assert peak < 6 * len(data)
 
 
 def test_a_finding_truncates_long_names() -> None:

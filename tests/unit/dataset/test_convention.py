@@ -14,6 +14,7 @@ from services.dataset.coco import parse
 from services.dataset.convention import READINGS, Tally, check_reading, judge
 from services.dataset.domain import BoxConvention
 from services.dataset.findings import FindingLog
+from services.dataset.reading import columns_of
 from services.dataset.units import check_convention
 
 SETS = ("bccd", "fork_scissors", "kuih", "maize_kernels", "pcb_defects", "raccoon", "traffic_lights")
@@ -37,7 +38,8 @@ def found(content: dict[str, Any]) -> list[str]:
     log = FindingLog(10)
     file = parse(json.dumps(content).encode(), "f", log)
     assert file is not None
-    check_reading(file, "f", check_convention(file, "f", BoxConvention.UNKNOWN, log), log)
+    columns = columns_of(file, boxes=True)
+    check_reading(columns, "f", check_convention(columns, "f", BoxConvention.UNKNOWN, log), log)
     return [finding.code for finding in log.kept]
 
 
