@@ -7,9 +7,6 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
-from sightline.inference import open_inference_pb2 as inference_pb
-from sightline.inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-
 from services.infra import observe, processes, tls
 from services.infra.channel import open_channel
 from services.infra.server import Server, Service
@@ -25,6 +22,8 @@ from services.predictor.preload import Preload
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
 from services.vision.device import choose
+from sightline.inference import open_inference_pb2 as inference_pb
+from sightline.inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from sightline.v1 import prediction_service_pb2 as pb
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub
 from sightline.v1.prediction_service_pb2_grpc import add_PredictionServiceServicer_to_server

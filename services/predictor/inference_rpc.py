@@ -7,8 +7,6 @@ from importlib.metadata import version
 from typing import Any, cast
 
 from grpc import aio
-from sightline.inference import open_inference_pb2 as pb
-from sightline.inference.open_inference_pb2_grpc import GRPCInferenceServiceServicer
 
 from services.kit.answering import answered
 from services.kit.clock import Clock
@@ -18,6 +16,8 @@ from services.predictor.app import MOST_OF_A_CALL, Predictor
 from services.predictor.domain import ImageQuery
 from services.predictor.inference_tensors import check_outputs
 from services.predictor.results import Analysis
+from sightline.inference import open_inference_pb2 as pb
+from sightline.inference.open_inference_pb2_grpc import GRPCInferenceServiceServicer
 
 Context = aio.ServicerContext[Any, Any]
 Ready = Callable[[], Awaitable[bool]]

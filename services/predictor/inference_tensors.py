@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sightline.inference import open_inference_pb2 as pb
 
 from services.kit.errors import InvalidRequest
 from services.predictor.results import Analysis, Objects, Tag
 from services.vision.card import ModelKind
+from sightline.inference import open_inference_pb2 as pb
 
 IMAGE = "image"
 MAX_IMAGES = 64  # in one request

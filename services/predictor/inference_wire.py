@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sightline.inference import open_inference_pb2 as pb
-
 from services.kit import names
 from services.kit.errors import InvalidRequest, ModelNotReady
 from services.predictor.domain import ImageQuery, ModelInfo
 from services.predictor.inference_tensors import IMAGE, INPUTS, images_of, outputs_of, tensors_of
 from services.predictor.results import Analysis
 from services.vision.card import ModelKind
+from sightline.inference import open_inference_pb2 as pb
 
 MODELS = "models"
 # What tritonclient always or usually sends, and its meaning here.
