@@ -6,6 +6,7 @@ region was probably labelled wrongly. A region that was not found is no evidence
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,9 @@ def doubts(scenes: Scenes, rows: Indices, answers: DetectionTable, thresholds: S
     return tuple(sorted(found, key=lambda doubt: -doubt.confidence)[:MAX_DOUBTS])
 
 
-def _judged(categories: Indices, boxes: Floats, regions: Sequence[Box]) -> dict[int, tuple[DoubtKind, Box | None]]:
+def _judged(
+    categories: NDArray[np.integer[Any]], boxes: Floats, regions: Sequence[Box]
+) -> dict[int, tuple[DoubtKind, Box | None]]:
     """By object: what is in doubt about the regions at its place, and which of them."""
     if not regions:
         return dict.fromkeys(range(len(boxes)), (DoubtKind.MISSING, None))
