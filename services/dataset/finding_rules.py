@@ -277,6 +277,11 @@ RULES: dict[str, Rule] = {
         "The image has hardly any contrast: nearly all pixels are within {levels} of 256 levels of brightness.",
         "Check the file; drop it if nothing can be seen on it.",
     ),
+    "imageBlurred": Rule(
+        _W,
+        "The image is blurred: even its sharpest edges are {width} of its longer side across.",
+        "Drop it, unless images in use are as blurred.",
+    ),
     "imageLowResolution": Rule(
         _I, "The image measures only {width} x {height}, in pixels.", "Use a larger original if there is one."
     ),

@@ -1,10 +1,12 @@
 """What a trial shows about its training images: the worst mistakes, and what more images would be worth. A blob."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from services.trainer.performance import Interval
 
 MAX_MISTAKES = 50
+MAX_DOUBTS = 100
 ADDED_IMAGES = 10  # for which the gains are
 
 
@@ -20,6 +22,28 @@ class Mistake:
     log_loss: float | None = None
     missed: int = 0  # this and the following: of a detector
     false: int = 0
+
+
+class DoubtKind(StrEnum):
+    """What is probably wrong with a region."""
+
+    MISSING = "MISSING"
+    MISPLACED = "MISPLACED"
+    CATEGORY = "CATEGORY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """An object that a detector found with confidence, and that contradicts the regions of its image."""
+
+    image_id: int
+    file_name: str
+    kind: DoubtKind
+    category: str  # of the object
+    box: tuple[float, float, float, float]  # the object's, in pixels: left, top, width, height
+    confidence: float
+    labelled: str = ""  # the region's category; empty if the region is missing
+    region: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +100,7 @@ class Insight:
 
     mistakes: tuple[Mistake, ...] = ()  # the worst first, at most MAX_MISTAKES
     learning_curve: LearningCurve | None = None  # only of heads on frozen features
+    doubts: tuple[Doubt, ...] = ()  # of detectors, the surest first, at most MAX_DOUBTS
 
 
 NO_INSIGHT = Insight()

@@ -2,7 +2,7 @@
 
 from services.kit.status import to_duration
 from services.trainer.domain import Trial
-from services.trainer.insight import ADDED_IMAGES, Gain, LearningCurve, Mistake
+from services.trainer.insight import ADDED_IMAGES, Doubt, Gain, LearningCurve, Mistake
 from services.trainer.leaderboard import Entry
 from services.trainer.name_use import NameEffect
 from services.trainer.progress_wire import interval_message
@@ -73,6 +73,20 @@ def curve_message(trial: str, curve: LearningCurve) -> insight_pb2.LearningCurve
 
 def _gain_message(gain: Gain) -> insight_pb2.ExpectedGain:
     return insight_pb2.ExpectedGain(value=gain.value, interval=interval_message(gain.interval))
+
+
+def doubt_message(doubt: Doubt) -> insight_pb2.Doubt:
+    """A region in doubt."""
+    return insight_pb2.Doubt(
+        image_id=doubt.image_id,
+        file_name=doubt.file_name,
+        kind=insight_pb2.Doubt.Kind.Value(doubt.kind),
+        category=doubt.category,
+        box=doubt.box,
+        confidence=doubt.confidence,
+        region_category=doubt.labelled,
+        region_box=doubt.region or (),
+    )
 
 
 def mistake_message(mistake: Mistake) -> insight_pb2.Mistake:

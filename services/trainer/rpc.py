@@ -16,7 +16,7 @@ from services.trainer.app import Models
 from services.trainer.domain import Draft, Model, scored_trial, served_trial
 from services.trainer.estimates import Estimates
 from services.trainer.evaluations import Evaluations
-from services.trainer.insight_wire import curve_message, entry_message, mistake_message
+from services.trainer.insight_wire import curve_message, doubt_message, entry_message, mistake_message
 from services.trainer.planner.outlook import outlook
 from services.trainer.progress_wire import NOTHING, Moment
 from services.trainer.project_wire import project_message
@@ -65,6 +65,7 @@ class ModelServicer(ModelServiceServicer):
         if served := served_trial(found.value, trials):
             insight = await self._models.insight(scored_trial(served, trials))
             message.worst_mistakes.extend(map(mistake_message, insight.mistakes))
+            message.doubts.extend(map(doubt_message, insight.doubts))
             message.learning_curve.CopyFrom(curve_message(*await self._models.learning_curve(trials)))
         return message
 

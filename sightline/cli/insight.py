@@ -8,6 +8,7 @@ from sightline.client.advice import Advice
 from sightline.client.names import bare_name
 from sightline.client.progress import metric_name
 from sightline.client.quantities import duration
+from sightline.client.results.kinds import DoubtKind
 from sightline.client.results.model import ModelData
 
 
@@ -46,6 +47,20 @@ def print_mistakes(model: ModelData) -> None:
         for one in model.worst_mistakes:
             names = escape(visible(one.true_category)), escape(visible(one.predicted_category))
             rows.add_row(escape(one.file_name), *names, percent(one.probability or 0), f"{one.log_loss or 0:.2f}")
+    output().print(rows)
+
+
+def print_doubts(model: ModelData) -> None:
+    """The boxes to check."""
+    if not model.doubts:
+        return
+    output().print("[bold]Boxes to check[/]: what was found in images that were not trained on contradicts them")
+    rows = table("FILE", "BOX IS PROBABLY", "FOUND", "AT", "CONFIDENCE", right=("CONFIDENCE",))
+    for one in model.doubts:
+        wrong = f"not {one.region_category}" if one.kind is DoubtKind.CATEGORY else one.kind.value.lower()
+        place = "[" + ", ".join(f"{value:.0f}" for value in one.box) + "]"
+        names = escape(visible(wrong)), escape(visible(one.category))
+        rows.add_row(escape(one.file_name), *names, escape(place), percent(one.confidence))
     output().print(rows)
 
 

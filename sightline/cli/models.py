@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from sightline.cli.console import Json, facts, notes, output, print_json, state, table
 from sightline.cli.formats import moment, parse_duration, percent
-from sightline.cli.insight import print_advice, print_curve, print_leaderboard, print_mistakes
+from sightline.cli.insight import print_advice, print_curve, print_doubts, print_leaderboard, print_mistakes
 from sightline.cli.quality import main_metric, print_performance
 from sightline.cli.session import session
 from sightline.cli.watching import watching
@@ -167,6 +167,7 @@ def show(
     print_model(model)
     if full:
         print_leaderboard(model)
+        print_doubts(model)
         print_mistakes(model)
         print_curve(model)
 

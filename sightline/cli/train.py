@@ -12,6 +12,7 @@ from sightline.cli.console import Json, notes, output, print_json
 from sightline.cli.datasets import prefixes_of, say, warn
 from sightline.cli.formats import parse_duration
 from sightline.cli.models import print_model
+from sightline.cli.reporting import CommandError
 from sightline.cli.session import session
 from sightline.cli.watching import watching
 from sightline.client.client import Client
@@ -26,6 +27,7 @@ from sightline.importers.model import BoxForm, Format
 from sightline.importers.package import Package
 
 SHARE = 0.2  # of the images, set aside for testing
+LEAST = 2  # classes, and images of each
 
 
 def train_photos(
@@ -54,11 +56,12 @@ def train_photos(
     reading = Reading(form=form, images=images, boxes=boxes, url_prefixes=prefixes_of(url or ()))
     with session() as client:
         package = read_export(photos, reading)
+        require_classes(package)
         training, test = parts(package, test_share, seed)
         if not json:
             say(package, notes())
             _say_parts(training, test)
-        name = name or free_name(client, photos)
+        name = free_name(client, photos, name)
         dataset = client.datasets.register(name, training, wait=False, note=warn)
         tested = client.datasets.register(f"{name}-test", test, wait=False, note=warn) if test else None
         ready = client.datasets.wait(dataset)
@@ -84,10 +87,26 @@ def parts(package: Package, share: float, seed: int) -> tuple[Package, Package |
     return package.without(test), package.without({placed.path for placed in package.placed} - test)
 
 
-def free_name(client: Client, photos: Path) -> str:
-    """A name like the folder's that neither a dataset nor a model has."""
+def require_classes(package: Package) -> None:
+    """CommandError, before anything is uploaded, if there is too little to tell apart."""
+    imported = package.imported
+    counts = {name: images for name, (images, _) in imported.counts.items() if images}
+    if not imported.detection and len(counts) < LEAST:
+        there = f"only one class, {next(iter(counts))}" if counts else "no classes"
+        fix = "name the folder above it, with a folder of photos for each class"
+        raise CommandError(f"{imported.source} has {there}: a classifier needs at least two to tell apart", fix=fix)
+    if rare := [name for name, images in counts.items() if images < LEAST]:
+        listed = ", ".join(rare[:10]) + (", …" if len(rare) > 10 else "")
+        fix = "add images of them, or leave them out"
+        raise CommandError(f"{imported.source}: there are fewer than {LEAST} images of {listed}", fix=fix)
+
+
+def free_name(client: Client, photos: Path, name: str = "") -> str:
+    """The given name, or one like the folder's that neither a dataset nor a model has; both services must respond."""
     plain = re.sub(r"[^a-zA-Z0-9._-]+", "-", photos.resolve().stem).strip("-._") or "photos"
     taken = {bare_name(one.name) for one in (*client.datasets.list(), *client.models.list())}
+    if name:
+        return name
     names = (plain[:200] if number == 1 else f"{plain[:200]}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken and f"{name}-test" not in taken)
 
@@ -107,7 +126,16 @@ def _warn_of_findings(dataset: Dataset) -> None:
 
 
 def _follow(client: Client, model: Model) -> Model:
-    """The ended model; says as soon as it predicts."""
+    """The ended model; says as soon as it predicts, and that it goes on without this command."""
+    try:
+        return _watched(client, model)
+    except KeyboardInterrupt:
+        name = escape(bare_name(model.name))
+        notes().print(f"the training goes on: `sightline models watch {name}`, or `sightline models cancel {name}`")
+        raise
+
+
+def _watched(client: Client, model: Model) -> Model:
     told = False
     with watching(notes()) as show, closing(client.models.watch(model)) as states:
         for state in states:

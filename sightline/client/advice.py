@@ -4,7 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sightline.client.plurals import counted
-from sightline.client.results.insight import CategoryGain, Gain, LearningCurve, Mistake
+from sightline.client.results.insight import CategoryGain, Doubt, Gain, LearningCurve, Mistake
+from sightline.client.results.kinds import DoubtKind
 from sightline.client.results.model import ModelData
 
 ENOUGH = 0.01  # an expected gain that is surely below this is not worth collecting images for
@@ -29,7 +30,7 @@ def advice(model: ModelData) -> tuple[Advice, ...]:
     questions = (
         ("More images", _collect(curve) if curve else (_no_curve(model),)),
         ("Confused categories", _confused(model)),
-        ("Labels to check", _check(model.worst_mistakes)),
+        ("Labels to check", _check_boxes(model.doubts) or _check(model.worst_mistakes)),
         ("So far", () if model.end_time else ("Training has not ended; all of this may change.",)),
     )
     return tuple(Advice(question, sentences) for question, sentences in questions if sentences)
@@ -111,6 +112,24 @@ def _check(mistakes: tuple[Mistake, ...]) -> tuple[str, ...]:
     """The images whose labels are most in doubt."""
     found = [mistake for mistake in mistakes if mistake.probability is None or mistake.probability >= DOUBTFUL]
     return tuple(_doubt(mistake) for mistake in found[:SHOWN_IMAGES])
+
+
+def _check_boxes(doubts: tuple[Doubt, ...]) -> tuple[str, ...]:
+    """The boxes that are most in doubt."""
+    return tuple(_doubtful_box(doubt) for doubt in doubts[:SHOWN_IMAGES])
+
+
+def _doubtful_box(doubt: Doubt) -> str:
+    found = f"{doubt.category} ({100 * doubt.confidence:.0f} % sure)"
+    where = "[" + ", ".join(f"{value:.0f}" for value in doubt.box) + "]"
+    match doubt.kind:
+        case DoubtKind.CATEGORY:
+            sentence = f"what is labelled {doubt.region_category} at {where} looks like {found}"
+        case DoubtKind.MISPLACED:
+            sentence = f"the box near {where} is not where there seems to be {found}"
+        case _:
+            sentence = f"there is no box at {where}, where there seems to be {found}"
+    return f"{doubt.file_name}: {sentence}."
 
 
 def _doubt(mistake: Mistake) -> str:

@@ -541,6 +541,7 @@ class UnknownMethod(Unimplemented):
     """No service on this server has such an rpc."""
 
     reason = "UnknownMethod"
+    advice = "check that the address is that of this service, and its version that of `sightline --version`"
 
 
 class Unauthenticated(SightlineError):

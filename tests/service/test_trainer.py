@@ -27,6 +27,8 @@ from services.trainer.evaluations import Evaluations
 from services.trainer.insight import (
     CategoryGain,
     CurvePoint,
+    Doubt,
+    DoubtKind,
     Gain,
     Insight,
     LearningCurve,
@@ -44,7 +46,7 @@ from services.trainer.store import Store
 from services.trainer.waiting import Waits
 from services.trainer.worker.attempt import Attempt
 from sightline.client.transport.channel import describe
-from sightline.v1 import evaluation_pb2, finding_pb2, model_pb2, progress_pb2, trial_pb2
+from sightline.v1 import evaluation_pb2, finding_pb2, insight_pb2, model_pb2, progress_pb2, trial_pb2
 from sightline.v1 import evaluation_service_pb2 as epb
 from sightline.v1 import model_service_pb2 as pb
 from sightline.v1.evaluation_service_pb2_grpc import (
@@ -657,8 +659,16 @@ async def test_a_model_without_a_learning_curve_says_why(trainer: World) -> None
     await trainer.trained()
     full = await trainer.get(view=model_pb2.Model.FULL)
     assert full.learning_curve.unavailable == "A category has too few images."
+    doubt = Doubt(
+        image_id=7, file_name="7.jpg", kind=DoubtKind.CATEGORY, category="owl", box=(1, 2, 3, 4), confidence=0.9,
+        labelled="wren", region=(1, 2, 3, 5),
+    )  # fmt: skip
+    trainer.worker.insight = Insight(doubts=(doubt,))
     await trainer.trained("boxes", kind=DETECTOR, **BOXES)
     full = await trainer.get("models/boxes", model_pb2.Model.FULL)
+    (doubtful,) = full.doubts
+    assert (doubtful.kind, doubtful.category, list(doubtful.box)) == (insight_pb2.Doubt.CATEGORY, "owl", [1, 2, 3, 4])
+    assert (doubtful.region_category, list(doubtful.region_box)) == ("wren", [1, 2, 3, 5])
     assert full.learning_curve.unavailable == "It is measured for classifiers only."
     assert full.leaderboard[0].score_metric in ("mean_average_precision_50", "")
 

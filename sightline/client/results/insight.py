@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Self
 
 from sightline.client.results.convert import given, span
+from sightline.client.results.kinds import DoubtKind, word
 from sightline.client.results.performance import Interval
 from sightline.v1 import insight_pb2
 
@@ -67,6 +68,34 @@ class Mistake:
             log_loss=given(message, "log_loss"),
             missed=message.missed_region_count,
             false=message.false_object_count,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """An object that was found in an image that was not trained on, and that contradicts the image's regions."""
+
+    image_id: int
+    file_name: str
+    kind: DoubtKind
+    category: str  # of the object
+    box: tuple[float, ...]  # of the object, in pixels: left, top, width, height
+    confidence: float
+    region_category: str  # of the region in question; empty if a region is missing
+    region_box: tuple[float, ...]  # empty if a region is missing
+
+    @classmethod
+    def of(cls, message: insight_pb2.Doubt) -> Self:
+        """The content of the message."""
+        return cls(
+            image_id=message.image_id,
+            file_name=message.file_name,
+            kind=word(DoubtKind, insight_pb2.Doubt.Kind, message.kind),
+            category=message.category,
+            box=tuple(message.box),
+            confidence=message.confidence,
+            region_category=message.region_category,
+            region_box=tuple(message.region_box),
         )
 
 

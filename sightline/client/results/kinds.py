@@ -76,6 +76,15 @@ class Severity(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
+class DoubtKind(StrEnum):
+    """What is probably wrong with a region."""
+
+    UNKNOWN = "UNKNOWN"
+    MISSING = "MISSING"
+    MISPLACED = "MISPLACED"
+    CATEGORY = "CATEGORY"
+
+
 class StopReason(StrEnum):
     """Why a training ended."""
 

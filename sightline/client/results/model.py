@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from sightline.client.errors import SightlineError
 from sightline.client.results.convert import failure, moment, span
-from sightline.client.results.insight import LeaderboardEntry, LearningCurve, Mistake
+from sightline.client.results.insight import Doubt, LeaderboardEntry, LearningCurve, Mistake
 from sightline.client.results.kinds import DatasetKind, ModelKind, ModelState, StopReason, word
 from sightline.client.results.performance import Performance
 from sightline.client.results.progress import Progress
@@ -74,6 +74,7 @@ class ModelData:
     suggested_thresholds: Mapping[str, float]  # by category, only from `get`
     leaderboard: tuple[LeaderboardEntry, ...]  # every trial, the served one first; only from `get`
     worst_mistakes: tuple[Mistake, ...]  # on training images, at most 50, the worst first; only from `get`
+    doubts: tuple[Doubt, ...]  # of a detector: regions to check, at most 100, the surest first; only from `get`
     learning_curve: LearningCurve | None  # only from `get`, and only if it could be measured
     create_time: datetime | None
     start_time: datetime | None
@@ -112,6 +113,7 @@ class ModelData:
             suggested_thresholds=dict(message.suggested_thresholds),
             leaderboard=tuple(map(LeaderboardEntry.of, message.leaderboard)),
             worst_mistakes=tuple(map(Mistake.of, message.worst_mistakes)),
+            doubts=tuple(map(Doubt.of, message.doubts)),
             learning_curve=LearningCurve.of(message.learning_curve) if message.learning_curve.points else None,
             create_time=moment(message.create_time),
             start_time=moment(message.start_time),

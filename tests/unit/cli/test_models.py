@@ -16,6 +16,7 @@ from sightline.cli.watching import line, watching
 from sightline.client.quantities import duration
 from sightline.client.results.model import ModelData
 from sightline.v1.dataset_pb2 import Dataset, DatasetProgress
+from sightline.v1.insight_pb2 import Doubt
 from sightline.v1.model_pb2 import Model, TrainingParameters, TrainingProgress
 from sightline.v1.model_service_pb2 import EstimateTrainingRequest, EstimateTrainingResponse, GetModelRequest
 from sightline.v1.performance_pb2 import Interval, ModelPerformance
@@ -364,10 +365,20 @@ def test_a_model_is_shown_in_full_with_its_leaderboard_mistakes_and_learning_cur
     made.leaderboard.add(trial="models/m/trials/t000", recipe="[one] network", score=0.8, verdict=worse)
     made.worst_mistakes.add(file_name="a.jpg", true_category="cat", predicted_category="dog", probability=0.98)
     made.learning_curve.points.add(images_per_category=12.5, value=0.8)
+    made.doubts.add(file_name="b.jpg", kind=Doubt.MISSING, category="owl", box=[1, 2, 3, 4], confidence=0.9)
+    made.doubts.add(file_name="c.jpg", kind=Doubt.CATEGORY, category="owl", region_category="wren", confidence=0.8)
     fakes.models["models/m"] = made
     assert "Leaderboard" not in sightline("models", "show", "m").out
     out = " ".join(sightline("models", "show", "m", "--full").out.split())
-    for part in ("90.0 % (84.0 % to 94.0 %) 0.310", worse, "[one] network", "a.jpg cat dog 98.0 %", "12.5 80.0 %"):
+    for part in (
+        "90.0 % (84.0 % to 94.0 %) 0.310",
+        worse,
+        "[one] network",
+        "a.jpg cat dog 98.0 %",
+        "b.jpg missing owl [1, 2, 3, 4] 90.0 %",
+        "c.jpg not wren owl",
+        "12.5 80.0 %",
+    ):
         assert part in out
     asked = fakes.requests[-1]
     assert isinstance(asked, GetModelRequest)

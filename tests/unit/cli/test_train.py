@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sightline.cli import train
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.model_pb2 import Model
 from sightline.v1.model_service_pb2 import CreateModelRequest
@@ -63,3 +64,49 @@ def test_a_name_that_is_taken_gets_a_number(sightline: Command, fakes: Fakes, tm
     assert outcome.json["name"] == "models/my-3"
     assert outcome.json["trainingParameters"]["modelKind"] == "GENERIC_DETECTOR"
     assert json.loads(fakes.files["annotations.json"])["images"]
+
+
+@pytest.mark.parametrize(
+    ("files", "says", "fix"),
+    [
+        (
+            ["cat/1.jpg", "cat/2.jpg"],
+            "has only one class, cat: a classifier needs at least two",
+            "name the folder above",
+        ),
+        (["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"], "there are fewer than 2 images of dog", "add images of them"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_the_upload(
+    sightline: Command, fakes: Fakes, tmp_path: Path, files: list[str], says: str, fix: str
+) -> None:
+    exports.pictures(tmp_path / "pets", files)
+    outcome = sightline("train", tmp_path / "pets")
+    assert outcome.code == 1
+    assert says in outcome.err
+    assert fix in outcome.err
+    assert not fakes.files
+
+
+def test_a_trainer_that_does_not_respond_is_said_before_the_upload(
+    sightline: Command, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_TRAINER_ADDRESS", "127.0.0.1:9")
+    exports.folder_per_class(tmp_path / "pets")
+    outcome = sightline("train", tmp_path / "pets", "--name", "pets")
+    assert outcome.code == 14
+    assert "the trainer service does not respond at 127.0.0.1:9" in outcome.err
+    assert not fakes.files
+
+
+def test_who_interrupts_the_command_is_told_that_the_training_goes_on(
+    sightline: Command, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_watched", interrupted)
+    exports.folder_per_class(tmp_path / "pets")
+    outcome = sightline("train", tmp_path / "pets")
+    assert outcome.code == 130
+    assert "the training goes on: `sightline models watch pets`, or `sightline models cancel pets`" in outcome.err

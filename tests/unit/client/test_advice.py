@@ -6,7 +6,7 @@ import pytest
 
 from sightline.client.advice import advice
 from sightline.client.results.model import ModelData
-from sightline.v1.insight_pb2 import CategoryGain, ExpectedGain, LearningCurve, Mistake
+from sightline.v1.insight_pb2 import CategoryGain, Doubt, ExpectedGain, LearningCurve, Mistake
 from sightline.v1.model_pb2 import Model
 
 
@@ -94,6 +94,20 @@ def test_labels_to_check_are_those_of_sure_mistakes() -> None:
     del message.worst_mistakes[:]
     message.worst_mistakes.add(file_name="c.jpg", missed_region_count=1, false_object_count=3)
     assert "c.jpg: 1 box not found, 3 found where there is none." in said(message)
+
+
+def test_boxes_to_check_are_those_of_the_surest_doubts() -> None:
+    message = model(None)
+    message.worst_mistakes.add(file_name="c.jpg", missed_region_count=1, false_object_count=3)
+    kinds = Doubt.MISSING, Doubt.MISPLACED, Doubt.CATEGORY
+    for kind in kinds:
+        message.doubts.add(file_name="a.jpg", kind=kind, category="cat", box=[1, 2, 30, 40], confidence=0.96)
+    message.doubts[2].region_category = "dog"
+    text = said(message)
+    assert "a.jpg: there is no box at [1, 2, 30, 40], where there seems to be cat (96 % sure)." in text
+    assert "a.jpg: the box near [1, 2, 30, 40] is not where there seems to be cat (96 % sure)." in text
+    assert "a.jpg: what is labelled dog at [1, 2, 30, 40] looks like cat (96 % sure)." in text
+    assert "c.jpg" not in text
 
 
 @pytest.mark.parametrize("reason", ["A category has too few images.", ""])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from services.vision.decode import read
 from services.vision.image_quality import quality_notes
@@ -64,6 +64,48 @@ def test_one_pixel_of_another_colour_is_no_blank_image() -> None:
     assert codes(pixels) == ["imageLowContrast"]
 
 
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "radius", "noted"),
+    [
+        ("fork_scissors", 0.02, 1.0),
+        ("grocery", 0.02, 1.0),
+        ("kuih", 0.02, 1.0),
+        ("raccoon", 0.02, 1.0),
+        ("traffic_lights", 0.02, 1.0),
+        ("trash", 0.02, 0.8),  # some show little more than a plain surface
+        ("hemlock_cherry", 0.003, 0.0),
+        ("trash", 0.003, 0.0),
+    ],
+)
+def test_blurred_photos_are_noted_and_soft_ones_are_not(
+    test_data: Path, name: str, radius: float, noted: float
+) -> None:
+    found: list[bool] = []
+    for file in sorted((test_data / name / "images").rglob("*.*"))[:80:8]:
+        image = Image.fromarray(read(file.read_bytes()).pixels)
+        image.thumbnail((800, 800))
+        blurred = image.filter(ImageFilter.GaussianBlur(radius * max(image.size)))
+        found.append("imageBlurred" in codes(np.asarray(blurred)))
+    assert np.mean(found) >= noted
+    assert noted or not any(found)
+
+
+@pytest.mark.real_data
+def test_a_photo_taken_while_the_camera_moved_is_noted(test_data: Path) -> None:
+    image = Image.fromarray(read(min((test_data / "grocery" / "images").rglob("*.*")).read_bytes()).pixels)
+    image.thumbnail((800, 800))
+    pixels = np.asarray(image).astype(float)
+    moved = np.mean([np.roll(pixels, shift, axis=1) for shift in range(50)], axis=0)[:, 50:]
+    assert codes(moved.astype(np.uint8)) == ["imageBlurred"]
+    assert codes(np.asarray(image)) == []
+
+
+def test_an_image_without_edges_is_not_called_blurred() -> None:
+    ramp = np.repeat(np.linspace(0, 255, 320).astype(np.uint8)[None], 240, axis=0)
+    assert codes(np.stack([ramp] * 3, axis=-1)) == []
+
+
 def test_a_16_bit_image_of_few_values_is_found_dark_or_stretched() -> None:
     samples = np.random.default_rng(0).integers(0, 41, (60, 80)).astype(np.uint16)
     notes = [note.code for note in read(encoded(Image.fromarray(samples), "PNG")).notes]
@@ -90,6 +132,8 @@ def test_real_images_are_decoded_as_ever_and_get_no_note(test_data: Path) -> Non
 
 
 def test_an_ordinary_photo_gets_no_note() -> None:
+    image = photo()
+    image.paste("black", (40, 30, 80, 70))  # all else in it is as smooth as in a blurred image
     for form in ("JPEG", "PNG", "WEBP"):
-        reading = read(encoded(photo(), form))
+        reading = read(encoded(image, form))
         assert (*reading.notes, *quality_notes(reading.pixels)) == ()

@@ -7,6 +7,7 @@ import numpy as np
 
 from services.trainer.engine.detection import measure
 from services.trainer.engine.detection.data import Scenes
+from services.trainer.engine.detection.doubts import doubts
 from services.trainer.engine.detection.mistakes import worst_mistakes
 from services.trainer.engine.detection.network import Origin
 from services.trainer.engine.loop.task import Found
@@ -14,7 +15,7 @@ from services.trainer.engine.pretrained import detectors_within_reach
 from services.trainer.engine.reporting import bare_card, image_warnings, measured_card, write_files
 from services.trainer.engine.session import Session
 from services.trainer.engine.split import Partition
-from services.trainer.insight import Insight, Mistake
+from services.trainer.insight import Insight
 from services.trainer.messages import Result, TrainTask
 from services.trainer.performance import Performance, Source
 from services.trainer.prediction_cost import bundle_seconds
@@ -66,18 +67,21 @@ def finish(
         epochs=found.epochs,
         steps=found.steps,
         boxes=scenes.statistics(),
-        insight=Insight(mistakes=_mistakes(scenes, partition, found, detector.card.thresholds)),
+        insight=_insight(scenes, partition, found, detector.card.thresholds),
         prediction_seconds=bundle_seconds(detector.card.kind, detector.card.backbones),
     )
 
 
-def _mistakes(scenes: Scenes, partition: Partition, found: Found, thresholds: tuple[float, ...]) -> tuple[Mistake, ...]:
+def _insight(scenes: Scenes, partition: Partition, found: Found, thresholds: tuple[float, ...]) -> Insight:
     """Of all images that were predicted without being trained on."""
     rows, outputs = partition.first_fold, found.selection
     if len(partition.held_out):
         rows = np.concatenate([rows, partition.held_out])
         outputs = {name: np.concatenate([column, found.held_out[name]]) for name, column in outputs.items()}
-    return worst_mistakes(scenes, rows, measure.detected(outputs), thresholds)
+    answers = measure.detected(outputs)
+    return Insight(
+        mistakes=worst_mistakes(scenes, rows, answers, thresholds), doubts=doubts(scenes, rows, answers, thresholds)
+    )
 
 
 def unmeasured_card(scenes: Scenes, origin: Origin) -> ModelCard:
