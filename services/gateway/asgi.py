@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from services.gateway import openapi
 from services.gateway.auth import metadata_of
-from services.gateway.errors import MethodNotAllowed, PathNotFound, Problem, problem_of
+from services.gateway.errors import Problem, no_method, no_path, problem_of
 from services.gateway.operations import Api, Routing
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Services
@@ -59,12 +59,11 @@ class Gateway:
         await self._rendered(scope["path"], problem_of(error))(scope, receive, send)  # pyright: ignore[reportArgumentType] - the same
 
     async def _no_path(self, request: Request, _error: HTTPException) -> Response:
-        return self._rendered(request.url.path, problem_of(PathNotFound(path=request.url.path[:200])))
+        return self._rendered(request.url.path, no_path(request.url.path))
 
     async def _no_method(self, request: Request, error: HTTPException) -> Response:
         allowed = (error.headers or {}).get("Allow", "")
-        refusal = MethodNotAllowed(path=request.url.path[:200], methods=allowed, method=request.method)
-        response = self._rendered(request.url.path, problem_of(refusal))
+        response = self._rendered(request.url.path, no_method(request.url.path, request.method, allowed))
         response.headers["allow"] = allowed
         return response
 

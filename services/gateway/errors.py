@@ -1,6 +1,6 @@
 """Failed calls as HTTP: which status each has, and what of it every API reports."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 import grpc
@@ -29,22 +29,6 @@ BY_REASON = {"MessageTooLarge": 413, "RequestTimedOut": 408}
 RETRIED = (429, 503, 504)  # clients repeat these by themselves
 
 
-class MethodNotAllowed(SightlineError):
-    """The path exists, but not with this method."""
-
-    code = Code.UNIMPLEMENTED
-    reason = "MethodNotAllowed"
-    template = "{path} takes {methods}, not {method}."
-
-
-class PathNotFound(SightlineError):
-    """There is no such path."""
-
-    code = Code.NOT_FOUND
-    reason = "NotFound"
-    template = "{path} is not a path of this server; /openapi.json lists them."
-
-
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why a request failed. `reason` and `message` are the service's own."""
@@ -54,8 +38,6 @@ class Problem:
     message: str
     target: str = ""
     retry_after_seconds: int | None = None
-    inner: str = ""  # a further code, of the retired service's
-    fields: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def headers(self) -> dict[str, str]:
@@ -64,8 +46,28 @@ class Problem:
         return found | ({"connection": "close"} if self.status in (401, 408, 413, 429, 503) else {})
 
 
-def problem_of(error: SightlineError | grpc.aio.AioRpcError) -> Problem:
+class Refusal(Exception):
+    """A request that the gateway itself refuses, in terms of HTTP or of one of its APIs; no rpc fails like this."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+def no_path(path: str) -> Problem:
+    """There is no such path."""
+    return Problem(404, "NotFound", f"{path[:200]} is not a path of this server; /openapi.json lists them.")
+
+
+def no_method(path: str, method: str, allowed: str) -> Problem:
+    """The path exists, but not with this method."""
+    return Problem(405, "MethodNotAllowed", f"{path[:200]} takes {allowed}, not {method}.")
+
+
+def problem_of(error: Refusal | SightlineError | grpc.aio.AioRpcError) -> Problem:
     """What a failed call says over HTTP."""
+    if isinstance(error, Refusal):
+        return error.problem
     if isinstance(error, SightlineError):
         after = error.retry_after if error.retry else None
         return _problem(Code(error.code), error.reason, error.message, after, error.metadata, {})
@@ -79,12 +81,12 @@ def problem_of(error: SightlineError | grpc.aio.AioRpcError) -> Problem:
 def _problem(
     code: Code, reason: str, message: str, after: timedelta | None, metadata: dict[str, str], fields: dict[str, str]
 ) -> Problem:
-    status = 405 if reason == MethodNotAllowed.reason else BY_REASON.get(reason) or STATUSES.get(code, 500)
+    status = BY_REASON.get(reason) or STATUSES.get(code, 500)
     if status == 429 and after is None:
         status = 400  # a quota, which repeating does not help
     seconds = None if after is None or status not in RETRIED else max(1, round(after.total_seconds()))
     target = next(iter(fields), "") or metadata.get("field", "")
-    return Problem(status, reason, message, target, seconds, fields=fields)
+    return Problem(status, reason, message, target, seconds)
 
 
 def _retry_after(error: grpc.aio.AioRpcError) -> timedelta | None:

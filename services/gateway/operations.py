@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.gateway.auth import REQUEST_ID, metadata_of
-from services.gateway.errors import Problem, problem_of
+from services.gateway.errors import Problem, Refusal, problem_of
 from services.gateway.exchange import Exchange
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Services, Session
@@ -64,7 +64,7 @@ class Routing:
             exchange = Exchange(request, Session(self._services, metadata), self._settings)
             try:
                 return await operation.handler(exchange)
-            except (SightlineError, grpc.aio.AioRpcError) as error:
+            except (Refusal, SightlineError, grpc.aio.AioRpcError) as error:
                 problem = problem_of(error)
                 request.state.reason = problem.reason
                 return api.render(problem)

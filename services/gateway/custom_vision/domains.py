@@ -52,5 +52,5 @@ def domain_of(domain_id: str) -> Domain:
     wanted = domain_id.lower() or DOMAINS[0].id
     found = next((one for one in DOMAINS if one.id == wanted), None)
     if found is None:
-        raise Missing("NotFoundDomain", what="domain", name=domain_id[:100])
+        raise Missing("NotFoundDomain", what="domain", name=domain_id)
     return found

@@ -2,8 +2,7 @@
 
 from starlette.responses import JSONResponse, Response
 
-from services.gateway.errors import Problem
-from services.kit.errors import InvalidArgument, NotFound
+from services.gateway.errors import Problem, Refusal
 
 CODES = {
     400: "BadRequest",
@@ -31,25 +30,18 @@ BY_REASON = {
 }
 
 
-class BadRequest(InvalidArgument):
+class BadRequest(Refusal):
     """A request that this API refuses; `code` is its code for that."""
 
-    reason = "BadRequest"
-    template = "{field}: {problem}"
-
-    def __init__(self, code: str = "BadRequest", **variables: object) -> None:
-        super().__init__(**variables)
-        self.reason = code
+    def __init__(self, code: str = "BadRequest", *, field: str, problem: str) -> None:
+        super().__init__(Problem(400, code, f"{field}: {problem}", field))
 
 
-class Missing(NotFound):
+class Missing(Refusal):
     """Something that a project does not have; `code` is this API's code for that."""
 
-    template = "There is no {what} {name}."
-
-    def __init__(self, code: str = "NotFound", **variables: object) -> None:
-        super().__init__(**variables)
-        self.reason = code
+    def __init__(self, code: str, *, what: str, name: str) -> None:
+        super().__init__(Problem(404, code, f"There is no {what} {name[:100]}."))
 
 
 def rendered(problem: Problem) -> Response:

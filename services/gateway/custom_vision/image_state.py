@@ -148,5 +148,5 @@ def known_image(state: Json, image: str) -> Json:
     """The project's image; Missing."""
     found = state.get("images", {}).get(image)
     if found is None:
-        raise Missing("NotFoundImage", what="image", name=image[:100])
+        raise Missing("NotFoundImage", what="image", name=image)
     return dict(found)

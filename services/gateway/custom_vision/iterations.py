@@ -51,7 +51,7 @@ async def get(session: Session, project: str, iteration: str, view: "Model.View.
 
 
 def _missing(project: str, iteration: str) -> Missing:
-    return Missing("NotFoundIteration", what=f"iteration of project {project[:100]} named", name=iteration[:100])
+    return Missing("NotFoundIteration", what=f"iteration of project {project[:100]} named", name=iteration)
 
 
 class Published:

@@ -57,7 +57,7 @@ class ProjectFiles:
         except grpc.aio.AioRpcError as error:
             if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 raise
-            raise Missing("NotFoundProject", what="project", name=project[:100]) from None
+            raise Missing("NotFoundProject", what="project", name=project) from None
         places = asyncio.Semaphore(READS)
         patches = await asyncio.gather(*(self._change(session, parent, path, places) for path in sorted(paths)))
         state: Json = {}
@@ -67,7 +67,7 @@ class ProjectFiles:
         for kind, required in WHOLE.items():
             state[kind] = {one: made for one, made in state.get(kind, {}).items() if required in made}
         if "created" not in state.get("project", {}):
-            raise Missing("NotFoundProject", what="project", name=project[:100])
+            raise Missing("NotFoundProject", what="project", name=project)
         return state
 
     async def change(

@@ -149,7 +149,7 @@ def known_tag(state: Json, wanted: str) -> Json:
     """The project's tag; Missing."""
     found = state.get("tags", {}).get(wanted)
     if found is None:
-        raise Missing("NotFoundTag", what="tag", name=wanted[:100])
+        raise Missing("NotFoundTag", what="tag", name=wanted)
     return dict(found)
 
 

@@ -7,8 +7,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from starlette.responses import JSONResponse, Response
 
-from services.gateway.errors import Problem
-from services.kit.errors import InvalidArgument
+from services.gateway.errors import Problem, Refusal
 
 ERROR_CODE = "x-ms-error-code"
 # Our reasons for which this API has a code of its own.
@@ -17,18 +16,18 @@ TRAINING_CODES = frozenset({"diverged", "notEnoughBudget", "datasetCorrupt", "da
 EVALUATION_CODES = frozenset({"modelNotFound", "datasetNotFound", "datasetAnnotationsInvalid", "datasetEmpty"})
 
 
-class BadArgument(InvalidArgument):
+class BadArgument(Refusal):
     """A parameter that this API refuses."""
 
-    reason = "BadArgument"
-    template = "{field}: {problem}"
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(Problem(400, "BadArgument", f"{field}: {problem}", field))
 
 
-class NotSupportedVisualFeature(InvalidArgument):
+class NotSupportedVisualFeature(Refusal):
     """A feature that no model was configured for."""
 
-    reason = "NotSupportedVisualFeature"
-    template = "{field}: {problem}"
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(Problem(400, "NotSupportedVisualFeature", f"{field}: {problem}", field))
 
 
 def rendered(problem: Problem) -> Response:
