@@ -1,16 +1,18 @@
 """The services as one request reaches them: with its caller's token, project and request id."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from grpc.aio import StreamUnaryMultiCallable, UnaryStreamMultiCallable, UnaryUnaryMultiCallable
 
+    from sightline.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
     from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
     from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceAsyncStub
     from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from sightline.v1.prediction_service_pb2_grpc import PredictionServiceAsyncStub
+    from sightline.v1.project_service_pb2_grpc import ProjectServiceAsyncStub
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -26,6 +28,8 @@ class Services:
     models: "ModelServiceAsyncStub"
     evaluations: "EvaluationServiceAsyncStub"
     predictions: "PredictionServiceAsyncStub"
+    projects: "ProjectServiceAsyncStub"
+    audit: "AuditServiceAsyncStub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Session:
         """The answer of an rpc."""
         return await method(request, metadata=self.metadata)
 
-    async def stream(self, method: "UnaryStreamMultiCallable[Q, A]", request: Q) -> AsyncIterator[A]:
+    async def stream(self, method: "UnaryStreamMultiCallable[Q, A]", request: Q) -> AsyncGenerator[A]:
         """The answers of an rpc that streams them; close it when done."""
         call = method(request, metadata=self.metadata)
         try:
