@@ -101,8 +101,8 @@ class Studio:
 
     async def refuse(self, scope: Scope, receive: Receive, send: Send, error: SightlineError) -> None:
         """Answers with a page about the error."""
-        response = self._failed(self._visit(Request(scope)), error)  # pyright: ignore[reportArgumentType] - a scope of HTTP
-        await response(scope, receive, _with_headers(send))
+        response = self._failed(self._visit(Request(scope)), error)
+        await response(scope, receive, _with_headers(send))  # pyright: ignore[reportArgumentType] - a scope of HTTP
 
     def _visit(self, request: Request) -> Visit:
         cookies = Cookies.of(request.headers)

@@ -26,6 +26,7 @@ async def show(visit: Visit) -> Response:
         is_detector=model.training_parameters.model_kind == TrainingParameters.GENERIC_DETECTOR,
         thresholds=dict(model.suggested_thresholds),
         base=str(visit.request.base_url).rstrip("/"),
+        tls=bool(visit.site.settings.tls_ca),
         predictor=visit.site.settings.predictor_address,
         scripts=visit.site.text.below("js."),
     )
