@@ -5,7 +5,10 @@ import sys
 
 from services.gateway import apis
 from services.gateway.asgi import Gateway
+from services.gateway.front import Front
 from services.gateway.settings import GatewaySettings, refuse_plain_tokens
+from services.gateway.studio.app import Studio
+from services.gateway.studio.cookies import PREFIX
 from services.gateway.upstream import Services
 from services.infra import http_metrics, observe, processes
 from services.infra.auth import guard_of
@@ -32,12 +35,17 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """Runs the server, ready as soon as it listens: it reports by itself which service does not respond."""
     with observe.measured("gateway", settings, http_metrics.ALL) as telemetry:
         async with AsyncStubs(settings.addresses, settings.credentials) as stubs:
-            services = Services(stubs.datasets, stubs.models, stubs.evaluations, stubs.predictions)
-            gateway = Gateway(services, settings, apis.served())
-            calls = HttpCalls("gateway", gateway, gateway, telemetry, Limits.of(settings, {}), guard_of(settings))
+            services = services_of(stubs)
+            front = Front(Gateway(services, settings, apis.served()), Studio(services, settings), PREFIX)
+            calls = HttpCalls("gateway", front, front, telemetry, Limits.of(settings, {}), guard_of(settings))
             server = HttpServer(settings, telemetry, calls)
             await server.start()
             await server.run_until(stop)
+
+
+def services_of(stubs: AsyncStubs) -> Services:
+    """The services as the gateway calls them."""
+    return Services(stubs.datasets, stubs.models, stubs.evaluations, stubs.predictions, stubs.projects, stubs.audit)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from grpc.aio import StreamUnaryMultiCallable, UnaryStreamMultiCallable, UnaryUnaryMultiCallable
 
+    from sightline.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
     from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
     from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceAsyncStub
     from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from sightline.v1.prediction_service_pb2_grpc import PredictionServiceAsyncStub
+    from sightline.v1.project_service_pb2_grpc import ProjectServiceAsyncStub
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -26,6 +28,8 @@ class Services:
     models: "ModelServiceAsyncStub"
     evaluations: "EvaluationServiceAsyncStub"
     predictions: "PredictionServiceAsyncStub"
+    projects: "ProjectServiceAsyncStub"
+    audit: "AuditServiceAsyncStub"
 
 
 @dataclass(frozen=True, slots=True)

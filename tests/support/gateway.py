@@ -14,6 +14,7 @@ from services.gateway import apis
 from services.gateway.asgi import Gateway
 from services.gateway.settings import GatewaySettings
 from services.gateway.upstream import Services
+from services.infra.auth import Guard
 from services.infra.http_calls import HttpCalls
 from services.infra.limits import Limits
 from services.kit.errors import SightlineError
@@ -105,9 +106,23 @@ class Front:
 async def front(answers: dict[str, Answer], **changes: Any) -> AsyncGenerator[Front]:
     """The gateway with these answers of the services, by rpc."""
     settings, seen = GatewaySettings(**changes), list[Seen]()
-    stub = cast("Any", Stub(seen, answers))
-    gateway = Gateway(Services(stub, stub, stub, stub), settings, apis.served())
-    calls = HttpCalls("gateway", gateway, gateway, MemoryTelemetry(), Limits.of(settings, {}), None)
-    transport = httpx2.ASGITransport(app=cast("Any", calls))
-    async with httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
+    gateway = Gateway(services_of(Stub(seen, answers)), settings, apis.served())
+    async with served(gateway, settings) as client:
         yield Front(client, seen)
+
+
+def services_of(stub: Stub) -> Services:
+    """The services, all of them this stub."""
+    one = cast("Any", stub)
+    return Services(one, one, one, one, one, one)
+
+
+@asynccontextmanager
+async def served(
+    application: Any, settings: GatewaySettings, guard: Guard | None = None, base: str = BASE
+) -> AsyncGenerator[httpx2.AsyncClient]:
+    """A client of the application, with what surrounds it in a gateway."""
+    calls = HttpCalls("gateway", application, application, MemoryTelemetry(), Limits.of(settings, {}), guard)
+    transport = httpx2.ASGITransport(app=cast("Any", calls))
+    async with httpx2.AsyncClient(transport=transport, base_url=base) as client:
+        yield client

@@ -1,0 +1,1 @@
+"""The studio: web pages for people who do not program."""

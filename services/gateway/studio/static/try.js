@@ -1,0 +1,151 @@
+// Try it: images are dropped, pasted, chosen or taken; what the model sees is drawn on them.
+
+import {fill, make, problem, send} from "./studio.js";
+
+const MOST = 20, COLOURS = ["#00a58e", "#e0662f", "#3f7fe0", "#c23b85", "#8a63d2", "#b08900", "#2f9e44", "#d6336c"];
+const place = document.getElementById("try");
+if (place) start();
+
+function start() {
+  const text = JSON.parse(place.dataset.text), suggested = JSON.parse(place.dataset.thresholds);
+  const list = document.getElementById("tried"), slider = document.getElementById("threshold");
+  const shown = document.getElementById("threshold-shown"), drop = document.getElementById("drop");
+  const tried = [];
+  const values = Object.values(suggested);
+  if (place.dataset.detector && values.length) slider.value = values.reduce((a, b) => a + b) / values.length;
+
+  const show = () => {
+    shown.value = `${Math.round(slider.value * 100)} %`;
+    tried.forEach((one) => one.draw(Number(slider.value)));
+  };
+  slider.addEventListener("input", show);
+  show();
+
+  async function take(files) {
+    const images = [...files].filter((file) => file.type.startsWith("image/") || /\.(jpe?g|png|bmp|gif|tiff?|webp)$/i.test(file.name));
+    if (images.length > MOST) document.getElementById("said").textContent = text.too_many;
+    for (const file of images.slice(0, MOST)) await look(file);
+  }
+
+  async function look(file) {
+    const canvas = make("canvas", {width: 640, height: 400}), side = make("div", {className: "side"}, make("p", {}, text.working));
+    const item = make("li", {className: "card"}, canvas, side);
+    list.prepend(item);
+    try {
+      const bitmap = createImageBitmap(file).catch(() => null); // a browser may not know the format; the model may
+      const answer = await send(`${place.dataset.url}/analyze`, file, text.unreachable);
+      const one = view(file, await bitmap, answer, canvas, side, item);
+      tried.push(one);
+      one.draw(Number(slider.value));
+    } catch (error) {
+      side.replaceChildren(make("p", {className: "quiet"}, file.name), problem(error), remover(item));
+    }
+  }
+
+  const remover = (item) => {
+    const button = make("button", {type: "button", className: "plain", textContent: text.remove});
+    button.addEventListener("click", () => item.remove());
+    return button;
+  };
+
+  function view(file, bitmap, answer, canvas, side, item) {
+    let overlay = null;
+    const names = [...new Set(answer.results.map((one) => one.name))];
+    const colour = (name) => COLOURS[names.indexOf(name) % COLOURS.length];
+
+    async function explain(name, button) {
+      button.disabled = true;
+      try {
+        const found = await send(`${place.dataset.url}/explain?tag=${encodeURIComponent(name)}`, file, text.unreachable);
+        const bytes = Uint8Array.from(atob(found.overlay), (letter) => letter.charCodeAt(0));
+        overlay = await createImageBitmap(new Blob([bytes], {type: "image/png"}));
+        draw(Number(slider.value));
+      } catch (error) { side.append(problem(error)); }
+      button.disabled = false;
+    }
+
+    function picture(results) {
+      const width = answer.width || bitmap?.width || 640, height = answer.height || bitmap?.height || 400;
+      const scale = Math.min(1, 1400 / Math.max(width, height));
+      canvas.width = width * scale;
+      canvas.height = height * scale;
+      canvas.ariaLabel = `${file.name}: ${results.map((one) => `${one.name} ${Math.round(one.confidence * 100)} %`).join(", ")}`;
+      canvas.role = "img";
+      const pen = canvas.getContext("2d");
+      if (overlay ?? bitmap) pen.drawImage(overlay ?? bitmap, 0, 0, canvas.width, canvas.height);
+      const unit = Math.max(12, canvas.width / 45);
+      pen.font = `600 ${unit}px system-ui, sans-serif`;
+      pen.lineWidth = Math.max(2, unit / 6);
+      for (const one of results.filter((found) => found.box)) {
+        const [x, y, w, h] = one.box.map((side) => side * scale), label = `${one.name} ${Math.round(one.confidence * 100)} %`;
+        pen.strokeStyle = pen.fillStyle = colour(one.name);
+        pen.strokeRect(x, y, w, h);
+        const wide = pen.measureText(label).width + unit * .6, top = Math.max(0, y - unit * 1.4);
+        pen.fillRect(x, top, wide, unit * 1.4);
+        pen.fillStyle = "#fff";
+        pen.fillText(label, x + unit * .3, top + unit);
+      }
+    }
+
+    function bar(one) {
+      const row = make("li", {}, make("span", {}, one.name));
+      const frame = document.createElementNS("http://www.w3.org/2000/svg", "svg"), mark = document.createElementNS(frame.namespaceURI, "rect");
+      for (const [name, value] of [["width", `${one.confidence * 100}%`], ["height", "14"], ["rx", "3"]]) mark.setAttribute(name, value);
+      frame.setAttribute("height", "14");
+      frame.ariaHidden = "true";
+      frame.append(mark);
+      row.append(frame, make("span", {className: "number"}, `${(one.confidence * 100).toFixed(1)} %`));
+      return row;
+    }
+
+    function draw(threshold) {
+      const results = answer.results.filter((one) => one.confidence >= threshold);
+      picture(results);
+      const top = results[0] ?? answer.results[0], rest = answer.results.length - results.length;
+      const children = [make("p", {className: "small quiet"}, file.name)];
+      children.push(results.length ? make("ul", {className: "bars"}, ...results.slice(0, 12).map(bar)) : make("p", {}, text.nothing));
+      if (rest) children.push(make("p", {className: "small quiet"}, fill(text.more, {count: rest})));
+      const line = make("p", {className: "actions"});
+      if (overlay) {
+        const hide = make("button", {type: "button", textContent: text.plain});
+        hide.addEventListener("click", () => { overlay = null; draw(Number(slider.value)); });
+        line.append(hide);
+      } else if (top) {
+        const why = make("button", {type: "button", textContent: fill(text.explain, {name: top.name})});
+        why.addEventListener("click", () => explain(top.name, why));
+        line.append(why);
+      }
+      line.append(remover(item));
+      side.replaceChildren(...children, line);
+    }
+    return {draw};
+  }
+
+  document.getElementById("choose").addEventListener("change", (event) => { take(event.target.files); event.target.value = ""; });
+  addEventListener("paste", (event) => take(event.clipboardData?.files ?? []));
+  addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
+  addEventListener("drop", (event) => { event.preventDefault(); drop.classList.remove("over"); take(event.dataTransfer.files); });
+  camera(text, take);
+}
+
+function camera(text, take) {
+  const [button, video, line, shoot, stop] = ["camera", "view", "shoot-line", "shoot", "stop"].map((id) => document.getElementById(id));
+  if (!navigator.mediaDevices?.getUserMedia) return;
+  button.hidden = false;
+  const show = (on) => { video.hidden = line.hidden = !on; button.hidden = on; };
+  const off = () => { video.srcObject?.getTracks().forEach((track) => track.stop()); video.srcObject = null; show(false); };
+  button.addEventListener("click", async () => {
+    try {
+      video.srcObject = await navigator.mediaDevices.getUserMedia({video: {facingMode: "environment"}});
+      await video.play();
+      show(true);
+    } catch { document.getElementById("drop").append(problem(new Error(text.camera_refused))); }
+  });
+  stop.addEventListener("click", off);
+  shoot.addEventListener("click", () => {
+    const still = make("canvas", {width: video.videoWidth, height: video.videoHeight});
+    still.getContext("2d").drawImage(video, 0, 0);
+    still.toBlob((blob) => take([new File([blob], "camera.jpg", {type: "image/jpeg"})]), "image/jpeg", .92);
+  });
+}
