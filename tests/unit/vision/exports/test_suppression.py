@@ -39,7 +39,7 @@ def in_onnx(boxes: Floats, scores: Floats, frame: Letterbox, rule: Suppression) 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     inner, whole = sizes_of(frame)
     feeds = {"all_boxes": boxes[None], "all_scores": scores[None], "inner_size": inner, "image_size": whole}
-    found, kept, labels = session.run(["boxes", "scores", "labels"], feeds)
+    found, kept, labels = map(np.asarray, session.run(["boxes", "scores", "labels"], feeds))
     return found, kept, labels.tolist()
 
 
