@@ -9,10 +9,10 @@
     ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists,
     │   UploadAlreadyExists, FileAlreadyExists
     ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
-    │   EstimateNotFound, RecordNotFound, BlobNotFound, UploadNotFound
+    │   EstimateNotFound, ExportNotFound, RecordNotFound, BlobNotFound, UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, DatasetInUse, WrongState, StoreRefused
-    │   ├── CoverageUnavailable, AuditNotStored, FeedbackNotKept
+    │   ├── CoverageUnavailable, ExportUnavailable, AuditNotStored, FeedbackNotKept
     │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
     ├── QuotaExceeded (RESOURCE_EXHAUSTED): ProjectQuotaExceeded, QueueFull, TooBusy, Throttled,
@@ -20,7 +20,8 @@
     ├── DeadlineExceeded (DEADLINE_EXCEEDED): RequestTimedOut
     ├── Unauthenticated (UNAUTHENTICATED), PermissionDenied, ProjectDenied (PERMISSION_DENIED)
     ├── NotServedYet, UnknownMethod (UNIMPLEMENTED)
-    ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired (StreamIdle), EstimateTimedOut
+    ├── Unavailable (UNAVAILABLE): Draining, Overloaded, StreamExpired (StreamIdle), EstimateTimedOut,
+    │   ExportTimedOut
     ├── Internal (INTERNAL): UnknownTrainingError, BundleUnusable, RecordUnusable
     └── RemoteError (any code): an error of another service that this tree has no class for
 
@@ -318,6 +319,12 @@ class EstimateNotFound(NotFound):
     template = "{name} does not exist."
 
 
+class ExportNotFound(NotFound):
+    """An export is gone with its model, or its model serves another version; no call returns this."""
+
+    template = "{name} does not exist."
+
+
 class RecordNotFound(NotFound):
     """There is no record at the key."""
 
@@ -359,6 +366,14 @@ class CoverageUnavailable(FailedPrecondition):
 
     reason = "CoverageUnavailable"
     template = "{name} cannot give prediction sets of coverage {coverage}: {problem}."
+
+
+class ExportUnavailable(FailedPrecondition):
+    """The model cannot be exported in the format, or not by the worker that tried; the message says what works."""
+
+    reason = "ExportUnavailable"
+    template = "{name} cannot be exported as {format}: {problem}."
+    resource_type = "model"
 
 
 class DatasetNotReady(FailedPrecondition):
@@ -619,6 +634,15 @@ class EstimateTimedOut(Unavailable):
     reason = "EstimateTimedOut"
     template = "{dataset} was not measured within {seconds} s: {problem}."
     retry_after = timedelta(seconds=30)
+    resend = False  # there is no time left for it
+
+
+class ExportTimedOut(Unavailable):
+    """The call's deadline came before the archive was made; the work goes on, and another call joins it."""
+
+    reason = "ExportTimedOut"
+    template = "{name} was not exported as {format} within {seconds} s: {problem}."
+    retry_after = timedelta(seconds=10)
     resend = False  # there is no time left for it
 
 

@@ -27,6 +27,7 @@ from services.trainer.app import Models
 from services.trainer.clients import GrpcDatasets
 from services.trainer.estimates import Estimates
 from services.trainer.evaluations import Evaluations
+from services.trainer.exports import Exports
 from services.trainer.project_gauges import ProjectGauges
 from services.trainer.projects import Projects
 from services.trainer.quotas import Quotas
@@ -85,8 +86,9 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
         quotas, projects = Quotas(store, limits, clock), Projects(store, limits, clock)
         models = Models(store, datasets, blobs, clock, counts, quotas)
         estimates, waits = Estimates(store, datasets, blobs, clock, telemetry), Waits(store, queue, datasets, clock)
+        exports = Exports(store, blobs, waits, clock, telemetry)
         services = _services(
-            ModelServicer(models, estimates, store, waits, blobs.bucket, clock),
+            ModelServicer(models, estimates, exports, store, waits, blobs.bucket, clock),
             EvaluationServicer(Evaluations(store, datasets, blobs, clock, counts, quotas)),
             ProjectServicer(projects, clock),
         )

@@ -138,7 +138,7 @@ class Models:
         return await self._store.models.change(name, decide)
 
     async def delete(self, name: str, etag: str) -> None:
-        """Removes a model whose training is over: its record, then its trials, evaluations and blobs.
+        """Removes a model whose training is over: its record, then its trials, evaluations, exports and blobs.
 
         After the first step no caller can see it. If the process dies before the last step, the coordinator removes
         the remaining records; only blobs that nothing refers to may stay.
@@ -154,6 +154,9 @@ class Models:
         for evaluation in self._store.evaluations.view.all(f"{name}/"):
             with suppress(NotFound):
                 await self._counts.delete(self._store.evaluations, evaluation.value.name)
+        for export in self._store.exports.view.all(f"{name}/"):
+            with suppress(NotFound):
+                await self._store.exports.delete(export.value.name)
         await delete_prefix(self._blobs, found.value.blob_prefix)
 
     async def performance(self, model: Model) -> Performance | None:

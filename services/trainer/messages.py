@@ -1,10 +1,10 @@
 """Messages between a worker and its training child; `framing` puts them on a pipe.
 
 The child sends Ready once torch is imported, reads exactly one task from stdin, sends any number of Progress,
-Checkpoint and Offer, and finishes with exactly one of Result, EvaluationResult, Probed and Failed, after which it
-exits with status 0. A child that sends Unusable instead of Ready exits at once. A child that ends in any other way has
-died. When its stdin closes, it exits. After the task the worker may send any number of SaveNow and CheckpointDone; only
-fine-tuning acts on them.
+Checkpoint and Offer, and finishes with exactly one of Result, EvaluationResult, Probed, Exported and Failed, after
+which it exits with status 0. A child that sends Unusable instead of Ready exits at once. A child that ends in any other
+way has died. When its stdin closes, it exits. After the task the worker may send any number of SaveNow and
+CheckpointDone; only fine-tuning acts on them.
 
 Imports no torch, asyncio or grpc: both sides import this module.
 """
@@ -22,6 +22,7 @@ from services.trainer.performance import Finding, Interval, Performance
 from services.trainer.recipe import BoxStatistics, Recipe, Split, is_linear
 from services.trainer.used_weights import UsedWeights
 from services.vision.card import WeightsSource
+from services.vision.exports.formats import ExportFormat
 
 MANIFEST_FILE = "manifest.json"  # in a task's `directory`, with packs and indexes named by `local_name`
 
@@ -89,7 +90,22 @@ class ProbeTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     stored_blocks: tuple[str, ...] = ()  # of the whole snapshot's features, by name
 
 
-Task = TrainTask | EvaluateTask | ProbeTask
+class ExportTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Write a bundle in another format."""
+
+    export: str  # resource name, for messages
+    model: str  # `models/{model}`, as callers see it
+    model_version: str
+    bundle_directory: str
+    bundle_digest: str
+    format: ExportFormat
+    output_directory: str
+    allowance: timedelta = timedelta.max
+    threads: int = 1
+    device: str = "cpu"  # as the child's Ready names it; the work is done on the CPU
+
+
+Task = TrainTask | EvaluateTask | ProbeTask | ExportTask
 
 
 def has_checkpoints(task: Task) -> bool:
@@ -117,7 +133,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Sent at most a few times a second."""
 
     fraction: float  # 0..1 of the whole task; never falls
-    phase: str  # "features", "fit", "train", "calibrate", "evaluate", "bundle", "probe"
+    phase: str  # "features", "fit", "train", "calibrate", "evaluate", "bundle", "probe", "export"
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -191,6 +207,15 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     used: timedelta  # since the task's arrival
 
 
+class Exported(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The result of an export."""
+
+    path: str  # the archive
+    sha256: str
+    max_difference: float  # from the predictor's scores, on drawn pictures
+    used: timedelta  # since the task's arrival
+
+
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The task cannot succeed; the resource's record keeps `failure`."""
 
@@ -198,7 +223,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     traceback: str = ""  # for the log only
 
 
-Message = Ready | Unusable | Progress | Checkpoint | Offer | Result | EvaluationResult | Probed | Failed
+Message = Ready | Unusable | Progress | Checkpoint | Offer | Result | EvaluationResult | Probed | Exported | Failed
 
 
 class SaveNow(msgspec.Struct, frozen=True, tag=True):

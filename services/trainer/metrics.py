@@ -9,6 +9,7 @@ from services.kit.telemetry import Metric, MetricKind
 from services.trainer.domain import ModelState
 from services.trainer.tally import AttemptResult
 from services.trainer.work import WorkState
+from services.vision.exports.formats import ExportFormat
 
 
 class EstimateResult(StrEnum):
@@ -20,8 +21,18 @@ class EstimateResult(StrEnum):
     CANCELLED = "cancelled"
 
 
+class ExportResult(StrEnum):
+    """How a call of ExportModel ended, up to the first byte."""
+
+    KEPT = "kept"  # the archive was there
+    MADE = "made"  # a worker made it meanwhile
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+
+
 _KINDS = ("trial", "evaluation")
-_WORKS = (*_KINDS, "estimate")
+_WORKS = (*_KINDS, "estimate", "export")
 _LONG = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 
 # Of the api. Gauges describe the whole suite, so all replicas report the same.
@@ -35,7 +46,7 @@ MODELS = Metric(
 WORK = Metric(
     "sightline_trainer_work",
     MetricKind.GAUGE,
-    "Trials, evaluations and estimates by state: what runs, and what waits for a worker.",
+    "Trials, evaluations, estimates and exports by state: what runs, and what waits for a worker.",
     ("kind", "state"),
     values=(_WORKS, tuple(WorkState)),
 )
@@ -91,6 +102,13 @@ ESTIMATE_SECONDS = Metric(
     "Compute of the probes behind those that succeeded, in seconds of the reference device; no budget pays for it.",
     buckets=(2, 5, 10, 20, 40, 80, 160, 320),
 )
+EXPORTS = Metric(
+    "sightline_trainer_exports_total",
+    MetricKind.COUNTER,
+    "Calls of ExportModel that this replica answered, by format and result: whether archives are made or fail.",
+    ("format", "result"),
+    values=(tuple(ExportFormat), tuple(ExportResult)),
+)
 # Of the api too, but only one replica counts each attempt, from its record: see `counts.py`.
 ATTEMPTS = Metric(
     "sightline_trainer_attempts_total",
@@ -120,7 +138,7 @@ PHASE_SECONDS = Metric(
     MetricKind.COUNTER,
     "Time that training processes have spent in each phase of their tasks.",
     ("phase",),
-    values=(("preparing", "features", "fit", "train", "calibrate", "evaluate", "bundle", "probe"),),
+    values=(("preparing", "features", "fit", "train", "calibrate", "evaluate", "bundle", "probe", "export"),),
 )
 NUMERICS = Metric(
     "sightline_trainer_numerics_total",
@@ -173,7 +191,7 @@ API = (
     *(*STORE, *NATS, QUEUED, MODELS, WORK, OLDEST_QUEUED),
     *(WORKERS_FREE, BUDGET, BUDGET_LEFT, BUDGET_OVERRUN, MODELS_ENDED, MODELS_COST_SECONDS),
     *(ATTEMPTS, DEAD_LETTERS, WAIT_SECONDS, COMPUTE_SECONDS),
-    *(ESTIMATES, ESTIMATE_SECONDS),
+    *(ESTIMATES, ESTIMATE_SECONDS, EXPORTS),
     *(PROJECT_SHARE, PROJECT_STORAGE, PROJECT_COMPUTE),
 )
 WORKER = (*STORE, *NATS, JOBS, RUNNING, PHASE_SECONDS, NUMERICS, CHILD_START_SECONDS, DEVICE, WORKER_READY)

@@ -49,7 +49,7 @@ def progress_message(
         ],
         rungs=_rungs(trials),
         budget_left=to_duration(max(ZERO, model.budget - used)),
-        waiting=_waiting_message(moment.waiting) if moment.waiting else None,
+        waiting=waiting_message(moment.waiting) if moment.waiting else None,
     )
     if (left := time_left(model, trials, final)) is not None:
         message.estimated_time_left.CopyFrom(to_duration(left))
@@ -105,7 +105,8 @@ def _rungs(trials: list[Trial]) -> list[progress_pb2.RungProgress]:
     return list(rungs.values())
 
 
-def _waiting_message(waiting: Waiting) -> progress_pb2.Waiting:
+def waiting_message(waiting: Waiting) -> progress_pb2.Waiting:
+    """Why something waits."""
     return progress_pb2.Waiting(
         reason=progress_pb2.Waiting.Reason.Value(waiting.reason),
         workers=waiting.workers,

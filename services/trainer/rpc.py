@@ -1,6 +1,7 @@
 """The ModelService, the EvaluationService and the ProjectService: message in, use case, message out."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any, cast
 
 from google.protobuf.empty_pb2 import Empty
@@ -9,14 +10,15 @@ from grpc import aio
 from services.kit import caller_fields, names
 from services.kit.callers import current
 from services.kit.clock import Clock
-from services.kit.errors import InvalidRequest, NotServedYet
+from services.kit.errors import InvalidRequest
 from services.kit.records import Versioned
-from services.trainer import estimate_wire, evaluation_wire, trial_wire, wire
+from services.trainer import estimate_wire, evaluation_wire, export_wire, trial_wire, wire
 from services.trainer.app import Models
 from services.trainer.domain import Draft, Model, scored_trial, served_trial
 from services.trainer.estimates import Estimates
 from services.trainer.evaluations import Evaluations
 from services.trainer.insight_wire import curve_message, doubt_message, entry_message, mistake_message
+from services.trainer.exports import Exports, Making
 from services.trainer.planner.outlook import outlook
 from services.trainer.progress_wire import NOTHING, Moment
 from services.trainer.project_wire import project_message
@@ -38,10 +40,18 @@ class ModelServicer(ModelServiceServicer):
     """Raises errors of our tree; the server runtime turns them into statuses."""
 
     def __init__(
-        self, models: Models, estimates: Estimates, store: Store, waits: Waits, bucket: str, clock: Clock
+        self,
+        models: Models,
+        estimates: Estimates,
+        exports: Exports,
+        store: Store,
+        waits: Waits,
+        bucket: str,
+        clock: Clock,
     ) -> None:
         self._models = models
         self._estimates = estimates
+        self._exports = exports
         self._store = store
         self._waits = waits
         self._bucket = bucket
@@ -111,8 +121,17 @@ class ModelServicer(ModelServiceServicer):
     async def ExportModel(
         self, request: pb.ExportModelRequest, context: Context
     ) -> AsyncIterator[pb.ExportModelResponse]:
-        raise NotServedYet(rpc="ExportModel", detail="the bundle at bundle_uri holds the weights as safetensors")
-        yield  # the rpc is a stream
+        name, form, offset = export_wire.wanted_from(request)
+        remaining = cast(float | None, context.time_remaining())
+        async with aclosing(self._exports.made(name, form, remaining)) as steps:
+            async for step in steps:
+                if isinstance(step, Making):
+                    yield export_wire.progress_message(step)
+                    continue
+                export, archive = step, step.delivered
+                yield export_wire.header_message(export, archive)
+                async for chunk in self._exports.read(export, archive, offset):
+                    yield pb.ExportModelResponse(chunk=chunk)
 
     def _basic(self, found: Versioned[Model], moment: Moment = NOTHING) -> model_pb2.Model:
         trials, final = self._store.trials_of(found.value.name), self._store.final_of(found.value.name)

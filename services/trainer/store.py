@@ -1,4 +1,4 @@
-"""The trainer's collections: models, trials, evaluations and estimates, and reads that combine them."""
+"""The trainer's collections: models, trials, evaluations, estimates and exports, and reads that combine them."""
 
 import asyncio
 from contextlib import suppress
@@ -8,12 +8,13 @@ from typing import Any
 
 from services.kit.accounts import Accounts
 from services.kit.collection import Collection
-from services.kit.errors import EstimateNotFound, EvaluationNotFound, ModelNotFound, TrialNotFound
+from services.kit.errors import EstimateNotFound, EvaluationNotFound, ExportNotFound, ModelNotFound, TrialNotFound
 from services.kit.holds import Holds
 from services.kit.records import Records, Versioned
 from services.kit.views import Changes, View
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost, works_of
 from services.trainer.estimate import COLLECTION, Estimate
+from services.trainer.export import Export
 from services.trainer.ledger import charged_by_month
 from services.trainer.work import Work, WorkState
 
@@ -47,6 +48,7 @@ class Store:
     trials: Collection[Trial]
     evaluations: Collection[Evaluation]
     estimates: Collection[Estimate]
+    exports: Collection[Export]
     accounts: Accounts
     holds: Holds
     charges: Charges = field(default_factory=Charges)
@@ -61,13 +63,15 @@ class Store:
             Collection(records, Trial, TrialNotFound, "models", "trials"),
             evaluations,
             Collection(records, Estimate, EstimateNotFound, COLLECTION),
+            Collection(records, Export, ExportNotFound, "models", "exports"),
             Accounts(records, SERVICE, {"models": models.view, "evaluations": evaluations.view}),
             Holds(records),
         )
 
     @property
-    def _resources(self) -> tuple[View[Model], View[Trial], View[Evaluation], View[Estimate]]:
-        return self.models.view, self.trials.view, self.evaluations.view, self.estimates.view
+    def _resources(self) -> tuple[View[Model], View[Trial], View[Evaluation], View[Estimate], View[Export]]:
+        views = self.models.view, self.trials.view, self.evaluations.view, self.estimates.view
+        return *views, self.exports.view
 
     @property
     def _views(self) -> tuple[View[Any], ...]:
@@ -131,8 +135,8 @@ class Store:
         return found.value if found else None
 
     def works(self) -> list[Work]:
-        """The work of every trial, evaluation and estimate, in no order."""
-        views = self.trials.view, self.evaluations.view, self.estimates.view
+        """The work of every trial, evaluation, estimate and export, in no order."""
+        views = self.trials.view, self.evaluations.view, self.estimates.view, self.exports.view
         return [found.value.work for view in views for found in view.all()]
 
     def queue_position(self, model: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Why a training does not move: what its datasets, the queue and the workers say at this moment."""
+"""Why a training or an export does not move: what its datasets, the queue and the workers say at this moment."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +11,7 @@ from services.trainer.datasets import Dataset, Datasets, DatasetState
 from services.trainer.domain import Model, ModelState, works_of
 from services.trainer.reconcile.workers import Present
 from services.trainer.store import Store
+from services.trainer.work import Work
 
 BLINK_SECONDS = 0.3  # longer than a worker takes from one fetch to the next
 PROMPT = timedelta(seconds=3)  # a worker goes from one job to the next in less, and is neither busy nor waiting then
@@ -49,9 +50,14 @@ class Waits:
         """None while a worker runs something for the model, the planner has to decide, or training has ended."""
         if model.state is ModelState.NOT_STARTED:
             return await self._for_datasets(model)
+        if model.ended:
+            return None
+        return await self.reason_for(works_of(self.store.trials_of(model.name), self.store.final_of(model.name)))
+
+    async def reason_for(self, works: list[Work]) -> Waiting | None:
+        """None while a worker runs any of this work, or none of it is due."""
         now = self.clock.now()
-        works = works_of(self.store.trials_of(model.name), self.store.final_of(model.name))
-        if model.ended or not any(work.is_due(now) for work in works) or any(work.lease.is_live(now) for work in works):
+        if not any(work.is_due(now) for work in works) or any(work.lease.is_live(now) for work in works):
             return None
         try:
             present = await self._present()

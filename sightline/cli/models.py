@@ -11,6 +11,7 @@ from rich.markup import escape
 from sightline.cli.console import Json, facts, notes, output, print_json, state, table
 from sightline.cli.formats import moment, parse_duration, percent
 from sightline.cli.insight import print_advice, print_curve, print_doubts, print_leaderboard, print_mistakes
+from sightline.cli.model_exports import export
 from sightline.cli.quality import main_metric, print_performance
 from sightline.cli.session import session
 from sightline.cli.watching import watching
@@ -28,7 +29,7 @@ COLLECTION = "models"
 NAME_EFFECTS = {"CENTRE": "from category names", "ALONE": "category names alone"}
 
 app = typer.Typer(
-    help="Estimate and train models, list, show, cancel and delete them, and load them into the predictor's memory.",
+    help="Estimate and train models, list, show, export, cancel and delete them, and load them into the predictor.",
     no_args_is_help=True,
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
@@ -222,6 +223,9 @@ def trials_(name: Name, json: Json = False) -> None:
             str(trial.attempts),
         )
     output().print(rows)
+
+
+app.command("export")(export)
 
 
 @app.command("cancel")

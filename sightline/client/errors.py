@@ -9,15 +9,15 @@ SightlineError
 │       FileAlreadyExists
 ├── NotFound: DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
 │   UploadNotFound, BlobNotFound
-├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, WrongState,
-│       DatasetInUse, StoreRefused, AuditNotStored, FeedbackNotKept, Diverged, DatasetCorrupt, DatasetChanged,
-│       OutOfMemory, WorkAbandoned
+├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, ExportUnavailable,
+│       WrongState, DatasetInUse, StoreRefused, AuditNotStored, FeedbackNotKept, Diverged, DatasetCorrupt,
+│       DatasetChanged, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded: Throttled, MessageTooLarge
 ├── DeadlineExceeded: RequestTimedOut
 ├── Unauthenticated, PermissionDenied, ProjectDenied
 ├── Unimplemented: NotServedYet, UnknownMethod
-├── Unavailable: Draining, Overloaded, StreamExpired, StreamIdle, EstimateTimedOut, Unreachable
+├── Unavailable: Draining, Overloaded, StreamExpired, StreamIdle, EstimateTimedOut, ExportTimedOut, Unreachable
 ├── InternalError: BundleUnusable
 └── AddressError, CredentialsError: wrong settings for reaching the services
 """
@@ -396,6 +396,12 @@ class ModelNotReady(FailedPrecondition):
     advice = "see its progress: `sightline models show {name}`"
 
 
+class ExportUnavailable(FailedPrecondition):
+    """A model cannot be exported in the format, or not by the worker that tried; the message says what works."""
+
+    reason = "ExportUnavailable"
+
+
 class CoverageUnavailable(FailedPrecondition):
     """The model was calibrated on too few images for prediction sets of this coverage."""
 
@@ -605,6 +611,12 @@ class StreamIdle(Unavailable):
     """Nothing was sent on a stream for too long."""
 
     reason = "StreamIdle"
+
+
+class ExportTimedOut(Unavailable):
+    """A model's archive was not made before the call's deadline; the work goes on, and another call joins it."""
+
+    reason = "ExportTimedOut"
 
 
 class EstimateTimedOut(Unavailable):

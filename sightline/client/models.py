@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncGenerator, Generator
 from functools import partial
+from pathlib import Path
 
 from sightline.client import progress, requests
 from sightline.client.advice import Advice, advice
 from sightline.client.calls import AsyncCalls, Calls
+from sightline.client.model_exports import ArchiveDownload, receive, receive_async
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.requests import Budget
 from sightline.client.results.dataset import DatasetData
@@ -13,6 +15,7 @@ from sightline.client.results.estimate import Estimate
 from sightline.client.results.kinds import ModelKind
 from sightline.client.results.loaded import LoadedModel
 from sightline.client.results.model import KIND_FOR, AsyncModel, Hyperparameters, Model
+from sightline.client.results.model_export import ModelExport, ModelFormat
 from sightline.client.results.trial import Trial
 from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_pb2
@@ -142,6 +145,22 @@ class Models:
         response = self._calls.pages(self._calls.stubs.predictions.ListLoadedModels, request)
         return tuple(LoadedModel.of(message) for message in response.loaded_models)
 
+    def export(
+        self,
+        name: str | Named,
+        path: str | Path = ".",
+        *,
+        format: ModelFormat | str = ModelFormat.ONNX,  # noqa: A002 - what it is called everywhere else
+    ) -> ModelExport:
+        """Writes the model as an archive that runs without the suite, and returns where it is.
+
+        `path` is a file, which is replaced only by a whole archive, or a folder. A worker makes the archive first,
+        once for a version and format: waits until it has. A stream that breaks off continues where it was.
+        Raises ModelNotFound, ModelNotReady, ExportUnavailable if the format cannot hold the model, and ExportRefused if
+        there is no such folder.
+        """
+        return receive(self._calls, ArchiveDownload(name, Path(path), ModelFormat(format)))
+
     def _kind_for(self, dataset: str | Named) -> ModelKind:
         if isinstance(dataset, DatasetData):
             return kind_for(dataset)
@@ -247,6 +266,16 @@ class AsyncModels:
         request = prediction_service.ListLoadedModelsRequest()
         response = await self._calls.pages(self._calls.stubs.predictions.ListLoadedModels, request)
         return tuple(LoadedModel.of(message) for message in response.loaded_models)
+
+    async def export(
+        self,
+        name: str | Named,
+        path: str | Path = ".",
+        *,
+        format: ModelFormat | str = ModelFormat.ONNX,  # noqa: A002 - what it is called everywhere else
+    ) -> ModelExport:
+        """As `Models.export`; the file is written in threads."""
+        return await receive_async(self._calls, ArchiveDownload(name, Path(path), ModelFormat(format)))
 
     async def _kind_for(self, dataset: str | Named) -> ModelKind:
         if isinstance(dataset, DatasetData):

@@ -18,7 +18,7 @@ from sightline.client.results.evaluation import EvaluationData
 from sightline.client.results.kinds import EvaluationState, WaitReason
 from sightline.client.results.model import ModelData
 from sightline.client.results.progress import Progress as TrainingProgress
-from sightline.client.results.progress import Validation
+from sightline.client.results.progress import Validation, Waiting
 from sightline.client.safe_console import SafeConsole
 from sightline.v1.dataset_pb2 import DatasetProgress
 
@@ -153,25 +153,24 @@ def of_model(model: ModelData) -> Step:
 
 def why_waiting(progress: TrainingProgress) -> str:
     """Why nothing runs for a training, and what is ahead of it; empty while something does."""
-    waiting = progress.waiting
-    if waiting is None:
-        return ""
+    return waiting_words(progress.waiting, progress.queue_position) if progress.waiting else ""
+
+
+def waiting_words(waiting: Waiting, jobs_ahead: int | None = None) -> str:
+    """Why nothing runs, and what is ahead of it."""
+    ahead = f" ({counted(jobs_ahead, 'job')} ahead)" if jobs_ahead else ""
     match waiting.reason:
         case WaitReason.DATASET_VALIDATING:
             return "waiting for " + ", ".join(_validation(one) for one in waiting.validations)
         case WaitReason.DATASET_SERVICE_UNREACHABLE:
             return "waiting: the dataset service does not respond"
         case WaitReason.NO_WORKER:
-            return "waiting: no trainer worker is connected" + _ahead(progress)
+            return "waiting: no trainer worker is connected" + ahead
         case WaitReason.WORKERS_BUSY:
             workers = f"all {waiting.workers} workers are" if waiting.workers > 1 else "the only worker is"
-            return f"waiting: {workers} busy with other work" + _ahead(progress)
+            return f"waiting: {workers} busy with other work" + ahead
         case _:
-            return "waiting for a worker" + _ahead(progress)
-
-
-def _ahead(progress: TrainingProgress) -> str:
-    return f" ({counted(progress.queue_position, 'job')} ahead)" if progress.queue_position else ""
+            return "waiting for a worker" + ahead
 
 
 def _validation(one: Validation) -> str:

@@ -19,7 +19,7 @@ WRITES: Mapping[str, Sequence[str]] = {
     "dataset-api": ("datasets.*", "uploads.*", "accounts.*", "holds.*"),
     "dataset-worker": ("datasets.*", "holds.*"),
     "trainer-api": ("models.>", "estimates.*", "accounts.*", "holds.*"),
-    "trainer-worker": ("models.*.trials.*", "models.*.evaluations.*", "estimates.*"),
+    "trainer-worker": ("models.*.trials.*", "models.*.evaluations.*", "models.*.exports.*", "estimates.*"),
 }
 ANNOUNCES: Mapping[str, Sequence[str]] = {
     "dataset-api": ("ingest-dataset",),

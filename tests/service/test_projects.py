@@ -79,7 +79,10 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "WatchModel": (models.WatchModelRequest(name="models/m"), OK),
         "ListTrials": (models.ListTrialsRequest(parent="models/m"), OK),
         "EstimateTraining": (models.EstimateTrainingRequest(training_parameters=estimated), "UNAVAILABLE"),
-        "ExportModel": (models.ExportModelRequest(name="models/m"), UNSERVED),
+        "ExportModel": (
+            models.ExportModelRequest(name="models/m", format=models.ExportModelRequest.ONNX),
+            "UNAVAILABLE",
+        ),
         "CreateEvaluation": (
             evaluations.CreateEvaluationRequest(
                 parent="models/m", evaluation=test, evaluation_id="new", validate_only=True

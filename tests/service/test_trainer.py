@@ -24,6 +24,7 @@ from services.trainer.app import Models
 from services.trainer.domain import ModelState, Trial
 from services.trainer.estimates import Estimates
 from services.trainer.evaluations import Evaluations
+from services.trainer.exports import Exports
 from services.trainer.insight import (
     CategoryGain,
     CurvePoint,
@@ -106,6 +107,7 @@ class World:
         quotas = Quotas(self.store, lambda _: UNLIMITED, self.clock)
         models = Models(self.store, self.datasets, self.blobs, self.clock, counts, quotas)
         evaluations = Evaluations(self.store, self.datasets, self.blobs, self.clock, counts, quotas)
+        waits = Waits(self.store, self.queue, self.datasets, self.clock)
         return [
             Service(
                 pb.DESCRIPTOR.services_by_name["ModelService"],
@@ -113,8 +115,9 @@ class World:
                 ModelServicer(
                     models,
                     self.estimates(),
+                    Exports(self.store, self.blobs, waits, self.clock, self.telemetry),
                     self.store,
-                    Waits(self.store, self.queue, self.datasets, self.clock),
+                    waits,
                     self.blobs.bucket,
                     self.clock,
                 ),
@@ -939,16 +942,6 @@ async def test_an_estimate_of_an_unfit_request_is_refused(trainer: World) -> Non
     assert await fields_at_fault(estimate(pb.EstimateTrainingRequest())) == ["training_parameters.model_kind"]
     wrong = question(hyperparameters=model_pb2.Hyperparameters(backbones=["vgg"]))
     assert await fields_at_fault(estimate(wrong)) == ["training_parameters.hyperparameters.backbones"]
-
-
-# Not served yet.
-
-
-async def test_what_is_not_served_yet_says_so(trainer: World) -> None:
-    unimplemented = grpc.StatusCode.UNIMPLEMENTED
-    await refused(
-        anext(aiter(trainer.models.ExportModel(pb.ExportModelRequest()))), unimplemented, "NotServedYet", "ExportModel"
-    )
 
 
 # Evaluations.

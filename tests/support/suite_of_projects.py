@@ -29,6 +29,7 @@ from services.trainer.app import Models
 from services.trainer.clients import GrpcDatasets
 from services.trainer.estimates import Estimates
 from services.trainer.evaluations import Evaluations
+from services.trainer.exports import Exports
 from services.trainer.projects import Projects
 from services.trainer.quotas import Quotas
 from services.trainer.reconcile.coordinator import Coordinator
@@ -208,8 +209,9 @@ async def _trainer(made: Suite, services: Credentials) -> AsyncGenerator[str]:
         quotas = Quotas(store, made.limits_of, clock)
         models = Models(store, known, made.blobs, clock, counts, quotas)
         estimates, waits = Estimates(store, known, made.blobs, clock, telemetry), Waits(store, queue, known, clock)
+        exports = Exports(store, made.blobs, waits, clock, telemetry)
         servicers = (
-            ModelServicer(models, estimates, store, waits, made.blobs.bucket, clock),
+            ModelServicer(models, estimates, exports, store, waits, made.blobs.bucket, clock),
             EvaluationServicer(Evaluations(store, known, made.blobs, clock, counts, quotas)),
             ProjectServicer(Projects(store, made.limits_of, clock), clock),
         )

@@ -19,6 +19,7 @@ from services.trainer.engine.classification.linear_head import train_head
 from services.trainer.engine.classification.tuned_stages import tune_stages
 from services.trainer.engine.detection import task as detection
 from services.trainer.engine.detection.evaluate import evaluate_detector
+from services.trainer.engine.export import export
 from services.trainer.engine.group import ALONE, Group, GroupBroken
 from services.trainer.engine.loop.fit import fine_tune
 from services.trainer.engine.probe import probe
@@ -26,6 +27,8 @@ from services.trainer.engine.session import Meter, Session, Signals
 from services.trainer.messages import (
     EvaluateTask,
     EvaluationResult,
+    Exported,
+    ExportTask,
     Failed,
     Message,
     Probed,
@@ -47,12 +50,14 @@ STARTS = MappingProxyType(
 
 def run(
     task: Task, send: Callable[[Message], None], signals: Signals | None = None, group: Group = ALONE
-) -> Result | EvaluationResult | Probed | Failed:
+) -> Result | EvaluationResult | Probed | Exported | Failed:
     """Runs the task; returns its last message, sends the earlier ones, and obeys the worker's signals.
 
     Raises GroupBroken if another process of the group dies, and what torch raises if the device fails.
     """
-    session = Session(Meter(task.allowance), send, signals, ALONE if isinstance(task, ProbeTask) else group)
+    session = Session(
+        Meter(task.allowance), send, signals, ALONE if isinstance(task, ProbeTask | ExportTask) else group
+    )
     task = with_share_of_threads(task, group)
     torch.set_num_threads(task.threads)
     try:
@@ -70,7 +75,7 @@ def run(
         return Failed(failure=failure, traceback=traceback.format_exc())
 
 
-def _result(task: Task, session: Session) -> Result | EvaluationResult | Probed:
+def _result(task: Task, session: Session) -> Result | EvaluationResult | Probed | Exported:
     match task:
         case TrainTask():
             return train(task, session)
@@ -78,6 +83,8 @@ def _result(task: Task, session: Session) -> Result | EvaluationResult | Probed:
             return evaluate(task, session)
         case ProbeTask():
             return probe(task, session, train)
+        case ExportTask():
+            return export(task, session)
 
 
 def with_share_of_threads(task: Task, group: Group) -> Task:
@@ -111,3 +118,5 @@ def _name_of(task: Task) -> str:
             return task.evaluation
         case ProbeTask():
             return task.estimate
+        case ExportTask():
+            return task.export

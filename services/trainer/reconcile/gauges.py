@@ -39,13 +39,14 @@ class Gauges:
         self.telemetry.set(QUEUED, await self.queue.depth(jobs.KIND), kind=jobs.KIND)
 
     def count(self) -> None:
-        """One pass over all models, trials, evaluations and estimates."""
+        """One pass over all models, trials, evaluations, estimates and exports."""
         now = self.clock.now()
         trials = [(found.value.name, found.value.work) for found in self.store.trials.view.all()]
         evaluations = [(found.value.name, found.value.work) for found in self.store.evaluations.view.all()]
         self._count_work("trial", [work for _, work in trials], now)
         self._count_work("evaluation", [work for _, work in evaluations], now)
         self._count_work("estimate", [found.value.work for found in self.store.estimates.view.all()], now)
+        self._count_work("export", [found.value.work for found in self.store.exports.view.all()], now)
         charged = defaultdict[str, timedelta](timedelta)
         for name, work in (*trials, *(each for each in evaluations if each[0].endswith(f"/{FINAL_EVALUATION}"))):
             charged["/".join(name.split("/", 2)[:2])] += work.charged

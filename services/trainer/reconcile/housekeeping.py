@@ -9,6 +9,7 @@ from services.kit.queue import Queue
 from services.kit.records import Versioned
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, asked_to_stop
 from services.trainer.estimate import Estimate
+from services.trainer.export import Export
 from services.trainer.reconcile import jobs
 from services.trainer.reconcile.counts import Counts
 from services.trainer.store import Store
@@ -35,11 +36,11 @@ class Housekeeping:
         self._swept = float("-inf")
 
     async def reconcile(self) -> None:
-        """One pass over all trials, evaluations and estimates; errors are logged, and the next pass retries."""
+        """One pass over all work and its records; errors are logged, and the next pass retries."""
         now, present = self._clock.now(), self._clock.monotonic()
         sweep = present >= self._swept + SWEEP_SECONDS
         self._swept = present if sweep else self._swept
-        due: list[Trial | Evaluation | Estimate] = []
+        due: list[Trial | Evaluation | Estimate | Export] = []
         for found in (*self._store.trials.view.all(), *self._store.evaluations.view.all()):
             record = found.value
             if record.work.ended and not sweep:
@@ -54,6 +55,12 @@ class Housekeeping:
                 await self._forget(found)
             elif found.value.work.is_due(now):
                 due.append(found.value)
+        for found in self._store.exports.view.all():
+            model = self._store.models.view.find(found.value.model)
+            if model is None or not found.value.is_wanted(model.value, now):
+                await self._drop(found)
+            elif found.value.work.is_due(now):
+                due.append(found.value)
         await self._announce_all(due)
 
     async def announce(self, name: str, work: Work) -> None:
@@ -61,14 +68,14 @@ class Housekeeping:
         self._announced[name] = jobs.dedup_key(name, work), self._clock.monotonic()
         await jobs.announce(self._queue, name, work)
 
-    async def _announce_all(self, due: list[Trial | Evaluation | Estimate]) -> None:
+    async def _announce_all(self, due: list[Trial | Evaluation | Estimate | Export]) -> None:
         """Announces newly due work at once, and older work again if the queue has fewer jobs than there is due work.
 
         While all workers are busy, work may wait for hours: its job is still queued, and a second one would only make
         the queue look longer to autoscalers.
         """
         before, self._announced = self._announced, {}
-        again: list[Trial | Evaluation | Estimate] = []
+        again: list[Trial | Evaluation | Estimate | Export] = []
         for record in due:
             said, moment = before.get(record.name, ("", 0.0))
             if said != jobs.dedup_key(record.name, record.work):
@@ -117,6 +124,25 @@ class Housekeeping:
                 _log.info("estimate_abandoned")
             except NotFound:
                 pass  # its last caller has deleted it
+            except SightlineError as error:
+                _log.info("housekeeping_postponed", problem=str(error))
+
+    async def _drop(self, found: Versioned[Export]) -> None:
+        """Deletes an export and its archive, if its model's record says that nobody wants it."""
+        export = found.value
+        with about(export.name):
+            try:
+                try:
+                    model = (await self._store.models.get(export.model)).value
+                    wanted = export.is_wanted(model, self._clock.now())
+                except NotFound:
+                    wanted = False
+                if not wanted:
+                    await self._store.exports.delete(export.name, found.etag)
+                    await delete_prefix(self._blobs, export.blob_prefix)
+                    _log.info("export_removed")
+            except NotFound:
+                pass  # another replica has deleted it
             except SightlineError as error:
                 _log.info("housekeeping_postponed", problem=str(error))
 

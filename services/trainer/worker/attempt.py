@@ -1,4 +1,4 @@
-"""One attempt at a trial, evaluation or estimate: its lease, and what it writes into the ledger."""
+"""One attempt at a trial, evaluation, estimate or export: its lease, and what it writes into the ledger."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,10 +13,11 @@ from services.kit.leases import Lease, LeaseGuard
 from services.kit.records import Table
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.estimate import Estimate
+from services.trainer.export import Export
 from services.trainer.ledger import scaled
 from services.trainer.work import Work
 
-R = TypeVar("R", Trial, Evaluation, Estimate)
+R = TypeVar("R", Trial, Evaluation, Estimate, Export)
 
 
 class CancelRequested(Exception):
@@ -114,8 +115,8 @@ class Attempt(LeaseGuard[R]):
         return lambda record: replace(record.with_work(how(record.work), self._clock.now()), **results)
 
 
-def _lease(record: Trial | Evaluation | Estimate) -> Lease:
+def _lease(record: Trial | Evaluation | Estimate | Export) -> Lease:
     return record.work.lease
 
 
-AnyAttempt = Attempt[Trial] | Attempt[Evaluation] | Attempt[Estimate]
+AnyAttempt = Attempt[Trial] | Attempt[Evaluation] | Attempt[Estimate] | Attempt[Export]

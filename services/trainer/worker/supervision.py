@@ -19,9 +19,11 @@ from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.coverage import in_record
 from services.trainer.domain import TrialResult
+from services.trainer.export import Archive
 from services.trainer.messages import (
     Checkpoint,
     EvaluationResult,
+    Exported,
     Failed,
     Message,
     Offer,
@@ -47,7 +49,7 @@ LAST_SECONDS = 30.0  # for a last checkpoint, or the result, when the worker has
 
 _log = Log(__name__)
 
-Last = Result | EvaluationResult | Probed | Failed
+Last = Result | EvaluationResult | Probed | Exported | Failed
 
 
 class Stopped(Exception):
@@ -137,6 +139,8 @@ class Supervision:
                     lambda: self._attempt.succeed(used, probe=probe, device_factor=self._attempt.factor)
                 )
                 _log.info("estimate_delivered", device=probe.device, seconds=used.total_seconds())
+            case Exported():
+                await self._through_outages(lambda: self._keep_export(last))
         return AttemptResult.SUCCEEDED
 
     async def end(self, how: Callable[[Work], Work]) -> None:
@@ -172,7 +176,7 @@ class Supervision:
                     checkpoints.arrived(message)
                 case Offer(result=result):
                     self._offered = result
-                case Result() | EvaluationResult() | Probed() | Failed():
+                case Result() | EvaluationResult() | Probed() | Exported() | Failed():
                     return message
                 case _:  # Ready was read at the start
                     pass
@@ -237,6 +241,16 @@ class Supervision:
             performance_key=performance_key,
             findings=result.findings,
         )
+
+    async def _keep_export(self, made: Exported) -> None:
+        path = Path(made.path)
+        key, size = f"{self._prefix}{made.sha256}.zip", (await asyncio.to_thread(path.stat)).st_size
+        await self._workspace.blobs.put_file(key, path)
+        archive = Archive(
+            key=key, file_name=path.name, size_bytes=size, sha256=made.sha256, max_difference=made.max_difference
+        )
+        await self._attempt.succeed(made.used, archive=archive)
+        _log.info("export_delivered", size_bytes=size, sha256=made.sha256, max_difference=made.max_difference)
 
     async def _upload(self, predictions_path: str, performance: Performance) -> tuple[str, str]:
         """Stores what both kinds of work deliver; returns the keys of predictions and performance."""

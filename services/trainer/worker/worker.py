@@ -1,4 +1,4 @@
-"""The trainer worker: takes one trial, evaluation or estimate at a time, has a child run it, and records the result.
+"""The trainer worker: takes one piece of work at a time, has a child run it, and records the result.
 
 Delivery is at least once: a job may arrive twice, and worker, child, broker and store may die at any moment. The lease
 in the record decides who works on it; committed work is never repeated, and never charged twice.
@@ -16,12 +16,14 @@ from services.kit.clock import Clock
 from services.kit.consume import Released
 from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, TrialNotFound, Unavailable
 from services.kit.log import Log, about
+from services.kit.names import parent
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
 from services.trainer import bundles, metrics
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.estimate import COLLECTION, Estimate
-from services.trainer.messages import EvaluateTask, Ready, Task, TrainTask
+from services.trainer.export import Export
+from services.trainer.messages import EvaluateTask, ExportTask, Ready, Task, TrainTask
 from services.trainer.performance import Performance
 from services.trainer.recipe import Recipe, Split
 from services.trainer.settings import TrainerSettings
@@ -71,7 +73,7 @@ class Worker:
         self._fits: dict[tuple[object, ...], int] = {}  # images per micro-batch, found by trials that ran out of memory
 
     async def handle(self, name: str) -> bool:
-        """Makes attempts at a trial, evaluation or estimate until it has ended or another worker has its lease.
+        """Makes attempts at a trial, evaluation, estimate or export until it has ended or another worker has its lease.
 
         The number of deliveries does not matter; the record decides what is poison. Returns whether there was anything
         to do. Released if the worker has to stop before the end.
@@ -103,6 +105,8 @@ class Worker:
             return await Attempt[Trial].begin(self._store.trials.table, *rest)
         if name.startswith(f"{COLLECTION}/"):
             return await Attempt[Estimate].begin(self._store.estimates.table, *rest)
+        if "/exports/" in name:
+            return await Attempt[Export].begin(self._store.exports.table, *rest)
         return await Attempt[Evaluation].begin(self._store.evaluations.table, *rest)
 
     async def _attempt(self, attempt: AnyAttempt) -> AttemptResult:
@@ -168,7 +172,7 @@ class Worker:
             attempt.devices = child.ready.devices
         try:
             record, device = attempt.record, child.ready.device
-            if not isinstance(record, Evaluation):
+            if isinstance(record, Trial | Estimate):
                 await self._workspace.fetch_weights(self._networks(record, child.ready))
             if isinstance(record, Trial):
                 await self._workspace.features(record.training).fetch(record.recipe, device)
@@ -198,6 +202,18 @@ class Worker:
                 dataset=record.test_dataset,
                 bundle_directory=str(await self._bundle(record)),
                 directory=str(await self._workspace.snapshot(record.test)),
+                output_directory=str(output),
+                allowance=attempt.allowance,
+                threads=self._settings.threads,
+            )
+        if isinstance(record, Export):
+            return ExportTask(
+                export=record.name,
+                model=record.public_model,
+                model_version=record.model_version,
+                bundle_directory=str(await self._bundle(record)),
+                bundle_digest=record.bundle_digest,
+                format=record.format,
                 output_directory=str(output),
                 allowance=attempt.allowance,
                 threads=self._settings.threads,
@@ -245,13 +261,13 @@ class Worker:
             return {}  # its model is being deleted
         return codec.decode(whole, Performance).suggested_thresholds
 
-    async def _bundle(self, evaluation: Evaluation) -> Path:
-        model = evaluation.name.partition("/evaluations/")[0]
+    async def _bundle(self, record: Evaluation | Export) -> Path:
+        model = parent(record.name)
         try:
-            directory = await self._workspace.folder(evaluation.bundle_key)
+            directory = await self._workspace.folder(record.bundle_key)
         except BlobNotFound:
             raise ModelNotFound(name=model) from None
-        await asyncio.to_thread(bundles.check, directory, model, evaluation.model_version, evaluation.bundle_digest)
+        await asyncio.to_thread(bundles.check, directory, model, record.model_version, record.bundle_digest)
         return directory
 
     async def _base(self, trial: Trial) -> str | None:

@@ -45,12 +45,31 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Why a training does not move."""
+    """Why a training, or the making of an archive, does not move."""
 
     reason: WaitReason
     workers: int  # connected trainer workers
     busy_workers: int
     validations: tuple[Validation, ...]  # of the datasets that it waits for
+
+    @classmethod
+    def of(cls, message: progress_pb2.Waiting) -> Self:
+        """The content of the message."""
+        return cls(
+            reason=word(WaitReason, progress_pb2.Waiting.Reason, message.reason),
+            workers=message.workers,
+            busy_workers=message.busy_workers,
+            validations=tuple(
+                Validation(
+                    dataset=one.dataset,
+                    started=bool(one.progress.phase),
+                    images_done=one.progress.images_done,
+                    images_total=one.progress.images_total,
+                    fraction=one.progress.fraction,
+                )
+                for one in message.validations
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,23 +114,5 @@ class Progress:
             rungs=tuple(
                 RungProgress(one.rung, one.trials_done, one.trials_running, one.trials_waiting) for one in message.rungs
             ),
-            waiting=_waiting(message.waiting) if message.HasField("waiting") else None,
+            waiting=Waiting.of(message.waiting) if message.HasField("waiting") else None,
         )
-
-
-def _waiting(message: progress_pb2.Waiting) -> Waiting:
-    return Waiting(
-        reason=word(WaitReason, progress_pb2.Waiting.Reason, message.reason),
-        workers=message.workers,
-        busy_workers=message.busy_workers,
-        validations=tuple(
-            Validation(
-                dataset=one.dataset,
-                started=bool(one.progress.phase),
-                images_done=one.progress.images_done,
-                images_total=one.progress.images_total,
-                fraction=one.progress.fraction,
-            )
-            for one in message.validations
-        ),
-    )

@@ -43,6 +43,7 @@ from sightline.v1.prediction_pb2 import (
     Tag,
     TagsResult,
 )
+from sightline.v1.progress_pb2 import Waiting
 from sightline.v1.project_pb2 import Project
 from sightline.v1.trial_pb2 import Trial
 from sightline.v1.upload_pb2 import Upload
@@ -65,6 +66,9 @@ class Fakes:
         self.datasets: dict[str, Dataset] = {}
         self.models: dict[str, Model] = {}
         self.watched: dict[str, list[Model]] = {}  # what a watch of a model yields, if not its one state
+        self.archive = b"an archive of a model" * 100_000
+        self.archive_sha256 = ""  # another one than its own
+        self.archives: list[bytes] = []  # of the first calls of ExportModel, each of which breaks off in the middle
         self.evaluations: dict[str, Evaluation] = {}  # as in an evaluated model
         self.trials: list[Trial] = []
         self.findings: list[Finding] = []
@@ -269,6 +273,24 @@ class ModelFake(ms_grpc.ModelServiceServicer):
         self.fakes.check(context, "WatchModel", request)
         for model in self.fakes.watched.get(request.name) or [self.fakes.models[request.name]]:
             yield ms.WatchModelResponse(model=model)
+
+    def ExportModel(self, request: ms.ExportModelRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "ExportModel", request)
+        yield ms.ExportModelResponse(
+            progress=ms.ExportProgress(waiting=Waiting(reason=Waiting.WORKERS_BUSY, workers=2, busy_workers=2))
+        )
+        broken = bool(self.fakes.archives)
+        data = self.fakes.archives.pop(0) if broken else self.fakes.archive
+        digest = self.fakes.archive_sha256 or hashlib.sha256(data).hexdigest()
+        header = ms.ExportHeader(
+            file_name="m-v1-onnx.zip", size_bytes=len(data), sha256=digest, model_version="v1", max_difference=3e-8
+        )
+        yield ms.ExportModelResponse(header=header)
+        end = len(data) // 2 if broken else len(data)
+        for start in range(request.read_offset, end, 1 << 20):
+            yield ms.ExportModelResponse(chunk=data[start : min(start + (1 << 20), end)])
+        if broken:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the server shuts down")
 
     def CancelModel(self, request: ms.CancelModelRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "CancelModel", request)

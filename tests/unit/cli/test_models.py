@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from io import StringIO
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,7 +19,12 @@ from sightline.client.results.model import ModelData
 from sightline.v1.dataset_pb2 import Dataset, DatasetProgress
 from sightline.v1.insight_pb2 import Doubt
 from sightline.v1.model_pb2 import Model, TrainingParameters, TrainingProgress
-from sightline.v1.model_service_pb2 import EstimateTrainingRequest, EstimateTrainingResponse, GetModelRequest
+from sightline.v1.model_service_pb2 import (
+    EstimateTrainingRequest,
+    EstimateTrainingResponse,
+    ExportModelRequest,
+    GetModelRequest,
+)
 from sightline.v1.performance_pb2 import Interval, ModelPerformance
 from sightline.v1.progress_pb2 import Validation, Waiting
 from sightline.v1.trial_pb2 import NameUse, Recipe, Trial
@@ -138,6 +144,30 @@ def test_an_estimate_that_no_worker_was_free_for_says_so(sightline: Command, fak
     outcome = sightline("models", "estimate", "--dataset", "pets", "--timeout", "30s")
     assert outcome.code == 14
     assert "no worker was free" in outcome.err
+
+
+def test_an_export_writes_the_archive_and_says_how_to_run_it(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
+    path = tmp_path / "a model.zip"
+    outcome = sightline("models", "export", "m", "--format", "torch-export", "--output", str(path))
+    assert outcome.code == 0, outcome.err
+    assert path.read_bytes() == fakes.archive
+    assert "all 2 workers are busy with other work" in outcome.err
+    run = f"unzip -q '{path}' -d '{tmp_path}/a model' && cd '{tmp_path}/a model'"
+    last = outcome.out.splitlines()[-1]
+    assert last == f"run it: {run} && pip install -r requirements.txt && python predict.py --check IMAGE"
+    assert fakes.requests[-1] == ExportModelRequest(name="models/m", format=ExportModelRequest.TORCH_EXPORT)
+    again = sightline("models", "export", "m", "--output", str(tmp_path), "--json").json
+    assert again["path"] == str(tmp_path / "m-v1-onnx.zip")
+    assert (again["format"], again["version"], again["size_bytes"]) == ("onnx", "v1", len(fakes.archive))
+
+
+def test_an_export_into_a_folder_that_does_not_exist_is_refused_at_once(
+    sightline: Command, fakes: Fakes, tmp_path: Path
+) -> None:
+    outcome = sightline("models", "export", "m", "--output", str(tmp_path / "none" / "m.zip"))
+    assert outcome.code != 0
+    assert "is not a folder" in outcome.err
+    assert not fakes.requests
 
 
 def test_watching_a_training_that_fails_exits_with_the_code_of_its_error(sightline: Command, fakes: Fakes) -> None:

@@ -116,6 +116,42 @@ def test_common_spellings_of_a_budget_are_accepted(
     assert (model.kind, model.state) == ("detector", "NOT_STARTED")
 
 
+def test_an_export_that_breaks_off_continues_where_it_was(client: Client, fakes: Fakes, tmp_path: Path) -> None:
+    fakes.archives = [fakes.archive, fakes.archive]
+    exported = client.models.export("m", tmp_path / "m.zip")
+    assert exported.path.read_bytes() == fakes.archive
+    assert (exported.model, exported.format, exported.version) == ("models/m", "onnx", "v1")
+    assert (exported.size_bytes, exported.max_difference) == (len(fakes.archive), 3e-8)
+    assert len(fakes.requests) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["m.zip"]
+
+
+def test_an_export_that_continues_as_another_archive_starts_over(client: Client, fakes: Fakes, tmp_path: Path) -> None:
+    fakes.archives = [b"of the version before" * 200_000]
+    assert client.models.export("m", tmp_path / "m.zip").path.read_bytes() == fakes.archive
+
+
+def test_a_damaged_export_leaves_the_file_as_it_was(client: Client, fakes: Fakes, tmp_path: Path) -> None:
+    (tmp_path / "m.zip").write_bytes(b"the last one")
+    fakes.archive_sha256 = "00" * 32
+    with pytest.raises(errors.InternalError, match="arrived damaged"):
+        client.models.export("m", tmp_path / "m.zip")
+    fakes.errors["ExportModel"] = [
+        status(grpc.StatusCode.FAILED_PRECONDITION, "ExportUnavailable", "models/m cannot be exported as onnx: why.")
+    ]
+    with pytest.raises(errors.ExportUnavailable, match="cannot be exported"):
+        client.models.export("m", tmp_path / "m.zip")
+    assert (tmp_path / "m.zip").read_bytes() == b"the last one"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.zip"]
+
+
+async def test_an_export_works_with_asyncio(aio: AsyncClient, fakes: Fakes, tmp_path: Path) -> None:
+    fakes.archives = [b"of the version before" * 200_000]
+    exported = await aio.models.export("m", tmp_path, format="openvino")
+    assert exported.path == tmp_path / "m-v1-onnx.zip"
+    assert exported.path.read_bytes() == fakes.archive
+
+
 def test_an_estimate_has_types(client: Client, fakes: Fakes) -> None:
     fakes.datasets["datasets/d"] = Dataset(name="datasets/d", annotation_kind=Dataset.IMAGE_CLASSIFICATION)
     fakes.estimate.minimum_budget.FromSeconds(12)
