@@ -17,8 +17,8 @@ from services.trainer.app import Models
 from services.trainer.domain import Draft, Model, scored_trial, served_trial
 from services.trainer.estimates import Estimates
 from services.trainer.evaluations import Evaluations
-from services.trainer.insight_wire import curve_message, doubt_message, entry_message, mistake_message
 from services.trainer.exports import Exports, Making
+from services.trainer.insight_wire import curve_message, doubt_message, entry_message, mistake_message
 from services.trainer.planner.outlook import outlook
 from services.trainer.progress_wire import NOTHING, Moment
 from services.trainer.project_wire import project_message
