@@ -14,7 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from services.gateway.auth import REQUEST_ID
-from services.gateway.errors import MethodNotAllowed, Problem, problem_of
+from services.gateway.errors import Problem, Refusal, no_method, problem_of
 from services.gateway.settings import GatewaySettings
 from services.gateway.studio import admin, datasets, images, models, results, show, sign_in, start, training, trying
 from services.gateway.studio.assets import Assets
@@ -23,7 +23,7 @@ from services.gateway.studio.text import FILE, Text
 from services.gateway.studio.visit import Site, Visit
 from services.gateway.upstream import Services, Session
 from services.kit import log
-from services.kit.errors import Code, SightlineError
+from services.kit.errors import SightlineError
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -118,7 +118,7 @@ class Studio:
                 if method != "GET":
                     await visit.guard_change()
                 return await pages[method](visit)
-            except (SightlineError, grpc.aio.AioRpcError) as error:
+            except (Refusal, SightlineError, grpc.aio.AioRpcError) as error:
                 return self._failed(visit, error)
 
         return answer
@@ -127,7 +127,7 @@ class Studio:
         request.state.route = STATIC + "{name}"
         try:
             return self._assets.response(request.path_params["name"], request.query_params.get("v", ""))
-        except SightlineError as error:
+        except Refusal as error:
             return self._failed(self._visit(request), error)
 
     async def _no_page(self, request: Request, _error: HTTPException) -> Response:
@@ -135,16 +135,13 @@ class Studio:
 
     async def _no_method(self, request: Request, error: HTTPException) -> Response:
         allowed = (error.headers or {}).get("Allow", "")
-        refusal = MethodNotAllowed(path=request.url.path[:200], methods=allowed, method=request.method)
-        response = self._shown(self._visit(request), problem_of(refusal))
+        response = self._shown(self._visit(request), no_method(request.url.path, request.method, allowed))
         response.headers["allow"] = allowed
         return response
 
-    def _failed(self, visit: Visit, error: SightlineError | grpc.aio.AioRpcError) -> Response:
-        code = error.code if isinstance(error, SightlineError) else Code(error.code().value[0])
-        if code == Code.UNAUTHENTICATED:
-            return _to_sign_in(visit)
-        return self._shown(visit, problem_of(error))
+    def _failed(self, visit: Visit, error: Refusal | SightlineError | grpc.aio.AioRpcError) -> Response:
+        problem = problem_of(error)
+        return _to_sign_in(visit) if problem.status == 401 else self._shown(visit, problem)
 
     def _shown(self, visit: Visit, problem: Problem) -> Response:
         visit.request.state.reason = problem.reason

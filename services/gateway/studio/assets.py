@@ -6,7 +6,7 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-from services.gateway.errors import PathNotFound
+from services.gateway.errors import Refusal, no_path
 from services.gateway.studio.cookies import PREFIX
 
 FOLDER = Path(__file__).parent / "static"
@@ -34,10 +34,10 @@ class Assets:
         return f"{PREFIX}/static/{name}?v={self._found[name].digest}"
 
     def response(self, name: str, version: str) -> Response:
-        """The file; PathNotFound."""
+        """The file; Refusal."""
         asset = self._found.get(name)
         if asset is None:
-            raise PathNotFound(path=f"{PREFIX}/static/{name[:100]}")
+            raise Refusal(no_path(f"{PREFIX}/static/{name}"))
         fresh = f"public, max-age={YEAR_SECONDS}, immutable" if version == asset.digest else "no-cache"
         return Response(asset.content, media_type=asset.kind, headers={"cache-control": fresh})
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from starlette.responses import Response
 
-from services.gateway.errors import PathNotFound
+from services.gateway.errors import Refusal, no_path
 from services.gateway.studio.datasets import dataset_of, name_of
 from services.gateway.studio.visit import Visit
 from sightline.v1.dataset_service_pb2 import ReadImagesRequest, SnapshotImage
@@ -62,9 +62,9 @@ async def _page(visit: Visit, after: int, category: str) -> Shown:
 
 
 async def image(visit: Visit) -> Response:
-    """The bytes of an image; PathNotFound if the dataset does not have it, or it is too large to show."""
+    """The bytes of an image; Refusal if the dataset does not have it, or it is too large to show."""
     if not visit.path("image").isdecimal():
-        raise PathNotFound(path=visit.here[:200])
+        raise Refusal(no_path(visit.here))
     wanted = int(visit.path("image")[:18])
     request = ReadImagesRequest(parent=name_of(visit), version=visit.number("version"))
     if wanted:
@@ -80,7 +80,7 @@ async def image(visit: Visit) -> Response:
             content += answer.chunk
     kind = next((name for start, name in KINDS if content.startswith(start)), "")
     if not kind:
-        raise PathNotFound(path=visit.here[:200])
+        raise Refusal(no_path(visit.here))
     kept = YEAR_SECONDS if visit.query("v") else 60
     return Response(bytes(content), media_type=kind, headers={"cache-control": f"private, max-age={kept}"})
 
