@@ -39,9 +39,9 @@ class Session:
     services: Services
     metadata: Metadata
 
-    async def call(self, method: "UnaryUnaryMultiCallable[Q, A]", request: Q) -> A:
-        """The answer of an rpc."""
-        return await method(request, metadata=self.metadata)
+    async def call(self, method: "UnaryUnaryMultiCallable[Q, A]", request: Q, seconds: float | None = None) -> A:
+        """The answer of an rpc, which has so much time; by default as much as any rpc of the client."""
+        return await method(request, metadata=self.metadata, timeout=seconds)
 
     async def stream(self, method: "UnaryStreamMultiCallable[Q, A]", request: Q) -> AsyncGenerator[A]:
         """The answers of an rpc that streams them; close it when done."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import grpc
@@ -43,7 +43,7 @@ class Stub:
             raise AttributeError(f"the test gives no answer to {rpc}")
 
         def call(request: Any, metadata: Any = (), timeout: float | None = None) -> Any:
-            return _Call(self._seen, rpc, request, dict(metadata), self._answers[rpc])
+            return _Call(self._seen, Seen(rpc, request, dict(metadata), timeout), self._answers[rpc])
 
         return call
 
@@ -51,12 +51,13 @@ class Stub:
 class _Call:
     """A call of any kind: awaited for its only answer, or iterated over."""
 
-    def __init__(self, seen: list[Seen], rpc: str, request: Any, metadata: dict[str, str], answer: Answer) -> None:
-        self._seen, self._rpc, self._request, self._metadata, self._answer = seen, rpc, request, metadata, answer
+    def __init__(self, seen: list[Seen], call: Seen, answer: Answer) -> None:
+        self._seen, self._call, self._answer = seen, call, answer
 
     async def _answered(self) -> Any:
-        request = [part async for part in self._request] if hasattr(self._request, "__aiter__") else self._request
-        self._seen.append(Seen(self._rpc, request, self._metadata))
+        request = self._call.request
+        request = [part async for part in request] if hasattr(request, "__aiter__") else request
+        self._seen.append(replace(self._call, request=request))
         try:
             return self._answer(request)
         except SightlineError as error:
@@ -84,6 +85,7 @@ class Seen:
     rpc: str
     request: Any
     metadata: dict[str, str]
+    timeout: float | None = None
 
 
 @dataclass

@@ -21,6 +21,7 @@ from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.model_service_pb2 import CreateModelRequest, EstimateTrainingRequest
 
 CHUNK_BYTES = 1024**2
+ESTIMATE_SECONDS = 300.0  # it waits for a free worker
 MAX_MINUTES = 288 * 60
 KINDS = {"classification": Dataset.IMAGE_CLASSIFICATION, "detection": Dataset.OBJECT_DETECTION}
 MODEL_KINDS = {
@@ -74,7 +75,7 @@ async def estimate(visit: Visit) -> Response:
     """What a training on the dataset needs, and what to expect of it."""
     dataset = await dataset_of(visit)
     request = EstimateTrainingRequest(training_parameters=_parameters(dataset, 0))
-    found = await visit.session.call(visit.session.services.models.EstimateTraining, request)
+    found = await visit.session.call(visit.session.services.models.EstimateTraining, request, ESTIMATE_SECONDS)
     return visit.bare_page("estimate.html", found=found)
 
 

@@ -269,6 +269,7 @@ async def test_an_estimate_says_the_budgets_and_what_to_expect_of_them():
     async with browser(ANSWERS | {"EstimateTraining": lambda request: found}) as one:
         await one.open("/studio/datasets/trees/train")
         page = (await one.post("/studio/datasets/trees/estimate")).text
+    assert one.seen[-1].timeout == 300  # a measurement waits for a free worker
     assert "30 s" in page
     assert "90.0 %" in page
     assert page.count('scope="row"') == 1

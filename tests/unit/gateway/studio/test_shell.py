@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -208,6 +209,14 @@ async def test_files_are_kept_as_long_as_their_content_is_the_same():
 def test_htmx_is_the_released_file_and_its_licence_is_beside_it():
     assert hashlib.sha256((FOLDER / "htmx.min.js").read_bytes()).hexdigest() == HTMX
     assert "Zero-Clause BSD" in (FOLDER / "htmx.LICENSE").read_text()
+
+
+def test_the_wheel_has_every_file_of_the_studio():
+    services = STUDIO.parents[1]
+    wheel = tomllib.loads((services / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    included = [services / one.removeprefix("/") for one in wheel["include"] if one.startswith("/")]
+    for path in STUDIO.rglob("*.*"):
+        assert path.suffix in (".py", ".pyc") or any(path.is_relative_to(one) for one in included), path
 
 
 def test_every_word_is_in_the_file_and_none_is_left_over():
