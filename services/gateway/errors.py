@@ -1,6 +1,6 @@
 """Failed calls as HTTP: which status each has, and what of it every API reports."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import grpc
@@ -38,6 +38,7 @@ class Problem:
     message: str
     target: str = ""
     retry_after_seconds: int | None = None
+    fields: dict[str, str] = field(default_factory=dict[str, str])  # what is wrong with each field of the request
 
     @property
     def headers(self) -> dict[str, str]:
@@ -86,7 +87,7 @@ def _problem(
         status = 400  # a quota, which repeating does not help
     seconds = None if after is None or status not in RETRIED else max(1, round(after.total_seconds()))
     target = next(iter(fields), "") or metadata.get("field", "")
-    return Problem(status, reason, message, target, seconds)
+    return Problem(status, reason, message, target, seconds, fields)
 
 
 def _retry_after(error: grpc.aio.AioRpcError) -> timedelta | None:

@@ -88,7 +88,7 @@ class Visit:
         return self._form
 
     async def guard_change(self) -> None:
-        """ForeignRequest unless a page of the studio asked for this."""
+        """Refusal unless a page of the studio asked for this."""
         sent = self.request.headers.get(CSRF_HEADER) or (await self.form()).get("csrf", "")
         refuse_foreign(self.request.headers, self.cookies, sent)
 
