@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from deploy.grafana.promql import chosen, grouped, mean, quantile, rate, suite, total, within
 
-OURS = 'job=~"dataset-.*|trainer-.*|predictor"'
+OURS = 'job=~"dataset-.*|trainer-.*|predictor|gateway"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +280,20 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Records and queue",
             "One in twenty operations took longer.",
             (Query(quantile(0.95, "sightline_nats_operation_seconds", "operation"), "{{operation}}"),),
+            "s",
+            12,
+        ),
+        Panel(
+            "The gateway's requests",
+            "Per second, by HTTP status.",
+            (Query(rate("sightline_http_requests_total", "status"), "{{status}}"),),
+            "reqps",
+            12,
+        ),
+        Panel(
+            "How long the gateway's requests take",
+            "One in twenty took longer; those that wait for a dataset to be checked take as long as that.",
+            (Query(quantile(0.95, "sightline_http_request_seconds", "route"), "{{route}}"),),
             "s",
             12,
         ),

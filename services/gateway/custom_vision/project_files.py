@@ -9,8 +9,9 @@ import asyncio
 import hashlib
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import grpc
@@ -26,6 +27,7 @@ CHUNK_BYTES = 1 << 20
 PAGE = 1000
 READS = 16  # at once
 REMEMBERED = 20_000  # changes
+TIME, FIRST = "%Y%m%dT%H%M%S.%f", datetime(2026, 1, 1, tzinfo=UTC)  # of changes: how they are named
 WHOLE = {"tags": "name", "images": "created"}  # what everything of a kind has from its creation on
 
 Json = dict[str, Any]
@@ -34,8 +36,10 @@ Json = dict[str, Any]
 class ProjectFiles:
     """Reads and writes projects; changes that it has read are remembered for their caller, as they never change."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._now = now
         self._seen: OrderedDict[tuple[object, str, str], Json] = OrderedDict()
+        self._latest: OrderedDict[str, datetime] = OrderedDict()
 
     async def projects(self, session: Session) -> list[str]:
         """The ids of all projects."""
@@ -58,6 +62,7 @@ class ProjectFiles:
             if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 raise
             raise Missing("NotFoundProject", what="project", name=project) from None
+        self._note(project, max(paths, default=""))
         places = asyncio.Semaphore(READS)
         patches = await asyncio.gather(*(self._change(session, parent, path, places) for path in sorted(paths)))
         state: Json = {}
@@ -73,16 +78,29 @@ class ProjectFiles:
     async def change(
         self, session: Session, project: str, patch: Json, files: Mapping[str, bytes] | None = None
     ) -> None:
-        """Stores files by path, then the change that says what they are."""
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex}.json"
-        whole = dict(files or {}) | {CHANGES + name: msgspec.json.encode(patch)}
+        """Stores files by path, then the change that says what they are.
+
+        It comes after all changes that this replica has seen, even if its clock is behind that of another one.
+        """
+        time = max(self._now(), self._latest.get(project, FIRST) + timedelta(microseconds=1))
+        path = f"{CHANGES}{time:{TIME}}-{uuid.uuid4().hex}.json"
+        whole = dict(files or {}) | {path: msgspec.json.encode(patch)}
         await self.store(session, project, whole)
+        self._note(project, path)
 
     async def store(self, session: Session, project: str, files: Mapping[str, bytes]) -> dict[str, str]:
         """Stores files by path; returns their uris."""
         sent = _messages(PREFIX + project, files)
         stored = await session.send(session.services.datasets.UploadFiles, sent)
         return {file.path: file.uri for file in stored.files}
+
+    def _note(self, project: str, path: str) -> None:
+        """Remembers the time of the latest change."""
+        with suppress(ValueError):  # of something else that was uploaded there
+            time = datetime.strptime(path.removeprefix(CHANGES).partition("-")[0], TIME).replace(tzinfo=UTC)
+            self._latest[project] = max(time, self._latest.get(project, FIRST))
+        while len(self._latest) > REMEMBERED:
+            self._latest.popitem(last=False)
 
     async def _changes(self, session: Session, parent: str) -> set[str]:
         found, token = set[str](), ""

@@ -94,6 +94,7 @@ def test_a_shells_settings_for_another_suite_do_not_reach_this_suites_processes(
         data=tmp_path,
         workers=1,
         addresses=Addresses(),
+        gateway_port=50054,
         nats_port=4222,
         nats_passwords={"dataset-api": "x"},
         metrics_ports={},

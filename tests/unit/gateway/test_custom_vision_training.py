@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.gateway.custom_vision import project_files
 from services.gateway.custom_vision.iterations import PUBLISHED
-from services.gateway.custom_vision.project_files import merge
+from services.gateway.custom_vision.project_files import ProjectFiles, merge
+from services.gateway.upstream import Services, Session
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.performance_pb2 import ModelPerformance, TagPerformance
 from tests.support.custom_vision import Backing, picture
-from tests.support.gateway import Front, front
+from tests.support.gateway import Front, Stub, front
 
 BASE = "/customvision/v3.4-preview/training"
 DETECTION = "da2e3a8a-40a5-4171-82f4-58522f70fbc1"
@@ -95,6 +97,19 @@ async def test_any_replica_knows_what_another_one_wrote_and_reads_each_change_on
         read = len(backing.reads)
         await one("GET", "~/tags")
         assert len(backing.reads) == read
+
+
+async def test_a_change_comes_after_all_that_its_replica_has_seen_even_if_its_clock_is_behind(backing: Backing):
+    now = datetime(2027, 1, 1, tzinfo=UTC)
+    stub: Any = Stub([], backing.answers)
+    session = Session(Services(stub, stub, stub, stub), ())
+    ahead, behind = ProjectFiles(lambda: now + timedelta(seconds=5)), ProjectFiles(lambda: now)
+    await ahead.change(session, "p", {"project": {"created": "now", "name": "first"}})
+    await behind.state(session, "p")
+    await behind.change(session, "p", {"project": {"name": "second"}})
+    await behind.change(session, "p", {"project": {"name": "third"}})
+    for files in (ahead, behind):
+        assert (await files.state(session, "p"))["project"]["name"] == "third"
 
 
 async def test_what_one_caller_read_is_not_shown_to_another(backing: Backing):
