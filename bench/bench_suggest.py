@@ -1,6 +1,6 @@
 """What labelling suggested images is worth: against random ones, and against other ways to choose them.
 
-Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python -m bench.bench_suggest [SET ...] [--seeds N]`.
+Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python bench/bench_suggest.py [SET ...] [--seeds N]`.
 
 A few training images of every category give a model; the others are what callers send. Of these, as many are chosen in
 each way and labelled, and the head that ships is measured on the test images before and after. In a second run every

@@ -103,6 +103,9 @@ class Feedback:
             except SightlineError as error:
                 self._count(FeedbackResult.FAILED)
                 _log.warning("feedback_not_kept", model=answered.bundle.model_name, problem=error.message)
+            except Exception as error:  # noqa: BLE001 - predictions must not end because an image cannot be kept
+                self._count(FeedbackResult.FAILED)
+                _log.error("feedback_not_kept", error, model=answered.bundle.model_name)
             finally:
                 self._queued_bytes -= len(answered.data)
 
