@@ -1,6 +1,6 @@
-"""What labelling suggested images is worth: against random ones, and against the most uncertain ones alone.
+"""What labelling suggested images is worth: against random ones, and against other ways to choose them.
 
-Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python -m bench.bench_suggest [SET ...] [--seeds N]`.
+Reads SIGHTLINE_TEST_DATA and SIGHTLINE_WEIGHTS_DIR. `python bench/bench_suggest.py [SET ...] [--seeds N]`.
 
 A few training images of every category give a model; the others are what callers send. Of these, as many are chosen in
 each way and labelled, and the head that ships is measured on the test images before and after. In a second run every
@@ -20,7 +20,7 @@ from bench.bench_learning_curve import Part, features
 from bench.bench_recipes import KIND
 from bench.bench_recipes import SETS as ALL_SETS
 from bench.snapshots import pack
-from services.predictor.suggestions import ranked
+from services.predictor.suggestions import by_answers, by_looks, ranked
 from services.trainer.engine.classification.heads import LinearHead, fit_head
 from services.trainer.engine.data import Floats, Indices, open_images
 from services.trainer.engine.split import divide
@@ -30,10 +30,10 @@ from services.vision.decode import decode
 from services.vision.fingerprint import perceptual_hash
 
 FIRST = 5  # labelled images of each category
-DRAWS = 5  # of random images
+DRAWS = 3  # of random images
 COPIES = 3  # of each image, in the second run
 SETS = tuple(name for name in ALL_SETS if name != "hemlock_cherry")  # which has six images of a category
-WAYS = ("suggested", "uncertain")
+WAYS = ("suggested", "by looks", "uncertain")
 
 
 class Set(NamedTuple):
@@ -53,7 +53,7 @@ def main() -> None:
     """Prints a line for each set: the mean gain in each way, and by how much it is more than that of random images."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sets", nargs="*", default=list(SETS), metavar="SET", help=f"of {', '.join(SETS)}")
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=4)
     arguments = parser.parse_args()
     data, weights = support.folder("SIGHTLINE_TEST_DATA"), support.folder("SIGHTLINE_WEIGHTS_DIR")
     warm_up()
@@ -103,20 +103,22 @@ def measure(of: Set, seed: int, copies: int) -> list[float]:
     sent = np.repeat(np.concatenate([rows[FIRST:] for rows in shuffled]), copies)
     count = min(len(first), len(sent) // 2)
     logits = fitted(of, first).logits([of.train.features[sent]])
-    uncertainty = uncertainties(logits)
-    suggested = ranked(uncertainty.tolist(), [of.looks[row] for row in sent], count)
-    chosen = [sent[suggested], sent[np.argsort(-uncertainty, kind="stable")[:count]]]
+    answers = probabilities(logits)
+    ordered = np.sort(answers, axis=1)
+    uncertainty = 1 - (ordered[:, -1] - ordered[:, -2])
+    distances = by_answers(answers), by_looks([of.looks[row] for row in sent])
+    chosen = [sent[ranked(uncertainty.tolist(), apart, count)] for apart in distances]
+    chosen.append(sent[np.argsort(-uncertainty, kind="stable")[:count]])
     draws = [sent[random.permutation(len(sent))[:count]] for _ in range(DRAWS)]
     before = accuracy(of, first)
     gains = [accuracy(of, np.concatenate([first, rows])) - before for rows in (*chosen, *draws)]
     return [*gains[: len(WAYS)], float(np.mean(gains[len(WAYS) :]))]
 
 
-def uncertainties(logits: Floats) -> NDArray[np.float64]:
-    """[images], as the predictor computes them."""
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    ordered = np.sort(odds / odds.sum(axis=1, keepdims=True), axis=1)
-    return 1 - (ordered[:, -1] - ordered[:, -2]).astype(np.float64)
+def probabilities(logits: Floats) -> NDArray[np.float64]:
+    """[images, categories]."""
+    odds = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
+    return odds / odds.sum(axis=1, keepdims=True)
 
 
 def accuracy(of: Set, rows: Indices) -> float:

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+
+import numpy as np
 
 from services.kit import names
 from services.kit.clock import Clock
@@ -18,7 +20,7 @@ from services.predictor.domain import Bundle, ImageQuery, Prepared, RawOutput
 from services.predictor.feedback_store import FeedbackStore, Kept, Mark
 from services.predictor.metrics import FeedbackResult
 from services.predictor.results import Objects, result_of
-from services.predictor.suggestions import confidence_of, ranked, uncertainty_of
+from services.predictor.suggestions import by_answers, by_looks, confidence_of, ranked, uncertainty_of
 from services.vision.card import ModelCard
 from services.vision.decode import ImageInfo
 from services.vision.fingerprint import perceptual_hash
@@ -101,6 +103,9 @@ class Feedback:
             except SightlineError as error:
                 self._count(FeedbackResult.FAILED)
                 _log.warning("feedback_not_kept", model=answered.bundle.model_name, problem=error.message)
+            except Exception as error:  # noqa: BLE001 - predictions must not end because an image cannot be kept
+                self._count(FeedbackResult.FAILED)
+                _log.error("feedback_not_kept", error, model=answered.bundle.model_name)
             finally:
                 self._queued_bytes -= len(answered.data)
 
@@ -118,8 +123,7 @@ class Feedback:
         if not self._rules.below:
             raise FeedbackNotKept(setting="SIGHTLINE_FEEDBACK_BELOW")
         kept = await self._store.latest(model_name, self._clock.now())
-        looks = [bytes.fromhex(one.look) for one in kept]
-        order = await asyncio.to_thread(ranked, [one.uncertainty for one in kept], looks, most)
+        order = await asyncio.to_thread(_ranked, kept, most)
         for index in order:
             try:
                 image = await self._store.image(kept[index])
@@ -179,3 +183,16 @@ class Feedback:
 
     def _count(self, result: FeedbackResult) -> None:
         self._telemetry.add(metrics.FEEDBACK_IMAGES, result=result)
+
+
+def _ranked(kept: Sequence[Kept], most: int) -> list[int]:
+    """The indices of the kept images of a model, the most instructive first."""
+    doubt = [one.uncertainty for one in kept]
+    if not kept or kept[0].detects:
+        return ranked(doubt, by_looks([bytes.fromhex(one.look) for one in kept]), most)
+    columns = {name: number for number, name in enumerate({mark.name: None for one in kept for mark in one.marks})}
+    answers = np.zeros((len(kept), len(columns)))
+    for row, one in enumerate(kept):
+        for mark in one.marks:
+            answers[row, columns[mark.name]] = mark.confidence
+    return ranked(doubt, by_answers(answers), most)

@@ -29,8 +29,12 @@ DAYS = timedelta(days=30)
 class BrokenBlobs(MemoryBlobs):
     """A store that takes nothing."""
 
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
     async def put(self, key: str, data: bytes) -> None:
-        raise Unavailable(what="The store", problem="gone")
+        raise self.error
 
 
 class Case:
@@ -143,8 +147,9 @@ async def test_what_waits_to_be_written_is_bounded_and_the_rest_dropped_and_coun
     assert case.counted("full") == 7
 
 
-async def test_a_store_that_takes_nothing_is_counted_and_the_next_image_is_tried():
-    case = Case(BrokenBlobs())
+@pytest.mark.parametrize("error", [Unavailable(what="The store", problem="gone"), RuntimeError("a bug")])
+async def test_a_store_that_takes_nothing_is_counted_and_the_next_image_is_tried(error: Exception):
+    case = Case(BrokenBlobs(error))
     async with case.running():
         case.consider()
         case.consider()
