@@ -84,6 +84,7 @@ def test_each_process_logs_in_to_nats_as_its_own_user(layout: Layout) -> None:
         "trainer-worker-1": "trainer-worker",
         "trainer-worker-2": "trainer-worker",
         "predictor": "predictor",
+        "predictor-worker": "predictor-worker",
     }
     for program in programs:
         secrets = set(layout.nats_passwords.values()) & set(program.environment.values())
