@@ -1,6 +1,7 @@
 """Runs a predictor process: `python -m services.predictor [api|worker]`, or prints its settings with `--settings`."""
 
 import asyncio
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -53,7 +54,7 @@ INFERENCE = inference_pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["PredictionService"]
 RECONNECT_SECONDS = 2.0
 
-_log = Log(__name__)
+_log = Log("services.predictor")  # as a program its name is `__main__`, whose lines are not logged
 
 
 class Role(StrEnum):
@@ -109,7 +110,12 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
 
 
 async def work(settings: PredictorSettings, stop: asyncio.Event) -> None:
-    """Runs a worker, which predicts the images of batch predictions."""
+    """Runs a worker, which predicts the images of batch predictions.
+
+    Without work for a while it starts over, in the same process: neither an engine's libraries nor what the allocator
+    keeps would otherwise leave memory, hundreds of megabytes for an engine of torch.
+    """
+    done = asyncio.Event()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("predictor-worker", settings, metrics.WORKER))
         models, blobs = await _trainer(settings, stack), await open_blobs(settings, telemetry)
@@ -126,8 +132,22 @@ async def work(settings: PredictorSettings, stop: asyncio.Event) -> None:
             settings=settings,
             holder=processes.identity(),
         )
-        async with alongside(predictor=predictor.run()):
-            await worker.run(context, stop)
+        async with alongside(predictor=predictor.run(), end=_set_after_any(done, stop, predictor.ended)):
+            await worker.run(context, done)
+    if not stop.is_set():
+        _log.info("worker_renewed")
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - its own command, without a shell
+
+
+async def _set_after_any(event: asyncio.Event, *others: asyncio.Event) -> None:
+    """Sets the event once any of the others is set."""
+    waits = [asyncio.ensure_future(other.wait()) for other in others]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    event.set()
 
 
 async def _trainer(settings: PredictorSettings, stack: AsyncExitStack) -> TrainerModels:

@@ -57,7 +57,7 @@ class Processes:
 
     def __init__(self, folder: Path, nats_url: str, trainer: str) -> None:
         self.port = free_port()
-        self._log = folder / "processes.log"
+        self.log = folder / "processes.log"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = os.environ | {
             "SIGHTLINE_NATS_URL": nats_url,
@@ -72,13 +72,14 @@ class Processes:
             "SIGHTLINE_BATCH_STALL_SECONDS": "2",
             "SIGHTLINE_BATCH_RECONCILE_SECONDS": "0.5",
             "SIGHTLINE_BATCH_LEASE_SECONDS": "3",
+            "SIGHTLINE_BATCH_IDLE_SECONDS": "2",
             "SIGHTLINE_DECODE_THREADS": "1",
             "OMP_NUM_THREADS": "1",
         }
 
     def start(self, name: str) -> None:
         command = [sys.executable, "-m", "services.predictor", name.partition("-")[0]]
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._running[name] = subprocess.Popen(command, env=self._environment, stderr=log, stdout=log)
 
     def end(self, name: str, by: signal.Signals) -> int:
@@ -133,14 +134,14 @@ async def create(stub: Any, id_: str = "b") -> None:
     await persistent(stub.CreateBatchPrediction, request)
 
 
-async def get(stub: Any) -> pb.BatchPrediction:
-    return await persistent(stub.GetBatchPrediction, service_pb.GetBatchPredictionRequest(name=NAME))
+async def get(stub: Any, name: str = NAME) -> pb.BatchPrediction:
+    return await persistent(stub.GetBatchPrediction, service_pb.GetBatchPredictionRequest(name=name))
 
 
-async def until(stub: Any, holds: Any, seconds: float = 120) -> pb.BatchPrediction:
-    async with asyncio.timeout(seconds):
+async def until(stub: Any, holds: Any, name: str = NAME) -> pb.BatchPrediction:
+    async with asyncio.timeout(120):
         while True:
-            batch = await get(stub)
+            batch = await get(stub, name)
             if holds(batch):
                 return batch
             await asyncio.sleep(0.05)
@@ -228,5 +229,11 @@ async def test_while_nats_is_away_images_are_analyzed_and_afterwards_batches_go_
         assert batch.state == pb.BatchPrediction.CANCELLED
         images = json.loads(await read(stub, "images.json"))["images"]
         assert len(images) == batch.progress.images_done < IMAGES
+        async with asyncio.timeout(60):  # without work it starts over, in the same process
+            while b"worker_renewed" not in processes.log.read_bytes():  # noqa: ASYNC110 - another process writes it
+                await asyncio.sleep(0.2)
+        assert processes._running["worker-0"].poll() is None
+        await create(stub, "b2")
+        await until(stub, ended, name="batchPredictions/b2")
         assert processes.end("worker-0", signal.SIGTERM) == 0
         assert processes.end("api", signal.SIGTERM) == 0

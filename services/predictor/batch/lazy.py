@@ -10,12 +10,13 @@ from services.predictor.app import Predictor
 class LazyPredictor:
     """Starts when it is first used, and ends when nobody has used it for `idle_seconds`; `run` must be running.
 
-    Law: within `use` it runs, and its models stay loaded from one use to the next.
+    Law: within `use` it runs, and its models stay loaded from one use to the next. `ended` is set once it has ended.
     """
 
     def __init__(self, start: Callable[[], AbstractAsyncContextManager[Predictor]], idle_seconds: float) -> None:
         self._start = start
         self._idle_seconds = idle_seconds
+        self.ended = asyncio.Event()
         self._users = 0
         self._wanted, self._unused, self._running = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._predictor: Predictor | None = None
@@ -47,6 +48,7 @@ class LazyPredictor:
                 finally:
                     self._running.clear()
             self._predictor = None
+            self.ended.set()
 
     async def _until_idle(self) -> None:
         while True:

@@ -55,8 +55,10 @@ async def test_it_ends_without_use_and_starts_again() -> None:
         async with made.use():
             pass
         await asyncio.sleep(0.01)  # it notices that it is idle
+        assert not made.ended.is_set()
         await jump(2 * IDLE_SECONDS)
-        await eventually(lambda: starts.ended == 1)
+        await eventually(made.ended.is_set)
+        assert starts.ended == 1
         async with made.use() as found:
             assert found is starts.predictor
         assert starts.started == 2
