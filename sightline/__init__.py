@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sightline.client.client import Client as Client
     from sightline.client.client_aio import AsyncClient as AsyncClient
     from sightline.client.errors import SightlineError as SightlineError
+    from sightline.client.results.batch import BatchPrediction as BatchPrediction
     from sightline.client.results.comparison import Comparison as Comparison
     from sightline.client.results.dataset import Dataset as Dataset
     from sightline.client.results.dataset import Finding as Finding
@@ -35,6 +36,7 @@ _MODULES = {
     "Addresses": "client.transport.addresses",
     "Credentials": "client.transport.credentials",
     "SightlineError": "client.errors",
+    "BatchPrediction": "client.results.batch",
     "Comparison": "client.results.comparison",
     "Dataset": "client.results.dataset",
     "Finding": "client.results.dataset",
@@ -53,6 +55,7 @@ _MODULES = {
 __all__ = [
     "Addresses",
     "AsyncClient",
+    "BatchPrediction",
     "Box",
     "Client",
     "Comparison",

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 BUCKET = "sightline"
-PROCESSES = ("dataset-api", "dataset-worker", "trainer-api", "trainer-worker", "predictor")
+PROCESSES = ("dataset-api", "dataset-worker", "trainer-api", "trainer-worker", "predictor", "predictor-worker")
 # Prefixes within each project. In keys of other projects than `default`, which begin with `projects/PROJECT/`, `*`
 # matches slashes too: `projects/*/models/*` is also a dataset that is called `models`. Ceph's `*` ends at the first
 # character that fits what follows, so there is one for each part of a key.
@@ -24,17 +24,19 @@ READS: Mapping[str, Sequence[str]] = {
     "dataset-worker": ("datasets", "uploads"),
     "trainer-api": ("datasets", "models"),
     "trainer-worker": ("datasets", "models"),
-    "predictor": ("models", "uploads"),
+    "predictor": ("models", "uploads", "batchPredictions"),
+    "predictor-worker": ("models", "uploads", "datasets", "batchPredictions"),
 }
 WRITES: Mapping[str, Sequence[str]] = {
     "dataset-api": ("uploads",),
     "dataset-worker": ("datasets",),
     "trainer-api": ("models",),
     "trainer-worker": ("models", "datasets/*/*/features"),
+    "predictor-worker": ("batchPredictions",),
 }
 SHARED: Mapping[str, Sequence[str]] = {"trainer-worker": ("weights/",)}  # read, and of no project
 FEEDBACK = "feedback/*"  # where the predictor keeps images of all projects, if that is switched on
-IMAGES = ("dataset-api", "dataset-worker", "predictor")  # read what callers name, so also what an operator opened
+IMAGES = ("dataset-api", "dataset-worker", "predictor", "predictor-worker")  # read what an operator opened to callers
 DOCTOR = "doctor/"  # where `sightline doctor` tries the store
 
 
@@ -44,20 +46,31 @@ def main() -> None:
     parser.add_argument("process", nargs="?", choices=PROCESSES, help="whose policy; without it, a bucket's")
     parser.add_argument("--bucket", default=BUCKET)
     parser.add_argument("--open", nargs="*", default=[], metavar="PREFIX", help="of SIGHTLINE_OPEN_PREFIXES")
+    parser.add_argument(
+        "--open-output", nargs="*", default=[], metavar="PREFIX", help="of SIGHTLINE_OPEN_OUTPUT_PREFIXES"
+    )
     parser.add_argument("--principal", default="arn:aws:iam:::user/{}", help="how the store names the user {}")
     options = parser.parse_args()
     if options.process:
-        made = policy(options.process, options.bucket, options.open)
+        made = policy(options.process, options.bucket, options.open, options.open_output)
     else:
-        made = bucket_policy(options.bucket, options.principal, options.open)
+        made = bucket_policy(options.bucket, options.principal, options.open, options.open_output)
     sys.stdout.write(text(made))
 
 
-def policy(process: str, bucket: str = BUCKET, opened: Sequence[str] = ()) -> dict[str, Any]:
-    """The policy of one process's user; `opened` are prefixes as in SIGHTLINE_OPEN_PREFIXES, without projects."""
+def policy(
+    process: str, bucket: str = BUCKET, opened: Sequence[str] = (), outputs: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The policy of one process's user.
+
+    `opened` are prefixes as in SIGHTLINE_OPEN_PREFIXES, `outputs` as in SIGHTLINE_OPEN_OUTPUT_PREFIXES, both without
+    projects.
+    """
     read = [*_keys(READS[process]), *(f"{prefix}*" for prefix in SHARED.get(process, ()))]
-    read += [f"{prefix.removesuffix('*')}*" for prefix in opened] if process in IMAGES else []
+    read += _below(opened) if process in IMAGES else []
+    read += _below(outputs) if process == "predictor" else []
     written = _keys(WRITES.get(process, ()))
+    written += _below(outputs) if process == "predictor-worker" else []
     if written:
         read, written = [*read, f"{DOCTOR}*"], [*written, f"{DOCTOR}*"]
     if process == "predictor":
@@ -72,12 +85,14 @@ def policy(process: str, bucket: str = BUCKET, opened: Sequence[str] = ()) -> di
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def bucket_policy(bucket: str, principal: str, opened: Sequence[str] = ()) -> dict[str, Any]:
+def bucket_policy(
+    bucket: str, principal: str, opened: Sequence[str] = (), outputs: Sequence[str] = ()
+) -> dict[str, Any]:
     """The policies of all processes as one of the bucket."""
     statements = [
         one | {"Sid": one["Sid"] + process.title().replace("-", ""), "Principal": {"AWS": [principal.format(process)]}}
         for process in PROCESSES
-        for one in policy(process, bucket, opened)["Statement"]
+        for one in policy(process, bucket, opened, outputs)["Statement"]
     ]
     return {"Version": "2012-10-17", "Statement": statements}
 
@@ -90,6 +105,10 @@ def text(made: Mapping[str, Any]) -> str:
 def _keys(prefixes: Sequence[str]) -> list[str]:
     """The keys below the prefixes, in every project."""
     return [f"{root}{prefix}/*" for prefix in prefixes for root in ("", "projects/*/")]
+
+
+def _below(prefixes: Sequence[str]) -> list[str]:
+    return [f"{prefix.removesuffix('*')}*" for prefix in prefixes]
 
 
 def _resources(bucket: str, keys: Sequence[str]) -> list[str]:

@@ -245,6 +245,10 @@ class DatasetRecord:
             raise WrongState(name=self.name, state=self.state, verb=event, allowed=allowed)
         return to
 
+    def with_lease(self, lease: Lease) -> "DatasetRecord":
+        """Nothing else changes, not even the time of the update."""
+        return replace(self, lease=lease)
+
     def taken(self, holder: str, now: datetime, ttl: timedelta) -> "DatasetRecord":
         """(a) A worker takes the lease; LeaseLost while another holds it, WrongState if nothing is due."""
         if self.state is State.DELETING:

@@ -9,7 +9,6 @@ from services.dataset.domain import DatasetRecord, Plan, State
 from services.dataset.findings import FindingLog
 from services.dataset.finish import finish
 from services.dataset.jobs import publish_advance, publish_chunk
-from services.dataset.lease_guard import DatasetGuard, leased
 from services.dataset.plan import Reading, make_plan
 from services.dataset.settings import DatasetSettings
 from services.kit.blobs import delete_prefix
@@ -24,8 +23,11 @@ from services.kit.errors import (
     SightlineError,
     WrongState,
 )
+from services.kit.leases import LeaseGuard, leased
 from services.kit.log import Log, about
 from services.kit.queue import MAX_DELIVERIES
+
+DatasetGuard = LeaseGuard[DatasetRecord]
 
 _log = Log(__name__)
 Refused = (DatasetAnnotationsInvalid, DatasetEmpty, QuotaExceeded)

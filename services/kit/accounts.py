@@ -56,6 +56,7 @@ class Account:
     # What the service last counted, for others to read: exact within seconds.
     resources: int = 0
     held_bytes: dict[str, int] = field(default_factory=dict[str, int])  # by collection
+    computed: dict[str, timedelta] = field(default_factory=dict[str, timedelta])  # charged or reserved, by month
     # Compute of work that has no record any more: recently deleted, and the sums of all others by month.
     gone: dict[str, Gone] = field(default_factory=dict[str, Gone])
     charged: dict[str, timedelta] = field(default_factory=dict[str, timedelta])
@@ -103,6 +104,10 @@ class Accounts:
         """The account with any service, as this process last saw it."""
         found = self.view.find(name := name_of(project, service))
         return found.value if found else Account(name)
+
+    def computed(self, project: str, month: str, *services: str) -> timedelta:
+        """What the services published last that they computed for the project in a month."""
+        return sum((self.last(project, service).computed.get(month, ZERO) for service in services), ZERO)
 
     async def published_bytes(self, project: str, *services: str) -> int:
         """What the services published last that the project holds."""
@@ -177,13 +182,21 @@ class Accounts:
                 continue
             return
 
-    async def publish(self, project: str, resources: int, held_bytes: dict[str, int], now: datetime) -> None:
-        """Says what the project holds of this service, for others to read."""
+    async def publish(
+        self,
+        project: str,
+        resources: int,
+        held_bytes: dict[str, int],
+        now: datetime,
+        computed: dict[str, timedelta] | None = None,
+    ) -> None:
+        """Says what the project holds of this service, and what it computed, for others to read."""
 
         def decide(account: Account) -> Account:
-            if (account.resources, account.held_bytes) == (resources, held_bytes):
+            wanted = resources, held_bytes, computed or {}
+            if (account.resources, account.held_bytes, account.computed) == wanted:
                 return account
-            return replace(account, resources=resources, held_bytes=held_bytes)
+            return replace(account, resources=resources, held_bytes=held_bytes, computed=computed or {})
 
         last = self.last(project, self._service)
         if decide(last) is not last:

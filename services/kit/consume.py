@@ -42,7 +42,7 @@ DEAD_LETTERS = Metric(
     MetricKind.COUNTER,
     "Work given up because every attempt died.",
     ("kind",),
-    values=(("dataset", "trial", "evaluation"),),
+    values=(("dataset", "trial", "evaluation", "batch"),),
 )
 
 _FETCH_WAIT = timedelta(seconds=2)  # also how long an idle worker takes to stop

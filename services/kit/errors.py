@@ -12,7 +12,7 @@
     │   EstimateNotFound, ExportNotFound, RecordNotFound, BlobNotFound, UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, DatasetInUse, WrongState, StoreRefused
-    │   ├── CoverageUnavailable, ExportUnavailable, AuditNotStored, FeedbackNotKept
+    │   ├── CoverageUnavailable, ExportUnavailable, AuditNotStored, FeedbackNotKept, BatchPredictionsOff
     │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
     ├── QuotaExceeded (RESOURCE_EXHAUSTED): ProjectQuotaExceeded, QueueFull, TooBusy, Throttled,
@@ -418,6 +418,13 @@ class FeedbackNotKept(FailedPrecondition):
 
     reason = "FeedbackNotKept"
     template = "The predictor keeps no images of predictions; an operator switches that on by {setting}."
+
+
+class BatchPredictionsOff(FailedPrecondition):
+    """The predictor is set up without batch predictions, and thus without NATS."""
+
+    reason = "BatchPredictionsOff"
+    template = "This predictor does without batch predictions; set {setting} to true, or send images to AnalyzeImages."
 
 
 class Diverged(FailedPrecondition):

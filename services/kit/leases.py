@@ -6,14 +6,18 @@ the lease and must stop without another write.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Generic, Protocol, Self, TypeVar
 
-from services.kit.errors import LeaseLost, RecordNotFound
+from services.kit.clock import Clock
+from services.kit.errors import LeaseLost, RecordNotFound, Unavailable
 from services.kit.paging import Named
 from services.kit.records import Table, Versioned
+from services.kit.tasks import alongside, repeat
 
 R = TypeVar("R", bound=Named)
 
@@ -99,3 +103,67 @@ class LeaseGuard(Generic[R]):
             return await self._table.change(self.record.name, fenced)
         except RecordNotFound:
             raise lost from None
+
+
+class Leasable(Named, Protocol):
+    """A record with one lease."""
+
+    @property
+    def lease(self) -> Lease:
+        """Who works on it."""
+        ...
+
+    @property
+    def uid(self) -> str:
+        """Tells it from others that had its name."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """Rises when work that has begun is no longer wanted."""
+        ...
+
+    def with_lease(self, lease: Lease) -> Self:
+        """The same record with another lease."""
+        ...
+
+    def taken(self, holder: str, now: datetime, ttl: timedelta) -> Self:
+        """The record with its lease taken; LeaseLost while another holds it, WrongState if nothing is due."""
+        ...
+
+
+L = TypeVar("L", bound=Leasable)
+
+
+@asynccontextmanager
+async def leased(
+    table: Table[L], name: str, holder: str, clock: Clock, ttl: timedelta
+) -> AsyncGenerator[LeaseGuard[L]]:
+    """Takes the lease for the block, and renews it while the block runs.
+
+    Raises LeaseLost if another worker holds the lease or takes it during the block, or if the record's generation
+    changes, as by a deletion: the block is then cancelled. RecordNotFound if there is no such record, WrongState if
+    nothing is due for it. The lease is released after the block; if the process is killed, it expires.
+    """
+    taken = (await table.change(name, lambda record: record.taken(holder, clock.now(), ttl))).value
+    guard = LeaseGuard(table, taken, _lease_of, lambda record: (record.uid, record.generation))
+    release = LeaseGuard(table, taken, _lease_of, lambda record: record.uid)  # whoever changed it waits for this
+
+    async def keep() -> None:
+        pause = partial(asyncio.sleep, ttl.total_seconds() / 4)  # real time: with a manual clock this would spin
+        await pause()
+        await repeat(lambda: guard.renew(renewed), pause, survives=Unavailable)  # the lease decides about an outage
+
+    def renewed(record: L) -> L:
+        return record.with_lease(record.lease.renewed(clock.now(), ttl))
+
+    try:
+        async with alongside(lease=keep()):
+            yield guard
+    finally:
+        with suppress(LeaseLost):
+            await release.write(lambda record: record.with_lease(record.lease.released()))
+
+
+def _lease_of(record: Leasable) -> Lease:
+    return record.lease

@@ -12,7 +12,9 @@ from services.kit.names import PROJECTS, is_project, root
 UPLOADS = "uploads"
 EVERYTHING = "*"
 # What only the services read and write, even if everything is open.
-RESERVED = ("datasets", "models", "weights", UPLOADS, PROJECTS, ".sightline-tmp")
+RESERVED = ("datasets", "models", "weights", "batchPredictions", UPLOADS, PROJECTS, ".sightline-tmp")
+
+_ELSEWHERE = "it is not in an upload of the project"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,25 @@ class Reach:
         """The key in a uri of the project's caller; UnreadableUri, which is the same whether or not there is a blob."""
         key = from_uri(uri, bucket)
         if not self.has(key, project):
-            raise UnreadableUri(uri=uri, problem="it is not in an upload of the project", bucket=bucket)
+            raise UnreadableUri(uri=uri, problem=_ELSEWHERE, bucket=bucket)
+        return key
+
+    def folder(self, uri: str, bucket: str, project: str, *, to_write: bool = False) -> str:
+        """The prefix in a uri of the project's caller, with its last slash; UnreadableUri unless all below is open.
+
+        To write, uploads are not: what they contain is what their digests say.
+        """
+        key = from_uri(uri.rstrip("/"), bucket) + "/"
+        if not (self._opens(key, project) if to_write else self.has(key, project)):
+            problem = "it is not below a prefix that is open for results" if to_write else _ELSEWHERE
+            raise UnreadableUri(uri=uri, problem=problem, bucket=bucket)
         return key
 
     def has(self, key: str, project: str = DEFAULT_PROJECT) -> bool:
         """Whether callers of the project may name the key."""
-        if key.startswith(f"{root(project)}{UPLOADS}/"):
-            return True
+        return key.startswith(f"{root(project)}{UPLOADS}/") or self._opens(key, project)
+
+    def _opens(self, key: str, project: str) -> bool:
         if key.partition("/")[0] in RESERVED:
             return False
         return any(

@@ -46,7 +46,8 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
     "sightline.v1.PredictionService": {
         Role.VIEWER: "GetBatchPrediction ListBatchPredictions WatchBatchPrediction ListLoadedModels",
         Role.PREDICTOR: (
-            "AnalyzeImage AnalyzeImages ExplainImage CreateBatchPrediction CancelBatchPrediction LoadModel"
+            "AnalyzeImage AnalyzeImages ExplainImage CreateBatchPrediction CancelBatchPrediction"
+            " ReadBatchPredictionFile LoadModel"
         ),
         Role.TRAINER: "SuggestImages",  # all callers' images are more than a prediction
         Role.ADMIN: "UnloadModel",  # all callers of the replica then wait for the next load

@@ -27,7 +27,7 @@ from services.kit.telemetry import Telemetry
 from services.predictor import explanation, metrics
 from services.predictor.batching import Batcher
 from services.predictor.cache import Entry, ModelCache
-from services.predictor.domain import Bundle, ImageQuery, LoadedModel, ModelInfo, ModelRunner, Prepared
+from services.predictor.domain import Bundle, ImageQuery, LoadedModel, ModelInfo, ModelRunner, Prepared, RawOutput
 from services.predictor.explanation import Explanation
 from services.predictor.feedback import Answered, Feedback
 from services.predictor.feedback_store import Kept
@@ -36,6 +36,7 @@ from services.predictor.metrics import DropReason, Stage
 from services.predictor.places import Places
 from services.predictor.results import Analysis, Tag, result_of
 from services.predictor.sets import check_coverage
+from services.vision.card import ModelCard
 from services.vision.decode import Decoded, ImageInfo
 from services.vision.decode_pool import Decoders
 
@@ -56,6 +57,15 @@ class Limits:
     max_streamed: int  # the same of images that come in streams; those wait instead of being refused
     max_explanations: int  # at once
     reach: Reach = NOTHING_OPEN  # which blobs callers may name
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a network says about an image, before any threshold."""
+
+    card: ModelCard
+    info: ImageInfo
+    raw: RawOutput
 
 
 class Predictor:
@@ -142,6 +152,26 @@ class Predictor:
         if not query.no_feedback:
             self._feedback.consider(Answered(model.bundle, runner.card, output, info, image, data))
         return Analysis(model.bundle.version, info.width, info.height, result)
+
+    async def predict(self, bundle: Bundle, data: bytes, file: str, *, alone: bool = False) -> Output:
+        """The output of this bundle, whichever the model has now; InvalidImage, and what loading it raises.
+
+        With `alone`, no other image is in its forward pass, so that one which the network fails on is not to blame.
+        """
+        async with self._cache.use(bundle) as model:
+            runner = model.runner
+            info, image = await self._prepared(runner, data, file, None)
+            if alone:
+                (output,) = await self._batcher.call(lambda: list(runner.predict_prepared([image])))
+            else:
+                output = await self._batcher.predict(runner, image, None)
+            model.answered(self._clock.now())
+            return Output(runner.card, info, output)
+
+    async def load(self, bundle: Bundle) -> None:
+        """Returns once this bundle is loaded and warmed up; raises what loading it raises."""
+        async with self._cache.use(bundle):
+            return
 
     async def explain_image(self, query: ImageQuery, tag: str, deadline: float | None = None) -> Explanation:
         """Shows what in the image speaks for the tag, at the cost of some fifty predictions; errors as above."""

@@ -1,19 +1,23 @@
-"""The trainer as the predictor sees it, over gRPC."""
+"""The trainer and the dataset service as the predictor sees them, over gRPC."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from services.kit import names
+from services.kit.blobs import from_uri
 from services.kit.callers import acting_project
-from services.kit.errors import ModelNotFound, SightlineError, Unavailable
+from services.kit.errors import DatasetNotFound, DatasetNotReady, ModelNotFound, SightlineError, Unavailable
 from services.kit.paging import MAX_PAGE_SIZE
+from services.predictor.batch.datasets import Dataset
 from services.predictor.domain import ModelInfo, ModelState
 from services.vision.card import ModelKind
 from sightline.client.transport.connection import PROJECT
-from sightline.v1 import model_pb2
+from sightline.v1 import dataset_pb2, model_pb2
+from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1 import model_service_pb2 as pb
 
 if TYPE_CHECKING:
+    from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
     from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub  # exists for type checkers only
 
 _KINDS = {model_pb2.TrainingParameters.GENERIC_DETECTOR: ModelKind.GENERIC_DETECTOR}
@@ -58,3 +62,22 @@ def model_from(message: model_pb2.Model) -> ModelInfo:
     seal = message.bundle_digest, message.bundle_signature
     kind = _KINDS.get(message.training_parameters.model_kind, ModelKind.GENERIC_CLASSIFIER)
     return ModelInfo(message.name, state, message.model_version, message.bundle_uri, *seal, kind)
+
+
+class DatasetsClient:
+    """The `Datasets` port of batch predictions, backed by the DatasetService."""
+
+    def __init__(self, stub: "DatasetServiceAsyncStub", bucket: str) -> None:
+        self._stub = stub
+        self._bucket = bucket
+
+    async def get(self, name: str) -> Dataset:
+        try:
+            found = await self._stub.GetDataset(dataset_service.GetDatasetRequest(name=name), timeout=TIMEOUT_SECONDS)
+        except (DatasetNotFound, Unavailable):
+            raise
+        except SightlineError as error:
+            raise Unavailable(what="The dataset service", problem=error.message) from error
+        if found.state != dataset_pb2.Dataset.READY:
+            raise DatasetNotReady(name=name, state=dataset_pb2.Dataset.State.Name(found.state))
+        return Dataset(name, found.version, from_uri(found.snapshot_uri, self._bucket))

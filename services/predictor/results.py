@@ -68,13 +68,21 @@ def result_of(card: ModelCard, output: RawOutput, width: int, height: int, query
     Without a threshold a classifier returns every category, so that its first tag is its decision; a detector applies
     the suggested thresholds, as it scores hundreds of boxes in any image. Ties are in the model's order.
     """
-    labels, scores = _scored(output)
-    chosen = _chosen(labels, scores, _thresholds(card, query), query.max_results or DEFAULT_MAX_RESULTS)
+    labels, scores, chosen = selected(card, output, query)
     tags = [Tag(card.categories[labels[index]].name, float(scores[index])) for index in chosen]
     if not isinstance(output, ImageDetections):
         return Tags(tuple(tags), set_of(card, output, query))
     boxes = whole_pixels(output.boxes[chosen], width, height)
     return Objects(tuple(Object(box, tag) for box, tag in zip(boxes, tags, strict=True)))
+
+
+def selected(
+    card: ModelCard, output: RawOutput, query: ImageQuery
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.intp]]:
+    """Labels, scores, and the indices of those that `result_of` returns, in its order."""
+    labels, scores = _scored(output)
+    most = query.max_results or DEFAULT_MAX_RESULTS
+    return labels, scores, _chosen(labels, scores, _thresholds(card, query), most)
 
 
 def whole_pixels(boxes: NDArray[np.float32], width: int, height: int) -> list[PixelBox]:

@@ -11,24 +11,25 @@ from grpc import aio
 from services.kit import names, paging
 from services.kit.answering import answered
 from services.kit.clock import Clock
-from services.kit.errors import InvalidRequest, NotServedYet, SightlineError
+from services.kit.errors import InvalidRequest, SightlineError
 from services.kit.status import status_of
 from services.predictor import wire
 from services.predictor.app import MOST_OF_A_CALL, Predictor
-from sightline.v1 import batch_prediction_pb2, prediction_pb2
+from services.predictor.batch.rpc import BatchServicer
+from services.predictor.batch.service import OFF, Batches
+from sightline.v1 import prediction_pb2
 from sightline.v1 import prediction_service_pb2 as pb
-from sightline.v1.prediction_service_pb2_grpc import PredictionServiceServicer
 
 Context = aio.ServicerContext[Any, Any]
 
-ONE_BY_ONE = "send the images to AnalyzeImages until it is"
 MAX_IMAGE_ID = 128
 
 
-class PredictionServicer(PredictionServiceServicer):
+class PredictionServicer(BatchServicer):
     """Errors propagate; `infra.server` turns them into statuses."""
 
-    def __init__(self, predictor: Predictor, clock: Clock) -> None:
+    def __init__(self, predictor: Predictor, clock: Clock, batches: Batches = OFF) -> None:
+        super().__init__(batches)
         self._predictor = predictor
         self._clock = clock
 
@@ -86,32 +87,6 @@ class PredictionServicer(PredictionServiceServicer):
         async with aclosing(self._predictor.suggest_images(request.model_name, request.max_images)) as suggested:
             async for kept, image in suggested:
                 yield wire.suggestion_to(kept, image)
-
-    async def CreateBatchPrediction(
-        self, request: pb.CreateBatchPredictionRequest, context: Context
-    ) -> batch_prediction_pb2.BatchPrediction:
-        raise NotServedYet(rpc="CreateBatchPrediction", detail=ONE_BY_ONE)
-
-    async def GetBatchPrediction(
-        self, request: pb.GetBatchPredictionRequest, context: Context
-    ) -> batch_prediction_pb2.BatchPrediction:
-        raise NotServedYet(rpc="GetBatchPrediction", detail=ONE_BY_ONE)
-
-    async def ListBatchPredictions(
-        self, request: pb.ListBatchPredictionsRequest, context: Context
-    ) -> pb.ListBatchPredictionsResponse:
-        raise NotServedYet(rpc="ListBatchPredictions", detail=ONE_BY_ONE)
-
-    async def CancelBatchPrediction(
-        self, request: pb.CancelBatchPredictionRequest, context: Context
-    ) -> batch_prediction_pb2.BatchPrediction:
-        raise NotServedYet(rpc="CancelBatchPrediction", detail=ONE_BY_ONE)
-
-    async def WatchBatchPrediction(
-        self, request: pb.WatchBatchPredictionRequest, context: Context
-    ) -> AsyncIterator[pb.WatchBatchPredictionResponse]:
-        raise NotServedYet(rpc="WatchBatchPrediction", detail=ONE_BY_ONE)
-        yield  # the rpc is a stream
 
     async def ExplainImage(self, request: pb.ExplainImageRequest, context: Context) -> pb.ExplainImageResponse:
         query = wire.explained_image(request)

@@ -1,6 +1,7 @@
 """The predictor's settings."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +9,7 @@ from pydantic import Field, field_validator
 
 from services.kit import names, settings
 from services.kit.errors import InvalidName
+from services.kit.reach import Reach
 from services.predictor.batching import Passes
 from services.predictor.feedback import Rules
 from services.vision.decode_limits import DecodeLimits
@@ -47,6 +49,27 @@ class PredictorSettings(settings.Settings):
     feedback_days: float = Field(default=30.0, gt=0)  # until a kept image is removed
     forward_passes: int = Field(default_factory=lambda: os.cpu_count() or 1, gt=0)  # at once; on a GPU, one
     forward_threads: int = Field(default=1, gt=0)  # per forward pass; more cost more than they gain
+    # Batch predictions.
+    batch_predictions: bool = True  # false: a replica that does without NATS, and refuses them
+    dataset_address: settings.Address = "127.0.0.1:50051"  # host:port of the dataset api
+    open_output_prefixes: str = ""  # where callers may have results written, as in SIGHTLINE_OPEN_PREFIXES
+    max_batch_images: int = Field(default=500_000, gt=0)  # of one batch prediction
+    max_batch_image_bytes: int = Field(default=20 << 20, gt=0)
+    batch_chunk_images: int = Field(default=250, gt=0, le=100_000)  # per job
+    batch_images_in_flight: int = Field(default=8, gt=0)  # per worker; each takes at most max_batch_image_bytes
+    batch_heartbeat_seconds: float = Field(default=2.0, gt=0)  # between progress reports, and checks whether to stop
+    batch_lease_seconds: float = Field(default=20.0, gt=0)
+    batch_stall_seconds: float = Field(default=20.0, gt=0)  # without progress, before work is published again
+    batch_reconcile_seconds: float = Field(default=5.0, gt=0)
+    batch_idle_seconds: float = Field(default=60.0, ge=0)  # without work, after which a worker drops its models
+    # How many seconds on the reference device one second on this worker's device is charged as.
+    device_factor: float = Field(default=1.0, gt=0)
+
+    @field_validator("open_output_prefixes")
+    @classmethod
+    def _of_outputs(cls, value: str) -> str:
+        Reach.parse(value)
+        return value
 
     @field_validator("preload_models")
     @classmethod
@@ -67,6 +90,16 @@ class PredictorSettings(settings.Settings):
     def feedback(self) -> Rules:
         """Which images are kept."""
         return Rules(self.feedback_below, self.feedback_share, self.feedback_images, self.feedback_bytes)
+
+    @property
+    def outputs(self) -> Reach:
+        """Where callers may have results written."""
+        return Reach.parse(self.open_output_prefixes)
+
+    @property
+    def batch_lease(self) -> timedelta:
+        """How long an unresponsive worker keeps a batch prediction."""
+        return timedelta(seconds=self.batch_lease_seconds)
 
     @property
     def request_bytes(self) -> dict[str, int]:

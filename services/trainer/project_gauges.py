@@ -5,12 +5,13 @@ from collections import defaultdict
 from functools import partial
 
 from services.kit.clock import Clock
-from services.kit.quotas import Quota
+from services.kit.quotas import Quota, month_of
 from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.projects import Project, Projects
 from services.trainer.store import Store
+from services.trainer.usage import PREDICTOR
 
 EVERY_SECONDS = 5.0
 MAX_NAMED = 50  # projects with a label of their own, in the life of a process
@@ -38,7 +39,9 @@ class ProjectGauges:
         for name in self._projects.names():
             project = self._projects.last(name)
             held, now = {"models": project.model_bytes}, self._clock.now()
-            await self._store.accounts.publish(name, project.models, held, now)
+            used = project.compute.used - self._store.accounts.computed(name, month_of(now), PREDICTOR)
+            computed = {month_of(now): used} if used else {}
+            await self._store.accounts.publish(name, project.models, held, now, computed)
             projects.append(project)
             await asyncio.sleep(0)  # one may have thousands of trials; calls go first
         self._measure(projects)

@@ -18,6 +18,7 @@ from services.trainer.ledger import ZERO, charged_by_month, total
 from services.trainer.store import Store
 
 SETTLED = timedelta(hours=1)  # after which no view lags behind, and nobody is still deleting a record
+PREDICTOR = "predictor"  # the service whose accounts have the compute of batch predictions, as of some seconds ago
 MAX_GONE = 500  # on an account: beyond this, the oldest are added up before that
 
 
@@ -59,6 +60,7 @@ def compute_use(store: Store, account: Account, now: datetime) -> ComputeUse:
             unended.add(model.name)
         elif model.end_time and now - model.end_time < SETTLED:
             charged += max(ZERO, model.training_cost - paid[model.uid])
+    charged += store.accounts.computed(account.project, month, PREDICTOR)
     charged += total(deleted.charged.get(month, ZERO) for deleted in gone.values())
     reserved += total(r.compute for r in account.reservations.values() if r.name not in unended)
     return ComputeUse(charged, reserved)

@@ -8,6 +8,7 @@ import typer
 
 from sightline.cli import (
     audit,
+    batch,
     calibrate,
     datasets,
     doctor,
@@ -43,6 +44,7 @@ app.add_typer(projects.app, name="projects")
 app.add_typer(keys.app, name="keys")
 app.add_typer(weights.app, name="weights")
 app.command("predict")(predict.predict)
+app.add_typer(batch.app, name="batch")
 
 
 def _version(requested: bool) -> None:

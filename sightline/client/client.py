@@ -7,6 +7,7 @@ from typing import Self
 
 from sightline.client import predictions, progress, requests
 from sightline.client.audit import Audit
+from sightline.client.batches import BatchPredictions
 from sightline.client.calls import Calls
 from sightline.client.datasets import Datasets
 from sightline.client.evaluations import Evaluations
@@ -48,6 +49,7 @@ class Client:
         self.audit = Audit(self._calls)
         self.models = Models(self._calls)
         self.evaluations = Evaluations(self._calls)
+        self.batch_predictions = BatchPredictions(self._calls)
         self.projects = Projects(self._calls)
 
     def predict(

@@ -7,6 +7,7 @@ from typing import Self
 
 from sightline.client import predictions, requests
 from sightline.client.audit import AsyncAudit
+from sightline.client.batches import AsyncBatchPredictions
 from sightline.client.calls import AsyncCalls
 from sightline.client.client import reporter, within
 from sightline.client.datasets import AsyncDatasets
@@ -46,6 +47,7 @@ class AsyncClient:
         self.audit = AsyncAudit(self._calls)
         self.models = AsyncModels(self._calls)
         self.evaluations = AsyncEvaluations(self._calls)
+        self.batch_predictions = AsyncBatchPredictions(self._calls)
         self.projects = AsyncProjects(self._calls)
 
     async def predict(

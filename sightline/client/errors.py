@@ -10,8 +10,8 @@ SightlineError
 ├── NotFound: DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
 │   UploadNotFound, BlobNotFound
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, ExportUnavailable,
-│       WrongState, DatasetInUse, StoreRefused, AuditNotStored, FeedbackNotKept, Diverged, DatasetCorrupt,
-│       DatasetChanged, OutOfMemory, WorkAbandoned
+│       WrongState, DatasetInUse, StoreRefused, AuditNotStored, FeedbackNotKept, BatchPredictionsOff, Diverged,
+│       DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded: Throttled, MessageTooLarge
 ├── DeadlineExceeded: RequestTimedOut
@@ -437,6 +437,13 @@ class FeedbackNotKept(FailedPrecondition):
 
     reason = "FeedbackNotKept"
     advice = "ask an operator to set SIGHTLINE_FEEDBACK_BELOW, such as to 0.6"
+
+
+class BatchPredictionsOff(FailedPrecondition):
+    """The predictor is set up without batch predictions."""
+
+    reason = "BatchPredictionsOff"
+    advice = "`sightline predict` takes folders too"
 
 
 class Diverged(FailedPrecondition):

@@ -13,9 +13,10 @@ from rich.table import Column
 from sightline.client.names import bare_name
 from sightline.client.plurals import counted
 from sightline.client.quantities import duration, size
+from sightline.client.results.batch import BatchPredictionData
 from sightline.client.results.dataset import DatasetData
 from sightline.client.results.evaluation import EvaluationData
-from sightline.client.results.kinds import EvaluationState, WaitReason
+from sightline.client.results.kinds import BatchState, EvaluationState, WaitReason
 from sightline.client.results.model import ModelData
 from sightline.client.results.progress import Progress as TrainingProgress
 from sightline.client.results.progress import Validation, Waiting
@@ -180,6 +181,20 @@ def _validation(one: Validation) -> str:
     if not one.images_total:
         return f"dataset {name}: reading annotations"
     return f"dataset {name}: {one.images_done} of {counted(one.images_total, 'image')} checked"
+
+
+def of_batch(batch: BatchPredictionData) -> Step:
+    """The progress of a batch prediction."""
+    progress = batch.progress
+    if batch.state == BatchState.NOT_STARTED:
+        return 0.0, "waiting for a worker", ""
+    if not progress.images_total:
+        return progress.fraction, "listing the images", ""
+    there = progress.images_done + progress.images_failed
+    failed = f", {progress.images_failed} failed" if progress.images_failed else ""
+    doing = "predicting" if there < progress.images_total else "writing the results"
+    doing = "done" if batch.state == BatchState.SUCCEEDED else doing
+    return progress.fraction, doing, f"{there} of {counted(progress.images_total, 'image')}{failed}"
 
 
 def of_evaluation(evaluation: EvaluationData) -> Step:

@@ -12,9 +12,9 @@ from sightline.client.results.kinds import DatasetKind, ModelKind
 from sightline.client.results.model import KINDS as MODEL_KINDS
 from sightline.client.results.model import Hyperparameters
 from sightline.client.transport.channel import MAX_MESSAGE_BYTES
+from sightline.v1 import batch_prediction_pb2, model_pb2
 from sightline.v1 import dataset_service_pb2 as datasets
 from sightline.v1 import evaluation_service_pb2 as evaluations
-from sightline.v1 import model_pb2
 from sightline.v1 import model_service_pb2 as models
 from sightline.v1 import prediction_service_pb2 as predictions
 
@@ -100,6 +100,31 @@ def create_evaluation(model: str | Named, name: str, dataset: str | Named) -> ev
     request = evaluations.CreateEvaluationRequest(parent=full_name("models", model), evaluation_id=name)
     request.evaluation.test_dataset = full_name("datasets", dataset)
     return request
+
+
+def create_batch(
+    model: str | Named,
+    name: str,
+    input_uri: str,
+    dataset: str | Named | None,
+    output_uri: str,
+    threshold: float | None,
+    suggested_thresholds: bool,
+    top: int | None,
+) -> predictions.CreateBatchPredictionRequest:
+    """Predicts what is below the uri, or a dataset's images. ValueError if both kinds of thresholds are given."""
+    options = analyze_image(model, threshold, suggested_thresholds, top)
+    batch = batch_prediction_pb2.BatchPrediction(
+        model_name=options.model_name,
+        input_uri_prefix=input_uri,
+        dataset_name=full_name("datasets", dataset) if dataset is not None else "",
+        output_uri_prefix=output_uri,
+        score_threshold=threshold,
+        use_suggested_thresholds=suggested_thresholds,
+        max_results=top,
+    )
+    id_ = own_id("batchPredictions", name)
+    return predictions.CreateBatchPredictionRequest(batch_prediction=batch, batch_prediction_id=id_)
 
 
 def analyze_image(

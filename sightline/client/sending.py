@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 from sightline.client import progress
 from sightline.client.calls import AsyncCalls, Calls
@@ -11,7 +12,7 @@ from sightline.client.errors import UploadAlreadyExists, WrongState
 from sightline.client.names import bare_name
 from sightline.client.plurals import counted
 from sightline.client.quantities import size
-from sightline.client.uploads import LocalFile, LocalSet, digested, local_set
+from sightline.client.uploads import LocalFile, LocalSet, digested, images_below, local_set
 from sightline.importers.package import Package
 from sightline.v1 import dataset_service_pb2 as service
 
@@ -40,6 +41,18 @@ def send(calls: Calls, name: str, package: Package, note: Callable[[str], None])
         local = _digested(calls.reporter, name, local_set(package, opened.max_image_bytes), local)
         opened = _opened(calls, local.upload_id)
     _note_left_out(local, note)
+    return _sent(calls, name, local, opened)
+
+
+def send_images(calls: Calls, name: str, folder: Path) -> str:
+    """Uploads the images below a folder, as `send` does; returns the uri of the folder in the store."""
+    local = _digested(calls.reporter, name, images_below(folder))
+    opened = _opened(calls, local.upload_id)
+    _sent(calls, name, local, opened)
+    return opened.base_uri
+
+
+def _sent(calls: Calls, name: str, local: LocalSet, opened: service.UploadFilesResponse) -> Sent:
     rest = _Rest(name, local, calls.pages(calls.stubs.datasets.ListUploadedFiles, _listing(opened)))
     with rest.progress(calls.reporter) as sent, calls.raising():
         uris = calls.stubs.upload_files(rest.files, sent, opened.upload_id)
@@ -65,6 +78,18 @@ async def send_async(calls: AsyncCalls, name: str, package: Package, note: Calla
         local = await asyncio.to_thread(_digested, calls.reporter, name, smaller, local)
         opened = await _opened_async(calls, local.upload_id)
     _note_left_out(local, note)
+    return await _sent_async(calls, name, local, opened)
+
+
+async def send_images_async(calls: AsyncCalls, name: str, folder: Path) -> str:
+    """The asyncio version of `send_images`; files are read in threads."""
+    local = await asyncio.to_thread(lambda: _digested(calls.reporter, name, images_below(folder)))
+    opened = await _opened_async(calls, local.upload_id)
+    await _sent_async(calls, name, local, opened)
+    return opened.base_uri
+
+
+async def _sent_async(calls: AsyncCalls, name: str, local: LocalSet, opened: service.UploadFilesResponse) -> Sent:
     rest = _Rest(name, local, await calls.pages(calls.stubs.datasets.ListUploadedFiles, _listing(opened)))
     with rest.progress(calls.reporter) as sent:
         async with calls.raising():

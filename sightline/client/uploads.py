@@ -7,9 +7,9 @@ from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from sightline.client.errors import AnnotationsUnreadable, ImagesMissing, MissingImage
+from sightline.client.errors import AnnotationsUnreadable, ImagesMissing, InvalidRequest, MissingImage
 from sightline.client.results.kinds import DatasetKind
-from sightline.importers.model import BoxForm, Format, ImportFault
+from sightline.importers.model import BoxForm, Format, ImportFault, is_image
 from sightline.importers.package import ImagesUnresolved, Package, pack
 from sightline.importers.read import read
 from sightline.v1 import dataset_service_pb2 as dataset_service
@@ -118,6 +118,15 @@ def local_set(package: Package, max_image_bytes: int = 0) -> LocalSet:
     ]
     kind = DatasetKind.DETECTION if package.imported.detection else DatasetKind.CLASSIFICATION
     return LocalSet((*coco, *found.values()), tuple(file.path for file in coco), kind, large)
+
+
+def images_below(folder: Path) -> LocalSet:
+    """The image files below a folder, under their paths relative to it; InvalidRequest if there are none."""
+    found = sorted(file for file in folder.rglob("*") if is_image(file) and file.is_file())
+    if not found:
+        raise InvalidRequest(f"{folder} has no images", fix="name a folder that has some, or an s3:// uri")
+    files = tuple(LocalFile(file.relative_to(folder).as_posix(), file) for file in found)
+    return LocalSet(files, (), DatasetKind.UNKNOWN)
 
 
 def digested(local: LocalSet, read: Callable[[int], None], known: LocalSet | None = None) -> LocalSet:

@@ -20,19 +20,25 @@ WRITES: Mapping[str, Sequence[str]] = {
     "dataset-worker": ("datasets.*", "holds.*"),
     "trainer-api": ("models.>", "estimates.*", "accounts.*", "holds.*"),
     "trainer-worker": ("models.*.trials.*", "models.*.evaluations.*", "models.*.exports.*", "estimates.*"),
+    "predictor": ("batchPredictions.*", "accounts.*"),
+    "predictor-worker": ("batchPredictions.*",),
 }
 ANNOUNCES: Mapping[str, Sequence[str]] = {
     "dataset-api": ("ingest-dataset",),
     "dataset-worker": ("ingest-dataset", "ingest-chunk"),
     "trainer-api": ("trainer",),
+    "predictor": ("predict-batch",),
+    "predictor-worker": ("predict-batch", "predict-chunk"),
 }
 TAKES: Mapping[str, Sequence[str]] = {
     "dataset-worker": ("ingest-dataset", "ingest-chunk"),
     "trainer-worker": ("trainer",),
+    "predictor-worker": ("predict-batch", "predict-chunk"),
 }
 COUNTS: Mapping[str, Sequence[str]] = {
     "dataset-api": ("ingest-dataset", "ingest-chunk"),
     "trainer-api": ("trainer",),
+    "predictor": ("predict-batch", "predict-chunk"),
 }
 REMOVES = ("dataset-api", "dataset-worker", "trainer-api")  # records, with what deletions leave behind
 NOTES: Mapping[str, str] = {
@@ -41,7 +47,7 @@ NOTES: Mapping[str, str] = {
     "predictor": "predictor",
 }  # audit entries
 READS_AUDIT = ("dataset-api",)  # answers ListAuditEvents
-USERS = (*WRITES, "predictor")
+USERS = tuple(WRITES)
 
 
 def publishes(user: str) -> list[str]:
@@ -50,12 +56,10 @@ def publishes(user: str) -> list[str]:
 
 
 def _of_records(user: str) -> list[str]:
-    """Nothing for a user without records; the apis also follow them."""
-    if user not in WRITES:
-        return []
+    """The apis also follow them."""
     requests = [f"STREAM.INFO.{RECORDS}", f"STREAM.CREATE.{RECORDS}", f"STREAM.MSG.GET.{RECORDS}"]
     requests += [f"STREAM.PURGE.{RECORDS}"] if user in REMOVES else []
-    follows = _follows(RECORDS) if user.endswith("-api") else []
+    follows = [] if user.endswith("-worker") else _follows(RECORDS)
     return [*(f"$KV.sightline_records.{subject}" for subject in WRITES[user]), *_requests(requests), *follows]
 
 

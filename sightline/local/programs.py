@@ -64,6 +64,12 @@ def service_programs(layout: Layout, pid_of: Callable[[str], int | None]) -> lis
         api("trainer", "trainer", "api"),
         api("predictor", "predictor", SIGHTLINE_MODEL_CACHE_DIRECTORY=str(layout.data / "cache")),
         _gateway(layout),
+        worker(
+            "predictor-worker",
+            "predictor",
+            "worker",
+            SIGHTLINE_MODEL_CACHE_DIRECTORY=str(layout.data / "work" / "predictor-worker"),
+        ),
         *(
             worker(
                 name,

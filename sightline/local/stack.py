@@ -69,7 +69,8 @@ class Stack:
     @property
     def names(self) -> tuple[str, ...]:
         """The children in the order of their start."""
-        return ("nats", "dataset", "dataset-worker", "trainer", *worker_names(self.workers), "predictor", GATEWAY)
+        services = "dataset", "dataset-worker", "trainer", "predictor", GATEWAY, "predictor-worker"
+        return ("nats", *services, *worker_names(self.workers))
 
     @property
     def pids(self) -> dict[str, int]:
@@ -117,7 +118,7 @@ class Stack:
         self.addresses = Addresses(**{name: f"{HOST}:{port}" for name, port in zip(SERVICES, ports, strict=True)})
         self.gateway = f"http://{HOST}:{gateway_port}"
         # The services before the trainer's workers, so that their ports do not depend on the number of workers.
-        processes = ("dataset", "dataset-worker", "trainer", "predictor", GATEWAY, *worker_names(self.workers))
+        processes = self.names[1:]
         self.metrics_ports = claims.metrics_ports(self._metrics_port, processes)
         layout = Layout(
             data=self.data,

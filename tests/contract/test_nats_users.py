@@ -44,6 +44,8 @@ OWN = {
     "dataset-worker": ("datasets/d", "holds/d"),
     "trainer-api": ("models/m", "models/m/trials/t000", "models/m/evaluations/e", "estimates/e", "holds/d"),
     "trainer-worker": ("models/m/trials/t000", "models/m/evaluations/e", "estimates/e"),
+    "predictor": ("batchPredictions/b",),
+    "predictor-worker": ("batchPredictions/b",),
 }
 WORK = [
     (user, f"{root(project)}{key}") for project in ("default", "acme") for user, keys in OWN.items() for key in keys
@@ -76,7 +78,7 @@ async def test_each_user_writes_its_own_records_in_every_project(server: NatsSer
         revision = await records.create(key, b"1")
         revision = await records.update(key, b"2", revision)
         assert (await records.get(key)).value == b"2"
-        if user.endswith("-api"):
+        if not user.endswith("-worker"):
             collections = split(key)[1].split("/")[::2]
             async for change in records.watch(*collections):
                 if isinstance(change, Synced):
@@ -110,7 +112,7 @@ def audit_of(user: str) -> str:
     return f"audit.{NOTES[user]}"
 
 
-@pytest.mark.parametrize("user", ["dataset-api", "trainer-api"])
+@pytest.mark.parametrize("user", ["dataset-api", "trainer-api", "predictor"])
 @pytest.mark.parametrize("root", ["", "projects/acme/"])
 async def test_the_apis_write_the_accounts_of_all_projects(server: NatsServer, user: str, root: str) -> None:
     async with asyncio.timeout(30), connection_of(server, user) as connection:
@@ -127,7 +129,8 @@ def forbidden(user: str) -> list[str]:
         "dataset-worker": ["$KV.sightline_records.models.m", "jobs.trainer"],
         "trainer-api": ["$KV.sightline_records.datasets.d", "jobs.ingest-dataset"],
         "trainer-worker": ["$KV.sightline_records.models.m", "$KV.sightline_records.datasets.d", "jobs.trainer"],
-        "predictor": ["$KV.sightline_records.models.m", "$JS.API.STREAM.MSG.GET.KV_sightline_records"],
+        "predictor": ["$KV.sightline_records.models.m", "$KV.sightline_records.datasets.d", "jobs.predict-chunk"],
+        "predictor-worker": ["$KV.sightline_records.models.m", "$KV.sightline_records.accounts.a", "jobs.trainer"],
     }
     others = {
         who: [*subjects, *(audit_of(other) for other in NOTES if other != who)] for who, subjects in others.items()
@@ -178,7 +181,7 @@ async def test_whoever_is_not_a_user_is_not_let_in(server: NatsServer, user: str
 
 def test_every_kind_of_job_has_users_that_announce_and_take_it() -> None:
     kinds = [{kind for kinds in of.values() for kind in kinds} for of in (TAKES, ANNOUNCES, COUNTS)]
-    assert kinds == [{"ingest-dataset", "ingest-chunk", "trainer"}] * 3
+    assert kinds == [{"ingest-dataset", "ingest-chunk", "trainer", "predict-batch", "predict-chunk"}] * 3
 
 
 def test_every_collection_has_a_user_that_writes_it() -> None:

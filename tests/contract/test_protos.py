@@ -35,7 +35,8 @@ SERVICES = {
     "ProjectService": "GetProject ListProjects",
     "EvaluationService": "CreateEvaluation GetEvaluation ListEvaluations DeleteEvaluation WatchEvaluation",
     "PredictionService": """AnalyzeImage AnalyzeImages CreateBatchPrediction GetBatchPrediction ListBatchPredictions
-        CancelBatchPrediction WatchBatchPrediction LoadModel UnloadModel ListLoadedModels ExplainImage""",
+        CancelBatchPrediction WatchBatchPrediction ReadBatchPredictionFile LoadModel UnloadModel
+        ListLoadedModels ExplainImage""",
 }
 
 Place: TypeAlias = tuple[int, ...]  # The path of something in its file's descriptor.

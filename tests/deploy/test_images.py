@@ -119,7 +119,7 @@ def test_compose_and_the_cluster_run_the_same_versions() -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_an_image_sets_only_variables_that_its_processes_know(name: str) -> None:
-    target = "dataset" if name.startswith("dataset") else name
+    target = "dataset" if name.startswith("dataset") else name.replace("predictor-worker", "predictor")
     stages = ("runtime", TARGETS[target], target)
     values = set(re.findall(r"\b(SIGHTLINE_\w+)=", "".join(map(stage, stages))))
     assert {"SIGHTLINE_HOST", "SIGHTLINE_METRICS_PORT"} <= values <= variables(OURS[name])

@@ -114,6 +114,8 @@ async def test_a_process_logs_in_with_its_own_password_and_writes_its_records_on
         mine, foreign = "models/m/trials/t", "datasets/d"
         if user.startswith("dataset"):
             mine, foreign = foreign, mine
+        if user.startswith("predictor"):
+            mine = f"batchPredictions/{user}"
         while True:
             try:
                 await records.create(mine, b"1")

@@ -40,6 +40,7 @@ JOBS = {
     "trainer-worker-2": "trainer-worker",
     "predictor": "predictor",
     "gateway": "gateway",
+    "predictor-worker": "predictor-worker",
 }
 # Replaces thresholds of hours and dozens in tests of seconds. Otherwise the rules are those that are deployed.
 THRESHOLDS = {

@@ -23,6 +23,7 @@ BUCKET = "e2e-credentials"
 PLACES = (
     *("datasets/d/u/packs/p", "datasets/d/u/features/f", "models/m/u/bundle/b", "uploads/u/x", "weights/w", "other"),
     "feedback/2026-01-01/acme/m/x.jpg",
+    "batchPredictions/b/u/results.json",
 )
 MAY_READ = {
     "dataset-api": {0, 1, 3},
@@ -30,6 +31,7 @@ MAY_READ = {
     "trainer-api": {0, 1, 2},
     "trainer-worker": {0, 1, 2, 4},
     "predictor": {2, 3, 6},
+    "predictor-worker": {0, 1, 2, 3, 7},
 }
 MAY_WRITE = {
     "dataset-api": {3},
@@ -37,6 +39,7 @@ MAY_WRITE = {
     "trainer-api": {2},
     "trainer-worker": {1, 2},
     "predictor": {6},
+    "predictor-worker": {7},
 }
 
 

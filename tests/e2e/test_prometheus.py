@@ -19,7 +19,7 @@ import yaml
 from services.dataset import metrics as dataset
 from services.infra import observe
 from services.kit.telemetry import Metric, MetricKind
-from services.predictor import metrics as predictor
+from services.predictor.batch import metrics as predictor
 from services.trainer import metrics as trainer
 from sightline.demo import digits
 from tests.e2e.conftest import Command
@@ -36,7 +36,8 @@ METRICS: dict[str, tuple[Metric, ...]] = {
     "dataset-worker": dataset.WORKER,
     "trainer-api": (*trainer.API, *SERVERS),
     "trainer-worker": trainer.WORKER,
-    "predictor": (*predictor.ALL, *SERVERS),
+    "predictor": (*predictor.API, *SERVERS),
+    "predictor-worker": predictor.WORKER,
 }
 ONE_MODEL_BYTES = 60_000_000  # room for one of the story's models, which take 45 MB, but not for two
 

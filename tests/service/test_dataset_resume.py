@@ -15,11 +15,11 @@ import pytest
 from services.dataset import metrics
 from services.dataset.context import WorkerContext
 from services.dataset.domain import ADVANCE, CHECK, DatasetRecord, NewDataset, State
-from services.dataset.lease_guard import leased
 from services.dataset.settings import DatasetSettings
 from services.kit.errors import DatasetInUse, LeaseLost, SightlineError
 from services.kit.holds import Holder, Holds
 from services.kit.jobs import Job, publish
+from services.kit.leases import leased
 from services.kit.records import Table
 from services.vision.decode import Decoded
 from services.vision.decode_pool import Decoders, Inspected

@@ -20,6 +20,7 @@ from PIL import Image
 from services.infra.server_metrics import HANDLED
 from services.kit import errors
 from services.predictor import metrics
+from services.predictor.batch.service import Batches
 from services.predictor.domain import ModelState
 from services.vision import bundle as bundles
 from services.vision.classifier import Classifier
@@ -217,17 +218,35 @@ async def test_a_model_without_a_bundle_is_not_ready_and_one_in_training_serves_
         ("CancelBatchPrediction", pb.CancelBatchPredictionRequest()),
     ],
 )
-async def test_rpcs_of_a_later_version_report_it(running: Running, rpc: str, request_: Any):
-    with pytest.raises(errors.NotServedYet, match=rpc):
+async def test_a_replica_without_nats_says_how_to_get_batch_predictions(running: Running, rpc: str, request_: Any):
+    with pytest.raises(errors.BatchPredictionsOff, match="set SIGHTLINE_BATCH_PREDICTIONS to true"):
         await getattr(running.stub, rpc)(request_)
 
 
-async def test_streams_of_a_later_version_report_it(running: Running):
+async def test_streams_of_batch_predictions_say_it_too(running: Running):
     async with grpc.aio.insecure_channel(running.address) as channel:
         stub: Any = PredictionServiceStub(channel)
-        with pytest.raises(grpc.aio.AioRpcError, match="not served by this version") as refusal:
-            await anext(aiter(stub.WatchBatchPrediction(pb.WatchBatchPredictionRequest())))
-        assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        for stream in (
+            stub.WatchBatchPrediction(pb.WatchBatchPredictionRequest()),
+            stub.ReadBatchPredictionFile(pb.ReadBatchPredictionFileRequest()),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match="SIGHTLINE_BATCH_PREDICTIONS") as refusal:
+                await anext(aiter(stream))
+            assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_while_nats_is_away_batch_predictions_are_unavailable_and_single_ones_are_not(tmp_path: Path):
+    async with serving(tmp_path, batches=Batches()) as running:
+        assert (await running.analyze()).model_version == "v1"
+        async with grpc.aio.insecure_channel(running.address) as channel:
+            stub: Any = PredictionServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError, match="nats-server does not answer") as refusal:
+                await stub.ListBatchPredictions(pb.ListBatchPredictionsRequest())
+        assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+        failed: Any = refusal.value
+        status = from_call(failed)
+        assert status
+        assert any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
 
 
 async def test_a_damaged_bundle_is_reported_and_leaves_no_files(running: Running):

@@ -46,7 +46,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
     estimated.CopyFrom(parameters)
     estimated.base_model = ""
     test = evaluation_pb2.Evaluation(test_dataset="datasets/pets")
-    batch = batch_prediction_pb2.BatchPrediction(model_name="models/m", input_uri_prefix=uri)
+    batch = batch_prediction_pb2.BatchPrediction(model_name="models/m", dataset_name="datasets/pets")
     of_batch = {"name": "batchPredictions/b"}
     image = predictions.AnalyzeImageRequest(model_name="models/m", image=IMAGE)
     return {
@@ -97,13 +97,17 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "AnalyzeImage": (image, OK),
         "AnalyzeImages": (predictions.AnalyzeImagesRequest(id="1", request=image), OK),
         "CreateBatchPrediction": (
-            predictions.CreateBatchPredictionRequest(batch_prediction=batch, batch_prediction_id="b"),
-            UNSERVED,
+            predictions.CreateBatchPredictionRequest(batch_prediction=batch, batch_prediction_id="new"),
+            OK,
         ),
-        "GetBatchPrediction": (predictions.GetBatchPredictionRequest(**of_batch), UNSERVED),
-        "ListBatchPredictions": (predictions.ListBatchPredictionsRequest(), UNSERVED),
-        "CancelBatchPrediction": (predictions.CancelBatchPredictionRequest(**of_batch), UNSERVED),
-        "WatchBatchPrediction": (predictions.WatchBatchPredictionRequest(**of_batch), UNSERVED),
+        "GetBatchPrediction": (predictions.GetBatchPredictionRequest(**of_batch), OK),
+        "ListBatchPredictions": (predictions.ListBatchPredictionsRequest(), OK),
+        "CancelBatchPrediction": (predictions.CancelBatchPredictionRequest(**of_batch), "FAILED_PRECONDITION"),
+        "WatchBatchPrediction": (predictions.WatchBatchPredictionRequest(**of_batch), OK),
+        "ReadBatchPredictionFile": (
+            predictions.ReadBatchPredictionFileRequest(name="batchPredictions/b", file_name="failures.json"),
+            OK,
+        ),
         "LoadModel": (predictions.LoadModelRequest(model_name="models/m"), OK),
         "ListLoadedModels": (predictions.ListLoadedModelsRequest(), OK),
         "ExplainImage": (predictions.ExplainImageRequest(model_name="models/m", image=IMAGE), OK),
@@ -127,6 +131,8 @@ async def two(tmp_path: Path) -> AsyncIterator[Suite]:
             await made.train(model, f"datasets/{name}", key)
         theirs = predictions.LoadModelRequest(model_name="models/theirs")
         await made.call("LoadModel", theirs, "ann")
+        for name, model, key in (("b", "m", "ann"), ("theirs", "theirs", "ann"), ("b", "m", "bob")):
+            await made.predict_all(name, "datasets/pets", f"models/{model}", key)
         yield made
 
 
@@ -323,6 +329,11 @@ async def test_no_uri_tells_what_is_in_the_store_elsewhere(two: Suite):
             (predictions.AnalyzeImageRequest(model_name="models/m"), "AnalyzeImage", "INVALID_ARGUMENT"),
             (datasets.CreateDatasetRequest(dataset_id="new", validate_only=True), "CreateDataset", "INVALID_ARGUMENT"),
             (datasets.CreateDatasetRequest(dataset_id="new"), "CreateDataset", "INVALID_ARGUMENT"),
+            (
+                predictions.CreateBatchPredictionRequest(batch_prediction_id="new"),
+                "CreateBatchPrediction",
+                "INVALID_ARGUMENT",
+            ),
         ):
             answers = [await answer(two, rpc, at(request, uri), "bob") for uri in (there, not_there)]
             assert answers[0][0] == answers[1][0] == code
@@ -335,6 +346,9 @@ def at(request: Any, uri: str) -> Any:
     copy.CopyFrom(request)
     if isinstance(copy, predictions.AnalyzeImageRequest):
         copy.uri = uri
+    elif isinstance(copy, predictions.CreateBatchPredictionRequest):
+        copy.batch_prediction.model_name = "models/m"
+        copy.batch_prediction.input_uri_prefix = uri
     else:
         copy.dataset.annotation_kind = dataset_pb2.Dataset.IMAGE_CLASSIFICATION
         copy.dataset.annotation_file_uris.append(uri)

@@ -49,6 +49,7 @@ OURS: dict[str, type[Settings]] = {
     "trainer-worker": TrainerSettings,
     "predictor": PredictorSettings,
     GATEWAY: GatewaySettings,
+    "predictor-worker": PredictorSettings,
 }
 WITH_STORE = [name for name in OURS if name != GATEWAY]
 

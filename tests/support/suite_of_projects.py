@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,28 @@ from msgspec import structs
 
 from services.infra.channel import open_channel
 from services.infra.server import Server, Service
+from services.kit.accounts import Accounts
 from services.kit.clock import SystemClock
+from services.kit.collection import Collection
+from services.kit.errors import NotFound
 from services.kit.memory import MemoryQueue
 from services.kit.quotas import UNLIMITED, Limits
+from services.kit.records import Table
 from services.kit.telemetry import MemoryTelemetry
 from services.predictor import replica
+from services.predictor import worker as predictor_worker
+from services.predictor.app import Predictor
+from services.predictor.batch.app import BatchPredictions
+from services.predictor.batch.context import WorkerContext
+from services.predictor.batch.domain import COLLECTION as BATCHES
+from services.predictor.batch.domain import BatchRecord
+from services.predictor.batch.quotas import Quotas as BatchQuotas
+from services.predictor.batch.service import Batches
 from services.predictor.batching import Passes
-from services.predictor.clients import TrainerModels
+from services.predictor.clients import DatasetsClient, TrainerModels
 from services.predictor.domain import ModelInfo, ModelState
 from services.predictor.inference_rpc import InferenceServicer
+from services.predictor.lookup import ModelLookup
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
 from services.trainer.app import Models
@@ -46,6 +60,7 @@ from sightline.client.transport.credentials import Credentials
 from sightline.inference import open_inference_pb2
 from sightline.inference import open_inference_pb2_grpc as inference_grpc
 from sightline.v1 import (
+    batch_prediction_pb2,
     dataset_pb2,
     dataset_service_pb2,
     evaluation_pb2,
@@ -93,6 +108,9 @@ class Suite:
         self.step: Callable[[], Any] = never  # of the trainer's coordinator and worker
         self.channels: dict[str, grpc.aio.Channel] = {}
         self.limits: dict[str, Limits] = {}  # by project
+        self.batch_queue = MemoryQueue()
+        self.models: TrainerModels  # once the suite runs
+        self.predictor: Predictor
 
     def limits_of(self, project: str) -> Limits:
         return self.limits.get(project, UNLIMITED)
@@ -150,6 +168,37 @@ class Suite:
         await self._ended("GetEvaluation", request, key)
         return found
 
+    async def predict_all(self, name: str, dataset: str, model: str, key: str) -> batch_prediction_pb2.BatchPrediction:
+        """A batch prediction that a worker has ended."""
+        new = batch_prediction_pb2.BatchPrediction(model_name=model, dataset_name=dataset)
+        request = prediction_service_pb2.CreateBatchPredictionRequest(batch_prediction=new, batch_prediction_id=name)
+        await self.call("CreateBatchPrediction", request, key)
+        context = WorkerContext(
+            table=Table(self.world.records, BatchRecord),
+            blobs=self.blobs,
+            queue=self.batch_queue,
+            models=self.models,
+            predictor=self._use_predictor,
+            clock=SystemClock(),
+            telemetry=MemoryTelemetry(),
+            settings=PredictorSettings(),
+            holder="w1",
+        )
+        while deliveries := [
+            (job, found)
+            for job in predictor_worker.job_handlers(context)
+            if (found := await self.batch_queue.fetch(job.kind, timedelta(0)))
+        ]:
+            for job, delivery in deliveries:
+                await job.handle(delivery.body)
+                await delivery.ack()
+        get = prediction_service_pb2.GetBatchPredictionRequest(name=f"batchPredictions/{name}")
+        return await self.call("GetBatchPrediction", get, key)
+
+    @asynccontextmanager
+    async def _use_predictor(self) -> AsyncGenerator[Predictor]:
+        yield self.predictor
+
     async def _record_digest(self, bundle_uri: str, digest: str) -> None:
         """The record of the model with this bundle gets the digest of what was put there."""
         for model in self.store.models.view.all():
@@ -179,7 +228,8 @@ async def suite(folder: Path) -> AsyncGenerator[Suite]:
         trainer = await stack.enter_async_context(_trainer(made, services))
         for service in ("ModelService", "EvaluationService", "ProjectService"):
             made.channels[service] = await stack.enter_async_context(plain(trainer))
-        predictor = await stack.enter_async_context(_predictor(made, trainer, services))
+        batches = await stack.enter_async_context(_batches(made, trainer, services))
+        predictor = await stack.enter_async_context(_predictor(made, trainer, services, batches))
         for service in ("PredictionService", "GRPCInferenceService"):
             made.channels[service] = await stack.enter_async_context(plain(predictor))
         yield made
@@ -229,7 +279,29 @@ async def _trainer(made: Suite, services: Credentials) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def _predictor(made: Suite, trainer: str, services: Credentials) -> AsyncGenerator[str]:
+async def _batches(made: Suite, trainer: str, services: Credentials) -> AsyncGenerator[Batches]:
+    """Batch predictions, available, with the services' own channels."""
+    clock, settings, batches = SystemClock(), PredictorSettings(), Batches()
+    collection = Collection(made.world.records, BatchRecord, NotFound, BATCHES)
+    accounts = Accounts(made.world.records, "predictor", {})
+    quotas = BatchQuotas(collection.view, accounts, made.limits_of, clock)
+    tasks = [asyncio.create_task(view.run()) for view in (collection.view, accounts.view)]
+    async with (
+        open_channel(trainer, credentials=services) as models,
+        open_channel(made.world.address, credentials=services) as channel,
+    ):
+        made.models = TrainerModels(model_grpc.ModelServiceStub(models))
+        lookup = ModelLookup(made.models, clock, 0, on_gone=lambda _: None)
+        known = DatasetsClient(dataset_grpc.DatasetServiceStub(channel), made.blobs.bucket)
+        present = BatchPredictions(collection, made.blobs, made.batch_queue, lookup, known, quotas, clock, settings)
+        with batches.available(present):
+            yield batches
+    for task in tasks:
+        task.cancel()
+
+
+@asynccontextmanager
+async def _predictor(made: Suite, trainer: str, services: Credentials, batches: Batches) -> AsyncGenerator[str]:
     clock, telemetry = SystemClock(), MemoryTelemetry()
     settings = PredictorSettings(port=0, drain_seconds=0.0, grace_seconds=0.5, auth_keys=made.keys_file)
     async with open_channel(trainer, credentials=services) as channel:
@@ -238,7 +310,8 @@ async def _predictor(made: Suite, trainer: str, services: Credentials) -> AsyncG
         async with replica.running(
             settings, cache, models, made.blobs, bundle.load, Passes(), clock, telemetry
         ) as predictor:
-            servicer = PredictionServicer(predictor, clock)
+            servicer = PredictionServicer(predictor, clock, batches)
+            made.predictor = predictor
             add = prediction_grpc.add_PredictionServiceServicer_to_server
             inference = InferenceServicer(predictor, clock)
             parts = [

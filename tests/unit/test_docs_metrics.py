@@ -11,24 +11,23 @@ from services.dataset import metrics as dataset
 from services.infra import http_metrics, observe, tls
 from services.kit import consume, metered
 from services.kit.telemetry import Metric, MetricKind
-from services.predictor import metrics as predictor
+from services.predictor.batch import metrics as predictor
 from services.trainer import metrics as trainer
 from tests.support.prometheus import RPCS, SERVERS
 from tools import manifests
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `(\w+)` \| (.*?) ?\| ", re.MULTILINE)
-EVERYWHERE = (observe.BUILD_INFO, *metered.STORE, tls.EXPIRY)
-COMMON = {*EVERYWHERE, *metered.NATS}
+COMMON = {observe.BUILD_INFO, *metered.STORE, tls.EXPIRY, *metered.NATS}
 CHAPTERS: dict[str, set[Metric]] = {
-    "Metrics of every process": set(EVERYWHERE),
-    "Metrics of every process except the predictor": set(metered.NATS),
+    "Metrics of every process": COMMON,
     "Metrics of every gRPC server": set(SERVERS),
     "Metrics of the dataset api": set(dataset.API) - COMMON,
     "Metrics of ingest workers": set(dataset.WORKER) - COMMON,
     "Metrics of the trainer api": set(trainer.API) - COMMON,
     "Metrics of trainer workers": set(trainer.WORKER) - COMMON,
-    "Metrics of the predictor": set(predictor.ALL) - COMMON,
+    "Metrics of the predictor": set(predictor.API) - COMMON,
+    "Metrics of predictor workers": set(predictor.WORKER) - set(predictor.API) - COMMON,
     "Metrics of the gateway": set(http_metrics.ALL),
 }
 ALL = set[Metric]().union(*CHAPTERS.values())

@@ -57,6 +57,18 @@ class TrialState(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
+class BatchState(StrEnum):
+    """The state of a batch prediction."""
+
+    NOT_STARTED = "NOT_STARTED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"  # `error` says why; the results so far are kept
+    CANCELLING = "CANCELLING"
+    CANCELLED = "CANCELLED"  # the results so far are kept
+    UNKNOWN = "UNKNOWN"
+
+
 class EvaluationState(StrEnum):
     """The state of an evaluation."""
 

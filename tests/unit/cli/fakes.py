@@ -29,6 +29,7 @@ from sightline.v1 import prediction_service_pb2 as ps
 from sightline.v1 import prediction_service_pb2_grpc as ps_grpc
 from sightline.v1 import project_service_pb2 as projects_pb
 from sightline.v1 import project_service_pb2_grpc as projects_grpc
+from sightline.v1.batch_prediction_pb2 import BatchPrediction
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.finding_pb2 import Finding
@@ -76,6 +77,8 @@ class Fakes:
         self.comparison = ds.CompareDatasetsResponse()
         self.uploads: dict[str, Upload] = {}
         self.audit: list[audit.AuditEvent] = []
+        self.batches: dict[str, BatchPrediction] = {}
+        self.results: dict[str, bytes] = {}  # the files of every batch prediction
         self.projects: dict[str, Project] = {}
         self.loaded: dict[str, LoadedModel] = {}
         self.suggested: list[ps.SuggestImagesResponse] = []
@@ -120,7 +123,8 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
                 assert len(message.chunk) <= 1024 * 1024
                 current += message.chunk
         if not files and announced is None:
-            return ds.UploadFilesResponse(upload_id="u", max_image_bytes=self.fakes.max_image_bytes)
+            uri, limit = "s3://sightline/uploads/u", self.fakes.max_image_bytes
+            return ds.UploadFilesResponse(upload_id="u", base_uri=uri, max_image_bytes=limit)
         self.fakes.check(context, "UploadFiles", ds.UploadFilesRequest())
         if announced is not None:
             files.append((announced, current))
@@ -343,6 +347,39 @@ class ProjectFake(projects_grpc.ProjectServiceServicer):
 class PredictionFake(ps_grpc.PredictionServiceServicer):
     def __init__(self, fakes: Fakes) -> None:
         self.fakes = fakes
+
+    def CreateBatchPrediction(self, request: ps.CreateBatchPredictionRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "CreateBatchPrediction", request)
+        made = BatchPrediction(name=f"batchPredictions/{request.batch_prediction_id}", state=BatchPrediction.SUCCEEDED)
+        made.MergeFrom(request.batch_prediction)
+        made.progress.images_done, made.progress.images_failed, made.progress.images_total = 3, 1, 4
+        for name, content in self.fakes.results.items():
+            uri, digest = f"s3://sightline/out/{name}", hashlib.sha256(content).hexdigest()
+            made.result_files.add(file_name=name, uri=uri, size_bytes=len(content), sha256=digest)
+        self.fakes.batches[made.name] = made
+        return made
+
+    def GetBatchPrediction(self, request: ps.GetBatchPredictionRequest, context: grpc.ServicerContext) -> Any:
+        return self.fakes.batches[request.name]
+
+    def ListBatchPredictions(self, request: ps.ListBatchPredictionsRequest, context: grpc.ServicerContext) -> Any:
+        items, token = self.fakes.page(list(self.fakes.batches.values()), request.page_token)
+        return ps.ListBatchPredictionsResponse(batch_predictions=items, next_page_token=token)
+
+    def WatchBatchPrediction(self, request: ps.WatchBatchPredictionRequest, context: grpc.ServicerContext) -> Any:
+        yield ps.WatchBatchPredictionResponse(batch_prediction=self.fakes.batches[request.name])
+
+    def CancelBatchPrediction(self, request: ps.CancelBatchPredictionRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "CancelBatchPrediction", request)
+        self.fakes.batches[request.name].state = BatchPrediction.CANCELLING
+        return self.fakes.batches[request.name]
+
+    def ReadBatchPredictionFile(self, request: ps.ReadBatchPredictionFileRequest, context: grpc.ServicerContext) -> Any:
+        content = self.fakes.results[request.file_name]
+        for start in range(request.offset, len(content), 5):
+            if start >= 5:
+                self.fakes.check(context, "ReadBatchPredictionFile", request)
+            yield ps.ReadBatchPredictionFileResponse(chunk=content[start : start + 5])
 
     def AnalyzeImage(self, request: ps.AnalyzeImageRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "AnalyzeImage", request)

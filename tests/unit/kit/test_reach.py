@@ -48,3 +48,20 @@ def test_the_refusal_of_a_uri_does_not_depend_on_the_store():
     with pytest.raises(UnreadableUri, match=r"'s3://b/x/y': it is not in an upload of the project"):
         Reach().key("s3://b/x/y", "b", "acme")
     assert Reach().key("s3://b/projects/acme/uploads/u/y", "b", "acme") == "projects/acme/uploads/u/y"
+
+
+def test_a_folder_is_open_if_all_below_it_is():
+    reach = Reach.parse("shared/photos/,acme:archive/")
+    for uri in ("s3://b/shared/photos", "s3://b/shared/photos/", "s3://b/shared/photos/2026"):
+        assert reach.folder(uri, "b", "umbrella").startswith("shared/photos/")
+    assert reach.folder("s3://b/projects/acme/uploads/u", "b", "acme") == "projects/acme/uploads/u/"
+    for uri in ("s3://b/shared", "s3://b/shared/pho", "s3://b/archive", "s3://b/projects/acme/uploads/u", "s3://b"):
+        with pytest.raises(UnreadableUri):
+            reach.folder(uri, "b", "umbrella")
+
+
+def test_uploads_are_open_to_read_only():
+    reach = Reach.parse("results/")
+    assert reach.folder("s3://b/results/run", "b", "default", to_write=True) == "results/run/"
+    with pytest.raises(UnreadableUri, match="not below a prefix that is open for results"):
+        reach.folder("s3://b/uploads/u", "b", "default", to_write=True)

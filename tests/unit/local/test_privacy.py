@@ -86,6 +86,7 @@ def test_each_process_logs_in_to_nats_as_its_own_user(layout: Layout) -> None:
         "trainer-worker-2": "trainer-worker",
         "predictor": "predictor",
         "gateway": None,
+        "predictor-worker": "predictor-worker",
     }
     for program in programs:
         secrets = set(layout.nats_passwords.values()) & set(program.environment.values())

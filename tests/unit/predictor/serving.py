@@ -17,6 +17,7 @@ from services.kit.memory import MemoryBlobs
 from services.kit.telemetry import MemoryTelemetry
 from services.predictor import metrics, replica
 from services.predictor.app import Predictor
+from services.predictor.batch.service import OFF, Batches
 from services.predictor.batching import Passes
 from services.predictor.domain import Loader
 from services.predictor.inference_rpc import InferenceServicer
@@ -104,7 +105,11 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    tmp_path: Path, loader: Loader = bundles.load, network: Classifier | Detector | None = None, **changes: Any
+    tmp_path: Path,
+    loader: Loader = bundles.load,
+    network: Classifier | Detector | None = None,
+    batches: Batches = OFF,
+    **changes: Any,
 ) -> AsyncGenerator[Running]:
     """A replica whose trainer knows `models/m`: the given network, or a tiny random classifier."""
     values: dict[str, Any] = {"port": 0, "drain_seconds": 0.0, "grace_seconds": 1.0, "model_fresh_seconds": 0.0}
@@ -120,7 +125,7 @@ async def serving(
     ) as predictor:
         running = Running(predictor, models, blobs, folder)
         running.telemetry = telemetry
-        servicer = PredictionServicer(predictor, clock)
+        servicer = PredictionServicer(predictor, clock, batches)
         inference = InferenceServicer(predictor, clock)
         services = [
             Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes),

@@ -1,0 +1,178 @@
+"""What callers do with batch predictions. Depends on ports only."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.kit.blobs import Blobs
+from services.kit.caller_fields import check_caller_fields, check_request_id
+from services.kit.callers import acting_project
+from services.kit.clock import Clock
+from services.kit.collection import Collection, create_once
+from services.kit.errors import AlreadyExists, InvalidRequest, NotFound
+from services.kit.jobs import Job, announce
+from services.kit.log import Log
+from services.kit.names import check_id, new_uid, own, parse
+from services.kit.paging import page_of
+from services.kit.queue import Queue
+from services.kit.records import Versioned
+from services.predictor.batch.datasets import Datasets
+from services.predictor.batch.domain import ADVANCE, COLLECTION, BatchRecord, Output, Source
+from services.predictor.batch.plan import has_images, nothing_below
+from services.predictor.batch.quotas import Quotas
+from services.predictor.domain import Bundle, ImageQuery
+from services.predictor.lookup import ModelLookup
+from services.predictor.settings import PredictorSettings
+
+PIECE_BYTES = 1 << 20  # of a result file, read at once
+
+_log = Log(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBatch:
+    """A caller's request to predict many images."""
+
+    id: str
+    model_name: str
+    input_uri_prefix: str = ""
+    dataset_name: str = ""
+    output_uri_prefix: str = ""
+    score_threshold: float | None = None
+    max_results: int | None = None
+    use_suggested_thresholds: bool = False
+    display_name: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPredictions:
+    """The use cases; errors tell the caller what to do."""
+
+    batches: Collection[BatchRecord]
+    blobs: Blobs
+    queue: Queue
+    lookup: ModelLookup
+    datasets: Datasets
+    quotas: Quotas
+    clock: Clock
+    settings: PredictorSettings
+
+    async def create(self, new: NewBatch, *, validate_only: bool) -> Versioned[BatchRecord]:
+        """Stores a batch prediction with the bundle that the model serves now, and announces it."""
+        check_id(new.id, "batch_prediction_id")
+        check_caller_fields("batch_prediction", new.display_name, {})
+        check_request_id(new.request_id)
+        parse(new.model_name, "models", field="batch_prediction.model_name")
+        if bool(new.input_uri_prefix) == bool(new.dataset_name):
+            problem = "set it or dataset_name, and not both: they say which images to predict."
+            raise InvalidRequest(field="batch_prediction.input_uri_prefix", problem=problem)
+        options = new.score_threshold, new.max_results, new.use_suggested_thresholds
+        ImageQuery(new.model_name, None, "", *options).check()
+        name = own(COLLECTION, new.id)
+        made = await create_once(
+            self.batches,
+            name,
+            new.request_id,
+            AlreadyExists(name=name),
+            lambda: self._checked(name, new),
+            validate_only=validate_only,
+        )
+        if made.value.generation == 1 and made.value.plan is None and not validate_only:
+            await announce(self.queue, ADVANCE, Job(name, 1), f"{made.value.uid}:created")
+            _log.info("batch_prediction_created", name=name, model=new.model_name)
+        return made
+
+    async def _checked(self, name: str, new: NewBatch) -> BatchRecord:
+        self.quotas.check(acting_project())
+        bundle = (await self.lookup.find(new.model_name)).bundle()
+        uid, now = new_uid(), self.clock.now()
+        source = await self._source(new)
+        output = await self._output(new.output_uri_prefix) if new.output_uri_prefix else f"{name}/{uid}/"
+        return _draft(new, name, uid, bundle, source, output, now)
+
+    async def _source(self, new: NewBatch) -> Source:
+        if new.dataset_name:
+            parse(new.dataset_name, "datasets", field="batch_prediction.dataset_name")
+            dataset = await self.datasets.get(new.dataset_name)
+            return Source(dataset=dataset.name, version=dataset.version, manifest_key=dataset.manifest_key)
+        prefix = self.settings.reach.folder(new.input_uri_prefix, self.blobs.bucket, acting_project())
+        if not await has_images(self.blobs, prefix):
+            raise nothing_below(new.input_uri_prefix)
+        return Source(prefix=prefix)
+
+    async def _output(self, uri: str) -> str:
+        """The prefix of the result files; nothing is below it, and no other batch prediction writes there."""
+        prefix = self.settings.outputs.folder(uri, self.blobs.bucket, acting_project(), to_write=True)
+        taken = any(found.value.output == prefix and not found.value.ended for found in self.batches.view.all())
+        async for _ in self.blobs.list(prefix):
+            taken = True
+            break
+        if taken:
+            problem = f"there is something below {uri} already; results never replace files: choose another prefix."
+            raise InvalidRequest(field="batch_prediction.output_uri_prefix", problem=problem)
+        return prefix
+
+    async def get(self, name: str) -> Versioned[BatchRecord]:
+        """The current batch prediction; NotFound."""
+        parse(name, COLLECTION)
+        return await self.batches.get(name)
+
+    def page(self, page_size: int, page_token: str) -> tuple[list[Versioned[BatchRecord]], str]:
+        """A page ordered by name, and the next page's token."""
+        return page_of(self.batches.view.all(own(COLLECTION, "")), own(COLLECTION), page_size, page_token)
+
+    async def cancel(self, name: str) -> Versioned[BatchRecord]:
+        """Asks for its end, unless it has been asked for; NotFound, WrongState once it has ended otherwise."""
+        parse(name, COLLECTION)
+        changed = await self.batches.change(name, lambda record: record.cancelled(self.clock.now()))
+        if not changed.value.ended:
+            await announce(self.queue, ADVANCE, Job(name, changed.value.generation))
+            _log.info("batch_prediction_cancelled", name=name)
+        return changed
+
+    async def watch(self, name: str) -> AsyncIterator[Versioned[BatchRecord]]:
+        """The batch prediction now and after each change, until it has ended."""
+        async for found in self.batches.view.follow(name, await self.get(name)):
+            yield found
+            if found.value.ended:
+                return
+        raise NotFound(name=name)
+
+    async def read_file(self, name: str, file_name: str, offset: int) -> AsyncGenerator[bytes]:
+        """A result file's content from the offset on; NotFound if there is no such file."""
+        if offset < 0:
+            raise InvalidRequest(field="offset", problem=f"{offset} is negative")
+        output = _output_of((await self.get(name)).value, file_name)
+        while offset < output.size_bytes:
+            piece = await self.blobs.get(output.key, offset, PIECE_BYTES)
+            if not piece:
+                raise NotFound(name=f"{name}: the rest of {file_name}")
+            yield piece
+            offset += len(piece)
+
+
+def _output_of(record: BatchRecord, file_name: str) -> Output:
+    for output in record.outputs:
+        if output.file_name == file_name:
+            return output
+    raise NotFound(name=f"{record.name}: {file_name}")
+
+
+def _draft(
+    new: NewBatch, name: str, uid: str, bundle: Bundle, source: Source, output: str, now: datetime
+) -> BatchRecord:
+    return BatchRecord(
+        name=name,
+        uid=uid,
+        bundle=bundle,
+        source=source,
+        output=output,
+        create_time=now,
+        update_time=now,
+        score_threshold=new.score_threshold,
+        max_results=new.max_results,
+        use_suggested_thresholds=new.use_suggested_thresholds,
+        display_name=new.display_name,
+        request_id=new.request_id,
+    )

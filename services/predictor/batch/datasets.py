@@ -1,0 +1,21 @@
+"""A dataset as batch predictions see it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The present version of a READY dataset."""
+
+    name: str
+    version: int
+    manifest_key: str
+
+
+class Datasets(Protocol):
+    """The dataset service as seen from here."""
+
+    async def get(self, name: str) -> Dataset:
+        """The dataset; DatasetNotFound, DatasetNotReady, or Unavailable."""
+        ...

@@ -1,0 +1,29 @@
+"""The jobs of batch predictions: what they are called, and how they are published."""
+
+from services.kit.errors import InvalidName
+from services.kit.jobs import Job, publish
+from services.kit.names import parent, parse
+from services.kit.queue import Queue
+from services.predictor.batch.domain import ADVANCE, COLLECTION, PREDICT, BatchRecord
+
+
+async def publish_advance(queue: Queue, record: BatchRecord, dedup_id: str = "") -> None:
+    """Announces that a batch prediction may have work due."""
+    await publish(queue, ADVANCE, Job(record.name, record.generation), dedup_id)
+
+
+async def publish_due(queue: Queue, record: BatchRecord) -> None:
+    """Announces each chunk that is missing, or else that the results can be written; nothing if neither is due."""
+    if record.is_to_finish:
+        await publish_advance(queue, record, f"{record.uid}:{record.generation}:finish")
+    elif record.is_predicting:
+        for number in record.missing:  # again within two minutes, it has no effect
+            await publish(queue, PREDICT, Job(f"{record.name}/chunks/{number}"), f"{record.uid}:{number}")
+
+
+def parse_chunk(name: str) -> tuple[str, int]:
+    """The batch prediction's name and the chunk's number; InvalidName for any other name."""
+    _, number = parse(name, COLLECTION, "chunks")
+    if not number.isdecimal():
+        raise InvalidName(field="name", value=name, expected="a chunk number at the end")
+    return parent(name), int(number)

@@ -1,0 +1,44 @@
+"""A predictor worker: the two kinds of jobs that it takes from the queue."""
+
+import asyncio
+
+from services.kit import consume
+from services.kit.jobs import handler
+from services.predictor.batch.advance import advance, give_up
+from services.predictor.batch.chunk import predict_chunk
+from services.predictor.batch.context import WorkerContext
+from services.predictor.batch.domain import ADVANCE, PREDICT
+from services.predictor.batch.jobs import parse_chunk
+
+
+def job_handlers(context: WorkerContext) -> list[consume.Job]:
+    """How to handle each kind of job."""
+
+    async def on_advance(name: str) -> None:
+        await advance(context, name)
+
+    async def on_chunk(name: str) -> None:
+        await predict_chunk(context, *parse_chunk(name))
+
+    async def on_poison_advance(name: str) -> None:
+        await give_up(context, name, "listing its images, or writing its results", write_results=False)
+
+    async def on_poison_chunk(name: str) -> None:
+        batch, number = parse_chunk(name)
+        await give_up(context, batch, f"predicting chunk {number} of its images", write_results=True)
+
+    return [
+        consume.Job(ADVANCE, handler(on_advance), handler(on_poison_advance)),
+        consume.Job(PREDICT, handler(on_chunk), handler(on_poison_chunk)),
+    ]
+
+
+async def run(context: WorkerContext, stop: asyncio.Event) -> None:
+    """Works until the event is set, then gives the jobs in flight back.
+
+    One chunk at a time: its images keep the processor busy, and its time is what is charged.
+    """
+    async with asyncio.TaskGroup() as group:
+        for job in job_handlers(context):
+            loop = consume.consume(context.queue, job, clock=context.clock, telemetry=context.telemetry, stop=stop)
+            group.create_task(loop, name=f"{job.kind} worker")
