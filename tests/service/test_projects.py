@@ -62,6 +62,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "ListUploads": (datasets.ListUploadsRequest(), OK),
         "ListFindings": (datasets.ListFindingsRequest(parent="datasets/pets"), OK),
         "ListUploadedFiles": (datasets.ListUploadedFilesRequest(parent="uploads/pets"), OK),
+        "ReadUploadedFile": (datasets.ReadUploadedFileRequest(parent="uploads/pets", path="train.json"), OK),
         "ReadImages": (datasets.ReadImagesRequest(parent="datasets/pets"), OK),
         "ListDatasetSamples": (datasets.ListDatasetSamplesRequest(parent="datasets/pets", per_category=1), OK),
         "CompareDatasets": (
@@ -116,7 +117,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "DeleteEvaluation": (evaluations.DeleteEvaluationRequest(name=E), OK),
         "DeleteModel": (models.DeleteModelRequest(name="models/m"), OK),
         "DeleteUpload": (datasets.DeleteUploadRequest(name="uploads/pets"), OK),
-        "DeleteDataset": (datasets.DeleteDatasetRequest(name="datasets/pets"), OK),
+        "DeleteDataset": (datasets.DeleteDatasetRequest(name="datasets/pets", force=True), OK),
     }
 
 
