@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -102,7 +103,7 @@ async def test_any_replica_knows_what_another_one_wrote_and_reads_each_change_on
 async def test_a_change_comes_after_all_that_its_replica_has_seen_even_if_its_clock_is_behind(backing: Backing):
     now = datetime(2027, 1, 1, tzinfo=UTC)
     stub: Any = Stub([], backing.answers)
-    session = Session(Services(stub, stub, stub, stub), ())
+    session = Session(Services(*[stub] * len(fields(Services))), ())
     ahead, behind = ProjectFiles(lambda: now + timedelta(seconds=5)), ProjectFiles(lambda: now)
     await ahead.change(session, "p", {"project": {"created": "now", "name": "first"}})
     await behind.state(session, "p")
