@@ -22,7 +22,7 @@ SERVICES = {"services.dataset": "DATASET", "services.trainer": "TRAINER", "servi
 GATEWAY = "services.gateway"
 WAIT_FOR_PROMETHEUS = """
 for i in $(seq 60); do
-  up=$(curl --silent "http://127.0.0.1:9090/api/v1/query?query=sum(up)" | grep -o '"6"' || true)
+  up=$(curl --silent "http://127.0.0.1:9090/api/v1/query?query=sum(up)" | grep -o '"7"' || true)
   [ -z "$up" ] || break
   sleep 0.5
 done
@@ -42,7 +42,7 @@ def commands() -> str:
 
 def on_free_ports(text: str, ports: dict[str, int]) -> str:
     """The text with its ports replaced by free ones."""
-    return re.sub(r"\b(4222|9090|910[0-5])\b", lambda port: str(ports[port[1]]), text)
+    return re.sub(r"\b(4222|9090|910[0-6])\b", lambda port: str(ports[port[1]]), text)
 
 
 def test_an_administrator_gets_from_nothing_to_a_served_model(
@@ -50,7 +50,7 @@ def test_an_administrator_gets_from_nothing_to_a_served_model(
 ) -> None:
     (tmp_path / "photos").symlink_to(images[0].coco.parent)
     (tmp_path / ".venv").symlink_to(Path(sys.executable).parent.parent)
-    fixed = ["4222", "9090", *(str(9100 + number) for number in range(6)), *SERVICES, GATEWAY]
+    fixed = ["4222", "9090", *(str(9100 + number) for number in range(7)), *SERVICES, GATEWAY]
     ports = dict(zip(fixed, free_ports(len(fixed)), strict=True))
     config = tmp_path / "deploy/prometheus/prometheus.yaml"
     config.parent.mkdir(parents=True)
@@ -89,5 +89,5 @@ def test_an_administrator_gets_from_nothing_to_a_served_model(
                 os.killpg(process.pid, signal.SIGKILL)
     assert status == 0, printed
     assert "photos/test/0001.png" in printed
-    assert 'Prometheus sees "6"' in printed
+    assert 'Prometheus sees "7"' in printed
     assert printed.count(" 0 faults") >= 2
