@@ -18,7 +18,7 @@ def test_only_predictor_workers_write_where_results_are_allowed_and_predictors_r
     assert [process for process in PROCESSES if OUTPUT in allowed(process, "Read")] == ["predictor"]
 
 
-def test_predictors_write_nothing_and_their_workers_nothing_but_results() -> None:
-    assert allowed("predictor", "Write") == []
+def test_predictors_write_nothing_but_feedback_and_their_workers_nothing_but_results() -> None:
+    assert allowed("predictor", "Write") == ["arn:aws:s3:::sightline/feedback/*"]
     below = {resource.removeprefix("arn:aws:s3:::sightline/") for resource in allowed("predictor-worker", "Write")}
     assert below == {"batchPredictions/*", "projects/*/batchPredictions/*", "results/*", "doctor/*"}
