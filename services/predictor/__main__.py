@@ -41,7 +41,7 @@ from services.predictor.inference_rpc import InferenceServicer
 from services.predictor.lookup import ModelLookup
 from services.predictor.preload import Preload
 from services.predictor.rpc import PredictionServicer
-from services.predictor.settings import PredictorSettings
+from services.predictor.settings import PredictorSettings, refuse_missing_engine
 from services.vision.device import choose
 from sightline.inference import open_inference_pb2 as inference_pb
 from sightline.inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
@@ -75,6 +75,7 @@ def main() -> None:
     role = Role(sys.argv[1]) if sys.argv[1:] else Role.API
     if role is Role.API:
         refuse_exposure(settings)
+    refuse_missing_engine(settings)
     observe.configure_logging("predictor" if role is Role.API else "predictor-worker", settings.log_level)
     processes.run(lambda stop: (serve if role is Role.API else work)(settings, stop))
 
@@ -85,7 +86,7 @@ async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("predictor", settings, metrics.API))
         models, blobs = await _trainer(settings, stack), await open_blobs(settings, telemetry)
-        predictor = await stack.enter_async_context(_replica(settings, stack, models, blobs, telemetry)())
+        predictor = await stack.enter_async_context(_replica(Role.API, settings, stack, models, blobs, telemetry)())
         batches = Batches(enabled=settings.batch_predictions)
         servicer = PredictionServicer(predictor, clock, batches)
         service = Service(DESCRIPTOR, add_PredictionServiceServicer_to_server, servicer, settings.request_bytes)
@@ -120,7 +121,9 @@ async def work(settings: PredictorSettings, stop: asyncio.Event) -> None:
         telemetry = stack.enter_context(observe.measured("predictor-worker", settings, metrics.WORKER))
         models, blobs = await _trainer(settings, stack), await open_blobs(settings, telemetry)
         records, queue = await stack.enter_async_context(open_broker(settings, "predictor-worker", telemetry))
-        predictor = LazyPredictor(_replica(settings, stack, models, blobs, telemetry), settings.batch_idle_seconds)
+        predictor = LazyPredictor(
+            _replica(Role.WORKER, settings, stack, models, blobs, telemetry), settings.batch_idle_seconds
+        )
         context = WorkerContext(
             table=Table(records, BatchRecord),
             blobs=blobs,
@@ -156,7 +159,12 @@ async def _trainer(settings: PredictorSettings, stack: AsyncExitStack) -> Traine
 
 
 def _replica(
-    settings: PredictorSettings, stack: AsyncExitStack, models: TrainerModels, blobs: Blobs, telemetry: Telemetry
+    role: Role,
+    settings: PredictorSettings,
+    stack: AsyncExitStack,
+    models: TrainerModels,
+    blobs: Blobs,
+    telemetry: Telemetry,
 ) -> Callable[[], AbstractAsyncContextManager[Predictor]]:
     """Starts a predictor with the engine that the settings ask for."""
     directory = settings.model_cache_directory or Path(
@@ -166,7 +174,6 @@ def _replica(
     def running() -> AbstractAsyncContextManager[Predictor]:
         from services.predictor import engines  # noqa: PLC0415 - an idle worker does without any
 
-        engines.refuse_missing(settings.cpu_engine)
         device = choose(settings.device)
         _log.info("device_chosen", device=device.kind, name=device.name, problem=device.problem)
         passes = settings.passes(device.kind)
@@ -178,7 +185,7 @@ def _replica(
             passes=passes.at_once,
         )
         ports = models, blobs, load_bundle, passes, SystemClock(), telemetry
-        return replica.running(settings, directory / "bundles", *ports)
+        return replica.running(settings, directory / "bundles", *ports, expires_feedback=role is Role.API)
 
     return running
 

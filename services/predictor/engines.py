@@ -1,7 +1,6 @@
 """What runs a model: ONNX Runtime or OpenVINO on a CPU, torch on a GPU and for bundles without graphs."""
 
 from functools import partial
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -39,13 +38,6 @@ def load(
         model = graph_models.load(directory, threads, digest=digest)
         return _on_openvino(model, directory, threads, passes) if cpu_engine == "openvino" else model
     return _on_torch(directory, device, threads, digest)
-
-
-def refuse_missing(cpu_engine: CpuEngine) -> None:
-    """SystemExit if the engine is not installed."""
-    if not find_spec(cpu_engine):
-        fix = f"pip install 'sightline-services[{cpu_engine}]'"
-        raise SystemExit(f"SIGHTLINE_CPU_ENGINE is {cpu_engine}, which is not installed: {fix}")
 
 
 def _on_openvino(model: GraphModel, directory: Path, threads: int, passes: int) -> ModelRunner:

@@ -33,8 +33,10 @@ async def running(
     passes: Passes,
     clock: Clock,
     telemetry: Telemetry,
+    *,
+    expires_feedback: bool = True,
 ) -> AsyncGenerator[Predictor]:
-    """A predictor within the block; empties `directory`.
+    """A predictor within the block; empties `directory`. `expires_feedback`: it also removes kept images in time.
 
     Leave the block only when no call is in flight. SigningKeyUnusable, OSError.
     """
@@ -56,12 +58,14 @@ async def running(
     try:
         async with DecodePool.running(settings.decode_limits, telemetry) as decoders:
             predictor = Predictor(lookup, cache, batcher, blobs, decoders, feedback, clock, telemetry, limits)
-            async with alongside(
-                batches=batcher.run(),
-                sweep=predictor.run_sweeps(settings.model_sweep_seconds),
-                feedback=feedback.run(),
-                feedback_sweep=feedback.run_sweeps(),
-            ):
+            work = {
+                "batches": batcher.run(),
+                "sweep": predictor.run_sweeps(settings.model_sweep_seconds),
+                "feedback": feedback.run(),
+            }
+            if expires_feedback:
+                work["feedback_sweep"] = feedback.run_sweeps()
+            async with alongside(**work):
                 yield predictor
                 await cache.close()
     finally:

@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -127,3 +128,11 @@ class PredictorSettings(settings.Settings):
             self.max_prediction_pixels,
             "SIGHTLINE_MAX_PREDICTION_PIXELS",
         )
+
+
+def refuse_missing_engine(settings: PredictorSettings) -> None:
+    """SystemExit if the engine for CPUs is not installed."""
+    engine = settings.cpu_engine
+    if not find_spec(engine):
+        fix = f"pip install 'sightline-services[{engine}]'"
+        raise SystemExit(f"SIGHTLINE_CPU_ENGINE is {engine}, which is not installed: {fix}")

@@ -49,12 +49,13 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Sets:
 
 @pytest.fixture(scope="module")
 def monitored(tmp_path_factory: pytest.TempPathFactory, few: Sets) -> Iterator[MonitoredSuite]:
-    """The suite after its story: a dataset is checked, a model is trained, an image is predicted."""
+    """The suite after its story: a dataset is checked, a model is trained, one image is predicted, and then all."""
     folder = tmp_path_factory.mktemp("monitored")
     with monitored_suite(folder, {"SIGHTLINE_MODEL_CACHE_BYTES": str(ONE_MODEL_BYTES)}) as made:
         made.command("datasets", "create", "few", "--kind", "classification", "--coco", few[0].coco, "--wait")
         train(made.command, "first")
         predict(made.command, "first", few)
+        made.command("batch", "create", "first", "all", "--dataset", "few", "--wait")
         yield made
 
 

@@ -125,13 +125,6 @@ def scores_of(model: ModelRunner, image: bytes) -> NDArray[np.float32]:
     return np.asarray(scores)
 
 
-def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    engines.refuse_missing("onnxruntime")
-    monkeypatch.setattr(engines, "find_spec", lambda _: None)
-    with pytest.raises(SystemExit, match=r"SIGHTLINE_CPU_ENGINE is openvino.*sightline-services\[openvino\]"):
-        engines.refuse_missing("openvino")
-
-
 def test_a_bundle_that_is_not_the_one_of_the_record_is_refused_by_both(with_graphs: Path, without_graphs: Path) -> None:
     for folder in (with_graphs, without_graphs):
         with pytest.raises(BundleCorrupt, match="record"):
