@@ -121,7 +121,9 @@ function start() {
     return {draw};
   }
 
-  document.getElementById("choose").addEventListener("change", (event) => { take(event.target.files); event.target.value = ""; });
+  const choose = document.getElementById("choose");
+  choose.addEventListener("change", () => { take([...choose.files]); choose.value = ""; });
+  if (choose.files.length) choose.dispatchEvent(new Event("change")); // chosen before this script was there
   addEventListener("paste", (event) => take(event.clipboardData?.files ?? []));
   addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });

@@ -155,6 +155,9 @@ document.getElementById("folder").addEventListener("change", (event) => {
   take(Promise.resolve([...event.target.files].map((file) => ({path: file.webkitRelativePath, size: file.size, read: async () => file}))));
 });
 document.getElementById("zip").addEventListener("change", (event) => { if (event.target.files[0]) take(unzip(event.target.files[0])); });
+for (const input of document.querySelectorAll("#folder, #zip")) {
+  if (input.files.length) input.dispatchEvent(new Event("change")); // chosen before this script was there
+}
 addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
 addEventListener("drop", (event) => {
