@@ -75,7 +75,7 @@ class ArchiveDownload:
                 fix="repeat the export; if that does not help, check the store",
             )
         self._file.close()
-        path = self._path / header.file_name if self._path.is_dir() else self._path
+        path = self._path / Path(header.file_name).name if self._path.is_dir() else self._path
         self._part.replace(path)
         return ModelExport(
             path=path,

@@ -287,7 +287,7 @@ class ModelFake(ms_grpc.ModelServiceServicer):
         data = self.fakes.archives.pop(0) if broken else self.fakes.archive
         digest = self.fakes.archive_sha256 or hashlib.sha256(data).hexdigest()
         header = ms.ExportHeader(
-            file_name="m-v1-onnx.zip", size_bytes=len(data), sha256=digest, model_version="v1", max_difference=3e-8
+            file_name="../m-v1-onnx.zip", size_bytes=len(data), sha256=digest, model_version="v1", max_difference=3e-8
         )
         yield ms.ExportModelResponse(header=header)
         end = len(data) // 2 if broken else len(data)

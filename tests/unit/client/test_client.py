@@ -147,7 +147,7 @@ def test_a_damaged_export_leaves_the_file_as_it_was(client: Client, fakes: Fakes
 
 async def test_an_export_works_with_asyncio(aio: AsyncClient, fakes: Fakes, tmp_path: Path) -> None:
     fakes.archives = [b"of the version before" * 200_000]
-    exported = await aio.models.export("m", tmp_path, format="openvino")
+    exported = await aio.models.export("m", tmp_path, format="openvino")  # the service names a file outside
     assert exported.path == tmp_path / "m-v1-onnx.zip"
     assert exported.path.read_bytes() == fakes.archive
 

@@ -28,7 +28,6 @@ from services.trainer.messages import (
     CheckpointDone,
     EvaluateTask,
     EvaluationResult,
-    ExportTask,
     Failed,
     Message,
     Progress,
@@ -410,7 +409,7 @@ async def test_a_task_names_its_dataset_and_its_child_s_device(at: World, device
     told: list[tuple[str, str]] = []
 
     async def listens(task: Task) -> AsyncGenerator[Message]:
-        assert not isinstance(task, ExportTask)
+        assert isinstance(task, TrainTask)
         told.append((task.device, task.dataset))
         async for message in succeeds(task):
             yield message
@@ -518,7 +517,7 @@ async def test_an_evaluation_that_succeeds_leaves_its_performance(at: World) -> 
     told: list[str] = []
 
     async def listens(task: Task) -> AsyncGenerator[Message]:
-        assert not isinstance(task, ExportTask)
+        assert isinstance(task, EvaluateTask)
         told.append(task.dataset)
         async for message in succeeds(task):
             yield message
