@@ -150,12 +150,13 @@ release-check: setup ## Check that this tree can be released: version, changelog
 
 .PHONY: bench
 bench: setup ## Run the benchmarks; each prints ratios measured side by side
-	@for file in $(filter-out bench/bench_autogluon.py bench/bench_gpu.py bench/bench_peers.py,$(wildcard bench/bench_*.py)); do \
+	@for file in $(filter-out bench/bench_autogluon.py bench/bench_gpu.py bench/bench_serving_gpu.py bench/bench_peers.py,$(wildcard bench/bench_*.py)); do \
 	  $(BIN)/python "$$file"; done
 
 .PHONY: bench-gpu
-bench-gpu: setup ## On a GPU, in under ten minutes: throughput against bare loops, memory, and the tests that need one
+bench-gpu: setup ## On a GPU, in under twenty minutes: training and serving against bare loops, memory, and the tests that need one
 	@$(BIN)/python bench/bench_gpu.py
+	@$(BIN)/python bench/bench_serving_gpu.py
 
 AUTOGLUON ?= build/autogluon
 $(AUTOGLUON)/.installed:

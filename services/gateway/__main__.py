@@ -36,7 +36,9 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     with observe.measured("gateway", settings, http_metrics.ALL) as telemetry:
         async with AsyncStubs(settings.addresses, settings.credentials) as stubs:
             services = services_of(stubs)
-            front = Front(Gateway(services, settings, apis.served()), Studio(services, settings), PREFIX)
+            front = Front(
+                Gateway(services, settings, apis.served()), Studio(services, settings), PREFIX, settings.hosts
+            )
             calls = HttpCalls("gateway", front, front, telemetry, Limits.of(settings, {}), guard_of(settings))
             server = HttpServer(settings, telemetry, calls)
             await server.start()

@@ -1,13 +1,20 @@
 """The gateway's APIs and the studio as one application: each answers, and refuses, below its own path."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
 
 from services.kit.errors import SightlineError
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+MISDIRECTED = PlainTextResponse("This host is not in SIGHTLINE_ALLOWED_HOSTS of the gateway.\n", 421)
 
 
 class Side(Protocol):
@@ -25,14 +32,16 @@ class Side(Protocol):
 class Front:
     """Passes what is below `prefix` to the pages, everything else to the APIs.
 
-    Law: cookies, which browsers send by themselves, count for the pages only.
+    Law: cookies, which browsers send by themselves, count for the pages only. With `hosts`, a request for any other
+    host is refused: another site could let its name stand for this address, and so reach it from a visitor's browser.
     """
 
-    def __init__(self, apis: Side, pages: Side, prefix: str) -> None:
-        self._apis, self._pages, self._prefix = apis, pages, prefix
+    def __init__(self, apis: Side, pages: Side, prefix: str, hosts: Collection[str] = ()) -> None:
+        self._apis, self._pages, self._prefix, self._hosts = apis, pages, prefix, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._side(scope)(scope, receive, send)
+        answer = self._side(scope) if not self._hosts or _host(scope) in self._hosts else MISDIRECTED
+        await answer(scope, receive, send)  # pyright: ignore[reportArgumentType] - a scope of HTTP
 
     def metadata(self, scope: Scope) -> Iterable[tuple[str, str]]:
         """The request's token and project."""
@@ -49,3 +58,11 @@ class Front:
     def _side(self, scope: Scope) -> Side:
         path = scope["path"]
         return self._pages if path == self._prefix or path.startswith(self._prefix + "/") else self._apis
+
+
+def _host(scope: Scope) -> str:
+    """The name that the request is for, without its port; empty if it is malformed."""
+    try:
+        return urlsplit("//" + Headers(scope=scope).get("host", "")).hostname or ""
+    except ValueError:
+        return ""

@@ -27,6 +27,7 @@ class GatewaySettings(settings.Settings):
     dataset_address: settings.Address = "127.0.0.1:50051"
     trainer_address: settings.Address = "127.0.0.1:50052"
     predictor_address: settings.Address = "127.0.0.1:50053"
+    allowed_hosts: str = ""  # names by which clients call it, without ports, by commas; empty: any
     blob_prefixes: str = ""  # `https://account.blob.core.windows.net/photos/=s3://bucket/photos/`, several by commas
     default_classifier: str = Field(default="", pattern=f"^$|{ID_PATTERN}")  # answers `features=tags` without a model
     default_detector: str = Field(default="", pattern=f"^$|{ID_PATTERN}")  # answers `features=objects` without a model
@@ -41,6 +42,11 @@ class GatewaySettings(settings.Settings):
     def _of_prefixes(cls, value: str) -> str:
         BlobUris.parse(value)
         return value
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The names of `allowed_hosts`, in lower case."""
+        return frozenset(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
 
     @property
     def blob_uris(self) -> BlobUris:

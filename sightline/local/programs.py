@@ -95,7 +95,7 @@ def _api(layout: Layout, name: str, module: str, *role: str, **settings: str) ->
 
 def _gateway(layout: Layout) -> Program:
     """The gateway, which needs neither NATS nor the store."""
-    settings = {"SIGHTLINE_PORT": str(layout.gateway_port)}
+    settings = {"SIGHTLINE_PORT": str(layout.gateway_port), "SIGHTLINE_ALLOWED_HOSTS": "localhost,127.0.0.1"}
     ready = partial(is_ready, layout.gateway_port)
     return Program(GATEWAY, _command("gateway"), ready, environment(layout, GATEWAY, settings))
 

@@ -56,6 +56,6 @@ async def browser(
     settings, seen = GatewaySettings(**changes), list[Seen]()
     project: dict[str, Answer] = {"GetProject": lambda request: Project(project_id="default", roles=roles)}
     services = gateway.services_of(Stub(seen, project | answers))
-    front = Front(Gateway(services, settings, apis.served()), Studio(services, settings), PREFIX)
+    front = Front(Gateway(services, settings, apis.served()), Studio(services, settings), PREFIX, settings.hosts)
     async with gateway.served(front, settings, guard, base) as client:
         yield Browser(client, seen)

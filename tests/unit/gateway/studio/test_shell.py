@@ -268,3 +268,21 @@ async def test_a_page_is_of_use_while_the_trainer_does_not_say_who_the_caller_is
         response = await one.open("/studio/models")
     assert response.status_code == 200
     assert "/studio/models/m" in response.text
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:50054", 200),
+        ("127.0.0.1:50054", 200),
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("[", 421),
+        ("", 421),
+    ],
+)
+@pytest.mark.parametrize("path", ["/studio/models", "/openapi.json"])
+async def test_a_request_for_another_host_is_refused(path: str, host: str, status: int):
+    async with browser(NONE, allowed_hosts="localhost, 127.0.0.1") as one:
+        assert (await one.open(path, headers={"host": host})).status_code == status
