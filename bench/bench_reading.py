@@ -77,7 +77,7 @@ def report(title: str, count: int, spent: dict[str, list[float]]) -> None:
 
 async def fill(settings: Any, size: int, count: int) -> None:
     """Puts the objects."""
-    from services.infra.s3 import S3Blobs, s3_client  # noqa: PLC0415
+    from services.infra.s3 import S3Blobs, s3_client  # noqa: PLC0415 - other environments lack it
 
     blobs, data = S3Blobs(s3_client(settings), BUCKET), random.Random(0).randbytes(size)
     await blobs.ensure_bucket()
@@ -112,8 +112,8 @@ def at_once(get: Callable[[str], Awaitable[object]], keys: list[str]) -> Callabl
 
 def ours(server: Server, keys: list[str]) -> Callable[[], object]:
     """Through the services' port."""
-    from services.infra.s3 import S3Blobs, s3_client  # noqa: PLC0415
-    from services.kit.settings import Settings  # noqa: PLC0415
+    from services.infra.s3 import S3Blobs, s3_client  # noqa: PLC0415 - other environments lack them
+    from services.kit.settings import Settings  # noqa: PLC0415 - likewise not there
 
     chosen: dict[str, Any] = {"s3_access_key": server.access_key, "s3_secret_key": server.secret_key}
     settings = Settings(s3_endpoint=server.endpoint, s3_secure=False, **chosen)

@@ -39,7 +39,7 @@ class Backing:
         names = [name for name in dir(type(self)) if name[0].isupper()]
         return {name: getattr(self, name) for name in names}
 
-    def UploadFiles(self, parts: list[pb.UploadFilesRequest]) -> pb.UploadFilesResponse:  # noqa: N802
+    def UploadFiles(self, parts: list[pb.UploadFilesRequest]) -> pb.UploadFilesResponse:
         upload_id = parts[0].header.upload_id
         files, path = self.uploads.setdefault(upload_id, {}), ""
         response = pb.UploadFilesResponse(upload_id=upload_id)
@@ -52,7 +52,7 @@ class Backing:
                 files[path] += part.chunk
         return response
 
-    def ListUploads(self, request: Any) -> pb.ListUploadsResponse:  # noqa: N802
+    def ListUploads(self, request: Any) -> pb.ListUploadsResponse:
         return pb.ListUploadsResponse(uploads=[Upload(name=f"uploads/{one}") for one in sorted(self.uploads)])
 
     def _files(self, parent: str) -> dict[str, bytes]:
@@ -61,38 +61,38 @@ class Backing:
         except KeyError:
             raise UploadNotFound(name=parent) from None
 
-    def ListUploadedFiles(self, request: Any) -> pb.ListUploadedFilesResponse:  # noqa: N802
+    def ListUploadedFiles(self, request: Any) -> pb.ListUploadedFilesResponse:
         paths, start = list(self._files(request.parent)), int(request.page_token or 0)
         files = [pb.UploadedFile(path=path) for path in paths[start : start + 3]]
         token = str(start + 3) if start + 3 < len(paths) else ""
         return pb.ListUploadedFilesResponse(files=files, next_page_token=token)
 
-    def ReadUploadedFile(self, request: Any) -> list[pb.ReadUploadedFileResponse]:  # noqa: N802
+    def ReadUploadedFile(self, request: Any) -> list[pb.ReadUploadedFileResponse]:
         self.reads.append(request.path)
         data = self._files(request.parent)[request.path]
         return [pb.ReadUploadedFileResponse(chunk=data[start : start + 9]) for start in range(0, len(data), 9)]
 
-    def DeleteUpload(self, request: Any) -> None:  # noqa: N802
+    def DeleteUpload(self, request: Any) -> None:
         self._files(request.name)
         del self.uploads[request.name.removeprefix("uploads/")]
 
-    def GetDataset(self, request: Any) -> Dataset:  # noqa: N802
+    def GetDataset(self, request: Any) -> Dataset:
         if request.name not in self.datasets:
             raise DatasetNotFound(name=request.name)
         return self.datasets[request.name]
 
-    def CreateDataset(self, request: Any) -> Dataset:  # noqa: N802
+    def CreateDataset(self, request: Any) -> Dataset:
         assert request.new_version
         name = f"datasets/{request.dataset_id}"
         self.datasets[name] = Dataset(name=name, annotation_file_uris=request.dataset.annotation_file_uris)
         self.datasets[name].annotation_kind = request.dataset.annotation_kind
         return self.datasets[name]
 
-    def DeleteDataset(self, request: Any) -> None:  # noqa: N802
+    def DeleteDataset(self, request: Any) -> None:
         self.GetDataset(request)
         del self.datasets[request.name]
 
-    def CreateModel(self, request: Any) -> Model:  # noqa: N802
+    def CreateModel(self, request: Any) -> Model:
         model = Model()
         model.CopyFrom(request.model)
         model.name, model.state = f"models/{request.model_id}", Model.NOT_STARTED
@@ -100,31 +100,31 @@ class Backing:
         self.models[model.name] = model
         return model
 
-    def GetModel(self, request: Any) -> Model:  # noqa: N802
+    def GetModel(self, request: Any) -> Model:
         if request.name not in self.models:
             raise ModelNotFound(name=request.name)
         return self.models[request.name]
 
-    def ListModels(self, request: Any) -> ListModelsResponse:  # noqa: N802
+    def ListModels(self, request: Any) -> ListModelsResponse:
         return ListModelsResponse(models=[self.models[name] for name in sorted(self.models)])
 
-    def UpdateModel(self, request: Any) -> Model:  # noqa: N802
+    def UpdateModel(self, request: Any) -> Model:
         model = self.GetModel(request.model)
         model.custom_properties.clear()
         model.custom_properties.update(request.model.custom_properties)
         return model
 
-    def CancelModel(self, request: Any) -> Model:  # noqa: N802
+    def CancelModel(self, request: Any) -> Model:
         self.models[request.name].state = Model.CANCELLED
         return self.models[request.name]
 
-    def WatchModel(self, request: Any) -> list[WatchModelResponse]:  # noqa: N802
+    def WatchModel(self, request: Any) -> list[WatchModelResponse]:
         return [WatchModelResponse(model=self.models[request.name])]
 
-    def DeleteModel(self, request: Any) -> None:  # noqa: N802
+    def DeleteModel(self, request: Any) -> None:
         assert self.models.pop(request.name).state in (Model.SUCCEEDED, Model.FAILED, Model.CANCELLED)
 
-    def ExportModel(self, request: Any) -> list[ExportModelResponse]:  # noqa: N802
+    def ExportModel(self, request: Any) -> list[ExportModelResponse]:
         self.GetModel(request)
         return [
             ExportModelResponse(header=ExportHeader(size_bytes=7)),

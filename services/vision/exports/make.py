@@ -98,7 +98,7 @@ def _write_torch(directory: Path, _card: ModelCard, folder: Path) -> None:
 
 
 def _write_openvino(directory: Path, card: ModelCard, folder: Path) -> None:
-    import openvino  # noqa: PLC0415 - optional
+    import openvino  # noqa: PLC0415 - not every worker has it
 
     source = folder.parent / "onnx"
     source.mkdir()

@@ -107,8 +107,11 @@ def test_a_few_boxes_are_no_evidence_and_no_boxes_none() -> None:
 @pytest.mark.parametrize("name", SETS)
 def test_real_sets_in_percent_of_the_sides_are_found_out(test_data: Path, name: str, part: str) -> None:
     content = json.loads((test_data / name / f"{part}.json").read_text())
-    convert: Convert = lambda b, w, h: [100 * b[0] / w, 100 * b[1] / h, 100 * b[2] / w, 100 * b[3] / h]  # noqa: E731
-    assert found(written(content, convert)) == ["boxesLikePercent"]
+
+    def percent(box: Box, width: float, height: float) -> Box:
+        return [100 * value / side for value, side in zip(box, 2 * (width, height), strict=True)]
+
+    assert found(written(content, percent)) == ["boxesLikePercent"]
 
 
 @pytest.mark.real_data

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ async def test_an_exported_model_answers_as_the_predictor_does(
     for path in paths:
         path.write_bytes(files[path.name])
     found = archive.answers(paths)
-    loader = lambda folder, digest: engines.load(folder, "cpu", 1, digest=digest)  # noqa: E731
+    loader = partial(engines.load, device="cpu", threads=1)
     async with serving(tmp_path, loader=loader, network=model) as running:
         served = [json_format.MessageToDict(await running.analyze(files[path.name])) for path in paths]
     detects, compared = kind == "detector", 0
