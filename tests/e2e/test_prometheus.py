@@ -121,10 +121,10 @@ def test_the_queries_return_what_the_story_did_and_cost(monitored: MonitoredSuit
     assert_value('sum(sightline_datasets_validated_total{state="READY"})', 1)
     assert_value("sum(sightline_dataset_chunk_seconds_count)", 1)
     assert_value("min(sightline_nats_connected)", 1)
-    assert_value("sum(sightline_predictor_batch_images_sum)", 1)
-    assert_value("sum(sightline_predictor_stage_seconds_count)", 5)
-    assert_value("sum(sightline_predictor_loaded_models)", 1)
-    assert_value("sum(sightline_predictor_capacity_bytes)", ONE_MODEL_BYTES)
+    assert_value('sum(sightline_predictor_batch_images_sum{job="predictor"})', 1)
+    assert_value('sum(sightline_predictor_stage_seconds_count{job="predictor"})', 5)
+    assert_value('sum(sightline_predictor_loaded_models{job="predictor"})', 1)
+    assert_value('sum(sightline_predictor_capacity_bytes{job="predictor"})', ONE_MODEL_BYTES)
 
 
 def test_slow_and_refused_predictions_raise_alerts(monitored: MonitoredSuite, few: Sets) -> None:
