@@ -12,6 +12,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sightline.client.progress import Bar, drawn
@@ -124,3 +125,8 @@ class _Lines:
         self._doing, self._fraction, self._printed = doing, fraction, time.monotonic()
         text = f"{self._title}: {100 * fraction:3.0f} %  {doing}  {detail}".rstrip()
         self._console.print(text, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Prints a warning to standard error."""
+    notes().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from sightline.cli.comparison import print_comparison, print_findings
-from sightline.cli.console import Json, facts, notes, output, print_document, print_json, state, table
+from sightline.cli.console import Json, facts, notes, output, print_document, print_json, state, table, warn
 from sightline.cli.diffs import print_diff
 from sightline.cli.formats import moment, visible
-from sightline.cli.report.page import page, pair_ids
+from sightline.cli.report.dataset import page_of, pair_ids
 from sightline.cli.reporting import UsageError
 from sightline.cli.session import session
 from sightline.client.names import bare_name, full_name
@@ -123,11 +123,6 @@ def say(package: Package, console: Console) -> None:
         console.print(escape(line), soft_wrap=True)
 
 
-def warn(text: str) -> None:
-    """Prints a warning to standard error."""
-    notes().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
-
-
 @app.command("list")
 def list_(json: Json = False) -> None:
     """List the datasets."""
@@ -205,7 +200,7 @@ def report(
         if dataset.state == DatasetState.READY:
             shown = client.datasets.samples(name, per_category=samples)
             repeated = client.datasets.samples(name, image_ids=pair_ids(found))
-    html.write_text(page(dataset, found, shown, repeated), encoding="utf-8")
+    html.write_text(page_of(dataset, found, shown, repeated), encoding="utf-8")
     if json:
         print_document({"html": str(html)})
     else:

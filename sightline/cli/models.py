@@ -12,6 +12,7 @@ from sightline.cli.console import Json, facts, notes, output, print_json, state,
 from sightline.cli.formats import moment, parse_duration, percent
 from sightline.cli.insight import print_advice, print_curve, print_doubts, print_leaderboard, print_mistakes
 from sightline.cli.model_exports import export
+from sightline.cli.model_reports import report
 from sightline.cli.quality import main_metric, print_performance
 from sightline.cli.session import session
 from sightline.cli.watching import watching
@@ -29,7 +30,7 @@ COLLECTION = "models"
 NAME_EFFECTS = {"CENTRE": "from category names", "ALONE": "category names alone"}
 
 app = typer.Typer(
-    help="Estimate and train models, list, show, export, cancel and delete them, and load them into the predictor.",
+    help="Estimate and train models; list, show, report on, export, cancel and delete them; load them to predict.",
     no_args_is_help=True,
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
@@ -179,6 +180,9 @@ def advise(name: Name, json: Json = False) -> None:
     with session() as client:
         found = client.models.advise(name)
     print_advice(found, json=json)
+
+
+app.command("report")(report)
 
 
 @app.command("watch")

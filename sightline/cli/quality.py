@@ -1,9 +1,9 @@
 """Prints how good a model is: its metrics, its worst categories, and what it confuses."""
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from rich.markup import escape
-from rich.table import Table
 
 from sightline.cli.console import facts, output, table
 from sightline.cli.formats import percent, visible
@@ -11,6 +11,8 @@ from sightline.client.plurals import counted
 from sightline.client.progress import METRICS
 from sightline.client.results.kinds import Source
 from sightline.client.results.performance import CategoryPerformance, Confusion, Performance
+
+Tags = Sequence[tuple[str, CategoryPerformance]]
 
 SHOWN_TAGS = 10
 SHOWN_CONFUSIONS = 5
@@ -42,8 +44,11 @@ def print_performance(performance: Performance) -> None:
     console.print(facts(metric_lines(performance)))
     if worst := worst_tags(performance, SHOWN_TAGS):
         title = "CATEGORY" if len(worst) == len(performance.categories) else "WORST CATEGORIES"
-        detects = performance.mean_average_precision_50 is not None
-        console.print(_detected(worst, title) if detects else _decided(worst, title, performance.confusion))
+        figures, lines = category_figures(performance, worst)
+        rows = table(title, *figures, right=figures)
+        for line in lines:
+            rows.add_row(*map(escape, line))
+        console.print(rows)
     if confused := worst_confusions(performance, SHOWN_CONFUSIONS):
         console.print(facts([("decision", DECISION), ("most confused", escape("; ".join(confused)))]))
 
@@ -93,6 +98,13 @@ def worst_tags(performance: Performance, count: int) -> list[tuple[str, Category
     return sorted(measured, key=quality)[:count]
 
 
+def category_figures(performance: Performance, tags: Tags) -> tuple[tuple[str, ...], list[list[str]]]:
+    """What is known of these categories: the titles of the figures, and of each category its name and the figures."""
+    if performance.mean_average_precision_50 is not None:
+        return ("BOXES", *DETECTOR_COLUMNS.values()), list(_detected(tags))
+    return ("IMAGES", *CLASSIFIER_COLUMNS), list(_decided(tags, performance.confusion))
+
+
 def worst_confusions(performance: Performance, count: int) -> list[str]:
     """The most frequent confusions, at most `count`: `12 × cat taken for dog`."""
     wrong = sorted(
@@ -106,7 +118,7 @@ def _left_out(performance: Performance) -> bool:
     return bool(coverage) and (coverage.image_count > performance.image_count or coverage.unknown_region_count > 0)
 
 
-def _decided(tags: list[tuple[str, CategoryPerformance]], title: str, pairs: tuple[Confusion, ...]) -> Table:
+def _decided(tags: Tags, pairs: tuple[Confusion, ...]) -> Iterator[list[str]]:
     """A classifier's categories, all figures at top 1; precision and F1 only if there is a confusion matrix.
 
     CategoryPerformance has precision, recall and F1 at the suggested threshold, which would contradict the recall at
@@ -116,21 +128,16 @@ def _decided(tags: list[tuple[str, CategoryPerformance]], title: str, pairs: tup
     for pair in pairs:
         taken[pair.predicted] += pair.count
         right[pair.predicted] += pair.count if pair.true == pair.predicted else 0
-    rows = table(title, "IMAGES", *CLASSIFIER_COLUMNS, right=("IMAGES", *CLASSIFIER_COLUMNS))
     for name, tag in tags:
-        cells = ["" if tag.accuracy is None else percent(tag.accuracy)]
+        cells = ["" if tag.accuracy is None else percent(tag.accuracy), "", ""]
         if pairs:
-            cells.append(percent(right[name] / taken[name]) if taken[name] else "")
-            cells.append(percent(2 * right[name] / (tag.support + taken[name])))
-        rows.add_row(escape(visible(name)), str(tag.support), *cells)
-    return rows
+            cells[1] = percent(right[name] / taken[name]) if taken[name] else ""
+            cells[2] = percent(2 * right[name] / (tag.support + taken[name]))
+        yield [visible(name), str(tag.support), *cells]
 
 
-def _detected(tags: list[tuple[str, CategoryPerformance]], title: str) -> Table:
+def _detected(tags: Tags) -> Iterator[list[str]]:
     """A detector's categories."""
-    rows = table(title, "BOXES", *DETECTOR_COLUMNS.values(), right=("BOXES", *DETECTOR_COLUMNS.values()))
     for name, tag in tags:
         values = [getattr(tag, field) for field in DETECTOR_COLUMNS]
-        cells = ["" if value is None else percent(value) for value in values]
-        rows.add_row(escape(visible(name)), str(tag.support), *cells)
-    return rows
+        yield [visible(name), str(tag.support), *("" if value is None else percent(value) for value in values)]

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sightline.cli.console import Json, notes, output, print_json
-from sightline.cli.datasets import prefixes_of, say, warn
+from sightline.cli.console import Json, notes, output, print_json, warn
+from sightline.cli.datasets import prefixes_of, say
 from sightline.cli.formats import parse_duration
 from sightline.cli.models import print_model
 from sightline.cli.reporting import CommandError

@@ -1,7 +1,8 @@
 """`client.datasets`: register labelled images, and read the findings."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Mapping
+from contextlib import aclosing, closing
 from pathlib import Path
 from warnings import warn
 
@@ -9,6 +10,7 @@ from sightline.client import progress, requests
 from sightline.client.calls import AsyncCalls, Calls
 from sightline.client.diffs import diff
 from sightline.client.exports import Annotations, Download
+from sightline.client.images import ImageRead
 from sightline.client.names import Named, bare_name, full_name
 from sightline.client.requests import STORE
 from sightline.client.results.comparison import Comparison
@@ -16,7 +18,7 @@ from sightline.client.results.dataset import AsyncDataset, Dataset, DatasetData,
 from sightline.client.results.diff import DatasetDiff
 from sightline.client.results.export import Draft, Exported
 from sightline.client.results.kinds import DatasetKind
-from sightline.client.results.samples import Samples
+from sightline.client.results.samples import Sample, Samples
 from sightline.client.sending import Sent, send, send_async
 from sightline.client.suggested import Drafting
 from sightline.client.uploads import Reading, read_export
@@ -98,6 +100,21 @@ class Datasets:
         """Some images of a READY dataset with their annotations: so many of each category, and those with these ids."""
         request = _sampling(name, per_category, image_ids)
         return Samples.of(self._calls.pages(self._calls.stubs.datasets.ListDatasetSamples, request))
+
+    def images(self, name: str | Named, image_ids: Iterable[int], *, version: int = 0) -> tuple[Sample, ...]:
+        """Images of a version of a dataset, by default the current one, with their annotations, in this order.
+
+        An id that the dataset does not have is left out, and so are the bytes of images above 8 MiB. Raises
+        DatasetNotFound, DatasetNotReady, or InvalidRequest if it has no such version.
+        """
+        full, rpc = full_name(COLLECTION, name), self._calls.stubs.datasets.ReadImages
+        found: list[Sample | None] = []
+        for image_id in image_ids:
+            read = ImageRead(full, version, image_id)
+            with closing(self._calls.watch(rpc, read.request)) as messages:
+                any(map(read.take, messages))
+            found.append(read.sample())
+        return tuple(sample for sample in found if sample is not None)
 
     def compare(self, training: str | Named, test: str | Named) -> Comparison:
         """What two READY datasets share, and how they differ; DatasetNotFound, DatasetNotReady."""
@@ -236,6 +253,19 @@ class AsyncDatasets:
         """Some images of a READY dataset with their annotations: so many of each category, and those with these ids."""
         request = _sampling(name, per_category, image_ids)
         return Samples.of(await self._calls.pages(self._calls.stubs.datasets.ListDatasetSamples, request))
+
+    async def images(self, name: str | Named, image_ids: Iterable[int], *, version: int = 0) -> tuple[Sample, ...]:
+        """As `Datasets.images`."""
+        full, rpc = full_name(COLLECTION, name), self._calls.stubs.datasets.ReadImages
+        found: list[Sample | None] = []
+        for image_id in image_ids:
+            read = ImageRead(full, version, image_id)
+            async with aclosing(self._calls.watch(rpc, read.request)) as messages:
+                async for message in messages:
+                    if read.take(message):
+                        break
+            found.append(read.sample())
+        return tuple(sample for sample in found if sample is not None)
 
     async def compare(self, training: str | Named, test: str | Named) -> Comparison:
         """What two READY datasets share, and how they differ; DatasetNotFound, DatasetNotReady."""

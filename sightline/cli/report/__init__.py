@@ -1,1 +1,1 @@
-"""The report of a dataset: one self-contained HTML page."""
+"""The reports of datasets and models: each is one self-contained HTML page."""

@@ -5,14 +5,14 @@ from io import BytesIO
 
 from PIL import Image
 
-from sightline.cli.report.markup import Markup, tag
 from sightline.client.results.samples import Sample
 from sightline.images.mending import Source
 from sightline.images.samples import loaded
 from sightline.images.upright import mending, opened
+from sightline.pages.charts import series_colour
+from sightline.pages.markup import Markup, tag
 
 SIDE = 200  # pixels of the longer side
-_HUES = (210, 25, 120, 280, 50, 170, 340, 90)
 
 
 def picture(sample: Sample | None, categories: dict[str, int]) -> Markup:
@@ -30,7 +30,7 @@ def picture(sample: Sample | None, categories: dict[str, int]) -> Markup:
             width=f"{box.width:.1f}",
             height=f"{box.height:.1f}",
             fill="none",
-            stroke=colour(categories.get(box.category, 0)),
+            stroke=series_colour(categories.get(box.category, 0)),
             stroke_width=f"{2 / scale:.2f}",
         )
         for box in sample.boxes
@@ -41,9 +41,9 @@ def picture(sample: Sample | None, categories: dict[str, int]) -> Markup:
     return tag("svg", image, *boxes, viewBox=view, width=shown[0], height=shown[1], role="img")
 
 
-def colour(number: int) -> str:
-    """The colour of the boxes of a category."""
-    return f"hsl({_HUES[number % len(_HUES)]} 90% 45%)"
+def figure(sample: Sample | None, categories: dict[str, int], *caption: str) -> Markup:
+    """The picture and what is said about it."""
+    return tag("figure", picture(sample, categories), tag("figcaption", *caption))
 
 
 def thumbnail(data: bytes) -> str:

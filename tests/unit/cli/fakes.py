@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
+from PIL import Image, UnidentifiedImageError
 
 from sightline.v1 import audit_service_pb2 as audit
 from sightline.v1 import audit_service_pb2_grpc as audit_grpc
@@ -192,6 +194,8 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
 
     def ReadImages(self, request: ds.ReadImagesRequest, context: grpc.ServicerContext) -> Any:
         """Before its last chunk, an image's stream fails with the planned error."""
+        if self.fakes.errors.get("ReadImages:opens"):
+            self.fakes.check(context, "ReadImages:opens", request)
         head = ds.Snapshot(digest="sha256:1", annotation_kind=Dataset.IMAGE_CLASSIFICATION)
         head.categories.add(id=1, name="cat")
         yield ds.ReadImagesResponse(snapshot=head)
@@ -200,6 +204,8 @@ class DatasetFake(ds_grpc.DatasetServiceServicer):
                 continue
             image = ds.SnapshotImage(image_id=number, file_name=name, size_bytes=len(content), category_id=1)
             image.sha256 = hashlib.sha256(content).hexdigest()
+            with suppress(UnidentifiedImageError):
+                image.width, image.height = Image.open(BytesIO(content)).size
             yield ds.ReadImagesResponse(images=[image])
             if not request.annotations_only:
                 yield ds.ReadImagesResponse(chunk=content[:-1])

@@ -23,6 +23,7 @@ from sightline.client.models import AsyncModels, Models
 from sightline.client.projects import AsyncProjects, Projects
 from sightline.client.results.trial import FeatureUse, NameUse
 from sightline.v1.dataset_pb2 import Dataset
+from sightline.v1.dataset_service_pb2 import ReadImagesRequest
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.finding_pb2 import Finding
 from sightline.v1.model_pb2 import Model, TrainingParameters
@@ -418,6 +419,27 @@ async def test_projects_have_what_is_used_and_what_is_left(client: Client, aio: 
     everything = client.projects.list()
     assert [(one.project_id, one.compute.left is None) for one in everything[1:]] == [("acme", True), ("other", True)]
     assert await aio.projects.list() == everything
+
+
+async def test_single_images_are_read_in_the_order_asked_for_by_both_clients_alike(
+    client: Client, aio: AsyncClient, fakes: Fakes
+) -> None:
+    fakes.images = {f"{number}.png": f"image {number}".encode() for number in range(1, 5)}
+    found = client.datasets.images("set", (3, 9, 1), version=2)
+    assert [(one.image_id, one.file, one.category, one.image) for one in found] == [
+        (3, "3.png", "cat", b"image 3"),
+        (1, "1.png", "cat", b"image 1"),
+    ]
+    assert await aio.datasets.images("set", (3, 9, 1), version=2) == found
+    asked = [request for request in fakes.requests if isinstance(request, ReadImagesRequest)]
+    assert {(request.parent, request.version) for request in asked} == {("datasets/set", 2)}
+
+
+def test_an_image_whose_stream_breaks_is_read_again_from_its_beginning(client: Client, fakes: Fakes) -> None:
+    fakes.images = {"1.png": b"a whole image"}
+    fakes.errors["ReadImages"] = [status(grpc.StatusCode.UNAVAILABLE, "unavailable", "Gone for a moment.")]
+    (image,) = client.datasets.images("set", (1,))
+    assert image.image == b"a whole image"
 
 
 async def test_a_dataset_is_drafted_by_both_clients_alike(

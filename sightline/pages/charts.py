@@ -3,13 +3,19 @@
 import math
 from collections.abc import Sequence
 
-from sightline.cli.report.markup import Markup, tag
 from sightline.client.results.dataset import Category
+from sightline.pages.markup import Markup, tag
 
 BARS = 60
 _ROW, _LABEL, _BAR = 22, 220, 420  # pixels
 _PLOT, _MARGIN = 360, 48
 _LETTERS = 30
+_HUES = (210, 25, 120, 280, 50, 170, 340, 90)
+
+
+def series_colour(number: int) -> str:
+    """The colour of a category's boxes, or of a line among others."""
+    return f"hsl({_HUES[number % len(_HUES)]} 90% 45%)"
 
 
 def bars(categories: Sequence[Category]) -> Markup:
