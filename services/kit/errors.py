@@ -385,7 +385,7 @@ class DatasetNotReady(FailedPrecondition):
 
 
 class DatasetInUse(FailedPrecondition):
-    """A training or an evaluation still needs the dataset."""
+    """A training, an evaluation or a batch prediction still needs the dataset."""
 
     reason = "datasetInUse"
     template = "{name} is in use by {users}; wait until they have ended, or cancel or delete them first."

@@ -19,19 +19,30 @@ If d3 finds another revision, the deletion starts over. If it dies before d3, `i
 the dataset, with the same content, ends the closing.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from services.kit import names
-from services.kit.errors import Conflict, DatasetInUse, EtagMismatch, RecordExists, RecordNotFound
+from services.kit.clock import Clock
+from services.kit.errors import (
+    Conflict,
+    DatasetInUse,
+    DatasetNotFound,
+    DatasetNotReady,
+    EtagMismatch,
+    RecordExists,
+    RecordNotFound,
+    Unavailable,
+)
 from services.kit.plurals import counted
 from services.kit.records import Records, Table, Versioned
 from services.kit.views import View
 
 COLLECTION = "holds"
 NAMED = 5  # holders in an error
+PATIENCE_SECONDS, LOOK_SECONDS = 1.0, 0.1  # for a deletion that may be between two of its steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,26 @@ class Holds:
             ),
         )
         return _closed(held)
+
+    async def take(self, dataset: str, holder: Holder, revision: Callable[[], Awaitable[int]], clock: Clock) -> None:
+        """h1 and h2: the dataset is not deleted until the hold ends. Safe to repeat.
+
+        `revision` asks for the dataset's; it raises DatasetNotFound, or DatasetNotReady if the dataset is DELETING, and
+        so does this, without a hold then. Unavailable if a deletion is not decided yet.
+        """
+        closed, until = await self.add(dataset, holder), clock.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                found = await revision()
+            except (DatasetNotFound, DatasetNotReady):
+                await self.remove(dataset, holder)
+                raise
+            if found > closed or not closed:
+                return
+            if clock.monotonic() >= until:
+                problem = "its deletion was interrupted; it can be used again in a moment"
+                raise Unavailable(what=dataset, problem=problem)
+            await clock.sleep(LOOK_SECONDS)
 
     async def remove(self, dataset: str, holder: Holder) -> None:
         """Ends the hold; does nothing if there is none, or if it is another resource's of the same name."""

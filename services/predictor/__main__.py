@@ -21,6 +21,7 @@ from services.kit.blobs import Blobs
 from services.kit.clock import SystemClock
 from services.kit.collection import Collection
 from services.kit.errors import NotFound, Unavailable
+from services.kit.holds import Holds
 from services.kit.log import Log
 from services.kit.records import Table
 from services.kit.settings import load, refuse_exposure
@@ -32,6 +33,7 @@ from services.predictor.batch import metrics
 from services.predictor.batch.app import BatchPredictions
 from services.predictor.batch.context import WorkerContext
 from services.predictor.batch.domain import COLLECTION, BatchRecord
+from services.predictor.batch.holds import Holding, HoldKeeper
 from services.predictor.batch.lazy import LazyPredictor
 from services.predictor.batch.quotas import SERVICE, Quotas
 from services.predictor.batch.reconcile import Reconciler
@@ -207,11 +209,14 @@ async def _keep_available(
                 collection = Collection(records, BatchRecord, NotFound, COLLECTION)
                 accounts = Accounts(records, SERVICE, {})
                 quotas = Quotas(collection.view, accounts, limits_of(settings), clock)
-                present = BatchPredictions(collection, blobs, queue, lookup, datasets, quotas, clock, settings)
+                holding = Holding(Holds(records), datasets, clock)
+                present = BatchPredictions(collection, blobs, queue, lookup, datasets, holding, quotas, clock, settings)
                 async with alongside(
                     view=collection.view.run(),
                     accounts=accounts.view.run(),
+                    holds=holding.holds.view.run(),
                     quotas=quotas.run(),
+                    keeper=HoldKeeper(collection, holding, clock).run(),
                     reconciler=Reconciler(collection.view, queue, clock, telemetry, settings).run(),
                 ):
                     await collection.view.synced()

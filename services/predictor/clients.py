@@ -72,12 +72,25 @@ class DatasetsClient:
         self._bucket = bucket
 
     async def get(self, name: str) -> Dataset:
+        found = await self._found(name)
+        if found.state != dataset_pb2.Dataset.READY:
+            raise _not_ready(found)
+        return Dataset(name, found.version, from_uri(found.snapshot_uri, self._bucket))
+
+    async def revision(self, name: str) -> int:
+        found = await self._found(name)
+        if found.state == dataset_pb2.Dataset.DELETING:
+            raise _not_ready(found)
+        return int(found.etag or 0)
+
+    async def _found(self, name: str) -> dataset_pb2.Dataset:
         try:
-            found = await self._stub.GetDataset(dataset_service.GetDatasetRequest(name=name), timeout=TIMEOUT_SECONDS)
+            return await self._stub.GetDataset(dataset_service.GetDatasetRequest(name=name), timeout=TIMEOUT_SECONDS)
         except (DatasetNotFound, Unavailable):
             raise
         except SightlineError as error:
             raise Unavailable(what="The dataset service", problem=error.message) from error
-        if found.state != dataset_pb2.Dataset.READY:
-            raise DatasetNotReady(name=name, state=dataset_pb2.Dataset.State.Name(found.state))
-        return Dataset(name, found.version, from_uri(found.snapshot_uri, self._bucket))
+
+
+def _not_ready(found: dataset_pb2.Dataset) -> DatasetNotReady:
+    return DatasetNotReady(name=found.name, state=dataset_pb2.Dataset.State.Name(found.state))

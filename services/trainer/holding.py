@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 
 from services.kit.clock import Clock
-from services.kit.errors import DatasetNotFound, DatasetNotReady, Unavailable
+from services.kit.errors import DatasetNotReady
 from services.kit.holds import Holder, Holds
 from services.trainer.datasets import Dataset, Datasets, DatasetState
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model
-
-PATIENCE_SECONDS, LOOK_SECONDS = 1.0, 0.1  # for a deletion that may be between two of its steps
 
 
 def holder_of(record: Model | Evaluation) -> Holder:
@@ -46,18 +44,15 @@ class Holding:
         It is not deleted until the record has ended. DatasetNotFound, or DatasetNotReady if it is DELETING, and then
         without a hold; Unavailable if that is not decided yet.
         """
-        holder, until = holder_of(record), self.clock.monotonic() + PATIENCE_SECONDS
-        closed = await self.holds.add(name, holder)
-        while True:
-            try:
-                dataset = await self.datasets.get(name)
-                if dataset.state is DatasetState.DELETING:
-                    raise DatasetNotReady(name=name, state=dataset.state)
-            except (DatasetNotFound, DatasetNotReady):
-                await self.holds.remove(name, holder)
-                raise
-            if dataset.revision > closed or not closed:
-                return dataset
-            if self.clock.monotonic() >= until:
-                raise Unavailable(what=name, problem="its deletion was interrupted; it can be used again in a moment")
-            await self.clock.sleep(LOOK_SECONDS)
+        found: Dataset | None = None
+
+        async def revision() -> int:
+            nonlocal found
+            found = await self.datasets.get(name)
+            if found.state is DatasetState.DELETING:
+                raise DatasetNotReady(name=name, state=found.state)
+            return found.revision
+
+        await self.holds.take(name, holder_of(record), revision, self.clock)
+        assert found is not None, "it was asked for"
+        return found

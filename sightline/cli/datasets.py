@@ -275,7 +275,10 @@ def diff(
 def delete(
     name: Name,
     force: Annotated[
-        bool, typer.Option("--force", help="Delete it although trainings or evaluations need it; they then fail.")
+        bool,
+        typer.Option(
+            "--force", help="Delete it although trainings, evaluations or batch predictions need it; they fail then."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:

@@ -193,7 +193,7 @@ class Datasets:
     def delete(self, name: str | Named, *, force: bool = False) -> None:
         """Deletes a dataset, but not the models trained on it; DatasetNotFound.
 
-        DatasetInUse while a training or an evaluation needs it; with `force`, that one fails instead.
+        DatasetInUse while a training, an evaluation or a batch prediction needs it; with `force`, that one fails.
         """
         request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name), force=force)
         self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)
@@ -330,7 +330,7 @@ class AsyncDatasets:
     async def delete(self, name: str | Named, *, force: bool = False) -> None:
         """Deletes a dataset, but not the models trained on it; DatasetNotFound.
 
-        DatasetInUse while a training or an evaluation needs it; with `force`, that one fails instead.
+        DatasetInUse while a training, an evaluation or a batch prediction needs it; with `force`, that one fails.
         """
         request = service.DeleteDatasetRequest(name=full_name(COLLECTION, name), force=force)
         await self._calls.ask(self._calls.stubs.datasets.DeleteDataset, request)

@@ -377,14 +377,15 @@ class DatasetNotReady(FailedPrecondition):
 
 
 class DatasetInUse(FailedPrecondition):
-    """A training or an evaluation that has not ended needs the dataset."""
+    """A training, an evaluation or a batch prediction that has not ended needs the dataset."""
 
     reason = "datasetInUse"
 
     def _advice(self, variables: Mapping[str, str]) -> str:
         first = variables.get("users", "models/MODEL").split(", ")[0].split(" and ")[0]
-        waiting = f"`sightline models cancel {bare_name(first)}`"
-        if "/evaluations/" in first or not first.startswith("models/"):
+        command = "batch" if first.startswith("batchPredictions/") else "models"
+        waiting = f"`sightline {command} cancel {bare_name(first)}`"
+        if "/evaluations/" in first or not first.startswith(("models/", "batchPredictions/")):
             waiting = "delete what uses it"
         return f"wait, or {waiting}; `--force` (force=True in Python) deletes it all the same, and what uses it fails"
 

@@ -20,7 +20,7 @@ WRITES: Mapping[str, Sequence[str]] = {
     "dataset-worker": ("datasets.*", "holds.*"),
     "trainer-api": ("models.>", "estimates.*", "accounts.*", "holds.*"),
     "trainer-worker": ("models.*.trials.*", "models.*.evaluations.*", "models.*.exports.*", "estimates.*"),
-    "predictor": ("batchPredictions.*", "accounts.*"),
+    "predictor": ("batchPredictions.*", "accounts.*", "holds.*"),
     "predictor-worker": ("batchPredictions.*",),
 }
 ANNOUNCES: Mapping[str, Sequence[str]] = {
@@ -40,7 +40,9 @@ COUNTS: Mapping[str, Sequence[str]] = {
     "trainer-api": ("trainer",),
     "predictor": ("predict-batch", "predict-chunk"),
 }
-REMOVES = ("dataset-api", "dataset-worker", "trainer-api")  # records, with what deletions leave behind
+# Who removes what deletions of records leave behind. It allows to purge any record, so the predictor, which hardly ever
+# deletes one, leaves the few bytes.
+REMOVES = ("dataset-api", "dataset-worker", "trainer-api")
 NOTES: Mapping[str, str] = {
     "dataset-api": "dataset",
     "trainer-api": "trainer",

@@ -44,7 +44,7 @@ OWN = {
     "dataset-worker": ("datasets/d", "holds/d"),
     "trainer-api": ("models/m", "models/m/trials/t000", "models/m/evaluations/e", "estimates/e", "holds/d"),
     "trainer-worker": ("models/m/trials/t000", "models/m/evaluations/e", "estimates/e"),
-    "predictor": ("batchPredictions/b",),
+    "predictor": ("batchPredictions/b", "holds/d"),
     "predictor-worker": ("batchPredictions/b",),
 }
 WORK = [

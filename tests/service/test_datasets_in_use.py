@@ -1,4 +1,4 @@
-"""A dataset is not deleted while a training or an evaluation needs it: dataset service and trainer over gRPC."""
+"""A dataset is not deleted while a training, an evaluation or a batch prediction needs it: all services over gRPC."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sightline.v1 import evaluation_pb2, model_pb2
 from sightline.v1 import evaluation_service_pb2 as evaluations
 from sightline.v1 import model_service_pb2 as models
 from sightline.v1 import prediction_service_pb2 as predictions
+from sightline.v1.batch_prediction_pb2 import BatchPrediction
 from tests.support.datasets import refused
 from tests.support.suite_of_projects import Suite, suite
 from tests.unit.predictor.serving import IMAGE
@@ -164,6 +165,39 @@ async def test_a_deletion_by_force_ends_the_training_with_the_reason(services: S
     await gone(services, "pets")
     await services.step()
     assert not services.store.holds.view.all()
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+async def test_a_dataset_is_kept_as_long_as_a_batch_prediction_needs_it(services: Suite, *, cancels: bool) -> None:
+    await services.train("m", "datasets/pets", KEY)
+    await services.step()
+    await services.begin_batch("b", "datasets/test", "models/m", KEY)
+    async with refused(*IN_USE, "datasets/test is in use by batchPredictions/b; wait until they have ended, or cancel"):
+        await delete(services, "test")
+    if cancels:
+        request = predictions.CancelBatchPredictionRequest(name="batchPredictions/b")
+        await services.call("CancelBatchPrediction", request, KEY)
+        async with refused(*IN_USE, "batchPredictions/b"):  # a worker may still read it
+            await delete(services, "test")
+    await services.work_batches()
+    request = predictions.GetBatchPredictionRequest(name="batchPredictions/b")
+    ended = BatchPrediction.CANCELLED if cancels else BatchPrediction.SUCCEEDED
+    assert (await services.call("GetBatchPrediction", request, KEY)).state == ended
+    await delete(services, "test")
+    await gone(services, "test")
+
+
+async def test_a_deletion_by_force_ends_a_batch_prediction_with_the_reason(services: Suite) -> None:
+    await services.train("m", "datasets/pets", KEY)
+    await services.step()
+    await services.begin_batch("b", "datasets/test", "models/m", KEY)
+    await delete(services, "test", force=True)
+    await gone(services, "test")
+    await services.work_batches()
+    request = predictions.GetBatchPredictionRequest(name="batchPredictions/b")
+    found = await services.call("GetBatchPrediction", request, KEY)
+    assert (found.state, "datasets/test" in found.error.message) == (BatchPrediction.FAILED, True)
+    assert not services.world.holds.of("projects/acme/datasets/test")
 
 
 async def test_trying_and_being_refused_leave_no_hold(services: Suite) -> None:

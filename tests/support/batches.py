@@ -17,7 +17,8 @@ from services.kit.accounts import Accounts
 from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
 from services.kit.collection import Collection
-from services.kit.errors import DatasetNotFound, NotFound
+from services.kit.errors import DatasetNotFound, DatasetNotReady, NotFound
+from services.kit.holds import Holds
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.queue import Queue, is_poison
 from services.kit.quotas import UNLIMITED, Limits
@@ -30,6 +31,7 @@ from services.predictor.batch.app import BatchPredictions, NewBatch
 from services.predictor.batch.context import WorkerContext
 from services.predictor.batch.datasets import Dataset
 from services.predictor.batch.domain import COLLECTION, BatchRecord
+from services.predictor.batch.holds import Holding, HoldKeeper
 from services.predictor.batch.quotas import SERVICE, Quotas
 from services.predictor.batch.reconcile import Reconciler
 from services.predictor.batching import Batcher, Passes
@@ -90,11 +92,18 @@ class FakeDatasets:
 
     def __init__(self) -> None:
         self.datasets: dict[str, Dataset] = {}
+        self.deleting: set[str] = set()
 
     async def get(self, name: str) -> Dataset:
         if name not in self.datasets:
             raise DatasetNotFound(name=name)
         return self.datasets[name]
+
+    async def revision(self, name: str) -> int:
+        await self.get(name)
+        if name in self.deleting:
+            raise DatasetNotReady(name=name, state="DELETING")
+        return 1
 
 
 class OneModel:
@@ -135,6 +144,7 @@ class Batches:
     source: OneModel = field(init=False)
     runner: ByWidth = field(init=False)
     app: BatchPredictions = field(init=False)
+    holding: Holding = field(init=False)
     predictor: Predictor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -196,6 +206,9 @@ class Batches:
 
     def reconciler(self) -> Reconciler:
         return Reconciler(self.app.batches.view, self.queue, self.clock, self.telemetry, self.settings)
+
+    def keeper(self) -> HoldKeeper:
+        return HoldKeeper(self.app.batches, self.holding, self.clock)
 
     async def file(self, name: str, id_: str = "b") -> bytes:
         return b"".join([piece async for piece in self.app.read_file(f"batchPredictions/{id_}", name, 0)])
@@ -260,13 +273,15 @@ async def running(batches: Batches) -> AsyncGenerator[Batches]:
     collection = Collection(batches.records, BatchRecord, NotFound, COLLECTION)
     accounts = Accounts(batches.records, SERVICE, {})
     quotas = Quotas(collection.view, accounts, lambda _: batches.limits, clock)
+    batches.holding = Holding(Holds(batches.records), batches.datasets, clock)
     batches.app = BatchPredictions(
-        collection, blobs, batches.queue, lookup, batches.datasets, quotas, clock, batches.settings
+        collection, blobs, batches.queue, lookup, batches.datasets, batches.holding, quotas, clock, batches.settings
     )
-    tasks = [asyncio.create_task(each) for each in (collection.view.run(), accounts.view.run(), batcher.run())]
+    views = collection.view, accounts.view, batches.holding.holds.view
+    tasks = [asyncio.create_task(each) for each in (*(view.run() for view in views), batcher.run())]
     try:
-        await collection.view.synced()
-        await accounts.view.synced()
+        for view in views:
+            await view.synced()
         yield batches
     finally:
         await cache.close()

@@ -19,6 +19,7 @@ from services.kit.accounts import Accounts
 from services.kit.clock import SystemClock
 from services.kit.collection import Collection
 from services.kit.errors import NotFound
+from services.kit.holds import Holds
 from services.kit.memory import MemoryQueue
 from services.kit.quotas import UNLIMITED, Limits
 from services.kit.records import Table
@@ -30,6 +31,7 @@ from services.predictor.batch.app import BatchPredictions
 from services.predictor.batch.context import WorkerContext
 from services.predictor.batch.domain import COLLECTION as BATCHES
 from services.predictor.batch.domain import BatchRecord
+from services.predictor.batch.holds import Holding, HoldKeeper
 from services.predictor.batch.quotas import Quotas as BatchQuotas
 from services.predictor.batch.service import Batches
 from services.predictor.batching import Passes
@@ -110,6 +112,7 @@ class Suite:
         self.limits: dict[str, Limits] = {}  # by project
         self.batch_queue = MemoryQueue()
         self.models: TrainerModels  # once the suite runs
+        self.keeper: HoldKeeper  # of the holds of batch predictions
         self.predictor: Predictor
 
     def limits_of(self, project: str) -> Limits:
@@ -170,9 +173,19 @@ class Suite:
 
     async def predict_all(self, name: str, dataset: str, model: str, key: str) -> batch_prediction_pb2.BatchPrediction:
         """A batch prediction that a worker has ended."""
+        await self.begin_batch(name, dataset, model, key)
+        await self.work_batches()
+        get = prediction_service_pb2.GetBatchPredictionRequest(name=f"batchPredictions/{name}")
+        return await self.call("GetBatchPrediction", get, key)
+
+    async def begin_batch(self, name: str, dataset: str, model: str, key: str) -> None:
+        """A batch prediction that waits for a worker."""
         new = batch_prediction_pb2.BatchPrediction(model_name=model, dataset_name=dataset)
         request = prediction_service_pb2.CreateBatchPredictionRequest(batch_prediction=new, batch_prediction_id=name)
         await self.call("CreateBatchPrediction", request, key)
+
+    async def work_batches(self) -> None:
+        """A worker does all that is due for batch predictions, and the keeper looks at their holds."""
         context = WorkerContext(
             table=Table(self.world.records, BatchRecord),
             blobs=self.blobs,
@@ -192,8 +205,8 @@ class Suite:
             for job, delivery in deliveries:
                 await job.handle(delivery.body)
                 await delivery.ack()
-        get = prediction_service_pb2.GetBatchPredictionRequest(name=f"batchPredictions/{name}")
-        return await self.call("GetBatchPrediction", get, key)
+        await asyncio.sleep(0.01)
+        await self.keeper.reconcile()
 
     @asynccontextmanager
     async def _use_predictor(self) -> AsyncGenerator[Predictor]:
@@ -285,7 +298,8 @@ async def _batches(made: Suite, trainer: str, services: Credentials) -> AsyncGen
     collection = Collection(made.world.records, BatchRecord, NotFound, BATCHES)
     accounts = Accounts(made.world.records, "predictor", {})
     quotas = BatchQuotas(collection.view, accounts, made.limits_of, clock)
-    tasks = [asyncio.create_task(view.run()) for view in (collection.view, accounts.view)]
+    holds = Holds(made.world.records)
+    tasks = [asyncio.create_task(view.run()) for view in (collection.view, accounts.view, holds.view)]
     async with (
         open_channel(trainer, credentials=services) as models,
         open_channel(made.world.address, credentials=services) as channel,
@@ -293,7 +307,11 @@ async def _batches(made: Suite, trainer: str, services: Credentials) -> AsyncGen
         made.models = TrainerModels(model_grpc.ModelServiceStub(models))
         lookup = ModelLookup(made.models, clock, 0, on_gone=lambda _: None)
         known = DatasetsClient(dataset_grpc.DatasetServiceStub(channel), made.blobs.bucket)
-        present = BatchPredictions(collection, made.blobs, made.batch_queue, lookup, known, quotas, clock, settings)
+        holding = Holding(holds, known, clock)
+        present = BatchPredictions(
+            collection, made.blobs, made.batch_queue, lookup, known, holding, quotas, clock, settings
+        )
+        made.keeper = HoldKeeper(collection, holding, clock)
         with batches.available(present):
             yield batches
     for task in tasks:

@@ -1,6 +1,7 @@
 """What callers do with batch predictions. Depends on ports only."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,7 +10,14 @@ from services.kit.caller_fields import check_caller_fields, check_request_id
 from services.kit.callers import acting_project
 from services.kit.clock import Clock
 from services.kit.collection import Collection, create_once
-from services.kit.errors import AlreadyExists, InvalidRequest, NotFound
+from services.kit.errors import (
+    AlreadyExists,
+    DatasetNotFound,
+    DatasetNotReady,
+    EtagMismatch,
+    InvalidRequest,
+    NotFound,
+)
 from services.kit.jobs import Job, announce
 from services.kit.log import Log
 from services.kit.names import check_id, new_uid, own, parse
@@ -18,6 +26,7 @@ from services.kit.queue import Queue
 from services.kit.records import Versioned
 from services.predictor.batch.datasets import Datasets
 from services.predictor.batch.domain import ADVANCE, COLLECTION, BatchRecord, Output, Source
+from services.predictor.batch.holds import Holding
 from services.predictor.batch.plan import has_images, nothing_below
 from services.predictor.batch.quotas import Quotas
 from services.predictor.domain import Bundle, ImageQuery
@@ -54,12 +63,13 @@ class BatchPredictions:
     queue: Queue
     lookup: ModelLookup
     datasets: Datasets
+    holding: Holding
     quotas: Quotas
     clock: Clock
     settings: PredictorSettings
 
     async def create(self, new: NewBatch, *, validate_only: bool) -> Versioned[BatchRecord]:
-        """Stores a batch prediction with the bundle that the model serves now, and announces it."""
+        """Stores a batch prediction with the bundle that the model serves now, holds its dataset, and announces it."""
         check_id(new.id, "batch_prediction_id")
         check_caller_fields("batch_prediction", new.display_name, {})
         check_request_id(new.request_id)
@@ -69,24 +79,40 @@ class BatchPredictions:
             raise InvalidRequest(field="batch_prediction.input_uri_prefix", problem=problem)
         options = new.score_threshold, new.max_results, new.use_suggested_thresholds
         ImageQuery(new.model_name, None, "", *options).check()
-        name = own(COLLECTION, new.id)
+        name, uid = own(COLLECTION, new.id), new_uid()
         made = await create_once(
             self.batches,
             name,
             new.request_id,
             AlreadyExists(name=name),
-            lambda: self._checked(name, new),
+            lambda: self._checked(name, uid, new),
             validate_only=validate_only,
         )
-        if made.value.generation == 1 and made.value.plan is None and not validate_only:
+        if validate_only:
+            return made
+        await self._hold(made, is_new=made.value.uid == uid)
+        if made.value.generation == 1 and made.value.plan is None:
             await announce(self.queue, ADVANCE, Job(name, 1), f"{made.value.uid}:created")
             _log.info("batch_prediction_created", name=name, model=new.model_name)
         return made
 
-    async def _checked(self, name: str, new: NewBatch) -> BatchRecord:
+    async def _hold(self, made: Versioned[BatchRecord], *, is_new: bool) -> None:
+        """Holds its dataset; if that has been deleted meanwhile, a new batch prediction goes too, with that error.
+
+        After any other error, or if the process dies, the keeper of the holds takes it.
+        """
+        try:
+            await self.holding.hold(made.value)
+        except (DatasetNotFound, DatasetNotReady):
+            if is_new:
+                with suppress(NotFound, EtagMismatch):  # a worker has it, and it will be FAILED
+                    await self.batches.delete(made.value.name, made.etag)
+                raise
+
+    async def _checked(self, name: str, uid: str, new: NewBatch) -> BatchRecord:
         self.quotas.check(acting_project())
         bundle = (await self.lookup.find(new.model_name)).bundle()
-        uid, now = new_uid(), self.clock.now()
+        now = self.clock.now()
         source = await self._source(new)
         output = await self._output(new.output_uri_prefix) if new.output_uri_prefix else f"{name}/{uid}/"
         return _draft(new, name, uid, bundle, source, output, now)

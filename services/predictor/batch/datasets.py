@@ -19,3 +19,10 @@ class Datasets(Protocol):
     async def get(self, name: str) -> Dataset:
         """The dataset; DatasetNotFound, DatasetNotReady, or Unavailable."""
         ...
+
+    async def revision(self, name: str) -> int:
+        """The revision of its record, whichever version is READY.
+
+        DatasetNotFound, DatasetNotReady if it is DELETING, or Unavailable.
+        """
+        ...

@@ -80,6 +80,7 @@ def test_too_small_a_budget_says_which_one_suffices() -> None:
         ("datasetNotReady", {"name": "datasets/pets", "state": "FAILED"}, "see `sightline datasets findings pets`"),
         ("datasetNotReady", {"name": "datasets/pets", "state": "VALIDATING"}, "wait until it is READY"),
         ("datasetInUse", {"users": "models/m and 2 others"}, "wait, or `sightline models cancel m`; `--force`"),
+        ("datasetInUse", {"users": "batchPredictions/b"}, "wait, or `sightline batch cancel b`; `--force`"),
         ("datasetInUse", {"users": "models/m/evaluations/e, models/n"}, "wait, or delete what uses it; `--force`"),
         ("PermissionDenied", {"role": "trainer"}, "ask the operator of the services for a token with the role trainer"),
         ("PermissionDenied", {}, "ask the operator of the services for a token with the role ROLE"),
