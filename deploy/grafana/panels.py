@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from deploy.grafana.promql import chosen, grouped, mean, quantile, rate, suite, total, within
 
-OURS = 'job=~"dataset-.*|trainer-.*|predictor|gateway"'
+OURS = 'job=~"dataset-.*|trainer-.*|predictor.*|gateway"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,48 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Images waiting for a forward pass",
             "Above 0 for a long time: another replica of the predictor is needed.",
             (Query(total("sightline_predictor_queue_images", "instance"), "{{instance}}"),),
+        ),
+    ),
+    "Batch predictions and exports": (
+        Panel(
+            "Batch predictions",
+            "By state, without those that have ended.",
+            (
+                Query(
+                    suite("sightline_batch_predictions", "state", 'state=~"NOT_STARTED|RUNNING|CANCELLING"'),
+                    "{{state}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Batch prediction without progress",
+            "The longest time. Rises while no worker predicts: see SightlineBatchesStalled.",
+            (Query(suite("sightline_batch_prediction_stalled_seconds"), "without progress"),),
+            "s",
+        ),
+        Panel(
+            "Images of batch predictions",
+            "How fast workers predict them, and how many have no result.",
+            (Query(rate("sightline_batch_prediction_images_total", "outcome"), "{{outcome}}"),),
+        ),
+        Panel(
+            "Batch predictions that ended",
+            "By state, within an hour.",
+            (Query(within("sightline_batch_predictions_ended_total", "1h", "state"), "{{state}}"),),
+        ),
+        Panel(
+            "Chunks of batch predictions",
+            "Duration of a chunk, which is repeated if its worker dies: the median, and what one in twenty exceeded.",
+            (
+                Query(quantile(0.5, "sightline_batch_prediction_chunk_seconds"), "median"),
+                Query(quantile(0.95, "sightline_batch_prediction_chunk_seconds"), "1 in 20"),
+            ),
+            "s",
+        ),
+        Panel(
+            "Exports of models",
+            "Calls of ExportModel within an hour, by format and result.",
+            (Query(within("sightline_trainer_exports_total", "1h", "format, result"), "{{format}} {{result}}"),),
         ),
     ),
     "What it costs": (

@@ -186,6 +186,13 @@ def test_a_dataset_that_no_worker_checks_raises_an_alert(monitored: MonitoredSui
         monitored.prometheus.wait_for("SightlineIngestStalled")
 
 
+def test_a_batch_prediction_that_no_worker_predicts_raises_an_alert(monitored: MonitoredSuite) -> None:
+    with monitored.frozen("predictor-worker"):
+        monitored.command("batch", "create", "first", "unread", "--dataset", "few", "--json")
+        monitored.prometheus.wait_for("SightlineBatchesStalled")
+        monitored.command("batch", "cancel", "unread")
+
+
 def test_an_unavailable_store_raises_an_alert(monitored: MonitoredSuite) -> None:
     with monitored.without("store"):
         monitored.prometheus.wait_for("SightlineStoreErrors")

@@ -27,7 +27,8 @@ def test_the_dashboard_queries_metrics_that_exist() -> None:
 def test_every_panel_has_a_description() -> None:
     panels = json.loads((FOLDER / "sightline.json").read_text())["panels"]
     rows = [panel["title"] for panel in panels if panel["type"] == "row"]
-    assert rows == ["What runs", "What waits", "What it costs", "What fails", "How fast it responds"]
+    batches = "Batch predictions and exports"
+    assert rows == ["What runs", "What waits", batches, "What it costs", "What fails", "How fast it responds"]
     graphs = [panel for panel in panels if panel["type"] != "row"]
     assert all(panel["description"].endswith(".") for panel in graphs)
     assert len({panel["title"] for panel in graphs}) == len(graphs)
