@@ -41,9 +41,19 @@ def unit_square(lines: Mapping[str, Line], across: str, up: str, *, diagonal: bo
     if diagonal:
         parts.append(tag("line", class_="ideal", x1=x(0), y1=y(0), x2=x(1), y2=y(1)))
     for number, (name, line) in enumerate(lines.items()):
-        points = " ".join(f"{x(one)},{y(other)}" for one, other in line)
+        drawn = [*line, line[-1]]  # twice, so that a single point is a dot
+        points = " ".join(f"{x(one)},{y(other)}" for one, other in drawn)
         title = tag("title", shown(name))
-        parts.append(tag("polyline", title, class_="series", points=points, style=f"stroke: {series_colour(number)}"))
+        parts.append(
+            tag(
+                "polyline",
+                title,
+                class_="series",
+                points=points,
+                stroke_linecap="round",
+                style=f"stroke: {series_colour(number)}",
+            )
+        )
     size = _SQUARE, EDGE + side + BOTTOM
     names = [
         tag("span", tag("span", "— ", class_="swatch", style=f"color: {series_colour(number)}"), shown(name) + "  ")

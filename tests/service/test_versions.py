@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from grpc import StatusCode
+from PIL import Image
 
 from services.dataset.ingest import give_up
 from sightline.client.client_aio import AsyncClient
@@ -167,6 +169,10 @@ async def test_the_client_registers_versions_and_says_what_differs(
         await client.datasets.diff(pets, 7)
     exported = await client.datasets.export(pets, tmp_path / "out", version=1)
     assert exported.image_count == 5
+    read = await client.datasets.images(pets, (2, 1, 99), version=1)
+    assert [(one.file, one.category, one.width) for one in read] == [("cat/2.png", "cat", 64), ("cat/1.png", "cat", 64)]
+    assert [Image.open(BytesIO(one.image)).getpixel((32, 32)) for one in read] == [(40, 0, 0), (0, 0, 0)]
+    assert all(one.file != "cat/2.png" for one in await client.datasets.images(pets, range(1, 6)))
 
 
 async def test_a_version_leaves_nothing_that_no_snapshot_needs(world: World) -> None:

@@ -85,23 +85,27 @@ def curves(performance: Performance) -> Markup:
         return Markup()
     of_recall = {name: _line(found[name].recalls, found[name].precisions) for name in names}
     of_score = {name: _line(found[name].thresholds, found[name].precisions) for name in names}
-    which = "" if len(names) == len(performance.categories) else f"Of the {len(names)} worst categories."
+    which = "" if len(names) == len(performance.categories) else f"Of the {len(names)} worst categories. "
+    classifies = performance.mean_average_precision_50 is None  # only its scores are probabilities
     drawn = (
         tag("div", tag("h3", "Precision and recall"), unit_square(of_recall, "recall", "precision")),
-        tag("div", tag("h3", "Calibration"), unit_square(of_score, "least score", "right", diagonal=True)),
+        tag(
+            "div",
+            tag("h3", "Calibration" if classifies else "Precision by score"),
+            unit_square(of_score, "least score", "precision", diagonal=classifies),
+        ),
     )
-    return section("Scores", tag("p", which), tag("div", *drawn, class_="row"), tag("p", _calibration(performance)))
+    says = which + (_calibration(performance.calibration_ece) if classifies else "")
+    return section("Scores", tag("div", *drawn, class_="row"), tag("p", says, class_="quiet"))
 
 
 def _line(across: Iterable[float], up: Iterable[float]) -> Line:
     return list(zip(across, up, strict=True))
 
 
-def _calibration(performance: Performance) -> str:
-    error = performance.calibration_ece
+def _calibration(error: float | None) -> str:
     measured = "" if error is None else f"Calibration error: {100 * error:.1f} %. "
-    shows = "Calibration: how many of the predictions with at least this score are right."
-    return f"{measured}{shows} A line below the dashed one means scores that promise too much."
+    return f"{measured}Where precision is below the dashed line, scores promise more than they keep."
 
 
 def learning(curve: LearningCurve | None, unavailable: str) -> Markup:

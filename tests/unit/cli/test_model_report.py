@@ -159,6 +159,15 @@ def test_boxes_to_check_are_drawn_as_labelled_and_as_found(
     assert any(text.startswith("a box is probably missing") for text in page.texts)
 
 
+def test_scores_of_a_detector_are_not_called_calibrated(sightline: Command, birds: Model, tmp_path: Path) -> None:
+    assert "Calibration" in made(sightline, tmp_path).texts
+    birds.performance.mean_average_precision_50 = 0.5
+    page = made(sightline, tmp_path)
+    assert "Calibration" not in page.texts
+    assert "Precision by score" in page.texts
+    assert not any(one.get("class") == "ideal" for one in page.all("line"))
+
+
 def test_a_training_without_a_result_has_a_page(sightline: Command, fakes: Fakes, tmp_path: Path) -> None:
     fakes.models["models/birds"] = Model(name="models/birds", state=Model.NOT_STARTED)
     page = made(sightline, tmp_path)
@@ -173,4 +182,4 @@ def test_curves_stay_within_their_frames() -> None:
     assert learning_curve(points[:1], None, "accuracy") == ""
     square = Page(unit_square({EVIL: [(0, -1), (2, 1)]}, "recall", "precision"))
     (line,) = square.all("polyline")
-    assert line["points"] == "48.0,292.0 328.0,12.0"
+    assert line["points"] == "48.0,292.0 328.0,12.0 328.0,12.0"
