@@ -77,4 +77,4 @@ def _box(sides: tuple[float, ...], name: str) -> SampleBox:
 
 def _figure(sample: Sample | None, words: str, file: str) -> Markup:
     numbers = _NUMBERS if sample and any(box.category == FOUND for box in sample.boxes) else {}
-    return figure(sample, numbers, shown(words), tag("br"), tag("span", shown(file), class_="quiet"))
+    return figure(sample, numbers, shown(words), tag("div", shown(file), class_="quiet"))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from sightline.cli.formats import percent
-from sightline.cli.quality import main_metric
+from sightline.cli.quality import metric_lines
 from sightline.cli.report import measured
 from sightline.cli.report.mistakes import Pictures, doubts, mistakes
 from sightline.client.advice import advice
@@ -13,6 +13,7 @@ from sightline.client.quantities import duration, milliseconds
 from sightline.client.results.evaluation import EvaluationData
 from sightline.client.results.insight import LeaderboardEntry
 from sightline.client.results.model import LedgerEntry, ModelData
+from sightline.client.results.performance import Performance
 from sightline.pages.layout import facts, heading, moment, page, section, table
 from sightline.pages.markup import Markup, tag
 from sightline.text import shown
@@ -77,7 +78,7 @@ def _evaluations(evaluations: Iterable[EvaluationData]) -> Markup:
             one.display_name or bare_name(one.name),
             one.dataset,
             one.state,
-            one.error.message if one.error else main_metric(one.performance),
+            one.error.message if one.error else _metrics(one.performance),
             one.model_version,
             moment(one.end_time),
         )
@@ -85,6 +86,10 @@ def _evaluations(evaluations: Iterable[EvaluationData]) -> Markup:
     ]
     heads = ("name", "dataset", "state", "result", "version", "ended")
     return section("Evaluations", table(heads, rows)) if rows else Markup()
+
+
+def _metrics(performance: Performance) -> str:
+    return "; ".join(f"{name} {value}" for name, value in metric_lines(performance))
 
 
 def _trials(entries: Sequence[LeaderboardEntry]) -> Markup:
