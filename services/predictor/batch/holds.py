@@ -13,7 +13,7 @@ from services.predictor.batch.datasets import Datasets
 from services.predictor.batch.domain import COLLECTION, BatchRecord
 
 SWEEP_SECONDS = 60.0  # between two searches for missing holds
-TICK_SECONDS, PAUSE_SECONDS = 5.0, 0.5  # the most and the least between two passes; a deletion waits three seconds
+TICK_SECONDS, PAUSE_SECONDS = 2.0, 0.5  # the most and the least between two passes; a deletion waits three seconds
 
 _log = Log(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,6 +12,7 @@ from services.kit.holds import Holder
 from services.predictor.batch.domain import State
 from services.predictor.batch.holds import SWEEP_SECONDS
 from tests.support.batches import Batches, photos, running
+from tests.support.waiting import eventually
 
 D, B = "datasets/d", "batchPredictions/b"
 
@@ -105,3 +107,15 @@ async def test_a_hold_that_the_view_does_not_explain_is_kept_if_its_record_does(
     monkeypatch.setattr(batches.app.batches.view, "find", lambda _: None)
     await batches.keeper().reconcile()
     assert await held(batches) == {B: made.value.uid}
+
+
+async def test_a_hold_ends_soon_after_its_batch_prediction(batches: Batches) -> None:
+    await batches.create(dataset_name=D)
+    running_keeper = asyncio.create_task(batches.keeper().run())
+    try:
+        await held(batches)
+        assert B in await held(batches)
+        await batches.work()
+        await eventually(lambda: not batches.holding.holds.of(D))
+    finally:
+        running_keeper.cancel()
