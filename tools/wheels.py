@@ -13,8 +13,11 @@ from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
 
+from hatch_build import PACKAGES
+
 ROOT = Path(__file__).resolve().parents[1]
 STUBS = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
+NOT_SHIPPED = {"services/LICENSE", "services/pyproject.toml"}  # metadata has both
 BUILD = "sightline-build-"
 
 
@@ -56,14 +59,18 @@ def build(target: Path) -> tuple[Path, Path]:
 
 def check(caller: Path, services: Path) -> Iterator[str]:
     """What is wrong with the two wheels, each fault as `wheel: what is wrong`."""
-    protos = (ROOT / "protos/sightline/v1").glob("*.proto")
-    stubs = {f"sightline/v1/{proto.stem}{suffix}" for proto in protos for suffix in STUBS} | {
-        "sightline/v1/__init__.py"
-    }
-    yield from _check(caller, stubs | set(tracked("sightline")))
-    yield from _check(services, set(tracked("services/*.py")))
+    yield from _check(caller, set(stubs()) | set(tracked("sightline")))
+    yield from _check(services, set(tracked("services")) - NOT_SHIPPED)
     if f"sightline=={version()}" not in _metadata(services).get_all("Requires-Dist", []):
         yield f"{services.name}: does not require sightline=={version()}"
+
+
+def stubs() -> Iterator[str]:
+    """The modules that the build generates from the protos."""
+    for package in PACKAGES:
+        yield f"{package}/__init__.py"
+        for proto in (ROOT / "protos" / package).glob("*.proto"):
+            yield from (f"{package}/{proto.stem}{suffix}" for suffix in STUBS)
 
 
 def tracked(*patterns: str) -> list[str]:
