@@ -215,13 +215,14 @@ class AlreadyExists(SightlineError):
 
     code = Code.ALREADY_EXISTS
     reason = "AlreadyExists"
-    template = "{name} exists already; choose another id, or delete it first."
+    template = "{name} exists already; choose another id."
 
 
 class DatasetAlreadyExists(AlreadyExists):
     """A dataset of this id exists."""
 
     reason = "DatasetAlreadyExists"
+    template = "{name} exists already; choose another id, or delete it first."
     resource_type = "dataset"
 
 
@@ -229,6 +230,7 @@ class ModelAlreadyExists(AlreadyExists):
     """A model of this id exists."""
 
     reason = "ModelAlreadyExists"
+    template = "{name} exists already; choose another id, or delete it first."
     resource_type = "model"
 
 
@@ -236,6 +238,7 @@ class EvaluationAlreadyExists(AlreadyExists):
     """An evaluation of this id exists."""
 
     reason = "EvaluationAlreadyExists"
+    template = "{name} exists already; choose another id, or delete it first."
     resource_type = "evaluation"
 
 
