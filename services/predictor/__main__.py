@@ -84,6 +84,7 @@ def main() -> None:
 
 async def serve(settings: PredictorSettings, stop: asyncio.Event) -> None:
     """Runs the replica and its server, ready as soon as it listens: loaded models need neither store nor trainer."""
+    choose(settings.device)  # a device that is missing ends the process, whatever else is missing
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         telemetry = stack.enter_context(observe.measured("predictor", settings, metrics.API))
