@@ -16,7 +16,21 @@ from starlette.routing import Route
 from services.gateway.auth import REQUEST_ID
 from services.gateway.errors import Problem, Refusal, no_method, problem_of
 from services.gateway.settings import GatewaySettings
-from services.gateway.studio import admin, datasets, images, models, results, show, sign_in, start, training, trying
+from services.gateway.studio import (
+    admin,
+    compare,
+    datasets,
+    exports,
+    images,
+    mistakes,
+    models,
+    results,
+    show,
+    sign_in,
+    start,
+    training,
+    trying,
+)
 from services.gateway.studio.assets import Assets
 from services.gateway.studio.cookies import PREFIX, Cookies, forget
 from services.gateway.studio.text import FILE, Text
@@ -49,6 +63,11 @@ PAGES: tuple[tuple[str, str, Page], ...] = (
     ("POST", "/sign-out", sign_in.sign_out),
     ("GET", "/models", models.list_all),
     ("GET", "/models/{model}", results.show),
+    ("GET", "/models/{model}/mistakes", mistakes.show),
+    ("GET", "/models/{model}/compare", compare.show),
+    ("POST", "/models/{model}/measure", compare.measure),
+    ("POST", "/models/{model}/export", exports.download),
+    ("POST", "/models/{model}/export/progress", exports.progress),
     ("POST", "/models/{model}/cancel", models.cancel),
     ("POST", "/models/{model}/delete", models.delete),
     ("GET", "/models/{model}/progress", training.progress),

@@ -1,11 +1,13 @@
-"""A learning curve as points of a drawing."""
+"""Learning curves and precision-recall curves as points of drawings."""
 
 import math
 from dataclasses import dataclass
 
 from sightline.v1.insight_pb2 import LearningCurve
+from sightline.v1.performance_pb2 import ModelPerformance
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 520.0, 220.0, 44.0, 28.0
+SQUARE = 200.0  # pixels of a side of a precision-recall curve
 _STEPS = 24
 
 
@@ -60,3 +62,38 @@ def learning_curve(curve: LearningCurve) -> Drawing | None:
     line = " ".join(f"{across(n)},{down(law.a - law.b * n**-law.c)}" for n in counts) if law.b else ""
     marks = [(down(value), f"{100 * value:.0f}") for value in (bottom, (bottom + 1) / 2, 1.0)]
     return Drawing(dots, line, marks)
+
+
+@dataclass(frozen=True, slots=True)
+class Tradeoff:
+    """Precision against recall of one category, in a frame of SQUARE × SQUARE with recall to the right."""
+
+    name: str
+    line: str  # of an SVG polyline
+    at: tuple[float, float] | None  # the point at the threshold with the best F1; None without one
+    average_precision: float | None
+    threshold: float | None
+
+
+def tradeoffs(performance: ModelPerformance, names: list[str]) -> list[Tradeoff]:
+    """The curves of these categories, in this order, without those that have none."""
+    return [_tradeoff(performance, name) for name in names if performance.precision_recall_curves[name].recalls]
+
+
+def _tradeoff(performance: ModelPerformance, name: str) -> Tradeoff:
+    curve, tag = performance.precision_recall_curves[name], performance.tag_performance[name]
+    points = [_place(recall, precision) for recall, precision in zip(curve.recalls, curve.precisions, strict=True)]
+    # From the left edge on: below the first point's recall, precision is not known to be any other.
+    line = [_place(0.0, curve.precisions[0]), *points]
+    best = tag.HasField("precision") and tag.HasField("recall")
+    return Tradeoff(
+        name,
+        " ".join(f"{x},{y}" for x, y in line),
+        _place(tag.recall, tag.precision) if best else None,
+        tag.average_precision_50 if tag.HasField("average_precision_50") else None,
+        tag.suggested_threshold if tag.HasField("suggested_threshold") else None,
+    )
+
+
+def _place(recall: float, precision: float) -> tuple[float, float]:
+    return round(SQUARE * recall, 1), round(SQUARE * (1 - precision), 1)

@@ -25,7 +25,7 @@ METRICS = (
     "mean_average_precision_75",
     "mean_average_precision_30",
 )
-MATRIX_CATEGORIES, CONFUSIONS, CATEGORIES, LEDGER = 25, 20, 200, 100
+MATRIX_CATEGORIES, CONFUSIONS, CATEGORIES, LEDGER, TRADEOFFS = 25, 20, 200, 100, 12
 SHADES = 6
 
 
@@ -83,6 +83,7 @@ def _results(model: Model) -> dict[str, Any]:
         "category_count": len(categories),
         "matrix": cells(matrix) if 0 < len(matrix.categories) <= MATRIX_CATEGORIES else [],
         "confusions": confusions(matrix),
+        "tradeoffs": curves.tradeoffs(performance, [name for name, _ in categories[:TRADEOFFS]]),
         "curve": curves.learning_curve(model.learning_curve),
         "ledger": list(model.ledger)[-LEDGER:],
         "stop_reason": Model.StopReason.Name(model.stop_reason).lower(),

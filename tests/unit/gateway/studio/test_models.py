@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from services.gateway.studio.curves import learning_curve
+from services.gateway.studio.curves import learning_curve, tradeoffs
 from services.gateway.studio.results import cells, confusions
 from services.kit.errors import Draining, ModelNotFound
 from sightline.v1.evaluation_pb2 import Evaluation
@@ -23,7 +23,14 @@ from sightline.v1.insight_pb2 import (
 )
 from sightline.v1.model_pb2 import LedgerEntry, Model, TrainingParameters, TrainingProgress
 from sightline.v1.model_service_pb2 import ListModelsResponse, ListTrialsResponse, WatchModelResponse
-from sightline.v1.performance_pb2 import ConfusionEntry, ConfusionMatrix, Interval, ModelPerformance, TagPerformance
+from sightline.v1.performance_pb2 import (
+    ConfusionEntry,
+    ConfusionMatrix,
+    Interval,
+    ModelPerformance,
+    PrecisionRecallCurve,
+    TagPerformance,
+)
 from sightline.v1.progress_pb2 import RunningWork, Waiting
 from sightline.v1.trial_pb2 import Recipe, Trial
 from tests.support.studio import browser
@@ -43,6 +50,10 @@ PERFORMANCE = ModelPerformance(
     intervals={"accuracy_top1": Interval(low=0.8125, high=0.98, level=0.95)},
     tag_performance={"hemlock": TagPerformance(f1=0.95, support=9), HOSTILE: TagPerformance(f1=0.5, support=3)},
     confusion_matrix=MATRIX,
+    precision_recall_curves={
+        HOSTILE: PrecisionRecallCurve(thresholds=[0.9, 0.2], precisions=[1, 0.5], recalls=[0.5, 1])
+    },
+    calibration_ece=0.0375,
     source=ModelPerformance.HOLD_OUT,
     image_count=12,
 )
@@ -208,3 +219,51 @@ def test_a_curve_rises_from_left_to_right_within_its_frame():
     assert 44 == first.x < last.x < 520
     assert 0 < last.y < first.y < 192
     assert learning_curve(LearningCurve(unavailable="too few images")) is None
+
+
+def test_precision_falls_from_left_to_right_as_recall_grows_and_the_suggested_threshold_is_a_point():
+    tag = TagPerformance(precision=0.5, recall=1.0, suggested_threshold=0.2)
+    curve = PrecisionRecallCurve(thresholds=[0.9, 0.2], precisions=[1, 0.5], recalls=[0.5, 1])
+    performance = ModelPerformance(precision_recall_curves={"a": curve}, tag_performance={"a": tag})
+    (drawn,) = tradeoffs(performance, ["a", "has none"])
+    assert drawn.line == "0.0,0.0 100.0,0.0 200.0,100.0"
+    assert drawn.at == (200.0, 100.0)
+    assert drawn.average_precision is None
+
+
+async def test_curves_and_calibration_are_shown_and_a_cell_leads_to_its_images():
+    async with browser(ANSWERS) as one:
+        page = (await one.open("/studio/models/m")).text
+    assert 'points="0.0,0.0 100.0,0.0 200.0,100.0"' in page
+    assert "off by 3.8 points" in page
+    cell = "mistakes?true=%3Cscript%3Ealert%281%29%3C/script%3E%22%27&amp;predicted=hemlock"
+    assert page.count(cell) == 2  # the cell, and the list of confusions
+    assert "predicted=%3Cscript%3E" not in page  # neither an empty cell nor the diagonal leads anywhere
+
+
+@pytest.mark.parametrize(
+    ("source", "elsewhere"), [(ModelPerformance.HOLD_OUT, False), (ModelPerformance.TEST_DATASET, True)]
+)
+async def test_the_images_behind_a_cell_are_those_of_the_record_and_the_page_says_what_is_missing(
+    source: ModelPerformance.Source.ValueType, elsewhere: bool
+):
+    matrix = ConfusionMatrix(categories=["hemlock", HOSTILE], entries=[ConfusionEntry(row=0, col=1, count=5)])
+    wrong = [
+        Mistake(image_id=7, file_name=HOSTILE, true_category="hemlock", predicted_category=HOSTILE),
+        Mistake(image_id=8, file_name="b.jpg", true_category=HOSTILE, predicted_category="hemlock"),
+    ]
+    found = model(
+        performance=ModelPerformance(confusion_matrix=matrix, source=source),
+        worst_mistakes=wrong,
+        training_dataset_version=2,
+    )
+    query = "true=hemlock&predicted=%3Cscript%3Ealert(1)%3C/script%3E%22'"
+    async with browser({"GetModel": lambda request: found}) as one:
+        page = (await one.open(f"/studio/models/m/mistakes?{query}")).text
+        nothing = (await one.open("/studio/models/m/mistakes?true=%3Cscript%3E&predicted=x")).text
+    assert "5 in the table" in page
+    assert "/studio/datasets/trees/images/7?version=2" in page
+    assert "/images/8" not in page
+    assert ("table is of the test dataset" in page) == elsewhere
+    assert "None of the worst mistakes" in nothing
+    assert "<script>" not in page + nothing
