@@ -1,5 +1,6 @@
 // Try it: images are dropped, pasted, chosen or taken; what the model sees is drawn on them.
 
+import {forget, keep, kept} from "./drafts.js";
 import {fill, make, problem, send} from "./studio.js";
 
 const MOST = 20, COLOURS = ["#00a58e", "#e0662f", "#3f7fe0", "#c23b85", "#8a63d2", "#b08900", "#2f9e44", "#d6336c"];
@@ -49,7 +50,7 @@ function start() {
   };
 
   function view(file, bitmap, answer, canvas, side, item) {
-    let overlay = null;
+    let overlay = null, put = false;
     const names = [...new Set(answer.results.map((one) => one.name))];
     const colour = (name) => COLOURS[names.indexOf(name) % COLOURS.length];
 
@@ -98,6 +99,26 @@ function start() {
       return row;
     }
 
+    /** Asks what is right, and puts the image aside for the dataset. Boxes are corrected where they are saved. */
+    function feedback(results, top) {
+      const open = make("button", {type: "button", textContent: text.wrong});
+      open.addEventListener("click", () => {
+        const submit = make("button", {className: "main", textContent: text.put_aside});
+        const right = make("input", {required: true, maxLength: 200, spellcheck: false, value: ""});
+        right.setAttribute("list", "right");
+        const form = make("form", {}, ...(place.dataset.detector ? [] : [make("label", {}, text.right, right)]), submit);
+        form.addEventListener("submit", async (event) => {
+          event.preventDefault();
+          const boxes = results.filter((one) => one.box).map(({name, box: [x, y, w, h]}) => ({name, x, y, w, h}));
+          put = await aside(file, answer, boxes, right.value.trim(), text, side);
+          if (put) form.remove();
+        });
+        open.replaceWith(form);
+        (place.dataset.detector ? submit : right).focus();
+      });
+      return open;
+    }
+
     function draw(threshold) {
       const results = answer.results.filter((one) => one.confidence >= threshold);
       picture(results);
@@ -115,6 +136,7 @@ function start() {
         why.addEventListener("click", () => explain(top.name, why));
         line.append(why);
       }
+      if (place.dataset.dataset && !put) line.append(feedback(results, top));
       line.append(remover(item));
       side.replaceChildren(...children, line);
     }
@@ -129,6 +151,36 @@ function start() {
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
   addEventListener("drop", (event) => { event.preventDefault(); drop.classList.remove("over"); take(event.dataTransfer.files); });
   camera(text, take);
+  if (!place.dataset.dataset) return;
+  const names = JSON.parse(place.dataset.categories).map((name) => make("option", {value: name}));
+  place.append(make("datalist", {id: "right"}, ...names));
+  document.getElementById("discard").addEventListener("click", async () => {
+    await forget((await kept(place.dataset.dataset)).map((one) => one.key));
+    await tell(text);
+  });
+  tell(text);
+}
+
+/** Keeps the image with its right label in this browser. Resolves to whether that worked. */
+async function aside(file, answer, boxes, category, text, side) {
+  const extension = /\.\w{1,5}$/.exec(file.name)?.[0] ?? ".jpg";
+  const path = `feedback-${crypto.getRandomValues(new Uint32Array(2)).join("-")}${extension}`;
+  try {
+    const blob = new Blob([await file.arrayBuffer()], {type: file.type});
+    await keep({dataset: place.dataset.dataset, name: file.name, path, blob, width: answer.width, height: answer.height, boxes, category});
+  } catch {
+    side.append(problem(new Error(text.not_aside)));
+    return false;
+  }
+  await tell(text);
+  return true;
+}
+
+/** Says how many images are put aside for the model's dataset. */
+async function tell(text) {
+  const found = await kept(place.dataset.dataset).catch(() => []), line = document.getElementById("kept");
+  line.hidden = !found.length;
+  line.firstElementChild.textContent = fill(text.aside, {count: found.length});
 }
 
 function camera(text, take) {

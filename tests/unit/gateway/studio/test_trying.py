@@ -8,6 +8,8 @@ import json
 import re
 from typing import Any
 
+import pytest
+
 from services.kit.errors import AuditNotStored, InvalidImageFormat
 from sightline.v1.audit_service_pb2 import AuditEvent, ListAuditEventsResponse
 from sightline.v1.model_pb2 import Model, TrainingParameters
@@ -31,7 +33,10 @@ HOSTILE = "<script>alert(1)</script>\"'"
 MODEL = Model(
     name="models/m",
     model_version="v1",
-    training_parameters=TrainingParameters(model_kind=TrainingParameters.GENERIC_DETECTOR),
+    training_parameters=TrainingParameters(
+        model_kind=TrainingParameters.GENERIC_DETECTOR, training_dataset="datasets/birds"
+    ),
+    categories=[HOSTILE],
     suggested_thresholds={HOSTILE: 0.25},
 )
 SIZE = ImageMetadata(width=640, height=480)
@@ -59,6 +64,19 @@ async def test_the_page_carries_thresholds_and_calls_and_no_token():
     for words in ("model-name=m", "sightline.v1.PredictionService/AnalyzeImage", "client.predict"):
         assert words in page
     assert "slk_good" not in page
+    assert "<script>alert" not in page
+
+
+@pytest.mark.parametrize(("roles", "offered"), [(("predictor",), False), (("predictor", "trainer"), True)])
+async def test_wrong_answers_can_be_put_aside_by_whoever_may_change_the_dataset(roles: tuple[str, ...], offered: bool):
+    async with browser({"GetModel": lambda request: MODEL}, roles=roles) as one:
+        page = (await one.open("/studio/models/m/try")).text
+    assert ('data-dataset="datasets/birds"' in page) == offered
+    assert ('href="/studio/datasets/birds/labels"' in page) == offered
+    found = re.search(r'data-categories="([^"]*)"', page)
+    assert bool(found) == offered
+    if found:
+        assert json.loads(html.unescape(found[1])) == [HOSTILE]
     assert "<script>alert" not in page
 
 
