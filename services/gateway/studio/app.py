@@ -75,6 +75,7 @@ PAGES: tuple[tuple[str, str, Page], ...] = (
     ("GET", "/models/{model}/try", trying.show),
     ("POST", "/models/{model}/analyze", trying.analyze),
     ("POST", "/models/{model}/explain", trying.explain),
+    ("GET", "/models/{model}/suggestions", trying.suggestions),
     ("GET", "/datasets", datasets.list_all),
     ("GET", "/datasets/{dataset}", datasets.show),
     ("GET", "/datasets/{dataset}/progress", datasets.progress),

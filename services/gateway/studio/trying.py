@@ -1,18 +1,27 @@
 """Trying a model on images: predictions, explanations, and the call to copy."""
 
+import json
 from base64 import b64encode
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from services.gateway.studio.images import KINDS
 from services.gateway.studio.models import name_of, state_of
 from services.gateway.studio.visit import Visit
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.model_service_pb2 import GetModelRequest
 from sightline.v1.prediction_pb2 import AnalyzeImageResponse, DetectedObject, Tag
-from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest, ExplainImageRequest
+from sightline.v1.prediction_service_pb2 import (
+    AnalyzeImageRequest,
+    ExplainImageRequest,
+    SuggestImagesRequest,
+    SuggestImagesResponse,
+)
 
-RESULTS = 300
+RESULTS, SUGGESTIONS = 300, 20
 
 
 async def show(visit: Visit) -> Response:
@@ -47,6 +56,33 @@ async def explain(visit: Visit) -> Response:
     answer = await visit.session.call(visit.session.services.predictions.ExplainImage, request)
     overlay = b64encode(answer.overlay_png).decode()
     return JSONResponse({"name": answer.tag.name, "confidence": answer.tag.confidence, "overlay": overlay})
+
+
+async def suggestions(visit: Visit) -> Response:
+    """Lines of JSON, each with an image that the predictor kept because the model was unsure of it, and its answer."""
+    request = SuggestImagesRequest(model_name=name_of(visit), max_images=SUGGESTIONS)
+    found = visit.session.stream(visit.session.services.predictions.SuggestImages, request)
+    first = await anext(found, None)  # a predictor that keeps none is an error like any other, not a stream
+    return StreamingResponse(_lines(first, found), media_type="application/x-ndjson")
+
+
+async def _lines(
+    kept: SuggestImagesResponse | None, found: AsyncGenerator[SuggestImagesResponse]
+) -> AsyncIterator[str]:
+    async with aclosing(found):
+        while kept is not None:
+            yield json.dumps(_kept(kept)) + "\n"
+            kept = await anext(found, None)
+
+
+def _kept(kept: SuggestImagesResponse) -> dict[str, Any]:
+    kind = next((name for start, name in KINDS if kept.image.startswith(start)), "application/octet-stream")
+    return {
+        "name": f"{kept.image_id}.{kept.extension}",
+        "type": kind,
+        "image": b64encode(kept.image).decode(),
+        "answer": _shown(kept.prediction),
+    }
 
 
 def _shown(answer: AnalyzeImageResponse) -> dict[str, Any]:

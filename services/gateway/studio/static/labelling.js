@@ -1,16 +1,13 @@
 // Labels that are being corrected: what was changed, how it is undone, and what is saved. Knows nothing of pages.
 
+import {lines} from "./lines.js";
+
 export const LEAST = 1; // pixels of a side of a box
 
-/** Reads the lines that the studio sends. Resolves to the head and the images. */
+/** Reads what the studio sends of a dataset. Resolves to the head and the images. */
 export async function read(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader(), found = [];
-  let rest = "";
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    const lines = (rest + part.value).split("\n");
-    rest = lines.pop();
-    for (const line of lines) if (line) found.push(JSON.parse(line));
-  }
+  const found = [];
+  for await (const line of lines(response)) found.push(line);
   return {head: found[0], images: found.slice(1)};
 }
 

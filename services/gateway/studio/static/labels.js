@@ -2,7 +2,7 @@
 
 import {forget, kept} from "./drafts.js";
 import {at, drawn, entriesOf, Labels, moved, read} from "./labelling.js";
-import {fill, make, problem, send} from "./studio.js";
+import {ask, fill, make, problem, send} from "./studio.js";
 
 const PAGE = 24, REACH = 9, STEP = 10; // pixels of the screen around a corner; pixels that a key moves with Shift
 const COLOURS = ["#00a58e", "#e0662f", "#3f7fe0", "#c23b85", "#8a63d2", "#b08900", "#2f9e44", "#d6336c"];
@@ -17,7 +17,7 @@ const namesOf = (image) => [...new Set((detection ? image.boxes.map((box) => box
 const fail = (error) => part("problem").replaceChildren(problem(error));
 
 async function load() {
-  const [found, file] = await Promise.all([ask("records"), ask("annotations")]);
+  const [found, file] = await Promise.all(["records", "annotations"].map((what) => ask(`${url}/${what}`, text.unreachable)));
   const {head, images} = await read(found);
   if (images.length !== head.count) throw new Error(text.broken_off_labels);
   labels = new Labels(head, images, detection);
@@ -30,13 +30,6 @@ async function load() {
   part("work").hidden = false;
   list();
   if (drafts.length) edit([...labels.images.values()].at(-1));
-}
-
-async function ask(what) {
-  const response = await fetch(`${url}/${what}`, {headers: {"hx-request": "true"}}).catch(() => { throw new Error(text.unreachable); });
-  if (response.headers.has("hx-redirect")) location.assign(response.headers.get("hx-redirect"));
-  if (response.ok) return response;
-  throw new Error(new DOMParser().parseFromString(await response.text(), "text/html").body.textContent.trim());
 }
 
 /** Adds an image of the page for trying models. */

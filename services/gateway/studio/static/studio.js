@@ -12,22 +12,28 @@ export function make(name, properties = {}, ...children) {
   return made;
 }
 
-/** Sends something to the studio. Rejects with the message of the service, or with `unreachable`. */
-export async function send(url, body, unreachable) {
+/** Asks the studio. Rejects with the message of the service, or with `unreachable`; goes to another page if it says so. */
+export async function ask(url, unreachable, options = {}) {
   let response;
   try {
-    response = await fetch(url, {method: "POST", body, headers: {"x-csrf-token": csrf, "hx-request": "true"}});
+    response = await fetch(url, {...options, headers: {"x-csrf-token": csrf, "hx-request": "true"}});
   } catch {
     throw new Error(unreachable);
   }
+  if (response.ok) return response;
   const onward = response.headers.get("hx-redirect");
-  if (onward && response.ok) return {onward};
   if (onward) location.assign(onward);
-  if (response.ok) return response.status === 204 ? {} : response.json();
   const problem = new DOMParser().parseFromString(await response.text(), "text/html");
   throw Object.assign(new Error(problem.body.textContent.trim()), {
     status: response.status, after: Number(response.headers.get("retry-after")),
   });
+}
+
+/** Sends something to the studio, as `ask`. Resolves to its answer; `onward` is the page that comes next. */
+export async function send(url, body, unreachable) {
+  const response = await ask(url, unreachable, {method: "POST", body}), onward = response.headers.get("hx-redirect");
+  if (onward) return {onward};
+  return response.status === 204 ? {} : response.json();
 }
 
 /** An error as the pages show it. */

@@ -1,7 +1,8 @@
 // Try it: images are dropped, pasted, chosen or taken; what the model sees is drawn on them.
 
 import {forget, keep, kept} from "./drafts.js";
-import {fill, make, problem, send} from "./studio.js";
+import {lines} from "./lines.js";
+import {ask, fill, make, problem, send} from "./studio.js";
 
 const MOST = 20, COLOURS = ["#00a58e", "#e0662f", "#3f7fe0", "#c23b85", "#8a63d2", "#b08900", "#2f9e44", "#d6336c"];
 const place = document.getElementById("try");
@@ -28,19 +29,36 @@ function start() {
     for (const file of images.slice(0, MOST)) await look(file);
   }
 
-  async function look(file) {
+  /** Shows an image with the model's answer, which is asked for if it is not there. */
+  async function look(file, known = null) {
     const canvas = make("canvas", {width: 640, height: 400}), side = make("div", {className: "side"}, make("p", {}, text.working));
     const item = make("li", {className: "card"}, canvas, side);
     list.prepend(item);
     try {
       const bitmap = createImageBitmap(file).catch(() => null); // a browser may not know the format; the model may
-      const answer = await send(`${place.dataset.url}/analyze`, file, text.unreachable);
+      const answer = known ?? await send(`${place.dataset.url}/analyze`, file, text.unreachable);
       const one = view(file, await bitmap, answer, canvas, side, item);
       tried.push(one);
       one.draw(Number(slider.value));
     } catch (error) {
       side.replaceChildren(make("p", {className: "quiet"}, file.name), problem(error), remover(item));
     }
+  }
+
+  /** Shows the images that the predictor kept because the model was unsure of them. */
+  async function unsure(button) {
+    button.disabled = true;
+    document.getElementById("unsure-problem").replaceChildren();
+    try {
+      let count = 0;
+      for await (const line of lines(await ask(`${place.dataset.url}/suggestions`, text.unreachable))) {
+        const bytes = Uint8Array.from(atob(line.image), (letter) => letter.charCodeAt(0));
+        await look(new File([bytes], line.name, {type: line.type}), line.answer);
+        count += 1;
+      }
+      document.getElementById("said").textContent = fill(text.unsure, {count});
+    } catch (error) { document.getElementById("unsure-problem").append(problem(error)); }
+    button.disabled = false;
   }
 
   const remover = (item) => {
@@ -154,6 +172,8 @@ function start() {
   if (!place.dataset.dataset) return;
   const names = JSON.parse(place.dataset.categories).map((name) => make("option", {value: name}));
   place.append(make("datalist", {id: "right"}, ...names));
+  const button = document.getElementById("unsure");
+  button.addEventListener("click", () => unsure(button));
   document.getElementById("discard").addEventListener("click", async () => {
     await forget((await kept(place.dataset.dataset)).map((one) => one.key));
     await tell(text);

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from services.kit.errors import AuditNotStored, InvalidImageFormat
+from services.kit.errors import AuditNotStored, FeedbackNotKept, InvalidImageFormat
 from sightline.v1.audit_service_pb2 import AuditEvent, ListAuditEventsResponse
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.prediction_pb2 import (
@@ -24,7 +24,11 @@ from sightline.v1.prediction_pb2 import (
     Tag,
     TagsResult,
 )
-from sightline.v1.prediction_service_pb2 import ExplainImageResponse, ListLoadedModelsResponse
+from sightline.v1.prediction_service_pb2 import (
+    ExplainImageResponse,
+    ListLoadedModelsResponse,
+    SuggestImagesResponse,
+)
 from sightline.v1.project_pb2 import CountQuota, Project
 from sightline.v1.project_service_pb2 import ListProjectsResponse
 from tests.support.studio import browser
@@ -78,6 +82,37 @@ async def test_wrong_answers_can_be_put_aside_by_whoever_may_change_the_dataset(
     if found:
         assert json.loads(html.unescape(found[1])) == [HOSTILE]
     assert "<script>alert" not in page
+
+
+async def test_kept_images_come_with_their_answers_and_names_stay_data():
+    answer = AnalyzeImageResponse(
+        metadata=SIZE, custom_model_result=CustomModelResult(tags_result=TagsResult(values=[Tag(name=HOSTILE)]))
+    )
+    kept = [
+        SuggestImagesResponse(image_id=HOSTILE, image=content, extension="png", prediction=answer)
+        for content in (b"\x89PNG\r\n\x1a\n1", b"<html>")
+    ]
+    async with browser({"SuggestImages": lambda request: kept}) as one:
+        response = await one("GET", "/studio/models/m/suggestions")
+    first, second = [json.loads(line) for line in response.text.splitlines()]
+    assert (first["name"], first["type"]) == (f"{HOSTILE}.png", "image/png")
+    assert second["type"] == "application/octet-stream"
+    assert base64.b64decode(first["image"]) == kept[0].image
+    assert first["answer"] == {"width": 640, "height": 480, "results": [{"name": HOSTILE, "confidence": 0.0}]}
+    assert response.headers["content-type"].startswith("application/x-ndjson")
+    assert one.requests("SuggestImages")[0].model_name == "models/m"
+
+
+async def test_no_kept_images_and_a_predictor_that_keeps_none_are_told_apart():
+    def refuse(request: Any) -> Any:
+        raise FeedbackNotKept(setting="SIGHTLINE_FEEDBACK_BELOW")
+
+    async with browser({"SuggestImages": lambda request: []}) as one, browser({"SuggestImages": refuse}) as other:
+        empty = await one("GET", "/studio/models/m/suggestions")
+        off = await other("GET", "/studio/models/m/suggestions")
+    assert (empty.status_code, empty.text) == (200, "")
+    assert off.status_code == 400
+    assert "SIGHTLINE_FEEDBACK_BELOW" in off.text
 
 
 async def test_a_model_without_a_bundle_says_so():
