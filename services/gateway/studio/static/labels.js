@@ -176,6 +176,7 @@ if (detection) {
     const box = current.boxes[selected], by = event.shiftKey ? STEP : 1;
     if (box && (dx || dy)) change(replaced(moved(box, event.altKey ? "se" : "inside", dx * by, dy * by, current)));
     else if (box && ["Delete", "Backspace"].includes(event.key)) remove();
+    else if (box && event.key === "Escape") { selected = -1; refresh(); }
     else return;
     event.preventDefault();
   });
