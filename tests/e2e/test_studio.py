@@ -11,12 +11,30 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from sightline.demo import scenes
 from sightline.demo.digits import DigitSet
 from sightline.local.stack import Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SECONDS = 240
+SECONDS = 120
+WORST = ("serious", "critical")
+AXE = Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"
+PAGES = (
+    "sign-in",
+    "models",
+    "models/{model}",
+    "models/{model}/try",
+    "models/{model}/compare",
+    "models/{model}/compare?with={model}",
+    "datasets",
+    "datasets/{dataset}",
+    "datasets/{dataset}/images",
+    "datasets/{dataset}/labels",
+    "datasets/{dataset}/train",
+    "new",
+    "admin",
+)
 Sets = tuple[DigitSet, DigitSet]
 
 
@@ -47,6 +65,23 @@ def by_class(made: DigitSet, to: Path) -> Path:
     return to
 
 
+def look_through(page: Page, base: str, model: str, dataset: str) -> None:
+    """Every page is accessible, in light and in dark, and fits a narrow screen."""
+    axe = AXE.read_text()
+    for path in PAGES:
+        page.goto(f"{base}/studio/{path.format(model=model, dataset=dataset)}", wait_until="networkidle")
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no colour on its way to another
+            page.evaluate(axe)
+            found = page.evaluate("axe.run(document).then(({violations}) => violations)")
+            worst = [(one["id"], [node["html"] for node in one["nodes"]]) for one in found if one["impact"] in WORST]
+            assert not worst, (path, scheme, worst)
+        page.set_viewport_size({"width": 360, "height": 740})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+        page.set_viewport_size({"width": 1280, "height": 800})
+    page.emulate_media(color_scheme=None)
+
+
 def test_a_folder_becomes_a_model_that_names_what_is_on_a_picture(
     page: Page, suite: Stack, images: Sets, tmp_path: Path
 ) -> None:
@@ -70,6 +105,20 @@ def test_a_folder_becomes_a_model_that_names_what_is_on_a_picture(
     page.get_by_role("img", name=f"{picture.name}: digit-").wait_for()
     page.goto(f"{suite.gateway}/studio/models/studio-model")
     assert page.get_by_role("heading", name="What is taken for what").is_visible()
+    with page.expect_download() as archive:
+        page.get_by_role("button", name="Download").click()
+    assert zipfile.is_zipfile(archive.value.path())
+    look_through(page, suite.gateway, "studio-model", "studio")
+
+    page.goto(f"{suite.gateway}/studio/models/studio-model/try")
+    page.set_input_files("#choose", picture)
+    page.get_by_role("button", name="This is wrong").click()
+    page.get_by_label("What it should be").fill("a new class")
+    page.get_by_role("button", name="Put aside for the dataset").click()
+    page.get_by_role("link", name="Correct and save them").click()
+    page.get_by_role("button", name="Save as a new version").click()
+    page.get_by_text("version 2").wait_for()
+    page.get_by_role("link", name="a new class").wait_for()  # the class balance, once the check has ended
 
 
 def test_a_zip_with_a_coco_file_is_registered_looked_through_and_deleted(
@@ -93,3 +142,49 @@ def test_a_zip_with_a_coco_file_is_registered_looked_through_and_deleted(
     page.get_by_label("Type zipped to confirm").fill("zipped")
     page.get_by_role("button", name="Delete for good").click()
     page.wait_for_url("**/studio/datasets")
+
+
+def test_boxes_are_drawn_moved_and_deleted_and_saved_as_a_new_version(page: Page, suite: Stack, tmp_path: Path) -> None:
+    made, _ = scenes.write(tmp_path / "scenes", names=2, train=12, test=2)
+    content = json.loads(made.coco.read_text())
+    files = {one["id"]: one["file_name"] for one in content["images"]}
+    with zipfile.ZipFile(tmp_path / "scenes.zip", "w") as archive:
+        archive.write(made.coco, "labels.json")
+        for name in files.values():
+            archive.write(made.coco.parent / name, name)
+    page.goto(f"{suite.gateway}/studio/new")
+    page.set_input_files("#zip", tmp_path / "scenes.zip")
+    page.get_by_label("Name of the dataset").fill("boxes")
+    page.get_by_role("button", name="Upload and check").click()
+    page.get_by_role("link", name="Correct labels").click()
+
+    page.locator(".picture").first.click()
+    boxes, before = page.locator("#boxes li"), len(content["annotations"])
+    own = boxes.count()
+    canvas = page.locator("#canvas")
+    canvas.scroll_into_view_if_needed()
+    place = canvas.bounding_box()
+    assert place
+    page.mouse.move(place["x"] + 2, place["y"] + place["height"] - 4)
+    page.mouse.down()
+    page.mouse.move(place["x"] + 30, place["y"] + place["height"] - 40, steps=4)
+    page.mouse.up()
+    if boxes.count() == own:  # it began on another box, which was moved
+        page.keyboard.press("Control+z")
+        page.get_by_role("button", name="Add a box").click()
+    assert boxes.count() == own + 1
+    page.locator("#category").fill("drawn")
+    page.locator("#category").press("Tab")
+    drawn = page.locator("#boxes button", has_text="drawn")
+    canvas.focus()
+    sides = drawn.inner_text()
+    page.keyboard.press("ArrowUp")
+    assert drawn.inner_text() != sides
+    page.keyboard.press("Control+z")
+    assert drawn.inner_text() == sides
+    page.get_by_role("combobox", name="zero", exact=True).fill("nought")
+    page.get_by_role("combobox", name="zero", exact=True).press("Tab")
+    page.get_by_role("button", name="Save as a new version").click()
+    page.get_by_text("version 2").wait_for()
+    page.get_by_role("link", name="nought").wait_for()
+    assert page.locator(".fact", has_text="annotations").locator("dd").inner_text() == str(before + 1)
