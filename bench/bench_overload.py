@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MODEL = "models/graphs"
 CALLERS = 32
+REFUSED = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)  # too busy; overloaded
+MOST = 512  # requests of the generator in flight
 NORMAL_SECONDS = 10.0
 RECOVERY_SECONDS = 10.0
 SETTLED = 10  # answers in a row whose median must be normal again
@@ -135,10 +137,14 @@ async def _opened(address: str, image: bytes, rate: float, seconds: float, deadl
     outcome = Outcome()
     async with grpc.aio.insecure_channel(address) as channel, asyncio.TaskGroup() as calls:
         stub, start, sent = PredictionServiceStub(channel), time.perf_counter(), 0
+        due, waiting = 0, set[asyncio.Task[None]]()
         while (now := time.perf_counter()) < start + seconds:
-            for _ in range(int((now - start) * rate) - sent):
-                calls.create_task(_one(stub, image, deadline, outcome))
+            now_due = int((now - start) * rate)
+            for _ in range(min(now_due - due, MOST - len(waiting))):
+                waiting.add(task := calls.create_task(_one(stub, image, deadline, outcome)))
+                task.add_done_callback(waiting.discard)
                 sent += 1
+            due = now_due  # what the generator could not send in time, it leaves out
             await asyncio.sleep(0.005)
         outcome.offered = sent / seconds
     return outcome
@@ -149,7 +155,7 @@ async def _one(stub: "PredictionServiceAsyncStub", image: bytes, deadline: float
     try:
         await stub.AnalyzeImage(pb.AnalyzeImageRequest(model_name=MODEL, image=image), timeout=deadline)
     except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if error.code() in REFUSED:
             outcome.refused.append(time.perf_counter() - since)
             outcome.without_retry += "RetryInfo" not in str(error.trailing_metadata())
         else:
