@@ -10,11 +10,9 @@ FOLDER = Path(__file__).parents[1] / "docs/images"
 MAX_BYTES = 80 * 1024
 WIDTH, HEIGHT = 1000, 700
 PAGES = {
-    "models": "models",
     "model": "models/{model}",
     "try": "models/{model}/try",
     "dataset": "datasets/{dataset}",
-    "labels": "datasets/{dataset}/labels",
     "new": "new",
 }
 
@@ -27,8 +25,6 @@ def main(base: str, model: str, dataset: str) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         for name, path in PAGES.items():
             page.goto(f"{base}/studio/{path.format(model=model, dataset=dataset)}", wait_until="networkidle")
-            if name == "labels":
-                page.locator(".picture").first.click()
             page.wait_for_timeout(500)
             picture = FOLDER / f"studio-{name}.jpg"
             page.screenshot(path=picture, type="jpeg", quality=70)
