@@ -48,7 +48,7 @@ THRESHOLDS = {
     "SightlineNoWorkerTakesWork": "300 -> 2",
     "SightlineWorkersNotReady": "< 0.5 -> < 0.99, 300 -> 2",  # the suite's own workers are ready
     "SightlineIngestStalled": "300 -> 2",
-    "SightlineBatchesStalled": "600 -> 2",
+    "SightlineBatchesStalled": "600 -> 2, [2m] -> [10s]",  # all images were predicted just before
     "SightlineLeasesLost": "> 3 -> > 0",
     "SightlineModelLoadSlow": "> 20 -> > 0.01",
     "SightlinePredictionsSlow": "> 2 -> > 0.001, > 10 -> > 1",
