@@ -16,7 +16,12 @@ from services.trainer.settings import TrainerSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
 ROW = re.compile(r"^\| `(SIGHTLINE_\w+)` \| (.*?) \|", re.MULTILINE)
-OF_THE_MACHINE = {"forward_passes", "ingest_threads", "threads"}  # defaults that differ between machines
+# Defaults that differ between machines.
+OF_THE_MACHINE = {
+    "forward_passes": "number of CPUs + 1",
+    "ingest_threads": "number of CPUs",
+    "threads": "number of CPUs",
+}
 
 CHAPTERS: dict[str, type[Settings]] = {
     "Every service": Settings,
@@ -38,7 +43,7 @@ def own_fields(settings: type[Settings]) -> Iterator[tuple[str, str]]:
     for name, field in settings.model_fields.items():
         common = Settings.model_fields.get(name)
         if settings is Settings or common is None or common.default != field.default:
-            yield f"SIGHTLINE_{name.upper()}", "number of CPUs" if name in OF_THE_MACHINE else written(field.default)
+            yield f"SIGHTLINE_{name.upper()}", OF_THE_MACHINE.get(name) or written(field.default)
 
 
 def written(default: object) -> str:
