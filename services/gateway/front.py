@@ -1,18 +1,14 @@
 """The gateway's APIs and the studio as one application: each answers, and refuses, below its own path."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
+from services.gateway.asgi import Receive, Scope, Send
 from services.kit.errors import SightlineError
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
 
 MISDIRECTED = PlainTextResponse("This host is not in SIGHTLINE_ALLOWED_HOSTS of the gateway.\n", 421)
 

@@ -47,7 +47,7 @@ def _on_openvino(model: GraphModel, directory: Path, threads: int, passes: int) 
     for bfloat16 in (True, False) if openvino_graphs.has_bfloat16() else (False,):
         engine = partial(openvino_graphs.OpenVinoGraph, passes=passes, threads=threads, bfloat16=bfloat16)
         try:
-            candidate = graph_models.load(directory, engine=engine)
+            candidate = graph_models.opened(directory, engine)
         except RuntimeError as fault:
             _log.warning("engine_refused", engine="openvino", bfloat16=bfloat16, problem=str(fault))
             continue

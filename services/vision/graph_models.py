@@ -110,17 +110,17 @@ def has_graphs(directory: Path) -> bool:
     return all(graph_file(index) in names for index, backbone in backbones if backbone.shares is None)
 
 
-def load(
-    directory: Path, threads: int = 1, *, digest: str = "", engine: Engine | None = None
-) -> GraphClassifier | GraphDetector:
-    """The model of a bundle that has graphs, its files verified; BundleCorrupt, and what `engine` raises.
-
-    By default, ONNX Runtime with so many threads for a pass.
-    """
+def load(directory: Path, threads: int = 1, *, digest: str = "") -> GraphClassifier | GraphDetector:
+    """The model of a bundle that has graphs in ONNX Runtime, its files verified; BundleCorrupt."""
     verify(directory, digest)
+    return opened(directory, partial(Graph, threads=threads))
+
+
+def opened(directory: Path, engine: Engine) -> GraphClassifier | GraphDetector:
+    """The model of a verified bundle that has graphs; BundleCorrupt, and what `engine` raises."""
     card = load_card(directory)
     kind = GraphDetector if card.kind is ModelKind.GENERIC_DETECTOR else GraphClassifier
     try:
-        return kind(card, directory, engine or partial(Graph, threads=threads))
+        return kind(card, directory, engine)
     except (OSError, SafetensorError) as fault:
         raise BundleCorrupt(f"{WEIGHTS_FILE}: {fault}") from fault

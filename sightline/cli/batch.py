@@ -9,6 +9,7 @@ from rich.markup import escape
 from sightline.cli.console import Json, facts, notes, output, print_json, state, table
 from sightline.cli.formats import moment
 from sightline.cli.reporting import UsageError
+from sightline.cli.result_options import SuggestedThresholds, Threshold, Top
 from sightline.cli.session import session
 from sightline.client.client import Client
 from sightline.client.names import bare_name
@@ -35,20 +36,9 @@ def create(
         ),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Predict the images of this dataset instead.")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Leave out results with a lower confidence, 0 to 1.")
-    ] = None,
-    suggested_thresholds: Annotated[
-        bool,
-        typer.Option(
-            "--suggested-thresholds",
-            help="Leave out results below the model's suggested threshold for their category, as detectors do by"
-            " default.",
-        ),
-    ] = False,
-    top: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="The most results for each image, 100 by default.")
-    ] = None,
+    threshold: Threshold = None,
+    suggested_thresholds: SuggestedThresholds = False,
+    top: Top = None,
     output_uri: Annotated[
         str,
         typer.Option(

@@ -16,6 +16,7 @@ from sightline.cli.formats import percent
 from sightline.cli.frames import Ink, inks_of
 from sightline.cli.lettering import MISSING, replaced
 from sightline.cli.reporting import CommandError, report
+from sightline.cli.result_options import SuggestedThresholds, Threshold, Top
 from sightline.cli.session import session
 from sightline.client.client import Client
 from sightline.client.errors import SightlineError
@@ -35,20 +36,9 @@ def predict(
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.", exists=True)
     ],
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Leave out results with a lower confidence, 0 to 1.")
-    ] = None,
-    suggested_thresholds: Annotated[
-        bool,
-        typer.Option(
-            "--suggested-thresholds",
-            help="Leave out results below the model's suggested threshold for their category, as detectors do by"
-            " default.",
-        ),
-    ] = False,
-    top: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="The most results for each image, 100 by default.")
-    ] = None,
+    threshold: Threshold = None,
+    suggested_thresholds: SuggestedThresholds = False,
+    top: Top = None,
     coverage: Annotated[
         float | None,
         typer.Option(

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from services.gateway.asgi import Receive, Scope, Send
 from services.gateway.auth import REQUEST_ID
 from services.gateway.errors import Problem, Refusal, no_method, problem_of
 from services.gateway.settings import GatewaySettings
@@ -40,9 +41,6 @@ from services.gateway.upstream import Services, Session
 from services.kit import log
 from services.kit.errors import SightlineError
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 Page = Callable[[Visit], Awaitable[Response]]
 
 SIGN_IN, STATIC = f"{PREFIX}/sign-in", f"{PREFIX}/static/"

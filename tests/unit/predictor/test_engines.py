@@ -80,7 +80,7 @@ def every_kind_of_file() -> dict[str, bytes]:
 
 
 def in_float32(folder: Path) -> ModelRunner:
-    return graph_models.load(folder, engine=partial(OpenVinoGraph, passes=1, threads=1, bfloat16=False))
+    return graph_models.opened(folder, partial(OpenVinoGraph, passes=1, threads=1, bfloat16=False))
 
 
 @pytest.mark.parametrize("load", [partial(engines.load, device="cpu", threads=1, digest=""), in_float32])
