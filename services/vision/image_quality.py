@@ -7,7 +7,7 @@ pixels.
 import numpy as np
 from numpy.typing import NDArray
 
-from services.vision.sharpness import BLURRED, SIDE, sharpness
+from services.vision.sharpness import BLURRED, SIDE, SMALLEST_SIDE, sharpness
 from sightline.images.faults import Note
 
 DARK, BRIGHT = 32, 223  # brightness, 0..255: nearly all pixels are below, or above
@@ -32,8 +32,9 @@ def quality_notes(pixels: NDArray[np.uint8]) -> tuple[Note, ...]:
         notes.append(Note("imageLowResolution", size))
     if max(height, width) > EXTREME_ASPECT * min(height, width):
         notes.append(Note("imageAspectExtreme", size))
-    if (sharp := sharpness(pixels)) < BLURRED:
-        notes.append(Note("imageBlurred", {"width": f"{1 / (sharp * SIDE):.1%}"}))
+    longer = max(height, width)
+    if longer >= SMALLEST_SIDE and (sharp := sharpness(pixels)) < BLURRED:
+        notes.append(Note("imageBlurred", {"width": f"{1 / (sharp * min(SIDE, longer)):.1%}"}))
     step = max(1, min(height, width) // _LOOKED_AT)
     looked_at = pixels[::step, ::step]
     low, high = _ends(looked_at[..., 1])

@@ -15,6 +15,7 @@ from PIL import Image
 
 BLURRED = 0.21  # of an edge's height, between two pixels
 SIDE = 256  # pixels: larger images are scaled down to it
+SMALLEST_SIDE = 128  # pixels: smaller images are scans, tiles or cut-outs; networks see them scaled up, blurred or not
 
 _SAMPLED_SIDE = 1024  # pixels: of a larger image every second, third, ... row and column is used
 _ACROSS = 9  # pixels: what is called an edge

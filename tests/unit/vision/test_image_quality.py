@@ -137,3 +137,9 @@ def test_an_ordinary_photo_gets_no_note() -> None:
     for form in ("JPEG", "PNG", "WEBP"):
         reading = read(encoded(image, form))
         assert (*reading.notes, *quality_notes(reading.pixels)) == ()
+
+
+def test_a_small_scan_that_was_scaled_up_is_not_called_blurred() -> None:
+    scan = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8), np.uint8)).convert("RGB")
+    assert codes(np.asarray(scan.resize((96, 96), Image.Resampling.BICUBIC))) == []
+    assert codes(np.asarray(scan.resize((160, 160), Image.Resampling.BICUBIC))) == ["imageBlurred"]
