@@ -8,10 +8,12 @@
     │   └── InvalidImage: InvalidImageFormat, InvalidImageSize
     ├── AlreadyExists (ALREADY_EXISTS): DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, RecordExists,
     │   UploadAlreadyExists, FileAlreadyExists
-    ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
-    │   EstimateNotFound, ExportNotFound, RecordNotFound, BlobNotFound, UploadNotFound
+    ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound (ModelAliasNotFound), ModelVersionNotFound,
+    │   TrialNotFound, EvaluationNotFound, EstimateNotFound, ExportNotFound, RecordNotFound, BlobNotFound,
+    │   UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
-    │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, DatasetInUse, WrongState, StoreRefused
+    │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, DatasetInUse, ModelInUse, NothingToRollBack, WrongState,
+    │   │   StoreRefused
     │   ├── CoverageUnavailable, ExportUnavailable, AuditNotStored, FeedbackNotKept, BatchPredictionsOff
     │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
@@ -293,6 +295,14 @@ class ModelNotFound(NotFound):
     resource_type = "model"
 
 
+class ModelAliasNotFound(ModelNotFound):
+    """There is no such alias of a model."""
+
+    reason = "ModelAliasNotFound"
+    template = "{name} does not exist; SetModelAlias creates an alias."
+    resource_type = "modelAlias"
+
+
 class ModelVersionNotFound(NotFound):
     """The model's current version is another one."""
 
@@ -393,6 +403,22 @@ class DatasetInUse(FailedPrecondition):
     reason = "datasetInUse"
     template = "{name} is in use by {users}; wait until they have ended, or cancel or delete them first."
     resource_type = "dataset"
+
+
+class ModelInUse(FailedPrecondition):
+    """An alias stands for the model."""
+
+    reason = "ModelInUse"
+    template = "{name} is what {aliases} stands for; switch or delete the alias first, or set force."
+    resource_type = "model"
+
+
+class NothingToRollBack(FailedPrecondition):
+    """An alias stood for no other model that still exists."""
+
+    reason = "NothingToRollBack"
+    template = "{name} has stood for no other model that still exists; set it to the model that you want."
+    resource_type = "modelAlias"
 
 
 class WrongState(FailedPrecondition):

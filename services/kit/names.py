@@ -11,9 +11,11 @@ from services.kit.callers import DEFAULT_PROJECT, acting_project
 from services.kit.errors import InvalidName
 
 ID_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}$"
+ALIAS_MARK = "@"
 PROJECTS = "projects"
 PROJECT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ID = re.compile(ID_PATTERN)
+_ALIAS = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def check_id(value: str, field: str) -> str:
@@ -66,6 +68,30 @@ def parse(name: str, *collections: str, field: str = "name") -> tuple[str, ...]:
     if len(parts) != 2 * len(collections) or tuple(parts[::2]) != collections:
         raise InvalidName(field=field, value=local, expected=expected)
     return tuple(check_id(part, field) for part in parts[1::2])
+
+
+def is_alias(name: str) -> bool:
+    """Whether the name, which must be valid, is that of an alias: `models/{model}@{alias}`."""
+    return ALIAS_MARK in name
+
+
+def check_alias(name: str, field: str = "name") -> str:
+    """The name itself; InvalidName unless it is `models/{model}@{alias}`."""
+    local = split(name)[1]
+    model, mark, alias = local.rpartition(ALIAS_MARK)
+    collection, _, id_ = model.partition("/")
+    if not (mark and collection == "models" and _ID.fullmatch(id_) and _ALIAS.fullmatch(alias)):
+        expected = "models/{model}@{alias}, the alias of lower-case letters, digits and '-', at most 63"
+        raise InvalidName(field=field, value=local, expected=expected)
+    return name
+
+
+def check_model(name: str, field: str = "name") -> str:
+    """The name itself; InvalidName unless it is `models/{model}`, or `models/{model}@{alias}`, an alias of a model."""
+    if is_alias(name):
+        return check_alias(name, field)
+    parse(name, "models", field=field)
+    return name
 
 
 def new_uid() -> str:

@@ -38,6 +38,10 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
         # An exported model is out of our control, which is more than a prediction.
         Role.TRAINER: "CreateModel UpdateModel DeleteModel CancelModel ExportModel",
     },
+    "sightline.v1.ModelAliasService": {
+        Role.VIEWER: "GetModelAlias ListModelAliases",
+        Role.TRAINER: "SetModelAlias RollBackModelAlias DeleteModelAlias",
+    },
     "sightline.v1.EvaluationService": {
         Role.VIEWER: "GetEvaluation ListEvaluations WatchEvaluation",
         Role.TRAINER: "CreateEvaluation DeleteEvaluation",

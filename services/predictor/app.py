@@ -105,7 +105,7 @@ class Predictor:
 
     async def analyze_streamed(self, query: ImageQuery, deadline: float | None = None) -> Analysis:
         """Analyzes an image that has one of `streamed`, as `analyze_image` does."""
-        names.parse(query.model_name, "models", field="model_name")
+        names.check_model(query.model_name, "model_name")
         query.check()
         data, file = await self._image(query)
         async with self._cache.use(await self._bundle(query)) as model:
@@ -123,7 +123,7 @@ class Predictor:
     ) -> list[Analysis]:
         """The same; its images wait for places among `streamed`, so its caller must have none of these."""
         query, own = queries[0], asyncio.Semaphore(MOST_OF_A_CALL)
-        names.parse(query.model_name, "models", field="model_name")
+        names.check_model(query.model_name, "model_name")
         query.check()
 
         async def one(model: Entry, query: ImageQuery) -> Analysis:
@@ -175,7 +175,7 @@ class Predictor:
 
     async def explain_image(self, query: ImageQuery, tag: str, deadline: float | None = None) -> Explanation:
         """Shows what in the image speaks for the tag, at the cost of some fifty predictions; errors as above."""
-        names.parse(query.model_name, "models", field="model_name")
+        names.check_model(query.model_name, "model_name")
         query.check()
         with self._predictions.place(), self._explanations.place():
             data, file = await self._image(query)
@@ -197,7 +197,7 @@ class Predictor:
 
     async def load_model(self, model_name: str) -> LoadedModel:
         """Returns once the model is loaded and warmed up, at once if it already is, and keeps it in memory."""
-        names.parse(model_name, "models", field="model_name")
+        names.check_model(model_name, "model_name")
         async with self._cache.use((await self._lookup.find(model_name)).bundle()) as model:
             return self._cache.keep(model)
 
@@ -212,7 +212,7 @@ class Predictor:
 
     async def model(self, model_name: str) -> ModelInfo:
         """What the trainer says of the model; ModelNotFound, Unavailable."""
-        names.parse(model_name, "models", field="model_name")
+        names.check_model(model_name, "model_name")
         return await self._lookup.find(model_name)
 
     async def list_models(self) -> list[ModelInfo]:
@@ -223,8 +223,8 @@ class Predictor:
         """Kept images of a model, the most instructive first; ModelNotFound, FeedbackNotKept."""
         if not 0 <= most <= MAX_SUGGESTIONS:
             raise InvalidRequest(field="max_images", problem=f"{most} is outside 0..{MAX_SUGGESTIONS}")
-        await self.model(model_name)
-        async with aclosing(self._feedback.suggest(model_name, most or DEFAULT_SUGGESTIONS)) as suggested:
+        name = (await self.model(model_name)).name
+        async with aclosing(self._feedback.suggest(name, most or DEFAULT_SUGGESTIONS)) as suggested:
             async for one in suggested:
                 yield one
 

@@ -30,8 +30,8 @@ class Parameters:
 
 
 def model_name(name: str, field: str) -> str:
-    """The full name of `birds` or `models/birds`, in the project that the call acts in; InvalidName."""
-    return names.own(MODELS, names.check_id(name.removeprefix(f"{MODELS}/"), field))
+    """The full name of `birds`, `birds@alias` or `models/birds`, in the project that the call acts in; InvalidName."""
+    return names.check_model(names.own(MODELS, name.removeprefix(f"{MODELS}/")), field)
 
 
 def parameters_of(request: pb.ModelInferRequest) -> Parameters:

@@ -53,8 +53,8 @@ class ModelLookup:
         return await self._models.list()
 
     def forget_except(self, names: Collection[str]) -> None:
-        """Forgets all other models, which bounds memory by the models in use."""
-        self._known = {name: known for name, known in self._known.items() if name in names}
+        """Forgets all other models, and aliases of others, which bounds memory by the models in use."""
+        self._known = {name: known for name, known in self._known.items() if known.info.name in names}
 
     async def _ask(self, name: str) -> ModelInfo:
         try:

@@ -78,7 +78,7 @@ class PredictorSettings(settings.Settings):
     def _of_names(cls, value: str) -> str:
         for name in value.split(",") if value else ():
             try:
-                names.parse(name, "models", field="SIGHTLINE_PRELOAD_MODELS")
+                names.check_model(name, "SIGHTLINE_PRELOAD_MODELS")
             except InvalidName as error:
                 raise ValueError(error.message) from error
         return value

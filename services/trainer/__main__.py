@@ -23,6 +23,8 @@ from services.kit.settings import load, refuse_exposure
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
+from services.trainer.alias_rpc import ModelAliasServicer
+from services.trainer.aliases import Aliases
 from services.trainer.app import Models
 from services.trainer.clients import GrpcDatasets
 from services.trainer.estimates import Estimates
@@ -43,9 +45,15 @@ from services.trainer.worker.child_pool import COMMAND, ChildDied, ChildPool
 from services.trainer.worker.run_one import RunOne
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
-from sightline.v1 import evaluation_service_pb2, model_service_pb2, project_service_pb2
+from sightline.v1 import (
+    evaluation_service_pb2,
+    model_alias_service_pb2,
+    model_service_pb2,
+    project_service_pb2,
+)
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.evaluation_service_pb2_grpc import add_EvaluationServiceServicer_to_server
+from sightline.v1.model_alias_service_pb2_grpc import add_ModelAliasServiceServicer_to_server
 from sightline.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from sightline.v1.project_service_pb2_grpc import add_ProjectServiceServicer_to_server
 
@@ -89,7 +97,8 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
         exports = Exports(store, blobs, waits, clock, telemetry)
         services = _services(
             ModelServicer(models, estimates, exports, store, waits, blobs.bucket, clock),
-            EvaluationServicer(Evaluations(store, datasets, blobs, clock, counts, quotas)),
+            ModelAliasServicer(Aliases(store, clock)),
+            EvaluationServicer(Evaluations(store, datasets, blobs, clock, counts, quotas), store),
             ProjectServicer(projects, clock),
         )
         server = Server("trainer", settings, telemetry, services, store.is_synced)
@@ -104,13 +113,17 @@ async def serve(settings: TrainerSettings, stop: asyncio.Event) -> None:
             await server.run_until(stop)
 
 
-def _services(models: ModelServicer, evaluations: EvaluationServicer, projects: ProjectServicer) -> list[Service]:
+def _services(
+    models: ModelServicer, aliases: ModelAliasServicer, evaluations: EvaluationServicer, projects: ProjectServicer
+) -> list[Service]:
     """Each servicer as the service of the contract that it is."""
+    of_aliases = model_alias_service_pb2.DESCRIPTOR.services_by_name["ModelAliasService"]
     of_models = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
     of_evaluations = evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"]
     of_projects = project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"]
     return [
         Service(of_models, add_ModelServiceServicer_to_server, models),
+        Service(of_aliases, add_ModelAliasServiceServicer_to_server, aliases),
         Service(of_evaluations, add_EvaluationServiceServicer_to_server, evaluations),
         Service(of_projects, add_ProjectServiceServicer_to_server, projects),
     ]

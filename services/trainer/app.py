@@ -15,6 +15,7 @@ from services.kit.errors import (
     DatasetNotReady,
     EtagMismatch,
     ModelAlreadyExists,
+    ModelInUse,
     ModelNotFound,
     NotFound,
     WrongState,
@@ -137,8 +138,11 @@ class Models:
 
         return await self._store.models.change(name, decide)
 
-    async def delete(self, name: str, etag: str) -> None:
+    async def delete(self, name: str, etag: str, *, force: bool = False) -> None:
         """Removes a model whose training is over: its record, then its trials, evaluations, exports and blobs.
+
+        ModelInUse if an alias stands for it, unless `force`. An alias set at the same moment may be missed: it then
+        stands for no model, as after `force`.
 
         After the first step no caller can see it. If the process dies before the last step, the coordinator removes
         the remaining records; only blobs that nothing refers to may stay.
@@ -147,6 +151,8 @@ class Models:
         if not found.value.ended:
             allowed = "SUCCEEDED, FAILED and CANCELLED (cancel it first)"
             raise WrongState(name=name, state=found.value.state, verb="deleting", allowed=allowed)
+        if not force and (aliases := self._store.aliases_of(found.value)):
+            raise ModelInUse(name=name, aliases=" and ".join(aliases))
         await self._store.models.delete(name, etag)
         for trial in self._store.trials.view.all(f"{name}/"):
             with suppress(NotFound):

@@ -35,7 +35,7 @@ async def with_base(model: Model, store: Store, blobs: Blobs, field: str) -> Mod
     """
     if not model.base_model:
         return model
-    base = (await store.models.get(model.base_model)).value
+    base = (await store.model(model.base_model)).value
     if base.model_kind is not model.model_kind:
         problem = f"{base.name} is a {base.model_kind}; a {model.model_kind} continues one of its own kind."
         raise InvalidRequest(field=field, problem=problem)

@@ -17,7 +17,7 @@ _FORMATS = {
 
 def wanted_from(request: pb.ExportModelRequest) -> tuple[str, ExportFormat, int]:
     """The model's name, the format, and the bytes to leave out; InvalidName, InvalidRequest."""
-    names.parse(request.name, "models")
+    names.check_model(request.name)
     form = _FORMATS.get(request.format)
     if form is None:
         known = ", ".join(pb.ExportModelRequest.Format.Name(one) for one in _FORMATS)

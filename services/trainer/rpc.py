@@ -62,7 +62,7 @@ class ModelServicer(ModelServiceServicer):
         return self._basic(await self._models.create(draft, validate_only=request.validate_only))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> model_pb2.Model:
-        found = await self._models.get(_model_name(request.name))
+        found = await self._models.get(await _named(self._store, request.name))
         await self._store.settled(found.value)
         if request.view != model_pb2.Model.FULL:
             return await self._reported(found)
@@ -90,7 +90,7 @@ class ModelServicer(ModelServiceServicer):
         return self._basic(await self._models.update(name, changes, new.etag))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> Empty:
-        await self._models.delete(_model_name(request.name), request.etag)
+        await self._models.delete(_model_name(request.name), request.etag, force=request.force)
         return Empty()
 
     async def CancelModel(self, request: pb.CancelModelRequest, context: Context) -> model_pb2.Model:
@@ -98,7 +98,7 @@ class ModelServicer(ModelServiceServicer):
 
     async def WatchModel(self, request: pb.WatchModelRequest, context: Context) -> AsyncIterator[pb.WatchModelResponse]:
         sent = None
-        async for found in self._models.watch(_model_name(request.name)):
+        async for found in self._models.watch(await _named(self._store, request.name)):
             await self._store.settled(found.value)
             message = pb.WatchModelResponse(model=await self._reported(found))
             if message != sent:
@@ -106,7 +106,7 @@ class ModelServicer(ModelServiceServicer):
             sent = message
 
     async def ListTrials(self, request: pb.ListTrialsRequest, context: Context) -> pb.ListTrialsResponse:
-        parent = _model_name(request.parent, "parent")
+        parent = await _named(self._store, request.parent, "parent")
         found, token = await self._models.trials(parent, request.page_size, request.page_token)
         return pb.ListTrialsResponse(trials=[trial_wire.trial_message(trial) for trial in found], next_page_token=token)
 
@@ -122,6 +122,7 @@ class ModelServicer(ModelServiceServicer):
         self, request: pb.ExportModelRequest, context: Context
     ) -> AsyncIterator[pb.ExportModelResponse]:
         name, form, offset = export_wire.wanted_from(request)
+        name = await self._store.model_name(name)
         remaining = cast(float | None, context.time_remaining())
         async with aclosing(self._exports.made(name, form, remaining)) as steps:
             async for step in steps:
@@ -151,8 +152,9 @@ class ModelServicer(ModelServiceServicer):
 class EvaluationServicer(EvaluationServiceServicer):
     """Raises errors of our tree; the server runtime turns them into statuses."""
 
-    def __init__(self, evaluations: Evaluations) -> None:
+    def __init__(self, evaluations: Evaluations, store: Store) -> None:
         self._evaluations = evaluations
+        self._store = store
 
     async def CreateEvaluation(
         self, request: epb.CreateEvaluationRequest, context: Context
@@ -163,7 +165,7 @@ class EvaluationServicer(EvaluationServiceServicer):
             display_name=request.evaluation.display_name,
             request_id=caller_fields.check_request_id(request.request_id),
         )
-        parent = _model_name(request.parent, "parent")
+        parent = await _named(self._store, request.parent, "parent")
         found = await self._evaluations.create(parent, draft, validate_only=request.validate_only)
         return evaluation_wire.evaluation_message(found)
 
@@ -176,7 +178,7 @@ class EvaluationServicer(EvaluationServiceServicer):
     async def ListEvaluations(
         self, request: epb.ListEvaluationsRequest, context: Context
     ) -> epb.ListEvaluationsResponse:
-        parent = _model_name(request.parent, "parent")
+        parent = await _named(self._store, request.parent, "parent")
         found, token = await self._evaluations.page(parent, request.page_size, request.page_token)
         messages = [evaluation_wire.evaluation_message(evaluation) for evaluation in found]
         return epb.ListEvaluationsResponse(evaluations=messages, next_page_token=token)
@@ -216,6 +218,13 @@ def _model_name(name: str, field: str = "name") -> str:
         raise InvalidRequest(field=field, problem="name the model as models/{model}.")
     names.parse(name, "models", field=field)
     return name
+
+
+async def _named(store: Store, name: str, field: str = "name") -> str:
+    """The name of the model, which the caller may also have given as an alias; InvalidName, ModelAliasNotFound."""
+    if not names.is_alias(name):
+        return _model_name(name, field)
+    return await store.model_name(names.check_alias(name, field))
 
 
 def _evaluation_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The trainer's collections: models, trials, evaluations, estimates and exports, and reads that combine them."""
+"""The trainer's collections: models, aliases, trials, evaluations, estimates and exports, and combined reads."""
 
 import asyncio
 from contextlib import suppress
@@ -6,12 +6,21 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from services.kit import names
 from services.kit.accounts import Accounts
 from services.kit.collection import Collection
-from services.kit.errors import EstimateNotFound, EvaluationNotFound, ExportNotFound, ModelNotFound, TrialNotFound
+from services.kit.errors import (
+    EstimateNotFound,
+    EvaluationNotFound,
+    ExportNotFound,
+    ModelAliasNotFound,
+    ModelNotFound,
+    TrialNotFound,
+)
 from services.kit.holds import Holds
 from services.kit.records import Records, Versioned
 from services.kit.views import Changes, View
+from services.trainer.alias import Alias, key_of
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Model, Trial, training_cost, works_of
 from services.trainer.estimate import COLLECTION, Estimate
 from services.trainer.export import Export
@@ -45,6 +54,7 @@ class Store:
     """Everything that the trainer stores."""
 
     models: Collection[Model]
+    aliases: Collection[Alias]
     trials: Collection[Trial]
     evaluations: Collection[Evaluation]
     estimates: Collection[Estimate]
@@ -60,6 +70,7 @@ class Store:
         evaluations = Collection(records, Evaluation, EvaluationNotFound, "models", "evaluations")
         return cls(
             models,
+            Collection(records, Alias, ModelAliasNotFound, "models", "aliases"),
             Collection(records, Trial, TrialNotFound, "models", "trials"),
             evaluations,
             Collection(records, Estimate, EstimateNotFound, COLLECTION),
@@ -75,7 +86,7 @@ class Store:
 
     @property
     def _views(self) -> tuple[View[Any], ...]:
-        return *self._resources, self.accounts.view, self.holds.view
+        return *self._resources, self.aliases.view, self.accounts.view, self.holds.view
 
     async def run(self) -> None:
         """Keeps the views current until cancelled."""
@@ -91,6 +102,33 @@ class Store:
     async def is_synced(self) -> bool:
         """Whether the views are complete: the api's readiness."""
         return all(view.is_synced for view in self._views)
+
+    async def alias(self, name: str) -> Versioned[Alias]:
+        """The alias that callers name so, as of now; ModelAliasNotFound."""
+        try:
+            return await self.aliases.get(key_of(name))
+        except ModelAliasNotFound:
+            raise ModelAliasNotFound(name=name) from None
+
+    async def model(self, name: str) -> Versioned[Model]:
+        """The model of this name or alias, as of now; ModelNotFound, ModelAliasNotFound."""
+        if not names.is_alias(name):
+            return await self.models.get(name)
+        alias = (await self.alias(name)).value
+        found = await self.models.get(alias.model)
+        if not alias.stands_for(found.value):
+            raise ModelNotFound(name=alias.model)  # another one has been given its name
+        return found
+
+    async def model_name(self, name: str) -> str:
+        """The name itself, or of an alias the name of the model; ModelNotFound, ModelAliasNotFound."""
+        return (await self.model(name)).value.name if names.is_alias(name) else name
+
+    def aliases_of(self, model: Model) -> list[str]:
+        """The aliases that stand for the model, as callers name them, according to the view."""
+        prefix = names.root(names.split(model.name)[0]) + "models/"
+        found = (alias.value for alias in self.aliases.view.all(prefix))
+        return [alias.public_name for alias in found if alias.stands_for(model)]
 
     def changes(self) -> Changes:
         """Changes of any resource, from now on."""

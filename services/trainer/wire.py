@@ -67,7 +67,7 @@ def _requested(
     path = f"{prefix}training_parameters"
     kind = _model_kind(parameters.model_kind, path)
     if parameters.base_model:
-        names.parse(parameters.base_model, "models", field=f"{path}.base_model")
+        names.check_model(parameters.base_model, f"{path}.base_model")
     training = dataset_name(parameters.training_dataset, f"{path}.training_dataset")
     test = ""
     if message.HasField("evaluation_parameters"):

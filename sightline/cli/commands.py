@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli import (
+    aliases,
     audit,
     batch,
     calibrate,
@@ -38,6 +39,7 @@ app.command("train")(train.train_photos)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(uploads.app, name="uploads")
 app.add_typer(models.app, name="models")
+app.add_typer(aliases.app, name="aliases")
 app.add_typer(evaluations.app, name="evaluations")
 app.add_typer(audit.app, name="audit")
 app.add_typer(projects.app, name="projects")

@@ -244,10 +244,14 @@ def cancel(name: Name, json: Json = False) -> None:
 
 
 @app.command("delete")
-def delete(name: Name, json: Json = False) -> None:
+def delete(
+    name: Name,
+    force: Annotated[bool, typer.Option("--force", help="Delete it although an alias stands for it.")] = False,
+    json: Json = False,
+) -> None:
     """Delete a model with its trials and evaluations."""
     with session() as client:
-        client.models.delete(name)
+        client.models.delete(name, force=force)
     if json:
         print_json(Empty())
     else:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from sightline.client import predictions, progress, requests
+from sightline.client.aliases import Aliases
 from sightline.client.audit import Audit
 from sightline.client.batches import BatchPredictions
 from sightline.client.calls import Calls
@@ -48,6 +49,7 @@ class Client:
         self.uploads = Uploads(self._calls)
         self.audit = Audit(self._calls)
         self.models = Models(self._calls)
+        self.aliases = Aliases(self._calls)
         self.evaluations = Evaluations(self._calls)
         self.batch_predictions = BatchPredictions(self._calls)
         self.projects = Projects(self._calls)

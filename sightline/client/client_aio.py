@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from sightline.client import predictions, requests
+from sightline.client.aliases import AsyncAliases
 from sightline.client.audit import AsyncAudit
 from sightline.client.batches import AsyncBatchPredictions
 from sightline.client.calls import AsyncCalls
@@ -46,6 +47,7 @@ class AsyncClient:
         self.uploads = AsyncUploads(self._calls)
         self.audit = AsyncAudit(self._calls)
         self.models = AsyncModels(self._calls)
+        self.aliases = AsyncAliases(self._calls)
         self.evaluations = AsyncEvaluations(self._calls)
         self.batch_predictions = AsyncBatchPredictions(self._calls)
         self.projects = AsyncProjects(self._calls)

@@ -7,11 +7,11 @@ SightlineError
 │   └── about files on this machine: AnnotationsUnreadable, ImagesMissing, ExportRefused
 ├── AlreadyExists: DatasetAlreadyExists, ModelAlreadyExists, EvaluationAlreadyExists, UploadAlreadyExists,
 │       FileAlreadyExists
-├── NotFound: DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
-│   UploadNotFound, BlobNotFound
+├── NotFound: DatasetNotFound, ModelNotFound (ModelAliasNotFound), ModelVersionNotFound, TrialNotFound,
+│       EvaluationNotFound, UploadNotFound, BlobNotFound
 ├── FailedPrecondition: NotEnoughBudget, DatasetNotReady, ModelNotReady, CoverageUnavailable, ExportUnavailable,
-│       WrongState, DatasetInUse, StoreRefused, AuditNotStored, FeedbackNotKept, BatchPredictionsOff, Diverged,
-│       DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
+│       WrongState, DatasetInUse, ModelInUse, NothingToRollBack, StoreRefused, AuditNotStored, FeedbackNotKept,
+│       BatchPredictionsOff, Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, WorkAbandoned
 ├── Conflict: EtagMismatch
 ├── QuotaExceeded: Throttled, MessageTooLarge
 ├── DeadlineExceeded: RequestTimedOut
@@ -311,6 +311,13 @@ class ModelNotFound(NotFound):
     advice = "`sightline models list` prints the models that exist"
 
 
+class ModelAliasNotFound(ModelNotFound):
+    """There is no such alias of a model."""
+
+    reason = "ModelAliasNotFound"
+    advice = "`sightline aliases list` prints the aliases that exist"
+
+
 class ModelVersionNotFound(NotFound):
     """The model's current version is another one."""
 
@@ -374,6 +381,20 @@ class DatasetNotReady(FailedPrecondition):
         if variables.get("state") == "FAILED":
             return f"see `sightline datasets findings {name}`, fix the files, and register them under a new name"
         return f"wait until it is READY: `sightline datasets show {name}`"
+
+
+class ModelInUse(FailedPrecondition):
+    """An alias stands for the model."""
+
+    reason = "ModelInUse"
+    advice = "`sightline aliases set ALIAS OTHER_MODEL`, or `--force`"
+
+
+class NothingToRollBack(FailedPrecondition):
+    """An alias stood for no other model that still exists."""
+
+    reason = "NothingToRollBack"
+    advice = "`sightline aliases show ALIAS` prints its models"
 
 
 class DatasetInUse(FailedPrecondition):

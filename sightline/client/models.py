@@ -120,9 +120,12 @@ class Models:
         request = service.CancelModelRequest(name=full_name(COLLECTION, name))
         return Model.of(self._calls.ask(self._calls.stubs.models.CancelModel, request), self)
 
-    def delete(self, name: str | Named) -> None:
-        """Deletes a model with its trials and evaluations. ModelNotFound, or WrongState while it trains."""
-        request = service.DeleteModelRequest(name=full_name(COLLECTION, name))
+    def delete(self, name: str | Named, *, force: bool = False) -> None:
+        """Deletes a model with its trials and evaluations.
+
+        Raises ModelNotFound, WrongState while it trains, and ModelInUse while an alias stands for it, unless `force`.
+        """
+        request = service.DeleteModelRequest(name=full_name(COLLECTION, name), force=force)
         self._calls.ask(self._calls.stubs.models.DeleteModel, request)
 
     def load(self, name: str | Named) -> LoadedModel:
@@ -246,9 +249,9 @@ class AsyncModels:
         request = service.CancelModelRequest(name=full_name(COLLECTION, name))
         return AsyncModel.of(await self._calls.ask(self._calls.stubs.models.CancelModel, request), self)
 
-    async def delete(self, name: str | Named) -> None:
-        """Deletes a model with its trials and evaluations. ModelNotFound, or WrongState while it trains."""
-        request = service.DeleteModelRequest(name=full_name(COLLECTION, name))
+    async def delete(self, name: str | Named, *, force: bool = False) -> None:
+        """As `Models.delete`."""
+        request = service.DeleteModelRequest(name=full_name(COLLECTION, name), force=force)
         await self._calls.ask(self._calls.stubs.models.DeleteModel, request)
 
     async def load(self, name: str | Named) -> LoadedModel:

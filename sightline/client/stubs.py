@@ -20,6 +20,7 @@ from sightline.v1 import model_service_pb2 as model_service
 from sightline.v1.audit_service_pb2_grpc import AuditServiceStub
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
+from sightline.v1.model_alias_service_pb2_grpc import ModelAliasServiceStub
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 from sightline.v1.project_service_pb2_grpc import ProjectServiceStub
@@ -62,6 +63,11 @@ class Stubs:
     def models(self) -> ModelServiceStub:
         """Training and models, of the trainer."""
         return ModelServiceStub(self._trainer)
+
+    @cached_property
+    def aliases(self) -> ModelAliasServiceStub:
+        """Aliases of models, of the trainer."""
+        return ModelAliasServiceStub(self._trainer)
 
     @cached_property
     def evaluations(self) -> EvaluationServiceStub:

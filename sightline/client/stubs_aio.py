@@ -20,6 +20,7 @@ from sightline.v1 import dataset_service_pb2 as dataset_service
 from sightline.v1.audit_service_pb2_grpc import AuditServiceStub
 from sightline.v1.dataset_service_pb2_grpc import DatasetServiceStub
 from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceStub
+from sightline.v1.model_alias_service_pb2_grpc import ModelAliasServiceStub
 from sightline.v1.model_service_pb2_grpc import ModelServiceStub
 from sightline.v1.prediction_service_pb2_grpc import PredictionServiceStub
 from sightline.v1.project_service_pb2_grpc import ProjectServiceStub
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sightline.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
     from sightline.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
     from sightline.v1.evaluation_service_pb2_grpc import EvaluationServiceAsyncStub
+    from sightline.v1.model_alias_service_pb2_grpc import ModelAliasServiceAsyncStub
     from sightline.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from sightline.v1.prediction_service_pb2_grpc import PredictionServiceAsyncStub
     from sightline.v1.project_service_pb2_grpc import ProjectServiceAsyncStub
@@ -66,6 +68,11 @@ class AsyncStubs:
     def models(self) -> "ModelServiceAsyncStub":
         """Training and models, of the trainer."""
         return ModelServiceStub(self._trainer)
+
+    @cached_property
+    def aliases(self) -> "ModelAliasServiceAsyncStub":
+        """Aliases of models, of the trainer."""
+        return ModelAliasServiceStub(self._trainer)
 
     @cached_property
     def evaluations(self) -> "EvaluationServiceAsyncStub":

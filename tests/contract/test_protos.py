@@ -32,6 +32,7 @@ SERVICES = {
     "AuditService": "ListAuditEvents",
     "ModelService": """CreateModel GetModel ListModels UpdateModel DeleteModel CancelModel WatchModel ListTrials
         EstimateTraining ExportModel""",
+    "ModelAliasService": "SetModelAlias GetModelAlias ListModelAliases RollBackModelAlias DeleteModelAlias",
     "ProjectService": "GetProject ListProjects",
     "EvaluationService": "CreateEvaluation GetEvaluation ListEvaluations DeleteEvaluation WatchEvaluation",
     "PredictionService": """AnalyzeImage AnalyzeImages CreateBatchPrediction GetBatchPrediction ListBatchPredictions

@@ -125,7 +125,7 @@ class World:
             Service(
                 epb.DESCRIPTOR.services_by_name["EvaluationService"],
                 add_EvaluationServiceServicer_to_server,
-                EvaluationServicer(evaluations),
+                EvaluationServicer(evaluations, self.store),
             ),
         ]
 

@@ -41,6 +41,8 @@ from services.predictor.inference_rpc import InferenceServicer
 from services.predictor.lookup import ModelLookup
 from services.predictor.rpc import PredictionServicer
 from services.predictor.settings import PredictorSettings
+from services.trainer.alias_rpc import ModelAliasServicer
+from services.trainer.aliases import Aliases
 from services.trainer.app import Models
 from services.trainer.clients import GrpcDatasets
 from services.trainer.estimates import Estimates
@@ -67,6 +69,7 @@ from sightline.v1 import (
     dataset_service_pb2,
     evaluation_pb2,
     evaluation_service_pb2,
+    model_alias_service_pb2,
     model_pb2,
     model_service_pb2,
     prediction_service_pb2,
@@ -74,6 +77,7 @@ from sightline.v1 import (
 )
 from sightline.v1 import dataset_service_pb2_grpc as dataset_grpc
 from sightline.v1 import evaluation_service_pb2_grpc as evaluation_grpc
+from sightline.v1 import model_alias_service_pb2_grpc as alias_grpc
 from sightline.v1 import model_service_pb2_grpc as model_grpc
 from sightline.v1 import prediction_service_pb2_grpc as prediction_grpc
 from sightline.v1 import project_service_pb2_grpc as project_grpc
@@ -84,6 +88,7 @@ from tests.unit.trainer.support import QuickWorker, running
 SERVICES: tuple[tuple[Any, Any], ...] = (
     (dataset_service_pb2.DESCRIPTOR.services_by_name["DatasetService"], dataset_grpc),
     (model_service_pb2.DESCRIPTOR.services_by_name["ModelService"], model_grpc),
+    (model_alias_service_pb2.DESCRIPTOR.services_by_name["ModelAliasService"], alias_grpc),
     (evaluation_service_pb2.DESCRIPTOR.services_by_name["EvaluationService"], evaluation_grpc),
     (project_service_pb2.DESCRIPTOR.services_by_name["ProjectService"], project_grpc),
     (prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"], prediction_grpc),
@@ -239,7 +244,7 @@ async def suite(folder: Path) -> AsyncGenerator[Suite]:
         await stack.enter_async_context(datasets.running(made.world, auth_keys=made.keys_file))
         made.channels["DatasetService"] = await stack.enter_async_context(plain(made.world.address))
         trainer = await stack.enter_async_context(_trainer(made, services))
-        for service in ("ModelService", "EvaluationService", "ProjectService"):
+        for service in ("ModelService", "ModelAliasService", "EvaluationService", "ProjectService"):
             made.channels[service] = await stack.enter_async_context(plain(trainer))
         batches = await stack.enter_async_context(_batches(made, trainer, services))
         predictor = await stack.enter_async_context(_predictor(made, trainer, services, batches))
@@ -275,14 +280,16 @@ async def _trainer(made: Suite, services: Credentials) -> AsyncGenerator[str]:
         exports = Exports(store, made.blobs, waits, clock, telemetry)
         servicers = (
             ModelServicer(models, estimates, exports, store, waits, made.blobs.bucket, clock),
-            EvaluationServicer(Evaluations(store, known, made.blobs, clock, counts, quotas)),
+            ModelAliasServicer(Aliases(store, clock)),
+            EvaluationServicer(Evaluations(store, known, made.blobs, clock, counts, quotas), store),
             ProjectServicer(Projects(store, made.limits_of, clock), clock),
         )
         settings = TrainerSettings(port=0, drain_seconds=0.0, grace_seconds=0.5, auth_keys=made.keys_file)
         parts = [
             Service(SERVICES[1][0], model_grpc.add_ModelServiceServicer_to_server, servicers[0]),
-            Service(SERVICES[2][0], evaluation_grpc.add_EvaluationServiceServicer_to_server, servicers[1]),
-            Service(SERVICES[3][0], project_grpc.add_ProjectServiceServicer_to_server, servicers[2]),
+            Service(SERVICES[2][0], alias_grpc.add_ModelAliasServiceServicer_to_server, servicers[1]),
+            Service(SERVICES[3][0], evaluation_grpc.add_EvaluationServiceServicer_to_server, servicers[2]),
+            Service(SERVICES[4][0], project_grpc.add_ProjectServiceServicer_to_server, servicers[3]),
         ]
         server = Server("trainer", settings, telemetry, parts)
         try:
@@ -333,7 +340,7 @@ async def _predictor(made: Suite, trainer: str, services: Credentials, batches: 
             add = prediction_grpc.add_PredictionServiceServicer_to_server
             inference = InferenceServicer(predictor, clock)
             parts = [
-                Service(SERVICES[4][0], add, servicer),
+                Service(SERVICES[5][0], add, servicer),
                 Service(INFERENCE, inference_grpc.add_GRPCInferenceServiceServicer_to_server, inference),
             ]
             server = Server("predictor", settings, telemetry, parts)

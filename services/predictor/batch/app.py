@@ -20,7 +20,7 @@ from services.kit.errors import (
 )
 from services.kit.jobs import Job, announce
 from services.kit.log import Log
-from services.kit.names import check_id, new_uid, own, parse
+from services.kit.names import check_id, check_model, new_uid, own, parse
 from services.kit.paging import page_of
 from services.kit.queue import Queue
 from services.kit.records import Versioned
@@ -73,7 +73,7 @@ class BatchPredictions:
         check_id(new.id, "batch_prediction_id")
         check_caller_fields("batch_prediction", new.display_name, {})
         check_request_id(new.request_id)
-        parse(new.model_name, "models", field="batch_prediction.model_name")
+        check_model(new.model_name, "batch_prediction.model_name")
         if bool(new.input_uri_prefix) == bool(new.dataset_name):
             problem = "set it or dataset_name, and not both: they say which images to predict."
             raise InvalidRequest(field="batch_prediction.input_uri_prefix", problem=problem)

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf import empty_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
@@ -25,6 +26,8 @@ from sightline.v1 import dataset_service_pb2 as ds
 from sightline.v1 import dataset_service_pb2_grpc as ds_grpc
 from sightline.v1 import evaluation_service_pb2 as es
 from sightline.v1 import evaluation_service_pb2_grpc as es_grpc
+from sightline.v1 import model_alias_service_pb2 as aliases_pb
+from sightline.v1 import model_alias_service_pb2_grpc as aliases_grpc
 from sightline.v1 import model_service_pb2 as ms
 from sightline.v1 import model_service_pb2_grpc as ms_grpc
 from sightline.v1 import prediction_service_pb2 as ps
@@ -35,6 +38,7 @@ from sightline.v1.batch_prediction_pb2 import BatchPrediction
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.evaluation_pb2 import Evaluation
 from sightline.v1.finding_pb2 import Finding
+from sightline.v1.model_alias_pb2 import ModelAlias, ModelAliasSwitch
 from sightline.v1.model_pb2 import Model
 from sightline.v1.prediction_pb2 import (
     AnalyzeImageResponse,
@@ -50,6 +54,8 @@ from sightline.v1.progress_pb2 import Waiting
 from sightline.v1.project_pb2 import Project
 from sightline.v1.trial_pb2 import Trial
 from sightline.v1.upload_pb2 import Upload
+
+FIRST_OF_2026 = Timestamp(seconds=1_767_225_600)
 
 
 def status(code: grpc.StatusCode, reason: str, message: str, *details: Message, **metadata: str) -> Status:
@@ -68,6 +74,7 @@ class Fakes:
     def __init__(self) -> None:
         self.datasets: dict[str, Dataset] = {}
         self.models: dict[str, Model] = {}
+        self.aliases: dict[str, ModelAlias] = {}
         self.watched: dict[str, list[Model]] = {}  # what a watch of a model yields, if not its one state
         self.archive = b"an archive of a model" * 100_000
         self.archive_sha256 = ""  # another one than its own
@@ -336,6 +343,34 @@ class EvaluationFake(es_grpc.EvaluationServiceServicer):
         yield es.WatchEvaluationResponse(evaluation=self.fakes.evaluations[request.name])
 
 
+class AliasFake(aliases_grpc.ModelAliasServiceServicer):
+    def __init__(self, fakes: Fakes) -> None:
+        self.fakes = fakes
+
+    def SetModelAlias(self, request: aliases_pb.SetModelAliasRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "SetModelAlias", request)
+        found = self.fakes.aliases.setdefault(request.name, ModelAlias(name=request.name))
+        found.switches.insert(0, ModelAliasSwitch(model=request.model, switch_time=FIRST_OF_2026, subject="ann"))
+        found.model = request.model
+        return found
+
+    def RollBackModelAlias(self, request: aliases_pb.RollBackModelAliasRequest, context: grpc.ServicerContext) -> Any:
+        found = self.fakes.aliases[request.name]
+        back = aliases_pb.SetModelAliasRequest(name=request.name, model=found.switches[1].model)
+        return self.SetModelAlias(back, context)
+
+    def GetModelAlias(self, request: aliases_pb.GetModelAliasRequest, context: grpc.ServicerContext) -> Any:
+        return self.fakes.aliases[request.name]
+
+    def ListModelAliases(self, request: aliases_pb.ListModelAliasesRequest, context: grpc.ServicerContext) -> Any:
+        items, token = self.fakes.page(list(self.fakes.aliases.values()), request.page_token)
+        return aliases_pb.ListModelAliasesResponse(model_aliases=items, next_page_token=token)
+
+    def DeleteModelAlias(self, request: aliases_pb.DeleteModelAliasRequest, context: grpc.ServicerContext) -> Any:
+        del self.fakes.aliases[request.name]
+        return empty_pb2.Empty()
+
+
 class ProjectFake(projects_grpc.ProjectServiceServicer):
     def __init__(self, fakes: Fakes) -> None:
         self.fakes = fakes
@@ -410,7 +445,7 @@ class PredictionFake(ps_grpc.PredictionServiceServicer):
     def LoadModel(self, request: ps.LoadModelRequest, context: grpc.ServicerContext) -> Any:
         self.fakes.check(context, "LoadModel", request)
         found = LoadedModel(model_name=request.model_name, model_version="v1", size_bytes=6_000_000, pinned=True)
-        found.load_time.FromSeconds(1_767_225_600)
+        found.load_time.CopyFrom(FIRST_OF_2026)
         self.fakes.loaded[request.model_name] = found
         return found
 
@@ -449,6 +484,7 @@ def serving(fakes: Fakes) -> Generator[str]:
     audit_grpc.add_AuditServiceServicer_to_server(_concrete(AuditFake)(fakes), server)
     ms_grpc.add_ModelServiceServicer_to_server(_concrete(ModelFake)(fakes), server)
     es_grpc.add_EvaluationServiceServicer_to_server(_concrete(EvaluationFake)(fakes), server)
+    aliases_grpc.add_ModelAliasServiceServicer_to_server(_concrete(AliasFake)(fakes), server)
     projects_grpc.add_ProjectServiceServicer_to_server(_concrete(ProjectFake)(fakes), server)
     ps_grpc.add_PredictionServiceServicer_to_server(_concrete(PredictionFake)(fakes), server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.kit.blobs import check_key, from_uri, to_uri
 from services.kit.errors import InvalidName, UnreadableUri
-from services.kit.names import ID_PATTERN, check_id, join, new_uid, parse
+from services.kit.names import ID_PATTERN, check_alias, check_id, check_model, is_alias, join, new_uid, parse
 
 ids = st.from_regex(ID_PATTERN.replace("$", r"\Z"))
 
@@ -39,6 +39,22 @@ def test_a_malformed_name_is_refused_with_the_expected_form(name: str) -> None:
     assert refused.value.metadata["field"] == "parent"
     with pytest.raises(InvalidName, match=r"models/\{model\}/trials/\{trial\}"):
         parse("x", "models", "trials")
+
+
+@given(ids, st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True))
+def test_an_alias_is_a_models_name_and_a_word(model: str, alias: str) -> None:
+    name = f"models/{model}@{alias}"
+    assert is_alias(name)
+    assert check_alias(name) == check_model(name) == name
+    with pytest.raises(InvalidName):
+        parse(name, "models")
+
+
+@pytest.mark.parametrize("name", ["models/a@", "models/@b", "models/a@B", "models/a@-b", "models/a@b@c", "a@b", "@"])
+def test_a_malformed_alias_is_refused_with_the_expected_form(name: str) -> None:
+    with pytest.raises(InvalidName, match="alias") as refused:
+        check_model(name, "model_name")
+    assert refused.value.metadata["field"] == "model_name"
 
 
 def test_uids_do_not_repeat() -> None:

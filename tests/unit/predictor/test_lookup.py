@@ -98,3 +98,13 @@ async def test_a_forgotten_model_is_looked_up_again():
     case.lookup.forget_except(["models/other"])
     await case.version()
     assert case.models.calls == 2
+
+
+async def test_an_alias_is_remembered_with_the_model_it_stands_for():
+    case = Case()
+    case.models.models["models/birds@live"] = info()
+    await case.lookup.find("models/birds@live")
+    case.lookup.forget_except(["models/m"])
+    case.models.error = Unavailable(what="The trainer", problem="gone")
+    case.clock.advance(FRESH_SECONDS)
+    assert (await case.lookup.find("models/birds@live")).name == "models/m", "an outage does not end predictions"
