@@ -69,7 +69,7 @@ def read(source: Path, images: Path | None = None) -> Imported:
         raise ImportFault(f"{source} has no COCO file")
     if len(files) > 1 and (len(set(splits)) < len(files) or "" in splits):
         listed = ", ".join(str(file) for file in files[:5])
-        raise ImportFault(f"{source} has {len(files)} COCO files: {listed}", fix="name one of them")
+        raise ImportFault(f"{source} has {len(files)} COCO files: {listed}", fix="choose one of them")
     folder = images or (_folder_of(source) if source.is_file() else source)
     notes, documents, names = Notes(), list[Document](), dict[str, None]()
     for file, split in zip(files, splits if len(files) > 1 else [""], strict=True):

@@ -8,8 +8,10 @@ from google.protobuf.duration_pb2 import Duration
 from starlette.responses import JSONResponse, Response
 
 from services.gateway.studio.datasets import dataset_of, state_of
+from services.gateway.studio.drops import READ
 from services.gateway.studio.visit import Visit
 from services.kit.errors import InvalidRequest
+from sightline.importers.model import IMAGE_SUFFIXES, BoxForm, Format
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.dataset_service_pb2 import (
     CreateDatasetRequest,
@@ -32,7 +34,14 @@ MODEL_KINDS = {
 
 async def new(visit: Visit) -> Response:
     """The page onto which a folder is dropped."""
-    return await visit.page("new.html", limit=visit.site.settings.max_image_batch_bytes)
+    return await visit.page(
+        "new.html",
+        limit=visit.site.settings.max_image_batch_bytes,
+        suffixes=sorted(IMAGE_SUFFIXES),
+        read=READ,
+        formats=[form.value for form in Format],
+        box_forms=[form.value for form in BoxForm],
+    )
 
 
 async def receive(visit: Visit) -> Response:
@@ -52,12 +61,12 @@ async def _messages(upload: str, path: str, content: bytes) -> AsyncIterator[Upl
 
 
 async def register(visit: Visit) -> Response:
-    """Registers the uploaded annotation file as a dataset."""
+    """Registers the uploaded annotation files as a dataset."""
     form = await visit.form()
     kind = KINDS.get(form.get("kind", ""))
     if kind is None:
         raise InvalidRequest(field="kind", problem="it is neither classification nor detection")
-    uris = [form[name] for name in ("uri",) if form.get(name)]
+    uris = [uri for uri in form.get("uris", "").splitlines() if uri]
     dataset = Dataset(annotation_kind=kind, annotation_file_uris=uris, display_name=form.get("display_name", ""))
     check_only = form.get("validate_only") == "1"
     request = CreateDatasetRequest(dataset=dataset, dataset_id=form.get("id", ""), validate_only=check_only)

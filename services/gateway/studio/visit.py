@@ -33,6 +33,7 @@ class Site:
     templates: Environment
     text: Text
     settings: GatewaySettings
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))  # of exports, which takes memory
 
 
 @dataclass(slots=True)

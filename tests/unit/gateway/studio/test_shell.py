@@ -230,7 +230,8 @@ def test_every_word_is_in_the_file_and_none_is_left_over():
     quoted = set(re.findall(r"""['"]([\w.]+)['"]""", code)) | {
         f"js.{name}" for name in re.findall(r"text\.(\w+)", code)
     }
-    quoted |= {"js.kind_detection", "js.kind_classification"}
+    quoted |= {f"js.kind_{name}" for name in ("detection", "classification")}
+    quoted |= {f"js.split_{name}" for name in ("train", "val", "test", "none")}
     unused = {key for key in text if key not in quoted and key.rpartition(".")[0] not in groups}
     assert unused == set()
 
