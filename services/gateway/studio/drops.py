@@ -128,6 +128,6 @@ async def _read(order: bytes) -> bytes:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode > 0:
+    if (code := await process.wait()) > 0:
         raise RuntimeError(f"reading an export failed: {errors[-2000:].decode(errors='replace')}")
-    return answer if process.returncode == 0 else TOO_LARGE  # a signal ended it, at one of its limits
+    return answer if code == 0 else TOO_LARGE  # a signal ended it, at one of its limits
