@@ -12,8 +12,9 @@ from tempfile import mkdtemp
 import msgspec
 from starlette.responses import Response
 
+from services.gateway.errors import Problem, Refusal
 from services.gateway.studio.visit import Visit
-from services.kit.errors import InvalidRequest, Overloaded
+from services.kit.errors import Overloaded
 from sightline.importers.model import BoxForm, Format
 
 READER = "services.gateway.studio.reading"
@@ -44,29 +45,38 @@ async def understand(visit: Visit) -> Response:
     limit = visit.site.settings.max_image_batch_bytes
     body = await visit.bytes(limit)
     async with _turn(visit.site.reading), _folder() as folder:
-        drop = await asyncio.to_thread(lay_out, body, folder)
+        try:
+            drop = await asyncio.to_thread(lay_out, body, folder)
+        except Unfit as error:
+            message = visit.site.text(error.key, **error.values)
+            raise Refusal(Problem(400, "FilesUnreadable", message)) from None
         order = msgspec.structs.asdict(drop) | {"files": None, "folder": str(folder), "max_image_bytes": limit}
         answer = await _read(msgspec.json.encode(order))
     return Response(answer, media_type="application/json")
 
 
+class Unfit(ValueError):
+    """Files that cannot be laid out: the key of the text that says why, and its values."""
+
+    def __init__(self, key: str, **values: object) -> None:
+        super().__init__(key)
+        self.key, self.values = key, values
+
+
 def lay_out(body: bytes, folder: Path) -> Drop:
-    """Writes the files below the folder: with their content, or empty with the size they have; InvalidRequest."""
+    """Writes the files below the folder: with their content, or empty with the size that they have. Raises Unfit."""
     head, _, contents = body.partition(b"\n")
     try:
         drop = msgspec.json.decode(head, type=Drop)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequest(field="files", problem=f"they are not listed as expected: {error}") from None
+        raise Unfit("drop.malformed", problem=error) from None
     for count, most in ((len(drop.files), MAX_FILES), (sum(is_sent for _, _, is_sent in drop.files), MAX_READ)):
         if count > most:
-            advice = "register it with the command, sightline datasets create"
-            raise InvalidRequest(
-                field="files", problem=f"{count} are more than the {most} that are read here; {advice}"
-            )
+            raise Unfit("drop.too_many", count=count, most=most)
     rest = memoryview(contents)
     for path, size, is_sent in drop.files:
         if not 0 <= size <= MAX_FILE_BYTES or (is_sent and size > len(rest)):
-            raise InvalidRequest(field="files", problem=f"{path!r} has another size")
+            raise Unfit("drop.size", path=path)
         content, rest = (rest[:size], rest[size:]) if is_sent else (rest[:0], rest)
         _write(folder, path, content, size)
     return drop
@@ -74,20 +84,17 @@ def lay_out(body: bytes, folder: Path) -> Drop:
 
 def _write(folder: Path, path: str, content: memoryview, size: int) -> None:
     if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
-        raise InvalidRequest(field="files", problem=f"{path!r} is not a path within a folder; rename the file")
+        raise Unfit("drop.path", path=path)
     place = folder / path
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with place.open("xb") as file:
             file.write(content)
             file.truncate(size)
-    except FileExistsError:
-        raise InvalidRequest(field="files", problem=f"{path!r} is there twice, or is a file and a folder") from None
-    except NotADirectoryError:
-        raise InvalidRequest(field="files", problem=f"{path!r} is in a folder that is a file, too") from None
-    except (OSError, UnicodeEncodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "its name is not valid Unicode"
-        raise InvalidRequest(field="files", problem=f"{path!r} cannot be read here: {why}") from None
+    except (FileExistsError, NotADirectoryError):
+        raise Unfit("drop.twice", path=path) from None
+    except (OSError, UnicodeEncodeError):
+        raise Unfit("drop.name", path=path.encode(errors="replace").decode()) from None
 
 
 @asynccontextmanager

@@ -7,13 +7,13 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from errno import EPERM
 from pathlib import Path
 from typing import Any
 
 from sightline.importers.files import subfolders
-from sightline.importers.model import BoxForm, Format, Imported, ImportFault, split_of
+from sightline.importers.model import BoxForm, Format, ImportFault, split_of
 from sightline.importers.package import ImagesUnresolved, Package, pack
 from sightline.importers.read import read
 
@@ -70,7 +70,7 @@ def answered(order: Mapping[str, Any], folder: Path) -> Json:
         return understood(package, folder, order["max_image_bytes"]) | {"splits": splits}
     except ImagesUnresolved as error:
         faults = [f"{image.name}: {image.problem}" for image in error.images]
-        return _problem(folder, order["name"], error.message, faults, "add the images, or correct their names")
+        return _problem(folder, order["name"], error.message, faults, "", reason="images")
     except ImportFault as error:
         return _problem(folder, order["name"], error.message, error.faults, error.fix)
 
@@ -102,13 +102,9 @@ def understood(package: Package, folder: Path, max_image_bytes: int) -> Json:
         ],
         "categories": [[name, *counts] for name, counts in imported.counts.items() if counts[1]],
         "unlabelled": sum(not image.labels and not image.boxes for image in imported.images),
-        "notes": [*imported.notes, *_unused(imported)],
+        "unused": [] if imported.documents else [name for name, counts in imported.counts.items() if not counts[1]],
+        "notes": imported.notes,
     }
-
-
-def _unused(imported: Imported) -> list[str]:
-    unused = [name for name, (_, marks) in imported.counts.items() if not marks]
-    return [f"nothing has the category {', '.join(unused[:20])}: left out"] if unused and not imported.documents else []
 
 
 def _within(folder: Path, file: Path) -> str:
@@ -119,17 +115,19 @@ def _within(folder: Path, file: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _problem(folder: Path, name: str, message: str, faults: Any, fix: str) -> Json:
+def _problem(folder: Path, name: str, message: str, faults: Sequence[str], fix: str, reason: str = "") -> Json:
     def said(text: str) -> str:
         return text.replace(f"{folder}/", "").replace(str(folder), name)
 
     listed = [said(fault) for fault in faults]
+    more = max(0, len(listed) - LISTED)
     return {
         "problem": {
             "message": said(message),
             "faults": listed[:LISTED],
-            "more": max(0, len(listed) - LISTED),
+            "more": more,
             "fix": said(fix),
+            "reason": reason,
         }
     }
 

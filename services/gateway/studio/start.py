@@ -93,7 +93,7 @@ async def train(visit: Visit) -> Response:
     form = await visit.form()
     text = form.get("minutes", "")
     if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) <= MAX_MINUTES):
-        raise InvalidRequest(field="minutes", problem=f"it is not a whole number from 1 to {MAX_MINUTES}")
+        raise InvalidRequest(field="minutes", problem=visit.site.text("train.not_minutes", most=MAX_MINUTES))
     dataset = await dataset_of(visit)
     model = Model(training_parameters=_parameters(dataset, int(text)))
     request = CreateModelRequest(model=model, model_id=form.get("id", "").strip())

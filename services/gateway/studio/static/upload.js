@@ -57,7 +57,7 @@ async function understand() {
     if (!dropped.files.length) throw new Error(text.no_files);
     const found = await send(`${root}/drops`, await described(), text.unreachable);
     if (turn !== latest) return;
-    if (found.problem) throw Object.assign(new Error(found.problem.message ?? text.not_readable), found.problem);
+    if (found.problem) throw refused(found.problem);
     plan = found;
     show();
   } catch (error) {
@@ -66,6 +66,11 @@ async function understand() {
   if (turn !== latest) return;
   document.getElementById("reading").hidden = true;
   document.getElementById("differently").hidden = !dropped.files.length;
+}
+
+/** What the importers say as an error; they say nothing of an export that took too much memory or time. */
+function refused({message, reason, fix, ...more}) {
+  return Object.assign(new Error(message ?? text.not_readable), more, {fix: reason === "images" ? text.fix_images : fix});
 }
 
 function show() {
@@ -99,6 +104,7 @@ function noted(categories) {
   if (images.length) said.push(fill(text.unnamed, {count: images.length, names: named(images)}));
   if (plan.large.length) said.push(fill(text.too_large, {count: plan.large.length, limit: size(limit), names: named(plan.large)}));
   if (others.length) said.push(fill(text.left_out, {count: others.length, names: named(others)}));
+  if (plan.unused.length) said.push(fill(text.unused, {names: plan.unused.slice(0, 4 * NAMED).join(", ")}));
   return [...said, ...plan.notes];
 }
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.gateway.studio.drops import MAX_FILES, MAX_READ, READ, lay_out
+from services.gateway.studio.drops import MAX_FILES, MAX_READ, READ, Unfit, lay_out
 from services.gateway.studio.text import Text
-from services.kit.errors import InvalidRequest
 from sightline.importers.model import BoxForm, Format
 from tests.support.studio import browser
 from tests.unit.importers import exports
@@ -126,14 +125,14 @@ async def test_what_is_wrong_is_said_in_the_importers_words_with_the_paths_of_th
     text = " ".join((problem["message"], *problem["faults"]))
     assert said in text
     assert "sightline-drop" not in json.dumps(problem)
-    assert problem["fix"]
+    assert problem["fix"] or problem["reason"] == "images"
 
 
 @pytest.mark.parametrize(
     "path", ["../a.json", "/a.json", "a/../../b.json", "a//b.json", ".", "", "a\0.json", "a/" + "x" * 300]
 )
 def test_a_path_that_leaves_the_folder_is_refused(path: str, tmp_path: Path):
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(Unfit):
         lay_out(body({path: b"{}", "labels.json": b"{}"}), tmp_path / "below")
     assert [one.name for one in tmp_path.iterdir()] in ([], ["below"])
 
@@ -157,7 +156,7 @@ def test_a_path_that_leaves_the_folder_is_refused(path: str, tmp_path: Path):
     ],
 )
 def test_a_list_of_files_that_cannot_be_is_refused(head: bytes, tmp_path: Path):
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(Unfit):
         lay_out(head + b"\n12345", tmp_path)
 
 
@@ -204,6 +203,17 @@ def test_nothing_is_kept_on_the_server(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("path", ["../{a}.json", "x" * 300, "a.json"])
+async def test_files_that_cannot_be_laid_out_are_named_on_the_page(path: str):
+    async with browser({}) as one:
+        await one.open("/studio/new")
+        sent = body({path: b"{}"}).replace(b"files", b"fils" if path == "a.json" else b"files")
+        response = await one.send("/studio/drops", sent)
+    assert response.status_code == 400
+    assert path in response.text or "cannot be read" in response.text
+    assert "<html" not in response.text
+
+
 async def test_labels_that_are_too_large_are_refused_unread(tmp_path: Path):
     async with browser({}, max_image_batch_bytes=1024) as one:
         await one.open("/studio/new")
@@ -214,7 +224,7 @@ async def test_labels_that_are_too_large_are_refused_unread(tmp_path: Path):
 @pytest.mark.parametrize("suffix", ["jpg", "txt"])
 def test_more_files_than_are_read_are_refused_before_any_is_written(suffix: str, tmp_path: Path):
     count = {"jpg": MAX_FILES, "txt": MAX_READ}[suffix] + 1
-    with pytest.raises(InvalidRequest, match="sightline datasets create"):
+    with pytest.raises(Unfit, match="too_many"):
         lay_out(body({f"{number}.{suffix}": b"" for number in range(count)}), tmp_path)
     assert not list(tmp_path.iterdir())
 
