@@ -7,13 +7,14 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from errno import EPERM
 from pathlib import Path
 from typing import Any
 
-from sightline.importers.files import subfolders
-from sightline.importers.model import BoxForm, Format, ImportFault, split_of
+from sightline.importers.coco_merge import merged
+from sightline.importers.files import read_json, subfolders
+from sightline.importers.model import BoxForm, Format, ImportFault, objects, split_of
 from sightline.importers.package import ImagesUnresolved, Package, pack
 from sightline.importers.read import read
 
@@ -94,17 +95,31 @@ def understood(package: Package, folder: Path, max_image_bytes: int) -> Json:
         "kind": "detection" if imported.detection else "classification",
         "images": [[_within(folder, file), path] for path, file in files.items() if path not in large],
         "large": [_within(folder, files[path]) for path in large],
-        "annotations": [
-            {"path": one.path, "content": one.content.decode("utf-8", "surrogatepass")}
-            if one.content is not None
-            else {"path": one.path, "file": _within(folder, one.file or imported.source)}
-            for one in package.annotation_files(large)
-        ],
+        "annotations": _annotations(folder, package, large),
         "categories": [[name, *counts] for name, counts in imported.counts.items() if counts[1]],
         "unlabelled": sum(not image.labels and not image.boxes for image in imported.images),
         "unused": [] if imported.documents else [name for name, counts in imported.counts.items() if not counts[1]],
         "notes": imported.notes,
     }
+
+
+def _annotations(folder: Path, package: Package, left_out: Collection[str]) -> Json:
+    """The COCO file to upload: its content, or which file it is.
+
+    It is one, with numbers as ids, because the studio corrects labels in no others.
+    """
+    files, documents = package.annotation_files(left_out), package.imported.documents
+    one, entries = files[0], [entry for document in documents for entry in objects(document.content.get("images"))]
+    if len(files) > 1 or not all(_is_id(entry.get("id")) for entry in entries):
+        contents = (json.loads(file.content) if file.content else read_json(file.file or folder) for file in files)
+        return {"path": "annotations.json", "content": json.dumps(merged(contents), ensure_ascii=False)}
+    if one.content is None:
+        return {"path": one.path, "file": _within(folder, one.file or package.imported.source)}
+    return {"path": one.path, "content": one.content.decode("utf-8", "surrogatepass")}
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _within(folder: Path, file: Path) -> str:

@@ -61,12 +61,12 @@ async def _messages(upload: str, path: str, content: bytes) -> AsyncIterator[Upl
 
 
 async def register(visit: Visit) -> Response:
-    """Registers the uploaded annotation files as a dataset."""
+    """Registers the uploaded annotation file as a dataset."""
     form = await visit.form()
     kind = KINDS.get(form.get("kind", ""))
     if kind is None:
         raise InvalidRequest(field="kind", problem="it is neither classification nor detection")
-    uris = [uri for uri in form.get("uris", "").splitlines() if uri]
+    uris = [form[name] for name in ("uri",) if form.get(name)]
     dataset = Dataset(annotation_kind=kind, annotation_file_uris=uris, display_name=form.get("display_name", ""))
     check_only = form.get("validate_only") == "1"
     request = CreateDatasetRequest(dataset=dataset, dataset_id=form.get("id", ""), validate_only=check_only)

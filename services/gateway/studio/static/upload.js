@@ -3,7 +3,7 @@
 import {chosen, dragged, zipped} from "./gather.js";
 import {fill, make, problem, send} from "./studio.js";
 
-const AT_ONCE = 4, TRIES = 5, NAMED = 5, BARS = 30, EMBEDDED = 2 ** 18;
+const AT_ONCE = 4, TRIES = 5, NAMED = 5, BARS = 30, EMBEDDED = 2 ** 18, MOST = 2 ** 28; // bytes of one file: with a picture within, and at all
 const place = document.getElementById("new"), root = place.dataset.root, limit = Number(place.dataset.limit);
 const text = JSON.parse(place.dataset.text), suffixes = JSON.parse(place.dataset.suffixes), read = JSON.parse(place.dataset.read);
 const [area, understood, form, options, sent, trouble] = ["drop", "understood", "register", "options", "sent", "problem"].map((id) => document.getElementById(id));
@@ -26,18 +26,25 @@ function fail(error) {
 /** What the server needs to know of the files: where each is, and what is in those that may hold labels. */
 async function described() {
   const parts = [], files = [];
+  let total = 0;
   for (const file of dropped.files) {
-    const sends = ends(file.path, read), body = sends && await content(file);
+    const sends = ends(file.path, read);
+    if (sends && file.size > MOST) throw tooLarge(file.size);
+    const body = sends && await content(file);
     files.push([file.path, sends ? body.size : file.size, sends]);
     if (sends) parts.push(body);
+    total += sends ? body.size : 0;
+    if (total > limit) throw tooLarge(total);
   }
   const splits = [...options.querySelectorAll("[name=split]")], wanted = splits.filter((one) => one.checked).map((one) => one.value);
   if (splits.length && !wanted.length) throw new Error(text.no_split);
   const choice = {form: options.elements.form.value || null, boxes: options.elements.boxes.value || null, splits: wanted.length < splits.length ? wanted : []};
   const whole = new Blob([JSON.stringify({name: dropped.name || text.dropped, files, ...choice}), "\n", ...parts]);
-  if (whole.size > limit) throw new Error(fill(text.annotations_too_large, {size: size(whole.size), limit: size(limit)}));
+  if (whole.size > limit) throw tooLarge(whole.size);
   return whole;
 }
+
+const tooLarge = (bytes) => new Error(fill(text.annotations_too_large, {size: size(bytes), limit: size(limit)}));
 
 /** A file's content; without the images that LabelMe writes into its files, which are beside them, too. */
 async function content(file) {
@@ -142,17 +149,16 @@ async function deliver(upload, path, body) {
   }
 }
 
-/** Sends the images and the annotation files; resolves to the uris of the latter. */
+/** Sends the images and the annotation file; resolves to the uri of the latter. */
 async function upload() {
   const name = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  const files = new Map(dropped.files.map((file) => [file.path, file])), uris = [];
-  const waiting = [
-    ...plan.images.map(([path, to]) => async () => deliver(name, to, await files.get(path).read())),
-    ...plan.annotations.map((one, index) => async () => {
-      const body = one.file ? await files.get(one.file).read() : new Blob([one.content]);
-      uris[index] = (await deliver(name, one.path, body)).uri;
-    }),
-  ];
+  const files = new Map(dropped.files.map((file) => [file.path, file])), labels = plan.annotations;
+  const waiting = plan.images.map(([path, to]) => async () => deliver(name, to, await files.get(path).read()));
+  let uri = "";
+  waiting.push(async () => {
+    const body = labels.file ? await files.get(labels.file).read() : new Blob([labels.content]);
+    ({uri} = await deliver(name, labels.path, body));
+  });
   const [shown, words] = sent.children, total = waiting.length;
   let done = 0;
   sent.hidden = false;
@@ -167,7 +173,7 @@ async function upload() {
     await Promise.all(Array.from({length: AT_ONCE}, work));
   } catch (error) { waiting.length = 0; throw error; }
   words.textContent = text.registering;
-  return uris;
+  return uri;
 }
 
 form.addEventListener("submit", async (event) => {
@@ -178,7 +184,7 @@ form.addEventListener("submit", async (event) => {
   button.disabled = true;
   try {
     await register({validate_only: "1"}); // a name that is taken is told before the upload, not after it
-    const {onward} = await register({uris: (await upload()).join("\n")});
+    const {onward} = await register({uri: await upload()});
     location.assign(onward);
   } catch (error) { fail(error); sent.hidden = true; }
   button.disabled = false;

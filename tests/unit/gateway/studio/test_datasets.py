@@ -220,14 +220,12 @@ async def test_a_dataset_is_registered_and_a_name_that_is_taken_is_told_in_the_s
     async with browser(ANSWERS | {"CreateDataset": lambda request: DATASET}) as one:
         await one.open("/studio/new")
         checked = await one.post("/studio/datasets", id="trees", kind="detection", validate_only="1")
-        created = await one.post(
-            "/studio/datasets", id="trees", kind="detection", uris="s3://b/k l.json\ns3://b/m.json"
-        )
+        created = await one.post("/studio/datasets", id="trees", kind="detection", uri="s3://b/k.json")
         wrong = await one.post("/studio/datasets", id="trees", kind="other")
     first, second = one.requests("CreateDataset")
     assert first.validate_only
     assert (second.dataset_id, second.dataset.annotation_kind) == ("trees", Dataset.OBJECT_DETECTION)
-    assert list(second.dataset.annotation_file_uris) == ["s3://b/k l.json", "s3://b/m.json"]
+    assert list(second.dataset.annotation_file_uris) == ["s3://b/k.json"]
     assert (checked.status_code, created.headers["location"]) == (204, "/studio/datasets/trees")
     assert wrong.status_code == 400
 

@@ -58,8 +58,7 @@ async def test_an_export_is_understood_by_its_content(
     assert (found["format"], found["kind"]) == (form, kind)
     assert {name for name, _, _ in found["categories"]} == categories
     assert {path for path, _ in found["images"]} == {path for path in files if path.endswith(".jpg")}
-    (annotations,) = found["annotations"]
-    listed = json.loads(annotations["content"])["images"]
+    listed = json.loads(found["annotations"]["content"])["images"]
     assert {one["file_name"] for one in listed} == {to for _, to in found["images"]}
 
 
@@ -83,30 +82,42 @@ async def test_coco_files_of_several_splits_are_one_dataset_or_the_splits_that_w
     whole = await read(two_splits())
     assert whole["splits"] == {"train": 1, "test": 1}
     assert {path for path, _ in whole["images"]} == {"trees/train/a.jpg", "trees/test/b.jpg"}
-    assert len(whole["annotations"]) == 2
+    content = json.loads(whole["annotations"]["content"])
+    assert [one["file_name"] for one in content["images"]] == ["test/b.jpg", "train/a.jpg"]
+    assert [one["image_id"] for one in content["annotations"]] == [1, 2]
+    assert len(content["categories"]) == 1
     part = await read(two_splits(), splits=["test"])
     assert part["images"] == [["trees/test/b.jpg", "test/b.jpg"]]
     assert part["splits"] == whole["splits"]
-    assert len(part["annotations"]) == 1
+    assert [one["file_name"] for one in json.loads(part["annotations"]["content"])["images"]] == ["test/b.jpg"]
 
 
 async def test_a_coco_file_that_needs_no_change_is_not_sent_back():
     files = {path.replace("train/", ""): content for path, content in two_splits().items() if "train" in path}
     found = await read(files)
-    assert found["annotations"] == [{"path": "_annotations.coco.json", "file": "trees/_annotations.coco.json"}]
+    assert found["annotations"] == {"path": "_annotations.coco.json", "file": "trees/_annotations.coco.json"}
+
+
+async def test_ids_that_are_no_numbers_are_replaced_so_that_labels_can_be_corrected():
+    files = two_splits()
+    coco = json.loads(files["trees/train/_annotations.coco.json"])
+    coco["images"][0]["id"] = coco["annotations"][0]["image_id"] = "a.jpg"
+    found = await read({"labels.json": json.dumps(coco).encode(), "a.jpg": b"1"})
+    content = json.loads(found["annotations"]["content"])
+    assert (content["images"][0]["id"], content["annotations"][0]["image_id"]) == (1, 1)
 
 
 async def test_images_that_are_too_large_are_left_out_of_the_labels(tmp_path: Path):
     files = files_below(exports.folder_per_class(tmp_path)) | {"cat/huge.jpg": b"x" * 5000}
     found = await read(files, limit=4096)
     assert found["large"] == ["cat/huge.jpg"]
-    assert "huge" not in found["annotations"][0]["content"]
+    assert "huge" not in found["annotations"]["content"]
 
 
 async def test_the_form_and_the_boxes_can_be_chosen(tmp_path: Path):
     files = {"labels.csv": b"a.jpg,oak,10,10,30,20\n", "a.jpg": b"1"}
     corners, sizes = await read(files), await read(files, form="csv", boxes="xywh")
-    boxes = [json.loads(one["annotations"][0]["content"])["annotations"][0]["bbox"] for one in (corners, sizes)]
+    boxes = [json.loads(one["annotations"]["content"])["annotations"][0]["bbox"] for one in (corners, sizes)]
     assert boxes == [[10, 10, 20, 10], [10, 10, 30, 20]]
 
 
