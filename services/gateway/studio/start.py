@@ -33,9 +33,10 @@ MODEL_KINDS = {
 
 
 async def new(visit: Visit) -> Response:
-    """The page onto which a folder is dropped."""
+    """The page onto which an export is dropped, for a new dataset or for the next version of one."""
     return await visit.page(
         "new.html",
+        dataset=visit.query("dataset"),
         limit=visit.site.settings.max_image_batch_bytes,
         suffixes=sorted(IMAGE_SUFFIXES),
         read=READ,
@@ -70,6 +71,7 @@ async def register(visit: Visit) -> Response:
     dataset = Dataset(annotation_kind=kind, annotation_file_uris=uris, display_name=form.get("display_name", ""))
     check_only = form.get("validate_only") == "1"
     request = CreateDatasetRequest(dataset=dataset, dataset_id=form.get("id", ""), validate_only=check_only)
+    request.new_version = form.get("new_version") == "1"
     await visit.session.call(visit.session.services.datasets.CreateDataset, request)
     return Response(status_code=204) if check_only else visit.to("datasets", form.get("id", ""))
 

@@ -179,7 +179,7 @@ async function upload() {
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   trouble.replaceChildren();
-  const button = form.querySelector("button"), fields = {id: form.elements.id.value.trim(), kind: plan.kind};
+  const button = form.querySelector("button"), fields = {...Object.fromEntries(new FormData(form)), kind: plan.kind};
   const register = (more) => send(`${root}/datasets`, new URLSearchParams({...fields, ...more}), text.unreachable);
   button.disabled = true;
   try {
