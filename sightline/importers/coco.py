@@ -69,7 +69,7 @@ def read(source: Path, images: Path | None = None) -> Imported:
         raise ImportFault(f"{source} has no COCO file")
     if len(files) > 1 and (len(set(splits)) < len(files) or "" in splits):
         listed = ", ".join(str(file) for file in files[:5])
-        raise ImportFault(f"{source} has {len(files)} COCO files: {listed}", fix="name one of them")
+        raise ImportFault(f"{source} has {len(files)} COCO files: {listed}", fix="choose one of them")
     folder = images or (_folder_of(source) if source.is_file() else source)
     notes, documents, names = Notes(), list[Document](), dict[str, None]()
     for file, split in zip(files, splits if len(files) > 1 else [""], strict=True):
@@ -124,7 +124,7 @@ def _document(file: Path, read: _Read, split: str, folder: Path, notes: Notes) -
     if "annotations" not in content:
         notes.add(f"{file.name} has no `annotations`: its images count as unlabelled")
     outlined = _outlined(objects(content.get("annotations")), notes)
-    names = {_key(one.get("id")): text_of(one.get("name")) for one in objects(content.get("categories"))}
+    names = {key_of(one.get("id")): text_of(one.get("name")) for one in objects(content.get("categories"))}
     marks = _marks(content, names, outlined)
     images = tuple(_images(content, file, split, folder, marks))
     unnamed = sum(
@@ -133,7 +133,7 @@ def _document(file: Path, read: _Read, split: str, folder: Path, notes: Notes) -
     )
     if unnamed:
         notes.add(f"{unnamed} images of {file.name} have no file_name and are left out")
-    named_by = {_key(entry.get("category_id")) for entry in objects(content.get("annotations"))}
+    named_by = {key_of(entry.get("category_id")) for entry in objects(content.get("annotations"))}
     if nameless := [f"category {key} has no name" for key, name in names.items() if not name and key in named_by]:
         raise ImportFault(f"{file} has categories without names", nameless, fix="give each a `name`")
     document = Document(file, split, content, images, changed=read.changed or bool(outlined), outlined=outlined)
@@ -187,11 +187,11 @@ def _marks(content: Mapping[str, Any], names: Mapping[str, str], outlined: Mappi
     """The boxes by the key of their image, for counting; the service judges their numbers."""
     images = objects(content.get("images"))
     files = Counter(text_of(one.get("file_name")) for one in images)
-    by_file = {name: _key(one.get("id")) for one in images if files[name := text_of(one.get("file_name"))] == 1}
-    ids, labels = {_key(one.get("id")) for one in images}, set(names.values())
+    by_file = {name: key_of(one.get("id")) for one in images if files[name := text_of(one.get("file_name"))] == 1}
+    ids, labels = {key_of(one.get("id")) for one in images}, set(names.values())
     marks: dict[str, list[Box]] = {}
     for entry in objects(content.get("annotations")):
-        key, category = _key(entry.get("image_id")), _key(entry.get("category_id"))
+        key, category = key_of(entry.get("image_id")), key_of(entry.get("category_id"))
         label = names.get(category) or (category if category in labels else "")
         if label:
             box = outlined.get(id(entry)) or _box(entry.get("bbox"))
@@ -199,7 +199,7 @@ def _marks(content: Mapping[str, Any], names: Mapping[str, str], outlined: Mappi
     return marks
 
 
-def _key(value: object) -> str:
+def key_of(value: object) -> str:
     """Equal for ids that mean the same: `7`, `7.0`, `"7"` and `"007"`."""
     text = text_of(value)
     try:
@@ -228,7 +228,7 @@ def _images(
         name = text_of(entry.get("file_name")) or uris[0] or uris[1]
         if not name or any(uri.startswith(STORE) for uri in uris):
             continue
-        boxes = tuple(marks.get(_key(entry.get("id")), ()))
+        boxes = tuple(marks.get(key_of(entry.get("id")), ()))
         yield LabelledImage(
             name,
             boxes=boxes,

@@ -43,7 +43,7 @@ def read(folder: Path) -> Imported:
     if len(names) == 1 and next(iter(names)).lower() in HOLDERS:
         raise ImportFault(
             f"all images of {folder} are in one folder, {next(iter(names))}, which says nothing about what they show",
-            fix="name the file of annotations, or put the images of each class in a folder with its name",
+            fix="add the file of annotations, or put the images of each class in a folder with its name",
         )
     if unread := unread_in(top):
         notes.add(f"left out, as they cannot be read here: {unread}; convert them to JPEG or PNG")

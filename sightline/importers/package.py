@@ -206,7 +206,7 @@ def _match(image: LabelledImage, resolver: Resolver) -> Match:
 
 def _problem(name: str, match: Match, folder: Path) -> str:
     if "://" in name:
-        return f"is a URL, and {folder} has no such file; --url PREFIX=DIR says where such images are"
+        return f"is a URL, and {folder} has no such file; add the image, or say where it is with --url PREFIX=DIR"
     if leaves_folder(name) and "mean" not in match.problem and "could be" not in match.problem:
         return "is outside the folder of the images, and no file below that has the end of its path"
     return f"there is no file {folder / slashed(name)}" + match.problem.removeprefix("there is no such file")
@@ -225,7 +225,7 @@ def _check_corners(imported: Imported, form: BoxForm) -> None:
     if form is BoxForm.XYXY and not imported.documents and wrong > 0.1 * len(drawn):
         raise ImportFault(
             f"{imported.source}: {wrong} of {len(drawn)} boxes have their second corner left of or above the first",
-            fix="if the numbers are left, top, width and height, repeat with --boxes xywh",
+            fix="if the numbers are left, top, width and height, have them read so (--boxes xywh)",
         )
 
 

@@ -23,7 +23,7 @@ from sightline.importers import (
     voc,
     yolo,
 )
-from sightline.importers.files import images_in, is_packed, read_json, subfolders, walk
+from sightline.importers.files import images_in, is_packed, read_json, read_xml, subfolders, walk
 from sightline.importers.model import TITLES, Format, Imported, ImportFault, in_order, is_image, split_of
 
 EXPECTED = (
@@ -31,6 +31,7 @@ EXPECTED = (
     "a CSV or JSON Lines file; JSON of Label Studio, Custom Vision, LabelMe, VIA, Supervisely, CreateML, Datumaro or "
     "FiftyOne; XML of CVAT"
 )
+MOST_FAULTS = 10  # of files that cannot be parsed
 DATA = {".json", ".jsonl", ".ndjson", ".manifest", ".csv", ".tsv", ".xml", ".parquet", ".arrow", ".tfrecord", ".record"}
 
 
@@ -100,7 +101,8 @@ def recognise(source: Path) -> tuple[Format, Path]:
     found = _of_file(source) if source.is_file() else _of_folder(source)
     if found is None:
         content, fix = _content(source)
-        raise ImportFault(f"{source} is in no form that is known here: {content}", fix=fix or f"name {EXPECTED}")
+        message = f"{source} is in no form that is known here: {content}"
+        raise ImportFault(message, _unreadable(source), fix=fix or f"choose {EXPECTED}")
     return found
 
 
@@ -119,7 +121,7 @@ def _of_file(file: Path) -> tuple[Format, Path] | None:
         case ".xml":
             return (Format.CVAT if cvat.looks_like(file) else Format.VOC), file
         case _ if is_packed(file):
-            raise ImportFault(f"{file} is packed", fix="unpack it, and name the folder")
+            raise ImportFault(f"{file} is packed", fix="unpack it, and choose the folder")
         case _:
             return None
 
@@ -171,7 +173,7 @@ def _of_folder(folder: Path) -> tuple[Format, Path] | None:
         return parts[0].form, folder
     if single:
         listed = ", ".join(f"{file.name} ({TITLES[form]})" for form, file in single[:5])
-        raise ImportFault(f"{folder} has several files that could be meant: {listed}", fix="name one of them")
+        raise ImportFault(f"{folder} has several files that could be meant: {listed}", fix="choose one of them")
     if supervisely.looks_like(folder):
         return Format.SUPERVISELY, folder
     if labelme.looks_like(folder):
@@ -222,7 +224,7 @@ def _merged(folder: Path, form: Format, listed: Sequence[_Part]) -> Imported:
         for image in part.images
     )
     if len({part.detection for _, part in parts}) > 1:
-        raise ImportFault(f"{folder}: only some of its splits have boxes", fix="name one split's folder")
+        raise ImportFault(f"{folder}: only some of its splits have boxes", fix="choose one split's folder")
     notes = dict.fromkeys(f"{one.prefix or one.file.name}: {note}" for one, part in parts for note in part.notes)
     declared = dict.fromkeys(name for _, part in parts for name in part.categories)
     categories = in_order(images, list(declared))
@@ -255,18 +257,18 @@ def _main_file(source: Path, form: Format) -> Path:
     if len(found) != 1 and any(part.form is form for part in _of_splits(source)):
         return source
     if len(found) != 1:
-        raise ImportFault(f"{source} has {len(found)} files of {TITLES[form]}", fix="name the file")
+        raise ImportFault(f"{source} has {len(found)} files of {TITLES[form]}", fix="choose one of them")
     return found[0]
 
 
 def _content(source: Path) -> tuple[str, str]:
     """What is there instead, and what to do about it, unless that is to name one of the known forms."""
     if source.is_file() and is_image(source):
-        return "one image", "name the folder that has a folder per class"
+        return "one image", "choose the folder that has a folder per class"
     if source.is_file():
         return _content_of_file(source), ""
     if packed := folders.packed_in(source):
-        return f"it has {', '.join(packed[:5])}", "unpack it, and name the folder"
+        return f"it has {', '.join(packed[:5])}", "unpack it, and choose the folder"
     if unknown := [name for name in walk(source) if Path(name).suffix.lower() in DATA]:
         listed = ", ".join(unknown[:3]) + (" and others" if len(unknown) > 3 else "")
         return f"it has {listed}, whose content is none of them", ""
@@ -274,11 +276,28 @@ def _content(source: Path) -> tuple[str, str]:
     if count and all("/" not in name for name in walk(source) if is_image(Path(name))):
         one = count == 1
         content = f"{count} {'image' if one else 'images'} without annotations, in no folders"
-        return content, "put the images of each class in a folder with its name, or name the file of annotations"
+        return content, "put the images of each class in a folder with its name, or add the file of annotations"
     if not count and (unread := folders.unread_in(source)):
         return f"it has {unread}, which cannot be read here", "convert them to JPEG or PNG"
     kinds = sorted({Path(name).suffix.lower() or "no suffix" for name in walk(source)})
     return (f"it has files of these kinds: {', '.join(kinds[:10])}" if kinds else "it is empty"), ""
+
+
+def _unreadable(source: Path) -> list[str]:
+    """Why files that might be annotations cannot be parsed."""
+    faults: list[str] = []
+    for name in walk(source) if source.is_dir() else ():
+        suffix = Path(name).suffix.lower()
+        try:
+            if suffix == ".json":
+                read_json(source / name)
+            elif suffix == ".xml":
+                read_xml(source / name)
+        except ImportFault as error:
+            faults.append(error.message)
+        if len(faults) == MOST_FAULTS:
+            break
+    return faults
 
 
 def _content_of_file(file: Path) -> str:

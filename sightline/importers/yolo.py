@@ -61,7 +61,7 @@ def read(source: Path, images: Path | None = None) -> Imported:
     if faults:
         raise ImportFault(f"{source}: {len(faults)} lines of its labels cannot be read", faults)
     if not found:
-        raise ImportFault(f"{source} names no images", fix="name their folder with --images")
+        raise ImportFault(f"{source} names no images", fix="add the images, or say where they are with --images")
     listed = tuple(found)
     categories = in_order(listed, [layout.names[number] for number in sorted(layout.names)])
     return Imported(Format.YOLO, source, layout.root, listed, categories, detection=True, notes=notes.all())

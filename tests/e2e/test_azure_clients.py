@@ -183,6 +183,9 @@ def test_the_custom_vision_sdk_trains_publishes_and_classifies(projects: dict[st
     assert found["again"] == "OKDuplicate"
     assert (found["tagged"], found["tags"]) == (12, {"Hemlock": 6, "Japanese_Cherry": 6})
     assert found["repeated"] == "BadRequestTrainingNotNeeded"
+    assert found["multilabel"] == "BadRequestNotSupported"
+    assert found["renamed"], "predictions have the ids of the tags, which were renamed before the training"
+    assert len(found["quick"]) == 2
     assert found["published"] == "live"
     assert found["right"] >= 0.75 * found["images"]
     assert found["by_url"] == 2
@@ -195,6 +198,7 @@ def test_the_custom_vision_sdk_trains_on_regions_and_finds_objects(projects: dic
     named, inside = zip(*found["best"], strict=True)
     assert sum(named) >= 0.5 * len(named)
     assert all(inside)
+    assert found["regions"] == 1, "the region that was added is removed again"
     assert found["left"] == ["trees"], "a project that was deleted is gone"
 
 

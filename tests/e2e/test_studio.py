@@ -1,23 +1,31 @@
-"""A person at the studio, in a real browser: from a folder of images to predictions, by mouse."""
+"""A person at the studio, in a real browser: from a folder of images to predictions, by mouse or by keys."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import zipfile
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 from sightline.demo import scenes
 from sightline.demo.digits import DigitSet
 from sightline.local.stack import Stack
+from tests.unit.importers import exports
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SECONDS = 120
+ARGUMENTS = ("--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+CLIPBOARD = ("clipboard-read", "clipboard-write")
+COPY = """async (content) => {
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  await navigator.clipboard.write([new ClipboardItem({"image/png": new Blob([bytes], {type: "image/png"})})]);
+}"""
 WORST = ("serious", "critical")
 AXE = Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"
 PAGES = (
@@ -42,7 +50,7 @@ Sets = tuple[DigitSet, DigitSet]
 def page() -> Iterator[Page]:
     """A page of a browser. The test fails if a page of it breaks its own policy, or a script of it fails."""
     with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
         opened = browser.new_page()
         opened.set_default_timeout(SECONDS * 1000)
         faults: list[str] = []
@@ -63,6 +71,27 @@ def by_class(made: DigitSet, to: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(files[one["image_id"]], folder)
     return to
+
+
+def drag(page: Page, *paths: Path) -> None:
+    """Drags files and folders from outside of the browser onto the page."""
+    place = page.locator("#drop").bounding_box()
+    assert place
+    devices = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = {"type": kind, "x": place["x"] + 9, "y": place["y"] + 9, "data": data}
+        devices.send("Input.dispatchDragEvent", event)
+
+
+def tab_to(page: Page, wanted: Locator, most: int = 60) -> None:
+    """Presses Tab until the element has the focus."""
+    wanted.wait_for()
+    for _ in range(most):
+        if wanted.evaluate("(element) => element === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"{wanted} is not reached by {most} tabs")
 
 
 def look_through(page: Page, base: str, model: str, dataset: str) -> None:
@@ -88,9 +117,10 @@ def test_a_folder_becomes_a_model_that_names_what_is_on_a_picture(
     folder = by_class(images[0], tmp_path / "digits")
     page.goto(f"{suite.gateway}/studio/datasets")
     page.get_by_role("link", name="New dataset").first.click()
-    page.set_input_files("#folder", folder)
-    count = len(list(folder.rglob("*.png")))
-    page.get_by_text(f"{count} images in 3 classes").wait_for()
+    drag(page, folder)
+    page.get_by_text("A folder for each class: one category for each image").wait_for()
+    assert page.locator("#fact-images").inner_text() == str(len(list(folder.rglob("*.png"))))
+    assert page.get_by_label("Name of the dataset").input_value() == "digits"
     page.get_by_label("Name of the dataset").fill("studio")
     page.get_by_role("button", name="Upload and check").click()
 
@@ -101,8 +131,17 @@ def test_a_folder_becomes_a_model_that_names_what_is_on_a_picture(
     page.get_by_role("link", name="Try it").click()  # there once training, followed live, has ended
 
     picture = next(folder.rglob("*.png"))
-    page.set_input_files("#choose", picture)
+    drag(page, picture)
     page.get_by_role("img", name=f"{picture.name}: digit-").wait_for()
+    page.context.grant_permissions(CLIPBOARD)
+    page.evaluate(COPY, b64encode(picture.read_bytes()).decode())
+    page.keyboard.press("Control+v")
+    page.get_by_role("img", name="image.png: digit-").wait_for()
+    page.get_by_role("button", name="Use the camera").click()
+    page.get_by_role("button", name="Take the picture").click()
+    page.get_by_role("img", name="camera.jpg: digit-").wait_for()
+    page.get_by_role("button", name="Turn the camera off").click()
+    assert page.locator("#view").is_hidden()
     page.goto(f"{suite.gateway}/studio/models/studio-model")
     assert page.get_by_role("heading", name="What is taken for what").is_visible()
     with page.expect_download() as archive:
@@ -131,7 +170,7 @@ def test_a_zip_with_a_coco_file_is_registered_looked_through_and_deleted(
             archive.write(made.coco.parent / one["file_name"], f"digits/{one['file_name']}")
     page.goto(f"{suite.gateway}/studio/new")
     page.set_input_files("#zip", tmp_path / "digits.zip")
-    page.get_by_text("A COCO file (digits/labels.json)").wait_for()
+    page.get_by_text("COCO: one category for each image").wait_for()
     page.get_by_label("Name of the dataset").fill("zipped")
     page.get_by_role("button", name="Upload and check").click()
 
@@ -142,6 +181,66 @@ def test_a_zip_with_a_coco_file_is_registered_looked_through_and_deleted(
     page.get_by_label("Type zipped to confirm").fill("zipped")
     page.get_by_role("button", name="Delete for good").click()
     page.wait_for_url("**/studio/datasets")
+
+
+def test_an_export_of_another_tool_is_corrected_where_the_page_says_and_registered(
+    page: Page, suite: Stack, tmp_path: Path
+) -> None:
+    folder = exports.yolo(tmp_path / "pets")
+    (folder / "labels/train/train1.txt").write_text("0 0.5 half 0.2 0.2\n")
+    page.goto(f"{suite.gateway}/studio/new")
+    drag(page, folder)
+    page.get_by_text("labels/train/train1.txt, line 1: 'half' is not a number").wait_for()
+    (folder / "labels/train/train1.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    drag(page, folder)
+    page.get_by_text("YOLO: boxes around objects").wait_for()
+    page.get_by_label("validation (3)").uncheck()
+    page.locator("#fact-images", has_text="3").wait_for()
+    page.get_by_label("Name of the dataset").fill("yolo")
+    page.get_by_role("button", name="Upload and check").click()
+    page.get_by_role("link", name="Look at the images").wait_for()
+    assert page.locator(".fact", has_text="images").locator("dd").first.inner_text().startswith("3")
+
+
+def test_keys_alone_lead_from_a_folder_to_a_training(page: Page, suite: Stack, images: Sets, tmp_path: Path) -> None:
+    page.goto(f"{suite.gateway}/studio/datasets")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the link that skips to the content
+    tab_to(page, page.get_by_role("link", name="New dataset").first)
+    page.keyboard.press("Enter")
+    tab_to(page, page.locator("#folder"))
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(by_class(images[0], tmp_path / "keys"))
+    tab_to(page, page.get_by_label("Name of the dataset"))
+    page.keyboard.press("Enter")
+
+    tab_to(page, page.get_by_role("link", name="Correct labels"))
+    page.keyboard.press("Enter")
+    tab_to(page, page.locator(".picture").first)
+    page.keyboard.press("Enter")
+    tab_to(page, page.locator("#category"))
+    page.keyboard.press("Control+a")
+    page.keyboard.type("a new class")
+    page.keyboard.press("Tab")
+    page.get_by_text("Changes that are not saved: 1").wait_for()
+    page.keyboard.press("Control+z")
+    page.get_by_text("No changes yet.").wait_for()
+
+    page.go_back()
+    tab_to(page, page.get_by_role("link", name="Train a model"))
+    page.keyboard.press("Enter")
+    tab_to(page, page.get_by_label("Name of the model"))
+    page.keyboard.type("by-keys")
+    tab_to(page, page.locator("#minutes"))
+    page.keyboard.press("ArrowRight")
+    tab_to(page, page.get_by_role("button", name="Start training"))
+    page.keyboard.press("Enter")
+    tab_to(page, page.locator("summary", has_text="Cancel training"))
+    page.keyboard.press("Enter")
+    tab_to(page, page.get_by_role("button", name="Cancel training", exact=True))
+    page.keyboard.press("Enter")
+    page.get_by_text("cancelled").first.wait_for()
 
 
 def test_boxes_are_drawn_moved_and_deleted_and_saved_as_a_new_version(page: Page, suite: Stack, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from services.gateway.blob_uris import BlobUris
 from services.gateway.custom_vision.errors import BadRequest, Missing
 from services.gateway.custom_vision.project_files import IMAGES, Json
-from services.gateway.custom_vision.projects import known_tag
+from services.gateway.custom_vision.tags import known_tag
 from services.gateway.custom_vision.times import text_of
 from services.gateway.fields import Fields
 from services.gateway.media import Part

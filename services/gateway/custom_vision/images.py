@@ -16,10 +16,10 @@ from services.gateway.custom_vision.image_state import (
     new_region,
     tags_of,
 )
-from services.gateway.custom_vision.predictions import check_version
 from services.gateway.custom_vision.project_files import Json, ProjectFiles
-from services.gateway.custom_vision.projects import VERSIONS, known_tag
+from services.gateway.custom_vision.tags import known_tag
 from services.gateway.custom_vision.times import text_of
+from services.gateway.custom_vision.versions import check_version
 from services.gateway.exchange import Exchange
 
 MAX_BATCH = 64  # images of a request
@@ -34,7 +34,7 @@ class Images:
 
     async def create_from_data(self, exchange: Exchange) -> Response:
         """Adds the images of a form, all with the same tags."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         state = await self._state(exchange)
         media = await exchange.media(exchange.settings.max_image_batch_bytes)
         tags = _ids(exchange, "tagIds")
@@ -43,7 +43,7 @@ class Images:
 
     async def create_from_files(self, exchange: Exchange) -> Response:
         """Adds images in base64, each with its own tags and regions."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         state = await self._state(exchange)
         body = await exchange.json(exchange.settings.max_image_batch_bytes)
         added = await asyncio.to_thread(from_files, state, body)
@@ -51,14 +51,14 @@ class Images:
 
     async def create_from_urls(self, exchange: Exchange) -> Response:
         """Adds images of the own store, which stay where they are."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         state = await self._state(exchange)
         added = from_urls(state, await exchange.json(), exchange.settings.blob_uris)
         return await self._stored(exchange, state, added)
 
     async def list_some(self, exchange: Exchange) -> Response:
         """A page of the images: all, or those with or without a tag."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         state = await self._state(exchange)
         skip, take = _number(exchange, "skip", 0, 2**31 - 1), _number(exchange, "take", TAKE, MAX_TAKE)
         chosen = _chosen(exchange, state)
@@ -68,18 +68,18 @@ class Images:
 
     async def count(self, exchange: Exchange) -> Response:
         """How many images there are, of those that the same list would have."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         return JSONResponse(len(_chosen(exchange, await self._state(exchange))))
 
     async def by_ids(self, exchange: Exchange) -> Response:
         """The images of these ids."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         state, wanted = await self._state(exchange), _ids(exchange, "imageIds")
         return JSONResponse([image_json(state, one, known_image(state, one)) for one in wanted])
 
     async def delete(self, exchange: Exchange) -> Response:
         """Removes images from the project."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         state = await self._state(exchange)
         every = exchange.query("allImages").lower() == "true"
         gone = list(state.get("images", {})) if every else _ids(exchange, "imageIds")
@@ -90,7 +90,7 @@ class Images:
 
     async def tag(self, exchange: Exchange) -> Response:
         """Tags images."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         state, body, now = await self._state(exchange), await exchange.json(), text_of(datetime.now(UTC))
         created: list[Json] = []
         patch: dict[str, Json] = {}
@@ -105,7 +105,7 @@ class Images:
 
     async def untag(self, exchange: Exchange) -> Response:
         """Takes tags off images."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         state, tags = await self._state(exchange), _ids(exchange, "tagIds")
         images = _ids(exchange, "imageIds")
         for image in images:
@@ -115,7 +115,7 @@ class Images:
 
     async def add_regions(self, exchange: Exchange) -> Response:
         """Adds regions to images."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         state, body = await self._state(exchange), await exchange.json()
         patch: dict[str, Json] = {}
         created: list[Json] = []
@@ -131,7 +131,7 @@ class Images:
 
     async def delete_regions(self, exchange: Exchange) -> Response:
         """Removes regions."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         state, gone = await self._state(exchange), set(_ids(exchange, "regionIds"))
         patch = {
             image_id: {"regions": {region: None for region in image.get("regions", {}) if region in gone}}

@@ -8,8 +8,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from services.gateway.custom_vision import iterations
 from services.gateway.custom_vision.errors import BadRequest, Missing
 from services.gateway.custom_vision.iteration_json import iteration_json, performance_json, status
-from services.gateway.custom_vision.predictions import check_version
-from services.gateway.custom_vision.projects import VERSIONS
+from services.gateway.custom_vision.versions import check_version
 from services.gateway.exchange import Exchange
 from sightline.v1 import model_service_pb2 as pb
 from sightline.v1.model_pb2 import Model
@@ -19,7 +18,7 @@ MAX_NAME = 256
 
 async def list_all(exchange: Exchange) -> Response:
     """All iterations of a project, the oldest first."""
-    check_version(exchange, VERSIONS)
+    check_version(exchange)
     models = [model async for model in iterations.of_project(exchange.session, exchange.path("project"))]
     models.sort(key=lambda model: model.create_time.ToNanoseconds())
     return JSONResponse([iteration_json(model) for model in models])
@@ -27,13 +26,13 @@ async def list_all(exchange: Exchange) -> Response:
 
 async def get(exchange: Exchange) -> Response:
     """One iteration."""
-    check_version(exchange, VERSIONS)
+    check_version(exchange)
     return JSONResponse(iteration_json(await _current(exchange)))
 
 
 async def update(exchange: Exchange) -> Response:
     """Renames an iteration."""
-    check_version(exchange, VERSIONS)
+    check_version(exchange)
     name = (await exchange.json()).required_text("name")
     changed = await _with_property(exchange, await _current(exchange), iterations.NAME, name[:MAX_NAME])
     return JSONResponse(iteration_json(changed))
@@ -41,7 +40,7 @@ async def update(exchange: Exchange) -> Response:
 
 async def delete(exchange: Exchange) -> Response:
     """Deletes an iteration that is not published."""
-    check_version(exchange, VERSIONS)
+    check_version(exchange)
     found = await _current(exchange)
     if found.custom_properties.get(iterations.PUBLISHED):
         raise BadRequest("BadRequestIterationIsPublished", field="iteration", problem="unpublish it first")
@@ -51,17 +50,17 @@ async def delete(exchange: Exchange) -> Response:
 
 async def performance(exchange: Exchange) -> Response:
     """How well an iteration does; the thresholds of the request have no effect."""
-    check_version(exchange, VERSIONS)
+    check_version(exchange)
     found = await _current(exchange, Model.FULL)
     if not found.HasField("performance"):
         name = exchange.path("iteration")
         raise Missing("NotFoundIterationPerformance", what="performance yet of iteration", name=name)
-    return JSONResponse(performance_json(exchange.path("project"), found.performance))
+    return JSONResponse(performance_json(exchange.path("project"), found))
 
 
 async def publish(exchange: Exchange) -> Response:
     """Gives an iteration a name for predictions; with `overwrite`, takes it from another one."""
-    check_version(exchange, VERSIONS)
+    check_version(exchange)
     name, found = exchange.query("publishName").strip(), await _current(exchange)
     if not 0 < len(name) <= MAX_NAME or "/" in name:
         problem = f"a name has 1 to {MAX_NAME} characters, and no slash"
@@ -80,7 +79,7 @@ async def publish(exchange: Exchange) -> Response:
 
 async def unpublish(exchange: Exchange) -> Response:
     """Takes the name for predictions off an iteration."""
-    check_version(exchange, VERSIONS)
+    check_version(exchange)
     found = await _current(exchange)
     if not found.custom_properties.get(iterations.PUBLISHED):
         raise BadRequest("BadRequestIterationNotPublished", field="iteration", problem="it is not published")
@@ -90,7 +89,7 @@ async def unpublish(exchange: Exchange) -> Response:
 
 async def export(exchange: Exchange) -> Response:
     """Says where the iteration's file for a platform is: ONNX, which runs on all of them."""
-    check_version(exchange, VERSIONS)
+    check_version(exchange)
     if exchange.query("platform").upper() != "ONNX":
         problem = "models are exported for the platform ONNX only"
         raise BadRequest("BadRequestProjectUnsupportedExportPlatform", field="platform", problem=problem)
@@ -100,13 +99,13 @@ async def export(exchange: Exchange) -> Response:
 
 async def exports(exchange: Exchange) -> Response:
     """The exports of an iteration: it can always be had, so there is one."""
-    check_version(exchange, VERSIONS)
+    check_version(exchange)
     return JSONResponse([_export(exchange)] if status(await _current(exchange)) == "Completed" else [])
 
 
 async def download(exchange: Exchange) -> Response:
     """The iteration's file, with the caller's key as everywhere."""
-    check_version(exchange, VERSIONS)
+    check_version(exchange)
     found = await _current(exchange)
     request = pb.ExportModelRequest(name=found.name, format=pb.ExportModelRequest.ONNX)
     parts = exchange.session.stream(exchange.session.services.models.ExportModel, request)

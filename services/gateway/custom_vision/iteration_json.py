@@ -5,13 +5,11 @@ from typing import Any
 
 from services.gateway.custom_vision import iterations
 from services.gateway.custom_vision.domains import DOMAINS, EXPORTS
-from services.gateway.custom_vision.predictions import tag_id
+from services.gateway.custom_vision.tag_ids import id_in
 from services.gateway.custom_vision.times import text_of
 from sightline.v1.model_pb2 import Model, TrainingParameters
-from sightline.v1.performance_pb2 import ModelPerformance
 
 Json = dict[str, Any]
-TRAINED = (Model.SUCCEEDED, Model.CANCELLED)
 
 
 def iteration_json(model: Model) -> Json:
@@ -44,19 +42,20 @@ def iteration_json(model: Model) -> Json:
 
 
 def status(model: Model) -> str:
-    """The state in this API's words; a training that was ended early is complete if it left a model."""
+    """The state in this API's words."""
     if model.state == Model.NOT_STARTED:
         return "New"
     if model.state in (Model.TRAINING, Model.CANCELLING):
         return "Training"
-    return "Completed" if model.state in TRAINED and model.model_version else "Failed"
+    return "Completed" if iterations.is_trained(model) else "Failed"
 
 
-def performance_json(project: str, performance: ModelPerformance) -> Json:
+def performance_json(project: str, model: Model) -> Json:
     """What was measured, at each tag's suggested threshold; no deviations, as nothing is measured several times."""
+    performance = model.performance
     tags: list[Json] = [
         {
-            "id": tag_id(project, name),
+            "id": id_in(project, name, model.custom_properties),
             "name": name,
             "precision": one.precision,
             "precisionStdDeviation": 0.0,

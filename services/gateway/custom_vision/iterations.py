@@ -54,18 +54,29 @@ def _missing(project: str, iteration: str) -> Missing:
     return Missing("NotFoundIteration", what=f"iteration of project {project[:100]} named", name=iteration)
 
 
+def is_trained(model: Model) -> bool:
+    """Whether it can predict; a training that was ended early left a model if it found one."""
+    return model.state in (Model.SUCCEEDED, Model.CANCELLED) and bool(model.model_version)
+
+
+async def latest_trained(session: Session, project: str) -> Model | None:
+    """The youngest of the project's iterations that can predict."""
+    trained = [model async for model in of_project(session, project) if is_trained(model)]
+    return max(trained, key=lambda model: model.create_time.ToNanoseconds(), default=None)
+
+
 class Published:
     """Which model a published name leads to; a change of that is seen within FRESH_SECONDS."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._known: dict[Key, tuple[str, float]] = {}
+        self._known: dict[Key, tuple[Model, float]] = {}
 
-    async def model_id(self, session: Session, project: str, name: str) -> str:
-        """The id of the project's model with this published name, or else with this id; Missing."""
+    async def model(self, session: Session, project: str, name: str) -> Model:
+        """The project's model with this published name, or else with this id; Missing."""
         caller = tuple(pair for pair in session.metadata if pair[0] != "x-request-id")
         key = (caller, project, name)
-        known, until = self._known.get(key, ("", 0.0))
+        known, until = self._known.get(key, (None, 0.0))
         if known and self._monotonic() < until:
             return known
         found = await self._look(session, project, name)
@@ -74,13 +85,12 @@ class Published:
         self._known[key] = found, self._monotonic() + FRESH_SECONDS
         return found
 
-    async def _look(self, session: Session, project: str, name: str) -> str:
+    async def _look(self, session: Session, project: str, name: str) -> Model:
         async with aclosing(of_project(session, project)) as models:
             async for model in models:
                 if model.custom_properties.get(PUBLISHED) == name:
-                    return model.name.removeprefix("models/")
-        await get(session, project, name)
-        return name
+                    return model
+        return await get(session, project, name)
 
 
 async def remove(session: Session, model: Model) -> None:

@@ -1,27 +1,25 @@
 """Predictions of a published iteration."""
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from services.gateway.custom_vision import iterations
 from services.gateway.custom_vision.errors import BadRequest
 from services.gateway.custom_vision.iterations import Published
+from services.gateway.custom_vision.tag_ids import id_in
 from services.gateway.custom_vision.times import text_of
+from services.gateway.custom_vision.versions import PREDICTION, check_version
 from services.gateway.exchange import Exchange
-from sightline.v1.prediction_pb2 import AnalyzeImageResponse, BoundingBox, ImageMetadata
+from sightline.v1.model_pb2 import Model, TrainingParameters
+from sightline.v1.prediction_pb2 import AnalyzeImageResponse, BoundingBox, ImageMetadata, Tag
 from sightline.v1.prediction_service_pb2 import AnalyzeImageRequest
 
-VERSIONS = ("v3.0", "v3.1")
 SPARE_BYTES = 4096  # for the frame of a form around an image
 LEAST_SCORE = 0.01  # of an object; clients of this API choose their own threshold above it
-
-
-def tag_id(project: str, name: str) -> str:
-    """The id of a tag: of its project and name, so that every replica and every model has the same."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"sightline:{project}/tags/{name}"))
 
 
 class Predictions:
@@ -34,26 +32,42 @@ class Predictions:
         """Answers with tags, or with objects, of an image in the body or at a url of the own store."""
 
         async def predict(exchange: Exchange) -> Response:
-            check_version(exchange, VERSIONS)
+            check_version(exchange, PREDICTION)
             project, name = exchange.path("project"), exchange.path("name")
             request = await _image(exchange)
-            model_id = await self._published.model_id(exchange.session, project, name)
-            request.model_name = f"models/{model_id}"
-            if detects:
-                request.score_threshold = LEAST_SCORE
-            found = await exchange.session.call(exchange.session.services.predictions.AnalyzeImage, request)
+            model = await self._published.model(exchange.session, project, name)
+            found = await _predicted(exchange, request, model, detects=detects)
             if found.custom_model_result.HasField("objects_result") != detects:
                 problem = f"this model answers {'classify' if detects else 'detect'}"
                 raise BadRequest("BadRequestNotSupported", field="path", problem=problem)
-            return JSONResponse(_answer(project, model_id, found))
+            return JSONResponse(_answer(project, model, found))
 
         return predict
 
 
-def check_version(exchange: Exchange, known: tuple[str, ...]) -> None:
-    """BadRequest for a version of this API that is not served."""
-    if (version := exchange.path("version")) not in known:
-        raise BadRequest(field="version", problem=f"{version[:40]} is not served; use one of {', '.join(known)}")
+async def quick_test(exchange: Exchange) -> Response:
+    """A prediction of an iteration that need not be published: by default, of the latest that is trained."""
+    check_version(exchange)
+    project, iteration = exchange.path("project"), exchange.query("iterationId")
+    request = await _image(exchange)
+    if iteration:
+        model = await iterations.get(exchange.session, project, iteration)
+    else:
+        model = await iterations.latest_trained(exchange.session, project)
+    if not model or not iterations.is_trained(model):
+        raise BadRequest("BadRequestIterationIsNotTrained", field="iterationId", problem="no such iteration is trained")
+    detects = model.training_parameters.model_kind == TrainingParameters.GENERIC_DETECTOR
+    found = await _predicted(exchange, request, model, detects=detects)
+    return JSONResponse(_answer(project, model, found))
+
+
+async def _predicted(
+    exchange: Exchange, request: AnalyzeImageRequest, model: Model, *, detects: bool
+) -> AnalyzeImageResponse:
+    request.model_name = model.name
+    if detects:
+        request.score_threshold = LEAST_SCORE
+    return await exchange.session.call(exchange.session.services.predictions.AnalyzeImage, request)
 
 
 async def _image(exchange: Exchange) -> AnalyzeImageRequest:
@@ -63,25 +77,26 @@ async def _image(exchange: Exchange) -> AnalyzeImageRequest:
     return AnalyzeImageRequest(uri=exchange.settings.blob_uris.to_store(media.json.required_text("url")))
 
 
-def _answer(project: str, model_id: str, found: AnalyzeImageResponse) -> dict[str, Any]:
-    result = found.custom_model_result
-    tags = [_prediction(project, tag.name, tag.confidence) for tag in result.tags_result.values]
+def _answer(project: str, model: Model, found: AnalyzeImageResponse) -> dict[str, Any]:
+    result, kept = found.custom_model_result, model.custom_properties
+    tags = [_prediction(project, tag, kept) for tag in result.tags_result.values]
     objects = [
-        _prediction(project, tag.name, tag.confidence) | {"boundingBox": _box(one.bounding_box, found.metadata)}
+        _prediction(project, tag, kept) | {"boundingBox": _box(one.bounding_box, found.metadata)}
         for one in result.objects_result.values
         for tag in one.tags
     ]
     return {
         "id": str(uuid.uuid4()),
         "project": project,
-        "iteration": model_id,
+        "iteration": model.name.removeprefix("models/"),
         "created": text_of(datetime.now(UTC)),
         "predictions": tags or objects,
     }
 
 
-def _prediction(project: str, name: str, confidence: float) -> dict[str, Any]:
-    return {"probability": confidence, "tagId": tag_id(project, name), "tagName": name, "tagType": "Regular"}
+def _prediction(project: str, tag: Tag, kept: Mapping[str, str]) -> dict[str, Any]:
+    found = {"tagId": id_in(project, tag.name, kept), "tagName": tag.name, "tagType": "Regular"}
+    return {"probability": tag.confidence, **found}
 
 
 def _box(box: BoundingBox, size: ImageMetadata) -> dict[str, float]:

@@ -4,9 +4,10 @@ from services.gateway.custom_vision import iteration_calls as calls
 from services.gateway.custom_vision.errors import rendered
 from services.gateway.custom_vision.images import Images
 from services.gateway.custom_vision.iterations import Published
-from services.gateway.custom_vision.predictions import Predictions
+from services.gateway.custom_vision.predictions import Predictions, quick_test
 from services.gateway.custom_vision.project_files import ProjectFiles
 from services.gateway.custom_vision.projects import Projects
+from services.gateway.custom_vision.tags import Tags
 from services.gateway.custom_vision.training import Training
 from services.gateway.operations import Api, Operation
 
@@ -27,6 +28,7 @@ def custom_vision() -> Api:
     operations = (
         *_prediction(Predictions(Published())),
         *_projects(Projects(files)),
+        *_tags(Tags(files)),
         *_images(Images(files)),
         *_iterations(Training(files)),
     )
@@ -43,6 +45,9 @@ def _prediction(predictions: Predictions) -> list[Operation]:
                 Operation("POST", path + end, handler, summary, (*_DONE, 413, 429), ("application",), body)
                 for end in ("", "/nostore")
             ]
+    for source, body in (("image", _IMAGE), ("url", _JSON)):
+        path, query = f"{_PROJECT}/quicktest/{source}", ("iterationId", "store")
+        found.append(Operation("POST", path, quick_test, "Test an iteration", (*_DONE, 413, 429), query, body))
     return found
 
 
@@ -56,12 +61,17 @@ def _projects(projects: Projects) -> list[Operation]:
         Operation("GET", _PROJECT, projects.get, "Get a project", _DONE),
         Operation("PATCH", _PROJECT, projects.update, "Change a project", _DONE, (), _JSON),
         Operation("DELETE", _PROJECT, projects.delete, "Delete a project", _GONE),
-        Operation(
-            "POST", f"{_PROJECT}/tags", projects.create_tag, "Create a tag", _DONE, ("name", "description", "type")
-        ),
-        Operation("GET", f"{_PROJECT}/tags", projects.list_tags, "List tags", _DONE),
-        Operation("GET", _TAG, projects.get_tag, "Get a tag", _DONE),
-        Operation("DELETE", _TAG, projects.delete_tag, "Delete a tag", _GONE),
+    ]
+
+
+def _tags(tags: Tags) -> list[Operation]:
+    fields = ("name", "description", "type")
+    return [
+        Operation("POST", f"{_PROJECT}/tags", tags.create, "Create a tag", _DONE, fields),
+        Operation("GET", f"{_PROJECT}/tags", tags.list_all, "List tags", _DONE),
+        Operation("GET", _TAG, tags.get, "Get a tag", _DONE),
+        Operation("PATCH", _TAG, tags.update, "Change a tag", _DONE, (), _JSON),
+        Operation("DELETE", _TAG, tags.delete, "Delete a tag", _GONE),
     ]
 
 

@@ -9,14 +9,13 @@ import msgspec
 from google.protobuf.duration_pb2 import Duration
 from starlette.responses import JSONResponse, Response
 
-from services.gateway.custom_vision import iterations
+from services.gateway.custom_vision import iterations, tag_ids
 from services.gateway.custom_vision.domains import KINDS, Domain, domain_of
 from services.gateway.custom_vision.errors import BadRequest
 from services.gateway.custom_vision.image_state import CORNERS, tags_of
 from services.gateway.custom_vision.iteration_json import iteration_json
-from services.gateway.custom_vision.predictions import check_version
 from services.gateway.custom_vision.project_files import IMAGES, Json, ProjectFiles
-from services.gateway.custom_vision.projects import VERSIONS
+from services.gateway.custom_vision.versions import check_version
 from services.gateway.exchange import Exchange
 from sightline.v1 import dataset_service_pb2 as pb
 from sightline.v1 import model_service_pb2
@@ -35,7 +34,7 @@ class Training:
 
     async def train(self, exchange: Exchange) -> Response:
         """Starts an iteration; BadRequest if nothing has changed since the last one, unless `forceTrain`."""
-        check_version(exchange, VERSIONS)
+        check_version(exchange)
         project, session = exchange.path("project"), exchange.session
         state = await self._files.state(session, project)
         selected = (await exchange.json()).texts("selectedTags")
@@ -55,6 +54,7 @@ class Training:
             iterations.DIGEST: digest,
             iterations.KIND: kind,
             iterations.DOMAIN: domain.id,
+            **tag_ids.properties(project, _trained_tags(state, set(selected))),
         }
         parameters = TrainingParameters(
             training_dataset=f"datasets/{project}", time_budget=budget, model_kind=KINDS[domain.type][1]
@@ -81,11 +81,7 @@ class Training:
 
 def annotations(state: Json, domain: Domain, selected: set[str]) -> Json:
     """The project as a COCO file; BadRequest if it cannot be trained on. Boxes are fractions of the image."""
-    tags: Json = {
-        one: tag
-        for one, tag in state.get("tags", {}).items()
-        if tag["type"] == REGULAR and (not selected or one in selected)
-    }
+    tags = _trained_tags(state, selected)
     numbers = {one: number for number, one in enumerate(sorted(tags, key=lambda one: tags[one]["name"]), 1)}
     images: list[Json] = []
     found: list[Json] = []
@@ -105,6 +101,15 @@ def annotations(state: Json, domain: Domain, selected: set[str]) -> Json:
         raise BadRequest("BadRequestTrainingValidationFailed", field="project", problem=problem)
     categories = [{"id": number, "name": tags[one]["name"]} for one, number in numbers.items() if number in used]
     return {"images": images, "annotations": found, "categories": categories}
+
+
+def _trained_tags(state: Json, selected: set[str]) -> Json:
+    """The tags that a model learns; all, or those selected."""
+    return {
+        one: tag
+        for one, tag in state.get("tags", {}).items()
+        if tag["type"] == REGULAR and (not selected or one in selected)
+    }
 
 
 def _labels(state: Json, image: Json, domain: Domain, numbers: dict[str, int]) -> list[Json] | None:

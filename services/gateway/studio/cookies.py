@@ -12,18 +12,12 @@ from starlette.requests import cookie_parser
 from starlette.responses import Response
 
 from services.gateway.auth import AUTHORIZATION, PROJECT, metadata_of
-from services.gateway.errors import Problem, Refusal
 from services.gateway.upstream import Metadata
 
 PREFIX = "/studio"
 TOKEN_COOKIE, PROJECT_COOKIE, SECRET_COOKIE = "sightline-token", "sightline-project", "sightline-secret"
 MAX_TOKEN = 3900  # what browsers keep in a cookie
 _TOKEN = re.compile(rf"[A-Za-z0-9._~+/=:-]{{1,{MAX_TOKEN}}}")  # what RFC 6750 lets a token be
-
-
-FOREIGN = Problem(
-    403, "ForeignRequest", "This change was not asked for by a page of the studio; open the page again and repeat it."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +59,12 @@ def new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
-def refuse_foreign(headers: Headers, cookies: Cookies, csrf: str) -> None:
-    """Refusal unless a page of this browser's studio sent the request."""
+def is_foreign(headers: Headers, cookies: Cookies, csrf: str) -> bool:
+    """Whether the request was sent by anything but a page of this browser's studio."""
     site = headers.get("sec-fetch-site", "same-origin")
     origin = headers.get("origin", "")
     ours = site in ("same-origin", "none") and (not origin or urlsplit(origin).netloc == headers.get("host", ""))
-    if not (ours and cookies.secret and hmac.compare_digest(cookies.csrf.encode(), csrf.encode())):
-        raise Refusal(FOREIGN)
+    return not (ours and cookies.secret and hmac.compare_digest(cookies.csrf.encode(), csrf.encode()))
 
 
 def keep(response: Response, name: str, value: str, *, secure: bool) -> None:

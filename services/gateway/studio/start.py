@@ -8,8 +8,10 @@ from google.protobuf.duration_pb2 import Duration
 from starlette.responses import JSONResponse, Response
 
 from services.gateway.studio.datasets import dataset_of, state_of
+from services.gateway.studio.drops import READ
 from services.gateway.studio.visit import Visit
 from services.kit.errors import InvalidRequest
+from sightline.importers.model import IMAGE_SUFFIXES, BoxForm, Format
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.dataset_service_pb2 import (
     CreateDatasetRequest,
@@ -31,8 +33,16 @@ MODEL_KINDS = {
 
 
 async def new(visit: Visit) -> Response:
-    """The page onto which a folder is dropped."""
-    return await visit.page("new.html", limit=visit.site.settings.max_image_batch_bytes)
+    """The page onto which an export is dropped, for a new dataset or for the next version of one."""
+    return await visit.page(
+        "new.html",
+        dataset=visit.query("dataset"),
+        limit=visit.site.settings.max_image_batch_bytes,
+        suffixes=sorted(IMAGE_SUFFIXES),
+        read=READ,
+        formats=[form.value for form in Format],
+        box_forms=[form.value for form in BoxForm],
+    )
 
 
 async def receive(visit: Visit) -> Response:
@@ -61,6 +71,7 @@ async def register(visit: Visit) -> Response:
     dataset = Dataset(annotation_kind=kind, annotation_file_uris=uris, display_name=form.get("display_name", ""))
     check_only = form.get("validate_only") == "1"
     request = CreateDatasetRequest(dataset=dataset, dataset_id=form.get("id", ""), validate_only=check_only)
+    request.new_version = form.get("new_version") == "1"
     await visit.session.call(visit.session.services.datasets.CreateDataset, request)
     return Response(status_code=204) if check_only else visit.to("datasets", form.get("id", ""))
 
@@ -84,7 +95,7 @@ async def train(visit: Visit) -> Response:
     form = await visit.form()
     text = form.get("minutes", "")
     if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) <= MAX_MINUTES):
-        raise InvalidRequest(field="minutes", problem=f"it is not a whole number from 1 to {MAX_MINUTES}")
+        raise InvalidRequest(field="minutes", problem=visit.site.text("train.not_minutes", most=MAX_MINUTES))
     dataset = await dataset_of(visit)
     model = Model(training_parameters=_parameters(dataset, int(text)))
     request = CreateModelRequest(model=model, model_id=form.get("id", "").strip())

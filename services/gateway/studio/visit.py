@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.responses import RedirectResponse as Redirect
 
+from services.gateway.errors import Problem, Refusal
 from services.gateway.exchange import Body
 from services.gateway.settings import GatewaySettings
-from services.gateway.studio.cookies import PREFIX, Cookies, keep, new_secret, refuse_foreign
+from services.gateway.studio.cookies import PREFIX, Cookies, is_foreign, keep, new_secret
 from services.gateway.studio.text import Text
 from services.gateway.upstream import Session
 from services.kit.errors import InvalidRequest
@@ -33,6 +34,7 @@ class Site:
     templates: Environment
     text: Text
     settings: GatewaySettings
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))  # of exports, which takes memory
 
 
 @dataclass(slots=True)
@@ -90,7 +92,8 @@ class Visit:
     async def guard_change(self) -> None:
         """Refusal unless a page of the studio asked for this."""
         sent = self.request.headers.get(CSRF_HEADER) or (await self.form()).get("csrf", "")
-        refuse_foreign(self.request.headers, self.cookies, sent)
+        if is_foreign(self.request.headers, self.cookies, sent):
+            raise Refusal(Problem(403, "ForeignRequest", self.site.text("error.foreign")))
 
     async def project(self) -> Project:
         """The project, and the caller's roles in it; an empty one while the trainer does not respond."""

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from azure.cognitiveservices.vision.customvision.prediction import CustomVisionPredictionClient
@@ -17,9 +18,14 @@ from azure.cognitiveservices.vision.customvision.training.models import (
     CustomVisionErrorException,
     ImageFileCreateBatch,
     ImageFileCreateEntry,
+    ImageRegionCreateBatch,
+    ImageRegionCreateEntry,
+    ImageTagCreateBatch,
+    ImageTagCreateEntry,
     ImageUrlCreateBatch,
     ImageUrlCreateEntry,
     Region,
+    Tag,
 )
 from msrest.authentication import ApiKeyCredentials
 
@@ -44,10 +50,19 @@ def trained(project: str) -> object:
     return iteration
 
 
+def refused(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except CustomVisionErrorException as error:
+        return error.error.code
+    return ""
+
+
 def classify() -> dict:
     project = trainer.create_project("trees", classification_type="Multiclass")
     _, names, images = read("hemlock_cherry", "train")
-    tags = {number: trainer.create_tag(project.id, name) for number, name in names.items()}
+    drafts = {number: trainer.create_tag(project.id, f"draft of {name}") for number, name in names.items()}
+    tags = {number: trainer.update_tag(project.id, tag.id, Tag(name=names[number])) for number, tag in drafts.items()}
     for number, tag in tags.items():
         entries = [
             ImageFileCreateEntry(
@@ -64,11 +79,8 @@ def classify() -> dict:
             assert uploaded.is_batch_successful, [one.status for one in uploaded.images]
     again = trainer.create_images_from_files(project.id, ImageFileCreateBatch(images=entries[:1]))
     iteration = trained(project.id)
-    try:
-        trainer.train_project(project.id)
-        repeated = ""
-    except CustomVisionErrorException as error:
-        repeated = error.error.code
+    content = (Path(folder) / "hemlock_cherry" / images[0][0]["file_name"]).read_bytes()
+    quick = trainer.quick_test_image(project.id, content, iteration_id=iteration.id, store=False)
     trainer.publish_iteration(project.id, iteration.id, "live", str(uuid.uuid4()))
     _, names, tests = read("hemlock_cherry", "test")
     right = 0
@@ -84,7 +96,10 @@ def classify() -> dict:
         "again": again.images[0].status,
         "tagged": trainer.get_tagged_image_count(project.id),
         "tags": {one.name: one.image_count for one in trainer.get_tags(project.id)},
-        "repeated": repeated,
+        "repeated": refused(lambda: trainer.train_project(project.id)),
+        "multilabel": refused(lambda: trainer.create_project("many", classification_type="Multilabel")),
+        "renamed": sorted(one.tag_id for one in quick.predictions) == sorted(tag.id for tag in tags.values()),
+        "quick": [one.tag_name for one in trainer.quick_test_image_url(project.id, url).predictions],
         "published": trainer.get_iteration(project.id, iteration.id).publish_name,
         "right": right,
         "images": len(tests),
@@ -108,6 +123,16 @@ def detect() -> dict:
         entries.append(ImageUrlCreateEntry(url=f"{blobs}/fork_scissors/{image['file_name']}", regions=[region]))
     uploaded = trainer.create_images_from_urls(project.id, ImageUrlCreateBatch(images=entries))
     assert uploaded.is_batch_successful
+    first = uploaded.images[0].image
+    drawn = ImageRegionCreateEntry(image_id=first.id, tag_id=tags[1], left=0.1, top=0.1, width=0.2, height=0.2)
+    created = trainer.create_image_regions(project.id, ImageRegionCreateBatch(regions=[drawn])).created
+    trainer.delete_image_regions(project.id, [one.region_id for one in created])
+    (kept,) = trainer.get_images_by_ids(project.id, [first.id])
+    unused = trainer.create_tag(project.id, "unused")
+    trainer.create_image_tags(
+        project.id, ImageTagCreateBatch(tags=[ImageTagCreateEntry(image_id=first.id, tag_id=unused.id)])
+    )
+    trainer.delete_tag(project.id, unused.id)
     iteration = trained(project.id)
     trainer.publish_iteration(project.id, iteration.id, "live", str(uuid.uuid4()))
     _, names, tests = read("fork_scissors", "test")
@@ -120,7 +145,7 @@ def detect() -> dict:
     trainer.unpublish_iteration(project.id, iteration.id)
     trainer.delete_iteration(project.id, iteration.id)
     trainer.delete_project(project.id)
-    return {"best": best, "left": [one.name for one in trainer.get_projects()]}
+    return {"best": best, "regions": len(kept.regions), "left": [one.name for one in trainer.get_projects()]}
 
 
 print(json.dumps({"classify": classify(), "detect": detect()}))

@@ -17,15 +17,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.gateway.custom_vision import project_files
 from services.gateway.custom_vision.iterations import PUBLISHED
 from services.gateway.custom_vision.project_files import ProjectFiles, merge
+from services.gateway.custom_vision.tag_ids import MAX_RENAMED, PROPERTIES, id_in, properties
 from services.gateway.upstream import Services, Session
+from services.kit.caller_fields import MAX_PROPERTIES, check_caller_fields
 from sightline.v1.dataset_pb2 import Dataset
 from sightline.v1.model_pb2 import Model, TrainingParameters
 from sightline.v1.performance_pb2 import ModelPerformance, TagPerformance
 from tests.support.custom_vision import Backing, picture
 from tests.support.gateway import Front, Stub, front
+from tests.unit.gateway.test_image_analysis_predictions import tags as predicted
 
 BASE = "/customvision/v3.4-preview/training"
 DETECTION = "da2e3a8a-40a5-4171-82f4-58522f70fbc1"
+COMPACT = "0732100f-1a38-4e49-a514-c9b44c697ab5"
 BOX = {"left": 0.1, "top": 0.2, "width": 0.3, "height": 0.4}
 
 
@@ -181,6 +185,132 @@ async def test_tags_have_unique_names_and_leave_with_their_deletion(backing: Bac
         assert await client("GET", "~/images/tagged") == []
         assert len(await client("GET", "~/images/untagged")) == 1
     assert (again["code"], gone["code"]) == ("BadRequestTagNameNotUnique", "NotFoundTag")
+
+
+async def test_a_tag_keeps_its_id_and_its_images_when_it_is_renamed(backing: Backing):
+    async with served(backing) as client:
+        tags = await client.create("owl", "jay")
+        for shade, tag in enumerate(tags.values()):
+            await client.add(picture(shade), tagIds=[tag])
+        renamed = await client("PATCH", f"~/tags/{tags['owl']}", json={"name": " emu ", "description": "a bird"})
+        taken = await client("PATCH", f"~/tags/{tags['owl']}", 400, json={"name": "jay"})
+        missing = await client("PATCH", "~/tags/none", 404, json={"name": "jay"})
+        shown = await client("GET", f"~/tags/{tags['owl']}")
+        (image,) = await client("GET", "~/images/tagged", params={"tagIds": tags["owl"]})
+        again = await client("POST", "~/tags", params={"name": "owl"})
+        await client("POST", "~/train")
+    assert renamed == shown
+    assert shown == {"id": tags["owl"], "name": "emu", "description": "a bird", "type": "Regular", "imageCount": 1}
+    assert (taken["code"], missing["code"]) == ("BadRequestTagNameNotUnique", "NotFoundTag")
+    assert image["tags"][0]["tagName"] == "emu"
+    assert again["id"] not in tags.values()
+    assert [one["name"] for one in annotated(backing)["categories"]] == ["emu", "jay"]
+
+
+async def test_predictions_and_measurements_have_the_ids_that_tags_have_in_the_project(backing: Backing):
+    async with front(backing.answers | {"AnalyzeImage": lambda request: predicted(emu=0.9, jay=0.1)}) as gateway:
+        client = Client(gateway)
+        tags = await client.create("owl", "jay")
+        for shade, tag in enumerate(tags.values()):
+            await client.add(picture(shade), tagIds=[tag])
+        await client("PATCH", f"~/tags/{tags['owl']}", json={"name": "emu"})
+        iteration = (await client("POST", "~/train"))["id"]
+        model = backing.models[f"models/{iteration}"]
+        model.state, model.model_version = Model.SUCCEEDED, "v1"
+        measured = {name: TagPerformance(precision=1.0) for name in ("emu", "jay")}
+        model.performance.CopyFrom(ModelPerformance(average_precision=0.8, tag_performance=measured))
+        quick = await client("POST", "~/quicktest/image", content=picture())
+        performance = await client("GET", f"~/iterations/{iteration}/performance")
+    wanted = {"emu": tags["owl"], "jay": tags["jay"]}
+    assert {one["tagName"]: one["tagId"] for one in quick["predictions"]} == wanted
+    assert {one["name"]: one["id"] for one in performance["perTagPerformance"]} == wanted
+
+
+async def test_as_many_tags_can_be_renamed_as_a_model_remembers(backing: Backing):
+    async with served(backing) as client:
+        tags = await client.create(*(f"tag {number}" for number in range(MAX_RENAMED + 1)))
+        *most, last = tags.items()
+        for name, one in most:
+            await client("PATCH", f"~/tags/{one}", json={"name": f"{name} {'x' * 200}"})
+        refused = await client("PATCH", f"~/tags/{last[1]}", 400, json={"name": "one more"})
+        await client("PATCH", f"~/tags/{most[0][1]}", json={"name": most[0][0]})
+        await client("PATCH", f"~/tags/{last[1]}", json={"name": "one more"})
+        state = {one["id"]: one for one in await client("GET", "~/tags")}
+    assert refused["code"] == "BadRequestTagName"
+    kept = properties(client.project, state)
+    assert all(id_in(client.project, tag["name"], kept) == one for one, tag in state.items())
+    others = {f"p{number}": "" for number in range(MAX_PROPERTIES - PROPERTIES)}
+    check_caller_fields("model", "", kept | others)
+
+
+async def test_a_tag_that_was_deleted_is_not_on_its_images_when_its_name_comes_back(backing: Backing):
+    async with served(backing) as client:
+        tags = await client.create("owl", domainId=DETECTION)
+        region = {"tagId": tags["owl"]} | BOX
+        await client.add(picture(), tagIds=[tags["owl"]], regions=[region])
+        await client("DELETE", f"~/tags/{tags['owl']}", 204)
+        made = await client("POST", "~/tags", params={"name": "owl"})
+        assert (await client("GET", f"~/tags/{made['id']}"))["imageCount"] == 0
+        (image,) = await client("GET", "~/images/untagged")
+    assert image["regions"] == []
+
+
+async def test_a_project_has_one_negative_tag(backing: Backing):
+    async with served(backing) as client:
+        await client.create()
+        await client("POST", "~/tags", params={"name": "nothing", "type": "Negative"})
+        refused = await client("POST", "~/tags", 400, params={"name": "other", "type": "Negative"})
+        unknown = await client("POST", "~/tags", 400, params={"name": "other", "type": "Odd"})
+    assert (refused["code"], unknown["code"]) == ("BadRequestMultipleNegativeTag", "BadRequestTagType")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [("Multilabel", "BadRequestNotSupported"), ("Odd", "BadRequestProjectUnknownClassification")]
+)
+async def test_a_project_that_could_never_be_trained_is_not_created(backing: Backing, kind: str, code: str):
+    async with served(backing) as client:
+        refused = await client("POST", "/projects", 400, params={"name": "birds", "classificationType": kind})
+        await client.create()
+        later = await client("PATCH", "~", 400, json={"settings": {"classificationType": kind}})
+        detector = {"name": "birds", "classificationType": kind, "domainId": DETECTION}
+        made = await client("POST", "/projects", params=detector)
+    assert (refused["code"], later["code"]) == (code, code)
+    assert "classificationType" not in made["settings"], "which has no meaning for a detector"
+
+
+async def test_a_project_s_domain_changes_within_its_type(backing: Backing):
+    async with served(backing) as client:
+        await client.create()
+        changed = await client("PATCH", "~", json={"settings": {"domainId": COMPACT}})
+        refused = await client("PATCH", "~", 400, json={"settings": {"domainId": DETECTION}})
+        unnamed = await client("PATCH", "~", 400, json={"name": " "})
+        assert (await client("GET", "~"))["settings"]["domainId"] == COMPACT
+    assert changed["settings"]["domainId"] == COMPACT
+    assert (refused["code"], unnamed["code"]) == (
+        "BadRequestProjectUnsupportedDomainTypeChange",
+        "BadRequestProjectName",
+    )
+
+
+async def test_a_quick_test_asks_an_iteration_that_need_not_be_published(backing: Backing):
+    async with front(backing.answers | {"AnalyzeImage": lambda request: predicted(owl=0.9)}) as gateway:
+        client = Client(gateway)
+        await client.create()
+        none = await client("POST", "~/quicktest/image", 400, content=picture())
+        for name, seconds in (("old", 1), ("new", 2)):
+            add_model(backing, client.project, name, create_time=Timestamp(seconds=seconds))
+        add_model(backing, client.project, "young", Model.TRAINING, model_version="", create_time=Timestamp(seconds=3))
+        add_model(backing, "another", "theirs")
+        latest = await client("POST", "~/quicktest/image", files=[("imageData", ("1.png", picture()))])
+        chosen = await client("POST", "~/quicktest/url?iterationId=old&store=false", json={"Url": "s3://a/1.png"})
+        early = await client("POST", "~/quicktest/image?iterationId=young", 400, content=picture())
+        foreign = await client("POST", "~/quicktest/image?iterationId=theirs", 404, content=picture())
+    assert (latest["iteration"], chosen["iteration"]) == ("new", "old")
+    assert [one["tagName"] for one in latest["predictions"]] == ["owl"]
+    first, second = gateway.requests("AnalyzeImage")
+    assert (first.image, second.uri) == (picture(), "s3://a/1.png")
+    assert {none["code"], early["code"]} == {"BadRequestIterationIsNotTrained"}
+    assert foreign["code"] == "NotFoundIteration"
 
 
 async def test_images_come_as_a_form_in_base64_or_by_the_uri_of_the_store(backing: Backing):

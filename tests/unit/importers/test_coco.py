@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sightline.importers.coco_merge import merged
 from sightline.importers.masks import around_segmentation
 from sightline.importers.model import BoxForm, ImportFault
 from sightline.importers.package import ImagesUnresolved, pack
@@ -136,3 +137,30 @@ def test_json_that_is_something_else_is_said_to_be(tmp_path: Path, text: str, sa
     with pytest.raises(ImportFault, match="in no form that is known here") as caught:
         read(tmp_path / "x.json")
     assert says in caught.value.message
+
+
+def test_files_are_merged_by_the_names_of_categories_with_every_id_once():
+    first = {
+        "images": [{"id": "a", "file_name": "1.jpg"}, {"id": 7, "file_name": "2.jpg"}],
+        "annotations": [
+            {"id": 1, "image_id": "a", "category_id": 1},
+            {"id": 1, "image_id": "007", "category_id": "owl"},
+        ],
+        "categories": [{"id": 0, "name": "owl"}, {"id": 1, "name": "jay"}],
+    }
+    second = {
+        "images": [{"id": 7, "file_name": "3.jpg"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 0, "bbox": [1, 2, 3, 4], "iscrowd": 1},
+            {"id": 2, "image_id": "3.jpg", "category_id": 0},
+            {"id": 3, "image_id": "a", "category_id": 9},
+        ],
+        "categories": [{"id": 0, "name": "jay"}],
+    }
+    found = merged([first, second])
+    assert [(one["id"], one["file_name"]) for one in found["images"]] == [(1, "1.jpg"), (2, "2.jpg"), (3, "3.jpg")]
+    assert [(one["id"], one["name"]) for one in found["categories"]] == [(1, "owl"), (2, "jay")]
+    named = [(one["id"], one["image_id"], one["category_id"]) for one in found["annotations"]]
+    assert named[:4] == [(1, 1, 2), (2, 2, 1), (3, 3, 2), (4, 3, 2)]
+    assert named[4] == (5, "a of file 2", "9 of file 2"), "which the service reports, and not an image of another file"
+    assert (found["annotations"][2]["bbox"], found["annotations"][2]["iscrowd"]) == ([1, 2, 3, 4], 1)

@@ -1,10 +1,11 @@
 // Try it: images are dropped, pasted, chosen or taken; what the model sees is drawn on them.
 
 import {forget, keep, kept} from "./drafts.js";
+import {dragged} from "./gather.js";
 import {lines} from "./lines.js";
 import {ask, fill, make, problem, send} from "./studio.js";
 
-const MOST = 20, COLOURS = ["#00a58e", "#e0662f", "#3f7fe0", "#c23b85", "#8a63d2", "#b08900", "#2f9e44", "#d6336c"];
+const MOST = 20, READ = 200, COLOURS = ["#00a58e", "#e0662f", "#3f7fe0", "#c23b85", "#8a63d2", "#b08900", "#2f9e44", "#d6336c"];
 const place = document.getElementById("try");
 if (place) start();
 
@@ -25,6 +26,8 @@ function start() {
 
   async function take(files) {
     const images = [...files].filter((file) => file.type.startsWith("image/") || /\.(jpe?g|png|bmp|gif|tiff?|webp)$/i.test(file.name));
+    drop.querySelector(".problem")?.remove();
+    if (!images.length) drop.append(problem(new Error(text.no_images)));
     if (images.length > MOST) document.getElementById("said").textContent = text.too_many;
     for (const file of images.slice(0, MOST)) await look(file);
   }
@@ -164,10 +167,18 @@ function start() {
   const choose = document.getElementById("choose");
   choose.addEventListener("change", () => { take([...choose.files]); choose.value = ""; });
   if (choose.files.length) choose.dispatchEvent(new Event("change")); // chosen before this script was there
-  addEventListener("paste", (event) => take(event.clipboardData?.files ?? []));
+  addEventListener("paste", ({clipboardData}) => { if (clipboardData?.files.length) take(clipboardData.files); });
   addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
-  addEventListener("drop", (event) => { event.preventDefault(); drop.classList.remove("over"); take(event.dataTransfer.files); });
+  addEventListener("drop", async (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    const {files} = await dragged(event.dataTransfer).catch(() => ({files: []})); // of a zip that is none
+    take(await Promise.all(files.slice(0, READ).map(async ({path, read}) => {
+      const body = await read();
+      return new File([body], path.split("/").at(-1), {type: body.type});
+    })));
+  });
   camera(text, take);
   if (!place.dataset.dataset) return;
   const names = JSON.parse(place.dataset.categories).map((name) => make("option", {value: name}));

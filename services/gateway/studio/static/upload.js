@@ -1,98 +1,132 @@
-// A new dataset: what was dropped is read here, understood, and sent file by file.
+// A new dataset: the server reads what was dropped as its command does, then the images are sent file by file.
 
+import {chosen, dragged, zipped} from "./gather.js";
 import {fill, make, problem, send} from "./studio.js";
-import {entries} from "./zip.js";
 
-const IMAGE = /\.(jpe?g|png|bmp|gif|tiff?|webp)$/i, HIDDEN = /(^|\/)(\.|__MACOSX\/|Thumbs\.db$|desktop\.ini$)/i;
-const AT_ONCE = 4, TRIES = 5, NAMED = 5, COCO_BYTES = 256 * 2 ** 20;
+const AT_ONCE = 4, TRIES = 5, NAMED = 5, BARS = 30, EMBEDDED = 2 ** 18, MOST = 2 ** 28; // bytes of one file: with a picture within, and at all
 const place = document.getElementById("new"), root = place.dataset.root, limit = Number(place.dataset.limit);
-const text = JSON.parse(place.dataset.text);
-const [drop, understood, form, sent, trouble] = ["drop", "understood", "register", "sent", "problem"].map((id) => document.getElementById(id));
-let plan = null;
+const text = JSON.parse(place.dataset.text), suffixes = JSON.parse(place.dataset.suffixes), read = JSON.parse(place.dataset.read);
+const [area, understood, form, options, sent, trouble] = ["drop", "understood", "register", "options", "sent", "problem"].map((id) => document.getElementById(id));
+let dropped = null, plan = null, latest = 0, suggested = "";
 
-const fail = (error) => trouble.replaceChildren(problem(error));
+const ends = (path, endings) => endings.some((ending) => path.toLowerCase().endsWith(ending));
 const last = (path) => path.split("/").at(-1);
-const named = (files) => files.slice(0, NAMED).map((file) => last(file.path)).join(", ") + (files.length > NAMED ? ", …" : "");
+const named = (paths) => paths.slice(0, NAMED).map(last).join(", ") + (paths.length > NAMED ? ", …" : "");
+const size = (bytes) => `${Math.round(bytes / 2 ** 20)} MiB`;
+const list = (lines) => make("ul", {}, ...lines.map((line) => make("li", {}, line)));
 
-/** The files below a folder that was dropped. */
-async function walk(entry, path = "") {
-  if (entry.isFile) {
-    const file = await new Promise((done, failed) => entry.file(done, failed));
-    return [{path: path + entry.name, size: file.size, read: async () => file}];
+function fail(error) {
+  const shown = problem(error), {faults = [], more, fix} = error;
+  if (faults.length) shown.append(list(faults));
+  if (more) shown.append(make("p", {}, fill(text.more_faults, {count: more})));
+  if (fix) shown.append(make("p", {}, fill(text.fix, {fix})));
+  trouble.replaceChildren(shown);
+}
+
+/** What the server needs to know of the files: where each is, and what is in those that may hold labels. */
+async function described() {
+  const parts = [], files = [];
+  let total = 0;
+  for (const file of dropped.files) {
+    const sends = ends(file.path, read);
+    if (sends && file.size > MOST) throw tooLarge(file.size);
+    const body = sends && await content(file);
+    files.push([file.path, sends ? body.size : file.size, sends]);
+    if (sends) parts.push(body);
+    total += sends ? body.size : 0;
+    if (total > limit) throw tooLarge(total);
   }
-  const reader = entry.createReader(), found = [];
-  for (;;) {
-    const some = await new Promise((done, failed) => reader.readEntries(done, failed));
-    if (!some.length) return found;
-    for (const one of some) found.push(...await walk(one, `${path}${entry.name}/`));
-  }
+  const splits = [...options.querySelectorAll("[name=split]")], wanted = splits.filter((one) => one.checked).map((one) => one.value);
+  if (splits.length && !wanted.length) throw new Error(text.no_split);
+  const choice = {form: options.elements.form.value || null, boxes: options.elements.boxes.value || null, splits: wanted.length < splits.length ? wanted : []};
+  const whole = new Blob([JSON.stringify({name: dropped.name || text.dropped, files, ...choice}), "\n", ...parts]);
+  if (whole.size > limit) throw tooLarge(whole.size);
+  return whole;
 }
 
-async function unzip(file) {
-  try { return await entries(file); } catch { throw new Error(text.not_zip); }
+const tooLarge = (bytes) => new Error(fill(text.annotations_too_large, {size: size(bytes), limit: size(limit)}));
+
+/** A file's content; without the images that LabelMe writes into its files, which are beside them, too. */
+async function content(file) {
+  const body = await file.read();
+  if (body.size < EMBEDDED || !ends(file.path, [".json"])) return body;
+  const whole = await body.text(), without = whole.replace(/("imageData"\s*:\s*)"[\w+/=\\]*"/, "$1null");
+  return without === whole ? body : new Blob([without]);
 }
 
-/** The COCO file among the files, parsed; null if there is none. */
-async function coco(files) {
-  const found = [];
-  for (const file of files.filter((one) => /\.json$/i.test(one.path) && one.size <= COCO_BYTES)) {
-    try {
-      const content = JSON.parse(await (await file.read()).text());
-      if (Array.isArray(content.images) && Array.isArray(content.annotations)) found.push({file, content});
-    } catch { /* a JSON file of another kind is no image either, and is reported as left out */ }
-  }
-  if (found.length > 1) throw new Error(fill(text.several_coco, {files: found.map((one) => one.file.path).join(", ")}));
-  return found[0] ?? null;
-}
-
-/** A COCO file for images that lie in a folder for each class. */
-function annotate(images) {
-  const folder = (file) => file.path.split("/").slice(0, -1).at(-1) ?? "";
-  const names = [...new Set(images.map(folder))].sort();
-  if (names.length < 2) throw new Error(text.no_classes);
-  const content = {
-    images: images.map((file, id) => ({id: id + 1, file_name: file.path})),
-    categories: names.map((name, id) => ({id: id + 1, name})),
-    annotations: images.map((file, id) => ({id: id + 1, image_id: id + 1, category_id: names.indexOf(folder(file)) + 1})),
-  };
-  const body = new Blob([JSON.stringify(content)], {type: "application/json"});
-  return {content, file: {path: "sightline-classes.json", size: body.size, read: async () => body}, made: true};
-}
-
-function counts(content) {
-  const names = new Map(content.categories?.map((one) => [one.id, one.name])), found = new Map();
-  for (const one of content.annotations) found.set(names.get(one.category_id) ?? "?", (found.get(names.get(one.category_id) ?? "?") ?? 0) + 1);
-  return [...found].sort((a, b) => b[1] - a[1]);
-}
-
-async function understand(files) {
+/** Has the drop read, and shows what was understood; the latest of several wins. */
+async function understand() {
+  const turn = ++latest;
   trouble.replaceChildren();
   understood.hidden = true;
-  const seen = files.filter((file) => !HIDDEN.test(file.path));
-  const all = seen.filter((file) => IMAGE.test(file.path)), images = all.filter((file) => file.size <= limit);
-  if (!images.length) throw new Error(text.no_images);
-  const labels = await coco(seen) ?? annotate(images);
-  const detection = labels.content.annotations.some((one) => one.bbox?.length);
-  const others = seen.filter((file) => !IMAGE.test(file.path) && file !== labels.file), large = all.filter((file) => file.size > limit);
-  plan = {files: [...images, labels.file], labels: labels.file, kind: detection ? "detection" : "classification"};
-  const classes = counts(labels.content), most = Math.max(...classes.map((one) => one[1]), 1);
-  document.getElementById("summary").textContent = labels.made
-    ? fill(text.classes, {images: images.length, classes: classes.length})
-    : fill(text.coco, {file: labels.file.path, images: images.length, kind: text[`kind_${plan.kind}`]});
-  document.getElementById("classes").replaceChildren(...classes.slice(0, 30).map(([name, count]) => bar(name, count, most)));
-  const left = document.getElementById("left-out"), said = [];
-  if (others.length) said.push(fill(text.left_out, {count: others.length, names: named(others)}));
-  if (large.length) said.push(fill(text.too_large, {count: large.length, limit: `${limit / 2 ** 20} MiB`, names: named(large)}));
-  left.textContent = said.join(" ");
-  left.hidden = !said.length;
-  form.elements.id.value ||= suggestion(files);
-  understood.hidden = false;
-  form.elements.id.focus();
+  document.getElementById("reading").hidden = false;
+  try {
+    if (!dropped.files.length) throw new Error(text.no_files);
+    const found = await send(`${root}/drops`, await described(), text.unreachable);
+    if (turn !== latest) return;
+    if (found.problem) throw refused(found.problem);
+    plan = found;
+    show();
+  } catch (error) {
+    if (turn === latest) fail(error);
+  }
+  if (turn !== latest) return;
+  document.getElementById("reading").hidden = true;
+  document.getElementById("differently").hidden = !dropped.files.length;
 }
 
-function suggestion(files) {
-  const top = files[0].path.includes("/") ? files[0].path.split("/")[0] : "";
-  return top.normalize("NFKD").replace(/[^a-zA-Z0-9._-]+/g, "-").replace(/^[^a-zA-Z0-9]+|-+$/g, "").slice(0, 100);
+/** What the importers say as an error; they say nothing of an export that took too much memory or time. */
+function refused({message, reason, fix, ...more}) {
+  return Object.assign(new Error(message ?? text.not_readable), more, {fix: reason === "images" ? text.fix_images : fix});
+}
+
+function show() {
+  const detection = plan.kind === "detection", marks = plan.categories.reduce((sum, one) => sum + one[2], 0);
+  const facts = {images: plan.images.length, annotations: marks, categories: plan.categories.length};
+  for (const [name, value] of Object.entries(facts)) document.getElementById(`fact-${name}`).textContent = value.toLocaleString(document.documentElement.lang);
+  const format = options.elements.form.querySelector(`[value="${plan.format}"]`).textContent;
+  document.getElementById("summary").textContent = fill(text.understood, {format, kind: text[`kind_${plan.kind}`]});
+  const bars = plan.categories.map(([name, images, drawn]) => [name, detection ? drawn : images]).sort((a, b) => b[1] - a[1]);
+  const most = Math.max(...bars.map((one) => one[1]), 1);
+  document.getElementById("classes").replaceChildren(...bars.slice(0, BARS).map(([name, count]) => bar(name, count, most)));
+  const notes = noted(bars.length);
+  document.getElementById("notes").replaceChildren(...notes.map((line) => make("li", {}, line)));
+  document.getElementById("notes").hidden = !notes.length;
+  choose(plan.splits);
+  const name = form.elements.id;
+  if (!name.value || name.value === suggested) name.value = suggested = suggestion(dropped.name);
+  form.querySelector("button").disabled = !plan.images.length;
+  understood.hidden = false;
+  understood.focus();
+}
+
+/** What a person should know before the upload. */
+function noted(categories) {
+  const named_ = new Set([...plan.images.map((one) => one[0]), ...plan.large]);
+  const unnamed = dropped.files.map((file) => file.path).filter((path) => !named_.has(path) && !ends(path, read));
+  const [images, others] = [true, false].map((wanted) => unnamed.filter((path) => ends(path, suffixes) === wanted));
+  const said = [];
+  if (categories > BARS) said.push(fill(text.more_categories, {count: categories - BARS}));
+  if (plan.unlabelled) said.push(fill(text.unlabelled, {count: plan.unlabelled}));
+  if (images.length) said.push(fill(text.unnamed, {count: images.length, names: named(images)}));
+  if (plan.large.length) said.push(fill(text.too_large, {count: plan.large.length, limit: size(limit), names: named(plan.large)}));
+  if (others.length) said.push(fill(text.left_out, {count: others.length, names: named(others)}));
+  if (plan.unused.length) said.push(fill(text.unused, {names: plan.unused.slice(0, 4 * NAMED).join(", ")}));
+  return [...said, ...plan.notes];
+}
+
+/** A box to tick for each split, kept while the same drop is shown. */
+function choose(splits) {
+  const listed = Object.entries(splits), fields = document.getElementById("splits");
+  fields.hidden = listed.length < 2;
+  if (fields.dataset.shown === JSON.stringify(listed)) return;
+  fields.dataset.shown = JSON.stringify(listed);
+  fields.querySelector("div").replaceChildren(...(fields.hidden ? [] : listed).map(([name, count]) => make("label", {className: "tick"},
+    make("input", {type: "checkbox", name: "split", value: name, checked: true}), `${text[`split_${name || "none"}`]} (${count})`)));
+}
+
+function suggestion(name) {
+  return name.replace(/\.zip$/i, "").normalize("NFKD").replace(/[^a-zA-Z0-9._-]+/g, "-").replace(/^[^a-zA-Z0-9]+|-+$/g, "").slice(0, 100);
 }
 
 function bar(name, count, most) {
@@ -104,11 +138,10 @@ function bar(name, count, most) {
 }
 
 /** Sends a file; a server that is busy or away is asked again. */
-async function deliver(upload, file) {
-  const body = await file.read();
+async function deliver(upload, path, body) {
   for (let tries = 1; ; tries += 1) {
     try {
-      return await send(`${root}/uploads/${upload}/file?path=${encodeURIComponent(file.path)}`, body, text.unreachable);
+      return await send(`${root}/uploads/${upload}/file?path=${encodeURIComponent(path)}`, body, text.unreachable);
     } catch (error) {
       if (tries === TRIES || ![undefined, 429, 503, 504].includes(error.status)) throw error;
       await new Promise((done) => setTimeout(done, 1000 * (error.after || 2 ** tries)));
@@ -116,15 +149,22 @@ async function deliver(upload, file) {
   }
 }
 
+/** Sends the images and the annotation file; resolves to the uri of the latter. */
 async function upload() {
   const name = [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  const [shown, words] = sent.children, waiting = [...plan.files], total = waiting.length;
-  let done = 0, uri = "";
+  const files = new Map(dropped.files.map((file) => [file.path, file])), labels = plan.annotations;
+  const waiting = plan.images.map(([path, to]) => async () => deliver(name, to, await files.get(path).read()));
+  let uri = "";
+  waiting.push(async () => {
+    const body = labels.file ? await files.get(labels.file).read() : new Blob([labels.content]);
+    ({uri} = await deliver(name, labels.path, body));
+  });
+  const [shown, words] = sent.children, total = waiting.length;
+  let done = 0;
   sent.hidden = false;
   const work = async () => {
-    for (let file = waiting.shift(); file; file = waiting.shift()) {
-      const answer = await deliver(name, file);
-      if (file === plan.labels) uri = answer.uri;
+    for (let step = waiting.shift(); step; step = waiting.shift()) {
+      await step();
       shown.value = ++done / total;
       words.textContent = fill(text.sent, {done, total});
     }
@@ -139,7 +179,7 @@ async function upload() {
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   trouble.replaceChildren();
-  const button = form.querySelector("button"), fields = {id: form.elements.id.value.trim(), kind: plan.kind};
+  const button = form.querySelector("button"), fields = {...Object.fromEntries(new FormData(form)), kind: plan.kind};
   const register = (more) => send(`${root}/datasets`, new URLSearchParams({...fields, ...more}), text.unreachable);
   button.disabled = true;
   try {
@@ -150,21 +190,27 @@ form.addEventListener("submit", async (event) => {
   button.disabled = false;
 });
 
-const take = (files) => files.then(understand).catch(fail);
-document.getElementById("folder").addEventListener("change", (event) => {
-  take(Promise.resolve([...event.target.files].map((file) => ({path: file.webkitRelativePath, size: file.size, read: async () => file}))));
-});
-document.getElementById("zip").addEventListener("change", (event) => { if (event.target.files[0]) take(unzip(event.target.files[0])); });
+async function take(gathered) {
+  try {
+    dropped = await gathered;
+  } catch { fail(new Error(text.not_zip)); return; }
+  options.reset();
+  choose({});
+  await understand();
+}
+
+options.addEventListener("change", understand);
+options.addEventListener("submit", (event) => event.preventDefault());
+document.getElementById("folder").addEventListener("change", ({target}) => { if (target.files.length) take(chosen(target.files)); });
+document.getElementById("zip").addEventListener("change", ({target}) => { if (target.files[0]) take(zipped(target.files[0])); });
 for (const input of document.querySelectorAll("#folder, #zip")) {
   if (input.files.length) input.dispatchEvent(new Event("change")); // chosen before this script was there
+  input.addEventListener("click", () => { input.value = ""; }); // the same folder again, after something was corrected in it
 }
-addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
-addEventListener("dragleave", (event) => { if (!event.relatedTarget) drop.classList.remove("over"); });
+addEventListener("dragover", (event) => { event.preventDefault(); area.classList.add("over"); });
+addEventListener("dragleave", (event) => { if (!event.relatedTarget) area.classList.remove("over"); });
 addEventListener("drop", (event) => {
   event.preventDefault();
-  drop.classList.remove("over");
-  const dropped = event.dataTransfer, one = dropped.files[0];
-  if (dropped.files.length === 1 && /\.zip$/i.test(one.name)) { take(unzip(one)); return; }
-  const found = [...dropped.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-  take(Promise.all(found.map((entry) => walk(entry))).then((parts) => parts.flat()));
+  area.classList.remove("over");
+  take(dragged(event.dataTransfer));
 });

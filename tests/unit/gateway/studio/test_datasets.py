@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -237,6 +238,19 @@ async def test_a_dataset_is_registered_and_a_name_that_is_taken_is_told_in_the_s
         response = await one.post("/studio/datasets", id="trees", kind="detection")
     assert response.status_code == 409
     assert "<script>alert" not in response.text
+
+
+async def test_what_is_dropped_for_a_dataset_becomes_its_next_version():
+    async with browser(ANSWERS | {"CreateDataset": lambda request: DATASET}) as one:
+        shown = (await one.open("/studio/datasets/trees")).text
+        page = (await one.open("/studio/new?dataset=trees")).text
+        hostile = (await one.open("/studio/new?dataset=" + quote(HOSTILE))).text
+        await one.post("/studio/datasets", id="trees", kind="detection", new_version="1", uri="s3://b/k.json")
+    assert 'href="/studio/new?dataset=trees"' in shown
+    assert '<input type="hidden" name="id" value="trees">' in page
+    assert '<input type="hidden" name="new_version" value="1">' in page
+    assert "<script>alert" not in hostile
+    assert one.requests("CreateDataset")[0].new_version
 
 
 async def test_a_training_starts_with_the_budget_of_the_slider():

@@ -230,9 +230,23 @@ def test_every_word_is_in_the_file_and_none_is_left_over():
     quoted = set(re.findall(r"""['"]([\w.]+)['"]""", code)) | {
         f"js.{name}" for name in re.findall(r"text\.(\w+)", code)
     }
-    quoted |= {"js.kind_detection", "js.kind_classification"}
+    quoted |= {f"js.kind_{name}" for name in ("detection", "classification")}
+    quoted |= {f"js.split_{name}" for name in ("train", "val", "test", "none")}
     unused = {key for key in text if key not in quoted and key.rpartition(".")[0] not in groups}
     assert unused == set()
+
+
+def test_no_template_and_no_script_has_words_of_its_own():
+    names = {"curl", "Python", "gRPC", "default"}  # which no language translates; the last is a project
+    for path in STUDIO.glob("templates/*.html"):
+        text = re.sub(r"{#.*?#}|{%.*?%}|{{.*?}}|<pre.*?</pre>", " ", path.read_text(), flags=re.DOTALL)
+        said = re.findall(r"\s(?:alt|title|placeholder|aria-label|data-done)=\"([^\"]*\w[^\"]*)\"", text)
+        said += re.sub(r"<[^>]*>|&\w+;", " ", text).split()
+        words = {word for word in said if re.search(r"[^\W\d_]{2}", word) and not re.search("[/=]", word)}  # no urls
+        assert not words - names, path.name
+    for path in FOLDER.glob("*.js"):
+        code = re.sub(r"^\s*(//|/\*\*).*|\s// .*", "", path.read_text(), flags=re.MULTILINE)
+        assert path.name == "htmx.min.js" or not re.findall(r"[\"`'][A-Z][a-z]+ [a-z]+[^\"`']*[\"`']", code), path.name
 
 
 async def test_a_failure_is_shown_with_the_services_words_and_the_id_of_the_request():
