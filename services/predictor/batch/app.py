@@ -1,11 +1,11 @@
 """What callers do with batch predictions. Depends on ports only."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from services.kit.blobs import Blobs
+from services.kit.blobs import Blobs, read_pieces
 from services.kit.caller_fields import check_caller_fields, check_request_id
 from services.kit.callers import acting_project
 from services.kit.clock import Clock
@@ -35,8 +35,6 @@ from services.predictor.batch.states import ENDED
 from services.predictor.domain import Bundle, ImageQuery
 from services.predictor.lookup import ModelLookup
 from services.predictor.settings import PredictorSettings
-
-PIECE_BYTES = 1 << 20  # of a result file, read at once
 
 _log = Log(__name__)
 
@@ -198,12 +196,9 @@ class BatchPredictions:
         if offset < 0:
             raise InvalidRequest(field="offset", problem=f"{offset} is negative")
         output = _output_of((await self.get(name)).value, file_name)
-        while offset < output.size_bytes:
-            piece = await self.blobs.get(output.key, offset, PIECE_BYTES)
-            if not piece:
-                raise NotFound(name=f"{name}: the rest of {file_name}")
-            yield piece
-            offset += len(piece)
+        async with aclosing(read_pieces(self.blobs, output.key, output.size_bytes, offset)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
 def _output_of(record: BatchRecord, file_name: str) -> Output:

@@ -132,7 +132,7 @@ class BatchRecord:
 
     @property
     def is_deleting(self) -> bool:
-        """Whether it is on its way out."""
+        """Whether it is DELETING."""
         return self.state is State.DELETING
 
     @property
@@ -209,10 +209,8 @@ class BatchRecord:
 
     def taken(self, holder: str, now: datetime, ttl: timedelta) -> "BatchRecord":
         """(a) A worker takes the lease; LeaseLost while another holds it, WrongState if nothing is due."""
-        state, started = self.after(Event.TAKE), self.start_time
-        if state is State.RUNNING:
-            started = started or now
-        lease = self.lease.taken(holder, now, ttl)
+        state, lease = self.after(Event.TAKE), self.lease.taken(holder, now, ttl)
+        started = self.start_time or (now if state is State.RUNNING else None)
         return replace(self, state=state, lease=lease, start_time=started, update_time=now)
 
     def planned(self, plan: Plan, now: datetime) -> "BatchRecord":
