@@ -9,7 +9,8 @@ from typing import Any
 
 from services.dataset.domain import COLLECTION, DatasetRecord
 from services.kit import names
-from services.kit.accounts import Account, Accounts
+from services.kit.account import Account, Use
+from services.kit.accounts import Accounts
 from services.kit.callers import acting_project
 from services.kit.clock import Clock
 from services.kit.collection import Collection
@@ -20,7 +21,7 @@ from services.kit.tasks import repeat
 from services.kit.views import View
 
 SERVICE = "dataset"  # whose accounts these are
-MODELS = "trainer"  # the service whose accounts hold bundles
+OTHERS = "trainer", "predictor"  # the services whose accounts hold bundles, and results of batch predictions
 PUBLISH_SECONDS = 2.0
 
 
@@ -66,7 +67,7 @@ class Quotas:
 
     def check_storage(self, project: str, more: int) -> None:
         """Whether so many more bytes of uploads fit; with 0, whether there is any room left."""
-        used = sum(self._held_bytes(project).values()) + self._accounts.last(project, MODELS).storage_bytes
+        used = sum(self._held_bytes(project).values()) + self._accounts.stored(project, *OTHERS)
         require(Quota.STORAGE, project, self._limits(project), used, more)
 
     def _held_bytes(self, project: str) -> dict[str, int]:
@@ -83,7 +84,8 @@ class Quotas:
         counts = Counter(names.split(found.value.name)[0] for found in self._datasets.view.all())
         known = {found.value.project for found in self._accounts.view.all()}
         for project in sorted({*counts, *known, *self._held[UPLOADS].by_project()}):
-            await self._accounts.publish(project, counts[project], self._held_bytes(project), self._clock.now())
+            use = Use(counts[project], self._held_bytes(project))
+            await self._accounts.publish(project, lambda _, use=use: use, self._clock.now())
 
 
 @dataclass(slots=True)
@@ -114,5 +116,5 @@ class SnapshotRoom:
         """ProjectQuotaExceeded if a snapshot of this size does not fit into the project's storage."""
         limits = self.limits(project)
         if limits.storage_bytes:
-            used = await self.accounts.published_bytes(project, SERVICE, MODELS)
+            used = await self.accounts.published_bytes(project, SERVICE, *OTHERS)
             require(Quota.STORAGE, project, limits, used, size_bytes)

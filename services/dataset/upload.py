@@ -4,7 +4,8 @@ import asyncio
 import hashlib
 import re
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from services.dataset import metrics
 from services.dataset.settings import DatasetSettings
 from services.dataset.upload_records import UploadRecord, UploadRecords
 from services.dataset.uploaded_files import FOLDER, UploadedFile, put_list
-from services.kit.blobs import Blobs, to_uri
+from services.kit.blobs import Blobs, read_pieces, to_uri
 from services.kit.errors import (
     BlobNotFound,
     FileAlreadyExists,
@@ -119,14 +120,15 @@ class Uploads:
         uri = to_uri(self._blobs.bucket, tally.record.name)
         return Uploaded(upload_id, uri, tuple(stored), self._settings.max_image_bytes)
 
-    async def read(self, name: str, path: str) -> AsyncIterator[bytes]:
-        """The bytes of an upload's file, in chunks; UploadNotFound, BlobNotFound."""
+    async def read(self, name: str, path: str) -> AsyncGenerator[bytes]:
+        """The bytes of an upload's file, in pieces; UploadNotFound, BlobNotFound."""
         parse(name, UPLOADS, field="parent")
         prefix = (await self.records.uploads.get(name)).value.prefix
         check_path(path, prefix, field="path")
         size_bytes = (await self._blobs.stat(prefix + path)).size_bytes
-        for start in range(0, size_bytes, MAX_CHUNK):
-            yield await self._blobs.get(prefix + path, start, MAX_CHUNK)
+        async with aclosing(read_pieces(self._blobs, prefix + path, size_bytes)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def _unless_idle(self, parts: AsyncIterator[Part]) -> AsyncIterator[Part]:
         limit = self._settings.upload_idle_seconds

@@ -5,96 +5,46 @@ neither sees the other's yet. So a resource is first reserved in the account, by
 taken off the account again. Law: what counts is every resource in the view and every reservation, once per name; and
 whoever counts has first seen all resources that were taken off the account. So of any creates at the same time, no more
 succeed than the quota allows, and what a quota counts never drifts from the records.
+
+The compute of a project is that of two services. Each publishes in its account what it counts, and adds what the other
+published. A reservation is published in the write that makes it. After that write the other's account is read again; if
+it has changed, the decision is made again. Of two creates at the same time, at least one sees the other's.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection as Names
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from services.kit import names
+from services.kit.account import COLLECTION, Account, Gone, Use, collection_of, name_of
 from services.kit.collection import Collection
-from services.kit.errors import Conflict, RecordExists, RecordNotFound, Unavailable
+from services.kit.errors import Conflict, RecordExists, RecordNotFound, SightlineError, Unavailable
 from services.kit.log import Log
 from services.kit.paging import Named
 from services.kit.records import Records, Table, Versioned
 from services.kit.views import View
 
-COLLECTION = "accounts"
 ABANDONED = timedelta(minutes=10)  # after which a reservation ends whose resource was not created
-ZERO = timedelta()
 R = TypeVar("R", bound=Named)
 
 _log = Log(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """A resource that is being created."""
-
-    name: str
-    time: datetime
-    compute: timedelta = ZERO  # that it may be charged
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """Work whose record was deleted, or is about to be; what it was charged still counts."""
-
-    name: str
-    time: datetime  # of the deletion
-    charged: dict[str, timedelta]  # by month
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """`accounts/{service}` of a project."""
-
-    name: str
-    reservations: dict[str, Reservation] = field(default_factory=dict[str, Reservation])  # by a random id
-    seen: dict[str, int] = field(default_factory=dict[str, int])  # by collection: what a view must hold to count
-    # What the service last counted, for others to read: exact within seconds.
-    resources: int = 0
-    held_bytes: dict[str, int] = field(default_factory=dict[str, int])  # by collection
-    computed: dict[str, timedelta] = field(default_factory=dict[str, timedelta])  # charged or reserved, by month
-    # Compute of work that has no record any more: recently deleted, and the sums of all others by month.
-    gone: dict[str, Gone] = field(default_factory=dict[str, Gone])
-    charged: dict[str, timedelta] = field(default_factory=dict[str, timedelta])
-
-    @property
-    def project(self) -> str:
-        """Whose it is."""
-        return names.split(self.name)[0]
-
-    @property
-    def storage_bytes(self) -> int:
-        """All bytes that the service last counted."""
-        return sum(self.held_bytes.values())
-
-    def reserved_names(self, collection: str) -> set[str]:
-        """The resources of a collection that are being created."""
-        return {found.name for found in self.reservations.values() if collection_of(found.name) == collection}
-
-
-def name_of(project: str, service: str) -> str:
-    """The name of a project's account with a service."""
-    return names.root(project) + names.join(COLLECTION, service)
-
-
-def collection_of(name: str) -> str:
-    """The innermost collection: of `models/m/evaluations/e`, `evaluations`."""
-    return names.split(name)[1].split("/")[-2]
-
-
 class Accounts:
     """The accounts of all projects, as one service keeps its own and reads those of others."""
 
-    def __init__(self, records: Records, service: str, counted: Mapping[str, View[Any]]) -> None:
-        """`counted`: the views of the collections in which resources are reserved."""
+    def __init__(
+        self, records: Records, service: str, counted: Mapping[str, View[Any]], heeded: Sequence[str] = ()
+    ) -> None:
+        """`counted`: the views of the collections in which resources are reserved; `heeded`: the services whose
+        compute counts too.
+        """
         self.view = View(records, Account, COLLECTION)
         self._table = Table(records, Account)
         self._service = service
         self._counted = counted
+        self._heeded = heeded
 
     async def current(self, project: str) -> Account:
         """The account as of now, with all that it counts in the views; Unavailable."""
@@ -105,9 +55,9 @@ class Accounts:
         found = self.view.find(name := name_of(project, service))
         return found.value if found else Account(name)
 
-    def computed(self, project: str, month: str, *services: str) -> timedelta:
-        """What the services published last that they computed for the project in a month."""
-        return sum((self.last(project, service).computed.get(month, ZERO) for service in services), ZERO)
+    def stored(self, project: str, *services: str) -> int:
+        """What the project holds of the services, as this process last saw it."""
+        return sum(self.last(project, service).storage_bytes for service in services)
 
     async def published_bytes(self, project: str, *services: str) -> int:
         """What the services published last that the project holds."""
@@ -120,16 +70,24 @@ class Accounts:
 
         With the resource, `decide` returns the compute that it may be charged. RecordExists.
         """
-        id_, resource = names.new_uid(), None
+        id_, resource, before = names.new_uid(), None, Account("")
+        project = names.split(name)[0]
 
         def reserved(account: Account) -> Account:
-            nonlocal resource
+            nonlocal resource, before
+            before = account
             resource, compute = decide(account)
-            return replace(account, reservations={**account.reservations, id_: Reservation(name, now, compute)})
+            return account.with_reservation(id_, name, compute, now)
 
-        project = names.split(name)[0]
+        seen = self._revisions(project)
         await self.change(project, reserved, now, counting=True)
         assert resource is not None, "a change is decided at least once"
+        try:
+            if await self._heeded_revisions(project) != seen:
+                decide(before)
+        except SightlineError:
+            await self._take_off(project, id_, 0, now)
+            raise
         try:
             created = await collection.create(resource)
         except RecordExists:
@@ -150,10 +108,7 @@ class Accounts:
         def decide(account: Account) -> Account:
             nonlocal was_there
             was_there = id_ in account.reservations
-            if not was_there:
-                return account
-            seen = _later(account.seen, collection_of(account.reservations[id_].name), revision)
-            return replace(account, seen=seen, reservations=_without(account.reservations, id_))
+            return account.without_reservation(id_, revision) if was_there else account
 
         try:
             await self.change(project, decide, now)
@@ -182,25 +137,38 @@ class Accounts:
                 continue
             return
 
-    async def publish(
-        self,
-        project: str,
-        resources: int,
-        held_bytes: dict[str, int],
-        now: datetime,
-        computed: dict[str, timedelta] | None = None,
-    ) -> None:
-        """Says what the project holds of this service, and what it computed, for others to read."""
+    async def publish(self, project: str, count: Callable[[Account], Use], now: datetime) -> None:
+        """Says what the project has in use of this service, for others to read.
+
+        `count` is called with the account as last seen and, if there is anything to write, as it is now.
+        """
 
         def decide(account: Account) -> Account:
-            wanted = resources, held_bytes, computed or {}
-            if (account.resources, account.held_bytes, account.computed) == wanted:
-                return account
-            return replace(account, resources=resources, held_bytes=held_bytes, computed=computed or {})
+            return account.with_use(count(account))
 
         last = self.last(project, self._service)
         if decide(last) is not last:
-            await self.change(project, decide, now)
+            await self.change(project, decide, now, counting=True)
+
+    async def keep_charges(self, key: str, gone: Gone, present: Callable[[], Names[str]]) -> None:
+        """Writes onto the account what a record was charged that is about to be deleted. Safe to repeat.
+
+        `key` is its own, of all that had or will have its name; `present` gives the keys of all records in the view.
+        An hour later it is added to the sums.
+        """
+        await self.change(names.split(gone.name)[0], lambda account: account.with_gone(key, gone, present()), gone.time)
+
+    def _revisions(self, project: str) -> list[int]:
+        """At which the accounts of the heeded services were last seen."""
+        found = [self.view.find(name_of(project, service)) for service in self._heeded]
+        return [one.revision if one else 0 for one in found]
+
+    async def _heeded_revisions(self, project: str) -> list[int]:
+        """The same as of now; the view has them then."""
+        found = [await self._present(name_of(project, service)) for service in self._heeded]
+        for one in found:
+            await self.view.caught_up(one.revision)
+        return [one.revision for one in found]
 
     async def _present(self, name: str) -> Versioned[Account]:
         try:
@@ -217,20 +185,8 @@ class Accounts:
 
     def _without_abandoned(self, account: Account, now: datetime) -> Account:
         """Without the reservations of processes that died before they created the resource, or just after it."""
-        kept, seen = account.reservations, account.seen
         for id_, reservation in account.reservations.items():
-            if now - reservation.time < ABANDONED:
-                continue
-            collection = collection_of(reservation.name)
-            if found := self._counted[collection].find(reservation.name):
-                seen = _later(seen, collection, found.revision)
-            kept = _without(kept, id_)
-        return account if kept is account.reservations else replace(account, reservations=kept, seen=seen)
-
-
-def _later(seen: dict[str, int], collection: str, revision: int) -> dict[str, int]:
-    return {**seen, collection: max(revision, seen.get(collection, 0))}
-
-
-def _without(reservations: dict[str, Reservation], id_: str) -> dict[str, Reservation]:
-    return {key: value for key, value in reservations.items() if key != id_}
+            if now - reservation.time >= ABANDONED:
+                found = self._counted[collection_of(reservation.name)].find(reservation.name)
+                account = account.without_reservation(id_, found.revision if found else 0)
+        return account

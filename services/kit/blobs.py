@@ -1,12 +1,14 @@
 """The port to the blob store: immutable bytes under keys."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from services.kit.errors import UnreadableUri
+from services.kit.errors import BlobNotFound, UnreadableUri
 from sightline.blob_keys import fault_of_key
+
+PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +110,16 @@ async def delete_prefix(blobs: Blobs, prefix: str) -> int:
         await blobs.delete(blob.key)
         count += 1
     return count
+
+
+async def read_pieces(blobs: Blobs, key: str, size_bytes: int, start: int = 0) -> AsyncGenerator[bytes]:
+    """A blob of this size from `start` on, in pieces of at most PIECE_BYTES; none beyond its end.
+
+    BlobNotFound if it is gone, also in the middle, or shorter than that.
+    """
+    while start < size_bytes:
+        piece = await blobs.get(key, start, min(PIECE_BYTES, size_bytes - start))
+        if not piece:
+            raise BlobNotFound(name=to_uri(blobs.bucket, key))
+        yield piece
+        start += len(piece)

@@ -19,6 +19,7 @@ class Job:
 
     name: str
     generation: int = 0
+    uid: str = ""  # which resource of the name is meant, for jobs that clean up after it
 
 
 async def publish(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> None:
@@ -36,15 +37,21 @@ async def announce(queue: Queue, kind: str, job: Job, dedup_id: str = "") -> Non
 
 def handler(work: Callable[[str], Awaitable[object]]) -> Handler:
     """Does the work for the name in a job. A job that cannot be read is dropped: retrying would not help."""
+    return job_handler(lambda job: work(job.name))
+
+
+def job_handler(work: Callable[[Job], Awaitable[object]]) -> Handler:
+    """The same for work that needs more than the name."""
 
     async def handle(body: bytes) -> None:
         try:
-            name = check_record_key(codec.decode(body, Job).name)
+            job = codec.decode(body, Job)
+            check_record_key(job.name)
         except ValueError as error:
             _log.error("job_unreadable", error)
             return
         try:
-            await work(name)
+            await work(job)
         except InvalidName as error:
             _log.error("job_unreadable", error)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from services.kit.errors import ProjectQuotaExceeded
@@ -32,6 +32,8 @@ class Limits:
 
 
 UNLIMITED = Limits()
+GENEROUS = 10  # times its expected cost, that work may take
+LEAST = timedelta(minutes=10)  # that it may take in any case
 LimitsOf = Callable[[str], Limits]  # of a project
 
 
@@ -64,6 +66,43 @@ def require(
         setting=f"SIGHTLINE_MAX_PROJECT_{quota.upper()}",
         remedy=f"{remedy or _REMEDIES[quota]}, or ask an operator for a higher limit.",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeUse:
+    """Compute of a project, in time on the reference device."""
+
+    charged: timedelta = timedelta()  # this month
+    reserved: timedelta = timedelta()  # what work that has not ended may still be charged
+
+    @property
+    def used(self) -> timedelta:
+        """What a quota counts."""
+        return self.charged + self.reserved
+
+    def __add__(self, other: "ComputeUse") -> "ComputeUse":
+        return ComputeUse(self.charged + other.charged, self.reserved + other.reserved)
+
+
+def compute_left(
+    project: str, limits: Limits, use: ComputeUse, asked: timedelta, now: datetime, *, can_ask_less: bool = False
+) -> timedelta | None:
+    """What is left of the month's compute, None without a limit; ProjectQuotaExceeded if it is less than asked."""
+    if not limits.compute_seconds:
+        return None
+    left = timedelta(seconds=limits.compute_seconds) - use.used
+    used, reserved = use.used.total_seconds(), use.reserved.total_seconds()
+    detail = f" ({reserved:.15g} s of it reserved by work that has not ended)" if reserved else ""
+    rest = left.total_seconds() if can_ask_less else 0
+    remedy = f"Ask for at most {rest:.15g} s, wait" if rest >= 1 else "Wait"
+    remedy += f"{' for other work to end or' if reserved else ''} until {month_around(now)[1]:%Y-%m-%d} (UTC)"
+    require(Quota.COMPUTE, project, limits, used, asked.total_seconds(), detail=detail, remedy=remedy)
+    return left
+
+
+def allowance_of(expected: timedelta, left: timedelta) -> timedelta:
+    """What work may be charged whose compute is estimated: far more than that, so that no pessimist is needed."""
+    return min(left, max(LEAST, GENEROUS * expected))
 
 
 def month_of(moment: datetime) -> str:

@@ -50,7 +50,7 @@ _BY_SERVICE: Mapping[str, Mapping[Role, str]] = {
     "sightline.v1.PredictionService": {
         Role.VIEWER: "GetBatchPrediction ListBatchPredictions WatchBatchPrediction ListLoadedModels",
         Role.PREDICTOR: (
-            "AnalyzeImage AnalyzeImages ExplainImage CreateBatchPrediction CancelBatchPrediction"
+            "AnalyzeImage AnalyzeImages ExplainImage CreateBatchPrediction CancelBatchPrediction DeleteBatchPrediction"
             " ReadBatchPredictionFile LoadModel"
         ),
         Role.TRAINER: "SuggestImages",  # all callers' images are more than a prediction

@@ -2,9 +2,10 @@
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
+from services.kit.clock import Clock
 from services.kit.errors import RecordUnusable, Unavailable
 from services.kit.log import Log
 from services.kit.records import Deleted, Record, Records, Synced, Versioned, decoded
@@ -137,6 +138,18 @@ class View(Generic[T]):
                 await self._moved.wait_for(lambda: self._version > seen)
         except TimeoutError:
             return
+
+    def pauses(self, clock: Clock, least_seconds: float, most_seconds: float) -> Callable[[], Awaitable[None]]:
+        """The pauses of a loop over the view: each ends soon after a change, also one during the pass before it."""
+        seen = self._version
+
+        async def pause() -> None:
+            nonlocal seen
+            await clock.sleep(least_seconds)
+            await self.changed(most_seconds, seen)
+            seen = self._version
+
+        return pause
 
 
 class Changes:

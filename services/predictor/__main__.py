@@ -35,8 +35,9 @@ from services.predictor.batch.context import WorkerContext
 from services.predictor.batch.domain import COLLECTION, BatchRecord
 from services.predictor.batch.holds import Holding, HoldKeeper
 from services.predictor.batch.lazy import LazyPredictor
-from services.predictor.batch.quotas import SERVICE, Quotas
+from services.predictor.batch.quotas import SERVICE, TRAINER, Quotas
 from services.predictor.batch.reconcile import Reconciler
+from services.predictor.batch.removal import Remover
 from services.predictor.batch.service import Batches
 from services.predictor.clients import DatasetsClient, TrainerModels
 from services.predictor.inference_rpc import InferenceServicer
@@ -208,8 +209,8 @@ async def _keep_available(
         try:
             async with open_broker(settings, "predictor", telemetry) as (records, queue):
                 collection = Collection(records, BatchRecord, NotFound, COLLECTION)
-                accounts = Accounts(records, SERVICE, {})
-                quotas = Quotas(collection.view, accounts, limits_of(settings), clock)
+                accounts = Accounts(records, SERVICE, {COLLECTION: collection.view}, (TRAINER,))
+                quotas = Quotas(collection, accounts, limits_of(settings), clock)
                 holding = Holding(Holds(records), datasets, clock)
                 present = BatchPredictions(collection, blobs, queue, lookup, datasets, holding, quotas, clock, settings)
                 async with alongside(
@@ -218,6 +219,7 @@ async def _keep_available(
                     holds=holding.holds.view.run(),
                     quotas=quotas.run(),
                     keeper=HoldKeeper(collection, holding, clock).run(),
+                    remover=Remover(collection, quotas, queue, clock, settings.batches_kept).run(),
                     reconciler=Reconciler(collection.view, queue, clock, telemetry, settings).run(),
                 ):
                     await collection.view.synced()

@@ -61,7 +61,8 @@ def model_from(message: model_pb2.Model) -> ModelInfo:
         ) from error
     seal = message.bundle_digest, message.bundle_signature
     kind = _KINDS.get(message.training_parameters.model_kind, ModelKind.GENERIC_CLASSIFIER)
-    return ModelInfo(message.name, state, message.model_version, message.bundle_uri, *seal, kind)
+    cost = message.prediction_cost.ToTimedelta()
+    return ModelInfo(message.name, state, message.model_version, message.bundle_uri, *seal, kind, cost)
 
 
 class DatasetsClient:
@@ -75,7 +76,7 @@ class DatasetsClient:
         found = await self._found(name)
         if found.state != dataset_pb2.Dataset.READY:
             raise _not_ready(found)
-        return Dataset(name, found.version, from_uri(found.snapshot_uri, self._bucket))
+        return Dataset(name, found.version, from_uri(found.snapshot_uri, self._bucket), found.stats.image_count)
 
     async def revision(self, name: str) -> int:
         found = await self._found(name)

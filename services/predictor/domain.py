@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,6 +67,7 @@ class ModelInfo:
     bundle_digest: str = ""
     bundle_signature: str = ""
     kind: ModelKind = ModelKind.GENERIC_CLASSIFIER
+    prediction_cost: timedelta = timedelta()  # compute of one image, decoding included; 0 if not known
 
     def bundle(self, version: str = "") -> Bundle:
         """The current bundle, whatever the model's state.

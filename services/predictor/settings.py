@@ -64,6 +64,7 @@ class PredictorSettings(settings.Settings):
     batch_stall_seconds: float = Field(default=20.0, gt=0)  # without progress, before work is published again
     batch_reconcile_seconds: float = Field(default=5.0, gt=0)
     batch_idle_seconds: float = Field(default=60.0, ge=0)  # without work, after which a worker drops its models
+    batch_days: float = Field(default=0.0, ge=0)  # after its end, until a batch prediction is deleted; 0: never
     # How many seconds on the reference device one second on this worker's device is charged as.
     device_factor: float = Field(default=1.0, gt=0)
 
@@ -102,6 +103,11 @@ class PredictorSettings(settings.Settings):
     def batch_lease(self) -> timedelta:
         """How long an unresponsive worker keeps a batch prediction."""
         return timedelta(seconds=self.batch_lease_seconds)
+
+    @property
+    def batches_kept(self) -> timedelta | None:
+        """How long batch predictions are kept after their end; None: until somebody deletes them."""
+        return timedelta(days=self.batch_days) if self.batch_days else None
 
     @property
     def request_bytes(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import asyncio
 
 from services.kit import consume
-from services.kit.jobs import handler
+from services.kit.jobs import Job, job_handler
 from services.predictor.batch.advance import advance, give_up
 from services.predictor.batch.chunk import predict_chunk
 from services.predictor.batch.context import WorkerContext
@@ -14,22 +14,23 @@ from services.predictor.batch.jobs import parse_chunk
 def job_handlers(context: WorkerContext) -> list[consume.Job]:
     """How to handle each kind of job."""
 
-    async def on_advance(name: str) -> None:
-        await advance(context, name)
+    async def on_advance(job: Job) -> None:
+        await advance(context, job.name, job.uid)
 
-    async def on_chunk(name: str) -> None:
-        await predict_chunk(context, *parse_chunk(name))
+    async def on_chunk(job: Job) -> None:
+        await predict_chunk(context, *parse_chunk(job.name), job.uid)
 
-    async def on_poison_advance(name: str) -> None:
-        await give_up(context, name, "listing its images, or writing its results", write_results=False)
+    async def on_poison_advance(job: Job) -> None:
+        last = "listing its images, or writing its results"
+        await give_up(context, job.name, last, uid=job.uid, write_results=False)
 
-    async def on_poison_chunk(name: str) -> None:
-        batch, number = parse_chunk(name)
-        await give_up(context, batch, f"predicting chunk {number} of its images", write_results=True)
+    async def on_poison_chunk(job: Job) -> None:
+        batch, number = parse_chunk(job.name)
+        await give_up(context, batch, f"predicting chunk {number} of its images", uid=job.uid, write_results=True)
 
     return [
-        consume.Job(ADVANCE, handler(on_advance), handler(on_poison_advance)),
-        consume.Job(PREDICT, handler(on_chunk), handler(on_poison_chunk)),
+        consume.Job(ADVANCE, job_handler(on_advance), job_handler(on_poison_advance)),
+        consume.Job(PREDICT, job_handler(on_chunk), job_handler(on_poison_chunk)),
     ]
 
 

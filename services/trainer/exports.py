@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
-from services.kit.blobs import Blobs
+from services.kit.blobs import Blobs, read_pieces
 from services.kit.clock import Clock
 from services.kit.errors import (
     BlobNotFound,
@@ -28,7 +28,6 @@ from services.trainer.waiting import Waiting, Waits
 from services.trainer.work import WorkState
 from services.vision.exports.formats import ExportFormat, problem_with
 
-CHUNK_BYTES = 1 << 20
 LOOK_SECONDS = 5.0  # between two looks at work that does not change: less than the contract promises a message in
 LEFT_SHARE, LEFT_SECONDS = 0.05, 10.0  # of the call's time, for the error to arrive; gRPC rounds deadlines up
 
@@ -80,17 +79,18 @@ class Exports:
             self._telemetry.add(metrics.EXPORTS, 1, format=form.value, result=result)
 
     async def read(self, export: Export, archive: Archive, offset: int) -> AsyncGenerator[bytes]:
-        """The archive's bytes from `offset`, in chunks; none beyond its end.
+        """The archive's bytes from `offset`, in pieces; none beyond its end.
 
         Should the store have lost it, it is made again for the next call: Unavailable.
         """
-        for start in range(offset, archive.size_bytes, CHUNK_BYTES):
-            try:
-                yield await self._blobs.get(archive.key, start, CHUNK_BYTES)
-            except BlobNotFound as error:
-                await self._discard(export)
-                problem = "its archive is no longer there; ask again, and it is made again"
-                raise Unavailable(what=f"The export of {export.model}", problem=problem) from error
+        try:
+            async with aclosing(read_pieces(self._blobs, archive.key, archive.size_bytes, offset)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except BlobNotFound as error:
+            await self._discard(export)
+            problem = "its archive is no longer there; ask again, and it is made again"
+            raise Unavailable(what=f"The export of {export.model}", problem=problem) from error
 
     async def _checked(self, name: str, form: ExportFormat) -> Export:
         """The record to create."""

@@ -4,14 +4,15 @@ import asyncio
 from collections import defaultdict
 from functools import partial
 
+from services.kit.account import Account, Use, computed_by_month
 from services.kit.clock import Clock
-from services.kit.quotas import Quota, month_of
+from services.kit.quotas import Quota
 from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.trainer import metrics
 from services.trainer.projects import Project, Projects
 from services.trainer.store import Store
-from services.trainer.usage import PREDICTOR
+from services.trainer.usage import model_bytes, model_count, own_compute
 
 EVERY_SECONDS = 5.0
 MAX_NAMED = 50  # projects with a label of their own, in the life of a process
@@ -37,14 +38,16 @@ class ProjectGauges:
         """One pass over all projects."""
         projects = list[Project]()
         for name in self._projects.names():
-            project = self._projects.last(name)
-            held, now = {"models": project.model_bytes}, self._clock.now()
-            used = project.compute.used - self._store.accounts.computed(name, month_of(now), PREDICTOR)
-            computed = {month_of(now): used} if used else {}
-            await self._store.accounts.publish(name, project.models, held, now, computed)
-            projects.append(project)
+            await self._store.accounts.publish(name, self._use, self._clock.now())
+            projects.append(self._projects.last(name))
             await asyncio.sleep(0)  # one may have thousands of trials; calls go first
         self._measure(projects)
+
+    def _use(self, account: Account) -> Use:
+        store, now = self._store, self._clock.now()
+        compute, held = own_compute(store, account, now), {"models": model_bytes(store, account.project)}
+        computed = computed_by_month(compute.charged, compute.reserved, now)
+        return Use(model_count(store, account), held, computed, compute.reserved)
 
     def _measure(self, projects: list[Project]) -> None:
         for project in sorted(projects, key=lambda found: (-max(map(found.share, Quota)), found.name)):

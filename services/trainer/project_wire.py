@@ -23,6 +23,7 @@ def project_message(project: Project, roles: Iterable[str], now: datetime) -> pb
             upload_bytes=project.upload_bytes,
             dataset_bytes=project.dataset_bytes,
             model_bytes=project.model_bytes,
+            prediction_bytes=project.prediction_bytes,
         ),
         compute=pb.ComputeQuota(
             used=to_duration(project.compute.charged),

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from services.kit import names
-from services.kit.accounts import Account
+from services.kit.account import Account
 from services.kit.callers import ALL_PROJECTS, DEFAULT_PROJECT, acting_project, current
 from services.kit.clock import Clock
 from services.kit.paging import page
 from services.kit.quotas import Limits, LimitsOf, Quota
 from services.trainer.quotas import DATASETS
-from services.trainer.store import SERVICE, Store
+from services.trainer.store import PREDICTOR, SERVICE, Store
 from services.trainer.usage import ComputeUse, compute_use, model_bytes, model_count
 
 SCOPE = "projects"  # of page tokens
@@ -26,12 +26,13 @@ class Project:
     upload_bytes: int
     dataset_bytes: int
     model_bytes: int
+    prediction_bytes: int
     compute: ComputeUse
 
     @property
     def storage_bytes(self) -> int:
         """All that it holds."""
-        return self.upload_bytes + self.dataset_bytes + self.model_bytes
+        return self.upload_bytes + self.dataset_bytes + self.model_bytes + self.prediction_bytes
 
     @property
     def owns_anything(self) -> bool:
@@ -98,5 +99,6 @@ class Projects:
             upload_bytes=others.held_bytes.get("uploads", 0),
             dataset_bytes=others.held_bytes.get("datasets", 0),
             model_bytes=model_bytes(store, account.project),
+            prediction_bytes=store.accounts.stored(account.project, PREDICTOR),
             compute=compute_use(store, account, self._clock.now()),
         )

@@ -5,17 +5,15 @@ from datetime import timedelta
 from msgspec.structs import replace
 
 from services.kit import names
-from services.kit.accounts import Account
+from services.kit.account import Account
 from services.kit.clock import Clock
-from services.kit.quotas import LimitsOf, Quota, month_around, require
+from services.kit.quotas import LimitsOf, Quota, allowance_of, compute_left, require
 from services.kit.records import Versioned
 from services.trainer.domain import Evaluation, Model
-from services.trainer.store import Store
+from services.trainer.store import PREDICTOR, Store
 from services.trainer.usage import compute_use, model_bytes, model_count
 
 DATASETS = "dataset"  # the service whose accounts hold uploads and datasets
-GENEROUS = 10  # times its expected cost, that an evaluation may take
-LEAST = timedelta(minutes=10)  # that it may take in any case
 
 
 class Quotas:
@@ -46,7 +44,7 @@ class Quotas:
     def _check_model(self, model: Model, account: Account) -> None:
         limits, project = self._limits(account.project), account.project
         require(Quota.MODELS, project, limits, model_count(self._store, account), 1)
-        others = self._store.accounts.last(project, DATASETS).storage_bytes
+        others = self._store.accounts.stored(project, DATASETS, PREDICTOR)
         require(Quota.STORAGE, project, limits, others + model_bytes(self._store, project), 0)
         self._left(account, model.budget, can_ask_less=True)
 
@@ -67,20 +65,11 @@ class Quotas:
         left = self._left(account, expected, can_ask_less=False)
         if left is None:
             return evaluation
-        allowance = min(evaluation.work.allowance, left, max(LEAST, GENEROUS * expected))
+        allowance = min(evaluation.work.allowance, allowance_of(expected, left))
         return replace(evaluation, work=replace(evaluation.work, allowance=allowance))
 
     def _left(self, account: Account, asked: timedelta, *, can_ask_less: bool) -> timedelta | None:
         """What is left of the month's compute, None without a limit; ProjectQuotaExceeded if it is less than asked."""
         limits, now = self._limits(account.project), self._clock.now()
-        if not limits.compute_seconds:
-            return None
         use = compute_use(self._store, account, now)
-        left = timedelta(seconds=limits.compute_seconds) - use.used
-        used, reserved = use.used.total_seconds(), use.reserved.total_seconds()
-        detail = f" ({reserved:.15g} s of it reserved by work that has not ended)" if reserved else ""
-        rest = left.total_seconds() if can_ask_less else 0
-        remedy = f"Ask for at most {rest:.15g} s, wait" if rest >= 1 else "Wait"
-        remedy += f"{' for other work to end or' if reserved else ''} until {month_around(now)[1]:%Y-%m-%d} (UTC)"
-        require(Quota.COMPUTE, account.project, limits, used, asked.total_seconds(), detail=detail, remedy=remedy)
-        return left
+        return compute_left(account.project, limits, use, asked, now, can_ask_less=can_ask_less)

@@ -28,6 +28,7 @@ from services.trainer.ledger import charged_by_month
 from services.trainer.work import Work, WorkState
 
 SERVICE = "trainer"  # whose accounts these are
+PREDICTOR = "predictor"  # the service whose accounts have the compute and the results of batch predictions
 MAX_KNOWN = 200_000  # records whose charges are kept in memory
 
 
@@ -75,7 +76,7 @@ class Store:
             evaluations,
             Collection(records, Estimate, EstimateNotFound, COLLECTION),
             Collection(records, Export, ExportNotFound, "models", "exports"),
-            Accounts(records, SERVICE, {"models": models.view, "evaluations": evaluations.view}),
+            Accounts(records, SERVICE, {"models": models.view, "evaluations": evaluations.view}, (PREDICTOR,)),
             Holds(records),
         )
 

@@ -6,37 +6,24 @@ later added up.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from services.kit import names
-from services.kit.accounts import Account, Gone
-from services.kit.quotas import month_of
+from services.kit.account import SETTLED, Account, Gone
+from services.kit.quotas import ComputeUse, month_of
 from services.kit.records import Versioned
 from services.trainer.domain import FINAL_EVALUATION, Evaluation, Trial
 from services.trainer.ledger import ZERO, charged_by_month, total
-from services.trainer.store import Store
-
-SETTLED = timedelta(hours=1)  # after which no view lags behind, and nobody is still deleting a record
-PREDICTOR = "predictor"  # the service whose accounts have the compute of batch predictions, as of some seconds ago
-MAX_GONE = 500  # on an account: beyond this, the oldest are added up before that
-
-
-@dataclass(frozen=True, slots=True)
-class ComputeUse:
-    """Compute of a project, in time on the reference device."""
-
-    charged: timedelta = ZERO  # this month
-    reserved: timedelta = ZERO  # what work that has not ended may still be charged
-
-    @property
-    def used(self) -> timedelta:
-        """What a quota counts."""
-        return self.charged + self.reserved
+from services.trainer.store import PREDICTOR, Store
 
 
 def compute_use(store: Store, account: Account, now: datetime) -> ComputeUse:
-    """The project's compute, as far as views and account tell.
+    """The project's compute, that of batch predictions included."""
+    return own_compute(store, account, now) + store.accounts.last(account.project, PREDICTOR).compute(now)
+
+
+def own_compute(store: Store, account: Account, now: datetime) -> ComputeUse:
+    """The compute of the project's models and evaluations, as far as views and account tell.
 
     A view may lag: a charge that it does not show yet is then part of what it shows as reserved, so that the sum holds.
     """
@@ -60,7 +47,6 @@ def compute_use(store: Store, account: Account, now: datetime) -> ComputeUse:
             unended.add(model.name)
         elif model.end_time and now - model.end_time < SETTLED:
             charged += max(ZERO, model.training_cost - paid[model.uid])
-    charged += store.accounts.computed(account.project, month, PREDICTOR)
     charged += total(deleted.charged.get(month, ZERO) for deleted in gone.values())
     reserved += total(r.compute for r in account.reservations.values() if r.name not in unended)
     return ComputeUse(charged, reserved)
@@ -81,27 +67,11 @@ def model_count(store: Store, account: Account) -> int:
 async def keep_charges(store: Store, record: Trial | Evaluation, now: datetime) -> None:
     """Writes onto the account what the record was charged, which is about to be deleted."""
     if charged := charged_by_month(record.work.segments):
+        project = names.split(record.name)[0]
         gone = Gone(record.name, now, charged)
-
-        def decide(account: Account) -> Account:
-            return _added_up(replace(account, gone={**account.gone, _key(record): gone}), store, now)
-
-        await store.accounts.change(names.split(record.name)[0], decide, now)
-
-
-def _added_up(account: Account, store: Store, now: datetime) -> Account:
-    """With the older deletions in the sums by month. A record that was not deleted after all keeps its own charges."""
-    present = {_key(found.value) for found in _records(store, account.project)}
-    newest = sorted(account.gone, key=lambda key: account.gone[key].time, reverse=True)
-    sums, kept = defaultdict[str, timedelta](timedelta, account.charged), dict[str, Gone]()
-    for number, key in enumerate(newest):
-        gone = account.gone[key]
-        if number < MAX_GONE and now - gone.time < SETTLED:
-            kept[key] = gone
-        elif key not in present:
-            for month, span in gone.charged.items():
-                sums[month] += span
-    return replace(account, gone=kept, charged=dict(sums))
+        await store.accounts.keep_charges(
+            _key(record), gone, lambda: {_key(found.value) for found in _records(store, project)}
+        )
 
 
 def _records(store: Store, project: str) -> list[Versioned[Trial] | Versioned[Evaluation]]:

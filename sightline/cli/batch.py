@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from google.protobuf.empty_pb2 import Empty
 from rich.markup import escape
 
 from sightline.cli.console import Json, facts, notes, output, print_json, state, table
@@ -12,7 +13,7 @@ from sightline.cli.reporting import UsageError
 from sightline.cli.result_options import SuggestedThresholds, Threshold, Top
 from sightline.cli.session import session
 from sightline.client.client import Client
-from sightline.client.names import bare_name
+from sightline.client.names import bare_name, full_name
 from sightline.client.quantities import duration, size
 from sightline.client.requests import STORE
 from sightline.client.results.batch import BatchPredictionData
@@ -134,6 +135,23 @@ def cancel(name: Name, json: Json = False) -> None:
     """End a batch prediction; the results so far are kept."""
     with session() as client:
         _show(client.batch_predictions.cancel(name), json=json)
+
+
+@app.command("delete")
+def delete(
+    name: Name,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete it although it has not ended; its workers stop.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Delete a batch prediction that has ended, and its results unless they were written to an --output-uri."""
+    with session() as client:
+        client.batch_predictions.delete(name, force=force)
+    if json:
+        print_json(Empty())
+    else:
+        output().print(f"deleted {escape(full_name('batchPredictions', name))}")
 
 
 @app.command("download")

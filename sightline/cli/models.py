@@ -12,22 +12,21 @@ from sightline.cli.console import Json, facts, notes, output, print_json, state,
 from sightline.cli.formats import moment, parse_duration, percent
 from sightline.cli.insight import print_advice, print_curve, print_doubts, print_leaderboard, print_mistakes
 from sightline.cli.model_exports import export
+from sightline.cli.model_memory import load, loaded, unload
 from sightline.cli.model_reports import report
+from sightline.cli.model_trials import trials_
 from sightline.cli.quality import main_metric, print_performance
 from sightline.cli.session import session
 from sightline.cli.watching import watching
 from sightline.client.names import bare_name, full_name
 from sightline.client.progress import metric_name, of_model
-from sightline.client.quantities import duration, milliseconds, size
+from sightline.client.quantities import duration, milliseconds
 from sightline.client.results.estimate import BudgetOutlook
 from sightline.client.results.kinds import ModelKind, ModelState
 from sightline.client.results.model import Hyperparameters, ModelData
-from sightline.client.results.trial import Trial
 from sightline.v1 import model_service_pb2 as service
-from sightline.v1 import prediction_service_pb2 as prediction_service
 
 COLLECTION = "models"
-NAME_EFFECTS = {"CENTRE": "from category names", "ALONE": "category names alone"}
 
 app = typer.Typer(
     help="Estimate and train models; list, show, report on, export, cancel and delete them; load them to predict.",
@@ -201,34 +200,7 @@ def watch(name: Name, json: Json = False) -> None:
         print_model(model)
 
 
-@app.command("trials")
-def trials_(name: Name, json: Json = False) -> None:
-    """List the trials of a training. SAVED is the compute for features that an earlier trial had paid."""
-    with session() as client:
-        trials = client.models.trials(name)
-    if json:
-        print_json(service.ListTrialsResponse(trials=[trial.message for trial in trials]))
-        return
-    metric = next((metric_name(trial.score_metric) for trial in trials if trial.score_metric), "")
-    score = f"SCORE: {metric}" if metric else "SCORE"
-    saved = any(trial.features and trial.features.reused for trial in trials)
-    right = (score, "COST", *(["SAVED"] if saved else []), "PREDICTION", "ATTEMPTS")
-    rows = table("TRIAL", "STATE", "RUNG", "RECIPE", *right, right=right)
-    for trial in trials:
-        rows.add_row(
-            bare_name(trial.name),
-            state(trial.state),
-            str(trial.rung),
-            escape(_recipe(trial)),
-            f"{percent(trial.score)} ± {percent(trial.standard_error or 0)}" if trial.score is not None else "",
-            duration(trial.cost),
-            *([duration(trial.features.saved) if trial.features else ""] if saved else []),
-            milliseconds(trial.prediction_cost),
-            str(trial.attempts),
-        )
-    output().print(rows)
-
-
+app.command("trials")(trials_)
 app.command("export")(export)
 
 
@@ -258,43 +230,9 @@ def delete(
         output().print(f"deleted {escape(full_name(COLLECTION, name))}")
 
 
-@app.command("load")
-def load(name: Name, json: Json = False) -> None:
-    """Load a model into the predictor's memory, where it stays until it is unloaded or deleted."""
-    with session() as client:
-        model = client.models.load(name)
-    if json:
-        print_json(model.message)
-    else:
-        output().print(f"{escape(model.name)}, version {escape(model.version)}, is loaded ({size(model.size_bytes)})")
-
-
-@app.command("unload")
-def unload(name: Name, json: Json = False) -> None:
-    """Remove a model from the predictor's memory. The next prediction loads it again."""
-    with session() as client:
-        client.models.unload(name)
-    if json:
-        print_json(Empty())
-    else:
-        output().print(f"unloaded {escape(full_name(COLLECTION, name))}")
-
-
-@app.command("loaded")
-def loaded(json: Json = False) -> None:
-    """List the models in the predictor's memory; of several replicas, in that of one."""
-    with session() as client:
-        models = client.models.loaded()
-    if json:
-        print_json(prediction_service.ListLoadedModelsResponse(loaded_models=[model.message for model in models]))
-        return
-    rows = table("NAME", "VERSION", "MEMORY", "STAYS", "IMAGES", "LOADED", "LAST USED")
-    for model in models:
-        stays = "yes" if model.pinned else ""
-        used = moment(model.last_used_time)
-        cells = escape(bare_name(model.name)), escape(model.version), size(model.size_bytes), stays
-        rows.add_row(*cells, str(model.use_count), moment(model.load_time), used)
-    output().print(rows)
+app.command("load")(load)
+app.command("unload")(unload)
+app.command("loaded")(loaded)
 
 
 def print_model(model: ModelData) -> None:
@@ -331,17 +269,3 @@ def _expected(outlook: BudgetOutlook) -> str:
 
 def _kind(model: ModelData) -> str:
     return model.kind if model.kind != ModelKind.UNKNOWN else ""
-
-
-def _recipe(trial: Trial) -> str:
-    recipe = trial.recipe
-    parts = [*recipe.backbones, recipe.head]
-    if trial.category_names and (effect := NAME_EFFECTS.get(trial.category_names.effect)):
-        parts.append(effect)
-    if recipe.depth:
-        parts.append(recipe.depth.lower().replace("_", " "))
-    if recipe.resolution:
-        parts.append(f"{recipe.resolution} px")
-    if recipe.refit:
-        parts.append("on all images")
-    return ", ".join(part for part in parts if part)

@@ -49,13 +49,14 @@ def show(
 def _facts(project: Project) -> list[tuple[str, str]]:
     storage, compute = project.storage, project.compute
     parts = f"uploads {size(storage.upload_bytes)}, datasets {size(storage.dataset_bytes)}"
+    parts += f", models {size(storage.model_bytes)}, batch predictions {size(storage.prediction_bytes)}"
     resets = compute.period_end_time
     return [
         ("project", escape(project.project_id)),
         ("your roles", ", ".join(project.roles)),
         ("datasets", _count(project.datasets)),
         ("models", _count(project.models)),
-        ("storage", f"{_storage(storage)} ({parts}, models {size(storage.model_bytes)})"),
+        ("storage", f"{_storage(storage)} ({parts})"),
         ("compute this month", _compute(compute)),
         ("left for new models", "" if compute.left is None else duration(compute.left)),
         ("month ends", f"{resets.astimezone(UTC):%Y-%m-%d} (UTC)" if resets else ""),

@@ -82,6 +82,14 @@ class BatchPredictions:
         request = service.CancelBatchPredictionRequest(name=full_name(COLLECTION, name))
         return BatchPrediction.of(self._calls.ask(self._calls.stubs.predictions.CancelBatchPrediction, request), self)
 
+    def delete(self, name: str | Named, *, force: bool = False) -> None:
+        """Deletes a batch prediction and its results, but not those that were written below an `output` of the caller.
+
+        NotFound; WrongState before its end, unless `force`: then its workers stop, and there are no results.
+        """
+        request = service.DeleteBatchPredictionRequest(name=full_name(COLLECTION, name), force=force)
+        self._calls.ask(self._calls.stubs.predictions.DeleteBatchPrediction, request)
+
     def download(self, name: str | Named, folder: str | Path) -> tuple[Path, ...]:
         """Writes the result files to a folder, whose files of these names are replaced; returns their paths.
 
@@ -156,6 +164,11 @@ class AsyncBatchPredictions:
         request = service.CancelBatchPredictionRequest(name=full_name(COLLECTION, name))
         rpc = self._calls.stubs.predictions.CancelBatchPrediction
         return AsyncBatchPrediction.of(await self._calls.ask(rpc, request), self)
+
+    async def delete(self, name: str | Named, *, force: bool = False) -> None:
+        """As `BatchPredictions.delete`."""
+        request = service.DeleteBatchPredictionRequest(name=full_name(COLLECTION, name), force=force)
+        await self._calls.ask(self._calls.stubs.predictions.DeleteBatchPrediction, request)
 
     async def download(self, name: str | Named, folder: str | Path) -> tuple[Path, ...]:
         """As `BatchPredictions.download`; files are written in threads."""

@@ -40,8 +40,8 @@ COUNTS: Mapping[str, Sequence[str]] = {
     "trainer-api": ("trainer",),
     "predictor": ("predict-batch", "predict-chunk"),
 }
-# Who removes what deletions of records leave behind. It allows to purge any record, so the predictor, which hardly ever
-# deletes one, leaves the few bytes.
+# Who removes what deletions of records leave behind. It allows to purge any record, so the predictor, which has few to
+# delete, leaves these bytes.
 REMOVES = ("dataset-api", "dataset-worker", "trainer-api")
 NOTES: Mapping[str, str] = {
     "dataset-api": "dataset",

@@ -13,11 +13,12 @@ import pytest
 
 from services.infra.jetstream import connect
 from services.infra.jetstream_records import JetStreamRecords
-from services.kit.accounts import ABANDONED, Account, Accounts
+from services.kit.account import Account, Use, computed_by_month
+from services.kit.accounts import ABANDONED, Accounts
 from services.kit.collection import Collection
 from services.kit.errors import ModelNotFound, ProjectQuotaExceeded, RecordExists, Unavailable
 from services.kit.memory import MemoryRecords
-from services.kit.quotas import Limits, Quota, require
+from services.kit.quotas import Limits, Quota, month_of, require
 from services.kit.records import Change, Record, Records, Synced, Versioned
 from tests.support.servers import NatsServer
 
@@ -116,6 +117,55 @@ async def test_what_another_replica_has_just_created_counts_before_the_view_show
     for number in range(40):
         await two[number % 2].attempt(f"models/m{number}")
     assert len(two[0].things.view.all()) == 5
+
+
+class Service:
+    """One of two services that compute, of whose compute a project may have five seconds."""
+
+    def __init__(self, records: Records, name: str, other: str) -> None:
+        self.things = Collection(records, Thing, ModelNotFound, f"{name}s")
+        self.accounts = Accounts(records, name, {f"{name}s": self.things.view}, (other,))
+        self._name, self._other = name, other
+
+    async def attempt(self, number: int) -> bool:
+        """Whether one could be created that is charged a second."""
+        made = Thing(f"{self._name}s/{number}")
+
+        def decide(account: Account) -> tuple[Thing, timedelta]:
+            use = self._use(account).computed.get(month_of(NOW), timedelta())
+            use += self.accounts.last(account.project, self._other).compute(NOW).used
+            require(Quota.COMPUTE, account.project, Limits(compute_seconds=5), use.total_seconds(), 1, remedy="Wait")
+            return made, timedelta(seconds=1)
+
+        try:
+            await self.accounts.create(self.things, made.name, decide, NOW)
+        except ProjectQuotaExceeded:
+            return False
+        return True
+
+    async def publish(self) -> None:
+        await self.accounts.publish("default", self._use, NOW)
+
+    def _use(self, account: Account) -> Use:
+        names = {found.value.name for found in self.things.view.all()} | account.reserved_names(f"{self._name}s")
+        return Use(len(names), {}, computed_by_month(timedelta(), timedelta(seconds=len(names)), NOW))
+
+
+async def test_two_services_together_never_reserve_more_compute_than_a_project_has() -> None:
+    for _ in range(20):
+        records = Interleaved()
+        pair = Service(records, "model", "batch"), Service(records, "batch", "model")
+        views = [view for one in pair for view in (one.things.view, one.accounts.view)]
+        tasks = [asyncio.create_task(view.run()) for view in views]
+        for view in views:
+            await view.synced()
+        attempts = [pair[number % 2].attempt(number) for number in range(12)]
+        results = await asyncio.gather(*attempts, *(one.publish() for one in pair))
+        results += [await one.attempt(number) for number in range(12, 24) for one in pair]
+        assert sum(map(bool, results)) == 5
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Lagging:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from services.infra.files import TEMPORARY, FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
 from services.infra.store import open_blobs
-from services.kit.blobs import BlobInfo, Blobs, delete_prefix
+from services.kit.blobs import PIECE_BYTES, BlobInfo, Blobs, delete_prefix, read_pieces
 from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
 from services.kit.memory import MemoryBlobs
 from services.kit.settings import Settings, load
@@ -410,3 +410,19 @@ async def test_a_truncated_body_is_never_returned_as_the_blob(tmp_path: Path) ->
         await blobs.get_file("key", tmp_path / "out")
     assert names_in(tmp_path) == set()
     server.close()
+
+
+async def test_a_blob_is_read_in_pieces_from_any_place(blobs: Blobs) -> None:
+    data = bytes(range(251)) * (2 * PIECE_BYTES // 251 + 2)
+    await blobs.put("large", data)
+    for start in (0, 1, PIECE_BYTES, len(data) - 1, len(data), len(data) + 5):
+        pieces = [piece async for piece in read_pieces(blobs, "large", len(data), start)]
+        assert b"".join(pieces) == data[start:]
+        assert all(0 < len(piece) <= PIECE_BYTES for piece in pieces)
+
+
+async def test_a_blob_that_is_gone_or_shorter_ends_the_reading(blobs: Blobs) -> None:
+    await blobs.put("short", b"abc")
+    for key in ("short", "missing"):
+        with pytest.raises(BlobNotFound, match=key):
+            _ = [piece async for piece in read_pieces(blobs, key, 4)]

@@ -36,7 +36,7 @@ SERVICES = {
     "ProjectService": "GetProject ListProjects",
     "EvaluationService": "CreateEvaluation GetEvaluation ListEvaluations DeleteEvaluation WatchEvaluation",
     "PredictionService": """AnalyzeImage AnalyzeImages CreateBatchPrediction GetBatchPrediction ListBatchPredictions
-        CancelBatchPrediction WatchBatchPrediction ReadBatchPredictionFile LoadModel UnloadModel
+        CancelBatchPrediction DeleteBatchPrediction WatchBatchPrediction ReadBatchPredictionFile LoadModel UnloadModel
         ListLoadedModels ExplainImage""",
 }
 

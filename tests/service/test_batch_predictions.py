@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -24,13 +23,11 @@ from services.kit.errors import (
     ModelNotFound,
     ModelNotReady,
     NotFound,
-    ProjectQuotaExceeded,
     UnreadableUri,
     WrongState,
 )
-from services.kit.quotas import Limits
 from services.predictor.batch import metrics
-from services.predictor.batch.domain import State
+from services.predictor.batch.states import State
 from services.predictor.settings import PredictorSettings
 from tests.support.batches import MODEL_URI, PREFIX, Batches, Life, live, photo, photos, running
 from tests.support.waiting import eventually
@@ -261,20 +258,6 @@ async def test_what_an_operator_has_opened_can_be_read_and_written() -> None:
         await batches.work()
         assert json.loads(await batches.blobs.get("results/run1/failures.json")) == []
         assert (await batches.json("images.json"))["images"][0]["uri"] == "s3://sightline/shared/2026/001.png"
-
-
-async def test_a_used_up_quota_of_compute_refuses_the_next_one_and_counts_what_batches_cost() -> None:
-    async with running(Batches(limits=Limits(compute_seconds=10))) as batches:
-        await batches.put(photos(4))
-        await finished(batches)
-        spent = {"2026-01": timedelta(seconds=11)}
-        await batches.app.batches.change("batchPredictions/b", lambda now: replace(now, charged=spent))
-        with pytest.raises(ProjectQuotaExceeded, match=r"11 s in use.*Wait until 2026-02-01"):
-            await batches.create("second")
-        await batches.app.quotas.publish()
-        await eventually(
-            lambda: batches.app.quotas.accounts.computed("default", "2026-01", "predictor").total_seconds() == 11
-        )
 
 
 async def test_the_same_request_id_returns_the_first_one_and_another_is_refused() -> None:

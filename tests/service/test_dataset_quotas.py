@@ -10,7 +10,7 @@ import pytest
 
 from services.dataset.domain import NewDataset
 from services.kit import codec
-from services.kit.accounts import Account
+from services.kit.account import Account
 from services.kit.errors import ProjectQuotaExceeded
 from services.kit.quotas import Limits
 from services.vision.snapshot import AnnotationKind

@@ -216,6 +216,7 @@ async def test_a_model_without_a_bundle_is_not_ready_and_one_in_training_serves_
         ("GetBatchPrediction", pb.GetBatchPredictionRequest()),
         ("ListBatchPredictions", pb.ListBatchPredictionsRequest()),
         ("CancelBatchPrediction", pb.CancelBatchPredictionRequest()),
+        ("DeleteBatchPrediction", pb.DeleteBatchPredictionRequest()),
     ],
 )
 async def test_a_replica_without_nats_says_how_to_get_batch_predictions(running: Running, rpc: str, request_: Any):

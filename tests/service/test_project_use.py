@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from services.kit import codec
-from services.kit.accounts import Account
+from services.kit.account import Account
 from services.kit.clock import ManualClock
 from services.kit.memory import MemoryRecords
 from services.kit.quotas import Limits, Quota

@@ -111,6 +111,7 @@ def requests(uri: str = "") -> dict[str, tuple[Message, str]]:
         "GetBatchPrediction": (predictions.GetBatchPredictionRequest(**of_batch), OK),
         "ListBatchPredictions": (predictions.ListBatchPredictionsRequest(), OK),
         "CancelBatchPrediction": (predictions.CancelBatchPredictionRequest(**of_batch), "FAILED_PRECONDITION"),
+        "DeleteBatchPrediction": (predictions.DeleteBatchPredictionRequest(**of_batch, etag="1"), "ABORTED"),
         "WatchBatchPrediction": (predictions.WatchBatchPredictionRequest(**of_batch), OK),
         "ReadBatchPredictionFile": (
             predictions.ReadBatchPredictionFileRequest(name="batchPredictions/b", file_name="failures.json"),

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from services.kit.account import Account
 from services.kit.accounts import Accounts
 from services.kit.blobs import Blobs
 from services.kit.clock import ManualClock
 from services.kit.collection import Collection
-from services.kit.errors import DatasetNotFound, DatasetNotReady, NotFound
+from services.kit.errors import DatasetNotFound, DatasetNotReady, NotFound, RecordNotFound
 from services.kit.holds import Holds
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.queue import Queue, is_poison
@@ -32,8 +33,9 @@ from services.predictor.batch.context import WorkerContext
 from services.predictor.batch.datasets import Dataset
 from services.predictor.batch.domain import COLLECTION, BatchRecord
 from services.predictor.batch.holds import Holding, HoldKeeper
-from services.predictor.batch.quotas import SERVICE, Quotas
+from services.predictor.batch.quotas import SERVICE, TRAINER, Quotas
 from services.predictor.batch.reconcile import Reconciler
+from services.predictor.batch.removal import Remover
 from services.predictor.batching import Batcher, Passes
 from services.predictor.cache import Loaded, ModelCache
 from services.predictor.domain import Bundle, ModelRunner
@@ -203,12 +205,29 @@ class Batches:
             self.clock.advance(200)
             await self.reconciler().reconcile()
             await self.work()
+            await self.remover().reconcile()
 
     def reconciler(self) -> Reconciler:
         return Reconciler(self.app.batches.view, self.queue, self.clock, self.telemetry, self.settings)
 
+    def remover(self) -> Remover:
+        return Remover(self.app.batches, self.app.quotas, self.queue, self.clock, self.settings.batches_kept)
+
+    async def keys(self, prefix: str = "batchPredictions/") -> list[str]:
+        """Of all blobs."""
+        return [blob.key async for blob in self.blobs.list(prefix)]
+
     def keeper(self) -> HoldKeeper:
         return HoldKeeper(self.app.batches, self.holding, self.clock)
+
+    async def write_account(self, account: Account) -> None:
+        """What another service publishes, which the view then shows."""
+        table = Table(self.records, Account)
+        try:
+            written = await table.change(account.name, lambda _: account)
+        except RecordNotFound:
+            written = await table.create(account.name, account)
+        await self.app.quotas.accounts.view.caught_up(written.revision)
 
     async def file(self, name: str, id_: str = "b") -> bytes:
         return b"".join([piece async for piece in self.app.read_file(f"batchPredictions/{id_}", name, 0)])
@@ -246,7 +265,7 @@ class Batches:
         kind = AnnotationKind.OBJECT_DETECTION if self.detector else AnnotationKind.IMAGE_CLASSIFICATION
         manifest = Manifest(kind=kind, categories=named, shards=tuple(shards), image_count=len(ids), digest="")
         await self.blobs.put("datasets/d/xyz/manifest.json", manifest.encode())
-        self.datasets.datasets["datasets/d"] = Dataset("datasets/d", 3, "datasets/d/xyz/manifest.json")
+        self.datasets.datasets["datasets/d"] = Dataset("datasets/d", 3, "datasets/d/xyz/manifest.json", len(ids))
 
 
 def photo(width: int, height: int = 60) -> bytes:
@@ -271,8 +290,8 @@ async def running(batches: Batches) -> AsyncGenerator[Batches]:
     feedback = Feedback(FeedbackStore(blobs, timedelta(days=1)), batches.settings.feedback, clock, telemetry)
     batches.predictor = Predictor(lookup, cache, batcher, blobs, InlineDecoders(), feedback, clock, telemetry, limits)
     collection = Collection(batches.records, BatchRecord, NotFound, COLLECTION)
-    accounts = Accounts(batches.records, SERVICE, {})
-    quotas = Quotas(collection.view, accounts, lambda _: batches.limits, clock)
+    accounts = Accounts(batches.records, SERVICE, {COLLECTION: collection.view}, (TRAINER,))
+    quotas = Quotas(collection, accounts, lambda _: batches.limits, clock)
     batches.holding = Holding(Holds(batches.records), batches.datasets, clock)
     batches.app = BatchPredictions(
         collection, blobs, batches.queue, lookup, batches.datasets, batches.holding, quotas, clock, batches.settings

@@ -33,6 +33,7 @@ from services.predictor.batch.domain import COLLECTION as BATCHES
 from services.predictor.batch.domain import BatchRecord
 from services.predictor.batch.holds import Holding, HoldKeeper
 from services.predictor.batch.quotas import Quotas as BatchQuotas
+from services.predictor.batch.removal import Remover
 from services.predictor.batch.service import Batches
 from services.predictor.batching import Passes
 from services.predictor.clients import DatasetsClient, TrainerModels
@@ -118,6 +119,8 @@ class Suite:
         self.batch_queue = MemoryQueue()
         self.models: TrainerModels  # once the suite runs
         self.keeper: HoldKeeper  # of the holds of batch predictions
+        self.batch_quotas: BatchQuotas
+        self.remover: Remover  # of batch predictions
         self.predictor: Predictor
 
     def limits_of(self, project: str) -> Limits:
@@ -212,6 +215,7 @@ class Suite:
                 await delivery.ack()
         await asyncio.sleep(0.01)
         await self.keeper.reconcile()
+        await self.remover.reconcile()
 
     @asynccontextmanager
     async def _use_predictor(self) -> AsyncGenerator[Predictor]:
@@ -303,8 +307,8 @@ async def _batches(made: Suite, trainer: str, services: Credentials) -> AsyncGen
     """Batch predictions, available, with the services' own channels."""
     clock, settings, batches = SystemClock(), PredictorSettings(), Batches()
     collection = Collection(made.world.records, BatchRecord, NotFound, BATCHES)
-    accounts = Accounts(made.world.records, "predictor", {})
-    quotas = BatchQuotas(collection.view, accounts, made.limits_of, clock)
+    accounts = Accounts(made.world.records, "predictor", {BATCHES: collection.view}, ("trainer",))
+    quotas = BatchQuotas(collection, accounts, made.limits_of, clock)
     holds = Holds(made.world.records)
     tasks = [asyncio.create_task(view.run()) for view in (collection.view, accounts.view, holds.view)]
     async with (
@@ -318,6 +322,8 @@ async def _batches(made: Suite, trainer: str, services: Credentials) -> AsyncGen
         present = BatchPredictions(
             collection, made.blobs, made.batch_queue, lookup, known, holding, quotas, clock, settings
         )
+        made.batch_quotas = quotas
+        made.remover = Remover(collection, quotas, made.batch_queue, clock, None)
         made.keeper = HoldKeeper(collection, holding, clock)
         with batches.available(present):
             yield batches

@@ -16,6 +16,7 @@ from services.predictor.batch.domain import BatchRecord
 from services.predictor.batch.jobs import publish_due
 from services.predictor.batch.outputs import write_outputs
 from services.predictor.batch.plan import Refused, make_plan
+from services.predictor.batch.removal import clean, empty
 
 BatchGuard = LeaseGuard[BatchRecord]
 KIND = "batch"  # of dead letters
@@ -23,23 +24,29 @@ KIND = "batch"  # of dead letters
 _log = Log(__name__)
 
 
-async def advance(context: WorkerContext, name: str) -> None:
-    """Does what is due; nothing if it is gone or has ended. LeaseLost while another worker holds it."""
-    try:
-        record = (await context.table.get(name)).value
-    except RecordNotFound:
-        return
+async def advance(context: WorkerContext, name: str, uid: str = "") -> None:
+    """Does what is due, unless it is gone; of one that has ended, removes what an earlier attempt left behind.
+
+    `uid` says which of that name is meant. LeaseLost while another worker holds it.
+    """
     with about(name):
-        if record.ended:
-            return
-        if record.is_predicting and record.missing:
-            await publish_due(context.queue, record)
-            return
-        await _work(context, name)
+        try:
+            record = (await context.table.get(name)).value
+            if record.ended or record.emptied or uid not in ("", record.uid):
+                await clean(context, name, uid or record.uid)
+            elif record.is_deleting:
+                await empty(context, name)
+            elif record.is_predicting and record.missing:
+                await publish_due(context.queue, record)
+            else:
+                uid = record.uid
+                await _work(context, name)
+        except RecordNotFound:
+            await clean(context, name, uid)
 
 
 async def _work(context: WorkerContext, name: str) -> None:
-    """Plans or finishes it under its lease, and announces what is due then."""
+    """Plans or finishes it under its lease, and announces what is due then. RecordNotFound if it is gone by then."""
     ttl = context.settings.batch_lease
     try:
         async with leased(context.table, name, context.holder, context.clock, ttl) as guard:
@@ -73,17 +80,17 @@ async def _step(context: WorkerContext, guard: BatchGuard) -> BatchRecord:
     return record
 
 
-async def give_up(context: WorkerContext, name: str, last: str, *, write_results: bool) -> None:
-    """Ends it because every attempt died, unless it has a live lease or has ended.
+async def give_up(context: WorkerContext, name: str, last: str, *, uid: str = "", write_results: bool) -> None:
+    """Ends it because every attempt died, unless it has a live lease, has ended or is being deleted.
 
-    With `write_results` what there is of them is written first.
+    `uid` says which of that name is meant. With `write_results` what there is of them is written first.
     """
     given_up = False
 
     def decide(now: BatchRecord) -> BatchRecord:
         nonlocal given_up
-        given_up = now.is_predicting if write_results else not now.ended
-        given_up = given_up and not now.lease.is_live(context.clock.now())
+        given_up = now.is_predicting if write_results else not (now.ended or now.is_deleting)
+        given_up = given_up and uid in ("", now.uid) and not now.lease.is_live(context.clock.now())
         if not given_up:
             return now
         failure = PoisonWork(name=now.name, attempts=MAX_DELIVERIES, last=last).failure()

@@ -1,11 +1,11 @@
 """What callers do with batch predictions. Depends on ports only."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from services.kit.blobs import Blobs
+from services.kit.blobs import Blobs, read_pieces
 from services.kit.caller_fields import check_caller_fields, check_request_id
 from services.kit.callers import acting_project
 from services.kit.clock import Clock
@@ -17,23 +17,24 @@ from services.kit.errors import (
     EtagMismatch,
     InvalidRequest,
     NotFound,
+    WrongState,
 )
-from services.kit.jobs import Job, announce
+from services.kit.jobs import announce
 from services.kit.log import Log
 from services.kit.names import check_id, check_model, new_uid, own, parse
 from services.kit.paging import page_of
 from services.kit.queue import Queue
 from services.kit.records import Versioned
 from services.predictor.batch.datasets import Datasets
-from services.predictor.batch.domain import ADVANCE, COLLECTION, BatchRecord, Output, Source
+from services.predictor.batch.domain import ADVANCE, COLLECTION, BatchRecord, Output, Source, prefix_of
 from services.predictor.batch.holds import Holding
-from services.predictor.batch.plan import has_images, nothing_below
+from services.predictor.batch.jobs import advance_job
+from services.predictor.batch.plan import count_images, nothing_below
 from services.predictor.batch.quotas import Quotas
+from services.predictor.batch.states import ENDED
 from services.predictor.domain import Bundle, ImageQuery
 from services.predictor.lookup import ModelLookup
 from services.predictor.settings import PredictorSettings
-
-PIECE_BYTES = 1 << 20  # of a result file, read at once
 
 _log = Log(__name__)
 
@@ -86,13 +87,14 @@ class BatchPredictions:
             new.request_id,
             AlreadyExists(name=name),
             lambda: self._checked(name, uid, new),
+            create=self.quotas.create,
             validate_only=validate_only,
         )
         if validate_only:
             return made
         await self._hold(made, is_new=made.value.uid == uid)
         if made.value.generation == 1 and made.value.plan is None:
-            await announce(self.queue, ADVANCE, Job(name, 1), f"{made.value.uid}:created")
+            await announce(self.queue, ADVANCE, advance_job(made.value), f"{made.value.uid}:created")
             _log.info("batch_prediction_created", name=name, model=new.model_name)
         return made
 
@@ -110,22 +112,26 @@ class BatchPredictions:
                 raise
 
     async def _checked(self, name: str, uid: str, new: NewBatch) -> BatchRecord:
-        self.quotas.check(acting_project())
-        bundle = (await self.lookup.find(new.model_name)).bundle()
-        now = self.clock.now()
-        source = await self._source(new)
-        output = await self._output(new.output_uri_prefix) if new.output_uri_prefix else f"{name}/{uid}/"
-        return _draft(new, name, uid, bundle, source, output, now)
+        model = await self.lookup.find(new.model_name)
+        bundle, now = model.bundle(), self.clock.now()
+        source, image_count = await self._source(new)
+        output = await self._output(new.output_uri_prefix) if new.output_uri_prefix else prefix_of(name, uid)
+        draft = _draft(new, name, uid, bundle, source, output, now)
+        return await self.quotas.check(replace(draft, expected=image_count * model.prediction_cost))
 
-    async def _source(self, new: NewBatch) -> Source:
+    async def _source(self, new: NewBatch) -> tuple[Source, int]:
+        """Where the images are, and how many as far as that matters: all are counted only if compute is limited."""
         if new.dataset_name:
             parse(new.dataset_name, "datasets", field="batch_prediction.dataset_name")
             dataset = await self.datasets.get(new.dataset_name)
-            return Source(dataset=dataset.name, version=dataset.version, manifest_key=dataset.manifest_key)
+            source = Source(dataset=dataset.name, version=dataset.version, manifest_key=dataset.manifest_key)
+            return source, dataset.image_count
         prefix = self.settings.reach.folder(new.input_uri_prefix, self.blobs.bucket, acting_project())
-        if not await has_images(self.blobs, prefix):
+        enough = self.settings.max_batch_images if self.quotas.limits_compute(acting_project()) else 1
+        count = await count_images(self.blobs, prefix, enough)
+        if not count:
             raise nothing_below(new.input_uri_prefix)
-        return Source(prefix=prefix)
+        return Source(prefix=prefix), count
 
     async def _output(self, uri: str) -> str:
         """The prefix of the result files; nothing is below it, and no other batch prediction writes there."""
@@ -153,13 +159,33 @@ class BatchPredictions:
         parse(name, COLLECTION)
         changed = await self.batches.change(name, lambda record: record.cancelled(self.clock.now()))
         if not changed.value.ended:
-            await announce(self.queue, ADVANCE, Job(name, changed.value.generation))
+            await announce(self.queue, ADVANCE, advance_job(changed.value))
             _log.info("batch_prediction_cancelled", name=name)
         return changed
 
+    async def delete(self, name: str, etag: str, *, force: bool = False) -> None:
+        """Marks it DELETING and announces its removal; if it already is DELETING, announces it again.
+
+        NotFound, EtagMismatch; WrongState before its end, unless `force`.
+        """
+        parse(name, COLLECTION)
+
+        def decide(record: BatchRecord) -> BatchRecord:
+            if not (record.ended or record.is_deleting or force):
+                allowed = f"{', '.join(sorted(ENDED))} (cancel it first, or use force)"
+                raise WrongState(name=name, state=record.state, verb="deleting", allowed=allowed)
+            return record.deleting(self.clock.now())
+
+        marked = await self.batches.change(name, decide, etag)
+        await announce(self.queue, ADVANCE, advance_job(marked.value))
+        _log.info("batch_prediction_deletion_requested", name=name, force=force)
+
     async def watch(self, name: str) -> AsyncIterator[Versioned[BatchRecord]]:
-        """The batch prediction now and after each change, until it has ended."""
-        async for found in self.batches.view.follow(name, await self.get(name)):
+        """The batch prediction now and after each change, until it has ended; NotFound once it is deleted."""
+        first = await self.get(name)
+        async for found in self.batches.view.follow(name, first):
+            if found.value.uid != first.value.uid:
+                break
             yield found
             if found.value.ended:
                 return
@@ -170,17 +196,14 @@ class BatchPredictions:
         if offset < 0:
             raise InvalidRequest(field="offset", problem=f"{offset} is negative")
         output = _output_of((await self.get(name)).value, file_name)
-        while offset < output.size_bytes:
-            piece = await self.blobs.get(output.key, offset, PIECE_BYTES)
-            if not piece:
-                raise NotFound(name=f"{name}: the rest of {file_name}")
-            yield piece
-            offset += len(piece)
+        async with aclosing(read_pieces(self.blobs, output.key, output.size_bytes, offset)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
 def _output_of(record: BatchRecord, file_name: str) -> Output:
     for output in record.outputs:
-        if output.file_name == file_name:
+        if output.file_name == file_name and not record.is_deleting:
             return output
     raise NotFound(name=f"{record.name}: {file_name}")
 

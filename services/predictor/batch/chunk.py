@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
-from services.kit.blobs import delete_prefix, to_uri
+from services.kit.blobs import to_uri
 from services.kit.errors import (
     BlobNotFound,
     DatasetChanged,
@@ -26,6 +26,7 @@ from services.predictor.batch.domain import BatchRecord, Plan, Tally
 from services.predictor.batch.doom import Abandoned, Doomed, doom, require_model
 from services.predictor.batch.jobs import publish_due
 from services.predictor.batch.metrics import Outcome
+from services.predictor.batch.removal import clean
 from services.predictor.domain import ImageQuery
 from services.predictor.results import selected
 from services.vision.image_detections import ImageDetections
@@ -33,23 +34,24 @@ from services.vision.image_detections import ImageDetections
 _log = Log(__name__)
 
 
-async def predict_chunk(context: WorkerContext, name: str, number: int) -> None:
+async def predict_chunk(context: WorkerContext, name: str, number: int, uid: str = "") -> None:
     """Predicts the chunk unless that is done, and publishes the job that writes the results after the last chunk.
 
-    Stops within a heartbeat once the batch prediction is cancelled. What no chunk could survive, such as a deleted
-    model, ends the batch prediction. An attempt that dies leaves a blob at most, which goes with the others.
+    Stops within a heartbeat once the batch prediction is cancelled or deleted. What no chunk could survive, such as a
+    deleted model, ends the batch prediction. An attempt that dies leaves a blob at most, which goes with the others, or
+    is removed by the next attempt. `uid` says which batch prediction of that name is meant.
     """
-    try:
-        record = (await context.table.get(name)).value
-    except RecordNotFound:
-        return
     with about(name):
-        if number in record.missing:
-            try:
+        try:
+            record = (await context.table.get(name)).value
+            uid = uid or record.uid
+            if record.ended or record.is_deleting or record.uid != uid:
+                raise Abandoned
+            if number in record.missing:
                 record = await _attempt(context, record, number)
-            except Abandoned:
-                await _clean(context, record)
-                return
+        except (Abandoned, RecordNotFound):
+            await clean(context, name, uid)
+            return
         if record.is_to_finish:
             await publish_due(context.queue, record)
 
@@ -66,13 +68,6 @@ async def _attempt(context: WorkerContext, record: BatchRecord, number: int) -> 
         return await doom(context, record, error.reason)
 
 
-async def _clean(context: WorkerContext, record: BatchRecord) -> None:
-    """Removes what this attempt may have stored after all else was removed."""
-    now = (await context.table.get(record.name)).value
-    if now.uid != record.uid or now.ended:
-        await delete_prefix(context.blobs, stored.work_prefix(record))
-
-
 class _Attempt:
     """One attempt at a chunk."""
 
@@ -81,6 +76,7 @@ class _Attempt:
         self._record = record
         self._number = number
         self._results: dict[int, ImageResult] = {}  # by place in the chunk
+        self._began: float | None = None  # once the model is loaded, which costs nothing
 
     async def run(self) -> BatchRecord:
         """The record with the chunk's results. Abandoned, Doomed, or Unavailable."""
@@ -92,12 +88,12 @@ class _Attempt:
             raise
         async with alongside(heartbeat=self._beat()), context.predictor() as predictor:
             await self._load(predictor)
-            began = context.clock.monotonic()
+            self._began = context.clock.monotonic()
             await self._predict_all(predictor, rows)
         results = [self._results[place] for place in range(len(rows))]
         digest = await stored.put_results(context.blobs, self._record, self._number, results)
-        seconds, tally = context.clock.monotonic() - began, self._tally
-        cost, now = timedelta(seconds=seconds * context.settings.device_factor), context.clock.now()
+        seconds, tally = self._seconds, self._tally
+        cost, now = self._spent, context.clock.now()
         record = await self._report(lambda record: record.predicted(self._number, digest, tally, cost, now))
         context.telemetry.add(metrics.IMAGES, tally.done, outcome=Outcome.DONE)
         context.telemetry.add(metrics.IMAGES, tally.failed, outcome=Outcome.FAILED)
@@ -108,6 +104,15 @@ class _Attempt:
     def _tally(self) -> Tally:
         failed = sum(bool(result.reason) for result in self._results.values())
         return Tally(len(self._results) - failed, failed)
+
+    @property
+    def _seconds(self) -> float:
+        return 0.0 if self._began is None else self._context.clock.monotonic() - self._began
+
+    @property
+    def _spent(self) -> timedelta:
+        """On the reference device."""
+        return timedelta(seconds=self._seconds * self._context.settings.device_factor)
 
     async def _report(self, move: Callable[[BatchRecord], BatchRecord]) -> BatchRecord:
         def decide(now: BatchRecord) -> BatchRecord:
@@ -121,8 +126,11 @@ class _Attempt:
         while True:
             await asyncio.sleep(self._context.settings.batch_heartbeat_seconds)
             try:
-                tally, now = self._tally, self._context.clock.now()
-                await self._report(lambda record, t=tally, n=now: record.moved(self._number, t, n))
+                tally, spent, now = self._tally, self._spent, self._context.clock.now()
+                record = await self._report(lambda record, t=tally, s=spent, n=now: record.moved(self._number, t, n, s))
+                if record.is_to_finish:  # the allowance is used up
+                    await publish_due(self._context.queue, record)
+                    raise Abandoned
             except Unavailable:
                 continue  # the results may still be reported at the end
             await require_model(self._context, self._record.bundle)

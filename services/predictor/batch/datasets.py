@@ -11,6 +11,7 @@ class Dataset:
     name: str
     version: int
     manifest_key: str
+    image_count: int = 0
 
 
 class Datasets(Protocol):

@@ -1,10 +1,4 @@
-"""A batch prediction's record: its state machine, and every change that is possible.
-
-    (create) ─▶ NOT_STARTED ──(a) take──▶ RUNNING ◀─(a) progress─┐
-                  │(d)                     │ │ │ └────────────────┘
-                  │        ┌──────(d)──────┘ │ └──(c) fail──▶ FAILED ◀──(c)── NOT_STARTED
-                  ▼        ▼                 └────(b) deliver─▶ SUCCEEDED
-                CANCELLING ──(e) stop──▶ CANCELLED
+"""A batch prediction's record, and every change that is possible; `states` has the state machine.
 
 Every change is a pure function of the record, so that it can be retried after a conflicting write. A record that is to
 fail (`doomed`) stays RUNNING until a worker has written what there is of the results.
@@ -12,12 +6,12 @@ fail (`doomed`) stays RUNNING until a worker has written what there is of the re
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from services.kit import names
-from services.kit.errors import Failure, WrongState
+from services.kit.errors import Failure, QuotaExceeded, WrongState
 from services.kit.leases import Lease
-from services.kit.quotas import month_of
+from services.kit.quotas import Quota, month_of
+from services.predictor.batch.states import ENDED, TRANSITIONS, Event, State
 from services.predictor.domain import Bundle, ImageQuery
 
 COLLECTION = "batchPredictions"
@@ -25,43 +19,6 @@ ADVANCE = "predict-batch"  # job: do whatever is due for a batch prediction, nam
 PREDICT = "predict-chunk"  # job: predict one chunk of images, named `batchPredictions/{id}/chunks/{number}`
 MAX_CHUNKS = 5_000  # of a batch prediction, to keep records small
 ZERO = timedelta()
-
-
-class State(StrEnum):
-    """The state of a batch prediction."""
-
-    NOT_STARTED = "NOT_STARTED"
-    RUNNING = "RUNNING"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    CANCELLING = "CANCELLING"
-    CANCELLED = "CANCELLED"
-
-
-class Event(StrEnum):
-    """The events of the state machine."""
-
-    TAKE = "take"
-    PROGRESS = "progress"
-    DELIVER = "deliver"
-    FAIL = "fail"
-    CANCEL = "cancel"
-    STOP = "stop"
-
-
-TRANSITIONS: dict[Event, dict[State, State]] = {
-    Event.TAKE: {
-        State.NOT_STARTED: State.RUNNING,
-        State.RUNNING: State.RUNNING,
-        State.CANCELLING: State.CANCELLING,
-    },
-    Event.PROGRESS: {State.RUNNING: State.RUNNING},
-    Event.DELIVER: {State.RUNNING: State.SUCCEEDED},
-    Event.FAIL: {State.NOT_STARTED: State.FAILED, State.RUNNING: State.FAILED},
-    Event.CANCEL: {State.NOT_STARTED: State.CANCELLING, State.RUNNING: State.CANCELLING},
-    Event.STOP: {State.CANCELLING: State.CANCELLED},
-}
-ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +71,11 @@ class Output:
     sha256: str
 
 
+def prefix_of(name: str, uid: str) -> str:
+    """The prefix of the blobs of the batch prediction that has, or had, this name and uid."""
+    return f"{name}/{uid}/"
+
+
 @dataclass(frozen=True, slots=True)
 class BatchRecord:
     """Everything about a batch prediction, except for the blobs under `prefix` and `output`."""
@@ -131,7 +93,7 @@ class BatchRecord:
     display_name: str = ""
     request_id: str = ""
     state: State = State.NOT_STARTED
-    generation: int = 1  # rises when the caller cancels
+    generation: int = 1  # rises when the caller cancels or deletes
     lease: Lease = field(default_factory=Lease)
     plan: Plan | None = None
     # By chunk, the digest of its result: of all attempts at a chunk, the one that is named here counts.
@@ -139,7 +101,10 @@ class BatchRecord:
     finished: Tally = field(default_factory=Tally)  # of these chunks
     partial: dict[int, Tally] = field(default_factory=dict[int, Tally])  # of others
     charged: dict[str, timedelta] = field(default_factory=dict[str, timedelta])  # compute by month
+    expected: timedelta = ZERO  # compute, by the number of images and the model's cost
+    allowance: timedelta | None = None  # the most it may be charged, reserved until its end; None without a quota
     outputs: tuple[Output, ...] = ()
+    emptied: bool = False  # DELETING, and nothing of it is in the store any more
     error: Failure | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
@@ -147,7 +112,7 @@ class BatchRecord:
     @property
     def prefix(self) -> str:
         """The prefix of its blobs: its inputs and chunks and, by default, its results."""
-        return f"{self.name}/{self.uid}/"
+        return prefix_of(self.name, self.uid)
 
     @property
     def project(self) -> str:
@@ -162,8 +127,18 @@ class BatchRecord:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether nothing will change any more, unless it is deleted."""
         return self.state in ENDED
+
+    @property
+    def is_deleting(self) -> bool:
+        """Whether it is DELETING."""
+        return self.state is State.DELETING
+
+    @property
+    def stored_bytes(self) -> int:
+        """The size of the results that go with it: those that were written elsewhere are no longer its own."""
+        return sum(output.size_bytes for output in self.outputs) if self.output.startswith(self.prefix) else 0
 
     @property
     def images_total(self) -> int:
@@ -173,7 +148,7 @@ class BatchRecord:
     @property
     def tally(self) -> Tally:
         """The images so far; of chunks that are not finished only while they may be."""
-        return self.finished if self.ended else self._begun
+        return self.finished if self.ended or self.is_deleting else self._begun
 
     @property
     def _begun(self) -> Tally:
@@ -182,7 +157,7 @@ class BatchRecord:
     @property
     def fraction(self) -> float:
         """How much is done, 0..1; never decreases."""
-        if self.state is State.SUCCEEDED:
+        if self.state is State.SUCCEEDED or self.is_deleting:
             return 1.0
         return 0.0 if self.plan is None else 0.01 + 0.97 * self._begun.total / max(1, self.images_total)
 
@@ -190,6 +165,13 @@ class BatchRecord:
     def cost(self) -> timedelta:
         """The compute that was charged."""
         return sum(self.charged.values(), ZERO)
+
+    @property
+    def remaining(self) -> timedelta:
+        """What is left of the allowance, and still reserved; nothing without one."""
+        if self.allowance is None or self.ended or self.is_deleting:
+            return ZERO
+        return max(ZERO, self.allowance - self.cost)
 
     @property
     def is_predicting(self) -> bool:
@@ -200,6 +182,11 @@ class BatchRecord:
     def missing(self) -> list[int]:
         """The chunks that are not finished."""
         return [number for number in range(self.plan.chunk_count if self.plan else 0) if number not in self.results]
+
+    @property
+    def is_to_empty(self) -> bool:
+        """Whether what is due is to remove what it has in the store."""
+        return self.is_deleting and not self.emptied
 
     @property
     def is_to_finish(self) -> bool:
@@ -222,10 +209,8 @@ class BatchRecord:
 
     def taken(self, holder: str, now: datetime, ttl: timedelta) -> "BatchRecord":
         """(a) A worker takes the lease; LeaseLost while another holds it, WrongState if nothing is due."""
-        state, started = self.after(Event.TAKE), self.start_time
-        if state is State.RUNNING:
-            started = started or now
-        lease = self.lease.taken(holder, now, ttl)
+        state, lease = self.after(Event.TAKE), self.lease.taken(holder, now, ttl)
+        started = self.start_time or (now if state is State.RUNNING else None)
         return replace(self, state=state, lease=lease, start_time=started, update_time=now)
 
     def planned(self, plan: Plan, now: datetime) -> "BatchRecord":
@@ -233,27 +218,34 @@ class BatchRecord:
         self.after(Event.PROGRESS)
         return replace(self, plan=plan, lease=self.lease.released(), update_time=now)
 
-    def moved(self, number: int, tally: Tally, now: datetime) -> "BatchRecord":
-        """(a) So many images of an unfinished chunk are done; a later attempt never lowers what an earlier one said."""
+    def moved(self, number: int, tally: Tally, now: datetime, spent: timedelta = ZERO) -> "BatchRecord":
+        """(a) So many images of an unfinished chunk are done; a later attempt never lowers what an earlier one said.
+
+        If the attempt has spent what is left of the allowance, all of that is charged, and it is to fail.
+        """
         self.after(Event.PROGRESS)
+        if self.allowance is not None and spent >= self.remaining:
+            return _exhausted(_charged(self, self.remaining, now), now)
         if number in self.results or tally.total <= self.partial.get(number, Tally()).total:
             return self
         return replace(self, partial={**self.partial, number: tally}, update_time=now)
 
     def predicted(self, number: int, digest: str, tally: Tally, cost: timedelta, now: datetime) -> "BatchRecord":
-        """(a) A chunk is finished, and charged; idempotent: only the first attempt counts, and is charged."""
+        """(a) A chunk is finished, and charged; idempotent: only the first attempt counts, and is charged.
+
+        Never more than the allowance is charged. If that is used up before the last chunk, it is to fail.
+        """
         self.after(Event.PROGRESS)
         if number in self.results:
             return self
-        month = month_of(now)
-        return replace(
-            self,
+        done = replace(
+            _charged(self, cost if self.allowance is None else min(cost, self.remaining), now),
             results={**self.results, number: digest},
             finished=self.finished + tally,
             partial={key: value for key, value in self.partial.items() if key != number},
-            charged={**self.charged, month: self.charged.get(month, ZERO) + cost},
             update_time=now,
         )
+        return _exhausted(done, now) if done.missing and done.allowance is not None and not done.remaining else done
 
     def doomed(self, error: Failure, now: datetime) -> "BatchRecord":
         """It cannot succeed any more; the first reason counts. WrongState unless it is to be done."""
@@ -279,6 +271,30 @@ class BatchRecord:
         state = self.after(Event.CANCEL)
         return replace(self, state=state, generation=self.generation + 1, error=None, update_time=now)
 
+    def deleting(self, now: datetime) -> "BatchRecord":
+        """(f) The caller wants neither it nor its results; idempotent."""
+        if self.is_deleting:
+            return self
+        state = self.after(Event.DELETE)
+        return replace(self, state=state, generation=self.generation + 1, update_time=now)
+
+    def without_blobs(self, now: datetime) -> "BatchRecord":
+        """(g) Nothing of it is in the store any more; the lease is released. WrongState unless it is DELETING."""
+        self.after(Event.EMPTY)
+        return replace(self, outputs=(), emptied=True, lease=self.lease.released(), update_time=now)
+
     def _end(self, event: Event, now: datetime, outputs: tuple[Output, ...] = ()) -> "BatchRecord":
         state, lease = self.after(event), self.lease.released()
         return replace(self, state=state, outputs=outputs, lease=lease, end_time=now, update_time=now)
+
+
+def _charged(record: BatchRecord, cost: timedelta, now: datetime) -> BatchRecord:
+    month = month_of(now)
+    return replace(record, charged={**record.charged, month: record.charged.get(month, ZERO) + cost})
+
+
+def _exhausted(record: BatchRecord, now: datetime) -> BatchRecord:
+    limit = f"{(record.allowance or ZERO).total_seconds():.15g}"
+    subject, setting = f"Seconds of compute of {record.name}", f"SIGHTLINE_MAX_PROJECT_{Quota.COMPUTE.upper()}"
+    error = QuotaExceeded(subject=subject, value=f"more than {limit}", limit=limit, setting=setting)
+    return record.doomed(error.failure(), now)

@@ -1,4 +1,4 @@
-"""What holds datasets here: batch predictions of their images, until they have ended."""
+"""What holds datasets here: batch predictions of their images, until they have ended or are deleted."""
 
 from dataclasses import dataclass
 
@@ -24,8 +24,8 @@ def holder_of(record: BatchRecord) -> Holder:
 
 
 def needed_by(record: BatchRecord) -> str:
-    """The dataset that it reads; empty if it reads none, or has ended."""
-    return "" if record.ended else record.source.dataset
+    """The dataset that it reads; empty if it reads none, has ended, or is being deleted."""
+    return "" if record.ended or record.is_deleting else record.source.dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,7 @@ class HoldKeeper:
         """Reconciles until cancelled, once the views are synced, and soon after each change."""
         await self._batches.view.synced()
         await self._holding.holds.view.synced()
-        seen = self._batches.view.version
-
-        async def pause() -> None:
-            nonlocal seen
-            await self._clock.sleep(PAUSE_SECONDS)
-            await self._batches.view.changed(TICK_SECONDS, seen)
-            seen = self._batches.view.version
-
-        await repeat(self.reconcile, pause)
+        await repeat(self.reconcile, self._batches.view.pauses(self._clock, PAUSE_SECONDS, TICK_SECONDS))
 
     async def reconcile(self) -> None:
         """One pass; errors are logged, and a later pass tries again."""

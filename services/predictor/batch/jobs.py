@@ -7,18 +7,24 @@ from services.kit.queue import Queue
 from services.predictor.batch.domain import ADVANCE, COLLECTION, PREDICT, BatchRecord
 
 
+def advance_job(record: BatchRecord) -> Job:
+    """The job that does whatever is due for it."""
+    return Job(record.name, record.generation, record.uid)
+
+
 async def publish_advance(queue: Queue, record: BatchRecord, dedup_id: str = "") -> None:
     """Announces that a batch prediction may have work due."""
-    await publish(queue, ADVANCE, Job(record.name, record.generation), dedup_id)
+    await publish(queue, ADVANCE, advance_job(record), dedup_id)
 
 
 async def publish_due(queue: Queue, record: BatchRecord) -> None:
-    """Announces each chunk that is missing, or else that the results can be written; nothing if neither is due."""
-    if record.is_to_finish:
+    """Announces each chunk that is missing, or else that the results can be written, or all can be removed."""
+    if record.is_to_finish or record.is_to_empty:
         await publish_advance(queue, record, f"{record.uid}:{record.generation}:finish")
     elif record.is_predicting:
         for number in record.missing:  # again within two minutes, it has no effect
-            await publish(queue, PREDICT, Job(f"{record.name}/chunks/{number}"), f"{record.uid}:{number}")
+            job = Job(f"{record.name}/chunks/{number}", uid=record.uid)
+            await publish(queue, PREDICT, job, f"{record.uid}:{number}")
 
 
 def parse_chunk(name: str) -> tuple[str, int]:

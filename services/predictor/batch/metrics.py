@@ -6,7 +6,7 @@ from services.kit.consume import DEAD_LETTERS, JOBS, QUEUED, RUNNING
 from services.kit.metered import NATS
 from services.kit.telemetry import Metric, MetricKind
 from services.predictor import metrics
-from services.predictor.batch.domain import ENDED, State
+from services.predictor.batch.states import ENDED, State
 
 
 class Outcome(StrEnum):

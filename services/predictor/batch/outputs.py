@@ -13,7 +13,7 @@ from services.predictor.batch import blobs as stored
 from services.predictor.batch.blobs import Category, Found, ImageResult
 from services.predictor.batch.domain import BatchRecord, Output
 
-RESULTS, IMAGES, FAILURES, LINES = "results.json", "images.json", "failures.json", "results.jsonl"
+NAMES = RESULTS, IMAGES, FAILURES, LINES = "results.json", "images.json", "failures.json", "results.jsonl"
 Entry = dict[str, Any]  # of a JSON file
 
 

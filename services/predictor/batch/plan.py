@@ -48,11 +48,14 @@ def nothing_below(uri: str) -> InvalidRequest:
     return InvalidRequest(field="batch_prediction.input_uri_prefix", problem=problem)
 
 
-async def has_images(blobs: Blobs, prefix: str) -> bool:
-    """Whether there is an image below the prefix."""
+async def count_images(blobs: Blobs, prefix: str, enough: int) -> int:
+    """The number of images below the prefix; counts no further than `enough`."""
+    count = 0
     async for _ in _below(blobs, prefix):
-        return True
-    return False
+        count += 1
+        if count >= enough:
+            break
+    return count
 
 
 def categories_of(card: ModelCard, manifest: Manifest | None) -> tuple[Category, ...]:

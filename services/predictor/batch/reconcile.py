@@ -13,8 +13,9 @@ from services.kit.tasks import repeat
 from services.kit.telemetry import Telemetry
 from services.kit.views import View
 from services.predictor.batch import metrics
-from services.predictor.batch.domain import ADVANCE, PREDICT, BatchRecord, State
+from services.predictor.batch.domain import ADVANCE, PREDICT, BatchRecord
 from services.predictor.batch.jobs import publish_advance
+from services.predictor.batch.states import State
 from services.predictor.settings import PredictorSettings
 
 PATIENCE = 10  # multiple of `stall_seconds` that chunks may wait behind those of others
@@ -55,7 +56,7 @@ class Reconciler:
 
     def _stalls(self, record: BatchRecord, now: datetime) -> float:
         """How long one with due work and no live lease has been stalled, in multiples of `stall_seconds`."""
-        if record.ended or record.lease.is_live(now):
+        if record.ended or record.emptied or record.lease.is_live(now):
             return 0
         stalls = (now - record.update_time).total_seconds() / self.settings.batch_stall_seconds
         return max(stalls, 1) if record.lease.holder else stalls  # the lease expired, so its holder died

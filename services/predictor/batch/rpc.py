@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+from google.protobuf.empty_pb2 import Empty
+
 from services.predictor.batch.service import Batches
 from services.predictor.batch.wire import batch_message, new_batch
 from sightline.v1 import batch_prediction_pb2 as batch_pb
@@ -45,6 +47,10 @@ class BatchServicer(PredictionServiceServicer):
     ) -> batch_pb.BatchPrediction:
         batches = self._batches.get()
         return batch_message(await batches.cancel(request.name), batches.blobs.bucket)
+
+    async def DeleteBatchPrediction(self, request: pb.DeleteBatchPredictionRequest, context: Context) -> Empty:
+        await self._batches.get().delete(request.name, request.etag, force=request.force)
+        return Empty()
 
     async def WatchBatchPrediction(
         self, request: pb.WatchBatchPredictionRequest, context: Context

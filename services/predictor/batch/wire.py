@@ -4,7 +4,8 @@ from services.kit.blobs import to_uri
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_duration, to_timestamp
 from services.predictor.batch.app import NewBatch
-from services.predictor.batch.domain import BatchRecord, State
+from services.predictor.batch.domain import BatchRecord
+from services.predictor.batch.states import State
 from sightline.v1 import batch_prediction_pb2 as pb
 from sightline.v1 import prediction_service_pb2 as service_pb
 

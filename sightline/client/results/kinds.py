@@ -66,6 +66,7 @@ class BatchState(StrEnum):
     FAILED = "FAILED"  # `error` says why; the results so far are kept
     CANCELLING = "CANCELLING"
     CANCELLED = "CANCELLED"  # the results so far are kept
+    DELETING = "DELETING"
     UNKNOWN = "UNKNOWN"
 
 

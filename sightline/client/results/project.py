@@ -25,6 +25,7 @@ class StorageQuota:
     upload_bytes: int
     dataset_bytes: int  # packed images
     model_bytes: int  # bundles
+    prediction_bytes: int  # results of batch predictions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ class Project:
                 upload_bytes=storage.upload_bytes,
                 dataset_bytes=storage.dataset_bytes,
                 model_bytes=storage.model_bytes,
+                prediction_bytes=storage.prediction_bytes,
             ),
             compute=ComputeQuota(
                 used=span(compute.used),

@@ -415,6 +415,11 @@ class PredictionFake(ps_grpc.PredictionServiceServicer):
         self.fakes.batches[request.name].state = BatchPrediction.CANCELLING
         return self.fakes.batches[request.name]
 
+    def DeleteBatchPrediction(self, request: ps.DeleteBatchPredictionRequest, context: grpc.ServicerContext) -> Any:
+        self.fakes.check(context, "DeleteBatchPrediction", request)
+        del self.fakes.batches[request.name]
+        return empty_pb2.Empty()
+
     def ReadBatchPredictionFile(self, request: ps.ReadBatchPredictionFileRequest, context: grpc.ServicerContext) -> Any:
         content = self.fakes.results[request.file_name]
         for start in range(request.offset, len(content), 5):

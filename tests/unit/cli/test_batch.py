@@ -92,6 +92,16 @@ def test_list_show_watch_and_cancel(sightline: Command, fakes: Fakes) -> None:
     assert "CANCELLING" in sightline("batch", "cancel", "one").out
 
 
+def test_delete_removes_one_and_force_is_passed_on(sightline: Command, fakes: Fakes) -> None:
+    for name in ("one", "two"):
+        sightline("batch", "create", "birds", name, "s3://sightline/shared/2026")
+    assert sightline("batch", "delete", "one").out == "deleted batchPredictions/one\n"
+    assert sightline("batch", "delete", "two", "--force", "--json").json == {}
+    asked = [one for one in fakes.requests if isinstance(one, ps.DeleteBatchPredictionRequest)]
+    assert [(one.name, one.force) for one in asked] == [("batchPredictions/one", False), ("batchPredictions/two", True)]
+    assert not fakes.batches
+
+
 def test_one_that_failed_ends_with_its_code_and_says_why(sightline: Command, fakes: Fakes) -> None:
     fakes.results = RESULTS
     gone = status(grpc.StatusCode.NOT_FOUND, "ModelNotFound", "models/birds does not exist.", name="models/birds")
@@ -156,6 +166,8 @@ async def test_so_does_the_asyncio_client(sightline: Command, fakes: Fakes, fold
         assert [path.name for path in await batch.download(tmp_path / "out")] == list(RESULTS)
         assert [one.name for one in await client.batch_predictions.list()] == ["batchPredictions/one"]
         assert (await client.batch_predictions.cancel(batch)).state == "CANCELLING"
+        await client.batch_predictions.delete(batch, force=True)
+        assert await client.batch_predictions.list() == ()
         fakes.errors["CreateBatchPrediction"] = [off]
         with pytest.raises(errors.BatchPredictionsOff, match="takes folders too"):
             await client.batch_predictions.create("birds", "two", "s3://sightline/shared/2026")

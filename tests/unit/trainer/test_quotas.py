@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from services.kit import codec
-from services.kit.accounts import Account
+from services.kit.account import Account
 from services.kit.clock import ManualClock
 from services.kit.errors import EtagMismatch, ProjectQuotaExceeded
 from services.kit.memory import MemoryRecords
