@@ -144,6 +144,10 @@ lock: $(BIN)/python ## Update constraints.txt after a change in a pyproject.toml
 dist: setup ## Build the wheels of both distributions into dist/, and check their contents
 	@$(BIN)/python -m tools.wheels dist
 
+.PHONY: sbom
+sbom: setup ## Write a bill of materials of each image into build/sbom
+	@$(BIN)/python -m tools.sbom build/sbom
+
 .PHONY: release-check
 release-check: setup ## Check that this tree can be released: version, changelog, proto lock, wheels
 	@$(BIN)/python -m tools.release_check

@@ -8,18 +8,24 @@ import argparse
 import asyncio
 import io
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from pydantic import SecretStr
+
+from services.infra.doctor_keys import check_keys
 from services.infra.doctor_machine import check_devices, check_folders, check_memory, check_weights
 from services.infra.doctor_nats import check_nats
-from services.infra.doctor_services import check_services
+from services.infra.doctor_services import check_gateway, check_services
 from services.infra.doctor_store import check_store
 from services.infra.findings import Finding, Report, as_json, as_text, examine, has_faults
 from services.kit.settings import Settings, load
+
+OF_CALLERS = ("services", "gateway")  # a worker calls neither, and a network policy may forbid it
 
 
 class DoctorSettings(Settings):
@@ -31,6 +37,10 @@ class DoctorSettings(Settings):
     weights_dir: Path | None = None
     download_weights: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    signing_key: SecretStr = SecretStr("")
+    bundle_key: Path | None = None
+    bundle_signatures: Literal["require", "accept", "off"] = "require"
+    gateway_url: str = ""  # empty: where `sightline up` has it
 
 
 def main() -> None:
@@ -40,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="sightline doctor", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--only", action="append", choices=list(checks), help="check this alone; may be repeated")
+    parser.add_argument("--inside", action="store_true", help="check what a trainer worker needs, in its pod")
     parser.add_argument("--nats-monitor", default="", metavar="URL", help="nats-server's monitoring endpoint")
     parser.add_argument("--settings", action="store_true", help="print the settings, secrets masked")
     arguments = parser.parse_args()
@@ -50,7 +61,7 @@ def main() -> None:
     chosen = {
         area: check
         for area, check in _checks(settings, arguments.nats_monitor).items()
-        if not arguments.only or area in arguments.only
+        if (not arguments.only or area in arguments.only) and not (arguments.inside and area in OF_CALLERS)
     }
     findings = asyncio.run(diagnose(chosen))
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -63,10 +74,19 @@ def main() -> None:
 def _checks(settings: DoctorSettings, nats_monitor: str) -> dict[str, Callable[[Report], Awaitable[None]]]:
     names = ("work_dir", "scratch_directory", "model_cache_directory")
     folders: dict[str, Path | None] = {f"SIGHTLINE_{name.upper()}": getattr(settings, name) for name in names}
+    key_file = os.environ.get("SIGHTLINE_SIGNING_KEY_FILE")
     return {
         "nats": partial(check_nats, settings=settings, monitor_url=nats_monitor),
         "store": partial(check_store, settings=settings),
         "services": partial(check_services, settings=settings),
+        "gateway": partial(check_gateway, url=settings.gateway_url, authority=settings.tls_ca),
+        "keys": partial(
+            check_keys,
+            signing_key=settings.signing_key.get_secret_value(),
+            signing_file=Path(key_file) if key_file else None,
+            bundle_key=settings.bundle_key,
+            rule=settings.bundle_signatures,
+        ),
         "devices": partial(check_devices, wanted=settings.device),
         "memory": check_memory,
         "folders": partial(check_folders, folders=folders),

@@ -13,6 +13,8 @@ from pathlib import Path
 from services.infra.findings import GIB, Report
 from services.kit.plurals import counted
 
+CGROUP = Path("/sys/fs/cgroup")
+WORKER_BYTES = 4 * GIB  # of memory, with which trainings of small networks succeed
 SHARED = Path("/dev/shm")  # noqa: S108 - it is measured, not written to
 HEADER = struct.Struct("<Q")
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, by its format
@@ -89,7 +91,8 @@ async def _run(*command: str) -> tuple[int, str, str]:
 
 
 async def check_memory(report: Report) -> None:
-    """Shared memory, of which containers get 64 MiB by default."""
+    """The limit of memory, if there is one, and shared memory, of which containers get 64 MiB by default."""
+    await asyncio.to_thread(_limit, report)
     if not await asyncio.to_thread(SHARED.is_dir):
         report.ok(f"there is no {SHARED} here")
         return
@@ -99,6 +102,30 @@ async def check_memory(report: Report) -> None:
         report.warn(f"{SHARED} has {total / 2**20:.0f} MiB", remedy)
     else:
         report.ok(f"{SHARED} has {total / GIB:.1f} GiB")
+
+
+def _limit(report: Report) -> None:
+    """What a container may use, by the files of cgroup v2 or v1."""
+    limit = _number("memory.max") or _number("memory/memory.limit_in_bytes")
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if not 0 < limit < physical:
+        report.ok(f"memory: all of this machine's {physical / GIB:.1f} GiB, without a limit")
+        return
+    used = _number("memory.current") or _number("memory/memory.usage_in_bytes")
+    text = f"memory: a limit of {limit / GIB:.1f} GiB, {used / GIB:.1f} of them in use"
+    if limit < WORKER_BYTES:
+        remedy = f"a trainer worker needs {WORKER_BYTES // GIB} GiB or more, as the manifests have it; others need less"
+        report.warn(text, remedy)
+    else:
+        report.ok(text)
+
+
+def _number(name: str) -> int:
+    """The number in a file of the cgroup; 0 if there is none, as for `max`."""
+    try:
+        return int((CGROUP / name).read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 async def check_folders(report: Report, folders: dict[str, Path | None]) -> None:

@@ -1,7 +1,10 @@
-"""Checks the three services from outside: whether they answer and report SERVING."""
+"""Checks the three services and the gateway from outside: whether they answer and report that they serve."""
 
 import asyncio
 import contextlib
+import ssl
+import urllib.error
+import urllib.request
 from typing import Any
 
 import grpc
@@ -16,6 +19,7 @@ from sightline.client.transport.credentials import Credentials, CredentialsError
 from sightline.client.transport.diagnosis import explain
 
 SECONDS = 5.0
+GATEWAY = "http://127.0.0.1:50054"
 
 
 async def check_services(report: Report, settings: Settings) -> None:
@@ -61,3 +65,31 @@ def _unreachable(
     advice = explain(said, credentials, address)
     remedy = advice or f"start it, free its port if something else listens there, or correct {variable}"
     report.fault(f"the {service} service does not answer at {address} ({said[:200]})", remedy)
+
+
+async def check_gateway(report: Report, url: str, authority: str) -> None:
+    """Asks whether it is ready; `authority` as in SIGHTLINE_TLS_CA. A suite may do without, unless its URL is set."""
+    place = (url or GATEWAY).rstrip("/")
+    try:
+        await asyncio.to_thread(_ready, place, authority)
+    except urllib.error.HTTPError as error:
+        error.close()
+        report.fault(f"the gateway answers at {place}, but is not ready ({error.code})", "see its log")
+    except (OSError, ValueError) as error:
+        text = f"the gateway does not answer at {place} ({error})"
+        if url:
+            report.fault(
+                text, "start it, or correct SIGHTLINE_GATEWAY_URL, and SIGHTLINE_TLS_CA if it is about a certificate"
+            )
+        else:
+            report.warn(text, "set SIGHTLINE_GATEWAY_URL if there is one; gRPC needs none")
+    else:
+        report.ok(f"the gateway is ready at {place}")
+
+
+def _ready(url: str, authority: str) -> None:
+    """HTTPError, OSError or ValueError unless it is."""
+    trusted = ssl.create_default_context(cafile=authority if authority not in ("", "system") else None)
+    handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted)
+    with urllib.request.build_opener(*handlers).open(f"{url}/readyz", timeout=SECONDS):
+        pass

@@ -40,14 +40,14 @@ class BundleSource:
         loader: Loader,
         workers: Executor,
         forward: Forward,
-        verifier: Verifier | None = None,
+        verifier: Verifier,
     ) -> None:
         self._blobs = blobs
         self._directory = directory
         self._loader = loader
         self._workers = workers  # reads and checks files
         self._forward = forward  # runs a network in the only thread that may
-        self._verifier = verifier  # of signatures; None: bundles need none
+        self._verifier = verifier  # of signatures
         _remove(directory)
         directory.mkdir(parents=True)
 
@@ -60,7 +60,9 @@ class BundleSource:
 
     async def load(self, bundle: Bundle) -> Loaded:
         """Raises BundleUnusable if files are damaged, Unavailable if the store is down or does not have them."""
-        self._check_signature(bundle)
+        self._verifier.check(bundle.model_name, bundle.version, bundle.digest, bundle.signature)
+        if not bundle.digest:
+            _log.warning("bundle_without_digest", name=bundle.model_name, version=bundle.version)
         directory = await self._fetch(bundle)
         try:
             loop = asyncio.get_running_loop()
@@ -78,12 +80,6 @@ class BundleSource:
     def discard(self, loaded: Loaded) -> None:
         """Removes the files; pages that are still mapped stay readable."""
         _remove(loaded.directory)
-
-    def _check_signature(self, bundle: Bundle) -> None:
-        if self._verifier and (problem := self._verifier.fault(bundle.model_name, bundle.digest, bundle.signature)):
-            raise BundleUnusable(name=bundle.model_name, version=bundle.version, problem=problem)
-        if not bundle.digest:
-            _log.warning("bundle_without_digest", name=bundle.model_name, version=bundle.version)
 
     async def _fetch(self, bundle: Bundle) -> Path:
         prefix = self._prefix(bundle)

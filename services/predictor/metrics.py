@@ -5,6 +5,7 @@ from enum import StrEnum
 from services.kit.metered import STORE
 from services.kit.telemetry import Metric, MetricKind
 from services.vision import decode_metrics
+from services.vision.signatures import BUNDLE_SIGNATURES
 
 
 class Stage(StrEnum):
@@ -122,5 +123,5 @@ FEEDBACK_IMAGES = Metric(  # Are enough images kept, and what keeps others from 
 ALL = (
     *(*STORE, *decode_metrics.ALL, STAGE_SECONDS, BATCH_SIZE, QUEUE_LENGTH, DROPPED),
     *(CACHE_REQUESTS, CACHE_EVICTIONS, LOAD_SECONDS, LOAD_FAILURES, LOADED_MODELS, KEPT_MODELS),
-    *(CAPACITY_BYTES, LOADED_BYTES, FEEDBACK_IMAGES),
+    *(CAPACITY_BYTES, LOADED_BYTES, FEEDBACK_IMAGES, BUNDLE_SIGNATURES),
 )

@@ -42,7 +42,7 @@ async def running(
     """
     workers = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="bundle")
     batcher = Batcher(clock, telemetry, passes)
-    verifier = Verifier.of(settings.bundle_key.read_bytes()) if settings.bundle_key else None
+    verifier = Verifier.of(settings.bundle_key, settings.bundle_signatures, telemetry)
     source = BundleSource(blobs, directory, loader, workers, batcher.call, verifier)
     cache = ModelCache(source, settings.model_cache_bytes, clock, telemetry, settings.preloaded, settings.project_share)
     lookup = ModelLookup(models, clock, settings.model_fresh_seconds, on_gone=cache.discard)

@@ -14,6 +14,7 @@ from services.kit.reach import Reach
 from services.predictor.batching import Passes
 from services.predictor.feedback import Rules
 from services.vision.decode_limits import DecodeLimits
+from services.vision.signatures import SignatureRule
 
 
 class PredictorSettings(settings.Settings):
@@ -23,7 +24,8 @@ class PredictorSettings(settings.Settings):
     max_calls: int = 256  # at once; each may have an image in memory before it is admitted or refused
     max_bytes_in_flight: int = Field(default=512 * 1024**2, ge=1024**2)
     trainer_address: settings.Address = "127.0.0.1:50052"  # host:port of the trainer api
-    bundle_key: Path | None = None  # the public key, in PEM, that must have signed every bundle
+    bundle_key: Path | None = None  # public keys, in PEM, of which one must have signed every bundle
+    bundle_signatures: SignatureRule = SignatureRule.REQUIRE  # or `accept` unsigned ones, or `off`
     device: Literal["auto", "cpu", "cuda"] = "auto"  # cuda: exit at startup without a usable GPU
     cpu_engine: Literal["onnxruntime", "openvino"] = "onnxruntime"  # for bundles with graphs
     model_cache_bytes: int = Field(default=4 * 1024**3, gt=0)  # of weights in memory

@@ -14,11 +14,14 @@ class BaseModel:
     version: str
     bundle_key: str  # prefix, ending in "/"; of the model itself, which may be deleted
     bundle_digest: str = ""  # empty of earlier versions
+    bundle_signature: str = ""  # of the base model; empty without a signing key
     networks: tuple[str, ...]  # that it brings, fine-tuned ones first
     resolution: int | None = None  # of its fine-tuned network, if that is not the usual one
 
 
-def base_model(name: str, version: str, bundle_key: str, card: ModelCard, bundle_digest: str = "") -> BaseModel:
+def base_model(
+    name: str, version: str, bundle_key: str, card: ModelCard, bundle_digest: str = "", bundle_signature: str = ""
+) -> BaseModel:
     """What the card tells."""
     brought = sorted(brought_backbones(card).items(), key=lambda item: not item[1].tuned)
     resolution = None
@@ -32,6 +35,7 @@ def base_model(name: str, version: str, bundle_key: str, card: ModelCard, bundle
         version=version,
         bundle_key=bundle_key,
         bundle_digest=bundle_digest,
+        bundle_signature=bundle_signature,
         networks=networks,
         resolution=resolution,
     )

@@ -1,23 +1,14 @@
-"""Bundles in the store and on a worker's disk: those that a request refers to, checked against the model's record.
-
-No torch.
-"""
-
-import shutil
-from pathlib import Path
+"""Bundles in the store that a request refers to, checked against the model's record. No torch."""
 
 from msgspec.structs import replace
 
 from services.kit.blobs import Blobs
 from services.kit.errors import BlobNotFound, BundleUnusable, InvalidRequest, ModelNotFound, ModelNotReady
-from services.kit.log import Log
 from services.trainer.base_model import base_model
 from services.trainer.domain import Model, Served
 from services.trainer.store import Store
 from services.vision.card import CARD_FILE, DIGESTS_FILE, ModelCard
-from services.vision.sealing import BundleCorrupt, verified_card, verify
-
-_log = Log(__name__)
+from services.vision.sealing import BundleCorrupt, verified_card
 
 
 def require_served(model: Model) -> Served:
@@ -44,7 +35,8 @@ async def with_base(model: Model, store: Store, blobs: Blobs, field: str) -> Mod
         card = await read_card(blobs, base.name, served)
     except BlobNotFound:
         raise ModelNotFound(name=base.name) from None  # it is being deleted
-    return replace(model, base=base_model(base.name, served.version, served.bundle_key, card, served.bundle_digest))
+    seal = served.bundle_digest, served.bundle_signature
+    return replace(model, base=base_model(base.name, served.version, served.bundle_key, card, *seal))
 
 
 async def read_card(blobs: Blobs, model: str, served: Served) -> ModelCard:
@@ -55,14 +47,3 @@ async def read_card(blobs: Blobs, model: str, served: Served) -> ModelCard:
         return verified_card(card, digests, served.bundle_digest)
     except BundleCorrupt as fault:
         raise BundleUnusable(name=model, version=served.version, problem=fault) from fault
-
-
-def check(directory: Path, model: str, version: str, digest: str) -> None:
-    """BundleUnusable, and the folder is removed, unless its files are those of the record."""
-    if not digest:
-        _log.warning("bundle_without_digest", name=model, version=version)
-    try:
-        verify(directory, digest)
-    except BundleCorrupt as fault:
-        shutil.rmtree(directory, ignore_errors=True)  # so that the next attempt fetches it again
-        raise BundleUnusable(name=model, version=version, problem=fault) from fault

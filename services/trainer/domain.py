@@ -211,6 +211,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     base_key: str = ""  # prefix of the bundle that it continues; empty: none
     base_digest: str = ""  # of that bundle; empty of earlier versions
+    base_model: str = ""  # whose bundle that is; empty of earlier versions
+    base_signature: str = ""  # of that bundle, for that model
     weights: tuple[UsedWeights, ...] = ()  # what earlier trials used: packs that differ are refused
     expected_seconds: float = 0.0
     # Name of the trial whose settings it repeats, for longer or on more images; empty if it repeats none.
@@ -240,6 +242,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
     bundle_key: str
     bundle_digest: str = ""  # empty of earlier versions
+    bundle_signature: str = ""  # empty without a signing key
     model_kind: ModelKind
     work: Work
     update_time: datetime

@@ -118,6 +118,7 @@ class Evaluations:
             model_version=served.version,
             bundle_key=served.bundle_key,
             bundle_digest=served.bundle_digest,
+            bundle_signature=served.bundle_signature,
             model_kind=model.model_kind,
             work=Work(create_time=now, allowance=ALLOWANCE),
             update_time=now,

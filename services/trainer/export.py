@@ -39,6 +39,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
     bundle_key: str
     bundle_digest: str = ""  # empty of earlier versions
+    bundle_signature: str = ""  # empty without a signing key
     format: ExportFormat
     work: Work
     update_time: datetime
@@ -87,6 +88,7 @@ def drafted(model: Model, served: Served, form: ExportFormat, now: datetime) -> 
         model_version=served.version,
         bundle_key=served.bundle_key,
         bundle_digest=served.bundle_digest,
+        bundle_signature=served.bundle_signature,
         format=form,
         work=Work(create_time=now, allowance=ALLOWANCE),
         update_time=now,

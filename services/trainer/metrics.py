@@ -10,6 +10,7 @@ from services.trainer.domain import ModelState
 from services.trainer.tally import AttemptResult
 from services.trainer.work import WorkState
 from services.vision.exports.formats import ExportFormat
+from services.vision.signatures import BUNDLE_SIGNATURES
 
 
 class EstimateResult(StrEnum):
@@ -194,4 +195,7 @@ API = (
     *(ESTIMATES, ESTIMATE_SECONDS, EXPORTS),
     *(PROJECT_SHARE, PROJECT_STORAGE, PROJECT_COMPUTE),
 )
-WORKER = (*STORE, *NATS, JOBS, RUNNING, PHASE_SECONDS, NUMERICS, CHILD_START_SECONDS, DEVICE, WORKER_READY)
+WORKER = (
+    *(*STORE, *NATS, JOBS, RUNNING, PHASE_SECONDS, NUMERICS, CHILD_START_SECONDS, DEVICE, WORKER_READY),
+    BUNDLE_SIGNATURES,
+)

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 
 from services.kit.settings import Address, Port, Settings
+from services.vision.signatures import SignatureRule
 
 
 class TrainerSettings(Settings):
@@ -21,6 +22,8 @@ class TrainerSettings(Settings):
     checkpoint_seconds: float = Field(default=5.0, ge=0)  # minimum time between two checkpoints
     # Only of workers.
     signing_key: SecretStr = SecretStr("")  # signs bundles: an Ed25519 key in PEM
+    bundle_key: Path | None = None  # public keys, in PEM, of which one must have signed a bundle that is used
+    bundle_signatures: SignatureRule = SignatureRule.REQUIRE  # or `accept` unsigned ones, or `off`
     weights_dir: Path | None = None  # pretrained weights as safetensors, for machines without internet access
     installed_weights: bool = True  # those in installed packages (the extra `weights`), after folder and store
     download_weights: bool = True  # if none of these has them

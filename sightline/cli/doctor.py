@@ -22,8 +22,13 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Check only nats, store, services, devices, memory, folders or weights; repeatable."),
+        typer.Option(
+            help="Check only nats, store, services, gateway, keys, devices, memory, folders or weights; repeatable."
+        ),
     ] = None,
+    inside: Annotated[
+        bool, typer.Option("--inside", help="Check what a trainer worker needs: run it in the worker's pod.")
+    ] = False,
     nats_monitor: Annotated[
         str, typer.Option(metavar="URL", help="nats-server's monitoring endpoint, such as http://nats:8222.")
     ] = "",
@@ -39,5 +44,6 @@ def doctor(
         raise typer.Exit(report(error, notes())) from None
     command = [sys.executable, "-m", "services.infra.doctor", *(["--json"] if json else [])]
     command += [word for area in only or () for word in ("--only", area)]
+    command += ["--inside"] if inside else []
     command += ["--nats-monitor", nats_monitor] if nats_monitor else []
     raise typer.Exit(subprocess.run(command, env=variables, check=False).returncode)

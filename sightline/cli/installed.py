@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sightline.cli.reporting import CommandError
 from sightline.cli.up import DATA
-from sightline.local import nats_users
+from sightline.local import nats_users, signing
 
 OF_THE_STORE = ("SIGHTLINE_NATS_URL", "SIGHTLINE_STORE_DIRECTORY", "SIGHTLINE_S3_ENDPOINT")
 
@@ -33,9 +33,14 @@ def environment(data: Path | None) -> dict[str, str]:
         raise CommandError(
             f"{folder} is not the folder of a suite", fix="pass the folder that `sightline up` uses with --data"
         ) from None
-    return found | {
-        "SIGHTLINE_NATS_URL": f"nats://127.0.0.1:{port}",
-        "SIGHTLINE_NATS_USER": nats_users.ADMIN,
-        "SIGHTLINE_NATS_PASSWORD": passwords[nats_users.ADMIN],
-        "SIGHTLINE_STORE_DIRECTORY": str(folder / "store"),
-    }
+    keys = {} if signing.chosen({}) else signing.variables(folder, signs=True)
+    return (
+        found
+        | keys
+        | {
+            "SIGHTLINE_NATS_URL": f"nats://127.0.0.1:{port}",
+            "SIGHTLINE_NATS_USER": nats_users.ADMIN,
+            "SIGHTLINE_NATS_PASSWORD": passwords[nats_users.ADMIN],
+            "SIGHTLINE_STORE_DIRECTORY": str(folder / "store"),
+        }
+    )

@@ -69,12 +69,13 @@ def signing(
         typer.Option(metavar="FILE", help="The new private key, for trainer workers: SIGHTLINE_SIGNING_KEY_FILE."),
     ] = Path("signing-key.pem"),
     public: Annotated[
-        Path, typer.Option(metavar="FILE", help="New public key, for predictors: SIGHTLINE_BUNDLE_KEY.")
+        Path, typer.Option(metavar="FILE", help="New public key, for predictors and workers: SIGHTLINE_BUNDLE_KEY.")
     ] = Path("bundle-key.pem"),
 ) -> None:
-    """Make the pair of keys with which trainer workers sign models and predictors check them.
+    """Make the pair of keys with which trainer workers sign models, and they and predictors check them.
 
-    A predictor with the public key refuses every model that is not signed, those of before included.
+    Whoever has the public key refuses models that are not signed, unless SIGHTLINE_BUNDLE_SIGNATURES is `accept`.
+    To change keys, append the new public key to the file with the old one.
     """
     try:
         _write_pair(private, public)

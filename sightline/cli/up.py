@@ -118,6 +118,7 @@ def print_stack(stack: "Stack", console: Console) -> None:
     rows.add_row(f"[bold]{GATEWAY}[/]", escape(stack.gateway), "", escape(_short(stack.logs / f"{GATEWAY}.log")))
     console.print(rows)
     kept = [
+        ("studio", f"{stack.gateway}/studio"),
         ("records", f"nats://{stack.nats_url.rpartition('@')[2]}"),
         ("blobs", _short(stack.data / "store")),
         ("all logs", _short(stack.logs)),

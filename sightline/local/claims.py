@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from sightline.local import signing
 from sightline.local.ports import free_ports, is_free
 
 PORTS_SECONDS = 3.0  # children of a killed stack may take a moment to release their ports
 POLL_SECONDS = 0.1
 STORE = "store"
-FOLDERS = frozenset({"nats", STORE, "logs", "audit", "cache", "work"})
+FOLDERS = frozenset({"nats", STORE, "logs", "audit", "cache", "work", signing.FOLDER})
 
 
 class StackError(Exception):

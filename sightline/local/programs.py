@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sightline.client.transport.addresses import Addresses
 from sightline.client.transport.channel import DIRECT
-from sightline.local import nats
+from sightline.local import nats, signing
 from sightline.local.nats_users import ADMIN, USERS
 from sightline.local.ports import GATEWAY, HOST
 from sightline.local.processes import Program
@@ -58,17 +58,20 @@ def service_programs(layout: Layout, pid_of: Callable[[str], int | None]) -> lis
     """The processes of the services, in the order of their start; `pid_of` gives the running process of a name."""
     api, worker = partial(_api, layout), partial(_worker, layout, pid_of)
     threads = str(_threads(layout))
+    own = signing.chosen(layout.environment)
+    checks, signs = ({} if own else signing.variables(layout.data, signs=signs) for signs in (False, True))
     return [
         api("dataset", "dataset", "api"),
         worker("dataset-worker", "dataset", "worker"),
         api("trainer", "trainer", "api"),
-        api("predictor", "predictor", SIGHTLINE_MODEL_CACHE_DIRECTORY=str(layout.data / "cache")),
+        api("predictor", "predictor", SIGHTLINE_MODEL_CACHE_DIRECTORY=str(layout.data / "cache"), **checks),
         _gateway(layout),
         worker(
             "predictor-worker",
             "predictor",
             "worker",
             SIGHTLINE_MODEL_CACHE_DIRECTORY=str(layout.data / "work" / "predictor-worker"),
+            **checks,
         ),
         *(
             worker(
@@ -77,6 +80,7 @@ def service_programs(layout: Layout, pid_of: Callable[[str], int | None]) -> lis
                 "worker",
                 SIGHTLINE_WORK_DIR=str(layout.data / "work" / name),
                 SIGHTLINE_THREADS=threads,
+                **signs,
             )
             for name in worker_names(layout.workers)
         ),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from sightline.client.transport.addresses import Addresses
-from sightline.local import claims, nats, nats_users
+from sightline.local import claims, nats, nats_users, signing
 from sightline.local.claims import StackError
 from sightline.local.ports import GATEWAY, HOST
 from sightline.local.processes import Child, Died, Program
@@ -24,7 +24,8 @@ class Stack:
     """The suite in one folder: `async with Stack(folder, base_port=0) as stack: stack.addresses ...`.
 
     Law: inside the block every service responds, and a child that dies is restarted on the same port. The folder
-    holds everything: `nats` (records and queue), `store` (blobs), `logs`; a later Stack on it continues from there.
+    holds everything: `nats` (records and queue), `store` (blobs), `keys` (which sign models), `logs`; a later Stack on
+    it continues from there.
     Other users of this machine can neither read it nor log in to its nats-server; `nats_url` has the admin's password.
     Only one can run on a folder at a time. When the block or this process ends, no child is left.
 
@@ -115,6 +116,8 @@ class Stack:
         """Chooses the ports."""
         *ports, gateway_port = claims.service_ports(self._base_port, (*SERVICES, GATEWAY))
         claims.make_private(self.data, with_store="SIGHTLINE_STORE_DIRECTORY" not in self._environment)
+        passwords = self.data / "nats" / nats_users.FILE
+        signing.keep(self.data, used_before=passwords.exists())
         self.addresses = Addresses(**{name: f"{HOST}:{port}" for name, port in zip(SERVICES, ports, strict=True)})
         self.gateway = f"http://{HOST}:{gateway_port}"
         # The services before the trainer's workers, so that their ports do not depend on the number of workers.
@@ -126,7 +129,7 @@ class Stack:
             addresses=self.addresses,
             gateway_port=gateway_port,
             nats_port=claims.nats_port(self.data),
-            nats_passwords=nats_users.kept_passwords(self.data / "nats" / nats_users.FILE),
+            nats_passwords=nats_users.kept_passwords(passwords),
             metrics_ports=self.metrics_ports,
             environment=self._environment,
         )

@@ -81,7 +81,9 @@ def test_each_training_has_its_own_pod_which_nothing_evicts(name: str) -> None:
     assert job["template"]["spec"]["containers"][0]["args"] == ["worker", "--once"]
     assert "trainer-worker" not in {one["metadata"]["name"] for one in of_kind(name, "Deployment")}
     replicas = {one["metadata"]["name"]: one["spec"].get("replicas") for one in of_kind(name, "Deployment")}
-    assert replicas["predictor"] is replicas["dataset-worker"] is None
+    scaled = {one["spec"]["scaleTargetRef"]["name"] for one in of_kind(name, "HorizontalPodAutoscaler")}
+    assert scaled == {"predictor", "predictor-worker", "dataset-worker", "gateway"}
+    assert {replicas[one] for one in scaled} == {None}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import yaml
 from services.infra.static_keys import parse
 from services.kit.roles import Role
 from sightline.client.keys import digest
+from sightline.client.signing_keys import fingerprint, private_key, public_keys
 from sightline.local.nats_users import ADMIN, USERS
 from tests.support.manifests import K8S, ROOT, environment, of_kind, render_text
 from tests.support.servers import find_program
@@ -108,6 +109,12 @@ def test_every_user_of_nats_has_a_password_that_the_server_reads_as_text(secrets
     assert found.keys() == {*USERS, ADMIN}
     assert all(re.fullmatch("[a-z][a-z0-9]{30,}", password) for password in found.values())
     assert len(set(found.values())) == len(found)
+
+
+def test_the_documented_signing_keys_are_a_pair(secrets: Path) -> None:
+    private, public = (secrets / "secrets" / "sightline-signing" / f"{one}-key.pem" for one in ("signing", "bundle"))
+    (trusted,) = public_keys(public.read_bytes())
+    assert fingerprint(private_key(private.read_text()).public_key()) == fingerprint(trusted)
 
 
 def test_the_documented_overlay_pulls_every_image_from_the_registry_and_works_in_any_namespace(tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def test_hadolint_finds_nothing() -> None:
 
 def test_the_base_image_has_one_full_version() -> None:
     (image,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
+    image, _, digest = image.partition("@")
     assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", image)
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", digest)
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert workflow["jobs"]["run"]["container"] == image.replace("-slim", ""), "the tests run on the same version"
     stages = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)

@@ -242,6 +242,21 @@ def test_a_pod_has_its_own_user_of_nats_and_of_the_store_and_no_others_secrets(n
     assert pod_name in USERS
 
 
+@pytest.mark.parametrize("name", ["signing", "all", "overlay production"])
+def test_only_trainer_workers_have_the_key_that_signs_and_whoever_loads_models_has_the_public_ones(name: str) -> None:
+    mounted: dict[str, set[str]] = {}
+    for what, pod, container in containers(name):
+        if container["name"] not in OURS:
+            continue
+        of_keys = [one["secret"]["items"] for one in pod["volumes"] if "sightline-signing" in str(one)]
+        mounted[container["name"]] = {item["key"] for items in of_keys for item in items}
+        files = {key.rpartition("/")[2] for key in environment(name, container["name"]).values() if ".pem" in key}
+        assert files == mounted[container["name"]], what
+    public, both = {"bundle-key.pem"}, {"bundle-key.pem", "signing-key.pem"}
+    readers = {"predictor": public, "predictor-worker": public, "trainer-worker": both}
+    assert mounted == {key: set[str]() for key in OURS} | readers
+
+
 @rendering
 def test_nats_has_the_users_of_a_local_suite(name: str) -> None:
     (config,) = [one["data"] for one in of_kind(name, "ConfigMap") if "nats.conf" in one["data"]]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +25,7 @@ from msgspec.structs import replace
 from services.infra import jetstream
 from services.infra.jetstream_records import JetStreamRecords
 from services.kit.records import Table
-from services.trainer.domain import Trial
+from services.trainer.domain import Model, Trial
 from sightline.client.stubs import Stubs
 from sightline.local.stack import Stack
 from sightline.v1.dataset_pb2 import Dataset
@@ -54,6 +57,7 @@ THRESHOLDS = {
     "SightlinePredictionsSlow": "> 2 -> > 0.001, > 10 -> > 1",
     "SightlinePredictionsRefused": "> 0.05 -> > 0",
     "SightlineErrorsHigh": "> 3 -> > 0",
+    "SightlineGatewayErrorsHigh": "> 3 -> > 0",
     "SightlineModelCacheThrashing": "> 1 -> > 0",
     "SightlineTrialsFailing": "> 0.5 -> > 0.2",  # earlier tests count too
     "SightlineTrainingsFail": "> 2 -> > 0, > 0.5 -> > 0.1",
@@ -138,6 +142,29 @@ class MonitoredSuite:
             await Table(JetStreamRecords(connection), Trial).change(trial, more)
 
     @contextmanager
+    def signature_of(self, model: str, other: str) -> Generator[None]:
+        """Gives the model's record the signature of another model's bundle for the block."""
+        own = asyncio.run(self._sign(f"models/{model}", other))
+        try:
+            yield
+        finally:
+            asyncio.run(self._sign(f"models/{model}", own))
+
+    async def _sign(self, model: str, signature: str) -> str:
+        """Stores a signature, or that of the model of this name, in the record; returns the one before."""
+        async with jetstream.connected(self.stack.nats_url, "tests") as connection:
+            table = Table(JetStreamRecords(connection), Model)
+            served = (await table.get(model)).value.served
+            assert served is not None
+            if signature.startswith("models/"):
+                others = (await table.get(signature)).value.served
+                assert others is not None
+                signature = others.bundle_signature
+            changed = dataclasses.replace(served, bundle_signature=signature)
+            await table.change(model, lambda now: replace(now, served=changed))
+            return served.bundle_signature
+
+    @contextmanager
     def another_dataset_api(self, certificate: Path, key: Path) -> Generator[None]:
         """A second dataset api, with TLS."""
         files = {"SIGHTLINE_TLS_CERTIFICATE": str(certificate), "SIGHTLINE_TLS_KEY": str(key)}
@@ -216,6 +243,19 @@ class MonitoredSuite:
         """A call that is retried until its deadline and fails."""
         with Stubs(self.stack.addresses) as client, pytest.raises(grpc.RpcError):
             client.datasets.GetDataset(GetDatasetRequest(name=f"datasets/{dataset}"), timeout=15)
+
+    def status_from_gateway(self, model: str, image: Path) -> int:
+        """How the gateway answers a request to predict an image."""
+        query = f"api-version=2023-04-01-preview&model-name={model}"
+        url = f"{self.stack.gateway}/computervision/imageanalysis:analyze?{query}"
+        headers = {"Content-Type": "application/octet-stream"}
+        request = urllib.request.Request(url, image.read_bytes(), headers)
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
 
     def metrics(self, name: str) -> bytes:
         """The process's metrics as a scrape returns them."""

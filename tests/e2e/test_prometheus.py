@@ -232,7 +232,20 @@ def test_a_bundle_damaged_in_the_store_raises_an_alert(monitored: MonitoredSuite
         for _ in range(3):
             predict(monitored.command, "first", few, code=13)
         monitored.prometheus.wait_for("SightlineModelLoadsFail")
+        for _ in range(3):
+            assert monitored.status_from_gateway("first", min(few[1].truth)) == 500
+            time.sleep(2)  # a rate needs two scrapes
+        monitored.prometheus.wait_for("SightlineGatewayErrorsHigh")
     predict(monitored.command, "first", few)
+
+
+def test_a_signature_changed_in_a_models_record_raises_an_alert(monitored: MonitoredSuite, few: Sets) -> None:
+    with monitored.signature_of("first", "models/second"):
+        deadline = time.monotonic() + 15  # a replica believes an answer of the trainer's for a second
+        while b'bundle_signatures_total{result="refused"} 0.0' in monitored.metrics("predictor"):
+            assert time.monotonic() < deadline
+            monitored.command("predict", "first", min(few[1].truth), "--json", code=None)
+        monitored.prometheus.wait_for("SightlineBundlesRefused")
 
 
 def test_a_lost_audit_entry_raises_an_alert(monitored: MonitoredSuite, few: Sets) -> None:

@@ -59,7 +59,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
 def test_a_second_up_continues_with_all_data(up: Up, images: tuple[DigitSet, DigitSet], tmp_path: Path) -> None:
     sightline = Command(Addresses(*(f"127.0.0.1:{up.base_port + n}" for n in range(3))), tmp_path)
     gateway = f"http://127.0.0.1:{up.base_port + 3}"
-    assert gateway in up.log.read_text()
+    assert f"{gateway}/studio" in up.log.read_text()
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{gateway}/openapi.json") as answer:
         assert json.load(answer)["paths"]
     words = ("--kind", "classification", "--coco", images[1].coco, "--wait", "--json")

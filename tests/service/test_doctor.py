@@ -21,14 +21,16 @@ import pytest
 
 from services.infra import doctor_machine, findings
 from services.infra.doctor import DoctorSettings
+from services.infra.doctor_keys import check_keys
 from services.infra.doctor_machine import check_devices, check_folders, check_memory, check_weights
 from services.infra.doctor_nats import check_nats
-from services.infra.doctor_services import check_services
+from services.infra.doctor_services import check_gateway, check_services
 from services.infra.doctor_store import check_store
 from services.infra.findings import Finding, Level, Report
 from services.infra.jetstream import connect
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
+from sightline.client import signing_keys
 from sightline.local.nats_users import ADMIN, USERS, authorization
 from tests.support.ceph import CephGateway
 from tests.support.runtime import serving
@@ -283,6 +285,77 @@ async def test_little_shared_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch
     assert "has 64 MiB" in texts(await found("memory", check_memory), Level.WARNING)
 
 
+async def test_a_limit_of_memory_is_told_and_a_small_one_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(doctor_machine, "WORKER_BYTES", 2**20)
+    for text, level, said in (
+        ("max", Level.OK, "without a limit"),
+        (str(2**20), Level.OK, "a limit of 0.0 GiB"),
+        (str(2**20 - 1), Level.WARNING, "a limit of"),
+    ):
+        (tmp_path / "memory.max").write_text(f"{text}\n")
+        assert said in texts(await found("memory", check_memory), level)
+
+
+async def test_keys_that_do_not_fit_or_cannot_be_used_are_faults(tmp_path: Path) -> None:
+    (private, public), (stranger, _) = signing_keys.make(), signing_keys.make()
+    keys, own = tmp_path / "bundle-key.pem", tmp_path / "signing-key.pem"
+    keys.write_text(public)
+    own.touch(0o600)
+    fingerprint = signing_keys.fingerprint(signing_keys.public_keys(public.encode())[0])
+
+    async def checked(key: str, trusted: Path | None, rule: str = "require") -> list[Finding]:
+        return await found(
+            "keys", partial(check_keys, signing_key=key, signing_file=own, bundle_key=trusted, rule=rule)
+        )
+
+    assert f"signed here, with {fingerprint}" in texts(await checked(private, keys), Level.OK)
+    assert "lacks the public key" in texts(await checked(stranger, keys), Level.FAULT)
+    assert "SIGHTLINE_SIGNING_KEY: expected" in texts(await checked("nonsense", keys), Level.FAULT)
+    assert "SIGHTLINE_BUNDLE_KEY cannot be used" in texts(await checked("", own), Level.FAULT)
+    assert "SIGHTLINE_BUNDLE_KEY cannot be used" in texts(await checked("", tmp_path / "none"), Level.FAULT)
+    assert "whether they are signed or not" in texts(await checked("", None), Level.OK)
+    for rule in ("accept", "off"):
+        assert f"SIGHTLINE_BUNDLE_SIGNATURES is {rule}" in texts(await checked("", keys, rule), Level.WARNING)
+    own.chmod(0o644)
+    assert "can read the signing key" in texts(await checked(private, keys), Level.WARNING)
+
+
+@contextmanager
+def gateway(status: int) -> Generator[str]:
+    """Something that answers /readyz with the status."""
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/readyz" else 404)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - the library's name
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+async def test_a_gateway_that_is_ready_unready_or_away_is_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def checked(url: str) -> list[Finding]:
+        return await found("gateway", partial(check_gateway, url=url, authority=""))
+
+    with gateway(200) as url:
+        assert "is ready" in texts(await checked(f"{url}/"), Level.OK)
+    with gateway(503) as url:
+        assert "is not ready (503)" in texts(await checked(url), Level.FAULT)
+    away = f"http://127.0.0.1:{free_port()}"
+    assert "does not answer" in texts(await checked(away), Level.FAULT)
+    monkeypatch.setattr("services.infra.doctor_services.GATEWAY", away)
+    assert "does not answer" in texts(await checked(""), Level.WARNING)
+
+
 async def test_weights_are_listed_and_truncated_ones_are_faults(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
     whole = struct.pack("<Q", len(header)) + header + b"1234"
@@ -329,6 +402,12 @@ async def test_the_command_exits_with_1_if_there_is_a_fault_and_with_0_otherwise
     printed = json.loads(done.stdout)
     assert (done.returncode, printed["faults"]) == (1, 1)
     assert {"area", "level", "text", "remedy"} == set(printed["checks"][0])
+
+
+async def test_inside_a_workers_pod_the_services_are_not_asked() -> None:
+    areas = [word for area in ("services", "gateway", "keys", "memory") for word in ("--only", area)]
+    done = await asyncio.to_thread(doctor, "--inside", "--json", *areas)
+    assert {one["area"] for one in json.loads(done.stdout)["checks"]} == {"keys", "memory"}, done.stderr
 
 
 def test_the_command_recognises_the_folder_of_a_suite(tmp_path: Path) -> None:

@@ -30,11 +30,12 @@ COMBINATIONS: dict[str, tuple[str, ...]] = {
     "autoscaling": ("autoscaling",),
     "object-store": ("object-store",),
     "tls": ("tls",),
+    "signing": ("signing",),
     "monitoring": ("monitoring",),
     "network-policies": ("network-policies",),
     "gpu": ("gpu", "predictor-torch"),
     "kueue": ("autoscaling", "kueue"),
-    "all": ("object-store", "tls", "gpu-mig", "autoscaling", "monitoring", "network-policies", "kueue"),
+    "all": ("object-store", "tls", "signing", "gpu-mig", "autoscaling", "monitoring", "network-policies", "kueue"),
 }
 
 Resource = dict[str, Any]

@@ -20,6 +20,7 @@ def planned(model: Model, allowance: timedelta, now: datetime) -> Evaluation:
         model_version=model.served.version,
         bundle_key=model.served.bundle_key,
         bundle_digest=model.served.bundle_digest,
+        bundle_signature=model.served.bundle_signature,
         model_kind=model.model_kind,
         work=Work(create_time=now, allowance=allowance),
         update_time=now,

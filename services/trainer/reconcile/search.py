@@ -76,6 +76,8 @@ class Search:
             seed=model.hyperparameters.seed,
             base_key=model.base_key if model.base else "",
             base_digest=model.base.bundle_digest if model.base else "",
+            base_model=model.base.name if model.base else "",
+            base_signature=model.base.bundle_signature if model.base else "",
             weights=first_used(one.result.weights for one in trials if one.result),
             expected_seconds=step.expected_seconds,
             parent_trial=step.parent_trial,

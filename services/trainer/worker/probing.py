@@ -4,10 +4,11 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 
-from services.kit.errors import BlobNotFound, DatasetChanged, DatasetNotFound, ModelNotFound
+from services.kit.errors import BlobNotFound, DatasetChanged, DatasetNotFound
 from services.trainer.estimate import Estimate
 from services.trainer.messages import ProbeTask
 from services.trainer.settings import TrainerSettings
+from services.trainer.worker.bundle_folders import BundleFolders
 from services.trainer.worker.sample import Contents, choose, read_contents, write_sample
 from services.trainer.worker.workspace import Workspace
 from services.vision.card import ModelKind
@@ -19,9 +20,17 @@ TIMED = 40  # images of another sample for the others, if there are more; also o
 
 
 async def probe_task(
-    estimate: Estimate, workspace: Workspace, settings: TrainerSettings, scratch: Path, allowance: timedelta
+    estimate: Estimate,
+    workspace: Workspace,
+    bundles: BundleFolders,
+    settings: TrainerSettings,
+    scratch: Path,
+    allowance: timedelta,
 ) -> ProbeTask:
-    """Fetches the samples and the base model; DatasetNotFound or ModelNotFound if one was deleted, DatasetChanged."""
+    """Fetches the samples and the base model.
+
+    DatasetNotFound or ModelNotFound if one was deleted, DatasetChanged or BundleUnusable if one was changed.
+    """
     model = estimate.model
     assert model.training is not None, "an estimate has its snapshot"
     indexes = await workspace.snapshot(model.training, packs=False)
@@ -41,6 +50,7 @@ async def probe_task(
     except ValueError as fault:
         raise DatasetChanged(dataset=model.training_dataset, file=str(fault)) from fault
     weights = settings.weights_dir
+    base = await bundles.base(model.base) if model.base else None
     return ProbeTask(
         estimate=estimate.name,
         dataset=model.training_dataset,
@@ -51,7 +61,7 @@ async def probe_task(
         images_per_category=None if detects else _per_category(contents, len(rows)),
         output_directory=str(scratch / "output"),
         cache_directory=str(await workspace.cache()),
-        base_directory=await _base(estimate, workspace),
+        base_directory=str(base) if base else None,
         stored_blocks=tuple(await workspace.features(model.training).names()),
         weights_directory=str(weights) if weights else None,
         installed_weights=settings.installed_weights,
@@ -60,16 +70,6 @@ async def probe_task(
         seed=seed,
         threads=settings.threads,
     )
-
-
-async def _base(estimate: Estimate, workspace: Workspace) -> str | None:
-    """Path of the bundle that the training would continue."""
-    if estimate.model.base is None:
-        return None
-    try:
-        return str(await workspace.folder(estimate.model.base.bundle_key))
-    except BlobNotFound:
-        raise ModelNotFound(name=estimate.model.base.name) from None
 
 
 def _per_category(contents: Contents, sampled: int) -> float | None:

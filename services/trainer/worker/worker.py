@@ -14,12 +14,11 @@ from msgspec import structs
 from services.kit import codec
 from services.kit.clock import Clock
 from services.kit.consume import Released
-from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, TrialNotFound, Unavailable
+from services.kit.errors import BlobNotFound, LeaseLost, SightlineError, TrialNotFound, Unavailable
 from services.kit.log import Log, about
-from services.kit.names import parent
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
-from services.trainer import bundles, metrics
+from services.trainer import metrics
 from services.trainer.domain import Evaluation, Trial
 from services.trainer.estimate import COLLECTION, Estimate
 from services.trainer.export import Export
@@ -31,12 +30,13 @@ from services.trainer.store import Store
 from services.trainer.tally import AttemptResult
 from services.trainer.work import MAX_ATTEMPTS_WITHOUT_COMMIT, Work
 from services.trainer.worker.attempt import AnyAttempt, Attempt, CancelRequested
+from services.trainer.worker.bundle_folders import BundleFolders
 from services.trainer.worker.child_pool import SPARE_DELAY_SECONDS, ChildDied, ChildHung, ChildPool, DeviceUnusable
 from services.trainer.worker.probing import probe_task
 from services.trainer.worker.supervision import Stopped, Supervision
 from services.trainer.worker.workspace import Workspace
 from services.vision.catalogue import suited
-from services.vision.signing import Signer
+from services.vision.signing import Signer, Verifier
 from services.vision.timm_networks import DeviceClass
 
 _log = Log(__name__)
@@ -68,6 +68,9 @@ class Worker:
         self._pool = pool
         self._settings = settings
         self._signer = Signer.of(settings.signing_key.get_secret_value())
+        verifier = Verifier.of(settings.bundle_key, settings.bundle_signatures, telemetry)
+        verifier.expect(self._signer)
+        self._bundles = BundleFolders(workspace, verifier)
         self._clock = clock
         self._telemetry = telemetry
         self._fits: dict[tuple[object, ...], int] = {}  # images per micro-batch, found by trials that ran out of memory
@@ -195,12 +198,12 @@ class Worker:
         output.mkdir()
         record = attempt.record
         if isinstance(record, Estimate):
-            return await probe_task(record, self._workspace, self._settings, scratch, attempt.allowance)
+            return await probe_task(record, self._workspace, self._bundles, self._settings, scratch, attempt.allowance)
         if isinstance(record, Evaluation):
             return EvaluateTask(
                 evaluation=record.name,
                 dataset=record.test_dataset,
-                bundle_directory=str(await self._bundle(record)),
+                bundle_directory=str(await self._bundles.served(record)),
                 directory=str(await self._workspace.snapshot(record.test)),
                 output_directory=str(output),
                 allowance=attempt.allowance,
@@ -211,7 +214,7 @@ class Worker:
                 export=record.name,
                 model=record.public_model,
                 model_version=record.model_version,
-                bundle_directory=str(await self._bundle(record)),
+                bundle_directory=str(await self._bundles.served(record)),
                 bundle_digest=record.bundle_digest,
                 format=record.format,
                 output_directory=str(output),
@@ -219,6 +222,7 @@ class Worker:
                 threads=self._settings.threads,
             )
         weights, deaths = self._settings.weights_dir, record.work.attempts_without_commit
+        base = await self._bundles.continued(record)
         return TrainTask(
             trial=record.name,
             dataset=record.training.dataset,
@@ -232,7 +236,7 @@ class Worker:
             installed_weights=self._settings.installed_weights,
             download_weights=self._settings.download_weights,
             weights=record.weights,
-            base_directory=await self._base(record),
+            base_directory=str(base) if base else None,
             checkpoint_path=await self._checkpoint(record),
             checkpoint_seconds=self._settings.checkpoint_seconds,
             split=Split(seed=record.seed, holdout_fraction=record.holdout_fraction),
@@ -260,27 +264,6 @@ class Worker:
         except (TrialNotFound, BlobNotFound):
             return {}  # its model is being deleted
         return codec.decode(whole, Performance).suggested_thresholds
-
-    async def _bundle(self, record: Evaluation | Export) -> Path:
-        model = parent(record.name)
-        try:
-            directory = await self._workspace.folder(record.bundle_key)
-        except BlobNotFound:
-            raise ModelNotFound(name=model) from None
-        await asyncio.to_thread(bundles.check, directory, model, record.model_version, record.bundle_digest)
-        return directory
-
-    async def _base(self, trial: Trial) -> str | None:
-        """Path of the bundle that the trial continues, which is deleted only with the trial's model."""
-        if not trial.base_key:
-            return None
-        model = trial.name.partition("/trials/")[0]
-        try:
-            directory = await self._workspace.folder(trial.base_key)
-        except BlobNotFound:
-            raise ModelNotFound(name=model) from None
-        await asyncio.to_thread(bundles.check, directory, model, "of its base model", trial.base_digest)
-        return str(directory)
 
     async def _checkpoint(self, trial: Trial) -> str | None:
         """Path of the last checkpoint; None, so that the trial starts over, if there is none or the store lost it."""

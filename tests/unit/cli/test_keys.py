@@ -6,6 +6,8 @@ import pytest
 
 from services.infra.static_keys import parse
 from services.kit.roles import Role
+from services.kit.telemetry import MemoryTelemetry
+from services.vision.signatures import SignatureRule
 from services.vision.signing import Signer, Verifier
 from sightline.client.keys import PREFIX, digest
 from sightline.client.transport.addresses import Addresses
@@ -128,7 +130,7 @@ def test_a_pair_of_signing_keys_is_written_once_and_fits(sightline, tmp_path):
     assert private.stat().st_mode & 0o777 == 0o600
     signer = Signer.of(private.read_text())
     assert signer
-    assert Verifier.of(public.read_bytes()).fault("m", "d", signer.sign("m", "d")) == ""
+    Verifier.of(public, SignatureRule.REQUIRE, MemoryTelemetry()).check("m", "v", "d", signer.sign("m", "d"))
     before = private.read_bytes()
     again = sightline(*words)
     assert (again.code, "exists" in again.err, private.read_bytes()) == (1, True, before)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sightline.client.transport.addresses import Addresses
-from sightline.local import claims, nats, nats_users
+from sightline.local import claims, nats, nats_users, signing
 from sightline.local.processes import Child, Program
 from sightline.local.programs import Layout, service_programs
 
@@ -99,3 +99,36 @@ def test_the_server_s_configuration_lets_nobody_in_without_a_password() -> None:
     text = nats.configuration(4222, Path("/d"), (2, 10, 0), nats_users.authorization(passwords))
     assert text.count("{user: ") == text.count("password: ") == len(passwords)
     assert "no_auth_user" not in text
+
+
+def test_a_new_suite_signs_its_models_and_only_trainer_workers_have_the_private_key(layout: Layout) -> None:
+    signing.keep(layout.data, used_before=False)
+    keys = layout.data / "keys"
+    before = {path.name: path.read_bytes() for path in keys.iterdir()}
+    signing.keep(layout.data, used_before=True)
+    assert {path.name: path.read_bytes() for path in keys.iterdir()} == before
+    assert (mode(keys), mode(keys / "signing-key.pem")) == (0o700, 0o600)
+    programs = {program.name: program.environment for program in service_programs(layout, lambda _: None)}
+    workers, readers = {"trainer-worker-1", "trainer-worker-2"}, {"predictor", "predictor-worker"}
+    with_key = {name for name, environment in programs.items() if "SIGHTLINE_SIGNING_KEY_FILE" in environment}
+    checking = {name for name, environment in programs.items() if "SIGHTLINE_BUNDLE_KEY" in environment}
+    assert (with_key, checking) == (workers, workers | readers)
+    assert {programs[name]["SIGHTLINE_BUNDLE_SIGNATURES"] for name in checking} == {"require"}
+
+
+def test_a_suite_of_an_earlier_version_accepts_its_unsigned_models(layout: Layout) -> None:
+    (layout.data / "keys").mkdir()
+    (layout.data / "keys" / "signing-key.pem").write_text("of a start that was interrupted")
+    signing.keep(layout.data, used_before=True)
+    programs = {program.name: program.environment for program in service_programs(layout, lambda _: None)}
+    assert programs["predictor"]["SIGHTLINE_BUNDLE_SIGNATURES"] == "accept"
+
+
+def test_keys_of_whoever_starts_a_suite_replace_its_own(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    signing.keep(layout.data, used_before=False)
+    monkeypatch.setenv("SIGHTLINE_BUNDLE_KEY", str(tmp_path / "mine.pem"))
+    programs = {program.name: program.environment for program in service_programs(layout, lambda _: None)}
+    assert "SIGHTLINE_SIGNING_KEY_FILE" not in programs["trainer-worker-1"]
+    assert programs["predictor"]["SIGHTLINE_BUNDLE_KEY"] == str(tmp_path / "mine.pem")

@@ -52,9 +52,11 @@ from services.trainer.worker.child_pool import Child, ChildDied, ChildHung, Chil
 from services.trainer.worker.worker import Worker
 from services.trainer.worker.workspace import Workspace
 from services.vision.card import ModelKind, WeightsSource
-from services.vision.signing import Verifier
+from services.vision.signatures import BUNDLE_SIGNATURES, SignatureRule
+from services.vision.signing import Signer, SigningKeyUnusable, Verifier
 from services.vision.snapshot import AnnotationKind, Manifest
 from sightline.client.signing_keys import make as pair
+from sightline.client.signing_keys import public_keys
 from tests.support.status import failure_of
 from tests.support.waiting import jump
 from tests.unit.trainer.support import (
@@ -597,8 +599,65 @@ async def test_a_trial_s_result_has_the_digest_the_size_and_the_signature_of_its
     assert result is not None
     assert result.bundle_digest == seal_of(sealed())
     assert result.bundle_bytes == sum(map(len, sealed().values()))
-    verifier = Verifier.of(public.encode())
-    assert verifier.fault("models/m", result.bundle_digest, result.bundle_signature) == ""
+    verifier = Verifier(public_keys(public.encode()), SignatureRule.REQUIRE, at.telemetry)
+    verifier.check("models/m", "v", result.bundle_digest, result.bundle_signature)
+
+
+async def test_a_worker_measures_and_continues_only_bundles_that_the_installation_signed(
+    at: World, tmp_path: Path
+) -> None:
+    (private, public), (stranger, _) = pair(), pair()
+    keys = tmp_path / "bundle-key.pem"
+    keys.write_text(public)
+    by_whom, digest = {key: signer_of(key) for key in (private, stranger)}, seal_of(sealed())
+    worker = at.worker(succeeds, signing_key=SecretStr(private), bundle_key=keys)
+    await at.begin_evaluation()
+    for file, data in sealed().items():
+        await at.blobs.put(f"models/m/uid1/base/{file}", data)
+    evaluation, trial = (await at.evaluations.get(E0)).value, await at.trial()
+    cases = (
+        (private, "models/m", "models/b", WorkState.SUCCEEDED),
+        (stranger, "models/m", "models/b", WorkState.FAILED),
+        (private, "models/b", "models/m", WorkState.FAILED),  # the signature of another model's bundle
+        ("", "", "", WorkState.FAILED),
+    )
+    for number, (key, measured, continued, state) in enumerate(cases, 1):
+        signatures = [by_whom[key].sign(model, digest) if key else "" for model in (measured, continued)]
+        name = f"models/m/evaluations/e{number}"
+        await at.evaluations.create(name, replace(evaluation, name=name, bundle_signature=signatures[0]))
+        await worker.handle(name)
+        work = (await at.evaluations.get(name)).value.work
+        assert (work.state, work.error and work.error.reason) == (state, _reason(state))
+        name = f"models/m/trials/t{number:03d}"
+        base = {"base_key": "models/m/uid1/base/", "base_digest": digest, "base_model": "models/b"}
+        await at.table.create(name, replace(trial, name=name, base_signature=signatures[1], **base))
+        await worker.handle(name)
+        work = (await at.table.get(name)).value.work
+        assert (work.state, work.error and work.error.reason) == (state, _reason(state))
+    assert at.telemetry.value(BUNDLE_SIGNATURES, result="valid") == 2
+    assert at.telemetry.value(BUNDLE_SIGNATURES, result="refused") == 6
+
+
+def _reason(state: WorkState) -> str | None:
+    return None if state is WorkState.SUCCEEDED else "bundleUnusable"
+
+
+def signer_of(private: str) -> Signer:
+    signer = Signer.of(private)
+    assert signer
+    return signer
+
+
+async def test_a_worker_whose_bundles_would_be_refused_does_not_start(at: World, tmp_path: Path) -> None:
+    (private, public), (stranger, _) = pair(), pair()
+    keys = tmp_path / "bundle-key.pem"
+    keys.write_text(public)
+    with pytest.raises(SigningKeyUnusable, match="SIGHTLINE_BUNDLE_KEY lacks the public key"):
+        at.worker(succeeds, signing_key=SecretStr(stranger), bundle_key=keys)
+    with pytest.raises(SigningKeyUnusable, match="SIGHTLINE_SIGNING_KEY is not set"):
+        at.worker(succeeds, bundle_key=keys)
+    at.worker(succeeds, bundle_key=keys, bundle_signatures=SignatureRule.ACCEPT)
+    at.worker(succeeds, signing_key=SecretStr(private), bundle_key=keys)
 
 
 async def test_a_folder_is_fetched_whatever_the_length_of_its_model_s_name(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""The keys with which a suite on one machine signs its models."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from sightline.client import signing_keys
+
+FOLDER = "keys"
+OWN = ("SIGHTLINE_SIGNING_KEY", "SIGHTLINE_SIGNING_KEY_FILE", "SIGHTLINE_BUNDLE_KEY", "SIGHTLINE_BUNDLE_SIGNATURES")
+_PRIVATE, _PUBLIC, _RULE = "signing-key.pem", "bundle-key.pem", "signatures"
+
+
+def keep(data: Path, *, used_before: bool) -> None:
+    """Makes the keys of a folder that has none; in one that may have unsigned models, those stay accepted."""
+    folder = data / FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if (folder / _RULE).exists():
+        return
+    for name in (_PRIVATE, _PUBLIC):  # of a start that was interrupted
+        (folder / name).unlink(missing_ok=True)
+    signing_keys.write(folder / _PRIVATE, folder / _PUBLIC)
+    (folder / _RULE).write_text("accept\n" if used_before else "require\n")
+
+
+def variables(data: Path, *, signs: bool) -> dict[str, str]:
+    """The settings of a process that reads bundles, or also writes them; none in a folder without keys."""
+    folder = data / FOLDER
+    try:
+        rule = (folder / _RULE).read_text().strip()
+    except OSError:
+        return {}
+    checks = {"SIGHTLINE_BUNDLE_KEY": str(folder / _PUBLIC), "SIGHTLINE_BUNDLE_SIGNATURES": rule}
+    return checks | ({"SIGHTLINE_SIGNING_KEY_FILE": str(folder / _PRIVATE)} if signs else {})
+
+
+def chosen(environment: Mapping[str, str]) -> bool:
+    """Whether whoever starts the suite has chosen keys or a rule of their own."""
+    return any({**os.environ, **environment}.get(name) for name in OWN)
