@@ -23,7 +23,7 @@ help: ## List the tasks
 ##
 
 .PHONY: setup-run
-setup-run: ## Install what is needed to run: .venv with the command and the services, nats-server
+setup-run: ## Install what is needed to run: .venv with the command, the services and nats-server
 	@tools/system-packages run
 	@$(MAKE) --silent --no-print-directory .venv/installed-run $(BIN)/.stubs $(GRAPHS)/.traced
 

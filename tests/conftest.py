@@ -17,7 +17,7 @@ os.environ["SIGHTLINE_AUDIT"] = "none"  # or the entries of servers in this proc
 from sightline.client.transport import channel, retries
 from tests.support.ceph import CephGateway
 from tests.support.error_messages import collect_gaps
-from tests.support.servers import NatsServer
+from tests.support.servers import NatsServer, oldest_nats
 
 # No property test fails because the machine is busy.
 settings.register_profile("untimed", deadline=None)
@@ -36,6 +36,13 @@ def _error_messages_have_no_gaps() -> Iterator[None]:
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """One nats-server with JetStream for the session. Tests that stop theirs use `own_nats_server`."""
     with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def oldest_nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One nats-server of the oldest supported version; without one on this machine, the test is skipped."""
+    with NatsServer(tmp_path_factory.mktemp("nats"), program=oldest_nats()) as server:
         yield server
 
 

@@ -13,22 +13,29 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import StorageType, StreamConfig, StreamInfo
+from nats.js.api import PersistMode, StorageType, StreamConfig, StreamInfo
 
 from services.infra.findings import Report
-from services.infra.jetstream import connect, knows_sync_interval, masked
+from services.infra.jetstream import connect, masked
 from services.infra.jetstream_queue import STREAM as JOBS
 from services.infra.nats_access import NatsAccess
 from services.kit.errors import Unavailable
 from services.kit.plurals import counted
 from services.kit.settings import Settings
+from sightline.local.nats import (
+    OLDEST,
+    RELAXED_SYNC_SINCE,
+    SYNC_ALWAYS_SINCE,
+    SYNCED_COMPACTION_SINCE,
+    dotted,
+)
 from sightline.local.nats_users import ADMIN, USERS, publishes
 
 RECORDS = "KV_sightline_records"
-OLDEST = (2, 9)
 RECORD_BYTES = 256 * 1024  # the largest record
 CONNECT_SECONDS = 5.0
 WRITES = 20
+NEWER = f"use {dotted(SYNCED_COMPACTION_SINCE)} or later with `sync_interval: always`"
 MONITOR = "name the server's monitoring endpoint: --nats-monitor http://HOST:8222"
 SYNC = "set `sync_interval: always` in the server's jetstream block, and restart it"
 
@@ -60,13 +67,17 @@ async def check_nats(report: Report, settings: Settings, monitor_url: str = "") 
         await connection.close()
 
 
-def _server(report: Report, connection: Client) -> None:
+def _version(connection: Client) -> tuple[int, int, int]:
     version = connection.connected_server_version
-    found = f"{version.major}.{version.minor}.{version.patch}"
-    if (version.major, version.minor) < OLDEST:
-        report.fault(f"nats-server {found} is older than 2.9", "use 2.10 or later")
+    return version.major, version.minor, version.patch
+
+
+def _server(report: Report, connection: Client) -> None:
+    found = _version(connection)
+    if found < OLDEST:
+        report.fault(f"nats-server {dotted(found)} is older than {dotted(OLDEST)}", NEWER)
     else:
-        report.ok(f"nats-server {found} answers")
+        report.ok(f"nats-server {dotted(found)} answers")
     payload = connection.max_payload
     if payload < RECORD_BYTES:
         report.fault(f"max_payload is {payload} bytes: records do not fit", "set `max_payload: 1048576`")
@@ -103,12 +114,16 @@ async def _jetstream(report: Report, js: JetStreamContext) -> bool:
 
 async def _durability(report: Report, connection: Client, monitor_url: str) -> None:
     """What a power failure could lose."""
-    if not knows_sync_interval(connection.connected_server_version):
+    found = _version(connection)
+    if found < SYNC_ALWAYS_SINCE:
         text = "this server writes to disk every two minutes: a power failure may lose what it had confirmed"
-        report.warn(text, "use nats-server 2.10 or later with `sync_interval: always`")
+        report.warn(text, NEWER)
         return
+    if found < SYNCED_COMPACTION_SINCE:
+        text = "this server may not flush the files that it compacts: a power failure may lose what it had confirmed"
+        report.warn(text, NEWER)
     if not monitor_url:
-        text = "whether each write goes to disk cannot be seen by NATS itself"
+        text = "unknown whether each write goes to disk (sync_interval): NATS itself does not say"
         report.warn(text, MONITOR)
         return
     try:
@@ -118,7 +133,8 @@ async def _durability(report: Report, connection: Client, monitor_url: str) -> N
         return
     config = told.get("jetstream", {}).get("config") or {}
     if config.get("sync_always"):
-        report.ok("each write goes to disk before it is confirmed (sync_interval: always)")
+        what = "each write" if found < RELAXED_SYNC_SINCE else "each write (of a replicated stream, each Raft entry)"
+        report.ok(f"{what} goes to disk before it is confirmed (sync_interval: always)")
     else:
         every = config.get("sync_interval", 120e9) / 1e9
         report.warn(f"writes go to disk every {every:.0f} s: a power failure may lose as much", SYNC)
@@ -141,6 +157,11 @@ async def _stream(report: Report, js: JetStreamContext, name: str, settings: Set
         report.fault(
             f"the stream {name} is kept in memory: a restart loses it",
             "delete it, so that it is created again with file storage",
+        )
+    elif config.persist_mode == PersistMode.ASYNC:
+        report.fault(
+            f"the stream {name} confirms writes before they are stored (persist_mode: async): a crash loses them",
+            "copy it to a stream with `persist_mode: default`: the mode of a stream cannot be changed",
         )
     elif faults := _replication(info, settings.nats_replicas):
         report.warn(

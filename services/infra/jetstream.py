@@ -21,6 +21,7 @@ from services.kit.log import Log
 from services.kit.metered import NATS_CONNECTED
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
+from sightline.local.nats import SYNC_ALWAYS_SINCE
 
 T = TypeVar("T")
 RECONNECT_SECONDS = 0.5  # between attempts
@@ -125,8 +126,8 @@ def masked(url: str) -> str:
 
 
 def knows_sync_interval(version: ServerVersion) -> bool:
-    """Whether the server can flush each write to disk: 2.10 and later."""
-    return (version.major, version.minor) >= (2, 10)
+    """Whether the server can flush each write to disk."""
+    return (version.major, version.minor) >= SYNC_ALWAYS_SINCE
 
 
 def warn_of_old_server(version: ServerVersion) -> None:

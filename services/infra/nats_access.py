@@ -1,5 +1,6 @@
 """How a process authenticates to nats-server, and which servers it trusts."""
 
+import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from services.kit.settings import Settings
 from sightline.client.transport.credentials import check_ca, check_pair
 from sightline.client.transport.diagnosis import unverified
 from sightline.client.transport.reloading import ReloadingFiles
+
+# A TLS alert, which the server sends: `tlsv1 alert unknown ca`, `sslv3 alert certificate expired`.
+REFUSED = re.compile(r"alert.*(certificate|unknown ca)", re.IGNORECASE)
 
 _log = Log(__name__)
 
@@ -131,6 +135,6 @@ def explain(problem: str) -> str:
     """What to set, judged by the error; the problem itself if it has nothing to do with TLS."""
     if fault := unverified(problem, "SIGHTLINE_NATS_CA"):
         return fault
-    if "certificate required" in problem.lower() or "bad certificate" in problem.lower():
+    if REFUSED.search(problem):
         return "it asks for a certificate; set SIGHTLINE_NATS_CERTIFICATE and SIGHTLINE_NATS_KEY to one that it accepts"
     return problem

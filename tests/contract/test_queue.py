@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import subprocess
 import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
 from services.infra import processes
-from services.infra.jetstream import connect, connected, knows_sync_interval
+from services.infra.jetstream import connect, connected
 from services.infra.jetstream_queue import STREAM, JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.kit.clock import ManualClock
@@ -28,8 +26,7 @@ from services.kit.memory import MemoryQueue
 from services.kit.queue import MAX_DELIVERIES, Queue, is_poison
 from services.kit.records import Table
 from services.kit.views import View
-from sightline.local import nats
-from tests.support.servers import NatsServer, find_program, free_port, stop
+from tests.support.servers import NATS_SERVERS, NatsServer
 from tests.support.waiting import eventually
 
 ACK_WAIT = timedelta(seconds=1)
@@ -38,13 +35,13 @@ BRIEFLY = timedelta(milliseconds=250)
 NOW = timedelta(0)
 
 
-@pytest.fixture(params=["memory", "jetstream"])
+@pytest.fixture(params=["memory", *NATS_SERVERS])
 async def queue(request: pytest.FixtureRequest) -> AsyncIterator[Queue]:
     """An empty queue whose leases last a second."""
     if request.param == "memory":
         yield MemoryQueue(ack_wait=ACK_WAIT)
         return
-    server: NatsServer = request.getfixturevalue("nats_server")
+    server: NatsServer = request.getfixturevalue(request.param)
     connection = await connect(server.url, "test")
     name = f"T{uuid.uuid4().hex[:8]}"
     yield JetStreamQueue(connection, ack_wait=ACK_WAIT, stream=name, subjects=name)
@@ -389,30 +386,14 @@ async def test_an_existing_consumer_gets_a_new_ack_wait_and_keeps_its_jobs(own_c
     assert info.config.max_deliver == -1
 
 
-async def test_an_old_server_causes_a_warning_and_a_new_one_is_configured_to_flush(
-    own_nats_server: NatsServer, own_connection: Client, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", NATS_SERVERS)
+async def test_only_a_server_that_cannot_flush_each_write_causes_a_warning(
+    name: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    version = own_connection.connected_server_version
-    caplog.clear()
-    again = await connect(own_nats_server.url, "test")
-    await again.close()
-    warned = "nats.no_sync_interval" in caplog.text
-    config = nats.configuration(4222, own_nats_server.folder, (version.major, version.minor, version.patch))
-    assert warned is not knows_sync_interval(version)
-    assert ("sync_interval: always" in config) is knows_sync_interval(version)
-
-
-async def test_the_configuration_for_one_machine_starts_a_server(tmp_path: Path) -> None:
-    config, port = tmp_path / "nats.conf", free_port()
-    program = find_program("nats-server", "nats-server")
-    config.write_text(nats.configuration(port, tmp_path / "store", nats.version(program)))
-    process = subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL)  # noqa: ASYNC220  # starts at once
-    try:
-        connection = await connect(f"nats://127.0.0.1:{port}", "test")
-        assert await JetStreamRecords(connection).create("models/m", b"") == 1
-        await connection.close()
-    finally:
-        stop(process)
+    server: NatsServer = request.getfixturevalue(name)
+    connection = await connect(server.url, "test")
+    await connection.close()
+    assert ("nats.no_sync_interval" in caplog.text) is name.startswith("oldest")
 
 
 def test_a_process_whose_connection_is_closed_for_good_exits_with_status_1(

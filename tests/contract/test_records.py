@@ -21,19 +21,19 @@ from services.kit.errors import Conflict, RecordExists, RecordNotFound, Unavaila
 from services.kit.memory import MemoryRecords
 from services.kit.records import MAX_RECORD_BYTES, Change, Deleted, Record, Records, Synced, Table
 from services.kit.views import View
-from tests.support.servers import NatsServer
+from tests.support.servers import NATS_SERVERS, NatsServer
 from tests.support.waiting import eventually
 
 BEAT = timedelta(milliseconds=200)
 
 
-@pytest.fixture(params=["memory", "jetstream"])
+@pytest.fixture(params=["memory", *NATS_SERVERS])
 async def records(request: pytest.FixtureRequest) -> AsyncIterator[Records]:
     """An empty bucket."""
     if request.param == "memory":
         yield MemoryRecords()
         return
-    server: NatsServer = request.getfixturevalue("nats_server")
+    server: NatsServer = request.getfixturevalue(request.param)
     connection = await connect(server.url, "test")
     yield JetStreamRecords(connection, f"records_{uuid.uuid4().hex[:8]}")
     await connection.close()

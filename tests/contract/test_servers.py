@@ -47,8 +47,8 @@ def test_a_nats_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_a_missing_server_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers.shutil, "which", lambda *_args, **_named: None)
-    with pytest.raises(ServerMissing, match=r"make setup.*apt-get install nats-server"):
-        servers.find_program("nats-server", "nats-server")
+    with pytest.raises(ServerMissing, match=r"make setup.*apt-get install prometheus"):
+        servers.find_program("promtool", "prometheus")
 
 
 def test_the_s3_server_keeps_objects_and_refuses_a_wrong_secret(s3_server: CephGateway) -> None:

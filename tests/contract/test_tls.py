@@ -74,11 +74,16 @@ async def test_a_server_of_another_ca_is_refused(server, files, tmp_path):
         await connect(server.url, "test", deadline_seconds=SECONDS, access=access)
 
 
-@pytest.mark.parametrize("wrong", ["none", "stranger"])
-async def test_a_client_whose_certificate_is_not_accepted_is_told_what_to_set(server, files, tmp_path, wrong):
+@pytest.mark.parametrize("wrong", ["none", "stranger", "expired"])
+async def test_a_client_whose_certificate_is_not_accepted_is_told_what_to_set(
+    server, files, authority, tmp_path, wrong
+):
     access = NatsAccess(files["ca"])
     if wrong == "stranger":
         access = NatsAccess(files["ca"], *Authority("Other").pair("stranger").write(tmp_path, "stranger"))
+    if wrong == "expired":
+        pair = authority.pair("expired", valid=(-2 * HOUR, -HOUR))
+        access = NatsAccess(files["ca"], *pair.write(tmp_path, "expired"))
     with pytest.raises(Unavailable, match="SIGHTLINE_NATS_CERTIFICATE"):
         await connect(server.url, "test", deadline_seconds=SECONDS, access=access)
 

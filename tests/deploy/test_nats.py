@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import shutil
 import subprocess
 import urllib.request
@@ -16,9 +15,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from nats.aio.client import ServerVersion
 
-from services.infra.jetstream import connected, knows_sync_interval
+from services.infra.jetstream import connected
 from services.infra.jetstream_queue import STREAM, JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from services.infra.nats_access import NatsAccess
@@ -26,7 +24,7 @@ from services.infra.nats_expiry import shown
 from services.kit.errors import Unavailable
 from services.kit.queue import Queue
 from services.trainer.reconcile import jobs
-from sightline.local.nats import find, version
+from sightline.local.nats import find
 from sightline.local.nats_users import ADMIN, USERS, WRITES, password_variable
 from sightline.local.ports import free_ports
 from tests.support.certificates import HOUR, Authority
@@ -77,7 +75,7 @@ def passwords() -> dict[str, str]:
 
 
 def _localised(config: str, number: int, ports: list[int], folder: Path) -> str:
-    """One server's configuration for this machine: names become ports; an old server does not get `sync_interval`."""
+    """One server's configuration for this machine: names become ports."""
     clients, routes, monitors = (ports[i * SERVERS : (i + 1) * SERVERS] for i in range(3))
     for other in range(SERVERS):
         config = config.replace(f"nats-{other}.nats:6222", f"127.0.0.1:{routes[other]}")
@@ -87,10 +85,7 @@ def _localised(config: str, number: int, ports: list[int], folder: Path) -> str:
     config = config.replace("/data", str(folder / f"data-{number}")).replace(
         "/tmp/nats.pid", str(folder / f"pid-{number}")
     )
-    config = config.replace("/etc/nats-tls", str(folder / "tls"))
-    major, minor, patch = version(find())
-    knows = knows_sync_interval(ServerVersion(f"{major}.{minor}.{patch}"))
-    return config if knows else re.sub(r" *sync_interval: always\n", "", config)
+    return config.replace("/etc/nats-tls", str(folder / "tls"))
 
 
 async def test_three_servers_form_a_cluster_and_keep_three_copies_of_each_stream(cluster: Cluster) -> None:

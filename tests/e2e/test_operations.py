@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sightline.demo.digits import DigitSet
+from sightline.local.nats import find
 from sightline.local.ports import free_ports
-from tests.support.servers import find_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_an_administrator_gets_from_nothing_to_a_served_model(
     config.write_text(on_free_ports(written.replace("scrape_interval: 15s", "scrape_interval: 1s"), ports))
     environment = {
         **os.environ,
-        "PATH": f"{os.environ['PATH']}:{Path(find_program('nats-server', 'nats-server')).parent}",
+        "PATH": f"{os.environ['PATH']}:{Path(find()).parent}",
         "SIGHTLINE_NATS_URL": f"nats://127.0.0.1:{ports['4222']}",
         "SIGHTLINE_DOWNLOAD_WEIGHTS": "false",
         "SIGHTLINE_INSTALLED_WEIGHTS": "false",

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from nats.aio.client import ServerVersion
+from nats.js.api import PersistMode, StreamConfig
 
 from services.infra import doctor_machine, findings
 from services.infra.doctor import DoctorSettings
@@ -28,6 +30,7 @@ from services.infra.doctor_services import check_gateway, check_services
 from services.infra.doctor_store import check_store
 from services.infra.findings import Finding, Level, Report
 from services.infra.jetstream import connect
+from services.infra.jetstream_queue import STREAM as JOBS
 from services.infra.jetstream_queue import JetStreamQueue
 from services.infra.jetstream_records import JetStreamRecords
 from sightline.client import signing_keys
@@ -125,30 +128,63 @@ async def test_an_account_without_room_for_two_streams_is_a_fault(tmp_path: Path
     assert "may store" in texts(made, Level.WARNING)
 
 
+async def test_durability_is_read_from_the_monitoring_endpoint_of_the_server(tmp_path: Path) -> None:
+    port = free_port()
+    with NatsServer(tmp_path, config=f'http: "127.0.0.1:{port}"') as server:
+        settings = DoctorSettings(nats_url=server.url)
+        check = partial(check_nats, settings=settings, monitor_url=f"http://127.0.0.1:{port}")
+        made = await found("nats", check)
+    assert "goes to disk before it is confirmed" in texts(made, Level.OK)
+    assert not texts(made, Level.WARNING)
+
+
+async def test_without_the_monitoring_endpoint_durability_is_unknown(nats_server: NatsServer) -> None:
+    made = await found("nats", nats(nats_server.url))
+    assert "unknown whether each write goes to disk" in texts(made, Level.WARNING)
+
+
+ALWAYS = {"sync_interval": 1, "sync_always": True}
+NEVER = {"sync_interval": 120_000_000_000}
+
+
 @pytest.mark.parametrize(
-    ("config", "level", "words"),
+    ("version", "config", "expected"),
     [
-        ({"sync_interval": 1, "sync_always": True}, Level.OK, "each write goes to disk"),
-        ({"sync_interval": 120_000_000_000}, Level.WARNING, "every 120 s"),
+        ((2, 9, 10), ALWAYS, [(Level.WARNING, "every two minutes")]),
+        ((2, 14, 6), ALWAYS, [(Level.WARNING, "files that it compacts"), (Level.OK, "each write goes to disk")]),
+        ((2, 15, 1), ALWAYS, [(Level.OK, "each write (of a replicated stream, each Raft entry) goes to disk")]),
+        ((2, 15, 1), NEVER, [(Level.WARNING, "every 120 s")]),
     ],
 )
-async def test_durability_is_read_from_the_monitoring_endpoint_without_a_proxy(
-    config: object, level: Level, words: str, monkeypatch: pytest.MonkeyPatch
+async def test_durability_depends_on_the_version_and_is_asked_for_without_a_proxy(
+    version: tuple[int, int, int],
+    config: object,
+    expected: list[tuple[Level, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
 
-    class New:  # a server of 2.10, which is not installed here
-        major, minor, patch = 2, 10, 0
-
     class Connection:
-        connected_server_version = New()
+        connected_server_version = ServerVersion(".".join(map(str, version)))
 
     from services.infra import doctor_nats
 
     with answering({"jetstream": {"config": config}}) as url:
         report = Report("nats")
         await doctor_nats._durability(report, Connection(), url)  # type: ignore[arg-type]  # only what is used of it
-    assert [(one.level, words in one.text) for one in report.findings] == [(level, True)]
+    assert len(report.findings) == len(expected)
+    for one, (level, words) in zip(report.findings, expected, strict=True):
+        assert one.level is level
+        assert words in one.text
+
+
+async def test_a_stream_that_confirms_before_it_stores_is_a_fault(own_nats_server: NatsServer) -> None:
+    connection = await connect(own_nats_server.url, "test")
+    config = StreamConfig(name=JOBS, subjects=["sightline.jobs.>"], persist_mode=PersistMode.ASYNC)
+    await connection.jetstream().add_stream(config)
+    await connection.close()
+    made = await found("nats", nats(own_nats_server.url))
+    assert f"{JOBS} confirms writes before they are stored" in texts(made, Level.FAULT)
 
 
 @contextmanager

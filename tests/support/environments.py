@@ -70,6 +70,10 @@ class Environment:
             link = self.packages / top
             if not link.exists():
                 link.symlink_to(Path(str(one.locate_file(top))))
+        made = {entry.name for entry in one.entry_points}  # scripts for the Python of the other environment
+        for file in one.files or ():
+            if file.parent.name == "bin" and file.parts[0] == ".." and file.name not in made:
+                (self.folder / "bin" / file.name).symlink_to(Path(str(one.locate_file(file))).resolve())
 
 
 def _output(command: list[str], folder: Path) -> str:

@@ -12,10 +12,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
+import pytest
+
 from services.kit.settings import Settings
+from sightline.local import nats
 
 START_SECONDS = 20.0
 ACK_WAIT = timedelta(seconds=Settings.model_fields["ack_wait_seconds"].default)  # of the queues of our processes
+# The fixtures with a nats-server: of the version that deploy/ pins, and of the oldest that is supported.
+NATS_SERVERS = ("nats_server", pytest.param("oldest_nats_server", marks=pytest.mark.oldest_nats))
+SERVER_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # where distributions put servers
 
 
 class ServerMissing(RuntimeError):
@@ -28,9 +34,17 @@ class ServerFailed(RuntimeError):
 
 def find_program(name: str, package: str) -> str:
     """The program's path, also outside PATH where distributions put servers; ServerMissing."""
-    found = shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin:/sbin")
+    found = shutil.which(name) or shutil.which(name, path=SERVER_PATH)
     if found is None:
         raise ServerMissing(f"'{name}' is not installed: run `make setup`, or `sudo apt-get install {package}`")
+    return found
+
+
+def oldest_nats() -> str:
+    """The path of the system's nats-server, if it is of the oldest supported version. Skips the test otherwise."""
+    found = shutil.which("nats-server", path=SERVER_PATH)
+    if found is None or nats.version(found)[:2] != nats.OLDEST:
+        pytest.skip(f"no nats-server {nats.dotted(nats.OLDEST)} is installed, such as Debian 12's")
     return found
 
 
@@ -70,12 +84,16 @@ def stop(process: subprocess.Popen[bytes] | None, seconds: float = 10.0) -> None
 
 
 class NatsServer:
-    """One nats-server with JetStream in `folder`; port and store outlive stop, kill and start."""
+    """One nats-server, configured as by `sightline up`, in `folder`; port and store outlive stop, kill and start.
 
-    def __init__(self, folder: Path, *, config: str = "") -> None:
+    It is the version that deploy/ pins, unless `program` is another.
+    """
+
+    def __init__(self, folder: Path, *, config: str = "", program: str = "") -> None:
         self.folder = folder
         self.port = free_port()
         self._config = config
+        self._program = program or nats.find()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -94,14 +112,12 @@ class NatsServer:
         """Starts the server; returns once it accepts clients. Does nothing if it is running."""
         if self._process is not None and self._process.poll() is None:
             return self
-        program = find_program("nats-server", "nats-server")
         self.folder.mkdir(parents=True, exist_ok=True)
         settings, log = self.folder / "nats.conf", self.folder / "nats-server.log"
-        settings.write_text(
-            f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder / "store"}" }}\n{self._config}\n'
-        )
+        version = nats.version(self._program)
+        settings.write_text(nats.configuration(self.port, self.folder / "store", version, f"{self._config}\n"))
         with log.open("ab") as output:
-            self._process = subprocess.Popen([program, "-c", settings], stdout=output, stderr=output)
+            self._process = subprocess.Popen([self._program, "-c", settings], stdout=output, stderr=output)
         wait_until(self._greets, self._process, log)
         return self
 
