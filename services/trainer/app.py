@@ -138,16 +138,20 @@ class Models:
         return await self._store.models.change(name, decide)
 
     async def delete(self, name: str, etag: str) -> None:
-        """Removes a model whose training is over: its record, then its trials, evaluations, exports and blobs.
+        """Removes a model whose training is over: its record, then its blobs, then its trials, evaluations and exports.
 
-        After the first step no caller can see it. If the process dies before the last step, the coordinator removes
-        the remaining records; only blobs that nothing refers to may stay.
+        After the first step no caller can see it. If the process dies before the last step, or the store is away, the
+        coordinator does the rest for the records that remain. They go last, so that no blob stays without one.
         """
         found = await self.get(name)
         if not found.value.ended:
             allowed = "SUCCEEDED, FAILED and CANCELLED (cancel it first)"
             raise WrongState(name=name, state=found.value.state, verb="deleting", allowed=allowed)
+        await delete_prefix(
+            self._blobs, found.value.base_key
+        )  # only trials read it; without any, no record would remain
         await self._store.models.delete(name, etag)
+        await delete_prefix(self._blobs, found.value.blob_prefix)
         for trial in self._store.trials.view.all(f"{name}/"):
             with suppress(NotFound):
                 await self._counts.delete(self._store.trials, trial.value.name)
@@ -157,7 +161,6 @@ class Models:
         for export in self._store.exports.view.all(f"{name}/"):
             with suppress(NotFound):
                 await self._store.exports.delete(export.value.name)
-        await delete_prefix(self._blobs, found.value.blob_prefix)
 
     async def performance(self, model: Model) -> Performance | None:
         """The full performance of the served bundle, with curves and matrix; None before there is one."""

@@ -20,7 +20,7 @@ from services.kit.memory import MemoryBlobs, MemoryRecords
 from services.kit.records import Record, Table
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import metrics
-from services.trainer.domain import Evaluation, Trial
+from services.trainer.domain import Evaluation, Model, Trial
 from services.trainer.evaluation_wire import evaluation_message
 from services.trainer.ledger import ZERO, total
 from services.trainer.messages import (
@@ -70,6 +70,7 @@ from tests.unit.trainer.support import (
     training,
 )
 
+M = "models/m"
 T0 = "models/m/trials/t000"
 E0 = "models/m/evaluations/e"
 FINE_TUNING = Recipe(name="tuned", rung=1, backbones=("mobilenet_v2",))
@@ -304,6 +305,7 @@ class World:
             update_time=START,
         )
         await self.table.create(T0, replace(trial, **changes))
+        await self.models.create(M, training())
 
     async def begin_evaluation(self, *, bundle: bool = True) -> None:
         await self.begin()
@@ -323,6 +325,10 @@ class World:
             update_time=START,
         )
         await self.evaluations.create(E0, evaluation)
+
+    @property
+    def models(self) -> Table[Model]:
+        return Table(self.records, Model)
 
     @property
     def table(self) -> Table[Trial]:
@@ -888,6 +894,31 @@ async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
     await asyncio.wait_for(task, 30)
     with pytest.raises(RecordNotFound):
         await at.trial()
+
+
+async def saves_and_waits(task: Task) -> AsyncGenerator[Message]:
+    yield checkpoint(task, 1, 0.001)
+    await asyncio.Event().wait()
+
+
+async def test_what_a_worker_stored_of_a_deleted_model_is_removed_when_it_loses_its_lease(at: World) -> None:
+    await at.begin()
+    task = asyncio.create_task(at.worker(saves_and_waits).handle(T0))
+    await at.until(lambda trial: bool(trial.work.checkpoint_key))
+    await at.models.delete(M)
+    await at.table.delete(T0)
+    await asyncio.wait_for(task, 30)
+    assert [blob.key async for blob in at.blobs.list("models/")] == []
+
+
+async def test_a_superseded_worker_leaves_what_its_successor_continues_from(at: World) -> None:
+    await at.begin()
+    task = asyncio.create_task(at.worker(saves_and_waits).handle(T0))
+    await at.until(lambda trial: bool(trial.work.checkpoint_key))
+    rival = await Attempt[Trial].begin(at.table, T0, "w2", FastClock(timedelta(seconds=60)), TTL, 1.0)
+    assert rival is not None
+    await asyncio.wait_for(task, 30)
+    assert [blob.key async for blob in at.blobs.list(rival.record.work.checkpoint_key)]
 
 
 async def test_a_stopped_worker_gives_its_work_back_at_once(at: World) -> None:
