@@ -11,7 +11,7 @@
     ├── NotFound (NOT_FOUND): DatasetNotFound, ModelNotFound, ModelVersionNotFound, TrialNotFound, EvaluationNotFound,
     │   EstimateNotFound, ExportNotFound, RecordNotFound, BlobNotFound, UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
-    │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, DatasetInUse, WrongState, StoreRefused
+    │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, DatasetInUse, WrongState, StoreRefused, BlobDamaged
     │   ├── CoverageUnavailable, ExportUnavailable, AuditNotStored, FeedbackNotKept, BatchPredictionsOff
     │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
@@ -407,6 +407,13 @@ class StoreRefused(FailedPrecondition):
 
     reason = "StoreRefused"
     template = "The store refused {what}: {code}; check its address, credentials and permissions."
+
+
+class BlobDamaged(FailedPrecondition):
+    """The store returns other bytes than were stored, however often they are read."""
+
+    reason = "BlobDamaged"
+    template = "{name} is damaged in the store: its SHA-256 is {found}, not {expected}; restore it from a backup."
 
 
 class AuditNotStored(FailedPrecondition):

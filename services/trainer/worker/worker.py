@@ -15,7 +15,15 @@ from services.kit import codec
 from services.kit.blobs import delete_prefix
 from services.kit.clock import Clock
 from services.kit.consume import Released
-from services.kit.errors import BlobNotFound, LeaseLost, ModelNotFound, SightlineError, TrialNotFound, Unavailable
+from services.kit.errors import (
+    BlobDamaged,
+    BlobNotFound,
+    LeaseLost,
+    ModelNotFound,
+    SightlineError,
+    TrialNotFound,
+    Unavailable,
+)
 from services.kit.log import Log, about
 from services.kit.names import parent
 from services.kit.tasks import alongside
@@ -306,8 +314,8 @@ class Worker:
             return None
         try:
             return str(await self._workspace.folder(trial.work.checkpoint_key))
-        except BlobNotFound:
-            _log.warning("checkpoint_missing", key=trial.work.checkpoint_key)
+        except (BlobNotFound, BlobDamaged) as error:
+            _log.warning("checkpoint_missing", key=trial.work.checkpoint_key, problem=error.message)
             return None
 
 

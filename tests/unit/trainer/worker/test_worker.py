@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import SecretStr
 from services.kit import codec
 from services.kit.clock import SystemClock
 from services.kit.consume import Released
-from services.kit.errors import Diverged, LeaseLost, RecordNotFound, Unavailable
+from services.kit.errors import BlobDamaged, Diverged, LeaseLost, RecordNotFound, Unavailable
 from services.kit.memory import MemoryBlobs, MemoryRecords
 from services.kit.records import Record, Table
 from services.kit.telemetry import MemoryTelemetry
@@ -909,6 +910,29 @@ async def test_what_a_worker_stored_of_a_deleted_model_is_removed_when_it_loses_
     await at.table.delete(T0)
     await asyncio.wait_for(task, 30)
     assert [blob.key async for blob in at.blobs.list("models/")] == []
+
+
+async def test_a_damaged_checkpoint_starts_the_trial_over(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await at.begin(recipe=FINE_TUNING)
+    task = asyncio.create_task(at.worker(saves_and_waits).handle(T0))
+    await at.until(lambda trial: bool(trial.work.checkpoint_key))
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+    async def damaged(key: str, path: Path) -> None:
+        raise BlobDamaged(name=key, found="a", expected="b")
+
+    monkeypatch.setattr(at.blobs, "get_file", damaged)
+    seen: list[Task] = []
+
+    async def notes(task: Task) -> AsyncGenerator[Message]:
+        seen.append(task)
+        yield outcome(task, 0.001)
+
+    await at.worker(notes, name="w2").handle(T0)
+    assert [task.checkpoint_path for task in seen if isinstance(task, TrainTask)] == [None]
+    assert (await at.trial()).work.state is WorkState.SUCCEEDED
 
 
 async def test_a_superseded_worker_leaves_what_its_successor_continues_from(at: World) -> None:
