@@ -26,7 +26,7 @@ from sightline.local.nats import SYNC_ALWAYS_SINCE
 T = TypeVar("T")
 RECONNECT_SECONDS = 0.5  # between attempts
 CLOSED_SECONDS = 0.5  # between checks whether the connection is closed for good
-PATIENCE_SECONDS = 3.0  # how long a call waits for a reconnect
+ANSWER_SECONDS = 1.8  # for a call with all its attempts: an api says UNAVAILABLE within two seconds
 REQUEST_SECONDS = 5.0
 PAUSE_SECONDS = 0.2
 ATTEMPTS = 5
@@ -149,16 +149,34 @@ async def is_back(connection: Client, seconds: float) -> bool:
 
 
 async def ask(
-    connection: Client, what: str, call: Callable[[], Awaitable[T]], restore: Callable[[], Awaitable[object]]
+    connection: Client,
+    what: str,
+    call: Callable[[], Awaitable[T]],
+    restore: Callable[[], Awaitable[object]],
+    seconds: float = ANSWER_SECONDS,
 ) -> T:
     """What the call returns; a stream or consumer that is missing is restored first, and the call repeated.
 
-    Unavailable when there is no connection or no answer, and then the call may have had its effect. Other errors of
-    JetStream (a wrong sequence, a message not found) pass as they are.
+    Unavailable when there is no connection or, after `seconds`, no answer, and then the call may have had its effect.
+    Other errors of JetStream (a wrong sequence, a message not found) pass as they are.
     """
+    try:
+        async with asyncio.timeout(seconds):
+            return await _ask(connection, what, call, restore, seconds)
+    except TimeoutError:
+        raise Unavailable(what=what, problem=f"there was no answer within {seconds:g} s") from None
+
+
+async def _ask(
+    connection: Client,
+    what: str,
+    call: Callable[[], Awaitable[T]],
+    restore: Callable[[], Awaitable[object]],
+    seconds: float,
+) -> T:
     problem = "it is missing and cannot be created"
     for _ in range(ATTEMPTS):
-        if not await is_back(connection, PATIENCE_SECONDS):
+        if not await is_back(connection, seconds - PAUSE_SECONDS):
             raise Unavailable(what=what, problem="there is no connection to nats-server")
         try:
             return await heeding_cancellation(call)

@@ -20,7 +20,7 @@ from nats.js.api import (
     StreamConfig,
 )
 
-from services.infra.jetstream import REQUEST_SECONDS, ask, ensure_stream
+from services.infra.jetstream import ANSWER_SECONDS, REQUEST_SECONDS, ask, ensure_stream
 from services.infra.jetstream_feed import Feed
 from services.kit import names
 from services.kit.callers import DEFAULT_PROJECT
@@ -30,6 +30,7 @@ from services.kit.records import Change, Deleted, Record, Synced, check_record_k
 T = TypeVar("T")
 OPERATION = "KV-Operation"
 WRONG_SEQUENCE = {10071, 10164}
+LIST_SECONDS = 60.0  # for the subjects of a watch: a page for each thousands of records
 SWEEP = 2  # old tombstones removed per deletion: more than one, so that their number falls
 
 
@@ -144,8 +145,8 @@ class JetStreamRecords:
         except nats.js.errors.APIError as error:
             raise Unavailable(what="The store of records", problem=str(error)) from error
 
-    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await ask(self._connection, "The store of records", call, self.ensure)
+    async def _ask(self, call: Callable[[], Awaitable[T]], seconds: float = ANSWER_SECONDS) -> T:
+        return await ask(self._connection, "The store of records", call, self.ensure, seconds)
 
     async def _sweep(self) -> None:
         """Removes a few old tombstones; a key that was created again keeps its record."""
@@ -195,7 +196,7 @@ class JetStreamRecords:
     async def _begin(self, feed: Feed, pattern: str) -> tuple[set[str], int]:
         """Opens the feed; returns the subjects that existed just before, and the stream's revision then."""
         try:
-            subjects, revision = await self._ask(lambda: self._list(pattern))
+            subjects, revision = await self._ask(lambda: self._list(pattern), LIST_SECONDS)
             await feed.open()
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(what="The store of records", problem=str(error) or type(error).__name__) from error

@@ -1,7 +1,6 @@
 """Blobs in a bucket of any S3 server: SigV4, multipart, ranges and list-v2; nothing vendor-specific."""
 
 import io
-import shutil
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,11 +14,12 @@ from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
-from services.infra.files import COPY_BYTES, write_whole
+from services.infra import s3_digests
+from services.infra.files import write_whole
 from services.infra.s3_keys import KeyFiles
 from services.infra.threads import Threads
 from services.kit.blobs import BlobInfo, check_key, check_range
-from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
+from services.kit.errors import BlobDamaged, BlobNotFound, StoreRefused, Unavailable
 from services.kit.settings import Settings
 from sightline.client.transport.credentials import check_ca
 from sightline.client.transport.diagnosis import unverified
@@ -31,9 +31,10 @@ CONNECT_SECONDS = 3.0
 READ_SECONDS = 30.0
 MIN_PART_BYTES = 5 * 1024**2  # S3's own limit
 MAX_SINGLE_PUT_BYTES = 5 * 1024**3
-READ_ATTEMPTS = 3
+READ_ATTEMPTS = 5
 _MISSING = {"NoSuchKey", "NoSuchObject"}
 _BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "TooManyRequests", "NoSuchBucket"}
+_GARBLED = {"BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}  # what arrived is not what was sent
 _KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 
@@ -63,6 +64,9 @@ def s3_client(settings: Settings, keys: KeyFiles | None = None, retries: int = 3
 
 class S3Blobs:
     """Blobs in one bucket; the client is shared by a bounded number of threads.
+
+    A blob is stored with its digest, and whoever reads the whole of it gets those bytes or BlobDamaged. Parts of blobs
+    are not checked, nor is what other tools have stored.
 
     With `keys` (the client's), a call is repeated with the new keys if they are replaced while it runs. If there are no
     new ones yet, it fails with Unavailable, not StoreRefused, so that work outlives a mistake with the keys.
@@ -156,33 +160,36 @@ class S3Blobs:
 
     def _put(self, key: str, data: bytes) -> None:
         part = min(max(len(data), MIN_PART_BYTES), MAX_SINGLE_PUT_BYTES)  # one request: no multipart below 5 GiB
+        digest = s3_digests.of_bytes(data)
         with self._failing(key):
-            self._client.put_object(self._bucket, key, io.BytesIO(data), len(data), part_size=part)
+            self._client.put_object(self._bucket, key, io.BytesIO(data), len(data), metadata=digest, part_size=part)
 
     def _put_file(self, key: str, path: Path) -> None:
-        size = path.stat().st_size
+        size, digest = path.stat().st_size, s3_digests.of_file(path)
         with path.open("rb") as source, self._failing(key):
-            self._client.put_object(self._bucket, key, source, size)
+            self._client.put_object(self._bucket, key, source, size, metadata=digest)
 
     def _get(self, key: str, start: int, length: int | None) -> bytes:
         if length == 0:  # HTTP has no empty range
             self._stat(key)
             return b""
         try:
-            return self._read(key, start, length, lambda response: response.read())
+            if start or length is not None:
+                return self._read(key, start, length, lambda response: response.read())
+            return self._read(key, 0, None, lambda response: s3_digests.read(key, response))
         except _BeyondTheEnd:
             return b""
 
     def _get_file(self, key: str, path: Path) -> None:
         def fill(response: BaseHTTPResponse) -> None:
-            write_whole(path, lambda target: shutil.copyfileobj(response, target, COPY_BYTES))
+            write_whole(path, lambda target: s3_digests.copy(key, response, target))
 
         self._read(key, 0, None, fill)
 
     def _read(self, key: str, start: int, length: int | None, consume: Callable[[BaseHTTPResponse], T]) -> T:
-        """What `consume` returns for the blob's body; starts over if the connection breaks."""
+        """What `consume` returns for the blob's body; starts over if the connection breaks or the bytes are damaged."""
         for _ in range(READ_ATTEMPTS - 1):
-            with suppress(Unavailable), self._reading(key, start, length) as response:
+            with suppress(Unavailable, BlobDamaged), self._reading(key, start, length) as response:
                 return consume(response)
         with self._reading(key, start, length) as response:
             return consume(response)
@@ -234,7 +241,7 @@ class S3Blobs:
                 raise _BeyondTheEnd from None
             if self._keys and _is_of_keys(error):
                 raise _KeysRefused(": ".join(filter(None, (error.code, error.message)))) from None
-            if error.code in _BUSY or error.response.status >= 500:
+            if error.code in _BUSY | _GARBLED or error.response.status >= 500:
                 raise Unavailable(what=store, problem=f"{error.code}: {error.message}") from error
             raise StoreRefused(what=f"{self._bucket}/{key}", code=f"{error.code}: {error.message}") from error
         except (ServerError, InvalidResponseError, HTTPError) as error:

@@ -25,8 +25,8 @@ class Blobs(Protocol):
     Law: a put is atomic (a reader sees the whole blob or none, and an interrupted put leaves nothing visible) and is
     visible to every get that starts after it; putting a key again replaces the blob. A key that `check_key` refuses is
     a ValueError in every call, and no key is a folder of another (`a` and `a/b`). A missing key raises BlobNotFound
-    from get, get_file and stat, but not from delete. An unreachable store raises Unavailable, one that refuses raises
-    StoreRefused.
+    from get, get_file and stat, but not from delete. A store that finds that a blob has changed raises BlobDamaged. An
+    unreachable store raises Unavailable, one that refuses raises StoreRefused.
     """
 
     @property

@@ -13,7 +13,7 @@
     │   UploadNotFound
     ├── FailedPrecondition (FAILED_PRECONDITION)
     │   ├── NotEnoughBudget, ModelNotReady, DatasetNotReady, DatasetInUse, ModelInUse, NothingToRollBack, WrongState,
-    │   │   StoreRefused
+    │   │   StoreRefused, BlobDamaged
     │   ├── CoverageUnavailable, ExportUnavailable, AuditNotStored, FeedbackNotKept, BatchPredictionsOff
     │   └── Diverged, DatasetCorrupt, DatasetChanged, OutOfMemory, PoisonWork
     ├── Conflict (ABORTED): EtagMismatch, LeaseLost
@@ -433,6 +433,13 @@ class StoreRefused(FailedPrecondition):
 
     reason = "StoreRefused"
     template = "The store refused {what}: {code}; check its address, credentials and permissions."
+
+
+class BlobDamaged(FailedPrecondition):
+    """The store returns other bytes than were stored, however often they are read."""
+
+    reason = "BlobDamaged"
+    template = "{name} is damaged in the store: its SHA-256 is {found}, not {expected}; restore it from a backup."
 
 
 class AuditNotStored(FailedPrecondition):

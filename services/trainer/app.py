@@ -139,13 +139,13 @@ class Models:
         return await self._store.models.change(name, decide)
 
     async def delete(self, name: str, etag: str, *, force: bool = False) -> None:
-        """Removes a model whose training is over: its record, then its trials, evaluations, exports and blobs.
+        """Removes a model whose training is over: its record, then its blobs, then its trials, evaluations and exports.
 
         ModelInUse if an alias stands for it, unless `force`. An alias set at the same moment may be missed: it then
         stands for no model, as after `force`.
 
-        After the first step no caller can see it. If the process dies before the last step, the coordinator removes
-        the remaining records; only blobs that nothing refers to may stay.
+        After the first step no caller can see it. If the process dies before the last step, or the store is away, the
+        coordinator does the rest for the records that remain. They go last, so that no blob stays without one.
         """
         found = await self.get(name)
         if not found.value.ended:
@@ -153,7 +153,10 @@ class Models:
             raise WrongState(name=name, state=found.value.state, verb="deleting", allowed=allowed)
         if not force and (aliases := self._store.aliases_of(found.value)):
             raise ModelInUse(name=name, aliases=" and ".join(aliases))
+        # Only trials read it; without any, no record would remain.
+        await delete_prefix(self._blobs, found.value.base_key)
         await self._store.models.delete(name, etag)
+        await delete_prefix(self._blobs, found.value.blob_prefix)
         for trial in self._store.trials.view.all(f"{name}/"):
             with suppress(NotFound):
                 await self._counts.delete(self._store.trials, trial.value.name)
@@ -163,7 +166,6 @@ class Models:
         for export in self._store.exports.view.all(f"{name}/"):
             with suppress(NotFound):
                 await self._store.exports.delete(export.value.name)
-        await delete_prefix(self._blobs, found.value.blob_prefix)
 
     async def performance(self, model: Model) -> Performance | None:
         """The full performance of the served bundle, with curves and matrix; None before there is one."""

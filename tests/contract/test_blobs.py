@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
+import io
 import os
 import uuid
 from pathlib import Path
@@ -15,7 +17,7 @@ from services.infra.files import TEMPORARY, FolderBlobs
 from services.infra.s3 import S3Blobs, s3_client
 from services.infra.store import open_blobs
 from services.kit.blobs import PIECE_BYTES, BlobInfo, Blobs, delete_prefix, read_pieces
-from services.kit.errors import BlobNotFound, StoreRefused, Unavailable
+from services.kit.errors import BlobDamaged, BlobNotFound, StoreRefused, Unavailable
 from services.kit.memory import MemoryBlobs
 from services.kit.settings import Settings, load
 from services.kit.telemetry import MemoryTelemetry
@@ -426,3 +428,59 @@ async def test_a_blob_that_is_gone_or_shorter_ends_the_reading(blobs: Blobs) -> 
     for key in ("short", "missing"):
         with pytest.raises(BlobNotFound, match=key):
             _ = [piece async for piece in read_pieces(blobs, key, 4)]
+
+
+async def test_a_whole_blob_that_was_changed_in_the_store_is_refused(s3_server: CephGateway, tmp_path: Path) -> None:
+    blobs = await s3_blobs(s3_server, f"bucket-{uuid.uuid4().hex[:8]}")
+    (tmp_path / "file").write_bytes(b"whole file")
+    await blobs.put("bytes", b"whole")
+    await blobs.put_file("file", tmp_path / "file")
+    assert (await blobs.get("bytes"), await blobs.get("file")) == (b"whole", b"whole file")
+    client = s3_client(s3_server.settings())
+    for key, changed in (("bytes", b"whale"), ("file", b"whale file")):
+        kept = client.stat_object(blobs.bucket, key).metadata
+        assert kept is not None
+        digest = {"sha256": kept["x-amz-meta-sha256"]}
+        client.put_object(blobs.bucket, key, io.BytesIO(changed), len(changed), metadata={**digest})
+        with pytest.raises(BlobDamaged, match=key):
+            await blobs.get(key)
+        with pytest.raises(BlobDamaged, match=key):
+            await blobs.get_file(key, tmp_path / "copy")
+    client.put_object(blobs.bucket, "of another tool", io.BytesIO(b"x"), 1)
+    assert await blobs.get("of another tool") == b"x"
+    assert names_in(tmp_path) == {"file"}
+
+
+async def test_a_body_that_was_damaged_on_its_way_is_read_again(tmp_path: Path) -> None:
+    bodies = [b"whale", b"whole", b"while", b"whole"]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        digest = hashlib.sha256(b"whole").hexdigest()
+        head = f'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "e"\r\nx-amz-meta-sha256: {digest}\r\n\r\n'
+        writer.write(head.encode() + bodies.pop(0))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    blobs = S3Blobs(s3_client(unsigned(server.sockets[0].getsockname()[1]), retries=0))
+    assert await blobs.get("key") == b"whole"
+    await blobs.get_file("key", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"whole"
+    server.close()
+
+
+async def test_an_upload_that_was_damaged_on_its_way_may_be_repeated() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = b"<Error><Code>XAmzContentSHA256Mismatch</Code><Message>no</Message></Error>"
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/xml\r\n")
+        writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    blobs = S3Blobs(s3_client(unsigned(server.sockets[0].getsockname()[1]), retries=0))
+    with pytest.raises(Unavailable, match="XAmzContentSHA256Mismatch"):
+        await blobs.put("key", b"whole")
+    server.close()

@@ -16,6 +16,7 @@ from grpc_status.rpc_status import from_call
 
 from services.infra.server import Server, Service
 from services.kit.clock import SystemClock
+from services.kit.errors import Unavailable
 from services.kit.memory import MemoryBlobs, MemoryQueue, MemoryRecords
 from services.kit.quotas import UNLIMITED
 from services.kit.telemetry import MemoryTelemetry
@@ -719,6 +720,32 @@ async def test_a_model_is_deleted_with_everything_that_belongs_to_it(trainer: Wo
     assert trainer.store.trials.view.all() == []
     assert trainer.store.evaluations.view.all() == []
     assert (await trainer.trained()).state == model_pb2.Model.SUCCEEDED  # the name is free again
+
+
+@pytest.mark.parametrize("deletions", range(4))
+async def test_a_deletion_that_the_store_interrupts_is_completed_later(
+    trainer: World, monkeypatch: pytest.MonkeyPatch, deletions: int
+) -> None:
+    await trainer.trained(test_dataset="datasets/test")
+    delete, left = trainer.blobs.delete, [deletions]
+
+    async def fails_after_a_few(key: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Unavailable(what="the store", problem="it is away")
+        await delete(key)
+
+    monkeypatch.setattr(trainer.blobs, "delete", fails_after_a_few)
+    with pytest.raises(grpc.aio.AioRpcError, match="it is away"):
+        await trainer.models.DeleteModel(pb.DeleteModelRequest(name=M))
+    await refused(trainer.get(), MISSING, "ModelNotFound")
+    monkeypatch.setattr(trainer.blobs, "delete", delete)
+    another = Coordinator(
+        trainer.store, trainer.datasets, trainer.blobs, trainer.queue, trainer.clock, MemoryTelemetry()
+    )
+    await another.reconcile()
+    assert [blob.key async for blob in trainer.blobs.list("models/m/")] == []
+    assert trainer.store.trials.view.all() == []
 
 
 async def test_a_model_in_training_must_be_cancelled_before_it_is_deleted(trainer: World) -> None:

@@ -138,8 +138,10 @@ class Housekeeping:
                 except NotFound:
                     wanted = False
                 if not wanted:
+                    await delete_prefix(
+                        self._blobs, export.blob_prefix
+                    )  # first: if it fails, the record is still there
                     await self._store.exports.delete(export.name, found.etag)
-                    await delete_prefix(self._blobs, export.blob_prefix)
                     _log.info("export_removed")
             except NotFound:
                 pass  # another replica has deleted it
@@ -154,13 +156,14 @@ class Housekeeping:
             await self._store.evaluations.change(record.name, lambda evaluation: asked_to_stop(evaluation, now))
 
     async def _delete(self, found: Found) -> None:
+        """Deletes the blobs of a deleted model, then one of its records: as long as one is left, this is repeated."""
         record = found.value
         try:
+            await delete_prefix(self._blobs, f"{parent(record.name)}/{record.model_uid}/")
             if isinstance(record, Trial):
                 await self._counts.delete(self._store.trials, record.name, found.etag)
             else:
                 await self._counts.delete(self._store.evaluations, record.name, found.etag)
-            await delete_prefix(self._blobs, record.blob_prefix)
             _log.info("orphan_deleted")
         except SightlineError as error:
             _log.info("housekeeping_postponed", problem=str(error))

@@ -12,9 +12,18 @@ from pathlib import Path
 from msgspec import structs
 
 from services.kit import codec
+from services.kit.blobs import delete_prefix
 from services.kit.clock import Clock
 from services.kit.consume import Released
-from services.kit.errors import BlobNotFound, LeaseLost, SightlineError, TrialNotFound, Unavailable
+from services.kit.errors import (
+    BlobDamaged,
+    BlobNotFound,
+    LeaseLost,
+    ModelNotFound,
+    SightlineError,
+    TrialNotFound,
+    Unavailable,
+)
 from services.kit.log import Log, about
 from services.kit.tasks import alongside
 from services.kit.telemetry import Telemetry
@@ -91,6 +100,8 @@ class Worker:
                     result = await self._attempt(attempt)
                 finally:
                     _log.info("attempt_ended", attempt=attempt.record.work.attempt, result=result)
+                if result is AttemptResult.LEASE_LOST:
+                    await self._clean(attempt.record)
                 if isinstance(attempt.record, Trial):
                     await self._workspace.features(attempt.record.training).share()
                 if attempt.record.work.ended:
@@ -98,6 +109,21 @@ class Worker:
                 if result is AttemptResult.HUNG:
                     raise Released  # to any worker: this one's machine may be what hangs
         return worked
+
+    async def _clean(self, record: Trial | Evaluation | Estimate | Export) -> None:
+        """Removes what an attempt without a lease may have stored after its model's blobs were deleted.
+
+        As long as the model is there, that is left to its deletion: a successor may go on from a checkpoint.
+        """
+        if isinstance(record, Estimate):
+            return
+        with suppress(SightlineError):
+            try:
+                if (await self._store.models.get(parent(record.name))).value.uid == record.model_uid:
+                    return
+            except ModelNotFound:
+                pass
+            await delete_prefix(self._workspace.blobs, record.blob_prefix)
 
     async def _begin(self, name: str) -> AnyAttempt | None:
         if self._stop.is_set():
@@ -271,8 +297,8 @@ class Worker:
             return None
         try:
             return str(await self._workspace.folder(trial.work.checkpoint_key))
-        except BlobNotFound:
-            _log.warning("checkpoint_missing", key=trial.work.checkpoint_key)
+        except (BlobNotFound, BlobDamaged) as error:
+            _log.warning("checkpoint_missing", key=trial.work.checkpoint_key, problem=error.message)
             return None
 
 

@@ -1,10 +1,15 @@
-"""Cancellation of calls to nats-server."""
+"""Calls to nats-server that are cancelled, or get no answer."""
 
 import asyncio
+from typing import Any, cast
 
+import nats.js.errors
 import pytest
+from nats.aio.client import Client
 
-from services.infra.jetstream import heeding_cancellation
+from services.infra.jetstream import ask, heeding_cancellation
+from services.kit.errors import Unavailable
+from tests.support.waiting import jump
 
 
 async def answer(begun: asyncio.Event, fails: bool) -> str:
@@ -40,3 +45,34 @@ async def test_a_cancelled_task_may_still_call_the_server_while_it_cleans_up() -
     await asyncio.sleep(0)
     task.cancel()
     assert await task == "cleaned"
+
+
+class Connection:
+    """Up, or away for now."""
+
+    is_closed = False
+
+    def __init__(self, *, is_connected: bool) -> None:
+        self.is_connected = is_connected
+
+
+async def silent() -> Any:
+    await asyncio.Event().wait()
+
+
+async def missing() -> Any:
+    raise nats.js.errors.NoStreamResponseError
+
+
+@pytest.mark.parametrize(
+    ("up", "call", "restore"),
+    [(True, silent, silent), (True, missing, silent), (True, missing, missing), (False, silent, silent)],
+)
+async def test_a_call_without_an_answer_is_unavailable_within_two_seconds(up: bool, call: Any, restore: Any) -> None:
+    connection = cast("Client", Connection(is_connected=up))
+    task = asyncio.create_task(ask(connection, "the records", call, restore))
+    await asyncio.sleep(0)
+    for _ in range(20):
+        await jump(0.1)
+    with pytest.raises(Unavailable, match="the records"):
+        await asyncio.wait_for(task, 0)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,12 +16,12 @@ from pydantic import SecretStr
 from services.kit import codec
 from services.kit.clock import SystemClock
 from services.kit.consume import Released
-from services.kit.errors import Diverged, LeaseLost, RecordNotFound, Unavailable
+from services.kit.errors import BlobDamaged, Diverged, LeaseLost, RecordNotFound, Unavailable
 from services.kit.memory import MemoryBlobs, MemoryRecords
 from services.kit.records import Record, Table
 from services.kit.telemetry import MemoryTelemetry
 from services.trainer import metrics
-from services.trainer.domain import Evaluation, Trial
+from services.trainer.domain import Evaluation, Model, Trial
 from services.trainer.evaluation_wire import evaluation_message
 from services.trainer.ledger import ZERO, total
 from services.trainer.messages import (
@@ -72,6 +73,7 @@ from tests.unit.trainer.support import (
     training,
 )
 
+M = "models/m"
 T0 = "models/m/trials/t000"
 E0 = "models/m/evaluations/e"
 FINE_TUNING = Recipe(name="tuned", rung=1, backbones=("mobilenet_v2",))
@@ -306,6 +308,7 @@ class World:
             update_time=START,
         )
         await self.table.create(T0, replace(trial, **changes))
+        await self.models.create(M, training())
 
     async def begin_evaluation(self, *, bundle: bool = True) -> None:
         await self.begin()
@@ -325,6 +328,10 @@ class World:
             update_time=START,
         )
         await self.evaluations.create(E0, evaluation)
+
+    @property
+    def models(self) -> Table[Model]:
+        return Table(self.records, Model)
 
     @property
     def table(self) -> Table[Trial]:
@@ -947,6 +954,54 @@ async def test_a_deleted_trial_stops_its_worker(at: World) -> None:
     await asyncio.wait_for(task, 30)
     with pytest.raises(RecordNotFound):
         await at.trial()
+
+
+async def saves_and_waits(task: Task) -> AsyncGenerator[Message]:
+    yield checkpoint(task, 1, 0.001)
+    await asyncio.Event().wait()
+
+
+async def test_what_a_worker_stored_of_a_deleted_model_is_removed_when_it_loses_its_lease(at: World) -> None:
+    await at.begin()
+    task = asyncio.create_task(at.worker(saves_and_waits).handle(T0))
+    await at.until(lambda trial: bool(trial.work.checkpoint_key))
+    await at.models.delete(M)
+    await at.table.delete(T0)
+    await asyncio.wait_for(task, 30)
+    assert [blob.key async for blob in at.blobs.list("models/")] == []
+
+
+async def test_a_damaged_checkpoint_starts_the_trial_over(at: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await at.begin(recipe=FINE_TUNING)
+    task = asyncio.create_task(at.worker(saves_and_waits).handle(T0))
+    await at.until(lambda trial: bool(trial.work.checkpoint_key))
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+    async def damaged(key: str, path: Path) -> None:
+        raise BlobDamaged(name=key, found="a", expected="b")
+
+    monkeypatch.setattr(at.blobs, "get_file", damaged)
+    seen: list[Task] = []
+
+    async def notes(task: Task) -> AsyncGenerator[Message]:
+        seen.append(task)
+        yield outcome(task, 0.001)
+
+    await at.worker(notes, name="w2").handle(T0)
+    assert [task.checkpoint_path for task in seen if isinstance(task, TrainTask)] == [None]
+    assert (await at.trial()).work.state is WorkState.SUCCEEDED
+
+
+async def test_a_superseded_worker_leaves_what_its_successor_continues_from(at: World) -> None:
+    await at.begin()
+    task = asyncio.create_task(at.worker(saves_and_waits).handle(T0))
+    await at.until(lambda trial: bool(trial.work.checkpoint_key))
+    rival = await Attempt[Trial].begin(at.table, T0, "w2", FastClock(timedelta(seconds=60)), TTL, 1.0)
+    assert rival is not None
+    await asyncio.wait_for(task, 30)
+    assert [blob.key async for blob in at.blobs.list(rival.record.work.checkpoint_key)]
 
 
 async def test_a_stopped_worker_gives_its_work_back_at_once(at: World) -> None:

@@ -1,0 +1,43 @@
+"""The digest that each blob has among its S3 metadata, and the check of a whole blob that was read."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+from urllib3.response import BaseHTTPResponse
+
+from services.infra.files import COPY_BYTES
+from services.kit.errors import BlobDamaged
+
+NAME = "sha256"
+Metadata = dict[str, str | list[str] | tuple[str]]
+
+
+def of_bytes(data: bytes) -> Metadata:
+    """The metadata of a blob with these bytes."""
+    return {NAME: hashlib.sha256(data).hexdigest()}
+
+
+def of_file(path: Path) -> Metadata:
+    """The metadata of a blob with the bytes of a file."""
+    with path.open("rb") as file:
+        return {NAME: hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def read(key: str, response: BaseHTTPResponse) -> bytes:
+    """The blob in the response; BlobDamaged."""
+    data = io.BytesIO()
+    copy(key, response, data)
+    return data.getvalue()
+
+
+def copy(key: str, response: BaseHTTPResponse, target: BinaryIO) -> None:
+    """Copies the blob; BlobDamaged at the end if it does not have its digest. One of another tool may have none."""
+    digest = hashlib.sha256()
+    while data := response.read(COPY_BYTES):
+        digest.update(data)
+        target.write(data)
+    expected, found = response.headers.get(f"x-amz-meta-{NAME}", ""), digest.hexdigest()
+    if expected and expected != found:
+        raise BlobDamaged(name=key, found=found, expected=expected)
