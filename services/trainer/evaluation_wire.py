@@ -6,7 +6,7 @@ from services.kit.errors import Code, Failure
 from services.kit.records import Versioned
 from services.kit.status import failure_to_status, to_duration, to_timestamp
 from services.trainer.domain import Evaluation
-from services.trainer.performance import Coverage, Performance
+from services.trainer.performance import CalibrationBin, Coverage, Interval, Performance
 from services.trainer.work import WorkState
 from sightline.v1 import evaluation_pb2, finding_pb2, performance_pb2
 
@@ -81,8 +81,7 @@ def performance_message(performance: Performance, *, full: bool) -> performance_
     if performance.coverage is not None:
         message.coverage.CopyFrom(_coverage_message(performance.coverage))
     for name, interval in performance.intervals.items():
-        message.intervals[name].low, message.intervals[name].high = interval.low, interval.high
-        message.intervals[name].level = interval.level
+        message.intervals[name].CopyFrom(interval_message(interval))
     if full or len(performance.tag_performance) <= MAX_BASIC_TAGS:
         for name, tag in performance.tag_performance.items():
             entry = message.tag_performance[name]
@@ -91,6 +90,7 @@ def performance_message(performance: Performance, *, full: bool) -> performance_
                 if (value := getattr(tag, metric)) is not None:
                     setattr(entry, metric, value)
     if full:
+        message.calibration_bins.extend(map(_calibration_bin, performance.calibration_bins))
         message.confusion_matrix.categories.extend(performance.categories)
         for cell in performance.confusion_matrix:
             message.confusion_matrix.entries.add(row=cell.row, col=cell.col, count=cell.count)
@@ -99,6 +99,20 @@ def performance_message(performance: Performance, *, full: bool) -> performance_
             entry.thresholds.extend(curve.thresholds)
             entry.precisions.extend(curve.precisions)
             entry.recalls.extend(curve.recalls)
+    return message
+
+
+def interval_message(interval: Interval) -> performance_pb2.Interval:
+    """An interval as callers see it."""
+    return performance_pb2.Interval(low=interval.low, high=interval.high, level=interval.level)
+
+
+def _calibration_bin(found: CalibrationBin) -> performance_pb2.CalibrationBin:
+    message = performance_pb2.CalibrationBin(
+        mean_confidence=found.mean_confidence, accuracy=found.accuracy, count=found.count
+    )
+    if found.interval:
+        message.interval.CopyFrom(interval_message(found.interval))
     return message
 
 

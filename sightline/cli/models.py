@@ -13,7 +13,7 @@ from sightline.cli.formats import moment, parse_duration, percent
 from sightline.cli.insight import print_advice, print_curve, print_doubts, print_leaderboard, print_mistakes
 from sightline.cli.model_exports import export
 from sightline.cli.model_reports import report
-from sightline.cli.quality import main_metric, print_performance
+from sightline.cli.quality import main_metric, print_calibration, print_performance
 from sightline.cli.session import session
 from sightline.cli.watching import watching
 from sightline.client.names import bare_name, full_name
@@ -156,7 +156,10 @@ def list_(json: Json = False) -> None:
 def show(
     name: Name,
     full: Annotated[
-        bool, typer.Option("--full", help="Also show every trial, the worst mistakes and the learning curve.")
+        bool,
+        typer.Option(
+            "--full", help="Also show every trial, the calibration, the worst mistakes and the learning curve."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -169,6 +172,7 @@ def show(
     print_model(model)
     if full:
         print_leaderboard(model)
+        print_calibration(model.performance)
         print_doubts(model)
         print_mistakes(model)
         print_curve(model)

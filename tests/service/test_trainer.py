@@ -957,10 +957,14 @@ async def test_an_evaluation_measures_the_served_bundle(trainer: World) -> None:
     assert found.state == evaluation_pb2.Evaluation.SUCCEEDED
     assert found.performance.accuracy_top1 == 0.9
     assert not found.performance.HasField("confusion_matrix")
+    assert not found.performance.calibration_bins
     full = await trainer.evaluations.GetEvaluation(
         epb.GetEvaluationRequest(name=E, view=evaluation_pb2.Evaluation.FULL)
     )
     assert list(full.performance.confusion_matrix.categories) == ["category 0", "category 1"]
+    (calibrated,) = full.performance.calibration_bins
+    assert (calibrated.mean_confidence, calibrated.accuracy, calibrated.count) == (0.9, 0.9, 100)
+    assert (calibrated.interval.low, calibrated.interval.high, calibrated.interval.level) == (0.7, 0.95, 0.95)
     assert (await trainer.get()).training_cost == done.training_cost  # charged to no budget
 
 

@@ -19,6 +19,7 @@ from services.gateway.errors import Problem, Refusal, no_method, problem_of
 from services.gateway.settings import GatewaySettings
 from services.gateway.studio import (
     admin,
+    charts,
     compare,
     datasets,
     exports,
@@ -211,7 +212,7 @@ def _id(name: str) -> str:
 def _templates(assets: Assets, text: Text) -> Environment:
     loader = FileSystemLoader(FILE.parent / "templates")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    known: dict[str, Any] = {"t": text, "asset": assets.url, "root": PREFIX}
+    known: dict[str, Any] = {"t": text, "asset": assets.url, "root": PREFIX, "mistakes_url": charts.mistakes_url}
     made.globals.update(known)
     for function in (show.last, show.percent, show.points, show.count, show.size, show.span, show.moment, show.iso):
         made.filters[function.__name__] = function

@@ -24,7 +24,7 @@ from services.trainer.domain import Evaluation, Hyperparameters, Model, ModelSta
 from services.trainer.estimate import Estimate, Expectation, Observation, Probe
 from services.trainer.export import Archive, Export
 from services.trainer.insight import Insight
-from services.trainer.performance import Coverage, Interval, Performance, Source, TagPerformance
+from services.trainer.performance import CalibrationBin, Coverage, Interval, Performance, Source, TagPerformance
 from services.trainer.planner.costs import FIXED_SECONDS, scaling_seconds
 from services.trainer.planner.needs import minimum_seconds, suggested_seconds
 from services.trainer.planner.prospect import Prospect
@@ -133,6 +133,7 @@ def performance(accuracy: float = 0.8, source: Source = Source.HOLD_OUT, tags: i
         accuracy_top1=accuracy,
         tag_performance=dict.fromkeys(names, tag),
         categories=tuple(names),
+        calibration_bins=(CalibrationBin(0.9, accuracy, IMAGES, Interval(0.7, 0.95)),),
     )
 
 

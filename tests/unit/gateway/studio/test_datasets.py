@@ -80,7 +80,7 @@ async def test_the_list_and_the_detail_show_counts_balance_and_findings_as_text(
     assert "/studio/datasets?page=a%26b" in listed
     assert "100,000" in listed
     assert shown.index("75,000") < shown.index("25,000")
-    assert 'width="100.0%"' in shown
+    assert 'width="100.00%"' in shown
     assert 'width="33.33%"' in shown
     assert "exactDuplicate" in shown
     assert "/studio/datasets/trees/images/5" in shown
